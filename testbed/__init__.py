@@ -1,0 +1,34 @@
+"""Network regression testing for programs that run in containers.
+
+The names exported here are the public API; everything else may move.
+"""
+
+from testbed.errors import (
+    CommandTimeoutError,
+    EnvironmentUnfitError,
+    ImpairmentNotAppliedError,
+    LabError,
+    TestbedError,
+    UserError,
+)
+from testbed.labs.compose import ComposeLab
+from testbed.labs.lab import Host, Lab, Link, Result
+from testbed.links.profiles import load_profiles
+from testbed.model.impairment import Impairment, Profile
+
+__all__ = [
+    "CommandTimeoutError",
+    "ComposeLab",
+    "EnvironmentUnfitError",
+    "Host",
+    "Impairment",
+    "ImpairmentNotAppliedError",
+    "Lab",
+    "LabError",
+    "Link",
+    "Profile",
+    "Result",
+    "TestbedError",
+    "UserError",
+    "load_profiles",
+]

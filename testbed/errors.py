@@ -1,0 +1,73 @@
+"""The exception tree: who can act on what went wrong.
+
+::
+
+    TestbedError
+    ├── UserError                    the user wrote something that cannot be honoured
+    │   ├── InvalidValueError        a value: "loss=120%"
+    │   └── InvalidComposeError      the Compose file, or what it describes
+    ├── EnvironmentUnfitError        the machine lacks something: an engine, Compose, tun, a kernel
+    │   └── ImageBuildError          an image could not be built or pulled
+    ├── LabError                     the stack is there but did not do what was awaited
+    │   ├── ServiceFailedError       a service exited, or is unhealthy
+    │   ├── CommandTimeoutError      a program in a host did not end, or was not ready, in time
+    │   └── AgentError               the agent beside the network died, or refused
+    └── ImpairmentNotAppliedError    the kernel does not hold what was asked: the result must not count
+
+A ``UserError`` carries every problem found, not the first alone. The command line maps ``UserError`` and
+``EnvironmentUnfitError`` to exit status 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class TestbedError(Exception):
+    """Whatever testbed raises on purpose."""
+
+    __test__ = False  # the name starts with "Test"; pytest must not collect it
+
+
+class UserError(TestbedError):
+    """What the user wrote cannot be honoured; ``problems`` names everything that is wrong with it."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class InvalidValueError(UserError):
+    """A value with a wrong unit, out of range, or of a wrong kind."""
+
+
+class InvalidComposeError(UserError):
+    """The Compose file is missing, invalid, or describes something that a lab cannot be."""
+
+
+class EnvironmentUnfitError(TestbedError):
+    """The machine lacks something that the request needs; the message says how to get it."""
+
+
+class ImageBuildError(EnvironmentUnfitError):
+    """An image could not be built or pulled; the message ends with the builder's last lines."""
+
+
+class LabError(TestbedError):
+    """The stack is there but did not do what was awaited."""
+
+
+class ServiceFailedError(LabError):
+    """A service exited, or did not become healthy; the message carries its last log lines."""
+
+
+class CommandTimeoutError(LabError):
+    """A program did not end, or did not become ready, before its deadline; says what was seen last."""
+
+
+class AgentError(LabError):
+    """The agent beside the network died or refused an operation."""
+
+
+class ImpairmentNotAppliedError(TestbedError):
+    """The kernel does not hold the impairment that was asked for; a result on this link must not count."""

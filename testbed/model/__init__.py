@@ -1,0 +1,1 @@
+"""Values without behaviour: topology, impairments, results."""

@@ -1,0 +1,132 @@
+"""Units: ``"40ms"``, ``"10mbit"``, ``"2%"`` to SI numbers and back; nowhere else.
+
+The words are tc's where tc is unambiguous. ``mbps`` is refused: to tc it means megabytes a second, to
+nearly everybody else megabits. Numbers without a unit are refused too, because ``delay=5`` has meant
+microseconds, milliseconds and seconds in one tool or another.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from testbed.errors import InvalidValueError
+
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*(?:/s)?)\s*")
+
+_TIME = {
+    "ns": Decimal("1e-9"),
+    "us": Decimal("1e-6"),
+    "µs": Decimal("1e-6"),
+    "ms": Decimal("1e-3"),
+    "s": Decimal(1),
+    "min": Decimal(60),
+}
+_RATE = {
+    **{f"{prefix}bit": Decimal(1000) ** power for power, prefix in enumerate(("", "k", "m", "g", "t"))},
+    **{f"{prefix}bit": Decimal(1024) ** power for power, prefix in enumerate(("ki", "mi", "gi", "ti"), start=1)},
+}
+
+
+def _split(text: str) -> tuple[Decimal, str] | None:
+    match = _NUMBER.fullmatch(text)
+    return (Decimal(match[1]), match[2]) if match else None
+
+
+def parse_time(text: object, *, name: str = "time") -> float:
+    """A duration in seconds from ``"40ms"``, ``"1.5s"``, ``"250us"``, ``"2min"``.
+
+    Raises InvalidValueError if there is no unit, the unit is unknown, or the duration is negative.
+    """
+    example = f'write {name}="{text}ms" or "{text}s"' if _is_number(text) else f'write for example {name}="40ms"'
+    value, unit = _parse(text, name, "duration", example, _TIME)
+    if value < 0:
+        raise InvalidValueError(f"{name}={text!r}: a duration cannot be negative")
+    return float(value * unit)
+
+
+def parse_rate(text: object, *, name: str = "rate") -> float:
+    """A rate in bits per second from ``"10mbit"``, ``"1.5gbit"``, ``"64kbit"``, ``"512kibit"``.
+
+    Raises InvalidValueError if there is no unit, the unit is unknown or ambiguous, or the rate is not positive.
+    """
+    if isinstance(text, str) and re.fullmatch(r"\s*[\d.]+\s*[kmgt]?i?bps\s*", text.lower()):
+        raise InvalidValueError(
+            f'{name}={text!r}: "bps" means bytes a second to tc and bits a second to most others; '
+            f'write bits: "8mbit" is one megabyte a second'
+        )
+    example = f'write {name}="{text}mbit" or "{text}kbit"' if _is_number(text) else f'write for example {name}="10mbit"'
+    value, unit = _parse(text, name, "rate", example, _RATE)
+    if value <= 0:
+        raise InvalidValueError(
+            f"{name}={text!r}: a rate must be above 0; to let nothing through, say loss=\"100%\""
+        )
+    return float(value * unit)
+
+
+def parse_ratio(text: object, *, name: str = "ratio") -> float:
+    """A share from 0 to 1, from ``"2%"``.
+
+    Raises InvalidValueError without a percent sign or outside 0 % to 100 %.
+    """
+    if _is_number(text):
+        raise InvalidValueError(f'{name}={text}: a percentage needs its sign; write {name}="{text}%"')
+    value, unit = _parse(text, name, "percentage", f'write for example {name}="2%"', {"%": Decimal("0.01")})
+    if not 0 <= value <= 100:
+        raise InvalidValueError(f"{name}={text!r}: a percentage lies between 0% and 100%")
+    return float(value * unit)
+
+
+def _is_number(text: object) -> bool:
+    if isinstance(text, bool):
+        return False
+    if isinstance(text, int | float):
+        return True
+    split = _split(text) if isinstance(text, str) else None
+    return split is not None and not split[1]
+
+
+def _parse(text: object, name: str, kind: str, example: str, units: dict[str, Decimal]) -> tuple[Decimal, Decimal]:
+    if _is_number(text):
+        raise InvalidValueError(f"{name}={text}: a {kind} needs a unit; {example}")
+    split = _split(text) if isinstance(text, str) else None
+    if split is None:
+        raise InvalidValueError(f"{name}={text!r}: not a {kind}; {example}")
+    value, unit = split
+    scale = units.get(unit) or units.get(unit.lower().removesuffix("/s"))
+    if scale is None:
+        raise InvalidValueError(f"{name}={text!r}: unknown unit {unit!r}; known: {', '.join(units)}")
+    return value, scale
+
+
+def _trim(value: float) -> str:
+    return format(Decimal(repr(value)).normalize(), "f")
+
+
+def _scaled(value: float, scale: Decimal) -> float:
+    return float(Decimal(repr(value)) / scale)
+
+
+def format_time(seconds: float) -> str:
+    """The shortest exact form in one of tc's units: 0.04 → ``40ms``, 0.0000015 → ``1500ns``."""
+    if seconds == 0:
+        return "0s"
+    for unit in ("s", "ms", "us"):
+        scaled = _scaled(seconds, _TIME[unit])
+        if scaled >= 1 and scaled == round(scaled, 6):
+            return f"{_trim(scaled)}{unit}"
+    return f"{round(_scaled(seconds, _TIME['ns']))}ns"
+
+
+def format_rate(bits_per_second: float) -> str:
+    """The shortest exact form in tc's decimal units: 10000000 → ``10mbit``."""
+    for prefix in ("g", "m", "k"):
+        scaled = _scaled(bits_per_second, _RATE[f"{prefix}bit"])
+        if scaled >= 1 and scaled == round(scaled, 3):
+            return f"{_trim(scaled)}{prefix}bit"
+    return f"{round(bits_per_second)}bit"
+
+
+def format_ratio(ratio: float) -> str:
+    """A share as a percentage: 0.02 → ``2%``."""
+    return f"{_trim(round(ratio * 100, 10))}%"
