@@ -66,7 +66,11 @@ class CommandTimeoutError(LabError):
 
 
 class AgentError(LabError):
-    """The agent beside the network died or refused an operation."""
+    """The agent beside the network died or refused an operation; ``kind`` is ``gone`` if the port has vanished."""
+
+    def __init__(self, message: str, *, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ImpairmentNotAppliedError(TestbedError):

@@ -1,0 +1,54 @@
+"""Run a client program, unchanged, and print one JSON line for each socket it connected and sent on.
+
+    observed.py --messages "Test message 01" "Test message 02" -- paper_client.py server 8888
+
+The program runs once a message, with the message as its last argument. Times are of the machine's clock in
+nanoseconds, which all containers of an engine share. A line holds ``message``, ``connect_start_ns``,
+``connected_ns``, ``sent_ns``, and ``error`` where the program failed.
+"""
+
+import json
+import runpy
+import socket
+import sys
+import time
+from typing import Any
+
+
+class ObservedSocket(socket.socket):
+    """A socket that notes when it connected and sent."""
+
+    seen: dict[str, Any] = {}  # noqa: RUF012  # one program at a time; `main` empties it
+
+    def connect(self, address: Any) -> None:
+        """As socket.connect."""
+        self.seen["connect_start_ns"] = time.time_ns()
+        super().connect(address)
+        self.seen["connected_ns"] = time.time_ns()
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """As socket.send."""
+        self.seen["sent_ns"] = time.time_ns()
+        return super().send(data, flags)
+
+
+def main() -> int:
+    """Run the program for each message; exit 1 if it failed for any."""
+    split = sys.argv.index("--")
+    messages, program = sys.argv[2:split], sys.argv[split + 1 :]
+    socket.socket = ObservedSocket  # type: ignore[misc]  # that is the point
+    failed = False
+    for message in messages:
+        ObservedSocket.seen = {"message": message}
+        sys.argv = [*program, message]
+        try:
+            runpy.run_path(program[0], run_name="__main__")
+        except (OSError, SystemExit) as error:
+            ObservedSocket.seen["error"] = f"{type(error).__name__}: {error}"
+            failed = True
+        print(json.dumps(ObservedSocket.seen), flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

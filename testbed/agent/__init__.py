@@ -1,0 +1,10 @@
+"""The agent: a standard-library program that runs where the ports are, or where a host's sockets are.
+
+It imports nothing from the rest of testbed, so that the image needs nothing but this folder. It speaks JSON
+lines: a request ``{"id": 1, "op": "attach", …}`` on stdin, an answer ``{"id": 1, "ok": true, "result": …}`` or
+``{"id": 1, "ok": false, "error": "…"}`` on stdout, and puts everything back the moment stdin closes.
+
+``python3 -m agent ports``  beside the network: ports, kernels, tc (testbed.agent.ports)
+``python3 -m agent inside`` in one host's network namespace: interfaces, offloads, counters (testbed.agent.inside)
+``python3 -m agent signal`` in one host's process namespace: end a program that was started there
+"""

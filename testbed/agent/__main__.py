@@ -1,0 +1,28 @@
+"""Command line of the agent."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import inside, ports, processes, protocol
+
+
+def main() -> int:
+    """Serve until stdin closes."""
+    parser = argparse.ArgumentParser(prog="agent", description="testbed's agent; speaks JSON lines on stdin and stdout")
+    parser.add_argument("role", choices=("ports", "inside", "signal"))
+    parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
+    role = parser.parse_args()
+    if role.role == "ports":
+        with ports.Ports(tag=role.tag) as beside:
+            protocol.serve(beside.operations(), sys.stdin.buffer, sys.stdout.buffer)
+    elif role.role == "inside":
+        protocol.serve(inside.operations(), sys.stdin.buffer, sys.stdout.buffer)
+    else:
+        protocol.serve(processes.operations(), sys.stdin.buffer, sys.stdout.buffer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

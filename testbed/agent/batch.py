@@ -1,0 +1,189 @@
+"""One long-lived ``tc`` or ``ip``: lines in, JSON out, 0.4 ms a change instead of a process each.
+
+``tc -force -s -j -batch -`` reads commands from stdin for ever. It prints a JSON array a ``show``, its
+complaints as they come, and ``Command failed -:N`` behind them, N being the number of the line. That is all
+the framing there is, so each batch ends with a show that always succeeds, and we read until as many arrays
+came as shows did not fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .protocol import Refused
+
+_FAILED = re.compile(r"Command failed .*:(\d+)$")
+
+# A terminal line discipline holds 4096 bytes that nobody has read yet and drops the rest, and a carried
+# kernel's console is a terminal.
+_CHUNK_BYTES = 2048
+
+
+@dataclass
+class Outcome:
+    """What a batch brought."""
+
+    shown: list[Any] = field(default_factory=list)
+    """One parsed JSON array for each show that succeeded, in order."""
+    complaints: list[dict[str, str]] = field(default_factory=list)
+    """One entry a failed line: ``line`` and ``text``, what the tool said."""
+    notes: list[str] = field(default_factory=list)
+    """Warnings of lines that succeeded."""
+
+
+class Batch:
+    """A tool in batch mode at the other end of two descriptors."""
+
+    def __init__(self, write_fd: int, read_fd: int, name: str, *, sync: str, alive: Callable[[], str | None]) -> None:
+        """``sync`` is a show that always succeeds; ``alive`` says why nobody answers any more, or None."""
+        self._write_fd = write_fd
+        self._read_fd = read_fd
+        self._name = name
+        self._sync = sync
+        self._alive = alive
+        self._sent = 0
+        self._pending = b""
+
+    def run(self, lines: Sequence[str], *, deadline_s: float = 5.0) -> Outcome:
+        """Run the lines in order, going on after one that fails.
+
+        Raises Refused if the tool ends or does not answer before the deadline; says what it printed last.
+        """
+        outcome = Outcome()
+        chunk: list[str] = []
+        for line in lines:
+            if "\n" in line or len(line) > _CHUNK_BYTES // 2:
+                raise Refused(f"{self._name}: not one short line: {line[:120]!r}")
+            if sum(len(each) + 1 for each in (*chunk, line)) > _CHUNK_BYTES - 64:
+                self._run_chunk(chunk, outcome, deadline_s)
+                chunk = []
+            chunk.append(line)
+        self._run_chunk(chunk, outcome, deadline_s)
+        return outcome
+
+    def checked(self, lines: Sequence[str], *, deadline_s: float = 5.0) -> Outcome:
+        """As ``run``, but raise Refused naming every line that failed."""
+        outcome = self.run(lines, deadline_s=deadline_s)
+        if outcome.complaints:
+            said = "; ".join(f"`{self._name} {each['line']}`: {each['text']}" for each in outcome.complaints)
+            raise Refused(said)
+        return outcome
+
+    def await_ready(self, *, deadline_s: float) -> None:
+        """Wait for the line ``ready``, which a carried kernel prints when its console can be written to."""
+        deadline = time.monotonic() + deadline_s
+        while self._read_line(deadline) != "ready":
+            pass
+
+    def synchronise(self, *, deadline_s: float) -> None:
+        """Wait until the tool answers; learn its line count. For the start, and after a lost answer."""
+        nonsense = "link show dev testbed-sync" if self._sync.startswith("link") else "qdisc show dev testbed-sync"
+        self._write(f"{nonsense}\n{self._sync}\n")
+        deadline = time.monotonic() + deadline_s
+        seen_failure = False
+        while True:
+            line = self._read_line(deadline)
+            if failed := _FAILED.search(line):
+                self._sent = int(failed[1]) + 1
+                seen_failure = True
+            elif line.startswith("[") and seen_failure:
+                return
+
+    def _run_chunk(self, lines: Sequence[str], outcome: Outcome, deadline_s: float) -> None:
+        first = self._sent + 1
+        numbered = dict(enumerate((*lines, self._sync), start=first))
+        self._sent += len(numbered)
+        self._write("".join(f"{line}\n" for line in numbered.values()))
+        shows = [number for number, line in numbered.items() if " show " in line]
+        arrays: list[Any] = []
+        failed: set[int] = set()
+        text: list[str] = []
+        deadline = time.monotonic() + deadline_s
+        while len(arrays) + len(failed.intersection(shows)) < len(shows):
+            line = self._read_line(deadline)
+            if line.startswith("["):
+                arrays.append(json.loads(line))
+                outcome.notes += text
+                text = []
+            elif match := _FAILED.search(line):
+                number = int(match[1])
+                failed.add(number)
+                said = "; ".join(text) or "no reason given"
+                outcome.complaints.append({"line": numbered.get(number, f"line {number}"), "text": said})
+                text = []
+            elif line:
+                text.append(line)
+        outcome.shown += arrays[:-1]
+
+    def _write(self, text: str) -> None:
+        data = text.encode()
+        try:
+            while data:
+                data = data[os.write(self._write_fd, data) :]
+        except BrokenPipeError:
+            raise Refused(f"{self._name} ended: {self._alive() or 'its pipe is closed'}") from None
+
+    def _read_line(self, deadline: float) -> str:
+        while b"\n" not in self._pending:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self._read_fd], [], [], max(0.0, min(left, 0.1)))
+            if ready:
+                data = os.read(self._read_fd, 65536)
+                if not data:
+                    raise Refused(f"{self._name} ended: {self._alive() or self._pending.decode(errors='replace')}")
+                self._pending += data
+            elif reason := self._alive():
+                raise Refused(f"{self._name} ended: {reason}")
+            elif left <= 0:
+                seen = self._pending[-300:].decode(errors="replace")
+                raise Refused(f"{self._name} did not answer in time; last seen: {seen!r}")
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line.decode(errors="replace").strip("\r ")
+
+
+class LocalTool:
+    """``tc`` or ``ip`` of this kernel, as a child process; started anew if a line made it exit."""
+
+    def __init__(self, argv: Sequence[str], *, sync: str) -> None:
+        self._argv = list(argv)
+        self._sync = sync
+        self._process: subprocess.Popen[bytes] | None = None
+        self._batch: Batch | None = None
+
+    def batch(self) -> Batch:
+        """The running tool."""
+        if self._batch is None or self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = process = subprocess.Popen(
+                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+            )
+            assert process.stdin is not None  # noqa: S101  # for the type checker: PIPE was asked
+            assert process.stdout is not None  # noqa: S101
+
+            def ended() -> str | None:
+                return None if process.poll() is None else f"exit status {process.returncode}"
+
+            self._batch = Batch(
+                process.stdin.fileno(), process.stdout.fileno(), self._argv[0], sync=self._sync, alive=ended
+            )
+            self._batch.synchronise(deadline_s=5.0)
+        return self._batch
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            assert self._process.stdin is not None  # noqa: S101  # for the type checker: PIPE was asked
+            assert self._process.stdout is not None  # noqa: S101
+            self._process.stdin.close()
+            self._process.stdout.close()
+            self._process.kill()
+            self._process.wait()
+        self._process = self._batch = None

@@ -1,0 +1,129 @@
+"""A carried kernel: User-Mode Linux as an ordinary process, with netem, for machines whose kernel has none.
+
+Its root file system is ours, read-only (hostfs); its first process is ``guest-init`` beside this file. Network
+devices are plugged in through UML's management console; each opens a tap of this network namespace, which is
+gone when the kernel is, however it dies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Self
+
+from .batch import Batch
+from .protocol import Refused
+
+_INIT = Path(__file__).with_name("guest-init")
+_MEMORY = "192M"
+_BOOT_DEADLINE_S = 30.0
+
+# arch/um/drivers/mconsole.h
+_MCONSOLE_MAGIC = 0xCAFEBABE
+_MCONSOLE_VERSION = 2
+_MCONSOLE_DATA = 512
+
+
+def find_kernel() -> str | None:
+    """The path of a User-Mode Linux on this machine, or None."""
+    return shutil.which("linux.uml")
+
+
+class CarriedKernel:
+    """One running kernel and the two tools in it."""
+
+    def __init__(self, *, name: str) -> None:
+        """Boot; raises Refused with the kernel's last lines if it is not up in time."""
+        binary = find_kernel()
+        if binary is None:
+            raise Refused("no user-mode-linux here: linux.uml is not on PATH")
+        self.name = name
+        # UML holds its memory in a file that it maps executable: TMPDIR must not be mounted noexec.
+        self._folder = Path(tempfile.mkdtemp(prefix=f"testbed-{name}-"))
+        self._log = self._folder / "console"
+        tc_in, ip_in = os.pipe(), os.pipe()
+        tc_out, ip_out = os.pipe(), os.pipe()
+        ours = (tc_in[1], tc_out[0], ip_in[1], ip_out[0])
+        theirs = (tc_in[0], tc_out[1], ip_in[0], ip_out[1])
+        self._descriptors = ours
+        started = time.monotonic()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    binary, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet",
+                    f"umid={name}", f"uml_dir={self._folder}/",
+                    "con=null", f"con0=null,fd:{log.fileno()}",
+                    f"con1=fd:{tc_in[0]},fd:{tc_out[1]}", f"con2=fd:{ip_in[0]},fd:{ip_out[1]}",
+                    "init=/bin/sh", "--", str(_INIT),
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
+            )  # fmt: skip
+        for descriptor in theirs:
+            os.close(descriptor)
+        self.tc = Batch(tc_in[1], tc_out[0], "tc", sync="qdisc show dev lo", alive=self._died)
+        self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self._died)
+        try:
+            for tool in (self.ip, self.tc):
+                tool.await_ready(deadline_s=_BOOT_DEADLINE_S)
+                tool.synchronise(deadline_s=_BOOT_DEADLINE_S)
+        except BaseException:
+            self.kill()
+            raise
+        self.boot_s = time.monotonic() - started
+
+    def _died(self) -> str | None:
+        if self._process.poll() is None:
+            return None
+        with self._log.open(errors="replace") as log:
+            last = " | ".join(line.strip() for line in deque(log, maxlen=8) if line.strip())
+        return f"the carried kernel exited with status {self._process.returncode}; its last lines: {last}"
+
+    def plug(self, device: str, tap: str) -> None:
+        """Give the kernel a network device that opens the tap of this name when it is set up."""
+        # gro would hand several packets to netem as one; a deep queue is what carries throughput.
+        self._mconsole(f"config {device}:transport=tap,ifname={tap},depth=128,gro=0")
+
+    def unplug(self, device: str) -> None:
+        """Take a network device out again; its tap goes with it."""
+        self._mconsole(f"remove {device}")
+
+    def _mconsole(self, command: str) -> None:
+        """One command of UML's management console (Documentation/virt/uml)."""
+        own = self._folder / "client"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as console:
+            console.bind(str(own))
+            try:
+                console.settimeout(5.0)
+                data = command.encode()
+                request = struct.pack(f"<III{_MCONSOLE_DATA}s", _MCONSOLE_MAGIC, _MCONSOLE_VERSION, len(data), data)
+                console.sendto(request, str(self._folder / self.name / "mconsole"))
+                answer = console.recv(4096)
+            except OSError as error:
+                raise Refused(f"carried kernel, `{command}`: {self._died() or error}") from None
+            finally:
+                own.unlink()
+        failed, _more, length = struct.unpack_from("<III", answer)
+        if failed:
+            text = answer[12 : 12 + length].rstrip(b"\0").decode(errors="replace")
+            raise Refused(f"carried kernel, `{command}`: {text}")
+
+    def kill(self) -> None:
+        """End the kernel at once. Its taps vanish."""
+        self._process.kill()
+        self._process.wait()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        shutil.rmtree(self._folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.kill()

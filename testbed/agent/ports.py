@@ -1,0 +1,299 @@
+"""Ports: where impairments live. Attach one, run tc on it, read it, put it back.
+
+With the ``host`` engine a port is the host-side veth itself. With the ``carried`` engine the veth is taken
+off its bridge and spliced through a carried kernel::
+
+    [bridge]—tapB=[vecB <-> vecA]=tapA <-> [veth]—container
+
+where ``<->`` is a tc redirect of everything, both ways. (A bridge in place of the outer redirect would send
+the frames through iptables where net.bridge.bridge-nf-call-iptables is 1.) What goes to the container leaves
+through vecA, and there the qdiscs are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import struct
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from . import carried
+from .batch import Batch, LocalTool
+from .protocol import Operation, Refused
+
+_TUN = Path("/dev/net/tun")
+_SYS_NET = Path("/sys/class/net")
+
+# linux/if_tun.h
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+
+# Docker's veths have no queue length, and a classful qdisc takes its children's from the device.
+_QUEUE_PACKETS = 1000
+
+
+@dataclass
+class Port:
+    """One attached port."""
+
+    name: str
+    engine: str
+    veth: str
+    ifindex: int
+    device: str
+    """Where the qdiscs are: the veth, or the carried kernel's device."""
+    undo: ExitStack = field(default_factory=ExitStack)
+
+
+class Ports:
+    """Every port that this agent has attached, and the kernels that carry them."""
+
+    def __init__(self, *, tag: str) -> None:
+        """``tag`` goes into device names; a few letters."""
+        self._tag = tag
+        self._ports: dict[str, Port] = {}
+        self._attached = 0
+        self._kernel: carried.CarriedKernel | None = None
+        self._host_tc = LocalTool(["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo")
+
+    def operations(self) -> dict[str, Operation]:
+        """The protocol's operations."""
+        return {
+            "capabilities": self.capabilities,
+            "boot": self.boot,
+            "attach": self.attach,
+            "tc": self.tc,
+            "heal": self.heal,
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.heal()
+        if self._kernel is not None:
+            self._kernel.kill()
+            self._kernel = None
+        self._host_tc.close()
+
+    # --- operations --------------------------------------------------------------------------------
+
+    def capabilities(self) -> dict[str, Any]:
+        """What this place can do, each found by trying."""
+        return {
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+            "host_netem": self._try_host_netem(),
+            "tun": _try_tun(),
+            "carried_kernel": carried.find_kernel(),
+            "tc": _run("tc", "-V").strip(),
+        }
+
+    def boot(self) -> dict[str, Any]:
+        """Start the carried kernel, unless it runs; returns how long it took."""
+        if self._kernel is None:
+            if reason := _try_tun():
+                raise Refused(f"a carried kernel needs taps: {reason}")
+            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}")
+        return {"boot_s": self._kernel.boot_s}
+
+    def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str]:
+        """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once."""
+        known = self._ports.get(port)
+        if known is not None and known.ifindex == ifindex and known.engine == engine and _exists(known):
+            return {"device": known.device}
+        if known is not None:
+            self._detach(known)
+        veth = _name_of(ifindex)
+        if engine == "host":
+            attached = Port(port, engine, veth, ifindex, veth)
+            steps: Callable[[Port], None] = self._attach_host
+        elif engine == "carried":
+            self.boot()
+            attached = Port(port, engine, veth, ifindex, f"vec{2 * self._attached}")
+            steps = self._attach_carried
+        else:
+            raise Refused(f"engine {engine!r}: must be host or carried")
+        with ExitStack() as undo_on_failure:
+            undo_on_failure.callback(attached.undo.close)
+            steps(attached)
+            undo_on_failure.pop_all()
+        self._ports[port] = attached
+        return {"device": attached.device}
+
+    def tc(self, *, port: str, lines: list[str], deadline_s: float = 5.0) -> dict[str, Any]:
+        """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line."""
+        attached = self._ports.get(port)
+        if attached is None:
+            raise Refused(f"port {port!r} is not attached; attached: {', '.join(self._ports) or 'none'}")
+        if not _exists(attached):
+            gone = f"port {port!r} is gone: its veth {attached.veth} (index {attached.ifindex}) no longer exists"
+            raise Refused(gone, kind="gone")
+        outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
+        return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
+
+    def heal(self) -> dict[str, int]:
+        """Put every port back as it was found."""
+        healed = len(self._ports)
+        with ExitStack() as each:
+            for port in list(self._ports.values()):
+                each.callback(self._detach, port)
+        return {"healed": healed}
+
+    # --- how ---------------------------------------------------------------------------------------
+
+    def _tc_of(self, port: Port) -> Batch:
+        if port.engine == "host":
+            return self._host_tc.batch()
+        if self._kernel is None:
+            raise Refused("the carried kernel is not running")
+        return self._kernel.tc
+
+    def _attach_host(self, port: Port) -> None:
+        link = _link(port.veth)
+        _run("ip", "link", "set", port.veth, "txqueuelen", str(_QUEUE_PACKETS))
+        port.undo.callback(_if_exists, port, "ip", "link", "set", port.veth, "txqueuelen", str(link.get("txqlen", 0)))
+        port.undo.callback(self._clear_root, port)
+
+    def _clear_root(self, port: Port) -> None:
+        if _exists(port):
+            self._host_tc.batch().run([f"qdisc delete dev {port.veth} root"])  # none there is as good
+
+    def _attach_carried(self, port: Port) -> None:
+        kernel = self._kernel
+        if kernel is None:
+            raise Refused("the carried kernel is not running")
+        number = self._attached
+        self._attached += 1
+        vec_a, vec_b = f"vec{2 * number}", f"vec{2 * number + 1}"
+        tap_a, tap_b = f"tb{self._tag}{number}a", f"tb{self._tag}{number}b"
+        link = _link(port.veth)
+        bridge, mtu = link.get("master"), link["mtu"]
+        if bridge is None:
+            raise Refused(f"veth {port.veth} is on no bridge; an earlier run may have left it: restart the stack")
+        slave = link.get("linkinfo", {}).get("info_slave_data", {})
+        flags = [word for flag in ("hairpin", "isolated") if flag in slave
+                 for word in (flag, "on" if slave[flag] else "off")]  # fmt: skip
+
+        for vec, tap in ((vec_a, tap_a), (vec_b, tap_b)):
+            kernel.plug(vec, tap)
+            port.undo.callback(_quietly, kernel.unplug, vec)
+            kernel.ip.checked([f"link set dev {vec} mtu {mtu} txqueuelen {_QUEUE_PACKETS} promisc on up"])
+            port.undo.callback(_quietly, kernel.ip.run, [f"link set dev {vec} down"])
+            # No address of the host's own may speak through a tap.
+            _run("ip", "link", "set", tap, "mtu", str(mtu), "addrgenmode", "none", "up")
+        kernel.tc.checked([*_redirect(vec_a, vec_b), *_redirect(vec_b, vec_a)])
+        tc = self._host_tc.batch()
+        # Undone last in, first out: the redirect goes, the veth returns to its bridge, then its flags.
+        if flags:
+            port.undo.callback(_if_exists, port, "ip", "link", "set", port.veth, "type", "bridge_slave", *flags)
+        port.undo.callback(_if_exists, port, "ip", "link", "set", port.veth, "master", bridge)
+        _run("ip", "link", "set", tap_b, "master", bridge)
+        if flags:
+            _run("ip", "link", "set", tap_b, "type", "bridge_slave", *flags)
+        _run("ip", "link", "set", port.veth, "nomaster")
+        port.undo.callback(_quietly, lambda: _exists(port) and tc.run([f"qdisc delete dev {port.veth} ingress"]))
+        tc.checked([*_redirect(port.veth, tap_a), *_redirect(tap_a, port.veth)])
+
+    def _detach(self, port: Port) -> None:
+        del self._ports[port.name]
+        port.undo.close()
+
+    def _try_host_netem(self) -> str | None:
+        """None if this kernel has netem; else why not. Tried on a tap that vanishes with its descriptor."""
+        device = f"tb{self._tag}try"
+        with ExitStack() as undo:
+            if _try_tun() is None:
+                undo.enter_context(_tap(device))
+            else:
+                _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}2")
+                undo.callback(_run, "ip", "link", "delete", device)
+            outcome = self._host_tc.batch().run([
+                f"qdisc add dev {device} root handle 1: htb default 0 direct_qlen 1000",
+                f"class add dev {device} parent 1: classid 1:10 htb rate 1gbit quantum 60000",
+                f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms",
+                f"filter add dev {device} parent 1: protocol ip prio 1 u32 match ip src 192.0.2.1/32 flowid 1:10",
+            ])  # fmt: skip
+        return "; ".join(dict.fromkeys(each["text"] for each in outcome.complaints)) or None
+
+
+def _redirect(source: str, target: str) -> list[str]:
+    return [
+        f"qdisc add dev {source} ingress",
+        f"filter add dev {source} parent ffff: protocol all prio 1 u32 match u32 0 0 action mirred egress redirect dev {target}",
+    ]
+
+
+def _run(*argv: str) -> str:
+    """Run a program; raises Refused with what it said if it fails."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    if done.returncode:
+        raise Refused(f"`{' '.join(argv)}` failed with status {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _if_exists(port: Port, *argv: str) -> None:
+    """Undo a step on a veth that may have gone with its container; a failure is told on stderr."""
+    if _exists(port):
+        _quietly(_run, *argv)
+
+
+def _quietly(step: Callable[..., object], *arguments: Any) -> None:
+    """Carry out one step of putting things back: a failure is told on stderr and does not stop the others."""
+    try:
+        step(*arguments)
+    except (Refused, OSError) as error:
+        os.write(2, f"agent: while putting back: {error}\n".encode())
+
+
+def _link(device: str) -> dict[str, Any]:
+    shown: list[dict[str, Any]] = json.loads(_run("ip", "-details", "-json", "link", "show", "dev", device))
+    return shown[0]
+
+
+def _name_of(ifindex: int) -> str:
+    for device in _SYS_NET.iterdir():
+        if _index_of(device.name) == ifindex:
+            return device.name
+    raise Refused(f"no interface with index {ifindex} here; is the agent on the engine's host network?")
+
+
+def _index_of(device: str) -> int | None:
+    try:
+        return int((_SYS_NET / device / "ifindex").read_text())
+    except OSError:
+        return None
+
+
+def _exists(port: Port) -> bool:
+    return _index_of(port.veth) == port.ifindex
+
+
+def _try_tun() -> str | None:
+    """None if taps can be had; else why not."""
+    try:
+        os.close(os.open(_TUN, os.O_RDWR))
+    except OSError as error:
+        return f"{_TUN}: {error.strerror}"
+    return None
+
+
+class _tap:  # noqa: N801  # reads as a verb where it is used
+    """A tap that lives as long as the block."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._descriptor = os.open(_TUN, os.O_RDWR)
+        fcntl.ioctl(self._descriptor, _TUNSETIFF, struct.pack("16sH22x", self._name.encode(), _IFF_TAP | _IFF_NO_PI))
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self._descriptor)

@@ -1,0 +1,74 @@
+"""The protocol loop: JSON lines in, JSON lines out, one at a time, until stdin ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+Operation = Callable[..., Any]
+
+
+class Refused(Exception):  # noqa: N818  # the word of the protocol
+    """An operation was not carried out; the message says what was attempted, on what, and what was seen.
+
+    ``kind`` is for the other side's program where it can do something about it: ``gone``, the port's veth no
+    longer exists.
+    """
+
+    def __init__(self, message: str, *, kind: str = "refused") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Ended(BaseException):  # noqa: N818  # like KeyboardInterrupt: no handler of ours may swallow it
+    """The agent was told to end by a signal."""
+
+
+def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests until stdin ends, ``stop`` is asked, or SIGTERM or SIGINT arrives; then return.
+
+    An operation's keyword arguments are the request's fields other than ``id`` and ``op``. One that raises
+    Refused is answered with its message; a crash is answered with its traceback, never with success.
+    """
+
+    def end(_number: int, _frame: object) -> None:
+        raise Ended
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    try:
+        for line in requests:
+            answer = _answer(operations, line)
+            answers.write(json.dumps(answer).encode() + b"\n")
+            answers.flush()
+            if answer.get("stop"):
+                return
+    except (Ended, BrokenPipeError):
+        # Whoever asked is gone or told us to go: what was changed is put back by the caller's `with`.
+        return
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # putting back must not be cut short
+
+
+def _answer(operations: Mapping[str, Operation], line: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+        number, name = request.pop("id"), request.pop("op")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        return {"id": None, "ok": False, "error": f"not a request with id and op ({error!r}): {line[:200]!r}"}
+    if name == "stop":
+        return {"id": number, "ok": True, "result": None, "stop": True}
+    operation = operations.get(name)
+    if operation is None:
+        known = ", ".join(sorted(operations))
+        return {"id": number, "ok": False, "error": f"unknown operation {name!r}; known: {known}, stop"}
+    try:
+        return {"id": number, "ok": True, "result": operation(**request)}
+    except Refused as refused:
+        return {"id": number, "ok": False, "kind": refused.kind, "error": str(refused)}
+    except Exception:  # noqa: BLE001  # whatever broke, the other side must hear of it and go on
+        return {"id": number, "ok": False, "error": f"{name} crashed:\n{traceback.format_exc()}"}

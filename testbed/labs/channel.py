@@ -1,0 +1,71 @@
+"""The lab's end of an agent: requests out, answers in, over any stream of bytes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any, Protocol
+
+from testbed.errors import AgentError
+
+
+class Stream(Protocol):
+    """The seam: how bytes reach an agent, in a container or in a child process."""
+
+    def send(self, data: bytes) -> None:
+        """Write all of it. Raises OSError if the agent is gone."""
+
+    def receive(self, deadline_s: float) -> bytes:
+        """Whatever came, at least a byte. Empty at the end of the stream; raises TimeoutError at the deadline."""
+
+    def last_words(self) -> str:
+        """What the agent wrote to stderr last, for an error message."""
+
+    def close(self) -> None:
+        """End the stream; the agent puts everything back and exits."""
+
+
+class Channel:
+    """Calls to one agent; safe to use from several threads, one call at a time."""
+
+    def __init__(self, stream: Stream, *, name: str) -> None:
+        self._stream = stream
+        self._name = name
+        self._lock = threading.Lock()
+        self._number = 0
+        self._pending = b""
+
+    def call(self, operation: str, *, answer_within_s: float = 20.0, **arguments: Any) -> Any:
+        """Run an operation and return its result. Raises AgentError if it is refused or the agent is gone."""
+        with self._lock:
+            self._number += 1
+            number = self._number
+            request = {"id": number, "op": operation, **arguments}
+            try:
+                self._stream.send(json.dumps(request).encode() + b"\n")
+                while True:
+                    answer = json.loads(self._line(answer_within_s))
+                    # A request that timed out earlier may still be answered: that answer is not ours.
+                    if answer["id"] == number:
+                        break
+            except TimeoutError:
+                raise AgentError(f"{self._name}: no answer to {operation!r} within {answer_within_s:g} s") from None
+            except (OSError, EOFError, ValueError) as error:
+                reason = self._stream.last_words() or str(error)
+                raise AgentError(f"{self._name}: ended during {operation!r}: {reason}") from None
+        if not answer["ok"]:
+            raise AgentError(f"{self._name}: {answer['error']}", kind=answer.get("kind", ""))
+        return answer["result"]
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+
+    def _line(self, deadline_s: float) -> bytes:
+        while b"\n" not in self._pending:
+            data = self._stream.receive(deadline_s)
+            if not data:
+                raise EOFError("its output ended")
+            self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line

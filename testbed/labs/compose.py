@@ -1,0 +1,751 @@
+"""The Compose lab: a stack of containers, the agent beside its network, and nothing left of either.
+
+Every run has a project name of its own and a label, ``testbed.run=<id>``, on everything it owns; its owner's
+process is in a second label, so that the next run can clear up after one that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+from docker.models.containers import Container
+
+from testbed.errors import (
+    AgentError,
+    CommandTimeoutError,
+    EnvironmentUnfitError,
+    ImageBuildError,
+    LabError,
+    ServiceFailedError,
+)
+from testbed.labs import images
+from testbed.labs.channel import Channel
+from testbed.labs.composer import Composer
+from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Engine, Exec
+from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
+from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.links.profiles import load_profiles
+from testbed.model.topology import Topology
+
+NETEM_CHOICES = ("auto", "host", "carried")
+ROLE_LABEL = "testbed.role"
+
+_UP_DEADLINE_S = 180.0
+_BUILD_DEADLINE_S = 900.0
+_LAST_LINES = 20
+
+# Enough, and tried: no other capability, no other mount. UML's memory file must be executable.
+_LEAST = {
+    "cap_drop": ["ALL"],
+    "cap_add": ["NET_ADMIN"],
+    "security_opt": ["no-new-privileges"],
+    "read_only": True,
+    "tmpfs": {"/tmp": "", "/dev/shm": "rw,exec,size=256m"},  # noqa: S108  # paths in the agent's container
+}
+
+
+class ComposeLab(Lab):
+    """A Compose file, brought up as a stack of its own.
+
+    ::
+
+        with ComposeLab("compose.yaml") as lab:
+            lab.impair("client <-> server", "lossy")
+            assert lab.host("client").run(["python3", "paper_client.py", "server"]).ok
+    """
+
+    def __init__(
+        self,
+        compose_file: str | Path | None = None,
+        *,
+        netem: str = "auto",
+        compose_profiles: Sequence[str] = (),
+        up_deadline: str = f"{_UP_DEADLINE_S:g}s",
+        say: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """Nothing is read or started yet.
+
+        ``netem``: ``host`` (this kernel's), ``carried`` (a kernel that we bring) or ``auto`` (the host's where it
+        has one). ``say`` hears one line for each step that may take longer than a second.
+        """
+        super().__init__()
+        if netem not in NETEM_CHOICES:
+            raise EnvironmentUnfitError(f"netem={netem!r}: must be one of {', '.join(NETEM_CHOICES)}")
+        self.run_id = secrets.token_hex(4)
+        self._asked_netem = netem
+        self._say = say
+        self._up_deadline_s = seconds(up_deadline, "up_deadline")
+        file = None if compose_file is None else Path(compose_file)
+        self.composer = Composer(file, project=f"testbed-{self.run_id}", profiles=compose_profiles)
+        self._config: dict[str, Any] | None = None
+        self._topology: Topology | None = None
+        self._profiles: dict[str, Any] | None = None
+        self._hosts: dict[str, ComposeHost] = {}
+        self._engine: Engine | None = None
+        self._undo = ExitStack()
+        self._netem_image = ""
+        self._agent: Channel | None = None
+        self.failed_logs: dict[str, str] = {}
+        """The logs of services that failed while the stack came up, by host."""
+
+    # --- what is known before anything runs ------------------------------------------------------
+
+    @property
+    def topology(self) -> Topology:  # type: ignore[override]  # read lazily: collection must not need an engine
+        """Hosts and networks of the Compose file. Raises InvalidComposeError."""
+        if self._topology is None:
+            self._config = self.composer.config()
+            self._topology = Topology.from_compose(self._config)
+        return self._topology
+
+    @property
+    def profiles(self) -> Mapping[str, Any]:  # type: ignore[override]  # likewise
+        """Every profile, the ones in ``netem/`` beside the Compose file first. Raises InvalidValueError."""
+        if self._profiles is None:
+            self._profiles = load_profiles(self.composer.directory / "netem")
+        return self._profiles
+
+    @property
+    def hosts(self) -> Mapping[str, ComposeHost]:
+        """Every host of the running stack, by name."""
+        return self._hosts
+
+    @property
+    def engine(self) -> Engine:
+        """The Docker engine, connected on first use. Raises EnvironmentUnfitError."""
+        if self._engine is None:
+            self._engine = Engine()
+        return self._engine
+
+    # --- up and down -----------------------------------------------------------------------------
+
+    def up(self) -> None:
+        """Bring the stack and its agent up, at the same time, and wait until every service is well.
+
+        Raises InvalidComposeError, EnvironmentUnfitError, ServiceFailedError; on failure nothing stays.
+        """
+        topology = self.topology
+        engine = self.engine
+        clear_stale(engine, self._say)
+        self._netem_image = images.ensure_netem(engine, self._say)
+        config = self._labelled(self._build_services(topology))
+        with contextlib.ExitStack() as undo, ThreadPoolExecutor(1, "testbed-agent") as pool:
+            undo.callback(self._remove_stack)
+            agent = pool.submit(self._start_agent)
+            undo.callback(self._stop_agent, agent)
+            with self._step("starting the stack"):
+                self._compose_up(config)
+            with self._step("waiting for the agent"):
+                self._agent, self.netem_engine = agent.result()
+            self._undo = undo.pop_all()
+
+    def down(self) -> None:
+        """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
+        self._ports.clear()
+        with self._step("taking the stack down"):
+            self._undo.close()
+        self._hosts.clear()
+        self._agent = None
+
+    @contextlib.contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        """Say what is going on if it takes longer than a second."""
+        timer = threading.Timer(1.0, self._say, [what])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _build_services(self, topology: Topology) -> dict[str, Any]:
+        """The Compose configuration with an image for each service that is built, building those that changed."""
+        config = dict(self._config or {})
+        services = {name: dict(body) for name, body in config["services"].items()}
+        config["services"] = services
+        missing: list[str] = []
+        for name, service in topology.services.items():
+            if service.build is None:
+                continue
+            named = images.service_image(service.build, name)
+            if named is None:
+                missing.append(name)
+                continue
+            repository, digest = named
+            tag = f"{repository}:{digest}"
+            if service.image is None:
+                services[name]["image"] = tag
+            built = self.engine.image_labels(services[name]["image"])
+            if built is None or built.get(INPUTS_LABEL) != digest:
+                missing.append(name)
+            services[name]["build"] = {
+                **service.build,
+                "labels": {**_as_mapping(service.build.get("labels")), INPUTS_LABEL: digest},
+            }
+        if missing:
+            if any(images.starts_from_base(topology.services[name].build or {}) for name in missing):
+                images.ensure_base(self.engine, self._say)
+            self._say(f"building {', '.join(missing)}")
+            failed = self.composer.build(config, missing, timeout_s=_BUILD_DEADLINE_S)
+            if failed is not None:
+                raise ImageBuildError(f"`docker compose build {' '.join(missing)}` failed:\n{failed}")
+            for name in missing:
+                if topology.services[name].image is None:
+                    tag = services[name]["image"]
+                    self.engine.remove_images(tag.partition(":")[0], but=tag)
+        return config
+
+    def _labelled(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration with our labels on all that it creates."""
+        ours = {RUN_LABEL: self.run_id, OWNER_LABEL: owner()}
+        for body in config["services"].values():
+            body["labels"] = {**_as_mapping(body.get("labels")), **ours}
+            body.pop("profiles", None)  # what is here was chosen already
+        for kind in ("networks", "volumes"):
+            for name, body in (config.get(kind) or {}).items():
+                body = dict(body or {})
+                if not body.get("external"):
+                    body["labels"] = {**_as_mapping(body.get("labels")), **ours}
+                config[kind] = {**config[kind], name: body}
+        return config
+
+    def _compose_up(self, config: dict[str, Any]) -> None:
+        deadline = time.monotonic() + self._up_deadline_s
+        failed = self.composer.up(config, timeout_s=self._up_deadline_s)
+        containers = self.engine.containers(testbed_run=self.run_id, com_docker_compose_project=self.composer.project)
+        if failed is not None:
+            self._raise_unwell(containers, f"`docker compose up` failed: {failed}")
+        self._await_well(containers, deadline - time.monotonic())
+        for container in containers:
+            labels = container.labels
+            service = self.topology.services.get(labels["com.docker.compose.service"])
+            if service is None:
+                continue
+            number = int(labels["com.docker.compose.container-number"])
+            name = service.name if service.replicas == 1 else f"{service.name}[{number}]"
+            self._hosts[name] = ComposeHost(self, name, container)
+
+    def _await_well(self, containers: Sequence[Container], deadline_s: float) -> None:
+        """Wait until every container runs, and is healthy where it can say so, or has ended with status 0."""
+        states: dict[str, str] = {}
+
+        def look() -> list[str]:
+            for container in containers:
+                states[container.name or container.id or ""] = _wellness(self.engine.state(container))
+            return list(states.values())
+
+        def settled(seen: list[str]) -> bool:
+            return "waiting" not in seen
+
+        try:
+            await_condition(look, settled, deadline_s=max(deadline_s, 0.1))
+        except NotSeenError:
+            self._raise_unwell(containers, f"not well after {self._up_deadline_s:g} s")
+        if "failed" in states.values():
+            self._raise_unwell(containers, "")
+
+    def _raise_unwell(self, containers: Sequence[Container], context: str) -> None:
+        """Raise ServiceFailedError naming each service that is not well, with its last lines."""
+        said: list[str] = []
+        for container in containers:
+            state = self.engine.state(container)
+            if _wellness(state) == "well":
+                continue
+            name = container.labels.get("com.docker.compose.service", container.name)
+            self.failed_logs[str(name)] = log = self.engine.logs(container)
+            last = "\n".join(f"    {line}" for line in log.splitlines()[-_LAST_LINES:]) or "    (it printed nothing)"
+            said.append(f"service `{name}` {_describe(state)}; its last lines:\n{last}")
+        raise ServiceFailedError("\n".join([*said, context] if context else said))
+
+    def _remove_stack(self) -> None:
+        """Remove all that carries our run's label; anything still there afterwards is an error."""
+        with contextlib.ExitStack() as each:
+            each.callback(remove_run, self.engine, self.run_id)
+            for host in self._hosts.values():
+                each.callback(host.close)
+
+    # --- the agent -------------------------------------------------------------------------------
+
+    def _start_agent(self) -> tuple[Channel, str]:
+        """Start the agent's container and, where netem must be carried, its kernel."""
+        options = {"network_mode": "host", **self.container_options("ports")}
+        command = ["ports", "--tag", self.run_id[:6]]
+        try:
+            container, stream = self.engine.attached(
+                self._netem_image, command, devices=["/dev/net/tun"], **options
+            )
+        except docker.errors.APIError as error:
+            if "/dev/net/tun" not in str(error):
+                raise
+            # The host engine needs no tap; `capabilities` says what is missing if the carried one is wanted.
+            container, stream = self.engine.attached(self._netem_image, command, **options)
+        channel = Channel(stream, name="agent")
+        self._agent_container = container
+        try:
+            return channel, self._choose_engine(channel)
+        except BaseException:
+            channel.close()
+            self.engine.await_removed(container, 10)
+            raise
+
+    def _choose_engine(self, channel: Channel) -> str:
+        able = channel.call("capabilities")
+        if self._asked_netem == "host" and able["host_netem"]:
+            raise EnvironmentUnfitError(
+                f"--netem host: this kernel ({able['kernel']}) has no usable netem: {able['host_netem']}. "
+                f"Load it (modprobe sch_netem) or use --netem carried."
+            )
+        if self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"]):
+            return "host"
+        if able["tun"]:
+            raise EnvironmentUnfitError(
+                f"netem must be carried here ({able['host_netem'] or '--netem carried'}), and a carried kernel needs "
+                f"taps, which the engine's machine does not give: {able['tun']}. Load the module: modprobe tun"
+            )
+        try:
+            channel.call("boot", answer_within_s=60)
+        except AgentError as error:
+            raise EnvironmentUnfitError(f"the carried kernel did not start: {error}") from None
+        return "carried"
+
+    def _stop_agent(self, agent: Future[tuple[Channel, str]]) -> None:
+        """Have the agent put everything back, and wait until its container is gone."""
+        if agent.exception() is not None:
+            return  # it has put itself away
+        channel, _ = agent.result()
+        try:
+            channel.call("stop")
+        except AgentError as error:
+            self._say(f"the agent did not stop when asked: {error}")
+        finally:
+            channel.close()
+        if not self.engine.await_removed(self._agent_container, 10):
+            self.engine.remove(self._agent_container)
+
+    def container_options(self, role: str) -> dict[str, Any]:
+        """The least that a container of the agent's image runs with."""
+        return {
+            **_LEAST,
+            "labels": {RUN_LABEL: self.run_id, OWNER_LABEL: owner(), ROLE_LABEL: role},
+            "name": f"{self.composer.project}-{role}-{secrets.token_hex(3)}",
+        }
+
+    def beside(self, container: Container, role: str, **options: Any) -> Channel:
+        """An agent in a container's network or process namespace."""
+        container, stream = self.engine.attached(
+            self._netem_image, [role], **{**self.container_options(role), **options}
+        )
+        return Channel(stream, name=f"agent {role} of {container.name}")
+
+    # --- ports -----------------------------------------------------------------------------------
+
+    def _attach(self, host: str, network: str) -> Port:
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        target = self._hosts[host]
+        interface = target.interface(network)
+        target.send_per_packet(network)
+        name = f"{host}@{network}"
+        attached = self._agent.call(
+            "attach", port=name, ifindex=interface["peer_ifindex"], engine=self.netem_engine
+        )
+        return Port(name=name, channel=self._agent, device=attached["device"])
+
+    def _prepare_source(self, host: str, network: str) -> None:
+        self._hosts[host].send_per_packet(network)
+
+
+class ComposeHost(Host):
+    """A container of the stack."""
+
+    def __init__(self, lab: ComposeLab, name: str, container: Container) -> None:
+        self.name = name
+        self._lab = lab
+        self.container = container
+        self._inside: Channel | None = None
+        self._inside_of = ""
+        self._per_packet: set[tuple[str, str]] = set()
+        self.programs: list[ComposeProgram] = []
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}>"
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        ready: int | str | Callable[[Program], bool] | None = None,
+        timeout: str = "10s",
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str = "",
+    ) -> ComposeProgram:
+        """Start a program in the container; see `Host.start`."""
+        if isinstance(argv, str) or not argv or not all(isinstance(word, str) for word in argv):
+            raise TypeError(f"argv must be a list of strings such as ['ping', '-c1', 'server'], not {argv!r}")
+        program = ComposeProgram(self, argv, env=env or {}, workdir=workdir, user=user)
+        if ready is not None:
+            try:
+                self._await_ready(program, ready, timeout)
+            except BaseException:
+                program.stop("SIGKILL")
+                raise
+        return program
+
+    def _await_ready(self, program: ComposeProgram, ready: int | str | Callable[[Program], bool], timeout: str) -> None:
+        deadline_s = seconds(timeout)
+        if isinstance(ready, int):
+            seen = self.inside().call(
+                "await_listener", port=ready, deadline_s=deadline_s, answer_within_s=deadline_s + 10
+            )
+            if not seen["listening"]:
+                others = ", ".join(map(str, seen["ports"])) or "nothing"
+                self._not_ready(program, f"not listening on tcp/{ready}", timeout, f"listening: {others}")
+            return
+        check = ready if callable(ready) else (lambda running: ready in running.output)
+        try:
+            await_condition(
+                lambda: check(program) or program.ended, bool, deadline_s=deadline_s, every_s=0.01
+            )
+        except NotSeenError:
+            wanted = "not ready" if callable(ready) else f"did not print {ready!r}"
+            self._not_ready(program, wanted, timeout, "it runs")
+        if not check(program):
+            self._not_ready(program, "ended before it was ready", timeout, f"exit status {program.wait().exit_code}")
+
+    def _not_ready(self, program: ComposeProgram, what: str, timeout: str, seen: str) -> None:
+        raise CommandTimeoutError(
+            f"`{self.name}`: {' '.join(program.argv)}: {what} after {timeout} ({seen}); {program.last_output()}"
+        )
+
+    def logs(self) -> str:
+        """What the container's main program has printed."""
+        return self._lab.engine.logs(self.container)
+
+    def timed_logs(self) -> list[tuple[int, str]]:
+        """The same by line, each with the engine's time stamp in nanoseconds since the epoch."""
+        lines = self._lab.engine.logs(self.container, timestamps=True).splitlines()
+        return [(_nanoseconds(stamp), text) for stamp, _, text in (line.partition(" ") for line in lines)]
+
+    def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
+        """Write a file in the container."""
+        data = content.encode() if isinstance(content, str) else content
+        try:
+            self._lab.engine.put(self.container, path, data, mode)
+        except docker.errors.APIError as error:
+            raise LabError(f"`{self.name}`: cannot write {path}: {error.explanation or error}") from None
+
+    def get(self, path: str) -> bytes:
+        """Read a file of the container."""
+        return self._lab.engine.get(self.container, path)
+
+    def addresses(self, network: str | None = None) -> tuple[str, ...]:
+        """Its addresses, IPv4 before IPv6."""
+        found: list[str] = []
+        for name, settings in self._networks().items():
+            if network is None or name == network:
+                found += [settings[key] for key in ("IPAddress", "GlobalIPv6Address") if settings.get(key)]
+        return tuple(found)
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """The kernel's counters of the container's network namespace."""
+        counted: dict[str, dict[str, int]] = self.inside().call("counters")
+        return counted
+
+    # --- its place in the network ----------------------------------------------------------------
+
+    def _networks(self) -> dict[str, dict[str, Any]]:
+        """The engine's settings of each network that the container is on, by the Compose file's name."""
+        state = self._lab.engine.state(self.container)
+        settings = state.get("NetworkSettings", {}).get("Networks", {})
+        names = {network.engine_name: name for name, network in self._lab.topology.networks.items()}
+        return {names[name]: each for name, each in settings.items() if name in names}
+
+    def interface(self, network: str) -> dict[str, Any]:
+        """The container's interface on a network. Raises LabError if it has none now."""
+        mac = self._networks().get(network, {}).get("MacAddress")
+        if not mac:
+            state = _describe(self._lab.engine.state(self.container))
+            raise LabError(f"`{self.name}` is not on network `{network}` now: the container {state}")
+        seen: list[dict[str, Any]] = self.inside().call("interfaces")
+        for interface in seen:
+            if interface["mac"] == mac:
+                return interface
+        raise LabError(f"`{self.name}` has no interface with address {mac}; it has {seen}")
+
+    def send_per_packet(self, network: str) -> None:
+        """Switch segmentation offloads off on its interface; once for each start of the container."""
+        inside = self.inside()
+        key = (self._inside_of, network)
+        if key not in self._per_packet:
+            inside.call("per_packet", interface=self.interface(network)["name"])
+            self._per_packet.add(key)
+
+    def inside(self) -> Channel:
+        """The agent in this host's network namespace; a new one after the container was restarted."""
+        started_at = str(self._lab.engine.state(self.container).get("State", {}).get("StartedAt", ""))
+        if self._inside is not None and self._inside_of != started_at:
+            self._inside.close()
+            self._inside = None
+        if self._inside is None:
+            self._inside = self._lab.beside(
+                self.container, "inside", network_mode=f"container:{self.container.id}"
+            )
+            self._inside_of = started_at
+        return self._inside
+
+    def signal(self, argv: Sequence[str], rank: int, name: str) -> list[int]:
+        """Signal the ``rank``-th oldest program that runs as ``argv``, and all it started."""
+        channel = self._lab.beside(
+            self.container, "signal", pid_mode=f"container:{self.container.id}", cap_add=["KILL"], network_mode="none"
+        )
+        try:
+            reached: list[int] = channel.call("signal", argv=list(argv), rank=rank, name=name)["signalled"]
+            return reached
+        finally:
+            channel.close()
+
+    def close(self) -> None:
+        """Let the agent inside go."""
+        if self._inside is not None:
+            self._inside.close()
+            self._inside = None
+
+
+class ComposeProgram(Program):
+    """A program that the engine runs in a container; a thread of ours reads what it prints."""
+
+    def __init__(
+        self, host: ComposeHost, argv: Sequence[str], *, env: Mapping[str, str], workdir: str | None, user: str
+    ) -> None:
+        self.argv = tuple(argv)
+        self._host = host
+        self._engine = host._lab.engine
+        self._chunks: list[tuple[int, bytes]] = []
+        self._done = threading.Event()
+        self._started = time.perf_counter()
+        self._duration_s = 0.0
+        try:
+            self._exec: Exec = self._engine.exec(host.container, argv, env=env, workdir=workdir, user=user)
+        except docker.errors.APIError as error:
+            raise LabError(f"`{host.name}`: cannot start {' '.join(argv)}: {error.explanation or error}") from None
+        self._pid = self._engine.exec_state(self._exec)[1]
+        host.programs.append(self)
+        threading.Thread(target=self._read, name=f"testbed-{host.name}", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while (frame := self._exec.stream.frame(86400.0)) is not None:
+                self._chunks.append(frame)
+        except OSError:
+            pass  # the engine or the container is gone: `wait` finds out which from the engine
+        finally:
+            self._duration_s = time.perf_counter() - self._started
+            self._exec.stream.close()
+            self._done.set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its output has ended."""
+        return self._done.is_set()
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return b"".join(data for _, data in self._chunks).decode(errors="replace")
+
+    def last_output(self) -> str:
+        """Its last lines, for an error message."""
+        lines = self.output.splitlines()[-_LAST_LINES:]
+        return "last output:\n" + "\n".join(f"    {line}" for line in lines) if lines else "it printed nothing"
+
+    def wait(self, timeout: str = "30s") -> Result:
+        """Wait for its end; see `Program.wait`."""
+        deadline_s = seconds(timeout)
+        started = time.monotonic()
+        if not self._done.wait(deadline_s):
+            raise CommandTimeoutError(
+                f"`{self._host.name}`: {' '.join(self.argv)}: no end after {timeout}; {self.last_output()}"
+            )
+        # A program may close its output a moment before it ends.
+        try:
+            status, _ = await_condition(
+                lambda: self._engine.exec_state(self._exec), lambda state: state[0] is not None,
+                deadline_s=max(1.0, deadline_s - (time.monotonic() - started)), every_s=0.002,
+            )  # fmt: skip
+        except NotSeenError:
+            raise CommandTimeoutError(
+                f"`{self._host.name}`: {' '.join(self.argv)}: closed its output but did not end within {timeout}"
+            ) from None
+        if self in self._host.programs:
+            self._host.programs.remove(self)
+        return Result(
+            argv=self.argv, exit_code=-1 if status is None else status,
+            stdout=self._stream(1), stderr=self._stream(2), duration_s=self._duration_s,
+        )  # fmt: skip
+
+    def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:
+        """Signal it, wait, and kill it if need be; see `Program.stop`."""
+        if not self.ended:
+            self._signal(signal)
+            if not self._done.wait(seconds(timeout)) and signal != "SIGKILL":
+                self._signal("SIGKILL")
+        return self.wait("10s")
+
+    def _signal(self, name: str) -> None:
+        twins = [each for each in self._host.programs if each.argv == self.argv and not each.ended]
+        rank = sorted(twins, key=lambda each: each._pid).index(self) if self in twins else 0
+        self._host.signal(self.argv, rank, name)
+
+    def _stream(self, number: int) -> str:
+        return b"".join(data for stream, data in self._chunks if stream == number).decode(errors="replace")
+
+
+# --- runs and their owners -------------------------------------------------------------------------
+
+
+def owner() -> str:
+    """This process, so that another one on this machine can tell whether it is alive: machine, boot, namespace, pid, start."""
+    return ":".join([*_here(), str(os.getpid()), _start_time(os.getpid()) or "0"])
+
+
+def _here() -> tuple[str, str, str]:
+    machine = _read("/etc/machine-id")[:12] or "-"
+    boot = _read("/proc/sys/kernel/random/boot_id")[:8] or "-"
+    try:
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        namespace = "-"
+    return machine, boot, namespace
+
+
+def is_orphaned(label: str) -> bool:
+    """Whether the owner named by a label is surely dead: of this machine, and gone.
+
+    Owners on other machines, or in other process namespaces of this one, cannot be judged from here.
+    """
+    parts = label.split(":")
+    if len(parts) != 5:
+        return False
+    machine, boot, namespace, pid, start = parts
+    here_machine, here_boot, here_namespace = _here()
+    if machine != here_machine or machine == "-":
+        return False
+    if boot != here_boot:
+        return True
+    return namespace == here_namespace and _start_time(int(pid)) != start
+
+
+def _start_time(pid: int) -> str | None:
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] != "Z" else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def runs(engine: Engine) -> dict[str, str]:
+    """Every run that has something on the engine: its id and its owner's label."""
+    found: dict[str, str] = {}
+    for container in engine.containers(testbed_run=""):
+        found[container.labels[RUN_LABEL]] = container.labels.get(OWNER_LABEL, "")
+    for each in (*engine.networks(testbed_run=""), *engine.volumes(testbed_run="")):
+        labels = each.attrs.get("Labels") or {}
+        found.setdefault(labels[RUN_LABEL], labels.get(OWNER_LABEL, ""))
+    return found
+
+
+def clear_stale(engine: Engine, say: Callable[[str], None]) -> list[str]:
+    """Remove every run whose owner is dead; returns their ids."""
+    stale = [run_id for run_id, label in runs(engine).items() if is_orphaned(label)]
+    for run_id in stale:
+        say(f"clearing up after run {run_id}, whose owner is gone")
+        remove_run(engine, run_id)
+    return stale
+
+
+def remove_run(engine: Engine, run_id: str) -> None:
+    """Remove everything that carries a run's label, and nothing else. Raises LabError if something stays."""
+    agents = engine.containers(testbed_run=run_id, testbed_role="")
+    for container in agents:
+        engine.remove(container)
+    Composer(None, project=f"testbed-{run_id}").down(timeout_s=120)
+    for container in engine.containers(testbed_run=run_id):
+        engine.remove(container)
+    for each in (*engine.networks(testbed_run=run_id), *engine.volumes(testbed_run=run_id)):
+        with contextlib.suppress(docker.errors.NotFound):  # gone already
+            each.remove()
+    left = [
+        *(container.name for container in engine.containers(testbed_run=run_id)),
+        *(each.name for each in (*engine.networks(testbed_run=run_id), *engine.volumes(testbed_run=run_id))),
+    ]
+    if left:
+        raise LabError(f"run {run_id}: could not remove {', '.join(map(str, left))}")
+
+
+# --- the engine's words ----------------------------------------------------------------------------
+
+
+def _wellness(inspected: Mapping[str, Any]) -> str:
+    """``well``, ``waiting`` or ``failed``, from the engine's inspection of a container."""
+    state = inspected.get("State", {})
+    health = (state.get("Health") or {}).get("Status", "none")
+    match state.get("Status"):
+        case "running":
+            return {"starting": "waiting", "unhealthy": "failed"}.get(health, "well")
+        case "exited":
+            return "well" if state.get("ExitCode") == 0 else "failed"
+        case "created" | "restarting":
+            return "waiting"
+        case _:
+            return "failed"
+
+
+def _describe(inspected: Mapping[str, Any]) -> str:
+    state = inspected.get("State", {})
+    health = (state.get("Health") or {}).get("Status")
+    match state.get("Status"):
+        case None:
+            return "is gone"
+        case "exited":
+            return f"exited with status {state.get('ExitCode')}"
+        case "running" if health:
+            checks = (state.get("Health") or {}).get("Log") or []
+            last = f"; its last check said: {checks[-1].get('Output', '').strip()!r}" if checks else ""
+            return f"is running and {health}{last}"
+        case "created":
+            return f"was created and not started {state.get('Error', '')}".strip()
+        case status:
+            return f"is {status}"
+
+
+def _as_mapping(labels: Any) -> dict[str, str]:
+    """Labels as a mapping; Compose's own output has them so, a user's file may have a list."""
+    if isinstance(labels, list):
+        return dict(label.partition("=")[::2] for label in labels)
+    return dict(labels or {})
+
+
+def _nanoseconds(stamp: str) -> int:
+    """An RFC 3339 time stamp with nanoseconds, as the engine writes it in UTC, since the epoch."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    return int(_epoch_s(whole)) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9])
+
+
+def _epoch_s(whole: str) -> float:
+    return datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC).timestamp()

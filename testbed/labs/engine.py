@@ -1,0 +1,319 @@
+"""The Docker engine: the only module that talks to it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import struct
+import sys
+import tarfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+import urllib3.exceptions
+from docker.models.containers import Container
+
+from testbed.errors import EnvironmentUnfitError, ImageBuildError
+
+RUN_LABEL = "testbed.run"
+"""On everything that a run owns; its value is the run's id."""
+OWNER_LABEL = "testbed.owner"
+"""Beside it: the process that owns the run, so that a later run can tell whether it is still alive."""
+INPUTS_LABEL = "testbed.inputs"
+"""On our images: a digest of what they were built from."""
+
+_UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
+_STDOUT = 1
+
+
+class NoPermissionError(EnvironmentUnfitError):
+    """An engine is there but this user may not use it."""
+
+
+@dataclass(frozen=True)
+class ImageStep:
+    """One line of a builder's or puller's progress."""
+
+    text: str
+
+
+class Demultiplexed:
+    """An attached stream of the engine: frames of an 8-byte header (stream number, length) and a body."""
+
+    def __init__(self, raw: Any) -> None:
+        # On a plain socket docker-py hands out a SocketIO around it, on TLS and SSH the socket itself.
+        self._holder = raw
+        self._socket: socket.socket = getattr(raw, "_sock", raw)
+        self._pending = b""
+        self._stderr: deque[bytes] = deque(maxlen=50)
+
+    def send(self, data: bytes) -> None:
+        """Write to the program's stdin."""
+        self._socket.sendall(data)
+
+    def frame(self, deadline_s: float) -> tuple[int, bytes] | None:
+        """The next stream number and body; None at the end. Raises TimeoutError."""
+        deadline = time.monotonic() + deadline_s
+        header = self._exactly(8, deadline)
+        if header is None:
+            return None
+        number, length = struct.unpack(">BxxxI", header)
+        body = self._exactly(length, deadline)
+        return None if body is None else (number, body)
+
+    def receive(self, deadline_s: float) -> bytes:
+        """What the program wrote to stdout next; its stderr is kept for `last_words`."""
+        while (frame := self.frame(deadline_s)) is not None:
+            number, body = frame
+            if number == _STDOUT:
+                return body
+            self._stderr.append(body)
+        return b""
+
+    def last_words(self) -> str:
+        """What it wrote to stderr last."""
+        return b"".join(self._stderr).decode(errors="replace").strip()
+
+    def close(self) -> None:
+        """End the stream, and with it the program's stdin."""
+        with contextlib.suppress(OSError):  # the other side may have closed first
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._holder.close()
+
+    def _exactly(self, length: int, deadline: float) -> bytes | None:
+        while len(self._pending) < length:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            data = self._socket.recv(65536)
+            if not data:
+                return None
+            self._pending += data
+        taken, self._pending = self._pending[:length], self._pending[length:]
+        return taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exec:
+    """A program that the engine runs in a container."""
+
+    id: str
+    stream: Demultiplexed
+
+
+class Engine:
+    """A connection to the engine that DOCKER_HOST, the Docker context or the default socket points at."""
+
+    def __init__(self) -> None:
+        """Connect; raises EnvironmentUnfitError saying what was tried and what came back."""
+        try:
+            self._client = docker.from_env(timeout=120)
+            self._client.ping()
+        except (docker.errors.DockerException, *_UNREACHABLE) as error:
+            raise _unreachable(error) from None
+        self._api = self._client.api
+
+    def describe(self) -> str:
+        """In a few words, for a header line."""
+        version = self._client.version()
+        return f"Docker Engine {version['Version']} at {self.address}"
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return str(self._api.base_url).replace("http+docker://localhost", "the local socket")
+
+    # --- images ----------------------------------------------------------------------------------
+
+    def image_labels(self, tag: str) -> dict[str, str] | None:
+        """The labels of an image, or None if there is no such image."""
+        try:
+            image = self._client.images.get(tag)
+        except docker.errors.ImageNotFound:
+            return None
+        return dict(image.labels or {})
+
+    def pull(self, repository: str, tag: str) -> str | None:
+        """Pull; returns None, or why it could not be had."""
+        try:
+            for line in self._api.pull(repository, tag=tag, stream=True, decode=True):
+                if "error" in line:
+                    return str(line["error"])
+        except (docker.errors.APIError, *_UNREACHABLE) as error:
+            return str(getattr(error, "explanation", None) or error)
+        return None
+
+    def import_root(self, archive: Path, repository: str, tag: str, labels: Mapping[str, str]) -> None:
+        """Make an image of a root file system's tar archive."""
+        changes = [f'LABEL "{key}"="{value}"' for key, value in labels.items()]
+        with archive.open("rb") as stream:
+            self._api.import_image_from_data(stream, repository=repository, tag=tag, changes=changes)
+
+    def build(self, context: bytes, *, tag: str, dockerfile: str, labels: Mapping[str, str]) -> Iterator[ImageStep]:
+        """Build from a tar archive, yielding the builder's progress. Raises ImageBuildError with its last lines."""
+        last: deque[str] = deque(maxlen=25)
+        lines = self._api.build(
+            fileobj=io.BytesIO(context), custom_context=True, tag=tag, dockerfile=dockerfile,
+            labels=dict(labels), rm=True, forcerm=True, decode=True,
+        )  # fmt: skip
+        for line in lines:
+            if "error" in line:
+                raise ImageBuildError(f"image {tag} could not be built: {line['error']}\n" + "".join(last).rstrip())
+            if text := line.get("stream", ""):
+                last.append(text)
+                if text.startswith("Step "):
+                    yield ImageStep(text.strip())
+
+    def remove_images(self, repository: str, *, but: str) -> None:
+        """Remove older builds of one of our images, unless a container still uses them."""
+        for image in self._client.images.list(name=repository, filters={"label": INPUTS_LABEL}):
+            for tag in image.tags:
+                if tag != but:
+                    with contextlib.suppress(docker.errors.APIError):  # in use, or removed by another run
+                        self._client.images.remove(tag)
+
+    # --- containers ------------------------------------------------------------------------------
+
+    def attached(self, image: str, command: Sequence[str], **options: Any) -> tuple[Container, Demultiplexed]:
+        """Start a container with an open stdin, attached; it ends itself when its stdin closes."""
+        container = self._client.containers.create(
+            image, list(command), stdin_open=True, auto_remove=True, detach=True, **options
+        )
+        try:
+            raw = self._api.attach_socket(
+                container.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            )
+            container.start()
+        except BaseException:
+            self.remove(container)
+            raise
+        return container, Demultiplexed(raw)
+
+    def containers(self, **labels: str) -> list[Container]:
+        """Every container, running or not, with these labels."""
+        return self._client.containers.list(all=True, filters={"label": _label_filter(labels)}, ignore_removed=True)
+
+    def networks(self, **labels: str) -> list[Any]:
+        """Every network with these labels."""
+        return list(self._client.networks.list(filters={"label": _label_filter(labels)}))
+
+    def volumes(self, **labels: str) -> list[Any]:
+        """Every volume with these labels."""
+        return list(self._client.volumes.list(filters={"label": _label_filter(labels)}))
+
+    def remove(self, container: Container) -> None:
+        """Remove a container, running or not; one that is gone or going already is removed."""
+        try:
+            container.remove(force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != requests.codes.conflict:  # "removal is already in progress"
+                raise
+
+    def await_removed(self, container: Container, deadline_s: float) -> bool:
+        """Wait until a container that removes itself is gone."""
+        try:
+            container.wait(timeout=deadline_s, condition="removed")
+        except docker.errors.NotFound:
+            return True
+        except _UNREACHABLE:
+            return False
+        return True
+
+    def state(self, container: Container) -> dict[str, Any]:
+        """The engine's word on a container: Status, ExitCode, Health, …; empty if it is gone."""
+        try:
+            found: dict[str, Any] = self._api.inspect_container(container.id)
+        except docker.errors.NotFound:
+            return {}
+        return found
+
+    def logs(self, container: Container, *, tail: int | str = "all", timestamps: bool = False) -> str:
+        """What its main program printed."""
+        data: bytes = container.logs(tail=tail, timestamps=timestamps)
+        return data.decode(errors="replace")
+
+    def exec(
+        self, container: Container, argv: Sequence[str], *, env: Mapping[str, str], workdir: str | None, user: str
+    ) -> Exec:
+        """Start a program in a running container."""
+        created = self._api.exec_create(
+            container.id, list(argv), stdout=True, stderr=True, stdin=False,
+            environment=dict(env), workdir=workdir, user=user,
+        )  # fmt: skip
+        raw = self._api.exec_start(created["Id"], socket=True)
+        return Exec(id=created["Id"], stream=Demultiplexed(raw))
+
+    def exec_state(self, program: Exec) -> tuple[int | None, int]:
+        """Its exit status (None while it runs) and its process number on the engine's machine."""
+        state = self._api.exec_inspect(program.id)
+        return (None if state["Running"] else state["ExitCode"]), int(state["Pid"])
+
+    def put(self, container: Container, path: str, content: bytes, mode: int) -> None:
+        """Write a file; its folder must exist."""
+        target = PurePosixPath(path)
+        archive = tar_archive({target.name: content}, mode=mode)
+        self._api.put_archive(container.id, str(target.parent), archive)
+
+    def get(self, container: Container, path: str) -> bytes:
+        """Read a file. Raises FileNotFoundError or IsADirectoryError."""
+        try:
+            chunks, _ = self._api.get_archive(container.id, path)
+        except docker.errors.NotFound:
+            raise FileNotFoundError(path) from None
+        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+            member = archive.next()
+            content = archive.extractfile(member) if member is not None else None
+            if content is None:
+                raise IsADirectoryError(path)
+            return content.read()
+
+
+def tar_archive(files: Mapping[str, bytes], *, mode: int = 0o644) -> bytes:
+    """A tar archive of these files; the same files give the same bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), mode
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _label_filter(labels: Mapping[str, str]) -> list[str]:
+    """``testbed_run="x"`` as keyword, ``testbed.run=x`` to the engine; an empty value asks for the key alone."""
+    keys: Iterable[tuple[str, str]] = ((key.replace("_", "."), value) for key, value in labels.items())
+    return [f"{key}={value}" if value else key for key, value in keys]
+
+
+def _unreachable(error: Exception) -> EnvironmentUnfitError:
+    reason = str(error)
+    if "Permission denied" in reason or "PermissionError" in reason:
+        return NoPermissionError(
+            "the Docker engine refuses this user (permission denied on its socket). "
+            "Add the user to the group: sudo usermod -aG docker $USER, then log in again; or run as root."
+        )
+    return EnvironmentUnfitError(
+        f"no Docker engine answers ({reason}). Start one: sudo systemctl start docker, or open Docker Desktop; "
+        f"or point DOCKER_HOST or `docker context use` at one that runs."
+    )
+
+
+def main() -> int:
+    """Say whether an engine answers: exit status 0, 1 (none does) or 2 (it refuses us). For scripts/bootstrap."""
+    try:
+        sys.stdout.write(Engine().describe() + "\n")
+    except EnvironmentUnfitError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2 if isinstance(error, NoPermissionError) else 1
+    return 0

@@ -1,0 +1,442 @@
+"""What every lab shares: hosts that run programs, links that can be impaired and healed.
+
+A lab owns all resources and is a context manager. `ComposeLab` says how hosts come up; this module says what
+can be done with them.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from testbed import units
+from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.labs.channel import Channel
+from testbed.links import proof, qdisc
+from testbed.links.profiles import find_profile
+from testbed.model.impairment import Impairment, Profile, unknown
+from testbed.model.topology import LinkRef, Topology
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a program in a host ended."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+    duration_s: float
+    """From the request to start it to the end of its output; seconds."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited with status 0."""
+        return self.exit_code == 0
+
+
+class Program(abc.ABC):
+    """A program running in a host."""
+
+    @abc.abstractmethod
+    def wait(self, timeout: str = "30s") -> Result:
+        """Wait for its end. Raises CommandTimeoutError with its last output, leaving it running."""
+
+    @abc.abstractmethod
+    def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:
+        """Send a signal to it and all it started, then wait for its end; SIGKILL if it does not in time."""
+
+    @property
+    @abc.abstractmethod
+    def output(self) -> str:
+        """What it has printed so far, stdout and stderr as they came."""
+
+
+class Host(abc.ABC):
+    """A place where programs run, with network interfaces of its own."""
+
+    name: str
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: str = "30s",
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str = "",
+    ) -> Result:
+        """Run a program to its end; a status other than 0 is in the result, not an exception.
+
+        Raises CommandTimeoutError, after killing the program and all it started, if it does not end in time.
+        """
+        program = self.start(argv, env=env, workdir=workdir, user=user)
+        try:
+            return program.wait(timeout)
+        except BaseException:
+            program.stop("SIGKILL")
+            raise
+
+    @abc.abstractmethod
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        ready: int | str | Callable[[Program], bool] | None = None,
+        timeout: str = "10s",
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str = "",
+    ) -> Program:
+        """Start a program and return at once, or once it is ready.
+
+        ``ready``: a TCP port that is listened on, a text in its output, or a function that says so. Raises
+        CommandTimeoutError saying what was seen instead.
+        """
+
+    @abc.abstractmethod
+    def logs(self) -> str:
+        """What the host's main program has printed."""
+
+    @abc.abstractmethod
+    def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
+        """Write a file in the host; its folder must exist."""
+
+    @abc.abstractmethod
+    def get(self, path: str) -> bytes:
+        """Read a file of the host. Raises FileNotFoundError."""
+
+    @abc.abstractmethod
+    def addresses(self, network: str | None = None) -> tuple[str, ...]:
+        """Its IP addresses, on one network or on all."""
+
+    @abc.abstractmethod
+    def counters(self) -> dict[str, dict[str, int]]:
+        """The counters of its own kernel namespace, as in /proc/net/snmp and /proc/net/netstat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """An impairment that the kernel was read back to hold."""
+
+    link: LinkRef
+    asked: Impairment
+    command: str
+    """The tc line that put it there."""
+    kernel: Mapping[str, Any]
+    """The kernel's own account of the netem, from ``tc -j qdisc show``."""
+    took_s: float
+    """From the call to the verified read-back; seconds."""
+
+
+@dataclass
+class Port:
+    """The switch's egress toward one host: which kernel, which device, which sources it knows."""
+
+    name: str
+    channel: Channel
+    device: str
+    minors: dict[str, int] = field(default_factory=dict)
+    applied: dict[str, Impairment] = field(default_factory=dict)
+    spare: dict[str, bool] = field(default_factory=dict)
+
+
+class Link:
+    """One direction between two hosts."""
+
+    def __init__(self, lab: Lab, ref: LinkRef) -> None:
+        self._lab = lab
+        self.ref = ref
+
+    def __repr__(self) -> str:
+        return f"<Link {self.ref} on {self.ref.network}>"
+
+    def impair(self, impairment: Impairment | None = None, **words: object) -> Applied:
+        """Put an impairment on the link and read it back; it replaces the one that was there.
+
+        ``link.impair(delay="40ms", loss="2%")`` or ``link.impair(Impairment(delay_s=0.04))``. Raises
+        ImpairmentNotAppliedError if the kernel does not hold every field of it.
+        """
+        if impairment is not None and words:
+            raise InvalidValueError("give an Impairment or words such as delay=, not both")
+        return self._lab.apply(self.ref, impairment if impairment is not None else Impairment.parse(words))
+
+    def heal(self) -> None:
+        """Take the impairment off the link, and read back that it is gone."""
+        self._lab.clear(self.ref)
+
+    @property
+    def impairment(self) -> Impairment | None:
+        """What the link is impaired with, or None."""
+        return self._lab.impairments.get(self.ref)
+
+    def counters(self) -> proof.Counters:
+        """What the link's netem has seen since it was put there. Raises LabError if the link is not impaired."""
+        return self._lab.read(self.ref)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A number that a test reports: `Lab.record`."""
+
+    name: str
+    value: float
+    unit: str
+    better: str
+    """``lower`` or ``higher``."""
+
+
+class Lab(abc.ABC):
+    """Hosts and links that are up together."""
+
+    topology: Topology
+    profiles: Mapping[str, Profile]
+    netem_engine: str
+    """Who executes netem here: ``host`` or ``carried``."""
+
+    def __init__(self) -> None:
+        self._ports: dict[tuple[str, str], Port] = {}
+        self.records: list[Record] = []
+
+    # --- what a lab must know --------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def up(self) -> None:
+        """Bring everything up; on failure nothing stays."""
+
+    @abc.abstractmethod
+    def down(self) -> None:
+        """Take everything down; what can be removed is removed even if something fails."""
+
+    @property
+    @abc.abstractmethod
+    def hosts(self) -> Mapping[str, Host]:
+        """Every host, by name."""
+
+    @abc.abstractmethod
+    def _attach(self, host: str, network: str) -> Port:
+        """Make the port toward a host impairable."""
+
+    def _prepare_source(self, host: str, network: str) -> None:
+        """Make a host that sends into an impaired link send packets one by one; twice is once."""
+
+    # --- context ---------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.up()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    # --- hosts -----------------------------------------------------------------------------------
+
+    def host(self, name: str) -> Host:
+        """The host of that name. Raises InvalidValueError naming the nearest."""
+        if name not in self.hosts:
+            raise InvalidValueError(f"host {name!r}: {unknown(name, self.hosts)}")
+        return self.hosts[name]
+
+    # --- links -----------------------------------------------------------------------------------
+
+    def link(self, text: str) -> Link:
+        """The link ``"client -> server"``."""
+        refs = self.topology.links(text)
+        if len(refs) > 1:
+            raise InvalidValueError(f'link {text!r} names two directions; use lab.impair, or "->"')
+        return Link(self, refs[0])
+
+    def impair(self, text: str, profile: str | Profile | None = None, **words: object) -> list[Applied]:
+        """Impair ``"a -> b"`` or both directions of ``"a <-> b"`` with a profile or with words.
+
+        A profile's forward half goes to the first direction named, its reverse half to the other. Every name and
+        value is checked before anything is changed.
+        """
+        wanted = impairments_of(self.topology, self.profiles, text, profile, words)
+        applied: list[Applied] = []
+        try:
+            for ref, impairment in wanted.items():
+                applied.append(self.apply(ref, impairment))
+        except BaseException:
+            for done in applied:  # nothing half-applied
+                self.clear(done.link)
+            raise
+        return applied
+
+    def heal(self) -> None:
+        """Take every impairment off."""
+        for ref in list(self.impairments):
+            self.clear(ref)
+
+    @property
+    def impairments(self) -> dict[LinkRef, Impairment]:
+        """What each impaired link is impaired with."""
+        return {
+            LinkRef(src, dst, network): impairment
+            for (dst, network), port in self._ports.items()
+            for src, impairment in port.applied.items()
+        }
+
+    def verify(self) -> None:
+        """Read every impaired link again. Raises ImpairmentNotAppliedError if one does not hold any more."""
+        for ref, asked in self.impairments.items():
+            netem = self._netem(ref)
+            if found := proof.differences(asked, netem):
+                raise self._not_applied(ref, found, "it was in force when the test began")
+
+    def record(self, name: str, value: float, *, unit: str, better: str) -> None:
+        """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
+        if better not in ("lower", "higher"):
+            raise InvalidValueError(f"better={better!r}: must be 'lower' or 'higher'")
+        self.records.append(Record(name=name, value=float(value), unit=unit, better=better))
+
+    # --- how impairments get there ---------------------------------------------------------------
+
+    def apply(self, ref: LinkRef, impairment: Impairment) -> Applied:
+        """Put an impairment on a link and read it back. Raises ImpairmentNotAppliedError."""
+        started = time.perf_counter()
+        try:
+            return self._apply(ref, impairment, started)
+        except AgentError as error:
+            # The host was restarted and has a new port: find it, once.
+            if error.kind != "gone":
+                raise
+            del self._ports[ref.dst, ref.network]
+            return self._apply(ref, impairment, started)
+
+    def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+        port = self._port(ref.dst, ref.network)
+        lines: list[str] = []
+        minor = port.minors.get(ref.src)
+        addresses: tuple[str, ...] = ()
+        if minor is None:
+            self._prepare_source(ref.src, ref.network)
+            addresses = self.hosts[ref.src].addresses(ref.network)
+            if not port.minors:
+                lines.append(qdisc.root(port.device))
+            minor = qdisc.FIRST_MINOR + len(port.minors)
+            if minor > qdisc.LAST_MINOR:
+                raise LabError(f"port of {ref.dst}: more than {len(port.minors)} sources")
+            lines += qdisc.source(port.device, minor, addresses)
+            lines.append(f"filter show dev {port.device} parent 1:")
+        before = port.applied.get(ref.src)
+        spare = port.spare.get(ref.src, False)
+        if before is not None and not qdisc.can_change_in_place(before, impairment):
+            spare = not spare
+        command = qdisc.leaf(port.device, minor, impairment, spare=spare)
+        lines += [command, qdisc.show(port.device)]
+        answer = self._tc(port, lines)
+        # From here on the kernel holds something for this source, whether or not it is what was asked.
+        port.minors[ref.src] = minor
+        port.spare[ref.src] = spare
+        port.applied[ref.src] = impairment
+        complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
+        found = [] if complaints else proof.differences(impairment, proof.find_netem(answer["shown"][-1], minor))
+        if addresses and not complaints:
+            found += proof.filter_differences(answer["shown"][0], minor, addresses)
+        if complaints or found:
+            raise self._not_applied(ref, found, *complaints, f"Command: tc {command}")
+        kernel = proof.find_netem(answer["shown"][-1], minor) or {}
+        return Applied(
+            link=ref, asked=impairment, command=f"tc {command}", kernel=kernel, took_s=time.perf_counter() - started
+        )
+
+    def clear(self, ref: LinkRef) -> None:
+        """Take a link's impairment off and read back that it is gone."""
+        port = self._ports.get((ref.dst, ref.network))
+        if port is None or ref.src not in port.applied:
+            return
+        minor = port.minors[ref.src]
+        try:
+            answer = self._tc(port, [qdisc.clear(port.device, minor), qdisc.show(port.device)])
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            del self._ports[ref.dst, ref.network]  # the port went with its host, and the impairment with it
+            return
+        if proof.find_netem(answer["shown"][-1], minor) is not None:
+            raise LabError(f"{ref}: still impaired after healing; tc said: {answer['complaints']}")
+        del port.applied[ref.src]
+
+    def read(self, ref: LinkRef) -> proof.Counters:
+        """The counters of a link's netem. Raises LabError if there is none."""
+        netem = self._netem(ref)
+        if netem is None:
+            raise LabError(f"{ref} is not impaired: there is nothing that counts its packets")
+        return proof.counters(netem)
+
+    def _netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
+        port = self._ports.get((ref.dst, ref.network))
+        if port is None or ref.src not in port.minors:
+            return None
+        try:
+            answer = self._tc(port, [qdisc.show(port.device)])
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            return None
+        return proof.find_netem(answer["shown"][-1], port.minors[ref.src]) if answer["shown"] else None
+
+    def _port(self, host: str, network: str) -> Port:
+        if (host, network) not in self._ports:
+            self._ports[host, network] = self._attach(host, network)
+        return self._ports[host, network]
+
+    def _tc(self, port: Port, lines: Sequence[str]) -> Any:
+        return port.channel.call("tc", port=port.name, lines=list(lines))
+
+    def _not_applied(
+        self, ref: LinkRef, found: Sequence[proof.Difference], *context: str
+    ) -> ImpairmentNotAppliedError:
+        said = [*map(str, found), *context]
+        return ImpairmentNotAppliedError(
+            f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self.netem_engine}: {'. '.join(said)}"
+        )
+
+
+def impairments_of(
+    topology: Topology,
+    profiles: Mapping[str, Profile],
+    text: str,
+    profile: str | Profile | None,
+    words: Mapping[str, object],
+) -> dict[LinkRef, Impairment]:
+    """What the words of a marker, a call or a command line ask of each link. Pure.
+
+    Raises InvalidValueError with every problem of the link, the profile and the words at once.
+    """
+    problems: list[str] = []
+    refs: tuple[LinkRef, ...] = ()
+    chosen: Profile | None = None
+    try:
+        refs = topology.links(text)
+    except InvalidValueError as error:
+        problems += error.problems
+    try:
+        if profile is not None and words:
+            problems.append(f"{text!r}: give a profile or words such as delay=, not both")
+        elif isinstance(profile, Profile):
+            chosen = profile
+        elif profile is not None:
+            chosen = find_profile(profiles, profile)
+        elif not words:
+            problems.append(f'{text!r}: what is it impaired with? Give a profile\'s name or words such as delay="40ms"')
+        else:
+            same = Impairment.parse(words)
+            chosen = Profile(name="", forward=same, reverse=same)
+    except InvalidValueError as error:
+        problems += error.problems
+    if problems or chosen is None:
+        raise InvalidValueError(problems)
+    return dict(zip(refs, (chosen.forward, chosen.reverse), strict=False))
+
+
+def seconds(text: str, name: str = "timeout") -> float:
+    """A deadline in the user's words, in seconds."""
+    return units.parse_time(text, name=name)

@@ -1,0 +1,92 @@
+"""Is an impairment in force? Compare what was asked with what the kernel says. Pure.
+
+Read-back: every field of the netem on the link's class, from ``tc -j qdisc show``, within the kernel's own
+rounding. A table of delays (``distribution``) is the one thing that the kernel does not report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from testbed import units
+from testbed.links import qdisc
+from testbed.model.impairment import Impairment
+
+# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32; tc prints
+# six significant digits.
+_TICK_S = 1e-7
+_LOSS_STEP = 1e-9
+_DIGITS = 1e-5
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field whose value in the kernel is not the asked one."""
+
+    field: str
+    asked: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"asked {self.field} {self.asked}, the kernel reports {self.found}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What the netem of one link has seen since it was put there."""
+
+    sent_packets: int
+    """Packets that left the queue toward the receiver."""
+    dropped_packets: int
+    """Packets lost, by injected loss and by a full queue together: netem counts both alike."""
+    queued_packets: int
+    """Packets in the queue now."""
+
+
+def find_netem(qdiscs: Iterable[Mapping[str, Any]], minor: int) -> Mapping[str, Any] | None:
+    """The netem on a class, or None if there is none or another kind of qdisc."""
+    parent = f"1:{minor:x}"
+    return next((each for each in qdiscs if each.get("parent") == parent and each.get("kind") == "netem"), None)
+
+
+def counters(netem: Mapping[str, Any]) -> Counters:
+    """The counters of a netem from ``tc -s -j qdisc show``."""
+    return Counters(sent_packets=netem["packets"], dropped_packets=netem["drops"], queued_packets=netem["qlen"])
+
+
+def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Difference]:
+    """Every field in which the kernel's netem is not what was asked; empty if it is in force."""
+    if netem is None:
+        return [Difference("netem", asked.describe(), "none on this link")]
+    options = netem.get("options", {})
+    delay = options.get("delay", {})
+    found: list[Difference] = []
+
+    def compare(field: str, want: float | None, have: float | None, step: float, write: Any) -> None:
+        want, have = want or 0.0, have or 0.0
+        if not math.isclose(want, have, rel_tol=_DIGITS, abs_tol=step):
+            found.append(Difference(field, write(want), write(have)))
+
+    compare("delay", asked.delay_s, delay.get("delay"), _TICK_S, units.format_time)
+    compare("jitter", asked.jitter_s, delay.get("jitter"), _TICK_S, units.format_time)
+    compare("loss", asked.loss_ratio, options.get("loss-random", {}).get("loss"), _LOSS_STEP, units.format_ratio)
+    rate_bps = options.get("rate", {}).get("rate", 0) * 8
+    compare("rate", qdisc.effective_rate_bps(asked), rate_bps, 8.0, units.format_rate)
+    compare("limit", qdisc.sized_limit(asked), options.get("limit"), 0.0, lambda packets: f"{packets:.0f}")
+    if asked.seed is not None and options.get("seed") != asked.seed:
+        found.append(Difference("seed", str(asked.seed), str(options.get("seed", "none (needs Linux and tc 6.6)"))))
+    unasked = sorted(options.keys() & {"loss-state", "loss-gemodel", "duplicate", "reorder", "corrupt", "slot"})
+    found += [Difference(name, "none", str(options[name])) for name in unasked]
+    return found
+
+
+def filter_differences(filters: Iterable[Mapping[str, Any]], minor: int, addresses: Sequence[str]) -> list[Difference]:
+    """Whether each of a source's addresses is led to its class, from ``tc -j filter show``."""
+    flow = f"1:{minor:x}"
+    led = [each for each in filters if each.get("options", {}).get("flowid") == flow]
+    if len(led) >= len(addresses):
+        return []
+    return [Difference("filter", f"one for each of {', '.join(addresses)}", f"{len(led)} that lead to {flow}")]

@@ -1,0 +1,133 @@
+"""Compile impairments to tc lines. Pure: values in, lines out; who runs them is not known here.
+
+The shape of an impaired port. Only what a filter names reaches a netem; everything else, ARP and ND
+included, takes HTB's direct queue untouched::
+
+    1: htb (default: direct queue)
+    └── 1:10  class, one a source          <- u32 filter: ip src / ip6 src
+        └── 10: netem                      the impairment, replaced in place or afresh
+
+HTB as the root, not prio: prio has 15 bands for sources, HTB has 65,000 classes; and not drr, which stops at a
+leaf that has packets but none due yet, as a netem often has. The classes' rate is far above any link, so HTB
+shapes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from testbed import units
+from testbed.model.impairment import Impairment
+
+FIRST_MINOR = 0x10
+"""Minor number of the first source's class."""
+LAST_MINOR = 0x7FFF
+"""Last minor number that has a spare handle beside its own (see `leaf`)."""
+
+_CLASS_RATE = "100gbit"
+
+# With a rate, netem never lets a packet leave before the one in front of it (sch_netem.c, netem_enqueue: the
+# last packet is the reference point), so a rate beyond any link keeps order and adds 12 ns a packet.
+_ORDERING_RATE_BPS = 1e12
+
+# tc-netem(8) LIMITATIONS: the queue holds every packet under way. A veth passes fewer than a million packets a
+# second; where a rate is asked, the smallest Ethernet frame bounds how many fit in the delay.
+_MOST_PACKETS_PER_S = 1e6
+_SMALLEST_FRAME_BITS = 64 * 8
+_QUEUE_PACKETS = 1000
+
+# iproute2's tables are scaled so that no sample lies further out than four times the jitter.
+_TABLE_REACH = 4
+
+
+def sized_limit(impairment: Impairment) -> int:
+    """The queue length in packets: as asked, or so long that nothing is dropped below the link's own rate.
+
+    Rate × longest delay in the smallest packets, plus 1000 (netem's default) for what waits.
+    """
+    if impairment.limit_packets is not None:
+        return impairment.limit_packets
+    jitter_s = impairment.jitter_s or 0.0
+    reach = 1 if impairment.distribution == "uniform" else _TABLE_REACH
+    longest_s = (impairment.delay_s or 0.0) + reach * jitter_s
+    packets_per_s = _MOST_PACKETS_PER_S
+    if impairment.rate_bps is not None:
+        packets_per_s = min(packets_per_s, impairment.rate_bps / _SMALLEST_FRAME_BITS)
+    return min(_QUEUE_PACKETS + math.ceil(packets_per_s * longest_s), 2**32 - 1)
+
+
+def effective_rate_bps(impairment: Impairment) -> float | None:
+    """The rate that netem is given: the asked one, or the one that keeps order under jitter, or none."""
+    if impairment.rate_bps is not None:
+        return impairment.rate_bps
+    keeps_order = bool(impairment.jitter_s) and not impairment.reorder_by_jitter
+    return _ORDERING_RATE_BPS if keeps_order else None
+
+
+def netem(impairment: Impairment) -> str:
+    """What stands behind ``netem`` on the tc line; see tc-netem(8). Zeros are left out: tc refuses some."""
+    words = [f"limit {sized_limit(impairment)}"]
+    if impairment.delay_s:
+        words.append(f"delay {units.format_time(impairment.delay_s)}")
+        if impairment.jitter_s:
+            words.append(units.format_time(impairment.jitter_s))
+            if impairment.distribution != "uniform":
+                words.append(f"distribution {impairment.distribution}")
+    if impairment.loss_ratio:
+        words.append(f"loss {units.format_ratio(impairment.loss_ratio)}")
+    rate_bps = effective_rate_bps(impairment)
+    if rate_bps is not None:
+        words.append(f"rate {units.format_rate(rate_bps)}")
+    if impairment.seed is not None:
+        words.append(f"seed {impairment.seed}")
+    return " ".join(words)
+
+
+def root(device: str) -> str:
+    """The line that gives a port its classful root."""
+    return f"qdisc replace dev {device} root handle 1: htb default 0 direct_qlen {_QUEUE_PACKETS}"
+
+
+def source(device: str, minor: int, addresses: Iterable[str]) -> list[str]:
+    """The lines that give one source a class of its own; ``addresses`` are the source's, of either family."""
+    flow = f"1:{minor:x}"
+    lines = [f"class replace dev {device} parent 1: classid {flow} htb rate {_CLASS_RATE} quantum 60000"]
+    for address in addresses:
+        match ip_address(address):
+            case IPv4Address():
+                match_words, protocol, priority = f"ip src {address}/32", "ip", 1
+            case IPv6Address():
+                match_words, protocol, priority = f"ip6 src {address}/128", "ipv6", 2
+        lines.append(
+            f"filter add dev {device} parent 1: protocol {protocol} prio {priority} u32 match {match_words} flowid {flow}"
+        )
+    return lines
+
+
+def leaf(device: str, minor: int, impairment: Impairment, *, spare: bool = False) -> str:
+    """The line that puts an impairment on a source's class.
+
+    The same handle changes the netem in place and keeps its queue; the other one (``spare``) replaces it by a
+    fresh one. Fresh is needed where a field vanishes: netem keeps what a change does not mention.
+    """
+    handle = minor | (0x8000 if spare else 0)
+    return f"qdisc replace dev {device} parent 1:{minor:x} handle {handle:x}: netem {netem(impairment)}"
+
+
+def can_change_in_place(before: Impairment, after: Impairment) -> bool:
+    """Whether every sticky field that ``before`` set is set again by ``after`` (tc-netem's change keeps the rest)."""
+    had_rate, has_rate = (effective_rate_bps(each) is not None for each in (before, after))
+    had_table, has_table = (bool(each.jitter_s) and each.distribution != "uniform" for each in (before, after))
+    return has_rate >= had_rate and has_table >= had_table
+
+
+def clear(device: str, minor: int) -> str:
+    """The line that heals a source: its class stays, with the plain queue that the kernel puts there."""
+    return f"qdisc delete dev {device} parent 1:{minor:x}"
+
+
+def show(device: str) -> str:
+    """The read-back."""
+    return f"qdisc show dev {device}"
