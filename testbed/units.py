@@ -58,9 +58,7 @@ def parse_rate(text: object, *, name: str = "rate") -> float:
     example = f'write {name}="{text}mbit" or "{text}kbit"' if _is_number(text) else f'write for example {name}="10mbit"'
     value, unit = _parse(text, name, "rate", example, _RATE)
     if value <= 0:
-        raise InvalidValueError(
-            f"{name}={text!r}: a rate must be above 0; to let nothing through, say loss=\"100%\""
-        )
+        raise InvalidValueError(f'{name}={text!r}: a rate must be above 0; to let nothing through, say loss="100%"')
     return float(value * unit)
 
 

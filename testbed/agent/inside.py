@@ -11,14 +11,23 @@ from typing import Any
 from .protocol import Operation, Refused
 
 _SYS_NET = Path("/sys/class/net")
-_OFFLOADS = {"tso": "tcp-segmentation-offload", "gso": "generic-segmentation-offload", "gro": "generic-receive-offload"}
+_OFFLOADS = {
+    "tso": "tcp-segmentation-offload",
+    "gso": "generic-segmentation-offload",
+    "gro": "generic-receive-offload",
+}
 _LISTEN = "0A"  # include/net/tcp_states.h
 _POLL_S = 0.005
 
 
 def operations() -> dict[str, Operation]:
     """The protocol's operations."""
-    return {"interfaces": interfaces, "per_packet": per_packet, "counters": counters, "await_listener": await_listener}
+    return {
+        "interfaces": interfaces,
+        "per_packet": per_packet,
+        "counters": counters,
+        "await_listener": await_listener,
+    }
 
 
 def interfaces() -> list[dict[str, Any]]:

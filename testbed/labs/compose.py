@@ -282,9 +282,7 @@ class ComposeLab(Lab):
         options = {"network_mode": "host", **self.container_options("ports")}
         command = ["ports", "--tag", self.run_id[:6]]
         try:
-            container, stream = self.engine.attached(
-                self._netem_image, command, devices=["/dev/net/tun"], **options
-            )
+            container, stream = self.engine.attached(self._netem_image, command, devices=["/dev/net/tun"], **options)
         except docker.errors.APIError as error:
             if "/dev/net/tun" not in str(error):
                 raise
@@ -357,9 +355,7 @@ class ComposeLab(Lab):
         interface = target.interface(network)
         target.send_per_packet(network)
         name = f"{host}@{network}"
-        attached = self._agent.call(
-            "attach", port=name, ifindex=interface["peer_ifindex"], engine=self.netem_engine
-        )
+        attached = self._agent.call("attach", port=name, ifindex=interface["peer_ifindex"], engine=self.netem_engine)
         return Port(name=name, channel=self._agent, device=attached["device"])
 
     def _prepare_source(self, host: str, network: str) -> None:
@@ -415,9 +411,7 @@ class ComposeHost(Host):
             return
         check = ready if callable(ready) else (lambda running: ready in running.output)
         try:
-            await_condition(
-                lambda: check(program) or program.ended, bool, deadline_s=deadline_s, every_s=0.01
-            )
+            await_condition(lambda: check(program) or program.ended, bool, deadline_s=deadline_s, every_s=0.01)
         except NotSeenError:
             wanted = "not ready" if callable(ready) else f"did not print {ready!r}"
             self._not_ready(program, wanted, timeout, "it runs")
@@ -499,16 +493,18 @@ class ComposeHost(Host):
             self._inside.close()
             self._inside = None
         if self._inside is None:
-            self._inside = self._lab.beside(
-                self.container, "inside", network_mode=f"container:{self.container.id}"
-            )
+            self._inside = self._lab.beside(self.container, "inside", network_mode=f"container:{self.container.id}")
             self._inside_of = started_at
         return self._inside
 
     def signal(self, argv: Sequence[str], rank: int, name: str) -> list[int]:
         """Signal the ``rank``-th oldest program that runs as ``argv``, and all it started."""
         channel = self._lab.beside(
-            self.container, "signal", pid_mode=f"container:{self.container.id}", cap_add=["KILL"], network_mode="none"
+            self.container,
+            "signal",
+            pid_mode=f"container:{self.container.id}",
+            cap_add=["KILL"],
+            network_mode="none",
         )
         try:
             reached: list[int] = channel.call("signal", argv=list(argv), rank=rank, name=name)["signalled"]
@@ -527,7 +523,13 @@ class ComposeProgram(Program):
     """A program that the engine runs in a container; a thread of ours reads what it prints."""
 
     def __init__(
-        self, host: ComposeHost, argv: Sequence[str], *, env: Mapping[str, str], workdir: str | None, user: str
+        self,
+        host: ComposeHost,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        workdir: str | None,
+        user: str,
     ) -> None:
         self.argv = tuple(argv)
         self._host = host

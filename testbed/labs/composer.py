@@ -45,7 +45,12 @@ def find() -> tuple[str, ...]:
 def _version(argv: Sequence[str]) -> str | None:
     try:
         done = subprocess.run(
-            [*argv, "version", "--short"], capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
+            [*argv, "version", "--short"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

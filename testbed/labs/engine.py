@@ -189,9 +189,7 @@ class Engine:
             image, list(command), stdin_open=True, auto_remove=True, detach=True, **options
         )
         try:
-            raw = self._api.attach_socket(
-                container.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            )
+            raw = self._api.attach_socket(container.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
             container.start()
         except BaseException:
             self.remove(container)
@@ -244,7 +242,13 @@ class Engine:
         return data.decode(errors="replace")
 
     def exec(
-        self, container: Container, argv: Sequence[str], *, env: Mapping[str, str], workdir: str | None, user: str
+        self,
+        container: Container,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        workdir: str | None,
+        user: str,
     ) -> Exec:
         """Start a program in a running container."""
         created = self._api.exec_create(

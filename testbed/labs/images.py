@@ -48,7 +48,11 @@ def ensure_base(engine: Engine, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="testbed-base-") as folder:
         archive = Path(folder) / "root.tar"
         done = subprocess.run(
-            ["sh", str(script), str(archive)], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            ["sh", str(script), str(archive)],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         if done.returncode:
             raise ImageBuildError(f"{script} failed with status {done.returncode}:\n{done.stderr[-2000:]}")

@@ -344,7 +344,11 @@ class Lab(abc.ABC):
             raise self._not_applied(ref, found, *complaints, f"Command: tc {command}")
         kernel = proof.find_netem(answer["shown"][-1], minor) or {}
         return Applied(
-            link=ref, asked=impairment, command=f"tc {command}", kernel=kernel, took_s=time.perf_counter() - started
+            link=ref,
+            asked=impairment,
+            command=f"tc {command}",
+            kernel=kernel,
+            took_s=time.perf_counter() - started,
         )
 
     def clear(self, ref: LinkRef) -> None:
@@ -391,9 +395,7 @@ class Lab(abc.ABC):
     def _tc(self, port: Port, lines: Sequence[str]) -> Any:
         return port.channel.call("tc", port=port.name, lines=list(lines))
 
-    def _not_applied(
-        self, ref: LinkRef, found: Sequence[proof.Difference], *context: str
-    ) -> ImpairmentNotAppliedError:
+    def _not_applied(self, ref: LinkRef, found: Sequence[proof.Difference], *context: str) -> ImpairmentNotAppliedError:
         said = [*map(str, found), *context]
         return ImpairmentNotAppliedError(
             f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self.netem_engine}: {'. '.join(said)}"

@@ -23,7 +23,9 @@ def await_condition(
 ) -> Seen:
     """Look again and again until what is seen satisfies; returns it. Raises NotSeenError at the deadline."""
     waiting = Retrying(
-        stop=stop_after_delay(deadline_s), wait=wait_fixed(every_s), retry=retry_if_result(lambda seen: not until(seen))
+        stop=stop_after_delay(deadline_s),
+        wait=wait_fixed(every_s),
+        retry=retry_if_result(lambda seen: not until(seen)),
     )
     try:
         return waiting(look)

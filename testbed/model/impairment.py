@@ -58,11 +58,17 @@ class Impairment:
         for name in ("delay_s", "jitter_s"):
             value = getattr(self, name)
             if value is not None:
-                check(0 <= value <= _LONGEST_S, f"{name}={value!r}: must lie between 0 and {_LONGEST_S:g} seconds")
+                check(
+                    0 <= value <= _LONGEST_S,
+                    f"{name}={value!r}: must lie between 0 and {_LONGEST_S:g} seconds",
+                )
         if self.loss_ratio is not None:
             check(0 <= self.loss_ratio <= 1, f"loss_ratio={self.loss_ratio!r}: must lie between 0 and 1")
         if self.rate_bps is not None:
-            check(self.rate_bps >= 8, f"rate_bps={self.rate_bps!r}: must be at least 8 bit/s, netem's smallest rate")
+            check(
+                self.rate_bps >= 8,
+                f"rate_bps={self.rate_bps!r}: must be at least 8 bit/s, netem's smallest rate",
+            )
         if self.limit_packets is not None:
             check(
                 1 <= self.limit_packets < 2**32,
@@ -77,7 +83,10 @@ class Impairment:
         if self.jitter_s:
             check(bool(self.delay_s), "jitter without delay: netem varies a delay; give the mean delay too")
         else:
-            check(self.distribution == "uniform", f"distribution={self.distribution!r} without jitter has no effect")
+            check(
+                self.distribution == "uniform",
+                f"distribution={self.distribution!r} without jitter has no effect",
+            )
             check(not self.reorder_by_jitter, "reorder_by_jitter without jitter has no effect")
         if problems:
             raise InvalidValueError(problems)

@@ -92,7 +92,11 @@ class Topology:
                 "activate one with --compose-profile NAME or COMPOSE_PROFILES"
             )
         networks = {
-            name: Network(name=name, engine_name=(body or {}).get("name", name), driver=(body or {}).get("driver") or "bridge")
+            name: Network(
+                name=name,
+                engine_name=(body or {}).get("name", name),
+                driver=(body or {}).get("driver") or "bridge",
+            )
             for name, body in (config.get("networks") or {}).items()
         }
         return cls(services=services, networks=networks)
@@ -149,14 +153,20 @@ class Topology:
         on_a, on_b = (self._networks_of(host) for host in (a, b))
         common = [name for name in on_a if name in on_b]
         if wanted is not None and wanted not in common:
-            return None, f"network {wanted!r}: {unknown(wanted, common)} (the networks that {a} and {b} share)"
+            return (
+                None,
+                f"network {wanted!r}: {unknown(wanted, common)} (the networks that {a} and {b} share)",
+            )
         if not common:
             return None, f"{a} (on {', '.join(on_a)}) and {b} (on {', '.join(on_b)}) share no network"
         if wanted is None and len(common) > 1:
             return None, f'{a} and {b} share several networks; add " on NETWORK": {", ".join(common)}'
         chosen = self.networks[wanted or common[0]]
         if chosen.driver != "bridge":
-            return None, f"network {chosen.name!r} has driver {chosen.driver!r}; only a bridge has ports to impair"
+            return (
+                None,
+                f"network {chosen.name!r} has driver {chosen.driver!r}; only a bridge has ports to impair",
+            )
         return chosen.name, None
 
     def _networks_of(self, host: str) -> tuple[str, ...]:
