@@ -61,6 +61,7 @@ class Ports:
         self._ports: dict[str, Port] = {}
         self._attached = 0
         self._kernel: carried.CarriedKernel | None = None
+        self._kept: Any = None
         self._host_tc = LocalTool(["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo")
 
     def operations(self) -> dict[str, Operation]:
@@ -71,6 +72,8 @@ class Ports:
             "attach": self.attach,
             "tc": self.tc,
             "heal": self.heal,
+            "keep": self.keep,
+            "recall": self.recall,
         }
 
     def __enter__(self) -> Self:
@@ -146,6 +149,14 @@ class Ports:
             for port in list(self._ports.values()):
                 each.callback(self._detach, port)
         return {"healed": healed}
+
+    def keep(self, *, state: Any) -> None:
+        """Keep what the lab knows of its ports, for the next process that takes the lab up."""
+        self._kept = state
+
+    def recall(self) -> Any:
+        """What was kept last, or None."""
+        return self._kept
 
     # --- how ---------------------------------------------------------------------------------------
 
@@ -227,7 +238,8 @@ class Ports:
 def _redirect(source: str, target: str) -> list[str]:
     return [
         f"qdisc add dev {source} ingress",
-        f"filter add dev {source} parent ffff: protocol all prio 1 u32 match u32 0 0 action mirred egress redirect dev {target}",
+        f"filter add dev {source} parent ffff: protocol all prio 1 u32 match u32 0 0"
+        f" action mirred egress redirect dev {target}",
     ]
 
 

@@ -23,8 +23,8 @@ class Refused(Exception):  # noqa: N818  # the word of the protocol
         self.kind = kind
 
 
-class Ended(BaseException):  # noqa: N818  # like KeyboardInterrupt: no handler of ours may swallow it
-    """The agent was told to end by a signal."""
+class Ended(BaseException):
+    """The agent was told to end by a signal; like KeyboardInterrupt, for no handler of ours to swallow."""
 
 
 def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: BinaryIO) -> None:

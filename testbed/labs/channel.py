@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from typing import Any, Protocol
 
@@ -32,7 +33,8 @@ class Channel:
         self._stream = stream
         self._name = name
         self._lock = threading.Lock()
-        self._number = 0
+        # Several channels may be attached to one agent, one after the other: their answers must not be mixed up.
+        self._number = secrets.randbits(40)
         self._pending = b""
 
     def call(self, operation: str, *, answer_within_s: float = 20.0, **arguments: Any) -> Any:

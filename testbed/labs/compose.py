@@ -40,6 +40,9 @@ from testbed.model.topology import Topology
 
 NETEM_CHOICES = ("auto", "host", "carried")
 ROLE_LABEL = "testbed.role"
+"""On containers of the agent's image: ports, inside or signal."""
+STACK_LABEL = "testbed.stack"
+"""The Compose file, or the folder where Compose found it."""
 
 _UP_DEADLINE_S = 180.0
 _BUILD_DEADLINE_S = 900.0
@@ -72,12 +75,14 @@ class ComposeLab(Lab):
         netem: str = "auto",
         compose_profiles: Sequence[str] = (),
         up_deadline: str = f"{_UP_DEADLINE_S:g}s",
+        outlives_us: bool = False,
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """Nothing is read or started yet.
 
         ``netem``: ``host`` (this kernel's), ``carried`` (a kernel that we bring) or ``auto`` (the host's where it
-        has one). ``say`` hears one line for each step that may take longer than a second.
+        has one). ``say`` hears one line for each step that may take longer than a second. ``outlives_us``: the
+        stack and its impairments stay when this process ends, until `down`; `take_up` finds them again.
         """
         super().__init__()
         if netem not in NETEM_CHOICES:
@@ -85,6 +90,7 @@ class ComposeLab(Lab):
         self.run_id = secrets.token_hex(4)
         self._asked_netem = netem
         self._say = say
+        self._outlives_us = outlives_us
         self._up_deadline_s = seconds(up_deadline, "up_deadline")
         file = None if compose_file is None else Path(compose_file)
         self.composer = Composer(file, project=f"testbed-{self.run_id}", profiles=compose_profiles)
@@ -137,7 +143,8 @@ class ComposeLab(Lab):
         """
         topology = self.topology
         engine = self.engine
-        clear_stale(engine, self._say)
+        with self._step("looking for what killed runs left"):
+            clear_stale(engine, self._say)
         self._netem_image = images.ensure_netem(engine, self._say)
         config = self._labelled(self._build_services(topology))
         with contextlib.ExitStack() as undo, ThreadPoolExecutor(1, "testbed-agent") as pool:
@@ -149,6 +156,43 @@ class ComposeLab(Lab):
             with self._step("waiting for the agent"):
                 self._agent, self.netem_engine = agent.result()
             self._undo = undo.pop_all()
+
+    def take_up(self) -> bool:
+        """Find the stack that another process brought up from the same Compose file and left; False if none is up.
+
+        From then on this lab owns it: `leave` it, or take it `down`.
+        """
+        for agent in self.engine.containers(testbed_stack=self._stack_name(), testbed_role="ports"):
+            self.run_id = agent.labels[RUN_LABEL]
+            self.composer.project = f"testbed-{self.run_id}"
+            self._outlives_us = True
+            self._netem_image = str(agent.attrs["Config"]["Image"])
+            self._agent_container = agent
+            self._agent = channel = Channel(self.engine.attach(agent), name="agent")
+            self._undo.callback(self._remove_stack)
+            self._undo.callback(self._end_agent, channel)
+            kept = channel.call("recall") or {"engine": "", "ports": []}
+            self.netem_engine = kept["engine"]
+            self._name_hosts(
+                self.engine.containers(testbed_run=self.run_id, com_docker_compose_project=self.composer.project)
+            )
+            for each in kept["ports"]:
+                name = f"{each['host']}@{each['network']}"
+                self._ports[each["host"], each["network"]] = Port.from_state(name, channel, each)
+            return True
+        return False
+
+    def leave(self) -> None:
+        """Let go of a lab that outlives us: it stays as it is, impairments included."""
+        if self._agent is None:
+            return
+        ports = [{"host": host, "network": network, **port.state()} for (host, network), port in self._ports.items()]
+        self._agent.call("keep", state={"engine": self.netem_engine, "ports": ports})
+        self._agent.close()
+        for host in self._hosts.values():
+            host.close()
+        self._undo.pop_all()
+        self._agent = None
 
     def down(self) -> None:
         """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
@@ -208,7 +252,7 @@ class ComposeLab(Lab):
 
     def _labelled(self, config: dict[str, Any]) -> dict[str, Any]:
         """The configuration with our labels on all that it creates."""
-        ours = {RUN_LABEL: self.run_id, OWNER_LABEL: owner()}
+        ours = self._labels()
         for body in config["services"].values():
             body["labels"] = {**_as_mapping(body.get("labels")), **ours}
             body.pop("profiles", None)  # what is here was chosen already
@@ -220,6 +264,17 @@ class ComposeLab(Lab):
                 config[kind] = {**config[kind], name: body}
         return config
 
+    def _labels(self) -> dict[str, str]:
+        """What everything of this run carries."""
+        return {
+            RUN_LABEL: self.run_id,
+            OWNER_LABEL: "detached" if self._outlives_us else owner(),
+            STACK_LABEL: self._stack_name(),
+        }
+
+    def _stack_name(self) -> str:
+        return str(self.composer.file.resolve() if self.composer.file else self.composer.directory)
+
     def _compose_up(self, config: dict[str, Any]) -> None:
         deadline = time.monotonic() + self._up_deadline_s
         failed = self.composer.up(config, timeout_s=self._up_deadline_s)
@@ -227,6 +282,9 @@ class ComposeLab(Lab):
         if failed is not None:
             self._raise_unwell(containers, f"`docker compose up` failed: {failed}")
         self._await_well(containers, deadline - time.monotonic())
+        self._name_hosts(containers)
+
+    def _name_hosts(self, containers: Sequence[Container]) -> None:
         for container in containers:
             labels = container.labels
             service = self.topology.services.get(labels["com.docker.compose.service"])
@@ -279,7 +337,7 @@ class ComposeLab(Lab):
 
     def _start_agent(self) -> tuple[Channel, str]:
         """Start the agent's container and, where netem must be carried, its kernel."""
-        options = {"network_mode": "host", **self.container_options("ports")}
+        options = {"network_mode": "host", "outlives_us": self._outlives_us, **self.container_options("ports")}
         command = ["ports", "--tag", self.run_id[:6]]
         try:
             container, stream = self.engine.attached(self._netem_image, command, devices=["/dev/net/tun"], **options)
@@ -321,7 +379,9 @@ class ComposeLab(Lab):
         """Have the agent put everything back, and wait until its container is gone."""
         if agent.exception() is not None:
             return  # it has put itself away
-        channel, _ = agent.result()
+        self._end_agent(agent.result()[0])
+
+    def _end_agent(self, channel: Channel) -> None:
         try:
             channel.call("stop")
         except AgentError as error:
@@ -335,7 +395,7 @@ class ComposeLab(Lab):
         """The least that a container of the agent's image runs with."""
         return {
             **_LEAST,
-            "labels": {RUN_LABEL: self.run_id, OWNER_LABEL: owner(), ROLE_LABEL: role},
+            "labels": {**self._labels(), ROLE_LABEL: role},
             "name": f"{self.composer.project}-{role}-{secrets.token_hex(3)}",
         }
 
@@ -618,7 +678,7 @@ class ComposeProgram(Program):
 
 
 def owner() -> str:
-    """This process, so that another one on this machine can tell whether it is alive: machine, boot, namespace, pid, start."""
+    """The running process, so that another can tell whether it lives: machine, boot, namespace, number, start."""
     return ":".join([*_here(), str(os.getpid()), _start_time(os.getpid()) or "0"])
 
 

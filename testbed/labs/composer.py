@@ -33,12 +33,12 @@ def find() -> tuple[str, ...]:
     if standalone := shutil.which("docker-compose"):
         candidates.append((standalone,))
     spec = importlib.util.find_spec("compose")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        candidates.append((str(Path(folder) / "docker-compose"),))
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    candidates += [(str(Path(folder) / "docker-compose"),) for folder in folders]
     for argv in candidates:
-        if (version := _version(argv)) and version.lstrip("v").split(".")[0].isdigit():
-            if int(version.lstrip("v").split(".")[0]) >= 2:
-                return argv
+        major = (_version(argv) or "").lstrip("v").partition(".")[0]
+        if major.isdigit() and int(major) >= 2:
+            return argv
     raise EnvironmentUnfitError(f"{HOW_TO_GET}. Tried: {', '.join(' '.join(argv) for argv in candidates) or 'nothing'}")
 
 

@@ -183,18 +183,29 @@ class Engine:
 
     # --- containers ------------------------------------------------------------------------------
 
-    def attached(self, image: str, command: Sequence[str], **options: Any) -> tuple[Container, Demultiplexed]:
-        """Start a container with an open stdin, attached; it ends itself when its stdin closes."""
+    def attached(
+        self, image: str, command: Sequence[str], *, outlives_us: bool = False, **options: Any
+    ) -> tuple[Container, Demultiplexed]:
+        """Start a container with an open stdin, attached, that is removed when it ends.
+
+        Its stdin closes when this connection does, also by our death; with ``outlives_us`` it stays open.
+        """
+        # docker-py's name for the engine's StdinOnce=false is `detach`.
         container = self._client.containers.create(
-            image, list(command), stdin_open=True, auto_remove=True, detach=True, **options
+            image, list(command), stdin_open=True, auto_remove=True, detach=outlives_us, **options
         )
         try:
-            raw = self._api.attach_socket(container.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+            stream = self.attach(container)
             container.start()
         except BaseException:
             self.remove(container)
             raise
-        return container, Demultiplexed(raw)
+        return container, stream
+
+    def attach(self, container: Container) -> Demultiplexed:
+        """Attach to a container's stdin and output, from now on."""
+        streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        return Demultiplexed(self._api.attach_socket(container.id or "", params=streams))
 
     def containers(self, **labels: str) -> list[Container]:
         """Every container, running or not, with these labels."""
@@ -231,14 +242,14 @@ class Engine:
     def state(self, container: Container) -> dict[str, Any]:
         """The engine's word on a container: Status, ExitCode, Health, …; empty if it is gone."""
         try:
-            found: dict[str, Any] = self._api.inspect_container(container.id)
+            found: dict[str, Any] = self._api.inspect_container(container.id or "")
         except docker.errors.NotFound:
             return {}
         return found
 
-    def logs(self, container: Container, *, tail: int | str = "all", timestamps: bool = False) -> str:
+    def logs(self, container: Container, *, timestamps: bool = False) -> str:
         """What its main program printed."""
-        data: bytes = container.logs(tail=tail, timestamps=timestamps)
+        data: bytes = container.logs(timestamps=timestamps)
         return data.decode(errors="replace")
 
     def exec(
@@ -267,12 +278,12 @@ class Engine:
         """Write a file; its folder must exist."""
         target = PurePosixPath(path)
         archive = tar_archive({target.name: content}, mode=mode)
-        self._api.put_archive(container.id, str(target.parent), archive)
+        self._api.put_archive(container.id or "", str(target.parent), archive)
 
     def get(self, container: Container, path: str) -> bytes:
         """Read a file. Raises FileNotFoundError or IsADirectoryError."""
         try:
-            chunks, _ = self._api.get_archive(container.id, path)
+            chunks, _ = self._api.get_archive(container.id or "", path)
         except docker.errors.NotFound:
             raise FileNotFoundError(path) from None
         with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:

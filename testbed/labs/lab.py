@@ -144,6 +144,20 @@ class Port:
     applied: dict[str, Impairment] = field(default_factory=dict)
     spare: dict[str, bool] = field(default_factory=dict)
 
+    def state(self) -> dict[str, Any]:
+        """What another process must know to take the port up, as JSON."""
+        applied = {src: impairment.words() for src, impairment in self.applied.items()}
+        return {"device": self.device, "minors": self.minors, "applied": applied, "spare": self.spare}
+
+    @classmethod
+    def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
+        """The port as another process left it."""
+        applied = {src: Impairment.parse(words) for src, words in state["applied"].items()}
+        return cls(
+            name=name, channel=channel, device=state["device"], minors=dict(state["minors"]),
+            applied=applied, spare=dict(state["spare"]),
+        )  # fmt: skip
+
 
 class Link:
     """One direction between two hosts."""
@@ -221,6 +235,7 @@ class Lab(abc.ABC):
     def _attach(self, host: str, network: str) -> Port:
         """Make the port toward a host impairable."""
 
+    @abc.abstractmethod
     def _prepare_source(self, host: str, network: str) -> None:
         """Make a host that sends into an impaired link send packets one by one; twice is once."""
 
@@ -288,7 +303,7 @@ class Lab(abc.ABC):
         for ref, asked in self.impairments.items():
             netem = self._netem(ref)
             if found := proof.differences(asked, netem):
-                raise self._not_applied(ref, found, "it was in force when the test began")
+                raise self._not_applied(ref, found, "It was in force when the test began")
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
         """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""

@@ -100,9 +100,8 @@ def source(device: str, minor: int, addresses: Iterable[str]) -> list[str]:
                 match_words, protocol, priority = f"ip src {address}/32", "ip", 1
             case IPv6Address():
                 match_words, protocol, priority = f"ip6 src {address}/128", "ipv6", 2
-        lines.append(
-            f"filter add dev {device} parent 1: protocol {protocol} prio {priority} u32 match {match_words} flowid {flow}"
-        )
+        chosen = f"protocol {protocol} prio {priority} u32 match {match_words}"
+        lines.append(f"filter add dev {device} parent 1: {chosen} flowid {flow}")
     return lines
 
 

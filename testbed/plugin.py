@@ -1,0 +1,291 @@
+"""The pytest plugin: options, fixtures, markers. The only module that knows pytest.
+
+Nothing here needs an engine until a test that uses ``lab`` or ``stack`` is set up; collection needs Compose
+alone, and only where a test carries one of our markers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.errors import EnvironmentUnfitError, ImpairmentNotAppliedError, TestbedError, UserError
+from testbed.labs.compose import NETEM_CHOICES, ComposeLab
+from testbed.labs.lab import Lab, impairments_of
+from testbed.model.impairment import Impairment
+from testbed.model.topology import LinkRef
+
+_WRONG_USE = 2
+
+_LAB = pytest.StashKey[ComposeLab]()
+_RUNNING = pytest.StashKey[Lab]()
+_UNFIT = pytest.StashKey[str]()
+_PROBLEMS = pytest.StashKey[list[str]]()
+_WANTED = pytest.StashKey[dict[LinkRef, Impairment]]()
+_INVALID = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    group = parser.getgroup("testbed", "network regression testing")
+    group.addoption(
+        "--compose-file", metavar="FILE", help="the stack under test (default: as Compose finds it: compose.yaml, …)"
+    )
+    group.addoption(
+        "--compose-profile", metavar="NAME", action="append", default=[], help="activate a Compose profile; repeatable"
+    )
+    group.addoption(
+        "--netem", choices=NETEM_CHOICES, default="auto",
+        help="who executes netem: this kernel, a kernel that testbed brings, or whichever is there (default: auto)",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers."""
+    config.addinivalue_line(
+        "markers",
+        'impair(link, profile | delay="40ms", loss="2%", …): impair a link during the test: "a -> b" one way, '
+        '"a <-> b" both ways; stackable. Words: see `testbed profiles --words`.',
+    )
+    config.addinivalue_line(
+        "markers",
+        'impair_each(link, "profile", …): run the test once under each profile (without names: under every one).',
+    )
+    config.stash[_PROBLEMS] = []
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which stack and which engine."""
+    file = config.getoption("--compose-file") or "as Compose finds it"
+    return f"testbed: stack {file}, netem {config.getoption('--netem')}"
+
+
+def _lab_of(config: pytest.Config) -> ComposeLab:
+    """The session's lab: known from the start, up only when a test needs it."""
+    if _LAB not in config.stash:
+        file = config.getoption("--compose-file")
+        config.stash[_LAB] = ComposeLab(
+            (config.invocation_params.dir / file) if file else _default_file(config),
+            netem=config.getoption("--netem"),
+            compose_profiles=config.getoption("--compose-profile"),
+            say=_sayer(config),
+        )
+    return config.stash[_LAB]
+
+
+def _default_file(config: pytest.Config) -> Path | None:
+    """None where Compose finds a file by itself; else the one at pytest's root, for runs from a subfolder."""
+    for folder in (config.invocation_params.dir, config.rootpath):
+        for name in ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"):
+            if (folder / name).is_file():
+                return None if folder == Path.cwd() else folder / name
+    return None
+
+
+def _sayer(config: pytest.Config) -> Callable[[str], None]:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+
+    def say(text: str) -> None:
+        if terminal is not None and config.get_verbosity() >= 0:
+            terminal.ensure_newline()
+            terminal.write_line(f"testbed: {text}")
+
+    return say
+
+
+# --- collection -----------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test of each profile that ``impair_each`` names."""
+    marks = list(metafunc.definition.iter_markers("impair_each"))
+    if not marks:
+        return
+    problems = metafunc.config.stash[_PROBLEMS]
+    where = metafunc.definition.nodeid
+    names: tuple[Any, ...] = ()
+    if len(marks) > 1:
+        problems.append(f"{where}: impair_each stands twice; one test runs under one list of profiles")
+    elif not marks[0].args or marks[0].kwargs:
+        problems.append(f'{where}: write impair_each("client <-> server", "clean", "lossy")')
+    else:
+        names = marks[0].args[1:]
+        if not names:
+            try:
+                names = tuple(_lab_of(metafunc.config).profiles)
+            except UserError as error:
+                problems += [f"{where}: {problem}" for problem in error.problems]
+    if "profile" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("profile")
+    metafunc.parametrize("profile", names, indirect=True, ids=str)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check every marker of the chosen tests; end the run with all problems if there are any."""
+    problems = session.config.stash[_PROBLEMS]
+    for item in session.items:
+        try:
+            item.stash[_WANTED] = _wanted(item)
+        except UserError as error:
+            problems += [f"{item.nodeid}: {problem}" for problem in error.problems]
+        except EnvironmentUnfitError as error:
+            problems.append(str(error))
+            break
+    if problems:
+        unique = list(dict.fromkeys(problems))
+        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            terminal.section("testbed: the tests ask for what cannot be", red=True)
+            for problem in unique:
+                terminal.write_line(problem, red=True)
+        reason = "nothing was started" if terminal is not None else "\n".join(unique)
+        pytest.exit(f"{len(unique)} problem(s) in testbed's markers; {reason}", returncode=_WRONG_USE)
+
+
+def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment]:
+    """What a test's markers ask of each link. Raises UserError with every problem."""
+    wanted: dict[LinkRef, Impairment] = {}
+    said_by: dict[LinkRef, str] = {}
+    problems: list[str] = []
+    for said, link, profile, words in _asked(item, problems):
+        lab = _lab_of(item.config)
+        try:
+            asked = impairments_of(lab.topology, lab.profiles, link, profile, words)
+        except UserError as error:
+            problems += [f"{said}: {problem}" for problem in error.problems]
+            continue
+        for ref, impairment in asked.items():
+            if ref in said_by:
+                problems.append(f"{ref} is impaired twice, by {said_by[ref]} and by {said}; a link has one impairment")
+            wanted[ref], said_by[ref] = impairment, said
+    if problems:
+        raise UserError(problems)
+    return wanted
+
+
+def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
+    """Each marker of a test as its own text, link, profile and words."""
+    for mark in item.iter_markers("impair"):
+        given = [*map(repr, mark.args), *(f"{word}={value!r}" for word, value in mark.kwargs.items())]
+        said = f"impair({', '.join(given)})"
+        if not 1 <= len(mark.args) <= 2 or not isinstance(mark.args[0], str):
+            problems.append(f'{said}: write impair("client -> server", "lossy") or impair("a -> b", delay="40ms")')
+            continue
+        yield said, mark.args[0], mark.args[1] if len(mark.args) == 2 else None, dict(mark.kwargs)
+    for mark in item.iter_markers("impair_each"):
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and isinstance(callspec.params.get("profile"), str):
+            profile = callspec.params["profile"]
+            yield f"impair_each({mark.args[0]!r}, {profile!r})", mark.args[0], profile, {}
+
+
+# --- fixtures -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def profile(request: pytest.FixtureRequest) -> str | None:
+    """The profile that ``impair_each`` runs this test under."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture(scope="session")
+def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+    """The stack, up for the whole session, as a lab whose links nobody heals: for set-up that tests share."""
+    lab = _lab_of(pytestconfig)
+    try:
+        lab.up()
+    except TestbedError as error:
+        if isinstance(error, UserError | EnvironmentUnfitError):
+            pytestconfig.stash[_UNFIT] = str(error)
+        pytest.fail(f"the stack is not up: {error}", pytrace=False)
+    yield lab
+    lab.down()
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLab]:
+    """The stack, with this test's impairments in force; healed afterwards."""
+    node: pytest.Item = request.node
+    stack.records.clear()
+    try:
+        for ref, impairment in node.stash.get(_WANTED, {}).items():
+            applied = stack.apply(ref, impairment)
+            node.user_properties.append((f"impaired {ref}", f"{impairment.describe()} ({stack.netem_engine} engine)"))
+            node.user_properties.append((f"tc {ref}", applied.command))
+        node.stash[_RUNNING] = stack
+        yield stack
+    finally:
+        stack.heal()
+        for record in stack.records:
+            node.user_properties.append((record.name, f"{record.value:g} {record.unit} ({record.better} is better)"))
+
+
+@pytest.fixture(autouse=True)
+def _impaired(request: pytest.FixtureRequest) -> None:
+    """See to it that a marked test gets its impairments even if it does not ask for ``lab``."""
+    if request.node.stash.get(_WANTED, {}):
+        request.getfixturevalue("lab")
+
+
+# --- running and reporting ------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """After each test, read back that its impairments are still in force: else its result does not count."""
+    try:
+        result = yield
+    except Exception:
+        _verify(item)
+        raise
+    _verify(item)
+    return result
+
+
+def _verify(item: pytest.Item) -> None:
+    if _RUNNING in item.stash:
+        item.stash[_RUNNING].verify()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report a test whose impairment was not in force as INVALID."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(ImpairmentNotAppliedError):
+        report.longrepr = str(call.excinfo.value)
+        report.testbed_invalid = True  # type: ignore[attr-defined]  # reports carry plugins' words this way
+        item.stash[_INVALID] = True
+    return report
+
+
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport,
+) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """INVALID is an outcome of its own."""
+    if getattr(report, "testbed_invalid", False):
+        return "invalid", "I", ("INVALID", {"red": True})
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say of each INVALID test what was asked and what was found; and what the machine lacks."""
+    invalid = terminalreporter.stats.get("invalid", [])
+    if invalid:
+        terminalreporter.section("INVALID: the impairment was not in force", red=True)
+        for report in invalid:
+            terminalreporter.write_line(f"{report.nodeid}: {report.longrepr}")
+    if _UNFIT in config.stash:
+        terminalreporter.section("testbed could not start the stack", red=True)
+        terminalreporter.write_line(config.stash[_UNFIT])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Exit status 2 where the machine or the Compose file, not a test, is at fault."""
+    if _UNFIT in session.config.stash:
+        session.exitstatus = _WRONG_USE
