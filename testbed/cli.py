@@ -1,1 +1,287 @@
-"""placeholder"""
+"""The ``testbed`` command. Exit status: 0 good, 1 a negative verdict, 2 wrong use or an unfit machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from testbed import demo as demonstration
+from testbed import doctor as diagnosis
+from testbed.errors import EnvironmentUnfitError, InvalidValueError, TestbedError, UserError
+from testbed.labs import images as image_store
+from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
+from testbed.labs.engine import Engine
+from testbed.links import proof, qdisc
+from testbed.links.profiles import find_profile, load_profiles
+from testbed.model.impairment import WORDS
+from testbed.report import console as tables
+from testbed.report.html import demo_page
+
+# Where there is no terminal to ask, a table is not squeezed into 80 columns.
+_OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+_ERR = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command and exit with its status."""
+    try:
+        status = cli(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        status = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except click.Abort:
+        status = 130
+    except (UserError, EnvironmentUnfitError) as error:
+        _ERR.print(f"testbed: {error}", style="red", markup=False)
+        status = 2
+    except TestbedError as error:
+        _ERR.print(f"testbed: {error}", style="red", markup=False)
+        status = 1
+    sys.exit(status or 0)
+
+
+def _say(text: str) -> None:
+    _ERR.print(f"testbed: {text}", style="dim", markup=False, soft_wrap=True)
+
+
+def _example(text: str) -> Callable[[Any], Any]:
+    """Put an example below a command's help."""
+
+    def add(function: Any) -> Any:
+        lines = "\n".join(f"  {line.strip()}" for line in text.strip().splitlines())
+        function.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n{lines}"
+        return function
+
+    return add
+
+
+_compose_file = click.option(
+    "--compose-file", "-f", type=click.Path(path_type=Path), help="The stack (default: as Compose finds it here)."
+)
+_compose_profile = click.option("--compose-profile", multiple=True, help="Activate a Compose profile; repeatable.")
+_netem = click.option(
+    "--netem", type=click.Choice(NETEM_CHOICES), default="auto", show_default=True,
+    help="Who executes netem: this kernel, a kernel that testbed brings, or whichever is there.",
+)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="pytest-testbed")
+@_example("""testbed demo
+             testbed up && testbed impair "client <-> server" lossy && testbed show; testbed down""")
+def cli() -> None:
+    """Network regression testing for programs that run in containers."""
+
+
+@cli.command()
+@_compose_file
+@_netem
+@click.option("--messages", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages a profile.")
+@click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report"),
+              show_default=True, help="Where demo.json and index.html go.")  # fmt: skip
+@click.argument("profiles", nargs=-1)
+@_example("""testbed demo
+             testbed demo --messages 50 clean latency awful""")
+def demo(compose_file: Path | None, netem: str, messages: int, folder: Path, profiles: tuple[str, ...]) -> int:
+    """Run the paper's client and server across the stack under each of PROFILES.
+
+    Without PROFILES: clean lan latency lossy lossy-latency awful. Exit status 1 if a message was not delivered.
+    """
+    with ComposeLab(compose_file, netem=netem, say=_say) as lab, tables.LiveDemo(_OUT) as live:
+        run = demonstration.run(lab, profiles or demonstration.PROFILES, messages=messages, see=live.update)
+    tables.print_server_output(_OUT, run)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "demo.json").write_text(json.dumps(run.as_json(), indent=1), encoding="utf-8")
+    (folder / "index.html").write_text(demo_page(run), encoding="utf-8")
+    _OUT.print(f"\nWritten: {folder / 'index.html'} (every message a point), {folder / 'demo.json'}", markup=False)
+    return 0 if run.complete else 1
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@_example("testbed doctor --json")
+def doctor(as_json: bool) -> int:
+    """Find out what this machine can do, what is missing, what that costs, and how to get it.
+
+    Exit status 1 if a lab cannot run here.
+    """
+    findings = diagnosis.examine(_say)
+    if as_json:
+        _OUT.print_json(json.dumps([finding.as_json() for finding in findings]))
+    else:
+        tables.print_findings(_OUT, findings)
+    return 0 if diagnosis.fit(findings) else 1
+
+
+@cli.command()
+@_compose_file
+@_compose_profile
+@_netem
+@_example("testbed up --netem carried")
+def up(compose_file: Path | None, compose_profile: tuple[str, ...], netem: str) -> int:
+    """Bring the stack up, ready to be impaired; it stays until `testbed down`."""
+    lab = ComposeLab(compose_file, netem=netem, compose_profiles=compose_profile, say=_say, outlives_us=True)
+    if lab.take_up():
+        _OUT.print(f"already up, as run {lab.run_id}: {', '.join(lab.hosts)}", markup=False)
+    else:
+        lab.up()
+        _OUT.print(f"up, as run {lab.run_id} ({lab.netem_engine} netem): {', '.join(lab.hosts)}", markup=False)
+    lab.leave()
+    return 0
+
+
+@cli.command()
+@_compose_file
+@click.option("--stale", is_flag=True, help="Also remove what killed runs left, of any stack.")
+@click.option("--all", "everything", is_flag=True, help="Remove every run of testbed on the engine, alive or not.")
+@_example("""testbed down
+             testbed down --stale""")
+def down(compose_file: Path | None, stale: bool, everything: bool) -> int:
+    """Heal and remove the stack that `testbed up` started here."""
+    if stale or everything:
+        engine = Engine()
+        ids = list(runs(engine)) if everything else clear_stale(engine, _say)
+        if everything:
+            for run_id in ids:
+                remove_run(engine, run_id)
+        _OUT.print(f"removed: {', '.join(ids) or 'nothing was left'}", markup=False)
+        return 0
+    lab = _taken_up(compose_file)
+    lab.down()
+    _OUT.print(f"down: run {lab.run_id}", markup=False)
+    return 0
+
+
+def _taken_up(compose_file: Path | None) -> ComposeLab:
+    lab = ComposeLab(compose_file, say=_say)
+    if not lab.take_up():
+        raise UserError("no stack of this Compose file is up; start it: testbed up")
+    return lab
+
+
+@cli.command()
+@_compose_file
+@click.argument("link")
+@click.argument("what", nargs=-1, required=True, metavar="PROFILE | WORD=VALUE…")
+@_example("""testbed impair "client <-> server" lossy
+             testbed impair "client -> server" delay=40ms jitter=5ms loss=2%""")
+def impair(compose_file: Path | None, link: str, what: tuple[str, ...]) -> int:
+    """Impair LINK of the running stack, with a profile or with words, and read it back."""
+    lab = _taken_up(compose_file)
+    try:
+        for applied in lab.impair(link, **_profile_or_words(what)):
+            _OUT.print(
+                f"{applied.link}: {applied.asked.describe()}   ({applied.command})", markup=False, soft_wrap=True
+            )
+    finally:
+        lab.leave()
+    return 0
+
+
+def _profile_or_words(what: Iterable[str]) -> dict[str, Any]:
+    words = dict(each.split("=", 1) for each in what if "=" in each)
+    names = [each for each in what if "=" not in each]
+    if len(names) > 1 or (names and words):
+        raise InvalidValueError(f"{' '.join(what)!r}: give one profile, or words such as delay=40ms, not both")
+    return {"profile": names[0]} if names else words
+
+
+@cli.command()
+@_compose_file
+@click.argument("link", required=False)
+@_example("""testbed heal "client -> server"
+             testbed heal""")
+def heal(compose_file: Path | None, link: str | None) -> int:
+    """Take the impairment off LINK, or off every link."""
+    lab = _taken_up(compose_file)
+    try:
+        refs = lab.topology.links(link) if link else tuple(lab.impairments)
+        for ref in refs:
+            lab.clear(ref)
+            _OUT.print(f"{ref}: healed", markup=False)
+    finally:
+        lab.leave()
+    return 0
+
+
+@cli.command()
+@_compose_file
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@_example("testbed show --json")
+def show(compose_file: Path | None, as_json: bool) -> int:
+    """Show the running stack: hosts, and each impaired link as asked and as the kernel has it.
+
+    Exit status 1 if a link is not as asked.
+    """
+    lab = _taken_up(compose_file)
+    try:
+        links = [
+            {
+                "link": str(ref), "network": ref.network, "asked": asked.words(),
+                "kernel": netem, "differences": [str(each) for each in proof.differences(asked, netem)],
+            }
+            for ref, asked in lab.impairments.items() for netem in [lab.netem(ref)]
+        ]  # fmt: skip
+        hosts = {name: list(host.addresses()) for name, host in lab.hosts.items()}
+    finally:
+        lab.leave()
+    if as_json:
+        _OUT.print_json(json.dumps({"run": lab.run_id, "engine": lab.netem_engine, "hosts": hosts, "links": links}))
+    else:
+        tables.print_stack(_OUT, run_id=lab.run_id, engine=lab.netem_engine, hosts=hosts, links=links)
+    return 1 if any(each["differences"] for each in links) else 0
+
+
+@cli.command()
+@click.option("--words", is_flag=True, help="List the words that profiles and markers are made of.")
+@click.argument("name", required=False)
+@_example("""testbed profiles
+             testbed profiles awful""")
+def profiles(words: bool, name: str | None) -> int:
+    """List the profiles, or explain the one of this NAME."""
+    if words:
+        table = Table("word", "meaning")
+        for word in WORDS.values():
+            table.add_row(word.name, word.help)
+        _OUT.print(table)
+        return 0
+    known = load_profiles(Path("netem"))
+    if name is None:
+        tables.print_profiles(_OUT, known)
+        return 0
+    chosen = find_profile(known, name)
+    _OUT.print(f"{chosen.name}: {chosen.description}", markup=False)
+    for side in ("forward", "reverse"):
+        impairment = getattr(chosen, side)
+        _OUT.print(f"  {side}: {impairment.describe()}", markup=False)
+        _OUT.print(f"           tc … netem {qdisc.netem(impairment)}", markup=False, soft_wrap=True)
+    return 0
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Change nothing; exit status 1 if an image is missing or out of date.")
+@click.option("--base-reachable", is_flag=True, help="Exit status 1 if the base image is neither here nor pullable.")
+@_example("testbed images")
+def images(check: bool, base_reachable: bool) -> int:
+    """Have the images that every lab needs: the base and the agent's."""
+    engine = Engine()
+    if base_reachable:
+        return 0 if image_store.base_pullable(engine) else 1
+    if check:
+        return 0 if engine.image_labels(image_store.netem_tag()) is not None else 1
+    image_store.ensure_base(engine, _say)
+    _OUT.print(f"{image_store.BASE}\n{image_store.ensure_netem(engine, _say)}", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -77,6 +77,7 @@ class CarriedKernel:
             self.kill()
             raise
         self.boot_s = time.monotonic() - started
+        self.release = self._mconsole("version").split()[2]
 
     def _died(self) -> str | None:
         if self._process.poll() is None:
@@ -94,7 +95,7 @@ class CarriedKernel:
         """Take a network device out again; its tap goes with it."""
         self._mconsole(f"remove {device}")
 
-    def _mconsole(self, command: str) -> None:
+    def _mconsole(self, command: str) -> str:
         """One command of UML's management console (Documentation/virt/uml)."""
         own = self._folder / "client"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as console:
@@ -110,9 +111,10 @@ class CarriedKernel:
             finally:
                 own.unlink()
         failed, _more, length = struct.unpack_from("<III", answer)
+        text = answer[12 : 12 + length].rstrip(b"\0").decode(errors="replace")
         if failed:
-            text = answer[12 : 12 + length].rstrip(b"\0").decode(errors="replace")
             raise Refused(f"carried kernel, `{command}`: {text}")
+        return text
 
     def kill(self) -> None:
         """End the kernel at once. Its taps vanish."""

@@ -105,7 +105,7 @@ class Ports:
             if reason := _try_tun():
                 raise Refused(f"a carried kernel needs taps: {reason}")
             self._kernel = carried.CarriedKernel(name=f"tb{self._tag}")
-        return {"boot_s": self._kernel.boot_s}
+        return {"boot_s": self._kernel.boot_s, "release": self._kernel.release}
 
     def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str]:
         """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once."""

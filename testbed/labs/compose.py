@@ -16,7 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import docker.errors
 from docker.models.containers import Container
@@ -32,7 +33,7 @@ from testbed.errors import (
 from testbed.labs import images
 from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
-from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Engine, Exec
+from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles
@@ -56,6 +57,21 @@ _LEAST = {
     "read_only": True,
     "tmpfs": {"/tmp": "", "/dev/shm": "rw,exec,size=256m"},  # noqa: S108  # paths in the agent's container
 }
+
+
+def start_ports_agent(
+    engine: Engine, image: str, *, tag: str = "probe", outlives_us: bool = False, **identity: Any
+) -> tuple[Container, Demultiplexed]:
+    """Start the agent beside the network, with the least that it needs: host network, NET_ADMIN, /dev/net/tun."""
+    command = ["ports", "--tag", tag]
+    options = {**_LEAST, "network_mode": "host", "outlives_us": outlives_us, **identity}
+    try:
+        return engine.attached(image, command, devices=["/dev/net/tun"], **options)
+    except docker.errors.APIError as error:
+        if "/dev/net/tun" not in str(error):
+            raise
+        # The host engine needs no tap; `capabilities` says what is missing if the carried one is wanted.
+        return engine.attached(image, command, **options)
 
 
 class ComposeLab(Lab):
@@ -337,15 +353,10 @@ class ComposeLab(Lab):
 
     def _start_agent(self) -> tuple[Channel, str]:
         """Start the agent's container and, where netem must be carried, its kernel."""
-        options = {"network_mode": "host", "outlives_us": self._outlives_us, **self.container_options("ports")}
-        command = ["ports", "--tag", self.run_id[:6]]
-        try:
-            container, stream = self.engine.attached(self._netem_image, command, devices=["/dev/net/tun"], **options)
-        except docker.errors.APIError as error:
-            if "/dev/net/tun" not in str(error):
-                raise
-            # The host engine needs no tap; `capabilities` says what is missing if the carried one is wanted.
-            container, stream = self.engine.attached(self._netem_image, command, **options)
+        container, stream = start_ports_agent(
+            self.engine, self._netem_image, tag=self.run_id[:6], outlives_us=self._outlives_us,
+            **self._identity("ports"),
+        )  # fmt: skip
         channel = Channel(stream, name="agent")
         self._agent_container = container
         try:
@@ -391,10 +402,9 @@ class ComposeLab(Lab):
         if not self.engine.await_removed(self._agent_container, 10):
             self.engine.remove(self._agent_container)
 
-    def container_options(self, role: str) -> dict[str, Any]:
-        """The least that a container of the agent's image runs with."""
+    def _identity(self, role: str) -> dict[str, Any]:
+        """Labels and name of a container of the agent's image."""
         return {
-            **_LEAST,
             "labels": {**self._labels(), ROLE_LABEL: role},
             "name": f"{self.composer.project}-{role}-{secrets.token_hex(3)}",
         }
@@ -402,7 +412,7 @@ class ComposeLab(Lab):
     def beside(self, container: Container, role: str, **options: Any) -> Channel:
         """An agent in a container's network or process namespace."""
         container, stream = self.engine.attached(
-            self._netem_image, [role], **{**self.container_options(role), **options}
+            self._netem_image, [role], **{**_LEAST, **self._identity(role), **options}
         )
         return Channel(stream, name=f"agent {role} of {container.name}")
 
@@ -487,10 +497,9 @@ class ComposeHost(Host):
         """What the container's main program has printed."""
         return self._lab.engine.logs(self.container)
 
-    def timed_logs(self) -> list[tuple[int, str]]:
-        """The same by line, each with the engine's time stamp in nanoseconds since the epoch."""
-        lines = self._lab.engine.logs(self.container, timestamps=True).splitlines()
-        return [(_nanoseconds(stamp), text) for stamp, _, text in (line.partition(" ") for line in lines)]
+    def follow(self) -> FollowedLog:
+        """The same as it grows, each line with the engine's time stamp; a context manager."""
+        return FollowedLog(self._lab.engine, self.container)
 
     def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
         """Write a file in the container."""
@@ -577,6 +586,42 @@ class ComposeHost(Host):
         if self._inside is not None:
             self._inside.close()
             self._inside = None
+
+
+class FollowedLog:
+    """What a container's main program prints, while it does; a thread of ours reads it."""
+
+    def __init__(self, engine: Engine, container: Container) -> None:
+        self._chunks = engine.follow(container)
+        self._seen: dict[str, int] = {}
+        self._grown = threading.Condition()
+        self._thread = threading.Thread(target=self._read, name="testbed-log", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._chunks.close()
+        self._thread.join(5.0)
+
+    def _read(self) -> None:
+        pending = b""
+        for chunk in self._chunks:
+            *lines, pending = (pending + chunk).split(b"\n")
+            with self._grown:
+                for line in lines:
+                    stamp, _, text = line.decode(errors="replace").partition(" ")
+                    self._seen.setdefault(text, _nanoseconds(stamp))
+                self._grown.notify_all()
+
+    def when(self, line: str, deadline_s: float) -> int | None:
+        """Wait for a line; when it was first printed, in nanoseconds since the epoch. None if not in time."""
+        with self._grown:
+            self._grown.wait_for(lambda: line in self._seen, timeout=deadline_s)
+            return self._seen.get(line)
 
 
 class ComposeProgram(Program):

@@ -252,6 +252,10 @@ class Engine:
         data: bytes = container.logs(timestamps=timestamps)
         return data.decode(errors="replace")
 
+    def follow(self, container: Container) -> Any:
+        """What its main program printed and prints, in chunks with time stamps; ``close()`` ends it."""
+        return container.logs(stream=True, follow=True, timestamps=True)
+
     def exec(
         self,
         container: Container,

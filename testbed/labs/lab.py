@@ -301,7 +301,7 @@ class Lab(abc.ABC):
     def verify(self) -> None:
         """Read every impaired link again. Raises ImpairmentNotAppliedError if one does not hold any more."""
         for ref, asked in self.impairments.items():
-            netem = self._netem(ref)
+            netem = self.netem(ref)
             if found := proof.differences(asked, netem):
                 raise self._not_applied(ref, found, "It was in force when the test began")
 
@@ -385,12 +385,13 @@ class Lab(abc.ABC):
 
     def read(self, ref: LinkRef) -> proof.Counters:
         """The counters of a link's netem. Raises LabError if there is none."""
-        netem = self._netem(ref)
+        netem = self.netem(ref)
         if netem is None:
             raise LabError(f"{ref} is not impaired: there is nothing that counts its packets")
         return proof.counters(netem)
 
-    def _netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
+    def netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
+        """The kernel's own account of a link's netem now, or None if there is none."""
         port = self._ports.get((ref.dst, ref.network))
         if port is None or ref.src not in port.minors:
             return None

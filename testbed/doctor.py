@@ -1,0 +1,129 @@
+"""What this machine can do: every capability, each found by trying, and how to get what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+
+from testbed.errors import EnvironmentUnfitError, TestbedError
+from testbed.labs import composer, images
+from testbed.labs.compose import runs
+from testbed.labs.engine import Engine
+from testbed.labs.probing import NetemAbilities, probe_netem
+from testbed.model.findings import Finding
+
+_SEED_SINCE = (6, 6)
+
+
+def examine(say: Callable[[str], None]) -> list[Finding]:
+    """Try everything that a lab needs. Builds the agent's image if it is not there, as a lab would."""
+    findings = [
+        Finding(name="Python", state="ok", found=f"{platform.python_version()} on {os.uname().machine}"),
+        _compose(),
+    ]
+    try:
+        engine = Engine()
+    except EnvironmentUnfitError as error:
+        findings.append(
+            Finding(
+                name="Docker engine", state="missing", found=str(error), costs="no lab can run",
+                remedy="apt-get install docker.io (Debian, Ubuntu), or Docker Desktop; then start it",
+            )
+        )  # fmt: skip
+        return findings
+    findings.append(Finding(name="Docker engine", state="ok", found=engine.describe()))
+    findings.append(_base(engine))
+    try:
+        tag = images.ensure_netem(engine, say)
+    except TestbedError as error:
+        findings.append(
+            Finding(
+                name="agent's image", state="missing", found=str(error), costs="no link can be impaired",
+                remedy="testbed images; it says what went wrong",
+            )
+        )  # fmt: skip
+        return findings
+    findings.append(Finding(name="agent's image", state="ok", found=tag))
+    try:
+        findings += _netem(probe_netem(engine, tag))
+    except TestbedError as error:
+        findings.append(
+            Finding(
+                name="agent", state="missing", found=str(error), costs="no link can be impaired",
+                remedy="does the engine allow host networking and NET_ADMIN for containers?",
+            )
+        )  # fmt: skip
+    findings.append(_leftovers(engine))
+    return findings
+
+
+def fit(findings: Sequence[Finding]) -> bool:
+    """Whether a lab can run here."""
+    return all(finding.state != "missing" for finding in findings)
+
+
+def _compose() -> Finding:
+    try:
+        return Finding(name="Compose v2", state="ok", found=" ".join(composer.find()))
+    except EnvironmentUnfitError as error:
+        return Finding(
+            name="Compose v2", state="missing", found=str(error), costs="no lab can run", remedy=composer.HOW_TO_GET
+        )
+
+
+def _base(engine: Engine) -> Finding:
+    if engine.image_labels(images.BASE) is not None:
+        return Finding(name="base image", state="ok", found=f"{images.BASE} is on the engine")
+    return Finding(
+        name="base image", state="limited", found=f"{images.BASE} is not on the engine",
+        costs="the first lab pulls it, or builds it from Debian's archive", remedy="testbed images",
+    )  # fmt: skip
+
+
+def _netem(able: NetemAbilities) -> list[Finding]:
+    host = (
+        Finding(name="netem of this kernel", state="ok", found=f"Linux {able.kernel}: tried, works")
+        if able.host_netem is None
+        else Finding(
+            name="netem of this kernel", state="limited" if able.boot_s is not None else "missing",
+            found=f"Linux {able.kernel}: {able.host_netem}", costs="netem is carried: about 0.2 ms more round trip",
+            remedy="modprobe sch_netem; or a kernel that has it (WSL2, Firecracker and some boards do not)",
+        )
+    )  # fmt: skip
+    tun = (
+        Finding(name="taps (/dev/net/tun)", state="ok", found="can be opened by a container")
+        if able.tun is None
+        else Finding(
+            name="taps (/dev/net/tun)", state="limited" if able.host_netem is None else "missing", found=able.tun,
+            costs="no kernel can be carried", remedy="modprobe tun",
+        )
+    )  # fmt: skip
+    carried = (
+        Finding(name="carried kernel", state="ok", found=f"Linux {able.carried_kernel}, up in {able.boot_s:.1f} s")
+        if able.boot_s is not None
+        else Finding(
+            name="carried kernel", state="limited" if able.host_netem is None else "missing",
+            found=able.not_booted or "not tried", costs="`--netem carried` does not work", remedy="see taps",
+        )
+    )  # fmt: skip
+    since = ".".join(map(str, _SEED_SINCE))
+    seeded = able.host_netem is not None or able.version >= _SEED_SINCE
+    seed = Finding(
+        name="seeded loss and jitter", state="ok" if seeded else "limited",
+        found=f"by the {'host' if able.host_netem is None else 'carried'} engine" if seeded else f"Linux {able.kernel}",
+        costs="" if seeded else "the host engine draws its own random numbers: runs cannot be replayed",
+        remedy="" if seeded else f"Linux {since} or newer; or --netem carried",
+    )  # fmt: skip
+    return [host, tun, carried, seed]
+
+
+def _leftovers(engine: Engine) -> Finding:
+    left = runs(engine)
+    if not left:
+        return Finding(name="other runs on the engine", state="ok", found="none")
+    return Finding(
+        name="other runs on the engine", state="limited", found=", ".join(left),
+        costs="they share the machine; one whose owner was killed is cleared up by the next run",
+        remedy="testbed down --stale (dead owners), testbed down --all (every one)",
+    )  # fmt: skip

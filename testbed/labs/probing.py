@@ -1,0 +1,51 @@
+"""Find out, by an agent of its own, what the engine's machine can do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from testbed.errors import AgentError
+from testbed.labs.channel import Channel
+from testbed.labs.compose import start_ports_agent
+from testbed.labs.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetemAbilities:
+    """What was tried on the engine's machine; a reason of None means that it works."""
+
+    kernel: str
+    host_netem: str | None
+    tun: str | None
+    boot_s: float | None
+    """How long the carried kernel took to boot; None if it did not."""
+    carried_kernel: str = ""
+    not_booted: str | None = None
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of the host's kernel: (6, 12)."""
+        return tuple(int(number) for number in re.findall(r"\d+", self.kernel)[:2])
+
+
+def probe_netem(engine: Engine, image: str) -> NetemAbilities:
+    """Start an agent, ask it what it can do, boot its kernel, and let it go. Raises AgentError."""
+    container, stream = start_ports_agent(engine, image)
+    channel = Channel(stream, name="agent")
+    try:
+        able = channel.call("capabilities")
+        boot_s, release, reason = None, "", able["tun"]
+        if reason is None:
+            try:
+                booted = channel.call("boot", answer_within_s=60)
+                boot_s, release = booted["boot_s"], booted["release"]
+            except AgentError as error:
+                reason = str(error)
+        return NetemAbilities(
+            kernel=able["kernel"], host_netem=able["host_netem"], tun=able["tun"],
+            boot_s=boot_s, carried_kernel=release, not_booted=reason,
+        )  # fmt: skip
+    finally:
+        channel.close()
+        engine.await_removed(container, 10)

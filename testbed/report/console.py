@@ -1,0 +1,153 @@
+"""Tables for the terminal; plain lines where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from testbed.model.demo import DemoRun, ProfileRun, median
+from testbed.model.findings import Finding
+from testbed.model.impairment import Profile
+
+_HEADINGS = (
+    "profile", "delivered", "connect median", "worst", "delivery median", "worst", "retransmitted", "dropped by netem",
+)  # fmt: skip
+_SERVER_LINES = 12
+
+
+def milliseconds(value: float | None) -> str:
+    """A time for a table: three significant digits."""
+    if value is None:
+        return "—"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def demo_row(run: ProfileRun) -> tuple[str, ...]:
+    """One line of the demonstration's table."""
+    return (
+        run.profile,
+        f"{run.delivered}/{len(run.messages)}",
+        milliseconds(median(run.connect_times_s)),
+        milliseconds(max(run.connect_times_s, default=None)),
+        milliseconds(median(run.delivery_times_s)),
+        milliseconds(max(run.delivery_times_s, default=None)),
+        str(run.retransmitted_segments),
+        str(run.dropped_packets),
+    )
+
+
+class LiveDemo:
+    """The demonstration's table while it grows."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._printed = 0
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, done: Sequence[ProfileRun], current: str | None) -> None:
+        """Show what is done and what runs."""
+        if self._live:
+            table = Table(title="the paper's client and server, both directions impaired")
+            for index, heading in enumerate(_HEADINGS):
+                table.add_column(heading, justify="left" if index == 0 else "right")
+            for run in done:
+                style = "" if run.delivered == len(run.messages) else "red"
+                table.add_row(*demo_row(run), style=style)
+            if current:
+                table.add_row(current, "…", style="dim")
+            self._live.update(table, refresh=True)
+            return
+        if not done:
+            self._console.print(_line(_HEADINGS), markup=False, soft_wrap=True)
+        for run in done[self._printed :]:
+            self._console.print(_line(demo_row(run)), markup=False, soft_wrap=True)
+        self._printed = len(done)
+
+
+def _line(cells: Iterable[str]) -> str:
+    first, *rest = cells
+    return f"{first:<14}" + "".join(f"{cell:>17}" for cell in rest)
+
+
+def print_server_output(console: Console, run: DemoRun) -> None:
+    """The server's own output, its middle left out where it is long."""
+    lines = run.server_output.splitlines()
+    console.print(f"\nThe server's own output ({len(lines)} lines; netem by the {run.engine} engine):", markup=False)
+    half = _SERVER_LINES // 2
+    shown = lines if len(lines) <= _SERVER_LINES else [*lines[:half], "…", *lines[-half:]]
+    for line in shown:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def print_findings(console: Console, findings: Iterable[Finding]) -> None:
+    """What `testbed doctor` found."""
+    table = Table("", "what", "found", "what that costs", "how to get it")
+    marks = {"ok": Text("✓", "green"), "missing": Text("✗", "red"), "limited": Text("!", "yellow")}
+    for finding in findings:
+        table.add_row(
+            marks[finding.state], finding.name, Text(finding.found), Text(finding.costs), Text(finding.remedy)
+        )
+    console.print(table)
+
+
+def print_profiles(console: Console, profiles: Mapping[str, Profile]) -> None:
+    """Every profile, a line each."""
+    table = Table("profile", "forward", "reverse", "description")
+    for name, profile in sorted(profiles.items()):
+        same = profile.forward == profile.reverse
+        table.add_row(
+            name, profile.forward.describe(), "the same" if same else profile.reverse.describe(), profile.description
+        )
+    console.print(table)
+
+
+def print_stack(
+    console: Console, *, run_id: str, engine: str, hosts: Mapping[str, list[str]], links: Sequence[Mapping[str, Any]]
+) -> None:
+    """A running stack: hosts, and each impaired link as asked and as the kernel has it."""
+    console.print(f"run {run_id}, netem by the {engine} engine", markup=False)
+    table = Table("host", "addresses")
+    for name, addresses in hosts.items():
+        table.add_row(Text(name), ", ".join(addresses))
+    console.print(table)
+    if not links:
+        console.print("no link is impaired")
+        return
+    table = Table("link", "asked", "kernel", "passed", "dropped", "as asked")
+    for each in links:
+        kernel = each["kernel"] or {}
+        asked = " ".join(f"{word}={value}" for word, value in each["asked"].items()) or "clean"
+        verdict = Text("; ".join(each["differences"]), "red") if each["differences"] else Text("yes", "green")
+        table.add_row(
+            Text(f"{each['link']} on {each['network']}"), asked, Text(_kernel_words(kernel)),
+            str(kernel.get("packets", "—")), str(kernel.get("drops", "—")), verdict,
+        )  # fmt: skip
+    console.print(table)
+
+
+def _kernel_words(netem: Mapping[str, Any]) -> str:
+    """The kernel's options without the zeros, as it names them."""
+    words = []
+    for name, value in netem.get("options", {}).items():
+        inner = value if isinstance(value, dict) else {name: value}
+        words += [
+            f"{key}={item:g}" if isinstance(item, float) else f"{key}={item}" for key, item in inner.items() if item
+        ]
+    return " ".join(words) or "nothing"
