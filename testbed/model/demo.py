@@ -33,7 +33,7 @@ class ProfileRun:
     commands: tuple[str, ...]
     """The tc lines that put them there; each was read back."""
     delay_s: float
-    """The one-way delay asked toward the server: no delivery can be faster."""
+    """The one-way delay asked toward the server; its mean, where there is jitter."""
     messages: tuple[Message, ...]
     retransmitted_segments: int
     """RetransSegs of the client's and the server's kernel namespaces together (RFC 4022)."""

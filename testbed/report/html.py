@@ -29,6 +29,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th { color: var(--faint); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
 td:first-child small { display: block; color: var(--faint); } .bad { color: #cf222e; font-weight: 600; }
+td, th { white-space: nowrap; } td:first-child, td:first-child small { white-space: normal; }
 svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }
 svg .name { font-weight: 600; fill: var(--ink); font-size: 13px; } svg .grid { stroke: var(--line); }
 svg .asked { stroke: var(--ink); stroke-dasharray: 5 4; opacity: .55; } svg .median { stroke-width: 3; }
@@ -55,7 +56,7 @@ from one container to its server in another. Both directions of the link were im
 <p class="faint">{escape(run.started)}</p>
 <h2>Delivery time, every message a point</h2>
 <p class="faint">From the client's <code>send</code> to the server's printed line. Bar: the median. Dashed: the one-way
-delay that was asked, which nothing can undercut. The scale is logarithmic.</p>
+delay that was asked (its mean, where there is jitter). The scale is logarithmic.</p>
 {delivery_plot(run.profiles)}
 <h2>Figures</h2>
 {_table(run.profiles)}
