@@ -347,10 +347,11 @@ class Lab(abc.ABC):
         command = qdisc.leaf(port.device, minor, impairment, spare=spare)
         lines += [command, qdisc.show(port.device)]
         answer = self._tc(port, lines)
-        # From here on the kernel holds something for this source, whether or not it is what was asked.
         port.minors[ref.src] = minor
-        port.spare[ref.src] = spare
-        port.applied[ref.src] = impairment
+        if command not in (each["line"] for each in answer["complaints"]):
+            # The kernel holds something new for this source, whether or not it is what was asked.
+            port.spare[ref.src] = spare
+            port.applied[ref.src] = impairment
         complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
         found = [] if complaints else proof.differences(impairment, proof.find_netem(answer["shown"][-1], minor))
         if addresses and not complaints:

@@ -1,0 +1,88 @@
+"""Numbered UDP datagrams, for counting what a link does to them. Runs in the stack's containers.
+
+datagrams.py receive PORT                       count until a datagram "end"; then print the numbers as JSON
+datagrams.py send HOST PORT COUNT               send COUNT numbered datagrams, 2 ms apart, then "end" until answered
+datagrams.py echo PORT                          answer every datagram
+datagrams.py round-trips HOST PORT COUNT        print the round-trip times in seconds as JSON
+"""
+
+import json
+import socket
+import sys
+import time
+
+_PACE_S = 0.002
+
+
+def receive(port: int) -> None:
+    """Print the numbers in order of arrival, once "end" came; answer it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("", port))
+        print("ready", flush=True)
+        numbers = []
+        while True:
+            data, peer = server.recvfrom(2048)
+            if data == b"end":
+                server.sendto(b"end", peer)
+                break
+            numbers.append(int(data))
+        print(json.dumps(numbers), flush=True)
+
+
+def send(host: str, port: int, count: int, attempts: int) -> None:
+    """Send the numbers 0 to count-1 at a steady pace, then say that this was all, until it is heard."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((host, port))
+        begin = time.monotonic()
+        for number in range(count):
+            while time.monotonic() < begin + number * _PACE_S:
+                time.sleep(_PACE_S / 4)
+            client.send(b"%d" % number)
+        client.settimeout(1.0)
+        for _attempt in range(attempts):
+            client.send(b"end")
+            try:
+                client.recv(16)
+            except (TimeoutError, ConnectionRefusedError):
+                continue
+            return
+    sys.exit("nobody heard the end")
+
+
+def echo(port: int) -> None:
+    """Answer for ever."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("", port))
+        print("ready", flush=True)
+        while True:
+            data, peer = server.recvfrom(2048)
+            server.sendto(data, peer)
+
+
+def round_trips(host: str, port: int, count: int) -> None:
+    """Print the times of count exchanges, one after the other."""
+    times = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((host, port))
+        client.settimeout(10.0)
+        for number in range(count + 1):
+            began = time.perf_counter()
+            client.send(b"%d" % number)
+            client.recv(16)
+            times.append(time.perf_counter() - began)
+    print(json.dumps(times[1:]))  # the first one also resolved the address (ARP)
+
+
+if __name__ == "__main__":
+    role, *rest = sys.argv[1:]
+    match role:
+        case "receive":
+            receive(int(rest[0]))
+        case "send":
+            send(rest[0], int(rest[1]), int(rest[2]), int(rest[3]))
+        case "echo":
+            echo(int(rest[0]))
+        case "round-trips":
+            round_trips(rest[0], int(rest[1]), int(rest[2]))
+        case _:
+            sys.exit(__doc__)
