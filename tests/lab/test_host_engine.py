@@ -1,0 +1,124 @@
+"""The host engine: with the stack where this kernel has netem, and in a carried kernel, which has it, everywhere."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import threading
+from typing import Any
+
+import pytest
+
+from testbed import ComposeLab, EnvironmentUnfitError
+from testbed.labs.compose import _LEAST, ROLE_LABEL
+from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
+from testbed.labs.images import ensure_netem
+from testbed.links import proof, qdisc
+from testbed.model.impairment import Impairment
+from tests.lab.conftest import HERE, Datagrams, prepare
+
+# Receives the program and the lines on stdin, boots the kernel with the program as its first, passes its output on.
+_BOOT = """
+import json, os, subprocess, sys
+given = json.loads(sys.stdin.readline())
+for name, text in given.items():
+    with open("/tmp/" + name, "w") as file:
+        file.write(text)
+subprocess.run([
+    "linux.uml", "mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet", "uml_dir=/dev/shm/",
+    "con=null", "con0=null,fd:1", "init=/usr/bin/python3", "--", "/tmp/host_engine.py", "/tmp/lines.json",
+], stdin=subprocess.DEVNULL)
+"""
+_DELAY = Impairment(delay_s=0.05)
+_LOSS = Impairment(delay_s=0.01, loss_ratio=0.2, seed=7)
+
+
+@pytest.fixture(scope="module")
+def inside(stack: ComposeLab) -> dict[str, Any]:
+    """What the host engine did in a kernel of its own."""
+    engine = stack.engine
+    image = ensure_netem(engine, lambda _text: None)
+    device, minor = "vethb", qdisc.FIRST_MINOR
+    lines = {
+        "delay": [
+            qdisc.root(device), *qdisc.source(device, minor, ["10.9.0.1"]),
+            qdisc.leaf(device, minor, _DELAY), qdisc.show(device),
+        ],
+        "loss": [qdisc.leaf(device, minor, _LOSS), qdisc.show(device)],
+    }  # fmt: skip
+    given = {
+        "host_engine.py": (HERE / "programs" / "host_engine.py").read_text(),
+        "lines.json": json.dumps(lines),
+    }
+    options: dict[str, Any] = {
+        **_LEAST,
+        "labels": {RUN_LABEL: stack.run_id, OWNER_LABEL: "", ROLE_LABEL: "inside"},
+        "entrypoint": ["python3"],
+        "network_mode": "none",
+    }
+    container, stream = engine.attached(image, ["-c", _BOOT], **options)
+    try:
+        stream.send(json.dumps(given).encode() + b"\n")
+        output = b""
+        while data := stream.receive(90):
+            output += data
+    finally:
+        stream.close()
+        if not engine.await_removed(container, 10):
+            engine.remove(container)
+    results = [line for line in output.decode(errors="replace").splitlines() if line.startswith("RESULT ")]
+    assert results, f"no result; the kernel printed:\n{output.decode(errors='replace')}\n{stream.last_words()}"
+    seen: dict[str, Any] = json.loads(results[0].removeprefix("RESULT "))
+    return seen
+
+
+def test_the_host_engine_is_found_by_trying(inside: dict[str, Any]) -> None:
+    assert inside["capabilities"]["host_netem"] is None
+    assert inside["attached"] == {"device": "vethb"}
+
+
+def test_the_host_engine_puts_what_was_asked(inside: dict[str, Any]) -> None:
+    for name, asked in (("delay", _DELAY), ("loss", _LOSS)):
+        assert inside[name]["complaints"] == []
+        netem = proof.find_netem(inside[name]["shown"][-1], qdisc.FIRST_MINOR)
+        assert proof.differences(asked, netem) == []
+
+
+def test_the_host_engine_delays(inside: dict[str, Any]) -> None:
+    assert min(inside["delayed"]) >= 0.050
+    assert statistics.median(inside["delayed"]) - statistics.median(inside["clean"]) >= 0.045
+
+
+def test_the_host_engine_loses_the_same_packets_for_the_same_seed(inside: dict[str, Any]) -> None:
+    first, second = inside["lost"]
+    assert first == second
+    # 200 packets at 20 % loss: mean 160 heard, σ = √(200·0.2·0.8) ≈ 5.7; ± 5σ.
+    assert 131 <= len(first) <= 189
+
+
+def test_the_host_engine_heals_when_its_stdin_closes(inside: dict[str, Any]) -> None:
+    assert [each["kind"] for each in inside["after"]] == ["noqueue"]
+    assert inside["queue_length_after"] == 0
+    assert statistics.median(inside["healed"]) < 0.025
+
+
+def test_the_host_engine_with_the_stack(stack: ComposeLab) -> None:
+    """Where this kernel has netem. Where it has not, asking for it is refused with the reason."""
+    lab = ComposeLab(stack.composer.file, netem="host")
+    able = stack._agent.call("capabilities") if stack._agent else {}
+    if able["host_netem"]:
+        with pytest.raises(EnvironmentUnfitError, match=r"--netem host: this kernel .* has no usable netem.*carried"):
+            lab.up()
+        assert left_of(stack.engine, lab.run_id) == []
+        return
+    with lab:
+        prepare(*lab.hosts.values())
+        lab.link("client -> server").impair(delay="50ms")
+        assert min(Datagrams(lab.hosts["client"], lab.hosts["server"]).round_trips(10)) >= 0.050
+
+
+def left_of(engine: Engine, run_id: str) -> list[str]:
+    """What carries a run's label, and its threads."""
+    threads = [each.name for each in threading.enumerate() if run_id in each.name]
+    containers = [str(each.name) for each in engine.containers(testbed_run=run_id)]
+    return [*containers, *(str(each.name) for each in engine.networks(testbed_run=run_id)), *threads]
