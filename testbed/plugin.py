@@ -89,7 +89,10 @@ def _sayer(config: pytest.Config) -> Callable[[str], None]:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
 
     def say(text: str) -> None:
-        if terminal is not None and config.get_verbosity() >= 0:
+        capture = config.pluginmanager.get_plugin("capturemanager")
+        if terminal is None or capture is None or config.get_verbosity() < 0:
+            return
+        with capture.global_and_fixture_disabled():  # what a fixture prints goes to the test's report otherwise
             terminal.ensure_newline()
             terminal.write_line(f"testbed: {text}")
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -173,9 +174,15 @@ class Engine:
                 if text.startswith("Step "):
                     yield ImageStep(text.strip())
 
-    def remove_images(self, repository: str, *, but: str) -> None:
-        """Remove older builds of one of our images, unless a container still uses them."""
+    def remove_images(self, repository: str, *, but: str = "", older_than_s: float = 3600.0) -> None:
+        """Remove older builds of one of our images; not one that a container uses, nor one built just now.
+
+        Another checkout on this engine may be about to use what it has just built.
+        """
         for image in self._client.images.list(name=repository, filters={"label": INPUTS_LABEL}):
+            created = datetime.fromisoformat(image.attrs["Created"][:19] + "+00:00")
+            if (datetime.now(UTC) - created).total_seconds() < older_than_s:
+                continue
             for tag in image.tags:
                 if tag != but:
                     with contextlib.suppress(docker.errors.APIError):  # in use, or removed by another run

@@ -115,7 +115,8 @@ def service_image(build: Mapping[str, Any], service: str) -> tuple[str, str] | N
     dockerfile = context / str(build.get("dockerfile", "Dockerfile"))
     if dockerfile.is_file():  # it may lie outside its context
         files["\0Dockerfile"] = dockerfile.read_bytes()
-    files["\0build"] = yaml.safe_dump(dict(build)).encode()
+    # Where the context lies does not matter: two checkouts of the same files share the image.
+    files["\0build"] = yaml.safe_dump({key: value for key, value in build.items() if key != "context"}).encode()
     return f"testbed/{context.resolve().name.lower()}-{service.lower()}", _digest(files)
 
 

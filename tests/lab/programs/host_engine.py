@@ -132,7 +132,7 @@ if __name__ == "__main__":
     try:
         os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"  # the kernel gives its first program none
         print("RESULT", json.dumps(main()), flush=True)
-    except BaseException as error:
+    except Exception as error:  # noqa: BLE001  # the first program must tell whatever it died of
         traceback.print_exc()
         print(getattr(error, "stderr", ""), flush=True)
     finally:

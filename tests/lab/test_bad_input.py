@@ -1,0 +1,239 @@
+"""What the user or the machine got wrong: one clear error, exit status 2 or a verdict, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed import ComposeLab, EnvironmentUnfitError, InvalidComposeError, InvalidValueError, ServiceFailedError
+from testbed.errors import AgentError, ImageBuildError
+from testbed.labs.engine import Engine
+
+IMAGE = "debian:trixie-slim"
+
+
+def compose_file(folder: Path, text: str) -> Path:
+    path = folder / "compose.yaml"
+    path.write_text(text)
+    return path
+
+
+def assert_nothing_left(engine: Engine, lab: ComposeLab) -> None:
+    assert [each.name for each in engine.containers(testbed_run=lab.run_id)] == []
+    assert [each.name for each in engine.networks(testbed_run=lab.run_id)] == []
+
+
+def test_of_a_service_that_exits_at_once_the_last_lines_are_shown(stack: ComposeLab, tmp_path: Path) -> None:
+    lab = ComposeLab(
+        compose_file(
+            tmp_path,
+            f"""
+services:
+  broken:
+    image: {IMAGE}
+    command: ["sh", "-c", "echo reading the settings; echo no such setting >&2; exit 3"]
+  fine: {{image: {IMAGE}, command: ["sleep", "60"], init: true}}
+""",
+        )
+    )
+    with pytest.raises(ServiceFailedError) as caught:
+        lab.up()
+    message = str(caught.value)
+    assert "service `broken` exited with status 3; its last lines:" in message
+    assert "reading the settings" in message
+    assert "no such setting" in message
+    assert "fine" not in message
+    assert "no such setting" in lab.failed_logs["broken"], "the logs are kept"
+    assert_nothing_left(stack.engine, lab)
+
+
+def test_of_an_unhealthy_service_the_checks_own_words_are_shown(stack: ComposeLab, tmp_path: Path) -> None:
+    lab = ComposeLab(
+        compose_file(
+            tmp_path,
+            f"""
+services:
+  ill:
+    image: {IMAGE}
+    command: ["sleep", "60"]
+    init: true
+    healthcheck: {{test: ["CMD-SHELL", "echo has a fever; exit 1"], interval: 200ms, retries: 2}}
+""",
+        )
+    )
+    with pytest.raises(ServiceFailedError, match=r"service `ill` is running and unhealthy.*has a fever"):
+        lab.up()
+    assert_nothing_left(stack.engine, lab)
+
+
+def test_a_service_that_never_becomes_healthy_fails_at_the_deadline(stack: ComposeLab, tmp_path: Path) -> None:
+    lab = ComposeLab(
+        compose_file(
+            tmp_path,
+            f"""
+services:
+  slow:
+    image: {IMAGE}
+    command: ["sleep", "60"]
+    init: true
+    healthcheck: {{test: ["CMD", "false"], interval: 1s, retries: 1000}}
+""",
+        ),
+        up_deadline="3s",
+    )
+    with pytest.raises(ServiceFailedError, match=r"service `slow` is running and starting[\s\S]*not well after 3 s"):
+        lab.up()
+    assert_nothing_left(stack.engine, lab)
+
+
+def test_a_service_that_has_done_its_work_is_well(stack: ComposeLab, tmp_path: Path) -> None:
+    path = compose_file(
+        tmp_path,
+        f"""
+services:
+  migration: {{image: {IMAGE}, command: ["true"]}}
+  main: {{image: {IMAGE}, command: ["sleep", "60"], init: true}}
+""",
+    )
+    with ComposeLab(path) as lab:
+        assert lab.host("main").run(["true"]).ok
+    assert_nothing_left(stack.engine, lab)
+
+
+def test_an_image_that_cannot_be_built_shows_the_builders_last_lines(stack: ComposeLab, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nRUN echo now it happens && exit 7\n")
+    lab = ComposeLab(compose_file(tmp_path, "services:\n  app: {build: .}\n"))
+    with pytest.raises(ImageBuildError, match=r"`docker compose build app` failed:[\s\S]*exit 7"):
+        lab.up()
+    assert_nothing_left(stack.engine, lab)
+
+
+def test_an_image_is_built_again_only_when_its_inputs_change(stack: ComposeLab, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f'FROM {IMAGE}\nCOPY word /word\nCMD ["sleep", "60"]\n')
+    path = compose_file(tmp_path, "services:\n  app: {build: ., init: true}\n")
+    said: list[str] = []
+    for word, builds in (("one", True), ("one", False), ("two", True)):
+        (tmp_path / "word").write_text(word)
+        said.clear()
+        with ComposeLab(path, say=said.append) as lab:
+            assert lab.host("app").get("/word").decode() == word
+        assert ("building app" in said) == builds, said
+    repository = f"testbed/{tmp_path.name}-app"
+
+    def tags() -> list[str]:
+        return [tag for image in stack.engine._client.images.list(name=repository) for tag in image.tags]
+
+    assert len(tags()) == 2, "a build that another checkout may be about to use is kept for an hour"
+    stack.engine.remove_images(repository, older_than_s=0)
+    assert tags() == []
+
+
+def test_an_image_that_cannot_be_had_is_told_in_the_engines_words(stack: ComposeLab, tmp_path: Path) -> None:
+    lab = ComposeLab(compose_file(tmp_path, "services:\n  app: {image: 'testbed/none:such'}\n"), up_deadline="30s")
+    with pytest.raises(ServiceFailedError, match=r"`docker compose up` failed:[\s\S]*app"):
+        lab.up()
+    assert_nothing_left(stack.engine, lab)
+
+
+def test_a_missing_compose_file_is_named() -> None:
+    with pytest.raises(InvalidComposeError, match=r"'nowhere\.yaml' does not exist; name another with --compose-file"):
+        ComposeLab("nowhere.yaml").up()
+
+
+def test_a_compose_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidComposeError, match=r"compose\.yaml"):
+        ComposeLab(compose_file(tmp_path, "services: [")).up()
+
+
+@pytest.mark.parametrize("mode", ["host", "none"])
+def test_a_host_without_a_port_of_its_own_cannot_end_a_link(tmp_path: Path, mode: str) -> None:
+    path = compose_file(
+        tmp_path,
+        f"services:\n  a: {{image: x, network_mode: {mode}}}\n  b: {{image: x}}\n",
+    )
+    with pytest.raises(InvalidValueError, match=f"`network_mode: {mode}` and so no port of its own to impair"):
+        ComposeLab(path).topology.links("b -> a")
+
+
+def test_a_carried_kernel_without_tun_is_refused_with_the_way_out() -> None:
+    class WithoutTun:
+        """An agent on a machine without /dev/net/tun."""
+
+        def call(self, operation: str) -> dict[str, object]:
+            assert operation == "capabilities"
+            return {"kernel": "6.1", "host_netem": None, "tun": "/dev/net/tun: No such file or directory"}
+
+    lab = ComposeLab("compose.yaml", netem="carried")
+    with pytest.raises(EnvironmentUnfitError, match=r"needs taps.*/dev/net/tun: No such file.*modprobe tun"):
+        lab._choose_engine(WithoutTun())  # type: ignore[arg-type]  # what the lab asks of a channel
+
+
+def test_a_carried_kernel_really_needs_tun(stack: ComposeLab) -> None:
+    """The agent itself, in a container without the device."""
+    container, stream = stack.engine.attached(stack._netem_image, ["ports"], cap_drop=["ALL"], network_mode="none")
+    from testbed.labs.channel import Channel
+
+    channel = Channel(stream, name="agent")
+    try:
+        with pytest.raises(AgentError, match=r"a carried kernel needs taps: /dev/net/tun: No such file or directory"):
+            channel.call("boot")
+    finally:
+        channel.close()
+        stack.engine.await_removed(container, 10)
+
+
+@pytest.mark.parametrize("command", [["demo"], ["up"], ["images"], ["down", "--stale"]])
+def test_without_an_engine_the_command_line_says_how_to_get_one(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed.cli", *command],
+        capture_output=True, text=True, check=False, env={**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no Docker engine answers" in done.stderr
+    assert "Start one" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_program_that_does_not_end_is_killed_with_all_it_started(lab: ComposeLab) -> None:
+    from testbed import CommandTimeoutError
+
+    client = lab.host("client")
+    with pytest.raises(CommandTimeoutError, match=r"no end after 500ms; last output:\n    begun"):
+        client.run(["sh", "-c", "echo begun; sleep 77 & sleep 78"], timeout="500ms")
+    running = client.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+    assert "sleep 77" not in running
+    assert "sleep 78" not in running
+
+
+def test_a_program_that_does_not_become_ready_says_what_was_seen(lab: ComposeLab) -> None:
+    from testbed import CommandTimeoutError
+
+    server = lab.host("server")
+    with pytest.raises(CommandTimeoutError, match=r"not listening on tcp/7777 after 300ms \(listening: .*8888"):
+        server.start(["sleep", "60"], ready=7777, timeout="300ms")
+    with pytest.raises(CommandTimeoutError, match=r"ended before it was ready .*exit status 4.*\n    bind failed"):
+        server.start(["sh", "-c", "echo bind failed; exit 4"], ready="ready", timeout="5s")
+
+
+def test_a_program_that_does_not_exist_is_a_result_with_status_127(lab: ComposeLab) -> None:
+    result = lab.host("client").run(["no-such-program"])
+    assert result.exit_code in (126, 127)
+    assert "no-such-program" in result.stdout + result.stderr
+
+
+def test_files_go_in_and_come_out(lab: ComposeLab) -> None:
+    client = lab.host("client")
+    client.put("/tmp/greeting", "hello", mode=0o755)
+    assert client.get("/tmp/greeting") == b"hello"
+    assert client.run(["stat", "-c", "%a", "/tmp/greeting"]).stdout == "755\n"
+    with pytest.raises(FileNotFoundError):
+        client.get("/tmp/none")
+
+
+def test_environment_and_folder_reach_the_program(lab: ComposeLab) -> None:
+    result = lab.host("client").run(["sh", "-c", 'echo "$WORD in $PWD"'], env={"WORD": "said"}, workdir="/tmp")
+    assert result.stdout == "said in /tmp\n"

@@ -1,0 +1,107 @@
+"""The command line, as its user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import ComposeLab
+
+ROOT = Path(__file__).parents[2]
+
+
+def testbed(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "testbed.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd or ROOT,
+        timeout=100,
+    )
+
+
+testbed.__test__ = False  # type: ignore[attr-defined]  # its name starts with "test", it is none
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a Compose file of its own, so that no other stack is meant."""
+    (tmp_path / "images").symlink_to(ROOT / "images")
+    (tmp_path / "compose.yaml").write_text((ROOT / "compose.yaml").read_text())
+    yield tmp_path
+    testbed("down", cwd=tmp_path)
+
+
+def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: ComposeLab) -> None:
+    assert testbed("show", cwd=project).returncode == 2
+
+    up = testbed("up", cwd=project)
+    assert up.returncode == 0, up.stderr
+    assert "client, server" in up.stdout
+
+    impaired = testbed("impair", "client <-> server", "delay=40ms", "loss=2%", cwd=project)
+    assert impaired.returncode == 0, impaired.stderr
+    again = testbed("impair", "server -> client", "latency", cwd=project)
+    assert again.returncode == 0, again.stderr
+
+    shown = json.loads(testbed("show", "--json", cwd=project).stdout)
+    links = {each["link"]: each for each in shown["links"]}
+    assert links["client -> server"]["asked"] == {"delay": "40ms", "loss": "2%"}
+    assert links["client -> server"]["kernel"]["options"]["delay"]["delay"] == 0.04
+    assert links["server -> client"]["asked"] == {"delay": "50ms"}
+    assert all(each["differences"] == [] for each in links.values())
+
+    assert testbed("heal", "client -> server", cwd=project).stdout == "client -> server: healed\n"
+    shown = json.loads(testbed("show", "--json", cwd=project).stdout)
+    assert [each["link"] for each in shown["links"]] == ["server -> client"]
+
+    wrong = testbed("impair", "client -> srver", "delay=5", cwd=project)
+    assert wrong.returncode == 2
+    assert "did you mean 'server'?" in wrong.stderr
+    assert "delay=5: a duration needs a unit" in wrong.stderr
+
+    assert testbed("down", cwd=project).returncode == 0
+    assert stack.engine.containers(testbed_stack=str(project / "compose.yaml")) == []
+    assert stack.engine.containers(testbed_stack=str(project)) == []
+
+
+def test_the_demonstration_delivers_and_writes_its_report(tmp_path: Path) -> None:
+    done = testbed("demo", "--messages", "4", "--report", str(tmp_path), "clean", "latency")
+    assert done.returncode == 0, done.stderr
+    run = json.loads((tmp_path / "demo.json").read_text())
+    by_profile = {each["profile"]: each for each in run["profiles"]}
+    assert by_profile["clean"]["delivered"] == by_profile["latency"]["delivered"] == 4
+    assert min(each["delivery_s"] for each in by_profile["latency"]["messages"]) >= 0.050
+    assert min(each["connect_s"] for each in by_profile["latency"]["messages"]) >= 0.100
+    assert "Message Test message 01 (clean)" in done.stdout
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<circle") == 8, "every message a point"
+    assert "://" not in page.replace("http://www.w3.org", ""), "nothing is loaded from elsewhere"
+
+
+def test_the_doctor_finds_this_machine_fit() -> None:
+    done = testbed("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    findings = {each["name"]: each for each in json.loads(done.stdout)}
+    assert findings["Docker engine"]["state"] == "ok"
+    assert findings["carried kernel"]["state"] == "ok"
+
+
+def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
+    done = testbed("demo", "--report", str(tmp_path), "clan")
+    assert done.returncode == 2
+    assert "profile 'clan': unknown; did you mean 'clean'?" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["demo", "doctor", "up", "down", "impair", "heal", "show", "profiles", "images"])
+def test_every_command_helps_with_an_example(command: str) -> None:
+    done = testbed(command, "--help")
+    assert done.returncode == 0
+    assert f"Example:\n    testbed {command}" in done.stdout

@@ -1,0 +1,129 @@
+"""kill -9 of pytest in an impaired test leaves the network as it was; the next run clears the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import ComposeLab
+from testbed.labs.compose import is_orphaned, runs
+from testbed.labs.engine import OWNER_LABEL, Engine
+from testbed.labs.waiting import await_condition
+
+_TEST = """
+import pathlib, pytest
+
+@pytest.mark.impair("client <-> server", "awful")
+def test_that_is_killed(lab):
+    pathlib.Path("impaired").write_text(lab.run_id)
+    lab.host("client").run(["sleep", "120"], timeout="120s")
+"""
+_NEXT = """
+def test_next(lab):
+    assert lab.host("client").run(["true"]).ok
+"""
+
+
+@pytest.fixture
+def killed(stack: ComposeLab, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A pytest run of its own that has impaired its links and sits in a test."""
+    assert stack.composer.file is None or stack.composer.file.is_file()
+    (tmp_path / "test_killed.py").write_text(_TEST)
+    (tmp_path / "test_next.py").write_text(_NEXT)
+    process = _pytest(tmp_path, "test_killed.py")
+    try:
+        await_condition(lambda: (tmp_path / "impaired").exists() or process.poll() is not None, bool, deadline_s=60)
+        assert process.poll() is None, process.communicate()[0]
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _pytest(folder: Path, name: str) -> subprocess.Popen[str]:
+    compose_file = Path(__file__).parents[2] / "compose.yaml"
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--compose-file", str(compose_file), name]
+    return subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _devices(run_id: str) -> list[str]:
+    """Taps of a run's agent."""
+    return sorted(name for name in os.listdir("/sys/class/net") if name.startswith(f"tb{run_id[:6]}"))
+
+
+def _kernels(run_id: str) -> list[str]:
+    """Carried kernels of a run's agent."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue  # it ended while we looked
+        if b"linux.uml" in command and f"umid=tb{run_id[:6]}".encode() in command:
+            found.append(path.parent.name)
+    return found
+
+
+def _bridged(engine: Engine, run_id: str) -> int:
+    """How many interfaces are on the bridges of a run's networks."""
+    count = 0
+    for network in engine.networks(testbed_run=run_id):
+        shown = subprocess.run(
+            ["ip", "-json", "link", "show", "master", f"br-{network.id[:12]}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        count += len(json.loads(shown.stdout or "[]"))
+    return count
+
+
+def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
+    killed: subprocess.Popen[str], stack: ComposeLab, tmp_path: Path
+) -> None:
+    engine = stack.engine
+    run_id = (tmp_path / "impaired").read_text()
+    carried = stack.netem_engine == "carried"
+    if carried:
+        assert len(_devices(run_id)) == 4, "two taps for each of two ports"
+        assert _kernels(run_id)
+        assert _bridged(engine, run_id) == 2, "a tap in place of each veth"
+    label = runs(engine)[run_id]
+    assert not is_orphaned(label)
+
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+
+    def left() -> dict[str, object]:
+        agents = [each.name for each in engine.containers(testbed_run=run_id, testbed_role="")]
+        return {"taps": _devices(run_id), "kernels": _kernels(run_id), "agents": agents}
+
+    await_condition(left, lambda seen: not any(seen.values()), deadline_s=5)
+    assert _bridged(engine, run_id) == 2, "each veth is back on its bridge"
+    services = engine.containers(testbed_run=run_id)
+    assert len(services) == 2, "the stack itself is left, for the next run to clear"
+    assert is_orphaned(services[0].labels[OWNER_LABEL])
+
+    following = _pytest(tmp_path, "test_next.py")
+    output, _ = following.communicate(timeout=90)
+    assert following.returncode == 0, output
+    assert f"clearing up after run {run_id}" in output
+    assert run_id not in runs(engine)
+    assert stack.run_id in runs(engine), "a run whose owner lives is left alone"
+
+
+def test_ctrl_c_takes_everything_down(killed: subprocess.Popen[str], stack: ComposeLab, tmp_path: Path) -> None:
+    run_id = (tmp_path / "impaired").read_text()
+    killed.send_signal(signal.SIGINT)
+    output, _ = killed.communicate(timeout=60)
+    assert killed.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert run_id not in runs(stack.engine)
+    assert _devices(run_id) == []
+    assert _kernels(run_id) == []

@@ -1,0 +1,200 @@
+"""The plugin up to the point where an engine is needed: markers, collection, options. No engine answers here."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import pytest
+
+COMPOSE = """
+services:
+  client: {image: nobody/none, networks: [lan]}
+  server: {image: nobody/none, networks: [lan]}
+  scaled: {image: nobody/none, networks: [lan], deploy: {replicas: 3}}
+  hostly: {image: nobody/none, network_mode: host}
+  alone: {image: nobody/none, network_mode: none}
+  sometimes: {image: nobody/none, networks: [lan], profiles: [rarely]}
+networks:
+  lan: {}
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A user's project, on a machine where no engine answers."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    pytester.makefile(".yaml", compose=COMPOSE)
+    return pytester
+
+
+def run(project: pytest.Pytester, body: str, *arguments: str) -> pytest.RunResult:
+    project.makepyfile("import pytest\n" + body)
+    return project.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+WRONG = [
+    ('impair("client -> srver", "lossy")', "host 'srver': unknown; did you mean 'server'? Known: alone, client, *"),
+    ('impair("client => server", "lossy")', "link 'client => server': write \"client -> server\" for one *"),
+    ('impair("client -> client", "lossy")', "link 'client -> client': a host has no link to itself"),
+    ('impair("client -> scaled", "lossy")', "*'scaled' has 3 replicas; name one, for example scaled[[]1]"),
+    ('impair("client -> hostly", "lossy")', "*host 'hostly' has `network_mode: host` and so no port of its own*"),
+    ('impair("client -> alone", "lossy")', "*host 'alone' has `network_mode: none`*"),
+    ('impair("client -> sometimes", "lossy")', "*host 'sometimes': unknown*"),
+    ('impair("client -> server on wan", "lossy")', "*network 'wan': unknown; did you mean 'lan'? Known: lan*"),
+    ('impair("client -> server", "losy")', "*profile 'losy': unknown; did you mean 'lossy'?*"),
+    ('impair("client -> server", loss="120%")', "*loss='120%': a percentage lies between 0% and 100%*"),
+    ('impair("client -> server", delay="-1ms")', "*delay='-1ms': a duration cannot be negative*"),
+    ('impair("client -> server", delay=5)', '*delay=5: a duration needs a unit; write delay="5ms" or "5s"*'),
+    ('impair("client -> server", rate="0mbit")', "*rate='0mbit': a rate must be above 0*"),
+    ('impair("client -> server", rate=0)', "*rate=0: a rate needs a unit*"),
+    ('impair("client -> server", dealy="5ms")', "*dealy: unknown; did you mean 'delay'?*"),
+    ('impair("client -> server")', "*what is it impaired with?*"),
+    ('impair("client -> server", "lossy", delay="5ms")', "*give a profile or words such as delay=, not both*"),
+    ("impair()", "*write impair(*"),
+    ('impair_each("client -> srver", "lossy")', "*host 'srver': unknown; did you mean 'server'?*"),
+    ('impair_each("client -> server", "losy")', "*profile 'losy': unknown; did you mean 'lossy'?*"),
+    ("impair_each()", "*write impair_each(*"),
+]
+
+
+def test_every_wrong_marker_fails_at_collection_with_one_clear_error(project: pytest.Pytester) -> None:
+    body = "\n\n".join(f"@pytest.mark.{mark}\ndef test_{number:02d}(): pass" for number, (mark, _) in enumerate(WRONG))
+    result = run(project, body)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*problem(s) in testbed's markers; nothing was started*"])
+    for number, (_, message) in enumerate(WRONG):
+        told = [line for line in result.outlines if f"::test_{number:02d}" in line]
+        assert fnmatch.filter(told, f"*{message}*"), f"{WRONG[number]}: told {told}"
+
+
+def test_every_problem_is_told_at_once(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        """
+@pytest.mark.impair("clent -> srver", delay=5, loss="120%")
+def test_one(): pass
+
+@pytest.mark.impair("client -> server", "losy")
+def test_two(): pass
+""",
+    )
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        [
+            "*test_one*'clent'*",
+            "*test_one*'srver'*",
+            "*test_one*delay=5*",
+            "*test_one*loss='120%'*",
+            "*test_two*'losy'*",
+        ]
+    )
+    result.stdout.fnmatch_lines(["*5 problem(s)*"])
+
+
+def test_two_impairments_of_one_link_are_refused(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        """
+@pytest.mark.impair("server -> client", delay="5ms")
+@pytest.mark.impair("client <-> server", "lossy")
+def test_it(): pass
+""",
+    )
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        ["*server -> client is impaired twice, by impair('client <-> server', 'lossy') and by *"]
+    )
+
+
+def test_a_profile_with_an_unknown_key_names_its_file_and_the_nearest_key(project: pytest.Pytester) -> None:
+    project.mkdir("netem").joinpath("mine.yaml").write_text("both: {dealy: 5ms, loss: 130%}\nbtoh: {}\n")
+    result = run(project, '@pytest.mark.impair("client -> server", "mine")\ndef test_it(): pass')
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        [
+            "*netem/mine.yaml: btoh: unknown; did you mean 'both'?*",
+            "*mine.yaml: both: dealy: unknown; did you mean 'delay'?*",
+        ]
+    )
+    result.stdout.fnmatch_lines(["*mine.yaml: both: loss='130%'*"])
+
+
+def test_a_users_profile_is_found_beside_the_compose_file(project: pytest.Pytester) -> None:
+    project.mkdir("netem").joinpath("mine.yaml").write_text("both: {delay: 5ms}\n")
+    result = run(project, '@pytest.mark.impair("client -> server", "mine")\ndef test_it(): pass', "--collect-only")
+    assert result.ret == 0
+
+
+MARKED = """
+@pytest.mark.impair_each("client <-> server", "clean", "lossy")
+def test_each(): pass
+
+@pytest.mark.impair_each("client <-> server")
+def test_all(profile): pass
+
+@pytest.mark.impair("client -> server", delay="5ms")
+@pytest.mark.impair("server -> client", "awful")
+def test_both(lab): pass
+
+def test_plain(): pass
+"""
+
+
+def test_collect_only_needs_no_engine(project: pytest.Pytester) -> None:
+    result = run(project, MARKED, "--collect-only", "-q")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["*::test_each[[]clean]", "*::test_each[[]lossy]", "*::test_all[[]awful]", "*::test_both"]
+    )
+
+
+def test_without_an_engine_tests_that_need_it_fail_alike_and_others_pass(project: pytest.Pytester) -> None:
+    result = run(project, MARKED, "-k", "both or plain or clean")
+    assert result.ret == 2
+    result.assert_outcomes(passed=1, errors=3)
+    result.stdout.fnmatch_lines(["*no Docker engine answers*Start one*"])
+
+
+def test_k_leaves_out_the_problems_of_what_is_not_chosen(project: pytest.Pytester) -> None:
+    body = '@pytest.mark.impair("client -> srver", "lossy")\ndef test_bad(): pass\n\ndef test_good(): pass'
+    assert run(project, body, "-k", "good").ret == 0
+
+
+def test_last_failed_and_exitfirst_work(project: pytest.Pytester) -> None:
+    project.makepyfile("import pytest\n" + MARKED)
+    result = project.runpytest_subprocess("-x")
+    result.assert_outcomes(errors=1)
+    result = project.runpytest_subprocess("--lf", "--collect-only", "-q")
+    result.stdout.fnmatch_lines(
+        ["*::test_all[[]awful]" if "test_all" in result.stdout.str() else "*::test_each[[]clean]"]
+    )
+
+
+def test_without_markers_no_compose_file_is_needed(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(): pass")
+    assert pytester.runpytest_subprocess("-p", "no:cacheprovider").ret == 0
+
+
+def test_a_missing_compose_file_is_named(project: pytest.Pytester) -> None:
+    result = run(project, MARKED, "--compose-file", "stack.yaml")
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*Compose file '*stack.yaml' does not exist; name another with --compose-file*"])
+
+
+def test_a_compose_file_that_is_not_yaml_is_told_in_composes_words(project: pytest.Pytester) -> None:
+    project.makefile(".yaml", compose="services:\n  client: [\n")
+    result = run(project, MARKED)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*Compose file *yaml*"])
+
+
+def test_a_compose_file_without_services_is_refused(project: pytest.Pytester) -> None:
+    project.makefile(".yaml", compose="services:\n  client: {image: x, profiles: [rarely]}\n")
+    result = run(project, MARKED)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*no active service*--compose-profile*"])
+
+
+def test_a_service_of_an_active_compose_profile_is_known(project: pytest.Pytester) -> None:
+    body = '@pytest.mark.impair("client -> sometimes", "lossy")\ndef test_it(): pass'
+    assert run(project, body, "--collect-only", "--compose-profile", "rarely").ret == 0
