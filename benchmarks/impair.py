@@ -51,15 +51,14 @@ _BENCH_LOCK = common.ROOT / "scripts" / "requirements" / "bench.lock"
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: one engine, and how many rules its port has already."""
+    """A setting that is measured on a stack of its own; its figures stand under its name."""
 
     engine: str
-    rules: int = 1
 
     @property
     def name(self) -> str:
         """As it stands before each figure."""
-        return f"{self.engine}, {self.rules} rule{'s' if self.rules != 1 else ''}"
+        return self.engine
 
 
 CASES = (Case("carried"), Case("host"))
