@@ -28,7 +28,8 @@ from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed import units
 from testbed.errors import EnvironmentUnfitError
 from testbed.labs import images
-from testbed.labs.compose import ComposeLab
+from testbed.labs.compose import ROLE_LABEL, ComposeLab, owner
+from testbed.labs.engine import OWNER_LABEL, RUN_LABEL
 from testbed.links import proof, qdisc
 from testbed.model.impairment import Impairment
 
@@ -223,7 +224,7 @@ def _tools_beside(docker: str, lab: ComposeLab, image: str) -> Iterator[str]:
 
 def _run_words(docker: str, lab: ComposeLab) -> list[str]:
     """``docker run`` beside the client. The lab's labels are on it: what is cut short goes away with the lab."""
-    labels = lab.container_options(_RIVAL_ROLE)["labels"]
+    labels = {RUN_LABEL: lab.run_id, OWNER_LABEL: owner(), ROLE_LABEL: _RIVAL_ROLE}
     label_words = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
     client = lab.hosts["client"].container.id
     return [docker, "run", "--network", f"container:{client}", "--cap-add", "NET_ADMIN", *label_words]
