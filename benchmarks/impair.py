@@ -254,7 +254,7 @@ def _shaper(docker: str, beside: str) -> tuple[_Shaper, str]:
         try:
             _called([docker, "exec", beside, "tc", *_replace(shaper, 0)])
         except BenchmarkError as error:
-            refused.append(str(error).splitlines()[-1].removeprefix("Error: "))
+            refused.append(_refusal(str(error).splitlines()[-1]))
             continue
         return shaper, "; ".join(refused)
     raise EnvironmentUnfitError(f"docker exec, docker run: not measured. No qdisc to change: {'; '.join(refused)}")
@@ -286,7 +286,7 @@ def _tcconfig(report: Report, lab: ComposeLab, stack: ExitStack) -> list[Contest
     tried = _call(set_words(0))
     # It exits with 0 even if tc refused: what it prints tells.
     refusals = [line.strip() for line in tried.stderr.splitlines() if "stderr=" in line or "Error" in line]
-    refusal = refusals[0].removeprefix("stderr=").removeprefix("Error: ") if refusals else ""
+    refusal = _refusal(refusals[0].removeprefix("stderr=")) if refusals else ""
     if tried.returncode and not refusal:
         raise EnvironmentUnfitError(f"tcconfig: not measured. {_last_line(tried)}")
 
@@ -296,7 +296,7 @@ def _tcconfig(report: Report, lab: ComposeLab, stack: ExitStack) -> list[Contest
         if not refusal and not any("delay" in rule for rule in _tcshow_rules(shown)):
             raise BenchmarkError(f"tcset was asked for a delay, tcshow shows {shown}")
 
-    words = f"tcset applied nothing, and read back so: {refusal}" if refusal else ""
+    words = f"netem was refused: {refusal}; its time until it has said all it says" if refusal else ""
     return [Contestant("tcconfig", words, change)]
 
 
@@ -367,6 +367,11 @@ def _called(argv: Sequence[str], timeout_s: float = 30.0) -> str:
     if done.returncode:
         raise BenchmarkError(f"`{' '.join(argv)}` failed with status {done.returncode}:\n{_last_line(done)}")
     return done.stdout
+
+
+def _refusal(line: str) -> str:
+    """The kernel's reason, to stand within a sentence."""
+    return line.removeprefix("Error: ").rstrip(".")
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
