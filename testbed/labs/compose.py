@@ -370,7 +370,7 @@ class ComposeLab(Lab):
         able = channel.call("capabilities")
         if self._asked_netem == "host" and able["host_netem"]:
             raise EnvironmentUnfitError(
-                f"--netem host: this kernel ({able['kernel']}) has no usable netem: {able['host_netem']}. "
+                f"--netem host: this kernel ({able['kernel']}) has no usable netem: {able['host_netem'].rstrip('.')}. "
                 f"Load it (modprobe sch_netem) or use --netem carried."
             )
         if self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"]):

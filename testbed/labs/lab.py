@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -326,12 +327,11 @@ class Lab(abc.ABC):
             return self._apply(ref, impairment, started)
 
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
-        port = self._port(ref.dst, ref.network)
+        port = self._ready(ref)
         lines: list[str] = []
         minor = port.minors.get(ref.src)
         addresses: tuple[str, ...] = ()
         if minor is None:
-            self._prepare_source(ref.src, ref.network)
             addresses = self.hosts[ref.src].addresses(ref.network)
             if not port.minors:
                 lines.append(qdisc.root(port.device))
@@ -403,6 +403,17 @@ class Lab(abc.ABC):
                 raise
             return None
         return proof.find_netem(answer["shown"][-1], port.minors[ref.src]) if answer["shown"] else None
+
+    def _ready(self, ref: LinkRef) -> Port:
+        """The port at a link's end, with its source prepared; the first time, both at once."""
+        port = self._ports.get((ref.dst, ref.network))
+        if port is not None and ref.src in port.minors:
+            return port
+        with ThreadPoolExecutor(1, "testbed-source") as pool:
+            prepared = pool.submit(self._prepare_source, ref.src, ref.network)
+            port = self._port(ref.dst, ref.network)
+            prepared.result()
+        return port
 
     def _port(self, host: str, network: str) -> Port:
         if (host, network) not in self._ports:
