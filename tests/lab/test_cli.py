@@ -15,7 +15,7 @@ from testbed import ComposeLab
 ROOT = Path(__file__).parents[2]
 
 
-def testbed(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "testbed.cli", *arguments],
         capture_output=True,
@@ -26,53 +26,50 @@ def testbed(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     )
 
 
-testbed.__test__ = False  # type: ignore[attr-defined]  # its name starts with "test", it is none
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Path]:
     """A folder with a Compose file of its own, so that no other stack is meant."""
     (tmp_path / "images").symlink_to(ROOT / "images")
     (tmp_path / "compose.yaml").write_text((ROOT / "compose.yaml").read_text())
     yield tmp_path
-    testbed("down", cwd=tmp_path)
+    cli("down", cwd=tmp_path)
 
 
 def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: ComposeLab) -> None:
-    assert testbed("show", cwd=project).returncode == 2
+    assert cli("show", cwd=project).returncode == 2
 
-    up = testbed("up", cwd=project)
+    up = cli("up", cwd=project)
     assert up.returncode == 0, up.stderr
     assert "client, server" in up.stdout
 
-    impaired = testbed("impair", "client <-> server", "delay=40ms", "loss=2%", cwd=project)
+    impaired = cli("impair", "client <-> server", "delay=40ms", "loss=2%", cwd=project)
     assert impaired.returncode == 0, impaired.stderr
-    again = testbed("impair", "server -> client", "latency", cwd=project)
+    again = cli("impair", "server -> client", "latency", cwd=project)
     assert again.returncode == 0, again.stderr
 
-    shown = json.loads(testbed("show", "--json", cwd=project).stdout)
+    shown = json.loads(cli("show", "--json", cwd=project).stdout)
     links = {each["link"]: each for each in shown["links"]}
     assert links["client -> server"]["asked"] == {"delay": "40ms", "loss": "2%"}
     assert links["client -> server"]["kernel"]["options"]["delay"]["delay"] == 0.04
     assert links["server -> client"]["asked"] == {"delay": "50ms"}
     assert all(each["differences"] == [] for each in links.values())
 
-    assert testbed("heal", "client -> server", cwd=project).stdout == "client -> server: healed\n"
-    shown = json.loads(testbed("show", "--json", cwd=project).stdout)
+    assert cli("heal", "client -> server", cwd=project).stdout == "client -> server: healed\n"
+    shown = json.loads(cli("show", "--json", cwd=project).stdout)
     assert [each["link"] for each in shown["links"]] == ["server -> client"]
 
-    wrong = testbed("impair", "client -> srver", "delay=5", cwd=project)
+    wrong = cli("impair", "client -> srver", "delay=5", cwd=project)
     assert wrong.returncode == 2
     assert "did you mean 'server'?" in wrong.stderr
     assert "delay=5: a duration needs a unit" in wrong.stderr
 
-    assert testbed("down", cwd=project).returncode == 0
+    assert cli("down", cwd=project).returncode == 0
     assert stack.engine.containers(testbed_stack=str(project / "compose.yaml")) == []
     assert stack.engine.containers(testbed_stack=str(project)) == []
 
 
 def test_the_demonstration_delivers_and_writes_its_report(tmp_path: Path) -> None:
-    done = testbed("demo", "--messages", "4", "--report", str(tmp_path), "clean", "latency")
+    done = cli("demo", "--messages", "4", "--report", str(tmp_path), "clean", "latency")
     assert done.returncode == 0, done.stderr
     run = json.loads((tmp_path / "demo.json").read_text())
     by_profile = {each["profile"]: each for each in run["profiles"]}
@@ -86,7 +83,7 @@ def test_the_demonstration_delivers_and_writes_its_report(tmp_path: Path) -> Non
 
 
 def test_the_doctor_finds_this_machine_fit() -> None:
-    done = testbed("doctor", "--json")
+    done = cli("doctor", "--json")
     assert done.returncode == 0, done.stderr
     findings = {each["name"]: each for each in json.loads(done.stdout)}
     assert findings["Docker engine"]["state"] == "ok"
@@ -94,7 +91,7 @@ def test_the_doctor_finds_this_machine_fit() -> None:
 
 
 def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
-    done = testbed("demo", "--report", str(tmp_path), "clan")
+    done = cli("demo", "--report", str(tmp_path), "clan")
     assert done.returncode == 2
     assert "profile 'clan': unknown; did you mean 'clean'?" in done.stderr
     assert list(tmp_path.iterdir()) == []
