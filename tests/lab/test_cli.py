@@ -99,6 +99,6 @@ def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["demo", "doctor", "up", "down", "impair", "heal", "show", "profiles", "images"])
 def test_every_command_helps_with_an_example(command: str) -> None:
-    done = testbed(command, "--help")
+    done = cli(command, "--help")
     assert done.returncode == 0
     assert f"Example:\n    testbed {command}" in done.stdout
