@@ -21,6 +21,9 @@ DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 
 # netem keeps delay and jitter in signed 64-bit nanoseconds; an hour is beyond any link, and a typing error.
 _LONGEST_S = 3600.0
+_SHORTEST_S = 1e-9
+# netem keeps the rate in unsigned 64-bit bytes a second.
+_FASTEST_BPS = 8 * 2.0**64
 _SEEDS = 2**64
 
 
@@ -62,12 +65,16 @@ class Impairment:
                     0 <= value <= _LONGEST_S,
                     f"{name}={value!r}: must lie between 0 and {_LONGEST_S:g} seconds",
                 )
+                check(
+                    not 0 < value < _SHORTEST_S,
+                    f"{name}={value!r}: shorter than a nanosecond, the shortest time that netem knows",
+                )
         if self.loss_ratio is not None:
             check(0 <= self.loss_ratio <= 1, f"loss_ratio={self.loss_ratio!r}: must lie between 0 and 1")
         if self.rate_bps is not None:
             check(
-                self.rate_bps >= 8,
-                f"rate_bps={self.rate_bps!r}: must be at least 8 bit/s, netem's smallest rate",
+                8 <= self.rate_bps < _FASTEST_BPS,
+                f"rate_bps={self.rate_bps!r}: must lie between 8 bit/s and 2⁶⁷ bit/s, netem's smallest and largest rate",
             )
         if self.limit_packets is not None:
             check(
