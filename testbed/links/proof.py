@@ -15,10 +15,11 @@ from testbed import units
 from testbed.links import qdisc
 from testbed.model.impairment import Impairment
 
-# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32; tc prints
-# six significant digits.
+# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32, rates in
+# whole bytes (and we write whole bits); tc prints shares and times with six significant digits.
 _TICK_S = 1e-7
 _LOSS_STEP = 1e-9
+_RATE_STEP_BPS = 7.6
 _DIGITS = 1e-5
 
 
@@ -74,8 +75,9 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
     compare("jitter", asked.jitter_s, delay.get("jitter"), _TICK_S, units.format_time)
     compare("loss", asked.loss_ratio, options.get("loss-random", {}).get("loss"), _LOSS_STEP, units.format_ratio)
     rate_bps = options.get("rate", {}).get("rate", 0) * 8
-    compare("rate", qdisc.effective_rate_bps(asked), rate_bps, 8.0, units.format_rate)
-    compare("limit", qdisc.sized_limit(asked), options.get("limit"), 0.0, lambda packets: f"{packets:.0f}")
+    compare("rate", qdisc.effective_rate_bps(asked), rate_bps, _RATE_STEP_BPS, units.format_rate)
+    if (limit := qdisc.sized_limit(asked)) != options.get("limit"):
+        found.append(Difference("limit", str(limit), str(options.get("limit", "none"))))
     if asked.seed is not None and options.get("seed") != asked.seed:
         found.append(Difference("seed", str(asked.seed), str(options.get("seed", "none (needs Linux and tc 6.6)"))))
     unasked = sorted(options.keys() & {"loss-state", "loss-gemodel", "duplicate", "reorder", "corrupt", "slot"})
