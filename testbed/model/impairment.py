@@ -74,7 +74,7 @@ class Impairment:
         if self.rate_bps is not None:
             check(
                 8 <= self.rate_bps < _FASTEST_BPS,
-                f"rate_bps={self.rate_bps!r}: must lie between 8 bit/s and 2⁶⁷ bit/s, netem's smallest and largest rate",
+                f"rate_bps={self.rate_bps!r}: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate",
             )
         if self.limit_packets is not None:
             check(
