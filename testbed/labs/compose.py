@@ -749,6 +749,8 @@ def is_orphaned(label: str) -> bool:
     here_machine, here_boot, here_namespace = _here()
     if machine != here_machine or machine == "-":
         return False
+    if "-" in (boot, here_boot, namespace, here_namespace) or not pid.isdecimal():
+        return False
     if boot != here_boot:
         return True
     return namespace == here_namespace and _start_time(int(pid)) != start
@@ -831,7 +833,7 @@ def _describe(inspected: Mapping[str, Any]) -> str:
             return "is gone"
         case "exited":
             return f"exited with status {state.get('ExitCode')}"
-        case "running" if health:
+        case "running" if health not in (None, "none"):
             checks = (state.get("Health") or {}).get("Log") or []
             last = f"; its last check said: {checks[-1].get('Output', '').strip()!r}" if checks else ""
             return f"is running and {health}{last}"
