@@ -46,7 +46,7 @@ class Channel:
             try:
                 self._stream.send(json.dumps(request).encode() + b"\n")
                 while True:
-                    answer = json.loads(self._line(answer_within_s))
+                    answer = _answer(self._line(answer_within_s))
                     # A request that timed out earlier may still be answered: that answer is not ours.
                     if answer["id"] == number:
                         break
@@ -71,3 +71,14 @@ class Channel:
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         return line
+
+
+def _answer(line: bytes) -> dict[str, Any]:
+    """The answer in a line. Raises ValueError quoting it if it is none."""
+    try:
+        answer: dict[str, Any] = json.loads(line)
+        if {"id", "ok"} <= answer.keys():
+            return answer
+    except (ValueError, AttributeError):
+        pass  # said below, with the line
+    raise ValueError(f"not an answer: {line[:200]!r}")
