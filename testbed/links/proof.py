@@ -15,11 +15,12 @@ from testbed import units
 from testbed.links import qdisc
 from testbed.model.impairment import Impairment
 
-# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32, rates in
-# whole bytes (and we write whole bits); tc prints shares and times with six significant digits.
+# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32; tc
+# prints both with six significant digits. A rate is whole bytes a second; from 1 kbit on tc multiplies what we
+# write, and the product may fall just below the whole byte.
 _TICK_S = 1e-7
 _LOSS_STEP = 1e-9
-_RATE_STEP_BPS = 7.6
+_SCALED_FROM_BPS = 1000
 _DIGITS = 1e-5
 
 
@@ -74,8 +75,10 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
     compare("delay", asked.delay_s, delay.get("delay"), _TICK_S, units.format_time)
     compare("jitter", asked.jitter_s, delay.get("jitter"), _TICK_S, units.format_time)
     compare("loss", asked.loss_ratio, options.get("loss-random", {}).get("loss"), _LOSS_STEP, units.format_ratio)
-    rate_bps = options.get("rate", {}).get("rate", 0) * 8
-    compare("rate", qdisc.effective_rate_bps(asked), rate_bps, _RATE_STEP_BPS, units.format_rate)
+    rate_bps, found_bytes = qdisc.effective_rate_bps(asked) or 0.0, options.get("rate", {}).get("rate", 0)
+    missing_bytes = 1 if rate_bps >= _SCALED_FROM_BPS else 0
+    if not math.isclose(round(rate_bps) // 8, found_bytes, rel_tol=_DIGITS, abs_tol=missing_bytes):
+        found.append(Difference("rate", units.format_rate(rate_bps), units.format_rate(found_bytes * 8)))
     if (limit := qdisc.sized_limit(asked)) != options.get("limit"):
         found.append(Difference("limit", str(limit), str(options.get("limit", "none"))))
     if asked.seed is not None and options.get("seed") != asked.seed:
