@@ -99,7 +99,7 @@ PERTURBED: dict[str, Callable[[dict[str, Any]], None]] = {
     "delay": lambda options: _more(options, "delay", "delay", 2e-7),
     "jitter": lambda options: _more(options, "delay", "jitter", 2e-7),
     "loss": lambda options: _more(options, "loss-random", "loss", 2e-9),
-    "rate": lambda options: _more(options, "rate", "rate", 1),
+    "rate": lambda options: _more(options, "rate", "rate", 2),
     "limit": lambda options: options.update(limit=options["limit"] + 1),
     "duplicate": lambda options: options.update(duplicate={"duplicate": 0.01, "correlation": 0}),
     "reorder": lambda options: options.update(reorder={"reorder": 0.01, "correlation": 0}),
@@ -155,6 +155,12 @@ def test_the_smallest_rates_are_seen_to_be_missing(rate_bps: float) -> None:
     assert proof.differences(asked, kernel) == []
     del kernel["options"]["rate"]
     assert [each.field for each in proof.differences(asked, kernel)] == ["rate"]
+
+
+@pytest.mark.parametrize(("rate_bps", "found_bytes"), [(8, 2), (9, 2), (15, 0), (15, 2), (16, 1), (16, 3)])
+def test_the_smallest_rates_are_compared_to_the_byte(rate_bps: float, found_bytes: int) -> None:
+    kernel = {"options": {"limit": 1000, "rate": {"rate": found_bytes}}}
+    assert [each.field for each in proof.differences(Impairment(rate_bps=rate_bps), kernel)] == ["rate"]
 
 
 def test_a_long_limit_is_compared_to_the_last_packet() -> None:
