@@ -93,8 +93,8 @@ def _with_images(lab: ComposeLab) -> dict[str, Any]:
     for name, service in lab.topology.services.items():
         if service.build is None or service.image is not None:
             continue
-        if (named := images.service_image(service.build, name)) is not None:
-            services[name]["image"] = ":".join(named)
+        repository, digest = images.service_image(service.build, name)
+        services[name]["image"] = f"{repository}:{digest or 'latest'}"
     return {"services": services, "networks": {name: {} for name in lab.topology.networks}}
 
 

@@ -8,16 +8,18 @@ microseconds, milliseconds and seconds in one tool or another.
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from testbed.errors import InvalidValueError
 
-_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*(?:/s)?)\s*")
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
+# Powers of ten beyond this are typing errors, and at some point more than Decimal can multiply.
+_LARGEST_POWER = 100
 
 _TIME = {
     "ns": Decimal("1e-9"),
     "us": Decimal("1e-6"),
-    "µs": Decimal("1e-6"),
+    "µs": Decimal("1e-6"),  # the micro sign; the Greek letter, which looks the same, is read as it
     "ms": Decimal("1e-3"),
     "s": Decimal(1),
     "min": Decimal(60),
@@ -30,7 +32,15 @@ _RATE = {
 
 def _split(text: str) -> tuple[Decimal, str] | None:
     match = _NUMBER.fullmatch(text)
-    return (Decimal(match[1]), match[2]) if match else None
+    if match is None:
+        return None
+    try:
+        value = Decimal(match[1])
+    except InvalidOperation:  # its exponent has more digits than Decimal can hold
+        return None
+    if abs(value.adjusted()) > _LARGEST_POWER:
+        return None
+    return value, match[2].replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}")
 
 
 def parse_time(text: object, *, name: str = "time") -> float:
@@ -91,7 +101,8 @@ def _parse(text: object, name: str, kind: str, example: str, units: dict[str, De
     if split is None:
         raise InvalidValueError(f"{name}={text!r}: not a {kind}; {example}")
     value, unit = split
-    scale = units.get(unit) or units.get(unit.lower().removesuffix("/s"))
+    word = unit.lower()
+    scale = units.get(word.removesuffix("/s") if units is _RATE else word)
     if scale is None:
         raise InvalidValueError(f"{name}={text!r}: unknown unit {unit!r}; known: {', '.join(units)}")
     return value, scale
@@ -106,7 +117,7 @@ def _scaled(value: float, scale: Decimal) -> float:
 
 
 def format_time(seconds: float) -> str:
-    """The shortest exact form in one of tc's units: 0.04 → ``40ms``, 0.0000015 → ``1500ns``."""
+    """In the largest of tc's units that is exact to six digits, else in whole nanoseconds: 0.04 → ``40ms``."""
     if seconds == 0:
         return "0s"
     for unit in ("s", "ms", "us"):
@@ -117,7 +128,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_rate(bits_per_second: float) -> str:
-    """The shortest exact form in tc's decimal units: 10000000 → ``10mbit``."""
+    """In the largest of tc's decimal units that is exact to three digits, else in whole bits: 10000000 → ``10mbit``."""
     for prefix in ("g", "m", "k"):
         scaled = _scaled(bits_per_second, _RATE[f"{prefix}bit"])
         if scaled >= 1 and scaled == round(scaled, 3):

@@ -8,12 +8,14 @@ came as shows did not fail.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import select
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,13 +52,23 @@ class Batch:
         self._sync = sync
         self._alive = alive
         self._sent = 0
+        self._synchronisations = 0
         self._pending = b""
+        # What it said last that was no JSON, for error messages.
+        self._said: deque[str] = deque(maxlen=5)
+        # Whether answers may still come that nobody waits for, or the line count is not known.
+        self._lost = True
+        self.closed = False
+        """Whether the tool was seen to have closed its end."""
 
     def run(self, lines: Sequence[str], *, deadline_s: float = 5.0) -> Outcome:
         """Run the lines in order, going on after one that fails.
 
-        Raises Refused if the tool ends or does not answer before the deadline; says what it printed last.
+        Raises Refused if the tool ends or does not answer before the deadline; says what it printed last. The next
+        run passes over whatever answer comes late.
         """
+        if self._lost:
+            self.synchronise(deadline_s=deadline_s)
         outcome = Outcome()
         chunk: list[str] = []
         for line in lines:
@@ -85,22 +97,30 @@ class Batch:
 
     def synchronise(self, *, deadline_s: float) -> None:
         """Wait until the tool answers; learn its line count. For the start, and after a lost answer."""
-        nonsense = "link show dev testbed-sync" if self._sync.startswith("link") else "qdisc show dev testbed-sync"
-        self._write(f"{nonsense}\n{self._sync}\n")
+        # A name that was never asked for tells this answer from one that was lost, even of a lost synchronisation.
+        self._synchronisations += 1
+        nobody = f"testbed-{self._synchronisations % 10**6}"
+        self._write(f"{self._sync.split()[0]} show dev {nobody}\n{self._sync}\n")
         deadline = time.monotonic() + deadline_s
-        seen_failure = False
+        named = failed = False
         while True:
             line = self._read_line(deadline)
-            if failed := _FAILED.search(line):
-                self._sent = int(failed[1]) + 1
-                seen_failure = True
-            elif line.startswith("[") and seen_failure:
+            if f'"{nobody}"' in line:
+                named = True
+            elif named and (match := _FAILED.search(line)):
+                self._sent = int(match[1]) + 1
+                failed = True
+            elif failed and line.startswith("["):
+                self._said.clear()
+                self._lost = False
                 return
 
     def _run_chunk(self, lines: Sequence[str], outcome: Outcome, deadline_s: float) -> None:
         first = self._sent + 1
         numbered = dict(enumerate((*lines, self._sync), start=first))
         self._sent += len(numbered)
+        self._said.clear()
+        self._lost = True
         self._write("".join(f"{line}\n" for line in numbered.values()))
         shows = [number for number, line in numbered.items() if " show " in line]
         arrays: list[Any] = []
@@ -122,6 +142,7 @@ class Batch:
             elif line:
                 text.append(line)
         outcome.shown += arrays[:-1]
+        self._lost = False
 
     def _write(self, text: str) -> None:
         data = text.encode()
@@ -129,7 +150,8 @@ class Batch:
             while data:
                 data = data[os.write(self._write_fd, data) :]
         except BrokenPipeError:
-            raise Refused(f"{self._name} ended: {self._alive() or 'its pipe is closed'}") from None
+            self.closed = True
+            raise Refused(self._ended()) from None
 
     def _read_line(self, deadline: float) -> str:
         while b"\n" not in self._pending:
@@ -138,15 +160,26 @@ class Batch:
             if ready:
                 data = os.read(self._read_fd, 65536)
                 if not data:
-                    raise Refused(f"{self._name} ended: {self._alive() or self._pending.decode(errors='replace')}")
+                    self.closed = True
+                    raise Refused(self._ended())
                 self._pending += data
-            elif reason := self._alive():
-                raise Refused(f"{self._name} ended: {reason}")
+            elif self._alive():
+                raise Refused(self._ended())
             elif left <= 0:
-                seen = self._pending[-300:].decode(errors="replace")
-                raise Refused(f"{self._name} did not answer in time; last seen: {seen!r}")
-        line, _, self._pending = self._pending.partition(b"\n")
-        return line.decode(errors="replace").strip("\r ")
+                raise Refused(f"{self._name} did not answer in time; last seen: {self._last_seen()!r}")
+        raw, _, self._pending = self._pending.partition(b"\n")
+        line = raw.decode(errors="replace").strip("\r ")
+        if line and not line.startswith("["):
+            self._said.append(line)
+        return line
+
+    def _ended(self) -> str:
+        reason = self._alive() or "it closed its end"
+        seen = self._last_seen()
+        return f"{self._name} ended: {reason}; last seen: {seen!r}" if seen else f"{self._name} ended: {reason}"
+
+    def _last_seen(self) -> str:
+        return "; ".join([*self._said, self._pending.decode(errors="replace")])[-300:].removesuffix("; ")
 
 
 class LocalTool:
@@ -160,7 +193,8 @@ class LocalTool:
 
     def batch(self) -> Batch:
         """The running tool."""
-        if self._batch is None or self._process is None or self._process.poll() is not None:
+        running = self._process is not None and self._process.poll() is None
+        if self._batch is None or self._batch.closed or not running:
             self.close()
             self._process = process = subprocess.Popen(
                 self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
@@ -169,12 +203,15 @@ class LocalTool:
             assert process.stdout is not None  # noqa: S101
 
             def ended() -> str | None:
+                if batch.closed:  # it is about to end, if it has not yet
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(0.2)
                 return None if process.poll() is None else f"exit status {process.returncode}"
 
-            self._batch = Batch(
+            self._batch = batch = Batch(
                 process.stdin.fileno(), process.stdout.fileno(), self._argv[0], sync=self._sync, alive=ended
             )
-            self._batch.synchronise(deadline_s=5.0)
+            batch.synchronise(deadline_s=5.0)
         return self._batch
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """In one host's process namespace: signal a program that was started there, and all it started.
 
-A program that the engine started in a running container has no parent inside it (its parent process number
-is 0) and leads a session of its own. It is found by that and by its command line, which every process may
-read; its environment only one with all its capabilities may.
+A program that the engine started in a running container leads a session of its own and has no parent inside (its
+parent process number is 0, as that of the container's first process). The engine knows it by its number on the
+machine outside, we by its number in here; both are given out in order, so its rank among its like is the same.
+Its command line would not do: an ``exec`` or a ``#!`` line changes it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import signal
 from pathlib import Path
 
-from .protocol import Operation
+from .protocol import Operation, Refused
 
 _PROC = Path("/proc")
 
@@ -21,18 +22,23 @@ def operations() -> dict[str, Operation]:
     return {"signal": send}
 
 
-def send(*, argv: list[str], rank: int, name: str) -> dict[str, list[int]]:
-    """Send the signal (``"SIGTERM"``) to the ``rank``-th oldest program started as ``argv``, and to its session."""
-    leaders = sorted(pid for pid, parent, _ in _processes() if parent == 0 and pid != 1 and _argv(pid) == argv)
-    if rank >= len(leaders):
-        return {"signalled": []}
+def send(*, rank: int, of: int, name: str) -> dict[str, list[int] | None]:
+    """Send the signal (``"SIGTERM"``) to the ``rank``-th oldest leader, and to its session.
+
+    ``of`` is how many leaders the other side counted; if there are more or fewer here, something has just begun or
+    ended, nobody is signalled, and the answer is None: count again.
+    """
+    if name not in signal.Signals.__members__:
+        raise Refused(f"unknown signal {name!r}; write it as SIGTERM or SIGINT")
+    processes = _processes()
+    leaders = sorted(pid for pid, parent, _ in processes if parent == 0)
+    if len(leaders) != of or not 0 <= rank < of:
+        return {"signalled": None}
     leader = leaders[rank]
-    number = signal.Signals[name]
-    members = [pid for pid, _, session in _processes() if session == leader or pid == leader]
     reached = []
-    for pid in members:
+    for pid in (pid for pid, _, session in processes if leader in (session, pid)):
         try:
-            os.kill(pid, number)
+            os.kill(pid, signal.Signals[name])
         except ProcessLookupError:
             continue  # it ended first, which is what is wanted
         reached.append(pid)
@@ -52,10 +58,3 @@ def _processes() -> list[tuple[int, int, int]]:
             continue  # it ended while we looked
         found.append((int(path.name), int(fields[1]), int(fields[3])))
     return found
-
-
-def _argv(pid: int) -> list[str]:
-    try:
-        return (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except (FileNotFoundError, ProcessLookupError):
-        return []

@@ -41,10 +41,10 @@ def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: Bina
         signal.signal(number, end)
     try:
         for line in requests:
-            answer = _answer(operations, line)
-            answers.write(json.dumps(answer).encode() + b"\n")
+            answer, stop = _answer(operations, line)
+            answers.write(answer)
             answers.flush()
-            if answer.get("stop"):
+            if stop:
                 return
     except (Ended, BrokenPipeError):
         # Whoever asked is gone or told us to go: what was changed is put back by the caller's `with`.
@@ -54,21 +54,26 @@ def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: Bina
             signal.signal(number, signal.SIG_IGN)  # putting back must not be cut short
 
 
-def _answer(operations: Mapping[str, Operation], line: bytes) -> dict[str, Any]:
+def _answer(operations: Mapping[str, Operation], line: bytes) -> tuple[bytes, bool]:
+    """The line to answer a request with, and whether it is the last one."""
     try:
         request = json.loads(line)
         number, name = request.pop("id"), request.pop("op")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        return {"id": None, "ok": False, "error": f"not a request with id and op ({error!r}): {line[:200]!r}"}
+        return _line(id=None, ok=False, error=f"not a request with id and op ({error!r}): {line[:200]!r}"), False
     if name == "stop":
-        return {"id": number, "ok": True, "result": None, "stop": True}
-    operation = operations.get(name)
+        return _line(id=number, ok=True, result=None), True
+    operation = operations.get(str(name))
     if operation is None:
-        known = ", ".join(sorted(operations))
-        return {"id": number, "ok": False, "error": f"unknown operation {name!r}; known: {known}, stop"}
+        known = ", ".join([*sorted(operations), "stop"])
+        return _line(id=number, ok=False, error=f"unknown operation {name!r}; known: {known}"), False
     try:
-        return {"id": number, "ok": True, "result": operation(**request)}
+        return _line(id=number, ok=True, result=operation(**request)), False
     except Refused as refused:
-        return {"id": number, "ok": False, "kind": refused.kind, "error": str(refused)}
+        return _line(id=number, ok=False, kind=refused.kind, error=str(refused)), False
     except Exception:  # noqa: BLE001  # whatever broke, the other side must hear of it and go on
-        return {"id": number, "ok": False, "error": f"{name} crashed:\n{traceback.format_exc()}"}
+        return _line(id=number, ok=False, error=f"{name} crashed:\n{traceback.format_exc()}"), False
+
+
+def _line(**answer: Any) -> bytes:
+    return json.dumps(answer).encode() + b"\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+import time
 from typing import Any, Protocol
 
 from testbed.errors import AgentError
@@ -43,12 +44,14 @@ class Channel:
             self._number += 1
             number = self._number
             request = {"id": number, "op": operation, **arguments}
+            deadline = time.monotonic() + answer_within_s
             try:
                 self._stream.send(json.dumps(request).encode() + b"\n")
                 while True:
-                    answer = json.loads(self._line(answer_within_s))
+                    answer = _answer(self._line(deadline))
                     # A request that timed out earlier may still be answered: that answer is not ours.
-                    if answer["id"] == number:
+                    # One without a number says that what we sent was no request: it is nobody else's.
+                    if answer["id"] in (number, None):
                         break
             except TimeoutError:
                 raise AgentError(f"{self._name}: no answer to {operation!r} within {answer_within_s:g} s") from None
@@ -63,11 +66,22 @@ class Channel:
         """Close the stream."""
         self._stream.close()
 
-    def _line(self, deadline_s: float) -> bytes:
+    def _line(self, deadline: float) -> bytes:
         while b"\n" not in self._pending:
-            data = self._stream.receive(deadline_s)
+            data = self._stream.receive(max(deadline - time.monotonic(), 0.0))
             if not data:
                 raise EOFError("its output ended")
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
         return line
+
+
+def _answer(line: bytes) -> dict[str, Any]:
+    """The answer in a line. Raises ValueError quoting it if it is none."""
+    try:
+        answer: dict[str, Any] = json.loads(line)
+        if {"id", "ok"} <= answer.keys():
+            return answer
+    except (ValueError, AttributeError):
+        pass  # said below, with the line
+    raise ValueError(f"not an answer: {line[:200]!r}")

@@ -238,14 +238,12 @@ class ComposeLab(Lab):
         for name, service in topology.services.items():
             if service.build is None:
                 continue
-            named = images.service_image(service.build, name)
-            if named is None:
+            repository, digest = images.service_image(service.build, name)
+            if service.image is None:
+                services[name]["image"] = f"{repository}:{digest or 'latest'}"
+            if digest is None:
                 missing.append(name)
                 continue
-            repository, digest = named
-            tag = f"{repository}:{digest}"
-            if service.image is None:
-                services[name]["image"] = tag
             built = self.engine.image_labels(services[name]["image"])
             if built is None or built.get(INPUTS_LABEL) != digest:
                 missing.append(name)
@@ -442,7 +440,6 @@ class ComposeHost(Host):
         self._inside: Channel | None = None
         self._inside_of = ""
         self._per_packet: set[tuple[str, str]] = set()
-        self.programs: list[ComposeProgram] = []
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
@@ -566,18 +563,23 @@ class ComposeHost(Host):
             self._inside_of = started_at
         return self._inside
 
-    def signal(self, argv: Sequence[str], rank: int, name: str) -> list[int]:
-        """Signal the ``rank``-th oldest program that runs as ``argv``, and all it started."""
+    def signal(self, pid: int, name: str) -> None:
+        """Signal the program with this number on the engine's machine, and all it started."""
         channel = self._lab.beside(
-            self.container,
-            "signal",
-            pid_mode=f"container:{self.container.id}",
-            cap_add=["KILL"],
-            network_mode="none",
+            self.container, "signal", pid_mode=f"container:{self.container.id}", cap_add=["KILL"], network_mode="none"
         )
+
+        def reached() -> bool:
+            leaders = self._lab.engine.leaders(self.container)
+            if pid not in leaders:
+                return True  # it has ended
+            answer = channel.call("signal", rank=leaders.index(pid), of=len(leaders), name=name)
+            return answer["signalled"] is not None
+
         try:
-            reached: list[int] = channel.call("signal", argv=list(argv), rank=rank, name=name)["signalled"]
-            return reached
+            await_condition(reached, bool, deadline_s=5)
+        except NotSeenError:
+            raise LabError(f"`{self.name}`: {name} did not reach process {pid}: too much begins and ends") from None
         finally:
             channel.close()
 
@@ -648,7 +650,6 @@ class ComposeProgram(Program):
         except docker.errors.APIError as error:
             raise LabError(f"`{host.name}`: cannot start {' '.join(argv)}: {error.explanation or error}") from None
         self._pid = self._engine.exec_state(self._exec)[1]
-        host.programs.append(self)
         threading.Thread(target=self._read, name=f"testbed-{host.name}", daemon=True).start()
 
     def _read(self) -> None:
@@ -695,8 +696,6 @@ class ComposeProgram(Program):
             raise CommandTimeoutError(
                 f"`{self._host.name}`: {' '.join(self.argv)}: closed its output but did not end within {timeout}"
             ) from None
-        if self in self._host.programs:
-            self._host.programs.remove(self)
         return Result(
             argv=self.argv, exit_code=-1 if status is None else status,
             stdout=self._stream(1), stderr=self._stream(2), duration_s=self._duration_s,
@@ -705,15 +704,10 @@ class ComposeProgram(Program):
     def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:
         """Signal it, wait, and kill it if need be; see `Program.stop`."""
         if not self.ended:
-            self._signal(signal)
+            self._host.signal(self._pid, signal)
             if not self._done.wait(seconds(timeout)) and signal != "SIGKILL":
-                self._signal("SIGKILL")
+                self._host.signal(self._pid, "SIGKILL")
         return self.wait("10s")
-
-    def _signal(self, name: str) -> None:
-        twins = [each for each in self._host.programs if each.argv == self.argv and not each.ended]
-        rank = sorted(twins, key=lambda each: each._pid).index(self) if self in twins else 0
-        self._host.signal(self.argv, rank, name)
 
     def _stream(self, number: int) -> str:
         return b"".join(data for stream, data in self._chunks if stream == number).decode(errors="replace")
@@ -748,6 +742,8 @@ def is_orphaned(label: str) -> bool:
     machine, boot, namespace, pid, start = parts
     here_machine, here_boot, here_namespace = _here()
     if machine != here_machine or machine == "-":
+        return False
+    if "-" in (boot, here_boot, namespace, here_namespace) or not pid.isdecimal():
         return False
     if boot != here_boot:
         return True
@@ -831,7 +827,7 @@ def _describe(inspected: Mapping[str, Any]) -> str:
             return "is gone"
         case "exited":
             return f"exited with status {state.get('ExitCode')}"
-        case "running" if health:
+        case "running" if health not in (None, "none"):
             checks = (state.get("Health") or {}).get("Log") or []
             last = f"; its last check said: {checks[-1].get('Output', '').strip()!r}" if checks else ""
             return f"is running and {health}{last}"

@@ -285,6 +285,15 @@ class Engine:
         state = self._api.exec_inspect(program.id)
         return (None if state["Running"] else state["ExitCode"]), int(state["Pid"])
 
+    def leaders(self, container: Container) -> list[int]:
+        """The container's first process and each program started in it, by number on the engine's machine."""
+        try:
+            listing = container.top(ps_args="-eo pid,ppid")
+        except docker.errors.APIError:
+            return []  # it does not run
+        parents = {int(pid): int(parent) for pid, parent, *_ in listing["Processes"]}
+        return sorted(pid for pid, parent in parents.items() if parent not in parents)
+
     def put(self, container: Container, path: str, content: bytes, mode: int) -> None:
         """Write a file; its folder must exist."""
         target = PurePosixPath(path)

@@ -6,6 +6,8 @@ Each image of ours carries a digest of what it was built from and is built again
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +25,8 @@ from testbed.resources import resource
 BASE_REPOSITORY, BASE_TAG = "debian", "trixie-slim"
 BASE = f"{BASE_REPOSITORY}:{BASE_TAG}"
 NETEM_REPOSITORY = "testbed/netem"
+
+_FROM_BASE = re.compile(rf"^[ \t]*FROM[ \t]+(--\S+[ \t]+)*{re.escape(BASE)}(\s|$)", re.IGNORECASE | re.MULTILINE)
 
 Say = Callable[[str], None]
 
@@ -93,38 +97,56 @@ def _netem_context() -> dict[str, bytes]:
 def _digest(files: Mapping[str, bytes]) -> str:
     whole = hashlib.sha256()
     for name, content in sorted(files.items()):
-        whole.update(f"{name}\0{len(content)}\0".encode())
+        whole.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape"))
         whole.update(content)
     return whole.hexdigest()[:16]
 
 
-def service_image(build: Mapping[str, Any], service: str) -> tuple[str, str] | None:
-    """Repository and digest for a service that is built from a local folder; None if it is built from elsewhere.
+def service_image(build: Mapping[str, Any], service: str) -> tuple[str, str | None]:
+    """Repository and digest of inputs for a service that is built.
 
-    The digest covers the build section and every file of the context, ignored ones included: at worst an image
-    is built once too often.
+    No digest where its inputs are not all in one local folder: then Compose, with its cache, decides each time. The
+    digest covers the build section and everything in the context, ignored files included, with what a build
+    copies of it: names, permissions, contents, the targets of symbolic links. At worst an image is built once
+    too often.
     """
     context = Path(str(build.get("context", ".")))
-    if not context.is_dir():
-        return None
-    files = {
-        str(path.relative_to(context)): path.read_bytes()
-        for path in sorted(context.rglob("*"))
-        if path.is_file() and ".git" not in path.parts and "__pycache__" not in path.parts
-    }
+    repository = f"testbed/{_repository_word(context.resolve().name)}-{_repository_word(service)}"
+    if not context.is_dir() or build.get("additional_contexts"):
+        return repository, None
+    files = dict(
+        _entry(path, name)
+        for path in context.rglob("*")
+        if not {".git", "__pycache__"}.intersection((name := path.relative_to(context)).parts)
+    )
     dockerfile = context / str(build.get("dockerfile", "Dockerfile"))
     if dockerfile.is_file():  # it may lie outside its context
         files["\0Dockerfile"] = dockerfile.read_bytes()
     # Where the context lies does not matter: two checkouts of the same files share the image.
     files["\0build"] = yaml.safe_dump({key: value for key, value in build.items() if key != "context"}).encode()
-    return f"testbed/{context.resolve().name.lower()}-{service.lower()}", _digest(files)
+    return repository, _digest(files)
+
+
+def _entry(path: Path, name: Path) -> tuple[str, bytes]:
+    """What of one entry of a context ends up in an image."""
+    if path.is_symlink():
+        return f"{name}\0link", os.fsencode(path.readlink())
+    kind = f"{path.stat().st_mode:o}"
+    return f"{name}\0{kind}", path.read_bytes() if path.is_file() else b""
+
+
+def _repository_word(name: str) -> str:
+    """A name with nothing in it that an image's repository may not have: ``My App`` becomes ``my-app``."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
 
 
 def starts_from_base(build: Mapping[str, Any]) -> bool:
     """Whether a build's Dockerfile starts from the base image that we can make where no registry answers."""
-    dockerfile = Path(str(build.get("context", "."))) / str(build.get("dockerfile", "Dockerfile"))
-    try:
-        lines = dockerfile.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return False  # Compose reports what is wrong with it, better than we could
-    return any(line.split()[:2] == ["FROM", BASE] for line in lines)
+    text = build.get("dockerfile_inline")
+    if text is None:
+        dockerfile = Path(str(build.get("context", "."))) / str(build.get("dockerfile", "Dockerfile"))
+        try:
+            text = dockerfile.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return False  # Compose reports what is wrong with it, better than we could
+    return _FROM_BASE.search(str(text)) is not None

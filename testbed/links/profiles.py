@@ -14,7 +14,7 @@ The user's own folder ``netem/`` beside the Compose file comes first, then the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
     pairs = [(loader.construct_object(key, deep=True), key.start_mark.line + 1) for key, _ in node.value]
     seen: dict[object, int] = {}
     for key, line in pairs:
+        if not isinstance(key, Hashable):
+            raise InvalidValueError(f"{key!r} in line {line} is a collection and cannot be a key")
         if key in seen:
             raise InvalidValueError(f"{key!r} stands twice, in lines {seen[key]} and {line}")
         seen[key] = line
@@ -48,7 +50,7 @@ def parse_profile(name: str, text: str) -> Profile:
     """One profile from the text of its file. Raises InvalidValueError with every problem."""
     try:
         body = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader that refuses duplicate keys
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
         raise InvalidValueError(f"not YAML: {' '.join(str(error).split())}") from None
     body = {} if body is None else body
     if not isinstance(body, Mapping):
@@ -72,7 +74,7 @@ def parse_profile(name: str, text: str) -> Profile:
     both = "both" in body
     return Profile(
         name=name,
-        description=str(body.get("description", "")),
+        description=str(body.get("description") or ""),
         forward=sides["both" if both else "forward"],
         reverse=sides["both" if both else "reverse"],
     )
@@ -90,6 +92,8 @@ def load_profiles(*folders: Path) -> dict[str, Profile]:
             continue
         try:
             profiles[path.stem] = parse_profile(path.stem, path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            problems.append(f"{path}: not UTF-8: {error.reason} at byte {error.start}")
         except InvalidValueError as error:
             problems += [f"{path}: {problem}" for problem in error.problems]
     if problems:
@@ -100,7 +104,7 @@ def load_profiles(*folders: Path) -> dict[str, Profile]:
 def _files(*folders: Path) -> Iterator[Path]:
     for folder in folders:
         if folder.is_dir():
-            yield from sorted(folder.glob("*.yaml"))
+            yield from sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
 
 
 def find_profile(profiles: Mapping[str, Profile], name: Any) -> Profile:

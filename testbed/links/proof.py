@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from testbed import units
 from testbed.links import qdisc
 from testbed.model.impairment import Impairment
 
-# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32; tc prints
-# six significant digits.
+# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32; tc
+# prints both with six significant digits. A rate is whole bytes a second; from 1 kbit on tc multiplies what we
+# write, and the product may fall just below the whole byte.
 _TICK_S = 1e-7
 _LOSS_STEP = 1e-9
+_SCALED_FROM_BPS = 1000
 _DIGITS = 1e-5
 
 
@@ -73,20 +76,39 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
     compare("delay", asked.delay_s, delay.get("delay"), _TICK_S, units.format_time)
     compare("jitter", asked.jitter_s, delay.get("jitter"), _TICK_S, units.format_time)
     compare("loss", asked.loss_ratio, options.get("loss-random", {}).get("loss"), _LOSS_STEP, units.format_ratio)
-    rate_bps = options.get("rate", {}).get("rate", 0) * 8
-    compare("rate", qdisc.effective_rate_bps(asked), rate_bps, 8.0, units.format_rate)
-    compare("limit", qdisc.sized_limit(asked), options.get("limit"), 0.0, lambda packets: f"{packets:.0f}")
+    rate_bps, found_bytes = qdisc.effective_rate_bps(asked) or 0.0, options.get("rate", {}).get("rate", 0)
+    missing_bytes = 1 if rate_bps >= _SCALED_FROM_BPS else 0
+    if not math.isclose(round(rate_bps) // 8, found_bytes, rel_tol=_DIGITS, abs_tol=missing_bytes):
+        found.append(Difference("rate", units.format_rate(rate_bps), units.format_rate(found_bytes * 8)))
+    if (limit := qdisc.sized_limit(asked)) != options.get("limit"):
+        found.append(Difference("limit", str(limit), str(options.get("limit", "none"))))
     if asked.seed is not None and options.get("seed") != asked.seed:
         found.append(Difference("seed", str(asked.seed), str(options.get("seed", "none (needs Linux and tc 6.6)"))))
+    extras = [("delay", "correlation"), ("loss-random", "correlation")]
+    extras += [("rate", name) for name in ("packetoverhead", "cellsize", "celloverhead")]
+    for group, name in extras:
+        if value := options.get(group, {}).get(name):
+            found.append(Difference(f"{group} {name}", "none", str(value)))
     unasked = sorted(options.keys() & {"loss-state", "loss-gemodel", "duplicate", "reorder", "corrupt", "slot"})
     found += [Difference(name, "none", str(options[name])) for name in unasked]
     return found
 
 
 def filter_differences(filters: Iterable[Mapping[str, Any]], minor: int, addresses: Sequence[str]) -> list[Difference]:
-    """Whether each of a source's addresses is led to its class, from ``tc -j filter show``."""
+    """Whether each of a source's addresses is led to its class, from ``tc -j filter show``.
+
+    tc names the key ``match`` once for each 32 bits that a u32 filter compares, and JSON keeps the last: all of an
+    IPv4 address, the end of an IPv6 one.
+    """
     flow = f"1:{minor:x}"
-    led = [each for each in filters if each.get("options", {}).get("flowid") == flow]
-    if len(led) >= len(addresses):
+    led = {
+        str(each["options"].get("match", {}).get("value", "")).zfill(8)
+        for each in filters
+        if each.get("options", {}).get("flowid") == flow
+    }
+    missing = [address for address in addresses if ip_address(address).packed[-4:].hex() not in led]
+    if not missing:
         return []
-    return [Difference("filter", f"one for each of {', '.join(addresses)}", f"{len(led)} that lead to {flow}")]
+    return [
+        Difference("filter", f"{', '.join(missing)} led to {flow}", f"filters for {', '.join(sorted(led)) or 'none'}")
+    ]

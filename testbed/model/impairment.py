@@ -19,8 +19,20 @@ from testbed.errors import InvalidValueError
 
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "delay_s": (int, float),
+    "jitter_s": (int, float),
+    "loss_ratio": (int, float),
+    "rate_bps": (int, float),
+    "limit_packets": (int,),
+    "seed": (int,),
+}
+
 # netem keeps delay and jitter in signed 64-bit nanoseconds; an hour is beyond any link, and a typing error.
 _LONGEST_S = 3600.0
+_SHORTEST_S = 1e-9
+# netem keeps the rate in unsigned 64-bit bytes a second.
+_FASTEST_BPS = 8 * 2.0**64
 _SEEDS = 2**64
 
 
@@ -55,6 +67,15 @@ class Impairment:
             if not ok:
                 problems.append(problem)
 
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                word = next(word.name for word in WORDS.values() if word.field == name)
+                problems.append(
+                    f"{name}={value!r}: must be a number; as text, write Impairment.parse({{{word!r}: {value!r}}})"
+                )
+        if problems:
+            raise InvalidValueError(problems)
         for name in ("delay_s", "jitter_s"):
             value = getattr(self, name)
             if value is not None:
@@ -62,12 +83,16 @@ class Impairment:
                     0 <= value <= _LONGEST_S,
                     f"{name}={value!r}: must lie between 0 and {_LONGEST_S:g} seconds",
                 )
+                check(
+                    not 0 < value < _SHORTEST_S,
+                    f"{name}={value!r}: shorter than a nanosecond, the shortest time that netem knows",
+                )
         if self.loss_ratio is not None:
             check(0 <= self.loss_ratio <= 1, f"loss_ratio={self.loss_ratio!r}: must lie between 0 and 1")
         if self.rate_bps is not None:
             check(
-                self.rate_bps >= 8,
-                f"rate_bps={self.rate_bps!r}: must be at least 8 bit/s, netem's smallest rate",
+                8 <= self.rate_bps < _FASTEST_BPS,
+                f"rate_bps={self.rate_bps!r}: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate",
             )
         if self.limit_packets is not None:
             check(
@@ -129,9 +154,19 @@ class Impairment:
                 values[word.field] = word.read(said)
             except InvalidValueError as error:
                 problems.extend(error.problems)
-        if not problems:
+        if problems:
+            raise InvalidValueError(problems)
+        try:
             return cls(**values)  # type: ignore[arg-type]  # each Word reads the type of its own field
-        raise InvalidValueError(problems)
+        except InvalidValueError as error:
+            names = {word.field: word.name for word in WORDS.values()}
+            raise InvalidValueError(_in_words(problem, names) for problem in error.problems) from None
+
+
+def _in_words(problem: str, names: Mapping[str, str]) -> str:
+    """A problem of a field, told of the user's word: ``limit_packets=0: …`` becomes ``limit=0: …``."""
+    field_name, equals, rest = problem.partition("=")
+    return f"{names.get(field_name, field_name)}{equals}{rest}"
 
 
 def _unknown(said: str, known: Iterable[str]) -> str:

@@ -137,7 +137,9 @@ class Topology:
         service = self.service_of(host)
         if service is None:
             if host in self.services:
-                return f"{host!r} has {self.services[host].replicas} replicas; name one, for example {host}[1]"
+                replicas = self.services[host].replicas
+                hint = f"name one, for example {host}[1]" if replicas else "there is no host to link"
+                return f"{host!r} has {replicas} replicas; {hint}"
             return f"host {host!r}: {unknown(host, self.hosts)}"
         if service.network_mode:
             return (
@@ -152,13 +154,13 @@ class Topology:
         """The network that carries the link, or what is wrong."""
         on_a, on_b = (self._networks_of(host) for host in (a, b))
         common = [name for name in on_a if name in on_b]
+        if not common:
+            return None, f"{a} (on {', '.join(on_a)}) and {b} (on {', '.join(on_b)}) share no network"
         if wanted is not None and wanted not in common:
             return (
                 None,
                 f"network {wanted!r}: {unknown(wanted, common)} (the networks that {a} and {b} share)",
             )
-        if not common:
-            return None, f"{a} (on {', '.join(on_a)}) and {b} (on {', '.join(on_b)}) share no network"
         if wanted is None and len(common) > 1:
             return None, f'{a} and {b} share several networks; add " on NETWORK": {", ".join(common)}'
         chosen = self.networks[wanted or common[0]]

@@ -1,0 +1,155 @@
+"""The lab's end of an agent, over a stream that does what an agent, or the network, may do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from testbed.errors import AgentError
+from testbed.labs.channel import Channel
+
+# What the other side does with a request: the pieces of bytes that arrive, or what happens instead.
+Reply = Callable[[dict[str, Any]], list[bytes | Exception]]
+
+
+class Scripted:
+    """A stream whose agent answers each request as the script says."""
+
+    def __init__(self, *script: Reply, last_words: str = "") -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.closed = False
+        self._script = list(script)
+        self._arriving: list[bytes | Exception] = []
+        self._last_words = last_words
+
+    def send(self, data: bytes) -> None:
+        assert data.endswith(b"\n")
+        assert data.count(b"\n") == 1
+        request = json.loads(data)
+        self.requests.append(request)
+        self._arriving += self._script.pop(0)(request)
+
+    def receive(self, deadline_s: float) -> bytes:
+        arriving = self._arriving.pop(0) if self._arriving else b""
+        if isinstance(arriving, Exception):
+            raise arriving
+        return arriving
+
+    def last_words(self) -> str:
+        return self._last_words
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _line(request: dict[str, Any], **answer: Any) -> bytes:
+    return json.dumps({"id": request["id"], **answer}).encode() + b"\n"
+
+
+def echoed(request: dict[str, Any]) -> list[bytes | Exception]:
+    return [_line(request, ok=True, result=request["op"])]
+
+
+def test_a_call_is_a_line_with_its_arguments_and_its_answer_the_result() -> None:
+    stream = Scripted(echoed)
+    assert Channel(stream, name="agent").call("tc", port="web@lan", lines=["a", "b"]) == "tc"
+    (request,) = stream.requests
+    assert {key: value for key, value in request.items() if key != "id"} == {
+        "op": "tc",
+        "port": "web@lan",
+        "lines": ["a", "b"],
+    }
+
+
+def test_every_call_has_a_number_of_its_own() -> None:
+    stream = Scripted(echoed, echoed, echoed)
+    channel = Channel(stream, name="agent")
+    assert [channel.call(name) for name in ("a", "b", "c")] == ["a", "b", "c"]
+    assert len({request["id"] for request in stream.requests}) == 3
+
+
+def test_an_answer_may_come_in_pieces_and_with_the_beginning_of_the_next() -> None:
+    whole = b""
+
+    def torn(request: dict[str, Any]) -> list[bytes | Exception]:
+        nonlocal whole
+        whole = _line(request, ok=True, result="torn")
+        return [whole[:5], whole[5:6], whole[6:] + b'{"id": ']
+
+    def rest(request: dict[str, Any]) -> list[bytes | Exception]:
+        return [_line(request, ok=True, result="rest").removeprefix(b'{"id": ')]
+
+    channel = Channel(Scripted(torn, rest), name="agent")
+    assert [channel.call("a"), channel.call("b")] == ["torn", "rest"]
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next() -> None:
+    def too_late(request: dict[str, Any]) -> list[bytes | Exception]:
+        return [TimeoutError(), _line(request, ok=True, result="late")]
+
+    channel = Channel(Scripted(too_late, echoed), name="agent of web")
+    with pytest.raises(AgentError) as timed_out:
+        channel.call("slow", answer_within_s=0.5)
+    assert str(timed_out.value) == "agent of web: no answer to 'slow' within 0.5 s"
+    assert channel.call("next") == "next"
+
+
+def test_a_refusal_is_raised_with_its_words_and_its_kind() -> None:
+    def refused(request: dict[str, Any]) -> list[bytes | Exception]:
+        return [_line(request, ok=False, error="port 'x' is gone", kind="gone")]
+
+    def crashed(request: dict[str, Any]) -> list[bytes | Exception]:
+        return [_line(request, ok=False, error="tc crashed:\nTraceback")]
+
+    channel = Channel(Scripted(refused, crashed, echoed), name="agent")
+    with pytest.raises(AgentError, match=r"^agent: port 'x' is gone$") as gone:
+        channel.call("tc")
+    assert gone.value.kind == "gone"
+    with pytest.raises(AgentError, match=r"^agent: tc crashed:\nTraceback$") as broken:
+        channel.call("tc")
+    assert broken.value.kind == ""
+    assert channel.call("still there") == "still there"
+
+
+@pytest.mark.parametrize(
+    ("arriving", "last_words", "reason"),
+    [
+        ([b""], "", "its output ended"),
+        ([b""], "agent: no such device", "agent: no such device"),
+        ([b'{"id": 1, "o', b""], "", "its output ended"),
+        ([ConnectionResetError("reset by peer")], "", "reset by peer"),
+    ],
+)
+def test_an_agent_that_is_gone_is_reported_with_its_last_words(
+    arriving: list[bytes | Exception], last_words: str, reason: str
+) -> None:
+    channel = Channel(Scripted(lambda _request: arriving, last_words=last_words), name="agent")
+    with pytest.raises(AgentError) as gone:
+        channel.call("tc")
+    assert str(gone.value) == f"agent: ended during 'tc': {reason}"
+
+
+@pytest.mark.parametrize("noise", [b"Segmentation fault\n", b"5\n", b"[]\n", b"{}\n", b"\xff\n"])
+def test_what_is_no_answer_is_an_error_of_the_agent(noise: bytes) -> None:
+    channel = Channel(Scripted(lambda _request: [noise]), name="agent")
+    with pytest.raises(AgentError) as broken:
+        channel.call("tc")
+    assert str(broken.value) == f"agent: ended during 'tc': not an answer: {noise.strip()!r}"
+
+
+def test_a_stream_that_cannot_be_written_to_is_an_agent_that_is_gone() -> None:
+    class Broken(Scripted):
+        def send(self, data: bytes) -> None:
+            raise BrokenPipeError("broken pipe")
+
+    with pytest.raises(AgentError, match=r"^agent: ended during 'tc': broken pipe$"):
+        Channel(Broken(), name="agent").call("tc")
+
+
+def test_closing_a_channel_closes_its_stream() -> None:
+    stream = Scripted()
+    Channel(stream, name="agent").close()
+    assert stream.closed

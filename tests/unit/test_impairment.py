@@ -1,0 +1,295 @@
+"""The impairment as a value: what it refuses, how it is said and read back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import re
+
+import pytest
+from hypothesis import given
+
+from testbed.errors import InvalidValueError
+from testbed.model.impairment import CLEAN, WORDS, Impairment, Profile, unknown
+
+from .strategies import impairments
+
+
+def problems_of(**fields: Any) -> tuple[str, ...]:
+    with pytest.raises(InvalidValueError) as refused:
+        Impairment(**fields)
+    return refused.value.problems
+
+
+def problems_in(words: dict[str, object]) -> tuple[str, ...]:
+    with pytest.raises(InvalidValueError) as refused:
+        Impairment.parse(words)
+    return refused.value.problems
+
+
+# --- the value -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"delay_s": 0},
+        {"delay_s": 1e-9},
+        {"delay_s": 3600},
+        {"delay_s": 0.04, "jitter_s": 3600},
+        {"loss_ratio": 0},
+        {"loss_ratio": 1},
+        {"rate_bps": 8},
+        {"rate_bps": 2.0**66},
+        {"limit_packets": 1},
+        {"limit_packets": 2**32 - 1},
+        {"seed": 0},
+        {"seed": 2**64 - 1},
+    ],
+)
+def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
+    impairment = Impairment(**fields)
+    assert all(getattr(impairment, name) == value for name, value in fields.items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"delay_s": -0.001}, "delay_s=-0.001: must lie between 0 and 3600 seconds"),
+        ({"delay_s": 3600.001}, "delay_s=3600.001: must lie between 0 and 3600 seconds"),
+        ({"delay_s": math.nan}, "delay_s=nan: must lie between 0 and 3600 seconds"),
+        ({"delay_s": math.inf}, "delay_s=inf: must lie between 0 and 3600 seconds"),
+        ({"delay_s": 9e-10}, "delay_s=9e-10: shorter than a nanosecond, the shortest time that netem knows"),
+        ({"delay_s": 1, "jitter_s": -1}, "jitter_s=-1: must lie between 0 and 3600 seconds"),
+        (
+            {"delay_s": 1, "jitter_s": 1e-10},
+            "jitter_s=1e-10: shorter than a nanosecond, the shortest time that netem knows",
+        ),
+        ({"loss_ratio": -0.01}, "loss_ratio=-0.01: must lie between 0 and 1"),
+        ({"loss_ratio": 2}, "loss_ratio=2: must lie between 0 and 1"),
+        ({"loss_ratio": math.nan}, "loss_ratio=nan: must lie between 0 and 1"),
+        ({"rate_bps": 0}, "rate_bps=0: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate"),
+        ({"rate_bps": 7.9}, "rate_bps=7.9: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate"),
+        (
+            {"rate_bps": math.inf},
+            "rate_bps=inf: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate",
+        ),
+        (
+            {"limit_packets": 0},
+            "limit_packets=0: must lie between 1 and 2³²-1; a queue of 0 passes nothing",
+        ),
+        (
+            {"limit_packets": 2**32},
+            "limit_packets=4294967296: must lie between 1 and 2³²-1; a queue of 0 passes nothing",
+        ),
+        ({"seed": -1}, "seed=-1: must lie between 0 and 2⁶⁴-1"),
+        ({"seed": 2**64}, "seed=18446744073709551616: must lie between 0 and 2⁶⁴-1"),
+        ({"jitter_s": 0.005}, "jitter without delay: netem varies a delay; give the mean delay too"),
+        ({"delay_s": 0, "jitter_s": 0.005}, "jitter without delay: netem varies a delay; give the mean delay too"),
+        (
+            {"delay_s": 1, "jitter_s": 1, "distribution": "norml"},
+            "distribution='norml': unknown; did you mean 'normal'? Known: uniform, normal, pareto, paretonormal",
+        ),
+        ({"delay_s": 1, "distribution": "normal"}, "distribution='normal' without jitter has no effect"),
+        (
+            {"delay_s": 1, "jitter_s": 0, "distribution": "pareto"},
+            "distribution='pareto' without jitter has no effect",
+        ),
+        ({"delay_s": 1, "reorder_by_jitter": True}, "reorder_by_jitter without jitter has no effect"),
+    ],
+)
+def test_what_lies_outside_is_refused(fields: dict[str, Any], problem: str) -> None:
+    assert problems_of(**fields) == (problem,)
+
+
+def test_every_problem_is_named_at_once() -> None:
+    assert problems_of(delay_s=-1, loss_ratio=2, rate_bps=0, limit_packets=0, seed=-1, reorder_by_jitter=True) == (
+        "delay_s=-1: must lie between 0 and 3600 seconds",
+        "loss_ratio=2: must lie between 0 and 1",
+        "rate_bps=0: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate",
+        "limit_packets=0: must lie between 1 and 2³²-1; a queue of 0 passes nothing",
+        "seed=-1: must lie between 0 and 2⁶⁴-1",
+        "reorder_by_jitter without jitter has no effect",
+    )
+
+
+def test_an_impairment_cannot_be_changed() -> None:
+    name = "delay_s"
+    with pytest.raises(FrozenInstanceError):
+        setattr(Impairment(delay_s=0.04), name, 0.05)
+
+
+def test_equal_impairments_are_one_key() -> None:
+    assert {Impairment(delay_s=0.04): "a", Impairment.parse({"delay": "40ms"}): "b"} == {Impairment(delay_s=0.04): "b"}
+
+
+@pytest.mark.parametrize(
+    ("impairment", "clean"),
+    [
+        (CLEAN, True),
+        (Impairment(delay_s=0, loss_ratio=0), True),
+        (Impairment(seed=7), True),
+        (Impairment(delay_s=0.001), False),
+        (Impairment(loss_ratio=0.001), False),
+        (Impairment(rate_bps=8), False),
+        (Impairment(limit_packets=1000), False),
+    ],
+)
+def test_clean_is_what_does_nothing_to_a_packet(impairment: Impairment, clean: bool) -> None:
+    assert impairment.is_clean is clean
+
+
+# --- its words -------------------------------------------------------------------------------------
+
+ALL_WORDS: dict[str, str | int | bool] = {
+    "delay": "40ms",
+    "jitter": "5ms",
+    "distribution": "normal",
+    "reorder_by_jitter": True,
+    "loss": "2%",
+    "rate": "10mbit",
+    "limit": 1000,
+    "seed": 7,
+}
+
+
+def test_every_word_fills_its_own_field() -> None:
+    assert Impairment.parse(ALL_WORDS) == Impairment(
+        delay_s=0.04,
+        jitter_s=0.005,
+        distribution="normal",
+        reorder_by_jitter=True,
+        loss_ratio=0.02,
+        rate_bps=10e6,
+        limit_packets=1000,
+        seed=7,
+    )
+
+
+def test_every_word_is_tried_here_and_explained() -> None:
+    assert list(WORDS) == list(ALL_WORDS)
+    assert all(word.help for word in WORDS.values())
+
+
+def test_an_impairment_says_its_words() -> None:
+    assert Impairment.parse(ALL_WORDS).words() == ALL_WORDS
+
+
+def test_an_impairment_is_described_in_the_order_of_the_words() -> None:
+    assert Impairment.parse(dict(reversed(ALL_WORDS.items()))).describe() == (
+        "delay=40ms jitter=5ms distribution=normal reorder_by_jitter=True loss=2% rate=10mbit limit=1000 seed=7"
+    )
+
+
+def test_nothing_asked_is_described_as_clean() -> None:
+    assert CLEAN.describe() == "clean"
+    assert CLEAN.words() == {}
+
+
+def test_zero_is_not_absent() -> None:
+    assert Impairment(delay_s=0, loss_ratio=0).words() == {"delay": "0s", "loss": "0%"}
+
+
+@given(impairments())
+def test_any_impairment_is_read_back_from_its_own_words(impairment: Impairment) -> None:
+    again = Impairment.parse(impairment.words())
+    for field, step in (("delay_s", 0.51e-9), ("jitter_s", 0.51e-9), ("loss_ratio", 1e-12), ("rate_bps", 0.5)):
+        said, read = getattr(impairment, field), getattr(again, field)
+        assert (said is None) == (read is None)
+        assert math.isclose(said or 0, read or 0, rel_tol=1e-15, abs_tol=step)
+    for field in ("distribution", "reorder_by_jitter", "limit_packets", "seed"):
+        assert getattr(again, field) == getattr(impairment, field)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ({"limit": "1000"}, Impairment(limit_packets=1000)),
+        ({"seed": " 7 "}, Impairment(seed=7)),
+        (
+            {"delay": "1s", "jitter": "1s", "reorder_by_jitter": "True"},
+            Impairment(delay_s=1, jitter_s=1, reorder_by_jitter=True),
+        ),
+        ({"reorder_by_jitter": "false"}, Impairment()),
+    ],
+)
+def test_the_command_line_says_numbers_and_truths_as_text(said: dict[str, object], read: Impairment) -> None:
+    assert Impairment.parse(said) == read
+
+
+@pytest.mark.parametrize("said", [1.0, True, "1.5", "many", None, "9" * 5000])
+def test_a_limit_is_a_whole_number(said: object) -> None:
+    assert problems_in({"limit": said}) == (f"limit={said!r}: not a whole number",)
+
+
+@pytest.mark.parametrize("said", [1, 0, "yes", None])
+def test_a_truth_is_true_or_false(said: object) -> None:
+    assert problems_in({"reorder_by_jitter": said}) == (f"reorder_by_jitter={said!r}: must be true or false",)
+
+
+@pytest.mark.parametrize("said", ["Normal", None, 5, ["normal"]])
+def test_a_distribution_is_one_of_four(said: object) -> None:
+    (problem,) = problems_in({"distribution": said})
+    assert problem.startswith(f"distribution={said!r}: unknown")
+    assert problem.endswith("nown: uniform, normal, pareto, paretonormal")
+
+
+def test_an_unknown_word_is_refused_with_the_nearest() -> None:
+    assert problems_in({"dealy": "40ms"}) == (
+        "dealy: unknown; did you mean 'delay'? "
+        "Known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
+    )
+
+
+def test_a_word_like_no_other_is_refused_with_all_of_them() -> None:
+    assert problems_in({"x": 1}) == (
+        "x: unknown; known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
+    )
+
+
+def test_every_wrong_word_is_named_at_once() -> None:
+    assert problems_in({"delay": "5", "colour": "red", 5: 5, "loss": "120%"}) == (  # type: ignore[dict-item]
+        'delay=5: a duration needs a unit; write delay="5ms" or "5s"',
+        "colour: unknown; known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
+        "5: unknown; known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
+        "loss='120%': a percentage lies between 0% and 100%",
+    )
+
+
+def test_words_that_are_read_but_out_of_range_are_refused_too() -> None:
+    assert problems_in({"delay": "2000min", "limit": 0}) == (
+        "delay=120000.0: must lie between 0 and 3600 seconds",
+        "limit=0: must lie between 1 and 2³²-1; a queue of 0 passes nothing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("delay_s", "40ms"), ("loss_ratio", "2%"), ("rate_bps", True), ("limit_packets", 1.5), ("seed", "7")],
+)
+def test_a_field_of_the_wrong_kind_is_refused_with_the_way_to_say_it(field: str, value: object) -> None:
+    with pytest.raises(
+        InvalidValueError, match=rf"^{field}={re.escape(repr(value))}: must be a number; as text, write"
+    ):
+        Impairment(**{field: value})  # type: ignore[arg-type]  # the wrong kind is the point
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "report"),
+    [
+        ("lossi", "unknown; did you mean 'lossy'? Known: clean, lossy"),
+        ("zebra", "unknown; known: clean, lossy"),
+    ],
+)
+def test_an_unknown_name_is_reported_with_the_nearest_if_one_is_near(said: str, report: str) -> None:
+    assert unknown(said, iter(["clean", "lossy"])) == report
+
+
+def test_a_profile_is_clean_both_ways_unless_said() -> None:
+    assert (Profile(name="x").forward, Profile(name="x").reverse) == (CLEAN, CLEAN)

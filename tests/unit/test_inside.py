@@ -1,0 +1,197 @@
+"""What the agent reads in a host's network namespace: here, in ours, and in files written by hand."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.agent import inside
+from testbed.agent.protocol import Refused
+
+
+@pytest.fixture
+def unheard() -> Iterator[socket.socket]:
+    """A TCP socket that has a port and does not listen."""
+    with socket.socket() as each:
+        each.bind(("127.0.0.1", 0))
+        yield each
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of /proc/net."""
+    monkeypatch.setattr(inside, "Path", lambda path: tmp_path / Path(path).name)
+    return tmp_path
+
+
+# --- counters --------------------------------------------------------------------------------------
+
+SNMP = """\
+Ip: Forwarding DefaultTTL InReceives
+Ip: 1 64 12
+Tcp: RtoAlgorithm MaxConn RetransSegs
+Tcp: 1 -1 3
+"""
+NETSTAT = """\
+TcpExt: SyncookiesSent TCPTimeouts
+TcpExt: 0 18446744073709551615
+Tcp: Invented
+Tcp: 5
+"""
+
+
+def test_counters_are_read_group_by_group_from_both_files(proc: Path) -> None:
+    (proc / "snmp").write_text(SNMP)
+    (proc / "netstat").write_text(NETSTAT)
+    assert inside.counters() == {
+        "Ip": {"Forwarding": 1, "DefaultTTL": 64, "InReceives": 12},
+        "Tcp": {"RtoAlgorithm": 1, "MaxConn": -1, "RetransSegs": 3, "Invented": 5},
+        "TcpExt": {"SyncookiesSent": 0, "TCPTimeouts": 2**64 - 1},
+    }
+
+
+@pytest.mark.parametrize("snmp", ["Ip: A B\n", "Ip: A B\nIp: 1\n", "Ip: A\nIp: 1 2\n", "Ip: A\nIp: x\n"])
+def test_a_table_that_does_not_fit_together_is_not_guessed_at(proc: Path, snmp: str) -> None:
+    (proc / "snmp").write_text(snmp)
+    (proc / "netstat").write_text("")
+    with pytest.raises(ValueError, match=r"argument|invalid literal"):
+        inside.counters()
+
+
+def test_this_kernel_counts_a_connection(unheard: socket.socket) -> None:
+    before = inside.counters()["Tcp"]["ActiveOpens"]
+    unheard.listen()
+    with socket.create_connection(unheard.getsockname()):
+        assert inside.counters()["Tcp"]["ActiveOpens"] > before
+
+
+# --- listeners -------------------------------------------------------------------------------------
+
+
+def test_a_socket_that_listens_is_seen_at_once(unheard: socket.socket) -> None:
+    unheard.listen()
+    port = unheard.getsockname()[1]
+    seen = inside.await_listener(port=port, deadline_s=0)
+    assert seen["listening"] is True
+    assert port in seen["ports"]
+
+
+def test_a_socket_that_is_bound_alone_does_not_listen_and_the_others_are_told(unheard: socket.socket) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        seen = inside.await_listener(port=unheard.getsockname()[1], deadline_s=0)
+        assert seen["listening"] is False
+        assert other.getsockname()[1] in seen["ports"]
+        assert seen["ports"] == sorted(seen["ports"])
+
+
+def test_a_connection_to_a_port_is_no_listener_on_it(unheard: socket.socket) -> None:
+    unheard.listen()
+    address = unheard.getsockname()
+    with socket.create_connection(address):
+        served, _ = unheard.accept()
+        with served:
+            unheard.close()
+            assert not inside.await_listener(port=address[1], deadline_s=0)["listening"]
+
+
+def test_a_listener_that_comes_later_is_awaited(unheard: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def meanwhile(pause_s: float) -> None:
+        pauses.append(pause_s)
+        if len(pauses) == 2:
+            unheard.listen()
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    assert inside.await_listener(port=unheard.getsockname()[1], deadline_s=60)["listening"]
+    assert len(pauses) == 2
+
+
+# net/ipv4/tcp_ipv4.c and net/ipv6/tcp_ipv6.c: number, local, remote, state (0A listens, 01 is established).
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000
+   1: 0100007F:0050 00000000:0000 01 00000000:00000000
+"""
+TCP6 = """\
+  sl  local_address                         remote_address                        st tx_queue rx_queue
+   0: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A 00000000:00000000
+"""
+
+
+def test_listeners_of_both_families_are_read(proc: Path) -> None:
+    (proc / "tcp").write_text(TCP)
+    (proc / "tcp6").write_text(TCP6)
+    assert inside.await_listener(port=443, deadline_s=0) == {"listening": True, "ports": [443, 8080]}
+
+
+def test_a_kernel_without_ipv6_is_read_too(proc: Path) -> None:
+    (proc / "tcp").write_text(TCP)
+    assert inside.await_listener(port=443, deadline_s=0) == {"listening": False, "ports": [8080]}
+
+
+# --- interfaces ------------------------------------------------------------------------------------
+
+
+def test_every_interface_with_a_peer_is_told_but_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, index in (("lo", 1), ("eth1", 9), ("eth0", 7)):
+        (tmp_path / name).mkdir()
+        files = {"ifindex": index, "iflink": index + 1, "address": f"02:42:ac:12:00:0{index}", "mtu": 1500}
+        for file, content in files.items():
+            (tmp_path / name / file).write_text(f"{content}\n")
+    (tmp_path / "bonding_masters").write_text("")
+    monkeypatch.setattr(inside, "_SYS_NET", tmp_path)
+    assert inside.interfaces() == [
+        {"name": "eth0", "ifindex": 7, "peer_ifindex": 8, "mac": "02:42:ac:12:00:07", "mtu": 1500},
+        {"name": "eth1", "ifindex": 9, "peer_ifindex": 10, "mac": "02:42:ac:12:00:09", "mtu": 1500},
+    ]
+
+
+# --- offloads --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ethtool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An ethtool that notes its arguments in ``asked`` and shows ``features``."""
+    script = tmp_path / "ethtool"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$1" != --json ] || cat {tmp_path}/features\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return tmp_path
+
+
+def _features(**on: bool) -> str:
+    names = {
+        "tso": "tcp-segmentation-offload",
+        "gso": "generic-segmentation-offload",
+        "gro": "generic-receive-offload",
+    }
+    return json.dumps([{"ifname": "eth0", **{long: {"active": on.get(short, False)} for short, long in names.items()}}])
+
+
+def test_the_three_offloads_are_switched_off_and_read_back(ethtool: Path) -> None:
+    (ethtool / "features").write_text(_features())
+    assert inside.per_packet(interface="eth0") == {"tso": False, "gso": False, "gro": False}
+    assert (ethtool / "asked").read_text().splitlines() == ["-K eth0 tso off gso off gro off", "--json -k eth0"]
+
+
+def test_offloads_that_stay_on_are_refused_by_name(ethtool: Path) -> None:
+    (ethtool / "features").write_text(_features(tso=True, gro=True))
+    with pytest.raises(Refused, match=r"^offloads of eth0 stay on: tso, gro$"):
+        inside.per_packet(interface="eth0")
+
+
+def test_an_ethtool_that_fails_is_quoted(ethtool: Path) -> None:
+    (ethtool / "ethtool").write_text("#!/bin/sh\necho 'netlink error: No such device' >&2\nexit 92\n")
+    with pytest.raises(Refused) as refused:
+        inside.per_packet(interface="eth9")
+    assert str(refused.value) == (
+        "`ethtool -K eth9 tso off gso off gro off` failed with status 92: netlink error: No such device"
+    )

@@ -1,0 +1,79 @@
+"""What a marker, a call or a command line asks of each link, before anything is touched."""
+
+from __future__ import annotations
+
+import pytest
+
+from testbed.errors import InvalidValueError
+from testbed.labs.lab import impairments_of
+from testbed.model.impairment import CLEAN, Impairment, Profile
+from testbed.model.topology import LinkRef, Topology
+
+TOPOLOGY = Topology.from_compose(
+    {"services": {name: {"networks": {"lan": None}} for name in ("client", "server")}, "networks": {"lan": None}}
+)
+DSL = Profile(name="dsl", forward=Impairment(rate_bps=1e6), reverse=Impairment(rate_bps=8e6))
+PROFILES = {"dsl": DSL}
+THERE, BACK = LinkRef("client", "server", "lan"), LinkRef("server", "client", "lan")
+
+
+def asked(text: str, profile: str | Profile | None = None, **words: object) -> dict[LinkRef, Impairment]:
+    return impairments_of(TOPOLOGY, PROFILES, text, profile, words)
+
+
+def problems_of(text: str, profile: str | Profile | None = None, **words: object) -> tuple[str, ...]:
+    with pytest.raises(InvalidValueError) as refused:
+        asked(text, profile, **words)
+    return refused.value.problems
+
+
+def test_one_direction_takes_the_forward_half() -> None:
+    assert asked("client -> server", "dsl") == {THERE: DSL.forward}
+
+
+def test_forward_is_the_direction_that_is_written_first() -> None:
+    assert asked("server -> client", "dsl") == {BACK: DSL.forward}
+    assert asked("client <-> server", "dsl") == {THERE: DSL.forward, BACK: DSL.reverse}
+    assert asked("server <-> client", "dsl") == {BACK: DSL.forward, THERE: DSL.reverse}
+
+
+def test_words_are_said_of_every_direction_that_is_named() -> None:
+    slow = Impairment(delay_s=0.04)
+    assert asked("client -> server", delay="40ms") == {THERE: slow}
+    assert asked("client <-> server", delay="40ms") == {THERE: slow, BACK: slow}
+
+
+def test_a_profile_may_be_given_as_a_value() -> None:
+    mine = Profile(name="not in any folder", forward=Impairment(loss_ratio=1))
+    assert asked("client <-> server", mine) == {THERE: mine.forward, BACK: CLEAN}
+
+
+@pytest.mark.parametrize(
+    ("profile", "words", "problem"),
+    [
+        ("dsl", {"delay": "40ms"}, "'client -> server': give a profile or words such as delay=, not both"),
+        (DSL, {"dealy": "40ms"}, "'client -> server': give a profile or words such as delay=, not both"),
+        (
+            None,
+            {},
+            "'client -> server': what is it impaired with? Give a profile's name or words such as delay=\"40ms\"",
+        ),
+        ("dls", {}, "profile 'dls': unknown; did you mean 'dsl'? Known: dsl"),
+        ("", {}, "profile '': unknown; known: dsl"),
+        (None, {"delay": "5"}, 'delay=5: a duration needs a unit; write delay="5ms" or "5s"'),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(profile: str | Profile | None, words: dict[str, object], problem: str) -> None:
+    assert problems_of("client -> server", profile, **words) == (problem,)
+
+
+def test_the_problems_of_the_link_and_of_the_words_are_named_at_once() -> None:
+    assert problems_of("cleint -> client", delay="5", loss="2") == (
+        "link 'cleint -> client': host 'cleint': unknown; did you mean 'client'? Known: client, server",
+        'delay=5: a duration needs a unit; write delay="5ms" or "5s"',
+        'loss=2: a percentage needs its sign; write loss="2%"',
+    )
+
+
+def test_a_good_profile_does_not_save_a_bad_link() -> None:
+    assert problems_of("client -> client", "dsl") == ("link 'client -> client': a host has no link to itself",)

@@ -1,0 +1,168 @@
+"""Who may import whom. What is pure stays pure, and each outside thing has one module that knows it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import testbed
+
+PACKAGE = Path(testbed.__file__).parent
+FILES = {
+    ".".join(("testbed", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def imports(path: Path, module: str) -> Iterator[str]:
+    """Every module that a file imports, wherever in it the import stands; a name of a package is one too."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+                if node.level
+                else [node.module or ""]
+            )
+            source = ".".join(filter(None, base))
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                yield inner if inner in FILES else source
+
+
+IMPORTS = {module: frozenset(imports(path, module)) for module, path in FILES.items()}
+
+
+def _below(name: str, roots: tuple[str, ...]) -> bool:
+    return any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+def _of_testbed(module: str) -> set[str]:
+    return {name for name in IMPORTS[module] if _below(name, ("testbed",))}
+
+
+def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "batch.py"
+    path.write_text(
+        "import os.path as p\nfrom .protocol import Refused\nfrom . import carried\nfrom .. import units\n"
+        "from testbed.links import proof, nothing\nimport json, re\ndef f():\n    from docker import errors\n"
+    )
+    assert set(imports(path, "testbed.agent.batch")) == {
+        "os.path", "testbed.agent.protocol", "testbed.agent.carried", "testbed.units", "testbed.links.proof",
+        "testbed.links", "json", "re", "docker",
+    }  # fmt: skip
+
+
+# --- testbed's own modules -------------------------------------------------------------------------
+
+FOUNDATIONS = ("testbed.errors", "testbed.units")
+
+# The most specific rule counts; a module without a rule may import any other.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "testbed.errors": (),
+    "testbed.units": ("testbed.errors",),
+    "testbed.resources": (),
+    "testbed.model": (*FOUNDATIONS, "testbed.model"),
+    "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources"),
+    "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),
+    "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
+    "testbed.agent": ("testbed.agent",),
+    "testbed.labs.waiting": (),
+    "testbed.labs.channel": ("testbed.errors",),
+    "testbed.labs.composer": ("testbed.errors",),
+    "testbed.labs.engine": ("testbed.errors",),
+}
+
+
+def _rule(module: str) -> tuple[str, ...] | None:
+    rules = [root for root in MAY_IMPORT if _below(module, (root,))]
+    return MAY_IMPORT[max(rules, key=len)] if rules else None
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if _rule(module) is not None])
+def test_a_lower_layer_knows_nothing_of_a_higher_one(module: str) -> None:
+    allowed = _rule(module) or ()
+    assert {name for name in _of_testbed(module) if not _below(name, allowed)} == set()
+
+
+def test_every_rule_is_about_a_module_that_is_there() -> None:
+    assert set(MAY_IMPORT) <= set(FILES)
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if _below(module, ("testbed.labs", "testbed.links"))])
+def test_nothing_below_the_user_interfaces_knows_them(module: str) -> None:
+    assert {name for name in _of_testbed(module) if _below(name, ("testbed.cli", "testbed.plugin"))} == set()
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if not _below(module, ("testbed.agent",))])
+def test_the_agents_modules_run_elsewhere_and_are_imported_by_no_one_here(module: str) -> None:
+    # The folder that goes into its image is found through the package itself.
+    assert {name for name in _of_testbed(module) if _below(name, ("testbed.agent",))} <= {"testbed.agent"}
+
+
+# --- everybody else's ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if _below(module, ("testbed.agent",))])
+def test_the_agent_needs_nothing_but_python(module: str) -> None:
+    outside = {name.partition(".")[0] for name in IMPORTS[module]} - {"testbed"}
+    assert outside <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        module
+        for module in FILES
+        if _below(module, (*FOUNDATIONS, "testbed.model", "testbed.links.qdisc", "testbed.links.proof"))
+    ],
+)
+def test_what_is_pure_touches_no_file_process_network_or_clock(module: str) -> None:
+    impure = {"os", "io", "pathlib", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "select"}
+    assert {name for name in IMPORTS[module] if name.partition(".")[0] in impure} == set()
+    outside = {name.partition(".")[0] for name in IMPORTS[module]} - {"testbed"}
+    assert outside <= set(sys.stdlib_module_names)
+
+
+ONLY_IN: dict[str, set[str]] = {
+    "pytest": {"testbed.plugin"},
+    "_pytest": set(),
+    "docker": {"testbed.labs.engine", "testbed.labs.compose"},
+    "requests": {"testbed.labs.engine"},
+    "urllib3": {"testbed.labs.engine"},
+    "tenacity": {"testbed.labs.waiting"},
+    "yaml": {"testbed.links.profiles", "testbed.labs.images"},
+    "subprocess": {
+        "testbed.agent.batch",
+        "testbed.agent.carried",
+        "testbed.agent.inside",
+        "testbed.agent.ports",
+        "testbed.labs.composer",
+        "testbed.labs.images",
+    },
+    "hypothesis": set(),
+}
+
+
+@pytest.mark.parametrize("outside", ONLY_IN)
+def test_an_outside_thing_is_known_to_its_own_modules_alone(outside: str) -> None:
+    assert {module for module, names in IMPORTS.items() if any(_below(name, (outside,)) for name in names)} == (
+        ONLY_IN[outside]
+    )
+
+
+def test_the_compose_lab_knows_dockers_errors_and_types_but_does_not_talk_to_the_engine() -> None:
+    known = {name for name in IMPORTS["testbed.labs.compose"] if _below(name, ("docker",))}
+    assert known == {"docker.errors", "docker.models.containers"}
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if module != "testbed.plugin"])
+def test_testbed_can_be_used_without_pytest(module: str) -> None:
+    """Through others too: a module that imports the plugin would bring pytest with it."""
+    assert "testbed.plugin" not in IMPORTS[module]

@@ -1,0 +1,176 @@
+"""Profiles: what a file may say, which file wins, and that ours are sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed.errors import InvalidValueError
+from testbed.links.profiles import find_profile, load_profiles, parse_profile
+from testbed.model.impairment import CLEAN, Impairment, Profile
+from testbed.resources import resource
+
+SHIPPED = sorted(resource("netem").glob("*.yaml"))
+
+
+def problems_of(text: str) -> tuple[str, ...]:
+    with pytest.raises(InvalidValueError) as refused:
+        parse_profile("x", text)
+    return refused.value.problems
+
+
+# --- one file --------------------------------------------------------------------------------------
+
+
+def test_both_is_said_of_the_two_directions() -> None:
+    slow = Impairment(delay_s=0.05)
+    assert parse_profile("slow", "description: slow\nboth: {delay: 50ms}\n") == Profile(
+        name="slow", description="slow", forward=slow, reverse=slow
+    )
+
+
+def test_forward_and_reverse_may_differ() -> None:
+    dsl = parse_profile("dsl", "forward: {delay: 15ms, rate: 1mbit}\nreverse: {delay: 15ms, rate: 8mbit}\n")
+    assert dsl.forward == Impairment(delay_s=0.015, rate_bps=1e6)
+    assert dsl.reverse == Impairment(delay_s=0.015, rate_bps=8e6)
+
+
+def test_the_direction_that_is_not_mentioned_is_clean() -> None:
+    assert parse_profile("up", "forward: {loss: 1%}").reverse == CLEAN
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "both:", "both: {}", "forward:\nreverse:", "description:"])
+def test_a_file_that_asks_nothing_is_a_clean_profile(text: str) -> None:
+    assert parse_profile("x", text) == Profile(name="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- both", "must be a mapping with keys description, both, forward, reverse; found list"),
+        ("lossy", "must be a mapping with keys description, both, forward, reverse; found str"),
+        ("0", "must be a mapping with keys description, both, forward, reverse; found int"),
+        (
+            "bth: {}",
+            "bth: unknown; did you mean 'both'? Known: description, both, forward, reverse",
+        ),
+        ("7: {}", "7: unknown; known: description, both, forward, reverse"),
+        ("both: {}\nforward: {}", "`both` excludes `forward` and `reverse`: say either"),
+        ("both:\nreverse:", "`both` excludes `forward` and `reverse`: say either"),
+        ("both: 40ms", "both: must be a mapping such as {delay: 40ms, loss: 2%}; found '40ms'"),
+        ("both: false", "both: must be a mapping such as {delay: 40ms, loss: 2%}; found False"),
+        ("both: []", "both: must be a mapping such as {delay: 40ms, loss: 2%}; found []"),
+        ("forward: {delay: 40}", 'forward: delay=40: a duration needs a unit; write delay="40ms" or "40s"'),
+        ("reverse: {delay: }", 'reverse: delay=None: not a duration; write for example delay="40ms"'),
+        ("forward: {}\nforward: {}", "'forward' stands twice, in lines 1 and 2"),
+        ("both:\n  delay: 1ms\n  loss: 1%\n  delay: 2ms", "'delay' stands twice, in lines 2 and 4"),
+        ("? [a]\n: 1", "['a'] in line 1 is a collection and cannot be a key"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(text: str, problem: str) -> None:
+    assert problems_of(text) == (problem,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "both: {",
+        "a: b: c",
+        "\x01",
+        "--- 1\n--- 2",
+        "!!python/name:os.system x",
+        "both: &a {delay: *a}",
+        "*a",
+        "2024-13-45",
+    ],
+)
+def test_what_is_not_yaml_is_refused_in_one_line(text: str) -> None:
+    (problem,) = problems_of(text)
+    assert problem.startswith("not YAML: ")
+    assert "\n" not in problem
+
+
+def test_every_problem_of_a_file_is_named_at_once() -> None:
+    assert problems_of("frward: {}\nforward: {delay: 5, los: 1%}\nreverse: 3") == (
+        "frward: unknown; did you mean 'forward'? Known: description, both, forward, reverse",
+        'forward: delay=5: a duration needs a unit; write delay="5ms" or "5s"',
+        "forward: los: unknown; did you mean 'loss'? "
+        "Known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
+        "reverse: must be a mapping such as {delay: 40ms, loss: 2%}; found 3",
+    )
+
+
+# --- folders ---------------------------------------------------------------------------------------
+
+
+def test_the_first_folder_that_has_a_name_wins_and_ours_come_last(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, text in ((first, "both: {delay: 1ms}"), (second, "both: {delay: 2ms}")):
+        folder.mkdir()
+        (folder / "mine.yaml").write_text(text)
+    (second / "lossy.yaml").write_text("both: {loss: 50%}")
+    profiles = load_profiles(first, second)
+    assert profiles["mine"].forward == Impairment(delay_s=0.001)
+    assert profiles["lossy"].forward == Impairment(loss_ratio=0.5)
+    assert profiles["latency"] == load_profiles()["latency"]
+
+
+def test_a_folder_that_is_not_there_has_no_profiles(tmp_path: Path) -> None:
+    assert load_profiles(tmp_path / "none") == load_profiles()
+
+
+def test_what_does_not_end_in_yaml_is_no_profile(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("{")
+    (tmp_path / "sub").mkdir()
+    assert load_profiles(tmp_path) == load_profiles()
+
+
+def test_the_problems_of_every_file_stand_behind_its_path(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("both: {delay: 5}")
+    (tmp_path / "b.yaml").write_text("both: {loss: 5}")
+    (tmp_path / "c.yaml").write_bytes(b"description: gr\xfc\xdfe")
+    with pytest.raises(InvalidValueError) as refused:
+        load_profiles(tmp_path)
+    assert refused.value.problems == (
+        f'{tmp_path}/a.yaml: both: delay=5: a duration needs a unit; write delay="5ms" or "5s"',
+        f'{tmp_path}/b.yaml: both: loss=5: a percentage needs its sign; write loss="5%"',
+        f"{tmp_path}/c.yaml: not UTF-8: invalid start byte at byte 15",
+    )
+
+
+# --- ours ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_profile_is_sound_and_described(path: Path) -> None:
+    profile = parse_profile(path.stem, path.read_text(encoding="utf-8"))
+    assert profile.description
+    assert profile == load_profiles()[path.stem]
+
+
+def test_the_shipped_profiles_are_all_that_a_lab_knows_of_itself() -> None:
+    assert set(load_profiles()) == {path.stem for path in SHIPPED}
+    assert {"clean", "latency", "lossy", "lossy-latency", "awful", "lan"} <= set(load_profiles())
+
+
+def test_the_control_is_clean_and_no_other_profile_is() -> None:
+    clean = {name for name, each in load_profiles().items() if each.forward.is_clean and each.reverse.is_clean}
+    assert clean == {"clean"}
+
+
+def test_a_profile_is_found_by_its_name() -> None:
+    assert find_profile(load_profiles(), "lossy").forward == Impairment(loss_ratio=0.05)
+
+
+def test_an_unknown_profile_is_refused_with_the_nearest() -> None:
+    profiles = {name: Profile(name=name) for name in ("clean", "lossy")}
+    with pytest.raises(InvalidValueError) as refused:
+        find_profile(profiles, "losy")
+    assert str(refused.value) == "profile 'losy': unknown; did you mean 'lossy'? Known: clean, lossy"
+
+
+@pytest.mark.parametrize("name", [None, "", 5])
+def test_what_is_no_name_at_all_is_an_unknown_profile(name: object) -> None:
+    with pytest.raises(InvalidValueError, match="unknown; known: clean"):
+        find_profile({"clean": Profile(name="clean")}, name)

@@ -1,0 +1,193 @@
+"""What the Compose file declares, and which links its hosts can have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from testbed.errors import InvalidComposeError, InvalidValueError
+from testbed.model.topology import LinkRef, Network, Service, Topology
+
+# As `docker compose config --format json` prints it, cut to what matters.
+CONFIG: dict[str, Any] = {
+    "name": "shop",
+    "services": {
+        "client": {"image": "busybox", "networks": {"lan": None}},
+        "server": {"build": {"context": "/srv"}, "networks": {"lan": {"aliases": ["www"]}, "dmz": None}},
+        "gate-1": {"networks": {"lan": None, "dmz": None, "wide": None}},
+        "web": {"deploy": {"replicas": 2}, "networks": {"dmz": None}},
+        "idle": {"scale": 0, "networks": {"lan": None}},
+        "far": {"networks": {"wide": None}},
+        "farther": {"networks": {"wide": None}},
+        "bare": {"network_mode": "host"},
+        "alone": {"network_mode": None, "networks": {}},
+    },
+    "networks": {
+        "lan": {"name": "shop_lan", "driver": "bridge"},
+        "dmz": {"name": "shop_dmz"},
+        "wide": {"name": "shop_wide", "driver": "macvlan"},
+    },
+}
+TOPOLOGY = Topology.from_compose(CONFIG)
+
+
+def problems_of(link: str) -> tuple[str, ...]:
+    with pytest.raises(InvalidValueError) as refused:
+        TOPOLOGY.links(link)
+    assert all(problem.startswith(f"link {link!r}: ") for problem in refused.value.problems)
+    return tuple(problem.removeprefix(f"link {link!r}: ") for problem in refused.value.problems)
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+def test_a_host_is_a_replica_in_the_order_of_the_file() -> None:
+    assert TOPOLOGY.hosts == (
+        "client", "server", "gate-1", "web[1]", "web[2]", "far", "farther", "bare", "alone",
+    )  # fmt: skip
+
+
+def test_a_service_keeps_what_matters_to_a_lab() -> None:
+    assert TOPOLOGY.services["server"] == Service(
+        name="server", networks=("lan", "dmz"), build={"context": "/srv"}, replicas=1, image=None, network_mode=None
+    )
+    assert TOPOLOGY.services["client"].image == "busybox"
+    assert TOPOLOGY.services["bare"].network_mode == "host"
+
+
+def test_a_network_is_a_bridge_under_its_own_name_unless_said() -> None:
+    topology = Topology.from_compose({"services": {"a": {}}, "networks": {"default": None, "lan": {"name": "x_lan"}}})
+    assert topology.networks == {
+        "default": Network(name="default", engine_name="default", driver="bridge"),
+        "lan": Network(name="lan", engine_name="x_lan", driver="bridge"),
+    }
+    assert TOPOLOGY.networks["wide"].driver == "macvlan"
+
+
+@pytest.mark.parametrize(
+    ("body", "replicas"),
+    [
+        ({}, 1),
+        ({"scale": 3}, 3),
+        ({"deploy": None}, 1),
+        ({"deploy": {}}, 1),
+        ({"deploy": {"replicas": None}, "scale": 2}, 2),
+        ({"deploy": {"replicas": 2}}, 2),
+        ({"deploy": {"replicas": 0}}, 0),
+        ({"deploy": {"replicas": 0}, "scale": 5}, 0),
+    ],
+)
+def test_replicas_are_counted_from_deploy_then_from_scale(body: dict[str, Any], replicas: int) -> None:
+    assert Topology.from_compose({"services": {"a": body}}).services["a"].replicas == replicas
+
+
+@pytest.mark.parametrize(
+    ("replicas", "hosts"), [(0, ()), (1, ("a",)), (2, ("a[1]", "a[2]")), (3, ("a[1]", "a[2]", "a[3]"))]
+)
+def test_replicas_are_numbered_where_there_are_several(replicas: int, hosts: tuple[str, ...]) -> None:
+    assert Service(name="a", replicas=replicas).hosts == hosts
+
+
+@pytest.mark.parametrize("config", [{}, {"services": None}, {"services": {}}])
+def test_no_service_is_refused_with_the_likely_reason(config: dict[str, Any]) -> None:
+    with pytest.raises(InvalidComposeError, match=r"no active service.*--compose-profile NAME or COMPOSE_PROFILES"):
+        Topology.from_compose(config)
+
+
+def test_a_file_without_networks_has_none() -> None:
+    assert Topology.from_compose({"services": {"a": {}}}).networks == {}
+
+
+@pytest.mark.parametrize(("host", "service"), [("client", "client"), ("web[2]", "web"), ("gate-1", "gate-1")])
+def test_a_host_belongs_to_its_service(host: str, service: str) -> None:
+    found = TOPOLOGY.service_of(host)
+    assert found is not None
+    assert found.name == service
+
+
+@pytest.mark.parametrize("host", ["web", "web[0]", "web[3]", "client[1]", "idle", "nobody", ""])
+def test_what_is_no_replica_belongs_to_no_service(host: str) -> None:
+    assert TOPOLOGY.service_of(host) is None
+
+
+# --- links -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "links"),
+    [
+        ("client -> server", [("client", "server", "lan")]),
+        ("server -> client", [("server", "client", "lan")]),
+        ("client->server", [("client", "server", "lan")]),
+        ("  client   ->\tserver  ", [("client", "server", "lan")]),
+        ("client <-> server", [("client", "server", "lan"), ("server", "client", "lan")]),
+        ("client<->server", [("client", "server", "lan"), ("server", "client", "lan")]),
+        ("client -> server on lan", [("client", "server", "lan")]),
+        ("server <-> gate-1 on dmz", [("server", "gate-1", "dmz"), ("gate-1", "server", "dmz")]),
+        ("gate-1->client", [("gate-1", "client", "lan")]),
+        ("web[1] -> web[2]", [("web[1]", "web[2]", "dmz")]),
+        ("web[2] -> server", [("web[2]", "server", "dmz")]),
+    ],
+)
+def test_a_link_is_named_by_its_ends(text: str, links: list[tuple[str, str, str]]) -> None:
+    assert TOPOLOGY.links(text) == tuple(LinkRef(*link) for link in links)
+
+
+def test_a_link_is_shown_as_it_is_written() -> None:
+    assert str(LinkRef("client", "server", "lan")) == "client -> server"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "client", "client server", "client <- server", "client => server", "-> server", "client ->",
+        "client -> server on", "client -> server lan", "client -> server on lan dmz", "client - > server",
+    ],
+)  # fmt: skip
+def test_what_is_no_link_is_refused_with_the_three_ways_to_write_one(text: str) -> None:
+    with pytest.raises(InvalidValueError) as refused:
+        TOPOLOGY.links(text)
+    assert str(refused.value) == (
+        f'link {text!r}: write "client -> server" for one direction, "client <-> server" for both, '
+        f'and "client -> server on lan" where two hosts share several networks'
+    )
+
+
+KNOWN = "client, server, gate-1, web[1], web[2], far, farther, bare, alone"
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("cleint -> server", [f"host 'cleint': unknown; did you mean 'client'? Known: {KNOWN}"]),
+        ("zzz -> qqq", [f"host 'zzz': unknown; known: {KNOWN}", f"host 'qqq': unknown; known: {KNOWN}"]),
+        ("zzz -> zzz", [f"host 'zzz': unknown; known: {KNOWN}"]),
+        ("zzz -> server on nowhere", [f"host 'zzz': unknown; known: {KNOWN}"]),
+        ("web -> server", ["'web' has 2 replicas; name one, for example web[1]"]),
+        ("idle -> server", ["'idle' has 0 replicas; there is no host to link"]),
+        ("client -> client", ["a host has no link to itself"]),
+        (
+            "bare -> alone",
+            [
+                "host 'bare' has `network_mode: host` and so no port of its own to impair; "
+                "give the service a network under `networks:`",
+                "host 'alone' is on no network; give the service one under `networks:`",
+            ],
+        ),
+        ("client -> web[1]", ["client (on lan) and web[1] (on dmz) share no network"]),
+        ("client -> web[1] on lan", ["client (on lan) and web[1] (on dmz) share no network"]),
+        ("server -> gate-1", ['server and gate-1 share several networks; add " on NETWORK": lan, dmz']),
+        (
+            "server -> gate-1 on dmx",
+            ["network 'dmx': unknown; did you mean 'dmz'? Known: lan, dmz (the networks that server and gate-1 share)"],
+        ),
+        (
+            "client -> server on dmz",
+            ["network 'dmz': unknown; known: lan (the networks that client and server share)"],
+        ),
+        ("far -> farther", ["network 'wide' has driver 'macvlan'; only a bridge has ports to impair"]),
+    ],
+)
+def test_a_link_that_cannot_be_is_refused_with_every_reason(text: str, problems: list[str]) -> None:
+    assert problems_of(text) == tuple(problems)
