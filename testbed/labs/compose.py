@@ -649,7 +649,6 @@ class ComposeProgram(Program):
             self._exec: Exec = self._engine.exec(host.container, argv, env=env, workdir=workdir, user=user)
         except docker.errors.APIError as error:
             raise LabError(f"`{host.name}`: cannot start {' '.join(argv)}: {error.explanation or error}") from None
-        self._pid = self._engine.exec_state(self._exec)[1]
         threading.Thread(target=self._read, name=f"testbed-{host.name}", daemon=True).start()
 
     def _read(self) -> None:
@@ -704,10 +703,21 @@ class ComposeProgram(Program):
     def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:
         """Signal it, wait, and kill it if need be; see `Program.stop`."""
         if not self.ended:
-            self._host.signal(self._pid, signal)
+            self._signal(signal)
             if not self._done.wait(seconds(timeout)) and signal != "SIGKILL":
-                self._host.signal(self._pid, "SIGKILL")
+                self._signal("SIGKILL")
         return self.wait("10s")
+
+    def _signal(self, name: str) -> None:
+        # The engine answers a request to start a program before it knows its number.
+        status, pid = await_condition(
+            lambda: self._engine.exec_state(self._exec),
+            lambda state: state[0] is not None or state[1] > 0,
+            deadline_s=5,
+            every_s=0.01,
+        )
+        if status is None:
+            self._host.signal(pid, name)
 
     def _stream(self, number: int) -> str:
         return b"".join(data for stream, data in self._chunks if stream == number).decode(errors="replace")

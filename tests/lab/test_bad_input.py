@@ -6,11 +6,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from testbed import ComposeLab, EnvironmentUnfitError, InvalidComposeError, InvalidValueError, ServiceFailedError
+from testbed import (
+    CommandTimeoutError,
+    ComposeLab,
+    EnvironmentUnfitError,
+    InvalidComposeError,
+    InvalidValueError,
+    ServiceFailedError,
+)
 from testbed.errors import AgentError, ImageBuildError
+from testbed.labs import images
+from testbed.labs.channel import Channel
 from testbed.labs.engine import Engine
 
 IMAGE = "debian:trixie-slim"
@@ -116,13 +126,14 @@ def test_an_image_is_built_again_only_when_its_inputs_change(stack: ComposeLab, 
     (tmp_path / "Dockerfile").write_text(f'FROM {IMAGE}\nCOPY word /word\nCMD ["sleep", "60"]\n')
     path = compose_file(tmp_path, "services:\n  app: {build: ., init: true}\n")
     said: list[str] = []
-    for word, builds in (("one", True), ("one", False), ("two", True)):
+    one, two = uuid4().hex, uuid4().hex  # never built before, not even by a run that was killed in this test
+    for word, builds in ((one, True), (one, False), (two, True)):
         (tmp_path / "word").write_text(word)
         said.clear()
         with ComposeLab(path, say=said.append) as lab:
             assert lab.host("app").get("/word").decode() == word
         assert ("building app" in said) == builds, said
-    repository = f"testbed/{tmp_path.name}-app"
+    repository = images.service_image({"context": str(tmp_path)}, "app")[0]
 
     def tags() -> list[str]:
         return [tag for image in stack.engine._client.images.list(name=repository) for tag in image.tags]
@@ -175,8 +186,6 @@ def test_a_carried_kernel_without_tun_is_refused_with_the_way_out() -> None:
 def test_a_carried_kernel_really_needs_tun(stack: ComposeLab) -> None:
     """The agent itself, in a container without the device."""
     container, stream = stack.engine.attached(stack._netem_image, ["ports"], cap_drop=["ALL"], network_mode="none")
-    from testbed.labs.channel import Channel
-
     channel = Channel(stream, name="agent")
     try:
         with pytest.raises(AgentError, match=r"a carried kernel needs taps: /dev/net/tun: No such file or directory"):
@@ -199,8 +208,6 @@ def test_without_an_engine_the_command_line_says_how_to_get_one(command: list[st
 
 
 def test_a_program_that_does_not_end_is_killed_with_all_it_started(lab: ComposeLab) -> None:
-    from testbed import CommandTimeoutError
-
     client = lab.host("client")
     with pytest.raises(CommandTimeoutError, match=r"no end after 500ms; last output:\n    begun"):
         client.run(["sh", "-c", "echo begun; sleep 77 & sleep 78"], timeout="500ms")
@@ -210,8 +217,6 @@ def test_a_program_that_does_not_end_is_killed_with_all_it_started(lab: ComposeL
 
 
 def test_a_program_that_does_not_become_ready_says_what_was_seen(lab: ComposeLab) -> None:
-    from testbed import CommandTimeoutError
-
     server = lab.host("server")
     with pytest.raises(CommandTimeoutError, match=r"not listening on tcp/7777 after 300ms \(listening: .*8888"):
         server.start(["sleep", "60"], ready=7777, timeout="300ms")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import FrozenInstanceError
 from typing import Any
-
-import re
 
 import pytest
 from hypothesis import given
