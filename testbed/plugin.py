@@ -6,6 +6,8 @@ alone, and only where a test carries one of our markers.
 
 from __future__ import annotations
 
+import secrets
+import shlex
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ _RUNNING = pytest.StashKey[Lab]()
 _UNFIT = pytest.StashKey[str]()
 _PROBLEMS = pytest.StashKey[list[str]]()
 _WANTED = pytest.StashKey[dict[LinkRef, Impairment]]()
-_INVALID = pytest.StashKey[bool]()
+_SEED = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,9 +44,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="who executes netem: this kernel, a kernel that testbed brings, or whichever is there (default: auto)",
     )  # fmt: skip
 
+    group.addoption(
+        "--testbed-seed", metavar="N", type=int,
+        help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
+    )  # fmt: skip
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers."""
+    """Declare the markers; settle the seed."""
+    given = config.getoption("--testbed-seed")
+    config.stash[_SEED] = secrets.randbelow(2**32) if given is None else given
     config.addinivalue_line(
         "markers",
         'impair(link, profile | delay="40ms", loss="2%", …): impair a link during the test: "a -> b" one way, '
@@ -60,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     """Say which stack and which engine."""
     file = config.getoption("--compose-file") or "as Compose finds it"
-    return f"testbed: stack {file}, netem {config.getoption('--netem')}"
+    return f"testbed: stack {file}, netem {config.getoption('--netem')}, seed {config.stash[_SEED]}"
 
 
 def _lab_of(config: pytest.Config) -> ComposeLab:
@@ -212,13 +221,13 @@ def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
 def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLab]:
     """The stack, with this test's impairments in force; healed afterwards."""
     node: pytest.Item = request.node
-    stack.records.clear()
+    stack.begin(f"{request.config.stash[_SEED]}:{node.nodeid}")
+    node.stash[_RUNNING] = stack
     try:
         for ref, impairment in node.stash.get(_WANTED, {}).items():
             applied = stack.apply(ref, impairment)
             node.user_properties.append((f"impaired {ref}", f"{impairment.describe()} ({stack.netem_engine} engine)"))
             node.user_properties.append((f"tc {ref}", applied.command))
-        node.stash[_RUNNING] = stack
         yield stack
     finally:
         stack.heal()
@@ -262,8 +271,20 @@ def pytest_runtest_makereport(
     if call.excinfo is not None and call.excinfo.errisinstance(ImpairmentNotAppliedError):
         report.longrepr = str(call.excinfo.value)
         report.testbed_invalid = True  # type: ignore[attr-defined]  # reports carry plugins' words this way
-        item.stash[_INVALID] = True
+    if report.failed and _RUNNING in item.stash:
+        report.sections.append(("testbed: to run it again under the same network", _replay(item)))
     return report
+
+
+def _replay(item: pytest.Item) -> str:
+    """The command that repeats a test under the same network, and what was put on its links."""
+    lab = item.stash[_RUNNING]
+    words = ["pytest", item.nodeid, "--testbed-seed", str(item.config.stash[_SEED]), "--netem", lab.netem_engine]
+    if file := item.config.getoption("--compose-file"):
+        words += ["--compose-file", file]
+    links = [f"{each.link}: {each.asked.describe()}" for each in lab.history]
+    unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
+    return "\n".join([shlex.join(words), *links, *unseeded])
 
 
 def pytest_report_teststatus(

@@ -93,7 +93,7 @@ class Ports:
         return {
             "kernel": platform.release(),
             "python": platform.python_version(),
-            "host_netem": self._try_host_netem(),
+            **self._try_host_netem(),
             "tun": _try_tun(),
             "carried_kernel": carried.find_kernel(),
             "tc": _run("tc", "-V").strip(),
@@ -217,8 +217,11 @@ class Ports:
         del self._ports[port.name]
         port.undo.close()
 
-    def _try_host_netem(self) -> str | None:
-        """None if this kernel has netem; else why not. Tried on a tap that vanishes with its descriptor."""
+    def _try_host_netem(self) -> dict[str, Any]:
+        """Whether this kernel has netem and seeds it, tried on a tap that vanishes with its descriptor.
+
+        ``host_netem`` is None if it has, else why not; ``host_seed`` whether it takes a seed (Linux 6.6).
+        """
         device = f"tb{self._tag}try"
         with ExitStack() as undo:
             if _try_tun() is None:
@@ -229,10 +232,14 @@ class Ports:
             outcome = self._host_tc.batch().run([
                 f"qdisc add dev {device} root handle 1: htb default 0 direct_qlen 1000",
                 f"class add dev {device} parent 1: classid 1:10 htb rate 1gbit quantum 60000",
-                f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms",
+                f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms seed 1",
                 f"filter add dev {device} parent 1: protocol ip prio 1 u32 match ip src 192.0.2.1/32 flowid 1:10",
+                f"qdisc show dev {device}",
             ])  # fmt: skip
-        return "; ".join(dict.fromkeys(each["text"] for each in outcome.complaints)) or None
+        reasons = "; ".join(dict.fromkeys(each["text"] for each in outcome.complaints)) or None
+        shown = outcome.shown[0] if outcome.shown else []
+        seeded = any(each.get("options", {}).get("seed") == 1 for each in shown if each["kind"] == "netem")
+        return {"host_netem": reasons, "host_seed": seeded}
 
 
 def _redirect(source: str, target: str) -> list[str]:

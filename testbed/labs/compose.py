@@ -187,8 +187,8 @@ class ComposeLab(Lab):
             self._agent = channel = Channel(self.engine.attach(agent), name="agent")
             self._undo.callback(self._remove_stack)
             self._undo.callback(self._end_agent, channel)
-            kept = channel.call("recall") or {"engine": "", "ports": []}
-            self.netem_engine = kept["engine"]
+            kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": []}
+            self.netem_engine, self.seedable = kept["engine"], kept["seedable"]
             self._name_hosts(
                 self.engine.containers(testbed_run=self.run_id, com_docker_compose_project=self.composer.project)
             )
@@ -203,7 +203,7 @@ class ComposeLab(Lab):
         if self._agent is None:
             return
         ports = [{"host": host, "network": network, **port.state()} for (host, network), port in self._ports.items()]
-        self._agent.call("keep", state={"engine": self.netem_engine, "ports": ports})
+        self._agent.call("keep", state={"engine": self.netem_engine, "seedable": self.seedable, "ports": ports})
         self._agent.close()
         for host in self._hosts.values():
             host.close()
@@ -372,6 +372,7 @@ class ComposeLab(Lab):
                 f"Load it (modprobe sch_netem) or use --netem carried."
             )
         if self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"]):
+            self.seedable = able["host_seed"]
             return "host"
         if able["tun"]:
             raise EnvironmentUnfitError(
@@ -382,6 +383,7 @@ class ComposeLab(Lab):
             channel.call("boot", answer_within_s=60)
         except AgentError as error:
             raise EnvironmentUnfitError(f"the carried kernel did not start: {error}") from None
+        self.seedable = True
         return "carried"
 
     def _stop_agent(self, agent: Future[tuple[Channel, str]]) -> None:

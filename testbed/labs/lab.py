@@ -7,10 +7,11 @@ can be done with them.
 from __future__ import annotations
 
 import abc
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -213,9 +214,29 @@ class Lab(abc.ABC):
     netem_engine: str
     """Who executes netem here: ``host`` or ``carried``."""
 
+    seedable: bool
+    """Whether that netem takes a seed."""
+
     def __init__(self) -> None:
         self._ports: dict[tuple[str, str], Port] = {}
         self.records: list[Record] = []
+        self.seeds_from: str | None = None
+        """What the seeds of random impairments that name none are derived from; None leaves them to the kernel."""
+        self.history: list[Applied] = []
+        """Every impairment that was put on a link since `begin`."""
+
+    def begin(self, seeds_from: str | None) -> None:
+        """Begin a test: forget the records and the history of the one before."""
+        self.records.clear()
+        self.history.clear()
+        self.seeds_from = seeds_from
+
+    def _seeded(self, ref: LinkRef, impairment: Impairment) -> Impairment:
+        """With a seed of its own for each link and each time, if it is random, names none, and seeds work here."""
+        if self.seeds_from is None or impairment.seed is not None or not (impairment.is_random and self.seedable):
+            return impairment
+        earlier = sum(each.link == ref for each in self.history)
+        return replace(impairment, seed=derived_seed(self.seeds_from, str(ref), ref.network, str(earlier)))
 
     # --- what a lab must know --------------------------------------------------------------------
 
@@ -317,14 +338,17 @@ class Lab(abc.ABC):
     def apply(self, ref: LinkRef, impairment: Impairment) -> Applied:
         """Put an impairment on a link and read it back. Raises ImpairmentNotAppliedError."""
         started = time.perf_counter()
+        impairment = self._seeded(ref, impairment)
         try:
-            return self._apply(ref, impairment, started)
+            applied = self._apply(ref, impairment, started)
         except AgentError as error:
             # The host was restarted and has a new port: find it, once.
             if error.kind != "gone":
                 raise
             del self._ports[ref.dst, ref.network]
-            return self._apply(ref, impairment, started)
+            applied = self._apply(ref, impairment, started)
+        self.history.append(applied)
+        return applied
 
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         port = self._ready(ref)
@@ -428,6 +452,11 @@ class Lab(abc.ABC):
         return ImpairmentNotAppliedError(
             f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self.netem_engine}: {'. '.join(said)}"
         )
+
+
+def derived_seed(*parts: str) -> int:
+    """A seed from 0 to 2⁶³-1 that the same parts always give."""
+    return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8]) >> 1
 
 
 def impairments_of(

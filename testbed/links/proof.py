@@ -73,9 +73,28 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
         if not math.isclose(want, have, rel_tol=_DIGITS, abs_tol=step):
             found.append(Difference(field, write(want), write(have)))
 
+    def ratio(field: str, want: float | None, group: str, key: str) -> None:
+        compare(field, want, options.get(group, {}).get(key), _LOSS_STEP, units.format_ratio)
+
     compare("delay", asked.delay_s, delay.get("delay"), _TICK_S, units.format_time)
     compare("jitter", asked.jitter_s, delay.get("jitter"), _TICK_S, units.format_time)
-    compare("loss", asked.loss_ratio, options.get("loss-random", {}).get("loss"), _LOSS_STEP, units.format_ratio)
+    ratio("correlation", asked.delay_correlation, "delay", "correlation")
+    gilbert, state = asked.gilbert, asked.loss_state
+    ratio("loss", None if gilbert else asked.loss_ratio, "loss-random", "loss")
+    ratio("loss correlation", None, "loss-random", "correlation")
+    for number, name in enumerate(("p", "r", "1-h", "1-k")):
+        ratio(f"gemodel {name}", gilbert[number] if gilbert else None, "loss-gemodel", name)
+    for number, name in enumerate(("p13", "p31", "p32", "p23", "p14")):
+        ratio(f"loss_state {name}", state[number] if state else None, "loss-state", name)
+    ratio("duplicate", asked.duplicate_ratio, "duplicate", "duplicate")
+    ratio("reorder", asked.reorder_ratio, "reorder", "reorder")
+    ratio("corrupt", asked.corrupt_ratio, "corrupt", "corrupt")
+    for name in ("duplicate", "reorder", "corrupt"):
+        ratio(f"{name} correlation", None, name, "correlation")
+    if asked.ecn != bool(options.get("ecn")):
+        found.append(Difference("ecn", str(asked.ecn).lower(), str(bool(options.get("ecn"))).lower()))
+    if (gap := qdisc.reorder_gap_packets(asked)) != options.get("gap", 0):
+        found.append(Difference("gap", str(gap), str(options.get("gap", 0))))
     rate_bps, found_bytes = qdisc.effective_rate_bps(asked) or 0.0, options.get("rate", {}).get("rate", 0)
     missing_bytes = 1 if rate_bps >= _SCALED_FROM_BPS else 0
     if not math.isclose(round(rate_bps) // 8, found_bytes, rel_tol=_DIGITS, abs_tol=missing_bytes):
@@ -84,13 +103,17 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
         found.append(Difference("limit", str(limit), str(options.get("limit", "none"))))
     if asked.seed is not None and options.get("seed") != asked.seed:
         found.append(Difference("seed", str(asked.seed), str(options.get("seed", "none (needs Linux and tc 6.6)"))))
-    extras = [("delay", "correlation"), ("loss-random", "correlation")]
-    extras += [("rate", name) for name in ("packetoverhead", "cellsize", "celloverhead")]
-    for group, name in extras:
-        if value := options.get(group, {}).get(name):
-            found.append(Difference(f"{group} {name}", "none", str(value)))
-    unasked = sorted(options.keys() & {"loss-state", "loss-gemodel", "duplicate", "reorder", "corrupt", "slot"})
-    found += [Difference(name, "none", str(options[name])) for name in unasked]
+    rate = options.get("rate", {})
+    overhead = (asked.overhead_bytes or 0) if asked.rate_bps is not None else 0
+    for name, field, want in (
+        ("packetoverhead", "overhead", overhead),
+        ("cellsize", "rate cell size", 0),
+        ("celloverhead", "rate cell overhead", 0),
+    ):
+        if rate.get(name, 0) != want:
+            found.append(Difference(field, str(want), str(rate.get(name, 0))))
+    if "slot" in options:
+        found.append(Difference("slot", "none", str(options["slot"])))
     return found
 
 

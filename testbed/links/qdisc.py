@@ -15,7 +15,7 @@ shapes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from testbed import units
@@ -66,23 +66,46 @@ def effective_rate_bps(impairment: Impairment) -> float | None:
     return _ORDERING_RATE_BPS if keeps_order else None
 
 
+def reorder_gap_packets(impairment: Impairment) -> int:
+    """Netem's ``gap``: as asked, or 1 where packets are reordered, or 0."""
+    return impairment.reorder_gap_packets or (1 if impairment.reorder_ratio else 0)
+
+
 def netem(impairment: Impairment) -> str:
     """What stands behind ``netem`` on the tc line; see tc-netem(8). Zeros are left out: tc refuses some."""
-    words = [f"limit {sized_limit(impairment)}"]
+    return " ".join(_netem_words(impairment))
+
+
+def _netem_words(impairment: Impairment) -> Iterator[str]:
+    ratio, ratios = units.format_ratio, impairment.gilbert or impairment.loss_state
+    yield f"limit {sized_limit(impairment)}"
     if impairment.delay_s:
-        words.append(f"delay {units.format_time(impairment.delay_s)}")
+        yield f"delay {units.format_time(impairment.delay_s)}"
         if impairment.jitter_s:
-            words.append(units.format_time(impairment.jitter_s))
+            yield units.format_time(impairment.jitter_s)
+            if impairment.delay_correlation:
+                yield ratio(impairment.delay_correlation)
             if impairment.distribution != "uniform":
-                words.append(f"distribution {impairment.distribution}")
-    if impairment.loss_ratio:
-        words.append(f"loss {units.format_ratio(impairment.loss_ratio)}")
+                yield f"distribution {impairment.distribution}"
+    if ratios is not None:
+        yield f"loss {'gemodel' if impairment.gilbert else 'state'} {' '.join(map(ratio, ratios))}"
+    elif impairment.loss_ratio:
+        yield f"loss {ratio(impairment.loss_ratio)}"
+    if impairment.ecn:
+        yield "ecn"
+    if impairment.duplicate_ratio:
+        yield f"duplicate {ratio(impairment.duplicate_ratio)}"
+    if impairment.reorder_ratio:
+        yield f"reorder {ratio(impairment.reorder_ratio)} gap {reorder_gap_packets(impairment)}"
+    if impairment.corrupt_ratio:
+        yield f"corrupt {ratio(impairment.corrupt_ratio)}"
     rate_bps = effective_rate_bps(impairment)
     if rate_bps is not None:
-        words.append(f"rate {units.format_rate(rate_bps)}")
+        yield f"rate {units.format_rate(rate_bps)}"
+        if impairment.overhead_bytes:
+            yield str(impairment.overhead_bytes)
     if impairment.seed is not None:
-        words.append(f"seed {impairment.seed}")
-    return " ".join(words)
+        yield f"seed {impairment.seed}"
 
 
 def root(device: str) -> str:
@@ -117,9 +140,20 @@ def leaf(device: str, minor: int, impairment: Impairment, *, spare: bool = False
 
 def can_change_in_place(before: Impairment, after: Impairment) -> bool:
     """Whether every sticky field that ``before`` set is set again by ``after`` (tc-netem's change keeps the rest)."""
-    had_rate, has_rate = (effective_rate_bps(each) is not None for each in (before, after))
-    had_table, has_table = (bool(each.jitter_s) and each.distribution != "uniform" for each in (before, after))
-    return has_rate >= had_rate and has_table >= had_table
+    return _sticky(before) <= _sticky(after)
+
+
+def _sticky(impairment: Impairment) -> set[str]:
+    """The attributes that netem_change leaves as they are where the request does not carry them (sch_netem.c)."""
+    asked = {
+        "rate": effective_rate_bps(impairment) is not None,
+        "table": bool(impairment.jitter_s) and impairment.distribution != "uniform",
+        "correlation": bool(impairment.delay_correlation),
+        "ecn": impairment.ecn,
+        "reorder": bool(impairment.reorder_ratio),
+        "corrupt": bool(impairment.corrupt_ratio),
+    }
+    return {name for name, set_ in asked.items() if set_}
 
 
 def clear(device: str, minor: int) -> str:

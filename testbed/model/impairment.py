@@ -11,7 +11,8 @@ in ``testbed.links.proof``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 from testbed import units
@@ -19,20 +20,32 @@ from testbed.errors import InvalidValueError
 
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 
+_NUMBER = (int, float)
 _KINDS: dict[str, tuple[type, ...]] = {
-    "delay_s": (int, float),
-    "jitter_s": (int, float),
-    "loss_ratio": (int, float),
-    "rate_bps": (int, float),
+    "delay_s": _NUMBER,
+    "jitter_s": _NUMBER,
+    "delay_correlation": _NUMBER,
+    "loss_ratio": _NUMBER,
+    "loss_burst_packets": _NUMBER,
+    "duplicate_ratio": _NUMBER,
+    "reorder_ratio": _NUMBER,
+    "reorder_gap_packets": (int,),
+    "corrupt_ratio": _NUMBER,
+    "rate_bps": _NUMBER,
+    "overhead_bytes": (int,),
     "limit_packets": (int,),
     "seed": (int,),
 }
+_RATIOS = ("delay_correlation", "loss_ratio", "duplicate_ratio", "reorder_ratio", "corrupt_ratio")
 
 # netem keeps delay and jitter in signed 64-bit nanoseconds; an hour is beyond any link, and a typing error.
 _LONGEST_S = 3600.0
 _SHORTEST_S = 1e-9
 # netem keeps the rate in unsigned 64-bit bytes a second.
 _FASTEST_BPS = 8 * 2.0**64
+# netem keeps probabilities in 2⁻³²; a longer burst would have no end.
+_LONGEST_BURST = 1e6
+_SMALLEST_SHARE = 2.0**-32
 _SEEDS = 2**64
 
 
@@ -47,79 +60,148 @@ class Impairment:
     """One-way delay added to each packet; seconds, 0 to 3600."""
     jitter_s: float | None = None
     """Spread of the delay: half width of the uniform distribution, scale of the others; seconds."""
+    delay_correlation: float | None = None
+    """How much a packet's delay is drawn toward the one before it; 0 to 1. The realised spread is smaller."""
     distribution: str = "uniform"
     """Shape of the jitter: uniform, normal, pareto or paretonormal (tables of iproute2)."""
     reorder_by_jitter: bool = False
     """Whether a packet with a smaller delay may overtake; false keeps order, as queues do."""
     loss_ratio: float | None = None
-    """Share of packets lost, each independently; 0 to 1."""
+    """Share of packets lost; 0 to 1. Each independently, unless ``loss_burst_packets`` says otherwise."""
+    loss_burst_packets: float | None = None
+    """Mean number of packets lost in a row, at least 1: a Gilbert model with ``loss_ratio`` as its mean."""
+    loss_gemodel: tuple[float, float, float, float] | None = None
+    """Gilbert-Elliott loss: p (good to bad), r (bad to good), 1-h (loss while bad), 1-k (loss while good)."""
+    loss_state: tuple[float, float, float, float, float] | None = None
+    """Loss by netem's Markov chain of four states: p13, p31, p32, p23, p14 (tc-netem(8))."""
+    ecn: bool = False
+    """Mark packets that can carry an ECN mark (RFC 3168) in place of losing them."""
+    duplicate_ratio: float | None = None
+    """Share of packets sent twice; 0 to 1."""
+    reorder_ratio: float | None = None
+    """Share of packets that skip the delay and so overtake; 0 to 1. Needs a delay."""
+    reorder_gap_packets: int | None = None
+    """Only every such packet may overtake: 5 means the 5th, 10th, … with probability ``reorder_ratio``."""
+    corrupt_ratio: float | None = None
+    """Share of packets with one bit flipped; 0 to 1. Checksums then drop most of them at the receiver."""
     rate_bps: float | None = None
     """Rate at which packets leave, by their length on the wire; bits per second, above 0."""
+    overhead_bytes: int | None = None
+    """Bytes that the rate counts for each packet on top of its length, as a link layer adds; may be negative."""
     limit_packets: int | None = None
     """Packets that the queue holds, those on their way included; None sizes it from rate and delay."""
     seed: int | None = None
     """Seed of the kernel's random numbers for this link; 0 to 2⁶⁴-1. None: the kernel draws one."""
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-
-        def check(ok: bool, problem: str) -> None:
-            if not ok:
-                problems.append(problem)
-
-        for name, kinds in _KINDS.items():
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-                word = next(word.name for word in WORDS.values() if word.field == name)
-                problems.append(
-                    f"{name}={value!r}: must be a number; as text, write Impairment.parse({{{word!r}: {value!r}}})"
-                )
+        problems = self._wrong_kinds() or [*self._out_of_range(), *self._at_odds()]
         if problems:
             raise InvalidValueError(problems)
+
+    def _wrong_kinds(self) -> list[str]:
+        """Text where a number belongs, and the like."""
+        words = {word.field: word.name for word in WORDS.values()}
+        return [
+            f"{name}={value!r}: must be a number; as text, write Impairment.parse({{{words[name]!r}: {value!r}}})"
+            for name, kinds in _KINDS.items()
+            if (value := getattr(self, name)) is not None and (isinstance(value, bool) or not isinstance(value, kinds))
+        ]
+
+    def _out_of_range(self) -> Iterator[str]:
+        """Each value by itself."""
         for name in ("delay_s", "jitter_s"):
             value = getattr(self, name)
-            if value is not None:
-                check(
-                    0 <= value <= _LONGEST_S,
-                    f"{name}={value!r}: must lie between 0 and {_LONGEST_S:g} seconds",
-                )
-                check(
-                    not 0 < value < _SHORTEST_S,
-                    f"{name}={value!r}: shorter than a nanosecond, the shortest time that netem knows",
-                )
-        if self.loss_ratio is not None:
-            check(0 <= self.loss_ratio <= 1, f"loss_ratio={self.loss_ratio!r}: must lie between 0 and 1")
-        if self.rate_bps is not None:
-            check(
-                8 <= self.rate_bps < _FASTEST_BPS,
-                f"rate_bps={self.rate_bps!r}: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate",
+            if value is not None and not 0 <= value <= _LONGEST_S:
+                yield f"{name}={value!r}: must lie between 0 and {_LONGEST_S:g} seconds"
+            elif value is not None and 0 < value < _SHORTEST_S:
+                yield f"{name}={value!r}: shorter than a nanosecond, the shortest time that netem knows"
+        for name in _RATIOS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                yield f"{name}={value!r}: must lie between 0 and 1"
+            elif value is not None and 0 < value < _SMALLEST_SHARE:
+                yield f"{name}={value!r}: smaller than 2⁻³², the smallest share that netem knows"
+        for name, count in (("loss_gemodel", 4), ("loss_state", 5)):
+            value = getattr(self, name)
+            if value is not None and (len(value) != count or not all(0 <= share <= 1 for share in value)):
+                yield f"{name}={value!r}: must be {count} shares between 0 and 1"
+        if self.loss_burst_packets is not None and not 1 <= self.loss_burst_packets <= _LONGEST_BURST:
+            yield f"loss_burst_packets={self.loss_burst_packets!r}: must lie between 1 and {_LONGEST_BURST:g} packets"
+        if self.reorder_gap_packets is not None and not 1 <= self.reorder_gap_packets < 2**32:
+            yield f"reorder_gap_packets={self.reorder_gap_packets!r}: must be at least 1"
+        if self.rate_bps is not None and not 8 <= self.rate_bps < _FASTEST_BPS:
+            yield f"rate_bps={self.rate_bps!r}: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate"
+        if self.overhead_bytes is not None and not -(2**31) <= self.overhead_bytes < 2**31:
+            yield f"overhead_bytes={self.overhead_bytes!r}: must lie between -2³¹ and 2³¹-1"
+        if self.limit_packets is not None and not 1 <= self.limit_packets < 2**32:
+            yield f"limit_packets={self.limit_packets!r}: must lie between 1 and 2³²-1; a queue of 0 passes nothing"
+        if self.seed is not None and not 0 <= self.seed < _SEEDS:
+            yield f"seed={self.seed!r}: must lie between 0 and 2⁶⁴-1"
+        if self.distribution not in DISTRIBUTIONS:
+            yield f"distribution={self.distribution!r}: {_unknown(self.distribution, DISTRIBUTIONS)}"
+
+    def _at_odds(self) -> Iterator[str]:
+        """Values that make no sense together."""
+        if self.jitter_s and not self.delay_s:
+            yield "jitter without delay: netem varies a delay; give the mean delay too"
+        if not self.jitter_s:
+            if self.distribution != "uniform":
+                yield f"distribution={self.distribution!r} without jitter has no effect"
+            if self.reorder_by_jitter:
+                yield "reorder_by_jitter without jitter has no effect"
+            if self.delay_correlation:
+                yield "correlation without jitter has no effect"
+        models = [name for name in ("loss_ratio", "loss_gemodel", "loss_state") if getattr(self, name)]
+        if len(models) > 1:
+            yield f"{' and '.join(models)}: packets are lost by one model; give one of them"
+        if self.ecn and not models:
+            yield "ecn without loss has no effect: it marks what would be lost"
+        burst, loss = self.loss_burst_packets, self.loss_ratio
+        if burst is not None and loss is None:
+            yield "burst without loss: give the mean loss too"
+        elif burst is not None and loss is not None and 0 < loss < 1 and loss / (1 - loss) > burst:
+            least = loss / (1 - loss)
+            yield (
+                f"burst={burst:g} with loss={units.format_ratio(loss)}: so much loss comes at least "
+                f"{least:.2f} packets in a row on average; give a longer burst or less loss"
             )
-        if self.limit_packets is not None:
-            check(
-                1 <= self.limit_packets < 2**32,
-                f"limit_packets={self.limit_packets!r}: must lie between 1 and 2³²-1; a queue of 0 passes nothing",
-            )
-        if self.seed is not None:
-            check(0 <= self.seed < _SEEDS, f"seed={self.seed!r}: must lie between 0 and 2⁶⁴-1")
-        check(
-            self.distribution in DISTRIBUTIONS,
-            f"distribution={self.distribution!r}: {_unknown(self.distribution, DISTRIBUTIONS)}",
-        )
-        if self.jitter_s:
-            check(bool(self.delay_s), "jitter without delay: netem varies a delay; give the mean delay too")
-        else:
-            check(
-                self.distribution == "uniform",
-                f"distribution={self.distribution!r} without jitter has no effect",
-            )
-            check(not self.reorder_by_jitter, "reorder_by_jitter without jitter has no effect")
-        if problems:
-            raise InvalidValueError(problems)
+        elif burst is not None and loss == 1:
+            yield "burst with loss=100%: everything is lost, in one burst without end; leave the burst out"
+        if self.reorder_ratio and not self.delay_s:
+            yield "reorder without delay: a packet overtakes by skipping the delay; give one"
+        if self.reorder_gap_packets is not None and not self.reorder_ratio:
+            yield "gap without reorder has no effect"
+        if self.overhead_bytes and self.rate_bps is None:
+            yield "overhead without rate has no effect: it is what the rate counts on top"
 
     @property
     def is_clean(self) -> bool:
         """Whether nothing at all is asked for."""
-        return not (self.delay_s or self.loss_ratio or self.rate_bps or self.limit_packets)
+        return not any(value for word, value in self._said() if word.field != "seed")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether netem draws random numbers for it."""
+        shares = (self.loss_ratio, self.duplicate_ratio, self.reorder_ratio, self.corrupt_ratio)
+        return bool(self.jitter_s or self.loss_gemodel or self.loss_state or any(shares))
+
+    @property
+    def gilbert(self) -> tuple[float, float, float, float] | None:
+        """The Gilbert-Elliott model in force, whichever way it was asked for: p, r, 1-h, 1-k.
+
+        From mean loss L and mean burst B: r = 1/B and p = L / (B (1 - L)); all is lost in the bad state, nothing in
+        the good one (Gilbert, "Capacity of a Burst-Noise Channel", 1960).
+        """
+        if self.loss_gemodel is not None:
+            return self.loss_gemodel
+        if self.loss_burst_packets is None or not self.loss_ratio:
+            return None
+        return (
+            self.loss_ratio / (self.loss_burst_packets * (1 - self.loss_ratio)),
+            1 / self.loss_burst_packets,
+            1.0,
+            0.0,
+        )
 
     def describe(self) -> str:
         """In the user's words: ``delay=40ms jitter=5ms loss=2%``; ``clean`` if nothing is asked for."""
@@ -215,6 +297,49 @@ def _boolean(name: str) -> Callable[[object], bool]:
     return read
 
 
+def _ratio(name: str) -> Callable[[object], float]:
+    return lambda said: units.parse_ratio(said, name=name)
+
+
+def _loss(said: object) -> float:
+    if isinstance(said, str) and re.fullmatch(r"\s*[\d.]+%\s+[\d.]+%\s*", said):
+        mean = said.split()[0]
+        raise InvalidValueError(
+            f"loss={said!r}: netem's correlated loss does not lose what it says (10% 25% loses about 1.8%). For "
+            f'losses in bursts, say loss="{mean}" and burst=3, the mean number of packets lost in a row'
+        )
+    return units.parse_ratio(said, name="loss")
+
+
+def _ratios(name: str, least: int, defaults: tuple[str, ...], example: str) -> Callable[[object], tuple[float, ...]]:
+    """Several percentages behind each other, the last ones with defaults."""
+
+    def read(said: object) -> tuple[float, ...]:
+        parts = said.split() if isinstance(said, str) else list(said) if isinstance(said, list | tuple) else [said]
+        missing = least + len(defaults) - len(parts)
+        if not 0 <= missing <= len(defaults):
+            raise InvalidValueError(f"{name}={said!r}: needs {example}")
+        return tuple(units.parse_ratio(part, name=name) for part in (*parts, *defaults[len(defaults) - missing :]))
+
+    return read
+
+
+def _write_ratios(values: Iterable[float]) -> str:
+    return " ".join(units.format_ratio(value) for value in values)
+
+
+def _count(name: str) -> Callable[[object], float]:
+    def read(said: object) -> float:
+        try:
+            if not isinstance(said, bool) and isinstance(said, int | float | str):
+                return float(said)
+        except ValueError:
+            pass  # said below
+        raise InvalidValueError(f"{name}={said!r}: not a number of packets")
+
+    return read
+
+
 def _distribution(said: object) -> str:
     if said not in DISTRIBUTIONS:
         raise InvalidValueError(f"distribution={said!r}: {_unknown(str(said), DISTRIBUTIONS)}")
@@ -228,14 +353,34 @@ WORDS: dict[str, Word] = {
              "one-way delay, for example 40ms"),
         Word("jitter", "jitter_s", lambda said: units.parse_time(said, name="jitter"), units.format_time,
              "spread of the delay, for example 5ms"),
+        Word("correlation", "delay_correlation", _ratio("correlation"), units.format_ratio,
+             "how much a packet's delay is drawn toward the one before it, for example 25%"),
         Word("distribution", "distribution", _distribution, str,
              "shape of the jitter: " + ", ".join(DISTRIBUTIONS)),
         Word("reorder_by_jitter", "reorder_by_jitter", _boolean("reorder_by_jitter"), bool,
              "whether jitter may reorder packets (default: false)"),
-        Word("loss", "loss_ratio", lambda said: units.parse_ratio(said, name="loss"), units.format_ratio,
+        Word("loss", "loss_ratio", _loss, units.format_ratio,
              "share of packets lost at random, for example 2%"),
+        Word("burst", "loss_burst_packets", _count("burst"), lambda value: f"{value:.10g}",
+             "mean number of packets lost in a row (a Gilbert model with that mean loss), for example 3"),
+        Word("gemodel", "loss_gemodel", _ratios("gemodel", 2, ("100%", "0%"), 'two to four shares, "p r 1-h 1-k"'),
+             _write_ratios, 'Gilbert-Elliott loss, "p r 1-h 1-k", for example "1% 25%"'),
+        Word("loss_state", "loss_state", _ratios("loss_state", 5, (), 'five shares, "p13 p31 p32 p23 p14"'),
+             _write_ratios, 'loss by four states, "p13 p31 p32 p23 p14"'),
+        Word("ecn", "ecn", _boolean("ecn"), bool,
+             "mark packets that can carry an ECN mark in place of losing them"),
+        Word("duplicate", "duplicate_ratio", _ratio("duplicate"), units.format_ratio,
+             "share of packets sent twice, for example 1%"),
+        Word("reorder", "reorder_ratio", _ratio("reorder"), units.format_ratio,
+             "share of packets that skip the delay and overtake, for example 10%"),
+        Word("gap", "reorder_gap_packets", _integer("gap"), int,
+             "only every such packet may overtake, for example 5"),
+        Word("corrupt", "corrupt_ratio", _ratio("corrupt"), units.format_ratio,
+             "share of packets with one bit flipped, for example 0.1%"),
         Word("rate", "rate_bps", lambda said: units.parse_rate(said, name="rate"), units.format_rate,
              "rate of the link, for example 10mbit"),
+        Word("overhead", "overhead_bytes", _integer("overhead"), int,
+             "bytes that the rate counts for each packet on top, for example 24"),
         Word("limit", "limit_packets", _integer("limit"), int,
              "packets that the queue holds (default: sized from rate and delay)"),
         Word("seed", "seed", _integer("seed"), int,

@@ -13,15 +13,37 @@ _TIMES = st.just(0.0) | st.floats(min_value=1e-9, max_value=3600)
 @st.composite
 def impairments(draw: st.DrawFn) -> Impairment:
     """Any valid impairment: jitter only with a delay, a shape only with jitter."""
+    share = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=1)
+    ratio = st.none() | share
     delay_s = draw(st.none() | _TIMES)
     jitter_s = draw(st.none() | _TIMES) if delay_s else draw(st.none() | st.just(0.0))
+    loss: dict[str, object] = draw(
+        st.one_of(
+            st.fixed_dictionaries({"loss_ratio": ratio}),
+            st.fixed_dictionaries({
+                "loss_ratio": st.floats(min_value=1e-6, max_value=0.9),
+                "loss_burst_packets": st.floats(min_value=10, max_value=1000),
+            }),
+            st.fixed_dictionaries({"loss_gemodel": st.tuples(share, share, share, share)}),
+            st.fixed_dictionaries({"loss_state": st.tuples(share, share, share, share, share)}),
+        )
+    )  # fmt: skip
+    reorder = draw(ratio) if delay_s else None
+    rate_bps = draw(st.none() | st.floats(min_value=8, max_value=1e13))
     return Impairment(
+        **loss,  # type: ignore[arg-type]  # each strategy draws what its field holds
+        ecn=draw(st.booleans()) if any(loss.values()) else False,
+        delay_correlation=draw(ratio) if jitter_s else None,
+        duplicate_ratio=draw(ratio),
+        reorder_ratio=reorder,
+        reorder_gap_packets=draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1)) if reorder else None,
+        corrupt_ratio=draw(ratio),
+        overhead_bytes=draw(st.none() | st.integers(min_value=-100, max_value=1000)) if rate_bps else None,
         delay_s=delay_s,
         jitter_s=jitter_s,
         distribution=draw(st.sampled_from(DISTRIBUTIONS)) if jitter_s else "uniform",
         reorder_by_jitter=draw(st.booleans()) if jitter_s else False,
-        loss_ratio=draw(st.none() | st.floats(min_value=0, max_value=1)),
-        rate_bps=draw(st.none() | st.floats(min_value=8, max_value=1e13)),
+        rate_bps=rate_bps,
         limit_packets=draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1)),
         seed=draw(st.none() | st.integers(min_value=0, max_value=2**64 - 1)),
     )

@@ -98,6 +98,35 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
             "distribution='pareto' without jitter has no effect",
         ),
         ({"delay_s": 1, "reorder_by_jitter": True}, "reorder_by_jitter without jitter has no effect"),
+        ({"delay_s": 1, "delay_correlation": 0.2}, "correlation without jitter has no effect"),
+        ({"duplicate_ratio": 1.01}, "duplicate_ratio=1.01: must lie between 0 and 1"),
+        ({"corrupt_ratio": -0.1}, "corrupt_ratio=-0.1: must lie between 0 and 1"),
+        ({"loss_ratio": 1e-10}, "loss_ratio=1e-10: smaller than 2⁻³², the smallest share that netem knows"),
+        ({"delay_s": 1, "reorder_ratio": 1.5}, "reorder_ratio=1.5: must lie between 0 and 1"),
+        ({"reorder_ratio": 0.1}, "reorder without delay: a packet overtakes by skipping the delay; give one"),
+        ({"delay_s": 1, "reorder_gap_packets": 5}, "gap without reorder has no effect"),
+        ({"overhead_bytes": 24}, "overhead without rate has no effect: it is what the rate counts on top"),
+        ({"ecn": True}, "ecn without loss has no effect: it marks what would be lost"),
+        ({"loss_burst_packets": 3}, "burst without loss: give the mean loss too"),
+        (
+            {"loss_ratio": 0.1, "loss_burst_packets": 0.5},
+            "loss_burst_packets=0.5: must lie between 1 and 1e+06 packets",
+        ),
+        (
+            {"loss_ratio": 0.75, "loss_burst_packets": 2},
+            "burst=2 with loss=75%: so much loss comes at least 3.00 packets in a row on average; "
+            "give a longer burst or less loss",
+        ),
+        (
+            {"loss_ratio": 1, "loss_burst_packets": 2},
+            "burst with loss=100%: everything is lost, in one burst without end; leave the burst out",
+        ),
+        (
+            {"loss_ratio": 0.1, "loss_gemodel": (0.1, 0.2, 1, 0)},
+            "loss_ratio and loss_gemodel: packets are lost by one model; give one of them",
+        ),
+        ({"loss_state": (0.1, 0.2)}, "loss_state=(0.1, 0.2): must be 5 shares between 0 and 1"),
+        ({"loss_gemodel": (0.1, 0.2, 2, 0)}, "loss_gemodel=(0.1, 0.2, 2, 0): must be 4 shares between 0 and 1"),
     ],
 )
 def test_what_lies_outside_is_refused(fields: dict[str, Any], problem: str) -> None:
@@ -113,6 +142,27 @@ def test_every_problem_is_named_at_once() -> None:
         "seed=-1: must lie between 0 and 2⁶⁴-1",
         "reorder_by_jitter without jitter has no effect",
     )
+
+
+def test_netems_correlated_loss_is_refused_with_the_form_that_does_what_was_meant() -> None:
+    (problem,) = problems_in({"loss": "10% 25%"})
+    assert problem == (
+        "loss='10% 25%': netem's correlated loss does not lose what it says (10% 25% loses about 1.8%). For losses in "
+        'bursts, say loss="10%" and burst=3, the mean number of packets lost in a row'
+    )
+
+
+def test_a_mean_loss_and_a_mean_burst_are_a_gilbert_model() -> None:
+    # In the bad state for 4 packets on average: r = 1/4. Bad a fifth of the time: p / (p + r) = 1/5, so p = r/4 = 1/16.
+    assert Impairment(loss_ratio=0.2, loss_burst_packets=4).gilbert == pytest.approx((1 / 16, 1 / 4, 1, 0))
+    assert Impairment(loss_ratio=0.2).gilbert is None
+
+
+def test_the_last_two_shares_of_gilbert_elliott_are_tcs_defaults() -> None:
+    assert Impairment.parse({"gemodel": "1% 25%"}).loss_gemodel == (0.01, 0.25, 1.0, 0.0)
+    assert problems_in({"gemodel": "1%"}) == ("gemodel='1%': needs two to four shares, \"p r 1-h 1-k\"",)
+    assert problems_in({"loss_state": "1% 2%"}) == ("loss_state='1% 2%': needs five shares, \"p13 p31 p32 p23 p14\"",)
+    assert problems_in({"gemodel": "1 25%"}) == ('gemodel=1: a percentage needs its sign; write gemodel="1%"',)
 
 
 def test_an_impairment_cannot_be_changed() -> None:
@@ -143,43 +193,66 @@ def test_clean_is_what_does_nothing_to_a_packet(impairment: Impairment, clean: b
 
 # --- its words -------------------------------------------------------------------------------------
 
-ALL_WORDS: dict[str, str | int | bool] = {
+ALL_WORDS: dict[str, object] = {
     "delay": "40ms",
     "jitter": "5ms",
+    "correlation": "25%",
     "distribution": "normal",
     "reorder_by_jitter": True,
     "loss": "2%",
+    "ecn": True,
+    "duplicate": "1%",
+    "reorder": "10%",
+    "gap": 5,
+    "corrupt": "0.5%",
     "rate": "10mbit",
+    "overhead": -4,
     "limit": 1000,
     "seed": 7,
 }
+BURSTS: dict[str, object] = {"loss": "2%", "burst": "3.5"}
+GILBERT_ELLIOTT: dict[str, object] = {"gemodel": "1% 25% 90% 0.1%"}
+FOUR_STATES: dict[str, object] = {"loss_state": "1% 30% 20% 5% 2%"}
+ALL = ", ".join(WORDS)
 
 
 def test_every_word_fills_its_own_field() -> None:
     assert Impairment.parse(ALL_WORDS) == Impairment(
         delay_s=0.04,
         jitter_s=0.005,
+        delay_correlation=0.25,
         distribution="normal",
         reorder_by_jitter=True,
         loss_ratio=0.02,
+        ecn=True,
+        duplicate_ratio=0.01,
+        reorder_ratio=0.1,
+        reorder_gap_packets=5,
+        corrupt_ratio=0.005,
         rate_bps=10e6,
+        overhead_bytes=-4,
         limit_packets=1000,
         seed=7,
     )
+    assert Impairment.parse(BURSTS) == Impairment(loss_ratio=0.02, loss_burst_packets=3.5)
+    assert Impairment.parse(GILBERT_ELLIOTT) == Impairment(loss_gemodel=(0.01, 0.25, 0.9, 0.001))
+    assert Impairment.parse(FOUR_STATES) == Impairment(loss_state=(0.01, 0.3, 0.2, 0.05, 0.02))
 
 
 def test_every_word_is_tried_here_and_explained() -> None:
-    assert list(WORDS) == list(ALL_WORDS)
+    assert set(WORDS) == {*ALL_WORDS, *BURSTS, *GILBERT_ELLIOTT, *FOUR_STATES}
     assert all(word.help for word in WORDS.values())
 
 
-def test_an_impairment_says_its_words() -> None:
-    assert Impairment.parse(ALL_WORDS).words() == ALL_WORDS
+@pytest.mark.parametrize("words", [ALL_WORDS, BURSTS, GILBERT_ELLIOTT, FOUR_STATES])
+def test_an_impairment_says_its_words(words: dict[str, object]) -> None:
+    assert Impairment.parse(words).words() == words
 
 
 def test_an_impairment_is_described_in_the_order_of_the_words() -> None:
     assert Impairment.parse(dict(reversed(ALL_WORDS.items()))).describe() == (
-        "delay=40ms jitter=5ms distribution=normal reorder_by_jitter=True loss=2% rate=10mbit limit=1000 seed=7"
+        "delay=40ms jitter=5ms correlation=25% distribution=normal reorder_by_jitter=True loss=2% ecn=True "
+        "duplicate=1% reorder=10% gap=5 corrupt=0.5% rate=10mbit overhead=-4 limit=1000 seed=7"
     )
 
 
@@ -199,7 +272,15 @@ def test_any_impairment_is_read_back_from_its_own_words(impairment: Impairment) 
         said, read = getattr(impairment, field), getattr(again, field)
         assert (said is None) == (read is None)
         assert math.isclose(said or 0, read or 0, rel_tol=1e-15, abs_tol=step)
-    for field in ("distribution", "reorder_by_jitter", "limit_packets", "seed"):
+    for field in ("delay_correlation", "duplicate_ratio", "reorder_ratio", "corrupt_ratio", "loss_burst_packets"):
+        assert math.isclose(getattr(impairment, field) or 0, getattr(again, field) or 0, rel_tol=1e-9, abs_tol=1e-12)
+    for field in ("loss_gemodel", "loss_state"):
+        said, read = getattr(impairment, field) or (), getattr(again, field) or ()
+        assert len(said) == len(read)
+        assert all(math.isclose(a, b, abs_tol=1e-12) for a, b in zip(said, read, strict=True))
+    for field in ("distribution", "reorder_by_jitter", "ecn", "reorder_gap_packets", "overhead_bytes", "limit_packets"):
+        assert getattr(again, field) == getattr(impairment, field)
+    for field in ("seed",):
         assert getattr(again, field) == getattr(impairment, field)
 
 
@@ -237,23 +318,18 @@ def test_a_distribution_is_one_of_four(said: object) -> None:
 
 
 def test_an_unknown_word_is_refused_with_the_nearest() -> None:
-    assert problems_in({"dealy": "40ms"}) == (
-        "dealy: unknown; did you mean 'delay'? "
-        "Known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
-    )
+    assert problems_in({"dealy": "40ms"}) == ("dealy: unknown; did you mean 'delay'? Known: " + ALL,)
 
 
 def test_a_word_like_no_other_is_refused_with_all_of_them() -> None:
-    assert problems_in({"x": 1}) == (
-        "x: unknown; known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
-    )
+    assert problems_in({"x": 1}) == ("x: unknown; known: " + ALL,)
 
 
 def test_every_wrong_word_is_named_at_once() -> None:
     assert problems_in({"delay": "5", "colour": "red", 5: 5, "loss": "120%"}) == (  # type: ignore[dict-item]
         'delay=5: a duration needs a unit; write delay="5ms" or "5s"',
-        "colour: unknown; known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
-        "5: unknown; known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
+        "colour: unknown; known: " + ALL,
+        "5: unknown; known: " + ALL,
         "loss='120%': a percentage lies between 0% and 100%",
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from testbed.errors import InvalidValueError
 from testbed.links.profiles import find_profile, load_profiles, parse_profile
-from testbed.model.impairment import CLEAN, Impairment, Profile
+from testbed.model.impairment import CLEAN, WORDS, Impairment, Profile
 from testbed.resources import resource
 
 SHIPPED = sorted(resource("netem").glob("*.yaml"))
@@ -95,8 +95,7 @@ def test_every_problem_of_a_file_is_named_at_once() -> None:
     assert problems_of("frward: {}\nforward: {delay: 5, los: 1%}\nreverse: 3") == (
         "frward: unknown; did you mean 'forward'? Known: description, both, forward, reverse",
         'forward: delay=5: a duration needs a unit; write delay="5ms" or "5s"',
-        "forward: los: unknown; did you mean 'loss'? "
-        "Known: delay, jitter, distribution, reorder_by_jitter, loss, rate, limit, seed",
+        "forward: los: unknown; did you mean 'loss'? Known: " + ", ".join(WORDS),
         "reverse: must be a mapping such as {delay: 40ms, loss: 2%}; found 3",
     )
 

@@ -39,33 +39,57 @@ def faithful(words: str, *, tick_ns: int) -> dict[str, Any]:
     rates in bytes a second.
     """
     options: dict[str, Any] = {"ecn": False, "gap": 0}
-    tokens = iter(words.split())
-    following = ""
-    while token := following or next(tokens, ""):
-        following = ""
-        argument = next(tokens)
-        match token:
+    tokens = words.split()
+
+    def is_number() -> bool:
+        return bool(tokens) and tokens[0].lstrip("-")[:1].isdigit()
+
+    def ratio() -> float:
+        share = round(float(tokens.pop(0).removesuffix("%")) / 100 * (2**32 - 1))
+        return _printed(share / (2**32 - 1))
+
+    def time() -> float:
+        return _printed(int(_scaled(tokens.pop(0), _NANOSECONDS)) // tick_ns * tick_ns / 1e9)
+
+    def chances(*names: str) -> dict[str, float]:
+        return {name: ratio() for name in names}
+
+    while tokens:
+        match token := tokens.pop(0):
             case "limit":
-                options["limit"] = int(argument)
+                options["limit"] = int(tokens.pop(0))
             case "delay":
-                times = {"delay": argument, "jitter": "0s", "correlation": "0s"}
-                following = next(tokens, "")
-                if following[:1].isdigit():
-                    times["jitter"], following = following, ""
-                options["delay"] = {
-                    name: _printed(int(_scaled(time, _NANOSECONDS)) // tick_ns * tick_ns / 1e9)
-                    for name, time in times.items()
-                }
+                jitter = correlation = 0.0
+                delay = time()
+                if is_number():
+                    jitter = time()
+                if is_number():
+                    correlation = ratio()
+                options["delay"] = {"delay": delay, "jitter": jitter, "correlation": correlation}
             case "distribution":
-                pass  # the table goes in and never comes out
+                tokens.pop(0)  # the table goes in and never comes out
+            case "loss" if tokens[0] == "gemodel":
+                tokens.pop(0)
+                options["loss-gemodel"] = chances("p", "r", "1-h", "1-k")
+            case "loss" if tokens[0] == "state":
+                tokens.pop(0)
+                options["loss-state"] = chances("p13", "p31", "p32", "p23", "p14")
             case "loss":
-                share = round(float(argument.removesuffix("%")) / 100 * (2**32 - 1))
-                if share:
-                    options["loss-random"] = {"loss": _printed(share / (2**32 - 1)), "correlation": 0}
+                if share := ratio():
+                    options["loss-random"] = {"loss": share, "correlation": 0}
+            case "duplicate" | "reorder" | "corrupt":
+                if share := ratio():
+                    options[token] = {token: share, "correlation": 0}
+            case "gap":
+                options["gap"] = int(tokens.pop(0))
+            case "ecn":
+                options["ecn"] = True
             case "rate":
-                options["rate"] = {"rate": int(_scaled(argument, _BITS) / 8), "packetoverhead": 0, "cellsize": 0}
+                rate = int(_scaled(tokens.pop(0), _BITS) / 8)
+                overhead = int(tokens.pop(0)) if is_number() else 0
+                options["rate"] = {"rate": rate, "packetoverhead": overhead, "cellsize": 0, "celloverhead": 0}
             case "seed":
-                options["seed"] = int(argument)
+                options["seed"] = int(tokens.pop(0))
             case _:
                 raise AssertionError(f"tc would not know {token!r}")
     return {"kind": "netem", "handle": "10:", "parent": "1:10", "options": options}
@@ -101,12 +125,22 @@ PERTURBED: dict[str, Callable[[dict[str, Any]], None]] = {
     "loss": lambda options: _more(options, "loss-random", "loss", 2e-9),
     "rate": lambda options: _more(options, "rate", "rate", 2),
     "limit": lambda options: options.update(limit=options["limit"] + 1),
-    "duplicate": lambda options: options.update(duplicate={"duplicate": 0.01, "correlation": 0}),
-    "reorder": lambda options: options.update(reorder={"reorder": 0.01, "correlation": 0}),
-    "corrupt": lambda options: options.update(corrupt={"corrupt": 0.01, "correlation": 0}),
+    "correlation": lambda options: _more(options, "delay", "correlation", 2e-9),
+    "loss correlation": lambda options: _more(options, "loss-random", "correlation", 2e-9),
+    "gemodel p": lambda options: _more(options, "loss-gemodel", "p", 2e-9),
+    "gemodel 1-k": lambda options: _more(options, "loss-gemodel", "1-k", 2e-9),
+    "loss_state p13": lambda options: _more(options, "loss-state", "p13", 2e-9),
+    "loss_state p14": lambda options: _more(options, "loss-state", "p14", 2e-9),
+    "duplicate": lambda options: _more(options, "duplicate", "duplicate", 2e-9),
+    "duplicate correlation": lambda options: _more(options, "duplicate", "correlation", 2e-9),
+    "reorder": lambda options: _more(options, "reorder", "reorder", 2e-9),
+    "corrupt": lambda options: _more(options, "corrupt", "corrupt", 2e-9),
+    "ecn": lambda options: options.update(ecn=not options["ecn"]),
+    "gap": lambda options: options.update(gap=options["gap"] + 1),
+    "overhead": lambda options: options.setdefault("rate", {}).update(
+        packetoverhead=options.get("rate", {}).get("packetoverhead", 0) + 1
+    ),
     "slot": lambda options: options.update(slot={"min-delay": 0.01}),
-    "loss-state": lambda options: options.update({"loss-state": {"p13": 0.01}}),
-    "loss-gemodel": lambda options: options.update({"loss-gemodel": {"p": 0.01}}),
 }
 
 
