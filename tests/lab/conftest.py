@@ -26,18 +26,18 @@ class Datagrams:
     dst: ComposeHost
     network: str = "lan"
 
-    def _send(self, count: int, attempts: int = 30) -> Result:
-        argv = ["python3", _PROGRAM, "send", self._address, _PORT, str(count), str(attempts)]
+    def _send(self, count: int, attempts: int = 30, pace_s: float = 0.002) -> Result:
+        argv = ["python3", _PROGRAM, "send", self._address, _PORT, str(count), str(attempts), str(pace_s)]
         return self.src.run(argv, timeout="60s")
 
     @property
     def _address(self) -> str:
         return self.dst.addresses(self.network)[0]
 
-    def arrived(self, count: int) -> list[int]:
+    def arrived(self, count: int, *, pace_s: float = 0.002) -> list[int]:
         """Send ``count`` datagrams; the numbers that arrived, in order of arrival."""
         receiver = self.dst.start(["python3", _PROGRAM, "receive", _PORT], ready="ready")
-        sender = self._send(count)
+        sender = self._send(count, pace_s=pace_s)
         assert sender.ok, sender.stderr
         numbers: list[int] = json.loads(receiver.wait().stdout.splitlines()[1])
         return numbers

@@ -11,8 +11,6 @@ import socket
 import sys
 import time
 
-_PACE_S = 0.002
-
 
 def receive(port: int) -> None:
     """Print the numbers in order of arrival, once "end" came; answer it."""
@@ -29,14 +27,14 @@ def receive(port: int) -> None:
         print(json.dumps(numbers), flush=True)
 
 
-def send(host: str, port: int, count: int, attempts: int) -> None:
+def send(host: str, port: int, count: int, attempts: int, pace_s: float) -> None:
     """Send the numbers 0 to count-1 at a steady pace, then say that this was all, until it is heard."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((host, port))
         begin = time.monotonic()
         for number in range(count):
-            while time.monotonic() < begin + number * _PACE_S:
-                time.sleep(_PACE_S / 4)
+            while time.monotonic() < begin + number * pace_s:
+                time.sleep(pace_s / 4)
             client.send(b"%d" % number)
         client.settimeout(1.0)
         for _attempt in range(attempts):
@@ -79,7 +77,7 @@ if __name__ == "__main__":
         case "receive":
             receive(int(rest[0]))
         case "send":
-            send(rest[0], int(rest[1]), int(rest[2]), int(rest[3]))
+            send(rest[0], int(rest[1]), int(rest[2]), int(rest[3]), float(rest[4]))
         case "echo":
             echo(int(rest[0]))
         case "round-trips":

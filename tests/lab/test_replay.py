@@ -1,0 +1,81 @@
+"""The same seed, the same packets, the same losses; and the line that a failed test prints."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from testbed import ComposeLab
+from tests.lab.conftest import Datagrams, await_quiet, prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_three_times_2000_packets_lose_the_same_ones_in_both_directions(lab: ComposeLab) -> None:
+    client, server = lab.hosts["client"], lab.hosts["server"]
+    prepare(client, server)
+    await_quiet(client, server)
+    for link, flow in (
+        ("client -> server", Datagrams(client, server)),
+        ("server -> client", Datagrams(server, client)),
+    ):
+        lost = []
+        for _attempt in range(3):
+            lab.link(link).impair(loss="5%", seed=2020)
+            lost.append(sorted(set(range(2000)) - set(flow.arrived(2000, pace_s=0.0005))))
+        lab.heal()
+        assert lost[0] == lost[1] == lost[2]
+        # 2000 packets at 5 %: mean 100, σ = √(2000·0.05·0.95) ≈ 9.7; ± 5σ.
+        assert 51 <= len(lost[0]) <= 149
+
+
+_FAILING = """
+import pytest
+
+@pytest.mark.impair("client <-> server", "lossy")
+@pytest.mark.parametrize("word", ["a b"])
+def test_fails(lab, word):
+    lab.link("client -> server").impair(loss="3%")
+    lab.link("client -> server").impair(delay="5ms")
+    assert False
+"""
+
+
+def test_a_failed_test_prints_the_line_that_repeats_it(stack: ComposeLab, tmp_path: Path) -> None:
+    (tmp_path / "test_failing.py").write_text(_FAILING)
+
+    def run(*arguments: str) -> str:
+        argv = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *argv, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stdout
+        return done.stdout
+
+    first = run("test_failing.py")
+    line = next(line for line in first.splitlines() if line.startswith("pytest "))
+    seed = re.search(r"--testbed-seed (\d+)", line)
+    assert seed is not None
+    assert f"seed {seed[1]}" in first.splitlines()[2], "the header names it too"
+    assert line.startswith("pytest 'test_failing.py::test_fails[a b]' --testbed-seed ")
+    assert f"--netem {stack.netem_engine} --compose-file " in line
+
+    def links(output: str) -> list[str]:
+        return [line for line in output.splitlines() if re.match(r"\w+ -> \w+: ", line)]
+
+    again = run("test_failing.py", "--testbed-seed", seed[1])
+    assert links(again) == links(first)
+    assert [re.sub(r"seed=\d+", "seed", line) for line in links(first)] == [
+        "client -> server: loss=5% seed",
+        "server -> client: loss=5% seed",
+        "client -> server: loss=3% seed",
+        "client -> server: delay=5ms",  # nothing random: no seed
+    ]
+    assert len(set(re.findall(r"seed=(\d+)", first))) == 3, "each link and each time has its own"
+    assert links(run("test_failing.py", "--testbed-seed", "1")) != links(first)
