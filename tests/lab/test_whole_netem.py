@@ -145,3 +145,10 @@ def test_everything_at_once_is_read_back(lab: ComposeLab) -> None:
     kernel = applied.kernel["options"]
     assert {name for name in kernel if isinstance(kernel[name], dict)} == {"delay"}
     assert (kernel["gap"], kernel["ecn"]) == (0, False)
+
+
+def test_every_profile_is_held_by_the_kernel(lab: ComposeLab) -> None:
+    for name in lab.profiles:
+        assert len(lab.impair("client <-> server", name)) == 2, name
+        lab.verify()
+    assert len(lab.profiles) >= 31
