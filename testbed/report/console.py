@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -15,8 +16,10 @@ from testbed.model.demo import DemoRun, ProfileRun, median
 from testbed.model.findings import Finding
 from testbed.model.impairment import Profile
 
+# Two lines each, so that the table fits into 80 columns.
 _HEADINGS = (
-    "profile", "delivered", "connect median", "worst", "delivery median", "worst", "retransmitted", "dropped by netem",
+    "profile", "deli-\nvered", "connect\nmedian", "connect\nworst", "delivery\nmedian", "delivery\nworst",
+    "segments\nre-sent", "netem\ndropped",
 )  # fmt: skip
 _SERVER_LINES = 12
 
@@ -64,7 +67,9 @@ class LiveDemo:
     def update(self, done: Sequence[ProfileRun], current: str | None) -> None:
         """Show what is done and what runs."""
         if self._live:
-            table = Table(title="the paper's client and server, both directions impaired")
+            table = Table(
+                title="the paper's client and server, both directions impaired", box=box.SIMPLE_HEAD, pad_edge=False
+            )
             for index, heading in enumerate(_HEADINGS):
                 table.add_column(heading, justify="left" if index == 0 else "right")
             for run in done:
@@ -75,7 +80,9 @@ class LiveDemo:
             self._live.update(table, refresh=True)
             return
         if not done:
-            self._console.print(_line(_HEADINGS), markup=False, soft_wrap=True)
+            for half in (0, 1):
+                cells = [(*heading.split("\n"), "")[half] for heading in _HEADINGS]
+                self._console.print(_line(cells), markup=False, soft_wrap=True)
         for run in done[self._printed :]:
             self._console.print(_line(demo_row(run)), markup=False, soft_wrap=True)
         self._printed = len(done)
@@ -83,7 +90,7 @@ class LiveDemo:
 
 def _line(cells: Iterable[str]) -> str:
     first, *rest = cells
-    return f"{first:<14}" + "".join(f"{cell:>17}" for cell in rest)
+    return f"{first:<15}" + "".join(f"{cell:>10}" for cell in rest)
 
 
 def print_server_output(console: Console, run: DemoRun) -> None:
