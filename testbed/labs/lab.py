@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -334,9 +335,10 @@ class Lab(abc.ABC):
         return applied
 
     def heal(self) -> None:
-        """Take every impairment off."""
-        for ref in list(self.impairments):
-            self.clear(ref)
+        """Take every impairment off; one that stays is raised once the others are off."""
+        with ExitStack() as each:
+            for ref in self.impairments:
+                each.callback(self.clear, ref)
 
     @property
     def impairments(self) -> dict[LinkRef, Impairment]:

@@ -122,7 +122,7 @@ def test_a_source_whose_filter_is_missing_is_refused_each_time(
         real = qdisc.source
         without_filters.setattr(qdisc, "source", lambda *arguments: real(*arguments)[:1])
         for _attempt in range(2):
-            with pytest.raises(ImpairmentNotAppliedError, match="asked filter .* led to 1:10"):
+            with pytest.raises(ImpairmentNotAppliedError, match=r"asked filter .* led to 1:10"):
                 lab.impair("client -> server", delay="20ms")
     lab.impair("client -> server", delay="20ms")
     assert round_trip(lab, "client") >= 0.020
