@@ -205,7 +205,7 @@ def profile(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture(scope="session")
 def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
-    """The stack, up for the whole session, as a lab whose links nobody heals: for set-up that tests share."""
+    """The stack, up for the whole session, as a lab: for set-up that tests share. `lab` heals its links."""
     lab = _lab_of(pytestconfig)
     try:
         lab.up()
@@ -219,8 +219,9 @@ def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLab]:
-    """The stack, with this test's impairments in force; healed afterwards."""
+    """The stack, with this test's impairments in force and no others; healed afterwards."""
     node: pytest.Item = request.node
+    stack.heal()  # of what a test that uses `stack` alone may have put there
     stack.begin(f"{request.config.stash[_SEED]}:{node.nodeid}")
     node.stash[_RUNNING] = stack
     try:
@@ -250,7 +251,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """After each test, read back that its impairments are still in force: else its result does not count."""
     try:
         result = yield
-    except Exception:
+    except (Exception, pytest.fail.Exception):  # pytest.fail's is none of the former
         _verify(item)
         raise
     _verify(item)
@@ -262,14 +263,18 @@ def _verify(item: pytest.Item) -> None:
         item.stash[_RUNNING].verify()
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report a test whose impairment was not in force as INVALID."""
+    """Report a test whose impairment was not in force as INVALID, whatever it was expected to do.
+
+    The outermost: `xfail` would turn it into a success.
+    """
     report = yield
     if call.excinfo is not None and call.excinfo.errisinstance(ImpairmentNotAppliedError):
-        report.longrepr = str(call.excinfo.value)
+        report.outcome, report.longrepr = "failed", str(call.excinfo.value)
+        vars(report).pop("wasxfail", None)
         report.testbed_invalid = True  # type: ignore[attr-defined]  # reports carry plugins' words this way
     if report.failed and _RUNNING in item.stash:
         report.sections.append(("testbed: to run it again under the same network", _replay(item)))

@@ -7,8 +7,10 @@ gone when the kernel is, however it dies.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -64,32 +66,35 @@ class CarriedKernel:
                     "init=/bin/sh", "--", str(_INIT),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
+                start_new_session=True,
             )  # fmt: skip
         for descriptor in theirs:
             os.close(descriptor)
-        self.tc = Batch(tc_in[1], tc_out[0], "tc", sync="qdisc show dev lo", alive=self._died)
-        self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self._died)
+        self.tc = Batch(tc_in[1], tc_out[0], "tc", sync="qdisc show dev lo", alive=self.died)
+        self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self.died)
         try:
             for tool in (self.ip, self.tc):
                 tool.await_ready(deadline_s=_BOOT_DEADLINE_S)
                 tool.synchronise(deadline_s=_BOOT_DEADLINE_S)
+            self.boot_s = time.monotonic() - started
+            self.release = self._mconsole("version").split()[2]
         except BaseException:
             self.kill()
             raise
-        self.boot_s = time.monotonic() - started
-        self.release = self._mconsole("version").split()[2]
 
-    def _died(self) -> str | None:
+    def died(self) -> str | None:
+        """What it died of, with its last lines; None while it lives."""
         if self._process.poll() is None:
             return None
         with self._log.open(errors="replace") as log:
             last = " | ".join(line.strip() for line in deque(log, maxlen=8) if line.strip())
         return f"the carried kernel exited with status {self._process.returncode}; its last lines: {last}"
 
-    def plug(self, device: str, tap: str) -> None:
-        """Give the kernel a network device that opens the tap of this name when it is set up."""
-        # gro would hand several packets to netem as one; a deep queue is what carries throughput.
-        self._mconsole(f"config {device}:transport=tap,ifname={tap},depth=128,gro=0")
+    def plug(self, device: str, tap: str, *, mtu: int) -> None:
+        """Give the kernel a network device that opens the tap of this name when it is set up; ``mtu`` in bytes."""
+        # gro would hand several packets to netem as one; a deep queue is what carries throughput. The MTU sizes
+        # the driver's buffers and cannot grow later.
+        self._mconsole(f"config {device}:transport=tap,ifname={tap},depth=128,gro=0,mtu={mtu}")
 
     def unplug(self, device: str) -> None:
         """Take a network device out again; its tap goes with it."""
@@ -107,7 +112,7 @@ class CarriedKernel:
                 console.sendto(request, str(self._folder / self.name / "mconsole"))
                 answer = console.recv(4096)
             except OSError as error:
-                raise Refused(f"carried kernel, `{command}`: {self._died() or error}") from None
+                raise Refused(f"carried kernel, `{command}`: {self.died() or error}") from None
             finally:
                 own.unlink()
         failed, _more, length = struct.unpack_from("<III", answer)
@@ -116,10 +121,15 @@ class CarriedKernel:
             raise Refused(f"carried kernel, `{command}`: {text}")
         return text
 
-    def kill(self) -> None:
-        """End the kernel at once. Its taps vanish."""
-        self._process.kill()
+    def end(self) -> None:
+        """End the kernel at once; if it died, what outlived it: each of its processes holds its taps open."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def kill(self) -> None:
+        """End the kernel at once, and forget it. Its taps vanish."""
+        self.end()
         for descriptor in self._descriptors:
             os.close(descriptor)
         shutil.rmtree(self._folder)

@@ -16,9 +16,10 @@ import fcntl
 import json
 import os
 import platform
+import socket
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,7 @@ class Ports:
         self._ports: dict[str, Port] = {}
         self._attached = 0
         self._kernel: carried.CarriedKernel | None = None
+        self._buried = ""
         self._kept: Any = None
         self._host_tc = LocalTool(["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo")
 
@@ -101,6 +103,7 @@ class Ports:
 
     def boot(self) -> dict[str, Any]:
         """Start the carried kernel, unless it runs; returns how long it took."""
+        self._bury()
         if self._kernel is None:
             if reason := _try_tun():
                 raise Refused(f"a carried kernel needs taps: {reason}")
@@ -109,6 +112,7 @@ class Ports:
 
     def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str]:
         """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once."""
+        self._bury()
         known = self._ports.get(port)
         if known is not None and known.ifindex == ifindex and known.engine == engine and _exists(known):
             return {"device": known.device}
@@ -131,15 +135,34 @@ class Ports:
         self._ports[port] = attached
         return {"device": attached.device}
 
-    def tc(self, *, port: str, lines: list[str], deadline_s: float = 5.0) -> dict[str, Any]:
-        """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line."""
+    def tc(self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0) -> dict[str, Any]:
+        """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line.
+
+        Refused as ``gone``, before any line is run, if the port's veth or an interface of ``needs`` (ifindex: the
+        ports of the hosts that the lines tell apart) no longer exists, or the kernel that carried it.
+        """
+        self._bury()
         attached = self._ports.get(port)
         if attached is None:
-            raise Refused(f"port {port!r} is not attached; attached: {', '.join(self._ports) or 'none'}")
+            names = ", ".join(self._ports) or "none"
+            raise Refused(f"port {port!r} is not attached; attached: {names}{self._buried}", kind="gone")
         if not _exists(attached):
             gone = f"port {port!r} is gone: its veth {attached.veth} (index {attached.ifindex}) no longer exists"
             raise Refused(gone, kind="gone")
-        outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
+        for ifindex in needs:
+            try:
+                socket.if_indextoname(ifindex)
+            except OSError:
+                gone = (
+                    f"port {port!r}: a host that sends to it was started again, or left the network: "
+                    f"its old interface (index {ifindex}) no longer exists"
+                )
+                raise Refused(gone, kind="gone") from None
+        try:
+            outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
+        except Refused as refused:
+            self._bury()
+            raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
 
     def heal(self) -> dict[str, int]:
@@ -159,6 +182,18 @@ class Ports:
         return self._kept
 
     # --- how ---------------------------------------------------------------------------------------
+
+    def _bury(self) -> None:
+        """If the carried kernel has died, put back the ports that it carried: their cables end in nothing."""
+        reason = self._kernel.died() if self._kernel else None
+        if self._kernel is None or reason is None:
+            return
+        self._buried = f" ({reason})"
+        self._kernel.end()
+        for port in [each for each in self._ports.values() if each.engine == "carried"]:
+            self._detach(port)
+        self._kernel.kill()
+        self._kernel = None
 
     def _tc_of(self, port: Port) -> Batch:
         if port.engine == "host":
@@ -194,9 +229,9 @@ class Ports:
                  for word in (flag, "on" if slave[flag] else "off")]  # fmt: skip
 
         for vec, tap in ((vec_a, tap_a), (vec_b, tap_b)):
-            kernel.plug(vec, tap)
+            kernel.plug(vec, tap, mtu=mtu)
             port.undo.callback(_quietly, kernel.unplug, vec)
-            kernel.ip.checked([f"link set dev {vec} mtu {mtu} txqueuelen {_QUEUE_PACKETS} promisc on up"])
+            kernel.ip.checked([f"link set dev {vec} txqueuelen {_QUEUE_PACKETS} promisc on up"])
             port.undo.callback(_quietly, kernel.ip.run, [f"link set dev {vec} down"])
             # No address of the host's own may speak through a tap.
             _run("ip", "link", "set", tap, "mtu", str(mtu), "addrgenmode", "none", "up")

@@ -14,8 +14,8 @@ Operation = Callable[..., Any]
 class Refused(Exception):  # noqa: N818  # the word of the protocol
     """An operation was not carried out; the message says what was attempted, on what, and what was seen.
 
-    ``kind`` is for the other side's program where it can do something about it: ``gone``, the port's veth no
-    longer exists.
+    ``kind`` is for the other side's program where it can do something about it: ``gone``, the port as it was
+    attached is no more, because a host at it was started again or the kernel that carried it died: attach it anew.
     """
 
     def __init__(self, message: str, *, kind: str = "refused") -> None:

@@ -422,14 +422,13 @@ class ComposeLab(Lab):
         if self._agent is None:
             raise LabError("the lab is not up")
         target = self._hosts[host]
-        interface = target.interface(network)
-        target.send_per_packet(network)
+        interface = target.send_per_packet(network)
         name = f"{host}@{network}"
         attached = self._agent.call("attach", port=name, ifindex=interface["peer_ifindex"], engine=self.netem_engine)
         return Port(name=name, channel=self._agent, device=attached["device"])
 
-    def _prepare_source(self, host: str, network: str) -> None:
-        self._hosts[host].send_per_packet(network)
+    def _prepare_source(self, host: str, network: str) -> int:
+        return int(self._hosts[host].send_per_packet(network)["peer_ifindex"])
 
 
 class ComposeHost(Host):
@@ -441,7 +440,7 @@ class ComposeHost(Host):
         self.container = container
         self._inside: Channel | None = None
         self._inside_of = ""
-        self._per_packet: set[tuple[str, str]] = set()
+        self._per_packet: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
@@ -546,13 +545,13 @@ class ComposeHost(Host):
                 return interface
         raise LabError(f"`{self.name}` has no interface with address {mac}; it has {seen}")
 
-    def send_per_packet(self, network: str) -> None:
-        """Switch segmentation offloads off on its interface; once for each start of the container."""
-        inside = self.inside()
-        key = (self._inside_of, network)
-        if key not in self._per_packet:
-            inside.call("per_packet", interface=self.interface(network)["name"])
-            self._per_packet.add(key)
+    def send_per_packet(self, network: str) -> dict[str, Any]:
+        """Switch segmentation offloads off on its interface, once for each that it has had; returns the interface."""
+        interface = self.interface(network)
+        if interface["peer_ifindex"] not in self._per_packet:
+            self.inside().call("per_packet", interface=interface["name"])
+            self._per_packet.add(interface["peer_ifindex"])
+        return interface
 
     def inside(self) -> Channel:
         """The agent in this host's network namespace; a new one after the container was restarted."""

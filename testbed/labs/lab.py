@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -136,29 +137,56 @@ class Applied:
 
 
 @dataclass
+class Source:
+    """A host whose packets a port tells apart."""
+
+    minor: int
+    """Of its class on the port."""
+    ifindex: int
+    """Of its own port on the engine's machine; a host that is started again has another."""
+    addresses: tuple[str, ...]
+    led: bool = False
+    """Whether its addresses were read back to lead to its class."""
+    spare: bool = False
+    """Whether its netem has the spare handle (`qdisc.leaf`)."""
+    impairment: Impairment | None = None
+
+
+@dataclass
 class Port:
     """The switch's egress toward one host: which kernel, which device, which sources it knows."""
 
     name: str
     channel: Channel
     device: str
-    minors: dict[str, int] = field(default_factory=dict)
-    applied: dict[str, Impairment] = field(default_factory=dict)
-    spare: dict[str, bool] = field(default_factory=dict)
+    rooted: bool = False
+    """Whether it has its classful root."""
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    @property
+    def applied(self) -> dict[str, Impairment]:
+        """The impairment of each impaired source."""
+        return {src: each.impairment for src, each in self.sources.items() if each.impairment is not None}
 
     def state(self) -> dict[str, Any]:
         """What another process must know to take the port up, as JSON."""
-        applied = {src: impairment.words() for src, impairment in self.applied.items()}
-        return {"device": self.device, "minors": self.minors, "applied": applied, "spare": self.spare}
+        sources = {
+            src: {**vars(each), "impairment": each.impairment and each.impairment.words()}
+            for src, each in self.sources.items()
+        }
+        return {"device": self.device, "rooted": self.rooted, "sources": sources}
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
         """The port as another process left it."""
-        applied = {src: Impairment.parse(words) for src, words in state["applied"].items()}
-        return cls(
-            name=name, channel=channel, device=state["device"], minors=dict(state["minors"]),
-            applied=applied, spare=dict(state["spare"]),
-        )  # fmt: skip
+        sources = {
+            src: Source(**{
+                **each, "addresses": tuple(each["addresses"]),
+                "impairment": None if each["impairment"] is None else Impairment.parse(each["impairment"]),
+            })
+            for src, each in state["sources"].items()
+        }  # fmt: skip
+        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources)
 
 
 class Link:
@@ -258,8 +286,8 @@ class Lab(abc.ABC):
         """Make the port toward a host impairable."""
 
     @abc.abstractmethod
-    def _prepare_source(self, host: str, network: str) -> None:
-        """Make a host that sends into an impaired link send packets one by one; twice is once."""
+    def _prepare_source(self, host: str, network: str) -> int:
+        """Make a host that sends into an impaired link send packets one by one; its own port's ifindex."""
 
     # --- context ---------------------------------------------------------------------------------
 
@@ -307,9 +335,10 @@ class Lab(abc.ABC):
         return applied
 
     def heal(self) -> None:
-        """Take every impairment off."""
-        for ref in list(self.impairments):
-            self.clear(ref)
+        """Take every impairment off; one that stays is raised once the others are off."""
+        with ExitStack() as each:
+            for ref in self.impairments:
+                each.callback(self.clear, ref)
 
     @property
     def impairments(self) -> dict[LinkRef, Impairment]:
@@ -322,10 +351,16 @@ class Lab(abc.ABC):
 
     def verify(self) -> None:
         """Read every impaired link again. Raises ImpairmentNotAppliedError if one does not hold any more."""
-        for ref, asked in self.impairments.items():
-            netem = self.netem(ref)
-            if found := proof.differences(asked, netem):
-                raise self._not_applied(ref, found, "It was in force when the test began")
+        for (dst, network), port in self._ports.items():
+            for src, asked in port.applied.items():
+                ref = LinkRef(src, dst, network)
+                before = "It was in force when it was put there"
+                try:
+                    netem = self._netem(port, src)
+                except AgentError as error:
+                    raise self._not_applied(ref, [], f"asked {asked.describe()}; {error}", before) from None
+                if found := proof.differences(asked, netem):
+                    raise self._not_applied(ref, found, before)
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
         """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
@@ -342,47 +377,51 @@ class Lab(abc.ABC):
         try:
             applied = self._apply(ref, impairment, started)
         except AgentError as error:
-            # The host was restarted and has a new port: find it, once.
             if error.kind != "gone":
                 raise
-            del self._ports[ref.dst, ref.network]
+            self._renew(ref)
             applied = self._apply(ref, impairment, started)
         self.history.append(applied)
         return applied
 
+    def _renew(self, ref: LinkRef) -> None:
+        """Begin a port anew after a host at it was started again: the other sources keep their impairments."""
+        old = self._ports.pop((ref.dst, ref.network))
+        port = self._port(ref.dst, ref.network)
+        self._tc(port, [f"qdisc delete dev {port.device} root"])  # where a source alone is new, the old tree is there
+        for src, impairment in old.applied.items():
+            if src != ref.src:
+                self._apply(LinkRef(src, ref.dst, ref.network), impairment, time.perf_counter())
+
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         port = self._ready(ref)
-        lines: list[str] = []
-        minor = port.minors.get(ref.src)
-        addresses: tuple[str, ...] = ()
-        if minor is None:
-            addresses = self.hosts[ref.src].addresses(ref.network)
-            if not port.minors:
-                lines.append(qdisc.root(port.device))
-            minor = qdisc.FIRST_MINOR + len(port.minors)
-            if minor > qdisc.LAST_MINOR:
-                raise LabError(f"port of {ref.dst}: more than {len(port.minors)} sources")
-            lines += qdisc.source(port.device, minor, addresses)
+        source = port.sources[ref.src]
+        lines: list[str] = [] if port.rooted else [qdisc.root(port.device)]
+        if not source.led:
+            lines += qdisc.source(port.device, source.minor, source.addresses)
             lines.append(f"filter show dev {port.device} parent 1:")
-        before = port.applied.get(ref.src)
-        spare = port.spare.get(ref.src, False)
-        if before is not None and not qdisc.can_change_in_place(before, impairment):
+        spare = source.spare
+        if source.impairment is not None and not qdisc.can_change_in_place(source.impairment, impairment):
             spare = not spare
-        command = qdisc.leaf(port.device, minor, impairment, spare=spare)
+        command = qdisc.leaf(port.device, source.minor, impairment, spare=spare)
         lines += [command, qdisc.show(port.device)]
-        answer = self._tc(port, lines)
-        port.minors[ref.src] = minor
-        if command not in (each["line"] for each in answer["complaints"]):
+        answer = self._tc(port, lines, source)
+        failed = {each["line"] for each in answer["complaints"]}
+        port.rooted = port.rooted or qdisc.root(port.device) not in failed
+        if command not in failed:
             # The kernel holds something new for this source, whether or not it is what was asked.
-            port.spare[ref.src] = spare
-            port.applied[ref.src] = impairment
+            source.spare, source.impairment = spare, impairment
         complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
-        found = [] if complaints else proof.differences(impairment, proof.find_netem(answer["shown"][-1], minor))
-        if addresses and not complaints:
-            found += proof.filter_differences(answer["shown"][0], minor, addresses)
+        found: list[proof.Difference] = []
+        if not complaints:
+            found = proof.differences(impairment, proof.find_netem(answer["shown"][-1], source.minor))
+            if not source.led:
+                misled = proof.filter_differences(answer["shown"][0], source.minor, source.addresses)
+                source.led = not misled
+                found += misled
         if complaints or found:
             raise self._not_applied(ref, found, *complaints, f"Command: tc {command}")
-        kernel = proof.find_netem(answer["shown"][-1], minor) or {}
+        kernel = proof.find_netem(answer["shown"][-1], source.minor) or {}
         return Applied(
             link=ref,
             asked=impairment,
@@ -396,17 +435,17 @@ class Lab(abc.ABC):
         port = self._ports.get((ref.dst, ref.network))
         if port is None or ref.src not in port.applied:
             return
-        minor = port.minors[ref.src]
+        source = port.sources[ref.src]
         try:
-            answer = self._tc(port, [qdisc.clear(port.device, minor), qdisc.show(port.device)])
+            answer = self._tc(port, [qdisc.clear(port.device, source.minor), qdisc.show(port.device)])
         except AgentError as error:
             if error.kind != "gone":
                 raise
-            del self._ports[ref.dst, ref.network]  # the port went with its host, and the impairment with it
+            source.impairment = None  # it went with the port
             return
-        if proof.find_netem(answer["shown"][-1], minor) is not None:
+        if not answer["shown"] or proof.find_netem(answer["shown"][-1], source.minor) is not None:
             raise LabError(f"{ref}: still impaired after healing; tc said: {answer['complaints']}")
-        del port.applied[ref.src]
+        source.impairment = None
 
     def read(self, ref: LinkRef) -> proof.Counters:
         """The counters of a link's netem. Raises LabError if there is none."""
@@ -418,25 +457,34 @@ class Lab(abc.ABC):
     def netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
         """The kernel's own account of a link's netem now, or None if there is none."""
         port = self._ports.get((ref.dst, ref.network))
-        if port is None or ref.src not in port.minors:
+        if port is None or ref.src not in port.sources:
             return None
         try:
-            answer = self._tc(port, [qdisc.show(port.device)])
+            return self._netem(port, ref.src)
         except AgentError as error:
             if error.kind != "gone":
                 raise
             return None
-        return proof.find_netem(answer["shown"][-1], port.minors[ref.src]) if answer["shown"] else None
+
+    def _netem(self, port: Port, src: str) -> Mapping[str, Any] | None:
+        source = port.sources[src]
+        answer = self._tc(port, [qdisc.show(port.device)], source)
+        return proof.find_netem(answer["shown"][-1], source.minor) if answer["shown"] else None
 
     def _ready(self, ref: LinkRef) -> Port:
         """The port at a link's end, with its source prepared; the first time, both at once."""
         port = self._ports.get((ref.dst, ref.network))
-        if port is not None and ref.src in port.minors:
+        if port is not None and ref.src in port.sources:
             return port
         with ThreadPoolExecutor(1, "testbed-source") as pool:
             prepared = pool.submit(self._prepare_source, ref.src, ref.network)
             port = self._port(ref.dst, ref.network)
-            prepared.result()
+            ifindex = prepared.result()
+        minor = qdisc.FIRST_MINOR + len(port.sources)
+        if minor > qdisc.LAST_MINOR:
+            raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
+        addresses = self.hosts[ref.src].addresses(ref.network)
+        port.sources[ref.src] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
         return port
 
     def _port(self, host: str, network: str) -> Port:
@@ -444,8 +492,10 @@ class Lab(abc.ABC):
             self._ports[host, network] = self._attach(host, network)
         return self._ports[host, network]
 
-    def _tc(self, port: Port, lines: Sequence[str]) -> Any:
-        return port.channel.call("tc", port=port.name, lines=list(lines))
+    def _tc(self, port: Port, lines: Sequence[str], source: Source | None = None) -> Any:
+        """Run lines on a port; refused as ``gone`` if the port, or the source's own, is no more the one we know."""
+        needs = [] if source is None else [source.ifindex]
+        return port.channel.call("tc", port=port.name, lines=list(lines), needs=needs)
 
     def _not_applied(self, ref: LinkRef, found: Sequence[proof.Difference], *context: str) -> ImpairmentNotAppliedError:
         said = [*map(str, found), *context]

@@ -198,3 +198,29 @@ def test_a_compose_file_without_services_is_refused(project: pytest.Pytester) ->
 def test_a_service_of_an_active_compose_profile_is_known(project: pytest.Pytester) -> None:
     body = '@pytest.mark.impair("client -> sometimes", "lossy")\ndef test_it(): pass'
     assert run(project, body, "--collect-only", "--compose-profile", "rarely").ret == 0
+
+
+NOT_IN_FORCE = """
+from testbed import ImpairmentNotAppliedError, plugin
+
+class Lab:
+    history, seedable, netem_engine = [], True, "carried"
+    def verify(self):
+        raise ImpairmentNotAppliedError("asked loss 2%, the kernel reports 0%")
+
+@pytest.fixture
+def broken(request):
+    request.node.stash[plugin._RUNNING] = Lab()
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "body"),
+    [("", "pass"), ("", "assert 0"), ("", "pytest.fail('so')"), ("@pytest.mark.xfail", "assert 0")],
+)
+def test_what_was_not_in_force_makes_any_test_invalid_and_the_run_fail(
+    project: pytest.Pytester, mark: str, body: str
+) -> None:
+    result = run(project, f"{NOT_IN_FORCE}\n{mark}\ndef test_it(broken):\n    {body}\n")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*test_it: asked loss 2%, the kernel reports 0%", "*1 invalid in*"])

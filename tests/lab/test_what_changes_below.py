@@ -1,0 +1,128 @@
+"""What moves under a lab while it is up: a host is started again, gets another address, the carried kernel dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import ComposeLab, ImpairmentNotAppliedError
+from testbed.links import qdisc
+from tests.lab.conftest import HERE, Datagrams, prepare
+
+_RECEIVE = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 9200)); s.settimeout(10)
+print("ready", flush=True); print(len(s.recv(65535)))
+"""
+_SEND_WHOLE = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_PMTUDISC_DO
+s.sendto(b"x" * int(sys.argv[2]), (sys.argv[1], 9200))
+"""
+
+
+@pytest.fixture(scope="module")
+def jumbo(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+    with ComposeLab(HERE / "stacks" / "jumbo.yaml", netem=pytestconfig.getoption("--netem")) as lab:
+        prepare(*lab.hosts.values())
+        yield lab
+
+
+@pytest.fixture
+def lab(jumbo: ComposeLab) -> Iterator[ComposeLab]:
+    yield jumbo
+    jumbo.heal()
+
+
+def round_trip(lab: ComposeLab, src: str) -> float:
+    return min(Datagrams(lab.hosts[src], lab.hosts["server"]).round_trips(5))
+
+
+def test_a_frame_of_9000_bytes_passes_whole(lab: ComposeLab) -> None:
+    lab.impair("client -> server", delay="5ms")
+    server = lab.hosts["server"]
+    receiver = server.start(["python3", "-c", _RECEIVE], ready="ready")
+    largest = 9000 - 20 - 8  # the headers of IP and UDP
+    sent = lab.hosts["client"].run(["python3", "-c", _SEND_WHOLE, server.addresses("lan")[0], str(largest)])
+    assert sent.ok, sent.stderr
+    assert receiver.wait().stdout.split() == ["ready", str(largest)]
+
+
+def test_a_source_with_another_address_is_found_out_and_led_to_its_impairment_again(lab: ComposeLab) -> None:
+    lab.impair("client -> server", delay="50ms")
+    lab.impair("other -> server", delay="20ms")
+    network = lab.engine.networks(testbed_run=lab.run_id)[0]
+    network.disconnect(lab.hosts["client"].container)
+    network.connect(lab.hosts["client"].container)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"client -> server.*asked delay=50ms.*left the network"):
+        lab.verify()
+
+    lab.impair("client -> server", delay="50ms")
+    lab.verify()
+    assert round_trip(lab, "client") >= 0.050
+    assert 0.020 <= round_trip(lab, "other") < 0.050, "the other source kept its own"
+
+
+def test_a_receiver_that_was_started_again_is_found_out_and_gets_every_impairment_back(lab: ComposeLab) -> None:
+    lab.impair("client -> server", delay="50ms")
+    lab.impair("other -> server", delay="20ms")
+    lab.hosts["server"].container.restart(timeout=5)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"its veth .* no longer exists"):
+        lab.verify()
+
+    lab.impair("client -> server", delay="60ms")
+    lab.verify()
+    assert {str(ref): each.describe() for ref, each in lab.impairments.items()} == {
+        "client -> server": "delay=60ms",
+        "other -> server": "delay=20ms",
+    }
+    assert round_trip(lab, "client") >= 0.060
+    assert 0.020 <= round_trip(lab, "other") < 0.060
+
+
+def test_when_the_carried_kernel_dies_the_test_is_invalid_and_the_next_has_a_new_one(lab: ComposeLab) -> None:
+    if lab.netem_engine != "carried":
+        pytest.skip("no kernel is carried here")
+    lab.impair("client -> server", delay="50ms")
+    lab.impair("client -> server", delay="40ms")
+    os.kill(kernel(lab.run_id), signal.SIGKILL)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"the carried kernel exited with status -9"):
+        lab.verify()
+    lab.heal()
+    datagrams = Datagrams(lab.hosts["client"], lab.hosts["server"])
+    assert statistics.median(datagrams.round_trips(5)) < 0.020, "the cables are whole again"
+    lab.impair("client -> server", delay="30ms")
+    assert round_trip(lab, "client") >= 0.030
+
+
+def kernel(run_id: str) -> int:
+    """The first process of the run's carried kernel."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended while we looked
+        if words[0].endswith(b"linux.uml") and f"umid=tb{run_id[:6]}".encode() in words:
+            found.append(int(path.parent.name))
+    return min(found)
+
+
+def test_a_source_whose_filter_is_missing_is_refused_each_time(
+    lab: ComposeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.impair("client -> server", delay="1ms")
+    lab._renew(lab.link("client -> server").ref)
+    with monkeypatch.context() as without_filters:
+        real = qdisc.source
+        without_filters.setattr(qdisc, "source", lambda *arguments: real(*arguments)[:1])
+        for _attempt in range(2):
+            with pytest.raises(ImpairmentNotAppliedError, match=r"asked filter .* led to 1:10"):
+                lab.impair("client -> server", delay="20ms")
+    lab.impair("client -> server", delay="20ms")
+    assert round_trip(lab, "client") >= 0.020
