@@ -197,16 +197,34 @@ def _profile_or_words(what: Iterable[str]) -> dict[str, Any]:
 
 @cli.command()
 @_compose_file
+@click.argument("link")
+@_example("""testbed cut "client <-> server"
+             testbed cut "client -> server" """)
+def cut(compose_file: Path | None, link: str) -> int:
+    """Cut LINK of the running stack: all its packets are lost, silently, until `testbed heal`."""
+    lab = _taken_up(compose_file)
+    try:
+        lab.cut(link)
+        for ref in lab.topology.links(link):
+            _OUT.print(f"{ref}: cut", markup=False)
+    finally:
+        lab.leave()
+    return 0
+
+
+@cli.command()
+@_compose_file
 @click.argument("link", required=False)
 @_example("""testbed heal "client -> server"
              testbed heal""")
 def heal(compose_file: Path | None, link: str | None) -> int:
-    """Take the impairment off LINK, or off every link."""
+    """Take the impairment off LINK, or off every link, and end its cut."""
     lab = _taken_up(compose_file)
     try:
-        refs = lab.topology.links(link) if link else tuple(lab.impairments)
+        refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.impairments, *lab.cuts]))
         for ref in refs:
             lab.clear(ref)
+            lab.mend_link(ref)
             _OUT.print(f"{ref}: healed", markup=False)
     finally:
         lab.leave()

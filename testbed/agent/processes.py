@@ -2,19 +2,23 @@
 
 A program that the engine started in a running container leads a session of its own and has no parent inside (its
 parent process number is 0, as that of the container's first process). The engine knows it by its number on the
-machine outside, we by its number in here; both are given out in order, so its rank among its like is the same.
-Its command line would not do: an ``exec`` or a ``#!`` line changes it.
+machine outside, we by its number in here; what both see alike is its command line and when it began. So it is found
+as the n-th oldest of those with this command line. (The one it was started with would not do: an ``exec`` or a
+``#!`` line changes it.)
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
 from .protocol import Operation, Refused
 
 _PROC = Path("/proc")
+# What ps does not change: printable ASCII without the blanks between words and the marks it puts itself.
+_PLAIN = re.compile(r"[^!-~]|\?")
 
 
 def operations() -> dict[str, Operation]:
@@ -22,21 +26,21 @@ def operations() -> dict[str, Operation]:
     return {"signal": send}
 
 
-def send(*, rank: int, of: int, name: str) -> dict[str, list[int] | None]:
-    """Send the signal (``"SIGTERM"``) to the ``rank``-th oldest leader, and to its session.
+def send(*, args: str, rank: int, of: int, name: str) -> dict[str, list[int] | None]:
+    """Send the signal (``"SIGTERM"``) to the ``rank``-th oldest leader with this command line, and to its session.
 
-    ``of`` is how many leaders the other side counted; if there are more or fewer here, something has just begun or
-    ended, nobody is signalled, and the answer is None: count again.
+    ``of`` is how many of them the other side counted; if there are more or fewer here, something has just begun or
+    ended, nobody is signalled, and the answer is None: count again. The first process is never signalled.
     """
     if name not in signal.Signals.__members__:
         raise Refused(f"unknown signal {name!r}; write it as SIGTERM or SIGINT")
     processes = _processes()
-    leaders = sorted(pid for pid, parent, _ in processes if parent == 0)
-    if len(leaders) != of or not 0 <= rank < of:
+    leaders = sorted((start, pid) for pid, parent, _, start in processes if parent == 0 and _same(_args(pid), args))
+    if len(leaders) != of or not 0 <= rank < of or leaders[rank][1] == 1:
         return {"signalled": None}
-    leader = leaders[rank]
+    leader = leaders[rank][1]
     reached = []
-    for pid in (pid for pid, _, session in processes if leader in (session, pid)):
+    for pid in (pid for pid, _, session, _ in processes if leader in (session, pid)):
         try:
             os.kill(pid, signal.Signals[name])
         except ProcessLookupError:
@@ -45,8 +49,20 @@ def send(*, rank: int, of: int, name: str) -> dict[str, list[int] | None]:
     return {"signalled": reached}
 
 
-def _processes() -> list[tuple[int, int, int]]:
-    """Process, parent and session numbers of every process here but this one."""
+def _same(ours: str, theirs: str) -> bool:
+    """Whether ps would print ours as theirs: it puts ``?`` in place of what is not printable."""
+    return _PLAIN.sub("", ours) == _PLAIN.sub("", theirs)
+
+
+def _args(pid: int) -> str:
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _processes() -> list[tuple[int, int, int, int]]:
+    """Process, parent and session numbers, and the tick of its start, of every process here but this one."""
     found = []
     for path in _PROC.iterdir():
         if not path.name.isdigit() or int(path.name) == os.getpid():
@@ -56,5 +72,5 @@ def _processes() -> list[tuple[int, int, int]]:
             fields = (path / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
-        found.append((int(path.name), int(fields[1]), int(fields[3])))
+        found.append((int(path.name), int(fields[1]), int(fields[3]), int(fields[19])))
     return found

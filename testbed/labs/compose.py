@@ -572,9 +572,11 @@ class ComposeHost(Host):
 
         def reached() -> bool:
             leaders = self._lab.engine.leaders(self.container)
-            if pid not in leaders:
+            args = dict(leaders).get(pid)
+            if args is None:
                 return True  # it has ended
-            answer = channel.call("signal", rank=leaders.index(pid), of=len(leaders), name=name)
+            alike = [each for each, its_args in leaders if its_args == args]
+            answer = channel.call("signal", args=args, rank=alike.index(pid), of=len(alike), name=name)
             return answer["signalled"] is not None
 
         try:

@@ -22,7 +22,7 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
-from testbed.errors import EnvironmentUnfitError, ImageBuildError
+from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 
 RUN_LABEL = "testbed.run"
 """On everything that a run owns; its value is the run's id."""
@@ -285,14 +285,21 @@ class Engine:
         state = self._api.exec_inspect(program.id)
         return (None if state["Running"] else state["ExitCode"]), int(state["Pid"])
 
-    def leaders(self, container: Container) -> list[int]:
-        """The container's first process and each program started in it, by number on the engine's machine."""
+    def leaders(self, container: Container) -> list[tuple[int, str]]:
+        """The container's first process and each program started in it, in the order in which they began.
+
+        Each by its number on the engine's machine and its command line as ps prints it. Numbers alone would not do:
+        they begin again when the machine has used them up.
+        """
         try:
-            listing = container.top(ps_args="-eo pid,ppid")
-        except docker.errors.APIError:
-            return []  # it does not run
-        parents = {int(pid): int(parent) for pid, parent, *_ in listing["Processes"]}
-        return sorted(pid for pid, parent in parents.items() if parent not in parents)
+            listing = container.top(ps_args="-eo pid,ppid,args --sort=start_time")
+        except docker.errors.APIError as error:
+            if self.state(container).get("State", {}).get("Running"):
+                raise LabError(f"the engine cannot list the processes of {container.name}: {error}") from None
+            return []
+        rows = [(int(pid), int(parent), args) for pid, parent, args in listing["Processes"]]
+        inside = {pid for pid, _, _ in rows}
+        return [(pid, args) for pid, parent, args in rows if parent not in inside]
 
     def put(self, container: Container, path: str, content: bytes, mode: int) -> None:
         """Write a file; its folder must exist."""

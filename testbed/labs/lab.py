@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -150,6 +150,7 @@ class Source:
     spare: bool = False
     """Whether its netem has the spare handle (`qdisc.leaf`)."""
     impairment: Impairment | None = None
+    cut: bool = False
 
 
 @dataclass
@@ -212,6 +213,18 @@ class Link:
     def heal(self) -> None:
         """Take the impairment off the link, and read back that it is gone."""
         self._lab.clear(self.ref)
+
+    def cut(self) -> None:
+        """Cut the link: every IP packet is lost, silently, until `mend`; its impairment stays beneath."""
+        self._lab.cut_link(self.ref)
+
+    def mend(self) -> None:
+        """End the cut; what impaired the link before impairs it again."""
+        self._lab.mend_link(self.ref)
+
+    def lost_in_cut(self) -> int:
+        """How many packets the cut has swallowed, over all the times that this link was cut."""
+        return self._lab.lost_in_cut(self.ref)
 
     @property
     def impairment(self) -> Impairment | None:
@@ -335,10 +348,46 @@ class Lab(abc.ABC):
         return applied
 
     def heal(self) -> None:
-        """Take every impairment off; one that stays is raised once the others are off."""
+        """Mend every cut and take every impairment off; what stays is raised once the others are off."""
         with ExitStack() as each:
             for ref in self.impairments:
                 each.callback(self.clear, ref)
+            for ref in self.cuts:
+                each.callback(self.mend_link, ref)
+
+    def cut(self, text: str) -> None:
+        """Cut ``"a -> b"`` or both directions of ``"a <-> b"``."""
+        for ref in self.topology.links(text):
+            self.cut_link(ref)
+
+    def mend(self, text: str | None = None) -> None:
+        """End the cut of these links, or of all."""
+        for ref in self.topology.links(text) if text is not None else self.cuts:
+            self.mend_link(ref)
+
+    def partition(self, *groups: Iterable[str]) -> None:
+        """Cut every link between hosts of different groups, both ways, on every network that they share.
+
+        ``lab.partition({"a", "b"}, {"c"})``; hosts in no group keep all their links. Raises InvalidValueError for
+        unknown hosts, and for a host in two groups, before anything is cut.
+        """
+        for ref in self.topology.links_between(*groups):
+            self.cut_link(ref)
+
+    def isolate(self, host: str) -> None:
+        """Cut every link of a host."""
+        others = [other for other in self.topology.hosts if other != host]
+        self.partition([host], others)
+
+    @property
+    def cuts(self) -> list[LinkRef]:
+        """Every link that is cut."""
+        return [
+            LinkRef(src, dst, network)
+            for (dst, network), port in self._ports.items()
+            for src, source in port.sources.items()
+            if source.cut
+        ]
 
     @property
     def impairments(self) -> dict[LinkRef, Impairment]:
@@ -361,6 +410,13 @@ class Lab(abc.ABC):
                     raise self._not_applied(ref, [], f"asked {asked.describe()}; {error}", before) from None
                 if found := proof.differences(asked, netem):
                     raise self._not_applied(ref, found, before)
+        for ref in self.cuts:
+            port = self._ports[ref.dst, ref.network]
+            try:
+                answer = self._tc(port, [qdisc.filters(port.device), qdisc.show(port.device)], port.sources[ref.src])
+            except AgentError as error:
+                raise self._not_applied(ref, [], f"cut; {error}", "It was in force when it was put there") from None
+            self._check_cut(ref, port.sources[ref.src], answer)
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
         """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
@@ -389,9 +445,11 @@ class Lab(abc.ABC):
         old = self._ports.pop((ref.dst, ref.network))
         port = self._port(ref.dst, ref.network)
         self._tc(port, [f"qdisc delete dev {port.device} root"])  # where a source alone is new, the old tree is there
-        for src, impairment in old.applied.items():
-            if src != ref.src:
-                self._apply(LinkRef(src, ref.dst, ref.network), impairment, time.perf_counter())
+        for src, source in old.sources.items():
+            if src != ref.src and source.impairment is not None:
+                self._apply(LinkRef(src, ref.dst, ref.network), source.impairment, time.perf_counter())
+            if src != ref.src and source.cut:
+                self._cut(LinkRef(src, ref.dst, ref.network))
 
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         port = self._ready(ref)
@@ -399,7 +457,7 @@ class Lab(abc.ABC):
         lines: list[str] = [] if port.rooted else [qdisc.root(port.device)]
         if not source.led:
             lines += qdisc.source(port.device, source.minor, source.addresses)
-            lines.append(f"filter show dev {port.device} parent 1:")
+            lines.append(qdisc.filters(port.device))
         spare = source.spare
         if source.impairment is not None and not qdisc.can_change_in_place(source.impairment, impairment):
             spare = not spare
@@ -446,6 +504,74 @@ class Lab(abc.ABC):
         if not answer["shown"] or proof.find_netem(answer["shown"][-1], source.minor) is not None:
             raise LabError(f"{ref}: still impaired after healing; tc said: {answer['complaints']}")
         source.impairment = None
+
+    def cut_link(self, ref: LinkRef) -> None:
+        """Cut one direction and read it back. Raises ImpairmentNotAppliedError."""
+        try:
+            self._cut(ref)
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            self._renew(ref)
+            self._cut(ref)
+
+    def _cut(self, ref: LinkRef) -> None:
+        port = self._ready(ref)
+        source = port.sources[ref.src]
+        if source.cut:
+            return
+        lines = [] if port.rooted else [qdisc.root(port.device)]
+        lines += qdisc.cut(port.device, source.minor, source.addresses)
+        answer = self._tc(port, [*lines, qdisc.filters(port.device), qdisc.show(port.device)], source)
+        failed = {each["line"] for each in answer["complaints"]}
+        port.rooted = port.rooted or qdisc.root(port.device) not in failed
+        source.cut = True  # or half of it: mending takes off what is there
+        self._check_cut(ref, source, answer)
+
+    def _check_cut(self, ref: LinkRef, source: Source, answer: Mapping[str, Any]) -> None:
+        complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
+        found: list[proof.Difference] = []
+        if not complaints:
+            filters, shown = answer["shown"]
+            minor = qdisc.cut_minor(source.minor)
+            found = proof.differences(qdisc.CUT, proof.find_netem(shown, minor))
+            found += proof.filter_differences(filters, minor, source.addresses)
+        if complaints or found:
+            raise self._not_applied(ref, found, *complaints, "The link was to be cut")
+
+    def mend_link(self, ref: LinkRef) -> None:
+        """End the cut of one direction and read back that nothing leads into it. Raises LabError."""
+        port = self._ports.get((ref.dst, ref.network))
+        if port is None or ref.src not in port.sources or not port.sources[ref.src].cut:
+            return
+        source = port.sources[ref.src]
+        lines = [*qdisc.mend(port.device, source.minor, source.addresses), qdisc.filters(port.device)]
+        try:
+            answer = self._tc(port, lines)
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            source.cut = False  # it went with the port
+            return
+        minor = qdisc.cut_minor(source.minor)
+        still = [
+            address
+            for address in source.addresses
+            if not answer["shown"] or not proof.filter_differences(answer["shown"][-1], minor, [address])
+        ]
+        if still:
+            raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
+        source.cut = False
+
+    def lost_in_cut(self, ref: LinkRef) -> int:
+        """How many packets the cut of a link has swallowed."""
+        port = self._ports.get((ref.dst, ref.network))
+        if port is None or ref.src not in port.sources:
+            return 0
+        source = port.sources[ref.src]
+        answer = self._tc(port, [qdisc.show(port.device)], source)
+        netem = proof.find_netem(answer["shown"][-1], qdisc.cut_minor(source.minor)) if answer["shown"] else None
+        return 0 if netem is None else proof.counters(netem).dropped_packets
 
     def read(self, ref: LinkRef) -> proof.Counters:
         """The counters of a link's netem. Raises LabError if there is none."""

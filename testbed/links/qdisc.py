@@ -4,8 +4,10 @@ The shape of an impaired port. Only what a filter names reaches a netem; everyth
 included, takes HTB's direct queue untouched::
 
     1: htb (default: direct queue)
-    └── 1:10  class, one a source          <- u32 filter: ip src / ip6 src
-        └── 10: netem                      the impairment, replaced in place or afresh
+    ├── 1:10    class, one a source        <- u32 filter: ip src / ip6 src
+    │   └── 10: netem                      the impairment, replaced in place or afresh
+    └── 1:4010  class, one a source cut    <- u32 filter that is asked first, while the link is cut
+        └── 4010: netem loss 100%
 
 HTB as the root, not prio: prio has 15 bands for sources, HTB has 65,000 classes; and not drr, which stops at a
 leaf that has packets but none due yet, as a netem often has. The classes' rate is far above any link, so HTB
@@ -23,8 +25,16 @@ from testbed.model.impairment import Impairment
 
 FIRST_MINOR = 0x10
 """Minor number of the first source's class."""
-LAST_MINOR = 0x7FFF
-"""Last minor number that has a spare handle beside its own (see `leaf`)."""
+LAST_MINOR = 0x3FFF
+"""Last minor number that has a spare handle (see `leaf`) and a class for its cut (see `cut`) beside its own."""
+
+_SPARE = 0x8000
+_CUT = 0x4000
+CUT = Impairment(loss_ratio=1.0, limit_packets=1)
+"""What the netem of a cut link is."""
+
+# A filter with a smaller number is asked first: a cut comes before whatever else the link is impaired with.
+_LAST_PRIORITY = 60_000
 
 _CLASS_RATE = "100gbit"
 
@@ -116,13 +126,22 @@ def root(device: str) -> str:
 def source(device: str, minor: int, addresses: Iterable[str]) -> list[str]:
     """The lines that give one source a class of its own; ``addresses`` are the source's, of either family."""
     flow = f"1:{minor:x}"
-    lines = [f"class replace dev {device} parent 1: classid {flow} htb rate {_CLASS_RATE} quantum 60000"]
+    return [_class(device, flow), *_filters(device, flow, addresses, _LAST_PRIORITY)]
+
+
+def _class(device: str, flow: str) -> str:
+    return f"class replace dev {device} parent 1: classid {flow} htb rate {_CLASS_RATE} quantum 60000"
+
+
+def _filters(device: str, flow: str, addresses: Iterable[str], before: int) -> list[str]:
+    """Lead packets from these addresses to a class; the priorities are the two numbers after ``before``."""
+    lines = []
     for address in addresses:
         match ip_address(address):
             case IPv4Address():
-                match_words, protocol, priority = f"ip src {address}/32", "ip", 1
+                match_words, protocol, priority = f"ip src {address}/32", "ip", before + 1
             case IPv6Address():
-                match_words, protocol, priority = f"ip6 src {address}/128", "ipv6", 2
+                match_words, protocol, priority = f"ip6 src {address}/128", "ipv6", before + 2
         chosen = f"protocol {protocol} prio {priority} u32 match {match_words}"
         lines.append(f"filter add dev {device} parent 1: {chosen} flowid {flow}")
     return lines
@@ -134,7 +153,7 @@ def leaf(device: str, minor: int, impairment: Impairment, *, spare: bool = False
     The same handle changes the netem in place and keeps its queue; the other one (``spare``) replaces it by a
     fresh one. Fresh is needed where a field vanishes: netem keeps what a change does not mention.
     """
-    handle = minor | (0x8000 if spare else 0)
+    handle = minor | (_SPARE if spare else 0)
     return f"qdisc replace dev {device} parent 1:{minor:x} handle {handle:x}: netem {netem(impairment)}"
 
 
@@ -154,6 +173,41 @@ def _sticky(impairment: Impairment) -> set[str]:
         "corrupt": bool(impairment.corrupt_ratio),
     }
     return {name for name, set_ in asked.items() if set_}
+
+
+def cut_minor(minor: int) -> int:
+    """Minor number of the class where a source's packets are lost while its link is cut."""
+    return minor | _CUT
+
+
+def cut(device: str, minor: int, addresses: Iterable[str]) -> list[str]:
+    """The lines that cut a link: all IP packets of the source are lost, silently, whatever else impairs them."""
+    flow = f"1:{cut_minor(minor):x}"
+    return [
+        _class(device, flow),
+        leaf(device, cut_minor(minor), CUT),
+        *_filters(device, flow, addresses, _cut_priority(minor)),
+    ]
+
+
+def mend(device: str, minor: int, addresses: Iterable[str]) -> list[str]:
+    """The lines that end a cut."""
+    families = {ip_address(address).version for address in addresses}
+    ends = [(4, "ip", 1), (6, "ipv6", 2)]
+    return [
+        f"filter delete dev {device} parent 1: protocol {protocol} prio {_cut_priority(minor) + step}"
+        for version, protocol, step in ends
+        if version in families
+    ]
+
+
+def _cut_priority(minor: int) -> int:
+    return 2 * (minor - FIRST_MINOR)
+
+
+def filters(device: str) -> str:
+    """The read-back of what leads where."""
+    return f"filter show dev {device} parent 1:"
 
 
 def clear(device: str, minor: int) -> str:

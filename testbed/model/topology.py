@@ -9,8 +9,9 @@ network; the user writes ``client -> server``, ``client <-> server`` for both di
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 from testbed.errors import InvalidComposeError, InvalidValueError
@@ -132,6 +133,28 @@ class Topology:
             raise InvalidValueError(f"link {text!r}: {problem}" for problem in problems)
         pairs = ((a, b),) if match["arrow"] == "->" else ((a, b), (b, a))
         return tuple(LinkRef(src, dst, network) for src, dst in pairs)
+
+    def links_between(self, *groups: Iterable[str]) -> tuple[LinkRef, ...]:
+        """Every link between hosts of different groups, both ways, on every bridge network that they share.
+
+        Raises InvalidValueError with every problem: fewer than two groups, unknown hosts, a host in two groups.
+        """
+        sides = [tuple(dict.fromkeys([group] if isinstance(group, str) else group)) for group in groups]
+        everyone = [host for side in sides for host in side]
+        problems = [f"host {host!r}: {unknown(host, self.hosts)}" for host in everyone if host not in self.hosts]
+        problems += [f"host {host!r} is in two groups" for host in dict.fromkeys(everyone) if everyone.count(host) > 1]
+        if len(sides) < 2:
+            problems.append('a partition needs two groups of hosts: partition({"a", "b"}, {"c"})')
+        if problems:
+            raise InvalidValueError(problems)
+        return tuple(
+            LinkRef(src, dst, network)
+            for side, other in permutations(sides, 2)
+            for src in side
+            for dst in other
+            for network in self._networks_of(src)
+            if network in self._networks_of(dst) and self.networks[network].driver == "bridge"
+        )
 
     def _cannot_end_a_link(self, host: str) -> str | None:
         service = self.service_of(host)

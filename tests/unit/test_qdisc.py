@@ -103,8 +103,8 @@ def test_the_root_passes_what_no_filter_names() -> None:
 def test_a_source_gets_a_class_and_a_filter_for_each_address() -> None:
     assert qdisc.source("veth1", 0x1F, ["172.18.0.2", "fd00::2"]) == [
         "class replace dev veth1 parent 1: classid 1:1f htb rate 100gbit quantum 60000",
-        "filter add dev veth1 parent 1: protocol ip prio 1 u32 match ip src 172.18.0.2/32 flowid 1:1f",
-        "filter add dev veth1 parent 1: protocol ipv6 prio 2 u32 match ip6 src fd00::2/128 flowid 1:1f",
+        "filter add dev veth1 parent 1: protocol ip prio 60001 u32 match ip src 172.18.0.2/32 flowid 1:1f",
+        "filter add dev veth1 parent 1: protocol ipv6 prio 60002 u32 match ip6 src fd00::2/128 flowid 1:1f",
     ]
 
 
@@ -122,8 +122,8 @@ def test_what_is_no_address_never_reaches_tc() -> None:
     [
         (qdisc.FIRST_MINOR, False, "1:10", "10:"),
         (qdisc.FIRST_MINOR, True, "1:10", "8010:"),
-        (qdisc.LAST_MINOR, False, "1:7fff", "7fff:"),
-        (qdisc.LAST_MINOR, True, "1:7fff", "ffff:"),
+        (qdisc.LAST_MINOR, False, "1:3fff", "3fff:"),
+        (qdisc.LAST_MINOR, True, "1:3fff", "bfff:"),
     ],
 )
 def test_a_leaf_has_a_handle_of_its_own_and_a_spare_one(minor: int, spare: bool, parent: str, handle: str) -> None:
@@ -175,3 +175,31 @@ def test_a_change_in_place_must_not_leave_a_rate_or_a_table_behind(
     before: Impairment, after: Impairment, in_place: bool
 ) -> None:
     assert qdisc.can_change_in_place(before, after) is in_place
+
+
+# --- cuts ------------------------------------------------------------------------------------------
+
+
+def test_a_cut_is_a_class_of_its_own_that_is_asked_first() -> None:
+    assert qdisc.cut("veth1", 0x10, ["172.18.0.2", "fd00::2"]) == [
+        "class replace dev veth1 parent 1: classid 1:4010 htb rate 100gbit quantum 60000",
+        "qdisc replace dev veth1 parent 1:4010 handle 4010: netem limit 1 loss 100%",
+        "filter add dev veth1 parent 1: protocol ip prio 1 u32 match ip src 172.18.0.2/32 flowid 1:4010",
+        "filter add dev veth1 parent 1: protocol ipv6 prio 2 u32 match ip6 src fd00::2/128 flowid 1:4010",
+    ]
+
+
+def test_each_source_has_priorities_of_its_own_and_all_come_before_the_classes() -> None:
+    lines = qdisc.cut("veth1", qdisc.LAST_MINOR, ["172.18.0.2", "fd00::2"])
+    last = 2 * (0x3FFF - 0x10)
+    assert f" prio {last + 1} " in lines[2]
+    assert f" prio {last + 2} " in lines[3]
+    assert last + 2 < 60001
+
+
+def test_mending_takes_off_the_filters_of_the_families_that_are_there() -> None:
+    assert qdisc.mend("veth1", 0x11, ["172.18.0.2"]) == ["filter delete dev veth1 parent 1: protocol ip prio 3"]
+    assert qdisc.mend("veth1", 0x11, ["172.18.0.2", "fd00::2"]) == [
+        "filter delete dev veth1 parent 1: protocol ip prio 3",
+        "filter delete dev veth1 parent 1: protocol ipv6 prio 4",
+    ]

@@ -191,3 +191,23 @@ KNOWN = "client, server, gate-1, web[1], web[2], far, farther, bare, alone"
 )
 def test_a_link_that_cannot_be_is_refused_with_every_reason(text: str, problems: list[str]) -> None:
     assert problems_of(text) == tuple(problems)
+
+
+# --- links between groups --------------------------------------------------------------------------
+
+
+def test_links_between_groups_go_both_ways_over_every_shared_bridge() -> None:
+    topology = Topology.from_compose(
+        {
+            "services": {
+                "a": {"networks": {"lan": None, "back": None, "wide": None}},
+                "b": {"networks": {"lan": None, "back": None, "wide": None}},
+                "c": {"networks": {"lan": None}},
+            },
+            "networks": {"lan": {}, "back": {}, "wide": {"driver": "overlay"}},
+        }
+    )
+    assert {(each.src, each.dst, each.network) for each in topology.links_between({"a"}, ["b", "c"])} == {
+        ("a", "b", "lan"), ("b", "a", "lan"), ("a", "b", "back"), ("b", "a", "back"), ("a", "c", "lan"), ("c", "a", "lan"),
+    }  # fmt: skip
+    assert {str(each) for each in topology.links_between("b", "c")} == {"b -> c", "c -> b"}
