@@ -97,7 +97,9 @@ def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["demo", "doctor", "up", "down", "impair", "heal", "show", "profiles", "images"])
+@pytest.mark.parametrize(
+    "command", ["demo", "doctor", "up", "down", "impair", "cut", "heal", "show", "profiles", "images"]
+)
 def test_every_command_helps_with_an_example(command: str) -> None:
     done = cli(command, "--help")
     assert done.returncode == 0
