@@ -29,6 +29,9 @@ _OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 _ERR = Console(stderr=True, highlight=False)
 
 
+_NOT_UP = "no stack of this Compose file is up; start it: testbed up"
+
+
 def main() -> None:
     """Run the command and exit with its status."""
     try:
@@ -155,16 +158,20 @@ def down(compose_file: Path | None, stale: bool, everything: bool) -> int:
                 remove_run(engine, run_id)
         _OUT.print(f"removed: {', '.join(ids) or 'nothing was left'}", markup=False)
         return 0
-    lab = _taken_up(compose_file)
-    lab.down()
-    _OUT.print(f"down: run {lab.run_id}", markup=False)
+    lab = ComposeLab(compose_file, say=_say)
+    if lab.take_up():
+        lab.down()
+        ids = [lab.run_id]
+    elif not (ids := lab.remove_left()):
+        raise UserError(_NOT_UP)
+    _OUT.print(f"down: run {', '.join(ids)}", markup=False)
     return 0
 
 
 def _taken_up(compose_file: Path | None) -> ComposeLab:
     lab = ComposeLab(compose_file, say=_say)
     if not lab.take_up():
-        raise UserError("no stack of this Compose file is up; start it: testbed up")
+        raise UserError(_NOT_UP)
     return lab
 
 

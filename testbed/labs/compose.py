@@ -42,6 +42,8 @@ from testbed.model.topology import Topology
 NETEM_CHOICES = ("auto", "host", "carried")
 ROLE_LABEL = "testbed.role"
 """On containers of the agent's image: ports, inside or signal."""
+DETACHED = "detached"
+"""The owner of a stack that stays when the process that brought it up has ended."""
 STACK_LABEL = "testbed.stack"
 """The Compose file, or the folder where Compose found it."""
 
@@ -178,7 +180,8 @@ class ComposeLab(Lab):
 
         From then on this lab owns it: `leave` it, or take it `down`.
         """
-        for agent in self.engine.containers(testbed_stack=self._stack_name(), testbed_role="ports"):
+        left = {"testbed_stack": self._stack_name(), "testbed_owner": DETACHED}  # not a run that somebody is in
+        for agent in self.engine.containers(**left, testbed_role="ports"):
             self.run_id = agent.labels[RUN_LABEL]
             self.composer.project = f"testbed-{self.run_id}"
             self._outlives_us = True
@@ -197,6 +200,17 @@ class ComposeLab(Lab):
                 self._ports[each["host"], each["network"]] = Port.from_state(name, channel, each)
             return True
         return False
+
+    def remove_left(self) -> list[str]:
+        """Remove what is left of stacks of this Compose file whose agent is gone, and the links healed with it.
+
+        Returns their ids; a run that a living process owns is none of them.
+        """
+        left = self.engine.containers(testbed_stack=self._stack_name(), testbed_owner=DETACHED)
+        ids = sorted({container.labels[RUN_LABEL] for container in left})
+        for run_id in ids:
+            remove_run(self.engine, run_id)
+        return ids
 
     def leave(self) -> None:
         """Let go of a lab that outlives us: it stays as it is, impairments included."""
@@ -282,7 +296,7 @@ class ComposeLab(Lab):
         """What everything of this run carries."""
         return {
             RUN_LABEL: self.run_id,
-            OWNER_LABEL: "detached" if self._outlives_us else owner(),
+            OWNER_LABEL: DETACHED if self._outlives_us else owner(),
             STACK_LABEL: self._stack_name(),
         }
 

@@ -104,3 +104,22 @@ def test_every_command_helps_with_an_example(command: str) -> None:
     done = cli(command, "--help")
     assert done.returncode == 0
     assert f"Example:\n    testbed {command}" in done.stdout
+
+
+def test_the_commands_keep_their_hands_off_a_stack_that_a_test_run_owns(project: Path) -> None:
+    with ComposeLab(project / "compose.yaml") as running:
+        running.link("client -> server").impair(delay="5ms")
+        for command in (["show"], ["impair", "client -> server", "lossy"], ["heal"], ["down"]):
+            done = cli(*command, "-f", "compose.yaml", cwd=project)
+            assert done.returncode == 2
+            assert "no stack of this Compose file is up" in done.stderr
+        running.verify()
+
+
+def test_a_stack_whose_agent_is_gone_is_still_taken_down(project: Path, stack: ComposeLab) -> None:
+    assert cli("up", cwd=project).returncode == 0
+    (agent,) = stack.engine.containers(testbed_stack=str(project), testbed_role="ports")
+    stack.engine.remove(agent)
+    down = cli("down", cwd=project)
+    assert down.returncode == 0, down.stderr
+    assert stack.engine.containers(testbed_stack=str(project)) == []
