@@ -66,9 +66,12 @@ def parse_rate(text: object, *, name: str = "rate") -> float:
             f'write bits: "8mbit" is one megabyte a second'
         )
     example = f'write {name}="{text}mbit" or "{text}kbit"' if _is_number(text) else f'write for example {name}="10mbit"'
+    not_positive = f'{name}={text!r}: a rate must be above 0; to let nothing through, say loss="100%"'
+    if _is_number(text) and float(str(text)) <= 0:
+        raise InvalidValueError(not_positive)
     value, unit = _parse(text, name, "rate", example, _RATE)
     if value <= 0:
-        raise InvalidValueError(f'{name}={text!r}: a rate must be above 0; to let nothing through, say loss="100%"')
+        raise InvalidValueError(not_positive)
     return float(value * unit)
 
 

@@ -46,7 +46,7 @@ WRONG = [
     ('impair("client -> server", delay="-1ms")', "*delay='-1ms': a duration cannot be negative*"),
     ('impair("client -> server", delay=5)', '*delay=5: a duration needs a unit; write delay="5ms" or "5s"*'),
     ('impair("client -> server", rate="0mbit")', "*rate='0mbit': a rate must be above 0*"),
-    ('impair("client -> server", rate=0)', "*rate=0: a rate needs a unit*"),
+    ('impair("client -> server", rate=0)', "*rate=0: a rate must be above 0*"),
     ('impair("client -> server", dealy="5ms")', "*dealy: unknown; did you mean 'delay'?*"),
     ('impair("client -> server")', "*what is it impaired with?*"),
     ('impair("client -> server", "lossy", delay="5ms")', "*give a profile or words such as delay=, not both*"),
