@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -34,6 +35,8 @@ _NOT_UP = "no stack of this Compose file is up; start it: testbed up"
 
 def main() -> None:
     """Run the command and exit with its status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)  # through every `with`, as Ctrl-C
     try:
         status = cli(standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -44,12 +47,17 @@ def main() -> None:
     except click.Abort:
         status = 130
     except (UserError, EnvironmentUnfitError) as error:
-        _ERR.print(f"testbed: {error}", style="red", markup=False)
+        _ERR.print(f"testbed: {error}", style="red", markup=False, soft_wrap=True)
         status = 2
     except TestbedError as error:
-        _ERR.print(f"testbed: {error}", style="red", markup=False)
+        _ERR.print(f"testbed: {error}", style="red", markup=False, soft_wrap=True)
         status = 1
     sys.exit(status or 0)
+
+
+def _end(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # taking down must not be cut short
+    sys.exit(128 + number)
 
 
 def _say(text: str) -> None:

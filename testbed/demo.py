@@ -36,10 +36,14 @@ def run(lab: ComposeLab, profiles: Sequence[str], *, messages: int, see: See) ->
     lab.topology.links(LINK)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     done: list[ProfileRun] = []
-    with lab.hosts["server"].follow() as log, ThreadPoolExecutor(_CLIENTS, "testbed-client") as clients:
-        for profile in chosen:
-            see(done, profile.name)
-            done.append(_run_profile(lab, profile, messages, log, clients))
+    clients = ThreadPoolExecutor(_CLIENTS, "testbed-client")
+    try:
+        with lab.hosts["server"].follow() as log:
+            for profile in chosen:
+                see(done, profile.name)
+                done.append(_run_profile(lab, profile, messages, log, clients))
+    finally:
+        clients.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, a client ends with its container
     see(done, None)
     return DemoRun(
         engine=lab.netem_engine, started=started, profiles=tuple(done), server_output=lab.host("server").logs()
