@@ -62,7 +62,7 @@ _LEAST = {
 
 
 def start_ports_agent(
-    engine: Engine, image: str, *, tag: str = "probe", outlives_us: bool = False, **identity: Any
+    engine: Engine, image: str, *, tag: str, outlives_us: bool = False, **identity: Any
 ) -> tuple[Container, Demultiplexed]:
     """Start the agent beside the network, with the least that it needs: host network, NET_ADMIN, /dev/net/tun."""
     command = ["ports", "--tag", tag]
@@ -173,6 +173,7 @@ class ComposeLab(Lab):
                 self._compose_up(config)
             with self._step("waiting for the agent"):
                 self._agent, self.netem_engine = agent.result()
+            self._look_again()
             self._undo = undo.pop_all()
 
     def take_up(self) -> bool:
@@ -341,6 +342,12 @@ class ComposeLab(Lab):
         if "failed" in states.values():
             self._raise_unwell(containers, "")
 
+    def _look_again(self) -> None:
+        """Once all is up: a service may have started well, and ended while the agent was awaited."""
+        containers = [host.container for host in self._hosts.values()]
+        if any(_wellness(self.engine.state(container)) == "failed" for container in containers):
+            self._raise_unwell(containers, "")
+
     def _raise_unwell(self, containers: Sequence[Container], context: str) -> None:
         """Raise ServiceFailedError naming each service that is not well, with its last lines."""
         said: list[str] = []
@@ -472,6 +479,12 @@ class ComposeHost(Host):
         """Start a program in the container; see `Host.start`."""
         if isinstance(argv, str) or not argv or not all(isinstance(word, str) for word in argv):
             raise TypeError(f"argv must be a list of strings such as ['ping', '-c1', 'server'], not {argv!r}")
+        port = ready if isinstance(ready, int) else None
+        if port is not None and self._listener(port, 0.0)["listening"]:
+            raise LabError(
+                f"`{self.name}`: {' '.join(argv)}: tcp/{port} is listened on already, so it cannot tell when this "
+                f"program is ready; stop the other one first"
+            )
         program = ComposeProgram(self, argv, env=env or {}, workdir=workdir, user=user)
         if ready is not None:
             try:
@@ -484,26 +497,37 @@ class ComposeHost(Host):
     def _await_ready(self, program: ComposeProgram, ready: int | str | Callable[[Program], bool], timeout: str) -> None:
         deadline_s = seconds(timeout)
         if isinstance(ready, int):
-            seen = self.inside().call(
-                "await_listener", port=ready, deadline_s=deadline_s, answer_within_s=deadline_s + 10
-            )
-            if not seen["listening"]:
-                others = ", ".join(map(str, seen["ports"])) or "nothing"
-                self._not_ready(program, f"not listening on tcp/{ready}", timeout, f"listening: {others}")
+            self._await_listener(program, ready, timeout)
             return
         check = ready if callable(ready) else (lambda running: ready in running.output)
         try:
             await_condition(lambda: check(program) or program.ended, bool, deadline_s=deadline_s, every_s=0.01)
         except NotSeenError:
             wanted = "not ready" if callable(ready) else f"did not print {ready!r}"
-            self._not_ready(program, wanted, timeout, "it runs")
+            self._not_ready(program, f"{wanted} after {timeout} (it runs)")
         if not check(program):
-            self._not_ready(program, "ended before it was ready", timeout, f"exit status {program.wait().exit_code}")
+            self._not_ready(program, _ended_early(program))
 
-    def _not_ready(self, program: ComposeProgram, what: str, timeout: str, seen: str) -> None:
-        raise CommandTimeoutError(
-            f"`{self.name}`: {' '.join(program.argv)}: {what} after {timeout} ({seen}); {program.last_output()}"
-        )
+    def _await_listener(self, program: ComposeProgram, port: int, timeout: str) -> None:
+        """Wait for a listener on the port; not for that of a program that failed."""
+        deadline = time.monotonic() + seconds(timeout)
+        while True:
+            left_s = max(deadline - time.monotonic(), 0.0)
+            seen = self._listener(port, min(left_s, 0.2))
+            if seen["listening"]:
+                return
+            if program.ended and program.wait().exit_code:
+                self._not_ready(program, _ended_early(program))
+            if not left_s:
+                others = ", ".join(map(str, seen["ports"])) or "nothing"
+                self._not_ready(program, f"not listening on tcp/{port} after {timeout} (listening: {others})")
+
+    def _listener(self, port: int, deadline_s: float) -> dict[str, Any]:
+        seen: dict[str, Any] = self.inside().call("await_listener", port=port, deadline_s=deadline_s)
+        return seen
+
+    def _not_ready(self, program: ComposeProgram, what: str) -> None:
+        raise CommandTimeoutError(f"`{self.name}`: {' '.join(program.argv)}: {what}; {program.last_output()}")
 
     def logs(self) -> str:
         """What the container's main program has printed."""
@@ -613,6 +637,7 @@ class FollowedLog:
     def __init__(self, engine: Engine, container: Container) -> None:
         self._chunks = engine.follow(container)
         self._seen: dict[str, int] = {}
+        self._ended = False
         self._grown = threading.Condition()
         self._thread = threading.Thread(target=self._read, name="testbed-log", daemon=True)
 
@@ -627,6 +652,14 @@ class FollowedLog:
         self._thread.join(5.0)
 
     def _read(self) -> None:
+        try:
+            self._read_lines()
+        finally:
+            with self._grown:
+                self._ended = True
+                self._grown.notify_all()
+
+    def _read_lines(self) -> None:
         pending = b""
         for chunk in self._chunks:
             *lines, pending = (pending + chunk).split(b"\n")
@@ -637,9 +670,9 @@ class FollowedLog:
                 self._grown.notify_all()
 
     def when(self, line: str, deadline_s: float) -> int | None:
-        """Wait for a line; when it was first printed, in nanoseconds since the epoch. None if not in time."""
+        """Wait for a line; when it was first printed, in nanoseconds since the epoch. None if it was not in time."""
         with self._grown:
-            self._grown.wait_for(lambda: line in self._seen, timeout=deadline_s)
+            self._grown.wait_for(lambda: line in self._seen or self._ended, timeout=deadline_s)
             return self._seen.get(line)
 
 
@@ -738,6 +771,10 @@ class ComposeProgram(Program):
 
     def _stream(self, number: int) -> str:
         return b"".join(data for stream, data in self._chunks if stream == number).decode(errors="replace")
+
+
+def _ended_early(program: ComposeProgram) -> str:
+    return f"ended before it was ready (exit status {program.wait().exit_code})"
 
 
 # --- runs and their owners -------------------------------------------------------------------------

@@ -97,8 +97,8 @@ class Host(abc.ABC):
     ) -> Program:
         """Start a program and return at once, or once it is ready.
 
-        ``ready``: a TCP port that is listened on, a text in its output, or a function that says so. Raises
-        CommandTimeoutError saying what was seen instead.
+        ``ready``: a TCP port that is listened on (and was not before), a text in its output, or a function that
+        says so. Raises CommandTimeoutError saying what was seen instead.
         """
 
     @abc.abstractmethod

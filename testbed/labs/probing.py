@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 
 from testbed.errors import AgentError
@@ -31,7 +32,7 @@ class NetemAbilities:
 
 def probe_netem(engine: Engine, image: str) -> NetemAbilities:
     """Start an agent, ask it what it can do, boot its kernel, and let it go. Raises AgentError."""
-    container, stream = start_ports_agent(engine, image)
+    container, stream = start_ports_agent(engine, image, tag=secrets.token_hex(3))
     channel = Channel(stream, name="agent")
     try:
         able = channel.call("capabilities")

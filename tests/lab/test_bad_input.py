@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep
 from uuid import uuid4
 
 import pytest
@@ -16,6 +17,7 @@ from testbed import (
     EnvironmentUnfitError,
     InvalidComposeError,
     InvalidValueError,
+    LabError,
     ServiceFailedError,
 )
 from testbed.errors import AgentError, ImageBuildError
@@ -58,6 +60,23 @@ services:
     assert "no such setting" in message
     assert "fine" not in message
     assert "no such setting" in lab.failed_logs["broken"], "the logs are kept"
+    assert_nothing_left(stack.engine, lab)
+
+
+def test_a_service_that_ends_while_the_agent_is_awaited_is_found(
+    stack: ComposeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"services:\n  late: {{image: {IMAGE}, command: [sh, -c, 'echo well; sleep 0.2; echo gone; exit 3']}}\n"
+    lab = ComposeLab(compose_file(tmp_path, text))
+    choose = lab._choose_engine
+
+    def slowly(channel: Channel) -> str:
+        sleep(1.5)
+        return choose(channel)
+
+    monkeypatch.setattr(lab, "_choose_engine", slowly)
+    with pytest.raises(ServiceFailedError, match=r"service `late` exited with status 3[\s\S]*gone"):
+        lab.up()
     assert_nothing_left(stack.engine, lab)
 
 
@@ -222,6 +241,10 @@ def test_a_program_that_does_not_become_ready_says_what_was_seen(lab: ComposeLab
         server.start(["sleep", "60"], ready=7777, timeout="300ms")
     with pytest.raises(CommandTimeoutError, match=r"ended before it was ready .*exit status 4.*\n    bind failed"):
         server.start(["sh", "-c", "echo bind failed; exit 4"], ready="ready", timeout="5s")
+    with pytest.raises(CommandTimeoutError, match=r"ended before it was ready .*exit status 4.*\n    bind failed"):
+        server.start(["sh", "-c", "echo bind failed; exit 4"], ready=7777, timeout="60s")
+    with pytest.raises(LabError, match=r"paper_server\.py  8888: tcp/8888 is listened on already"):
+        server.start(["python3", "paper_server.py", "", "8888"], ready=8888)
 
 
 def test_a_program_that_does_not_exist_is_a_result_with_status_127(lab: ComposeLab) -> None:
