@@ -286,11 +286,21 @@ class Engine:
         return (None if state["Running"] else state["ExitCode"]), int(state["Pid"])
 
     def leaders(self, container: Container) -> list[int]:
-        """The container's first process and each program started in it, by number on the engine's machine."""
+        """The container's first process and each program started in it, by number on the engine's machine.
+
+        None of them if it does not run. Raises EnvironmentUnfitError if the engine cannot tell.
+        """
         try:
             listing = container.top(ps_args="-eo pid,ppid")
-        except docker.errors.APIError:
-            return []  # it does not run
+        except docker.errors.APIError as error:
+            gone = error.status_code in (requests.codes.not_found, requests.codes.conflict)
+            if gone or not self.state(container).get("State", {}).get("Running"):
+                return []
+            raise EnvironmentUnfitError(
+                f"the engine cannot list the processes of a container, which sending a signal needs: "
+                f"{error.explanation or error}. It runs `ps` on its own machine; Debian or Ubuntu: "
+                f"apt-get install procps"
+            ) from None
         parents = {int(pid): int(parent) for pid, parent, *_ in listing["Processes"]}
         return sorted(pid for pid, parent in parents.items() if parent not in parents)
 
