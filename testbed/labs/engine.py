@@ -87,6 +87,11 @@ class Demultiplexed:
         """End the stream, and with it the program's stdin."""
         with contextlib.suppress(OSError):  # the other side may have closed first
             self._socket.shutdown(socket.SHUT_RDWR)
+        # docker-py keeps the answer here that the stream came with. It goes first: its finaliser would flush a file
+        # whose socket is closed, which Python 3.13 reports.
+        answer = getattr(self._holder, "_response", None)
+        if answer is not None:
+            answer.close()
         self._holder.close()
 
     def _exactly(self, length: int, deadline: float) -> bytes | None:

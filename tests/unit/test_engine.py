@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 import docker.errors
@@ -10,7 +12,7 @@ import requests
 from docker.models.containers import Container
 
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs.engine import Engine
+from testbed.labs.engine import Demultiplexed, Engine
 
 # --- which programs run in a container ---------------------------------------------------------------
 
@@ -55,3 +57,27 @@ def test_an_engine_that_cannot_list_programs_is_not_taken_for_a_container_withou
     reason = 'ps: exec: "ps": executable file not found in $PATH'
     with pytest.raises(EnvironmentUnfitError, match=r"sending a signal needs: ps: exec: .* not found.*procps"):
         _Engine(running=True).leaders(_Refusing(500, reason))
+
+
+# --- an attached stream ------------------------------------------------------------------------------
+
+
+def test_the_answer_that_a_stream_came_with_is_closed_before_its_socket() -> None:
+    here, there = socket.socketpair()
+    closed: list[str] = []
+    holder = SimpleNamespace(
+        _sock=here,
+        _response=SimpleNamespace(close=lambda: closed.append("answer")),
+        close=lambda: closed.append("socket"),
+    )
+    with here, there:
+        Demultiplexed(holder).close()
+    assert closed == ["answer", "socket"]
+
+
+def test_a_stream_on_a_socket_of_its_own_needs_no_answer() -> None:
+    here, there = socket.socketpair()
+    with there:
+        Demultiplexed(here).close()
+        assert there.recv(1) == b""
+    assert here.fileno() == -1
