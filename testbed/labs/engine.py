@@ -22,7 +22,7 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
-from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
+from testbed.errors import EnvironmentUnfitError, ImageBuildError
 
 RUN_LABEL = "testbed.run"
 """On everything that a run owns; its value is the run's id."""
@@ -87,6 +87,11 @@ class Demultiplexed:
         """End the stream, and with it the program's stdin."""
         with contextlib.suppress(OSError):  # the other side may have closed first
             self._socket.shutdown(socket.SHUT_RDWR)
+        # docker-py keeps the answer here that the stream came with. It goes first: its finaliser would flush a file
+        # whose socket is closed, which Python 3.13 reports.
+        answer = getattr(self._holder, "_response", None)
+        if answer is not None:
+            answer.close()
         self._holder.close()
 
     def _exactly(self, length: int, deadline: float) -> bytes | None:
@@ -289,14 +294,20 @@ class Engine:
         """The container's first process and each program started in it, in the order in which they began.
 
         Each by its number on the engine's machine and its command line as ps prints it. Numbers alone would not do:
-        they begin again when the machine has used them up.
+        they begin again when the machine has used them up. None of them if the container does not run; raises
+        EnvironmentUnfitError if the engine cannot tell.
         """
         try:
             listing = container.top(ps_args="-eo pid,ppid,args --sort=start_time")
         except docker.errors.APIError as error:
-            if self.state(container).get("State", {}).get("Running"):
-                raise LabError(f"the engine cannot list the processes of {container.name}: {error}") from None
-            return []
+            gone = error.status_code in (requests.codes.not_found, requests.codes.conflict)
+            if gone or not self.state(container).get("State", {}).get("Running"):
+                return []
+            raise EnvironmentUnfitError(
+                f"the engine cannot list the processes of a container, which sending a signal needs: "
+                f"{error.explanation or error}. It runs `ps` on its own machine; Debian or Ubuntu: "
+                f"apt-get install procps"
+            ) from None
         rows = [(int(pid), int(parent), args) for pid, parent, args in listing["Processes"]]
         inside = {pid for pid, _, _ in rows}
         return [(pid, args) for pid, parent, args in rows if parent not in inside]

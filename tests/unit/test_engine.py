@@ -1,0 +1,83 @@
+"""The engine's client, up to the point where an engine is needed."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import docker.errors
+import pytest
+import requests
+from docker.models.containers import Container
+
+from testbed.errors import EnvironmentUnfitError
+from testbed.labs.engine import Demultiplexed, Engine
+
+# --- which programs run in a container ---------------------------------------------------------------
+
+
+class _Refusing(Container):
+    """A container whose programs the engine does not list."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__()
+        self._status, self._reason = status, reason
+
+    def top(self, **_options: Any) -> Any:
+        answer = requests.Response()
+        answer.status_code = self._status
+        raise docker.errors.APIError("no list", response=answer, explanation=self._reason)
+
+
+class _Engine(Engine):
+    """An engine that knows one thing: whether the container runs."""
+
+    def __init__(self, *, running: bool) -> None:
+        self._running = running
+
+    def state(self, container: Container) -> dict[str, Any]:
+        return {"State": {"Running": self._running}}
+
+
+@pytest.mark.parametrize(
+    ("status", "running"),
+    [
+        (404, False),
+        (409, False),
+        (409, True),  # it ended before the one question and was started again before the other
+        (500, False),  # it ended while the engine was looking
+    ],
+)
+def test_a_container_that_does_not_run_has_no_programs(status: int, running: bool) -> None:
+    assert _Engine(running=running).leaders(_Refusing(status, "container c0ffee is not running")) == []
+
+
+def test_an_engine_that_cannot_list_programs_is_not_taken_for_a_container_without_any() -> None:
+    reason = 'ps: exec: "ps": executable file not found in $PATH'
+    with pytest.raises(EnvironmentUnfitError, match=r"sending a signal needs: ps: exec: .* not found.*procps"):
+        _Engine(running=True).leaders(_Refusing(500, reason))
+
+
+# --- an attached stream ------------------------------------------------------------------------------
+
+
+def test_the_answer_that_a_stream_came_with_is_closed_before_its_socket() -> None:
+    here, there = socket.socketpair()
+    closed: list[str] = []
+    holder = SimpleNamespace(
+        _sock=here,
+        _response=SimpleNamespace(close=lambda: closed.append("answer")),
+        close=lambda: closed.append("socket"),
+    )
+    with here, there:
+        Demultiplexed(holder).close()
+    assert closed == ["answer", "socket"]
+
+
+def test_a_stream_on_a_socket_of_its_own_needs_no_answer() -> None:
+    here, there = socket.socketpair()
+    with there:
+        Demultiplexed(here).close()
+        assert there.recv(1) == b""
+    assert here.fileno() == -1
