@@ -232,7 +232,10 @@ class Link:
         return self._lab.impairments.get(self.ref)
 
     def counters(self) -> proof.Counters:
-        """What the link's netem has seen since it was put there. Raises LabError if the link is not impaired."""
+        """What the link's netem has seen since the link was healed last: a changed impairment counts on.
+
+        Raises LabError if the link is not impaired.
+        """
         return self._lab.read(self.ref)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab, EnvironmentUnfitError
-from testbed.labs.compose import _LEAST, ROLE_LABEL
+from testbed.labs.compose import _LEAST, ROLE_LABEL, owner
 from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
 from testbed.labs.images import ensure_netem
 from testbed.links import proof, qdisc
@@ -52,7 +52,7 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
     }
     options: dict[str, Any] = {
         **_LEAST,
-        "labels": {RUN_LABEL: stack.run_id, OWNER_LABEL: "", ROLE_LABEL: "inside"},
+        "labels": {RUN_LABEL: stack.run_id, OWNER_LABEL: owner(), ROLE_LABEL: "inside"},
         "entrypoint": ["python3"],
         "network_mode": "none",
     }
