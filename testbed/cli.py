@@ -107,7 +107,9 @@ def demo(compose_file: Path | None, netem: str, messages: int, folder: Path, pro
 
     Without PROFILES: clean lan latency lossy lossy-latency awful. Exit status 1 if a message was not delivered.
     """
-    with ComposeLab(compose_file, netem=netem, say=_say) as lab, tables.LiveDemo(_OUT) as live:
+    wanted = ComposeLab(compose_file, netem=netem, say=_say)
+    demonstration.check(wanted, profiles or demonstration.PROFILES)  # before anything is started
+    with wanted as lab, tables.LiveDemo(_OUT) as live:
         run = demonstration.run(lab, profiles or demonstration.PROFILES, messages=messages, see=live.update)
     tables.print_server_output(_OUT, run)
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,7 @@ def run(lab: ComposeLab, profiles: Sequence[str], *, messages: int, see: See) ->
     Needs hosts ``client`` and ``server`` with the programs of ``images/``. Raises InvalidValueError for unknown
     profiles and hosts before anything is sent.
     """
-    chosen = [find_profile(lab.profiles, name) for name in profiles]
-    lab.topology.links(LINK)
+    chosen = check(lab, profiles)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     done: list[ProfileRun] = []
     clients = ThreadPoolExecutor(_CLIENTS, "testbed-client")
@@ -48,6 +47,12 @@ def run(lab: ComposeLab, profiles: Sequence[str], *, messages: int, see: See) ->
     return DemoRun(
         engine=lab.netem_engine, started=started, profiles=tuple(done), server_output=lab.host("server").logs()
     )
+
+
+def check(lab: ComposeLab, profiles: Sequence[str]) -> list[Profile]:
+    """The profiles of these names. Raises InvalidValueError for unknown ones and for a stack without the two hosts."""
+    lab.topology.links(LINK)
+    return [find_profile(lab.profiles, name) for name in profiles]
 
 
 def _run_profile(

@@ -169,6 +169,8 @@ class ComposeLab(Lab):
             undo.callback(self._remove_stack)
             agent = pool.submit(self._start_agent)
             undo.callback(self._stop_agent, agent)
+            if self._asked_netem == "host":
+                agent.result()  # quick, with no kernel to boot; and no stack is started for nothing
             with self._step("starting the stack"):
                 self._compose_up(config)
             with self._step("waiting for the agent"):

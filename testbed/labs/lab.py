@@ -451,7 +451,7 @@ class Lab(abc.ABC):
         for src, source in old.sources.items():
             if src != ref.src and source.impairment is not None:
                 self._apply(LinkRef(src, ref.dst, ref.network), source.impairment, time.perf_counter())
-            if src != ref.src and source.cut:
+            if source.cut:
                 self._cut(LinkRef(src, ref.dst, ref.network))
 
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:

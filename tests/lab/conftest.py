@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import ComposeLab, Result
+from testbed import CommandTimeoutError, ComposeLab, Result
 from testbed.labs.compose import ComposeHost
 from testbed.labs.waiting import await_condition
 
@@ -58,7 +58,10 @@ class Datagrams:
             times: list[float] = json.loads(done.stdout)
             return times
         finally:
-            echo.stop("SIGKILL")
+            try:
+                echo.wait("2s")
+            except CommandTimeoutError:  # the word that this was all was lost on the way
+                echo.stop("SIGKILL")
 
 
 def prepare(*hosts: ComposeHost) -> None:

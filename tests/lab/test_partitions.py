@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import permutations
+from itertools import count, permutations
 
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError
+from testbed.labs.lab import Program
 from testbed.labs.waiting import await_condition
 from tests.lab.conftest import HERE
 
 HOSTS = ("a", "b", "c", "d")
 PAIRS = set(permutations(HOSTS, 2))
 Pairs = set[tuple[str, str]]
+LISTENERS: dict[str, Program] = {}
+ROUNDS = count(1)
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +24,7 @@ def shared(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
     with ComposeLab(HERE / "stacks" / "four.yaml", netem=pytestconfig.getoption("--netem")) as lab:
         for host in lab.hosts.values():
             host.put("/tmp/roll_call.py", (HERE / "programs" / "roll_call.py").read_bytes())
+            LISTENERS[host.name] = host.start(["python3", "/tmp/roll_call.py", "hear"], ready="ready")
         yield lab
 
 
@@ -34,22 +38,19 @@ def heard(lab: ComposeLab) -> Pairs:
     """Which pairs (who spoke, who heard) got through, once every other packet was seen to be swallowed."""
     cut = [lab.link(f"{ref.src} -> {ref.dst}") for ref in lab.cuts]
     before = [link.lost_in_cut() for link in cut]
-    listeners = {name: lab.hosts[name].start(["python3", "/tmp/roll_call.py", "hear"], ready="ready") for name in HOSTS}
-    try:
-        for name in HOSTS:
-            others = [lab.hosts[other].addresses()[0] for other in HOSTS if other != name]
-            assert lab.hosts[name].run(["python3", "/tmp/roll_call.py", "say", name, *others]).ok
+    word = f"{next(ROUNDS)}"
+    for name in HOSTS:
+        others = [lab.hosts[other].addresses()[0] for other in HOSTS if other != name]
+        assert lab.hosts[name].run(["python3", "/tmp/roll_call.py", "say", f"{name}.{word}", *others]).ok
 
-        def settled() -> tuple[Pairs, int]:
-            pairs = {(src, dst) for dst in HOSTS for src in listeners[dst].output.split()[1:]}
-            swallowed = sum(link.lost_in_cut() - then >= 3 for link, then in zip(cut, before, strict=True))
-            return pairs, swallowed
+    def settled() -> tuple[Pairs, int]:
+        lines = {dst: LISTENERS[dst].output.split() for dst in HOSTS}
+        pairs = {(src, dst) for src, dst in PAIRS if f"{src}.{word}" in lines[dst]}
+        swallowed = sum(link.lost_in_cut() - then >= 3 for link, then in zip(cut, before, strict=True))
+        return pairs, swallowed
 
-        pairs, _ = await_condition(settled, lambda seen: len(seen[0]) + seen[1] == len(PAIRS), deadline_s=20)
-        return pairs
-    finally:
-        for listener in listeners.values():
-            listener.stop("SIGKILL")
+    pairs, _ = await_condition(settled, lambda seen: len(seen[0]) + seen[1] == len(PAIRS), deadline_s=20)
+    return pairs
 
 
 def between(left: str, right: str) -> Pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterator
 
@@ -10,9 +11,13 @@ import pytest
 from testbed import ComposeLab, InvalidValueError
 from tests.lab.conftest import HERE, Datagrams, prepare
 
+STATIC = f"172.29.{os.getpid() % 250}.10"
+
 
 @pytest.fixture(scope="module")
 def three(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+    # Two runs on one engine must not want the same subnet.
+    os.environ["THREE"] = str(os.getpid() % 250)
     with ComposeLab(HERE / "stacks" / "three.yaml", netem=pytestconfig.getoption("--netem")) as lab:
         prepare(*lab.hosts.values())
         yield lab
@@ -36,9 +41,9 @@ def test_a_third_hosts_packets_to_the_same_port_are_untouched(three: ComposeLab)
 
 
 def test_static_addresses_and_aliases_work_as_in_compose(three: ComposeLab) -> None:
-    assert three.hosts["server"].addresses("lan") == ("172.29.77.10",)
+    assert three.hosts["server"].addresses("lan") == (STATIC,)
     resolved = three.hosts["client"].run(["getent", "hosts", "the-server"])
-    assert resolved.stdout.split()[0] == "172.29.77.10"
+    assert resolved.stdout.split()[0] == STATIC
 
 
 def test_a_link_between_hosts_that_share_two_networks_must_name_one(three: ComposeLab) -> None:

@@ -29,7 +29,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 def run(project: pytest.Pytester, body: str, *arguments: str) -> pytest.RunResult:
     project.makepyfile("import pytest\n" + body)
-    return project.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+    return project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
 
 
 WRONG = [
@@ -162,9 +162,9 @@ def test_k_leaves_out_the_problems_of_what_is_not_chosen(project: pytest.Pyteste
 
 def test_last_failed_and_exitfirst_work(project: pytest.Pytester) -> None:
     project.makepyfile("import pytest\n" + MARKED)
-    result = project.runpytest_subprocess("-x")
+    result = project.runpytest_inprocess("-x")
     result.assert_outcomes(errors=1)
-    result = project.runpytest_subprocess("--lf", "--collect-only", "-q")
+    result = project.runpytest_inprocess("--lf", "--collect-only", "-q")
     result.stdout.fnmatch_lines(
         ["*::test_all[[]awful]" if "test_all" in result.stdout.str() else "*::test_each[[]clean]"]
     )
@@ -172,7 +172,7 @@ def test_last_failed_and_exitfirst_work(project: pytest.Pytester) -> None:
 
 def test_without_markers_no_compose_file_is_needed(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_it(): pass")
-    assert pytester.runpytest_subprocess("-p", "no:cacheprovider").ret == 0
+    assert pytester.runpytest_inprocess("-p", "no:cacheprovider").ret == 0
 
 
 def test_a_missing_compose_file_is_named(project: pytest.Pytester) -> None:

@@ -48,13 +48,15 @@ def send(host: str, port: int, count: int, attempts: int, pace_s: float) -> None
 
 
 def echo(port: int) -> None:
-    """Answer for ever."""
+    """Answer every datagram, until one says that this was all."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("", port))
         print("ready", flush=True)
         while True:
             data, peer = server.recvfrom(2048)
             server.sendto(data, peer)
+            if data == b"end":
+                return
 
 
 def round_trips(host: str, port: int, count: int) -> None:
@@ -68,6 +70,7 @@ def round_trips(host: str, port: int, count: int) -> None:
             client.send(b"%d" % number)
             client.recv(16)
             times.append(time.perf_counter() - began)
+        client.send(b"end")
     print(json.dumps(times[1:]))  # the first one also resolved the address (ARP)
 
 
