@@ -15,7 +15,7 @@ from rich.table import Table
 
 from testbed import demo as demonstration
 from testbed import doctor as diagnosis
-from testbed.errors import EnvironmentUnfitError, InvalidValueError, TestbedError, UserError
+from testbed.errors import EnvironmentUnfitError, InvalidValueError, ServiceFailedError, TestbedError, UserError
 from testbed.labs import images as image_store
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine
@@ -46,7 +46,7 @@ def main() -> None:
         status = 2
     except click.Abort:
         status = 130
-    except (UserError, EnvironmentUnfitError) as error:
+    except (UserError, EnvironmentUnfitError, ServiceFailedError) as error:
         _ERR.print(f"testbed: {error}", style="red", markup=False, soft_wrap=True)
         status = 2
     except TestbedError as error:

@@ -14,8 +14,8 @@
     │   └── AgentError               the agent beside the network died, or refused
     └── ImpairmentNotAppliedError    the kernel does not hold what was asked: the result must not count
 
-A ``UserError`` carries every problem found, not the first alone. The command line maps ``UserError`` and
-``EnvironmentUnfitError`` to exit status 2.
+A ``UserError`` carries every problem found, not the first alone. The command line and the pytest plugin map
+``UserError``, ``EnvironmentUnfitError`` and ``ServiceFailedError`` (a stack that does not come up) to exit status 2.
 """
 
 from __future__ import annotations

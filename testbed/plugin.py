@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 
-from testbed.errors import EnvironmentUnfitError, ImpairmentNotAppliedError, TestbedError, UserError
+from testbed.errors import (
+    EnvironmentUnfitError,
+    ImpairmentNotAppliedError,
+    ServiceFailedError,
+    TestbedError,
+    UserError,
+)
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab
 from testbed.labs.lab import Lab, impairments_of
 from testbed.model.impairment import Impairment
@@ -210,7 +216,7 @@ def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
     try:
         lab.up()
     except TestbedError as error:
-        if isinstance(error, UserError | EnvironmentUnfitError):
+        if isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError):
             pytestconfig.stash[_UNFIT] = str(error)
         pytest.fail(f"the stack is not up: {error}", pytrace=False)
     yield lab

@@ -26,6 +26,8 @@ BASE_REPOSITORY, BASE_TAG = "debian", "trixie-slim"
 BASE = f"{BASE_REPOSITORY}:{BASE_TAG}"
 NETEM_REPOSITORY = "testbed/netem"
 
+_BASE_DEADLINE_S = 900.0
+
 _FROM_BASE = re.compile(rf"^[ \t]*FROM[ \t]+(--\S+[ \t]+)*{re.escape(BASE)}(\s|$)", re.IGNORECASE | re.MULTILINE)
 
 Say = Callable[[str], None]
@@ -51,13 +53,20 @@ def ensure_base(engine: Engine, say: Say) -> None:
     script = resource("images/base") / "build"
     with tempfile.TemporaryDirectory(prefix="testbed-base-") as folder:
         archive = Path(folder) / "root.tar"
-        done = subprocess.run(
-            ["sh", str(script), str(archive)],
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        try:
+            done = subprocess.run(
+                ["sh", str(script), str(archive)],
+                capture_output=True,
+                text=True,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                timeout=_BASE_DEADLINE_S,
+            )
+        except subprocess.TimeoutExpired as expired:
+            last = (expired.stderr or b"")[-2000:].decode(errors="replace")
+            raise ImageBuildError(
+                f"{script} did not end within {_BASE_DEADLINE_S:g} s; it said last:\n{last}"
+            ) from None
         if done.returncode:
             raise ImageBuildError(f"{script} failed with status {done.returncode}:\n{done.stderr[-2000:]}")
         labels = {INPUTS_LABEL: hashlib.sha256(script.read_bytes()).hexdigest()[:16]}

@@ -268,3 +268,19 @@ def test_files_go_in_and_come_out(lab: ComposeLab) -> None:
 def test_environment_and_folder_reach_the_program(lab: ComposeLab) -> None:
     result = lab.host("client").run(["sh", "-c", 'echo "$WORD in $PWD"'], env={"WORD": "said"}, workdir="/tmp")
     assert result.stdout == "said in /tmp\n"
+
+
+def test_a_stack_that_does_not_come_up_is_exit_status_2(stack: ComposeLab, tmp_path: Path) -> None:
+    compose_file(
+        tmp_path, f'services:\n  broken: {{image: {IMAGE}, command: ["sh", "-c", "echo no such setting; exit 3"]}}\n'
+    )
+    (tmp_path / "test_it.py").write_text("def test_one(lab): pass\ndef test_two(lab): pass\n")
+    for command in (["pytest", "-p", "no:cacheprovider"], ["testbed.cli", "up"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2, done.stdout
+        said = done.stdout + done.stderr
+        assert "service `broken` exited with status 3; its last lines:" in said
+        assert "no such setting" in said
+        assert "Traceback" not in said

@@ -6,13 +6,14 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
+import docker
 import docker.errors
 import pytest
 import requests
 from docker.models.containers import Container
 
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs.engine import Demultiplexed, Engine
+from testbed.labs.engine import Demultiplexed, Engine, NoPermissionError
 
 # --- which programs run in a container ---------------------------------------------------------------
 
@@ -81,3 +82,30 @@ def test_a_stream_on_a_socket_of_its_own_needs_no_answer() -> None:
         Demultiplexed(here).close()
         assert there.recv(1) == b""
     assert here.fileno() == -1
+
+
+# --- no engine, or not for us ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "message"),
+    [
+        (
+            PermissionError(13, "Permission denied"),
+            NoPermissionError,
+            r"refuses this user \(permission denied on its socket\).*usermod -aG docker",
+        ),
+        (FileNotFoundError(2, "No such file"), EnvironmentUnfitError, r"no Docker engine answers .*Start one"),
+        (ConnectionRefusedError(111, "Connection refused"), EnvironmentUnfitError, r"no Docker engine answers"),
+    ],
+)
+def test_an_engine_that_is_not_there_or_refuses_us_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, reason: OSError, kind: type[EnvironmentUnfitError], message: str
+) -> None:
+    def from_env(**_options: Any) -> None:
+        raise docker.errors.DockerException(f"Error while fetching server API version: {reason!r}")
+
+    monkeypatch.setattr(docker, "from_env", from_env)
+    with pytest.raises(EnvironmentUnfitError, match=message) as caught:
+        Engine()
+    assert type(caught.value) is kind
