@@ -17,6 +17,7 @@ import pytest
 from testbed.errors import (
     EnvironmentUnfitError,
     ImpairmentNotAppliedError,
+    InvalidComposeError,
     ServiceFailedError,
     TestbedError,
     UserError,
@@ -127,8 +128,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names: tuple[Any, ...] = ()
     if len(marks) > 1:
         problems.append(f"{where}: impair_each stands twice; one test runs under one list of profiles")
-    elif not marks[0].args or marks[0].kwargs:
-        problems.append(f'{where}: write impair_each("client <-> server", "clean", "lossy")')
+    elif not marks[0].args or marks[0].kwargs or not all(isinstance(word, str) for word in marks[0].args):
+        given = [*map(repr, marks[0].args), *(f"{word}={value!r}" for word, value in marks[0].kwargs.items())]
+        problems.append(
+            f'{where}: impair_each({", ".join(given)}): write impair_each("client <-> server", "clean", "lossy")'
+        )
     else:
         names = marks[0].args[1:]
         if not names:
@@ -147,11 +151,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         try:
             item.stash[_WANTED] = _wanted(item)
-        except UserError as error:
-            problems += [f"{item.nodeid}: {problem}" for problem in error.problems]
-        except EnvironmentUnfitError as error:
+        except (EnvironmentUnfitError, InvalidComposeError) as error:  # the same for every test
             problems.append(str(error))
             break
+        except UserError as error:
+            problems += [f"{item.nodeid}: {problem}" for problem in error.problems]
     if problems:
         unique = list(dict.fromkeys(problems))
         terminal = session.config.pluginmanager.get_plugin("terminalreporter")
@@ -170,8 +174,9 @@ def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment]:
     problems: list[str] = []
     for said, link, profile, words in _asked(item, problems):
         lab = _lab_of(item.config)
+        topology = lab.topology
         try:
-            asked = impairments_of(lab.topology, lab.profiles, link, profile, words)
+            asked = impairments_of(topology, lab.profiles, link, profile, words)
         except UserError as error:
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue
@@ -213,12 +218,15 @@ def profile(request: pytest.FixtureRequest) -> str | None:
 def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
     """The stack, up for the whole session, as a lab: for set-up that tests share. `lab` heals its links."""
     lab = _lab_of(pytestconfig)
+    failed = None
     try:
         lab.up()
     except TestbedError as error:
+        failed = f"the stack is not up: {error}"
         if isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError):
             pytestconfig.stash[_UNFIT] = str(error)
-        pytest.fail(f"the stack is not up: {error}", pytrace=False)
+    if failed:  # out of the handler, or pytest would print the error twice
+        pytest.fail(failed, pytrace=False)
     yield lab
     lab.down()
 

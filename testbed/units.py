@@ -81,7 +81,9 @@ def parse_ratio(text: object, *, name: str = "ratio") -> float:
     Raises InvalidValueError without a percent sign or outside 0 % to 100 %.
     """
     if _is_number(text):
-        raise InvalidValueError(f'{name}={text}: a percentage needs its sign; write {name}="{text}%"')
+        share = float(str(text))
+        meant = f' or, if that is a share of 1, "{format_ratio(share)}"' if 0 < share < 1 else ""
+        raise InvalidValueError(f'{name}={text}: a percentage needs its sign; write {name}="{text}%"{meant}')
     value, unit = _parse(text, name, "percentage", f'write for example {name}="2%"', {"%": Decimal("0.01")})
     if not 0 <= value <= 100:
         raise InvalidValueError(f"{name}={text!r}: a percentage lies between 0% and 100%")

@@ -27,6 +27,7 @@ from testbed.errors import (
     CommandTimeoutError,
     EnvironmentUnfitError,
     ImageBuildError,
+    InvalidValueError,
     LabError,
     ServiceFailedError,
 )
@@ -37,6 +38,7 @@ from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiple
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles
+from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
 NETEM_CHOICES = ("auto", "host", "carried")
@@ -553,6 +555,10 @@ class ComposeHost(Host):
 
     def addresses(self, network: str | None = None) -> tuple[str, ...]:
         """Its addresses, IPv4 before IPv6."""
+        service = self._lab.topology.service_of(self.name)
+        known = service.networks if service else ()
+        if network is not None and network not in known:
+            raise InvalidValueError(f"`{self.name}`: network {network!r}: {unknown(network, known)}")
         found: list[str] = []
         for name, settings in self._networks().items():
             if network is None or name == network:
@@ -747,9 +753,15 @@ class ComposeProgram(Program):
             raise CommandTimeoutError(
                 f"`{self._host.name}`: {' '.join(self.argv)}: closed its output but did not end within {timeout}"
             ) from None
+        stdout, stderr = self._stream(1), self._stream(2)
+        if status in (126, 127) and stdout.startswith("OCI runtime exec failed"):
+            stdout, stderr = (
+                "",
+                stderr + stdout,
+            )  # the engine's words on a program that is not there are no output of it
         return Result(
             argv=self.argv, exit_code=-1 if status is None else status,
-            stdout=self._stream(1), stderr=self._stream(2), duration_s=self._duration_s,
+            stdout=stdout, stderr=stderr, duration_s=self._duration_s,
         )  # fmt: skip
 
     def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:

@@ -208,6 +208,11 @@ class Link:
         """
         if impairment is not None and words:
             raise InvalidValueError("give an Impairment or words such as delay=, not both")
+        if impairment is not None and not isinstance(impairment, Impairment):
+            raise InvalidValueError(
+                f'link.impair({impairment!r}): give words such as delay="40ms"; '
+                f'for a profile write lab.impair("{self.ref} on {self.ref.network}", {impairment!r})'
+            )
         return self._lab.apply(self.ref, impairment if impairment is not None else Impairment.parse(words))
 
     def heal(self) -> None:

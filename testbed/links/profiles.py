@@ -109,6 +109,6 @@ def _files(*folders: Path) -> Iterator[Path]:
 
 def find_profile(profiles: Mapping[str, Profile], name: Any) -> Profile:
     """The profile of that name. Raises InvalidValueError naming the nearest."""
-    if name not in profiles:
+    if not isinstance(name, str) or name not in profiles:  # a list cannot be looked up
         raise InvalidValueError(f"profile {name!r}: {unknown(str(name), profiles)}")
     return profiles[name]

@@ -180,6 +180,9 @@ class Topology:
         if not common:
             return None, f"{a} (on {', '.join(on_a)}) and {b} (on {', '.join(on_b)}) share no network"
         if wanted is not None and wanted not in common:
+            if wanted in self.networks:
+                off = a if wanted not in on_a else b
+                return None, f"{off} is not on network {wanted!r}; {a} and {b} share: {', '.join(common)}"
             return (
                 None,
                 f"network {wanted!r}: {unknown(wanted, common)} (the networks that {a} and {b} share)",

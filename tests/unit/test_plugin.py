@@ -54,6 +54,8 @@ WRONG = [
     ('impair_each("client -> srver", "lossy")', "*host 'srver': unknown; did you mean 'server'?*"),
     ('impair_each("client -> server", "losy")', "*profile 'losy': unknown; did you mean 'lossy'?*"),
     ("impair_each()", "*write impair_each(*"),
+    ('impair("client -> server", ["lossy"])', "*profile [[]'lossy']: unknown; *"),
+    ('impair_each("client -> server", ["clean", "lossy"])', "*write impair_each(*"),  # else: unimpaired, and passed
 ]
 
 
@@ -89,6 +91,20 @@ def test_two(): pass
         ]
     )
     result.stdout.fnmatch_lines(["*5 problem(s)*"])
+
+
+def test_a_fault_of_the_compose_file_is_told_once(project: pytest.Pytester) -> None:
+    (project.path / "compose.yaml").write_text("services: {client: {imag: nobody/none}}\n")
+    marked = '@pytest.mark.impair("client -> server", "lossy")\n'
+    result = run(project, f"{marked}def test_one(): pass\n{marked}def test_two(): pass")
+    assert result.ret == 2
+    assert str(result.stdout).count("'imag' not allowed") == 1
+
+
+def test_why_the_stack_is_not_up_is_not_told_twice_of_a_test(project: pytest.Pytester) -> None:
+    result = run(project, "def test_it(lab): pass")
+    assert result.ret == 2
+    result.stdout.no_fnmatch_line("*During handling of the above exception*")
 
 
 def test_two_impairments_of_one_link_are_refused(project: pytest.Pytester) -> None:

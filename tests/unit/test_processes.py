@@ -116,7 +116,7 @@ def test_the_first_process_is_never_signalled(killed: list[tuple[int, int]]) -> 
 def test_a_command_line_is_seen_as_ps_prints_it() -> None:
     with running(sys.executable, "-c", WAITING, "two words", "größe\n", "") as child:
         printed = subprocess.run(
-            ["ps", "-o", "args=", "-p", str(child.pid)], capture_output=True, text=True, check=True
+            ["ps", "-ww", "-o", "args=", "-p", str(child.pid)], capture_output=True, text=True, check=True
         )
         assert processes._same(processes._args(child.pid), printed.stdout.strip())
         assert not processes._same(processes._args(child.pid), printed.stdout.strip() + " more")

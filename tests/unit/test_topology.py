@@ -184,7 +184,7 @@ KNOWN = "client, server, gate-1, web[1], web[2], far, farther, bare, alone"
         ),
         (
             "client -> server on dmz",
-            ["network 'dmz': unknown; known: lan (the networks that client and server share)"],
+            ["client is not on network 'dmz'; client and server share: lan"],
         ),
         ("far -> farther", ["network 'wide' has driver 'macvlan'; only a bridge has ports to impair"]),
     ],

@@ -227,9 +227,14 @@ def test_a_percentage_is_read_as_a_share_of_1(text: str, ratio: float) -> None:
     assert parse_ratio(text) == ratio
 
 
-@pytest.mark.parametrize("text", ["0.02", 0.02, 2])
-def test_a_percentage_without_its_sign_is_refused(text: object) -> None:
-    assert refusal_of_ratio(text) == f'loss={text}: a percentage needs its sign; write loss="{text}%"'
+def test_a_percentage_without_its_sign_is_refused() -> None:
+    assert refusal_of_ratio(2) == 'loss=2: a percentage needs its sign; write loss="2%"'
+
+
+@pytest.mark.parametrize("text", ["0.02", 0.02])
+def test_what_may_be_meant_as_a_share_is_answered_with_both(text: object) -> None:
+    said = 'loss=0.02: a percentage needs its sign; write loss="0.02%" or, if that is a share of 1, "2%"'
+    assert refusal_of_ratio(text) == said
 
 
 @pytest.mark.parametrize("text", ["-1%", "-0.0001%", "100.0001%", "120%"])
