@@ -245,7 +245,7 @@ def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLa
             node.user_properties.append((f"tc {ref}", applied.command))
         yield stack
     finally:
-        stack.heal()
+        stack.end()
         for record in stack.records:
             node.user_properties.append((record.name, f"{record.value:g} {record.unit} ({record.better} is better)"))
 

@@ -490,6 +490,7 @@ class ComposeHost(Host):
                 f"program is ready; stop the other one first"
             )
         program = ComposeProgram(self, argv, env=env or {}, workdir=workdir, user=user)
+        self._lab.programs.append(program)
         if ready is not None:
             try:
                 self._await_ready(program, ready, timeout)

@@ -55,6 +55,11 @@ class Program(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def ended(self) -> bool:
+        """Whether it has ended, or at least its output has."""
+
+    @property
+    @abc.abstractmethod
     def output(self) -> str:
         """What it has printed so far, stdout and stderr as they came."""
 
@@ -273,12 +278,23 @@ class Lab(abc.ABC):
         """What the seeds of random impairments that name none are derived from; None leaves them to the kernel."""
         self.history: list[Applied] = []
         """Every impairment that was put on a link since `begin`."""
+        self.programs: list[Program] = []
+        """Every program that was started in a host since `begin`."""
 
     def begin(self, seeds_from: str | None) -> None:
-        """Begin a test: forget the records and the history of the one before."""
+        """Begin a test: forget the records, the history and the programs of the one before."""
         self.records.clear()
         self.history.clear()
+        self.programs.clear()
         self.seeds_from = seeds_from
+
+    def end(self) -> None:
+        """End a test: heal every link and kill the programs that it started and left running."""
+        with ExitStack() as each:
+            for program in self.programs:
+                if not program.ended:
+                    each.callback(program.stop, "SIGKILL")
+            each.callback(self.heal)
 
     def _seeded(self, ref: LinkRef, impairment: Impairment) -> Impairment:
         """With a seed of its own for each link and each time, if it is random, names none, and seeds work here."""

@@ -29,7 +29,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th { color: var(--faint); font-weight: 500; } th:first-child, td:first-child { text-align: left; }
 td:first-child small { display: block; color: var(--faint); } .bad { color: #cf222e; font-weight: 600; }
-td, th { white-space: nowrap; } td:first-child, td:first-child small { white-space: normal; }
+td { white-space: nowrap; } td:first-child, td:first-child small { white-space: normal; }
 svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--faint); }
 svg .name { font-weight: 600; fill: var(--ink); font-size: 13px; } svg .grid { stroke: var(--line); }
 svg .asked { stroke: var(--ink); stroke-dasharray: 5 4; opacity: .55; } svg .median { stroke-width: 3; }
