@@ -112,9 +112,9 @@ services:
     healthcheck: {{test: ["CMD", "false"], interval: 1s, retries: 1000}}
 """,
         ),
-        up_deadline="3s",
+        up_deadline="2s",
     )
-    with pytest.raises(ServiceFailedError, match=r"service `slow` is running and starting[\s\S]*not well after 3 s"):
+    with pytest.raises(ServiceFailedError, match=r"service `slow` is running and starting[\s\S]*not well after 2 s"):
         lab.up()
     assert_nothing_left(stack.engine, lab)
 

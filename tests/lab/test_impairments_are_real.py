@@ -33,7 +33,7 @@ def test_of_100_percent_loss_nothing_arrives(lab: ComposeLab, datagrams: Datagra
     assert datagrams.sent_into_nothing(50).splitlines() == ["ready"]
     seen = link.counters()
     assert seen.sent_packets == 0
-    assert seen.dropped_packets >= 50 + 3  # the numbers, and each attempt to say that this was all
+    assert seen.dropped_packets >= 50 + 1  # the numbers, and each attempt to say that this was all
     lab.heal()
     assert datagrams.arrived(50) == list(range(50))
 
@@ -43,16 +43,16 @@ def test_the_same_seed_loses_the_same_packets_and_healing_loses_none(lab: Compos
     missing = []
     for _attempt in range(2):
         lab.link("client -> server").impair(loss="20%", seed=7)
-        missing.append(set(range(500)) - set(datagrams.arrived(500)))
+        missing.append(set(range(500)) - set(datagrams.arrived(500, pace_s=0.001)))
     assert missing[0] == missing[1]
     # 500 packets at 20 %: mean 100, σ = √(500·0.2·0.8) ≈ 8.9; 5σ accepts all but one honest seed in a million.
     assert 55 <= len(missing[0]) <= 145
 
     lab.link("client -> server").impair(loss="20%", seed=8)
-    assert set(range(500)) - set(datagrams.arrived(500)) != missing[0], "another seed, other packets"
+    assert set(range(500)) - set(datagrams.arrived(500, pace_s=0.001)) != missing[0], "another seed, other packets"
 
     lab.heal()
-    assert datagrams.arrived(500) == list(range(500))
+    assert datagrams.arrived(500, pace_s=0.001) == list(range(500))
 
 
 def test_jitter_keeps_order_by_default_and_reorders_when_asked(lab: ComposeLab, datagrams: Datagrams) -> None:

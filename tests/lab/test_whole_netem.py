@@ -38,7 +38,7 @@ def bursts(numbers: list[int], count: int) -> list[int]:
 def test_losses_come_in_bursts_of_the_mean_length_asked(lab: ComposeLab, quiet: Datagrams, burst: int) -> None:
     count, loss = 1500, 0.2
     lab.link("client -> server").impair(loss="20%", burst=burst, seed=11)
-    lost = bursts(quiet.arrived(count), count)
+    lost = bursts(quiet.arrived(count, pace_s=0.001), count)
     # Bursts are geometric with mean B: σ = √(B (B - 1)); about count·loss/B of them are seen.
     mean, reach = sum(lost) / len(lost), 5 * math.sqrt(burst * (burst - 1) / (count * loss / burst))
     assert abs(mean - burst) <= reach
@@ -53,12 +53,12 @@ def test_four_states_lose_and_are_read_back(lab: ComposeLab, quiet: Datagrams) -
     applied = lab.link("client -> server").impair(loss_state="5% 50% 0% 0% 0%", seed=3)
     assert applied.kernel["options"]["loss-state"]["p13"] == pytest.approx(0.05)
     # In state 3 everything is lost: p13/(p13 + p31) of the time, 1/11 of 800.
-    assert 20 <= 800 - len(quiet.arrived(800)) <= 140
+    assert 20 <= 800 - len(quiet.arrived(800, pace_s=0.001)) <= 140
 
 
 def test_duplicates_arrive_twice(lab: ComposeLab, quiet: Datagrams) -> None:
     lab.link("client -> server").impair(duplicate="20%", seed=5)
-    numbers = quiet.arrived(400)
+    numbers = quiet.arrived(400, pace_s=0.001)
     twice = len(numbers) - len(set(numbers))
     low, high = five_sigma(400, 0.2)
     assert low <= twice <= high
@@ -86,7 +86,7 @@ def test_corrupt_packets_are_dropped_by_their_checksum(lab: ComposeLab, quiet: D
     link = lab.link("client -> server")
     before = lab.host("server").counters()
     link.impair(corrupt="20%", seed=5)
-    lost = 400 - len(set(quiet.arrived(400)) & set(range(400)))
+    lost = 400 - len(set(quiet.arrived(400, pace_s=0.001)) & set(range(400)))
     after = lab.host("server").counters()
     # A bit flipped in the sender's hardware address (6 of some 45 bytes) harms nobody.
     low, high = five_sigma(400, 0.2 * 0.7)[0], five_sigma(400, 0.2)[1]
