@@ -44,7 +44,7 @@ def demo_page(run: DemoRun) -> str:
     delivered = sum(each.delivered for each in run.profiles)
     verdict = (
         f"All {sent} messages were delivered." if run.complete
-        else f"{delivered} of {sent} messages were delivered; the others never reached the server's output."
+        else f"{delivered} of {sent} messages were delivered when we stopped waiting for the others."
     )  # fmt: skip
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
