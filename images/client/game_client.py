@@ -35,6 +35,9 @@ class Player:
         deadline = time.monotonic() + self.options.deadline
         say_at = time.monotonic()
         udp = self.options.transport == "udp"
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        poll.register(self.stop, select.POLLIN)
         while not self.ended and not self.stop.asked and (now := time.monotonic()) < deadline:
             until = deadline
             if udp and not self.updates:
@@ -42,11 +45,13 @@ class Player:
                     self._say(wire.HELLO)
                     say_at = now + _SAY_AGAIN_S
                 until = min(say_at, deadline)
-            if (
-                select.select([self.sock, self.stop], [], [], max(0.0, until - time.monotonic()))[0]
-                and not self.stop.asked
-            ):
-                self._read_datagram() if udp else self._read_stream()
+            poll.poll(max(0.0, 1000 * (until - time.monotonic())))
+            if self.stop.asked:
+                return
+            if udp:
+                self._read_datagram()
+            else:
+                self._read_stream()
 
     def _say(self, kind: int) -> None:
         try:
@@ -80,7 +85,10 @@ class Player:
             self._take(message)
 
     def _read_stream(self) -> None:
-        data = self.sock.recv(65536)
+        try:
+            data = self.sock.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         for message in self.frames.feed(data):
             self._take(message)
         self.ended = not data

@@ -85,8 +85,9 @@ class Flow:
 def run(flows: list[Flow], options: argparse.Namespace, stop: Stop) -> None:
     """All flows at once: each message when it is due, then the end."""
     poll = select.poll()
-    for each in (*(flow.sock for flow in flows), stop):
-        poll.register(each, select.POLLIN)
+    poll.register(stop, select.POLLIN)
+    for flow in flows:
+        poll.register(flow.sock, select.POLLIN)
     began = time.monotonic()
     deadline = began + options.deadline
     sequence, say_at = 0, began

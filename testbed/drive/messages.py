@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from testbed.errors import InvalidValueError, LabError
+from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.judge import oracle
 from testbed.judge.oracle import Account, Expectation
 from testbed.labs.lab import Lab, Program, Result
@@ -113,7 +113,35 @@ class Exchange:
             raise LabError("an exchange is finished inside its `with` block")
         client = self._client.wait(timeout)
         self._await_empty_links()
-        server = self._server.stop("SIGTERM")
+        return self._collect(client, self._server.stop("SIGTERM"))
+
+    def stop_server_first(self, timeout: str = "60s") -> Run:
+        """Ask the server to stop while the client still sends, then wait for the client and collect everything."""
+        if self._client is None or self._server is None:
+            raise LabError("an exchange is finished inside its `with` block")
+        server = self._server.stop("SIGTERM", timeout)
+        return self._collect(self._client.wait(timeout), server)
+
+    def await_server_busy(self, segments: int = 50, deadline_s: float = 20.0) -> None:
+        """Wait until the server's host has received so many TCP segments or UDP datagrams since the beginning."""
+        if self._before is None:
+            raise LabError("an exchange is waited for inside its `with` block")
+        before = self._before.hosts[self._ref.dst]
+
+        def received() -> int:
+            grown = difference(before, self._server_host.counters())
+            return grown["Tcp"]["InSegs"] + grown["Udp"]["InDatagrams"]
+
+        try:
+            await_condition(received, lambda count: count >= segments, deadline_s=deadline_s)
+        except NotSeenError as error:
+            raise CommandTimeoutError(
+                f"`{self._ref.dst}` received {error.last} segments within {deadline_s:g} s, {segments} were awaited"
+            ) from None
+
+    def _collect(self, client: Result, server: Result) -> Run:
+        if self._before is None:
+            raise LabError("an exchange is finished inside its `with` block")
         for host, result in ((self._ref.src, client), (self._ref.dst, server)):
             if result.exit_code not in (0, 1):
                 raise LabError(

@@ -20,6 +20,7 @@ from testbed.model.evidence import Evidence
 from testbed.model.journal import Journal, Row
 
 _MOST_PROBLEMS = 10
+_TIMES_AT_ONCE = 256
 _UNFRAGMENTED_BYTES = 1472  # of UDP payload in an MTU of 1500
 
 
@@ -264,9 +265,10 @@ class _Flow:
     """One flow: what is missing of it, and its counts."""
 
     __slots__ = (
-        "damaged", "delay", "early", "first_ns", "head_of_line", "ipdv", "last_delay", "last_ns", "last_sequence",
-        "late", "latest_ns", "least_delay", "longest_pause", "missing", "number", "order", "receiver", "resent",
-        "sender", "sent", "skipped", "stalled", "stalls", "top", "whole", "whole_bytes",
+        "damaged", "delay", "delays", "early", "first_ns", "head_of_line", "ipdv", "last_delay", "last_ns",
+        "last_sequence", "late", "latest_ns", "least_delay", "longest_pause", "missing", "number", "order", "receiver",
+        "resent", "sender", "sent", "skipped", "stalled", "stalls", "top", "variations", "waits", "whole",
+        "whole_bytes",
     )  # fmt: skip
 
     def __init__(self, number: int) -> None:
@@ -286,12 +288,21 @@ class _Flow:
         self.sent = self.resent = self.whole = self.late = 0
         self.whole_bytes = 0
         self.delay, self.ipdv, self.head_of_line = Distribution(), Distribution(), Distribution()
+        self.delays: list[int] = []
+        self.variations: list[int] = []
+        self.waits: list[int] = []
         self.order = Reordering()
         self.least_delay = 1 << 62
         self.last_delay = self.last_ns = self.latest_ns = 0
         self.last_sequence = -2
         self.first_ns: int | None = None
         self.stalls = self.stalled = self.longest_pause = 0
+
+    def settle(self) -> None:
+        """Count the times that came in since the last call."""
+        for into, values in ((self.delay, self.delays), (self.ipdv, self.variations), (self.head_of_line, self.waits)):
+            into.extend(values)
+            values.clear()
 
     @property
     def state(self) -> int:
@@ -407,9 +418,15 @@ class Oracle:
     def _arrive(self, flow: _Flow, row: Row) -> bool:
         """A message arrived whole; False if it had arrived before."""
         _, now, _, _, sequence, size, sent_ns, _ = row
-        arrival = flow.order.arrive(sequence)
-        if arrival is Arrival.DUPLICATE:
-            return False
+        order = flow.order
+        in_order = sequence == order.next_expected
+        if in_order:
+            order.next()
+        else:
+            arrival = order.arrive(sequence)
+            if arrival is Arrival.DUPLICATE:
+                return False
+            in_order = arrival is Arrival.IN_ORDER
         delay = now - sent_ns
         flow.whole += 1
         flow.whole_bytes += size
@@ -423,16 +440,17 @@ class Oracle:
             flow.damaged.pop(sequence, None)
         if delay > self._late_ns:
             flow.late += 1
-        flow.delay.add(delay)
+        flow.delays.append(delay)
         if sequence == flow.last_sequence + 1:
-            flow.ipdv.add(abs(delay - flow.last_delay))
+            flow.variations.append(delay - flow.last_delay if delay > flow.last_delay else flow.last_delay - delay)
         if delay < flow.least_delay:
             flow.least_delay = delay
-        if arrival is Arrival.IN_ORDER:
-            if flow.last_ns:
-                pause = now - flow.last_ns
-                wait = flow.last_ns - sent_ns - flow.least_delay
-                flow.head_of_line.add(wait if wait > 0 else 0)
+        if in_order:
+            last_ns = flow.last_ns
+            if last_ns:
+                wait = last_ns - sent_ns - flow.least_delay
+                flow.waits.append(wait if wait > 0 else 0)  # `metrics.head_of_line_wait_ns`, written out
+                pause = now - last_ns
                 if pause > flow.longest_pause:
                     flow.longest_pause = pause
                 if pause > self._stall_ns:
@@ -442,6 +460,8 @@ class Oracle:
         flow.last_sequence, flow.last_delay = sequence, delay
         if now > flow.latest_ns:
             flow.latest_ns = now
+        if len(flow.delays) >= _TIMES_AT_ONCE:
+            flow.settle()
         return True
 
     @staticmethod
@@ -579,6 +599,8 @@ class _Judging:
 
     def __init__(self, oracle: Oracle, evidence: Evidence) -> None:
         self._flows, self._sides = oracle._flows, oracle._sides
+        for flow in self._flows.values():
+            flow.settle()
         self._expect, self._evidence = oracle.expect, evidence
         self._invalid: list[str] = list(oracle._problems)
         self._open: list[str] = []
