@@ -7,7 +7,6 @@ in time, and is passed over, which is recorded too.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -156,9 +155,7 @@ class Schedules:
                 elif next_s > now_s:
                     self._changed.wait(next_s - now_s)
                 else:
-                    for each, due_s in list(self._due()):
-                        if due_s <= now_s:
-                            self._step(each)
+                    self._step([each for each, due_s in list(self._due()) if due_s <= now_s])
 
     def _due(self) -> Iterator[tuple[_Playing, float]]:
         """Each timeline with the time of its next step, by CLOCK_MONOTONIC."""
@@ -167,41 +164,48 @@ class Schedules:
             if each.begun_s is not None and due_s is not None:
                 yield each, each.begun_s + due_s
 
-    def _step(self, each: _Playing) -> None:
-        """Take the step that is due; of several, the last."""
-        begun_s = each.begun_s or 0.0
-        while (later_s := each.due_s(each.number + 1)) is not None and begun_s + later_s <= time.monotonic():
-            self._record(each, complaint="passed over: the next step was due, too")
-        index = each.number % len(each.lines)
-        complaint, seen = None, None
-        try:
-            outcome = self._run(each.port, [each.lines[index], each.show], each.needs)
-            each.in_force = index
-            complaint = "; ".join(said["text"] for said in outcome["complaints"]) or None
-            seen = _account(outcome["shown"], each.parent)
-        except Refused as refused:
-            complaint = str(refused)
-        except Exception as error:  # noqa: BLE001  # the thread must live, and the lab must hear of it
-            complaint = f"crashed: {error!r}"
-        if seen not in each.seen:
-            each.seen.append(seen)
-        self._record(each, complaint=complaint, seen=each.seen.index(seen))
+    def _step(self, due: Sequence[_Playing]) -> None:
+        """Take the step of each that is due; of several steps of one, the last. Then read all back."""
+        taken: list[tuple[_Playing, dict[str, Any]]] = []
+        for each in due:
+            begun_s = each.begun_s or 0.0
+            while (later_s := each.due_s(each.number + 1)) is not None and begun_s + later_s <= time.monotonic():
+                self._record(each, "passed over: the next step was due, too")
+            index = each.number % len(each.lines)
+            complaint, _ = self._try(each, each.lines[index])
+            each.in_force = index if complaint is None else each.in_force
+            taken.append((each, self._record(each, complaint)))
+        for each, record in taken:
+            complaint, shown = self._try(each, each.show)
+            seen = _account(shown, each.parent)
+            if seen not in each.seen:
+                each.seen.append(seen)
+            record["seen"] = each.seen.index(seen)
+            record["complaint"] = record["complaint"] or complaint
 
-    def _record(self, each: _Playing, *, complaint: str | None, seen: int | None = None) -> None:
-        each.records.append(
-            {
-                "index": each.number % len(each.lines), "planned_s": each.due_s(each.number),
-                "monotonic_s": time.monotonic(), "unix_s": time.time(), "complaint": complaint, "seen": seen,
-            }
-        )  # fmt: skip
+    def _try(self, each: _Playing, line: str) -> tuple[str | None, list[Any]]:
+        """Run a line on a timeline's port: why it failed, or None, and what it showed."""
+        try:
+            outcome = self._run(each.port, [line], each.needs)
+        except Refused as refused:
+            return str(refused), []
+        except Exception as error:  # noqa: BLE001  # the thread must live, and the lab must hear of it
+            return f"crashed: {error!r}", []
+        return "; ".join(said["text"] for said in outcome["complaints"]) or None, outcome["shown"]
+
+    def _record(self, each: _Playing, complaint: str | None) -> dict[str, Any]:
+        record = {
+            "index": each.number % len(each.lines), "planned_s": each.due_s(each.number),
+            "monotonic_s": time.monotonic(), "unix_s": time.time(), "complaint": complaint, "seen": None,
+        }  # fmt: skip
+        each.records.append(record)
         each.recorded += 1
         each.number += 1
+        return record
 
     def _show(self, each: _Playing) -> Any:
-        outcome: dict[str, Any] = {"shown": []}
-        with contextlib.suppress(Refused):  # a port that is gone has nothing in force, and None says so
-            outcome = self._run(each.port, [each.show], each.needs)
-        return _account(outcome["shown"], each.parent)
+        """What is in force on a timeline's class; None if nothing, or if its port is gone."""
+        return _account(self._try(each, each.show)[1], each.parent)
 
 
 def _account(shown: list[Any], parent: str) -> Any:

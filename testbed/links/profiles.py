@@ -9,7 +9,9 @@
     # or, in place of the two:
     both: {delay: 15ms}
 
-A side may also be a list of steps or a trace: `testbed.model.timeline`. The user's own folder ``netem/`` beside the Compose file comes first, then the ones that ship with testbed.
+A side may also be a list of steps or a trace: `testbed.model.timeline`.
+
+The user's own folder ``netem/`` beside the Compose file comes first, then the ones that ship with testbed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import yaml
 from testbed.errors import InvalidValueError
 from testbed.links.schedule import compile_timeline
 from testbed.model.impairment import Impairment, Profile, unknown
-from testbed.model.timeline import Timeline, parse_side
+from testbed.model.timeline import ReadTrace, Timeline, parse_side
 from testbed.resources import resource
 
 _KEYS = ("description", "both", "forward", "reverse")
@@ -95,7 +97,7 @@ def parse_profile(name: str, text: str, *folders: Path) -> Profile:
     for side in ("both", "forward", "reverse"):
         words = body.get(side)
         try:
-            sides[side] = checked_side({} if words is None else words, *folders)
+            sides[side] = checked_side({} if words is None else words, lambda file: read_trace(file, *folders))
         except InvalidValueError as error:
             problems += [f"{side}: {problem}" for problem in error.problems]
     if problems:
@@ -109,12 +111,12 @@ def parse_profile(name: str, text: str, *folders: Path) -> Profile:
     )
 
 
-def checked_side(said: object, *folders: Path) -> Impairment | Timeline:
-    """What a side of a profile says, its traces looked for in ``folders``.
+def checked_side(said: object, read: ReadTrace = read_trace) -> Impairment | Timeline:
+    """What a side of a profile says, or words, or a list of steps; ``read`` finds the traces.
 
     Raises InvalidValueError with every problem, also where a timeline's steps cannot follow each other.
     """
-    side = parse_side(said, read_trace=lambda name: read_trace(name, *folders))
+    side = parse_side(said, read_trace=read)
     if isinstance(side, Timeline):
         compile_timeline(side)
     return side

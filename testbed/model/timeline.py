@@ -181,6 +181,23 @@ class Taken:
         return self.late_s > LATE_S
 
 
+class LateStepWarning(UserWarning):
+    """A timeline's step was taken later than `LATE_S`."""
+
+
+def steps_in_words(steps: Sequence[Taken], word: str = "steps", most: int = 50) -> str:
+    """Every step with its planned time and how late it was: ``2 steps: 0 s (+0.6 ms) delay=40ms; …``."""
+    said = [
+        f"{each.planned_s:.6g} s (+{each.late_s * 1e3:.1f} ms) {each.impairment.describe()}"
+        + (f" NOT IN FORCE: {each.complaint}" if each.complaint else "")
+        for each in steps
+    ]
+    if len(said) > most:
+        said[most // 2 : len(said) - most // 2] = [f"… {len(said) - most} more …"]
+    worst_s = max((each.late_s for each in steps), default=0.0)
+    return f"{len(steps)} {word}, at worst {worst_s * 1e3:.1f} ms late: {'; '.join(said)}"
+
+
 def between(first: Impairment, last: Impairment, share: float) -> Impairment:
     """The impairment part of the way along a ramp; ``share`` from 0 to 1. What is no number is whichever is set."""
     if share <= 0:
@@ -235,6 +252,7 @@ class _Steps:
         self.repeat_s: float | None = None
         self.words: dict[str, object] = {}
         self._odd: set[str] = set()
+        self._unread = False
 
     def complain(self, where: str, problems: Iterable[str]) -> None:
         self.problems += [f"{where}: {problem}" for problem in problems]
@@ -268,6 +286,7 @@ class _Steps:
                     word.read(said)
                 named[word.name] = said
             except InvalidValueError as error:
+                self._unread = True
                 self.complain(where, error.problems)
         return named
 
@@ -276,7 +295,8 @@ class _Steps:
         try:
             return Impairment.parse(words)
         except InvalidValueError as error:
-            self.complain(where, [problem for problem in error.problems if problem not in self._odd])
+            if not self._unread:  # or what is missing may be what could not be read
+                self.complain(where, [problem for problem in error.problems if problem not in self._odd])
             self._odd |= set(error.problems)
             return None
 
@@ -421,7 +441,7 @@ def _at_odds(read: _Steps) -> Iterator[str]:
     for one, other in pairwise(read.segments):
         ends_s = one.at_s + one.over_s
         if other.at_s <= one.at_s:
-            yield f"the step at {write(other.at_s)} comes behind the one at {write(one.at_s)}: put them in order of time"
+            yield f"the step at {write(other.at_s)} stands behind the one at {write(one.at_s)}: put them in order"
         elif other.at_s < ends_s:
             yield (
                 f"the step at {write(other.at_s)} comes in the middle of the ramp from {write(one.at_s)} to "
@@ -466,9 +486,7 @@ def parse_trace(said: Mapping[Any, object], read_trace: ReadTrace) -> Timeline:
     if is_csv and "window" in said:
         read.problems.append("window: belongs to a Mahimahi trace; a CSV has its own times")
     if not is_csv:
-        read.problems += [
-            f"{word}: a Mahimahi trace says it itself" for word in ("rate", "repeat") if word in said
-        ]
+        read.problems += [f"{word}: a Mahimahi trace says it itself" for word in ("rate", "repeat") if word in said]
     try:
         rows = csv_rows(text) if is_csv else mahimahi_rows(text, window_s=window_s)
     except InvalidValueError as error:
@@ -513,7 +531,9 @@ def _segments(
             elif wrapped is not None and repeat_s is not None:
                 hold_s, rate_bps = repeat_s + wrapped.at_s - row.at_s, wrapped.rate_bps
             else:
-                read.complain(f"{name}: line {row.line}", ["rate 0 to the end: nothing would ever leave; say loss 100%"])
+                read.complain(
+                    f"{name}: line {row.line}", ["rate 0 to the end: nothing would ever leave; say loss 100%"]
+                )
                 continue
         impairment = read.impairment(f"{name}: line {row.line}", words)
         if impairment is None:
