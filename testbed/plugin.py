@@ -26,7 +26,7 @@ from testbed.errors import (
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab
 from testbed.labs.lab import Lab, impairments_of
 from testbed.model.impairment import Impairment
-from testbed.model.timeline import LateStepWarning, Timeline, steps_in_words
+from testbed.model.timeline import LateStepWarning, Timeline, late_in_words, steps_in_words
 from testbed.model.topology import LinkRef
 
 _WRONG_USE = 2
@@ -250,8 +250,8 @@ def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLa
         stack.end()
         for ref, steps in stack.stepped.items():
             node.user_properties.append((f"timeline {ref}", steps_in_words(steps)))
-            if late := [each for each in steps if each.is_late]:
-                warnings.warn(LateStepWarning(f"{ref}: {steps_in_words(late, 'late')}"), stacklevel=1)
+            if late := late_in_words(steps):
+                warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
         for record in stack.records:
             node.user_properties.append((record.name, f"{record.value:g} {record.unit} ({record.better} is better)"))
 

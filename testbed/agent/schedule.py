@@ -170,7 +170,7 @@ class Schedules:
         for each in due:
             begun_s = each.begun_s or 0.0
             while (later_s := each.due_s(each.number + 1)) is not None and begun_s + later_s <= time.monotonic():
-                self._record(each, "passed over: the next step was due, too")
+                self._record(each, None, passed_over=True)
             index = each.number % len(each.lines)
             complaint, _ = self._try(each, each.lines[index])
             each.in_force = index if complaint is None else each.in_force
@@ -193,10 +193,11 @@ class Schedules:
             return f"crashed: {error!r}", []
         return "; ".join(said["text"] for said in outcome["complaints"]) or None, outcome["shown"]
 
-    def _record(self, each: _Playing, complaint: str | None) -> dict[str, Any]:
+    def _record(self, each: _Playing, complaint: str | None, *, passed_over: bool = False) -> dict[str, Any]:
         record = {
             "index": each.number % len(each.lines), "planned_s": each.due_s(each.number),
             "monotonic_s": time.monotonic(), "unix_s": time.time(), "complaint": complaint, "seen": None,
+            "passed_over": passed_over,
         }  # fmt: skip
         each.records.append(record)
         each.recorded += 1

@@ -12,7 +12,7 @@ from typing import Any
 
 from testbed.labs.channel import Channel
 from testbed.links import proof
-from testbed.links.schedule import Moment, Schedule
+from testbed.links.schedule import RESOLUTION_S, Moment, Schedule
 from testbed.model.impairment import Impairment
 from testbed.model.timeline import Taken
 
@@ -48,7 +48,7 @@ class Running:
 
     def _read(self, answer: Mapping[str, Any]) -> Look:
         moments, begun_s = self.schedule.moments, answer["begun_s"]
-        taken = [_taken(each, moments, begun_s, answer["seen"]) for each in answer["records"]]
+        taken = [_taken(each, self.schedule, begun_s, answer["seen"]) for each in answer["records"]]
         self.fetched = answer["recorded"]
         in_force = answer["in_force"]
         return Look(
@@ -88,11 +88,14 @@ class Look:
 
 
 def _taken(
-    record: Mapping[str, Any], moments: Sequence[Moment], begun_s: float, seen: Sequence[Mapping[str, Any] | None]
+    record: Mapping[str, Any], schedule: Schedule, begun_s: float, seen: Sequence[Mapping[str, Any] | None]
 ) -> Taken:
-    asked = moments[record["index"]].impairment
+    asked = schedule.moments[record["index"]].impairment
     complaint = record["complaint"]
-    if complaint is None:
+    passed_over = record["passed_over"]
+    if passed_over and _matters(record["index"], schedule):
+        complaint = "passed over: it came so late that the next step was due, too"
+    elif complaint is None and not passed_over:
         complaint = "; ".join(map(str, proof.differences(asked, seen[record["seen"]]))) or None
     return Taken(
         planned_s=record["planned_s"],
@@ -101,4 +104,16 @@ def _taken(
         unix_s=record["unix_s"],
         impairment=asked,
         complaint=complaint,
+        passed_over=passed_over,
+    )
+
+
+def _matters(index: int, schedule: Schedule) -> bool:
+    """Whether leaving a step out is more than a stair of a ramp or a trace that came late."""
+    moments = schedule.moments
+    end_s = moments[index + 1].at_s if index + 1 < len(moments) else schedule.repeat_s
+    return (
+        moments[index].impairment.loss_ratio == 1
+        or end_s is None
+        or end_s - moments[index].at_s > RESOLUTION_S * (1 + 1e-6)
     )

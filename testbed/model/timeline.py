@@ -168,7 +168,9 @@ class Taken:
     """``actual_s`` by CLOCK_REALTIME; seconds since 1970."""
     impairment: Impairment
     complaint: str | None = None
-    """Why it is not in force as planned: refused by the kernel, read back otherwise, or passed over."""
+    """Why it was not in force: refused by the kernel, read back otherwise, or passed over though it matters."""
+    passed_over: bool = False
+    """Whether it came so late that the next step was due, and was left out."""
 
     @property
     def late_s(self) -> float:
@@ -185,17 +187,31 @@ class LateStepWarning(UserWarning):
     """A timeline's step was taken later than `LATE_S`."""
 
 
-def steps_in_words(steps: Sequence[Taken], word: str = "steps", most: int = 50) -> str:
+def late_in_words(steps: Sequence[Taken]) -> str | None:
+    """How many steps were late or passed over, and how late at worst; None if none was."""
+    late = [each for each in steps if each.is_late or each.passed_over]
+    if not late:
+        return None
+    worst_s = max(each.late_s for each in late)
+    passed = sum(each.passed_over for each in late)
+    return (
+        f"{len(late)} of {len(steps)} steps of the timeline came later than {LATE_S * 1e3:g} ms, at worst "
+        f"{worst_s * 1e3:.0f} ms" + (f"; {passed} were passed over, the next one being due" if passed else "")
+    )
+
+
+def steps_in_words(steps: Sequence[Taken], most: int = 50) -> str:
     """Every step with its planned time and how late it was: ``2 steps: 0 s (+0.6 ms) delay=40ms; …``."""
     said = [
         f"{each.planned_s:.6g} s (+{each.late_s * 1e3:.1f} ms) {each.impairment.describe()}"
+        + (" passed over" if each.passed_over else "")
         + (f" NOT IN FORCE: {each.complaint}" if each.complaint else "")
         for each in steps
     ]
     if len(said) > most:
         said[most // 2 : len(said) - most // 2] = [f"… {len(said) - most} more …"]
     worst_s = max((each.late_s for each in steps), default=0.0)
-    return f"{len(steps)} {word}, at worst {worst_s * 1e3:.1f} ms late: {'; '.join(said)}"
+    return f"{len(steps)} steps, at worst {worst_s * 1e3:.1f} ms late: {'; '.join(said)}"
 
 
 def between(first: Impairment, last: Impairment, share: float) -> Impairment:
@@ -451,10 +467,10 @@ def _at_odds(read: _Steps) -> Iterator[str]:
         if second.at_s < first.at_s + first.for_s:
             yield f"the outage at {write(second.at_s)} begins before the one at {write(first.at_s)} has ended"
     if read.repeat_s is not None:
-        ends = [each.at_s + max(each.over_s, _FINEST) for each in read.segments]
-        ends += [each.at_s + each.for_s for each in read.outages]
-        if max(ends, default=0.0) > read.repeat_s:
-            yield f"repeat={write(read.repeat_s)}: shorter than the steps, which last until {write(max(ends))}"
+        ends = [each.at_s + each.over_s for each in read.segments] + [each.at_s + each.for_s for each in read.outages]
+        begins = [each.at_s for each in read.segments]
+        if max(ends, default=0.0) > read.repeat_s or max(begins, default=0.0) >= read.repeat_s:
+            yield f"repeat={write(read.repeat_s)}: too short for the steps, which last until {write(max(ends))}"
     if read.outages and any(each.impairment.ecn for each in read.segments):
         yield "ecn with an outage: netem would mark packets in place of losing them; leave one of them out"
 
