@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .probes import Probes
 from .protocol import Operation, Refused
 
 _SYS_NET = Path("/sys/class/net")
@@ -27,6 +28,7 @@ def operations() -> dict[str, Operation]:
         "per_packet": per_packet,
         "counters": counters,
         "await_listener": await_listener,
+        **Probes().operations(),
     }
 
 

@@ -18,10 +18,14 @@ from typing import Any, Self
 
 from testbed import units
 from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.judge import probes
+from testbed.judge import statistics as exact
+from testbed.labs import proving
 from testbed.labs.channel import Channel
 from testbed.links import proof, qdisc
 from testbed.links.profiles import find_profile
-from testbed.model.impairment import Impairment, Profile, unknown
+from testbed.model.evidence import FAILS, Check
+from testbed.model.impairment import CLEAN, Impairment, Profile, unknown
 from testbed.model.topology import LinkRef, Topology
 
 
@@ -125,6 +129,10 @@ class Host(abc.ABC):
     @abc.abstractmethod
     def counters(self) -> dict[str, dict[str, int]]:
         """The counters of its own kernel namespace, as in /proc/net/snmp and /proc/net/netstat."""
+
+    def inside(self) -> Channel:
+        """The agent in its network namespace, which sends and receives probes. Raises LabError if it has none."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so its links cannot be probed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,12 +288,15 @@ class Lab(abc.ABC):
         """Every impairment that was put on a link since `begin`."""
         self.programs: list[Program] = []
         """Every program that was started in a host since `begin`."""
+        self.probed: dict[LinkRef, list[Check]] = {}
+        """What probes saw of each link that was proven since `begin`."""
 
     def begin(self, seeds_from: str | None) -> None:
         """Begin a test: forget the records, the history and the programs of the one before."""
         self.records.clear()
         self.history.clear()
         self.programs.clear()
+        self.probed.clear()
         self.seeds_from = seeds_from
 
     def end(self) -> None:
@@ -354,22 +365,56 @@ class Lab(abc.ABC):
             raise InvalidValueError(f'link {text!r} names two directions; use lab.impair, or "->"')
         return Link(self, refs[0])
 
-    def impair(self, text: str, profile: str | Profile | None = None, **words: object) -> list[Applied]:
+    def impair(
+        self, text: str, profile: str | Profile | None = None, *, prove: bool = False, **words: object
+    ) -> list[Applied]:
         """Impair ``"a -> b"`` or both directions of ``"a <-> b"`` with a profile or with words.
 
         A profile's forward half goes to the first direction named, its reverse half to the other. Every name and
-        value is checked before anything is changed.
+        value is checked before anything is changed. ``prove``: see `prove`.
         """
         wanted = impairments_of(self.topology, self.profiles, text, profile, words)
         applied: list[Applied] = []
         try:
             for ref, impairment in wanted.items():
                 applied.append(self.apply(ref, impairment))
+            if prove:
+                self.prove(text)
         except BaseException:
             for done in applied:  # nothing half-applied
                 self.clear(done.link)
             raise
         return applied
+
+    def prove(self, text: str, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> dict[LinkRef, list[Check]]:
+        """Send probes over each direction of a link, and judge what arrived against what it is impaired with.
+
+        A few seconds a direction. The tests of one direction together condemn an honest link at most ``alpha`` of the
+        time. Afterwards the netem is there afresh, with its seed. Raises ImpairmentNotAppliedError naming each field
+        that is not as asked.
+        """
+        seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s) for ref in self.topology.links(text)}
+        for ref, checks in seen.items():
+            if wrong := [str(check) for check in checks if check.verdict == FAILS]:
+                raise self._not_applied(ref, [], "probes did not see what was asked", *wrong)
+        return seen
+
+    def probe(self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
+        """The same for one direction, without raising: the verdicts are in the checks, and in the evidence."""
+        kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
+        asked = self.impairments.get(ref, CLEAN)
+        checks = [
+            replace(check, kernel=kernel.get(check.field, check.kernel))
+            for check in proving.probe(self, ref, asked, alpha=alpha, most_s=most_s)
+        ]
+        if ref not in self.impairments or asked.is_clean:
+            self.clear(ref)
+        self.probed[ref] = checks
+        return checks
+
+    def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
+        """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
+        self._apply(ref, impairment, time.perf_counter(), afresh=True)
 
     def heal(self) -> None:
         """Mend every cut and take every impairment off; what stays is raised once the others are off."""
@@ -475,7 +520,7 @@ class Lab(abc.ABC):
             if source.cut:
                 self._cut(LinkRef(src, ref.dst, ref.network))
 
-    def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+    def _apply(self, ref: LinkRef, impairment: Impairment, started: float, *, afresh: bool = False) -> Applied:
         port = self._ready(ref)
         source = port.sources[ref.src]
         lines: list[str] = [] if port.rooted else [qdisc.root(port.device)]
@@ -483,7 +528,8 @@ class Lab(abc.ABC):
             lines += qdisc.source(port.device, source.minor, source.addresses)
             lines.append(qdisc.filters(port.device))
         spare = source.spare
-        if source.impairment is not None and not qdisc.can_change_in_place(source.impairment, impairment):
+        kept = source.impairment is not None and qdisc.can_change_in_place(source.impairment, impairment)
+        if source.impairment is not None and (afresh or not kept):
             spare = not spare
         command = qdisc.leaf(port.device, source.minor, impairment, spare=spare)
         lines += [command, qdisc.show(port.device)]
