@@ -571,6 +571,11 @@ class ComposeHost(Host):
         counted: dict[str, dict[str, int]] = self.inside().call("counters")
         return counted
 
+    def connections(self) -> list[dict[str, Any]]:
+        """The TCP connections that its kernel still works on, also those whose program has ended."""
+        known: list[dict[str, Any]] = self.inside().call("connections")
+        return known
+
     # --- its place in the network ----------------------------------------------------------------
 
     def _networks(self) -> dict[str, dict[str, Any]]:
