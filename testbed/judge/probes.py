@@ -37,13 +37,16 @@ _SLOW_BPS = 500e3
 # A machine that is busy delays some of the probes itself: so many may be later than the tolerance.
 _LATE = 0.15
 _TOLERANCE_S = 0.0005
+_TOLERANCE = 0.002
 _TICK_S = 1e-6
 # A sender that moves between processors may overtake itself: so many may be out of order without netem's doing.
 _SELF_REORDERED = 0.001
 _RATE_ABOVE, _RATE_BELOW = 1.02, 0.9
 _TABLE_UNIT = 8192
 _TABLE_REACH = 4
-_LEVELS = (0.1, 0.5, 0.9)
+_TESTS = 20
+"""More are never made of one direction: two of each of five quantiles, two of each share, two of a rate."""
+_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 # tc that cannot read /proc/net/psched counts time in units of 64 ns × 15.625 (facts of iproute2: tc_core.c).
 _PSCHED = 15.625
 
@@ -106,7 +109,7 @@ class Plan:
 
 
 def plan(asked: Impairment, *, limit_packets: int, alpha: float = exact.ALPHA, most_s: float = _MOST_S) -> Plan:
-    """Sample size, pace and size of the probes: from the tolerance (half of a share, at least 1 %), within a time.
+    """Sample size, pace and size of the probes: from the tolerance (half of a share, at least 0.2 %), within a time.
 
     The pace leaves the link's queue empty between two probes. ``limit_packets``: what the queue holds.
     """
@@ -117,7 +120,7 @@ def plan(asked: Impairment, *, limit_packets: int, alpha: float = exact.ALPHA, m
         pace_s = max(pace_s, 2 * _bits(asked, size) / asked.rate_bps)
     shares = [asked.loss_ratio, asked.duplicate_ratio, asked.corrupt_ratio, asked.reorder_ratio]
     most = max(20, min(_MOST, int(most_s / pace_s)))
-    needed = [exact.sample_size(p, max(p / 2, 0.01), alpha, most=most) for p in shares if p and p < 1]
+    needed = [exact.sample_size(p, max(p / 2, _TOLERANCE), alpha, most=most) for p in shares if p and p < 1]
     if asked.gilbert or asked.loss_state:
         needed.append(_MOST)
     train, train_bytes = 0, _TRAIN_BYTES
@@ -150,11 +153,12 @@ def judge(
 ) -> list[Check]:
     """Every field of the impairment against what the probes saw.
 
-    ``clean``: probes of the same path without impairment, from which the machine's own delay is known.
-    ``spread``: probes far apart, for the delay. ``train``: probes sent at once, where a rate is asked. ``table``: iproute2's delay table, where the distribution has one.
+    ``clean``: probes of the same path without impairment, from which the machine's own delay is known. ``spread``:
+    probes far apart, for the delay. ``train``: probes sent at once, where a rate is asked. ``table``: iproute2's delay
+    table, where the distribution has one.
     """
     tests = [_loss, _duplicates, _reordering, _corruption, _rate]
-    each = _Case(asked, flight, clean, train, table, exact.share(alpha, 12))
+    each = _Case(asked, flight, clean, train, table, exact.share(alpha, _TESTS))
     delay = _delay(each if spread is None else replace(each, flight=spread))
     return delay + [check for test in tests for check in test(each)]
 
@@ -167,7 +171,7 @@ class _Case:
     train: Flight | None
     table: Sequence[int]
     alpha: float
-    """Of one test: 12 are made at most."""
+    """Of one test."""
 
     @property
     def tolerance_s(self) -> float:
