@@ -7,6 +7,7 @@ can be done with them.
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from testbed.labs import proving
 from testbed.labs.channel import Channel
 from testbed.links import proof, qdisc
 from testbed.links.profiles import find_profile
-from testbed.model.evidence import FAILS, Check
+from testbed.model.evidence import FAILS, Check, LinkEvidence
 from testbed.model.impairment import CLEAN, Impairment, Profile, unknown
 from testbed.model.topology import LinkRef, Topology
 
@@ -176,6 +177,10 @@ class Port:
     rooted: bool = False
     """Whether it has its classful root."""
     sources: dict[str, Source] = field(default_factory=dict)
+    entry: str | None = None
+    """The device whose redirect feeds it and counts what it refused; None where there is no such thing."""
+    refused: int = 0
+    """What it had refused when the test began."""
 
     @property
     def applied(self) -> dict[str, Impairment]:
@@ -188,7 +193,7 @@ class Port:
             src: {**vars(each), "impairment": each.impairment and each.impairment.words()}
             for src, each in self.sources.items()
         }
-        return {"device": self.device, "rooted": self.rooted, "sources": sources}
+        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry}
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
@@ -200,7 +205,8 @@ class Port:
             })
             for src, each in state["sources"].items()
         }  # fmt: skip
-        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources)
+        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
+                   entry=state.get("entry"))  # fmt: skip
 
 
 class Link:
@@ -290,6 +296,10 @@ class Lab(abc.ABC):
         """Every program that was started in a host since `begin`."""
         self.probed: dict[LinkRef, list[Check]] = {}
         """What probes saw of each link that was proven since `begin`."""
+        self.evidence: list[LinkEvidence] = []
+        """What `verify` found of each impaired link, last."""
+        self.watched: dict[tuple[str, str, str], proving.Watched] = {}
+        """What is counted of other paths, by source, target and network."""
 
     def begin(self, seeds_from: str | None) -> None:
         """Begin a test: forget the records, the history and the programs of the one before."""
@@ -297,6 +307,7 @@ class Lab(abc.ABC):
         self.history.clear()
         self.programs.clear()
         self.probed.clear()
+        proving.begin(self)
         self.seeds_from = seeds_from
 
     def end(self) -> None:
@@ -336,6 +347,15 @@ class Lab(abc.ABC):
     @abc.abstractmethod
     def _prepare_source(self, host: str, network: str) -> int:
         """Make a host that sends into an impaired link send packets one by one; its own port's ifindex."""
+
+    def watching(self, host: str, network: str) -> Port | None:
+        """The port toward a host, to count what passes it and not to impair it; None where that cannot be done."""
+        return self._ports.get((host, network))
+
+    @property
+    def ports(self) -> Iterable[Port]:
+        """Every port that is attached."""
+        return self._ports.values()
 
     # --- context ---------------------------------------------------------------------------------
 
@@ -468,17 +488,34 @@ class Lab(abc.ABC):
         }
 
     def verify(self) -> None:
-        """Read every impaired link again. Raises ImpairmentNotAppliedError if one does not hold any more."""
+        """Read every impaired link again; what was found is in `evidence`.
+
+        Raises ImpairmentNotAppliedError if a link does not hold any more what was asked, if its queue overflowed though
+        neither a rate nor a limit was asked, or if the traffic took another path.
+        """
+        self.evidence.clear()
+        before = "It was in force when it was put there"
+        wrong: list[ImpairmentNotAppliedError] = []
         for (dst, network), port in self._ports.items():
+            whole: proving.Reading | None = None
+            with contextlib.suppress(AgentError):  # else source by source, to say whose it is
+                whole = proving.read(port, [port.sources[src].ifindex for src in port.applied])
             for src, asked in port.applied.items():
                 ref = LinkRef(src, dst, network)
-                before = "It was in force when it was put there"
                 try:
-                    netem = self._netem(port, src)
+                    reading = whole or proving.read(port, [port.sources[src].ifindex])
+                    examined = proving.examine(self, ref, port, asked, reading)
                 except AgentError as error:
-                    raise self._not_applied(ref, [], f"asked {asked.describe()}; {error}", before) from None
-                if found := proof.differences(asked, netem):
-                    raise self._not_applied(ref, found, before)
+                    self.evidence.append(proving.lost(self, ref, asked))
+                    wrong.append(self._not_applied(ref, [], f"asked {asked.describe()}; {error}", before))
+                    continue
+                self.evidence.append(examined.evidence)
+                if examined.differences:
+                    wrong.append(self._not_applied(ref, examined.differences, before))
+                if examined.problems:
+                    wrong.append(self._not_applied(ref, [], *examined.problems))
+        if wrong:
+            raise ImpairmentNotAppliedError("\n".join(map(str, wrong)))
         for ref in self.cuts:
             port = self._ports[ref.dst, ref.network]
             try:
@@ -507,6 +544,7 @@ class Lab(abc.ABC):
             self._renew(ref)
             applied = self._apply(ref, impairment, started)
         self.history.append(applied)
+        proving.watch(self, ref)
         return applied
 
     def _renew(self, ref: LinkRef) -> None:

@@ -7,18 +7,21 @@ test sends is lost as if there had been no proof.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from testbed.judge import probes
+from testbed.errors import AgentError, LabError
+from testbed.judge import counting, probes
 from testbed.judge import statistics as exact
-from testbed.links import qdisc
-from testbed.model.evidence import Check
+from testbed.links import proof, qdisc
+from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence, Tally
 from testbed.model.impairment import CLEAN, Impairment
 from testbed.model.topology import LinkRef
 
 if TYPE_CHECKING:
-    from testbed.labs.lab import Lab
+    from testbed.labs.lab import Lab, Port
 
 _CLEAN_PROBES = 100
 _CLEAN_PACE_S = 0.001
@@ -97,3 +100,208 @@ def _table(lab: Lab, ref: LinkRef, asked: Impairment) -> list[int]:
         return []
     table: list[int] = lab.hosts[ref.dst].inside().call("delay_table", name=asked.distribution)
     return table
+
+
+# --- what a link did during a test -----------------------------------------------------------------
+
+
+@dataclass
+class Watched:
+    """Another way from one host to another than an impaired link: a network that they share, too."""
+
+    port: Port
+    minor: int
+    before: int = 0
+    """Packets that had gone this way when the link was impaired."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One impaired link after a test."""
+
+    evidence: LinkEvidence
+    differences: Sequence[proof.Difference] = ()
+    problems: Sequence[str] = field(default_factory=tuple)
+    """Why the test's result must not count."""
+
+
+def begin(lab: Lab) -> None:
+    """Before a test: what the ports had refused so far is none of its doing."""
+    lab.evidence.clear()
+    for port in lab.ports:
+        try:
+            port.refused = refused(port) or 0
+        except AgentError:  # it is gone; a new one begins at 0
+            port.refused = 0
+
+
+def refused(port: Port) -> int | None:
+    """How many packets the redirect into a port could not hand over; None where nothing counts them."""
+    if port.entry is None:
+        return None
+    answer = port.channel.call("tc", port=port.name, lines=[f"filter show dev {port.entry} parent ffff:"])
+    return counting.overflows(answer["shown"][-1]) if answer["shown"] else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A port as tc reports it now."""
+
+    filters: Sequence[Mapping[str, Any]]
+    qdiscs: Sequence[Mapping[str, Any]]
+    refused: int | None
+    """Packets that its redirect could not hand over; None where nothing counts them."""
+
+
+def read(port: Port, needs: Sequence[int]) -> Reading:
+    """Read a port; refused as ``gone`` if it is, or if an interface of ``needs`` is."""
+    lines = [qdisc.filters(port.device), qdisc.show(port.device)]
+    answer = port.channel.call("tc", port=port.name, lines=lines, needs=list(needs))
+    if len(answer["shown"]) != 2:  # without a root there are no filters to show
+        return Reading((), (), refused(port))
+    filters, qdiscs = answer["shown"]
+    return Reading(filters, qdiscs, refused(port))
+
+
+def examine(lab: Lab, ref: LinkRef, port: Port, asked: Impairment, reading: Reading) -> Examined:
+    """Levels 1 and 2 of a link's proof."""
+    minor, filters, qdiscs, grown = port.sources[ref.src].minor, reading.filters, reading.qdiscs, reading.refused
+    netem = proof.find_netem(qdiscs, minor)
+    found = proof.differences(asked, netem)
+    found += proof.filter_differences(filters, minor, port.sources[ref.src].addresses)
+    command = next((each.command for each in reversed(lab.history) if each.link == ref), "")
+    problems: list[str] = []
+    warnings: list[str] = []
+    tally = None
+    if netem is not None:
+        limit = qdisc.sized_limit(asked)
+        tally = counting.tally(
+            asked, netem, limit_packets=limit, refused=None if grown is None else grown - port.refused
+        )
+        problems += [each for each in (counting.overflow_problem(asked, tally, limit_packets=limit),) if each]
+        elsewhere = {network: went for network, went in _elsewhere(lab, ref).items() if went}
+        ways = ", ".join(f"{went} packets took `{network}`" for network, went in elsewhere.items())
+        if elsewhere and not tally.arrived_packets and not port.sources[ref.src].cut and not lab.lost_in_cut(ref):
+            problems.append(
+                f"no packet crossed it, but {ways}: the traffic took another path. Which address of `{ref.dst}` does "
+                f"the program use? On `{ref.network}` it has {', '.join(lab.hosts[ref.dst].addresses(ref.network))}"
+            )
+        elif elsewhere:
+            warnings.append(f"{ways}, unimpaired by this link")
+        elif not tally.arrived_packets:
+            warnings.append("no packet crossed it")
+    probed = lab.probed.get(ref, [])
+    evidence = LinkEvidence(
+        link=str(ref),
+        network=ref.network,
+        asked=asked.words(),
+        command=command,
+        checks=[*probed, *_unprobed(asked, netem, tally, probed)],
+        read_back=FAILS if found else HOLDS,
+        counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
+        probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
+        tally=tally,
+        warnings=warnings,
+    )
+    return Examined(evidence, found, problems)
+
+
+def lost(lab: Lab, ref: LinkRef, asked: Impairment) -> LinkEvidence:
+    """The evidence of a link whose port is gone."""
+    return LinkEvidence(
+        link=str(ref), network=ref.network, asked=asked.words(),
+        command=next((each.command for each in reversed(lab.history) if each.link == ref), ""),
+        read_back=FAILS, counters="unknown", probe=HOLDS if ref in lab.probed else "not asked",
+    )  # fmt: skip
+
+
+def _unprobed(
+    asked: Impairment, netem: Mapping[str, Any] | None, tally: Tally | None, probed: Sequence[Check]
+) -> list[Check]:
+    """Each word that was asked and that no probe looked at, as the kernel holds it and as its counters saw it."""
+    kernel = probes.kernel_words((netem or {}).get("options", {}))
+    kernel["limit"] = str((netem or {}).get("options", {}).get("limit", "—"))
+    kernel["seed"] = str((netem or {}).get("options", {}).get("seed", "none"))
+    same = {"gemodel": "loss", "loss_state": "loss", "burst": "loss", "jitter": "delay", "distribution": "delay"}
+    done = {check.field for check in probed}
+    checks = []
+    for word, value in {"limit": "sized", **asked.words()}.items():
+        name = same.get(word, word)
+        if name in done:
+            continue
+        done.add(name)
+        held = kernel.get(name, "none" if netem is None else "as asked")
+        seen = "not measured"
+        if name == "limit":
+            seen, value = _overflowed(tally), value if asked.limit_packets is not None else f"{held} (sized)"
+        elif name == "loss" and tally is not None and tally.arrived_packets:
+            share = tally.dropped_packets / tally.arrived_packets
+            seen = f"{share * 100:.3g}% ({tally.dropped_packets} dropped of {tally.arrived_packets})"
+        elif name in ("duplicate", "reorder", "corrupt"):
+            seen = "not counted by this kernel; prove=True measures it"
+        elif name in ("seed", "ecn", "gap", "overhead", "reorder_by_jitter", "correlation"):
+            seen = "—"
+        said = " ".join(str(text) for key, text in asked.words().items() if same.get(key, key) == name and key != word)
+        checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=held, seen=seen))
+    return checks
+
+
+def _overflowed(tally: Tally | None) -> str:
+    if tally is None:
+        return "unknown"
+    low, high = tally.tail_drops
+    return f"{low if low == high else f'{low} to {high}'} overflowed ({tally.tail_drops_from})"
+
+
+# --- other paths -----------------------------------------------------------------------------------------
+
+
+def watch(lab: Lab, ref: LinkRef) -> None:
+    """Count what goes from one end of an impaired link to the other over another network that they share."""
+    ends = [lab.topology.service_of(host) for host in (ref.src, ref.dst)]
+    shared = [
+        n for n in (ends[0].networks if ends[0] else ()) if ends[1] and n in ends[1].networks and n != ref.network
+    ]
+    for network in shared:
+        key = (ref.src, ref.dst, network)
+        try:
+            if key not in lab.watched:
+                port = lab.watching(ref.dst, network)
+                if port is None:
+                    continue
+                minor = qdisc.FIRST_MINOR + sum(each.port is port for each in lab.watched.values())
+                lines = [qdisc.root(port.device)] if not port.rooted else []
+                lines += qdisc.source(port.device, minor, lab.hosts[ref.src].addresses(network))
+                answer = port.channel.call("tc", port=port.name, lines=lines)
+                if answer["complaints"]:
+                    continue  # a kernel that cannot count: the other path goes unseen, as before
+                port.rooted = True
+                lab.watched[key] = Watched(port=port, minor=minor)
+            watched = lab.watched[key]
+            watched.before = _went(watched)
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            lab.watched.pop(key, None)  # a host was started again: begun anew the next time
+
+
+def _elsewhere(lab: Lab, ref: LinkRef) -> dict[str, int]:
+    """How many packets took each other network since the link was impaired."""
+    went = {}
+    for (src, dst, network), watched in lab.watched.items():
+        if (src, dst) == (ref.src, ref.dst) and network != ref.network:
+            try:
+                went[network] = _went(watched) - watched.before
+            except AgentError as error:
+                if error.kind != "gone":
+                    raise
+    return went
+
+
+def _went(watched: Watched) -> int:
+    port = watched.port
+    answer = port.channel.call("tc", port=port.name, lines=[f"class show dev {port.device}"])
+    packets = counting.class_packets(answer["shown"][-1], watched.minor) if answer["shown"] else None
+    if packets is None:
+        raise LabError(f"port {port.name}: its counting class is gone; another program changed the qdisc")
+    return packets
