@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from .probes import Probes
 from .protocol import Operation, Refused
 
 _SYS_NET = Path("/sys/class/net")
+_IF_INET6 = Path("/proc/net/if_inet6")
 _OFFLOADS = {
     "tso": "tcp-segmentation-offload",
     "gso": "generic-segmentation-offload",
@@ -25,6 +27,7 @@ _STATES = {
     "08": "CLOSE-WAIT", "09": "LAST-ACK", "0B": "CLOSING", "0C": "SYN-RECEIVED",
 }  # fmt: skip
 _POLL_S = 0.005
+_LINK_SCOPE = "20"  # net/ipv6.h, IPV6_ADDR_LINKLOCAL
 
 
 def operations() -> dict[str, Operation]:
@@ -52,9 +55,20 @@ def interfaces() -> list[dict[str, Any]]:
                 "peer_ifindex": int((path / "iflink").read_text()),
                 "mac": (path / "address").read_text().strip(),
                 "mtu": int((path / "mtu").read_text()),
+                "link_local": _link_local(path.name),
             }
         )
     return found
+
+
+def _link_local(interface: str) -> list[str]:
+    """The IPv6 addresses of an interface that no engine knows of (Documentation/networking: /proc/net/if_inet6)."""
+    lines = [line.split() for line in _IF_INET6.read_text().splitlines()] if _IF_INET6.exists() else []
+    return [
+        socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
+        for address, _index, _length, scope, _flags, name in lines
+        if name == interface and scope == _LINK_SCOPE
+    ]
 
 
 def per_packet(*, interface: str) -> dict[str, bool]:

@@ -93,12 +93,13 @@ class Probes:
 
     def send(
         self, *, source: str, address: str, port: int, flight: int, count: int, pace_s: float, size_bytes: int,
-        checksum: bool = True,
+        checksum: bool = True, source_port: int = 0,
     ) -> dict[str, Any]:  # fmt: skip
         """Send ``count`` probes of so many bytes, one every ``pace_s`` seconds; the time of each, in nanoseconds.
 
         One that is late is not made up for by a rush: the next is due half a pace after it at the earliest.
         ``checksum`` false leaves UDP's out, so that a damaged probe arrives and can be counted.
+        ``source_port``: from this one, where a link is narrowed to a port; 0 for any.
         """
         if not _HEADER.size <= size_bytes <= _LARGEST:
             raise Refused(f"size_bytes={size_bytes}: must lie between {_HEADER.size} and {_LARGEST}")
@@ -109,7 +110,7 @@ class Probes:
             if not checksum:
                 sender.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
             try:
-                sender.bind((source, 0))
+                sender.bind((source, source_port))
                 sender.connect((address, port))
                 due = time.monotonic()
                 for number in range(count):

@@ -468,6 +468,10 @@ class ComposeLab(Lab):
     def _prepare_source(self, host: str, network: str) -> int:
         return int(self._hosts[host].send_per_packet(network)["peer_ifindex"])
 
+    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        link_local = self._hosts[host].interface(network)["link_local"]
+        return (*self._hosts[host].addresses(network), *link_local)
+
 
 class ComposeHost(Host):
     """A container of the stack."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import AgentError, LabError
+from testbed.errors import AgentError, InvalidValueError, LabError
 from testbed.judge import counting, probes
 from testbed.judge import statistics as exact
-from testbed.links import proof, qdisc
+from testbed.links import proof, qdisc, watching
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence, Tally
 from testbed.model.impairment import CLEAN, Impairment
 from testbed.model.topology import LinkRef
@@ -62,6 +62,10 @@ def fly(
 ) -> probes.Flight:
     """Send one flight of probes over a link as it is, and collect it."""
     src, dst = lab.hosts[ref.src], lab.hosts[ref.dst]
+    if ref.traffic.protocol not in ("", "udp"):
+        raise InvalidValueError(
+            f"{ref}: cannot be probed: probes are UDP datagrams, and {ref.traffic} is impaired alone"
+        )
     source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
     number = secrets.randbits(63)
     port = dst.inside().call("probe_listen", address=address, flight=number)["port"]
@@ -69,7 +73,7 @@ def fly(
     try:
         sent: dict[str, Any] = src.inside().call(
             "probe_send", source=source, address=address, port=port, flight=number, count=count, pace_s=pace_s,
-            size_bytes=size_bytes, checksum=checksum, answer_within_s=lasts_s + 20,
+            size_bytes=size_bytes, checksum=checksum, source_port=ref.traffic.port, answer_within_s=lasts_s + 20,
         )  # fmt: skip
     finally:
         seen: dict[str, Any] = dst.inside().call(
@@ -92,7 +96,7 @@ def _addresses(sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str,
         )
         if mine and theirs:
             return mine[0], theirs[0]
-    raise ValueError(f"no address family in common: {', '.join(sources)} and {', '.join(targets)}")
+    raise LabError(f"no address family in common: {', '.join(sources)} and {', '.join(targets)}")
 
 
 def _table(lab: Lab, ref: LinkRef, asked: Impairment) -> list[int]:
@@ -153,22 +157,12 @@ class Reading:
     """Packets that its redirect could not hand over; None where nothing counts them."""
 
 
-def read(port: Port, needs: Sequence[int]) -> Reading:
-    """Read a port; refused as ``gone`` if it is, or if an interface of ``needs`` is."""
-    lines = [qdisc.filters(port.device), qdisc.show(port.device)]
-    answer = port.channel.call("tc", port=port.name, lines=lines, needs=list(needs))
-    if len(answer["shown"]) != 2:  # without a root there are no filters to show
-        return Reading((), (), refused(port))
-    filters, qdiscs = answer["shown"]
-    return Reading(filters, qdiscs, refused(port))
-
-
 def examine(lab: Lab, ref: LinkRef, port: Port, asked: Impairment, reading: Reading) -> Examined:
     """Levels 1 and 2 of a link's proof."""
-    minor, filters, qdiscs, grown = port.sources[ref.src].minor, reading.filters, reading.qdiscs, reading.refused
-    netem = proof.find_netem(qdiscs, minor)
+    source, grown = port.sources[ref], reading.refused
+    netem = proof.find_netem(reading.qdiscs, source.minor)
     found = proof.differences(asked, netem)
-    found += proof.filter_differences(filters, minor, port.sources[ref.src].addresses)
+    found += proof.filter_differences(reading.filters, qdisc.filters(source.minor, source.addresses, ref.traffic))
     command = next((each.command for each in reversed(lab.history) if each.link == ref), "")
     problems: list[str] = []
     warnings: list[str] = []
@@ -181,7 +175,13 @@ def examine(lab: Lab, ref: LinkRef, port: Port, asked: Impairment, reading: Read
         problems += [each for each in (counting.overflow_problem(asked, tally, limit_packets=limit),) if each]
         elsewhere = {network: went for network, went in _elsewhere(lab, ref).items() if went}
         ways = ", ".join(f"{went} packets took `{network}`" for network, went in elsewhere.items())
-        if elsewhere and not tally.arrived_packets and not port.sources[ref.src].cut and not lab.lost_in_cut(ref):
+        if (
+            elsewhere
+            and not ref.traffic.protocol
+            and not tally.arrived_packets
+            and not source.cut
+            and not lab.lost_in_cut(ref)
+        ):
             problems.append(
                 f"no packet crossed it, but {ways}: the traffic took another path. Which address of `{ref.dst}` does "
                 f"the program use? On `{ref.network}` it has {', '.join(lab.hosts[ref.dst].addresses(ref.network))}"
@@ -204,6 +204,21 @@ def examine(lab: Lab, ref: LinkRef, port: Port, asked: Impairment, reading: Read
         warnings=warnings,
     )
     return Examined(evidence, found, problems)
+
+
+def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:
+    """What is known of a link that was just probed: read-back and probes; the counters were reset by them."""
+    netem, asked = lab.netem(ref), lab.impairments.get(ref, CLEAN)
+    found = proof.differences(asked, netem) if ref in lab.impairments else []
+    checks = lab.probed.get(ref, [])
+    return LinkEvidence(
+        link=str(ref), network=ref.network, asked=asked.words(),
+        command=next((each.command for each in reversed(lab.history) if each.link == ref), ""),
+        checks=[*checks, *(each for each in _unprobed(asked, netem, None, checks) if each.field == "seed")],
+        read_back=FAILS if found else HOLDS, counters="not asked",
+        probe=FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
+        warnings=[str(each) for each in found],
+    )  # fmt: skip
 
 
 def lost(lab: Lab, ref: LinkRef, asked: Impairment) -> LinkEvidence:
@@ -265,24 +280,33 @@ def watch(lab: Lab, ref: LinkRef) -> None:
     for network in shared:
         key = (ref.src, ref.dst, network)
         try:
-            if key not in lab.watched:
-                port = lab.watching(ref.dst, network)
-                if port is None:
+            before = _went(lab.watched[key]) if key in lab.watched else None
+            if before is None:
+                lab.watched.pop(key, None)
+                watched = _begin_watching(lab, ref, network)
+                if watched is None:
                     continue
-                minor = qdisc.FIRST_MINOR + sum(each.port is port for each in lab.watched.values())
-                lines = [qdisc.root(port.device)] if not port.rooted else []
-                lines += qdisc.source(port.device, minor, lab.hosts[ref.src].addresses(network))
-                answer = port.channel.call("tc", port=port.name, lines=lines)
-                if answer["complaints"]:
-                    continue  # a kernel that cannot count: the other path goes unseen, as before
-                port.rooted = True
-                lab.watched[key] = Watched(port=port, minor=minor)
-            watched = lab.watched[key]
-            watched.before = _went(watched)
+                lab.watched[key], before = watched, 0
+            lab.watched[key].before = before
         except AgentError as error:
             if error.kind != "gone":
                 raise
             lab.watched.pop(key, None)  # a host was started again: begun anew the next time
+
+
+def _begin_watching(lab: Lab, ref: LinkRef, network: str) -> Watched | None:
+    """None where the kernel cannot count: the other path then goes unseen."""
+    port = lab.watching(ref.dst, network)
+    if port is None:
+        return None
+    minor = watching.FIRST_MINOR + sum(each.port is port for each in lab.watched.values())
+    root = qdisc.root(port.device) if lab.netem_engine == "host" else [watching.root(port.device)]
+    lines = [] if port.rooted else root
+    lines += watching.source(port.device, minor, lab.hosts[ref.src].addresses(network))
+    if port.channel.call("tc", port=port.name, lines=lines)["complaints"]:
+        return None
+    port.rooted = True
+    return Watched(port=port, minor=minor)
 
 
 def _elsewhere(lab: Lab, ref: LinkRef) -> dict[str, int]:
@@ -291,17 +315,17 @@ def _elsewhere(lab: Lab, ref: LinkRef) -> dict[str, int]:
     for (src, dst, network), watched in lab.watched.items():
         if (src, dst) == (ref.src, ref.dst) and network != ref.network:
             try:
-                went[network] = _went(watched) - watched.before
+                now = _went(watched)
+                if now is not None:
+                    went[network] = now - watched.before
             except AgentError as error:
                 if error.kind != "gone":
                     raise
     return went
 
 
-def _went(watched: Watched) -> int:
+def _went(watched: Watched) -> int | None:
+    """The packets counted so far; None if the class is gone."""
     port = watched.port
     answer = port.channel.call("tc", port=port.name, lines=[f"class show dev {port.device}"])
-    packets = counting.class_packets(answer["shown"][-1], watched.minor) if answer["shown"] else None
-    if packets is None:
-        raise LabError(f"port {port.name}: its counting class is gone; another program changed the qdisc")
-    return packets
+    return counting.class_packets(answer["shown"][-1], watched.minor) if answer["shown"] else None
