@@ -420,18 +420,20 @@ class Lab(abc.ABC):
         seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s) for ref in self.topology.links(text)}
         for ref, checks in seen.items():
             if wrong := [str(check) for check in checks if check.verdict == FAILS]:
+                self.evidence = [proving.proven(self, each) for each in seen]
                 raise self._not_applied(ref, [], "probes did not see what was asked", *wrong)
         return seen
 
     def probe(self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
         """The same for one direction, without raising: the verdicts are in the checks, and in the evidence."""
         kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
+        impaired = ref in self.impairments
         asked = self.impairments.get(ref, CLEAN)
         checks = [
             replace(check, kernel=kernel.get(check.field, check.kernel))
             for check in proving.probe(self, ref, asked, alpha=alpha, most_s=most_s)
         ]
-        if ref not in self.impairments or asked.is_clean:
+        if not impaired:
             self.clear(ref)
         self.probed[ref] = checks
         return checks

@@ -37,6 +37,9 @@ def probe(lab: Lab, ref: LinkRef, asked: Impairment, *, alpha: float = exact.ALP
     lab.put_afresh(ref, CLEAN)
     try:
         clean = fly(lab, ref, count=_CLEAN_PROBES, pace_s=_CLEAN_PACE_S, size_bytes=plan.size_bytes, quiet_s=0.3)
+        clean_train = None
+        if plan.train:
+            clean_train = fly(lab, ref, count=plan.train, pace_s=0.0, size_bytes=plan.train_bytes, quiet_s=plan.quiet_s)
         lab.put_afresh(ref, asked)
         flight = fly(
             lab, ref, count=plan.count, pace_s=plan.pace_s, size_bytes=plan.size_bytes, quiet_s=plan.quiet_s,
@@ -54,7 +57,9 @@ def probe(lab: Lab, ref: LinkRef, asked: Impairment, *, alpha: float = exact.ALP
             )  # fmt: skip
     finally:
         lab.put_afresh(ref, asked)
-    return probes.judge(asked, flight, clean=clean, spread=spread, train=train, table=table, alpha=alpha)
+    return probes.judge(
+        asked, flight, clean=clean, spread=spread, train=train, clean_train=clean_train, table=table, alpha=alpha
+    )
 
 
 def fly(

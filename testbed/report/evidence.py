@@ -37,4 +37,4 @@ def html_table(links: Iterable[tuple[str, Sequence[Check]]]) -> str:
         for check in checks:
             cells = "".join(f"<td>{escape(cell)}</td>" for cell in (*_row(check), check.how))
             body.append(f'<tr class="bad">{cells}</tr>' if check.verdict == FAILS else f"<tr>{cells}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
+    return f'<table class="proof"><tr>{head}</tr>{"".join(body)}</table>'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 
@@ -66,23 +65,26 @@ def netem(asked: Impairment, draw: random.Random, count: int, pace_s: float, siz
     )
 
 
-def judged(asked: Impairment, real: Impairment | None = None, seed: int = 1, **options: Any) -> list[Check]:
+def judged(
+    asked: Impairment, real: Impairment | None = None, seed: int = 1, own_rate_bps: float = 400e6
+) -> list[Check]:
     """What is said of ``asked`` where the link really does ``real``."""
     draw = random.Random(seed)  # noqa: S311  # a simulation
     real = real or asked
     chosen = plan(asked, limit_packets=1000)
-    spread = train = None
+    spread = train = own = None
     if chosen.spread:
         spread = netem(real, draw, chosen.spread, chosen.spread_pace_s)
     if chosen.train:
         train = netem(real, draw, chosen.train, 0.0, chosen.train_bytes)
+        own = netem(Impairment(rate_bps=own_rate_bps), draw, chosen.train, 0.0, chosen.train_bytes)
     return judge(
         asked,
         netem(real, draw, chosen.count, chosen.pace_s, chosen.size_bytes),
         clean=netem(Impairment(), draw, 100, 0.001),
         spread=spread,
         train=train,
-        **options,
+        clean_train=own,
     )
 
 
@@ -163,6 +165,14 @@ def test_a_link_that_does_something_else_is_condemned(
     assert failed, "condemned, and for this field"
     assert cause in failed[0].cause
     assert failed[0].asked in str(failed[0])
+
+
+def test_a_rate_beyond_the_machines_own_is_shown_and_not_judged() -> None:
+    asked, seen = Impairment(rate_bps=1e9), Impairment(rate_bps=350e6)
+    # The first of 400 packets waits in no queue: 399 intervals at 360 Mbit/s and its noise make 360.4.
+    (rate,) = [check for check in judged(asked, seen, own_rate_bps=360e6) if check.field == "rate"]
+    assert rate.verdict == SHOWN
+    assert "own rate without impairment is 360.4 Mbit/s" in rate.how
 
 
 def test_the_plan_keeps_the_queue_empty_and_the_time_short() -> None:
