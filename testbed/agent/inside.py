@@ -35,6 +35,7 @@ def operations() -> dict[str, Operation]:
     return {
         "interfaces": interfaces,
         "per_packet": per_packet,
+        "super_packets": super_packets,
         "counters": counters,
         "await_listener": await_listener,
         "connections": connections,
@@ -83,6 +84,14 @@ def per_packet(*, interface: str) -> dict[str, bool]:
     if any(state.values()):
         raise Refused(f"offloads of {interface} stay on: {', '.join(name for name, on in state.items() if on)}")
     return state
+
+
+def super_packets(*, interface: str) -> dict[str, bool]:
+    """Switch segmentation offloads on again, as they usually are; returns what is in force."""
+    words = [word for offload in _OFFLOADS for word in (offload, "on")]
+    _ethtool("-K", interface, *words)
+    (features,) = json.loads(_ethtool("--json", "-k", interface))
+    return {short: bool(features[long]["active"]) for short, long in _OFFLOADS.items()}
 
 
 def counters() -> dict[str, dict[str, int]]:
