@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from . import carried
 from .batch import Batch, LocalTool
+from .noise import noise
 from .protocol import Operation, Refused
 
 _TUN = Path("/dev/net/tun")
@@ -72,6 +73,7 @@ class Ports:
         """The protocol's operations."""
         return {
             "capabilities": self.capabilities,
+            "noise": noise,
             "boot": self.boot,
             "attach": self.attach,
             "tc": self.tc,
