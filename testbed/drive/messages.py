@@ -21,9 +21,9 @@ from testbed.judge import oracle
 from testbed.judge.oracle import Account, Expectation
 from testbed.labs.lab import Lab, Program, Result
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.model.evidence import Counters, Evidence, LinkCounts, difference
 from testbed.model.impairment import unknown
 from testbed.model.journal import Journal
+from testbed.model.observed import Counters, Evidence, LinkCounts, difference
 from testbed.model.topology import LinkRef
 
 STRUCTURES = ("iterative", "threads", "fork", "selectors", "asyncio")

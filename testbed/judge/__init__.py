@@ -1,1 +1,1 @@
-"""Judges: from what was recorded to what it means. Pure: no clock, no files, no Docker."""
+"""Judges: what was recorded in, a verdict out. Pure."""

@@ -16,8 +16,8 @@ from typing import Any
 from testbed import units
 from testbed.judge.metrics import Arrival, Distribution, LossRuns, Quantile, Reordering, goodput_bps, loss_runs
 from testbed.judge.verdict import Verdict, gravest
-from testbed.model.evidence import Evidence
 from testbed.model.journal import Journal, Row
+from testbed.model.observed import Evidence
 
 _MOST_PROBLEMS = 10
 _TIMES_AT_ONCE = 256

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from testbed.judge.verdict import Verdict, gravest
-from testbed.model.evidence import Evidence
+from testbed.model.observed import Evidence
 
 _UNSUPPORTED = 127
 

@@ -12,7 +12,7 @@ from testbed.judge.oracle import Cause, Expectation
 from testbed.judge.output import judge_output
 from testbed.judge.verdict import Verdict
 from testbed.labs.waiting import await_condition
-from testbed.model.evidence import Evidence, difference
+from testbed.model.observed import Evidence, difference
 
 
 def test_what_the_network_drops_is_told_from_what_a_full_socket_buffer_drops(lab: ComposeLab) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from testbed.judge.oracle import Account, Cause, Expectation, Oracle, judge
 from testbed.judge.verdict import Verdict
-from testbed.model.evidence import Evidence, LinkCounts
+from testbed.model.observed import Evidence, LinkCounts
 from tests.unit.journals import (
     DATAGRAM_FATES,
     LATE_AFTER_S,

@@ -6,7 +6,7 @@ import pytest
 
 from testbed.judge.output import Digest, judge_output
 from testbed.judge.verdict import Verdict, gravest
-from testbed.model.evidence import Evidence, difference
+from testbed.model.observed import Evidence, difference
 
 OK = {"client": 0}
 

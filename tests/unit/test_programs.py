@@ -64,8 +64,8 @@ def run(program: str, *words: str, cwd: Path) -> tuple[int, dict[str, int]]:
     return client.returncode, did
 
 
-def account(cwd: Path, **options: float) -> Account:
-    return judge([Journal.of((cwd / name).read_bytes(), name=name) for name in ("client", "server")], **options)
+def account(cwd: Path) -> Account:
+    return judge([Journal.of((cwd / name).read_bytes(), name=name) for name in ("client", "server")])
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
