@@ -26,6 +26,7 @@ from journal import Journal, now_ns
 from stopping import Stop
 
 _READ_BYTES = 65536
+_FINISH_S = 2.0  # after a signal
 
 
 class GaveUpError(Exception):
@@ -55,7 +56,7 @@ class Flow:
         self.to_send = deque(range(options.messages))
         self.unanswered: dict[int, None] = {}
         self.taken = self.answered = self.connects = self.errors = 0
-        self.finished = False
+        self.finished = self.cut_short = False
         self._random = random.Random(number)  # noqa: S311  # spreads out attempts to connect; nothing secret
         self._began = time.monotonic()
 
@@ -68,7 +69,8 @@ class Flow:
                 with self._connect(conn) as sock:
                     wait_s = self.options.back_off
                     self._use(conn, sock)
-                    self.finished = True
+                    self.finished = not self.cut_short
+                    return
             except GaveUpError:
                 return
             except (OSError, wire.StreamCorruptError):  # noted where it happened
@@ -189,13 +191,18 @@ class Flow:
         """Wait until the socket is ready or a message is due. Raises GaveUpError."""
         now = time.monotonic()
         until = self._deadline
+        if self.stop.asked:  # what was sent is still answered
+            self.cut_short = self.cut_short or bool(self.to_send)
+            self.to_send.clear()
+            until = min(until, now + (self.stop.left_s(_FINISH_S) or 0.0))
         if not sending and self.to_send and len(self.unanswered) < self.options.window:
             until = min(until, self._due(self.to_send[0]))
         poll = select.poll()
         poll.register(sock, select.POLLIN | (select.POLLOUT if sending else 0))
-        poll.register(self.stop, select.POLLIN)
+        if not self.stop.asked:
+            poll.register(self.stop, select.POLLIN)
         poll.poll(max(0.0, 1000 * (until - now)))
-        if self.stop.asked or time.monotonic() >= self._deadline:
+        if self.stop.left_s(_FINISH_S) == 0.0 or time.monotonic() >= self._deadline:
             raise GaveUpError
 
     def _read(self, conn: int, sock: socket.socket, replies: wire.Deframer) -> None:

@@ -43,8 +43,9 @@ class Stop:
         poll.register(sock, events)
         if not self.asked:
             poll.register(self._reader, select.POLLIN)
-            poll.poll()
-            if not self.asked:
+            ready = poll.poll()
+            if all(descriptor != self._reader for descriptor, _ in ready) and not self.asked:
                 return True
+            self.asked_at = self.asked_at or time.monotonic()  # a forked child hears of it through the pipe alone
             poll.unregister(self._reader)
         return bool(poll.poll(1000 * (self.left_s(drain_s) or 0.0)))
