@@ -178,7 +178,7 @@ def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment | Timeline]:
         lab = _lab_of(item.config)
         topology = lab.topology
         try:
-            asked = impairments_of(topology, lab.profiles, link, profile, words, side=lab.side)
+            asked = impairments_of(topology, lab.profiles, link, profile, words, side=lab.side, tables=lab.tables)
         except UserError as error:
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue

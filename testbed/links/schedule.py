@@ -124,6 +124,11 @@ def _compatible(moments: Sequence[Moment]) -> list[Moment]:
     """With a rate in all if in one, and one length of the queue. Raises InvalidValueError if that does not do."""
     if len(moments) == 1:
         return list(moments)
+    if any(each.impairment.bucket_bytes is not None or each.impairment.by_number for each in moments):
+        raise InvalidValueError(
+            "bucket, drop_packets and drop_every cannot be part of a timeline: its steps change netem, and these are "
+            "beside it; say rate without bucket, or loss"
+        )
     if any(qdisc.effective_rate_bps(each.impairment) is not None for each in moments):
         moments = [
             each if qdisc.effective_rate_bps(each.impairment) is not None or each.impairment.reorder_by_jitter
@@ -156,6 +161,7 @@ def _kept(impairment: Impairment) -> dict[str, object]:
         "ecn": impairment.ecn,
         "reorder": bool(impairment.reorder_ratio),
         "corrupt": bool(impairment.corrupt_ratio),
+        "slot": impairment.slot is not None,
     }
 
 

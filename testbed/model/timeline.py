@@ -112,6 +112,11 @@ class Timeline:
         return any(each.is_random for each in self._impairments())
 
     @property
+    def own_tables(self) -> list[str]:
+        """The tables of one's own that it needs."""
+        return list(dict.fromkeys(table for each in self._impairments() for table in each.own_tables))
+
+    @property
     def seed(self) -> int | None:
         """The seed that the user named, if any."""
         return next((each.seed for each in self._impairments() if each.seed is not None), None)
