@@ -512,9 +512,11 @@ class Lab(abc.ABC):
         if source.running is not None:
             found += self._timeline_differences(ref)
         elif source.impairment is not None:
-            netem, by_number = proof.find_netem(qdiscs, source.minor), source.impairment.by_number
+            netem = proof.find_netem(qdiscs, source.minor)
             own = [each for each in filters if each.get("chain", 0) in (0, source.minor)]
             found += self._differences(source.impairment, netem, qdiscs, own)
+        if source.impairment is not None:
+            by_number = source.impairment.by_number
             ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=by_number)
             found += proof.filter_differences(filters, ways)
         if source.cut:
@@ -607,6 +609,8 @@ class Lab(abc.ABC):
     def _arm(self, ref: LinkRef, running: Running) -> None:
         port = self._ports[ref.dst, ref.network]
         source = port.sources[ref]
+        for each in running.schedule.moments:
+            self._store_tables(port, each.impairment)
         running.arm(
             port.channel, port=port.name, show=qdisc.show(port.device), parent=f"1:{source.minor:x}",
             needs=[source.ifindex],

@@ -40,10 +40,15 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 }
 
 
+def is_known(impairment: Impairment) -> bool:
+    """Whether the shape of its jitter is known here; a table of one's own is not."""
+    return impairment.distribution in _SHAPES
+
+
 def quantile_s(impairment: Impairment, share: float) -> float:
     """The delay that this share of packets does not exceed; ``share`` above 0 and below 1, result in seconds.
 
-    A delay below 0 is none: netem sends at once.
+    A delay below 0 is none: netem sends at once. Raises KeyError for a table of one's own: see `is_known`.
     """
     delay_s, jitter_s = impairment.delay_s or 0.0, impairment.jitter_s or 0.0
     if not jitter_s:

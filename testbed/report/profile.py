@@ -10,7 +10,7 @@ from rich.console import Console
 
 from testbed import units
 from testbed.links import qdisc
-from testbed.links.delays import histogram, quantiles_s
+from testbed.links.delays import histogram, is_known, quantiles_s
 from testbed.links.schedule import compile_timeline
 from testbed.model.impairment import Impairment, Profile
 from testbed.model.timeline import Timeline, between
@@ -42,8 +42,10 @@ def print_profile(console: Console, profile: Profile) -> None:
 def impairment_lines(impairment: Impairment) -> Iterator[str]:
     """An impairment that does not change."""
     yield f"tc … netem {qdisc.netem(impairment)}"
-    if impairment.jitter_s:
+    if impairment.jitter_s and is_known(impairment):
         yield from delay_lines(impairment)
+    elif impairment.jitter_s:
+        yield f"delay by a table of your own, {impairment.distribution}, which is not drawn"
 
 
 def delay_lines(impairment: Impairment) -> Iterator[str]:
@@ -163,7 +165,8 @@ def profile_json(profile: Profile) -> dict[str, Any]:
 
 def _side_json(side: Impairment | Timeline) -> dict[str, Any]:
     if isinstance(side, Impairment):
-        return {**_impairment_json(side), "delay_quantiles_s": {str(k): v for k, v in quantiles_s(side).items()}}
+        quantiles = {str(share): value_s for share, value_s in quantiles_s(side).items()} if is_known(side) else None
+        return {**_impairment_json(side), "delay_quantiles_s": quantiles}
     schedule = compile_timeline(side)
     moments: Sequence[dict[str, Any]] = [
         {"at_s": round(each.at_s, 6), **_impairment_json(each.impairment)} for each in schedule.moments

@@ -202,16 +202,20 @@ def test_healing_ends_a_timeline_for_good(lab: ComposeLab) -> None:
 
 def test_a_step_that_finds_its_port_undone_makes_the_result_invalid(lab: ComposeLab) -> None:
     link = lab.link("client -> server")
-    link.impair([{"delay": "5ms"}, {"at": "300ms", "delay": "25ms"}])
+    link.impair([{"delay": "5ms"}, {"at": "1s", "delay": "25ms"}])
+    await_condition(lambda: len(link.steps()), lambda count: count == 1, deadline_s=10)
     port = lab._ports["server", "lan"]
-    assert port.channel.call("tc", port=port.name, lines=[f"qdisc delete dev {port.device} root"])["complaints"] == []
-    await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
-    with pytest.raises(ImpairmentNotAppliedError, match=r"client -> server.*the step at 0\.300 s of its timeline"):
-        lab.verify()
-    # The tree is gone: begin the port anew, or this test would be INVALID itself.
-    link.heal()
-    lab._steps.clear()
-    lab._ports.clear()
+    try:
+        line = f"qdisc delete dev {port.device} root"
+        assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
+        await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
+        with pytest.raises(ImpairmentNotAppliedError, match=r"client -> server.*the step at 1\.000 s of its timeline"):
+            lab.verify()
+    finally:
+        # The tree is gone: begin the port anew, or this test would be INVALID itself.
+        link.heal()
+        lab._steps.clear()
+        lab._ports.clear()
 
 
 def test_a_netem_changed_between_two_steps_is_found_against_the_step_in_force(lab: ComposeLab) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from testbed.links.delays import histogram, quantile_s, quantiles_s
+from testbed.links.delays import histogram, is_known, quantile_s, quantiles_s
 from testbed.links.profiles import parse_profile
 from testbed.model.impairment import Impairment
 from testbed.report.profile import bar, print_profile, profile_json
@@ -54,7 +54,7 @@ def test_without_jitter_all_packets_are_in_one_range() -> None:
     assert (only.from_s, only.to_s, only.share) == (0.04, 0.04, 1)
 
 
-@given(impairments())
+@given(impairments().filter(is_known))
 def test_quantiles_grow_and_shares_add_up(impairment: Impairment) -> None:
     values = list(quantiles_s(impairment).values())
     assert values == sorted(values)
@@ -91,6 +91,12 @@ def test_a_distribution_is_drawn_and_said_to_be_worked_out() -> None:
     assert "worked out from the shape of netem's normal table" in text
     assert "50% 100ms" in text
     assert text.count("█") > 50
+
+
+def test_a_table_of_ones_own_is_not_drawn_and_that_is_said() -> None:
+    text = "both: {delay: 100ms, jitter: 10ms, distribution: mine.dist}"
+    assert "a table of your own, mine.dist, which is not drawn" in drawn(text)
+    assert profile_json(parse_profile("x", text))["forward"]["delay_quantiles_s"] is None
 
 
 def test_json_has_every_moment_in_the_users_words_and_tcs() -> None:
