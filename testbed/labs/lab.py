@@ -702,6 +702,8 @@ class Lab(abc.ABC):
     def _arm(self, ref: LinkRef, running: Running) -> None:
         port = self._ports[ref.dst, ref.network]
         source = port.sources[ref]
+        for each in running.schedule.moments:
+            self._store_tables(port, each.impairment)
         running.arm(
             port.channel, port=port.name, show=qdisc.show(port.device), parent=f"1:{source.minor:x}",
             needs=[source.ifindex],
