@@ -244,7 +244,14 @@ def prove(
     words = _profile_or_words(what) if what else None
     refs = lab.topology.links(link)
     if words is not None:
-        impairments_of(lab.topology, lab.profiles, link, words.get("profile"), {} if "profile" in words else words)
+        impairments_of(
+            lab.topology,
+            lab.profiles,
+            link,
+            words.get("profile"),
+            {} if "profile" in words else words,
+            tables=lab.tables,
+        )
     with ExitStack() as undo:
         if lab.take_up():
             undo.callback(lab.leave)

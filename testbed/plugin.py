@@ -195,7 +195,7 @@ def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment]:
             problems.append(f"{said}: prove={prove!r}: must be True or False")
             continue
         try:
-            asked = impairments_of(topology, lab.profiles, link, profile, words)
+            asked = impairments_of(topology, lab.profiles, link, profile, words, tables=lab.tables)
         except UserError as error:
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue

@@ -16,8 +16,9 @@ from testbed.errors import AgentError, InvalidValueError, LabError
 from testbed.judge import counting, probes
 from testbed.judge import statistics as exact
 from testbed.links import proof, qdisc, watching
+from testbed.links.profiles import find_table
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence, Tally
-from testbed.model.impairment import CLEAN, Impairment
+from testbed.model.impairment import CLEAN, Impairment, is_table
 from testbed.model.topology import LinkRef
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ def _addresses(sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str,
 def _table(lab: Lab, ref: LinkRef, asked: Impairment) -> list[int]:
     if not asked.jitter_s or asked.distribution == "uniform":
         return []
+    if is_table(asked.distribution):
+        lines = find_table(lab.tables, asked.distribution).read_text(encoding="utf-8").splitlines()
+        return [int(word) for line in lines if not line.startswith("#") for word in line.split()]
     table: list[int] = lab.hosts[ref.dst].inside().call("delay_table", name=asked.distribution)
     return table
 
@@ -129,7 +133,6 @@ class Examined:
     """One impaired link after a test."""
 
     evidence: LinkEvidence
-    differences: Sequence[proof.Difference] = ()
     problems: Sequence[str] = field(default_factory=tuple)
     """Why the test's result must not count."""
 
@@ -162,12 +165,12 @@ class Reading:
     """Packets that its redirect could not hand over; None where nothing counts them."""
 
 
-def examine(lab: Lab, ref: LinkRef, port: Port, asked: Impairment, reading: Reading) -> Examined:
-    """Levels 1 and 2 of a link's proof."""
+def examine(
+    lab: Lab, ref: LinkRef, port: Port, asked: Impairment, reading: Reading, found: Sequence[proof.Difference]
+) -> Examined:
+    """Levels 1 and 2 of a link's proof; ``found`` is what the read-back said."""
     source, grown = port.sources[ref], reading.refused
     netem = proof.find_netem(reading.qdiscs, source.minor)
-    found = proof.differences(asked, netem)
-    found += proof.filter_differences(reading.filters, qdisc.filters(source.minor, source.addresses, ref.traffic))
     command = next((each.command for each in reversed(lab.history) if each.link == ref), "")
     problems: list[str] = []
     warnings: list[str] = []
@@ -208,7 +211,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, asked: Impairment, reading: Read
         tally=tally,
         warnings=warnings,
     )
-    return Examined(evidence, found, problems)
+    return Examined(evidence, problems)
 
 
 def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:

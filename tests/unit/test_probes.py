@@ -217,6 +217,38 @@ def test_a_trains_rate_leaves_the_first_packet_out() -> None:
     assert seen_rate_bps(Impairment(rate_bps=5e6), Flight(sent_ns=[0], arrivals=[(0, 1)])) is None
 
 
+def test_packets_lost_by_their_number_are_each_looked_for() -> None:
+    asked = Impairment(drop_packets=((3, 3), (17, 20)), drop_every=50)
+    sent = [number * 1_000_000 for number in range(200)]
+    numbered = {2, 16, 17, 18, 19, 49, 99, 149, 199}
+    honest = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n not in numbered])
+    found = {check.field: check for check in judge(asked, honest, clean=honest)}
+    assert (found["lost by number"].verdict, found["loss"].verdict) == (HOLDS, HOLDS)
+    shifted = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n + 1 not in numbered])
+    found = {check.field: check for check in judge(asked, shifted, clean=honest)}
+    assert (found["lost by number"].verdict, found["loss"].verdict) == (FAILS, FAILS)
+    assert "probe 3 arrived" in found["lost by number"].seen
+
+
+def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:
+    asked = Impairment(rate_bps=1e6, bucket_bytes=4326)  # three packets of 1442 bytes on the wire
+    pace_ns = 1442 * 8 * 1000  # what one takes at 1 Mbit/s
+
+    def train(at_once: int) -> Flight:
+        times = [max(0, number - at_once) * pace_ns for number in range(12)]
+        return Flight(sent_ns=[0] * 12, arrivals=list(enumerate(times)), size_bytes=1400)
+
+    def verdict(flight: Flight) -> str:
+        clean = Flight(sent_ns=[0], arrivals=[(0, 1)])
+        (rate,) = [each for each in judge(asked, clean, clean=clean, train=flight) if each.field == "rate"]
+        return rate.verdict
+
+    assert verdict(train(3)) == HOLDS
+    assert verdict(train(8)) == FAILS
+    chosen = plan(asked, limit_packets=1000)
+    assert chosen.train * 1442 <= 4326 + 1e6 / 8 * 0.1, "the bucket and its queue hold the train"
+
+
 def test_a_chain_that_cannot_be_told_from_outside_is_shown_with_its_mean() -> None:
     asked = Impairment(loss_gemodel=(0.01, 0.25, 0.5, 0.1))
     (loss,) = [check for check in judged(asked, Impairment(loss_ratio=0.1)) if check.field == "loss"]
