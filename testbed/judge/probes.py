@@ -44,6 +44,8 @@ _SELF_REORDERED = 0.001
 _RATE_ABOVE, _RATE_BELOW = 1.02, 0.9
 # What is slower than asked is blamed on the link only if the machine alone is so much faster.
 _OWN_RATE = 1.5
+_LONGER = "longer than asked: the machine is overloaded, or packets wait in another queue on their way"
+_SLOWER = "another queue on the way is slower, or the machine is overloaded"
 _TABLE_UNIT = 8192
 _TABLE_REACH = 4
 _TESTS = 20
@@ -168,6 +170,12 @@ def judge(
     each = _Case(asked, flight, clean, train, clean_train, table, exact.share(alpha, _TESTS))
     delay = _delay(each if spread is None else replace(each, flight=spread))
     return delay + [check for test in tests for check in test(each)]
+
+
+def perhaps_busy(checks: Sequence[Check]) -> bool:
+    """Whether all that failed is what a busy machine does too: what is late or slow is worth another look."""
+    failed = [check for check in checks if check.verdict == FAILS]
+    return bool(failed) and all(check.cause in (_LONGER, _SLOWER) for check in failed)
 
 
 @dataclass(frozen=True)
@@ -459,7 +467,7 @@ def _cause_of_delay(case: _Case, median_s: float) -> str:
         return "as fast as without impairment: the packets took another path, or another qdisc took the netem's place"
     if median_s < asked_s:
         return "shorter than asked: another qdisc took the netem's place"
-    return "longer than asked: the machine is overloaded, or packets wait in another queue on their way"
+    return _LONGER
 
 
 def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -> list[Check]:
@@ -495,7 +503,7 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
             worst = Check(
                 field="delay", asked=words, seen=seen, verdict=FAILS,
                 how=f"{told[-1]} came {'before' if too_soon else 'within'} it, a share of {share:.3g} was asked",
-                cause=_cause_of_delay(case, statistics.median(delays.values())),
+                cause=_LONGER if too_late else _cause_of_delay(case, statistics.median(delays.values())),
             )  # fmt: skip
     return [worst or Check(field="delay", asked=words, seen=seen, verdict=HOLDS, how="; ".join(told))]
 
@@ -567,8 +575,7 @@ def _rate(case: _Case) -> list[Check]:
             carries = "unknown" if own is None else f"{own / 1e6:.4g} Mbit/s"
             how = f"the machine's own rate without impairment is {carries}: shown, not judged"
             return [Check(field="rate", asked=words, seen=seen, how=how)]
-        cause = "another queue on the way is slower, or the machine is overloaded"
-        return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="slower than asked", cause=cause)]
+        return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="slower than asked", cause=_SLOWER)]
     bounds = f"within {1 - _RATE_BELOW:.0%} below and {_RATE_ABOVE - 1:.0%} above"
     return [Check(field="rate", asked=words, seen=seen, verdict=HOLDS, how=bounds)]
 

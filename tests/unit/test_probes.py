@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from testbed.judge.probes import Flight, Plan, judge, kernel_words, plan, seen_rate_bps
+from testbed.judge.probes import Flight, Plan, judge, kernel_words, perhaps_busy, plan, seen_rate_bps
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
 from testbed.model.impairment import Impairment
 
@@ -173,6 +173,15 @@ def test_a_rate_beyond_the_machines_own_is_shown_and_not_judged() -> None:
     (rate,) = [check for check in judged(asked, seen, own_rate_bps=360e6) if check.field == "rate"]
     assert rate.verdict == SHOWN
     assert "own rate without impairment is 360.4 Mbit/s" in rate.how
+
+
+def test_only_what_is_late_or_slow_may_be_the_machines_doing() -> None:
+    late = judged(Impairment(delay_s=0.02), Impairment(delay_s=0.03))
+    assert perhaps_busy(late)
+    assert perhaps_busy(judged(Impairment(rate_bps=5e6), Impairment(rate_bps=3e6)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02), Impairment(delay_s=0.01)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02), Impairment(delay_s=0.03, loss_ratio=0.1)))
 
 
 def test_the_plan_keeps_the_queue_empty_and_the_time_short() -> None:
