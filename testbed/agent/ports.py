@@ -33,6 +33,7 @@ from . import carried
 from .batch import Batch, LocalTool
 from .noise import noise
 from .protocol import Operation, Refused
+from .schedule import Schedules
 
 _TUN = Path("/dev/net/tun")
 _SYS_NET = Path("/sys/class/net")
@@ -83,6 +84,7 @@ class Ports:
             ["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo",
             environment={**os.environ, "TC_LIB_DIR": str(self._files)},
         )  # fmt: skip
+        self._schedules = Schedules(self._run)
 
     def operations(self) -> dict[str, Operation]:
         """The protocol's operations."""
@@ -96,12 +98,14 @@ class Ports:
             "heal": self.heal,
             "keep": self.keep,
             "recall": self.recall,
+            **self._schedules.operations(),
         }
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self._schedules.close()
         self.heal()
         if self._kernel is not None:
             self._kernel.kill()
@@ -163,6 +167,33 @@ class Ports:
         ports of the hosts that the lines tell apart) no longer exists, or the kernel that carried it.
         """
         self._bury()
+        try:
+            return self._run(port, lines, needs, deadline_s)
+        except Refused as refused:
+            self._bury()
+            raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
+
+    def heal(self) -> dict[str, int]:
+        """Stop every timeline and put every port back as it was found."""
+        self._schedules.clear()
+        healed = len(self._ports)
+        with ExitStack() as each:
+            for port in list(self._ports.values()):
+                each.callback(self._detach, port)
+        return {"healed": healed}
+
+    def keep(self, *, state: Any) -> None:
+        """Keep what the lab knows of its ports, for the next process that takes the lab up."""
+        self._kept = state
+
+    def recall(self) -> Any:
+        """What was kept last, or None."""
+        return self._kept
+
+    # --- how ---------------------------------------------------------------------------------------
+
+    def _run(self, port: str, lines: list[str], needs: Sequence[int], deadline_s: float = 5.0) -> dict[str, Any]:
+        """Run lines on a port, also in the timelines' thread: changes nothing of what is known here."""
         attached = self._ports.get(port)
         if attached is None:
             names = ", ".join(self._ports) or "none"
@@ -179,11 +210,7 @@ class Ports:
                     f"its old interface (index {ifindex}) no longer exists"
                 )
                 raise Refused(gone, kind="gone") from None
-        try:
-            outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
-        except Refused as refused:
-            self._bury()
-            raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
+        outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
 
     def store(self, *, name: str, data: str) -> dict[str, str]:
@@ -193,24 +220,6 @@ class Ports:
         path = self._files / name
         path.write_bytes(base64.b64decode(data))
         return {"path": str(path)}
-
-    def heal(self) -> dict[str, int]:
-        """Put every port back as it was found."""
-        healed = len(self._ports)
-        with ExitStack() as each:
-            for port in list(self._ports.values()):
-                each.callback(self._detach, port)
-        return {"healed": healed}
-
-    def keep(self, *, state: Any) -> None:
-        """Keep what the lab knows of its ports, for the next process that takes the lab up."""
-        self._kept = state
-
-    def recall(self) -> Any:
-        """What was kept last, or None."""
-        return self._kept
-
-    # --- how ---------------------------------------------------------------------------------------
 
     def _bury(self) -> None:
         """If the carried kernel has died, put back the ports that it carried: their cables end in nothing."""

@@ -37,7 +37,7 @@ from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.links.profiles import load_profiles, load_tables
+from testbed.links.profiles import load_profiles, load_tables, read_trace
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
@@ -142,6 +142,10 @@ class ComposeLab(Lab):
         if self._profiles is None:
             self._profiles = load_profiles(self.composer.directory / "netem")
         return self._profiles
+
+    def read_trace(self, name: str) -> str:
+        """The text of a trace in ``netem/`` beside the Compose file, or of our own. Raises InvalidValueError."""
+        return read_trace(name, self.composer.directory / "netem")
 
     @property
     def tables(self) -> Mapping[str, Path]:  # type: ignore[override]  # likewise

@@ -144,6 +144,7 @@ class Examined:
     """One impaired link after a test."""
 
     evidence: LinkEvidence
+    differences: Sequence[proof.Difference] = ()
     problems: Sequence[str] = field(default_factory=tuple)
     """Why the test's result must not count."""
 
@@ -176,12 +177,11 @@ class Reading:
     """Packets that its redirect could not hand over; None where nothing counts them."""
 
 
-def examine(
-    lab: Lab, ref: LinkRef, port: Port, asked: Impairment, reading: Reading, found: Sequence[proof.Difference]
-) -> Examined:
-    """Levels 1 and 2 of a link's proof; ``found`` is what the read-back said."""
+def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
+    """Levels 1 and 2 of a link's proof."""
     source, grown = port.sources[ref], reading.refused
     netem = proof.find_netem(reading.qdiscs, source.minor)
+    asked, found = lab.held(ref, port, reading)
     command = next((each.command for each in reversed(lab.history) if each.link == ref), "")
     problems: list[str] = []
     warnings: list[str] = []
@@ -222,7 +222,7 @@ def examine(
         tally=tally,
         warnings=warnings,
     )
-    return Examined(evidence, problems)
+    return Examined(evidence, found, problems)
 
 
 def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:

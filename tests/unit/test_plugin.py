@@ -225,6 +225,9 @@ from testbed import ImpairmentNotAppliedError, plugin
 
 class Lab:
     history, evidence, records, seedable, netem_engine = [], [], [], True, "carried"
+    def play(self):
+        pass
+
     def verify(self):
         raise ImpairmentNotAppliedError("asked loss 2%, the kernel reports 0%")
 
@@ -256,6 +259,8 @@ class Lab:
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
         checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=FAILS)], probe=FAILS,
     )]
+    def play(self):
+        pass
     def verify(self):
         pass
 
