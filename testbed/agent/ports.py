@@ -50,6 +50,8 @@ class Port:
     ifindex: int
     device: str
     """Where the qdiscs are: the veth, or the carried kernel's device."""
+    taps: tuple[str, str] | None = None
+    """Of a carried port: the tap on the bridge's side and the one on the host's."""
     undo: ExitStack = field(default_factory=ExitStack)
 
 
@@ -73,6 +75,7 @@ class Ports:
             "boot": self.boot,
             "attach": self.attach,
             "tc": self.tc,
+            "sides": self.sides,
             "heal": self.heal,
             "keep": self.keep,
             "recall": self.recall,
@@ -165,6 +168,19 @@ class Ports:
             raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
 
+    def sides(self, *, port: str) -> dict[str, str | None]:
+        """Where packets toward the port's host pass ``before`` its qdiscs and ``after`` them, as interfaces here.
+
+        ``before`` is None where the veth itself has the qdiscs: there they pass the senders' own ports. Both are None
+        for a port that is not attached, or is gone.
+        """
+        attached = self._ports.get(port)
+        if attached is None or not _exists(attached):
+            return {"before": None, "after": None}
+        if attached.taps is None:
+            return {"before": None, "after": attached.veth}
+        return {"before": attached.taps[0], "after": attached.taps[1]}
+
     def heal(self) -> dict[str, int]:
         """Put every port back as it was found."""
         healed = len(self._ports)
@@ -247,6 +263,7 @@ class Ports:
         _run("ip", "link", "set", port.veth, "nomaster")
         port.undo.callback(_quietly, lambda: _exists(port) and tc.run([f"qdisc delete dev {port.veth} ingress"]))
         tc.checked([*_redirect(port.veth, tap_a), *_redirect(tap_a, port.veth)])
+        port.taps = (tap_b, tap_a)
 
     def _detach(self, port: Port) -> None:
         del self._ports[port.name]

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -19,10 +19,12 @@ from typing import Any, Self
 from testbed import units
 from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.labs.channel import Channel
+from testbed.labs.observing import LIMIT_BYTES, PortCapture, Spot, observing
 from testbed.links import proof, qdisc
 from testbed.links.profiles import find_profile
 from testbed.model.impairment import Impairment, Profile, unknown
 from testbed.model.topology import LinkRef, Topology
+from testbed.observe.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,10 @@ class Host(abc.ABC):
     @abc.abstractmethod
     def counters(self) -> dict[str, dict[str, int]]:
         """The counters of its own kernel namespace, as in /proc/net/snmp and /proc/net/netstat."""
+
+    def inside(self) -> Channel:
+        """The agent in this host's network namespace."""
+        raise LabError(f"`{self.name}` has no agent inside: this kind of lab cannot be observed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +286,8 @@ class Lab(abc.ABC):
         """Every impairment that was put on a link since `begin`."""
         self.programs: list[Program] = []
         """Every program that was started in a host since `begin`."""
+        self.on_applied: Callable[[LinkRef], None] = lambda _ref: None
+        """Hears of each impairment once it is in force."""
 
     def begin(self, seeds_from: str | None) -> None:
         """Begin a test: forget the records, the history and the programs of the one before."""
@@ -448,6 +456,42 @@ class Lab(abc.ABC):
             raise InvalidValueError(f"better={better!r}: must be 'lower' or 'higher'")
         self.records.append(Record(name=name, value=float(value), unit=unit, better=better))
 
+    # --- observing -------------------------------------------------------------------------------
+
+    def capture(self, port: str, *, limit_bytes: int = LIMIT_BYTES, snap_bytes: int | None = None) -> PortCapture:
+        """Capture the packets at a port while a block runs, before and after its impairment.
+
+        ``"server"`` or ``"server on lan"``: every packet from and to that host; ``"client -> server"``: those that it
+        exchanges with the client. The last ``limit_bytes`` of them are kept, ``snap_bytes`` of each (None: whole).
+        Impair first: a port that is not impaired has one place where packets pass, not two.
+        """
+        return PortCapture(self, port, limit_bytes=limit_bytes, snap_bytes=snap_bytes)
+
+    def observe(
+        self, *, hosts: Iterable[str] | None = None, captures: Iterable[str] | None = None, every: str = "10ms"
+    ) -> AbstractContextManager[Observation]:
+        """Observe while a block runs: kernel counters, every TCP socket over time, and packets.
+
+        ::
+
+            with lab.observe() as seen:
+                lab.host("client").run(["python3", "client.py", "server"])
+            assert seen.host("client").counters.retransmitted_segments == 0
+
+        ``hosts``: whose counters and sockets, None for all; ``captures``: which ports, as for `capture`, None for
+        those that are impaired when it begins; ``every``: how often sockets are looked at.
+        """
+        return observing(self, hosts=hosts, captures=captures, every=every)
+
+    def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
+        """Where the packets of a port pass, before its impairment and after it; only a source's if one is given."""
+        whose = host if src is None else f"{src} -> {host}"
+        raise LabError(f"{whose} on {network}: packets cannot be captured in this kind of lab")
+
+    def capture_agent(self) -> Channel:
+        """The agent that captures, started when it is needed first."""
+        raise LabError("packets cannot be captured in this kind of lab")
+
     # --- how impairments get there ---------------------------------------------------------------
 
     def apply(self, ref: LinkRef, impairment: Impairment) -> Applied:
@@ -462,6 +506,7 @@ class Lab(abc.ABC):
             self._renew(ref)
             applied = self._apply(ref, impairment, started)
         self.history.append(applied)
+        self.on_applied(ref)
         return applied
 
     def _renew(self, ref: LinkRef) -> None:
