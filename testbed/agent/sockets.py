@@ -33,12 +33,15 @@ _MESSAGE_BYTES = 72  # struct inet_diag_msg, behind the netlink header
 _ID = slice(4, 52)  # struct inet_diag_sockid in it
 _EXPIRES, _AFTER_EXPIRES = 52, 56  # its timer's: another each time
 _AGO, _AFTER_AGO = 44, 60  # of struct tcp_info, tcpi_last_data_sent to tcpi_last_ack_recv: likewise
+_BUSY, _AFTER_BUSY = 168, 192  # and tcpi_busy_time to tcpi_sndbuf_limited, which go on while it has something to send
 # All of include/net/tcp_states.h but TIME_WAIT and CLOSE, whose sockets have no TCP_INFO.
 _STATES = 0xFFF & ~(1 << 6 | 1 << 7 | 1)
 
 _RECORD = struct.Struct("<QBH")
 """A state as it is handed over, before the kernel's message (struct inet_diag_msg and its attributes): time of
 CLOCK_MONOTONIC in ns, whether it is the socket's last (1), and the message's length."""
+_LISTEN = 10
+_LISTENERS_EVERY = 5
 _MOST_SINGLE = 12
 _DUMP_EVERY_S = 0.5
 _MOST_BYTES = 64 << 20
@@ -58,7 +61,10 @@ class Watch:
         self.error = ""
         self._known: dict[bytes, bytes] = {}
         """The comparable part of the last state of each socket, by its sockid."""
-        self._requests = b""
+        self._asked, self._requests = [0, 0], [b"", b""]
+        """What to ask in between: of all but the listeners, and of all; how many answers come, and the messages."""
+        # Kept, as an allocation of this size for each answer costs more than the question.
+        self._buffer = memoryview(bytearray(1 << 18))
         self._counted: list[bytes] = []
         self._dumped = 0.0
         self._gone = False
@@ -100,6 +106,7 @@ class Watch:
     def _run(self) -> None:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
+        poll.register(self._told, select.POLLIN)
         started_cpu = time.thread_time()
         try:
             while True:
@@ -109,9 +116,12 @@ class Watch:
                 # What a look costs depends on the machine's table and the number of sockets: what it took so far
                 # says when the next one may be.
                 next_s = max(now + self._every_s, self._started + self.cpu_s / self._most_cpu)
-                if poll.poll(max(next_s - time.monotonic(), 0.0) * 1000):
-                    self._sample()
-                    return
+                while events := dict(poll.poll(max(next_s - time.monotonic(), 0.0) * 1000)):
+                    if self._wake in events:
+                        self._sample()
+                        self._last_words()
+                        return
+                    self._last_words()
         except OSError as error:
             self.error = f"the kernel did not tell: {error}"
         finally:
@@ -124,26 +134,32 @@ class Watch:
         now = time.monotonic()
         counted = [os.pread(each, 200, 0).split(b" orphan")[0] for each in self._sockstat]
         stale = counted != self._counted or self._gone or now - self._dumped >= _DUMP_EVERY_S
-        if stale or len(self._known) > _MOST_SINGLE:
+        if stale or self._asked[0] > _MOST_SINGLE:
             self._counted, self._dumped, self._gone = counted, now, False
             self._ask.send(_request(_TCPDIAG_GETSOCK, _REQUEST | _DUMP, bytes(4)))
             seen = self._answers(None)
             self._known = {identity: self._known[identity] for identity in seen}
-            self._requests = b"".join(_request(_BY_FAMILY, _REQUEST, each) for each in seen)
-        elif self._known:
-            self._ask.send(self._requests)
-            self._answers(len(self._known))
-        self._last_words()
+            others = [each for each in seen if self._known[each][1] != _LISTEN]
+            self._asked = [len(others), len(seen)]
+            self._requests = [
+                b"".join(_request(_BY_FAMILY, _REQUEST, each) for each in some) for some in (others, seen)
+            ]
+        else:
+            which = self.samples % _LISTENERS_EVERY == 0
+            if self._asked[which]:
+                self._ask.send(self._requests[which])
+                self._answers(self._asked[which])
 
     def _answers(self, count: int | None) -> list[bytes]:
         """Keep what the kernel answers: so many messages, or (None) until it says that this was all."""
         seen: list[bytes] = []
         left = -1 if count is None else count
         while left:
-            data = self._ask.recv(1 << 18)
+            size = self._ask.recv_into(self._buffer)
+            data = self._buffer[:size]
             now = time.monotonic_ns()
             at = 0
-            while at < len(data):
+            while at < size:
                 length, kind, _, _, _ = _HEADER.unpack_from(data, at)
                 if kind == _DONE:
                     return seen
@@ -154,7 +170,7 @@ class Watch:
                         raise OSError(-code, os.strerror(-code))
                     self._gone = True
                 else:
-                    seen.append(self._keep(now, data[at + 16 : at + length], last=False))
+                    seen.append(self._keep(now, bytes(data[at + 16 : at + length]), last=False))
                 at += (length + 3) & ~3
         return seen
 
@@ -163,7 +179,7 @@ class Watch:
         with contextlib.suppress(BlockingIOError):
             while True:
                 try:
-                    data = self._told.recv(1 << 16)
+                    data = bytes(self._buffer[: self._told.recv_into(self._buffer)])
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:  # more ended at once than the buffer holds
                         raise
@@ -175,7 +191,12 @@ class Watch:
     def _keep(self, now: int, message: bytes, *, last: bool) -> bytes:
         identity = message[:1] + message[_ID]
         info = _info_at(message)
-        comparable = message[:_EXPIRES] + message[_AFTER_EXPIRES : info + _AGO] + message[info + _AFTER_AGO :]
+        comparable = (
+            message[:_EXPIRES]
+            + message[_AFTER_EXPIRES : info + _AGO]
+            + message[info + _AFTER_AGO : info + _BUSY]
+            + message[info + _AFTER_BUSY :]
+        )
         if last or self._known.get(identity) != comparable:
             if self._kept_bytes + len(message) > _MOST_BYTES:
                 self.left_out += 1

@@ -6,7 +6,7 @@ import base64
 import secrets
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 from testbed import units
 from testbed.errors import AgentError, InvalidValueError, LabError
 from testbed.labs.channel import Channel
+from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.links import proof
 from testbed.model.impairment import unknown
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place, packets
@@ -24,7 +26,7 @@ from testbed.observe.tcp_info import sockets
 from testbed.observe.wire import Flow, Passage, crossing, flows
 
 if TYPE_CHECKING:
-    from testbed.labs.lab import Lab
+    from testbed.labs.lab import Host, Lab
 
 LIMIT_BYTES = 16 << 20
 """How much is kept of a port's packets, the last of them, if nothing else is asked."""
@@ -85,14 +87,38 @@ class PortCapture:
             interfaces=[{**spot.interface, "addresses": spot.addresses} for spot in self._spots],
         )  # fmt: skip
 
-    def end(self) -> None:
-        """End it; the packets stay where they are until they are asked for."""
+    def end(self, *, at_once: bool = False) -> None:
+        """End it; the packets stay where they are until they are asked for.
+
+        A packet that waits in the port's netem would be missing behind it, so these are waited for first, as long as
+        they can be there; not with ``at_once``.
+        """
         if self._channel is not None and self._ended is None:
+            if not at_once:
+                self._await_passed()
             self._ended = self._channel.call("end", name=self._id)
+
+    def _await_passed(self) -> None:
+        ours = {
+            ref: impairment
+            for ref, impairment in self._lab.impairments.items()
+            if (ref.dst, ref.network) == (self.host, self.network) and self._src in (None, ref.src)
+        }
+        if not ours:
+            return
+        longest_s = max((impairment.delay_s or 0.0) + 4 * (impairment.jitter_s or 0.0) for impairment in ours.values())
+
+        def queued() -> int:
+            seen = [proof.counters(netem) for ref in ours if (netem := self._lab.netem(ref)) is not None]
+            return sum(each.queued_packets for each in seen)
+
+        # Suppressed: a host that goes on sending keeps the queue filled; what came in before has passed by now.
+        with suppress(NotSeenError):
+            await_condition(queued, lambda packets: not packets, deadline_s=longest_s + 0.2, every_s=0.01)
 
     def drop(self) -> None:
         """End it and forget the packets."""
-        self.end()
+        self.end(at_once=True)
         if self._channel is not None and self._capture is None:
             self._channel.call("drop", name=self._id)
             self._channel = None
@@ -197,7 +223,7 @@ def observing(
     every_s = units.parse_time(every, name="every")
     if every_s <= 0:
         raise InvalidValueError(f"every={every!r}: must be above 0")
-    chosen = {name: lab.host(name) for name in (lab.hosts if hosts is None else hosts)}
+    chosen = [lab.host(name) for name in (lab.hosts if hosts is None else hosts)]
     if captures is None:
         captures = dict.fromkeys(f"{ref.dst} on {ref.network}" for ref in (*lab.impairments, *lab.cuts))
     ports = [PortCapture(lab, text) for text in captures]
@@ -206,13 +232,13 @@ def observing(
         for port in ports:
             port.begin()
             stack.callback(_finish_port, port, seen)
-        for name, host in chosen.items():
+        for host in chosen:
             channel = host.inside()
             before = channel.call("counters")
             clocks = channel.call("watch_tcp", every_s=every_s, most_cpu=MOST_CPU)
             seen.began_ns = seen.began_ns or clocks["monotonic_ns"]
             seen.realtime_minus_monotonic_ns = clocks["realtime_ns"] - clocks["monotonic_ns"]
-            stack.callback(_finish_host, name, host.addresses(), channel, before, seen)
+            stack.callback(_finish_host, host, host.addresses(), channel, before, seen)
         yield seen
 
 
@@ -225,9 +251,13 @@ def _finish_port(port: PortCapture, seen: Observation) -> None:
 
 
 def _finish_host(
-    name: str, addresses: tuple[str, ...], channel: Channel, before: Mapping[str, Any], seen: Observation
+    host: Host, addresses: tuple[str, ...], channel: Channel, before: Mapping[str, Any], seen: Observation
 ) -> None:
+    name = host.name
     try:
+        if host.inside() is not channel:
+            seen.missing[name] = f"`{name}` was started again meanwhile: its kernel counts anew"
+            return
         told = channel.call("end_watch_tcp")
         counters = Counters.between(before, channel.call("counters"))
         records = fetch(lambda offset: channel.call("fetch_tcp", offset=offset))

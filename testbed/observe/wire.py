@@ -250,7 +250,7 @@ class Segment:
 
 
 def segment(packet: Packet) -> Segment | None:
-    """The TCP segment in a packet, or None if there is none whose header is whole."""
+    """The TCP segment in a packet, or None if there is none; options that were cut off are left out."""
     data = packet.data
     ip = _ip(data)
     if ip is None or ip.protocol != _TCP or not ip.first_fragment:
@@ -261,7 +261,7 @@ def segment(packet: Packet) -> Segment | None:
     sport, dport, seq, ack, offset, flags, window, _, _ = struct.unpack_from(">HHIIBBHHH", data, at)
     header = (offset >> 4) * 4
     payload_bytes = ip.total_bytes - ip.header_bytes - header
-    if header < 20 or payload_bytes < 0 or len(data) < at + header:
+    if header < 20 or payload_bytes < 0:
         return None
     options = _tcp_options(data[at + 20 : at + header])
     sack, stamps = options.get("SACK", ()), options.get("timestamps")
@@ -384,7 +384,7 @@ class Direction:
         self.segments.append(each)
         if each.syn and self.initial_seq is None:
             self.initial_seq = each.seq
-            self._base = (each.seq + 1) % _WHOLE
+            self._base, self._edge = (each.seq + 1) % _WHOLE, -1
         elif self._base is None:
             self._base = each.seq
         if each.rst:

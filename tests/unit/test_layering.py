@@ -72,6 +72,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources"),
     "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
+    "testbed.observe": (*FOUNDATIONS, "testbed.model", "testbed.observe"),
     "testbed.agent": ("testbed.agent",),
     "testbed.labs.waiting": (),
     "testbed.labs.channel": ("testbed.errors",),
@@ -120,7 +121,9 @@ def test_the_agent_needs_nothing_but_python(module: str) -> None:
     [
         module
         for module in FILES
-        if _below(module, (*FOUNDATIONS, "testbed.model", "testbed.links.qdisc", "testbed.links.proof"))
+        if _below(
+            module, (*FOUNDATIONS, "testbed.model", "testbed.links.qdisc", "testbed.links.proof", "testbed.observe")
+        )
     ],
 )
 def test_what_is_pure_touches_no_file_process_network_or_clock(module: str) -> None:
