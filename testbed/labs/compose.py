@@ -484,7 +484,7 @@ class ComposeLab(Lab):
             raise LabError("the lab is not up")
         name = f"{host}@{network}"
         sides = self._agent.call("sides", port=name)
-        sources = () if src is None else self._hosts[src].addresses(network)
+        sources = () if src is None else self._source_addresses(src, network)
         impaired = bool(self._ports.get((host, network))) and sides["after"] is not None
         if sides["before"] is not None:
             return [
@@ -518,8 +518,12 @@ class ComposeLab(Lab):
                 f"its own impairment",
             )  # fmt: skip
             theirs = {"ifindex": self._hosts[other].interface(network)["peer_ifindex"]}
-            found.append(Spot(place=before, interface=theirs, addresses=self._hosts[host].addresses(network)))
+            found.append(Spot(place=before, interface=theirs, addresses=self._source_addresses(host, network)))
         return found
+
+    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        link_local = self._hosts[host].interface(network)["link_local"]
+        return (*self._hosts[host].addresses(network), *link_local)
 
 
 class ComposeHost(Host):
@@ -636,6 +640,11 @@ class ComposeHost(Host):
         """The kernel's counters of the container's network namespace."""
         counted: dict[str, dict[str, int]] = self.inside().call("counters")
         return counted
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The TCP connections that its kernel still works on, also those whose program has ended."""
+        known: list[dict[str, Any]] = self.inside().call("connections")
+        return known
 
     # --- its place in the network ----------------------------------------------------------------
 
