@@ -474,7 +474,10 @@ class ComposeLab(Lab):
             raise LabError("the lab is not up")
         if self._capture_agent is None:
             options = {**_LEAST, "cap_add": ["NET_RAW"], "network_mode": "host", **self._identity("capture")}
-            container, stream = self.engine.attached(self._netem_image, ["capture"], **options)
+            try:
+                container, stream = self.engine.attached(self._netem_image, ["capture"], **options)
+            except docker.errors.APIError as error:
+                raise LabError(f"the agent that captures cannot be started: {error.explanation or error}") from None
             self._capture_agent = Channel(stream, name=f"agent capture of {container.name}")
         return self._capture_agent
 

@@ -500,6 +500,10 @@ class Lab(abc.ABC):
         """
         return observing(self, hosts=hosts, captures=captures, every=every)
 
+    def port(self, ref: LinkRef) -> Port | None:
+        """The port at a link's end, or None if it was not made impairable; another once it had to begin anew."""
+        return self._ports.get((ref.dst, ref.network))
+
     def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
         """Where the packets of a port pass, before its impairment and after it; only a source's if one is given."""
         whose = host if src is None else f"{src} -> {host}"

@@ -83,6 +83,8 @@ def read(data: bytes) -> Capture:
     clock = told.get("realtime_minus_monotonic_ns", 0)
     sides = told.get("sides", ["after"] * len(places))
     overwritten = told.get("overwritten", [0] * len(places))
+    if not (isinstance(clock, int) and isinstance(sides, list) and isinstance(overwritten, list)):
+        raise ValueError(f"the section's comment is none of ours: {told}")
     if not len(sides) == len(overwritten) == len(places):
         raise ValueError(f"the comment tells of {len(sides)} interfaces, the file has {len(places)}")
     return Capture(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 
 from testbed import ComposeLab
 from testbed.observe import pcapng
-from testbed.observe.wire import layers
+from testbed.observe.wire import flows, layers
 
+ROOT = Path(__file__).parents[2]
 PORT = 9400
 
 SINK = """
@@ -214,3 +217,50 @@ def test_a_host_that_was_started_again_is_missing_and_the_others_are_not(lab: Co
         lab.hosts["server"].container.restart(timeout=5)
     assert set(seen.hosts) == {"client"}
     assert set(seen.missing) == {"server"}
+
+
+_SUITE = """
+import pytest
+
+@pytest.mark.impair("client -> server", delay="1ms")
+@pytest.mark.parametrize("fine", [True, False])
+def test_it(lab, fine):
+    lab.host("client").run(["python3", "paper_client.py", "server"])
+    assert fine
+
+def test_impaired_by_hand(lab):
+    lab.impair("client -> server", delay="1ms")
+    lab.host("client").run(["python3", "paper_client.py", "server"])
+    lab.impair("server -> client", delay="1ms")
+    assert False
+
+def test_not_impaired(lab):
+    assert False
+"""
+
+
+@pytest.mark.parametrize("mode", ["on-failure", "always", "never"])
+def test_the_packets_of_a_failed_test_are_kept_and_its_report_names_the_file(
+    stack: ComposeLab, tmp_path: Path, mode: str
+) -> None:
+    (tmp_path / "test_kept.py").write_text(_SUITE)
+    argv = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *argv, "--testbed-capture", mode],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert "1 passed" in done.stdout
+    kept = sorted(tmp_path.glob("report/captures/*/*.pcapng"))
+    tests = [path.parent.name.rpartition("-")[0].removeprefix("test_kept.py_") for path in kept]
+    by_hand = ["test_impaired_by_hand"] * 2
+    assert tests == {
+        "on-failure": [*by_hand, "test_it_False"], "always": [*by_hand, "test_it_False", "test_it_True"], "never": []
+    }[mode]  # fmt: skip
+    assert {path.name for path in kept} <= {"server@lan.pcapng", "client@lan.pcapng"}
+    for path in kept:
+        assert (str(path) in done.stdout) == (path.parent.name.find("True") < 0)
+        capture = pcapng.read(path.read_bytes())
+        assert [place.side for place in capture.places].count("before") >= 1
+        if path.name == "server@lan.pcapng":
+            assert b"Test message" in [flow.client.payload() for flow in flows(capture.at("before"))]
