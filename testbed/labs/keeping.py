@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
-from testbed.labs.observing import PortCapture
+from testbed.labs.observing import SNAP_BYTES, PortCapture
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab, Port
@@ -40,7 +40,7 @@ class KeptCaptures:
         known = self._running.setdefault((ref.dst, ref.network), [])
         if known and known[-1][0] is port:
             return
-        capture = PortCapture(self._lab, f"{ref.dst} on {ref.network}")
+        capture = PortCapture(self._lab, f"{ref.dst} on {ref.network}", snap_bytes=SNAP_BYTES)
         try:
             capture.begin()
         except LabError as error:

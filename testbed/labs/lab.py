@@ -19,7 +19,7 @@ from typing import Any, Self
 from testbed import units
 from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.labs.channel import Channel
-from testbed.labs.observing import LIMIT_BYTES, PortCapture, Spot, observing
+from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.links import proof, qdisc
 from testbed.links.profiles import find_profile
 from testbed.model.impairment import Impairment, Profile, unknown
@@ -485,7 +485,12 @@ class Lab(abc.ABC):
         return PortCapture(self, port, limit_bytes=limit_bytes, snap_bytes=snap_bytes)
 
     def observe(
-        self, *, hosts: Iterable[str] | None = None, captures: Iterable[str] | None = None, every: str = "10ms"
+        self,
+        *,
+        hosts: Iterable[str] | None = None,
+        captures: Iterable[str] | None = None,
+        snap_bytes: int | None = SNAP_BYTES,
+        every: str = "10ms",
     ) -> AbstractContextManager[Observation]:
         """Observe while a block runs: kernel counters, every TCP socket over time, and packets.
 
@@ -496,9 +501,10 @@ class Lab(abc.ABC):
             assert seen.host("client").counters.retransmitted_segments == 0
 
         ``hosts``: whose counters and sockets, None for all; ``captures``: which ports, as for `capture`, None for
-        those that are impaired when it begins; ``every``: how often sockets are looked at.
+        those that are impaired when it begins; ``snap_bytes``: how much of each packet, None for all of it, which takes
+        more of the machine; ``every``: how often sockets are looked at, if 2 % of a core allow it.
         """
-        return observing(self, hosts=hosts, captures=captures, every=every)
+        return observing(self, hosts=hosts, captures=captures, snap_bytes=snap_bytes, every=every)
 
     def port(self, ref: LinkRef) -> Port | None:
         """The port at a link's end, or None if it was not made impairable; another once it had to begin anew."""

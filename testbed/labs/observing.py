@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 16 << 20
 """How much is kept of a port's packets, the last of them, if nothing else is asked."""
+SNAP_BYTES = 256
+"""How much of each packet is kept where nobody asked for it: its headers, and the beginning of a message."""
 MOST_CPU = 0.02
 """Of one core, for watching the sockets of a host."""
 _WHOLE = 0x40000
@@ -217,7 +219,7 @@ def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:
 
 @contextmanager
 def observing(
-    lab: Lab, *, hosts: Iterable[str] | None, captures: Iterable[str] | None, every: str
+    lab: Lab, *, hosts: Iterable[str] | None, captures: Iterable[str] | None, snap_bytes: int | None, every: str
 ) -> Iterator[Observation]:
     """Observe while the block runs; see `Lab.observe`."""
     every_s = units.parse_time(every, name="every")
@@ -226,7 +228,7 @@ def observing(
     chosen = [lab.host(name) for name in (lab.hosts if hosts is None else hosts)]
     if captures is None:
         captures = dict.fromkeys(f"{ref.dst} on {ref.network}" for ref in (*lab.impairments, *lab.cuts))
-    ports = [PortCapture(lab, text) for text in captures]
+    ports = [PortCapture(lab, text, snap_bytes=snap_bytes) for text in captures]
     seen = Observation()
     with ExitStack() as stack:
         for port in ports:

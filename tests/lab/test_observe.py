@@ -58,7 +58,7 @@ def transfer(lab: ComposeLab, address: str, count: int) -> None:
 def test_a_handshake_takes_one_round_trip_and_not_two(lab: ComposeLab, address: str, delay_ms: int) -> None:
     if delay_ms:
         lab.impair("client <-> server", delay=f"{delay_ms / 2}ms")
-    with lab.observe(captures=["client -> server"]) as seen:
+    with lab.observe(captures=["client -> server"], snap_bytes=None) as seen:
         transfer(lab, address, 1000)
     (flow,) = seen.flows("server")
     handshake = flow.handshake
@@ -77,7 +77,7 @@ def test_a_handshake_takes_one_round_trip_and_not_two(lab: ComposeLab, address: 
 @pytest.mark.impair("client -> server", delay="5ms", loss="3%", seed=7)
 def test_what_netem_dropped_was_seen_before_it_and_not_after_and_was_sent_again(lab: ComposeLab, address: str) -> None:
     before = lab.link("client -> server").counters()
-    with lab.observe(captures=["client -> server"]) as seen:
+    with lab.observe(captures=["client -> server"], snap_bytes=None) as seen:
         transfer(lab, address, 600_000)
     after = lab.link("client -> server").counters()
     capture = seen.capture("server")
@@ -106,7 +106,7 @@ def test_what_netem_dropped_was_seen_before_it_and_not_after_and_was_sent_again(
 
 def test_the_same_transfer_over_a_clean_link_shows_none_of_it(lab: ComposeLab, address: str) -> None:
     lab.impair("client -> server", delay="5ms")
-    with lab.observe(captures=["client -> server"]) as seen:
+    with lab.observe(captures=["client -> server"], snap_bytes=None) as seen:
         transfer(lab, address, 600_000)
     assert not [each for each in seen.passages("server@lan") if each.lost]
     (flow,) = seen.flows("server", "after")
@@ -116,7 +116,7 @@ def test_the_same_transfer_over_a_clean_link_shows_none_of_it(lab: ComposeLab, a
 
 @pytest.mark.impair("client -> server", duplicate="20%", seed=5)
 def test_what_netem_doubled_is_told_from_what_tcp_sent_again(lab: ComposeLab, address: str) -> None:
-    with lab.observe(captures=["client -> server"]) as seen:
+    with lab.observe(captures=["client -> server"], snap_bytes=None) as seen:
         transfer(lab, address, 300_000)
     (before,) = seen.flows("server", "before")
     (after,) = seen.flows("server", "after")
@@ -131,7 +131,7 @@ def test_what_netem_doubled_is_told_from_what_tcp_sent_again(lab: ComposeLab, ad
 @pytest.mark.impair("client -> server", delay="2ms")
 def test_of_a_reader_that_does_not_read_packets_sockets_and_counters_tell_alike(lab: ComposeLab, address: str) -> None:
     client, server = lab.host("client"), lab.host("server")
-    with lab.observe(captures=["client -> server"]) as seen:
+    with lab.observe(captures=["client -> server"], snap_bytes=None) as seen:
         reader = server.start(["python3", "-c", SLOW, str(PORT)], ready="ready")
         sender = client.start(["python3", "-c", SEND, address, str(PORT), "200000"])
         deadline = time.monotonic() + 20
