@@ -20,7 +20,7 @@ from testbed.labs import images as image_store
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine
 from testbed.links import proof, qdisc
-from testbed.links.profiles import find_profile, load_profiles
+from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.impairment import WORDS
 from testbed.report import console as tables
 from testbed.report.html import demo_page
@@ -190,23 +190,26 @@ def _taken_up(compose_file: Path | None) -> ComposeLab:
 @cli.command()
 @_compose_file
 @click.argument("link")
-@click.argument("what", nargs=-1, required=True, metavar="PROFILE | WORD=VALUE…")
+@click.argument("what", nargs=-1, required=True, metavar="PROFILE | WORD=VALUE… | STEPS")
 @_example("""testbed impair "client <-> server" lossy
-             testbed impair "client -> server" delay=40ms jitter=5ms loss=2%""")
+             testbed impair "client -> server" delay=40ms jitter=5ms loss=2%
+             testbed impair "client -> server" "[{delay: 40ms}, {at: 5s, outage: 2s}, {repeat: 10s}]"
+             testbed impair "client -> server" trace=traces/tunnel.csv""")
 def impair(compose_file: Path | None, link: str, what: tuple[str, ...]) -> int:
-    """Impair LINK of the running stack, with a profile or with words, and read it back."""
+    """Impair LINK of the running stack, with a profile, with words or with a list of steps, and read it back."""
     lab = _taken_up(compose_file)
     try:
         for applied in lab.impair(link, **_profile_or_words(what)):
-            _OUT.print(
-                f"{applied.link}: {applied.asked.describe()}   ({applied.command})", markup=False, soft_wrap=True
-            )
+            _OUT.print(f"{applied.link}: {applied.describe()}   ({applied.command})", markup=False, soft_wrap=True)
     finally:
         lab.leave()
     return 0
 
 
 def _profile_or_words(what: Iterable[str]) -> dict[str, Any]:
+    what = list(what)
+    if len(what) == 1 and what[0].lstrip().startswith("["):
+        return {"profile": parse_yaml(what[0])}
     words = dict(each.split("=", 1) for each in what if "=" in each)
     names = [each for each in what if "=" not in each]
     if len(names) > 1 or (names and words):
@@ -240,7 +243,7 @@ def heal(compose_file: Path | None, link: str | None) -> int:
     """Take the impairment off LINK, or off every link, and end its cut."""
     lab = _taken_up(compose_file)
     try:
-        refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.impairments, *lab.cuts]))
+        refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.impaired, *lab.cuts]))
         for ref in refs:
             lab.clear(ref)
             lab.mend_link(ref)
@@ -266,7 +269,7 @@ def show(compose_file: Path | None, as_json: bool) -> int:
                 "link": str(ref), "network": ref.network, "asked": asked.words(),
                 "kernel": netem, "differences": [str(each) for each in proof.differences(asked, netem)],
             }
-            for ref, asked in lab.impairments.items() for netem in [lab.netem(ref)]
+            for ref in lab.impaired for asked, netem in [lab.now(ref)]
         ]  # fmt: skip
         hosts = {name: list(host.addresses()) for name, host in lab.hosts.items()}
     finally:

@@ -12,7 +12,7 @@ from testbed.errors import CommandTimeoutError, LabError
 from testbed.labs.compose import ComposeHost, ComposeLab, FollowedLog
 from testbed.links.profiles import find_profile
 from testbed.model.demo import DemoRun, Message, ProfileRun
-from testbed.model.impairment import Profile
+from testbed.model.impairment import Impairment, Profile
 
 PROFILES = ("clean", "lan", "latency", "lossy", "lossy-latency", "awful")
 LINK = "client <-> server"
@@ -78,7 +78,7 @@ def _run_profile(
         forward=profile.forward.describe(),
         reverse=profile.reverse.describe(),
         commands=tuple(each.command for each in applied),
-        delay_s=profile.forward.delay_s or 0.0,
+        delay_s=(profile.forward.delay_s or 0.0) if isinstance(profile.forward, Impairment) else 0.0,
         messages=messages,
         retransmitted_segments=_retransmitted(client) + _retransmitted(server) - before,
         dropped_packets=sum(each.dropped_packets for each in counters),

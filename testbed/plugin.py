@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from testbed.labs.compose import NETEM_CHOICES, ComposeLab
 from testbed.labs.keeping import KeptCaptures, file_name
 from testbed.labs.lab import Lab, impairments_of
 from testbed.model.impairment import Impairment
+from testbed.model.timeline import LateStepWarning, Timeline, late_in_words, steps_in_words
 from testbed.model.topology import LinkRef
 
 _WRONG_USE = 2
@@ -35,7 +37,7 @@ _LAB = pytest.StashKey[ComposeLab]()
 _RUNNING = pytest.StashKey[Lab]()
 _UNFIT = pytest.StashKey[str]()
 _PROBLEMS = pytest.StashKey[list[str]]()
-_WANTED = pytest.StashKey[dict[LinkRef, Impairment]]()
+_WANTED = pytest.StashKey[dict[LinkRef, Impairment | Timeline]]()
 _SEED = pytest.StashKey[int]()
 _CAPTURES = pytest.StashKey[KeptCaptures]()
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
@@ -175,16 +177,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         pytest.exit(f"{len(unique)} problem(s) in testbed's markers; {reason}", returncode=_WRONG_USE)
 
 
-def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment]:
+def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment | Timeline]:
     """What a test's markers ask of each link. Raises UserError with every problem."""
-    wanted: dict[LinkRef, Impairment] = {}
+    wanted: dict[LinkRef, Impairment | Timeline] = {}
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
     for said, link, profile, words in _asked(item, problems):
         lab = _lab_of(item.config)
         topology = lab.topology
         try:
-            asked = impairments_of(topology, lab.profiles, link, profile, words)
+            asked = impairments_of(topology, lab.profiles, link, profile, words, side=lab.side, tables=lab.tables)
         except UserError as error:
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue
@@ -252,13 +254,17 @@ def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLa
         stack.on_applied = captures.on_impaired
     try:
         for ref, impairment in node.stash.get(_WANTED, {}).items():
-            applied = stack.apply(ref, impairment)
+            applied = stack.arm(ref, impairment)
             node.user_properties.append((f"impaired {ref}", f"{impairment.describe()} ({stack.netem_engine} engine)"))
             node.user_properties.append((f"tc {ref}", applied.command))
         yield stack
     finally:
         _end_captures(node, save=mode == "always")
         stack.end()
+        for ref, steps in stack.stepped.items():
+            node.user_properties.append((f"timeline {ref}", steps_in_words(steps)))
+            if late := late_in_words(steps):
+                warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
         for record in stack.records:
             node.user_properties.append((record.name, f"{record.value:g} {record.unit} ({record.better} is better)"))
 
@@ -295,7 +301,12 @@ def _impaired(request: pytest.FixtureRequest) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """After each test, read back that its impairments are still in force: else its result does not count."""
+    """Begin its timelines with the test, and read back after it that its impairments are still in force.
+
+    Else its result does not count.
+    """
+    if _RUNNING in item.stash:
+        item.stash[_RUNNING].play()
     try:
         result = yield
     except (Exception, pytest.fail.Exception):  # pytest.fail's is none of the former
@@ -336,7 +347,7 @@ def _replay(item: pytest.Item) -> str:
     words = ["pytest", item.nodeid, "--testbed-seed", str(item.config.stash[_SEED]), "--netem", lab.netem_engine]
     if file := item.config.getoption("--compose-file"):
         words += ["--compose-file", file]
-    links = [f"{each.link}: {each.asked.describe()}" for each in lab.history]
+    links = [f"{each.link}: {each.describe()}" for each in lab.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
     return "\n".join([shlex.join(words), *links, *unseeded])
 

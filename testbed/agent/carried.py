@@ -41,8 +41,11 @@ def find_kernel() -> str | None:
 class CarriedKernel:
     """One running kernel and the two tools in it."""
 
-    def __init__(self, *, name: str) -> None:
-        """Boot; raises Refused with the kernel's last lines if it is not up in time."""
+    def __init__(self, *, name: str, tables: Path | None = None) -> None:
+        """Boot; raises Refused with the kernel's last lines if it is not up in time.
+
+        ``tables``: the folder where its tc finds tables of delays.
+        """
         binary = find_kernel()
         if binary is None:
             raise Refused("no user-mode-linux here: linux.uml is not on PATH")
@@ -63,6 +66,8 @@ class CarriedKernel:
                     f"umid={name}", f"uml_dir={self._folder}/",
                     "con=null", f"con0=null,fd:{log.fileno()}",
                     f"con1=fd:{tc_in[0]},fd:{tc_out[1]}", f"con2=fd:{ip_in[0]},fd:{ip_out[1]}",
+                    # What a kernel does not know and has the form of a variable goes into its init's environment.
+                    *([f"TC_LIB_DIR={tables}"] if tables else []),
                     "init=/bin/sh", "--", str(_INIT),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
@@ -72,8 +77,9 @@ class CarriedKernel:
             os.close(descriptor)
         self.tc = Batch(tc_in[1], tc_out[0], "tc", sync="qdisc show dev lo", alive=self.died)
         self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self.died)
+        self._tools = [self.ip, self.tc]
         try:
-            for tool in (self.ip, self.tc):
+            for tool in self._tools:
                 tool.await_ready(deadline_s=_BOOT_DEADLINE_S)
                 tool.synchronise(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
@@ -130,6 +136,8 @@ class CarriedKernel:
     def kill(self) -> None:
         """End the kernel at once, and forget it. Its taps vanish."""
         self.end()
+        for tool in self._tools:
+            tool.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         shutil.rmtree(self._folder)

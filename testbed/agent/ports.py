@@ -12,13 +12,17 @@ through vecA, and there the qdiscs are.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
 import platform
+import re
+import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,9 +32,13 @@ from typing import Any, Self
 from . import carried
 from .batch import Batch, LocalTool
 from .protocol import Operation, Refused
+from .schedule import Schedules
 
 _TUN = Path("/dev/net/tun")
 _SYS_NET = Path("/sys/class/net")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# Where distributions put iproute2's tables; tc looks in one folder alone, and that must also hold the user's own.
+_TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/usr/lib64/tc"), Path("/usr/share/tc"))
 
 # linux/if_tun.h
 _TUNSETIFF = 0x400454CA
@@ -66,7 +74,16 @@ class Ports:
         self._kernel: carried.CarriedKernel | None = None
         self._buried = ""
         self._kept: Any = None
-        self._host_tc = LocalTool(["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo")
+        # Not TMPDIR: that may be /dev/shm, and a carried kernel has a /dev of its own.
+        self._files = Path(tempfile.mkdtemp(prefix=f"testbed-{tag}-", dir="/tmp"))  # made by mkdtemp
+        for folder in _TABLES:
+            for table in folder.glob("*.dist"):
+                shutil.copy(table, self._files)
+        self._host_tc = LocalTool(
+            ["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo",
+            environment={**os.environ, "TC_LIB_DIR": str(self._files)},
+        )  # fmt: skip
+        self._schedules = Schedules(self._run)
 
     def operations(self) -> dict[str, Operation]:
         """The protocol's operations."""
@@ -76,20 +93,24 @@ class Ports:
             "attach": self.attach,
             "tc": self.tc,
             "sides": self.sides,
+            "store": self.store,
             "heal": self.heal,
             "keep": self.keep,
             "recall": self.recall,
+            **self._schedules.operations(),
         }
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self._schedules.close()
         self.heal()
         if self._kernel is not None:
             self._kernel.kill()
             self._kernel = None
         self._host_tc.close()
+        shutil.rmtree(self._files, ignore_errors=True)
 
     # --- operations --------------------------------------------------------------------------------
 
@@ -110,7 +131,7 @@ class Ports:
         if self._kernel is None:
             if reason := _try_tun():
                 raise Refused(f"a carried kernel needs taps: {reason}")
-            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}")
+            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", tables=self._files)
         return {"boot_s": self._kernel.boot_s, "release": self._kernel.release}
 
     def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str]:
@@ -145,6 +166,33 @@ class Ports:
         ports of the hosts that the lines tell apart) no longer exists, or the kernel that carried it.
         """
         self._bury()
+        try:
+            return self._run(port, lines, needs, deadline_s)
+        except Refused as refused:
+            self._bury()
+            raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
+
+    def heal(self) -> dict[str, int]:
+        """Stop every timeline and put every port back as it was found."""
+        self._schedules.clear()
+        healed = len(self._ports)
+        with ExitStack() as each:
+            for port in list(self._ports.values()):
+                each.callback(self._detach, port)
+        return {"healed": healed}
+
+    def keep(self, *, state: Any) -> None:
+        """Keep what the lab knows of its ports, for the next process that takes the lab up."""
+        self._kept = state
+
+    def recall(self) -> Any:
+        """What was kept last, or None."""
+        return self._kept
+
+    # --- how ---------------------------------------------------------------------------------------
+
+    def _run(self, port: str, lines: list[str], needs: Sequence[int], deadline_s: float = 5.0) -> dict[str, Any]:
+        """Run lines on a port, also in the timelines' thread: changes nothing of what is known here."""
         attached = self._ports.get(port)
         if attached is None:
             names = ", ".join(self._ports) or "none"
@@ -161,11 +209,7 @@ class Ports:
                     f"its old interface (index {ifindex}) no longer exists"
                 )
                 raise Refused(gone, kind="gone") from None
-        try:
-            outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
-        except Refused as refused:
-            self._bury()
-            raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
+        outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
 
     def sides(self, *, port: str) -> dict[str, str | None]:
@@ -181,23 +225,13 @@ class Ports:
             return {"before": None, "after": attached.veth}
         return {"before": attached.taps[0], "after": attached.taps[1]}
 
-    def heal(self) -> dict[str, int]:
-        """Put every port back as it was found."""
-        healed = len(self._ports)
-        with ExitStack() as each:
-            for port in list(self._ports.values()):
-                each.callback(self._detach, port)
-        return {"healed": healed}
-
-    def keep(self, *, state: Any) -> None:
-        """Keep what the lab knows of its ports, for the next process that takes the lab up."""
-        self._kept = state
-
-    def recall(self) -> Any:
-        """What was kept last, or None."""
-        return self._kept
-
-    # --- how ---------------------------------------------------------------------------------------
+    def store(self, *, name: str, data: str) -> dict[str, str]:
+        """Keep a file that tc is to read, a table of delays or a program, until we end; ``data`` in base 64."""
+        if not _FILE_NAME.fullmatch(name):
+            raise Refused(f"{name!r} is no name of a file")
+        path = self._files / name
+        path.write_bytes(base64.b64decode(data))
+        return {"path": str(path)}
 
     def _bury(self) -> None:
         """If the carried kernel has died, put back the ports that it carried: their cables end in nothing."""

@@ -7,22 +7,27 @@ can be done with them.
 from __future__ import annotations
 
 import abc
+import base64
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from testbed import units
-from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
-from testbed.links import proof, qdisc
-from testbed.links.profiles import find_profile
+from testbed.labs.timelines import Running
+from testbed.links import indexed, proof, qdisc
+from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
+from testbed.links.schedule import compile_timeline
 from testbed.model.impairment import Impairment, Profile, unknown
+from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
 from testbed.observe.observation import Observation
 
@@ -147,6 +152,14 @@ class Applied:
     """The kernel's own account of the netem, from ``tc -j qdisc show``."""
     took_s: float
     """From the call to the verified read-back; seconds."""
+    timeline: Timeline | None = None
+    """The timeline whose beginning ``asked`` is; `Lab.steps` has the steps that were taken."""
+
+    def describe(self) -> str:
+        """What was asked, in the user's words."""
+        if self.timeline is None:
+            return self.asked.describe()
+        return f"{self.timeline.describe()}; begins with {self.asked.describe()}"
 
 
 @dataclass
@@ -159,11 +172,15 @@ class Source:
     """Of its own port on the engine's machine; a host that is started again has another."""
     addresses: tuple[str, ...]
     led: bool = False
-    """Whether its filters were read back to lead to its class."""
+    """Whether its filters were read back to lead to its class, or to the chain that counts its packets."""
+    counted: bool = False
+    """Whether there is such a chain."""
     spare: bool = False
     """Whether its netem has the spare handle (`qdisc.leaf`)."""
     impairment: Impairment | None = None
     cut: bool = False
+    running: Running | None = None
+    """The timeline whose beginning ``impairment`` is."""
 
 
 @dataclass
@@ -175,6 +192,8 @@ class Port:
     device: str
     rooted: bool = False
     """Whether it has its classful root."""
+    stored: dict[str, str] = field(default_factory=dict)
+    """Files that the agent keeps for tc: name and path."""
     sources: dict[LinkRef, Source] = field(default_factory=dict)
 
     @property
@@ -187,7 +206,11 @@ class Port:
         sources = [
             {
                 "link": {**vars(ref), "traffic": str(ref.traffic)},
-                "source": {**vars(each), "impairment": each.impairment and each.impairment.words()},
+                "source": {
+                    **vars(each),
+                    "impairment": each.impairment and each.impairment.words(),
+                    "running": each.running and each.running.state(),
+                },
             }
             for ref, each in self.sources.items()
         ]
@@ -200,6 +223,7 @@ class Port:
             LinkRef(**{**each["link"], "traffic": Traffic.parse(each["link"]["traffic"])}): Source(**{
                 **(source := each["source"]), "addresses": tuple(source["addresses"]),
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
+                "running": None if source["running"] is None else Running.from_state(source["running"]),
             })
             for each in state["sources"]
         }  # fmt: skip
@@ -216,20 +240,23 @@ class Link:
     def __repr__(self) -> str:
         return f"<Link {self.ref} on {self.ref.network}>"
 
-    def impair(self, impairment: Impairment | None = None, **words: object) -> Applied:
+    def impair(self, impairment: Impairment | Timeline | Sequence[object] | None = None, **words: object) -> Applied:
         """Put an impairment on the link and read it back; it replaces the one that was there.
 
-        ``link.impair(delay="40ms", loss="2%")`` or ``link.impair(Impairment(delay_s=0.04))``. Raises
-        ImpairmentNotAppliedError if the kernel does not hold every field of it.
+        ``link.impair(delay="40ms", loss="2%")`` or ``link.impair(Impairment(delay_s=0.04))``; a list of steps or
+        ``trace="…"`` is a timeline, which begins at once. Raises ImpairmentNotAppliedError if the kernel does not
+        hold every field of it.
         """
+        if isinstance(impairment, list | tuple):
+            impairment = self._lab.side(impairment)
         if impairment is not None and words:
             raise InvalidValueError("give an Impairment or words such as delay=, not both")
-        if impairment is not None and not isinstance(impairment, Impairment):
+        if impairment is not None and not isinstance(impairment, Impairment | Timeline):
             raise InvalidValueError(
                 f'link.impair({impairment!r}): give words such as delay="40ms"; '
                 f'for a profile write lab.impair("{self.ref} on {self.ref.network}", {impairment!r})'
             )
-        return self._lab.apply(self.ref, impairment if impairment is not None else Impairment.parse(words))
+        return self._lab.apply(self.ref, impairment if impairment is not None else self._lab.side(words))
 
     def heal(self) -> None:
         """Take the impairment off the link, and read back that it is gone."""
@@ -247,10 +274,18 @@ class Link:
         """How many packets the cut has swallowed, over all the times that this link was cut."""
         return self._lab.lost_in_cut(self.ref)
 
+    def dropped_by_number(self) -> int:
+        """How many packets ``drop_packets`` and ``drop_every`` have lost since they were put there."""
+        return self._lab.dropped_by_number(self.ref)
+
     @property
     def impairment(self) -> Impairment | None:
         """What the link is impaired with, or None."""
         return self._lab.impairments.get(self.ref)
+
+    def steps(self) -> list[Taken]:
+        """The steps of timelines that were taken on the link since `Lab.begin`, in order."""
+        return self._lab.steps(self.ref)
 
     def counters(self) -> proof.Counters:
         """What the link's netem has seen since the link was healed last: a changed impairment counts on.
@@ -276,6 +311,8 @@ class Lab(abc.ABC):
 
     topology: Topology
     profiles: Mapping[str, Profile]
+    tables: Mapping[str, Path]
+    """Tables of delays of one's own, by the name of the file."""
     netem_engine: str
     """Who executes netem here: ``host`` or ``carried``."""
 
@@ -289,6 +326,7 @@ class Lab(abc.ABC):
         """What the seeds of random impairments that name none are derived from; None leaves them to the kernel."""
         self.history: list[Applied] = []
         """Every impairment that was put on a link since `begin`."""
+        self._steps: dict[LinkRef, list[Taken]] = {}
         self.programs: list[Program] = []
         """Every program that was started in a host since `begin`."""
         self.on_applied: Callable[[LinkRef], None] = lambda _ref: None
@@ -298,6 +336,7 @@ class Lab(abc.ABC):
         """Begin a test: forget the records, the history and the programs of the one before."""
         self.records.clear()
         self.history.clear()
+        self._steps.clear()
         self.programs.clear()
         self.seeds_from = seeds_from
 
@@ -309,12 +348,20 @@ class Lab(abc.ABC):
                     each.callback(program.stop, "SIGKILL")
             each.callback(self.heal)
 
-    def _seeded(self, ref: LinkRef, impairment: Impairment) -> Impairment:
-        """With a seed of its own for each link and each time, if it is random, names none, and seeds work here."""
-        if self.seeds_from is None or impairment.seed is not None or not (impairment.is_random and self.seedable):
-            return impairment
+    def _seed(self, ref: LinkRef, wanted: Impairment | Timeline) -> int | None:
+        """A seed of its own for each link and each time, if it is random, names none, and seeds work here."""
+        if self.seeds_from is None or wanted.seed is not None or not (wanted.is_random and self.seedable):
+            return wanted.seed
         earlier = sum(each.link == ref for each in self.history)
-        return replace(impairment, seed=derived_seed(self.seeds_from, str(ref), ref.network, str(earlier)))
+        return derived_seed(self.seeds_from, str(ref), ref.network, str(earlier))
+
+    def read_trace(self, name: str) -> str:
+        """The text of a trace, by the name in a marker, a call or a command line. Raises InvalidValueError."""
+        return read_trace(name)
+
+    def side(self, said: object) -> Impairment | Timeline:
+        """What words or a list of steps ask of a link. Raises InvalidValueError with every problem."""
+        return checked_side(said, self.read_trace)
 
     # --- what a lab must know --------------------------------------------------------------------
 
@@ -367,17 +414,20 @@ class Lab(abc.ABC):
             raise InvalidValueError(f'link {text!r} names {len(refs)} links; use lab.impair, or name one with "->"')
         return Link(self, refs[0])
 
-    def impair(self, text: str, profile: str | Profile | None = None, **words: object) -> list[Applied]:
-        """Impair ``"a -> b"`` or both directions of ``"a <-> b"`` with a profile or with words.
+    def impair(
+        self, text: str, profile: str | Profile | Sequence[object] | None = None, **words: object
+    ) -> list[Applied]:
+        """Impair ``"a -> b"`` or both directions of ``"a <-> b"`` with a profile, a list of steps, or words.
 
         A profile's forward half goes to the first direction named, its reverse half to the other. Every name and
-        value is checked before anything is changed.
+        value is checked before anything is changed. Timelines begin at once, those of both directions together.
         """
-        wanted = impairments_of(self.topology, self.profiles, text, profile, words)
+        wanted = impairments_of(self.topology, self.profiles, text, profile, words, side=self.side, tables=self.tables)
         applied: list[Applied] = []
         try:
             for ref, impairment in wanted.items():
-                applied.append(self.apply(ref, impairment))
+                applied.append(self.arm(ref, impairment))
+            self.play()
         except BaseException:
             for done in applied:  # nothing half-applied
                 self.clear(done.link)
@@ -387,7 +437,7 @@ class Lab(abc.ABC):
     def heal(self) -> None:
         """Mend every cut and take every impairment off; what stays is raised once the others are off."""
         with ExitStack() as each:
-            for ref in self.impairments:
+            for ref in self.impaired:
                 each.callback(self.clear, ref)
             for ref in self.cuts:
                 each.callback(self.mend_link, ref)
@@ -423,11 +473,19 @@ class Lab(abc.ABC):
 
     @property
     def impairments(self) -> dict[LinkRef, Impairment]:
-        """What each impaired link is impaired with."""
-        return {ref: impairment for port in self._ports.values() for ref, impairment in port.applied.items()}
+        """What each impaired link is impaired with; of a timeline, the step in force."""
+        return {ref: self.now(ref)[0] for ref in self.impaired}
+
+    @property
+    def impaired(self) -> list[LinkRef]:
+        """Every impaired link."""
+        return [ref for port in self._ports.values() for ref in port.applied]
 
     def verify(self) -> None:
-        """Read every impaired link again. Raises ImpairmentNotAppliedError if one does not hold any more."""
+        """Read every impaired link again, and look at each step that a timeline took.
+
+        Raises ImpairmentNotAppliedError if a link does not hold what it should any more, or a step was not taken.
+        """
         for port in self._ports.values():
             watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
             if watched:
@@ -459,13 +517,30 @@ class Lab(abc.ABC):
 
     def _verify(self, ref: LinkRef, source: Source, filters: Any, qdiscs: Any) -> None:
         found: list[proof.Difference] = []
-        if source.impairment is not None:
-            found += proof.differences(source.impairment, proof.find_netem(qdiscs, source.minor))
-            found += proof.filter_differences(filters, qdisc.filters(source.minor, source.addresses, ref.traffic))
+        if source.running is not None:
+            found += self._timeline_differences(ref)
+        elif source.impairment is not None:
+            netem, by_number = proof.find_netem(qdiscs, source.minor), source.impairment.by_number
+            own = [each for each in filters if each.get("chain", 0) in (0, source.minor)]
+            found += self._differences(source.impairment, netem, qdiscs, own)
+            ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=by_number)
+            found += proof.filter_differences(filters, ways)
         if source.cut:
             found += self._cut_differences(ref, source, filters, qdiscs)
+        for step in self._steps.get(ref, ()):
+            if step.complaint is not None:
+                when = f"the step at {step.planned_s:.3f} s of its timeline, {step.impairment.describe()}"
+                raise self._not_applied(ref, found, f"{when}: {step.complaint}")
         if found:
             raise self._not_applied(ref, found, _HELD)
+
+    def _timeline_differences(self, ref: LinkRef) -> list[proof.Difference]:
+        """Whether the step in force at this moment is."""
+        try:
+            asked, netem = self.now(ref)
+        except AgentError as error:
+            raise self._not_applied(ref, [], f"its timeline: {error}") from None
+        return proof.differences(asked, netem)
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
         """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
@@ -521,10 +596,102 @@ class Lab(abc.ABC):
 
     # --- how impairments get there ---------------------------------------------------------------
 
-    def apply(self, ref: LinkRef, impairment: Impairment) -> Applied:
-        """Put an impairment on a link and read it back. Raises ImpairmentNotAppliedError."""
+    def apply(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
+        """Put an impairment on a link and read it back; a timeline begins at once. Raises ImpairmentNotAppliedError."""
+        applied = self.arm(ref, wanted)
+        self.play()
+        return applied
+
+    def arm(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
+        """Put an impairment, or a timeline's beginning, on a link and read it back; a timeline goes on with `play`.
+
+        Raises ImpairmentNotAppliedError, and InvalidValueError where a timeline's steps cannot follow each other.
+        """
         started = time.perf_counter()
-        impairment = self._seeded(ref, impairment)
+        seed = self._seed(ref, wanted)
+        if isinstance(wanted, Timeline):
+            schedule = compile_timeline(wanted, seed=seed)
+            self._halt(ref)
+            applied = replace(self._applied(ref, schedule.moments[0].impairment, started), timeline=wanted)
+            self._arm(ref, Running(name=f"{ref} on {ref.network}", schedule=schedule))
+        else:
+            self._halt(ref)
+            applied = self._applied(ref, wanted if seed is None else replace(wanted, seed=seed), started)
+        self.history.append(applied)
+        return applied
+
+    def play(self) -> None:
+        """Begin every timeline that is armed, all at the same moment, which is their 0 s."""
+        armed: dict[int, tuple[Channel, list[Running]]] = {}
+        for port in self._ports.values():
+            for source in port.sources.values():
+                if source.running is not None and not source.running.begun:
+                    armed.setdefault(id(port.channel), (port.channel, []))[1].append(source.running)
+        for channel, running in armed.values():
+            channel.call("play", names=[each.name for each in running])
+            for each in running:
+                each.begun = True
+
+    def steps(self, ref: LinkRef) -> list[Taken]:
+        """The steps of timelines that were taken on a link since `begin`, in order."""
+        port = self._ports.get((ref.dst, ref.network))
+        source = port.sources.get(ref) if port is not None else None
+        if port is not None and source is not None and source.running is not None:
+            self._steps.setdefault(ref, []).extend(source.running.look(port.channel).taken)
+        return list(self._steps.get(ref, ()))
+
+    @property
+    def stepped(self) -> dict[LinkRef, list[Taken]]:
+        """The steps of every link that has or had a timeline since `begin`, as far as they were fetched."""
+        return {ref: list(steps) for ref, steps in self._steps.items()}
+
+    def now(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
+        """What an impaired link is impaired with at this moment, and the kernel's own account of it, or None."""
+        port = self._ports[ref.dst, ref.network]
+        source = port.sources[ref]
+        asked = port.applied[ref]
+        if source.running is None:
+            return asked, self.netem(ref)
+        look = source.running.look(port.channel)
+        self._steps.setdefault(ref, []).extend(look.taken)
+        if look.played and look.asked is not None:
+            return look.asked, look.kernel
+        return asked, self.netem(ref)
+
+    def _arm(self, ref: LinkRef, running: Running) -> None:
+        port = self._ports[ref.dst, ref.network]
+        source = port.sources[ref]
+        running.arm(
+            port.channel, port=port.name, show=qdisc.show(port.device), parent=f"1:{source.minor:x}",
+            needs=[source.ifindex],
+            lines=[
+                qdisc.leaf(port.device, source.minor, each.impairment, spare=source.spare)
+                for each in running.schedule.moments
+            ],
+        )  # fmt: skip
+        source.running = running
+
+    def _halt(self, ref: LinkRef) -> None:
+        """Stop a link's timeline, if one runs, where it is."""
+        port = self._ports.get((ref.dst, ref.network))
+        source = port.sources.get(ref) if port is not None else None
+        if port is None or source is None or source.running is None:
+            return
+        running, source.running = source.running, None
+        look = running.halt(port.channel)
+        self._steps.setdefault(ref, []).extend(look.taken)
+        if look.played:
+            source.impairment = look.asked
+
+    def _interrupt(self, ref: LinkRef) -> None:
+        """Stop a timeline whose port is no more: what it did is kept, and that it did not go on."""
+        self._halt(ref)
+        if steps := self._steps.get(ref):
+            said = "the port began anew, because a host at it was started again, and the timeline ended here"
+            steps.append(replace(steps[-1], complaint=said))
+
+    def _applied(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+        """Put an impairment on a link, on a new port if its own is gone, and read it back."""
         try:
             applied = self._apply(ref, impairment, started)
         except AgentError as error:
@@ -532,12 +699,14 @@ class Lab(abc.ABC):
                 raise
             self._renew(ref)
             applied = self._apply(ref, impairment, started)
-        self.history.append(applied)
         self.on_applied(ref)
         return applied
 
     def _renew(self, ref: LinkRef) -> None:
         """Begin a port anew after a host at it was started again: the other sources keep their impairments."""
+        for each, source in self._ports[ref.dst, ref.network].sources.items():
+            if source.running is not None:
+                self._interrupt(each)
         old = self._ports.pop((ref.dst, ref.network))
         port = self._port(ref.dst, ref.network)
         self._tc(port, [f"qdisc delete dev {port.device} root"])  # where a source alone is new, the old tree is there
@@ -550,32 +719,45 @@ class Lab(abc.ABC):
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         port = self._ready(ref)
         source = port.sources[ref]
-        lines: list[str] = [] if port.rooted else qdisc.root(port.device)
-        leading = [] if source.led else qdisc.filters(source.minor, source.addresses, ref.traffic)
-        if leading:
-            lines.append(qdisc.make_class(port.device, source.minor))
-            lines += [each.put(port.device) for each in leading]
+        device, minor, by_number = port.device, source.minor, impairment.by_number
+        self._store_tables(port, impairment)
+        lines: list[str] = [] if port.rooted else qdisc.root(device)
+        if not source.led:
+            lines.append(qdisc.make_class(device, minor))
         spare = source.spare
         if source.impairment is not None and not qdisc.can_change_in_place(source.impairment, impairment):
             spare = not spare
-        command = qdisc.leaf(port.device, source.minor, impairment, spare=spare)
-        lines += [command, qdisc.show(port.device), *(each.get(port.device) for each in leading)]
+        command = qdisc.leaf(device, minor, impairment, spare=spare)
+        lines += [command, *qdisc.bucket(device, minor, impairment, spare=spare)]
+        leading = qdisc.filters(minor, source.addresses, ref.traffic, by_number=by_number)
+        if source.led and source.counted == by_number:
+            leading = []
+        if by_number:
+            lines += qdisc.count(device, minor, self._store_count(port, impairment))
+        lines += [each.put(device) for each in leading]
+        if source.counted and not by_number:
+            lines.append(qdisc.stop_counting(device, minor))
+        lines += [qdisc.show(device), *([qdisc.show_count(device, minor)] if by_number else [])]
+        lines += [each.get(device) for each in leading]
         answer = self._tc(port, lines, source)
         failed = {each["line"] for each in answer["complaints"]}
-        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(port.device))
+        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(device))
         if command not in failed:
             # The kernel holds something new for this source, whether or not it is what was asked.
             source.spare, source.impairment = spare, impairment
+        source.counted = source.counted or by_number
         complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
         found: list[proof.Difference] = []
         kernel: Mapping[str, Any] = {}
         if not complaints:
             shown, *filters = answer["shown"]
-            kernel = proof.find_netem(shown, source.minor) or {}
+            kernel = proof.find_netem(shown, minor) or {}
             misled = proof.filter_differences(_flat(filters), leading)
-            source.led = source.led or not misled
-            found = proof.differences(impairment, kernel or None) + misled
+            source.led = (source.led or bool(leading)) and not misled
+            source.counted = by_number
+            found = self._differences(impairment, kernel or None, shown, _flat(filters)) + misled
         if complaints or found:
+            source.led = False
             raise self._not_applied(ref, found, *complaints, f"Command: tc {command}")
         return Applied(
             link=ref,
@@ -585,17 +767,46 @@ class Lab(abc.ABC):
             took_s=time.perf_counter() - started,
         )
 
+    def _differences(
+        self, asked: Impairment, netem: Mapping[str, Any] | None, qdiscs: Any, filters: Any
+    ) -> list[proof.Difference]:
+        """Every way in which what the kernel holds for one link is not what was asked."""
+        found = proof.differences(asked, netem) + proof.bucket_differences(asked, qdiscs, netem)
+        return found + (proof.count_differences(asked, filters) if asked.by_number else [])
+
+    def _store_tables(self, port: Port, impairment: Impairment) -> None:
+        """Have the agent keep the tables of one's own that tc is to read. Raises InvalidValueError."""
+        for name in impairment.own_tables:
+            self._store(port, name, find_table(self.tables, name).read_bytes())
+
+    def _store_count(self, port: Port, impairment: Impairment) -> str:
+        if self.netem_engine != "carried":
+            raise EnvironmentUnfitError(
+                "drop_packets and drop_every load a program into the kernel, and only a kernel that we bring lets us: "
+                "use --netem carried"
+            )
+        name = f"{indexed.tag(impairment.drop_packets, impairment.drop_every)}.o"
+        return self._store(port, name, indexed.elf_object(impairment.drop_packets, impairment.drop_every))
+
+    def _store(self, port: Port, name: str, data: bytes) -> str:
+        if name not in port.stored:
+            port.stored[name] = port.channel.call("store", name=name, data=base64.b64encode(data).decode())["path"]
+        return port.stored[name]
+
     def clear(self, ref: LinkRef) -> None:
         """Take a link's impairment off and read back that it is gone."""
         port = self._ports.get((ref.dst, ref.network))
         if port is None or ref not in port.applied:
             return
         source = port.sources[ref]
+        self._halt(ref)
         lines = [qdisc.clear(port.device, source.minor)]
-        if ref.traffic != ALL_TRAFFIC:  # or it would keep that part from what the whole link is impaired with next
+        if ref.traffic != ALL_TRAFFIC or source.counted:
+            # A part of the traffic would be kept from what the whole link is impaired with next.
             ways = qdisc.filters(source.minor, source.addresses, ref.traffic)
             lines += [each.delete(port.device) for each in ways]
-            source.led = False
+            lines += [qdisc.stop_counting(port.device, source.minor)] if source.counted else []
+            source.led = source.counted = False
         try:
             answer = self._tc(port, [*lines, qdisc.show(port.device)])
         except AgentError as error:
@@ -662,6 +873,15 @@ class Lab(abc.ABC):
         if still:
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
         source.cut = False
+
+    def dropped_by_number(self, ref: LinkRef) -> int:
+        """How many packets of a link ``drop_packets`` and ``drop_every`` have lost since they were put there."""
+        port = self._ports.get((ref.dst, ref.network))
+        if port is None or ref not in port.sources or not port.sources[ref].counted:
+            return 0
+        source = port.sources[ref]
+        answer = self._tc(port, [qdisc.show_count(port.device, source.minor)], source)
+        return proof.dropped_by_number(_flat(answer["shown"]))
 
     def lost_in_cut(self, ref: LinkRef) -> int:
         """How many packets the cut of a link has swallowed."""
@@ -744,12 +964,15 @@ def impairments_of(
     topology: Topology,
     profiles: Mapping[str, Profile],
     text: str,
-    profile: str | Profile | None,
+    profile: str | Profile | Sequence[object] | None,
     words: Mapping[str, object],
-) -> dict[LinkRef, Impairment]:
-    """What the words of a marker, a call or a command line ask of each link. Pure.
+    *,
+    tables: Mapping[str, Path],
+    side: Callable[[object], Impairment | Timeline] = checked_side,
+) -> dict[LinkRef, Impairment | Timeline]:
+    """What the words of a marker, a call or a command line ask of each link; ``side`` reads the words.
 
-    Raises InvalidValueError with every problem of the link, the profile and the words at once.
+    Raises InvalidValueError with every problem of the link, the profile, the words and their tables at once.
     """
     problems: list[str] = []
     forward: tuple[LinkRef, ...] = ()
@@ -764,18 +987,33 @@ def impairments_of(
             problems.append(f"{text!r}: give a profile or words such as delay=, not both")
         elif isinstance(profile, Profile):
             chosen = profile
+        elif isinstance(profile, list | tuple) and any(isinstance(step, Mapping) for step in profile):
+            both = side(profile)
+            chosen = Profile(name="", forward=both, reverse=both)
         elif profile is not None:
             chosen = find_profile(profiles, profile)
         elif not words:
             problems.append(f'{text!r}: what is it impaired with? Give a profile\'s name or words such as delay="40ms"')
         else:
-            same = Impairment.parse(words)
+            same = side(words)
             chosen = Profile(name="", forward=same, reverse=same)
+        for half in (chosen.forward, chosen.reverse) if chosen is not None else ():
+            problems += _missing_tables(half, tables)
     except InvalidValueError as error:
         problems += error.problems
     if problems or chosen is None:
-        raise InvalidValueError(problems)
+        raise InvalidValueError(dict.fromkeys(problems))
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
+
+
+def _missing_tables(half: Impairment | Timeline, tables: Mapping[str, Path]) -> list[str]:
+    problems: list[str] = []
+    for name in half.own_tables:
+        try:
+            find_table(tables, name)
+        except InvalidValueError as error:
+            problems += error.problems
+    return problems
 
 
 def seconds(text: str, name: str = "timeout") -> float:

@@ -224,6 +224,9 @@ from testbed import ImpairmentNotAppliedError, plugin
 
 class Lab:
     history, seedable, netem_engine = [], True, "carried"
+    def play(self):
+        pass
+
     def verify(self):
         raise ImpairmentNotAppliedError("asked loss 2%, the kernel reports 0%")
 
