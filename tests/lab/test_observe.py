@@ -219,6 +219,30 @@ def test_a_host_that_was_started_again_is_missing_and_the_others_are_not(lab: Co
     assert set(seen.missing) == {"server"}
 
 
+def test_with_the_host_engine_packets_are_seen_at_the_senders_port_and_at_the_receivers(
+    lab: ComposeLab, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a carried kernel has the netem between the two veths that are looked at there."""
+    lab.impair("client -> server", delay="5ms", loss="3%", seed=7)
+    assert lab._agent is not None
+    call = lab._agent.call
+    with monkeypatch.context() as as_on_a_host:
+        as_on_a_host.setattr(
+            lab._agent, "call",
+            lambda name, **words: {"before": None, "after": "veth"} if name == "sides" else call(name, **words),
+        )  # fmt: skip
+        with lab.capture("client -> server") as link, lab.capture("server") as port:
+            transfer(lab, address, 300_000)
+    dropped = lab.link("client -> server").counters().dropped_packets
+    for capture in (link, port):
+        assert [place.side for place in capture.capture.places] == ["after", "before"]
+        passages = capture.passages()
+        assert sum(each.lost for each in passages) == dropped > 0
+        assert all(each.delay_s is None or each.delay_s >= 0.005 for each in passages)
+        (flow,) = capture.flows("after")
+        assert flow.client.payload() == b"x" * 300_000
+
+
 _SUITE = """
 import pytest
 
