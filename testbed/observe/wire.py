@@ -314,7 +314,11 @@ class Direction:
     retransmissions: list[Segment] = field(default_factory=list)
     """Segments that take sequence numbers which had all been seen here before, and are no copies; SYN and FIN too."""
     copies: list[Segment] = field(default_factory=list)
-    """Segments that the network doubled: IPv4 identification, numbers and time stamp are those of an earlier one."""
+    """Segments that the network doubled: IPv4 identification, numbers and time stamp are those of an earlier one.
+
+    Where there is no identification (IPv6, and the SYN-ACKs of Linux) copies count as retransmissions: follow the
+    packets by `passages` instead.
+    """
     out_of_order: list[Segment] = field(default_factory=list)
     """Of the originals, those that came after a later one: on the way here they were overtaken, or repaired."""
     duplicate_acks: list[Segment] = field(default_factory=list)

@@ -195,6 +195,14 @@ def test_a_copy_made_by_the_network_has_its_originals_identification(wire: Wire)
     assert (len(flow.client.copies), len(flow.client.retransmissions)) == (1, 1)
 
 
+def test_without_an_identification_what_comes_again_is_held_to_be_sent_again(wire: Wire) -> None:
+    """Linux leaves it zero in a SYN-ACK, and IPv6 has none."""
+    wire.client(0, b"abc", identification=0)
+    wire.client(0, b"abc", identification=0)
+    flow = only(wire)
+    assert (len(flow.client.copies), len(flow.client.retransmissions)) == (0, 1)
+
+
 def test_a_gap_that_was_never_filled_ends_the_payload(wire: Wire) -> None:
     wire.client(0, b"abc")
     wire.client(6, b"ghi")
