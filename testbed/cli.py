@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ from rich.table import Table
 from testbed import demo as demonstration
 from testbed import doctor as diagnosis
 from testbed.errors import EnvironmentUnfitError, InvalidValueError, ServiceFailedError, TestbedError, UserError
+from testbed.judge.statistics import ALPHA
 from testbed.labs import images as image_store
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine
+from testbed.labs.lab import impairments_of
+from testbed.labs.proving import proven
 from testbed.links import proof, qdisc
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
+from testbed.model.evidence import FAILS
 from testbed.model.impairment import WORDS
 from testbed.report import console as tables
+from testbed.report import evidence
 from testbed.report.html import demo_page
 
 # Where there is no terminal to ask, a table is not squeezed into 80 columns.
@@ -215,6 +221,53 @@ def _profile_or_words(what: Iterable[str]) -> dict[str, Any]:
     if len(names) > 1 or (names and words):
         raise InvalidValueError(f"{' '.join(what)!r}: give one profile, or words such as delay=40ms, not both")
     return {"profile": names[0]} if names else words
+
+
+@cli.command()
+@_compose_file
+@_netem
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=2.5, show_default=True,
+              help="How long probes are sent in each direction; more time, smaller differences found.")  # fmt: skip
+@click.option("--alpha", type=click.FloatRange(1e-12, 0.1), default=ALPHA, show_default=True,
+              help="How often an honest link may be condemned.")  # fmt: skip
+@click.argument("link")
+@click.argument("what", nargs=-1, metavar="[PROFILE | WORD=VALUE…]")
+@_example("""testbed prove "client <-> server" lossy
+             testbed prove "client -> server" delay=40ms jitter=5ms loss=2%""")
+def prove(
+    compose_file: Path | None, netem: str, as_json: bool, seconds: float, alpha: float, link: str, what: tuple[str, ...]
+) -> int:
+    """Impair LINK and prove it: read the kernel back, send probes, show asked, kernel and seen side by side.
+
+    On the running stack, if `testbed up` started one: there the link is proven as it is if nothing is asked of it, and
+    stays impaired. Else on a stack that is brought up for it and taken down. Exit status 1 if the link is not as asked.
+    """
+    lab = ComposeLab(compose_file, netem=netem, say=_say)
+    words = _profile_or_words(what) if what else None
+    refs = lab.topology.links(link)
+    if words is not None:
+        profile, said = words.get("profile"), {} if "profile" in words else words
+        impairments_of(lab.topology, lab.profiles, link, profile, said, side=lab.side, tables=lab.tables)
+    with ExitStack() as undo:
+        if lab.take_up():
+            undo.callback(lab.leave)
+        elif words is None:
+            raise UserError(f"{_NOT_UP}; or say what the link is to be impaired with: testbed prove {link!r} lossy")
+        else:
+            undo.enter_context(lab)
+        if words is not None:
+            lab.impair(link, **words)
+        for ref in refs:
+            lab.probe(ref, alpha=alpha, most_s=seconds)
+        found = [proven(lab, ref) for ref in refs]
+    if as_json:
+        _OUT.print_json(json.dumps([each.as_json() for each in found]))
+    else:
+        for each in found:
+            for line in evidence.lines(each, explained=True):
+                _OUT.print(line, markup=False, soft_wrap=True)
+    return 1 if any(each.read_back == FAILS or each.probe == FAILS for each in found) else 0
 
 
 @cli.command()

@@ -27,6 +27,9 @@ _CLIENTS = 4
 _PATIENCE_S = 40.0
 _PATIENCE_PER_MESSAGE_S = 2.0
 
+# How long probes are sent in each direction before a profile's messages.
+_PROBES_S = 1.0
+
 See = Callable[[Sequence[ProfileRun], str | None], None]
 
 
@@ -65,6 +68,7 @@ def _run_profile(
     client, server = lab.hosts["client"], lab.hosts["server"]
     lab.heal()
     applied = lab.impair(LINK, profile)
+    lab.prove(LINK, most_s=_PROBES_S)
     before = _retransmitted(client) + _retransmitted(server)
     began = time.monotonic()
     until = began + max(_PATIENCE_S, _PATIENCE_PER_MESSAGE_S * count)
@@ -77,6 +81,7 @@ def _run_profile(
         description=profile.description,
         forward=profile.forward.describe(),
         reverse=profile.reverse.describe(),
+        proof=tuple((str(each.link), tuple(lab.probed[each.link])) for each in applied),
         commands=tuple(each.command for each in applied),
         delay_s=(profile.forward.delay_s or 0.0) if isinstance(profile.forward, Impairment) else 0.0,
         messages=messages,

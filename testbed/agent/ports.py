@@ -31,6 +31,7 @@ from typing import Any, Self
 
 from . import carried
 from .batch import Batch, LocalTool
+from .noise import noise
 from .protocol import Operation, Refused
 from .schedule import Schedules
 
@@ -60,6 +61,8 @@ class Port:
     """Where the qdiscs are: the veth, or the carried kernel's device."""
     taps: tuple[str, str] | None = None
     """Of a carried port: the tap on the bridge's side and the one on the host's."""
+    entry: str | None = None
+    """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
     undo: ExitStack = field(default_factory=ExitStack)
 
 
@@ -89,6 +92,7 @@ class Ports:
         """The protocol's operations."""
         return {
             "capabilities": self.capabilities,
+            "noise": noise,
             "boot": self.boot,
             "attach": self.attach,
             "tc": self.tc,
@@ -134,12 +138,12 @@ class Ports:
             self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", tables=self._files)
         return {"boot_s": self._kernel.boot_s, "release": self._kernel.release}
 
-    def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str]:
+    def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str | None]:
         """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once."""
         self._bury()
         known = self._ports.get(port)
         if known is not None and known.ifindex == ifindex and known.engine == engine and _exists(known):
-            return {"device": known.device}
+            return {"device": known.device, "entry": known.entry}
         if known is not None:
             self._detach(known)
         veth = _name_of(ifindex)
@@ -157,7 +161,7 @@ class Ports:
             steps(attached)
             undo_on_failure.pop_all()
         self._ports[port] = attached
-        return {"device": attached.device}
+        return {"device": attached.device, "entry": attached.entry}
 
     def tc(self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0) -> dict[str, Any]:
         """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line.
@@ -269,6 +273,7 @@ class Ports:
         number = self._attached
         self._attached += 1
         vec_a, vec_b = f"vec{2 * number}", f"vec{2 * number + 1}"
+        port.entry = vec_b
         tap_a, tap_b = f"tb{self._tag}{number}a", f"tb{self._tag}{number}b"
         link = _link(port.veth)
         bridge, mtu = link.get("master"), link["mtu"]

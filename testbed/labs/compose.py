@@ -249,6 +249,7 @@ class ComposeLab(Lab):
     def down(self) -> None:
         """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
         self._ports.clear()
+        self.watched.clear()
         with self._step("taking the stack down"):
             self._undo.close()
         self._hosts.clear()
@@ -470,6 +471,18 @@ class ComposeLab(Lab):
         interface = target.send_per_packet(network)
         name = f"{host}@{network}"
         attached = self._agent.call("attach", port=name, ifindex=interface["peer_ifindex"], engine=self.netem_engine)
+        return Port(name=name, channel=self._agent, device=attached["device"], entry=attached.get("entry"))
+
+    def watching(self, host: str, network: str) -> Port | None:
+        """The port of the engine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
+        if self._agent is None or self.netem_engine == "host":
+            return self._port(host, network)
+        name = f"{host}@{network} watched"
+        for watched in self.watched.values():
+            if watched.port.name == name:
+                return watched.port
+        ifindex = self._hosts[host].interface(network)["peer_ifindex"]
+        attached = self._agent.call("attach", port=name, ifindex=ifindex, engine="host")
         return Port(name=name, channel=self._agent, device=attached["device"])
 
     def _prepare_source(self, host: str, network: str) -> int:

@@ -20,13 +20,17 @@ from typing import Any, Self
 
 from testbed import units
 from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.judge import probes
+from testbed.judge import statistics as exact
+from testbed.labs import proving
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.timelines import Running
 from testbed.links import indexed, proof, qdisc
 from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.links.schedule import compile_timeline
-from testbed.model.impairment import Impairment, Profile, unknown
+from testbed.model.evidence import FAILS, Check, LinkEvidence
+from testbed.model.impairment import CLEAN, Impairment, Profile, unknown
 from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
 from testbed.observe.observation import Observation
@@ -136,8 +140,8 @@ class Host(abc.ABC):
         """The counters of its own kernel namespace, as in /proc/net/snmp and /proc/net/netstat."""
 
     def inside(self) -> Channel:
-        """The agent in this host's network namespace."""
-        raise LabError(f"`{self.name}` has no agent inside: this kind of lab cannot be observed")
+        """The agent in its network namespace, which observes and probes. Raises LabError if it has none."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so it can be neither observed nor probed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +199,10 @@ class Port:
     stored: dict[str, str] = field(default_factory=dict)
     """Files that the agent keeps for tc: name and path."""
     sources: dict[LinkRef, Source] = field(default_factory=dict)
+    entry: str | None = None
+    """The device whose redirect feeds it and counts what it refused; None where there is no such thing."""
+    refused: int = 0
+    """What it had refused when the test began."""
 
     @property
     def applied(self) -> dict[LinkRef, Impairment]:
@@ -214,7 +222,7 @@ class Port:
             }
             for ref, each in self.sources.items()
         ]
-        return {"device": self.device, "rooted": self.rooted, "sources": sources}
+        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry}
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
@@ -227,7 +235,8 @@ class Port:
             })
             for each in state["sources"]
         }  # fmt: skip
-        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources)
+        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
+                   entry=state.get("entry"))  # fmt: skip
 
 
 class Link:
@@ -331,6 +340,12 @@ class Lab(abc.ABC):
         """Every program that was started in a host since `begin`."""
         self.on_applied: Callable[[LinkRef], None] = lambda _ref: None
         """Hears of each impairment once it is in force."""
+        self.probed: dict[LinkRef, list[Check]] = {}
+        """What probes saw of each link that was proven since `begin`."""
+        self.evidence: list[LinkEvidence] = []
+        """What `verify` found of each impaired link, last."""
+        self.watched: dict[tuple[str, str, str], proving.Watched] = {}
+        """What is counted of other paths, by source, target and network."""
 
     def begin(self, seeds_from: str | None) -> None:
         """Begin a test: forget the records, the history and the programs of the one before."""
@@ -338,6 +353,8 @@ class Lab(abc.ABC):
         self.history.clear()
         self._steps.clear()
         self.programs.clear()
+        self.probed.clear()
+        proving.begin(self)
         self.seeds_from = seeds_from
 
     def end(self) -> None:
@@ -386,6 +403,15 @@ class Lab(abc.ABC):
     def _prepare_source(self, host: str, network: str) -> int:
         """Make a host that sends into an impaired link send packets one by one; its own port's ifindex."""
 
+    def watching(self, host: str, network: str) -> Port | None:
+        """The port toward a host, to count what passes it and not to impair it; None where that cannot be done."""
+        return self._ports.get((host, network))
+
+    @property
+    def ports(self) -> Iterable[Port]:
+        """Every port that is attached."""
+        return self._ports.values()
+
     # --- context ---------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
@@ -415,24 +441,67 @@ class Lab(abc.ABC):
         return Link(self, refs[0])
 
     def impair(
-        self, text: str, profile: str | Profile | Sequence[object] | None = None, **words: object
+        self,
+        text: str,
+        profile: str | Profile | Sequence[object] | None = None,
+        *,
+        prove: bool = False,
+        **words: object,
     ) -> list[Applied]:
         """Impair ``"a -> b"`` or both directions of ``"a <-> b"`` with a profile, a list of steps, or words.
 
         A profile's forward half goes to the first direction named, its reverse half to the other. Every name and
         value is checked before anything is changed. Timelines begin at once, those of both directions together.
+        ``prove``: see `prove`.
         """
         wanted = impairments_of(self.topology, self.profiles, text, profile, words, side=self.side, tables=self.tables)
         applied: list[Applied] = []
         try:
             for ref, impairment in wanted.items():
                 applied.append(self.arm(ref, impairment))
+            if prove:
+                self.prove(text)
             self.play()
         except BaseException:
             for done in applied:  # nothing half-applied
                 self.clear(done.link)
             raise
         return applied
+
+    def prove(self, text: str, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> dict[LinkRef, list[Check]]:
+        """Send probes over each direction of a link, and judge what arrived against what it is impaired with.
+
+        A few seconds a direction. The tests of one direction together condemn an honest link at most ``alpha`` of the
+        time. Afterwards the netem is there afresh, with its seed. Raises ImpairmentNotAppliedError naming each field
+        that is not as asked.
+        """
+        seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s) for ref in self.topology.links(text)}
+        for ref, checks in seen.items():
+            if wrong := [str(check) for check in checks if check.verdict == FAILS]:
+                self.evidence = [proving.proven(self, each) for each in seen]
+                raise self._not_applied(ref, [], "probes did not see what was asked", *wrong)
+        return seen
+
+    def probe(self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
+        """The same for one direction, without raising: the verdicts are in the checks, and in the evidence."""
+        kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
+        impaired = ref in self.impaired
+        port = self._ports.get((ref.dst, ref.network))
+        if impaired and port is not None and port.sources[ref].running is not None:
+            raise InvalidValueError(f"{ref}: a timeline cannot be probed: the probes would take longer than its steps")
+        asked = self.impairments.get(ref, CLEAN)
+        checks = [
+            replace(check, kernel=kernel.get(check.field, check.kernel))
+            for check in proving.probe(self, ref, asked, alpha=alpha, most_s=most_s)
+        ]
+        if not impaired:
+            self.clear(ref)
+        self.probed[ref] = checks
+        return checks
+
+    def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
+        """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
+        self._apply(ref, impairment, time.perf_counter(), afresh=True)
 
     def heal(self) -> None:
         """Mend every cut and take every impairment off; what stays is raised once the others are off."""
@@ -482,16 +551,26 @@ class Lab(abc.ABC):
         return [ref for port in self._ports.values() for ref in port.applied]
 
     def verify(self) -> None:
-        """Read every impaired link again, and look at each step that a timeline took.
+        """Read every impaired link again, and look at each step that a timeline took; what was found is in `evidence`.
 
-        Raises ImpairmentNotAppliedError if a link does not hold what it should any more, or a step was not taken.
+        Raises ImpairmentNotAppliedError if a link does not hold any more what was asked, if a step was not taken, if
+        its queue overflowed though neither a rate nor a limit was asked, or if the traffic took another path.
         """
+        self.evidence.clear()
+        wrong: list[ImpairmentNotAppliedError] = []
         for port in self._ports.values():
             watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
-            if watched:
-                filters, qdiscs = self._read_port(port, watched)
-                for ref in watched:
-                    self._verify(ref, port.sources[ref], filters, qdiscs)
+            try:
+                filters, qdiscs = self._read_port(port, watched) if watched else ((), ())
+                refused = proving.refused(port) if watched else None
+            except ImpairmentNotAppliedError as error:
+                wrong.append(error)
+                self.evidence += [proving.lost(self, ref, asked) for ref, asked in port.applied.items()]
+                continue
+            for ref in watched:
+                wrong += self._verify(ref, port, proving.Reading(filters, qdiscs, refused))
+        if wrong:
+            raise ImpairmentNotAppliedError("\n".join(map(str, wrong)))
 
     def _read_port(self, port: Port, watched: Sequence[LinkRef]) -> tuple[Any, Any]:
         """All filters and qdiscs of a port. Raises ImpairmentNotAppliedError naming the link whose end is gone."""
@@ -515,32 +594,40 @@ class Lab(abc.ABC):
             return False
         return True
 
-    def _verify(self, ref: LinkRef, source: Source, filters: Any, qdiscs: Any) -> None:
-        found: list[proof.Difference] = []
-        if source.running is not None:
-            found += self._timeline_differences(ref)
-        elif source.impairment is not None:
-            netem, by_number = proof.find_netem(qdiscs, source.minor), source.impairment.by_number
-            own = [each for each in filters if each.get("chain", 0) in (0, source.minor)]
-            found += self._differences(source.impairment, netem, qdiscs, own)
-            ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=by_number)
-            found += proof.filter_differences(filters, ways)
+    def _verify(self, ref: LinkRef, port: Port, reading: proving.Reading) -> list[ImpairmentNotAppliedError]:
+        source, found, problems = port.sources[ref], list[proof.Difference](), list[str]()
+        if source.impairment is not None:
+            examined = proving.examine(self, ref, port, reading)
+            found += examined.differences
+            problems += examined.problems
+            self.evidence.append(examined.evidence)
+        problems += [
+            f"the step at {step.planned_s:.3f} s of its timeline, {step.impairment.describe()}: {step.complaint}"
+            for step in self._steps.get(ref, ())
+            if step.complaint is not None
+        ]
         if source.cut:
-            found += self._cut_differences(ref, source, filters, qdiscs)
-        for step in self._steps.get(ref, ()):
-            if step.complaint is not None:
-                when = f"the step at {step.planned_s:.3f} s of its timeline, {step.impairment.describe()}"
-                raise self._not_applied(ref, found, f"{when}: {step.complaint}")
-        if found:
-            raise self._not_applied(ref, found, _HELD)
+            found += self._cut_differences(ref, source, reading.filters, reading.qdiscs)
+        wrong = [self._not_applied(ref, found, _HELD)] if found else []
+        return [*wrong, self._not_applied(ref, [], *problems)] if problems else wrong
 
-    def _timeline_differences(self, ref: LinkRef) -> list[proof.Difference]:
-        """Whether the step in force at this moment is."""
+    def held(self, ref: LinkRef, port: Port, reading: proving.Reading) -> tuple[Impairment, list[proof.Difference]]:
+        """What a link is impaired with at this moment, and every way in which the kernel holds something else."""
+        source = port.sources[ref]
+        asked = source.impairment or CLEAN
+        ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=asked.by_number)
+        found = proof.filter_differences(reading.filters, ways)
+        if source.running is not None:
+            return (now := self._now_checked(ref))[0], proof.differences(*now) + found
+        netem = proof.find_netem(reading.qdiscs, source.minor)
+        own = [each for each in reading.filters if each.get("chain", 0) in (0, source.minor)]
+        return asked, self._differences(asked, netem, reading.qdiscs, own) + found
+
+    def _now_checked(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
         try:
-            asked, netem = self.now(ref)
+            return self.now(ref)
         except AgentError as error:
             raise self._not_applied(ref, [], f"its timeline: {error}") from None
-        return proof.differences(asked, netem)
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
         """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
@@ -699,6 +786,7 @@ class Lab(abc.ABC):
                 raise
             self._renew(ref)
             applied = self._apply(ref, impairment, started)
+        proving.watch(self, ref)
         self.on_applied(ref)
         return applied
 
@@ -716,7 +804,7 @@ class Lab(abc.ABC):
             if source.cut:
                 self._cut(other)
 
-    def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+    def _apply(self, ref: LinkRef, impairment: Impairment, started: float, *, afresh: bool = False) -> Applied:
         port = self._ready(ref)
         source = port.sources[ref]
         device, minor, by_number = port.device, source.minor, impairment.by_number
@@ -725,7 +813,8 @@ class Lab(abc.ABC):
         if not source.led:
             lines.append(qdisc.make_class(device, minor))
         spare = source.spare
-        if source.impairment is not None and not qdisc.can_change_in_place(source.impairment, impairment):
+        kept = source.impairment is not None and qdisc.can_change_in_place(source.impairment, impairment)
+        if source.impairment is not None and (afresh or not kept):
             spare = not spare
         command = qdisc.leaf(device, minor, impairment, spare=spare)
         lines += [command, *qdisc.bucket(device, minor, impairment, spare=spare)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,6 +89,7 @@ def test_the_doctor_finds_this_machine_fit() -> None:
     findings = {each["name"]: each for each in json.loads(done.stdout)}
     assert findings["Docker engine"]["state"] == "ok"
     assert findings["carried kernel"]["state"] == "ok"
+    assert re.search(r"one-way delays below [\d.]+m?s", findings["noise of this machine"]["costs"])
 
 
 def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "doctor", "up", "down", "impair", "cut", "heal", "show", "profiles", "images"]
+    "command", ["demo", "doctor", "up", "down", "impair", "prove", "cut", "heal", "show", "profiles", "images"]
 )
 def test_every_command_helps_with_an_example(command: str) -> None:
     done = cli(command, "--help")

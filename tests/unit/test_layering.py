@@ -73,6 +73,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.observe": (*FOUNDATIONS, "testbed.model", "testbed.observe"),
+    "testbed.judge": (*FOUNDATIONS, "testbed.model", "testbed.judge"),
+    "testbed.report": (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.report"),
     "testbed.agent": ("testbed.agent",),
     "testbed.labs.waiting": (),
     "testbed.labs.channel": ("testbed.errors",),
@@ -122,7 +124,15 @@ def test_the_agent_needs_nothing_but_python(module: str) -> None:
         module
         for module in FILES
         if _below(
-            module, (*FOUNDATIONS, "testbed.model", "testbed.links.qdisc", "testbed.links.proof", "testbed.observe")
+            module,
+            (
+                *FOUNDATIONS,
+                "testbed.model",
+                "testbed.judge",
+                "testbed.links.qdisc",
+                "testbed.links.proof",
+                "testbed.observe",
+            ),
         )
     ],
 )
