@@ -540,7 +540,7 @@ class Passage:
 
     @property
     def lost(self) -> bool:
-        """Whether it was not seen again. One that was corrupted on the way counts as lost."""
+        """Whether it was not seen again: also one that was corrupted, or still waited when the capture ended."""
         return not self.after
 
     @property
