@@ -68,7 +68,9 @@ def _run_profile(
     client, server = lab.hosts["client"], lab.hosts["server"]
     lab.heal()
     applied = lab.impair(LINK, profile)
-    lab.prove(LINK, most_s=_PROBES_S)
+    probed = [each for each in applied if each.timeline is None]  # what changes meanwhile cannot be probed
+    for each in probed:
+        lab.prove(f"{each.link} on {each.link.network}", most_s=_PROBES_S)
     before = _retransmitted(client) + _retransmitted(server)
     began = time.monotonic()
     until = began + max(_PATIENCE_S, _PATIENCE_PER_MESSAGE_S * count)
@@ -81,7 +83,7 @@ def _run_profile(
         description=profile.description,
         forward=profile.forward.describe(),
         reverse=profile.reverse.describe(),
-        proof=tuple((str(each.link), tuple(lab.probed[each.link])) for each in applied),
+        proof=tuple((str(each.link), tuple(lab.probed[each.link])) for each in probed),
         commands=tuple(each.command for each in applied),
         delay_s=(profile.forward.delay_s or 0.0) if isinstance(profile.forward, Impairment) else 0.0,
         messages=messages,

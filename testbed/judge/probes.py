@@ -11,7 +11,7 @@ import bisect
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,8 @@ _SELF_REORDERED = 0.001
 _RATE_ABOVE, _RATE_BELOW = 1.02, 0.9
 # What is slower than asked is blamed on the link only if the machine alone is so much faster.
 _OWN_RATE = 1.5
+_LONGER = "longer than asked: the machine is overloaded, or packets wait in another queue on their way"
+_SLOWER = "another queue on the way is slower, or the machine is overloaded"
 _TABLE_UNIT = 8192
 _TABLE_REACH = 4
 _TESTS = 20
@@ -115,9 +117,9 @@ def plan(asked: Impairment, *, limit_packets: int, alpha: float = exact.ALPHA, m
 
     The pace leaves the link's queue empty between two probes. ``limit_packets``: what the queue holds.
     """
-    longest_s = _longest_s(asked)
+    longest_s = _longest_s(asked) + _slot_s(asked)
     size = _LARGE_BYTES if asked.corrupt_ratio else _SMALL_BYTES
-    pace_s = max(_PACE_S, 2 * longest_s / limit_packets)
+    pace_s = max(_PACE_S, 2 * longest_s / limit_packets, _slot_s(asked))
     if asked.rate_bps:
         pace_s = max(pace_s, 2 * _bits(asked, size) / asked.rate_bps)
     shares = [asked.loss_ratio, asked.duplicate_ratio, asked.corrupt_ratio, asked.reorder_ratio]
@@ -130,6 +132,9 @@ def plan(asked: Impairment, *, limit_packets: int, alpha: float = exact.ALPHA, m
         train_bytes = _TRAIN_BYTES if asked.rate_bps >= _SLOW_BPS else _SMALL_BYTES
         fitting = int(_TRAIN_S * asked.rate_bps / _bits(asked, train_bytes))
         train = max(2, min(max(fitting, 20), _TRAIN_MOST, limit_packets // 2))
+        if asked.bucket_bytes is not None:  # it, and half of what waits for it: 100 ms unless said otherwise
+            waits_bytes = asked.queue_bytes if asked.queue_bytes is not None else int(asked.rate_bps / 8 * 0.1)
+            train = max(2, min(train, (asked.bucket_bytes + waits_bytes // 2) // (train_bytes + HEADERS_BYTES)))
     return Plan(
         count=min(max([_LEAST, *needed]), most),
         pace_s=pace_s,
@@ -167,6 +172,12 @@ def judge(
     return delay + [check for test in tests for check in test(each)]
 
 
+def perhaps_busy(checks: Sequence[Check]) -> bool:
+    """Whether all that failed is what a busy machine does too: what is late or slow is worth another look."""
+    failed = [check for check in checks if check.verdict == FAILS]
+    return bool(failed) and all(check.cause in (_LONGER, _SLOWER) for check in failed)
+
+
 @dataclass(frozen=True)
 class _Case:
     asked: Impairment
@@ -179,10 +190,27 @@ class _Case:
     """Of one test."""
 
     @property
+    def offered(self) -> int:
+        """The probes that were not lost by their number before netem saw them."""
+        return self.flight.count - len(_numbered(self.asked, self.flight.count))
+
+    @property
     def tolerance_s(self) -> float:
         """What the machine adds to a delay: 0.5 ms, and what nine of ten probes of the clean path stayed below."""
         clean = sorted(self.clean.delays_s.values())
         return _TOLERANCE_S + (clean[int(len(clean) * 0.9)] if clean else 0.0)
+
+
+def _slot_s(asked: Impairment) -> float:
+    """The longest time between two turns to send; 0 without slots."""
+    if asked.slot is None:
+        return 0.0
+    return asked.slot.max_s or (asked.slot.mean_s or 0.0) + _TABLE_REACH * (asked.slot.jitter_s or 0.0)
+
+
+def _serialisation_s(asked: Impairment, size_bytes: int) -> float:
+    """How long a probe alone takes at the rate; nothing where a token bucket lets it pass at once."""
+    return _bits(asked, size_bytes) / asked.rate_bps if asked.rate_bps and asked.bucket_bytes is None else 0.0
 
 
 def _longest_s(asked: Impairment) -> float:
@@ -226,13 +254,17 @@ def _percent(share: float) -> str:
 def _loss(case: _Case) -> list[Check]:
     asked, flight, n = case.asked, case.flight, case.flight.count
     arrived = flight.first
-    missing = n - len(arrived) - min(flight.damaged, n - len(arrived))
+    numbered = _numbered(asked, n)
+    told = _by_number(asked, numbered, arrived)
+    n -= len(numbered)  # the others are lost at random, if they are
+    reached = len(arrived.keys() - numbered)
+    missing = n - reached - min(flight.damaged, n - reached)
     duplicate, corrupt = asked.duplicate_ratio or 0.0, asked.corrupt_ratio or 0.0
     words = " ".join(
         f"{name}={value}" for name, value in asked.words().items() if name in ("loss", "burst", "gemodel", "loss_state")
     )
     if asked.gilbert is not None or asked.loss_state is not None:
-        return _burst_loss(case, words, missing)
+        return [*told, *_burst_loss(case, words, missing)]
     p = asked.loss_ratio or 0.0
     # A packet that is lost and duplicated arrives once. Of a damaged one, what hits the headers never arrives.
     hidden = HEADERS_BYTES / (HEADERS_BYTES + flight.size_bytes)
@@ -242,8 +274,26 @@ def _loss(case: _Case) -> list[Check]:
     more = "a full queue (limit), or a receiver that cannot keep up, drops more than was asked"
     less = "the packets took another path, or another qdisc took the netem's place"
     cause = nothing if missing == n else more if missing > n * high else less
-    return [_counted("loss", asked=words.removeprefix("loss=") or "0%", k=missing, n=n, low=low, high=high,
+    return [*told, _counted("loss", asked=words.removeprefix("loss=") or "0%", k=missing, n=n, low=low, high=high,
                      alpha=case.alpha, cause=cause)]  # fmt: skip
+
+
+def _numbered(asked: Impairment, count: int) -> set[int]:
+    """Which probes are lost by their number; the first packet has number 1."""
+    ranges = [range(first - 1, min(last, count)) for first, last in asked.drop_packets]
+    every = range(asked.drop_every - 1, count, asked.drop_every) if asked.drop_every else range(0)
+    return {number for each in (*ranges, every) for number in each}
+
+
+def _by_number(asked: Impairment, numbered: set[int], arrived: Mapping[int, int]) -> list[Check]:
+    if not asked.by_number:
+        return []
+    words = " ".join(f"{name}={value}" for name, value in asked.words().items() if name.startswith("drop_"))
+    came = sorted(numbered & arrived.keys())
+    which = f"; probe {came[0] + 1} arrived" if came else ""
+    return [Check(field="lost by number", asked=words, seen=f"{len(numbered) - len(came)} of {len(numbered)}{which}",
+                  verdict=FAILS if came else HOLDS, how="every one of them, and by its number",
+                  cause="other packets were counted in between" if came else "")]  # fmt: skip
 
 
 def _burst_loss(case: _Case, words: str, missing: int) -> list[Check]:
@@ -257,7 +307,7 @@ def _burst_loss(case: _Case, words: str, missing: int) -> list[Check]:
         how="judged by the steps of the chain, below",
     )  # fmt: skip
     gilbert = asked.gilbert
-    if gilbert is None or gilbert[2:] != (1.0, 0.0) or asked.duplicate_ratio or asked.corrupt_ratio:
+    if asked.by_number or gilbert is None or gilbert[2:] != (1.0, 0.0) or asked.duplicate_ratio or asked.corrupt_ratio:
         expected = _stationary_loss(gilbert)
         how = f"the chain's mean is {_percent(expected)}; " if expected is not None else ""
         return [replace(share, how=f"{how}its states cannot be told apart from outside: shown, not judged")]
@@ -297,7 +347,7 @@ def _duplicates(case: _Case) -> list[Check]:
     # The copy is offered to the netem again, and may itself be lost or damaged.
     high = d * (1 - (asked.loss_ratio or 0.0)) ** 2
     low = high * (1 - (asked.corrupt_ratio or 0.0)) ** 2
-    return [_counted("duplicate", asked=_percent(d), k=twice, n=flight.count, low=low, high=high, alpha=case.alpha,
+    return [_counted("duplicate", asked=_percent(d), k=twice, n=case.offered, low=low, high=high, alpha=case.alpha,
                      cause="another qdisc took the netem's place, or a bridge loops")]  # fmt: skip
 
 
@@ -321,7 +371,14 @@ def _overtaking(case: _Case) -> list[Check]:
     asked, flight = case.asked, case.flight
     p, gap = asked.reorder_ratio or 0.0, asked.reorder_gap_packets or 1
     early = _early(case)
-    lossy = bool(asked.loss_ratio or asked.gilbert or asked.loss_state or asked.duplicate_ratio or asked.corrupt_ratio)
+    lossy = bool(
+        asked.by_number
+        or asked.loss_ratio
+        or asked.gilbert
+        or asked.loss_state
+        or asked.duplicate_ratio
+        or asked.corrupt_ratio
+    )
     if early is None or (gap > 1 and lossy):
         why = "the delay is too short to tell which ones skipped it" if early is None else "lost packets count in a gap"
         return [Check(field="reorder", asked=_percent(p), seen=f"{flight.reordered} out of order",
@@ -355,7 +412,7 @@ def _corruption(case: _Case) -> list[Check]:
         return [Check(field="corrupt", asked=_percent(c), seen=f"{flight.damaged} of {flight.count}",
                       how="with duplicates or bursts there is no exact test: shown, not judged")]  # fmt: skip
     visible = c * (1 - (asked.loss_ratio or 0.0)) * flight.size_bytes / (HEADERS_BYTES + flight.size_bytes)
-    return [_counted("corrupt", asked=_percent(c), k=flight.damaged, n=flight.count, low=visible, high=visible,
+    return [_counted("corrupt", asked=_percent(c), k=flight.damaged, n=case.offered, low=visible, high=visible,
                      alpha=case.alpha, of=" damaged in the payload",
                      cause="another qdisc took the netem's place, or checksums drop damaged probes first")]  # fmt: skip
 
@@ -375,7 +432,7 @@ def _delay(case: _Case) -> list[Check]:
     seen = f"median {_ms(median)}, {_ms(values[0])} to {_ms(values[-1])}"
     if early is None:
         return [Check(field="delay", asked=words, seen=seen, how="shorter than can be told from packets that skip it")]
-    base_s = (asked.delay_s or 0.0) + (_bits(asked, flight.size_bytes) / asked.rate_bps if asked.rate_bps else 0.0)
+    base_s = (asked.delay_s or 0.0) + _serialisation_s(asked, flight.size_bytes)
     if asked.jitter_s:
         return _jittered(case, delays, base_s, seen)
     if _lines_up(asked):
@@ -398,7 +455,7 @@ def _delay(case: _Case) -> list[Check]:
 
 def _lines_up(asked: Impairment) -> bool:
     """Whether packets are let out in groups, so that the delay alone says little."""
-    return getattr(asked, "slot", None) is not None
+    return asked.slot is not None
 
 
 def _cause_of_delay(case: _Case, median_s: float) -> str:
@@ -410,7 +467,7 @@ def _cause_of_delay(case: _Case, median_s: float) -> str:
         return "as fast as without impairment: the packets took another path, or another qdisc took the netem's place"
     if median_s < asked_s:
         return "shorter than asked: another qdisc took the netem's place"
-    return "longer than asked: the machine is overloaded, or packets wait in another queue on their way"
+    return _LONGER
 
 
 def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -> list[Check]:
@@ -446,7 +503,7 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
             worst = Check(
                 field="delay", asked=words, seen=seen, verdict=FAILS,
                 how=f"{told[-1]} came {'before' if too_soon else 'within'} it, a share of {share:.3g} was asked",
-                cause=_cause_of_delay(case, statistics.median(delays.values())),
+                cause=_LONGER if too_late else _cause_of_delay(case, statistics.median(delays.values())),
             )  # fmt: skip
     return [worst or Check(field="delay", asked=words, seen=seen, verdict=HOLDS, how="; ".join(told))]
 
@@ -499,7 +556,14 @@ def _rate(case: _Case) -> list[Check]:
         return [Check(field="rate", asked=words, how=f"{len(train.arrivals)} of a train arrived: not judged")]
     seen = f"{rate / 1e6:.4g} Mbit/s (a train of {train.count}, {len(train.arrivals)} arrived)"
     lasts_s = train.count * _bits(asked, train.size_bytes) / asked.rate_bps
-    if asked.reorder_ratio or asked.duplicate_ratio or 4 * (_longest_s(asked) - (asked.delay_s or 0)) > lasts_s * 0.1:
+    if asked.bucket_bytes is not None:
+        return [_bucket_rate(asked, train, words, seen)]
+    if (
+        asked.reorder_ratio
+        or asked.duplicate_ratio
+        or asked.slot
+        or 4 * (_longest_s(asked) - (asked.delay_s or 0)) > lasts_s * 0.1
+    ):
         how = "jitter, duplicates or reordering blur its ends: shown, not judged"
         return [Check(field="rate", asked=words, seen=seen, how=how)]
     own = seen_rate_bps(asked, case.clean_train) if case.clean_train is not None else None
@@ -511,10 +575,23 @@ def _rate(case: _Case) -> list[Check]:
             carries = "unknown" if own is None else f"{own / 1e6:.4g} Mbit/s"
             how = f"the machine's own rate without impairment is {carries}: shown, not judged"
             return [Check(field="rate", asked=words, seen=seen, how=how)]
-        cause = "another queue on the way is slower, or the machine is overloaded"
-        return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="slower than asked", cause=cause)]
+        return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="slower than asked", cause=_SLOWER)]
     bounds = f"within {1 - _RATE_BELOW:.0%} below and {_RATE_ABOVE - 1:.0%} above"
     return [Check(field="rate", asked=words, seen=seen, verdict=HOLDS, how=bounds)]
+
+
+def _bucket_rate(asked: Impairment, train: Flight, words: str, seen: str) -> Check:
+    """Never more than the bucket and what the rate has filled into it since: tc-tbf(8)."""
+    times = [when for _, when in train.arrivals]
+    lasted_s = (max(times) - min(times)) / 1e9
+    allowed = (asked.bucket_bytes or 0) * 8 + (asked.rate_bps or 0) * lasted_s * _RATE_ABOVE
+    passed = (len(times) - 1) * _bits(asked, train.size_bytes)
+    more = passed > allowed
+    return Check(
+        field="rate", asked=f"{words} after a bucket of {asked.bucket_bytes} bytes", seen=seen,
+        verdict=FAILS if more else HOLDS, how=f"{passed} bits passed in {_ms(lasted_s)}, {allowed:.0f} may",
+        cause="the packets took another path, or another qdisc took the bucket's place" if more else "",
+    )  # fmt: skip
 
 
 def kernel_words(options: dict[str, Any] | Any) -> dict[str, str]:

@@ -191,3 +191,18 @@ def test_a_proof_does_not_change_which_packets_are_lost(lab: ComposeLab, datagra
         lab.heal()
     assert lost[0] == lost[1]
     assert len(lost[0]) > 20
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ({"rate": "2mbit", "bucket": "20kB"}, "rate"),
+        ({"drop_every": 10, "loss": "5%"}, "lost by number"),
+        ({"slot": "5ms 10ms", "loss": "10%"}, "loss"),
+    ],
+    ids=str,
+)
+def test_probes_know_buckets_slots_and_numbers(lab: ComposeLab, words: dict[str, Any], field: str) -> None:
+    lab.impair("client -> server", prove=True, **words)
+    (checks,) = lab.probed.values()
+    assert {check.field: check.verdict for check in checks}[field] == HOLDS

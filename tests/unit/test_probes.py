@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from testbed.judge.probes import Flight, Plan, judge, kernel_words, plan, seen_rate_bps
+from testbed.judge.probes import Flight, Plan, judge, kernel_words, perhaps_busy, plan, seen_rate_bps
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
 from testbed.model.impairment import Impairment
 
@@ -175,6 +175,15 @@ def test_a_rate_beyond_the_machines_own_is_shown_and_not_judged() -> None:
     assert "own rate without impairment is 360.4 Mbit/s" in rate.how
 
 
+def test_only_what_is_late_or_slow_may_be_the_machines_doing() -> None:
+    late = judged(Impairment(delay_s=0.02), Impairment(delay_s=0.03))
+    assert perhaps_busy(late)
+    assert perhaps_busy(judged(Impairment(rate_bps=5e6), Impairment(rate_bps=3e6)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02), Impairment(delay_s=0.01)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02), Impairment(delay_s=0.03, loss_ratio=0.1)))
+
+
 def test_the_plan_keeps_the_queue_empty_and_the_time_short() -> None:
     slow = plan(Impairment(rate_bps=50e3), limit_packets=1000)
     assert slow.pace_s >= 2 * 8 * (slow.size_bytes + 42) / 50e3
@@ -215,6 +224,38 @@ def test_a_trains_rate_leaves_the_first_packet_out() -> None:
     train = Flight(sent_ns=[0, 0, 0], arrivals=[(0, 1_000_000), (1, 3_000_000), (2, 5_000_000)], size_bytes=1400)
     assert seen_rate_bps(Impairment(rate_bps=5e6), train) == pytest.approx(5_768_000)
     assert seen_rate_bps(Impairment(rate_bps=5e6), Flight(sent_ns=[0], arrivals=[(0, 1)])) is None
+
+
+def test_packets_lost_by_their_number_are_each_looked_for() -> None:
+    asked = Impairment(drop_packets=((3, 3), (17, 20)), drop_every=50)
+    sent = [number * 1_000_000 for number in range(200)]
+    numbered = {2, 16, 17, 18, 19, 49, 99, 149, 199}
+    honest = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n not in numbered])
+    found = {check.field: check for check in judge(asked, honest, clean=honest)}
+    assert (found["lost by number"].verdict, found["loss"].verdict) == (HOLDS, HOLDS)
+    shifted = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n + 1 not in numbered])
+    found = {check.field: check for check in judge(asked, shifted, clean=honest)}
+    assert (found["lost by number"].verdict, found["loss"].verdict) == (FAILS, FAILS)
+    assert "probe 3 arrived" in found["lost by number"].seen
+
+
+def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:
+    asked = Impairment(rate_bps=1e6, bucket_bytes=4326)  # three packets of 1442 bytes on the wire
+    pace_ns = 1442 * 8 * 1000  # what one takes at 1 Mbit/s
+
+    def train(at_once: int) -> Flight:
+        times = [max(0, number - at_once) * pace_ns for number in range(12)]
+        return Flight(sent_ns=[0] * 12, arrivals=list(enumerate(times)), size_bytes=1400)
+
+    def verdict(flight: Flight) -> str:
+        clean = Flight(sent_ns=[0], arrivals=[(0, 1)])
+        (rate,) = [each for each in judge(asked, clean, clean=clean, train=flight) if each.field == "rate"]
+        return rate.verdict
+
+    assert verdict(train(3)) == HOLDS
+    assert verdict(train(8)) == FAILS
+    chosen = plan(asked, limit_packets=1000)
+    assert chosen.train * 1442 <= 4326 + 1e6 / 8 * 0.1, "the bucket and its queue hold the train"
 
 
 def test_a_chain_that_cannot_be_told_from_outside_is_shown_with_its_mean() -> None:
