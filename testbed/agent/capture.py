@@ -7,7 +7,6 @@ promiscuous: those that we look at carry other hosts' frames as it is.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import ipaddress
 import mmap
@@ -19,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from .parcel import piece
@@ -135,6 +135,7 @@ class Captures:
         self._clock: dict[str, list[int]] = {}
         self._parcels: dict[str, bytes] = {}
         self._lock = threading.Lock()
+        self._closing = ThreadPoolExecutor(1, "closing")
         self._poll = select.epoll()  # which hears of descriptors that are added while it waits
         self._wake, self._woken = os.pipe()
         self._poll.register(self._wake, select.EPOLLIN)
@@ -156,6 +157,7 @@ class Captures:
         self._thread.join(2)
         for tap in taps:
             tap.close()
+        self._closing.shutdown()
 
     # --- operations --------------------------------------------------------------------------------
 
@@ -170,14 +172,19 @@ class Captures:
         """
         if name in self._taps:
             raise Refused(f"capture {name!r} runs already")
-        with contextlib.ExitStack() as undo:
-            taps = []
-            for each in interfaces:
-                device = _device(each)
-                program = filter_program(each.get("addresses", ()), snap_bytes=snap_bytes)
-                taps.append(Tap(device, program=program, limit_bytes=limit_bytes))
-                undo.callback(taps[-1].close)
-            undo.pop_all()
+        wanted = [
+            (_device(each), filter_program(each.get("addresses", ()), snap_bytes=snap_bytes)) for each in interfaces
+        ]
+        # Side by side: each waits for the kernel to settle, and they can wait for the same.
+        with ThreadPoolExecutor(max(len(wanted), 1)) as pool:
+            begun = [pool.submit(Tap, device, program=program, limit_bytes=limit_bytes) for device, program in wanted]
+        errors = [error for each in begun if (error := each.exception()) is not None]
+        if errors:
+            for each in begun:
+                if each.exception() is None:
+                    each.result().close()
+            raise errors[0]
+        taps = [each.result() for each in begun]
         self._taps[name] = taps
         self._clock[name] = [time.time_ns() - time.monotonic_ns()]
         with self._lock:
@@ -200,8 +207,7 @@ class Captures:
             time.sleep(0.005)
         with self._lock:
             for tap in taps:
-                if self._running.pop(tap.socket.fileno(), None):
-                    self._poll.unregister(tap.socket.fileno())
+                self._let_go(tap)
                 tap.take()
                 tap.close()
         return {
@@ -224,10 +230,16 @@ class Captures:
         return piece(self._parcels[name], offset)
 
     def drop(self, *, name: str) -> None:
-        """Forget an ended capture."""
-        self._known(name)
+        """Forget a capture; one that runs is ended, and its packets are gone."""
+        taps = self._known(name)
         del self._taps[name], self._clock[name]
         self._parcels.pop(name, None)
+        with self._lock:
+            for tap in taps:
+                self._let_go(tap)
+        # Giving rings back takes the kernel some ten milliseconds each: nobody has to wait for that.
+        for tap in taps:
+            self._closing.submit(tap.close)
 
     # --- how ---------------------------------------------------------------------------------------
 
@@ -235,6 +247,11 @@ class Captures:
         if name not in self._taps:
             raise Refused(f"no capture {name!r}; there are: {', '.join(self._taps) or 'none'}")
         return self._taps[name]
+
+    def _let_go(self, tap: Tap) -> None:
+        """Look at it no more; one that has ended is not looked at already."""
+        if self._running.pop(tap.socket.fileno(), None) and not tap.ended:
+            self._poll.unregister(tap.socket.fileno())
 
     def _done(self, tap: Tap) -> bool:
         with self._lock:

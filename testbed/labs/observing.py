@@ -120,7 +120,6 @@ class PortCapture:
 
     def drop(self) -> None:
         """End it and forget the packets."""
-        self.end(at_once=True)
         if self._channel is not None and self._capture is None:
             self._channel.call("drop", name=self._id)
             self._channel = None

@@ -219,6 +219,16 @@ def test_a_host_that_was_started_again_is_missing_and_the_others_are_not(lab: Co
     assert set(seen.missing) == {"server"}
 
 
+def test_what_was_captured_before_a_port_vanished_is_kept(lab: ComposeLab, address: str) -> None:
+    lab.impair("client -> server", delay="1ms")
+    with lab.capture("client -> server") as capture:
+        transfer(lab, address, 1000)
+        lab.hosts["server"].container.restart(timeout=5)
+        lab.impair("client -> server", delay="2ms")
+    assert [flow.client.payload() for flow in capture.flows()] == [b"x" * 1000]
+    transfer(lab, lab.host("server").addresses("lan")[0], 1000)
+
+
 def test_with_the_host_engine_packets_are_seen_at_the_senders_port_and_at_the_receivers(
     lab: ComposeLab, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

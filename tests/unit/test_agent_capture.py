@@ -163,6 +163,18 @@ def test_two_captures_run_side_by_side_and_slow_traffic_takes_no_room(
         assert [each["lost"] for each in told["interfaces"]] == [0, 0]
 
 
+def test_a_capture_that_is_dropped_while_it_runs_is_gone_and_the_next_is_not_disturbed(
+    running: capture.Captures, port: socket.socket
+) -> None:
+    for _ in range(5):
+        running.capture(name="a", interfaces=[{"device": "lo"}], snap_bytes=0x40000, limit_bytes=1 << 20)
+        send(port, b"dropped")
+        running.drop(name="a")
+    running.capture(name="a", interfaces=[{"device": "lo"}], snap_bytes=0x40000, limit_bytes=1 << 20)
+    send(port, b"kept")
+    assert [each.data[42:] for each in of(ended(running, "a")[1], port)] == [b"kept"]
+
+
 def test_nothing_of_a_capture_that_cannot_begin_stays(running: capture.Captures) -> None:
     with pytest.raises(Refused, match="cannot capture on testbed-none: No such device"):
         running.capture(
