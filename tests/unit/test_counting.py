@@ -71,7 +71,10 @@ def test_an_overflow_is_told_unless_a_rate_or_a_limit_asked_for_it(asked: Impair
 def test_what_the_redirect_was_refused_is_its_overlimits() -> None:
     stats = {"bytes": 384812, "packets": 3009, "drops": 0, "overlimits": 814}
     action = {"order": 1, "kind": "mirred", "to_dev": "vec0", "stats": stats}
-    filters = [{"kind": "u32"}, {"kind": "u32", "options": {"fh": "800::800", "actions": [action]}}]
+    filters: list[dict[str, Any]] = [
+        {"kind": "u32"},
+        {"kind": "u32", "options": {"fh": "800::800", "actions": [action]}},
+    ]
     assert overflows(filters) == 814
     assert overflows([{"kind": "u32", "options": {"fh": "800:"}}]) is None
 
