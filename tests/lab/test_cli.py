@@ -89,7 +89,7 @@ def test_the_doctor_finds_this_machine_fit() -> None:
     findings = {each["name"]: each for each in json.loads(done.stdout)}
     assert findings["Docker engine"]["state"] == "ok"
     assert findings["carried kernel"]["state"] == "ok"
-    assert re.search(r"one-way delays below [\d.]+m?s", findings["noise of this machine"]["costs"])
+    assert re.search(r"one-way delays below [\d.]+[mu]?s", findings["noise of this machine"]["costs"])
 
 
 def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
