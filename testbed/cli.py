@@ -23,12 +23,13 @@ from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_
 from testbed.labs.engine import Engine
 from testbed.labs.lab import impairments_of
 from testbed.labs.proving import proven
-from testbed.links import proof, qdisc
+from testbed.links import proof
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS
 from testbed.model.impairment import WORDS
 from testbed.report import console as tables
 from testbed.report import evidence
+from testbed.report import profile as explained
 from testbed.report.html import demo_page
 
 # Where there is no terminal to ask, a table is not squeezed into 80 columns.
@@ -336,27 +337,30 @@ def show(compose_file: Path | None, as_json: bool) -> int:
 
 @cli.command()
 @click.option("--words", is_flag=True, help="List the words that profiles and markers are made of.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.argument("name", required=False)
 @_example("""testbed profiles
-             testbed profiles awful""")
-def profiles(words: bool, name: str | None) -> int:
-    """List the profiles, or explain the one of this NAME."""
+             testbed profiles tunnel""")
+def profiles(words: bool, as_json: bool, name: str | None) -> int:
+    """List the profiles, or explain the one of this NAME: its tc words, its delays and its timeline, drawn."""
     if words:
+        if as_json:
+            _OUT.print_json(json.dumps({word.name: word.help for word in WORDS.values()}))
+            return 0
         table = Table("word", "meaning")
         for word in WORDS.values():
             table.add_row(word.name, word.help)
         _OUT.print(table)
         return 0
     known = load_profiles(Path("netem"))
-    if name is None:
+    chosen = [find_profile(known, name)] if name is not None else [known[each] for each in sorted(known)]
+    if as_json:
+        found = [explained.profile_json(each) for each in chosen]
+        _OUT.print_json(json.dumps(found if name is None else found[0]))
+    elif name is None:
         tables.print_profiles(_OUT, known)
-        return 0
-    chosen = find_profile(known, name)
-    _OUT.print(f"{chosen.name}: {chosen.description}", markup=False)
-    for side in ("forward", "reverse"):
-        impairment = getattr(chosen, side)
-        _OUT.print(f"  {side}: {impairment.describe()}", markup=False)
-        _OUT.print(f"           tc … netem {qdisc.netem(impairment)}", markup=False, soft_wrap=True)
+    else:
+        explained.print_profile(_OUT, chosen[0])
     return 0
 
 

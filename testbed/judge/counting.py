@@ -28,15 +28,18 @@ def overflows(filters: Iterable[Mapping[str, Any]]) -> int | None:
     return sum(counted) if counted else None
 
 
-def tally(asked: Impairment, netem: Mapping[str, Any], *, limit_packets: int, refused: int | None = None) -> Tally:
+def tally(
+    asked: Impairment, netem: Mapping[str, Any], *, limit_packets: int, refused: int | None = None,
+    changing: bool = False,
+) -> Tally:  # fmt: skip
     """The counters of a link's netem since it was put there.
 
     ``limit_packets``: what its queue holds. ``refused``: what `overflows` of the port's entry grew by since then; None
-    where nothing counts it.
+    where nothing counts it. ``changing``: what is asked changed meanwhile, so losses of earlier steps are counted, too.
     """
     sent, dropped, queued = int(netem["packets"]), int(netem["drops"]), int(netem["qlen"])
     arrived = sent + dropped + queued
-    lossy = bool(asked.loss_ratio or asked.gilbert or asked.loss_state)
+    lossy = changing or bool(asked.loss_ratio or asked.gilbert or asked.loss_state)
     low, high = 0, dropped
     if not dropped:
         how = "nothing was dropped"
@@ -48,7 +51,7 @@ def tally(asked: Impairment, netem: Mapping[str, Any], *, limit_packets: int, re
         high, how = 0, "the redirect into the port was never refused"
     else:
         how = "between none and all drops: this kernel counts them together with the injected losses"
-        if asked.loss_ratio and not asked.gilbert and not asked.ecn:
+        if asked.loss_ratio and not asked.gilbert and not asked.ecn and not changing:
             low = max(0, dropped - exact.accepted(arrived, asked.loss_ratio)[1])
             how = "at least what exceeds the asked loss (binomial, 1e-6)"
         if refused is not None:

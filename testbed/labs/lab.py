@@ -180,6 +180,10 @@ class Source:
     spare: bool = False
     """Whether its netem has the spare handle (`qdisc.leaf`)."""
     impairment: Impairment | None = None
+    sent_before: int = 0
+    """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
+    dropped_before: int = 0
+    """Likewise, dropped."""
     cut: bool = False
     running: Running | None = None
     """The timeline whose beginning ``impairment`` is."""
@@ -700,6 +704,8 @@ class Lab(abc.ABC):
     def _arm(self, ref: LinkRef, running: Running) -> None:
         port = self._ports[ref.dst, ref.network]
         source = port.sources[ref]
+        for each in running.schedule.moments:
+            self._store_tables(port, each.impairment)
         running.arm(
             port.channel, port=port.name, show=qdisc.show(port.device), parent=f"1:{source.minor:x}",
             needs=[source.ifindex],
@@ -793,6 +799,7 @@ class Lab(abc.ABC):
         if not complaints:
             shown, *filters = answer["shown"]
             kernel = proof.find_netem(shown, minor) or {}
+            source.sent_before, source.dropped_before = kernel.get("packets", 0), kernel.get("drops", 0)
             misled = proof.filter_differences(_flat(filters), leading)
             source.led = (source.led or bool(leading)) and not misled
             source.counted = by_number

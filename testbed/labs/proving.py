@@ -219,9 +219,13 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
     tally = None
     if netem is not None:
         limit = qdisc.sized_limit(asked)
+        counted = {
+            **netem, "packets": netem["packets"] - source.sent_before, "drops": netem["drops"] - source.dropped_before
+        }  # fmt: skip
         tally = counting.tally(
-            asked, netem, limit_packets=limit, refused=None if grown is None else grown - port.refused
-        )
+            asked, counted, limit_packets=limit, refused=None if grown is None else grown - port.refused,
+            changing=source.running is not None,
+        )  # fmt: skip
         problems += [each for each in (counting.overflow_problem(asked, tally, limit_packets=limit),) if each]
         elsewhere = {network: went for network, went in _elsewhere(lab, ref).items() if went}
         ways = ", ".join(f"{went} packets took `{network}`" for network, went in elsewhere.items())

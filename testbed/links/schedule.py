@@ -122,13 +122,13 @@ def _merged(moments: Sequence[Moment]) -> list[Moment]:
 
 def _compatible(moments: Sequence[Moment]) -> list[Moment]:
     """With a rate in all if in one, and one length of the queue. Raises InvalidValueError if that does not do."""
-    if len(moments) == 1:
-        return list(moments)
     if any(each.impairment.bucket_bytes is not None or each.impairment.by_number for each in moments):
         raise InvalidValueError(
             "bucket, drop_packets and drop_every cannot be part of a timeline: its steps change netem, and these are "
             "beside it; say rate without bucket, or loss"
         )
+    if len(moments) == 1:
+        return list(moments)
     if any(qdisc.effective_rate_bps(each.impairment) is not None for each in moments):
         moments = [
             each if qdisc.effective_rate_bps(each.impairment) is not None or each.impairment.reorder_by_jitter
@@ -156,12 +156,12 @@ def _kept(impairment: Impairment) -> dict[str, object]:
     """What netem keeps where a change does not mention it; a rate may change, but not go away."""
     return {
         "rate": qdisc.effective_rate_bps(impairment) is not None,
-        "distribution": impairment.distribution if impairment.jitter_s else "uniform",
+        "distribution": bool(impairment.jitter_s) and impairment.distribution != "uniform",
         "correlation": bool(impairment.delay_correlation),
         "ecn": impairment.ecn,
         "reorder": bool(impairment.reorder_ratio),
         "corrupt": bool(impairment.corrupt_ratio),
-        "slot": impairment.slot is not None,
+        "slot": None if impairment.slot is None else impairment.slot.distribution is not None,
     }
 
 
@@ -176,7 +176,11 @@ def _odd_word(name: str, moments: Sequence[Moment]) -> str:
     return (
         f"{name} is not the same at {units.format_time(one.at_s)} and at {units.format_time(other.at_s)}: netem cannot "
         f"take it off without losing what is queued; "
-        + ("say the same in every step with jitter" if name == "distribution" else f"have {name} in every step or none")
+        + (
+            "say another than uniform in every step with jitter"
+            if name == "distribution"
+            else f"have {name} in every step or none"
+        )
     )
 
 

@@ -51,7 +51,9 @@ _DEPENDENTS = {
     "jitter": ("distribution", "correlation", "reorder_by_jitter"),
     "loss": ("burst", "ecn"),
     "reorder": ("gap",),
-    "rate": ("overhead",),
+    "rate": ("overhead", "bucket", "queue"),
+    "bucket": ("queue",),
+    "slot": ("slot_packets", "slot_bytes"),
 }
 _LOSS_MODELS = ("loss", "gemodel", "loss_state")
 _LONGEST_S = 86_400.0

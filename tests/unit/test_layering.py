@@ -74,6 +74,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.judge": (*FOUNDATIONS, "testbed.model", "testbed.judge"),
     "testbed.report": (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.report"),
+    # It draws what netem would do, so it must know how a profile is compiled.
+    "testbed.report.profile": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.report"),
     "testbed.agent": ("testbed.agent",),
     "testbed.labs.waiting": (),
     "testbed.labs.channel": ("testbed.errors",),

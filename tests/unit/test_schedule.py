@@ -104,7 +104,7 @@ def test_each_random_step_has_a_seed_of_its_own_that_the_same_seed_always_gives(
     [
         ({"delay": "9ms", "jitter": "1ms", "distribution": "normal"}, {"distribution": "uniform"},
          "distribution is not the same at 0s and at 1s: netem cannot take it off without losing what is queued; say "
-         "the same in every step with jitter"),
+         "another than uniform in every step with jitter"),
         ({"loss": "1%", "ecn": True}, {"ecn": False},
          "ecn is not the same at 0s and at 1s: netem cannot take it off without losing what is queued; have ecn in "
          "every step or none"),
@@ -122,6 +122,18 @@ def test_what_netem_would_keep_from_an_earlier_step_is_refused(
     if "reorder_by_jitter" in first:
         second = {**second, "reorder_by_jitter": False}
     assert problems_of(first, {"at": "1s", **second}) == (problem,)
+
+
+@pytest.mark.parametrize("words", [{"rate": "1mbit", "bucket": "2kB"}, {"drop_every": 3}, {"drop_packets": [3]}])
+def test_what_is_beside_netem_is_refused_even_in_a_single_step(words: dict[str, object]) -> None:
+    (problem,) = problems_of(words)
+    assert problem.startswith("bucket, drop_packets and drop_every cannot be part of a timeline")
+
+
+def test_one_shape_may_follow_another() -> None:
+    first = {"delay": "9ms", "jitter": "1ms", "distribution": "normal"}
+    schedule = compiled(first, {"at": "1s", "distribution": "pareto"})
+    assert qdisc.can_change_in_place(schedule.moments[0].impairment, schedule.moments[1].impairment)
 
 
 def test_a_shape_that_nothing_looks_at_may_stay() -> None:
