@@ -348,6 +348,8 @@ class Lab(abc.ABC):
         """What probes saw of each link that was proven since `begin`."""
         self.evidence: list[LinkEvidence] = []
         """What `verify` found of each impaired link, last."""
+        self.clock_proven = False
+        """Whether the carried kernel was seen to keep a delay."""
         self.watched: dict[tuple[str, str, str], proving.Watched] = {}
         """What is counted of other paths, by source, target and network."""
 
@@ -785,6 +787,7 @@ class Lab(abc.ABC):
 
     def _applied(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         """Put an impairment on a link, on a new port if its own is gone, and read it back."""
+        proving.prove_clock(self, ref)
         try:
             applied = self._apply(ref, impairment, started)
         except AgentError as error:
