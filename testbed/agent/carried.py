@@ -8,6 +8,7 @@ gone when the kernel is, however it dies.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -33,19 +34,30 @@ _MCONSOLE_VERSION = 2
 _MCONSOLE_DATA = 512
 
 
-def find_kernel() -> str | None:
-    """The path of a User-Mode Linux on this machine, or None."""
-    return shutil.which("linux.uml")
+def find_kernel(root: Path | None = None) -> str | None:
+    """The path of a User-Mode Linux on this machine, or in another root file system, or None."""
+    if root is None:
+        return shutil.which("linux.uml")
+    return "/usr/bin/linux.uml" if (root / "usr/bin/linux.uml").is_file() else None
+
+
+def _enter(root: Path) -> None:
+    os.chroot(root)
+    os.chdir("/")
 
 
 class CarriedKernel:
     """One running kernel and the two tools in it."""
 
-    def __init__(self, *, name: str) -> None:
-        """Boot; raises Refused with the kernel's last lines if it is not up in time."""
-        binary = find_kernel()
+    def __init__(self, *, name: str, root: Path | None = None) -> None:
+        """Boot; raises Refused with the kernel's last lines if it is not up in time.
+
+        ``root``: a root file system that has a User-Mode Linux and its own tc, where this machine has none. It holds
+        ``guest-init``, and shows the machine's /dev and /proc.
+        """
+        binary = find_kernel(root)
         if binary is None:
-            raise Refused("no user-mode-linux here: linux.uml is not on PATH")
+            raise Refused(f"no user-mode-linux here: linux.uml is not {'on PATH' if root is None else f'in {root}'}")
         self.name = name
         # UML holds its memory in a file that it maps executable: TMPDIR must not be mounted noexec.
         self._folder = Path(tempfile.mkdtemp(prefix=f"testbed-{name}-"))
@@ -63,10 +75,11 @@ class CarriedKernel:
                     f"umid={name}", f"uml_dir={self._folder}/",
                     "con=null", f"con0=null,fd:{log.fileno()}",
                     f"con1=fd:{tc_in[0]},fd:{tc_out[1]}", f"con2=fd:{ip_in[0]},fd:{ip_out[1]}",
-                    "init=/bin/sh", "--", str(_INIT),
+                    "init=/bin/sh", "--", str(_INIT) if root is None else f"/{_INIT.name}",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
                 start_new_session=True,
+                preexec_fn=None if root is None else functools.partial(_enter, root),  # the agent has one thread
             )  # fmt: skip
         for descriptor in theirs:
             os.close(descriptor)

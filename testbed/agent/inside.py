@@ -78,13 +78,14 @@ def await_listener(*, port: int, deadline_s: float) -> dict[str, Any]:
     """Wait until a TCP socket listens on the port; ``listening`` false and what does listen if none does in time."""
     deadline = time.monotonic() + deadline_s
     while True:
-        seen = _listening_ports()
+        seen = listening_ports()
         if port in seen or time.monotonic() >= deadline:
             return {"listening": port in seen, "ports": sorted(seen)}
         time.sleep(_POLL_S)
 
 
-def _listening_ports() -> set[int]:
+def listening_ports() -> set[int]:
+    """Every TCP port that a socket of this namespace listens on."""
     ports = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         path = Path(table)

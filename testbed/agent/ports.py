@@ -59,6 +59,8 @@ class Ports:
     def __init__(self, *, tag: str) -> None:
         """``tag`` goes into device names; a few letters."""
         self._tag = tag
+        self.carried_root: Path | None = None
+        """Where the kernel to carry is, if not on this machine's PATH: see `carried.CarriedKernel`."""
         self._ports: dict[str, Port] = {}
         self._attached = 0
         self._kernel: carried.CarriedKernel | None = None
@@ -97,7 +99,7 @@ class Ports:
             "python": platform.python_version(),
             **self._try_host_netem(),
             "tun": _try_tun(),
-            "carried_kernel": carried.find_kernel(),
+            "carried_kernel": carried.find_kernel(self.carried_root),
             "tc": _run("tc", "-V").strip(),
         }
 
@@ -107,7 +109,7 @@ class Ports:
         if self._kernel is None:
             if reason := _try_tun():
                 raise Refused(f"a carried kernel needs taps: {reason}")
-            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}")
+            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", root=self.carried_root)
         return {"boot_s": self._kernel.boot_s, "release": self._kernel.release}
 
     def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str]:
@@ -264,15 +266,20 @@ class Ports:
             else:
                 _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}2")
                 undo.callback(_run, "ip", "link", "delete", device)
-            outcome = self._host_tc.batch().run([
+            tc = self._host_tc.batch()
+            outcome = tc.run([
                 f"qdisc add dev {device} root handle 1: htb default 0 direct_qlen 1000",
                 f"class add dev {device} parent 1: classid 1:10 htb rate 1gbit quantum 60000",
-                f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms seed 1",
+                f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms",
                 f"filter add dev {device} parent 1: protocol ip prio 1 u32 match ip src 192.0.2.1/32 flowid 1:10",
+            ])  # fmt: skip
+            # Apart: an iproute2 before 6.6 knows no seed and still does the rest.
+            seeding = tc.run([
+                f"qdisc replace dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms seed 1",
                 f"qdisc show dev {device}",
             ])  # fmt: skip
         reasons = "; ".join(dict.fromkeys(each["text"] for each in outcome.complaints)) or None
-        shown = outcome.shown[0] if outcome.shown else []
+        shown = seeding.shown[0] if seeding.shown else []
         seeded = any(each.get("options", {}).get("seed") == 1 for each in shown if each["kind"] == "netem")
         return {"host_netem": reasons, "host_seed": seeded}
 
