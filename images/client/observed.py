@@ -4,7 +4,7 @@
 
 The program runs once a message, with the message as its last argument. Times are of the machine's clock in
 nanoseconds, which all containers of an engine share. A line holds ``message``, ``connect_start_ns``,
-``connected_ns``, ``sent_ns``, and ``error`` where the program failed.
+``connected_ns``, ``local_port``, ``sent_ns``, and ``error`` where the program failed.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class ObservedSocket(socket.socket):
-    """A socket that notes when it connected and sent."""
+    """A socket that notes when and from which port it connected, and when it sent."""
 
     seen: dict[str, Any] = {}  # noqa: RUF012  # one program at a time; `main` empties it
 
@@ -25,6 +25,7 @@ class ObservedSocket(socket.socket):
         self.seen["connect_start_ns"] = time.time_ns()
         super().connect(address)
         self.seen["connected_ns"] = time.time_ns()
+        self.seen["local_port"] = self.getsockname()[1]
 
     def send(self, data: Any, flags: int = 0) -> int:
         """As socket.send."""

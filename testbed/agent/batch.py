@@ -130,7 +130,7 @@ class Batch:
         self._said.clear()
         self._lost = True
         self._write("".join(f"{line}\n" for line in numbered.values()))
-        shows = [number for number, line in numbered.items() if " show " in line]
+        shows = [number for number, line in numbered.items() if " show " in line or " get " in line]
         arrays: list[Any] = []
         failed: set[int] = set()
         text: list[str] = []

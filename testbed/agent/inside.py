@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .protocol import Operation, Refused
 
 _SYS_NET = Path("/sys/class/net")
+_IF_INET6 = Path("/proc/net/if_inet6")
 _OFFLOADS = {
     "tso": "tcp-segmentation-offload",
     "gso": "generic-segmentation-offload",
     "gro": "generic-receive-offload",
 }
-_LISTEN = "0A"  # include/net/tcp_states.h
+# include/net/tcp_states.h
+_LISTEN = "0A"
+_STATES = {
+    "01": "ESTABLISHED", "02": "SYN-SENT", "03": "SYN-RECEIVED", "04": "FIN-WAIT-1", "05": "FIN-WAIT-2",
+    "08": "CLOSE-WAIT", "09": "LAST-ACK", "0B": "CLOSING", "0C": "SYN-RECEIVED",
+}  # fmt: skip
 _POLL_S = 0.005
+_LINK_SCOPE = "20"  # net/ipv6.h, IPV6_ADDR_LINKLOCAL
 
 
 def operations() -> dict[str, Operation]:
@@ -27,6 +36,7 @@ def operations() -> dict[str, Operation]:
         "per_packet": per_packet,
         "counters": counters,
         "await_listener": await_listener,
+        "connections": connections,
     }
 
 
@@ -43,9 +53,20 @@ def interfaces() -> list[dict[str, Any]]:
                 "peer_ifindex": int((path / "iflink").read_text()),
                 "mac": (path / "address").read_text().strip(),
                 "mtu": int((path / "mtu").read_text()),
+                "link_local": _link_local(path.name),
             }
         )
     return found
+
+
+def _link_local(interface: str) -> list[str]:
+    """The IPv6 addresses of an interface that no engine knows of (Documentation/networking: /proc/net/if_inet6)."""
+    lines = [line.split() for line in _IF_INET6.read_text().splitlines()] if _IF_INET6.exists() else []
+    return [
+        socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
+        for address, _index, _length, scope, _flags, name in lines
+        if name == interface and scope == _LINK_SCOPE
+    ]
 
 
 def per_packet(*, interface: str) -> dict[str, bool]:
@@ -84,16 +105,44 @@ def await_listener(*, port: int, deadline_s: float) -> dict[str, Any]:
         time.sleep(_POLL_S)
 
 
+def connections() -> list[dict[str, Any]]:
+    """Every TCP connection of this namespace that the kernel still works on; not those in TIME_WAIT.
+
+    ``state`` is the name of RFC 9293; ``retransmits`` how often the oldest unacknowledged segment was sent again
+    without an answer; the queues in bytes.
+    """
+    found = []
+    for fields in _tcp_table():
+        if (state := _STATES.get(fields[3])) is not None:
+            unsent, unread = fields[4].split(":")
+            found.append(
+                {
+                    "local_port": _port(fields[1]),
+                    "remote_port": _port(fields[2]),
+                    "state": state,
+                    "send_queue_bytes": int(unsent, 16),
+                    "receive_queue_bytes": int(unread, 16),
+                    "retransmits": int(fields[6], 16),
+                }
+            )
+    return found
+
+
 def listening_ports() -> set[int]:
     """Every TCP port that a socket of this namespace listens on."""
-    ports = set()
+    return {_port(fields[1]) for fields in _tcp_table() if fields[3] == _LISTEN}
+
+
+def _tcp_table() -> Iterator[list[str]]:
+    """The fields of each line of /proc/net/tcp and tcp6 (Documentation/networking/proc_net_tcp.rst)."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         path = Path(table)
         for line in path.read_text().splitlines()[1:] if path.exists() else ():
-            fields = line.split()
-            if fields[3] == _LISTEN:
-                ports.add(int(fields[1].rpartition(":")[2], 16))
-    return ports
+            yield line.split()
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
 
 
 def _ethtool(*arguments: str) -> str:

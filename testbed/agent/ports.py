@@ -271,7 +271,7 @@ class Ports:
                 f"qdisc add dev {device} root handle 1: htb default 0 direct_qlen 1000",
                 f"class add dev {device} parent 1: classid 1:10 htb rate 1gbit quantum 60000",
                 f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms",
-                f"filter add dev {device} parent 1: protocol ip prio 1 u32 match ip src 192.0.2.1/32 flowid 1:10",
+                f"filter add dev {device} parent 1: protocol ip prio 1 flower src_ip 192.0.2.1 classid 1:10",
             ])  # fmt: skip
             # Apart: an iproute2 before 6.6 knows no seed and still does the rest.
             seeding = tc.run([

@@ -455,6 +455,10 @@ class ComposeLab(Lab):
     def _prepare_source(self, host: str, network: str) -> int:
         return int(self._hosts[host].send_per_packet(network)["peer_ifindex"])
 
+    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        link_local = self._hosts[host].interface(network)["link_local"]
+        return (*self._hosts[host].addresses(network), *link_local)
+
 
 class ComposeHost(Host):
     """A container of the stack."""
@@ -570,6 +574,11 @@ class ComposeHost(Host):
         """The kernel's counters of the container's network namespace."""
         counted: dict[str, dict[str, int]] = self.inside().call("counters")
         return counted
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The TCP connections that its kernel still works on, also those whose program has ended."""
+        known: list[dict[str, Any]] = self.inside().call("connections")
+        return known
 
     # --- its place in the network ----------------------------------------------------------------
 

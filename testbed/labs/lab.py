@@ -22,7 +22,9 @@ from testbed.labs.channel import Channel
 from testbed.links import proof, qdisc
 from testbed.links.profiles import find_profile
 from testbed.model.impairment import Impairment, Profile, unknown
-from testbed.model.topology import LinkRef, Topology
+from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
+
+_HELD = "It was in force when it was put there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,7 @@ class Applied:
 
 @dataclass
 class Source:
-    """A host whose packets a port tells apart."""
+    """A host, or a part of its traffic, that a port tells apart."""
 
     minor: int
     """Of its class on the port."""
@@ -151,7 +153,7 @@ class Source:
     """Of its own port on the engine's machine; a host that is started again has another."""
     addresses: tuple[str, ...]
     led: bool = False
-    """Whether its addresses were read back to lead to its class."""
+    """Whether its filters were read back to lead to its class."""
     spare: bool = False
     """Whether its netem has the spare handle (`qdisc.leaf`)."""
     impairment: Impairment | None = None
@@ -167,30 +169,33 @@ class Port:
     device: str
     rooted: bool = False
     """Whether it has its classful root."""
-    sources: dict[str, Source] = field(default_factory=dict)
+    sources: dict[LinkRef, Source] = field(default_factory=dict)
 
     @property
-    def applied(self) -> dict[str, Impairment]:
-        """The impairment of each impaired source."""
-        return {src: each.impairment for src, each in self.sources.items() if each.impairment is not None}
+    def applied(self) -> dict[LinkRef, Impairment]:
+        """What each impaired link that ends here is impaired with."""
+        return {ref: each.impairment for ref, each in self.sources.items() if each.impairment is not None}
 
     def state(self) -> dict[str, Any]:
         """What another process must know to take the port up, as JSON."""
-        sources = {
-            src: {**vars(each), "impairment": each.impairment and each.impairment.words()}
-            for src, each in self.sources.items()
-        }
+        sources = [
+            {
+                "link": {**vars(ref), "traffic": str(ref.traffic)},
+                "source": {**vars(each), "impairment": each.impairment and each.impairment.words()},
+            }
+            for ref, each in self.sources.items()
+        ]
         return {"device": self.device, "rooted": self.rooted, "sources": sources}
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
         """The port as another process left it."""
         sources = {
-            src: Source(**{
-                **each, "addresses": tuple(each["addresses"]),
-                "impairment": None if each["impairment"] is None else Impairment.parse(each["impairment"]),
+            LinkRef(**{**each["link"], "traffic": Traffic.parse(each["link"]["traffic"])}): Source(**{
+                **(source := each["source"]), "addresses": tuple(source["addresses"]),
+                "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
             })
-            for src, each in state["sources"].items()
+            for each in state["sources"]
         }  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources)
 
@@ -351,7 +356,7 @@ class Lab(abc.ABC):
         """The link ``"client -> server"``."""
         refs = self.topology.links(text)
         if len(refs) > 1:
-            raise InvalidValueError(f'link {text!r} names two directions; use lab.impair, or "->"')
+            raise InvalidValueError(f'link {text!r} names {len(refs)} links; use lab.impair, or name one with "->"')
         return Link(self, refs[0])
 
     def impair(self, text: str, profile: str | Profile | None = None, **words: object) -> list[Applied]:
@@ -406,41 +411,53 @@ class Lab(abc.ABC):
     @property
     def cuts(self) -> list[LinkRef]:
         """Every link that is cut."""
-        return [
-            LinkRef(src, dst, network)
-            for (dst, network), port in self._ports.items()
-            for src, source in port.sources.items()
-            if source.cut
-        ]
+        return [ref for port in self._ports.values() for ref, source in port.sources.items() if source.cut]
 
     @property
     def impairments(self) -> dict[LinkRef, Impairment]:
         """What each impaired link is impaired with."""
-        return {
-            LinkRef(src, dst, network): impairment
-            for (dst, network), port in self._ports.items()
-            for src, impairment in port.applied.items()
-        }
+        return {ref: impairment for port in self._ports.values() for ref, impairment in port.applied.items()}
 
     def verify(self) -> None:
         """Read every impaired link again. Raises ImpairmentNotAppliedError if one does not hold any more."""
-        for (dst, network), port in self._ports.items():
-            for src, asked in port.applied.items():
-                ref = LinkRef(src, dst, network)
-                before = "It was in force when it was put there"
-                try:
-                    netem = self._netem(port, src)
-                except AgentError as error:
-                    raise self._not_applied(ref, [], f"asked {asked.describe()}; {error}", before) from None
-                if found := proof.differences(asked, netem):
-                    raise self._not_applied(ref, found, before)
-        for ref in self.cuts:
-            port = self._ports[ref.dst, ref.network]
-            try:
-                answer = self._tc(port, [qdisc.filters(port.device), qdisc.show(port.device)], port.sources[ref.src])
-            except AgentError as error:
-                raise self._not_applied(ref, [], f"cut; {error}", "It was in force when it was put there") from None
-            self._check_cut(ref, port.sources[ref.src], answer)
+        for port in self._ports.values():
+            watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
+            if watched:
+                filters, qdiscs = self._read_port(port, watched)
+                for ref in watched:
+                    self._verify(ref, port.sources[ref], filters, qdiscs)
+
+    def _read_port(self, port: Port, watched: Sequence[LinkRef]) -> tuple[Any, Any]:
+        """All filters and qdiscs of a port. Raises ImpairmentNotAppliedError naming the link whose end is gone."""
+        lines = [qdisc.show_filters(port.device), qdisc.show(port.device)]
+        needs = sorted({port.sources[ref].ifindex for ref in watched})
+        try:
+            answer = port.channel.call("tc", port=port.name, lines=lines, needs=needs)
+        except AgentError as error:
+            ref = next((each for each in watched if not self._is_there(port, port.sources[each])), watched[0])
+            impairment = port.sources[ref].impairment
+            asked = "a cut" if impairment is None else impairment.describe()
+            raise self._not_applied(ref, [], f"asked {asked}; {error}", _HELD) from None
+        if len(answer["shown"]) != len(lines):
+            raise self._not_applied(watched[0], [], f"cannot be read back: {answer['complaints']}", _HELD)
+        return tuple(answer["shown"])
+
+    def _is_there(self, port: Port, source: Source) -> bool:
+        try:
+            self._tc(port, [], source)
+        except AgentError:
+            return False
+        return True
+
+    def _verify(self, ref: LinkRef, source: Source, filters: Any, qdiscs: Any) -> None:
+        found: list[proof.Difference] = []
+        if source.impairment is not None:
+            found += proof.differences(source.impairment, proof.find_netem(qdiscs, source.minor))
+            found += proof.filter_differences(filters, qdisc.filters(source.minor, source.addresses, ref.traffic))
+        if source.cut:
+            found += self._cut_differences(ref, source, filters, qdiscs)
+        if found:
+            raise self._not_applied(ref, found, _HELD)
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
         """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
@@ -469,41 +486,42 @@ class Lab(abc.ABC):
         old = self._ports.pop((ref.dst, ref.network))
         port = self._port(ref.dst, ref.network)
         self._tc(port, [f"qdisc delete dev {port.device} root"])  # where a source alone is new, the old tree is there
-        for src, source in old.sources.items():
-            if src != ref.src and source.impairment is not None:
-                self._apply(LinkRef(src, ref.dst, ref.network), source.impairment, time.perf_counter())
+        for other, source in old.sources.items():
+            if other != ref and source.impairment is not None:
+                self._apply(other, source.impairment, time.perf_counter())
             if source.cut:
-                self._cut(LinkRef(src, ref.dst, ref.network))
+                self._cut(other)
 
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         port = self._ready(ref)
-        source = port.sources[ref.src]
-        lines: list[str] = [] if port.rooted else [qdisc.root(port.device)]
-        if not source.led:
-            lines += qdisc.source(port.device, source.minor, source.addresses)
-            lines.append(qdisc.filters(port.device))
+        source = port.sources[ref]
+        lines: list[str] = [] if port.rooted else qdisc.root(port.device)
+        leading = [] if source.led else qdisc.filters(source.minor, source.addresses, ref.traffic)
+        if leading:
+            lines.append(qdisc.make_class(port.device, source.minor))
+            lines += [each.put(port.device) for each in leading]
         spare = source.spare
         if source.impairment is not None and not qdisc.can_change_in_place(source.impairment, impairment):
             spare = not spare
         command = qdisc.leaf(port.device, source.minor, impairment, spare=spare)
-        lines += [command, qdisc.show(port.device)]
+        lines += [command, qdisc.show(port.device), *(each.get(port.device) for each in leading)]
         answer = self._tc(port, lines, source)
         failed = {each["line"] for each in answer["complaints"]}
-        port.rooted = port.rooted or qdisc.root(port.device) not in failed
+        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(port.device))
         if command not in failed:
             # The kernel holds something new for this source, whether or not it is what was asked.
             source.spare, source.impairment = spare, impairment
         complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
         found: list[proof.Difference] = []
+        kernel: Mapping[str, Any] = {}
         if not complaints:
-            found = proof.differences(impairment, proof.find_netem(answer["shown"][-1], source.minor))
-            if not source.led:
-                misled = proof.filter_differences(answer["shown"][0], source.minor, source.addresses)
-                source.led = not misled
-                found += misled
+            shown, *filters = answer["shown"]
+            kernel = proof.find_netem(shown, source.minor) or {}
+            misled = proof.filter_differences(_flat(filters), leading)
+            source.led = source.led or not misled
+            found = proof.differences(impairment, kernel or None) + misled
         if complaints or found:
             raise self._not_applied(ref, found, *complaints, f"Command: tc {command}")
-        kernel = proof.find_netem(answer["shown"][-1], source.minor) or {}
         return Applied(
             link=ref,
             asked=impairment,
@@ -515,11 +533,16 @@ class Lab(abc.ABC):
     def clear(self, ref: LinkRef) -> None:
         """Take a link's impairment off and read back that it is gone."""
         port = self._ports.get((ref.dst, ref.network))
-        if port is None or ref.src not in port.applied:
+        if port is None or ref not in port.applied:
             return
-        source = port.sources[ref.src]
+        source = port.sources[ref]
+        lines = [qdisc.clear(port.device, source.minor)]
+        if ref.traffic != ALL_TRAFFIC:  # or it would keep that part from what the whole link is impaired with next
+            ways = qdisc.filters(source.minor, source.addresses, ref.traffic)
+            lines += [each.delete(port.device) for each in ways]
+            source.led = False
         try:
-            answer = self._tc(port, [qdisc.clear(port.device, source.minor), qdisc.show(port.device)])
+            answer = self._tc(port, [*lines, qdisc.show(port.device)])
         except AgentError as error:
             if error.kind != "gone":
                 raise
@@ -541,35 +564,37 @@ class Lab(abc.ABC):
 
     def _cut(self, ref: LinkRef) -> None:
         port = self._ready(ref)
-        source = port.sources[ref.src]
+        source = port.sources[ref]
         if source.cut:
             return
-        lines = [] if port.rooted else [qdisc.root(port.device)]
-        lines += qdisc.cut(port.device, source.minor, source.addresses)
-        answer = self._tc(port, [*lines, qdisc.filters(port.device), qdisc.show(port.device)], source)
+        ways = qdisc.cut_filters(source.minor, source.addresses, ref.traffic)
+        lines = [*([] if port.rooted else qdisc.root(port.device)), *qdisc.cut(port.device, source.minor, ways)]
+        shows = [qdisc.show(port.device), *(each.get(port.device) for each in ways)]
+        answer = self._tc(port, [*lines, *shows], source)
         failed = {each["line"] for each in answer["complaints"]}
-        port.rooted = port.rooted or qdisc.root(port.device) not in failed
+        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(port.device))
         source.cut = True  # or half of it: mending takes off what is there
-        self._check_cut(ref, source, answer)
-
-    def _check_cut(self, ref: LinkRef, source: Source, answer: Mapping[str, Any]) -> None:
         complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
         found: list[proof.Difference] = []
         if not complaints:
-            filters, shown = answer["shown"]
-            minor = qdisc.cut_minor(source.minor)
-            found = proof.differences(qdisc.CUT, proof.find_netem(shown, minor))
-            found += proof.filter_differences(filters, minor, source.addresses)
+            shown, *filters = answer["shown"]
+            found = self._cut_differences(ref, source, _flat(filters), shown)
         if complaints or found:
             raise self._not_applied(ref, found, *complaints, "The link was to be cut")
+
+    def _cut_differences(self, ref: LinkRef, source: Source, filters: Any, qdiscs: Any) -> list[proof.Difference]:
+        ways = qdisc.cut_filters(source.minor, source.addresses, ref.traffic)
+        netem = proof.find_netem(qdiscs, qdisc.cut_minor(source.minor))
+        return proof.differences(qdisc.CUT, netem) + proof.filter_differences(filters, ways)
 
     def mend_link(self, ref: LinkRef) -> None:
         """End the cut of one direction and read back that nothing leads into it. Raises LabError."""
         port = self._ports.get((ref.dst, ref.network))
-        if port is None or ref.src not in port.sources or not port.sources[ref.src].cut:
+        if port is None or ref not in port.sources or not port.sources[ref].cut:
             return
-        source = port.sources[ref.src]
-        lines = [*qdisc.mend(port.device, source.minor, source.addresses), qdisc.filters(port.device)]
+        source = port.sources[ref]
+        ways = qdisc.cut_filters(source.minor, source.addresses, ref.traffic)
+        lines = [*(each.delete(port.device) for each in ways), qdisc.show_filters(port.device)]
         try:
             answer = self._tc(port, lines)
         except AgentError as error:
@@ -577,12 +602,8 @@ class Lab(abc.ABC):
                 raise
             source.cut = False  # it went with the port
             return
-        minor = qdisc.cut_minor(source.minor)
-        still = [
-            address
-            for address in source.addresses
-            if not answer["shown"] or not proof.filter_differences(answer["shown"][-1], minor, [address])
-        ]
+        shown = answer["shown"][-1] if answer["shown"] else None
+        still = [str(each.keys) for each in ways if shown is None or not proof.filter_differences(shown, [each])]
         if still:
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
         source.cut = False
@@ -590,11 +611,9 @@ class Lab(abc.ABC):
     def lost_in_cut(self, ref: LinkRef) -> int:
         """How many packets the cut of a link has swallowed."""
         port = self._ports.get((ref.dst, ref.network))
-        if port is None or ref.src not in port.sources:
+        if port is None or ref not in port.sources:
             return 0
-        source = port.sources[ref.src]
-        answer = self._tc(port, [qdisc.show(port.device)], source)
-        netem = proof.find_netem(answer["shown"][-1], qdisc.cut_minor(source.minor)) if answer["shown"] else None
+        netem = self._leaf(port, ref, qdisc.cut_minor(port.sources[ref].minor))
         return 0 if netem is None else proof.counters(netem).dropped_packets
 
     def read(self, ref: LinkRef) -> proof.Counters:
@@ -607,24 +626,23 @@ class Lab(abc.ABC):
     def netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
         """The kernel's own account of a link's netem now, or None if there is none."""
         port = self._ports.get((ref.dst, ref.network))
-        if port is None or ref.src not in port.sources:
+        if port is None or ref not in port.sources:
             return None
         try:
-            return self._netem(port, ref.src)
+            return self._leaf(port, ref, port.sources[ref].minor)
         except AgentError as error:
             if error.kind != "gone":
                 raise
             return None
 
-    def _netem(self, port: Port, src: str) -> Mapping[str, Any] | None:
-        source = port.sources[src]
-        answer = self._tc(port, [qdisc.show(port.device)], source)
-        return proof.find_netem(answer["shown"][-1], source.minor) if answer["shown"] else None
+    def _leaf(self, port: Port, ref: LinkRef, minor: int) -> Mapping[str, Any] | None:
+        answer = self._tc(port, [qdisc.show(port.device)], port.sources[ref])
+        return proof.find_netem(answer["shown"][-1], minor) if answer["shown"] else None
 
     def _ready(self, ref: LinkRef) -> Port:
         """The port at a link's end, with its source prepared; the first time, both at once."""
         port = self._ports.get((ref.dst, ref.network))
-        if port is not None and ref.src in port.sources:
+        if port is not None and ref in port.sources:
             return port
         with ThreadPoolExecutor(1, "testbed-source") as pool:
             prepared = pool.submit(self._prepare_source, ref.src, ref.network)
@@ -633,9 +651,13 @@ class Lab(abc.ABC):
         minor = qdisc.FIRST_MINOR + len(port.sources)
         if minor > qdisc.LAST_MINOR:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
-        addresses = self.hosts[ref.src].addresses(ref.network)
-        port.sources[ref.src] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
+        addresses = self._source_addresses(ref.src, ref.network)
+        port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
         return port
+
+    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        """Every address that a host's packets on a network may come from."""
+        return self.hosts[host].addresses(network)
 
     def _port(self, host: str, network: str) -> Port:
         if (host, network) not in self._ports:
@@ -652,6 +674,10 @@ class Lab(abc.ABC):
         return ImpairmentNotAppliedError(
             f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self.netem_engine}: {'. '.join(said)}"
         )
+
+
+def _flat(shown: Iterable[Any]) -> list[Any]:
+    return [each for array in shown for each in array]
 
 
 def derived_seed(*parts: str) -> int:
@@ -671,10 +697,11 @@ def impairments_of(
     Raises InvalidValueError with every problem of the link, the profile and the words at once.
     """
     problems: list[str] = []
-    refs: tuple[LinkRef, ...] = ()
+    forward: tuple[LinkRef, ...] = ()
+    reverse: tuple[LinkRef, ...] = ()
     chosen: Profile | None = None
     try:
-        refs = topology.links(text)
+        forward, reverse = topology.directions(text)
     except InvalidValueError as error:
         problems += error.problems
     try:
@@ -693,7 +720,7 @@ def impairments_of(
         problems += error.problems
     if problems or chosen is None:
         raise InvalidValueError(problems)
-    return dict(zip(refs, (chosen.forward, chosen.reverse), strict=False))
+    return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
 
 
 def seconds(text: str, name: str = "timeout") -> float:

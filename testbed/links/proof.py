@@ -7,9 +7,8 @@ rounding. A table of delays (``distribution``) is the one thing that the kernel 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 from testbed import units
@@ -117,21 +116,29 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
     return found
 
 
-def filter_differences(filters: Iterable[Mapping[str, Any]], minor: int, addresses: Sequence[str]) -> list[Difference]:
-    """Whether each of a source's addresses is led to its class, from ``tc -j filter show``.
+def filter_differences(shown: Iterable[Mapping[str, Any]], wanted: Iterable[qdisc.Filter]) -> list[Difference]:
+    """Whether each filter is there, matches what it is to match and leads where it is to lead.
 
-    tc names the key ``match`` once for each 32 bits that a u32 filter compares, and JSON keeps the last: all of an
-    IPv4 address, the end of an IPv6 one.
+    From ``tc -j filter show`` or ``get``. Two filters of one priority and handle do not exist.
     """
-    flow = f"1:{minor:x}"
-    led = {
-        str(each["options"].get("match", {}).get("value", "")).zfill(8)
-        for each in filters
-        if each.get("options", {}).get("flowid") == flow
+    found = {
+        (each.get("pref"), options["handle"]): options
+        for each in shown
+        if each.get("kind") == "flower" and "handle" in (options := each.get("options", {}))
     }
-    missing = [address for address in addresses if ip_address(address).packed[-4:].hex() not in led]
-    if not missing:
-        return []
-    return [
-        Difference("filter", f"{', '.join(missing)} led to {flow}", f"filters for {', '.join(sorted(led)) or 'none'}")
-    ]
+    differences = []
+    for each in wanted:
+        options = found.get((each.priority, each.handle))
+        if options is None:
+            differences.append(Difference("filter", _described(each.keys, each.flow), "none"))
+            continue
+        kernel = {name: value for name, value in options.get("keys", {}).items() if name != "eth_type"}
+        asked = {name: str(value) for name, value in each.keys.items()}
+        if asked != {name: str(value) for name, value in kernel.items()} or options.get("classid") != each.flow:
+            seen = _described(kernel, options.get("classid", "nowhere"))
+            differences.append(Difference("filter", _described(each.keys, each.flow), seen))
+    return differences
+
+
+def _described(keys: Mapping[str, Any], flow: str) -> str:
+    return f"{' '.join(f'{name} {value}' for name, value in keys.items())} led to {flow}"

@@ -4,10 +4,13 @@ The shape of an impaired port. Only what a filter names reaches a netem; everyth
 included, takes HTB's direct queue untouched::
 
     1: htb (default: direct queue)
-    ├── 1:10    class, one a source        <- u32 filter: ip src / ip6 src
+    ├── 1:10    class, one a source        <- flower filter: source address [, protocol [, port]]
     │   └── 10: netem                      the impairment, replaced in place or afresh
-    └── 1:4010  class, one a source cut    <- u32 filter that is asked first, while the link is cut
+    └── 1:4010  class, one a source cut    <- flower filter that is asked first, while the link is cut
         └── 4010: netem loss 100%
+
+flower, because it looks all addresses up in one hash table, however many sources there are, finds ports behind IP
+options and extension headers, and says in JSON, field by field, what it matches.
 
 HTB as the root, not prio: prio has 15 bands for sources, HTB has 65,000 classes; and not drr, which stops at a
 leaf that has packets but none due yet, as a netem often has. The classes' rate is far above any link, so HTB
@@ -17,11 +20,13 @@ shapes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
 
 from testbed import units
 from testbed.model.impairment import Impairment
+from testbed.model.topology import ALL_TRAFFIC, Traffic
 
 FIRST_MINOR = 0x10
 """Minor number of the first source's class."""
@@ -33,8 +38,19 @@ _CUT = 0x4000
 CUT = Impairment(loss_ratio=1.0, limit_packets=1)
 """What the netem of a cut link is."""
 
-# A filter with a smaller number is asked first: a cut comes before whatever else the link is impaired with.
-_LAST_PRIORITY = 60_000
+# A filter with a smaller priority is asked first: a cut comes before whatever else the link is impaired with, and a
+# part of its traffic before all of it. A priority belongs to one family; IPv6 has the next number.
+_NEIGHBOURS = 2
+_CUT_PRIORITY = 10
+_PRIORITY = 20
+_FAMILIES = ("ip", "ipv6")
+
+# Neighbour discovery is to IPv6 what ARP is to IPv4 (RFC 4861, 3792): without it there is no link to impair.
+_NEIGHBOUR_DISCOVERY = range(133, 138)
+
+# One source may have many addresses and two filters for each; a filter's handle is the source's minor number with
+# the filter's own number above it.
+_FILTER = 0x10000
 
 _CLASS_RATE = "100gbit"
 
@@ -118,33 +134,81 @@ def _netem_words(impairment: Impairment) -> Iterator[str]:
         yield f"seed {impairment.seed}"
 
 
-def root(device: str) -> str:
-    """The line that gives a port its classful root."""
-    return f"qdisc replace dev {device} root handle 1: htb default 0 direct_qlen {_QUEUE_PACKETS}"
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """One flower filter of a port: what it matches, and the class that it leads to."""
+
+    family: str
+    """``ip`` or ``ipv6``: tc's word for the protocol."""
+    priority: int
+    handle: int
+    keys: Mapping[str, str | int]
+    """What it matches, in tc's words: ``src_ip``, ``ip_proto``, ``dst_port``, …"""
+    flow: str
+    """The class, such as ``1:10``."""
+
+    def put(self, device: str) -> str:
+        """The line that puts it there, or replaces the one with its handle."""
+        words = " ".join(f"{key} {value}" for key, value in self.keys.items())
+        return f"filter replace {self._where(device)} flower {words} classid {self.flow}"
+
+    def get(self, device: str) -> str:
+        """The line that reads it back."""
+        return f"filter get {self._where(device)} flower"
+
+    def delete(self, device: str) -> str:
+        """The line that takes it off."""
+        return f"filter delete {self._where(device)} flower"
+
+    def _where(self, device: str) -> str:
+        return f"dev {device} parent 1: protocol {self.family} prio {self.priority} handle {self.handle:#x}"
 
 
-def source(device: str, minor: int, addresses: Iterable[str]) -> list[str]:
-    """The lines that give one source a class of its own; ``addresses`` are the source's, of either family."""
-    flow = f"1:{minor:x}"
-    return [_class(device, flow), *_filters(device, flow, addresses, _LAST_PRIORITY)]
+def root(device: str) -> list[str]:
+    """The lines that give a port its classful root, and let neighbour discovery pass untouched."""
+    return [
+        f"qdisc replace dev {device} root handle 1: htb default 0 direct_qlen {_QUEUE_PACKETS}",
+        *(
+            f"filter replace dev {device} parent 1: protocol ipv6 prio {_NEIGHBOURS} handle {number:#x} "
+            f"flower ip_proto icmpv6 type {number} classid 1:0"
+            for number in _NEIGHBOUR_DISCOVERY
+        ),
+    ]
 
 
-def _class(device: str, flow: str) -> str:
-    return f"class replace dev {device} parent 1: classid {flow} htb rate {_CLASS_RATE} quantum 60000"
+def make_class(device: str, minor: int) -> str:
+    """The line that gives a source a class of its own."""
+    return f"class replace dev {device} parent 1: classid 1:{minor:x} htb rate {_CLASS_RATE} quantum 60000"
 
 
-def _filters(device: str, flow: str, addresses: Iterable[str], before: int) -> list[str]:
-    """Lead packets from these addresses to a class; the priorities are the two numbers after ``before``."""
-    lines = []
+def filters(minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC) -> list[Filter]:
+    """What leads packets from these addresses, of either family, to the class of this source."""
+    return list(_filters(minor, f"1:{minor:x}", addresses, traffic, _PRIORITY))
+
+
+def cut_filters(minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC) -> list[Filter]:
+    """What leads them to the class where all is lost, before any other filter is asked."""
+    return list(_filters(minor, f"1:{cut_minor(minor):x}", addresses, traffic, _CUT_PRIORITY))
+
+
+def _filters(
+    minor: int, flow: str, addresses: Iterable[str], traffic: Traffic, first_priority: int
+) -> Iterator[Filter]:
+    # The part of a traffic comes before the whole: ports, then protocols, then all.
+    priority = first_priority + (0 if traffic.port else 2 if traffic.protocol else 4)
+    ends: tuple[dict[str, int], ...] = ({"dst_port": traffic.port}, {"src_port": traffic.port})
+    number = 0
     for address in addresses:
-        match ip_address(address):
-            case IPv4Address():
-                match_words, protocol, priority = f"ip src {address}/32", "ip", before + 1
-            case IPv6Address():
-                match_words, protocol, priority = f"ip6 src {address}/128", "ipv6", before + 2
-        chosen = f"protocol {protocol} prio {priority} u32 match {match_words}"
-        lines.append(f"filter add dev {device} parent 1: {chosen} flowid {flow}")
-    return lines
+        old = isinstance(ip_address(address), IPv4Address)
+        for end in ends if traffic.port else ({},):
+            keys: dict[str, str | int] = {"src_ip": address}
+            if traffic.protocol:
+                keys["ip_proto"] = "icmpv6" if traffic.protocol == "icmp" and not old else traffic.protocol
+            yield Filter(
+                family=_FAMILIES[0 if old else 1], priority=priority + (0 if old else 1),
+                handle=minor + number * _FILTER, keys={**keys, **end}, flow=flow,
+            )  # fmt: skip
+            number += 1
 
 
 def leaf(device: str, minor: int, impairment: Impairment, *, spare: bool = False) -> str:
@@ -180,33 +244,17 @@ def cut_minor(minor: int) -> int:
     return minor | _CUT
 
 
-def cut(device: str, minor: int, addresses: Iterable[str]) -> list[str]:
+def cut(device: str, minor: int, chosen: Iterable[Filter]) -> list[str]:
     """The lines that cut a link: all IP packets of the source are lost, silently, whatever else impairs them."""
-    flow = f"1:{cut_minor(minor):x}"
     return [
-        _class(device, flow),
+        make_class(device, cut_minor(minor)),
         leaf(device, cut_minor(minor), CUT),
-        *_filters(device, flow, addresses, _cut_priority(minor)),
+        *(each.put(device) for each in chosen),
     ]
 
 
-def mend(device: str, minor: int, addresses: Iterable[str]) -> list[str]:
-    """The lines that end a cut."""
-    families = {ip_address(address).version for address in addresses}
-    ends = [(4, "ip", 1), (6, "ipv6", 2)]
-    return [
-        f"filter delete dev {device} parent 1: protocol {protocol} prio {_cut_priority(minor) + step}"
-        for version, protocol, step in ends
-        if version in families
-    ]
-
-
-def _cut_priority(minor: int) -> int:
-    return 2 * (minor - FIRST_MINOR)
-
-
-def filters(device: str) -> str:
-    """The read-back of what leads where."""
+def show_filters(device: str) -> str:
+    """The read-back of everything that leads somewhere."""
     return f"filter show dev {device} parent 1:"
 
 
@@ -216,5 +264,5 @@ def clear(device: str, minor: int) -> str:
 
 
 def show(device: str) -> str:
-    """The read-back."""
+    """The read-back: of all leaves, for tc in batch mode takes ``parent`` once and then never again."""
     return f"qdisc show dev {device}"

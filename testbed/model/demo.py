@@ -19,6 +19,13 @@ class Message:
     """From calling send to the server's line in its log, as the engine stamped it; None if it never came."""
     error: str | None = None
     """What the client died of."""
+    under_way: str | None = None
+    """Where it was when we stopped waiting, if the kernels still worked on it."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it will never come: it was not printed, and no kernel works on it any more."""
+        return self.delivery_s is None and self.under_way is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,11 @@ class ProfileRun:
         return sum(message.delivery_s is not None for message in self.messages)
 
     @property
+    def under_way(self) -> int:
+        """How many messages were still under way when we stopped waiting."""
+        return sum(message.under_way is not None for message in self.messages)
+
+    @property
     def delivery_times_s(self) -> list[float]:
         """Delivery times of those that came."""
         return [message.delivery_s for message in self.messages if message.delivery_s is not None]
@@ -69,15 +81,20 @@ class DemoRun:
     server_output: str
 
     @property
-    def complete(self) -> bool:
-        """Whether every message was delivered."""
-        return all(run.delivered == len(run.messages) for run in self.profiles)
+    def lost(self) -> int:
+        """How many messages will never come."""
+        return sum(message.lost for run in self.profiles for message in run.messages)
+
+    @property
+    def under_way(self) -> int:
+        """How many messages were still under way when we stopped waiting."""
+        return sum(run.under_way for run in self.profiles)
 
     def as_json(self) -> dict[str, Any]:
         """As it is written to demo.json."""
         whole = asdict(self)
         for run, body in zip(self.profiles, whole["profiles"], strict=True):
-            body["delivered"] = run.delivered
+            body["delivered"], body["under_way"] = run.delivered, run.under_way
             for name, times in (("connect", run.connect_times_s), ("delivery", run.delivery_times_s)):
                 body[f"{name}_median_s"] = median(times)
                 body[f"{name}_worst_s"] = max(times, default=None)

@@ -3,7 +3,8 @@
 Pure: the input is the JSON of ``docker compose config``. A *host* is one replica of a service; its name is
 the service's, with ``[n]`` behind it where there are several. A *link* is an ordered pair of hosts on a
 network; the user writes ``client -> server``, ``client <-> server`` for both directions, and adds
-``on NETWORK`` where two hosts share several.
+``on NETWORK`` where two hosts share several. ``client -> server tcp/8888`` narrows a link to part of its *traffic*.
+An end may stand for several hosts: ``client[*]``, ``client[1..20]``, ``client,worker``, ``*``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any
 
 from testbed.errors import InvalidComposeError, InvalidValueError
 from testbed.model.impairment import unknown
 
-_LINK = re.compile(r"\s*(?P<a>\S+?)\s*(?P<arrow><->|->)\s*(?P<b>\S+?)(?:\s+on\s+(?P<network>\S+))?\s*")
+_LINK = re.compile(
+    r"\s*(?P<a>\S+?)\s*(?P<arrow><->|->)\s*(?P<b>\S+?)"
+    r"(?:\s+(?!on\b)(?P<traffic>[a-z]+(?:/\S*)?))?(?:\s+on\s+(?P<network>\S+))?\s*"
+)
+_REPLICAS = re.compile(r"(?P<service>[^\[\]]+)\[(?:(?P<all>\*)|(?P<first>\d+)\.\.(?P<last>\d+))\]")
+_PORTS = ("tcp", "udp")
+_PROTOCOLS = (*_PORTS, "icmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +59,44 @@ class Service:
 
 
 @dataclass(frozen=True, order=True)
+class Traffic:
+    """Which of a link's packets are meant: all, those of a protocol, or those from or to a port of it."""
+
+    protocol: str = ""
+    """``tcp``, ``udp``, ``icmp`` (also ICMPv6), or empty for all."""
+    port: int = 0
+    """The port at either end; 0 for all."""
+
+    def __str__(self) -> str:
+        return f"{self.protocol}/{self.port}" if self.port else self.protocol
+
+    @classmethod
+    def parse(cls, text: str) -> Traffic:
+        """``tcp/8888``, ``udp``, ``icmp``, or nothing. Raises InvalidValueError."""
+        protocol, slash, port = text.partition("/")
+        if text and protocol not in _PROTOCOLS:
+            raise InvalidValueError(f"{text!r}: {unknown(protocol, _PROTOCOLS)}, with a port as in tcp/8888")
+        if slash and protocol not in _PORTS:
+            raise InvalidValueError(f"{text!r}: {protocol} has no ports")
+        if slash and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise InvalidValueError(f"{text!r}: a port is a number from 1 to 65535, as in {protocol}/8888")
+        return cls(protocol, int(port or 0))
+
+
+ALL_TRAFFIC = Traffic()
+
+
+@dataclass(frozen=True, order=True)
 class LinkRef:
-    """The name of a link: where packets come from, where they go, on which network."""
+    """The name of a link: where packets come from, where they go, on which network, and which of them."""
 
     src: str
     dst: str
     network: str
+    traffic: Traffic = ALL_TRAFFIC
 
     def __str__(self) -> str:
-        return f"{self.src} -> {self.dst}"
+        return f"{self.src} -> {self.dst} {self.traffic}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,27 +148,67 @@ class Topology:
         return next((service for service in self.services.values() if host in service.hosts), None)
 
     def links(self, text: str) -> tuple[LinkRef, ...]:
-        """The links that the user's words name: one for ``a -> b``, two for ``a <-> b``.
+        """The links that the user's words name: one for ``a -> b``, two for ``a <-> b``, more for several hosts.
 
         Raises InvalidValueError with every problem: unknown ends, no common network, several of them.
         """
+        forward, reverse = self.directions(text)
+        return forward + reverse
+
+    def directions(self, text: str) -> tuple[tuple[LinkRef, ...], tuple[LinkRef, ...]]:
+        """The same, apart: the links in the direction that is written, and, for ``<->``, those back."""
         match = _LINK.fullmatch(text)
         if match is None:
             raise InvalidValueError(
                 f'link {text!r}: write "client -> server" for one direction, "client <-> server" for both, '
                 f'and "client -> server on lan" where two hosts share several networks'
             )
-        a, b, network = match["a"], match["b"], match["network"]
-        problems = [problem for end in dict.fromkeys((a, b)) if (problem := self._cannot_end_a_link(end))]
-        if not problems and a == b:
-            problems.append("a host has no link to itself")
-        if not problems:
-            network, problem = self._common_network(a, b, network)
-            problems += [problem] if problem else []
-        if problems or network is None:
-            raise InvalidValueError(f"link {text!r}: {problem}" for problem in problems)
-        pairs = ((a, b),) if match["arrow"] == "->" else ((a, b), (b, a))
-        return tuple(LinkRef(src, dst, network) for src, dst in pairs)
+        problems: list[str] = []
+        traffic = ALL_TRAFFIC
+        try:
+            traffic = Traffic.parse(match["traffic"] or "")
+        except InvalidValueError as error:
+            said = match["traffic"]
+            problems += [f'{said!r} is a network; write "on {said}"'] if said in self.networks else error.problems
+        sources, targets = (self._hosts_named(match[end], problems) for end in ("a", "b"))
+        problems += [problem for end in dict.fromkeys(sources + targets) if (problem := self._cannot_end_a_link(end))]
+        forward: list[LinkRef] = []
+        # Of several hosts, those pairs that can have a link; of one to one, that it cannot is a mistake.
+        several = "*" in (match["a"], match["b"])
+        for src, dst in product(sources, targets) if not problems else ():
+            if src == dst:
+                continue
+            network, problem = self._common_network(src, dst, match["network"])
+            if network is not None:
+                forward.append(LinkRef(src, dst, network, traffic))
+            elif problem and not several:
+                problems.append(problem)
+        if not problems and not forward:
+            problems.append("a host has no link to itself" if not several else "no two of these hosts share a network")
+        if problems:
+            raise InvalidValueError(f"link {text!r}: {problem}" for problem in dict.fromkeys(problems))
+        known = set(forward)
+        back = [LinkRef(ref.dst, ref.src, ref.network, ref.traffic) for ref in forward]
+        reverse = [ref for ref in back if ref not in known] if match["arrow"] == "<->" else []
+        return tuple(forward), tuple(reverse)
+
+    def _hosts_named(self, text: str, problems: list[str]) -> tuple[str, ...]:
+        """The hosts that one end of a link stands for; names that are none are left for the caller to refuse."""
+        if text == "*":
+            return tuple(host for host in self.hosts if self._cannot_end_a_link(host) is None)
+        hosts: list[str] = []
+        for part in text.split(","):
+            match = _REPLICAS.fullmatch(part)
+            service = self.services.get(match["service"]) if match else None
+            if match is None or service is None:
+                hosts.append(part)
+                continue
+            first, last = (1, service.replicas) if match["all"] else (int(match["first"]), int(match["last"]))
+            if not 1 <= first <= last <= service.replicas:
+                problems.append(f"{part!r}: {service.name} has {service.replicas} replicas, counted from 1")
+                continue
+            hosts += service.hosts[first - 1 : last]
+        return tuple(dict.fromkeys(hosts))
 
     def links_between(self, *groups: Iterable[str]) -> tuple[LinkRef, ...]:
         """Every link between hosts of different groups, both ways, on every bridge network that they share.
@@ -161,7 +237,7 @@ class Topology:
         if service is None:
             if host in self.services:
                 replicas = self.services[host].replicas
-                hint = f"name one, for example {host}[1]" if replicas else "there is no host to link"
+                hint = f"name one, as {host}[1], or all, {host}[*]" if replicas else "there is no host to link"
                 return f"{host!r} has {replicas} replicas; {hint}"
             return f"host {host!r}: {unknown(host, self.hosts)}"
         if service.network_mode:

@@ -73,7 +73,7 @@ class LiveDemo:
             for index, heading in enumerate(_HEADINGS):
                 table.add_column(heading, justify="left" if index == 0 else "right")
             for run in done:
-                style = "" if run.delivered == len(run.messages) else "red"
+                style = "red" if any(message.lost for message in run.messages) else ""
                 table.add_row(*demo_row(run), style=style)
             if current:
                 table.add_row(current, "…", style="dim")
@@ -91,6 +91,17 @@ class LiveDemo:
 def _line(cells: Iterable[str]) -> str:
     first, *rest = cells
     return f"{first:<15}" + "".join(f"{cell:>10}" for cell in rest)
+
+
+def print_undelivered(console: Console, run: DemoRun) -> None:
+    """Where each message that was not delivered was when we stopped waiting, or what became of it."""
+    for profile in run.profiles:
+        for message in profile.messages:
+            if message.delivery_s is None:
+                fate = (
+                    f"under way: {message.under_way}" if message.under_way else f"LOST: {message.error or 'no trace'}"
+                )
+                console.print(f"{message.text}: {fate}", markup=False, soft_wrap=True)
 
 
 def print_server_output(console: Console, run: DemoRun) -> None:

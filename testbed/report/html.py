@@ -10,7 +10,7 @@ from testbed.model.demo import DemoRun, ProfileRun, median
 from testbed.report.console import milliseconds
 
 _WIDTH, _HEIGHT = 1000, 520
-_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 18, 34, 64
+_LEFT, _RIGHT, _TOP, _BOTTOM = 104, 18, 34, 64
 _LOST_BAND = 26
 _PALETTE = ("#2f7d5d", "#2b6cb0", "#6b46c1", "#b7791f", "#c05621", "#c53030")
 
@@ -34,6 +34,7 @@ svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; 
 svg .name { font-weight: 600; fill: var(--ink); font-size: 13px; } svg .grid { stroke: var(--line); }
 svg .asked { stroke: var(--ink); stroke-dasharray: 5 4; opacity: .55; } svg .median { stroke-width: 3; }
 svg .lostband { fill: var(--band); } svg .lost { stroke: #cf222e; stroke-width: 2.5; }
+svg .later { fill: none; stroke: #9a6700; stroke-width: 2; }
 pre { background: var(--band); padding: .8rem; overflow-x: auto; font-size: 12.5px; border-radius: 6px; }
 """
 
@@ -43,8 +44,8 @@ def demo_page(run: DemoRun) -> str:
     sent = sum(len(each.messages) for each in run.profiles)
     delivered = sum(each.delivered for each in run.profiles)
     verdict = (
-        f"All {sent} messages were delivered." if run.complete
-        else f"{delivered} of {sent} messages were delivered when we stopped waiting for the others."
+        f"All {sent} messages were delivered." if delivered == sent
+        else f"{delivered} of {sent} messages were delivered. " + _undelivered(run)
     )  # fmt: skip
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -68,6 +69,15 @@ delay that was asked (its mean, where there is jitter). The scale is logarithmic
 """
 
 
+def _undelivered(run: DemoRun) -> str:
+    said = []
+    if run.under_way:
+        said.append(f"{run.under_way} were still under way when we stopped waiting")
+    if run.lost:
+        said.append(f"{run.lost} were lost")
+    return f"Of the others, {' and '.join(said)}."
+
+
 def delivery_plot(profiles: Sequence[ProfileRun]) -> str:
     """A strip plot in SVG: a column a profile, a point a message, time on a logarithmic axis."""
     times = [time for run in profiles for time in run.delivery_times_s]
@@ -82,7 +92,7 @@ def delivery_plot(profiles: Sequence[ProfileRun]) -> str:
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Delivery time of every message, by profile">',
         f'<rect class="lostband" x="{_LEFT}" y="{_TOP}" width="{wide}" height="{_LOST_BAND - 6}"/>',
-        f'<text x="{_LEFT - 8}" y="{_TOP + 14}" text-anchor="end">lost</text>',
+        f'<text x="{_LEFT - 8}" y="{_TOP + 14}" text-anchor="end">○ later   × lost</text>',
     ]
     parts += _grid(low, high, y)
     for index, run in enumerate(profiles):
@@ -128,7 +138,11 @@ def _column(run: ProfileRun, left: float, width: float, colour: str, y: _Scale, 
     count = len(run.messages)
     for number, message in enumerate(run.messages):
         x = middle + half * (2 * (number + 0.5) / count - 1) * 0.86
-        said = f"<title>{escape(message.text)}: {milliseconds(message.delivery_s)}</title>"
+        told = message.under_way or message.error or milliseconds(message.delivery_s)
+        said = f"<title>{escape(message.text)}: {escape(told)}</title>"
+        if message.under_way is not None:
+            parts.append(f'<circle class="later" cx="{x:.1f}" cy="{_TOP + 10}" r="4.5">{said}</circle>')
+            continue
         if message.delivery_s is None:
             y1, y2 = _TOP + 5, _TOP + 15
             cross = f"M{x - 5:.1f} {y1}L{x + 5:.1f} {y2}M{x + 5:.1f} {y1}L{x - 5:.1f} {y2}"

@@ -25,18 +25,21 @@ class Datagrams:
     src: ComposeHost
     dst: ComposeHost
     network: str = "lan"
+    port: int = int(_PORT)
+    address: str = ""
+    """Where to; the receiver's first address on the network if empty."""
 
     def _send(self, count: int, attempts: int = 30, pace_s: float = 0.002) -> Result:
-        argv = ["python3", _PROGRAM, "send", self._address, _PORT, str(count), str(attempts), str(pace_s)]
+        argv = ["python3", _PROGRAM, "send", self._address, str(self.port), str(count), str(attempts), str(pace_s)]
         return self.src.run(argv, timeout="60s")
 
     @property
     def _address(self) -> str:
-        return self.dst.addresses(self.network)[0]
+        return self.address or self.dst.addresses(self.network)[0]
 
     def arrived(self, count: int, *, pace_s: float = 0.002) -> list[int]:
         """Send ``count`` datagrams; the numbers that arrived, in order of arrival."""
-        receiver = self.dst.start(["python3", _PROGRAM, "receive", _PORT], ready="ready")
+        receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port)], ready="ready")
         sender = self._send(count, pace_s=pace_s)
         assert sender.ok, sender.stderr
         numbers: list[int] = json.loads(receiver.wait().stdout.splitlines()[1])
@@ -44,16 +47,18 @@ class Datagrams:
 
     def sent_into_nothing(self, count: int) -> str:
         """Send where nothing comes back; what the receiver has printed after the sender gave up."""
-        receiver = self.dst.start(["python3", _PROGRAM, "receive", _PORT], ready="ready")
+        receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port)], ready="ready")
         sender = self._send(count, attempts=1)
         assert "nobody heard the end" in sender.stderr
         return receiver.stop("SIGKILL").stdout
 
     def round_trips(self, count: int) -> list[float]:
         """Times of that many exchanges, in seconds."""
-        echo = self.dst.start(["python3", _PROGRAM, "echo", _PORT], ready="ready")
+        echo = self.dst.start(["python3", _PROGRAM, "echo", str(self.port)], ready="ready")
         try:
-            done = self.src.run(["python3", _PROGRAM, "round-trips", self._address, _PORT, str(count)], timeout="60s")
+            done = self.src.run(
+                ["python3", _PROGRAM, "round-trips", self._address, str(self.port), str(count)], timeout="60s"
+            )
             assert done.ok, done.stderr
             times: list[float] = json.loads(done.stdout)
             return times

@@ -41,7 +41,8 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
     device, minor = "vethb", qdisc.FIRST_MINOR
     lines = {
         "delay": [
-            qdisc.root(device), *qdisc.source(device, minor, ["10.9.0.1"]),
+            *qdisc.root(device), qdisc.make_class(device, minor),
+            *(each.put(device) for each in qdisc.filters(minor, ["10.9.0.1"])),
             qdisc.leaf(device, minor, _DELAY), qdisc.show(device),
         ],
         "loss": [qdisc.leaf(device, minor, _LOSS), qdisc.show(device)],

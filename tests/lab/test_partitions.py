@@ -10,6 +10,7 @@ import pytest
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError
 from testbed.labs.lab import Program
 from testbed.labs.waiting import await_condition
+from testbed.links import qdisc
 from tests.lab.conftest import HERE
 
 HOSTS = ("a", "b", "c", "d")
@@ -137,10 +138,11 @@ assert s.recv(99) == b"heard"
 def test_a_cut_that_was_mended_behind_our_back_is_found(four: ComposeLab) -> None:
     four.cut("a -> b")
     port = four._ports["b", "lan"]
-    minor = port.sources["a"].minor
-    line = f"filter delete dev {port.device} parent 1: protocol ip prio {2 * (minor - 0x10) + 1}"
+    source = port.sources[four.link("a -> b").ref]
+    (way, *_) = qdisc.cut_filters(source.minor, source.addresses)
+    line = way.delete(port.device)
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
-    with pytest.raises(ImpairmentNotAppliedError, match=r"a -> b.*asked filter .* led to 1:40"):
+    with pytest.raises(ImpairmentNotAppliedError, match=r"a -> b.*asked filter .* led to 1:40.*reports none"):
         four.verify()
 
 

@@ -148,10 +148,18 @@ def test_every_interface_with_a_peer_is_told_but_loopback(tmp_path: Path, monkey
             (tmp_path / name / file).write_text(f"{content}\n")
     (tmp_path / "bonding_masters").write_text("")
     monkeypatch.setattr(inside, "_SYS_NET", tmp_path)
+    (tmp_path / "if_inet6").write_text(
+        "fe80000000000000004212fffe000007 07 40 20 80     eth0\n"
+        "fd000000000000000000000000000002 07 40 00 80     eth0\n"
+        "fe80000000000000004212fffe000001 01 40 20 80       lo\n"
+    )
+    monkeypatch.setattr(inside, "_IF_INET6", tmp_path / "if_inet6")
     assert inside.interfaces() == [
-        {"name": "eth0", "ifindex": 7, "peer_ifindex": 8, "mac": "02:42:ac:12:00:07", "mtu": 1500},
-        {"name": "eth1", "ifindex": 9, "peer_ifindex": 10, "mac": "02:42:ac:12:00:09", "mtu": 1500},
-    ]
+        {"name": "eth0", "ifindex": 7, "peer_ifindex": 8, "mac": "02:42:ac:12:00:07", "mtu": 1500,
+         "link_local": ["fe80::42:12ff:fe00:7"]},
+        {"name": "eth1", "ifindex": 9, "peer_ifindex": 10, "mac": "02:42:ac:12:00:09", "mtu": 1500,
+         "link_local": []},
+    ]  # fmt: skip
 
 
 # --- offloads --------------------------------------------------------------------------------------
@@ -195,3 +203,26 @@ def test_an_ethtool_that_fails_is_quoted(ethtool: Path) -> None:
     assert str(refused.value) == (
         "`ethtool -K eth9 tso off gso off gro off` failed with status 92: netlink error: No such device"
     )
+
+
+def test_a_connection_is_told_by_the_kernels_table_and_one_in_time_wait_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = tmp_path / "tcp"
+    table.write_text(
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
+        "   0: 0200A8C0:9108 0300A8C0:22B8 04 00000005:00000000 01:000004F1 00000003     0        0 0\n"
+        "   1: 0200A8C0:9109 0300A8C0:22B8 06 00000000:00000000 03:00001443 00000000     0        0 0\n"
+        "   2: 00000000:22B8 00000000:0000 0A 00000000:00000002 00:00000000 00000000     0        0 0\n"
+    )
+    monkeypatch.setattr(inside, "Path", lambda path: table if path == "/proc/net/tcp" else tmp_path / "none")
+    assert inside.connections() == [
+        {
+            "local_port": 0x9108,
+            "remote_port": 8888,
+            "state": "FIN-WAIT-1",
+            "send_queue_bytes": 5,
+            "receive_queue_bytes": 0,
+            "retransmits": 3,
+        }
+    ]

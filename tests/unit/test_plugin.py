@@ -36,7 +36,10 @@ WRONG = [
     ('impair("client -> srver", "lossy")', "host 'srver': unknown; did you mean 'server'? Known: alone, client, *"),
     ('impair("client => server", "lossy")', "link 'client => server': write \"client -> server\" for one *"),
     ('impair("client -> client", "lossy")', "link 'client -> client': a host has no link to itself"),
-    ('impair("client -> scaled", "lossy")', "*'scaled' has 3 replicas; name one, for example scaled[[]1]"),
+    (
+        'impair("client -> scaled", "lossy")',
+        "*'scaled' has 3 replicas; name one, as scaled[[]1[]], or all, scaled[[][*]",
+    ),
     ('impair("client -> hostly", "lossy")', "*host 'hostly' has `network_mode: host` and so no port of its own*"),
     ('impair("client -> alone", "lossy")', "*host 'alone' has `network_mode: none`*"),
     ('impair("client -> sometimes", "lossy")', "*host 'sometimes': unknown*"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from testbed.links import proof, qdisc
 from testbed.links.proof import Counters, Difference
 from testbed.model.impairment import CLEAN, Impairment
+from testbed.model.topology import Traffic
 
 from .strategies import impairments
 
@@ -255,35 +256,39 @@ def test_counters_are_netems_own() -> None:
 # --- filters ---------------------------------------------------------------------------------------
 
 
-def _filter(flow: str | None) -> dict[str, Any]:
-    match = {"value": "ac120002", "mask": "ffffffff", "offmask": "", "off": 12}  # 172.18.0.2
-    used = {"fh": "800::800", "order": 2048, "flowid": flow, "match": match}
-    options = used if flow else {"fh": "800:", "ht_divisor": 1}
-    return {"protocol": "ip", "pref": 1, "kind": "u32", "chain": 0, "options": options}
+WANTED = qdisc.filters(0x10, ["172.18.0.2"], Traffic("tcp", 8888))
 
 
-SHOWN_FILTERS = [
-    {"protocol": "ip", "pref": 1, "kind": "u32", "chain": 0},
-    _filter(None),
-    _filter("1:10"),
-    _filter("1:1"),
+def _shown(handle: int, *, pref: int = 20, flow: str = "1:10", **keys: object) -> dict[str, Any]:
+    named = {"eth_type": "ipv4", "ip_proto": "tcp", "src_ip": "172.18.0.2", **keys}
+    options = {"handle": handle, "classid": flow, "keys": named, "not_in_hw": True}
+    return {"parent": "1:", "protocol": "ip", "pref": pref, "kind": "flower", "chain": 0, "options": options}
+
+
+SHOWN_FILTERS: list[dict[str, Any]] = [
+    {"protocol": "ip", "pref": 20, "kind": "flower", "chain": 0},
+    _shown(0x10, dst_port=8888),
+    _shown(0x10010, src_port=8888),
 ]
 
 
-def test_an_address_that_is_led_to_its_class_is_no_difference() -> None:
-    assert proof.filter_differences(SHOWN_FILTERS, 0x10, ["172.18.0.2"]) == []
+def test_a_filter_that_matches_and_leads_as_asked_is_no_difference() -> None:
+    assert proof.filter_differences(SHOWN_FILTERS, WANTED) == []
 
 
 @pytest.mark.parametrize(
-    ("minor", "addresses", "difference"),
+    ("changed", "seen"),
     [
-        (
-            0x10,
-            ["172.18.0.2", "fd00::2"],
-            "asked filter fd00::2 led to 1:10, the kernel reports filters for ac120002",
-        ),
-        (0x11, ["172.18.0.2"], "asked filter 172.18.0.2 led to 1:11, the kernel reports filters for none"),
+        (_shown(0x10, dst_port=8889), "ip_proto tcp src_ip 172.18.0.2 dst_port 8889 led to 1:10"),
+        (_shown(0x10, dst_port=8888, flow="1:11"), "ip_proto tcp src_ip 172.18.0.2 dst_port 8888 led to 1:11"),
+        (_shown(0x10, dst_port=8888, dst_ip="1.2.3.4"),
+         "ip_proto tcp src_ip 172.18.0.2 dst_port 8888 dst_ip 1.2.3.4 led to 1:10"),
+        (_shown(0x11, dst_port=8888), "none"),
+        (_shown(0x10, pref=22, dst_port=8888), "none"),
     ],
-)
-def test_an_address_that_no_filter_leads_is_named(minor: int, addresses: list[str], difference: str) -> None:
-    assert [str(each) for each in proof.filter_differences(SHOWN_FILTERS, minor, addresses)] == [difference]
+)  # fmt: skip
+def test_a_filter_that_is_missing_or_another_is_named(changed: dict[str, Any], seen: str) -> None:
+    shown = [SHOWN_FILTERS[0], changed, SHOWN_FILTERS[2]]
+    assert [str(each) for each in proof.filter_differences(shown, WANTED)] == [
+        f"asked filter src_ip 172.18.0.2 ip_proto tcp dst_port 8888 led to 1:10, the kernel reports {seen}"
+    ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from testbed.links import qdisc
 from testbed.model.impairment import CLEAN, Impairment
+from testbed.model.topology import Traffic
 
 from .strategies import impairments
 
@@ -96,25 +100,64 @@ def test_no_line_holds_a_word_that_tc_could_not_read(impairment: Impairment) -> 
     assert not [word for word in words if word[0].isdigit() and ("e" in word or "inf" in word or "nan" in word)]
 
 
-def test_the_root_passes_what_no_filter_names() -> None:
-    assert qdisc.root("veth1") == "qdisc replace dev veth1 root handle 1: htb default 0 direct_qlen 1000"
+def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_they_name() -> None:
+    tree, *neighbours = qdisc.root("veth1")
+    assert tree == "qdisc replace dev veth1 root handle 1: htb default 0 direct_qlen 1000"
+    # RFC 4861: router solicitation and advertisement, neighbour solicitation and advertisement, redirect.
+    assert [line.partition("flower ")[2] for line in neighbours] == [
+        f"ip_proto icmpv6 type {number} classid 1:0" for number in (133, 134, 135, 136, 137)
+    ]
+    cut = qdisc.cut_filters(qdisc.FIRST_MINOR, ["fd00::2"], Traffic("icmp"))
+    assert all(f" prio {each.priority} " not in line for each in cut for line in neighbours)
+    assert min(each.priority for each in cut) > 2
 
 
-def test_a_source_gets_a_class_and_a_filter_for_each_address() -> None:
-    assert qdisc.source("veth1", 0x1F, ["172.18.0.2", "fd00::2"]) == [
-        "class replace dev veth1 parent 1: classid 1:1f htb rate 100gbit quantum 60000",
-        "filter add dev veth1 parent 1: protocol ip prio 60001 u32 match ip src 172.18.0.2/32 flowid 1:1f",
-        "filter add dev veth1 parent 1: protocol ipv6 prio 60002 u32 match ip6 src fd00::2/128 flowid 1:1f",
+def lines_of(filters: list[qdisc.Filter]) -> list[str]:
+    return [each.put("veth1") for each in filters]
+
+
+def test_a_source_is_led_to_its_class_by_each_of_its_addresses() -> None:
+    assert qdisc.make_class("veth1", 0x1F) == (
+        "class replace dev veth1 parent 1: classid 1:1f htb rate 100gbit quantum 60000"
+    )
+    assert lines_of(qdisc.filters(0x1F, ["172.18.0.2", "fd00::2"])) == [
+        "filter replace dev veth1 parent 1: protocol ip prio 24 handle 0x1f flower src_ip 172.18.0.2 classid 1:1f",
+        "filter replace dev veth1 parent 1: protocol ipv6 prio 25 handle 0x1001f flower src_ip fd00::2 classid 1:1f",
     ]
 
 
-def test_a_source_without_addresses_gets_a_class_alone() -> None:
-    assert len(qdisc.source("veth1", 16, [])) == 1
+def test_a_filter_is_read_and_taken_off_by_its_place() -> None:
+    (one,) = qdisc.filters(0x1F, ["172.18.0.2"])
+    assert one.get("veth1") == "filter get dev veth1 parent 1: protocol ip prio 24 handle 0x1f flower"
+    assert one.delete("veth1") == "filter delete dev veth1 parent 1: protocol ip prio 24 handle 0x1f flower"
+
+
+def test_a_port_is_matched_at_either_end_before_the_protocol_and_that_before_all() -> None:
+    assert lines_of(qdisc.filters(0x10, ["172.18.0.2"], Traffic("tcp", 8888))) == [
+        "filter replace dev veth1 parent 1: protocol ip prio 20 handle 0x10 "
+        "flower src_ip 172.18.0.2 ip_proto tcp dst_port 8888 classid 1:10",
+        "filter replace dev veth1 parent 1: protocol ip prio 20 handle 0x10010 "
+        "flower src_ip 172.18.0.2 ip_proto tcp src_port 8888 classid 1:10",
+    ]
+    priorities = [
+        {each.priority for each in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], traffic)}
+        for traffic in (Traffic("udp", 53), Traffic("udp"), Traffic())
+    ]
+    assert [max(earlier) < min(later) for earlier, later in pairwise(priorities)] == [True, True]
+
+
+def test_icmp_is_icmpv6_among_ipv6() -> None:
+    protocols = [each.keys["ip_proto"] for each in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], Traffic("icmp"))]
+    assert protocols == ["icmp", "icmpv6"]
+
+
+def test_a_source_without_addresses_has_no_filter() -> None:
+    assert qdisc.filters(16, []) == []
 
 
 def test_what_is_no_address_never_reaches_tc() -> None:
     with pytest.raises(ValueError, match=r"172\.18\.0\.2/16"):
-        qdisc.source("veth1", 16, ["172.18.0.2/16"])
+        qdisc.filters(16, ["172.18.0.2/16"])
 
 
 @pytest.mark.parametrize(
@@ -180,26 +223,39 @@ def test_a_change_in_place_must_not_leave_a_rate_or_a_table_behind(
 # --- cuts ------------------------------------------------------------------------------------------
 
 
-def test_a_cut_is_a_class_of_its_own_that_is_asked_first() -> None:
-    assert qdisc.cut("veth1", 0x10, ["172.18.0.2", "fd00::2"]) == [
+ADDRESSES = ("172.18.0.2", "fd00::2")
+
+
+def test_a_cut_is_a_class_of_its_own_where_all_is_lost() -> None:
+    assert qdisc.cut("veth1", 0x10, qdisc.cut_filters(0x10, ADDRESSES)) == [
         "class replace dev veth1 parent 1: classid 1:4010 htb rate 100gbit quantum 60000",
         "qdisc replace dev veth1 parent 1:4010 handle 4010: netem limit 1 loss 100%",
-        "filter add dev veth1 parent 1: protocol ip prio 1 u32 match ip src 172.18.0.2/32 flowid 1:4010",
-        "filter add dev veth1 parent 1: protocol ipv6 prio 2 u32 match ip6 src fd00::2/128 flowid 1:4010",
+        "filter replace dev veth1 parent 1: protocol ip prio 14 handle 0x10 flower src_ip 172.18.0.2 classid 1:4010",
+        "filter replace dev veth1 parent 1: protocol ipv6 prio 15 handle 0x10010 flower src_ip fd00::2 classid 1:4010",
     ]
 
 
-def test_each_source_has_priorities_of_its_own_and_all_come_before_the_classes() -> None:
-    lines = qdisc.cut("veth1", qdisc.LAST_MINOR, ["172.18.0.2", "fd00::2"])
-    last = 2 * (0x3FFF - 0x10)
-    assert f" prio {last + 1} " in lines[2]
-    assert f" prio {last + 2} " in lines[3]
-    assert last + 2 < 60001
+@pytest.mark.parametrize("cut", [Traffic(), Traffic("tcp"), Traffic("tcp", 8888)])
+@pytest.mark.parametrize("impaired", [Traffic(), Traffic("tcp"), Traffic("tcp", 8888)])
+def test_a_cut_of_any_traffic_is_asked_before_an_impairment_of_any(cut: Traffic, impaired: Traffic) -> None:
+    before = {each.priority for each in qdisc.cut_filters(qdisc.LAST_MINOR, ADDRESSES, cut)}
+    after = {each.priority for each in qdisc.filters(qdisc.FIRST_MINOR, ADDRESSES, impaired)}
+    assert max(before) < min(after)
 
 
-def test_mending_takes_off_the_filters_of_the_families_that_are_there() -> None:
-    assert qdisc.mend("veth1", 0x11, ["172.18.0.2"]) == ["filter delete dev veth1 parent 1: protocol ip prio 3"]
-    assert qdisc.mend("veth1", 0x11, ["172.18.0.2", "fd00::2"]) == [
-        "filter delete dev veth1 parent 1: protocol ip prio 3",
-        "filter delete dev veth1 parent 1: protocol ipv6 prio 4",
+@given(st.sets(st.integers(min_value=qdisc.FIRST_MINOR, max_value=qdisc.LAST_MINOR), max_size=20))
+def test_no_two_filters_of_a_port_share_a_place(minors: set[int]) -> None:
+    traffics = (Traffic(), Traffic("tcp"), Traffic("tcp", 80))
+    every = [
+        (each.family, each.priority, each.handle)
+        for number, minor in enumerate(sorted(minors))
+        for each in (
+            *qdisc.filters(minor, ADDRESSES, traffics[number % 3]),
+            *qdisc.cut_filters(minor, ADDRESSES, traffics[number % 3]),
+        )
     ]
+    assert len(set(every)) == len(every)
+    families: dict[int, set[str]] = {}
+    for family, priority, _handle in every:
+        families.setdefault(priority, set()).add(family)
+    assert all(len(family) == 1 for family in families.values()), "tc binds a priority to one protocol"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from testbed.errors import InvalidComposeError, InvalidValueError
-from testbed.model.topology import LinkRef, Network, Service, Topology
+from testbed.model.topology import LinkRef, Network, Service, Topology, Traffic
 
 # As `docker compose config --format json` prints it, cut to what matters.
 CONFIG: dict[str, Any] = {
@@ -136,13 +136,70 @@ def test_a_link_is_named_by_its_ends(text: str, links: list[tuple[str, str, str]
 
 def test_a_link_is_shown_as_it_is_written() -> None:
     assert str(LinkRef("client", "server", "lan")) == "client -> server"
+    assert str(LinkRef("client", "server", "lan", Traffic("tcp", 8888))) == "client -> server tcp/8888"
+
+
+@pytest.mark.parametrize(
+    ("words", "traffic"),
+    [("", Traffic()), (" tcp", Traffic("tcp")), (" udp/53", Traffic("udp", 53)), (" icmp on lan", Traffic("icmp"))],
+)
+def test_a_link_is_narrowed_by_protocol_and_port_both_ways(words: str, traffic: Traffic) -> None:
+    assert TOPOLOGY.links(f"client <-> server{words}") == (
+        LinkRef("client", "server", "lan", traffic),
+        LinkRef("server", "client", "lan", traffic),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("lan", "'lan' is a network; write \"on lan\""),
+        ("tpc/8888", "'tpc/8888': unknown; did you mean 'tcp'? Known: tcp, udp, icmp, with a port as in tcp/8888"),
+        ("tcp/", "'tcp/': a port is a number from 1 to 65535, as in tcp/8888"),
+        ("tcp/0", "'tcp/0': a port is a number from 1 to 65535, as in tcp/8888"),
+        ("udp/65536", "'udp/65536': a port is a number from 1 to 65535, as in udp/8888"),
+        ("icmp/8", "'icmp/8': icmp has no ports"),
+    ],
+)
+def test_what_is_no_traffic_is_refused(words: str, problem: str) -> None:
+    assert problems_of(f"client -> server {words}") == (problem,)
+
+
+@pytest.mark.parametrize(
+    ("text", "forward", "reverse"),
+    [
+        ("web[*] -> server", ["web[1] -> server", "web[2] -> server"], []),
+        ("web[1..2] <-> server", ["web[1] -> server", "web[2] -> server"], ["server -> web[1]", "server -> web[2]"]),
+        ("web[2..2] -> server", ["web[2] -> server"], []),
+        ("web[*] -> web[*]", ["web[1] -> web[2]", "web[2] -> web[1]"], []),
+        ("web[*] <-> web[*]", ["web[1] -> web[2]", "web[2] -> web[1]"], []),
+        ("web[*],server -> web[1]", ["web[2] -> web[1]", "server -> web[1]"], []),
+        ("* -> web[1]", ["server -> web[1]", "web[2] -> web[1]"], []),
+    ],
+)
+def test_an_end_may_stand_for_several_hosts(text: str, forward: list[str], reverse: list[str]) -> None:
+    there, back = TOPOLOGY.directions(f"{text} on dmz")
+    gate = "gate-1 -> web[1]"  # on dmz as well
+    assert [str(ref) for ref in there if str(ref) != gate] == forward
+    assert [str(ref) for ref in back] == reverse
+
+
+def test_replicas_that_are_not_there_are_refused() -> None:
+    for wrong in ("web[0..1]", "web[2..3]", "web[2..1]"):
+        assert problems_of(f"{wrong} -> server") == (f"{wrong!r}: web has 2 replicas, counted from 1",)
+    assert problems_of("idle[*] -> server") == ("'idle[*]': idle has 0 replicas, counted from 1",)
+
+
+def test_of_all_hosts_those_are_meant_that_can_have_a_link() -> None:
+    assert "bare -> server" not in map(str, TOPOLOGY.links("* -> server on lan"))
+    assert problems_of("* -> far on lan") == ("no two of these hosts share a network",)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "", "client", "client server", "client <- server", "client => server", "-> server", "client ->",
-        "client -> server on", "client -> server lan", "client -> server on lan dmz", "client - > server",
+        "client -> server on", "client -> server on lan dmz", "client - > server", "client -> server tcp udp",
     ],
 )  # fmt: skip
 def test_what_is_no_link_is_refused_with_the_three_ways_to_write_one(text: str) -> None:
@@ -164,7 +221,7 @@ KNOWN = "client, server, gate-1, web[1], web[2], far, farther, bare, alone"
         ("zzz -> qqq", [f"host 'zzz': unknown; known: {KNOWN}", f"host 'qqq': unknown; known: {KNOWN}"]),
         ("zzz -> zzz", [f"host 'zzz': unknown; known: {KNOWN}"]),
         ("zzz -> server on nowhere", [f"host 'zzz': unknown; known: {KNOWN}"]),
-        ("web -> server", ["'web' has 2 replicas; name one, for example web[1]"]),
+        ("web -> server", ["'web' has 2 replicas; name one, as web[1], or all, web[*]"]),
         ("idle -> server", ["'idle' has 0 replicas; there is no host to link"]),
         ("client -> client", ["a host has no link to itself"]),
         (

@@ -12,10 +12,29 @@ import sys
 import time
 
 
+def listening(port: int) -> socket.socket:
+    """A socket for both families, or for IPv4 where there is no other."""
+    if not socket.has_dualstack_ipv6():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind(("", port))
+        return server
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.bind(("::", port))
+    return server
+
+
+def connected(host: str, port: int) -> socket.socket:
+    """A socket that sends there; a link-local address has its interface behind a percent sign."""
+    ((family, kind, _protocol, _name, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    client = socket.socket(family, kind)
+    client.connect(address)
+    return client
+
+
 def receive(port: int) -> None:
     """Print the numbers in order of arrival, once "end" came; answer it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("", port))
+    with listening(port) as server:
         print("ready", flush=True)
         numbers = []
         while True:
@@ -29,8 +48,7 @@ def receive(port: int) -> None:
 
 def send(host: str, port: int, count: int, attempts: int, pace_s: float) -> None:
     """Send the numbers 0 to count-1 at a steady pace, then say that this was all, until it is heard."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.connect((host, port))
+    with connected(host, port) as client:
         begin = time.monotonic()
         for number in range(count):
             while time.monotonic() < begin + number * pace_s:
@@ -49,8 +67,7 @@ def send(host: str, port: int, count: int, attempts: int, pace_s: float) -> None
 
 def echo(port: int) -> None:
     """Answer every datagram, until one says that this was all."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("", port))
+    with listening(port) as server:
         print("ready", flush=True)
         while True:
             data, peer = server.recvfrom(2048)
@@ -62,8 +79,7 @@ def echo(port: int) -> None:
 def round_trips(host: str, port: int, count: int) -> None:
     """Print the times of count exchanges, one after the other."""
     times = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.connect((host, port))
+    with connected(host, port) as client:
         client.settimeout(10.0)
         for number in range(count + 1):
             began = time.perf_counter()
