@@ -102,6 +102,7 @@ class Hosts:
             "put": self.put,
             "get": self.get,
             "counters": self.counters,
+            "connections": self.connections,
             "listeners": self.listeners,
             "per_packet": self.per_packet,
             "publish": self.publish,
@@ -179,6 +180,11 @@ class Hosts:
         """The kernel's own counters of a host: groups of /proc/net/snmp and /proc/net/netstat."""
         with self._in_net(self._host(host)):
             return inside.counters()
+
+    def connections(self, *, host: str) -> list[dict[str, Any]]:
+        """Every TCP connection that a host's kernel still works on; see `inside.connections`."""
+        with self._in_net(self._host(host)):
+            return inside.connections()
 
     def listeners(self, *, host: str) -> list[int]:
         """The TCP ports that a host listens on."""

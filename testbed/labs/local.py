@@ -86,6 +86,8 @@ class LocalLab(Lab):
         self._up_deadline_s = seconds(up_deadline, "up_deadline")
         self._file = None if compose_file is None else Path(compose_file)
         self._compose_profiles = tuple(compose_profiles)
+        self._config: ComposeFile | None = None
+        self._topology: Topology | None = None
         self._plan: Plan | None = None
         self._profiles: dict[str, Any] | None = None
         self._hosts: dict[str, LocalHost] = {}
@@ -105,8 +107,13 @@ class LocalLab(Lab):
     def plan(self) -> Plan:
         """What the Compose file asks for. Raises InvalidComposeError with all that cannot be honoured."""
         if self._plan is None:
-            self._plan = localplan.make(self._read())
+            self._plan = localplan.make(self._compose_file(), self.topology)
         return self._plan
+
+    def _compose_file(self) -> ComposeFile:
+        if self._config is None:
+            self._config = self._read()
+        return self._config
 
     def _read(self) -> ComposeFile:
         named = self._file if self._file is not None else composefile.find(Path.cwd())
@@ -132,7 +139,9 @@ class LocalLab(Lab):
     @property
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily, as ComposeLab's
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
-        return self.plan.topology
+        if self._topology is None:
+            self._topology = Topology.from_compose(self._compose_file().config)
+        return self._topology
 
     @property
     def profiles(self) -> Mapping[str, Any]:  # type: ignore[override]  # likewise
@@ -350,6 +359,10 @@ class LocalLab(Lab):
         self._hosts[host].send_per_packet(network)
         return self._ifindexes[host][network]
 
+    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        interface = next(each for each in self._hosts[host].plan.interfaces if each.network == network)
+        return (*interface.plain, *interface.link_local)
+
     def launch(
         self, host: LocalHost, argv: Sequence[str], *, env: Mapping[str, str] | None, workdir: str | None, user: str
     ) -> LocalProgram:
@@ -533,6 +546,11 @@ class LocalHost(Host):
         """The kernel's counters of the host's network namespace."""
         counted: dict[str, dict[str, int]] = self._lab.channel.call("counters", host=self.name)
         return counted
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The TCP connections that its kernel still works on, also those whose program has ended."""
+        known: list[dict[str, Any]] = self._lab.channel.call("connections", host=self.name)
+        return known
 
     def send_per_packet(self, network: str) -> None:
         """Switch segmentation offloads off on its interface, once."""

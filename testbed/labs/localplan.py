@@ -64,6 +64,15 @@ class Interface:
         """The addresses without prefix."""
         return tuple(cidr.partition("/")[0] for cidr in self.addresses)
 
+    @property
+    def link_local(self) -> tuple[str, ...]:
+        """The address that the kernel makes of the MAC address where there is IPv6 (RFC 4291, appendix A)."""
+        if not any(":" in cidr for cidr in self.addresses):
+            return ()
+        mac = bytes.fromhex(self.mac.replace(":", ""))
+        identifier = bytes([mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]])
+        return (str(ip_address(bytes.fromhex("fe80" + "00" * 6) + identifier)),)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkPlan:
@@ -179,10 +188,9 @@ class _Problems:
             raise InvalidComposeError(f"{self._file.path}:{line}: {text}" for line, text in found)
 
 
-def make(file: ComposeFile) -> Plan:
+def make(file: ComposeFile, topology: Topology) -> Plan:
     """The plan of a Compose file. Raises InvalidComposeError naming all that a local lab cannot honour, by line."""
     problems = _Problems(file)
-    topology = Topology.from_compose(file.config)
     for name, body in file.config.get("volumes", {}).items():
         for key in ("driver", "external"):
             if (body or {}).get(key) not in (None, False, "local"):
