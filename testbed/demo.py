@@ -59,9 +59,7 @@ def check(lab: Lab, profiles: Sequence[str]) -> list[Profile]:
     return [find_profile(lab.profiles, name) for name in profiles]
 
 
-def _run_profile(
-    lab: Lab, profile: Profile, count: int, log: Log, clients: ThreadPoolExecutor
-) -> ProfileRun:
+def _run_profile(lab: Lab, profile: Profile, count: int, log: Log, clients: ThreadPoolExecutor) -> ProfileRun:
     client, server = lab.hosts["client"], lab.hosts["server"]
     lab.heal()
     applied = lab.impair(LINK, profile)
