@@ -136,7 +136,13 @@ class Hosts:
             index = _FIRST_BRIDGE + number
             bridges[network["name"]] = (index, network["mtu"])
             changes.append(bridge(f"br{number}", index, mtu=network["mtu"]))
-            changes += [address(index, cidr) for cidr in network["addresses"]]
+        with Netlink() as here:
+            here.apply(changes)
+        changes = []
+        for number, network in enumerate(networks):
+            if any(":" in cidr for cidr in network["addresses"]):
+                _set_sysctls({f"net.ipv6.conf.br{number}.disable_ipv6": "0"})
+            changes += [address(_FIRST_BRIDGE + number, cidr) for cidr in network["addresses"]]
         number = 0
         for host in self._hosts.values():
             for interface in host.settings["interfaces"]:

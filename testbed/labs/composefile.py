@@ -65,7 +65,7 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
         raise InvalidComposeError(f"{path}:{line}: {problem}" for line, problem in problems)
     chosen = {*profiles, *filter(None, variables.get("COMPOSE_PROFILES", "").split(","))}
     services: dict[str, Any] = {}
-    for name, body in tree["services"].items():
+    for name, body in sorted(tree["services"].items()):  # Compose sorts, too
         if isinstance(body, Mapping) and "extends" in body:
             raise NeedsComposeError(f"{path}:{lines.get(('services', name, 'extends'), 1)}: `extends:`")
         if not isinstance(body, Mapping):
@@ -76,7 +76,7 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
             problems += [(_nearest(lines, ("services", name, *where)), problem) for where, problem in found]
     if problems:
         raise InvalidComposeError(f"{path}:{line}: {problem}" for line, problem in sorted(problems))
-    networks = dict(tree.get("networks") or {})
+    networks = dict(sorted((tree.get("networks") or {}).items()))
     if any("default" in (body.get("networks") or {}) for body in services.values()):
         networks.setdefault("default", None)
     project = str(tree.get("name") or re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()) or "default")
@@ -224,7 +224,8 @@ def _service(body: dict[str, Any], folder: Path, environment: Mapping[str, str])
         body["build"] = build
     if body.get("network_mode") is None:
         networks = body.get("networks")
-        body["networks"] = dict.fromkeys(networks) if isinstance(networks, list) else networks or {"default": None}
+        joined = dict.fromkeys(networks) if isinstance(networks, list) else networks or {"default": None}
+        body["networks"] = dict(sorted(joined.items()))
     for name in ("command", "entrypoint"):
         if isinstance(body.get(name), str):
             body[name] = _words(body[name], (name,), problems)
