@@ -200,7 +200,7 @@ def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment]:
         lab = _lab_of(item.config)
         topology = lab.topology
         try:
-            asked = impairments_of(topology, lab.profiles, link, profile, words)
+            asked = impairments_of(topology, lab.profiles, link, profile, words, tables=lab.tables)
         except UserError as error:
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue

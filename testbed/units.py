@@ -30,6 +30,14 @@ _RATE = {
 }
 
 
+# RFC-like words in capital B, so that kb (tc: 1024 bytes) and kbit are not taken for each other.
+_SIZE = {
+    "B": Decimal(1),
+    **{f"{prefix}B": Decimal(1000) ** power for power, prefix in enumerate(("k", "M", "G"), start=1)},
+    **{f"{prefix}iB": Decimal(1024) ** power for power, prefix in enumerate(("K", "M", "G"), start=1)},
+}
+
+
 def _split(text: str) -> tuple[Decimal, str] | None:
     match = _NUMBER.fullmatch(text)
     if match is None:
@@ -90,6 +98,19 @@ def parse_ratio(text: object, *, name: str = "ratio") -> float:
     return float(value * unit)
 
 
+def parse_size(text: object, *, name: str = "size") -> int:
+    """A size in bytes from ``"1600B"``, ``"16kB"``, ``"64KiB"``.
+
+    Raises InvalidValueError if there is no unit, the unit is unknown, or the size is no whole number of bytes.
+    """
+    example = f'write {name}="{text}kB" or "{text}B"' if _is_number(text) else f'write for example {name}="16kB"'
+    value, scale = _parse(text, name, "size", example, _SIZE)
+    size = value * scale
+    if size < 0 or size != int(size):
+        raise InvalidValueError(f"{name}={text!r}: must be a whole number of bytes")
+    return int(size)
+
+
 def _is_number(text: object) -> bool:
     if isinstance(text, bool):
         return False
@@ -106,7 +127,7 @@ def _parse(text: object, name: str, kind: str, example: str, units: dict[str, De
     if split is None:
         raise InvalidValueError(f"{name}={text!r}: not a {kind}; {example}")
     value, unit = split
-    word = unit.lower()
+    word = unit if units is _SIZE else unit.lower()
     scale = units.get(word.removesuffix("/s") if units is _RATE else word)
     if scale is None:
         raise InvalidValueError(f"{name}={text!r}: unknown unit {unit!r}; known: {', '.join(units)}")
@@ -139,6 +160,15 @@ def format_rate(bits_per_second: float) -> str:
         if scaled >= 1 and scaled == round(scaled, 3):
             return f"{_trim(scaled)}{prefix}bit"
     return f"{round(bits_per_second)}bit"
+
+
+def format_size(size_bytes: int) -> str:
+    """In the largest decimal unit that is exact: 16000 → ``16kB``."""
+    for prefix in ("G", "M", "k"):
+        whole, rest = divmod(size_bytes, int(_SIZE[f"{prefix}B"]))
+        if whole and not rest:
+            return f"{whole}{prefix}B"
+    return f"{size_bytes}B"
 
 
 def format_ratio(ratio: float) -> str:

@@ -16,7 +16,7 @@ import select
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -193,8 +193,9 @@ class Batch:
 class LocalTool:
     """``tc`` or ``ip`` of this kernel, as a child process; started anew if a line made it exit."""
 
-    def __init__(self, argv: Sequence[str], *, sync: str) -> None:
+    def __init__(self, argv: Sequence[str], *, sync: str, environment: Mapping[str, str] | None = None) -> None:
         self._argv = list(argv)
+        self._environment = environment
         self._sync = sync
         self._process: subprocess.Popen[bytes] | None = None
         self._batch: Batch | None = None
@@ -205,8 +206,9 @@ class LocalTool:
         if self._batch is None or self._batch.closed or not running:
             self.close()
             self._process = process = subprocess.Popen(
-                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
-            )
+                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
+                env=self._environment,
+            )  # fmt: skip
             assert process.stdin is not None  # noqa: S101  # for the type checker: PIPE was asked
             assert process.stdout is not None  # noqa: S101
 

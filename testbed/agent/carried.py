@@ -49,11 +49,12 @@ def _enter(root: Path) -> None:
 class CarriedKernel:
     """One running kernel and the two tools in it."""
 
-    def __init__(self, *, name: str, root: Path | None = None) -> None:
+    def __init__(self, *, name: str, tables: Path | None = None, root: Path | None = None) -> None:
         """Boot; raises Refused with the kernel's last lines if it is not up in time.
 
-        ``root``: a root file system that has a User-Mode Linux and its own tc, where this machine has none. It holds
-        ``guest-init``, and shows the machine's /dev and /proc.
+        ``tables``: the folder where its tc finds tables of delays. ``root``: a root file system that has a User-Mode
+        Linux and its own tc, where this machine has none. It holds ``guest-init``, and shows the machine's /dev and
+        /proc; ``tables`` is below one of them.
         """
         binary = find_kernel(root)
         if binary is None:
@@ -75,6 +76,8 @@ class CarriedKernel:
                     f"umid={name}", f"uml_dir={self._folder}/",
                     "con=null", f"con0=null,fd:{log.fileno()}",
                     f"con1=fd:{tc_in[0]},fd:{tc_out[1]}", f"con2=fd:{ip_in[0]},fd:{ip_out[1]}",
+                    # What a kernel does not know and has the form of a variable goes into its init's environment.
+                    *([f"TC_LIB_DIR={tables}"] if tables else []),
                     "init=/bin/sh", "--", str(_INIT) if root is None else f"/{_INIT.name}",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),

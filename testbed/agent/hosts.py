@@ -30,7 +30,9 @@ from .netlink import Change, Netlink, address, bridge, route, up, veth
 from .processes import processes
 from .protocol import Operation, Refused
 
-SCRATCH = Path("/dev/shm")  # noqa: S108  # the agent's own tmpfs, in its own mount namespace
+SCRATCH = Path("/run")
+"""The agent's own tmpfs, in its own mount namespace. Not /tmp, where a project may lie whose files are to be shown; nor
+below /dev: a carried kernel, which reads what is here, has one of its own."""
 _NEW_ROOT = SCRATCH / "root"
 _VOLUMES = SCRATCH / "volumes"
 

@@ -106,13 +106,13 @@ def _furnish() -> None:
 def _serve(tag: str, passing: int, *, may_change_user: bool) -> int:
     os.setsid()
     with socket.socket(fileno=passing) as descriptors:
-        ports = Ports(tag=tag)
+        ports = Ports(tag=tag, files_in=str(SCRATCH))
         hosts = Hosts(descriptors, may_change_user=may_change_user)
 
         def carry_from(*, root: str) -> None:
             """Take the kernel to carry, and its programs, from this folder: see `carried.CarriedKernel`."""
             if ports.carried_root is None:
-                for name in ("proc", "dev"):
+                for name in ("proc", "dev", SCRATCH.name):
                     kernelcalls.bind(f"/{name}", Path(root, name))
                 ports.carried_root = Path(root)
 

@@ -12,13 +12,17 @@ through vecA, and there the qdiscs are.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
 import platform
+import re
+import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -31,6 +35,9 @@ from .protocol import Operation, Refused
 
 _TUN = Path("/dev/net/tun")
 _SYS_NET = Path("/sys/class/net")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# Where distributions put iproute2's tables; tc looks in one folder alone, and that must also hold the user's own.
+_TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/usr/lib64/tc"), Path("/usr/share/tc"))
 
 # linux/if_tun.h
 _TUNSETIFF = 0x400454CA
@@ -56,8 +63,8 @@ class Port:
 class Ports:
     """Every port that this agent has attached, and the kernels that carry them."""
 
-    def __init__(self, *, tag: str) -> None:
-        """``tag`` goes into device names; a few letters."""
+    def __init__(self, *, tag: str, files_in: str = "/tmp") -> None:  # noqa: S108  # made by mkdtemp
+        """``tag`` goes into device names; a few letters. ``files_in``: where files for tc are kept."""
         self._tag = tag
         self.carried_root: Path | None = None
         """Where the kernel to carry is, if not on this machine's PATH: see `carried.CarriedKernel`."""
@@ -66,7 +73,15 @@ class Ports:
         self._kernel: carried.CarriedKernel | None = None
         self._buried = ""
         self._kept: Any = None
-        self._host_tc = LocalTool(["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo")
+        # Not TMPDIR: that may be /dev/shm, and a carried kernel has a /dev of its own.
+        self._files = Path(tempfile.mkdtemp(prefix=f"testbed-{tag}-", dir=files_in))
+        for folder in _TABLES:
+            for table in folder.glob("*.dist"):
+                shutil.copy(table, self._files)
+        self._host_tc = LocalTool(
+            ["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo",
+            environment={**os.environ, "TC_LIB_DIR": str(self._files)},
+        )  # fmt: skip
 
     def operations(self) -> dict[str, Operation]:
         """The protocol's operations."""
@@ -75,6 +90,7 @@ class Ports:
             "boot": self.boot,
             "attach": self.attach,
             "tc": self.tc,
+            "store": self.store,
             "heal": self.heal,
             "keep": self.keep,
             "recall": self.recall,
@@ -89,6 +105,7 @@ class Ports:
             self._kernel.kill()
             self._kernel = None
         self._host_tc.close()
+        shutil.rmtree(self._files, ignore_errors=True)
 
     # --- operations --------------------------------------------------------------------------------
 
@@ -109,7 +126,7 @@ class Ports:
         if self._kernel is None:
             if reason := _try_tun():
                 raise Refused(f"a carried kernel needs taps: {reason}")
-            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", root=self.carried_root)
+            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", tables=self._files, root=self.carried_root)
         return {"boot_s": self._kernel.boot_s, "release": self._kernel.release}
 
     def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str]:
@@ -166,6 +183,14 @@ class Ports:
             self._bury()
             raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
+
+    def store(self, *, name: str, data: str) -> dict[str, str]:
+        """Keep a file that tc is to read, a table of delays or a program, until we end; ``data`` in base 64."""
+        if not _FILE_NAME.fullmatch(name):
+            raise Refused(f"{name!r} is no name of a file")
+        path = self._files / name
+        path.write_bytes(base64.b64decode(data))
+        return {"path": str(path)}
 
     def heal(self) -> dict[str, int]:
         """Put every port back as it was found."""

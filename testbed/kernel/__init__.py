@@ -21,7 +21,7 @@ SUITE = "trixie"
 """Debian 13: the first whose User-Mode Linux (6.12) and iproute2 (6.15) know netem's seed."""
 
 _PACKAGES = ("user-mode-linux", "iproute2", "dash", "coreutils", "kmod", "mount")
-_RECIPE = 1
+_RECIPE = 2
 """Counts up when a root is put together differently."""
 _KEYRINGS = (
     "/usr/share/keyrings/debian-archive-keyring.gpg",
@@ -83,7 +83,7 @@ def _fetch(root: Path) -> None:
             (made / name).symlink_to(f"usr/{name}")
         for archive in archives:
             _run(["dpkg-deb", "--extract", str(archive), str(made)])
-        for name in ("proc", "sys", "dev"):
+        for name in ("proc", "sys", "dev", "run"):
             (made / name).mkdir()
         (made / "usr/lib/modules").mkdir(exist_ok=True)
         for modules in (made / "usr/lib/uml/modules").iterdir():

@@ -37,7 +37,7 @@ from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.links.profiles import load_profiles
+from testbed.links.profiles import load_profiles, load_tables
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
@@ -117,6 +117,7 @@ class ComposeLab(Lab):
         self._config: dict[str, Any] | None = None
         self._topology: Topology | None = None
         self._profiles: dict[str, Any] | None = None
+        self._tables: dict[str, Path] | None = None
         self._hosts: dict[str, ComposeHost] = {}
         self._engine: Engine | None = None
         self._undo = ExitStack()
@@ -141,6 +142,13 @@ class ComposeLab(Lab):
         if self._profiles is None:
             self._profiles = load_profiles(self.composer.directory / "netem")
         return self._profiles
+
+    @property
+    def tables(self) -> Mapping[str, Path]:  # type: ignore[override]  # likewise
+        """Tables of delays in ``netem/`` beside the Compose file. Raises InvalidValueError."""
+        if self._tables is None:
+            self._tables = load_tables(self.composer.directory / "netem")
+        return self._tables
 
     @property
     def hosts(self) -> Mapping[str, ComposeHost]:

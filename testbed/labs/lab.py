@@ -7,20 +7,22 @@ can be done with them.
 from __future__ import annotations
 
 import abc
+import base64
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from testbed import units
-from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.labs.channel import Channel
-from testbed.links import proof, qdisc
-from testbed.links.profiles import find_profile
+from testbed.links import indexed, proof, qdisc
+from testbed.links.profiles import find_profile, find_table
 from testbed.model.impairment import Impairment, Profile, unknown
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
 
@@ -176,7 +178,9 @@ class Source:
     """Of its own port on the engine's machine; a host that is started again has another."""
     addresses: tuple[str, ...]
     led: bool = False
-    """Whether its filters were read back to lead to its class."""
+    """Whether its filters were read back to lead to its class, or to the chain that counts its packets."""
+    counted: bool = False
+    """Whether there is such a chain."""
     spare: bool = False
     """Whether its netem has the spare handle (`qdisc.leaf`)."""
     impairment: Impairment | None = None
@@ -192,6 +196,8 @@ class Port:
     device: str
     rooted: bool = False
     """Whether it has its classful root."""
+    stored: dict[str, str] = field(default_factory=dict)
+    """Files that the agent keeps for tc: name and path."""
     sources: dict[LinkRef, Source] = field(default_factory=dict)
 
     @property
@@ -264,6 +270,10 @@ class Link:
         """How many packets the cut has swallowed, over all the times that this link was cut."""
         return self._lab.lost_in_cut(self.ref)
 
+    def dropped_by_number(self) -> int:
+        """How many packets ``drop_packets`` and ``drop_every`` have lost since they were put there."""
+        return self._lab.dropped_by_number(self.ref)
+
     @property
     def impairment(self) -> Impairment | None:
         """What the link is impaired with, or None."""
@@ -296,6 +306,8 @@ class Lab(abc.ABC):
 
     topology: Topology
     profiles: Mapping[str, Profile]
+    tables: Mapping[str, Path]
+    """Tables of delays of one's own, by the name of the file."""
     netem_engine: str
     """Who executes netem here: ``host`` or ``carried``."""
 
@@ -391,7 +403,7 @@ class Lab(abc.ABC):
         A profile's forward half goes to the first direction named, its reverse half to the other. Every name and
         value is checked before anything is changed.
         """
-        wanted = impairments_of(self.topology, self.profiles, text, profile, words)
+        wanted = impairments_of(self.topology, self.profiles, text, profile, words, tables=self.tables)
         applied: list[Applied] = []
         try:
             for ref, impairment in wanted.items():
@@ -478,8 +490,11 @@ class Lab(abc.ABC):
     def _verify(self, ref: LinkRef, source: Source, filters: Any, qdiscs: Any) -> None:
         found: list[proof.Difference] = []
         if source.impairment is not None:
-            found += proof.differences(source.impairment, proof.find_netem(qdiscs, source.minor))
-            found += proof.filter_differences(filters, qdisc.filters(source.minor, source.addresses, ref.traffic))
+            netem, by_number = proof.find_netem(qdiscs, source.minor), source.impairment.by_number
+            own = [each for each in filters if each.get("chain", 0) in (0, source.minor)]
+            found += self._differences(source.impairment, netem, qdiscs, own)
+            ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=by_number)
+            found += proof.filter_differences(filters, ways)
         if source.cut:
             found += self._cut_differences(ref, source, filters, qdiscs)
         if found:
@@ -521,32 +536,45 @@ class Lab(abc.ABC):
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         port = self._ready(ref)
         source = port.sources[ref]
-        lines: list[str] = [] if port.rooted else qdisc.root(port.device)
-        leading = [] if source.led else qdisc.filters(source.minor, source.addresses, ref.traffic)
-        if leading:
-            lines.append(qdisc.make_class(port.device, source.minor))
-            lines += [each.put(port.device) for each in leading]
+        device, minor, by_number = port.device, source.minor, impairment.by_number
+        self._store_tables(port, impairment)
+        lines: list[str] = [] if port.rooted else qdisc.root(device)
+        if not source.led:
+            lines.append(qdisc.make_class(device, minor))
         spare = source.spare
         if source.impairment is not None and not qdisc.can_change_in_place(source.impairment, impairment):
             spare = not spare
-        command = qdisc.leaf(port.device, source.minor, impairment, spare=spare)
-        lines += [command, qdisc.show(port.device), *(each.get(port.device) for each in leading)]
+        command = qdisc.leaf(device, minor, impairment, spare=spare)
+        lines += [command, *qdisc.bucket(device, minor, impairment, spare=spare)]
+        leading = qdisc.filters(minor, source.addresses, ref.traffic, by_number=by_number)
+        if source.led and source.counted == by_number:
+            leading = []
+        if by_number:
+            lines += qdisc.count(device, minor, self._store_count(port, impairment))
+        lines += [each.put(device) for each in leading]
+        if source.counted and not by_number:
+            lines.append(qdisc.stop_counting(device, minor))
+        lines += [qdisc.show(device), *([qdisc.show_count(device, minor)] if by_number else [])]
+        lines += [each.get(device) for each in leading]
         answer = self._tc(port, lines, source)
         failed = {each["line"] for each in answer["complaints"]}
-        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(port.device))
+        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(device))
         if command not in failed:
             # The kernel holds something new for this source, whether or not it is what was asked.
             source.spare, source.impairment = spare, impairment
+        source.counted = source.counted or by_number
         complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
         found: list[proof.Difference] = []
         kernel: Mapping[str, Any] = {}
         if not complaints:
             shown, *filters = answer["shown"]
-            kernel = proof.find_netem(shown, source.minor) or {}
+            kernel = proof.find_netem(shown, minor) or {}
             misled = proof.filter_differences(_flat(filters), leading)
-            source.led = source.led or not misled
-            found = proof.differences(impairment, kernel or None) + misled
+            source.led = (source.led or bool(leading)) and not misled
+            source.counted = by_number
+            found = self._differences(impairment, kernel or None, shown, _flat(filters)) + misled
         if complaints or found:
+            source.led = False
             raise self._not_applied(ref, found, *complaints, f"Command: tc {command}")
         return Applied(
             link=ref,
@@ -556,6 +584,32 @@ class Lab(abc.ABC):
             took_s=time.perf_counter() - started,
         )
 
+    def _differences(
+        self, asked: Impairment, netem: Mapping[str, Any] | None, qdiscs: Any, filters: Any
+    ) -> list[proof.Difference]:
+        """Every way in which what the kernel holds for one link is not what was asked."""
+        found = proof.differences(asked, netem) + proof.bucket_differences(asked, qdiscs, netem)
+        return found + (proof.count_differences(asked, filters) if asked.by_number else [])
+
+    def _store_tables(self, port: Port, impairment: Impairment) -> None:
+        """Have the agent keep the tables of one's own that tc is to read. Raises InvalidValueError."""
+        for name in impairment.own_tables:
+            self._store(port, name, find_table(self.tables, name).read_bytes())
+
+    def _store_count(self, port: Port, impairment: Impairment) -> str:
+        if self.netem_engine != "carried":
+            raise EnvironmentUnfitError(
+                "drop_packets and drop_every load a program into the kernel, and only a kernel that we bring lets us: "
+                "use --netem carried"
+            )
+        name = f"{indexed.tag(impairment.drop_packets, impairment.drop_every)}.o"
+        return self._store(port, name, indexed.elf_object(impairment.drop_packets, impairment.drop_every))
+
+    def _store(self, port: Port, name: str, data: bytes) -> str:
+        if name not in port.stored:
+            port.stored[name] = port.channel.call("store", name=name, data=base64.b64encode(data).decode())["path"]
+        return port.stored[name]
+
     def clear(self, ref: LinkRef) -> None:
         """Take a link's impairment off and read back that it is gone."""
         port = self._ports.get((ref.dst, ref.network))
@@ -563,10 +617,12 @@ class Lab(abc.ABC):
             return
         source = port.sources[ref]
         lines = [qdisc.clear(port.device, source.minor)]
-        if ref.traffic != ALL_TRAFFIC:  # or it would keep that part from what the whole link is impaired with next
+        if ref.traffic != ALL_TRAFFIC or source.counted:
+            # A part of the traffic would be kept from what the whole link is impaired with next.
             ways = qdisc.filters(source.minor, source.addresses, ref.traffic)
             lines += [each.delete(port.device) for each in ways]
-            source.led = False
+            lines += [qdisc.stop_counting(port.device, source.minor)] if source.counted else []
+            source.led = source.counted = False
         try:
             answer = self._tc(port, [*lines, qdisc.show(port.device)])
         except AgentError as error:
@@ -633,6 +689,15 @@ class Lab(abc.ABC):
         if still:
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
         source.cut = False
+
+    def dropped_by_number(self, ref: LinkRef) -> int:
+        """How many packets of a link ``drop_packets`` and ``drop_every`` have lost since they were put there."""
+        port = self._ports.get((ref.dst, ref.network))
+        if port is None or ref not in port.sources or not port.sources[ref].counted:
+            return 0
+        source = port.sources[ref]
+        answer = self._tc(port, [qdisc.show_count(port.device, source.minor)], source)
+        return proof.dropped_by_number(_flat(answer["shown"]))
 
     def lost_in_cut(self, ref: LinkRef) -> int:
         """How many packets the cut of a link has swallowed."""
@@ -717,10 +782,12 @@ def impairments_of(
     text: str,
     profile: str | Profile | None,
     words: Mapping[str, object],
+    *,
+    tables: Mapping[str, Path],
 ) -> dict[LinkRef, Impairment]:
     """What the words of a marker, a call or a command line ask of each link. Pure.
 
-    Raises InvalidValueError with every problem of the link, the profile and the words at once.
+    Raises InvalidValueError with every problem of the link, the profile, the words and their tables at once.
     """
     problems: list[str] = []
     forward: tuple[LinkRef, ...] = ()
@@ -742,11 +809,23 @@ def impairments_of(
         else:
             same = Impairment.parse(words)
             chosen = Profile(name="", forward=same, reverse=same)
+        for side in (chosen.forward, chosen.reverse) if chosen is not None else ():
+            problems += _missing_tables(side, tables)
     except InvalidValueError as error:
         problems += error.problems
     if problems or chosen is None:
-        raise InvalidValueError(problems)
+        raise InvalidValueError(dict.fromkeys(problems))
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
+
+
+def _missing_tables(impairment: Impairment, tables: Mapping[str, Path]) -> list[str]:
+    problems: list[str] = []
+    for name in impairment.own_tables:
+        try:
+            find_table(tables, name)
+        except InvalidValueError as error:
+            problems += error.problems
+    return problems
 
 
 def seconds(text: str, name: str = "timeout") -> float:

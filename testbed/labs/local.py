@@ -41,7 +41,7 @@ from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.localplan import HostPlan, Plan, ServicePlan
 from testbed.labs.readiness import Ready
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.links.profiles import load_profiles
+from testbed.links.profiles import load_profiles, load_tables
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
@@ -90,6 +90,7 @@ class LocalLab(Lab):
         self._topology: Topology | None = None
         self._plan: Plan | None = None
         self._profiles: dict[str, Any] | None = None
+        self._tables: dict[str, Path] | None = None
         self._hosts: dict[str, LocalHost] = {}
         self._agent: ChildAgent | None = None
         self._channel: Channel | None = None
@@ -147,9 +148,19 @@ class LocalLab(Lab):
     def profiles(self) -> Mapping[str, Any]:  # type: ignore[override]  # likewise
         """Every profile, the ones in ``netem/`` beside the Compose file first. Raises InvalidValueError."""
         if self._profiles is None:
-            folder = Path.cwd() if self._file is None else self._file.resolve().parent
-            self._profiles = load_profiles(folder / "netem")
+            self._profiles = load_profiles(self._netem_folder)
         return self._profiles
+
+    @property
+    def tables(self) -> Mapping[str, Path]:  # type: ignore[override]  # likewise
+        """Tables of delays in ``netem/`` beside the Compose file. Raises InvalidValueError."""
+        if self._tables is None:
+            self._tables = load_tables(self._netem_folder)
+        return self._tables
+
+    @property
+    def _netem_folder(self) -> Path:
+        return (Path.cwd() if self._file is None else self._file.resolve().parent) / "netem"
 
     @property
     def hosts(self) -> Mapping[str, LocalHost]:
@@ -380,7 +391,7 @@ def _capabilities(service: ServicePlan) -> set[str]:
 def _hidden_python() -> list[tuple[str, str, bool]]:
     """Python's own folder where it lies below one that a host has of its own."""
     prefix = os.path.realpath(sys.base_prefix)
-    return [(prefix, prefix, True)] if prefix.startswith(("/tmp/", "/run/", "/dev/")) else []  # noqa: S108  # compared only
+    return [(prefix, prefix, True)] if prefix.startswith(("/tmp/", "/dev/")) else []  # noqa: S108  # compared only
 
 
 class LocalHost(Host):

@@ -14,6 +14,7 @@ The user's own folder ``netem/`` beside the Compose file comes first, then the o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from typing import Any
 import yaml
 
 from testbed.errors import InvalidValueError
-from testbed.model.impairment import Impairment, Profile, unknown
+from testbed.model.impairment import Impairment, Profile, is_table, unknown
 from testbed.resources import resource
+
+_LONGEST_TABLE = 16384  # sch_netem.c, NETEM_DIST_MAX
 
 _KEYS = ("description", "both", "forward", "reverse")
 
@@ -105,6 +108,40 @@ def _files(*folders: Path) -> Iterator[Path]:
     for folder in folders:
         if folder.is_dir():
             yield from sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+
+
+def load_tables(folder: Path) -> dict[str, Path]:
+    """The tables of delays of one's own, ``*.dist`` in the folder, by the name of the file, each checked.
+
+    A table in iproute2's format holds the inverse of the distribution: up to 16384 numbers from -32768 to 32767, 8192
+    being one jitter away from the delay; ``#`` begins a comment (tc-netem(8), netem/README.distribution). Raises
+    InvalidValueError with the problems of every file.
+    """
+    problems: list[str] = []
+    tables: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.dist")) if folder.is_dir() else ():
+        tables[path.name] = path
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        numbers = [(number, word) for number, line in enumerate(lines, 1) for word in line.partition("#")[0].split()]
+        wrong = [(number, word) for number, word in numbers if not re.fullmatch(r"-?\d{1,5}", word)]
+        wrong += [(number, word) for number, word in numbers
+                  if (number, word) not in wrong and not -32768 <= int(word) <= 32767]  # fmt: skip
+        problems += [f"{path}:{number}: {word!r} is no whole number from -32768 to 32767" for number, word in wrong[:3]]
+        if not wrong and not 2 <= len(numbers) <= _LONGEST_TABLE:
+            problems.append(f"{path}: {len(numbers)} numbers; a table has 2 to {_LONGEST_TABLE}")
+        if not is_table(path.name):
+            problems.append(f"{path}: name it with letters, digits, - and _ alone, as in measured.dist")
+    if problems:
+        raise InvalidValueError(problems)
+    return tables
+
+
+def find_table(tables: Mapping[str, Path], name: str) -> Path:
+    """The table of that name. Raises InvalidValueError naming the nearest."""
+    if name not in tables:
+        known = unknown(name, tables) if tables else "there is none"
+        raise InvalidValueError(f"distribution={name!r}: of the tables in netem/ beside the Compose file, {known}")
+    return tables[name]
 
 
 def find_profile(profiles: Mapping[str, Profile], name: Any) -> Profile:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed import units
-from testbed.links import qdisc
+from testbed.links import indexed, qdisc
 from testbed.model.impairment import Impairment
 
 # netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32; tc
@@ -111,9 +111,79 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
     ):
         if rate.get(name, 0) != want:
             found.append(Difference(field, str(want), str(rate.get(name, 0))))
-    if "slot" in options:
-        found.append(Difference("slot", "none", str(options["slot"])))
+    found += _slot_differences(asked, options.get("slot"))
     return found
+
+
+def _slot_differences(asked: Impairment, kernel: Mapping[str, Any] | None) -> list[Difference]:
+    if asked.slot is None or kernel is None:
+        want = "none" if asked.slot is None else asked.slot.words()
+        return [] if asked.slot is None and kernel is None else [Difference("slot", want, str(kernel or "none"))]
+    slot = asked.slot
+    names = ("min-delay", "max-delay") if slot.distribution is None else ("distribution", "jitter")
+    times = (slot.min_s, slot.max_s) if slot.distribution is None else (slot.mean_s, slot.jitter_s)
+    wanted = {**dict(zip(names, times, strict=True)), "packets": asked.slot_packets, "bytes": asked.slot_bytes}
+    if set(kernel) == set(wanted) and all(
+        math.isclose(value or 0, kernel[name], rel_tol=_DIGITS, abs_tol=_TICK_S) for name, value in wanted.items()
+    ):
+        return []
+    return [Difference("slot", f"{slot.words()} {asked.slot_packets or 0} packets {asked.slot_bytes or 0} bytes",
+                       str(dict(kernel)))]  # fmt: skip
+
+
+def bucket_differences(
+    asked: Impairment, qdiscs: Iterable[Mapping[str, Any]], netem: Mapping[str, Any] | None
+) -> list[Difference]:
+    """Whether the token bucket behind a netem is as asked, or none is there if none is.
+
+    tc reports the queue as the time that a full one takes beyond the bucket: limit = latency × rate + bucket
+    (iproute2, q_tbf.c).
+    """
+    parent = f"{str((netem or {}).get('handle', '?')).rstrip(':')}:1"
+    child = next((each for each in qdiscs if each.get("parent") == parent), None)
+    options = (child or {}).get("options", {})
+    if asked.bucket_bytes is None or asked.rate_bps is None:
+        return [] if child is None else [Difference("bucket", "none", f"{child.get('kind')} {options}")]
+    if child is None or child.get("kind") != "tbf":
+        return [Difference("bucket", units.format_size(asked.bucket_bytes), str((child or {}).get("kind", "none")))]
+    rate, burst = options.get("rate", 0), options.get("burst", 0)
+    queue = options.get("lat", 0) / 1e6 * rate + burst
+    found = []
+    if not math.isclose(round(asked.rate_bps) // 8, rate, rel_tol=_DIGITS, abs_tol=1):
+        found.append(Difference("rate", units.format_rate(asked.rate_bps), units.format_rate(rate * 8)))
+    # tbf keeps the bucket as the time that it takes at the rate, in 64 ns ticks.
+    if not math.isclose(asked.bucket_bytes, burst, rel_tol=_DIGITS, abs_tol=1 + rate * _TICK_S):
+        found.append(Difference("bucket", units.format_size(asked.bucket_bytes), units.format_size(int(burst))))
+    wanted = qdisc.sized_queue_bytes(asked)
+    if not math.isclose(wanted, queue, rel_tol=1e-3, abs_tol=2 + rate * 2e-6):
+        found.append(Difference("queue", units.format_size(wanted), units.format_size(int(queue))))
+    return found
+
+
+def count_differences(asked: Impairment, shown: Iterable[Mapping[str, Any]]) -> list[Difference]:
+    """Whether the program that drops packets by their number is the one that was compiled, and what it matches is lost.
+
+    The kernel tells a program by the SHA-1 of its instructions (`indexed.tag`).
+    """
+    want = indexed.tag(asked.drop_packets, asked.drop_every)
+    for each in shown:
+        options = each.get("options", {})
+        if each.get("kind") == "bpf" and "prog" in options:
+            fates = [action.get("control_action", {}).get("type") for action in options.get("actions", ())]
+            tag, fate = options["prog"].get("tag"), fates[0] if fates else "kept"
+            if (tag, fate) == (want, "drop"):
+                return []
+            return [Difference("drop_packets", f"program {want}, drop", f"program {tag}, {fate}")]
+    return [Difference("drop_packets", f"program {want}", "none")]
+
+
+def dropped_by_number(shown: Iterable[Mapping[str, Any]]) -> int:
+    """How many packets were dropped by their number, from the same."""
+    return sum(
+        int(action.get("stats", {}).get("drops", 0))
+        for each in shown if each.get("kind") == "bpf"
+        for action in each.get("options", {}).get("actions", [])
+    )  # fmt: skip
 
 
 def filter_differences(shown: Iterable[Mapping[str, Any]], wanted: Iterable[qdisc.Filter]) -> list[Difference]:
@@ -134,10 +204,18 @@ def filter_differences(shown: Iterable[Mapping[str, Any]], wanted: Iterable[qdis
             continue
         kernel = {name: value for name, value in options.get("keys", {}).items() if name != "eth_type"}
         asked = {name: str(value) for name, value in each.keys.items()}
-        if asked != {name: str(value) for name, value in kernel.items()} or options.get("classid") != each.flow:
-            seen = _described(kernel, options.get("classid", "nowhere"))
-            differences.append(Difference("filter", _described(each.keys, each.flow), seen))
+        target = each.flow if each.chain is None else f"chain {each.chain}"
+        if asked != {name: str(value) for name, value in kernel.items()} or _target(options) != target:
+            seen = _described(kernel, _target(options))
+            differences.append(Difference("filter", _described(each.keys, target), seen))
     return differences
+
+
+def _target(options: Mapping[str, Any]) -> str:
+    for action in options.get("actions", []):
+        control = action.get("control_action", {})
+        return f"chain {control.get('chain')}" if control.get("type") == "goto" else str(control.get("type"))
+    return str(options.get("classid", "nowhere"))
 
 
 def _described(keys: Mapping[str, Any], flow: str) -> str:

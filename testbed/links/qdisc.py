@@ -6,6 +6,7 @@ included, takes HTB's direct queue untouched::
     1: htb (default: direct queue)
     ├── 1:10    class, one a source        <- flower filter: source address [, protocol [, port]]
     │   └── 10: netem                      the impairment, replaced in place or afresh
+    │       └── 2010: tbf                  where a token bucket keeps the rate
     └── 1:4010  class, one a source cut    <- flower filter that is asked first, while the link is cut
         └── 4010: netem loss 100%
 
@@ -21,20 +22,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 
 from testbed import units
-from testbed.model.impairment import Impairment
+from testbed.links import indexed
+from testbed.model.impairment import Impairment, Slot
 from testbed.model.topology import ALL_TRAFFIC, Traffic
 
 FIRST_MINOR = 0x10
 """Minor number of the first source's class."""
-LAST_MINOR = 0x3FFF
-"""Last minor number that has a spare handle (see `leaf`) and a class for its cut (see `cut`) beside its own."""
+LAST_MINOR = 0x1FFF
+"""Last minor number that has a spare handle (see `leaf`), a class for its cut (see `cut`) and a handle for its token
+bucket beside its own."""
 
 _SPARE = 0x8000
 _CUT = 0x4000
+_BUCKET = 0x2000
 CUT = Impairment(loss_ratio=1.0, limit_packets=1)
 """What the netem of a cut link is."""
 
@@ -64,6 +68,9 @@ _MOST_PACKETS_PER_S = 1e6
 _SMALLEST_FRAME_BITS = 64 * 8
 _QUEUE_PACKETS = 1000
 
+_LEAST_QUEUE_BYTES = 64 * 1514
+_QUEUE_S = 0.1
+
 # iproute2's tables are scaled so that no sample lies further out than four times the jitter.
 _TABLE_REACH = 4
 
@@ -84,9 +91,16 @@ def sized_limit(impairment: Impairment) -> int:
     return min(_QUEUE_PACKETS + math.ceil(packets_per_s * longest_s), 2**32 - 1)
 
 
+def sized_queue_bytes(impairment: Impairment) -> int:
+    """How many bytes may wait for the token bucket: as asked, or 100 ms at the rate, at least 64 full packets."""
+    if impairment.queue_bytes is not None:
+        return impairment.queue_bytes
+    return min(max(_LEAST_QUEUE_BYTES, math.ceil((impairment.rate_bps or 0) / 8 * _QUEUE_S)), 2**32 - 1)
+
+
 def effective_rate_bps(impairment: Impairment) -> float | None:
     """The rate that netem is given: the asked one, or the one that keeps order under jitter, or none."""
-    if impairment.rate_bps is not None:
+    if impairment.rate_bps is not None and impairment.bucket_bytes is None:
         return impairment.rate_bps
     keeps_order = bool(impairment.jitter_s) and not impairment.reorder_by_jitter
     return _ORDERING_RATE_BPS if keeps_order else None
@@ -112,7 +126,7 @@ def _netem_words(impairment: Impairment) -> Iterator[str]:
             if impairment.delay_correlation:
                 yield ratio(impairment.delay_correlation)
             if impairment.distribution != "uniform":
-                yield f"distribution {impairment.distribution}"
+                yield f"distribution {impairment.distribution.removesuffix('.dist')}"
     if ratios is not None:
         yield f"loss {'gemodel' if impairment.gilbert else 'state'} {' '.join(map(ratio, ratios))}"
     elif impairment.loss_ratio:
@@ -130,8 +144,22 @@ def _netem_words(impairment: Impairment) -> Iterator[str]:
         yield f"rate {units.format_rate(rate_bps)}"
         if impairment.overhead_bytes:
             yield str(impairment.overhead_bytes)
+    if impairment.slot is not None:
+        yield from _slot_words(impairment, impairment.slot)
     if impairment.seed is not None:
         yield f"seed {impairment.seed}"
+
+
+def _slot_words(impairment: Impairment, slot: Slot) -> Iterator[str]:
+    if slot.distribution is None:
+        yield f"slot {units.format_time(slot.min_s or 0.0)} {units.format_time(slot.max_s or 0.0)}"
+    else:
+        times = f"{units.format_time(slot.mean_s or 0.0)} {units.format_time(slot.jitter_s or 0.0)}"
+        yield f"slot distribution {slot.distribution.removesuffix('.dist')} {times}"
+    if impairment.slot_packets is not None:
+        yield f"packets {impairment.slot_packets}"
+    if impairment.slot_bytes is not None:
+        yield f"bytes {impairment.slot_bytes}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +174,14 @@ class Filter:
     """What it matches, in tc's words: ``src_ip``, ``ip_proto``, ``dst_port``, …"""
     flow: str
     """The class, such as ``1:10``."""
+    chain: int | None = None
+    """The chain that is asked in place of the class, and leads there what it does not drop."""
 
     def put(self, device: str) -> str:
         """The line that puts it there, or replaces the one with its handle."""
         words = " ".join(f"{key} {value}" for key, value in self.keys.items())
-        return f"filter replace {self._where(device)} flower {words} classid {self.flow}"
+        target = f"classid {self.flow}" if self.chain is None else f"action goto chain {self.chain}"
+        return f"filter replace {self._where(device)} flower {words} {target}"
 
     def get(self, device: str) -> str:
         """The line that reads it back."""
@@ -181,9 +212,38 @@ def make_class(device: str, minor: int) -> str:
     return f"class replace dev {device} parent 1: classid 1:{minor:x} htb rate {_CLASS_RATE} quantum 60000"
 
 
-def filters(minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC) -> list[Filter]:
-    """What leads packets from these addresses, of either family, to the class of this source."""
-    return list(_filters(minor, f"1:{minor:x}", addresses, traffic, _PRIORITY))
+def filters(
+    minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, *, by_number: bool = False
+) -> list[Filter]:
+    """What leads packets from these addresses, of either family, to the class of this source.
+
+    ``by_number``: through the chain that counts them (`count`).
+    """
+    chain = minor if by_number else None
+    return [replace(each, chain=chain) for each in _filters(minor, f"1:{minor:x}", addresses, traffic, _PRIORITY)]
+
+
+def count(device: str, minor: int, object_file: str) -> list[str]:
+    """The lines that make a source's chain: count its packets, drop those of the given numbers, pass on the others.
+
+    ``object_file`` holds `indexed.elf_object`. Counting begins anew, for tc loads the program anew.
+    """
+    chain = f"dev {device} parent 1: chain {minor}"
+    return [
+        f"filter replace {chain} protocol all prio 1 handle 1 bpf object-file {object_file} "
+        f"section {indexed.SECTION} action gact drop",
+        f"filter replace {chain} protocol all prio 2 handle 1 flower classid 1:{minor:x}",
+    ]
+
+
+def show_count(device: str, minor: int) -> str:
+    """The read-back of what drops packets by their number."""
+    return f"filter get dev {device} parent 1: chain {minor} protocol all prio 1 handle 1 bpf"
+
+
+def stop_counting(device: str, minor: int) -> str:
+    """The line that removes a source's chain."""
+    return f"filter delete dev {device} parent 1: chain {minor}"
 
 
 def cut_filters(minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC) -> list[Filter]:
@@ -221,6 +281,18 @@ def leaf(device: str, minor: int, impairment: Impairment, *, spare: bool = False
     return f"qdisc replace dev {device} parent 1:{minor:x} handle {handle:x}: netem {netem(impairment)}"
 
 
+def bucket(device: str, minor: int, impairment: Impairment, *, spare: bool = False) -> list[str]:
+    """The line that puts a token bucket behind a source's netem, if one is asked; tc-tbf(8)."""
+    if impairment.bucket_bytes is None or impairment.rate_bps is None:
+        return []
+    handle = minor | (_SPARE if spare else 0)
+    return [
+        f"qdisc replace dev {device} parent {handle:x}:1 handle {handle | _BUCKET:x}: tbf "
+        f"rate {units.format_rate(impairment.rate_bps)} burst {impairment.bucket_bytes} "
+        f"limit {sized_queue_bytes(impairment)}"
+    ]
+
+
 def can_change_in_place(before: Impairment, after: Impairment) -> bool:
     """Whether every sticky field that ``before`` set is set again by ``after`` (tc-netem's change keeps the rest)."""
     return _sticky(before) <= _sticky(after)
@@ -235,6 +307,9 @@ def _sticky(impairment: Impairment) -> set[str]:
         "ecn": impairment.ecn,
         "reorder": bool(impairment.reorder_ratio),
         "corrupt": bool(impairment.corrupt_ratio),
+        "bucket": impairment.bucket_bytes is not None,
+        "slot": impairment.slot is not None,
+        "slot table": impairment.slot is not None and impairment.slot.distribution is not None,
     }
     return {name for name, set_ in asked.items() if set_}
 

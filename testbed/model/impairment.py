@@ -21,6 +21,9 @@ from testbed.errors import InvalidValueError
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 
 _NUMBER = (int, float)
+_TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}\.dist")
+"""The name of a table file of one's own."""
+
 _KINDS: dict[str, tuple[type, ...]] = {
     "delay_s": _NUMBER,
     "jitter_s": _NUMBER,
@@ -33,6 +36,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "corrupt_ratio": _NUMBER,
     "rate_bps": _NUMBER,
     "overhead_bytes": (int,),
+    "bucket_bytes": (int,),
+    "queue_bytes": (int,),
+    "slot_packets": (int,),
+    "slot_bytes": (int,),
+    "drop_every": (int,),
     "limit_packets": (int,),
     "seed": (int,),
 }
@@ -47,6 +55,53 @@ _FASTEST_BPS = 8 * 2.0**64
 _LONGEST_BURST = 1e6
 _SMALLEST_SHARE = 2.0**-32
 _SEEDS = 2**64
+# A token bucket that cannot hold a packet never passes it: 1500 bytes and an Ethernet header (tc-tbf(8), burst).
+_FULL_PACKET_BYTES = 1514
+_LONGEST_QUEUE_BYTES = 2**32 - 1
+# What a filter can count to (testbed.links.indexed), and how many tests it may make for each packet.
+_LAST_INDEX = 2**31 - 1
+_MOST_RANGES = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """When packets may leave: they are held and leave together, as on a medium that is shared by turns (tc-netem(8)).
+
+    Either between ``min_s`` and ``max_s`` after the turn before, or ``mean_s`` ± ``jitter_s`` by a ``distribution``.
+    """
+
+    min_s: float | None = None
+    max_s: float | None = None
+    distribution: str | None = None
+    mean_s: float | None = None
+    jitter_s: float | None = None
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with it."""
+        times = (self.min_s, self.max_s) if self.distribution is None else (self.mean_s, self.jitter_s)
+        others = (self.mean_s, self.jitter_s) if self.distribution is None else (self.min_s, self.max_s)
+        shapes = DISTRIBUTIONS[1:]
+        if None in times or others != (None, None):
+            yield "needs min_s and max_s, or distribution, mean_s and jitter_s"
+        elif not all(0 <= value <= _LONGEST_S for value in times if value is not None):
+            yield f"its times must lie between 0 and {_LONGEST_S:g} seconds"
+        elif self.distribution is None and times[0] > times[1]:  # type: ignore[operator]  # neither is None here
+            yield "its shortest time is longer than its longest"
+        elif self.distribution is not None and self.distribution not in shapes and not is_table(self.distribution):
+            yield f"distribution {self.distribution!r}: {_unknown(self.distribution, shapes)}"
+        elif not any(times):
+            yield "a time between turns must be above 0"
+
+    def words(self) -> str:
+        """As the user writes it."""
+        times = (self.min_s, self.max_s) if self.distribution is None else (self.mean_s, self.jitter_s)
+        written = [units.format_time(value or 0.0) for value in times]
+        return " ".join(written if self.distribution is None else [self.distribution, *written])
+
+
+def is_table(distribution: str) -> bool:
+    """Whether the name of a distribution is that of a table file of one's own, such as ``measured.dist``."""
+    return _TABLE.fullmatch(distribution) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +118,8 @@ class Impairment:
     delay_correlation: float | None = None
     """How much a packet's delay is drawn toward the one before it; 0 to 1. The realised spread is smaller."""
     distribution: str = "uniform"
-    """Shape of the jitter: uniform, normal, pareto or paretonormal (tables of iproute2)."""
+    """Shape of the jitter: uniform; normal, pareto or paretonormal (tables of iproute2); or ``NAME.dist``, a table in
+    their format (tc-netem(8)) in ``netem/`` beside the Compose file."""
     reorder_by_jitter: bool = False
     """Whether a packet with a smaller delay may overtake; false keeps order, as queues do."""
     loss_ratio: float | None = None
@@ -88,6 +144,21 @@ class Impairment:
     """Rate at which packets leave, by their length on the wire; bits per second, above 0."""
     overhead_bytes: int | None = None
     """Bytes that the rate counts for each packet on top of its length, as a link layer adds; may be negative."""
+    bucket_bytes: int | None = None
+    """Size of a token bucket: the rate is then kept by tc-tbf(8), which lets so much pass at once after a pause."""
+    queue_bytes: int | None = None
+    """Bytes that wait for the token bucket; None: what the rate carries in 100 ms, at least 64 full packets."""
+    slot: Slot | None = None
+    """When packets may leave, together; None: each by itself."""
+    slot_packets: int | None = None
+    """The most packets that leave in one slot."""
+    slot_bytes: int | None = None
+    """The most bytes that leave in one slot."""
+    drop_packets: tuple[tuple[int, int], ...] = ()
+    """Packets to lose by their number, first and last of each range; counted from 1 over the packets of the link (or
+    of that part of its traffic that is impaired), from when the impairment was put there."""
+    drop_every: int | None = None
+    """Lose every so manieth packet, counted likewise; at least 2."""
     limit_packets: int | None = None
     """Packets that the queue holds, those on their way included; None sizes it from rate and delay."""
     seed: int | None = None
@@ -137,8 +208,35 @@ class Impairment:
             yield f"limit_packets={self.limit_packets!r}: must lie between 1 and 2³²-1; a queue of 0 passes nothing"
         if self.seed is not None and not 0 <= self.seed < _SEEDS:
             yield f"seed={self.seed!r}: must lie between 0 and 2⁶⁴-1"
-        if self.distribution not in DISTRIBUTIONS:
+        yield from self._sizes_out_of_range()
+        if self.distribution not in DISTRIBUTIONS and not is_table(self.distribution):
             yield f"distribution={self.distribution!r}: {_unknown(self.distribution, DISTRIBUTIONS)}"
+
+    def _sizes_out_of_range(self) -> Iterator[str]:
+        if self.bucket_bytes is not None and not _FULL_PACKET_BYTES <= self.bucket_bytes < 2**31:
+            yield (
+                f"bucket_bytes={self.bucket_bytes!r}: must lie between {_FULL_PACKET_BYTES}, a full-size packet "
+                f"(a smaller bucket never passes one), and 2³¹-1"
+            )
+        if self.queue_bytes is not None and not _FULL_PACKET_BYTES <= self.queue_bytes <= _LONGEST_QUEUE_BYTES:
+            least = f"{_FULL_PACKET_BYTES}, a full-size packet"
+            yield f"queue_bytes={self.queue_bytes!r}: must lie between {least}, and 2³²-1"
+        for name in ("slot_packets", "slot_bytes"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value < 2**31 - 1:  # which is netem's word for no limit
+                yield f"{name}={value!r}: must lie between 1 and 2³¹-2"
+        if self.slot is not None:
+            yield from (f"slot={self.slot.words()!r}: {problem}" for problem in self.slot.problems())
+        last = 0
+        for first, end in self.drop_packets:
+            if not last < first <= end <= _LAST_INDEX:
+                yield f"drop_packets={self.drop_packets!r}: must be rising numbers from 1 to 2³¹-1, as in [3, 17-20]"
+                break
+            last = end
+        if len(self.drop_packets) > _MOST_RANGES:
+            yield f"drop_packets: {len(self.drop_packets)} numbers and ranges; at most {_MOST_RANGES} are possible"
+        if self.drop_every is not None and not 2 <= self.drop_every <= _LAST_INDEX:
+            yield f"drop_every={self.drop_every!r}: must lie between 2 and 2³¹-1; to lose everything, say loss=100%"
 
     def _at_odds(self) -> Iterator[str]:
         """Values that make no sense together."""
@@ -173,6 +271,14 @@ class Impairment:
             yield "gap without reorder has no effect"
         if self.overhead_bytes and self.rate_bps is None:
             yield "overhead without rate has no effect: it is what the rate counts on top"
+        if self.bucket_bytes is not None and self.rate_bps is None:
+            yield "bucket without rate has no effect: it is filled at the rate"
+        if self.bucket_bytes is not None and self.overhead_bytes:
+            yield "overhead with bucket: a token bucket counts packets as they are; leave one of them out"
+        if self.queue_bytes is not None and self.bucket_bytes is None:
+            yield "queue without bucket has no effect: it is where packets wait for the bucket; netem's own is limit"
+        if self.slot is None and (self.slot_packets is not None or self.slot_bytes is not None):
+            yield "slot_packets and slot_bytes without slot have no effect: they limit what leaves in one"
 
     @property
     def is_clean(self) -> bool:
@@ -180,10 +286,21 @@ class Impairment:
         return not any(value for word, value in self._said() if word.field != "seed")
 
     @property
+    def own_tables(self) -> list[str]:
+        """The tables of one's own that it needs."""
+        shapes = [self.distribution, self.slot.distribution if self.slot is not None else None]
+        return [shape for shape in shapes if shape is not None and is_table(shape)]
+
+    @property
+    def by_number(self) -> bool:
+        """Whether packets are lost by their number."""
+        return bool(self.drop_packets) or self.drop_every is not None
+
+    @property
     def is_random(self) -> bool:
         """Whether netem draws random numbers for it."""
         shares = (self.loss_ratio, self.duplicate_ratio, self.reorder_ratio, self.corrupt_ratio)
-        return bool(self.jitter_s or self.loss_gemodel or self.loss_state or any(shares))
+        return bool(self.jitter_s or self.slot or self.loss_gemodel or self.loss_state or any(shares))
 
     @property
     def gilbert(self) -> tuple[float, float, float, float] | None:
@@ -341,9 +458,46 @@ def _count(name: str) -> Callable[[object], float]:
 
 
 def _distribution(said: object) -> str:
-    if said not in DISTRIBUTIONS:
-        raise InvalidValueError(f"distribution={said!r}: {_unknown(str(said), DISTRIBUTIONS)}")
+    if said not in DISTRIBUTIONS and not (isinstance(said, str) and is_table(said)):
+        table = ", or NAME.dist for netem/NAME.dist beside the Compose file"
+        raise InvalidValueError(f"distribution={said!r}: {_unknown(str(said), DISTRIBUTIONS)}{table}")
     return str(said)
+
+
+def _slot(said: object) -> Slot:
+    words = said.split() if isinstance(said, str) else []
+    if len(words) == 3 and not words[0][:1].isdigit():
+        mean_s, jitter_s = (units.parse_time(word, name="slot") for word in words[1:])
+        return Slot(distribution=words[0], mean_s=mean_s, jitter_s=jitter_s)
+    if len(words) not in (1, 2):
+        raise InvalidValueError(f'slot={said!r}: write slot="20ms", slot="20ms 25ms" or slot="normal 20ms 5ms"')
+    return Slot(min_s=units.parse_time(words[0], name="slot"), max_s=units.parse_time(words[-1], name="slot"))
+
+
+def _numbers(said: object) -> tuple[tuple[int, int], ...]:
+    """Packet numbers and ranges, sorted and joined: ``[3, "17-20"]`` or ``"3, 17-20"``."""
+    parts = said.split(",") if isinstance(said, str) else said if isinstance(said, list | tuple) else [said]
+    ranges: list[tuple[int, int]] = []
+    for part in parts:
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part)) if not isinstance(part, bool) else None
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last:
+            raise InvalidValueError(
+                f"drop_packets={said!r}: {part!r} is no number of a packet, counted from 1, nor a range such as 17-20"
+            )
+        ranges.append((first, last))
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+        else:
+            joined.append((first, last))
+    return tuple(joined)
+
+
+def write_numbers(ranges: Iterable[tuple[int, int]]) -> str:
+    """Packet numbers as the user writes them: ``3, 17-20``."""
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 WORDS: dict[str, Word] = {
@@ -356,7 +510,7 @@ WORDS: dict[str, Word] = {
         Word("correlation", "delay_correlation", _ratio("correlation"), units.format_ratio,
              "how much a packet's delay is drawn toward the one before it, for example 25%"),
         Word("distribution", "distribution", _distribution, str,
-             "shape of the jitter: " + ", ".join(DISTRIBUTIONS)),
+             "shape of the jitter: " + ", ".join(DISTRIBUTIONS) + ", or a table of your own, NAME.dist"),
         Word("reorder_by_jitter", "reorder_by_jitter", _boolean("reorder_by_jitter"), bool,
              "whether jitter may reorder packets (default: false)"),
         Word("loss", "loss_ratio", _loss, units.format_ratio,
@@ -381,6 +535,20 @@ WORDS: dict[str, Word] = {
              "rate of the link, for example 10mbit"),
         Word("overhead", "overhead_bytes", _integer("overhead"), int,
              "bytes that the rate counts for each packet on top, for example 24"),
+        Word("bucket", "bucket_bytes", lambda said: units.parse_size(said, name="bucket"), units.format_size,
+             "size of a token bucket that keeps the rate (tc-tbf), for example 16kB"),
+        Word("queue", "queue_bytes", lambda said: units.parse_size(said, name="queue"), units.format_size,
+             "what may wait for the token bucket, for example 64kB"),
+        Word("slot", "slot", _slot, lambda slot: slot.words(),
+             'packets leave together, this long after those before: 20ms, "20ms 25ms" or "normal 20ms 5ms"'),
+        Word("slot_packets", "slot_packets", _integer("slot_packets"), int,
+             "the most packets that leave in one slot"),
+        Word("slot_bytes", "slot_bytes", lambda said: units.parse_size(said, name="slot_bytes"), units.format_size,
+             "the most bytes that leave in one slot, for example 3kB"),
+        Word("drop_packets", "drop_packets", _numbers, write_numbers,
+             'packets to lose by their number on the link, from 1, for example [3, "17-20"]'),
+        Word("drop_every", "drop_every", _integer("drop_every"), int,
+             "lose every so manieth packet, for example 50"),
         Word("limit", "limit_packets", _integer("limit"), int,
              "packets that the queue holds (default: sized from rate and delay)"),
         Word("seed", "seed", _integer("seed"), int,

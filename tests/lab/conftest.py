@@ -81,6 +81,14 @@ class Datagrams:
         numbers: list[int] = json.loads(receiver.wait().stdout.splitlines()[1])
         return numbers
 
+    def arrival_times_s(self, count: int, *, pace_s: float = 0.002) -> list[float]:
+        """The same, but when each came that did, by the receiver's monotonic clock."""
+        receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port)], ready="ready")
+        sender = self._send(count, pace_s=pace_s)
+        assert sender.ok, sender.stderr
+        times: list[float] = json.loads(receiver.wait().stdout.splitlines()[2])
+        return times
+
     def sent_into_nothing(self, count: int) -> str:
         """Send where nothing comes back; what the receiver has printed after the sender gave up."""
         receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port)], ready="ready")

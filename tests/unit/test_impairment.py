@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from testbed.errors import InvalidValueError
-from testbed.model.impairment import CLEAN, WORDS, Impairment, Profile, unknown
+from testbed.model.impairment import CLEAN, WORDS, Impairment, Profile, Slot, unknown
 
 from .strategies import impairments
 
@@ -213,6 +213,12 @@ ALL_WORDS: dict[str, object] = {
 BURSTS: dict[str, object] = {"loss": "2%", "burst": "3.5"}
 GILBERT_ELLIOTT: dict[str, object] = {"gemodel": "1% 25% 90% 0.1%"}
 FOUR_STATES: dict[str, object] = {"loss_state": "1% 30% 20% 5% 2%"}
+BUCKET: dict[str, object] = {"rate": "5mbit", "bucket": "16kB", "queue": "65535B"}
+SLOT: dict[str, object] = {"slot": "20ms 25ms", "slot_packets": 5, "slot_bytes": "3kB"}
+SLOT_BY_A_TABLE: dict[str, object] = {"slot": "pareto 20ms 5ms"}
+OWN_TABLE: dict[str, object] = {"delay": "40ms", "jitter": "5ms", "distribution": "measured.dist"}
+BY_NUMBER: dict[str, object] = {"drop_packets": "3, 17-20", "drop_every": 50}
+EVERY = (ALL_WORDS, BURSTS, GILBERT_ELLIOTT, FOUR_STATES, BUCKET, SLOT, SLOT_BY_A_TABLE, OWN_TABLE, BY_NUMBER)
 ALL = ", ".join(WORDS)
 
 
@@ -236,15 +242,19 @@ def test_every_word_fills_its_own_field() -> None:
     )
     assert Impairment.parse(BURSTS) == Impairment(loss_ratio=0.02, loss_burst_packets=3.5)
     assert Impairment.parse(GILBERT_ELLIOTT) == Impairment(loss_gemodel=(0.01, 0.25, 0.9, 0.001))
+    assert Impairment.parse(BUCKET) == Impairment(rate_bps=5e6, bucket_bytes=16_000, queue_bytes=65_535)
+    assert Impairment.parse(SLOT) == Impairment(slot=Slot(min_s=0.02, max_s=0.025), slot_packets=5, slot_bytes=3000)
+    assert Impairment.parse(SLOT_BY_A_TABLE).slot == Slot(distribution="pareto", mean_s=0.02, jitter_s=0.005)
+    assert Impairment.parse(BY_NUMBER) == Impairment(drop_packets=((3, 3), (17, 20)), drop_every=50)
     assert Impairment.parse(FOUR_STATES) == Impairment(loss_state=(0.01, 0.3, 0.2, 0.05, 0.02))
 
 
 def test_every_word_is_tried_here_and_explained() -> None:
-    assert set(WORDS) == {*ALL_WORDS, *BURSTS, *GILBERT_ELLIOTT, *FOUR_STATES}
+    assert set(WORDS) == {word for words in EVERY for word in words}
     assert all(word.help for word in WORDS.values())
 
 
-@pytest.mark.parametrize("words", [ALL_WORDS, BURSTS, GILBERT_ELLIOTT, FOUR_STATES])
+@pytest.mark.parametrize("words", EVERY)
 def test_an_impairment_says_its_words(words: dict[str, object]) -> None:
     assert Impairment.parse(words).words() == words
 
@@ -314,7 +324,56 @@ def test_a_truth_is_true_or_false(said: object) -> None:
 def test_a_distribution_is_one_of_four(said: object) -> None:
     (problem,) = problems_in({"distribution": said})
     assert problem.startswith(f"distribution={said!r}: unknown")
-    assert problem.endswith("nown: uniform, normal, pareto, paretonormal")
+    assert problem.endswith(
+        "nown: uniform, normal, pareto, paretonormal, or NAME.dist for netem/NAME.dist beside the Compose file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "ranges"),
+    [
+        (3, ((3, 3),)),
+        ([3, "17-20"], ((3, 3), (17, 20))),
+        ("20, 1-2 ,3", ((1, 3), (20, 20))),
+        ("5-9, 7-12, 13", ((5, 13),)),
+    ],
+)
+def test_packet_numbers_are_sorted_and_joined(said: object, ranges: tuple[tuple[int, int], ...]) -> None:
+    assert Impairment.parse({"drop_packets": said}).drop_packets == ranges
+
+
+@pytest.mark.parametrize("said", [0, "3-2", "", "a", [True], "1-", [1.5], None])
+def test_what_is_no_packet_number_is_refused(said: object) -> None:
+    (problem,) = problems_in({"drop_packets": said})
+    assert "is no number of a packet, counted from 1" in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ({"drop_every": 1}, "drop_every=1: must lie between 2 and 2³¹-1; to lose everything, say loss=100%"),
+        ({"bucket": "16kB"}, "bucket without rate has no effect: it is filled at the rate"),
+        ({"rate": "1mbit", "bucket": "1500B"},
+         "bucket=1500: must lie between 1514, a full-size packet (a smaller bucket never passes one), and 2³¹-1"),
+        ({"rate": "1mbit", "queue": "16kB"},
+         "queue without bucket has no effect: it is where packets wait for the bucket; netem's own is limit"),
+        ({"rate": "1mbit", "bucket": "16kB", "overhead": 4},
+         "overhead with bucket: a token bucket counts packets as they are; leave one of them out"),
+        ({"slot_packets": 2}, "slot_packets and slot_bytes without slot have no effect: they limit what leaves in one"),
+        ({"slot": "25ms 20ms"}, "slot='25ms 20ms': its shortest time is longer than its longest"),
+        ({"slot": "0s"}, "slot='0s 0s': a time between turns must be above 0"),
+        ({"slot": "normall 20ms 5ms"},
+         "slot='normall 20ms 5ms': distribution 'normall': unknown; did you mean 'normal'? "
+         "Known: normal, pareto, paretonormal"),
+        ({"slot": "1 2 3 4"}, """slot='1 2 3 4': write slot="20ms", slot="20ms 25ms" or slot="normal 20ms 5ms\""""),
+        ({"slot": "20"}, 'slot=20: a duration needs a unit; write slot="20ms" or "20s"'),
+        ({"bucket": "16kb"}, "bucket='16kb': unknown unit 'kb'; known: B, kB, MB, GB, KiB, MiB, GiB"),
+        ({"bucket": 16}, 'bucket=16: a size needs a unit; write bucket="16kB" or "16B"'),
+        ({"bucket": "1.5B"}, "bucket='1.5B': must be a whole number of bytes"),
+    ],
+)  # fmt: skip
+def test_sizes_slots_and_numbers_that_make_no_sense_are_refused(words: dict[str, object], problem: str) -> None:
+    assert problems_in(words) == (problem,)
 
 
 def test_an_unknown_word_is_refused_with_the_nearest() -> None:

@@ -18,7 +18,7 @@ THERE, BACK = LinkRef("client", "server", "lan"), LinkRef("server", "client", "l
 
 
 def asked(text: str, profile: str | Profile | None = None, **words: object) -> dict[LinkRef, Impairment]:
-    return impairments_of(TOPOLOGY, PROFILES, text, profile, words)
+    return impairments_of(TOPOLOGY, PROFILES, text, profile, words, tables={})
 
 
 def problems_of(text: str, profile: str | Profile | None = None, **words: object) -> tuple[str, ...]:

@@ -52,6 +52,9 @@ def faithful(words: str, *, tick_ns: int) -> dict[str, Any]:
     def time() -> float:
         return _printed(int(_scaled(tokens.pop(0), _NANOSECONDS)) // tick_ns * tick_ns / 1e9)
 
+    def exact_time() -> float:
+        return _printed(int(_scaled(tokens.pop(0), _NANOSECONDS)) / 1e9)
+
     def chances(*names: str) -> dict[str, float]:
         return {name: ratio() for name in names}
 
@@ -89,6 +92,14 @@ def faithful(words: str, *, tick_ns: int) -> dict[str, Any]:
                 rate = int(_scaled(tokens.pop(0), _BITS) / 8)
                 overhead = int(tokens.pop(0)) if is_number() else 0
                 options["rate"] = {"rate": rate, "packetoverhead": overhead, "cellsize": 0, "celloverhead": 0}
+            case "slot":
+                names = ("min-delay", "max-delay")
+                if tokens[0] == "distribution":
+                    names = ("distribution", "jitter")
+                    del tokens[:2]
+                options["slot"] = {name: exact_time() for name in names} | {"packets": 0, "bytes": 0}
+            case "packets" | "bytes":
+                options["slot"][token] = int(tokens.pop(0))
             case "seed":
                 options["seed"] = int(tokens.pop(0))
             case _:
@@ -141,7 +152,7 @@ PERTURBED: dict[str, Callable[[dict[str, Any]], None]] = {
     "overhead": lambda options: options.setdefault("rate", {}).update(
         packetoverhead=options.get("rate", {}).get("packetoverhead", 0) + 1
     ),
-    "slot": lambda options: options.update(slot={"min-delay": 0.01}),
+    "slot": lambda options: options.update(slot={**options.get("slot", {"min-delay": 0.01}), "packets": 2**31}),
 }
 
 
@@ -251,6 +262,64 @@ def test_a_netem_at_the_root_is_not_ours() -> None:
 def test_counters_are_netems_own() -> None:
     netem = {"kind": "netem", "bytes": 980, "packets": 10, "drops": 2, "overlimits": 0, "requeues": 0, "qlen": 3}
     assert proof.counters(netem) == Counters(sent_packets=10, dropped_packets=2, queued_packets=3)
+
+
+# --- behind it -------------------------------------------------------------------------------------
+
+BUCKET = Impairment(rate_bps=5e6, bucket_bytes=16384, queue_bytes=65536)
+# As tc 6.15 printed it in a kernel 6.12: (65536 - 16384) bytes at 625000 bytes a second are 78643 µs.
+TBF = {"kind": "tbf", "handle": "2010:", "parent": "10:1", "options": {"rate": 625000, "burst": 16384, "lat": 78643}}
+NETEM = {"kind": "netem", "handle": "10:", "parent": "1:10"}
+
+
+def test_a_token_bucket_as_the_kernel_prints_it_is_in_force() -> None:
+    assert proof.bucket_differences(BUCKET, [NETEM, TBF], NETEM) == []
+    assert proof.bucket_differences(CLEAN, [NETEM], NETEM) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"rate": 626000}, "asked rate 5mbit, the kernel reports 5.008mbit"),
+        ({"burst": 16500}, "asked bucket 16384B, the kernel reports 16500B"),
+        ({"lat": 80000}, "asked queue 65536B, the kernel reports 66384B"),
+    ],
+)
+def test_another_token_bucket_is_named(options: dict[str, int], difference: str) -> None:
+    changed = {**TBF, "options": {**TBF["options"], **options}}  # type: ignore[dict-item]  # a dict, as it stands above
+    assert difference in [str(each) for each in proof.bucket_differences(BUCKET, [NETEM, changed], NETEM)]
+
+
+def test_a_token_bucket_that_is_not_there_or_not_asked_is_named() -> None:
+    assert [each.field for each in proof.bucket_differences(BUCKET, [NETEM], NETEM)] == ["bucket"]
+    assert [each.field for each in proof.bucket_differences(CLEAN, [NETEM, TBF], NETEM)] == ["bucket"]
+    assert [each.field for each in proof.bucket_differences(BUCKET, [TBF], None)] == ["bucket"]
+
+
+BY_NUMBER = Impairment(drop_packets=((3, 3), (17, 20)), drop_every=50)
+# The tag that a kernel 6.12 gave the program.
+COUNT: dict[str, Any] = {
+    "kind": "bpf",
+    "chain": 16,
+    "options": {
+        "prog": {"id": 5, "name": "drop", "tag": "ed51d9022ed501e5"},
+        "actions": [{"kind": "gact", "control_action": {"type": "drop"}, "stats": {"packets": 7, "drops": 7}}],
+    },
+}
+
+
+def test_the_program_is_known_by_the_kernels_own_tag() -> None:
+    assert proof.count_differences(BY_NUMBER, [COUNT]) == []
+    assert proof.dropped_by_number([COUNT]) == 7
+    (another,) = proof.count_differences(Impairment(drop_every=50), [COUNT])
+    assert another.found == "program ed51d9022ed501e5, drop"
+
+
+def test_a_program_that_drops_nothing_or_is_not_there_is_named() -> None:
+    kept = copy.deepcopy(COUNT)
+    kept["options"]["actions"][0]["control_action"]["type"] = "pass"
+    assert [each.found for each in proof.count_differences(BY_NUMBER, [kept])] == ["program ed51d9022ed501e5, pass"]
+    assert [each.found for each in proof.count_differences(BY_NUMBER, [])] == ["none"]
 
 
 # --- filters ---------------------------------------------------------------------------------------

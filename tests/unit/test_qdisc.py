@@ -165,8 +165,8 @@ def test_what_is_no_address_never_reaches_tc() -> None:
     [
         (qdisc.FIRST_MINOR, False, "1:10", "10:"),
         (qdisc.FIRST_MINOR, True, "1:10", "8010:"),
-        (qdisc.LAST_MINOR, False, "1:3fff", "3fff:"),
-        (qdisc.LAST_MINOR, True, "1:3fff", "bfff:"),
+        (qdisc.LAST_MINOR, False, "1:1fff", "1fff:"),
+        (qdisc.LAST_MINOR, True, "1:1fff", "9fff:"),
     ],
 )
 def test_a_leaf_has_a_handle_of_its_own_and_a_spare_one(minor: int, spare: bool, parent: str, handle: str) -> None:

@@ -1,6 +1,6 @@
 """Numbered UDP datagrams, for counting what a link does to them. Runs in the stack's containers.
 
-datagrams.py receive PORT                       count until a datagram "end"; then print the numbers as JSON
+datagrams.py receive PORT                       count until a datagram "end"; then print numbers and times as JSON
 datagrams.py send HOST PORT COUNT               send COUNT numbered datagrams, 2 ms apart, then "end" until answered
 datagrams.py echo PORT                          answer every datagram
 datagrams.py round-trips HOST PORT COUNT        print the round-trip times in seconds as JSON
@@ -33,17 +33,19 @@ def connected(host: str, port: int) -> socket.socket:
 
 
 def receive(port: int) -> None:
-    """Print the numbers in order of arrival, once "end" came; answer it."""
+    """Print the numbers in order of arrival, and when each came, once "end" came; answer it."""
     with listening(port) as server:
         print("ready", flush=True)
-        numbers = []
+        numbers, times = [], []
         while True:
             data, peer = server.recvfrom(2048)
             if data == b"end":
                 server.sendto(b"end", peer)
                 break
             numbers.append(int(data))
+            times.append(time.monotonic())
         print(json.dumps(numbers), flush=True)
+        print(json.dumps(times), flush=True)
 
 
 def send(host: str, port: int, count: int, attempts: int, pace_s: float) -> None:
