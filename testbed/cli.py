@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,19 @@ from rich.table import Table
 from testbed import demo as demonstration
 from testbed import doctor as diagnosis
 from testbed.errors import EnvironmentUnfitError, InvalidValueError, ServiceFailedError, TestbedError, UserError
+from testbed.judge.statistics import ALPHA
 from testbed.labs import images as image_store
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine
-from testbed.links import proof, qdisc
-from testbed.links.profiles import find_profile, load_profiles
+from testbed.labs.lab import impairments_of
+from testbed.labs.proving import proven
+from testbed.links import proof
+from testbed.links.profiles import find_profile, load_profiles, parse_yaml
+from testbed.model.evidence import FAILS
 from testbed.model.impairment import WORDS
 from testbed.report import console as tables
+from testbed.report import evidence
+from testbed.report import profile as explained
 from testbed.report.html import demo_page
 
 # Where there is no terminal to ask, a table is not squeezed into 80 columns.
@@ -190,28 +197,78 @@ def _taken_up(compose_file: Path | None) -> ComposeLab:
 @cli.command()
 @_compose_file
 @click.argument("link")
-@click.argument("what", nargs=-1, required=True, metavar="PROFILE | WORD=VALUE…")
+@click.argument("what", nargs=-1, required=True, metavar="PROFILE | WORD=VALUE… | STEPS")
 @_example("""testbed impair "client <-> server" lossy
-             testbed impair "client -> server" delay=40ms jitter=5ms loss=2%""")
+             testbed impair "client -> server" delay=40ms jitter=5ms loss=2%
+             testbed impair "client -> server" "[{delay: 40ms}, {at: 5s, outage: 2s}, {repeat: 10s}]"
+             testbed impair "client -> server" trace=traces/tunnel.csv""")
 def impair(compose_file: Path | None, link: str, what: tuple[str, ...]) -> int:
-    """Impair LINK of the running stack, with a profile or with words, and read it back."""
+    """Impair LINK of the running stack, with a profile, with words or with a list of steps, and read it back."""
     lab = _taken_up(compose_file)
     try:
         for applied in lab.impair(link, **_profile_or_words(what)):
-            _OUT.print(
-                f"{applied.link}: {applied.asked.describe()}   ({applied.command})", markup=False, soft_wrap=True
-            )
+            _OUT.print(f"{applied.link}: {applied.describe()}   ({applied.command})", markup=False, soft_wrap=True)
     finally:
         lab.leave()
     return 0
 
 
 def _profile_or_words(what: Iterable[str]) -> dict[str, Any]:
+    what = list(what)
+    if len(what) == 1 and what[0].lstrip().startswith("["):
+        return {"profile": parse_yaml(what[0])}
     words = dict(each.split("=", 1) for each in what if "=" in each)
     names = [each for each in what if "=" not in each]
     if len(names) > 1 or (names and words):
         raise InvalidValueError(f"{' '.join(what)!r}: give one profile, or words such as delay=40ms, not both")
     return {"profile": names[0]} if names else words
+
+
+@cli.command()
+@_compose_file
+@_netem
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=2.5, show_default=True,
+              help="How long probes are sent in each direction; more time, smaller differences found.")  # fmt: skip
+@click.option("--alpha", type=click.FloatRange(1e-12, 0.1), default=ALPHA, show_default=True,
+              help="How often an honest link may be condemned.")  # fmt: skip
+@click.argument("link")
+@click.argument("what", nargs=-1, metavar="[PROFILE | WORD=VALUE…]")
+@_example("""testbed prove "client <-> server" lossy
+             testbed prove "client -> server" delay=40ms jitter=5ms loss=2%""")
+def prove(
+    compose_file: Path | None, netem: str, as_json: bool, seconds: float, alpha: float, link: str, what: tuple[str, ...]
+) -> int:
+    """Impair LINK and prove it: read the kernel back, send probes, show asked, kernel and seen side by side.
+
+    On the running stack, if `testbed up` started one: there the link is proven as it is if nothing is asked of it, and
+    stays impaired. Else on a stack that is brought up for it and taken down. Exit status 1 if the link is not as asked.
+    """
+    lab = ComposeLab(compose_file, netem=netem, say=_say)
+    words = _profile_or_words(what) if what else None
+    refs = lab.topology.links(link)
+    if words is not None:
+        profile, said = words.get("profile"), {} if "profile" in words else words
+        impairments_of(lab.topology, lab.profiles, link, profile, said, side=lab.side, tables=lab.tables)
+    with ExitStack() as undo:
+        if lab.take_up():
+            undo.callback(lab.leave)
+        elif words is None:
+            raise UserError(f"{_NOT_UP}; or say what the link is to be impaired with: testbed prove {link!r} lossy")
+        else:
+            undo.enter_context(lab)
+        if words is not None:
+            lab.impair(link, **words)
+        for ref in refs:
+            lab.probe(ref, alpha=alpha, most_s=seconds)
+        found = [proven(lab, ref) for ref in refs]
+    if as_json:
+        _OUT.print_json(json.dumps([each.as_json() for each in found]))
+    else:
+        for each in found:
+            for line in evidence.lines(each, explained=True):
+                _OUT.print(line, markup=False, soft_wrap=True)
+    return 1 if any(each.read_back == FAILS or each.probe == FAILS for each in found) else 0
 
 
 @cli.command()
@@ -240,7 +297,7 @@ def heal(compose_file: Path | None, link: str | None) -> int:
     """Take the impairment off LINK, or off every link, and end its cut."""
     lab = _taken_up(compose_file)
     try:
-        refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.impairments, *lab.cuts]))
+        refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.impaired, *lab.cuts]))
         for ref in refs:
             lab.clear(ref)
             lab.mend_link(ref)
@@ -266,7 +323,7 @@ def show(compose_file: Path | None, as_json: bool) -> int:
                 "link": str(ref), "network": ref.network, "asked": asked.words(),
                 "kernel": netem, "differences": [str(each) for each in proof.differences(asked, netem)],
             }
-            for ref, asked in lab.impairments.items() for netem in [lab.netem(ref)]
+            for ref in lab.impaired for asked, netem in [lab.now(ref)]
         ]  # fmt: skip
         hosts = {name: list(host.addresses()) for name, host in lab.hosts.items()}
     finally:
@@ -280,27 +337,30 @@ def show(compose_file: Path | None, as_json: bool) -> int:
 
 @cli.command()
 @click.option("--words", is_flag=True, help="List the words that profiles and markers are made of.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.argument("name", required=False)
 @_example("""testbed profiles
-             testbed profiles awful""")
-def profiles(words: bool, name: str | None) -> int:
-    """List the profiles, or explain the one of this NAME."""
+             testbed profiles tunnel""")
+def profiles(words: bool, as_json: bool, name: str | None) -> int:
+    """List the profiles, or explain the one of this NAME: its tc words, its delays and its timeline, drawn."""
     if words:
+        if as_json:
+            _OUT.print_json(json.dumps({word.name: word.help for word in WORDS.values()}))
+            return 0
         table = Table("word", "meaning")
         for word in WORDS.values():
             table.add_row(word.name, word.help)
         _OUT.print(table)
         return 0
     known = load_profiles(Path("netem"))
-    if name is None:
+    chosen = [find_profile(known, name)] if name is not None else [known[each] for each in sorted(known)]
+    if as_json:
+        found = [explained.profile_json(each) for each in chosen]
+        _OUT.print_json(json.dumps(found if name is None else found[0]))
+    elif name is None:
         tables.print_profiles(_OUT, known)
-        return 0
-    chosen = find_profile(known, name)
-    _OUT.print(f"{chosen.name}: {chosen.description}", markup=False)
-    for side in ("forward", "reverse"):
-        impairment = getattr(chosen, side)
-        _OUT.print(f"  {side}: {impairment.describe()}", markup=False)
-        _OUT.print(f"           tc … netem {qdisc.netem(impairment)}", markup=False, soft_wrap=True)
+    else:
+        explained.print_profile(_OUT, chosen[0])
     return 0
 
 

@@ -12,7 +12,7 @@ from testbed.errors import CommandTimeoutError, LabError
 from testbed.labs.lab import Host, Lab, Log
 from testbed.links.profiles import find_profile
 from testbed.model.demo import DemoRun, Message, ProfileRun
-from testbed.model.impairment import Profile
+from testbed.model.impairment import Impairment, Profile
 
 PROFILES = ("clean", "lan", "latency", "lossy", "lossy-latency", "awful")
 LINK = "client <-> server"
@@ -26,6 +26,9 @@ _CLIENTS = 4
 # minute, and those behind it wait with it. That is TCP at work and no loss, so we stop waiting and say where it is.
 _PATIENCE_S = 40.0
 _PATIENCE_PER_MESSAGE_S = 2.0
+
+# How long probes are sent in each direction before a profile's messages.
+_PROBES_S = 1.0
 
 See = Callable[[Sequence[ProfileRun], str | None], None]
 
@@ -63,6 +66,9 @@ def _run_profile(lab: Lab, profile: Profile, count: int, log: Log, clients: Thre
     client, server = lab.hosts["client"], lab.hosts["server"]
     lab.heal()
     applied = lab.impair(LINK, profile)
+    probed = [each for each in applied if each.timeline is None]  # what changes meanwhile cannot be probed
+    for each in probed:
+        lab.prove(f"{each.link} on {each.link.network}", most_s=_PROBES_S)
     before = _retransmitted(client) + _retransmitted(server)
     began = time.monotonic()
     until = began + max(_PATIENCE_S, _PATIENCE_PER_MESSAGE_S * count)
@@ -75,8 +81,9 @@ def _run_profile(lab: Lab, profile: Profile, count: int, log: Log, clients: Thre
         description=profile.description,
         forward=profile.forward.describe(),
         reverse=profile.reverse.describe(),
+        proof=tuple((str(each.link), tuple(lab.probed[each.link])) for each in probed),
         commands=tuple(each.command for each in applied),
-        delay_s=profile.forward.delay_s or 0.0,
+        delay_s=(profile.forward.delay_s or 0.0) if isinstance(profile.forward, Impairment) else 0.0,
         messages=messages,
         retransmitted_segments=_retransmitted(client) + _retransmitted(server) - before,
         dropped_packets=sum(each.dropped_packets for each in counters),

@@ -6,7 +6,9 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 
+from testbed import units
 from testbed.errors import EnvironmentUnfitError, TestbedError
+from testbed.judge.noise import Noise
 from testbed.labs import composer, images
 from testbed.labs.compose import runs
 from testbed.labs.engine import Engine
@@ -14,6 +16,8 @@ from testbed.labs.probing import NetemAbilities, probe_netem
 from testbed.model.findings import Finding
 
 _SEED_SINCE = (6, 6)
+_MOST_STOLEN = 0.05
+_LATEST_S = 0.005
 
 
 def examine(say: Callable[[str], None]) -> list[Finding]:
@@ -115,7 +119,22 @@ def _netem(able: NetemAbilities) -> list[Finding]:
         costs="" if seeded else "the host engine draws its own random numbers: runs cannot be replayed",
         remedy="" if seeded else f"Linux {since} or newer; or --netem carried",
     )  # fmt: skip
-    return [host, tun, carried, seed]
+    return [host, tun, carried, seed, *([] if able.noise is None else [_noise(able.noise)])]
+
+
+def _noise(noise: Noise) -> Finding:
+    """The machine's own noise floor; nothing needs more than that it is known."""
+    late, far = units.format_time, f"{noise.steal_ratio:.0%} stolen, {noise.idle_ratio:.0%} idle"
+    stolen = noise.steal_ratio > _MOST_STOLEN
+    return Finding(
+        name="noise of this machine", state="limited" if stolen or noise.overshoot_p99_s > _LATEST_S else "ok",
+        found=f"timers late by {late(round(noise.overshoot_median_s, 6))} (99 %: "
+              f"{late(round(noise.overshoot_p99_s, 6))}), idle round trip "
+              f"{late(round(noise.round_trip_median_s, 6))}; processors: {far}",
+        costs=f"one-way delays below {late(round(noise.least_delay_s, 4))} and jitters below "
+              f"{late(round(noise.least_jitter_s, 4))} are off by more than a tenth",
+        remedy="" if not stolen else "a machine of its own: another guest of its host takes processor time",
+    )  # fmt: skip
 
 
 def _leftovers(engine: Engine) -> Finding:

@@ -6,9 +6,12 @@ alone, and only where a test carries one of our markers.
 
 from __future__ import annotations
 
+import json
 import secrets
 import shlex
+import warnings
 from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +29,24 @@ from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES
 from testbed.labs.lab import Lab, impairments_of
 from testbed.model.impairment import Impairment
+from testbed.model.results import TestResult, session_json
+from testbed.model.timeline import LateStepWarning, Timeline, late_in_words, steps_in_words
 from testbed.model.topology import LinkRef
+from testbed.report import evidence
 
 _WRONG_USE = 2
+_DEFAULT_RESULTS = Path("report", "results.json")
 
 _LAB = pytest.StashKey[Lab]()
 _CHOSEN = pytest.StashKey[tuple[str, str]]()
 _RUNNING = pytest.StashKey[Lab]()
 _UNFIT = pytest.StashKey[str]()
 _PROBLEMS = pytest.StashKey[list[str]]()
-_WANTED = pytest.StashKey[dict[LinkRef, Impairment]]()
+_WANTED = pytest.StashKey[dict[LinkRef, Impairment | Timeline]]()
 _SEED = pytest.StashKey[int]()
+_PROVE = pytest.StashKey[set[LinkRef]]()
+_RESULTS = pytest.StashKey[dict[str, TestResult]]()
+_STARTED = pytest.StashKey[datetime]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,16 +72,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--testbed-seed", metavar="N", type=int,
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
     )  # fmt: skip
+    group.addoption(
+        "--testbed-results", metavar="FILE", default=str(_DEFAULT_RESULTS),
+        help="where the results of tests with a lab are written, as JSON (default: %(default)s)",
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers; settle the seed."""
+    config.stash[_RESULTS] = {}
+    config.stash[_STARTED] = datetime.now(UTC)
     given = config.getoption("--testbed-seed")
     config.stash[_SEED] = secrets.randbelow(2**32) if given is None else given
     config.addinivalue_line(
         "markers",
         'impair(link, profile | delay="40ms", loss="2%", …): impair a link during the test: "a -> b" one way, '
-        '"a <-> b" both ways; stackable. Words: see `testbed profiles --words`.',
+        '"a <-> b" both ways; stackable. Words: see `testbed profiles --words`. prove=True: probe it first.',
     )
     config.addinivalue_line(
         "markers",
@@ -191,16 +207,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         pytest.exit(f"{len(unique)} problem(s) in testbed's markers; {reason}", returncode=_WRONG_USE)
 
 
-def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment]:
+def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment | Timeline]:
     """What a test's markers ask of each link. Raises UserError with every problem."""
-    wanted: dict[LinkRef, Impairment] = {}
+    wanted: dict[LinkRef, Impairment | Timeline] = {}
+    item.stash[_PROVE] = set()
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
     for said, link, profile, words in _asked(item, problems):
         lab = _lab_of(item.config)
         topology = lab.topology
+        prove = words.pop("prove", False)
+        if not isinstance(prove, bool):
+            problems.append(f"{said}: prove={prove!r}: must be True or False")
+            continue
         try:
-            asked = impairments_of(topology, lab.profiles, link, profile, words, tables=lab.tables)
+            asked = impairments_of(topology, lab.profiles, link, profile, words, side=lab.side, tables=lab.tables)
         except UserError as error:
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue
@@ -208,6 +229,8 @@ def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment]:
             if ref in said_by:
                 problems.append(f"{ref} is impaired twice, by {said_by[ref]} and by {said}; a link has one impairment")
             wanted[ref], said_by[ref] = impairment, said
+            if prove:
+                item.stash[_PROVE].add(ref)
     if problems:
         raise UserError(problems)
     return wanted
@@ -266,12 +289,19 @@ def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
     node.stash[_RUNNING] = stack
     try:
         for ref, impairment in node.stash.get(_WANTED, {}).items():
-            applied = stack.apply(ref, impairment)
+            applied = stack.arm(ref, impairment)
             node.user_properties.append((f"impaired {ref}", f"{impairment.describe()} ({stack.netem_engine} engine)"))
             node.user_properties.append((f"tc {ref}", applied.command))
+        for ref in sorted(node.stash.get(_PROVE, ())):
+            stack.prove(f"{ref.src} -> {ref.dst} {ref.traffic}".strip() + f" on {ref.network}")
         yield stack
     finally:
+        _keep(node, stack)
         stack.end()
+        for ref, steps in stack.stepped.items():
+            node.user_properties.append((f"timeline {ref}", steps_in_words(steps)))
+            if late := late_in_words(steps):
+                warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
         for record in stack.records:
             node.user_properties.append((record.name, f"{record.value:g} {record.unit} ({record.better} is better)"))
 
@@ -288,7 +318,12 @@ def _impaired(request: pytest.FixtureRequest) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """After each test, read back that its impairments are still in force: else its result does not count."""
+    """Begin its timelines with the test, and read back after it that its impairments are still in force.
+
+    Else its result does not count.
+    """
+    if _RUNNING in item.stash:
+        item.stash[_RUNNING].play()
     try:
         result = yield
     except (Exception, pytest.fail.Exception):  # pytest.fail's is none of the former
@@ -303,6 +338,23 @@ def _verify(item: pytest.Item) -> None:
         item.stash[_RUNNING].verify()
 
 
+def _keep(item: pytest.Item, lab: Lab) -> None:
+    """Keep what was found of the test's links, for the results file and JUnit."""
+    result = _result_of(item)
+    result.links, result.replay = tuple(lab.evidence), _replay(item).splitlines()[0]
+    result.records = [vars(record) for record in lab.records]
+    for link in lab.evidence:
+        levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"
+        item.user_properties.append((f"proof {link.link}", levels))
+        for check in link.checks:
+            seen = f"asked {check.asked}, kernel {check.kernel}, seen {check.seen}: {check.verdict}"
+            item.user_properties.append((f"{link.link} {check.field}", seen))
+
+
+def _result_of(item: pytest.Item) -> TestResult:
+    return item.config.stash[_RESULTS].setdefault(item.nodeid, TestResult(id=item.nodeid))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -313,11 +365,19 @@ def pytest_runtest_makereport(
     """
     report = yield
     if call.excinfo is not None and call.excinfo.errisinstance(ImpairmentNotAppliedError):
-        report.outcome, report.longrepr = "failed", str(call.excinfo.value)
+        report.outcome, report.longrepr = "failed", f"INVALID: {call.excinfo.value}"
         vars(report).pop("wasxfail", None)
         report.testbed_invalid = True  # type: ignore[attr-defined]  # reports carry plugins' words this way
     if report.failed and _RUNNING in item.stash:
+        if links := item.stash[_RUNNING].evidence:
+            seen = "\n".join(line for link in links for line in evidence.lines(link))
+            report.sections.append(("testbed: asked, kernel, seen", seen))
         report.sections.append(("testbed: to run it again under the same network", _replay(item)))
+    if _RUNNING in item.stash or item.nodeid in item.config.stash[_RESULTS]:
+        result = _result_of(item)
+        invalid = getattr(report, "testbed_invalid", False)
+        result.add("invalid" if invalid else report.outcome, None if report.passed else report.longreprtext)
+        result.duration_s = report.duration if report.when == "call" else result.duration_s
     return report
 
 
@@ -327,7 +387,7 @@ def _replay(item: pytest.Item) -> str:
     words = ["pytest", item.nodeid, "--testbed-seed", str(item.config.stash[_SEED]), "--netem", lab.netem_engine]
     if file := item.config.getoption("--compose-file"):
         words += ["--compose-file", file]
-    links = [f"{each.link}: {each.asked.describe()}" for each in lab.history]
+    links = [f"{each.link}: {each.describe()}" for each in lab.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
     return "\n".join([shlex.join(words), *links, *unseeded])
 
@@ -347,7 +407,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if invalid:
         terminalreporter.section("INVALID: the impairment was not in force", red=True)
         for report in invalid:
-            terminalreporter.write_line(f"{report.nodeid}: {report.longrepr}")
+            terminalreporter.write_line(f"{report.nodeid}: {str(report.longrepr).removeprefix('INVALID: ')}")
+            for title, text in report.sections:
+                if title.startswith("testbed: "):
+                    terminalreporter.write_line(text)
     if _UNFIT in config.stash:
         terminalreporter.section("testbed could not start the stack", red=True)
         terminalreporter.write_line(config.stash[_UNFIT])
@@ -355,6 +418,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Exit status 2 where the machine or the Compose file, not a test, is at fault."""
-    if _UNFIT in session.config.stash:
+    """Write the results; exit status 2 where the machine or the Compose file, not a test, is at fault."""
+    config = session.config
+    if _UNFIT in config.stash:
         session.exitstatus = _WRONG_USE
+    if not config.stash[_RESULTS]:
+        return
+    started = config.stash[_STARTED]
+    lab = config.stash.get(_LAB, None)
+    found = session_json(
+        list(config.stash[_RESULTS].values()),
+        started=started.isoformat(timespec="seconds"),
+        duration_s=(datetime.now(UTC) - started).total_seconds(),
+        seed=config.stash[_SEED],
+        netem=getattr(lab, "netem_engine", None),
+        exit_status=int(session.exitstatus),
+    )
+    path = config.invocation_params.dir / config.getoption("--testbed-results")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -14,6 +14,7 @@ import os
 import re
 import select
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,10 @@ class Outcome:
 
 
 class Batch:
-    """A tool in batch mode at the other end of two descriptors."""
+    """A tool in batch mode at the other end of two descriptors; safe to use from several threads.
+
+    The lines of one thread may come between those of another, never into the answer to them.
+    """
 
     def __init__(self, write_fd: int, read_fd: int, name: str, *, sync: str, alive: Callable[[], str | None]) -> None:
         """``sync`` is a show that always succeeds; ``alive`` says why nobody answers any more, or None."""
@@ -59,6 +63,8 @@ class Batch:
         self._name = name
         self._sync = sync
         self._alive = alive
+        # Of one exchange: a chunk and its answer.
+        self._lock = threading.RLock()
         self._sent = 0
         self._synchronisations = 0
         self._pending = b""
@@ -75,8 +81,6 @@ class Batch:
         Raises Refused if the tool ends or does not answer before the deadline; says what it printed last. The next
         run passes over whatever answer comes late.
         """
-        if self._lost:
-            self.synchronise(deadline_s=deadline_s)
         outcome = Outcome()
         chunk: list[str] = []
         for line in lines:
@@ -103,8 +107,17 @@ class Batch:
         while self._read_line(deadline) != "ready":
             pass
 
+    def close(self) -> None:
+        """Let nobody use the descriptors any more: they are about to be closed. Waits for an exchange to end."""
+        with self._lock:
+            self.closed = True
+
     def synchronise(self, *, deadline_s: float) -> None:
         """Wait until the tool answers; learn its line count. For the start, and after a lost answer."""
+        with self._lock:
+            self._synchronise(deadline_s)
+
+    def _synchronise(self, deadline_s: float) -> None:
         # A name that was never asked for tells this answer from one that was lost, even of a lost synchronisation.
         self._synchronisations += 1
         nobody = f"testbed-{self._synchronisations % 10**6}"
@@ -124,6 +137,14 @@ class Batch:
                 return
 
     def _run_chunk(self, lines: Sequence[str], outcome: Outcome, deadline_s: float) -> None:
+        with self._lock:
+            if self.closed:
+                raise Refused(self._ended())
+            if self._lost:
+                self._synchronise(deadline_s)
+            self._exchange(lines, outcome, deadline_s)
+
+    def _exchange(self, lines: Sequence[str], outcome: Outcome, deadline_s: float) -> None:
         first = self._sent + 1
         numbered = dict(enumerate((*lines, self._sync), start=first))
         self._sent += len(numbered)
@@ -199,9 +220,14 @@ class LocalTool:
         self._sync = sync
         self._process: subprocess.Popen[bytes] | None = None
         self._batch: Batch | None = None
+        self._lock = threading.RLock()
 
     def batch(self) -> Batch:
         """The running tool."""
+        with self._lock:
+            return self._running()
+
+    def _running(self) -> Batch:
         running = self._process is not None and self._process.poll() is None
         if self._batch is None or self._batch.closed or not running:
             self.close()
@@ -226,6 +252,12 @@ class LocalTool:
 
     def close(self) -> None:
         """End the process."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._batch is not None:
+            self._batch.close()
         if self._process is not None:
             assert self._process.stdin is not None  # noqa: S101  # for the type checker: PIPE was asked
             assert self._process.stdout is not None  # noqa: S101

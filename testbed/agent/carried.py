@@ -92,8 +92,9 @@ class CarriedKernel:
             os.close(descriptor)
         self.tc = Batch(tc_in[1], tc_out[0], "tc", sync="qdisc show dev lo", alive=self.died)
         self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self.died)
+        self._tools = [self.ip, self.tc]
         try:
-            for tool in (self.ip, self.tc):
+            for tool in self._tools:
                 tool.await_ready(deadline_s=_BOOT_DEADLINE_S)
                 tool.synchronise(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
@@ -158,6 +159,8 @@ class CarriedKernel:
         """End the kernel at once, and forget it. Its taps vanish."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         self.end()
+        for tool in self._tools:
+            tool.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         shutil.rmtree(self._folder)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import inside, kernelcalls, offloads, relay
+from . import inside, kernelcalls, offloads, protocol, relay
 from .netlink import Change, Netlink, address, bridge, route, up, veth
 from .processes import processes
 from .protocol import Operation, Refused
@@ -87,6 +87,7 @@ class Hosts:
         self._hosts: dict[str, Host] = {}
         self._running: dict[int, Running] = {}
         self._started = 0
+        self._helpers: set[int] = set()
         self._own_net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._own_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -105,6 +106,7 @@ class Hosts:
             "get": self.get,
             "counters": self.counters,
             "connections": self.connections,
+            "inside": self.inside,
             "listeners": self.listeners,
             "per_packet": self.per_packet,
             "publish": self.publish,
@@ -211,13 +213,43 @@ class Hosts:
             raise Refused(f"{len(listeners)} sockets for {len(targets)} published ports")
 
         def serve() -> None:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             relay.serve([(socket.socket(fileno=each), (host, port))
                          for each, (host, port) in zip(listeners, targets, strict=True)])  # fmt: skip
 
-        _fork(serve)
+        self._help(serve)
         for each in listeners:
             os.close(each)
+
+    def inside(self, *, host: str, ticket: str) -> None:
+        """Start an agent in a host's network namespace; behind the ticket, where it reads and where it answers."""
+        requests, answers = self._take(ticket)
+        place = self._host(host)
+
+        def serve() -> None:
+            os.dup2(requests, 0)
+            os.dup2(answers, 1)
+            kernelcalls.setns(place.net, kernelcalls.NEWNET)
+            with os.fdopen(0, "rb") as asked, os.fdopen(1, "wb") as answered:
+                protocol.serve(inside.operations(), asked, answered)
+
+        self._help(serve)
+        os.close(requests)
+        os.close(answers)
+
+    def _help(self, work: Callable[[], None]) -> None:
+        """A child that works beside the programs."""
+
+        def begin() -> None:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, set())
+            kernelcalls.die_with_parent()
+            work()
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        try:
+            self._helpers.add(_fork(begin))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     # --- programs ----------------------------------------------------------------------------------
 
@@ -271,6 +303,10 @@ class Hosts:
 
     def _reap(self, _number: int, _frame: object) -> None:
         """Tell of every program that has ended."""
+        for helper in list(self._helpers):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(helper, os.WNOHANG)[0]:
+                    self._helpers.discard(helper)
         for number, running in list(self._running.items()):
             with contextlib.suppress(ChildProcessError):
                 pid, status = os.waitpid(running.pid, os.WNOHANG)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .probes import Probes
 from .protocol import Operation, Refused
 
 _SYS_NET = Path("/sys/class/net")
@@ -34,9 +35,11 @@ def operations() -> dict[str, Operation]:
     return {
         "interfaces": interfaces,
         "per_packet": per_packet,
+        "super_packets": super_packets,
         "counters": counters,
         "await_listener": await_listener,
         "connections": connections,
+        **Probes().operations(),
     }
 
 
@@ -81,6 +84,14 @@ def per_packet(*, interface: str) -> dict[str, bool]:
     if any(state.values()):
         raise Refused(f"offloads of {interface} stay on: {', '.join(name for name, on in state.items() if on)}")
     return state
+
+
+def super_packets(*, interface: str) -> dict[str, bool]:
+    """Switch segmentation offloads on again, as they usually are; returns what is in force."""
+    words = [word for offload in _OFFLOADS for word in (offload, "on")]
+    _ethtool("-K", interface, *words)
+    (features,) = json.loads(_ethtool("--json", "-k", interface))
+    return {short: bool(features[long]["active"]) for short, long in _OFFLOADS.items()}
 
 
 def counters() -> dict[str, dict[str, int]]:

@@ -31,7 +31,9 @@ from typing import Any, Self
 
 from . import carried
 from .batch import Batch, LocalTool
+from .noise import noise
 from .protocol import Operation, Refused
+from .schedule import Schedules
 
 _TUN = Path("/dev/net/tun")
 _SYS_NET = Path("/sys/class/net")
@@ -57,6 +59,8 @@ class Port:
     ifindex: int
     device: str
     """Where the qdiscs are: the veth, or the carried kernel's device."""
+    entry: str | None = None
+    """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
     undo: ExitStack = field(default_factory=ExitStack)
 
 
@@ -82,11 +86,13 @@ class Ports:
             ["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo",
             environment={**os.environ, "TC_LIB_DIR": str(self._files)},
         )  # fmt: skip
+        self._schedules = Schedules(self._run)
 
     def operations(self) -> dict[str, Operation]:
         """The protocol's operations."""
         return {
             "capabilities": self.capabilities,
+            "noise": noise,
             "boot": self.boot,
             "attach": self.attach,
             "tc": self.tc,
@@ -94,12 +100,14 @@ class Ports:
             "heal": self.heal,
             "keep": self.keep,
             "recall": self.recall,
+            **self._schedules.operations(),
         }
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self._schedules.close()
         self.heal()
         if self._kernel is not None:
             self._kernel.kill()
@@ -129,12 +137,12 @@ class Ports:
             self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", tables=self._files, root=self.carried_root)
         return {"boot_s": self._kernel.boot_s, "release": self._kernel.release}
 
-    def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str]:
+    def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str | None]:
         """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once."""
         self._bury()
         known = self._ports.get(port)
         if known is not None and known.ifindex == ifindex and known.engine == engine and _exists(known):
-            return {"device": known.device}
+            return {"device": known.device, "entry": known.entry}
         if known is not None:
             self._detach(known)
         veth = _name_of(ifindex)
@@ -152,7 +160,7 @@ class Ports:
             steps(attached)
             undo_on_failure.pop_all()
         self._ports[port] = attached
-        return {"device": attached.device}
+        return {"device": attached.device, "entry": attached.entry}
 
     def tc(self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0) -> dict[str, Any]:
         """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line.
@@ -161,6 +169,33 @@ class Ports:
         ports of the hosts that the lines tell apart) no longer exists, or the kernel that carried it.
         """
         self._bury()
+        try:
+            return self._run(port, lines, needs, deadline_s)
+        except Refused as refused:
+            self._bury()
+            raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
+
+    def heal(self) -> dict[str, int]:
+        """Stop every timeline and put every port back as it was found."""
+        self._schedules.clear()
+        healed = len(self._ports)
+        with ExitStack() as each:
+            for port in list(self._ports.values()):
+                each.callback(self._detach, port)
+        return {"healed": healed}
+
+    def keep(self, *, state: Any) -> None:
+        """Keep what the lab knows of its ports, for the next process that takes the lab up."""
+        self._kept = state
+
+    def recall(self) -> Any:
+        """What was kept last, or None."""
+        return self._kept
+
+    # --- how ---------------------------------------------------------------------------------------
+
+    def _run(self, port: str, lines: list[str], needs: Sequence[int], deadline_s: float = 5.0) -> dict[str, Any]:
+        """Run lines on a port, also in the timelines' thread: changes nothing of what is known here."""
         attached = self._ports.get(port)
         if attached is None:
             names = ", ".join(self._ports) or "none"
@@ -177,11 +212,7 @@ class Ports:
                     f"its old interface (index {ifindex}) no longer exists"
                 )
                 raise Refused(gone, kind="gone") from None
-        try:
-            outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
-        except Refused as refused:
-            self._bury()
-            raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
+        outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
 
     def store(self, *, name: str, data: str) -> dict[str, str]:
@@ -191,24 +222,6 @@ class Ports:
         path = self._files / name
         path.write_bytes(base64.b64decode(data))
         return {"path": str(path)}
-
-    def heal(self) -> dict[str, int]:
-        """Put every port back as it was found."""
-        healed = len(self._ports)
-        with ExitStack() as each:
-            for port in list(self._ports.values()):
-                each.callback(self._detach, port)
-        return {"healed": healed}
-
-    def keep(self, *, state: Any) -> None:
-        """Keep what the lab knows of its ports, for the next process that takes the lab up."""
-        self._kept = state
-
-    def recall(self) -> Any:
-        """What was kept last, or None."""
-        return self._kept
-
-    # --- how ---------------------------------------------------------------------------------------
 
     def _bury(self) -> None:
         """If the carried kernel has died, put back the ports that it carried: their cables end in nothing."""
@@ -246,6 +259,7 @@ class Ports:
         number = self._attached
         self._attached += 1
         vec_a, vec_b = f"vec{2 * number}", f"vec{2 * number + 1}"
+        port.entry = vec_b
         tap_a, tap_b = f"tb{self._tag}{number}a", f"tb{self._tag}{number}b"
         link = _link(port.veth)
         bridge, mtu = link.get("master"), link["mtu"]

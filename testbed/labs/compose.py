@@ -37,7 +37,7 @@ from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.links.profiles import load_profiles, load_tables
+from testbed.links.profiles import load_profiles, load_tables, read_trace
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
@@ -143,6 +143,10 @@ class ComposeLab(Lab):
             self._profiles = load_profiles(self.composer.directory / "netem")
         return self._profiles
 
+    def read_trace(self, name: str) -> str:
+        """The text of a trace in ``netem/`` beside the Compose file, or of our own. Raises InvalidValueError."""
+        return read_trace(name, self.composer.directory / "netem")
+
     @property
     def tables(self) -> Mapping[str, Path]:  # type: ignore[override]  # likewise
         """Tables of delays in ``netem/`` beside the Compose file. Raises InvalidValueError."""
@@ -240,6 +244,7 @@ class ComposeLab(Lab):
     def down(self) -> None:
         """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
         self._ports.clear()
+        self.watched.clear()
         with self._step("taking the stack down"):
             self._undo.close()
         self._hosts.clear()
@@ -458,6 +463,18 @@ class ComposeLab(Lab):
         interface = target.send_per_packet(network)
         name = f"{host}@{network}"
         attached = self._agent.call("attach", port=name, ifindex=interface["peer_ifindex"], engine=self.netem_engine)
+        return Port(name=name, channel=self._agent, device=attached["device"], entry=attached.get("entry"))
+
+    def watching(self, host: str, network: str) -> Port | None:
+        """The port of the engine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
+        if self._agent is None or self.netem_engine == "host":
+            return self._port(host, network)
+        name = f"{host}@{network} watched"
+        for watched in self.watched.values():
+            if watched.port.name == name:
+                return watched.port
+        ifindex = self._hosts[host].interface(network)["peer_ifindex"]
+        attached = self._agent.call("attach", port=name, ifindex=ifindex, engine="host")
         return Port(name=name, channel=self._agent, device=attached["device"])
 
     def _prepare_source(self, host: str, network: str) -> int:

@@ -20,10 +20,17 @@ from typing import Any, Protocol, Self
 
 from testbed import units
 from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.judge import probes
+from testbed.judge import statistics as exact
+from testbed.labs import proving
 from testbed.labs.channel import Channel
+from testbed.labs.timelines import Running
 from testbed.links import indexed, proof, qdisc
-from testbed.links.profiles import find_profile, find_table
-from testbed.model.impairment import Impairment, Profile, unknown
+from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
+from testbed.links.schedule import compile_timeline
+from testbed.model.evidence import FAILS, Check, LinkEvidence
+from testbed.model.impairment import CLEAN, Impairment, Profile, unknown
+from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
 
 _HELD = "It was in force when it was put there"
@@ -130,6 +137,10 @@ class Host(abc.ABC):
     def counters(self) -> dict[str, dict[str, int]]:
         """The counters of its own kernel namespace, as in /proc/net/snmp and /proc/net/netstat."""
 
+    def inside(self) -> Channel:
+        """The agent in its network namespace, which sends and receives probes. Raises LabError if it has none."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so its links cannot be probed")
+
     @abc.abstractmethod
     def connections(self) -> list[dict[str, Any]]:
         """The TCP connections that its kernel still works on, also those whose program has ended."""
@@ -166,6 +177,14 @@ class Applied:
     """The kernel's own account of the netem, from ``tc -j qdisc show``."""
     took_s: float
     """From the call to the verified read-back; seconds."""
+    timeline: Timeline | None = None
+    """The timeline whose beginning ``asked`` is; `Lab.steps` has the steps that were taken."""
+
+    def describe(self) -> str:
+        """What was asked, in the user's words."""
+        if self.timeline is None:
+            return self.asked.describe()
+        return f"{self.timeline.describe()}; begins with {self.asked.describe()}"
 
 
 @dataclass
@@ -184,7 +203,13 @@ class Source:
     spare: bool = False
     """Whether its netem has the spare handle (`qdisc.leaf`)."""
     impairment: Impairment | None = None
+    sent_before: int = 0
+    """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
+    dropped_before: int = 0
+    """Likewise, dropped."""
     cut: bool = False
+    running: Running | None = None
+    """The timeline whose beginning ``impairment`` is."""
 
 
 @dataclass
@@ -199,6 +224,10 @@ class Port:
     stored: dict[str, str] = field(default_factory=dict)
     """Files that the agent keeps for tc: name and path."""
     sources: dict[LinkRef, Source] = field(default_factory=dict)
+    entry: str | None = None
+    """The device whose redirect feeds it and counts what it refused; None where there is no such thing."""
+    refused: int = 0
+    """What it had refused when the test began."""
 
     @property
     def applied(self) -> dict[LinkRef, Impairment]:
@@ -210,11 +239,15 @@ class Port:
         sources = [
             {
                 "link": {**vars(ref), "traffic": str(ref.traffic)},
-                "source": {**vars(each), "impairment": each.impairment and each.impairment.words()},
+                "source": {
+                    **vars(each),
+                    "impairment": each.impairment and each.impairment.words(),
+                    "running": each.running and each.running.state(),
+                },
             }
             for ref, each in self.sources.items()
         ]
-        return {"device": self.device, "rooted": self.rooted, "sources": sources}
+        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry}
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
@@ -223,10 +256,12 @@ class Port:
             LinkRef(**{**each["link"], "traffic": Traffic.parse(each["link"]["traffic"])}): Source(**{
                 **(source := each["source"]), "addresses": tuple(source["addresses"]),
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
+                "running": None if source["running"] is None else Running.from_state(source["running"]),
             })
             for each in state["sources"]
         }  # fmt: skip
-        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources)
+        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
+                   entry=state.get("entry"))  # fmt: skip
 
 
 class Link:
@@ -239,20 +274,23 @@ class Link:
     def __repr__(self) -> str:
         return f"<Link {self.ref} on {self.ref.network}>"
 
-    def impair(self, impairment: Impairment | None = None, **words: object) -> Applied:
+    def impair(self, impairment: Impairment | Timeline | Sequence[object] | None = None, **words: object) -> Applied:
         """Put an impairment on the link and read it back; it replaces the one that was there.
 
-        ``link.impair(delay="40ms", loss="2%")`` or ``link.impair(Impairment(delay_s=0.04))``. Raises
-        ImpairmentNotAppliedError if the kernel does not hold every field of it.
+        ``link.impair(delay="40ms", loss="2%")`` or ``link.impair(Impairment(delay_s=0.04))``; a list of steps or
+        ``trace="…"`` is a timeline, which begins at once. Raises ImpairmentNotAppliedError if the kernel does not
+        hold every field of it.
         """
+        if isinstance(impairment, list | tuple):
+            impairment = self._lab.side(impairment)
         if impairment is not None and words:
             raise InvalidValueError("give an Impairment or words such as delay=, not both")
-        if impairment is not None and not isinstance(impairment, Impairment):
+        if impairment is not None and not isinstance(impairment, Impairment | Timeline):
             raise InvalidValueError(
                 f'link.impair({impairment!r}): give words such as delay="40ms"; '
                 f'for a profile write lab.impair("{self.ref} on {self.ref.network}", {impairment!r})'
             )
-        return self._lab.apply(self.ref, impairment if impairment is not None else Impairment.parse(words))
+        return self._lab.apply(self.ref, impairment if impairment is not None else self._lab.side(words))
 
     def heal(self) -> None:
         """Take the impairment off the link, and read back that it is gone."""
@@ -278,6 +316,10 @@ class Link:
     def impairment(self) -> Impairment | None:
         """What the link is impaired with, or None."""
         return self._lab.impairments.get(self.ref)
+
+    def steps(self) -> list[Taken]:
+        """The steps of timelines that were taken on the link since `Lab.begin`, in order."""
+        return self._lab.steps(self.ref)
 
     def counters(self) -> proof.Counters:
         """What the link's netem has seen since the link was healed last: a changed impairment counts on.
@@ -321,14 +363,24 @@ class Lab(abc.ABC):
         """What the seeds of random impairments that name none are derived from; None leaves them to the kernel."""
         self.history: list[Applied] = []
         """Every impairment that was put on a link since `begin`."""
+        self._steps: dict[LinkRef, list[Taken]] = {}
         self.programs: list[Program] = []
         """Every program that was started in a host since `begin`."""
+        self.probed: dict[LinkRef, list[Check]] = {}
+        """What probes saw of each link that was proven since `begin`."""
+        self.evidence: list[LinkEvidence] = []
+        """What `verify` found of each impaired link, last."""
+        self.watched: dict[tuple[str, str, str], proving.Watched] = {}
+        """What is counted of other paths, by source, target and network."""
 
     def begin(self, seeds_from: str | None) -> None:
         """Begin a test: forget the records, the history and the programs of the one before."""
         self.records.clear()
         self.history.clear()
+        self._steps.clear()
         self.programs.clear()
+        self.probed.clear()
+        proving.begin(self)
         self.seeds_from = seeds_from
 
     def end(self) -> None:
@@ -339,12 +391,20 @@ class Lab(abc.ABC):
                     each.callback(program.stop, "SIGKILL")
             each.callback(self.heal)
 
-    def _seeded(self, ref: LinkRef, impairment: Impairment) -> Impairment:
-        """With a seed of its own for each link and each time, if it is random, names none, and seeds work here."""
-        if self.seeds_from is None or impairment.seed is not None or not (impairment.is_random and self.seedable):
-            return impairment
+    def _seed(self, ref: LinkRef, wanted: Impairment | Timeline) -> int | None:
+        """A seed of its own for each link and each time, if it is random, names none, and seeds work here."""
+        if self.seeds_from is None or wanted.seed is not None or not (wanted.is_random and self.seedable):
+            return wanted.seed
         earlier = sum(each.link == ref for each in self.history)
-        return replace(impairment, seed=derived_seed(self.seeds_from, str(ref), ref.network, str(earlier)))
+        return derived_seed(self.seeds_from, str(ref), ref.network, str(earlier))
+
+    def read_trace(self, name: str) -> str:
+        """The text of a trace, by the name in a marker, a call or a command line. Raises InvalidValueError."""
+        return read_trace(name)
+
+    def side(self, said: object) -> Impairment | Timeline:
+        """What words or a list of steps ask of a link. Raises InvalidValueError with every problem."""
+        return checked_side(said, self.read_trace)
 
     # --- what a lab must know --------------------------------------------------------------------
 
@@ -368,6 +428,15 @@ class Lab(abc.ABC):
     @abc.abstractmethod
     def _prepare_source(self, host: str, network: str) -> int:
         """Make a host that sends into an impaired link send packets one by one; its own port's ifindex."""
+
+    def watching(self, host: str, network: str) -> Port | None:
+        """The port toward a host, to count what passes it and not to impair it; None where that cannot be done."""
+        return self._ports.get((host, network))
+
+    @property
+    def ports(self) -> Iterable[Port]:
+        """Every port that is attached."""
+        return self._ports.values()
 
     # --- context ---------------------------------------------------------------------------------
 
@@ -397,27 +466,73 @@ class Lab(abc.ABC):
             raise InvalidValueError(f'link {text!r} names {len(refs)} links; use lab.impair, or name one with "->"')
         return Link(self, refs[0])
 
-    def impair(self, text: str, profile: str | Profile | None = None, **words: object) -> list[Applied]:
-        """Impair ``"a -> b"`` or both directions of ``"a <-> b"`` with a profile or with words.
+    def impair(
+        self,
+        text: str,
+        profile: str | Profile | Sequence[object] | None = None,
+        *,
+        prove: bool = False,
+        **words: object,
+    ) -> list[Applied]:
+        """Impair ``"a -> b"`` or both directions of ``"a <-> b"`` with a profile, a list of steps, or words.
 
         A profile's forward half goes to the first direction named, its reverse half to the other. Every name and
-        value is checked before anything is changed.
+        value is checked before anything is changed. Timelines begin at once, those of both directions together.
+        ``prove``: see `prove`.
         """
-        wanted = impairments_of(self.topology, self.profiles, text, profile, words, tables=self.tables)
+        wanted = impairments_of(self.topology, self.profiles, text, profile, words, side=self.side, tables=self.tables)
         applied: list[Applied] = []
         try:
             for ref, impairment in wanted.items():
-                applied.append(self.apply(ref, impairment))
+                applied.append(self.arm(ref, impairment))
+            if prove:
+                self.prove(text)
+            self.play()
         except BaseException:
             for done in applied:  # nothing half-applied
                 self.clear(done.link)
             raise
         return applied
 
+    def prove(self, text: str, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> dict[LinkRef, list[Check]]:
+        """Send probes over each direction of a link, and judge what arrived against what it is impaired with.
+
+        A few seconds a direction. The tests of one direction together condemn an honest link at most ``alpha`` of the
+        time. Afterwards the netem is there afresh, with its seed. Raises ImpairmentNotAppliedError naming each field
+        that is not as asked.
+        """
+        seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s) for ref in self.topology.links(text)}
+        for ref, checks in seen.items():
+            if wrong := [str(check) for check in checks if check.verdict == FAILS]:
+                self.evidence = [proving.proven(self, each) for each in seen]
+                raise self._not_applied(ref, [], "probes did not see what was asked", *wrong)
+        return seen
+
+    def probe(self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
+        """The same for one direction, without raising: the verdicts are in the checks, and in the evidence."""
+        kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
+        impaired = ref in self.impaired
+        port = self._ports.get((ref.dst, ref.network))
+        if impaired and port is not None and port.sources[ref].running is not None:
+            raise InvalidValueError(f"{ref}: a timeline cannot be probed: the probes would take longer than its steps")
+        asked = self.impairments.get(ref, CLEAN)
+        checks = [
+            replace(check, kernel=kernel.get(check.field, check.kernel))
+            for check in proving.probe(self, ref, asked, alpha=alpha, most_s=most_s)
+        ]
+        if not impaired:
+            self.clear(ref)
+        self.probed[ref] = checks
+        return checks
+
+    def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
+        """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
+        self._apply(ref, impairment, time.perf_counter(), afresh=True)
+
     def heal(self) -> None:
         """Mend every cut and take every impairment off; what stays is raised once the others are off."""
         with ExitStack() as each:
-            for ref in self.impairments:
+            for ref in self.impaired:
                 each.callback(self.clear, ref)
             for ref in self.cuts:
                 each.callback(self.mend_link, ref)
@@ -453,17 +568,35 @@ class Lab(abc.ABC):
 
     @property
     def impairments(self) -> dict[LinkRef, Impairment]:
-        """What each impaired link is impaired with."""
-        return {ref: impairment for port in self._ports.values() for ref, impairment in port.applied.items()}
+        """What each impaired link is impaired with; of a timeline, the step in force."""
+        return {ref: self.now(ref)[0] for ref in self.impaired}
+
+    @property
+    def impaired(self) -> list[LinkRef]:
+        """Every impaired link."""
+        return [ref for port in self._ports.values() for ref in port.applied]
 
     def verify(self) -> None:
-        """Read every impaired link again. Raises ImpairmentNotAppliedError if one does not hold any more."""
+        """Read every impaired link again, and look at each step that a timeline took; what was found is in `evidence`.
+
+        Raises ImpairmentNotAppliedError if a link does not hold any more what was asked, if a step was not taken, if
+        its queue overflowed though neither a rate nor a limit was asked, or if the traffic took another path.
+        """
+        self.evidence.clear()
+        wrong: list[ImpairmentNotAppliedError] = []
         for port in self._ports.values():
             watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
-            if watched:
-                filters, qdiscs = self._read_port(port, watched)
-                for ref in watched:
-                    self._verify(ref, port.sources[ref], filters, qdiscs)
+            try:
+                filters, qdiscs = self._read_port(port, watched) if watched else ((), ())
+                refused = proving.refused(port) if watched else None
+            except ImpairmentNotAppliedError as error:
+                wrong.append(error)
+                self.evidence += [proving.lost(self, ref, asked) for ref, asked in port.applied.items()]
+                continue
+            for ref in watched:
+                wrong += self._verify(ref, port, proving.Reading(filters, qdiscs, refused))
+        if wrong:
+            raise ImpairmentNotAppliedError("\n".join(map(str, wrong)))
 
     def _read_port(self, port: Port, watched: Sequence[LinkRef]) -> tuple[Any, Any]:
         """All filters and qdiscs of a port. Raises ImpairmentNotAppliedError naming the link whose end is gone."""
@@ -487,18 +620,40 @@ class Lab(abc.ABC):
             return False
         return True
 
-    def _verify(self, ref: LinkRef, source: Source, filters: Any, qdiscs: Any) -> None:
-        found: list[proof.Difference] = []
+    def _verify(self, ref: LinkRef, port: Port, reading: proving.Reading) -> list[ImpairmentNotAppliedError]:
+        source, found, problems = port.sources[ref], list[proof.Difference](), list[str]()
         if source.impairment is not None:
-            netem, by_number = proof.find_netem(qdiscs, source.minor), source.impairment.by_number
-            own = [each for each in filters if each.get("chain", 0) in (0, source.minor)]
-            found += self._differences(source.impairment, netem, qdiscs, own)
-            ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=by_number)
-            found += proof.filter_differences(filters, ways)
+            examined = proving.examine(self, ref, port, reading)
+            found += examined.differences
+            problems += examined.problems
+            self.evidence.append(examined.evidence)
+        problems += [
+            f"the step at {step.planned_s:.3f} s of its timeline, {step.impairment.describe()}: {step.complaint}"
+            for step in self._steps.get(ref, ())
+            if step.complaint is not None
+        ]
         if source.cut:
-            found += self._cut_differences(ref, source, filters, qdiscs)
-        if found:
-            raise self._not_applied(ref, found, _HELD)
+            found += self._cut_differences(ref, source, reading.filters, reading.qdiscs)
+        wrong = [self._not_applied(ref, found, _HELD)] if found else []
+        return [*wrong, self._not_applied(ref, [], *problems)] if problems else wrong
+
+    def held(self, ref: LinkRef, port: Port, reading: proving.Reading) -> tuple[Impairment, list[proof.Difference]]:
+        """What a link is impaired with at this moment, and every way in which the kernel holds something else."""
+        source = port.sources[ref]
+        asked = source.impairment or CLEAN
+        ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=asked.by_number)
+        found = proof.filter_differences(reading.filters, ways)
+        if source.running is not None:
+            return (now := self._now_checked(ref))[0], proof.differences(*now) + found
+        netem = proof.find_netem(reading.qdiscs, source.minor)
+        own = [each for each in reading.filters if each.get("chain", 0) in (0, source.minor)]
+        return asked, self._differences(asked, netem, reading.qdiscs, own) + found
+
+    def _now_checked(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
+        try:
+            return self.now(ref)
+        except AgentError as error:
+            raise self._not_applied(ref, [], f"its timeline: {error}") from None
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
         """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
@@ -508,10 +663,104 @@ class Lab(abc.ABC):
 
     # --- how impairments get there ---------------------------------------------------------------
 
-    def apply(self, ref: LinkRef, impairment: Impairment) -> Applied:
-        """Put an impairment on a link and read it back. Raises ImpairmentNotAppliedError."""
+    def apply(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
+        """Put an impairment on a link and read it back; a timeline begins at once. Raises ImpairmentNotAppliedError."""
+        applied = self.arm(ref, wanted)
+        self.play()
+        return applied
+
+    def arm(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
+        """Put an impairment, or a timeline's beginning, on a link and read it back; a timeline goes on with `play`.
+
+        Raises ImpairmentNotAppliedError, and InvalidValueError where a timeline's steps cannot follow each other.
+        """
         started = time.perf_counter()
-        impairment = self._seeded(ref, impairment)
+        seed = self._seed(ref, wanted)
+        if isinstance(wanted, Timeline):
+            schedule = compile_timeline(wanted, seed=seed)
+            self._halt(ref)
+            applied = replace(self._applied(ref, schedule.moments[0].impairment, started), timeline=wanted)
+            self._arm(ref, Running(name=f"{ref} on {ref.network}", schedule=schedule))
+        else:
+            self._halt(ref)
+            applied = self._applied(ref, wanted if seed is None else replace(wanted, seed=seed), started)
+        self.history.append(applied)
+        return applied
+
+    def play(self) -> None:
+        """Begin every timeline that is armed, all at the same moment, which is their 0 s."""
+        armed: dict[int, tuple[Channel, list[Running]]] = {}
+        for port in self._ports.values():
+            for source in port.sources.values():
+                if source.running is not None and not source.running.begun:
+                    armed.setdefault(id(port.channel), (port.channel, []))[1].append(source.running)
+        for channel, running in armed.values():
+            channel.call("play", names=[each.name for each in running])
+            for each in running:
+                each.begun = True
+
+    def steps(self, ref: LinkRef) -> list[Taken]:
+        """The steps of timelines that were taken on a link since `begin`, in order."""
+        port = self._ports.get((ref.dst, ref.network))
+        source = port.sources.get(ref) if port is not None else None
+        if port is not None and source is not None and source.running is not None:
+            self._steps.setdefault(ref, []).extend(source.running.look(port.channel).taken)
+        return list(self._steps.get(ref, ()))
+
+    @property
+    def stepped(self) -> dict[LinkRef, list[Taken]]:
+        """The steps of every link that has or had a timeline since `begin`, as far as they were fetched."""
+        return {ref: list(steps) for ref, steps in self._steps.items()}
+
+    def now(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
+        """What an impaired link is impaired with at this moment, and the kernel's own account of it, or None."""
+        port = self._ports[ref.dst, ref.network]
+        source = port.sources[ref]
+        asked = port.applied[ref]
+        if source.running is None:
+            return asked, self.netem(ref)
+        look = source.running.look(port.channel)
+        self._steps.setdefault(ref, []).extend(look.taken)
+        if look.played and look.asked is not None:
+            return look.asked, look.kernel
+        return asked, self.netem(ref)
+
+    def _arm(self, ref: LinkRef, running: Running) -> None:
+        port = self._ports[ref.dst, ref.network]
+        source = port.sources[ref]
+        for each in running.schedule.moments:
+            self._store_tables(port, each.impairment)
+        running.arm(
+            port.channel, port=port.name, show=qdisc.show(port.device), parent=f"1:{source.minor:x}",
+            needs=[source.ifindex],
+            lines=[
+                qdisc.leaf(port.device, source.minor, each.impairment, spare=source.spare)
+                for each in running.schedule.moments
+            ],
+        )  # fmt: skip
+        source.running = running
+
+    def _halt(self, ref: LinkRef) -> None:
+        """Stop a link's timeline, if one runs, where it is."""
+        port = self._ports.get((ref.dst, ref.network))
+        source = port.sources.get(ref) if port is not None else None
+        if port is None or source is None or source.running is None:
+            return
+        running, source.running = source.running, None
+        look = running.halt(port.channel)
+        self._steps.setdefault(ref, []).extend(look.taken)
+        if look.played:
+            source.impairment = look.asked
+
+    def _interrupt(self, ref: LinkRef) -> None:
+        """Stop a timeline whose port is no more: what it did is kept, and that it did not go on."""
+        self._halt(ref)
+        if steps := self._steps.get(ref):
+            said = "the port began anew, because a host at it was started again, and the timeline ended here"
+            steps.append(replace(steps[-1], complaint=said))
+
+    def _applied(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+        """Put an impairment on a link, on a new port if its own is gone, and read it back."""
         try:
             applied = self._apply(ref, impairment, started)
         except AgentError as error:
@@ -519,11 +768,14 @@ class Lab(abc.ABC):
                 raise
             self._renew(ref)
             applied = self._apply(ref, impairment, started)
-        self.history.append(applied)
+        proving.watch(self, ref)
         return applied
 
     def _renew(self, ref: LinkRef) -> None:
         """Begin a port anew after a host at it was started again: the other sources keep their impairments."""
+        for each, source in self._ports[ref.dst, ref.network].sources.items():
+            if source.running is not None:
+                self._interrupt(each)
         old = self._ports.pop((ref.dst, ref.network))
         port = self._port(ref.dst, ref.network)
         self._tc(port, [f"qdisc delete dev {port.device} root"])  # where a source alone is new, the old tree is there
@@ -533,7 +785,7 @@ class Lab(abc.ABC):
             if source.cut:
                 self._cut(other)
 
-    def _apply(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+    def _apply(self, ref: LinkRef, impairment: Impairment, started: float, *, afresh: bool = False) -> Applied:
         port = self._ready(ref)
         source = port.sources[ref]
         device, minor, by_number = port.device, source.minor, impairment.by_number
@@ -542,7 +794,8 @@ class Lab(abc.ABC):
         if not source.led:
             lines.append(qdisc.make_class(device, minor))
         spare = source.spare
-        if source.impairment is not None and not qdisc.can_change_in_place(source.impairment, impairment):
+        kept = source.impairment is not None and qdisc.can_change_in_place(source.impairment, impairment)
+        if source.impairment is not None and (afresh or not kept):
             spare = not spare
         command = qdisc.leaf(device, minor, impairment, spare=spare)
         lines += [command, *qdisc.bucket(device, minor, impairment, spare=spare)]
@@ -569,6 +822,7 @@ class Lab(abc.ABC):
         if not complaints:
             shown, *filters = answer["shown"]
             kernel = proof.find_netem(shown, minor) or {}
+            source.sent_before, source.dropped_before = kernel.get("packets", 0), kernel.get("drops", 0)
             misled = proof.filter_differences(_flat(filters), leading)
             source.led = (source.led or bool(leading)) and not misled
             source.counted = by_number
@@ -616,6 +870,7 @@ class Lab(abc.ABC):
         if port is None or ref not in port.applied:
             return
         source = port.sources[ref]
+        self._halt(ref)
         lines = [qdisc.clear(port.device, source.minor)]
         if ref.traffic != ALL_TRAFFIC or source.counted:
             # A part of the traffic would be kept from what the whole link is impaired with next.
@@ -780,12 +1035,13 @@ def impairments_of(
     topology: Topology,
     profiles: Mapping[str, Profile],
     text: str,
-    profile: str | Profile | None,
+    profile: str | Profile | Sequence[object] | None,
     words: Mapping[str, object],
     *,
     tables: Mapping[str, Path],
-) -> dict[LinkRef, Impairment]:
-    """What the words of a marker, a call or a command line ask of each link. Pure.
+    side: Callable[[object], Impairment | Timeline] = checked_side,
+) -> dict[LinkRef, Impairment | Timeline]:
+    """What the words of a marker, a call or a command line ask of each link; ``side`` reads the words.
 
     Raises InvalidValueError with every problem of the link, the profile, the words and their tables at once.
     """
@@ -802,15 +1058,18 @@ def impairments_of(
             problems.append(f"{text!r}: give a profile or words such as delay=, not both")
         elif isinstance(profile, Profile):
             chosen = profile
+        elif isinstance(profile, list | tuple) and any(isinstance(step, Mapping) for step in profile):
+            both = side(profile)
+            chosen = Profile(name="", forward=both, reverse=both)
         elif profile is not None:
             chosen = find_profile(profiles, profile)
         elif not words:
             problems.append(f'{text!r}: what is it impaired with? Give a profile\'s name or words such as delay="40ms"')
         else:
-            same = Impairment.parse(words)
+            same = side(words)
             chosen = Profile(name="", forward=same, reverse=same)
-        for side in (chosen.forward, chosen.reverse) if chosen is not None else ():
-            problems += _missing_tables(side, tables)
+        for half in (chosen.forward, chosen.reverse) if chosen is not None else ():
+            problems += _missing_tables(half, tables)
     except InvalidValueError as error:
         problems += error.problems
     if problems or chosen is None:
@@ -818,9 +1077,9 @@ def impairments_of(
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
 
 
-def _missing_tables(impairment: Impairment, tables: Mapping[str, Path]) -> list[str]:
+def _missing_tables(half: Impairment | Timeline, tables: Mapping[str, Path]) -> list[str]:
     problems: list[str] = []
-    for name in impairment.own_tables:
+    for name in half.own_tables:
         try:
             find_table(tables, name)
         except InvalidValueError as error:

@@ -34,7 +34,7 @@ from testbed.errors import (
 )
 from testbed.labs import composefile, localplan, readiness
 from testbed.labs.channel import Channel
-from testbed.labs.child import ChildAgent
+from testbed.labs.child import ChildAgent, PipeStream
 from testbed.labs.composefile import ComposeFile, NeedsComposeError
 from testbed.labs.composer import Composer
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
@@ -187,6 +187,7 @@ class LocalLab(Lab):
             self._build(channel, plan)
             self._publish(channel, plan, listeners)
             undo.callback(self._stop_services)
+            undo.callback(self._close_hosts)
             self._start_services(plan, deadline)
             self._undo = undo.pop_all()
 
@@ -194,6 +195,10 @@ class LocalLab(Lab):
         """Stop the services and end the agent, and all there is with it."""
         self._ports.clear()
         self._undo.close()
+
+    def _close_hosts(self) -> None:
+        for host in self._hosts.values():
+            host.close()
 
     def _forget(self) -> None:
         self._hosts.clear()
@@ -370,6 +375,18 @@ class LocalLab(Lab):
         self._hosts[host].send_per_packet(network)
         return self._ifindexes[host][network]
 
+    def beside(self, host: str) -> Channel:
+        """An agent in a host's network namespace."""
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        requests, ask = os.pipe()
+        hear, answers = os.pipe()
+        ticket = self._agent.passed([requests, answers])
+        os.close(requests)
+        os.close(answers)
+        self.channel.call("inside", host=host, ticket=ticket)
+        return Channel(PipeStream(ask, hear), name=f"agent inside {host}")
+
     def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         interface = next(each for each in self._hosts[host].plan.interfaces if each.network == network)
         return (*interface.plain, *interface.link_local)
@@ -405,6 +422,7 @@ class LocalHost(Host):
         """The program that the Compose file starts here."""
         self._lab = lab
         self._per_packet: set[str] = set()
+        self._inside: Channel | None = None
         self._healthy = service.health_check is None
         self._unhealthy = False
         self._check: LocalProgram | None = None
@@ -562,6 +580,18 @@ class LocalHost(Host):
         """The TCP connections that its kernel still works on, also those whose program has ended."""
         known: list[dict[str, Any]] = self._lab.channel.call("connections", host=self.name)
         return known
+
+    def inside(self) -> Channel:
+        """The agent in its network namespace."""
+        if self._inside is None:
+            self._inside = self._lab.beside(self.name)
+        return self._inside
+
+    def close(self) -> None:
+        """Let the agent inside go."""
+        if self._inside is not None:
+            self._inside.close()
+            self._inside = None
 
     def send_per_packet(self, network: str) -> None:
         """Switch segmentation offloads off on its interface, once."""

@@ -7,6 +7,8 @@ import secrets
 from dataclasses import dataclass
 
 from testbed.errors import AgentError
+from testbed.judge.noise import Noise
+from testbed.judge.noise import noise as measured_noise
 from testbed.labs.channel import Channel
 from testbed.labs.compose import start_ports_agent
 from testbed.labs.engine import Engine
@@ -23,6 +25,8 @@ class NetemAbilities:
     """How long the carried kernel took to boot; None if it did not."""
     carried_kernel: str = ""
     not_booted: str | None = None
+    noise: Noise | None = None
+    """What the machine itself adds to delays."""
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -36,6 +40,7 @@ def probe_netem(engine: Engine, image: str) -> NetemAbilities:
     channel = Channel(stream, name="agent")
     try:
         able = channel.call("capabilities")
+        noise = measured_noise(channel.call("noise"))
         boot_s, release, reason = None, "", able["tun"]
         if reason is None:
             try:
@@ -45,7 +50,7 @@ def probe_netem(engine: Engine, image: str) -> NetemAbilities:
                 reason = str(error)
         return NetemAbilities(
             kernel=able["kernel"], host_netem=able["host_netem"], tun=able["tun"],
-            boot_s=boot_s, carried_kernel=release, not_booted=reason,
+            boot_s=boot_s, carried_kernel=release, not_booted=reason, noise=noise,
         )  # fmt: skip
     finally:
         channel.close()

@@ -9,6 +9,8 @@
     # or, in place of the two:
     both: {delay: 15ms}
 
+A side may also be a list of steps or a trace: `testbed.model.timeline`.
+
 The user's own folder ``netem/`` beside the Compose file comes first, then the ones that ship with testbed.
 """
 
@@ -22,7 +24,9 @@ from typing import Any
 import yaml
 
 from testbed.errors import InvalidValueError
+from testbed.links.schedule import compile_timeline
 from testbed.model.impairment import Impairment, Profile, is_table, unknown
+from testbed.model.timeline import ReadTrace, Timeline, parse_side
 from testbed.resources import resource
 
 _LONGEST_TABLE = 16384  # sch_netem.c, NETEM_DIST_MAX
@@ -34,6 +38,12 @@ class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, where the usual loader keeps the last."""
 
 
+class _Located(dict[object, object]):
+    """A mapping that knows its line in the file."""
+
+    line: int | None = None
+
+
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
     pairs = [(loader.construct_object(key, deep=True), key.start_mark.line + 1) for key, _ in node.value]
     seen: dict[object, int] = {}
@@ -43,33 +53,54 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
         if key in seen:
             raise InvalidValueError(f"{key!r} stands twice, in lines {seen[key]} and {line}")
         seen[key] = line
-    return loader.construct_mapping(node, deep=True)
+    located = _Located(loader.construct_mapping(node, deep=True))
+    located.line = node.start_mark.line + 1
+    return located
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def parse_profile(name: str, text: str) -> Profile:
-    """One profile from the text of its file. Raises InvalidValueError with every problem."""
+def parse_yaml(text: str) -> Any:
+    """What a text says. Raises InvalidValueError if it is not YAML, or gives a key twice."""
     try:
-        body = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader that refuses duplicate keys
+        return yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader that refuses duplicate keys
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
         raise InvalidValueError(f"not YAML: {' '.join(str(error).split())}") from None
+
+
+def read_trace(name: str, *folders: Path) -> str:
+    """The text of a trace, looked for in the given folders, the earlier first, then in testbed's own.
+
+    Raises InvalidValueError saying where it was looked for.
+    """
+    looked = [folder / name for folder in (*folders, resource("netem"))]
+    for path in looked:
+        if path.is_file():
+            try:
+                return path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise InvalidValueError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+    raise InvalidValueError(f"trace {name!r}: no such file; looked for {', '.join(map(str, looked))}")
+
+
+def parse_profile(name: str, text: str, *folders: Path) -> Profile:
+    """One profile from the text of its file; its traces are looked for in ``folders``.
+
+    Raises InvalidValueError with every problem.
+    """
+    body = parse_yaml(text)
     body = {} if body is None else body
     if not isinstance(body, Mapping):
         raise InvalidValueError(f"must be a mapping with keys {', '.join(_KEYS)}; found {type(body).__name__}")
     problems = [f"{key}: {unknown(str(key), _KEYS)}" for key in body if key not in _KEYS]
     if "both" in body and ("forward" in body or "reverse" in body):
         problems.append("`both` excludes `forward` and `reverse`: say either")
-    sides: dict[str, Impairment] = {}
+    sides: dict[str, Impairment | Timeline] = {}
     for side in ("both", "forward", "reverse"):
         words = body.get(side)
-        words = {} if words is None else words
-        if not isinstance(words, Mapping):
-            problems.append(f"{side}: must be a mapping such as {{delay: 40ms, loss: 2%}}; found {words!r}")
-            continue
         try:
-            sides[side] = Impairment.parse(words)
+            sides[side] = checked_side({} if words is None else words, lambda file: read_trace(file, *folders))
         except InvalidValueError as error:
             problems += [f"{side}: {problem}" for problem in error.problems]
     if problems:
@@ -83,6 +114,17 @@ def parse_profile(name: str, text: str) -> Profile:
     )
 
 
+def checked_side(said: object, read: ReadTrace = read_trace) -> Impairment | Timeline:
+    """What a side of a profile says, or words, or a list of steps; ``read`` finds the traces.
+
+    Raises InvalidValueError with every problem, also where a timeline's steps cannot follow each other.
+    """
+    side = parse_side(said, read_trace=read)
+    if isinstance(side, Timeline):
+        compile_timeline(side)
+    return side
+
+
 def load_profiles(*folders: Path) -> dict[str, Profile]:
     """Every profile, by name: of the given folders, the earlier first, then of testbed itself.
 
@@ -94,7 +136,7 @@ def load_profiles(*folders: Path) -> dict[str, Profile]:
         if path.stem in profiles:
             continue
         try:
-            profiles[path.stem] = parse_profile(path.stem, path.read_text(encoding="utf-8"))
+            profiles[path.stem] = parse_profile(path.stem, path.read_text(encoding="utf-8"), path.parent)
         except UnicodeDecodeError as error:
             problems.append(f"{path}: not UTF-8: {error.reason} at byte {error.start}")
         except InvalidValueError as error:

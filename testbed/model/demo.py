@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from testbed.model.evidence import Check
+
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
@@ -39,6 +41,8 @@ class ProfileRun:
     reverse: str
     commands: tuple[str, ...]
     """The tc lines that put them there; each was read back."""
+    proof: tuple[tuple[str, tuple[Check, ...]], ...]
+    """Of each direction, what probes saw before the messages were sent."""
     delay_s: float
     """The one-way delay asked toward the server; its mean, where there is jitter."""
     messages: tuple[Message, ...]

@@ -14,9 +14,13 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 from testbed import units
 from testbed.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from testbed.model.timeline import Timeline
 
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 
@@ -565,5 +569,5 @@ class Profile:
 
     name: str
     description: str = ""
-    forward: Impairment = field(default_factory=Impairment)
-    reverse: Impairment = field(default_factory=Impairment)
+    forward: Impairment | Timeline = field(default_factory=Impairment)
+    reverse: Impairment | Timeline = field(default_factory=Impairment)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from testbed.model.demo import DemoRun, ProfileRun, median
+from testbed.report import evidence
 from testbed.report.console import milliseconds
 
 _WIDTH, _HEIGHT = 1000, 520
@@ -35,6 +36,7 @@ svg .name { font-weight: 600; fill: var(--ink); font-size: 13px; } svg .grid { s
 svg .asked { stroke: var(--ink); stroke-dasharray: 5 4; opacity: .55; } svg .median { stroke-width: 3; }
 svg .lostband { fill: var(--band); } svg .lost { stroke: #cf222e; stroke-width: 2.5; }
 svg .later { fill: none; stroke: #9a6700; stroke-width: 2; }
+table.proof td, table.proof th { text-align: left; font-size: 13px; white-space: normal; }
 pre { background: var(--band); padding: .8rem; overflow-x: auto; font-size: 12.5px; border-radius: 6px; }
 """
 
@@ -63,6 +65,10 @@ delay that was asked (its mean, where there is jitter). The scale is logarithmic
 {_table(run.profiles)}
 <h2>What was in force</h2>
 <pre>{escape(_commands(run.profiles))}</pre>
+<h2>Asked, kernel, seen</h2>
+<p class="faint">Before the messages, probes went over each link: numbered, time-stamped datagrams, judged by exact
+tests that condemn an honest link once in a million proofs.</p>
+{evidence.html_table((f"{run.profile}: {link}", checks) for run in run.profiles for link, checks in run.proof)}
 <h2>The server's own output</h2>
 <pre>{escape(run.server_output.strip())}</pre>
 </body></html>

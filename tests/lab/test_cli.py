@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,7 @@ def test_the_doctor_finds_this_machine_fit() -> None:
     findings = {each["name"]: each for each in json.loads(done.stdout)}
     assert findings["Docker engine"]["state"] == "ok"
     assert findings["carried kernel"]["state"] == "ok"
+    assert re.search(r"one-way delays below [\d.]+[mu]?s", findings["noise of this machine"]["costs"])
 
 
 def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "doctor", "up", "down", "impair", "cut", "heal", "show", "profiles", "images"]
+    "command", ["demo", "doctor", "up", "down", "impair", "prove", "cut", "heal", "show", "profiles", "images"]
 )
 def test_every_command_helps_with_an_example(command: str) -> None:
     done = cli(command, "--help")

@@ -69,10 +69,10 @@ def test_what_a_token_buckets_queue_cannot_hold_is_lost(lab: ComposeLab, quiet: 
 
 def test_a_token_bucket_that_was_taken_away_is_found(lab: ComposeLab) -> None:
     link = lab.link(LINK)
-    link.impair(delay="1ms", rate="1mbit", bucket="16kB")
+    handle = int(link.impair(delay="1ms", rate="1mbit", bucket="16kB").kernel["handle"].rstrip(":"), 16)
     lab.verify()
     port = lab._ports["server", "lan"]
-    line = f"qdisc delete dev {port.device} parent 10:1 handle 2010:"
+    line = f"qdisc delete dev {port.device} parent {handle:x}:1 handle {handle | 0x2000:x}:"
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
     with pytest.raises(ImpairmentNotAppliedError, match=r"asked bucket 16kB, the kernel reports none"):
         lab.verify()

@@ -7,6 +7,7 @@ import pytest
 from testbed.errors import InvalidValueError
 from testbed.labs.lab import impairments_of
 from testbed.model.impairment import CLEAN, Impairment, Profile
+from testbed.model.timeline import Timeline
 from testbed.model.topology import LinkRef, Topology
 
 TOPOLOGY = Topology.from_compose(
@@ -17,7 +18,7 @@ PROFILES = {"dsl": DSL}
 THERE, BACK = LinkRef("client", "server", "lan"), LinkRef("server", "client", "lan")
 
 
-def asked(text: str, profile: str | Profile | None = None, **words: object) -> dict[LinkRef, Impairment]:
+def asked(text: str, profile: str | Profile | None = None, **words: object) -> dict[LinkRef, Impairment | Timeline]:
     return impairments_of(TOPOLOGY, PROFILES, text, profile, words, tables={})
 
 

@@ -72,6 +72,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources"),
     "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
+    "testbed.judge": (*FOUNDATIONS, "testbed.model", "testbed.judge"),
+    "testbed.report": (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.report"),
+    # It draws what netem would do, so it must know how a profile is compiled.
+    "testbed.report.profile": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.report"),
     "testbed.agent": ("testbed.agent",),
     "testbed.labs.waiting": (),
     "testbed.labs.channel": ("testbed.errors",),
@@ -124,7 +128,9 @@ def test_the_agent_needs_nothing_but_python(module: str) -> None:
     [
         module
         for module in FILES
-        if _below(module, (*FOUNDATIONS, "testbed.model", "testbed.links.qdisc", "testbed.links.proof"))
+        if _below(
+            module, (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.links.qdisc", "testbed.links.proof")
+        )
     ],
 )
 def test_what_is_pure_touches_no_file_process_network_or_clock(module: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 
 import pytest
 
@@ -223,7 +224,10 @@ NOT_IN_FORCE = """
 from testbed import ImpairmentNotAppliedError, plugin
 
 class Lab:
-    history, seedable, netem_engine = [], True, "carried"
+    history, evidence, records, seedable, netem_engine = [], [], [], True, "carried"
+    def play(self):
+        pass
+
     def verify(self):
         raise ImpairmentNotAppliedError("asked loss 2%, the kernel reports 0%")
 
@@ -243,3 +247,74 @@ def test_what_was_not_in_force_makes_any_test_invalid_and_the_run_fail(
     result = run(project, f"{NOT_IN_FORCE}\n{mark}\ndef test_it(broken):\n    {body}\n")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*test_it: asked loss 2%, the kernel reports 0%", "*1 invalid in*"])
+
+
+LINKED = """
+from testbed import plugin
+from testbed.model.evidence import FAILS, Check, LinkEvidence
+
+class Lab:
+    history, records, seedable, netem_engine = [], [], True, "carried"
+    evidence = [LinkEvidence(
+        link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
+        checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=FAILS)], probe=FAILS,
+    )]
+    def play(self):
+        pass
+    def verify(self):
+        pass
+
+@pytest.fixture
+def linked(request):
+    request.node.stash[plugin._RUNNING] = Lab()
+    yield
+    plugin._keep(request.node, Lab())
+
+def test_good(linked): pass
+def test_bad(linked): assert 0
+@pytest.mark.skip(reason="not today")
+def test_skipped(linked): pass
+"""
+
+
+def test_the_results_file_has_every_test_of_a_lab_with_what_was_asked_held_and_seen(project: pytest.Pytester) -> None:
+    run(project, LINKED, "--testbed-seed", "5", "--testbed-results", "out/of/it.json", "--junitxml", "junit.xml")
+    found = json.loads((project.path / "out/of/it.json").read_text())
+    assert (found["schema"], found["seed"], found["exit_status"]) == ("testbed-results/1", 5, 1)
+    assert {each["id"].split("::")[1]: each["outcome"] for each in found["tests"]} == {
+        "test_good": "passed", "test_bad": "failed",
+    }  # fmt: skip
+    good, bad = found["tests"]
+    assert bad["reason"].endswith("AssertionError")
+    assert good["reason"] is None
+    assert good["replay"].startswith("pytest ")
+    assert "--testbed-seed 5 --netem carried" in good["replay"]
+    (link,) = good["links"]
+    assert link["proof"] == {"read_back": "holds", "counters": "shown", "probe": "fails"}
+    assert link["checks"][0]["seen"] == "1.8% (18 of 1000)"
+    assert "asked 10%, kernel 10%, seen 1.8% (18 of 1000): fails" in (project.path / "junit.xml").read_text()
+
+
+def test_a_failed_test_shows_asked_kernel_and_seen_side_by_side(project: pytest.Pytester) -> None:
+    result = run(project, LINKED)
+    result.stdout.re_match_lines([r"\s+field\s+asked\s+kernel\s+seen\s+verdict", r"\s+loss\s+10%\s+10%\s+1.8% .*FAILS"])
+
+
+def test_junit_has_an_invalid_test_as_a_failure_that_says_so(project: pytest.Pytester) -> None:
+    run(project, f"{NOT_IN_FORCE}\ndef test_it(broken):\n    pass\n", "--junitxml", "junit.xml")
+    assert '<failure message="INVALID: asked loss 2%' in (project.path / "junit.xml").read_text()
+    (test,) = json.loads((project.path / "report/results.json").read_text())["tests"]
+    assert test["outcome"] == "invalid"
+
+
+def test_without_a_lab_no_results_are_written(project: pytest.Pytester) -> None:
+    run(project, "def test_it(): pass")
+    assert not (project.path / "report").exists()
+
+
+@pytest.mark.parametrize("said", ["'yes'", "1", "None"])
+def test_prove_is_true_or_false(project: pytest.Pytester, said: str) -> None:
+    body = f'@pytest.mark.impair("client -> server", loss="1%", prove={said})\ndef test_it(lab): pass'
+    result = run(project, body)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*must be True or False*"])

@@ -40,7 +40,7 @@ def main() -> None:
     os.setgroups([])
     os.setgid(uid)
     os.setuid(uid)
-    os.execvp(argv[0], argv)
+    os.execvp(argv[0], argv)  # noqa: S606  # that is its purpose
 
 
 if __name__ == "__main__":

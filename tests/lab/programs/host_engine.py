@@ -90,7 +90,8 @@ def main() -> dict[str, Any]:
     mount("proc", "/proc")
     mount("sysfs", "/sys")
     mount("tmpfs", "/run")
-    run("modprobe", "-a", "sch_netem", "sch_htb", "cls_u32", "veth", "bridge")
+    mount("tmpfs", "/tmp")  # the agent keeps files there, and its root is read-only
+    run("modprobe", "-a", "sch_netem", "sch_htb", "cls_flower", "veth", "bridge")
     run("ip", "link", "add", "br0", "type", "bridge")
     run("ip", "link", "set", "br0", "up")
     for name, number in (("a", 1), ("b", 2)):

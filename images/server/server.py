@@ -1,0 +1,420 @@
+"""A TCP server of framed messages in five structures, with one protocol.
+
+    server.py [--structure iterative|threads|fork|selectors|asyncio] [--port 8888] [--journal FILE] …
+
+iterative serves one connection after the other, as the paper's server does; threads and fork start one thread or
+process a connection; selectors and asyncio serve all in one thread. Ready when it listens. SIGTERM and SIGINT stop
+it gracefully: connections in the listener's queue are still taken, and every message that has arrived is read and
+answered, for at most ``--drain`` seconds. Exit status: see images/README.md.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import select
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import wire
+from journal import Journal, now_ns
+from stopping import Stop
+
+_READ_BYTES = 65536
+
+
+@dataclass
+class Session:
+    """One connection: its messages in, its replies out. Knows the protocol, not how one waits."""
+
+    conn: int
+    journal: Journal
+    options: argparse.Namespace
+    sock: socket.socket
+    frames: wire.Deframer = field(default_factory=wire.Deframer)
+    replies: deque[tuple[wire.Message, int, memoryview]] = field(default_factory=deque)
+    """What each answers, its own time stamp, and what the kernel has not taken yet."""
+    why: str = "done"
+
+    @property
+    def read_bytes(self) -> int:
+        """How much to read at once."""
+        return self.options.one_recv or _READ_BYTES
+
+    def take(self, data: bytes) -> bool:
+        """Take what was read; whether the connection goes on."""
+        if not data:
+            self.why = "eof"
+            return False
+        try:
+            for message in self.frames.feed(data):
+                if self.options.work:
+                    time.sleep(self.options.work)  # computing holds its thread, a sleep does so without the heat
+                self.journal.received(
+                    self.conn, message.flow, message.sequence,
+                    size=message.size_bytes, sent_ns=message.sent_ns, state=message.state,
+                )  # fmt: skip
+                if message.kind == wire.REQUEST:
+                    at_ns = now_ns()
+                    reply = wire.reply_to(message, at_ns, self.options.reply_size)
+                    self.replies.append((message, at_ns, memoryview(reply)))
+        except wire.StreamCorruptError as error:
+            return self.fail("read", error)
+        return not self.options.one_recv
+
+    def fail(self, operation: str, error: BaseException) -> bool:
+        """Note an error; the connection does not go on."""
+        self.journal.error(self.conn, operation, error)
+        self.why = "reset" if isinstance(error, ConnectionResetError | BrokenPipeError) else "error"
+        return False
+
+    def sent(self, count: int) -> None:
+        """The kernel took so many bytes of the first reply."""
+        message, at_ns, rest = self.replies[0]
+        if count < len(rest):
+            self.replies[0] = (message, at_ns, rest[count:])
+        else:
+            self.replies.popleft()
+            self._note_reply(message, at_ns, self.options.reply_size)
+
+    def _note_reply(self, message: wire.Message, at_ns: int, taken: int) -> None:
+        size, flow = self.options.reply_size, -1 - message.flow
+        self.journal.sent(at_ns, self.conn, flow, message.sequence, size=size, believed=taken, taken=taken)
+
+    def close(self) -> None:
+        """Note what is left behind, then close."""
+        if (part := self.frames.partial()) is not None:
+            self.journal.received(
+                self.conn, part.flow, part.sequence, size=part.size_bytes, sent_ns=part.sent_ns, state=part.state
+            )
+        elif self.frames.held_bytes:
+            self.journal.received(
+                self.conn, None, None, size=self.frames.held_bytes, sent_ns=None, state=wire.TRUNCATED
+            )
+        for message, at_ns, rest in self.replies:
+            self._note_reply(message, at_ns, self.options.reply_size - len(rest))
+        self.replies.clear()
+        self.journal.close(self.conn, self.why, self.sock)
+        self.sock.close()
+
+    def drained(self) -> None:
+        """Read what has arrived when the time to finish is over: without waiting."""
+        self.why = "stop"
+        self.sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while self.take(self.sock.recv(_READ_BYTES)):
+                pass
+            with contextlib.suppress(OSError):  # the client reads no more
+                while self.replies:
+                    self.sent(self.sock.send(self.replies[0][2]))
+
+
+class Server:
+    """The listener, and what the structures share."""
+
+    def __init__(self, options: argparse.Namespace, journal: Journal, stop: Stop) -> None:
+        self.options, self.journal, self.stop = options, journal, stop
+        self.connections = 0
+        self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if options.receive_buffer:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer)
+        self.listener.bind((options.host, options.port))
+        self.listener.listen(options.backlog)
+        print(f"ready {options.structure} {self.listener.getsockname()[1]}", flush=True)
+
+    def session(self, sock: socket.socket, peer: Any) -> Session:
+        """A connection that was accepted."""
+        self.connections += 1
+        sock.setblocking(True)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.journal.accept(self.connections, sock, peer)
+        return Session(self.connections, self.journal, self.options, sock)
+
+    def accepted(self) -> Iterator[Session]:
+        """Wait for connections; once asked to stop, take those that stand in the queue, and close the listener."""
+        self.listener.setblocking(False)
+        while self.stop.await_ready(self.listener, select.POLLIN, 0.0):
+            try:
+                yield self.session(*self.listener.accept())
+            except BlockingIOError:
+                continue  # it went away between poll and accept
+            except OSError as error:
+                self.refused(error)
+        self.listener.close()
+
+    def refused(self, error: OSError) -> None:
+        """Note that nothing could be accepted. Where descriptors or memory lack, those who wait stay in the queue."""
+        self.journal.error(None, "accept", error)
+        if not isinstance(error, ConnectionAbortedError):
+            time.sleep(0.01)  # or the next attempt would come at once, and all the time be spent on them
+
+    def serve(self, session: Session) -> None:
+        """Serve one connection, blocking, to its end."""
+        drain_s = self.options.drain
+        try:
+            while self.stop.await_ready(session.sock, select.POLLIN, drain_s):
+                more = session.take(session.sock.recv(session.read_bytes))
+                while session.replies:
+                    if not self.stop.await_ready(session.sock, select.POLLOUT, drain_s):
+                        return
+                    session.sent(session.sock.send(session.replies[0][2], socket.MSG_DONTWAIT))
+                if not more:
+                    return
+            session.drained()
+        except OSError as error:
+            session.fail("serve", error)
+        finally:
+            session.close()
+
+
+def iterative(server: Server) -> None:
+    """One after the other."""
+    for session in server.accepted():
+        server.serve(session)
+
+
+def threads(server: Server) -> None:
+    """One thread a connection."""
+    threading.stack_size(256 * 1024)
+    running: list[threading.Thread] = []
+    for session in server.accepted():
+        running = [each for each in running if each.is_alive()]
+        thread = threading.Thread(target=server.serve, args=(session,))
+        thread.start()
+        running.append(thread)
+    for thread in running:
+        thread.join()
+
+
+def fork(server: Server) -> None:
+    """One process a connection."""
+    children: set[int] = set()
+
+    def reap(flags: int) -> None:
+        while children:
+            pid, status = os.waitpid(-1, flags)
+            if not pid:
+                return
+            children.discard(pid)
+            if status:
+                server.journal.error(None, "fork", ChildProcessError(f"process {pid} ended with status {status}"))
+
+    for session in server.accepted():
+        server.journal.flush()
+        if pid := os.fork():
+            children.add(pid)
+            session.sock.close()
+            reap(os.WNOHANG)
+            continue
+        status = 1
+        try:
+            server.listener.close()
+            server.journal.forked()
+            server.serve(session)
+            server.journal.end()
+            status = 0
+        finally:
+            os._exit(status)  # what the parent registered at exit is the parent's
+    reap(0)
+
+
+def with_selectors(server: Server) -> None:
+    """All in one thread, with readiness from epoll."""
+    ready = selectors.DefaultSelector()
+    ready.register(server.listener, selectors.EVENT_READ)
+    ready.register(server.stop, selectors.EVENT_READ)
+    server.listener.setblocking(False)
+    open_sessions: dict[int, Session] = {}
+    ending: set[int] = set()
+
+    def end(session: Session) -> None:
+        ready.unregister(session.sock)
+        open_sessions.pop(session.conn)
+        ending.discard(session.conn)
+        session.close()
+
+    def accept() -> bool:
+        try:
+            session = server.session(*server.listener.accept())
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            server.refused(error)
+            return False
+        session.sock.setblocking(False)
+        open_sessions[session.conn] = session
+        ready.register(session.sock, selectors.EVENT_READ, session)
+        return True
+
+    def step(session: Session, events: int) -> None:
+        try:
+            if events & selectors.EVENT_READ and session.conn not in ending:
+                with contextlib.suppress(BlockingIOError):
+                    if not session.take(session.sock.recv(session.read_bytes)):
+                        ending.add(session.conn)
+            with contextlib.suppress(BlockingIOError):
+                while session.replies:
+                    session.sent(session.sock.send(session.replies[0][2]))
+        except OSError as error:
+            session.fail("serve", error)
+            end(session)
+            return
+        if session.replies:
+            wanted = selectors.EVENT_WRITE | (0 if session.conn in ending else selectors.EVENT_READ)
+            ready.modify(session.sock, wanted, session)
+        elif session.conn in ending:
+            end(session)
+        else:
+            ready.modify(session.sock, selectors.EVENT_READ, session)
+
+    listening = True
+    while True:
+        left_s = server.stop.left_s(server.options.drain)
+        if left_s is not None and listening:
+            while accept():
+                pass
+            for each in (server.listener, server.stop):
+                ready.unregister(each)
+            server.listener.close()
+            listening = False
+        if left_s == 0.0 or not (listening or open_sessions):
+            break
+        for key, events in ready.select(left_s):
+            if key.fileobj is server.listener:
+                accept()
+            elif key.data is not None:
+                step(key.data, events)
+    for session in list(open_sessions.values()):
+        try:
+            session.drained()
+        except OSError as error:
+            session.fail("serve", error)
+        end(session)
+
+
+def with_asyncio(server: Server) -> None:
+    """All in one thread, as coroutines."""
+    asyncio.run(_coroutines(server))
+
+
+async def _coroutines(server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def asked() -> None:
+        loop.remove_reader(server.stop.fileno())
+        stopping.set()
+
+    loop.add_reader(server.stop.fileno(), asked)
+    server.listener.setblocking(False)
+    running: set[asyncio.Task[None]] = set()
+
+    def begin(sock: socket.socket, peer: Any) -> None:
+        session = server.session(sock, peer)
+        session.sock.setblocking(False)
+        task = loop.create_task(_coroutine(loop, session))
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    async def accept() -> None:
+        while True:
+            try:
+                begin(*await loop.sock_accept(server.listener))
+            except OSError as error:
+                server.refused(error)
+
+    accepting = loop.create_task(accept())
+    await stopping.wait()
+    accepting.cancel()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            begin(*server.listener.accept())
+    server.listener.close()
+    if running:
+        await asyncio.wait(running, timeout=server.stop.left_s(server.options.drain))
+    for task in list(running):
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _coroutine(loop: asyncio.AbstractEventLoop, session: Session) -> None:
+    more = True
+    try:
+        while more:
+            more = session.take(await loop.sock_recv(session.sock, session.read_bytes))
+            while session.replies:
+                try:
+                    session.sent(session.sock.send(session.replies[0][2]))
+                except BlockingIOError:
+                    await _writable(loop, session.sock)
+    except asyncio.CancelledError:
+        try:
+            session.drained()
+        except OSError as error:
+            session.fail("serve", error)
+    except OSError as error:
+        session.fail("serve", error)
+    finally:
+        session.close()
+
+
+async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    can: asyncio.Future[None] = loop.create_future()
+
+    def ready() -> None:
+        if not can.done():
+            can.set_result(None)
+
+    loop.add_writer(sock, ready)
+    try:
+        await can
+    finally:
+        loop.remove_writer(sock)
+
+
+STRUCTURES = {
+    "iterative": iterative,
+    "threads": threads,
+    "fork": fork,
+    "selectors": with_selectors,
+    "asyncio": with_asyncio,
+}
+
+
+def main() -> int:
+    """Serve until asked to stop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--structure", choices=STRUCTURES, default="iterative")
+    parser.add_argument("--host", default=os.environ.get("SERVER_HOST", ""))
+    parser.add_argument("--port", type=int, default=int(os.environ.get("SERVER_PORT", "8888")))
+    parser.add_argument("--journal", metavar="FILE", help="where to write the journal; without it there is none")
+    parser.add_argument("--backlog", type=int, default=5, metavar="N", help="of listen(); the paper's is 5 (default)")
+    parser.add_argument("--reply-size", type=int, default=wire.HEADER_BYTES, metavar="BYTES")
+    parser.add_argument("--receive-buffer", type=int, metavar="BYTES", help="SO_RCVBUF; the kernel doubles it")
+    parser.add_argument(
+        "--work", type=float, default=0.0, metavar="SECONDS", help="that each message costs (default: 0)"
+    )
+    parser.add_argument(
+        "--drain", type=float, default=5.0, metavar="SECONDS", help="to finish after a signal (default: 5)"
+    )
+    parser.add_argument("--one-recv", type=int, metavar="BYTES",
+                        help="the paper's way: one recv() of so many bytes a connection, then close")  # fmt: skip
+    options = parser.parse_args()
+    if not wire.HEADER_BYTES <= options.reply_size <= wire.MOST_BYTES:
+        parser.error(f"--reply-size {options.reply_size}: from {wire.HEADER_BYTES} to {wire.MOST_BYTES} bytes")
+    stop = Stop()
+    with Journal(options.journal, program=f"server.py {options.structure}", transport="tcp") as journal:
+        STRUCTURES[options.structure](Server(options, journal, stop))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

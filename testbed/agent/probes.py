@@ -1,0 +1,166 @@
+"""Probes: numbered, time-stamped datagrams between two hosts, each sent and received in its own namespace.
+
+Containers of one engine share the clock, so the difference of two stamps is a one-way delay (RFC 7679). The receiver's
+stamp is the kernel's own (SO_TIMESTAMPNS, socket(7)): a late wake-up of this program is not a delay.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+from .protocol import Operation, Refused
+
+# include/uapi/asm-generic/socket.h
+_SO_NO_CHECK = 11
+_SO_RCVBUFFORCE = 33
+_SO_TIMESTAMPNS = 35
+
+_HEADER = struct.Struct("!QII")
+"""Which flight, which probe of it, and the CRC-32 of the datagram with 0 in this place."""
+_STAMP = struct.Struct("@ll")
+_LARGEST = 65_507
+_BUFFER_BYTES = 16 * 2**20
+_POLL_S = 0.005
+_TABLES = (Path("/usr/lib/tc"), Path("/usr/share/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"))
+
+
+class Probes:
+    """The probes of one namespace: at most one listener at a time."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._flight = 0
+        self._arrivals: list[tuple[int, int]] = []
+        self._numbers: set[int] = set()
+        self._damaged = 0
+        self._last = 0.0
+
+    def operations(self) -> dict[str, Operation]:
+        """The protocol's operations."""
+        return {
+            "probe_listen": self.listen,
+            "probe_send": self.send,
+            "probe_collect": self.collect,
+            "delay_table": delay_table,
+        }
+
+    def listen(self, *, address: str, flight: int) -> dict[str, int]:
+        """Receive the probes of a flight on a free port of this address, from now on."""
+        self._close()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = receiver = socket.socket(family, socket.SOCK_DGRAM)
+        receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        try:
+            receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+        except PermissionError:  # as much as an ordinary user may have
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        try:
+            receiver.bind((address, 0))
+        except OSError as error:
+            self._close()
+            raise Refused(f"cannot receive probes on {address}: {error.strerror}") from None
+        receiver.settimeout(_POLL_S)
+        self._flight, self._arrivals, self._numbers, self._damaged = flight, [], set(), 0
+        self._last = time.monotonic()
+        self._thread = threading.Thread(target=self._receive, args=(receiver,), name="probes", daemon=True)
+        self._thread.start()
+        return {"port": receiver.getsockname()[1]}
+
+    def _receive(self, receiver: socket.socket) -> None:
+        while True:
+            try:
+                data, ancillary, _flags, _peer = receiver.recvmsg(_LARGEST, 64)
+            except TimeoutError:
+                if self._socket is not receiver:
+                    return
+                continue
+            except OSError:  # it was closed
+                return
+            self._last = time.monotonic()
+            flight, number, sum_ = _HEADER.unpack_from(data) if len(data) >= _HEADER.size else (0, 0, 0)
+            if sum_ != _sum(flight, number, data[_HEADER.size :]):
+                self._damaged += 1
+            elif flight == self._flight:
+                self._arrivals.append((number, _stamp(ancillary)))
+                self._numbers.add(number)
+
+    def send(
+        self, *, source: str, address: str, port: int, flight: int, count: int, pace_s: float, size_bytes: int,
+        checksum: bool = True, source_port: int = 0,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Send ``count`` probes of so many bytes, one every ``pace_s`` seconds; the time of each, in nanoseconds.
+
+        One that is late is not made up for by a rush: the next is due half a pace after it at the earliest.
+        ``checksum`` false leaves UDP's out, so that a damaged probe arrives and can be counted.
+        ``source_port``: from this one, where a link is narrowed to a port; 0 for any.
+        """
+        if not _HEADER.size <= size_bytes <= _LARGEST:
+            raise Refused(f"size_bytes={size_bytes}: must lie between {_HEADER.size} and {_LARGEST}")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        filler = bytes(size_bytes - _HEADER.size)
+        stamps: list[int] = []
+        with socket.socket(family, socket.SOCK_DGRAM) as sender:
+            if not checksum:
+                sender.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
+            try:
+                sender.bind((source, source_port))
+                sender.connect((address, port))
+                due = time.monotonic()
+                for number in range(count):
+                    data = _HEADER.pack(flight, number, _sum(flight, number, filler)) + filler
+                    while (left_s := due - time.monotonic()) > 0:
+                        time.sleep(left_s)
+                    stamps.append(time.time_ns())
+                    sender.send(data)
+                    due = max(due + pace_s, time.monotonic() + pace_s / 2)
+            except OSError as error:
+                said = error.strerror
+                raise Refused(f"probe {len(stamps)} from {source} to {address} was not sent: {said}") from None
+        return {"sent_ns": stamps}
+
+    def collect(self, *, expect: int, quiet_s: float, deadline_s: float) -> dict[str, Any]:
+        """Wait for that many different probes, or for ``quiet_s`` without any; what arrived, and stop receiving."""
+        begin = time.monotonic()
+        while len(self._numbers) < expect and (now := time.monotonic()) - begin < deadline_s:
+            if now - max(self._last, begin) > quiet_s:
+                break
+            time.sleep(_POLL_S)
+        self._close()
+        return {"arrivals": self._arrivals, "damaged": self._damaged}
+
+    def _close(self) -> None:
+        closing, self._socket = self._socket, None
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if closing is not None:
+            closing.close()
+
+
+def delay_table(*, name: str) -> list[int]:
+    """A table of delays as tc gives it to netem: iproute2's NAME.dist; its unit is the jitter / 8192."""
+    for folder in _TABLES:
+        path = folder / f"{name}.dist"
+        if path.is_file():
+            lines = path.read_text().splitlines()
+            return [int(word) for line in lines if not line.startswith("#") for word in line.split()]
+    raise Refused(f"no table {name}.dist in {', '.join(map(str, _TABLES))}")
+
+
+def _sum(flight: int, number: int, filler: bytes) -> int:
+    return zlib.crc32(filler, zlib.crc32(_HEADER.pack(flight, number, 0)))
+
+
+def _stamp(ancillary: list[tuple[int, int, bytes]]) -> int:
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) >= _STAMP.size:
+            seconds, nanoseconds = _STAMP.unpack_from(data)
+            return int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return time.time_ns()

@@ -1,0 +1,1 @@
+"""Workloads: programs are run across a link, and what they and the kernel recorded comes back."""

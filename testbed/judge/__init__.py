@@ -1,0 +1,1 @@
+"""Judges: what was recorded in, a verdict out. Pure."""

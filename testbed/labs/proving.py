@@ -1,0 +1,354 @@
+"""Prove a link by probes: send them from host to host, have them judged, and leave the link as it was.
+
+The probes draw from the netem's random numbers. So the netem is put there afresh afterwards, with its seed: what a
+test sends is lost as if there had been no proof.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from testbed.errors import AgentError, InvalidValueError, LabError
+from testbed.judge import counting, probes
+from testbed.judge import statistics as exact
+from testbed.links import proof, qdisc, watching
+from testbed.links.profiles import find_table
+from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence, Tally
+from testbed.model.impairment import CLEAN, Impairment, is_table
+from testbed.model.topology import LinkRef
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Lab, Port
+
+_CLEAN_PROBES = 100
+_CLEAN_PACE_S = 0.001
+# What is late or slow the machine may have done: it condemns a link only if it is so each time.
+_LOOKS = 3
+
+
+def probe(lab: Lab, ref: LinkRef, asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
+    """Probe a link whose impairment is in force, and judge it; its netem is put there afresh before and after.
+
+    ``most_s``: how long the probes of one direction may be sent. Raises AgentError, ImpairmentNotAppliedError.
+    """
+    table = _table(lab, ref, asked)
+    plan = probes.plan(asked, limit_packets=qdisc.sized_limit(asked), alpha=alpha, most_s=most_s)
+    checks: list[Check] = []
+    for _look in range(_LOOKS):
+        checks = _probe_once(lab, ref, asked, plan, table, alpha)
+        if not probes.perhaps_busy(checks):
+            break
+    return checks
+
+
+def _probe_once(
+    lab: Lab, ref: LinkRef, asked: Impairment, plan: probes.Plan, table: Sequence[int], alpha: float
+) -> list[Check]:
+    def paced(count: int, pace_s: float) -> probes.Flight:
+        return fly(
+            lab, ref, count=count, pace_s=pace_s, size_bytes=plan.size_bytes, quiet_s=plan.quiet_s,
+            checksum=plan.checksum,
+        )  # fmt: skip
+
+    def at_once() -> probes.Flight | None:
+        if not plan.train:
+            return None
+        return fly(lab, ref, count=plan.train, pace_s=0.0, size_bytes=plan.train_bytes, quiet_s=plan.quiet_s)
+
+    try:
+        lab.put_afresh(ref, CLEAN)
+        clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), at_once()
+        lab.put_afresh(ref, asked)
+        flight = paced(plan.count, plan.pace_s)
+        spread = paced(plan.spread, plan.spread_pace_s) if plan.spread else None
+        lab.put_afresh(ref, asked)
+        train = at_once()
+    finally:
+        lab.put_afresh(ref, asked)
+    return probes.judge(
+        asked, flight, clean=clean, spread=spread, train=train, clean_train=clean_train, table=table, alpha=alpha
+    )
+
+
+def fly(
+    lab: Lab, ref: LinkRef, *, count: int, pace_s: float, size_bytes: int, quiet_s: float, checksum: bool = True
+) -> probes.Flight:
+    """Send one flight of probes over a link as it is, and collect it."""
+    src, dst = lab.hosts[ref.src], lab.hosts[ref.dst]
+    if ref.traffic.protocol not in ("", "udp"):
+        raise InvalidValueError(
+            f"{ref}: cannot be probed: probes are UDP datagrams, and {ref.traffic} is impaired alone"
+        )
+    source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
+    number = secrets.randbits(63)
+    port = dst.inside().call("probe_listen", address=address, flight=number)["port"]
+    lasts_s = count * max(pace_s, 0.001) * 2 + 10
+    try:
+        sent: dict[str, Any] = src.inside().call(
+            "probe_send", source=source, address=address, port=port, flight=number, count=count, pace_s=pace_s,
+            size_bytes=size_bytes, checksum=checksum, source_port=ref.traffic.port, answer_within_s=lasts_s + 20,
+        )  # fmt: skip
+    finally:
+        seen: dict[str, Any] = dst.inside().call(
+            "probe_collect", expect=count, quiet_s=quiet_s, deadline_s=quiet_s + lasts_s,
+            answer_within_s=quiet_s + lasts_s + 20,
+        )  # fmt: skip
+    return probes.Flight(
+        sent_ns=sent["sent_ns"],
+        arrivals=[(int(number), int(when)) for number, when in seen["arrivals"]],
+        damaged=seen["damaged"],
+        size_bytes=size_bytes,
+    )
+
+
+def _addresses(sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, str]:
+    """One address of each host, of the same family; IPv4 first."""
+    for version in (4, 6):
+        mine, theirs = (
+            [each for each in addresses if ip_address(each).version == version] for addresses in (sources, targets)
+        )
+        if mine and theirs:
+            return mine[0], theirs[0]
+    raise LabError(f"no address family in common: {', '.join(sources)} and {', '.join(targets)}")
+
+
+def _table(lab: Lab, ref: LinkRef, asked: Impairment) -> list[int]:
+    if not asked.jitter_s or asked.distribution == "uniform":
+        return []
+    if is_table(asked.distribution):
+        lines = find_table(lab.tables, asked.distribution).read_text(encoding="utf-8").splitlines()
+        return [int(word) for line in lines if not line.startswith("#") for word in line.split()]
+    table: list[int] = lab.hosts[ref.dst].inside().call("delay_table", name=asked.distribution)
+    return table
+
+
+# --- what a link did during a test -----------------------------------------------------------------
+
+
+@dataclass
+class Watched:
+    """Another way from one host to another than an impaired link: a network that they share, too."""
+
+    port: Port
+    minor: int
+    before: int = 0
+    """Packets that had gone this way when the link was impaired."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One impaired link after a test."""
+
+    evidence: LinkEvidence
+    differences: Sequence[proof.Difference] = ()
+    problems: Sequence[str] = field(default_factory=tuple)
+    """Why the test's result must not count."""
+
+
+def begin(lab: Lab) -> None:
+    """Before a test: what the ports had refused so far is none of its doing."""
+    lab.evidence.clear()
+    for port in lab.ports:
+        try:
+            port.refused = refused(port) or 0
+        except AgentError:  # it is gone; a new one begins at 0
+            port.refused = 0
+
+
+def refused(port: Port) -> int | None:
+    """How many packets the redirect into a port could not hand over; None where nothing counts them."""
+    if port.entry is None:
+        return None
+    answer = port.channel.call("tc", port=port.name, lines=[f"filter show dev {port.entry} parent ffff:"])
+    return counting.overflows(answer["shown"][-1]) if answer["shown"] else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A port as tc reports it now."""
+
+    filters: Sequence[Mapping[str, Any]]
+    qdiscs: Sequence[Mapping[str, Any]]
+    refused: int | None
+    """Packets that its redirect could not hand over; None where nothing counts them."""
+
+
+def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
+    """Levels 1 and 2 of a link's proof."""
+    source, grown = port.sources[ref], reading.refused
+    netem = proof.find_netem(reading.qdiscs, source.minor)
+    asked, found = lab.held(ref, port, reading)
+    command = next((each.command for each in reversed(lab.history) if each.link == ref), "")
+    problems: list[str] = []
+    warnings: list[str] = []
+    tally = None
+    if netem is not None:
+        limit = qdisc.sized_limit(asked)
+        counted = {
+            **netem, "packets": netem["packets"] - source.sent_before, "drops": netem["drops"] - source.dropped_before
+        }  # fmt: skip
+        tally = counting.tally(
+            asked, counted, limit_packets=limit, refused=None if grown is None else grown - port.refused,
+            changing=source.running is not None,
+        )  # fmt: skip
+        problems += [each for each in (counting.overflow_problem(asked, tally, limit_packets=limit),) if each]
+        elsewhere = {network: went for network, went in _elsewhere(lab, ref).items() if went}
+        ways = ", ".join(f"{went} packets took `{network}`" for network, went in elsewhere.items())
+        if (
+            elsewhere
+            and not ref.traffic.protocol
+            and not tally.arrived_packets
+            and not source.cut
+            and not lab.lost_in_cut(ref)
+        ):
+            problems.append(
+                f"no packet crossed it, but {ways}: the traffic took another path. Which address of `{ref.dst}` does "
+                f"the program use? On `{ref.network}` it has {', '.join(lab.hosts[ref.dst].addresses(ref.network))}"
+            )
+        elif elsewhere:
+            warnings.append(f"{ways}, unimpaired by this link")
+        elif not tally.arrived_packets:
+            warnings.append("no packet crossed it")
+    probed = lab.probed.get(ref, [])
+    evidence = LinkEvidence(
+        link=str(ref),
+        network=ref.network,
+        asked=asked.words(),
+        command=command,
+        checks=[*probed, *_unprobed(asked, netem, tally, probed)],
+        read_back=FAILS if found else HOLDS,
+        counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
+        probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
+        tally=tally,
+        warnings=warnings,
+    )
+    return Examined(evidence, found, problems)
+
+
+def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:
+    """What is known of a link that was just probed: read-back and probes; the counters were reset by them."""
+    netem, asked = lab.netem(ref), lab.impairments.get(ref, CLEAN)
+    found = proof.differences(asked, netem) if ref in lab.impairments else []
+    checks = lab.probed.get(ref, [])
+    return LinkEvidence(
+        link=str(ref), network=ref.network, asked=asked.words(),
+        command=next((each.command for each in reversed(lab.history) if each.link == ref), ""),
+        checks=[*checks, *(each for each in _unprobed(asked, netem, None, checks) if each.field == "seed")],
+        read_back=FAILS if found else HOLDS, counters="not asked",
+        probe=FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
+        warnings=[str(each) for each in found],
+    )  # fmt: skip
+
+
+def lost(lab: Lab, ref: LinkRef, asked: Impairment) -> LinkEvidence:
+    """The evidence of a link whose port is gone."""
+    return LinkEvidence(
+        link=str(ref), network=ref.network, asked=asked.words(),
+        command=next((each.command for each in reversed(lab.history) if each.link == ref), ""),
+        read_back=FAILS, counters="unknown", probe=HOLDS if ref in lab.probed else "not asked",
+    )  # fmt: skip
+
+
+def _unprobed(
+    asked: Impairment, netem: Mapping[str, Any] | None, tally: Tally | None, probed: Sequence[Check]
+) -> list[Check]:
+    """Each word that was asked and that no probe looked at, as the kernel holds it and as its counters saw it."""
+    kernel = probes.kernel_words((netem or {}).get("options", {}))
+    kernel["limit"] = str((netem or {}).get("options", {}).get("limit", "—"))
+    kernel["seed"] = str((netem or {}).get("options", {}).get("seed", "none"))
+    same = {"gemodel": "loss", "loss_state": "loss", "burst": "loss", "jitter": "delay", "distribution": "delay"}
+    done = {check.field for check in probed}
+    checks = []
+    for word, value in {"limit": "sized", **asked.words()}.items():
+        name = same.get(word, word)
+        if name in done:
+            continue
+        done.add(name)
+        held = kernel.get(name, "none" if netem is None else "as asked")
+        seen = "not measured"
+        if name == "limit":
+            seen, value = _overflowed(tally), value if asked.limit_packets is not None else f"{held} (sized)"
+        elif name == "loss" and tally is not None and tally.arrived_packets:
+            share = tally.dropped_packets / tally.arrived_packets
+            seen = f"{share * 100:.3g}% ({tally.dropped_packets} dropped of {tally.arrived_packets})"
+        elif name in ("duplicate", "reorder", "corrupt"):
+            seen = "not counted by this kernel; prove=True measures it"
+        elif name in ("seed", "ecn", "gap", "overhead", "reorder_by_jitter", "correlation"):
+            seen = "—"
+        said = " ".join(str(text) for key, text in asked.words().items() if same.get(key, key) == name and key != word)
+        checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=held, seen=seen))
+    return checks
+
+
+def _overflowed(tally: Tally | None) -> str:
+    if tally is None:
+        return "unknown"
+    low, high = tally.tail_drops
+    return f"{low if low == high else f'{low} to {high}'} overflowed ({tally.tail_drops_from})"
+
+
+# --- other paths -----------------------------------------------------------------------------------------
+
+
+def watch(lab: Lab, ref: LinkRef) -> None:
+    """Count what goes from one end of an impaired link to the other over another network that they share."""
+    ends = [lab.topology.service_of(host) for host in (ref.src, ref.dst)]
+    shared = [
+        n for n in (ends[0].networks if ends[0] else ()) if ends[1] and n in ends[1].networks and n != ref.network
+    ]
+    for network in shared:
+        key = (ref.src, ref.dst, network)
+        try:
+            before = _went(lab.watched[key]) if key in lab.watched else None
+            if before is None:
+                lab.watched.pop(key, None)
+                watched = _begin_watching(lab, ref, network)
+                if watched is None:
+                    continue
+                lab.watched[key], before = watched, 0
+            lab.watched[key].before = before
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            lab.watched.pop(key, None)  # a host was started again: begun anew the next time
+
+
+def _begin_watching(lab: Lab, ref: LinkRef, network: str) -> Watched | None:
+    """None where the kernel cannot count: the other path then goes unseen."""
+    port = lab.watching(ref.dst, network)
+    if port is None:
+        return None
+    minor = watching.FIRST_MINOR + sum(each.port is port for each in lab.watched.values())
+    root = qdisc.root(port.device) if lab.netem_engine == "host" else [watching.root(port.device)]
+    lines = [] if port.rooted else root
+    lines += watching.source(port.device, minor, lab.hosts[ref.src].addresses(network))
+    if port.channel.call("tc", port=port.name, lines=lines)["complaints"]:
+        return None
+    port.rooted = True
+    return Watched(port=port, minor=minor)
+
+
+def _elsewhere(lab: Lab, ref: LinkRef) -> dict[str, int]:
+    """How many packets took each other network since the link was impaired."""
+    went = {}
+    for (src, dst, network), watched in lab.watched.items():
+        if (src, dst) == (ref.src, ref.dst) and network != ref.network:
+            try:
+                now = _went(watched)
+                if now is not None:
+                    went[network] = now - watched.before
+            except AgentError as error:
+                if error.kind != "gone":
+                    raise
+    return went
+
+
+def _went(watched: Watched) -> int | None:
+    """The packets counted so far; None if the class is gone."""
+    port = watched.port
+    answer = port.channel.call("tc", port=port.name, lines=[f"class show dev {port.device}"])
+    return counting.class_packets(answer["shown"][-1], watched.minor) if answer["shown"] else None

@@ -1,0 +1,96 @@
+"""What was asked of a link, what the kernel held, what was seen: values, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+HOLDS, FAILS, SHOWN = "holds", "fails", "shown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One field of an impairment."""
+
+    field: str
+    """The user's word, or what was measured where there is none."""
+    asked: str = "—"
+    kernel: str = "—"
+    """As ``tc qdisc show`` reported it."""
+    seen: str = "—"
+    """As counters or probes saw it."""
+    verdict: str = SHOWN
+    """``holds``, ``fails``, or ``shown``: there is no exact test of it, judge for yourself."""
+    how: str = ""
+    """The test that gave the verdict, with its figures; or why there is none."""
+    cause: str = ""
+    """Of a failure: what probably did it."""
+
+    def __str__(self) -> str:
+        said = f"{self.field}: asked {self.asked}, the kernel holds {self.kernel}, seen {self.seen}"
+        return said + "".join(f" ({each})" for each in (self.how,) if each) + (f"; {self.cause}" if self.cause else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What the netem of a link counted, each kind apart as far as it can be known."""
+
+    sent_packets: int
+    dropped_packets: int
+    """By injected loss and a full queue together: netem counts both alike."""
+    queued_packets: int
+    tail_drops: tuple[int, int]
+    """How many of them a full queue dropped: at least, at most. Equal where it is known."""
+    tail_drops_from: str
+    """How that is known."""
+    duplicated_packets: int | None = None
+    """None where it cannot be known."""
+
+    @property
+    def arrived_packets(self) -> int:
+        """Packets that came to the netem, its own duplicates included."""
+        return self.sent_packets + self.dropped_packets + self.queued_packets
+
+    def as_json(self) -> dict[str, Any]:
+        """As the results file has it."""
+        low, high = self.tail_drops
+        return {**asdict(self), "tail_drops": low if low == high else {"at_least": low, "at_most": high}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkEvidence:
+    """All that is known about one impaired link during one test."""
+
+    link: str
+    network: str
+    asked: Mapping[str, Any]
+    """In the user's words; the seed included, whoever chose it."""
+    command: str
+    checks: Sequence[Check] = ()
+    read_back: str = HOLDS
+    """Level 1: every field in the kernel equals what was asked, before and after."""
+    counters: str = SHOWN
+    """Level 2: the netem saw the packets that the link carried, and its queue did not overflow by itself."""
+    probe: str = "not asked"
+    """Level 3: probes saw what was asked."""
+    tally: Tally | None = None
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def failures(self) -> list[Check]:
+        """The fields that are not as asked."""
+        return [check for check in self.checks if check.verdict == FAILS]
+
+    def as_json(self) -> dict[str, Any]:
+        """As the results file has it."""
+        return {
+            "link": self.link,
+            "network": self.network,
+            "asked": dict(self.asked),
+            "command": self.command,
+            "proof": {"read_back": self.read_back, "counters": self.counters, "probe": self.probe},
+            "checks": [asdict(check) for check in self.checks],
+            "counters": None if self.tally is None else self.tally.as_json(),
+            "warnings": list(self.warnings),
+        }

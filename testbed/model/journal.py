@@ -1,0 +1,189 @@
+"""A program's journal, read: rows of JSON lines, checked. The programs in images/ write it (images/README.md).
+
+A row is the array of one line, as it was written: the kind, then the columns below. Rows and not objects, since a
+journal has millions of them; `named` makes an object of one. Times are nanoseconds of CLOCK_MONOTONIC, which all
+containers of one engine share, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from testbed.errors import InvalidValueError
+
+VERSION = 1
+TRANSPORTS = ("tcp", "udp")
+STATES = ("whole", "truncated", "corrupt")
+
+_INT, _TEXT, _NONE = int, str, type(None)
+_COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
+    "begin": {"time_ns": (_INT,), "pid": (_INT,)},
+    "connect": {"time_ns": (_INT,), "conn": (_INT,), "began_ns": (_INT,), "local": (_TEXT,), "peer": (_TEXT,)},
+    "accept": {"time_ns": (_INT,), "conn": (_INT,), "local": (_TEXT,), "peer": (_TEXT,)},
+    "sent": {
+        "time_ns": (_INT,), "conn": (_INT,), "flow": (_INT,), "sequence": (_INT,),
+        "size_bytes": (_INT,), "believed_bytes": (_INT,), "taken_bytes": (_INT,),
+    },
+    "received": {
+        "time_ns": (_INT,), "conn": (_INT,), "flow": (_INT, _NONE), "sequence": (_INT, _NONE),
+        "size_bytes": (_INT,), "sent_ns": (_INT, _NONE), "state": (_TEXT,),
+    },
+    "control": {"time_ns": (_INT,), "conn": (_INT,), "flow": (_INT,), "direction": (_TEXT,)},
+    "error": {
+        "time_ns": (_INT,), "conn": (_INT, _NONE), "operation": (_TEXT,), "errno": (_INT, _NONE), "text": (_TEXT,)
+    },
+    "close": {
+        "time_ns": (_INT,), "conn": (_INT,), "why": (_TEXT,),
+        "unread_bytes": (_INT, _NONE), "unsent_bytes": (_INT, _NONE),
+    },
+    "end": {"time_ns": (_INT,), "pid": (_INT,), "lines": (_INT,)},
+}  # fmt: skip
+"""Each kind of row: its columns in order, and what they may hold."""
+
+# What nearly all rows look like, so that these need no closer look.
+_SENT = (str, int, int, int, int, int, int, int)
+_RECEIVED = (str, int, int, int, int, int, int, str)
+_TUPLES = {kind: namedtuple(kind, ["kind", *columns]) for kind, columns in _COLUMNS.items()}
+_LINES_AT_ONCE = 1000
+_MOST_PROBLEMS = 10
+
+Row = list[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The first line of a journal."""
+
+    program: str
+    transport: str
+
+
+class Journal:
+    """One program's journal: its header, and its rows in blocks, read as they are asked for.
+
+    ``lines`` are its lines, as bytes or text; ``name`` is whose it is, for errors and in accounts. Raises
+    InvalidValueError, at once for a wrong header and while reading for wrong rows, naming the lines.
+    """
+
+    def __init__(self, lines: Iterable[str | bytes], *, name: str) -> None:
+        self.name = name
+        self._lines = iter(lines)
+        self.header = self._read_header()
+        self.cut_short: str | None = None
+        """After all was read: why the journal is not complete; None if it is."""
+
+    @classmethod
+    def of(cls, content: bytes, *, name: str) -> Journal:
+        """Of a file's content; a last line without its end is left out, as the program died over it."""
+        return cls(content.splitlines(keepends=True), name=name)
+
+    def _read_header(self) -> Header:
+        line = next(self._lines, b"")
+        try:
+            first = json.loads(line)
+        except ValueError:
+            first = None
+        if not isinstance(first, dict) or first.get("journal") != "testbed":
+            raise InvalidValueError(
+                f"journal of {self.name}: line 1 is {_quoted(line)}; "
+                f'a journal begins with {{"journal": "testbed", "version": {VERSION}, …}}'
+            )
+        problems = []
+        if first.get("version") != VERSION:
+            problems.append(f"journal of {self.name}: version {first.get('version')!r}; this testbed reads {VERSION}")
+        if first.get("transport") not in TRANSPORTS:
+            problems.append(
+                f"journal of {self.name}: transport {first.get('transport')!r}; known: {', '.join(TRANSPORTS)}"
+            )
+        if problems:
+            raise InvalidValueError(problems)
+        return Header(program=str(first.get("program", "")), transport=first["transport"])
+
+    def blocks(self) -> Iterator[list[Row]]:
+        """Its rows, up to a thousand at a time. Raises InvalidValueError with the first ten wrong lines."""
+        number, begun, ended, counted = 2, 0, 0, 0
+        cut = None
+        while lines := list(islice(self._lines, _LINES_AT_ONCE)):
+            if lines[-1][-1:] not in (b"\n", "\n"):
+                cut = f"its last line breaks off: {_quoted(lines.pop())}"
+            rows = self._rows(lines, number)
+            for row in rows:
+                if row[0] == "begin":
+                    begun += 1
+                elif row[0] == "end":
+                    ended += 1
+                    counted += row[3]
+            number += len(rows)
+            if rows:
+                yield rows
+        written = number - 2
+        if cut is None and (not begun or ended < begun):
+            cut = f"{begun - ended} of its {begun} processes wrote no end: killed?"
+        if cut is None and counted != written:
+            cut = f"its processes say that they wrote {counted} lines, it has {written}"
+        self.cut_short = cut
+
+    def _rows(self, lines: list[Any], number: int) -> list[Row]:
+        """The rows of some lines. One call of the JSON reader for all of them; line by line only for its errors."""
+        if not lines:
+            return []
+        try:
+            rows = json.loads(b"[%b]" % b",".join(lines) if isinstance(lines[0], bytes) else f"[{','.join(lines)}]")
+            if len(rows) == len(lines):
+                for row in rows:
+                    types = (*map(type, row),)
+                    if types == _SENT and row[0] == "sent":
+                        continue
+                    if types == _RECEIVED and row[0] == "received" and row[7] in STATES:
+                        continue
+                    if _problem(row) is not None:
+                        break
+                else:
+                    return rows  # type: ignore[no-any-return]  # each was checked
+        except (ValueError, TypeError, LookupError):
+            pass  # found again below, with its line
+        problems = []
+        for offset, line in enumerate(lines):
+            try:
+                problem = _problem(json.loads(line))
+            except ValueError as error:
+                problem = f"no JSON: {error}"
+            if problem is not None:
+                problems.append(f"journal of {self.name}, line {number + offset}: {_quoted(line)}: {problem}")
+        raise InvalidValueError(problems[:_MOST_PROBLEMS])
+
+
+def _problem(row: Any) -> str | None:
+    """What is wrong with a row; None if nothing is."""
+    if not isinstance(row, list) or not row or not isinstance(row[0], str):
+        return 'not an array that begins with a word, as ["sent", …]'
+    columns = _COLUMNS.get(row[0])
+    if columns is None:
+        return f"unknown kind {row[0]!r}; known: {', '.join(_COLUMNS)}"
+    if len(row) != len(columns) + 1:
+        return f"{len(row) - 1} columns; {row[0]!r} has {len(columns)}: {', '.join(columns)}"
+    for (name, types), value in zip(columns.items(), row[1:], strict=True):
+        if type(value) not in types:
+            return f"{name} is {json.dumps(value)}; it is {' or '.join(_WORDS[each] for each in types)}"
+    if row[0] == "received" and row[7] not in STATES:
+        return f"state {row[7]!r}; known: {', '.join(STATES)}"
+    return None
+
+
+_WORDS: dict[type, str] = {_INT: "a whole number", _TEXT: "a text", _NONE: "null"}
+
+
+def named(row: Row) -> Any:
+    """The row as a named tuple: ``named(row).sequence``."""
+    return _TUPLES[row[0]](*row)
+
+
+def _quoted(line: str | bytes, most: int = 120) -> str:
+    text = line.decode(errors="replace") if isinstance(line, bytes) else line
+    text = text.rstrip("\n")
+    return repr(text if len(text) <= most else text[:most] + "…")

@@ -1,0 +1,46 @@
+"""What the kernel counted while programs ran: on each host, and on each impaired link."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Counters = Mapping[str, Mapping[str, int]]
+"""A host's counters by group, as `Host.counters` returns them: ``["Udp"]["RcvbufErrors"]``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkCounts:
+    """What the netem of one link counted between two moments."""
+
+    sent_packets: int
+    dropped_packets: int
+    """Lost on the link, by injected loss, a full queue or a cut."""
+    queued_packets: int = 0
+    """Still under way at the end."""
+    duplicates: bool = False
+    """Whether it sends packets twice; a copy may be dropped, and then nothing is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The kernel's side of a run. What was not observed is absent, not zero."""
+
+    kernel: Mapping[str, Counters] = field(default_factory=dict)
+    """By host: what its counters grew by."""
+    links: Mapping[tuple[str, str], LinkCounts] = field(default_factory=dict)
+    """By source and destination host."""
+    clean: frozenset[tuple[str, str]] = frozenset()
+    """Links known to lose nothing by themselves: observed to be not impaired."""
+
+    def counted(self, host: str, group: str, name: str) -> int | None:
+        """What one counter of a host grew by; None if the host was not observed or its kernel has no such counter."""
+        return self.kernel.get(host, {}).get(group, {}).get(name)
+
+
+def difference(before: Counters, after: Counters) -> dict[str, dict[str, int]]:
+    """What each counter grew by."""
+    return {
+        group: {name: value - before.get(group, {}).get(name, 0) for name, value in counters.items()}
+        for group, counters in after.items()
+    }

@@ -1,0 +1,181 @@
+"""A profile explained: what it asks, how its delays are spread, what it is like over time. Text, and JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from testbed import units
+from testbed.links import qdisc
+from testbed.links.delays import histogram, is_known, quantiles_s
+from testbed.links.schedule import compile_timeline
+from testbed.model.impairment import Impairment, Profile
+from testbed.model.timeline import Timeline, between
+
+_COLUMNS = 60
+_SAMPLES = 8
+_BAR = 40
+_LEVELS = "▁▂▃▄▅▆▇█"
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_SILENT, _HELD = "╳", "‖"
+
+
+def print_profile(console: Console, profile: Profile) -> None:
+    """Explain a profile in the terminal."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    say(f"{profile.name}: {profile.description}")
+    sides = [("forward", profile.forward), ("reverse", profile.reverse)]
+    if profile.forward == profile.reverse:
+        sides = [("both ways", profile.forward)]
+    for name, side in sides:
+        say(f"\n{name}: {side.describe()}")
+        for line in timeline_lines(side) if isinstance(side, Timeline) else impairment_lines(side):
+            say(f"  {line}")
+
+
+def impairment_lines(impairment: Impairment) -> Iterator[str]:
+    """An impairment that does not change."""
+    yield f"tc … netem {qdisc.netem(impairment)}"
+    if impairment.jitter_s and is_known(impairment):
+        yield from delay_lines(impairment)
+    elif impairment.jitter_s:
+        yield f"delay by a table of your own, {impairment.distribution}, which is not drawn"
+
+
+def delay_lines(impairment: Impairment) -> Iterator[str]:
+    """The distribution of the delay, a bar each range."""
+    quantiles = "  ".join(f"{share * 100:g}% {_time(value_s)}" for share, value_s in quantiles_s(impairment).items())
+    yield f"delay, worked out from the shape of netem's {impairment.distribution} table: {quantiles}"
+    bins = histogram(impairment)
+    most = max(each.share for each in bins)
+    for number, each in enumerate(bins):
+        end = _time(each.to_s) if number < len(bins) - 1 else "more"
+        yield f"{_time(each.from_s):>8} – {end:<8} {bar(each.share / most, _BAR)} {each.share * 100:.1f} %"
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of that share of the width, padded; what is not 0 can be seen."""
+    eighths = max(round(share * width * 8), 1 if share > 0 else 0)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)
+
+
+def timeline_lines(timeline: Timeline) -> Iterator[str]:
+    """What changes, drawn over time."""
+    length_s = timeline.length_s or 1.0
+    drawn = 0
+    for name, field, write in _DRAWN:
+        values = [_values(timeline, field, column, length_s) for column in range(_COLUMNS)]
+        known = [value for value in values if value is not None]
+        if not known or max(known) == min(known):
+            continue
+        drawn += 1
+        most = max((value for value in known if value < math.inf), default=0.0)
+        marks = "".join(
+            _silence(timeline, column, length_s) or _level(value, most) for column, value in enumerate(values)
+        )
+        yield f"{name:<6}{marks}  {write(min(known))} … {write(max(known))}"
+    if not drawn:
+        yield " " * 6 + "".join(_silence(timeline, column, length_s) or _LEVELS[0] for column in range(_COLUMNS))
+    again = ", then again" if timeline.repeat_s is not None else ", and stays so"
+    yield f"{'':6}{'0 s':<{_COLUMNS - 8}}{units.format_time(round(length_s, 3)):>8}{again}"
+    yield f"{'':6}{_SILENT} everything is lost   {_HELD} packets wait (no rate)"
+    for each in [*timeline.segments[:4]]:
+        ramp = f" -> {each.toward.describe()} over {units.format_time(each.over_s)}" if each.toward else ""
+        held = " (held)" if each.hold_s is not None else ""
+        yield f"at {units.format_time(each.at_s)}: {each.impairment.describe()}{ramp}{held}"
+    if len(timeline.segments) > 4:
+        yield f"… {len(timeline.segments) - 4} more"
+    for outage in timeline.outages:
+        yield f"at {units.format_time(outage.at_s)}: outage of {units.format_time(outage.for_s)}"
+    yield f"the kernel is told {len(compile_timeline(timeline).moments)} steps"
+
+
+_DRAWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("delay", "delay_s", lambda value: _time(value)),
+    ("rate", "rate_bps", lambda value: _rate(value)),
+    ("loss", "loss_ratio", lambda value: f"{value * 100:.2g} %"),
+)
+
+
+def _values(timeline: Timeline, field: str, column: int, length_s: float) -> float | None:
+    """The mean of a field over a column, endless where there is no rate; None if nothing passes in it."""
+    found: list[float] = []
+    for sample in range(_SAMPLES):
+        time_s = (column + (sample + 0.5) / _SAMPLES) * length_s / _COLUMNS
+        segment = next(each for each in reversed(timeline.segments) if each.at_s <= time_s)
+        if timeline.at(time_s) is None or segment.hold_s is not None or segment.impairment.loss_ratio == 1:
+            continue
+        holds = segment.impairment
+        if segment.toward is not None:
+            holds = between(holds, segment.toward, min((time_s - segment.at_s) / segment.over_s, 1.0))
+        unsaid = math.inf if field == "rate_bps" else 0.0
+        found.append(float(getattr(holds, field) or unsaid))
+    return sum(found) / len(found) if found else None
+
+
+def _silence(timeline: Timeline, column: int, length_s: float) -> str | None:
+    """The mark of a column in which all is lost, however shortly, or is held for more than half of it."""
+    begin_s, end_s = column * length_s / _COLUMNS, (column + 1) * length_s / _COLUMNS
+
+    def meets(from_s: float, to_s: float) -> bool:
+        return from_s < end_s and to_s > begin_s
+
+    if any(meets(each.at_s, each.at_s + each.for_s) for each in timeline.outages):
+        return _SILENT
+    held_s = 0.0
+    for number, each in enumerate(timeline.segments):
+        later_s = timeline.segments[number + 1].at_s if number + 1 < len(timeline.segments) else length_s
+        if each.toward is None and each.impairment.loss_ratio == 1 and meets(each.at_s, later_s):
+            return _SILENT
+        if each.hold_s is not None and meets(each.at_s, later_s):
+            held_s += min(later_s, end_s) - max(each.at_s, begin_s)
+    return _HELD if held_s > (end_s - begin_s) / 2 else None
+
+
+def _level(value: float | None, most: float) -> str:
+    if value is None:
+        return " "
+    return _LEVELS[min(round(min(value / most, 1.0) * (len(_LEVELS) - 1)), len(_LEVELS) - 1)] if most else _LEVELS[0]
+
+
+def _time(value_s: float) -> str:
+    return units.format_time(float(f"{value_s:.3g}"))
+
+
+def _rate(value_bps: float) -> str:
+    return "no limit" if value_bps == math.inf else units.format_rate(float(f"{value_bps:.3g}"))
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    """A profile as JSON: the words, tc's, the quantiles of the delay, and a timeline's moments."""
+    return {
+        "name": profile.name,
+        "description": profile.description,
+        "forward": _side_json(profile.forward),
+        "reverse": _side_json(profile.reverse),
+    }
+
+
+def _side_json(side: Impairment | Timeline) -> dict[str, Any]:
+    if isinstance(side, Impairment):
+        quantiles = {str(share): value_s for share, value_s in quantiles_s(side).items()} if is_known(side) else None
+        return {**_impairment_json(side), "delay_quantiles_s": quantiles}
+    schedule = compile_timeline(side)
+    moments: Sequence[dict[str, Any]] = [
+        {"at_s": round(each.at_s, 6), **_impairment_json(each.impairment)} for each in schedule.moments
+    ]
+    return {
+        "trace": side.trace, "length_s": side.length_s, "repeat_s": side.repeat_s,
+        "outages": [{"at_s": each.at_s, "for_s": each.for_s} for each in side.outages], "moments": moments,
+    }  # fmt: skip
+
+
+def _impairment_json(impairment: Impairment) -> dict[str, Any]:
+    return {"words": impairment.words(), "netem": qdisc.netem(impairment)}

@@ -1,0 +1,208 @@
+"""A proof fails where the link is not as asked, and costs a test nothing where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from testbed import ComposeLab, ImpairmentNotAppliedError
+from testbed.links import qdisc
+from testbed.model.evidence import FAILS, HOLDS
+from tests.lab.conftest import HERE, Datagrams, await_quiet, prepare
+
+
+@pytest.fixture(scope="module")
+def two_networks(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+    """Hosts `other` and `server` share two networks."""
+    with ComposeLab(HERE / "stacks" / "three.yaml", netem=pytestconfig.getoption("--netem")) as lab:
+        prepare(*lab.hosts.values())
+        yield lab
+
+
+@pytest.fixture
+def wide(two_networks: ComposeLab) -> Iterator[ComposeLab]:
+    two_networks.begin(None)
+    yield two_networks
+    two_networks.end()
+
+
+def tc(lab: ComposeLab, line: str) -> None:
+    """Behind our back."""
+    port = lab._ports["server", "lan"]
+    answer = port.channel.call("tc", port=port.name, lines=[line.replace("DEVICE", port.device)])
+    assert answer["complaints"] == []
+
+
+# --- counters -----------------------------------------------------------------------------------------
+
+
+def test_traffic_that_takes_another_path_makes_the_test_invalid(wide: ComposeLab) -> None:
+    wide.impair("other -> server on lan", delay="20ms")
+    Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(20)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"no packet crossed it, but \d+ packets took `back`"):
+        wide.verify()
+    assert [each.counters for each in wide.evidence] == [FAILS]
+
+
+def test_traffic_on_both_paths_is_only_told(wide: ComposeLab) -> None:
+    wide.impair("other -> server on lan", delay="20ms")
+    Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
+    Datagrams(wide.hosts["other"], wide.hosts["server"], "lan").arrived(5)
+    wide.verify()
+    assert any("took `back`, unimpaired" in each for each in wide.evidence[0].warnings)
+
+
+def test_what_went_the_other_way_before_is_not_held_against_the_test(wide: ComposeLab) -> None:
+    Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
+    wide.impair("other -> server on lan", delay="20ms")
+    wide.verify()
+    assert wide.evidence[0].warnings == ["no packet crossed it"]
+
+
+def test_other_hosts_on_the_other_path_are_nobodys_business(wide: ComposeLab) -> None:
+    wide.impair("other -> server on lan", delay="20ms")
+    Datagrams(wide.hosts["server"], wide.hosts["other"], "back").arrived(5)
+    Datagrams(wide.hosts["client"], wide.hosts["server"], "lan").arrived(5)
+    with pytest.raises(ImpairmentNotAppliedError, match="took `back`"):
+        wide.verify()  # the receiver answers the sender's end: two datagrams of `other -> server`
+    wide.heal()
+    wide.impair("client -> server", delay="20ms")
+    Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
+    wide.verify()
+
+
+def test_a_queue_that_overflows_though_neither_rate_nor_limit_was_asked_makes_the_test_invalid(
+    lab: ComposeLab, datagrams: Datagrams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With netem's own limit of 1000 and a delay of 4 s, 2000 datagrams in 1 s overflow: what `limit` is sized for."""
+    monkeypatch.setattr(qdisc, "_MOST_PACKETS_PER_S", 0.0)
+    lab.impair("client -> server", delay="4s")
+    datagrams.arrived(2000, pace_s=0.0005)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"its queue overflowed and dropped \d+ of \d+ packets.*1000"):
+        lab.verify()
+    lab.heal()
+
+
+@pytest.mark.parametrize("words", [{"rate": "100kbit", "limit": 20}, {"delay": "100ms", "limit": 5}])
+def test_a_queue_may_overflow_where_it_was_asked_for(
+    lab: ComposeLab, datagrams: Datagrams, words: dict[str, Any]
+) -> None:
+    lab.impair("client -> server", **words)
+    datagrams.arrived(200)
+    lab.verify()
+    (evidence,) = lab.evidence
+    assert evidence.tally is not None
+    low, high = evidence.tally.tail_drops
+    assert low == high == evidence.tally.dropped_packets > 0
+
+
+def test_injected_losses_are_no_overflow(lab: ComposeLab, datagrams: Datagrams) -> None:
+    lab.impair("client -> server", loss="20%", delay="5ms")
+    datagrams.arrived(1500, pace_s=0.0005)
+    lab.verify()
+    (evidence,) = lab.evidence
+    assert evidence.tally is not None
+    assert evidence.tally.dropped_packets > 100
+    assert evidence.tally.tail_drops == (0, 0)
+
+
+def test_an_idle_link_is_no_failure_but_a_warning(lab: ComposeLab) -> None:
+    lab.impair("client -> server", delay="5ms")
+    lab.verify()
+    assert lab.evidence[0].warnings == ["no packet crossed it"]
+
+
+def test_a_filter_deleted_in_mid_test_makes_it_invalid(lab: ComposeLab) -> None:
+    lab.impair("client -> server", delay="5ms")
+    tc(lab, "filter delete dev DEVICE parent 1:")
+    with pytest.raises(ImpairmentNotAppliedError, match=r"asked filter .* led to 1:"):
+        lab.verify()
+    lab._renew(lab.link("client -> server").ref)
+    lab.heal()
+
+
+# --- probes --------------------------------------------------------------------------------------------
+
+
+def test_probes_see_what_was_asked_in_both_directions(lab: ComposeLab) -> None:
+    lab.impair("client <-> server", delay="20ms", loss="10%", prove=True)
+    for checks in lab.probed.values():
+        assert {check.field: check.verdict for check in checks} == {"delay": HOLDS, "loss": HOLDS}
+        assert {check.kernel for check in checks} == {"20ms", "10%"}
+    lab.verify()
+    assert [each.probe for each in lab.evidence] == [HOLDS, HOLDS]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"loss": "5%", "burst": 3},
+        {"delay": "60ms", "jitter": "10ms", "distribution": "normal"},
+        {"delay": "60ms", "jitter": "10ms", "distribution": "pareto", "reorder_by_jitter": True},
+        {"rate": "5mbit"},
+        {"delay": "20ms", "reorder": "15%"},
+        {"duplicate": "15%"},
+        {"corrupt": "15%"},
+    ],
+    ids=str,
+)
+def test_every_word_that_probes_can_judge_holds(lab: ComposeLab, words: dict[str, Any]) -> None:
+    lab.impair("client -> server", prove=True, **words)
+    (checks,) = lab.probed.values()
+    assert {check.verdict for check in checks} <= {HOLDS, "shown"}
+    assert len([check for check in checks if check.verdict == HOLDS]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("qdisc replace dev DEVICE parent 1:10 handle 10: netem limit 9000 delay 2.56ms", "delay: asked 40ms"),
+        ("qdisc replace dev DEVICE parent 1:10 handle 10: netem limit 9000 delay 40ms loss 3%", "loss: asked 0%"),
+        ("filter delete dev DEVICE parent 1:", "delay: asked 40ms"),
+    ],
+)
+def test_probes_condemn_a_link_that_does_something_else(
+    lab: ComposeLab, monkeypatch: pytest.MonkeyPatch, line: str, field: str
+) -> None:
+    """As if read-back had been fooled: the kernel is changed each time after the lab has put its netem."""
+    lab.impair("client -> server", delay="40ms")
+    put = lab.put_afresh
+
+    def tampered(ref: object, impairment: object) -> None:
+        put(ref, impairment)  # type: ignore[arg-type]  # passed on as they came
+        tc(lab, line.replace("handle 10:", ""))
+
+    with monkeypatch.context() as behind_our_back:
+        behind_our_back.setattr(lab, "put_afresh", tampered)
+        with pytest.raises(ImpairmentNotAppliedError, match=field):
+            lab.prove("client -> server")
+    lab._renew(lab.link("client -> server").ref)
+    lab.heal()
+
+
+def test_a_proof_does_not_change_which_packets_are_lost(lab: ComposeLab, datagrams: Datagrams) -> None:
+    await_quiet(datagrams.src, datagrams.dst)
+    lost = []
+    for prove in (False, True):
+        lab.impair("client -> server", loss="20%", seed=7, prove=prove)
+        lost.append(set(range(400)) - set(datagrams.arrived(400, pace_s=0.001)))
+        lab.heal()
+    assert lost[0] == lost[1]
+    assert len(lost[0]) > 20
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ({"rate": "2mbit", "bucket": "20kB"}, "rate"),
+        ({"drop_every": 10, "loss": "5%"}, "lost by number"),
+        ({"slot": "5ms 10ms", "loss": "10%"}, "loss"),
+    ],
+    ids=str,
+)
+def test_probes_know_buckets_slots_and_numbers(lab: ComposeLab, words: dict[str, Any], field: str) -> None:
+    lab.impair("client -> server", prove=True, **words)
+    (checks,) = lab.probed.values()
+    assert {check.field: check.verdict for check in checks}[field] == HOLDS

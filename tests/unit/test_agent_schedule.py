@@ -1,0 +1,192 @@
+"""The agent's timelines, with a kernel that is a dictionary: order, repetition, lateness, and what goes wrong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from testbed.agent.protocol import Refused
+from testbed.agent.schedule import Schedules
+from testbed.labs.waiting import await_condition
+
+
+class Kernel:
+    """Takes ``set NAME``, and shows the name as the options of a netem on class 1:10."""
+
+    def __init__(self) -> None:
+        self.holds: str | None = None
+        self.took: list[str] = []
+        self.stuck = threading.Event()
+        self.stuck.set()
+        self.entered = threading.Event()
+        self.breaks: Exception | None = None
+
+    def run(self, port: str, lines: list[str], needs: Sequence[int]) -> dict[str, Any]:
+        self.entered.set()
+        self.stuck.wait(5)
+        if self.breaks is not None:
+            raise self.breaks
+        complaints, shown = [], []
+        for line in lines:
+            word, _, name = line.partition(" ")
+            if word == "show":
+                shown.append([{"parent": "1:10", "kind": "netem", "packets": 7, "options": {"name": self.holds}}])
+            elif name == "refused":
+                complaints.append({"line": line, "text": "no such name"})
+            else:
+                self.holds = name
+                self.took.append(name)
+        return {"shown": shown, "complaints": complaints, "notes": []}
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+@pytest.fixture
+def schedules(kernel: Kernel) -> Iterator[Schedules]:
+    playing = Schedules(kernel.run)
+    yield playing
+    kernel.stuck.set()
+    playing.close()
+
+
+def arm(schedules: Schedules, *steps: tuple[float, str], repeat_s: float | None = None, name: str = "x") -> None:
+    schedules.arm(
+        name=name, port="p", at_s=[at_s for at_s, _ in steps], lines=[f"set {word}" for _, word in steps],
+        show="show", parent="1:10", repeat_s=repeat_s, needs=[],
+    )  # fmt: skip
+
+
+def records(schedules: Schedules, count: int) -> list[dict[str, Any]]:
+    """The first records, once there are so many."""
+    look: Callable[[], Any] = lambda: schedules.look(name="x")  # noqa: E731  # a name for what is awaited
+    seen = await_condition(look, lambda answer: answer["recorded"] >= count, deadline_s=5)
+    found: list[dict[str, Any]] = seen["records"][:count]
+    return found
+
+
+def test_steps_are_taken_in_order_and_none_early(schedules: Schedules, kernel: Kernel) -> None:
+    arm(schedules, (0, "a"), (0.2, "b"), (0.5, "c"))
+    begun_s = schedules.play(names=["x"])["monotonic_s"]
+    taken = records(schedules, 3)
+    assert kernel.took == ["a", "b", "c"]
+    assert [each["planned_s"] for each in taken] == [0, 0.2, 0.5]
+    assert all(each["monotonic_s"] >= begun_s + each["planned_s"] for each in taken)
+    assert all(each["complaint"] is None for each in taken)
+    assert abs(time.time() - taken[-1]["unix_s"]) < 60
+
+
+def test_what_is_armed_waits_for_play(schedules: Schedules, kernel: Kernel) -> None:
+    arm(schedules, (0, "a"))
+    arm(schedules, (0, "b"), name="y")
+    schedules.play(names=["y"])
+    await_condition(lambda: kernel.took, lambda took: took == ["b"], deadline_s=5)
+    assert schedules.look(name="x")["records"] == []
+
+
+def test_it_repeats_until_halted_and_then_nothing_more_is_taken(schedules: Schedules, kernel: Kernel) -> None:
+    arm(schedules, (0, "a"), (0.01, "b"), repeat_s=0.03)
+    schedules.play(names=["x"])
+    taken = records(schedules, 5)
+    assert [each["index"] for each in taken] == [0, 1, 0, 1, 0]
+    assert [each["planned_s"] for each in taken] == pytest.approx([0, 0.01, 0.03, 0.04, 0.06])
+    halted = schedules.halt(name="x")
+    assert halted is not None
+    assert len(kernel.took) <= halted["recorded"]
+    before = list(kernel.took)
+    time.sleep(0.06)  # two periods: what must not happen has no condition to wait for
+    assert kernel.took == before
+    assert schedules.halt(name="x") is None
+
+
+def test_each_step_is_read_back_and_the_same_account_is_kept_once(schedules: Schedules) -> None:
+    arm(schedules, (0, "a"), (0.005, "b"), repeat_s=0.01)
+    schedules.play(names=["x"])
+    records(schedules, 6)
+    answer = schedules.look(name="x")
+    assert [each["options"] for each in answer["seen"]] == [{"name": "a"}, {"name": "b"}]
+    assert "packets" not in answer["seen"][0]
+    read = [each for each in answer["records"] if not each["passed_over"]]  # where the machine is busy
+    assert all(answer["seen"][each["seen"]]["options"]["name"] == "ab"[each["index"]] for each in read)
+
+
+def test_what_is_in_force_is_looked_at_between_steps(schedules: Schedules) -> None:
+    arm(schedules, (0, "a"), (0.002, "b"), (0.003, "c"), repeat_s=0.004)
+    schedules.play(names=["x"])
+    records(schedules, 1)
+    for _ in range(200):
+        answer = schedules.look(name="x", since=10**9)
+        assert answer["now"]["options"]["name"] == "abc"[answer["in_force"]]
+
+
+def test_only_new_records_are_fetched(schedules: Schedules) -> None:
+    arm(schedules, (0, "a"), (0.01, "b"))
+    schedules.play(names=["x"])
+    records(schedules, 2)
+    assert [each["index"] for each in schedules.look(name="x", since=1)["records"]] == [1]
+    assert schedules.look(name="x", since=2)["records"] == []
+
+
+def test_a_refused_step_is_told_and_the_next_ones_are_taken(schedules: Schedules, kernel: Kernel) -> None:
+    arm(schedules, (0, "a"), (0.2, "refused"), (0.4, "c"))
+    schedules.play(names=["x"])
+    taken = records(schedules, 3)
+    assert [each["complaint"] for each in taken] == [None, "no such name", None]
+    assert kernel.took == ["a", "c"]
+
+
+@pytest.mark.parametrize("error", [Refused("port 'p' is gone", kind="gone"), ValueError("nobody expects it")])
+def test_a_port_that_is_gone_and_even_a_crash_are_told_in_the_record(
+    schedules: Schedules, kernel: Kernel, error: Exception
+) -> None:
+    arm(schedules, (0, "a"), (0.3, "b"))
+    kernel.breaks = error
+    schedules.play(names=["x"])
+    taken = records(schedules, 2)
+    assert all(str(error.args[0]) in each["complaint"] for each in taken)
+    assert schedules.look(name="x")["in_force"] is None
+
+
+def test_a_step_that_is_due_with_the_one_behind_it_is_passed_over_and_told(
+    schedules: Schedules, kernel: Kernel
+) -> None:
+    arm(schedules, (0, "a"), (0.5, "b"), (0.51, "c"))
+    kernel.stuck.clear()
+    schedules.play(names=["x"])
+    assert kernel.entered.wait(5)
+    time.sleep(0.6)  # until all are due
+    kernel.stuck.set()
+    taken = records(schedules, 3)
+    assert kernel.took == ["a", "c"]
+    assert [each["passed_over"] for each in taken] == [False, True, False]
+    assert taken[2]["monotonic_s"] - taken[0]["monotonic_s"] >= 0
+
+
+def test_timelines_that_are_played_together_begin_at_the_same_moment(schedules: Schedules) -> None:
+    arm(schedules, (0, "a"))
+    arm(schedules, (0, "b"), name="y")
+    schedules.play(names=["x", "y"])
+    assert schedules.look(name="x")["begun_s"] == schedules.look(name="y")["begun_s"]
+
+
+def test_what_cannot_be_played_is_refused(schedules: Schedules) -> None:
+    with pytest.raises(Refused, match="z: not armed"):
+        schedules.play(names=["z"])
+    with pytest.raises(Refused, match="needs a time for each of 2 lines"):
+        arm(schedules, (0.5, "a"), (0.2, "b"))
+    with pytest.raises(Refused, match="not here; running: none"):
+        schedules.look(name="x")
+
+
+def test_closing_ends_the_thread(kernel: Kernel) -> None:
+    schedules = Schedules(kernel.run)
+    arm(schedules, (0, "a"), repeat_s=0.01)
+    schedules.play(names=["x"])
+    schedules.close()
+    assert "timelines" not in [each.name for each in threading.enumerate()]

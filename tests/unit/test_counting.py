@@ -1,0 +1,91 @@
+"""What a netem counted, each kind of drop apart as far as it can be known; figures as tc reported them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from testbed.judge.counting import class_packets, overflow_problem, overflows, tally
+from testbed.model.evidence import LinkEvidence
+from testbed.model.impairment import Impairment
+
+
+def netem(packets: int, drops: int, qlen: int = 0) -> dict[str, Any]:
+    return {"kind": "netem", "packets": packets, "drops": drops, "qlen": qlen}
+
+
+DELAY = Impairment(delay_s=0.1)
+LOSS = Impairment(delay_s=0.05, loss_ratio=0.3)
+
+
+def test_without_loss_every_drop_is_the_full_queues() -> None:
+    counted = tally(DELAY, netem(310, 690), limit_packets=50)
+    assert counted.tail_drops == (690, 690)
+    assert counted.arrived_packets == 1000
+
+
+def test_fewer_packets_than_the_queue_holds_cannot_overflow_it() -> None:
+    assert tally(LOSS, netem(723, 277), limit_packets=1000).tail_drops == (0, 0)
+
+
+def test_a_redirect_that_was_never_refused_tells_that_no_queue_was_full() -> None:
+    assert tally(LOSS, netem(7000, 3000), limit_packets=50, refused=0).tail_drops == (0, 0)
+
+
+def test_where_nothing_counts_them_apart_only_bounds_are_said() -> None:
+    # 599 passed, 401 dropped; the redirect was refused 124 times (measured). 30 % of 1000 may drop 374 at 1e-6.
+    counted = tally(LOSS, netem(599, 401), limit_packets=50, refused=124)
+    low, high = counted.tail_drops
+    assert 0 < low <= 124 == high
+    assert tally(LOSS, netem(599, 401), limit_packets=50).tail_drops == (low, 401)
+    assert counted.as_json()["tail_drops"] == {"at_least": low, "at_most": 124}
+
+
+def test_of_losses_in_bursts_nothing_is_known_without_the_redirect() -> None:
+    burst = Impairment(loss_ratio=0.3, loss_burst_packets=3)
+    assert tally(burst, netem(500, 500), limit_packets=50).tail_drops == (0, 500)
+
+
+def test_nothing_dropped_is_nothing_overflowed() -> None:
+    assert tally(DELAY, netem(0, 0), limit_packets=50).tail_drops == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (DELAY, True),
+        (Impairment(delay_s=0.1, limit_packets=50), False),
+        (Impairment(delay_s=0.1, rate_bps=1e6), False),
+        (Impairment(delay_s=0.1, jitter_s=0.01), True),  # the rate that keeps order was not asked for
+    ],
+)
+def test_an_overflow_is_told_unless_a_rate_or_a_limit_asked_for_it(asked: Impairment, told: bool) -> None:
+    said = overflow_problem(asked, tally(asked, netem(310, 690), limit_packets=50), limit_packets=50)
+    assert (said is not None) == told
+    if said is not None:
+        assert "dropped 690 of 1000 packets" in said
+        assert "limit=50" in said
+
+
+def test_what_the_redirect_was_refused_is_its_overlimits() -> None:
+    stats = {"bytes": 384812, "packets": 3009, "drops": 0, "overlimits": 814}
+    action = {"order": 1, "kind": "mirred", "to_dev": "vec0", "stats": stats}
+    filters: list[dict[str, Any]] = [
+        {"kind": "u32"},
+        {"kind": "u32", "options": {"fh": "800::800", "actions": [action]}},
+    ]
+    assert overflows(filters) == 814
+    assert overflows([{"kind": "u32", "options": {"fh": "800:"}}]) is None
+
+
+def test_a_class_is_found_by_its_number() -> None:
+    classes = [{"handle": "1:10", "stats": {"packets": 5}}, {"handle": "1:3000", "stats": {"packets": 7}}]
+    assert class_packets(classes, 0x3000) == 7
+    assert class_packets(classes, 0x11) is None
+
+
+def test_a_link_that_was_not_probed_says_so() -> None:
+    link = LinkEvidence(link="a -> b", network="lan", asked={}, command="")
+    assert link.as_json()["proof"] == {"read_back": "holds", "counters": "shown", "probe": "not asked"}
+    assert link.as_json()["counters"] is None

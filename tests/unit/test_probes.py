@@ -1,0 +1,277 @@
+"""The judge of probes, on flights through a netem written down here from sch_netem.c: honest ones pass, others fail."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from testbed.judge.probes import Flight, Plan, judge, kernel_words, perhaps_busy, plan, seen_rate_bps
+from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
+from testbed.model.impairment import Impairment
+
+_NOISE_S = 0.0001
+
+
+def netem(asked: Impairment, draw: random.Random, count: int, pace_s: float, size_bytes: int = 64) -> Flight:
+    """What an honest netem does to a flight: the draws and their order are sch_netem.c's."""
+    bits = 8 * (size_bytes + 42)
+    sent, arrivals, damaged = [], [], 0
+    last_s = seen_s = float("-inf")
+    bad, counter = False, 0
+
+    def lose() -> bool:
+        nonlocal bad
+        if asked.gilbert:
+            p, r = asked.gilbert[:2]
+            before = bad
+            bad = (draw.random() >= r) if bad else (draw.random() < p)
+            return before
+        return draw.random() < (asked.loss_ratio or 0)
+
+    def offer(number: int, now_s: float, duplicate: float) -> None:
+        nonlocal last_s, seen_s, damaged, counter
+        copies = 1 + (draw.random() < duplicate) - lose()
+        if copies <= 0:
+            return
+        if copies > 1:
+            offer(number, now_s, 0.0)
+        hit = draw.random() < (asked.corrupt_ratio or 0)
+        if hit and draw.random() < 42 / (42 + size_bytes):
+            return  # in the headers: it never arrives
+        gap = asked.reorder_gap_packets or 1
+        if asked.reorder_ratio and counter >= gap - 1 and draw.random() < asked.reorder_ratio:
+            counter, due_s = 0, now_s
+        else:
+            counter += 1
+            jitter = (asked.jitter_s or 0) * (2 * draw.random() - 1)
+            due_s = now_s + max(0.0, (asked.delay_s or 0) + jitter)
+            if asked.rate_bps or (asked.jitter_s and not asked.reorder_by_jitter):
+                due_s = max(due_s, last_s) + (bits / asked.rate_bps if asked.rate_bps else 0)
+                last_s = due_s
+        arrives_s = due_s + draw.random() * _NOISE_S
+        if due_s == last_s:  # what left in order arrives in order
+            seen_s = arrives_s = max(arrives_s, seen_s)
+        if hit:
+            damaged += 1
+        else:
+            arrivals.append((number, round(arrives_s * 1e9)))
+
+    for number in range(count):
+        sent.append(round(number * pace_s * 1e9))
+        offer(number, number * pace_s, asked.duplicate_ratio or 0)
+    return Flight(
+        sent_ns=sent, arrivals=sorted(arrivals, key=lambda each: each[1]), damaged=damaged, size_bytes=size_bytes
+    )
+
+
+def judged(
+    asked: Impairment, real: Impairment | None = None, seed: int = 1, own_rate_bps: float = 400e6
+) -> list[Check]:
+    """What is said of ``asked`` where the link really does ``real``."""
+    draw = random.Random(seed)  # noqa: S311  # a simulation
+    real = real or asked
+    chosen = plan(asked, limit_packets=1000)
+    spread = train = own = None
+    if chosen.spread:
+        spread = netem(real, draw, chosen.spread, chosen.spread_pace_s)
+    if chosen.train:
+        train = netem(real, draw, chosen.train, 0.0, chosen.train_bytes)
+        own = netem(Impairment(rate_bps=own_rate_bps), draw, chosen.train, 0.0, chosen.train_bytes)
+    return judge(
+        asked,
+        netem(real, draw, chosen.count, chosen.pace_s, chosen.size_bytes),
+        clean=netem(Impairment(), draw, 100, 0.001),
+        spread=spread,
+        train=train,
+        clean_train=own,
+    )
+
+
+def fields(checks: list[Check], verdict: str) -> set[str]:
+    return {check.field for check in checks if check.verdict == verdict}
+
+
+HONEST = [
+    Impairment(),
+    Impairment(delay_s=0.02),
+    Impairment(delay_s=0.02, jitter_s=0.003),
+    Impairment(delay_s=0.12, jitter_s=0.025),
+    Impairment(delay_s=0.12, jitter_s=0.025, reorder_by_jitter=True),
+    Impairment(delay_s=0.01, jitter_s=0.01),
+    Impairment(loss_ratio=0.005),
+    Impairment(loss_ratio=0.3),
+    Impairment(loss_ratio=1.0),
+    Impairment(loss_ratio=0.05, loss_burst_packets=3),
+    Impairment(loss_gemodel=(0.01, 0.25, 1.0, 0.0)),
+    Impairment(duplicate_ratio=0.15, loss_ratio=0.1),
+    Impairment(delay_s=0.02, reorder_ratio=0.15),
+    Impairment(delay_s=0.02, reorder_ratio=0.5, reorder_gap_packets=5),
+    Impairment(corrupt_ratio=0.15, loss_ratio=0.05),
+    Impairment(rate_bps=5e6, delay_s=0.01),
+    Impairment(rate_bps=50e3),
+]
+
+
+@pytest.mark.parametrize("asked", HONEST, ids=lambda asked: asked.describe())
+@pytest.mark.parametrize("seed", range(5))
+def test_an_honest_link_is_never_condemned(asked: Impairment, seed: int) -> None:
+    assert fields(judged(asked, seed=seed), FAILS) == set()
+
+
+def test_an_honest_link_is_judged_in_each_field_that_was_asked() -> None:
+    assert fields(judged(Impairment(delay_s=0.05, rate_bps=5e6, loss_ratio=0.02)), HOLDS) == {"delay", "loss", "rate"}
+    assert fields(judged(Impairment(loss_ratio=0.05, loss_burst_packets=3)), HOLDS) >= {"bursts begin", "bursts end"}
+    assert fields(judged(Impairment(duplicate_ratio=0.1, delay_s=0.01)), HOLDS) == {"delay", "loss", "duplicate"}
+    assert fields(judged(Impairment(corrupt_ratio=0.1)), HOLDS) == {"delay", "loss", "corrupt"}
+    assert fields(judged(Impairment(delay_s=0.02, reorder_ratio=0.1)), HOLDS) == {"delay", "loss", "reorder"}
+
+
+NO = Impairment()
+WRONG = [
+    (Impairment(delay_s=0.02), NO, "delay", "as fast as without impairment"),
+    (Impairment(delay_s=0.02), Impairment(delay_s=0.02 / 15.625), "delay", "/proc/net/psched"),
+    (Impairment(delay_s=0.12, jitter_s=0.025), Impairment(delay_s=0.12 / 15.625, jitter_s=0.025 / 15.625), "delay",
+     "/proc/net/psched"),
+    (Impairment(delay_s=0.02), Impairment(delay_s=0.019), "delay", "shorter than asked"),
+    (Impairment(delay_s=0.02), Impairment(delay_s=0.025), "delay", "longer than asked"),
+    (Impairment(delay_s=0.12, jitter_s=0.025), Impairment(delay_s=0.12), "delay", ""),
+    (Impairment(delay_s=0.02), Impairment(delay_s=0.02, loss_ratio=0.02), "loss", "a full queue"),
+    (Impairment(loss_ratio=0.02), NO, "loss", "another path"),
+    (Impairment(loss_ratio=0.1), Impairment(loss_ratio=0.018), "loss", "another path"),
+    (Impairment(loss_ratio=0.05, loss_burst_packets=3), Impairment(loss_ratio=0.05), "bursts end", "loss model"),
+    (Impairment(loss_ratio=0.05, loss_burst_packets=3), Impairment(loss_ratio=0.12, loss_burst_packets=3),
+     "bursts begin", "loss model"),
+    (NO, Impairment(loss_ratio=1.0), "loss", "nothing arrived"),
+    (Impairment(duplicate_ratio=0.1), NO, "duplicate", "netem's place"),
+    (NO, Impairment(duplicate_ratio=0.02), "duplicate", "bridge loops"),
+    (Impairment(delay_s=0.02, reorder_ratio=0.15), Impairment(delay_s=0.02), "reorder", "netem's place"),
+    (Impairment(delay_s=0.02, jitter_s=0.005), Impairment(delay_s=0.02, jitter_s=0.005, reorder_by_jitter=True),
+     "out of order", "order-keeping"),
+    (Impairment(corrupt_ratio=0.1), NO, "corrupt", "netem's place"),
+    (Impairment(rate_bps=5e6), Impairment(rate_bps=10e6), "rate", "another path"),
+    (Impairment(rate_bps=5e6), Impairment(rate_bps=4e6), "rate", "another queue"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "real", "field", "cause"), WRONG, ids=[f"{a.describe()} / {b.describe()}" for a, b, _, _ in WRONG]
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_link_that_does_something_else_is_condemned(
+    asked: Impairment, real: Impairment, field: str, cause: str, seed: int
+) -> None:
+    failed = [check for check in judged(asked, real, seed) if check.verdict == FAILS and check.field == field]
+    assert failed, "condemned, and for this field"
+    assert cause in failed[0].cause
+    assert failed[0].asked in str(failed[0])
+
+
+def test_a_rate_beyond_the_machines_own_is_shown_and_not_judged() -> None:
+    asked, seen = Impairment(rate_bps=1e9), Impairment(rate_bps=350e6)
+    # The first of 400 packets waits in no queue: 399 intervals at 360 Mbit/s and its noise make 360.4.
+    (rate,) = [check for check in judged(asked, seen, own_rate_bps=360e6) if check.field == "rate"]
+    assert rate.verdict == SHOWN
+    assert "own rate without impairment is 360.4 Mbit/s" in rate.how
+
+
+def test_only_what_is_late_or_slow_may_be_the_machines_doing() -> None:
+    late = judged(Impairment(delay_s=0.02), Impairment(delay_s=0.03))
+    assert perhaps_busy(late)
+    assert perhaps_busy(judged(Impairment(rate_bps=5e6), Impairment(rate_bps=3e6)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02), Impairment(delay_s=0.01)))
+    assert not perhaps_busy(judged(Impairment(delay_s=0.02), Impairment(delay_s=0.03, loss_ratio=0.1)))
+
+
+def test_the_plan_keeps_the_queue_empty_and_the_time_short() -> None:
+    slow = plan(Impairment(rate_bps=50e3), limit_packets=1000)
+    assert slow.pace_s >= 2 * 8 * (slow.size_bytes + 42) / 50e3
+    assert slow.count * slow.pace_s <= 3
+    short = plan(Impairment(delay_s=0.1, limit_packets=5), limit_packets=5)
+    assert 0.1 / short.pace_s <= 5 / 2, "never more than half of the queue"
+    assert short.train == 0
+    assert plan(Impairment(loss_ratio=0.001), limit_packets=1000).count == 4000, "as many as there is time for"
+    assert plan(Impairment(loss_ratio=0.3), limit_packets=1000).count < 1000
+    few = plan(Impairment(rate_bps=1e6), limit_packets=10)
+    assert few.train <= 5
+
+
+def test_the_sample_grows_with_the_precision_asked() -> None:
+    def size(loss: float) -> int:
+        chosen: Plan = plan(Impairment(loss_ratio=loss), limit_packets=10**6, most_s=60)
+        return chosen.count
+
+    assert size(0.5) < size(0.1) < size(0.02)
+
+
+def test_a_flight_counts_as_the_rfcs_do() -> None:
+    # Probes 0, 1, 3, 2, 2 arrive, 4 is lost: one reordered (RFC 4737), the second arrival of 2 is no delay of its own.
+    flight = Flight(
+        sent_ns=[0, 1000, 2000, 3000, 4000], arrivals=[(0, 500), (1, 1500), (3, 3500), (2, 3600), (2, 9000)]
+    )
+    assert flight.reordered == 1
+    assert {number: round(delay * 1e9) for number, delay in flight.delays_s.items()} == {
+        0: 500,
+        1: 500,
+        3: 500,
+        2: 1600,
+    }
+
+
+def test_a_trains_rate_leaves_the_first_packet_out() -> None:
+    # 3 packets of 1400 + 42 bytes, 11,536 bits, arrive 2 ms apart: 2 × 11,536 bits in 4 ms.
+    train = Flight(sent_ns=[0, 0, 0], arrivals=[(0, 1_000_000), (1, 3_000_000), (2, 5_000_000)], size_bytes=1400)
+    assert seen_rate_bps(Impairment(rate_bps=5e6), train) == pytest.approx(5_768_000)
+    assert seen_rate_bps(Impairment(rate_bps=5e6), Flight(sent_ns=[0], arrivals=[(0, 1)])) is None
+
+
+def test_packets_lost_by_their_number_are_each_looked_for() -> None:
+    asked = Impairment(drop_packets=((3, 3), (17, 20)), drop_every=50)
+    sent = [number * 1_000_000 for number in range(200)]
+    numbered = {2, 16, 17, 18, 19, 49, 99, 149, 199}
+    honest = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n not in numbered])
+    found = {check.field: check for check in judge(asked, honest, clean=honest)}
+    assert (found["lost by number"].verdict, found["loss"].verdict) == (HOLDS, HOLDS)
+    shifted = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n + 1 not in numbered])
+    found = {check.field: check for check in judge(asked, shifted, clean=honest)}
+    assert (found["lost by number"].verdict, found["loss"].verdict) == (FAILS, FAILS)
+    assert "probe 3 arrived" in found["lost by number"].seen
+
+
+def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:
+    asked = Impairment(rate_bps=1e6, bucket_bytes=4326)  # three packets of 1442 bytes on the wire
+    pace_ns = 1442 * 8 * 1000  # what one takes at 1 Mbit/s
+
+    def train(at_once: int) -> Flight:
+        times = [max(0, number - at_once) * pace_ns for number in range(12)]
+        return Flight(sent_ns=[0] * 12, arrivals=list(enumerate(times)), size_bytes=1400)
+
+    def verdict(flight: Flight) -> str:
+        clean = Flight(sent_ns=[0], arrivals=[(0, 1)])
+        (rate,) = [each for each in judge(asked, clean, clean=clean, train=flight) if each.field == "rate"]
+        return rate.verdict
+
+    assert verdict(train(3)) == HOLDS
+    assert verdict(train(8)) == FAILS
+    chosen = plan(asked, limit_packets=1000)
+    assert chosen.train * 1442 <= 4326 + 1e6 / 8 * 0.1, "the bucket and its queue hold the train"
+
+
+def test_a_chain_that_cannot_be_told_from_outside_is_shown_with_its_mean() -> None:
+    asked = Impairment(loss_gemodel=(0.01, 0.25, 0.5, 0.1))
+    (loss,) = [check for check in judged(asked, Impairment(loss_ratio=0.1)) if check.field == "loss"]
+    assert loss.verdict == SHOWN
+    # (p·(1-h) + r·(1-k)) / (p + r) = (0.01·0.5 + 0.25·0.1) / 0.26
+    assert "11.5%" in loss.how
+
+
+def test_what_the_kernel_holds_is_said_in_the_words_of_the_checks() -> None:
+    options = {
+        "delay": {"delay": 0.02, "jitter": 0.003}, "loss-random": {"loss": 0.02}, "rate": {"rate": 625_000},
+        "reorder": {"reorder": 0.1},
+    }  # fmt: skip
+    words = kernel_words(options)
+    assert (words["delay"], words["loss"], words["rate"], words["reorder"]) == ("20ms ± 3ms", "2%", "5mbit", "10%")
+    assert words["duplicate"] == "0%"
+    assert kernel_words({"loss-gemodel": {"p": 0.01, "r": 0.25}})["bursts end"] == "r=25%"
