@@ -16,10 +16,15 @@ from testbed.errors import (
 )
 from testbed.labs.compose import ComposeLab
 from testbed.labs.lab import Host, Lab, Link, Result
+from testbed.labs.local import LocalLab
+from testbed.labs.observing import PortCapture
 from testbed.links.profiles import load_profiles
 from testbed.model.impairment import Impairment, Profile
+from testbed.observe.capture import Capture
+from testbed.observe.observation import Observation
 
 __all__ = [
+    "Capture",
     "CommandTimeoutError",
     "ComposeLab",
     "EnvironmentUnfitError",
@@ -31,6 +36,9 @@ __all__ = [
     "Lab",
     "LabError",
     "Link",
+    "LocalLab",
+    "Observation",
+    "PortCapture",
     "Profile",
     "Result",
     "ServiceFailedError",

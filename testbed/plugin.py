@@ -21,11 +21,14 @@ from testbed.errors import (
     EnvironmentUnfitError,
     ImpairmentNotAppliedError,
     InvalidComposeError,
+    LabError,
     ServiceFailedError,
     TestbedError,
     UserError,
 )
-from testbed.labs.compose import NETEM_CHOICES, ComposeLab
+from testbed.labs.choice import LAB_CHOICES, decide, make_lab
+from testbed.labs.compose import NETEM_CHOICES
+from testbed.labs.keeping import KeptCaptures, file_name
 from testbed.labs.lab import Lab, impairments_of
 from testbed.model.impairment import Impairment
 from testbed.model.results import TestResult, session_json
@@ -36,12 +39,15 @@ from testbed.report import evidence
 _WRONG_USE = 2
 _DEFAULT_RESULTS = Path("report", "results.json")
 
-_LAB = pytest.StashKey[ComposeLab]()
+_LAB = pytest.StashKey[Lab]()
+_CHOSEN = pytest.StashKey[tuple[str, str]]()
 _RUNNING = pytest.StashKey[Lab]()
 _UNFIT = pytest.StashKey[str]()
 _PROBLEMS = pytest.StashKey[list[str]]()
 _WANTED = pytest.StashKey[dict[LinkRef, Impairment | Timeline]]()
 _SEED = pytest.StashKey[int]()
+_CAPTURES = pytest.StashKey[KeptCaptures]()
+_CAPTURE_CHOICES = ("on-failure", "always", "never")
 _PROVE = pytest.StashKey[set[LinkRef]]()
 _RESULTS = pytest.StashKey[dict[str, TestResult]]()
 _STARTED = pytest.StashKey[datetime]()
@@ -57,6 +63,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--compose-profile", metavar="NAME", action="append", default=[], help="activate a Compose profile; repeatable"
     )
     group.addoption(
+        "--lab", choices=LAB_CHOICES, default="auto",
+        help="where the stack runs: containers of an engine (compose), namespaces of this machine (local), or compose "
+        "where an engine answers and local elsewhere (default: auto)",
+    )  # fmt: skip
+    group.addoption(
         "--netem", choices=NETEM_CHOICES, default="auto",
         help="who executes netem: this kernel, a kernel that testbed brings, or whichever is there (default: auto)",
     )  # fmt: skip
@@ -64,6 +75,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--testbed-seed", metavar="N", type=int,
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
+    )  # fmt: skip
+    group.addoption(
+        "--testbed-capture", choices=_CAPTURE_CHOICES, default="on-failure",
+        help="keep the packets at each impaired port as pcapng files in report/captures/ (default: of failed tests)",
     )  # fmt: skip
     group.addoption(
         "--testbed-results", metavar="FILE", default=str(_DEFAULT_RESULTS),
@@ -92,14 +107,31 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     """Say which stack and which engine."""
     file = config.getoption("--compose-file") or "as Compose finds it"
-    return f"testbed: stack {file}, netem {config.getoption('--netem')}, seed {config.stash[_SEED]}"
+    options = f"lab {config.getoption('--lab')}, netem {config.getoption('--netem')}, seed {config.stash[_SEED]}"
+    return f"testbed: stack {file}, {options}"
 
 
-def _lab_of(config: pytest.Config) -> ComposeLab:
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
+    """Say which lab was chosen, and why, if a test needs one and it was not said on the command line."""
+    if config.getoption("--lab") != "auto" or not any("stack" in getattr(item, "fixturenames", ()) for item in items):
+        return None
+    kind, why = _chosen(config)
+    return f"testbed: {kind} lab ({why})"
+
+
+def _chosen(config: pytest.Config) -> tuple[str, str]:
+    """The kind of lab, and why; settled once."""
+    if _CHOSEN not in config.stash:
+        config.stash[_CHOSEN] = decide(config.getoption("--lab"))
+    return config.stash[_CHOSEN]
+
+
+def _lab_of(config: pytest.Config) -> Lab:
     """The session's lab: known from the start, up only when a test needs it."""
     if _LAB not in config.stash:
         file = config.getoption("--compose-file")
-        config.stash[_LAB] = ComposeLab(
+        config.stash[_LAB] = make_lab(
+            _chosen(config)[0],
             (config.invocation_params.dir / file) if file else _default_file(config),
             netem=config.getoption("--netem"),
             compose_profiles=config.getoption("--compose-profile"),
@@ -238,7 +270,7 @@ def profile(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+def stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
     """The stack, up for the whole session, as a lab: for set-up that tests share. `lab` heals its links."""
     lab = _lab_of(pytestconfig)
     failed = None
@@ -246,8 +278,10 @@ def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
         lab.up()
     except TestbedError as error:
         failed = f"the stack is not up: {error}"
+        if pytestconfig.getoption("--lab") == "auto" and (chosen := _chosen(pytestconfig))[0] == "local":
+            failed += f"\n(the local lab was chosen because {chosen[1]})"
         if isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError):
-            pytestconfig.stash[_UNFIT] = str(error)
+            pytestconfig.stash[_UNFIT] = failed.removeprefix("the stack is not up: ")
     if failed:  # out of the handler, or pytest would print the error twice
         pytest.fail(failed, pytrace=False)
     yield lab
@@ -255,12 +289,16 @@ def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLab]:
+def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
     """The stack, with this test's impairments in force and no others; healed afterwards."""
     node: pytest.Item = request.node
     stack.heal()  # of what a test that uses `stack` alone may have put there
     stack.begin(f"{request.config.stash[_SEED]}:{node.nodeid}")
     node.stash[_RUNNING] = stack
+    if (mode := request.config.getoption("--testbed-capture")) != "never":
+        folder = request.config.rootpath / "report" / "captures" / file_name(node.nodeid)
+        node.stash[_CAPTURES] = captures = KeptCaptures(stack, folder)
+        stack.on_applied = captures.on_impaired
     try:
         for ref, impairment in node.stash.get(_WANTED, {}).items():
             applied = stack.arm(ref, impairment)
@@ -270,6 +308,7 @@ def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLa
             stack.prove(f"{ref.src} -> {ref.dst} {ref.traffic}".strip() + f" on {ref.network}")
         yield stack
     finally:
+        _end_captures(node, save=mode == "always")
         _keep(node, stack)
         stack.end()
         for ref, steps in stack.stepped.items():
@@ -278,6 +317,26 @@ def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLa
                 warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
         for record in stack.records:
             node.user_properties.append((record.name, f"{record.value:g} {record.unit} ({record.better} is better)"))
+
+
+def _end_captures(item: pytest.Item, *, save: bool) -> str:
+    """End what is captured for a test, and keep it or not; what to say of it. Says so too if it cannot be had."""
+    captures = item.stash.get(_CAPTURES, None)
+    if captures is None:
+        return ""
+    del item.stash[_CAPTURES]
+    item.stash[_RUNNING].on_applied = lambda _ref: None
+    try:
+        if not save:
+            captures.drop()
+            return ""
+        said = [str(path) for path in captures.save()]
+        if captures.failed:
+            said.append(f"not kept: {captures.failed}")
+    except (LabError, OSError) as error:
+        said = [f"not kept: {error}"]
+    item.user_properties += [("capture", line) for line in said]
+    return "\n".join(said)
 
 
 @pytest.fixture(autouse=True)
@@ -343,6 +402,8 @@ def pytest_runtest_makereport(
         vars(report).pop("wasxfail", None)
         report.testbed_invalid = True  # type: ignore[attr-defined]  # reports carry plugins' words this way
     if report.failed and _RUNNING in item.stash:
+        if kept := _end_captures(item, save=True):
+            report.sections.append(("testbed: what passed the impaired ports, before and after", kept))
         if links := item.stash[_RUNNING].evidence:
             seen = "\n".join(line for link in links for line in evidence.lines(link))
             report.sections.append(("testbed: asked, kernel, seen", seen))

@@ -72,6 +72,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources"),
     "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
+    "testbed.observe": (*FOUNDATIONS, "testbed.model", "testbed.observe"),
     "testbed.judge": (*FOUNDATIONS, "testbed.model", "testbed.judge"),
     "testbed.report": (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.report"),
     # It draws what netem would do, so it must know how a profile is compiled.
@@ -81,6 +82,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.labs.channel": ("testbed.errors",),
     "testbed.labs.composer": ("testbed.errors",),
     "testbed.labs.engine": ("testbed.errors",),
+    "testbed.kernel": ("testbed.errors", "testbed.agent"),
+    "testbed.labs.child": ("testbed.errors", "testbed.agent"),
+    "testbed.labs.composefile": ("testbed.errors",),
+    "testbed.labs.dockerfile": (),
 }
 
 
@@ -125,7 +130,15 @@ def test_the_agent_needs_nothing_but_python(module: str) -> None:
         module
         for module in FILES
         if _below(
-            module, (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.links.qdisc", "testbed.links.proof")
+            module,
+            (
+                *FOUNDATIONS,
+                "testbed.model",
+                "testbed.judge",
+                "testbed.links.qdisc",
+                "testbed.links.proof",
+                "testbed.observe",
+            ),
         )
     ],
 )
@@ -143,12 +156,14 @@ ONLY_IN: dict[str, set[str]] = {
     "requests": {"testbed.labs.engine"},
     "urllib3": {"testbed.labs.engine"},
     "tenacity": {"testbed.labs.waiting"},
-    "yaml": {"testbed.links.profiles", "testbed.labs.images"},
+    "yaml": {"testbed.links.profiles", "testbed.labs.composefile", "testbed.labs.images"},
     "subprocess": {
         "testbed.agent.batch",
         "testbed.agent.carried",
         "testbed.agent.inside",
         "testbed.agent.ports",
+        "testbed.kernel",
+        "testbed.labs.child",
         "testbed.labs.composer",
         "testbed.labs.images",
     },
