@@ -16,6 +16,7 @@ from testbed.errors import (
 )
 from testbed.labs.compose import ComposeLab
 from testbed.labs.lab import Host, Lab, Link, Result
+from testbed.labs.local import LocalLab
 from testbed.labs.observing import PortCapture
 from testbed.links.profiles import load_profiles
 from testbed.model.impairment import Impairment, Profile
@@ -35,6 +36,7 @@ __all__ = [
     "Lab",
     "LabError",
     "Link",
+    "LocalLab",
     "Observation",
     "PortCapture",
     "Profile",

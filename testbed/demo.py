@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from testbed.errors import CommandTimeoutError, LabError
-from testbed.labs.compose import ComposeHost, ComposeLab, FollowedLog
+from testbed.labs.lab import Host, Lab, Log
 from testbed.links.profiles import find_profile
 from testbed.model.demo import DemoRun, Message, ProfileRun
 from testbed.model.impairment import Impairment, Profile
@@ -33,7 +33,7 @@ _PROBES_S = 1.0
 See = Callable[[Sequence[ProfileRun], str | None], None]
 
 
-def run(lab: ComposeLab, profiles: Sequence[str], *, messages: int, see: See) -> DemoRun:
+def run(lab: Lab, profiles: Sequence[str], *, messages: int, see: See) -> DemoRun:
     """Send ``messages`` messages under each profile; ``see`` hears of each step.
 
     Needs hosts ``client`` and ``server`` with the programs of ``images/``. Raises InvalidValueError for unknown
@@ -44,7 +44,7 @@ def run(lab: ComposeLab, profiles: Sequence[str], *, messages: int, see: See) ->
     done: list[ProfileRun] = []
     clients = ThreadPoolExecutor(_CLIENTS, "testbed-client")
     try:
-        with lab.hosts["server"].follow() as log:
+        with lab.host("server").follow() as log:
             for profile in chosen:
                 see(done, profile.name)
                 done.append(_run_profile(lab, profile, messages, log, clients))
@@ -56,15 +56,13 @@ def run(lab: ComposeLab, profiles: Sequence[str], *, messages: int, see: See) ->
     )
 
 
-def check(lab: ComposeLab, profiles: Sequence[str]) -> list[Profile]:
+def check(lab: Lab, profiles: Sequence[str]) -> list[Profile]:
     """The profiles of these names. Raises InvalidValueError for unknown ones and for a stack without the two hosts."""
     lab.topology.links(LINK)
     return [find_profile(lab.profiles, name) for name in profiles]
 
 
-def _run_profile(
-    lab: ComposeLab, profile: Profile, count: int, log: FollowedLog, clients: ThreadPoolExecutor
-) -> ProfileRun:
+def _run_profile(lab: Lab, profile: Profile, count: int, log: Log, clients: ThreadPoolExecutor) -> ProfileRun:
     client, server = lab.hosts["client"], lab.hosts["server"]
     lab.heal()
     applied = lab.impair(LINK, profile)
@@ -93,7 +91,7 @@ def _run_profile(
     )
 
 
-def _send(client: ComposeHost, server: ComposeHost, text: str, log: FollowedLog, until: float) -> Message:
+def _send(client: Host, server: Host, text: str, log: Log, until: float) -> Message:
     """Have the paper's client send one message, and wait until the server has printed it, or ``until`` has come."""
     left_s = until - time.monotonic()
     if left_s <= 0:
@@ -125,7 +123,7 @@ def _send(client: ComposeHost, server: ComposeHost, text: str, log: FollowedLog,
     )
 
 
-def _whereabouts(client: ComposeHost, server: ComposeHost, port: int) -> str | None:
+def _whereabouts(client: Host, server: Host, port: int) -> str | None:
     """Where the message is that was sent from this port, by the kernels' own tables; None if nobody has it."""
     for each in client.connections():
         if each["local_port"] == port and each["send_queue_bytes"]:
@@ -135,5 +133,5 @@ def _whereabouts(client: ComposeHost, server: ComposeHost, port: int) -> str | N
     return None
 
 
-def _retransmitted(host: ComposeHost) -> int:
+def _retransmitted(host: Host) -> int:
     return host.counters()["Tcp"]["RetransSegs"]

@@ -26,7 +26,8 @@ from testbed.errors import (
     TestbedError,
     UserError,
 )
-from testbed.labs.compose import NETEM_CHOICES, ComposeLab
+from testbed.labs.choice import LAB_CHOICES, decide, make_lab
+from testbed.labs.compose import NETEM_CHOICES
 from testbed.labs.keeping import KeptCaptures, file_name
 from testbed.labs.lab import Lab, impairments_of
 from testbed.model.impairment import Impairment
@@ -38,7 +39,8 @@ from testbed.report import evidence
 _WRONG_USE = 2
 _DEFAULT_RESULTS = Path("report", "results.json")
 
-_LAB = pytest.StashKey[ComposeLab]()
+_LAB = pytest.StashKey[Lab]()
+_CHOSEN = pytest.StashKey[tuple[str, str]]()
 _RUNNING = pytest.StashKey[Lab]()
 _UNFIT = pytest.StashKey[str]()
 _PROBLEMS = pytest.StashKey[list[str]]()
@@ -60,6 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--compose-profile", metavar="NAME", action="append", default=[], help="activate a Compose profile; repeatable"
     )
+    group.addoption(
+        "--lab", choices=LAB_CHOICES, default="auto",
+        help="where the stack runs: containers of an engine (compose), namespaces of this machine (local), or compose "
+        "where an engine answers and local elsewhere (default: auto)",
+    )  # fmt: skip
     group.addoption(
         "--netem", choices=NETEM_CHOICES, default="auto",
         help="who executes netem: this kernel, a kernel that testbed brings, or whichever is there (default: auto)",
@@ -100,14 +107,31 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     """Say which stack and which engine."""
     file = config.getoption("--compose-file") or "as Compose finds it"
-    return f"testbed: stack {file}, netem {config.getoption('--netem')}, seed {config.stash[_SEED]}"
+    options = f"lab {config.getoption('--lab')}, netem {config.getoption('--netem')}, seed {config.stash[_SEED]}"
+    return f"testbed: stack {file}, {options}"
 
 
-def _lab_of(config: pytest.Config) -> ComposeLab:
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
+    """Say which lab was chosen, and why, if a test needs one and it was not said on the command line."""
+    if config.getoption("--lab") != "auto" or not any("stack" in getattr(item, "fixturenames", ()) for item in items):
+        return None
+    kind, why = _chosen(config)
+    return f"testbed: {kind} lab ({why})"
+
+
+def _chosen(config: pytest.Config) -> tuple[str, str]:
+    """The kind of lab, and why; settled once."""
+    if _CHOSEN not in config.stash:
+        config.stash[_CHOSEN] = decide(config.getoption("--lab"))
+    return config.stash[_CHOSEN]
+
+
+def _lab_of(config: pytest.Config) -> Lab:
     """The session's lab: known from the start, up only when a test needs it."""
     if _LAB not in config.stash:
         file = config.getoption("--compose-file")
-        config.stash[_LAB] = ComposeLab(
+        config.stash[_LAB] = make_lab(
+            _chosen(config)[0],
             (config.invocation_params.dir / file) if file else _default_file(config),
             netem=config.getoption("--netem"),
             compose_profiles=config.getoption("--compose-profile"),
@@ -246,7 +270,7 @@ def profile(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+def stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
     """The stack, up for the whole session, as a lab: for set-up that tests share. `lab` heals its links."""
     lab = _lab_of(pytestconfig)
     failed = None
@@ -254,8 +278,10 @@ def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
         lab.up()
     except TestbedError as error:
         failed = f"the stack is not up: {error}"
+        if pytestconfig.getoption("--lab") == "auto" and (chosen := _chosen(pytestconfig))[0] == "local":
+            failed += f"\n(the local lab was chosen because {chosen[1]})"
         if isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError):
-            pytestconfig.stash[_UNFIT] = str(error)
+            pytestconfig.stash[_UNFIT] = failed.removeprefix("the stack is not up: ")
     if failed:  # out of the handler, or pytest would print the error twice
         pytest.fail(failed, pytrace=False)
     yield lab
@@ -263,7 +289,7 @@ def stack(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest, stack: ComposeLab) -> Iterator[ComposeLab]:
+def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
     """The stack, with this test's impairments in force and no others; healed afterwards."""
     node: pytest.Item = request.node
     stack.heal()  # of what a test that uses `stack` alone may have put there

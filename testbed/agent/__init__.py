@@ -9,4 +9,5 @@ lines: a request ``{"id": 1, "op": "attach", …}`` on stdin, an answer ``{"id":
 ``python3 -m agent inside`` in one host's network namespace: interfaces, offloads, counters (testbed.agent.inside),
     its TCP sockets over time (testbed.agent.sockets)
 ``python3 -m agent signal`` in one host's process namespace: end a program that was started there
+``python3 -m agent local``  the switch and all hosts of a local lab (testbed.agent.namespaces)
 """

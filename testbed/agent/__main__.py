@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import capture, inside, ports, processes, protocol, sockets
+from . import capture, inside, namespaces, ports, processes, protocol, sockets
 
 
 def main() -> int:
     """Serve until stdin closes."""
     parser = argparse.ArgumentParser(prog="agent", description="testbed's agent; speaks JSON lines on stdin and stdout")
-    parser.add_argument("role", choices=("ports", "capture", "inside", "signal"))
+    parser.add_argument("role", choices=("ports", "capture", "inside", "signal", "local"))
     parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
+    parser.add_argument("--passing", type=int, help="local: descriptor of a socket where descriptors arrive")
+    parser.add_argument("--owner", type=int, help="local: pidfd of the process to die with")
     role = parser.parse_args()
+    if role.role == "local":
+        return namespaces.serve(tag=role.tag, passing=role.passing, owner=role.owner)
     if role.role == "ports":
         with ports.Ports(tag=role.tag) as beside:
             protocol.serve(beside.operations(), sys.stdin.buffer, sys.stdout.buffer)

@@ -30,6 +30,14 @@ _FAILED = re.compile(r"Command failed .*:(\d+)$")
 _CHUNK_BYTES = 2048
 
 
+_ARRAY = ("[{", "[]")
+
+
+def _array(line: str) -> Any:
+    """The JSON array in a line, or None; words in brackets, as in a tool's usage, are none."""
+    return json.loads(line) if line.startswith(_ARRAY) else None
+
+
 @dataclass
 class Outcome:
     """What a batch brought."""
@@ -123,7 +131,7 @@ class Batch:
             elif named and (match := _FAILED.search(line)):
                 self._sent = int(match[1]) + 1
                 failed = True
-            elif failed and line.startswith("["):
+            elif failed and _array(line) is not None:
                 self._said.clear()
                 self._lost = False
                 return
@@ -150,8 +158,8 @@ class Batch:
         deadline = time.monotonic() + deadline_s
         while len(arrays) + len(failed.intersection(shows)) < len(shows):
             line = self._read_line(deadline)
-            if line.startswith("["):
-                arrays.append(json.loads(line))
+            if (array := _array(line)) is not None:
+                arrays.append(array)
                 outcome.notes += text
                 text = []
             elif match := _FAILED.search(line):
@@ -190,7 +198,7 @@ class Batch:
                 raise Refused(f"{self._name} did not answer in time; last seen: {self._last_seen()!r}")
         raw, _, self._pending = self._pending.partition(b"\n")
         line = raw.decode(errors="replace").strip("\r ")
-        if line and not line.startswith("["):
+        if line and not line.startswith(_ARRAY):
             self._said.append(line)
         return line
 

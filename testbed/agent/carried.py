@@ -8,6 +8,7 @@ gone when the kernel is, however it dies.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -27,28 +28,41 @@ _INIT = Path(__file__).with_name("guest-init")
 _MEMORY = "192M"
 _BOOT_DEADLINE_S = 30.0
 
+# On a busy machine UML (6.12) misses a SIGIO now and then, and a packet lies in its tap until the next one comes, for
+# seconds. So it is made to look.
+_PROD_EVERY_S = 0.002
+
 # arch/um/drivers/mconsole.h
 _MCONSOLE_MAGIC = 0xCAFEBABE
 _MCONSOLE_VERSION = 2
 _MCONSOLE_DATA = 512
 
 
-def find_kernel() -> str | None:
-    """The path of a User-Mode Linux on this machine, or None."""
-    return shutil.which("linux.uml")
+def find_kernel(root: Path | None = None) -> str | None:
+    """The path of a User-Mode Linux on this machine, or in another root file system, or None."""
+    if root is None:
+        return shutil.which("linux.uml")
+    return "/usr/bin/linux.uml" if (root / "usr/bin/linux.uml").is_file() else None
+
+
+def _enter(root: Path) -> None:
+    os.chroot(root)
+    os.chdir("/")
 
 
 class CarriedKernel:
     """One running kernel and the two tools in it."""
 
-    def __init__(self, *, name: str, tables: Path | None = None) -> None:
+    def __init__(self, *, name: str, tables: Path | None = None, root: Path | None = None) -> None:
         """Boot; raises Refused with the kernel's last lines if it is not up in time.
 
-        ``tables``: the folder where its tc finds tables of delays.
+        ``tables``: the folder where its tc finds tables of delays. ``root``: a root file system that has a User-Mode
+        Linux and its own tc, where this machine has none. It holds ``guest-init``, and shows the machine's /dev and
+        /proc; ``tables`` is below one of them.
         """
-        binary = find_kernel()
+        binary = find_kernel(root)
         if binary is None:
-            raise Refused("no user-mode-linux here: linux.uml is not on PATH")
+            raise Refused(f"no user-mode-linux here: linux.uml is not {'on PATH' if root is None else f'in {root}'}")
         self.name = name
         # UML holds its memory in a file that it maps executable: TMPDIR must not be mounted noexec.
         self._folder = Path(tempfile.mkdtemp(prefix=f"testbed-{name}-"))
@@ -68,10 +82,11 @@ class CarriedKernel:
                     f"con1=fd:{tc_in[0]},fd:{tc_out[1]}", f"con2=fd:{ip_in[0]},fd:{ip_out[1]}",
                     # What a kernel does not know and has the form of a variable goes into its init's environment.
                     *([f"TC_LIB_DIR={tables}"] if tables else []),
-                    "init=/bin/sh", "--", str(_INIT),
+                    "init=/bin/sh", "--", str(_INIT) if root is None else f"/{_INIT.name}",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
                 start_new_session=True,
+                preexec_fn=None if root is None else functools.partial(_enter, root),  # the agent has one thread
             )  # fmt: skip
         for descriptor in theirs:
             os.close(descriptor)
@@ -84,9 +99,16 @@ class CarriedKernel:
                 tool.synchronise(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
+            signal.signal(signal.SIGALRM, self._prod)
+            signal.setitimer(signal.ITIMER_REAL, _PROD_EVERY_S, _PROD_EVERY_S)
         except BaseException:
             self.kill()
             raise
+
+    def _prod(self, _number: int, _frame: object) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGIO)
 
     def died(self) -> str | None:
         """What it died of, with its last lines; None while it lives."""
@@ -135,6 +157,7 @@ class CarriedKernel:
 
     def kill(self) -> None:
         """End the kernel at once, and forget it. Its taps vanish."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         self.end()
         for tool in self._tools:
             tool.close()

@@ -130,7 +130,7 @@ def await_listener(*, port: int, deadline_s: float) -> dict[str, Any]:
     """Wait until a TCP socket listens on the port; ``listening`` false and what does listen if none does in time."""
     deadline = time.monotonic() + deadline_s
     while True:
-        seen = _listening_ports()
+        seen = listening_ports()
         if port in seen or time.monotonic() >= deadline:
             return {"listening": port in seen, "ports": sorted(seen)}
         time.sleep(_POLL_S)
@@ -159,7 +159,8 @@ def connections() -> list[dict[str, Any]]:
     return found
 
 
-def _listening_ports() -> set[int]:
+def listening_ports() -> set[int]:
+    """Every TCP port that a socket of this namespace listens on."""
     return {_port(fields[1]) for fields in _tcp_table() if fields[3] == _LISTEN}
 
 

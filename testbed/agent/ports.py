@@ -69,16 +69,18 @@ class Port:
 class Ports:
     """Every port that this agent has attached, and the kernels that carry them."""
 
-    def __init__(self, *, tag: str) -> None:
-        """``tag`` goes into device names; a few letters."""
+    def __init__(self, *, tag: str, files_in: str = "/tmp") -> None:  # noqa: S108  # made by mkdtemp
+        """``tag`` goes into device names; a few letters. ``files_in``: where files for tc are kept."""
         self._tag = tag
+        self.carried_root: Path | None = None
+        """Where the kernel to carry is, if not on this machine's PATH: see `carried.CarriedKernel`."""
         self._ports: dict[str, Port] = {}
         self._attached = 0
         self._kernel: carried.CarriedKernel | None = None
         self._buried = ""
         self._kept: Any = None
         # Not TMPDIR: that may be /dev/shm, and a carried kernel has a /dev of its own.
-        self._files = Path(tempfile.mkdtemp(prefix=f"testbed-{tag}-", dir="/tmp"))  # made by mkdtemp
+        self._files = Path(tempfile.mkdtemp(prefix=f"testbed-{tag}-", dir=files_in))
         for folder in _TABLES:
             for table in folder.glob("*.dist"):
                 shutil.copy(table, self._files)
@@ -125,7 +127,7 @@ class Ports:
             "python": platform.python_version(),
             **self._try_host_netem(),
             "tun": _try_tun(),
-            "carried_kernel": carried.find_kernel(),
+            "carried_kernel": carried.find_kernel(self.carried_root),
             "tc": _run("tc", "-V").strip(),
         }
 
@@ -135,7 +137,7 @@ class Ports:
         if self._kernel is None:
             if reason := _try_tun():
                 raise Refused(f"a carried kernel needs taps: {reason}")
-            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", tables=self._files)
+            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", tables=self._files, root=self.carried_root)
         return {"boot_s": self._kernel.boot_s, "release": self._kernel.release}
 
     def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str | None]:
@@ -320,15 +322,20 @@ class Ports:
             else:
                 _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}2")
                 undo.callback(_run, "ip", "link", "delete", device)
-            outcome = self._host_tc.batch().run([
+            tc = self._host_tc.batch()
+            outcome = tc.run([
                 f"qdisc add dev {device} root handle 1: htb default 0 direct_qlen 1000",
                 f"class add dev {device} parent 1: classid 1:10 htb rate 1gbit quantum 60000",
-                f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms seed 1",
+                f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms",
                 f"filter add dev {device} parent 1: protocol ip prio 1 flower src_ip 192.0.2.1 classid 1:10",
+            ])  # fmt: skip
+            # Apart: an iproute2 before 6.6 knows no seed and still does the rest.
+            seeding = tc.run([
+                f"qdisc replace dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms seed 1",
                 f"qdisc show dev {device}",
             ])  # fmt: skip
         reasons = "; ".join(dict.fromkeys(each["text"] for each in outcome.complaints)) or None
-        shown = outcome.shown[0] if outcome.shown else []
+        shown = seeding.shown[0] if seeding.shown else []
         seeded = any(each.get("options", {}).get("seed") == 1 for each in shown if each["kind"] == "netem")
         return {"host_netem": reasons, "host_seed": seeded}
 

@@ -34,13 +34,13 @@ def send(*, args: str, rank: int, of: int, name: str) -> dict[str, list[int] | N
     """
     if name not in signal.Signals.__members__:
         raise Refused(f"unknown signal {name!r}; write it as SIGTERM or SIGINT")
-    processes = _processes()
-    leaders = sorted((start, pid) for pid, parent, _, start in processes if parent == 0 and _same(_args(pid), args))
+    found = processes()
+    leaders = sorted((start, pid) for pid, parent, _, start in found if parent == 0 and _same(_args(pid), args))
     if len(leaders) != of or not 0 <= rank < of or leaders[rank][1] == 1:
         return {"signalled": None}
     leader = leaders[rank][1]
     reached = []
-    for pid in (pid for pid, _, session, _ in processes if leader in (session, pid)):
+    for pid in (pid for pid, _, session, _ in found if leader in (session, pid)):
         try:
             os.kill(pid, signal.Signals[name])
         except ProcessLookupError:
@@ -61,7 +61,7 @@ def _args(pid: int) -> str:
         return ""
 
 
-def _processes() -> list[tuple[int, int, int, int]]:
+def processes() -> list[tuple[int, int, int, int]]:
     """Process, parent and session numbers, and the tick of its start, of every process here but this one."""
     found = []
     for path in _PROC.iterdir():

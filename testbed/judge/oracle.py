@@ -112,9 +112,9 @@ class Direction:
     """Magnitude of the delay variation between messages sent and received one after the other (RFC 3393)."""
     reordered: int
     extents: Mapping[int, int]
-    """Reordering extents and how often each occurred (RFC 4737, 4.2.1)."""
+    """Reordering extents and how often each occurred (RFC 4737, 4.2)."""
     degrees: Mapping[int, int]
-    """n of n-reordering, and how often (RFC 4737, 5.1)."""
+    """n of n-reordering, and how often (RFC 4737, 5)."""
     head_of_line: Distribution
     """What messages of a stream waited for the ones before them (`metrics.head_of_line_wait_ns`)."""
     stalls: int
@@ -144,7 +144,7 @@ class Direction:
 
     @property
     def reordered_ratio(self) -> float | None:
-        """Reordered of arrived (RFC 4737, 4.1.1); None if nothing arrived."""
+        """Reordered of arrived (RFC 4737, 4.1); None if nothing arrived."""
         arrived = self.delivered + self.late
         return self.reordered / arrived if arrived else None
 
@@ -154,7 +154,7 @@ class Direction:
         return goodput_bps(self.received_bytes, self.duration_s)
 
     def n_reordered(self, n: int) -> int:
-        """How many are n-reordered (RFC 4737, 5.1)."""
+        """How many are n-reordered (RFC 4737, 5)."""
         return sum(count for degree, count in self.degrees.items() if degree >= n)
 
     def delay_quantile(self, q: float, *, confidence: float = 0.95) -> Quantile | None:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from testbed import units
 from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
@@ -142,6 +142,29 @@ class Host(abc.ABC):
     def inside(self) -> Channel:
         """The agent in its network namespace, which observes and probes. Raises LabError if it has none."""
         raise LabError(f"`{self.name}`: no agent runs inside, so it can be neither observed nor probed")
+
+    @abc.abstractmethod
+    def connections(self) -> list[dict[str, Any]]:
+        """The TCP connections that its kernel still works on, also those whose program has ended."""
+
+    @abc.abstractmethod
+    def follow(self) -> Log:
+        """What its main program prints, as it grows; a context manager."""
+
+
+class Log(Protocol):
+    """What a host's main program prints, while it does; a context manager."""
+
+    def __enter__(self) -> Self:
+        """Begin to read."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Let go of it."""
+
+    def when(self, line: str, deadline_s: float) -> int | None:
+        """Wait for a line; when it was first printed, in nanoseconds since the epoch. None if it was not in time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +344,9 @@ class Record:
 
 class Lab(abc.ABC):
     """Hosts and links that are up together."""
+
+    run_id: str
+    """What tells this run from others."""
 
     topology: Topology
     profiles: Mapping[str, Profile]

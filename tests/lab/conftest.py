@@ -1,15 +1,20 @@
-"""What the tests on real containers share: programs put into the hosts, and the sockets of earlier tests gone."""
+"""What the tests on real labs share: each test on each kind of lab, programs in the hosts, and no sockets left.
+
+A test that uses ``lab``, ``stack`` or ``kind`` runs once on containers and once on namespaces; a module for which one
+of them alone will do says so: ``LABS = ("compose",)``.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from testbed import CommandTimeoutError, ComposeLab, Result
-from testbed.labs.compose import ComposeHost
+from testbed import CommandTimeoutError, Host, Lab, Result
+from testbed.labs.choice import decide, make_lab
 from testbed.labs.waiting import await_condition
 
 HERE = Path(__file__).parent
@@ -18,12 +23,43 @@ _PORT = "9000"
 _CLOSED = {"07", "0A", "06"}  # CLOSE, LISTEN, TIME_WAIT of include/net/tcp_states.h: these send nothing
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that needs a lab on each kind of it."""
+    if "kind" in metafunc.fixturenames:
+        kinds = getattr(metafunc.module, "LABS", ("compose", "local"))
+        metafunc.parametrize("kind", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of lab that this test runs on; skipped where it cannot be had."""
+    wanted: str = getattr(request, "param", "compose")
+    asked = request.config.getoption("--lab")
+    if asked not in ("auto", wanted):
+        pytest.skip(f"--lab {asked}")
+    if wanted == "compose" and (found := decide("auto"))[0] != "compose":
+        pytest.skip(found[1])
+    return wanted
+
+
+def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:
+    """A lab of this kind for a Compose file; not up yet."""
+    return make_lab(kind, file, netem=config.getoption("--netem"), say=lambda _text: None)
+
+
+@pytest.fixture(scope="session")
+def stack(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """The paper's stack, up as long as tests of this kind run."""
+    with lab_of(kind, pytestconfig, HERE.parents[1] / "compose.yaml") as lab:
+        yield lab
+
+
 @dataclass
 class Datagrams:
     """Numbered UDP datagrams from one host to another."""
 
-    src: ComposeHost
-    dst: ComposeHost
+    src: Host
+    dst: Host
     network: str = "lan"
     port: int = int(_PORT)
     address: str = ""
@@ -77,13 +113,13 @@ class Datagrams:
                 echo.stop("SIGKILL")
 
 
-def prepare(*hosts: ComposeHost) -> None:
+def prepare(*hosts: Host) -> None:
     """Put the program into the hosts."""
     for host in hosts:
         host.put(_PROGRAM, (HERE / "programs" / "datagrams.py").read_bytes())
 
 
-def await_quiet(*hosts: ComposeHost) -> None:
+def await_quiet(*hosts: Host) -> None:
     """Wait until no TCP socket of an earlier test has anything left to send: it would take its place in the loss."""
 
     def talking() -> list[str]:
@@ -95,7 +131,7 @@ def await_quiet(*hosts: ComposeHost) -> None:
 
 
 @pytest.fixture
-def datagrams(lab: ComposeLab) -> Datagrams:
+def datagrams(lab: Lab) -> Datagrams:
     """Datagrams from the client to the server."""
     client, server = lab.hosts["client"], lab.hosts["server"]
     prepare(client, server)

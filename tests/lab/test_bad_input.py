@@ -25,6 +25,8 @@ from testbed.labs import images
 from testbed.labs.channel import Channel
 from testbed.labs.engine import Engine
 
+LABS = ("compose",)
+
 IMAGE = "debian:trixie-slim"
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from testbed import ComposeLab
 
+LABS = ("compose",)
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -27,6 +27,8 @@ from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, t
 from testbed.labs.images import ensure_netem
 from tests.lab.conftest import HERE
 
+LABS = ("compose",)
+
 pytestmark = [pytest.mark.by_hand, pytest.mark.timeout(1800)]
 
 _DEADLINE_S = 900.0

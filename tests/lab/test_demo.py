@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed import ComposeLab, demo
+from testbed import Lab, demo
 
 CONNECT_THEN_SEND = """
 import socket
@@ -17,7 +17,7 @@ client.close()
 
 
 def test_a_client_that_cannot_connect_is_still_connecting_and_not_lost(
-    lab: ComposeLab, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "_PATIENCE_S", 3.0)
     run = demo.run(lab, ["blackhole"], messages=1, see=lambda _done, _current: None)
@@ -27,7 +27,7 @@ def test_a_client_that_cannot_connect_is_still_connecting_and_not_lost(
     assert run.profiles[0].dropped_packets > 0
 
 
-def test_a_message_that_the_kernel_sends_again_is_found_there_and_when_it_came_nowhere(lab: ComposeLab) -> None:
+def test_a_message_that_the_kernel_sends_again_is_found_there_and_when_it_came_nowhere(lab: Lab) -> None:
     client, server = lab.hosts["client"], lab.hosts["server"]
     client.run(["rm", "-f", "/tmp/go"])
     assert client.run(["mkfifo", "/tmp/go"]).ok

@@ -17,6 +17,8 @@ from testbed.links import proof, qdisc
 from testbed.model.impairment import Impairment
 from tests.lab.conftest import HERE, Datagrams, prepare
 
+LABS = ("compose",)
+
 # Receives the program and the lines on stdin, boots the kernel with the program as its first, passes its output on.
 _BOOT = """
 import json, os, subprocess, sys

@@ -6,11 +6,11 @@ import statistics
 
 import pytest
 
-from testbed import ComposeLab, Impairment, ImpairmentNotAppliedError
+from testbed import Impairment, ImpairmentNotAppliedError, Lab
 from tests.lab.conftest import Datagrams, await_quiet
 
 
-def test_50_ms_one_way_adds_50_ms_to_every_round_trip(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_50_ms_one_way_adds_50_ms_to_every_round_trip(lab: Lab, datagrams: Datagrams) -> None:
     nothing = datagrams.round_trips(20)
     lab.link("client -> server").impair(delay="50ms")
     delayed = datagrams.round_trips(20)
@@ -22,12 +22,12 @@ def test_50_ms_one_way_adds_50_ms_to_every_round_trip(lab: ComposeLab, datagrams
     assert statistics.median(healed) < 0.025
 
 
-def test_delays_of_both_directions_add_up(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_delays_of_both_directions_add_up(lab: Lab, datagrams: Datagrams) -> None:
     lab.impair("client <-> server", delay="30ms")
     assert min(datagrams.round_trips(10)) >= 0.060
 
 
-def test_of_100_percent_loss_nothing_arrives(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_of_100_percent_loss_nothing_arrives(lab: Lab, datagrams: Datagrams) -> None:
     link = lab.link("client -> server")
     link.impair(loss="100%")
     assert datagrams.sent_into_nothing(50).splitlines() == ["ready"]
@@ -38,7 +38,7 @@ def test_of_100_percent_loss_nothing_arrives(lab: ComposeLab, datagrams: Datagra
     assert datagrams.arrived(50) == list(range(50))
 
 
-def test_the_same_seed_loses_the_same_packets_and_healing_loses_none(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_the_same_seed_loses_the_same_packets_and_healing_loses_none(lab: Lab, datagrams: Datagrams) -> None:
     await_quiet(datagrams.src, datagrams.dst)
     missing = []
     for _attempt in range(2):
@@ -55,7 +55,7 @@ def test_the_same_seed_loses_the_same_packets_and_healing_loses_none(lab: Compos
     assert datagrams.arrived(500, pace_s=0.001) == list(range(500))
 
 
-def test_jitter_keeps_order_by_default_and_reorders_when_asked(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_jitter_keeps_order_by_default_and_reorders_when_asked(lab: Lab, datagrams: Datagrams) -> None:
     await_quiet(datagrams.src, datagrams.dst)
     lab.link("client -> server").impair(delay="30ms", jitter="20ms", distribution="normal", seed=1)
     assert datagrams.arrived(300) == list(range(300))
@@ -69,7 +69,7 @@ def test_jitter_keeps_order_by_default_and_reorders_when_asked(lab: ComposeLab, 
     assert arrived != sorted(arrived)
 
 
-def test_a_rate_holds_datagrams_back(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_a_rate_holds_datagrams_back(lab: Lab, datagrams: Datagrams) -> None:
     # A datagram of one digit is 43 bytes with its Ethernet, IP and UDP headers: 344 bits, so 17.2 ms at 20 kbit/s.
     lab.link("client -> server").impair(rate="20kbit")
     assert min(datagrams.round_trips(8)) >= 344 / 20_000
@@ -78,7 +78,7 @@ def test_a_rate_holds_datagrams_back(lab: ComposeLab, datagrams: Datagrams) -> N
     assert statistics.median(datagrams.round_trips(8)) < 344 / 20_000
 
 
-def test_a_queue_of_one_packet_drops_what_comes_while_it_is_full(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_a_queue_of_one_packet_drops_what_comes_while_it_is_full(lab: Lab, datagrams: Datagrams) -> None:
     link = lab.link("client -> server")
     link.impair(delay="100ms", limit=1)
     arrived = datagrams.arrived(100)  # 2 ms apart: about 50 come while one is under way
@@ -86,7 +86,7 @@ def test_a_queue_of_one_packet_drops_what_comes_while_it_is_full(lab: ComposeLab
     assert link.counters().dropped_packets >= 90
 
 
-def test_an_impairment_changed_behind_our_back_is_found(lab: ComposeLab) -> None:
+def test_an_impairment_changed_behind_our_back_is_found(lab: Lab) -> None:
     lab.link("client -> server").impair(Impairment(loss_ratio=0.02))
     port = lab._ports["server", "lan"]
     line = f"qdisc replace dev {port.device} parent 1:10 netem limit 1000"
@@ -96,7 +96,7 @@ def test_an_impairment_changed_behind_our_back_is_found(lab: ComposeLab) -> None
     lab.heal()  # or this test would be INVALID itself
 
 
-def test_what_tc_refuses_is_reported_with_its_line(lab: ComposeLab) -> None:
+def test_what_tc_refuses_is_reported_with_its_line(lab: Lab) -> None:
     link = lab.link("client -> server")
     link.impair(delay="1ms")
     port = lab._ports["server", "lan"]
@@ -111,7 +111,7 @@ def test_what_tc_refuses_is_reported_with_its_line(lab: ComposeLab) -> None:
     assert datagram_delay(lab) == pytest.approx(0.001)
 
 
-def datagram_delay(lab: ComposeLab) -> float:
+def datagram_delay(lab: Lab) -> float:
     """The delay that the kernel holds now."""
     netem = lab.netem(lab.link("client -> server").ref)
     assert netem is not None
@@ -119,14 +119,14 @@ def datagram_delay(lab: ComposeLab) -> float:
     return delay
 
 
-def test_the_seed_and_the_limit_are_read_back_from_the_kernel(lab: ComposeLab) -> None:
+def test_the_seed_and_the_limit_are_read_back_from_the_kernel(lab: Lab) -> None:
     applied = lab.link("server -> client").impair(delay="250us", loss="0.1%", limit=77, seed=2**64 - 1, rate="1.5mbit")
     options = applied.kernel["options"]
     assert (options["limit"], options["seed"], options["rate"]["rate"]) == (77, 2**64 - 1, 187_500)
     assert options["loss-random"]["loss"] == pytest.approx(0.001)
 
 
-def test_offloads_are_off_on_impaired_hosts(lab: ComposeLab) -> None:
+def test_offloads_are_off_on_impaired_hosts(lab: Lab) -> None:
     """One netem drop is one packet: 300 kB in one write leave the sender as packets, none larger than the MTU."""
     link = lab.link("client -> server")
     link.impair(delay="1ms")

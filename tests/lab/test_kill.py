@@ -17,6 +17,8 @@ from testbed.labs.compose import is_orphaned, runs
 from testbed.labs.engine import OWNER_LABEL, Engine
 from testbed.labs.waiting import await_condition
 
+LABS = ("compose",)
+
 _TEST = """
 import pathlib, pytest
 

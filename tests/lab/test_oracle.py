@@ -94,10 +94,11 @@ def test_of_1025_bytes_the_papers_server_prints_1024_and_the_client_is_told_noth
     lab: ComposeLab, size: int, arrives: int
 ) -> None:
     client, server = lab.host("client"), lab.host("server")
-    program = server.start(["python3", "paper_server.py", "", "8899"], ready=8899)
+    port = 7875 + size  # one each: the paper's server cannot bind again what is in TIME_WAIT
+    program = server.start(["python3", "paper_server.py", "", str(port)], ready=port)
     before = server.counters()
     message = "x" * size
-    sent = client.run(["python3", "paper_client.py", "server", "8899", message])
+    sent = client.run(["python3", "paper_client.py", "server", str(port), message])
     await_condition(lambda: program.output, lambda text: text.endswith("\n"), deadline_s=10)
     evidence = Evidence(kernel={"server": difference(before, server.counters())})
     printed = program.stop("SIGINT").stdout.removeprefix("Message ").removesuffix("\n")

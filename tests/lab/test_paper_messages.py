@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed import ComposeLab
+from testbed import Lab
 
 FIRST_PROFILES = ("clean", "lan", "latency", "lossy", "lossy-latency", "awful")
 FIGURE_4 = "Message Test message"
@@ -13,7 +13,7 @@ PATIENCE_S = 300
 
 
 @pytest.mark.impair_each("client <-> server", *FIRST_PROFILES)
-def test_the_papers_message_arrives_exactly_once_and_figure_4_is_printed(lab: ComposeLab, profile: str) -> None:
+def test_the_papers_message_arrives_exactly_once_and_figure_4_is_printed(lab: Lab, profile: str) -> None:
     client, server = lab.hosts["client"], lab.hosts["server"]
     before = server.logs().splitlines().count(FIGURE_4)
 
@@ -31,13 +31,13 @@ def test_the_papers_message_arrives_exactly_once_and_figure_4_is_printed(lab: Co
         assert lab.link(link).counters().sent_packets > 0, f"nothing of this went through the netem of {link}"
 
 
-def test_figure_4_is_printed_byte_for_byte(lab: ComposeLab) -> None:
+def test_figure_4_is_printed_byte_for_byte(lab: Lab) -> None:
     with lab.hosts["server"].follow() as log:
         assert lab.hosts["client"].run(["python3", "paper_client.py", "server", "8888"]).ok
         assert log.when("Message Test message", 10) is not None
 
 
-def test_the_papers_server_ends_on_ctrl_c_and_closes_its_socket(lab: ComposeLab) -> None:
+def test_the_papers_server_ends_on_ctrl_c_and_closes_its_socket(lab: Lab) -> None:
     server = lab.hosts["server"]
     second = server.start(["python3", "paper_server.py", "", "8889"], ready=8889)
     result = second.stop("SIGINT")

@@ -7,11 +7,11 @@ from itertools import count, permutations
 
 import pytest
 
-from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError
+from testbed import ImpairmentNotAppliedError, InvalidValueError, Lab
 from testbed.labs.lab import Program
 from testbed.labs.waiting import await_condition
 from testbed.links import qdisc
-from tests.lab.conftest import HERE
+from tests.lab.conftest import HERE, lab_of
 
 HOSTS = ("a", "b", "c", "d")
 PAIRS = set(permutations(HOSTS, 2))
@@ -21,8 +21,8 @@ ROUNDS = count(1)
 
 
 @pytest.fixture(scope="module")
-def shared(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
-    with ComposeLab(HERE / "stacks" / "four.yaml", netem=pytestconfig.getoption("--netem")) as lab:
+def shared(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    with lab_of(kind, pytestconfig, HERE / "stacks" / "four.yaml") as lab:
         for host in lab.hosts.values():
             host.put("/tmp/roll_call.py", (HERE / "programs" / "roll_call.py").read_bytes())
             LISTENERS[host.name] = host.start(["python3", "/tmp/roll_call.py", "hear"], ready="ready")
@@ -30,12 +30,12 @@ def shared(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
 
 
 @pytest.fixture
-def four(shared: ComposeLab) -> Iterator[ComposeLab]:
+def four(shared: Lab) -> Iterator[Lab]:
     yield shared
     shared.heal()
 
 
-def heard(lab: ComposeLab) -> Pairs:
+def heard(lab: Lab) -> Pairs:
     """Which pairs (who spoke, who heard) got through, once every other packet was seen to be swallowed."""
     cut = [lab.link(f"{ref.src} -> {ref.dst}") for ref in lab.cuts]
     before = [link.lost_in_cut() for link in cut]
@@ -59,37 +59,37 @@ def between(left: str, right: str) -> Pairs:
     return {pair for pair in PAIRS if (pair[0] in left) != (pair[1] in left) and {*pair} <= {*left, *right}}
 
 
-def test_without_a_cut_everybody_hears_everybody(four: ComposeLab) -> None:
+def test_without_a_cut_everybody_hears_everybody(four: Lab) -> None:
     assert heard(four) == PAIRS
 
 
-def test_a_one_way_cut_fails_one_way(four: ComposeLab) -> None:
+def test_a_one_way_cut_fails_one_way(four: Lab) -> None:
     four.link("a -> b").cut()
     assert heard(four) == PAIRS - {("a", "b")}
     four.link("a -> b").mend()
     assert heard(four) == PAIRS
 
 
-def test_a_partition_cuts_across_groups_and_not_within(four: ComposeLab) -> None:
+def test_a_partition_cuts_across_groups_and_not_within(four: Lab) -> None:
     four.partition({"a", "b"}, {"c", "d"})
     assert heard(four) == PAIRS - between("ab", "cd")
     four.heal()
     assert heard(four) == PAIRS
 
 
-def test_a_host_in_no_group_keeps_all_its_links(four: ComposeLab) -> None:
+def test_a_host_in_no_group_keeps_all_its_links(four: Lab) -> None:
     four.partition({"a"}, {"b"})
     assert heard(four) == PAIRS - between("a", "b")
 
 
-def test_an_isolated_host_hears_nobody_and_is_heard_by_nobody(four: ComposeLab) -> None:
+def test_an_isolated_host_hears_nobody_and_is_heard_by_nobody(four: Lab) -> None:
     four.isolate("d")
     assert heard(four) == PAIRS - between("d", "abc")
     four.mend("d -> a")
     assert heard(four) == PAIRS - between("d", "abc") | {("d", "a")}
 
 
-def test_what_impaired_the_link_before_impairs_it_again_after_the_cut(four: ComposeLab) -> None:
+def test_what_impaired_the_link_before_impairs_it_again_after_the_cut(four: Lab) -> None:
     four.impair("a -> b", delay="5ms")
     four.cut("a <-> b")
     four.verify()
@@ -101,7 +101,7 @@ def test_what_impaired_the_link_before_impairs_it_again_after_the_cut(four: Comp
     assert four.link("a -> b").impairment is not None
 
 
-def test_a_connection_survives_a_cut_shorter_than_its_time_out(four: ComposeLab) -> None:
+def test_a_connection_survives_a_cut_shorter_than_its_time_out(four: Lab) -> None:
     a, b = four.hosts["a"], four.hosts["b"]
     server = b.start(["python3", "-c", _SERVER], ready=9003)
     client = a.start(["python3", "-c", _CLIENT, b.addresses()[0]], ready="first")
@@ -135,7 +135,7 @@ assert s.recv(99) == b"heard"
 """
 
 
-def test_a_cut_that_was_mended_behind_our_back_is_found(four: ComposeLab) -> None:
+def test_a_cut_that_was_mended_behind_our_back_is_found(four: Lab) -> None:
     four.cut("a -> b")
     port = four._ports["b", "lan"]
     source = port.sources[four.link("a -> b").ref]
@@ -146,7 +146,7 @@ def test_a_cut_that_was_mended_behind_our_back_is_found(four: ComposeLab) -> Non
         four.verify()
 
 
-def test_a_partition_of_unknown_hosts_cuts_nothing(four: ComposeLab) -> None:
+def test_a_partition_of_unknown_hosts_cuts_nothing(four: Lab) -> None:
     with pytest.raises(InvalidValueError) as caught:
         four.partition({"a", "x"}, {"b"}, ["b"])
     assert caught.value.problems == ("host 'x': unknown; known: a, b, c, d", "host 'b' is in two groups")

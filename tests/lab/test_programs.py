@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from testbed import ComposeLab
+from testbed import Lab
 
 
 @pytest.mark.parametrize("time", ["first", "second"])
-def test_a_program_that_a_test_left_running_is_gone_when_the_next_begins(lab: ComposeLab, time: str) -> None:
+def test_a_program_that_a_test_left_running_is_gone_when_the_next_begins(lab: Lab, time: str) -> None:
     # Would be refused the second time: tcp/9300 is listened on already.
     lab.host("server").start(["python3", "paper_server.py", "", "9300"], ready=9300)
 
 
-def test_a_program_that_is_started_for_the_session_goes_on(stack: ComposeLab) -> None:
+def test_a_program_that_is_started_for_the_session_goes_on(stack: Lab) -> None:
     program = stack.host("server").start(["sleep", "60"])
     stack.begin(None)
     stack.host("server").start(["sleep", "61"])

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from testbed import ComposeLab
+from testbed import Lab
 from tests.lab.conftest import Datagrams, await_quiet, prepare
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_three_times_2000_packets_lose_the_same_ones_in_both_directions(lab: ComposeLab) -> None:
+def test_three_times_2000_packets_lose_the_same_ones_in_both_directions(lab: Lab) -> None:
     client, server = lab.hosts["client"], lab.hosts["server"]
     prepare(client, server)
     await_quiet(client, server)
@@ -43,7 +43,7 @@ def test_fails(lab, word):
 """
 
 
-def test_a_failed_test_prints_the_line_that_repeats_it(stack: ComposeLab, tmp_path: Path) -> None:
+def test_a_failed_test_prints_the_line_that_repeats_it(stack: Lab, tmp_path: Path) -> None:
     (tmp_path / "test_failing.py").write_text(_FAILING)
 
     def run(*arguments: str) -> str:

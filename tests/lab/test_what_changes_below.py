@@ -14,6 +14,8 @@ from testbed import ComposeLab, ImpairmentNotAppliedError
 from testbed.links import qdisc
 from tests.lab.conftest import HERE, Datagrams, prepare
 
+LABS = ("compose",)
+
 _RECEIVE = """
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 9200)); s.settimeout(10)

@@ -11,7 +11,7 @@ import math
 
 import pytest
 
-from testbed import ComposeLab
+from testbed import Lab
 from tests.lab.conftest import Datagrams, await_quiet
 
 
@@ -35,7 +35,7 @@ def bursts(numbers: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("burst", [3, 8])
-def test_losses_come_in_bursts_of_the_mean_length_asked(lab: ComposeLab, quiet: Datagrams, burst: int) -> None:
+def test_losses_come_in_bursts_of_the_mean_length_asked(lab: Lab, quiet: Datagrams, burst: int) -> None:
     count, loss = 1500, 0.2
     lab.link("client -> server").impair(loss="20%", burst=burst, seed=11)
     lost = bursts(quiet.arrived(count, pace_s=0.001), count)
@@ -49,14 +49,14 @@ def test_losses_come_in_bursts_of_the_mean_length_asked(lab: ComposeLab, quiet: 
     assert abs(sum(lost) - count * loss) <= 5 * spread
 
 
-def test_four_states_lose_and_are_read_back(lab: ComposeLab, quiet: Datagrams) -> None:
+def test_four_states_lose_and_are_read_back(lab: Lab, quiet: Datagrams) -> None:
     applied = lab.link("client -> server").impair(loss_state="5% 50% 0% 0% 0%", seed=3)
     assert applied.kernel["options"]["loss-state"]["p13"] == pytest.approx(0.05)
     # In state 3 everything is lost: p13/(p13 + p31) of the time, 1/11 of 800.
     assert 20 <= 800 - len(quiet.arrived(800, pace_s=0.001)) <= 140
 
 
-def test_duplicates_arrive_twice(lab: ComposeLab, quiet: Datagrams) -> None:
+def test_duplicates_arrive_twice(lab: Lab, quiet: Datagrams) -> None:
     lab.link("client -> server").impair(duplicate="20%", seed=5)
     numbers = quiet.arrived(400, pace_s=0.001)
     twice = len(numbers) - len(set(numbers))
@@ -65,7 +65,7 @@ def test_duplicates_arrive_twice(lab: ComposeLab, quiet: Datagrams) -> None:
     assert sorted(set(numbers)) == list(range(400)), "nothing is lost"
 
 
-def test_reordered_packets_overtake(lab: ComposeLab, quiet: Datagrams) -> None:
+def test_reordered_packets_overtake(lab: Lab, quiet: Datagrams) -> None:
     lab.link("client -> server").impair(delay="15ms", reorder="20%", seed=5)
     numbers = quiet.arrived(400)
     late = sum(number < highest for number, highest in zip(numbers, itertools.accumulate(numbers, max), strict=True))
@@ -74,7 +74,7 @@ def test_reordered_packets_overtake(lab: ComposeLab, quiet: Datagrams) -> None:
     assert quiet.arrived(200) == list(range(200)), "a field that is no longer asked is gone"
 
 
-def test_a_gap_lets_only_every_fifth_overtake(lab: ComposeLab, quiet: Datagrams) -> None:
+def test_a_gap_lets_only_every_fifth_overtake(lab: Lab, quiet: Datagrams) -> None:
     lab.link("client -> server").impair(delay="15ms", reorder="100%", gap=5)
     numbers = quiet.arrived(100)
     overtakers = {number for place, number in enumerate(numbers) if number > min(numbers[place:], default=0)}
@@ -82,7 +82,7 @@ def test_a_gap_lets_only_every_fifth_overtake(lab: ComposeLab, quiet: Datagrams)
     assert len({number % 5 for number in overtakers}) == 1, "each fifth, and no other"
 
 
-def test_corrupt_packets_are_dropped_by_their_checksum(lab: ComposeLab, quiet: Datagrams) -> None:
+def test_corrupt_packets_are_dropped_by_their_checksum(lab: Lab, quiet: Datagrams) -> None:
     link = lab.link("client -> server")
     before = lab.host("server").counters()
     link.impair(corrupt="20%", seed=5)
@@ -116,7 +116,7 @@ for _ in range(50): s.sendto(b"x", (sys.argv[1], 9001))
 """
 
 
-def test_ecn_marks_what_would_be_lost(lab: ComposeLab) -> None:
+def test_ecn_marks_what_would_be_lost(lab: Lab) -> None:
     server, client = lab.hosts["server"], lab.hosts["client"]
     lab.link("client -> server").impair(loss="40%", ecn=True, seed=5)
     receiver = server.start(["python3", "-c", _MARKED], ready="ready")
@@ -128,13 +128,13 @@ def test_ecn_marks_what_would_be_lost(lab: ComposeLab) -> None:
     assert set(marks) == {2, 3}  # RFC 3168: ECT(0), and CE for congestion experienced
 
 
-def test_overhead_counts_toward_the_rate(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_overhead_counts_toward_the_rate(lab: Lab, datagrams: Datagrams) -> None:
     # 43 bytes on the wire and 100 on top: 1144 bits, so 57.2 ms at 20 kbit/s.
     lab.link("client -> server").impair(rate="20kbit", overhead=100)
     assert min(datagrams.round_trips(5)) >= (43 + 100) * 8 / 20_000
 
 
-def test_everything_at_once_is_read_back(lab: ComposeLab) -> None:
+def test_everything_at_once_is_read_back(lab: Lab) -> None:
     applied = lab.link("server -> client").impair(
         delay="40ms", jitter="5ms", correlation="25%", distribution="paretonormal", gemodel="1% 25% 90% 0.1%", ecn=True,
         duplicate="1%", reorder="10%", gap=5, corrupt="0.5%", rate="10mbit", overhead=-4, limit=1234, seed=2**63,
@@ -147,7 +147,7 @@ def test_everything_at_once_is_read_back(lab: ComposeLab) -> None:
     assert (kernel["gap"], kernel["ecn"]) == (0, False)
 
 
-def test_every_profile_is_held_by_the_kernel(lab: ComposeLab) -> None:
+def test_every_profile_is_held_by_the_kernel(lab: Lab) -> None:
     for name in lab.profiles:
         assert len(lab.impair("client <-> server", name)) == 2, name
         lab.verify()

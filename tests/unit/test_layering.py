@@ -82,6 +82,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.labs.channel": ("testbed.errors",),
     "testbed.labs.composer": ("testbed.errors",),
     "testbed.labs.engine": ("testbed.errors",),
+    "testbed.kernel": ("testbed.errors", "testbed.agent"),
+    "testbed.labs.child": ("testbed.errors", "testbed.agent"),
+    "testbed.labs.composefile": ("testbed.errors",),
+    "testbed.labs.dockerfile": (),
 }
 
 
@@ -152,12 +156,14 @@ ONLY_IN: dict[str, set[str]] = {
     "requests": {"testbed.labs.engine"},
     "urllib3": {"testbed.labs.engine"},
     "tenacity": {"testbed.labs.waiting"},
-    "yaml": {"testbed.links.profiles", "testbed.labs.images"},
+    "yaml": {"testbed.links.profiles", "testbed.labs.composefile", "testbed.labs.images"},
     "subprocess": {
         "testbed.agent.batch",
         "testbed.agent.carried",
         "testbed.agent.inside",
         "testbed.agent.ports",
+        "testbed.kernel",
+        "testbed.labs.child",
         "testbed.labs.composer",
         "testbed.labs.images",
     },

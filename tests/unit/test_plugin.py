@@ -30,7 +30,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 def run(project: pytest.Pytester, body: str, *arguments: str) -> pytest.RunResult:
     project.makepyfile("import pytest\n" + body)
-    return project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+    return project.runpytest_inprocess("-p", "no:cacheprovider", "--lab", "compose", *arguments)
 
 
 WRONG = [

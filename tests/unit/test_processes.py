@@ -37,7 +37,7 @@ def running(*argv: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_process_is_seen_with_its_parent_and_its_session() -> None:
     with running(sys.executable, "-c", WAITING) as child:
-        assert (child.pid, os.getpid(), child.pid) in {row[:3] for row in processes._processes()}
+        assert (child.pid, os.getpid(), child.pid) in {row[:3] for row in processes.processes()}
 
 
 def test_a_command_may_be_called_anything(tmp_path: Path) -> None:
@@ -45,11 +45,11 @@ def test_a_command_may_be_called_anything(tmp_path: Path) -> None:
     script.write_text(f"#!{sys.executable}\n{WAITING}\n")
     script.chmod(0o755)
     with running(str(script)) as child:
-        assert (child.pid, os.getpid(), child.pid) in {row[:3] for row in processes._processes()}
+        assert (child.pid, os.getpid(), child.pid) in {row[:3] for row in processes.processes()}
 
 
 def test_we_are_not_among_those_we_look_at() -> None:
-    assert os.getpid() not in {row[0] for row in processes._processes()}
+    assert os.getpid() not in {row[0] for row in processes.processes()}
 
 
 # --- who is signalled ------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ ALIKE = 3
 def killed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     sent: list[tuple[int, int]] = []
     lines = {row[0]: row[4] for row in TABLE}
-    monkeypatch.setattr(processes, "_processes", lambda: [row[:4] for row in TABLE])
+    monkeypatch.setattr(processes, "processes", lambda: [row[:4] for row in TABLE])
     monkeypatch.setattr(processes, "_args", lines.__getitem__)
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
     return sent

@@ -1,0 +1,630 @@
+"""Hosts that are network namespaces: joined by bridges in the agent's own, each with a root of its own for programs.
+
+A host is a descriptor until its first program starts: then it gets process, mount, name and IPC namespaces as well,
+held by a process that reaps what is left to it. Nothing has a name outside: all of it ends with the agent.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import pwd
+import resource
+import shutil
+import signal
+import socket
+import struct
+import termios
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import inside, kernelcalls, offloads, protocol, relay
+from .netlink import Change, Netlink, address, bridge, route, up, veth
+from .processes import processes
+from .protocol import Operation, Refused
+
+SCRATCH = Path("/run")
+"""The agent's own tmpfs, in its own mount namespace. Not /tmp, where a project may lie whose files are to be shown; nor
+below /dev: a carried kernel, which reads what is here, has one of its own."""
+_NEW_ROOT = SCRATCH / "root"
+_VOLUMES = SCRATCH / "volumes"
+
+# What a host has of its own; the rest of the machine's file system is shown read-only.
+_OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+
+# linux/if.h: 15 characters; an index of our own choice spares asking for it.
+_FIRST_BRIDGE, _FIRST_VETH = 1000, 10_000
+_QUEUE_PACKETS = 1000
+_MESSAGE_BYTES = 64
+
+# sysctl(8) names below /proc/sys; what Docker sets in a container's network namespace (libnetwork, moby daemon/oci).
+_PROC_SYS = Path("/proc/sys")
+_NO_IPV6 = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+_SWITCH_SYSCTLS = {**_NO_IPV6, "net.ipv4.ip_forward": "0"}
+
+
+@dataclass
+class Host:
+    """One host."""
+
+    name: str
+    net: int
+    """Descriptor of its network namespace."""
+    settings: Mapping[str, Any]
+    ifindexes: dict[str, int] = field(default_factory=dict)
+    """Of the switch's end of its cable to each network."""
+    init: int = 0
+    """The process that holds its other namespaces, or 0."""
+    namespaces: dict[int, int] = field(default_factory=dict)
+    """Descriptors of those, by kind."""
+
+
+@dataclass
+class Running:
+    """A program that was started in a host."""
+
+    pid: int
+    status: int
+    """Descriptor that hears how it ended."""
+
+
+class Hosts:
+    """Every host of this agent, and the programs in them."""
+
+    def __init__(self, passing: socket.socket, *, may_change_user: bool) -> None:
+        """``passing``: where descriptors arrive, each message with the ticket that a request names."""
+        self._passing = passing
+        self._may_change_user = may_change_user
+        self._passed: dict[str, list[int]] = {}
+        self._hosts: dict[str, Host] = {}
+        self._running: dict[int, Running] = {}
+        self._started = 0
+        self._helpers: set[int] = set()
+        self._own_net = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._own_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._limits[1], self._limits[1]))
+        _set_sysctls(_SWITCH_SYSCTLS)
+        _NEW_ROOT.mkdir(exist_ok=True)
+        signal.signal(signal.SIGCHLD, self._reap)
+
+    def operations(self) -> dict[str, Operation]:
+        """The protocol's operations."""
+        return {
+            "build": self.build,
+            "start": self.start,
+            "signal": self.signal,
+            "put": self.put,
+            "get": self.get,
+            "counters": self.counters,
+            "connections": self.connections,
+            "inside": self.inside,
+            "listeners": self.listeners,
+            "per_packet": self.per_packet,
+            "publish": self.publish,
+        }
+
+    # --- networks and hosts ------------------------------------------------------------------------
+
+    def build(self, *, networks: list[dict[str, Any]], hosts: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+        """Make every network and host; returns the index of the switch's end of each cable, by host and network.
+
+        A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix). A host: ``name``, ``interfaces``
+        (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination, gateway), ``sysctls``, and what its
+        programs see: ``hostname``, ``hosts_file``, ``folders``, ``files``, ``binds``, ``python``, ``capabilities``,
+        ``volumes``, ``limits``. Raises Refused; then the agent is of no more use.
+        """
+        for name, _ in (volume for settings in hosts for volume in settings["volumes"]):
+            (_VOLUMES / name).mkdir(parents=True, exist_ok=True)
+        try:
+            for settings in hosts:
+                self._hosts[settings["name"]] = Host(settings["name"], self._new_namespace(), settings)
+        except OSError as error:
+            raise Refused(
+                f"network namespace {len(self._hosts) + 1} of {len(hosts)}: {error}; "
+                f"see user.max_net_namespaces, user.max_user_namespaces and `ulimit -n`"
+            ) from None
+        finally:
+            kernelcalls.setns(self._own_net, kernelcalls.NEWNET)
+        changes: list[Change] = []
+        bridges: dict[str, tuple[int, int]] = {}
+        for number, network in enumerate(networks):
+            index = _FIRST_BRIDGE + number
+            bridges[network["name"]] = (index, network["mtu"])
+            changes.append(bridge(f"br{number}", index, mtu=network["mtu"]))
+        with Netlink() as here:
+            here.apply(changes)
+        changes = []
+        for number, network in enumerate(networks):
+            if any(":" in cidr for cidr in network["addresses"]):
+                _set_sysctls({f"net.ipv6.conf.br{number}.disable_ipv6": "0"})
+            changes += [address(_FIRST_BRIDGE + number, cidr) for cidr in network["addresses"]]
+        number = 0
+        for host in self._hosts.values():
+            for interface in host.settings["interfaces"]:
+                master, mtu = bridges[interface["network"]]
+                index = _FIRST_VETH + number
+                number += 1
+                changes.append(
+                    veth(
+                        f"veth{number}", index, master=master, peer=interface["name"], peer_namespace=host.net,
+                        peer_mac=interface["mac"], mtu=mtu, queue_packets=_QUEUE_PACKETS,
+                    )
+                )  # fmt: skip
+                host.ifindexes[interface["network"]] = index
+        with Netlink() as here:
+            here.apply(changes)
+        for host in self._hosts.values():
+            with self._in_net(host):
+                _address(host.settings)
+        return {host.name: host.ifindexes for host in self._hosts.values()}
+
+    def _new_namespace(self) -> int:
+        kernelcalls.unshare(kernelcalls.NEWNET)
+        _set_sysctls(_NO_IPV6)  # before a link comes up: each would solicit and be solicited
+        return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    @contextlib.contextmanager
+    def _in_net(self, host: Host) -> Iterator[None]:
+        """In the host's network namespace, for what is opened there."""
+        kernelcalls.setns(host.net, kernelcalls.NEWNET)
+        try:
+            yield
+        finally:
+            kernelcalls.setns(self._own_net, kernelcalls.NEWNET)
+
+    def _host(self, name: str) -> Host:
+        if name not in self._hosts:
+            raise Refused(f"no host {name!r}; known: {', '.join(self._hosts) or 'none'}")
+        return self._hosts[name]
+
+    def counters(self, *, host: str) -> dict[str, dict[str, int]]:
+        """The kernel's own counters of a host: groups of /proc/net/snmp and /proc/net/netstat."""
+        with self._in_net(self._host(host)):
+            return inside.counters()
+
+    def connections(self, *, host: str) -> list[dict[str, Any]]:
+        """Every TCP connection that a host's kernel still works on; see `inside.connections`."""
+        with self._in_net(self._host(host)):
+            return inside.connections()
+
+    def listeners(self, *, host: str) -> list[int]:
+        """The TCP ports that a host listens on."""
+        with self._in_net(self._host(host)):
+            return sorted(inside.listening_ports())
+
+    def per_packet(self, *, host: str, interface: str) -> dict[str, bool]:
+        """Switch segmentation offloads off, so that a lost packet is one packet; Refused if one stays on."""
+        with self._in_net(self._host(host)):
+            return offloads.switch_off(interface)
+
+    def publish(self, *, ticket: str, targets: list[tuple[str, int]]) -> None:
+        """Pass on every connection to the listening sockets behind a ticket, each to its own address and port."""
+        listeners = self._take(ticket)
+        if len(listeners) != len(targets):
+            raise Refused(f"{len(listeners)} sockets for {len(targets)} published ports")
+
+        def serve() -> None:
+            relay.serve([(socket.socket(fileno=each), (host, port))
+                         for each, (host, port) in zip(listeners, targets, strict=True)])  # fmt: skip
+
+        self._help(serve)
+        for each in listeners:
+            os.close(each)
+
+    def inside(self, *, host: str, ticket: str) -> None:
+        """Start an agent in a host's network namespace; behind the ticket, where it reads and where it answers."""
+        requests, answers = self._take(ticket)
+        place = self._host(host)
+
+        def serve() -> None:
+            os.dup2(requests, 0)
+            os.dup2(answers, 1)
+            kernelcalls.setns(place.net, kernelcalls.NEWNET)
+            with os.fdopen(0, "rb") as asked, os.fdopen(1, "wb") as answered:
+                protocol.serve(inside.operations(), asked, answered)
+
+        self._help(serve)
+        os.close(requests)
+        os.close(answers)
+
+    def _help(self, work: Callable[[], None]) -> None:
+        """A child that works beside the programs."""
+
+        def begin() -> None:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, set())
+            kernelcalls.die_with_parent()
+            work()
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        try:
+            self._helpers.add(_fork(begin))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    # --- programs ----------------------------------------------------------------------------------
+
+    def start(
+        self,
+        *,
+        host: str,
+        argv: list[str],
+        env: Mapping[str, str],
+        workdir: str,
+        user: str,
+        ticket: str,
+        tty: bool = False,
+    ) -> dict[str, int]:
+        """Start a program; returns a number to signal it by.
+
+        Behind the ticket: its stdin, stdout and stderr, and where to write the four bytes of its exit status (as a
+        shell has it: 128 and the signal's number if it was killed).
+        """
+        descriptors = self._take(ticket)
+        try:
+            place = self._host(host)
+            self._ensure_init(place)
+
+            def become() -> NoReturn:
+                self._become_program(place, argv, env, workdir, user, descriptors[:3], tty=tty)
+
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+            try:
+                pid = self._fork_into(place, become)
+                self._started += 1
+                self._running[self._started] = Running(pid, os.dup(descriptors[3]))
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            return {"program": self._started}
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def signal(self, *, programs: list[int], name: str) -> list[int]:
+        """Signal programs and all that they started and that has not left their session; returns who was reached."""
+        if name not in signal.Signals.__members__:
+            raise Refused(f"unknown signal {name!r}; write it as SIGTERM or SIGINT")
+        leaders = {self._running[number].pid for number in programs if number in self._running}
+        reached = []
+        for pid in leaders.union(pid for pid, _, session, _ in processes() if session in leaders):
+            with contextlib.suppress(ProcessLookupError):  # it ended first, which is what is wanted
+                os.kill(pid, signal.Signals[name])
+                reached.append(pid)
+        return reached
+
+    def _reap(self, _number: int, _frame: object) -> None:
+        """Tell of every program that has ended."""
+        for helper in list(self._helpers):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(helper, os.WNOHANG)[0]:
+                    self._helpers.discard(helper)
+        for number, running in list(self._running.items()):
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(running.pid, os.WNOHANG)
+                if pid:
+                    code = os.waitstatus_to_exitcode(status)
+                    with contextlib.suppress(OSError):  # the lab does not want to know any more
+                        os.write(running.status, struct.pack("=i", code if code >= 0 else 128 - code))
+                    os.close(running.status)
+                    del self._running[number]
+
+    def put(self, *, host: str, path: str, data: str, mode: int) -> None:
+        """Write a file in a host; ``data`` in base64. Raises Refused."""
+
+        def write() -> bytes:
+            Path(path).write_bytes(base64.b64decode(data))
+            Path(path).chmod(mode)
+            return b""
+
+        self._look(host, write)
+
+    def get(self, *, host: str, path: str) -> str:
+        """A file of a host, in base64. Raises Refused, as ``missing`` if there is none."""
+        return base64.b64encode(self._look(host, Path(path).read_bytes)).decode()
+
+    def _look(self, name: str, work: Callable[[], bytes]) -> bytes:
+        """Do something in a host's view of the file system; what it returned. Raises Refused."""
+        host = self._host(name)
+        self._ensure_init(host)
+        read, write = os.pipe()
+
+        def there() -> None:
+            try:
+                kernelcalls.setns(host.namespaces[kernelcalls.NEWNS], kernelcalls.NEWNS)
+                answer = b"\0" + work()
+            except OSError as error:
+                answer = bytes([error.errno or errno.EIO]) + str(error).encode()
+            with os.fdopen(write, "wb") as out:
+                out.write(answer)
+
+        pid = _fork(there)
+        os.close(write)
+        with os.fdopen(read, "rb") as answer:
+            code, *_ = data = answer.read() or bytes([errno.EIO])
+        os.waitpid(pid, 0)
+        if code:
+            raise Refused(data[1:].decode(errors="replace"), kind="missing" if code == errno.ENOENT else "refused")
+        return data[1:]
+
+    def _take(self, ticket: str) -> list[int]:
+        """The descriptors that were passed with a ticket."""
+        while ticket not in self._passed:
+            message, descriptors, _flags, _address = socket.recv_fds(self._passing, _MESSAGE_BYTES, 64)
+            if not message:
+                raise Refused(f"no descriptors came with ticket {ticket!r}")
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            self._passed[message.decode()] = descriptors
+        return self._passed.pop(ticket)
+
+    def _fork_into(self, host: Host, work: Callable[[], None]) -> int:
+        """A child in the host's process namespace."""
+        kernelcalls.setns(host.namespaces[kernelcalls.NEWPID], kernelcalls.NEWPID)
+        try:
+            return _fork(work)
+        finally:
+            kernelcalls.setns(self._own_pid, kernelcalls.NEWPID)
+
+    def _become_program(
+        self, host: Host, argv: Sequence[str], env: Mapping[str, str], workdir: str, user: str,
+        streams: Sequence[int], *, tty: bool,
+    ) -> NoReturn:  # fmt: skip
+        """In the child: enter the host and become the program; a shell's exit status if that cannot be."""
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        try:
+            kernelcalls.die_with_parent()
+            os.setsid()
+            if tty:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            for kind in (kernelcalls.NEWUTS, kernelcalls.NEWIPC, kernelcalls.NEWNS):
+                kernelcalls.setns(host.namespaces[kind], kind)
+            kernelcalls.setns(host.net, kernelcalls.NEWNET)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+            for name, (soft, hard) in host.settings["limits"].items():
+                resource.setrlimit(getattr(resource, name), (soft, hard))
+            os.chdir(workdir)
+            kernelcalls.keep_capabilities(frozenset(host.settings["capabilities"]))
+            if user and user not in ("root", "0", "0:0"):
+                self._change_user(user)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        except (OSError, ValueError, Refused) as error:
+            os.write(2, f"{argv[0]}: not started: {error}\n".encode())
+            os._exit(126)
+        try:
+            os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606  # argv as it is, no shell
+        except FileNotFoundError:
+            os.write(2, f"exec: {argv[0]!r}: no such file, or not found in $PATH ({env.get('PATH', '')})\n".encode())
+            os._exit(127)
+        except OSError as error:
+            os.write(2, f"exec: {argv[0]!r}: {error.strerror}\n".encode())
+            os._exit(126)
+
+    def _change_user(self, user: str) -> None:
+        if not self._may_change_user:
+            raise Refused(f"user {user!r}: without root, a local lab's programs run as the host's root alone")
+        name, _, group = user.partition(":")
+        try:
+            entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+            uid, gid = entry.pw_uid, entry.pw_gid
+        except KeyError:
+            if not name.isdecimal():
+                raise Refused(f"user {name!r} is not in the machine's /etc/passwd") from None
+            uid, gid = int(name), 0
+        if group:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+
+    # --- a host's own processes and files ----------------------------------------------------------
+
+    def _ensure_init(self, host: Host) -> None:
+        if host.init:
+            return
+        read, write = os.pipe()
+
+        def become() -> None:
+            os.close(read)
+            try:
+                kernelcalls.die_with_parent()
+                kernelcalls.unshare(kernelcalls.NEWNS | kernelcalls.NEWUTS | kernelcalls.NEWIPC)
+                kernelcalls.setns(host.net, kernelcalls.NEWNET)
+                _furnish(host.settings)
+            except OSError as error:
+                os.write(write, str(error).encode())
+                os._exit(1)
+            os.close(write)
+            _hold()
+
+        kernelcalls.unshare(kernelcalls.NEWPID)
+        try:
+            pid = _fork(become)
+        finally:
+            kernelcalls.setns(self._own_pid, kernelcalls.NEWPID)
+        os.close(write)
+        with os.fdopen(read, "rb") as answer:
+            problem = answer.read().decode(errors="replace")
+        if problem:
+            os.waitpid(pid, 0)
+            raise Refused(f"host {host.name!r} cannot be furnished: {problem}")
+        kinds = {
+            kernelcalls.NEWPID: "pid", kernelcalls.NEWNS: "mnt", kernelcalls.NEWUTS: "uts", kernelcalls.NEWIPC: "ipc",
+        }  # fmt: skip
+        for kind, word in kinds.items():
+            host.namespaces[kind] = os.open(f"/proc/{pid}/ns/{word}", os.O_RDONLY | os.O_CLOEXEC)
+        host.init = pid
+
+
+def _fork(work: Callable[[], None]) -> int:
+    """A child that does the work and ends; its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70  # EX_SOFTWARE
+    try:
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001  # nothing of the child may run on in the parent's code
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+def _hold() -> NoReturn:
+    """Be a host's first process: hold its namespaces and reap what is left to it."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own is closed already
+            if int(descriptor) > 2:
+                os.close(int(descriptor))
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(null, standard)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    while True:
+        signal.sigwait({signal.SIGCHLD})
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _address(settings: Mapping[str, Any]) -> None:
+    """In a host's network namespace: addresses, routes, sysctls."""
+    has_ipv6 = any(":" in cidr for interface in settings["interfaces"] for cidr in interface["addresses"])
+    if has_ipv6:
+        _set_sysctls(dict.fromkeys(_NO_IPV6, "0"))
+    _set_sysctls({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0", **settings["sysctls"]})
+    changes = [up(socket.if_nametoindex("lo"))]
+    for interface in settings["interfaces"]:
+        index = socket.if_nametoindex(interface["name"])
+        changes += [up(index), *(address(index, cidr) for cidr in interface["addresses"])]
+    changes += [route(destination, gateway) for destination, gateway in settings["routes"]]
+    with Netlink() as there:
+        there.apply(changes)
+
+
+def _set_sysctls(values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        path = _PROC_SYS / name.replace(".", "/")
+        try:
+            path.write_text(value)
+        except FileNotFoundError:
+            if not name.startswith("net.ipv6."):  # a kernel without IPv6 has none to switch off
+                raise Refused(f"sysctl {name}: this kernel has none of that name in a network namespace") from None
+        except OSError as error:
+            raise Refused(f"sysctl {name}={value}: {error.strerror}") from None
+
+
+# --- a root of its own -----------------------------------------------------------------------------
+
+
+def _furnish(settings: Mapping[str, Any]) -> None:
+    """In a host's first process: a file system of its own, most of it the machine's, read-only."""
+    kernelcalls.sethostname(settings["hostname"])
+    root = _NEW_ROOT
+    _tmpfs(root, "755")
+    _mirror(Path("/"), root, leave_out=_OWN)
+    for name in ("proc", "sys", "dev", "tmp", "run"):
+        (root / name).mkdir()
+    _tmpfs(root / "tmp", "1777")
+    _tmpfs(root / "run", "755")
+    _tmpfs(root / "dev", "755")
+    _devices(root / "dev")
+    kernelcalls.mount("proc", root / "proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
+    kernelcalls.bind(root / "proc/sys", root / "proc/sys", read_only=True)
+    kernelcalls.mount("sysfs", root / "sys", "sysfs", kernelcalls.MS_RDONLY | kernelcalls.MS_NOSUID)
+    bin_folder = root / "run/testbed/bin"
+    bin_folder.mkdir(parents=True)
+    for name in ("python3", "python") if settings["python"] else ():
+        (bin_folder / name).symlink_to(settings["python"])
+    for folder in settings["folders"]:
+        _tmpfs(_place(root, folder), "755")
+    for source, target in settings["files"]:
+        destination = root / target.lstrip("/")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, destination)
+    for name, target in settings["volumes"]:
+        kernelcalls.bind(_VOLUMES / name, _place(root, target))
+    for source, target, read_only in settings["binds"]:
+        place = _place(root, target, a_file=not Path(source).is_dir())
+        kernelcalls.bind(source, place, read_only=read_only)
+    _own_file(root, "etc/hosts", settings["hosts_file"])
+    _own_file(root, "etc/hostname", settings["hostname"] + "\n")
+    read_only = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
+    kernelcalls.mount("none", root, "", read_only)
+    kernelcalls.pivot_root(root)
+
+
+def _tmpfs(target: Path, mode: str) -> None:
+    kernelcalls.mount("tmpfs", target, "tmpfs", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV, f"mode={mode}")
+
+
+def _mirror(source: Path, target: Path, leave_out: frozenset[str] = frozenset()) -> None:
+    """Show everything of one folder in another, read-only."""
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+        place = target / entry.name
+        if entry.name in leave_out:
+            continue
+        if entry.is_symlink():
+            place.symlink_to(os.readlink(entry.path))
+        elif entry.is_dir() or entry.is_file():
+            place.mkdir() if entry.is_dir() else place.touch()
+            kernelcalls.bind(entry.path, place, read_only=True)
+
+
+def _place(root: Path, path: str, *, a_file: bool = False) -> Path:
+    """A folder, or a file, to mount on in the new root; made where the machine has none."""
+    place = root / path.lstrip("/")
+    if not place.exists():
+        folder = next(parent for parent in place.parents if parent.is_dir())
+        if not os.access(folder, os.W_OK) or _read_only(folder):
+            original = Path("/") / folder.relative_to(root)
+            _tmpfs(folder, "755")
+            _mirror(original, folder)
+        if a_file:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+        else:
+            place.mkdir(parents=True)
+    return place
+
+
+def _read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _devices(folder: Path) -> None:
+    for name in _DEVICES:
+        if Path("/dev", name).exists():
+            (folder / name).touch()
+            kernelcalls.bind(f"/dev/{name}", folder / name)
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        (folder / name).symlink_to(f"/proc/self/fd{target}")
+    (folder / "pts").mkdir()
+    (folder / "shm").mkdir()
+    _tmpfs(folder / "shm", "1777")
+    with contextlib.suppress(OSError):  # a program without a terminal needs none; one with it has been given it
+        kernelcalls.mount("devpts", folder / "pts", "devpts", kernelcalls.MS_NOSUID, "newinstance,ptmxmode=0666")
+        (folder / "ptmx").symlink_to("pts/ptmx")
+
+
+def _own_file(root: Path, name: str, content: str) -> None:
+    """Put a file of the host's own over the machine's; where that is a link, or is not there, leave it."""
+    place = root / name
+    if place.is_symlink() or not place.is_file():
+        return
+    own = root / "run/testbed" / Path(name).name
+    own.write_text(content)
+    kernelcalls.bind(own, place, read_only=True)

@@ -1,0 +1,111 @@
+"""System calls that Python's library lacks: namespaces, mounts, capabilities. Each raises OSError naming itself."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# linux/sched.h
+NEWNS, NEWUTS, NEWIPC = 0x00020000, 0x04000000, 0x08000000
+NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
+
+# linux/mount.h
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x1, 0x2, 0x4, 0x8, 0x20
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+_MNT_DETACH = 2
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_MOUNT_ATTR_RDONLY = 1
+_SYS_MOUNT_SETATTR = 442  # the same on every architecture (Linux 5.12)
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 23, 24
+
+# linux/capability.h, by number
+CAPABILITIES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+# What Docker leaves to a container's programs (moby, oci/caps/defaults.go).
+DOCKERS = frozenset({
+    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
+    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+})  # fmt: skip
+
+
+class _MountAttr(ctypes.Structure):
+    """``struct mount_attr`` of linux/mount.h."""
+
+    _fields_ = (
+        ("set", ctypes.c_uint64),
+        ("clear", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def _checked(result: int, what: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces of these kinds for new ones."""
+    _checked(_libc.unshare(flags), f"unshare({flags:#x})")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Enter the namespace behind a descriptor."""
+    _checked(_libc.setns(descriptor, kind), f"setns({kind:#x})")
+
+
+def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """Mount a file system, or change a mount."""
+    arguments = (source.encode(), str(target).encode(), kind.encode(), ctypes.c_ulong(flags), options.encode())
+    _checked(_libc.mount(*arguments), f"mount {kind or 'bind'} {source} on {target}")
+
+
+def bind(source: str | Path, target: str | Path, *, read_only: bool = False) -> None:
+    """Show a file, or a folder with all that is mounted below it, in another place as well."""
+    mount(str(source), target, "", MS_BIND | MS_REC)
+    if read_only:
+        attributes = _MountAttr(set=_MOUNT_ATTR_RDONLY)
+        arguments = (
+            ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD), str(target).encode(),
+            ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)),
+        )  # fmt: skip
+        _checked(_libc.syscall(*arguments), f"mount_setattr {target} read-only")
+
+
+def pivot_root(new_root: str | Path) -> None:
+    """Make a mount the root of this mount namespace, and let the old one go (as NOTES of its man page has it)."""
+    os.chdir(new_root)
+    _checked(_libc.pivot_root(b".", b"."), f"pivot_root {new_root}")
+    _checked(_libc.umount2(b".", _MNT_DETACH), "umount2 of the old root")
+    os.chdir("/")
+
+
+def sethostname(name: str) -> None:
+    """Name the machine, as this UTS namespace sees it."""
+    encoded = name.encode()
+    _checked(_libc.sethostname(encoded, ctypes.c_size_t(len(encoded))), f"sethostname {name}")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends; prctl(2), PR_SET_PDEATHSIG."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "prctl PR_SET_PDEATHSIG")
+
+
+def keep_capabilities(names: frozenset[str]) -> None:
+    """Drop every capability but these from what this process and its children can ever have."""
+    for number, name in enumerate(CAPABILITIES):
+        if name not in names and _libc.prctl(_PR_CAPBSET_READ, ctypes.c_ulong(number), 0, 0, 0) == 1:
+            _checked(_libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0), f"drop CAP_{name}")

@@ -1,0 +1,121 @@
+"""The agent of a local lab: the switch's own namespaces, and the ends of everything in them.
+
+Three processes. The *keeper* stays in the machine's process namespace and watches the lab's owner: if that dies, it
+kills the second, the *first process* of a namespace of our own, and with it the kernel kills all there is in it:
+the third, which is the agent proper, programs, carried kernels. Mounts, bridges, taps and files go likewise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from . import kernelcalls, protocol
+from .hosts import SCRATCH, Hosts
+from .ports import Ports
+
+UNFIT = 3
+"""Exit status where the machine lets nobody have namespaces; the reason is on stderr."""
+
+
+def serve(*, tag: str, passing: int, owner: int | None) -> int:
+    """Serve until stdin closes or the owner dies. ``passing``, ``owner``: descriptors (see `Hosts`; a pidfd)."""
+    try:
+        rootless = _enter()
+    except OSError as error:
+        os.write(2, f"{error}\n".encode())
+        return UNFIT
+    first = os.fork()
+    if first == 0:
+        _be_first(tag, passing, owner, may_change_user=not rootless)
+    for descriptor in (0, 1, passing):
+        os.close(descriptor)
+    return _keep(first, owner)
+
+
+def _enter() -> bool:
+    """New namespaces for our children; whether a user namespace was needed for that."""
+    uid, gid = os.geteuid(), os.getegid()
+    rootless = False
+    try:
+        kernelcalls.unshare(kernelcalls.NEWPID)
+    except PermissionError:
+        kernelcalls.unshare(kernelcalls.NEWUSER)
+        rootless = True
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+        kernelcalls.unshare(kernelcalls.NEWPID)
+    kernelcalls.unshare(kernelcalls.NEWNS | kernelcalls.NEWNET | kernelcalls.NEWIPC | kernelcalls.NEWUTS)
+    return rootless
+
+
+def _keep(first: int, owner: int | None) -> int:
+    """Wait for the first process; end it when the owner is gone."""
+    child = os.pidfd_open(first)
+    watched = [child] if owner is None else [child, owner]
+    with contextlib.suppress(InterruptedError):
+        ready, _, _ = select.select(watched, [], [])
+        if child not in ready:
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+    _, status = os.waitpid(first, 0)
+    return max(os.waitstatus_to_exitcode(status), 0)
+
+
+def _be_first(tag: str, passing: int, owner: int | None, *, may_change_user: bool) -> None:
+    """The first process of the namespace: start the agent, reap, and end with it."""
+    status = 70  # EX_SOFTWARE
+    try:
+        kernelcalls.die_with_parent()
+        if owner is not None:
+            os.close(owner)
+        _furnish()
+        agent = os.fork()
+        if agent == 0:
+            status = _serve(tag, passing, may_change_user=may_change_user)
+            os._exit(status)
+        for descriptor in (0, 1, passing):
+            os.close(descriptor)
+        while True:
+            ended, how = os.waitpid(-1, 0)
+            if ended == agent:
+                status = max(os.waitstatus_to_exitcode(how), 0)
+                break
+    except OSError as error:
+        os.write(2, f"{error}\n".encode())
+        status = UNFIT
+    finally:
+        os._exit(status)
+
+
+def _furnish() -> None:
+    """The agent's own mounts. tc without a /proc miscounts every delay."""
+    kernelcalls.mount("none", "/", "", kernelcalls.MS_REC | kernelcalls.MS_PRIVATE)
+    kernelcalls.mount("proc", "/proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV | kernelcalls.MS_NOEXEC)
+    kernelcalls.mount("sysfs", "/sys", "sysfs", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV | kernelcalls.MS_NOEXEC)
+    # Executable: UML maps its memory from a file here.
+    kernelcalls.mount("tmpfs", SCRATCH, "tmpfs", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV, "mode=1777")
+    os.environ["TMPDIR"] = str(SCRATCH)
+
+
+def _serve(tag: str, passing: int, *, may_change_user: bool) -> int:
+    os.setsid()
+    with socket.socket(fileno=passing) as descriptors:
+        ports = Ports(tag=tag, files_in=str(SCRATCH))
+        hosts = Hosts(descriptors, may_change_user=may_change_user)
+
+        def carry_from(*, root: str) -> None:
+            """Take the kernel to carry, and its programs, from this folder: see `carried.CarriedKernel`."""
+            if ports.carried_root is None:
+                for name in ("proc", "dev", SCRATCH.name):
+                    kernelcalls.bind(f"/{name}", Path(root, name))
+                ports.carried_root = Path(root)
+
+        operations = {**ports.operations(), **hosts.operations(), "carry_from": carry_from}
+        protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
+    return 0  # nothing is put back: all of it ends with this process

@@ -1,0 +1,174 @@
+"""Network devices, addresses and routes over one rtnetlink socket: many changes in one write, no process each.
+
+Message formats: rtnetlink(7), linux/if_link.h, linux/if_addr.h, linux/rtnetlink.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from typing import Self
+
+from .protocol import Refused
+
+_NETLINK_ROUTE = 0
+_NLMSG_ERROR = 2
+_REQUEST, _ACK, _EXCL, _CREATE = 0x1, 0x4, 0x200, 0x400
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 20, 24
+
+_IFF_UP = 0x1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_TXQLEN = 1, 3, 4, 10, 13
+_IFLA_LINKINFO, _IFLA_NET_NS_FD = 18, 28
+_INFO_KIND, _INFO_DATA = 1, 2
+_VETH_INFO_PEER = 1
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_IFA_F_NODAD = 0x02
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
+
+# An answer takes some 800 bytes of the socket's buffer, which holds 200 KiB.
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Change:
+    """One request, and what it is for, in words for an error message."""
+
+    what: str
+    kind: int
+    flags: int
+    body: bytes
+
+
+def bridge(name: str, index: int, *, mtu: int) -> Change:
+    """Create a bridge, up. ``mtu`` in bytes."""
+    info = _attribute(_IFLA_LINKINFO, _text(_INFO_KIND, "bridge"))
+    attributes = _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu) + info
+    return Change(f"bridge {name}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, _IFF_UP) + attributes)
+
+
+def veth(
+    name: str, index: int, *, master: int, peer: str, peer_namespace: int, peer_mac: str, mtu: int, queue_packets: int
+) -> Change:
+    """Create a pair: one end here on a bridge, up; the other in the namespace behind a descriptor, still down.
+
+    (The kernel refuses to set the other up before the two know of each other.)
+    """
+    other = _link(0, 0) + _text(_IFLA_IFNAME, peer) + _u32(_IFLA_MTU, mtu)
+    other += _attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", ""))) + _u32(_IFLA_NET_NS_FD, peer_namespace)
+    info = _text(_INFO_KIND, "veth") + _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, other))
+    attributes = _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu) + _u32(_IFLA_MASTER, master)
+    attributes += _u32(_IFLA_TXQLEN, queue_packets) + _attribute(_IFLA_LINKINFO, info)
+    return Change(f"veth {name} to {peer}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, _IFF_UP) + attributes)
+
+
+def up(index: int) -> Change:
+    """Set a device up."""
+    return Change(f"device {index} up", _RTM_NEWLINK, 0, _link(index, _IFF_UP))
+
+
+def delete(index: int) -> Change:
+    """Delete a device, and its peer with it."""
+    return Change(f"delete device {index}", _RTM_DELLINK, 0, _link(index, 0))
+
+
+def address(index: int, cidr: str) -> Change:
+    """Give a device an address, ``"172.18.0.2/16"``; IPv6 without waiting for duplicates (RFC 4862 5.4)."""
+    interface = ip_interface(cidr)
+    packed = interface.ip.packed
+    family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
+    body = struct.pack("=BBBBI", family, interface.network.prefixlen, 0, 0, index)
+    body += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
+    match interface:
+        case IPv4Interface() if interface.network.prefixlen < 31:
+            body += _attribute(_IFA_BROADCAST, interface.network.broadcast_address.packed)
+        case IPv6Interface():
+            body += _u32(_IFA_FLAGS, _IFA_F_NODAD)
+    return Change(f"address {cidr}", _RTM_NEWADDR, _CREATE | _EXCL, body)
+
+
+def route(destination: str, gateway: str) -> Change:
+    """Add a route, ``"0.0.0.0/0"`` being the default one."""
+    network, via = ip_network(destination), ip_address(gateway)
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    fields = (family, network.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
+    body = struct.pack("=BBBBBBBBI", *fields)
+    if network.prefixlen:
+        body += _attribute(_RTA_DST, network.network_address.packed)
+    body += _attribute(_RTA_GATEWAY, via.packed)
+    return Change(f"route {destination} via {gateway}", _RTM_NEWROUTE, _CREATE | _EXCL, body)
+
+
+class Netlink:
+    """An rtnetlink socket in the network namespace where it was opened, wherever it is used later."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+        self._socket.bind((0, 0))
+        self._socket.settimeout(20.0)
+        self._sequence = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._socket.close()
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Make the changes in order. Raises Refused naming every one that failed; the others are made."""
+        failed: list[str] = []
+        for start in range(0, len(changes), _AT_ONCE):
+            failed += self._apply(changes[start : start + _AT_ONCE])
+        if failed:
+            raise Refused("; ".join(failed))
+
+    def _apply(self, changes: Sequence[Change]) -> list[str]:
+        asked: dict[int, Change] = {}
+        request = b""
+        for change in changes:
+            self._sequence += 1
+            asked[self._sequence] = change
+            header = (16 + len(change.body), change.kind, _REQUEST | _ACK | change.flags, self._sequence, 0)
+            request += _padded(struct.pack("=IHHII", *header) + change.body)
+        self._socket.send(request)
+        failed = []
+        while asked:
+            answer = self._socket.recv(65536)
+            while answer:
+                length, kind, _flags, sequence, _port = struct.unpack_from("=IHHII", answer)
+                if kind == _NLMSG_ERROR and sequence in asked:
+                    change = asked.pop(sequence)
+                    (code,) = struct.unpack_from("=i", answer, 16)
+                    if code:
+                        failed.append(f"{change.what}: {_reason(-code)}")
+                answer = answer[(length + 3) & ~3 :]
+        return failed
+
+
+def _reason(code: int) -> str:
+    return f"{errno.errorcode.get(code, code)}, {os.strerror(code)}"
+
+
+def _link(index: int, flags: int) -> bytes:
+    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, flags)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return _padded(struct.pack("=HH", 4 + len(data), kind) + data)
+
+
+def _u32(kind: int, number: int) -> bytes:
+    return _attribute(kind, struct.pack("=I", number))
+
+
+def _text(kind: int, text: str) -> bytes:
+    return _attribute(kind, text.encode() + b"\0")

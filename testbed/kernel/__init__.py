@@ -1,0 +1,144 @@
+"""Kernels that testbed carries: where one is found, and how it is got where there is none.
+
+A *root* is a folder with a User-Mode Linux and the few programs that its first process needs, out of Debian's
+archive: apt-get checks every signature and checksum, dpkg-deb unpacks, and neither needs to be root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import testbed.agent
+from testbed.errors import EnvironmentUnfitError
+
+SUITE = "trixie"
+"""Debian 13: the first whose User-Mode Linux (6.12) and iproute2 (6.15) know netem's seed."""
+
+_PACKAGES = ("user-mode-linux", "iproute2", "dash", "coreutils", "kmod", "mount")
+_RECIPE = 3
+"""Counts up when a root is put together differently."""
+_KEYRINGS = (
+    "/usr/share/keyrings/debian-archive-keyring.gpg",
+    "/usr/share/keyrings/debian-archive-keyring.pgp",
+)
+_MIRROR_VARIABLE = "TESTBED_DEBIAN_MIRROR"
+_FETCH_DEADLINE_S = 300.0
+_INIT = "guest-init"
+
+
+def cache() -> Path:
+    """Where roots are kept: ``testbed`` in XDG_CACHE_HOME."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "testbed"
+
+
+def root_folder() -> Path:
+    """Where this machine's root is, or will be."""
+    return cache() / f"kernel-{SUITE}-{os.uname().machine}-{_RECIPE}"
+
+
+def present() -> bool:
+    """Whether it is there."""
+    return (root_folder() / "usr/bin/linux.uml").is_file()
+
+
+def ensure_root(say: Callable[[str], None]) -> Path:
+    """The root of a kernel to carry; fetched the first time (50 MB). Raises EnvironmentUnfitError."""
+    root = root_folder()
+    if not present():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with (root.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not present():
+                say(f"getting a kernel to carry from Debian's archive, once (50 MB, into {root})")
+                _fetch(root)
+    ours = Path(testbed.agent.__file__).with_name(_INIT)
+    theirs = root / _INIT
+    if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
+        with tempfile.NamedTemporaryFile(dir=root, delete=False) as file:
+            file.write(ours.read_bytes())
+        os.replace(file.name, theirs)
+    return root
+
+
+def _fetch(root: Path) -> None:
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise EnvironmentUnfitError(
+                f"a kernel to carry comes from Debian's archive, and this machine has no {tool}. "
+                f"Use a machine whose own kernel has netem (modprobe sch_netem), or --lab compose"
+            )
+    with tempfile.TemporaryDirectory(prefix="fetch-", dir=root.parent) as folder:
+        archives = _download(Path(folder))
+        made = Path(folder) / "root"
+        made.mkdir()
+        for name in ("bin", "sbin", "lib", "lib64"):
+            (made / "usr" / name).mkdir(parents=True)
+            (made / name).symlink_to(f"usr/{name}")
+        for archive in archives:
+            _run(["dpkg-deb", "--extract", str(archive), str(made)])
+        for name in ("proc", "sys", "dev", "run"):
+            (made / name).mkdir()
+        (made / "usr/lib/modules").mkdir(exist_ok=True)
+        for modules in (made / "usr/lib/uml/modules").iterdir():
+            (made / "usr/lib/modules" / modules.name).symlink_to(f"../uml/modules/{modules.name}")
+        # Without root, files of root are nobody's to the guest, and a setuid mount refuses.
+        _run(["chmod", "--recursive", "u+rwX,ug-s", str(made)])
+        made.rename(root)
+
+
+def _download(folder: Path) -> list[Path]:
+    """Every package and what it needs, checked by apt; none of it installed."""
+    keyring = next((path for path in _KEYRINGS if Path(path).is_file()), None)
+    if keyring is None:
+        raise EnvironmentUnfitError(
+            f"Debian's keys are not here ({_KEYRINGS[0]}): apt-get install debian-archive-keyring"
+        )
+    for name in ("lists/partial", "archives/partial", "etc/sources.list.d", "etc/preferences.d", "etc/apt.conf.d"):
+        (folder / name).mkdir(parents=True)
+    (folder / "status").touch()
+    source = f"deb [signed-by={keyring}] {_mirror()} {SUITE} main\n"
+    (folder / "etc/sources.list").write_text(source, encoding="utf-8")
+    options = {
+        "Dir::State": folder, "Dir::State::lists": folder / "lists", "Dir::State::status": folder / "status",
+        "Dir::Cache": folder, "Dir::Cache::archives": folder / "archives", "Dir::Etc::sourcelist": "sources.list",
+        "Dir::Etc": folder / "etc", "Dir::Etc::sourceparts": "sources.list.d", "Dir::Etc::parts": "apt.conf.d",
+        "APT::Sandbox::User": "", "APT::Install-Recommends": "false", "Acquire::Languages": "none",
+    }  # fmt: skip
+    argv = ["apt-get", "--quiet", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+    _run([*argv, "update"])
+    _run([*argv, "install", "--yes", "--download-only", *_PACKAGES])
+    return sorted((folder / "archives").glob("*.deb"))
+
+
+def _mirror() -> str:
+    """The Debian mirror that this machine's own apt is set up with."""
+    if given := os.environ.get(_MIRROR_VARIABLE):
+        return given
+    wanted = ["indextargets", "--format", "$(REPO_URI) $(COMPONENT) $(RELEASE)", "Created-By: Packages"]
+    for line in _run(["apt-get", *wanted]).splitlines():
+        uri, component, release = line.split(" ", 2)
+        if component == "main" and uri.rstrip("/").endswith("/debian") and "/" not in release:
+            return uri
+    raise EnvironmentUnfitError(
+        f"this machine's apt knows no Debian mirror to get a kernel from; name one: {_MIRROR_VARIABLE}=ADDRESS"
+    )
+
+
+def _run(argv: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=_FETCH_DEADLINE_S, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentUnfitError(f"`{' '.join(argv)}` did not end within {_FETCH_DEADLINE_S:g} s") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()[-1000:]
+        raise EnvironmentUnfitError(f"getting a kernel to carry: `{' '.join(argv)}` failed: {said}")
+    return done.stdout

@@ -1,0 +1,133 @@
+"""The local lab's agent as a child process: its protocol's stream, and the socket that passes descriptors to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import testbed.agent
+from testbed.errors import EnvironmentUnfitError
+
+# The agent imports nothing of testbed: started as a package of its own, it is up in half the time.
+_START = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('agent', run_name='__main__', "
+    "alter_sys=True)"
+)
+_UNFIT = 3  # testbed.agent.namespaces
+_END_WITHIN_S = 5.0
+
+
+class PipeStream:
+    """A stream over two descriptors, which it owns. A `channel.Stream`."""
+
+    def __init__(self, write: int, read: int) -> None:
+        self._write, self._read = write, read
+
+    def send(self, data: bytes) -> None:
+        """Write all of it. Raises OSError if the agent is gone."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._write, view) :]
+
+    def receive(self, deadline_s: float) -> bytes:
+        """Whatever came. Empty at the end; raises TimeoutError."""
+        ready, _, _ = select.select([self._read], [], [], deadline_s)
+        if not ready:
+            raise TimeoutError
+        return os.read(self._read, 1 << 20)
+
+    def last_words(self) -> str:
+        """It says nothing but answers."""
+        return ""
+
+    def close(self) -> None:
+        """End the stream; the agent exits."""
+        os.close(self._write)
+        os.close(self._read)
+
+
+class ChildAgent:
+    """An agent in namespaces of its own, that ends with us however we end. A `channel.Stream`."""
+
+    def __init__(self, *, tag: str) -> None:
+        folder = Path(testbed.agent.__file__).parent.parent
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._passing = ours
+        self._stderr = os.memfd_create("testbed-agent-stderr")
+        owner = os.pidfd_open(os.getpid())
+        argv = [
+            sys.executable, "-I", "-S", "-c", _START, str(folder), "local",
+            "--tag", tag, "--passing", str(theirs.fileno()), "--owner", str(owner),
+        ]  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0,
+                pass_fds=(theirs.fileno(), owner), start_new_session=True, cwd="/",
+            )  # fmt: skip
+        finally:
+            os.close(owner)
+            theirs.close()
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("PIPE was asked for")
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def send(self, data: bytes) -> None:
+        """Write all of it. Raises OSError if the agent is gone."""
+        view = memoryview(data)
+        while view:
+            view = view[self._stdin.write(view) or 0 :]
+
+    def receive(self, deadline_s: float) -> bytes:
+        """Whatever came. Empty at the end; raises TimeoutError, and EnvironmentUnfitError where there can be no lab."""
+        ready, _, _ = select.select([self._stdout], [], [], deadline_s)
+        if not ready:
+            raise TimeoutError
+        data = os.read(self._stdout.fileno(), 1 << 20)
+        if not data:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)
+            if self._process.returncode == _UNFIT:
+                raise EnvironmentUnfitError(
+                    f"a local lab needs namespaces of its own, which this machine refuses: {self.last_words()}. "
+                    f"`testbed doctor` says what closes the way"
+                )
+        return data
+
+    def last_words(self) -> str:
+        """What it wrote to stderr."""
+        size = os.fstat(self._stderr).st_size
+        return os.pread(self._stderr, 4000, max(size - 4000, 0)).decode(errors="replace").strip()
+
+    def passed(self, descriptors: Sequence[int]) -> str:
+        """Hand over copies of descriptors; the ticket that a request then names."""
+        ticket = secrets.token_hex(8)
+        socket.send_fds(self._passing, [ticket.encode()], list(descriptors))
+        return ticket
+
+    @property
+    def pid(self) -> int:
+        """The keeper's process number."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """End the agent, and with it every process, mount and network that is its own; wait until they are gone."""
+        started = time.monotonic()
+        for stream in (self._stdin, self._passing):
+            with contextlib.suppress(OSError):  # it may have closed its end first
+                stream.close()
+        try:
+            self._process.wait(_END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # its first process goes with it
+            self._process.wait()
+        self.took_s = time.monotonic() - started
+        self._stdout.close()
+        os.close(self._stderr)

@@ -1,0 +1,38 @@
+"""Which lab a run gets: the engine's, or the local one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from testbed.errors import EnvironmentUnfitError
+from testbed.labs.compose import ComposeLab
+from testbed.labs.engine import Engine
+from testbed.labs.local import LocalLab
+
+LAB_CHOICES = ("auto", "compose", "local")
+
+
+def decide(asked: str) -> tuple[str, str]:
+    """``compose`` or ``local``, and why: for ``auto``, compose where an engine answers us."""
+    if asked not in LAB_CHOICES:
+        raise EnvironmentUnfitError(f"lab {asked!r}: must be one of {', '.join(LAB_CHOICES)}")
+    if asked != "auto":
+        return asked, "as asked"
+    try:
+        return "compose", Engine().describe()
+    except EnvironmentUnfitError as error:
+        return "local", str(error).partition(". ")[0]
+
+
+def make_lab(
+    kind: str,
+    compose_file: Path | None,
+    *,
+    netem: str,
+    compose_profiles: Sequence[str] = (),
+    say: Callable[[str], None],
+) -> ComposeLab | LocalLab:
+    """The lab that was decided on; not up yet."""
+    made = LocalLab if kind == "local" else ComposeLab
+    return made(compose_file, netem=netem, compose_profiles=compose_profiles, say=say)

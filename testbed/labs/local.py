@@ -1,0 +1,846 @@
+"""The local lab: the same Compose file as network namespaces under one agent of ours; no engine, no root needed.
+
+Nothing of it has a name outside the agent's namespaces, so nothing can be left: it ends with the process that
+brought it up.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import secrets
+import selectors
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from testbed import kernel
+from testbed.errors import (
+    AgentError,
+    CommandTimeoutError,
+    EnvironmentUnfitError,
+    InvalidComposeError,
+    InvalidValueError,
+    LabError,
+    ServiceFailedError,
+)
+from testbed.labs import composefile, localplan, readiness
+from testbed.labs.channel import Channel
+from testbed.labs.child import ChildAgent, PipeStream
+from testbed.labs.composefile import ComposeFile, NeedsComposeError
+from testbed.labs.composer import Composer
+from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
+from testbed.labs.localplan import HostPlan, Plan, ServicePlan
+from testbed.labs.readiness import Ready
+from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.links.profiles import load_profiles, load_tables
+from testbed.model.impairment import unknown
+from testbed.model.topology import Topology
+
+_UP_DEADLINE_S = 180.0
+_STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab
+_PATH = "/run/testbed/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LAST_LINES = 20
+_CHECK_AGAIN_S = 0.05
+# What Docker leaves to a container's programs (moby, oci/caps/defaults.go).
+_CAPABILITIES = frozenset({
+    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
+    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+})  # fmt: skip
+
+
+class LocalLab(Lab):
+    """A Compose file, brought up as network namespaces.
+
+    ::
+
+        with LocalLab("compose.yaml") as lab:
+            lab.impair("client <-> server", "lossy")
+            assert lab.host("client").run(["python3", "paper_client.py", "server"]).ok
+    """
+
+    def __init__(
+        self,
+        compose_file: str | Path | None = None,
+        *,
+        netem: str = "auto",
+        compose_profiles: Sequence[str] = (),
+        up_deadline: str = f"{_UP_DEADLINE_S:g}s",
+        say: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """Nothing is read or started yet; the arguments are `ComposeLab`'s."""
+        super().__init__()
+        if netem not in ("auto", "host", "carried"):
+            raise EnvironmentUnfitError(f"netem={netem!r}: must be one of auto, host, carried")
+        self.run_id = secrets.token_hex(4)
+        self._asked_netem = netem
+        self._say = say
+        self._up_deadline_s = seconds(up_deadline, "up_deadline")
+        self._file = None if compose_file is None else Path(compose_file)
+        self._compose_profiles = tuple(compose_profiles)
+        self._config: ComposeFile | None = None
+        self._topology: Topology | None = None
+        self._plan: Plan | None = None
+        self._profiles: dict[str, Any] | None = None
+        self._tables: dict[str, Path] | None = None
+        self._hosts: dict[str, LocalHost] = {}
+        self._agent: ChildAgent | None = None
+        self._channel: Channel | None = None
+        self._undo = ExitStack()
+        self._ifindexes: dict[str, dict[str, int]] = {}
+        self._reader = _Reader()
+        self.failed_logs: dict[str, str] = {}
+        """The logs of services that failed while the lab came up, by host."""
+        self.published: dict[tuple[str, int], int] = {}
+        """Where a host's port is found on the machine: (host, port) to port."""
+
+    # --- what is known before anything runs ------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan:
+        """What the Compose file asks for. Raises InvalidComposeError with all that cannot be honoured."""
+        if self._plan is None:
+            self._plan = localplan.make(self._compose_file(), self.topology)
+        return self._plan
+
+    def _compose_file(self) -> ComposeFile:
+        if self._config is None:
+            self._config = self._read()
+        return self._config
+
+    def _read(self) -> ComposeFile:
+        named = self._file if self._file is not None else composefile.find(Path.cwd())
+        if named is None:
+            raise InvalidComposeError(
+                f"no Compose file in {Path.cwd()} ({', '.join(composefile.DEFAULT_NAMES)}); name one: --compose-file"
+            )
+        beside = [named.with_name(f"{named.stem}.override{suffix}") for suffix in (".yaml", ".yml")]
+        several = [path for path in beside if self._file is None and path.is_file()]
+        try:
+            if several:
+                raise NeedsComposeError(f"{several[0].name} beside {named.name}")
+            if self._file is None and os.environ.get("COMPOSE_FILE"):
+                raise NeedsComposeError("COMPOSE_FILE in the environment")
+            return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
+        except NeedsComposeError as needs:
+            composer = Composer(self._file, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
+            try:
+                return ComposeFile(named, composer.config())
+            except EnvironmentUnfitError as error:
+                raise EnvironmentUnfitError(f"{needs}: Compose alone reads this. {error}") from None
+
+    @property
+    def topology(self) -> Topology:  # type: ignore[override]  # read lazily, as ComposeLab's
+        """Hosts and networks of the Compose file. Raises InvalidComposeError."""
+        if self._topology is None:
+            self._topology = Topology.from_compose(self._compose_file().config)
+        return self._topology
+
+    @property
+    def profiles(self) -> Mapping[str, Any]:  # type: ignore[override]  # likewise
+        """Every profile, the ones in ``netem/`` beside the Compose file first. Raises InvalidValueError."""
+        if self._profiles is None:
+            self._profiles = load_profiles(self._netem_folder)
+        return self._profiles
+
+    @property
+    def tables(self) -> Mapping[str, Path]:  # type: ignore[override]  # likewise
+        """Tables of delays in ``netem/`` beside the Compose file. Raises InvalidValueError."""
+        if self._tables is None:
+            self._tables = load_tables(self._netem_folder)
+        return self._tables
+
+    @property
+    def _netem_folder(self) -> Path:
+        return (Path.cwd() if self._file is None else self._file.resolve().parent) / "netem"
+
+    @property
+    def hosts(self) -> Mapping[str, LocalHost]:
+        """Every host of the running lab, by name."""
+        return self._hosts
+
+    # --- up and down -----------------------------------------------------------------------------
+
+    def up(self) -> None:
+        """Build the networks and hosts, start every service in its order, and wait until all are well.
+
+        Raises InvalidComposeError, EnvironmentUnfitError, ServiceFailedError; on failure nothing stays.
+        """
+        plan = self.plan
+        deadline = time.monotonic() + self._up_deadline_s
+        with ExitStack() as undo:
+            undo.callback(self._forget)
+            listeners = self._listen(undo, plan)
+            self._agent = agent = ChildAgent(tag=self.run_id[:6])
+            self._channel = channel = Channel(agent, name="local agent")
+            undo.callback(agent.close)
+            undo.enter_context(self._reader)
+            self._choose_engine(channel)
+            self._build(channel, plan)
+            self._publish(channel, plan, listeners)
+            undo.callback(self._stop_services)
+            undo.callback(self._close_hosts)
+            self._start_services(plan, deadline)
+            self._undo = undo.pop_all()
+
+    def down(self) -> None:
+        """Stop the services and end the agent, and all there is with it."""
+        self._ports.clear()
+        self._undo.close()
+
+    def _close_hosts(self) -> None:
+        for host in self._hosts.values():
+            host.close()
+
+    def _forget(self) -> None:
+        self._hosts.clear()
+        self._ifindexes.clear()
+        self._agent = self._channel = None
+
+    def _choose_engine(self, channel: Channel) -> None:
+        able = channel.call("capabilities")
+        if self._asked_netem == "host" and able["host_netem"]:
+            raise EnvironmentUnfitError(
+                f"--netem host: this kernel ({able['kernel']}) has no usable netem: {able['host_netem'].rstrip('.')}. "
+                f"Load it (modprobe sch_netem) or use --netem carried."
+            )
+        if self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"]):
+            self.netem_engine, self.seedable = "host", able["host_seed"]
+            return
+        # The kernel itself is started when a link is impaired first.
+        self.netem_engine, self.seedable = "carried", True
+        self._not_carried = able["tun"]
+
+    def _carry(self, channel: Channel) -> None:
+        """Have the carried kernel run. Raises EnvironmentUnfitError."""
+        if self._not_carried:
+            raise EnvironmentUnfitError(
+                f"netem must be carried here, and a carried kernel needs taps, which this machine does not give "
+                f"{'root' if os.geteuid() == 0 else 'this user'}: {self._not_carried}. As root: modprobe tun; "
+                f"chmod 0666 /dev/net/tun"
+            )
+        root = kernel.ensure_root(self._say)
+        if root is not None:
+            channel.call("carry_from", root=str(root))
+        try:
+            channel.call("boot", answer_within_s=60)
+        except AgentError as error:
+            raise EnvironmentUnfitError(f"the carried kernel did not start: {error}") from None
+
+    def _build(self, channel: Channel, plan: Plan) -> None:
+        networks = [
+            {"name": network.name, "mtu": network.mtu, "addresses": network.gateways} for network in plan.networks
+        ]
+        hosts = [self._settings(host) for host in plan.hosts]
+        try:
+            self._ifindexes = channel.call("build", networks=networks, hosts=hosts, answer_within_s=60)
+        except AgentError as error:
+            raise EnvironmentUnfitError(f"the hosts could not be made: {error}") from None
+        for host in plan.hosts:
+            self._hosts[host.name] = LocalHost(self, host, plan.services[host.service])
+
+    def _settings(self, host: HostPlan) -> dict[str, Any]:
+        """What the agent must know of a host; see `testbed.agent.hosts.Hosts.build`."""
+        plan = self.plan
+        service = plan.services[host.service]
+        gateways = {network.name: [each.partition("/")[0] for each in network.gateways] for network in plan.networks}
+        outward = gateways[host.interfaces[0].network] if host.interfaces else ()
+        routes = [("::/0" if ":" in gateway else "0.0.0.0/0", gateway) for gateway in outward]
+        return {
+            "name": host.name,
+            "interfaces": [
+                {"network": each.network, "name": each.name, "mac": each.mac, "addresses": each.addresses}
+                for each in host.interfaces
+            ],
+            "routes": routes,
+            "sysctls": service.sysctls,
+            "hostname": host.hostname,
+            "hosts_file": plan.hosts_file(host),
+            "folders": service.folders,
+            "files": service.files,
+            "binds": [*service.binds, *_hidden_python()],
+            "volumes": service.volumes,
+            "python": os.path.realpath(getattr(sys, "_base_executable", sys.executable)) if service.python else None,
+            "capabilities": sorted(_capabilities(service)),
+            "limits": service.limits,
+        }
+
+    # --- published ports -------------------------------------------------------------------------
+
+    def _listen(self, undo: ExitStack, plan: Plan) -> list[tuple[str, int, socket.socket]]:
+        """A listening socket of the machine's for each published port. Raises EnvironmentUnfitError: all taken."""
+        listeners: list[tuple[str, int, socket.socket]] = []
+        taken: list[str] = []
+        for host in plan.hosts:
+            for port in plan.services[host.service].published:
+                try:
+                    listener = socket.create_server(
+                        (port.host_ip, port.port), family=socket.AF_INET6 if ":" in port.host_ip else socket.AF_INET
+                    )
+                except OSError as error:
+                    taken.append(f"{port.host_ip}:{port.port} for {host.name}: {error.strerror}")
+                    continue
+                undo.callback(listener.close)
+                listeners.append((host.name, port.target, listener))
+                self.published[host.name, port.target] = listener.getsockname()[1]
+        if taken:
+            raise EnvironmentUnfitError(f"ports cannot be published: {'; '.join(taken)}")
+        return listeners
+
+    def _publish(self, channel: Channel, plan: Plan, listeners: Sequence[tuple[str, int, socket.socket]]) -> None:
+        if listeners and self._agent is not None:
+            first = {host.name: host.interfaces[0].plain[0] for host in plan.hosts if host.interfaces}
+            ticket = self._agent.passed([listener.fileno() for _, _, listener in listeners])
+            channel.call("publish", ticket=ticket, targets=[(first[host], port) for host, port, _ in listeners])
+            for _, _, listener in listeners:
+                listener.close()
+
+    # --- services --------------------------------------------------------------------------------
+
+    def _start_services(self, plan: Plan, deadline: float) -> None:
+        """Start each service once what it depends on is as it should be; wait until all are well."""
+        waiting = dict(plan.services)
+        by_service: dict[str, list[LocalHost]] = {name: [] for name in plan.services}
+        for host in self._hosts.values():
+            by_service[host.plan.service].append(host)
+
+        def step() -> bool:
+            for host in self._hosts.values():
+                host.check_health()
+            for name, service in list(waiting.items()):
+                conditions = service.depends_on.items()
+                if all(host.meets(condition) for other, condition in conditions for host in by_service[other]):
+                    del waiting[name]
+                    for host in by_service[name]:
+                        host.start_service()
+            states = [host.wellness for host in self._hosts.values()]
+            return "failed" in states or (not waiting and "waiting" not in states)
+
+        with contextlib.suppress(NotSeenError):
+            await_condition(step, bool, deadline_s=max(deadline - time.monotonic(), 0.1), every_s=0.005)
+        unwell = [host for host in self._hosts.values() if host.wellness != "well"]
+        if unwell:
+            failed = [host for host in unwell if host.wellness == "failed"]
+            said = [host.describe_unwell() for host in failed or unwell]
+            self.failed_logs = {host.name: host.logs() for host in failed or unwell}
+            late = [] if failed else [f"not well after {self._up_deadline_s:g} s"]
+            raise ServiceFailedError("\n".join([*said, *late]))
+
+    def _stop_services(self) -> None:
+        """Ask every service to stop as its stop_signal says; what does not in time ends with the agent."""
+        if self._channel is None:
+            return
+        by_signal: dict[str, list[LocalProgram]] = {}
+        for host in self._hosts.values():
+            if host.service is not None and not host.service.ended:
+                by_signal.setdefault(host.service_plan.stop_signal, []).append(host.service)
+        try:
+            for name, programs in by_signal.items():
+                self._channel.call("signal", programs=[each.number for each in programs], name=name)
+        except AgentError as error:
+            self._say(f"the agent was gone before it was told to stop: {error}")
+            return
+        until = time.monotonic() + _STOP_WITHIN_S
+        for programs in by_signal.values():
+            for program in programs:
+                program.await_end(max(until - time.monotonic(), 0.0))
+
+    # --- ports -----------------------------------------------------------------------------------
+
+    @property
+    def channel(self) -> Channel:
+        """The way to the agent. Raises LabError if the lab is not up."""
+        if self._channel is None:
+            raise LabError("the lab is not up")
+        return self._channel
+
+    def _attach(self, host: str, network: str) -> Port:
+        channel = self.channel
+        if self.netem_engine == "carried":
+            self._carry(channel)
+        ifindex = self._prepare_source(host, network)
+        name = f"{host}@{network}"
+        attached = channel.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
+        return Port(name=name, channel=channel, device=attached["device"])
+
+    def _prepare_source(self, host: str, network: str) -> int:
+        self._hosts[host].send_per_packet(network)
+        return self._ifindexes[host][network]
+
+    def beside(self, host: str) -> Channel:
+        """An agent in a host's network namespace."""
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        requests, ask = os.pipe()
+        hear, answers = os.pipe()
+        ticket = self._agent.passed([requests, answers])
+        os.close(requests)
+        os.close(answers)
+        self.channel.call("inside", host=host, ticket=ticket)
+        return Channel(PipeStream(ask, hear), name=f"agent inside {host}")
+
+    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        interface = next(each for each in self._hosts[host].plan.interfaces if each.network == network)
+        return (*interface.plain, *interface.link_local)
+
+    def launch(
+        self, host: LocalHost, argv: Sequence[str], *, env: Mapping[str, str] | None, workdir: str | None, user: str
+    ) -> LocalProgram:
+        """Start a program in a host."""
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        return LocalProgram(host, self._agent, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
+
+
+def _capabilities(service: ServicePlan) -> set[str]:
+    kept = set() if "ALL" in service.capabilities_dropped else set(_CAPABILITIES - set(service.capabilities_dropped))
+    return kept | set(service.capabilities_added)
+
+
+def _hidden_python() -> list[tuple[str, str, bool]]:
+    """Python's own folder where it lies below one that a host has of its own."""
+    prefix = os.path.realpath(sys.base_prefix)
+    return [(prefix, prefix, True)] if prefix.startswith(("/tmp/", "/dev/")) else []  # noqa: S108  # compared only
+
+
+class LocalHost(Host):
+    """A network namespace, with a process and mount namespace of its own once a program runs in it."""
+
+    def __init__(self, lab: LocalLab, plan: HostPlan, service: ServicePlan) -> None:
+        self.name = plan.name
+        self.plan = plan
+        self.service_plan = service
+        self.service: LocalProgram | None = None
+        """The program that the Compose file starts here."""
+        self._lab = lab
+        self._per_packet: set[str] = set()
+        self._inside: Channel | None = None
+        self._healthy = service.health_check is None
+        self._unhealthy = False
+        self._check: LocalProgram | None = None
+        self._check_began = 0.0
+        self._check_at = 0.0
+        self._check_said = ""
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}>"
+
+    # --- programs --------------------------------------------------------------------------------
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        ready: Ready | None = None,
+        timeout: str = "10s",
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str = "",
+    ) -> LocalProgram:
+        """Start a program in the host; see `Host.start`."""
+        readiness.check_argv(argv)
+        readiness.check_free(self.name, argv, ready, self._listener)
+        program = self._lab.launch(self, argv, env=env, workdir=workdir, user=user)
+        self._lab.programs.append(program)
+        if ready is not None:
+            try:
+                readiness.await_ready(self.name, argv, program, ready, timeout, self._listener)
+            except BaseException:
+                program.stop("SIGKILL")
+                raise
+        return program
+
+    def _listener(self, port: int, deadline_s: float) -> dict[str, Any]:
+        def look() -> list[int]:
+            ports: list[int] = self._lab.channel.call("listeners", host=self.name)
+            return ports
+
+        try:
+            ports = await_condition(look, lambda seen: port in seen, deadline_s=deadline_s, every_s=0.005)
+        except NotSeenError as error:
+            ports = error.last if isinstance(error.last, list) else []
+        return {"listening": port in ports, "ports": ports}
+
+    def logs(self) -> str:
+        """What the service's program has printed."""
+        return "" if self.service is None else self.service.output
+
+    def follow(self) -> LocalLog:
+        """The same as it grows, each line with the time when it came; a context manager."""
+        if self.service is None:
+            raise LabError(f"`{self.name}` runs no service")
+        return LocalLog(self.service)
+
+    # --- the service -----------------------------------------------------------------------------
+
+    def start_service(self) -> None:
+        """Start what the Compose file says."""
+        self.service = self._lab.launch(self, self.service_plan.argv, env=None, workdir=None, user="")
+
+    @property
+    def wellness(self) -> str:
+        """``well``, ``waiting`` or ``failed``."""
+        if self.service is None:
+            return "waiting"
+        if self.service.ended:
+            return "well" if self.service.wait().exit_code == 0 else "failed"
+        return "failed" if self._unhealthy else "well" if self._healthy else "waiting"
+
+    def meets(self, condition: str) -> bool:
+        """Whether a service that depends on this one by such a condition may start."""
+        if self.service is None:
+            return False
+        match condition:
+            case "service_completed_successfully":
+                return self.service.ended and self.service.wait().exit_code == 0
+            case "service_healthy":
+                return self._healthy and not self.service.ended
+            case _:
+                return True
+
+    def check_health(self) -> None:
+        """Take the health check one step on. It is asked sooner than Compose would, and given up no sooner."""
+        check = self.service_plan.health_check
+        if check is None or self._healthy or self._unhealthy or self.service is None or self.service.ended:
+            return
+        now = time.monotonic()
+        if self._check is None:
+            if not self._check_began:
+                self._check_began = now
+            if now >= self._check_at:
+                self._check = self._lab.launch(self, check.test, env=None, workdir=None, user="")
+                self._check_at = now + check.timeout_s
+        elif self._check.ended or now >= self._check_at:
+            if not self._check.ended:
+                self._check.stop("SIGKILL")
+            self._healthy = self._check.wait().exit_code == 0
+            self._check_said, self._check = self._check.output.strip(), None
+            self._check_at = now + min(_CHECK_AGAIN_S, check.interval_s)
+            allowed_s = check.start_period_s + check.retries * (check.interval_s + check.timeout_s)
+            self._unhealthy = not self._healthy and now - self._check_began > allowed_s
+
+    def describe_unwell(self) -> str:
+        """What is wrong with its service, with its last lines."""
+        if self.service is None:
+            return f"service `{self.plan.service}` was not started: what it depends on is not well"
+        if self.service.ended:
+            state = f"exited with status {self.service.wait().exit_code}"
+        else:
+            kind = "unhealthy" if self._unhealthy else "starting"
+            state = f"is running and {kind}; its last check said: {self._check_said!r}"
+        lines = self.logs().splitlines()[-_LAST_LINES:]
+        last = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
+        return f"service `{self.plan.service}` {state}; its last lines:\n{last}"
+
+    # --- files and the network -------------------------------------------------------------------
+
+    def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
+        """Write a file in the host."""
+        data = content.encode() if isinstance(content, str) else content
+        try:
+            self._lab.channel.call("put", host=self.name, path=path, data=base64.b64encode(data).decode(), mode=mode)
+        except AgentError as error:
+            raise LabError(f"`{self.name}`: cannot write {path}: {error}") from None
+
+    def get(self, path: str) -> bytes:
+        """Read a file of the host."""
+        try:
+            return base64.b64decode(self._lab.channel.call("get", host=self.name, path=path))
+        except AgentError as error:
+            if error.kind == "missing":
+                raise FileNotFoundError(f"`{self.name}`: {path}") from None
+            raise
+
+    def addresses(self, network: str | None = None) -> tuple[str, ...]:
+        """Its addresses, IPv4 before IPv6."""
+        known = [interface.network for interface in self.plan.interfaces]
+        if network is not None and network not in known:
+            raise InvalidValueError(f"`{self.name}`: network {network!r}: {unknown(network, known)}")
+        return tuple(
+            address
+            for interface in self.plan.interfaces
+            if network in (None, interface.network)
+            for address in interface.plain
+        )
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """The kernel's counters of the host's network namespace."""
+        counted: dict[str, dict[str, int]] = self._lab.channel.call("counters", host=self.name)
+        return counted
+
+    def connections(self) -> list[dict[str, Any]]:
+        """The TCP connections that its kernel still works on, also those whose program has ended."""
+        known: list[dict[str, Any]] = self._lab.channel.call("connections", host=self.name)
+        return known
+
+    def inside(self) -> Channel:
+        """The agent in its network namespace."""
+        if self._inside is None:
+            self._inside = self._lab.beside(self.name)
+        return self._inside
+
+    def close(self) -> None:
+        """Let the agent inside go."""
+        if self._inside is not None:
+            self._inside.close()
+            self._inside = None
+
+    def send_per_packet(self, network: str) -> None:
+        """Switch segmentation offloads off on its interface, once."""
+        if network not in self._per_packet:
+            interface = next(each for each in self.plan.interfaces if each.network == network)
+            self._lab.channel.call("per_packet", host=self.name, interface=interface.name)
+            self._per_packet.add(network)
+
+
+class LocalProgram(Program):
+    """A program in a host; one thread of the lab's reads what all of them print."""
+
+    def __init__(
+        self, host: LocalHost, agent: ChildAgent, channel: Channel, reader: _Reader, argv: Sequence[str],
+        *, env: Mapping[str, str] | None, workdir: str | None, user: str,
+    ) -> None:  # fmt: skip
+        self.argv = tuple(argv)
+        self._host = host
+        self._channel = channel
+        self._chunks: list[tuple[int, bytes]] = []
+        self.lines = _Lines()
+        self._ended = threading.Event()
+        self._exit_code = -1
+        self._duration_s = 0.0
+        self._started = time.perf_counter()
+        plan = host.service_plan
+        settings = {"PATH": _PATH, "HOSTNAME": host.plan.hostname, "HOME": "/root", **plan.environment, **(env or {})}
+        with ExitStack() as theirs:
+            ends: list[int] = []
+            ours: list[int] = []
+            for _ in range(3):
+                read, write = os.pipe()
+                ours.append(read)
+                ends.append(write)
+                theirs.callback(os.close, write)
+            null = os.open(os.devnull, os.O_RDONLY)
+            theirs.callback(os.close, null)
+            stdout, stderr, status = ends
+            ticket = agent.passed([null, stdout, stderr, status])
+        reader.watch(self, ours)
+        try:
+            answer = channel.call(
+                "start", host=host.name, argv=list(argv), env=settings,
+                workdir=workdir or plan.workdir, user=user or plan.user, ticket=ticket,
+            )  # fmt: skip
+        except AgentError as error:
+            raise LabError(f"`{host.name}`: cannot start {' '.join(argv)}: {error}") from None
+        self.number: int = answer["program"]
+
+    # --- what the reader tells -------------------------------------------------------------------
+
+    def printed(self, stream: int, data: bytes) -> None:
+        """It printed something."""
+        self._chunks.append((stream, data))
+        if stream == 1:
+            self.lines.feed(data)
+
+    def has_ended(self, exit_code: int) -> None:
+        """It ended, or nobody knows how any more."""
+        self._exit_code = exit_code
+        self._duration_s = time.perf_counter() - self._started
+        self.lines.end()
+        self._ended.set()
+
+    # --- Program ---------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
+
+    def await_end(self, deadline_s: float) -> bool:
+        """Wait for its end; whether it came."""
+        return self._ended.wait(deadline_s)
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return b"".join(data for _, data in list(self._chunks)).decode(errors="replace")
+
+    def wait(self, timeout: str = "30s") -> Result:
+        """Wait for its end; see `Program.wait`."""
+        if not self._ended.wait(seconds(timeout)):
+            raise CommandTimeoutError(
+                f"`{self._host.name}`: {' '.join(self.argv)}: no end after {timeout}; {readiness.last_output(self)}"
+            )
+        return Result(
+            argv=self.argv, exit_code=self._exit_code, stdout=self._stream(1), stderr=self._stream(2),
+            duration_s=self._duration_s,
+        )  # fmt: skip
+
+    def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:
+        """Signal it, wait, and kill it if need be; see `Program.stop`."""
+        if not self.ended:
+            self._channel.call("signal", programs=[self.number], name=signal)
+            if not self._ended.wait(seconds(timeout)) and signal != "SIGKILL":
+                self._channel.call("signal", programs=[self.number], name="SIGKILL")
+        return self.wait("10s")
+
+    def _stream(self, number: int) -> str:
+        return b"".join(data for stream, data in list(self._chunks) if stream == number).decode(errors="replace")
+
+
+class _Lines:
+    """The lines that a program has printed, and when each came first."""
+
+    def __init__(self) -> None:
+        self._pending = b""
+        self._seen: dict[str, int] = {}
+        self._ended = False
+        self._grown = threading.Condition()
+
+    def feed(self, data: bytes) -> None:
+        now_ns = time.time_ns()
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        with self._grown:
+            for line in lines:
+                self._seen.setdefault(line.decode(errors="replace").rstrip("\r"), now_ns)
+            self._grown.notify_all()
+
+    def end(self) -> None:
+        with self._grown:
+            self._ended = True
+            self._grown.notify_all()
+
+    def when(self, line: str, deadline_s: float) -> int | None:
+        with self._grown:
+            self._grown.wait_for(lambda: line in self._seen or self._ended, timeout=deadline_s)
+            return self._seen.get(line)
+
+
+class LocalLog:
+    """What a host's service prints, while it does."""
+
+    def __init__(self, program: LocalProgram) -> None:
+        self._program = program
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Nothing is held."""
+
+    def when(self, line: str, deadline_s: float) -> int | None:
+        """Wait for a line; when it was first printed, in nanoseconds since the epoch. None if it was not in time."""
+        return self._program.lines.when(line, deadline_s)
+
+
+class _Reader:
+    """One thread that reads what every program of a lab prints, and hears how it ended."""
+
+    def __init__(self) -> None:
+        self._waiting: selectors.BaseSelector | None = None
+        self._wake = -1
+        self._thread: threading.Thread | None = None
+        self._new: list[tuple[LocalProgram, list[int]]] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._waiting = selectors.DefaultSelector()
+        read, self._wake = os.pipe()
+        self._waiting.register(read, selectors.EVENT_READ, None)
+        self._thread = threading.Thread(
+            target=self._read, args=[self._waiting, read], name="testbed-reader", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        os.close(self._wake)
+        if self._thread is not None:
+            self._thread.join(5.0)
+
+    def watch(self, program: LocalProgram, descriptors: list[int]) -> None:
+        """Read its stdout, its stderr and its exit status from now on."""
+        with self._lock:
+            self._new.append((program, descriptors))
+        os.write(self._wake, b"+")
+
+    def _read(self, waiting: selectors.BaseSelector, wake: int) -> None:
+        live: dict[LocalProgram, list[int]] = {}
+        while True:
+            ready = [key for key, _ in waiting.select()]
+            for key in ready:
+                if key.data is None:
+                    if not os.read(wake, 4096):
+                        self._end(waiting, live)
+                        return
+                    self._take_new(waiting, live)
+            for key in sorted((key for key in ready if key.data is not None), key=lambda key: key.data[1] == 0):
+                program, stream = key.data
+                if stream:
+                    self._hear(waiting, key.fd, program, stream)
+                else:
+                    self._ended(waiting, live, key.fd, program)
+
+    def _take_new(self, waiting: selectors.BaseSelector, live: dict[LocalProgram, list[int]]) -> None:
+        with self._lock:
+            new, self._new = self._new, []
+        for program, descriptors in new:
+            live[program] = descriptors
+            for descriptor, stream in zip(descriptors, (1, 2, 0), strict=True):
+                os.set_blocking(descriptor, False)
+                waiting.register(descriptor, selectors.EVENT_READ, (program, stream))
+
+    def _hear(self, waiting: selectors.BaseSelector, descriptor: int, program: LocalProgram, stream: int) -> bool:
+        """Take in what one stream has; whether it may have more."""
+        try:
+            data = os.read(descriptor, 1 << 18)
+        except BlockingIOError:
+            return False
+        if data:
+            program.printed(stream, data)
+        else:
+            waiting.unregister(descriptor)
+        return bool(data)
+
+    def _ended(
+        self,
+        waiting: selectors.BaseSelector,
+        live: dict[LocalProgram, list[int]],
+        descriptor: int,
+        program: LocalProgram,
+    ) -> None:
+        """Its status came: take in what is still in its pipes. What its children hold open is not waited for."""
+        answer = os.read(descriptor, 4)
+        waiting.unregister(descriptor)
+        stdout, stderr, status = live.pop(program)
+        registered = waiting.get_map()
+        for each, stream in ((stdout, 1), (stderr, 2)):
+            while each in registered and self._hear(waiting, each, program, stream):
+                pass
+            if each in registered:
+                waiting.unregister(each)
+            os.close(each)
+        os.close(status)
+        program.has_ended(struct.unpack("=i", answer)[0] if len(answer) == 4 else 137)
+
+    def _end(self, waiting: selectors.BaseSelector, live: dict[LocalProgram, list[int]]) -> None:
+        self._take_new(waiting, live)
+        for program, descriptors in live.items():
+            for descriptor in descriptors:
+                os.close(descriptor)
+            program.has_ended(137)
+        for key in list(waiting.get_map().values()):
+            if key.data is None:
+                os.close(key.fd)
+        waiting.close()

@@ -1,0 +1,117 @@
+"""kill -9 of the process that owns a local lab, at whatever moment, leaves nothing of it within two seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.labs.waiting import await_condition
+from tests.lab.conftest import HERE
+
+LABS = ("local",)
+
+# The program in the host leaves its session and its parent, as a daemon does.
+_OWNER = """
+import sys
+from testbed import LocalLab
+
+lab = LocalLab(sys.argv[1], netem="carried")
+lab.up()
+print(f"up {lab.run_id}", flush=True)
+if sys.argv[2] == "impaired":
+    lab.impair("client <-> server", delay="10ms")
+    lab.host("client").start(["setsid", "--fork", "sleep", "98765"]).wait()
+    print(f"impaired {lab.run_id}", flush=True)
+sys.stdin.read()
+"""
+_WITHIN_S = 2.0
+
+
+def relatives(pid: int) -> set[int]:
+    """A process and all that come from it."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended while we looked
+        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found, new = set(), [pid]
+    while new:
+        found.update(new)
+        new = [child for parent in new for child in children.get(parent, [])]
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    def lives(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    return {pid for pid in pids if lives(pid)}
+
+
+def mounts() -> set[str]:
+    """Every mount of ours that is no container's; the engine has other users."""
+    return {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "docker" not in line}
+
+
+def named_after(run_id: str) -> list[str]:
+    """Devices and temporary files that carry a lab's tag in their name."""
+    return [
+        name
+        for folder in ("/sys/class/net", tempfile.gettempdir(), "/dev/shm", "/run")
+        for name in os.listdir(folder)
+        if run_id[:6] in name
+    ]
+
+
+@pytest.fixture
+def owner(request: pytest.FixtureRequest, kind: str) -> Iterator[subprocess.Popen[str]]:
+    assert kind == "local"
+    argv = [sys.executable, "-c", _OWNER, str(HERE.parents[1] / "compose.yaml"), request.param]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("owner", ["up", "impaired"], indirect=True)
+@pytest.mark.parametrize("victim", ["owner", "keeper"])
+def test_whoever_is_killed_nothing_is_left(owner: subprocess.Popen[str], victim: str) -> None:
+    before = mounts()
+    assert owner.stdout is not None
+    wanted = owner.args[-1]  # type: ignore[index]  # a list of ours
+    said, run_id = "", ""
+    while said != wanted:
+        said, _, run_id = owner.stdout.readline().strip().partition(" ")
+        assert said, "the owner ended"
+    everyone = relatives(owner.pid) - {owner.pid}
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in everyone]
+    assert any(b"paper_server.py" in command for command in commands), "what is looked for is there to be found"
+    if wanted == "impaired":
+        assert any(b"linux.uml" in command for command in commands)
+        assert any(b"98765" in command for command in commands), "a daemon is seen, too"
+
+    (keeper,) = (int(pid) for pid in Path(f"/proc/{owner.pid}/task/{owner.pid}/children").read_text().split())
+    os.kill(owner.pid if victim == "owner" else keeper, signal.SIGKILL)
+    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=_WITHIN_S)
+    assert mounts() - before == set()
+    assert named_after(run_id) == []
+
+
+@pytest.mark.parametrize("owner", ["up"], indirect=True)
+def test_a_lab_that_is_killed_while_it_comes_up_leaves_nothing(owner: subprocess.Popen[str]) -> None:
+    everyone = await_condition(lambda: relatives(owner.pid) - {owner.pid}, lambda found: len(found) >= 2, deadline_s=10)
+    owner.kill()
+    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=_WITHIN_S)
