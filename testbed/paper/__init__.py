@@ -6,13 +6,14 @@ that could refute it, and what came of it.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, TestbedError
-from testbed.judge.claims import Outcome, invalid
+from testbed.judge.claims import Finding, Outcome, invalid
 from testbed.labs.lab import Lab
 from testbed.labs.waiting import NotSeenError
 from testbed.model.impairment import unknown
@@ -91,3 +92,30 @@ def examine(
     finally:
         lab.end()
     return replace(outcome, evidence=tuple(context.kept), took_s=time.monotonic() - started)
+
+
+_FILE = "claims.json"
+
+
+def keep(folder: Path, outcomes: Mapping[str, Outcome], *, quick: bool) -> None:
+    """Write what was found so far, so that a run that ends early is taken up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    body = {"version": 1, "quick": quick, "claims": {name: each.as_json() for name, each in outcomes.items()}}
+    (folder / _FILE).write_text(json.dumps(body, indent=1), encoding="utf-8")
+
+
+def kept(folder: Path, *, quick: bool) -> dict[str, Outcome]:
+    """What an earlier run of the same kind found and decided. Raises InvalidValueError if the file is not ours."""
+    path = folder / _FILE
+    if not path.exists():
+        return {}
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if body["quick"] != quick:
+            return {}
+        found = {name: Outcome.from_json(each) for name, each in body["claims"].items() if name in CLAIMS}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidValueError(
+            f"{path}: not written by `testbed paper` ({error!r}); say --again, or --report"
+        ) from None
+    return {name: each for name, each in found.items() if each.finding is not Finding.INVALID}

@@ -98,7 +98,7 @@ _LINKS: tuple[tuple[str, dict[str, object]], ...] = (
 
 def _over_links(context: Context, name: str, words: dict[str, object]) -> Row:
     context.impair(BOTH, None, **words)
-    run = messages(context.lab, THERE, structure="threads", count=100, size_bytes=300, rate_per_s=200)
+    run = messages(context.lab, THERE, structure="threads", count=100, size_bytes=300, rate_per_s=200, replies=True)
     account = run.judge()
     there = account.direction("client", "server")
     text = f"delivery over {name}"
