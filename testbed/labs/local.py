@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import os
 import secrets
 import selectors
@@ -375,6 +376,18 @@ class LocalLab(Lab):
         self._hosts[host].send_per_packet(network)
         return self._ifindexes[host][network]
 
+    def attach_program(
+        self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool
+    ) -> Callable[[], int]:
+        """Start a program on descriptors of ours; see `LocalHost.attached`."""
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        read, write = os.pipe()
+        ticket = self._agent.passed([*streams, write])
+        os.close(write)
+        self.channel.call("start", argv=list(argv), ticket=ticket, tty=tty, **host.circumstances())
+        return functools.partial(_exit_status, read)
+
     def beside(self, host: str) -> Channel:
         """An agent in a host's network namespace."""
         if self._agent is None:
@@ -398,6 +411,17 @@ class LocalLab(Lab):
         if self._agent is None:
             raise LabError("the lab is not up")
         return LocalProgram(host, self._agent, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
+
+
+def _exit_status(descriptor: int) -> int:
+    """Wait for the four bytes in which the agent tells how a program ended; 137 if it ended with the lab."""
+    with os.fdopen(descriptor, "rb") as status:
+        answer = status.read(4)
+    return _code(answer)
+
+
+def _code(answer: bytes) -> int:
+    return int(struct.unpack("=i", answer)[0]) if len(answer) == 4 else 137
 
 
 def _capabilities(service: ServicePlan) -> set[str]:
@@ -478,6 +502,20 @@ class LocalHost(Host):
         if self.service is None:
             raise LabError(f"`{self.name}` runs no service")
         return LocalLog(self.service)
+
+    def circumstances(
+        self, *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""
+    ) -> dict[str, Any]:
+        """Host, environment, folder and user of a program, as the agent is told them."""
+        service = self.service_plan
+        ours = {"PATH": _PATH, "HOSTNAME": self.plan.hostname, "HOME": "/root", **service.environment, **(env or {})}
+        return {
+            "host": self.name, "env": ours, "workdir": workdir or service.workdir, "user": user or service.user,
+        }  # fmt: skip
+
+    def attached(self, argv: Sequence[str], streams: Sequence[int], *, tty: bool = False) -> Callable[[], int]:
+        """Start a program on descriptors of ours; a function that waits for its end and returns its exit status."""
+        return self._lab.attach_program(self, argv, streams, tty=tty)
 
     # --- the service -----------------------------------------------------------------------------
 
@@ -617,8 +655,6 @@ class LocalProgram(Program):
         self._exit_code = -1
         self._duration_s = 0.0
         self._started = time.perf_counter()
-        plan = host.service_plan
-        settings = {"PATH": _PATH, "HOSTNAME": host.plan.hostname, "HOME": "/root", **plan.environment, **(env or {})}
         with ExitStack() as theirs:
             ends: list[int] = []
             ours: list[int] = []
@@ -634,9 +670,8 @@ class LocalProgram(Program):
         reader.watch(self, ours)
         try:
             answer = channel.call(
-                "start", host=host.name, argv=list(argv), env=settings,
-                workdir=workdir or plan.workdir, user=user or plan.user, ticket=ticket,
-            )  # fmt: skip
+                "start", argv=list(argv), ticket=ticket, **host.circumstances(env=env, workdir=workdir, user=user)
+            )
         except AgentError as error:
             raise LabError(f"`{host.name}`: cannot start {' '.join(argv)}: {error}") from None
         self.number: int = answer["program"]
@@ -832,7 +867,7 @@ class _Reader:
                 waiting.unregister(each)
             os.close(each)
         os.close(status)
-        program.has_ended(struct.unpack("=i", answer)[0] if len(answer) == 4 else 137)
+        program.has_ended(_code(answer))
 
     def _end(self, waiting: selectors.BaseSelector, live: dict[LocalProgram, list[int]]) -> None:
         self._take_new(waiting, live)
