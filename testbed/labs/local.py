@@ -372,6 +372,17 @@ class LocalLab(Lab):
         attached = channel.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
         return Port(name=name, channel=channel, device=attached["device"])
 
+    def watching(self, host: str, network: str) -> Port | None:
+        """The port of this machine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
+        if self.netem_engine == "host":
+            return self._port(host, network)
+        name = f"{host}@{network} watched"
+        for watched in self.watched.values():
+            if watched.port.name == name:
+                return watched.port
+        attached = self.channel.call("attach", port=name, ifindex=self._ifindexes[host][network], engine="host")
+        return Port(name=name, channel=self.channel, device=attached["device"])
+
     def _prepare_source(self, host: str, network: str) -> int:
         self._hosts[host].send_per_packet(network)
         return self._ifindexes[host][network]
