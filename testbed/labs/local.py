@@ -10,6 +10,7 @@ import base64
 import contextlib
 import functools
 import os
+import re
 import secrets
 import selectors
 import socket
@@ -51,6 +52,8 @@ _STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a Compo
 _PATH = "/run/testbed/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_LINES = 20
 _CHECK_AGAIN_S = 0.05
+_TC_WITH_CLASSES = (6, 6)
+"""The iproute2 from which on `tc -j class show` prints nothing but JSON, for sure."""
 # What Docker leaves to a container's programs (moby, oci/caps/defaults.go).
 _CAPABILITIES = frozenset({
     "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
@@ -215,9 +218,10 @@ class LocalLab(Lab):
             )
         if self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"]):
             self.netem_engine, self.seedable = "host", able["host_seed"]
+            self._counts_classes = _version(able["tc"]) >= _TC_WITH_CLASSES
             return
         # The kernel itself is started when a link is impaired first.
-        self.netem_engine, self.seedable = "carried", True
+        self.netem_engine, self.seedable, self._counts_classes = "carried", True, True
         self._not_carried = able["tun"]
 
     def _carry(self, channel: Channel) -> None:
@@ -374,6 +378,8 @@ class LocalLab(Lab):
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port of this machine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
+        if not self._counts_classes:
+            return None
         if self.netem_engine == "host":
             return self._port(host, network)
         name = f"{host}@{network} watched"
@@ -422,6 +428,12 @@ class LocalLab(Lab):
         if self._agent is None:
             raise LabError("the lab is not up")
         return LocalProgram(host, self._agent, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The numbers in what `tc -V` prints: "tc utility, iproute2-6.15.0, libbpf 1.5.0"."""
+    match = re.search(r"iproute2-(\d+)\.(\d+)", text)
+    return tuple(map(int, match.groups())) if match else (0, 0)
 
 
 def _exit_status(descriptor: int) -> int:
