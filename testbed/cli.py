@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from testbed.errors import EnvironmentUnfitError, InvalidValueError, ServiceFail
 from testbed.judge.claims import Finding
 from testbed.judge.statistics import ALPHA
 from testbed.labs import images as image_store
+from testbed.labs import terminal
+from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine
-from testbed.labs.lab import impairments_of
+from testbed.labs.lab import Lab, impairments_of
 from testbed.labs.proving import proven
 from testbed.links import proof
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
@@ -89,6 +91,10 @@ _compose_file = click.option(
     "--compose-file", "-f", type=click.Path(path_type=Path), help="The stack (default: as Compose finds it here)."
 )
 _compose_profile = click.option("--compose-profile", multiple=True, help="Activate a Compose profile; repeatable.")
+_lab = click.option(
+    "--lab", "kind", type=click.Choice(LAB_CHOICES), default="auto", show_default=True,
+    help="Containers of an engine, namespaces of this machine, or the former where an engine answers.",
+)  # fmt: skip
 _netem = click.option(
     "--netem", type=click.Choice(NETEM_CHOICES), default="auto", show_default=True,
     help="Who executes netem: this kernel, a kernel that testbed brings, or whichever is there.",
@@ -105,6 +111,7 @@ def cli() -> None:
 
 @cli.command()
 @_compose_file
+@_lab
 @_netem
 @click.option("--messages", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages a profile.")
 @click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report"),
@@ -112,13 +119,15 @@ def cli() -> None:
 @click.argument("profiles", nargs=-1)
 @_example("""testbed demo
              testbed demo --messages 50 clean latency awful""")
-def demo(compose_file: Path | None, netem: str, messages: int, folder: Path, profiles: tuple[str, ...]) -> int:
+def demo(
+    compose_file: Path | None, kind: str, netem: str, messages: int, folder: Path, profiles: tuple[str, ...]
+) -> int:
     """Run the paper's client and server across the stack under each of PROFILES.
 
     Without PROFILES: clean lan latency lossy lossy-latency awful. Exit status 1 if a message was lost: not printed,
     and no kernel works on it any more. One that TCP is still sending when its profile's time is over is told apart.
     """
-    wanted = ComposeLab(compose_file, netem=netem, say=_say)
+    wanted = _chosen(kind, compose_file, netem)
     demonstration.check(wanted, profiles or demonstration.PROFILES)  # before anything is started
     with wanted as lab, tables.LiveDemo(_OUT) as live:
         run = demonstration.run(lab, profiles or demonstration.PROFILES, messages=messages, see=live.update)
@@ -129,6 +138,67 @@ def demo(compose_file: Path | None, netem: str, messages: int, folder: Path, pro
     (folder / "index.html").write_text(demo_page(run), encoding="utf-8")
     _OUT.print(f"\nWritten: {folder / 'index.html'} (every message a point), {folder / 'demo.json'}", markup=False)
     return 1 if run.lost else 0
+
+
+def _chosen(kind: str, compose_file: Path | None, netem: str) -> Lab:
+    """The lab that was asked for, or that this machine allows; not up yet."""
+    chosen, why = decide(kind)
+    if chosen == "local" and kind == "auto":
+        _say(f"a local lab: {why}")
+    return make_lab(chosen, compose_file, netem=netem, say=_say)
+
+
+@contextmanager
+def _running(kind: str, compose_file: Path | None, netem: str) -> Iterator[Lab]:
+    """The stack that `testbed up` started, if one is up; else one that lives as long as the block."""
+    lab = _chosen(kind, compose_file, netem)
+    if isinstance(lab, ComposeLab) and lab.take_up():
+        try:
+            yield lab
+        finally:
+            lab.leave()
+    else:
+        with lab:
+            yield lab
+
+
+@cli.command()
+@_compose_file
+@_lab
+@_netem
+@click.option("--impair", "impaired", multiple=True, metavar="LINK=PROFILE", help="Impair a link first; repeatable.")
+@click.argument("host")
+@_example("""testbed shell client
+             testbed shell --lab local --impair "client <-> server=lossy" client""")
+def shell(compose_file: Path | None, kind: str, netem: str, impaired: tuple[str, ...], host: str) -> int:
+    """Open a shell in HOST: of the running stack, or of one that lasts as long as the shell."""
+    return _in_host(kind, compose_file, netem, impaired, host, terminal.SHELL)
+
+
+@cli.command("exec")
+@_compose_file
+@_lab
+@_netem
+@click.option("--impair", "impaired", multiple=True, metavar="LINK=PROFILE", help="Impair a link first; repeatable.")
+@click.argument("host")
+@click.argument("argv", nargs=-1, required=True)
+@_example("""testbed exec client -- python3 paper_client.py server""")
+def execute(
+    compose_file: Path | None, kind: str, netem: str, impaired: tuple[str, ...], host: str, argv: tuple[str, ...]
+) -> int:
+    """Run ARGV in HOST, and exit with its status: of the running stack, or of one that lasts as long as it runs."""
+    return _in_host(kind, compose_file, netem, impaired, host, argv)
+
+
+def _in_host(
+    kind: str, compose_file: Path | None, netem: str, impaired: Iterable[str], host: str, argv: Sequence[str]
+) -> int:
+    wanted = [each.rpartition("=") for each in impaired]
+    with _running(kind, compose_file, netem) as lab:
+        place = lab.host(host)
+        for link, _, profile in wanted:
+            lab.impair(link, profile)
+        return terminal.interact(place, argv)
 
 
 @cli.command()

@@ -13,6 +13,7 @@ from testbed.labs import composer, images
 from testbed.labs.compose import runs
 from testbed.labs.engine import Engine
 from testbed.labs.probing import NetemAbilities, probe_netem
+from testbed.labs.probing_local import LocalAbilities, probe_local
 from testbed.model.findings import Finding
 
 _SEED_SINCE = (6, 6)
@@ -24,14 +25,16 @@ def examine(say: Callable[[str], None]) -> list[Finding]:
     """Try everything that a lab needs. Builds the agent's image if it is not there, as a lab would."""
     findings = [
         Finding(name="Python", state="ok", found=f"{platform.python_version()} on {os.uname().machine}"),
-        _compose(),
     ]
+    local = probe_local(say)
+    findings += [_compose(local), *_local(local)]
     try:
         engine = Engine()
     except EnvironmentUnfitError as error:
         findings.append(
             Finding(
-                name="Docker engine", state="missing", found=str(error), costs="no lab can run",
+                name="Docker engine", state="limited" if local.impairs else "missing", found=str(error),
+                costs="local labs alone can run" if local.closed is None else "no lab can run",
                 remedy="apt-get install docker.io (Debian, Ubuntu), or Docker Desktop; then start it",
             )
         )  # fmt: skip
@@ -67,13 +70,36 @@ def fit(findings: Sequence[Finding]) -> bool:
     return all(finding.state != "missing" for finding in findings)
 
 
-def _compose() -> Finding:
+def _local(able: LocalAbilities) -> list[Finding]:
+    name = "local lab"
+    if able.closed is not None:
+        return [
+            Finding(
+                name=name, state="limited", found=able.closed, costs="`--lab local` does not work", remedy=able.remedy
+            )
+        ]
+    how = "as root" if able.root else "without root, in a user namespace"
+    if able.host_netem is None:
+        return [Finding(name=name, state="ok", found=f"{how}, with this kernel's netem")]
+    if able.carried is not None:
+        costs = "links of a local lab cannot be impaired: this kernel has no netem, and none can be carried"
+        remedy = "modprobe tun; chmod 0666 /dev/net/tun (as root)" if able.tun else "see what the kernel said"
+        return [Finding(name=name, state="limited", found=f"{how}; {able.carried}", costs=costs, remedy=remedy)]
+    found = f"{how}, with a kernel that we carry"
+    if able.fetched:
+        return [Finding(name=name, state="ok", found=found)]
+    costs = "the first impaired link waits until it is fetched from Debian's archive (50 MB)"
+    return [Finding(name=name, state="ok", found=f"{found}; {costs}")]
+
+
+def _compose(local: LocalAbilities) -> Finding:
     try:
         return Finding(name="Compose v2", state="ok", found=" ".join(composer.find()))
     except EnvironmentUnfitError as error:
         return Finding(
-            name="Compose v2", state="missing", found=str(error), costs="no lab can run", remedy=composer.HOW_TO_GET
-        )
+            name="Compose v2", state="limited" if local.impairs else "missing", found=str(error),
+            costs="local labs alone can run" if local.closed is None else "no lab can run", remedy=composer.HOW_TO_GET,
+        )  # fmt: skip
 
 
 def _base(engine: Engine) -> Finding:

@@ -9,6 +9,7 @@ came as shows did not fail.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .protocol import Refused
@@ -211,10 +213,24 @@ class Batch:
         return "; ".join([*self._said, self._pending.decode(errors="replace")])[-300:].removesuffix("; ")
 
 
+def in_root(root: Path | None) -> Callable[[], None] | None:
+    """What a child does before it becomes its program, to run it in another root. The agent has one thread."""
+    return None if root is None else functools.partial(_enter, root)
+
+
+def _enter(root: Path) -> None:
+    os.chroot(root)
+    os.chdir("/")
+
+
 class LocalTool:
     """``tc`` or ``ip`` of this kernel, as a child process; started anew if a line made it exit."""
 
-    def __init__(self, argv: Sequence[str], *, sync: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, sync: str, environment: Mapping[str, str] | None = None, root: Path | None = None
+    ) -> None:
+        """``root``: the root file system that the tool comes from, if not this one."""
+        self._root = root
         self._argv = list(argv)
         self._environment = environment
         self._sync = sync
@@ -233,7 +249,7 @@ class LocalTool:
             self.close()
             self._process = process = subprocess.Popen(
                 self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
-                env=self._environment,
+                env=self._environment, preexec_fn=in_root(self._root),
             )  # fmt: skip
             assert process.stdin is not None  # noqa: S101  # for the type checker: PIPE was asked
             assert process.stdout is not None  # noqa: S101

@@ -8,7 +8,6 @@ gone when the kernel is, however it dies.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from collections import deque
 from pathlib import Path
 from typing import Self
 
-from .batch import Batch
+from .batch import Batch, in_root
 from .protocol import Refused
 
 _INIT = Path(__file__).with_name("guest-init")
@@ -43,11 +42,6 @@ def find_kernel(root: Path | None = None) -> str | None:
     if root is None:
         return shutil.which("linux.uml")
     return "/usr/bin/linux.uml" if (root / "usr/bin/linux.uml").is_file() else None
-
-
-def _enter(root: Path) -> None:
-    os.chroot(root)
-    os.chdir("/")
 
 
 class CarriedKernel:
@@ -86,7 +80,7 @@ class CarriedKernel:
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
                 start_new_session=True,
-                preexec_fn=None if root is None else functools.partial(_enter, root),  # the agent has one thread
+                preexec_fn=in_root(root),
             )  # fmt: skip
         for descriptor in theirs:
             os.close(descriptor)

@@ -114,7 +114,7 @@ def _serve(tag: str, passing: int, *, may_change_user: bool) -> int:
             if ports.carried_root is None:
                 for name in ("proc", "dev", SCRATCH.name):
                     kernelcalls.bind(f"/{name}", Path(root, name))
-                ports.carried_root = Path(root)
+                ports.carry_from(Path(root))
 
         operations = {**ports.operations(), **hosts.operations(), "carry_from": carry_from}
         protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)

@@ -84,10 +84,7 @@ class Ports:
         for folder in _TABLES:
             for table in folder.glob("*.dist"):
                 shutil.copy(table, self._files)
-        self._host_tc = LocalTool(
-            ["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo",
-            environment={**os.environ, "TC_LIB_DIR": str(self._files)},
-        )  # fmt: skip
+        self._host_tc = self._tool(None)
         self._schedules = Schedules(self._run)
 
     def operations(self) -> dict[str, Operation]:
@@ -117,6 +114,18 @@ class Ports:
             self._kernel = None
         self._host_tc.close()
         shutil.rmtree(self._files, ignore_errors=True)
+
+    def _tool(self, root: Path | None) -> LocalTool:
+        return LocalTool(
+            ["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo", root=root,
+            environment={**os.environ, "TC_LIB_DIR": str(self._files)},
+        )  # fmt: skip
+
+    def carry_from(self, root: Path) -> None:
+        """Take the kernel to carry, and tc, from another root: see `carried.CarriedKernel`."""
+        self.carried_root = root
+        self._host_tc.close()
+        self._host_tc = self._tool(root)
 
     # --- operations --------------------------------------------------------------------------------
 

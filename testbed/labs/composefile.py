@@ -76,14 +76,14 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
             problems += [(_nearest(lines, ("services", name, *where)), problem) for where, problem in found]
     if problems:
         raise InvalidComposeError(f"{path}:{line}: {problem}" for line, problem in sorted(problems))
-    networks = dict(sorted((tree.get("networks") or {}).items()))
+    networks = dict(tree.get("networks") or {})
     if any("default" in (body.get("networks") or {}) for body in services.values()):
         networks.setdefault("default", None)
     project = str(tree.get("name") or re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()) or "default")
     config = {
         "name": project,
         "services": services,
-        "networks": {name: {"name": f"{project}_{name}", **(body or {})} for name, body in networks.items()},
+        "networks": {name: {"name": f"{project}_{name}", **(body or {})} for name, body in sorted(networks.items())},
         "volumes": dict(tree.get("volumes") or {}),
     }
     return ComposeFile(path, config, lines)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import os
+import re
 import secrets
 import selectors
 import socket
@@ -50,6 +52,8 @@ _STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a Compo
 _PATH = "/run/testbed/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_LINES = 20
 _CHECK_AGAIN_S = 0.05
+_TC_WITH_CLASSES = (6, 6)
+"""The iproute2 from which on `tc -j class show` prints nothing but JSON, for sure."""
 # What Docker leaves to a container's programs (moby, oci/caps/defaults.go).
 _CAPABILITIES = frozenset({
     "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
@@ -214,9 +218,10 @@ class LocalLab(Lab):
             )
         if self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"]):
             self.netem_engine, self.seedable = "host", able["host_seed"]
+            self._counts_classes = _version(able["tc"]) >= _TC_WITH_CLASSES
             return
         # The kernel itself is started when a link is impaired first.
-        self.netem_engine, self.seedable = "carried", True
+        self.netem_engine, self.seedable, self._counts_classes = "carried", True, True
         self._not_carried = able["tun"]
 
     def _carry(self, channel: Channel) -> None:
@@ -371,9 +376,34 @@ class LocalLab(Lab):
         attached = channel.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
         return Port(name=name, channel=channel, device=attached["device"])
 
+    def watching(self, host: str, network: str) -> Port | None:
+        """The port of this machine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
+        if not self._counts_classes:
+            return None
+        if self.netem_engine == "host":
+            return self._port(host, network)
+        name = f"{host}@{network} watched"
+        for watched in self.watched.values():
+            if watched.port.name == name:
+                return watched.port
+        attached = self.channel.call("attach", port=name, ifindex=self._ifindexes[host][network], engine="host")
+        return Port(name=name, channel=self.channel, device=attached["device"])
+
     def _prepare_source(self, host: str, network: str) -> int:
         self._hosts[host].send_per_packet(network)
         return self._ifindexes[host][network]
+
+    def attach_program(
+        self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool
+    ) -> Callable[[], int]:
+        """Start a program on descriptors of ours; see `LocalHost.attached`."""
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        read, write = os.pipe()
+        ticket = self._agent.passed([*streams, write])
+        os.close(write)
+        self.channel.call("start", argv=list(argv), ticket=ticket, tty=tty, **host.circumstances())
+        return functools.partial(_exit_status, read)
 
     def beside(self, host: str) -> Channel:
         """An agent in a host's network namespace."""
@@ -398,6 +428,23 @@ class LocalLab(Lab):
         if self._agent is None:
             raise LabError("the lab is not up")
         return LocalProgram(host, self._agent, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The numbers in what `tc -V` prints: "tc utility, iproute2-6.15.0, libbpf 1.5.0"."""
+    match = re.search(r"iproute2-(\d+)\.(\d+)", text)
+    return tuple(map(int, match.groups())) if match else (0, 0)
+
+
+def _exit_status(descriptor: int) -> int:
+    """Wait for the four bytes in which the agent tells how a program ended; 137 if it ended with the lab."""
+    with os.fdopen(descriptor, "rb") as status:
+        answer = status.read(4)
+    return _code(answer)
+
+
+def _code(answer: bytes) -> int:
+    return int(struct.unpack("=i", answer)[0]) if len(answer) == 4 else 137
 
 
 def _capabilities(service: ServicePlan) -> set[str]:
@@ -478,6 +525,20 @@ class LocalHost(Host):
         if self.service is None:
             raise LabError(f"`{self.name}` runs no service")
         return LocalLog(self.service)
+
+    def circumstances(
+        self, *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""
+    ) -> dict[str, Any]:
+        """Host, environment, folder and user of a program, as the agent is told them."""
+        service = self.service_plan
+        ours = {"PATH": _PATH, "HOSTNAME": self.plan.hostname, "HOME": "/root", **service.environment, **(env or {})}
+        return {
+            "host": self.name, "env": ours, "workdir": workdir or service.workdir, "user": user or service.user,
+        }  # fmt: skip
+
+    def attached(self, argv: Sequence[str], streams: Sequence[int], *, tty: bool = False) -> Callable[[], int]:
+        """Start a program on descriptors of ours; a function that waits for its end and returns its exit status."""
+        return self._lab.attach_program(self, argv, streams, tty=tty)
 
     # --- the service -----------------------------------------------------------------------------
 
@@ -617,8 +678,6 @@ class LocalProgram(Program):
         self._exit_code = -1
         self._duration_s = 0.0
         self._started = time.perf_counter()
-        plan = host.service_plan
-        settings = {"PATH": _PATH, "HOSTNAME": host.plan.hostname, "HOME": "/root", **plan.environment, **(env or {})}
         with ExitStack() as theirs:
             ends: list[int] = []
             ours: list[int] = []
@@ -634,9 +693,8 @@ class LocalProgram(Program):
         reader.watch(self, ours)
         try:
             answer = channel.call(
-                "start", host=host.name, argv=list(argv), env=settings,
-                workdir=workdir or plan.workdir, user=user or plan.user, ticket=ticket,
-            )  # fmt: skip
+                "start", argv=list(argv), ticket=ticket, **host.circumstances(env=env, workdir=workdir, user=user)
+            )
         except AgentError as error:
             raise LabError(f"`{host.name}`: cannot start {' '.join(argv)}: {error}") from None
         self.number: int = answer["program"]
@@ -832,7 +890,7 @@ class _Reader:
                 waiting.unregister(each)
             os.close(each)
         os.close(status)
-        program.has_ended(struct.unpack("=i", answer)[0] if len(answer) == 4 else 137)
+        program.has_ended(_code(answer))
 
     def _end(self, waiting: selectors.BaseSelector, live: dict[LocalProgram, list[int]]) -> None:
         self._take_new(waiting, live)

@@ -222,7 +222,8 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
             continue
         reason = _REASONS.get(key, "a local lab cannot honour it")
         wrong(key, f"`{key}: {value}`: {reason}; leave it out, {_WAY_OUT}")
-    for key in set(body.get("deploy") or {}) - {"replicas", "mode", "labels", "endpoint_mode"}:
+    deploy = {key for key, value in (body.get("deploy") or {}).items() if value not in (None, [], {}, False)}
+    for key in sorted(deploy - {"replicas", "mode", "labels", "endpoint_mode"}):
         problems.add(
             (*at, "deploy", key), f"service {name!r}: `deploy: {key}`: a local lab cannot honour it; {_WAY_OUT}"
         )
@@ -533,7 +534,7 @@ def _hosts(
                 addresses = []
                 for subnet, pool in zip(networks[network].subnets, free[network], strict=True):
                     asked = (joined[network] or {}).get(f"ipv{subnet.version}_address")
-                    given = str(asked) if asked else next(pool, None)
+                    given = str(asked) if asked and _is_address(str(asked)) else next(pool, None)
                     if given is None:
                         problems.add(("networks", network), f"network {network!r}: {subnet} has no address left")
                         break
@@ -602,6 +603,14 @@ def _static_addresses(
                     )
                 others.setdefault(str(parsed), name)
     return taken
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False  # told by `_static_addresses`
+    return True
 
 
 def _free(subnet: IPv4Network | IPv6Network, taken: set[str]) -> Iterator[str]:

@@ -219,7 +219,7 @@ def test_a_carried_kernel_really_needs_tun(stack: ComposeLab) -> None:
         stack.engine.await_removed(container, 10)
 
 
-@pytest.mark.parametrize("command", [["demo"], ["up"], ["images"], ["down", "--stale"]])
+@pytest.mark.parametrize("command", [["demo", "--lab", "compose"], ["up"], ["images"], ["down", "--stale"]])
 def test_without_an_engine_the_command_line_says_how_to_get_one(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "testbed.cli", *command],

@@ -85,11 +85,13 @@ def test_the_demonstration_delivers_and_writes_its_report(tmp_path: Path) -> Non
     assert "://" not in page.replace("http://www.w3.org", ""), "nothing is loaded from elsewhere"
 
 
+@pytest.mark.usefixtures("kind")
 def test_the_doctor_finds_this_machine_fit() -> None:
     done = cli("doctor", "--json")
     assert done.returncode == 0, done.stderr
     findings = {each["name"]: each for each in json.loads(done.stdout)}
     assert findings["Docker engine"]["state"] == "ok"
+    assert findings["local lab"]["state"] == "ok"
     assert findings["carried kernel"]["state"] == "ok"
     assert re.search(r"one-way delays below [\d.]+[mu]?s", findings["noise of this machine"]["costs"])
 
@@ -110,6 +112,7 @@ def test_every_command_helps_with_an_example(command: str) -> None:
     assert f"Example:\n    testbed {command}" in done.stdout
 
 
+@pytest.mark.usefixtures("kind")
 def test_the_commands_keep_their_hands_off_a_stack_that_a_test_run_owns(project: Path) -> None:
     with ComposeLab(project / "compose.yaml") as running:
         running.link("client -> server").impair(delay="5ms")

@@ -8,28 +8,28 @@ from typing import Any
 
 import pytest
 
-from testbed import ComposeLab, ImpairmentNotAppliedError
+from testbed import ComposeLab, ImpairmentNotAppliedError, Lab
 from testbed.links import proof, qdisc
 from testbed.model.evidence import FAILS, HOLDS
-from tests.lab.conftest import HERE, Datagrams, await_quiet, prepare
+from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, prepare
 
 
 @pytest.fixture(scope="module")
-def two_networks(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+def two_networks(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
     """Hosts `other` and `server` share two networks."""
-    with ComposeLab(HERE / "stacks" / "three.yaml", netem=pytestconfig.getoption("--netem")) as lab:
+    with lab_of(kind, pytestconfig, HERE / "stacks" / "three.yaml") as lab:
         prepare(*lab.hosts.values())
         yield lab
 
 
 @pytest.fixture
-def wide(two_networks: ComposeLab) -> Iterator[ComposeLab]:
+def wide(two_networks: Lab) -> Iterator[Lab]:
     two_networks.begin(None)
     yield two_networks
     two_networks.end()
 
 
-def tc(lab: ComposeLab, line: str) -> None:
+def tc(lab: Lab, line: str) -> None:
     """Behind our back."""
     port = lab._ports["server", "lan"]
     answer = port.channel.call("tc", port=port.name, lines=[line.replace("DEVICE", port.device)])
@@ -39,7 +39,7 @@ def tc(lab: ComposeLab, line: str) -> None:
 # --- counters -----------------------------------------------------------------------------------------
 
 
-def test_traffic_that_takes_another_path_makes_the_test_invalid(wide: ComposeLab) -> None:
+def test_traffic_that_takes_another_path_makes_the_test_invalid(wide: Lab) -> None:
     wide.impair("other -> server on lan", delay="20ms")
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(20)
     with pytest.raises(ImpairmentNotAppliedError, match=r"no packet crossed it, but \d+ packets took `back`"):
@@ -47,7 +47,7 @@ def test_traffic_that_takes_another_path_makes_the_test_invalid(wide: ComposeLab
     assert [each.counters for each in wide.evidence] == [FAILS]
 
 
-def test_traffic_on_both_paths_is_only_told(wide: ComposeLab) -> None:
+def test_traffic_on_both_paths_is_only_told(wide: Lab) -> None:
     wide.impair("other -> server on lan", delay="20ms")
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
     Datagrams(wide.hosts["other"], wide.hosts["server"], "lan").arrived(5)
@@ -55,14 +55,14 @@ def test_traffic_on_both_paths_is_only_told(wide: ComposeLab) -> None:
     assert any("took `back`, unimpaired" in each for each in wide.evidence[0].warnings)
 
 
-def test_what_went_the_other_way_before_is_not_held_against_the_test(wide: ComposeLab) -> None:
+def test_what_went_the_other_way_before_is_not_held_against_the_test(wide: Lab) -> None:
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
     wide.impair("other -> server on lan", delay="20ms")
     wide.verify()
     assert wide.evidence[0].warnings == ["no packet crossed it"]
 
 
-def test_other_hosts_on_the_other_path_are_nobodys_business(wide: ComposeLab) -> None:
+def test_other_hosts_on_the_other_path_are_nobodys_business(wide: Lab) -> None:
     wide.impair("other -> server on lan", delay="20ms")
     Datagrams(wide.hosts["server"], wide.hosts["other"], "back").arrived(5)
     Datagrams(wide.hosts["client"], wide.hosts["server"], "lan").arrived(5)
@@ -75,7 +75,7 @@ def test_other_hosts_on_the_other_path_are_nobodys_business(wide: ComposeLab) ->
 
 
 def test_a_queue_that_overflows_though_neither_rate_nor_limit_was_asked_makes_the_test_invalid(
-    lab: ComposeLab, datagrams: Datagrams, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, datagrams: Datagrams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With netem's own limit of 1000 and a delay of 4 s, 2000 datagrams in 1 s overflow: what `limit` is sized for."""
     monkeypatch.setattr(qdisc, "_MOST_PACKETS_PER_S", 0.0)
@@ -87,9 +87,7 @@ def test_a_queue_that_overflows_though_neither_rate_nor_limit_was_asked_makes_th
 
 
 @pytest.mark.parametrize("words", [{"rate": "100kbit", "limit": 20}, {"delay": "100ms", "limit": 5}])
-def test_a_queue_may_overflow_where_it_was_asked_for(
-    lab: ComposeLab, datagrams: Datagrams, words: dict[str, Any]
-) -> None:
+def test_a_queue_may_overflow_where_it_was_asked_for(lab: Lab, datagrams: Datagrams, words: dict[str, Any]) -> None:
     lab.impair("client -> server", **words)
     datagrams.arrived(200)
     lab.verify()
@@ -99,7 +97,7 @@ def test_a_queue_may_overflow_where_it_was_asked_for(
     assert low == high == evidence.tally.dropped_packets > 0
 
 
-def test_injected_losses_are_no_overflow(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_injected_losses_are_no_overflow(lab: Lab, datagrams: Datagrams) -> None:
     lab.impair("client -> server", loss="20%", delay="5ms")
     datagrams.arrived(1500, pace_s=0.0005)
     lab.verify()
@@ -109,13 +107,13 @@ def test_injected_losses_are_no_overflow(lab: ComposeLab, datagrams: Datagrams) 
     assert evidence.tally.tail_drops == (0, 0)
 
 
-def test_an_idle_link_is_no_failure_but_a_warning(lab: ComposeLab) -> None:
+def test_an_idle_link_is_no_failure_but_a_warning(lab: Lab) -> None:
     lab.impair("client -> server", delay="5ms")
     lab.verify()
     assert lab.evidence[0].warnings == ["no packet crossed it"]
 
 
-def test_a_filter_deleted_in_mid_test_makes_it_invalid(lab: ComposeLab) -> None:
+def test_a_filter_deleted_in_mid_test_makes_it_invalid(lab: Lab) -> None:
     lab.impair("client -> server", delay="5ms")
     tc(lab, "filter delete dev DEVICE parent 1:")
     with pytest.raises(ImpairmentNotAppliedError, match=r"asked filter .* led to 1:"):
@@ -127,7 +125,7 @@ def test_a_filter_deleted_in_mid_test_makes_it_invalid(lab: ComposeLab) -> None:
 # --- probes --------------------------------------------------------------------------------------------
 
 
-def test_probes_see_what_was_asked_in_both_directions(lab: ComposeLab) -> None:
+def test_probes_see_what_was_asked_in_both_directions(lab: Lab) -> None:
     lab.impair("client <-> server", delay="20ms", loss="10%", prove=True)
     for checks in lab.probed.values():
         assert {check.field: check.verdict for check in checks} == {"delay": HOLDS, "loss": HOLDS}
@@ -149,7 +147,7 @@ def test_probes_see_what_was_asked_in_both_directions(lab: ComposeLab) -> None:
     ],
     ids=str,
 )
-def test_every_word_that_probes_can_judge_holds(lab: ComposeLab, words: dict[str, Any]) -> None:
+def test_every_word_that_probes_can_judge_holds(lab: Lab, words: dict[str, Any]) -> None:
     lab.impair("client -> server", prove=True, **words)
     (checks,) = lab.probed.values()
     assert {check.verdict for check in checks} <= {HOLDS, "shown"}
@@ -165,7 +163,7 @@ def test_every_word_that_probes_can_judge_holds(lab: ComposeLab, words: dict[str
     ],
 )
 def test_probes_condemn_a_link_that_does_something_else(
-    lab: ComposeLab, monkeypatch: pytest.MonkeyPatch, line: str, field: str
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, line: str, field: str
 ) -> None:
     """As if read-back had been fooled: the kernel is changed each time after the lab has put its netem."""
     lab.impair("client -> server", delay="40ms")
@@ -183,7 +181,7 @@ def test_probes_condemn_a_link_that_does_something_else(
     lab.heal()
 
 
-def test_a_proof_does_not_change_which_packets_are_lost(lab: ComposeLab, datagrams: Datagrams) -> None:
+def test_a_proof_does_not_change_which_packets_are_lost(lab: Lab, datagrams: Datagrams) -> None:
     await_quiet(datagrams.src, datagrams.dst)
     lost = []
     for prove in (False, True):
@@ -203,7 +201,7 @@ def test_a_proof_does_not_change_which_packets_are_lost(lab: ComposeLab, datagra
     ],
     ids=str,
 )
-def test_probes_know_buckets_slots_and_numbers(lab: ComposeLab, words: dict[str, Any], field: str) -> None:
+def test_probes_know_buckets_slots_and_numbers(lab: Lab, words: dict[str, Any], field: str) -> None:
     lab.impair("client -> server", prove=True, **words)
     (checks,) = lab.probed.values()
     assert {check.field: check.verdict for check in checks}[field] == HOLDS

@@ -29,7 +29,8 @@ s.sendto(b"x" * int(sys.argv[2]), (sys.argv[1], 9200))
 
 
 @pytest.fixture(scope="module")
-def jumbo(pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+def jumbo(kind: str, pytestconfig: pytest.Config) -> Iterator[ComposeLab]:
+    assert kind == "compose"
     with ComposeLab(HERE / "stacks" / "jumbo.yaml", netem=pytestconfig.getoption("--netem")) as lab:
         prepare(*lab.hosts.values())
         yield lab

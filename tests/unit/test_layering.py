@@ -165,6 +165,7 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.kernel",
         "testbed.labs.child",
         "testbed.labs.composer",
+        "testbed.labs.terminal",
         "testbed.labs.images",
     },
     "hypothesis": set(),

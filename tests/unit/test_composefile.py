@@ -1,0 +1,201 @@
+"""A Compose file read without Compose: variables, short forms, lines; the same as Compose itself has it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.errors import EnvironmentUnfitError, InvalidComposeError
+from testbed.labs import composefile
+from testbed.labs.composefile import NeedsComposeError, interpolate
+from testbed.labs.composer import Composer
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(folder: Path, text: str, **environment: str) -> composefile.ComposeFile:
+    path = folder / "compose.yaml"
+    path.write_text(text, encoding="utf-8")
+    return composefile.read(path, environment=environment)
+
+
+# --- variables (Compose reference, Interpolation) ----------------------------------------------------
+
+VARIABLES = {"A": "a", "EMPTY": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("$A", "a"), ("${A}", "a"), ("x$A.y", "xa.y"), ("$$A", "$A"), ("$NONE", ""), ("${NONE}", ""),
+        ("${NONE:-d}", "d"), ("${EMPTY:-d}", "d"), ("${EMPTY-d}", ""), ("${NONE-d}", "d"), ("${A:-d}", "a"),
+        ("${A:+y}", "y"), ("${EMPTY:+y}", ""), ("${EMPTY+y}", "y"), ("${NONE+y}", ""),
+        ("${NONE:-${A}b}", "ab"), ("${NONE:-${NONE:-c}}", "c"), ("${A:?must}", "a"), ("${EMPTY?must}", ""),
+        ("${NONE:-}", ""), ("${NONE:-a:b-c}", "a:b-c"),
+    ],
+)  # fmt: skip
+def test_a_variable_is_put_in_its_place(text: str, value: str) -> None:
+    assert interpolate(text, VARIABLES) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("${NONE:?where to}", "variable NONE is not set: where to"), ("${EMPTY:?}", "variable EMPTY is not set"),
+        ("${A", "without its closing brace"), ("5 $ each", "begins no variable"), ("${1}", "is no variable"),
+        ("${A:=d}", "is no variable"), ("${}", "is no variable"),
+    ],
+)  # fmt: skip
+def test_what_is_no_variable_is_told(text: str, problem: str) -> None:
+    with pytest.raises(ValueError, match="|".join([problem.replace("$", r"\$")])):
+        interpolate(text, VARIABLES)
+
+
+@given(st.text())
+def test_a_text_whose_dollars_are_doubled_is_itself(text: str) -> None:
+    assert interpolate(text.replace("$", "$$"), VARIABLES) == text
+
+
+@given(st.text(alphabet="${}:-?+AB_ \n"))
+def test_every_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(ValueError):  # and by no other exception
+        assert isinstance(interpolate(text, VARIABLES), str)
+
+
+# --- as Compose has it -------------------------------------------------------------------------------
+
+SHORT_FORMS = """
+name: shop
+services:
+  web:
+    build: .
+    command: python3 -m http.server "80 80"
+    environment: [A=1, "B=x=y", C]
+    depends_on: [db]
+    ports: ["8080:80", "127.0.0.1:9000-9001:90-91/udp", "53", {target: 7, published: 70}]
+    volumes: ["./data:/data:ro", "cache:/cache", /scratch]
+    sysctls: [net.core.somaxconn=1024]
+    healthcheck: {test: exit 0, interval: 1m30s, retries: 2}
+    networks: {lan: {aliases: [www], ipv4_address: 10.1.0.9}, back: }
+    ulimits: {nofile: 99, nproc: {soft: 1, hard: 2}}
+    extra_hosts: ["away:192.0.2.1"]
+    tmpfs: /var/cache
+    deploy: {replicas: 2}
+    stop_signal: SIGINT
+  db:
+    build: {context: ./db, dockerfile: D}
+    environment: {N: 5, T: true, E: "", Q: "${UNSET:-q}"}
+    sysctls: {net.ipv4.ip_forward: 1}
+  rare: {image: nobody/none, profiles: [rarely]}
+networks:
+  lan: {ipam: {config: [{subnet: 10.1.0.0/24}]}}
+  back:
+volumes: {cache: }
+"""
+
+# What a local lab reads of a service, and how it may differ in form.
+_SAME = (
+    "build", "command", "entrypoint", "environment", "networks", "depends_on", "healthcheck", "sysctls", "ulimits",
+    "volumes", "stop_signal", "working_dir", "hostname", "tmpfs", "scale", "deploy",
+)  # fmt: skip
+
+
+def plain(key: str, value: Any) -> Any:
+    """A value without the defaults that Compose writes out."""
+    match key:
+        case "build":
+            return {
+                name: value[name] for name in ("context", "dockerfile") if name in value and value[name] != "Dockerfile"
+            }
+        case "deploy":
+            return {"replicas": value.get("replicas")}
+        case "depends_on":
+            return {name: how["condition"] for name, how in value.items()}
+        case "volumes":
+            names = ("type", "source", "target", "read_only")
+            return [{name: each[name] for name in names if name in each} for each in value]
+        case _:
+            return value
+
+
+@pytest.mark.parametrize(
+    "name", ["short", "compose.yaml", *sorted(p.name for p in (ROOT / "tests/lab/stacks").glob("*.yaml"))]
+)
+def test_compose_reads_the_same(name: str, tmp_path: Path) -> None:
+    if name == "short":
+        path = tmp_path / "compose.yaml"
+        path.write_text(SHORT_FORMS, encoding="utf-8")
+    else:
+        path = ROOT / name if name == "compose.yaml" else ROOT / "tests/lab/stacks" / name
+    try:
+        theirs = Composer(path, project="x").config()
+    except EnvironmentUnfitError as error:
+        pytest.skip(str(error))
+    ours = composefile.read(path, environment={}).config
+    assert list(ours["services"]) == list(theirs["services"])
+    for service, body in theirs["services"].items():
+        for key in _SAME:
+            seen = ours["services"][service].get(key)
+            assert json.dumps(plain(key, seen or None) if seen else None, sort_keys=True) == json.dumps(
+                plain(key, body[key]) if body.get(key) else None, sort_keys=True
+            ), f"{service}.{key}"
+        ports = [(each["target"], each.get("published", ""), each.get("protocol", "tcp"), each.get("host_ip"))
+                 for each in ours["services"][service]["ports"]]  # fmt: skip
+        assert ports == [(each["target"], each.get("published", ""), each["protocol"], each.get("host_ip"))
+                         for each in body.get("ports", [])]  # fmt: skip
+    assert list(ours["networks"]) == list(theirs["networks"])
+
+
+def test_a_dot_env_file_gives_variables_and_the_environment_goes_before_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("# words\nA=file\nexport B='two words'\nC=c # not this\n", encoding="utf-8")
+    file = read(tmp_path, "services: {s: {build: ., environment: {A: $A, B: $B, C: $C}}}\n", A="environment")
+    assert file.config["services"]["s"]["environment"] == {"A": "environment", "B": "two words", "C": "c"}
+
+
+def test_a_service_of_a_profile_that_is_not_active_is_left_out(tmp_path: Path) -> None:
+    text = "services: {a: {build: .}, b: {build: ., profiles: [rare]}}\n"
+    assert list(read(tmp_path, text).config["services"]) == ["a"]
+    assert list(read(tmp_path, text, COMPOSE_PROFILES="other,rare").config["services"]) == ["a", "b"]
+
+
+def test_every_part_knows_its_line(tmp_path: Path) -> None:
+    file = read(tmp_path, SHORT_FORMS)
+    assert file.line("services", "web", "ports", 2) == 9
+    assert file.line("services", "db", "environment", "Q") == 21
+    assert file.line("services", "db", "nothing", "of", "it") == 19
+
+
+def test_anchors_and_merges_are_followed(tmp_path: Path) -> None:
+    file = read(tmp_path, "x-a: &a {build: ., init: true}\nservices: {b: *a, c: {<<: *a, init: false}}\n")
+    assert file.config["services"]["b"]["init"] is True
+    assert file.config["services"]["c"]["init"] is False
+
+
+@pytest.mark.parametrize("what", ["include: [other.yaml]", "services: {a: {extends: b}}", "secrets: {a: {file: b}}"])
+def test_what_compose_alone_can_read_is_left_to_it(what: str, tmp_path: Path) -> None:
+    services = "" if what.startswith("services") else "\nservices: {a: {build: .}}"
+    with pytest.raises(NeedsComposeError, match=what.partition(":")[0] if services else "extends"):
+        read(tmp_path, what + services)
+
+
+def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(InvalidComposeError) as refused:
+        read(tmp_path, 'services:\n  a:\n    build: .\n    ports: ["eighty"]\n  b: 5\n  c:\n    volumes: ["v:here"]\n')
+    told = [problem.partition("compose.yaml:")[2] for problem in refused.value.problems]
+    assert told == [
+        '4: port \'eighty\': write "8080:80" or "127.0.0.1:8080:80"',
+        "5: service 'b' is not a mapping",
+        "7: volume 'v:here': its place in the container must be an absolute path",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "services:", "- a", "services: [", "services: {a: {build: '${X:?needed}'}}"])
+def test_what_is_no_compose_file_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidComposeError, match=r"compose\.yaml:1: "):
+        read(tmp_path, text)

@@ -1,0 +1,240 @@
+"""What a local lab makes of a Compose file: addresses, names, programs; and every refusal at once, with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed.errors import InvalidComposeError
+from testbed.labs import composefile, localplan
+from testbed.labs.localplan import Plan, Published
+from testbed.model.topology import Topology
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "main.py").write_text("pass\n", encoding="utf-8")
+    (tmp_path / "app" / "Dockerfile").write_text(
+        'FROM python:3\nWORKDIR /app\nCOPY *.py ./\nSTOPSIGNAL SIGINT\nCMD ["python3", "main.py"]\n', encoding="utf-8"
+    )
+    return tmp_path
+
+
+def plan(folder: Path, text: str) -> Plan:
+    path = folder / "compose.yaml"
+    path.write_text(text, encoding="utf-8")
+    file = composefile.read(path, environment={})
+    return localplan.make(file, Topology.from_compose(file.config))
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    with pytest.raises(InvalidComposeError) as refused:
+        plan(folder, text)
+    return [problem.partition("compose.yaml:")[2] for problem in refused.value.problems]
+
+
+def addresses(made: Plan) -> dict[str, list[str]]:
+    return {host.name: [cidr for each in host.interfaces for cidr in each.addresses] for host in made.hosts}
+
+
+# --- addresses and names ---------------------------------------------------------------------------
+
+
+def test_addresses_are_given_in_order_around_those_that_are_named(folder: Path) -> None:
+    made = plan(
+        folder,
+        """
+services:
+  a: {build: app, scale: 2, networks: [lan]}
+  b: {build: app, networks: {lan: {ipv4_address: 10.0.0.3}}}
+  c: {build: app, networks: [lan, back]}
+networks:
+  lan: {ipam: {config: [{subnet: 10.0.0.0/29, gateway: 10.0.0.2}]}}
+  back: {}
+""",
+    )
+    assert addresses(made) == {
+        "a[1]": ["10.0.0.1/29"], "a[2]": ["10.0.0.4/29"], "b": ["10.0.0.3/29"], "c": ["172.18.0.2/16", "10.0.0.5/29"],
+    }  # fmt: skip
+    assert [each.name for each in made.hosts[3].interfaces] == ["eth0", "eth1"]
+    assert made.hosts[2].interfaces[0].mac == "02:42:0a:00:00:03"
+
+
+def test_a_chosen_subnet_keeps_clear_of_those_that_are_named(folder: Path) -> None:
+    made = plan(
+        folder,
+        """
+services: {a: {build: app, networks: [one, two]}}
+networks:
+  one: {ipam: {config: [{subnet: 172.18.4.0/24}]}}
+  two: {}
+""",
+    )
+    assert [str(each.subnets[0]) for each in made.networks] == ["172.18.4.0/24", "172.19.0.0/16"]
+
+
+def test_a_host_knows_the_names_on_its_own_networks_and_no_others(folder: Path) -> None:
+    made = plan(
+        folder,
+        """
+name: shop
+services:
+  a: {build: app, networks: {lan: {aliases: [www]}}, extra_hosts: ["away:192.0.2.9"], hostname: alpha}
+  b: {build: app, scale: 2, networks: [lan]}
+  c: {build: app, networks: [back]}
+networks: {lan: {}, back: {}}
+""",
+    )
+    lines = made.hosts_file(made.hosts[0]).splitlines()
+    assert lines == [
+        "127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback", "172.19.0.2 alpha", "192.0.2.9 away",
+        "172.19.0.2 a shop-a-1 www alpha", "172.19.0.3 b shop-b-1", "172.19.0.4 b shop-b-2",
+    ]  # fmt: skip
+
+
+def test_the_link_local_address_is_made_of_the_mac_address(folder: Path) -> None:
+    made = plan(folder, "services: {a: {build: app, networks: [lan]}}\nnetworks: {lan: {enable_ipv6: true}}\n")
+    (interface,) = made.hosts[0].interfaces
+    assert interface.mac == "02:42:ac:12:00:02"
+    assert interface.addresses == ("172.18.0.2/16", "fd00:0:0:1::2/64")
+    # RFC 4291, appendix A: the universal bit is turned over, FFFE stands in the middle.
+    assert interface.link_local == ("fe80::42:acff:fe12:2",)
+
+
+# --- services --------------------------------------------------------------------------------------
+
+
+def test_a_service_runs_what_its_dockerfile_says_unless_the_compose_file_says_otherwise(folder: Path) -> None:
+    made = plan(
+        folder,
+        """
+services:
+  a: {build: app}
+  b: {build: app, command: [python3, other.py], stop_signal: TERM, environment: {X: 1}, ports: ["8080:80"]}
+  c: {image: shop/c, command: [x], working_dir: /srv/c, x-testbed: {local: {path: app}}}
+""",
+    )
+    a, b, c = (made.services[name] for name in "abc")
+    assert (a.argv, a.workdir, a.folders, a.stop_signal) == (("python3", "main.py"), "/app", ("/app",), "SIGINT")
+    assert a.files == ((str(folder / "app" / "main.py"), "/app/main.py"),)
+    assert (b.argv, b.stop_signal, b.environment["X"]) == (("python3", "other.py"), "SIGTERM", "1")
+    assert b.published == (Published(host_ip="127.0.0.1", port=8080, target=80),)
+    assert (c.argv, c.binds, c.python) == (("x",), ((str(folder / "app"), "/srv/c", True),), True)
+
+
+def test_services_come_after_those_that_they_depend_on(folder: Path) -> None:
+    made = plan(
+        folder,
+        """
+services:
+  a: {build: app, depends_on: [b, c]}
+  b: {build: app, depends_on: {c: {condition: service_healthy}}}
+  c: {build: app}
+""",
+    )
+    assert list(made.services) == ["c", "b", "a"]
+    assert made.services["b"].depends_on == {"c": "service_healthy"}
+
+
+# --- refusals --------------------------------------------------------------------------------------
+
+
+def test_all_that_cannot_be_honoured_is_told_at_once_with_its_line(folder: Path) -> None:
+    told = problems(
+        folder,
+        """
+services:
+  a:
+    image: redis:7
+  b:
+    build: app
+    privileged: true
+    restart: always
+    sysctls: {kernel.msgmax: 1}
+    deploy: {resources: {limits: {memory: 1g}}}
+    ports: ["53:53/udp"]
+    ulimits: {nofiles: 5}
+  c:
+    build: nowhere
+    networks: [lam]
+  d: {build: app, depends_on: [e]}
+networks:
+  lan: {driver: macvlan}
+volumes:
+  v: {driver: nfs}
+""",
+    )
+    told_lines = [(int(line), text) for line, _, text in (each.partition(": ") for each in told)]
+    expected = [
+        (4, "`image: redis:7` is of unknown content"), (7, "`privileged: True`"), (8, "`restart: always`"),
+        (9, "sysctl 'kernel.msgmax'"), (10, "`deploy: resources`"), (11, "TCP ports alone"),
+        (12, "ulimit 'nofiles': unknown; did you mean 'nofile'?"), (14, "Dockerfile does not exist"),
+        (15, "network 'lam': unknown; did you mean 'lan'?"), (16, "depends on 'e'"), (18, "driver 'macvlan'"),
+        (20, "`driver: nfs`"),
+    ]  # fmt: skip
+    assert [line for line, _ in told_lines] == [line for line, _ in expected]
+    for (_, text), (_, part) in zip(told_lines, expected, strict=True):
+        assert part in text
+
+
+def test_every_clash_of_addresses_is_told(folder: Path) -> None:
+    told = problems(
+        folder,
+        """
+services:
+  a: {build: app, networks: {lan: {ipv4_address: 10.0.0.1}}}
+  b: {build: app, networks: {lan: {ipv4_address: 10.0.0.5}}}
+  c: {build: app, networks: {lan: {ipv4_address: 10.0.0.5}}}
+  d: {build: app, networks: {lan: {ipv4_address: 10.0.1.5}}}
+  e: {build: app, scale: 2, networks: {lan: {ipv4_address: 10.0.0.6}}}
+  f: {build: app, networks: {lan: {ipv4_address: ten}}}
+networks:
+  lan: {ipam: {config: [{subnet: 10.0.0.0/24}]}}
+  other: {ipam: {config: [{subnet: 10.0.0.128/25}]}}
+""",
+    )
+    expected = [
+        "3: service 'a': 10.0.0.1 is the gateway of network 'lan'",
+        "5: service 'c': 10.0.0.5 is taken by 'b'",
+        "6: service 'd': 10.0.1.5 is not in network 'lan' (10.0.0.0/24)",
+        "7: service 'e': one address for 2 replicas",
+        "8: service 'f': 'ten' is no address",
+        "11: networks 'lan' and 'other' overlap: 10.0.0.0/24 and 10.0.0.128/25",
+    ]
+    assert told == expected
+
+
+def test_more_hosts_than_a_bridge_has_ports_are_refused_before_anything_starts(folder: Path) -> None:
+    (told,) = problems(folder, "services: {a: {build: app, scale: 5000, networks: [lan]}}\nnetworks: {lan: {}}\n")
+    assert "network 'lan' has 5000 hosts and a Linux bridge 1023 ports" in told
+
+
+def test_a_subnet_that_is_too_small_is_told(folder: Path) -> None:
+    (told,) = problems(
+        folder,
+        """
+services: {a: {build: app, scale: 6, networks: [lan]}}
+networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/29}]}}}
+""",
+    )
+    assert "10.0.0.0/29 has no address left" in told
+
+
+def test_a_circle_of_dependencies_is_told(folder: Path) -> None:
+    (told,) = problems(folder, "services: {a: {build: app, depends_on: [b]}, b: {build: app, depends_on: [a]}}\n")
+    assert "depend on each other in a circle" in told
+
+
+@pytest.mark.parametrize(
+    ("local", "problem"),
+    [
+        ("{pat: app}", "x-testbed.local: unknown; did you mean 'path'?"),
+        ("{path: none}", "is no folder"),
+        ("yes", "write {path"),
+    ],
+)
+def test_a_wrong_word_under_x_testbed_is_told(folder: Path, local: str, problem: str) -> None:
+    (told,) = problems(folder, f"services: {{a: {{image: x, command: [y], x-testbed: {{local: {local}}}}}}}\n")
+    assert problem in told
