@@ -242,7 +242,13 @@ class LocalLab(Lab):
 
     def _build(self, channel: Channel, plan: Plan) -> None:
         networks = [
-            {"name": network.name, "mtu": network.mtu, "addresses": network.gateways} for network in plan.networks
+            {
+                "name": network.name,
+                "mtu": network.mtu,
+                "addresses": network.gateways,
+                "names": "\n".join(plan.names_on(network.name)),
+            }
+            for network in plan.networks
         ]
         hosts = [self._settings(host) for host in plan.hosts]
         try:
@@ -268,7 +274,7 @@ class LocalLab(Lab):
             "routes": routes,
             "sysctls": service.sysctls,
             "hostname": host.hostname,
-            "hosts_file": plan.hosts_file(host),
+            "hosts_head": plan.hosts_head(host),
             "folders": service.folders,
             "files": service.files,
             "binds": [*service.binds, *_hidden_python()],
@@ -470,6 +476,7 @@ class LocalHost(Host):
         self._lab = lab
         self._per_packet: set[str] = set()
         self._inside: Channel | None = None
+        self._begun = False
         self._healthy = service.health_check is None
         self._unhealthy = False
         self._check: LocalProgram | None = None
@@ -543,14 +550,16 @@ class LocalHost(Host):
     # --- the service -----------------------------------------------------------------------------
 
     def start_service(self) -> None:
-        """Start what the Compose file says."""
-        self.service = self._lab.launch(self, self.service_plan.argv, env=None, workdir=None, user="")
+        """Start what the Compose file says, if it says anything."""
+        self._begun = True
+        if self.service_plan.argv:
+            self.service = self._lab.launch(self, self.service_plan.argv, env=None, workdir=None, user="")
 
     @property
     def wellness(self) -> str:
         """``well``, ``waiting`` or ``failed``."""
         if self.service is None:
-            return "waiting"
+            return "well" if self._begun else "waiting"
         if self.service.ended:
             return "well" if self.service.wait().exit_code == 0 else "failed"
         return "failed" if self._unhealthy else "well" if self._healthy else "waiting"
@@ -558,7 +567,7 @@ class LocalHost(Host):
     def meets(self, condition: str) -> bool:
         """Whether a service that depends on this one by such a condition may start."""
         if self.service is None:
-            return False
+            return self._begun
         match condition:
             case "service_completed_successfully":
                 return self.service.ended and self.service.wait().exit_code == 0
