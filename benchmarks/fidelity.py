@@ -90,7 +90,7 @@ def measure(report: Report) -> None:
     (folder / "fidelity.json").write_text(json.dumps([asdict(cell) for cell in bench.cells], indent=1))
     (folder / "fidelity.svg").write_text(plot(bench.cells), encoding="utf-8")
     for cell in bench.cells:
-        mark = "inside " if cell.ok else "OUTSIDE"
+        mark = "inside " if cell.ok else "outside, as it should be" if "control" in cell.words else "OUTSIDE"
         report.note(f"{mark} {cell.kind:<9} {cell.words:<45} {cell.how}")
     report.note(f"written: {folder / 'fidelity.svg'}, {folder / 'fidelity.json'}")
 
@@ -277,7 +277,7 @@ class Bench:
             for host, interface in ends:
                 self.lab.hosts[host].inside().call(operation, interface=interface)
             try:
-                self.cells.append(self._mathis("offloads on (control)" if offloads else "Reno"))
+                self.cells.append(self._mathis("control, offloads on" if offloads else "Reno"))
             finally:
                 for host, interface in ends:
                     self.lab.hosts[host].inside().call("per_packet", interface=interface)

@@ -17,10 +17,14 @@ from testbed.errors import (
 from testbed.labs.compose import ComposeLab
 from testbed.labs.lab import Host, Lab, Link, Result
 from testbed.labs.local import LocalLab
+from testbed.labs.observing import PortCapture
 from testbed.links.profiles import load_profiles
 from testbed.model.impairment import Impairment, Profile
+from testbed.observe.capture import Capture
+from testbed.observe.observation import Observation
 
 __all__ = [
+    "Capture",
     "CommandTimeoutError",
     "ComposeLab",
     "EnvironmentUnfitError",
@@ -33,6 +37,8 @@ __all__ = [
     "LabError",
     "Link",
     "LocalLab",
+    "Observation",
+    "PortCapture",
     "Profile",
     "Result",
     "ServiceFailedError",

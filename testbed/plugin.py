@@ -21,12 +21,14 @@ from testbed.errors import (
     EnvironmentUnfitError,
     ImpairmentNotAppliedError,
     InvalidComposeError,
+    LabError,
     ServiceFailedError,
     TestbedError,
     UserError,
 )
 from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES
+from testbed.labs.keeping import KeptCaptures, file_name
 from testbed.labs.lab import Lab, impairments_of
 from testbed.model.impairment import Impairment
 from testbed.model.results import TestResult, session_json
@@ -44,6 +46,8 @@ _UNFIT = pytest.StashKey[str]()
 _PROBLEMS = pytest.StashKey[list[str]]()
 _WANTED = pytest.StashKey[dict[LinkRef, Impairment | Timeline]]()
 _SEED = pytest.StashKey[int]()
+_CAPTURES = pytest.StashKey[KeptCaptures]()
+_CAPTURE_CHOICES = ("on-failure", "always", "never")
 _PROVE = pytest.StashKey[set[LinkRef]]()
 _RESULTS = pytest.StashKey[dict[str, TestResult]]()
 _STARTED = pytest.StashKey[datetime]()
@@ -71,6 +75,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--testbed-seed", metavar="N", type=int,
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
+    )  # fmt: skip
+    group.addoption(
+        "--testbed-capture", choices=_CAPTURE_CHOICES, default="on-failure",
+        help="keep the packets at each impaired port as pcapng files in report/captures/ (default: of failed tests)",
     )  # fmt: skip
     group.addoption(
         "--testbed-results", metavar="FILE", default=str(_DEFAULT_RESULTS),
@@ -287,6 +295,10 @@ def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
     stack.heal()  # of what a test that uses `stack` alone may have put there
     stack.begin(f"{request.config.stash[_SEED]}:{node.nodeid}")
     node.stash[_RUNNING] = stack
+    if (mode := request.config.getoption("--testbed-capture")) != "never":
+        folder = request.config.rootpath / "report" / "captures" / file_name(node.nodeid)
+        node.stash[_CAPTURES] = captures = KeptCaptures(stack, folder)
+        stack.on_applied = captures.on_impaired
     try:
         for ref, impairment in node.stash.get(_WANTED, {}).items():
             applied = stack.arm(ref, impairment)
@@ -296,6 +308,7 @@ def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
             stack.prove(f"{ref.src} -> {ref.dst} {ref.traffic}".strip() + f" on {ref.network}")
         yield stack
     finally:
+        _end_captures(node, save=mode == "always")
         _keep(node, stack)
         stack.end()
         for ref, steps in stack.stepped.items():
@@ -304,6 +317,26 @@ def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
                 warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
         for record in stack.records:
             node.user_properties.append((record.name, f"{record.value:g} {record.unit} ({record.better} is better)"))
+
+
+def _end_captures(item: pytest.Item, *, save: bool) -> str:
+    """End what is captured for a test, and keep it or not; what to say of it. Says so too if it cannot be had."""
+    captures = item.stash.get(_CAPTURES, None)
+    if captures is None:
+        return ""
+    del item.stash[_CAPTURES]
+    item.stash[_RUNNING].on_applied = lambda _ref: None
+    try:
+        if not save:
+            captures.drop()
+            return ""
+        said = [str(path) for path in captures.save()]
+        if captures.failed:
+            said.append(f"not kept: {captures.failed}")
+    except (LabError, OSError) as error:
+        said = [f"not kept: {error}"]
+    item.user_properties += [("capture", line) for line in said]
+    return "\n".join(said)
 
 
 @pytest.fixture(autouse=True)
@@ -369,6 +402,8 @@ def pytest_runtest_makereport(
         vars(report).pop("wasxfail", None)
         report.testbed_invalid = True  # type: ignore[attr-defined]  # reports carry plugins' words this way
     if report.failed and _RUNNING in item.stash:
+        if kept := _end_captures(item, save=True):
+            report.sections.append(("testbed: what passed the impaired ports, before and after", kept))
         if links := item.stash[_RUNNING].evidence:
             seen = "\n".join(line for link in links for line in evidence.lines(link))
             report.sections.append(("testbed: asked, kernel, seen", seen))

@@ -5,7 +5,9 @@ lines: a request ``{"id": 1, "op": "attach", …}`` on stdin, an answer ``{"id":
 ``{"id": 1, "ok": false, "error": "…"}`` on stdout, and puts everything back the moment stdin closes.
 
 ``python3 -m agent ports``  beside the network: ports, kernels, tc (testbed.agent.ports)
-``python3 -m agent inside`` in one host's network namespace: interfaces, offloads, counters (testbed.agent.inside)
+``python3 -m agent capture`` beside the network, with CAP_NET_RAW and no more: packets (testbed.agent.capture)
+``python3 -m agent inside`` in one host's network namespace: interfaces, offloads, counters (testbed.agent.inside),
+    its TCP sockets over time (testbed.agent.sockets)
 ``python3 -m agent signal`` in one host's process namespace: end a program that was started there
 ``python3 -m agent local``  the switch and all hosts of a local lab (testbed.agent.namespaces)
 """

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import inside, namespaces, ports, processes, protocol
+from . import capture, inside, namespaces, ports, processes, protocol, sockets
 
 
 def main() -> int:
     """Serve until stdin closes."""
     parser = argparse.ArgumentParser(prog="agent", description="testbed's agent; speaks JSON lines on stdin and stdout")
-    parser.add_argument("role", choices=("ports", "inside", "signal", "local"))
+    parser.add_argument("role", choices=("ports", "capture", "inside", "signal", "local"))
     parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
     parser.add_argument("--passing", type=int, help="local: descriptor of a socket where descriptors arrive")
     parser.add_argument("--owner", type=int, help="local: pidfd of the process to die with")
@@ -21,8 +21,12 @@ def main() -> int:
     if role.role == "ports":
         with ports.Ports(tag=role.tag) as beside:
             protocol.serve(beside.operations(), sys.stdin.buffer, sys.stdout.buffer)
+    elif role.role == "capture":
+        with capture.Captures() as captures:
+            protocol.serve(captures.operations(), sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "inside":
-        protocol.serve(inside.operations(), sys.stdin.buffer, sys.stdout.buffer)
+        watched = sockets.Sockets()
+        protocol.serve({**inside.operations(), **watched.operations()}, sys.stdin.buffer, sys.stdout.buffer)
     else:
         protocol.serve(processes.operations(), sys.stdin.buffer, sys.stdout.buffer)
     return 0

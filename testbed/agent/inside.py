@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import time
@@ -27,6 +28,7 @@ _STATES = {
     "08": "CLOSE-WAIT", "09": "LAST-ACK", "0B": "CLOSING", "0C": "SYN-RECEIVED",
 }  # fmt: skip
 _POLL_S = 0.005
+_SNMP6_GROUP = re.compile(r"(Ip|Icmp|Udp|UdpLite)6(?=[A-Z])")
 _LINK_SCOPE = "20"  # net/ipv6.h, IPV6_ADDR_LINKLOCAL
 
 
@@ -95,7 +97,11 @@ def super_packets(*, interface: str) -> dict[str, bool]:
 
 
 def counters() -> dict[str, dict[str, int]]:
-    """The kernel's own counters of this namespace: groups of /proc/net/snmp and /proc/net/netstat."""
+    """The kernel's own counters of this namespace: groups of /proc/net/snmp, netstat, snmp6, sockstat and sockstat6.
+
+    Those of sockstat are levels, not counts, and stand in groups such as ``sockets TCP`` (``inuse``, ``orphan``,
+    ``tw``, ``alloc``, ``mem``); those of snmp6 in groups such as ``Ip6``, which a kernel without IPv6 has not.
+    """
     groups: dict[str, dict[str, int]] = {}
     for path in ("/proc/net/snmp", "/proc/net/netstat"):
         lines = Path(path).read_text().splitlines()
@@ -103,7 +109,21 @@ def counters() -> dict[str, dict[str, int]]:
             group, _, keys = names.partition(":")
             numbers = values.partition(":")[2].split()
             groups.setdefault(group, {}).update(zip(keys.split(), map(int, numbers), strict=True))
+    for line in _lines("/proc/net/snmp6"):
+        name, number = line.split()
+        if found := _SNMP6_GROUP.match(name):
+            groups.setdefault(found[0], {})[name.removeprefix(found[0])] = int(number)
+    for path in ("/proc/net/sockstat", "/proc/net/sockstat6"):
+        for line in _lines(path):
+            group, _, rest = line.partition(":")
+            words = rest.split()
+            groups[f"sockets {group}"] = dict(zip(words[::2], map(int, words[1::2]), strict=True))
     return groups
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file that not every kernel has."""
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def await_listener(*, port: int, deadline_s: float) -> dict[str, Any]:

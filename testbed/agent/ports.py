@@ -59,6 +59,8 @@ class Port:
     ifindex: int
     device: str
     """Where the qdiscs are: the veth, or the carried kernel's device."""
+    taps: tuple[str, str] | None = None
+    """Of a carried port: the tap on the bridge's side and the one on the host's."""
     entry: str | None = None
     """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
     undo: ExitStack = field(default_factory=ExitStack)
@@ -93,6 +95,7 @@ class Ports:
             "boot": self.boot,
             "attach": self.attach,
             "tc": self.tc,
+            "sides": self.sides,
             "store": self.store,
             "heal": self.heal,
             "keep": self.keep,
@@ -224,6 +227,19 @@ class Ports:
         outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
 
+    def sides(self, *, port: str) -> dict[str, str | None]:
+        """Where packets toward the port's host pass ``before`` its qdiscs and ``after`` them, as interfaces here.
+
+        ``before`` is None where the veth itself has the qdiscs: there they pass the senders' own ports. Both are None
+        for a port that is not attached, or is gone.
+        """
+        attached = self._ports.get(port)
+        if attached is None or not _exists(attached):
+            return {"before": None, "after": None}
+        if attached.taps is None:
+            return {"before": None, "after": attached.veth}
+        return {"before": attached.taps[0], "after": attached.taps[1]}
+
     def store(self, *, name: str, data: str) -> dict[str, str]:
         """Keep a file that tc is to read, a table of delays or a program, until we end; ``data`` in base 64."""
         if not _FILE_NAME.fullmatch(name):
@@ -297,6 +313,7 @@ class Ports:
         _run("ip", "link", "set", port.veth, "nomaster")
         port.undo.callback(_quietly, lambda: _exists(port) and tc.run([f"qdisc delete dev {port.veth} ingress"]))
         tc.checked([*_redirect(port.veth, tap_a), *_redirect(tap_a, port.veth)])
+        port.taps = (tap_b, tap_a)
 
     def _detach(self, port: Port) -> None:
         del self._ports[port.name]

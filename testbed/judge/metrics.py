@@ -201,9 +201,9 @@ class LossRuns:
     lost: int
     sent: int
     lengths: tuple[int, ...]
-    """Of each run of consecutive losses, in order: the loss periods (RFC 3357, 5.2)."""
+    """Of each run of consecutive losses, in order: the loss periods (RFC 3357, 5)."""
     distances: tuple[int, ...]
-    """From each loss to the one before, in sequence numbers: the loss distance (RFC 3357, 5.1)."""
+    """From each loss to the one before, in sequence numbers: the loss distance (RFC 3357, 5)."""
 
     @property
     def ratio(self) -> float | None:
@@ -265,9 +265,9 @@ class Reordering:
         self.reordered = 0
         """Arrivals with a smaller number than the next expected one (RFC 4737, 3.3)."""
         self.extents: dict[int, int] = {}
-        """How often each reordering extent occurred (4.2.1): arrivals since the first one with a larger number."""
+        """How often each reordering extent occurred (4.2): arrivals since the first one with a larger number."""
         self.degrees: dict[int, int] = {}
-        """How often exactly n larger numbers came immediately before (5.1, n-reordering)."""
+        """How often exactly n larger numbers came immediately before (5, n-reordering)."""
         self.next_expected = 0
         # What is missing below the next expected number, as gaps [start, end) in order, each with the arrival that
         # opened it: whatever of it comes later has that arrival as its first with a larger number.
@@ -325,11 +325,11 @@ class Reordering:
 
     @property
     def ratio(self) -> float | None:
-        """Reordered of arrived (4.1.1); None of nothing."""
+        """Reordered of arrived (4.1); None of nothing."""
         return self.reordered / self.arrived if self.arrived else None
 
     def n_reordered(self, n: int) -> int:
-        """How many arrivals are n-reordered (5.1): n or more larger numbers came immediately before them.
+        """How many arrivals are n-reordered (5): n or more larger numbers came immediately before them.
 
         TCP takes 3-reordering for loss (RFC 5681, 3.2), where the kernel has not learned better. ``n`` up to 64.
         """

@@ -36,14 +36,16 @@ from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
+from testbed.labs.observing import Spot
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles, load_tables, read_trace
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
+from testbed.observe.capture import Place
 
 NETEM_CHOICES = ("auto", "host", "carried")
 ROLE_LABEL = "testbed.role"
-"""On containers of the agent's image: ports, inside or signal."""
+"""On containers of the agent's image: ports, capture, inside or signal."""
 DETACHED = "detached"
 """The owner of a stack that stays when the process that brought it up has ended."""
 STACK_LABEL = "testbed.stack"
@@ -123,6 +125,7 @@ class ComposeLab(Lab):
         self._undo = ExitStack()
         self._netem_image = ""
         self._agent: Channel | None = None
+        self._capture_agent: Channel | None = None
         self.failed_logs: dict[str, str] = {}
         """The logs of services that failed while the stack came up, by host."""
 
@@ -236,6 +239,8 @@ class ComposeLab(Lab):
         ports = [{"host": host, "network": network, **port.state()} for (host, network), port in self._ports.items()]
         self._agent.call("keep", state={"engine": self.netem_engine, "seedable": self.seedable, "ports": ports})
         self._agent.close()
+        if self._capture_agent is not None:
+            self._capture_agent.close()
         for host in self._hosts.values():
             host.close()
         self._undo.pop_all()
@@ -249,6 +254,7 @@ class ComposeLab(Lab):
             self._undo.close()
         self._hosts.clear()
         self._agent = None
+        self._capture_agent = None
 
     @contextlib.contextmanager
     def _step(self, what: str) -> Iterator[None]:
@@ -384,6 +390,8 @@ class ComposeLab(Lab):
             each.callback(remove_run, self.engine, self.run_id)
             for host in self._hosts.values():
                 each.callback(host.close)
+            if self._capture_agent is not None:
+                each.callback(self._capture_agent.close)
 
     # --- the agent -------------------------------------------------------------------------------
 
@@ -479,6 +487,67 @@ class ComposeLab(Lab):
 
     def _prepare_source(self, host: str, network: str) -> int:
         return int(self._hosts[host].send_per_packet(network)["peer_ifindex"])
+
+    # --- packets ---------------------------------------------------------------------------------
+
+    def capture_agent(self) -> Channel:
+        """The agent that captures: beside the network too, with NET_RAW where that of the ports has NET_ADMIN.
+
+        A container of its own, so that neither may do what the other does, and started when a capture is asked first.
+        """
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        if self._capture_agent is None:
+            options = {**_LEAST, "cap_add": ["NET_RAW"], "network_mode": "host", **self._identity("capture")}
+            try:
+                container, stream = self.engine.attached(self._netem_image, ["capture"], **options)
+            except docker.errors.APIError as error:
+                raise LabError(f"the agent that captures cannot be started: {error.explanation or error}") from None
+            self._capture_agent = Channel(stream, name=f"agent capture of {container.name}")
+        return self._capture_agent
+
+    def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
+        """Where the packets of a port pass; see `Lab.spots`."""
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        name = f"{host}@{network}"
+        sides = self._agent.call("sides", port=name)
+        sources = () if src is None else self._source_addresses(src, network)
+        impaired = bool(self._ports.get((host, network))) and sides["after"] is not None
+        if sides["before"] is not None:
+            return [
+                Spot(
+                    place=Place(
+                        name=f"{name} {side} the impairment", side=side,
+                        description=f"{sides[side]}, the tap on the {where} side of the carried kernel that has the "
+                        f"netem for packets toward {host}; packets from {host} pass it unimpaired",
+                    ),
+                    interface={"device": sides[side]}, addresses=sources,
+                )
+                for side, where in (("before", "bridge's"), ("after", "container's"))
+            ]  # fmt: skip
+        ours = {"ifindex": self._hosts[host].interface(network)["peer_ifindex"]}
+        if not impaired:
+            place = Place(name=name, description=f"the host-side veth of {host}, which no netem impairs")
+            return [Spot(place=place, interface=ours, addresses=sources)]
+        after = Place(
+            name=f"{name} after the impairment",
+            description=f"the host-side veth of {host}: packets toward it have passed the netem, packets from it are "
+            f"as it sent them",
+        )
+        found = [Spot(place=after, interface=ours, addresses=sources)]
+        others = [src] if src is not None else [
+            other for other in self._hosts if other != host and network in self._hosts[other]._networks()
+        ]  # fmt: skip
+        for other in others:
+            before = Place(
+                name=f"{name} before the impairment, from {other}", side="before",
+                description=f"the host-side veth of {other}: packets from it as it sent them, packets toward it after "
+                f"its own impairment",
+            )  # fmt: skip
+            theirs = {"ifindex": self._hosts[other].interface(network)["peer_ifindex"]}
+            found.append(Spot(place=before, interface=theirs, addresses=self._source_addresses(host, network)))
+        return found
 
     def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         link_local = self._hosts[host].interface(network)["link_local"]

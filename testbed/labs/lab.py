@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from testbed.judge import probes
 from testbed.judge import statistics as exact
 from testbed.labs import proving
 from testbed.labs.channel import Channel
+from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.timelines import Running
 from testbed.links import indexed, proof, qdisc
 from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
@@ -32,6 +33,7 @@ from testbed.model.evidence import FAILS, Check, LinkEvidence
 from testbed.model.impairment import CLEAN, Impairment, Profile, unknown
 from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
+from testbed.observe.observation import Observation
 
 _HELD = "It was in force when it was put there"
 
@@ -138,8 +140,8 @@ class Host(abc.ABC):
         """The counters of its own kernel namespace, as in /proc/net/snmp and /proc/net/netstat."""
 
     def inside(self) -> Channel:
-        """The agent in its network namespace, which sends and receives probes. Raises LabError if it has none."""
-        raise LabError(f"`{self.name}`: no agent runs inside, so its links cannot be probed")
+        """The agent in its network namespace, which observes and probes. Raises LabError if it has none."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so it can be neither observed nor probed")
 
     @abc.abstractmethod
     def connections(self) -> list[dict[str, Any]]:
@@ -366,10 +368,14 @@ class Lab(abc.ABC):
         self._steps: dict[LinkRef, list[Taken]] = {}
         self.programs: list[Program] = []
         """Every program that was started in a host since `begin`."""
+        self.on_applied: Callable[[LinkRef], None] = lambda _ref: None
+        """Hears of each impairment once it is in force."""
         self.probed: dict[LinkRef, list[Check]] = {}
         """What probes saw of each link that was proven since `begin`."""
         self.evidence: list[LinkEvidence] = []
         """What `verify` found of each impaired link, last."""
+        self.clock_proven = False
+        """Whether the carried kernel was seen to keep a delay."""
         self.watched: dict[tuple[str, str, str], proving.Watched] = {}
         """What is counted of other paths, by source, target and network."""
 
@@ -661,6 +667,52 @@ class Lab(abc.ABC):
             raise InvalidValueError(f"better={better!r}: must be 'lower' or 'higher'")
         self.records.append(Record(name=name, value=float(value), unit=unit, better=better))
 
+    # --- observing -------------------------------------------------------------------------------
+
+    def capture(self, port: str, *, limit_bytes: int = LIMIT_BYTES, snap_bytes: int | None = None) -> PortCapture:
+        """Capture the packets at a port while a block runs, before and after its impairment.
+
+        ``"server"`` or ``"server on lan"``: every packet from and to that host; ``"client -> server"``: those that it
+        exchanges with the client. The last ``limit_bytes`` of them are kept, ``snap_bytes`` of each (None: whole).
+        Impair first: a port that is not impaired has one place where packets pass, not two.
+        """
+        return PortCapture(self, port, limit_bytes=limit_bytes, snap_bytes=snap_bytes)
+
+    def observe(
+        self,
+        *,
+        hosts: Iterable[str] | None = None,
+        captures: Iterable[str] | None = None,
+        snap_bytes: int | None = SNAP_BYTES,
+        every: str = "10ms",
+    ) -> AbstractContextManager[Observation]:
+        """Observe while a block runs: kernel counters, every TCP socket over time, and packets.
+
+        ::
+
+            with lab.observe() as seen:
+                lab.host("client").run(["python3", "client.py", "server"])
+            assert seen.host("client").counters.retransmitted_segments == 0
+
+        ``hosts``: whose counters and sockets, None for all; ``captures``: which ports, as for `capture`, None for
+        those that are impaired when it begins; ``snap_bytes``: how much of each packet, None for all of it, which takes
+        more of the machine; ``every``: how often sockets are looked at, if 2 % of a core allow it.
+        """
+        return observing(self, hosts=hosts, captures=captures, snap_bytes=snap_bytes, every=every)
+
+    def port(self, ref: LinkRef) -> Port | None:
+        """The port at a link's end, or None if it was not made impairable; another once it had to begin anew."""
+        return self._ports.get((ref.dst, ref.network))
+
+    def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
+        """Where the packets of a port pass, before its impairment and after it; only a source's if one is given."""
+        whose = host if src is None else f"{src} -> {host}"
+        raise LabError(f"{whose} on {network}: packets cannot be captured in this kind of lab")
+
+    def capture_agent(self) -> Channel:
+        """The agent that captures, started when it is needed first."""
+        raise LabError("packets cannot be captured in this kind of lab")
+
     # --- how impairments get there ---------------------------------------------------------------
 
     def apply(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
@@ -761,6 +813,7 @@ class Lab(abc.ABC):
 
     def _applied(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         """Put an impairment on a link, on a new port if its own is gone, and read it back."""
+        proving.prove_clock(self, ref)
         try:
             applied = self._apply(ref, impairment, started)
         except AgentError as error:
@@ -769,6 +822,7 @@ class Lab(abc.ABC):
             self._renew(ref)
             applied = self._apply(ref, impairment, started)
         proving.watch(self, ref)
+        self.on_applied(ref)
         return applied
 
     def _renew(self, ref: LinkRef) -> None:

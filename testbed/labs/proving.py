@@ -7,12 +7,13 @@ test sends is lost as if there had been no proof.
 from __future__ import annotations
 
 import secrets
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import AgentError, InvalidValueError, LabError
+from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.judge import counting, probes
 from testbed.judge import statistics as exact
 from testbed.links import proof, qdisc, watching
@@ -28,6 +29,8 @@ _CLEAN_PROBES = 100
 _CLEAN_PACE_S = 0.001
 # What is late or slow the machine may have done: it condemns a link only if it is so each time.
 _LOOKS = 3
+_CLOCK_PROBES = 5
+_CLOCK_DELAY_S = 0.01
 
 
 def probe(lab: Lab, ref: LinkRef, asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
@@ -72,6 +75,34 @@ def _probe_once(
     return probes.judge(
         asked, flight, clean=clean, spread=spread, train=train, clean_train=clean_train, table=table, alpha=alpha
     )
+
+
+def prove_clock(lab: Lab, ref: LinkRef) -> None:
+    """Once for each lab whose kernel is carried: have its netem keep one delay, and measure it.
+
+    tc reads from /proc/net/psched in which unit its kernel counts time; where it cannot, it sets 1/15.6 of every delay
+    and reads back the asked one. Raises ImpairmentNotAppliedError. Says nothing where no probe arrives.
+    """
+    if lab.clock_proven or lab.netem_engine != "carried" or ref.traffic.protocol not in ("", "udp"):
+        return
+    asked = Impairment(delay_s=_CLOCK_DELAY_S)
+    try:
+        lab.put_afresh(ref, asked)
+    except AgentError as error:
+        if error.kind != "gone":
+            raise
+        return  # the port begins anew; the next one shows it
+    lab.clock_proven = True
+    try:
+        flight = fly(lab, ref, count=_CLOCK_PROBES, pace_s=0.001, size_bytes=64, quiet_s=_CLOCK_DELAY_S * 10)
+    finally:
+        lab.clear(ref)
+    if early := [each for each in flight.delays_s.values() if each < _CLOCK_DELAY_S]:
+        seen = statistics.median(early)
+        raise ImpairmentNotAppliedError(
+            f"{ref}: the clock of the carried kernel's netem is wrong: a delay of {_CLOCK_DELAY_S * 1e3:g} ms took "
+            f"{seen * 1e3:.3g} ms. Its tc could not read /proc/net/psched: is /proc mounted where it runs?"
+        )
 
 
 def fly(

@@ -124,7 +124,8 @@ def _slot_differences(asked: Impairment, kernel: Mapping[str, Any] | None) -> li
     times = (slot.min_s, slot.max_s) if slot.distribution is None else (slot.mean_s, slot.jitter_s)
     wanted = {**dict(zip(names, times, strict=True)), "packets": asked.slot_packets, "bytes": asked.slot_bytes}
     if set(kernel) == set(wanted) and all(
-        math.isclose(value or 0, kernel[name], rel_tol=_DIGITS, abs_tol=_TICK_S) for name, value in wanted.items()
+        math.isclose(value or 0, kernel[name], rel_tol=0 if name in ("packets", "bytes") else _DIGITS, abs_tol=_TICK_S)
+        for name, value in wanted.items()
     ):
         return []
     return [Difference("slot", f"{slot.words()} {asked.slot_packets or 0} packets {asked.slot_bytes or 0} bytes",

@@ -30,8 +30,6 @@ class Evidence:
     """By host: what its counters grew by."""
     links: Mapping[tuple[str, str], LinkCounts] = field(default_factory=dict)
     """By source and destination host."""
-    clean: frozenset[tuple[str, str]] = frozenset()
-    """Links known to lose nothing by themselves: observed to be not impaired."""
 
     def counted(self, host: str, group: str, name: str) -> int | None:
         """What one counter of a host grew by; None if the host was not observed or its kernel has no such counter."""

@@ -17,7 +17,7 @@ _PALETTE = ("#2f7d5d", "#2b6cb0", "#6b46c1", "#b7791f", "#c05621", "#c53030")
 
 _Scale = Callable[[float], float]
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #6e7781; --line: #d8dee4; --paper: #fff; --band: #f6f8fa; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --faint: #9198a1; --line: #30363d; --paper: #0d1117; --band: #161b22; }
@@ -51,7 +51,7 @@ def demo_page(run: DemoRun) -> str:
     )  # fmt: skip
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>testbed demo: the paper's client and server on bad links</title><style>{_STYLE}</style></head><body>
+<title>testbed demo: the paper's client and server on bad links</title><style>{STYLE}</style></head><body>
 <h1>The paper's client and server, on bad links</h1>
 <p>{verdict} Each was sent by the client of “The development of the TCP protocol in Python” (G. Zholdangarova, 2020)
 from one container to its server in another. Both directions of the link were impaired by real kernel netem

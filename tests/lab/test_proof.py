@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from testbed import ImpairmentNotAppliedError, Lab
-from testbed.links import qdisc
+from testbed import ComposeLab, ImpairmentNotAppliedError, Lab
+from testbed.links import proof, qdisc
 from testbed.model.evidence import FAILS, HOLDS
 from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, prepare
 
@@ -204,3 +205,24 @@ def test_probes_know_buckets_slots_and_numbers(lab: Lab, words: dict[str, Any], 
     lab.impair("client -> server", prove=True, **words)
     (checks,) = lab.probed.values()
     assert {check.field: check.verdict for check in checks}[field] == HOLDS
+
+
+def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
+    two_networks: ComposeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if its tc had set 1/15.625 of the delay, and read back all of it."""
+    lab = two_networks
+    if lab.netem_engine != "carried":
+        pytest.skip("no kernel is carried here")
+    lab.heal()
+    real, truth = qdisc.netem, proof.differences
+    with monkeypatch.context() as broken:
+        broken.setattr(lab, "clock_proven", False)
+        broken.setattr(qdisc, "netem", lambda each: real(replace(each, delay_s=(each.delay_s or 0) / 15.625 or None)))
+        broken.setattr(proof, "differences", lambda *_: [])
+        with pytest.raises(ImpairmentNotAppliedError, match=r"a delay of 10 ms took 0\.\d+ ms.*psched"):
+            lab.impair("client -> server", delay="40ms")
+    assert truth is proof.differences
+    assert lab.impairments == {}
+    lab.impair("client -> server", delay="40ms")
+    lab.heal()

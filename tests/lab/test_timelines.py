@@ -215,7 +215,7 @@ def test_a_step_that_finds_its_port_undone_makes_the_result_invalid(lab: Compose
         # The tree is gone: begin the port anew, or this test would be INVALID itself.
         link.heal()
         lab._steps.clear()
-        lab._ports.clear()
+        del lab._ports["server", "lan"]
 
 
 def test_a_netem_changed_between_two_steps_is_found_against_the_step_in_force(lab: ComposeLab) -> None:

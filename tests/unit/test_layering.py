@@ -72,6 +72,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources"),
     "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
+    "testbed.observe": (*FOUNDATIONS, "testbed.model", "testbed.observe"),
     "testbed.judge": (*FOUNDATIONS, "testbed.model", "testbed.judge"),
     "testbed.report": (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.report"),
     # It draws what netem would do, so it must know how a profile is compiled.
@@ -129,7 +130,15 @@ def test_the_agent_needs_nothing_but_python(module: str) -> None:
         module
         for module in FILES
         if _below(
-            module, (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.links.qdisc", "testbed.links.proof")
+            module,
+            (
+                *FOUNDATIONS,
+                "testbed.model",
+                "testbed.judge",
+                "testbed.links.qdisc",
+                "testbed.links.proof",
+                "testbed.observe",
+            ),
         )
     ],
 )

@@ -155,6 +155,15 @@ def test_a_lost_word_of_the_end_is_a_datagram_that_the_link_dropped_and_no_lost_
     assert there.causes == {Cause.NETWORK: 1}
 
 
+def test_drops_beyond_what_is_missing_may_be_of_what_else_the_host_sent_and_of_nothing_else() -> None:
+    run = datagrams(["delivered", "network"])
+    link = LinkCounts(sent_packets=3, dropped_packets=3)
+    for segments, verdict in ((2, Verdict.FAIL), (1, Verdict.INVALID)):
+        kernel = {**run.evidence.kernel, "client": {"Tcp": {"OutSegs": segments}}}
+        account = judged(run, evidence=Evidence(kernel=kernel, links={("client", "server"): link}))
+        assert account.verdict is verdict, str(account)
+
+
 def test_nothing_at_all_is_no_success() -> None:
     assert judge([each.journal() for each in by_hand()]).verdict is Verdict.INVALID
 

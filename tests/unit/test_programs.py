@@ -84,12 +84,13 @@ def test_every_structure_takes_all_messages_of_three_connections(
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("ending", "drain"), [(signal.SIGTERM, "5"), (signal.SIGINT, "0")])
 def test_what_was_sent_before_a_server_is_asked_to_stop_is_read_before_it_ends(
-    tmp_path: Path, structure: str, ending: signal.Signals
+    tmp_path: Path, structure: str, ending: signal.Signals, drain: str
 ) -> None:
-    """Two clients that have sent and gone, one of whom the server may not even have accepted."""
-    with serving(tmp_path, "server.py", "--structure", structure, "--backlog", "8") as (server, port):
+    """Four clients that have sent and gone, none of whom the server has accepted; also if it has no time to wait."""
+    words = ["--structure", structure, "--backlog", "8", "--drain", drain]
+    with serving(tmp_path, "server.py", *words) as (server, port):
         server.send_signal(signal.SIGSTOP)
         # The kernel takes connections and messages for it meanwhile.
         code, did = run(

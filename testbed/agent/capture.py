@@ -1,0 +1,317 @@
+"""Packets as they pass interfaces of this network namespace, the last so many bytes of them.
+
+Each interface has a packet socket with a ring that the kernel fills (packet(7), TPACKET_V3): whole blocks of packets
+change hands, so that a packet costs this process nothing. CAP_NET_RAW is all that it needs, and no interface is set
+promiscuous: those that we look at carry other hosts' frames as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import mmap
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+from .parcel import piece
+from .protocol import Operation, Refused
+
+# linux/if_packet.h, linux/if_ether.h, asm-generic/socket.h
+_SOL_PACKET, _RX_RING, _STATISTICS, _VERSION, _TPACKET_V3 = 263, 5, 6, 10, 2
+_ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
+_SO_ATTACH_FILTER = 26
+_PACKET_OUTGOING = 4
+_STATUS, _PACKETS, _FIRST, _LENGTH = 8, 12, 16, 20  # offsets in struct tpacket_block_desc
+_STATUS_USER = 1
+_PACKET = struct.Struct("=IIIIIIH")  # the head of struct tpacket3_hdr, up to tp_mac
+_PACKET_TYPE = 48 + 10  # struct sockaddr_ll follows the header; its sll_pkttype
+
+_BLOCK_BYTES, _BLOCKS = 1 << 18, 16
+_FRAME_BYTES = 1 << 11  # of no effect on version 3, which packs packets closely
+_RETIRE_MS = 40
+_ALL_BYTES = 0x40000
+_RECORD = struct.Struct("<QIIBB")
+"""A packet as it is handed over, before its bytes: time of CLOCK_REALTIME in ns, its length on the wire, how many
+bytes of it follow, which interface of the capture (0, 1, …), and whether it left this kernel through it (1) or came
+in (0)."""
+
+
+class Tap:
+    """One interface that is looked at."""
+
+    def __init__(self, device: str, *, program: bytes, limit_bytes: int) -> None:
+        self.device = device
+        self._limit_bytes = limit_bytes
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self.overwritten = 0
+        self.lost = 0
+        self.ended = ""
+        self._next = 0
+        try:
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        except PermissionError as error:
+            raise Refused(f"a packet socket needs CAP_NET_RAW: {error.strerror}") from None
+        try:
+            _attach(self.socket, program)
+            self.socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V3)
+            size = _BLOCK_BYTES * _BLOCKS
+            request = (_BLOCK_BYTES, _BLOCKS, _FRAME_BYTES, size // _FRAME_BYTES, _RETIRE_MS, 0, 0)
+            self.socket.setsockopt(_SOL_PACKET, _RX_RING, struct.pack("=7I", *request))
+            self._ring = mmap.mmap(self.socket.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            self.socket.bind((device, _ETH_P_ALL))
+        except OSError as error:
+            self.socket.close()
+            raise Refused(f"cannot capture on {device}: {error.strerror or error}") from None
+
+    def take(self) -> bool:
+        """Take over what the kernel has finished; whether there was anything."""
+        taken = False
+        while True:
+            at = self._next * _BLOCK_BYTES
+            (status,) = struct.unpack_from("=I", self._ring, at + _STATUS)
+            if not status & _STATUS_USER:
+                return taken
+            (length,) = struct.unpack_from("=I", self._ring, at + _LENGTH)
+            self._keep(self._ring[at : at + length])
+            struct.pack_into("=I", self._ring, at + _PACKETS, 0)  # of a block that is not yet begun again
+            struct.pack_into("=I", self._ring, at + _STATUS, 0)
+            self._next = (self._next + 1) % _BLOCKS
+            taken = True
+
+    def _keep(self, block: bytes) -> None:
+        self._kept.append(block)
+        self._kept_bytes += len(block)
+        while self._kept_bytes > self._limit_bytes and len(self._kept) > 1:
+            oldest = self._kept.popleft()
+            self._kept_bytes -= len(oldest)
+            self.overwritten += struct.unpack_from("=I", oldest, _PACKETS)[0]
+
+    def settled(self) -> bool:
+        """Whether nothing is left in the block that the kernel fills now."""
+        return not struct.unpack_from("=I", self._ring, self._next * _BLOCK_BYTES + _PACKETS)[0]
+
+    def refuse(self) -> None:
+        """Let no further packet in."""
+        _attach(self.socket, filter_program((), snap_bytes=0))
+
+    def close(self) -> None:
+        """Give the ring back; what was taken stays."""
+        if self.socket.fileno() >= 0:
+            # Reading the statistics resets them, so they are read once.
+            _, self.lost, _ = struct.unpack("=3I", self.socket.getsockopt(_SOL_PACKET, _STATISTICS, 12))
+            self._ring.close()
+            self.socket.close()
+
+    def records(self, number: int) -> list[tuple[int, bytes]]:
+        """Each packet that was kept: its time, and the record that goes over."""
+        found = []
+        for block in self._kept:
+            count, at = struct.unpack_from("=II", block, _PACKETS)
+            for _ in range(count):
+                ahead, seconds, nanoseconds, kept, length, _, offset = _PACKET.unpack_from(block, at)
+                moment = seconds * 1_000_000_000 + nanoseconds
+                left = block[at + _PACKET_TYPE] == _PACKET_OUTGOING
+                head = _RECORD.pack(moment, length, kept, number, left)
+                found.append((moment, head + block[at + offset : at + offset + kept]))
+                at += ahead
+        return found
+
+
+class Captures:
+    """Every capture that runs, or has ended and was not let go yet."""
+
+    def __init__(self) -> None:
+        self._taps: dict[str, list[Tap]] = {}
+        self._running: dict[int, Tap] = {}
+        self._clock: dict[str, list[int]] = {}
+        self._parcels: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+        self._closing = ThreadPoolExecutor(1, "closing")
+        self._poll = select.epoll()  # which hears of descriptors that are added while it waits
+        self._wake, self._woken = os.pipe()
+        self._poll.register(self._wake, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._collect, name="capture", daemon=True)
+        self._thread.start()
+
+    def operations(self) -> dict[str, Operation]:
+        """The protocol's operations."""
+        return {"capture": self.capture, "end": self.end, "fetch": self.fetch, "drop": self.drop}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        with self._lock:
+            taps = list(self._running.values())
+            self._running.clear()
+        os.write(self._woken, b"x")
+        self._thread.join(2)
+        for tap in taps:
+            tap.close()
+        self._closing.shutdown()
+
+    # --- operations --------------------------------------------------------------------------------
+
+    def capture(
+        self, *, name: str, interfaces: Sequence[dict[str, Any]], snap_bytes: int, limit_bytes: int
+    ) -> dict[str, list[str]]:
+        """Begin a capture; returns the interfaces' names.
+
+        ``interfaces``: each with ``device`` or ``ifindex``, and ``addresses``: only packets from or to one of these
+        are kept, all if there are none. ``snap_bytes``: how much of each packet; ``limit_bytes``: how much in all on
+        each interface, of which the last is kept.
+        """
+        if name in self._taps:
+            raise Refused(f"capture {name!r} runs already")
+        wanted = [
+            (_device(each), filter_program(each.get("addresses", ()), snap_bytes=snap_bytes)) for each in interfaces
+        ]
+        # Side by side: each waits for the kernel to settle, and they can wait for the same.
+        with ThreadPoolExecutor(max(len(wanted), 1)) as pool:
+            begun = [pool.submit(Tap, device, program=program, limit_bytes=limit_bytes) for device, program in wanted]
+        errors = [error for each in begun if (error := each.exception()) is not None]
+        if errors:
+            for each in begun:
+                if each.exception() is None:
+                    each.result().close()
+            raise errors[0]
+        taps = [each.result() for each in begun]
+        self._taps[name] = taps
+        self._clock[name] = [time.time_ns() - time.monotonic_ns()]
+        with self._lock:
+            for tap in taps:
+                self._running[tap.socket.fileno()] = tap
+                self._poll.register(tap.socket.fileno(), select.EPOLLIN)
+        return {"devices": [tap.device for tap in taps]}
+
+    def end(self, *, name: str) -> dict[str, Any]:
+        """End a capture and say what it has: how many packets were lost or overwritten on each interface.
+
+        ``realtime_minus_monotonic_ns``: how to bring its times to CLOCK_MONOTONIC, at its begin and at its end.
+        """
+        taps = self._known(name)
+        for tap in taps:
+            tap.refuse()
+        self._clock[name].append(time.time_ns() - time.monotonic_ns())
+        deadline = time.monotonic() + 2.0
+        while any(not tap.ended and not self._done(tap) for tap in taps) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        with self._lock:
+            for tap in taps:
+                self._let_go(tap)
+                tap.take()
+                tap.close()
+        return {
+            "interfaces": [
+                {"device": tap.device, "lost": tap.lost, "overwritten": tap.overwritten, "ended": tap.ended}
+                for tap in taps
+            ],
+            "realtime_minus_monotonic_ns": self._clock[name],
+        }
+
+    def fetch(self, *, name: str, offset: int) -> dict[str, Any]:
+        """A piece of an ended capture: records, in the order of their time."""
+        if name not in self._parcels:
+            taps = self._known(name)
+            records = sorted(
+                (record for number, tap in enumerate(taps) for record in tap.records(number)),
+                key=lambda record: record[0],
+            )
+            self._parcels[name] = b"".join(record for _, record in records)
+        return piece(self._parcels[name], offset)
+
+    def drop(self, *, name: str) -> None:
+        """Forget a capture; one that runs is ended, and its packets are gone."""
+        taps = self._known(name)
+        del self._taps[name], self._clock[name]
+        self._parcels.pop(name, None)
+        with self._lock:
+            for tap in taps:
+                self._let_go(tap)
+        # Giving rings back takes the kernel some ten milliseconds each: nobody has to wait for that.
+        for tap in taps:
+            self._closing.submit(tap.close)
+
+    # --- how ---------------------------------------------------------------------------------------
+
+    def _known(self, name: str) -> list[Tap]:
+        if name not in self._taps:
+            raise Refused(f"no capture {name!r}; there are: {', '.join(self._taps) or 'none'}")
+        return self._taps[name]
+
+    def _let_go(self, tap: Tap) -> None:
+        """Look at it no more; one that has ended is not looked at already."""
+        if self._running.pop(tap.socket.fileno(), None) and not tap.ended:
+            self._poll.unregister(tap.socket.fileno())
+
+    def _done(self, tap: Tap) -> bool:
+        with self._lock:
+            tap.take()
+            return tap.settled()
+
+    def _collect(self) -> None:
+        """Take blocks over as they come, until the pipe is written to."""
+        while True:
+            for descriptor, events in self._poll.poll():
+                if descriptor == self._wake:
+                    return
+                with self._lock:
+                    tap = self._running.get(descriptor)
+                    if tap is None:
+                        continue
+                    tap.take()
+                    if events & (select.EPOLLERR | select.EPOLLHUP):
+                        code = tap.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                        tap.ended = os.strerror(code) if code else "the interface is gone"
+                        self._poll.unregister(descriptor)
+
+
+def filter_program(addresses: Sequence[str], *, snap_bytes: int) -> bytes:
+    """A classic BPF program: packets from or to one of the addresses, cut to ``snap_bytes`` (0: none at all).
+
+    Without addresses every packet passes. Linux: networking/filter.rst.
+    """
+    accept = (0x06, 0, 0, snap_bytes)
+    if not addresses or not snap_bytes:
+        return _packed([accept])
+    wanted = [ipaddress.ip_address(address) for address in addresses]
+    blocks: list[list[tuple[int, int, int, int]]] = []
+    for address in wanted:
+        words = [int.from_bytes(address.packed[at : at + 4], "big") for at in range(0, len(address.packed), 4)]
+        protocol, offsets = (_ETH_P_IP, (26, 30)) if address.version == 4 else (_ETH_P_IPV6, (22, 38))
+        for offset in offsets:
+            block = [(0x28, 0, 0, 12), (0x15, 0, 2 * len(words) + 1, protocol)]  # ldh [12]; jne protocol, next block
+            for number, word in enumerate(words):
+                rest = 2 * (len(words) - number - 1) + 1
+                block += [(0x20, 0, 0, offset + 4 * number), (0x15, 0, rest, word)]  # ld [..]; jne word, next block
+            blocks.append([*block, accept])
+    return _packed([line for block in blocks for line in block] + [(0x06, 0, 0, 0)])
+
+
+def _packed(lines: Sequence[tuple[int, int, int, int]]) -> bytes:
+    return b"".join(struct.pack("=HBBI", *line) for line in lines)
+
+
+def _attach(each: socket.socket, program: bytes) -> None:
+    lines = ctypes.create_string_buffer(program)
+    each.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(lines))
+    )
+
+
+def _device(interface: dict[str, Any]) -> str:
+    if "device" in interface:
+        return str(interface["device"])
+    try:
+        return socket.if_indextoname(interface["ifindex"])
+    except OSError:
+        raise Refused(f"no interface with index {interface['ifindex']} here", kind="gone") from None

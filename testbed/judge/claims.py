@@ -1,0 +1,92 @@
+"""What became of a claim: verdicts and findings, as values. Pure.
+
+Vocabulary: an *experiment* puts one claim to the test under several *conditions*, a row each; its *outcome* is a
+verdict, one true sentence with the boundary in it, and the numbers behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Finding(StrEnum):
+    """What an experiment says of a claim."""
+
+    HOLDS = "HOLDS"
+    """Under every condition that was tried."""
+    HOLDS_WITHIN = "HOLDS WITHIN"
+    """Up to a boundary that was found and is named."""
+    BREAKS = "BREAKS"
+    """It does not hold as it is said; the mechanism is named."""
+    INVALID = "INVALID"
+    """The conditions were not met, or the experiment failed: it says nothing about the claim."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One condition of an experiment."""
+
+    condition: str
+    held: bool | None
+    """Whether the claim held here; None: this row is context."""
+    values: Mapping[str, str]
+    """What was seen, by the name of the column; units are in the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A picture's data: lines or points over two axes."""
+
+    title: str
+    x: str
+    """Of the axis, its unit included."""
+    y: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    logarithmic: bool = False
+    """The y axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an experiment found."""
+
+    finding: Finding
+    sentence: str
+    """One that is true, with the boundary and the mechanism."""
+    rows: Sequence[Row] = ()
+    plot: Plot | None = None
+    mechanism: Mapping[str, float] = field(default_factory=dict)
+    """The numbers that show why, by name."""
+    evidence: Sequence[str] = ()
+    """Files beside the report."""
+    took_s: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """As claims.json has it."""
+        return {**asdict(self), "finding": str(self.finding)}
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Outcome:
+        """The same back. Raises KeyError or TypeError if it is none."""
+        plot = said["plot"]
+        series = {name: [(x, y) for x, y in points] for name, points in plot["series"].items()} if plot else {}
+        return cls(**{
+            **said, "finding": Finding(said["finding"]), "rows": [Row(**row) for row in said["rows"]],
+            "plot": Plot(**{**plot, "series": series}) if plot else None,
+        })  # fmt: skip
+
+
+def invalid(reason: str) -> Outcome:
+    """Of an experiment that could not be carried out as it was meant to be."""
+    return Outcome(finding=Finding.INVALID, sentence=reason)
+
+
+def finding_of(rows: Iterable[Row]) -> Finding:
+    """HOLDS if it held under each condition, BREAKS if under none, else HOLDS WITHIN; INVALID of no condition."""
+    held = [row.held for row in rows if row.held is not None]
+    if not held:
+        return Finding.INVALID
+    return Finding.HOLDS if all(held) else Finding.HOLDS_WITHIN if any(held) else Finding.BREAKS

@@ -1,0 +1,274 @@
+"""Observing a lab while it runs: starts and ends what looks, and brings what was seen over."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from testbed import units
+from testbed.errors import AgentError, InvalidValueError, LabError
+from testbed.labs.channel import Channel
+from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.links import proof
+from testbed.model.impairment import unknown
+from testbed.observe import pcapng
+from testbed.observe.capture import Capture, Packet, Place, packets
+from testbed.observe.counters import Counters
+from testbed.observe.observation import HostObservation, Observation, Sampling
+from testbed.observe.tcp_info import sockets
+from testbed.observe.wire import Flow, Passage, crossing, flows
+
+if TYPE_CHECKING:
+    from testbed.labs.lab import Host, Lab
+
+LIMIT_BYTES = 16 << 20
+"""How much is kept of a port's packets, the last of them, if nothing else is asked."""
+SNAP_BYTES = 256
+"""How much of each packet is kept where nobody asked for it: its headers, and the beginning of a message."""
+MOST_CPU = 0.02
+"""Of one core, for watching the sockets of a host."""
+_WHOLE = 0x40000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spot:
+    """An interface of the engine's machine where a port's packets pass."""
+
+    place: Place
+    interface: Mapping[str, Any]
+    """``device`` or ``ifindex``, for the agent."""
+    addresses: tuple[str, ...] = ()
+    """Only packets from or to one of these; all if there are none."""
+
+
+class PortCapture:
+    """A port's packets, captured while the block runs.
+
+    ::
+
+    with lab.capture("client -> server") as capture:
+        …
+    assert not any(flow.client.retransmissions for flow in capture.flows("after"))
+    capture.save("server.pcapng")
+    """
+
+    def __init__(self, lab: Lab, text: str, *, limit_bytes: int = LIMIT_BYTES, snap_bytes: int | None = None) -> None:
+        """Nothing is started yet. Raises InvalidValueError for a port that does not exist."""
+        if limit_bytes <= 0 or (snap_bytes is not None and not 0 < snap_bytes <= _WHOLE):
+            raise InvalidValueError(
+                f"capture({text!r}, limit_bytes={limit_bytes}, snap_bytes={snap_bytes}): both are numbers of bytes "
+                f"above 0, and snap_bytes at most {_WHOLE}"
+            )
+        self.host, self.network, self._src = port_of(lab, text)
+        self.name = f"{self.host}@{self.network}"
+        self._lab = lab
+        self._text = text
+        self._limit_bytes = limit_bytes
+        self._snap_bytes = snap_bytes or _WHOLE
+        self._id = secrets.token_hex(4)
+        self._spots: list[Spot] = []
+        self._ended: Mapping[str, Any] | None = None
+        self._channel: Channel | None = None
+        self._capture: Capture | None = None
+
+    # --- begin and end ---------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin to capture; once it returns, no packet is missed."""
+        self._spots = self._lab.spots(self.host, self.network, self._src)
+        self._channel = self._lab.capture_agent()
+        self._channel.call(
+            "capture", name=self._id, snap_bytes=self._snap_bytes, limit_bytes=self._limit_bytes // len(self._spots),
+            interfaces=[{**spot.interface, "addresses": spot.addresses} for spot in self._spots],
+        )  # fmt: skip
+
+    def end(self, *, at_once: bool = False) -> None:
+        """End it; the packets stay where they are until they are asked for.
+
+        A packet that waits in the port's netem would be missing behind it, so these are waited for first, as long as
+        they can be there; not with ``at_once``.
+        """
+        if self._channel is not None and self._ended is None:
+            if not at_once:
+                self._await_passed()
+            self._ended = self._channel.call("end", name=self._id)
+
+    def _await_passed(self) -> None:
+        ours = {
+            ref: impairment
+            for ref, impairment in self._lab.impairments.items()
+            if (ref.dst, ref.network) == (self.host, self.network) and self._src in (None, ref.src)
+        }
+        if not ours:
+            return
+        longest_s = max((impairment.delay_s or 0.0) + 4 * (impairment.jitter_s or 0.0) for impairment in ours.values())
+
+        def queued() -> int:
+            seen = [proof.counters(netem) for ref in ours if (netem := self._lab.netem(ref)) is not None]
+            return sum(each.queued_packets for each in seen)
+
+        # Suppressed: a host that goes on sending keeps the queue filled; what came in before has passed by now.
+        with suppress(NotSeenError):
+            await_condition(queued, lambda packets: not packets, deadline_s=longest_s + 0.2, every_s=0.01)
+
+    def drop(self) -> None:
+        """End it and forget the packets."""
+        if self._channel is not None and self._capture is None:
+            self._channel.call("drop", name=self._id)
+            self._channel = None
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.end()
+        if kind is None:
+            _ = self.capture  # while the lab is up
+
+    # --- what was captured -----------------------------------------------------------------------
+
+    @property
+    def capture(self) -> Capture:
+        """What was captured. Raises LabError if it has not ended."""
+        if self._capture is None:
+            if self._channel is None or self._ended is None:
+                raise LabError(f"capture of {self.name}: there are no packets to be had before it has ended")
+            channel, ended = self._channel, self._ended
+            offset = min(ended["realtime_minus_monotonic_ns"])
+            records = fetch(lambda at: channel.call("fetch", name=self._id, offset=at))
+            channel.call("drop", name=self._id)
+            self._capture = Capture(
+                places=tuple(
+                    replace(spot.place, lost=told["lost"], overwritten=told["overwritten"])
+                    for spot, told in zip(self._spots, ended["interfaces"], strict=True)
+                ),
+                packets=packets(records, realtime_minus_monotonic_ns=offset),
+                realtime_minus_monotonic_ns=offset,
+                comment=f"{self._text}: packets at the port of {self.host} on {self.network}",
+            )
+        return self._capture
+
+    @property
+    def packets(self) -> tuple[Packet, ...]:
+        """The packets of both sides, in the order of time."""
+        return self.capture.packets
+
+    def flows(self, side: str = "before") -> list[Flow]:
+        """The TCP connections, as seen ``before`` the port's impairment or ``after`` it; see `Observation.flows`."""
+        return flows(self.capture.at(side) or self.capture.at("after"))
+
+    def passages(self) -> list[Passage]:
+        """What became of each packet toward the host between the two sides."""
+        return crossing(self.capture, self._lab.hosts[self.host].addresses(self.network))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a pcapng file, which Wireshark opens; makes its folder if need be."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pcapng.write(self.capture))
+        return path
+
+
+def port_of(lab: Lab, text: str) -> tuple[str, str, str | None]:
+    """Host, network and, for a link, source of ``"server"``, ``"server on lan"`` or ``"client -> server"``.
+
+    Raises InvalidValueError.
+    """
+    if "->" in text:
+        refs = lab.topology.links(text)
+        if len(refs) > 1:
+            raise InvalidValueError(
+                f'capture {text!r}: one port at a time; "{refs[0]}" has the packets of both directions at that of '
+                f"{refs[0].dst}"
+            )
+        return refs[0].dst, refs[0].network, refs[0].src
+    host, _, network = (part.strip() for part in text.replace("@", " on ").partition(" on "))
+    if host not in lab.hosts:
+        raise InvalidValueError(f"capture {text!r}: host {host!r}: {unknown(host, lab.hosts)}")
+    service = lab.topology.service_of(host)
+    networks = service.networks if service else ()
+    if network and network not in networks:
+        raise InvalidValueError(f"capture {text!r}: network {network!r}: {unknown(network, networks)}")
+    if not network and len(networks) != 1:
+        among = ", ".join(networks) or "none"
+        raise InvalidValueError(f'capture {text!r}: of which network? Write "{host} on NETWORK"; it is on: {among}')
+    return host, network or networks[0], None
+
+
+def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:
+    """All that an agent hands over in pieces."""
+    whole = []
+    offset: int | None = 0
+    while offset is not None:
+        answer = piece(offset)
+        whole.append(zlib.decompress(base64.b64decode(answer["data"])))
+        offset = answer["next"]
+    return b"".join(whole)
+
+
+@contextmanager
+def observing(
+    lab: Lab, *, hosts: Iterable[str] | None, captures: Iterable[str] | None, snap_bytes: int | None, every: str
+) -> Iterator[Observation]:
+    """Observe while the block runs; see `Lab.observe`."""
+    every_s = units.parse_time(every, name="every")
+    if every_s <= 0:
+        raise InvalidValueError(f"every={every!r}: must be above 0")
+    chosen = [lab.host(name) for name in (lab.hosts if hosts is None else hosts)]
+    if captures is None:
+        captures = dict.fromkeys(f"{ref.dst} on {ref.network}" for ref in (*lab.impairments, *lab.cuts))
+    ports = [PortCapture(lab, text, snap_bytes=snap_bytes) for text in captures]
+    seen = Observation()
+    with ExitStack() as stack:
+        for port in ports:
+            port.begin()
+            stack.callback(_finish_port, port, seen)
+        for host in chosen:
+            channel = host.inside()
+            before = channel.call("counters")
+            clocks = channel.call("watch_tcp", every_s=every_s, most_cpu=MOST_CPU)
+            seen.began_ns = seen.began_ns or clocks["monotonic_ns"]
+            seen.realtime_minus_monotonic_ns = clocks["realtime_ns"] - clocks["monotonic_ns"]
+            stack.callback(_finish_host, host, host.addresses(), channel, before, seen)
+        yield seen
+
+
+def _finish_port(port: PortCapture, seen: Observation) -> None:
+    try:
+        port.end()
+        seen.captures[port.name] = port.capture
+    except AgentError as error:
+        seen.missing[port.name] = str(error)
+
+
+def _finish_host(
+    host: Host, addresses: tuple[str, ...], channel: Channel, before: Mapping[str, Any], seen: Observation
+) -> None:
+    name = host.name
+    try:
+        if host.inside() is not channel:
+            seen.missing[name] = f"`{name}` was started again meanwhile: its kernel counts anew"
+            return
+        told = channel.call("end_watch_tcp")
+        counters = Counters.between(before, channel.call("counters"))
+        records = fetch(lambda offset: channel.call("fetch_tcp", offset=offset))
+    except (AgentError, ValueError) as error:
+        seen.missing[name] = str(error)
+        return
+    seen.ended_ns = max(seen.ended_ns, told["monotonic_ns"])
+    seen.hosts[name] = HostObservation(
+        name=name, addresses=addresses, counters=counters, sockets=tuple(sockets(records)),
+        sampling=Sampling(
+            samples=told["samples"], ran_s=told["ran_s"], cpu_s=told["cpu_s"], left_out=told["left_out"]
+        ),
+    )  # fmt: skip

@@ -1,0 +1,89 @@
+"""Captured packets: where they were seen, when, and their bytes. Pure."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+_RECORD = struct.Struct("<QIIBB")  # testbed.agent.capture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packet:
+    """One packet, at one place."""
+
+    time_ns: int
+    """CLOCK_MONOTONIC."""
+    place: int
+    """Its number among the capture's places."""
+    data: bytes
+    """From the Ethernet header on, as much of it as was kept."""
+    length_bytes: int
+    """On the wire, without the frame check sequence."""
+    left: bool = False
+    """Whether it left the engine's kernel through that interface; else it came in."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it was kept."""
+        return len(self.data) == self.length_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where packets were seen."""
+
+    name: str
+    """Such as ``server@lan before the impairment``."""
+    description: str = ""
+    side: str = "after"
+    """For packets toward the host: ``before`` its impairment or ``after`` it; ``after`` too where there is none."""
+    lost: int = 0
+    """Packets that the capture could not keep up with."""
+    overwritten: int = 0
+    """Packets of the beginning that gave way to later ones, as the capture is limited."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """The packets of one port."""
+
+    places: tuple[Place, ...]
+    packets: tuple[Packet, ...]
+    """In the order of their time."""
+    realtime_minus_monotonic_ns: int = 0
+    """Brings times of CLOCK_MONOTONIC to the time of day, in which the file has them."""
+    comment: str = ""
+    """What was captured, in a line."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was lost, overwritten or cut off."""
+        return not any(place.lost or place.overwritten for place in self.places) and all(
+            packet.whole for packet in self.packets
+        )
+
+    def at(self, side: str) -> list[Packet]:
+        """The packets seen at the places on one side of the impairment: ``before`` or ``after``."""
+        wanted = {number for number, place in enumerate(self.places) if place.side == side}
+        return [packet for packet in self.packets if packet.place in wanted]
+
+
+def packets(records: bytes, *, realtime_minus_monotonic_ns: int) -> tuple[Packet, ...]:
+    """The packets in the agent's records. Raises ValueError if these end in the middle of one."""
+    found = []
+    at = 0
+    while at < len(records):
+        if at + _RECORD.size > len(records):
+            raise ValueError(f"the records end within a head, at byte {at} of {len(records)}")
+        moment, length, kept, place, left = _RECORD.unpack_from(records, at)
+        at += _RECORD.size + kept
+        if at > len(records):
+            raise ValueError(f"the records end within a packet of {kept} bytes, at byte {at} of {len(records)}")
+        found.append(
+            Packet(
+                time_ns=moment - realtime_minus_monotonic_ns, place=place, data=records[at - kept : at],
+                length_bytes=length, left=bool(left),
+            )
+        )  # fmt: skip
+    return tuple(found)

@@ -1,0 +1,115 @@
+"""All that was observed during a while, on one time axis. Pure.
+
+Every time is of CLOCK_MONOTONIC on the engine's machine, in nanoseconds: that of TCP_INFO, of packets, and of what
+programs in containers record with ``time.monotonic_ns()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from testbed.errors import LabError
+from testbed.observe.capture import Capture
+from testbed.observe.counters import Counters
+from testbed.observe.tcp_info import TcpSocket
+from testbed.observe.wire import Flow, Passage, crossing, flows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How closely the sockets were watched."""
+
+    samples: int
+    ran_s: float
+    cpu_s: float
+    """What it took of a core."""
+    left_out: int
+    """States for which there was no room."""
+
+    @property
+    def every_s(self) -> float:
+        """The mean time between two looks."""
+        return self.ran_s / self.samples if self.samples else 0.0
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Share of one core."""
+        return self.cpu_s / self.ran_s if self.ran_s else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostObservation:
+    """What was seen of one host."""
+
+    name: str
+    addresses: tuple[str, ...]
+    counters: Counters
+    sockets: tuple[TcpSocket, ...]
+    sampling: Sampling
+
+    @property
+    def connections(self) -> tuple[TcpSocket, ...]:
+        """Its sockets without the listeners."""
+        return tuple(each for each in self.sockets if not each.is_listener)
+
+    def connection(self, *, local_port: int | None = None, remote_port: int | None = None) -> TcpSocket:
+        """The only connection with these ports. Raises LabError saying what there is if there is none, or several."""
+        found = [
+            each
+            for each in self.connections
+            if local_port in (None, each.local.port) and remote_port in (None, each.remote.port)
+        ]
+        if len(found) != 1:
+            raise LabError(
+                f"`{self.name}`: {len(found)} connections with local_port={local_port}, remote_port={remote_port}; "
+                f"seen were: {'; '.join(map(str, self.connections)) or 'none'}"
+            )
+        return found[0]
+
+
+@dataclass(kw_only=True)
+class Observation:
+    """What was seen from begin to end; filled when the observing ends."""
+
+    began_ns: int = 0
+    ended_ns: int = 0
+    realtime_minus_monotonic_ns: int = 0
+    """Brings times to the time of day (nanoseconds since 1970)."""
+    hosts: dict[str, HostObservation] = field(default_factory=dict)
+    captures: dict[str, Capture] = field(default_factory=dict)
+    """By port, such as ``server@lan``."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Why there is nothing of a host or a port: it was started again meanwhile, for example."""
+
+    def host(self, name: str) -> HostObservation:
+        """What was seen of a host. Raises LabError saying why there is nothing."""
+        if name not in self.hosts:
+            raise LabError(f"`{name}` was not observed: {self._why(name, self.hosts)}")
+        return self.hosts[name]
+
+    def capture(self, port: str) -> Capture:
+        """The packets of a port, ``server@lan``, or ``server`` if it is the only one of that host."""
+        found = [each for each in self.captures if port in (each, each.partition("@")[0])]
+        if len(found) != 1:
+            raise LabError(f"port {port!r}: {self._why(port, self.captures)}")
+        return self.captures[found[0]]
+
+    def flows(self, port: str, side: str = "before") -> list[Flow]:
+        """The TCP connections at a port, as seen ``before`` its impairment or ``after`` it.
+
+        Where a port has no impairment there is one place alone, which counts as both.
+        """
+        capture = self.capture(port)
+        return flows(capture.at(side) or capture.at("after"))
+
+    def passages(self, port: str) -> list[Passage]:
+        """What became of each packet toward a port's host, between the two sides of its impairment."""
+        return crossing(self.capture(port), self.host(port.partition("@")[0]).addresses)
+
+    def seconds(self, time_ns: int) -> float:
+        """A time as seconds since the observing began."""
+        return (time_ns - self.began_ns) / 1e9
+
+    def _why(self, name: str, there: Iterable[str]) -> str:
+        return self.missing.get(name) or f"there are: {', '.join(there) or 'none'}"

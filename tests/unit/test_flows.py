@@ -1,0 +1,340 @@
+"""What is read out of packets, on connections that are written down segment by segment."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.observe import pcapng
+from testbed.observe.capture import Capture, Packet, Place
+from testbed.observe.wire import Flow, crossing, flows, layers, passages, segment
+from tests.unit.frames import (
+    ACK,
+    CLIENT,
+    CLIENT_PORT,
+    FIN,
+    PSH,
+    RST,
+    SERVER,
+    SERVER_PORT,
+    SYN,
+    Wire,
+    ethernet,
+    ipv4,
+    ipv6,
+    sack,
+    tcp,
+)
+
+
+def only(wire: Wire) -> Flow:
+    (flow,) = flows(wire.packets)
+    return flow
+
+
+@pytest.fixture
+def wire() -> Wire:
+    begun = Wire()
+    begun.handshake()
+    return begun
+
+
+# --- one packet ------------------------------------------------------------------------------------
+
+
+def test_a_message_comes_apart_into_the_layers_of_the_stack() -> None:
+    frame = ipv4(CLIENT, SERVER, 6, tcp(CLIENT_PORT, SERVER_PORT, seq=7, flags=PSH | ACK, payload=b"Test message"))
+    taken = layers(frame)
+    assert [(each.name, len(each.data), each.offset) for each in taken] == [
+        ("Ethernet", 14, 0), ("IPv4", 20, 14), ("TCP", 20, 34), ("payload", 12, 54),
+    ]  # fmt: skip
+    assert taken[3].data == b"Test message"
+    assert dict(taken[0].fields)["type"] == "0x0800"
+    assert {name: dict(taken[1].fields)[name] for name in ("source", "destination", "total length", "protocol")} == {
+        "source": CLIENT, "destination": SERVER, "total length": "52", "protocol": "6",
+    }  # fmt: skip
+    assert {name: dict(taken[2].fields)[name] for name in ("sequence number", "flags", "data offset")} == {
+        "sequence number": "7", "flags": "PSH, ACK", "data offset": "20",
+    }  # fmt: skip
+
+
+def test_padding_of_a_short_frame_is_not_payload() -> None:
+    frame = ipv4(CLIENT, SERVER, 6, tcp(1, 2)) + bytes(6)
+    assert [each.name for each in layers(frame)] == ["Ethernet", "IPv4", "TCP", "padding"]
+    each = segment(Packet(time_ns=0, place=0, data=frame, length_bytes=len(frame)))
+    assert each is not None
+    assert each.payload == b""
+
+
+def test_udp_ipv6_and_what_is_neither() -> None:
+    datagram = b"\x00\x35\x00\x36\x00\x0a\x00\x00hi"
+    assert [each.name for each in layers(ipv4(CLIENT, SERVER, 17, datagram))] == ["Ethernet", "IPv4", "UDP", "payload"]
+    assert [each.name for each in layers(ipv6("fe80::1", "fe80::2", 6, tcp(1, 2)))] == ["Ethernet", "IPv6", "TCP"]
+    assert [each.name for each in layers(ethernet(0x0806, bytes(28)))] == ["Ethernet", "payload"]
+
+
+@given(st.binary(max_size=120), st.booleans())
+def test_the_layers_of_anything_are_its_bytes_again(data: bytes, framed: bool) -> None:
+    frame = ipv4(CLIENT, SERVER, 6, data) if framed else data
+    assert b"".join(each.data for each in layers(frame)) == frame
+    segment(Packet(time_ns=0, place=0, data=frame, length_bytes=len(frame)))
+
+
+@given(st.integers(0, 74))
+def test_a_segment_of_which_the_beginning_was_kept_still_tells_its_length(kept: int) -> None:
+    frame = ipv4(CLIENT, SERVER, 6, tcp(1, 2, payload=b"x" * 20))
+    each = segment(Packet(time_ns=0, place=0, data=frame[:kept], length_bytes=len(frame)))
+    assert (each is not None) == (kept >= 54)
+    if each is not None:
+        assert (each.payload_bytes, each.payload) == (20, b"x" * max(kept - 54, 0))
+
+
+def test_a_fragment_that_is_not_the_first_has_no_tcp_header() -> None:
+    frame = bytearray(ipv4(CLIENT, SERVER, 6, tcp(1, 2, payload=bytes(40))))
+    frame[20:22] = b"\x00\x05"
+    assert segment(Packet(time_ns=0, place=0, data=bytes(frame), length_bytes=len(frame))) is None
+
+
+# --- how a connection begins and ends --------------------------------------------------------------
+
+
+def test_a_handshake_is_syn_syn_ack_ack(wire: Wire) -> None:
+    handshake = only(wire).handshake
+    assert (handshake.syn_ns, handshake.syn_ack_ns, handshake.ack_ns) == (0, 1_000_000, 2_000_000)
+    assert (handshake.complete, handshake.syns, handshake.round_trip_s) == (True, 1, 0.002)
+
+
+def test_a_syn_that_was_sent_twice_is_a_retransmission_of_one_handshake() -> None:
+    wire = Wire()
+    wire.client(-1, flags=SYN)
+    wire.client(-1, flags=SYN, at_ms=1000)
+    wire.server(-1, flags=SYN | ACK, at_ms=1001)
+    flow = only(wire)
+    assert (flow.handshake.syns, flow.handshake.complete, flow.handshake.round_trip_s) == (2, False, None)
+    assert [each.time_ns for each in flow.client.retransmissions] == [1_000_000_000]
+
+
+def test_a_syn_with_another_number_begins_another_connection_between_the_same_ports(wire: Wire) -> None:
+    again = Wire(client_isn=77777)
+    again.handshake()
+    first, second = flows([*wire.packets, *again.packets])
+    assert (first.client.initial_seq, second.client.initial_seq) == (1000, 77777)
+
+
+def test_a_connection_whose_begin_was_not_seen_counts_from_what_was() -> None:
+    wire = Wire()
+    wire.client(500, b"later")
+    wire.server(0, ack=505)
+    flow = only(wire)
+    assert flow.client.initial_seq is None
+    assert flow.client.payload() == b"later"
+    assert not flow.handshake.complete
+
+
+def test_who_answered_a_syn_is_the_server_though_the_syn_was_missed() -> None:
+    wire = Wire()
+    wire.server(-1, flags=SYN | ACK)
+    wire.client(0)
+    assert only(wire).client.src.address == CLIENT
+
+
+def test_fin_and_rst_are_on_the_side_that_sent_them(wire: Wire) -> None:
+    wire.client(0, flags=FIN | ACK)
+    wire.server(0, ack=1, flags=RST | ACK, window=0)
+    flow = only(wire)
+    assert (len(flow.client.fins), len(flow.server.fins)) == (1, 0)
+    assert (len(flow.client.resets), len(flow.server.resets)) == (0, 1)
+    assert flow.server.zero_windows == [], "the window of a reset says nothing"
+
+
+# --- loss and its repair ---------------------------------------------------------------------------
+
+
+def test_a_segment_that_comes_again_is_a_retransmission(wire: Wire) -> None:
+    wire.client(0, b"abc")
+    wire.client(3, b"def")
+    again = wire.client(0, b"abc")
+    flow = only(wire)
+    assert [each.packet for each in flow.client.retransmissions] == [again]
+    assert flow.client.wire_order == [(0, 3), (3, 3), (0, 3)]
+    assert (flow.client.payload(), flow.client.payload_bytes) == (b"abcdef", 6)
+    assert flow.client.out_of_order == []
+
+
+def test_a_retransmission_cut_differently_is_one_too_but_not_with_new_bytes_in_it(wire: Wire) -> None:
+    wire.client(0, b"abcdef")
+    wire.client(2, b"cd")
+    wire.client(4, b"efgh")
+    flow = only(wire)
+    assert [each.payload for each in flow.client.retransmissions] == [b"cd"]
+    assert flow.client.payload() == b"abcdefgh"
+
+
+def test_what_fills_a_gap_is_out_of_order_and_not_a_retransmission(wire: Wire) -> None:
+    """Behind a place that lost the first one, its repair is the first that is seen of it."""
+    wire.client(3, b"def")
+    late = wire.client(0, b"abc")
+    flow = only(wire)
+    assert flow.client.retransmissions == []
+    assert [each.packet for each in flow.client.out_of_order] == [late]
+    assert flow.client.payload() == b"abcdef"
+
+
+def test_a_copy_made_by_the_network_has_its_originals_identification(wire: Wire) -> None:
+    wire.client(0, b"abc", identification=900)
+    wire.client(0, b"abc", identification=900)
+    wire.client(0, b"abc", identification=901)
+    flow = only(wire)
+    assert (len(flow.client.copies), len(flow.client.retransmissions)) == (1, 1)
+
+
+def test_without_an_identification_what_comes_again_is_held_to_be_sent_again(wire: Wire) -> None:
+    """Linux leaves it zero in a SYN-ACK, and IPv6 has none."""
+    wire.client(0, b"abc", identification=0)
+    wire.client(0, b"abc", identification=0)
+    flow = only(wire)
+    assert (len(flow.client.copies), len(flow.client.retransmissions)) == (0, 1)
+
+
+def test_a_gap_that_was_never_filled_ends_the_payload(wire: Wire) -> None:
+    wire.client(0, b"abc")
+    wire.client(6, b"ghi")
+    flow = only(wire)
+    assert (flow.client.payload(), flow.client.payload_bytes) == (b"abc", 6)
+
+
+def test_a_duplicate_ack_is_one_of_the_same_number_and_window_while_data_is_outstanding(wire: Wire) -> None:
+    wire.client(0, b"abc")
+    wire.server(0, ack=3)
+    wire.server(0, ack=3)  # nothing outstanding: not one
+    wire.client(6, b"ghi")
+    wire.server(0, ack=3, options=sack((1007, 1010)))
+    wire.server(0, ack=3, window=2000)  # another window: an update
+    wire.server(0, b"x", ack=3, window=2000)  # with payload: neither
+    flow = only(wire)
+    assert len(flow.server.duplicate_acks) == 1
+    assert len(flow.server.window_updates) == 1
+    assert flow.server.with_sack[0].sack_blocks == ((1007, 1010),)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(1, 4), min_size=1, max_size=12),
+    st.randoms(use_true_random=False),
+)
+def test_any_order_on_the_wire_gives_the_payload_that_was_sent_and_numbers_may_wrap_around(
+    isn: int, sizes: list[int], random: object
+) -> None:
+    wire = Wire(client_isn=isn)
+    wire.handshake()
+    whole = bytes(number % 251 for number in range(sum(sizes)))
+    begins = [0, *itertools.accumulate(sizes)]
+    pieces = [(begin, whole[begin : begin + size]) for begin, size in zip(begins, sizes, strict=False)]
+    order = pieces + pieces[: len(pieces) // 2]
+    random.shuffle(order)  # type: ignore[attr-defined]  # a random.Random
+    for begin, piece in order:
+        wire.client(begin, piece)
+    flow = only(wire)
+    assert flow.client.payload() == whole
+    assert len(flow.client.retransmissions) == len(order) - len(pieces)
+
+
+# --- windows ---------------------------------------------------------------------------------------
+
+
+def test_a_window_that_closes_is_probed_and_opens_again(wire: Wire) -> None:
+    wire.client(0, b"abc")
+    wire.server(0, ack=3, window=0)
+    probe = wire.client(2)
+    wire.server(0, ack=3, window=0)
+    opened = wire.server(0, ack=3, window=700)
+    flow = only(wire)
+    assert len(flow.server.zero_windows) == 2
+    assert [each.packet for each in flow.client.window_probes] == [probe]
+    assert [each.packet for each in flow.server.window_updates] == [opened]
+    assert flow.client.retransmissions == []
+
+
+def test_a_probe_with_the_next_byte_in_it_is_a_probe_and_its_byte_is_not_lost(wire: Wire) -> None:
+    wire.client(0, b"abc")
+    wire.server(0, ack=3, window=0)
+    wire.client(3, b"d")
+    wire.server(0, ack=3, window=700)
+    wire.client(3, b"def")
+    flow = only(wire)
+    assert flow.client.payload() == b"abcdef"
+    assert flow.client.retransmissions == []
+
+
+# --- from one place to the other -------------------------------------------------------------------
+
+
+def datagram(number: int, *, at_ns: int, checksum: int = 0) -> Packet:
+    body = b"\x00\x35\x00\x36\x00\x09" + checksum.to_bytes(2, "big") + bytes([number])
+    frame = ipv4(CLIENT, SERVER, 17, body, identification=0, checksum=checksum)
+    return Packet(time_ns=at_ns, place=0, data=frame, length_bytes=len(frame))
+
+
+def test_each_packet_arrives_is_lost_or_is_doubled() -> None:
+    before = [datagram(number, at_ns=number) for number in range(3)]
+    after = [datagram(2, at_ns=12), datagram(0, at_ns=20), datagram(2, at_ns=30)]
+    assert [(each.lost, len(each.after), each.delay_s) for each in passages(before, after)] == [
+        (False, 1, 20e-9), (True, 0, None), (False, 2, 10e-9),
+    ]  # fmt: skip
+
+
+def test_a_checksum_that_was_filled_in_on_the_way_makes_no_other_packet() -> None:
+    (passage,) = passages([datagram(1, at_ns=0)], [datagram(1, at_ns=5, checksum=0xABCD)])
+    assert not passage.lost
+
+
+def test_equal_packets_are_paired_in_their_order() -> None:
+    before = [datagram(1, at_ns=0), datagram(1, at_ns=10)]
+    after = [datagram(1, at_ns=7), datagram(1, at_ns=17)]
+    assert [each.delay_s for each in passages(before, after)] == [7e-9, 7e-9]
+
+
+def test_only_packets_toward_the_host_cross_its_impairment() -> None:
+    wire = Wire()
+    wire.handshake()
+    after = [Packet(time_ns=each.time_ns + 5, place=1, data=each.data, length_bytes=each.length_bytes)
+             for each in wire.packets[:1]]  # fmt: skip
+    capture = Capture(
+        places=(Place(name="b", side="before"), Place(name="a", side="after")), packets=(*wire.packets, *after)
+    )
+    assert [each.lost for each in crossing(capture, [SERVER])] == [False, True]
+
+
+# --- beside Wireshark's own reading ----------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="no tshark here to compare with")
+def test_tshark_reads_our_file_and_sees_the_same_segments(wire: Wire, tmp_path: Path) -> None:
+    wire.client(0, b"abc")
+    wire.server(0, ack=0, options=sack((1004, 1007)))
+    wire.client(0, b"abc")
+    wire.server(0, ack=3, window=0)
+    wire.client(3, flags=FIN | ACK)
+    flow = only(wire)
+    path = tmp_path / "ours.pcapng"
+    path.write_bytes(pcapng.write(Capture(places=(Place(name="here", description="by hand"),),
+                                          packets=tuple(wire.packets))))  # fmt: skip
+    fields = ["frame.interface_name", "tcp.seq_raw", "tcp.ack_raw", "tcp.len", "tcp.window_size_value",
+              "frame.time_epoch", "tcp.analysis.zero_window"]  # fmt: skip
+    argv = ["tshark", "-r", str(path), "-T", "json", *(word for name in fields for word in ("-e", name))]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    seen = [each["_source"]["layers"] for each in json.loads(done.stdout)]
+    assert [
+        (int(each["tcp.seq_raw"][0]), int(each["tcp.ack_raw"][0]), int(each["tcp.len"][0]),
+         int(each["tcp.window_size_value"][0]), round(float(each["frame.time_epoch"][0]) * 1e9))
+        for each in seen
+    ] == [(each.seq, each.ack, each.payload_bytes, each.window, each.time_ns) for each in flow.segments]  # fmt: skip
+    assert {each["frame.interface_name"][0] for each in seen} == {"here"}
+    assert sum("tcp.analysis.zero_window" in each for each in seen) == len(flow.server.zero_windows)

@@ -1,0 +1,123 @@
+"""What is said of ports and of what was seen; no engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.errors import InvalidValueError, LabError
+from testbed.labs.keeping import file_name
+from testbed.labs.observing import PortCapture, port_of
+from testbed.model.topology import Topology
+from testbed.observe.capture import Capture, Place
+from testbed.observe.counters import Counters
+from testbed.observe.observation import HostObservation, Observation, Sampling
+from testbed.observe.tcp_info import Endpoint, TcpSocket
+from tests.unit.frames import SERVER, Wire
+
+
+@pytest.fixture
+def lab() -> Any:
+    """What a lab knows before it is up."""
+    topology = Topology.from_compose({
+        "services": {
+            "client": {"image": "x", "networks": {"lan": None}},
+            "server": {"image": "x", "networks": {"lan": None}},
+            "router": {"image": "x", "networks": {"lan": None, "wan": None}},
+        },
+        "networks": {"lan": {"name": "p_lan"}, "wan": {"name": "p_wan"}},
+    })  # fmt: skip
+    return SimpleNamespace(topology=topology, hosts=dict.fromkeys(topology.hosts))
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("server", ("server", "lan", None)),
+        ("router on wan", ("router", "wan", None)),
+        ("router@wan", ("router", "wan", None)),
+        ("client -> server", ("server", "lan", "client")),
+    ],
+)
+def test_a_port_is_named_by_its_host_or_by_a_link(lab: Any, text: str, port: tuple[str, str, str | None]) -> None:
+    assert port_of(lab, text) == port
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("srver", "host 'srver': unknown; did you mean 'server'"),
+        ("server on wan", "network 'wan': unknown"),
+        ("router", "of which network"),
+        ("client <-> server", "one port at a time"),
+        ("client -> srver", "host 'srver': unknown; did you mean 'server'"),
+    ],
+)
+def test_a_port_that_is_none_is_refused_with_what_was_written(lab: Any, text: str, said: str) -> None:
+    with pytest.raises(InvalidValueError, match=said) as refused:
+        PortCapture(lab, text)
+    assert text.partition(" ")[0] in str(refused.value)
+
+
+@pytest.mark.parametrize("options", [{"limit_bytes": 0}, {"snap_bytes": 0}, {"snap_bytes": 1 << 20}])
+def test_limits_that_keep_nothing_are_refused(lab: Any, options: dict[str, int]) -> None:
+    with pytest.raises(InvalidValueError, match="both are numbers of bytes above 0"):
+        PortCapture(lab, "server", **options)
+
+
+def test_a_capture_that_has_not_ended_has_no_packets_yet(lab: Any) -> None:
+    with pytest.raises(LabError, match="server@lan: there are no packets to be had before it has ended"):
+        _ = PortCapture(lab, "server").packets
+
+
+@given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
+def test_two_tests_have_two_folders_which_any_file_system_takes(one: str, other: str) -> None:
+    name = file_name(one)
+    assert 0 < len(name.encode()) < 255 * 3
+    assert "/" not in name
+    assert name not in (".", "..")
+    assert (file_name(other) == name) == (one == other)
+
+
+def host(name: str, *connections: TcpSocket) -> HostObservation:
+    return HostObservation(
+        name=name, addresses=(SERVER,), counters=Counters(changes={}, levels={}), sockets=connections,
+        sampling=Sampling(samples=100, ran_s=2.0, cpu_s=0.02, left_out=0),
+    )  # fmt: skip
+
+
+def connection(port: int) -> TcpSocket:
+    ends = Endpoint(address="10.0.0.1", port=40000), Endpoint(address="10.0.0.2", port=port)
+    return TcpSocket(local=ends[0], remote=ends[1], cookie=port, states=[SimpleNamespace(state="ESTABLISHED")])  # type: ignore[list-item]  # all that is asked of it
+
+
+def test_a_connection_is_found_by_its_ports_or_what_there_is_is_said() -> None:
+    seen = host("client", connection(80), connection(81))
+    assert seen.connection(remote_port=81).cookie == 81
+    with pytest.raises(LabError, match=r"`client`: 2 connections with local_port=40000, remote_port=None.*:80; .*:81"):
+        seen.connection(local_port=40000)
+    assert (seen.sampling.every_s, seen.sampling.cpu_ratio) == (0.02, 0.01)
+
+
+def test_what_was_not_observed_is_said_with_its_reason() -> None:
+    seen = Observation(hosts={"client": host("client")}, missing={"server": "it was started again"})
+    with pytest.raises(LabError, match="`server` was not observed: it was started again"):
+        seen.host("server")
+    with pytest.raises(LabError, match="port 'server': it was started again"):
+        seen.capture("server")
+    with pytest.raises(LabError, match="`other` was not observed: there are: client"):
+        seen.host("other")
+
+
+def test_a_port_without_impairment_has_one_side_that_is_both() -> None:
+    wire = Wire()
+    wire.handshake()
+    seen = Observation(
+        began_ns=1_000_000_000, captures={"server@lan": Capture(places=(Place(name="x"),), packets=tuple(wire.packets))}
+    )
+    assert seen.flows("server")[0].handshake == seen.flows("server@lan", "after")[0].handshake
+    assert seen.seconds(1_500_000_000) == 0.5
