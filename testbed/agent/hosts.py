@@ -23,9 +23,9 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
-from . import inside, kernelcalls, offloads, protocol, relay
+from . import capture, inside, kernelcalls, offloads, protocol, relay, sockets
 from .netlink import Change, Netlink, address, bridge, route, up, veth
 from .processes import processes
 from .protocol import Operation, Refused
@@ -107,6 +107,7 @@ class Hosts:
             "get": self.get,
             "counters": self.counters,
             "connections": self.connections,
+            "capturing": self.capturing,
             "inside": self.inside,
             "listeners": self.listeners,
             "per_packet": self.per_packet,
@@ -225,15 +226,32 @@ class Hosts:
 
     def inside(self, *, host: str, ticket: str) -> None:
         """Start an agent in a host's network namespace; behind the ticket, where it reads and where it answers."""
-        requests, answers = self._take(ticket)
         place = self._host(host)
+
+        def serve(asked: BinaryIO, answered: BinaryIO) -> None:
+            kernelcalls.setns(place.net, kernelcalls.NEWNET)
+            protocol.serve({**inside.operations(), **sockets.Sockets().operations()}, asked, answered)
+
+        self._serve_beside(ticket, serve)
+
+    def capturing(self, *, ticket: str) -> None:
+        """Start an agent that captures at the switch's ports; behind the ticket, where it reads and answers."""
+
+        def serve(asked: BinaryIO, answered: BinaryIO) -> None:
+            with capture.Captures() as captures:
+                protocol.serve(captures.operations(), asked, answered)
+
+        self._serve_beside(ticket, serve)
+
+    def _serve_beside(self, ticket: str, work: Callable[[BinaryIO, BinaryIO], None]) -> None:
+        """A child that answers requests of its own."""
+        requests, answers = self._take(ticket)
 
         def serve() -> None:
             os.dup2(requests, 0)
             os.dup2(answers, 1)
-            kernelcalls.setns(place.net, kernelcalls.NEWNET)
             with os.fdopen(0, "rb") as asked, os.fdopen(1, "wb") as answered:
-                protocol.serve(inside.operations(), asked, answered)
+                work(asked, answered)
 
         self._help(serve)
         os.close(requests)
