@@ -470,5 +470,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         exit_status=int(session.exitstatus),
     )
     path = config.invocation_params.dir / config.getoption("--testbed-results")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    except OSError as error:  # the tests were run all the same; their results must not be lost with a traceback
+        _sayer(config)(f"results were not written to {path}: {error.strerror}; say --testbed-results FILE")
