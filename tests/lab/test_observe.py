@@ -40,9 +40,6 @@ while data := taken.recv(65536): count += len(data)
 print(count)
 """
 
-# The local lab does not capture or watch sockets yet.
-LABS = ("compose",)
-
 
 @pytest.fixture
 def address(lab: ComposeLab) -> str:
