@@ -1013,7 +1013,12 @@ class Lab(abc.ABC):
         port = self._ports.get((ref.dst, ref.network))
         if port is None or ref not in port.sources:
             return 0
-        netem = self._leaf(port, ref, qdisc.cut_minor(port.sources[ref].minor))
+        try:
+            netem = self._leaf(port, ref, qdisc.cut_minor(port.sources[ref].minor))
+        except AgentError as error:
+            if error.kind != "gone":  # with the port, or with the source's own, went what it had counted
+                raise
+            return 0
         return 0 if netem is None else proof.counters(netem).dropped_packets
 
     def read(self, ref: LinkRef) -> proof.Counters:
