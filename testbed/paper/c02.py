@@ -97,7 +97,7 @@ def _over_links(context: Context, name: str, words: object) -> Row:
         values={"delivered": f"{100 * arrived / there.sent:.0f} %",
                 "what": f"{arrived} of {there.sent} of ours, the paper's {'' if paper else 'not '}printed",
                 "client told": "—",
-                "mechanism": f"{run.evidence.kernel['client']['Tcp']['RetransSegs']} segments retransmitted"},
+                "mechanism": f"{run.evidence.kernel['client']['Tcp']['RetransSegs']} × sent again"},
     )  # fmt: skip
 
 

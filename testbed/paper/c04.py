@@ -82,11 +82,11 @@ def retransmission(context: Context) -> Outcome:
         by_place[f"one round trip of {2 * delay_ms} ms"] = [(1, 2 * delay_ms), (_FLIGHT, 2 * delay_ms)]
     context.say("C4: an outage")
     outage_s = 4.0 if context.quick else 12.0
-    waits_s = _backoff(context, outage_s)
+    waits_s, rto_s = _backoff(context, outage_s)
     rows.append(Row(
-        condition=f"an outage of {outage_s:g} s", held=doubles(waits_s),
+        condition=f"an outage of {outage_s:g} s", held=doubles(waits_s, rto_s),
         values={"sent again after": ", ".join(f"{each:.2f} s" for each in waits_s),
-                "at the least": "twice the one before",
+                "at the least": f"{rto_s:.2f} s, then twice the one before",
                 "by": f"{len(waits_s)} time-outs"},
     ))  # fmt: skip
     context.keep_json("C4.json", [
@@ -94,7 +94,7 @@ def retransmission(context: Context) -> Outcome:
         for each in found
     ])  # fmt: skip
     fast = [each for each in found if not each.counters.timeouts and not each.counters.loss_probes]
-    theory = [(float(number + 1), waits_s[0] * 2.0**number) for number in range(len(waits_s))] if waits_s else []
+    theory = [(float(number + 1), rto_s * 2.0**number) for number in range(len(waits_s))]
     return Outcome(
         finding=finding_of(rows),
         sentence="Lost data is always sent again, and how long that takes depends on what follows it: one round trip "
@@ -187,8 +187,8 @@ def _flow(found: list[Flow], port: int) -> Flow:
     return ours[0]
 
 
-def _backoff(context: Context, outage_s: float) -> list[float]:
-    """Seconds between the time-outs of one segment while the link is cut."""
+def _backoff(context: Context, outage_s: float) -> tuple[list[float], float]:
+    """Seconds between the time-outs of one segment while the link is cut, and the sender's time-out before."""
     port = PAPER_PORT + 1
     flag = context.flag("client")
     context.impair(THERE, delay="10ms")
@@ -210,4 +210,7 @@ def _backoff(context: Context, outage_s: float) -> list[float]:
     times = sendings(flow.client, 1)
     waits_s = [(later - earlier) / 1e9 for earlier, later in pairwise(times)]
     # The first may be a loss probe: it is no time-out, and comes as early as its own time allows.
-    return waits_s[seen.host("client").counters.loss_probes :]
+    state = seen.host("client").connection(remote_port=port).at(times[0])
+    if state is None:
+        raise NotAsMeantError("the sender's time-out was not seen before the outage")
+    return waits_s[seen.host("client").counters.loss_probes :], state.rto_s
