@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
-from testbed.errors import LabError
+from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.judge.claims import Outcome
 from testbed.labs.lab import Lab, Program, Result
 from testbed.labs.waiting import await_condition
@@ -48,8 +48,15 @@ class Context:
         self.lab.impair(link, profile, prove=False, **words)
 
     def heal(self) -> None:
-        """Read everything that is in force once more, then take it off: a condition that was not in force is none."""
+        """Read everything that is in force once more, then take it off: a condition that was not in force is none.
+
+        Raises ImpairmentNotAppliedError, also if an impairment met no packet at all.
+        """
         self.lab.verify()
+        seen = {ref: self.lab.read(ref) for ref in self.lab.impaired}
+        idle = [str(ref) for ref, each in seen.items() if not each.sent_packets + each.dropped_packets]
+        if idle:
+            raise ImpairmentNotAppliedError(f"no packet met the impairment of {', '.join(idle)}")
         self.lab.heal()
 
     # --- programs --------------------------------------------------------------------------------
