@@ -1,0 +1,48 @@
+"""What theory says of waiting times in TCP: probe, time-out, back-off. Pure.
+
+RFC 6298 (retransmission time-out), RFC 8985 (RACK and tail loss probe), RFC 5681 (duplicate acknowledgements).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MIN_RTO_S = 0.2
+"""Linux's least time-out (TCP_RTO_MIN, include/net/tcp.h); RFC 6298 2.4 has 1 s."""
+INITIAL_RTO_S = 1.0
+"""Of a SYN, whose round trip is not known yet (RFC 6298 2.1)."""
+DELAYED_ACK_S = 0.2
+"""What a probe allows for a delayed acknowledgment of a single segment (RFC 8985 7.2: WCDelAckT)."""
+
+
+def first_rto_s(round_trip_s: float) -> float:
+    """The time-out after one measured round trip: R + max(4 · R/2, Linux's least) (RFC 6298 2.2)."""
+    return round_trip_s + max(2 * round_trip_s, MIN_RTO_S)
+
+
+def probe_timeout_s(*, srtt_s: float, rto_s: float, segments_in_flight: int) -> float:
+    """When a tail loss probe is due after the last segment, or the last acknowledgment (RFC 8985 7.2).
+
+    Twice the smoothed round trip, with an allowance for a delayed acknowledgment if one segment alone is in flight;
+    never later than the time-out.
+    """
+    if segments_in_flight < 1:
+        raise ValueError(f"segments_in_flight={segments_in_flight}: there is nothing to probe for")
+    return min(2 * srtt_s + (DELAYED_ACK_S if segments_in_flight == 1 else 0.0), rto_s)
+
+
+def doubles(waits_s: Sequence[float], first_s: float) -> bool:
+    """Whether at least three waits are those of a time-out of ``first_s`` that is doubled each time (RFC 6298 5.5).
+
+    A timer is never early, but for the rounding of the time-out that the kernel tells. It is late by up to an eighth
+    (kernel/time/timer.c: LVL_CLK_DIV), and by what the machine makes of it, which does not grow with the wait.
+    """
+    if first_s <= 0:
+        raise ValueError(f"first_s={first_s}: a time-out is above 0")
+    due = [first_s * 2**number for number in range(len(waits_s))]
+    return len(waits_s) >= 3 and all(
+        _EARLIEST * asked <= seen <= _LATEST * asked + _BUSY_S for asked, seen in zip(due, waits_s, strict=True)
+    )
+
+
+_EARLIEST, _LATEST, _BUSY_S = 0.95, 1.25, 0.1
