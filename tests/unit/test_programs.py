@@ -172,6 +172,14 @@ def test_a_client_connects_again_until_the_server_is_there_and_sends_again_what_
     assert found.direction("client", "server").resent >= 1
 
 
+def test_paced_messages_without_replies_end_with_the_last_of_them(tmp_path: Path) -> None:
+    """And not at the deadline, with a connection that counts as broken."""
+    with serving(tmp_path, "server.py") as (_, port):
+        words = ["--messages", "3", "--rate", "1000", "--deadline", "5"]
+        code, did = run("client.py", "127.0.0.1", port, *words, cwd=tmp_path)
+    assert (code, did["taken"], did["finished_flows"], did["errors"]) == (0, 3, 1, 0)
+
+
 def test_nobody_there_is_exit_status_1_after_the_deadline(tmp_path: Path) -> None:
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
