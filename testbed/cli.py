@@ -34,7 +34,6 @@ from testbed.model.impairment import WORDS
 from testbed.report import console as tables
 from testbed.report import evidence
 from testbed.report import profile as explained
-from testbed.report.claims import claims_page
 from testbed.report.html import demo_page
 
 # Where there is no terminal to ask, a table is not squeezed into 80 columns.
@@ -203,49 +202,51 @@ def _in_host(
 
 @cli.command()
 @_compose_file
+@_lab
 @_netem
 @click.option("--only", default="", metavar="C2,C6", help="These claims alone.")
-@click.option("--quick", is_flag=True, help="Fewer conditions; a minute or two.")
+@click.option("--quick", is_flag=True, help="Fewer conditions; two minutes.")
 @click.option("--again", is_flag=True, help="Also the claims that FOLDER holds an outcome of.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
 @click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report", "paper"),
-              show_default=True, help="Where claims.json, index.html and the evidence go.")  # fmt: skip
+              show_default=True, metavar="FOLDER", help="For claims.json, the pages and the evidence.")  # fmt: skip
 @_example("""testbed paper --quick
              testbed paper --only C2,C6""")
 def paper(
-    compose_file: Path | None, netem: str, only: str, quick: bool, again: bool, as_json: bool, folder: Path
+    compose_file: Path | None, kind: str, netem: str, only: str, quick: bool, again: bool, as_json: bool, folder: Path
 ) -> int:
     """Put the paper's claims to the test, and write a report.
 
-    An outcome is kept in FOLDER as soon as it is there, and not sought again. Exit status 1 if a claim could not be
-    decided (INVALID); that one BREAKS is a finding.
+    An outcome is kept in FOLDER as soon as it is there, and not sought again unless something that decides it has
+    changed. Exit status 1 if a claim could not be decided (INVALID); that one BREAKS is a finding.
     """
     wanted = the_paper.chosen(only.split(","))
-    kept = {} if again else the_paper.kept(folder, quick=quick)
-    todo = [claim for claim in wanted if claim.id not in kept]
+    chosen = decide(kind)[0]
+    given = the_paper.inputs(chosen, netem=netem, quick=quick)
+    known = {} if again and not only else the_paper.kept(folder, given)
+    afresh = {claim.id for claim in wanted} if again else set()
+    found = {name: outcome for name, outcome in known.items() if name not in afresh}
+    todo = [claim for claim in wanted if claim.id not in found]
     if todo:
-        with ComposeLab(compose_file, netem=netem, say=_say) as lab:
+        with _chosen(kind, compose_file, netem) as lab:
             for claim in todo:
                 _say(f"{claim.id} {claim.name}: {claim.text}")
-                kept[claim.id] = the_paper.examine(claim, lab, folder, quick=quick, say=_say)
-                the_paper.keep(folder, kept, quick=quick)
+                found[claim.id] = the_paper.examine(claim, lab, folder, quick=quick, say=_say, earlier=found)
+                the_paper.keep(folder, found, given)
                 if not as_json:
-                    _OUT.print(f"{claim.id:<4}{kept[claim.id].finding:<13} {kept[claim.id].sentence}", markup=False)
-    found = {claim.id: kept[claim.id] for claim in wanted}
-    folder.mkdir(parents=True, exist_ok=True)
-    pages = [(the_paper.CLAIMS[each], kept[each]) for each in the_paper.CLAIMS if each in kept]
-    (folder / "index.html").write_text(
-        claims_page([(c.id, c.name, c.text, c.section, c.how, outcome) for c, outcome in pages]), encoding="utf-8"
-    )
+                    outcome = found[claim.id]
+                    _OUT.print(f"{claim.id:<4}{outcome.finding:<13} {outcome.sentence}", markup=False, soft_wrap=True)
+    the_paper.write_report(folder, found, given)
+    decided = {claim.id: found[claim.id] for claim in wanted}
     if as_json:
-        _OUT.print_json(json.dumps({name: outcome.as_json() for name, outcome in found.items()}))
+        _OUT.print_json(json.dumps({name: outcome.as_json() for name, outcome in decided.items()}))
     else:
-        table = Table("claim", "", "finding")
-        for name, outcome in found.items():
-            table.add_row(name, the_paper.CLAIMS[name].text, str(outcome.finding))
+        table = Table("claim", "", "verdict", "took")
+        for name, outcome in decided.items():
+            table.add_row(name, the_paper.CLAIMS[name].text, str(outcome.finding), f"{outcome.took_s:.0f} s")
         _OUT.print(table)
         _OUT.print(f"Written: {folder / 'index.html'}, and the evidence beside it", markup=False)
-    return 1 if any(outcome.finding is Finding.INVALID for outcome in found.values()) else 0
+    return 1 if any(outcome.finding is Finding.INVALID for outcome in decided.values()) else 0
 
 
 @cli.command()

@@ -166,7 +166,7 @@ class Flow:
                         rest = rest[sock.send(rest) :]
                     if not rest:
                         self._note_sent(conn, at_ns, sequence, size)
-                        if not self.options.replies and not (self.options.rate and self.to_send):
+                        if not self.options.replies and (self.options.rate == 0 or not self.to_send):
                             continue  # nothing to wait for, and nothing to read
                 self._await(sock, sending=bool(rest))
                 self._read(conn, sock, replies)

@@ -47,6 +47,10 @@ class Plot:
     series: Mapping[str, Sequence[tuple[float, float]]]
     logarithmic: bool = False
     """The y axis."""
+    dashed: frozenset[str] = frozenset()
+    """Series that are theory, or what was asked, and not seen."""
+    categories: Sequence[str] = ()
+    """Names for x = 0, 1, …, where it is no quantity: drawn as bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,26 +61,32 @@ class Outcome:
     sentence: str
     """One that is true, with the boundary and the mechanism."""
     rows: Sequence[Row] = ()
-    plot: Plot | None = None
+    plots: Sequence[Plot] = ()
     mechanism: Mapping[str, float] = field(default_factory=dict)
     """The numbers that show why, by name."""
     evidence: Sequence[str] = ()
     """Files beside the report."""
+    conditions: Sequence[str] = ()
+    """What was put on the links, as the kernel was told it and read back."""
     took_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """As claims.json has it."""
-        return {**asdict(self), "finding": str(self.finding)}
+        plots = [{**asdict(each), "dashed": sorted(each.dashed)} for each in self.plots]
+        return {**asdict(self), "finding": str(self.finding), "plots": plots}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Outcome:
-        """The same back. Raises KeyError or TypeError if it is none."""
-        plot = said["plot"]
-        series = {name: [(x, y) for x, y in points] for name, points in plot["series"].items()} if plot else {}
-        return cls(**{
-            **said, "finding": Finding(said["finding"]), "rows": [Row(**row) for row in said["rows"]],
-            "plot": Plot(**{**plot, "series": series}) if plot else None,
-        })  # fmt: skip
+        """The same back. Raises KeyError, TypeError or ValueError if it is none."""
+        plots = [
+            Plot(**{
+                **each, "dashed": frozenset(each["dashed"]),
+                "series": {name: [(x, y) for x, y in points] for name, points in each["series"].items()},
+            })
+            for each in said["plots"]
+        ]  # fmt: skip
+        rows = [Row(**row) for row in said["rows"]]
+        return cls(**{**said, "finding": Finding(said["finding"]), "rows": rows, "plots": plots})
 
 
 def invalid(reason: str) -> Outcome:

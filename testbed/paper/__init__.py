@@ -6,19 +6,23 @@ that could refute it, and what came of it.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, TestbedError
 from testbed.judge.claims import Finding, Outcome, invalid
 from testbed.labs.lab import Lab
-from testbed.labs.waiting import NotSeenError
 from testbed.model.impairment import unknown
-from testbed.paper import delivery, transport, uses
+from testbed.paper import c01, c02, c03, c04, c05, c06, c07, c09, c10, c11, c12
 from testbed.paper.context import Context
+from testbed.report.claims import Page, claim_page, index_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,23 +50,23 @@ def _claim(id_: str, name: str, text: str, section: str, experiment: Callable[[C
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
     for claim in (
-        _claim("C1", "session", "TCP establishes a session before data, and ends it", "protocol", transport.session),
-        _claim("C2", "delivery", "every segment is delivered, without exception", "protocol", delivery.delivery),
+        _claim("C1", "session", "TCP establishes a session before data, and ends it", "protocol", c01.session),
+        _claim("C2", "delivery", "every segment is delivered, without exception", "protocol", c02.delivery),
         _claim("C3", "order", "data is delivered in the order of sending, over routes of different rate", "protocol",
-               transport.order),
+               c03.order),
         _claim("C4", "retransmission", "lost data is sent again after a waiting time", "protocol",
-               transport.retransmission),
-        _claim("C5", "acknowledgement", "segments are tracked and acknowledged", "protocol", transport.acknowledgement),
+               c04.retransmission),
+        _claim("C5", "acknowledgement", "segments are tracked and acknowledged", "protocol", c05.acknowledgement),
         _claim("C6", "flow control", "a busy receiver slows the sender; nothing is overrun or sent again for it",
-               "protocol", transport.flow_control),
-        _claim("C7", "no delays", "it works without delays", "conclusion", transport.no_delays),
-        _claim("C8", "no losses", "“no losses were detected”", "conclusion", delivery.no_losses),
+               "protocol", c06.flow_control),
+        _claim("C7", "no delays", "it works without delays", "conclusion", c07.no_delays),
+        _claim("C8", "no losses", "“no losses were detected”", "conclusion", c02.no_losses),
         _claim("C9", "blocking structures", "the server may use one or another blocking structure", "server",
-               delivery.structures),
+               c09.structures),
         _claim("C10", "games", "games freeze with UDP; switching to TCP solves many problems", "introduction",
-               uses.games),
-        _claim("C11", "figure 4", "the server prints the message", "figure 4", delivery.figure_4),
-        _claim("C12", "layers", "the TCP/IP stack maps onto OSI", "stack", uses.stack),
+               c10.games),
+        _claim("C11", "figure 4", "the server prints the message", "figure 4", c11.figure_4),
+        _claim("C12", "layers", "the TCP/IP stack maps onto OSI", "stack", c12.stack),
     )
 }  # fmt: skip
 
@@ -77,45 +81,96 @@ def chosen(ids: Iterable[str]) -> list[Claim]:
 
 
 def examine(
-    claim: Claim, lab: Lab, folder: Path, *, quick: bool = False, say: Callable[[str], None] = lambda _text: None
+    claim: Claim,
+    lab: Lab,
+    folder: Path,
+    *,
+    quick: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+    earlier: Mapping[str, Outcome] = MappingProxyType({}),
 ) -> Outcome:
-    """Put one claim to the test; a condition that was not in force, or a failure of ours, makes it INVALID."""
-    context = Context(lab=lab, folder=folder, quick=quick, say=say)
+    """Put one claim to the test; a condition that was not in force, or a failure of any kind, makes it INVALID.
+
+    ``earlier``: what was found of other claims, which an experiment may build upon instead of repeating theirs.
+    """
+    context = Context(lab=lab, folder=folder, quick=quick, say=say, earlier=earlier)
     started = time.monotonic()
     lab.begin(f"paper {claim.id}")
     try:
         outcome = claim.experiment(context)
     except ImpairmentNotAppliedError as error:
-        outcome = invalid(f"the conditions were not in force: {error}")
-    except (TestbedError, NotSeenError, LookupError, ValueError) as error:
-        outcome = invalid(f"the experiment failed: {type(error).__name__}: {error}")
-    finally:
+        outcome = invalid(f"The conditions were not in force: {error}")
+    except TestbedError as error:
+        outcome = invalid(f"The experiment failed: {error}")
+    except Exception as error:  # noqa: BLE001  # whatever broke: a crash says nothing of the claim, and never HOLDS
+        outcome = invalid(f"The experiment failed: {type(error).__name__}: {error}")
+        context.keep(f"{claim.id}-crash.txt", traceback.format_exc())
+    applied = [f"{each.link}: {each.describe()}" for each in lab.history]
+    try:
         lab.end()
-    return replace(outcome, evidence=tuple(context.kept), took_s=time.monotonic() - started)
+    except TestbedError as error:
+        outcome = invalid(f"The links could not be healed after it: {error}")
+    return replace(
+        outcome, evidence=tuple(context.kept), conditions=outcome.conditions or tuple(dict.fromkeys(applied)),
+        took_s=time.monotonic() - started,
+    )  # fmt: skip
 
 
 _FILE = "claims.json"
+_VERSION = 2
 
 
-def keep(folder: Path, outcomes: Mapping[str, Outcome], *, quick: bool) -> None:
+def inputs(lab: str, *, netem: str, quick: bool) -> dict[str, object]:
+    """What decides an outcome besides chance: an outcome is taken up again only where all of it is the same."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return {"quick": quick, "lab": lab, "netem": netem, "experiments": digest.hexdigest()[:16]}
+
+
+def keep(folder: Path, outcomes: Mapping[str, Outcome], given: Mapping[str, object]) -> None:
     """Write what was found so far, so that a run that ends early is taken up."""
     folder.mkdir(parents=True, exist_ok=True)
-    body = {"version": 1, "quick": quick, "claims": {name: each.as_json() for name, each in outcomes.items()}}
-    (folder / _FILE).write_text(json.dumps(body, indent=1), encoding="utf-8")
+    found = {name: each.as_json() for name, each in outcomes.items()}
+    body = {"version": _VERSION, "inputs": dict(given), "claims": found}
+    written = folder / f"{_FILE}.new"
+    written.write_text(json.dumps(body, indent=1), encoding="utf-8")
+    written.replace(folder / _FILE)  # at once: an interrupted run leaves the one before
 
 
-def kept(folder: Path, *, quick: bool) -> dict[str, Outcome]:
-    """What an earlier run of the same kind found and decided. Raises InvalidValueError if the file is not ours."""
+def kept(folder: Path, given: Mapping[str, object]) -> dict[str, Outcome]:
+    """What an earlier run with the same inputs found and decided. Raises InvalidValueError if the file is not ours."""
     path = folder / _FILE
     if not path.exists():
         return {}
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-        if body["quick"] != quick:
+        if body["version"] != _VERSION or body["inputs"] != given:
             return {}
         found = {name: Outcome.from_json(each) for name, each in body["claims"].items() if name in CLAIMS}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidValueError(
             f"{path}: not written by `testbed paper` ({error!r}); say --again, or --report"
         ) from None
-    return {name: each for name, each in found.items() if each.finding is not Finding.INVALID}
+    return {
+        name: each for name, each in found.items()
+        if each.finding is not Finding.INVALID and all((folder / file).exists() for file in each.evidence)
+    }  # fmt: skip
+
+
+def write_report(folder: Path, outcomes: Mapping[str, Outcome], given: Mapping[str, object]) -> None:
+    """Write index.html and a page for each claim that there is an outcome of."""
+    pages = [
+        Page(id=claim.id, name=claim.name, text=claim.text, section=claim.section, how=claim.how,
+             outcome=outcomes[claim.id])
+        for claim in CLAIMS.values() if claim.id in outcomes
+    ]  # fmt: skip
+    about = {
+        "lab": str(given["lab"]), "netem": str(given["netem"]), "kernel of the hosts": platform.release(),
+        "conditions": "the fewer ones of --quick" if given["quick"] else "all",
+        "experiments": str(given["experiments"]),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.html").write_text(index_page(pages, about), encoding="utf-8")
+    for before, page, after in zip([None, *pages[:-1]], pages, [*pages[1:], None], strict=True):
+        (folder / page.file).write_text(claim_page(page, before=before, after=after), encoding="utf-8")

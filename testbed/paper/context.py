@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 
 from testbed.errors import LabError
+from testbed.judge.claims import Outcome
 from testbed.labs.lab import Lab, Program, Result
+from testbed.labs.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture
+from testbed.observe.wire import Flow
 
 BOTH = "client <-> server"
 THERE = "client -> server"
 BACK = "server -> client"
 PAPER_PORT = 8888
+_PROGRAMS = Path(__file__).parent / "programs"
+
+
+class NotAsMeantError(LabError):
+    """An experiment did not come about as it was meant to: what it saw says nothing of its claim."""
 
 
 @dataclass
@@ -27,8 +36,12 @@ class Context:
     """Where evidence goes."""
     quick: bool = False
     say: Callable[[str], None] = lambda _text: None
+    earlier: Mapping[str, Outcome] = field(default_factory=dict)
+    """What was found of other claims in the same run, by id."""
     kept: list[str] = field(default_factory=list)
     """Names of the evidence files."""
+
+    # --- links -----------------------------------------------------------------------------------
 
     def impair(self, link: str = BOTH, profile: str | None = None, **words: object) -> None:
         """Impair a link beside what is impaired already."""
@@ -39,23 +52,35 @@ class Context:
         self.lab.verify()
         self.lab.heal()
 
+    # --- programs --------------------------------------------------------------------------------
+
     @property
     def address(self) -> str:
         """The server's."""
         return self.lab.host("server").addresses("lan")[0]
 
-    def serve(self, code: str, *words: object) -> Program:
-        """Start a small Python program at the server; it prints ``ready`` when it is."""
-        return self.lab.host("server").start(["python3", "-c", code, *map(str, words)], ready="ready")
+    def serve(self, program: str, *words: object) -> Program:
+        """Start a program of `testbed.paper.programs` at the server; it prints ``ready`` when it is."""
+        return self.lab.host("server").start(_argv(program, *words), ready="ready")
 
-    def call(self, code: str, *words: object, timeout: str = "60s") -> Result:
-        """Run a small Python program at the client, the server's address its first word, to its end."""
-        argv = ["python3", "-c", code, self.address, *map(str, words)]
-        return self.lab.host("client").run(argv, timeout=timeout)
+    def call(self, program: str, *words: object, timeout: str = "60s") -> Result:
+        """Run one at the client, the server's address its first word, to its end. Raises LabError if it fails."""
+        result = self.lab.host("client").run(_argv(program, self.address, *words), timeout=timeout)
+        if not result.ok:
+            raise LabError(f"{program} at the client: exit status {result.exit_code}: {result.stderr[-1000:]}")
+        return result
 
-    def begin(self, code: str, *words: object, ready: str | None = None) -> Program:
+    def begin(self, program: str, *words: object, ready: str | None = None) -> Program:
         """Start one there."""
-        return self.lab.host("client").start(["python3", "-c", code, self.address, *map(str, words)], ready=ready)
+        return self.lab.host("client").start(_argv(program, self.address, *words), ready=ready)
+
+    def measure(self, host: str, program: str, *words: object) -> Result:
+        """Run one in a host to look at it, to its end."""
+        return self.lab.host(host).run(_argv(program, *words))
+
+    def flag(self, host: str) -> Flag:
+        """A signal to a program in a host."""
+        return Flag(self.lab, host)
 
     def paper_client(self, message: str, timeout: str = "60s") -> dict[str, float]:
         """Run the paper's client, with its times in nanoseconds; ``error`` is there if it failed."""
@@ -66,18 +91,72 @@ class Context:
         told: dict[str, float] = json.loads(result.stdout)
         return told
 
+    def printed(self) -> list[str]:
+        """The lines that the paper's server has printed."""
+        return self.lab.host("server").logs().splitlines()
+
+    def await_closed(self, port: int, deadline_s: float = 30.0) -> None:
+        """Wait until neither kernel works on a connection of the server's port any more: its last FIN was seen."""
+
+        def open_still() -> list[object]:
+            return [
+                each
+                for name, end in (("server", "local_port"), ("client", "remote_port"))
+                for each in self.lab.host(name).connections()
+                if each[end] == port and each["state"] not in ("TIME-WAIT", "LISTEN")
+            ]
+
+        await_condition(open_still, lambda left: not left, deadline_s=deadline_s)
+
+    # --- evidence --------------------------------------------------------------------------------
+
     def keep(self, name: str, content: bytes | str) -> None:
         """Keep a file of evidence."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         self.kept.append(name)
 
+    def keep_json(self, name: str, content: object) -> None:
+        """Keep what was measured."""
+        self.keep(name, json.dumps(content, indent=1))
+
     def keep_capture(self, name: str, capture: Capture) -> None:
         """Keep packets, as a file that Wireshark opens."""
         self.keep(name, pcapng.write(capture))
 
+    def keep_flows(self, name: str, flows: Iterable[Flow]) -> None:
+        """Keep the segments of connections as text, a line each, for those who have no Wireshark."""
+        lines: list[str] = []
+        for flow in flows:
+            segments = flow.segments
+            lines += [str(flow), *(f"{(each.time_ns - segments[0].time_ns) / 1e9:10.6f}  {each}" for each in segments)]
+        self.keep(name, "\n".join(lines) + "\n")
 
-def milliseconds(values: Sequence[float]) -> str:
-    """Median and worst, for a row."""
-    ordered = sorted(values)
-    return f"{ordered[len(ordered) // 2] * 1e3:.1f} ms, at most {ordered[-1] * 1e3:.1f} ms" if ordered else "—"
+
+class Flag:
+    """A file in a host that programs wait for."""
+
+    def __init__(self, lab: Lab, host: str) -> None:
+        self._host = lab.host(host)
+        self.path = f"/tmp/flag-{token_hex(4)}"  # noqa: S108  # in a host of the lab's, under a name drawn by lot
+
+    def __str__(self) -> str:
+        return self.path
+
+    def raise_(self) -> None:
+        """Let who waits for it go on."""
+        self._host.put(self.path, "")
+
+
+def _argv(program: str, *words: object) -> list[str]:
+    text = (_PROGRAMS / f"{program}.py").read_text(encoding="utf-8")
+    return ["python3", "-c", text, *map(str, words)]
+
+
+def said(program: Program, timeout: str = "60s") -> dict[str, object]:
+    """Wait for a program's end; the JSON of its last line. Raises NotAsMeantError if it failed."""
+    result = program.wait(timeout)
+    if not result.ok:
+        raise NotAsMeantError(f"a program ended with status {result.exit_code}: {result.stderr[-1000:]}")
+    told: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+    return told

@@ -1,105 +1,269 @@
-"""The paper's claims as one self-contained page: verdicts first, then each claim with its numbers. Pure."""
+"""The paper's claims as pages: verdicts first, then one page a claim with its plots, numbers and evidence. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
-from testbed.judge.claims import Outcome, Plot
+from testbed.judge.claims import Finding, Outcome, Plot, Row
 from testbed.report.html import STYLE
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 340, 80, 52, 30, 20
-_PALETTE = ("#2b6cb0", "#c05621", "#2f7d5d", "#6b46c1", "#b7791f")
-_COLOURS = {"HOLDS": "#2f7d5d", "HOLDS WITHIN": "#b7791f", "BREAKS": "#c53030", "INVALID": "#6e7781"}
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 340, 84, 52, 34, 20
+_BAR, _NAMES = 26, 330  # of a bar's row, and the room for its name
+_SERIES = 4
+_MOST_DOTS = 60
+_COLOURS = {
+    Finding.HOLDS: "holds", Finding.HOLDS_WITHIN: "within", Finding.BREAKS: "breaks", Finding.INVALID: "invalid",
+}  # fmt: skip
 
-Page = tuple[str, str, str, str, str, Outcome]
-"""Id, name, claim, section, experiment, outcome."""
+_STYLE = """
+:root { --s0: #2b6cb0; --s1: #c05621; --s2: #2f7d5d; --s3: #6b46c1; --s4: #b7791f;
+        --holds: #2f7d5d; --within: #9a6700; --breaks: #c53030; --invalid: #6e7781; }
+@media (prefers-color-scheme: dark) {
+  :root { --s0: #63a4e8; --s1: #f0883e; --s2: #56c596; --s3: #b392f0; --s4: #e3b341;
+          --holds: #56c596; --within: #e3b341; --breaks: #ff7b72; --invalid: #9198a1; }
+}
+a { color: var(--s0); text-decoration: none; } a:hover { text-decoration: underline; }
+.badge { font-weight: 700; white-space: nowrap; } .holds { color: var(--holds); } .within { color: var(--within); }
+.breaks { color: var(--breaks); } .invalid { color: var(--invalid); }
+td, th { text-align: left; } td { white-space: normal; } .lead { font-size: 1.12rem; max-width: 52rem; }
+blockquote { margin: .6rem 0 1rem; padding: .1rem 1rem; border-left: 3px solid var(--line); font-style: italic; }
+nav { display: flex; justify-content: space-between; margin-top: 2rem; } figure { margin: 1.2rem 0; }
+figcaption { font-weight: 600; margin-bottom: .2rem; } .key { font-size: 13px; margin-right: 1.2rem; }
+.wide { overflow-x: auto; } .wide table { font-size: 14px; } summary { cursor: pointer; }
+.s0 { stroke: var(--s0); fill: var(--s0); } .s1 { stroke: var(--s1); fill: var(--s1); }
+.s2 { stroke: var(--s2); fill: var(--s2); } .s3 { stroke: var(--s3); fill: var(--s3); }
+.s4 { stroke: var(--s4); fill: var(--s4); } polyline { fill: none !important; stroke-width: 2; }
+.dash { stroke-dasharray: 6 5; opacity: .7; } rect.bar { stroke: none; }
+"""
 
 
-def claims_page(claims: Sequence[Page]) -> str:
-    """The whole page."""
-    summary = "".join(
-        f'<tr><td><a href="#{id_}">{id_} {escape(name)}</a><small>{escape(text)}</small></td><td>{_badge(outcome)}</td>'
-        f'<td style="text-align:left;white-space:normal">{escape(outcome.sentence)}</td></tr>'
-        for id_, name, text, _section, _how, outcome in claims
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A claim and what was found of it."""
+
+    id: str
+    name: str
+    text: str
+    """The claim in one line."""
+    section: str
+    """Where the paper makes it."""
+    how: str
+    """What the experiment does."""
+    outcome: Outcome
+
+    @property
+    def file(self) -> str:
+        """The name of its page."""
+        return f"{self.id}.html"
+
+
+def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
+    """The verdicts, a line a claim. ``about``: under what all of it was found."""
+    counts = {finding: sum(each.outcome.finding is finding for each in pages) for finding in Finding}
+    tally = ", ".join(f'<span class="badge {_COLOURS[each]}">{each} {count}</span>' for each, count in counts.items()
+                      if count)  # fmt: skip
+    lines = "".join(
+        f'<tr><td><a href="{each.file}">{each.id} {escape(each.name)}</a><small>{escape(each.text)}</small></td>'
+        f"<td>{_badge(each.outcome)}</td><td>{escape(each.outcome.sentence)}</td></tr>"
+        for each in pages
     )
+    known = "; ".join(f"{escape(name)}: {escape(value)}" for name, value in about.items())
+    return _html(
+        "The paper's claims, put to the test",
+        f"""<h1>The paper's claims, put to the test</h1>
+<p class="lead">“The development of the TCP protocol in Python” (G. Zholdangarova, 2020) says of TCP that it met all
+expectations, “without delays and losses”. Its evidence was one message on loopback. Here each of its claims met two
+hosts and a link impaired by real kernel netem, read back before and after.</p>
+<p>{tally}</p>
+<table><thead><tr><th>claim</th><th>verdict</th><th>what is true</th></tr></thead><tbody>{lines}</tbody></table>
+<p class="faint">HOLDS: under every condition tried. HOLDS WITHIN: up to a boundary, which is named. BREAKS: not as it
+is said. INVALID: the conditions were not met, so it says nothing.</p>
+<p class="faint">{known}</p>""",
+    )
+
+
+def claim_page(page: Page, *, before: Page | None = None, after: Page | None = None) -> str:
+    """One claim: what it says, what was done, what came of it."""
+    outcome = page.outcome
+    links = "".join(f'<li><a href="{escape(file)}">{escape(file)}</a></li>' for file in outcome.evidence)
+    conditions = "".join(f"<li>{escape(each)}</li>" for each in outcome.conditions)
+    numbers = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{_number(value)}</td></tr>"
+        for name, value in outcome.mechanism.items()
+    )
+    earlier = f'<a href="{before.file}">← {before.id} {escape(before.name)}</a>' if before else "<span></span>"
+    later = f'<a href="{after.file}">{after.id} {escape(after.name)} →</a>' if after else "<span></span>"
+    return _html(
+        f"{page.id} {page.name}: {outcome.finding}",
+        f"""<p><a href="index.html">All claims</a></p>
+<h1>{page.id} {escape(page.name)}: {_badge(outcome)}</h1>
+<blockquote>{escape(page.text)} <span class="faint">(the paper, {escape(page.section)})</span></blockquote>
+<p class="lead">{escape(outcome.sentence)}</p>
+{"".join(plot(each) for each in outcome.plots)}
+<h2>The experiment</h2><p>{escape(" ".join(page.how.split()))}</p>
+{_table(outcome.rows)}
+{f"<h2>The numbers behind it</h2><table><tbody>{numbers}</tbody></table>" if numbers else ""}
+{f"<h2>Evidence</h2><ul>{links}</ul>" if links else ""}
+{f"<details><summary>What was put on the links</summary><ul>{conditions}</ul></details>" if conditions else ""}
+<p class="faint">It took {outcome.took_s:.1f} s.</p>
+<nav>{earlier}{later}</nav>""",
+    )
+
+
+def _html(title: str, body: str) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>The paper's claims, put to the test</title><style>{STYLE}</style></head><body>
-<h1>The paper's claims, put to the test</h1>
-<p>“The development of the TCP protocol in Python” (G. Zholdangarova, 2020) rests on one message on loopback. Here each
-of its claims met two hosts and links that were impaired by real kernel netem, read back before and after.</p>
-<table><thead><tr><th>claim</th><th>finding</th><th style="text-align:left">what is true</th></tr></thead>
-<tbody>{summary}</tbody></table>
-{"".join(_section(each) for each in claims)}
+<title>{escape(title)}</title><style>{STYLE}{_STYLE}</style></head><body>
+{body}
 </body></html>
 """
 
 
 def _badge(outcome: Outcome) -> str:
-    return f'<b style="color:{_COLOURS[str(outcome.finding)]}">{outcome.finding}</b>'
+    return f'<span class="badge {_COLOURS[outcome.finding]}">{outcome.finding}</span>'
 
 
-def _section(page: Page) -> str:
-    id_, name, text, section, how, outcome = page
-    columns = list(dict.fromkeys(column for row in outcome.rows for column in row.values))
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    columns = list(dict.fromkeys(column for row in rows for column in row.values))
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    marks = {True: "✓", False: "✗", None: ""}
+    marks = {True: ('<span class="badge holds">✓</span>'), False: ('<span class="badge breaks">✗</span>'), None: ""}
     body = "".join(
-        f"<tr><td>{marks[row.held]} {escape(row.condition)}</td>"
-        + "".join(f'<td style="white-space:normal">{escape(row.values.get(column, ""))}</td>' for column in columns)
+        f"<tr><td>{marks[row.held]}</td><td>{escape(row.condition)}</td>"
+        + "".join(f"<td>{escape(row.values.get(column, ''))}</td>" for column in columns)
         + "</tr>"
-        for row in outcome.rows
+        for row in rows
     )
-    links = ", ".join(f'<a href="{escape(file)}">{escape(file)}</a>' for file in outcome.evidence)
-    table = f"<table><thead><tr><th>condition</th>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
     return (
-        f'<h2 id="{id_}">{id_} {escape(name)}: {_badge(outcome)}</h2>'
-        f'<p><i>{escape(text)}</i> <span class="faint">({escape(section)})</span></p>'
-        f'<p>{escape(outcome.sentence)}</p><p class="faint">{escape(how)}</p>'
-        f"{plot(outcome.plot) if outcome.plot else ''}{table}"
-        + (f'<p class="faint">Evidence: {links}</p>' if links else "")
+        f'<div class="wide"><table><thead><tr><th></th><th>condition</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
+
+
+# --- pictures ----------------------------------------------------------------------------------------
 
 
 def plot(picture: Plot) -> str:
-    """Lines over two axes, in SVG."""
-    points = [point for line in picture.series.values() for point in line]
-    if not points:
+    """Lines over two axes, or bars where x has names; in SVG. Nothing of no points."""
+    if not any(picture.series.values()):
         return ""
-    floor = min((y for _, y in points if y > 0), default=1.0)
-    low, high = (floor if picture.logarithmic else 0.0), max(max(y for _, y in points), floor)
-    first, last = min(x for x, _ in points), max(x for x, _ in points)
-    high, last = (high if high > low else low * 2 + 1), (last if last > first else first + 1)
+    keys = "".join(
+        f'<span class="key"><svg width="22" height="8" style="width:22px">'
+        f'<line class="s{number % (_SERIES + 1)}{_dash(picture, name)}" x1="0" x2="22" y1="4" y2="4" stroke-width="3"/>'
+        f"</svg> {escape(name)}</span>"
+        for number, name in enumerate(picture.series)
+    )
+    drawn = _bars(picture) if picture.categories else _lines(picture)
+    return f"<figure><figcaption>{escape(picture.title)}</figcaption><div>{keys}</div>{drawn}</figure>"
 
-    def x_at(x: float) -> float:
-        return _LEFT + (x - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
 
-    def y_at(y: float) -> float:
-        share = (y - low) / (high - low)
-        if picture.logarithmic:
-            share = math.log(max(y, low) / low) / math.log(high / low)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
+def _dash(picture: Plot, name: str) -> str:
+    return " dash" if name in picture.dashed else ""
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Axis:
+    """From values to places: linear from 0, or logarithmic between powers of ten."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+    logarithmic: bool
+
+    @classmethod
+    def of(cls, values: Sequence[float], begin: float, end: float, *, logarithmic: bool, zero: bool = True) -> _Axis:
+        if logarithmic:
+            above = [each for each in values if each > 0] or [1.0]
+            low, high = 10 ** math.floor(math.log10(min(above))), 10 ** math.ceil(math.log10(max(above)))
+            high = high if high > low else low * 10
+        else:
+            low = 0.0 if zero and min(values) >= 0 else min(values)
+            high = max(values) if max(values) > low else low + 1
+        return cls(low=low, high=high, begin=begin, end=end, logarithmic=logarithmic)
+
+    def at(self, value: float) -> float:
+        """The place of a value; what is below the scale lies at its begin."""
+        if self.logarithmic:
+            share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return self.begin + share * (self.end - self.begin)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round values from low to high."""
+        if self.logarithmic:
+            first, last = round(math.log10(self.low)), round(math.log10(self.high))
+            return [10.0**power for power in range(first, last + 1)]
+        step = _round_step((self.high - self.low) / 5)
+        first = math.ceil(self.low / step)
+        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def _round_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * each for each in (1, 2, 5, 10) if power * each >= rough * 0.999)
+
+
+def _lines(picture: Plot) -> str:
+    points = [point for line in picture.series.values() for point in line]
+    across = _Axis.of([x for x, _ in points], _LEFT, _WIDTH - _RIGHT, logarithmic=False, zero=False)
+    up = _Axis.of([y for _, y in points], _HEIGHT - _BOTTOM, _TOP, logarithmic=picture.logarithmic)
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(picture.title)}">']
-    for step in range(5):
-        y = low * (high / low) ** (step / 4) if picture.logarithmic else low + (high - low) * step / 4
-        x = first + (last - first) * step / 4
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y_at(y):.1f}" y2="{y_at(y):.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y_at(y) + 4:.1f}" text-anchor="end">{y:.3g}</text>')
-        parts.append(f'<text x="{x_at(x):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:.3g}</text>')
+    for tick in up.ticks:
+        y = up.at(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:,.6g}</text>')
+    for tick in across.ticks:
+        x = across.at(tick)
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{tick:,.6g}</text>')
     for number, (name, line) in enumerate(picture.series.items()):
-        colour = _PALETTE[number % len(_PALETTE)]
-        path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in line)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        if len(line) <= 60:
-            parts += [f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3.5" fill="{colour}"/>' for x, y in line]
-        parts.append(
-            f'<text x="{_LEFT + 12 + 170 * number}" y="{_TOP - 12}" style="fill:{colour}">{escape(name)}</text>'
-        )
+        colour, dash = f"s{number % (_SERIES + 1)}", _dash(picture, name)
+        path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in line)
+        parts.append(f'<polyline points="{path}" class="{colour}{dash}"/>')
+        if len(line) <= _MOST_DOTS and not dash:
+            parts += [
+                f'<circle cx="{across.at(x):.1f}" cy="{up.at(y):.1f}" r="3.5" class="{colour}"/>' for x, y in line
+            ]
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(picture.x)}</text>')
-    parts.append(f'<text x="14" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {_HEIGHT / 2})">'
+    parts.append(f'<text x="16" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 16 {_HEIGHT / 2})">'
                  f"{escape(picture.y)}</text>")  # fmt: skip
     return "\n".join([*parts, "</svg>"])
+
+
+def _bars(picture: Plot) -> str:
+    values = [y for line in picture.series.values() for _, y in line]
+    along = _Axis.of([*values, 0.0], _NAMES, _WIDTH - 80, logarithmic=picture.logarithmic)
+    count, room = len(picture.series), len(picture.series) * 10 + _BAR - 10
+    height = room * len(picture.categories) + 60
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(picture.title)}">']
+    for tick in along.ticks:
+        x = along.at(tick)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 46}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 30}" text-anchor="middle">{tick:,.6g}</text>')
+    for place, name in enumerate(picture.categories):
+        y = place * room + room / 2 + 4
+        parts.append(f'<text x="{_NAMES - 8}" y="{y:.1f}" text-anchor="end">{escape(_short(name))}</text>')
+    thick = (room - 8) / count
+    for number, line in enumerate(picture.series.values()):
+        for x, y in line:
+            top, end = x * room + 4 + number * thick, along.at(y)
+            size = f'height="{thick - 1:.1f}" width="{max(end - _NAMES, 1):.1f}"'
+            parts.append(f'<rect class="bar s{number % (_SERIES + 1)}" x="{_NAMES}" y="{top:.1f}" {size}/>')
+            parts.append(f'<text x="{end + 6:.1f}" y="{top + thick / 2 + 4:.1f}">{y:,.4g}</text>')
+    parts.append(f'<text x="{(_NAMES + _WIDTH) / 2}" y="{height - 8}" text-anchor="middle">{escape(picture.y)}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 48 else f"{name[:46]}…"

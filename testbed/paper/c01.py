@@ -1,0 +1,99 @@
+"""C1: TCP establishes a session before data, and ends it."""
+
+from __future__ import annotations
+
+from testbed.judge.claims import Outcome, Plot, Row, finding_of
+from testbed.judge.recovery import INITIAL_RTO_S
+from testbed.labs.waiting import await_condition
+from testbed.observe.wire import Flow
+from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError
+
+_TRIES = 3
+_NEARLY = 1.5
+"""A connect of so many round trips is one of one: two would be 2. The rest is this machine's share."""
+
+
+def session(context: Context) -> Outcome:
+    """The paper's client connects at five delays, three times each, captured at the server's port.
+
+    Held if SYN, SYN-ACK and ACK precede the first byte, both sides end with FIN, and the fastest connect took one
+    round trip. Then exactly the first SYN is lost, and the first two.
+    """
+    rows: list[Row] = []
+    points: list[tuple[float, float]] = []
+    for delay_ms in (5, 10, 40, 100, 200):
+        context.say(f"C1: connecting over {delay_ms} ms each way")
+        row, connect_s = _connect(context, delay_ms)
+        rows.append(row)
+        points.append((2.0 * delay_ms, connect_s * 1e3))
+    lost = {count: _lose_syns(context, count) for count in ((1,) if context.quick else (1, 2))}
+    rows += [row for row, _ in lost.values()]
+    costs = " and ".join(f"{took_s:.2f} s" for _, took_s in lost.values())
+    return Outcome(
+        finding=finding_of(rows),
+        sentence="A session is established before the first byte, in one round trip, and ended by a FIN of each side; "
+        f"a lost SYN costs the kernel's SYN time-out: connecting took {costs} (RFC 6298: 1 s, then more).",
+        rows=rows,
+        mechanism={"syns_dropped": sum(lost), "connect_after_lost_syn_s": lost[1][1],
+                   "most_round_trips": max(y / x for x, y in points)},
+        plots=[Plot(title="Connecting takes one round trip", x="round trip asked, ms", y="fastest connect, ms",
+                    series={"seen": points, "one round trip": [(x, x) for x, _ in points]},
+                    dashed=frozenset({"one round trip"}))],
+    )  # fmt: skip
+
+
+def _connect(context: Context, delay_ms: int) -> tuple[Row, float]:
+    context.impair(BOTH, delay=f"{delay_ms}ms")
+    with context.lab.capture(THERE) as capture:
+        told = [context.paper_client(f"session {delay_ms} {number}") for number in range(_TRIES)]
+        context.await_closed(PAPER_PORT)
+    context.heal()
+    found = [each for each in capture.flows() if each.server.src.port == PAPER_PORT and each.client.initial_seq]
+    if len(found) != _TRIES:
+        raise NotAsMeantError(f"{_TRIES} connections were made, {len(found)} captured")
+    context.keep_capture(f"C1-{delay_ms}ms.pcapng", capture.capture)
+    context.keep_flows(f"C1-{delay_ms}ms.txt", found)
+    connect_s = min(each["connected_ns"] - each["connect_start_ns"] for each in told) / 1e9
+    round_trips = connect_s / (2 * delay_ms / 1e3)
+    before, ended = all(map(_established_first, found)), all(map(_ended, found))
+    return Row(
+        condition=f"{delay_ms} ms each way, {_TRIES} sessions", held=before and ended and 1 <= round_trips < _NEARLY,
+        values={"fastest connect": f"{connect_s * 1e3:.1f} ms", "round trips": f"{round_trips:.2f}",
+                "SYN, SYN-ACK, ACK before data": _yes(before), "FIN of both sides": _yes(ended)},
+    ), connect_s  # fmt: skip
+
+
+def _established_first(flow: Flow) -> bool:
+    """Whether the three of the handshake came before the first byte of payload."""
+    first = next((each.time_ns for each in flow.segments if each.payload_bytes), None)
+    done = flow.handshake.ack_ns
+    return flow.handshake.complete and first is not None and done is not None and done <= first
+
+
+def _ended(flow: Flow) -> bool:
+    return bool(flow.client.fins) and bool(flow.server.fins) and not flow.client.resets and not flow.server.resets
+
+
+def _lose_syns(context: Context, count: int) -> tuple[Row, float]:
+    link = f"{THERE} tcp/{PAPER_PORT}"
+    message = f"session after {count} lost"
+    context.impair(link, drop_packets=list(range(1, count + 1)))
+    with context.lab.capture(THERE) as capture:
+        told = context.paper_client(message)
+        await_condition(lambda: f"Message {message}" in context.printed(), bool, deadline_s=30)
+    dropped = context.lab.link(link).dropped_by_number()
+    context.heal()
+    (flow,) = (each for each in capture.flows() if each.server.src.port == PAPER_PORT)
+    context.keep_flows(f"C1-syn-lost-{count}.txt", [flow])
+    took_s = (told["connected_ns"] - told["connect_start_ns"]) / 1e9
+    syns = flow.handshake.syns
+    return Row(
+        condition="the first SYN lost" if count == 1 else f"the first {count} SYNs lost",
+        # Each time-out is at least the first one (RFC 6298 5.5); Linux 6.5 and later waits as long for the next ones.
+        held=dropped == count and syns == count + 1 and took_s >= count * INITIAL_RTO_S,
+        values={"fastest connect": f"{took_s * 1e3:.0f} ms", "SYNs": f"{syns}, {dropped} of them lost"},
+    ), took_s  # fmt: skip
+
+
+def _yes(whether: bool) -> str:
+    return "yes" if whether else "no"

@@ -1,0 +1,213 @@
+"""C4: lost data is sent again after a waiting time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from testbed.judge.claims import Outcome, Plot, Row, finding_of
+from testbed.judge.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
+from testbed.labs.waiting import await_condition
+from testbed.observe.counters import Counters
+from testbed.observe.series import sendings
+from testbed.observe.wire import Flow
+from testbed.paper.context import BACK, PAPER_PORT, THERE, Context, NotAsMeantError, said
+
+_FIRST_DATA = 3
+"""The number of the first packet with data from the client: a SYN and an ACK are ahead of it."""
+_FLIGHT = 10
+"""Segments that may be sent at once at the beginning (RFC 6928)."""
+_SEGMENT_BYTES = 1448
+"""Payload of a full segment: 1500, less 20 of IPv4 and 32 of TCP with time stamps."""
+_EARLY = 0.98
+"""A kernel's timer is never early; what is left is for the measuring of the round trip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What is lost of a message: so many segments, and which packets of the connection."""
+
+    name: str
+    segments: int
+    packets: tuple[int, ...]
+    position: int
+    """Of the first byte lost."""
+    resends: int
+    """How often at least it is to be sent again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One loss, and what came of it."""
+
+    loss: Loss
+    round_trip_s: float
+    waits_s: tuple[float, ...]
+    """Between the sendings of the byte that was lost first."""
+    dropped: int
+    counters: Counters
+    """Of the sender."""
+
+    @property
+    def by(self) -> str:
+        """What sent it again, by the sender's own counters."""
+        said_of = (
+            (self.counters.loss_probes, "loss probe"), (self.counters.timeouts, "time-out"),
+            (self.counters.fast_retransmissions, "fast retransmission"),
+        )  # fmt: skip
+        return ", ".join(f"{count} {name}{'s' * (count > 1)}" for count, name in said_of if count) or "—"
+
+
+def retransmission(context: Context) -> Outcome:
+    """Exactly the k-th segment of ten is lost, for each k; then a lone segment, its probe too, and a whole flight.
+
+    The time between the two sendings is read from the capture ahead of the loss, and held against what the mechanism
+    may take at the least: a round trip until three later segments are reported (RFC 5681, 8985), a probe's time-out
+    (RFC 8985), a time-out (RFC 6298). Last an outage, in which the time-out doubles (RFC 6298 5.5).
+    """
+    rows: list[Row] = []
+    by_place: dict[str, list[tuple[float, float]]] = {}
+    found: list[Seen] = []
+    for delay_ms in (20,) if context.quick else (20, 50):
+        for loss in _losses(context.quick):
+            context.say(f"C4: {loss.name}, round trip {2 * delay_ms} ms")
+            seen = _lose(context, loss, delay_ms, _PORTS + len(found))
+            found.append(seen)
+            rows.append(_row(seen))
+            if loss.segments == _FLIGHT:
+                place = loss.packets[0] - _FIRST_DATA + 1
+                by_place.setdefault(f"round trip {2 * delay_ms} ms", []).append((place, seen.waits_s[0] * 1e3))
+        by_place[f"one round trip of {2 * delay_ms} ms"] = [(1, 2 * delay_ms), (_FLIGHT, 2 * delay_ms)]
+    context.say("C4: an outage")
+    outage_s = 4.0 if context.quick else 12.0
+    waits_s = _backoff(context, outage_s)
+    rows.append(Row(
+        condition=f"an outage of {outage_s:g} s", held=doubles(waits_s),
+        values={"sent again after": ", ".join(f"{each:.2f} s" for each in waits_s),
+                "at the least": "twice the one before",
+                "by": f"{len(waits_s)} time-outs"},
+    ))  # fmt: skip
+    context.keep_json("C4.json", [
+        {"lost": each.loss.name, "round_trip_s": each.round_trip_s, "waits_s": each.waits_s, "by": each.by}
+        for each in found
+    ])  # fmt: skip
+    fast = [each for each in found if not each.counters.timeouts and not each.counters.loss_probes]
+    theory = [(float(number + 1), waits_s[0] * 2.0**number) for number in range(len(waits_s))] if waits_s else []
+    return Outcome(
+        finding=finding_of(rows),
+        sentence="Lost data is always sent again, and how long that takes depends on what follows it: one round trip "
+        "if three later segments arrive and report the gap, a probe's time-out at the end of a message, "
+        f"{MIN_RTO_S:g} s or more where the probe is lost too, and in an outage a time that doubles.",
+        rows=rows,
+        mechanism={"losses": len(found), "fast": len(fast), "backoffs": len(waits_s),
+                   "timeouts": sum(each.counters.timeouts for each in found)},
+        plots=[
+            Plot(title="Waiting for the k-th of ten segments, lost", x="k", y="sent again after, ms", series=by_place,
+                 dashed=frozenset(name for name in by_place if name.startswith("one"))),
+            Plot(title="The time-out doubles in an outage", x="time-out", y="waited, s", logarithmic=True,
+                 series={"seen": [(float(number), each) for number, each in enumerate(waits_s, 1)], "doubling": theory},
+                 dashed=frozenset({"doubling"})),
+        ],
+    )  # fmt: skip
+
+
+_PORTS = 9510
+
+
+def _losses(quick: bool) -> Iterator[Loss]:
+    for place in (1, 5, 9, 10) if quick else range(1, _FLIGHT + 1):
+        yield Loss(name=f"segment {place} of {_FLIGHT}", segments=_FLIGHT, packets=(_FIRST_DATA + place - 1,),
+                   position=(place - 1) * _SEGMENT_BYTES, resends=1)  # fmt: skip
+    yield Loss(name="the only segment", segments=1, packets=(_FIRST_DATA,), position=0, resends=1)
+    yield Loss(name="both of two segments", segments=2, packets=(_FIRST_DATA, _FIRST_DATA + 1), position=0, resends=1)
+    yield Loss(name="the only segment, and its probe", segments=1, packets=(_FIRST_DATA, _FIRST_DATA + 1), position=0,
+               resends=2)  # fmt: skip
+
+
+def _lose(context: Context, loss: Loss, delay_ms: int, port: int) -> Seen:
+    link = f"{THERE} tcp/{port}"
+    count = loss.segments * _SEGMENT_BYTES
+    context.impair(BACK, delay=f"{delay_ms}ms")
+    context.impair(link, delay=f"{delay_ms}ms", drop_packets=list(loss.packets))
+    with context.lab.observe(captures=[THERE]) as seen:
+        sink = context.serve("sink", port, count)
+        # Without pacing, so that the ten leave together.
+        context.call("send", port, count, "reno")
+        told = said(sink)
+    dropped = context.lab.link(link).dropped_by_number()
+    context.heal()
+    if told["count"] != count:
+        raise NotAsMeantError(f"{loss.name}: {told['count']} of {count} bytes arrived")
+    flow = _flow(seen.flows("server"), port)
+    context.keep_flows(f"C4-{loss.name.replace(' ', '-').replace(',', '')}-{2 * delay_ms}ms.txt", [flow])
+    times = sendings(flow.client, loss.position)
+    return Seen(
+        loss=loss, round_trip_s=2 * delay_ms / 1e3, dropped=dropped, counters=seen.host("client").counters,
+        waits_s=tuple((later - earlier) / 1e9 for earlier, later in pairwise(times)),
+    )  # fmt: skip
+
+
+def _row(seen: Seen) -> Row:
+    least = _least_s(seen.loss, seen.round_trip_s)
+    waits = seen.waits_s
+    held = bool(
+        seen.dropped == len(seen.loss.packets)
+        and len(waits) >= seen.loss.resends
+        and all(wait >= bound * _EARLY for wait, bound in zip(waits, least, strict=False))
+        and (seen.counters.timeouts or seen.loss.resends == 1)
+    )
+    return Row(
+        condition=f"{seen.loss.name}, round trip {seen.round_trip_s * 1e3:g} ms", held=held,
+        values={"sent again after": ", ".join(f"{each * 1e3:.0f} ms" for each in waits),
+                "at the least": ", ".join(f"{each * 1e3:.0f} ms" for each in least), "by": seen.by},
+    )  # fmt: skip
+
+
+def _least_s(loss: Loss, round_trip_s: float) -> list[float]:
+    """The least time between the sendings of what was lost, by the mechanism that repairs it."""
+    rto_s = first_rto_s(round_trip_s)
+    last = loss.packets[-1] == _FIRST_DATA + loss.segments - 1 and loss.segments > 1
+    if loss.resends > 1:
+        probe_s = probe_timeout_s(srtt_s=round_trip_s, rto_s=rto_s, segments_in_flight=1)
+        return [probe_s, rto_s]
+    if loss.segments == len(loss.packets):
+        return [probe_timeout_s(srtt_s=round_trip_s, rto_s=rto_s, segments_in_flight=loss.segments)]
+    if last:
+        # The acknowledgment of the others comes after a round trip, and the probe's time begins anew.
+        return [round_trip_s + probe_timeout_s(srtt_s=round_trip_s, rto_s=rto_s, segments_in_flight=1)]
+    return [round_trip_s]  # a later one must arrive first, and be reported
+
+
+def _flow(found: list[Flow], port: int) -> Flow:
+    ours = [each for each in found if each.server.src.port == port]
+    if len(ours) != 1:
+        raise NotAsMeantError(f"{len(ours)} connections to port {port} were captured, one was made")
+    return ours[0]
+
+
+def _backoff(context: Context, outage_s: float) -> list[float]:
+    """Seconds between the time-outs of one segment while the link is cut."""
+    port = PAPER_PORT + 1
+    flag = context.flag("client")
+    context.impair(THERE, delay="10ms")
+    with context.lab.observe(captures=[THERE]) as seen:
+        sink = context.serve("sink", port, 2)
+        program = context.begin("trickle", port, flag, ready="connected")
+        context.lab.cut(THERE)
+        before = context.lab.link(THERE).lost_in_cut()
+        flag.raise_()
+        await_condition(lambda: context.lab.link(THERE).lost_in_cut() - before, bool, deadline_s=30)
+        time.sleep(outage_s)  # not readiness: an outage of that length is the condition
+        context.lab.verify()
+        context.lab.mend()
+        program.wait("60s")
+        said(sink)
+    context.keep_capture("C4-outage.pcapng", seen.capture("server"))
+    context.heal()
+    flow = _flow(seen.flows("server"), port)
+    times = sendings(flow.client, 1)
+    waits_s = [(later - earlier) / 1e9 for earlier, later in pairwise(times)]
+    # The first may be a loss probe: it is no time-out, and comes as early as its own time allows.
+    return waits_s[seen.host("client").counters.loss_probes :]

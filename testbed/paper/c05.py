@@ -1,0 +1,140 @@
+"""C5: segments are tracked and acknowledged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
+from testbed.observe.observation import Observation
+from testbed.observe.series import Series, at, outstanding, running_count, sendings
+from testbed.observe.tcp_info import TcpSocket
+from testbed.observe.wire import Flow, segment
+from testbed.paper.context import BACK, THERE, Context, NotAsMeantError, said
+
+_PORT = 9540
+_DELAY_MS = 10
+_NEAR_NS = 3_000_000
+_AGREE = 0.9
+"""Share of looks at which kernel and wire are to agree: the look and the packet are some time apart."""
+
+
+def acknowledgement(context: Context) -> Outcome:
+    """1 MB over a link that loses 2 % of the packets, captured ahead of it, with TCP_INFO every 10 ms.
+
+    Held if every byte was acknowledged at the end, each segment that was lost was sent again, the receiver reported
+    gaps (SACK, RFC 2018), and what the sender's kernel holds unacknowledged is what the capture says.
+    """
+    count = 1_000_000
+    rows: list[Row] = []
+    plots: list[Plot] = []
+    facts: dict[str, float] = {}
+    conditions = (("2 % loss", "2%", 5),) if context.quick else (("no loss", None, 5), ("2 % loss", "2%", 5),
+                                                                 ("5 % loss", "5%", 6))  # fmt: skip
+    for number, (name, loss, seed) in enumerate(conditions):
+        context.say(f"C5: {name}")
+        port = _PORT + number
+        words: dict[str, Any] = {"loss": loss, "seed": seed} if loss else {}
+        context.impair(THERE, delay=f"{_DELAY_MS}ms", **words)
+        context.impair(BACK, delay=f"{_DELAY_MS}ms")
+        with context.lab.observe(captures=[THERE]) as seen:
+            sink = context.serve("sink", port, count)
+            context.call("send", port, count, timeout="120s")
+            told = said(sink)
+        dropped = context.lab.link(THERE).counters().dropped_packets
+        context.heal()
+        row, found = _examine(seen, port, name, arrived=told["count"] == count, count=count, dropped=dropped)
+        rows.append(row)
+        if loss == "2%":
+            facts = found
+            plots = _plots(seen, port)
+            context.keep_capture("C5.pcapng", seen.capture("server"))
+            context.keep_flows("C5.txt", [_flow(seen, port)])
+    proven = facts["dropped"] > 0 and facts["with_sack"] > 0
+    return Outcome(
+        finding=finding_of(rows) if proven else Finding.INVALID,
+        sentence=f"Every byte was tracked and acknowledged: {facts['lost_segments']:.0f} segments were lost, the "
+        f"receiver reported the gaps in {facts['with_sack']:.0f} acknowledgements (SACK), each was sent again, "
+        "and at the end nothing was left unacknowledged.",
+        rows=rows, mechanism=facts, plots=plots,
+    )  # fmt: skip
+
+
+def _flow(seen: Observation, port: int) -> Flow:
+    found = [each for each in seen.flows("server", "before") if each.server.src.port == port]
+    if len(found) != 1:
+        raise NotAsMeantError(f"{len(found)} connections to port {port} were captured, one was made")
+    return found[0]
+
+
+def _examine(
+    seen: Observation, port: int, name: str, *, arrived: bool, count: int, dropped: int
+) -> tuple[Row, dict[str, float]]:
+    connection = seen.host("client").connection(remote_port=port)
+    flow = _flow(seen, port)
+    lost = _lost_positions(seen, flow)
+    unrepaired = [position for position in lost if len(sendings(flow.client, position)) < 2]
+    agreement = _agreement(connection, outstanding(flow, acks_later_ns=_DELAY_MS * 1_000_000))
+    facts = {
+        "dropped": dropped, "lost_segments": len(lost), "with_sack": len(flow.server.with_sack),
+        "duplicate_acks": len(flow.server.duplicate_acks), "agreement": agreement,
+        "unacked_at_end": connection.final.unacked_segments, "sent_again": len(flow.client.retransmissions),
+    }  # fmt: skip
+    held = (
+        arrived and not unrepaired and connection.final.unacked_segments == 0 and agreement >= _AGREE
+        and connection.final.bytes_acked >= count and bool(lost) == bool(flow.server.with_sack)
+    )  # fmt: skip
+    return Row(
+        condition=f"{name}, round trip 20 ms", held=held,
+        values={"segments lost": str(len(lost)), "of these sent again": str(len(lost) - len(unrepaired)),
+                "sent again in all": str(len(flow.client.retransmissions)),
+                "duplicate acknowledgements": str(len(flow.server.duplicate_acks)),
+                "with SACK": str(len(flow.server.with_sack)),
+                "kernel and wire agree": f"{100 * agreement:.0f} % of {len(connection.states)} looks",
+                "unacknowledged at most": str(max(each.unacked_segments for each in connection.states)),
+                "at the end": str(connection.final.unacked_segments)},
+    ), facts  # fmt: skip
+
+
+def _lost_positions(seen: Observation, flow: Flow) -> list[int]:
+    """Where the payload of each segment begins that entered the link and did not leave it."""
+    lost = (segment(each.before) for each in seen.passages("server") if each.lost)
+    return [flow.client.position(each.seq) for each in lost if each and each.src == flow.client.src and each.payload]
+
+
+def _agreement(connection: TcpSocket, wire: Series) -> float:
+    """Share of looks at which the kernel's count of unacknowledged bytes was the wire's, to the segment.
+
+    To a few milliseconds: a segment that the kernel has sent waits for a processor before it is captured.
+    """
+    looks = [each for each in connection.states if wire and wire[0][0] <= each.time_ns <= wire[-1][0]]
+    agreed = 0
+    for each in looks:
+        near = [value for moment, value in wire if abs(moment - each.time_ns) <= _NEAR_NS]
+        near += [value for value in (at(wire, each.time_ns - _NEAR_NS),) if value is not None]
+        held = each.unacked_segments * each.mss_bytes
+        agreed += min(near) - each.mss_bytes <= held <= max(near) + each.mss_bytes
+    return agreed / len(looks) if looks else 0.0
+
+
+def _plots(seen: Observation, port: int) -> list[Plot]:
+    connection = seen.host("client").connection(remote_port=port)
+    flow = _flow(seen, port)
+    begin = flow.segments[0].time_ns
+    mss = max(each.mss_bytes for each in connection.states)
+
+    def timed(series: Series, unit: float = 1.0) -> list[tuple[float, float]]:
+        return [((moment - begin) / 1e9, value / unit) for moment, value in series]
+
+    unacked = [((moment - begin) / 1e9, value) for moment, value in
+               connection.values(lambda state: state.unacked_segments) if moment >= begin]  # fmt: skip
+    wire = outstanding(flow, acks_later_ns=_DELAY_MS * 1_000_000)
+    lost = [each.before.time_ns for each in seen.passages("server") if each.lost]
+    return [
+        Plot(title="Sent and not yet acknowledged", x="time, s", y="segments",
+             series={"kernel (TCP_INFO)": unacked, "wire (capture)": timed(wire, mss)}),
+        Plot(title="Losses, and what the receiver says of them", x="time, s", y="count, so far",
+             series={"segments lost": [((moment - begin) / 1e9, number) for number, moment in enumerate(lost, 1)],
+                     "duplicate ACKs": timed(running_count(flow.server.duplicate_acks)),
+                     "ACKs with SACK": timed(running_count(flow.server.with_sack)),
+                     "sent again": timed(running_count(flow.client.retransmissions))}),
+    ]  # fmt: skip

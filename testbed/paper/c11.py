@@ -1,0 +1,84 @@
+"""C11: figure 4, the message is printed."""
+
+from __future__ import annotations
+
+import time
+
+from testbed.errors import CommandTimeoutError
+from testbed.judge.claims import Finding, Outcome, Plot, Row
+from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.paper.context import BOTH, Context
+
+MESSAGE = "Test message"
+FIGURE_4 = f"Message {MESSAGE}\n"
+"""What the server prints in the paper's figure 4."""
+_QUICK = ("clean", "lossy", "satellite-geo", "duplicating", "blackhole")
+_PASSES_NOTHING = "blackhole"
+_PATIENCE_S = 150.0
+
+
+def figure_4(context: Context) -> Outcome:
+    """The paper's client sends its message to the paper's server over every profile, and once more with another text.
+
+    Held if the server then has printed figure 4's line, byte for byte, the other one after it, and nothing else. Over
+    a link that passes nothing the client is ended after a second, and nothing may be printed.
+    """
+    names = _QUICK if context.quick else sorted(context.lab.profiles)
+    rows: list[Row] = []
+    times: dict[str, float] = {}
+    for name in names:
+        context.say(f"C11: {name}")
+        row, took_s = _over(context, name)
+        rows.append(row)
+        if row.held:
+            times[name] = took_s
+    printed = sum(bool(row.held) for row in rows)
+    failed = [row.condition for row in rows if not row.held]
+    within = failed == [_PASSES_NOTHING]
+    return Outcome(
+        finding=Finding.HOLDS_WITHIN if within else Finding.HOLDS if not failed else Finding.BREAKS,
+        sentence=f"Figure 4's line, “{FIGURE_4.strip()}”, was printed byte for byte and exactly once over {printed} of "
+        f"{len(rows)} profiles: " + (f"all but {', '.join(failed)}." if failed else "all of them."),
+        rows=rows, mechanism={"profiles": len(rows), "printed": printed},
+        plots=[Plot(title="Until both messages were printed, by profile", x="profile", y="time, s", logarithmic=True,
+                    series={"two messages": [(float(at), each) for at, each in enumerate(times.values())]},
+                    categories=tuple(times))],
+    )  # fmt: skip
+
+
+def _over(context: Context, name: str) -> tuple[Row, float]:
+    server = context.lab.host("server")
+    before = server.logs()
+    second = f"after {name} {len(before)}"
+    wanted = f"{FIGURE_4}Message {second}\n"
+    context.impair(BOTH, name)
+    if name == _PASSES_NOTHING:
+        return _over_nothing(context, name, before)
+    began = time.monotonic()
+    context.paper_client(MESSAGE, timeout=f"{_PATIENCE_S:g}s")
+    context.paper_client(second, timeout=f"{_PATIENCE_S:g}s")
+    try:
+        await_condition(server.logs, lambda text: text.endswith(f"Message {second}\n"), deadline_s=_PATIENCE_S)
+    except NotSeenError:
+        context.say(f"C11: {name}: not printed within {_PATIENCE_S:g} s")
+    took_s = time.monotonic() - began
+    printed = server.logs().removeprefix(before)
+    context.heal()
+    return Row(
+        condition=name, held=printed == wanted,
+        values={"printed": "byte for byte" if printed == wanted else repr(printed),
+                "two messages took": f"{took_s:.2f} s"},
+    ), took_s  # fmt: skip
+
+
+def _over_nothing(context: Context, name: str, before: str) -> tuple[Row, float]:
+    try:
+        told = context.paper_client(MESSAGE, timeout="1s")
+        said = f"client: {told.get('error', 'nothing')}"
+    except CommandTimeoutError:
+        said = "client: still connecting after 1 s"
+    printed = context.lab.host("server").logs().removeprefix(before)
+    context.heal()
+    return Row(
+        condition=name, held=printed == FIGURE_4, values={"printed": repr(printed), "two messages took": said}
+    ), 0.0
