@@ -111,7 +111,7 @@ def structures(context: Context) -> Outcome:
                 storms[delay_ms] = _storm(context)
             context.keep_capture(f"C9-storm-{delay_ms}ms.pcapng", capture.capture)
             crowds += _crowds(context, delay_ms)
-    upkeep = [_upkeep(context, structure) for structure in (_HOLDING[:3] if context.quick else _HOLDING)]
+    upkeep = [_upkeep(context, structure) for structure in (_HOLDING[:2] if context.quick else _HOLDING)]
     context.keep_json("C9.json", {
         "storms": {f"{delay_ms} ms": vars(storm) for delay_ms, storm in storms.items()},
         "crowds": [{**vars(each), "served": [vars(one) for one in each.served]} for each in crowds],
@@ -129,9 +129,9 @@ def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], upkeep: Sequence
     rows += [_crowd_row(each) for each in crowds]
     rows += _upkeep_rows(upkeep)
     near, far = storms[min(storms)], storms[max(storms)]
-    silent = next(each for each in crowds if each.situation == _SILENT and not each.delay_ms)
+    silent = next(each for each in crowds if each.situation == SILENT and not each.delay_ms)
     answered = [each.structure for each in silent.served if each.all_answered]
-    queueing = [each for each in crowds if each.situation == _AT_ONCE and each.delay_ms and each.held]
+    queueing = [each for each in crowds if each.situation == AT_ONCE and each.delay_ms and each.held]
     longest = max(queueing, key=lambda each: each.clients, default=None)
     most, least = (end(upkeep, key=lambda each: each.memory_bytes) for end in (max, min))
     facts = {f"{each.structure}_answered": float(len(each.waits_s)) for each in silent.served}
@@ -216,7 +216,7 @@ def _upkeep_rows(upkeep: Sequence[Upkeep]) -> list[Row]:
 def _waits(crowds: Sequence[Crowd], delay_ms: int) -> Plot:
     series: dict[str, list[tuple[float, float]]] = {}
     for crowd in crowds:
-        for each in crowd.served if crowd.situation == _AT_ONCE and crowd.delay_ms == delay_ms else ():
+        for each in crowd.served if crowd.situation == AT_ONCE and crowd.delay_ms == delay_ms else ():
             if each.all_answered and each.last_s is not None:
                 series.setdefault(each.structure, []).append((float(each.clients), each.last_s))
     return Plot(
@@ -235,9 +235,9 @@ def _memory(upkeep: Sequence[Upkeep]) -> Plot:
 
 # --- measuring -------------------------------------------------------------------------------------
 
-_SILENT = "at once beside a silent one, listen(5)"
-_STORMING = "at once over listen(5)"
-_AT_ONCE = "at once over listen(1024)"
+SILENT = "at once beside a silent one, listen(5)"
+STORMING = "at once over listen(5)"
+AT_ONCE = "at once over listen(1024)"
 
 
 @contextmanager
@@ -289,28 +289,28 @@ def _crowds(context: Context, delay_ms: int) -> list[Crowd]:
     """The structures before each crowd; a larger one only where the one before was answered in full."""
     if context.quick:  # far away, the paper's and the one that shows how it could be
         which = STRUCTURES if not delay_ms else (_PAPERS, "selectors")
-        counts: tuple[int, ...] = (1, 50) if not delay_ms else (10,)
-        situations = [] if delay_ms else [(_SILENT, _STORM)]
+        counts: tuple[int, ...] = (50,) if not delay_ms else (10,)
+        situations = [] if delay_ms else [(SILENT, _STORM)]
     else:
         which, counts = STRUCTURES, (1, 10, 100, 1000)
-        situations = [(_SILENT, _STORM), (_STORMING, 100)]
-    found: dict[tuple[str, int], list[Served]] = {each: [] for each in [*situations, *((_AT_ONCE, n) for n in counts)]}
+        situations = [(SILENT, _STORM), (STORMING, 100)]
+    found: dict[tuple[str, int], list[Served]] = {each: [] for each in [*situations, *((AT_ONCE, n) for n in counts)]}
     for structure in which:
         context.say(f"C9: {structure}, {delay_ms} ms each way")
         if situations:
             with _serving(context, structure, _LISTEN_5) as port:
                 silent = context.begin("stall", port, ready="connected")
-                found[_SILENT, _STORM].append(_ask(context, structure, port, _STORM, _STORM_DEADLINE_S))
+                found[SILENT, _STORM].append(_ask(context, structure, port, _STORM, _STORM_DEADLINE_S))
                 silent.stop("SIGKILL")
-                if (_STORMING, 100) in found:
-                    found[_STORMING, 100].append(_ask(context, structure, port, 100, _DEADLINE_S))
+                if (STORMING, 100) in found:
+                    found[STORMING, 100].append(_ask(context, structure, port, 100, _DEADLINE_S))
         with _serving(context, structure, _LISTEN_1024) as port:
             whole = True
             for count in counts:
                 served = _ask(context, structure, port, count, _DEADLINE_S) if whole else None
                 whole = served is not None and served.all_answered
                 if served is not None:
-                    found[_AT_ONCE, count].append(served)
+                    found[AT_ONCE, count].append(served)
     return [Crowd(situation=name, delay_ms=delay_ms, served=tuple(each)) for (name, _), each in found.items() if each]
 
 
