@@ -141,14 +141,14 @@ def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], upkeep: Sequence
     facts["queueing"] = longest.queueing if longest else 0.0
     sentence = [
         "It matters which. The paper's serves clients that all speak at once and are near; one that says nothing stops "
-        f"it for all: of {near.clients} messages it printed {near.printed_beside} beside it, its listener's queue of "
-        f"{_LISTEN_5} overflowed {near.overflows} times, and {near.clients - near.believed} clients timed out."
+        f"it for all: of {near.clients} messages sent meanwhile it printed {near.printed_beside} before that one had "
+        f"gone, and {near.printed} then; its listener's queue of {_LISTEN_5} had overflowed {near.overflows} times"
+        f"{_untold(near)}."
     ]
     if far.lost:
         sentence.append(
-            f"With {max(storms)} ms each way {far.believed} of them believed to have sent, and {far.lost} messages "
-            "were lost without an error: the queue was full when their handshake was completed, and the kernel sent "
-            f"{far.resets} resets."
+            f"With {max(storms)} ms each way the queue is full when the handshakes are completed: {far.believed} "
+            f"clients believed to have sent, and {far.lost} messages were lost without an error ({far.resets} resets)."
         )
     sentence.append(f"Beside the silent client everybody was answered by {', '.join(answered) or 'none'}.")
     if longest:
@@ -165,6 +165,12 @@ def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], upkeep: Sequence
         finding=finding_of(rows), sentence=" ".join(sentence), rows=rows, mechanism=facts,
         plots=[*(_waits(crowds, delay_ms) for delay_ms in delays_ms), _memory(upkeep)],
     )  # fmt: skip
+
+
+def _untold(storm: Storm) -> str:
+    refused = storm.clients - storm.believed
+    return (f", {refused} clients timed out" * bool(refused)
+            + f", {storm.lost} messages were lost without an error" * bool(storm.lost))  # fmt: skip
 
 
 _STORM_FACTS = ("believed", "printed_beside", "printed", "lost", "overflows", "drops", "resets")

@@ -102,7 +102,7 @@ def test_it_matters_which_structure_as_the_papers_fails_beside_a_silent_client()
 
 def test_messages_that_the_queue_destroyed_are_named() -> None:
     found = structures(lost=6)
-    assert "12 of them believed to have sent, and 6 messages were lost without an error" in found.sentence
+    assert "12 clients believed to have sent, and 6 messages were lost without an error (6 resets)" in found.sentence
     assert found.mechanism["far_storm_lost"] == 6
 
 
