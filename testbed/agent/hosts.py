@@ -23,9 +23,9 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
-from . import inside, kernelcalls, offloads, protocol, relay
+from . import capture, inside, kernelcalls, offloads, protocol, relay, sockets
 from .netlink import Change, Netlink, address, bridge, route, up, veth
 from .processes import processes
 from .protocol import Operation, Refused
@@ -85,6 +85,7 @@ class Hosts:
         self._may_change_user = may_change_user
         self._passed: dict[str, list[int]] = {}
         self._hosts: dict[str, Host] = {}
+        self._names: dict[str, str] = {}
         self._running: dict[int, Running] = {}
         self._started = 0
         self._helpers: set[int] = set()
@@ -106,6 +107,7 @@ class Hosts:
             "get": self.get,
             "counters": self.counters,
             "connections": self.connections,
+            "capturing": self.capturing,
             "inside": self.inside,
             "listeners": self.listeners,
             "per_packet": self.per_packet,
@@ -117,11 +119,13 @@ class Hosts:
     def build(self, *, networks: list[dict[str, Any]], hosts: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
         """Make every network and host; returns the index of the switch's end of each cable, by host and network.
 
-        A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix). A host: ``name``, ``interfaces``
-        (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination, gateway), ``sysctls``, and what its
-        programs see: ``hostname``, ``hosts_file``, ``folders``, ``files``, ``binds``, ``python``, ``capabilities``,
-        ``volumes``, ``limits``. Raises Refused; then the agent is of no more use.
+        A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix), ``names`` (lines for /etc/hosts).
+        A host: ``name``, ``interfaces`` (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination,
+        gateway), ``sysctls``, and what its programs see: ``hostname``, ``hosts_head``, ``folders``, ``files``,
+        ``binds``, ``volumes``, ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more
+        use.
         """
+        self._names = {network["name"]: network["names"] for network in networks}
         for name, _ in (volume for settings in hosts for volume in settings["volumes"]):
             (_VOLUMES / name).mkdir(parents=True, exist_ok=True)
         try:
@@ -222,15 +226,32 @@ class Hosts:
 
     def inside(self, *, host: str, ticket: str) -> None:
         """Start an agent in a host's network namespace; behind the ticket, where it reads and where it answers."""
-        requests, answers = self._take(ticket)
         place = self._host(host)
+
+        def serve(asked: BinaryIO, answered: BinaryIO) -> None:
+            kernelcalls.setns(place.net, kernelcalls.NEWNET)
+            protocol.serve({**inside.operations(), **sockets.Sockets().operations()}, asked, answered)
+
+        self._serve_beside(ticket, serve)
+
+    def capturing(self, *, ticket: str) -> None:
+        """Start an agent that captures at the switch's ports; behind the ticket, where it reads and answers."""
+
+        def serve(asked: BinaryIO, answered: BinaryIO) -> None:
+            with capture.Captures() as captures:
+                protocol.serve(captures.operations(), asked, answered)
+
+        self._serve_beside(ticket, serve)
+
+    def _serve_beside(self, ticket: str, work: Callable[[BinaryIO, BinaryIO], None]) -> None:
+        """A child that answers requests of its own."""
+        requests, answers = self._take(ticket)
 
         def serve() -> None:
             os.dup2(requests, 0)
             os.dup2(answers, 1)
-            kernelcalls.setns(place.net, kernelcalls.NEWNET)
             with os.fdopen(0, "rb") as asked, os.fdopen(1, "wb") as answered:
-                protocol.serve(inside.operations(), asked, answered)
+                work(asked, answered)
 
         self._help(serve)
         os.close(requests)
@@ -441,7 +462,8 @@ class Hosts:
                 kernelcalls.die_with_parent()
                 kernelcalls.unshare(kernelcalls.NEWNS | kernelcalls.NEWUTS | kernelcalls.NEWIPC)
                 kernelcalls.setns(host.net, kernelcalls.NEWNET)
-                _furnish(host.settings)
+                names = [self._names[each["network"]] for each in host.settings["interfaces"]]
+                _furnish(host.settings, "\n".join([host.settings["hosts_head"], *names]) + "\n")
             except OSError as error:
                 os.write(write, str(error).encode())
                 os._exit(1)
@@ -530,7 +552,7 @@ def _set_sysctls(values: Mapping[str, str]) -> None:
 # --- a root of its own -----------------------------------------------------------------------------
 
 
-def _furnish(settings: Mapping[str, Any]) -> None:
+def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
     """In a host's first process: a file system of its own, most of it the machine's, read-only."""
     kernelcalls.sethostname(settings["hostname"])
     root = _NEW_ROOT
@@ -560,7 +582,7 @@ def _furnish(settings: Mapping[str, Any]) -> None:
     for source, target, read_only in settings["binds"]:
         place = _place(root, target, a_file=not Path(source).is_dir())
         kernelcalls.bind(source, place, read_only=read_only)
-    _own_file(root, "etc/hosts", settings["hosts_file"])
+    _own_file(root, "etc/hosts", hosts_file)
     _own_file(root, "etc/hostname", settings["hostname"] + "\n")
     read_only = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
     kernelcalls.mount("none", root, "", read_only)

@@ -205,8 +205,9 @@ class Schedules:
         return record
 
     def _show(self, each: _Playing) -> Any:
-        """What is in force on a timeline's class; None if nothing, or if its port is gone."""
-        return _account(self._try(each, each.show)[1], each.parent)
+        """The qdisc on a timeline's class as it is now, with its counters; None: none, or the port is gone."""
+        shown = self._try(each, each.show)[1]
+        return next((qdisc for qdisc in (shown[-1] if shown else ()) if qdisc.get("parent") == each.parent), None)
 
 
 def _account(shown: list[Any], parent: str) -> Any:

@@ -86,7 +86,10 @@ class Outcome:
             for each in said["plots"]
         ]  # fmt: skip
         rows = [Row(**row) for row in said["rows"]]
-        return cls(**{**said, "finding": Finding(said["finding"]), "rows": rows, "plots": plots})
+        return cls(**{
+            **said, "finding": Finding(said["finding"]), "rows": rows, "plots": plots,
+            "evidence": tuple(said["evidence"]), "conditions": tuple(said["conditions"]),
+        })  # fmt: skip
 
 
 def invalid(reason: str) -> Outcome:

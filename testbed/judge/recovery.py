@@ -6,7 +6,6 @@ RFC 6298 (retransmission time-out), RFC 8985 (RACK and tail loss probe), RFC 568
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 MIN_RTO_S = 0.2
 """Linux's least time-out (TCP_RTO_MIN, include/net/tcp.h); RFC 6298 2.4 has 1 s."""
@@ -14,8 +13,6 @@ INITIAL_RTO_S = 1.0
 """Of a SYN, whose round trip is not known yet (RFC 6298 2.1)."""
 DELAYED_ACK_S = 0.2
 """What a probe allows for a delayed acknowledgment of a single segment (RFC 8985 7.2: WCDelAckT)."""
-DUPLICATE_ACKS = 3
-"""After so many a segment counts as lost (RFC 5681 3.2; RFC 8985 6.2 where no reordering was seen)."""
 
 
 def first_rto_s(round_trip_s: float) -> float:
@@ -34,18 +31,18 @@ def probe_timeout_s(*, srtt_s: float, rto_s: float, segments_in_flight: int) -> 
     return min(2 * srtt_s + (DELAYED_ACK_S if segments_in_flight == 1 else 0.0), rto_s)
 
 
-def ratios(waits_s: Sequence[float]) -> list[float]:
-    """Each waiting time over the one before: 2 in RFC 6298 5.5. Raises ValueError for one that is not above 0."""
-    if any(each <= 0 for each in waits_s):
-        raise ValueError(f"waiting times of {list(waits_s)} s: each must be above 0")
-    return [later / earlier for earlier, later in pairwise(waits_s)]
+def doubles(waits_s: Sequence[float], first_s: float) -> bool:
+    """Whether at least three waits are those of a time-out of ``first_s`` that is doubled each time (RFC 6298 5.5).
 
-
-def doubles(waits_s: Sequence[float], *, tolerance: float = 0.3) -> bool:
-    """Whether each waiting time is about twice the one before, of at least three.
-
-    The kernel's timer wheel is late by up to an eighth of a wait (kernel/time/timer.c: LVL_CLK_DIV), so that an honest
-    ratio lies between 2 / 1.125 and 2 · 1.125; the rest of ``tolerance`` is for a busy machine.
+    A timer is never early, but for the rounding of the time-out that the kernel tells. It is late by up to an eighth
+    (kernel/time/timer.c: LVL_CLK_DIV), and by what the machine makes of it, which does not grow with the wait.
     """
-    found = ratios(waits_s)
-    return len(found) >= 2 and all(2 * (1 - tolerance) <= each <= 2 * (1 + tolerance) for each in found)
+    if first_s <= 0:
+        raise ValueError(f"first_s={first_s}: a time-out is above 0")
+    due = [first_s * 2**number for number in range(len(waits_s))]
+    return len(waits_s) >= 3 and all(
+        _EARLIEST * asked <= seen <= _LATEST * asked + _BUSY_S for asked, seen in zip(due, waits_s, strict=True)
+    )
+
+
+_EARLIEST, _LATEST, _BUSY_S = 0.95, 1.25, 0.1

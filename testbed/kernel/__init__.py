@@ -30,6 +30,7 @@ _KEYRINGS = (
 _MIRROR_VARIABLE = "TESTBED_DEBIAN_MIRROR"
 _FETCH_DEADLINE_S = 300.0
 _INIT = "guest-init"
+_FOR_ALL = 0o644
 
 
 def cache() -> Path:
@@ -60,10 +61,12 @@ def ensure_root(say: Callable[[str], None]) -> Path:
                 _fetch(root)
     ours = Path(testbed.agent.__file__).with_name(_INIT)
     theirs = root / _INIT
-    if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
+    readable = theirs.is_file() and theirs.stat().st_mode & 0o777 == _FOR_ALL
+    if not readable or theirs.read_bytes() != ours.read_bytes():
         with tempfile.NamedTemporaryFile(dir=root, delete=False) as file:
             file.write(ours.read_bytes())
-        os.replace(file.name, theirs)
+        Path(file.name).chmod(_FOR_ALL)
+        Path(file.name).replace(theirs)
     return root
 
 

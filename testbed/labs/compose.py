@@ -36,12 +36,11 @@ from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
-from testbed.labs.observing import Spot
+from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles, load_tables, read_trace
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
-from testbed.observe.capture import Place
 
 NETEM_CHOICES = ("auto", "host", "carried")
 ROLE_LABEL = "testbed.role"
@@ -510,46 +509,15 @@ class ComposeLab(Lab):
         """Where the packets of a port pass; see `Lab.spots`."""
         if self._agent is None:
             raise LabError("the lab is not up")
-        name = f"{host}@{network}"
-        sides = self._agent.call("sides", port=name)
-        sources = () if src is None else self._source_addresses(src, network)
-        impaired = bool(self._ports.get((host, network))) and sides["after"] is not None
-        if sides["before"] is not None:
-            return [
-                Spot(
-                    place=Place(
-                        name=f"{name} {side} the impairment", side=side,
-                        description=f"{sides[side]}, the tap on the {where} side of the carried kernel that has the "
-                        f"netem for packets toward {host}; packets from {host} pass it unimpaired",
-                    ),
-                    interface={"device": sides[side]}, addresses=sources,
-                )
-                for side, where in (("before", "bridge's"), ("after", "container's"))
-            ]  # fmt: skip
-        ours = {"ifindex": self._hosts[host].interface(network)["peer_ifindex"]}
-        if not impaired:
-            place = Place(name=name, description=f"the host-side veth of {host}, which no netem impairs")
-            return [Spot(place=place, interface=ours, addresses=sources)]
-        after = Place(
-            name=f"{name} after the impairment",
-            description=f"the host-side veth of {host}: packets toward it have passed the netem, packets from it are "
-            f"as it sent them",
-        )
-        found = [Spot(place=after, interface=ours, addresses=sources)]
-        others = [src] if src is not None else [
-            other for other in self._hosts if other != host and network in self._hosts[other]._networks()
-        ]  # fmt: skip
-        for other in others:
-            before = Place(
-                name=f"{name} before the impairment, from {other}", side="before",
-                description=f"the host-side veth of {other}: packets from it as it sent them, packets toward it after "
-                f"its own impairment",
-            )  # fmt: skip
-            theirs = {"ifindex": self._hosts[other].interface(network)["peer_ifindex"]}
-            found.append(Spot(place=before, interface=theirs, addresses=self._source_addresses(host, network)))
-        return found
+        members = [name for name in self._hosts if network in self._hosts[name]._networks()]
 
-    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        def end(name: str) -> int:
+            return int(self._hosts[name].interface(network)["peer_ifindex"])
+
+        return spots_of_port(self, self._agent, host=host, network=network, src=src, members=members, end=end)
+
+    def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        """What packets of a host bear as their source; see `Lab`."""
         link_local = self._hosts[host].interface(network)["link_local"]
         return (*self._hosts[host].addresses(network), *link_local)
 

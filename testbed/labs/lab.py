@@ -1051,11 +1051,11 @@ class Lab(abc.ABC):
         minor = qdisc.FIRST_MINOR + len(port.sources)
         if minor > qdisc.LAST_MINOR:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
-        addresses = self._source_addresses(ref.src, ref.network)
+        addresses = self.source_addresses(ref.src, ref.network)
         port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
         return port
 
-    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+    def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         """Every address that a host's packets on a network may come from."""
         return self.hosts[host].addresses(network)
 

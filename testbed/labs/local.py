@@ -41,6 +41,7 @@ from testbed.labs.composefile import ComposeFile, NeedsComposeError
 from testbed.labs.composer import Composer
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.localplan import HostPlan, Plan, ServicePlan
+from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.readiness import Ready
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles, load_tables
@@ -96,8 +97,9 @@ class LocalLab(Lab):
         self._profiles: dict[str, Any] | None = None
         self._tables: dict[str, Path] | None = None
         self._hosts: dict[str, LocalHost] = {}
-        self._agent: ChildAgent | None = None
-        self._channel: Channel | None = None
+        self._child: ChildAgent | None = None
+        self._agent: Channel | None = None
+        self._capture_agent: Channel | None = None
         self._undo = ExitStack()
         self._ifindexes: dict[str, dict[str, int]] = {}
         self._reader = _Reader()
@@ -183,8 +185,8 @@ class LocalLab(Lab):
         with ExitStack() as undo:
             undo.callback(self._forget)
             listeners = self._listen(undo, plan)
-            self._agent = agent = ChildAgent(tag=self.run_id[:6])
-            self._channel = channel = Channel(agent, name="local agent")
+            self._child = agent = ChildAgent(tag=self.run_id[:6])
+            self._agent = channel = Channel(agent, name="local agent")
             undo.callback(agent.close)
             undo.enter_context(self._reader)
             self._choose_engine(channel)
@@ -203,11 +205,14 @@ class LocalLab(Lab):
     def _close_hosts(self) -> None:
         for host in self._hosts.values():
             host.close()
+        if self._capture_agent is not None:
+            self._capture_agent.close()
+            self._capture_agent = None
 
     def _forget(self) -> None:
         self._hosts.clear()
         self._ifindexes.clear()
-        self._agent = self._channel = None
+        self._child = self._agent = None
 
     def _choose_engine(self, channel: Channel) -> None:
         able = channel.call("capabilities")
@@ -242,7 +247,13 @@ class LocalLab(Lab):
 
     def _build(self, channel: Channel, plan: Plan) -> None:
         networks = [
-            {"name": network.name, "mtu": network.mtu, "addresses": network.gateways} for network in plan.networks
+            {
+                "name": network.name,
+                "mtu": network.mtu,
+                "addresses": network.gateways,
+                "names": "\n".join(plan.names_on(network.name)),
+            }
+            for network in plan.networks
         ]
         hosts = [self._settings(host) for host in plan.hosts]
         try:
@@ -268,7 +279,7 @@ class LocalLab(Lab):
             "routes": routes,
             "sysctls": service.sysctls,
             "hostname": host.hostname,
-            "hosts_file": plan.hosts_file(host),
+            "hosts_head": plan.hosts_head(host),
             "folders": service.folders,
             "files": service.files,
             "binds": [*service.binds, *_hidden_python()],
@@ -301,9 +312,9 @@ class LocalLab(Lab):
         return listeners
 
     def _publish(self, channel: Channel, plan: Plan, listeners: Sequence[tuple[str, int, socket.socket]]) -> None:
-        if listeners and self._agent is not None:
+        if listeners and self._child is not None:
             first = {host.name: host.interfaces[0].plain[0] for host in plan.hosts if host.interfaces}
-            ticket = self._agent.passed([listener.fileno() for _, _, listener in listeners])
+            ticket = self._child.passed([listener.fileno() for _, _, listener in listeners])
             channel.call("publish", ticket=ticket, targets=[(first[host], port) for host, port, _ in listeners])
             for _, _, listener in listeners:
                 listener.close()
@@ -341,7 +352,7 @@ class LocalLab(Lab):
 
     def _stop_services(self) -> None:
         """Ask every service to stop as its stop_signal says; what does not in time ends with the agent."""
-        if self._channel is None:
+        if self._agent is None:
             return
         by_signal: dict[str, list[LocalProgram]] = {}
         for host in self._hosts.values():
@@ -349,7 +360,7 @@ class LocalLab(Lab):
                 by_signal.setdefault(host.service_plan.stop_signal, []).append(host.service)
         try:
             for name, programs in by_signal.items():
-                self._channel.call("signal", programs=[each.number for each in programs], name=name)
+                self._agent.call("signal", programs=[each.number for each in programs], name=name)
         except AgentError as error:
             self._say(f"the agent was gone before it was told to stop: {error}")
             return
@@ -363,9 +374,9 @@ class LocalLab(Lab):
     @property
     def channel(self) -> Channel:
         """The way to the agent. Raises LabError if the lab is not up."""
-        if self._channel is None:
+        if self._agent is None:
             raise LabError("the lab is not up")
-        return self._channel
+        return self._agent
 
     def _attach(self, host: str, network: str) -> Port:
         channel = self.channel
@@ -374,7 +385,7 @@ class LocalLab(Lab):
         ifindex = self._prepare_source(host, network)
         name = f"{host}@{network}"
         attached = channel.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
-        return Port(name=name, channel=channel, device=attached["device"])
+        return Port(name=name, channel=channel, device=attached["device"], entry=attached.get("entry"))
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port of this machine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
@@ -397,27 +408,46 @@ class LocalLab(Lab):
         self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool
     ) -> Callable[[], int]:
         """Start a program on descriptors of ours; see `LocalHost.attached`."""
-        if self._agent is None:
+        if self._child is None:
             raise LabError("the lab is not up")
         read, write = os.pipe()
-        ticket = self._agent.passed([*streams, write])
+        ticket = self._child.passed([*streams, write])
         os.close(write)
         self.channel.call("start", argv=list(argv), ticket=ticket, tty=tty, **host.circumstances())
         return functools.partial(_exit_status, read)
 
     def beside(self, host: str) -> Channel:
         """An agent in a host's network namespace."""
-        if self._agent is None:
+        return self._helper(f"agent inside {host}", "inside", host=host)
+
+    def capture_agent(self) -> Channel:
+        """The agent that captures, started when it is needed first."""
+        if self._capture_agent is None:
+            self._capture_agent = self._helper("agent that captures", "capturing")
+        return self._capture_agent
+
+    def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
+        """Where the packets of a port pass; see `Lab.spots`."""
+        members = [name for name, ends in self._ifindexes.items() if network in ends]
+        return spots_of_port(
+            self, self.channel, host=host, network=network, src=src, members=members,
+            end=lambda name: self._ifindexes[name][network],
+        )  # fmt: skip
+
+    def _helper(self, name: str, operation: str, **arguments: Any) -> Channel:
+        """An agent that the lab's agent starts beside itself."""
+        if self._child is None:
             raise LabError("the lab is not up")
         requests, ask = os.pipe()
         hear, answers = os.pipe()
-        ticket = self._agent.passed([requests, answers])
+        ticket = self._child.passed([requests, answers])
         os.close(requests)
         os.close(answers)
-        self.channel.call("inside", host=host, ticket=ticket)
-        return Channel(PipeStream(ask, hear), name=f"agent inside {host}")
+        self.channel.call(operation, ticket=ticket, **arguments)
+        return Channel(PipeStream(ask, hear), name=name)
 
-    def _source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+    def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
+        """What packets of a host bear as their source; see `Lab`."""
         interface = next(each for each in self._hosts[host].plan.interfaces if each.network == network)
         return (*interface.plain, *interface.link_local)
 
@@ -425,9 +455,9 @@ class LocalLab(Lab):
         self, host: LocalHost, argv: Sequence[str], *, env: Mapping[str, str] | None, workdir: str | None, user: str
     ) -> LocalProgram:
         """Start a program in a host."""
-        if self._agent is None:
+        if self._child is None:
             raise LabError("the lab is not up")
-        return LocalProgram(host, self._agent, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
+        return LocalProgram(host, self._child, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -470,6 +500,7 @@ class LocalHost(Host):
         self._lab = lab
         self._per_packet: set[str] = set()
         self._inside: Channel | None = None
+        self._begun = False
         self._healthy = service.health_check is None
         self._unhealthy = False
         self._check: LocalProgram | None = None
@@ -543,14 +574,16 @@ class LocalHost(Host):
     # --- the service -----------------------------------------------------------------------------
 
     def start_service(self) -> None:
-        """Start what the Compose file says."""
-        self.service = self._lab.launch(self, self.service_plan.argv, env=None, workdir=None, user="")
+        """Start what the Compose file says, if it says anything."""
+        self._begun = True
+        if self.service_plan.argv:
+            self.service = self._lab.launch(self, self.service_plan.argv, env=None, workdir=None, user="")
 
     @property
     def wellness(self) -> str:
         """``well``, ``waiting`` or ``failed``."""
         if self.service is None:
-            return "waiting"
+            return "well" if self._begun else "waiting"
         if self.service.ended:
             return "well" if self.service.wait().exit_code == 0 else "failed"
         return "failed" if self._unhealthy else "well" if self._healthy else "waiting"
@@ -558,7 +591,7 @@ class LocalHost(Host):
     def meets(self, condition: str) -> bool:
         """Whether a service that depends on this one by such a condition may start."""
         if self.service is None:
-            return False
+            return self._begun
         match condition:
             case "service_completed_successfully":
                 return self.service.ended and self.service.wait().exit_code == 0
@@ -671,7 +704,7 @@ class LocalProgram(Program):
     ) -> None:  # fmt: skip
         self.argv = tuple(argv)
         self._host = host
-        self._channel = channel
+        self._agent = channel
         self._chunks: list[tuple[int, bytes]] = []
         self.lines = _Lines()
         self._ended = threading.Event()
@@ -744,9 +777,9 @@ class LocalProgram(Program):
     def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:
         """Signal it, wait, and kill it if need be; see `Program.stop`."""
         if not self.ended:
-            self._channel.call("signal", programs=[self.number], name=signal)
+            self._agent.call("signal", programs=[self.number], name=signal)
             if not self._ended.wait(seconds(timeout)) and signal != "SIGKILL":
-                self._channel.call("signal", programs=[self.number], name="SIGKILL")
+                self._agent.call("signal", programs=[self.number], name="SIGKILL")
         return self.wait("10s")
 
     def _stream(self, number: int) -> str:

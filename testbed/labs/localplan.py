@@ -102,6 +102,7 @@ class ServicePlan:
 
     name: str
     argv: tuple[str, ...]
+    """Empty: a host where nothing runs until a test starts it."""
     environment: Mapping[str, str]
     workdir: str
     user: str = ""
@@ -151,15 +152,19 @@ class Plan:
 
     def hosts_file(self, host: HostPlan) -> str:
         """What /etc/hosts says in a host: itself, and every name on a network that it is on; hosts(5)."""
+        lines = [self.hosts_head(host), *("\n".join(self.names_on(each.network)) for each in host.interfaces)]
+        return "\n".join(lines) + "\n"
+
+    def hosts_head(self, host: HostPlan) -> str:
+        """What is a host's own in its /etc/hosts."""
         lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
         own = host.interfaces[0].plain[0] if host.interfaces else "127.0.0.1"
         lines.append(f"{own} {host.hostname}")
         lines += [f"{address} {name}" for name, address in host.extra_hosts]
-        for interface in host.interfaces:
-            lines += self._names_on(interface.network)
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines)
 
-    def _names_on(self, network: str) -> list[str]:
+    def names_on(self, network: str) -> list[str]:
+        """The lines for everybody on a network."""
         cached: dict[str, list[str]] = self.__dict__.setdefault("_names", {})
         if network not in cached:
             cached[network] = [
@@ -234,7 +239,7 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
     entrypoint = tuple(map(str, body.get("entrypoint") or described.entrypoint))
     overridden = body.get("entrypoint") is not None and body.get("command") is None
     command = tuple(map(str, body.get("command") or (() if overridden else described.command)))
-    if not (entrypoint + command):
+    if not (entrypoint + command) and "local" not in (body.get("x-testbed") or {}):
         wrong("build" if "build" in body else "image", "no `command:`, and no CMD in a Dockerfile: nothing to run")
     volumes = []
     for number, volume in enumerate(body.get("volumes", ())):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from testbed.labs.channel import Channel
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links import proof
 from testbed.model.impairment import unknown
+from testbed.model.topology import LinkRef
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place, packets
 from testbed.observe.counters import Counters
@@ -46,6 +47,51 @@ class Spot:
     """``device`` or ``ifindex``, for the agent."""
     addresses: tuple[str, ...] = ()
     """Only packets from or to one of these; all if there are none."""
+
+
+def spots_of_port(
+    lab: Lab, agent: Channel, *, host: str, network: str, src: str | None, members: Sequence[str],
+    end: Callable[[str], int],
+) -> list[Spot]:  # fmt: skip
+    """Where the packets of a port pass; ``members`` are on the network, ``end`` their switch ports' ifindex."""
+    name = f"{host}@{network}"
+    sides = agent.call("sides", port=name)
+    sources = () if src is None else lab.source_addresses(src, network)
+    impaired = lab.port(LinkRef("", host, network)) is not None and sides["after"] is not None
+    if sides["before"] is not None:
+        return [
+            Spot(
+                place=Place(
+                    name=f"{name} {side} the impairment", side=side,
+                    description=f"{sides[side]}, the tap on the {where} side of the carried kernel that has the "
+                    f"netem for packets toward {host}; packets from {host} pass it unimpaired",
+                ),
+                interface={"device": sides[side]}, addresses=sources,
+            )
+            for side, where in (("before", "bridge's"), ("after", "container's"))
+        ]  # fmt: skip
+    ours = {"ifindex": end(host)}
+    if not impaired:
+        place = Place(name=name, description=f"the host-side veth of {host}, which no netem impairs")
+        return [Spot(place=place, interface=ours, addresses=sources)]
+    after = Place(
+        name=f"{name} after the impairment",
+        description=f"the host-side veth of {host}: packets toward it have passed the netem, packets from it are "
+        f"as it sent them",
+    )
+    found = [Spot(place=after, interface=ours, addresses=sources)]
+    others = [src] if src is not None else [
+        other for other in members if other != host
+    ]  # fmt: skip
+    for other in others:
+        before = Place(
+            name=f"{name} before the impairment, from {other}", side="before",
+            description=f"the host-side veth of {other}: packets from it as it sent them, packets toward it after "
+            f"its own impairment",
+        )  # fmt: skip
+        theirs = {"ifindex": end(other)}
+        found.append(Spot(place=before, interface=theirs, addresses=lab.source_addresses(host, network)))
+    return found
 
 
 class PortCapture:

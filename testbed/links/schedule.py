@@ -68,7 +68,9 @@ def compile_timeline(timeline: Timeline, *, seed: int | None = None) -> Schedule
     moments = [each for segment in timeline.segments for each in _of_segment(segment, timeline)]
     for outage in timeline.outages:
         moments = _laid_over(moments, outage, timeline.repeat_s)
-    moments = _seeded(_compatible(_merged(moments)), timeline.seed if timeline.seed is not None else seed)
+    moments = _seeded(
+        _compatible(_merged(_lasting(moments, timeline.repeat_s))), timeline.seed if timeline.seed is not None else seed
+    )
     return Schedule(moments=tuple(moments), repeat_s=timeline.repeat_s)
 
 
@@ -76,10 +78,10 @@ def _of_segment(segment: Segment, timeline: Timeline) -> Iterator[Moment]:
     if segment.toward is not None:
         stairs = min(max(1, math.ceil(round(segment.over_s / RESOLUTION_S, 6))), MOST_STAIRS)
         for number in range(stairs):
-            at_s = segment.at_s + segment.over_s * number / stairs
+            at_s = round(segment.at_s + segment.over_s * number / stairs, 9)
             share = (number + 0.5) / stairs
             yield Moment(at_s=at_s, impairment=between(segment.impairment, segment.toward, share))
-        yield Moment(at_s=segment.at_s + segment.over_s, impairment=segment.toward)
+        yield Moment(at_s=segment.ends_s, impairment=segment.toward)
     elif segment.hold_s is not None:
         position = timeline.segments.index(segment)
         later = timeline.segments[position + 1 :]
@@ -88,7 +90,8 @@ def _of_segment(segment: Segment, timeline: Timeline) -> Iterator[Moment]:
             passed_s = number * RESOLUTION_S
             delay_s = (segment.impairment.delay_s or 0.0) + segment.hold_s - passed_s
             yield Moment(
-                at_s=segment.at_s + passed_s, impairment=replace(segment.impairment, delay_s=round(delay_s, 9))
+                at_s=round(segment.at_s + passed_s, 9),
+                impairment=replace(segment.impairment, delay_s=round(delay_s, 9)),
             )
     else:
         yield Moment(at_s=segment.at_s, impairment=segment.impairment)
@@ -103,7 +106,7 @@ def lost(impairment: Impairment) -> Impairment:
 
 
 def _laid_over(moments: Sequence[Moment], outage: Outage, repeat_s: float | None) -> list[Moment]:
-    end_s = outage.at_s + outage.for_s
+    end_s = outage.ends_s
     at_begin = next(each for each in reversed(moments) if each.at_s <= outage.at_s)
     at_end = next(each for each in reversed(moments) if each.at_s <= end_s)
     before = [each for each in moments if each.at_s < outage.at_s]
@@ -112,6 +115,12 @@ def _laid_over(moments: Sequence[Moment], outage: Outage, repeat_s: float | None
     # An outage that ends with the period: the period's beginning is its end.
     ends = [] if repeat_s is not None and end_s >= repeat_s else [replace(at_end, at_s=end_s)]
     return [*before, begins, *ends, *after]
+
+
+def _lasting(moments: Sequence[Moment], repeat_s: float | None) -> list[Moment]:
+    """Without those that last no time: the end of a ramp where the next step begins, or the whole begins again."""
+    ends = [*(each.at_s for each in moments[1:]), math.inf if repeat_s is None else repeat_s]
+    return [each for each, end_s in zip(moments, ends, strict=True) if each.at_s < end_s]
 
 
 def _merged(moments: Sequence[Moment]) -> list[Moment]:

@@ -66,6 +66,11 @@ _HEADING = re.compile(r"\s*(?P<name>[A-Za-z]+)(?:[\s_/(\[]+(?P<unit>[^\s\])]+)[\
 _ZERO = re.compile(r"\s*0*\.?0+\s*(?:[a-zA-Z/]*)\s*")
 
 
+def _sum_s(first_s: float, second_s: float) -> float:
+    """Two times added up, to the nanosecond: 0.1 and 0.2 are 0.3."""
+    return round(first_s + second_s, 9)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Segment:
     """What holds from one moment on."""
@@ -81,6 +86,11 @@ class Segment:
     hold_s: float | None = None
     """Packets that come wait until so long after the segment's beginning (rate 0 in a trace); None: they do not."""
 
+    @property
+    def ends_s(self) -> float:
+        """When its ramp has ended; its beginning if it has none."""
+        return _sum_s(self.at_s, self.over_s)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outage:
@@ -88,6 +98,11 @@ class Outage:
 
     at_s: float
     for_s: float
+
+    @property
+    def ends_s(self) -> float:
+        """When packets pass again."""
+        return _sum_s(self.at_s, self.for_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +143,7 @@ class Timeline:
         """Until the last change, or until it begins again; seconds."""
         if self.repeat_s is not None:
             return self.repeat_s
-        ends = [each.at_s + each.over_s for each in self.segments] + [each.at_s + each.for_s for each in self.outages]
-        return max(ends)
+        return max([each.ends_s for each in self.segments] + [each.ends_s for each in self.outages])
 
     def _impairments(self) -> Iterator[Impairment]:
         for segment in self.segments:
@@ -149,7 +163,7 @@ class Timeline:
 
     def at(self, time_s: float) -> Impairment | None:
         """What holds at a time before its end; None in an outage. Ramps are not stairs here."""
-        if any(each.at_s <= time_s < each.at_s + each.for_s for each in self.outages):
+        if any(each.at_s <= time_s < each.ends_s for each in self.outages):
             return None
         segment = next(each for each in reversed(self.segments) if each.at_s <= time_s)
         if segment.toward is None:
@@ -462,7 +476,7 @@ def _at_odds(read: _Steps) -> Iterator[str]:
     if not read.segments and not read.outages:
         yield "no step says what happens"
     for one, other in pairwise(read.segments):
-        ends_s = one.at_s + one.over_s
+        ends_s = one.ends_s
         if other.at_s <= one.at_s:
             yield f"the step at {write(other.at_s)} stands behind the one at {write(one.at_s)}: put them in order"
         elif other.at_s < ends_s:
@@ -471,10 +485,10 @@ def _at_odds(read: _Steps) -> Iterator[str]:
                 f"{write(ends_s)}; end the ramp before it"
             )
     for first, second in pairwise(read.outages):
-        if second.at_s < first.at_s + first.for_s:
+        if second.at_s < first.ends_s:
             yield f"the outage at {write(second.at_s)} begins before the one at {write(first.at_s)} has ended"
     if read.repeat_s is not None:
-        ends = [each.at_s + each.over_s for each in read.segments] + [each.at_s + each.for_s for each in read.outages]
+        ends = [each.ends_s for each in read.segments] + [each.ends_s for each in read.outages]
         begins = [each.at_s for each in read.segments]
         if max(ends, default=0.0) > read.repeat_s or max(begins, default=0.0) >= read.repeat_s:
             yield f"repeat={write(read.repeat_s)}: too short for the steps, which last until {write(max(ends))}"

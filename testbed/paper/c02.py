@@ -47,6 +47,7 @@ def delivery(context: Context) -> Outcome:
     for name, words in _LINKS[: _QUICK_LINKS if context.quick else None]:
         context.say(f"C2: {name}")
         rows.append(_over_links(context, name, words))
+    context.await_closed(PAPER_PORT)
     for breaking in (_edge, _pieces, _unread, _backlog, _outages):
         context.say(f"C2: {(breaking.__doc__ or '').splitlines()[0]}")
         found, numbers = breaking(context)
@@ -97,7 +98,7 @@ def _over_links(context: Context, name: str, words: object) -> Row:
         values={"delivered": f"{100 * arrived / there.sent:.0f} %",
                 "what": f"{arrived} of {there.sent} of ours, the paper's {'' if paper else 'not '}printed",
                 "client told": "—",
-                "mechanism": f"{run.evidence.kernel['client']['Tcp']['RetransSegs']} segments retransmitted"},
+                "mechanism": f"{run.evidence.kernel['client']['Tcp']['RetransSegs']} × sent again"},
     )  # fmt: skip
 
 
@@ -109,9 +110,9 @@ def _await_line(context: Context, line: str, deadline_s: float = 60.0) -> bool:
     return True
 
 
-def _next_lines(context: Context, before: int, count: int = 1) -> list[str]:
+def _next_lines(context: Context, before: int, count: int = 1, *, deadline_s: float = 60.0) -> list[str]:
     """What the paper's server prints after so many lines. Raises NotSeenError if it is less than ``count``."""
-    return await_condition(lambda: context.printed()[before:], lambda lines: len(lines) >= count, deadline_s=60)
+    return await_condition(lambda: context.printed()[before:], lambda lines: len(lines) >= count, deadline_s=deadline_s)
 
 
 # --- at the ends -------------------------------------------------------------------------------------
@@ -192,9 +193,11 @@ def _backlog(context: Context) -> tuple[list[Row], Numbers]:
         told = json.loads(context.call("storm", PAPER_PORT, _STORM, _STORM_PATIENCE_S).stdout)
         stalled.stop("SIGKILL")
         sent = sum(what == "sent" for what, _took in told)
-        # The queue is accepted now, and the stalled client's empty message comes first; who gave up will not come.
+        # The queue is accepted now, the stalled client's empty message first. Not every message that a client sent
+        # need come: the kernel may have forgotten a connection that it had no room for.
+        context.await_closed(PAPER_PORT, 120)
         with suppress(NotSeenError):
-            _next_lines(context, before, sent + 1)
+            _next_lines(context, before, sent + 1, deadline_s=5)
         lines = context.printed()[before:]
     counters = seen.host("server").counters
     printed = sum(line.startswith("Message storm") for line in lines)

@@ -15,8 +15,9 @@ from testbed.observe.series import Series, outstanding, windows
 from testbed.observe.wire import Flow
 from testbed.paper.context import BACK, BOTH, THERE, Context, NotAsMeantError, said
 
-_COUNT = 600_000
+_COUNT = 500_000
 _BUFFER_BYTES = 65_536
+"""Of each side; the kernel doubles it, and no longer tunes it by what it remembers of the destination."""
 _FAR_MS, _NEAR_MS = 60, 5
 """One-way delays. A receiver may delay an acknowledgment by up to 200 ms (TCP_DELACK_MAX, include/net/tcp.h), and the
 sender's loss probe is due after two round trips: of 120 ms it can never be sent for a delayed acknowledgment alone, of
@@ -67,7 +68,7 @@ class _Run:
 
 
 def flow_control(context: Context) -> Outcome:
-    """A server with a buffer of 64 kB reads nothing for a while, then all of 600 kB; captured at its port.
+    """A server with a buffer of 64 kB reads nothing for a while, then all of 500 kB; captured at its port.
 
     Held if it announced a window of zero, the sender stood still with data in hand, and everything arrived with
     nothing sent again, no time-out and nothing thrown away by the receiver. Then once more, and the news that the
@@ -117,7 +118,7 @@ def _transfer(context: Context, name: str, port: int, delay_ms: int, busy_s: flo
     with context.lab.observe(captures=[THERE]) as seen:
         sink = context.serve("busy", port, _COUNT, _BUFFER_BYTES, flag)
         before = _zero_windows(context)
-        sender = context.begin("send", port, _COUNT)
+        sender = context.begin("send", port, _COUNT, "--buffer", _BUFFER_BYTES)
         await_condition(lambda: _zero_windows(context) - before, bool, deadline_s=30)
         time.sleep(busy_s)  # not readiness: a reader that is busy for that long is the condition
         if lose:

@@ -7,7 +7,7 @@ import time
 from testbed.errors import CommandTimeoutError
 from testbed.judge.claims import Finding, Outcome, Plot, Row
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.paper.context import BOTH, Context
+from testbed.paper.context import BOTH, PAPER_PORT, Context
 
 MESSAGE = "Test message"
 FIGURE_4 = f"Message {MESSAGE}\n"
@@ -23,6 +23,7 @@ def figure_4(context: Context) -> Outcome:
     Held if the server then has printed figure 4's line, byte for byte, the other one after it, and nothing else. Over
     a link that passes nothing the client is ended after a second, and nothing may be printed.
     """
+    context.await_closed(PAPER_PORT, _PATIENCE_S)  # what an earlier experiment sent must not be printed in between
     names = _QUICK if context.quick else sorted(context.lab.profiles)
     rows: list[Row] = []
     times: dict[str, float] = {}

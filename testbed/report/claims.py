@@ -14,6 +14,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 340, 84, 52, 34, 20
 _BAR, _NAMES = 26, 330  # of a bar's row, and the room for its name
 _SERIES = 4
 _MOST_DOTS = 60
+_MOST_DECADES = 8
 _COLOURS = {
     Finding.HOLDS: "holds", Finding.HOLDS_WITHIN: "within", Finding.BREAKS: "breaks", Finding.INVALID: "invalid",
 }  # fmt: skip
@@ -108,7 +109,7 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
 <blockquote>{escape(page.text)} <span class="faint">(the paper, {escape(page.section)})</span></blockquote>
 <p class="lead">{escape(outcome.sentence)}</p>
 {pictures}{"".join(plot(each) for each in outcome.plots)}
-<h2>The experiment</h2><p>{escape(" ".join(page.how.split()))}</p>
+<h2>The experiment</h2><p>{escape(" ".join(page.how.replace("``", "").split()))}</p>
 {_table(outcome.rows)}
 {f"<h2>The numbers behind it</h2><table><tbody>{numbers}</tbody></table>" if numbers else ""}
 {f"<h2>Evidence</h2><ul>{links}</ul>" if links else ""}
@@ -198,7 +199,8 @@ class _Axis:
     def at(self, value: float) -> float:
         """The place of a value; what is below the scale lies at its begin."""
         if self.logarithmic:
-            share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+            low, high = math.log10(self.low), math.log10(self.high)
+            share = (math.log10(max(value, self.low)) - low) / (high - low)
         else:
             share = (value - self.low) / (self.high - self.low)
         return self.begin + share * (self.end - self.begin)
@@ -208,7 +210,7 @@ class _Axis:
         """Round values from low to high."""
         if self.logarithmic:
             first, last = round(math.log10(self.low)), round(math.log10(self.high))
-            return [10.0**power for power in range(first, last + 1)]
+            return [10.0**power for power in range(first, last + 1, math.ceil((last - first) / _MOST_DECADES))]
         step = _round_step((self.high - self.low) / 5)
         first = math.ceil(self.low / step)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]

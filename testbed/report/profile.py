@@ -127,7 +127,7 @@ def _silence(timeline: Timeline, column: int, length_s: float) -> str | None:
     def meets(from_s: float, to_s: float) -> bool:
         return from_s < end_s and to_s > begin_s
 
-    if any(meets(each.at_s, each.at_s + each.for_s) for each in timeline.outages):
+    if any(meets(each.at_s, each.ends_s) for each in timeline.outages):
         return _SILENT
     held_s = 0.0
     for number, each in enumerate(timeline.segments):

@@ -75,7 +75,7 @@ def test_every_replica_is_impaired_by_one_word_and_each_for_itself(scaled: Lab) 
 
 
 def addresses_by_family(lab: Lab, host: str) -> dict[str, str]:
-    old, new, link_local = lab._source_addresses(host, "lan")
+    old, new, link_local = lab.source_addresses(host, "lan")
     return {"IPv4": old, "IPv6": new, "link-local": f"{link_local}%eth0"}
 
 

@@ -15,9 +15,6 @@ from testbed.labs.waiting import await_condition
 from testbed.model.observed import Evidence, difference
 from tests.lab.conftest import await_quiet
 
-# Counters of the local lab's links are not collected by the drive yet.
-LABS = ("compose",)
-
 
 @pytest.fixture(autouse=True)
 def _quiet(lab: ComposeLab) -> None:

@@ -248,9 +248,10 @@ def test_a_markers_timeline_begins_with_the_body_of_the_test(lab: ComposeLab, sl
 
 _STOPS_ITSELF = """
 import json, os, signal, sys
-from testbed import ComposeLab
+from pathlib import Path
+from testbed.labs.choice import make_lab
 
-with ComposeLab(sys.argv[1]) as lab:
+with make_lab(sys.argv[2], Path(sys.argv[1]), netem="auto", say=lambda _text: None) as lab:
     link = lab.link("client -> server")
     link.impair([{"delay": "5ms"}, {"at": "500ms", "delay": "25ms"}, {"at": "1s", "outage": "300ms"}])
     os.kill(os.getpid(), signal.SIGSTOP)
@@ -259,9 +260,9 @@ with ComposeLab(sys.argv[1]) as lab:
 """
 
 
-def test_steps_are_taken_while_the_test_process_is_stopped() -> None:
+def test_steps_are_taken_while_the_test_process_is_stopped(kind: str) -> None:
     compose = Path(__file__).parents[2] / "compose.yaml"
-    with subprocess.Popen([sys.executable, "-c", _STOPS_ITSELF, str(compose)], stdout=subprocess.PIPE) as child:
+    with subprocess.Popen([sys.executable, "-c", _STOPS_ITSELF, str(compose), kind], stdout=subprocess.PIPE) as child:
         _, status = os.waitpid(child.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
         time.sleep(3.0)  # until well after the last step, of which nothing can be seen from here

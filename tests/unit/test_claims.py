@@ -1,0 +1,266 @@
+"""Verdicts, what is kept of them, and the pages, on made-up experiments; no lab."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
+from testbed.labs.lab import Lab
+from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
+from testbed.paper.context import Context
+from testbed.report.claims import Page, claim_page, index_page, plot
+
+GIVEN = {"quick": True, "lab": "compose", "netem": "auto", "experiments": "0123"}
+numbers = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 9))
+
+
+def row(held: bool | None, condition: str = "here") -> Row:
+    return Row(condition=condition, held=held, values={"seen": "1"})
+
+
+class NoLab:
+    """What `examine` needs of a lab, and no more."""
+
+    history: tuple[object, ...] = ()
+
+    def begin(self, seeds_from: str | None) -> None:
+        self.began = seeds_from
+
+    def end(self) -> None:
+        self.ended = True
+
+
+def claim(experiment: Callable[[Context], Outcome]) -> Claim:
+    return Claim(id="C99", name="made up", text="it is so", section="nowhere", experiment=experiment)
+
+
+def examined(experiment: Callable[[Context], Outcome], folder: Path, lab: NoLab | None = None) -> Outcome:
+    return examine(claim(experiment), cast(Lab, lab or NoLab()), folder)
+
+
+# --- verdicts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("held", "finding"),
+    [
+        ([True, True], Finding.HOLDS), ([True, False], Finding.HOLDS_WITHIN), ([False, False], Finding.BREAKS),
+        ([True, None], Finding.HOLDS), ([None, None], Finding.INVALID), ([], Finding.INVALID),
+    ],
+)  # fmt: skip
+def test_one_condition_that_does_not_hold_is_enough_and_context_counts_for_nothing(
+    held: list[bool | None], finding: Finding
+) -> None:
+    assert finding_of(map(row, held)) is finding
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a bug"), StopIteration(), AssertionError("so"), KeyError("x"), LabError("gone")]
+)
+def test_a_crash_is_invalid_and_never_holds(error: Exception, tmp_path: Path) -> None:
+    def crashes(_: Context) -> Outcome:
+        raise error
+
+    lab = NoLab()
+    outcome = examined(crashes, tmp_path, lab)
+    assert outcome.finding is Finding.INVALID
+    assert type(error).__name__ in outcome.sentence or str(error) in outcome.sentence
+    assert lab.ended
+
+
+def test_conditions_that_were_not_in_force_are_invalid_and_say_so(tmp_path: Path) -> None:
+    def unimpaired(_: Context) -> Outcome:
+        raise ImpairmentNotAppliedError("asked loss 2 %, the kernel reports 0 %")
+
+    outcome = examined(unimpaired, tmp_path)
+    assert outcome.finding is Finding.INVALID
+    assert "asked loss 2 %, the kernel reports 0 %" in outcome.sentence
+
+
+def test_a_lab_that_cannot_be_healed_makes_what_was_found_invalid(tmp_path: Path) -> None:
+    class Stuck(NoLab):
+        def end(self) -> None:
+            raise LabError("still impaired")
+
+    outcome = examined(lambda _: Outcome(finding=Finding.HOLDS, sentence="fine"), tmp_path, Stuck())
+    assert outcome.finding is Finding.INVALID
+
+
+def test_seeds_come_from_the_claim_alone(tmp_path: Path) -> None:
+    lab = NoLab()
+    examined(lambda _: Outcome(finding=Finding.HOLDS, sentence="fine"), tmp_path, lab)
+    assert lab.began == "paper C99"
+
+
+# --- which ---------------------------------------------------------------------------------------------
+
+
+def test_claims_are_chosen_in_their_own_order_whatever_the_case() -> None:
+    assert [each.id for each in chosen(["c6", " C2 "])] == ["C2", "C6"]
+    assert len(chosen([""])) == len(CLAIMS)
+
+
+def test_every_unknown_claim_is_named_with_the_nearest() -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        chosen(["C2", "C13", "D4"])
+    assert len(caught.value.problems) == 2
+    assert "C13" in caught.value.problems[0]
+
+
+def test_each_claim_says_what_its_experiment_does() -> None:
+    assert [each.id for each in CLAIMS.values()] == [f"C{number}" for number in range(1, 13)]
+    assert all(each.how for each in CLAIMS.values())
+
+
+# --- what is kept --------------------------------------------------------------------------------------
+
+
+def outcome_of(finding: Finding = Finding.HOLDS, evidence: tuple[str, ...] = ()) -> Outcome:
+    picture = Plot(title="t", x="time, s", y="kB", series={"a": [(0.0, 1.0)]}, dashed=frozenset({"a"}))
+    return Outcome(finding=finding, sentence="so it is", rows=[row(True)], plots=[picture],
+                   mechanism={"lost": 1}, evidence=evidence)  # fmt: skip
+
+
+def test_what_is_kept_comes_back_the_same(tmp_path: Path) -> None:
+    keep(tmp_path, {"C1": outcome_of()}, GIVEN)
+    back = kept(tmp_path, GIVEN)["C1"]
+    assert json.dumps(back.as_json()) == json.dumps(outcome_of().as_json())
+    assert back.plots[0].series["a"] == [(0.0, 1.0)]
+
+
+@pytest.mark.parametrize("change", [{"quick": False}, {"experiments": "4567"}, {"lab": "local"}])
+def test_an_outcome_of_other_inputs_is_not_taken_up(tmp_path: Path, change: dict[str, object]) -> None:
+    keep(tmp_path, {"C1": outcome_of()}, GIVEN)
+    assert kept(tmp_path, {**GIVEN, **change}) == {}
+
+
+def test_what_was_not_decided_and_what_lost_its_evidence_is_sought_again(tmp_path: Path) -> None:
+    found = {"C1": outcome_of(Finding.INVALID), "C2": outcome_of(evidence=("gone.pcapng",)), "C3": outcome_of()}
+    keep(tmp_path, found, GIVEN)
+    assert list(kept(tmp_path, GIVEN)) == ["C3"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"version": 2, "inputs": GIVEN, "claims": {"C1": 3}}'])
+def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+    text = text.replace("GIVEN", json.dumps(GIVEN))
+    (tmp_path / "claims.json").write_text(text)
+    with pytest.raises(InvalidValueError, match=r"claims\.json"):
+        kept(tmp_path, GIVEN)
+    assert (tmp_path / "claims.json").read_text() == text
+
+
+def test_the_file_of_another_version_is_not_taken_up(tmp_path: Path) -> None:
+    (tmp_path / "claims.json").write_text('{"version": 1, "quick": true, "claims": {}}')
+    assert kept(tmp_path, GIVEN) == {}
+
+
+def test_inputs_change_with_what_was_asked_for() -> None:
+    assert inputs("compose", netem="auto", quick=True) != inputs("compose", netem="auto", quick=False)
+    assert inputs("compose", netem="auto", quick=True) == inputs("compose", netem="auto", quick=True)
+
+
+# --- pages ---------------------------------------------------------------------------------------------
+
+
+class Links(HTMLParser):
+    """The targets of a page, and whether every element that needs it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.targets += [value for name, value in attrs if name == "href" and value]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read(text: str) -> Links:
+    links = Links()
+    links.feed(text)
+    assert links.open == []
+    return links
+
+
+def test_the_report_has_a_page_a_claim_and_every_link_leads_to_a_file(tmp_path: Path) -> None:
+    found = {name: outcome_of(evidence=(f"{name}.txt",)) for name in CLAIMS}
+    for name in CLAIMS:
+        (tmp_path / f"{name}.txt").write_text("seen")
+    write_report(tmp_path, found, GIVEN)
+    pages = sorted(tmp_path.glob("*.html"))
+    assert len(pages) == len(CLAIMS) + 1
+    for page in pages:
+        assert all((tmp_path / target).exists() for target in read(page.read_text()).targets), page
+
+
+def page(outcome: Outcome) -> Page:
+    return Page(id="C1", name="session", text="a <claim>", section="protocol", how="by doing", outcome=outcome)
+
+
+def test_a_page_shows_every_condition_and_escapes_what_programs_said() -> None:
+    rows = [Row(condition="<b>", held=False, values={"told": "<script>"}), row(None, "context")]
+    outcome = Outcome(finding=Finding.BREAKS, sentence="x < y", rows=rows, conditions=["2% & more"])
+    text = claim_page(page(outcome))
+    read(text)
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert "x &lt; y" in text
+    assert "2% &amp; more" in text
+    assert text.count("✗") == 1
+
+
+def test_the_index_counts_the_verdicts() -> None:
+    text = index_page([page(outcome_of()), page(outcome_of(Finding.BREAKS))], {"lab": "compose"})
+    assert "HOLDS 1" in text
+    assert "BREAKS 1" in text
+    assert "INVALID 0" not in text
+
+
+series = st.dictionaries(st.text(min_size=1, max_size=5), st.lists(st.tuples(numbers, numbers), max_size=5), max_size=7)
+
+
+@given(series, st.booleans())
+def test_a_plot_of_anything_is_well_formed_and_within_its_frame(
+    lines: dict[str, list[tuple[float, float]]], logarithmic: bool
+) -> None:
+    drawn = plot(Plot(title="<t>", x="x & y", y="ms", series=lines, logarithmic=logarithmic))
+    if not any(lines.values()):
+        assert drawn == ""
+        return
+    read(drawn)
+    svg = ET.fromstring(drawn[drawn.rindex("<svg") : drawn.rindex("</svg>") + 6])  # noqa: S314  # our own
+    width, height = map(float, svg.attrib["viewBox"].split()[2:])
+    for each in svg.iter("polyline"):
+        for pair in each.attrib["points"].split():
+            x, y = map(float, pair.split(","))
+            assert 0 <= x <= width
+            assert 0 <= y <= height
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    drawn = plot(Plot(title="t", x="profile", y="s", series={"a": [(0.0, 1.0), (1.0, 2.0)]}, categories=("p", "q")))
+    svg = ET.fromstring(drawn[drawn.rindex("<svg") : drawn.rindex("</svg>") + 6])  # noqa: S314  # our own
+    first, second = (float(each.attrib["width"]) for each in svg.iter("rect"))
+    assert second == pytest.approx(2 * first, rel=0.01)
+    assert {"p", "q"} <= {each.text for each in svg.iter("text")}
+
+
+def test_outcomes_are_json_all_the_way_down() -> None:
+    assert json.loads(json.dumps(outcome_of().as_json()))["finding"] == "HOLDS"
