@@ -166,6 +166,11 @@ class Distribution:
         """The largest, exactly."""
         return None if self.largest_ns is None else self.largest_ns / 1e9
 
+    def above(self, limit_s: float) -> int:
+        """How many are longer than this, the bucket that it falls into left out: up to 0.8 % longer may not count."""
+        limit_ns = limit_s * 1e9
+        return sum(count for number, count in self.buckets.items() if bucket_edges(number)[0] > limit_ns)
+
     def quantile(self, q: float, *, lost: int = 0, confidence: float = 0.95) -> Quantile | None:
         """As `quantile`, in seconds; the interval is widened to the edges of the buckets. None of nothing."""
         total = self.count + lost

@@ -3,60 +3,350 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from testbed.drive.messages import STRUCTURES
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
-from testbed.paper.context import Context
+from testbed.judge.claims import Outcome, Plot, Row, finding_of
+from testbed.judge.structures import Served, preferable
+from testbed.observe.counters import Counters
+from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context
+
+_PAPERS = "iterative"
+_LISTEN_5, _LISTEN_1024 = 5, 1024
+_STORM = 12
+_STORM_DEADLINE_S, _DEADLINE_S = 2.5, 12.0  # beyond 1 s: who is refused at first tries again after that (RFC 6298, 2.1)
+_FIRST_PORT = 9600
+_DELAYS_MS = (0, 100)
+_HOLDING = tuple(each for each in STRUCTURES if each != _PAPERS)
+"""Those that hold more than one client at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storm:
+    """Twelve clients at the paper's own server, while it waits in ``recv`` for another that says nothing."""
+
+    clients: int
+    believed: int
+    """Whose ``send`` returned without an error."""
+    printed_beside: int
+    """Messages that the server had printed when the last of them had given up."""
+    printed: int
+    """Once the silent client had gone."""
+    overflows: int
+    """ListenOverflows at the server meanwhile."""
+    drops: int
+    """ListenDrops likewise."""
+    resets: int
+    """RST segments that the server's kernel sent meanwhile."""
+
+    @property
+    def lost(self) -> int:
+        """Messages that never came to the server's program although their client was told of no error."""
+        return self.believed - self.printed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crowd:
+    """The five structures before the same crowd of clients."""
+
+    situation: str
+    delay_ms: int
+    served: tuple[Served, ...]
+
+    @property
+    def clients(self) -> int:
+        """How many came."""
+        return self.served[0].clients
+
+    @property
+    def papers(self) -> Served | None:
+        """What the paper's structure made of it; None if it was spared it, as a smaller crowd was too much for it."""
+        return next((each for each in self.served if each.structure == _PAPERS), None)
+
+    @property
+    def held(self) -> bool:
+        """Whether the paper's structure answered everybody."""
+        return self.papers is not None and self.papers.all_answered
+
+    @property
+    def queueing(self) -> float:
+        """The last client's wait at the paper's structure, over that at the best of the others that answer all.
+
+        One after the other, each client costs the server two transits: its end has to come before the next is served.
+        """
+        papers = self.papers and self.papers.last_s
+        others = [each.last_s for each in self.served if each.structure != _PAPERS and each.all_answered]
+        best = min((each for each in others if each), default=None)
+        return papers / best if papers and best else float("inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upkeep:
+    """What a structure takes."""
+
+    structure: str
+    connected: int
+    """Clients that were connected and had been answered when memory was read."""
+    memory_bytes: float
+    """What each of these added."""
+    cpu_s: float
+    """What each answer to one of many others cost, read in the kernel's clock ticks over all of them."""
 
 
 def structures(context: Context) -> Outcome:
-    """C9: one or another blocking structure is preferable."""
-    rows, bars = [], {}
-    counts = (1, 10) if context.quick else (1, 10, 100, 300)
-    for structure in STRUCTURES:
-        port = 9600 + STRUCTURES.index(structure)
-        server = context.lab.host("server").start(
-            ["python3", "server.py", "--structure", structure, "--port", str(port)], ready=port
+    """Five servers of one protocol, the paper's iterative structure first, each before the same crowds.
+
+    First the paper's own server: twelve clients at once over its listen(5) while it waits for one that says nothing.
+    The same at each structure; then more and more clients at once over a longer queue; all of it without latency and
+    with 100 ms each way. Memory is what a connected client adds, CPU what one answer costs.
+    """
+    storms: dict[int, Storm] = {}
+    crowds: list[Crowd] = []
+    for delay_ms in _DELAYS_MS:
+        with _delayed(context, delay_ms):
+            context.say(f"C9: {_STORM} clients at the paper's server, {delay_ms} ms each way")
+            with context.lab.capture(THERE) as capture:
+                storms[delay_ms] = _storm(context)
+            context.keep_capture(f"C9-storm-{delay_ms}ms.pcapng", capture.capture)
+            crowds += _crowds(context, delay_ms)
+    upkeep = [_upkeep(context, structure) for structure in (_HOLDING[:2] if context.quick else _HOLDING)]
+    context.keep_json("C9.json", {
+        "storms": {f"{delay_ms} ms": vars(storm) for delay_ms, storm in storms.items()},
+        "crowds": [{**vars(each), "served": [vars(one) for one in each.served]} for each in crowds],
+        "upkeep": [vars(each) for each in upkeep],
+    })  # fmt: skip
+    return judge(storms, crowds, upkeep)
+
+
+# --- judging ---------------------------------------------------------------------------------------
+
+
+def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], upkeep: Sequence[Upkeep]) -> Outcome:
+    """The claim's outcome out of what was measured. A row holds where the paper's structure answered everybody."""
+    rows = [_storm_row(delay_ms, storm) for delay_ms, storm in storms.items()]
+    rows += [_crowd_row(each) for each in crowds]
+    rows += _upkeep_rows(upkeep)
+    near, far = storms[min(storms)], storms[max(storms)]
+    silent = next(each for each in crowds if each.situation == SILENT and not each.delay_ms)
+    answered = [each.structure for each in silent.served if each.all_answered]
+    queueing = [each for each in crowds if each.situation == AT_ONCE and each.delay_ms and each.held]
+    longest = max(queueing, key=lambda each: each.clients, default=None)
+    most, least = (end(upkeep, key=lambda each: each.memory_bytes) for end in (max, min))
+    facts = {f"{each.structure}_answered": float(len(each.waits_s)) for each in silent.served}
+    facts |= {f"{each.structure}_client_bytes": each.memory_bytes for each in upkeep}
+    facts |= {f"storm_{name}": float(getattr(near, name)) for name in _STORM_FACTS}
+    facts |= {f"far_storm_{name}": float(getattr(far, name)) for name in _STORM_FACTS}
+    facts["queueing"] = longest.queueing if longest else 0.0
+    sentence = [
+        "It matters which. The paper's serves clients that all speak at once and are near; one that says nothing stops "
+        f"it for all: of {near.clients} messages sent meanwhile it printed {near.printed_beside} before that one had "
+        f"gone, and {near.printed} then; its listener's queue of {_LISTEN_5} had overflowed {near.overflows} times"
+        f"{_untold(near)}."
+    ]
+    if far.lost:
+        sentence.append(
+            f"With {max(storms)} ms each way the queue is full when the handshakes are completed: {far.believed} "
+            f"clients believed to have sent, and {far.lost} messages were lost without an error ({far.resets} resets)."
         )
-        try:
-            stalled = context.begin("stall", port, ready="connected")
-            delivered, waited_s = _clients(context, port, 10, deadline_s=4)
-            stalled.stop("SIGKILL")
-            series = []
-            for count in counts:
-                done, took_s = _clients(context, port, count, deadline_s=20)
-                series.append((float(count), took_s))
-                if done < count:
-                    break
-            memory_kb, cpu_s = _cost(context, structure)
-        finally:
-            server.stop("SIGKILL")
-        bars[structure] = series
-        rows.append(Row(
-            condition=structure, held=delivered == 10,
-            values={"of 10 beside a stalled client": f"{delivered} answered", "waited": f"{waited_s:.2f} s",
-                    "clients at once, most tried": f"{int(series[-1][0])} in {series[-1][1]:.2f} s",
-                    "memory": f"{memory_kb / 1024:.1f} MiB", "CPU": f"{cpu_s:.2f} s"},
-        ))  # fmt: skip
-    held = {row.condition for row in rows if row.held}
-    right = "iterative" not in held and held == set(STRUCTURES) - {"iterative"}
+    sentence.append(f"Beside the silent client everybody was answered by {', '.join(answered) or 'none'}.")
+    if longest:
+        sentence.append(
+            f"Of {longest.clients} clients at once {longest.delay_ms} ms away, the last waits {longest.queueing:.1f} "
+            "times as long at the paper's as at the best of the others, as each waits for the end of those before."
+        )
+    sentence.append(
+        f"A connected client takes {most.memory_bytes / 1024:.1f} KiB with {most.structure}, "
+        f"{least.memory_bytes / 1024:.1f} KiB with {least.structure}."
+    )
+    delays_ms = sorted({each.delay_ms for each in crowds})
     return Outcome(
-        finding=Finding.HOLDS_WITHIN if right else finding_of(rows),
-        sentence="It matters: one client that says nothing stops the paper's iterative server for all others; threads, "
-        "processes, selectors and asyncio answer everybody. Where every client speaks at once, all five deliver.",
-        rows=rows, mechanism={f"{row.condition}_answered": float(row.values["of 10 beside a stalled client"].split()[0])
-                              for row in rows},
-        plots=[Plot(title="All clients answered", x="clients at once", y="time, s", series=bars, logarithmic=True)],
+        finding=finding_of(rows), sentence=" ".join(sentence), rows=rows, mechanism=facts,
+        plots=[*(_waits(crowds, delay_ms) for delay_ms in delays_ms), _memory(upkeep)],
     )  # fmt: skip
 
 
-def _clients(context: Context, port: int, count: int, *, deadline_s: float) -> tuple[int, float]:
-    """So many clients at once with a request each: how many were answered, and when the last was."""
-    done = json.loads(context.call("ask", port, count, deadline_s, timeout=f"{deadline_s * 3 + 20:g}s").stdout)
-    return len(done), max(done, default=deadline_s)
+def _untold(storm: Storm) -> str:
+    refused = storm.clients - storm.believed
+    return (f", {refused} clients timed out" * bool(refused)
+            + f", {storm.lost} messages were lost without an error" * bool(storm.lost))  # fmt: skip
 
 
-def _cost(context: Context, structure: str) -> tuple[int, float]:
-    """Resident memory in KiB and CPU seconds of a server and its children."""
-    told = context.measure("server", "cost", structure).stdout.split()
-    return int(told[0]), float(told[1])
+_STORM_FACTS = ("believed", "printed_beside", "printed", "lost", "overflows", "drops", "resets")
+
+
+def _far(delay_ms: int) -> str:
+    return f"{delay_ms} ms each way" if delay_ms else "no latency"
+
+
+def _storm_row(delay_ms: int, storm: Storm) -> Row:
+    return Row(
+        condition=f"the paper's own server: {storm.clients} at once beside a silent one, {_far(delay_ms)}",
+        held=storm.printed == storm.clients,
+        values={
+            _PAPERS: f"printed {storm.printed_beside} of {storm.clients} beside it, {storm.printed} once it had gone; "
+            f"{storm.believed} clients believed to have sent, {storm.clients - storm.believed} timed out",
+            "listener's queue": f"ListenOverflows {storm.overflows}, ListenDrops {storm.drops}, resets {storm.resets}",
+        },
+    )
+
+
+def _crowd_row(crowd: Crowd) -> Row:
+    full = {each.structure: each.overflows for each in crowd.served if each.overflows}
+    values = {each.structure: str(each) for each in crowd.served}
+    values["listener's queue"] = "ListenOverflows: " + ", ".join(f"{count} {name}" for name, count in full.items())
+    if not full:
+        values["listener's queue"] = "never full"
+    best = preferable(crowd.served)
+    values["preferable"] = "any" if len(best) == len(crowd.served) else ", ".join(best) or "none"
+    return Row(
+        condition=f"{crowd.clients} {crowd.situation}, {_far(crowd.delay_ms)}", held=crowd.held,
+        values=values,
+    )  # fmt: skip
+
+
+def _upkeep_rows(upkeep: Sequence[Upkeep]) -> list[Row]:
+    least = min(upkeep, key=lambda each: each.memory_bytes)
+    quickest = min(upkeep, key=lambda each: each.cpu_s)
+    return [
+        Row(condition=f"memory that each of {least.connected} connected clients adds", held=None,
+            values={**{each.structure: f"{each.memory_bytes / 1024:.1f} KiB" for each in upkeep},
+                    _PAPERS: "holds one at a time", "preferable": least.structure}),
+        Row(condition="CPU of an answer", held=None,
+            values={**{each.structure: f"{each.cpu_s * 1e3:.2f} ms" for each in upkeep},
+                    "preferable": quickest.structure}),
+    ]  # fmt: skip
+
+
+def _waits(crowds: Sequence[Crowd], delay_ms: int) -> Plot:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for crowd in crowds:
+        for each in crowd.served if crowd.situation == AT_ONCE and crowd.delay_ms == delay_ms else ():
+            if each.all_answered and each.last_s is not None:
+                series.setdefault(each.structure, []).append((float(each.clients), each.last_s))
+    return Plot(
+        title=f"The last of all clients at once is answered after, {_far(delay_ms)}", x="clients at once",
+        y="waiting time, s", series=series, logarithmic=True,
+    )  # fmt: skip
+
+
+def _memory(upkeep: Sequence[Upkeep]) -> Plot:
+    return Plot(
+        title="Memory that a connected client adds", x="structure", y="memory, KiB",
+        series={"a client": [(float(n), each.memory_bytes / 1024) for n, each in enumerate(upkeep)]},
+        categories=tuple(each.structure for each in upkeep),
+    )  # fmt: skip
+
+
+# --- measuring -------------------------------------------------------------------------------------
+
+SILENT = "at once beside a silent one, listen(5)"
+STORMING = "at once over listen(5)"
+AT_ONCE = "at once over listen(1024)"
+
+
+@contextmanager
+def _delayed(context: Context, delay_ms: int) -> Iterator[None]:
+    if delay_ms:
+        context.impair(BOTH, delay=f"{delay_ms}ms")
+    yield
+    context.heal()
+
+
+@contextmanager
+def _serving(context: Context, structure: str, backlog: int) -> Iterator[int]:
+    """A server of a structure; the port that it listens on."""
+    port = _FIRST_PORT + STRUCTURES.index(structure)
+    argv = ["python3", "server.py", "--structure", structure, "--port", str(port), "--backlog", str(backlog)]
+    server = context.lab.host("server").start(argv, ready=port)
+    try:
+        yield port
+    finally:
+        server.stop("SIGKILL")
+
+
+def _storm(context: Context) -> Storm:
+    host = context.lab.host("server")
+
+    def printed() -> int:
+        return sum(line.startswith("Message storm") for line in context.printed()) - earlier
+
+    earlier = 0
+    earlier = printed()
+    before = host.counters()
+    silent = context.begin("stall", PAPER_PORT, ready="connected")
+    try:
+        told = json.loads(context.call("many", PAPER_PORT, _STORM, _STORM_DEADLINE_S, "say").stdout)
+        beside = printed()
+    finally:
+        silent.stop("SIGKILL")
+    believed = len(told["done_s"])
+    context.await_closed(PAPER_PORT)  # from now on nothing more can come
+    counters = Counters.between(before, host.counters())
+    return Storm(
+        clients=_STORM, believed=believed, printed_beside=beside, printed=printed(),
+        overflows=counters.listen_overflows, drops=counters.listen_drops,
+        resets=counters.resets_sent,
+    )  # fmt: skip
+
+
+def _crowds(context: Context, delay_ms: int) -> list[Crowd]:
+    """The structures before each crowd; a larger one only where the one before was answered in full."""
+    if context.quick:  # far away, the paper's and the one that shows how it could be
+        which = STRUCTURES if not delay_ms else (_PAPERS, "selectors")
+        counts: tuple[int, ...] = (50,) if not delay_ms else (10,)
+        situations = [] if delay_ms else [(SILENT, _STORM)]
+    else:
+        which, counts = STRUCTURES, (1, 10, 100, 1000)
+        situations = [(SILENT, _STORM), (STORMING, 100)]
+    found: dict[tuple[str, int], list[Served]] = {each: [] for each in [*situations, *((AT_ONCE, n) for n in counts)]}
+    for structure in which:
+        context.say(f"C9: {structure}, {delay_ms} ms each way")
+        if situations:
+            with _serving(context, structure, _LISTEN_5) as port:
+                silent = context.begin("stall", port, ready="connected")
+                found[SILENT, _STORM].append(_ask(context, structure, port, _STORM, _STORM_DEADLINE_S))
+                silent.stop("SIGKILL")
+                if (STORMING, 100) in found:
+                    found[STORMING, 100].append(_ask(context, structure, port, 100, _DEADLINE_S))
+        with _serving(context, structure, _LISTEN_1024) as port:
+            whole = True
+            for count in counts:
+                served = _ask(context, structure, port, count, _DEADLINE_S) if whole else None
+                whole = served is not None and served.all_answered
+                if served is not None:
+                    found[AT_ONCE, count].append(served)
+    return [Crowd(situation=name, delay_ms=delay_ms, served=tuple(each)) for (name, _), each in found.items() if each]
+
+
+def _ask(context: Context, structure: str, port: int, count: int, deadline_s: float) -> Served:
+    """So many clients at once with a request each."""
+    host = context.lab.host("server")
+    before = host.counters()
+    told = json.loads(context.call("many", port, count, deadline_s, "ask", timeout=f"{deadline_s + 30:g}s").stdout)
+    counters = Counters.between(before, host.counters())
+    return Served(
+        structure=structure, clients=count, waits_s=tuple(told["done_s"]),
+        overflows=counters.listen_overflows, drops=counters.listen_drops,
+    )  # fmt: skip
+
+
+def _upkeep(context: Context, structure: str) -> Upkeep:
+    """Clients that stay connected once they are answered, and what they add; then many that come and go."""
+    count, more = 100, 200 if context.quick else 1000
+    with _serving(context, structure, _LISTEN_1024) as port:
+        before = json.loads(context.measure("server", "upkeep", port).stdout)
+        flag = context.flag("client")
+        clients = context.begin("many", port, count, _DEADLINE_S, "ask", flag, ready="all")
+        after = json.loads(context.measure("server", "upkeep", port).stdout)
+        flag.raise_()
+        connected = len(json.loads(clients.wait().stdout.splitlines()[-1])["done_s"])
+        begin = json.loads(context.measure("server", "upkeep", port).stdout)
+        served = _ask(context, structure, port, more, _DEADLINE_S)
+        end = json.loads(context.measure("server", "upkeep", port).stdout)
+    return Upkeep(
+        structure=structure, connected=connected,
+        memory_bytes=max(after["memory_bytes"] - before["memory_bytes"], 0) / max(connected, 1),
+        cpu_s=(end["cpu_s"] - begin["cpu_s"]) / max(len(served.waits_s), 1),
+    )  # fmt: skip

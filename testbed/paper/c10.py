@@ -2,58 +2,221 @@
 
 from __future__ import annotations
 
-from testbed.drive.messages import game
-from testbed.judge.claims import Finding, Outcome, Plot, Row
-from testbed.paper.context import BOTH, THERE, Context
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from testbed.drive.messages import Run, game
+from testbed.judge.claims import Finding, Outcome, Plot, Row
+from testbed.judge.staleness import Staleness, staleness
+from testbed.model.journal import Journal
+from testbed.paper.context import BACK, BOTH, THERE, Context
+
+_RATE_PER_S = 60
 _FREEZE_S = 0.1
+_REAL_SHARE = 0.1
+"""Of the time: two games over the same link may differ by less, as the losses fall and as the machine is busy."""
 _PROFILES = (
-    "clean",
-    "lan",
-    "wifi",
-    "wifi-congested",
-    "lossy-1",
-    "lossy-5",
-    "bursty",
-    "4g",
-    "transatlantic",
-    "reordering",
-)
+    "clean", "wifi", "wifi-congested", "lossy-1", "lossy-5", "bursty", "satellite-leo", "4g-edge", "lossy-latency",
+    "conference",
+)  # fmt: skip
+_QUICK = ("clean", "bursty", "lossy-latency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """What a player got of a game."""
+
+    sent: int
+    seen: Staleness
+    dropped: int
+    """Packets that the link lost, both ways."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every update came."""
+        return self.seen.arrived == self.sent
+
+    @property
+    def freezes(self) -> tuple[float, ...]:
+        """Pauses in which nothing newer came."""
+        return self.seen.freezes(_FREEZE_S)
+
+    @property
+    def frozen(self) -> float:
+        """The share of the time that these took."""
+        return sum(self.freezes) / self.seen.watched_s if self.seen.watched_s else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """The same game over one link twice: over UDP and over TCP."""
+
+    profile: str
+    udp: Game
+    tcp: Game
+
+    @property
+    def more_frozen(self) -> float:
+        """How much more of the time TCP's stood still; less than nothing where it was UDP's."""
+        return self.tcp.frozen - self.udp.frozen
+
+    @property
+    def worse(self) -> bool:
+        """Whether TCP's surely stood still for longer."""
+        return self.more_frozen > _REAL_SHARE
+
+    @property
+    def better(self) -> bool:
+        """Whether UDP's surely did."""
+        return self.more_frozen < -_REAL_SHARE
 
 
 def games(context: Context) -> Outcome:
-    """C10: games freeze with UDP; TCP solves it."""
-    rows, series = [], {"UDP": list[tuple[float, float]](), "TCP": list[tuple[float, float]]()}
-    better = {"UDP": 0, "TCP": 0}
-    names = ("clean", "lossy-5", "bursty") if context.quick else _PROFILES
-    for number, name in enumerate(names):
-        seen = {}
+    """A player gets the state of the world sixty times a second, over UDP, then over TCP, over links of every kind.
+
+    A freeze is a pause of more than 100 ms in which nothing newer came. How stale the picture is at any moment is the
+    age of the newest state that has come (age of information). Each game counts from the first update that arrives to
+    the last that was sent, or came.
+    """
+    matches = []
+    for profile in _QUICK if context.quick else _PROFILES:
+        played = []
         for transport in ("udp", "tcp"):
-            context.lab.seeds_from = f"C10 {name} {transport}"
-            context.impair(BOTH, name)
-            run = game(context.lab, THERE, transport=transport, updates=180 if context.quick else 300)
-            seen[transport] = run.judge(stall_s=_FREEZE_S).direction("server", "client")
-            context.heal()
-            series[transport.upper()].append((float(number), seen[transport].longest_pause_s * 1e3))
-        udp, tcp = seen["udp"], seen["tcp"]
-        better["UDP" if udp.longest_pause_s < tcp.longest_pause_s else "TCP"] += 1
-        delays = {each: direction.delay.quantile(0.99) for each, direction in seen.items()}
-        rows.append(Row(
-            condition=name, held=tcp.stalls <= udp.stalls and tcp.longest_pause_s <= udp.longest_pause_s * 1.2 + 0.02,
-            values={"UDP complete": f"{udp.delivered + udp.late} of {udp.sent}",
-                    "TCP complete": f"{tcp.delivered + tcp.late} of {tcp.sent}",
-                    "UDP freezes": f"{udp.stalls}, at most {udp.longest_pause_s * 1e3:.0f} ms",
-                    "TCP freezes": f"{tcp.stalls}, at most {tcp.longest_pause_s * 1e3:.0f} ms",
-                    "staleness 99 %": " / ".join(f"{each.value * 1e3:.0f} ms" if each else "—"
-                                                 for each in (delays["udp"], delays["tcp"]))},
-        ))  # fmt: skip
-    complete = all(row.values["TCP complete"].split()[0] == row.values["TCP complete"].split()[-1] for row in rows)
-    lossy = [row for row in rows if row.held is False]
+            context.say(f"C10: {profile}, {transport.upper()}")
+            played.append(_play(context, profile, transport, 120 if context.quick else 300))
+        matches.append(Match(profile=profile, udp=played[0], tcp=played[1]))
+    context.keep_json("C10.json", [
+        {"profile": each.profile, **{
+            name: {"sent": one.sent, "arrived": one.seen.arrived, "late": one.seen.late, "dropped": one.dropped,
+                   "freezes_s": one.freezes, "frozen": one.frozen, "mean_age_s": one.seen.mean_s,
+                   "ages_s": [one.seen.quantile(q / 100) for q in range(0, 101, 5)]}
+            for name, one in (("udp", each.udp), ("tcp", each.tcp))
+        }}
+        for each in matches
+    ])  # fmt: skip
+    return judge(matches)
+
+
+# --- judging ---------------------------------------------------------------------------------------
+
+
+def judge(matches: Sequence[Match]) -> Outcome:
+    """The claim's outcome: HOLDS if TCP freezes less somewhere and nowhere more, BREAKS if nowhere less and somewhere.
+
+    INVALID if nothing arrived, or no link lost a packet of either: then nothing was put to the test.
+    """
+    empty = [each.profile for each in matches if not (each.udp.seen.arrived and each.tcp.seen.arrived)]
+    if empty:
+        return Outcome(finding=Finding.INVALID, sentence=f"No update arrived over {', '.join(empty)}.")
+    if not any(each.udp.dropped and each.tcp.dropped for each in matches):
+        return Outcome(finding=Finding.INVALID, sentence="No link lost packets of both games, as it was asked to.")
+    worse, better = ([each for each in matches if pick(each)] for pick in (_worse, _better))
+    udp_froze = [each for each in matches if each.udp.freezes]
+    gaps = [each for each in matches if not each.udp.complete]
+    torn = [each for each in matches if not each.tcp.complete]
+    said = [
+        f"TCP delivers every update where UDP leaves some out ({len(gaps)} of {len(matches)} links)"
+        + (f", but not over {_names(torn)}." if torn else ".")
+    ]
+    said.append(
+        f"It does not end the freezes: UDP's game stood still for over 100 ms on {len(udp_froze)} links, TCP's on "
+        f"{sum(bool(each.tcp.freezes) for each in matches)}."
+    )
+    if worse:
+        worst = max(worse, key=lambda each: each.more_frozen)
+        said.append(
+            f"TCP is worse over {_names(worse)}, as it holds back what came until what was lost is sent again: over "
+            f"{worst.profile} the picture stood still for {100 * worst.tcp.frozen:.0f} % of the time, with UDP for "
+            f"{100 * worst.udp.frozen:.0f} %."
+        )
+    said.append(f"It freezes less over {_names(better)}." if better else "It freezes less over none.")
+    finding = Finding.HOLDS if better and not worse else Finding.HOLDS_WITHIN if better else Finding.BREAKS
     return Outcome(
-        finding=Finding.BREAKS if lossy else Finding.HOLDS_WITHIN,
-        sentence="It is the other way round: over lossy links UDP leaves out single updates and goes on, and TCP, "
-        "which delivers every one, stands still for each loss until it is repaired.",
-        rows=rows, mechanism={"tcp_complete": float(complete), "worse_with_tcp": len(lossy)},
-        plots=[Plot(title="Longest freeze, by link", x="link", y="freeze, ms", series=series, logarithmic=True,
-                    categories=names)],
+        finding=finding, sentence=" ".join(said), rows=[_row(each) for each in matches], plots=_plots(matches),
+        mechanism={
+            "links": len(matches), "tcp_incomplete": len(torn), "udp_incomplete": len(gaps),
+            "tcp_worse": len(worse), "tcp_better": len(better),
+            "udp_late": sum(each.udp.seen.late for each in matches),
+            "tcp_freezes": sum(len(each.tcp.freezes) for each in matches),
+            "udp_freezes": sum(len(each.udp.freezes) for each in matches),
+            "tcp_longest_freeze_s": max(each.tcp.seen.longest_pause_s for each in matches),
+            "udp_longest_freeze_s": max(each.udp.seen.longest_pause_s for each in matches),
+        },
+    )  # fmt: skip
+
+
+def _worse(match: Match) -> bool:
+    return match.worse
+
+
+def _better(match: Match) -> bool:
+    return match.better
+
+
+def _names(matches: Sequence[Match]) -> str:
+    return ", ".join(each.profile for each in matches)
+
+
+def _row(match: Match) -> Row:
+    values: dict[str, str] = {}
+    for name, one in (("UDP", match.udp), ("TCP", match.tcp)):
+        values[f"{name}: updates"] = f"{one.seen.arrived} of {one.sent}"
+        values[f"{name}: freezes"] = f"{len(one.freezes)}, {100 * one.frozen:.0f} % of the time"
+        values[f"{name}: longest pause"] = f"{one.seen.longest_pause_s * 1e3:.0f} ms"
+        values[f"{name}: age of the picture, half and 99 % of the time"] = " / ".join(
+            "—" if age is None else f"{age * 1e3:.0f} ms" for age in (one.seen.quantile(0.5), one.seen.quantile(0.99))
+        )
+    values["frozen less"] = "UDP" if match.worse else "TCP" if match.better else "neither"
+    return Row(condition=match.profile, held=not match.worse, values=values)
+
+
+def _plots(matches: Sequence[Match]) -> list[Plot]:
+    names = tuple(each.profile for each in matches)
+
+    def bars(title: str, y: str, of: str) -> Plot:
+        return Plot(title=title, x="link", y=y, categories=names, series={
+            name: [(float(n), _figure(one, of)) for n, one in enumerate(games)]
+            for name, games in (("UDP", [each.udp for each in matches]), ("TCP", [each.tcp for each in matches]))
+        })  # fmt: skip
+
+    return [
+        bars("Time in which the picture stood still for over 100 ms", "share of the time, %", "frozen"),
+        bars("Age of the picture, not exceeded in 99 % of the time", "age, ms", "age"),
+        bars("Updates that never came", "share of the updates, %", "missing"),
+    ]
+
+
+def _figure(one: Game, of: str) -> float:
+    if of == "frozen":
+        return 100 * one.frozen
+    if of == "age":
+        return 1e3 * (one.seen.quantile(0.99) or 0.0)
+    return 100 * (one.sent - one.seen.arrived) / one.sent
+
+
+# --- measuring -------------------------------------------------------------------------------------
+
+
+def _play(context: Context, profile: str, transport: str, updates: int) -> Game:
+    context.lab.seeds_from = f"C10 {profile} {transport}"
+    context.impair(BOTH, profile)
+    run = game(context.lab, THERE, transport=transport, updates=updates, rate_per_s=_RATE_PER_S)
+    impaired = [context.lab.link(way) for way in (THERE, BACK)]
+    dropped = sum(each.counters().dropped_packets for each in impaired if each.impairment is not None)
+    context.heal()
+    return taken(run, dropped)
+
+
+def taken(run: Run, dropped: int) -> Game:
+    """What the player's journal holds. Raises InvalidValueError if one of the journals cannot be read."""
+    server, client = ([row for rows in Journal.of(run.journals[name], name=name).blocks() for row in rows]
+                      for name in ("server", "client"))  # fmt: skip
+    sent = [row for row in server if row[0] == "sent"]
+    updates = [
+        (row[4], row[6], row[1]) for row in client
+        if row[0] == "received" and row[7] == "whole" and row[4] is not None and row[6] is not None
+    ]  # fmt: skip
+    return Game(
+        sent=len({row[4] for row in sent}), dropped=dropped,
+        seen=staleness(updates, max((row[1] for row in sent), default=0)),
     )  # fmt: skip

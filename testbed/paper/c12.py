@@ -2,43 +2,188 @@
 
 from __future__ import annotations
 
-from testbed.judge.claims import Finding, Outcome, Row
-from testbed.observe.wire import layers
-from testbed.paper.context import THERE, Context
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from testbed.judge.claims import Finding, Outcome, Plot, Row
+from testbed.observe.capture import Capture
+from testbed.observe.wire import Flow, Layer, layers
+from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError
+from testbed.report.stack import Part, stack_picture
+
+_MESSAGE = "Test message"
+_SIZES = (1, 12, 100, 500, 1024)
+_UNSEEN_BYTES = 24
+"""What Ethernet adds to a frame and no capture shows: preamble 8, frame check sequence 4, gap 12 (IEEE 802.3)."""
+_TCP_IP = {"Ethernet": "link", "IPv4": "internet", "IPv6": "internet", "TCP": "transport", "payload": "application"}
+"""RFC 1122, 1.1.3."""
 _OSI = {
-    "Ethernet": ("link", "1-2 physical, data link"),
-    "IPv4": ("internet", "3 network"),
-    "IPv6": ("internet", "3 network"),
-    "TCP": ("transport", "4 transport, part of 5 session"),
-    "payload": ("application", "5-7 session, presentation, application"),
+    "Ethernet": ("2 data link",),
+    "IPv4": ("3 network",),
+    "IPv6": ("3 network",),
+    "TCP": ("4 transport",),
+    "payload": ("7 application", "6 presentation", "5 session"),
+}
+"""ISO/IEC 7498-1, 6.2. What is above TCP is one body of bytes: no header tells its three layers apart."""
+_WHOLE = (("Ethernet", "IPv4", "TCP", "payload"), ("Ethernet", "IPv6", "TCP", "payload"))
+_WHAT = {
+    "Ethernet": "from one adapter to the next",
+    "IPv4": "from host to host",
+    "IPv6": "from host to host",
+    "TCP": "from program to program, in order and whole; its handshake opens a session",
+    "payload": "what the programs say; encoded as UTF-8 by themselves",
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a message of a size costs on the wire, with the whole connection that it takes."""
+
+    message_bytes: int
+    frame_bytes: int
+    """Of the frame that carries it."""
+    session_bytes: int
+    """Of all frames of the connection, both ways: handshake, acknowledgements and end too."""
+    frames: int
+
+
 def stack(context: Context) -> Outcome:
-    """C12: the TCP/IP stack maps onto OSI."""
-    with context.lab.capture(THERE) as capture:
-        context.impair(THERE, delay="1ms")
-        context.paper_client("Test message")
-        context.heal()
-    context.keep_capture("C12.pcapng", capture.capture)
-    message = next(each for each in capture.packets if each.data.endswith(b"Test message"))
-    parts = layers(message)
-    whole = len(message.data)
-    rows = [
-        Row(condition=each.name, held=each.name in _OSI,
-            values={"bytes": str(len(each.data)), "share": f"{100 * len(each.data) / whole:.0f} %",
-                    **dict(zip(("TCP/IP layer", "OSI layers"), _OSI.get(each.name, ("?", "?")), strict=True)),
-                    "fields": ", ".join(f"{name} {value}" for name, value in each.fields[:6])})
+    """The paper's message, caught on the wire and taken apart by layer.
+
+    Each header is read by the length that it states itself, and its neighbours must agree; what is left over must be
+    the message. Then messages of other sizes, for what the headers cost, and the connection around them.
+    """
+    context.impair(BOTH, delay="5ms")
+    parts, flow, capture = _catch(context, _MESSAGE)
+    costs = []
+    for size in _SIZES:
+        around, connection, _ = _catch(context, "x" * size)
+        costs.append(Cost(
+            message_bytes=size, frame_bytes=sum(len(each.data) for each in around), frames=len(connection.segments),
+            session_bytes=sum(each.packet.length_bytes for each in connection.segments),
+        ))  # fmt: skip
+    context.heal()
+    context.keep("C12.svg", stack_picture(
+        [_part(each) for each in parts], title=f"“{_MESSAGE}” of the paper's client, as each layer hands it on"
+    ))  # fmt: skip
+    context.keep_capture("C12.pcapng", capture)
+    context.keep_flows("C12-connection.txt", [flow])
+    context.keep("C12-message.txt", "".join(
+        f"{each.name}, {len(each.data)} bytes: {each.data.hex(' ')}\n"
+        + "".join(f"    {name}: {value}\n" for name, value in each.fields)
         for each in parts
-    ]  # fmt: skip
-    context.keep("C12-message.txt", "\n".join(f"{each.name}: {each.data.hex(' ')}" for each in parts) + "\n")
-    payload = len(parts[-1].data)
-    return Outcome(
-        finding=Finding.HOLDS if [each.name for each in parts] == ["Ethernet", "IPv4", "TCP", "payload"]
-        else Finding.BREAKS,
-        sentence=f"One message of {payload} bytes goes as {whole} bytes: three headers of "
-        f"{', '.join(str(len(each.data)) for each in parts[:-1])} bytes, each a layer of TCP/IP; OSI's three upper "
-        "layers have no header of their own here, the application is all of them.",
-        rows=rows, mechanism={"bytes": whole, "payload": payload},
+    ))  # fmt: skip
+    context.keep_json("C12.json", [vars(each) for each in costs])
+    return judge(parts, costs)
+
+
+# --- judging ---------------------------------------------------------------------------------------
+
+
+def agrees(parts: Sequence[Layer]) -> bool:
+    """Whether the lengths that the headers state are those that were found."""
+    if tuple(each.name for each in parts) not in _WHOLE:
+        return False
+    _, internet, transport, payload = parts
+    stated, above = dict(internet.fields), len(transport.data) + len(payload.data)
+    if internet.name == "IPv4":
+        within = int(stated["total length"]) - len(internet.data)
+    else:
+        within = int(stated["payload length"])
+    return within == above and int(dict(transport.fields)["data offset"]) == len(transport.data)
+
+
+def judge(parts: Sequence[Layer], costs: Sequence[Cost]) -> Outcome:
+    """The claim's outcome: HOLDS if each header is of one layer of OSI, and each layer of OSI has a header.
+
+    HOLDS WITHIN if there are layers left that have none, BREAKS if there is a header of no layer.
+    """
+    whole = sum(len(each.data) for each in parts)
+    message = len(parts[-1].data)
+    sizes = [len(each.data) for each in parts[:-1]]
+    mapped = agrees(parts)
+    bare = [layer for each in parts for layer in _OSI.get(each.name, ())[1:]]
+    small, large = min(costs, key=lambda each: each.message_bytes), max(costs, key=lambda each: each.message_bytes)
+    said = (
+        f"The frame of {whole} bytes is {' + '.join(map(str, sizes))} bytes of header and {message} of message: each "
+        f"header belongs to one layer of TCP/IP, and to one of OSI. OSI's {' and '.join(sorted(bare))} have no header "
+        "of their own: they are left to the program, but for the session that TCP's handshake opens. A message of "
+        f"{small.message_bytes} byte takes {small.session_bytes} bytes on the wire, its connection included, one of "
+        f"{large.message_bytes:,} takes {large.session_bytes:,}."
+        if mapped else "The headers do not state what was found: "
+        + ", ".join(f"{each.name} of {len(each.data)} bytes" for each in parts) + "."
     )  # fmt: skip
+    return Outcome(
+        finding=Finding.HOLDS_WITHIN if mapped and bare else Finding.HOLDS if mapped else Finding.BREAKS,
+        sentence=said, rows=[*(_row(each, whole) for each in parts), *(_cost_row(each) for each in costs)],
+        plots=[_overhead(costs)],
+        mechanism={
+            "frame_bytes": whole, "message_bytes": message, "header_bytes": sum(sizes),
+            **{f"{each.name}_bytes": len(each.data) for each in parts[:-1]}, "lengths_agree": float(mapped),
+        },
+    )  # fmt: skip
+
+
+def _row(part: Layer, whole: int) -> Row:
+    said = [f"{name} {value}" for name, value in part.fields]
+    if part.name == "payload":
+        said = [repr(part.data.decode("utf-8", "replace"))]
+    return Row(
+        condition=part.name if part.name != "payload" else "the message", held=part.name in _OSI,
+        values={
+            "bytes": str(len(part.data)), "share of the frame": f"{100 * len(part.data) / whole:.0f} %",
+            "TCP/IP (RFC 1122)": _TCP_IP.get(part.name, "none"),
+            "OSI (ISO/IEC 7498-1)": ", ".join(_OSI.get(part.name, ())),
+            "carries it": _WHAT.get(part.name, ""), "what it holds": "; ".join(said),
+        },
+    )  # fmt: skip
+
+
+def _cost_row(cost: Cost) -> Row:
+    return Row(
+        condition=f"a message of {cost.message_bytes:,} byte{'s' * (cost.message_bytes > 1)}", held=None,
+        values={
+            "bytes": str(cost.message_bytes),
+            "share of the frame": f"{100 * cost.message_bytes / cost.frame_bytes:.0f} %",
+            "what it holds": f"a frame of {cost.frame_bytes:,} bytes, and {_UNSEEN_BYTES} that no capture shows; its "
+            f"connection takes {cost.frames} frames of {cost.session_bytes:,} bytes",
+        },
+    )  # fmt: skip
+
+
+def _overhead(costs: Sequence[Cost]) -> Plot:
+    lines = {
+        "of the frame that carries it": [(float(each.message_bytes), 100 * each.message_bytes / each.frame_bytes)
+                                         for each in costs],
+        "of all frames of its connection": [(float(each.message_bytes), 100 * each.message_bytes / each.session_bytes)
+                                            for each in costs],
+    }  # fmt: skip
+    return Plot(
+        title="How much of what goes over the wire is message", x="message, bytes", y="share of the bytes, %",
+        series=lines,
+    )  # fmt: skip
+
+
+def _part(layer: Layer) -> Part:
+    return Part(
+        name=layer.name if layer.name != "payload" else "message", size_bytes=len(layer.data),
+        tcp_ip=_TCP_IP.get(layer.name, ""), osi=_OSI.get(layer.name, ()),
+        text=layer.data.decode("utf-8", "replace") if layer.name == "payload" else layer.data.hex(" "),
+    )  # fmt: skip
+
+
+# --- measuring -------------------------------------------------------------------------------------
+
+
+def _catch(context: Context, message: str) -> tuple[tuple[Layer, ...], Flow, Capture]:
+    """Let the paper's client send a message; the frame that carried it, its connection, and all that was caught."""
+    with context.lab.capture(THERE) as caught:
+        context.paper_client(message)
+        context.await_closed(PAPER_PORT)
+    (flow,) = [each for each in caught.flows() if each.handshake.complete and each.server.src.port == PAPER_PORT]
+    carriers = [each for each in flow.client.originals if each.payload == message.encode()]
+    if len(carriers) != 1:
+        raise NotAsMeantError(
+            f"a message of {len(message)} bytes went in {len(carriers)} frames of its own, not in one"
+        )
+    return layers(carriers[0].packet), flow, caught.capture

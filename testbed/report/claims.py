@@ -90,6 +90,11 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
     """One claim: what it says, what was done, what came of it."""
     outcome = page.outcome
     links = "".join(f'<li><a href="{escape(file)}">{escape(file)}</a></li>' for file in outcome.evidence)
+    pictures = "".join(
+        f'<figure><img src="{escape(file)}" alt="{escape(page.name)}" style="width:100%"></figure>'
+        for file in outcome.evidence
+        if file.endswith(".svg")
+    )
     conditions = "".join(f"<li>{escape(each)}</li>" for each in outcome.conditions)
     numbers = "".join(
         f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{_number(value)}</td></tr>"
@@ -103,7 +108,7 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
 <h1>{page.id} {escape(page.name)}: {_badge(outcome)}</h1>
 <blockquote>{escape(page.text)} <span class="faint">(the paper, {escape(page.section)})</span></blockquote>
 <p class="lead">{escape(outcome.sentence)}</p>
-{"".join(plot(each) for each in outcome.plots)}
+{pictures}{"".join(plot(each) for each in outcome.plots)}
 <h2>The experiment</h2><p>{escape(" ".join(page.how.replace("``", "").split()))}</p>
 {_table(outcome.rows)}
 {f"<h2>The numbers behind it</h2><table><tbody>{numbers}</tbody></table>" if numbers else ""}

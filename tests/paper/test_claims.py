@@ -11,19 +11,15 @@ from testbed import Lab
 from testbed.judge.claims import Finding, Outcome
 from testbed.paper import CLAIMS, examine
 
-EXPECTED: dict[str, Finding] = {
+EXPECTED: dict[str, Finding] = {  # C7, C9, C10 and C12 have modules of their own
     "C1": Finding.HOLDS,
     "C2": Finding.HOLDS_WITHIN,
     "C3": Finding.HOLDS,
     "C4": Finding.HOLDS,
     "C5": Finding.HOLDS,
     "C6": Finding.HOLDS,
-    "C7": Finding.BREAKS,
     "C8": Finding.HOLDS_WITHIN,
-    "C9": Finding.HOLDS_WITHIN,
-    "C10": Finding.BREAKS,
     "C11": Finding.HOLDS_WITHIN,
-    "C12": Finding.HOLDS,
 }
 EXACTLY: dict[str, dict[str, float]] = {
     "C1": {"syns_dropped": 1},
@@ -34,11 +30,7 @@ EXACTLY: dict[str, dict[str, float]] = {
     "C5": {"unacked_at_end": 0},
     "C6": {"timeouts": 0, "sent_again": 0},
     "C8": {"losing": 5, "unheard": 1},
-    "C9": {"iterative_answered": 0, "threads_answered": 10, "fork_answered": 10, "selectors_answered": 10,
-           "asyncio_answered": 10},
-    "C10": {"tcp_complete": 1},
     "C11": {"profiles": 5, "printed": 4},
-    "C12": {"payload": 12},
 }  # fmt: skip
 BESIDES: dict[str, Callable[[Mapping[str, float]], object]] = {
     "C1": lambda seen: seen["connect_after_lost_syn_s"] >= 1 and abs(seen["round_trips"] - 1) < 0.15,

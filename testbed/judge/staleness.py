@@ -1,0 +1,105 @@
+"""How old is what a receiver knows: the age of information. Pure.
+
+S. Kaul, R. Yates, M. Gruteser, "Real-time status: how often should one update?" (INFOCOM 2012): at any moment, the age
+is the time since the newest of the updates that have arrived was sent. It grows by one second a second, and falls when
+an update arrives that is newer than those before; one that is not, as it was overtaken or doubled, changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staleness:
+    """The ages of what a receiver knew, from the first update that arrived to the end."""
+
+    pieces: tuple[tuple[int, int], ...]
+    """From each newer update to the next: the age at its beginning, and how long it lasted; nanoseconds."""
+    arrived: int
+    """Updates that arrived, copies left out."""
+    late: int
+    """Of these, those that were of no more use: a newer one was there already."""
+
+    @property
+    def watched_s(self) -> float:
+        """How long there was anything to be known."""
+        return sum(lasted for _, lasted in self.pieces) / 1e9
+
+    @property
+    def least_s(self) -> float:
+        """The smallest age: that of the update that came quickest. Raises ValueError of nothing."""
+        return min(age for age, _ in self.pieces) / 1e9
+
+    @property
+    def mean_s(self) -> float | None:
+        """The mean over time; None if there was no time."""
+        total = sum(lasted for _, lasted in self.pieces)
+        return sum(lasted * (age + lasted / 2) for age, lasted in self.pieces) / total / 1e9 if total else None
+
+    def share_above(self, age_s: float) -> float | None:
+        """The share of the time in which what was known was older than this; None if there was no time."""
+        limit = age_s * 1e9
+        total = sum(lasted for _, lasted in self.pieces)
+        above = math.fsum(min(max(age + lasted - limit, 0.0), lasted) for age, lasted in self.pieces)
+        return above / total if total else None
+
+    def quantile(self, q: float) -> float | None:
+        """The age, in seconds, that was not exceeded in this share of the time; None if there was no time.
+
+        Raises ValueError outside 0 <= q <= 1.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"quantile {q}: a share of the time lies between 0 and 1")
+        total = sum(lasted for _, lasted in self.pieces)
+        if not total:
+            return None
+        # Each piece passes through its ages at the same pace, so the time at or below an age is a sum of ramps.
+        edges = sorted([(age, 1) for age, lasted in self.pieces if lasted]
+                       + [(age + lasted, -1) for age, lasted in self.pieces if lasted])  # fmt: skip
+        wanted, below, slope, at = q * total, 0.0, 0, edges[0][0]
+        for edge, change in edges:
+            if slope and below + slope * (edge - at) >= wanted:
+                return (at + (wanted - below) / slope) / 1e9
+            below += slope * (edge - at)
+            at, slope = edge, slope + change
+        return at / 1e9
+
+    def freezes(self, longer_than_s: float) -> tuple[float, ...]:
+        """The pauses longer than this in which nothing newer came; seconds, in order."""
+        return tuple(lasted / 1e9 for _, lasted in self.pieces if lasted / 1e9 > longer_than_s)
+
+    @property
+    def longest_pause_s(self) -> float:
+        """The longest time in which nothing newer came; 0 of nothing."""
+        return max((lasted for _, lasted in self.pieces), default=0) / 1e9
+
+
+def staleness(updates: Iterable[tuple[int, int, int]], until_ns: int) -> Staleness:
+    """Of updates (their number, when sent, when arrived; nanoseconds), watched until a moment, or the last arrival.
+
+    Raises ValueError if one arrived before it was sent: the clocks differ.
+    """
+    ordered = sorted(updates, key=lambda each: each[2])
+    pieces: list[tuple[int, int]] = []
+    seen: set[int] = set()
+    newest_ns: int | None = None
+    began_ns = late = 0
+    for number, sent_ns, arrived_ns in ordered:
+        if arrived_ns < sent_ns:
+            raise ValueError(f"update {number} arrived {sent_ns - arrived_ns} ns before it was sent: other clocks?")
+        if number in seen:
+            continue
+        seen.add(number)
+        if newest_ns is not None and sent_ns <= newest_ns:
+            late += 1
+            continue
+        if newest_ns is not None:
+            pieces.append((began_ns - newest_ns, arrived_ns - began_ns))
+        newest_ns, began_ns = sent_ns, arrived_ns
+    if newest_ns is not None:
+        end_ns = max(until_ns, *(arrived_ns for _, _, arrived_ns in ordered))
+        pieces.append((began_ns - newest_ns, end_ns - began_ns))
+    return Staleness(pieces=tuple(pieces), arrived=len(seen), late=late)

@@ -1,0 +1,22 @@
+"""C12, layers: a header a layer, and two layers of OSI without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from testbed import Lab
+from testbed.judge.claims import Finding
+from testbed.paper import CLAIMS, examine
+
+
+def test_the_frame_is_its_headers_and_the_message(lab: Lab, tmp_path: Path) -> None:
+    outcome = examine(CLAIMS["C12"], lab, tmp_path, quick=True)
+    assert outcome.finding is Finding.HOLDS_WITHIN, outcome
+    seen = outcome.mechanism
+    assert (seen["message_bytes"], seen["Ethernet_bytes"], seen["IPv4_bytes"]) == (len("Test message"), 14, 20), outcome
+    assert seen["header_bytes"] + seen["message_bytes"] == seen["frame_bytes"]
+    assert seen["lengths_agree"] == 1
+    assert b"Test message" in (tmp_path / "C12.pcapng").read_bytes()
+    picture = ElementTree.fromstring((tmp_path / "C12.svg").read_text(encoding="utf-8"))  # noqa: S314  # we wrote it
+    assert picture.tag.endswith("svg")
