@@ -10,7 +10,7 @@ import json
 import secrets
 import shlex
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ _CAPTURES = pytest.StashKey[KeptCaptures]()
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _PROVE = pytest.StashKey[set[LinkRef]]()
 _RESULTS = pytest.StashKey[dict[str, TestResult]]()
-_STARTED = pytest.StashKey[datetime]()
+_TOLD_UNFIT, _TOLD_PROBLEMS = "testbed_unfit", "testbed_problems"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,9 +89,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers; settle the seed."""
     config.stash[_RESULTS] = {}
-    config.stash[_STARTED] = datetime.now(UTC)
-    given = config.getoption("--testbed-seed")
+    worker = _worker_of(config)
+    given = config.getoption("--testbed-seed") if worker is None else worker["testbed_seed"]
     config.stash[_SEED] = secrets.randbelow(2**32) if given is None else given
+    if worker is None:
+        config.pluginmanager.register(_ResultsFile(config), "testbed-results-file")
     config.addinivalue_line(
         "markers",
         'impair(link, profile | delay="40ms", loss="2%", …): impair a link during the test: "a -> b" one way, '
@@ -102,6 +104,27 @@ def pytest_configure(config: pytest.Config) -> None:
         'impair_each(link, "profile", …): run the test once under each profile (without names: under every one).',
     )
     config.stash[_PROBLEMS] = []
+
+
+def _worker_of(config: pytest.Config) -> dict[str, Any] | None:
+    """What pytest-xdist's controller told this process, if it is one of its workers."""
+    told: dict[str, Any] | None = getattr(config, "workerinput", None)
+    return told
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give all of pytest-xdist's workers the same seed: which one runs a test must not change its network."""
+    node.workerinput["testbed_seed"] = node.config.stash[_SEED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from one of pytest-xdist's workers what was wrong with the markers, the machine or the Compose file."""
+    told = getattr(node, "workeroutput", {})
+    if _TOLD_UNFIT in told:
+        node.config.stash[_UNFIT] = told[_TOLD_UNFIT]
+    node.config.stash[_PROBLEMS] = told.get(_TOLD_PROBLEMS, node.config.stash[_PROBLEMS])
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -193,6 +216,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("profile", names, indirect=True, ids=str)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Check every marker of the chosen tests; end the run with all problems if there are any."""
     problems = session.config.stash[_PROBLEMS]
@@ -204,15 +228,26 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             break
         except UserError as error:
             problems += [f"{item.nodeid}: {problem}" for problem in error.problems]
-    if problems:
-        unique = list(dict.fromkeys(problems))
-        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is not None:
-            terminal.section("testbed: the tests ask for what cannot be", red=True)
-            for problem in unique:
-                terminal.write_line(problem, red=True)
-        reason = "nothing was started" if terminal is not None else "\n".join(unique)
-        pytest.exit(f"{len(unique)} problem(s) in testbed's markers; {reason}", returncode=_WRONG_USE)
+    if not problems:
+        return
+    unique = list(dict.fromkeys(problems))
+    if _worker_of(session.config) is not None:  # one that exits is replaced by another; one without tests is at its end
+        session.items.clear()
+        session.config.workeroutput[_TOLD_PROBLEMS] = unique  # type: ignore[attr-defined]  # xdist's
+        return
+    told = _tell_problems(session.config, unique)
+    pytest.exit(f"{len(unique)} problem(s) in testbed's markers; {told}", returncode=_WRONG_USE)
+
+
+def _tell_problems(config: pytest.Config, problems: list[str]) -> str:
+    """Print what is wrong with the markers, or return it, where nothing can be printed."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None:
+        return "\n".join(problems)
+    terminal.section("testbed: the tests ask for what cannot be", red=True)
+    for problem in problems:
+        terminal.write_line(problem, red=True)
+    return "nothing was started"
 
 
 def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment | Timeline]:
@@ -413,6 +448,11 @@ def pytest_runtest_makereport(
         invalid = getattr(report, "testbed_invalid", False)
         result.add("invalid" if invalid else report.outcome, None if report.passed else report.longreprtext)
         result.duration_s = report.duration if report.when == "call" else result.duration_s
+        if report.when == "teardown":  # all is known by now; with pytest-xdist, the report alone reaches the controller
+            vars(report).update(
+                testbed_result=result.as_json(),
+                testbed_netem=getattr(item.config.stash.get(_LAB, None), "netem_engine", None),
+            )
     return report
 
 
@@ -449,29 +489,50 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if _UNFIT in config.stash:
         terminalreporter.section("testbed could not start the stack", red=True)
         terminalreporter.write_line(config.stash[_UNFIT])
+    if _worker_of(config) is None and config.pluginmanager.has_plugin("dsession") and config.stash[_PROBLEMS]:
+        _tell_problems(config, config.stash[_PROBLEMS])  # which workers have told, and could not print
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the results; exit status 2 where the machine or the Compose file, not a test, is at fault."""
-    config = session.config
-    if _UNFIT in config.stash:
+    """Exit status 2 where the machine or the Compose file or the markers, not a test, are at fault."""
+    unfit = session.config.stash.get(_UNFIT, None)
+    if unfit is not None or session.config.stash[_PROBLEMS]:
         session.exitstatus = _WRONG_USE
-    if not config.stash[_RESULTS]:
-        return
-    started = config.stash[_STARTED]
-    lab = config.stash.get(_LAB, None)
-    found = session_json(
-        list(config.stash[_RESULTS].values()),
-        started=started.isoformat(timespec="seconds"),
-        duration_s=(datetime.now(UTC) - started).total_seconds(),
-        seed=config.stash[_SEED],
-        netem=getattr(lab, "netem_engine", None),
-        exit_status=int(session.exitstatus),
-    )
-    path = config.invocation_params.dir / config.getoption("--testbed-results")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    except OSError as error:  # the tests were run all the same; their results must not be lost with a traceback
-        _sayer(config)(f"results were not written to {path}: {error.strerror}; say --testbed-results FILE")
+    if unfit is not None and _worker_of(session.config) is not None:
+        session.config.workeroutput[_TOLD_UNFIT] = unfit  # type: ignore[attr-defined]  # xdist's
+
+
+class _ResultsFile:
+    """Gathers each test's result as it is reported, and writes them at the end; one a session, whoever runs tests."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._started = datetime.now(UTC)
+        self._tests: list[Mapping[str, Any]] = []
+        self._netem: str | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a test's last report brings."""
+        if (found := getattr(report, "testbed_result", None)) is not None:
+            self._tests.append(found)
+            self._netem = getattr(report, "testbed_netem", self._netem)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the file, if a test had a lab."""
+        if not self._tests:
+            return
+        found = session_json(
+            self._tests,
+            started=self._started.isoformat(timespec="seconds"),
+            duration_s=(datetime.now(UTC) - self._started).total_seconds(),
+            seed=self._config.stash[_SEED],
+            netem=self._netem,
+            exit_status=int(session.exitstatus),
+        )
+        path = self._config.invocation_params.dir / self._config.getoption("--testbed-results")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        except OSError as error:  # the tests were run all the same; their results must not be lost with a traceback
+            _sayer(self._config)(f"results were not written to {path}: {error.strerror}; say --testbed-results FILE")

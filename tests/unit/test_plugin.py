@@ -318,3 +318,35 @@ def test_prove_is_true_or_false(project: pytest.Pytester, said: str) -> None:
     result = run(project, body)
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*must be True or False*"])
+
+
+def test_with_xdist_one_results_file_has_what_every_worker_found(project: pytest.Pytester) -> None:
+    invalid = NOT_IN_FORCE.replace("Lab", "Broken") + "\ndef test_it(broken): pass\n"
+    result = run(project, LINKED + invalid, "-n", "2", "--testbed-seed", "5")
+    result.stdout.fnmatch_lines(["*test_it: asked loss 2%, the kernel reports 0%", "*1 invalid*"])
+    found = json.loads((project.path / "report/results.json").read_text())
+    assert (found["seed"], found["netem"], found["exit_status"]) == (5, None, 1)
+    assert {each["id"].split("::")[1]: each["outcome"] for each in found["tests"]} == {
+        "test_good": "passed", "test_bad": "failed", "test_it": "invalid",
+    }  # fmt: skip
+    assert all("--testbed-seed 5 " in each["replay"] for each in found["tests"] if each["replay"])
+
+
+def test_with_xdist_all_workers_have_the_seed_that_the_controller_drew(project: pytest.Pytester) -> None:
+    run(project, LINKED, "-n", "2")
+    found = json.loads((project.path / "report/results.json").read_text())
+    assert all(f"--testbed-seed {found['seed']} " in each["replay"] for each in found["tests"])
+
+
+def test_with_xdist_a_wrong_marker_is_told_once_and_nothing_is_run(project: pytest.Pytester) -> None:
+    body = '@pytest.mark.impair("client -> srver", "lossy")\ndef test_it(): pass\ndef test_other(): pass\n'
+    result = run(project, body, "-n", "2")
+    assert result.ret == 2
+    assert result.stdout.str().count("host 'srver': unknown; did you mean 'server'?") == 1
+    assert "passed" not in result.stdout.str()
+
+
+def test_with_xdist_a_stack_that_cannot_be_had_is_wrong_use_too(project: pytest.Pytester) -> None:
+    result = run(project, "def test_it(lab): pass\ndef test_other(): pass\n", "-n", "2")
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*testbed could not start the stack*", "no Docker engine answers*"])
