@@ -27,6 +27,9 @@ _INIT = Path(__file__).with_name("guest-init")
 _MEMORY = "192M"
 _BOOT_DEADLINE_S = 30.0
 
+# Debian's kernel finds out at each start which way of computing RAID 6 is the fastest: 0.85 s of its 1.2 s.
+_NOT_NEEDED = "raid6_select_algo"
+
 # On a busy machine UML (6.12) misses a SIGIO now and then, and a packet lies in its tap until the next one comes, for
 # seconds. So it is made to look.
 _PROD_EVERY_S = 0.002
@@ -71,7 +74,7 @@ class CarriedKernel:
             self._process = subprocess.Popen(
                 [
                     binary, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet",
-                    f"umid={name}", f"uml_dir={self._folder}/",
+                    f"umid={name}", f"uml_dir={self._folder}/", f"initcall_blacklist={_NOT_NEEDED}",
                     "con=null", f"con0=null,fd:{log.fileno()}",
                     f"con1=fd:{tc_in[0]},fd:{tc_out[1]}", f"con2=fd:{ip_in[0]},fd:{ip_out[1]}",
                     # What a kernel does not know and has the form of a variable goes into its init's environment.

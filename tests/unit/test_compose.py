@@ -150,7 +150,9 @@ def test_a_process_that_ended_is_dead_and_its_number_alone_does_not_revive_it() 
         ("a:b", False),
         (_label(**HERE) + ":more", False),
     ],
-)
+    ids=["ours", "before a boot", "elsewhere", "elsewhere, a boot", "a namespace", "no machine", "no boot",
+         "no namespace", "no number", "nothing", "detached", "two parts", "six parts"],
+)  # fmt: skip
 def test_only_what_is_surely_dead_is_orphaned(label: str, orphaned: bool) -> None:
     assert is_orphaned(label) is orphaned
 

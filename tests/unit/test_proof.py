@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.links import proof, qdisc
@@ -157,6 +157,7 @@ PERTURBED: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 @pytest.mark.parametrize("field", PERTURBED)
+@settings(max_examples=25)  # of each field
 @given(asked=impairments())
 def test_a_single_departure_is_named_and_nothing_else(field: str, asked: Impairment) -> None:
     kernel = faithful(qdisc.netem(asked), tick_ns=1)
