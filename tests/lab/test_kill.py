@@ -14,7 +14,7 @@ import pytest
 
 from testbed import ComposeLab
 from testbed.labs.compose import is_orphaned, runs
-from testbed.labs.engine import OWNER_LABEL, Engine
+from testbed.labs.engine import Engine
 from testbed.labs.waiting import await_condition
 
 LABS = ("compose",)
@@ -115,17 +115,16 @@ def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
         return {"taps": _devices(run_id), "kernels": _kernels(run_id), "agents": agents}
 
     await_condition(left, lambda seen: not any(seen.values()), deadline_s=5)
-    assert _bridged(engine, run_id) == 2, "each veth is back on its bridge"
-    services = engine.containers(testbed_run=run_id)
-    assert len(services) == 2, "the stack itself is left, for the next run to clear"
-    assert is_orphaned(services[0].labels[OWNER_LABEL])
+    assert is_orphaned(label)
+    # The stack itself is left, for the next run to clear; that may be one of pytest-xdist's other workers.
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    assert len(engine.containers(testbed_run=run_id)) == 2 or not alone
+    assert _bridged(engine, run_id) == 2 or not alone, "each veth is back on its bridge"
 
     following = _pytest(tmp_path, "test_next.py")
     output, _ = following.communicate(timeout=90)
     assert following.returncode == 0, output
-    assert run_id not in runs(engine)
-    if "PYTEST_XDIST_WORKER" not in os.environ:  # there, another worker's stack may have come up first
-        assert f"clearing up after run {run_id}" in output
+    assert f"clearing up after run {run_id}" in output or not alone
     assert run_id not in runs(engine)
     assert stack.run_id in runs(engine), "a run whose owner lives is left alone"
 

@@ -279,12 +279,12 @@ def test_not_impaired(lab):
 
 @pytest.mark.parametrize("mode", ["on-failure", "always", "never"])
 def test_the_packets_of_a_failed_test_are_kept_and_its_report_names_the_file(
-    stack: ComposeLab, tmp_path: Path, mode: str
+    kind: str, tmp_path: Path, mode: str
 ) -> None:
     (tmp_path / "test_kept.py").write_text(_SUITE)
     argv = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *argv, "--testbed-capture", mode],
+        [sys.executable, "-m", "pytest", *argv, "--lab", kind, "--testbed-capture", mode],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout

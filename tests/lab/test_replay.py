@@ -43,11 +43,12 @@ def test_fails(lab, word):
 """
 
 
-def test_a_failed_test_prints_the_line_that_repeats_it(stack: Lab, tmp_path: Path) -> None:
+def test_a_failed_test_prints_the_line_that_repeats_it(stack: Lab, kind: str, tmp_path: Path) -> None:
     (tmp_path / "test_failing.py").write_text(_FAILING)
 
     def run(*arguments: str) -> str:
         argv = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
+        argv += ["--lab", kind]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *argv, *arguments],
             cwd=tmp_path,
