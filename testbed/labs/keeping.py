@@ -70,7 +70,7 @@ class KeptCaptures:
 
 def file_name(test_id: str) -> str:
     """A test's id as the name of a folder, another for each test."""
-    plain = re.sub(r"[^\w.\-]+", "_", test_id).strip("_")
+    plain = re.sub(r"[^\w.\-]+", "_", test_id).strip("_.")
     if len(plain) <= _NAME_LENGTH and plain == test_id:
         return plain
     return f"{plain[:_NAME_LENGTH]}-{hashlib.sha256(test_id.encode()).hexdigest()[:6]}"

@@ -1,7 +1,8 @@
 """What the tests on real labs share: each test on each kind of lab, programs in the hosts, and no sockets left.
 
 A test that uses ``lab``, ``stack`` or ``kind`` runs once on containers and once on namespaces; a module for which one
-of them alone will do says so: ``LABS = ("compose",)``.
+of them alone will do says so: ``LABS = ("compose",)``. One that asks what netem does, what is seen of it or how that is
+judged, says ``BELOW_THE_LAB = True``: on containers it is ``slow``, and run in CI.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that needs a lab on each kind of it."""
     if "kind" in metafunc.fixturenames:
         kinds = getattr(metafunc.module, "LABS", ("compose", "local"))
-        metafunc.parametrize("kind", kinds, indirect=True, scope="session")
+        below = getattr(metafunc.module, "BELOW_THE_LAB", False)
+        marks = {"compose": pytest.mark.slow} if below and len(kinds) > 1 else {}
+        params = [pytest.param(each, marks=marks.get(each, ())) for each in kinds]
+        metafunc.parametrize("kind", params, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ import pytest
 from testbed import Host, Lab
 from tests.lab.conftest import HERE, Datagrams, lab_of, prepare
 
+BELOW_THE_LAB = True
+
 
 @pytest.fixture(scope="module")
 def stack_of_replicas(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:

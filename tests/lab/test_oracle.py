@@ -15,6 +15,8 @@ from testbed.labs.waiting import await_condition
 from testbed.model.observed import Evidence, difference
 from tests.lab.conftest import await_quiet
 
+BELOW_THE_LAB = True
+
 
 @pytest.fixture(autouse=True)
 def _quiet(lab: ComposeLab) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed import Lab
+from testbed.labs.waiting import await_condition
 
 FIRST_PROFILES = ("clean", "lan", "latency", "lossy", "lossy-latency", "awful")
 FIGURE_4 = "Message Test message"
@@ -12,13 +13,18 @@ FIGURE_4 = "Message Test message"
 PATIENCE_S = 300
 
 
+@pytest.mark.timeout(4 * PATIENCE_S)
 @pytest.mark.impair_each("client <-> server", *FIRST_PROFILES)
 def test_the_papers_message_arrives_exactly_once_and_figure_4_is_printed(lab: Lab, profile: str) -> None:
     client, server = lab.hosts["client"], lab.hosts["server"]
-    before = server.logs().splitlines().count(FIGURE_4)
 
+    def printed() -> int:
+        return server.logs().splitlines().count(FIGURE_4)
+
+    before = printed()
     sent = client.run(["python3", "paper_client.py", "server"], timeout=f"{PATIENCE_S}s")
     assert sent.ok, sent.stderr
+    await_condition(printed, lambda count: count > before, deadline_s=PATIENCE_S)
     # The server reads one client after the other, so once a later message is there, so is any copy of ours.
     sentinel = f"after {profile} {before}"
     with server.follow() as log:
@@ -26,7 +32,7 @@ def test_the_papers_message_arrives_exactly_once_and_figure_4_is_printed(lab: La
         assert after.ok, after.stderr
         assert log.when(f"Message {sentinel}", PATIENCE_S) is not None, server.logs()
 
-    assert server.logs().splitlines().count(FIGURE_4) == before + 1
+    assert printed() == before + 1
     for link in ("client -> server", "server -> client"):
         assert lab.link(link).counters().sent_packets > 0, f"nothing of this went through the netem of {link}"
 

@@ -13,6 +13,8 @@ from testbed.links import proof, qdisc
 from testbed.model.evidence import FAILS, HOLDS
 from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, prepare
 
+BELOW_THE_LAB = True
+
 
 @pytest.fixture(scope="module")
 def two_networks(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:

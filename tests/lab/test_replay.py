@@ -10,6 +10,8 @@ from pathlib import Path
 from testbed import Lab
 from tests.lab.conftest import Datagrams, await_quiet, prepare
 
+BELOW_THE_LAB = True
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -23,6 +23,8 @@ from testbed.labs.compose import ComposeHost
 from testbed.labs.waiting import await_condition
 from testbed.model.timeline import Taken, Timeline, parse_side
 
+BELOW_THE_LAB = True
+
 _PROGRAM = "/tmp/stamped.py"
 _PORT = "9003"
 

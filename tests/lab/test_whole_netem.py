@@ -14,6 +14,8 @@ import pytest
 from testbed import Lab
 from tests.lab.conftest import Datagrams, await_quiet
 
+BELOW_THE_LAB = True
+
 
 def five_sigma(count: int, share: float) -> tuple[float, float]:
     """Between which counts of successes honest draws lie."""
