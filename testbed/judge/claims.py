@@ -47,6 +47,7 @@ class Plot:
     series: Mapping[str, Sequence[tuple[float, float]]]
     logarithmic: bool = False
     """The y axis."""
+    logarithmic_x: bool = False
     dashed: frozenset[str] = frozenset()
     """Series that are theory, or what was asked, and not seen."""
     categories: Sequence[str] = ()

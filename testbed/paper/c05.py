@@ -6,7 +6,7 @@ from typing import Any
 
 from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
 from testbed.observe.observation import Observation
-from testbed.observe.series import Series, at, outstanding, running_count, sendings
+from testbed.observe.series import Series, at, outstanding, running_count, sendings, stairs
 from testbed.observe.tcp_info import TcpSocket
 from testbed.observe.wire import Flow, segment
 from testbed.paper.context import BACK, THERE, Context, NotAsMeantError, said
@@ -131,8 +131,8 @@ def _plots(seen: Observation, port: int) -> list[Plot]:
     lost = [each.before.time_ns for each in seen.passages("server") if each.lost]
     return [
         Plot(title="Sent and not yet acknowledged", x="time, s", y="segments",
-             series={"kernel (TCP_INFO)": unacked, "wire (capture)": timed(wire, mss)}),
-        Plot(title="Losses, and what the receiver says of them", x="time, s", y="count, so far",
+             series={"kernel (TCP_INFO)": unacked, "wire (capture)": stairs(timed(wire, mss))}),
+        Plot(title="Losses, and what the receiver says of them", x="time, s", y="count, so far", logarithmic=True,
              series={"segments lost": [((moment - begin) / 1e9, number) for number, moment in enumerate(lost, 1)],
                      "duplicate ACKs": timed(running_count(flow.server.duplicate_acks)),
                      "ACKs with SACK": timed(running_count(flow.server.with_sack)),

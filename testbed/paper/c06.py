@@ -6,12 +6,11 @@ import hashlib
 import random
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 
 from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
 from testbed.labs.waiting import await_condition
 from testbed.observe.observation import Observation
-from testbed.observe.series import Series, outstanding, windows
+from testbed.observe.series import Series, outstanding, stairs, windows
 from testbed.observe.wire import Flow
 from testbed.paper.context import BACK, BOTH, THERE, Context, NotAsMeantError, said
 
@@ -158,7 +157,7 @@ def _plot(run: _Run) -> Plot:
     begin = run.flow.segments[0].time_ns
 
     def timed(series: Series) -> list[tuple[float, float]]:
-        return _stairs([((moment - begin) / 1e9, value / 1e3) for moment, value in series])
+        return stairs([((moment - begin) / 1e9, value / 1e3) for moment, value in series])
 
     later = run.delay_ms * 1_000_000
     return Plot(
@@ -166,11 +165,3 @@ def _plot(run: _Run) -> Plot:
         series={"window announced": timed(windows(run.flow.server)),
                 "sent and not acknowledged": timed(outstanding(run.flow, acks_later_ns=later))},
     )  # fmt: skip
-
-
-def _stairs(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A value that holds until the next one."""
-    found = points[:1]
-    for (_, before), (x, y) in pairwise(points):
-        found += [(x, before), (x, y)]
-    return found

@@ -119,8 +119,8 @@ def judge(matches: Sequence[Match]) -> Outcome:
         + (f", but not over {_names(torn)}." if torn else ".")
     ]
     said.append(
-        f"It does not end the freezes: UDP's game stood still for over 100 ms on {len(udp_froze)} links, TCP's on "
-        f"{sum(bool(each.tcp.freezes) for each in matches)}."
+        "It does not end the freezes: UDP's game stood still for over 100 ms on "
+        f"{len(udp_froze)} of {len(matches)} links, TCP's on {sum(bool(each.tcp.freezes) for each in matches)}."
     )
     if worse:
         worst = max(worse, key=lambda each: each.more_frozen)
