@@ -98,6 +98,12 @@ def invalid(reason: str) -> Outcome:
     return Outcome(finding=Finding.INVALID, sentence=reason)
 
 
+def unless(rows: Iterable[Row], sentence: str) -> str:
+    """A sentence that is true if the claim held under each of these conditions; else, those under which it did not."""
+    failed = [row.condition for row in rows if row.held is False]
+    return f"It did not hold under: {'; '.join(failed)}." if failed else sentence
+
+
 def finding_of(rows: Iterable[Row]) -> Finding:
     """HOLDS if it held under each condition, BREAKS if under none, else HOLDS WITHIN; INVALID of no condition."""
     held = [row.held for row in rows if row.held is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
+from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
 from testbed.observe.observation import Observation
 from testbed.observe.series import Series, at, outstanding, running_count, sendings, stairs
 from testbed.observe.tcp_info import TcpSocket
@@ -52,9 +52,12 @@ def acknowledgement(context: Context) -> Outcome:
     proven = facts["dropped"] > 0 and facts["with_sack"] > 0
     return Outcome(
         finding=finding_of(rows) if proven else Finding.INVALID,
-        sentence=f"Every byte was tracked and acknowledged: {facts['lost_segments']:.0f} segments were lost, the "
-        f"receiver reported the gaps in {facts['with_sack']:.0f} acknowledgements (SACK), each was sent again, "
-        "and at the end nothing was left unacknowledged.",
+        sentence=unless(
+            rows,
+            f"Every byte was tracked and acknowledged. {facts['lost_segments']:.0f} segments were lost, the receiver "
+            f"reported the gaps in {facts['with_sack']:.0f} acknowledgements (SACK), each was sent again, and at the "
+            "end nothing was left unacknowledged.",
+        ),
         rows=rows, mechanism=facts, plots=plots,
     )  # fmt: skip
 
@@ -74,13 +77,15 @@ def _examine(
     lost = _lost_positions(seen, flow)
     unrepaired = [position for position in lost if len(sendings(flow.client, position)) < 2]
     agreement = _agreement(connection, outstanding(flow, acks_later_ns=_DELAY_MS * 1_000_000))
+    # In FIN-WAIT-1 the end itself is what waits for its acknowledgement, and counts as a segment (RFC 9293, 3.3.2).
+    unacked = connection.final.unacked_segments - (connection.final.state == "FIN-WAIT-1")
     facts = {
         "dropped": dropped, "lost_segments": len(lost), "with_sack": len(flow.server.with_sack),
         "duplicate_acks": len(flow.server.duplicate_acks), "agreement": agreement,
-        "unacked_at_end": connection.final.unacked_segments, "sent_again": len(flow.client.retransmissions),
+        "unacked_at_end": unacked, "sent_again": len(flow.client.retransmissions),
     }  # fmt: skip
     held = (
-        arrived and not unrepaired and connection.final.unacked_segments == 0 and agreement >= _AGREE
+        arrived and not unrepaired and unacked == 0 and agreement >= _AGREE
         and connection.final.bytes_acked >= count and bool(lost) == bool(flow.server.with_sack)
     )  # fmt: skip
     return Row(
@@ -91,7 +96,7 @@ def _examine(
                 "with SACK": str(len(flow.server.with_sack)),
                 "kernel and wire agree": f"{100 * agreement:.0f} % of {len(connection.states)} looks",
                 "unacknowledged at most": str(max(each.unacked_segments for each in connection.states)),
-                "at the end": str(connection.final.unacked_segments)},
+                "at the end": str(unacked)},
     ), facts  # fmt: skip
 
 

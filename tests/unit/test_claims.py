@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, LabError
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
+from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
 from testbed.labs.lab import Lab
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
 from testbed.paper.context import Context
@@ -62,6 +62,13 @@ def test_one_condition_that_does_not_hold_is_enough_and_context_counts_for_nothi
     held: list[bool | None], finding: Finding
 ) -> None:
     assert finding_of(map(row, held)) is finding
+
+
+def test_a_sentence_that_presumes_that_it_held_is_not_told_where_it_did_not() -> None:
+    assert unless([row(True), row(None)], "All well.") == "All well."
+    assert unless([row(True), row(False, "rain"), row(False, "snow")], "All well.") == (
+        "It did not hold under: rain; snow."
+    )
 
 
 @pytest.mark.parametrize(
