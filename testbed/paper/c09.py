@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -170,7 +170,8 @@ def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], memory: Sequence
     delays_ms = sorted({each.delay_ms for each in crowds})
     return Outcome(
         finding=finding_of(rows), sentence=" ".join(sentence), rows=rows, mechanism=facts,
-        plots=[*(draw(crowds, delay_ms) for draw in (_waits, _cpu) for delay_ms in delays_ms), _memory_plot(memory)],
+        plots=[*_growing(draw(crowds, delay_ms) for draw in (_waits, _cpu) for delay_ms in delays_ms),
+               _memory_plot(memory)],
     )  # fmt: skip
 
 
@@ -255,6 +256,11 @@ def _memory_rows(memory: Sequence[Memory]) -> list[Row]:
                     "preferable": least.structure},
         ))  # fmt: skip
     return rows
+
+
+def _growing(plots: Iterable[Plot]) -> Iterator[Plot]:
+    """Those of more than one size of crowd."""
+    return (each for each in plots if any(len(line) > 1 for line in each.series.values()))
 
 
 def _waits(crowds: Sequence[Crowd], delay_ms: int) -> Plot:
