@@ -205,7 +205,7 @@ def _in_host(
 @_lab
 @_netem
 @click.option("--only", default="", metavar="C2,C6", help="These claims alone.")
-@click.option("--quick", is_flag=True, help="Fewer conditions; two minutes.")
+@click.option("--quick", is_flag=True, help="Fewer conditions; a minute or two.")
 @click.option("--again", is_flag=True, help="Also the claims that FOLDER holds an outcome of.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
 @click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report", "paper"),
@@ -227,12 +227,15 @@ def paper(
     afresh = {claim.id for claim in wanted} if again else set()
     found = {name: outcome for name, outcome in known.items() if name not in afresh}
     todo = [claim for claim in wanted if claim.id not in found]
+    if len(todo) < len(wanted):
+        _say(f"{len(wanted) - len(todo)} of {len(wanted)} claims are decided already, in {folder}; --again seeks anew")
     if todo:
         with _chosen(kind, compose_file, netem) as lab:
-            for claim in todo:
-                _say(f"{claim.id} {claim.name}: {claim.text}")
+            for number, claim in enumerate(todo, 1):
+                _say(f"[{number}/{len(todo)}] {claim.id} {claim.name}: {claim.text}")
                 found[claim.id] = the_paper.examine(claim, lab, folder, quick=quick, say=_say, earlier=found)
                 the_paper.keep(folder, found, given)
+                the_paper.write_report(folder, found, given)
                 if not as_json:
                     outcome = found[claim.id]
                     _OUT.print(f"{claim.id:<4}{outcome.finding:<13} {outcome.sentence}", markup=False, soft_wrap=True)

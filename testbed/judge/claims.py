@@ -47,6 +47,7 @@ class Plot:
     series: Mapping[str, Sequence[tuple[float, float]]]
     logarithmic: bool = False
     """The y axis."""
+    logarithmic_x: bool = False
     dashed: frozenset[str] = frozenset()
     """Series that are theory, or what was asked, and not seen."""
     categories: Sequence[str] = ()
@@ -95,6 +96,12 @@ class Outcome:
 def invalid(reason: str) -> Outcome:
     """Of an experiment that could not be carried out as it was meant to be."""
     return Outcome(finding=Finding.INVALID, sentence=reason)
+
+
+def unless(rows: Iterable[Row], sentence: str) -> str:
+    """A sentence that is true if the claim held under each of these conditions; else, those under which it did not."""
+    failed = [row.condition for row in rows if row.held is False]
+    return f"It did not hold under: {'; '.join(failed)}." if failed else sentence
 
 
 def finding_of(rows: Iterable[Row]) -> Finding:

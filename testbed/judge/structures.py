@@ -26,6 +26,13 @@ class Served:
     """How often a connection or its completion found the listener's queue full: ListenOverflows."""
     drops: int = 0
     """SYNs and completing ACKs that the listener dropped, for any reason: ListenDrops."""
+    cpu_s: float | None = None
+    """What the server took of the processor meanwhile, all its threads and children together; None: not measured."""
+
+    @property
+    def answer_cpu_s(self) -> float | None:
+        """What one answer cost of the processor; None if nobody was answered or it was not measured."""
+        return self.cpu_s / len(self.waits_s) if self.cpu_s is not None and self.waits_s else None
 
     @property
     def all_answered(self) -> bool:
@@ -43,8 +50,8 @@ class Served:
 
     def __str__(self) -> str:
         if self.last_s is None:
-            return f"0 of {self.clients}"
-        return f"{len(self.waits_s)} of {self.clients}, the last after {self.last_s:.2f} s"
+            return "none"
+        return f"{'all' if self.all_answered else len(self.waits_s)} in {self.last_s:.2f} s"
 
 
 def preferable(served: Sequence[Served]) -> tuple[str, ...]:

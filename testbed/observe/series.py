@@ -6,6 +6,7 @@ Positions count payload bytes, as `Direction.position` does; times are CLOCK_MON
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from testbed.observe.wire import Direction, Flow, Segment
 
@@ -77,3 +78,11 @@ def at(series: Series, time_ns: int) -> int | None:
             break
         value = each
     return value
+
+
+def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points of values that hold until the next one, with the corners between them: what a line through them needs."""
+    found = list(points[:1])
+    for (_, before), (x, y) in pairwise(points):
+        found += [(x, before), (x, y)]
+    return found

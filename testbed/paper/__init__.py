@@ -117,7 +117,7 @@ def examine(
 
 
 _FILE = "claims.json"
-_VERSION = 2
+_VERSION = 3
 
 
 def inputs(lab: str, *, netem: str, quick: bool) -> dict[str, object]:

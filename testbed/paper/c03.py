@@ -6,7 +6,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
+from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
 from testbed.judge.metrics import Reordering
 from testbed.observe.capture import Capture
 from testbed.observe.wire import Direction, flows
@@ -74,8 +74,11 @@ def order(context: Context) -> Outcome:
         ))  # fmt: skip
     return Outcome(
         finding=finding_of(rows) if late and doubled else Finding.INVALID,
-        sentence=f"The program got every byte once and in order, although {late:,} segments came out of order on the "
-        f"wire and {doubled:,} came twice: the receiver's kernel keeps what is early and throws away what it has.",
+        sentence=unless(
+            rows,
+            f"The program got every byte once and in order, although {late:,} segments came out of order on the wire "
+            f"and {doubled:,} came twice. The receiver's kernel keeps what is early and throws away what it has.",
+        ),
         rows=rows, mechanism={"out_of_order": late, "twice": doubled},
         plots=[Plot(title="The order of arrival, on the wire and to the program (the first packets)", x="arrival",
                     y="segment's number in the order of sending", series=series)],

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from testbed.judge.claims import Outcome, Plot, Row, finding_of
+from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.judge.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
 from testbed.labs.waiting import await_condition
 from testbed.observe.counters import Counters
@@ -82,7 +82,7 @@ def retransmission(context: Context) -> Outcome:
                 by_place.setdefault(f"round trip {2 * delay_ms} ms", []).append((place, seen.waits_s[0] * 1e3))
         by_place[f"one round trip of {2 * delay_ms} ms"] = [(1, 2 * delay_ms), (_FLIGHT, 2 * delay_ms)]
     context.say("C4: an outage")
-    outage_s = 3.0 if context.quick else 12.0
+    outage_s = 1.5 if context.quick else 12.0
     waits_s, rto_s = _backoff(context, outage_s)
     rows.append(Row(
         condition=f"an outage of {outage_s:g} s", held=doubles(waits_s, rto_s),
@@ -98,9 +98,12 @@ def retransmission(context: Context) -> Outcome:
     theory = [(float(number + 1), rto_s * 2.0**number) for number in range(len(waits_s))]
     return Outcome(
         finding=finding_of(rows),
-        sentence="Lost data is always sent again, and how long that takes depends on what follows it: about one round "
-        "trip if later segments arrive and report the gap, a probe's time-out at the end of a message, "
-        f"{MIN_RTO_S:g} s or more where the probe is lost too, and in an outage a time that doubles.",
+        sentence=unless(
+            rows,
+            "Lost data is always sent again, and how long that takes depends on what follows it. It is about one round "
+            "trip if later segments arrive and report the gap, a probe's time-out at the end of a message, "
+            f"{MIN_RTO_S:g} s or more where the probe is lost too, and in an outage a time that doubles.",
+        ),
         rows=rows,
         mechanism={"losses": len(found), "fast": len(fast), "backoffs": len(waits_s),
                    "timeouts": sum(each.counters.timeouts for each in found)},

@@ -6,12 +6,11 @@ import hashlib
 import random
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
+from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
 from testbed.labs.waiting import await_condition
 from testbed.observe.observation import Observation
-from testbed.observe.series import Series, outstanding, windows
+from testbed.observe.series import Series, outstanding, stairs, windows
 from testbed.observe.wire import Flow
 from testbed.paper.context import BACK, BOTH, THERE, Context, NotAsMeantError, said
 
@@ -75,16 +74,19 @@ def flow_control(context: Context) -> Outcome:
     window is open again is lost: only the sender's probes can find out (RFC 9293 3.8.6.1). Both over 120 ms; over a
     round trip of 10 ms a loss probe of the last segment (RFC 8985) is told, and is no breach.
     """
-    busy_s = 1.0 if context.quick else 3.0
+    busy_s = 0.5 if context.quick else 3.0
     runs = []
-    for number, (delay_ms, lose) in enumerate(((_FAR_MS, False), (_FAR_MS, True), (_NEAR_MS, False))):
+    conditions = ((_FAR_MS, False), (_FAR_MS, True)) if context.quick else (
+        (_FAR_MS, False), (_FAR_MS, True), (_NEAR_MS, False)
+    )  # fmt: skip
+    for number, (delay_ms, lose) in enumerate(conditions):
         name = f"a reader busy for {busy_s:g} s, round trip {2 * delay_ms} ms"
         name += ", the window's opening lost" if lose else ""
         context.say(f"C6: {name}")
         runs.append(_transfer(context, name, 9560 + number, delay_ms, busy_s, lose=lose))
     rows = [each.row() for each in runs]
-    first, second, near = runs
-    probes = len(near.flow.client.retransmissions)
+    first, second, *near = runs
+    probes = sum(len(each.flow.client.retransmissions) for each in near)
     extra = ""
     if probes:
         extra = (
@@ -97,10 +99,13 @@ def flow_control(context: Context) -> Outcome:
     context.keep_flows("C6-window-update-lost.txt", [second.flow])
     return Outcome(
         finding=finding_of(rows) if meant else Finding.INVALID,
-        sentence=f"A busy receiver announced a window of zero and the sender stood still: send() blocked for "
-        f"{first.blocked_s:.1f} s, nothing was overrun, nothing sent again, and everything arrived. When the news of "
-        f"the opening was lost, the sender's probes found out ({len(second.flow.client.window_probes)} of them)."
-        + extra,
+        sentence=unless(
+            rows,
+            "A busy receiver announced a window of zero and the sender stood still. send() blocked for "
+            f"{first.blocked_s:.1f} s, nothing was overrun, nothing sent again, and everything arrived. When the news "
+            f"of the opening was lost, the sender's probes found out ({len(second.flow.client.window_probes)} of "
+            "them)." + extra,
+        ),
         rows=rows,
         mechanism={"zero_windows": zero, "lost_updates": second.lost_updates,
                    "window_probes": len(second.flow.client.window_probes),
@@ -158,7 +163,7 @@ def _plot(run: _Run) -> Plot:
     begin = run.flow.segments[0].time_ns
 
     def timed(series: Series) -> list[tuple[float, float]]:
-        return _stairs([((moment - begin) / 1e9, value / 1e3) for moment, value in series])
+        return stairs([((moment - begin) / 1e9, value / 1e3) for moment, value in series])
 
     later = run.delay_ms * 1_000_000
     return Plot(
@@ -166,11 +171,3 @@ def _plot(run: _Run) -> Plot:
         series={"window announced": timed(windows(run.flow.server)),
                 "sent and not acknowledged": timed(outstanding(run.flow, acks_later_ns=later))},
     )  # fmt: skip
-
-
-def _stairs(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """A value that holds until the next one."""
-    found = points[:1]
-    for (_, before), (x, y) in pairwise(points):
-        found += [(x, before), (x, y)]
-    return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from testbed.drive.messages import STRUCTURES
 from testbed.judge.claims import Outcome, Plot, Row, finding_of
@@ -17,8 +17,12 @@ _PAPERS = "iterative"
 _LISTEN_5, _LISTEN_1024 = 5, 1024
 _STORM = 12
 _STORM_DEADLINE_S, _DEADLINE_S = 2.5, 12.0  # beyond 1 s: who is refused at first tries again after that (RFC 6298, 2.1)
+_QUICK_DEADLINE_S = 1.5
+_CONNECTED = 100
 _FIRST_PORT = 9600
 _DELAYS_MS = (0, 100)
+_QUICK_CROWDED = (_PAPERS, "selectors")
+"""The paper's, and one that shows how it could be."""
 _HOLDING = tuple(each for each in STRUCTURES if each != _PAPERS)
 """Those that hold more than one client at a time."""
 
@@ -83,27 +87,28 @@ class Crowd:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upkeep:
-    """What a structure takes."""
+class Memory:
+    """What a structure takes of memory for clients that stay connected."""
 
     structure: str
+    delay_ms: int
     connected: int
-    """Clients that were connected and had been answered when memory was read."""
-    memory_bytes: float
+    """Clients that were connected and had been answered when it was read."""
+    client_bytes: float
     """What each of these added."""
-    cpu_s: float
-    """What each answer to one of many others cost, read in the kernel's clock ticks over all of them."""
 
 
 def structures(context: Context) -> Outcome:
     """Five servers of one protocol, the paper's iterative structure first, each before the same crowds.
 
     First the paper's own server: twelve clients at once over its listen(5) while it waits for one that says nothing.
-    The same at each structure; then more and more clients at once over a longer queue; all of it without latency and
-    with 100 ms each way. Memory is what a connected client adds, CPU what one answer costs.
+    The same at each structure; then a hundred over that queue, and 1 to 1,000 at once over a longer one; all of it
+    without latency and with 100 ms each way. Memory is what each of a hundred clients adds that stay connected, CPU
+    what the server's processes took for an answer.
     """
     storms: dict[int, Storm] = {}
     crowds: list[Crowd] = []
+    memory: list[Memory] = []
     for delay_ms in _DELAYS_MS:
         with _delayed(context, delay_ms):
             context.say(f"C9: {_STORM} clients at the paper's server, {delay_ms} ms each way")
@@ -111,31 +116,34 @@ def structures(context: Context) -> Outcome:
                 storms[delay_ms] = _storm(context)
             context.keep_capture(f"C9-storm-{delay_ms}ms.pcapng", capture.capture)
             crowds += _crowds(context, delay_ms)
-    upkeep = [_upkeep(context, structure) for structure in (_HOLDING[:2] if context.quick else _HOLDING)]
+            if not (context.quick and delay_ms):
+                memory += [_memory(context, structure, delay_ms) for structure in
+                           (_HOLDING[:2] if context.quick else _HOLDING)]  # fmt: skip
     context.keep_json("C9.json", {
         "storms": {f"{delay_ms} ms": vars(storm) for delay_ms, storm in storms.items()},
         "crowds": [{**vars(each), "served": [vars(one) for one in each.served]} for each in crowds],
-        "upkeep": [vars(each) for each in upkeep],
+        "memory": [vars(each) for each in memory],
     })  # fmt: skip
-    return judge(storms, crowds, upkeep)
+    return judge(storms, crowds, memory)
 
 
 # --- judging ---------------------------------------------------------------------------------------
 
 
-def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], upkeep: Sequence[Upkeep]) -> Outcome:
+def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], memory: Sequence[Memory]) -> Outcome:
     """The claim's outcome out of what was measured. A row holds where the paper's structure answered everybody."""
     rows = [_storm_row(delay_ms, storm) for delay_ms, storm in storms.items()]
     rows += [_crowd_row(each) for each in crowds]
-    rows += _upkeep_rows(upkeep)
+    rows += [*_cpu_rows(crowds), *_memory_rows(memory)]
     near, far = storms[min(storms)], storms[max(storms)]
     silent = next(each for each in crowds if each.situation == SILENT and not each.delay_ms)
     answered = [each.structure for each in silent.served if each.all_answered]
     queueing = [each for each in crowds if each.situation == AT_ONCE and each.delay_ms and each.held]
     longest = max(queueing, key=lambda each: each.clients, default=None)
-    most, least = (end(upkeep, key=lambda each: each.memory_bytes) for end in (max, min))
+    near_memory = [each for each in memory if each.delay_ms == min(storms)]
+    most, least = (end(near_memory, key=lambda each: each.client_bytes) for end in (max, min))
     facts = {f"{each.structure}_answered": float(len(each.waits_s)) for each in silent.served}
-    facts |= {f"{each.structure}_client_bytes": each.memory_bytes for each in upkeep}
+    facts |= {f"{each.structure}_client_bytes": each.client_bytes for each in near_memory}
     facts |= {f"storm_{name}": float(getattr(near, name)) for name in _STORM_FACTS}
     facts |= {f"far_storm_{name}": float(getattr(far, name)) for name in _STORM_FACTS}
     facts["queueing"] = longest.queueing if longest else 0.0
@@ -157,14 +165,20 @@ def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], upkeep: Sequence
             "times as long at the paper's as at the best of the others, as each waits for the end of those before."
         )
     sentence.append(
-        f"A connected client takes {most.memory_bytes / 1024:.1f} KiB with {most.structure}, "
-        f"{least.memory_bytes / 1024:.1f} KiB with {least.structure}."
+        f"A connected client takes {_kib(most)} of memory with {most.structure}, {_kib(least)} with {least.structure}."
     )
     delays_ms = sorted({each.delay_ms for each in crowds})
     return Outcome(
         finding=finding_of(rows), sentence=" ".join(sentence), rows=rows, mechanism=facts,
-        plots=[*(_waits(crowds, delay_ms) for delay_ms in delays_ms), _memory(upkeep)],
+        plots=[*_growing(draw(crowds, delay_ms) for draw in (_waits, _cpu) for delay_ms in delays_ms),
+               _memory_plot(memory)],
     )  # fmt: skip
+
+
+def _kib(memory: Memory) -> str:
+    """To the KiB: what is less is chance, and what the kernel takes for the socket is in no process."""
+    size = round(memory.client_bytes / 1024)
+    return f"{size:,} KiB" if size else "less than 1 KiB"
 
 
 def _untold(storm: Storm) -> str:
@@ -206,17 +220,47 @@ def _crowd_row(crowd: Crowd) -> Row:
     )  # fmt: skip
 
 
-def _upkeep_rows(upkeep: Sequence[Upkeep]) -> list[Row]:
-    least = min(upkeep, key=lambda each: each.memory_bytes)
-    quickest = min(upkeep, key=lambda each: each.cpu_s)
-    return [
-        Row(condition=f"memory that each of {least.connected} connected clients adds", held=None,
-            values={**{each.structure: f"{each.memory_bytes / 1024:.1f} KiB" for each in upkeep},
-                    _PAPERS: "holds one at a time", "preferable": least.structure}),
-        Row(condition="CPU of an answer", held=None,
-            values={**{each.structure: f"{each.cpu_s * 1e3:.2f} ms" for each in upkeep},
-                    "preferable": quickest.structure}),
-    ]  # fmt: skip
+def _crowded(crowds: Sequence[Crowd], delay_ms: int) -> dict[str, list[Served]]:
+    """What each structure made of clients at once, where all were answered and the processor was looked at."""
+    found: dict[str, list[Served]] = {}
+    for crowd in crowds:
+        for each in crowd.served if crowd.situation == AT_ONCE and crowd.delay_ms == delay_ms else ():
+            if each.all_answered and each.answer_cpu_s is not None:
+                found.setdefault(each.structure, []).append(each)
+    return found
+
+
+def _cpu_rows(crowds: Sequence[Crowd]) -> list[Row]:
+    rows = []
+    for delay_ms in sorted({each.delay_ms for each in crowds}):
+        largest = [max(each, key=lambda one: one.clients) for each in _crowded(crowds, delay_ms).values()]
+        costs = {each.structure: each.answer_cpu_s or 0.0 for each in largest}
+        if costs:
+            rows.append(Row(
+                condition=f"CPU of an answer, in the largest crowd that was answered, {_far(delay_ms)}", held=None,
+                values={**{each.structure: f"{costs[each.structure] * 1e3:.2f} ms, of {each.clients:,}"
+                           for each in largest}, "preferable": min(costs, key=lambda name: costs[name])},
+            ))  # fmt: skip
+    return rows
+
+
+def _memory_rows(memory: Sequence[Memory]) -> list[Row]:
+    rows = []
+    for delay_ms in sorted({each.delay_ms for each in memory}):
+        chosen = [each for each in memory if each.delay_ms == delay_ms]
+        least = min(chosen, key=lambda each: each.client_bytes)
+        rows.append(Row(
+            condition=f"memory that each of {least.connected} connected clients adds, {_far(delay_ms)}", held=None,
+            values={_PAPERS: "holds one at a time",
+                    **{each.structure: _kib(each) for each in chosen},
+                    "preferable": least.structure},
+        ))  # fmt: skip
+    return rows
+
+
+def _growing(plots: Iterable[Plot]) -> Iterator[Plot]:
+    """Those of more than one size of crowd."""
+    return (each for each in plots if any(len(line) > 1 for line in each.series.values()))
 
 
 def _waits(crowds: Sequence[Crowd], delay_ms: int) -> Plot:
@@ -227,16 +271,29 @@ def _waits(crowds: Sequence[Crowd], delay_ms: int) -> Plot:
                 series.setdefault(each.structure, []).append((float(each.clients), each.last_s))
     return Plot(
         title=f"The last of all clients at once is answered after, {_far(delay_ms)}", x="clients at once",
-        y="waiting time, s", series=series, logarithmic=True,
+        y="waiting time, s", series=series, logarithmic=True, logarithmic_x=True,
     )  # fmt: skip
 
 
-def _memory(upkeep: Sequence[Upkeep]) -> Plot:
+def _cpu(crowds: Sequence[Crowd], delay_ms: int) -> Plot:
+    series = {name: [(float(one.clients), (one.answer_cpu_s or 0.0) * 1e3) for one in each]
+              for name, each in _crowded(crowds, delay_ms).items()}  # fmt: skip
     return Plot(
-        title="Memory that a connected client adds", x="structure", y="memory, KiB",
-        series={"a client": [(float(n), each.memory_bytes / 1024) for n, each in enumerate(upkeep)]},
-        categories=tuple(each.structure for each in upkeep),
+        title=f"What an answer costs the server, {_far(delay_ms)}", x="clients at once", y="CPU time an answer, ms",
+        series=series, logarithmic=True, logarithmic_x=True,
     )  # fmt: skip
+
+
+def _memory_plot(memory: Sequence[Memory]) -> Plot:
+    names = tuple(dict.fromkeys(each.structure for each in memory))
+    series = {
+        _far(delay_ms): [(float(names.index(each.structure)), each.client_bytes / 1024)
+                         for each in memory if each.delay_ms == delay_ms]
+        for delay_ms in sorted({each.delay_ms for each in memory})
+    }  # fmt: skip
+    return Plot(
+        title="Memory that a connected client adds", x="structure", y="memory, KiB", series=series, categories=names
+    )
 
 
 # --- measuring -------------------------------------------------------------------------------------
@@ -266,6 +323,10 @@ def _serving(context: Context, structure: str, backlog: int) -> Iterator[int]:
         server.stop("SIGKILL")
 
 
+def _storm_deadline_s(context: Context) -> float:
+    return _QUICK_DEADLINE_S if context.quick else _STORM_DEADLINE_S
+
+
 def _storm(context: Context) -> Storm:
     host = context.lab.host("server")
 
@@ -277,7 +338,7 @@ def _storm(context: Context) -> Storm:
     before = host.counters()
     silent = context.begin("stall", PAPER_PORT, ready="connected")
     try:
-        told = json.loads(context.call("many", PAPER_PORT, _STORM, _STORM_DEADLINE_S, "say").stdout)
+        told = json.loads(context.call("many", PAPER_PORT, _STORM, _storm_deadline_s(context), "say").stdout)
         beside = printed()
     finally:
         silent.stop("SIGKILL")
@@ -293,8 +354,8 @@ def _storm(context: Context) -> Storm:
 
 def _crowds(context: Context, delay_ms: int) -> list[Crowd]:
     """The structures before each crowd; a larger one only where the one before was answered in full."""
-    if context.quick:  # far away, the paper's and the one that shows how it could be
-        which = STRUCTURES if not delay_ms else (_PAPERS, "selectors")
+    if context.quick:
+        which = STRUCTURES if not delay_ms else _QUICK_CROWDED
         counts: tuple[int, ...] = (50,) if not delay_ms else (10,)
         situations = [] if delay_ms else [(SILENT, _STORM)]
     else:
@@ -306,17 +367,21 @@ def _crowds(context: Context, delay_ms: int) -> list[Crowd]:
         if situations:
             with _serving(context, structure, _LISTEN_5) as port:
                 silent = context.begin("stall", port, ready="connected")
-                found[SILENT, _STORM].append(_ask(context, structure, port, _STORM, _STORM_DEADLINE_S))
+                deadline_s = _storm_deadline_s(context) if structure == _PAPERS else _DEADLINE_S
+                found[SILENT, _STORM].append(_ask(context, structure, port, _STORM, deadline_s))
                 silent.stop("SIGKILL")
                 if (STORMING, 100) in found:
                     found[STORMING, 100].append(_ask(context, structure, port, 100, _DEADLINE_S))
+        if context.quick and structure not in _QUICK_CROWDED:
+            continue
         with _serving(context, structure, _LISTEN_1024) as port:
-            whole = True
+            spent_s = _upkeep(context, port)["cpu_s"]
             for count in counts:
-                served = _ask(context, structure, port, count, _DEADLINE_S) if whole else None
-                whole = served is not None and served.all_answered
-                if served is not None:
-                    found[AT_ONCE, count].append(served)
+                served = _ask(context, structure, port, count, _DEADLINE_S)
+                before_s, spent_s = spent_s, _upkeep(context, port)["cpu_s"]
+                found[AT_ONCE, count].append(replace(served, cpu_s=spent_s - before_s))
+                if not served.all_answered:
+                    break
     return [Crowd(situation=name, delay_ms=delay_ms, served=tuple(each)) for (name, _), each in found.items() if each]
 
 
@@ -332,21 +397,21 @@ def _ask(context: Context, structure: str, port: int, count: int, deadline_s: fl
     )  # fmt: skip
 
 
-def _upkeep(context: Context, structure: str) -> Upkeep:
-    """Clients that stay connected once they are answered, and what they add; then many that come and go."""
-    count, more = 100, 200 if context.quick else 1000
+def _upkeep(context: Context, port: int) -> dict[str, float]:
+    """What the server on a port takes: see the program."""
+    told: dict[str, float] = json.loads(context.measure("server", "upkeep", port).stdout)
+    return told
+
+
+def _memory(context: Context, structure: str, delay_ms: int) -> Memory:
+    """Clients that stay connected once they are answered, and what they add."""
     with _serving(context, structure, _LISTEN_1024) as port:
-        before = json.loads(context.measure("server", "upkeep", port).stdout)
+        before = _upkeep(context, port)["memory_bytes"]
         flag = context.flag("client")
-        clients = context.begin("many", port, count, _DEADLINE_S, "ask", flag, ready="all")
-        after = json.loads(context.measure("server", "upkeep", port).stdout)
+        clients = context.begin("many", port, _CONNECTED, _DEADLINE_S, "ask", flag, ready="all")
+        added = _upkeep(context, port)["memory_bytes"] - before
         flag.raise_()
         connected = len(json.loads(clients.wait().stdout.splitlines()[-1])["done_s"])
-        begin = json.loads(context.measure("server", "upkeep", port).stdout)
-        served = _ask(context, structure, port, more, _DEADLINE_S)
-        end = json.loads(context.measure("server", "upkeep", port).stdout)
-    return Upkeep(
-        structure=structure, connected=connected,
-        memory_bytes=max(after["memory_bytes"] - before["memory_bytes"], 0) / max(connected, 1),
-        cpu_s=(end["cpu_s"] - begin["cpu_s"]) / max(len(served.waits_s), 1),
-    )  # fmt: skip
+    return Memory(
+        structure=structure, delay_ms=delay_ms, connected=connected, client_bytes=max(added, 0) / max(connected, 1)
+    )

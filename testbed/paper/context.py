@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -47,13 +47,14 @@ class Context:
         """Impair a link beside what is impaired already."""
         self.lab.impair(link, profile, prove=False, **words)
 
-    def heal(self) -> None:
+    def heal(self, *, met: str | None = None) -> None:
         """Read everything that is in force once more, then take it off: a condition that was not in force is none.
 
-        Raises ImpairmentNotAppliedError, also if an impairment met no packet at all.
+        Raises ImpairmentNotAppliedError, also if an impairment met no packet at all; ``met``: of this link alone.
         """
         self.lab.verify()
-        seen = {ref: self.lab.read(ref) for ref in self.lab.impaired}
+        wanted = self.lab.impaired if met is None else self.lab.topology.links(met)
+        seen = {ref: self.lab.read(ref) for ref in wanted}
         idle = [str(ref) for ref, each in seen.items() if not each.sent_packets + each.dropped_packets]
         if idle:
             raise ImpairmentNotAppliedError(f"no packet met the impairment of {', '.join(idle)}")
@@ -89,14 +90,21 @@ class Context:
         """A signal to a program in a host."""
         return Flag(self.lab, host)
 
+    def begin_paper_client(self, message: str) -> Program:
+        """Start the paper's client, to be waited for with `told`."""
+        return self.lab.host("client").start(_paper_argv(message))
+
+    def told(self, client: Program, timeout: str = "60s") -> dict[str, float]:
+        """Wait for the paper's client; its times in nanoseconds, and ``error`` if it failed."""
+        return _told(client.wait(timeout))[0]
+
     def paper_client(self, message: str, timeout: str = "60s") -> dict[str, float]:
-        """Run the paper's client, with its times in nanoseconds; ``error`` is there if it failed."""
-        argv = ["python3", "observed.py", "--messages", message, "--", "paper_client.py", "server", str(PAPER_PORT)]
-        result = self.lab.host("client").run(argv, timeout=timeout)
-        if not result.stdout:
-            raise LabError(f"the paper's client printed nothing; status {result.exit_code}: {result.stderr[-500:]}")
-        told: dict[str, float] = json.loads(result.stdout)
-        return told
+        """Run the paper's client to its end; as `told`."""
+        return self.paper_clients([message], timeout)[0]
+
+    def paper_clients(self, messages: Sequence[str], timeout: str = "60s") -> list[dict[str, float]]:
+        """Run it once a message, one after the other."""
+        return _told(self.lab.host("client").run(_paper_argv(*messages), timeout=timeout))
 
     def printed(self) -> list[str]:
         """The lines that the paper's server has printed."""
@@ -153,6 +161,16 @@ class Flag:
     def raise_(self) -> None:
         """Let who waits for it go on."""
         self._host.put(self.path, "")
+
+
+def _paper_argv(*messages: str) -> list[str]:
+    return ["python3", "observed.py", "--messages", *messages, "--", "paper_client.py", "server", str(PAPER_PORT)]
+
+
+def _told(result: Result) -> list[dict[str, float]]:
+    if not result.stdout:
+        raise LabError(f"the paper's client printed nothing; status {result.exit_code}: {result.stderr[-500:]}")
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def _argv(program: str, *words: object) -> list[str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 
 from testbed.judge.claims import Finding, Outcome, Plot, Row
 from testbed.report.html import STYLE
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 340, 84, 52, 34, 20
-_BAR, _NAMES = 26, 330  # of a bar's row, and the room for its name
+_BAR, _NAMES = 28, 330  # of a bar's row, and the room for its name
+_NAME_LETTERS = 46  # in one of its two lines
 _SERIES = 4
 _MOST_DOTS = 60
 _MOST_DECADES = 8
@@ -38,6 +41,8 @@ figcaption { font-weight: 600; margin-bottom: .2rem; } .key { font-size: 13px; m
 .s2 { stroke: var(--s2); fill: var(--s2); } .s3 { stroke: var(--s3); fill: var(--s3); }
 .s4 { stroke: var(--s4); fill: var(--s4); } polyline { fill: none !important; stroke-width: 2; }
 .dash { stroke-dasharray: 6 5; opacity: .7; } rect.bar { stroke: none; }
+.rest { display: block; color: var(--faint); font-size: 13.5px; } .files { columns: 16rem; } details { margin: 1rem 0; }
+td:nth-child(2) { min-width: 11rem; } table.facts { width: auto; } table.facts td { padding-right: 2rem; }
 """
 
 
@@ -68,7 +73,7 @@ def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
                       if count)  # fmt: skip
     lines = "".join(
         f'<tr><td><a href="{each.file}">{each.id} {escape(each.name)}</a><small>{escape(each.text)}</small></td>'
-        f"<td>{_badge(each.outcome)}</td><td>{escape(each.outcome.sentence)}</td></tr>"
+        f"<td>{_badge(each.outcome)}</td><td>{_shown(each.outcome.sentence)}</td></tr>"
         for each in pages
     )
     known = "; ".join(f"{escape(name)}: {escape(value)}" for name, value in about.items())
@@ -100,6 +105,7 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
         f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{_number(value)}</td></tr>"
         for name, value in outcome.mechanism.items()
     )
+    first, others = _parted(outcome.sentence)
     earlier = f'<a href="{before.file}">← {before.id} {escape(before.name)}</a>' if before else "<span></span>"
     later = f'<a href="{after.file}">{after.id} {escape(after.name)} →</a>' if after else "<span></span>"
     return _html(
@@ -107,16 +113,31 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
         f"""<p><a href="index.html">All claims</a></p>
 <h1>{page.id} {escape(page.name)}: {_badge(outcome)}</h1>
 <blockquote>{escape(page.text)} <span class="faint">(the paper, {escape(page.section)})</span></blockquote>
-<p class="lead">{escape(outcome.sentence)}</p>
+<p class="lead">{escape(first)}</p>{f"<p>{escape(others)}</p>" if others else ""}
 {pictures}{"".join(plot(each) for each in outcome.plots)}
 <h2>The experiment</h2><p>{escape(" ".join(page.how.replace("``", "").split()))}</p>
 {_table(outcome.rows)}
-{f"<h2>The numbers behind it</h2><table><tbody>{numbers}</tbody></table>" if numbers else ""}
-{f"<h2>Evidence</h2><ul>{links}</ul>" if links else ""}
-{f"<details><summary>What was put on the links</summary><ul>{conditions}</ul></details>" if conditions else ""}
+{f"<h2>Evidence</h2><ul class='files'>{links}</ul>" if links else ""}
+{_folded("The numbers behind the verdict", f"<table class='facts'><tbody>{numbers}</tbody></table>" if numbers else "")}
+{_folded("What was put on the links", f"<ul>{conditions}</ul>" if conditions else "")}
 <p class="faint">It took {outcome.took_s:.1f} s.</p>
 <nav>{earlier}{later}</nav>""",
     )
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>{body}</details>" if body else ""
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """The first sentence, and the others."""
+    first, *others = re.split(r"(?<=[.!?]) (?=[A-Z“])", text, maxsplit=1)
+    return first, "".join(others)
+
+
+def _shown(text: str) -> str:
+    first, others = _parted(text)
+    return escape(first) + (f'<span class="rest">{escape(others)}</span>' if others else "")
 
 
 def _html(title: str, body: str) -> str:
@@ -167,6 +188,8 @@ def plot(picture: Plot) -> str:
         f"</svg> {escape(name)}</span>"
         for number, name in enumerate(picture.series)
     )
+    if len(picture.series) == 1:
+        keys = ""  # the title says what it is
     drawn = _bars(picture) if picture.categories else _lines(picture)
     return f"<figure><figcaption>{escape(picture.title)}</figcaption><div>{keys}</div>{drawn}</figure>"
 
@@ -223,7 +246,7 @@ def _round_step(rough: float) -> float:
 
 def _lines(picture: Plot) -> str:
     points = [point for line in picture.series.values() for point in line]
-    across = _Axis.of([x for x, _ in points], _LEFT, _WIDTH - _RIGHT, logarithmic=False, zero=False)
+    across = _Axis.of([x for x, _ in points], _LEFT, _WIDTH - _RIGHT, logarithmic=picture.logarithmic_x, zero=False)
     up = _Axis.of([y for _, y in points], _HEIGHT - _BOTTOM, _TOP, logarithmic=picture.logarithmic)
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(picture.title)}">']
     for tick in up.ticks:
@@ -259,8 +282,10 @@ def _bars(picture: Plot) -> str:
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{height - 46}"/>')
         parts.append(f'<text x="{x:.1f}" y="{height - 30}" text-anchor="middle">{tick:,.6g}</text>')
     for place, name in enumerate(picture.categories):
-        y = place * room + room / 2 + 4
-        parts.append(f'<text x="{_NAMES - 8}" y="{y:.1f}" text-anchor="end">{escape(_short(name))}</text>')
+        lines = wrap(name, _NAME_LETTERS, max_lines=2, placeholder=" …") or [""]
+        y = place * room + room / 2 + 3 - 6 * (len(lines) - 1)
+        parts += [f'<text x="{_NAMES - 8}" y="{y + 12 * at:.1f}" text-anchor="end">{escape(line)}</text>'
+                  for at, line in enumerate(lines)]  # fmt: skip
     thick = (room - 8) / count
     for number, line in enumerate(picture.series.values()):
         for x, y in line:
@@ -270,7 +295,3 @@ def _bars(picture: Plot) -> str:
             parts.append(f'<text x="{end + 6:.1f}" y="{top + thick / 2 + 4:.1f}">{y:,.4g}</text>')
     parts.append(f'<text x="{(_NAMES + _WIDTH) / 2}" y="{height - 8}" text-anchor="middle">{escape(picture.y)}</text>')
     return "\n".join([*parts, "</svg>"])
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 48 else f"{name[:46]}…"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, LabError
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
+from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
 from testbed.labs.lab import Lab
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
 from testbed.paper.context import Context
@@ -62,6 +62,13 @@ def test_one_condition_that_does_not_hold_is_enough_and_context_counts_for_nothi
     held: list[bool | None], finding: Finding
 ) -> None:
     assert finding_of(map(row, held)) is finding
+
+
+def test_a_sentence_that_presumes_that_it_held_is_not_told_where_it_did_not() -> None:
+    assert unless([row(True), row(None)], "All well.") == "All well."
+    assert unless([row(True), row(False, "rain"), row(False, "snow")], "All well.") == (
+        "It did not hold under: rain; snow."
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +157,7 @@ def test_what_was_not_decided_and_what_lost_its_evidence_is_sought_again(tmp_pat
     assert list(kept(tmp_path, GIVEN)) == ["C3"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"version": 2, "inputs": GIVEN, "claims": {"C1": 3}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"version": 3, "inputs": GIVEN, "claims": {"C1": 3}}'])
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
     text = text.replace("GIVEN", json.dumps(GIVEN))
     (tmp_path / "claims.json").write_text(text)
@@ -236,11 +243,13 @@ def test_the_index_counts_the_verdicts() -> None:
 series = st.dictionaries(st.text(min_size=1, max_size=5), st.lists(st.tuples(numbers, numbers), max_size=5), max_size=7)
 
 
-@given(series, st.booleans())
+@given(series, st.booleans(), st.booleans())
 def test_a_plot_of_anything_is_well_formed_and_within_its_frame(
-    lines: dict[str, list[tuple[float, float]]], logarithmic: bool
+    lines: dict[str, list[tuple[float, float]]], logarithmic: bool, logarithmic_x: bool
 ) -> None:
-    drawn = plot(Plot(title="<t>", x="x & y", y="ms", series=lines, logarithmic=logarithmic))
+    drawn = plot(
+        Plot(title="<t>", x="x & y", y="ms", series=lines, logarithmic=logarithmic, logarithmic_x=logarithmic_x)
+    )
     if not any(lines.values()):
         assert drawn == ""
         return
@@ -260,6 +269,20 @@ def test_bars_are_as_long_as_their_values() -> None:
     first, second = (float(each.attrib["width"]) for each in svg.iter("rect"))
     assert second == pytest.approx(2 * first, rel=0.01)
     assert {"p", "q"} <= {each.text for each in svg.iter("text")}
+
+
+def test_a_long_name_of_a_bar_is_told_in_full_in_two_lines() -> None:
+    name = "12 clients at once while the paper's server waits for another"
+    drawn = plot(Plot(title="t", x="condition", y="%", series={"a": [(0.0, 1.0)]}, categories=(name,)))
+    svg = ET.fromstring(drawn[drawn.rindex("<svg") : drawn.rindex("</svg>") + 6])  # noqa: S314  # our own
+    lines = [each.text or "" for each in svg.iter("text") if each.attrib.get("text-anchor") == "end"]
+    assert " ".join(lines) == name
+    assert max(map(len, lines)) <= 46
+
+
+def test_a_page_begins_with_the_first_sentence_alone() -> None:
+    text = claim_page(page(Outcome(finding=Finding.HOLDS, sentence="It holds at 0.5 s (RFC 1, 2.3). It is so.")))
+    assert '<p class="lead">It holds at 0.5 s (RFC 1, 2.3).</p><p>It is so.</p>' in text
 
 
 def test_outcomes_are_json_all_the_way_down() -> None:

@@ -73,29 +73,34 @@ STORM = c09.Storm(clients=12, believed=6, printed_beside=0, printed=6, overflows
 
 def crowd(situation: str, delay_ms: int, clients: int, iterative_s: Sequence[float], others_s: float) -> c09.Crowd:
     others = [
-        Served(structure=each, clients=clients, waits_s=(others_s,) * clients) for each in ("threads", "selectors")
+        Served(structure=each, clients=clients, waits_s=(others_s,) * clients, cpu_s=clients * cost_s)
+        for each, cost_s in (("threads", 0.0002), ("selectors", 0.0001))
     ]
-    papers = Served(structure="iterative", clients=clients, waits_s=tuple(iterative_s))
+    papers = Served(structure="iterative", clients=clients, waits_s=tuple(iterative_s), cpu_s=clients * 0.0003)
     return c09.Crowd(situation=situation, delay_ms=delay_ms, served=(papers, *others))
 
 
 def structures(lost: int = 0) -> Outcome:
     far = replace(STORM, believed=12, printed=12 - lost, resets=lost)
-    upkeep = [c09.Upkeep(structure=name, connected=100, memory_bytes=size, cpu_s=0.001)
+    memory = [c09.Memory(structure=name, delay_ms=0, connected=100, client_bytes=size)
               for name, size in (("fork", 1024.0 * 1024), ("threads", 2048.0))]  # fmt: skip
     crowds = [
         crowd(c09.SILENT, 0, 12, [], 0.01), crowd(c09.AT_ONCE, 0, 50, [0.02] * 50, 0.01),
         crowd(c09.AT_ONCE, 100, 10, [0.4, 2.2] * 5, 0.4),
     ]  # fmt: skip
-    return c09.judge({0: STORM, 100: far}, crowds, upkeep)
+    return c09.judge({0: STORM, 100: far}, crowds, memory)
 
 
 def test_it_matters_which_structure_as_the_papers_fails_beside_a_silent_client() -> None:
     found = structures()
     assert found.finding is Finding.HOLDS_WITHIN
-    assert [row.held for row in found.rows] == [False, True, False, True, True, None, None]
+    assert [row.held for row in found.rows] == [False, True, False, True, True, None, None, None]
     assert found.rows[2].values["preferable"] == "threads, selectors"
     assert found.rows[3].values["preferable"] == "any"
+    near, far, memory = found.rows[5:]
+    assert (near.values["iterative"], near.values["preferable"]) == ("0.30 ms, of 50", "selectors")
+    assert far.values["threads"] == "0.20 ms, of 10"
+    assert (memory.values["fork"], memory.values["threads"]) == ("1,024 KiB", "2 KiB")
     assert found.mechanism["queueing"] == pytest.approx(2.2 / 0.4)
     assert "lost without an error" not in found.sentence
 

@@ -40,5 +40,12 @@ def test_who_was_not_answered_waited_for_ever() -> None:
 
 
 def test_it_says_how_many_and_how_late() -> None:
-    assert str(served("a", 4, 1.0, 2.0)) == "2 of 4, the last after 2.00 s"
-    assert str(served("a", 4)) == "0 of 4"
+    assert str(served("a", 4, 1.0, 2.0)) == "2 in 2.00 s"
+    assert str(served("a", 2, 1.0, 2.0)) == "all in 2.00 s"
+    assert str(served("a", 4)) == "none"
+
+
+def test_an_answer_costs_its_share_and_nothing_is_known_of_none() -> None:
+    assert Served(structure="a", clients=4, waits_s=(1.0, 2.0), cpu_s=0.5).answer_cpu_s == 0.25
+    assert Served(structure="a", clients=4, waits_s=(), cpu_s=0.5).answer_cpu_s is None
+    assert served("a", 1, 1.0).answer_cpu_s is None

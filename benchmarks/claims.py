@@ -1,0 +1,74 @@
+"""Whether the paper's claims come out the same each time, and on either lab.
+
+The quick experiments of `testbed paper`, three times on each lab, in turns; with ``--quick`` once on each, and only
+those that take a few seconds. What is compared is the finding of each claim and of each of its conditions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import common
+from benchmarks.common import Check, Report
+from testbed.judge.claims import Finding, Outcome
+from testbed.labs.choice import decide, make_lab
+from testbed.paper import CLAIMS, chosen, examine
+
+_RUNS = 3
+_BRIEF = ("C1", "C3", "C5", "C11", "C12")
+
+
+def measure(report: Report) -> None:
+    """Run them. Raises EnvironmentUnfitError if a lab cannot run here."""
+    found: dict[str, dict[str, Outcome]] = {}
+    took_s: dict[str, float] = {}
+    for name, kind in _runs(1 if report.quick else _RUNS):
+        began_s = time.monotonic()
+        found[name] = _examined(kind, _BRIEF if report.quick else (), report, name)
+        took_s[name] = time.monotonic() - began_s
+    for claim in chosen(_BRIEF if report.quick else ()):
+        outcomes = {name: outcomes[claim.id] for name, outcomes in found.items()}
+        report.check(
+            Check(
+                name=f"{claim.id} {claim.name}: different outcomes in {len(outcomes)} runs",
+                value=len({_told(each) for each in outcomes.values()}), bound=1, unit="",
+                rivals={f"{count} ×": told for told, count in Counter(map(_told, outcomes.values())).items()},
+            )
+        )  # fmt: skip
+        invalid = [name for name, each in outcomes.items() if each.finding is Finding.INVALID]
+        report.check(Check(name=f"{claim.id}: INVALID", value=len(invalid), bound=0, unit=""))
+        for name in invalid:
+            report.note(f"{claim.id}, {name}: {outcomes[name].sentence}")
+    report.note("took " + ", ".join(f"{name}: {each:.0f} s" for name, each in took_s.items()))
+
+
+def _runs(count: int) -> Iterator[tuple[str, str]]:
+    for number in range(1, count + 1):
+        for kind in ("compose", "local"):
+            yield f"{kind} {number}", kind
+
+
+def _examined(kind: str, ids: tuple[str, ...], report: Report, name: str) -> dict[str, Outcome]:
+    found: dict[str, Outcome] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="testbed-claims-") as folder,
+        make_lab(decide(kind)[0], common.STACK, netem="auto", say=report.say) as lab,
+    ):
+        for claim in chosen(ids):
+            found[claim.id] = examine(CLAIMS[claim.id], lab, Path(folder), quick=True, earlier=found)
+            report.say(f"{name}: {claim.id} {found[claim.id].finding}")
+    return found
+
+
+def _told(outcome: Outcome) -> str:
+    """The finding, and under how many of the conditions it held."""
+    held = Counter(row.held for row in outcome.rows)
+    return f"{outcome.finding} ({held[True]} of {held[True] + held[False]} conditions)"
+
+
+if __name__ == "__main__":
+    common.run("The paper's claims, time and again", measure)
