@@ -19,6 +19,7 @@ from testbed.labs.lab import Host, Lab, Link, Result
 from testbed.labs.local import LocalLab
 from testbed.labs.observing import PortCapture
 from testbed.links.profiles import load_profiles
+from testbed.model import topologies
 from testbed.model.impairment import Impairment, Profile
 from testbed.observe.capture import Capture
 from testbed.observe.observation import Observation
@@ -45,4 +46,5 @@ __all__ = [
     "TestbedError",
     "UserError",
     "load_profiles",
+    "topologies",
 ]

@@ -45,6 +45,9 @@ _FIRST_BRIDGE, _FIRST_VETH = 1000, 10_000
 _QUEUE_PACKETS = 1000
 _MESSAGE_BYTES = 64
 
+# The machine's name servers cannot be reached from here, and would be waited for; loopback refuses at once.
+_NO_NAME_SERVER = "nameserver 127.0.0.1\n"
+
 # sysctl(8) names below /proc/sys; what Docker sets in a container's network namespace (libnetwork, moby daemon/oci).
 _PROC_SYS = Path("/proc/sys")
 _NO_IPV6 = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
@@ -121,9 +124,9 @@ class Hosts:
 
         A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix), ``names`` (lines for /etc/hosts).
         A host: ``name``, ``interfaces`` (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination,
-        gateway), ``sysctls``, and what its programs see: ``hostname``, ``hosts_head``, ``folders``, ``files``,
-        ``binds``, ``volumes``, ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more
-        use.
+        gateway), ``sysctls`` (``*`` in a name is each interface), and what its programs see: ``hostname``,
+        ``hosts_head``, ``names`` (the networks whose names it knows), ``folders``, ``files``, ``binds``, ``volumes``,
+        ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more use.
         """
         self._names = {network["name"]: network["names"] for network in networks}
         for name, _ in (volume for settings in hosts for volume in settings["volumes"]):
@@ -462,7 +465,7 @@ class Hosts:
                 kernelcalls.die_with_parent()
                 kernelcalls.unshare(kernelcalls.NEWNS | kernelcalls.NEWUTS | kernelcalls.NEWIPC)
                 kernelcalls.setns(host.net, kernelcalls.NEWNET)
-                names = [self._names[each["network"]] for each in host.settings["interfaces"]]
+                names = [self._names[network] for network in host.settings["names"]]
                 _furnish(host.settings, "\n".join([host.settings["hosts_head"], *names]) + "\n")
             except OSError as error:
                 os.write(write, str(error).encode())
@@ -527,7 +530,10 @@ def _address(settings: Mapping[str, Any]) -> None:
     has_ipv6 = any(":" in cidr for interface in settings["interfaces"] for cidr in interface["addresses"])
     if has_ipv6:
         _set_sysctls(dict.fromkeys(_NO_IPV6, "0"))
-    _set_sysctls({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0", **settings["sysctls"]})
+    _set_sysctls({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0"})
+    for name, value in settings["sysctls"].items():
+        each = [interface["name"] for interface in settings["interfaces"]] if "*" in name else [""]
+        _set_sysctls({name.replace("*", one): value for one in each})
     changes = [up(socket.if_nametoindex("lo"))]
     for interface in settings["interfaces"]:
         index = socket.if_nametoindex(interface["name"])
@@ -584,6 +590,7 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
         kernelcalls.bind(source, place, read_only=read_only)
     _own_file(root, "etc/hosts", hosts_file)
     _own_file(root, "etc/hostname", settings["hostname"] + "\n")
+    _own_file(root, "etc/resolv.conf", _NO_NAME_SERVER)
     read_only = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
     kernelcalls.mount("none", root, "", read_only)
     kernelcalls.pivot_root(root)

@@ -27,6 +27,7 @@ from testbed.errors import (
     CommandTimeoutError,
     EnvironmentUnfitError,
     ImageBuildError,
+    InvalidComposeError,
     InvalidValueError,
     LabError,
     ServiceFailedError,
@@ -39,6 +40,7 @@ from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles, load_tables, read_trace
+from testbed.model import topologies
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
@@ -135,6 +137,8 @@ class ComposeLab(Lab):
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
             self._config = self.composer.config()
+            if asked := list(topologies.asked_of_compose(self._config)):
+                raise InvalidComposeError(f"{each}: a local lab alone does this: --lab local" for each in asked)
             self._topology = Topology.from_compose(self._config)
         return self._topology
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from testbed.errors import InvalidComposeError
+from testbed.errors import InvalidComposeError, InvalidValueError
+from testbed.model import topologies
 
 DEFAULT_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 
@@ -59,10 +60,13 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
         for name in ("include", "configs", "secrets"):
             if tree.get(name):
                 raise NeedsComposeError(f"{path}:{lines.get((name,), 1)}: `{name}:`")
+        if _topology(tree) is not None:
+            tree = {"services": {}, **tree}
     if not isinstance(tree, Mapping) or not isinstance(tree.get("services"), Mapping):
         problems.append((1, "has no `services:`"))
     if problems:
         raise InvalidComposeError(f"{path}:{line}: {problem}" for line, problem in problems)
+    tree = _with_topology(path, tree, lines)
     chosen = {*profiles, *filter(None, variables.get("COMPOSE_PROFILES", "").split(","))}
     services: dict[str, Any] = {}
     for name, body in sorted(tree["services"].items()):  # Compose sorts, too
@@ -76,17 +80,59 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
             problems += [(_nearest(lines, ("services", name, *where)), problem) for where, problem in found]
     if problems:
         raise InvalidComposeError(f"{path}:{line}: {problem}" for line, problem in sorted(problems))
+    return ComposeFile(path, _config(path, tree, services), lines)
+
+
+def of_drawing(drawing: topologies.Drawing, *, environment: Mapping[str, str]) -> ComposeFile:
+    """A topology from code, as if a file in the current folder said it. Raises InvalidComposeError."""
+    folder = Path.cwd()
+    services: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, body in drawing.services.items():
+        services[name], found = _service(dict(body), folder, environment)
+        problems += [f"{drawing.name}: service {name!r}: {problem}" for _, problem in found]
+    if problems:
+        raise InvalidComposeError(problems)
+    path = folder / drawing.name
+    return ComposeFile(path, _config(path, {"networks": drawing.networks}, services))
+
+
+def _topology(tree: Mapping[str, Any]) -> Any:
+    said = tree.get("x-testbed")
+    return said.get("topology") if isinstance(said, Mapping) else None
+
+
+def _with_topology(path: Path, tree: Mapping[str, Any], lines: Mapping[Where, int]) -> Mapping[str, Any]:
+    """The file with the hosts and networks of its ``x-testbed: {topology: …}``. Raises InvalidComposeError."""
+    said = _topology(tree)
+    if said is None:
+        return tree
+    line = _nearest(lines, ("x-testbed", "topology"))
+    services, networks = tree["services"], tree.get("networks") or {}
+    try:
+        drawing = topologies.from_words(said, services)
+    except InvalidValueError as error:
+        raise InvalidComposeError(f"{path}:{line}: {problem}" for problem in error.problems) from None
+    if both := sorted(set(networks).intersection(drawing.networks)):
+        said_too = ", ".join(map(repr, both))
+        raise InvalidComposeError(
+            f"{path}:{line}: topology {drawing.name} has networks {said_too}; call yours otherwise"
+        )
+    return {**tree, "services": {**services, **drawing.services}, "networks": {**networks, **drawing.networks}}
+
+
+def _config(path: Path, tree: Mapping[str, Any], services: dict[str, Any]) -> dict[str, Any]:
+    """What Compose would print."""
     networks = dict(tree.get("networks") or {})
     if any("default" in (body.get("networks") or {}) for body in services.values()):
         networks.setdefault("default", None)
     project = str(tree.get("name") or re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()) or "default")
-    config = {
+    return {
         "name": project,
         "services": services,
         "networks": {name: {"name": f"{project}_{name}", **(body or {})} for name, body in sorted(networks.items())},
         "volumes": dict(tree.get("volumes") or {}),
     }
-    return ComposeFile(path, config, lines)
 
 
 def _nearest(lines: Mapping[Where, int], where: Where) -> int:

@@ -198,6 +198,7 @@ class Source:
     ifindex: int
     """Of its own port on the engine's machine; a host that is started again has another."""
     addresses: tuple[str, ...]
+    """What its packets are told by; see `Lab.marks`."""
     led: bool = False
     """Whether its filters were read back to lead to its class, or to the chain that counts its packets."""
     counted: bool = False
@@ -1056,13 +1057,17 @@ class Lab(abc.ABC):
         minor = qdisc.FIRST_MINOR + len(port.sources)
         if minor > qdisc.LAST_MINOR:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
-        addresses = self.source_addresses(ref.src, ref.network)
+        addresses = self.marks(ref.src, ref.network)
         port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
         return port
 
     def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         """Every address that a host's packets on a network may come from."""
         return self.hosts[host].addresses(network)
+
+    def marks(self, host: str, network: str) -> tuple[str, ...]:
+        """What tells the packets that a host sends on a network from others': their source addresses, IP or MAC."""
+        return self.source_addresses(host, network)
 
     def _port(self, host: str, network: str) -> Port:
         if (host, network) not in self._ports:

@@ -46,6 +46,7 @@ from testbed.labs.readiness import Ready
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles, load_tables
 from testbed.model.impairment import unknown
+from testbed.model.topologies import Drawing
 from testbed.model.topology import Topology
 
 _UP_DEADLINE_S = 180.0
@@ -74,14 +75,14 @@ class LocalLab(Lab):
 
     def __init__(
         self,
-        compose_file: str | Path | None = None,
+        compose_file: str | Path | Drawing | None = None,
         *,
         netem: str = "auto",
         compose_profiles: Sequence[str] = (),
         up_deadline: str = f"{_UP_DEADLINE_S:g}s",
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        """Nothing is read or started yet; the arguments are `ComposeLab`'s."""
+        """Nothing is read or started yet; the arguments are `ComposeLab`'s, or a drawing of `testbed.topologies`."""
         super().__init__()
         if netem not in ("auto", "host", "carried"):
             raise EnvironmentUnfitError(f"netem={netem!r}: must be one of auto, host, carried")
@@ -89,7 +90,8 @@ class LocalLab(Lab):
         self._asked_netem = netem
         self._say = say
         self._up_deadline_s = seconds(up_deadline, "up_deadline")
-        self._file = None if compose_file is None else Path(compose_file)
+        self._drawing = compose_file if isinstance(compose_file, Drawing) else None
+        self._file = None if compose_file is None or isinstance(compose_file, Drawing) else Path(compose_file)
         self._compose_profiles = tuple(compose_profiles)
         self._config: ComposeFile | None = None
         self._topology: Topology | None = None
@@ -123,6 +125,8 @@ class LocalLab(Lab):
         return self._config
 
     def _read(self) -> ComposeFile:
+        if self._drawing is not None:
+            return composefile.of_drawing(self._drawing, environment=os.environ)
         named = self._file if self._file is not None else composefile.find(Path.cwd())
         if named is None:
             raise InvalidComposeError(
@@ -267,16 +271,14 @@ class LocalLab(Lab):
         """What the agent must know of a host; see `testbed.agent.hosts.Hosts.build`."""
         plan = self.plan
         service = plan.services[host.service]
-        gateways = {network.name: [each.partition("/")[0] for each in network.gateways] for network in plan.networks}
-        outward = gateways[host.interfaces[0].network] if host.interfaces else ()
-        routes = [("::/0" if ":" in gateway else "0.0.0.0/0", gateway) for gateway in outward]
         return {
             "name": host.name,
             "interfaces": [
                 {"network": each.network, "name": each.name, "mac": each.mac, "addresses": each.addresses}
                 for each in host.interfaces
             ],
-            "routes": routes,
+            "routes": host.routes,
+            "names": host.hears_of,
             "sysctls": service.sysctls,
             "hostname": host.hostname,
             "hosts_head": plan.hosts_head(host),
@@ -450,6 +452,13 @@ class LocalLab(Lab):
         """What packets of a host bear as their source; see `Lab`."""
         interface = next(each for each in self._hosts[host].plan.interfaces if each.network == network)
         return (*interface.plain, *interface.link_local)
+
+    def marks(self, host: str, network: str) -> tuple[str, ...]:
+        """What tells a host's packets; see `Lab`. A router sends on what bears others' addresses."""
+        plan = self._hosts[host].plan
+        if not plan.router:
+            return self.source_addresses(host, network)
+        return tuple(each.mac for each in plan.interfaces if each.network == network)
 
     def launch(
         self, host: LocalHost, argv: Sequence[str], *, env: Mapping[str, str] | None, workdir: str | None, user: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,8 @@ from testbed.errors import InvalidComposeError
 from testbed.labs import dockerfile
 from testbed.labs.composefile import ComposeFile, Where, interpolate
 from testbed.labs.dockerfile import HealthCheck, Image
+from testbed.labs.routing import Route, Routing
+from testbed.model import topologies
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
@@ -45,7 +47,13 @@ _REASONS = {
     "secrets": "a local lab has none; use `volumes:` or `environment:`",
     "configs": "a local lab has none; use `volumes:`",
 }
+# A packet may come in where the way back would not go out.
+_FORWARDING = {
+    "net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1", "net.ipv4.conf.all.rp_filter": "0",
+    "net.ipv4.conf.*.rp_filter": "0",
+}  # fmt: skip
 _LOCAL_WORDS = ("path", "python")
+_OUR_WORDS = ("local", topologies.ROUTER)
 _WAY_OUT = "or run it with --lab compose"
 
 
@@ -138,6 +146,16 @@ class HostPlan:
     names: Mapping[str, tuple[str, ...]]
     """By network, the names that it has there."""
     extra_hosts: tuple[tuple[str, str], ...] = ()
+    routes: tuple[Route, ...] = ()
+    reached: tuple[str, ...] = ()
+    """The networks that it is not on and that routers lead to."""
+    router: bool = False
+    """Whether it passes on what is not meant for it."""
+
+    @property
+    def hears_of(self) -> tuple[str, ...]:
+        """Every network whose hosts it knows by name, the nearest first."""
+        return (*(each.network for each in self.interfaces), *self.reached)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +169,8 @@ class Plan:
     hosts: tuple[HostPlan, ...]
 
     def hosts_file(self, host: HostPlan) -> str:
-        """What /etc/hosts says in a host: itself, and every name on a network that it is on; hosts(5)."""
-        lines = [self.hosts_head(host), *("\n".join(self.names_on(each.network)) for each in host.interfaces)]
+        """What /etc/hosts says in a host: itself, and every name on a network that it reaches; hosts(5)."""
+        lines = [self.hosts_head(host), *("\n".join(self.names_on(network)) for network in host.hears_of)]
         return "\n".join(lines) + "\n"
 
     def hosts_head(self, host: HostPlan) -> str:
@@ -204,7 +222,7 @@ def make(file: ComposeFile, topology: Topology) -> Plan:
         name: _service(name, body, file, problems) for name, body in file.config["services"].items()
     }  # fmt: skip
     networks = _networks(file, problems)
-    hosts = tuple(_hosts(file, topology, networks, problems))
+    hosts = _routed(_hosts(file, topology, networks, problems), networks)
     order = _order({name: service.depends_on for name, service in services.items() if service is not None}, problems)
     problems.raise_if_any()
     planned = {name: service for name in order if (service := services.get(name)) is not None}
@@ -232,6 +250,15 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
         problems.add(
             (*at, "deploy", key), f"service {name!r}: `deploy: {key}`: a local lab cannot honour it; {_WAY_OUT}"
         )
+    ours = body.get("x-testbed") or {}
+    for word in ours if isinstance(ours, Mapping) else ():
+        if word not in _OUR_WORDS:
+            problems.add(
+                (*at, "x-testbed", word), f"service {name!r}: x-testbed: {word!r}: {unknown(str(word), _OUR_WORDS)}"
+            )
+    if not isinstance(ours, Mapping) or not isinstance(ours.get(topologies.ROUTER, False), bool):
+        wrong("x-testbed", f"x-testbed: {ours!r}: write {{router: true}} or {{local: {{path: FOLDER}}}}")
+        return None
     image = _image(body, file, wrong)
     if image is None:
         return None
@@ -269,7 +296,7 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
         health_check=_health_check(body.get("healthcheck"), described.health_check, wrong),
         stop_signal=dockerfile.signal_name(str(body.get("stop_signal") or described.stop_signal)),
         published=tuple(_published(name, body, problems)),
-        sysctls=_sysctls(body, wrong),
+        sysctls={**(_FORWARDING if topologies.is_router(body) else {}), **_sysctls(body, wrong)},
         limits=_limits(body, wrong),
         capabilities_added=tuple(_capability(each) for each in body.get("cap_add") or ()),
         capabilities_dropped=tuple(_capability(each) for each in body.get("cap_drop") or ()),
@@ -510,6 +537,29 @@ def _asked_subnets(body: Any, problems: _Problems | None = None, at: Where = ())
     return found
 
 
+def _routed(hosts: Iterable[HostPlan], networks: Mapping[str, NetworkPlan]) -> tuple[HostPlan, ...]:
+    """The hosts with their routes: through routers where there are some, else to the first network's gateway."""
+    known = {host.name: host for host in hosts}
+    routing = Routing(
+        subnets={name: network.subnets for name, network in networks.items()},
+        ends={name: {each.network: each.plain for each in host.interfaces} for name, host in known.items()},
+        routers=[name for name, host in known.items() if host.router],
+    )
+    made = []
+    for name, host in known.items():
+        routes = list(routing.routes(name))
+        outward = networks[host.interfaces[0].network].gateways if host.interfaces and not host.router else ()
+        for everywhere, gateway in ((_everywhere(each), each.partition("/")[0]) for each in outward):
+            if not any(destination == everywhere for destination, _ in routes):
+                routes.append((everywhere, gateway))
+        made.append(replace(host, routes=tuple(routes), reached=tuple(routing.reached(name))))
+    return tuple(made)
+
+
+def _everywhere(cidr: str) -> str:
+    return "::/0" if ":" in cidr else "0.0.0.0/0"
+
+
 def _hosts(
     file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: _Problems
 ) -> Iterator[HostPlan]:
@@ -564,7 +614,7 @@ def _hosts(
             readable = re.sub(r"[^A-Za-z0-9-]+", "-", host).strip("-")
             yield HostPlan(
                 name=host, service=service.name, hostname=str(body.get("hostname") or readable),
-                interfaces=tuple(interfaces), names=names, extra_hosts=extra,
+                interfaces=tuple(interfaces), names=names, extra_hosts=extra, router=topologies.is_router(body),
             )  # fmt: skip
     for name, count in ports.items():
         if count > BRIDGE_PORTS:

@@ -56,7 +56,9 @@ def spots_of_port(
     """Where the packets of a port pass; ``members`` are on the network, ``end`` their switch ports' ifindex."""
     name = f"{host}@{network}"
     sides = agent.call("sides", port=name)
-    sources = () if src is None else lab.source_addresses(src, network)
+    # What a router sends on bears others' addresses: of its port, all is kept.
+    routed = src is not None and set(lab.marks(src, network)) != set(lab.source_addresses(src, network))
+    sources = () if src is None or routed else lab.source_addresses(src, network)
     impaired = lab.port(LinkRef("", host, network)) is not None and sides["after"] is not None
     if sides["before"] is not None:
         return [

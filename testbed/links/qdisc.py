@@ -21,6 +21,7 @@ shapes nothing.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
@@ -48,6 +49,7 @@ _NEIGHBOURS = 2
 _CUT_PRIORITY = 10
 _PRIORITY = 20
 _FAMILIES = ("ip", "ipv6")
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 # Neighbour discovery is to IPv6 what ARP is to IPv4 (RFC 4861, 3792): without it there is no link to impair.
 _NEIGHBOUR_DISCOVERY = range(133, 138)
@@ -215,7 +217,7 @@ def make_class(device: str, minor: int) -> str:
 def filters(
     minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, *, by_number: bool = False
 ) -> list[Filter]:
-    """What leads packets from these addresses, of either family, to the class of this source.
+    """What leads packets from these addresses, of either family or of an interface (MAC), to the class of this source.
 
     ``by_number``: through the chain that counts them (`count`).
     """
@@ -258,10 +260,9 @@ def _filters(
     priority = first_priority + (0 if traffic.port else 2 if traffic.protocol else 4)
     ends: tuple[dict[str, int], ...] = ({"dst_port": traffic.port}, {"src_port": traffic.port})
     number = 0
-    for address in addresses:
-        old = isinstance(ip_address(address), IPv4Address)
+    for key, address, old in _families(addresses):
         for end in ends if traffic.port else ({},):
-            keys: dict[str, str | int] = {"src_ip": address}
+            keys: dict[str, str | int] = {key: address}
             if traffic.protocol:
                 keys["ip_proto"] = "icmpv6" if traffic.protocol == "icmp" and not old else traffic.protocol
             yield Filter(
@@ -269,6 +270,15 @@ def _filters(
                 handle=minor + number * _FILTER, keys={**keys, **end}, flow=flow,
             )  # fmt: skip
             number += 1
+
+
+def _families(addresses: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
+    """What to match of each source address, and whether among IPv4's packets; a MAC address is in both families'."""
+    for address in addresses:
+        if _MAC.fullmatch(address):
+            yield from (("src_mac", address, old) for old in (True, False))
+        else:
+            yield "src_ip", address, isinstance(ip_address(address), IPv4Address)
 
 
 def leaf(device: str, minor: int, impairment: Impairment, *, spare: bool = False) -> str:

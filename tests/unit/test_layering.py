@@ -84,7 +84,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.labs.engine": ("testbed.errors",),
     "testbed.kernel": ("testbed.errors", "testbed.agent"),
     "testbed.labs.child": ("testbed.errors", "testbed.agent"),
-    "testbed.labs.composefile": ("testbed.errors",),
+    "testbed.labs.composefile": ("testbed.errors", "testbed.model"),
+    "testbed.labs.routing": (),
     "testbed.labs.dockerfile": (),
 }
 
@@ -156,7 +157,12 @@ ONLY_IN: dict[str, set[str]] = {
     "requests": {"testbed.labs.engine"},
     "urllib3": {"testbed.labs.engine"},
     "tenacity": {"testbed.labs.waiting"},
-    "yaml": {"testbed.links.profiles", "testbed.labs.composefile", "testbed.labs.images"},
+    "yaml": {
+        "testbed.links.profiles",
+        "testbed.labs.composefile",
+        "testbed.labs.composer",
+        "testbed.labs.images",
+    },
     "subprocess": {
         "testbed.agent.batch",
         "testbed.agent.carried",

@@ -1,0 +1,91 @@
+"""Topologies from code: packets go the routers' way, hop by hop, and each hop's links are impaired like any other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from testbed import Host, InvalidComposeError, InvalidValueError, LocalLab, topologies
+from testbed.labs.compose import ComposeLab
+from tests.lab.conftest import HERE, Datagrams, prepare
+
+LABS = ("local",)
+_ROUTE = "/tmp/route.py"
+
+
+@pytest.fixture(scope="module")
+def chain(kind: str, pytestconfig: pytest.Config) -> Iterator[LocalLab]:
+    assert kind == "local"
+    with LocalLab(topologies.chain(3, ipv6=True), netem=pytestconfig.getoption("--netem")) as lab:
+        for host in lab.hosts.values():
+            host.put(_ROUTE, (HERE / "programs" / "route.py").read_bytes())
+        prepare(lab.host("left"), lab.host("right"))
+        yield lab
+
+
+def route(source: Host, target: str) -> list[str]:
+    done = source.run(["python3", _ROUTE, target])
+    assert done.ok, done.stderr
+    hops: list[str] = json.loads(done.stdout)
+    return hops
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_each_hop_is_seen_on_the_way_and_on_the_way_back(chain: LocalLab, version: int) -> None:
+    def address(host: str, network: str) -> str:
+        return chain.host(host).addresses(network)[0 if version == 4 else 1]
+
+    out = [address("r1", "left-r1"), address("r2", "r1-r2"), address("r3", "r2-r3"), address("right", "r3-right")]
+    back = [address("r3", "r3-right"), address("r2", "r2-r3"), address("r1", "r1-r2"), address("left", "left-r1")]
+    assert route(chain.host("left"), out[-1]) == out
+    assert route(chain.host("right"), back[-1]) == back
+
+
+def test_names_beyond_the_routers_resolve(chain: LocalLab) -> None:
+    found = chain.host("left").run(["getent", "ahostsv4", "right"])
+    assert found.stdout.split()[0] == chain.host("right").addresses()[0]
+    # No name server of the machine's is waited for: it could not be reached.
+    nobody = chain.host("left").run(["getent", "hosts", "nobody.example"], timeout="4s")
+    assert (nobody.exit_code, nobody.stdout) == (2, "")
+
+
+def test_a_link_between_routers_is_impaired_for_what_they_pass_on(chain: LocalLab) -> None:
+    flow = Datagrams(chain.host("left"), chain.host("right"), network="r3-right")
+    assert min(flow.round_trips(5)) < 0.020
+    try:
+        chain.link("r1 -> r2").impair(delay="30ms")
+        assert 0.030 <= min(flow.round_trips(5)) < 0.060
+        chain.link("r2 -> r1").impair(delay="30ms")
+        assert min(flow.round_trips(5)) >= 0.060
+        assert chain.link("r1 -> r2").counters().sent_packets >= 10
+        chain.verify()
+        chain.link("r1 -> r2").heal()
+        chain.link("r2 -> r1").impair(loss="100%")
+        assert "nobody heard" in chain.host("left").run([
+            "python3", "/tmp/datagrams.py", "send", chain.host("right").addresses()[0], "9000", "1", "1", "0.002"
+        ]).stderr  # fmt: skip
+    finally:
+        chain.heal()
+
+
+def test_a_dumbbells_bottleneck_is_shared_and_its_sides_are_not(kind: str, pytestconfig: pytest.Config) -> None:
+    with LocalLab(topologies.dumbbell(2, 2), netem=pytestconfig.getoption("--netem")) as lab:
+        prepare(*lab.hosts.values())
+        near = Datagrams(lab.host("left[1]"), lab.host("left[2]"), network="left")
+        far = [Datagrams(lab.host(f"left[{n}]"), lab.host(f"right[{n}]"), network="right") for n in (1, 2)]
+        lab.impair("r1 -> r2", delay="40ms")
+        assert min(near.round_trips(3)) < 0.020
+        assert all(min(each.round_trips(3)) >= 0.040 for each in far)
+
+
+def test_a_compose_lab_refuses_what_it_cannot_route() -> None:
+    path = HERE / "stacks" / "routed.yaml"
+    with pytest.raises(InvalidComposeError, match=r"service 'gate': `x-testbed: \{router: true\}`.*--lab local"):
+        _ = ComposeLab(path).topology
+
+
+def test_hosts_that_share_no_network_have_no_link(chain: LocalLab) -> None:
+    with pytest.raises(InvalidValueError, match="share no network"):
+        chain.link("left -> right")
