@@ -216,10 +216,11 @@ class Ports:
         """What was kept last, or None."""
         return self._kept
 
-    def rejecting(self, *, port: str, ifindex: int) -> dict[str, str]:
+    def rejecting(self, *, port: str, ifindex: int) -> dict[str, Any]:
         """Have ready what rejects packets to a port's host, coming from the host whose own veth has this index.
 
-        Returns the port's ``gate``, for the filters to be put at, and the ``tap`` where they are to redirect to.
+        Returns the port's ``gate``, for the filters to be put at, the ``tap`` where they are to redirect to, and what
+        became of this sender's packets so far, as `rejected`.
         """
         self._bury()
         attached = self._there(port, [ifindex])
@@ -241,7 +242,7 @@ class Ports:
             self._host_tc.batch().checked([f"qdisc add dev {attached.gate} clsact"])
             attached.gated = True
             attached.undo.callback(self._clear_gate, attached)
-        return {"gate": attached.gate, "tap": tap.name}
+        return {"gate": attached.gate, "tap": tap.name, "counts": dict(tap.counts)}
 
     def rejected(self, *, ifindex: int) -> dict[str, int] | None:
         """What became of the packets of this host that were rejected, at all gates together: see `rejecting.Tap`."""

@@ -8,7 +8,7 @@ Rejecting cuts are filters at the port's gate, before it, which redirect to a ta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from testbed import units
@@ -42,6 +42,8 @@ class Cut:
     down_s: float = 0.0
     lost_before: int = 0
     """Packets that the netem behind it had lost when it was put there: that of an earlier cut counts on."""
+    answered_before: Mapping[str, int] = field(default_factory=dict)
+    """How this sender's rejected packets had been answered when it was put there: `agent.rejecting.Tap`."""
 
     @property
     def at_gate(self) -> bool:
@@ -127,7 +129,7 @@ class Cut:
         """As JSON, without what its source says."""
         return {
             "how": self.how, "device": self.device, "tap": self.tap, "up_s": self.up_s, "down_s": self.down_s,
-            "lost_before": self.lost_before,
+            "lost_before": self.lost_before, "answered_before": dict(self.answered_before),
             "flapping": self.flapping and self.flapping.state(),
         }  # fmt: skip
 
@@ -144,14 +146,16 @@ def evidence(
 ) -> LinkEvidence:  # fmt: skip
     """What is known of a cut: whether the kernel held it, how many packets met it and what became of them.
 
-    ``answered``: what the agent did with all packets that it rejected of this sender, over all of its links.
+    ``answered``: how the agent has answered what it rejected of this sender, on this link and on others.
     """
-    seen = f"{lost_packets} packet{'' if lost_packets == 1 else 's'} {'rejected' if cut.at_gate else 'lost'}"
+    seen = f"{_plural(lost_packets, 'packet')} {'rejected' if cut.at_gate else 'lost'}"
     if answered is not None:
-        seen += (
-            f" (of this sender in all: {answered['reset']} answered with a reset, {answered['error']} with an "
-            f"ICMP error, {answered['unanswered']} without an answer, as the RFCs have it)"
+        resets, errors, none, failed = (
+            answered[name] - cut.answered_before.get(name, 0) for name in ("reset", "error", "unanswered", "failed")
         )
+        seen += f"; its sender was told by {_plural(resets, 'reset')} and {_plural(errors, 'ICMP error')}"
+        seen += f"; {none} may not be answered" if none else ""
+        seen += f"; {_plural(failed, 'answer')} the kernel did not take" if failed else ""
     kernel = "; ".join(found) or ("as asked" if cut.flapping is None else f"{steps} steps taken")
     check = Check(field="cut", asked=cut.describe(), kernel=kernel, seen=seen)
     return LinkEvidence(
@@ -159,3 +163,7 @@ def evidence(
         read_back=FAILS if found else HOLDS, counters=HOLDS if lost_packets else SHOWN,
         warnings=[] if lost_packets else ["no packet met the cut"],
     )  # fmt: skip
+
+
+def _plural(count: int, name: str) -> str:
+    return f"{count} {name}" + ("" if count == 1 else "s")

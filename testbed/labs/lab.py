@@ -1042,7 +1042,8 @@ class Lab(abc.ABC):
             if error.kind == "gone":
                 raise
             raise EnvironmentUnfitError(f"{ref}: to reject packets, the agent needs a tap: {error}") from None
-        return cutting.Cut(how=how, device=place["gate"], minor=source.minor, ways=ways, tap=place["tap"])
+        return cutting.Cut(how=how, device=place["gate"], minor=source.minor, ways=ways, tap=place["tap"],
+                           answered_before=place["counts"])  # fmt: skip
 
     def _refuse_rejection(self, port: Port, ref: LinkRef) -> None:
         """What rejects comes before what is silent: a part that is lost silently cannot be within it."""
