@@ -397,16 +397,35 @@ def prove(
 
 @cli.command()
 @_compose_file
+@click.option("--reject", is_flag=True, help="Tell the sender, by TCP resets and ICMP errors, as a firewall does.")
 @click.argument("link")
 @_example("""testbed cut "client <-> server"
-             testbed cut "client -> server" """)
-def cut(compose_file: Path | None, link: str) -> int:
+             testbed cut --reject "client -> server tcp/8888" """)
+def cut(compose_file: Path | None, link: str, *, reject: bool) -> int:
     """Cut LINK of the running stack: all its packets are lost, silently, until `testbed heal`."""
     lab = _taken_up(compose_file)
     try:
-        lab.cut(link)
+        lab.cut(link, reject=reject)
         for ref in lab.topology.links(link):
-            _OUT.print(f"{ref}: cut", markup=False)
+            _OUT.print(f"{ref}: cut, {'rejecting' if reject else 'silently'}", markup=False)
+    finally:
+        lab.leave()
+    return 0
+
+
+@cli.command()
+@_compose_file
+@click.option("--up", required=True, metavar="TIME", help="How long it is whole.")
+@click.option("--down", required=True, metavar="TIME", help="How long it is cut.")
+@click.argument("link")
+@_example("""testbed flap --up 2s --down 500ms "client <-> server" """)
+def flap(compose_file: Path | None, up: str, down: str, link: str) -> int:
+    """Have LINK of the running stack come and go until `testbed heal`; what impairs it stays."""
+    lab = _taken_up(compose_file)
+    try:
+        lab.flap(link, up=up, down=down)
+        for ref in lab.topology.links(link):
+            _OUT.print(f"{ref}: flapping, up {up}, down {down}", markup=False)
     finally:
         lab.leave()
     return 0

@@ -13,14 +13,12 @@ through vecA, and there the qdiscs are.
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import platform
 import re
 import shutil
 import socket
-import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,17 +31,13 @@ from . import carried
 from .batch import Batch, LocalTool
 from .noise import noise
 from .protocol import Operation, Refused
+from .rejecting import TUN, Rejecting, open_tap
 from .schedule import Schedules
 
-_TUN = Path("/dev/net/tun")
 _SYS_NET = Path("/sys/class/net")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Where distributions put iproute2's tables; tc looks in one folder alone, and that must also hold the user's own.
 _TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/usr/lib64/tc"), Path("/usr/share/tc"))
-
-# linux/if_tun.h
-_TUNSETIFF = 0x400454CA
-_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 
 # Docker's veths have no queue length, and a classful qdisc takes its children's from the device.
 _QUEUE_PACKETS = 1000
@@ -63,7 +57,14 @@ class Port:
     """Of a carried port: the tap on the bridge's side and the one on the host's."""
     entry: str | None = None
     """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
+    gated: bool = False
+    """Whether filters can be put at its gate."""
     undo: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def gate(self) -> str:
+        """The device of this kernel through which every packet to the host leaves the switch, before the qdiscs."""
+        return self.veth if self.taps is None else self.taps[0]
 
 
 class Ports:
@@ -86,6 +87,8 @@ class Ports:
                 shutil.copy(table, self._files)
         self._host_tc = self._tool(None)
         self._schedules = Schedules(self._run)
+        self._rejecting = Rejecting()
+        self._tapped = 0
 
     def operations(self) -> dict[str, Operation]:
         """The protocol's operations."""
@@ -96,6 +99,8 @@ class Ports:
             "attach": self.attach,
             "tc": self.tc,
             "sides": self.sides,
+            "rejecting": self.rejecting,
+            "rejected": self.rejected,
             "store": self.store,
             "heal": self.heal,
             "keep": self.keep,
@@ -109,6 +114,7 @@ class Ports:
     def __exit__(self, *_exception: object) -> None:
         self._schedules.close()
         self.heal()
+        self._rejecting.close()
         if self._kernel is not None:
             self._kernel.kill()
             self._kernel = None
@@ -174,15 +180,19 @@ class Ports:
         self._ports[port] = attached
         return {"device": attached.device, "entry": attached.entry}
 
-    def tc(self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0) -> dict[str, Any]:
+    def tc(
+        self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0, at_gate: bool = False
+    ) -> dict[str, Any]:
         """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line.
+
+        ``at_gate``: in this kernel, where the port's gate is, whoever executes netem.
 
         Refused as ``gone``, before any line is run, if the port's veth or an interface of ``needs`` (ifindex: the
         ports of the hosts that the lines tell apart) no longer exists, or the kernel that carried it.
         """
         self._bury()
         try:
-            return self._run(port, lines, needs, deadline_s)
+            return self._run(port, lines, needs, deadline_s, at_gate=at_gate)
         except Refused as refused:
             self._bury()
             raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
@@ -192,6 +202,8 @@ class Ports:
         self._schedules.clear()
         healed = len(self._ports)
         with ExitStack() as each:
+            for key in self._rejecting.keys:
+                each.callback(self._rejecting.shut, key)
             for port in list(self._ports.values()):
                 each.callback(self._detach, port)
         return {"healed": healed}
@@ -204,10 +216,51 @@ class Ports:
         """What was kept last, or None."""
         return self._kept
 
+    def rejecting(self, *, port: str, ifindex: int) -> dict[str, Any]:
+        """Have ready what rejects packets to a port's host, coming from the host whose own veth has this index.
+
+        Returns the port's ``gate``, for the filters to be put at, the ``tap`` where they are to redirect to, and what
+        became of this sender's packets so far, as `rejected`.
+        """
+        self._bury()
+        attached = self._there(port, [ifindex])
+        for key in self._rejecting.keys:
+            known = self._rejecting.known(key)
+            # Its sender was started again; or it was deleted behind our back.
+            if known is not None and (not _is_interface(key) or _index_of(known.name) is None):
+                self._rejecting.shut(key)
+        tap = self._rejecting.known(ifindex)
+        if tap is None:
+            tap = self._rejecting.open(ifindex, f"tb{self._tag}r{self._tapped}")
+            self._tapped += 1
+            with ExitStack() as undo_on_failure:
+                undo_on_failure.callback(self._rejecting.shut, ifindex)
+                _run("ip", "link", "set", tap.name, "addrgenmode", "none", "up")
+                self._host_tc.batch().checked(_redirect(tap.name, _name_of(ifindex)))
+                undo_on_failure.pop_all()
+        if not attached.gated:
+            self._host_tc.batch().checked([f"qdisc add dev {attached.gate} clsact"])
+            attached.gated = True
+            attached.undo.callback(self._clear_gate, attached)
+        return {"gate": attached.gate, "tap": tap.name, "counts": dict(tap.counts)}
+
+    def rejected(self, *, ifindex: int) -> dict[str, int] | None:
+        """What became of the packets of this host that were rejected, at all gates together: see `rejecting.Tap`."""
+        return self._rejecting.counts(ifindex)
+
     # --- how ---------------------------------------------------------------------------------------
 
-    def _run(self, port: str, lines: list[str], needs: Sequence[int], deadline_s: float = 5.0) -> dict[str, Any]:
+    def _run(
+        self, port: str, lines: list[str], needs: Sequence[int], /, deadline_s: float = 5.0, *, at_gate: bool = False
+    ) -> dict[str, Any]:
         """Run lines on a port, also in the timelines' thread: changes nothing of what is known here."""
+        attached = self._there(port, needs)
+        tool = self._host_tc.batch() if at_gate else self._tc_of(attached)
+        outcome = tool.run(lines, deadline_s=deadline_s)
+        return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
+
+    def _there(self, port: str, needs: Sequence[int]) -> Port:
+        """The port of this name. Refused as ``gone`` if it, or an interface of ``needs``, does not exist."""
         attached = self._ports.get(port)
         if attached is None:
             names = ", ".join(self._ports) or "none"
@@ -216,16 +269,13 @@ class Ports:
             gone = f"port {port!r} is gone: its veth {attached.veth} (index {attached.ifindex}) no longer exists"
             raise Refused(gone, kind="gone")
         for ifindex in needs:
-            try:
-                socket.if_indextoname(ifindex)
-            except OSError:
+            if not _is_interface(ifindex):
                 gone = (
                     f"port {port!r}: a host that sends to it was started again, or left the network: "
                     f"its old interface (index {ifindex}) no longer exists"
                 )
-                raise Refused(gone, kind="gone") from None
-        outcome = self._tc_of(attached).run(lines, deadline_s=deadline_s)
-        return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
+                raise Refused(gone, kind="gone")
+        return attached
 
     def sides(self, *, port: str) -> dict[str, str | None]:
         """Where packets toward the port's host pass ``before`` its qdiscs and ``after`` them, as interfaces here.
@@ -277,6 +327,10 @@ class Ports:
         if _exists(port):
             self._host_tc.batch().run([f"qdisc delete dev {port.veth} root"])  # none there is as good
 
+    def _clear_gate(self, port: Port) -> None:
+        if _index_of(port.gate) is not None:
+            self._host_tc.batch().run([f"qdisc delete dev {port.gate} clsact"])
+
     def _attach_carried(self, port: Port) -> None:
         kernel = self._kernel
         if kernel is None:
@@ -327,7 +381,7 @@ class Ports:
         device = f"tb{self._tag}try"
         with ExitStack() as undo:
             if _try_tun() is None:
-                undo.enter_context(_tap(device))
+                undo.callback(os.close, open_tap(device))
             else:
                 _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}2")
                 undo.callback(_run, "ip", "link", "delete", device)
@@ -398,6 +452,14 @@ def _index_of(device: str) -> int | None:
         return None
 
 
+def _is_interface(ifindex: int) -> bool:
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError:
+        return False
+    return True
+
+
 def _exists(port: Port) -> bool:
     return _index_of(port.veth) == port.ifindex
 
@@ -405,21 +467,7 @@ def _exists(port: Port) -> bool:
 def _try_tun() -> str | None:
     """None if taps can be had; else why not."""
     try:
-        os.close(os.open(_TUN, os.O_RDWR))
+        os.close(os.open(TUN, os.O_RDWR))
     except OSError as error:
-        return f"{_TUN}: {error.strerror}"
+        return f"{TUN}: {error.strerror}"
     return None
-
-
-class _tap:  # noqa: N801  # reads as a verb where it is used
-    """A tap that lives as long as the block."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        self._descriptor = os.open(_TUN, os.O_RDWR)
-        fcntl.ioctl(self._descriptor, _TUNSETIFF, struct.pack("16sH22x", self._name.encode(), _IFF_TAP | _IFF_NO_PI))
-
-    def __exit__(self, *_exception: object) -> None:
-        os.close(self._descriptor)

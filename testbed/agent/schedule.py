@@ -29,13 +29,17 @@ class _Playing:
     port: str
     at_s: list[float]
     """Of each step; seconds since the beginning, in order, the first 0."""
-    lines: list[str]
-    """The tc line of each step."""
+    lines: list[list[str]]
+    """The tc lines of each step."""
     show: str
     parent: str
     """The class whose qdisc the lines change; it is read back."""
+    filters: frozenset[tuple[int, int]]
+    """Or the filters that they put and take off, by priority and handle; these are read back if there are any."""
     repeat_s: float | None
     needs: list[int]
+    in_force_before: bool
+    """Whether its first step needs no line the first time."""
     begun_s: float | None = None
     """By CLOCK_MONOTONIC; None: armed."""
     begun_unix_s: float = 0.0
@@ -73,14 +77,20 @@ class Schedules:
         return {"arm": self.arm, "play": self.play, "look": self.look, "halt": self.halt}
 
     def arm(
-        self, *, name: str, port: str, at_s: list[float], lines: list[str], show: str, parent: str,
-        repeat_s: float | None, needs: list[int],
+        self, *, name: str, port: str, at_s: list[float], lines: list[list[str]], show: str, repeat_s: float | None,
+        needs: list[int], parent: str = "", filters: Sequence[tuple[int, int]] = (),
+        in_force: bool = False,
     ) -> None:  # fmt: skip
-        """Have a timeline ready; it takes the place of one of that name, and begins with `play`."""
+        """Have a timeline ready; it takes the place of one of that name, and begins with `play`.
+
+        ``show`` reads back the qdisc of the class ``parent``, or ``filters``, by priority and handle.
+        ``in_force``: the first step is in force as it begins.
+        """
         if not at_s or len(at_s) != len(lines) or at_s[0] != 0 or sorted(at_s) != at_s:
             raise Refused(f"timeline {name!r}: needs a time for each of {len(lines)} lines, in order, from 0 on")
         with self._changed:
-            self._playing[name] = _Playing(port, at_s, lines, show, parent, repeat_s, needs)
+            chosen = frozenset((priority, handle) for priority, handle in filters)
+            self._playing[name] = _Playing(port, at_s, lines, show, parent, chosen, repeat_s, needs, in_force)
 
     def play(self, *, names: list[str]) -> dict[str, float]:
         """Begin timelines, all at the same moment; returns it by both clocks. One that runs begins again."""
@@ -172,21 +182,22 @@ class Schedules:
             while (later_s := each.due_s(each.number + 1)) is not None and begun_s + later_s <= time.monotonic():
                 self._record(each, None, passed_over=True)
             index = each.number % len(each.lines)
-            complaint, _ = self._try(each, each.lines[index])
+            is_there = each.in_force_before and each.number == 0
+            complaint, _ = self._try(each, [] if is_there else each.lines[index])
             each.in_force = index if complaint is None else each.in_force
             taken.append((each, self._record(each, complaint)))
         for each, record in taken:
-            complaint, shown = self._try(each, each.show)
-            seen = _account(shown, each.parent)
+            complaint, shown = self._try(each, [each.show])
+            seen = _filters(shown, each.filters) if each.filters else _account(shown, each.parent)
             if seen not in each.seen:
                 each.seen.append(seen)
             record["seen"] = each.seen.index(seen)
             record["complaint"] = record["complaint"] or complaint
 
-    def _try(self, each: _Playing, line: str) -> tuple[str | None, list[Any]]:
-        """Run a line on a timeline's port: why it failed, or None, and what it showed."""
+    def _try(self, each: _Playing, lines: list[str]) -> tuple[str | None, list[Any]]:
+        """Run lines on a timeline's port: why they failed, or None, and what they showed."""
         try:
-            outcome = self._run(each.port, [line], each.needs)
+            outcome = self._run(each.port, lines, each.needs)
         except Refused as refused:
             return str(refused), []
         except Exception as error:  # noqa: BLE001  # the thread must live, and the lab must hear of it
@@ -206,7 +217,9 @@ class Schedules:
 
     def _show(self, each: _Playing) -> Any:
         """The qdisc on a timeline's class as it is now, with its counters; None: none, or the port is gone."""
-        shown = self._try(each, each.show)[1]
+        shown = self._try(each, [each.show])[1]
+        if each.filters:
+            return _filters(shown, each.filters)
         return next((qdisc for qdisc in (shown[-1] if shown else ()) if qdisc.get("parent") == each.parent), None)
 
 
@@ -216,3 +229,9 @@ def _account(shown: list[Any], parent: str) -> Any:
         if qdisc.get("parent") == parent:
             return {"kind": qdisc.get("kind"), "parent": parent, "options": qdisc.get("options", {})}
     return None
+
+
+def _filters(shown: list[Any], chosen: frozenset[tuple[int, int]]) -> list[Any]:
+    """The filters of these priorities and handles that are there. They have no actions, and so count nothing."""
+    return [each for each in (shown[-1] if shown else ())
+            if (each.get("pref"), each.get("options", {}).get("handle")) in chosen]  # fmt: skip

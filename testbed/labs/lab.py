@@ -22,11 +22,11 @@ from testbed import units
 from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.labs import proving
+from testbed.labs import cutting, proving
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.timelines import Running
-from testbed.links import indexed, proof, qdisc
+from testbed.links import indexed, proof, qdisc, rejecting
 from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.links.schedule import compile_timeline
 from testbed.model.evidence import FAILS, Check, LinkEvidence
@@ -35,6 +35,8 @@ from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
 from testbed.observe.observation import Observation
 
+# A step within 10 ms of its time, and one apart from the next.
+_SHORTEST_FLAP_S = 0.05
 _HELD = "It was in force when it was put there"
 
 
@@ -210,7 +212,9 @@ class Source:
     """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
     dropped_before: int = 0
     """Likewise, dropped."""
-    cut: bool = False
+    cut: cutting.Cut | None = None
+    rejected_packets: int = 0
+    """By cuts that were mended since."""
     running: Running | None = None
     """The timeline whose beginning ``impairment`` is."""
 
@@ -245,6 +249,7 @@ class Port:
                 "source": {
                     **vars(each),
                     "impairment": each.impairment and each.impairment.words(),
+                    "cut": each.cut and each.cut.state(),
                     "running": each.running and each.running.state(),
                 },
             }
@@ -255,14 +260,18 @@ class Port:
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
         """The port as another process left it."""
-        sources = {
-            LinkRef(**{**each["link"], "traffic": Traffic.parse(each["link"]["traffic"])}): Source(**{
-                **(source := each["source"]), "addresses": tuple(source["addresses"]),
+        sources = {}
+        for each in state["sources"]:
+            ref = LinkRef(**{**each["link"], "traffic": Traffic.parse(each["link"]["traffic"])})
+            source = each["source"]
+            addresses, minor, cut = tuple(source["addresses"]), source["minor"], source["cut"]
+            ways = tuple(qdisc.cut_filters(minor, addresses, ref.traffic))
+            sources[ref] = Source(**{
+                **source, "addresses": addresses,
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
                 "running": None if source["running"] is None else Running.from_state(source["running"]),
-            })
-            for each in state["sources"]
-        }  # fmt: skip
+                "cut": None if cut is None else cutting.Cut.from_state(cut, minor, ways),
+            })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
                    entry=state.get("entry"))  # fmt: skip
 
@@ -299,16 +308,23 @@ class Link:
         """Take the impairment off the link, and read back that it is gone."""
         self._lab.clear(self.ref)
 
-    def cut(self) -> None:
-        """Cut the link: every IP packet is lost, silently, until `mend`; its impairment stays beneath."""
-        self._lab.cut_link(self.ref)
+    def cut(self, *, reject: bool = False) -> None:
+        """Cut the link: every IP packet is lost, silently, until `mend`; its impairment stays beneath.
+
+        ``reject``: the sender is told, as by a firewall in between: see `Lab.cut`.
+        """
+        self._lab.cut_link(self.ref, reject=reject)
+
+    def flap(self, *, up: str, down: str) -> None:
+        """Have the link come and go until `mend`: see `Lab.flap`."""
+        self._lab.flap_link(self.ref, up=up, down=down)
 
     def mend(self) -> None:
         """End the cut; what impaired the link before impairs it again."""
         self._lab.mend_link(self.ref)
 
     def lost_in_cut(self) -> int:
-        """How many packets the cut has swallowed, over all the times that this link was cut."""
+        """How many packets the cut has swallowed or rejected, over all the times that this link was cut."""
         return self._lab.lost_in_cut(self.ref)
 
     def dropped_by_number(self) -> int:
@@ -321,7 +337,7 @@ class Link:
         return self._lab.impairments.get(self.ref)
 
     def steps(self) -> list[Taken]:
-        """The steps of timelines that were taken on the link since `Lab.begin`, in order."""
+        """The steps that were taken on the link since `Lab.begin`, in order: of timelines, and of its flapping."""
         return self._lab.steps(self.ref)
 
     def counters(self) -> proof.Counters:
@@ -373,6 +389,7 @@ class Lab(abc.ABC):
         """Hears of each impairment once it is in force."""
         self.probed: dict[LinkRef, list[Check]] = {}
         """What probes saw of each link that was proven since `begin`."""
+        self._mended: list[tuple[LinkEvidence, ImpairmentNotAppliedError | None]] = []
         self.evidence: list[LinkEvidence] = []
         """What `verify` found of each impaired link, last."""
         self.clock_proven = False
@@ -387,6 +404,7 @@ class Lab(abc.ABC):
         self._steps.clear()
         self.programs.clear()
         self.probed.clear()
+        self._mended.clear()
         proving.begin(self)
         self.seeds_from = seeds_from
 
@@ -544,33 +562,48 @@ class Lab(abc.ABC):
             for ref in self.cuts:
                 each.callback(self.mend_link, ref)
 
-    def cut(self, text: str) -> None:
-        """Cut ``"a -> b"`` or both directions of ``"a <-> b"``."""
+    def cut(self, text: str, *, reject: bool = False) -> None:
+        """Cut ``"a -> b"`` or both directions of ``"a <-> b"``: every IP packet is lost, silently, until `mend`.
+
+        ``reject``: the sender hears of it at once, from the switch and in the receiver's name. TCP is answered with a
+        reset (connecting: ECONNREFUSED, connected: ECONNRESET), UDP with ICMP port unreachable (ECONNREFUSED), the
+        rest with ICMP administratively prohibited. Answers pass every other cut and impairment.
+        """
         for ref in self.topology.links(text):
-            self.cut_link(ref)
+            self.cut_link(ref, reject=reject)
+
+    def flap(self, text: str, *, up: str, down: str) -> None:
+        """Have ``"a -> b"`` or ``"a <-> b"`` come and go until `mend`: whole for ``up``, then cut for ``down``, again.
+
+        The agent does it, beside the kernel, from now on, all links at the same moment; what impairs a link impairs
+        what passes. What is lost is lost silently. `Link.steps` has each step with its time.
+        """
+        refs = self.topology.links(text)
+        times = _flapping_times(up, down)
+        self._begin_flaps([self._arm_flap(ref, *times) for ref in refs])
 
     def mend(self, text: str | None = None) -> None:
         """End the cut of these links, or of all."""
         for ref in self.topology.links(text) if text is not None else self.cuts:
             self.mend_link(ref)
 
-    def partition(self, *groups: Iterable[str]) -> None:
+    def partition(self, *groups: Iterable[str], reject: bool = False) -> None:
         """Cut every link between hosts of different groups, both ways, on every network that they share.
 
-        ``lab.partition({"a", "b"}, {"c"})``; hosts in no group keep all their links. Raises InvalidValueError for
-        unknown hosts, and for a host in two groups, before anything is cut.
+        ``lab.partition({"a", "b"}, {"c"})``; hosts in no group keep all their links; ``reject``: see `cut`. Raises
+        InvalidValueError for unknown hosts, and for a host in two groups, before anything is cut.
         """
         for ref in self.topology.links_between(*groups):
-            self.cut_link(ref)
+            self.cut_link(ref, reject=reject)
 
-    def isolate(self, host: str) -> None:
-        """Cut every link of a host."""
+    def isolate(self, host: str, *, reject: bool = False) -> None:
+        """Cut every link of a host; ``reject``: see `cut`."""
         others = [other for other in self.topology.hosts if other != host]
-        self.partition([host], others)
+        self.partition([host], others, reject=reject)
 
     @property
     def cuts(self) -> list[LinkRef]:
-        """Every link that is cut."""
+        """Every link that is cut, or flaps."""
         return [ref for port in self._ports.values() for ref, source in port.sources.items() if source.cut]
 
     @property
@@ -589,28 +622,33 @@ class Lab(abc.ABC):
         Raises ImpairmentNotAppliedError if a link does not hold any more what was asked, if a step was not taken, if
         its queue overflowed though neither a rate nor a limit was asked, or if the traffic took another path.
         """
-        self.evidence.clear()
-        wrong: list[ImpairmentNotAppliedError] = []
+        self.evidence[:] = [evidence for evidence, _ in self._mended]
+        wrong = [error for _, error in self._mended if error is not None]
         for port in self._ports.values():
             watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
             try:
-                filters, qdiscs = self._read_port(port, watched) if watched else ((), ())
+                filters, qdiscs, at_gate = self._read_port(port, watched) if watched else ((), (), ())
                 refused = proving.refused(port) if watched else None
             except ImpairmentNotAppliedError as error:
                 wrong.append(error)
                 self.evidence += [proving.lost(self, ref, asked) for ref, asked in port.applied.items()]
                 continue
             for ref in watched:
-                wrong += self._verify(ref, port, proving.Reading(filters, qdiscs, refused))
+                wrong += self._verify(ref, port, proving.Reading(filters, qdiscs, refused, at_gate))
         if wrong:
             raise ImpairmentNotAppliedError("\n".join(map(str, wrong)))
 
-    def _read_port(self, port: Port, watched: Sequence[LinkRef]) -> tuple[Any, Any]:
-        """All filters and qdiscs of a port. Raises ImpairmentNotAppliedError naming the link whose end is gone."""
+    def _read_port(self, port: Port, watched: Sequence[LinkRef]) -> tuple[Any, Any, Any]:
+        """All filters and qdiscs of a port, and the filters at its gate if some of these links reject there.
+
+        Raises ImpairmentNotAppliedError naming the link whose end is gone.
+        """
         lines = [qdisc.show_filters(port.device), qdisc.show(port.device)]
         needs = sorted({port.sources[ref].ifindex for ref in watched})
+        gate = next((cut.device for ref in watched if (cut := port.sources[ref].cut) and cut.at_gate), None)
         try:
             answer = port.channel.call("tc", port=port.name, lines=lines, needs=needs)
+            at_gate = [] if gate is None else _flat(self._tc(port, [rejecting.show(gate)], at_gate=True)["shown"])
         except AgentError as error:
             ref = next((each for each in watched if not self._is_there(port, port.sources[each])), watched[0])
             impairment = port.sources[ref].impairment
@@ -618,7 +656,8 @@ class Lab(abc.ABC):
             raise self._not_applied(ref, [], f"asked {asked}; {error}", _HELD) from None
         if len(answer["shown"]) != len(lines):
             raise self._not_applied(watched[0], [], f"cannot be read back: {answer['complaints']}", _HELD)
-        return tuple(answer["shown"])
+        filters, qdiscs = answer["shown"]
+        return filters, qdiscs, at_gate
 
     def _is_there(self, port: Port, source: Source) -> bool:
         try:
@@ -634,13 +673,16 @@ class Lab(abc.ABC):
             found += examined.differences
             problems += examined.problems
             self.evidence.append(examined.evidence)
+        if source.cut:
+            self._look_at_flapping(port, ref)
+            uncut = self._cut_differences(source.cut, reading)
+            found += uncut
+            self.evidence.append(self._cut_evidence(ref, port, source.cut, reading, uncut))
         problems += [
-            f"the step at {step.planned_s:.3f} s of its timeline, {step.impairment.describe()}: {step.complaint}"
+            f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
             for step in self._steps.get(ref, ())
             if step.complaint is not None
         ]
-        if source.cut:
-            found += self._cut_differences(ref, source, reading.filters, reading.qdiscs)
         wrong = [self._not_applied(ref, found, _HELD)] if found else []
         return [*wrong, self._not_applied(ref, [], *problems)] if problems else wrong
 
@@ -753,17 +795,19 @@ class Lab(abc.ABC):
                 each.begun = True
 
     def steps(self, ref: LinkRef) -> list[Taken]:
-        """The steps of timelines that were taken on a link since `begin`, in order."""
+        """The steps that were taken on a link since `begin`, in order: of timelines, and of its flapping."""
         port = self._ports.get((ref.dst, ref.network))
         source = port.sources.get(ref) if port is not None else None
         if port is not None and source is not None and source.running is not None:
             self._steps.setdefault(ref, []).extend(source.running.look(port.channel).taken)
-        return list(self._steps.get(ref, ()))
+        if port is not None and source is not None:
+            self._look_at_flapping(port, ref)
+        return self.stepped.get(ref, [])
 
     @property
     def stepped(self) -> dict[LinkRef, list[Taken]]:
         """The steps of every link that has or had a timeline since `begin`, as far as they were fetched."""
-        return {ref: list(steps) for ref, steps in self._steps.items()}
+        return {ref: sorted(steps, key=lambda step: step.monotonic_s) for ref, steps in self._steps.items()}
 
     def now(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
         """What an impaired link is impaired with at this moment, and the kernel's own account of it, or None."""
@@ -787,7 +831,7 @@ class Lab(abc.ABC):
             port.channel, port=port.name, show=qdisc.show(port.device), parent=f"1:{source.minor:x}",
             needs=[source.ifindex],
             lines=[
-                qdisc.leaf(port.device, source.minor, each.impairment, spare=source.spare)
+                [qdisc.leaf(port.device, source.minor, each.impairment, spare=source.spare)]
                 for each in running.schedule.moments
             ],
         )  # fmt: skip
@@ -838,7 +882,7 @@ class Lab(abc.ABC):
             if other != ref and source.impairment is not None:
                 self._apply(other, source.impairment, time.perf_counter())
             if source.cut:
-                self._cut(other)
+                self._cut_again(other, source.cut)
 
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float, *, afresh: bool = False) -> Applied:
         port = self._ready(ref)
@@ -944,61 +988,205 @@ class Lab(abc.ABC):
             raise LabError(f"{ref}: still impaired after healing; tc said: {answer['complaints']}")
         source.impairment = None
 
-    def cut_link(self, ref: LinkRef) -> None:
+    def cut_link(self, ref: LinkRef, *, reject: bool = False) -> None:
         """Cut one direction and read it back. Raises ImpairmentNotAppliedError."""
+        how = cutting.REJECT if reject else cutting.DROP
+        known = self._cut_of(ref)
+        if known is not None and known.flapping is not None:
+            self.mend_link(ref)
         try:
-            self._cut(ref)
+            self._cut(ref, how)
         except AgentError as error:
             if error.kind != "gone":
                 raise
             self._renew(ref)
-            self._cut(ref)
+            self._cut(ref, how)
 
-    def _cut(self, ref: LinkRef) -> None:
+    def flap_link(self, ref: LinkRef, *, up: str, down: str) -> None:
+        """Have one direction come and go: see `flap`."""
+        self._begin_flaps([self._arm_flap(ref, *_flapping_times(up, down))])
+
+    def _cut_of(self, ref: LinkRef) -> cutting.Cut | None:
+        port = self._ports.get((ref.dst, ref.network))
+        return port.sources[ref].cut if port is not None and ref in port.sources else None
+
+    def _cut(self, ref: LinkRef, how: str) -> None:
         port = self._ready(ref)
         source = port.sources[ref]
-        if source.cut:
+        if source.cut is not None and source.cut.how == how:
             return
-        ways = qdisc.cut_filters(source.minor, source.addresses, ref.traffic)
-        lines = [*([] if port.rooted else qdisc.root(port.device)), *qdisc.cut(port.device, source.minor, ways)]
-        shows = [qdisc.show(port.device), *(each.get(port.device) for each in ways)]
-        answer = self._tc(port, [*lines, *shows], source)
+        before, cut = source.cut, self._new_cut(port, ref, how)
+        source.cut = cut  # or half of it: mending takes off what is there
+        try:
+            self._put_cut(port, ref, cut, [*cut.prepare(), *cut.put()], [cut.show()])
+        except BaseException:
+            if before is not None:
+                self._take_off(port, cut)
+                source.cut = before
+            raise
+        if before is not None:
+            source.cut = before
+            self.mend_link(ref)
+            source.cut = cut
+
+    def _new_cut(self, port: Port, ref: LinkRef, how: str) -> cutting.Cut:
+        """A cut that is not there yet, with all that it needs. Raises InvalidValueError, EnvironmentUnfitError."""
+        source = port.sources[ref]
+        ways = tuple(qdisc.cut_filters(source.minor, source.addresses, ref.traffic))
+        if how == cutting.DROP:
+            self._refuse_silence(port, ref)
+            return cutting.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
+        self._refuse_rejection(port, ref)
+        try:
+            place = port.channel.call("rejecting", port=port.name, ifindex=source.ifindex)
+        except AgentError as error:
+            if error.kind == "gone":
+                raise
+            raise EnvironmentUnfitError(f"{ref}: to reject packets, the agent needs a tap: {error}") from None
+        return cutting.Cut(how=how, device=place["gate"], minor=source.minor, ways=ways, tap=place["tap"],
+                           answered_before=place["counts"])  # fmt: skip
+
+    def _refuse_rejection(self, port: Port, ref: LinkRef) -> None:
+        """What rejects comes before what is silent: a part that is lost silently cannot be within it."""
+        for other, source in port.sources.items():
+            within = other.src == ref.src and other != ref and ref.traffic.covers(other.traffic)
+            if within and source.cut is not None and not source.cut.at_gate:
+                raise InvalidValueError(
+                    f"{ref} cannot reject while {other} is cut silently: mend that, or reject it too"
+                )
+
+    def _refuse_silence(self, port: Port, ref: LinkRef) -> None:
+        for other, source in port.sources.items():
+            around = other.src == ref.src and other != ref and other.traffic.covers(ref.traffic)
+            if around and source.cut is not None and source.cut.at_gate:
+                raise InvalidValueError(
+                    f"{ref} cannot be cut silently while {other} rejects: mend that, or reject both"
+                )
+
+    def _put_cut(self, port: Port, ref: LinkRef, cut: cutting.Cut, lines: Sequence[str], shows: Sequence[str]) -> None:
+        """Run lines that cut, and read back. Raises ImpairmentNotAppliedError."""
+        source = port.sources[ref]
+        if not cut.at_gate:
+            lines = [*([] if port.rooted else qdisc.root(port.device)), *lines]
+            shows = [*shows, qdisc.show(port.device)]
+        answer = self._tc(port, [*lines, *shows], source, at_gate=cut.at_gate)
         failed = {each["line"] for each in answer["complaints"]}
-        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(port.device))
-        source.cut = True  # or half of it: mending takes off what is there
+        port.rooted = port.rooted or (not cut.at_gate and failed.isdisjoint(qdisc.root(port.device)))
         complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
         found: list[proof.Difference] = []
         if not complaints:
-            shown, *filters = answer["shown"]
-            found = self._cut_differences(ref, source, _flat(filters), shown)
+            filters, qdiscs = answer["shown"][0], _flat(answer["shown"][1:])
+            found = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
+            cut.lost_before = cut.lost_packets((), qdiscs)
         if complaints or found:
-            raise self._not_applied(ref, found, *complaints, "The link was to be cut")
+            raise self._not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}")
 
-    def _cut_differences(self, ref: LinkRef, source: Source, filters: Any, qdiscs: Any) -> list[proof.Difference]:
-        ways = qdisc.cut_filters(source.minor, source.addresses, ref.traffic)
-        netem = proof.find_netem(qdiscs, qdisc.cut_minor(source.minor))
-        return proof.differences(qdisc.CUT, netem) + proof.filter_differences(filters, ways)
+    def _cut_differences(self, cut: cutting.Cut, reading: proving.Reading) -> list[proof.Difference]:
+        if cut.flapping is not None:  # its steps were read back one by one
+            return cut.netem_differences(reading.qdiscs)
+        return cut.differences(reading.at_gate if cut.at_gate else reading.filters, reading.qdiscs)
 
-    def mend_link(self, ref: LinkRef) -> None:
-        """End the cut of one direction and read back that nothing leads into it. Raises LabError."""
-        port = self._ports.get((ref.dst, ref.network))
-        if port is None or ref not in port.sources or not port.sources[ref].cut:
-            return
-        source = port.sources[ref]
-        ways = qdisc.cut_filters(source.minor, source.addresses, ref.traffic)
-        lines = [*(each.delete(port.device) for each in ways), qdisc.show_filters(port.device)]
+    def _cut_evidence(
+        self, ref: LinkRef, port: Port, cut: cutting.Cut, reading: proving.Reading, found: Sequence[proof.Difference]
+    ) -> LinkEvidence:
+        ifindex = port.sources[ref].ifindex
+        answered = port.channel.call("rejected", ifindex=ifindex) if cut.at_gate else None
+        steps = sum(step.cut is not None for step in self._steps.get(ref, ()))
+        return cutting.evidence(
+            ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
+            lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs) - cut.lost_before, steps=steps,
+            answered=answered,
+        )  # fmt: skip
+
+    def _cut_again(self, ref: LinkRef, cut: cutting.Cut) -> None:
+        """Cut a link on a new port as it was on the old one."""
+        if cut.flapping is None:
+            self._cut(ref, cut.how)
+        else:
+            self._begin_flaps([self._arm_flap(ref, cut.up_s, cut.down_s)])
+
+    def _arm_flap(self, ref: LinkRef, up_s: float, down_s: float) -> LinkRef:
+        """Have the agent ready to let a link come and go."""
+        self.mend_link(ref)
         try:
-            answer = self._tc(port, lines)
+            self._flap(ref, up_s, down_s)
         except AgentError as error:
             if error.kind != "gone":
                 raise
-            source.cut = False  # it went with the port
+            self._renew(ref)
+            self._flap(ref, up_s, down_s)
+        return ref
+
+    def _flap(self, ref: LinkRef, up_s: float, down_s: float) -> None:
+        port = self._ready(ref)
+        source, cut = port.sources[ref], self._new_cut(port, ref, cutting.DROP)
+        running = cut.flap(f"{ref} on {ref.network}", up_s, down_s)
+        source.cut = cut
+        self._put_cut(port, ref, cut, cut.prepare(), [cut.show()])
+        running.arm(
+            port.channel, port=port.name, lines=[cut.delete(), cut.put()], show=cut.show(), needs=[source.ifindex],
+            filters=cut.handles(),
+        )  # fmt: skip
+
+    def _begin_flaps(self, refs: Sequence[LinkRef]) -> None:
+        """Begin those that are armed, all of one agent at the same moment."""
+        armed: dict[int, tuple[Channel, list[Running]]] = {}
+        for ref in refs:
+            cut, channel = self._cut_of(ref), self._ports[ref.dst, ref.network].channel
+            if cut is not None and cut.flapping is not None:
+                armed.setdefault(id(channel), (channel, []))[1].append(cut.flapping)
+        for channel, running in armed.values():
+            channel.call("play", names=[each.name for each in running])
+            for each in running:
+                each.begun = True
+
+    def _look_at_flapping(self, port: Port, ref: LinkRef, *, halt: bool = False) -> None:
+        """Fetch the steps of a link that flaps; ``halt``: and end it, as it is."""
+        cut = port.sources[ref].cut
+        if cut is None or cut.flapping is None:
             return
-        shown = answer["shown"][-1] if answer["shown"] else None
-        still = [str(each.keys) for each in ways if shown is None or not proof.filter_differences(shown, [each])]
+        look = cut.flapping.halt if halt else cut.flapping.look
+
+        def differences(asked: Impairment, seen: Any) -> list[proof.Difference]:
+            return cut.step_differences(asked == qdisc.CUT, seen)
+
+        self._steps.setdefault(ref, []).extend(look(port.channel, differences).taken)
+
+    def mend_link(self, ref: LinkRef) -> None:
+        """End the cut of one direction and read back that nothing leads into it. Raises LabError.
+
+        What it was, and whether it held until now, goes into the next `verify`.
+        """
+        port = self._ports.get((ref.dst, ref.network))
+        if port is None or ref not in port.sources or (cut := port.sources[ref].cut) is None:
+            return
+        source = port.sources[ref]
+        try:
+            self._look_at_flapping(port, ref, halt=True)
+            filters, qdiscs, at_gate = self._read_port(port, [ref])
+            reading = proving.Reading(filters, qdiscs, None, at_gate)
+            found = self._cut_differences(cut, reading)
+            evidence = self._cut_evidence(ref, port, cut, reading, found)
+            answer, still = self._take_off(port, cut)
+        except (AgentError, ImpairmentNotAppliedError) as error:
+            if isinstance(error, AgentError) and error.kind != "gone":
+                raise
+            source.cut = None  # it went with the port
+            gone = f"it ended before it was mended: {error}"
+            evidence = cutting.evidence(ref, cut, command="", found=[gone], lost_packets=0, steps=0, answered=None)
+            self._mended.append((evidence, self._not_applied(ref, [], gone)))
+            return
         if still:
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
-        source.cut = False
+        if cut.at_gate:
+            source.rejected_packets += cut.lost_packets(at_gate, ())
+        self._mended.append((evidence, self._not_applied(ref, found, _HELD) if found else None))
+        source.cut = None
+
+    def _take_off(self, port: Port, cut: cutting.Cut) -> tuple[Any, list[str]]:
+        """Take a cut's filters off; tc's answer, and which are there still."""
+        answer = self._tc(port, [*cut.delete(), cut.show()], at_gate=cut.at_gate)
+        return answer, cut.left(answer["shown"][-1]) if answer["shown"] else ["nothing can be read back: perhaps"]
 
     def dropped_by_number(self, ref: LinkRef) -> int:
         """How many packets of a link ``drop_packets`` and ``drop_every`` have lost since they were put there."""
@@ -1010,17 +1198,22 @@ class Lab(abc.ABC):
         return proof.dropped_by_number(_flat(answer["shown"]))
 
     def lost_in_cut(self, ref: LinkRef) -> int:
-        """How many packets the cut of a link has swallowed."""
+        """How many packets the cuts of a link have swallowed or rejected."""
         port = self._ports.get((ref.dst, ref.network))
         if port is None or ref not in port.sources:
             return 0
+        source = port.sources[ref]
+        rejected = source.rejected_packets
         try:
-            netem = self._leaf(port, ref, qdisc.cut_minor(port.sources[ref].minor))
+            netem = self._leaf(port, ref, qdisc.cut_minor(source.minor))
+            if source.cut is not None and source.cut.at_gate:
+                shown = self._tc(port, [source.cut.show()], source, at_gate=True)["shown"]
+                rejected += rejecting.rejected_packets(_flat(shown), source.cut.ways)
         except AgentError as error:
             if error.kind != "gone":  # with the port, or with the source's own, went what it had counted
                 raise
             return 0
-        return 0 if netem is None else proof.counters(netem).dropped_packets
+        return rejected + (0 if netem is None else proof.counters(netem).dropped_packets)
 
     def read(self, ref: LinkRef) -> proof.Counters:
         """The counters of a link's netem. Raises LabError if there is none."""
@@ -1074,16 +1267,35 @@ class Lab(abc.ABC):
             self._ports[host, network] = self._attach(host, network)
         return self._ports[host, network]
 
-    def _tc(self, port: Port, lines: Sequence[str], source: Source | None = None) -> Any:
-        """Run lines on a port; refused as ``gone`` if the port, or the source's own, is no more the one we know."""
+    def _tc(self, port: Port, lines: Sequence[str], source: Source | None = None, *, at_gate: bool = False) -> Any:
+        """Run lines on a port, or at its gate.
+
+        Refused as ``gone`` if the port, or the source's own, is no more the one we know.
+        """
         needs = [] if source is None else [source.ifindex]
-        return port.channel.call("tc", port=port.name, lines=list(lines), needs=needs)
+        return port.channel.call("tc", port=port.name, lines=list(lines), needs=needs, at_gate=at_gate)
 
     def _not_applied(self, ref: LinkRef, found: Sequence[proof.Difference], *context: str) -> ImpairmentNotAppliedError:
         said = [*map(str, found), *context]
         return ImpairmentNotAppliedError(
             f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self.netem_engine}: {'. '.join(said)}"
         )
+
+
+def _flapping_times(up: str, down: str) -> tuple[float, float]:
+    """How long a link that flaps is whole, and cut; seconds. Raises InvalidValueError with every problem."""
+    times, problems = [], list[str]()
+    for name, text in (("up", up), ("down", down)):
+        try:
+            time_s = units.parse_time(text, name=name)
+            if time_s < _SHORTEST_FLAP_S:
+                problems.append(f"{name}={text!r}: at least {units.format_time(_SHORTEST_FLAP_S)}")
+            times.append(time_s)
+        except InvalidValueError as error:
+            problems += error.problems
+    if problems:
+        raise InvalidValueError(problems)
+    return times[0], times[1]
 
 
 def _flat(shown: Iterable[Any]) -> list[Any]:

@@ -206,6 +206,8 @@ class Reading:
     qdiscs: Sequence[Mapping[str, Any]]
     refused: int | None
     """Packets that its redirect could not hand over; None where nothing counts them."""
+    at_gate: Sequence[Mapping[str, Any]] = ()
+    """The filters at its gate, if some link rejects there."""
 
 
 def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:

@@ -6,7 +6,7 @@ what the step asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from testbed.links import proof
 from testbed.links.schedule import RESOLUTION_S, Moment, Schedule
 from testbed.model.impairment import Impairment
 from testbed.model.timeline import Taken
+
+Differences = Callable[[Impairment, Any], Sequence[proof.Difference]]
 
 
 @dataclass
@@ -27,28 +29,39 @@ class Running:
     fetched: int = 0
     """How many of its steps were fetched."""
     begun: bool = False
+    cuts: bool = False
+    """Whether its steps cut the link and mend it, over what impairs it, in place of changing that."""
 
     def arm(
-        self, channel: Channel, *, port: str, lines: Sequence[str], show: str, parent: str, needs: Sequence[int]
-    ) -> None:
-        """Give it to the agent; ``lines`` are the tc lines of its moments."""
+        self, channel: Channel, *, port: str, lines: Sequence[Sequence[str]], show: str, needs: Sequence[int],
+        parent: str = "", filters: Sequence[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
+        """Give it to the agent; ``lines`` are the tc lines of each of its moments.
+
+        Read back is the qdisc of the class ``parent``, or these ``filters``, by priority and handle. If it cuts, its
+        first moment is in force before it begins.
+        """
         channel.call(
-            "arm", name=self.name, port=port, at_s=[each.at_s for each in self.schedule.moments], lines=list(lines),
-            show=show, parent=parent, repeat_s=self.schedule.repeat_s, needs=list(needs),
+            "arm", name=self.name, port=port, at_s=[each.at_s for each in self.schedule.moments],
+            lines=list(map(list, lines)), show=show, parent=parent, filters=list(map(list, filters)),
+            repeat_s=self.schedule.repeat_s, needs=list(needs), in_force=self.cuts,
         )  # fmt: skip
 
-    def look(self, channel: Channel) -> Look:
-        """The steps since the last look, and what is in force now."""
-        return self._read(channel.call("look", name=self.name, since=self.fetched))
+    def look(self, channel: Channel, differences: Differences = proof.differences) -> Look:
+        """The steps since the last look, and what is in force now.
 
-    def halt(self, channel: Channel) -> Look:
+        ``differences`` tells how what was read back behind a step is not what the step asked.
+        """
+        return self._read(channel.call("look", name=self.name, since=self.fetched), differences)
+
+    def halt(self, channel: Channel, differences: Differences = proof.differences) -> Look:
         """Stop it; the steps since the last look."""
         answer = channel.call("halt", name=self.name, since=self.fetched)
-        return Look() if answer is None else self._read(answer)
+        return Look() if answer is None else self._read(answer, differences)
 
-    def _read(self, answer: Mapping[str, Any]) -> Look:
+    def _read(self, answer: Mapping[str, Any], differences: Differences) -> Look:
         moments, begun_s = self.schedule.moments, answer["begun_s"]
-        taken = [_taken(each, self.schedule, begun_s, answer["seen"]) for each in answer["records"]]
+        taken = [self._taken(each, begun_s, answer["seen"], differences) for each in answer["records"]]
         self.fetched = answer["recorded"]
         in_force = answer["in_force"]
         return Look(
@@ -62,7 +75,7 @@ class Running:
         """As JSON."""
         moments = [[each.at_s, each.impairment.words()] for each in self.schedule.moments]
         return {
-            "name": self.name, "fetched": self.fetched, "begun": self.begun,
+            "name": self.name, "fetched": self.fetched, "begun": self.begun, "cuts": self.cuts,
             "moments": moments, "repeat_s": self.schedule.repeat_s,
         }  # fmt: skip
 
@@ -71,7 +84,27 @@ class Running:
         """As another process left it."""
         moments = tuple(Moment(at_s=at_s, impairment=Impairment.parse(words)) for at_s, words in state["moments"])
         schedule = Schedule(moments=moments, repeat_s=state["repeat_s"])
-        return cls(name=state["name"], schedule=schedule, fetched=state["fetched"], begun=state["begun"])
+        return cls(name=state["name"], schedule=schedule, fetched=state["fetched"], begun=state["begun"],
+                   cuts=state["cuts"])  # fmt: skip
+
+    def _taken(self, record: Mapping[str, Any], begun_s: float, seen: Sequence[Any], differences: Differences) -> Taken:
+        asked = self.schedule.moments[record["index"]].impairment
+        complaint = record["complaint"]
+        passed_over = record["passed_over"]
+        if passed_over and _matters(record["index"], self.schedule):
+            complaint = "passed over: it came so late that the next step was due, too"
+        elif complaint is None and not passed_over:
+            complaint = "; ".join(map(str, differences(asked, seen[record["seen"]]))) or None
+        return Taken(
+            planned_s=record["planned_s"],
+            actual_s=record["monotonic_s"] - begun_s,
+            monotonic_s=record["monotonic_s"],
+            unix_s=record["unix_s"],
+            impairment=asked,
+            complaint=complaint,
+            passed_over=passed_over,
+            cut=asked.loss_ratio == 1 if self.cuts else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -85,27 +118,6 @@ class Look:
     """The kernel's account at the same moment."""
     played: bool = False
     """Whether any of its steps was taken."""
-
-
-def _taken(
-    record: Mapping[str, Any], schedule: Schedule, begun_s: float, seen: Sequence[Mapping[str, Any] | None]
-) -> Taken:
-    asked = schedule.moments[record["index"]].impairment
-    complaint = record["complaint"]
-    passed_over = record["passed_over"]
-    if passed_over and _matters(record["index"], schedule):
-        complaint = "passed over: it came so late that the next step was due, too"
-    elif complaint is None and not passed_over:
-        complaint = "; ".join(map(str, proof.differences(asked, seen[record["seen"]]))) or None
-    return Taken(
-        planned_s=record["planned_s"],
-        actual_s=record["monotonic_s"] - begun_s,
-        monotonic_s=record["monotonic_s"],
-        unix_s=record["unix_s"],
-        impairment=asked,
-        complaint=complaint,
-        passed_over=passed_over,
-    )
 
 
 def _matters(index: int, schedule: Schedule) -> bool:

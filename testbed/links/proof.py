@@ -192,11 +192,7 @@ def filter_differences(shown: Iterable[Mapping[str, Any]], wanted: Iterable[qdis
 
     From ``tc -j filter show`` or ``get``. Two filters of one priority and handle do not exist.
     """
-    found = {
-        (each.get("pref"), options["handle"]): options
-        for each in shown
-        if each.get("kind") == "flower" and "handle" in (options := each.get("options", {}))
-    }
+    found = _flowers(shown)
     differences = []
     for each in wanted:
         options = found.get((each.priority, each.handle))
@@ -210,6 +206,19 @@ def filter_differences(shown: Iterable[Mapping[str, Any]], wanted: Iterable[qdis
             seen = _described(kernel, _target(options))
             differences.append(Difference("filter", _described(each.keys, target), seen))
     return differences
+
+
+def missing(shown: Iterable[Mapping[str, Any]], one: qdisc.Filter) -> bool:
+    """Whether a filter is not there."""
+    return (one.priority, one.handle) not in _flowers(shown)
+
+
+def _flowers(shown: Iterable[Mapping[str, Any]]) -> dict[tuple[int | None, int], Mapping[str, Any]]:
+    return {
+        (each.get("pref"), options["handle"]): options
+        for each in shown
+        if each.get("kind") == "flower" and "handle" in (options := each.get("options", {}))
+    }
 
 
 def _target(options: Mapping[str, Any]) -> str:

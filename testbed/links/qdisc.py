@@ -43,8 +43,12 @@ _BUCKET = 0x2000
 CUT = Impairment(loss_ratio=1.0, limit_packets=1)
 """What the netem of a cut link is."""
 
+ANSWERER = "02:74:62:72:6a:00"
+"""Where the agent's own answers to rejected packets come from (`agent.answers`): they pass, whatever else is cut."""
+
 # A filter with a smaller priority is asked first: a cut comes before whatever else the link is impaired with, and a
 # part of its traffic before all of it. A priority belongs to one family; IPv6 has the next number.
+_ANSWERS = 1
 _NEIGHBOURS = 2
 _CUT_PRIORITY = 10
 _PRIORITY = 20
@@ -52,7 +56,7 @@ _FAMILIES = ("ip", "ipv6")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 # Neighbour discovery is to IPv6 what ARP is to IPv4 (RFC 4861, 3792): without it there is no link to impair.
-_NEIGHBOUR_DISCOVERY = range(133, 138)
+NEIGHBOUR_DISCOVERY = range(133, 138)
 
 # One source may have many addresses and two filters for each; a filter's handle is the source's minor number with
 # the filter's own number above it.
@@ -198,13 +202,15 @@ class Filter:
 
 
 def root(device: str) -> list[str]:
-    """The lines that give a port its classful root, and let neighbour discovery pass untouched."""
+    """The lines that give a port its classful root, and let answers of ours and neighbour discovery pass untouched."""
     return [
         f"qdisc replace dev {device} root handle 1: htb default 0 direct_qlen {_QUEUE_PACKETS}",
+        f"filter replace dev {device} parent 1: protocol all prio {_ANSWERS} handle 0x1 "
+        f"flower src_mac {ANSWERER} classid 1:0",
         *(
             f"filter replace dev {device} parent 1: protocol ipv6 prio {_NEIGHBOURS} handle {number:#x} "
             f"flower ip_proto icmpv6 type {number} classid 1:0"
-            for number in _NEIGHBOUR_DISCOVERY
+            for number in NEIGHBOUR_DISCOVERY
         ),
     ]
 

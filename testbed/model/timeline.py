@@ -192,6 +192,12 @@ class Taken:
     """Why it was not in force: refused by the kernel, read back otherwise, or passed over though it matters."""
     passed_over: bool = False
     """Whether it came so late that the next step was due, and was left out."""
+    cut: bool | None = None
+    """Of a link that flaps: whether it is cut from here on, over whatever impairs it. None: a step of a timeline."""
+
+    def describe(self) -> str:
+        """What is in force from here on, in words."""
+        return {None: self.impairment.describe(), True: "cut", False: "not cut"}[self.cut]
 
     @property
     def late_s(self) -> float:
@@ -224,7 +230,7 @@ def late_in_words(steps: Sequence[Taken]) -> str | None:
 def steps_in_words(steps: Sequence[Taken], most: int = 50) -> str:
     """Every step with its planned time and how late it was: ``2 steps: 0 s (+0.6 ms) delay=40ms; …``."""
     said = [
-        f"{each.planned_s:.6g} s (+{each.late_s * 1e3:.1f} ms) {each.impairment.describe()}"
+        f"{each.planned_s:.6g} s (+{each.late_s * 1e3:.1f} ms) {each.describe()}"
         + (" passed over" if each.passed_over else "")
         + (f" NOT IN FORCE: {each.complaint}" if each.complaint else "")
         for each in steps

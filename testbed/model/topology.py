@@ -82,6 +82,10 @@ class Traffic:
             raise InvalidValueError(f"{text!r}: a port is a number from 1 to 65535, as in {protocol}/8888")
         return cls(protocol, int(port or 0))
 
+    def covers(self, other: Traffic) -> bool:
+        """Whether all packets of the other are also of this."""
+        return self.protocol in ("", other.protocol) and self.port in (0, other.port)
+
 
 ALL_TRAFFIC = Traffic()
 

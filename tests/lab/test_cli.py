@@ -104,7 +104,7 @@ def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "doctor", "up", "down", "impair", "prove", "cut", "heal", "show", "profiles", "images"]
+    "command", ["demo", "doctor", "up", "down", "impair", "prove", "cut", "flap", "heal", "show", "profiles", "images"]
 )
 def test_every_command_helps_with_an_example(command: str) -> None:
     done = cli(command, "--help")

@@ -13,7 +13,7 @@ from testbed import ComposeLab, EnvironmentUnfitError
 from testbed.labs.compose import _LEAST, ROLE_LABEL, owner
 from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
 from testbed.labs.images import ensure_netem
-from testbed.links import proof, qdisc
+from testbed.links import proof, qdisc, rejecting
 from testbed.model.impairment import Impairment
 from tests.lab.conftest import HERE, Datagrams, prepare
 
@@ -32,6 +32,7 @@ subprocess.run([
 ], stdin=subprocess.DEVNULL)
 """
 _DELAY = Impairment(delay_s=0.05)
+(_WAY,) = qdisc.cut_filters(qdisc.FIRST_MINOR, ["10.9.0.1"])
 _LOSS = Impairment(delay_s=0.01, loss_ratio=0.2, seed=7)
 
 
@@ -48,6 +49,9 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
             qdisc.leaf(device, minor, _DELAY), qdisc.show(device),
         ],
         "loss": [qdisc.leaf(device, minor, _LOSS), qdisc.show(device)],
+        # Back from b everything is cut, too, at a's own port: answers to a must pass.
+        "silent": [*qdisc.root("vetha"), *qdisc.cut("vetha", minor, qdisc.cut_filters(minor, ["10.9.0.2"]))],
+        "reject": [rejecting.put(device, _WAY, "TAP"), rejecting.show(device)],
     }  # fmt: skip
     given = {
         "host_engine.py": (HERE / "programs" / "host_engine.py").read_text(),
@@ -100,9 +104,18 @@ def test_the_host_engine_loses_the_same_packets_for_the_same_seed(inside: dict[s
     assert 131 <= len(first) <= 189
 
 
+def test_the_host_engine_rejects(inside: dict[str, Any]) -> None:
+    tap, shown = inside["rejecting"]["tap"], inside["reject"]["shown"][-1]
+    assert inside["rejecting"]["gate"] == "vethb"
+    assert rejecting.differences(shown, [_WAY], tap) == []
+    assert inside["knocked"] == ["ECONNREFUSED", "ECONNREFUSED"]
+    assert inside["rejected"]["reset"] == inside["rejected"]["error"] == 1
+
+
 def test_the_host_engine_heals_when_its_stdin_closes(inside: dict[str, Any]) -> None:
     assert [each["kind"] for each in inside["after"]] == ["noqueue"]
     assert inside["queue_length_after"] == 0
+    assert [name for name in inside["devices_after"] if name.startswith("tb")] == []
     assert statistics.median(inside["healed"]) < 0.025
 
 

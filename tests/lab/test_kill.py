@@ -24,6 +24,7 @@ import pathlib, pytest
 
 @pytest.mark.impair("client <-> server", "awful")
 def test_that_is_killed(lab):
+    lab.cut("client -> server tcp/9", reject=True)
     pathlib.Path("impaired").write_text(lab.run_id)
     lab.host("client").run(["sleep", "120"], timeout="120s")
 """
@@ -101,7 +102,7 @@ def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
     run_id = (tmp_path / "impaired").read_text()
     carried = stack.netem_engine == "carried"
     if carried:
-        assert len(_devices(run_id)) == 4, "two taps for each of two ports"
+        assert len(_devices(run_id)) == 5, "two taps for each of two ports, and where rejected packets end"
         assert _kernels(run_id)
         assert _bridged(engine, run_id) == 2, "a tap in place of each veth"
     label = runs(engine)[run_id]

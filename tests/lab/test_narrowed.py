@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 from collections.abc import Iterator
 
 import pytest
 
-from testbed import Host, Lab
+from testbed import Host, InvalidValueError, Lab
+from testbed.labs.lab import Program
 from tests.lab.conftest import HERE, Datagrams, lab_of, prepare
 
 BELOW_THE_LAB = True
@@ -19,11 +21,15 @@ def stack_of_replicas(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
     os.environ["SCALED"] = f"{os.getpid() % 0xFFFF:x}"  # two runs on one engine must not want the same subnet
     with lab_of(kind, pytestconfig, HERE / "stacks" / "scaled.yaml") as lab:
         prepare(*lab.hosts.values())
+        for host in lab.hosts.values():
+            host.put("/tmp/knock.py", (HERE / "programs" / "knock.py").read_bytes())
+        lab.hosts["server"].start(["python3", "/tmp/knock.py", "open", "9003", "9004"], ready="ready")
         yield lab
 
 
 @pytest.fixture
 def scaled(stack_of_replicas: Lab) -> Iterator[Lab]:
+    stack_of_replicas.begin(None)
     yield stack_of_replicas
     stack_of_replicas.verify()
     stack_of_replicas.heal()
@@ -115,3 +121,95 @@ def test_a_cut_link_needs_no_new_neighbour_when_it_is_mended(scaled: Lab) -> Non
     assert scaled.link("client[1] -> server").lost_in_cut() == 6
     scaled.mend()
     assert Datagrams(client, server, address=address).arrived(5) == list(range(5))
+
+
+# --- cuts that reject ------------------------------------------------------------------------------
+
+
+def knocked(lab: Lab, client: str = "client[1]") -> dict[str, str]:
+    """What a client's kernel says of each way to the server, by kind, family and port; each said within half a second.
+
+    Both protocols at both ports; and pings.
+    """
+    families = addresses_by_family(lab, "server")
+    doors = {
+        f"{kind} {family}{f' {port}' if port else ''}": f"{kind}/{families[family]}/{port}"
+        for family in ("IPv4", "IPv6")
+        for kind, port in (("tcp", 9003), ("tcp", 9004), ("udp", 9003), ("udp", 9004), ("icmp", 0))
+    }
+    done = lab.hosts[client].run(["python3", "/tmp/knock.py", "at", *doors.values()])
+    assert done.ok, done.stderr
+    outcomes = dict(zip(doors, json.loads(done.stdout), strict=True))
+    # A TCP that hears nothing asks again after a second: what was told was told by the cut.
+    assert all(took_s < 0.5 for outcome, took_s in outcomes.values() if outcome != "silence"), outcomes
+    return {door: outcome for door, (outcome, _) in outcomes.items()}
+
+
+# RFC 9293 3.10.7.3; for the rest Linux' icmp_err_convert (net/ipv4/icmp.c) and icmpv6_err_convert.
+TOLD = {"tcp": "ECONNREFUSED", "udp": "ECONNREFUSED", "icmp IPv4": "EHOSTUNREACH", "icmp IPv6": "EACCES"}
+
+
+def told(door: str) -> str:
+    return next(said for begin, said in TOLD.items() if door.startswith(begin))
+
+
+def test_a_cut_that_rejects_tells_its_sender_at_once_and_no_other(scaled: Lab) -> None:
+    assert set(knocked(scaled).values()) == {"ok"}
+    link = scaled.link("client[1] -> server")
+    before = link.lost_in_cut()
+    scaled.cut("client[1] -> server", reject=True)
+    seen = knocked(scaled)
+    assert seen == {door: told(door) for door in seen}
+    assert set(knocked(scaled, "client[2]").values()) == {"ok"}
+    assert link.lost_in_cut() - before == 10  # one packet each: nobody asked again
+    scaled.verify()
+    (told_of,) = scaled.evidence
+    assert told_of.checks[0].seen == ("10 packets rejected; its sender was told by 4 resets and 6 ICMP errors")
+    scaled.mend()
+    assert set(knocked(scaled).values()) == {"ok"}
+
+
+def test_one_port_rejects_and_no_other(scaled: Lab) -> None:
+    scaled.cut("client[1] -> server tcp/9003", reject=True)
+    seen = knocked(scaled)
+    assert {door for door, said in seen.items() if said != "ok"} == {"tcp IPv4 9003", "tcp IPv6 9003"}
+    assert {seen["tcp IPv4 9003"], seen["tcp IPv6 9003"]} == {"ECONNREFUSED"}
+
+
+def held(lab: Lab, family: str) -> Program:
+    address = addresses_by_family(lab, "server")[family]
+    return lab.hosts["client[1]"].start(["python3", "/tmp/knock.py", "hold", address, "9003"], ready="held")
+
+
+def test_a_connection_that_stands_is_reset(scaled: Lab) -> None:
+    connections = {family: held(scaled, family) for family in ("IPv4", "IPv6")}
+    scaled.cut("client[1] -> server", reject=True)
+    scaled.hosts["client[1]"].put("/tmp/go", "")
+    assert {family: each.wait("5s").stdout.split() for family, each in connections.items()} == {
+        "IPv4": ["held", "ECONNRESET"], "IPv6": ["held", "ECONNRESET"],
+    }  # fmt: skip
+
+
+def test_the_answer_passes_whatever_else_is_cut_or_impaired(scaled: Lab) -> None:
+    scaled.impair("server -> client[1]", delay="2s")
+    scaled.cut("client[1] <-> server", reject=True)
+    seen = knocked(scaled)
+    assert seen == {door: told(door) for door in seen}
+    scaled.cut("server -> client[1]")
+    seen = knocked(scaled)
+    assert seen == {door: told(door) for door in seen}
+
+
+def test_a_part_that_is_lost_silently_cannot_be_within_what_rejects(scaled: Lab) -> None:
+    scaled.cut("client[1] -> server", reject=True)
+    with pytest.raises(InvalidValueError, match=r"tcp/9003 cannot be cut silently while client\[1\] -> server rejects"):
+        scaled.cut("client[1] -> server tcp/9003")
+    scaled.mend()
+    scaled.cut("client[1] -> server tcp/9003")
+    with pytest.raises(InvalidValueError, match=r"cannot reject while client\[1\] -> server tcp/9003 is cut silently"):
+        scaled.cut("client[1] -> server", reject=True)
+    scaled.cut("client[1] -> server udp", reject=True)  # beside it
+    seen = knocked(scaled)
+    assert seen["tcp IPv4 9003"] == "silence"
+    assert {said for door, said in seen.items() if door.startswith("udp")} == {"ECONNREFUSED"}
+    assert {seen[door] for door in ("tcp IPv4 9004", "tcp IPv6 9004", "icmp IPv4", "icmp IPv6")} == {"ok"}

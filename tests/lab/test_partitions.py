@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import count, permutations
 
@@ -31,8 +32,9 @@ def shared(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def four(shared: Lab) -> Iterator[Lab]:
+    shared.begin(None)
     yield shared
-    shared.heal()
+    shared.end()
 
 
 def heard(lab: Lab) -> Pairs:
@@ -77,6 +79,18 @@ def test_a_partition_cuts_across_groups_and_not_within(four: Lab) -> None:
     assert heard(four) == PAIRS
 
 
+def test_a_partition_that_rejects_cuts_the_same(four: Lab) -> None:
+    four.partition({"a", "b"}, {"c", "d"}, reject=True)
+    assert heard(four) == PAIRS - between("ab", "cd")
+    four.verify()
+    (ends, *_) = [each for each in four.evidence if each.link == "a -> c"]
+    assert ends.checks[0].seen.startswith("3 packets rejected; its sender was told by 0 resets and 6 ICMP errors")
+    four.cut("a -> c")  # from now on silently
+    assert heard(four) == PAIRS - between("ab", "cd")
+    four.mend()
+    assert heard(four) == PAIRS
+
+
 def test_a_host_in_no_group_keeps_all_its_links(four: Lab) -> None:
     four.partition({"a"}, {"b"})
     assert heard(four) == PAIRS - between("a", "b")
@@ -99,6 +113,22 @@ def test_what_impaired_the_link_before_impairs_it_again_after_the_cut(four: Lab)
     assert heard(four) == PAIRS
     assert four.link("a -> b").counters().sent_packets >= before + 3
     assert four.link("a -> b").impairment is not None
+
+
+def test_a_connection_that_is_cut_longer_than_its_time_out_ends_and_says_so(four: Lab) -> None:
+    a, b = four.hosts["a"], four.hosts["b"]
+    server = b.start(["python3", "-c", _SERVER], ready=9003)
+    # RFC 5482: the time-out is the user's; without, Linux takes a quarter of an hour.
+    client = a.start(["python3", "-c", _CLIENT, b.addresses()[0], "800"], ready="first")
+    four.cut("a <-> b")
+    a.put("/tmp/go", "")
+    result = client.wait("20s")
+    assert result.exit_code == 1
+    assert result.stderr.strip().endswith("TimeoutError: [Errno 110] Connection timed out")
+    assert a.counters()["TcpExt"]["TCPAbortOnTimeout"] >= 1
+    four.verify()
+    assert {each.link: each.read_back for each in four.evidence} == {"a -> b": "holds", "b -> a": "holds"}
+    server.stop("SIGKILL")
 
 
 def test_a_connection_survives_a_cut_shorter_than_its_time_out(four: Lab) -> None:
@@ -128,8 +158,10 @@ with socket.create_server(("", 9003)) as listener:
 _CLIENT = """
 import os, socket, sys, time
 s = socket.create_connection((sys.argv[1], 9003))
+if sys.argv[2:]: s.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(sys.argv[2]))
 s.send(b"first\\n"); print("first", flush=True)
 while not os.path.exists("/tmp/go"): time.sleep(0.01)
+os.unlink("/tmp/go")
 s.send(b"second\\n")
 assert s.recv(99) == b"heard"
 """
@@ -144,6 +176,64 @@ def test_a_cut_that_was_mended_behind_our_back_is_found(four: Lab) -> None:
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
     with pytest.raises(ImpairmentNotAppliedError, match=r"a -> b.*asked filter .* led to 1:40.*reports none"):
         four.verify()
+
+
+def test_a_link_that_flaps_loses_what_comes_while_it_is_down_and_nothing_else(four: Lab) -> None:
+    four.impair("a -> b", delay="5ms")
+    link = four.link("a -> b")
+    lost_before, sent_before = link.lost_in_cut(), link.counters().sent_packets
+    four.flap("a -> b", up="250ms", down="150ms")
+    a, b = four.hosts["a"], four.hosts["b"]
+    hearing = b.start(["python3", "-c", _HEAR], ready="ready")
+    said = json.loads(a.run(["python3", "-c", _SAY, b.addresses()[0]]).stdout)
+    four.mend()
+    assert a.run(["python3", "-c", _SAY, b.addresses()[0], "end"]).ok
+    arrived = set(json.loads(hearing.wait().stdout.splitlines()[1]))
+    steps = [each for each in link.steps() if each.cut is not None]
+    assert [each.complaint for each in steps] == [None] * len(steps)
+    assert [each.cut for each in steps] == [bool(number % 2) for number in range(len(steps))]
+    assert [each.planned_s for each in steps[:4]] == pytest.approx([0, 0.25, 0.4, 0.65])
+    assert len(steps) >= 6
+    # The agent's clock is the hosts' own. A step is in force at the latest when it was read back, 20 ms before at the
+    # most (what is nearer than that to one is not judged).
+    for number, sent_s in enumerate(said):
+        last = [each for each in steps if each.monotonic_s <= sent_s][-1:]
+        later = [each for each in steps if each.monotonic_s > sent_s][:1]
+        if last and sent_s - last[0].monotonic_s > 0.005 and (not later or later[0].monotonic_s - sent_s > 0.02):
+            assert (number in arrived) == (not last[0].cut), (number, sent_s, last)
+    lost = link.lost_in_cut() - lost_before
+    assert lost == len(said) - len(arrived) > 0
+    assert link.counters().sent_packets - sent_before >= len(arrived)  # they went through what impairs the link
+    four.verify()
+    assert [each.checks[0].asked for each in four.evidence if "cut" in each.asked] == [
+        "flapping, up 250ms, down 150ms, silently"
+    ]
+
+
+_HEAR = """
+import json, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 9004)); print("ready", flush=True)
+heard = []
+while (word := s.recv(99)) != b"end": heard.append(int(word))
+print(json.dumps(heard))
+"""
+_SAY = """
+import json, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((sys.argv[1], 9004))
+if sys.argv[2:]: s.send(b"end"); sys.exit()
+said = []
+for number in range(300):
+    said.append(time.monotonic()); s.send(b"%d" % number); time.sleep(0.004)
+print(json.dumps(said))
+"""
+
+
+def test_times_of_flapping_that_make_no_sense_are_refused_at_once(four: Lab) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        four.flap("a -> b", up="1ms", down="soon")
+    assert caught.value.problems[0] == "up='1ms': at least 50ms"
+    assert caught.value.problems[1].startswith("down='soon'")
+    assert four.cuts == []
 
 
 def test_a_partition_of_unknown_hosts_cuts_nothing(four: Lab) -> None:

@@ -58,7 +58,7 @@ def schedules(kernel: Kernel) -> Iterator[Schedules]:
 
 def arm(schedules: Schedules, *steps: tuple[float, str], repeat_s: float | None = None, name: str = "x") -> None:
     schedules.arm(
-        name=name, port="p", at_s=[at_s for at_s, _ in steps], lines=[f"set {word}" for _, word in steps],
+        name=name, port="p", at_s=[at_s for at_s, _ in steps], lines=[[f"set {word}"] for _, word in steps],
         show="show", parent="1:10", repeat_s=repeat_s, needs=[],
     )  # fmt: skip
 

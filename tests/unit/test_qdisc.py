@@ -101,8 +101,11 @@ def test_no_line_holds_a_word_that_tc_could_not_read(impairment: Impairment) -> 
 
 
 def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_they_name() -> None:
-    tree, *neighbours = qdisc.root("veth1")
+    tree, answers, *neighbours = qdisc.root("veth1")
     assert tree == "qdisc replace dev veth1 root handle 1: htb default 0 direct_qlen 1000"
+    # What tells a sender that it was rejected is no packet of the host in whose name it comes.
+    assert answers.startswith("filter replace dev veth1 parent 1: protocol all prio 1 handle 0x1 flower src_mac 02:74:")
+    assert answers.endswith(" classid 1:0")
     # RFC 4861: router solicitation and advertisement, neighbour solicitation and advertisement, redirect.
     assert [line.partition("flower ")[2] for line in neighbours] == [
         f"ip_proto icmpv6 type {number} classid 1:0" for number in (133, 134, 135, 136, 137)

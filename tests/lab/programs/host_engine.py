@@ -40,6 +40,16 @@ try:
 except TimeoutError: pass
 print(json.dumps(sorted(heard)))
 """
+_KNOCK = """
+import errno, json, socket
+said = []
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    s = socket.socket(socket.AF_INET, kind); s.settimeout(5)
+    try:
+        s.connect(("10.9.0.2", 9)); s.send(b"word"); s.recv(9); said.append("answered")
+    except OSError as error: said.append(errno.errorcode.get(error.errno, str(error)))
+print(json.dumps(said))
+"""
 
 
 def mount(kind: str, target: str) -> None:
@@ -84,6 +94,10 @@ def in_namespace(name: str, program: str) -> Any:
     return json.loads(run("ip", "netns", "exec", name, sys.executable, "-c", program))
 
 
+def _index(device: str) -> int:
+    return int(Path(f"/sys/class/net/{device}/ifindex").read_text())
+
+
 def main() -> dict[str, Any]:
     """Set up, impair, measure, heal, and say what was seen."""
     lines: dict[str, list[str]] = json.loads(Path(sys.argv[1]).read_text())
@@ -91,7 +105,19 @@ def main() -> dict[str, Any]:
     mount("sysfs", "/sys")
     mount("tmpfs", "/run")
     mount("tmpfs", "/tmp")  # the agent keeps files there, and its root is read-only
-    run("modprobe", "-a", "sch_netem", "sch_htb", "cls_flower", "veth", "bridge")
+    run(
+        "modprobe",
+        "-a",
+        "sch_netem",
+        "sch_htb",
+        "cls_flower",
+        "veth",
+        "bridge",
+        "tun",
+        "cls_bpf",
+        "cls_u32",
+        "act_mirred",
+    )
     run("ip", "link", "add", "br0", "type", "bridge")
     run("ip", "link", "set", "br0", "up")
     for name, number in (("a", 1), ("b", 2)):
@@ -109,8 +135,7 @@ def main() -> dict[str, Any]:
     seen: dict[str, Any] = {"clean": in_namespace("a", _ASK)}
     agent = Agent()
     seen["capabilities"] = agent.call("capabilities")
-    ifindex = int(Path("/sys/class/net/vethb/ifindex").read_text())
-    seen["attached"] = agent.call("attach", port="b@lan", ifindex=ifindex, engine="host")
+    seen["attached"] = agent.call("attach", port="b@lan", ifindex=_index("vethb"), engine="host")
     seen["delay"] = agent.call("tc", port="b@lan", lines=lines["delay"])
     seen["delayed"] = in_namespace("a", _ASK)
     seen["lost"] = []
@@ -121,7 +146,15 @@ def main() -> dict[str, Any]:
     for _change in range(50):
         agent.call("tc", port="b@lan", lines=lines["loss"])
     seen["change_s"] = (time.monotonic() - began) / 50
+    seen["attached to"] = agent.call("attach", port="a@lan", ifindex=_index("vetha"), engine="host")
+    agent.call("tc", port="a@lan", lines=lines["silent"])
+    seen["rejecting"] = agent.call("rejecting", port="b@lan", ifindex=_index("vetha"))
+    reject = [line.replace("TAP", seen["rejecting"]["tap"]) for line in lines["reject"]]
+    seen["reject"] = agent.call("tc", port="b@lan", lines=reject, at_gate=True)
+    seen["knocked"] = in_namespace("a", _KNOCK)
+    seen["rejected"] = agent.call("rejected", ifindex=_index("vetha"))
     agent.end()
+    seen["devices_after"] = os.listdir("/sys/class/net")
     seen["after"] = json.loads(run("tc", "-j", "qdisc", "show", "dev", "vethb"))
     seen["queue_length_after"] = json.loads(run("ip", "-j", "link", "show", "vethb"))[0].get("txqlen", 0)
     seen["healed"] = in_namespace("a", _ASK)
