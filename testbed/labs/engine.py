@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -184,11 +183,11 @@ class Engine:
 
         Another checkout on this engine may be about to use what it has just built.
         """
-        for image in self._client.images.list(name=repository, filters={"label": INPUTS_LABEL}):
-            created = datetime.fromisoformat(image.attrs["Created"][:19] + "+00:00")
-            if (datetime.now(UTC) - created).total_seconds() < older_than_s:
+        # As the engine lists them: what the SDK's own list asks of each may be gone by then, removed by another run.
+        for image in self._api.images(name=repository, filters={"label": INPUTS_LABEL}):
+            if time.time() - image["Created"] < older_than_s:
                 continue
-            for tag in image.tags:
+            for tag in image["RepoTags"] or ():
                 if tag != but:
                     with contextlib.suppress(docker.errors.APIError):  # in use, or removed by another run
                         self._client.images.remove(tag)
