@@ -100,7 +100,7 @@ def no_delays(context: Context) -> Outcome:
     seen = []
     for number, link in enumerate(_QUICK if context.quick else _GRID):
         context.say(f"C7: {link}")
-        seen.append(_deliver(context, link, 100 if context.quick else 200, seed=number + 1))
+        seen.append(_deliver(context, link, 70 if context.quick else 200, seed=number + 1))
     context.keep_json("C7.json", [
         {"link": str(each.link), "sent": each.sent, "late": each.late, "late_after_s": each.late_s,
          "dropped": each.dropped, "resent": each.resent, "initial_window": each.initial_window,
