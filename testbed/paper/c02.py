@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from testbed.drive.messages import exchange
+from testbed.drive.messages import PORTS, exchange
 from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
 from testbed.labs.lab import Program
 from testbed.labs.waiting import NotSeenError, await_condition
@@ -105,6 +105,7 @@ def _over_links(context: Context, name: str, words: dict[str, object]) -> Row:
     there = account.direction("client", "server")
     printed = _await_line(context, f"Message {text}")
     context.heal()
+    context.await_closed(PORTS["tcp"])
     arrived = there.delivered + there.late
     kernels = run.evidence.kernel.values()
     lost = sum(each.dropped_packets for each in run.evidence.links.values())
