@@ -29,7 +29,8 @@ from testbed.model.topology import LinkRef
 STRUCTURES = ("iterative", "threads", "fork", "selectors", "asyncio")
 TRANSPORTS = ("tcp", "udp")
 
-_PORTS = {"tcp": 8901, "udp": 8902, "game": 8903}
+PORTS = {"tcp": 8901, "udp": 8902, "game": 8903}
+"""Where the servers listen."""
 _MARGIN_S = 20.0  # beyond a client's own deadline: it starts, ends, and is heard of
 _QUIET_DEADLINE_S = 30.0
 
@@ -221,7 +222,7 @@ def exchange(
     ]
     if problems:
         raise InvalidValueError(problems)
-    port = str(_PORTS[transport])
+    port = str(PORTS[transport])
     server = ["python3", "server.py", "--structure", structure] if transport == "tcp" else ["python3", "udp_server.py"]
     client = [
         "python3", "client.py" if transport == "tcp" else "udp_client.py", "{server}", port,
@@ -256,7 +257,7 @@ def game(
     """
     if transport not in TRANSPORTS:
         raise InvalidValueError(f"transport {transport!r}: {unknown(transport, TRANSPORTS)}")
-    port = str(_PORTS["game"])
+    port = str(PORTS["game"])
     running = Exchange(
         lab, link,
         server_argv=["python3", "game_server.py", "--transport", transport, "--port", port, "--updates", str(updates),

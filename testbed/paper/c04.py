@@ -192,7 +192,7 @@ def _flow(found: list[Flow], port: int) -> Flow:
 
 
 def _backoff(context: Context, outage_s: float) -> tuple[list[float], float]:
-    """Seconds between the time-outs of one segment while the link is cut, and the sender's time-out before."""
+    """Seconds between the time-outs of one segment while the link is cut, and the sender's first time-out."""
     port = PAPER_PORT + 1
     flag = context.flag("client")
     context.impair(THERE, delay="10ms")
@@ -213,8 +213,10 @@ def _backoff(context: Context, outage_s: float) -> tuple[list[float], float]:
     flow = _flow(seen.flows("server"), port)
     times = sendings(flow.client, 1)
     waits_s = [(later - earlier) / 1e9 for earlier, later in pairwise(times)]
-    # The first may be a loss probe: it is no time-out, and comes as early as its own time allows.
-    state = seen.host("client").connection(remote_port=port).at(times[0])
-    if state is None:
-        raise NotAsMeantError("the sender's time-out was not seen before the outage")
-    return waits_s[seen.host("client").counters.loss_probes :], state.rto_s
+    if len(times) < 3:
+        raise NotAsMeantError(f"in an outage of {outage_s:g} s a segment was sent {len(times)} times")
+    between = seen.host("client").connection(remote_port=port).at(times[2] - 1)
+    if between is None:
+        raise NotAsMeantError("the sender's time-out was not seen in the outage")
+    # The first may be a loss probe: it is no time-out, and none is doubled for it (RFC 8985, 7.3).
+    return waits_s[not between.backoff :], between.rto_s / 2**between.backoff

@@ -18,6 +18,8 @@ _LISTEN_5, _LISTEN_1024 = 5, 1024
 _STORM = 12
 _STORM_DEADLINE_S, _DEADLINE_S = 2.5, 12.0  # beyond 1 s: who is refused at first tries again after that (RFC 6298, 2.1)
 _QUICK_DEADLINE_S = 1.5
+_QUICK_BESIDE = 5
+"""As many as the queue has room for: nobody has to try again."""
 _CONNECTED = 100
 _FIRST_PORT = 9600
 _DELAYS_MS = (0, 100)
@@ -148,9 +150,9 @@ def judge(storms: Mapping[int, Storm], crowds: Sequence[Crowd], memory: Sequence
     facts |= {f"far_storm_{name}": float(getattr(far, name)) for name in _STORM_FACTS}
     facts["queueing"] = longest.queueing if longest else 0.0
     sentence = [
-        "It matters which. The paper's serves clients that all speak at once and are near; one that says nothing stops "
-        f"it for all: of {near.clients} messages sent meanwhile it printed {near.printed_beside} before that one had "
-        f"gone, and {near.printed} then; its listener's queue of {_LISTEN_5} had overflowed {near.overflows} times"
+        "It matters which: the paper's serves clients that all speak at once and are near, but one that says nothing "
+        f"stops it for all. Of {near.clients} messages sent meanwhile it printed {near.printed_beside} before that one "
+        f"had gone, and {near.printed} then; its listener's queue of {_LISTEN_5} had overflowed {near.overflows} times"
         f"{_untold(near)}."
     ]
     if far.lost:
@@ -354,21 +356,22 @@ def _storm(context: Context) -> Storm:
 
 def _crowds(context: Context, delay_ms: int) -> list[Crowd]:
     """The structures before each crowd; a larger one only where the one before was answered in full."""
+    beside = _QUICK_BESIDE if context.quick else _STORM
     if context.quick:
         which = STRUCTURES if not delay_ms else _QUICK_CROWDED
         counts: tuple[int, ...] = (50,) if not delay_ms else (10,)
-        situations = [] if delay_ms else [(SILENT, _STORM)]
+        situations = [] if delay_ms else [(SILENT, beside)]
     else:
         which, counts = STRUCTURES, (1, 10, 100, 1000)
-        situations = [(SILENT, _STORM), (STORMING, 100)]
+        situations = [(SILENT, beside), (STORMING, 100)]
     found: dict[tuple[str, int], list[Served]] = {each: [] for each in [*situations, *((AT_ONCE, n) for n in counts)]}
     for structure in which:
         context.say(f"C9: {structure}, {delay_ms} ms each way")
         if situations:
             with _serving(context, structure, _LISTEN_5) as port:
                 silent = context.begin("stall", port, ready="connected")
-                deadline_s = _storm_deadline_s(context) if structure == _PAPERS else _DEADLINE_S
-                found[SILENT, _STORM].append(_ask(context, structure, port, _STORM, deadline_s))
+                deadline_s = _DEADLINE_S if structure != _PAPERS else 0.5 if context.quick else _STORM_DEADLINE_S
+                found[SILENT, beside].append(_ask(context, structure, port, beside, deadline_s))
                 silent.stop("SIGKILL")
                 if (STORMING, 100) in found:
                     found[STORMING, 100].append(_ask(context, structure, port, 100, _DEADLINE_S))

@@ -114,14 +114,15 @@ def judge(matches: Sequence[Match]) -> Outcome:
     udp_froze = [each for each in matches if each.udp.freezes]
     gaps = [each for each in matches if not each.udp.complete]
     torn = [each for each in matches if not each.tcp.complete]
+    finding = Finding.HOLDS if better and not worse else Finding.HOLDS_WITHIN if better else Finding.BREAKS
     said = [
+        "TCP does not end the freezes: "
+        * (finding is Finding.BREAKS)
+        + f"UDP's game stood still for over 100 ms on {len(udp_froze)} of {len(matches)} links, TCP's on "
+        f"{sum(bool(each.tcp.freezes) for each in matches)}.",
         f"TCP delivers every update where UDP leaves some out ({len(gaps)} of {len(matches)} links)"
-        + (f", but not over {_names(torn)}." if torn else ".")
+        + (f", but not over {_names(torn)}." if torn else "."),
     ]
-    said.append(
-        "It does not end the freezes: UDP's game stood still for over 100 ms on "
-        f"{len(udp_froze)} of {len(matches)} links, TCP's on {sum(bool(each.tcp.freezes) for each in matches)}."
-    )
     if worse:
         worst = max(worse, key=lambda each: each.more_frozen)
         said.append(
@@ -130,7 +131,6 @@ def judge(matches: Sequence[Match]) -> Outcome:
             f"{100 * worst.udp.frozen:.0f} %."
         )
     said.append(f"It freezes less over {_names(better)}." if better else "It freezes less over none.")
-    finding = Finding.HOLDS if better and not worse else Finding.HOLDS_WITHIN if better else Finding.BREAKS
     return Outcome(
         finding=finding, sentence=" ".join(said), rows=[_row(each) for each in matches], plots=_plots(matches),
         mechanism={

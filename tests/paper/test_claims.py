@@ -43,19 +43,20 @@ BESIDES: dict[str, Callable[[Mapping[str, float]], object]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def earlier() -> dict[str, Outcome]:
-    """What was found so far: C8 is C2, read for one thing."""
-    return {}
-
-
-@pytest.mark.parametrize("name", EXPECTED)
-def test_a_claim_is_found_as_it_is_and_by_its_mechanism(
-    lab: Lab, name: str, tmp_path: Path, earlier: dict[str, Outcome]
-) -> None:
-    outcome = earlier[name] = examine(CLAIMS[name], lab, tmp_path, quick=True, earlier=earlier)
-    assert outcome.finding is EXPECTED[name], outcome
-    wanted = EXACTLY.get(name, {})
-    assert {number: outcome.mechanism[number] for number in wanted} == wanted, outcome
-    assert BESIDES.get(name, bool)(outcome.mechanism), outcome
-    assert all((tmp_path / file).stat().st_size > 0 for file in outcome.evidence)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("C2", "C8"),  # which is C2, read for one thing
+        *((name,) for name in EXPECTED if name not in ("C2", "C8")),
+    ],
+    ids=" ".join,
+)
+def test_a_claim_is_found_as_it_is_and_by_its_mechanism(lab: Lab, names: tuple[str, ...], tmp_path: Path) -> None:
+    earlier: dict[str, Outcome] = {}
+    for name in names:
+        outcome = earlier[name] = examine(CLAIMS[name], lab, tmp_path, quick=True, earlier=earlier)
+        assert outcome.finding is EXPECTED[name], outcome
+        wanted = EXACTLY.get(name, {})
+        assert {number: outcome.mechanism[number] for number in wanted} == wanted, outcome
+        assert BESIDES.get(name, bool)(outcome.mechanism), outcome
+        assert all((tmp_path / file).stat().st_size > 0 for file in outcome.evidence)
