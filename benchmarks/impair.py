@@ -3,7 +3,9 @@
 The stack is the paper's. We change ``client -> server``; the rivals change the traffic of ``client``'s own
 interface, or toward it, so that nobody's qdisc is in another's way. All of them take turns on the same running
 stack. The rivals need this kernel's netem. Where it has none they change a qdisc that it does have, and their
-figure is the time of the mechanism: starting programs in containers costs what it costs.
+figure is the time of the mechanism: starting programs in containers costs what it costs. The host engine likewise.
+
+Each is measured with one rule, and again among 250 at the same port.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from testbed.errors import EnvironmentUnfitError
 from testbed.labs import images
 from testbed.labs.compose import ROLE_LABEL, ComposeLab, owner
 from testbed.labs.engine import OWNER_LABEL, RUN_LABEL
+from testbed.labs.lab import Port
 from testbed.links import proof, qdisc
 from testbed.model.impairment import Impairment
 
@@ -42,7 +45,11 @@ CHANGES = tuple(
     for words in ({"delay": "10ms"}, {"delay": "40ms", "loss": "2%"}, {"delay": "20ms", "rate": "8mbit"})
 )
 
+RULES = 250
+_FIRST_OTHER_PORT = 20_000
+
 _ROUNDS, _QUICK_ROUNDS = 20, 6
+_AMONG_ROUNDS, _QUICK_AMONG_ROUNDS = 60, 12
 _OURS_A_TURN = 3
 _DEVICE = "eth0"
 _RIVAL_ROLE = "rival"
@@ -132,6 +139,7 @@ def _measure_case(report: Report, case: Case) -> None:
                     ours.turn()
                 if contestant is not ours:
                     contestant.tolerant_turn()
+        crowded = _among_many(report, case, lab, stack)
     told = {rival.name: rival.describe() for rival in rivals}
     report.check(
         Check(
@@ -152,10 +160,114 @@ def _measure_case(report: Report, case: Case) -> None:
             rivals={} if fastest is None else {"fastest": fastest.name},
         )
     )  # fmt: skip
+    for among, others in crowded:
+        report.check(
+            Check(
+                name=f"{among.name}: one change among {RULES} rules at its port, median of {len(among.took_s)}",
+                value=1000 * among.median_s, bound=1000 * MOST_S, unit="ms", bound_words=among.words,
+                rivals={rival.name: rival.describe() for rival in others},
+            )
+        )  # fmt: skip
     report.note(
         f"{case.name}: our slowest change took {1000 * max(ours.took_s):.1f} ms; the first one of a link, which "
         f"attaches its port and is not among them, {1000 * first_s:.0f} ms."
     )
+
+
+# --- among many ------------------------------------------------------------------------------------
+
+
+def _among_many(
+    report: Report, case: Case, lab: ComposeLab, stack: ExitStack
+) -> list[tuple[Contestant, list[Contestant]]]:
+    """One change with so many other rules at the port, by who makes it; and the rivals beside ours."""
+    port_words = [f"client -> server tcp/{_FIRST_OTHER_PORT + number}" for number in range(1, RULES)]
+    report.say(f"{case.name}: {RULES} rules at the server's port")
+    for number, words in enumerate(port_words):
+        lab.link(words).impair(delay=f"{50 + number}ms")
+    link = lab.link("client -> server")
+    port = lab.port(link.ref)
+    if port is None or len(port.applied) != RULES:
+        raise BenchmarkError(f"{RULES} rules were asked, the port has {0 if port is None else len(port.applied)}")
+    ours = Contestant(case.name, "", lambda number: link.impair(CHANGES[number % len(CHANGES)]))
+    rivals = _exec_among_many(lab, stack)
+    found = [(ours, rivals)]
+    if case.engine == "carried" and (mechanism := _host_mechanism(lab)):
+        found.append((mechanism, rivals))
+    for _ in range(_QUICK_AMONG_ROUNDS if report.quick else _AMONG_ROUNDS):
+        for contestant in (each for each, _ in found):
+            contestant.turn()
+    for _ in range(_QUICK_ROUNDS):
+        for rival in rivals:
+            rival.tolerant_turn()
+    for each in port_words:
+        lab.link(each).heal()
+    return found
+
+
+def _host_mechanism(lab: ComposeLab) -> Contestant | None:
+    """The host engine's way in this kernel, with a qdisc that it has: agent, tc, and one qdisc read back."""
+    port = lab.watching("client", "lan")
+    if port is None:
+        raise BenchmarkError("the client's port cannot be attached in this kernel")
+    if port.channel.call("capabilities")["host_netem"] is None:
+        return None  # it is measured itself
+    minors = [0x10 + number for number in range(RULES)]
+    lines = [f"qdisc replace dev {port.device} root handle 1: htb default 0"]
+    for minor in minors:
+        lines += [
+            qdisc.make_class(port.device, minor),
+            f"qdisc replace dev {port.device} parent 1:{minor:x} handle {minor:x}: {_tbf_line(0)}",
+        ]
+    _answered(port, lines)
+
+    def change(number: int) -> None:
+        place = f"dev {port.device} parent 1:{minors[0]:x}"
+        read = qdisc.get(port.device, minors[0])
+        shown = _answered(port, [f"qdisc replace {place} handle {minors[0]:x}: {_tbf_line(number)}", read])
+        if not _tbf_holds(number, shown[0][0]):
+            raise BenchmarkError(f"asked for {_tbf_line(number)}, found {shown}")
+
+    return Contestant("host", "a tbf in place of netem, which this kernel lacks", change)
+
+
+def _answered(port: Port, lines: Sequence[str]) -> Any:
+    answer = port.channel.call("tc", port=port.name, lines=list(lines), answer_within_s=30.0)
+    if answer["complaints"]:
+        raise BenchmarkError(f"tc refused: {answer['complaints'][0]}")
+    return answer["shown"]
+
+
+def _exec_among_many(lab: ComposeLab, stack: ExitStack) -> list[Contestant]:
+    """``docker exec tc`` where the interface has as many classes; nothing where there is no docker client."""
+    docker = shutil.which("docker")
+    if docker is None:
+        return []
+    beside = stack.enter_context(_tools_beside(docker, lab, images.ensure_netem(lab.engine, lambda _text: None)))
+    shaper, why_not = _shaper(docker, beside)
+    places = [("parent", f"1:{0x10 + number:x}", "handle", f"{0x10 + number:x}:") for number in range(RULES)]
+    lines = [f"qdisc replace dev {_DEVICE} root handle 1: htb default 0"]
+    for place in places:
+        words = " ".join(place)
+        lines += [
+            f"class replace dev {_DEVICE} parent 1: classid {place[1]} htb rate 1gbit quantum 60000",
+            f"qdisc replace dev {_DEVICE} {words} {shaper.line(0)}",
+        ]
+    text = "\n".join(lines)
+    _called([docker, "exec", beside, "tc", "qdisc", "delete", "dev", _DEVICE, "root"])
+    _called([docker, "exec", beside, "sh", "-c", f"tc -batch - <<'E'\n{text}\nE"])
+
+    def change(number: int) -> None:
+        place = places[0]
+        replace = ["tc", "qdisc", "replace", "dev", _DEVICE, *place, *shaper.line(number).split()]
+        _called([docker, "exec", beside, *replace])
+        show = ["tc", "-j", "qdisc", "show", "dev", _DEVICE, "parent", place[1]]
+        found = json.loads(_called([docker, "exec", beside, *show]))
+        if len(found) != 1 or not shaper.holds(number, found[0]):
+            raise BenchmarkError(f"asked for {shaper.line(number)}, found {found}")
+
+    words = "" if shaper.kind == "netem" else f"{shaper.kind}, as netem was refused: {why_not}"
+    return [Contestant("docker exec", words, change)]
 
 
 # --- the rivals ------------------------------------------------------------------------------------

@@ -77,13 +77,13 @@ class Batch:
         self.closed = False
         """Whether the tool was seen to have closed its end."""
 
-    def run(self, lines: Sequence[str], *, deadline_s: float = 5.0) -> Outcome:
-        """Run the lines in order, going on after one that fails.
+    def run(self, lines: Sequence[str], outcome: Outcome | None = None, *, deadline_s: float = 5.0) -> Outcome:
+        """Run the lines in order, going on after one that fails; what they bring is added to ``outcome``.
 
         Raises Refused if the tool ends or does not answer before the deadline; says what it printed last. The next
         run passes over whatever answer comes late.
         """
-        outcome = Outcome()
+        outcome = outcome or Outcome()
         chunk: list[str] = []
         for line in lines:
             if "\n" in line or len(line) > _CHUNK_BYTES // 2:

@@ -14,16 +14,23 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections import deque
 from pathlib import Path
 from typing import Self
 
+from . import qdiscs
 from .batch import Batch, in_root
 from .protocol import Refused
 
 _INIT = Path(__file__).with_name("guest-init")
+_HELPER = Path(__file__).with_name("guesthelper.py")
+
+TC_SYNC = "filter show dev lo"
+"""A show of tc that always succeeds and looks at nothing else; one of qdiscs goes over those of every device."""
+
 _MEMORY = "192M"
 _BOOT_DEADLINE_S = 30.0
 
@@ -54,7 +61,8 @@ class CarriedKernel:
         """Boot; raises Refused with the kernel's last lines if it is not up in time.
 
         ``tables``: the folder where its tc finds tables of delays. ``root``: a root file system that has a User-Mode
-        Linux and its own tc, where this machine has none. It holds ``guest-init``, and shows the machine's /dev and
+        Linux and its own tc, where this machine has none. It holds ``guest-init`` and
+        ``guesthelper.py``, and shows the machine's /dev and
         /proc; ``tables`` is below one of them.
         """
         binary = find_kernel(root)
@@ -64,10 +72,10 @@ class CarriedKernel:
         # UML holds its memory in a file that it maps executable: TMPDIR must not be mounted noexec.
         self._folder = Path(tempfile.mkdtemp(prefix=f"testbed-{name}-"))
         self._log = self._folder / "console"
-        tc_in, ip_in = os.pipe(), os.pipe()
-        tc_out, ip_out = os.pipe(), os.pipe()
-        ours = (tc_in[1], tc_out[0], ip_in[1], ip_out[0])
-        theirs = (tc_in[0], tc_out[1], ip_in[0], ip_out[1])
+        tc_in, ip_in, helper_in = os.pipe(), os.pipe(), os.pipe()
+        tc_out, ip_out, helper_out = os.pipe(), os.pipe(), os.pipe()
+        ours = (tc_in[1], tc_out[0], ip_in[1], ip_out[0], helper_in[1], helper_out[0])
+        theirs = (tc_in[0], tc_out[1], ip_in[0], ip_out[1], helper_in[0], helper_out[1])
         self._descriptors = ours
         started = time.monotonic()
         with self._log.open("wb") as log:
@@ -77,8 +85,11 @@ class CarriedKernel:
                     f"umid={name}", f"uml_dir={self._folder}/", f"initcall_blacklist={_NOT_NEEDED}",
                     "con=null", f"con0=null,fd:{log.fileno()}",
                     f"con1=fd:{tc_in[0]},fd:{tc_out[1]}", f"con2=fd:{ip_in[0]},fd:{ip_out[1]}",
+                    f"con3=fd:{helper_in[0]},fd:{helper_out[1]}",
                     # What a kernel does not know and has the form of a variable goes into its init's environment.
                     *([f"TC_LIB_DIR={tables}"] if tables else []),
+                    f"GUEST_PYTHON={sys.executable if root is None else '/usr/bin/python3'}",
+                    f"GUEST_HELPER={_HELPER if root is None else f'/{_HELPER.name}'}",
                     "init=/bin/sh", "--", str(_INIT) if root is None else f"/{_INIT.name}",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
@@ -87,13 +98,16 @@ class CarriedKernel:
             )  # fmt: skip
         for descriptor in theirs:
             os.close(descriptor)
-        self.tc = Batch(tc_in[1], tc_out[0], "tc", sync="qdisc show dev lo", alive=self.died)
+        self.tc = Batch(tc_in[1], tc_out[0], "tc", sync=TC_SYNC, alive=self.died)
         self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self.died)
+        helper = qdiscs.Relayed(helper_in[1], helper_out[0], alive=self.died)
+        self.qdiscs = qdiscs.Qdiscs(helper)
         self._tools = [self.ip, self.tc]
         try:
             for tool in self._tools:
                 tool.await_ready(deadline_s=_BOOT_DEADLINE_S)
                 tool.synchronise(deadline_s=_BOOT_DEADLINE_S)
+            helper.await_ready(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
             signal.signal(signal.SIGALRM, self._prod)
@@ -120,6 +134,15 @@ class CarriedKernel:
         # gro would hand several packets to netem as one; a deep queue is what carries throughput. The MTU sizes
         # the driver's buffers and cannot grow later.
         self._mconsole(f"config {device}:transport=tap,ifname={tap},depth=128,gro=0,mtu={mtu}")
+
+    def thread(self, device: str) -> None:
+        """Have a device that is up take its packets in a thread, which other work in there comes between.
+
+        Without, they are taken where the interrupt is (NAPI's softirq), and a saturated flow leaves tc, the consoles
+        and all else no time for seconds. Documentation/networking/napi.rst, threaded NAPI.
+        """
+        if reason := self.qdiscs.write(f"/sys/class/net/{device}/threaded", "1"):
+            raise Refused(f"carried kernel, threads for {device}: {reason}")
 
     def unplug(self, device: str) -> None:
         """Take a network device out again; its tap goes with it."""

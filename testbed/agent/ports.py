@@ -13,6 +13,7 @@ through vecA, and there the qdiscs are.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import platform
@@ -27,10 +28,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from . import carried
-from .batch import Batch, LocalTool
+from . import carried, qdiscs
+from .batch import Batch, LocalTool, Outcome
 from .noise import noise
 from .protocol import Operation, Refused
+from .qdiscs import Qdiscs
 from .rejecting import TUN, Rejecting, open_tap
 from .schedule import Schedules
 
@@ -59,6 +61,8 @@ class Port:
     """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
     gated: bool = False
     """Whether filters can be put at its gate."""
+    device_index: int = 0
+    """The ifindex of ``device``, in the kernel that has it."""
     undo: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -86,6 +90,7 @@ class Ports:
             for table in folder.glob("*.dist"):
                 shutil.copy(table, self._files)
         self._host_tc = self._tool(None)
+        self._host_qdiscs = Qdiscs(qdiscs.OwnKernel())
         self._schedules = Schedules(self._run)
         self._rejecting = Rejecting()
         self._tapped = 0
@@ -123,7 +128,7 @@ class Ports:
 
     def _tool(self, root: Path | None) -> LocalTool:
         return LocalTool(
-            ["tc", "-force", "-s", "-j", "-batch", "-"], sync="qdisc show dev lo", root=root,
+            ["tc", "-force", "-s", "-j", "-batch", "-"], sync=carried.TC_SYNC, root=root,
             environment={**os.environ, "TC_LIB_DIR": str(self._files)},
         )  # fmt: skip
 
@@ -165,7 +170,7 @@ class Ports:
             self._detach(known)
         veth = _name_of(ifindex)
         if engine == "host":
-            attached = Port(port, engine, veth, ifindex, veth)
+            attached = Port(port, engine, veth, ifindex, veth, device_index=ifindex)
             steps: Callable[[Port], None] = self._attach_host
         elif engine == "carried":
             self.boot()
@@ -186,6 +191,7 @@ class Ports:
         """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line.
 
         ``at_gate``: in this kernel, where the port's gate is, whoever executes netem.
+        ``qdisc get dev DEVICE parent MAJOR:MINOR`` is a line of our own (`qdiscs.asked`): it shows one qdisc.
 
         Refused as ``gone``, before any line is run, if the port's veth or an interface of ``needs`` (ifindex: the
         ports of the hosts that the lines tell apart) no longer exists, or the kernel that carried it.
@@ -255,8 +261,13 @@ class Ports:
     ) -> dict[str, Any]:
         """Run lines on a port, also in the timelines' thread: changes nothing of what is known here."""
         attached = self._there(port, needs)
-        tool = self._host_tc.batch() if at_gate else self._tc_of(attached)
-        outcome = tool.run(lines, deadline_s=deadline_s)
+        outcome = Outcome()
+        for single, some in itertools.groupby(lines, lambda line: qdiscs.asked(line) is not None):
+            if single and not at_gate:
+                self._get(attached, list(some), outcome, deadline_s)
+            else:
+                tool = self._host_tc.batch() if at_gate else self._tc_of(attached)
+                tool.run(list(some), outcome, deadline_s=deadline_s)
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
 
     def _there(self, port: str, needs: Sequence[int]) -> Port:
@@ -276,6 +287,23 @@ class Ports:
                 )
                 raise Refused(gone, kind="gone")
         return attached
+
+    def _get(self, port: Port, lines: Sequence[str], outcome: Outcome, deadline_s: float) -> None:
+        """Run lines that each show one qdisc of a port."""
+        ours: list[str] = []
+        places: list[tuple[int, int]] = []
+        for line in lines:
+            device, parent = qdiscs.asked(line) or ("", 0)
+            if device == port.device:
+                ours.append(line)
+                places.append((port.device_index, parent))
+            else:
+                outcome.complaints.append({"line": line, "text": f"the device of port {port.name} is {port.device}"})
+        for line, found in zip(ours, self._qdiscs_of(port).get(places, deadline_s=deadline_s), strict=True):
+            if isinstance(found, str):
+                outcome.complaints.append({"line": line, "text": found})
+            else:
+                outcome.shown.append([] if found is None else [found])
 
     def sides(self, *, port: str) -> dict[str, str | None]:
         """Where packets toward the port's host pass ``before`` its qdiscs and ``after`` them, as interfaces here.
@@ -317,6 +345,13 @@ class Ports:
             raise Refused("the carried kernel is not running")
         return self._kernel.tc
 
+    def _qdiscs_of(self, port: Port) -> Qdiscs:
+        if port.engine == "host":
+            return self._host_qdiscs
+        if self._kernel is None:
+            raise Refused("the carried kernel is not running")
+        return self._kernel.qdiscs
+
     def _attach_host(self, port: Port) -> None:
         link = _link(port.veth)
         _run("ip", "link", "set", port.veth, "txqueuelen", str(_QUEUE_PACKETS))
@@ -352,9 +387,12 @@ class Ports:
             kernel.plug(vec, tap, mtu=mtu)
             port.undo.callback(_quietly, kernel.unplug, vec)
             kernel.ip.checked([f"link set dev {vec} txqueuelen {_QUEUE_PACKETS} promisc on up"])
+            kernel.thread(vec)
             port.undo.callback(_quietly, kernel.ip.run, [f"link set dev {vec} down"])
             # No address of the host's own may speak through a tap.
             _run("ip", "link", "set", tap, "mtu", str(mtu), "addrgenmode", "none", "up")
+        (shown,) = kernel.ip.checked([f"link show dev {vec_a}"]).shown
+        port.device_index = shown[0]["ifindex"]
         kernel.tc.checked([*_redirect(vec_a, vec_b), *_redirect(vec_b, vec_a)])
         tc = self._host_tc.batch()
         # Undone last in, first out: the redirect goes, the veth returns to its bridge, then its flags.

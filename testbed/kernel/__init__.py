@@ -20,8 +20,8 @@ from testbed.errors import EnvironmentUnfitError
 SUITE = "trixie"
 """Debian 13: the first whose User-Mode Linux (6.12) and iproute2 (6.15) know netem's seed."""
 
-_PACKAGES = ("user-mode-linux", "iproute2", "dash", "coreutils", "kmod", "mount")
-_RECIPE = 3
+_PACKAGES = ("user-mode-linux", "iproute2", "dash", "coreutils", "kmod", "mount", "python3-minimal")
+_RECIPE = 4
 """Counts up when a root is put together differently."""
 _KEYRINGS = (
     "/usr/share/keyrings/debian-archive-keyring.gpg",
@@ -29,7 +29,7 @@ _KEYRINGS = (
 )
 _MIRROR_VARIABLE = "TESTBED_DEBIAN_MIRROR"
 _FETCH_DEADLINE_S = 300.0
-_INIT = "guest-init"
+_OURS = ("guest-init", "guesthelper.py")
 _FOR_ALL = 0o644
 
 
@@ -59,14 +59,14 @@ def ensure_root(say: Callable[[str], None]) -> Path:
             if not present():
                 say(f"getting a kernel to carry from Debian's archive, once (50 MB, into {root})")
                 _fetch(root)
-    ours = Path(testbed.agent.__file__).with_name(_INIT)
-    theirs = root / _INIT
-    readable = theirs.is_file() and theirs.stat().st_mode & 0o777 == _FOR_ALL
-    if not readable or theirs.read_bytes() != ours.read_bytes():
-        with tempfile.NamedTemporaryFile(dir=root, delete=False) as file:
-            file.write(ours.read_bytes())
-        Path(file.name).chmod(_FOR_ALL)
-        Path(file.name).replace(theirs)
+    for name in _OURS:
+        ours, theirs = Path(testbed.agent.__file__).with_name(name), root / name
+        readable = theirs.is_file() and theirs.stat().st_mode & 0o777 == _FOR_ALL
+        if not readable or theirs.read_bytes() != ours.read_bytes():
+            with tempfile.NamedTemporaryFile(dir=root, delete=False) as file:
+                file.write(ours.read_bytes())
+            Path(file.name).chmod(_FOR_ALL)
+            Path(file.name).replace(theirs)
     return root
 
 

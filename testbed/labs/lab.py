@@ -828,7 +828,7 @@ class Lab(abc.ABC):
         for each in running.schedule.moments:
             self._store_tables(port, each.impairment)
         running.arm(
-            port.channel, port=port.name, show=qdisc.show(port.device), parent=f"1:{source.minor:x}",
+            port.channel, port=port.name, show=qdisc.get(port.device, source.minor), parent=f"1:{source.minor:x}",
             needs=[source.ifindex],
             lines=[
                 [qdisc.leaf(port.device, source.minor, each.impairment, spare=source.spare)]
@@ -906,8 +906,9 @@ class Lab(abc.ABC):
         lines += [each.put(device) for each in leading]
         if source.counted and not by_number:
             lines.append(qdisc.stop_counting(device, minor))
-        lines += [qdisc.show(device), *([qdisc.show_count(device, minor)] if by_number else [])]
+        lines += [qdisc.show_count(device, minor)] if by_number else []
         lines += [each.get(device) for each in leading]
+        lines += [qdisc.get(device, minor), qdisc.get_bucket(device, minor, spare=spare)]
         answer = self._tc(port, lines, source)
         failed = {each["line"] for each in answer["complaints"]}
         port.rooted = port.rooted or failed.isdisjoint(qdisc.root(device))
@@ -919,7 +920,8 @@ class Lab(abc.ABC):
         found: list[proof.Difference] = []
         kernel: Mapping[str, Any] = {}
         if not complaints:
-            shown, *filters = answer["shown"]
+            *filters, leaf, behind = answer["shown"]
+            shown = [*leaf, *behind]
             kernel = proof.find_netem(shown, minor) or {}
             source.sent_before, source.dropped_before = kernel.get("packets", 0), kernel.get("drops", 0)
             misled = proof.filter_differences(_flat(filters), leading)
@@ -978,7 +980,7 @@ class Lab(abc.ABC):
             lines += [qdisc.stop_counting(port.device, source.minor)] if source.counted else []
             source.led = source.counted = False
         try:
-            answer = self._tc(port, [*lines, qdisc.show(port.device)])
+            answer = self._tc(port, [*lines, qdisc.get(port.device, source.minor)])
         except AgentError as error:
             if error.kind != "gone":
                 raise
@@ -1068,7 +1070,7 @@ class Lab(abc.ABC):
         source = port.sources[ref]
         if not cut.at_gate:
             lines = [*([] if port.rooted else qdisc.root(port.device)), *lines]
-            shows = [*shows, qdisc.show(port.device)]
+            shows = [*shows, qdisc.get(port.device, qdisc.cut_minor(source.minor))]
         answer = self._tc(port, [*lines, *shows], source, at_gate=cut.at_gate)
         failed = {each["line"] for each in answer["complaints"]}
         port.rooted = port.rooted or (not cut.at_gate and failed.isdisjoint(qdisc.root(port.device)))
@@ -1235,7 +1237,7 @@ class Lab(abc.ABC):
             return None
 
     def _leaf(self, port: Port, ref: LinkRef, minor: int) -> Mapping[str, Any] | None:
-        answer = self._tc(port, [qdisc.show(port.device)], port.sources[ref])
+        answer = self._tc(port, [qdisc.get(port.device, minor)], port.sources[ref])
         return proof.find_netem(answer["shown"][-1], minor) if answer["shown"] else None
 
     def _ready(self, ref: LinkRef) -> Port:

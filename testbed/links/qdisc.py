@@ -355,5 +355,15 @@ def clear(device: str, minor: int) -> str:
 
 
 def show(device: str) -> str:
-    """The read-back: of all leaves, for tc in batch mode takes ``parent`` once and then never again."""
+    """The read-back of all leaves."""
     return f"qdisc show dev {device}"
+
+
+def get(device: str, minor: int) -> str:
+    """The read-back of one leaf, however many there are; a line of the agent's own (`testbed.agent.qdiscs`)."""
+    return f"qdisc get dev {device} parent 1:{minor:x}"
+
+
+def get_bucket(device: str, minor: int, *, spare: bool = False) -> str:
+    """The read-back of what is behind a source's netem: a token bucket, or nothing."""
+    return f"qdisc get dev {device} parent {minor | (_SPARE if spare else 0):x}:1"

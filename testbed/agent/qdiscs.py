@@ -1,0 +1,311 @@
+"""One qdisc, read back from a kernel by netlink: what tc can only show together with all others.
+
+``tc qdisc show`` asks for every qdisc of every device, and takes milliseconds where one device has some hundred. The
+kernel tells of a single one at once (RTM_GETQDISC without NLM_F_DUMP; net/sched/sch_api.c, tc_get_qdisc). The account
+has the names and units of ``tc -s -j``; formats: linux/pkt_sched.h, linux/gen_stats.h, and iproute2's q_netem.c and
+q_tbf.c for what tc makes of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from .protocol import Refused
+
+_GET = re.compile(r"qdisc get dev (\S+) parent ([0-9a-f]+):([0-9a-f]+)")
+
+_NETLINK_ROUTE = 0
+_HEADER, _TCMSG = struct.Struct("=IHHII"), struct.Struct("=BxxxiIII")
+_NOOP, _ERROR, _RTM_NEWQDISC, _RTM_GETQDISC = 1, 2, 36, 38
+_REQUEST, _ACK, _ECHO = 0x1, 0x4, 0x8
+_ATTRIBUTE = struct.Struct("=HH")
+_KIND_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_TCA_KIND, _TCA_OPTIONS, _TCA_STATS2 = 1, 2, 7
+_STATS_BASIC, _STATS_QUEUE = 1, 3
+
+_TICK_S = 64e-9  # PSCHED_SHIFT 6
+_WHOLE = 2**32 - 1  # a share of 1
+
+# Of a carried kernel's console, which drops what exceeds 4096 bytes that nobody has read yet.
+_AT_ONCE = 50
+
+
+def asked(line: str) -> tuple[str, int] | None:
+    """Device and parent, as tc counts it, of ``qdisc get dev DEVICE parent MAJOR:MINOR``; None: some other line.
+
+    tc's own usage text has the word ``get``, and its code has it not.
+    """
+    match = _GET.fullmatch(line)
+    return None if match is None else (match[1], int(match[2], 16) << 16 | int(match[3], 16))
+
+
+class Way(Protocol):
+    """How netlink messages reach a kernel and come back."""
+
+    def send(self, data: bytes) -> None:
+        """Write all of it."""
+
+    def receive(self, deadline: float) -> bytes:
+        """Whatever came, at least one byte. Raises Refused at the deadline (of time.monotonic)."""
+
+
+class OwnKernel:
+    """Our own kernel, in the network namespace where this was made."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+        self._socket.bind((0, 0))
+
+    def send(self, data: bytes) -> None:
+        """Write all of it."""
+        self._socket.send(data)
+
+    def receive(self, deadline: float) -> bytes:
+        """Whatever came; see `Way`."""
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            return self._socket.recv(65536)
+        except TimeoutError:
+            raise Refused("the kernel did not answer a request by netlink in time") from None
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
+
+
+class Relayed:
+    """A kernel in which `guesthelper` runs, at the other end of two descriptors."""
+
+    def __init__(self, write_fd: int, read_fd: int, *, alive: Callable[[], str | None]) -> None:
+        """``alive`` says why nobody answers any more, or None."""
+        self._write_fd, self._read_fd, self._alive = write_fd, read_fd, alive
+
+    def await_ready(self, *, deadline_s: float) -> None:
+        """Wait for the line ``ready``, which says that the console can be written to."""
+        seen, deadline = b"", time.monotonic() + deadline_s
+        while not seen.endswith(b"ready\n"):
+            seen += self.receive(deadline)
+
+    def send(self, data: bytes) -> None:
+        """Write all of it."""
+        try:
+            while data:
+                data = data[os.write(self._write_fd, data) :]
+        except BrokenPipeError:
+            raise Refused(f"netlink of the carried kernel ended: {self._alive() or 'it closed its end'}") from None
+
+    def receive(self, deadline: float) -> bytes:
+        """Whatever came; see `Way`."""
+        while True:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self._read_fd], [], [], max(0.0, min(left, 0.1)))
+            if ready and (data := os.read(self._read_fd, 65536)):
+                return data
+            if ready or self._alive():
+                raise Refused(f"netlink of the carried kernel ended: {self._alive() or 'it closed its end'}")
+            if left <= 0:
+                raise Refused("the carried kernel did not answer a request by netlink in time")
+
+
+class Qdiscs:
+    """Reads single qdiscs of one kernel; safe to use from several threads."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._lock = threading.Lock()
+        self._sequence = 0
+        self._pending = b""
+
+    def get(self, places: Sequence[tuple[int, int]], *, deadline_s: float = 5.0) -> list[dict[str, Any] | str | None]:
+        """What hangs at each place (ifindex, parent): an account as tc's, None if nothing does, or why it is unknown.
+
+        Raises Refused if the kernel does not answer.
+        """
+        with self._lock:
+            found: list[dict[str, Any] | str | None] = []
+            for start in range(0, len(places), _AT_ONCE):
+                found += self._get(places[start : start + _AT_ONCE], time.monotonic() + deadline_s)
+            return found
+
+    def write(self, path: str, text: str, *, deadline_s: float = 5.0) -> str | None:
+        """Have a carried kernel's `guesthelper` write a file in there; why it could not, or None."""
+        with self._lock:
+            self._sequence += 1
+            body = f"{path}\0{text}".encode()
+            self._way.send(_HEADER.pack(_HEADER.size + len(body), _NOOP, _REQUEST, self._sequence, 0) + body)
+            deadline = time.monotonic() + deadline_s
+            while True:
+                kind, number, answer = self._message(deadline)
+                if (kind, number) == (_ERROR, self._sequence):
+                    (code,) = struct.unpack_from("=i", answer)
+                    return os.strerror(-code) if code else None
+
+    def _get(self, places: Sequence[tuple[int, int]], deadline: float) -> Iterator[dict[str, Any] | str | None]:
+        first = self._sequence + 1
+        self._sequence += len(places)
+        self._way.send(b"".join(_request(number, *place) for number, place in enumerate(places, first)))
+        found: dict[int, dict[str, Any] | str | None] = {}
+        ended: set[int] = set()
+        while len(ended) < len(places):
+            kind, number, body = self._message(deadline)
+            if number < first:
+                continue  # a late answer to one who waits no more
+            if kind == _RTM_NEWQDISC:
+                found[number] = account(body)
+            elif kind == _ERROR:
+                ended.add(number)
+                (code,) = struct.unpack_from("=i", body)
+                if code and -code != errno.ENOENT:  # no such class: nothing hangs there
+                    found[number] = os.strerror(-code)
+        return (found.get(number) for number in range(first, first + len(places)))
+
+    def _message(self, deadline: float) -> tuple[int, int, bytes]:
+        """Type, sequence number and body of the next message."""
+        while len(self._pending) < _HEADER.size or len(self._pending) < self._length():
+            self._pending += self._way.receive(deadline)
+        length = self._length()
+        _, kind, _, number, _ = _HEADER.unpack_from(self._pending)
+        body, self._pending = self._pending[_HEADER.size : length], self._pending[(length + 3) & ~3 :]
+        return kind, number, body
+
+    def _length(self) -> int:
+        (length,) = struct.unpack_from("=I", self._pending)
+        return int(length)
+
+
+def _request(number: int, ifindex: int, parent: int) -> bytes:
+    # Older kernels tell whoever listens (RTNLGRP_TC), and the one who asked only with NLM_F_ECHO.
+    header = (_HEADER.size + _TCMSG.size, _RTM_GETQDISC, _REQUEST | _ACK | _ECHO, number, 0)
+    return _HEADER.pack(*header) + _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0)
+
+
+def account(body: bytes) -> dict[str, Any]:
+    """A qdisc as ``tc -s -j qdisc show`` tells of it, from a message's body: struct tcmsg and attributes."""
+    _, _, handle, parent, _ = _TCMSG.unpack_from(body)
+    attributes = _attributes(body[_TCMSG.size :])
+    kind = attributes[_TCA_KIND].rstrip(b"\0").decode()
+    options, told = attributes.get(_TCA_OPTIONS, b""), _OPTIONS.get(kind)
+    return {
+        "kind": kind,
+        "handle": f"{handle >> 16:x}:",
+        "parent": f"{parent >> 16:x}:{parent & 0xFFFF:x}",
+        "options": told(options) if told and options else {},
+        **_statistics(_attributes(attributes.get(_TCA_STATS2, b""))),
+    }
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found, at = {}, 0
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind & _KIND_MASK] = data[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+    return found
+
+
+def _statistics(groups: Mapping[int, bytes]) -> dict[str, int]:
+    sent = struct.unpack_from("=QI", groups.get(_STATS_BASIC, bytes(16)))
+    queue = struct.unpack_from("=5I", groups.get(_STATS_QUEUE, bytes(20)))
+    names = ("bytes", "packets", "qlen", "backlog", "drops", "requeues", "overlimits")
+    return dict(zip(names, (*sent, *queue), strict=True))
+
+
+# --- netem -----------------------------------------------------------------------------------------
+
+_QOPT = struct.Struct("=6I")  # struct tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter
+_CORRELATIONS, _REORDER, _CORRUPT, _LOSS, _RATE, _ECN, _RATE64 = 1, 3, 4, 5, 6, 7, 8
+_LATENCY64, _JITTER64, _SLOT, _SEED = 10, 11, 12, 14
+_LOSS_STATE, _LOSS_GILBERT = 1, 2
+
+
+def _netem(data: bytes) -> dict[str, Any]:
+    latency, limit, loss, gap, duplicate, jitter = _QOPT.unpack_from(data)
+    more = _attributes(data[_QOPT.size :])
+    of_delay, of_loss, of_duplicates = struct.unpack_from("=3I", more.get(_CORRELATIONS, bytes(12)))
+    told: dict[str, Any] = {"limit": limit, "gap": gap, "ecn": any(more.get(_ECN, b""))}
+    delay_s, jitter_s = (
+        struct.unpack("=q", more[kind])[0] / 1e9 if kind in more else ticks * _TICK_S
+        for kind, ticks in ((_LATENCY64, latency), (_JITTER64, jitter))
+    )
+    if delay_s or jitter_s:
+        told["delay"] = {"delay": delay_s, "jitter": jitter_s, "correlation": of_delay / _WHOLE}
+    if loss:
+        told["loss-random"] = {"loss": loss / _WHOLE, "correlation": of_loss / _WHOLE}
+    told |= _model(_attributes(more.get(_LOSS, b"")))
+    if duplicate:
+        told["duplicate"] = {"duplicate": duplicate / _WHOLE, "correlation": of_duplicates / _WHOLE}
+    for name, kind in (("reorder", _REORDER), ("corrupt", _CORRUPT)):
+        share, correlation = struct.unpack_from("=2I", more.get(kind, bytes(8)))
+        if share:
+            told[name] = {name: share / _WHOLE, "correlation": correlation / _WHOLE}
+    told |= _rate(more)
+    if _SLOT in more:
+        told["slot"] = _slot(more[_SLOT])
+    if _SEED in more:
+        told["seed"] = struct.unpack("=Q", more[_SEED])[0]
+    return told
+
+
+def _model(models: Mapping[int, bytes]) -> dict[str, Any]:
+    """Loss by the four-state model, or by Gilbert and Elliott's."""
+    if _LOSS_STATE in models:  # struct tc_netem_gimodel
+        shares = struct.unpack_from("=5I", models[_LOSS_STATE])
+        names = ("p13", "p31", "p32", "p14", "p23")
+        return {"loss-state": {name: share / _WHOLE for name, share in zip(names, shares, strict=True)}}
+    if _LOSS_GILBERT in models:  # struct tc_netem_gemodel; h is kept, and 1-h is spoken of
+        p, r, h, k1 = struct.unpack_from("=4I", models[_LOSS_GILBERT])
+        return {"loss-gemodel": {"p": p / _WHOLE, "r": r / _WHOLE, "1-h": 1 - h / _WHOLE, "1-k": k1 / _WHOLE}}
+    return {}
+
+
+def _rate(more: Mapping[int, bytes]) -> dict[str, Any]:
+    """Bytes a second, and what the rate counts for each packet on top (struct tc_netem_rate)."""
+    rate, overhead, cell, cell_overhead = struct.unpack_from("=IiIi", more.get(_RATE, bytes(16)))
+    if _RATE64 in more:
+        (rate,) = struct.unpack("=Q", more[_RATE64])
+    if not rate:
+        return {}
+    return {"rate": {"rate": rate, "packetoverhead": overhead, "cellsize": cell, "celloverhead": cell_overhead}}
+
+
+def _slot(data: bytes) -> dict[str, Any]:
+    """Struct tc_netem_slot: from least to most, or around a mean."""
+    least_ns, most_ns, packets, count, mean_ns, jitter_ns = struct.unpack_from("=qqiiqq", data)
+    if jitter_ns:
+        times = {"distribution": mean_ns / 1e9, "jitter": jitter_ns / 1e9}
+    else:
+        times = {"min-delay": least_ns / 1e9, "max-delay": most_ns / 1e9}
+    return {**times, "packets": packets, "bytes": count}
+
+
+# --- tbf -------------------------------------------------------------------------------------------
+
+_TBF_PARMS, _TBF_RATE64 = 1, 4
+_RATESPEC_BYTES = 12
+_RATE_AT = 8  # in struct tc_ratespec
+
+
+def _tbf(data: bytes) -> dict[str, Any]:
+    """As tc counts: the bucket from the time that it takes at the rate, the latency of a full queue beyond it in µs."""
+    attributes = _attributes(data)
+    parameters = attributes[_TBF_PARMS]
+    (rate,) = struct.unpack_from("=I", parameters, _RATE_AT)
+    if _TBF_RATE64 in attributes:
+        (rate,) = struct.unpack("=Q", attributes[_TBF_RATE64])
+    limit, bucket_ticks = struct.unpack_from("=II", parameters, 2 * _RATESPEC_BYTES)
+    bucket_s = bucket_ticks * _TICK_S
+    return {"rate": rate, "burst": round(rate * bucket_s), "lat": (limit / rate - bucket_s) * 1e6 if rate else 0.0}
+
+
+_OPTIONS: Mapping[str, Callable[[bytes], dict[str, Any]]] = {"netem": _netem, "tbf": _tbf}

@@ -1,0 +1,81 @@
+"""Hundreds of sources at one port: a change of one is exact, and touches no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed import Lab
+from testbed.labs.waiting import await_condition
+from testbed.links import proof, qdisc
+from testbed.model.impairment import Impairment
+from testbed.model.topology import LinkRef
+from tests.lab.conftest import lab_of
+
+LABS = ("local",)
+SOURCES = 250
+
+_RECEIVE = """
+import json, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 9000)); s.settimeout(10)
+print("ready", flush=True)
+print(json.dumps([(int(s.recv(99)), time.monotonic()) for _ in range(int(sys.argv[1]))]))
+"""
+_SEND = """
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(int(sys.argv[2])): s.sendto(b"%d" % number, (sys.argv[1], 9000))
+print(time.monotonic())
+"""
+
+
+@pytest.fixture(scope="module")
+def crowd(kind: str, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A receiver and as many sources as a port must tell apart."""
+    file: Path = tmp_path_factory.mktemp("crowd") / "compose.yaml"
+    service = "{image: none, networks: [lan], x-testbed: {local: {python: true}}"
+    file.write_text(f"services:\n  r: {service}}}\n  h: {service}, scale: {SOURCES}}}\nnetworks: {{lan: {{}}}}\n")
+    with lab_of(kind, pytestconfig, file) as lab:
+        yield lab
+
+
+def asked(number: int) -> Impairment:
+    """A different one for each source."""
+    return Impairment(delay_s=0.5 + number / 1000, loss_ratio=None if number == 1 else number / 1000)
+
+
+def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued(crowd: Lab) -> None:
+    links = {number: crowd.link(f"h[{number}] -> r") for number in range(1, SOURCES + 1)}
+    for number, link in links.items():
+        link.impair(asked(number))
+    receiver, burst = crowd.host("r"), 100
+    got = receiver.start(["python3", "-c", _RECEIVE, str(burst)], ready="ready")
+    sender = crowd.host("h[1]").run(["python3", "-c", _SEND, receiver.addresses("lan")[0], str(burst)])
+    await_condition(lambda: links[1].counters().queued_packets, lambda packets: packets == burst, deadline_s=0.4)
+    changed = links[2].impair(delay="7ms", loss="50%")  # in place
+    assert changed.kernel["handle"] == "11:"
+    links[2].impair(delay="9ms", rate="8mbit")  # in place, with a field more
+    links[2].impair(delay="8ms")  # a fresh one
+    links[3].heal()
+    assert links[1].counters().queued_packets == burst, "they waited while another source was changed"
+    arrivals = json.loads(got.wait("10s").stdout.splitlines()[1])
+    assert [number for number, _ in arrivals] == list(range(burst))
+    assert arrivals[-1][1] - float(sender.stdout) >= 0.5
+    held = netems(crowd, links[1].ref)
+    assert held.pop("1:11")["options"]["delay"]["delay"] == pytest.approx(0.008)
+    assert "1:12" not in held
+    wanted = {f"1:{qdisc.FIRST_MINOR + number - 1:x}": asked(number) for number in links if number not in (2, 3)}
+    assert set(held) == set(wanted)
+    assert not [found for parent, netem in held.items() for found in proof.differences(wanted[parent], netem)]
+
+
+def netems(lab: Lab, ref: LinkRef) -> dict[str, dict[str, Any]]:
+    """Every netem of a link's port, by its parent, as tc shows them all."""
+    port = lab.port(ref)
+    assert port is not None
+    answer = port.channel.call("tc", port=port.name, lines=[qdisc.show(port.device)])
+    return {each["parent"]: each for each in answer["shown"][0] if each["kind"] == "netem"}
