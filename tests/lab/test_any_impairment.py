@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -14,7 +16,7 @@ LABS = ("local",)
 
 # No shrinking: each example is told whole, and a kernel is asked some milliseconds each.
 @settings(
-    max_examples=200, deadline=None, phases=(Phase.explicit, Phase.generate),
+    max_examples=150, deadline=None, phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )  # fmt: skip
 @given(impairment=impairments())
@@ -34,7 +36,7 @@ def test_any_impairment_is_taken_by_the_kernel_and_reads_back_equal(lab: Lab, im
     ],
     ids=lambda words: " ".join(f"{name}={value}" for name, value in words.items()),
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_before_anything_changes(lab: Lab, words: dict[str, object]) -> None:
+def test_what_makes_no_sense_is_refused_before_anything_changes(lab: Lab, words: dict[str, Any]) -> None:
     link = lab.link("client -> server")
     link.impair(delay="7ms", loss="3%", seed=4)
     held = lab.netem(link.ref)
