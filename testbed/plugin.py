@@ -47,6 +47,7 @@ _PROBLEMS = pytest.StashKey[list[str]]()
 _WANTED = pytest.StashKey[dict[LinkRef, Impairment | Timeline]]()
 _SEED = pytest.StashKey[int]()
 _CAPTURES = pytest.StashKey[KeptCaptures]()
+_LOST = pytest.StashKey[list[str]]()
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _PROVE = pytest.StashKey[set[LinkRef]]()
 _RESULTS = pytest.StashKey[dict[str, TestResult]]()
@@ -366,6 +367,7 @@ def _end_captures(item: pytest.Item, *, save: bool) -> str:
             captures.drop()
             return ""
         said = [str(path) for path in captures.save()]
+        item.stash[_LOST] = captures.losses
         if captures.failed:
             said.append(f"not kept: {captures.failed}")
     except (LabError, OSError) as error:
@@ -464,7 +466,7 @@ def _replay(item: pytest.Item) -> str:
         words += ["--compose-file", file]
     links = [f"{each.link}: {each.describe()}" for each in lab.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
-    return "\n".join([shlex.join(words), *links, *unseeded])
+    return "\n".join([shlex.join(words), *links, *unseeded, *item.stash.get(_LOST, ())])
 
 
 def pytest_report_teststatus(
