@@ -75,7 +75,7 @@ class KeptCaptures:
             return [f"{ref}: too many packets to say by number which were lost" for ref in here]
         found = []
         for ref, asked in here.items():
-            sources = self._lab.source_addresses(ref.src, ref.network)
+            sources = self._lab.marks(ref.src, ref.network)
             seen = losses(
                 capture.capture, sources, protocol=ref.traffic.protocol, port=ref.traffic.port,
                 longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),

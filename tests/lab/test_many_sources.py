@@ -11,6 +11,7 @@ from tests.lab.conftest import HERE, Datagrams, lab_of, prepare
 
 LABS = ("local",)
 CLIENTS = range(1, 251)
+pytestmark = pytest.mark.slow
 TRIED = (1, 2, 125, 249, 250)
 
 

@@ -65,7 +65,7 @@ def lost_of(*arrived: int, **words: object) -> tuple[int, list[int]] | None:
     ]
     places = (Place(name="", side="before", overwritten=words.pop("overwritten", 0)), Place(name="", side="after"))  # type: ignore[arg-type]
     capture = Capture(places=places, packets=tuple(packets), ended_ns=words.pop("ended_ns", None))  # type: ignore[arg-type]
-    return losses(capture, [CLIENT], **words)  # type: ignore[arg-type]
+    return losses(capture, [str(words.pop("source", CLIENT))], **words)  # type: ignore[arg-type]
 
 
 def test_what_a_link_lost_is_known_by_the_numbers_of_its_packets() -> None:
@@ -74,6 +74,7 @@ def test_what_a_link_lost_is_known_by_the_numbers_of_its_packets() -> None:
     assert lost_of(0, 2, protocol="udp", port=53) == (3, [3])
     assert lost_of(protocol="tcp") == (1, [1])
     assert lost_of(protocol="icmp") == (0, [])
+    assert lost_of(0, source="02:00:00:00:00:01") == (8, [2, 3, 4, 5, 6, 7, 8])  # all that one interface sent
 
 
 def test_what_may_still_be_under_way_is_not_called_lost() -> None:
