@@ -7,6 +7,7 @@ alone, and only where a test carries one of our markers.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shlex
 import warnings
@@ -35,6 +36,7 @@ from testbed.model.results import TestResult, session_json
 from testbed.model.timeline import LateStepWarning, Timeline, late_in_words, steps_in_words
 from testbed.model.topology import LinkRef
 from testbed.report import evidence
+from testbed.report.junit import invalid_as_error
 
 _WRONG_USE = 2
 _DEFAULT_RESULTS = Path("report", "results.json")
@@ -47,6 +49,7 @@ _PROBLEMS = pytest.StashKey[list[str]]()
 _WANTED = pytest.StashKey[dict[LinkRef, Impairment | Timeline]]()
 _SEED = pytest.StashKey[int]()
 _CAPTURES = pytest.StashKey[KeptCaptures]()
+_LOST = pytest.StashKey[list[str]]()
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _PROVE = pytest.StashKey[set[LinkRef]]()
 _RESULTS = pytest.StashKey[dict[str, TestResult]]()
@@ -366,6 +369,7 @@ def _end_captures(item: pytest.Item, *, save: bool) -> str:
             captures.drop()
             return ""
         said = [str(path) for path in captures.save()]
+        item.stash[_LOST] = captures.losses
         if captures.failed:
             said.append(f"not kept: {captures.failed}")
     except (LabError, OSError) as error:
@@ -464,7 +468,7 @@ def _replay(item: pytest.Item) -> str:
         words += ["--compose-file", file]
     links = [f"{each.link}: {each.describe()}" for each in lab.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
-    return "\n".join([shlex.join(words), *links, *unseeded])
+    return "\n".join([shlex.join(words), *links, *unseeded, *item.stash.get(_LOST, ())])
 
 
 def pytest_report_teststatus(
@@ -519,7 +523,8 @@ class _ResultsFile:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the file, if a test had a lab."""
+        """Write the file, if a test had a lab; and say in JUnit's, which is written by now, what is INVALID."""
+        self._mark_invalid(self._config.getoption("xmlpath", None))
         if not self._tests:
             return
         found = session_json(
@@ -536,3 +541,11 @@ class _ResultsFile:
             path.write_text(json.dumps(found, indent=1), encoding="utf-8")
         except OSError as error:  # the tests were run all the same; their results must not be lost with a traceback
             _sayer(self._config)(f"results were not written to {path}: {error.strerror}; say --testbed-results FILE")
+
+    def _mark_invalid(self, path: str | None) -> None:
+        """In the JUnit file, if there is one to be written."""
+        # As pytest's own junitxml takes the option.
+        said = Path(os.path.expandvars(path)).expanduser() if path is not None else None
+        file = self._config.invocation_params.dir / said if said is not None else None
+        if file is not None and file.is_file():
+            file.write_text(invalid_as_error(file.read_text(encoding="utf-8")), encoding="utf-8")

@@ -62,6 +62,8 @@ class Batch:
         """``sync`` is a show that always succeeds; ``alive`` says why nobody answers any more, or None."""
         self._write_fd = write_fd
         self._read_fd = read_fd
+        self._readable = select.poll()  # not select(2): an agent of many hosts has descriptors beyond its 1024
+        self._readable.register(read_fd, select.POLLIN)
         self._name = name
         self._sync = sync
         self._alive = alive
@@ -187,7 +189,7 @@ class Batch:
     def _read_line(self, deadline: float) -> str:
         while b"\n" not in self._pending:
             left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._read_fd], [], [], max(0.0, min(left, 0.1)))
+            ready = self._readable.poll(max(0.0, min(left, 0.1)) * 1e3)
             if ready:
                 data = os.read(self._read_fd, 65536)
                 if not data:

@@ -196,12 +196,14 @@ class Captures:
     def end(self, *, name: str) -> dict[str, Any]:
         """End a capture and say what it has: how many packets were lost or overwritten on each interface.
 
-        ``realtime_minus_monotonic_ns``: how to bring its times to CLOCK_MONOTONIC, at its begin and at its end.
+        ``realtime_minus_monotonic_ns``: how to bring its times to CLOCK_MONOTONIC, at its begin and at its end;
+        ``ended_ns``: that end.
         """
         taps = self._known(name)
         for tap in taps:
             tap.refuse()
-        self._clock[name].append(time.time_ns() - time.monotonic_ns())
+        ended_ns = time.monotonic_ns()
+        self._clock[name].append(time.time_ns() - ended_ns)
         deadline = time.monotonic() + 2.0
         while any(not tap.ended and not self._done(tap) for tap in taps) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -216,6 +218,7 @@ class Captures:
                 for tap in taps
             ],
             "realtime_minus_monotonic_ns": self._clock[name],
+            "ended_ns": ended_ns,
         }
 
     def fetch(self, *, name: str, offset: int) -> dict[str, Any]:

@@ -45,12 +45,18 @@ def open_tap(name: str) -> int:
     return descriptor
 
 
+def _address_of(device: str) -> bytes:
+    return bytes.fromhex(Path(f"/sys/class/net/{device}/address").read_text().strip().replace(":", ""))
+
+
 @dataclass
 class Tap:
     """Where one sender's rejected packets end."""
 
     name: str
     descriptor: int
+    own: bytes
+    """The device's own address: what comes from it was sent by this machine, which says who it is on every device."""
     counts: dict[str, int] = field(
         default_factory=lambda: {"read": 0, answers.RESET: 0, answers.ERROR: 0, "unanswered": 0, "failed": 0}
     )
@@ -64,6 +70,8 @@ class Tap:
                 frame = os.read(self.descriptor, _FRAME_BYTES)
             except BlockingIOError:
                 return
+            if frame[6:12] == self.own:
+                continue
             self.counts["read"] += 1
             answer = answers.answer(frame)
             if answer is None:
@@ -91,7 +99,7 @@ class Rejecting:
         """The tap of a sender, made if there is none. Raises Refused."""
         with self._changed:
             if key not in self._taps:
-                tap = Tap(name, open_tap(name))
+                tap = Tap(name, open_tap(name), _address_of(name))
                 self._taps[key] = tap
                 self._poll.register(tap.descriptor, select.EPOLLIN)
             if self._thread is None:

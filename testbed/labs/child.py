@@ -39,8 +39,7 @@ class PipeStream:
 
     def receive(self, deadline_s: float) -> bytes:
         """Whatever came. Empty at the end; raises TimeoutError."""
-        ready, _, _ = select.select([self._read], [], [], deadline_s)
-        if not ready:
+        if not _is_readable(self._read, deadline_s):
             raise TimeoutError
         return os.read(self._read, 1 << 20)
 
@@ -87,8 +86,7 @@ class ChildAgent:
 
     def receive(self, deadline_s: float) -> bytes:
         """Whatever came. Empty at the end; raises TimeoutError, and EnvironmentUnfitError where there can be no lab."""
-        ready, _, _ = select.select([self._stdout], [], [], deadline_s)
-        if not ready:
+        if not _is_readable(self._stdout.fileno(), deadline_s):
             raise TimeoutError
         data = os.read(self._stdout.fileno(), 1 << 20)
         if not data:
@@ -131,3 +129,10 @@ class ChildAgent:
         self.took_s = time.monotonic() - started
         self._stdout.close()
         os.close(self._stderr)
+
+
+def _is_readable(descriptor: int, deadline_s: float) -> bool:
+    """Whether something came in time. Not by select(2), which knows no descriptor beyond 1023."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(deadline_s * 1e3))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.labs.observing import SNAP_BYTES, PortCapture
+from testbed.model.impairment import write_numbers
+from testbed.observe.wire import losses
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab, Port
     from testbed.model.topology import LinkRef
 
 _NAME_LENGTH = 120
+# Following a packet from side to side takes some 20 µs, and the user waits for it.
+_MOST_NUMBERED = 50_000
 
 
 class KeptCaptures:
@@ -26,6 +31,8 @@ class KeptCaptures:
         self._lab = lab
         self._folder = folder
         self._running: dict[tuple[str, str], list[tuple[Port | None, PortCapture]]] = {}
+        self.losses: list[str] = []
+        """What each link lost, by the packets' numbers; known once it is saved."""
         self.failed = ""
         """Why packets of some port could not be captured; empty if they could."""
         for path in folder.glob("*.pcapng"):
@@ -56,8 +63,30 @@ class KeptCaptures:
                 capture.end(at_once=True)
                 name = f"{host}@{network}" if number == 1 else f"{host}@{network}-{number}"
                 saved.append(capture.save(self._folder / f"{name}.pcapng"))
+                self.losses += self._losses(capture) if len(captures) == 1 else []
         self._running.clear()
         return saved
+
+    def _losses(self, capture: PortCapture) -> list[str]:
+        """What each link that was impaired at a port has lost since."""
+        here = {each.link: each.asked for each in self._lab.history
+                if (each.link.dst, each.link.network) == (capture.host, capture.network)}  # fmt: skip
+        if len(capture.packets) > _MOST_NUMBERED:
+            return [f"{ref}: too many packets to say by number which were lost" for ref in here]
+        found = []
+        for ref, asked in here.items():
+            sources = self._lab.marks(ref.src, ref.network)
+            seen = losses(
+                capture.capture, sources, protocol=ref.traffic.protocol, port=ref.traffic.port,
+                longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),
+            )  # fmt: skip
+            if seen is None:
+                found.append(f"{ref}: which packets were lost is not known: not all were captured")
+            elif seen[1]:
+                count, numbers = seen
+                said = write_numbers(_ranges(numbers))
+                found.append(f"{ref}: lost {len(numbers)} of {count} packets: drop_packets={said}")
+        return found
 
     def drop(self) -> None:
         """End every capture and forget the packets."""
@@ -66,6 +95,17 @@ class KeptCaptures:
                 for _, capture in captures:
                     each.callback(capture.drop)
         self._running.clear()
+
+
+def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Rising numbers as ranges, first and last."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return tuple(found)
 
 
 def file_name(test_id: str) -> str:

@@ -202,6 +202,7 @@ class PortCapture:
                 ),
                 packets=packets(records, realtime_minus_monotonic_ns=offset),
                 realtime_minus_monotonic_ns=offset,
+                ended_ns=ended["ended_ns"],
                 comment=f"{self._text}: packets at the port of {self.host} on {self.network}",
             )
         return self._capture

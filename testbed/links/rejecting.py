@@ -63,13 +63,20 @@ def program(chosen: Filter) -> Program:
     to = _Assembler()
     to.add(_LD, _FROM_MAC)
     to.add(_EQUAL, int.from_bytes(bytes.fromhex(ANSWERER.replace(":", ""))[:4]), yes="miss")
-    address = ip_address(str(chosen.keys["src_ip"]))
-    for place in range(0, len(address.packed), 4):
-        to.add(_LD, (_V4_SOURCE if address.version == 4 else _V6_SOURCE) + place)
-        to.add(_EQUAL, int.from_bytes(address.packed[place : place + 4]), no="miss")
+    old = chosen.family == "ip"
+    if "src_mac" in chosen.keys:
+        mac = bytes.fromhex(str(chosen.keys["src_mac"]).replace(":", ""))
+        for code, place, part in ((_LD, _FROM_MAC, mac[:4]), (_LDH, _FROM_MAC + 4, mac[4:])):
+            to.add(code, place)
+            to.add(_EQUAL, int.from_bytes(part), no="miss")
+    else:
+        packed = ip_address(str(chosen.keys["src_ip"])).packed
+        for at in range(0, len(packed), 4):
+            to.add(_LD, (_V4_SOURCE if old else _V6_SOURCE) + at)
+            to.add(_EQUAL, int.from_bytes(packed[at : at + 4]), no="miss")
     number = _PROTOCOLS[str(chosen.keys["ip_proto"])] if "ip_proto" in chosen.keys else None
     ports = [(place, int(chosen.keys[key])) for place, key in ((0, "src_port"), (2, "dst_port")) if key in chosen.keys]
-    if address.version == 4:
+    if old:
         _narrow_v4(to, number, ports)
     else:
         _narrow_v6(to, number, ports)

@@ -53,6 +53,8 @@ _RATIOS = ("delay_correlation", "loss_ratio", "duplicate_ratio", "reorder_ratio"
 # netem keeps delay and jitter in signed 64-bit nanoseconds; an hour is beyond any link, and a typing error.
 _LONGEST_S = 3600.0
 _SHORTEST_S = 1e-9
+# netem (sch_netem.c, netem_change) silently makes a longer jitter 2³¹-1 ns, which is what tabledist() can reckon with.
+_WIDEST_S = 2.147483647
 # netem keeps the rate in unsigned 64-bit bytes a second.
 _FASTEST_BPS = 8 * 2.0**64
 # netem keeps probabilities in 2⁻³²; a longer burst would have no end.
@@ -95,6 +97,8 @@ class Slot:
             yield f"distribution {self.distribution!r}: {_unknown(self.distribution, shapes)}"
         elif not any(times):
             yield "a time between turns must be above 0"
+        elif self.distribution is not None and not 0 < (self.jitter_s or 0.0) <= _WIDEST_S:
+            yield f"a distribution needs a spread above 0 and at most {_WIDEST_S:.7g} seconds; or write two times alone"
 
     def words(self) -> str:
         """As the user writes it."""
@@ -118,7 +122,7 @@ class Impairment:
     delay_s: float | None = None
     """One-way delay added to each packet; seconds, 0 to 3600."""
     jitter_s: float | None = None
-    """Spread of the delay: half width of the uniform distribution, scale of the others; seconds."""
+    """Spread of the delay: half width of the uniform distribution, scale of the others; seconds, 0 to 2.147."""
     delay_correlation: float | None = None
     """How much a packet's delay is drawn toward the one before it; 0 to 1. The realised spread is smaller."""
     distribution: str = "uniform"
@@ -190,6 +194,8 @@ class Impairment:
                 yield f"{name}={value!r}: must lie between 0 and {_LONGEST_S:g} seconds"
             elif value is not None and 0 < value < _SHORTEST_S:
                 yield f"{name}={value!r}: shorter than a nanosecond, the shortest time that netem knows"
+            elif name == "jitter_s" and value is not None and value > _WIDEST_S:
+                yield f"{name}={value!r}: at most {_WIDEST_S:.7g} seconds, netem's widest spread"
         for name in _RATIOS:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:

@@ -53,6 +53,8 @@ class Capture:
     """In the order of their time."""
     realtime_minus_monotonic_ns: int = 0
     """Brings times of CLOCK_MONOTONIC to the time of day, in which the file has them."""
+    ended_ns: int | None = None
+    """When it ended; CLOCK_MONOTONIC. None where that is not known."""
     comment: str = ""
     """What was captured, in a line."""
 

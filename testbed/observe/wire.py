@@ -7,6 +7,7 @@ repaired it too.
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,9 @@ from testbed.observe.capture import Capture, Packet
 from testbed.observe.tcp_info import Endpoint
 
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
-_TCP, _UDP, _ICMP = 6, 17, 1
+_TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+_NEIGHBOUR_DISCOVERY = range(133, 138)  # RFC 4861
 _FIN, _SYN, _RST, _PSH, _ACK, _URG, _ECE, _CWR = 1, 2, 4, 8, 16, 32, 64, 128
 _FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 _HALF = 1 << 31
@@ -583,6 +586,48 @@ def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
         return [packet for packet in packets if (ip := _ip(packet.data)) is not None and ip.dst in wanted]
 
     return passages(chosen(capture.at("before")), chosen(capture.at("after")))
+
+
+def losses(
+    capture: Capture, sources: Iterable[str], *, protocol: str = "", port: int = 0, longest_s: float = 0.0
+) -> tuple[int, list[int]] | None:
+    """How many packets a link carried, and the numbers of those that were not seen behind its impairment.
+
+    A link's packets are those from ``sources`` (IP or MAC addresses), of a ``protocol`` (tcp, udp, icmp) and with a
+    ``port`` at either end if these are given; neighbour discovery is not among them. They are counted from 1, as
+    `drop_packets` counts them.
+    What may still have been under way when the capture ended, ``longest_s`` after it came, is left out. None if the
+    capture has not all of them, or has one side of the impairment alone.
+    """
+    if any(place.lost or place.overwritten for place in capture.places) or not capture.at("before"):
+        return None
+    wanted = {
+        bytes.fromhex(each.replace(":", "")) if _MAC.fullmatch(each) else ipaddress.ip_address(each).packed
+        for each in sources
+    }
+
+    def chosen(side: str) -> list[Packet]:
+        return [packet for packet in capture.at(side) if _is_of_link(packet, wanted, protocol, port)]
+
+    last_ns = max((packet.time_ns for packet in capture.packets), default=0)
+    until_ns = max(last_ns, capture.ended_ns or 0) - round(longest_s * 1e9)
+    passed = [each for each in passages(chosen("before"), chosen("after")) if each.before.time_ns <= until_ns]
+    return len(passed), [number for number, each in enumerate(passed, start=1) if each.lost]
+
+
+def _is_of_link(packet: Packet, sources: set[bytes], protocol: str, port: int) -> bool:
+    ip = _ip(packet.data)
+    if ip is None or (ip.src not in sources and packet.data[6:12] not in sources):
+        return False
+    at = 14 + ip.header_bytes
+    if ip.protocol == _ICMPV6 and packet.data[at : at + 1] and packet.data[at] in _NEIGHBOUR_DISCOVERY:
+        return False
+    if protocol and ip.protocol not in {"tcp": (_TCP,), "udp": (_UDP,)}.get(protocol, (_ICMP, _ICMPV6)):
+        return False
+    if not port:
+        return True
+    ends = packet.data[at : at + 4] if ip.first_fragment else b""
+    return port in (int.from_bytes(ends[:2]), int.from_bytes(ends[2:]))
 
 
 def _identity(packet: Packet) -> bytes:

@@ -70,6 +70,27 @@ def test_a_link_between_routers_is_impaired_for_what_they_pass_on(chain: LocalLa
         chain.heal()
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_a_router_may_not_pass_on_is_rejected_to_who_sent_it(chain: LocalLab, version: int) -> None:
+    left = chain.host("left")
+    left.put("/tmp/knock.py", (HERE / "programs" / "knock.py").read_bytes())
+    target = chain.host("right").addresses("r3-right")[0 if version == 4 else 1]
+    chain.begin(None)
+    try:
+        before = chain.link("r1 -> r2 udp/9007").lost_in_cut()
+        chain.cut("r1 -> r2 udp/9007", reject=True)
+        # Nobody listens at the other, so far away that his own answer takes 30 ms.
+        chain.link("r3 -> r2").impair(delay="30ms")
+        done = left.run(["python3", "/tmp/knock.py", "at", f"udp/{target}/9007", f"udp/{target}/9008"])
+        (cut, cut_s), (closed, closed_s) = json.loads(done.stdout)
+        assert (cut, closed) == ("ECONNREFUSED", "ECONNREFUSED")
+        assert cut_s < 0.030 <= closed_s
+        assert chain.link("r1 -> r2 udp/9007").lost_in_cut() == before + 1
+        chain.verify()
+    finally:
+        chain.heal()
+
+
 def test_a_dumbbells_bottleneck_is_shared_and_its_sides_are_not(kind: str, pytestconfig: pytest.Config) -> None:
     with LocalLab(topologies.dumbbell(2, 2), netem=pytestconfig.getoption("--netem")) as lab:
         prepare(*lab.hosts.values())

@@ -8,6 +8,8 @@ from testbed.model.impairment import DISTRIBUTIONS, Impairment, Slot
 
 # 0, and from netem's nanosecond to an hour.
 _TIMES = st.just(0.0) | st.floats(min_value=1e-9, max_value=3600)
+# Up to the widest spread of 2³¹-1 ns.
+_SPREADS = st.floats(min_value=1e-9, max_value=2.147483647)
 
 
 @st.composite
@@ -16,7 +18,7 @@ def slots(draw: st.DrawFn) -> Slot:
     low, high = sorted(draw(st.tuples(_TIMES, _TIMES.filter(bool))))
     if draw(st.booleans()):
         return Slot(min_s=low, max_s=high)
-    return Slot(distribution=draw(st.sampled_from(DISTRIBUTIONS[1:])), mean_s=high, jitter_s=low)
+    return Slot(distribution=draw(st.sampled_from(DISTRIBUTIONS[1:])), mean_s=high, jitter_s=draw(_SPREADS))
 
 
 @st.composite
@@ -33,7 +35,7 @@ def impairments(draw: st.DrawFn) -> Impairment:
     share = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=1)
     ratio = st.none() | share
     delay_s = draw(st.none() | _TIMES)
-    jitter_s = draw(st.none() | _TIMES) if delay_s else draw(st.none() | st.just(0.0))
+    jitter_s = draw(st.none() | st.just(0.0) | _SPREADS) if delay_s else draw(st.none() | st.just(0.0))
     loss: dict[str, object] = draw(
         st.one_of(
             st.fixed_dictionaries({"loss_ratio": ratio}),

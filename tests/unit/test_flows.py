@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place
-from testbed.observe.wire import Flow, crossing, flows, layers, passages, segment
+from testbed.observe.wire import Flow, crossing, flows, layers, losses, passages, segment
 from tests.unit.frames import (
     ACK,
     CLIENT,
@@ -44,6 +45,46 @@ def wire() -> Wire:
     begun = Wire()
     begun.handshake()
     return begun
+
+
+# --- what a link lost ------------------------------------------------------------------------------
+
+
+def lost_of(*arrived: int, **words: object) -> tuple[int, list[int]] | None:
+    """Six packets from the client, one from another host and one back; those of these numbers arrive."""
+    sent = [
+        *(ipv4(CLIENT, SERVER, 17, struct.pack(">4HI", 40000, 53 + number % 2, 12, 0, number)) for number in range(5)),
+        ipv4("10.0.0.9", SERVER, 17, bytes(12)), ipv4(SERVER, CLIENT, 17, bytes(12)),
+        ipv4(CLIENT, SERVER, 6, tcp(40000, 80)),
+    ]  # fmt: skip
+    packets = [
+        Packet(time_ns=number * 10**9, place=0, data=data, length_bytes=len(data)) for number, data in enumerate(sent)
+    ]
+    packets += [
+        Packet(time_ns=9 * 10**9, place=1, data=sent[number], length_bytes=len(sent[number])) for number in arrived
+    ]
+    places = (Place(name="", side="before", overwritten=words.pop("overwritten", 0)), Place(name="", side="after"))  # type: ignore[arg-type]
+    capture = Capture(places=places, packets=tuple(packets), ended_ns=words.pop("ended_ns", None))  # type: ignore[arg-type]
+    return losses(capture, [str(words.pop("source", CLIENT))], **words)  # type: ignore[arg-type]
+
+
+def test_what_a_link_lost_is_known_by_the_numbers_of_its_packets() -> None:
+    assert lost_of(0, 2, 3, 6, 7) == (6, [2, 5])
+    assert lost_of(0, 2, 3, protocol="udp") == (5, [2, 5])
+    assert lost_of(0, 2, protocol="udp", port=53) == (3, [3])
+    assert lost_of(protocol="tcp") == (1, [1])
+    assert lost_of(protocol="icmp") == (0, [])
+    assert lost_of(0, source="02:00:00:00:00:01") == (8, [2, 3, 4, 5, 6, 7, 8])  # all that one interface sent
+
+
+def test_what_may_still_be_under_way_is_not_called_lost() -> None:
+    # Seen last at 9 s: whatever came after 4 s may be on its way for 5 s.
+    assert lost_of(0, 1, 2, longest_s=5.0) == (5, [4, 5])
+    assert lost_of(0, 1, 2, longest_s=5.0, ended_ns=12 * 10**9) == (6, [4, 5, 6])
+
+
+def test_of_packets_that_were_overwritten_no_number_is_known() -> None:
+    assert lost_of(0, overwritten=1) is None
 
 
 # --- one packet ------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def problems_in(words: dict[str, object]) -> tuple[str, ...]:
         {"delay_s": 0},
         {"delay_s": 1e-9},
         {"delay_s": 3600},
-        {"delay_s": 0.04, "jitter_s": 3600},
+        {"delay_s": 0.04, "jitter_s": 2.147483647},
         {"loss_ratio": 0},
         {"loss_ratio": 1},
         {"rate_bps": 8},
@@ -86,6 +86,7 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ),
         ({"seed": -1}, "seed=-1: must lie between 0 and 2⁶⁴-1"),
         ({"seed": 2**64}, "seed=18446744073709551616: must lie between 0 and 2⁶⁴-1"),
+        ({"delay_s": 5, "jitter_s": 2.2}, "jitter_s=2.2: at most 2.147484 seconds, netem's widest spread"),
         ({"jitter_s": 0.005}, "jitter without delay: netem varies a delay; give the mean delay too"),
         ({"delay_s": 0, "jitter_s": 0.005}, "jitter without delay: netem varies a delay; give the mean delay too"),
         (

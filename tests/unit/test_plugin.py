@@ -300,9 +300,12 @@ def test_a_failed_test_shows_asked_kernel_and_seen_side_by_side(project: pytest.
     result.stdout.re_match_lines([r"\s+field\s+asked\s+kernel\s+seen\s+verdict", r"\s+loss\s+10%\s+10%\s+1.8% .*FAILS"])
 
 
-def test_junit_has_an_invalid_test_as_a_failure_that_says_so(project: pytest.Pytester) -> None:
+def test_junit_has_an_invalid_test_as_an_error_of_its_own_type(project: pytest.Pytester) -> None:
     run(project, f"{NOT_IN_FORCE}\ndef test_it(broken):\n    pass\n", "--junitxml", "junit.xml")
-    assert '<failure message="INVALID: asked loss 2%' in (project.path / "junit.xml").read_text()
+    written = (project.path / "junit.xml").read_text()
+    assert '<error message="INVALID: asked loss 2%' in written
+    assert ' type="testbed.invalid">' in written
+    assert 'errors="1" failures="0"' in written
     (test,) = json.loads((project.path / "report/results.json").read_text())["tests"]
     assert test["outcome"] == "invalid"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,6 +290,13 @@ def test_a_token_bucket_as_the_kernel_prints_it_is_in_force() -> None:
 def test_another_token_bucket_is_named(options: dict[str, int], difference: str) -> None:
     changed = {**TBF, "options": {**TBF["options"], **options}}  # type: ignore[dict-item]  # a dict, as it stands above
     assert difference in [str(each) for each in proof.bucket_differences(BUCKET, [NETEM, changed], NETEM)]
+
+
+def test_of_a_queue_smaller_than_its_bucket_tc_says_that_it_is_and_no_more() -> None:
+    small = replace(BUCKET, queue_bytes=2000)
+    smaller = {**TBF, "options": {**TBF["options"], "lat": 0}}  # type: ignore[dict-item]  # likewise
+    assert proof.bucket_differences(small, [NETEM, smaller], NETEM) == []
+    assert [each.field for each in proof.bucket_differences(small, [NETEM, TBF], NETEM)] == ["queue"]
 
 
 def test_a_token_bucket_that_is_not_there_or_not_asked_is_named() -> None:

@@ -60,7 +60,7 @@ def test_an_impairment_is_compiled_word_by_word(impairment: Impairment, words: s
         (Impairment(delay_s=0.05, rate_bps=1e9), 51_000),
         # A packet of 512 bits needs 64 s at 8 bit/s: one is under way.
         (Impairment(delay_s=64, rate_bps=8), 1_001),
-        (Impairment(delay_s=3600, jitter_s=3600), 2**32 - 1),
+        (Impairment(delay_s=3600, jitter_s=2), 3_602_001_000),
         (Impairment(limit_packets=1, delay_s=3600), 1),
         (Impairment(limit_packets=2**32 - 1), 2**32 - 1),
     ],

@@ -25,7 +25,11 @@ class Kernel:
         (self.filter, *self.others) = qdisc.cut_filters(0x10, [address], Traffic.parse(said))
 
     def matches(self, frame: bytes) -> bool:
-        return any(self._runs(rejecting.program(each), frame) for each in (self.filter, *self.others))
+        family = {0x0800: "ip", 0x86DD: "ipv6"}.get(int.from_bytes(frame[12:14]), self.filter.family)
+        return any(
+            self._runs(rejecting.program(each), frame)
+            for each in (self.filter, *self.others) if each.family == family
+        )  # fmt: skip
 
     @staticmethod
     def _runs(program: rejecting.Program, frame: bytes) -> bool:
@@ -57,6 +61,15 @@ def test_all_of_a_hosts_packets_match_and_nobody_elses() -> None:
     assert whole.matches(ipv6(A6, B6, 58, b"\x80" + bytes(7)))
     assert not whole.matches(ipv6("fd00:1::1", B6, 6, tcp(1, 2)))
     assert not whole.matches(ipv6("fd00::1:1", B6, 6, tcp(1, 2)))
+
+
+def test_a_routers_packets_are_told_by_its_own_address_in_both_families() -> None:
+    router = Kernel("tcp/80", "02:00:00:00:00:01")
+    assert router.matches(ipv4("192.0.2.7", B4, 6, tcp(40000, 80)))
+    assert router.matches(ipv6("2001:db8::7", B6, 6, tcp(40000, 80)))
+    assert not router.matches(ipv6("2001:db8::7", B6, 6, tcp(40000, 81)))
+    for other in ("02:00:00:00:01:01", "02:00:00:01:00:01"):
+        assert not Kernel("", other).matches(ipv4(A4, B4, 6, tcp(40000, 80)))
 
 
 @pytest.mark.parametrize("kind", range(131, 140))
