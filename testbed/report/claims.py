@@ -153,6 +153,11 @@ def _badge(outcome: Outcome) -> str:
     return f'<span class="badge {_COLOURS[outcome.finding]}">{outcome.finding}</span>'
 
 
+def _brief(value: float) -> str:
+    """In three digits or so, for the end of a bar."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
 
@@ -292,6 +297,6 @@ def _bars(picture: Plot) -> str:
             top, end = x * room + 4 + number * thick, along.at(y)
             size = f'height="{thick - 1:.1f}" width="{max(end - _NAMES, 1):.1f}"'
             parts.append(f'<rect class="bar s{number % (_SERIES + 1)}" x="{_NAMES}" y="{top:.1f}" {size}/>')
-            parts.append(f'<text x="{end + 6:.1f}" y="{top + thick / 2 + 4:.1f}">{y:,.4g}</text>')
+            parts.append(f'<text x="{end + 6:.1f}" y="{top + thick / 2 + 4:.1f}">{_brief(y)}</text>')
     parts.append(f'<text x="{(_NAMES + _WIDTH) / 2}" y="{height - 8}" text-anchor="middle">{escape(picture.y)}</text>')
     return "\n".join([*parts, "</svg>"])
