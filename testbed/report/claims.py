@@ -170,7 +170,7 @@ def _table(rows: Sequence[Row]) -> str:
     marks = {True: ('<span class="badge holds">✓</span>'), False: ('<span class="badge breaks">✗</span>'), None: ""}
     body = "".join(
         f"<tr><td>{marks[row.held]}</td><td>{escape(row.condition)}</td>"
-        + "".join(f"<td>{escape(row.values.get(column, ''))}</td>" for column in columns)
+        + "".join(f"<td>{_bound(escape(row.values.get(column, '')))}</td>" for column in columns)
         + "</tr>"
         for row in rows
     )
@@ -178,6 +178,11 @@ def _table(rows: Sequence[Row]) -> str:
         f'<div class="wide"><table><thead><tr><th></th><th>condition</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _bound(text: str) -> str:
+    """A number and its unit stay on one line."""
+    return re.sub(r"(?<=[0-9∞]) (?=(?:s|ms|%|B|kB|KiB|Mbit/s)(?![a-z]))", "\N{NO-BREAK SPACE}", text)
 
 
 # --- pictures ----------------------------------------------------------------------------------------
