@@ -106,6 +106,8 @@ def _over_links(context: Context, name: str, words: dict[str, object]) -> Row:
     printed = _await_line(context, f"Message {text}")
     context.heal()
     context.await_closed(PORTS["tcp"])
+    if cut:
+        context.keep_journals("C2-outage", run.journals)
     arrived = there.delivered + there.late
     kernels = run.evidence.kernel.values()
     lost = sum(each.dropped_packets for each in run.evidence.links.values())

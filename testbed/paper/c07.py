@@ -28,7 +28,9 @@ class Link:
         return f"{self.delay_ms:g} ms each way" + (f", {self.loss} lost" if self.loss else "")
 
 
-_QUICK = (Link(delay_ms=0), Link(delay_ms=50), Link(delay_ms=50, loss="5%"))
+_SHOWN = Link(delay_ms=50, loss="5%")
+"""Its journals are kept as evidence."""
+_QUICK = (Link(delay_ms=0), Link(delay_ms=50), _SHOWN)
 _GRID = (
     *(Link(delay_ms=delay_ms, loss=loss) for loss in ("", "1%", "2%", "5%", "10%") for delay_ms in (0, 10, 50, 150)),
 )
@@ -249,6 +251,8 @@ def _deliver(context: Context, link: Link, count: int, *, seed: int) -> Deliveri
         )
     dropped = sum(context.lab.link(way).counters().dropped_packets for way in (THERE, BACK)) if words else 0
     context.heal()
+    if link == _SHOWN:
+        context.keep_journals("C7-50ms-5-percent-lost", run.journals)
     context.await_closed(PORTS["tcp"])  # what goes on must not be taken for the next one's
     there = run.judge().direction("client", "server")
     crossed = [

@@ -19,7 +19,9 @@ _PROFILES = (
     "clean", "wifi", "wifi-congested", "lossy-1", "lossy-5", "bursty", "satellite-leo", "4g-edge", "lossy-latency",
     "conference",
 )  # fmt: skip
-_QUICK = ("clean", "lossy-latency")
+_SHOWN = "lossy-latency"
+"""Its journals are kept as evidence."""
+_QUICK = ("clean", _SHOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +206,8 @@ def _play(context: Context, profile: str, transport: str, updates: int) -> Game:
     impaired = [context.lab.link(way) for way in (THERE, BACK)]
     dropped = sum(each.counters().dropped_packets for each in impaired if each.impairment is not None)
     context.heal()
+    if profile == _SHOWN:
+        context.keep_journals(f"C10-{profile}-{transport}", run.journals)
     return taken(run, dropped)
 
 

@@ -135,6 +135,11 @@ class Context:
         """Keep what was measured."""
         self.keep(name, json.dumps(content, indent=1))
 
+    def keep_journals(self, name: str, journals: Mapping[str, bytes]) -> None:
+        """Keep what programs noted, a file a host."""
+        for host, journal in journals.items():
+            self.keep(f"{name}-{host}.jsonl", journal)
+
     def keep_capture(self, name: str, capture: Capture) -> None:
         """Keep packets, as a file that Wireshark opens."""
         self.keep(name, pcapng.write(capture))

@@ -153,6 +153,11 @@ def _badge(outcome: Outcome) -> str:
     return f'<span class="badge {_COLOURS[outcome.finding]}">{outcome.finding}</span>'
 
 
+def _brief(value: float) -> str:
+    """In three digits or so, for the end of a bar."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
 
@@ -165,7 +170,7 @@ def _table(rows: Sequence[Row]) -> str:
     marks = {True: ('<span class="badge holds">✓</span>'), False: ('<span class="badge breaks">✗</span>'), None: ""}
     body = "".join(
         f"<tr><td>{marks[row.held]}</td><td>{escape(row.condition)}</td>"
-        + "".join(f"<td>{escape(row.values.get(column, ''))}</td>" for column in columns)
+        + "".join(f"<td>{_bound(escape(row.values.get(column, '')))}</td>" for column in columns)
         + "</tr>"
         for row in rows
     )
@@ -173,6 +178,11 @@ def _table(rows: Sequence[Row]) -> str:
         f'<div class="wide"><table><thead><tr><th></th><th>condition</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _bound(text: str) -> str:
+    """A number and its unit stay on one line."""
+    return re.sub(r"(?<=[0-9∞]) (?=(?:s|ms|%|B|kB|KiB|Mbit/s)(?![a-z]))", "\N{NO-BREAK SPACE}", text)
 
 
 # --- pictures ----------------------------------------------------------------------------------------
@@ -292,6 +302,6 @@ def _bars(picture: Plot) -> str:
             top, end = x * room + 4 + number * thick, along.at(y)
             size = f'height="{thick - 1:.1f}" width="{max(end - _NAMES, 1):.1f}"'
             parts.append(f'<rect class="bar s{number % (_SERIES + 1)}" x="{_NAMES}" y="{top:.1f}" {size}/>')
-            parts.append(f'<text x="{end + 6:.1f}" y="{top + thick / 2 + 4:.1f}">{y:,.4g}</text>')
+            parts.append(f'<text x="{end + 6:.1f}" y="{top + thick / 2 + 4:.1f}">{_brief(y)}</text>')
     parts.append(f'<text x="{(_NAMES + _WIDTH) / 2}" y="{height - 8}" text-anchor="middle">{escape(picture.y)}</text>')
     return "\n".join([*parts, "</svg>"])

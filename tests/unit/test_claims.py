@@ -280,6 +280,12 @@ def test_a_long_name_of_a_bar_is_told_in_full_in_two_lines() -> None:
     assert max(map(len, lines)) <= 46
 
 
+def test_a_number_is_not_parted_from_its_unit() -> None:
+    rows = [Row(condition="a", held=True, values={"seen": "54 in 7.85 s, 3 sent"})]
+    text = claim_page(page(Outcome(finding=Finding.HOLDS, sentence="So.", rows=rows)))
+    assert "<td>54 in 7.85\N{NO-BREAK SPACE}s, 3 sent</td>" in text
+
+
 def test_a_page_begins_with_the_first_sentence_alone() -> None:
     text = claim_page(page(Outcome(finding=Finding.HOLDS, sentence="It holds at 0.5 s (RFC 1, 2.3). It is so.")))
     assert '<p class="lead">It holds at 0.5 s (RFC 1, 2.3).</p><p>It is so.</p>' in text

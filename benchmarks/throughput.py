@@ -1,0 +1,193 @@
+"""What a port passes, and what being impaired costs those who are not: TCP per packet, and latency in pairs.
+
+``client -> server`` is impaired. ``other -> server`` passes the same port, unimpaired, and ``plain`` is a host whose
+port nobody has touched: the control, measured in turn with it. Who comes first changes each round, so that what the
+machine does meanwhile falls on both. Everybody sends packet by packet, offloads off.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from statistics import median
+
+from benchmarks import common
+from benchmarks.common import BenchmarkError, Check, Report
+from testbed.errors import EnvironmentUnfitError
+from testbed.labs import proving
+from testbed.labs.compose import ComposeLab
+
+LEAST_BPS = 300e6
+MOST_ADDED_RTT_S = 0.0004
+MOST_ADDED_S = 0.0002
+"""One way, to packets that are not impaired."""
+
+_STACK = common.ROOT / "benchmarks" / "crossing.yaml"
+_ROUNDS, _QUICK_ROUNDS = 30, 8
+_FLIGHT, _PACE_S = 150, 0.001
+_TRANSFERS, _QUICK_TRANSFERS = 10, 3
+_SETTLE_S, _LASTS_S = 0.5, 1.5
+_BUSY_PACE_S = 0.0005
+
+# Counts what comes once TCP has found its rate.
+_TAKE = """
+import json, socket, sys, time
+heard = socket.create_server(("", 9400)); print("ready", flush=True)
+taken, _ = heard.accept(); began = time.monotonic(); counted = 0; since = None
+while data := taken.recv(1 << 20):
+    now = time.monotonic()
+    if since is not None: counted += len(data)
+    elif now - began >= float(sys.argv[1]): since = now
+print(json.dumps(8 * counted / (now - since)))
+"""
+_POUR = """
+import socket, sys, time
+with socket.create_connection((sys.argv[1], 9400)) as s:
+    until, data = time.monotonic() + float(sys.argv[2]), bytes(1 << 16)
+    while time.monotonic() < until: s.sendall(data)
+"""
+_ECHO = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 9401)); print("ready", flush=True)
+while True: data, peer = s.recvfrom(99); s.sendto(data, peer)
+"""
+_PING = """
+import json, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((sys.argv[1], 9401)); s.settimeout(1); times = []
+for number in range(int(sys.argv[2])):
+    began = time.perf_counter(); s.send(b"%d" % number); s.recv(99); times.append(time.perf_counter() - began)
+    time.sleep(0.001)
+print(json.dumps(times))
+"""
+_STREAM = """
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); due = time.monotonic(); print("ready", flush=True)
+while True:
+    s.sendto(bytes(1000), (sys.argv[1], 9)); due += float(sys.argv[2]); time.sleep(max(0, due - time.monotonic()))
+"""
+
+
+def measure(report: Report) -> None:
+    """Each engine that this machine has."""
+    refused = []
+    for engine in ("carried", "host"):
+        try:
+            _measure_engine(report, engine)
+        except EnvironmentUnfitError as error:
+            refused.append(f"{engine}: not measured. {error}")
+    if len(refused) == 2:
+        raise EnvironmentUnfitError("\n".join(refused))
+    for line in refused:
+        report.note(line)
+
+
+def _measure_engine(report: Report, engine: str) -> None:
+    rounds = _QUICK_ROUNDS if report.quick else _ROUNDS
+    transfers = _QUICK_TRANSFERS if report.quick else _TRANSFERS
+    with ComposeLab(_STACK, netem=engine, say=report.say) as lab:
+        for host in lab.hosts.values():
+            host.inside().call("per_packet", interface=host.interface("lan")["name"])
+        for name in ("server", "plain"):
+            lab.host(name).start(["python3", "-c", _ECHO], ready="ready")
+        report.say(f"{engine}: {rounds} rounds of latency before anything is impaired")
+        before = _in_turns(rounds, lambda name: _latency_s(lab, name))
+        rtt_before = _in_turns(rounds, lambda name: _round_trip_s(lab, name))
+        lab.impair("client -> server", delay="10ms")
+        report.say(f"{engine}: and while client -> server is impaired")
+        after = _in_turns(rounds, lambda name: _latency_s(lab, name))
+        rtt_after = _in_turns(rounds, lambda name: _round_trip_s(lab, name))
+        report.say(f"{engine}: and carries {1 / _BUSY_PACE_S:.0f} packets a second")
+        address = lab.host("server").addresses("lan")[0]
+        stream = lab.host("client").start(["python3", "-c", _STREAM, address, str(_BUSY_PACE_S)], ready="ready")
+        busy = _in_turns(rounds, lambda name: _latency_s(lab, name))
+        stream.stop("SIGKILL")
+        report.say(f"{engine}: {transfers} transfers each, impaired, unimpaired through the same port, and past it")
+        rates: dict[str, list[float]] = {"impaired": [], "same port": [], "plain": []}
+        ways = (("client", "server", "impaired"), ("other", "server", "same port"), ("other", "plain", "plain"))
+        for number in range(transfers):
+            for src, dst, name in ways if number % 2 == 0 else reversed(ways):
+                rates[name].append(_goodput_bps(lab, src, dst))
+    _check_latency(report, f"{engine}: one-way latency added to unimpaired packets", before, after, MOST_ADDED_S)
+    _check_latency(report, f"{engine}: the same, the impaired link carrying {1 / _BUSY_PACE_S:.0f} packets a second",
+                   before, busy, MOST_ADDED_S)  # fmt: skip
+    _check_latency(report, f"{engine}: idle round trip added", rtt_before, rtt_after, MOST_ADDED_RTT_S)
+    impaired, plain = median(rates["impaired"]), median(rates["plain"])
+    report.check(
+        Check(
+            name=f"{engine}: TCP through a port impaired with 10 ms, median of {transfers}", value=impaired / 1e6,
+            bound=LEAST_BPS / 1e6, unit="Mbit/s", at_least=True,
+            rivals={"a port that nobody touched": f"{plain / 1e6:.0f} Mbit/s, {plain / impaired:.1f} times that",
+                    "unimpaired, same port": f"{median(rates['same port']) / 1e6:.0f} Mbit/s"},
+        )
+    )  # fmt: skip
+    for name, each in rates.items():
+        report.note(f"{engine}: {name}: {', '.join(f'{rate / 1e6:.0f}' for rate in each)} Mbit/s")
+
+
+def _in_turns(rounds: int, look: Callable[[str], float]) -> list[tuple[float, float]]:
+    """What is seen toward the server and toward the plain host, in pairs."""
+    pairs = []
+    for number in range(rounds):
+        seen = {name: look(name) for name in (("server", "plain") if number % 2 == 0 else ("plain", "server"))}
+        pairs.append((seen["server"], seen["plain"]))
+    return pairs
+
+
+def _latency_s(lab: ComposeLab, dst: str) -> float:
+    """The median one-way delay of a flight of probes."""
+    (ref,) = lab.topology.links(f"other -> {dst}")
+    flight = proving.fly(lab, ref, count=_FLIGHT, pace_s=_PACE_S, size_bytes=64, quiet_s=0.05)
+    if len(flight.first) < _FLIGHT:
+        raise BenchmarkError(f"{ref}: {_FLIGHT - len(flight.first)} of {_FLIGHT} probes did not arrive")
+    return median(flight.delays_s.values())
+
+
+def _round_trip_s(lab: ComposeLab, dst: str) -> float:
+    address = lab.host(dst).addresses("lan")[0]
+    done = lab.host("other").run(["python3", "-c", _PING, address, str(_FLIGHT)])
+    if not done.ok:
+        raise BenchmarkError(f"round trips to {dst}: {done.stderr}")
+    times: list[float] = json.loads(done.stdout)
+    return median(times)
+
+
+def _goodput_bps(lab: ComposeLab, src: str, dst: str) -> float:
+    """Payload a second, once TCP has had time to find its rate."""
+    address = lab.host(dst).addresses("lan")[0]
+    with ExitStack() as after:
+        taking = lab.host(dst).start(["python3", "-c", _TAKE, str(_SETTLE_S)], ready="ready")
+        after.callback(taking.stop, "SIGKILL")
+        poured = lab.host(src).run(["python3", "-c", _POUR, address, str(_SETTLE_S + _LASTS_S)], timeout="60s")
+        taken = taking.wait("30s")
+    if not poured.ok or not taken.ok:
+        raise BenchmarkError(f"{src} -> {dst}: {poured.stderr}{taken.stderr}")
+    return float(taken.stdout.splitlines()[1])
+
+
+def _check_latency(
+    report: Report,
+    name: str,
+    before: Sequence[tuple[float, float]],
+    after: Sequence[tuple[float, float]],
+    most_s: float,
+) -> None:
+    """The control's change taken off: the pairs' differences afterwards, less their median before."""
+    was_s = median(ours - control for ours, control in before)
+    added = sorted(ours - control - was_s for ours, control in after)
+    # The binomial's normal approximation, rounded outwards (David and Nagaraja, Order Statistics, section 7.1).
+    reach = 1.96 * math.sqrt(len(added)) / 2
+    low = added[max(math.floor(len(added) / 2 - reach), 0)]
+    high = added[min(math.ceil(len(added) / 2 + reach), len(added) - 1)]
+    report.check(
+        Check(
+            name=f"{name}, median of {len(added)} pairs", value=1000 * median(added), bound=1000 * most_s, unit="ms",
+            bound_words=f"95 %: {1000 * low:.3f} to {1000 * high:.3f}",
+            rivals={"the untouched port": f"{1000 * median(control for _, control in after):.3f} ms"},
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    common.run("What a port passes, and what it adds", measure)
