@@ -600,14 +600,19 @@ def kernel_words(options: dict[str, Any] | Any) -> dict[str, str]:
     words = {"delay": units.format_time(delay.get("delay", 0.0))}
     if delay.get("jitter"):
         words["delay"] += f" ± {units.format_time(delay['jitter'])}"
-    words["loss"] = units.format_ratio(options.get("loss-random", {}).get("loss", 0.0))
+    words["loss"] = _share(options.get("loss-random", {}).get("loss", 0.0))
     if model := options.get("loss-gemodel"):
-        words["loss"] = "gemodel " + " ".join(units.format_ratio(model.get(key, 0.0)) for key in ("p", "r"))
-        words["bursts begin"] = f"p={units.format_ratio(model.get('p', 0.0))}"
-        words["bursts end"] = f"r={units.format_ratio(model.get('r', 0.0))}"
+        words["loss"] = "gemodel " + " ".join(_share(model.get(key, 0.0)) for key in ("p", "r"))
+        words["bursts begin"] = f"p={_share(model.get('p', 0.0))}"
+        words["bursts end"] = f"r={_share(model.get('r', 0.0))}"
     if model := options.get("loss-state"):
-        words["loss"] = "state " + " ".join(units.format_ratio(value) for value in model.values())
+        words["loss"] = "state " + " ".join(_share(value) for value in model.values())
     for name in ("duplicate", "reorder", "corrupt"):
-        words[name] = units.format_ratio(options.get(name, {}).get(name, 0.0))
+        words[name] = _share(options.get(name, {}).get(name, 0.0))
     words["rate"] = units.format_rate(rate["rate"] * 8) if rate.get("rate") else "none"
     return words
+
+
+def _share(ratio: float) -> str:
+    """As tc shows it: the kernel keeps shares in steps of 1/2³², so that 10 % is 10.0000000116 %."""
+    return units.format_ratio(float(f"{ratio:.6g}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _RECORD = struct.Struct("<QIIBB")  # testbed.agent.capture
 
@@ -53,8 +53,8 @@ class Capture:
     """In the order of their time."""
     realtime_minus_monotonic_ns: int = 0
     """Brings times of CLOCK_MONOTONIC to the time of day, in which the file has them."""
-    ended_ns: int | None = None
-    """When it ended; CLOCK_MONOTONIC. None where that is not known."""
+    ended_ns: int | None = field(default=None, compare=False)
+    """When it ended; CLOCK_MONOTONIC. None where that is not known, as from a file."""
     comment: str = ""
     """What was captured, in a line."""
 

@@ -114,9 +114,9 @@ services:
     healthcheck: {{test: ["CMD", "false"], interval: 1s, retries: 1000}}
 """,
         ),
-        up_deadline="2s",
+        up_deadline="4s",
     )
-    with pytest.raises(ServiceFailedError, match=r"service `slow` is running and starting[\s\S]*not well after 2 s"):
+    with pytest.raises(ServiceFailedError, match=r"service `slow` is running and starting[\s\S]*not well after 4 s"):
         lab.up()
     assert_nothing_left(stack.engine, lab)
 
