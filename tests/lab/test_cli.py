@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import testbed.cli
 from testbed import ComposeLab
 
 LABS = ("compose",)
@@ -107,8 +109,8 @@ def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
     "command", ["demo", "doctor", "up", "down", "impair", "prove", "cut", "flap", "heal", "show", "profiles", "images"]
 )
 def test_every_command_helps_with_an_example(command: str) -> None:
-    done = cli(command, "--help")
-    assert done.returncode == 0
+    done = CliRunner().invoke(testbed.cli.cli, [command, "--help"])
+    assert done.exit_code == 0
     assert f"Example:\n    testbed {command}" in done.stdout
 
 
