@@ -69,22 +69,22 @@ class Context:
 
     def serve(self, program: str, *words: object) -> Program:
         """Start a program of `testbed.paper.programs` at the server; it prints ``ready`` when it is."""
-        return self.lab.host("server").start(_argv(program, *words), ready="ready")
+        return self.lab.host("server").start(argv_of(program, *words), ready="ready")
 
     def call(self, program: str, *words: object, timeout: str = "60s") -> Result:
         """Run one at the client, the server's address its first word, to its end. Raises LabError if it fails."""
-        result = self.lab.host("client").run(_argv(program, self.address, *words), timeout=timeout)
+        result = self.lab.host("client").run(argv_of(program, self.address, *words), timeout=timeout)
         if not result.ok:
             raise LabError(f"{program} at the client: exit status {result.exit_code}: {result.stderr[-1000:]}")
         return result
 
     def begin(self, program: str, *words: object, ready: str | None = None) -> Program:
         """Start one there."""
-        return self.lab.host("client").start(_argv(program, self.address, *words), ready=ready)
+        return self.lab.host("client").start(argv_of(program, self.address, *words), ready=ready)
 
     def measure(self, host: str, program: str, *words: object) -> Result:
         """Run one in a host to look at it, to its end."""
-        return self.lab.host(host).run(_argv(program, *words))
+        return self.lab.host(host).run(argv_of(program, *words))
 
     def flag(self, host: str) -> Flag:
         """A signal to a program in a host."""
@@ -178,7 +178,8 @@ def _told(result: Result) -> list[dict[str, float]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def _argv(program: str, *words: object) -> list[str]:
+def argv_of(program: str, *words: object) -> list[str]:
+    """How to run a program of `testbed.paper.programs` in any host."""
     text = (_PROGRAMS / f"{program}.py").read_text(encoding="utf-8")
     return ["python3", "-c", text, *map(str, words)]
 
