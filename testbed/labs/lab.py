@@ -212,6 +212,10 @@ class Source:
     """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
     dropped_before: int = 0
     """Likewise, dropped."""
+    strays: tuple[str, str] | None = None
+    """By which MAC addresses, its own and the receiver's, its packets from an unknown address are counted."""
+    strays_before: int = 0
+    """How many of these there had been when the test began."""
     cut: cutting.Cut | None = None
     rejected_packets: int = 0
     """By cuts that were mended since."""
@@ -271,6 +275,7 @@ class Port:
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
                 "running": None if source["running"] is None else Running.from_state(source["running"]),
                 "cut": None if cut is None else cutting.Cut.from_state(cut, minor, ways),
+                "strays": None if source["strays"] is None else tuple(source["strays"]),
             })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
                    entry=state.get("entry"))  # fmt: skip
@@ -890,8 +895,9 @@ class Lab(abc.ABC):
         device, minor, by_number = port.device, source.minor, impairment.by_number
         self._store_tables(port, impairment)
         lines: list[str] = [] if port.rooted else qdisc.root(device)
+        counting = [] if source.led or source.strays is None else qdisc.strays(minor, *source.strays)
         if not source.led:
-            lines.append(qdisc.make_class(device, minor))
+            lines += [qdisc.make_class(device, minor), *(each.put(device) for each in counting)]
         spare = source.spare
         kept = source.impairment is not None and qdisc.can_change_in_place(source.impairment, impairment)
         if source.impairment is not None and (afresh or not kept):
@@ -916,7 +922,11 @@ class Lab(abc.ABC):
             # The kernel holds something new for this source, whether or not it is what was asked.
             source.spare, source.impairment = spare, impairment
         source.counted = source.counted or by_number
-        complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
+        uncounted = {each.put(device) for each in counting}  # a kernel that cannot count them impairs all the same
+        complaints = [
+            f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"] if each["line"] not in uncounted
+        ]
+        source.strays_before = 0 if counting else source.strays_before
         found: list[proof.Difference] = []
         kernel: Mapping[str, Any] = {}
         if not complaints:
@@ -1254,7 +1264,15 @@ class Lab(abc.ABC):
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
         addresses = self.marks(ref.src, ref.network)
         port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
+        # A router's packets bear anybody's addresses, and of a part of the traffic the rest is none of ours.
+        if ref.traffic == ALL_TRAFFIC and addresses == self.source_addresses(ref.src, ref.network):
+            ends = self.mac(ref.src, ref.network), self.mac(ref.dst, ref.network)
+            port.sources[ref].strays = (ends[0], ends[1]) if ends[0] and ends[1] else None
         return port
+
+    def mac(self, _host: str, _network: str) -> str | None:
+        """The MAC address of a host's interface on a network, if it is known."""
+        return None
 
     def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         """Every address that a host's packets on a network may come from."""

@@ -57,6 +57,33 @@ def test_traffic_on_both_paths_is_only_told(wide: Lab) -> None:
     assert any("took `back`, unimpaired" in each for each in wide.evidence[0].warnings)
 
 
+def stray(lab: Lab, count: int) -> None:
+    """Send from `other` to the server over `lan`, from the address that `other` has on `back`."""
+    own, target = lab.hosts["other"].addresses("back")[0], lab.hosts["server"].addresses("lan")[0]
+    lab.host("other").run(["python3", "-c", _STRAY, own, target, str(count)])
+
+
+_STRAY = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((sys.argv[1], 0))
+for _ in range(int(sys.argv[3])): s.sendto(b"word", (sys.argv[2], 9))
+"""
+
+
+def test_packets_from_an_address_that_the_link_does_not_know_make_the_test_invalid(wide: Lab) -> None:
+    wide.impair("other -> server on lan", delay="20ms")
+    stray(wide, 3)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"3 packets of `other` came from an address that it was not"):
+        wide.verify()
+    assert [each.counters for each in wide.evidence] == [FAILS]
+    wide.begin(None)
+    wide.verify()  # what an earlier test saw is not this one's
+    Datagrams(wide.hosts["other"], wide.hosts["server"], "lan").arrived(2)
+    stray(wide, 1)
+    wide.verify()
+    assert [each for each in wide.evidence[0].warnings if each.startswith("1 packet of `other` came from an address")]
+
+
 def test_what_went_the_other_way_before_is_not_held_against_the_test(wide: Lab) -> None:
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
     wide.impair("other -> server on lan", delay="20ms")
