@@ -684,9 +684,9 @@ class Lab(abc.ABC):
             found += uncut
             self.evidence.append(self._cut_evidence(ref, port, source.cut, reading, uncut))
         problems += [
-            f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
+            _step_problem(step)
             for step in self._steps.get(ref, ())
-            if step.complaint is not None
+            if step.complaint is not None and (step.cut is None or source.cut is not None)
         ]
         wrong = [self._not_applied(ref, found, _HELD)] if found else []
         return [*wrong, self._not_applied(ref, [], *problems)] if problems else wrong
@@ -1175,10 +1175,7 @@ class Lab(abc.ABC):
         source = port.sources[ref]
         try:
             self._look_at_flapping(port, ref, halt=True)
-            filters, qdiscs, at_gate = self._read_port(port, [ref])
-            reading = proving.Reading(filters, qdiscs, None, at_gate)
-            found = self._cut_differences(cut, reading)
-            evidence = self._cut_evidence(ref, port, cut, reading, found)
+            evidence, found, lost_packets = self._look_at_cut(ref, port, cut)
             answer, still = self._take_off(port, cut)
         except (AgentError, ImpairmentNotAppliedError) as error:
             if isinstance(error, AgentError) and error.kind != "gone":
@@ -1191,9 +1188,28 @@ class Lab(abc.ABC):
         if still:
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
         if cut.at_gate:
-            source.rejected_packets += cut.lost_packets(at_gate, ())
-        self._mended.append((evidence, self._not_applied(ref, found, _HELD) if found else None))
+            source.rejected_packets += lost_packets
+        wrong = [_step_problem(step) for step in self._steps.get(ref, ()) if step.cut is not None and step.complaint]
+        self._mended.append((evidence, self._not_applied(ref, found, *wrong, _HELD) if found or wrong else None))
         source.cut = None
+
+    def cut_evidence(self, ref: LinkRef) -> LinkEvidence:
+        """What is known of a cut at this moment. Raises LabError if the link is not cut."""
+        cut = self._cut_of(ref)
+        if cut is None:
+            raise LabError(f"{ref} is not cut")
+        port = self._ports[ref.dst, ref.network]
+        self._look_at_flapping(port, ref)
+        return self._look_at_cut(ref, port, cut)[0]
+
+    def _look_at_cut(
+        self, ref: LinkRef, port: Port, cut: cutting.Cut
+    ) -> tuple[LinkEvidence, list[proof.Difference], int]:
+        """What is known of a cut, how it differs from what was asked, and how many packets went into it in all."""
+        filters, qdiscs, at_gate = self._read_port(port, [ref])
+        reading = proving.Reading(filters, qdiscs, None, at_gate)
+        found = self._cut_differences(cut, reading)
+        return self._cut_evidence(ref, port, cut, reading, found), found, cut.lost_packets(at_gate, qdiscs)
 
     def _take_off(self, port: Port, cut: cutting.Cut) -> tuple[Any, list[str]]:
         """Take a cut's filters off; tc's answer, and which are there still."""
@@ -1300,6 +1316,10 @@ class Lab(abc.ABC):
         return ImpairmentNotAppliedError(
             f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self.netem_engine}: {'. '.join(said)}"
         )
+
+
+def _step_problem(step: Taken) -> str:
+    return f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
 
 
 def _flapping_times(up: str, down: str) -> tuple[float, float]:
