@@ -37,6 +37,7 @@ from testbed.observe.observation import Observation
 
 # A step within 10 ms of its time, and one apart from the next.
 _SHORTEST_FLAP_S = 0.05
+_GATE_NEEDS = "To reject, the machine's own kernel must have cls_bpf and act_mirred: modprobe -a cls_bpf act_mirred"
 _HELD = "It was in force when it was put there"
 
 
@@ -1091,7 +1092,8 @@ class Lab(abc.ABC):
             found = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
             cut.lost_before = cut.lost_packets((), qdiscs)
         if complaints or found:
-            raise self._not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}")
+            hints = [_GATE_NEEDS] if complaints and cut.at_gate else []
+            raise self._not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}", *hints)
 
     def _cut_differences(self, cut: cutting.Cut, reading: proving.Reading) -> list[proof.Difference]:
         if cut.flapping is not None:  # its steps were read back one by one

@@ -142,12 +142,24 @@ def test_an_idle_link_is_no_failure_but_a_warning(lab: Lab) -> None:
     assert lab.evidence[0].warnings == ["no packet crossed it"]
 
 
-def test_a_filter_deleted_in_mid_test_makes_it_invalid(lab: Lab) -> None:
-    lab.impair("client -> server", delay="5ms")
-    tc(lab, "filter delete dev DEVICE parent 1:")
-    with pytest.raises(ImpairmentNotAppliedError, match=r"asked filter .* led to 1:"):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("filter delete dev DEVICE parent 1:", r"asked filter .* led to 1:"),
+        ("qdisc delete dev DEVICE parent 1:MINOR", r"asked netem delay=5ms, the kernel reports none on this link"),
+        ("qdisc delete dev DEVICE root", r"asked netem delay=5ms, the kernel reports none on this link"),
+        ("qdisc replace dev DEVICE parent 1:MINOR pfifo limit 9", r"asked netem delay=5ms, .* none on this link"),
+        ("qdisc replace dev DEVICE root handle 9: netem delay 5ms", r"asked netem delay=5ms, .* none on this link"),
+    ],
+)
+def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line: str, said: str) -> None:
+    link = lab.link("client -> server")
+    link.impair(delay="5ms")
+    tc(lab, line.replace("MINOR", f"{lab._ports['server', 'lan'].sources[link.ref].minor:x}"))
+    with pytest.raises(ImpairmentNotAppliedError, match=said):
         lab.verify()
-    lab._renew(lab.link("client -> server").ref)
+    assert [each.read_back for each in lab.evidence] == [FAILS]
+    lab._renew(link.ref)
     lab.heal()
 
 
