@@ -1105,7 +1105,7 @@ class Lab(abc.ABC):
     ) -> LinkEvidence:
         ifindex = port.sources[ref].ifindex
         answered = port.channel.call("rejected", ifindex=ifindex) if cut.at_gate else None
-        steps = sum(step.cut is not None for step in self._steps.get(ref, ()))
+        steps = [step for step in self.stepped.get(ref, ()) if step.cut is not None]
         return cutting.evidence(
             ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
             lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs) - cut.lost_before, steps=steps,
@@ -1184,7 +1184,7 @@ class Lab(abc.ABC):
                 raise
             source.cut = None  # it went with the port
             gone = f"it ended before it was mended: {error}"
-            evidence = cutting.evidence(ref, cut, command="", found=[gone], lost_packets=0, steps=0, answered=None)
+            evidence = cutting.evidence(ref, cut, command="", found=[gone], lost_packets=0, steps=(), answered=None)
             self._mended.append((evidence, self._not_applied(ref, [], gone)))
             return
         if still:

@@ -279,6 +279,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
         probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
         tally=tally,
         warnings=warnings,
+        steps=[step for step in lab.stepped.get(ref, ()) if step.cut is None],
     )
     return Examined(evidence, found, problems)
 
