@@ -455,7 +455,7 @@ def heal(compose_file: Path | None, link: str | None) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @_example("testbed show --json")
 def show(compose_file: Path | None, as_json: bool) -> int:
-    """Show the running stack: hosts, and each impaired link as asked and as the kernel has it.
+    """Show the running stack: hosts, each impaired link as asked and as the kernel has it, and each cut.
 
     Exit status 1 if a link is not as asked.
     """
@@ -468,14 +468,20 @@ def show(compose_file: Path | None, as_json: bool) -> int:
             }
             for ref in lab.impaired for asked, netem in [lab.now(ref)]
         ]  # fmt: skip
+        cuts = [lab.cut_evidence(ref) for ref in lab.cuts]
         hosts = {name: list(host.addresses()) for name, host in lab.hosts.items()}
     finally:
         lab.leave()
     if as_json:
-        _OUT.print_json(json.dumps({"run": lab.run_id, "engine": lab.netem_engine, "hosts": hosts, "links": links}))
+        found = {"run": lab.run_id, "engine": lab.netem_engine, "hosts": hosts, "links": links,
+                 "cuts": [each.as_json() for each in cuts]}  # fmt: skip
+        _OUT.print_json(json.dumps(found))
     else:
         tables.print_stack(_OUT, run_id=lab.run_id, engine=lab.netem_engine, hosts=hosts, links=links)
-    return 1 if any(each["differences"] for each in links) else 0
+        for each in cuts:
+            for line in evidence.lines(each):
+                _OUT.print(line, markup=False, soft_wrap=True)
+    return 1 if any(each["differences"] for each in links) or any(each.read_back == FAILS for each in cuts) else 0
 
 
 @cli.command()

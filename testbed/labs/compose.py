@@ -520,6 +520,10 @@ class ComposeLab(Lab):
 
         return spots_of_port(self, self._agent, host=host, network=network, src=src, members=members, end=end)
 
+    def mac(self, host: str, network: str) -> str | None:
+        """The MAC address of a container's interface."""
+        return str(self._hosts[host].interface(network)["mac"])
+
     def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         """What packets of a host bear as their source; see `Lab`."""
         link_local = self._hosts[host].interface(network)["link_local"]

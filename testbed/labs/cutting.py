@@ -17,6 +17,7 @@ from testbed.links import proof, qdisc, rejecting
 from testbed.links.schedule import Moment, Schedule
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence
 from testbed.model.impairment import CLEAN
+from testbed.model.timeline import Taken
 from testbed.model.topology import LinkRef
 
 DROP, REJECT = "drop", "reject"
@@ -141,7 +142,7 @@ class Cut:
 
 
 def evidence(
-    ref: LinkRef, cut: Cut, *, command: str, found: Sequence[str], lost_packets: int, steps: int,
+    ref: LinkRef, cut: Cut, *, command: str, found: Sequence[str], lost_packets: int, steps: Sequence[Taken],
     answered: Mapping[str, int] | None,
 ) -> LinkEvidence:  # fmt: skip
     """What is known of a cut: whether the kernel held it, how many packets met it and what became of them.
@@ -156,12 +157,12 @@ def evidence(
         seen += f"; its sender was told by {_plural(resets, 'reset')} and {_plural(errors, 'ICMP error')}"
         seen += f"; {none} may not be answered" if none else ""
         seen += f"; {_plural(failed, 'answer')} the kernel did not take" if failed else ""
-    kernel = "; ".join(found) or ("as asked" if cut.flapping is None else f"{steps} steps taken")
+    kernel = "; ".join(found) or ("as asked" if cut.flapping is None else f"{len(steps)} steps taken")
     check = Check(field="cut", asked=cut.describe(), kernel=kernel, seen=seen)
     return LinkEvidence(
         link=str(ref), network=ref.network, asked={"cut": cut.describe()}, command=command, checks=[check],
         read_back=FAILS if found else HOLDS, counters=HOLDS if lost_packets else SHOWN,
-        warnings=[] if lost_packets else ["no packet met the cut"],
+        warnings=[] if lost_packets else ["no packet met the cut"], steps=steps,
     )  # fmt: skip
 
 

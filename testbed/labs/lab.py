@@ -37,6 +37,7 @@ from testbed.observe.observation import Observation
 
 # A step within 10 ms of its time, and one apart from the next.
 _SHORTEST_FLAP_S = 0.05
+_GATE_NEEDS = "To reject, the machine's own kernel must have cls_bpf and act_mirred: modprobe -a cls_bpf act_mirred"
 _HELD = "It was in force when it was put there"
 
 
@@ -212,6 +213,10 @@ class Source:
     """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
     dropped_before: int = 0
     """Likewise, dropped."""
+    strays: tuple[str, str] | None = None
+    """By which MAC addresses, its own and the receiver's, its packets from an unknown address are counted."""
+    strays_before: int = 0
+    """How many of these there had been when the test began."""
     cut: cutting.Cut | None = None
     rejected_packets: int = 0
     """By cuts that were mended since."""
@@ -271,6 +276,7 @@ class Port:
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
                 "running": None if source["running"] is None else Running.from_state(source["running"]),
                 "cut": None if cut is None else cutting.Cut.from_state(cut, minor, ways),
+                "strays": None if source["strays"] is None else tuple(source["strays"]),
             })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
                    entry=state.get("entry"))  # fmt: skip
@@ -679,9 +685,9 @@ class Lab(abc.ABC):
             found += uncut
             self.evidence.append(self._cut_evidence(ref, port, source.cut, reading, uncut))
         problems += [
-            f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
+            _step_problem(step)
             for step in self._steps.get(ref, ())
-            if step.complaint is not None
+            if step.complaint is not None and (step.cut is None or source.cut is not None)
         ]
         wrong = [self._not_applied(ref, found, _HELD)] if found else []
         return [*wrong, self._not_applied(ref, [], *problems)] if problems else wrong
@@ -890,8 +896,9 @@ class Lab(abc.ABC):
         device, minor, by_number = port.device, source.minor, impairment.by_number
         self._store_tables(port, impairment)
         lines: list[str] = [] if port.rooted else qdisc.root(device)
+        counting = [] if source.led or source.strays is None else qdisc.strays(minor, *source.strays)
         if not source.led:
-            lines.append(qdisc.make_class(device, minor))
+            lines += [qdisc.make_class(device, minor), *(each.put(device) for each in counting)]
         spare = source.spare
         kept = source.impairment is not None and qdisc.can_change_in_place(source.impairment, impairment)
         if source.impairment is not None and (afresh or not kept):
@@ -916,7 +923,11 @@ class Lab(abc.ABC):
             # The kernel holds something new for this source, whether or not it is what was asked.
             source.spare, source.impairment = spare, impairment
         source.counted = source.counted or by_number
-        complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
+        uncounted = {each.put(device) for each in counting}  # a kernel that cannot count them impairs all the same
+        complaints = [
+            f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"] if each["line"] not in uncounted
+        ]
+        source.strays_before = 0 if counting else source.strays_before
         found: list[proof.Difference] = []
         kernel: Mapping[str, Any] = {}
         if not complaints:
@@ -1081,7 +1092,8 @@ class Lab(abc.ABC):
             found = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
             cut.lost_before = cut.lost_packets((), qdiscs)
         if complaints or found:
-            raise self._not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}")
+            hints = [_GATE_NEEDS] if complaints and cut.at_gate else []
+            raise self._not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}", *hints)
 
     def _cut_differences(self, cut: cutting.Cut, reading: proving.Reading) -> list[proof.Difference]:
         if cut.flapping is not None:  # its steps were read back one by one
@@ -1093,7 +1105,7 @@ class Lab(abc.ABC):
     ) -> LinkEvidence:
         ifindex = port.sources[ref].ifindex
         answered = port.channel.call("rejected", ifindex=ifindex) if cut.at_gate else None
-        steps = sum(step.cut is not None for step in self._steps.get(ref, ()))
+        steps = [step for step in self.stepped.get(ref, ()) if step.cut is not None]
         return cutting.evidence(
             ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
             lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs) - cut.lost_before, steps=steps,
@@ -1165,25 +1177,41 @@ class Lab(abc.ABC):
         source = port.sources[ref]
         try:
             self._look_at_flapping(port, ref, halt=True)
-            filters, qdiscs, at_gate = self._read_port(port, [ref])
-            reading = proving.Reading(filters, qdiscs, None, at_gate)
-            found = self._cut_differences(cut, reading)
-            evidence = self._cut_evidence(ref, port, cut, reading, found)
+            evidence, found, lost_packets = self._look_at_cut(ref, port, cut)
             answer, still = self._take_off(port, cut)
         except (AgentError, ImpairmentNotAppliedError) as error:
             if isinstance(error, AgentError) and error.kind != "gone":
                 raise
             source.cut = None  # it went with the port
             gone = f"it ended before it was mended: {error}"
-            evidence = cutting.evidence(ref, cut, command="", found=[gone], lost_packets=0, steps=0, answered=None)
+            evidence = cutting.evidence(ref, cut, command="", found=[gone], lost_packets=0, steps=(), answered=None)
             self._mended.append((evidence, self._not_applied(ref, [], gone)))
             return
         if still:
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
         if cut.at_gate:
-            source.rejected_packets += cut.lost_packets(at_gate, ())
-        self._mended.append((evidence, self._not_applied(ref, found, _HELD) if found else None))
+            source.rejected_packets += lost_packets
+        wrong = [_step_problem(step) for step in self._steps.get(ref, ()) if step.cut is not None and step.complaint]
+        self._mended.append((evidence, self._not_applied(ref, found, *wrong, _HELD) if found or wrong else None))
         source.cut = None
+
+    def cut_evidence(self, ref: LinkRef) -> LinkEvidence:
+        """What is known of a cut at this moment. Raises LabError if the link is not cut."""
+        cut = self._cut_of(ref)
+        if cut is None:
+            raise LabError(f"{ref} is not cut")
+        port = self._ports[ref.dst, ref.network]
+        self._look_at_flapping(port, ref)
+        return self._look_at_cut(ref, port, cut)[0]
+
+    def _look_at_cut(
+        self, ref: LinkRef, port: Port, cut: cutting.Cut
+    ) -> tuple[LinkEvidence, list[proof.Difference], int]:
+        """What is known of a cut, how it differs from what was asked, and how many packets went into it in all."""
+        filters, qdiscs, at_gate = self._read_port(port, [ref])
+        reading = proving.Reading(filters, qdiscs, None, at_gate)
+        found = self._cut_differences(cut, reading)
+        return self._cut_evidence(ref, port, cut, reading, found), found, cut.lost_packets(at_gate, qdiscs)
 
     def _take_off(self, port: Port, cut: cutting.Cut) -> tuple[Any, list[str]]:
         """Take a cut's filters off; tc's answer, and which are there still."""
@@ -1254,7 +1282,15 @@ class Lab(abc.ABC):
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
         addresses = self.marks(ref.src, ref.network)
         port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
+        # A router's packets bear anybody's addresses, and of a part of the traffic the rest is none of ours.
+        if ref.traffic == ALL_TRAFFIC and addresses == self.source_addresses(ref.src, ref.network):
+            ends = self.mac(ref.src, ref.network), self.mac(ref.dst, ref.network)
+            port.sources[ref].strays = (ends[0], ends[1]) if ends[0] and ends[1] else None
         return port
+
+    def mac(self, _host: str, _network: str) -> str | None:
+        """The MAC address of a host's interface on a network, if it is known."""
+        return None
 
     def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         """Every address that a host's packets on a network may come from."""
@@ -1282,6 +1318,10 @@ class Lab(abc.ABC):
         return ImpairmentNotAppliedError(
             f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self.netem_engine}: {'. '.join(said)}"
         )
+
+
+def _step_problem(step: Taken) -> str:
+    return f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
 
 
 def _flapping_times(up: str, down: str) -> tuple[float, float]:

@@ -448,6 +448,10 @@ class LocalLab(Lab):
         self.channel.call(operation, ticket=ticket, **arguments)
         return Channel(PipeStream(ask, hear), name=name)
 
+    def mac(self, host: str, network: str) -> str | None:
+        """The MAC address of a host's interface."""
+        return next(each.mac for each in self._hosts[host].plan.interfaces if each.network == network)
+
     def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         """What packets of a host bear as their source; see `Lab`."""
         interface = next(each for each in self._hosts[host].plan.interfaces if each.network == network)

@@ -23,7 +23,7 @@ from testbed.model.impairment import CLEAN, Impairment, is_table
 from testbed.model.topology import LinkRef
 
 if TYPE_CHECKING:
-    from testbed.labs.lab import Lab, Port
+    from testbed.labs.lab import Lab, Port, Source
 
 _CLEAN_PROBES = 100
 _CLEAN_PACE_S = 0.001
@@ -186,8 +186,22 @@ def begin(lab: Lab) -> None:
     for port in lab.ports:
         try:
             port.refused = refused(port) or 0
+            _begin_counting_strays(port)
         except AgentError:  # it is gone; a new one begins at 0
             port.refused = 0
+
+
+def _begin_counting_strays(port: Port) -> None:
+    counting = [source for source in port.sources.values() if source.strays is not None and source.led]
+    if counting:
+        answer = port.channel.call("tc", port=port.name, lines=[qdisc.show_filters(port.device)])
+        for source in counting:
+            source.strays_before = _strays(source, answer["shown"][-1] if answer["shown"] else ())
+
+
+def _strays(source: Source, filters: Sequence[Mapping[str, Any]]) -> int:
+    """Packets of a sender, so far, that came from an address that was not known to be its."""
+    return 0 if source.strays is None else proof.counted_packets(filters, qdisc.strays(source.minor, *source.strays))
 
 
 def refused(port: Port) -> int | None:
@@ -229,6 +243,13 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
             changing=source.running is not None,
         )  # fmt: skip
         problems += [each for each in (counting.overflow_problem(asked, tally, limit_packets=limit),) if each]
+        strays = _strays(source, reading.filters) - source.strays_before
+        if strays:
+            said = (
+                f"{_packets(strays)} of `{ref.src}` came from an address that it was not known to have on "
+                f"`{ref.network}` ({', '.join(source.addresses)}), unimpaired"
+            )
+            (warnings if tally.arrived_packets or source.cut else problems).append(said)
         elsewhere = {network: went for network, went in _elsewhere(lab, ref).items() if went}
         ways = ", ".join(f"{went} packets took `{network}`" for network, went in elsewhere.items())
         if (
@@ -244,7 +265,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
             )
         elif elsewhere:
             warnings.append(f"{ways}, unimpaired by this link")
-        elif not tally.arrived_packets:
+        elif not tally.arrived_packets and not strays:
             warnings.append("no packet crossed it")
     probed = lab.probed.get(ref, [])
     evidence = LinkEvidence(
@@ -258,8 +279,13 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
         probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
         tally=tally,
         warnings=warnings,
+        steps=[step for step in lab.stepped.get(ref, ()) if step.cut is None],
     )
     return Examined(evidence, found, problems)
+
+
+def _packets(count: int) -> str:
+    return f"{count} packet{'' if count == 1 else 's'}"
 
 
 def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:
@@ -358,7 +384,7 @@ def _begin_watching(lab: Lab, ref: LinkRef, network: str) -> Watched | None:
     minor = watching.FIRST_MINOR + sum(each.port is port for each in lab.watched.values())
     root = qdisc.root(port.device) if lab.netem_engine == "host" else [watching.root(port.device)]
     lines = [] if port.rooted else root
-    lines += watching.source(port.device, minor, lab.hosts[ref.src].addresses(network))
+    lines += watching.source(port.device, minor, lab.source_addresses(ref.src, network))
     if port.channel.call("tc", port=port.name, lines=lines)["complaints"]:
         return None
     port.rooted = True

@@ -208,6 +208,16 @@ def filter_differences(shown: Iterable[Mapping[str, Any]], wanted: Iterable[qdis
     return differences
 
 
+def counted_packets(shown: Iterable[Mapping[str, Any]], chosen: Iterable[qdisc.Filter]) -> int:
+    """How many packets filters that count have matched; those that are not there, none."""
+    found = _flowers(shown)
+    return sum(
+        int(action.get("stats", {}).get("packets", 0))
+        for each in chosen
+        for action in found.get((each.priority, each.handle), {}).get("actions", ())
+    )
+
+
 def missing(shown: Iterable[Mapping[str, Any]], one: qdisc.Filter) -> bool:
     """Whether a filter is not there."""
     return (one.priority, one.handle) not in _flowers(shown)

@@ -52,6 +52,7 @@ _ANSWERS = 1
 _NEIGHBOURS = 2
 _CUT_PRIORITY = 10
 _PRIORITY = 20
+_STRAY_PRIORITY = 50_000  # asked when no address of a sender's was known
 _FAMILIES = ("ip", "ipv6")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
@@ -182,12 +183,14 @@ class Filter:
     """The class, such as ``1:10``."""
     chain: int | None = None
     """The chain that is asked in place of the class, and leads there what it does not drop."""
+    counts: bool = False
+    """Whether it counts what it matches."""
 
     def put(self, device: str) -> str:
         """The line that puts it there, or replaces the one with its handle."""
         words = " ".join(f"{key} {value}" for key, value in self.keys.items())
         target = f"classid {self.flow}" if self.chain is None else f"action goto chain {self.chain}"
-        return f"filter replace {self._where(device)} flower {words} {target}"
+        return f"filter replace {self._where(device)} flower {words} {target}{' action pass' if self.counts else ''}"
 
     def get(self, device: str) -> str:
         """The line that reads it back."""
@@ -229,6 +232,15 @@ def filters(
     """
     chain = minor if by_number else None
     return [replace(each, chain=chain) for each in _filters(minor, f"1:{minor:x}", addresses, traffic, _PRIORITY)]
+
+
+def strays(minor: int, sender: str, receiver: str) -> list[Filter]:
+    """What counts a sender's packets that no address of its own names, by the MAC addresses of both; they pass."""
+    return [
+        Filter(family=family, priority=_STRAY_PRIORITY + number, handle=minor,
+               keys={"src_mac": sender, "dst_mac": receiver}, flow="1:0", counts=True)
+        for number, family in enumerate(_FAMILIES)
+    ]  # fmt: skip
 
 
 def count(device: str, minor: int, object_file: str) -> list[str]:

@@ -6,6 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from testbed.model.timeline import Taken
+
+MOST_STEPS = 10_000
+"""So many steps of one link are written to the results file."""
+
 HOLDS, FAILS, SHOWN = "holds", "fails", "shown"
 
 
@@ -76,6 +81,8 @@ class LinkEvidence:
     """Level 3: probes saw what was asked."""
     tally: Tally | None = None
     warnings: Sequence[str] = field(default_factory=tuple)
+    steps: Sequence[Taken] = field(default_factory=tuple)
+    """What was taken of its timeline, or of its coming and going, in order."""
 
     @property
     def failures(self) -> list[Check]:
@@ -93,4 +100,6 @@ class LinkEvidence:
             "checks": [asdict(check) for check in self.checks],
             "counters": None if self.tally is None else self.tally.as_json(),
             "warnings": list(self.warnings),
+            "steps": [each.as_json() for each in self.steps[:MOST_STEPS]],
+            "steps_left_out": max(len(self.steps) - MOST_STEPS, 0),
         }

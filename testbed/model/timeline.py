@@ -199,6 +199,13 @@ class Taken:
         """What is in force from here on, in words."""
         return {None: self.impairment.describe(), True: "cut", False: "not cut"}[self.cut]
 
+    def as_json(self) -> dict[str, Any]:
+        """As the results file has it."""
+        return {
+            "planned_s": self.planned_s, "actual_s": round(self.actual_s, 6), "unix_s": round(self.unix_s, 6),
+            "in_force": self.describe(), "passed_over": self.passed_over, "complaint": self.complaint,
+        }  # fmt: skip
+
     @property
     def late_s(self) -> float:
         """How late it was; seconds."""

@@ -599,7 +599,8 @@ def losses(
     What may still have been under way when the capture ended, ``longest_s`` after it came, is left out. None if the
     capture has not all of them, or has one side of the impairment alone.
     """
-    if any(place.lost or place.overwritten for place in capture.places) or not capture.at("before"):
+    incomplete = any(place.lost or place.overwritten for place in capture.places)
+    if incomplete or not any(place.side == "before" for place in capture.places):
         return None
     wanted = {
         bytes.fromhex(each.replace(":", "")) if _MAC.fullmatch(each) else ipaddress.ip_address(each).packed

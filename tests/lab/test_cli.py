@@ -51,6 +51,10 @@ def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: Co
     assert impaired.returncode == 0, impaired.stderr
     again = cli("impair", "server -> client", "latency", cwd=project)
     assert again.returncode == 0, again.stderr
+    cut = cli("cut", "--reject", "client -> server tcp/9", cwd=project)
+    assert cut.stdout == "client -> server tcp/9: cut, rejecting\n", cut.stderr
+    flapping = cli("flap", "--up", "3600s", "--down", "100ms", "server -> client", cwd=project)
+    assert flapping.returncode == 0, flapping.stderr
 
     shown = json.loads(cli("show", "--json", cwd=project).stdout)
     links = {each["link"]: each for each in shown["links"]}
@@ -58,6 +62,10 @@ def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: Co
     assert links["client -> server"]["kernel"]["options"]["delay"]["delay"] == 0.04
     assert links["server -> client"]["asked"] == {"delay": "50ms"}
     assert all(each["differences"] == [] for each in links.values())
+    assert {each["link"]: (each["asked"]["cut"], each["proof"]["read_back"]) for each in shown["cuts"]} == {
+        "client -> server tcp/9": ("rejecting", "holds"),
+        "server -> client": ("flapping, up 3600s, down 100ms, silently", "holds"),
+    }
 
     assert cli("heal", "client -> server", cwd=project).stdout == "client -> server: healed\n"
     shown = json.loads(cli("show", "--json", cwd=project).stdout)

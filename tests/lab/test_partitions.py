@@ -205,9 +205,9 @@ def test_a_link_that_flaps_loses_what_comes_while_it_is_down_and_nothing_else(fo
     assert lost == len(said) - len(arrived) > 0
     assert link.counters().sent_packets - sent_before >= len(arrived)  # they went through what impairs the link
     four.verify()
-    assert [each.checks[0].asked for each in four.evidence if "cut" in each.asked] == [
-        "flapping, up 250ms, down 150ms, silently"
-    ]
+    (evidence,) = [each for each in four.evidence if "cut" in each.asked]
+    assert evidence.checks[0].asked == "flapping, up 250ms, down 150ms, silently"
+    assert evidence.steps == steps
 
 
 _HEAR = """

@@ -57,6 +57,33 @@ def test_traffic_on_both_paths_is_only_told(wide: Lab) -> None:
     assert any("took `back`, unimpaired" in each for each in wide.evidence[0].warnings)
 
 
+def stray(lab: Lab, count: int) -> None:
+    """Send from `other` to the server over `lan`, from the address that `other` has on `back`."""
+    own, target = lab.hosts["other"].addresses("back")[0], lab.hosts["server"].addresses("lan")[0]
+    lab.host("other").run(["python3", "-c", _STRAY, own, target, str(count)])
+
+
+_STRAY = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((sys.argv[1], 0))
+for _ in range(int(sys.argv[3])): s.sendto(b"word", (sys.argv[2], 9))
+"""
+
+
+def test_packets_from_an_address_that_the_link_does_not_know_make_the_test_invalid(wide: Lab) -> None:
+    wide.impair("other -> server on lan", delay="20ms")
+    stray(wide, 3)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"3 packets of `other` came from an address that it was not"):
+        wide.verify()
+    assert [each.counters for each in wide.evidence] == [FAILS]
+    wide.begin(None)
+    wide.verify()  # what an earlier test saw is not this one's
+    Datagrams(wide.hosts["other"], wide.hosts["server"], "lan").arrived(2)
+    stray(wide, 1)
+    wide.verify()
+    assert [each for each in wide.evidence[0].warnings if each.startswith("1 packet of `other` came from an address")]
+
+
 def test_what_went_the_other_way_before_is_not_held_against_the_test(wide: Lab) -> None:
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
     wide.impair("other -> server on lan", delay="20ms")
@@ -115,12 +142,24 @@ def test_an_idle_link_is_no_failure_but_a_warning(lab: Lab) -> None:
     assert lab.evidence[0].warnings == ["no packet crossed it"]
 
 
-def test_a_filter_deleted_in_mid_test_makes_it_invalid(lab: Lab) -> None:
-    lab.impair("client -> server", delay="5ms")
-    tc(lab, "filter delete dev DEVICE parent 1:")
-    with pytest.raises(ImpairmentNotAppliedError, match=r"asked filter .* led to 1:"):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("filter delete dev DEVICE parent 1:", r"asked filter .* led to 1:"),
+        ("qdisc delete dev DEVICE parent 1:MINOR", r"asked netem delay=5ms, the kernel reports none on this link"),
+        ("qdisc delete dev DEVICE root", r"asked netem delay=5ms, the kernel reports none on this link"),
+        ("qdisc replace dev DEVICE parent 1:MINOR pfifo limit 9", r"asked netem delay=5ms, .* none on this link"),
+        ("qdisc replace dev DEVICE root handle 9: netem delay 5ms", r"asked netem delay=5ms, .* none on this link"),
+    ],
+)
+def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line: str, said: str) -> None:
+    link = lab.link("client -> server")
+    link.impair(delay="5ms")
+    tc(lab, line.replace("MINOR", f"{lab._ports['server', 'lan'].sources[link.ref].minor:x}"))
+    with pytest.raises(ImpairmentNotAppliedError, match=said):
         lab.verify()
-    lab._renew(lab.link("client -> server").ref)
+    assert [each.read_back for each in lab.evidence] == [FAILS]
+    lab._renew(link.ref)
     lab.heal()
 
 

@@ -246,6 +246,9 @@ def test_a_markers_timeline_begins_with_the_body_of_the_test(lab: ComposeLab, sl
     link = lab.link("client -> server")
     await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
     assert due_s(link.steps()[0]) >= slow_set_up
+    lab.verify()
+    words = [each.as_json()["in_force"].split()[0] for each in lab.evidence[0].steps]
+    assert words == ["delay=5ms", "delay=25ms"]
 
 
 _STOPS_ITSELF = """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from testbed.judge.counting import class_packets, overflow_problem, overflows, tally
 from testbed.model.evidence import LinkEvidence
-from testbed.model.impairment import Impairment
+from testbed.model.impairment import CLEAN, Impairment
+from testbed.model.timeline import Taken
 
 
 def netem(packets: int, drops: int, qlen: int = 0) -> dict[str, Any]:
@@ -89,3 +91,16 @@ def test_a_link_that_was_not_probed_says_so() -> None:
     link = LinkEvidence(link="a -> b", network="lan", asked={}, command="")
     assert link.as_json()["proof"] == {"read_back": "holds", "counters": "shown", "probe": "not asked"}
     assert link.as_json()["counters"] is None
+    assert link.as_json()["steps"] == []
+
+
+def test_the_steps_that_were_taken_are_written_with_their_times_up_to_a_number() -> None:
+    down = Taken(planned_s=2.0, actual_s=2.0012, monotonic_s=9.0, unix_s=1e9, impairment=CLEAN, cut=True)
+    slow = replace(down, planned_s=3.0, impairment=Impairment(delay_s=0.04), cut=None, complaint="refused")
+    link = LinkEvidence(link="a -> b", network="lan", asked={}, command="", steps=[down, slow, *[down] * 10_000])
+    written = link.as_json()
+    assert written["steps"][0] == {
+        "planned_s": 2.0, "actual_s": 2.0012, "unix_s": 1e9, "in_force": "cut", "passed_over": False, "complaint": None,
+    }  # fmt: skip
+    assert (written["steps"][1]["in_force"], written["steps"][1]["complaint"]) == ("delay=40ms", "refused")
+    assert (len(written["steps"]), written["steps_left_out"]) == (10_000, 2)

@@ -100,6 +100,14 @@ def test_no_line_holds_a_word_that_tc_could_not_read(impairment: Impairment) -> 
     assert not [word for word in words if word[0].isdigit() and ("e" in word or "inf" in word or "nan" in word)]
 
 
+def test_what_no_address_names_is_counted_by_the_interface_last_of_all() -> None:
+    assert [each.put("veth1") for each in qdisc.strays(0x1F, "02:00:00:00:00:01", "02:00:00:00:00:02")] == [
+        f"filter replace dev veth1 parent 1: protocol {family} prio {priority} handle 0x1f flower "
+        f"src_mac 02:00:00:00:00:01 dst_mac 02:00:00:00:00:02 classid 1:0 action pass"
+        for family, priority in (("ip", 50_000), ("ipv6", 50_001))
+    ]
+
+
 def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_they_name() -> None:
     tree, answers, *neighbours = qdisc.root("veth1")
     assert tree == "qdisc replace dev veth1 root handle 1: htb default 0 direct_qlen 1000"
