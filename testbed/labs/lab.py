@@ -240,6 +240,8 @@ class Port:
     """The device whose redirect feeds it and counts what it refused; None where there is no such thing."""
     refused: int = 0
     """What it had refused when the test began."""
+    kernel: str | None = None
+    """The carried kernel that has its qdiscs; None where it is the engine's own."""
 
     @property
     def applied(self) -> dict[LinkRef, Impairment]:
@@ -260,7 +262,8 @@ class Port:
             }
             for ref, each in self.sources.items()
         ]
-        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry}
+        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry,
+                "kernel": self.kernel}  # fmt: skip
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
@@ -279,7 +282,7 @@ class Port:
                 "strays": None if source["strays"] is None else tuple(source["strays"]),
             })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
-                   entry=state.get("entry"))  # fmt: skip
+                   entry=state.get("entry"), kernel=state.get("kernel"))  # fmt: skip
 
 
 class Link:
@@ -398,8 +401,8 @@ class Lab(abc.ABC):
         self._mended: list[tuple[LinkEvidence, ImpairmentNotAppliedError | None]] = []
         self.evidence: list[LinkEvidence] = []
         """What `verify` found of each impaired link, last."""
-        self.clock_proven = False
-        """Whether the carried kernel was seen to keep a delay."""
+        self.clocks_proven: set[str | None] = set()
+        """The carried kernels that were seen to keep a delay."""
         self.watched: dict[tuple[str, str, str], proving.Watched] = {}
         """What is counted of other paths, by source, target and network."""
 
@@ -1291,6 +1294,10 @@ class Lab(abc.ABC):
     def mac(self, _host: str, _network: str) -> str | None:
         """The MAC address of a host's interface on a network, if it is known."""
         return None
+
+    def kernel_of(self, ref: LinkRef) -> str | None:
+        """The carried kernel that has a link's netem, or will have it; None where it is the engine's own."""
+        return self._ready(ref).kernel
 
     def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         """Every address that a host's packets on a network may come from."""

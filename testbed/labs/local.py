@@ -387,7 +387,8 @@ class LocalLab(Lab):
         ifindex = self._prepare_source(host, network)
         name = f"{host}@{network}"
         attached = channel.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
-        return Port(name=name, channel=channel, device=attached["device"], entry=attached.get("entry"))
+        return Port(name=name, channel=channel, device=attached["device"], entry=attached.get("entry"),
+                    kernel=attached.get("kernel"))  # fmt: skip
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port of this machine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
