@@ -1255,6 +1255,19 @@ class Lab(abc.ABC):
             raise LabError(f"{ref} is not impaired: there is nothing that counts its packets")
         return proof.counters(netem)
 
+    def counts(self) -> dict[LinkRef, proof.Counters]:
+        """The counters of every impaired link's netem, read port by port; see `read`."""
+        found: dict[LinkRef, proof.Counters] = {}
+        for port in self._ports.values():
+            if not port.applied:
+                continue
+            shown = self._tc(port, [qdisc.show(port.device)])["shown"]
+            for ref in port.applied:
+                netem = proof.find_netem(shown[-1], port.sources[ref].minor) if shown else None
+                if netem is not None:
+                    found[ref] = proof.counters(netem)
+        return found
+
     def netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
         """The kernel's own account of a link's netem now, or None if there is none."""
         port = self._ports.get((ref.dst, ref.network))
