@@ -54,6 +54,17 @@ def find_kernel(root: Path | None = None) -> str | None:
     return "/usr/bin/linux.uml" if (root / "usr/bin/linux.uml").is_file() else None
 
 
+# A process has one timer: it is every kernel's.
+_PRODDED: set[subprocess.Popen[bytes]] = set()
+
+
+def _prod(_number: int, _frame: object) -> None:
+    for process in tuple(_PRODDED):
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGIO)
+
+
 class CarriedKernel:
     """One running kernel and the two tools in it."""
 
@@ -110,16 +121,12 @@ class CarriedKernel:
             helper.await_ready(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
-            signal.signal(signal.SIGALRM, self._prod)
+            _PRODDED.add(self._process)
+            signal.signal(signal.SIGALRM, _prod)
             signal.setitimer(signal.ITIMER_REAL, _PROD_EVERY_S, _PROD_EVERY_S)
         except BaseException:
             self.kill()
             raise
-
-    def _prod(self, _number: int, _frame: object) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGIO)
 
     def died(self) -> str | None:
         """What it died of, with its last lines; None while it lives."""
@@ -177,7 +184,9 @@ class CarriedKernel:
 
     def kill(self) -> None:
         """End the kernel at once, and forget it. Its taps vanish."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _PRODDED.discard(self._process)
+        if not _PRODDED:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         self.end()
         for tool in self._tools:
             tool.close()

@@ -20,7 +20,7 @@ import socket
 import struct
 import termios
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -51,6 +51,9 @@ _NO_NAME_SERVER = "nameserver 127.0.0.1\n"
 # sysctl(8) names below /proc/sys; what Docker sets in a container's network namespace (libnetwork, moby daemon/oci).
 _PROC_SYS = Path("/proc/sys")
 _NO_IPV6 = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+# Seen by programs alone, or where there are several interfaces: set no sooner. Each way into /proc/sys of a namespace
+# is as long as there are namespaces, for the kernel (6.18) keeps their entries of one name in one chain.
+_AS_DOCKERS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0"}
 _SWITCH_SYSCTLS = {**_NO_IPV6, "net.ipv4.ip_forward": "0"}
 
 
@@ -465,6 +468,7 @@ class Hosts:
                 kernelcalls.die_with_parent()
                 kernelcalls.unshare(kernelcalls.NEWNS | kernelcalls.NEWUTS | kernelcalls.NEWIPC)
                 kernelcalls.setns(host.net, kernelcalls.NEWNET)
+                _set_sysctls(_AS_DOCKERS, but_not=host.settings["sysctls"])
                 names = [self._names[network] for network in host.settings["names"]]
                 _furnish(host.settings, "\n".join([host.settings["hosts_head"], *names]) + "\n")
             except OSError as error:
@@ -530,7 +534,8 @@ def _address(settings: Mapping[str, Any]) -> None:
     has_ipv6 = any(":" in cidr for interface in settings["interfaces"] for cidr in interface["addresses"])
     if has_ipv6:
         _set_sysctls(dict.fromkeys(_NO_IPV6, "0"))
-    _set_sysctls({"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0"})
+    if len(settings["interfaces"]) > 1:
+        _set_sysctls(_AS_DOCKERS)
     for name, value in settings["sysctls"].items():
         each = [interface["name"] for interface in settings["interfaces"]] if "*" in name else [""]
         _set_sysctls({name.replace("*", one): value for one in each})
@@ -543,16 +548,41 @@ def _address(settings: Mapping[str, Any]) -> None:
         there.apply(changes)
 
 
-def _set_sysctls(values: Mapping[str, str]) -> None:
+def _set_sysctls(values: Mapping[str, str], *, but_not: Container[str] = ()) -> None:
+    by_folder: dict[str, dict[str, str]] = {}
     for name, value in values.items():
-        path = _PROC_SYS / name.replace(".", "/")
+        if name not in but_not:
+            # net.ipv4, net.ipv6, …: one way in for all of it, see above.
+            folder = "/".join(name.split(".")[:2])
+            by_folder.setdefault(folder, {})[name] = value
+    for folder, those in by_folder.items():
         try:
-            path.write_text(value)
+            place = os.open(_PROC_SYS / folder, os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
-            if not name.startswith("net.ipv6."):  # a kernel without IPv6 has none to switch off
-                raise Refused(f"sysctl {name}: this kernel has none of that name in a network namespace") from None
-        except OSError as error:
-            raise Refused(f"sysctl {name}={value}: {error.strerror}") from None
+            place = -1
+        try:
+            for name, value in those.items():
+                _set_sysctl(place, name, value)
+        finally:
+            if place >= 0:
+                os.close(place)
+
+
+def _set_sysctl(folder: int, name: str, value: str) -> None:
+    """Set one below the folder of its first two words."""
+    try:
+        if folder < 0:
+            raise FileNotFoundError
+        file = os.open("/".join(name.split(".")[2:]), os.O_WRONLY, dir_fd=folder)
+        try:
+            os.write(file, value.encode())
+        finally:
+            os.close(file)
+    except FileNotFoundError:
+        if not name.startswith("net.ipv6."):  # a kernel without IPv6 has none to switch off
+            raise Refused(f"sysctl {name}: this kernel has none of that name in a network namespace") from None
+    except OSError as error:
+        raise Refused(f"sysctl {name}={value}: {error.strerror}") from None
 
 
 # --- a root of its own -----------------------------------------------------------------------------

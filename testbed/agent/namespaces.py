@@ -106,7 +106,7 @@ def _furnish() -> None:
 def _serve(tag: str, passing: int, *, may_change_user: bool) -> int:
     os.setsid()
     with socket.socket(fileno=passing) as descriptors:
-        ports = Ports(tag=tag, files_in=str(SCRATCH))
+        ports = Ports(tag=tag, files_in=str(SCRATCH), own_net=True)
         hosts = Hosts(descriptors, may_change_user=may_change_user)
 
         def carry_from(*, root: str) -> None:

@@ -23,7 +23,8 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 20, 24
 
 _IFF_UP = 0x1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_TXQLEN = 1, 3, 4, 10, 13
-_IFLA_LINKINFO, _IFLA_NET_NS_FD = 18, 28
+_IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 18, 26, 28
+_IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 8, 1
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_INFO_PEER = 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
@@ -70,6 +71,19 @@ def veth(
 def up(index: int) -> Change:
     """Set a device up."""
     return Change(f"device {index} up", _RTM_NEWLINK, 0, _link(index, _IFF_UP))
+
+
+def enslave(index: int, master: int) -> Change:
+    """Put a device on a bridge; 0 takes it off."""
+    return Change(f"device {index} on {master}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_MASTER, master))
+
+
+def speechless(index: int, *, mtu: int, master: int = 0) -> Change:
+    """Set a device up, on a bridge or on none, that is to carry others' frames and have no address of its own."""
+    none = _attribute(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", _IN6_ADDR_GEN_MODE_NONE))
+    attributes = _u32(_IFLA_MTU, mtu) + _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET6, none))
+    attributes += _u32(_IFLA_MASTER, master) if master else b""
+    return Change(f"device {index} to carry", _RTM_NEWLINK, 0, _link(index, _IFF_UP) + attributes)
 
 
 def delete(index: int) -> Change:

@@ -30,19 +30,26 @@ from typing import Any, Self
 
 from . import carried, qdiscs
 from .batch import Batch, LocalTool, Outcome
+from .netlink import Netlink, delete, enslave, speechless
 from .noise import noise
 from .protocol import Operation, Refused
 from .qdiscs import Qdiscs
-from .rejecting import TUN, Rejecting, open_tap
+from .rejecting import TUN, Rejecting, make_tap, open_tap
 from .schedule import Schedules
 
 _SYS_NET = Path("/sys/class/net")
+_BRIDGE_FLAGS = {"hairpin": "hairpin_mode", "isolated": "isolated"}
+"""What a port keeps on its bridge, in ip's words, and its file below /sys/class/net/…/brport."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Where distributions put iproute2's tables; tc looks in one folder alone, and that must also hold the user's own.
 _TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/usr/lib64/tc"), Path("/usr/share/tc"))
 
 # Docker's veths have no queue length, and a classful qdisc takes its children's from the device.
 _QUEUE_PACKETS = 1000
+
+# UML's driver has eight interrupts for all its devices, and asks each that shares one: what a packet costs grows with
+# the ports of its kernel. And a kernel runs on one processor.
+_PORTS_A_KERNEL = 64
 
 
 @dataclass
@@ -59,6 +66,8 @@ class Port:
     """Of a carried port: the tap on the bridge's side and the one on the host's."""
     entry: str | None = None
     """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
+    kernel: carried.CarriedKernel | None = None
+    """Who carries it."""
     gated: bool = False
     """Whether filters can be put at its gate."""
     device_index: int = 0
@@ -74,14 +83,20 @@ class Port:
 class Ports:
     """Every port that this agent has attached, and the kernels that carry them."""
 
-    def __init__(self, *, tag: str, files_in: str = "/tmp") -> None:  # noqa: S108  # made by mkdtemp
-        """``tag`` goes into device names; a few letters. ``files_in``: where files for tc are kept."""
+    def __init__(self, *, tag: str, files_in: str = "/tmp", own_net: bool = False) -> None:  # noqa: S108  # made by mkdtemp
+        """``tag`` goes into device names; a few letters. ``files_in``: where files for tc are kept.
+
+        ``own_net``: whether this network namespace ends with us. Then taps are left to its end: one by one, as kernels
+        close them, they take the kernel 20 ms each.
+        """
         self._tag = tag
+        self._own_net = own_net
         self.carried_root: Path | None = None
         """Where the kernel to carry is, if not on this machine's PATH: see `carried.CarriedKernel`."""
         self._ports: dict[str, Port] = {}
         self._attached = 0
-        self._kernel: carried.CarriedKernel | None = None
+        self._kernels: list[carried.CarriedKernel] = []
+        self._booted = 0
         self._buried = ""
         self._kept: Any = None
         # Not TMPDIR: that may be /dev/shm, and a carried kernel has a /dev of its own.
@@ -120,9 +135,9 @@ class Ports:
         self._schedules.close()
         self.heal()
         self._rejecting.close()
-        if self._kernel is not None:
-            self._kernel.kill()
-            self._kernel = None
+        for kernel in self._kernels:
+            kernel.kill()
+        self._kernels.clear()
         self._host_tc.close()
         shutil.rmtree(self._files, ignore_errors=True)
 
@@ -152,20 +167,38 @@ class Ports:
         }
 
     def boot(self) -> dict[str, Any]:
-        """Start the carried kernel, unless it runs; returns how long it took."""
+        """Start a carried kernel, unless one runs; returns how long it took."""
         self._bury()
-        if self._kernel is None:
-            if reason := _try_tun():
-                raise Refused(f"a carried kernel needs taps: {reason}")
-            self._kernel = carried.CarriedKernel(name=f"tb{self._tag}", tables=self._files, root=self.carried_root)
-        return {"boot_s": self._kernel.boot_s, "release": self._kernel.release}
+        kernel = self._kernels[0] if self._kernels else self._boot_another()
+        return {"boot_s": kernel.boot_s, "release": kernel.release}
+
+    def _boot_another(self) -> carried.CarriedKernel:
+        if reason := _try_tun():
+            raise Refused(f"a carried kernel needs taps: {reason}")
+        name = f"tb{self._tag}{f'k{self._booted}' if self._booted else ''}"
+        kernel = carried.CarriedKernel(name=name, tables=self._files, root=self.carried_root)
+        self._booted += 1
+        self._kernels.append(kernel)
+        return kernel
+
+    def _kernel_with_room(self) -> carried.CarriedKernel:
+        """The running kernel that carries the fewest ports; another one where those are many."""
+        carries = {id(kernel): 0 for kernel in self._kernels}
+        for port in self._ports.values():
+            if port.kernel is not None:
+                carries[id(port.kernel)] += 1
+        found = min(self._kernels, key=lambda kernel: carries[id(kernel)], default=None)
+        return self._boot_another() if found is None or carries[id(found)] >= _PORTS_A_KERNEL else found
 
     def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str | None]:
-        """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once."""
+        """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once.
+
+        Says on which ``device`` of which ``kernel`` (None: this one) its qdiscs are, and what feeds it (``entry``).
+        """
         self._bury()
         known = self._ports.get(port)
         if known is not None and known.ifindex == ifindex and known.engine == engine and _exists(known):
-            return {"device": known.device, "entry": known.entry}
+            return _where(known)
         if known is not None:
             self._detach(known)
         veth = _name_of(ifindex)
@@ -173,8 +206,7 @@ class Ports:
             attached = Port(port, engine, veth, ifindex, veth, device_index=ifindex)
             steps: Callable[[Port], None] = self._attach_host
         elif engine == "carried":
-            self.boot()
-            attached = Port(port, engine, veth, ifindex, f"vec{2 * self._attached}")
+            attached = Port(port, engine, veth, ifindex, f"vec{2 * self._attached}", kernel=self._kernel_with_room())
             steps = self._attach_carried
         else:
             raise Refused(f"engine {engine!r}: must be host or carried")
@@ -183,7 +215,7 @@ class Ports:
             steps(attached)
             undo_on_failure.pop_all()
         self._ports[port] = attached
-        return {"device": attached.device, "entry": attached.entry}
+        return _where(attached)
 
     def tc(
         self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0, at_gate: bool = False
@@ -327,30 +359,31 @@ class Ports:
         return {"path": str(path)}
 
     def _bury(self) -> None:
-        """If the carried kernel has died, put back the ports that it carried: their cables end in nothing."""
-        reason = self._kernel.died() if self._kernel else None
-        if self._kernel is None or reason is None:
-            return
-        self._buried = f" ({reason})"
-        self._kernel.end()
-        for port in [each for each in self._ports.values() if each.engine == "carried"]:
-            self._detach(port)
-        self._kernel.kill()
-        self._kernel = None
+        """Put back the ports of every carried kernel that has died: their cables end in nothing."""
+        for kernel in list(self._kernels):
+            reason = kernel.died()
+            if reason is None:
+                continue
+            self._buried = f" ({reason})"
+            kernel.end()
+            for port in [each for each in self._ports.values() if each.kernel is kernel]:
+                self._detach(port)
+            kernel.kill()
+            self._kernels.remove(kernel)
 
     def _tc_of(self, port: Port) -> Batch:
         if port.engine == "host":
             return self._host_tc.batch()
-        if self._kernel is None:
+        if port.kernel is None:
             raise Refused("the carried kernel is not running")
-        return self._kernel.tc
+        return port.kernel.tc
 
     def _qdiscs_of(self, port: Port) -> Qdiscs:
         if port.engine == "host":
             return self._host_qdiscs
-        if self._kernel is None:
+        if port.kernel is None:
             raise Refused("the carried kernel is not running")
-        return self._kernel.qdiscs
+        return port.kernel.qdiscs
 
     def _attach_host(self, port: Port) -> None:
         link = _link(port.veth)
@@ -367,7 +400,7 @@ class Ports:
             self._host_tc.batch().run([f"qdisc delete dev {port.gate} clsact"])
 
     def _attach_carried(self, port: Port) -> None:
-        kernel = self._kernel
+        kernel = port.kernel
         if kernel is None:
             raise Refused("the carried kernel is not running")
         number = self._attached
@@ -375,34 +408,43 @@ class Ports:
         vec_a, vec_b = f"vec{2 * number}", f"vec{2 * number + 1}"
         port.entry = vec_b
         tap_a, tap_b = f"tb{self._tag}{number}a", f"tb{self._tag}{number}b"
-        link = _link(port.veth)
-        bridge, mtu = link.get("master"), link["mtu"]
-        if bridge is None:
+        veth = _SYS_NET / port.veth
+        mtu = int((veth / "mtu").read_text())
+        if not (veth / "master").exists():
             raise Refused(f"veth {port.veth} is on no bridge; an earlier run may have left it: restart the stack")
-        slave = link.get("linkinfo", {}).get("info_slave_data", {})
-        flags = [word for flag in ("hairpin", "isolated") if flag in slave
-                 for word in (flag, "on" if slave[flag] else "off")]  # fmt: skip
+        bridge = (veth / "master").readlink().name
+        set_flags = [
+            flag for flag, file in _BRIDGE_FLAGS.items() if (veth / "brport" / file).read_text().strip() == "1"
+        ]
+        flags = [word for flag in set_flags for word in (flag, "on")]
 
         for vec, tap in ((vec_a, tap_a), (vec_b, tap_b)):
+            if self._own_net:
+                make_tap(tap)
+                port.undo.callback(_quietly, _delete_tap, tap)
             kernel.plug(vec, tap, mtu=mtu)
             port.undo.callback(_quietly, kernel.unplug, vec)
-            kernel.ip.checked([f"link set dev {vec} txqueuelen {_QUEUE_PACKETS} promisc on up"])
-            kernel.thread(vec)
             port.undo.callback(_quietly, kernel.ip.run, [f"link set dev {vec} down"])
-            # No address of the host's own may speak through a tap.
-            _run("ip", "link", "set", tap, "mtu", str(mtu), "addrgenmode", "none", "up")
-        (shown,) = kernel.ip.checked([f"link show dev {vec_a}"]).shown
+        lines = [f"link set dev {vec} txqueuelen {_QUEUE_PACKETS} promisc on up" for vec in (vec_a, vec_b)]
+        (shown,) = kernel.ip.checked([*lines, f"link show dev {vec_a}"]).shown
         port.device_index = shown[0]["ifindex"]
+        for vec in (vec_a, vec_b):
+            kernel.thread(vec)
         kernel.tc.checked([*_redirect(vec_a, vec_b), *_redirect(vec_b, vec_a)])
         tc = self._host_tc.batch()
         # Undone last in, first out: the redirect goes, the veth returns to its bridge, then its flags.
         if flags:
             port.undo.callback(_if_exists, port, "ip", "link", "set", port.veth, "type", "bridge_slave", *flags)
         port.undo.callback(_if_exists, port, "ip", "link", "set", port.veth, "master", bridge)
-        _run("ip", "link", "set", tap_b, "master", bridge)
+        with Netlink() as here:
+            here.apply([
+                # No address of the host's own may speak through a tap.
+                speechless(socket.if_nametoindex(tap_a), mtu=mtu),
+                speechless(socket.if_nametoindex(tap_b), mtu=mtu, master=socket.if_nametoindex(bridge)),
+                enslave(port.ifindex, 0),
+            ])  # fmt: skip
         if flags:
             _run("ip", "link", "set", tap_b, "type", "bridge_slave", *flags)
-        _run("ip", "link", "set", port.veth, "nomaster")
         port.undo.callback(_quietly, lambda: _exists(port) and tc.run([f"qdisc delete dev {port.veth} ingress"]))
         tc.checked([*_redirect(port.veth, tap_a), *_redirect(tap_a, port.veth)])
         port.taps = (tap_b, tap_a)
@@ -441,6 +483,15 @@ class Ports:
         return {"host_netem": reasons, "host_seed": seeded}
 
 
+def _where(port: Port) -> dict[str, str | None]:
+    return {"device": port.device, "entry": port.entry, "kernel": port.kernel.name if port.kernel else None}
+
+
+def _delete_tap(name: str) -> None:
+    with Netlink() as here:
+        here.apply([delete(socket.if_nametoindex(name))])
+
+
 def _redirect(source: str, target: str) -> list[str]:
     return [
         f"qdisc add dev {source} ingress",
@@ -477,10 +528,10 @@ def _link(device: str) -> dict[str, Any]:
 
 
 def _name_of(ifindex: int) -> str:
-    for device in _SYS_NET.iterdir():
-        if _index_of(device.name) == ifindex:
-            return device.name
-    raise Refused(f"no interface with index {ifindex} here; is the agent on the engine's host network?")
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        raise Refused(f"no interface with index {ifindex} here; is the agent on the engine's host network?") from None
 
 
 def _index_of(device: str) -> int | None:

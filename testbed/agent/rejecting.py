@@ -23,7 +23,7 @@ from .protocol import Refused
 TUN = Path("/dev/net/tun")
 
 # linux/if_tun.h
-_TUNSETIFF = 0x400454CA
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 
 _FRAME_BYTES = 65_536 + 14
@@ -47,6 +47,15 @@ def open_tap(name: str) -> int:
 
 def _address_of(device: str) -> bytes:
     return bytes.fromhex(Path(f"/sys/class/net/{device}/address").read_text().strip().replace(":", ""))
+
+
+def make_tap(name: str) -> None:
+    """A tap that stays when nobody has it open, as long as its network namespace. Raises Refused."""
+    descriptor = open_tap(name)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass

@@ -474,7 +474,8 @@ class ComposeLab(Lab):
         interface = target.send_per_packet(network)
         name = f"{host}@{network}"
         attached = self._agent.call("attach", port=name, ifindex=interface["peer_ifindex"], engine=self.netem_engine)
-        return Port(name=name, channel=self._agent, device=attached["device"], entry=attached.get("entry"))
+        return Port(name=name, channel=self._agent, device=attached["device"], entry=attached.get("entry"),
+                    kernel=attached.get("kernel"))  # fmt: skip
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port of the engine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""

@@ -240,6 +240,8 @@ class Port:
     """The device whose redirect feeds it and counts what it refused; None where there is no such thing."""
     refused: int = 0
     """What it had refused when the test began."""
+    kernel: str | None = None
+    """The carried kernel that has its qdiscs; None where it is the engine's own."""
 
     @property
     def applied(self) -> dict[LinkRef, Impairment]:
@@ -260,7 +262,8 @@ class Port:
             }
             for ref, each in self.sources.items()
         ]
-        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry}
+        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry,
+                "kernel": self.kernel}  # fmt: skip
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
@@ -279,7 +282,7 @@ class Port:
                 "strays": None if source["strays"] is None else tuple(source["strays"]),
             })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
-                   entry=state.get("entry"))  # fmt: skip
+                   entry=state.get("entry"), kernel=state.get("kernel"))  # fmt: skip
 
 
 class Link:
@@ -398,8 +401,8 @@ class Lab(abc.ABC):
         self._mended: list[tuple[LinkEvidence, ImpairmentNotAppliedError | None]] = []
         self.evidence: list[LinkEvidence] = []
         """What `verify` found of each impaired link, last."""
-        self.clock_proven = False
-        """Whether the carried kernel was seen to keep a delay."""
+        self.clocks_proven: set[str | None] = set()
+        """The carried kernels that were seen to keep a delay."""
         self.watched: dict[tuple[str, str, str], proving.Watched] = {}
         """What is counted of other paths, by source, target and network."""
 
@@ -1252,6 +1255,19 @@ class Lab(abc.ABC):
             raise LabError(f"{ref} is not impaired: there is nothing that counts its packets")
         return proof.counters(netem)
 
+    def counts(self) -> dict[LinkRef, proof.Counters]:
+        """The counters of every impaired link's netem, read port by port; see `read`."""
+        found: dict[LinkRef, proof.Counters] = {}
+        for port in self._ports.values():
+            if not port.applied:
+                continue
+            shown = self._tc(port, [qdisc.show(port.device)])["shown"]
+            for ref in port.applied:
+                netem = proof.find_netem(shown[-1], port.sources[ref].minor) if shown else None
+                if netem is not None:
+                    found[ref] = proof.counters(netem)
+        return found
+
     def netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
         """The kernel's own account of a link's netem now, or None if there is none."""
         port = self._ports.get((ref.dst, ref.network))
@@ -1291,6 +1307,10 @@ class Lab(abc.ABC):
     def mac(self, _host: str, _network: str) -> str | None:
         """The MAC address of a host's interface on a network, if it is known."""
         return None
+
+    def kernel_of(self, ref: LinkRef) -> str | None:
+        """The carried kernel that has a link's netem, or will have it; None where it is the engine's own."""
+        return self._ready(ref).kernel
 
     def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
         """Every address that a host's packets on a network may come from."""

@@ -34,7 +34,7 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import composefile, localplan, readiness
+from testbed.labs import composefile, limits, localplan, readiness
 from testbed.labs.channel import Channel
 from testbed.labs.child import ChildAgent, PipeStream
 from testbed.labs.composefile import ComposeFile, NeedsComposeError
@@ -185,6 +185,7 @@ class LocalLab(Lab):
         Raises InvalidComposeError, EnvironmentUnfitError, ServiceFailedError; on failure nothing stays.
         """
         plan = self.plan
+        self._check_limits(plan)
         deadline = time.monotonic() + self._up_deadline_s
         with ExitStack() as undo:
             undo.callback(self._forget)
@@ -200,6 +201,13 @@ class LocalLab(Lab):
             undo.callback(self._close_hosts)
             self._start_services(plan, deadline)
             self._undo = undo.pop_all()
+
+    @staticmethod
+    def _check_limits(plan: Plan) -> None:
+        programs = sum(bool(plan.services[host.service].argv) for host in plan.hosts)
+        if lacking := list(limits.shortages(limits.Machine.look(), hosts=len(plan.hosts), programs=programs)):
+            raise EnvironmentUnfitError(f"{len(plan.hosts)} hosts need {'; '.join(lacking)}")
+        limits.room_for_programs(len(plan.hosts))
 
     def down(self) -> None:
         """Stop the services and end the agent, and all there is with it."""
@@ -387,7 +395,8 @@ class LocalLab(Lab):
         ifindex = self._prepare_source(host, network)
         name = f"{host}@{network}"
         attached = channel.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
-        return Port(name=name, channel=channel, device=attached["device"], entry=attached.get("entry"))
+        return Port(name=name, channel=channel, device=attached["device"], entry=attached.get("entry"),
+                    kernel=attached.get("kernel"))  # fmt: skip
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port of this machine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""

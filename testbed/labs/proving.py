@@ -78,21 +78,24 @@ def _probe_once(
 
 
 def prove_clock(lab: Lab, ref: LinkRef) -> None:
-    """Once for each lab whose kernel is carried: have its netem keep one delay, and measure it.
+    """Once for each carried kernel of a lab: have its netem keep one delay, and measure it.
 
     tc reads from /proc/net/psched in which unit its kernel counts time; where it cannot, it sets 1/15.6 of every delay
     and reads back the asked one. Raises ImpairmentNotAppliedError. Says nothing where no probe arrives.
     """
-    if lab.clock_proven or lab.netem_engine != "carried" or ref.traffic.protocol not in ("", "udp"):
+    if lab.netem_engine != "carried" or ref.traffic.protocol not in ("", "udp"):
         return
     asked = Impairment(delay_s=_CLOCK_DELAY_S)
     try:
+        kernel = lab.kernel_of(ref)
+        if kernel in lab.clocks_proven:
+            return
         lab.put_afresh(ref, asked)
     except AgentError as error:
         if error.kind != "gone":
             raise
         return  # the port begins anew; the next one shows it
-    lab.clock_proven = True
+    lab.clocks_proven.add(kernel)
     try:
         flight = fly(lab, ref, count=_CLOCK_PROBES, pace_s=0.001, size_bytes=64, quiet_s=_CLOCK_DELAY_S * 10)
     finally:

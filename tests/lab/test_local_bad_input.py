@@ -1,0 +1,92 @@
+"""What a machine may lack for a local lab, and what programs in it may not do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed import InvalidComposeError, Lab, LocalLab, topologies
+from testbed.labs.waiting import await_condition
+from tests.lab.conftest import HERE
+
+LABS = ("local",)
+ROOT = HERE.parents[1]
+_TRY = f"""
+from testbed import EnvironmentUnfitError, LocalLab
+try:
+    with LocalLab({str(ROOT / "compose.yaml")!r}, netem="carried") as lab:
+        print("up")
+        lab.impair("client -> server", delay="1ms")
+except EnvironmentUnfitError as error:
+    print(error)
+"""
+_DOCTOR = "from testbed.labs.probing_local import main; main()"
+
+
+def sandboxed(kind: str, prepare: str, code: str) -> str:
+    """What a Python prints in user and mount namespaces of its own that were prepared by these shell words."""
+    assert kind == "local"
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"{prepare} exec \"$0\" -c \"$1\"",
+            sys.executable, code]  # fmt: skip
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+def test_without_taps_a_lab_comes_up_and_what_must_be_carried_is_refused_with_the_way_out(kind: str) -> None:
+    said = sandboxed(kind, "mount -t tmpfs none /dev/net;", _TRY)
+    assert said.startswith("up\n")
+    assert "netem must be carried here, and a carried kernel needs taps" in said
+    assert "/dev/net/tun: No such file or directory. As root: modprobe tun; chmod 0666 /dev/net/tun" in said
+
+
+def test_without_network_namespaces_the_setting_to_raise_is_named(kind: str) -> None:
+    said = sandboxed(kind, "echo 1 >/proc/sys/user/max_net_namespaces;", _TRY)
+    assert said.startswith("2 hosts need 3 net namespaces; user.max_net_namespaces is 1: sysctl user.max_net_names")
+
+
+def test_without_user_namespaces_it_is_told_what_closes_the_way(kind: str) -> None:
+    closed = 'echo 0 >/proc/sys/user/max_user_namespaces; set -- setpriv --bounding-set=-sys_admin "$0" "$1";'
+    argv_first = 'exec "$1" "$2" "$3" -c "$4"; '
+    assert "this machine refuses" in sandboxed(kind, closed + argv_first, _TRY)
+    told = sandboxed(kind, closed + argv_first, _DOCTOR)
+    assert told.startswith("no local lab: ")
+    assert "sysctl user.max_user_namespaces=10000 (user.max_user_namespaces is 0)" in told
+
+
+def test_what_lies_outside_a_hosts_own_folders_is_read_only(lab: Lab) -> None:
+    client = lab.host("client")
+    for path in ("/etc/hosts", "/usr/bin/new", "/var/new"):
+        done = client.run(["touch", path])
+        assert done.exit_code == 1
+        assert "Read-only file system" in done.stderr
+    assert client.run(["sh", "-c", "echo seen >/tmp/new && cat /tmp/new"]).stdout == "seen\n"
+    assert not Path("/tmp/new").exists() or "seen" not in Path("/tmp/new").read_text()
+    assert lab.host("server").run(["cat", "/tmp/new"]).exit_code == 1, "each host has a /tmp of its own"
+
+
+def test_a_program_that_makes_itself_a_daemon_ends_with_the_lab(kind: str) -> None:
+    marker = "77.012345"
+
+    def running() -> list[int]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if marker.encode() in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+            except OSError:
+                continue  # it ended while we looked
+        return found
+
+    with LocalLab(topologies.star(1)) as lab:
+        assert lab.host("host").run(["setsid", "--fork", "sleep", marker]).ok
+        await_condition(running, bool, deadline_s=5)
+    await_condition(running, lambda pids: not pids, deadline_s=2)
+
+
+def test_too_many_hosts_for_a_bridge_are_refused_before_anything_starts(kind: str) -> None:
+    with pytest.raises(InvalidComposeError, match=r"'lan' has 5000 hosts and a Linux bridge 1023 ports"):
+        LocalLab(topologies.star(5000)).up()

@@ -1,0 +1,56 @@
+"""What a lab of many hosts lacks on a machine is told before it begins, with the setting to raise."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from testbed.errors import EnvironmentUnfitError
+from testbed.labs import limits
+from testbed.labs.limits import NAMESPACES, Machine, shortages
+from testbed.labs.local import LocalLab
+from testbed.model import topologies
+
+AMPLE = Machine(
+    namespaces=dict.fromkeys(NAMESPACES, 100_000), descriptors=1_000_000, pids=4_194_304, processes=None,
+    memory_bytes=2**40,
+)  # fmt: skip
+
+
+def test_an_ample_machine_lacks_nothing() -> None:
+    assert list(shortages(AMPLE, hosts=5000, programs=5000)) == []
+
+
+def test_everything_that_5000_hosts_lack_is_told_with_the_setting_to_raise() -> None:
+    small = Machine(
+        namespaces={**dict.fromkeys(NAMESPACES, 5001), "net": 5000}, descriptors=20_000, pids=16_384, processes=None,
+        memory_bytes=2**30,
+    )  # fmt: skip
+    assert list(shortages(small, hosts=5000, programs=5000)) == [
+        "5,001 net namespaces; user.max_net_namespaces is 5,000: sysctl user.max_net_namespaces=10002",
+        "25,064 open files in one process; the limit is 20,000: ulimit -Hn 50128 (as root)",
+        "10,064 processes; kernel.pid_max is 16,384: sysctl kernel.pid_max=40256",
+        "50.3 GiB of memory; 1.0 GiB are free",
+    ]
+
+
+def test_an_ordinary_users_processes_are_limited() -> None:
+    (told,) = shortages(replace(AMPLE, processes=100), hosts=10, programs=50)
+    assert told == "164 processes; this user may have 100: ulimit -Hu 328 (as root)"
+
+
+def test_this_machine_is_looked_at() -> None:
+    seen = Machine.look()
+    assert seen.namespaces["net"] == int(Path("/proc/sys/user/max_net_namespaces").read_text())
+    assert seen.descriptors == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def test_a_lab_that_is_too_large_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits.Machine, "look", lambda: replace(AMPLE, descriptors=100))
+    lab = LocalLab(topologies.star(50))
+    with pytest.raises(EnvironmentUnfitError, match=r"50 hosts need 314 open files.*ulimit -Hn"):
+        lab.up()
+    assert lab.hosts == {}
