@@ -244,6 +244,8 @@ def _exec_among_many(lab: ComposeLab, stack: ExitStack) -> list[Contestant]:
     if docker is None:
         return []
     beside = stack.enter_context(_tools_beside(docker, lab, images.ensure_netem(lab.engine, lambda _text: None)))
+    clear = [docker, "exec", beside, "tc", "qdisc", "delete", "dev", _DEVICE, "root"]
+    _call(clear)  # what the other rivals left; nothing is as good
     shaper, why_not = _shaper(docker, beside)
     places = [("parent", f"1:{0x10 + number:x}", "handle", f"{0x10 + number:x}:") for number in range(RULES)]
     lines = [f"qdisc replace dev {_DEVICE} root handle 1: htb default 0"]
@@ -254,7 +256,7 @@ def _exec_among_many(lab: ComposeLab, stack: ExitStack) -> list[Contestant]:
             f"qdisc replace dev {_DEVICE} {words} {shaper.line(0)}",
         ]
     text = "\n".join(lines)
-    _called([docker, "exec", beside, "tc", "qdisc", "delete", "dev", _DEVICE, "root"])
+    _called(clear)
     _called([docker, "exec", beside, "sh", "-c", f"tc -batch - <<'E'\n{text}\nE"])
 
     def change(number: int) -> None:

@@ -1,8 +1,8 @@
 """Inside a carried kernel, for the agent outside: what neither tc nor ip can do there.
 
 Netlink messages come in on stdin. Each goes to the kernel, and what that answers, up to its acknowledgement, goes out
-on stdout as it is. One of type NLMSG_NOOP is for us: a path and what to write there, with a zero byte between; it is
-answered as the kernel would.
+on stdout as it is. One of type NLMSG_NOOP is for us: a path and what to write there, with a zero byte between, or
+nothing; it is answered as the kernel would.
 
 `guest-init` runs this file as a program, and nothing imports it; built-in modules alone, with which Python starts in
 50 ms in there.
@@ -35,8 +35,10 @@ def _number(data: bytes) -> int:
     return int.from_bytes(data, sys.byteorder)
 
 
-def _write(path: bytes, text: bytes) -> int:
-    """Write a file; what went wrong as a negative error number, or 0."""
+def _write(path: bytes, text: bytes = b"") -> int:
+    """Write a file, if one is named; what went wrong as a negative error number, or 0."""
+    if not path:
+        return 0
     try:
         descriptor = os.open(path, os.O_WRONLY)
         try:
@@ -51,6 +53,7 @@ def _write(path: bytes, text: bytes) -> int:
 def _serve() -> None:
     netlink = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)
     netlink.bind((0, 0))
+    _say(b"ready\n")
     while True:
         header = _exactly(_HEADER_BYTES)
         body = _exactly(_number(header[:4]) - _HEADER_BYTES)

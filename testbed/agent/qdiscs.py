@@ -35,6 +35,10 @@ _STATS_BASIC, _STATS_QUEUE = 1, 3
 _TICK_S = 64e-9  # PSCHED_SHIFT 6
 _WHOLE = 2**32 - 1  # a share of 1
 
+NUDGE_AFTER_S = 0.1
+"""A carried kernel under load misses now and then that its console has something to read, until more comes."""
+_NUDGE = _HEADER.pack(_HEADER.size, _NOOP, _REQUEST, 0, 0)
+
 # Of a carried kernel's console, which drops what exceeds 4096 bytes that nobody has read yet.
 _AT_ONCE = 50
 
@@ -107,7 +111,9 @@ class Relayed:
         """Whatever came; see `Way`."""
         while True:
             left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._read_fd], [], [], max(0.0, min(left, 0.1)))
+            ready, _, _ = select.select([self._read_fd], [], [], max(0.0, min(left, NUDGE_AFTER_S)))
+            if not ready:
+                self.send(_NUDGE)
             if ready and (data := os.read(self._read_fd, 65536)):
                 return data
             if ready or self._alive():
@@ -158,7 +164,7 @@ class Qdiscs:
         while len(ended) < len(places):
             kind, number, body = self._message(deadline)
             if number < first:
-                continue  # a late answer to one who waits no more
+                continue  # to a nudge, or late, to one who waits no more
             if kind == _RTM_NEWQDISC:
                 found[number] = account(body)
             elif kind == _ERROR:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
 from collections.abc import Sequence
 
 import pytest
 
 from testbed.agent.protocol import Refused
-from testbed.agent.qdiscs import Qdiscs, account, asked
+from testbed.agent.qdiscs import Qdiscs, Relayed, account, asked
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -146,3 +148,26 @@ def test_a_file_is_written_by_the_helper_or_the_reason_is_told() -> None:
     qdiscs = Qdiscs(kernel)
     assert qdiscs.write("/sys/a", "1") is None
     assert qdiscs.write("/sys/b", "1") == "No such file or directory", "the second answer to the first is passed over"
+
+
+def test_a_console_that_was_overlooked_is_nudged_until_it_answers() -> None:
+    (theirs, write_fd), (read_fd, answers) = os.pipe(), os.pipe()
+    heard: list[int] = []
+
+    def overlook_the_first() -> None:
+        while len(heard) < 2:  # the request, and the nudge that makes it be seen
+            length, kind, *_ = struct.unpack("=IHHII", os.read(theirs, 16))
+            os.read(theirs, length - 16) if length > 16 else None
+            heard.append(kind)
+        os.write(answers, message(36, 1, qdisc(limit=5)) + end(1) + end(0))
+
+    console = threading.Thread(target=overlook_the_first)
+    console.start()
+    try:
+        (found,) = Qdiscs(Relayed(write_fd, read_fd, alive=lambda: None)).get(PLACES[:1])
+    finally:
+        console.join(5)
+        for descriptor in (theirs, write_fd, read_fd, answers):
+            os.close(descriptor)
+    assert isinstance(found, dict)
+    assert heard == [38, 1], "RTM_GETQDISC, then NLMSG_NOOP"
