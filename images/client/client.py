@@ -3,9 +3,10 @@
     client.py HOST [PORT] [--connections C] [--messages N] [--size BYTES] [--rate PER_S] [--replies] …
 
 Each connection is a flow of its own and sends N messages; flow numbers count from ``--first-flow``. A message is
-due at start + n / rate, whatever became of the one before; ``--rate 0`` sends as fast as the kernel takes. A
-connection that breaks is opened again, after a wait that doubles, until ``--deadline``; with ``--replies`` what was
-not answered is then sent again. At the end it says that it sends no more and waits until the server has read all.
+due n / rate after the first connect, whatever became of the one before; ``--rate 0`` sends as fast as the kernel
+takes. A connection that breaks is opened again, after a wait that doubles, until ``--deadline``; with ``--replies``
+what was not answered is then sent again. At the end it says that it sends no more and waits until the server has read
+all.
 Exit status: see images/README.md. The last line of its output is a JSON object of what it did.
 """
 
@@ -58,7 +59,7 @@ class Flow:
         self.taken = self.answered = self.connects = self.errors = 0
         self.finished = self.cut_short = False
         self._random = random.Random(number)  # noqa: S311  # spreads out attempts to connect; nothing secret
-        self._began = time.monotonic()
+        self._began = self._paced_from = time.monotonic()
 
     def run(self) -> None:
         """Send everything, over as many connections as it takes."""
@@ -98,6 +99,8 @@ class Flow:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(max(self._deadline - time.monotonic(), 0.001))
             sock.connect((self.options.host, self.options.port))
+            if not self.connects:
+                self._paced_from = time.monotonic()  # else what waited for a lost SYN would be sent all at once
             self.connects += 1
             self.journal.connect(conn, began_ns, sock)
         except OSError as error:
@@ -128,7 +131,7 @@ class Flow:
             self.journal.close(conn, why, sock)
 
     def _due(self, sequence: int) -> float:
-        return self._began + (sequence / self.options.rate if self.options.rate else 0.0)
+        return self._paced_from + (sequence / self.options.rate if self.options.rate else 0.0)
 
     def _send_carelessly(self, conn: int, sock: socket.socket) -> None:
         """As the paper's client: whatever `send` returns is taken for success, and nothing is awaited."""

@@ -13,6 +13,7 @@ from testbed.observe.wire import segment
 from testbed.paper.context import BACK, THERE, Context, NotAsMeantError
 
 _RATE_PER_S = 100
+"""So ten go, as many as an initial window holds, in a round trip of 100 ms: the delays keep away from that."""
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _WIRE = "its packets on the wire"
 
@@ -28,11 +29,11 @@ class Link:
         return f"{self.delay_ms:g} ms each way" + (f", {self.loss} lost" if self.loss else "")
 
 
-_SHOWN = Link(delay_ms=50, loss="5%")
+_SHOWN = Link(delay_ms=150, loss="5%")
 """Its journals are kept as evidence."""
-_QUICK = (Link(delay_ms=0), Link(delay_ms=50), _SHOWN)
+_QUICK = (Link(delay_ms=0), Link(delay_ms=150), _SHOWN)
 _GRID = (
-    *(Link(delay_ms=delay_ms, loss=loss) for loss in ("", "1%", "2%", "5%", "10%") for delay_ms in (0, 10, 50, 150)),
+    *(Link(delay_ms=delay_ms, loss=loss) for loss in ("", "1%", "2%", "5%", "10%") for delay_ms in (0, 10, 40, 150)),
 )
 
 
@@ -252,7 +253,7 @@ def _deliver(context: Context, link: Link, count: int, *, seed: int) -> Deliveri
     dropped = sum(context.lab.link(way).counters().dropped_packets for way in (THERE, BACK)) if words else 0
     context.heal()
     if link == _SHOWN:
-        context.keep_journals("C7-50ms-5-percent-lost", run.journals)
+        context.keep_journals("C7-150ms-5-percent-lost", run.journals)
     context.await_closed(PORTS["tcp"])  # what goes on must not be taken for the next one's
     there = run.judge().direction("client", "server")
     crossed = [

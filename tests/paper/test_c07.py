@@ -19,5 +19,5 @@ def test_tcp_delays_messages_for_its_first_window_and_for_each_loss(lab: Lab, tm
     assert seen["dropped"] > 0, outcome
     assert seen["sent_again"] > 0, outcome
     # A lost message comes after the way of the next one, that of its acknowledgement, and its own: three delays.
-    assert seen["lossy_longest_s"] >= 3 * 0.05, outcome
+    assert seen["lossy_longest_s"] >= 3 * 0.15, outcome
     assert seen["lossy_late"] > seen["sent_again"], "those behind a lost one are late too"

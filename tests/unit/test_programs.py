@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -265,3 +266,25 @@ def test_wrong_use_is_exit_status_2_and_says_what(tmp_path: Path, program: str, 
     assert wrong.returncode == 2
     assert told in errors
     assert not (tmp_path / "journal").exists()
+
+
+def test_messages_are_paced_from_the_first_connect_however_long_that_took(tmp_path: Path) -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        port = str(unheard.getsockname()[1])
+        words = ["--messages", "20", "--rate", "100", "--back-off", "0.05", "--journal", "client"]
+        client = started("client.py", "127.0.0.1", port, *words, cwd=tmp_path)
+        time.sleep(0.5)  # not readiness: nobody is there for so long
+    server = started("server.py", "--host", "127.0.0.1", "--port", port, "--journal", "server", cwd=tmp_path)
+    try:
+        client.communicate(timeout=DEADLINE_S)
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=DEADLINE_S)
+    finally:
+        client.kill()
+        server.kill()
+    rows = [row for rows in Journal.of((tmp_path / "client").read_bytes(), name="client").blocks() for row in rows]
+    connected, sent = ([row[1] for row in rows if row[0] == kind] for kind in ("connect", "sent"))
+    assert len(sent) == 20
+    assert sent[0] >= connected[0]
+    assert sent[-1] - connected[0] >= 0.19e9, "and not at once, for having been due"
