@@ -107,7 +107,7 @@ def flow_control(context: Context) -> Outcome:
         finding=finding_of(rows) if meant else Finding.INVALID,
         sentence=unless(
             rows,
-            "A busy receiver announced a window of zero and the sender stood still. send() blocked for "
+            "A busy receiver announced a window of zero and the sender stood still. Its send() blocked for "
             f"{first.blocked_s:.1f} s, nothing was overrun, nothing sent again, and everything arrived. When the news "
             f"of the opening was lost, the sender's probes found out ({len(second.flow.client.window_probes)} of "
             "them)." + extra,

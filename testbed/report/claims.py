@@ -131,7 +131,7 @@ def _folded(title: str, body: str) -> str:
 
 def _parted(text: str) -> tuple[str, str]:
     """The first sentence, and the others."""
-    first, *others = re.split(r"(?<=[.!?]) (?=[A-Z“])", text, maxsplit=1)
+    first, *others = re.split(r"(?<=[.!?]) (?=[A-Z0-9“])", text, maxsplit=1)
     return first, "".join(others)
 
 
