@@ -163,6 +163,25 @@ def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line
     lab.heal()
 
 
+def test_a_link_that_was_healed_before_the_tests_end_is_proven_as_it_was(lab: Lab, datagrams: Datagrams) -> None:
+    link = lab.link("client -> server")
+    link.impair(delay="5ms")
+    datagrams.arrived(10)
+    link.heal()
+    lab.verify()
+    (evidence,) = lab.evidence
+    assert (evidence.link, evidence.asked, evidence.read_back) == ("client -> server", {"delay": "5ms"}, HOLDS)
+    assert evidence.counters == HOLDS
+    assert evidence.tally is not None
+    assert evidence.tally.sent_packets >= 10
+    link.impair(delay="5ms")
+    tc(lab, f"qdisc delete dev DEVICE parent 1:{lab._ports['server', 'lan'].sources[link.ref].minor:x}")
+    lab.heal()
+    with pytest.raises(ImpairmentNotAppliedError, match=r"asked netem delay=5ms, .* none on this link"):
+        lab.verify()
+    lab.verify()  # told once
+
+
 # --- probes --------------------------------------------------------------------------------------------
 
 
