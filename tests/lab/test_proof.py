@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ BELOW_THE_LAB = True
 @pytest.fixture(scope="module")
 def two_networks(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
     """Hosts `other` and `server` share two networks."""
+    os.environ["THREE"] = str(os.getpid() % 250)  # two runs on one engine must not want the same subnet
     with lab_of(kind, pytestconfig, HERE / "stacks" / "three.yaml") as lab:
         prepare(*lab.hosts.values())
         yield lab
