@@ -282,7 +282,7 @@ def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
         broken.setattr(lab, "clock_proven", False)
         broken.setattr(qdisc, "netem", lambda each: real(replace(each, delay_s=(each.delay_s or 0) / 15.625 or None)))
         broken.setattr(proof, "differences", lambda *_: [])
-        with pytest.raises(ImpairmentNotAppliedError, match=r"a delay of 10 ms took 0\.\d+ ms.*psched"):
+        with pytest.raises(ImpairmentNotAppliedError, match=r"a delay of 10 ms took \d(\.\d+)? ms.*psched"):
             lab.impair("client -> server", delay="40ms")
     assert truth is proof.differences
     assert lab.impairments == {}
