@@ -315,7 +315,7 @@ class Link:
 
     def heal(self) -> None:
         """Take the impairment off the link, and read back that it is gone."""
-        self._lab.clear(self.ref)
+        self._lab.heal_link(self.ref)
 
     def cut(self, *, reject: bool = False) -> None:
         """Cut the link: every IP packet is lost, silently, until `mend`; its impairment stays beneath.
@@ -398,7 +398,9 @@ class Lab(abc.ABC):
         """Hears of each impairment once it is in force."""
         self.probed: dict[LinkRef, list[Check]] = {}
         """What probes saw of each link that was proven since `begin`."""
-        self._mended: list[tuple[LinkEvidence, ImpairmentNotAppliedError | None]] = []
+        self._over: list[tuple[LinkEvidence, Sequence[ImpairmentNotAppliedError]]] = []
+        self._told: set[LinkRef] = set()
+        """Links that `verify` has found wrong: what it raised it does not raise again once they are healed."""
         self.evidence: list[LinkEvidence] = []
         """What `verify` found of each impaired link, last."""
         self.clocks_proven: set[str | None] = set()
@@ -413,7 +415,8 @@ class Lab(abc.ABC):
         self._steps.clear()
         self.programs.clear()
         self.probed.clear()
-        self._mended.clear()
+        self._over.clear()
+        self._told.clear()
         proving.begin(self)
         self.seeds_from = seeds_from
 
@@ -423,7 +426,7 @@ class Lab(abc.ABC):
             for program in self.programs:
                 if not program.ended:
                     each.callback(program.stop, "SIGKILL")
-            each.callback(self.heal)
+            each.callback(self._heal_all)
 
     def _seed(self, ref: LinkRef, wanted: Impairment | Timeline) -> int | None:
         """A seed of its own for each link and each time, if it is random, names none, and seeds work here."""
@@ -564,7 +567,15 @@ class Lab(abc.ABC):
         self._apply(ref, impairment, time.perf_counter(), afresh=True)
 
     def heal(self) -> None:
-        """Mend every cut and take every impairment off; what stays is raised once the others are off."""
+        """Mend every cut and take every impairment off; what stays is raised once the others are off.
+
+        What a link was until then, and whether it held, goes into the next `verify`.
+        """
+        for ref in self.impaired:
+            self._end_evidence(ref)
+        self._heal_all()
+
+    def _heal_all(self) -> None:
         with ExitStack() as each:
             for ref in self.impaired:
                 each.callback(self.clear, ref)
@@ -628,11 +639,14 @@ class Lab(abc.ABC):
     def verify(self) -> None:
         """Read every impaired link again, and look at each step that a timeline took; what was found is in `evidence`.
 
+        So is what was found of links as they were healed, and of cuts as they were mended, since `begin`.
+
         Raises ImpairmentNotAppliedError if a link does not hold any more what was asked, if a step was not taken, if
         its queue overflowed though neither a rate nor a limit was asked, or if the traffic took another path.
         """
-        self.evidence[:] = [evidence for evidence, _ in self._mended]
-        wrong = [error for _, error in self._mended if error is not None]
+        self.evidence[:] = [evidence for evidence, _ in self._over]
+        wrong = [error for _, errors in self._over for error in errors]
+        self._over[:] = [(evidence, ()) for evidence, _ in self._over]  # raised once
         for port in self._ports.values():
             watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
             try:
@@ -640,10 +654,13 @@ class Lab(abc.ABC):
                 refused = proving.refused(port) if watched else None
             except ImpairmentNotAppliedError as error:
                 wrong.append(error)
+                self._told.update(watched)
                 self.evidence += [proving.lost(self, ref, asked) for ref, asked in port.applied.items()]
                 continue
             for ref in watched:
-                wrong += self._verify(ref, port, proving.Reading(filters, qdiscs, refused, at_gate))
+                found = self._verify(ref, port, proving.Reading(filters, qdiscs, refused, at_gate))
+                wrong += found
+                self._told.update([ref] if found else [])
         if wrong:
             raise ImpairmentNotAppliedError("\n".join(map(str, wrong)))
 
@@ -676,22 +693,36 @@ class Lab(abc.ABC):
         return True
 
     def _verify(self, ref: LinkRef, port: Port, reading: proving.Reading) -> list[ImpairmentNotAppliedError]:
-        source, found, problems = port.sources[ref], list[proof.Difference](), list[str]()
+        source, wrong = port.sources[ref], list[ImpairmentNotAppliedError]()
         if source.impairment is not None:
-            examined = proving.examine(self, ref, port, reading)
-            found += examined.differences
-            problems += examined.problems
-            self.evidence.append(examined.evidence)
+            evidence, errors = self._verify_impairment(ref, port, reading)
+            self.evidence.append(evidence)
+            wrong += errors
         if source.cut:
             self._look_at_flapping(port, ref)
             uncut = self._cut_differences(source.cut, reading)
-            found += uncut
             self.evidence.append(self._cut_evidence(ref, port, source.cut, reading, uncut))
-        problems += [
-            _step_problem(step)
+            wrong += self._errors(ref, uncut, self._step_problems(ref, cuts=True))
+        return wrong
+
+    def _verify_impairment(
+        self, ref: LinkRef, port: Port, reading: proving.Reading
+    ) -> tuple[LinkEvidence, list[ImpairmentNotAppliedError]]:
+        examined = proving.examine(self, ref, port, reading)
+        problems = [*examined.problems, *self._step_problems(ref, cuts=False)]
+        return examined.evidence, self._errors(ref, examined.differences, problems)
+
+    def _step_problems(self, ref: LinkRef, *, cuts: bool) -> list[str]:
+        """What went wrong with steps of a link's timeline, or of its coming and going."""
+        return [
+            f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
             for step in self._steps.get(ref, ())
-            if step.complaint is not None and (step.cut is None or source.cut is not None)
+            if step.complaint is not None and (step.cut is not None) == cuts
         ]
+
+    def _errors(
+        self, ref: LinkRef, found: Sequence[proof.Difference], problems: Sequence[str]
+    ) -> list[ImpairmentNotAppliedError]:
         wrong = [self._not_applied(ref, found, _HELD)] if found else []
         return [*wrong, self._not_applied(ref, [], *problems)] if problems else wrong
 
@@ -779,6 +810,7 @@ class Lab(abc.ABC):
         Raises ImpairmentNotAppliedError, and InvalidValueError where a timeline's steps cannot follow each other.
         """
         started = time.perf_counter()
+        self._told.discard(ref)
         seed = self._seed(ref, wanted)
         if isinstance(wanted, Timeline):
             schedule = compile_timeline(wanted, seed=seed)
@@ -978,6 +1010,24 @@ class Lab(abc.ABC):
         if name not in port.stored:
             port.stored[name] = port.channel.call("store", name=name, data=base64.b64encode(data).decode())["path"]
         return port.stored[name]
+
+    def heal_link(self, ref: LinkRef) -> None:
+        """Take a link's impairment off; what it was until now, and whether it held, goes into the next `verify`."""
+        self._end_evidence(ref)
+        self.clear(ref)
+
+    def _end_evidence(self, ref: LinkRef) -> None:
+        """Look at an impaired link for the last time. What was found wrong before is not told again."""
+        port = self._ports.get((ref.dst, ref.network))
+        if port is None or ref not in port.applied or ref in self._told:
+            return
+        try:
+            filters, qdiscs, _ = self._read_port(port, [ref])
+            reading = proving.Reading(filters, qdiscs, proving.refused(port))
+        except ImpairmentNotAppliedError as error:
+            self._over.append((proving.lost(self, ref, port.applied[ref]), [error]))
+            return
+        self._over.append(self._verify_impairment(ref, port, reading))
 
     def clear(self, ref: LinkRef) -> None:
         """Take a link's impairment off and read back that it is gone."""
@@ -1188,14 +1238,13 @@ class Lab(abc.ABC):
             source.cut = None  # it went with the port
             gone = f"it ended before it was mended: {error}"
             evidence = cutting.evidence(ref, cut, command="", found=[gone], lost_packets=0, steps=(), answered=None)
-            self._mended.append((evidence, self._not_applied(ref, [], gone)))
+            self._over.append((evidence, [self._not_applied(ref, [], gone)]))
             return
         if still:
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
         if cut.at_gate:
             source.rejected_packets += lost_packets
-        wrong = [_step_problem(step) for step in self._steps.get(ref, ()) if step.cut is not None and step.complaint]
-        self._mended.append((evidence, self._not_applied(ref, found, *wrong, _HELD) if found or wrong else None))
+        self._over.append((evidence, self._errors(ref, found, self._step_problems(ref, cuts=True))))
         source.cut = None
 
     def cut_evidence(self, ref: LinkRef) -> LinkEvidence:
@@ -1338,10 +1387,6 @@ class Lab(abc.ABC):
         return ImpairmentNotAppliedError(
             f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self.netem_engine}: {'. '.join(said)}"
         )
-
-
-def _step_problem(step: Taken) -> str:
-    return f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
 
 
 def _flapping_times(up: str, down: str) -> tuple[float, float]:
