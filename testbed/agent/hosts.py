@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import grp
+import itertools
 import os
 import pwd
 import resource
@@ -20,13 +21,14 @@ import socket
 import struct
 import termios
 import traceback
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Self
 
 from . import capture, inside, kernelcalls, offloads, protocol, relay, sockets
-from .netlink import Change, Netlink, address, bridge, route, up, veth
+from .netlink import Change, Netlink, address, bridge, cable, enslave, route, up, veth
 from .processes import processes
 from .protocol import Operation, Refused
 
@@ -35,6 +37,7 @@ SCRATCH = Path("/run")
 below /dev: a carried kernel, which reads what is here, has one of its own."""
 _NEW_ROOT = SCRATCH / "root"
 _VOLUMES = SCRATCH / "volumes"
+_FRESH_PROC = SCRATCH / "proc"
 
 # What a host has of its own; the rest of the machine's file system is shown read-only.
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
@@ -43,6 +46,8 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 # linux/if.h: 15 characters; an index of our own choice spares asking for it.
 _FIRST_BRIDGE, _FIRST_VETH = 1000, 10_000
 _QUEUE_PACKETS = 1000
+_PORTS_A_BRIDGE = 128
+_NAMESPACES_A_PROC = 64
 _MESSAGE_BYTES = 64
 
 # The machine's name servers cannot be reached from here, and would be waited for; loopback refuses at once.
@@ -51,8 +56,7 @@ _NO_NAME_SERVER = "nameserver 127.0.0.1\n"
 # sysctl(8) names below /proc/sys; what Docker sets in a container's network namespace (libnetwork, moby daemon/oci).
 _PROC_SYS = Path("/proc/sys")
 _NO_IPV6 = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
-# Seen by programs alone, or where there are several interfaces: set no sooner. Each way into /proc/sys of a namespace
-# is as long as there are namespaces, for the kernel (6.18) keeps their entries of one name in one chain.
+# Seen by programs alone, or where there are several interfaces: set no sooner.
 _AS_DOCKERS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0"}
 _SWITCH_SYSCTLS = {**_NO_IPV6, "net.ipv4.ip_forward": "0"}
 
@@ -132,11 +136,17 @@ class Hosts:
         ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more use.
         """
         self._names = {network["name"]: network["names"] for network in networks}
+        with _Sysctls() as sysctls:
+            return self._build(networks, hosts, sysctls)
+
+    def _build(
+        self, networks: list[dict[str, Any]], hosts: list[dict[str, Any]], sysctls: _Sysctls
+    ) -> dict[str, dict[str, int]]:
         for name, _ in (volume for settings in hosts for volume in settings["volumes"]):
             (_VOLUMES / name).mkdir(parents=True, exist_ok=True)
         try:
             for settings in hosts:
-                self._hosts[settings["name"]] = Host(settings["name"], self._new_namespace(), settings)
+                self._hosts[settings["name"]] = Host(settings["name"], _new_namespace(sysctls), settings)
         except OSError as error:
             raise Refused(
                 f"network namespace {len(self._hosts) + 1} of {len(hosts)}: {error}; "
@@ -145,11 +155,13 @@ class Hosts:
         finally:
             kernelcalls.setns(self._own_net, kernelcalls.NEWNET)
         changes: list[Change] = []
-        bridges: dict[str, tuple[int, int]] = {}
+        ends = Counter(each["network"] for settings in hosts for each in settings["interfaces"])
+        switches: dict[str, Iterator[int]] = {}
+        mtus = {network["name"]: network["mtu"] for network in networks}
+        free = itertools.count(_FIRST_BRIDGE + len(networks))
         for number, network in enumerate(networks):
-            index = _FIRST_BRIDGE + number
-            bridges[network["name"]] = (index, network["mtu"])
-            changes.append(bridge(f"br{number}", index, mtu=network["mtu"]))
+            made, switches[network["name"]] = _switch(number, network, ends[network["name"]], free)
+            changes += made
         with Netlink() as here:
             here.apply(changes)
         changes = []
@@ -160,7 +172,7 @@ class Hosts:
         number = 0
         for host in self._hosts.values():
             for interface in host.settings["interfaces"]:
-                master, mtu = bridges[interface["network"]]
+                master, mtu = next(switches[interface["network"]]), mtus[interface["network"]]
                 index = _FIRST_VETH + number
                 number += 1
                 changes.append(
@@ -174,13 +186,8 @@ class Hosts:
             here.apply(changes)
         for host in self._hosts.values():
             with self._in_net(host):
-                _address(host.settings)
+                _address(host.settings, sysctls)
         return {host.name: host.ifindexes for host in self._hosts.values()}
-
-    def _new_namespace(self) -> int:
-        kernelcalls.unshare(kernelcalls.NEWNET)
-        _set_sysctls(_NO_IPV6)  # before a link comes up: each would solicit and be solicited
-        return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     @contextlib.contextmanager
     def _in_net(self, host: Host) -> Iterator[None]:
@@ -529,16 +536,44 @@ def _hold() -> NoReturn:
                 pass
 
 
-def _address(settings: Mapping[str, Any]) -> None:
+def _new_namespace(sysctls: _Sysctls) -> int:
+    kernelcalls.unshare(kernelcalls.NEWNET)
+    sysctls.set(_NO_IPV6)  # before a link comes up: each would solicit and be solicited
+    return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _switch(
+    number: int, network: Mapping[str, Any], ends: int, free: Iterator[int]
+) -> tuple[list[Change], Iterator[int]]:
+    """What makes a network's switch, and the bridge for each cable to it; ``free``: indexes for further devices.
+
+    One bridge, or one with further ones around it: what a port costs a bridge grows with the ports it has, as it looks
+    at all of them for each (br_if.c, br_features_recompute), and it has 1,023 at the most.
+    """
+    core, mtu = _FIRST_BRIDGE + number, network["mtu"]
+    changes = [bridge(f"br{number}", core, mtu=mtu)]
+    if ends <= _PORTS_A_BRIDGE:
+        return changes, itertools.repeat(core)
+    leaves = []
+    for leaf in range(-(-ends // _PORTS_A_BRIDGE)):
+        index, near, far = next(free), next(free), next(free)
+        leaves.append(index)
+        changes.append(bridge(f"br{number}x{leaf}", index, mtu=mtu))
+        changes.append(cable(f"tr{number}x{leaf}", near, f"tr{number}y{leaf}", far, mtu=mtu))
+        changes += [enslave(near, core), enslave(far, index), up(near), up(far)]
+    return changes, (leaf for leaf in leaves for _ in range(_PORTS_A_BRIDGE))
+
+
+def _address(settings: Mapping[str, Any], sysctls: _Sysctls) -> None:
     """In a host's network namespace: addresses, routes, sysctls."""
     has_ipv6 = any(":" in cidr for interface in settings["interfaces"] for cidr in interface["addresses"])
     if has_ipv6:
-        _set_sysctls(dict.fromkeys(_NO_IPV6, "0"))
+        sysctls.set(dict.fromkeys(_NO_IPV6, "0"))
     if len(settings["interfaces"]) > 1:
-        _set_sysctls(_AS_DOCKERS)
+        sysctls.set(_AS_DOCKERS)
     for name, value in settings["sysctls"].items():
         each = [interface["name"] for interface in settings["interfaces"]] if "*" in name else [""]
-        _set_sysctls({name.replace("*", one): value for one in each})
+        sysctls.set({name.replace("*", one): value for one in each})
     changes = [up(socket.if_nametoindex("lo"))]
     for interface in settings["interfaces"]:
         index = socket.if_nametoindex(interface["name"])
@@ -548,7 +583,36 @@ def _address(settings: Mapping[str, Any]) -> None:
         there.apply(changes)
 
 
-def _set_sysctls(values: Mapping[str, str], *, but_not: Container[str] = ()) -> None:
+class _Sysctls:
+    """The way to the settings of many network namespaces: a /proc that is new every now and then.
+
+    Each way into /proc/sys of a namespace is as long as there are namespaces that were there before, for a file system
+    keeps their entries of one name in one chain (fs/proc/proc_sysctl.c, proc_sys_compare); each mount has its own
+    (since Linux 5.8).
+    """
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def __enter__(self) -> Self:
+        _FRESH_PROC.mkdir(exist_ok=True)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._taken:
+            kernelcalls.unmount(_FRESH_PROC)
+
+    def set(self, values: Mapping[str, str]) -> None:
+        """Set these in the network namespace that we are in. Raises Refused."""
+        if self._taken % _NAMESPACES_A_PROC == 0:
+            if self._taken:
+                kernelcalls.unmount(_FRESH_PROC)
+            kernelcalls.mount("proc", _FRESH_PROC, "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
+        self._taken += 1
+        _set_sysctls(values, proc_sys=_FRESH_PROC / "sys")
+
+
+def _set_sysctls(values: Mapping[str, str], *, but_not: Container[str] = (), proc_sys: Path = _PROC_SYS) -> None:
     by_folder: dict[str, dict[str, str]] = {}
     for name, value in values.items():
         if name not in but_not:
@@ -557,7 +621,7 @@ def _set_sysctls(values: Mapping[str, str], *, but_not: Container[str] = ()) -> 
             by_folder.setdefault(folder, {})[name] = value
     for folder, those in by_folder.items():
         try:
-            place = os.open(_PROC_SYS / folder, os.O_PATH | os.O_DIRECTORY)
+            place = os.open(proc_sys / folder, os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
             place = -1
         try:

@@ -85,6 +85,11 @@ def bind(source: str | Path, target: str | Path, *, read_only: bool = False) -> 
         _checked(_libc.syscall(*arguments), f"mount_setattr {target} read-only")
 
 
+def unmount(target: str | Path) -> None:
+    """Take a mount away, once nobody uses it."""
+    _checked(_libc.umount2(str(target).encode(), _MNT_DETACH), f"umount2 {target}")
+
+
 def pivot_root(new_root: str | Path) -> None:
     """Make a mount the root of this mount namespace, and let the old one go (as NOTES of its man page has it)."""
     os.chdir(new_root)

@@ -68,6 +68,14 @@ def veth(
     return Change(f"veth {name} to {peer}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, _IFF_UP) + attributes)
 
 
+def cable(name: str, index: int, peer: str, peer_index: int, *, mtu: int) -> Change:
+    """Create a pair with both ends here, still down and on no bridge."""
+    other = _link(peer_index, 0) + _text(_IFLA_IFNAME, peer) + _u32(_IFLA_MTU, mtu)
+    info = _text(_INFO_KIND, "veth") + _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, other))
+    attributes = _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu) + _attribute(_IFLA_LINKINFO, info)
+    return Change(f"cable {name} to {peer}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, 0) + attributes)
+
+
 def up(index: int) -> Change:
     """Set a device up."""
     return Change(f"device {index} up", _RTM_NEWLINK, 0, _link(index, _IFF_UP))

@@ -22,9 +22,6 @@ from testbed.model import topologies
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
-BRIDGE_PORTS = 1023
-"""How many ports one Linux bridge has (net/bridge/br_private.h, BR_MAX_PORTS)."""
-
 # Where Docker's own networks lie (moby, ipamutils): nothing outside can clash with ours, so theirs are as good.
 _POOL = [IPv4Network(f"172.{number}.0.0/16") for number in range(18, 32)]
 _POOL += list(IPv4Network("192.168.0.0/16").subnets(new_prefix=20))
@@ -569,7 +566,6 @@ def _hosts(
                for subnet in plan.subnets]
         for name, plan in networks.items()
     }  # fmt: skip
-    ports = dict.fromkeys(networks, 0)
     for service in topology.services.values():
         body = file.config["services"][service.name]
         joined = dict(body.get("networks") or {})
@@ -585,7 +581,6 @@ def _hosts(
                             where, f"service {service.name!r}: network {network!r}: {unknown(network, networks)}"
                         )
                     continue
-                ports[network] += 1
                 addresses = []
                 for subnet, pool in zip(networks[network].subnets, free[network], strict=True):
                     asked = (joined[network] or {}).get(f"ipv{subnet.version}_address")
@@ -616,12 +611,6 @@ def _hosts(
                 name=host, service=service.name, hostname=str(body.get("hostname") or readable),
                 interfaces=tuple(interfaces), names=names, extra_hosts=extra, router=topologies.is_router(body),
             )  # fmt: skip
-    for name, count in ports.items():
-        if count > BRIDGE_PORTS:
-            problems.add(
-                ("networks", name),
-                f"network {name!r} has {count} hosts and a Linux bridge {BRIDGE_PORTS} ports: use several networks",
-            )
 
 
 def _static_addresses(

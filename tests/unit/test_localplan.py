@@ -206,11 +206,6 @@ networks:
     assert told == expected
 
 
-def test_more_hosts_than_a_bridge_has_ports_are_refused_before_anything_starts(folder: Path) -> None:
-    (told,) = problems(folder, "services: {a: {build: app, scale: 5000, networks: [lan]}}\nnetworks: {lan: {}}\n")
-    assert "network 'lan' has 5000 hosts and a Linux bridge 1023 ports" in told
-
-
 def test_a_subnet_that_is_too_small_is_told(folder: Path) -> None:
     (told,) = problems(
         folder,
