@@ -54,12 +54,14 @@ def find_kernel(root: Path | None = None) -> str | None:
     return "/usr/bin/linux.uml" if (root / "usr/bin/linux.uml").is_file() else None
 
 
-# A process has one timer: it is every kernel's.
-_PRODDED: set[subprocess.Popen[bytes]] = set()
+# A process has one timer: it is every kernel's, in turns. Each prod takes a kernel of many ports some 0.1 ms.
+_PRODDED: deque[subprocess.Popen[bytes]] = deque()
 
 
 def _prod(_number: int, _frame: object) -> None:
-    for process in tuple(_PRODDED):
+    if _PRODDED:
+        process = _PRODDED[0]
+        _PRODDED.rotate(1)
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGIO)
@@ -121,7 +123,7 @@ class CarriedKernel:
             helper.await_ready(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
-            _PRODDED.add(self._process)
+            _PRODDED.append(self._process)
             signal.signal(signal.SIGALRM, _prod)
             signal.setitimer(signal.ITIMER_REAL, _PROD_EVERY_S, _PROD_EVERY_S)
         except BaseException:
@@ -184,7 +186,8 @@ class CarriedKernel:
 
     def kill(self) -> None:
         """End the kernel at once, and forget it. Its taps vanish."""
-        _PRODDED.discard(self._process)
+        with contextlib.suppress(ValueError):  # it died while it was booted
+            _PRODDED.remove(self._process)
         if not _PRODDED:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self.end()

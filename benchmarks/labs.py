@@ -1,0 +1,118 @@
+"""Whether both labs say the same: each test's verdict on either, and the delays of one profile side by side.
+
+The delays are measured in turns, flight by flight, on a Compose stack and a local one that are up together; what is
+judged is the 99 % confidence interval of the mean difference of the flights' medians (Student's t). The full run takes
+every test of tests/lab and tests/paper that runs on both; ``--quick`` those of a few files. Writes ``report/labs.md``.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from benchmarks import common
+from benchmarks.common import BenchmarkError, Check, Report
+from testbed.labs import proving
+from testbed.labs.compose import ComposeLab
+from testbed.labs.lab import Lab
+from testbed.labs.local import LocalLab
+from testbed.model.impairment import Impairment
+
+APART_S = 0.0003
+"""The delays of one profile on the two labs."""
+
+_FLIGHTS, _QUICK_FLIGHTS = 30, 8
+_PROBES = 200
+_DELAYS_S = (0.0, 0.05)
+_T_99 = {8: 3.499, 30: 2.756}
+"""Student's t, 99 % two-sided, for so many flights less one (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
+_FOLDERS = ("tests/lab", "tests/paper")
+_QUICK_FILES = ("tests/lab/test_programs.py", "tests/lab/test_narrowed.py")
+_DEADLINE_S = 3600.0
+
+
+def measure(report: Report) -> None:
+    """Both parts. Raises EnvironmentUnfitError if either lab cannot run here."""
+    _measure_delays(report)
+    _compare_verdicts(report)
+
+
+def _measure_delays(report: Report) -> None:
+    flights = _QUICK_FLIGHTS if report.quick else _FLIGHTS
+    with ComposeLab(common.STACK, say=report.say) as compose, LocalLab(common.STACK, say=report.say) as local:
+        for delay_s in _DELAYS_S:
+            report.say(f"{delay_s * 1e3:g} ms on both labs, in turns")
+            for lab in (compose, local):
+                lab.link("client -> server").impair(Impairment(delay_s=delay_s or None, limit_packets=1000))
+            seen = [(_median_s(compose, delay_s), _median_s(local, delay_s)) for _ in range(flights)]
+            apart = [one - other for one, other in seen]
+            mean, half = statistics.mean(apart), _T_99[flights] * statistics.stdev(apart) / math.sqrt(flights)
+            compose_s, local_s = (statistics.median(side) for side in zip(*seen, strict=True))
+            report.check(
+                Check(
+                    name=f"{delay_s * 1e3:g} ms on both labs: how far apart at most, {flights} flights each",
+                    value=abs(mean) + half, bound=APART_S, unit="s",
+                    bound_words=f"99 % interval {(mean - half) * 1e3:+.3f} to {(mean + half) * 1e3:+.3f} ms",
+                    rivals={"Compose, median": f"{compose_s * 1e3:.3f} ms", "local": f"{local_s * 1e3:.3f} ms"},
+                )
+            )  # fmt: skip
+
+
+def _median_s(lab: Lab, delay_s: float) -> float:
+    (ref,) = lab.topology.links("client -> server")
+    flight = proving.fly(lab, ref, count=_PROBES, pace_s=0.001, size_bytes=64, quiet_s=2 * delay_s + 0.2)
+    if not flight.delays_s:
+        raise BenchmarkError(f"{ref}: no probe arrived")
+    return statistics.median(flight.delays_s.values())
+
+
+def _compare_verdicts(report: Report) -> None:
+    report.say("the tests that run on both labs")
+    with tempfile.TemporaryDirectory(prefix="testbed-labs-") as folder:
+        path = Path(folder) / "junit.xml"
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={path}", "-o",
+                "junit_family=xunit2", f"--testbed-results={folder}/results.json", "-k", "compose or local",
+                *(_QUICK_FILES if report.quick else _FOLDERS)]  # fmt: skip
+        done = subprocess.run(argv, cwd=common.ROOT, capture_output=True, text=True, check=False, timeout=_DEADLINE_S)
+        if done.returncode not in (0, 1) or not path.is_file():
+            raise BenchmarkError(f"pytest ended with status {done.returncode}: {(done.stdout + done.stderr)[-1000:]}")
+        verdicts = dict(_verdicts(ElementTree.parse(path).getroot()))  # noqa: S314  # pytest has just written it
+    both = {name: each for name, each in verdicts.items() if {"compose", "local"} <= set(each)}
+    ran = {name: each for name, each in both.items() if "skipped" not in each.values()}
+    differ = [name for name, each in ran.items() if each["compose"] != each["local"]]
+    report.check(Check(name=f"different verdicts, of {len(ran)} tests that ran on both labs", value=len(differ) if ran
+                       else None, bound=0, unit=""))  # fmt: skip
+    for name in differ:
+        report.note(f"{name}: {both[name]['compose']} on Compose, {both[name]['local']} on the local lab")
+    folder_out = common.ROOT / "report"
+    folder_out.mkdir(exist_ok=True)
+    lines = ["| test | Compose | local |", "|---|---|---|"]
+    lines += [f"| {name} | {each['compose']} | {each['local']} |" for name, each in sorted(both.items())]
+    (folder_out / "labs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report.note(
+        f"{len(both) - len(ran)} tests say of a lab that they are not for it. Written: {folder_out / 'labs.md'}"
+    )
+
+
+def _verdicts(root: ElementTree.Element) -> Iterator[tuple[str, dict[str, str]]]:
+    """By test, without the lab in its name: the verdict on each lab."""
+    found: dict[str, dict[str, str]] = {}
+    for case in root.iter("testcase"):
+        name, bracket, words = str(case.get("name")).partition("[")
+        parts = words.rstrip("]").split("-", 1)
+        if not bracket or parts[0] not in ("compose", "local"):
+            continue
+        rest = f"[{parts[1]}]" if len(parts) > 1 else ""
+        outcome = next((each.tag for each in case if each.tag in ("failure", "error", "skipped")), "passed")
+        found.setdefault(f"{case.get('classname')}::{name}{rest}", {})[parts[0]] = outcome
+    yield from found.items()
+
+
+if __name__ == "__main__":
+    common.run("Both labs alike", measure)
