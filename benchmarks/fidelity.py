@@ -171,16 +171,20 @@ class Bench:
             if not jitter_s and distribution != "uniform":
                 continue  # without jitter there is no distribution
 
-            def fly(asked: Impairment = asked, longest_s: float = 0.12 + 4 * jitter_s) -> probes.Flight:
+            sigma, count = self._shape(distribution)
+
+            def fly(
+                asked: Impairment = asked, longest_s: float = 0.12 + 4 * jitter_s, count: int = count
+            ) -> probes.Flight:
                 self._put(asked)
-                return self._fly(self.size.jitters, 0.001, longest_s=longest_s)
+                return self._fly(count, 0.00025, longest_s=longest_s)
 
             flight, busy = self._when_quiet(fly)
             # Later than the distribution reaches: the machine's doing, not netem's.
             latest_s = 0.12 + (1 if distribution == "uniform" else 4) * jitter_s + DELAY_OFF_S
             within = [value for value in flight.delays_s.values() if value <= latest_s]
             late, seen = len(flight.first) - len(within), statistics.pstdev(within)
-            sigma = self._sigma(distribution) * jitter_s
+            sigma *= jitter_s
             off = abs(seen / sigma - 1) if sigma else math.nan
             self.cells.append(Cell(
                 kind="jitter", words=f"{asked.describe()}", asked=sigma, seen=seen, unit="s",
@@ -190,12 +194,19 @@ class Bench:
                 extra={"off": off} if sigma else {},
             ))  # fmt: skip
 
-    def _sigma(self, distribution: str) -> float:
-        """The standard deviation at a jitter of 1: of the uniform, or of iproute2's table."""
+    def _shape(self, distribution: str) -> tuple[float, int]:
+        """The standard deviation at a jitter of 1, of the uniform or of iproute2's table, and how many draws show it.
+
+        So many that the sample's own deviation has a standard error of a quarter of the bound: √((κ - 1) / 4n) of it,
+        κ being the kurtosis (Kenney and Keeping, Mathematics of Statistics, part 2, section 7.12).
+        """
         if distribution == "uniform":
-            return 1 / math.sqrt(3)
-        table: list[int] = self.lab.hosts["server"].inside().call("delay_table", name=distribution)
-        return statistics.pstdev(table) / _TABLE_UNIT
+            sigma, kurtosis = 1 / math.sqrt(3), 1.8
+        else:
+            table: list[int] = self.lab.hosts["server"].inside().call("delay_table", name=distribution)
+            mean, spread = statistics.fmean(table), statistics.pstdev(table)
+            sigma, kurtosis = spread / _TABLE_UNIT, statistics.fmean(((x - mean) / spread) ** 4 for x in table)
+        return sigma, max(self.size.jitters, math.ceil((kurtosis - 1) / (4 * (SIGMA_OFF / 4) ** 2)))
 
     def shares(self) -> None:
         """Loss, duplicates, corruption and reordering."""

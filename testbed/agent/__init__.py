@@ -11,3 +11,18 @@ lines: a request ``{"id": 1, "op": "attach", …}`` on stdin, an answer ``{"id":
 ``python3 -m agent signal`` in one host's process namespace: end a program that was started there
 ``python3 -m agent local``  the switch and all hosts of a local lab (testbed.agent.namespaces)
 """
+
+import zlib
+from pathlib import Path
+
+GUEST_FILES = ("guest-init", "guesthelper.py")
+"""What runs inside a carried kernel, beside this file."""
+
+
+def guest_folder() -> str:
+    """Name of the folder in a root of a carried kernel where `GUEST_FILES` are.
+
+    It tells their version: several may share one root, and the files of one would not do for another's agent.
+    """
+    whole = b"".join(Path(__file__).with_name(name).read_bytes() for name in GUEST_FILES)
+    return f"testbed-{zlib.crc32(whole):08x}"

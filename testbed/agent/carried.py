@@ -21,12 +21,9 @@ from collections import deque
 from pathlib import Path
 from typing import Self
 
-from . import qdiscs
+from . import guest_folder, qdiscs
 from .batch import Batch, in_root
 from .protocol import Refused
-
-_INIT = Path(__file__).with_name("guest-init")
-_HELPER = Path(__file__).with_name("guesthelper.py")
 
 TC_SYNC = "filter show dev lo"
 """A show of tc that always succeeds and looks at nothing else; one of qdiscs goes over those of every device."""
@@ -67,6 +64,11 @@ def _prod(_number: int, _frame: object) -> None:
                 os.kill(process.pid, signal.SIGIO)
 
 
+def _inside(root: Path | None, name: str) -> str:
+    """The path of one of our files as the kernel sees it."""
+    return str(Path(__file__).with_name(name)) if root is None else f"/{guest_folder()}/{name}"
+
+
 class CarriedKernel:
     """One running kernel and the two tools in it."""
 
@@ -74,9 +76,8 @@ class CarriedKernel:
         """Boot; raises Refused with the kernel's last lines if it is not up in time.
 
         ``tables``: the folder where its tc finds tables of delays. ``root``: a root file system that has a User-Mode
-        Linux and its own tc, where this machine has none. It holds ``guest-init`` and
-        ``guesthelper.py``, and shows the machine's /dev and
-        /proc; ``tables`` is below one of them.
+        Linux and its own tc, where this machine has none. It holds our files in `guest_folder`, and shows
+        the machine's /dev and /proc; ``tables`` is below one of them.
         """
         binary = find_kernel(root)
         if binary is None:
@@ -102,8 +103,8 @@ class CarriedKernel:
                     # What a kernel does not know and has the form of a variable goes into its init's environment.
                     *([f"TC_LIB_DIR={tables}"] if tables else []),
                     f"GUEST_PYTHON={sys.executable if root is None else '/usr/bin/python3'}",
-                    f"GUEST_HELPER={_HELPER if root is None else f'/{_HELPER.name}'}",
-                    "init=/bin/sh", "--", str(_INIT) if root is None else f"/{_INIT.name}",
+                    f"GUEST_HELPER={_inside(root, 'guesthelper.py')}",
+                    "init=/bin/sh", "--", _inside(root, "guest-init"),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
                 start_new_session=True,

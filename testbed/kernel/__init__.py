@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import testbed.agent
@@ -29,8 +30,7 @@ _KEYRINGS = (
 )
 _MIRROR_VARIABLE = "TESTBED_DEBIAN_MIRROR"
 _FETCH_DEADLINE_S = 300.0
-_OURS = ("guest-init", "guesthelper.py")
-_FOR_ALL = 0o644
+_FILE_FOR_ALL, _FOLDER_FOR_ALL = 0o644, 0o755
 
 
 def cache() -> Path:
@@ -59,14 +59,16 @@ def ensure_root(say: Callable[[str], None]) -> Path:
             if not present():
                 say(f"getting a kernel to carry from Debian's archive, once (50 MB, into {root})")
                 _fetch(root)
-    for name in _OURS:
-        ours, theirs = Path(testbed.agent.__file__).with_name(name), root / name
-        readable = theirs.is_file() and theirs.stat().st_mode & 0o777 == _FOR_ALL
-        if not readable or theirs.read_bytes() != ours.read_bytes():
-            with tempfile.NamedTemporaryFile(dir=root, delete=False) as file:
-                file.write(ours.read_bytes())
-            Path(file.name).chmod(_FOR_ALL)
-            Path(file.name).replace(theirs)
+    folder = root / testbed.agent.guest_folder()
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=root) as made:
+            for name in testbed.agent.GUEST_FILES:
+                shutil.copyfile(Path(testbed.agent.__file__).with_name(name), Path(made, name))
+                Path(made, name).chmod(_FILE_FOR_ALL)
+            Path(made).chmod(_FOLDER_FOR_ALL)
+            with suppress(OSError):  # another has just done the same
+                Path(made).rename(folder)
+                Path(made).mkdir()  # to be removed
     return root
 
 

