@@ -124,12 +124,13 @@ def talk(
         before = {name: lab.host(name).counters() for name in hosts}
         lab.host(hosts[0]).put(f"{_SHARED}/now", b"")
         _await(programs, '"messages"', deadline_s + _READY_DEADLINE_S)
-        links = lab.counts()
-        # Nothing is under way any more: each has heard from each that this was all, or has given up.
+        # An answer to a word that was said twice may still be under way.
+        await_condition(lab.counts, _Still(), deadline_s=_READY_DEADLINE_S, every_s=0.2)
         for name, program in programs.items():
             done = program.stop("SIGTERM")
             if done.exit_code not in (0, 1):
                 raise LabError(f"`{name}`: {' '.join(done.argv)}: exit status {done.exit_code}: {done.stderr[-2000:]}")
+    links = lab.counts()
     kernel = {name: difference(before[name], lab.host(name).counters()) for name in hosts}
     journals = {name: _parts(lab.host(name).get(_JOURNAL)) for name in hosts}
     return Talked(accounts=dict(_accounts(talking, journals, kernel, links, messages)), messages=messages)
@@ -151,6 +152,17 @@ def _start(
         ])  # fmt: skip
         undo.callback(_kill, program)
     return programs
+
+
+class _Still:
+    """Whether the links' counters are what they were the last time, and nothing waits in their queues."""
+
+    def __init__(self) -> None:
+        self._before: Mapping[LinkRef, proof.Counters] = {}
+
+    def __call__(self, seen: Mapping[LinkRef, proof.Counters]) -> bool:
+        same, self._before = seen == self._before, seen
+        return same and not any(each.queued_packets for each in seen.values())
 
 
 def _kill(program: Program) -> None:
