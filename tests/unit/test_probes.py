@@ -175,6 +175,18 @@ def test_a_rate_beyond_the_machines_own_is_shown_and_not_judged() -> None:
     assert "own rate without impairment is 360.4 Mbit/s" in rate.how
 
 
+def test_a_fast_train_that_waited_for_one_turn_of_another_process_is_shown_and_not_judged() -> None:
+    def rate(asked_bps: float, seen_bps: float) -> Check:
+        checks = judged(Impairment(rate_bps=asked_bps), Impairment(rate_bps=seen_bps), own_rate_bps=3e9)
+        return next(check for check in checks if check.field == "rate")
+
+    # 400 packets of 1,442 bytes last 4.6 ms at 1 Gbit/s: at 868 Mbit/s they are 0.7 ms late, at 100 Mbit/s 42 ms.
+    assert rate(1e9, 868e6).verdict == SHOWN
+    assert "late by 0.6978 ms" in rate(1e9, 868e6).how
+    assert rate(1e9, 100e6).verdict == FAILS
+    assert rate(50e6, 25e6).verdict == FAILS
+
+
 def test_only_what_is_late_or_slow_may_be_the_machines_doing() -> None:
     late = judged(Impairment(delay_s=0.02), Impairment(delay_s=0.03))
     assert perhaps_busy(late)
