@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from testbed import Lab
 from testbed.drive.messages import STRUCTURES
 from testbed.judge.claims import Finding
 from testbed.paper import CLAIMS, examine
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_papers_structure_fails_beside_a_silent_client_and_queues_those_far_away(lab: Lab, tmp_path: Path) -> None:

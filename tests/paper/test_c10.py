@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from testbed import Lab
 from testbed.judge.claims import Finding
 from testbed.paper import CLAIMS, examine
+
+pytestmark = pytest.mark.slow
 
 
 def test_tcp_completes_the_game_and_freezes_it(lab: Lab, tmp_path: Path) -> None:
