@@ -417,15 +417,16 @@ def cut(compose_file: Path | None, link: str, *, reject: bool) -> int:
 @_compose_file
 @click.option("--up", required=True, metavar="TIME", help="How long it is whole.")
 @click.option("--down", required=True, metavar="TIME", help="How long it is cut.")
+@click.option("--reject", is_flag=True, help="Tell the sender of what is lost, as `testbed cut --reject` does.")
 @click.argument("link")
 @_example("""testbed flap --up 2s --down 500ms "client <-> server" """)
-def flap(compose_file: Path | None, up: str, down: str, link: str) -> int:
+def flap(compose_file: Path | None, up: str, down: str, link: str, *, reject: bool) -> int:
     """Have LINK of the running stack come and go until `testbed heal`; what impairs it stays."""
     lab = _taken_up(compose_file)
     try:
-        lab.flap(link, up=up, down=down)
+        lab.flap(link, up=up, down=down, reject=reject)
         for ref in lab.topology.links(link):
-            _OUT.print(f"{ref}: flapping, up {up}, down {down}", markup=False)
+            _OUT.print(f"{ref}: flapping, up {up}, down {down}, {'rejecting' if reject else 'silently'}", markup=False)
     finally:
         lab.leave()
     return 0

@@ -12,14 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from .protocol import Refused
 
 _MOST_RECORDS = 100_000
 
-Run = Callable[[str, list[str], Sequence[int]], dict[str, Any]]
-"""Run tc lines on a port, as the operation ``tc`` does; raises Refused."""
+
+class Run(Protocol):
+    """Run tc lines on a port, or at its gate, as the operation ``tc`` does; raises Refused."""
+
+    def __call__(self, port: str, lines: list[str], needs: Sequence[int], /, *, at_gate: bool) -> dict[str, Any]:
+        """What they showed, and what tc complained of."""
 
 
 @dataclass
@@ -40,6 +44,8 @@ class _Playing:
     needs: list[int]
     in_force_before: bool
     """Whether its first step needs no line the first time."""
+    at_gate: bool = False
+    """Whether its lines are for the port's gate."""
     begun_s: float | None = None
     """By CLOCK_MONOTONIC; None: armed."""
     begun_unix_s: float = 0.0
@@ -79,18 +85,18 @@ class Schedules:
     def arm(
         self, *, name: str, port: str, at_s: list[float], lines: list[list[str]], show: str, repeat_s: float | None,
         needs: list[int], parent: str = "", filters: Sequence[tuple[int, int]] = (),
-        in_force: bool = False,
+        in_force: bool = False, at_gate: bool = False,
     ) -> None:  # fmt: skip
         """Have a timeline ready; it takes the place of one of that name, and begins with `play`.
 
         ``show`` reads back the qdisc of the class ``parent``, or ``filters``, by priority and handle.
-        ``in_force``: the first step is in force as it begins.
+        ``in_force``: the first step is in force as it begins. ``at_gate``: its lines are for the port's gate.
         """
         if not at_s or len(at_s) != len(lines) or at_s[0] != 0 or sorted(at_s) != at_s:
             raise Refused(f"timeline {name!r}: needs a time for each of {len(lines)} lines, in order, from 0 on")
         with self._changed:
             chosen = frozenset((priority, handle) for priority, handle in filters)
-            self._playing[name] = _Playing(port, at_s, lines, show, parent, chosen, repeat_s, needs, in_force)
+            self._playing[name] = _Playing(port, at_s, lines, show, parent, chosen, repeat_s, needs, in_force, at_gate)
 
     def play(self, *, names: list[str]) -> dict[str, float]:
         """Begin timelines, all at the same moment; returns it by both clocks. One that runs begins again."""
@@ -197,7 +203,7 @@ class Schedules:
     def _try(self, each: _Playing, lines: list[str]) -> tuple[str | None, list[Any]]:
         """Run lines on a timeline's port: why they failed, or None, and what they showed."""
         try:
-            outcome = self._run(each.port, lines, each.needs)
+            outcome = self._run(each.port, lines, each.needs, at_gate=each.at_gate)
         except Refused as refused:
             return str(refused), []
         except Exception as error:  # noqa: BLE001  # the thread must live, and the lab must hear of it
@@ -232,6 +238,17 @@ def _account(shown: list[Any], parent: str) -> Any:
 
 
 def _filters(shown: list[Any], chosen: frozenset[tuple[int, int]]) -> list[Any]:
-    """The filters of these priorities and handles that are there. They have no actions, and so count nothing."""
-    return [each for each in (shown[-1] if shown else ())
-            if (each.get("pref"), each.get("options", {}).get("handle")) in chosen]  # fmt: skip
+    """The filters of these priorities and handles that are there, and what each does; not what it has counted."""
+    found = []
+    for each in shown[-1] if shown else ():
+        options = each.get("options", {})
+        handle = options.get("handle")
+        number = int(handle, 16) if isinstance(handle, str) else handle
+        if (each.get("pref"), number) in chosen:
+            does = [{name: action[name] for name in _ACTION if name in action} for action in options.get("actions", ())]
+            found.append({**each, "options": {**options, **({"actions": does} if does else {})}})
+    return found
+
+
+_ACTION = ("kind", "mirred_action", "direction", "to_dev", "control_action")
+"""What an action does; another instance of it has another index, and other times."""

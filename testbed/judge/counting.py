@@ -5,37 +5,61 @@ qdisc_drop_all), and HTB above it does not tell them apart either: it counts bot
 net_xmit_drop_count is 1 for __NET_XMIT_BYPASS). But only the full queue returns an error to whoever sent the packet,
 and the redirect that feeds a carried port counts those errors as ``overlimits`` (act_mirred.c): of all sources of the
 port together, exactly.
+
+Duplicates, packets sent ahead and corrupted ones netem does not count at all. Second copies come in at the root once
+more (sch_netem.c, netem_enqueue), and so are what the port's root saw beyond what the redirect brought; the others
+follow from the asked share and the number of packets that it was drawn for, within the counts that are not condemned
+at 1e-6.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from testbed.judge import statistics as exact
-from testbed.model.evidence import Tally
+from testbed.model.evidence import Span, Tally
 from testbed.model.impairment import Impairment
 
 
 def overflows(filters: Iterable[Mapping[str, Any]]) -> int | None:
     """How many packets the redirect into a port was refused, from ``tc -s -j filter show`` of its entry."""
+    return _redirect(filters, "overlimits")
+
+
+def redirected(filters: Iterable[Mapping[str, Any]]) -> int | None:
+    """How many packets the redirect has brought to a port, the refused ones included; from the same."""
+    return _redirect(filters, "packets")
+
+
+def _redirect(filters: Iterable[Mapping[str, Any]], name: str) -> int | None:
     counted = [
-        int(action["stats"]["overlimits"])
+        int(action["stats"][name])
         for each in filters
         for action in each.get("options", {}).get("actions", ())
-        if action.get("kind") == "mirred" and "overlimits" in action.get("stats", {})
+        if action.get("kind") == "mirred" and name in action.get("stats", {})
     ]
     return sum(counted) if counted else None
 
 
+def root_packets(qdiscs: Iterable[Mapping[str, Any]]) -> int | None:
+    """How many packets came to the port's root, netem's second copies included; None if it has none of ours."""
+    for each in qdiscs:
+        if each.get("kind") == "htb" and each.get("handle") == "1:":
+            return int(each["packets"]) + int(each["drops"]) + int(each["qlen"])
+    return None
+
+
 def tally(
     asked: Impairment, netem: Mapping[str, Any], *, limit_packets: int, refused: int | None = None,
-    changing: bool = False,
+    changing: bool = False, beyond: int | None = None,
 ) -> Tally:  # fmt: skip
     """The counters of a link's netem since it was put there.
 
     ``limit_packets``: what its queue holds. ``refused``: what `overflows` of the port's entry grew by since then; None
     where nothing counts it. ``changing``: what is asked changed meanwhile, so losses of earlier steps are counted, too.
+    ``beyond``: how many packets more came to the port's root than were brought to it since then, where this link alone
+    doubles any; None where that is not known.
     """
     sent, dropped, queued = int(netem["packets"]), int(netem["drops"]), int(netem["qlen"])
     arrived = sent + dropped + queued
@@ -63,8 +87,66 @@ def tally(
         queued_packets=queued,
         tail_drops=(min(low, high), high),
         tail_drops_from=how,
-        duplicated_packets=None if asked.duplicate_ratio else 0,
+        duplicated=_duplicated(asked, arrived, changing, beyond),
+        reordered=_reordered(asked, sent + queued, changing),
+        corrupted=_corrupted(asked, sent + queued, high, changing),
     )
+
+
+_NONE_ASKED = "none was asked"
+_CHANGED = "not counted by this kernel, and what was asked changed meanwhile"
+
+
+def _duplicated(asked: Impairment, arrived: int, changing: bool, beyond: int | None) -> Span:
+    share = asked.duplicate_ratio or 0.0
+    if beyond is not None and 0 <= beyond <= arrived and share:
+        return Span(beyond, beyond, "counted: so many more came to the port's root than were brought to the port")
+    if changing:
+        return Span(0, arrived, _CHANGED)
+    if not share:
+        return Span(0, 0, _NONE_ASKED)
+    # Every packet brings a copy with this probability, and the copies are counted among those that arrived.
+    least = _least(arrived, lambda copies: copies >= exact.accepted(arrived - copies, share)[0])
+    most = _least(arrived, lambda copies: copies + 1 > exact.accepted(arrived - copies - 1, share)[1])
+    return Span(least, most, f"derived: {share:.4g} of what came, within the binomial's bounds at 1e-6")
+
+
+def _reordered(asked: Impairment, passed: int, changing: bool) -> Span:
+    share, gap = asked.reorder_ratio or 0.0, asked.reorder_gap_packets or 1
+    if changing:
+        return Span(0, passed, _CHANGED)
+    if not share:
+        return Span(0, 0, _NONE_ASKED)
+
+    def trials(ahead: int) -> int:
+        """Packets that chance decided about: after each that went ahead, ``gap`` - 1 wait without being asked."""
+        return max(0, passed - ahead * (gap - 1))
+
+    least = _least(passed, lambda ahead: ahead >= exact.accepted(trials(ahead + 1), share)[0])
+    most = _least(passed, lambda ahead: ahead + 1 > exact.accepted(trials(ahead), share)[1])
+    which = "what passed" if gap == 1 else f"what passed {gap - 1} or more behind one that went ahead"
+    return Span(least, most, f"derived: {share:.4g} of {which}, within the binomial's bounds at 1e-6")
+
+
+def _corrupted(asked: Impairment, passed: int, overflowed: int, changing: bool) -> Span:
+    share = asked.corrupt_ratio or 0.0
+    if changing:
+        return Span(0, passed, _CHANGED)
+    if not share:
+        return Span(0, 0, _NONE_ASKED)
+    # netem changes the bit before it finds its queue full.
+    least = max(0, exact.accepted(passed, share)[0] - overflowed)
+    most = min(passed, exact.accepted(passed + overflowed, share)[1])
+    return Span(least, most, f"derived: {share:.4g} of what passed, within the binomial's bounds at 1e-6")
+
+
+def _least(last: int, holds: Callable[[int], bool]) -> int:
+    """The least count up to ``last`` from which on it holds."""
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
 
 
 def overflow_problem(asked: Impairment, tally: Tally, *, limit_packets: int) -> str | None:

@@ -2,7 +2,7 @@
 
 Silent cuts are filters and a netem that loses everything, on the port like any impairment, and asked before them.
 Rejecting cuts are filters at the port's gate, before it, which redirect to a tap where the agent answers; see
-`links.rejecting`. A silent one may come and go by itself: a link that flaps.
+`links.rejecting`. Either may come and go by itself: a link that flaps.
 """
 
 from __future__ import annotations
@@ -87,8 +87,14 @@ class Cut:
             return []
         return proof.differences(qdisc.CUT, proof.find_netem(qdiscs, qdisc.cut_minor(self.minor)))
 
-    def lost_packets(self, at_gate: Any, qdiscs: Any) -> int:
-        """How many packets went into it, by the filters at the gate or by the netem, which counts all cuts."""
+    def lost_packets(self, at_gate: Any, qdiscs: Any, answered: Mapping[str, int] | None = None) -> int:
+        """How many packets went into it, by the filters at the gate or by the netem, which counts all cuts.
+
+        A gate's filters that come and go count from 0 each time. Then it is what the tap has read of their sender since
+        (``answered``): what other cuts reject of it at the same time is among it.
+        """
+        if self.at_gate and self.flapping is not None:
+            return 0 if answered is None else answered["read"] - self.answered_before.get("read", 0)
         if self.at_gate:
             return rejecting.rejected_packets(at_gate, self.ways)
         netem = proof.find_netem(qdiscs, qdisc.cut_minor(self.minor))
@@ -115,6 +121,8 @@ class Cut:
         filters = seen or ()
         if not cut:
             return [proof.Difference("filter", "none", each) for each in self.left(filters)]
+        if self.at_gate:
+            return rejecting.differences(filters, self.ways, self.tap)
         return proof.filter_differences(filters, self.ways)
 
     def describe(self) -> str:

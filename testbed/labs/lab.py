@@ -213,6 +213,8 @@ class Source:
     """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
     dropped_before: int = 0
     """Likewise, dropped."""
+    beyond_before: int | None = None
+    """What the port's root had seen beyond what was brought to the port when copies were first asked for."""
     strays: tuple[str, str] | None = None
     """By which MAC addresses, its own and the receiver's, its packets from an unknown address are counted."""
     strays_before: int = 0
@@ -324,9 +326,9 @@ class Link:
         """
         self._lab.cut_link(self.ref, reject=reject)
 
-    def flap(self, *, up: str, down: str) -> None:
+    def flap(self, *, up: str, down: str, reject: bool = False) -> None:
         """Have the link come and go until `mend`: see `Lab.flap`."""
-        self._lab.flap_link(self.ref, up=up, down=down)
+        self._lab.flap_link(self.ref, up=up, down=down, reject=reject)
 
     def mend(self) -> None:
         """End the cut; what impaired the link before impairs it again."""
@@ -592,15 +594,17 @@ class Lab(abc.ABC):
         for ref in self.topology.links(text):
             self.cut_link(ref, reject=reject)
 
-    def flap(self, text: str, *, up: str, down: str) -> None:
+    def flap(self, text: str, *, up: str, down: str, reject: bool = False) -> None:
         """Have ``"a -> b"`` or ``"a <-> b"`` come and go until `mend`: whole for ``up``, then cut for ``down``, again.
 
         The agent does it, beside the kernel, from now on, all links at the same moment; what impairs a link impairs
-        what passes. What is lost is lost silently. `Link.steps` has each step with its time.
+        what passes. What is lost is lost silently; with ``reject`` its sender is told: see `cut`. `Link.steps` has each
+        step with its time.
         """
         refs = self.topology.links(text)
         times = _flapping_times(up, down)
-        self._begin_flaps([self._arm_flap(ref, *times) for ref in refs])
+        how = cutting.REJECT if reject else cutting.DROP
+        self._begin_flaps([self._arm_flap(ref, *times, how) for ref in refs])
 
     def mend(self, text: str | None = None) -> None:
         """End the cut of these links, or of all."""
@@ -651,14 +655,14 @@ class Lab(abc.ABC):
             watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
             try:
                 filters, qdiscs, at_gate = self._read_port(port, watched) if watched else ((), (), ())
-                refused = proving.refused(port) if watched else None
+                entry = proving.entry(port) if watched else ()
             except ImpairmentNotAppliedError as error:
                 wrong.append(error)
                 self._told.update(watched)
                 self.evidence += [proving.lost(self, ref, asked) for ref, asked in port.applied.items()]
                 continue
             for ref in watched:
-                found = self._verify(ref, port, proving.Reading(filters, qdiscs, refused, at_gate))
+                found = self._verify(ref, port, proving.Reading(filters, qdiscs, entry, at_gate))
                 wrong += found
                 self._told.update([ref] if found else [])
         if wrong:
@@ -951,6 +955,10 @@ class Lab(abc.ABC):
         lines += [qdisc.show_count(device, minor)] if by_number else []
         lines += [each.get(device) for each in leading]
         lines += [qdisc.get(device, minor), qdisc.get_bucket(device, minor, spare=spare)]
+        if source.impairment is not None and ref in port.applied and not afresh:
+            self._look_before_replacing(ref, port)
+        if impairment.duplicate_ratio and not (source.impairment and source.impairment.duplicate_ratio):
+            proving.begin_counting_copies(port, source)
         answer = self._tc(port, lines, source)
         failed = {each["line"] for each in answer["complaints"]}
         port.rooted = port.rooted or failed.isdisjoint(qdisc.root(device))
@@ -984,6 +992,18 @@ class Lab(abc.ABC):
             kernel=kernel,
             took_s=time.perf_counter() - started,
         )
+
+    def _look_before_replacing(self, ref: LinkRef, port: Port) -> None:
+        """Whether an impairment still held when another took its place; if not, the next `verify` says so."""
+        source = port.sources[ref]
+        former = source.impairment
+        if former is None or ref in self._told:
+            return
+        netem = self._leaf(port, ref, source.minor)
+        found = proof.differences(former, netem)
+        if found:
+            evidence = replace(proving.lost(self, ref, former), warnings=[str(each) for each in found])
+            self._over.append((evidence, [self._not_applied(ref, found, _HELD)]))
 
     def _differences(
         self, asked: Impairment, netem: Mapping[str, Any] | None, qdiscs: Any, filters: Any
@@ -1023,7 +1043,7 @@ class Lab(abc.ABC):
             return
         try:
             filters, qdiscs, _ = self._read_port(port, [ref])
-            reading = proving.Reading(filters, qdiscs, proving.refused(port))
+            reading = proving.Reading(filters, qdiscs, proving.entry(port))
         except ImpairmentNotAppliedError as error:
             self._over.append((proving.lost(self, ref, port.applied[ref]), [error]))
             return
@@ -1068,9 +1088,10 @@ class Lab(abc.ABC):
             self._renew(ref)
             self._cut(ref, how)
 
-    def flap_link(self, ref: LinkRef, *, up: str, down: str) -> None:
+    def flap_link(self, ref: LinkRef, *, up: str, down: str, reject: bool = False) -> None:
         """Have one direction come and go: see `flap`."""
-        self._begin_flaps([self._arm_flap(ref, *_flapping_times(up, down))])
+        how = cutting.REJECT if reject else cutting.DROP
+        self._begin_flaps([self._arm_flap(ref, *_flapping_times(up, down), how)])
 
     def _cut_of(self, ref: LinkRef) -> cutting.Cut | None:
         port = self._ports.get((ref.dst, ref.network))
@@ -1153,15 +1174,18 @@ class Lab(abc.ABC):
             return cut.netem_differences(reading.qdiscs)
         return cut.differences(reading.at_gate if cut.at_gate else reading.filters, reading.qdiscs)
 
+    def _answered(self, ref: LinkRef, port: Port, cut: cutting.Cut) -> Mapping[str, int] | None:
+        """How the rejected packets of a link's source were answered so far; None of a silent cut."""
+        return port.channel.call("rejected", ifindex=port.sources[ref].ifindex) if cut.at_gate else None
+
     def _cut_evidence(
         self, ref: LinkRef, port: Port, cut: cutting.Cut, reading: proving.Reading, found: Sequence[proof.Difference]
     ) -> LinkEvidence:
-        ifindex = port.sources[ref].ifindex
-        answered = port.channel.call("rejected", ifindex=ifindex) if cut.at_gate else None
+        answered = self._answered(ref, port, cut)
         steps = [step for step in self.stepped.get(ref, ()) if step.cut is not None]
         return cutting.evidence(
             ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
-            lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs) - cut.lost_before, steps=steps,
+            lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before, steps=steps,
             answered=answered,
         )  # fmt: skip
 
@@ -1170,29 +1194,29 @@ class Lab(abc.ABC):
         if cut.flapping is None:
             self._cut(ref, cut.how)
         else:
-            self._begin_flaps([self._arm_flap(ref, cut.up_s, cut.down_s)])
+            self._begin_flaps([self._arm_flap(ref, cut.up_s, cut.down_s, cut.how)])
 
-    def _arm_flap(self, ref: LinkRef, up_s: float, down_s: float) -> LinkRef:
+    def _arm_flap(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> LinkRef:
         """Have the agent ready to let a link come and go."""
         self.mend_link(ref)
         try:
-            self._flap(ref, up_s, down_s)
+            self._flap(ref, up_s, down_s, how)
         except AgentError as error:
             if error.kind != "gone":
                 raise
             self._renew(ref)
-            self._flap(ref, up_s, down_s)
+            self._flap(ref, up_s, down_s, how)
         return ref
 
-    def _flap(self, ref: LinkRef, up_s: float, down_s: float) -> None:
+    def _flap(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> None:
         port = self._ready(ref)
-        source, cut = port.sources[ref], self._new_cut(port, ref, cutting.DROP)
+        source, cut = port.sources[ref], self._new_cut(port, ref, how)
         running = cut.flap(f"{ref} on {ref.network}", up_s, down_s)
         source.cut = cut
         self._put_cut(port, ref, cut, cut.prepare(), [cut.show()])
         running.arm(
             port.channel, port=port.name, lines=[cut.delete(), cut.put()], show=cut.show(), needs=[source.ifindex],
-            filters=cut.handles(),
+            filters=cut.handles(), at_gate=cut.at_gate,
         )  # fmt: skip
 
     def _begin_flaps(self, refs: Sequence[LinkRef]) -> None:
@@ -1261,9 +1285,10 @@ class Lab(abc.ABC):
     ) -> tuple[LinkEvidence, list[proof.Difference], int]:
         """What is known of a cut, how it differs from what was asked, and how many packets went into it in all."""
         filters, qdiscs, at_gate = self._read_port(port, [ref])
-        reading = proving.Reading(filters, qdiscs, None, at_gate)
+        reading = proving.Reading(filters, qdiscs, (), at_gate)
         found = self._cut_differences(cut, reading)
-        return self._cut_evidence(ref, port, cut, reading, found), found, cut.lost_packets(at_gate, qdiscs)
+        lost_packets = cut.lost_packets(at_gate, qdiscs, self._answered(ref, port, cut))
+        return self._cut_evidence(ref, port, cut, reading, found), found, lost_packets
 
     def _take_off(self, port: Port, cut: cutting.Cut) -> tuple[Any, list[str]]:
         """Take a cut's filters off; tc's answer, and which are there still."""
@@ -1290,7 +1315,7 @@ class Lab(abc.ABC):
             netem = self._leaf(port, ref, qdisc.cut_minor(source.minor))
             if source.cut is not None and source.cut.at_gate:
                 shown = self._tc(port, [source.cut.show()], source, at_gate=True)["shown"]
-                rejected += rejecting.rejected_packets(_flat(shown), source.cut.ways)
+                rejected += source.cut.lost_packets(_flat(shown), (), self._answered(ref, port, source.cut))
         except AgentError as error:
             if error.kind != "gone":  # with the port, or with the source's own, went what it had counted
                 raise

@@ -209,10 +209,39 @@ def _strays(source: Source, filters: Sequence[Mapping[str, Any]]) -> int:
 
 def refused(port: Port) -> int | None:
     """How many packets the redirect into a port could not hand over; None where nothing counts them."""
+    return counting.overflows(entry(port))
+
+
+def entry(port: Port) -> Sequence[Mapping[str, Any]]:
+    """The redirect that feeds a port, if something does."""
     if port.entry is None:
-        return None
+        return ()
     answer = port.channel.call("tc", port=port.name, lines=[f"filter show dev {port.entry} parent ffff:"])
-    return counting.overflows(answer["shown"][-1]) if answer["shown"] else None
+    return answer["shown"][-1] if answer["shown"] else ()
+
+
+def begin_counting_copies(port: Port, source: Source) -> None:
+    """Note what the port's root saw beyond what was brought to it: what is more, from now on, are second copies."""
+    if port.entry is None:
+        return
+    lines = [f"filter show dev {port.entry} parent ffff:", qdisc.show(port.device)]
+    answer = port.channel.call("tc", port=port.name, lines=lines)
+    if len(answer["shown"]) == len(lines):
+        source.beyond_before = _difference(*answer["shown"])
+
+
+def _difference(entry: Sequence[Mapping[str, Any]], qdiscs: Sequence[Mapping[str, Any]]) -> int | None:
+    brought, came = counting.redirected(entry), counting.root_packets(qdiscs)
+    return None if brought is None or came is None else came - brought
+
+
+def _beyond(port: Port, source: Source, reading: Reading) -> int | None:
+    """Second copies that a link's netem has made, where it is the only one at its port that makes any."""
+    doubling = [each for each in port.sources.values() if each.impairment and each.impairment.duplicate_ratio]
+    if source.beyond_before is None or len(doubling) != 1 or doubling[0] is not source:
+        return None
+    now = _difference(reading.entry, reading.qdiscs)
+    return None if now is None else now - source.beyond_before
 
 
 @dataclass(frozen=True)
@@ -221,10 +250,15 @@ class Reading:
 
     filters: Sequence[Mapping[str, Any]]
     qdiscs: Sequence[Mapping[str, Any]]
-    refused: int | None
-    """Packets that its redirect could not hand over; None where nothing counts them."""
+    entry: Sequence[Mapping[str, Any]]
+    """The redirect that feeds it; empty where there is none."""
     at_gate: Sequence[Mapping[str, Any]] = ()
     """The filters at its gate, if some link rejects there."""
+
+    @property
+    def refused(self) -> int | None:
+        """Packets that its redirect could not hand over; None where nothing counts them."""
+        return counting.overflows(self.entry)
 
 
 def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
@@ -243,7 +277,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
         }  # fmt: skip
         tally = counting.tally(
             asked, counted, limit_packets=limit, refused=None if grown is None else grown - port.refused,
-            changing=source.running is not None,
+            changing=source.running is not None, beyond=_beyond(port, source, reading),
         )  # fmt: skip
         problems += [each for each in (counting.overflow_problem(asked, tally, limit_packets=limit),) if each]
         strays = _strays(source, reading.filters) - source.strays_before
@@ -338,12 +372,19 @@ def _unprobed(
             share = tally.dropped_packets / tally.arrived_packets
             seen = f"{share * 100:.3g}% ({tally.dropped_packets} dropped of {tally.arrived_packets})"
         elif name in ("duplicate", "reorder", "corrupt"):
-            seen = "not counted by this kernel; prove=True measures it"
+            seen = _befell(tally, name)
         elif name in ("seed", "ecn", "gap", "overhead", "reorder_by_jitter", "correlation"):
             seen = "—"
         said = " ".join(str(text) for key, text in asked.words().items() if same.get(key, key) == name and key != word)
         checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=held, seen=seen))
     return checks
+
+
+def _befell(tally: Tally | None, name: str) -> str:
+    if tally is None or not tally.arrived_packets:
+        return "not measured"
+    span = {"duplicate": tally.duplicated, "reorder": tally.reordered, "corrupt": tally.corrupted}[name]
+    return f"{span} of {tally.arrived_packets} ({span.how})"
 
 
 def _overflowed(tally: Tally | None) -> str:

@@ -34,17 +34,18 @@ class Running:
 
     def arm(
         self, channel: Channel, *, port: str, lines: Sequence[Sequence[str]], show: str, needs: Sequence[int],
-        parent: str = "", filters: Sequence[tuple[int, int]] = (),
+        parent: str = "", filters: Sequence[tuple[int, int]] = (), at_gate: bool = False,
     ) -> None:  # fmt: skip
         """Give it to the agent; ``lines`` are the tc lines of each of its moments.
 
         Read back is the qdisc of the class ``parent``, or these ``filters``, by priority and handle. If it cuts, its
-        first moment is in force before it begins.
+        first moment is in force before it begins. ``at_gate``: the lines are for the port's gate, not for the port.
         """
         channel.call(
             "arm", name=self.name, port=port, at_s=[each.at_s for each in self.schedule.moments],
             lines=list(map(list, lines)), show=show, parent=parent, filters=list(map(list, filters)),
             repeat_s=self.schedule.repeat_s, needs=list(needs), in_force=self.cuts,
+            at_gate=at_gate,
         )  # fmt: skip
 
     def look(self, channel: Channel, differences: Differences = proof.differences) -> Look:

@@ -37,6 +37,27 @@ class Check:
         return said + "".join(f" ({each})" for each in (self.how,) if each) + (f"; {self.cause}" if self.cause else "")
 
 
+@dataclass(frozen=True)
+class Span:
+    """How many packets something befell, as far as it can be known."""
+
+    low: int
+    """At least."""
+    high: int
+    """At most; equal where it is known."""
+    how: str
+    """How it is known: counted by whom, or derived from what."""
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As the results file has it."""
+        if self.low == self.high:
+            return {"packets": self.low, "from": self.how}
+        return {"at_least": self.low, "at_most": self.high, "from": self.how}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tally:
     """What the netem of a link counted, each kind apart as far as it can be known."""
@@ -49,8 +70,12 @@ class Tally:
     """How many of them a full queue dropped: at least, at most. Equal where it is known."""
     tail_drops_from: str
     """How that is known."""
-    duplicated_packets: int | None = None
-    """None where it cannot be known."""
+    duplicated: Span
+    """Second copies that netem made."""
+    reordered: Span
+    """Packets that netem sent ahead of those that wait."""
+    corrupted: Span
+    """Packets of which netem changed a bit."""
 
     @property
     def arrived_packets(self) -> int:
@@ -60,7 +85,9 @@ class Tally:
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
         low, high = self.tail_drops
-        return {**asdict(self), "tail_drops": low if low == high else {"at_least": low, "at_most": high}}
+        told = {name: getattr(self, name).as_json() for name in ("duplicated", "reordered", "corrupted")}
+        drops = low if low == high else {"at_least": low, "at_most": high}
+        return {**asdict(self), "tail_drops": drops, **told}
 
 
 @dataclass(frozen=True, kw_only=True)

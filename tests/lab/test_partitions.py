@@ -228,6 +228,52 @@ print(json.dumps(said))
 """
 
 
+def test_a_link_that_flaps_and_rejects_tells_its_sender_while_it_is_down(four: Lab) -> None:
+    four.impair("a -> b", delay="5ms")
+    link = four.link("a -> b")
+    lost_before = link.lost_in_cut()
+    four.flap("a -> b", up="250ms", down="150ms", reject=True)
+    a, b = four.hosts["a"], four.hosts["b"]
+    hearing = b.start(["python3", "-c", _HEAR], ready="ready")
+    said, refused = json.loads(a.run(["python3", "-c", _SAY_AND_HEAR_OF_IT, b.addresses()[0]]).stdout)
+    four.verify()
+    (evidence,) = [each for each in four.evidence if "cut" in each.asked]
+    four.mend()
+    assert a.run(["python3", "-c", _SAY, b.addresses()[0], "end"]).ok
+    arrived = set(json.loads(hearing.wait().stdout.splitlines()[1]))
+    steps = [each for each in link.steps() if each.cut is not None]
+    assert [each.complaint for each in steps] == [None] * len(steps)
+    assert [each.cut for each in steps] == [bool(number % 2) for number in range(len(steps))]
+    assert len(steps) >= 6
+    lost = said - len(arrived)
+    assert link.lost_in_cut() - lost_before == lost > 30
+    # Each is told of by one ICMP error; the socket keeps the last of those that come before it looks.
+    assert lost // 2 < refused <= lost
+    assert evidence.checks[0].asked == "flapping, up 250ms, down 150ms, rejecting"
+    assert f"{lost} packets rejected; its sender was told by 0 resets and {lost} ICMP errors" in evidence.checks[0].seen
+    assert heard(four) == PAIRS
+
+
+_SAY_AND_HEAR_OF_IT = """
+import json, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect((sys.argv[1], 9004))
+s.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: also of errors that may pass
+said = refused = 0
+for number in range(300):
+    try:
+        s.send(b"%d" % number); said += 1
+    except OSError:
+        refused += 1
+        try:
+            s.send(b"%d" % number); said += 1
+        except OSError:
+            refused += 1
+    time.sleep(0.004)
+time.sleep(0.1)
+print(json.dumps([said, refused]))
+"""
+
+
 def test_times_of_flapping_that_make_no_sense_are_refused_at_once(four: Lab) -> None:
     with pytest.raises(InvalidValueError) as caught:
         four.flap("a -> b", up="1ms", down="soon")

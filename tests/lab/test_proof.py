@@ -288,3 +288,29 @@ def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
     assert lab.impairments == {}
     lab.impair("client -> server", delay="40ms")
     lab.heal()
+
+
+def test_second_copies_are_counted_apart(lab: Lab, datagrams: Datagrams) -> None:
+    lab.impair("client -> server", duplicate="20%", delay="5ms")
+    came = datagrams.arrived(1000, pace_s=0.0005)
+    lab.verify()
+    (evidence,) = lab.evidence
+    assert evidence.tally is not None
+    copies = evidence.tally.duplicated
+    assert len(came) > 1100
+    if lab.netem_engine == "carried":  # counted at the port's root: with the word that ends it, said up to 30 times
+        assert copies.low == copies.high
+        assert 0 <= copies.low - (len(came) - 1000) <= 30
+    assert evidence.tally.corrupted.high == 0
+
+
+def test_an_impairment_that_no_longer_held_when_another_took_its_place_is_told(lab: Lab, datagrams: Datagrams) -> None:
+    lab.impair("client -> server", delay="20ms")
+    datagrams.arrived(5)
+    minor = lab._ports["server", "lan"].sources[lab.link("client -> server").ref].minor
+    tc(lab, f"qdisc delete dev DEVICE parent 1:{minor:x}")
+    lab.impair("client -> server", delay="30ms")
+    with pytest.raises(ImpairmentNotAppliedError, match=r"asked 'netem'|netem.*none|delay"):
+        lab.verify()
+    lab.verify()  # told once
+    lab.heal()

@@ -25,7 +25,7 @@ class Kernel:
         self.entered = threading.Event()
         self.breaks: Exception | None = None
 
-    def run(self, port: str, lines: list[str], needs: Sequence[int]) -> dict[str, Any]:
+    def run(self, port: str, lines: list[str], needs: Sequence[int], *, at_gate: bool) -> dict[str, Any]:
         self.entered.set()
         self.stuck.wait(5)
         if self.breaks is not None:
@@ -198,7 +198,7 @@ def test_filters_are_put_and_taken_off_and_the_first_step_needs_no_line_the_firs
     own = {"pref": 10, "kind": "flower", "options": {"handle": 16, "classid": "1:4010"}}
     ran: list[str] = []
 
-    def run(_port: str, lines: list[str], _needs: Sequence[int]) -> dict[str, Any]:
+    def run(_port: str, lines: list[str], _needs: Sequence[int], **_where: bool) -> dict[str, Any]:
         ran.extend(line for line in lines if line != "show")
         for line in lines:
             if line == "put":
@@ -220,3 +220,32 @@ def test_filters_are_put_and_taken_off_and_the_first_step_needs_no_line_the_firs
     assert ran[:2] == ["put", "delete"]
     assert [each["complaint"] for each in taken] == [None] * 3
     assert [seen[each["seen"]] for each in taken] == [[], [own], []]
+
+
+def test_a_filter_at_the_gate_is_read_back_without_what_it_has_counted() -> None:
+    """tc writes a bpf filter's handle in hexadecimal, and its action has an index and times of its own."""
+    shows = iter(range(100))
+    at_gate: set[bool] = set()
+
+    def run(_port: str, lines: list[str], _needs: Sequence[int], **where: bool) -> dict[str, Any]:
+        at_gate.update(where.values())
+        counted = next(shows)
+        action = {"kind": "mirred", "mirred_action": "redirect", "to_dev": "tb0r1", "index": counted,
+                  "last_used": counted, "stats": {"packets": counted}}  # fmt: skip
+        shown = [{"pref": 7, "kind": "bpf", "options": {"handle": "0x11", "actions": [action]}}, {"pref": 7}]
+        return {"shown": [shown] if "show" in lines else [], "complaints": [], "notes": []}
+
+    schedules = Schedules(run)
+    try:
+        schedules.arm(
+            name="x", port="p", at_s=[0, 0.02], lines=[["delete"], ["put"]], show="show", filters=[(7, 17)],
+            repeat_s=0.04, needs=[], in_force=True, at_gate=True,
+        )  # fmt: skip
+        schedules.play(names=["x"])
+        records(schedules, 4)
+        (seen,) = schedules.look(name="x")["seen"]
+    finally:
+        schedules.close()
+    does = {"kind": "mirred", "mirred_action": "redirect", "to_dev": "tb0r1"}
+    assert seen == [{"pref": 7, "kind": "bpf", "options": {"handle": "0x11", "actions": [does]}}]
+    assert at_gate == {True}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testbed.judge.counting import class_packets, overflow_problem, overflows, tally
+from testbed.judge.counting import class_packets, overflow_problem, overflows, redirected, root_packets, tally
 from testbed.model.evidence import LinkEvidence
 from testbed.model.impairment import CLEAN, Impairment
 from testbed.model.timeline import Taken
@@ -78,6 +78,7 @@ def test_what_the_redirect_was_refused_is_its_overlimits() -> None:
         {"kind": "u32", "options": {"fh": "800::800", "actions": [action]}},
     ]
     assert overflows(filters) == 814
+    assert redirected(filters) == 3009
     assert overflows([{"kind": "u32", "options": {"fh": "800:"}}]) is None
 
 
@@ -104,3 +105,61 @@ def test_the_steps_that_were_taken_are_written_with_their_times_up_to_a_number()
     }  # fmt: skip
     assert (written["steps"][1]["in_force"], written["steps"][1]["complaint"]) == ("delay=40ms", "refused")
     assert (len(written["steps"]), written["steps_left_out"]) == (10_000, 2)
+
+
+def test_what_was_not_asked_did_not_happen() -> None:
+    counted = tally(LOSS, netem(723, 277), limit_packets=1000)
+    for span in (counted.duplicated, counted.reordered, counted.corrupted):
+        assert (span.low, span.high, span.how) == (0, 0, "none was asked")
+
+
+def test_what_the_root_saw_beyond_what_was_brought_are_second_copies() -> None:
+    asked = Impairment(duplicate_ratio=0.1)
+    counted = tally(asked, netem(1104, 0), limit_packets=1000, beyond=104)
+    assert (counted.duplicated.low, counted.duplicated.high) == (104, 104)
+    assert counted.duplicated.how.startswith("counted")
+    assert counted.as_json()["duplicated"] == {"packets": 104, "from": counted.duplicated.how}
+    assert root_packets([{"kind": "netem", "handle": "40:", "packets": 9, "drops": 0, "qlen": 0}]) is None
+    assert root_packets([{"kind": "htb", "handle": "1:", "packets": 1000, "drops": 30, "qlen": 2}]) == 1032
+
+
+@pytest.mark.parametrize("beyond", [-1, 1105])
+def test_more_copies_than_packets_are_nobodys_count(beyond: int) -> None:
+    counted = tally(Impairment(duplicate_ratio=0.1), netem(1104, 0), limit_packets=1000, beyond=beyond)
+    assert counted.duplicated.how.startswith("derived")
+
+
+def test_uncounted_copies_follow_from_the_share_of_what_came() -> None:
+    span = tally(Impairment(duplicate_ratio=0.1), netem(1100, 0), limit_packets=1000).duplicated
+    assert span.low < 100 < span.high  # 1000 came, and brought 100 copies
+    assert span.high - span.low < 110
+    assert "derived" in span.how
+    assert tally(Impairment(duplicate_ratio=1.0), netem(2000, 0), limit_packets=1000).duplicated.low == 1000
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(1, 500), (5, 167)])
+def test_packets_sent_ahead_follow_from_share_and_gap(gap: int, expected: int) -> None:
+    # One goes ahead after gap - 1 that cannot, and a mean of two that could: 1000 / (gap - 1 + 2).
+    asked = Impairment(delay_s=0.01, reorder_ratio=0.5, reorder_gap_packets=gap)
+    span = tally(asked, netem(1000, 0), limit_packets=2000).reordered
+    assert span.low < expected < span.high
+    assert span.high - span.low < 200
+
+
+def test_a_share_of_all_with_a_gap_sends_every_gapth_ahead() -> None:
+    asked = Impairment(delay_s=0.01, reorder_ratio=1.0, reorder_gap_packets=5)
+    span = tally(asked, netem(1000, 0), limit_packets=2000).reordered
+    assert span.low <= 200 <= span.high
+    assert span.high - span.low <= 1
+
+
+def test_corrupted_ones_may_be_among_those_that_overflowed() -> None:
+    asked = Impairment(corrupt_ratio=1.0, rate_bps=1e6)
+    span = tally(asked, netem(600, 400), limit_packets=50).corrupted
+    assert (span.low, span.high) == (200, 600)  # which of the 1000 was dropped is not known
+
+
+def test_where_what_was_asked_changed_nothing_is_derived() -> None:
+    counted = tally(Impairment(corrupt_ratio=0.5), netem(600, 0), limit_packets=50, changing=True)
+    assert counted.as_json()["corrupted"]["at_most"] == 600
+    assert counted.as_json()["corrupted"]["at_least"] == 0
