@@ -77,9 +77,12 @@ class Datagrams:
     def _address(self) -> str:
         return self.address or self.dst.addresses(self.network)[0]
 
-    def arrived(self, count: int, *, pace_s: float = 0.002) -> list[int]:
-        """Send ``count`` datagrams; the numbers that arrived, in order of arrival."""
-        receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port)], ready="ready")
+    def arrived(self, count: int, *, pace_s: float = 0.002, linger_s: float = 0.0) -> list[int]:
+        """Send ``count`` datagrams; the numbers that arrived, in order of arrival.
+
+        ``linger_s``: how much later than the word that ends it one may come that it has overtaken.
+        """
+        receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port), str(linger_s)], ready="ready")
         sender = self._send(count, pace_s=pace_s)
         assert sender.ok, sender.stderr
         numbers: list[int] = json.loads(receiver.wait().stdout.splitlines()[1])

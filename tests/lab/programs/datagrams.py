@@ -1,6 +1,7 @@
 """Numbered UDP datagrams, for counting what a link does to them. Runs in the stack's containers.
 
-datagrams.py receive PORT                       count until a datagram "end"; then print numbers and times as JSON
+datagrams.py receive PORT [LINGER_S]            count until a datagram "end", and on until none came for LINGER_S;
+                                                then print numbers and times as JSON
 datagrams.py send HOST PORT COUNT               send COUNT numbered datagrams, 2 ms apart, then "end" until answered
 datagrams.py echo PORT                          answer every datagram
 datagrams.py round-trips HOST PORT COUNT        print the round-trip times in seconds as JSON
@@ -32,16 +33,25 @@ def connected(host: str, port: int) -> socket.socket:
     return client
 
 
-def receive(port: int) -> None:
-    """Print the numbers in order of arrival, and when each came, once "end" came; answer it."""
+def receive(port: int, linger_s: float) -> None:
+    """Print the numbers in order of arrival, and when each came, once "end" came; answer it.
+
+    ``linger_s``: for how long nothing more must come then, where "end" may overtake others; 0: it is the last.
+    """
     with listening(port) as server:
         print("ready", flush=True)
         numbers, times = [], []
         while True:
-            data, peer = server.recvfrom(2048)
+            try:
+                data, peer = server.recvfrom(2048)
+            except TimeoutError:
+                break
             if data == b"end":
                 server.sendto(b"end", peer)
-                break
+                if not linger_s:
+                    break
+                server.settimeout(linger_s)
+                continue
             numbers.append(int(data))
             times.append(time.monotonic())
         print(json.dumps(numbers), flush=True)
@@ -96,7 +106,7 @@ if __name__ == "__main__":
     role, *rest = sys.argv[1:]
     match role:
         case "receive":
-            receive(int(rest[0]))
+            receive(int(rest[0]), float(rest[1]) if rest[1:] else 0.0)
         case "send":
             send(rest[0], int(rest[1]), int(rest[2]), int(rest[3]), float(rest[4]))
         case "echo":
