@@ -7,7 +7,9 @@ off its bridge and spliced through a carried kernel::
 
 where ``<->`` is a tc redirect of everything, both ways. (A bridge in place of the outer redirect would send
 the frames through iptables where net.bridge.bridge-nf-call-iptables is 1.) What goes to the container leaves
-through vecA, and there the qdiscs are.
+through vecA, and there the qdiscs are. ARP, which nothing impairs, goes past the carried kernel: tapB <-> veth. A
+broadcast goes to every port, and of some hundred hosts that ask for each other a carried kernel would have nothing else
+to do.
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ _TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/u
 
 # Docker's veths have no queue length, and a classful qdisc takes its children's from the device.
 _QUEUE_PACKETS = 1000
+
+# Of what has no other condition; the rejecting filters of a gate, and ARP's at a veth, come before.
+_REDIRECT_PRIORITY = 60_000
 
 # UML's driver has eight interrupts for all its devices, and asks each that shares one: what a packet costs grows with
 # the ports of its kernel. And a kernel runs on one processor.
@@ -446,8 +451,9 @@ class Ports:
         if flags:
             _run("ip", "link", "set", tap_b, "type", "bridge_slave", *flags)
         port.undo.callback(_quietly, lambda: _exists(port) and tc.run([f"qdisc delete dev {port.veth} ingress"]))
-        tc.checked([*_redirect(port.veth, tap_a), *_redirect(tap_a, port.veth)])
+        tc.checked([*_redirect(port.veth, tap_a), *_redirect(tap_a, port.veth), *_past(tap_b, port.veth)])
         port.taps = (tap_b, tap_a)
+        port.gated = True
 
     def _detach(self, port: Port) -> None:
         del self._ports[port.name]
@@ -495,8 +501,18 @@ def _delete_tap(name: str) -> None:
 def _redirect(source: str, target: str) -> list[str]:
     return [
         f"qdisc add dev {source} ingress",
-        f"filter add dev {source} parent ffff: protocol all prio 1 u32 match u32 0 0"
+        f"filter add dev {source} parent ffff: protocol all prio {_REDIRECT_PRIORITY} u32 match u32 0 0"
         f" action mirred egress redirect dev {target}",
+    ]
+
+
+def _past(gate: str, veth: str) -> list[str]:
+    """ARP from the gate to the veth at once, and from there as if it came in at the gate."""
+    every = "protocol arp prio {} u32 match u32 0 0 action mirred"
+    return [
+        f"qdisc add dev {gate} clsact",
+        f"filter add dev {gate} egress {every.format(_REDIRECT_PRIORITY)} egress redirect dev {veth}",
+        f"filter add dev {veth} parent ffff: {every.format(1)} ingress redirect dev {gate}",
     ]
 
 

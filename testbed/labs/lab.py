@@ -955,12 +955,14 @@ class Lab(abc.ABC):
         lines += [qdisc.show_count(device, minor)] if by_number else []
         lines += [each.get(device) for each in leading]
         lines += [qdisc.get(device, minor), qdisc.get_bucket(device, minor, spare=spare)]
-        if source.impairment is not None and ref in port.applied and not afresh:
-            self._look_before_replacing(ref, port)
+        former = None if afresh or ref in self._told else source.impairment
+        before = [] if former is None else [qdisc.get(device, minor)]
         if impairment.duplicate_ratio and not (source.impairment and source.impairment.duplicate_ratio):
             proving.begin_counting_copies(port, source)
-        answer = self._tc(port, lines, source)
+        answer = self._tc(port, [*before, *lines], source)
         failed = {each["line"] for each in answer["complaints"]}
+        if former is not None and failed.isdisjoint(before):
+            self._look_at_former(ref, former, proof.find_netem(answer["shown"].pop(0), minor))
         port.rooted = port.rooted or failed.isdisjoint(qdisc.root(device))
         if command not in failed:
             # The kernel holds something new for this source, whether or not it is what was asked.
@@ -993,13 +995,8 @@ class Lab(abc.ABC):
             took_s=time.perf_counter() - started,
         )
 
-    def _look_before_replacing(self, ref: LinkRef, port: Port) -> None:
+    def _look_at_former(self, ref: LinkRef, former: Impairment, netem: Mapping[str, Any] | None) -> None:
         """Whether an impairment still held when another took its place; if not, the next `verify` says so."""
-        source = port.sources[ref]
-        former = source.impairment
-        if former is None or ref in self._told:
-            return
-        netem = self._leaf(port, ref, source.minor)
         found = proof.differences(former, netem)
         if found:
             evidence = replace(proving.lost(self, ref, former), warnings=[str(each) for each in found])
