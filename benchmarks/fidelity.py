@@ -389,6 +389,7 @@ def _hold(report: Report, bench: Bench) -> None:
 
 _PANELS = ("delay", "jitter", "loss", "burst", "duplicate", "reorder", "corrupt", "rate")
 _SIDE, _GAP = 230, 60
+_WORDS_WIDE = 45
 
 
 def plot(cells: Sequence[Cell]) -> str:
@@ -419,12 +420,15 @@ def _panel(kind: str, cells: Sequence[Cell], left: int, top: int) -> list[str]:
         f'<line x1="{left}" y1="{top + _SIDE}" x2="{left + _SIDE}" y2="{top}" stroke="#bbb" stroke-dasharray="4 4"/>',
         f'<text x="{left}" y="{top - 8}" font-weight="600" fill="#111">{escape(kind)}: asked → seen ↑</text>',
     ]
-    for cell in cells:
+    said_at = [-100.0, -100.0]  # in two rows: where the last words of each are
+    for cell in sorted(cells, key=lambda cell: cell.asked):
         x, y = left + place(cell.asked), top + _SIDE - place(cell.seen)
+        row = min(range(len(said_at)), key=lambda row: (x - said_at[row] < _WORDS_WIDE, row))
+        said_at[row] = x
         colour = "#2f7d5d" if cell.ok else "#c53030"
         title = escape(f"{cell.words}: {cell.how}")
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"><title>{title}</title></circle>')
-        parts.append(f'<text x="{x:.1f}" y="{top + _SIDE + 14}" text-anchor="middle">{_label(cell)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{top + _SIDE + 14 + 13 * row}" text-anchor="middle">{_label(cell)}</text>')
     return parts
 
 

@@ -229,9 +229,15 @@ def _panel(left: int, title: str, points: Sequence[tuple[int, float]]) -> str:
         f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="#bbb" stroke-dasharray="4"/>',
         f'<text x="{left + 225}" y="318" text-anchor="middle">hosts</text>',
     ]
+    said_at = -100.0
     for hosts, value in points:
         x, y = at(hosts, value)
-        drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#1f6feb"/>')
+        drawn.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#1f6feb"><title>{hosts}: {value:.3g}</title></circle>'
+        )
+        if x - said_at < 25:
+            continue  # its words would lie on the last one's
+        said_at = x
         drawn.append(f'<text x="{x:.1f}" y="298" text-anchor="middle">{hosts}</text>')
         drawn.append(f'<text x="{x - 8:.1f}" y="{y - 8:.1f}" text-anchor="end">{value:.3g}</text>')
     return "".join(drawn)

@@ -132,7 +132,7 @@ def judge(matches: Sequence[Match]) -> Outcome:
             f"{worst.profile} the picture stood still for {100 * worst.tcp.frozen:.0f} % of the time, with UDP for "
             f"{100 * worst.udp.frozen:.0f} %."
         )
-    said.append(f"It freezes less over {_names(better)}." if better else "It freezes less over none.")
+    said.append(f"It freezes less over {_names(better)}." if better else "It freezes less over none of them.")
     return Outcome(
         finding=finding, sentence=" ".join(said), rows=[_row(each) for each in matches], plots=_plots(matches),
         mechanism={
