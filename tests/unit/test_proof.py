@@ -299,6 +299,14 @@ def test_of_a_queue_smaller_than_its_bucket_tc_says_that_it_is_and_no_more() -> 
     assert [each.field for each in proof.bucket_differences(small, [NETEM, TBF], NETEM)] == ["queue"]
 
 
+@pytest.mark.parametrize(("queue_bytes", "fields"), [(2000, []), (9000, ["queue"])])
+def test_what_we_read_by_netlink_says_how_much_smaller(queue_bytes: int, fields: list[str]) -> None:
+    small = replace(BUCKET, queue_bytes=2000)
+    lat_us = (queue_bytes - 16384) / 625000 * 1e6
+    smaller = {**TBF, "options": {**TBF["options"], "lat": lat_us}}  # type: ignore[dict-item]  # likewise
+    assert [each.field for each in proof.bucket_differences(small, [NETEM, smaller], NETEM)] == fields
+
+
 def test_a_token_bucket_that_is_not_there_or_not_asked_is_named() -> None:
     assert [each.field for each in proof.bucket_differences(BUCKET, [NETEM], NETEM)] == ["bucket"]
     assert [each.field for each in proof.bucket_differences(CLEAN, [NETEM, TBF], NETEM)] == ["bucket"]
