@@ -9,6 +9,7 @@ import pytest
 
 from testbed import Lab
 from testbed.labs.lab import Port
+from testbed.labs.waiting import await_condition
 from testbed.links import proof, qdisc
 from testbed.model.impairment import Impairment
 
@@ -66,7 +67,13 @@ def test_netlink_and_tc_tell_the_same_of_every_field(stack: Lab, words: dict[str
         stack.host("client").run(["python3", "-c", _SEND, stack.host("server").addresses()[0]])
         port = stack.port(link.ref)
         assert port is not None
-        alone, shown = both(stack, port, port.sources[link.ref].minor)
+        minor = port.sources[link.ref].minor
+        # One is asked after the other: what left in between makes them differ, but not for ever.
+        alone, shown = await_condition(
+            lambda: both(stack, port, minor),
+            lambda seen: [each["packets"] for each in seen[0]] == [each["packets"] for each in seen[1]],
+            deadline_s=20.0,
+        )
         for mine, theirs in zip(alone, shown, strict=True):
             if mine["kind"] == "tbf":  # of which we read what we ask
                 theirs["options"] = {name: theirs["options"][name] for name in ("rate", "burst", "lat")}
