@@ -14,7 +14,7 @@ at 1e-6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from testbed.judge import statistics as exact
@@ -87,7 +87,7 @@ def tally(
         queued_packets=queued,
         tail_drops=(min(low, high), high),
         tail_drops_from=how,
-        duplicated=_duplicated(asked, arrived, changing, beyond),
+        duplicated=_duplicated(asked, arrived, changing, beyond, lossy=lossy),
         reordered=_reordered(asked, sent + queued, changing),
         corrupted=_corrupted(asked, sent + queued, high, changing),
     )
@@ -97,7 +97,7 @@ _NONE_ASKED = "none was asked"
 _CHANGED = "not counted by this kernel, and what was asked changed meanwhile"
 
 
-def _duplicated(asked: Impairment, arrived: int, changing: bool, beyond: int | None) -> Span:
+def _duplicated(asked: Impairment, arrived: int, changing: bool, beyond: int | None, *, lossy: bool) -> Span:
     share = asked.duplicate_ratio or 0.0
     if beyond is not None and 0 <= beyond <= arrived and share:
         return Span(beyond, beyond, "counted: so many more came to the port's root than were brought to the port")
@@ -105,9 +105,12 @@ def _duplicated(asked: Impairment, arrived: int, changing: bool, beyond: int | N
         return Span(0, arrived, _CHANGED)
     if not share:
         return Span(0, 0, _NONE_ASKED)
-    # Every packet brings a copy with this probability, and the copies are counted among those that arrived.
-    least = _least(arrived, lambda copies: copies >= exact.accepted(arrived - copies, share)[0])
-    most = _least(arrived, lambda copies: copies + 1 > exact.accepted(arrived - copies - 1, share)[1])
+    # A packet brings a copy with this probability, if it is not lost (sch_netem.c, netem_enqueue), and the copies are
+    # counted among those that arrived.
+    least = (
+        0 if lossy else exact.first_count(lambda copies: copies >= exact.accepted(arrived - copies, share)[0], arrived)
+    )
+    most = exact.first_count(lambda copies: copies + 1 > exact.accepted(arrived - copies - 1, share)[1], arrived)
     return Span(least, most, f"derived: {share:.4g} of what came, within the binomial's bounds at 1e-6")
 
 
@@ -122,8 +125,8 @@ def _reordered(asked: Impairment, passed: int, changing: bool) -> Span:
         """Packets that chance decided about: after each that went ahead, ``gap`` - 1 wait without being asked."""
         return max(0, passed - ahead * (gap - 1))
 
-    least = _least(passed, lambda ahead: ahead >= exact.accepted(trials(ahead + 1), share)[0])
-    most = _least(passed, lambda ahead: ahead + 1 > exact.accepted(trials(ahead), share)[1])
+    least = exact.first_count(lambda ahead: ahead >= exact.accepted(trials(ahead + 1), share)[0], passed)
+    most = exact.first_count(lambda ahead: ahead + 1 > exact.accepted(trials(ahead), share)[1], passed)
     which = "what passed" if gap == 1 else f"what passed {gap - 1} or more behind one that went ahead"
     return Span(least, most, f"derived: {share:.4g} of {which}, within the binomial's bounds at 1e-6")
 
@@ -138,15 +141,6 @@ def _corrupted(asked: Impairment, passed: int, overflowed: int, changing: bool) 
     least = max(0, exact.accepted(passed, share)[0] - overflowed)
     most = min(passed, exact.accepted(passed + overflowed, share)[1])
     return Span(least, most, f"derived: {share:.4g} of what passed, within the binomial's bounds at 1e-6")
-
-
-def _least(last: int, holds: Callable[[int], bool]) -> int:
-    """The least count up to ``last`` from which on it holds."""
-    low, high = 0, last
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
 
 
 def overflow_problem(asked: Impairment, tally: Tally, *, limit_packets: int) -> str | None:

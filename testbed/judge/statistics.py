@@ -73,8 +73,8 @@ def interval(k: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
 def accepted(n: int, p: float, alpha: float = ALPHA) -> tuple[int, int]:
     """The counts in n that `two_sided` does not condemn at alpha: from the first to the last, both included."""
     return (
-        _first(lambda k: at_most(k, n, p) > alpha / 2, n),
-        _first(lambda k: at_least(k + 1, n, p) <= alpha / 2, n),
+        first_count(lambda k: at_most(k, n, p) > alpha / 2, n),
+        first_count(lambda k: at_least(k + 1, n, p) <= alpha / 2, n),
     )
 
 
@@ -113,8 +113,8 @@ def quantile_interval(sample: Sequence[float], q: float, alpha: float = ALPHA) -
     ordered = sorted(sample)
     n = len(ordered)
     # x(j) > Q only if fewer than j of n lie at or below Q; x(k) < Q only if at least k do.
-    low = _first(lambda k: at_most(k, n, q) > alpha / 2, n)
-    high = _first(lambda k: at_least(k + 1, n, q) <= alpha / 2, n) + 1
+    low = first_count(lambda k: at_most(k, n, q) > alpha / 2, n)
+    high = first_count(lambda k: at_least(k + 1, n, q) <= alpha / 2, n) + 1
     return (ordered[low - 1] if low >= 1 else -math.inf, ordered[high - 1] if high <= n else math.inf)
 
 
@@ -216,8 +216,8 @@ def _check_share(p: float) -> None:
         raise ValueError(f"{p!r}: a probability lies between 0 and 1")
 
 
-def _first(holds: Callable[[int], bool], n: int) -> int:
-    """The least k from 0 to n for which ``holds``, which stays true once it is; n if there is none."""
+def first_count(holds: Callable[[int], bool], n: int) -> int:
+    """The least k from 0 to n for which it ``holds``, as it then does for every greater one; n if there is none."""
     low, high = 0, n
     while low < high:
         middle = (low + high) // 2

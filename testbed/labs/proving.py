@@ -216,15 +216,19 @@ def entry(port: Port) -> Sequence[Mapping[str, Any]]:
     """The redirect that feeds a port, if something does."""
     if port.entry is None:
         return ()
-    answer = port.channel.call("tc", port=port.name, lines=[f"filter show dev {port.entry} parent ffff:"])
+    answer = port.channel.call("tc", port=port.name, lines=[_show_entry(port)])
     return answer["shown"][-1] if answer["shown"] else ()
+
+
+def _show_entry(port: Port) -> str:
+    return f"filter show dev {port.entry} parent ffff:"
 
 
 def begin_counting_copies(port: Port, source: Source) -> None:
     """Note what the port's root saw beyond what was brought to it: what is more, from now on, are second copies."""
     if port.entry is None:
         return
-    lines = [f"filter show dev {port.entry} parent ffff:", qdisc.show(port.device)]
+    lines = [_show_entry(port), qdisc.show(port.device)]
     answer = port.channel.call("tc", port=port.name, lines=lines)
     if len(answer["shown"]) == len(lines):
         source.beyond_before = _difference(*answer["shown"])

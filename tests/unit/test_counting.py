@@ -137,6 +137,12 @@ def test_uncounted_copies_follow_from_the_share_of_what_came() -> None:
     assert tally(Impairment(duplicate_ratio=1.0), netem(2000, 0), limit_packets=1000).duplicated.low == 1000
 
 
+def test_of_copies_where_packets_are_lost_too_only_the_most_is_said() -> None:
+    span = tally(Impairment(duplicate_ratio=0.5, loss_ratio=0.9), netem(60, 945), limit_packets=2000).duplicated
+    assert span.low == 0  # of 1000, 50 had a copy and were not lost; 1000 × 0.5 is no lower bound
+    assert 50 < span.high < 500
+
+
 @pytest.mark.parametrize(("gap", "expected"), [(1, 500), (5, 167)])
 def test_packets_sent_ahead_follow_from_share_and_gap(gap: int, expected: int) -> None:
     # One goes ahead after gap - 1 that cannot, and a mean of two that could: 1000 / (gap - 1 + 2).
