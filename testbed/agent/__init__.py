@@ -10,10 +10,17 @@ lines: a request ``{"id": 1, "op": "attach", …}`` on stdin, an answer ``{"id":
     its TCP sockets over time (testbed.agent.sockets)
 ``python3 -m agent signal`` in one host's process namespace: end a program that was started there
 ``python3 -m agent local``  the switch and all hosts of a local lab (testbed.agent.namespaces)
+``python3 -m agent machine`` a carried kernel that runs a program; ``first`` in that kernel (testbed.agent.machine)
 """
 
+import sys
 import zlib
 from pathlib import Path
+
+_START = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('agent', run_name='__main__', "
+    "alter_sys=True)"
+)
 
 GUEST_FILES = ("guest-init", "guesthelper.py")
 """What runs inside a carried kernel, beside this file."""
@@ -26,3 +33,8 @@ def guest_folder() -> str:
     """
     whole = b"".join(Path(__file__).with_name(name).read_bytes() for name in GUEST_FILES)
     return f"testbed-{zlib.crc32(whole):08x}"
+
+
+def command(*arguments: str) -> list[str]:
+    """What starts the agent on this machine: as a package of its own, which is up in half the time."""
+    return [sys.executable, "-I", "-S", "-c", _START, str(Path(__file__).parent.parent), *arguments]

@@ -5,19 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import capture, inside, namespaces, ports, processes, protocol, sockets
+from . import capture, inside, machine, namespaces, ports, processes, protocol, sockets
 
 
 def main() -> int:
     """Serve until stdin closes."""
     parser = argparse.ArgumentParser(prog="agent", description="testbed's agent; speaks JSON lines on stdin and stdout")
-    parser.add_argument("role", choices=("ports", "capture", "inside", "signal", "local"))
+    parser.add_argument("role", choices=("ports", "capture", "inside", "signal", "local", "machine", "first"))
     parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
     parser.add_argument("--passing", type=int, help="local: descriptor of a socket where descriptors arrive")
     parser.add_argument("--owner", type=int, help="local: pidfd of the process to die with")
+    parser.add_argument("--machine", help="first: the file that describes it")
+    parser.add_argument("--log", type=int, help="machine: descriptor for what its kernel says")
+    parser.add_argument("--status", type=int, help="machine: descriptor for the program's exit status")
+    parser.add_argument("words", nargs="*", help="first: what its kernel adds, for another")
     role = parser.parse_args()
     if role.role == "local":
         return namespaces.serve(tag=role.tag, passing=role.passing, owner=role.owner)
+    if role.role == "machine":
+        return machine.outside(log=role.log, status=role.status)
+    if role.role == "first":
+        machine.first(role.machine)
     if role.role == "ports":
         with ports.Ports(tag=role.tag) as beside:
             protocol.serve(beside.operations(), sys.stdin.buffer, sys.stdout.buffer)

@@ -26,7 +26,7 @@ UNFIT = 3
 def serve(*, tag: str, passing: int, owner: int | None) -> int:
     """Serve until stdin closes or the owner dies. ``passing``, ``owner``: descriptors (see `Hosts`; a pidfd)."""
     try:
-        rootless = _enter()
+        rootless = enter()
     except OSError as error:
         os.write(2, f"{error}\n".encode())
         return UNFIT
@@ -38,7 +38,7 @@ def serve(*, tag: str, passing: int, owner: int | None) -> int:
     return _keep(first, owner)
 
 
-def _enter() -> bool:
+def enter() -> bool:
     """New namespaces for our children; whether a user namespace was needed for that."""
     uid, gid = os.geteuid(), os.getegid()
     rootless = False

@@ -24,8 +24,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -127,6 +127,7 @@ class Ports:
             "rejecting": self.rejecting,
             "rejected": self.rejected,
             "store": self.store,
+            "try_program": self.try_program,
             "heal": self.heal,
             "keep": self.keep,
             "recall": self.recall,
@@ -464,13 +465,7 @@ class Ports:
 
         ``host_netem`` is None if it has, else why not; ``host_seed`` whether it takes a seed (Linux 6.6).
         """
-        device = f"tb{self._tag}try"
-        with ExitStack() as undo:
-            if _try_tun() is None:
-                undo.callback(os.close, open_tap(device))
-            else:
-                _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}2")
-                undo.callback(_run, "ip", "link", "delete", device)
+        with self._device_to_try() as device:
             tc = self._host_tc.batch()
             outcome = tc.run([
                 f"qdisc add dev {device} root handle 1: htb default 0 direct_qlen 1000",
@@ -487,6 +482,28 @@ class Ports:
         shown = seeding.shown[0] if seeding.shown else []
         seeded = any(each.get("options", {}).get("seed") == 1 for each in shown if each["kind"] == "netem")
         return {"host_netem": reasons, "host_seed": seeded}
+
+    def try_program(self, *, path: str) -> str | None:
+        """Why this kernel does not let us have a stored program drop packets; None if it does. Found by trying."""
+        with self._device_to_try() as device:
+            outcome = self._host_tc.batch().run([
+                f"qdisc add dev {device} root handle 1: htb",
+                f"filter add dev {device} parent 1: chain 16 protocol all prio 1 handle 1 bpf object-file {path} "
+                f"section classifier action gact drop",
+            ])  # fmt: skip
+        return "; ".join(dict.fromkeys(each["text"] for each in outcome.complaints)) or None
+
+    @contextmanager
+    def _device_to_try(self) -> Iterator[str]:
+        """A device of nobody's, on which qdiscs are tried; it vanishes."""
+        device = f"tb{self._tag}try"
+        with ExitStack() as undo:
+            if _try_tun() is None:
+                undo.callback(os.close, open_tap(device))
+            else:
+                _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}2")
+                undo.callback(_run, "ip", "link", "delete", device)
+            yield device
 
 
 def _where(port: Port) -> dict[str, str | None]:

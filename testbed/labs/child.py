@@ -8,19 +8,12 @@ import secrets
 import select
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import testbed.agent
 from testbed.errors import EnvironmentUnfitError
 
-# The agent imports nothing of testbed: started as a package of its own, it is up in half the time.
-_START = (
-    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('agent', run_name='__main__', "
-    "alter_sys=True)"
-)
 _UNFIT = 3  # testbed.agent.namespaces
 _END_WITHIN_S = 5.0
 
@@ -57,15 +50,13 @@ class ChildAgent:
     """An agent in namespaces of its own, that ends with us however we end. A `channel.Stream`."""
 
     def __init__(self, *, tag: str) -> None:
-        folder = Path(testbed.agent.__file__).parent.parent
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._passing = ours
         self._stderr = os.memfd_create("testbed-agent-stderr")
         owner = os.pidfd_open(os.getpid())
-        argv = [
-            sys.executable, "-I", "-S", "-c", _START, str(folder), "local",
-            "--tag", tag, "--passing", str(theirs.fileno()), "--owner", str(owner),
-        ]  # fmt: skip
+        argv = testbed.agent.command(
+            "local", "--tag", tag, "--passing", str(theirs.fileno()), "--owner", str(owner)
+        )  # fmt: skip
         try:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0,

@@ -1015,13 +1015,14 @@ class Lab(abc.ABC):
             self._store(port, name, find_table(self.tables, name).read_bytes())
 
     def _store_count(self, port: Port, impairment: Impairment) -> str:
-        if self.netem_engine != "carried":
-            raise EnvironmentUnfitError(
-                "drop_packets and drop_every load a program into the kernel, and only a kernel that we bring lets us: "
-                "use --netem carried"
-            )
         name = f"{indexed.tag(impairment.drop_packets, impairment.drop_every)}.o"
-        return self._store(port, name, indexed.elf_object(impairment.drop_packets, impairment.drop_every))
+        path = self._store(port, name, indexed.elf_object(impairment.drop_packets, impairment.drop_every))
+        if self.netem_engine == "host" and (reason := port.channel.call("try_program", path=path)):
+            raise EnvironmentUnfitError(
+                f"drop_packets and drop_every load a program into the kernel, which this machine's does not take from "
+                f"us: {reason}. Use --netem carried"
+            )
+        return path
 
     def _store(self, port: Port, name: str, data: bytes) -> str:
         if name not in port.stored:

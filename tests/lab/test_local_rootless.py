@@ -33,3 +33,13 @@ def test_impairments_are_to_be_had_without_root() -> None:
     able = probe_local(lambda _text: None)
     assert not able.root
     assert able.impairs, able
+
+
+def test_the_machines_kernel_takes_no_program_from_him_and_nothing_is_changed(lab: Lab) -> None:
+    link = lab.link("client -> server")
+    link.impair(drop_every=10)  # by the carried kernel; its program is then there to be tried
+    port = lab._ports["server", "lan"]
+    (path,) = [path for name, path in port.stored.items() if name.endswith(".o")]
+    assert "Operation not permitted" in port.channel.call("try_program", path=path)
+    lab.verify()
+    link.heal()
