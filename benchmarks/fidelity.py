@@ -1,16 +1,20 @@
 """Asked against seen: what probes see of each impairment, over a grid, judged by the proof's own exact tests.
 
-The stack is the paper's; ``client -> server`` is impaired, and ``server -> client`` must stay untouched. Writes
-``report/fidelity.svg`` (asked against seen, both logarithmic) and ``report/fidelity.json`` (every cell).
+The stack is the paper's; ``client -> server`` is impaired, and ``server -> client`` must stay untouched. By either
+engine: where this machine's kernel has no netem, the host engine is measured in the local lab on the machine of a
+carried kernel. Writes ``report/fidelity.svg`` (asked against seen, both logarithmic) and ``report/fidelity.json``
+(every cell).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from typing import Any, TypeVar
 
@@ -19,8 +23,11 @@ from benchmarks.common import BenchmarkError, Check, Report
 from testbed import units
 from testbed.judge import probes
 from testbed.judge import statistics as exact
+from testbed.kernel import machine
 from testbed.labs import proving
 from testbed.labs.compose import ComposeLab
+from testbed.labs.lab import Lab
+from testbed.labs.local import LocalLab
 from testbed.model.evidence import FAILS
 from testbed.model.evidence import Check as Judged
 from testbed.model.impairment import CLEAN, Impairment
@@ -34,6 +41,9 @@ QUIET_S = 0.0005
 MATHIS = (1.0, 1.4)
 ALPHA = 0.001
 """Of each cell: an honest one lies outside once in a thousand."""
+
+_HOST_ENGINE = "--host-engine"
+"""Given to this program on the machine of a carried kernel."""
 
 LINK, BACK = "client -> server", "server -> client"
 _TABLE_UNIT = 8192
@@ -59,7 +69,7 @@ class Size:
 
 
 FULL = Size(shares=30_000, delays=1000, jitters=4000, train_s=3.0, trains=5, attempts=5, reno_s=60.0, quick=False)
-QUICK = Size(shares=5000, delays=200, jitters=1500, train_s=0.8, trains=2, attempts=1, reno_s=0.0, quick=True)
+QUICK = Size(shares=3000, delays=150, jitters=1000, train_s=0.8, trains=2, attempts=1, reno_s=0.0, quick=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,36 +83,80 @@ class Cell:
     unit: str
     ok: bool
     how: str
+    engine: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one engine did."""
+
+    engine: str
+    cells: Sequence[Cell]
+    backward: Sequence[int]
+    """Of each impairment: probes of the other direction that were lost, doubled, damaged or late."""
+
+
 def measure(report: Report) -> None:
-    """Measure every cell on one stack, and hold the bounds."""
-    size = QUICK if report.quick else FULL
+    """Measure every cell with either engine, and hold the bounds."""
     with ComposeLab(common.STACK, say=report.say) as lab:
-        report.note(f"netem by the {lab.netem_engine} engine; the other one is not measured in this run")
-        bench = Bench(lab, size, report)
-        for step in (bench.delays, bench.jitters, bench.shares, bench.bursts, bench.rates, bench.reno):
-            step()
-    _hold(report, bench)
+        measured = [_cells(lab, report)]
+    if measured[0].engine == "carried":
+        measured.append(_in_carried(report))
+        report.note("host: by the local lab on the machine of a carried kernel, for this one's kernel has no netem")
+    for each in measured:
+        _hold(report, each)
+    if report.quick:
+        report.note("--quick: a subset of the grid, fewer probes, the same tests; Reno against Mathis needs a full run")
+    cells = [cell for each in measured for cell in each.cells]
     folder = common.ROOT / "report"
     folder.mkdir(exist_ok=True)
-    (folder / "fidelity.json").write_text(json.dumps([asdict(cell) for cell in bench.cells], indent=1))
-    (folder / "fidelity.svg").write_text(plot(bench.cells), encoding="utf-8")
-    for cell in bench.cells:
+    (folder / "fidelity.json").write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
+    (folder / "fidelity.svg").write_text(plot(cells), encoding="utf-8")
+    for cell in cells:
         mark = "inside " if cell.ok else "outside, as it should be" if "control" in cell.words else "OUTSIDE"
-        report.note(f"{mark} {cell.kind:<9} {cell.words:<45} {cell.how}")
+        report.note(f"{cell.engine:<7} {mark} {cell.kind:<9} {cell.words:<45} {cell.how}")
     report.note(f"written: {folder / 'fidelity.svg'}, {folder / 'fidelity.json'}")
+
+
+def _cells(lab: Lab, report: Report) -> Measured:
+    bench = Bench(lab, QUICK if report.quick else FULL, report)
+    for step in (bench.delays, bench.jitters, bench.shares, bench.bursts, bench.rates, bench.reno):
+        step()
+    return Measured(
+        engine=lab.netem_engine,
+        cells=[replace(cell, engine=lab.netem_engine) for cell in bench.cells],
+        backward=bench.backward,
+    )
+
+
+def _in_carried(report: Report) -> Measured:
+    """What the host engine does on the machine of a carried kernel."""
+    argv = [sys.executable, __file__, _HOST_ENGINE, *(["--quick"] if report.quick else [])]
+    with os.fdopen(os.memfd_create("cells"), "r+b") as output:
+        status = machine.run(argv, cwd=common.ROOT, writable=[], say=report.say, stdout=output.fileno())
+        output.seek(0)
+        text = output.read()
+    if status:
+        raise BenchmarkError(f"the host engine in a carried kernel: exit status {status}: {text.decode()[-2000:]}")
+    told = json.loads(text)
+    return Measured(engine=told["engine"], cells=[Cell(**cell) for cell in told["cells"]], backward=told["backward"])
+
+
+def _tell_host_engine(*, quick: bool) -> None:
+    """On that machine: the cells as JSON."""
+    report = Report(quick=quick, as_json=True)
+    with LocalLab(common.STACK, say=report.say, netem="host") as lab:
+        json.dump(asdict(_cells(lab, report)), sys.stdout)
 
 
 class Bench:
     """The cells measured so far, on one lab."""
 
-    def __init__(self, lab: ComposeLab, size: Size, report: Report) -> None:
+    def __init__(self, lab: Lab, size: Size, report: Report) -> None:
         self.lab, self.size, self.report = lab, size, report
         self.cells: list[Cell] = []
         self.backward: list[int] = []
-        """Of each impairment: probes of the other direction that were lost, doubled, damaged or late."""
         self.link = lab.topology.links(LINK)[0]
         self.back = lab.topology.links(BACK)[0]
         self.lab.apply(self.link, CLEAN)
@@ -161,23 +215,26 @@ class Bench:
         self._untouched()
 
     def jitters(self) -> None:
-        """The standard deviation of each jitter: of independent draws, which may overtake."""
-        grid = [("uniform", 0.003), ("normal", 0.025)] if self.size.quick else [
-            (name, jitter) for jitter in (0.0, 0.003, 0.025) for name in ("uniform", "normal", "pareto")
+        """The standard deviation of each jitter: of independent draws, which may overtake, or are too far apart to."""
+        grid = [("uniform", 0.003, True), ("normal", 0.025, True)] if self.size.quick else [
+            ("uniform", 0.0, False), ("uniform", 0.003, False),
+            *((name, jitter, True) for jitter in (0.003, 0.025) for name in ("uniform", "normal", "pareto")),
         ]  # fmt: skip
-        for distribution, jitter_s in grid:
-            words: dict[str, Any] = {"distribution": distribution, "reorder_by_jitter": True} if jitter_s else {}
+        for distribution, jitter_s, may_overtake in grid:
+            words: dict[str, Any] = (
+                {"distribution": distribution, "reorder_by_jitter": may_overtake} if jitter_s else {}
+            )
             asked = Impairment(delay_s=0.12, jitter_s=jitter_s or None, **words)
-            if not jitter_s and distribution != "uniform":
-                continue  # without jitter there is no distribution
+            pace_s = 0.00025 if may_overtake or not jitter_s else 2 * jitter_s + 0.002
 
             sigma, count = self._shape(distribution)
 
             def fly(
-                asked: Impairment = asked, longest_s: float = 0.12 + 4 * jitter_s, count: int = count
-            ) -> probes.Flight:
+                asked: Impairment = asked, longest_s: float = 0.12 + 4 * jitter_s, count: int = count,
+                pace_s: float = pace_s,
+            ) -> probes.Flight:  # fmt: skip
                 self._put(asked)
-                return self._fly(count, 0.00025, longest_s=longest_s)
+                return self._fly(count, pace_s, longest_s=longest_s)
 
             flight, busy = self._when_quiet(fly)
             # Later than the distribution reaches: the machine's doing, not netem's.
@@ -283,7 +340,11 @@ class Bench:
         if not self.size.reno_s:
             return
         for offloads in (False, True):
-            ends = [(host, self.lab.hosts[host].interface("lan")["name"]) for host in ("client", "server")]
+            ends = [
+                (host, each["name"])
+                for host in ("client", "server")
+                for each in self.lab.hosts[host].inside().call("interfaces")
+            ]
             operation = "super_packets" if offloads else "per_packet"
             for host, interface in ends:
                 self.lab.hosts[host].inside().call(operation, interface=interface)
@@ -350,9 +411,12 @@ def _counted(check: Judged) -> tuple[int, int]:
     return int(count), int(total.split()[0].rstrip(")"))
 
 
-def _hold(report: Report, bench: Bench) -> None:
+def _hold(report: Report, measured: Measured) -> None:
     def cells(*kinds: str) -> list[Cell]:
-        return [cell for cell in bench.cells if cell.kind in kinds]
+        return [cell for cell in measured.cells if cell.kind in kinds]
+
+    def check(name: str, value: float | None, bound: float, unit: str, **options: Any) -> None:
+        report.check(Check(name=f"{measured.engine}: {name}", value=value, bound=bound, unit=unit, **options))
 
     def worst(chosen: Iterable[Cell], of: Callable[[Cell], float]) -> float | None:
         return max((of(cell) for cell in chosen), default=None)
@@ -360,28 +424,20 @@ def _hold(report: Report, bench: Bench) -> None:
     shares = cells("loss", "duplicate", "corrupt", "reorder", "burst")
     delays, jitters = cells("delay"), [cell for cell in cells("jitter") if cell.extra]
     rates = [cell for cell in cells("rate") if cell.extra["mbit"] <= 50]
-    report.check(Check(name="delay: the worst median's distance from what was asked",
-                       value=worst(delays, lambda cell: abs(cell.extra["off_s"]) * 1e3), bound=DELAY_OFF_S * 1e3,
-                       unit="ms"))  # fmt: skip
-    report.check(Check(name="delay: probes that came before it was over",
-                       value=sum(cell.extra["early"] for cell in delays), bound=0, unit="probes"))  # fmt: skip
-    report.check(Check(name="jitter: the worst standard deviation's distance from the distribution's",
-                       value=worst(jitters, lambda cell: cell.extra["off"] * 100), bound=SIGMA_OFF * 100,
-                       unit="%"))  # fmt: skip
-    report.check(Check(name="loss, bursts, duplicates, corruption, reordering: cells inside the 99.9 % binomial bounds",
-                       value=100 * sum(cell.ok for cell in shares) / len(shares), bound=INSIDE * 100, unit="%",
-                       at_least=True, bound_words=f"{len(shares)} cells"))  # fmt: skip
-    report.check(Check(name="the other direction: probes lost, doubled or damaged",
-                       value=sum(bench.backward), bound=0, unit="probes"))  # fmt: skip
-    report.check(Check(name="rate, 0.5 to 50 Mbit/s: the worst goodput's distance from the exact figure",
-                       value=worst(rates, lambda cell: abs(cell.extra["off"]) * 100), bound=RATE_OFF * 100,
-                       unit="%"))  # fmt: skip
+    check("delay: the worst median's distance from what was asked",
+          worst(delays, lambda cell: abs(cell.extra["off_s"]) * 1e3), DELAY_OFF_S * 1e3, "ms")  # fmt: skip
+    check("delay: probes that came before it was over", sum(cell.extra["early"] for cell in delays), 0, "probes")
+    check("jitter: the worst standard deviation's distance from the distribution's",
+          worst(jitters, lambda cell: cell.extra["off"] * 100), SIGMA_OFF * 100, "%")  # fmt: skip
+    check("loss, bursts, duplicates, corruption, reordering: cells inside the 99.9 % binomial bounds",
+          100 * sum(cell.ok for cell in shares) / len(shares), INSIDE * 100, "%",
+          at_least=True, bound_words=f"{len(shares)} cells")  # fmt: skip
+    check("the other direction: probes lost, doubled or damaged", sum(measured.backward), 0, "probes")
+    check("rate, 0.5 to 50 Mbit/s: the worst goodput's distance from the exact figure",
+          worst(rates, lambda cell: abs(cell.extra["off"]) * 100), RATE_OFF * 100, "%")  # fmt: skip
     for cell in cells("mathis")[:1]:
-        report.check(Check(name="Reno against Mathis: C, at least", value=cell.seen, bound=MATHIS[0], unit="",
-                           at_least=True))  # fmt: skip
-        report.check(Check(name="Reno against Mathis: C, at most", value=cell.seen, bound=MATHIS[1], unit=""))
-    if bench.size.quick:
-        report.note("--quick: a subset of the grid, fewer probes, the same tests; Reno against Mathis needs a full run")
+        check("Reno against Mathis: C, at least", cell.seen, MATHIS[0], "", at_least=True)
+        check("Reno against Mathis: C, at most", cell.seen, MATHIS[1], "")
 
 
 # --- the plot ----------------------------------------------------------------------------------------------
@@ -427,6 +483,11 @@ def _panel(kind: str, cells: Sequence[Cell], left: int, top: int) -> list[str]:
         said_at[row] = x
         colour = "#2f7d5d" if cell.ok else "#c53030"
         title = escape(f"{cell.words}: {cell.how}")
+        if cell.engine == "host":  # a ring around the other's dot
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="none" stroke="{colour}"><title>{title}</title></circle>'
+            )
+            continue
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"><title>{title}</title></circle>')
         parts.append(f'<text x="{x:.1f}" y="{top + _SIDE + 14 + 13 * row}" text-anchor="middle">{_label(cell)}</text>')
     return parts
@@ -445,4 +506,7 @@ def _label(cell: Cell) -> str:
 
 
 if __name__ == "__main__":
+    if _HOST_ENGINE in sys.argv:
+        _tell_host_engine(quick="--quick" in sys.argv)
+        sys.exit()
     common.run("Asked against seen, by probes and exact tests", measure)

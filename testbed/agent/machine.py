@@ -128,7 +128,8 @@ def _furnish(asked: Mapping[str, Any]) -> None:
         Path(target).mkdir(exist_ok=True)
         kernelcalls.mount(kind, target, kind, 0, "mode=1777" if kind == "tmpfs" else "")
     root = asked["root"]
-    for folder, flags in ((root, kernelcalls.MS_RDONLY), *((each, 0) for each in asked["writable"])):
+    shown = [(root, kernelcalls.MS_RDONLY), (asked["cwd"], kernelcalls.MS_RDONLY)]  # either may lie below /tmp
+    for folder, flags in (*shown, *((each, 0) for each in asked["writable"])):
         Path(folder).mkdir(parents=True, exist_ok=True)
         kernelcalls.mount("hostfs", folder, "hostfs", flags, f"{_MACHINE}{folder}")
     kernelcalls.mount("proc", f"{root}/proc", "proc")
