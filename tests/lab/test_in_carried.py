@@ -1,0 +1,69 @@
+"""A carried kernel as a machine, ``scripts/in-carried``: there the host engine is tested, whatever this kernel has."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed.labs.waiting import await_condition
+from tests.lab.conftest import HERE
+from tests.lab.test_local_death import alive, mounts, relatives
+
+LABS = ("local",)
+
+_ROOT = HERE.parents[1]
+_SCRIPT = [sys.executable, str(_ROOT / "scripts/in-carried")]
+
+
+@pytest.fixture(autouse=True)
+def not_inside(kind: str) -> None:
+    if Path("/proc/exitcode").exists():  # User-Mode Linux has it, and no other
+        pytest.skip("this is a carried kernel already")
+
+
+def inside(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*_SCRIPT, "sh", "-c", script], cwd="/", capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_program_runs_with_the_files_of_this_machine_and_may_write_the_checkout_alone(tmp_path: Path) -> None:
+    secret = tmp_path / "there"
+    secret.write_text("")
+    done = inside(f"pwd; ls {tmp_path}; touch /etc/mine; touch /tmp/its-own && echo Grüße; exit 7")
+    assert done.returncode == 7
+    assert done.stdout == f"{_ROOT}\nGrüße\n"
+    assert "/etc/mine': Read-only file system" in done.stderr
+    assert not Path("/tmp/its-own").exists()
+
+
+def test_netem_is_that_kernels_own() -> None:
+    done = inside("tc qdisc add dev lo root netem delay 30ms seed 5 && tc -j qdisc show dev lo && uname -r && id -u")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown, release, user = done.stdout.splitlines()
+    assert '"delay":0.03' in shown
+    assert '"seed":5' in shown
+    assert release != Path("/proc/sys/kernel/osrelease").read_text().strip()
+    assert user == "0"
+
+
+def test_a_program_that_is_not_there_is_told() -> None:
+    done = subprocess.run([*_SCRIPT, "nosuch"], cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert re.search(r"Error: \[Errno \d+\] .*: 'nosuch'", done.stderr), "not found, or not in a folder closed to us"
+
+
+def test_whoever_waits_for_it_is_killed_and_nothing_is_left() -> None:
+    before = mounts()
+    with subprocess.Popen([*_SCRIPT, "sh", "-c", "echo up; sleep 98766"], cwd="/", stdout=subprocess.PIPE) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"up\n"
+        everyone = relatives(waiting.pid) - {waiting.pid}
+        assert len(everyone) >= 3
+        waiting.kill()
+    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=2.0)
+    assert mounts() == before
