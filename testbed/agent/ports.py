@@ -102,6 +102,7 @@ class Ports:
         self._attached = 0
         self._kernels: list[carried.CarriedKernel] = []
         self._booted = 0
+        self._tried = 0
         self._buried = ""
         self._kept: Any = None
         # Not TMPDIR: that may be /dev/shm, and a carried kernel has a /dev of its own.
@@ -495,13 +496,14 @@ class Ports:
 
     @contextmanager
     def _device_to_try(self) -> Iterator[str]:
-        """A device of nobody's, on which qdiscs are tried; it vanishes."""
-        device = f"tb{self._tag}try"
+        """A device of nobody's, on which qdiscs are tried; it vanishes. Never the same name: tc remembers the index."""
+        self._tried += 1
+        device = f"tb{self._tag}t{self._tried}"
         with ExitStack() as undo:
             if _try_tun() is None:
                 undo.callback(os.close, open_tap(device))
             else:
-                _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}2")
+                _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}p")
                 undo.callback(_run, "ip", "link", "delete", device)
             yield device
 

@@ -61,11 +61,12 @@ def receive(port: int, linger_s: float) -> None:
 def send(host: str, port: int, count: int, attempts: int, pace_s: float) -> None:
     """Send the numbers 0 to count-1 at a steady pace, then say that this was all, until it is heard."""
     with connected(host, port) as client:
-        begin = time.monotonic()
+        due = time.monotonic()
         for number in range(count):
-            while time.monotonic() < begin + number * pace_s:
+            while time.monotonic() < due:
                 time.sleep(pace_s / 4)
             client.send(b"%d" % number)
+            due = time.monotonic() + pace_s  # no catching up: a burst would overflow the receiver's socket
         client.settimeout(1.0)
         for _attempt in range(attempts):
             client.send(b"end")
