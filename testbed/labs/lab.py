@@ -19,7 +19,14 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from testbed import units
-from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.errors import (
+    AgentError,
+    EnvironmentUnfitError,
+    ImpairmentNotAppliedError,
+    InvalidValueError,
+    LabError,
+    Problems,
+)
 from testbed.judge import probes
 from testbed.judge import statistics as exact
 from testbed.labs import cutting, proving
@@ -601,8 +608,12 @@ class Lab(abc.ABC):
         what passes. What is lost is lost silently; with ``reject`` its sender is told: see `cut`. `Link.steps` has each
         step with its time.
         """
-        refs = self.topology.links(text)
-        times = _flapping_times(up, down)
+        problems = Problems()
+        with problems.gathered():
+            refs = self.topology.links(text)
+        with problems.gathered():
+            times = _flapping_times(up, down)
+        problems.tell()
         how = cutting.REJECT if reject else cutting.DROP
         self._begin_flaps([self._arm_flap(ref, *times, how) for ref in refs])
 
