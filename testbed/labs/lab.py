@@ -555,12 +555,19 @@ class Lab(abc.ABC):
         return seen
 
     def probe(self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
-        """The same for one direction, without raising: the verdicts are in the checks, and in the evidence."""
+        """The same for one direction, without raising: the verdicts are in the checks, and in the evidence.
+
+        Of an impaired link that the kernel does not hold any more nothing is sent, because what is there would be put
+        there afresh for it: that raises.
+        """
         kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
         impaired = ref in self.impaired
         port = self._ports.get((ref.dst, ref.network))
-        if impaired and port is not None and port.sources[ref].running is not None:
-            raise InvalidValueError(f"{ref}: a timeline cannot be probed: the probes would take longer than its steps")
+        runs = impaired and port is not None and port.sources[ref].running is not None
+        if why := proving.unfit(ref, timeline=runs):
+            raise InvalidValueError(why)
+        if impaired and (found := self.differences(ref)):
+            raise self._not_applied(ref, found, _HELD)
         asked = self.impairments.get(ref, CLEAN)
         checks = [
             replace(check, kernel=kernel.get(check.field, check.kernel))
@@ -570,6 +577,15 @@ class Lab(abc.ABC):
             self.clear(ref)
         self.probed[ref] = checks
         return checks
+
+    def differences(self, ref: LinkRef) -> list[proof.Difference]:
+        """Every way in which the kernel now holds something else for an impaired link than was asked.
+
+        Raises ImpairmentNotAppliedError if the link's end is gone.
+        """
+        port = self._ports[ref.dst, ref.network]
+        filters, qdiscs, _ = self._read_port(port, [ref])
+        return self.held(ref, port, proving.Reading(filters, qdiscs, ()))[1]
 
     def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
         """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
