@@ -607,15 +607,19 @@ class Lab(abc.ABC):
             for ref in self.cuts:
                 each.callback(self.mend_link, ref)
 
-    def cut(self, text: str, *, reject: bool = False) -> None:
+    def cut(self, text: str, *, reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut ``"a -> b"`` or both directions of ``"a <-> b"``: every IP packet is lost, silently, until `mend`.
 
         ``reject``: the sender hears of it at once, from the switch and in the receiver's name. TCP is answered with a
         reset (connecting: ECONNREFUSED, connected: ECONNRESET), UDP with ICMP port unreachable (ECONNREFUSED), the
-        rest with ICMP administratively prohibited. Answers pass every other cut and impairment.
+        rest with ICMP administratively prohibited. Answers pass every other cut and impairment. Returns the links.
         """
-        for ref in self.topology.links(text):
+        return self._cut_all(self.topology.links(text), reject=reject)
+
+    def _cut_all(self, refs: tuple[LinkRef, ...], *, reject: bool) -> tuple[LinkRef, ...]:
+        for ref in refs:
             self.cut_link(ref, reject=reject)
+        return refs
 
     def flap(self, text: str, *, up: str, down: str, reject: bool = False) -> None:
         """Have ``"a -> b"`` or ``"a <-> b"`` come and go until `mend`: whole for ``up``, then cut for ``down``, again.
@@ -638,19 +642,18 @@ class Lab(abc.ABC):
         for ref in self.topology.links(text) if text is not None else self.cuts:
             self.mend_link(ref)
 
-    def partition(self, *groups: Iterable[str], reject: bool = False) -> None:
+    def partition(self, *groups: Iterable[str], reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut every link between hosts of different groups, both ways, on every network that they share.
 
         ``lab.partition({"a", "b"}, {"c"})``; hosts in no group keep all their links; ``reject``: see `cut`. Raises
-        InvalidValueError for unknown hosts, and for a host in two groups, before anything is cut.
+        InvalidValueError for unknown hosts, and for a host in two groups, before anything is cut. Returns the links.
         """
-        for ref in self.topology.links_between(*groups):
-            self.cut_link(ref, reject=reject)
+        return self._cut_all(self.topology.links_between(*groups), reject=reject)
 
-    def isolate(self, host: str, *, reject: bool = False) -> None:
-        """Cut every link of a host; ``reject``: see `cut`."""
+    def isolate(self, host: str, *, reject: bool = False) -> tuple[LinkRef, ...]:
+        """Cut every link of a host; ``reject``: see `cut`. Returns the links."""
         others = [other for other in self.topology.hosts if other != host]
-        self.partition([host], others, reject=reject)
+        return self.partition([host], others, reject=reject)
 
     @property
     def cuts(self) -> list[LinkRef]:
