@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,14 @@ from rich.table import Table
 from testbed import demo as demonstration
 from testbed import doctor as diagnosis
 from testbed import paper as the_paper
-from testbed.errors import EnvironmentUnfitError, InvalidValueError, ServiceFailedError, TestbedError, UserError
+from testbed.errors import (
+    EnvironmentUnfitError,
+    InvalidValueError,
+    Problems,
+    ServiceFailedError,
+    TestbedError,
+    UserError,
+)
 from testbed.judge.claims import Finding
 from testbed.judge.statistics import ALPHA
 from testbed.labs import images as image_store
@@ -26,11 +35,13 @@ from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine
 from testbed.labs.lab import Lab, impairments_of
-from testbed.labs.proving import proven
+from testbed.labs.proving import proven, unfit
 from testbed.links import proof
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS
-from testbed.model.impairment import WORDS
+from testbed.model.impairment import WORDS, Impairment, unknown
+from testbed.model.timeline import Timeline
+from testbed.model.topology import LinkRef
 from testbed.report import console as tables
 from testbed.report import evidence
 from testbed.report import profile as explained
@@ -41,6 +52,8 @@ _OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 _ERR = Console(stderr=True, highlight=False)
 
 
+# Values may hold blanks, as in gemodel=1% 25%; what comes before the next word's = is no part of them.
+_BEFORE_A_WORD = re.compile(r"\s+(?=\w+=)")
 _NOT_UP = "no stack of this Compose file is up; start it: testbed up"
 
 
@@ -98,6 +111,13 @@ _netem = click.option(
     "--netem", type=click.Choice(NETEM_CHOICES), default="auto", show_default=True,
     help="Who executes netem: this kernel, a kernel that testbed brings, or whichever is there.",
 )  # fmt: skip
+_reject = click.option(
+    "--reject", is_flag=True, help="Tell the sender, by TCP resets and ICMP errors, as a firewall does."
+)
+_impair = click.option(
+    "--impair", "impaired", multiple=True, metavar="LINK=PROFILE|WORDS",
+    help='Impair a link first, as in "a -> b=lossy" or "a -> b=delay=5ms loss=1%"; repeatable.',
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -147,25 +167,55 @@ def _chosen(kind: str, compose_file: Path | None, netem: str) -> Lab:
     return make_lab(chosen, compose_file, netem=netem, say=_say)
 
 
-@contextmanager
-def _running(kind: str, compose_file: Path | None, netem: str) -> Iterator[Lab]:
-    """The stack that `testbed up` started, if one is up; else one that lives as long as the block."""
-    lab = _chosen(kind, compose_file, netem)
-    if isinstance(lab, ComposeLab) and lab.take_up():
-        try:
-            yield lab
-        finally:
-            lab.leave()
-    else:
-        with lab:
-            yield lab
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What the command line asks of a link, as `Lab.impair` takes it."""
+
+    link: str
+    profile: Any
+    words: Mapping[str, Any]
+    wanted: Mapping[LinkRef, Impairment | Timeline]
+
+
+def _asked(lab: Lab, link: str, what: Sequence[str]) -> _Asked:
+    """Read a link, and the profile, words or steps for it. Raises InvalidValueError with every problem of both."""
+    problems = Problems()
+    profile: Any = None
+    words: dict[str, str] = {}
+    wanted: Mapping[LinkRef, Impairment | Timeline] = {}
+    with problems.gathered():
+        profile, words = _profile_or_words(what, problems)
+    with problems.gathered():
+        if profile is None and not words:
+            lab.topology.links(link)
+        else:
+            wanted = impairments_of(lab.topology, lab.profiles, link, profile, words, side=lab.side, tables=lab.tables)
+    problems.tell()
+    return _Asked(link=link, profile=profile, words=words, wanted=wanted)
+
+
+def _profile_or_words(what: Sequence[str], problems: list[str]) -> tuple[Any, dict[str, str]]:
+    """A profile's name or a list of steps, else words; of a word given twice the first. Raises InvalidValueError."""
+    if len(what) == 1 and what[0].lstrip().startswith("["):
+        return parse_yaml(what[0]), {}
+    words: dict[str, str] = {}
+    names = [each for each in what if "=" not in each]
+    for each in what:
+        name, equals, value = each.partition("=")
+        if equals and name in words:
+            problems.append(f"{name} stands twice: {words[name]!r} and {value!r}")
+        elif equals:
+            words[name] = value
+    if len(names) > 1 or (names and words):
+        raise InvalidValueError(f"{' '.join(what)!r}: give one profile, or words such as delay=40ms, not both")
+    return names[0] if names else None, words
 
 
 @cli.command()
 @_compose_file
 @_lab
 @_netem
-@click.option("--impair", "impaired", multiple=True, metavar="LINK=PROFILE", help="Impair a link first; repeatable.")
+@_impair
 @click.argument("host")
 @_example("""testbed shell client
              testbed shell --lab local --impair "client <-> server=lossy" client""")
@@ -178,7 +228,7 @@ def shell(compose_file: Path | None, kind: str, netem: str, impaired: tuple[str,
 @_compose_file
 @_lab
 @_netem
-@click.option("--impair", "impaired", multiple=True, metavar="LINK=PROFILE", help="Impair a link first; repeatable.")
+@_impair
 @click.argument("host")
 @click.argument("argv", nargs=-1, required=True)
 @_example("""testbed exec client -- python3 paper_client.py server""")
@@ -190,14 +240,50 @@ def execute(
 
 
 def _in_host(
-    kind: str, compose_file: Path | None, netem: str, impaired: Iterable[str], host: str, argv: Sequence[str]
+    kind: str, compose_file: Path | None, netem: str, impaired: Sequence[str], host: str, argv: Sequence[str]
 ) -> int:
-    wanted = [each.rpartition("=") for each in impaired]
-    with _running(kind, compose_file, netem) as lab:
+    """Run a program in a host: of the stack that `testbed up` started, if one is up; else of one of its own."""
+    lab = _chosen(kind, compose_file, netem)
+    wanted = _impaired_first(lab, impaired, host)
+    with ExitStack() as undo:
+        if isinstance(lab, ComposeLab) and lab.take_up():
+            undo.callback(lab.leave)
+        else:
+            undo.enter_context(lab)
         place = lab.host(host)
-        for link, _, profile in wanted:
-            lab.impair(link, profile)
+        with ExitStack() as healed:  # nothing half-applied
+            for asked in wanted:
+                for applied in lab.impair(asked.link, asked.profile, **asked.words):
+                    healed.callback(lab.clear, applied.link)
+            healed.pop_all()
         return terminal.interact(place, argv)
+
+
+def _impaired_first(lab: Lab, impaired: Sequence[str], host: str) -> list[_Asked]:
+    """What each ``--impair`` asks. Raises InvalidValueError with every problem of all of them, and of the host."""
+    problems = Problems()
+    wanted: list[_Asked] = []
+    if host not in lab.topology.hosts:
+        problems.append(f"host {host!r}: {unknown(host, lab.topology.hosts)}")
+    said_by: dict[LinkRef, str] = {}
+    for each in impaired:
+        link, _, said = (part.strip() for part in each.partition("="))  # a link has no =
+        if not link or not said:
+            problems.append(
+                f"--impair {each!r}: {'which link?' if not link else 'what is it impaired with?'} "
+                f'Write "a -> b=lossy", or words: "a -> b=delay=5ms loss=1%"'
+            )
+            continue
+        with problems.gathered():
+            what = [said] if said.startswith("[") else _BEFORE_A_WORD.split(said)
+            wanted.append(_asked(lab, link, what))
+            for ref in wanted[-1].wanted:
+                if ref in said_by:
+                    twice = f"by --impair {said_by[ref]!r} and by --impair {each!r}"
+                    problems.append(f"{ref} is impaired twice, {twice}; a link has one impairment")
+                said_by[ref] = each
+    problems.tell()
+    return wanted
 
 
 @cli.command()
@@ -330,22 +416,12 @@ def impair(compose_file: Path | None, link: str, what: tuple[str, ...]) -> int:
     """Impair LINK of the running stack, with a profile, with words or with a list of steps, and read it back."""
     lab = _taken_up(compose_file)
     try:
-        for applied in lab.impair(link, **_profile_or_words(what)):
+        asked = _asked(lab, link, what)
+        for applied in lab.impair(asked.link, asked.profile, **asked.words):
             _OUT.print(f"{applied.link}: {applied.describe()}   ({applied.command})", markup=False, soft_wrap=True)
     finally:
         lab.leave()
     return 0
-
-
-def _profile_or_words(what: Iterable[str]) -> dict[str, Any]:
-    what = list(what)
-    if len(what) == 1 and what[0].lstrip().startswith("["):
-        return {"profile": parse_yaml(what[0])}
-    words = dict(each.split("=", 1) for each in what if "=" in each)
-    names = [each for each in what if "=" not in each]
-    if len(names) > 1 or (names and words):
-        raise InvalidValueError(f"{' '.join(what)!r}: give one profile, or words such as delay=40ms, not both")
-    return {"profile": names[0]} if names else words
 
 
 @cli.command()
@@ -369,22 +445,23 @@ def prove(
     stays impaired. Else on a stack that is brought up for it and taken down. Exit status 1 if the link is not as asked.
     """
     lab = ComposeLab(compose_file, netem=netem, say=_say)
-    words = _profile_or_words(what) if what else None
+    asked = _asked(lab, link, what) if what else None
     refs = lab.topology.links(link)
-    if words is not None:
-        profile, said = words.get("profile"), {} if "profile" in words else words
-        impairments_of(lab.topology, lab.profiles, link, profile, said, side=lab.side, tables=lab.tables)
+    known = asked.wanted if asked is not None else {}
+    if problems := [why for ref in refs if (why := unfit(ref, timeline=isinstance(known.get(ref), Timeline)))]:
+        raise InvalidValueError(problems)
     with ExitStack() as undo:
         if lab.take_up():
             undo.callback(lab.leave)
-        elif words is None:
+        elif asked is None:
             raise UserError(f"{_NOT_UP}; or say what the link is to be impaired with: testbed prove {link!r} lossy")
         else:
             undo.enter_context(lab)
-        if words is not None:
-            lab.impair(link, **words)
+        if asked is not None:
+            lab.impair(asked.link, asked.profile, **asked.words)
         for ref in refs:
-            lab.probe(ref, alpha=alpha, most_s=seconds)
+            if ref not in lab.impaired or not lab.differences(ref):  # what is not there is told as it was found
+                lab.probe(ref, alpha=alpha, most_s=seconds)
         found = [proven(lab, ref) for ref in refs]
     if as_json:
         _OUT.print_json(json.dumps([each.as_json() for each in found]))
@@ -397,20 +474,49 @@ def prove(
 
 @cli.command()
 @_compose_file
-@click.option("--reject", is_flag=True, help="Tell the sender, by TCP resets and ICMP errors, as a firewall does.")
+@_reject
 @click.argument("link")
 @_example("""testbed cut "client <-> server"
              testbed cut --reject "client -> server tcp/8888" """)
 def cut(compose_file: Path | None, link: str, *, reject: bool) -> int:
     """Cut LINK of the running stack: all its packets are lost, silently, until `testbed heal`."""
+    return _cut(compose_file, lambda lab: lab.cut(link, reject=reject), reject=reject)
+
+
+def _cut(compose_file: Path | None, cut_links: Callable[[Lab], Iterable[LinkRef]], *, reject: bool) -> int:
     lab = _taken_up(compose_file)
     try:
-        lab.cut(link, reject=reject)
-        for ref in lab.topology.links(link):
+        for ref in cut_links(lab):
             _OUT.print(f"{ref}: cut, {'rejecting' if reject else 'silently'}", markup=False)
     finally:
         lab.leave()
     return 0
+
+
+@cli.command()
+@_compose_file
+@_reject
+@click.argument("group")
+@click.argument("others", nargs=-1, required=True, metavar="GROUP…")
+@_example("""testbed partition client server
+             testbed partition --reject a,b c,d e""")
+def partition(compose_file: Path | None, group: str, others: tuple[str, ...], *, reject: bool) -> int:
+    """Cut every link between hosts of different groups of the running stack, both ways, until `testbed heal`.
+
+    A group is one host, or several with commas between them; hosts in no group keep all their links.
+    """
+    groups = [[host.strip() for host in each.split(",")] for each in (group, *others)]
+    return _cut(compose_file, lambda lab: lab.partition(*groups, reject=reject), reject=reject)
+
+
+@cli.command()
+@_compose_file
+@_reject
+@click.argument("host")
+@_example("testbed isolate server")
+def isolate(compose_file: Path | None, host: str, *, reject: bool) -> int:
+    """Cut every link of HOST of the running stack, both ways, until `testbed heal`."""
+    return _cut(compose_file, lambda lab: lab.isolate(host, reject=reject), reject=reject)
 
 
 @cli.command()

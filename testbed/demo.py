@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from testbed.errors import CommandTimeoutError, LabError
+from testbed.errors import CommandTimeoutError, LabError, Problems
 from testbed.labs.lab import Host, Lab, Log
 from testbed.links.profiles import find_profile
 from testbed.model.demo import DemoRun, Message, ProfileRun
@@ -59,8 +59,15 @@ def run(lab: Lab, profiles: Sequence[str], *, messages: int, see: See) -> DemoRu
 
 def check(lab: Lab, profiles: Sequence[str]) -> list[Profile]:
     """The profiles of these names. Raises InvalidValueError for unknown ones and for a stack without the two hosts."""
-    lab.topology.links(LINK)
-    return [find_profile(lab.profiles, name) for name in profiles]
+    problems = Problems()
+    chosen: list[Profile] = []
+    with problems.gathered():
+        lab.topology.links(LINK)
+    for name in profiles:
+        with problems.gathered():
+            chosen.append(find_profile(lab.profiles, name))
+    problems.tell()
+    return chosen
 
 
 def _run_profile(lab: Lab, profile: Profile, count: int, log: Log, clients: ThreadPoolExecutor) -> ProfileRun:

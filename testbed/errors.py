@@ -20,7 +20,8 @@ A ``UserError`` carries every problem found, not the first alone. The command li
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class TestbedError(Exception):
@@ -43,6 +44,23 @@ class InvalidValueError(UserError):
 
 class InvalidComposeError(UserError):
     """The Compose file is missing, invalid, or describes something that a lab cannot be."""
+
+
+class Problems(list[str]):
+    """What is wrong with a user's words, gathered so that all of it is told at once."""
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep the problems of a block for `tell`."""
+        try:
+            yield
+        except InvalidValueError as error:
+            self += error.problems
+
+    def tell(self) -> None:
+        """Raise InvalidValueError with each problem once, if there are any."""
+        if self:
+            raise InvalidValueError(dict.fromkeys(self))
 
 
 class EnvironmentUnfitError(TestbedError):

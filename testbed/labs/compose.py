@@ -207,6 +207,7 @@ class ComposeLab(Lab):
         for agent in self.engine.containers(**left, testbed_role="ports"):
             self.run_id = agent.labels[RUN_LABEL]
             self.composer.project = f"testbed-{self.run_id}"
+            self._topology = None  # if it was read before, then with the engine's names of another run
             self._outlives_us = True
             self._netem_image = str(agent.attrs["Config"]["Image"])
             self._agent_container = agent

@@ -19,7 +19,14 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from testbed import units
-from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.errors import (
+    AgentError,
+    EnvironmentUnfitError,
+    ImpairmentNotAppliedError,
+    InvalidValueError,
+    LabError,
+    Problems,
+)
 from testbed.judge import probes
 from testbed.judge import statistics as exact
 from testbed.labs import cutting, proving
@@ -548,12 +555,19 @@ class Lab(abc.ABC):
         return seen
 
     def probe(self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
-        """The same for one direction, without raising: the verdicts are in the checks, and in the evidence."""
+        """The same for one direction, without raising: the verdicts are in the checks, and in the evidence.
+
+        Of an impaired link that the kernel does not hold any more nothing is sent, because what is there would be put
+        there afresh for it: that raises.
+        """
         kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
         impaired = ref in self.impaired
         port = self._ports.get((ref.dst, ref.network))
-        if impaired and port is not None and port.sources[ref].running is not None:
-            raise InvalidValueError(f"{ref}: a timeline cannot be probed: the probes would take longer than its steps")
+        runs = impaired and port is not None and port.sources[ref].running is not None
+        if why := proving.unfit(ref, timeline=runs):
+            raise InvalidValueError(why)
+        if impaired and (found := self.differences(ref)):
+            raise self._not_applied(ref, found, _HELD)
         asked = self.impairments.get(ref, CLEAN)
         checks = [
             replace(check, kernel=kernel.get(check.field, check.kernel))
@@ -563,6 +577,15 @@ class Lab(abc.ABC):
             self.clear(ref)
         self.probed[ref] = checks
         return checks
+
+    def differences(self, ref: LinkRef) -> list[proof.Difference]:
+        """Every way in which the kernel now holds something else for an impaired link than was asked.
+
+        Raises ImpairmentNotAppliedError if the link's end is gone.
+        """
+        port = self._ports[ref.dst, ref.network]
+        filters, qdiscs, _ = self._read_port(port, [ref])
+        return self.held(ref, port, proving.Reading(filters, qdiscs, ()))[1]
 
     def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
         """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
@@ -584,15 +607,19 @@ class Lab(abc.ABC):
             for ref in self.cuts:
                 each.callback(self.mend_link, ref)
 
-    def cut(self, text: str, *, reject: bool = False) -> None:
+    def cut(self, text: str, *, reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut ``"a -> b"`` or both directions of ``"a <-> b"``: every IP packet is lost, silently, until `mend`.
 
         ``reject``: the sender hears of it at once, from the switch and in the receiver's name. TCP is answered with a
         reset (connecting: ECONNREFUSED, connected: ECONNRESET), UDP with ICMP port unreachable (ECONNREFUSED), the
-        rest with ICMP administratively prohibited. Answers pass every other cut and impairment.
+        rest with ICMP administratively prohibited. Answers pass every other cut and impairment. Returns the links.
         """
-        for ref in self.topology.links(text):
+        return self._cut_all(self.topology.links(text), reject=reject)
+
+    def _cut_all(self, refs: tuple[LinkRef, ...], *, reject: bool) -> tuple[LinkRef, ...]:
+        for ref in refs:
             self.cut_link(ref, reject=reject)
+        return refs
 
     def flap(self, text: str, *, up: str, down: str, reject: bool = False) -> None:
         """Have ``"a -> b"`` or ``"a <-> b"`` come and go until `mend`: whole for ``up``, then cut for ``down``, again.
@@ -601,8 +628,12 @@ class Lab(abc.ABC):
         what passes. What is lost is lost silently; with ``reject`` its sender is told: see `cut`. `Link.steps` has each
         step with its time.
         """
-        refs = self.topology.links(text)
-        times = _flapping_times(up, down)
+        problems = Problems()
+        with problems.gathered():
+            refs = self.topology.links(text)
+        with problems.gathered():
+            times = _flapping_times(up, down)
+        problems.tell()
         how = cutting.REJECT if reject else cutting.DROP
         self._begin_flaps([self._arm_flap(ref, *times, how) for ref in refs])
 
@@ -611,19 +642,18 @@ class Lab(abc.ABC):
         for ref in self.topology.links(text) if text is not None else self.cuts:
             self.mend_link(ref)
 
-    def partition(self, *groups: Iterable[str], reject: bool = False) -> None:
+    def partition(self, *groups: Iterable[str], reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut every link between hosts of different groups, both ways, on every network that they share.
 
         ``lab.partition({"a", "b"}, {"c"})``; hosts in no group keep all their links; ``reject``: see `cut`. Raises
-        InvalidValueError for unknown hosts, and for a host in two groups, before anything is cut.
+        InvalidValueError for unknown hosts, and for a host in two groups, before anything is cut. Returns the links.
         """
-        for ref in self.topology.links_between(*groups):
-            self.cut_link(ref, reject=reject)
+        return self._cut_all(self.topology.links_between(*groups), reject=reject)
 
-    def isolate(self, host: str, *, reject: bool = False) -> None:
-        """Cut every link of a host; ``reject``: see `cut`."""
+    def isolate(self, host: str, *, reject: bool = False) -> tuple[LinkRef, ...]:
+        """Cut every link of a host; ``reject``: see `cut`. Returns the links."""
         others = [other for other in self.topology.hosts if other != host]
-        self.partition([host], others, reject=reject)
+        return self.partition([host], others, reject=reject)
 
     @property
     def cuts(self) -> list[LinkRef]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
 from testbed.judge import counting, probes
 from testbed.judge import statistics as exact
 from testbed.links import proof, qdisc, watching
@@ -31,6 +31,15 @@ _CLEAN_PACE_S = 0.001
 _LOOKS = 3
 _CLOCK_PROBES = 5
 _CLOCK_DELAY_S = 0.01
+
+
+def unfit(ref: LinkRef, *, timeline: bool) -> str | None:
+    """Why a link cannot be probed, if it cannot."""
+    if timeline:
+        return f"{ref}: a timeline cannot be probed: the probes would take longer than its steps"
+    if ref.traffic.protocol not in ("", "udp"):
+        return f"{ref}: cannot be probed: probes are UDP datagrams, and {ref.traffic} is impaired alone"
+    return None
 
 
 def probe(lab: Lab, ref: LinkRef, asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
@@ -113,10 +122,6 @@ def fly(
 ) -> probes.Flight:
     """Send one flight of probes over a link as it is, and collect it."""
     src, dst = lab.hosts[ref.src], lab.hosts[ref.dst]
-    if ref.traffic.protocol not in ("", "udp"):
-        raise InvalidValueError(
-            f"{ref}: cannot be probed: probes are UDP datagrams, and {ref.traffic} is impaired alone"
-        )
     source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
     number = secrets.randbits(63)
     port = dst.inside().call("probe_listen", address=address, flight=number)["port"]
@@ -330,16 +335,17 @@ def _packets(count: int) -> str:
 
 
 def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:
-    """What is known of a link that was just probed: read-back and probes; the counters were reset by them."""
+    """What is known of a link by read-back, and by probes if it was just probed; the counters were reset by them."""
     netem, asked = lab.netem(ref), lab.impairments.get(ref, CLEAN)
-    found = proof.differences(asked, netem) if ref in lab.impairments else []
+    found = lab.differences(ref) if ref in lab.impaired else []
     checks = lab.probed.get(ref, [])
+    unprobed = _unprobed(asked, netem, None, checks)
     return LinkEvidence(
         link=str(ref), network=ref.network, asked=asked.words(),
         command=next((each.command for each in reversed(lab.history) if each.link == ref), ""),
-        checks=[*checks, *(each for each in _unprobed(asked, netem, None, checks) if each.field == "seed")],
+        checks=[*checks, *(each for each in unprobed if not checks or each.field == "seed")],
         read_back=FAILS if found else HOLDS, counters="not asked",
-        probe=FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
+        probe="not asked" if not checks else FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
         warnings=[str(each) for each in found],
     )  # fmt: skip
 

@@ -188,6 +188,11 @@ def find_table(tables: Mapping[str, Path], name: str) -> Path:
 
 def find_profile(profiles: Mapping[str, Profile], name: Any) -> Profile:
     """The profile of that name. Raises InvalidValueError naming the nearest."""
-    if not isinstance(name, str) or name not in profiles:  # a list cannot be looked up
-        raise InvalidValueError(f"profile {name!r}: {unknown(str(name), profiles)}")
+    if not isinstance(name, str):
+        raise InvalidValueError(
+            f"{name!r} is no profile: give a profile's name, as lossy, words, as delay=40ms, "
+            f"or a list of steps, as [{{delay: 40ms}}, {{at: 5s, outage: 2s}}]"
+        )
+    if name not in profiles:
+        raise InvalidValueError(f"profile {name!r}: {unknown(name, profiles)}")
     return profiles[name]

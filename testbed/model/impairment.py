@@ -484,9 +484,17 @@ def _slot(said: object) -> Slot:
     return Slot(min_s=units.parse_time(words[0], name="slot"), max_s=units.parse_time(words[-1], name="slot"))
 
 
+def _listed(text: str) -> list[str]:
+    """What stands between commas; in brackets, each may stand in quotes, as in a marker."""
+    inside = re.fullmatch(r"\s*\[(.*)\]\s*", text)
+    if inside is None:
+        return text.split(",")
+    return [re.sub(r"""\s*(["'])(.*)\1\s*""", r"\2", part) for part in inside[1].split(",")]
+
+
 def _numbers(said: object) -> tuple[tuple[int, int], ...]:
-    """Packet numbers and ranges, sorted and joined: ``[3, "17-20"]`` or ``"3, 17-20"``."""
-    parts = said.split(",") if isinstance(said, str) else said if isinstance(said, list | tuple) else [said]
+    """Packet numbers and ranges, sorted and joined: ``[3, "17-20"]``, the same as text, or ``"3, 17-20"``."""
+    parts = _listed(said) if isinstance(said, str) else said if isinstance(said, list | tuple) else [said]
     ranges: list[tuple[int, int]] = []
     for part in parts:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part)) if not isinstance(part, bool) else None

@@ -18,10 +18,10 @@ from typing import Any
 from testbed.errors import InvalidComposeError, InvalidValueError
 from testbed.model.impairment import unknown
 
-_LINK = re.compile(
-    r"\s*(?P<a>\S+?)\s*(?P<arrow><->|->)\s*(?P<b>\S+?)"
-    r"(?:\s+(?!on\b)(?P<traffic>[a-z]+(?:/\S*)?))?(?:\s+on\s+(?P<network>\S+))?\s*"
-)
+_LINK = re.compile(r"\s*(?P<a>\S+?)\s*(?P<arrow><->|->)\s*(?P<b>\S+?)(?:\s+(?P<rest>\S.*?))?\s*")
+_BLANKS_AT_COMMA = re.compile(r"\s+,\s*|,\s+")
+_REPLICA = re.compile(r"(?P<service>[^\[\]]+)\[\d+\]")
+_BARE_PORT = re.compile(r"(?P<port>\d+)(?:/(?P<protocol>tcp|udp))?")
 _REPLICAS = re.compile(r"(?P<service>[^\[\]]+)\[(?:(?P<all>\*)|(?P<first>\d+)\.\.(?P<last>\d+))\]")
 _PORTS = ("tcp", "udp")
 _PROTOCOLS = (*_PORTS, "icmp")
@@ -74,6 +74,11 @@ class Traffic:
     def parse(cls, text: str) -> Traffic:
         """``tcp/8888``, ``udp``, ``icmp``, or nothing. Raises InvalidValueError."""
         protocol, slash, port = text.partition("/")
+        if bare := _BARE_PORT.fullmatch(text):
+            named = " or ".join(f"{each}/{bare['port']}" for each in _PORTS if bare["protocol"] in (None, each))
+            raise InvalidValueError(f"{text!r} is no part of a link: say {named}")
+        if protocol not in _PROTOCOLS and protocol.lower() in _PROTOCOLS:
+            raise InvalidValueError(f"{text!r}: write it in small letters: {text.lower()}")
         if text and protocol not in _PROTOCOLS:
             raise InvalidValueError(f"{text!r}: {unknown(protocol, _PROTOCOLS)}, with a port as in tcp/8888")
         if slash and protocol not in _PORTS:
@@ -161,19 +166,17 @@ class Topology:
 
     def directions(self, text: str) -> tuple[tuple[LinkRef, ...], tuple[LinkRef, ...]]:
         """The same, apart: the links in the direction that is written, and, for ``<->``, those back."""
-        match = _LINK.fullmatch(text)
+        said, match = _LINK.fullmatch(text), _LINK.fullmatch(without := _BLANKS_AT_COMMA.sub(",", text))
         if match is None:
             raise InvalidValueError(
                 f'link {text!r}: write "client -> server" for one direction, "client <-> server" for both, '
                 f'and "client -> server on lan" where two hosts share several networks'
             )
         problems: list[str] = []
-        traffic = ALL_TRAFFIC
-        try:
-            traffic = Traffic.parse(match["traffic"] or "")
-        except InvalidValueError as error:
-            said = match["traffic"]
-            problems += [f'{said!r} is a network; write "on {said}"'] if said in self.networks else error.problems
+        if said is None or said["b"] != match["b"]:
+            problems.append(f"write several hosts without blanks: {without.strip()}")
+        ends = f"{match['a']} {match['arrow']} {match['b']}"
+        traffic, wanted = self._narrowed(ends, (match["rest"] or "").split(), problems)
         sources, targets = (self._hosts_named(match[end], problems) for end in ("a", "b"))
         problems += [problem for end in dict.fromkeys(sources + targets) if (problem := self._cannot_end_a_link(end))]
         forward: list[LinkRef] = []
@@ -182,7 +185,7 @@ class Topology:
         for src, dst in product(sources, targets) if not problems else ():
             if src == dst:
                 continue
-            network, problem = self._common_network(src, dst, match["network"])
+            network, problem = self._common_network(src, dst, wanted)
             if network is not None:
                 forward.append(LinkRef(src, dst, network, traffic))
             elif problem and not several:
@@ -196,6 +199,28 @@ class Topology:
         reverse = [ref for ref in back if ref not in known] if match["arrow"] == "<->" else []
         return tuple(forward), tuple(reverse)
 
+    def _narrowed(self, ends: str, words: list[str], problems: list[str]) -> tuple[Traffic, str | None]:
+        """What stands behind the ends of a link: which part of its traffic, and on which network."""
+        on = words.index("on") if "on" in words else len(words)
+        parts, networks = [part for word in words[:on] for part in word.split(",")], words[on + 1 :]
+        traffic = ALL_TRAFFIC
+        if len(parts) > 1:
+            problems.append(f"{' '.join(words[:on])!r}: one part at a time; write a link for each")
+        try:
+            traffic = Traffic.parse(parts[0]) if len(parts) == 1 else ALL_TRAFFIC
+        except InvalidValueError as error:
+            said = parts[0]
+            problems += [f'{said!r} is a network; write "on {said}"'] if said in self.networks else error.problems
+        if on < len(words) and not networks:
+            problems.append(f'which network? Write "{ends} on lan"')
+        elif len(networks) > 1:
+            late = " ".join(networks[1:]).lower()
+            problems.append(
+                f"the part stands before `on`: {ends} {late} on {networks[0]}" if _is_traffic(late)
+                else f"{' '.join(words[on:])!r}: one network at a time"
+            )  # fmt: skip
+        return traffic, networks[0] if networks else None
+
     def _hosts_named(self, text: str, problems: list[str]) -> tuple[str, ...]:
         """The hosts that one end of a link stands for; names that are none are left for the caller to refuse."""
         if text == "*":
@@ -208,8 +233,11 @@ class Topology:
                 hosts.append(part)
                 continue
             first, last = (1, service.replicas) if match["all"] else (int(match["first"]), int(match["last"]))
-            if not 1 <= first <= last <= service.replicas:
+            if not 1 <= min(first, last) <= max(first, last) <= service.replicas:
                 problems.append(f"{part!r}: {service.name} has {service.replicas} replicas, counted from 1")
+                continue
+            if last < first:
+                problems.append(f"{part!r}: the range runs backwards; write {service.name}[{last}..{first}]")
                 continue
             hosts += service.hosts[first - 1 : last]
         return tuple(dict.fromkeys(hosts))
@@ -243,6 +271,10 @@ class Topology:
                 replicas = self.services[host].replicas
                 hint = f"name one, as {host}[1], or all, {host}[*]" if replicas else "there is no host to link"
                 return f"{host!r} has {replicas} replicas; {hint}"
+            match = _REPLICA.fullmatch(host)
+            several = self.services.get(match["service"]) if match else None
+            if several is not None and several.replicas > 1:
+                return f"{host!r}: {several.name} has {several.replicas} replicas, counted from 1"
             return f"host {host!r}: {unknown(host, self.hosts)}"
         if service.network_mode:
             return (
@@ -280,6 +312,14 @@ class Topology:
     def _networks_of(self, host: str) -> tuple[str, ...]:
         service = self.service_of(host)
         return service.networks if service else ()
+
+
+def _is_traffic(text: str) -> bool:
+    try:
+        Traffic.parse(text)
+    except InvalidValueError:
+        return False
+    return True
 
 
 def _replicas(service: Mapping[str, Any]) -> int:

@@ -8,6 +8,8 @@ judged, says ``BELOW_THE_LAB = True``: on containers it is ``slow``, and run in 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from testbed.labs.choice import decide, make_lab
 from testbed.labs.waiting import await_condition
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 _PROGRAM = "/tmp/datagrams.py"
 _PORT = "9000"
 _CLOSED = {"07", "0A", "06"}  # CLOSE, LISTEN, TIME_WAIT of include/net/tcp_states.h: these send nothing
@@ -44,6 +47,18 @@ def kind(request: pytest.FixtureRequest) -> str:
     if wanted == "compose" and (found := decide("auto"))[0] != "compose":
         pytest.skip(found[1])
     return wanted
+
+
+def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command line, as its user types it."""
+    return subprocess.run(
+        [sys.executable, "-m", "testbed.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd or ROOT,
+        timeout=100,
+    )
 
 
 def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:

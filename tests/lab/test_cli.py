@@ -5,30 +5,18 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 import testbed.cli
 from testbed import ComposeLab
+from tests.lab.conftest import ROOT, cli
 
 LABS = ("compose",)
-
-ROOT = Path(__file__).parents[2]
-
-
-def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "testbed.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd or ROOT,
-        timeout=100,
-    )
 
 
 @pytest.fixture
@@ -71,14 +59,103 @@ def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: Co
     shown = json.loads(cli("show", "--json", cwd=project).stdout)
     assert [each["link"] for each in shown["links"]] == ["server -> client"]
 
-    wrong = cli("impair", "client -> srver", "delay=5", cwd=project)
+    for command in ("impair", "prove"):
+        wrong = cli(command, "client -> srver", "delay=5", "lss=1%", "gap=3", "gap=3", cwd=project)
+        assert wrong.returncode == 2
+        assert "did you mean 'server'?" in wrong.stderr
+        assert "delay=5: a duration needs a unit" in wrong.stderr
+        assert "lss: unknown; did you mean 'loss'?" in wrong.stderr
+        assert "gap stands twice: '3' and '3'" in wrong.stderr
+    both = cli("impair", "client -> srver", "lossy", "delay=5ms", cwd=project)
+    assert both.returncode == 2
+    assert "'lossy delay=5ms': give one profile, or words such as delay=40ms, not both" in both.stderr
+    assert "did you mean 'server'?" in both.stderr
+    wrong = cli("flap", "--up", "5", "--down", "1ms", "client -> srver", cwd=project)
     assert wrong.returncode == 2
-    assert "did you mean 'server'?" in wrong.stderr
-    assert "delay=5: a duration needs a unit" in wrong.stderr
+    for problem in ("did you mean 'server'?", "up=5: a duration needs a unit", "down='1ms': at least 50ms"):
+        assert problem in wrong.stderr
 
     assert cli("down", cwd=project).returncode == 0
     assert stack.engine.containers(testbed_stack=str(project / "compose.yaml")) == []
     assert stack.engine.containers(testbed_stack=str(project)) == []
+
+
+def proven(project: Path, *arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The exit status of `testbed prove`, and its evidence by link."""
+    done = cli("prove", "--json", "--seconds", "1", *arguments, cwd=project)
+    assert done.returncode < 2, done.stderr
+    return done.returncode, {each["link"]: each for each in json.loads(done.stdout)}
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("up", cwd=project).returncode == 0
+    impaired = cli("impair", "client -> server", "delay=30ms", cwd=project)
+    assert impaired.returncode == 0, impaired.stderr
+
+    status, found = proven(project, "client -> server")
+    assert (status, found["client -> server"]["proof"]["probe"]) == (0, "holds")
+    (delay,) = (each for each in found["client -> server"]["checks"] if each["field"] == "delay")
+    assert (delay["asked"], delay["kernel"], delay["verdict"]) == ("30ms", "30ms", "holds")
+
+    status, found = proven(project, "client <-> server", "delay=20ms", "loss=10%")
+    assert status == 0
+    for evidence in found.values():
+        judged = {each["field"]: (each["asked"], each["verdict"]) for each in evidence["checks"]}
+        assert (judged["delay"], judged["loss"]) == (("20ms", "holds"), ("10%", "holds"))
+    assert set(found) == {"client -> server", "server -> client"}
+    assert all(each["asked"] == {"delay": "20ms", "loss": "10%"} for each in shown(project)), "it stays impaired"
+
+    cannot = cli("prove", "client -> server tcp/80", "delay=10ms", cwd=project)
+    assert cannot.returncode == 2
+    assert "client -> server tcp/80: cannot be probed" in cannot.stderr
+    assert len(shown(project)) == 2, "and was not impaired"
+
+    monkeypatch.chdir(project)
+    behind = ComposeLab()
+    assert behind.take_up()
+    port = behind._ports["server", "lan"]
+    port.channel.call("tc", port=port.name, lines=[f"qdisc del dev {port.device} parent 1:10"])
+    behind.leave()
+    status, found = proven(project, "client <-> server")
+    assert status == 1
+    assert found["client -> server"]["proof"] == {"read_back": "fails", "counters": "not asked", "probe": "not asked"}
+    assert "the kernel reports none on this link" in found["client -> server"]["warnings"][0]
+    assert found["server -> client"]["proof"]["probe"] == "holds"
+    assert [each["link"] for each in shown(project) if each["differences"]] == ["client -> server"], "left as it was"
+
+
+def shown(project: Path) -> list[dict[str, Any]]:
+    """The impaired links of the stack that is up."""
+    links: list[dict[str, Any]] = json.loads(cli("show", "--json", cwd=project).stdout)["links"]
+    return links
+
+
+_CONNECT = "import socket; socket.create_connection(('server', 8888), timeout=2)"
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("command", [["partition", "client", "server"], ["isolate", "client"]])
+def test_hosts_are_parted_until_they_are_healed(project: Path, command: list[str]) -> None:
+    def connect() -> subprocess.CompletedProcess[str]:
+        return cli("exec", "client", "--", "python3", "-c", _CONNECT, cwd=project)
+
+    assert cli("up", cwd=project).returncode == 0
+    assert connect().returncode == 0
+    cut = cli(*command, cwd=project)
+    assert sorted(cut.stdout.splitlines()) == ["client -> server: cut, silently", "server -> client: cut, silently"]
+    assert "TimeoutError" in connect().stderr
+    cut = cli(*command, "--reject", cwd=project)
+    assert sorted(cut.stdout.splitlines()) == ["client -> server: cut, rejecting", "server -> client: cut, rejecting"]
+    assert "ConnectionRefusedError" in connect().stderr
+    assert cli("heal", cwd=project).returncode == 0
+    assert connect().returncode == 0
+
+    wrong = cli(command[0], "clint", "srver", cwd=project) if command[0] == "partition" else None
+    if wrong is not None:
+        assert wrong.returncode == 2
+        assert "host 'clint': unknown" in wrong.stderr
+        assert "host 'srver': unknown" in wrong.stderr
 
 
 def test_the_demonstration_delivers_and_writes_its_report(tmp_path: Path) -> None:
@@ -107,14 +184,33 @@ def test_the_doctor_finds_this_machine_fit() -> None:
 
 
 def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
-    done = cli("demo", "--report", str(tmp_path), "clan")
+    done = cli("demo", "--report", str(tmp_path), "clan", "lossi")
     assert done.returncode == 2
     assert "profile 'clan': unknown; did you mean 'clean'?" in done.stderr
+    assert "profile 'lossi': unknown; did you mean 'lossy'?" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "doctor", "up", "down", "impair", "prove", "cut", "flap", "heal", "show", "profiles", "images"]
+    "command",
+    [
+        "demo",
+        "shell",
+        "exec",
+        "doctor",
+        "up",
+        "down",
+        "impair",
+        "prove",
+        "cut",
+        "partition",
+        "isolate",
+        "flap",
+        "heal",
+        "show",
+        "profiles",
+        "images",
+    ],
 )
 def test_every_command_helps_with_an_example(command: str) -> None:
     done = CliRunner().invoke(testbed.cli.cli, [command, "--help"])

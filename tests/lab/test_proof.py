@@ -243,6 +243,18 @@ def test_probes_condemn_a_link_that_does_something_else(
     lab.heal()
 
 
+def test_a_proof_does_not_put_there_again_what_is_not_there_any_more(lab: Lab) -> None:
+    link = lab.link("client -> server")
+    link.impair(delay="5ms")
+    tc(lab, f"qdisc delete dev DEVICE parent 1:{lab._ports['server', 'lan'].sources[link.ref].minor:x}")
+    with pytest.raises(ImpairmentNotAppliedError, match="asked netem delay=5ms, the kernel reports none on this link"):
+        lab.prove("client -> server")
+    assert lab.netem(link.ref) is None, "left as it was found"
+    with pytest.raises(ImpairmentNotAppliedError, match="asked netem delay=5ms, the kernel reports none on this link"):
+        lab.verify()
+    lab.heal()
+
+
 def test_a_proof_does_not_change_which_packets_are_lost(lab: Lab, datagrams: Datagrams) -> None:
     await_quiet(datagrams.src, datagrams.dst)
     lost = []

@@ -337,13 +337,15 @@ def test_a_distribution_is_one_of_four(said: object) -> None:
         ([3, "17-20"], ((3, 3), (17, 20))),
         ("20, 1-2 ,3", ((1, 3), (20, 20))),
         ("5-9, 7-12, 13", ((5, 13),)),
+        ("[3, 17-20]", ((3, 3), (17, 20))),
+        (" [ 3 ,'17 - 20', \"25\" ] ", ((3, 3), (17, 20), (25, 25))),
     ],
 )
 def test_packet_numbers_are_sorted_and_joined(said: object, ranges: tuple[tuple[int, int], ...]) -> None:
     assert Impairment.parse({"drop_packets": said}).drop_packets == ranges
 
 
-@pytest.mark.parametrize("said", [0, "3-2", "", "a", [True], "1-", [1.5], None])
+@pytest.mark.parametrize("said", [0, "3-2", "", "a", [True], "1-", [1.5], None, "[3", "3]", "[]", "['3]", "'3'"])
 def test_what_is_no_packet_number_is_refused(said: object) -> None:
     (problem,) = problems_in({"drop_packets": said})
     assert "is no number of a packet, counted from 1" in problem

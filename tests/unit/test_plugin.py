@@ -58,7 +58,7 @@ WRONG = [
     ('impair_each("client -> srver", "lossy")', "*host 'srver': unknown; did you mean 'server'?*"),
     ('impair_each("client -> server", "losy")', "*profile 'losy': unknown; did you mean 'lossy'?*"),
     ("impair_each()", "*write impair_each(*"),
-    ('impair("client -> server", ["lossy"])', "*profile [[]'lossy']: unknown; *"),
+    ('impair("client -> server", ["lossy"])', "*[[]'lossy'] is no profile: give a profile's name, *"),
     ('impair_each("client -> server", ["clean", "lossy"])', "*write impair_each(*"),  # else: unimpaired, and passed
 ]
 

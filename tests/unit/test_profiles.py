@@ -169,7 +169,16 @@ def test_an_unknown_profile_is_refused_with_the_nearest() -> None:
     assert str(refused.value) == "profile 'losy': unknown; did you mean 'lossy'? Known: clean, lossy"
 
 
-@pytest.mark.parametrize("name", [None, "", 5])
-def test_what_is_no_name_at_all_is_an_unknown_profile(name: object) -> None:
+def test_an_empty_name_is_an_unknown_profile() -> None:
     with pytest.raises(InvalidValueError, match="unknown; known: clean"):
+        find_profile({"clean": Profile(name="clean")}, "")
+
+
+@pytest.mark.parametrize("name", [None, 5, [], ["clean"], [1, 2]])
+def test_what_is_no_name_at_all_is_refused_with_what_may_be_written(name: object) -> None:
+    with pytest.raises(InvalidValueError) as refused:
         find_profile({"clean": Profile(name="clean")}, name)
+    assert str(refused.value) == (
+        f"{name!r} is no profile: give a profile's name, as lossy, words, as delay=40ms, "
+        "or a list of steps, as [{delay: 40ms}, {at: 5s, outage: 2s}]"
+    )

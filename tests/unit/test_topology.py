@@ -159,6 +159,15 @@ def test_a_link_is_narrowed_by_protocol_and_port_both_ways(words: str, traffic: 
         ("tcp/0", "'tcp/0': a port is a number from 1 to 65535, as in tcp/8888"),
         ("udp/65536", "'udp/65536': a port is a number from 1 to 65535, as in udp/8888"),
         ("icmp/8", "'icmp/8': icmp has no ports"),
+        ("TCP/80", "'TCP/80': write it in small letters: tcp/80"),
+        ("Icmp", "'Icmp': write it in small letters: icmp"),
+        ("8888", "'8888' is no part of a link: say tcp/8888 or udp/8888"),
+        ("80/udp", "'80/udp' is no part of a link: say udp/80"),
+        ("tcp udp", "'tcp udp': one part at a time; write a link for each"),
+        ("tcp/80, udp/90 on lan", "'tcp/80,udp/90': one part at a time; write a link for each"),
+        ("on lan tcp/80", "the part stands before `on`: client -> server tcp/80 on lan"),
+        ("on lan dmz", "'on lan dmz': one network at a time"),
+        ("tcp on", 'which network? Write "client -> server on lan"'),
     ],
 )
 def test_what_is_no_traffic_is_refused(words: str, problem: str) -> None:
@@ -185,9 +194,25 @@ def test_an_end_may_stand_for_several_hosts(text: str, forward: list[str], rever
 
 
 def test_replicas_that_are_not_there_are_refused() -> None:
-    for wrong in ("web[0..1]", "web[2..3]", "web[2..1]"):
+    for wrong in ("web[0..1]", "web[2..3]", "web[3..1]", "web[0]", "web[3]"):
         assert problems_of(f"{wrong} -> server") == (f"{wrong!r}: web has 2 replicas, counted from 1",)
     assert problems_of("idle[*] -> server") == ("'idle[*]': idle has 0 replicas, counted from 1",)
+
+
+def test_replicas_that_run_backwards_are_refused() -> None:
+    assert problems_of("web[2..1] -> server") == ("'web[2..1]': the range runs backwards; write web[1..2]",)
+
+
+@pytest.mark.parametrize("text", ["server, gate-1 -> far", "server , gate-1 -> far"])
+def test_blanks_between_hosts_are_refused_with_whatever_else_is_wrong(text: str) -> None:
+    assert problems_of(f"{text} TCP") == (
+        "write several hosts without blanks: server,gate-1 -> far TCP",
+        "'TCP': write it in small letters: tcp",
+    )
+    assert problems_of("far -> server, zzz tcp") == (
+        "write several hosts without blanks: far -> server,zzz tcp",
+        f"host 'zzz': unknown; known: {KNOWN}",
+    )
 
 
 def test_of_all_hosts_those_are_meant_that_can_have_a_link() -> None:
@@ -199,7 +224,7 @@ def test_of_all_hosts_those_are_meant_that_can_have_a_link() -> None:
     "text",
     [
         "", "client", "client server", "client <- server", "client => server", "-> server", "client ->",
-        "client -> server on", "client -> server on lan dmz", "client - > server", "client -> server tcp udp",
+        "client - > server", "client server -> gate-1",
     ],
 )  # fmt: skip
 def test_what_is_no_link_is_refused_with_the_three_ways_to_write_one(text: str) -> None:
