@@ -355,8 +355,9 @@ class Hosts:
         """Write a file in a host; ``data`` in base64. Raises Refused."""
 
         def write() -> bytes:
-            Path(path).write_bytes(base64.b64decode(data))
-            Path(path).chmod(mode)
+            with open(path, "wb") as file:  # one file: who waits for it may have removed it by the end
+                os.fchmod(file.fileno(), mode)
+                file.write(base64.b64decode(data))
             return b""
 
         self._look(host, write)
