@@ -67,6 +67,13 @@ _LONGEST_QUEUE_BYTES = 2**32 - 1
 # What a filter can count to (testbed.links.indexed), and how many tests it may make for each packet.
 _LAST_INDEX = 2**31 - 1
 _MOST_RANGES = 500
+# An Ethernet and an IPv4 header: no packet is shorter. netem reckons a shorter length than none as almost 2⁶⁴ bytes.
+_SHORTEST_PACKET_BYTES = 34
+_LONGEST_PACKET_BYTES = 65_535
+# Of iproute2's tables of delays; one's own may have others.
+_TABLE_LENGTH = 4096
+# netem keeps a share as so many parts of all.
+_ALL = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +131,8 @@ class Impairment:
     jitter_s: float | None = None
     """Spread of the delay: half width of the uniform distribution, scale of the others; seconds, 0 to 2.147."""
     delay_correlation: float | None = None
-    """How much a packet's delay is drawn toward the one before it; 0 to 1. The realised spread is smaller."""
+    """How much a packet's delay is drawn toward the one before it; 0 to less than 1. netem takes what it drew modulo
+    twice the jitter, so that all but the largest correlations are lost: see `realised`."""
     distribution: str = "uniform"
     """Shape of the jitter: uniform; normal, pareto or paretonormal (tables of iproute2); or ``NAME.dist``, a table in
     their format (tc-netem(8)) in ``netem/`` beside the Compose file."""
@@ -212,8 +220,13 @@ class Impairment:
             yield f"reorder_gap_packets={self.reorder_gap_packets!r}: must be at least 1"
         if self.rate_bps is not None and not 8 <= self.rate_bps < _FASTEST_BPS:
             yield f"rate_bps={self.rate_bps!r}: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate"
-        if self.overhead_bytes is not None and not -(2**31) <= self.overhead_bytes < 2**31:
-            yield f"overhead_bytes={self.overhead_bytes!r}: must lie between -2³¹ and 2³¹-1"
+        if self.overhead_bytes is not None and not (
+            -_SHORTEST_PACKET_BYTES <= self.overhead_bytes <= _LONGEST_PACKET_BYTES
+        ):
+            yield (
+                f"overhead_bytes={self.overhead_bytes!r}: must lie between -{_SHORTEST_PACKET_BYTES} (a packet of less "
+                f"than no bytes never leaves) and {_LONGEST_PACKET_BYTES}, the longest packet"
+            )
         if self.limit_packets is not None and not 1 <= self.limit_packets < 2**32:
             yield f"limit_packets={self.limit_packets!r}: must lie between 1 and 2³²-1; a queue of 0 passes nothing"
         if self.seed is not None and not 0 <= self.seed < _SEEDS:
@@ -259,24 +272,16 @@ class Impairment:
                 yield "reorder_by_jitter without jitter has no effect"
             if self.delay_correlation:
                 yield "correlation without jitter has no effect"
-        models = [name for name in ("loss_ratio", "loss_gemodel", "loss_state") if getattr(self, name)]
-        if len(models) > 1:
-            yield f"{' and '.join(models)}: packets are lost by one model; give one of them"
-        if self.ecn and not models:
-            yield "ecn without loss has no effect: it marks what would be lost"
-        burst, loss = self.loss_burst_packets, self.loss_ratio
-        if burst is not None and loss is None:
-            yield "burst without loss: give the mean loss too"
-        elif burst is not None and loss is not None and 0 < loss < 1 and loss / (1 - loss) > burst:
-            least = loss / (1 - loss)
-            yield (
-                f"burst={burst:g} with loss={units.format_ratio(loss)}: so much loss comes at least "
-                f"{least:.2f} packets in a row on average; give a longer burst or less loss"
-            )
-        elif burst is not None and loss == 1:
-            yield "burst with loss=100%: everything is lost, in one burst without end; leave the burst out"
+        elif _is_all(self.delay_correlation):
+            yield "correlation=100%: every delay would be that of the packet before, without jitter; give less"
+        yield from self._losses_at_odds()
         if self.reorder_ratio and not self.delay_s:
             yield "reorder without delay: a packet overtakes by skipping the delay; give one"
+        elif _is_all(self.reorder_ratio) and (self.reorder_gap_packets or 1) == 1:
+            yield (
+                "reorder=100%: every packet would skip the delay and none overtake; give less, or gap=5 to let each "
+                "5th skip it"
+            )
         if self.reorder_gap_packets is not None and not self.reorder_ratio:
             yield "gap without reorder has no effect"
         if self.overhead_bytes and self.rate_bps is None:
@@ -289,6 +294,103 @@ class Impairment:
             yield "queue without bucket has no effect: it is where packets wait for the bucket; netem's own is limit"
         if self.slot is None and (self.slot_packets is not None or self.slot_bytes is not None):
             yield "slot_packets and slot_bytes without slot have no effect: they limit what leaves in one"
+        if self.by_number and self.duplicate_ratio:
+            yield (
+                "duplicate with drop_packets or drop_every: the second copies would be counted among the packets, and "
+                "others lost than those of these numbers; leave one of them out"
+            )
+
+    def _losses_at_odds(self) -> Iterator[str]:
+        models = [name for name in ("loss_ratio", "loss_gemodel", "loss_state") if getattr(self, name)]
+        if len(models) > 1:
+            yield f"{' and '.join(models)}: packets are lost by one model; give one of them"
+        if self.ecn and not models:
+            yield "ecn without loss has no effect: it marks what would be lost"
+        burst, loss = self.loss_burst_packets, self.loss_ratio
+        if burst is not None and loss is None:
+            yield "burst without loss: give the mean loss too"
+        elif burst is not None and loss == 0:
+            yield f"burst={burst:g} with loss=0% has no effect: nothing is lost; leave the burst out, or give a loss"
+        elif burst is not None and loss is not None and loss < 1 and loss / (1 - loss) > burst:
+            least = loss / (1 - loss)
+            yield (
+                f"burst={burst:g} with loss={units.format_ratio(loss)}: so much loss comes at least "
+                f"{least:.2f} packets in a row on average; give a longer burst or less loss"
+            )
+        elif burst is not None and loss == 1:
+            yield "burst with loss=100%: everything is lost, in one burst without end; leave the burst out"
+        if _is_all(loss) and self.duplicate_ratio:
+            share = units.format_ratio(self.duplicate_ratio)
+            yield (
+                f"duplicate={share} with loss=100%: netem keeps a packet that it chose for both, so that {share} pass; "
+                "leave the duplicate out"
+            )
+        if self.loss_gemodel is not None:
+            yield from _chain_of_two_at_odds(self.loss_gemodel)
+        if self.loss_state is not None:
+            yield from _chain_of_four_at_odds(self.loss_state)
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The share of packets that the loss model chooses in the long run; None of four states."""
+        if self.loss_state is not None:
+            return None
+        if self.gilbert is not None:
+            p, r, bad, good = self.gilbert
+            return (p * bad + r * good) / (p + r)
+        return self.loss_ratio or 0.0
+
+    @property
+    def ahead_ratio(self) -> float:
+        """The share of packets that skip the delay: behind each, ``gap`` - 1 wait without being asked."""
+        share = self.reorder_ratio or 0.0
+        return share / (1 + share * ((self.reorder_gap_packets or 1) - 1))
+
+    @property
+    def realised(self) -> list[str]:
+        """Where netem does something else than the words say, taken together: a line each."""
+        lines = []
+        if self.delay_correlation and self.jitter_s:
+            lines.append(self._correlation_realised(self.delay_correlation, self.jitter_s))
+        loss, twice = self.mean_loss, self.duplicate_ratio or 0.0
+        if twice and loss != 0:
+            said = f"duplicate={units.format_ratio(twice)} with losses: netem keeps a packet that it chose for both, "
+            if loss is None:
+                said += "so that fewer are lost than the states say"
+            else:
+                lost = _percent(loss * (1 - twice))
+                # Of a copy, the loss is drawn again.
+                came_twice = f", about {_percent(twice * (1 - loss) ** 2)} arrive twice" if not self.bursty else ""
+                said += f"so that {lost} are lost, not {_percent(loss)}{came_twice}"
+            lines.append(said)
+        if self.rate_bps is not None and self.reorder_ratio:
+            faster = f"{self.rate_bps / (1 - self.ahead_ratio) / 1e6:.4g} Mbit/s"
+            lines.append(
+                f"reorder={units.format_ratio(self.reorder_ratio)} with rate={units.format_rate(self.rate_bps)}: "
+                f"packets that skip the delay skip the rate, too, so that up to {faster} pass in all"
+            )
+        return lines
+
+    def _correlation_realised(self, correlation: float, jitter_s: float) -> str:
+        """What is left of a correlation (sch_netem.c, get_crandom and tabledist).
+
+        netem correlates draws below 2³², the first without its seed, and takes each modulo the range of the delays in
+        nanoseconds, or the length of a table.
+        """
+        said = f"correlation={units.format_ratio(correlation)}: "
+        outcomes = 2 * jitter_s * 1e9 if self.distribution == "uniform" else _TABLE_LENGTH
+        if (1 - correlation) * 2**32 < outcomes:
+            return said + "no seed repeats these delays, for netem draws the first without it"
+        least = f"{max(1 - outcomes / 2**32, 0) * 100:.7g}%"
+        return (
+            said + f"netem takes what it drew modulo its {outcomes:.4g} outcomes, so that delays do not resemble those "
+            f"before them unless it is more than {least}; nor does a seed repeat them"
+        )
+
+    @property
+    def bursty(self) -> bool:
+        """Whether a loss depends on those before it."""
+        return self.gilbert is not None or self.loss_state is not None
 
     @property
     def is_clean(self) -> bool:
@@ -370,6 +472,49 @@ class Impairment:
         except InvalidValueError as error:
             names = {word.field: word.name for word in WORDS.values()}
             raise InvalidValueError(_in_words(problem, names) for problem in error.problems) from None
+
+
+def _chain_of_two_at_odds(shares: tuple[float, ...]) -> Iterator[str]:
+    """Gilbert-Elliott, with states that are never entered or never left."""
+    said = f'gemodel="{_write_ratios(shares)}"'
+    if len(shares) != 4:
+        return  # told already
+    p, r, bad, good = shares
+    if not p:
+        yield f"{said}: p=0%, so the bad state is never entered; for losses at random, say loss"
+    if not r:
+        yield f"{said}: r=0%, so the bad state is never left; give an r above 0%"
+    if not bad and not good:
+        yield f"{said}: 1-h and 1-k are 0%, so nothing is ever lost; leave it out"
+    if _is_all(bad) and _is_all(good):
+        yield f"{said}: 1-h and 1-k are 100%, so everything is lost; say loss=100%"
+
+
+def _chain_of_four_at_odds(shares: tuple[float, ...]) -> Iterator[str]:
+    """Four states: 1 passes, 2 passes within a burst, 3 loses within a burst, 4 loses one alone (sch_netem.c)."""
+    said = f'loss_state="{_write_ratios(shares)}"'
+    if len(shares) != 5:
+        return  # told already
+    p13, p31, p32, p23, p14 = shares
+    if not p13 and not p14:
+        yield f"{said}: p13 and p14 are 0%, so nothing is ever lost; leave it out"
+    if p13 and not p31 and not p32:
+        yield f"{said}: p31 and p32 are 0%, so the state that loses everything is never left; give one of them"
+    if p13 and p32 and not p23:
+        yield f"{said}: p23=0%, so nothing is ever lost after the first burst; give a p23 above 0%"
+    for names, pair in (("p13 and p14", (p13, p14)), ("p31 and p32", (p31, p32))):
+        # netem adds them up in 32 bits: what is more begins at 0 again.
+        if all(0 <= each <= 1 for each in pair) and sum(round(each * _ALL) for each in pair) > _ALL:
+            yield f"{said}: {names} are shares of one draw; together they must stay below 100%"
+
+
+def _is_all(share: float | None) -> bool:
+    """Whether netem keeps a share as 100 %."""
+    return share is not None and 1 - _SMALLEST_SHARE <= share <= 1
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g}%"
 
 
 def _in_words(problem: str, names: Mapping[str, str]) -> str:

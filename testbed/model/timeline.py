@@ -544,7 +544,13 @@ def parse_trace(said: Mapping[Any, object], read_trace: ReadTrace) -> Timeline:
     if not is_csv:
         repeat_s = rows[-1].at_s
         rows = rows[:-1]
-    elif repeat_s is not None and repeat_s <= rows[-1].at_s:
+    else:
+        told = {column for row in rows for column in row.words} | {"rate" for row in rows if row.rate_bps is not None}
+        read.problems += [
+            f"{word}={said[word]!r}: {name} has a column {word} and says it itself; leave one of them out"
+            for word in _COLUMNS if word in said and word in told
+        ]  # fmt: skip
+    if is_csv and repeat_s is not None and repeat_s <= rows[-1].at_s:
         read.problems.append(
             f"repeat={said['repeat']!r}: the trace's last line is at {units.format_time(rows[-1].at_s)}; give more"
         )

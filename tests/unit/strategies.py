@@ -1,7 +1,11 @@
-"""What Hypothesis draws: every impairment that may be asked for."""
+"""What Hypothesis draws: every impairment that may be asked for, and such as may not."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from testbed.model.impairment import DISTRIBUTIONS, Impairment, Slot
@@ -29,25 +33,52 @@ def numbers(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
     return tuple((first, last) for first, last in pairs)
 
 
+_SOME = st.floats(min_value=2.0**-32, max_value=1)
+_SHARES = st.just(0.0) | _SOME
+_LESS_THAN_ALL = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=1 - 2.0**-31)
+
+
+@st.composite
+def chains_of_two(draw: st.DrawFn) -> tuple[float, float, float, float]:
+    """Any Gilbert-Elliott model whose states are both entered and left, and which loses some and not all."""
+    bad, good = draw(st.tuples(_SHARES, _SHARES).filter(lambda each: any(each)))
+    assume(min(bad, good) <= 1 - 2.0**-31)
+    return draw(_SOME), draw(_SOME), bad, good
+
+
+@st.composite
+def chains_of_four(draw: st.DrawFn) -> tuple[float, float, float, float, float]:
+    """Any model of four states that loses something, again and again, and not all; shares of one draw below all."""
+    half = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=0.4999)
+    p13, p14 = draw(st.tuples(half, half).filter(lambda each: any(each)))
+    p31, p32 = draw(st.tuples(half, half))
+    assume(not p13 or p31 or p32)
+    return p13, p31, p32, draw(_SOME if p13 and p32 else _SHARES), p14
+
+
 @st.composite
 def impairments(draw: st.DrawFn) -> Impairment:
     """Any valid impairment: jitter only with a delay, a shape only with jitter."""
-    share = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=1)
-    ratio = st.none() | share
+    ratio = st.none() | _SHARES
     delay_s = draw(st.none() | _TIMES)
     jitter_s = draw(st.none() | st.just(0.0) | _SPREADS) if delay_s else draw(st.none() | st.just(0.0))
-    loss: dict[str, object] = draw(
+    loss: dict[str, Any] = draw(
         st.one_of(
             st.fixed_dictionaries({"loss_ratio": ratio}),
             st.fixed_dictionaries({
                 "loss_ratio": st.floats(min_value=1e-6, max_value=0.9),
                 "loss_burst_packets": st.floats(min_value=10, max_value=1000),
             }),
-            st.fixed_dictionaries({"loss_gemodel": st.tuples(share, share, share, share)}),
-            st.fixed_dictionaries({"loss_state": st.tuples(share, share, share, share, share)}),
+            st.fixed_dictionaries({"loss_gemodel": chains_of_two()}),
+            st.fixed_dictionaries({"loss_state": chains_of_four()}),
         )
     )  # fmt: skip
-    reorder = draw(ratio) if delay_s else None
+    gap = draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1))
+    reorder = draw(ratio if gap is not None and gap > 1 else st.none() | _LESS_THAN_ALL) if delay_s else None
+    numbered: dict[str, Any] = draw(st.fixed_dictionaries({
+        "drop_packets": numbers(), "drop_every": st.none() | st.integers(min_value=2, max_value=2**31 - 1),
+    }))  # fmt: skip
+    duplicate = None if any(numbered.values()) or (loss.get("loss_ratio") or 0) > 1 - 2.0**-31 else draw(ratio)
     rate_bps = draw(st.none() | st.floats(min_value=8, max_value=1e13))
     bucket: dict[str, object] = {}
     if rate_bps is not None and 8000 <= rate_bps <= 1e10 and draw(st.booleans()):
@@ -59,16 +90,15 @@ def impairments(draw: st.DrawFn) -> Impairment:
         slot=slot,
         slot_packets=draw(st.none() | st.integers(min_value=1, max_value=2**31 - 2)) if slot else None,
         slot_bytes=draw(st.none() | st.integers(min_value=1, max_value=2**31 - 2)) if slot else None,
-        drop_packets=draw(numbers()),
-        drop_every=draw(st.none() | st.integers(min_value=2, max_value=2**31 - 1)),
-        **loss,  # type: ignore[arg-type]  # each strategy draws what its field holds
+        **numbered,
+        **loss,
         ecn=draw(st.booleans()) if any(loss.values()) else False,
-        delay_correlation=draw(ratio) if jitter_s else None,
-        duplicate_ratio=draw(ratio),
+        delay_correlation=draw(st.none() | _LESS_THAN_ALL) if jitter_s else None,
+        duplicate_ratio=duplicate,
         reorder_ratio=reorder,
-        reorder_gap_packets=draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1)) if reorder else None,
+        reorder_gap_packets=gap if reorder else None,
         corrupt_ratio=draw(ratio),
-        overhead_bytes=draw(st.none() | st.integers(min_value=-100, max_value=1000))
+        overhead_bytes=draw(st.none() | st.integers(min_value=-34, max_value=65_535))
         if rate_bps and not bucket
         else None,
         delay_s=delay_s,
@@ -79,3 +109,87 @@ def impairments(draw: st.DrawFn) -> Impairment:
         limit_packets=draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1)),
         seed=draw(st.none() | st.integers(min_value=0, max_value=2**64 - 1)),
     )
+
+
+@dataclass(frozen=True)
+class Nonsense:
+    """Words that may not be asked for."""
+
+    words: dict[str, Any]
+    odd: str
+    """The word, or one of the words, that makes them so: any refusal names it."""
+
+
+def _times(*more: str) -> list[object]:
+    return ["-1ms", "5", "", "1h2", "fast", "3601s", "1e-12s", True, None, [1], *more]
+
+
+_NO_SHARES: list[object] = ["101%", "-1%", "5", "much", "", True, None, "1e-12%", "nan%"]
+_NO_NUMBERS: list[object] = ["many", "1.5", 1.5, True, None, -1, [1]]
+_NO_TRUTHS: list[object] = ["yes", 1, 0, None, "no", []]
+_NO_SIZES: list[object] = ["16kb", 16, "1.5B", "-1kB", "1GB1", True, None, "1TB"]
+NONSENSE: dict[str, list[object]] = {
+    "delay": _times(),
+    "jitter": _times("2.2s"),
+    "correlation": [*_NO_SHARES, "100%"],
+    "distribution": ["gaussian", "", None, 5, "../x.dist", "Normal"],
+    "reorder_by_jitter": _NO_TRUTHS,
+    "loss": [*_NO_SHARES, "10% 25%"],
+    "burst": ["0.5", "many", True, None, "1e7", "nan", "-3"],
+    "gemodel": ["1%", "1% 2% 3% 4% 5%", "0% 30%", "1% 0%", "1% 30% 0% 0%", "1% 101%", None, "a b"],
+    "loss_state": ["1% 2%", "0% 0% 0% 0% 0%", "5% 0% 0% 5% 0%", "5% 5% 5% 0% 0%", "60% 5% 0% 0% 60%", None],
+    "ecn": _NO_TRUTHS,
+    "duplicate": _NO_SHARES,
+    "reorder": [*_NO_SHARES, "100%"],
+    "gap": [*_NO_NUMBERS, 0, 2**32],
+    "corrupt": _NO_SHARES,
+    "rate": ["10mbps", "10", "0bit", "-5mbit", "fast", True, None, "1000000000000gbit"],
+    "overhead": ["many", 1.5, True, None, -35, -2000, 65_536],
+    "bucket": [*_NO_SIZES, "1500B"],
+    "queue": [*_NO_SIZES, "1500B"],
+    "slot": ["20", "25ms 20ms", "0s", "normall 20ms 5ms", "normal 20ms 0s", "1 2 3 4", "uniform 5ms 1ms", None, True],
+    "slot_packets": [*_NO_NUMBERS, 0, 2**31],
+    "slot_bytes": [*_NO_SIZES, "0B"],
+    "drop_packets": [0, "3-2", "", "a", [True], "1-", [1.5], None, 2**31],
+    "drop_every": [*_NO_NUMBERS, 0, 1, 2**31],
+    "limit": [*_NO_NUMBERS, 0, 2**32],
+    "seed": ["many", 1.5, True, None, -1, 2**64],
+}
+"""Of each word, what is none of its values in any company."""
+AT_ODDS: list[dict[str, object]] = [
+    {"jitter": "5ms", "delay": "0s"},
+    {"distribution": "normal", "jitter": "0s"},
+    {"reorder_by_jitter": True, "jitter": "0s"},
+    {"correlation": "25%", "jitter": "0s"},
+    {"loss": "5%", "gemodel": "1% 10%"},
+    {"gemodel": "1% 10%", "loss_state": "1% 30% 20% 5% 2%"},
+    {"ecn": True, "loss": "0%", "gemodel": None, "loss_state": None},
+    {"burst": 3, "loss": "0%"},
+    {"burst": 3, "loss": "100%"},
+    {"burst": 2, "loss": "75%"},
+    {"loss": "100%", "duplicate": "10%", "gemodel": None, "loss_state": None, "burst": None},
+    {"duplicate": "10%", "drop_every": 50},
+    {"duplicate": "10%", "drop_packets": [3, "17-20"]},
+    {"reorder": "5%", "delay": "0s", "jitter": None, "correlation": None, "distribution": None},
+    {"reorder": "100%", "delay": "40ms", "gap": None},
+    {"gap": 5, "reorder": "0%"},
+    {"overhead": 24, "rate": None},
+    {"bucket": "16kB", "rate": None},
+    {"queue": "16kB", "bucket": None},
+    {"overhead": 24, "bucket": "16kB", "rate": "1mbit"},
+    {"slot_packets": 5, "slot": None},
+    {"slot_bytes": "3kB", "slot": None},
+]
+"""Words that make no sense together, the odd one first; None: not said."""
+
+
+@st.composite
+def nonsense(draw: st.DrawFn) -> Nonsense:
+    """A valid impairment's words, of which one was made nonsensical, by itself or beside the others."""
+    words: dict[str, Any] = draw(impairments()).words()
+    if draw(st.booleans()):
+        odd = draw(st.sampled_from(sorted(NONSENSE)))
+        return Nonsense({**words, odd: draw(st.sampled_from(NONSENSE[odd]))}, odd)
+    wrong = draw(st.sampled_from(AT_ODDS))
+    words = {name: value for name, value in {**words, **wrong}.items() if value is not None}
+    return Nonsense(words, next(iter(wrong)))

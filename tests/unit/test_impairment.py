@@ -8,12 +8,12 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from testbed.errors import InvalidValueError
 from testbed.model.impairment import CLEAN, WORDS, Impairment, Profile, Slot, unknown
 
-from .strategies import impairments
+from .strategies import AT_ODDS, NONSENSE, Nonsense, impairments, nonsense
 
 
 def problems_of(**fields: Any) -> tuple[str, ...]:
@@ -43,6 +43,11 @@ def problems_in(words: dict[str, object]) -> tuple[str, ...]:
         {"loss_ratio": 1},
         {"rate_bps": 8},
         {"rate_bps": 2.0**66},
+        {"rate_bps": 1e6, "overhead_bytes": -34},
+        {"rate_bps": 1e6, "overhead_bytes": 65_535},
+        {"delay_s": 1, "reorder_ratio": 1, "reorder_gap_packets": 2},
+        {"delay_s": 1, "reorder_ratio": 1 - 2.0**-31},
+        {"loss_state": (1, 1, 0, 0, 0)},
         {"limit_packets": 1},
         {"limit_packets": 2**32 - 1},
         {"seed": 0},
@@ -106,6 +111,68 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ({"delay_s": 1, "reorder_ratio": 1.5}, "reorder_ratio=1.5: must lie between 0 and 1"),
         ({"reorder_ratio": 0.1}, "reorder without delay: a packet overtakes by skipping the delay; give one"),
         ({"delay_s": 1, "reorder_gap_packets": 5}, "gap without reorder has no effect"),
+        (
+            {"delay_s": 1, "reorder_ratio": 1},
+            "reorder=100%: every packet would skip the delay and none overtake; give less, or gap=5 to let each 5th "
+            "skip it",
+        ),
+        (
+            {"delay_s": 1, "jitter_s": 1, "delay_correlation": 1.0},
+            "correlation=100%: every delay would be that of the packet before, without jitter; give less",
+        ),
+        (
+            {"rate_bps": 1e6, "overhead_bytes": -35},
+            "overhead_bytes=-35: must lie between -34 (a packet of less than no bytes never leaves) and 65535, the "
+            "longest packet",
+        ),
+        (
+            {"loss_ratio": 0, "loss_burst_packets": 3},
+            "burst=3 with loss=0% has no effect: nothing is lost; leave the burst out, or give a loss",
+        ),
+        (
+            {"loss_ratio": 1.0, "duplicate_ratio": 0.1},
+            "duplicate=10% with loss=100%: netem keeps a packet that it chose for both, so that 10% pass; leave the "
+            "duplicate out",
+        ),
+        (
+            {"drop_every": 50, "duplicate_ratio": 0.1},
+            "duplicate with drop_packets or drop_every: the second copies would be counted among the packets, and "
+            "others lost than those of these numbers; leave one of them out",
+        ),
+        (
+            {"loss_gemodel": (0, 0.3, 1, 0)},
+            'gemodel="0% 30% 100% 0%": p=0%, so the bad state is never entered; for losses at random, say loss',
+        ),
+        (
+            {"loss_gemodel": (0.01, 0, 1, 0)},
+            'gemodel="1% 0% 100% 0%": r=0%, so the bad state is never left; give an r above 0%',
+        ),
+        (
+            {"loss_gemodel": (0.01, 0.3, 0, 0)},
+            'gemodel="1% 30% 0% 0%": 1-h and 1-k are 0%, so nothing is ever lost; leave it out',
+        ),
+        (
+            {"loss_gemodel": (0.01, 0.3, 1, 1)},
+            'gemodel="1% 30% 100% 100%": 1-h and 1-k are 100%, so everything is lost; say loss=100%',
+        ),
+        (
+            {"loss_state": (0, 0, 0, 0, 0)},
+            'loss_state="0% 0% 0% 0% 0%": p13 and p14 are 0%, so nothing is ever lost; leave it out',
+        ),
+        (
+            {"loss_state": (0.05, 0, 0, 1, 0)},
+            'loss_state="5% 0% 0% 100% 0%": p31 and p32 are 0%, so the state that loses everything is never left; give '
+            "one of them",
+        ),
+        (
+            {"loss_state": (0.05, 0.1, 0.1, 0, 0)},
+            'loss_state="5% 10% 10% 0% 0%": p23=0%, so nothing is ever lost after the first burst; give a p23 above 0%',
+        ),
+        # Rounded to 2⁻³², each is more than a half: together they begin at 0 again.
+        (
+            {"loss_state": (0.5, 0.5, 0, 0, 0.5)},
+            'loss_state="50% 50% 0% 0% 50%": p13 and p14 are shares of one draw; together they must stay below 100%',
+        ),
         ({"overhead_bytes": 24}, "overhead without rate has no effect: it is what the rate counts on top"),
         ({"ecn": True}, "ecn without loss has no effect: it marks what would be lost"),
         ({"loss_burst_packets": 3}, "burst without loss: give the mean loss too"),
@@ -143,6 +210,59 @@ def test_every_problem_is_named_at_once() -> None:
         "seed=-1: must lie between 0 and 2⁶⁴-1",
         "reorder_by_jitter without jitter has no effect",
     )
+
+
+@given(nonsense())
+@settings(max_examples=400)
+def test_any_nonsense_is_refused_by_the_name_of_what_is_odd(asked: Nonsense) -> None:
+    assert any(asked.odd in problem for problem in problems_in(asked.words))
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_each_nonsense_of_a_word_is_refused_by_its_name(word: str) -> None:
+    for said in NONSENSE[word]:
+        assert any(word in problem for problem in problems_in({word: said})), f"{word}={said!r}"
+
+
+@pytest.mark.parametrize("words", AT_ODDS, ids=str)
+def test_words_at_odds_are_refused_by_the_name_of_the_first(words: dict[str, object]) -> None:
+    said = {name: value for name, value in words.items() if value is not None}
+    assert any(next(iter(words)) in problem for problem in problems_in(said))
+
+
+@pytest.mark.parametrize(
+    ("impairment", "lines"),
+    [
+        (Impairment(delay_s=1, reorder_ratio=0.5), []),
+        (Impairment(duplicate_ratio=0.5, loss_ratio=0), []),
+        # 30e6 ns of 2³²: 0.7 % of the draws' range.
+        (Impairment(delay_s=0.04, jitter_s=0.015, delay_correlation=0.8),
+         ["correlation=80%: netem takes what it drew modulo its 3e+07 outcomes, so that delays do not resemble those "
+          "before them unless it is more than 99.30151%; nor does a seed repeat them"]),
+        (Impairment(delay_s=0.04, jitter_s=0.015, delay_correlation=0.999),
+         ["correlation=99.9%: no seed repeats these delays, for netem draws the first without it"]),
+        (Impairment(delay_s=0.04, jitter_s=0.015, distribution="normal", delay_correlation=0.999),
+         ["correlation=99.9%: netem takes what it drew modulo its 4096 outcomes, so that delays do not resemble those "
+          "before them unless it is more than 99.9999%; nor does a seed repeat them"]),
+        (Impairment(loss_ratio=0.3, duplicate_ratio=0.5),
+         ["duplicate=50% with losses: netem keeps a packet that it chose for both, so that 15% are lost, not 30%, "
+          "about 24.5% arrive twice"]),
+        (Impairment(loss_ratio=0.2, loss_burst_packets=4, duplicate_ratio=0.1),
+         ["duplicate=10% with losses: netem keeps a packet that it chose for both, so that 18% are lost, not 20%"]),
+        (Impairment(loss_state=(0.01, 0.3, 0.2, 0.05, 0.02), duplicate_ratio=0.1),
+         ["duplicate=10% with losses: netem keeps a packet that it chose for both, so that fewer are lost than the "
+          "states say"]),
+        (Impairment(rate_bps=1e6, delay_s=0.02, reorder_ratio=0.5),
+         ["reorder=50% with rate=1mbit: packets that skip the delay skip the rate, too, so that up to 2 Mbit/s pass in "
+          "all"]),
+        # Of five, four wait: 1/(1 - 1/5) of the rate.
+        (Impairment(rate_bps=1e6, delay_s=0.02, reorder_ratio=1, reorder_gap_packets=5),
+         ["reorder=100% with rate=1mbit: packets that skip the delay skip the rate, too, so that up to 1.25 Mbit/s "
+          "pass in all"]),
+    ],
+)  # fmt: skip
+def test_what_netem_makes_of_words_together_is_told(impairment: Impairment, lines: list[str]) -> None:
+    assert impairment.realised == lines
 
 
 def test_netems_correlated_loss_is_refused_with_the_form_that_does_what_was_meant() -> None:

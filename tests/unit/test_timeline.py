@@ -300,6 +300,13 @@ def test_a_trace_names_its_file_in_its_problems() -> None:
         "repeat='3s': the trace's last line is at 3s; give more",
     )
     assert problems_of({"trace": "up", "rate": "1mbit"}) == ("rate: a Mahimahi trace says it itself",)
+
+
+def test_a_word_that_a_traces_column_says_too_is_refused() -> None:
+    assert problems_of({"trace": "drive.csv", "rate": "5mbit", "delay": "1ms", "loss": "1%"}) == (
+        "rate='5mbit': drive.csv has a column rate and says it itself; leave one of them out",
+        "delay='1ms': drive.csv has a column delay and says it itself; leave one of them out",
+    )
     assert problems_of({"trace": "drive.csv", "window": "1s"}) == (
         "window: belongs to a Mahimahi trace; a CSV has its own times",
     )
