@@ -35,11 +35,11 @@ from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine
 from testbed.labs.lab import Lab, impairments_of
-from testbed.labs.proving import proven, unfit
+from testbed.labs.proving import proven
 from testbed.links import proof
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS
-from testbed.model.impairment import WORDS, Impairment, unknown
+from testbed.model.impairment import CLEAN, WORDS, Impairment, unknown
 from testbed.model.timeline import Timeline
 from testbed.model.topology import LinkRef
 from testbed.report import console as tables
@@ -419,6 +419,8 @@ def impair(compose_file: Path | None, link: str, what: tuple[str, ...]) -> int:
         asked = _asked(lab, link, what)
         for applied in lab.impair(asked.link, asked.profile, **asked.words):
             _OUT.print(f"{applied.link}: {applied.describe()}   ({applied.command})", markup=False, soft_wrap=True)
+            for line in applied.asked.realised:
+                _OUT.print(f"    warning: {line}", markup=False, soft_wrap=True)
     finally:
         lab.leave()
     return 0
@@ -432,13 +434,18 @@ def impair(compose_file: Path | None, link: str, what: tuple[str, ...]) -> int:
               help="How long probes are sent in each direction; more time, smaller differences found.")  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(1e-12, 0.1), default=ALPHA, show_default=True,
               help="How often an honest link may be condemned.")  # fmt: skip
+@click.option("--tolerance", type=click.FloatRange(0.001, 1),
+              help="By what part of itself a share that is off must be found: 0.5 for half too many. Refused if that "
+                   "takes longer than --seconds.")  # fmt: skip
 @click.argument("link")
 @click.argument("what", nargs=-1, metavar="[PROFILE | WORD=VALUE…]")
 @_example("""testbed prove "client <-> server" lossy
-             testbed prove "client -> server" delay=40ms jitter=5ms loss=2%""")
+             testbed prove "client -> server" delay=40ms jitter=5ms loss=2%
+             testbed prove --tolerance 0.2 --seconds 30 "client -> server" loss=2%""")
 def prove(
-    compose_file: Path | None, netem: str, as_json: bool, seconds: float, alpha: float, link: str, what: tuple[str, ...]
-) -> int:
+    compose_file: Path | None, netem: str, as_json: bool, seconds: float, alpha: float, tolerance: float | None,
+    link: str, what: tuple[str, ...],
+) -> int:  # fmt: skip
     """Impair LINK and prove it: read the kernel back, send probes, show asked, kernel and seen side by side.
 
     On the running stack, if `testbed up` started one: there the link is proven as it is if nothing is asked of it, and
@@ -448,8 +455,8 @@ def prove(
     asked = _asked(lab, link, what) if what else None
     refs = lab.topology.links(link)
     known = asked.wanted if asked is not None else {}
-    if problems := [why for ref in refs if (why := unfit(ref, timeline=isinstance(known.get(ref), Timeline)))]:
-        raise InvalidValueError(problems)
+    wanted = {ref: known.get(ref, CLEAN) for ref in refs}
+    lab.plan_proof(wanted, alpha=alpha, most_s=seconds, tolerance=tolerance)
     with ExitStack() as undo:
         if lab.take_up():
             undo.callback(lab.leave)
@@ -458,10 +465,11 @@ def prove(
         else:
             undo.enter_context(lab)
         if asked is not None:
+            lab.plan_proof(wanted, alpha=alpha, most_s=seconds, tolerance=tolerance)  # here it may be cut
             lab.impair(asked.link, asked.profile, **asked.words)
         for ref in refs:
             if ref not in lab.impaired or not lab.differences(ref):  # what is not there is told as it was found
-                lab.probe(ref, alpha=alpha, most_s=seconds)
+                lab.probe(ref, alpha=alpha, most_s=seconds, tolerance=tolerance)
         found = [proven(lab, ref) for ref in refs]
     if as_json:
         _OUT.print_json(json.dumps([each.as_json() for each in found]))
@@ -572,6 +580,7 @@ def show(compose_file: Path | None, as_json: bool) -> int:
             {
                 "link": str(ref), "network": ref.network, "asked": asked.words(),
                 "kernel": netem, "differences": [str(each) for each in proof.differences(asked, netem)],
+                "realised": asked.realised,
             }
             for ref in lab.impaired for asked, netem in [lab.now(ref)]
         ]  # fmt: skip

@@ -93,11 +93,12 @@ class Probes:
 
     def send(
         self, *, source: str, address: str, port: int, flight: int, count: int, pace_s: float, size_bytes: int,
-        checksum: bool = True, source_port: int = 0,
+        checksum: bool = True, source_port: int = 0, rush: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """Send ``count`` probes of so many bytes, one every ``pace_s`` seconds; the time of each, in nanoseconds.
 
-        One that is late is not made up for by a rush: the next is due half a pace after it at the earliest.
+        One that is late is not made up for by a rush, unless it is asked for (``rush``): the next is due half a pace
+        after it at the earliest.
         ``checksum`` false leaves UDP's out, so that a damaged probe arrives and can be counted.
         ``source_port``: from this one, where a link is narrowed to a port; 0 for any.
         """
@@ -119,7 +120,7 @@ class Probes:
                         time.sleep(left_s)
                     stamps.append(time.time_ns())
                     sender.send(data)
-                    due = max(due + pace_s, time.monotonic() + pace_s / 2)
+                    due = due + pace_s if rush else max(due + pace_s, time.monotonic() + pace_s / 2)
             except OSError as error:
                 said = error.strerror
                 raise Refused(f"probe {len(stamps)} from {source} to {address} was not sent: {said}") from None

@@ -11,11 +11,13 @@ import bisect
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from testbed import units
+from testbed.errors import InvalidValueError
 from testbed.judge import statistics as exact
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
 from testbed.model.impairment import Impairment
@@ -23,14 +25,27 @@ from testbed.model.impairment import Impairment
 HEADERS_BYTES = 14 + 20 + 8
 """Ethernet, IPv4 and UDP, before each probe's own bytes; netem counts them all."""
 
+MOST_S = 2.5
+"""How long the probes of one direction are sent at most, unless said otherwise."""
+
 _PACE_S = 0.0005
-_MOST_S = 2.5
-_LEAST, _MOST = 200, 4000
+_LEAST = 200
+# What is shown of losses in bursts is little without so many.
+_LEAST_BURSTY = 4000
+# No share needs more within any time that may be asked; and beyond it nobody waits.
+_MOST = 100_000_000
+_LONGEST_S = 600.0
+# Of a share, where no tolerance is asked; and never less than the second, absolute.
+_HALF = 0.5
 _SMALL_BYTES, _LARGE_BYTES, _TRAIN_BYTES = 64, 1000, 1400
 _TRAIN_S = 0.4
+# A train that is longer than half of the queue is sent by so much faster than the rate: the queue never runs dry, and
+# holds what is too much.
+_AHEAD = 1.1
 _SPREAD = 100
 _SPREAD_PACE_S = 0.025
-_TRAIN_MOST = 400
+_TRAIN_AT_ONCE = 400
+_TRAIN_MOST = 8000
 # Below this rate a train of large packets takes too long.
 _SLOW_BPS = 500e3
 
@@ -108,6 +123,10 @@ class Plan:
     train: int
     """Probes sent at once to measure a rate; 0 where there is none."""
     train_bytes: int
+    train_pace_s: float
+    """0: all at once, which half of the queue holds."""
+    clean_train: int
+    """Probes sent at once without impairment, to measure the machine's own rate."""
     spread: int
     """Probes sent so far apart that jitter shows, where order is kept and the next would wait for the one before."""
     spread_pace_s: float
@@ -115,40 +134,124 @@ class Plan:
     """So long without an arrival, and none comes any more."""
 
 
-def plan(asked: Impairment, *, limit_packets: int, alpha: float = exact.ALPHA, most_s: float = _MOST_S) -> Plan:
-    """Sample size, pace and size of the probes: from the tolerance (half of a share, at least 0.2 %), within a time.
+def vet(*, alpha: float, most_s: float, tolerance: float | None = None) -> None:
+    """Refuse what no proof can be made with. Raises InvalidValueError with every problem."""
+    problems = [
+        f"{name}={value!r}: must be {bounds}"
+        for name, value, low, high, bounds in (
+            ("alpha", alpha, 1e-12, 0.1, "a share from 1e-12 to 0.1: how often an honest link may be condemned"),
+            ("most_s", most_s, 0.1, _LONGEST_S, f"a number of seconds from 0.1 to {_LONGEST_S:g}"),
+            ("tolerance", 1.0 if tolerance is None else tolerance, 0.001, 1.0,
+             "a number from 0.001 to 1: by what part of itself a share must be off to be found"),
+        )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high
+    ]  # fmt: skip
+    if problems:
+        raise InvalidValueError(problems)
 
-    The pace leaves the link's queue empty between two probes. ``limit_packets``: what the queue holds.
+
+def plan(
+    asked: Impairment,
+    *,
+    limit_packets: int,
+    alpha: float = exact.ALPHA,
+    most_s: float = MOST_S,
+    tolerance: float | None = None,
+) -> Plan:
+    """Sample size, pace and size of the probes.
+
+    So many that each share which is off by ``tolerance`` of itself is found with probability `exact.POWER`; without
+    one, by half of itself or 0.2 %, or as near to that as there is time for. The pace leaves the link's queue empty
+    between two probes. ``limit_packets``: what the queue holds. Raises InvalidValueError where a tolerance takes more
+    time than ``most_s``.
     """
+    vet(alpha=alpha, most_s=most_s, tolerance=tolerance)
     longest_s = _longest_s(asked) + _slot_s(asked)
     size = _LARGE_BYTES if asked.corrupt_ratio else _SMALL_BYTES
     pace_s = max(_PACE_S, 2 * longest_s / limit_packets, _slot_s(asked))
     if asked.rate_bps:
         pace_s = max(pace_s, 2 * _bits(asked, size) / asked.rate_bps)
-    shares = [asked.loss_ratio, asked.duplicate_ratio, asked.corrupt_ratio, asked.reorder_ratio]
-    most = max(20, min(_MOST, int(most_s / pace_s)))
-    needed = [exact.sample_size(p, max(p / 2, _TOLERANCE), alpha, most=most) for p in shares if p and p < 1]
-    if asked.gilbert or asked.loss_state:
-        needed.append(_MOST)
-    train, train_bytes = 0, _TRAIN_BYTES
-    if asked.rate_bps:
-        train_bytes = _TRAIN_BYTES if asked.rate_bps >= _SLOW_BPS else _SMALL_BYTES
-        fitting = int(_TRAIN_S * asked.rate_bps / _bits(asked, train_bytes))
-        train = max(2, min(max(fitting, 20), _TRAIN_MOST, limit_packets // 2))
-        if asked.bucket_bytes is not None:  # it, and half of what waits for it: 100 ms unless said otherwise
-            waits_bytes = asked.queue_bytes if asked.queue_bytes is not None else int(asked.rate_bps / 8 * 0.1)
-            train = max(2, min(train, (asked.bucket_bytes + waits_bytes // 2) // (train_bytes + HEADERS_BYTES)))
+    most = max(20, int(most_s / pace_s))
+    alone = exact.share(alpha, _TESTS)
+    needed = {
+        words: needs(share, each, alone, tolerance, _MOST if tolerance is not None else most)
+        for words, share, each in _shares(asked, size)
+    }
+    if tolerance is not None and (late := {words: count for words, count in needed.items() if count > most}):
+        raise InvalidValueError(
+            f"tolerance={tolerance:g}: to find {words} off by {tolerance:.3g} of itself takes {count} probes, "
+            f"{math.ceil(count * pace_s)} s, where most_s={most_s:g}; give more time or a greater tolerance"
+            for words, count in late.items()
+        )
+    train, train_bytes, train_pace_s = _train(asked, limit_packets)
     return Plan(
-        count=min(max([_LEAST, *needed]), most),
+        count=min(max([_LEAST_BURSTY if asked.bursty else _LEAST, *needed.values()]), most),
         pace_s=pace_s,
         size_bytes=size,
         checksum=not asked.corrupt_ratio,
         train=train,
         train_bytes=train_bytes,
+        train_pace_s=train_pace_s,
+        clean_train=min(train, _TRAIN_AT_ONCE),
         spread=_SPREAD if asked.jitter_s and not asked.reorder_by_jitter else 0,
         spread_pace_s=max(pace_s, min(2 * (asked.jitter_s or 0.0), _SPREAD_PACE_S)),
         quiet_s=2 * longest_s + (4 * _bits(asked, train_bytes) / asked.rate_bps if asked.rate_bps else 0) + 0.3,
     )
+
+
+def needs(share: float, each: float, alpha: float, tolerance: float | None, most: int) -> int:
+    """How many probes it takes to find a share that is off, if so large a part of them is drawn for (``each``)."""
+    off = share * tolerance if tolerance is not None else max(share * _HALF, _TOLERANCE)
+    # What is off so far that it is no share can only be off to the other side.
+    low, high = share - off, share + off
+    draws = exact.sample_size(
+        share, low if low >= 0 else share, high if high <= 1 else share, alpha, most=max(1, math.ceil(most * each))
+    )
+    return math.ceil(draws / each)
+
+
+def _shares(asked: Impairment, size_bytes: int) -> Iterator[tuple[str, float, float]]:
+    """Each share that is judged: its words, what is realised of it, and the part of the probes that it is drawn for."""
+    loss, twice, words = asked.loss_ratio or 0.0, asked.duplicate_ratio or 0.0, asked.words()
+    visible = size_bytes / (HEADERS_BYTES + size_bytes)
+    found: list[tuple[str, float, float]] = []
+    if _told_chain(asked) and asked.gilbert is not None:
+        p, r = asked.gilbert[:2]
+        found += [("the bursts' begin (p)", p, r / (p + r)), ("the bursts' end (r)", r, p / (p + r))]
+    if not asked.bursty:
+        found += [("loss", loss * (1 - twice), 1.0), ("duplicate", twice * (1 - loss) ** 2, 1.0)]
+        if not twice:
+            found.append(("corrupt", (asked.corrupt_ratio or 0.0) * (1 - loss) * visible, 1.0))
+    if asked.reorder_ratio:
+        gap = asked.reorder_gap_packets or 1
+        arrives = 1 - (asked.mean_loss or 0.0)
+        found.append(("reorder", asked.reorder_ratio, arrives / (1 + asked.reorder_ratio * (gap - 1))))
+    for name, share, each in found:
+        if 0 < share < 1 and each > 0:
+            drawn = each * (1 - 1 / asked.drop_every if asked.drop_every else 1)
+            yield f"{name}={words[name]}" if name in words else name, share, drawn
+
+
+def _train(asked: Impairment, limit_packets: int) -> tuple[int, int, float]:
+    """How many probes measure the rate, of how many bytes, at which pace."""
+    if not asked.rate_bps:
+        return 0, _TRAIN_BYTES, 0.0
+    size = _TRAIN_BYTES if asked.rate_bps >= _SLOW_BPS else _SMALL_BYTES
+    one_s = _bits(asked, size) / asked.rate_bps
+    fitting = max(int(_TRAIN_S / one_s), 20)
+    at_once = max(2, min(fitting, _TRAIN_AT_ONCE, limit_packets // 2))
+    if asked.bucket_bytes is not None:  # it, and half of what waits for it: 100 ms unless said otherwise
+        waits_bytes = asked.queue_bytes if asked.queue_bytes is not None else int(asked.rate_bps / 8 * 0.1)
+        holds = (asked.bucket_bytes + waits_bytes // 2) // (size + HEADERS_BYTES)
+        return max(2, min(at_once, holds)), size, 0.0
+    if asked.bursty or asked.by_number or asked.duplicate_ratio or asked.reorder_ratio:
+        return at_once, size, 0.0
+    # What half of the queue holds beyond those that are on their way.
+    room = limit_packets // 2 - _longest_s(asked) / one_s
+    paced = min(fitting, _TRAIN_MOST, int(room * _AHEAD / (_AHEAD - 1)))
+    if paced <= at_once:
+        return at_once, size, 0.0
+    return paced, size, one_s * (1 - (asked.loss_ratio or 0.0)) / _AHEAD
 
 
 def judge(
@@ -237,12 +340,17 @@ def _counted(
     first, last = exact.accepted(n, low, alpha)[0], exact.accepted(n, high, alpha)[1]
     fails = tail < alpha / 2
     lowest, highest = exact.interval(k, n, alpha)
+    below, above = exact.found_shares(first, last, n)
+    would = " or ".join(
+        [*([f"below {_percent(below)}"] if below > 0 else []), *([f"above {_percent(above)}"] if above < 1 else [])]
+    )
     return Check(
         field=name,
         asked=asked,
         seen=f"{_percent(k / n) if n else '—'} ({k} of {n}{of})",
         verdict=FAILS if fails else HOLDS,
-        how=f"binomial: {first} to {last} accepted; seen share lies in {_percent(lowest)} to {_percent(highest)}",
+        how=f"binomial: {first} to {last} accepted; seen share lies in {_percent(lowest)} to {_percent(highest)}; "
+        f"a share {would or 'of another size'} would {'' if would else 'not '}be found, {exact.POWER:.0%} surely",
         cause=cause if fails else "",
     )
 
@@ -310,8 +418,8 @@ def _burst_loss(case: _Case, words: str, missing: int) -> list[Check]:
         how="judged by the steps of the chain, below",
     )  # fmt: skip
     gilbert = asked.gilbert
-    if asked.by_number or gilbert is None or gilbert[2:] != (1.0, 0.0) or asked.duplicate_ratio or asked.corrupt_ratio:
-        expected = _stationary_loss(gilbert)
+    if gilbert is None or not _told_chain(asked):
+        expected = asked.mean_loss
         how = f"the chain's mean is {_percent(expected)}; " if expected is not None else ""
         return [replace(share, how=f"{how}its states cannot be told apart from outside: shown, not judged")]
     steps = exact.transitions(lost)
@@ -326,12 +434,10 @@ def _burst_loss(case: _Case, words: str, missing: int) -> list[Check]:
     ]  # fmt: skip
 
 
-def _stationary_loss(gilbert: tuple[float, float, float, float] | None) -> float | None:
-    """The mean loss of the Gilbert-Elliott model: share of time in each state, times its loss."""
-    if gilbert is None or gilbert[0] + gilbert[1] == 0:
-        return None
-    p, r, bad, good = gilbert
-    return (p * bad + r * good) / (p + r)
+def _told_chain(asked: Impairment) -> bool:
+    """Whether the states of a loss model can be told from what arrives: all is lost in one, nothing in the other."""
+    disturbed = asked.by_number or asked.duplicate_ratio or asked.corrupt_ratio
+    return asked.gilbert is not None and asked.gilbert[2:] == (1.0, 0.0) and not disturbed
 
 
 # --- duplicates, reordering, corruption --------------------------------------------------------------------
@@ -429,7 +535,8 @@ def _delay(case: _Case) -> list[Check]:
     delays = {number: value for number, value in flight.delays_s.items() if number not in (early or ())}
     words = units.format_time(asked.delay_s or 0.0)
     if not delays:
-        return [Check(field="delay", asked=words, how="nothing arrived: not judged")]
+        how = f"all {len(early)} that arrived had skipped the delay" if early else "nothing arrived"
+        return [Check(field="delay", asked=words, how=f"{how}: not judged")]
     values = sorted(delays.values())
     median = statistics.median(values)
     seen = f"median {_ms(median)}, {_ms(values[0])} to {_ms(values[-1])}"
@@ -551,40 +658,70 @@ def seen_rate_bps(asked: Impairment, train: Flight) -> float | None:
 
 
 def _rate(case: _Case) -> list[Check]:
-    asked, train = case.asked, case.train
-    if not asked.rate_bps or train is None:
+    asked = case.asked
+    if not asked.rate_bps or case.train is None:
         return []
-    words, rate = units.format_rate(asked.rate_bps), seen_rate_bps(asked, train)
+    words, early = units.format_rate(asked.rate_bps), _early(replace(case, flight=case.train)) or set()
+    # What skips the delay skips the rate: it is kept by the others alone.
+    train = replace(case.train, arrivals=[each for each in case.train.arrivals if each[0] not in early])
+    rate = seen_rate_bps(asked, train)
     if rate is None:
         return [Check(field="rate", asked=words, how=f"{len(train.arrivals)} of a train arrived: not judged")]
     seen = f"{rate / 1e6:.4g} Mbit/s (a train of {train.count}, {len(train.arrivals)} arrived)"
-    lasts_s = train.count * _bits(asked, train.size_bytes) / asked.rate_bps
+    if asked.reorder_ratio:
+        in_all = seen_rate_bps(asked, case.train) or rate
+        seen += f"; {in_all / 1e6:.4g} Mbit/s with {len(early)} more that skipped the delay"
+    one_s = _bits(asked, train.size_bytes) / asked.rate_bps
     if asked.bucket_bytes is not None:
         return [_bucket_rate(asked, train, words, seen)]
-    if (
-        asked.reorder_ratio
-        or asked.duplicate_ratio
-        or asked.slot
-        or 4 * (_longest_s(asked) - (asked.delay_s or 0)) > lasts_s * 0.1
-    ):
+    blurred = 4 * (_longest_s(asked) - (asked.delay_s or 0)) > train.count * one_s * 0.1
+    if asked.duplicate_ratio or asked.slot or blurred or (asked.reorder_ratio and _early(case) is None):
         how = "jitter, duplicates or reordering blur its ends: shown, not judged"
         return [Check(field="rate", asked=words, seen=seen, how=how)]
-    own = seen_rate_bps(asked, case.clean_train) if case.clean_train is not None else None
     if rate > asked.rate_bps * _RATE_ABOVE:
         cause = "the packets took another path, or another qdisc took the netem's place"
         return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="faster than asked", cause=cause)]
-    if rate < asked.rate_bps * _RATE_BELOW:
-        if own is None or own < asked.rate_bps * _OWN_RATE:
-            carries = "unknown" if own is None else f"{own / 1e6:.4g} Mbit/s"
-            how = f"the machine's own rate without impairment is {carries}: shown, not judged"
-            return [Check(field="rate", asked=words, seen=seen, how=how)]
-        late_s = lasts_s * (asked.rate_bps / rate - 1)
-        if late_s < _STALL_S:
-            how = f"late by {_ms(late_s)}, no more than a busy machine may be: shown, not judged"
-            return [Check(field="rate", asked=words, seen=seen, how=how)]
-        return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="slower than asked", cause=_SLOWER)]
-    bounds = f"within {1 - _RATE_BELOW:.0%} below and {_RATE_ABOVE - 1:.0%} above"
-    return [Check(field="rate", asked=words, seen=seen, verdict=HOLDS, how=bounds)]
+    pairs = _side_by_side_s(train)
+    lasts_s, late_s = len(pairs) * one_s, sum(pairs) - len(pairs) * one_s
+    slow = _cannot_judge_slow(case, train)
+    if rate >= asked.rate_bps * _RATE_BELOW:
+        least = max(1 - _RATE_BELOW, _STALL_S / (lasts_s + _STALL_S))
+        too_low = f"; one too low would not: {slow}" if slow else f", and one more than {least:.0%} too low"
+        how = f"a rate more than {_RATE_ABOVE - 1:.0%} too high would be found{too_low}"
+        return [Check(field="rate", asked=words, seen=seen, verdict=HOLDS, how=how)]
+    if slow:
+        return [Check(field="rate", asked=words, seen=seen, how=f"{slow}: shown, not judged")]
+    if late_s < max(_STALL_S, lasts_s * (1 / _RATE_BELOW - 1)):
+        how = f"late by {_ms(late_s)}, no more than a busy machine may be: shown, not judged"
+        return [Check(field="rate", asked=words, seen=seen, how=how)]
+    return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="slower than asked", cause=_SLOWER)]
+
+
+def _side_by_side_s(train: Flight) -> list[float]:
+    """The times from each arrival to that of the next probe that was sent.
+
+    What a receiver that cannot keep up has lost took the link's time, what the link has lost did not: so of those that
+    came behind a gap nothing is known.
+    """
+    ordered = sorted(train.arrivals, key=lambda each: each[1])
+    return [(later - when) / 1e9 for (number, when), (after, later) in pairwise(ordered) if after == number + 1]
+
+
+def _cannot_judge_slow(case: _Case, train: Flight) -> str:
+    """Why a train that is slow is not the link's doing; empty if it is."""
+    asked_bps, machine = case.asked.rate_bps or 0.0, case.clean_train
+    own = None if machine is None else seen_rate_bps(case.asked, machine)
+    if own is None or own < asked_bps * _OWN_RATE:
+        return f"the machine's own rate without impairment is {_mbit(own)}"
+    lasted_s = (max(train.sent_ns) - min(train.sent_ns)) / 1e9
+    passes = (train.count - 1) * (1 - (case.asked.mean_loss or 0.0)) * _bits(case.asked, train.size_bytes)
+    if lasted_s > 0 and passes / lasted_s < asked_bps * _RATE_ABOVE:
+        return f"the machine sent no more than {_mbit(passes / lasted_s)}"
+    return ""
+
+
+def _mbit(rate_bps: float | None) -> str:
+    return "unknown" if rate_bps is None else f"{rate_bps / 1e6:.4g} Mbit/s"
 
 
 def _bucket_rate(asked: Impairment, train: Flight, words: str, seen: str) -> Check:

@@ -16,6 +16,9 @@ from itertools import pairwise
 ALPHA = 1e-6
 """The false-alarm rate of one proof, unless another is asked for."""
 
+POWER = 0.9
+"""How surely a test finds what it is said to find."""
+
 _TINY = 1e-300
 _PRECISION = 1e-15
 _STEPS = 200
@@ -78,28 +81,40 @@ def accepted(n: int, p: float, alpha: float = ALPHA) -> tuple[int, int]:
     )
 
 
-def sample_size(p: float, tolerance: float, alpha: float = ALPHA, *, most: int = 1_000_000) -> int:
-    """How many draws condemn a true share that is off from ``p`` by more than ``tolerance``, as surely as not.
+def sample_size(
+    p: float, low: float, high: float, alpha: float = ALPHA, *, power: float = POWER, most: int = 1_000_000
+) -> int:
+    """How many draws find, with probability ``power``, that a true share of ``low`` or ``high`` is not ``p``.
 
-    The least n whose accepted counts reach no further than ``tolerance`` on either side of n·p; a link that is off
-    by twice that is then condemned all but surely. Never more than ``most``.
+    Exact: of each of the two, the chance to lie outside of the `accepted` counts of ``p``. One that is not below, or
+    not above, ``p`` is left out. Never more than ``most``.
     """
     _check_share(p)
-    if tolerance <= 0:
-        raise ValueError(f"tolerance={tolerance!r}: must be above 0")
 
     def enough(n: int) -> bool:
         first, last = accepted(n, p, alpha)
-        return n > 0 and last <= n * (p + tolerance) and first >= n * (p - tolerance)
+        found_low = low >= p or (first > 0 and at_most(first - 1, n, low) >= power)
+        found_high = high <= p or (last < n and at_least(last + 1, n, high) >= power)
+        return found_low and found_high
 
-    low, high = 0, 64
-    while high < most and not enough(high):
-        low, high = high, high * 2
-    high = min(high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    least, enoughs = 0, 64
+    while enoughs < most and not enough(enoughs):
+        least, enoughs = enoughs, enoughs * 2
+    enoughs = min(enoughs, most)
+    while enoughs - least > 1:
+        middle = (least + enoughs) // 2
+        least, enoughs = (least, middle) if enough(middle) else (middle, enoughs)
+    return enoughs
+
+
+def found_shares(first: int, last: int, n: int, power: float = POWER) -> tuple[float, float]:
+    """The nearest true shares that n draws find with probability ``power``, where counts from first to last pass.
+
+    The one below is 0, the one above 1, where none is found.
+    """
+    low = 0.0 if first <= 0 else _solve(lambda p: power - at_most(first - 1, n, p))
+    high = 1.0 if last >= n else _solve(lambda p: at_least(last + 1, n, p) - power)
+    return low, high
 
 
 # --- order statistics --------------------------------------------------------------------------------

@@ -526,7 +526,10 @@ class Lab(abc.ABC):
         value is checked before anything is changed. Timelines begin at once, those of both directions together.
         ``prove``: see `prove`.
         """
+        _truth("prove", prove)
         wanted = impairments_of(self.topology, self.profiles, text, profile, words, side=self.side, tables=self.tables)
+        if prove:
+            self.plan_proof(wanted)
         applied: list[Applied] = []
         try:
             for ref, impairment in wanted.items():
@@ -540,38 +543,44 @@ class Lab(abc.ABC):
             raise
         return applied
 
-    def prove(self, text: str, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> dict[LinkRef, list[Check]]:
+    def prove(
+        self, text: str, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
+    ) -> dict[LinkRef, list[Check]]:
         """Send probes over each direction of a link, and judge what arrived against what it is impaired with.
 
         A few seconds a direction. The tests of one direction together condemn an honest link at most ``alpha`` of the
-        time. Afterwards the netem is there afresh, with its seed. Raises ImpairmentNotAppliedError naming each field
-        that is not as asked.
+        time. ``most_s``: how long the probes of a direction are sent. ``tolerance``: a share (of losses, duplicates,
+        …) that is off by such a part of itself is found in nine of ten proofs, 0.5 for half too many; refused before
+        anything is sent where that takes longer than ``most_s``. Without it what can be found in that time is said.
+        Afterwards the netem is there afresh, with its seed. Raises ImpairmentNotAppliedError naming each field that
+        is not as asked.
         """
-        seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s) for ref in self.topology.links(text)}
+        refs = self.topology.links(text)
+        self.plan_proof({ref: self._asked_now(ref) for ref in refs}, alpha=alpha, most_s=most_s, tolerance=tolerance)
+        seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s, tolerance=tolerance) for ref in refs}
         for ref, checks in seen.items():
             if wrong := [str(check) for check in checks if check.verdict == FAILS]:
                 self.evidence = [proving.proven(self, each) for each in seen]
                 raise self._not_applied(ref, [], "probes did not see what was asked", *wrong)
         return seen
 
-    def probe(self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
+    def probe(
+        self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
+    ) -> list[Check]:
         """The same for one direction, without raising: the verdicts are in the checks, and in the evidence.
 
         Of an impaired link that the kernel does not hold any more nothing is sent, because what is there would be put
         there afresh for it: that raises.
         """
+        asked = self._asked_now(ref)
+        plans = self.plan_proof({ref: asked}, alpha=alpha, most_s=most_s, tolerance=tolerance)
         kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
         impaired = ref in self.impaired
-        port = self._ports.get((ref.dst, ref.network))
-        runs = impaired and port is not None and port.sources[ref].running is not None
-        if why := proving.unfit(ref, timeline=runs):
-            raise InvalidValueError(why)
         if impaired and (found := self.differences(ref)):
             raise self._not_applied(ref, found, _HELD)
-        asked = self.impairments.get(ref, CLEAN)
         checks = [
             replace(check, kernel=kernel.get(check.field, check.kernel))
-            for check in proving.probe(self, ref, asked, alpha=alpha, most_s=most_s)
+            for check in proving.probe(self, ref, self.impairments.get(ref, CLEAN), plans[ref], alpha=alpha)
         ]
         if not impaired:
             self.clear(ref)
@@ -586,6 +595,50 @@ class Lab(abc.ABC):
         port = self._ports[ref.dst, ref.network]
         filters, qdiscs, _ = self._read_port(port, [ref])
         return self.held(ref, port, proving.Reading(filters, qdiscs, ()))[1]
+
+    def plan_proof(
+        self,
+        wanted: Mapping[LinkRef, Impairment | Timeline | None],
+        *,
+        alpha: float = exact.ALPHA,
+        most_s: float = probes.MOST_S,
+        tolerance: float | None = None,
+    ) -> dict[LinkRef, probes.Plan]:
+        """How links that are impaired so are probed: see `prove`; None for what is no impairment alone, but a timeline.
+
+        Raises InvalidValueError with all that forbids it.
+        """
+        plans: dict[LinkRef, probes.Plan] = {}
+        problems: list[str] = []
+        for ref, asked in wanted.items():
+            if why := proving.unfit(ref, timeline=not isinstance(asked, Impairment)):
+                problems.append(why)
+            if cut := self.cut_for_probes(ref):
+                problems.append(f"{ref}: cannot be probed while {cut} is cut: no probe would arrive; mend it first")
+            if not isinstance(asked, Impairment):
+                continue
+            try:
+                plans[ref] = proving.planned(asked, alpha=alpha, most_s=most_s, tolerance=tolerance)
+            except InvalidValueError as error:
+                problems += error.problems
+        if problems:
+            raise InvalidValueError(list(dict.fromkeys(problems)))
+        return plans
+
+    def _asked_now(self, ref: LinkRef) -> Impairment | None:
+        """What a link is impaired with; None if a timeline runs there."""
+        port = self._ports.get((ref.dst, ref.network))
+        running = port.sources[ref].running if port is not None and ref in port.sources else None
+        return None if running is not None else self.impairments.get(ref, CLEAN)
+
+    def cut_for_probes(self, ref: LinkRef) -> LinkRef | None:
+        """The cut, or the link that flaps, in which probes of this link would be lost and counted; None if none is."""
+        port = self._ports.get((ref.dst, ref.network))
+        sent = replace(ref.traffic, protocol="udp")
+        return next(
+            (other for other, source in (port.sources if port is not None else {}).items()
+             if source.cut is not None and other.src == ref.src and other.traffic.covers(sent)), None
+        )  # fmt: skip
 
     def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
         """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
@@ -614,6 +667,7 @@ class Lab(abc.ABC):
         reset (connecting: ECONNREFUSED, connected: ECONNRESET), UDP with ICMP port unreachable (ECONNREFUSED), the
         rest with ICMP administratively prohibited. Answers pass every other cut and impairment. Returns the links.
         """
+        _truth("reject", reject)
         return self._cut_all(self.topology.links(text), reject=reject)
 
     def _cut_all(self, refs: tuple[LinkRef, ...], *, reject: bool) -> tuple[LinkRef, ...]:
@@ -629,6 +683,8 @@ class Lab(abc.ABC):
         step with its time.
         """
         problems = Problems()
+        with problems.gathered():
+            _truth("reject", reject)
         with problems.gathered():
             refs = self.topology.links(text)
         with problems.gathered():
@@ -648,6 +704,7 @@ class Lab(abc.ABC):
         ``lab.partition({"a", "b"}, {"c"})``; hosts in no group keep all their links; ``reject``: see `cut`. Raises
         InvalidValueError for unknown hosts, and for a host in two groups, before anything is cut. Returns the links.
         """
+        _truth("reject", reject)
         return self._cut_all(self.topology.links_between(*groups), reject=reject)
 
     def isolate(self, host: str, *, reject: bool = False) -> tuple[LinkRef, ...]:
@@ -1104,6 +1161,7 @@ class Lab(abc.ABC):
 
     def cut_link(self, ref: LinkRef, *, reject: bool = False) -> None:
         """Cut one direction and read it back. Raises ImpairmentNotAppliedError."""
+        _truth("reject", reject)
         how = cutting.REJECT if reject else cutting.DROP
         known = self._cut_of(ref)
         if known is not None and known.flapping is not None:
@@ -1118,6 +1176,7 @@ class Lab(abc.ABC):
 
     def flap_link(self, ref: LinkRef, *, up: str, down: str, reject: bool = False) -> None:
         """Have one direction come and go: see `flap`."""
+        _truth("reject", reject)
         how = cutting.REJECT if reject else cutting.DROP
         self._begin_flaps([self._arm_flap(ref, *_flapping_times(up, down), how)])
 
@@ -1467,6 +1526,12 @@ def derived_seed(*parts: str) -> int:
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8]) >> 1
 
 
+def _truth(name: str, said: object) -> None:
+    """Refuse what is neither True nor False: any text would be true."""
+    if not isinstance(said, bool):
+        raise InvalidValueError(f"{name}={said!r}: must be True or False")
+
+
 def impairments_of(
     topology: Topology,
     profiles: Mapping[str, Profile],
@@ -1509,7 +1574,7 @@ def impairments_of(
     except InvalidValueError as error:
         problems += error.problems
     if problems or chosen is None:
-        raise InvalidValueError(dict.fromkeys(problems))
+        raise InvalidValueError(list(dict.fromkeys(problems)))
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
 
 

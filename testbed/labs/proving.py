@@ -42,13 +42,20 @@ def unfit(ref: LinkRef, *, timeline: bool) -> str | None:
     return None
 
 
-def probe(lab: Lab, ref: LinkRef, asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = 2.5) -> list[Check]:
+def planned(
+    asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
+) -> probes.Plan:
+    """How a link with this impairment is probed: see `Lab.prove`. Raises InvalidValueError."""
+    limit_packets = qdisc.sized_limit(asked)
+    return probes.plan(asked, limit_packets=limit_packets, alpha=alpha, most_s=most_s, tolerance=tolerance)
+
+
+def probe(lab: Lab, ref: LinkRef, asked: Impairment, plan: probes.Plan, *, alpha: float = exact.ALPHA) -> list[Check]:
     """Probe a link whose impairment is in force, and judge it; its netem is put there afresh before and after.
 
-    ``most_s``: how long the probes of one direction may be sent. Raises AgentError, ImpairmentNotAppliedError.
+    Raises AgentError, ImpairmentNotAppliedError.
     """
     table = _table(lab, ref, asked)
-    plan = probes.plan(asked, limit_packets=qdisc.sized_limit(asked), alpha=alpha, most_s=most_s)
     checks: list[Check] = []
     for _look in range(_LOOKS):
         checks = _probe_once(lab, ref, asked, plan, table, alpha)
@@ -66,19 +73,21 @@ def _probe_once(
             checksum=plan.checksum,
         )  # fmt: skip
 
-    def at_once() -> probes.Flight | None:
-        if not plan.train:
+    def row(count: int, pace_s: float) -> probes.Flight | None:
+        if not count:
             return None
-        return fly(lab, ref, count=plan.train, pace_s=0.0, size_bytes=plan.train_bytes, quiet_s=plan.quiet_s)
+        return fly(
+            lab, ref, count=count, pace_s=pace_s, size_bytes=plan.train_bytes, quiet_s=plan.quiet_s, rush=True
+        )  # fmt: skip
 
     try:
         lab.put_afresh(ref, CLEAN)
-        clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), at_once()
+        clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), row(plan.clean_train, 0.0)
         lab.put_afresh(ref, asked)
         flight = paced(plan.count, plan.pace_s)
         spread = paced(plan.spread, plan.spread_pace_s) if plan.spread else None
         lab.put_afresh(ref, asked)
-        train = at_once()
+        train = row(plan.train, plan.train_pace_s)
     finally:
         lab.put_afresh(ref, asked)
     return probes.judge(
@@ -92,7 +101,7 @@ def prove_clock(lab: Lab, ref: LinkRef) -> None:
     tc reads from /proc/net/psched in which unit its kernel counts time; where it cannot, it sets 1/15.6 of every delay
     and reads back the asked one. Raises ImpairmentNotAppliedError. Says nothing where no probe arrives.
     """
-    if lab.netem_engine != "carried" or ref.traffic.protocol not in ("", "udp"):
+    if lab.netem_engine != "carried" or ref.traffic.protocol not in ("", "udp") or lab.cut_for_probes(ref):
         return
     asked = Impairment(delay_s=_CLOCK_DELAY_S)
     try:
@@ -118,9 +127,13 @@ def prove_clock(lab: Lab, ref: LinkRef) -> None:
 
 
 def fly(
-    lab: Lab, ref: LinkRef, *, count: int, pace_s: float, size_bytes: int, quiet_s: float, checksum: bool = True
-) -> probes.Flight:
-    """Send one flight of probes over a link as it is, and collect it."""
+    lab: Lab, ref: LinkRef, *, count: int, pace_s: float, size_bytes: int, quiet_s: float, checksum: bool = True,
+    rush: bool = False,
+) -> probes.Flight:  # fmt: skip
+    """Send one flight of probes over a link as it is, and collect it.
+
+    ``rush``: what was sent too late is made up for.
+    """
     src, dst = lab.hosts[ref.src], lab.hosts[ref.dst]
     source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
     number = secrets.randbits(63)
@@ -129,7 +142,8 @@ def fly(
     try:
         sent: dict[str, Any] = src.inside().call(
             "probe_send", source=source, address=address, port=port, flight=number, count=count, pace_s=pace_s,
-            size_bytes=size_bytes, checksum=checksum, source_port=ref.traffic.port, answer_within_s=lasts_s + 20,
+            size_bytes=size_bytes, checksum=checksum, source_port=ref.traffic.port, rush=rush,
+            answer_within_s=lasts_s + 20,
         )  # fmt: skip
     finally:
         seen: dict[str, Any] = dst.inside().call(
@@ -279,6 +293,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
     problems: list[str] = []
     warnings: list[str] = []
     tally = None
+    warnings += asked.realised
     if netem is not None:
         limit = qdisc.sized_limit(asked)
         counted = {
@@ -346,7 +361,7 @@ def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:
         checks=[*checks, *(each for each in unprobed if not checks or each.field == "seed")],
         read_back=FAILS if found else HOLDS, counters="not asked",
         probe="not asked" if not checks else FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
-        warnings=[str(each) for each in found],
+        warnings=[*(str(each) for each in found), *asked.realised],
     )  # fmt: skip
 
 

@@ -80,18 +80,39 @@ def test_the_interval_and_the_test_agree(k: int, n: int, alpha: float) -> None:
         assert exact.two_sided(k, n, low * 0.99) < alpha
 
 
-@pytest.mark.parametrize(("p", "tolerance"), [(0.02, 0.01), (0.3, 0.1), (0.001, 0.001), (0.5, 0.05)])
-def test_a_sample_of_that_size_reaches_no_further_than_the_tolerance(p: float, tolerance: float) -> None:
-    n = exact.sample_size(p, tolerance)
-    first, last = exact.accepted(n, p)
-    assert n * (p - tolerance) <= first
-    assert last <= n * (p + tolerance)
-    # The normal approximation gives its order of magnitude: (z/tolerance)² p (1-p), z = 4.89 at 1e-6.
-    assert 0.7 <= n / ((4.89 / tolerance) ** 2 * p * (1 - p)) <= 3
+@pytest.mark.parametrize(
+    ("p", "low", "high"),
+    [(0.02, 0.01, 0.03), (0.3, 0.2, 0.4), (0.001, 0.0, 0.002), (0.5, 0.25, 0.5), (0.9, 0.45, 0.9), (0.5, 0.5, 1.0)],
+)
+def test_a_sample_of_that_size_finds_what_is_off_and_a_smaller_one_does_not(p: float, low: float, high: float) -> None:
+    def power(n: int) -> float:
+        """By the counts themselves: how likely the less visible of the two is to lie outside."""
+        first, last = exact.accepted(n, p)
+        below = exact.at_most(first - 1, n, low) if low < p else 1.0
+        return min(below, exact.at_least(last + 1, n, high) if high > p else 1.0)
+
+    n = exact.sample_size(p, low, high)
+    assert power(n) >= exact.POWER
+    assert power(int(n * 0.9)) < exact.POWER
+    # The normal approximation gives its order of magnitude: ((z √(p q) + y √(p' q')) / off)², z = 4.89, y = 1.28.
+    worse = high if high > p else low
+    terms = 4.89 * math.sqrt(p * (1 - p)) + 1.28 * math.sqrt(worse * (1 - worse))
+    assert 0.5 <= n / (terms / abs(worse - p)) ** 2 <= 2.5
 
 
 def test_the_sample_size_never_exceeds_what_there_is_time_for() -> None:
-    assert exact.sample_size(0.001, 1e-5, most=4000) == 4000
+    assert exact.sample_size(0.001, 0.00099, 0.00101, most=4000) == 4000
+    assert exact.sample_size(0.5, 0.5, 0.5, most=4000) == 1, "where nothing is to be found, nothing is needed"
+
+
+@pytest.mark.parametrize(("n", "p"), [(1000, 0.1), (4000, 0.5), (300, 0.95)])
+def test_the_nearest_shares_that_are_found_are_found_so_surely_and_nearer_ones_are_not(n: int, p: float) -> None:
+    first, last = exact.accepted(n, p)
+    low, high = exact.found_shares(first, last, n)
+    assert low < p < high
+    assert exact.at_most(first - 1, n, low) == pytest.approx(exact.POWER)
+    assert high == 1.0 or exact.at_least(last + 1, n, high) == pytest.approx(exact.POWER)
+    assert exact.found_shares(0, n, n) == (0.0, 1.0), "where every count passes, nothing is found"
 
 
 def test_a_median_lies_between_the_order_statistics_of_the_tables() -> None:
