@@ -421,6 +421,7 @@ def _keep(item: pytest.Item, lab: Lab) -> None:
         for check in link.checks:
             seen = f"asked {check.asked}, kernel {check.kernel}, seen {check.seen}: {check.verdict}"
             item.user_properties.append((f"{link.link} {check.field}", seen))
+        item.user_properties += [(f"{link.link} warning", warning) for warning in link.warnings]
 
 
 def _result_of(item: pytest.Item) -> TestResult:

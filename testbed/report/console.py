@@ -158,6 +158,9 @@ def print_stack(
             str(kernel.get("packets", "—")), str(kernel.get("drops", "—")), verdict,
         )  # fmt: skip
     console.print(table)
+    for each in links:
+        for line in each["realised"]:
+            console.print(f"{each['link']} on {each['network']}: warning: {line}", markup=False, soft_wrap=True)
 
 
 def _kernel_words(netem: Mapping[str, Any]) -> str:

@@ -28,6 +28,35 @@ def project(tmp_path: Path) -> Iterator[Path]:
     cli("down", cwd=tmp_path)
 
 
+def test_a_proof_that_cannot_be_made_is_refused_before_a_stack_is_up(project: Path) -> None:
+    slow = cli("prove", "--tolerance", "0.1", "client -> server", "loss=2%", cwd=project)
+    assert slow.returncode == 2
+    assert re.search(r"to find loss=2% off by 0\.1 of itself takes \d+ probes, \d+ s, where most_s=2\.5", slow.stderr)
+    odd = cli("prove", "client -> server", "loss=100%", "duplicate=10%", cwd=project)
+    assert odd.returncode == 2
+    assert "duplicate=10% with loss=100%" in odd.stderr
+    assert cli("show", cwd=project).returncode == 2, "no stack is up"
+
+
+def test_what_netem_makes_of_words_together_is_told_where_they_are_put_shown_and_proven(project: Path) -> None:
+    told = "warning: duplicate=50% with losses: netem keeps a packet that it chose for both, so that 15% are lost"
+    words = ("client -> server", "loss=30%", "duplicate=50%")
+    proven = cli("prove", *words, cwd=project)
+    assert (proven.returncode, told in proven.stdout) == (0, True)
+    assert cli("up", cwd=project).returncode == 0
+    assert told in cli("impair", *words, cwd=project).stdout
+    assert told in cli("show", cwd=project).stdout
+
+    assert cli("cut", "client -> server", cwd=project).returncode == 0
+    refused = cli("prove", "client -> server", "delay=5ms", cwd=project)
+    assert refused.returncode == 2
+    assert "cannot be probed while client -> server is cut" in refused.stderr
+    assert cli("impair", "client -> server", "delay=3ms", cwd=project).returncode == 0
+    shown = json.loads(cli("show", "--json", cwd=project).stdout)
+    assert [each["warnings"] for each in shown["cuts"]] == [["no packet met the cut"]]
+    assert [each["asked"] for each in shown["links"]] == [{"delay": "3ms"}]
+
+
 def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: ComposeLab) -> None:
     assert cli("show", cwd=project).returncode == 2
 
