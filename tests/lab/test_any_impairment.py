@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 
 from testbed import InvalidValueError, Lab
 from testbed.model.impairment import Impairment
-from tests.unit.strategies import impairments
+from tests.unit.strategies import Nonsense, impairments, nonsense
 
 LABS = ("local",)
 
@@ -26,24 +26,50 @@ def test_any_impairment_is_taken_by_the_kernel_and_reads_back_equal(lab: Lab, im
     assert applied.kernel["kind"] == "netem"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        {"loss": "101%"}, {"delay": "5"}, {"reorder": "5%"}, {"jitter": "5ms"}, {"loss": "5%", "delay": "-1ms"},
-        {"loss": "10%", "correlation": "25%"}, {"rate": "10mbps"}, {"bucket": "16kB"}, {"ecn": True},
-        {"gap": 5, "delay": "5ms"}, {"loss": "5%", "gemodel": "1% 10%"}, {"slot": "20ms 10ms"}, {"seed": 2**64},
-        {"delay": "5ms", "jitter": "1ms", "distribution": "gaussian"}, {"drop_packets": [0]}, {"dealy": "5ms"},
-    ],
-    ids=lambda words: " ".join(f"{name}={value}" for name, value in words.items()),
+# Few examples: what is drawn is refused by the model, which tests/unit tries with many.
+@settings(
+    max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_before_anything_changes(lab: Lab, words: dict[str, Any]) -> None:
+@given(asked=nonsense())
+@example(asked=Nonsense({"dealy": "5ms"}, "dealy"))
+def test_whatever_makes_no_sense_is_refused_before_anything_changes(lab: Lab, asked: Nonsense) -> None:
+    link = lab.link("client -> server")
+    if lab.impaired != [link.ref]:  # the first example's
+        link.impair(delay="7ms", loss="3%", seed=4)
+    held, done = lab.netem(link.ref), len(lab.history)
+    for impair in (link.impair, lambda **words: lab.impair("client <-> server", **words)):
+        with pytest.raises(InvalidValueError) as refused:
+            impair(**asked.words)
+        assert any(asked.odd in problem for problem in refused.value.problems)
+    assert lab.netem(link.ref) == held
+    assert lab.impaired == [link.ref]
+    assert lab.impairments[link.ref].delay_s == 0.007
+    assert len(lab.history) == done
+
+
+@pytest.mark.parametrize(
+    ("ask", "problem"),
+    [
+        (lambda lab: lab.cut("client -> server", reject="no"), "reject='no': must be True or False"),
+        (lambda lab: lab.link("client -> server").cut(reject=0), "reject=0: must be True or False"),
+        (lambda lab: lab.flap("client -> server", up="1s", down="1s", reject="no"), "reject='no'"),
+        (lambda lab: lab.partition({"client"}, {"server"}, reject="no"), "reject='no'"),
+        (lambda lab: lab.isolate("client", reject=None), "reject=None"),
+        (lambda lab: lab.impair("client -> server", delay="5ms", prove="yes"), "prove='yes': must be True or False"),
+        (lambda lab: lab.prove("client -> server", alpha=2), "alpha=2: must be a share from 1e-12 to 0.1"),
+        (lambda lab: lab.prove("client -> server", most_s="x"), "most_s='x': must be a number of seconds"),
+        (lambda lab: lab.prove("client -> server", tolerance=-1), "tolerance=-1: must be a number from 0.001 to 1"),
+        (lambda lab: lab.prove("client -> server", tolerance=0.1), r"loss=3% off by 0\.1 of itself takes \d+"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_is_refused_before_anything_changes(
+    lab: Lab, ask: Callable[[Lab], object], problem: str
+) -> None:
     link = lab.link("client -> server")
     link.impair(delay="7ms", loss="3%", seed=4)
     held = lab.netem(link.ref)
-    with pytest.raises(InvalidValueError):
-        link.impair(**words)
-    with pytest.raises(InvalidValueError):
-        lab.impair("client <-> server", **words)
+    with pytest.raises(InvalidValueError, match=problem):
+        ask(lab)
     assert lab.netem(link.ref) == held
-    assert lab.impaired == [link.ref]
-    assert [each.asked.delay_s for each in lab.history] == [0.007]
+    assert lab.cuts == []

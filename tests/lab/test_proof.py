@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from testbed import ComposeLab, ImpairmentNotAppliedError, Lab
+from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, Lab
 from testbed.links import proof, qdisc
 from testbed.model.evidence import FAILS, HOLDS
+from testbed.model.impairment import Impairment
 from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, prepare
 
 BELOW_THE_LAB = True
@@ -253,6 +254,54 @@ def test_a_proof_does_not_put_there_again_what_is_not_there_any_more(lab: Lab) -
     with pytest.raises(ImpairmentNotAppliedError, match="asked netem delay=5ms, the kernel reports none on this link"):
         lab.verify()
     lab.heal()
+
+
+def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.impair("client -> server", rate="40mbit")
+    honest = {check.field: check for check in lab.prove("client -> server")[lab.link("client -> server").ref]}
+    if "would not" in honest["rate"].how or honest["rate"].verdict != HOLDS:
+        pytest.skip(f"this machine cannot judge it now: {honest['rate'].how}")
+    put = lab.put_afresh
+
+    def slower(ref: object, impairment: Impairment) -> None:
+        real = replace(impairment, rate_bps=34e6) if impairment.rate_bps else impairment
+        put(ref, real)  # type: ignore[arg-type]  # passed on as it came
+
+    with monkeypatch.context() as behind_our_back:
+        behind_our_back.setattr(lab, "put_afresh", slower)
+        with pytest.raises(ImpairmentNotAppliedError, match="rate: asked 40mbit"):
+            lab.prove("client -> server")
+    lab._renew(lab.link("client -> server").ref)
+    lab.heal()
+
+
+def test_what_netem_makes_of_words_together_is_told_and_judged(lab: Lab) -> None:
+    lab.impair("client -> server", loss="30%", duplicate="50%", prove=True)
+    lab.verify()
+    (evidence,) = lab.evidence
+    assert any("15% are lost, not 30%, about 24.5% arrive twice" in each for each in evidence.warnings)
+    assert {each.field: each.verdict for each in evidence.checks if each.field in ("loss", "duplicate")} == {
+        "loss": HOLDS, "duplicate": HOLDS,
+    }  # fmt: skip
+    lab.impair("client -> server", rate="1mbit", delay="20ms", reorder="50%", prove=True)
+    lab.verify()
+    evidence = lab.evidence[-1]
+    assert any("up to 2 Mbit/s pass in all" in each for each in evidence.warnings)
+    assert {each.field: each.verdict for each in evidence.checks}["rate"] == HOLDS
+
+
+def test_no_probe_of_ours_is_sent_into_a_cut(lab: Lab) -> None:
+    lab.cut("client -> server")
+    lab.impair("client -> server", delay="3ms")
+    for ask in (lambda: lab.prove("client -> server"), lambda: lab.impair("client -> server", loss="1%", prove=True)):
+        with pytest.raises(InvalidValueError, match="server: cannot be probed while client -> server is cut"):
+            ask()
+    with pytest.raises(InvalidValueError, match="server udp: cannot be probed while client -> server is cut"):
+        lab.prove("client -> server udp")
+    (cut,) = [lab.cut_evidence(ref) for ref in lab.cuts]
+    assert cut.warnings == ["no packet met the cut"]
+    lab.mend()
+    lab.prove("client -> server")
 
 
 def test_a_proof_does_not_change_which_packets_are_lost(lab: Lab, datagrams: Datagrams) -> None:

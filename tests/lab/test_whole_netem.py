@@ -12,6 +12,9 @@ import math
 import pytest
 
 from testbed import Lab
+from testbed.judge import statistics as exact
+from testbed.labs import proving
+from testbed.model.impairment import Impairment
 from tests.lab.conftest import Datagrams, await_quiet
 
 BELOW_THE_LAB = True
@@ -134,6 +137,42 @@ def test_overhead_counts_toward_the_rate(lab: Lab, datagrams: Datagrams) -> None
     # 43 bytes on the wire and 100 on top: 1144 bits, so 57.2 ms at 20 kbit/s.
     lab.link("client -> server").impair(rate="20kbit", overhead=100)
     assert min(datagrams.round_trips(5)) >= (43 + 100) * 8 / 20_000
+
+
+@pytest.mark.parametrize("bad", [0.6, 1.0])
+def test_the_losses_of_each_state_of_gilbert_elliott_are_those_asked(lab: Lab, quiet: Datagrams, bad: float) -> None:
+    # p and r of 100 %: good and bad take turns, packet by packet, and the first finds it good. So each other packet is
+    # lost with 1-k, those between with 1-h, each drawn for itself.
+    count, good = 1000, 0.1
+    lab.link("client -> server").impair(gemodel=f"100% 100% {bad:.0%} {good:.0%}", seed=11)
+    arrived = set(quiet.arrived(count, pace_s=0.001))
+    turns = [[number not in arrived for number in range(first, count, 2)] for first in (0, 1)]
+    for found, share in zip(map(sum, turns), (good, bad), strict=True):
+        first, last = exact.accepted(count // 2, share)
+        assert first <= found <= last
+        first, last = exact.accepted(count // 2, (good + bad) / 2)
+        assert not first <= found <= last, "one loss for both states would be told from it"
+
+
+def test_a_delay_is_drawn_toward_the_one_before_it_as_far_as_is_told(lab: Lab, datagrams: Datagrams) -> None:
+    await_quiet(datagrams.src, datagrams.dst)
+    link, pairs = lab.link("client -> server"), 250
+
+    def alike(correlation: str) -> int:
+        """Of so many pairs of neighbours, none in two of them, how many lie on the same side of the median."""
+        link.impair(delay="40ms", jitter="15ms", correlation=correlation, reorder_by_jitter=True, seed=7)
+        flight = proving.fly(lab, link.ref, count=2 * pairs, pace_s=0.002, size_bytes=64, quiet_s=0.5)
+        late = [flight.delays_s[number] > 0.04 for number in range(2 * pairs)]
+        return sum(one == other for one, other in zip(late[::2], late[1::2], strict=True))
+
+    # Drawn for themselves, half of the pairs are alike.
+    assert exact.two_sided(alike("0%"), pairs, 0.5) > 1e-6
+    # With 99.9 % a delay moves on by at most 7 % of the range: 93 of 100 pairs are alike.
+    assert exact.at_least(alike("99.9%"), pairs, 0.5) < 1e-6
+    # And with 80 % by more than the whole of it, as netem reckons: the tool says so, and this is whether it is true.
+    assert exact.two_sided(alike("80%"), pairs, 0.5) > 1e-6
+    (told,) = Impairment.parse({"delay": "40ms", "jitter": "15ms", "correlation": "80%"}).realised
+    assert "do not resemble those before them" in told
 
 
 def test_everything_at_once_is_read_back(lab: Lab) -> None:
