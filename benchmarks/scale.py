@@ -4,13 +4,18 @@ Hosts have nothing to run: a namespace, a cable, an address and a place on one b
 Compose's a `sleep`. Mininet is compared where it is installed (as root: apt-get install --no-install-recommends
 mininet bridge-utils; Open vSwitch is neither needed nor started), Compose where an engine answers. The full run adds a
 gossip of 500 hosts, each with 8 others through impaired links, judged by the oracle. Writes ``report/scale.svg``.
+
+The host engine's pair is measured in two parts where this machine's kernel has no netem: all but the impairing here,
+and that on the machine of a carried kernel, where every call takes longer.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,12 +30,16 @@ from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed import topologies
 from testbed.drive import gossip
 from testbed.errors import EnvironmentUnfitError, LabError
+from testbed.kernel import machine
 from testbed.labs import images
 from testbed.labs.composer import Composer
 from testbed.labs.engine import Engine
 from testbed.labs.local import LocalLab
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.model.impairment import Impairment
+
+_HOST_ENGINE = "--host-engine"
+"""Given to this program on the machine of a carried kernel."""
 
 PAIR_S = {"host": 0.5, "carried": 3.0}
 """Two hosts up, impaired, one message, down."""
@@ -90,11 +99,11 @@ def measure(report: Report) -> None:
 
 def _measure_pair(report: Report) -> None:
     report.say("two hosts: up, impaired, one message, down")
-    rounds, seconds_s, engine = [], [], ""
+    rounds, rest_s, seconds_s, engine = [], [], [], ""
     for number in range(1 + (_QUICK_ROUNDS if report.quick else _ROUNDS)):
         started = time.perf_counter()
         with LocalLab(common.STACK, say=report.say) as lab:
-            lab.impair("client <-> server", delay="1ms")
+            impaired = timed(lambda lab=lab: lab.impair("client <-> server", delay="1ms"))  # type: ignore[misc]  # bound at once
             if not lab.host("client").run(["python3", "paper_client.py", "server"]).ok:
                 raise BenchmarkError("the message was not sent")
             before_second = time.perf_counter() - started
@@ -103,10 +112,39 @@ def _measure_pair(report: Report) -> None:
             down_from, engine = time.perf_counter(), lab.netem_engine
         if number:  # the first does not count: it may fetch a kernel
             rounds.append(before_second + time.perf_counter() - down_from)
+            rest_s.append(rounds[-1] - impaired)
             seconds_s.append(again)
     name = f"two hosts up, impaired, one message, down, {engine} netem, median of {len(rounds)}"
     report.check(Check(name=name, value=median(rounds), bound=PAIR_S[engine], unit="s"))
+    if engine == "carried":
+        impaired = _impaired_by_host(report)
+        rest = median(rest_s)
+        report.note(f"host netem: {rest:.2f} s here without impairing, {impaired:.2f} s for that in a carried kernel")
+        name = f"two hosts up, impaired, one message, down, host netem, by its parts, median of {len(rounds)}"
+        report.check(Check(name=name, value=rest + impaired, bound=PAIR_S["host"], unit="s"))
     report.check(Check(name="the second test's links impaired", value=median(seconds_s), bound=SECOND_S, unit="s"))
+
+
+def _impaired_by_host(report: Report) -> float:
+    """Seconds that the host engine takes to impair a pair both ways, on the machine of a carried kernel."""
+    argv = [sys.executable, __file__, _HOST_ENGINE]
+    with os.fdopen(os.memfd_create("seconds"), "r+b") as output:
+        status = machine.run(argv, cwd=common.ROOT, writable=[], say=report.say, stdout=output.fileno())
+        output.seek(0)
+        text = output.read().decode()
+    if status:
+        raise BenchmarkError(f"the host engine in a carried kernel: exit status {status}: {text[-2000:]}")
+    return float(median(json.loads(text)))
+
+
+def _tell_host_engine() -> None:
+    """On that machine: the seconds of each round as JSON."""
+    rounds = []
+    for _round in range(_ROUNDS):
+        with LocalLab(common.STACK, say=lambda _text: None, netem="host") as lab:
+            rounds.append(timed(lambda lab=lab: lab.impair("client <-> server", delay="1ms")))  # type: ignore[misc]  # bound at once
+            lab.verify()
+    json.dump(rounds, sys.stdout)
 
 
 def _up_and_down(hosts: int) -> tuple[float, float]:
@@ -337,4 +375,7 @@ def _measure_gossip(report: Report) -> None:
 
 
 if __name__ == "__main__":
+    if _HOST_ENGINE in sys.argv:
+        _tell_host_engine()
+        sys.exit()
     common.run("Scale of a local lab", measure)
