@@ -36,7 +36,6 @@ from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_
 from testbed.labs.engine import Engine
 from testbed.labs.lab import Lab, impairments_of
 from testbed.labs.proving import proven
-from testbed.links import proof
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS
 from testbed.model.impairment import CLEAN, WORDS, Impairment, unknown
@@ -579,7 +578,7 @@ def show(compose_file: Path | None, as_json: bool) -> int:
         links = [
             {
                 "link": str(ref), "network": ref.network, "asked": asked.words(),
-                "kernel": netem, "differences": [str(each) for each in proof.differences(asked, netem)],
+                "kernel": netem, "differences": [str(each) for each in lab.differences(ref)],
                 "realised": asked.realised,
             }
             for ref in lab.impaired for asked, netem in [lab.now(ref)]

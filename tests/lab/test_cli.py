@@ -153,6 +153,13 @@ def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, mon
     assert found["server -> client"]["proof"]["probe"] == "holds"
     assert [each["link"] for each in shown(project) if each["differences"]] == ["client -> server"], "left as it was"
 
+    assert behind.take_up()
+    port = behind._ports["client", "lan"]
+    port.channel.call("tc", port=port.name, lines=[f"filter del dev {port.device} parent 1:"])
+    behind.leave()
+    (other,) = [each for each in shown(project) if each["link"] == "server -> client"]
+    assert any("filter" in each for each in other["differences"]), "the netem alone would still be as asked"
+
 
 def shown(project: Path) -> list[dict[str, Any]]:
     """The impaired links of the stack that is up."""
