@@ -148,6 +148,11 @@ def test_every_shipped_profile_is_sound_and_described(path: Path) -> None:
     assert profile == load_profiles()[path.stem]
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_profile_says_first_where_its_figures_are_from(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
 def test_the_shipped_profiles_are_all_that_a_lab_knows_of_itself() -> None:
     assert set(load_profiles()) == {path.stem for path in SHIPPED}
     assert {"clean", "latency", "lossy", "lossy-latency", "awful", "lan"} <= set(load_profiles())
