@@ -34,7 +34,7 @@ from testbed.labs import terminal
 from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine
-from testbed.labs.lab import Lab, impairments_of
+from testbed.labs.lab import Lab
 from testbed.labs.proving import proven
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS
@@ -188,7 +188,7 @@ def _asked(lab: Lab, link: str, what: Sequence[str]) -> _Asked:
         if profile is None and not words:
             lab.topology.links(link)
         else:
-            wanted = impairments_of(lab.topology, lab.profiles, link, profile, words, side=lab.side, tables=lab.tables)
+            wanted = lab.asked(link, profile, words)
     problems.tell()
     return _Asked(link=link, profile=profile, words=words, wanted=wanted)
 

@@ -5,6 +5,7 @@
     TestbedError
     ├── UserError                    the user wrote something that cannot be honoured
     │   ├── InvalidValueError        a value: "loss=120%"
+    │   │   └── InvalidFilesError    profiles or tables in netem/; what can be had of them all the same is in it
     │   └── InvalidComposeError      the Compose file, or what it describes
     ├── EnvironmentUnfitError        the machine lacks something: an engine, Compose, tun, a kernel
     │   └── ImageBuildError          an image could not be built or pulled
@@ -20,8 +21,9 @@ A ``UserError`` carries every problem found, not the first alone. The command li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 class TestbedError(Exception):
@@ -40,6 +42,14 @@ class UserError(TestbedError):
 
 class InvalidValueError(UserError):
     """A value with a wrong unit, out of range, or of a wrong kind."""
+
+
+class InvalidFilesError(InvalidValueError):
+    """Files of the user's folder that say what they cannot; ``found`` has all of them, the broken by name alone."""
+
+    def __init__(self, problems: Iterable[str], found: Mapping[str, Any]) -> None:
+        super().__init__(problems)
+        self.found = found
 
 
 class InvalidComposeError(UserError):

@@ -30,8 +30,9 @@ from testbed.errors import (
 from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES
 from testbed.labs.keeping import KeptCaptures, file_name
-from testbed.labs.lab import Lab, impairments_of
-from testbed.model.impairment import Impairment
+from testbed.labs.lab import Lab, impairments_of, profile_name, unprovable
+from testbed.links.profiles import as_far_as_read
+from testbed.model.impairment import Impairment, Profile
 from testbed.model.results import TestResult, session_json
 from testbed.model.timeline import LateStepWarning, Timeline, late_in_words, steps_in_words
 from testbed.model.topology import LinkRef
@@ -40,17 +41,21 @@ from testbed.report.junit import invalid_as_error
 
 _WRONG_USE = 2
 _DEFAULT_RESULTS = Path("report", "results.json")
+_CAPTURE_CHOICES = ("on-failure", "always", "never")
+_OPTIONS = (("--testbed-capture", _CAPTURE_CHOICES[0]), ("--testbed-results", str(_DEFAULT_RESULTS)))
+"""Options that change no network, and what they are by themselves."""
 
 _LAB = pytest.StashKey[Lab]()
 _CHOSEN = pytest.StashKey[tuple[str, str]]()
 _RUNNING = pytest.StashKey[Lab]()
 _UNFIT = pytest.StashKey[str]()
 _PROBLEMS = pytest.StashKey[list[str]]()
-_WANTED = pytest.StashKey[dict[LinkRef, Impairment | Timeline]]()
+_FILES = pytest.StashKey[tuple[Mapping[str, Profile], Mapping[str, Path]]]()
+_WANTED = pytest.StashKey[dict[LinkRef, tuple[Impairment | Timeline, str]]]()
+"""What the markers of a test ask of each link, and the name of the profile that says so."""
 _SEED = pytest.StashKey[int]()
 _CAPTURES = pytest.StashKey[KeptCaptures]()
 _LOST = pytest.StashKey[list[str]]()
-_CAPTURE_CHOICES = ("on-failure", "always", "never")
 _PROVE = pytest.StashKey[set[LinkRef]]()
 _RESULTS = pytest.StashKey[dict[str, TestResult]]()
 _TOLD_UNFIT, _TOLD_PROBLEMS = "testbed_unfit", "testbed_problems"
@@ -80,7 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
     )  # fmt: skip
     group.addoption(
-        "--testbed-capture", choices=_CAPTURE_CHOICES, default="on-failure",
+        "--testbed-capture", choices=_CAPTURE_CHOICES, default=_CAPTURE_CHOICES[0],
         help="keep the packets at each impaired port as pcapng files in report/captures/ (default: of failed tests)",
     )  # fmt: skip
     group.addoption(
@@ -166,6 +171,16 @@ def _lab_of(config: pytest.Config) -> Lab:
     return config.stash[_LAB]
 
 
+def _files_of(config: pytest.Config) -> tuple[Mapping[str, Profile], Mapping[str, Path]]:
+    """Profiles and tables. What is wrong with their files is told once, of the files, and hides no marker's problem."""
+    if _FILES not in config.stash:
+        lab, problems = _lab_of(config), config.stash[_PROBLEMS]
+        config.stash[_FILES] = (
+            as_far_as_read(lambda: lab.profiles, problems), as_far_as_read(lambda: lab.tables, problems)
+        )  # fmt: skip
+    return config.stash[_FILES]
+
+
 def _default_file(config: pytest.Config) -> Path | None:
     """None where Compose finds a file by itself; else the one at pytest's root, for runs from a subfolder."""
     for folder in (config.invocation_params.dir, config.rootpath):
@@ -211,7 +226,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = marks[0].args[1:]
         if not names:
             try:
-                names = tuple(_lab_of(metafunc.config).profiles)
+                names = tuple(_files_of(metafunc.config)[0])
             except UserError as error:
                 problems += [f"{where}: {problem}" for problem in error.problems]
     if "profile" not in metafunc.fixturenames:
@@ -253,28 +268,30 @@ def _tell_problems(config: pytest.Config, problems: list[str]) -> str:
     return "nothing was started"
 
 
-def _wanted(item: pytest.Item) -> dict[LinkRef, Impairment | Timeline]:
+def _wanted(item: pytest.Item) -> dict[LinkRef, tuple[Impairment | Timeline, str]]:
     """What a test's markers ask of each link. Raises UserError with every problem."""
-    wanted: dict[LinkRef, Impairment | Timeline] = {}
+    wanted: dict[LinkRef, tuple[Impairment | Timeline, str]] = {}
     item.stash[_PROVE] = set()
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
     for said, link, profile, words in _asked(item, problems):
         lab = _lab_of(item.config)
         topology = lab.topology
+        profiles, tables = _files_of(item.config)
         prove = words.pop("prove", False)
         if not isinstance(prove, bool):
             problems.append(f"{said}: prove={prove!r}: must be True or False")
             continue
         try:
-            asked = impairments_of(topology, lab.profiles, link, profile, words, side=lab.side, tables=lab.tables)
+            asked = impairments_of(topology, profiles, link, profile, words, side=lab.side, tables=tables)
         except UserError as error:
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue
+        problems += [f"{said}: {problem}" for problem in (unprovable(asked) if prove else ())]
         for ref, impairment in asked.items():
             if ref in said_by:
                 problems.append(f"{ref} is impaired twice, by {said_by[ref]} and by {said}; a link has one impairment")
-            wanted[ref], said_by[ref] = impairment, said
+            wanted[ref], said_by[ref] = (impairment, profile_name(profile)), said
             if prove:
                 item.stash[_PROVE].add(ref)
     if problems:
@@ -338,8 +355,8 @@ def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
         node.stash[_CAPTURES] = captures = KeptCaptures(stack, folder)
         stack.on_applied = captures.on_impaired
     try:
-        for ref, impairment in node.stash.get(_WANTED, {}).items():
-            applied = stack.arm(ref, impairment)
+        for ref, (impairment, name) in node.stash.get(_WANTED, {}).items():
+            applied = stack.arm(ref, impairment, profile=name)
             node.user_properties.append((f"impaired {ref}", f"{impairment.describe()} ({stack.netem_engine} engine)"))
             node.user_properties.append((f"tc {ref}", applied.command))
         for ref in sorted(node.stash.get(_PROVE, ())):
@@ -463,13 +480,33 @@ def pytest_runtest_makereport(
 
 def _replay(item: pytest.Item) -> str:
     """The command that repeats a test under the same network, and what was put on its links."""
-    lab = item.stash[_RUNNING]
-    words = ["pytest", item.nodeid, "--testbed-seed", str(item.config.stash[_SEED]), "--netem", lab.netem_engine]
-    if file := item.config.getoption("--compose-file"):
+    lab, config = item.stash[_RUNNING], item.config
+    path, *inside = item.nodeid.split("::")  # as pytest's root has it; the line is for where pytest was started
+    path = os.path.relpath(config.rootpath / path, config.invocation_params.dir)
+    words = ["pytest", "::".join([path, *inside]), "--testbed-seed", str(config.stash[_SEED])]
+    words += ["--netem", lab.netem_engine, "--lab", _chosen(config)[0]]
+    if file := config.getoption("--compose-file"):
         words += ["--compose-file", file]
+    for name in config.getoption("--compose-profile"):
+        words += ["--compose-profile", name]
+    for option, usual in _OPTIONS:
+        said: str = config.getoption(option)
+        if said != usual:
+            words += [option, said]
     links = [f"{each.link}: {each.describe()}" for each in lab.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
-    return "\n".join([shlex.join(words), *links, *unseeded, *item.stash.get(_LOST, ())])
+    lost = item.stash[_LOST] if _LOST in item.stash else _counted_losses(lab)
+    return "\n".join([shlex.join(words), *links, *unseeded, *lost])
+
+
+def _counted_losses(lab: Lab) -> Iterator[str]:
+    """What each link lost, where no capture tells which packets these were."""
+    for each in lab.evidence:
+        if each.tally is not None and each.tally.dropped_packets:
+            yield (
+                f"{each.link}: lost {each.tally.dropped_packets} of {each.tally.arrived_packets} packets; "
+                f"which, --testbed-capture on-failure tells"
+            )
 
 
 def pytest_report_teststatus(

@@ -34,7 +34,7 @@ from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.timelines import Running
 from testbed.links import indexed, proof, qdisc, rejecting
-from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
+from testbed.links.profiles import as_far_as_read, checked_side, find_profile, find_table, read_trace
 from testbed.links.schedule import compile_timeline
 from testbed.model.evidence import FAILS, Check, LinkEvidence
 from testbed.model.impairment import CLEAN, Impairment, Profile, unknown
@@ -191,12 +191,17 @@ class Applied:
     """From the call to the verified read-back; seconds."""
     timeline: Timeline | None = None
     """The timeline whose beginning ``asked`` is; `Lab.steps` has the steps that were taken."""
+    profile: str = ""
+    """The profile that asked it; empty if words did."""
 
     def describe(self) -> str:
-        """What was asked, in the user's words."""
-        if self.timeline is None:
-            return self.asked.describe()
-        return f"{self.timeline.describe()}; begins with {self.asked.describe()}"
+        """What was asked, in the user's words: of a timeline, all that it takes to ask the same again."""
+        said = self.asked.describe()
+        if self.timeline is not None:
+            said = f"{self.timeline.describe()}; begins with {said}"
+        if self.profile:
+            return f"{said} (profile {self.profile})"
+        return said if self.timeline is None else f"{said}; asked: {self.timeline.words}"
 
 
 @dataclass
@@ -527,13 +532,13 @@ class Lab(abc.ABC):
         ``prove``: see `prove`.
         """
         _truth("prove", prove)
-        wanted = impairments_of(self.topology, self.profiles, text, profile, words, side=self.side, tables=self.tables)
+        wanted = self.asked(text, profile, words)
         if prove:
             self.plan_proof(wanted)
         applied: list[Applied] = []
         try:
             for ref, impairment in wanted.items():
-                applied.append(self.arm(ref, impairment))
+                applied.append(self.arm(ref, impairment, profile=profile_name(profile)))
             if prove:
                 self.prove(text)
             self.play()
@@ -542,6 +547,22 @@ class Lab(abc.ABC):
                 self.clear(done.link)
             raise
         return applied
+
+    def asked(
+        self, text: str, profile: str | Profile | Sequence[object] | None, words: Mapping[str, object]
+    ) -> dict[LinkRef, Impairment | Timeline]:
+        """What is asked of each link: `impairments_of`, by this lab's hosts, profiles and tables.
+
+        Raises InvalidValueError with every problem, those of the files in ``netem/`` first.
+        """
+        problems = Problems()
+        profiles = as_far_as_read(lambda: self.profiles, problems)
+        tables = as_far_as_read(lambda: self.tables, problems)
+        wanted: dict[LinkRef, Impairment | Timeline] = {}
+        with problems.gathered():
+            wanted = impairments_of(self.topology, profiles, text, profile, words, side=self.side, tables=tables)
+        problems.tell()
+        return wanted
 
     def prove(
         self, text: str, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
@@ -895,8 +916,10 @@ class Lab(abc.ABC):
         self.play()
         return applied
 
-    def arm(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
+    def arm(self, ref: LinkRef, wanted: Impairment | Timeline, *, profile: str = "") -> Applied:
         """Put an impairment, or a timeline's beginning, on a link and read it back; a timeline goes on with `play`.
+
+        ``profile``: whose half it is, to be told with it.
 
         Raises ImpairmentNotAppliedError, and InvalidValueError where a timeline's steps cannot follow each other.
         """
@@ -911,6 +934,7 @@ class Lab(abc.ABC):
         else:
             self._halt(ref)
             applied = self._applied(ref, wanted if seed is None else replace(wanted, seed=seed), started)
+        applied = replace(applied, profile=profile)
         self.history.append(applied)
         return applied
 
@@ -1576,6 +1600,17 @@ def impairments_of(
     if problems or chosen is None:
         raise InvalidValueError(list(dict.fromkeys(problems)))
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
+
+
+def profile_name(said: object) -> str:
+    """Of what a marker or a call gives for a profile, its name; empty if it is words or steps."""
+    return said.name if isinstance(said, Profile) else said if isinstance(said, str) else ""
+
+
+def unprovable(wanted: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:
+    """Why some of what is asked cannot be proven by probes, however it is put there."""
+    told = (proving.unfit(ref, timeline=isinstance(each, Timeline)) for ref, each in wanted.items())
+    return [each for each in told if each]
 
 
 def _missing_tables(half: Impairment | Timeline, tables: Mapping[str, Path]) -> list[str]:

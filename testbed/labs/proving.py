@@ -101,7 +101,7 @@ def prove_clock(lab: Lab, ref: LinkRef) -> None:
     tc reads from /proc/net/psched in which unit its kernel counts time; where it cannot, it sets 1/15.6 of every delay
     and reads back the asked one. Raises ImpairmentNotAppliedError. Says nothing where no probe arrives.
     """
-    if lab.netem_engine != "carried" or ref.traffic.protocol not in ("", "udp") or lab.cut_for_probes(ref):
+    if lab.netem_engine != "carried" or unfit(ref, timeline=False) or lab.cut_for_probes(ref):
         return
     asked = Impairment(delay_s=_CLOCK_DELAY_S)
     try:
@@ -334,7 +334,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
         network=ref.network,
         asked=asked.words(),
         command=command,
-        checks=[*probed, *_unprobed(asked, netem, tally, probed)],
+        checks=[*probed, *_unprobed(asked, netem, tally, probed, _by_number(source, reading))],
         read_back=FAILS if found else HOLDS,
         counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
         probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
@@ -375,8 +375,9 @@ def lost(lab: Lab, ref: LinkRef, asked: Impairment) -> LinkEvidence:
 
 
 def _unprobed(
-    asked: Impairment, netem: Mapping[str, Any] | None, tally: Tally | None, probed: Sequence[Check]
-) -> list[Check]:
+    asked: Impairment, netem: Mapping[str, Any] | None, tally: Tally | None, probed: Sequence[Check],
+    by_number: int | None = None,
+) -> list[Check]:  # fmt: skip
     """Each word that was asked and that no probe looked at, as the kernel holds it and as its counters saw it."""
     kernel = probes.kernel_words((netem or {}).get("options", {}))
     kernel["limit"] = str((netem or {}).get("options", {}).get("limit", "—"))
@@ -398,11 +399,21 @@ def _unprobed(
             seen = f"{share * 100:.3g}% ({tally.dropped_packets} dropped of {tally.arrived_packets})"
         elif name in ("duplicate", "reorder", "corrupt"):
             seen = _befell(tally, name)
+        elif name in ("drop_packets", "drop_every") and by_number is not None:
+            both = " by either" if asked.drop_packets and asked.drop_every else ""
+            seen = f"{_packets(by_number)} lost{both}"
         elif name in ("seed", "ecn", "gap", "overhead", "reorder_by_jitter", "correlation"):
             seen = "—"
         said = " ".join(str(text) for key, text in asked.words().items() if same.get(key, key) == name and key != word)
         checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=held, seen=seen))
     return checks
+
+
+def _by_number(source: Source, reading: Reading) -> int | None:
+    """How many packets of a source were lost for their number, where they are counted."""
+    if not source.counted:
+        return None
+    return proof.dropped_by_number([each for each in reading.filters if each.get("chain", 0) == source.minor])
 
 
 def _befell(tally: Tally | None, name: str) -> str:

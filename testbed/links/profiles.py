@@ -17,17 +17,19 @@ The user's own folder ``netem/`` beside the Compose file comes first, then the o
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from testbed.errors import InvalidValueError
+from testbed.errors import InvalidFilesError, InvalidValueError
 from testbed.links.schedule import compile_timeline
 from testbed.model.impairment import Impairment, Profile, is_table, unknown
 from testbed.model.timeline import ReadTrace, Timeline, parse_side
 from testbed.resources import resource
+
+T = TypeVar("T")
 
 _LONGEST_TABLE = 16384  # sch_netem.c, NETEM_DIST_MAX
 
@@ -128,13 +130,14 @@ def checked_side(said: object, read: ReadTrace = read_trace) -> Impairment | Tim
 def load_profiles(*folders: Path) -> dict[str, Profile]:
     """Every profile, by name: of the given folders, the earlier first, then of testbed itself.
 
-    Raises InvalidValueError with the problems of every file, each behind the file's path.
+    Raises InvalidFilesError with the problems of every file, each behind the file's path.
     """
     problems: list[str] = []
     profiles: dict[str, Profile] = {}
     for path in _files(*folders, resource("netem")):
         if path.stem in profiles:
             continue
+        profiles[path.stem] = Profile(name=path.stem)  # one that is broken is no unknown one
         try:
             profiles[path.stem] = parse_profile(path.stem, path.read_text(encoding="utf-8"), path.parent)
         except UnicodeDecodeError as error:
@@ -142,7 +145,7 @@ def load_profiles(*folders: Path) -> dict[str, Profile]:
         except InvalidValueError as error:
             problems += [f"{path}: {problem}" for problem in error.problems]
     if problems:
-        raise InvalidValueError(problems)
+        raise InvalidFilesError(problems, profiles)
     return profiles
 
 
@@ -157,7 +160,7 @@ def load_tables(folder: Path) -> dict[str, Path]:
 
     A table in iproute2's format holds the inverse of the distribution: up to 16384 numbers from -32768 to 32767, 8192
     being one jitter away from the delay; ``#`` begins a comment (tc-netem(8), netem/README.distribution). Raises
-    InvalidValueError with the problems of every file.
+    InvalidFilesError with the problems of every file.
     """
     problems: list[str] = []
     tables: dict[str, Path] = {}
@@ -174,8 +177,17 @@ def load_tables(folder: Path) -> dict[str, Path]:
         if not is_table(path.name):
             problems.append(f"{path}: name it with letters, digits, - and _ alone, as in measured.dist")
     if problems:
-        raise InvalidValueError(problems)
+        raise InvalidFilesError(problems, tables)
     return tables
+
+
+def as_far_as_read(load: Callable[[], Mapping[str, T]], problems: list[str]) -> Mapping[str, T]:
+    """What `load_profiles` or `load_tables` finds; what is wrong with files joins the problems, and hides no other."""
+    try:
+        return load()
+    except InvalidFilesError as error:
+        problems += error.problems
+        return error.found
 
 
 def find_table(tables: Mapping[str, Path], name: str) -> Path:

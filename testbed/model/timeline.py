@@ -24,10 +24,11 @@ Pure: files are read by whoever calls. Times are seconds since the timeline's st
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -117,6 +118,8 @@ class Timeline:
     """After how long it begins again; None: what holds at its end stays."""
     trace: str | None = None
     """The trace that it was read from."""
+    words: str = field(default="", compare=False)
+    """What it was read from, in words that are read as the same again."""
 
     @property
     def is_clean(self) -> bool:
@@ -389,7 +392,9 @@ def parse_steps(steps: Sequence[object]) -> Timeline:
     segments = read.segments
     if not segments or segments[0].at_s > 0:
         segments = [Segment(at_s=0.0, impairment=Impairment()), *segments]
-    return Timeline(segments=tuple(segments), outages=tuple(read.outages), repeat_s=read.repeat_s)
+    return Timeline(
+        segments=tuple(segments), outages=tuple(read.outages), repeat_s=read.repeat_s, words=_written(steps)
+    )
 
 
 def _read_repeat(read: _Steps, where: str, step: Mapping[Any, object], *, last: bool) -> None:
@@ -557,7 +562,12 @@ def parse_trace(said: Mapping[Any, object], read_trace: ReadTrace) -> Timeline:
     segments = _segments(read, str(name), rows, named, repeat_s)
     if read.problems:
         raise InvalidValueError(read.problems)
-    return Timeline(segments=tuple(segments), repeat_s=repeat_s, trace=str(name))
+    return Timeline(segments=tuple(segments), repeat_s=repeat_s, trace=str(name), words=_written(said))
+
+
+def _written(said: object) -> str:
+    """In JSON, which is YAML too."""
+    return json.dumps(said, default=str, ensure_ascii=False)
 
 
 @dataclass(frozen=True, kw_only=True)

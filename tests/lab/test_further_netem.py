@@ -127,6 +127,7 @@ def test_exactly_the_numbered_packets_are_lost_each_time_that_it_is_asked(lab: C
         assert missing(quiet.arrived(100), 100) == [3, 17, 18, 19, 20]
         assert lab.link(LINK).dropped_by_number() == 5
         lab.verify()
+        assert [each.seen for each in lab.evidence[-1].checks if each.field == "drop_packets"] == ["5 packets lost"]
 
 
 def test_every_so_manieth_packet_is_lost(lab: ComposeLab, quiet: Datagrams) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,7 @@ def test_fails(lab, word):
     server.start(["python3", "-c", LISTEN], ready="up")
     assert client.run(["python3", "-c", SEND, server.addresses()[0]]).ok
     lab.link("client -> server").impair(delay="5ms")
+    lab.link("server -> client").impair([{"loss": "1%"}, {"at": "9s", "loss": "5%"}])
     assert False
 """
 
@@ -54,39 +56,42 @@ def test_fails(lab, word):
 def test_a_failed_test_prints_the_line_that_repeats_it(stack: Lab, kind: str, tmp_path: Path) -> None:
     (tmp_path / "test_failing.py").write_text(_FAILING)
 
-    def run(*arguments: str) -> str:
-        argv = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
-        argv += ["--lab", kind]
+    def run(argv: list[str]) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *argv, *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
+            [sys.executable, "-m", *argv], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110
         )
         assert done.returncode == 1, done.stdout
         return done.stdout
 
-    first = run("test_failing.py")
+    # What the line must name: a file elsewhere, which lab, and a service that is there by a Compose profile alone.
+    stack_file = tmp_path / "stack" / "compose.yaml"
+    stack_file.parent.mkdir()
+    text = (ROOT / "compose.yaml").read_text().replace("context: images", f"context: {ROOT / 'images'}")
+    stack_file.write_text(text.replace("  client:\n", "  client:\n    profiles: [asking]\n"))
+    options = ["--lab", kind, "--compose-file", "stack/compose.yaml", "--compose-profile", "asking"]
+    first = run(["pytest", "-p", "no:cacheprovider", "test_failing.py", *options])
     line = next(line for line in first.splitlines() if line.startswith("pytest "))
     seed = re.search(r"--testbed-seed (\d+)", line)
     assert seed is not None
     assert f"seed {seed[1]}" in first.splitlines()[2], "the header names it too"
     assert line.startswith("pytest 'test_failing.py::test_fails[a b]' --testbed-seed ")
-    assert f"--netem {stack.netem_engine} --compose-file " in line
+    assert f"--netem {stack.netem_engine} --lab {kind} --compose-file " in line
 
     def links(output: str) -> list[str]:
         return [line for line in output.splitlines() if re.match(r"\w+ -> \w+: ", line)]
 
-    again = run("test_failing.py", "--testbed-seed", seed[1])
+    again = run(shlex.split(line))
+    assert f"lab {kind}, netem {stack.netem_engine}, seed {seed[1]}" in again.splitlines()[2]
     assert links(again) == links(first)
     *asked, lost = links(first)
     assert [re.sub(r"seed=\d+", "seed", line) for line in asked] == [
-        "client -> server: loss=5% seed",
-        "server -> client: loss=5% seed",
+        "client -> server: loss=5% seed (profile lossy)",
+        "server -> client: loss=5% seed (profile lossy)",
         "client -> server: loss=30% seed",
         "client -> server: delay=5ms",  # nothing random: no seed
+        "server -> client: timeline, 2 steps over 9s; begins with loss=1% limit=1000 seed; "
+        'asked: [{"loss": "1%"}, {"at": "9s", "loss": "5%"}]',
     ]
     # 40 at 30 %: mean 12, σ ≈ 2.9; that none is lost happens once in 1.6 million runs. And the same again, above.
     assert re.fullmatch(r"client -> server: lost [1-9]\d* of 40 packets: drop_packets=[\d, -]+", lost)
-    assert len(set(re.findall(r"seed=(\d+)", first))) == 3, "each link and each time has its own"
+    assert len(set(re.findall(r"seed=(\d+)", first))) == 4, "each link and each time has its own"

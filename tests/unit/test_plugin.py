@@ -59,6 +59,12 @@ WRONG = [
     ('impair_each("client -> server", "losy")', "*profile 'losy': unknown; did you mean 'lossy'?*"),
     ("impair_each()", "*write impair_each(*"),
     ('impair("client -> server", ["lossy"])', "*[[]'lossy'] is no profile: give a profile's name, *"),
+    ('impair("client -> server", "tunnel", prove=True)', "*client -> server: a timeline cannot be probed: *"),
+    ('impair("client -> server", [{"at": "1s", "loss": "1%"}], prove=True)', "*a timeline cannot be probed: *"),
+    (
+        'impair("client -> server tcp/80", loss="1%", prove=True)',
+        "*tcp/80: cannot be probed: probes are UDP datagrams*",
+    ),
     ('impair_each("client -> server", ["clean", "lossy"])', "*write impair_each(*"),  # else: unimpaired, and passed
 ]
 
@@ -137,6 +143,21 @@ def test_a_profile_with_an_unknown_key_names_its_file_and_the_nearest_key(projec
         ]
     )
     result.stdout.fnmatch_lines(["*mine.yaml: both: loss='130%'*"])
+
+
+def test_what_is_wrong_with_files_is_told_once_of_them_and_hides_no_other_problem(project: pytest.Pytester) -> None:
+    folder = project.mkdir("netem")
+    (folder / "mine.yaml").write_text("both: {dealy: 40ms}\n")
+    (folder / "measured.dist").write_text("one two\n")
+    marked = '@pytest.mark.impair("client -> server", {})\ndef test_{}(): pass\n'
+    result = run(project, marked.format("'nope'", "unknown") + marked.format("'mine'", "broken"))
+    assert result.ret == 2
+    told = [line for line in result.outlines if "mine.yaml" in line or ".dist" in line or "::test_" in line]
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in told] == [
+        "mine.yaml", "measured.dist:1", "measured.dist:1",
+        "test_what_is_wrong_with_files_is_told_once_of_them_and_hides_no_other_problem.py::test_unknown",
+    ]  # fmt: skip
+    assert "profile 'nope': unknown" in told[-1]
 
 
 def test_a_users_profile_is_found_beside_the_compose_file(project: pytest.Pytester) -> None:
@@ -251,13 +272,17 @@ def test_what_was_not_in_force_makes_any_test_invalid_and_the_run_fail(
 
 LINKED = """
 from testbed import plugin
-from testbed.model.evidence import FAILS, Check, LinkEvidence
+from testbed.model.evidence import FAILS, Check, LinkEvidence, Span, Tally
+
+NONE = Span(low=0, high=0, how="counted")
 
 class Lab:
     history, records, seedable, netem_engine = [], [], True, "carried"
     evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
         checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=FAILS)], probe=FAILS,
+        tally=Tally(sent_packets=38, dropped_packets=2, queued_packets=0, tail_drops=(0, 0), tail_drops_from="counted",
+                    duplicated=NONE, reordered=NONE, corrupted=NONE),
     )]
     def play(self):
         pass
@@ -298,6 +323,27 @@ def test_the_results_file_has_every_test_of_a_lab_with_what_was_asked_held_and_s
 def test_a_failed_test_shows_asked_kernel_and_seen_side_by_side(project: pytest.Pytester) -> None:
     result = run(project, LINKED)
     result.stdout.re_match_lines([r"\s+field\s+asked\s+kernel\s+seen\s+verdict", r"\s+loss\s+10%\s+10%\s+1.8% .*FAILS"])
+
+
+def test_the_line_that_repeats_a_test_has_every_option_that_was_given(project: pytest.Pytester) -> None:
+    tests = project.mkdir("deep")
+    project.makefile(".ini", pytest="[pytest]")
+    (tests / "test_it.py").write_text(f"import pytest\n{LINKED}")
+    (tests / "stack.yaml").write_text(COMPOSE)
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.chdir(tests)
+        result = project.runpytest_inprocess(
+            "-p", "no:cacheprovider", "--testbed-seed", "5", "--lab", "compose", "--compose-file", "stack.yaml",
+            "--compose-profile", "rarely", "--compose-profile", "never", "--testbed-capture", "never",
+        )  # fmt: skip
+    result.stdout.fnmatch_lines([
+        "pytest test_it.py::test_bad --testbed-seed 5 --netem carried --lab compose --compose-file stack.yaml "
+        "--compose-profile rarely --compose-profile never --testbed-capture never",
+    ])  # fmt: skip
+
+
+def test_where_nothing_is_captured_the_counters_say_how_many_packets_were_lost(project: pytest.Pytester) -> None:
+    run(project, LINKED).stdout.fnmatch_lines(["client -> server: lost 2 of 40 packets; which, --testbed-capture *"])
 
 
 def test_junit_has_an_invalid_test_as_an_error_of_its_own_type(project: pytest.Pytester) -> None:
