@@ -214,6 +214,8 @@ class Source:
     """Of its own port on the engine's machine; a host that is started again has another."""
     addresses: tuple[str, ...]
     """What its packets are told by; see `Lab.marks`."""
+    targets: tuple[str, ...] = ()
+    """Where they go, if only some of them are meant; see `LinkRef.to`."""
     led: bool = False
     """Whether its filters were read back to lead to its class, or to the chain that counts its packets."""
     counted: bool = False
@@ -286,10 +288,11 @@ class Port:
         for each in state["sources"]:
             ref = LinkRef(**{**each["link"], "traffic": Traffic.parse(each["link"]["traffic"])})
             source = each["source"]
-            addresses, minor, cut = tuple(source["addresses"]), source["minor"], source["cut"]
-            ways = tuple(qdisc.cut_filters(minor, addresses, ref.traffic))
+            addresses, targets = tuple(source["addresses"]), tuple(source["targets"])
+            minor, cut = source["minor"], source["cut"]
+            ways = tuple(qdisc.cut_filters(minor, addresses, ref.traffic, targets))
             sources[ref] = Source(**{
-                **source, "addresses": addresses,
+                **source, "addresses": addresses, "targets": targets,
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
                 "running": None if source["running"] is None else Running.from_state(source["running"]),
                 "cut": None if cut is None else cutting.Cut.from_state(cut, minor, ways),
@@ -719,19 +722,34 @@ class Lab(abc.ABC):
         for ref in self.topology.links(text) if text is not None else self.cuts:
             self.mend_link(ref)
 
-    def partition(self, *groups: Iterable[str], reject: bool = False) -> tuple[LinkRef, ...]:
+    def partition(self, *groups: Iterable[str], traffic: str = "", reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut every link between hosts of different groups, both ways, on every network that they share.
 
-        ``lab.partition({"a", "b"}, {"c"})``; hosts in no group keep all their links; ``reject``: see `cut`. Raises
-        InvalidValueError for unknown hosts, and for a host in two groups, before anything is cut. Returns the links.
+        ``lab.partition({"a", "b"}, {"c[*]"})``; hosts in no group keep all their links, and what routers lead from one
+        group to another is cut as well. ``traffic``: only this part, as in ``"tcp/8888"``; ``reject``: see `cut`.
+        `mend` without words ends all of it. Raises InvalidValueError, before anything is cut, for unknown hosts, a host
+        in two groups, and groups that nothing joins. Returns the links.
         """
         _truth("reject", reject)
-        return self._cut_all(self.topology.links_between(*groups), reject=reject)
+        refs = self._part_of(traffic, lambda part: self.topology.links_between(*groups, traffic=part))
+        return self._cut_all(refs, reject=reject)
 
-    def isolate(self, host: str, *, reject: bool = False) -> tuple[LinkRef, ...]:
-        """Cut every link of a host; ``reject``: see `cut`. Returns the links."""
-        others = [other for other in self.topology.hosts if other != host]
-        return self.partition([host], others, reject=reject)
+    def isolate(self, host: str, *, traffic: str = "", reject: bool = False) -> tuple[LinkRef, ...]:
+        """Cut every link of a host, or of each of several, as in ``"a[*]"``; the rest: see `partition`."""
+        _truth("reject", reject)
+        refs = self._part_of(traffic, lambda part: self.topology.links_around(host, traffic=part))
+        return self._cut_all(refs, reject=reject)
+
+    def _part_of(self, traffic: str, links: Callable[[Traffic], tuple[LinkRef, ...]]) -> tuple[LinkRef, ...]:
+        """The links, each narrowed to this traffic. Raises InvalidValueError with every problem of both."""
+        problems = Problems()
+        part, refs = ALL_TRAFFIC, tuple[LinkRef, ...]()
+        with problems.gathered():
+            part = Traffic.parse(traffic)
+        with problems.gathered():
+            refs = links(part)
+        problems.tell()
+        return refs
 
     @property
     def cuts(self) -> list[LinkRef]:
@@ -1230,7 +1248,7 @@ class Lab(abc.ABC):
     def _new_cut(self, port: Port, ref: LinkRef, how: str) -> cutting.Cut:
         """A cut that is not there yet, with all that it needs. Raises InvalidValueError, EnvironmentUnfitError."""
         source = port.sources[ref]
-        ways = tuple(qdisc.cut_filters(source.minor, source.addresses, ref.traffic))
+        ways = tuple(qdisc.cut_filters(source.minor, source.addresses, ref.traffic, source.targets))
         if how == cutting.DROP:
             self._refuse_silence(port, ref)
             return cutting.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
@@ -1247,7 +1265,7 @@ class Lab(abc.ABC):
     def _refuse_rejection(self, port: Port, ref: LinkRef) -> None:
         """What rejects comes before what is silent: a part that is lost silently cannot be within it."""
         for other, source in port.sources.items():
-            within = other.src == ref.src and other != ref and ref.traffic.covers(other.traffic)
+            within = other != ref and ref.covers(other)
             if within and source.cut is not None and not source.cut.at_gate:
                 raise InvalidValueError(
                     f"{ref} cannot reject while {other} is cut silently: mend that, or reject it too"
@@ -1255,7 +1273,7 @@ class Lab(abc.ABC):
 
     def _refuse_silence(self, port: Port, ref: LinkRef) -> None:
         for other, source in port.sources.items():
-            around = other.src == ref.src and other != ref and other.traffic.covers(ref.traffic)
+            around = other != ref and other.covers(ref)
             if around and source.cut is not None and source.cut.at_gate:
                 raise InvalidValueError(
                     f"{ref} cannot be cut silently while {other} rejects: mend that, or reject both"
@@ -1481,6 +1499,10 @@ class Lab(abc.ABC):
         minor = qdisc.FIRST_MINOR + len(port.sources)
         if minor > qdisc.LAST_MINOR:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
+        if ref.to:  # of a router's packets its own alone, and of any host's also those from another network's address
+            addresses, targets = self.hosts[ref.src].addresses(), self.hosts[ref.to].addresses()
+            port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses, targets=targets)
+            return port
         addresses = self.marks(ref.src, ref.network)
         port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
         # A router's packets bear anybody's addresses, and of a part of the traffic the rest is none of ours.

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 
@@ -266,9 +266,22 @@ def stop_counting(device: str, minor: int) -> str:
     return f"filter delete dev {device} parent 1: chain {minor}"
 
 
-def cut_filters(minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC) -> list[Filter]:
-    """What leads them to the class where all is lost, before any other filter is asked."""
-    return list(_filters(minor, f"1:{cut_minor(minor):x}", addresses, traffic, _CUT_PRIORITY))
+def cut_filters(
+    minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, targets: Sequence[str] = ()
+) -> list[Filter]:
+    """What leads them to the class where all is lost, before any other filter is asked.
+
+    ``targets``: only those that go to one of these addresses.
+    """
+    flow = f"1:{cut_minor(minor):x}"
+    whole = list(_filters(minor, flow, addresses, traffic, _CUT_PRIORITY))
+    if not targets:
+        return whole
+    narrowed = [
+        replace(each, keys={**each.keys, "dst_ip": target})
+        for each in whole for target in targets if _FAMILIES[":" in target] == each.family
+    ]  # fmt: skip
+    return [replace(each, handle=minor + number * _FILTER) for number, each in enumerate(narrowed)]
 
 
 def _filters(

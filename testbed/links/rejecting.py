@@ -31,8 +31,8 @@ _MATCH, _MISS = 0xFFFFFFFF, 0
 
 # Offsets from the frame's begin: Ethernet, then RFC 791 and RFC 8200.
 _FROM_MAC, _IP = 6, 14
-_V4_FRAGMENT, _V4_PROTOCOL, _V4_SOURCE = _IP + 6, _IP + 9, _IP + 12
-_V6_NEXT, _V6_SOURCE, _V6_BYTES = _IP + 6, _IP + 8, 40
+_V4_FRAGMENT, _V4_PROTOCOL, _V4_SOURCE, _V4_TARGET = _IP + 6, _IP + 9, _IP + 12, _IP + 16
+_V6_NEXT, _V6_SOURCE, _V6_TARGET, _V6_BYTES = _IP + 6, _IP + 8, _IP + 24, 40
 _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 _FRAGMENT, _OPTIONS = 44, (0, 43, 60)
 
@@ -69,10 +69,10 @@ def program(chosen: Filter) -> Program:
         for code, place, part in ((_LD, _FROM_MAC, mac[:4]), (_LDH, _FROM_MAC + 4, mac[4:])):
             to.add(code, place)
             to.add(_EQUAL, int.from_bytes(part), no="miss")
-    else:
-        packed = ip_address(str(chosen.keys["src_ip"])).packed
+    for key, place in (("src_ip", _V4_SOURCE if old else _V6_SOURCE), ("dst_ip", _V4_TARGET if old else _V6_TARGET)):
+        packed = ip_address(str(chosen.keys[key])).packed if key in chosen.keys else b""
         for at in range(0, len(packed), 4):
-            to.add(_LD, (_V4_SOURCE if old else _V6_SOURCE) + at)
+            to.add(_LD, place + at)
             to.add(_EQUAL, int.from_bytes(packed[at : at + 4]), no="miss")
     number = _PROTOCOLS[str(chosen.keys["ip_proto"])] if "ip_proto" in chosen.keys else None
     ports = [(place, int(chosen.keys[key])) for place, key in ((0, "src_port"), (2, "dst_port")) if key in chosen.keys]

@@ -10,13 +10,14 @@ An end may stand for several hosts: ``client[*]``, ``client[1..20]``, ``client,w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations, product
 from typing import Any
 
 from testbed.errors import InvalidComposeError, InvalidValueError
 from testbed.model.impairment import unknown
+from testbed.model.topologies import is_router
 
 _LINK = re.compile(r"\s*(?P<a>\S+?)\s*(?P<arrow><->|->)\s*(?P<b>\S+?)(?:\s+(?P<rest>\S.*?))?\s*")
 _BLANKS_AT_COMMA = re.compile(r"\s+,\s*|,\s+")
@@ -49,6 +50,8 @@ class Service:
     replicas: int = 1
     image: str | None = None
     build: Mapping[str, Any] | None = None
+    router: bool = False
+    """Whether its hosts pass on what is not meant for them."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -103,9 +106,17 @@ class LinkRef:
     dst: str
     network: str
     traffic: Traffic = ALL_TRAFFIC
+    to: str = ""
+    """Of what a host sends to a router, only that which goes on to this host; empty for all."""
 
     def __str__(self) -> str:
-        return f"{self.src} -> {self.dst} {self.traffic}".rstrip()
+        target = f"{self.to} over {self.dst}" if self.to else self.dst
+        return f"{self.src} -> {target} {self.traffic}".rstrip()
+
+    def covers(self, other: LinkRef) -> bool:
+        """Whether all packets of the other are also of this."""
+        ends = (self.src, self.dst, self.network) == (other.src, other.dst, other.network)
+        return ends and self.to in ("", other.to) and self.traffic.covers(other.traffic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +140,7 @@ class Topology:
                 replicas=_replicas(body),
                 image=body.get("image"),
                 build=body.get("build"),
+                router=is_router(body),
             )
             for name, body in (config.get("services") or {}).items()
         }
@@ -242,27 +254,92 @@ class Topology:
             hosts += service.hosts[first - 1 : last]
         return tuple(dict.fromkeys(hosts))
 
-    def links_between(self, *groups: Iterable[str]) -> tuple[LinkRef, ...]:
-        """Every link between hosts of different groups, both ways, on every bridge network that they share.
+    def links_between(self, *groups: Iterable[str], traffic: Traffic = ALL_TRAFFIC) -> tuple[LinkRef, ...]:
+        """Every link between hosts of different groups, both ways, on every network that they share.
 
-        Raises InvalidValueError with every problem: fewer than two groups, unknown hosts, a host in two groups.
+        Where routers lead from one to the other all the same: what the one sends on to the other, at each router beside
+        it. Raises InvalidValueError with every problem: fewer than two groups, an empty one, unknown hosts, a host in
+        two groups, hosts that share a network without ports, and groups that nothing joins.
         """
-        sides = [tuple(dict.fromkeys([group] if isinstance(group, str) else group)) for group in groups]
+        problems: list[str] = []
+        sides = [self._members(group, problems) for group in groups]
         everyone = [host for side in sides for host in side]
-        problems = [f"host {host!r}: {unknown(host, self.hosts)}" for host in everyone if host not in self.hosts]
+        problems += [problem for host in dict.fromkeys(everyone) if (problem := self._cannot_end_a_link(host))]
         problems += [f"host {host!r} is in two groups" for host in dict.fromkeys(everyone) if everyone.count(host) > 1]
         if len(sides) < 2:
             problems.append('a partition needs two groups of hosts: partition({"a", "b"}, {"c"})')
+        elif not all(sides) and not problems:
+            problems.append("a group of a partition is empty: there is nobody to be cut off")
+        links: list[LinkRef] = []
+        if not problems:
+            side_of = {host: number for number, side in enumerate(sides) for host in side}
+            for side, other in permutations(sides, 2):
+                for src, dst in product(side, other):
+                    links += self._links_to_cut(src, dst, traffic, side_of, problems)
+        if not problems and not links:
+            where = "; ".join(f"{host} is on {', '.join(self._networks_of(host))}" for host in everyone)
+            problems.append(f"nothing to cut: these groups share no network, and no router joins them: {where}")
         if problems:
-            raise InvalidValueError(problems)
-        return tuple(
-            LinkRef(src, dst, network)
-            for side, other in permutations(sides, 2)
-            for src in side
-            for dst in other
-            for network in self._networks_of(src)
-            if network in self._networks_of(dst) and self.networks[network].driver == "bridge"
-        )
+            raise InvalidValueError(dict.fromkeys(problems))
+        return tuple(links)
+
+    def links_around(self, text: str, *, traffic: Traffic = ALL_TRAFFIC) -> tuple[LinkRef, ...]:
+        """Every link of one host, or of each of several, as `links_between` has them. Raises InvalidValueError."""
+        problems: list[str] = []
+        alone = self._members([text], problems)
+        problems += [problem for host in alone if (problem := self._cannot_end_a_link(host))]
+        if problems:
+            raise InvalidValueError(dict.fromkeys(problems))
+        rest = [host for host in self._hosts_named("*", problems) if host not in alone]
+        groups = [*([host] for host in alone), *([rest] if rest else [])]
+        if len(groups) < 2:
+            raise InvalidValueError(f"{text!r}: nothing to cut: there is no other host")
+        return self.links_between(*groups, traffic=traffic)
+
+    def _members(self, group: Iterable[str], problems: list[str]) -> tuple[str, ...]:
+        """The hosts of a group, in which each may be named as the end of a link is."""
+        words = [group] if isinstance(group, str) else group
+        return tuple(dict.fromkeys(host for word in words for host in self._hosts_named(word, problems)))
+
+    def _links_to_cut(
+        self, src: str, dst: str, traffic: Traffic, side_of: Mapping[str, int], problems: list[str]
+    ) -> Iterator[LinkRef]:
+        """What must be cut to part one host from another, all links between other groups being cut too."""
+        mine, others = self._networks_of(src), self._networks_of(dst)
+        for network in mine:
+            if network not in others:
+                continue
+            if (driver := self.networks[network].driver) != "bridge":
+                first, second = sorted((src, dst))
+                problems.append(
+                    f"{first} and {second} share network {network!r} of driver {driver!r}, which has no ports to cut"
+                )
+            yield LinkRef(src, dst, network, traffic)
+        beyond = {network for network in others if network not in mine}
+        for network in mine:
+            for router in self._routers_on(network):
+                if router not in (src, dst) and self._leads_on(src, router, dst, beyond, side_of):
+                    yield LinkRef(src, router, network, traffic, to=dst)
+
+    def _leads_on(self, src: str, router: str, dst: str, networks: set[str], side_of: Mapping[str, int]) -> bool:
+        """Whether what a host gives a router reaches one of another host's networks, over no link that is cut."""
+
+        def cut(one: str, other: str) -> bool:
+            return one in side_of and other in side_of and side_of[one] != side_of[other]
+
+        if cut(src, router):
+            return False
+        found = [router]
+        for each in found:
+            if not cut(each, dst) and networks.intersection(self._networks_of(each)):
+                return True
+            around = {near for network in self._networks_of(each) for near in self._routers_on(network)}
+            found += [near for near in around if near not in (*found, src, dst) and not cut(each, near)]
+        return False
+
+    def _routers_on(self, network: str) -> list[str]:
+        return [host for each in self.services.values() if each.router and network in each.networks
+                for host in each.hosts]  # fmt: skip
 
     def _cannot_end_a_link(self, host: str) -> str | None:
         service = self.service_of(host)

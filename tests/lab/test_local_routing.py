@@ -91,6 +91,41 @@ def test_what_a_router_may_not_pass_on_is_rejected_to_who_sent_it(chain: LocalLa
         chain.heal()
 
 
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("reject", [False, True])
+def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalLab, version: int, reject: bool) -> None:
+    chain.begin(None)
+    for name in ("left", "r2", "right"):
+        chain.host(name).put("/tmp/knock.py", (HERE / "programs" / "knock.py").read_bytes())
+        chain.host(name).start(["python3", "/tmp/knock.py", "open", "9010"], ready="ready")
+    address = {name: host.addresses()[0 if version == 4 else -1] for name, host in chain.hosts.items()}
+
+    def knocked(source: str, *targets: str) -> list[str]:
+        doors = [f"tcp/{address[target]}/9010" for target in targets]
+        done = chain.host(source).run(["python3", "/tmp/knock.py", "at", *doors])
+        return [outcome for outcome, _ in json.loads(done.stdout)]
+
+    said = "ECONNREFUSED" if reject else "silence"
+    try:
+        assert knocked("left", "right", "r2") == ["ok", "ok"]
+        before = {ref: chain.lost_in_cut(ref) for ref in chain.topology.links_between({"left"}, {"right"})}
+        chain.partition({"left"}, {"right"}, reject=reject)
+        assert sorted(map(str, chain.cuts)) == ["left -> right over r1", "right -> left over r3"]
+        assert knocked("left", "right", "r2") == [said, "ok"]
+        assert knocked("right", "left", "r2") == [said, "ok"]
+        assert [chain.lost_in_cut(ref) - before[ref] for ref in chain.cuts] == [1, 1]
+        chain.verify()
+        assert {each.link: each.read_back for each in chain.evidence} == {
+            "left -> right over r1": "holds", "right -> left over r3": "holds",
+        }  # fmt: skip
+        chain.mend()
+        assert knocked("left", "right") == ["ok"]
+        chain.partition({"left"}, {"right"}, traffic="udp", reject=reject)
+        assert knocked("left", "right") == ["ok"]
+    finally:
+        chain.end()
+
+
 def test_a_dumbbells_bottleneck_is_shared_and_its_sides_are_not(kind: str, pytestconfig: pytest.Config) -> None:
     with LocalLab(topologies.dumbbell(2, 2), netem=pytestconfig.getoption("--netem")) as lab:
         prepare(*lab.hosts.values())

@@ -40,8 +40,7 @@ def four(shared: Lab) -> Iterator[Lab]:
 
 def heard(lab: Lab) -> Pairs:
     """Which pairs (who spoke, who heard) got through, once every other packet was seen to be swallowed."""
-    cut = [lab.link(f"{ref.src} -> {ref.dst}") for ref in lab.cuts]
-    before = [link.lost_in_cut() for link in cut]
+    before = {ref: lab.lost_in_cut(ref) for ref in lab.cuts}
     word = f"{next(ROUNDS)}"
     for name in HOSTS:
         others = [lab.hosts[other].addresses()[0] for other in HOSTS if other != name]
@@ -50,7 +49,7 @@ def heard(lab: Lab) -> Pairs:
     def settled() -> tuple[Pairs, int]:
         lines = {dst: LISTENERS[dst].output.split() for dst in HOSTS}
         pairs = {(src, dst) for src, dst in PAIRS if f"{src}.{word}" in lines[dst]}
-        swallowed = sum(link.lost_in_cut() - then >= 3 for link, then in zip(cut, before, strict=True))
+        swallowed = sum(lab.lost_in_cut(ref) - then >= 3 for ref, then in before.items())
         return pairs, swallowed
 
     pairs, _ = await_condition(settled, lambda seen: len(seen[0]) + seen[1] == len(PAIRS), deadline_s=20)
@@ -102,6 +101,15 @@ def test_an_isolated_host_hears_nobody_and_is_heard_by_nobody(four: Lab) -> None
     assert heard(four) == PAIRS - between("d", "abc")
     four.mend("d -> a")
     assert heard(four) == PAIRS - between("d", "abc") | {("d", "a")}
+
+
+def test_a_partition_of_a_port_cuts_that_port_and_no_other(four: Lab) -> None:
+    four.partition({"a", "b"}, {"c,d"}, traffic="udp/9002")
+    assert heard(four) == PAIRS - between("ab", "cd")
+    four.mend()
+    four.partition({"a", "b"}, {"c,d"}, traffic="udp/9")
+    four.isolate("a", traffic="tcp")
+    assert heard(four) == PAIRS
 
 
 def test_what_impaired_the_link_before_impairs_it_again_after_the_cut(four: Lab) -> None:
@@ -291,4 +299,7 @@ def test_a_partition_of_unknown_hosts_cuts_nothing(four: Lab) -> None:
     assert caught.value.problems == ("host 'x': unknown; known: a, b, c, d", "host 'b' is in two groups")
     with pytest.raises(InvalidValueError, match="needs two groups"):
         four.partition({"a"})
+    with pytest.raises(InvalidValueError) as caught:
+        four.partition({"a"}, set(), traffic="tpc/80")
+    assert [each.partition(":")[0] for each in caught.value.problems] == ["'tpc/80'", "a group of a partition is empty"]
     assert four.cuts == []

@@ -246,6 +246,15 @@ def test_a_cut_is_a_class_of_its_own_where_all_is_lost() -> None:
     ]
 
 
+def test_a_cut_of_what_goes_to_some_addresses_matches_both_ends_in_each_family() -> None:
+    chosen = qdisc.cut_filters(0x10, ADDRESSES, Traffic("udp", 53), ["10.0.0.9", "10.0.0.8", "fd00::9"])
+    assert [(each.family, each.keys["src_ip"], each.keys["dst_ip"]) for each in chosen] == [
+        *[("ip", "172.18.0.2", "10.0.0.9"), ("ip", "172.18.0.2", "10.0.0.8")] * 2,
+        *[("ipv6", "fd00::2", "fd00::9")] * 2,
+    ]
+    assert len({each.handle for each in chosen}) == len(chosen)
+
+
 @pytest.mark.parametrize("cut", [Traffic(), Traffic("tcp"), Traffic("tcp", 8888)])
 @pytest.mark.parametrize("impaired", [Traffic(), Traffic("tcp"), Traffic("tcp", 8888)])
 def test_a_cut_of_any_traffic_is_asked_before_an_impairment_of_any(cut: Traffic, impaired: Traffic) -> None:

@@ -21,8 +21,8 @@ _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 class Kernel:
     """A kernel that runs a program on frames: what it matches comes through a socket that filters."""
 
-    def __init__(self, said: str, address: str) -> None:
-        (self.filter, *self.others) = qdisc.cut_filters(0x10, [address], Traffic.parse(said))
+    def __init__(self, said: str, address: str, *targets: str) -> None:
+        (self.filter, *self.others) = qdisc.cut_filters(0x10, [address], Traffic.parse(said), targets)
 
     def matches(self, frame: bytes) -> bool:
         family = {0x0800: "ip", 0x86DD: "ipv6"}.get(int.from_bytes(frame[12:14]), self.filter.family)
@@ -61,6 +61,18 @@ def test_all_of_a_hosts_packets_match_and_nobody_elses() -> None:
     assert whole.matches(ipv6(A6, B6, 58, b"\x80" + bytes(7)))
     assert not whole.matches(ipv6("fd00:1::1", B6, 6, tcp(1, 2)))
     assert not whole.matches(ipv6("fd00::1:1", B6, 6, tcp(1, 2)))
+
+
+def test_of_what_goes_to_others_too_only_what_goes_to_the_targets_matches() -> None:
+    to_b = Kernel("", A4, B4, B6, "10.0.0.9")
+    assert to_b.matches(ipv4(A4, B4, 6, tcp(1, 2)))
+    assert to_b.matches(ipv4(A4, "10.0.0.9", 17, udp(1, 2)))
+    assert not to_b.matches(ipv4(A4, "10.0.0.8", 6, tcp(1, 2)))
+    assert not to_b.matches(ipv4("10.0.0.8", B4, 6, tcp(1, 2)))
+    to_b = Kernel("udp/9", A6, B4, B6)
+    assert to_b.matches(ipv6(A6, B6, 17, udp(1, 9)))
+    assert not to_b.matches(ipv6(A6, B6, 17, udp(1, 8)))
+    assert not to_b.matches(ipv6(A6, "fd00::3", 17, udp(1, 9)))
 
 
 def test_a_routers_packets_are_told_by_its_own_address_in_both_families() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -278,19 +279,115 @@ def test_a_link_that_cannot_be_is_refused_with_every_reason(text: str, problems:
 # --- links between groups --------------------------------------------------------------------------
 
 
-def test_links_between_groups_go_both_ways_over_every_shared_bridge() -> None:
-    topology = Topology.from_compose(
-        {
-            "services": {
-                "a": {"networks": {"lan": None, "back": None, "wide": None}},
-                "b": {"networks": {"lan": None, "back": None, "wide": None}},
-                "c": {"networks": {"lan": None}},
-            },
-            "networks": {"lan": {}, "back": {}, "wide": {"driver": "overlay"}},
-        }
-    )
+def joined(networks: dict[str, str], *routers: str, drivers: dict[str, str] | None = None) -> Topology:
+    """Services, each with the names of its networks, one letter each."""
+    return Topology.from_compose({
+        "services": {
+            name: {"networks": dict.fromkeys(on), "x-testbed": {"router": name in routers}}
+            for name, on in networks.items()
+        },
+        "networks": {each: {"driver": (drivers or {}).get(each, "bridge")} for each in {*"".join(networks.values())}},
+    })  # fmt: skip
+
+
+def refused(topology: Topology, *groups: Iterable[str]) -> tuple[str, ...]:
+    with pytest.raises(InvalidValueError) as caught:
+        topology.links_between(*groups)
+    return caught.value.problems
+
+
+def test_links_between_groups_go_both_ways_over_every_shared_network() -> None:
+    topology = joined({"a": "lb", "b": "lb", "c": "l"})
     assert {(each.src, each.dst, each.network) for each in topology.links_between({"a"}, ["b", "c"])} == {
-        ("a", "b", "lan"), ("b", "a", "lan"), ("a", "b", "back"), ("b", "a", "back"),
-        ("a", "c", "lan"), ("c", "a", "lan"),
+        ("a", "b", "l"), ("b", "a", "l"), ("a", "b", "b"), ("b", "a", "b"), ("a", "c", "l"), ("c", "a", "l"),
     }  # fmt: skip
     assert {str(each) for each in topology.links_between("b", "c")} == {"b -> c", "c -> b"}
+    assert {str(each) for each in topology.links_between("b", "c", traffic=Traffic("tcp", 80))} == {
+        "b -> c tcp/80", "c -> b tcp/80",
+    }  # fmt: skip
+
+
+def test_groups_name_hosts_as_links_do_and_get_the_same_hints() -> None:
+    web = {"web[1]", "web[2]"}
+    assert {ref.src for ref in TOPOLOGY.links_between({"web[*]"}, {"server"})} == {*web, "server"}
+    assert {ref.src for ref in TOPOLOGY.links_between(["web[1..2]"], "server")} == {*web, "server"}
+    assert {ref.src for ref in TOPOLOGY.links_between(["web[2],gate-1"], "server")} == {"web[2]", "gate-1", "server"}
+    assert refused(TOPOLOGY, {"web"}, {"server"}) == ("'web' has 2 replicas; name one, as web[1], or all, web[*]",)
+    assert refused(TOPOLOGY, {"web[1..3]"}, {"srver"}) == (
+        "'web[1..3]': web has 2 replicas, counted from 1",
+        "host 'srver': unknown; did you mean 'server'? Known: " + ", ".join(TOPOLOGY.hosts),
+    )
+    (hint,) = refused(TOPOLOGY, {"bare"}, {"server"})
+    assert hint.startswith("host 'bare' has `network_mode: host` and so no port of its own")
+
+
+def test_of_several_hosts_that_are_isolated_each_is_alone() -> None:
+    topology = joined({"a": "l", "b": "l", "c": "l"})
+    assert {str(each) for each in topology.links_around("a")} == {"a -> b", "b -> a", "a -> c", "c -> a"}
+    assert len(topology.links_around("a,b")) == 6
+    assert len(topology.links_around("*")) == 6
+    around = TOPOLOGY.links_around("web[*]", traffic=Traffic("udp"))
+    assert {str(each) for each in around} >= {"web[1] -> web[2] udp", "server -> web[1] udp"}
+    with pytest.raises(InvalidValueError, match=r"'web' has 2 replicas; name one, as web\[1\], or all, web\[\*\]"):
+        TOPOLOGY.links_around("web")
+    with pytest.raises(InvalidValueError, match=r"'a': nothing to cut: there is no other host"):
+        joined({"a": "l"}).links_around("a")
+
+
+def test_groups_that_nothing_joins_cannot_be_parted() -> None:
+    apart = joined({"x": "a", "y": "b", "z": "ab"})
+    assert refused(apart, {"x"}, {"y"}) == (
+        "nothing to cut: these groups share no network, and no router joins them: x is on a; y is on b",
+    )
+    assert {str(each) for each in apart.links_between({"x"}, {"y", "z"})} == {"x -> z", "z -> x"}
+    assert refused(apart, {"x"}, set()) == ("a group of a partition is empty: there is nobody to be cut off",)
+    assert refused(apart, {"x"}) == ('a partition needs two groups of hosts: partition({"a", "b"}, {"c"})',)
+    wide = joined({"a": "lw", "b": "lw"}, drivers={"w": "overlay"})
+    assert refused(wide, {"a"}, {"b"}) == (
+        "a and b share network 'w' of driver 'overlay', which has no ports to cut",
+    )  # fmt: skip
+
+
+CHAIN = joined({"left": "a", "r1": "ab", "r2": "bc", "r3": "cd", "right": "d"}, "r1", "r2", "r3")
+
+
+@pytest.mark.parametrize(
+    ("groups", "links"),
+    [
+        (("left", "right"), {"left -> right over r1", "right -> left over r3"}),
+        (("left", "r2"), {"left -> r2 over r1", "r2 -> left over r1"}),
+        # What is cut beside them parts the others too.
+        (("left", ["r1", "right"]), {"left -> r1", "r1 -> left"}),
+        ((["left", "r1"], ["r2", "r3", "right"]), {"r1 -> r2", "r2 -> r1"}),
+        # Not so here: r2 is on neither side, and passes on.
+        (
+            (["left", "r1"], ["r3"]),
+            {"left -> r3 over r1", "r3 -> left over r2", "r1 -> r3 over r2", "r3 -> r1 over r2"},
+        ),
+    ],
+)
+def test_what_routers_lead_from_group_to_group_is_cut_beside_its_sender(groups: Any, links: set[str]) -> None:
+    found = CHAIN.links_between(*groups)
+    assert {str(each) for each in found} == links
+    assert all(each.network in CHAIN.networks for each in found)
+
+
+def test_an_isolated_host_needs_its_own_links_cut_alone() -> None:
+    assert {str(each) for each in CHAIN.links_around("left")} == {"left -> r1", "r1 -> left"}
+
+
+def test_hosts_beside_each_other_do_not_speak_over_the_router_that_both_have() -> None:
+    dumbbell = joined({"a": "l", "b": "l", "r1": "lm", "r2": "mr", "c": "r"}, "r1", "r2")
+    assert {str(each) for each in dumbbell.links_between("a", "b")} == {"a -> b", "b -> a"}
+    both = joined({"a": "l", "b": "lr", "r": "lr"}, "r")  # here they do: to the other address of b
+    assert {str(each) for each in both.links_between("a", "b")} == {"a -> b", "b -> a", "a -> b over r"}
+
+
+def test_a_link_covers_what_is_a_part_of_it() -> None:
+    whole = LinkRef("a", "r", "l")
+    part, port = LinkRef("a", "r", "l", to="b"), LinkRef("a", "r", "l", Traffic("tcp", 80))
+    assert whole.covers(part)
+    assert whole.covers(port)
+    assert not part.covers(whole)
+    assert not part.covers(port)
+    assert not whole.covers(LinkRef("c", "r", "l"))
