@@ -8,15 +8,18 @@ judged, says ``BELOW_THE_LAB = True``: on containers it is ``slow``, and run in 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from testbed import CommandTimeoutError, Host, Lab, Result
+from testbed import CommandTimeoutError, Host, Lab, LabError, Result
 from testbed.labs.choice import decide, make_lab
 from testbed.labs.waiting import await_condition
 
@@ -64,6 +67,33 @@ def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:
     """A lab of this kind for a Compose file; not up yet."""
     return make_lab(kind, file, netem=config.getoption("--netem"), say=lambda _text: None)
+
+
+@cache
+def _claimed() -> tuple[int, socket.socket]:
+    """A number below 512 that no other process of this machine has claimed, and what claims it as long as we live."""
+    for each in range(512):
+        number, claim = (os.getpid() + each) % 512, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0testbed-tests-subnet-{number}")  # abstract, unix(7): gone with us
+        except OSError:
+            claim.close()
+        else:
+            return number, claim
+    raise LabError("512 runs at once: every subnet is taken")
+
+
+def own_subnet() -> str:
+    """What stands between ``198.`` and the last number in the subnet of `stacks/three.yaml`, for this process alone.
+
+    Two workers' stacks, or two runs', must not want the same subnet on one engine, nor one that the engine gives to
+    others by itself. So they are in 198.18.0.0/15 (RFC 2544, for benchmarks); that of `stacks/scaled.yaml` in
+    fd00::/16.
+    """
+    number, _ = _claimed()
+    os.environ["SCALED"] = f"{number:x}"
+    os.environ["THREE"] = f"{18 + number // 256}.{number % 256}"
+    return os.environ["THREE"]
 
 
 @pytest.fixture(scope="session")

@@ -53,13 +53,13 @@ def test_names_beyond_the_routers_resolve(chain: LocalLab) -> None:
 
 def test_a_link_between_routers_is_impaired_for_what_they_pass_on(chain: LocalLab) -> None:
     flow = Datagrams(chain.host("left"), chain.host("right"), network="r3-right")
-    assert min(flow.round_trips(5)) < 0.020
+    assert min(flow.round_trips(5)) < 0.150
     try:
-        chain.link("r1 -> r2").impair(delay="30ms")
-        assert 0.030 <= min(flow.round_trips(5)) < 0.060
-        chain.link("r2 -> r1").impair(delay="30ms")
-        assert min(flow.round_trips(5)) >= 0.060
-        assert chain.link("r1 -> r2").counters().sent_packets >= 10
+        chain.link("r1 -> r2").impair(delay="300ms")
+        assert 0.300 <= min(flow.round_trips(2)) < 0.600
+        chain.link("r2 -> r1").impair(delay="300ms")
+        assert min(flow.round_trips(2)) >= 0.600
+        assert chain.link("r1 -> r2").counters().sent_packets >= 6
         chain.verify()
         chain.link("r1 -> r2").heal()
         chain.link("r2 -> r1").impair(loss="100%")
@@ -79,12 +79,12 @@ def test_what_a_router_may_not_pass_on_is_rejected_to_who_sent_it(chain: LocalLa
     try:
         before = chain.link("r1 -> r2 udp/9007").lost_in_cut()
         chain.cut("r1 -> r2 udp/9007", reject=True)
-        # Nobody listens at the other, so far away that his own answer takes 30 ms.
-        chain.link("r3 -> r2").impair(delay="30ms")
+        # Nobody listens at the other, so far away that his own answer takes 300 ms.
+        chain.link("r3 -> r2").impair(delay="300ms")
         done = left.run(["python3", "/tmp/knock.py", "at", f"udp/{target}/9007", f"udp/{target}/9008"])
         (cut, cut_s), (closed, closed_s) = json.loads(done.stdout)
         assert (cut, closed) == ("ECONNREFUSED", "ECONNREFUSED")
-        assert cut_s < 0.030 <= closed_s
+        assert cut_s < 0.300 <= closed_s
         assert chain.link("r1 -> r2 udp/9007").lost_in_cut() == before + 1
         chain.verify()
     finally:
@@ -131,9 +131,9 @@ def test_a_dumbbells_bottleneck_is_shared_and_its_sides_are_not(kind: str, pytes
         prepare(*lab.hosts.values())
         near = Datagrams(lab.host("left[1]"), lab.host("left[2]"), network="left")
         far = [Datagrams(lab.host(f"left[{n}]"), lab.host(f"right[{n}]"), network="right") for n in (1, 2)]
-        lab.impair("r1 -> r2", delay="40ms")
-        assert min(near.round_trips(3)) < 0.020
-        assert all(min(each.round_trips(3)) >= 0.040 for each in far)
+        lab.impair("r1 -> r2", delay="300ms")
+        assert min(near.round_trips(3)) < 0.150
+        assert all(min(each.round_trips(2)) >= 0.300 for each in far)
 
 
 def test_a_compose_lab_refuses_what_it_cannot_route() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, La
 from testbed.links import proof, qdisc
 from testbed.model.evidence import FAILS, HOLDS
 from testbed.model.impairment import Impairment
-from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, prepare
+from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, own_subnet, prepare
 
 BELOW_THE_LAB = True
 
@@ -21,7 +20,7 @@ BELOW_THE_LAB = True
 @pytest.fixture(scope="module")
 def two_networks(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
     """Hosts `other` and `server` share two networks."""
-    os.environ["THREE"] = str(os.getpid() % 250)  # two runs on one engine must not want the same subnet
+    own_subnet()
     with lab_of(kind, pytestconfig, HERE / "stacks" / "three.yaml") as lab:
         prepare(*lab.hosts.values())
         yield lab
