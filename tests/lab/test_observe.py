@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab, Lab
+from testbed.labs.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.wire import flows, layers
 
@@ -133,13 +134,16 @@ def test_what_netem_doubled_is_told_from_what_tcp_sent_again(lab: ComposeLab, ad
 @pytest.mark.impair("client -> server", delay="2ms")
 def test_of_a_reader_that_does_not_read_packets_sockets_and_counters_tell_alike(lab: ComposeLab, address: str) -> None:
     client, server = lab.host("client"), lab.host("server")
+
+    def probes() -> int:
+        return client.counters()["TcpExt"]["TCPWinProbe"]
+
+    before = probes()
     with lab.observe(captures=["client -> server"], snap_bytes=None) as seen:
         reader = server.start(["python3", "-c", SLOW, str(PORT)], ready="ready")
         sender = client.start(["python3", "-c", SEND, address, str(PORT), "200000"])
-        deadline = time.monotonic() + 20
-        before = server.counters()["TcpExt"]["TCPToZeroWindowAdv"]
-        while server.counters()["TcpExt"]["TCPToZeroWindowAdv"] == before and time.monotonic() < deadline:
-            time.sleep(0.05)
+        # The sender's kernel asks whether the window is open no sooner than after 200 ms: long enough for a look at it.
+        await_condition(probes, lambda count: count > before, deadline_s=20)
         assert not sender.ended
         word = client.run(["python3", "-c", f"import socket; socket.create_connection(({address!r}, {PORT + 1}))"])
         assert word.ok, word.stderr

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -77,6 +80,9 @@ def test_what_goes_over_in_pieces_arrives_whole(data: bytes) -> None:
 # --- on loopback -----------------------------------------------------------------------------------
 
 
+_NUMBERS = cycle(range(1, 31))
+
+
 @pytest.fixture
 def running() -> Iterator[capture.Captures]:
     with capture.Captures() as captures:
@@ -92,8 +98,14 @@ def running() -> Iterator[capture.Captures]:
 @pytest.fixture
 def port() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
-        each.bind(("127.0.0.1", 0))
+        # An address of its own for each process and test: what others send over loopback must not fill the capture.
+        each.bind((str(IPv4Address("127.0.0.0") + (os.getpid() * 32 + next(_NUMBERS)) % 2**24), 0))
         yield each
+
+
+def loopback(port: socket.socket) -> dict[str, Any]:
+    """Where to capture what comes to a port, and nothing else."""
+    return {"device": "lo", "addresses": [port.getsockname()[0]]}
 
 
 def send(to: socket.socket, *datagrams: bytes) -> None:
@@ -118,7 +130,7 @@ def of(found: list[Packet], port: socket.socket) -> list[Packet]:
 
 def test_every_datagram_is_there_in_order_with_its_time(running: capture.Captures, port: socket.socket) -> None:
     began = time.monotonic_ns()
-    running.capture(name="a", interfaces=[{"device": "lo"}], snap_bytes=0x40000, limit_bytes=1 << 20)
+    running.capture(name="a", interfaces=[loopback(port)], snap_bytes=0x40000, limit_bytes=1 << 20)
     send(port, b"first", b"second" * 300, b"third")
     told, found = ended(running, "a")
     mine = of(found, port)
@@ -129,14 +141,14 @@ def test_every_datagram_is_there_in_order_with_its_time(running: capture.Capture
 
 
 def test_only_the_beginning_of_each_is_kept_if_so_asked(running: capture.Captures, port: socket.socket) -> None:
-    running.capture(name="a", interfaces=[{"device": "lo"}], snap_bytes=50, limit_bytes=1 << 20)
+    running.capture(name="a", interfaces=[loopback(port)], snap_bytes=50, limit_bytes=1 << 20)
     send(port, b"x" * 700)
     (packet,) = of(ended(running, "a")[1], port)
     assert (len(packet.data), packet.length_bytes, packet.whole) == (50, 742, False)
 
 
 def test_what_is_over_the_limit_gives_way_from_the_beginning(running: capture.Captures, port: socket.socket) -> None:
-    running.capture(name="a", interfaces=[{"device": "lo"}], snap_bytes=0x40000, limit_bytes=400_000)
+    running.capture(name="a", interfaces=[loopback(port)], snap_bytes=0x40000, limit_bytes=400_000)
     count = 1500
     send(port, *(number.to_bytes(4, "big") + bytes(1000) for number in range(count)))
     told, found = ended(running, "a")
@@ -152,7 +164,7 @@ def test_two_captures_run_side_by_side_and_slow_traffic_takes_no_room(
     running: capture.Captures, port: socket.socket
 ) -> None:
     for name in ("a", "b"):
-        running.capture(name=name, interfaces=[{"device": "lo"}] * 2, snap_bytes=0x40000, limit_bytes=1 << 20)
+        running.capture(name=name, interfaces=[loopback(port)] * 2, snap_bytes=0x40000, limit_bytes=1 << 20)
     for number in range(20):  # more blocks than the kernel's ring has, each retired with little in it
         send(port, bytes([number]))
         time.sleep(0.05)
@@ -167,10 +179,10 @@ def test_a_capture_that_is_dropped_while_it_runs_is_gone_and_the_next_is_not_dis
     running: capture.Captures, port: socket.socket
 ) -> None:
     for _ in range(5):
-        running.capture(name="a", interfaces=[{"device": "lo"}], snap_bytes=0x40000, limit_bytes=1 << 20)
+        running.capture(name="a", interfaces=[loopback(port)], snap_bytes=0x40000, limit_bytes=1 << 20)
         send(port, b"dropped")
         running.drop(name="a")
-    running.capture(name="a", interfaces=[{"device": "lo"}], snap_bytes=0x40000, limit_bytes=1 << 20)
+    running.capture(name="a", interfaces=[loopback(port)], snap_bytes=0x40000, limit_bytes=1 << 20)
     send(port, b"kept")
     assert [each.data[42:] for each in of(ended(running, "a")[1], port)] == [b"kept"]
 
