@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed import Host, InvalidValueError, Lab
+from testbed.judge.statistics import quantile_interval
 from testbed.labs.lab import Program
 from tests.lab.conftest import HERE, Datagrams, lab_of, own_subnet, prepare
 
@@ -49,6 +50,25 @@ def test_one_port_is_impaired_whichever_end_has_it_and_no_other(scaled: Lab, lin
     assert least(client, server, port=9001) >= 0.300
     assert usual(client, server, port=9000) < 0.150
     assert scaled.link(link).counters().sent_packets >= 4
+
+
+def test_what_is_not_impaired_keeps_its_latency_within_200_us(scaled: Lab) -> None:
+    link = scaled.link("client[1] -> server udp/9001")
+    flow = Datagrams(scaled.hosts["client[1]"], scaled.hosts["server"])
+    link.impair(delay="300ms")  # the first time takes the port's cable up
+    added_s = []
+    for number in range(12):
+        seen = {}
+        # In turns, and each first as often as the other: what the machine does meanwhile falls on both.
+        for impaired in (True, False) if number % 2 else (False, True):
+            if impaired:
+                link.impair(delay="300ms")
+            else:
+                link.heal()
+            seen[impaired] = statistics.median(flow.round_trips(25))
+        added_s.append(seen[True] - seen[False])
+    least_s, most_s = quantile_interval(added_s, 0.5, alpha=0.02)
+    assert least_s <= 0.0002, (least_s, most_s, added_s)
 
 
 def test_a_part_of_the_traffic_goes_before_the_whole_and_joins_it_when_healed(scaled: Lab) -> None:
