@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, Lab
+from testbed.errors import InvalidFilesError
 from testbed.links import proof, qdisc
 from testbed.model.evidence import FAILS, HOLDS
 from testbed.model.impairment import Impairment
@@ -374,3 +375,26 @@ def test_an_impairment_that_no_longer_held_when_another_took_its_place_is_told(l
         lab.verify()
     lab.verify()  # told once
     lab.heal()
+
+
+def test_what_cannot_be_probed_is_refused_before_anything_is_changed(wide: Lab) -> None:
+    wide.impair("client -> server", delay="3ms")
+    before = dict(wide.impairments)
+    with pytest.raises(InvalidValueError, match="tcp/80: cannot be probed: probes are UDP datagrams"):
+        wide.impair("client -> server tcp/80", delay="5ms", prove=True)
+    with pytest.raises(InvalidValueError, match="client -> server: a timeline cannot be probed"):
+        wide.impair("client -> server", [{"at": "1s", "loss": "1%"}], prove=True)
+    assert dict(wide.impairments) == before
+    assert len(wide.history) == 1
+
+
+def test_broken_files_hide_no_other_problem_of_what_is_asked(wide: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_lab: Lab) -> None:
+        raise InvalidFilesError(["netem/measured.dist:1: 'one' is no whole number"], {"measured.dist": HERE})
+
+    monkeypatch.setattr(type(wide), "tables", property(broken))
+    with pytest.raises(InvalidValueError) as caught:
+        wide.impair("client -> nobody", "nope")
+    assert [each.partition(": ")[0] for each in caught.value.problems] == [
+        "netem/measured.dist:1", "link 'client -> nobody'", "profile 'nope'",
+    ]  # fmt: skip
