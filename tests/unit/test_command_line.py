@@ -13,6 +13,7 @@ import pytest
 from testbed import cli
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
 from testbed.labs import terminal
+from testbed.labs.lab import Lab
 from testbed.links.profiles import checked_side
 from testbed.model.impairment import Impairment, Profile
 from testbed.model.topology import LinkRef, Topology
@@ -28,6 +29,7 @@ class StandIn(AbstractContextManager["StandIn"]):
 
     topology = TOPOLOGY
     side = staticmethod(checked_side)
+    asked = Lab.asked
 
     def __init__(self, wrong: str = "") -> None:
         self.done: list[str] = []
