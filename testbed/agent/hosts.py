@@ -18,6 +18,7 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import struct
 import termios
 import traceback
@@ -52,6 +53,7 @@ _MESSAGE_BYTES = 64
 
 # The machine's name servers cannot be reached from here, and would be waited for; loopback refuses at once.
 _NO_NAME_SERVER = "nameserver 127.0.0.1\n"
+_LINKS_FOLLOWED = 40  # path_resolution(7)
 
 # sysctl(8) names below /proc/sys; what Docker sets in a container's network namespace (libnetwork, moby daemon/oci).
 _PROC_SYS = Path("/proc/sys")
@@ -132,8 +134,9 @@ class Hosts:
         A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix), ``names`` (lines for /etc/hosts).
         A host: ``name``, ``interfaces`` (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination,
         gateway), ``sysctls`` (``*`` in a name is each interface), and what its programs see: ``hostname``,
-        ``hosts_head``, ``names`` (the networks whose names it knows), ``folders``, ``files``, ``binds``, ``volumes``,
-        ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more use.
+        ``hosts_head``, ``names`` (the networks whose names it knows), ``files`` (of its image, in their order: source,
+        target, mode, owner; no source for a folder, no mode for the source's own), ``folders``, ``binds``,
+        ``volumes``, ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more use.
         """
         self._names = {network["name"]: network["names"] for network in networks}
         with _Sysctls() as sysctls:
@@ -429,6 +432,7 @@ class Hosts:
                 resource.setrlimit(getattr(resource, name), (soft, hard))
             os.chdir(workdir)
             kernelcalls.keep_capabilities(frozenset(host.settings["capabilities"]))
+            env = {"HOME": _home(user), **env}
             if user and user not in ("root", "0", "0:0"):
                 self._change_user(user)
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
@@ -449,17 +453,9 @@ class Hosts:
     def _change_user(self, user: str) -> None:
         if not self._may_change_user:
             raise Refused(f"user {user!r}: without root, a local lab's programs run as the host's root alone")
+        uid, gid = _identity(user)
         name, _, group = user.partition(":")
-        try:
-            entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-            uid, gid = entry.pw_uid, entry.pw_gid
-        except KeyError:
-            if not name.isdecimal():
-                raise Refused(f"user {name!r} is not in the machine's /etc/passwd") from None
-            uid, gid = int(name), 0
-        if group:
-            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-        os.setgroups([])
+        os.setgroups([] if group else [each.gr_gid for each in grp.getgrall() if name in each.gr_mem])
         os.setgid(gid)
         os.setuid(uid)
 
@@ -479,7 +475,7 @@ class Hosts:
                 _set_sysctls(_AS_DOCKERS, but_not=host.settings["sysctls"])
                 names = [self._names[network] for network in host.settings["names"]]
                 _furnish(host.settings, "\n".join([host.settings["hosts_head"], *names]) + "\n")
-            except OSError as error:
+            except (OSError, Refused) as error:
                 os.write(write, str(error).encode())
                 os._exit(1)
             os.close(write)
@@ -672,14 +668,18 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
     bin_folder.mkdir(parents=True)
     for name in ("python3", "python") if settings["python"] else ():
         (bin_folder / name).symlink_to(settings["python"])
+    for source, target, mode, owner in settings["files"]:
+        if source:
+            _file(root, source, target, mode, owner)
+        else:
+            _folder(root, target, mode, owner)
     for folder in settings["folders"]:
         _tmpfs(_place(root, folder), "755")
-    for source, target in settings["files"]:
-        destination = root / target.lstrip("/")
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, destination)
     for name, target in settings["volumes"]:
-        kernelcalls.bind(_VOLUMES / name, _place(root, target))
+        place, volume = _place(root, target), _VOLUMES / name
+        if any(f"{each[1]}/".startswith(f"{target}/") for each in settings["files"]) and not any(volume.iterdir()):
+            _copy_all(place, volume)  # as the engine fills a new volume
+        kernelcalls.bind(volume, place)
     for source, target, read_only in settings["binds"]:
         place = _place(root, target, a_file=not Path(source).is_dir())
         kernelcalls.bind(source, place, read_only=read_only)
@@ -710,19 +710,152 @@ def _mirror(source: Path, target: Path, leave_out: frozenset[str] = frozenset())
 
 def _place(root: Path, path: str, *, a_file: bool = False) -> Path:
     """A folder, or a file, to mount on in the new root; made where the machine has none."""
-    place = root / path.lstrip("/")
+    place = _inside(root, path)
     if not place.exists():
         folder = next(parent for parent in place.parents if parent.is_dir())
         if not os.access(folder, os.W_OK) or _read_only(folder):
-            original = Path("/") / folder.relative_to(root)
-            _tmpfs(folder, "755")
-            _mirror(original, folder)
+            _open_up(root, folder)
         if a_file:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
         else:
             place.mkdir(parents=True)
     return place
+
+
+def _inside(root: Path, path: str) -> Path:
+    """Where a path leads in the new root: symbolic links are followed as a program there would follow them."""
+    left, place, links = path.split("/")[::-1], root, 0
+    while left:
+        name = left.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            place = place if place == root else place.parent
+            continue
+        if place.is_dir() and not os.access(place, os.X_OK):
+            _open_up(root, place)
+        inner = place / name
+        if not inner.is_symlink():
+            place = inner
+            continue
+        links += 1
+        if links > _LINKS_FOLLOWED:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink(inner)
+        place = root if target.startswith("/") else place
+        left += target.split("/")[::-1]
+    return place
+
+
+def _open_up(root: Path, folder: Path) -> None:
+    """Put a tmpfs in a folder's place that shows what the folder has, to write beside that.
+
+    Where we may not look into it, an ordinary user's lab shows it empty: nobody in there could look into it either.
+    """
+    original = Path("/") / folder.relative_to(root)
+    seen, readable = folder.stat(), os.access(folder, os.R_OK | os.X_OK)
+    _tmpfs(folder, f"{stat.S_IMODE(seen.st_mode):o}")
+    with contextlib.suppress(OSError):  # an ordinary user has nobody to give it to
+        os.chown(folder, seen.st_uid, seen.st_gid)
+    if readable:
+        _mirror(original, folder)
+
+
+def _folder(root: Path, path: str, mode: int, owner: str) -> Path:
+    """A folder of the image: made, with those it lies in, unless it is there; one to write in."""
+    place, missing = _inside(root, path), []
+    while not place.is_dir():
+        missing.append(place.name)
+        place = place.parent
+    if place != root and _read_only(place):
+        _open_up(root, place)
+    while missing:
+        at_the_top = place == root
+        place /= missing.pop()
+        place.mkdir()
+        if at_the_top:  # what lies in the root itself cannot be written to
+            _tmpfs(place, "755")
+        _own(place, owner)
+        place.chmod(0o755 if missing else mode)
+    return place
+
+
+def _file(root: Path, source: str, target: str, mode: int | None, owner: str) -> None:
+    """A file of the image, or a symbolic link: in its folder, or over the machine's file of that name."""
+    folder, _, name = target.rpartition("/")
+    if os.path.islink(source):
+        place = _folder(root, folder, 0o755, owner) / name
+        if place.is_symlink() or place.exists():
+            place.unlink()
+        place.symlink_to(os.readlink(source))
+        _own(place, owner)
+        return
+    place = _inside(root, target)
+    over = None
+    if not place.exists():
+        _folder(root, f"/{place.parent.relative_to(root)}", 0o755, owner)
+    elif _read_only(place):
+        own = root / "run/testbed/files"
+        own.mkdir(exist_ok=True)
+        over, place = place, own / str(len(os.listdir(own)))
+    shutil.copyfile(source, place)
+    _own(place, owner)
+    shutil.copystat(source, place)
+    if mode is not None:
+        place.chmod(mode)
+    if over is not None:
+        kernelcalls.bind(place, over)
+
+
+def _copy_all(source: Path, target: Path) -> None:
+    """Everything in a folder, with its owners."""
+    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    for folder, _, names in os.walk(source):
+        for place in (Path(folder), *(Path(folder, name) for name in names)):
+            seen = place.lstat()
+            os.chown(target / place.relative_to(source), seen.st_uid, seen.st_gid, follow_symlinks=False)
+
+
+def _own(place: Path, owner: str) -> None:
+    """Give a new file, folder or link to its owner. Raises Refused where that cannot be."""
+    if owner in ("", "root", "0", "0:0", "root:root"):
+        return
+    uid, gid = _identity(owner)
+    try:
+        os.chown(place, uid, gid, follow_symlinks=False)
+    except OSError as error:
+        why = "without root, everything in a local lab is root's" if error.errno == errno.EINVAL else error.strerror
+        raise Refused(f"owner {owner!r} of /{place.relative_to(_NEW_ROOT)}: {why}") from None
+
+
+def _identity(user: str) -> tuple[int, int]:
+    """The numbers of ``user`` or ``user:group``, as the machine has them. Raises Refused."""
+    name, _, group = user.partition(":")
+    gid = 0
+    try:
+        if name.isdecimal():
+            uid = int(name)
+            with contextlib.suppress(KeyError):
+                gid = pwd.getpwuid(uid).pw_gid
+        else:
+            entry = pwd.getpwnam(name or "root")
+            uid, gid = entry.pw_uid, entry.pw_gid
+    except KeyError:
+        raise Refused(f"user {name!r} is not in the machine's /etc/passwd") from None
+    try:
+        return uid, int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else gid
+    except KeyError:
+        raise Refused(f"group {group!r} is not in the machine's /etc/group") from None
+
+
+def _home(user: str) -> str:
+    """What HOME is to this user, as the engine says it."""
+    name = user.partition(":")[0] or "0"
+    try:
+        return (pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)).pw_dir
+    except KeyError:
+        return "/"
 
 
 def _read_only(folder: Path) -> bool:

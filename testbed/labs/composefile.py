@@ -267,6 +267,8 @@ def _service(body: dict[str, Any], folder: Path, environment: Mapping[str, str])
     if "build" in body:
         build = {"context": body["build"]} if isinstance(body["build"], str) else dict(body["build"] or {})
         build["context"] = str((folder / str(build.get("context", "."))).resolve())
+        if "args" in build:
+            build["args"] = _texts(_pairs(build["args"]), environment)
         body["build"] = build
     if body.get("network_mode") is None:
         networks = body.get("networks")
@@ -283,10 +285,7 @@ def _service(body: dict[str, Any], folder: Path, environment: Mapping[str, str])
             problems.append((("env_file",), f"env_file {str(path)!r} does not exist"))
         given.update(_dotenv(path))
     given.update(_pairs(body.get("environment")))
-    body["environment"] = {
-        name: environment.get(name) if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in given.items()
-    }
+    body["environment"] = _texts(given, environment)
     depends = body.get("depends_on") or {}
     if isinstance(depends, list):
         depends = {name: {"condition": "service_started"} for name in depends}
@@ -315,6 +314,14 @@ def _words(text: str, where: Where, problems: Found) -> list[str]:
     except ValueError as error:
         problems.append((where, f"{text!r}: {error}"))
         return []
+
+
+def _texts(values: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Each as text; one without a value as the environment has it, or None."""
+    return {
+        name: environment.get(name) if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+    }
 
 
 def _pairs(value: Any) -> dict[str, Any]:

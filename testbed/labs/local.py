@@ -34,7 +34,7 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import composefile, limits, localplan, readiness
+from testbed.labs import composefile, dockerfile, limits, localplan, readiness
 from testbed.labs.channel import Channel
 from testbed.labs.child import ChildAgent, PipeStream
 from testbed.labs.composefile import ComposeFile, NeedsComposeError
@@ -51,7 +51,10 @@ from testbed.model.topology import Topology
 
 _UP_DEADLINE_S = 180.0
 _STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab
-_PATH = "/run/testbed/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_BIN = "/run/testbed/bin"
+"""Where a host finds ``python3``; see `agent.hosts`."""
+_PYTHONS = ("/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/bin")
+"""Where an image has it, or before."""
 _LAST_LINES = 20
 _CHECK_AGAIN_S = 0.05
 _TC_WITH_CLASSES = (6, 6)
@@ -504,6 +507,13 @@ def _capabilities(service: ServicePlan) -> set[str]:
     return kept | set(service.capabilities_added)
 
 
+def _with_python(path: str) -> str:
+    """A search path with our ``python3`` where it would have found an image's."""
+    folders = path.split(":")
+    at = next((number for number, folder in enumerate(folders) if folder in _PYTHONS), None)
+    return path if at is None or _BIN in folders else ":".join([*folders[:at], _BIN, *folders[at:]])
+
+
 def _hidden_python() -> list[tuple[str, str, bool]]:
     """Python's own folder where it lies below one that a host has of its own."""
     prefix = os.path.realpath(sys.base_prefix)
@@ -584,7 +594,8 @@ class LocalHost(Host):
     ) -> dict[str, Any]:
         """Host, environment, folder and user of a program, as the agent is told them."""
         service = self.service_plan
-        ours = {"PATH": _PATH, "HOSTNAME": self.plan.hostname, "HOME": "/root", **service.environment, **(env or {})}
+        ours = {"PATH": dockerfile.PATH, "HOSTNAME": self.plan.hostname, **service.environment, **(env or {})}
+        ours["PATH"] = _with_python(ours["PATH"])
         return {
             "host": self.name, "env": ours, "workdir": workdir or service.workdir, "user": user or service.user,
         }  # fmt: skip

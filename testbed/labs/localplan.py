@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import combinations
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from testbed.errors import InvalidComposeError
-from testbed.labs import dockerfile
-from testbed.labs.composefile import ComposeFile, Where, interpolate
+from testbed.labs import buildcontext, dockerfile
+from testbed.labs.buildcontext import Entry
+from testbed.labs.composefile import ComposeFile, Where
 from testbed.labs.dockerfile import HealthCheck, Image
 from testbed.labs.routing import Route, Routing
 from testbed.model import topologies
@@ -123,8 +124,8 @@ class ServicePlan:
     capabilities_dropped: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     """Folders of each replica's own, writable."""
-    files: tuple[tuple[str, str], ...] = ()
-    """Copied into them: from where, to where."""
+    files: tuple[Entry, ...] = ()
+    """What its image puts among the machine's files, before all the others; in this order."""
     binds: tuple[tuple[str, str, bool], ...] = ()
     """Shown as well: what, where, whether read-only."""
     volumes: tuple[tuple[str, str], ...] = ()
@@ -204,7 +205,7 @@ class _Problems:
 
     def raise_if_any(self) -> None:
         if self._found:
-            found = sorted(set(self._found))
+            found = sorted(dict.fromkeys(self._found), key=lambda each: each[0])
             raise InvalidComposeError(f"{self._file.path}:{line}: {text}" for line, text in found)
 
 
@@ -256,13 +257,13 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
     if not isinstance(ours, Mapping) or not isinstance(ours.get(topologies.ROUTER, False), bool):
         wrong("x-testbed", f"x-testbed: {ours!r}: write {{router: true}} or {{local: {{path: FOLDER}}}}")
         return None
-    image = _image(body, file, wrong)
-    if image is None:
-        return None
-    described, folders, files, binds = image
-    entrypoint = tuple(map(str, body.get("entrypoint") or described.entrypoint))
-    overridden = body.get("entrypoint") is not None and body.get("command") is None
-    command = tuple(map(str, body.get("command") or (() if overridden else described.command)))
+    # Where the image cannot be had, the rest is judged all the same.
+    described, files, binds = _image(body, file, wrong) or (Image(command=("unknown",)), [], [])
+    folders: list[str] = []
+    # As the engine merges them (moby, daemon/commit.go): an empty entrypoint is none, an empty command the image's.
+    asked = body.get("entrypoint")
+    entrypoint = described.entrypoint if asked is None else tuple(map(str, asked))
+    command = tuple(map(str, body.get("command") or (() if asked else described.command)))
     if not (entrypoint + command) and "local" not in (body.get("x-testbed") or {}):
         wrong("build" if "build" in body else "image", "no `command:`, and no CMD in a Dockerfile: nothing to run")
     volumes = []
@@ -280,7 +281,8 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
                 problems.add((*at, "volumes", number), f"service {name!r}: a volume of type {kind!r}; {_WAY_OUT}")
     folders += [str(each).partition(":")[0] for each in body.get("tmpfs") or ()]
     workdir = str(body.get("working_dir") or described.workdir)
-    if workdir != "/" and not _is_there(workdir, folders, [target for _, target, _ in binds]):
+    places = [*(target for _, target, _ in binds), *(each.target for each in files if not each.source)]
+    if workdir != "/" and not _is_there(workdir, folders, places):
         folders.append(workdir)
     return ServicePlan(
         name=name,
@@ -290,8 +292,8 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
         workdir=workdir,
         user=str(body.get("user") or described.user),
         depends_on=_depends_on(body, file, wrong),
-        health_check=_health_check(body.get("healthcheck"), described.health_check, wrong),
-        stop_signal=dockerfile.signal_name(str(body.get("stop_signal") or described.stop_signal)),
+        health_check=_health_check(body.get("healthcheck"), described, wrong),
+        stop_signal=_stop_signal(body.get("stop_signal"), described, wrong),
         published=tuple(_published(name, body, problems)),
         sysctls={**(_FORWARDING if topologies.is_router(body) else {}), **_sysctls(body, wrong)},
         limits=_limits(body, wrong),
@@ -305,11 +307,11 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
     )  # fmt: skip
 
 
-_Contents = tuple[Image, list[str], list[tuple[str, str]], list[tuple[str, str, bool]]]
+_Contents = tuple[Image, list[Entry], list[tuple[str, str, bool]]]
 
 
 def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> _Contents | None:
-    """What stands in for a service's image: its settings, own folders, files copied, folders shown."""
+    """What stands in for a service's image: its settings, what it puts among the files, folders shown."""
     said = (body.get("x-testbed") or {}).get("local")
     if said is not None:
         if not isinstance(said, Mapping) or set(said) - set(_LOCAL_WORDS):
@@ -324,12 +326,12 @@ def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> _Contents 
                 wrong("x-testbed", f"x-testbed.local.path {said['path']!r}: {path} is no folder")
                 return None
             binds.append((str(path), workdir, True))
-        return Image(workdir=workdir, python=bool(said.get("python", True))), [], [], binds
+        return Image(workdir=workdir, python=bool(said.get("python", True))), [], binds
     if "build" in body:
         return _built(body["build"], wrong)
     reference = str(body.get("image", ""))
-    if re.fullmatch(r"(docker\.io/)?(library/)?python(:[\w.-]+)?", reference):
-        return Image(python=True, command=("python3",)), [], [], []
+    if (base := dockerfile.base(reference)) is not None and base.python:
+        return base, [], []
     wrong(
         "image",
         f"`image: {reference}` is of unknown content: a local lab takes programs from this machine. Say which: "
@@ -346,35 +348,13 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
     if not path.is_file():
         wrong("build", f"{path} does not exist")
         return None
-    image, found = dockerfile.read(path.read_text(encoding="utf-8"), expand=interpolate)
-    files: list[tuple[str, str]] = []
-    folders: list[str] = []
-    for copy in image.copies:
-        copied = list(_copied(context, copy))
-        if not copied:
-            found.append(f"line {copy.line}: COPY {' '.join(copy.sources)}: no such file in {context}")
-        files += copied
-        folder = copy.target.rstrip("/") if copy.target.endswith("/") else str(PurePosixPath(copy.target).parent)
-        folders.append(folder or "/")
-    for problem in found:
+    arguments = {name: str(value) for name, value in (build.get("args") or {}).items() if value is not None}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    image, found = dockerfile.read(text, arguments=arguments)
+    entries, missing = buildcontext.entries(context, path, image.layers)
+    for problem in found + missing:
         wrong("build", f"{path}, {problem}")
-    if "/" in folders:
-        wrong("build", f"{path} copies into /, which a local lab shows read-only; copy into a folder, {_WAY_OUT}")
-    return None if found else (image, list(dict.fromkeys(folders)), files, [])
-
-
-def _copied(context: Path, copy: dockerfile.Copy) -> Iterator[tuple[str, str]]:
-    """Each file that a COPY means: its path, and its path in the host. A folder's contents are meant, not itself."""
-    for pattern in copy.sources:
-        clean = pattern.strip("/") or "."
-        matches = [context] if clean == "." else sorted(context.glob(clean))
-        for match in matches:
-            if match.is_dir():
-                for inner in sorted(match.rglob("*")):
-                    if inner.is_file():
-                        yield str(inner), f"{copy.target.rstrip('/')}/{inner.relative_to(match).as_posix()}"
-            else:
-                yield str(match), f"{copy.target}{match.name}" if copy.target.endswith("/") else copy.target
+    return None if found or missing else (image, entries, [])
 
 
 def _is_there(path: str, folders: Iterable[str], binds: Iterable[str]) -> bool:
@@ -397,16 +377,24 @@ def _depends_on(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> dict[
     return found
 
 
-def _health_check(said: Any, described: HealthCheck | None, wrong: Any) -> HealthCheck | None:
+def _stop_signal(said: Any, described: Image, wrong: Any) -> str:
+    try:
+        return described.stop_signal if said is None else dockerfile.signal_name(str(said))
+    except ValueError as error:
+        wrong("stop_signal", f"`stop_signal`: {error}")
+        return described.stop_signal
+
+
+def _health_check(said: Any, described: Image, wrong: Any) -> HealthCheck | None:
     if not said:
-        return described
+        return described.health_check
     test = said.get("test")
     if said.get("disable") or test in (["NONE"], "NONE"):
         return None
-    base = described or HealthCheck(test=())
+    base = described.health_check or HealthCheck(test=())
     argv = base.test
     if test:
-        argv = ("/bin/sh", "-c", str(test[1])) if test[0] == "CMD-SHELL" else tuple(map(str, test[1:]))
+        argv = (*described.shell, str(test[1])) if test[0] == "CMD-SHELL" else tuple(map(str, test[1:]))
     try:
         times = {
             field_name: dockerfile.duration_s(str(said[key]))

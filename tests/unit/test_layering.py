@@ -87,6 +87,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.labs.composefile": ("testbed.errors", "testbed.model"),
     "testbed.labs.routing": (),
     "testbed.labs.dockerfile": (),
+    "testbed.labs.buildcontext": ("testbed.labs.dockerfile",),
 }
 
 
