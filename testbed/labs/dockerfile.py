@@ -49,7 +49,7 @@ class Folder:
     path: str
     mode: int = 0o755
     owner: str = ""
-    """As USER has it."""
+    """As USER has it, with or without a group."""
 
     @property
     def said(self) -> str:
@@ -238,7 +238,7 @@ class _Reader:
             case "WORKDIR":
                 workdir = _joined(self.image.workdir, self._expand(rest))
                 self._set(workdir=workdir)
-                self._add(Folder(line=each.line, path=workdir, owner=self.image.user))
+                self._add(Folder(line=each.line, path=workdir, owner=_owner(self.image.user)))
             case "COPY" | "ADD":
                 self._add(_copy(each, self.image.workdir, self._known))
             case "CMD":
@@ -412,10 +412,15 @@ def _copy(each: Instruction, workdir: str, known: Mapping[str, str]) -> Copy:
         line=each.line,
         sources=tuple(sources),
         target=_joined(workdir, target).rstrip("/") + folder,
-        owner=expand(options.get("chown", ""), known),
+        owner=_owner(expand(options.get("chown", ""), known)),
         mode=int(mode, 8) if mode else None,
         unpacks=each.name == "ADD",
     )
+
+
+def _owner(user: str) -> str:
+    """Whose the builder's own files are: a number alone is the group's as well (reference, "COPY --chown")."""
+    return f"{user}:{user}" if user.isdecimal() else user
 
 
 def _exec_form(text: str) -> list[str] | None:

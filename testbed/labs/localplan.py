@@ -5,6 +5,7 @@ Reads Dockerfiles and looks up the files that they copy; starts nothing.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -359,7 +360,7 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
 
 def _is_there(path: str, folders: Iterable[str], binds: Iterable[str]) -> bool:
     places = [*folders, *binds]
-    return any(path == each or path.startswith(f"{each}/") for each in places) or Path(path).is_dir()
+    return any(path == each or path.startswith(f"{each}/") for each in places) or os.path.isdir(path)
 
 
 def _depends_on(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> dict[str, str]:

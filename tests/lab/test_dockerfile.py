@@ -32,6 +32,7 @@ COPY tool.sh /usr/bin/our-tool
 COPY tool.sh /usr/local/bin/
 COPY --chmod=0600 conf /etc/
 COPY conf /etc/issue
+COPY conf /root/ours/
 COPY --chown=OWNER conf /data/owned/
 CMD ["a b", "$VERSION"]
 ENTRYPOINT ["tool"]
@@ -112,7 +113,7 @@ def test_files_folders_and_links_are_as_they_were_copied(lab: Lab) -> None:
         "/srv/app/sub/empty 755 d  0:0", "/srv/app/sub/link 777 l ../conf 0:0", "/srv/app/tool.sh 755 f  0:0",
         "/usr/local/bin/tool.sh 755 f  0:0",
     ]  # fmt: skip
-    assert run(lab, "cat /srv/app/sub/link /etc/conf /etc/issue sub/b.log") == ["conf", "conf", "conf", "b"]
+    assert run(lab, "cat sub/link /etc/conf /etc/issue /root/ours/conf sub/b.log") == [*["conf"] * 4, "b"]
 
 
 def test_a_folder_keeps_what_it_had_beside_what_is_copied_into_it(lab: Lab) -> None:

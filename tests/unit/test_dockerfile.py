@@ -137,6 +137,11 @@ def test_folders_are_made_in_their_order_by_those_who_make_them() -> None:
     )  # fmt: skip
 
 
+def test_a_number_alone_is_the_group_of_what_the_builder_makes_and_not_of_what_a_program_makes() -> None:
+    image = good("USER 6\nWORKDIR /w\nRUN mkdir /m\nCOPY --chown=7 a /b\nCOPY --chown=man a /c")
+    assert [each.owner for each in image.layers] == ["6:6", "6", "7:7", "man"]
+
+
 def test_what_a_program_does_not_see_is_passed_over() -> None:
     assert good("LABEL a=b\nEXPOSE 80\nONBUILD RUN make\nRUN apt-get update > /dev/null 2>&1 && apt-get clean") == good(
         ""
