@@ -39,6 +39,7 @@ below /dev: a carried kernel, which reads what is here, has one of its own."""
 _NEW_ROOT = SCRATCH / "root"
 _VOLUMES = SCRATCH / "volumes"
 _FRESH_PROC = SCRATCH / "proc"
+_BELOW = SCRATCH / "below"
 
 # What a host has of its own; the rest of the machine's file system is shown read-only.
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
@@ -654,7 +655,7 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
     kernelcalls.sethostname(settings["hostname"])
     root = _NEW_ROOT
     _tmpfs(root, "755")
-    _mirror(Path("/"), root, leave_out=_OWN)
+    _mirror(Path("/"), root, read_only=True, leave_out=_OWN)
     for name in ("proc", "sys", "dev", "tmp", "run"):
         (root / name).mkdir()
     _tmpfs(root / "tmp", "1777")
@@ -676,8 +677,8 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
     for folder in settings["folders"]:
         _tmpfs(_place(root, folder), "755")
     for name, target in settings["volumes"]:
-        place, volume = _place(root, target), _VOLUMES / name
-        if any(f"{each[1]}/".startswith(f"{target}/") for each in settings["files"]) and not any(volume.iterdir()):
+        place, volume, below = _place(root, target), _VOLUMES / name, f"{target.rstrip('/')}/"
+        if any(f"{each[1]}/".startswith(below) for each in settings["files"]) and not any(volume.iterdir()):
             _copy_all(place, volume)  # as the engine fills a new volume
         kernelcalls.bind(volume, place)
     for source, target, read_only in settings["binds"]:
@@ -695,8 +696,8 @@ def _tmpfs(target: Path, mode: str) -> None:
     kernelcalls.mount("tmpfs", target, "tmpfs", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV, f"mode={mode}")
 
 
-def _mirror(source: Path, target: Path, leave_out: frozenset[str] = frozenset()) -> None:
-    """Show everything of one folder in another, read-only."""
+def _mirror(source: Path, target: Path, *, read_only: bool = False, leave_out: frozenset[str] = frozenset()) -> None:
+    """Show everything of one folder in another, read-only or as each is there."""
     for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
         place = target / entry.name
         if entry.name in leave_out:
@@ -705,7 +706,7 @@ def _mirror(source: Path, target: Path, leave_out: frozenset[str] = frozenset())
             place.symlink_to(os.readlink(entry.path))
         elif entry.is_dir() or entry.is_file():
             place.mkdir() if entry.is_dir() else place.touch()
-            kernelcalls.bind(entry.path, place, read_only=True)
+            kernelcalls.bind(entry.path, place, read_only=read_only)
 
 
 def _place(root: Path, path: str, *, a_file: bool = False) -> Path:
@@ -714,7 +715,7 @@ def _place(root: Path, path: str, *, a_file: bool = False) -> Path:
     if not place.exists():
         folder = next(parent for parent in place.parents if parent.is_dir())
         if not os.access(folder, os.W_OK) or _read_only(folder):
-            _open_up(root, folder)
+            _open_up(folder)
         if a_file:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
@@ -734,7 +735,7 @@ def _inside(root: Path, path: str) -> Path:
             place = place if place == root else place.parent
             continue
         if place.is_dir() and not os.access(place, os.X_OK):
-            _open_up(root, place)
+            _open_up(place)
         inner = place / name
         if not inner.is_symlink():
             place = inner
@@ -748,18 +749,20 @@ def _inside(root: Path, path: str) -> Path:
     return place
 
 
-def _open_up(root: Path, folder: Path) -> None:
+def _open_up(folder: Path) -> None:
     """Put a tmpfs in a folder's place that shows what the folder has, to write beside that.
 
     Where we may not look into it, an ordinary user's lab shows it empty: nobody in there could look into it either.
     """
-    original = Path("/") / folder.relative_to(root)
     seen, readable = folder.stat(), os.access(folder, os.R_OK | os.X_OK)
+    _BELOW.mkdir(exist_ok=True)
+    kernelcalls.bind(folder, _BELOW)
     _tmpfs(folder, f"{stat.S_IMODE(seen.st_mode):o}")
     with contextlib.suppress(OSError):  # an ordinary user has nobody to give it to
         os.chown(folder, seen.st_uid, seen.st_gid)
     if readable:
-        _mirror(original, folder)
+        _mirror(_BELOW, folder)
+    kernelcalls.unmount(_BELOW)
 
 
 def _folder(root: Path, path: str, mode: int, owner: str) -> Path:
@@ -769,7 +772,7 @@ def _folder(root: Path, path: str, mode: int, owner: str) -> Path:
         missing.append(place.name)
         place = place.parent
     if place != root and _read_only(place):
-        _open_up(root, place)
+        _open_up(place)
     while missing:
         at_the_top = place == root
         place /= missing.pop()

@@ -347,7 +347,7 @@ class _Reader:
                 not_to_be_run()
 
     def _health_check(self, rest: str) -> HealthCheck | None:
-        options, words = _options(rest, {"interval", "timeout", "start-period", "retries"})
+        options, words = _options(rest, {"interval", "timeout", "start-period", "start-interval", "retries"})
         kind, _, command = words.partition(" ")
         if kind.upper() == "NONE":
             return None
@@ -360,6 +360,7 @@ class _Reader:
         for option, name in (("interval", "interval_s"), ("timeout", "timeout_s"), ("start-period", "start_period_s")):
             if option in options and (time_s := duration_s(options[option])):  # 0 is the default
                 check = replace(check, **{name: time_s})  # type: ignore[arg-type]  # names a float
+        duration_s(options.get("start-interval", "0"))  # a local lab asks sooner than that anyway
         return check
 
 

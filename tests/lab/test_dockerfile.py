@@ -30,6 +30,7 @@ COPY . .
 COPY tool.sh /app/bin/tool
 COPY tool.sh /usr/bin/our-tool
 COPY tool.sh /usr/local/bin/
+COPY conf /usr/local/
 COPY --chmod=0600 conf /etc/
 COPY conf /etc/issue
 COPY conf /root/ours/
@@ -101,7 +102,7 @@ def test_a_program_has_its_arguments_folder_and_environment(lab: Lab) -> None:
 
 def test_files_folders_and_links_are_as_they_were_copied(lab: Lab) -> None:
     owned = "1:2" if OWNED else "0:0"
-    places = "/srv/app /data /app /etc/conf /usr/local/bin/tool.sh"
+    places = "/srv/app /data /app /etc/conf /usr/local/conf /usr/local/bin/tool.sh"
     assert run(lab, f"find {places} -printf '%p %m %y %l %U:%G\\n' | sort") == [
         "/app 755 d  0:0", "/app/bin 755 d  0:0", "/app/bin/tool 755 f  0:0",
         "/data 755 d  0:0", "/data/closed 700 d  0:0", "/data/empty 755 d  0:0",
@@ -111,7 +112,7 @@ def test_files_folders_and_links_are_as_they_were_copied(lab: Lab) -> None:
         "/srv/app/left 755 d  0:0", "/srv/app/left/kept 644 f  0:0",
         "/srv/app/sub 710 d  0:0", "/srv/app/sub/b.log 444 f  0:0", "/srv/app/sub/dangling 777 l /nowhere 0:0",
         "/srv/app/sub/empty 755 d  0:0", "/srv/app/sub/link 777 l ../conf 0:0", "/srv/app/tool.sh 755 f  0:0",
-        "/usr/local/bin/tool.sh 755 f  0:0",
+        "/usr/local/bin/tool.sh 755 f  0:0", "/usr/local/conf 640 f  0:0",
     ]  # fmt: skip
     assert run(lab, "cat sub/link /etc/conf /etc/issue /root/ours/conf sub/b.log") == [*["conf"] * 4, "b"]
 
@@ -127,6 +128,15 @@ def test_what_the_dockerfile_made_can_be_written_to(lab: Lab) -> None:
     assert run(lab, "touch /srv/app/new /data/empty/new /app/new /etc/new /usr/local/bin/new && echo yes", "bare") == [
         "yes"
     ]
+
+
+def test_the_machines_own_files_beside_them_stay_read_only(lab: Lab, kind: str) -> None:
+    if kind != "local":
+        pytest.skip("a container has files of its own alone")
+    for path in ("/etc/passwd", "/usr/bin/env", "/usr/local/share", "/usr/local/share/new", "/usr/new"):
+        said = lab.host("app").run(["touch", path])
+        assert said.exit_code == 1, path
+        assert "Read-only file system" in said.stderr or not OWNED, path
 
 
 def test_an_empty_entrypoint_resets_the_images(lab: Lab) -> None:

@@ -206,6 +206,7 @@ def test_a_python_image_has_python_and_a_health_check_can_be_taken_off() -> None
         ("STOPSIGNAL 99", "'99' is no signal"),
         ("HEALTHCHECK --often=1s CMD a", "option --often cannot be followed"),
         ("HEALTHCHECK --interval=often CMD a", "'often' is not a duration"),
+        ("HEALTHCHECK --start-interval=often CMD a", "'often' is not a duration"),
         ("HEALTHCHECK --retries=0 CMD a", "--retries=0: must be a whole number, 1 or more"),
         ("HEALTHCHECK CMD", "write HEALTHCHECK"),
         ("ENV A=${B:?needed}", "variable B is not set: needed"),
