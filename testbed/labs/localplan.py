@@ -353,9 +353,14 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
     text = path.read_text(encoding="utf-8", errors="replace")
     image, found = dockerfile.read(text, arguments=arguments)
     entries, missing = buildcontext.entries(context, path, image.layers)
-    for problem in found + missing:
+    for problem in sorted(found + missing, key=_line_of):
         wrong("build", f"{path}, {problem}")
     return None if found or missing else (image, entries, [])
+
+
+def _line_of(problem: str) -> int:
+    match = re.match(r"line (\d+)", problem)
+    return int(match[1]) if match else 0
 
 
 def _is_there(path: str, folders: Iterable[str], binds: Iterable[str]) -> bool:

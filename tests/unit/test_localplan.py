@@ -219,15 +219,16 @@ def test_all_that_is_wrong_with_a_dockerfile_is_told_with_its_file_and_line(fold
     run = "RUN pip install flask && apt-get install -y curl"
     path.write_text(f"FROM debian\n{run}\nCOPY none /a/\nVOLUME /v\nCOPY main.py /proc/x\n")
     told = problems(folder, "services:\n  a:\n    build: app\n    stop_signal: SIGFOO\n")
-    for part in (
+    expected = [
         f"2: {run}: `pip install flask` cannot be run",
         f"2: {run}: installs curl",
         f"3: COPY none: no such file in {folder}/app",
         "4: VOLUME /v: ",
         "5: COPY main.py: /proc: a host has its own there",
-    ):
-        assert [each for each in told if each.startswith("3: ") and f"{path}, line {part}" in each], (part, told)
+    ]
     assert len(told) == 6
+    for each, part in zip(told[:-1], expected, strict=True):
+        assert each.startswith(f"3: service 'a': {path}, line {part}")
     assert told[-1] == "4: service 'a': `stop_signal`: 'SIGFOO' is no signal; write SIGTERM, or 15"
 
 
