@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -54,6 +55,14 @@ def test_without_user_namespaces_it_is_told_what_closes_the_way(kind: str) -> No
     told = sandboxed(kind, closed + argv_first, _DOCTOR)
     assert told.startswith("no local lab: ")
     assert "sysctl user.max_user_namespaces=10000 (user.max_user_namespaces is 0)" in told
+
+
+def test_tools_are_found_where_an_ordinary_users_path_does_not_lead(kind: str) -> None:
+    assert kind == "local"
+    environment = {**os.environ, "PATH": "/usr/bin:/bin"}  # without /usr/sbin, where Debian has tc
+    argv = [sys.executable, "-c", _DOCTOR]
+    done = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith("local lab ("), done.stdout
 
 
 def test_what_lies_outside_a_hosts_own_folders_is_read_only(lab: Lab) -> None:
