@@ -301,19 +301,20 @@ class Hosts:
         user: str,
         ticket: str,
         tty: bool = False,
-    ) -> dict[str, int]:
-        """Start a program; returns a number to signal it by.
+    ) -> dict[str, Any]:
+        """Start a program; returns a number to signal it by, and why it could not be started, if so (``refused``).
 
         Behind the ticket: its stdin, stdout and stderr, and where to write the four bytes of its exit status (as a
-        shell has it: 128 and the signal's number if it was killed).
+        shell has it: 128 and the signal's number if it was killed; 126 or 127 if it was not started).
         """
         descriptors = self._take(ticket)
         try:
             place = self._host(host)
             self._ensure_init(place)
+            read, write = os.pipe()  # closed by the kernel as the program takes the child's place
 
             def become() -> NoReturn:
-                self._become_program(place, argv, env, workdir, user, descriptors[:3], tty=tty)
+                self._become_program(place, argv, env, workdir, user, descriptors[:3], tty=tty, refused=write)
 
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
             try:
@@ -321,8 +322,11 @@ class Hosts:
                 self._started += 1
                 self._running[self._started] = Running(pid, os.dup(descriptors[3]))
             finally:
+                os.close(write)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-            return {"program": self._started}
+            number = self._started
+            with os.fdopen(read, "rb") as answer:
+                return {"program": number, "refused": answer.read().decode(errors="replace")}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -415,9 +419,18 @@ class Hosts:
 
     def _become_program(
         self, host: Host, argv: Sequence[str], env: Mapping[str, str], workdir: str, user: str,
-        streams: Sequence[int], *, tty: bool,
+        streams: Sequence[int], *, tty: bool, refused: int,
     ) -> NoReturn:  # fmt: skip
-        """In the child: enter the host and become the program; a shell's exit status if that cannot be."""
+        """In the child: enter the host and become the program.
+
+        If that cannot be, it ends with a shell's exit status, and the reason is told on stderr and to ``refused``.
+        """
+
+        def give_up(reason: str, status: int) -> NoReturn:
+            for descriptor, text in ((2, reason + "\n"), (refused, reason)):
+                os.write(descriptor, text.encode(errors="replace"))
+            os._exit(status)
+
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
         try:
@@ -430,7 +443,7 @@ class Hosts:
             kernelcalls.setns(host.net, kernelcalls.NEWNET)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
             for name, (soft, hard) in host.settings["limits"].items():
-                resource.setrlimit(getattr(resource, name), (soft, hard))
+                _limit(name, soft, hard)
             os.chdir(workdir)
             kernelcalls.keep_capabilities(frozenset(host.settings["capabilities"]))
             env = {"HOME": _home(user), **env}
@@ -440,16 +453,13 @@ class Hosts:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
         except (OSError, ValueError, Refused) as error:
-            os.write(2, f"{argv[0]}: not started: {error}\n".encode())
-            os._exit(126)
+            give_up(f"{argv[0]}: not started: {error}", 126)
         try:
             os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606  # argv as it is, no shell
         except FileNotFoundError:
-            os.write(2, f"exec: {argv[0]!r}: no such file, or not found in $PATH ({env.get('PATH', '')})\n".encode())
-            os._exit(127)
+            give_up(f"exec: {argv[0]!r}: no such file, or not found in $PATH ({env.get('PATH', '')})", 127)
         except OSError as error:
-            os.write(2, f"exec: {argv[0]!r}: {error.strerror}\n".encode())
-            os._exit(126)
+            give_up(f"exec: {argv[0]!r}: {error.strerror}", 126)
 
     def _change_user(self, user: str) -> None:
         if not self._may_change_user:
@@ -499,6 +509,18 @@ class Hosts:
         for kind, word in kinds.items():
             host.namespaces[kind] = os.open(f"/proc/{pid}/ns/{word}", os.O_RDONLY | os.O_CLOEXEC)
         host.init = pid
+
+
+def _limit(name: str, soft: int, hard: int) -> None:
+    """Set a limit of this process. Raises Refused."""
+    number = getattr(resource, name)
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except (OSError, ValueError) as error:
+        most = resource.getrlimit(number)[1]
+        raise Refused(
+            f"ulimit {name.removeprefix('RLIMIT_').lower()} {soft}:{hard}: {error}; the most here is {most}"
+        ) from None
 
 
 def _fork(work: Callable[[], None]) -> int:

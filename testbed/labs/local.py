@@ -617,6 +617,8 @@ class LocalHost(Host):
         """``well``, ``waiting`` or ``failed``."""
         if self.service is None:
             return "well" if self._begun else "waiting"
+        if self.service.refused:
+            return "failed"
         if self.service.ended:
             return "well" if self.service.wait().exit_code == 0 else "failed"
         return "failed" if self._unhealthy else "well" if self._healthy else "waiting"
@@ -631,7 +633,7 @@ class LocalHost(Host):
             case "service_healthy":
                 return self._healthy and not self.service.ended
             case _:
-                return True
+                return not self.service.refused
 
     def check_health(self) -> None:
         """Take the health check one step on. It is asked sooner than Compose would, and given up no sooner."""
@@ -658,6 +660,8 @@ class LocalHost(Host):
         """What is wrong with its service, with its last lines."""
         if self.service is None:
             return f"service `{self.plan.service}` was not started: what it depends on is not well"
+        if self.service.refused:
+            return f"service `{self.plan.service}` cannot be started: {self.service.refused}"
         if self.service.ended:
             state = f"exited with status {self.service.wait().exit_code}"
         else:
@@ -764,6 +768,8 @@ class LocalProgram(Program):
         except AgentError as error:
             raise LabError(f"`{host.name}`: cannot start {' '.join(argv)}: {error}") from None
         self.number: int = answer["program"]
+        self.refused: str = answer["refused"]
+        """Why it could not be started; its exit status is a shell's then. Empty if it was."""
 
     # --- what the reader tells -------------------------------------------------------------------
 
