@@ -6,10 +6,13 @@ alone, and only where a test carries one of our markers.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
 import shlex
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
@@ -40,6 +43,7 @@ from testbed.report import evidence
 from testbed.report.junit import invalid_as_error
 
 _WRONG_USE = 2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _DEFAULT_RESULTS = Path("report", "results.json")
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _OPTIONS = (("--testbed-capture", _CAPTURE_CHOICES[0]), ("--testbed-results", str(_DEFAULT_RESULTS)))
@@ -98,6 +102,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers; settle the seed."""
     config.stash[_RESULTS] = {}
     worker = _worker_of(config)
+    if worker is not None:
+        _die_with(worker["testbed_controller"])
     given = config.getoption("--testbed-seed") if worker is None else worker["testbed_seed"]
     config.stash[_SEED] = secrets.randbelow(2**32) if given is None else given
     if worker is None:
@@ -122,8 +128,26 @@ def _worker_of(config: pytest.Config) -> dict[str, Any] | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give all of pytest-xdist's workers the same seed: which one runs a test must not change its network."""
+    """Give all of pytest-xdist's workers the same seed: which one runs a test must not change its network.
+
+    And tell those that are our children who we are: see `_die_with`.
+    """
     node.workerinput["testbed_seed"] = node.config.stash[_SEED]
+    spec = node.gateway.spec
+    ours = spec.popen and not (spec.python or spec.via)
+    node.workerinput["testbed_controller"] = os.getpid() if ours else None
+
+
+def _die_with(controller: int | None) -> None:
+    """Have the kernel kill this worker with its controller, and with the worker its lab goes.
+
+    By itself it would first end its test, and wait for seconds that somebody asks for more.
+    """
+    if controller is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != controller:  # it was killed before we asked for that
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.hookimpl(optionalhook=True)

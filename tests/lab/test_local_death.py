@@ -87,6 +87,12 @@ def named_after(run_id: str) -> list[str]:
     ]
 
 
+def named_namespaces() -> set[str]:
+    """Those of `ip netns`."""
+    folder = Path("/run/netns")
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
 @pytest.fixture
 def owner(request: pytest.FixtureRequest, kind: str) -> Iterator[subprocess.Popen[str]]:
     assert kind == "local"
@@ -139,3 +145,43 @@ def test_a_lab_that_is_killed_at_whatever_moment_leaves_nothing(kind: str) -> No
         assert named_after(run_id) == []
     assert mounts() - before == set()
     assert len(reached) >= 3, f"the moments were different ones: {reached}"
+
+
+_TESTS = """
+import pathlib, time, pytest
+
+@pytest.mark.impair("client <-> server", delay="10ms")
+@pytest.mark.parametrize("number", [0, 1])
+def test_is_there_until_it_is_killed(lab, number):
+    assert lab.host("client").run(["setsid", "--fork", "sleep", "98765"]).ok
+    pathlib.Path(f"begun{number}").touch()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pytest_that_is_killed_during_a_test_leaves_nothing(kind: str, tmp_path: Path, workers: int) -> None:
+    """pytest itself, or the controller of pytest-xdist's workers: they go with it, and their labs with them."""
+    assert kind == "local"
+    (tmp_path / "test_it.py").write_text(_TESTS)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"-n{workers}", "--lab=local",
+            "--netem=carried", f"--basetemp={tmp_path / 'base'}",
+            f"--compose-file={HERE.parents[1] / 'compose.yaml'}"]  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    before = mounts() | named_namespaces()
+    with subprocess.Popen(argv, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as run:
+        try:
+            await_condition(
+                lambda: list(tmp_path.glob("begun*")), lambda found: len(found) == (workers or 1), deadline_s=60
+            )
+            seen = [b"paper_server.py", b"linux.uml", b"98765"]
+            everyone = await_condition(
+                lambda: relatives(run.pid) - {run.pid}, lambda found: not missing(seen, found), deadline_s=5
+            )
+        finally:
+            run.kill()
+    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=_WITHIN_S)
+    assert (mounts() | named_namespaces()) - before == set()
+    assert list(temporary.iterdir()) == []
