@@ -45,6 +45,9 @@ _BELOW = SCRATCH / "below"
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
+# asm-generic/ioctls.h
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
+
 # linux/if.h: 15 characters; an index of our own choice spares asking for it.
 _FIRST_BRIDGE, _FIRST_VETH = 1000, 10_000
 _QUEUE_PACKETS = 1000
@@ -115,6 +118,7 @@ class Hosts:
         return {
             "build": self.build,
             "start": self.start,
+            "terminal": self.terminal,
             "signal": self.signal,
             "put": self.put,
             "get": self.get,
@@ -330,6 +334,27 @@ class Hosts:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def terminal(self, *, host: str, ticket: str) -> None:
+        """Open a terminal of a host's own, whose name its programs find; its ends go to the socket behind the ticket.
+
+        The first is the one that shows, the second the one for a program. Raises Refused.
+        """
+        place = self._host(host)
+        (descriptor,) = self._take(ticket)
+        with socket.socket(fileno=descriptor) as asker:
+            self._ensure_init(place)
+            ends: list[int] = []
+            try:
+                ends.append(os.open(f"/proc/{place.init}/root/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+                fcntl.ioctl(ends[0], _TIOCSPTLCK, struct.pack("=i", 0))
+                ends.append(fcntl.ioctl(ends[0], _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+                socket.send_fds(asker, [b"ends"], ends)
+            except OSError as error:
+                raise Refused(f"host {host!r} has no terminal to give: {error}") from None
+            finally:
+                for end in ends:
+                    os.close(end)
 
     def signal(self, *, programs: list[int], name: str) -> list[int]:
         """Signal programs and all that they started and that has not left their session; returns who was reached."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import os
 import re
 import secrets
@@ -57,6 +56,7 @@ _PYTHONS = ("/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 """Where an image has it, or before."""
 _LAST_LINES = 20
 _CHECK_AGAIN_S = 0.05
+_MESSAGE_BYTES = 64
 _TC_WITH_CLASSES = (6, 6)
 """The iproute2 from which on `tc -j class show` prints nothing but JSON, for sure."""
 # What Docker leaves to a container's programs (moby, oci/caps/defaults.go).
@@ -418,9 +418,7 @@ class LocalLab(Lab):
         self._hosts[host].send_per_packet(network)
         return self._ifindexes[host][network]
 
-    def attach_program(
-        self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool
-    ) -> Callable[[], int]:
+    def attach_program(self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool) -> Attached:
         """Start a program on descriptors of ours; see `LocalHost.attached`."""
         if self._child is None:
             raise LabError("the lab is not up")
@@ -428,7 +426,19 @@ class LocalLab(Lab):
         ticket = self._child.passed([*streams, write])
         os.close(write)
         self.channel.call("start", argv=list(argv), ticket=ticket, tty=tty, **host.circumstances())
-        return functools.partial(_exit_status, read)
+        return Attached(read)
+
+    def open_terminal(self, host: str) -> tuple[int, int]:
+        """A terminal in a host; see `LocalHost.terminal`."""
+        if self._child is None:
+            raise LabError("the lab is not up")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                ticket = self._child.passed([theirs.fileno()])
+            self.channel.call("terminal", host=host, ticket=ticket)
+            _, (shown, given), _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, 2)
+        return shown, given
 
     def beside(self, host: str) -> Channel:
         """An agent in a host's network namespace."""
@@ -491,14 +501,24 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(map(int, match.groups())) if match else (0, 0)
 
 
-def _exit_status(descriptor: int) -> int:
-    """Wait for the four bytes in which the agent tells how a program ended; 137 if it ended with the lab."""
-    with os.fdopen(descriptor, "rb") as status:
-        answer = status.read(4)
-    return _code(answer)
+class Attached:
+    """A program on descriptors of ours. Of itself it is one that can be read once the program has ended."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._status
+
+    def wait(self) -> int:
+        """Wait for its end; its exit status."""
+        with os.fdopen(self._status, "rb") as status:
+            return _code(status.read(4))
 
 
 def _code(answer: bytes) -> int:
+    """What the agent tells of a program's end in four bytes; 137 if it ended with the lab."""
     return int(struct.unpack("=i", answer)[0]) if len(answer) == 4 else 137
 
 
@@ -600,9 +620,13 @@ class LocalHost(Host):
             "host": self.name, "env": ours, "workdir": workdir or service.workdir, "user": user or service.user,
         }  # fmt: skip
 
-    def attached(self, argv: Sequence[str], streams: Sequence[int], *, tty: bool = False) -> Callable[[], int]:
-        """Start a program on descriptors of ours; a function that waits for its end and returns its exit status."""
+    def attached(self, argv: Sequence[str], streams: Sequence[int], *, tty: bool = False) -> Attached:
+        """Start a program on descriptors of ours; ``tty``: they are a `terminal` of this host's, its own from now."""
         return self._lab.attach_program(self, argv, streams, tty=tty)
+
+    def terminal(self) -> tuple[int, int]:
+        """A terminal that programs in this host find under its name: the end that shows, and the one for a program."""
+        return self._lab.open_terminal(self.name)
 
     # --- the service -----------------------------------------------------------------------------
 
