@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,9 +30,9 @@ def here(kind: str) -> None:
     assert kind == "local"
 
 
-def run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, given: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     argv = [*_COMMAND, "exec", "--lab", "local", *arguments]
-    return subprocess.run(argv, cwd=ROOT, input=given, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, cwd=cwd, input=given, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_program_has_our_stdin_and_we_have_its_output_and_exit_status() -> None:
@@ -40,6 +41,30 @@ def test_a_program_has_our_stdin_and_we_have_its_output_and_exit_status() -> Non
     assert " server " in done.stderr
     assert run("client", "--", "sh", "-c", "kill -9 $$").returncode == 137
     assert run("client", "nosuchprog").returncode == 127
+
+
+def test_a_host_that_is_not_in_the_compose_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services:\n  a: {image: python:3, command: [nosuchprog]}\n")
+    refused = run("nosuchhost", "true", cwd=tmp_path)
+    assert (refused.returncode, refused.stderr) == (2, "testbed: host 'nosuchhost': unknown; known: a\n")
+    assert "cannot be started" in run("a", "true", cwd=tmp_path).stderr, "it would have been told"
+
+
+def test_a_compose_profile_has_its_hosts(tmp_path: Path) -> None:
+    service = "image: python:3, command: [sleep, infinity]"
+    (tmp_path / "compose.yaml").write_text(f"services:\n  a: {{{service}}}\n  b: {{{service}, profiles: [more]}}\n")
+    assert run("b", "true", cwd=tmp_path).returncode == 2
+    assert run("--compose-profile", "more", "b", "true", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["up", "show", "down"])
+def test_what_needs_an_engine_names_what_needs_none(command: str) -> None:
+    environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere/docker.sock"}
+    argv = [*_COMMAND, command]
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "no Docker engine answers" in done.stderr
+    assert "`testbed shell` and `testbed exec` with --lab local need none" in done.stderr
 
 
 class Typist:
