@@ -64,7 +64,9 @@ _PROC_SYS = Path("/proc/sys")
 _NO_IPV6 = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
 # Seen by programs alone, or where there are several interfaces: set no sooner.
 _AS_DOCKERS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0"}
-_SWITCH_SYSCTLS = {**_NO_IPV6, "net.ipv4.ip_forward": "0"}
+# Addresses of the kernel's own making are of use at once, as ours are: nobody here has another's (RFC 4862 5.4).
+_NO_DUPLICATES = {"net.ipv6.conf.all.accept_dad": "0", "net.ipv6.conf.default.accept_dad": "0"}
+_SWITCH_SYSCTLS = {**_NO_IPV6, **_NO_DUPLICATES, "net.ipv4.ip_forward": "0"}
 
 
 @dataclass
@@ -613,7 +615,8 @@ def _address(settings: Mapping[str, Any], sysctls: _Sysctls) -> None:
     """In a host's network namespace: addresses, routes, sysctls."""
     has_ipv6 = any(":" in cidr for interface in settings["interfaces"] for cidr in interface["addresses"])
     if has_ipv6:
-        sysctls.set(dict.fromkeys(_NO_IPV6, "0"))
+        own = {f"net.ipv6.conf.{interface['name']}.accept_dad": "0" for interface in settings["interfaces"]}
+        sysctls.set({**dict.fromkeys(_NO_IPV6, "0"), **_NO_DUPLICATES, **own})
     if len(settings["interfaces"]) > 1:
         sysctls.set(_AS_DOCKERS)
     for name, value in settings["sysctls"].items():
