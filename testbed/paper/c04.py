@@ -82,7 +82,7 @@ def retransmission(context: Context) -> Outcome:
                 by_place.setdefault(f"round trip {2 * delay_ms} ms", []).append((place, seen.waits_s[0] * 1e3))
         by_place[f"one round trip of {2 * delay_ms} ms"] = [(1, 2 * delay_ms), (_FLIGHT, 2 * delay_ms)]
     context.say("C4: an outage")
-    outage_s = 1.5 if context.quick else 12.0
+    outage_s = 3.0 if context.quick else 12.0  # three time-outs, each twice the last, also of a busy machine
     waits_s, rto_s = _backoff(context, outage_s)
     rows.append(Row(
         condition=f"an outage of {outage_s:g} s", held=doubles(waits_s, rto_s),
