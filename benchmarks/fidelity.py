@@ -446,6 +446,7 @@ def _hold(report: Report, measured: Measured) -> None:
 _PANELS = ("delay", "jitter", "loss", "burst", "duplicate", "reorder", "corrupt", "rate")
 _SIDE, _GAP = 230, 60
 _WORDS_WIDE = 45
+_INSIDE_COLOUR, _OUTSIDE_COLOUR = "#2f7d5d", "#c53030"
 
 
 def plot(cells: Sequence[Cell]) -> str:
@@ -461,6 +462,12 @@ def plot(cells: Sequence[Cell]) -> str:
     for index, (kind, chosen) in enumerate(panels):
         left, top = _GAP + index % columns * step, 30 + index // columns * (step + 20)
         parts += _panel(kind, chosen, left, top)
+    if any(cell.engine == "host" for cell in cells):
+        bottom = rows * (step + 20) + 22
+        parts.append(f'<circle cx="{_GAP + 5}" cy="{bottom - 4}" r="5" fill="{_INSIDE_COLOUR}"/>')
+        parts.append(f'<text x="{_GAP + 18}" y="{bottom}">carried engine</text>')
+        parts.append(f'<circle cx="{_GAP + 135}" cy="{bottom - 4}" r="8" fill="none" stroke="{_INSIDE_COLOUR}"/>')
+        parts.append(f'<text x="{_GAP + 150}" y="{bottom}">host engine</text>')
     return "\n".join([*parts, "</svg>"])
 
 
@@ -481,7 +488,7 @@ def _panel(kind: str, cells: Sequence[Cell], left: int, top: int) -> list[str]:
         x, y = left + place(cell.asked), top + _SIDE - place(cell.seen)
         row = min(range(len(said_at)), key=lambda row: (x - said_at[row] < _WORDS_WIDE, row))
         said_at[row] = x
-        colour = "#2f7d5d" if cell.ok else "#c53030"
+        colour = _INSIDE_COLOUR if cell.ok else _OUTSIDE_COLOUR
         title = escape(f"{cell.words}: {cell.how}")
         if cell.engine == "host":  # a ring around the other's dot
             parts.append(
