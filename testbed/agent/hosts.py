@@ -142,7 +142,7 @@ class Hosts:
     def _build(
         self, networks: list[dict[str, Any]], hosts: list[dict[str, Any]], sysctls: _Sysctls
     ) -> dict[str, dict[str, int]]:
-        for name, _ in (volume for settings in hosts for volume in settings["volumes"]):
+        for name, *_ in (volume for settings in hosts for volume in settings["volumes"]):
             (_VOLUMES / name).mkdir(parents=True, exist_ok=True)
         try:
             for settings in hosts:
@@ -678,8 +678,8 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
         destination = root / target.lstrip("/")
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, destination)
-    for name, target in settings["volumes"]:
-        kernelcalls.bind(_VOLUMES / name, _place(root, target))
+    for name, target, read_only in settings["volumes"]:
+        kernelcalls.bind(_VOLUMES / name, _place(root, target), read_only=read_only)
     for source, target, read_only in settings["binds"]:
         place = _place(root, target, a_file=not Path(source).is_dir())
         kernelcalls.bind(source, place, read_only=read_only)

@@ -50,7 +50,7 @@ from testbed.model.topologies import Drawing
 from testbed.model.topology import Topology
 
 _UP_DEADLINE_S = 180.0
-_STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab
+_STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab; `stop_grace_period:` goes before
 _PATH = "/run/testbed/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_LINES = 20
 _CHECK_AGAIN_S = 0.05
@@ -143,15 +143,21 @@ class LocalLab(Lab):
         except NeedsComposeError as needs:
             composer = Composer(self._file, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
             try:
-                return ComposeFile(named, composer.config())
+                config = composer.config()
             except EnvironmentUnfitError as error:
                 raise EnvironmentUnfitError(f"{needs}: Compose alone reads this. {error}") from None
+            files = [named] if self._file is not None else _compose_files(named, beside)
+            return composefile.of_compose(named, config, files, environment=os.environ)
 
     @property
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily, as ComposeLab's
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
-            self._topology = Topology.from_compose(self._compose_file().config)
+            file = self._compose_file()
+            topology = Topology.from_compose(file.config)
+            if file.problems:
+                localplan.make(file, topology)  # which tells of them, and of all else that is wrong
+            self._topology = topology
         return self._topology
 
     @property
@@ -184,8 +190,12 @@ class LocalLab(Lab):
 
         Raises InvalidComposeError, EnvironmentUnfitError, ServiceFailedError; on failure nothing stays.
         """
+        hosts = sum(service.replicas for service in self.topology.services.values())
+        self._check_limits(hosts, programs=0)  # so many are not even planned in vain
         plan = self.plan
-        self._check_limits(plan)
+        programs = sum(bool(plan.services[host.service].argv) for host in plan.hosts)
+        self._check_limits(hosts, programs)
+        limits.room_for_programs(hosts)
         deadline = time.monotonic() + self._up_deadline_s
         with ExitStack() as undo:
             undo.callback(self._forget)
@@ -203,11 +213,9 @@ class LocalLab(Lab):
             self._undo = undo.pop_all()
 
     @staticmethod
-    def _check_limits(plan: Plan) -> None:
-        programs = sum(bool(plan.services[host.service].argv) for host in plan.hosts)
-        if lacking := list(limits.shortages(limits.Machine.look(), hosts=len(plan.hosts), programs=programs)):
-            raise EnvironmentUnfitError(f"{len(plan.hosts)} hosts need {'; '.join(lacking)}")
-        limits.room_for_programs(len(plan.hosts))
+    def _check_limits(hosts: int, programs: int) -> None:
+        if lacking := list(limits.shortages(limits.Machine.look(), hosts=hosts, programs=programs)):
+            raise EnvironmentUnfitError(f"{hosts} hosts need {'; '.join(lacking)}")
 
     def down(self) -> None:
         """Stop the services and end the agent, and all there is with it."""
@@ -374,10 +382,12 @@ class LocalLab(Lab):
         except AgentError as error:
             self._say(f"the agent was gone before it was told to stop: {error}")
             return
-        until = time.monotonic() + _STOP_WITHIN_S
-        for programs in by_signal.values():
-            for program in programs:
-                program.await_end(max(until - time.monotonic(), 0.0))
+        began = time.monotonic()
+        for host in self._hosts.values():
+            if host.service is not None:
+                said_s = host.service_plan.stop_grace_s
+                until = began + (_STOP_WITHIN_S if said_s is None else said_s)
+                host.service.await_end(max(until - time.monotonic(), 0.0))
 
     # --- ports -----------------------------------------------------------------------------------
 
@@ -480,6 +490,14 @@ class LocalLab(Lab):
         if self._child is None:
             raise LabError("the lab is not up")
         return LocalProgram(host, self._child, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
+
+
+def _compose_files(named: Path, beside: Sequence[Path]) -> list[Path]:
+    """The files that Compose reads if none is named: those of COMPOSE_FILE, or what it finds, and its override."""
+    listed = os.environ.get("COMPOSE_FILE")
+    if listed:
+        return [Path(each) for each in listed.split(os.environ.get("COMPOSE_PATH_SEPARATOR") or os.pathsep)]
+    return [named, *(path for path in beside if path.is_file())]
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -84,7 +84,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.labs.engine": ("testbed.errors",),
     "testbed.kernel": ("testbed.errors", "testbed.agent", "testbed.kernel"),
     "testbed.labs.child": ("testbed.errors", "testbed.agent"),
-    "testbed.labs.composefile": ("testbed.errors", "testbed.model"),
+    "testbed.labs.composefile": (
+        "testbed.errors",
+        "testbed.model",
+        "testbed.labs.composeshapes",
+        "testbed.labs.composeyaml",
+        "testbed.labs.dotenv",
+    ),
+    "testbed.labs.composeshapes": ("testbed.model", "testbed.labs.dockerfile"),
+    "testbed.labs.composeyaml": (),
+    "testbed.labs.dotenv": (),
     "testbed.labs.routing": (),
     "testbed.labs.dockerfile": (),
 }
@@ -159,7 +168,7 @@ ONLY_IN: dict[str, set[str]] = {
     "tenacity": {"testbed.labs.waiting"},
     "yaml": {
         "testbed.links.profiles",
-        "testbed.labs.composefile",
+        "testbed.labs.composeyaml",
         "testbed.labs.composer",
         "testbed.labs.images",
     },

@@ -225,7 +225,7 @@ def test_a_circle_of_dependencies_is_told(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("local", "problem"),
     [
-        ("{pat: app}", "x-testbed.local: unknown; did you mean 'path'?"),
+        ("{pat: app}", "x-testbed.local.pat: unknown; did you mean 'path'?"),
         ("{path: none}", "is no folder"),
         ("yes", "write {path"),
     ],
