@@ -60,7 +60,7 @@ def parse(text: str, change: Callable[[str], str] = str) -> Document:
         line = text.count("\n", 0, error.position) + 1
         document.problems.append(((), line, f"not YAML: character {error.character!r} may not stand in it"))
     except RecursionError:
-        document.problems.append(((), 1, "nested too deeply"))
+        document.problems.append(((), 1, "nested too deeply, or too large"))
     return document
 
 

@@ -26,7 +26,7 @@ _ESCAPES = {
     '"': '"',
     "$": "$$",
 }
-_ESCAPE = re.compile(r'\\(?:0([0-7]{3})|([abfnrtv$"\\]))')
+_ESCAPE = re.compile(r'\\(?:0(\d{0,3})|([abfnrtv$"\\]))')
 
 
 class _Read(NamedTuple):
@@ -109,4 +109,8 @@ def _value(text: str, at: int, expand: Callable[[str], str]) -> _Read:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    return chr(int(match[1], 8) & 0xFF) if match[1] else _ESCAPES[match[2]]
+    digits = match[1]
+    if digits is None:
+        return _ESCAPES[match[2]]
+    # Go's octal escapes have three digits and no 0 before them; of another, compose-go leaves the 0 out.
+    return chr(int(digits, 8)) if re.fullmatch(r"[0-3][0-7]{2}", digits) else f"\\{digits}"

@@ -80,7 +80,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.agent": ("testbed.agent",),
     "testbed.labs.waiting": (),
     "testbed.labs.channel": ("testbed.errors",),
-    "testbed.labs.composer": ("testbed.errors",),
+    "testbed.labs.composer": ("testbed.errors", "testbed.labs.composeyaml"),
     "testbed.labs.engine": ("testbed.errors",),
     "testbed.kernel": ("testbed.errors", "testbed.agent", "testbed.kernel"),
     "testbed.labs.child": ("testbed.errors", "testbed.agent"),
@@ -169,7 +169,6 @@ ONLY_IN: dict[str, set[str]] = {
     "yaml": {
         "testbed.links.profiles",
         "testbed.labs.composeyaml",
-        "testbed.labs.composer",
         "testbed.labs.images",
     },
     "subprocess": {
