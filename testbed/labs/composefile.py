@@ -160,7 +160,9 @@ def _read(
     services: dict[str, Any] = {}
     for name, body in sorted(tree["services"].items()):  # Compose sorts, too
         if not body.get("profiles") or "*" in chosen or chosen.intersection(map(str, body["profiles"])):
-            services[name] = _Service(name, path.parent, variables, problems).read(dict(body))
+            services[name] = _Service(name, path.parent, variables, problems).read(
+                {key: value for key, value in body.items() if value is not None}
+            )
     return ComposeFile(path, _config(path, tree, services), problems)
 
 
@@ -210,23 +212,32 @@ def _merge_places(places: dict[Where, Place], path: Path, variables: Mapping[str
         named = each.get("path") if isinstance(each, Mapping) else each
         for one in [named] if isinstance(named, str) else named or ():
             _merge_places(places, path.parent / str(one), variables, (*seen, path))
-    services = tree.get("services")
-    for name, body in services.items() if isinstance(services, Mapping) else ():
+    own: dict[Where, Place] = {
+        where: (path, line)
+        for where, line in document.lines.items()
+        if not any(isinstance(each, int) for each in where)
+    }
+    said = tree.get("services")
+    services: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+
+    def of_service(name: str, passed: tuple[str, ...]) -> dict[Where, Place]:
+        """Where the parts of a service stand, those that it has from another too; by their places in it."""
+        body = services.get(name)
         base = body.get("extends") if isinstance(body, Mapping) else None
+        base_name = base.get("service") if isinstance(base, Mapping) else base
+        found: dict[Where, Place] = {}
         if isinstance(base, Mapping) and isinstance(base.get("file"), str):
             theirs: dict[Where, Place] = {}
             _merge_places(theirs, path.parent / base["file"], variables, (*seen, path))
-        else:
-            theirs = {where: (path, line) for where, line in document.lines.items()}
-        base_name = base.get("service") if isinstance(base, Mapping) else base
-        for where, place in theirs.items():
-            if base_name and where[:2] == ("services", base_name) and len(where) > 2:
-                places["services", name, *where[2:]] = place
-    places.update(
-        (where, (path, line))
-        for where, line in document.lines.items()
-        if not any(isinstance(each, int) for each in where)
-    )
+            found = {where[2:]: place for where, place in theirs.items() if where[:2] == ("services", base_name)}
+        elif base_name and base_name not in passed:
+            found = of_service(str(base_name), (*passed, name))
+        found.pop((), None)
+        return {**found, **{where[2:]: place for where, place in own.items() if where[:2] == ("services", name)}}
+
+    places.update(own)
+    for name in services:
+        places.update((("services", name, *inside), place) for inside, place in of_service(name, ()).items())
 
 
 def _leniently(text: str, variables: Mapping[str, str]) -> str:
@@ -359,12 +370,10 @@ class _Service:
 
     def read(self, body: dict[str, Any]) -> dict[str, Any]:
         """The service as Compose prints it."""
-        if body.get("build") is not None:
+        if "build" in body:
             build = {"context": body["build"]} if isinstance(body["build"], str) else dict(body["build"])
             build["context"] = str((self._folder / (build.get("context") or ".")).resolve())
             body["build"] = build
-        else:
-            body.pop("build", None)
         if body.get("network_mode") is None:
             networks = body.get("networks")
             joined = dict.fromkeys(filter(None, networks)) if isinstance(networks, list) else networks

@@ -84,6 +84,8 @@ class _Reader:
                     self._say(where, f"{quoted(value)}: {error}")
                     return _LEFT_OUT
         self._say(where, f"{quoted(value)}: write {shape.write}")
+        if shape.required:
+            return _LEFT_OUT
         return {} if shape.words is not None or shape.others is not None else [] if shape.item else _LEFT_OUT
 
     def _mapping(self, shape: Shape, value: Mapping[str, Any], where: Where) -> Any:

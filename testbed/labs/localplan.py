@@ -264,7 +264,7 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
     deploy = {key for key, value in (body.get("deploy") or {}).items() if value not in (None, [], {}, False)}
     for key in sorted(deploy - {"replicas", "mode", "labels", "endpoint_mode"}):
         wrong("deploy", f"`deploy: {key}`: a local lab cannot honour it; {_WAY_OUT}", key)
-    image = _image(body, file, wrong, unread=problems.known((*at, "x-testbed")))
+    image = _image(body, file, wrong, unread=any(problems.known((*at, key)) for key in ("x-testbed", "build")))
     described, folders, files, binds = image or (Image(), [], [], [])
     entrypoint = tuple(map(str, body.get("entrypoint") or described.entrypoint))
     overridden = body.get("entrypoint") is not None and body.get("command") is None
