@@ -106,8 +106,8 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
 
     Raises InvalidComposeError if it is no Compose file at all, NeedsComposeError for what is beyond us.
     """
-    variables, found = _variables(path.parent / ".env", environment)
-    document = composeyaml.parse(_text(path), lambda text: interpolate(text, variables))
+    known, found = variables(path.parent, environment)
+    document = composeyaml.parse(_text(path), lambda text: interpolate(text, known))
     problems = Problems(path, {where: (path, line) for where, line in document.lines.items()})
     tree = document.value
     if isinstance(tree, Mapping):
@@ -116,14 +116,14 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
         problems.add(where, text, place=(path, line))
     for line, text in found:
         problems.add((".env",), text, place=(path.parent / ".env", line))
-    return _read(path, tree, problems, variables, profiles)
+    return _read(path, tree, problems, known, profiles)
 
 
 def of_compose(
     path: Path, config: Mapping[str, Any], files: Iterable[Path], *, environment: Mapping[str, str]
 ) -> ComposeFile:
     """What Compose printed of these files, of which the later go before: every dollar sign is doubled in it."""
-    variables, _ = _variables(path.parent / ".env", environment)
+    known, _ = variables(path.parent, environment)
     tree = _undoubled(config)
     if _topology(tree) is not None:
         # Compose has put every service that says nothing of networks on one, and a topology says that itself.
@@ -132,7 +132,7 @@ def of_compose(
                 del body["networks"]
     places: dict[Where, Place] = {}
     for file in files:
-        _merge_places(places, file, variables, ())
+        _merge_places(places, file, known, ())
     return _read(path, tree, Problems(path, places), {}, ("*",))
 
 
@@ -199,19 +199,19 @@ def _undoubled(value: Any) -> Any:
             return value
 
 
-def _merge_places(places: dict[Where, Place], path: Path, variables: Mapping[str, str], seen: tuple[Path, ...]) -> None:
+def _merge_places(places: dict[Where, Place], path: Path, known: Mapping[str, str], seen: tuple[Path, ...]) -> None:
     """Put in where the parts of a file stand, and of those that it includes or whose services it extends.
 
     Items of lists are left out: it is not known where they have come to in what was merged.
     """
     if path in seen or not path.is_file():
         return
-    document = composeyaml.parse(_text(path), lambda text: _leniently(text, variables))
+    document = composeyaml.parse(_text(path), lambda text: _leniently(text, known))
     tree = document.value if isinstance(document.value, Mapping) else {}
     for each in tree.get("include") or () if isinstance(tree.get("include"), list) else ():
         named = each.get("path") if isinstance(each, Mapping) else each
         for one in [named] if isinstance(named, str) else named or ():
-            _merge_places(places, path.parent / str(one), variables, (*seen, path))
+            _merge_places(places, path.parent / str(one), known, (*seen, path))
     own: dict[Where, Place] = {
         where: (path, line)
         for where, line in document.lines.items()
@@ -228,7 +228,7 @@ def _merge_places(places: dict[Where, Place], path: Path, variables: Mapping[str
         found: dict[Where, Place] = {}
         if isinstance(base, Mapping) and isinstance(base.get("file"), str):
             theirs: dict[Where, Place] = {}
-            _merge_places(theirs, path.parent / base["file"], variables, (*seen, path))
+            _merge_places(theirs, path.parent / base["file"], known, (*seen, path))
             found = {where[2:]: place for where, place in theirs.items() if where[:2] == ("services", base_name)}
         elif base_name and base_name not in passed:
             found = of_service(str(base_name), (*passed, name))
@@ -288,9 +288,9 @@ def _config(path: Path, tree: Mapping[str, Any], services: dict[str, Any]) -> di
 # --- variables ---------------------------------------------------------------------------------------
 
 
-def _variables(path: Path, environment: Mapping[str, str]) -> tuple[Mapping[str, str], list[tuple[int, str]]]:
-    """The environment, and what a file adds to it."""
-    found, problems = _dotenv(path, environment)
+def variables(folder: Path, environment: Mapping[str, str]) -> tuple[Mapping[str, str], list[tuple[int, str]]]:
+    """The environment, and what a folder's ``.env`` adds to it; and what is wrong with that, by line."""
+    found, problems = _dotenv(folder / ".env", environment)
     return {**found, **environment}, problems
 
 

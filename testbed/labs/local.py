@@ -137,8 +137,8 @@ class LocalLab(Lab):
         try:
             if several:
                 raise NeedsComposeError(f"{several[0].name} beside {named.name}")
-            if self._file is None and os.environ.get("COMPOSE_FILE"):
-                raise NeedsComposeError("COMPOSE_FILE in the environment")
+            if self._file is None and _listed_files():
+                raise NeedsComposeError("COMPOSE_FILE in the environment or in .env")
             return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
         except NeedsComposeError as needs:
             composer = Composer(self._file, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
@@ -190,12 +190,8 @@ class LocalLab(Lab):
 
         Raises InvalidComposeError, EnvironmentUnfitError, ServiceFailedError; on failure nothing stays.
         """
-        hosts = sum(service.replicas for service in self.topology.services.values())
-        self._check_limits(hosts, programs=0)  # so many are not even planned in vain
+        self._check_limits(*localplan.counts(self._compose_file(), self.topology))
         plan = self.plan
-        programs = sum(bool(plan.services[host.service].argv) for host in plan.hosts)
-        self._check_limits(hosts, programs)
-        limits.room_for_programs(hosts)
         deadline = time.monotonic() + self._up_deadline_s
         with ExitStack() as undo:
             undo.callback(self._forget)
@@ -216,6 +212,7 @@ class LocalLab(Lab):
     def _check_limits(hosts: int, programs: int) -> None:
         if lacking := list(limits.shortages(limits.Machine.look(), hosts=hosts, programs=programs)):
             raise EnvironmentUnfitError(f"{hosts} hosts need {'; '.join(lacking)}")
+        limits.room_for_programs(hosts)
 
     def down(self) -> None:
         """Stop the services and end the agent, and all there is with it."""
@@ -494,10 +491,13 @@ class LocalLab(Lab):
 
 def _compose_files(named: Path, beside: Sequence[Path]) -> list[Path]:
     """The files that Compose reads if none is named: those of COMPOSE_FILE, or what it finds, and its override."""
-    listed = os.environ.get("COMPOSE_FILE")
-    if listed:
-        return [Path(each) for each in listed.split(os.environ.get("COMPOSE_PATH_SEPARATOR") or os.pathsep)]
-    return [named, *(path for path in beside if path.is_file())]
+    return _listed_files() or [named, *(path for path in beside if path.is_file())]
+
+
+def _listed_files() -> list[Path]:
+    variables, _ = composefile.variables(Path.cwd(), os.environ)
+    separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
+    return [Path(each) for each in variables.get("COMPOSE_FILE", "").split(separator) if each]
 
 
 def _version(text: str) -> tuple[int, ...]:

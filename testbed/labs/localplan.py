@@ -242,6 +242,17 @@ def make(file: ComposeFile, topology: Topology) -> Plan:
     return Plan(topology=topology, networks=tuple(networks.values()), services=planned, hosts=hosts)
 
 
+def counts(file: ComposeFile, topology: Topology) -> tuple[int, int]:
+    """How many hosts and programs a file asks for, found without planning each."""
+    hosts = programs = 0
+    for name, service in topology.services.items():
+        body = file.config["services"][name]
+        hosts += service.replicas
+        if body.get("command") or body.get("entrypoint") or "local" not in (body.get("x-testbed") or {}):
+            programs += service.replicas
+    return hosts, programs
+
+
 # --- services ----------------------------------------------------------------------------------------
 
 
@@ -322,8 +333,8 @@ def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any, *, unread: bo
             path = (file.path.parent / said["path"]).resolve()
             if not path.is_dir():
                 wrong("x-testbed", f"x-testbed.local.path {said['path']!r}: {path} is no folder", "local", "path")
-            elif posixpath.normpath(workdir) == "/":
-                wrong("working_dir", "working_dir '/': there x-testbed.local.path is shown; name a folder of its own")
+            elif workdir.startswith("/") and (problem := _place_problem(workdir)):
+                wrong("working_dir", f"working_dir {workdir!r}, where x-testbed.local.path is shown: {problem}")
             else:
                 binds.append((str(path), workdir, True))
         python = said.get("python")
@@ -395,14 +406,14 @@ def _volumes(
     taken: set[str] = set()
     for volume in body["volumes"]:
         number, target, read_only = volume["item"], str(volume["target"]), bool(volume.get("read_only"))
-        problem = _place_problem(target)
+        source = str(volume.get("source") or "")
+        problem = _place_problem(target, a_file=volume["type"] == "bind" and Path(source).is_file())
         if posixpath.normpath(target) in taken:
             problem = "another volume has this place"
         taken.add(posixpath.normpath(target))
         if problem:
             wrong("volumes", f"a volume at {target!r}: {problem}", number)
             continue
-        source = str(volume.get("source") or "")
         match volume["type"]:
             case "bind":
                 if not Path(source).exists():
@@ -427,8 +438,8 @@ def _volumes(
     return tuple(named)
 
 
-def _place_problem(target: str) -> str | None:
-    """What is wrong with a place to show something in a host."""
+def _place_problem(target: str, *, a_file: bool = False) -> str | None:
+    """What is wrong with a place to show a folder, or a file, in a host."""
     if not target.startswith("/"):
         return "must be an absolute path"
     place = posixpath.normpath(target)
@@ -436,6 +447,11 @@ def _place_problem(target: str) -> str | None:
         return "a local lab writes this file; name hosts under `extra_hosts:`"
     if place == "/" or place in _LABS_PLACES or any(place.startswith(f"{each}/") for each in _LABS_PARTS):
         return f"a host of a local lab has its own there; name another folder, {_WAY_OUT}"
+    if not any(place.startswith(f"{each}/") for each in (*_SCRATCH, "/dev")):
+        if file := next((each for each in Path(place).parents if each.exists() and not each.is_dir()), None):
+            return f"{file} is no folder on this machine"
+        if Path(place).exists() and Path(place).is_dir() == a_file:
+            return f"it is a {'folder' if a_file else 'file'} on this machine, and what is shown there is none"
     return None
 
 
@@ -444,10 +460,8 @@ def _workdir(body: Mapping[str, Any], described: Image, wrong: Any) -> str:
     workdir = str(said or described.workdir)
     if said and not workdir.startswith("/"):
         wrong("working_dir", f"working_dir {said!r}: must be an absolute path")
-    elif Path(workdir).exists() and not Path(workdir).is_dir():
-        wrong("working_dir" if said else "build", f"working_dir {workdir!r}: is no folder on this machine")
-    elif any(workdir.startswith(f"{each}/") for each in _LABS_PARTS) and not Path(workdir).is_dir():
-        wrong("working_dir" if said else "build", f"working_dir {workdir!r}: {_place_problem(workdir)}")
+    elif not Path(workdir).is_dir() and (problem := _place_problem(workdir)):
+        wrong("working_dir" if said else "build", f"working_dir {workdir!r}: {problem}")
     return workdir
 
 
