@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from signal import Signals
 from typing import Any
 
@@ -32,7 +32,7 @@ class Shape:
     others: Shape | None = None
     """Of a mapping's keys that are none of the words; None refuses them."""
     required: tuple[str, ...] = ()
-    empty: bool = True
+    empty: bool = False
     """Whether there may be nothing: ``key:``."""
     names: str = ""
     """What a mapping's keys must match, where they are names."""
@@ -73,7 +73,7 @@ class _Reader:
             case Mapping() if shape.words is not None or shape.others is not None:
                 return self._mapping(shape, value, where)
             case list() if shape.item is not None:
-                items = [self._read(_not_empty(shape.item), each, (*where, n)) for n, each in enumerate(value)]
+                items = [self._read(shape.item, each, (*where, number)) for number, each in enumerate(value)]
                 return [None if each is _LEFT_OUT else each for each in items]
             case None | Mapping() | list():
                 pass
@@ -106,10 +106,6 @@ class _Reader:
 
     def _say(self, where: Where, text: str) -> None:
         self._wrong(where, f"{called(where)}: {text}" if called(where) else text)
-
-
-def _not_empty(shape: Shape) -> Shape:
-    return replace(shape, empty=False) if shape.empty else shape
 
 
 def quoted(value: Any) -> str:
@@ -194,22 +190,25 @@ def limit(value: Any) -> int:
 
 ANY = Shape(write="something")
 _TEXT = Shape(write="a text", plain=text)
-_PLAIN = Shape(write="a text or a number", plain=plain)
+_PLAIN = Shape(write="a text or a number", plain=plain, empty=True)
 _WHOLE = Shape(write="a whole number", plain=whole)
 _COUNT = Shape(write="a number", plain=count)
 _FLAG = Shape(write="true or false", plain=flag)
 _DURATION = Shape(write='a duration, as in "1m30s"', plain=duration)
 _TEXTS = Shape(write="a list: [A, B]", item=_TEXT)
 _TEXT_OR_TEXTS = Shape(write='a text or a list: "A B" or [A, B]', plain=text, item=_TEXT)
+_PROGRAM = Shape(write='a text or a list: "A B" or [A, B]', plain=text, item=_TEXT, empty=True)
 _PAIRS = Shape(write="a mapping or a list: {NAME: value} or [NAME=value]", item=_TEXT, others=_PLAIN)
 
 
-def _table(write: str, /, *, required: tuple[str, ...] = (), **words: Shape) -> Shape:
-    return Shape(write=write, words=words, required=required)
+def _table(write: str, /, *, empty: bool = False, **words: Shape) -> Shape:
+    return Shape(write=write, words=words, empty=empty)
 
 
 _DEPENDENCY = Shape(
-    write="{condition: service_started}", words={"condition": _TEXT, "required": _FLAG, "restart": _FLAG}
+    write="{condition: service_started}",
+    words={"condition": _TEXT, "required": _FLAG, "restart": _FLAG},
+    required=("condition",),
 )
 _HEALTH_CHECK = _table(
     '{test: ["CMD", "program"]}', test=_TEXT_OR_TEXTS, interval=_DURATION, timeout=_DURATION, retries=_COUNT,
@@ -235,7 +234,7 @@ _VOLUME = Shape(
     required=("type", "target"),
 )  # fmt: skip
 _JOINED = _table(
-    "{aliases: [NAME], ipv4_address: ADDRESS}", aliases=_TEXTS, ipv4_address=_TEXT, ipv6_address=_TEXT,
+    "{aliases: [NAME], ipv4_address: ADDRESS}", empty=True, aliases=_TEXTS, ipv4_address=_TEXT, ipv6_address=_TEXT,
     link_local_ips=_TEXTS, mac_address=_TEXT, interface_name=_TEXT, driver_opts=Shape(write="a mapping", others=_PLAIN),
     priority=_WHOLE, gw_priority=_WHOLE,
 )  # fmt: skip
@@ -258,12 +257,11 @@ _LOCAL = _table("{path: FOLDER, python: true}", path=_TEXT, python=_FLAG)
 
 _SERVICE = Shape(
     write="a mapping, as in {image: NAME, command: [PROGRAM]}",
-    empty=False,
     words={
         "build": _BUILD,
         "image": _TEXT,
-        "command": _TEXT_OR_TEXTS,
-        "entrypoint": _TEXT_OR_TEXTS,
+        "command": _PROGRAM,
+        "entrypoint": _PROGRAM,
         "environment": _PAIRS,
         "env_file": _ENV_FILE,
         "working_dir": _TEXT,
@@ -277,7 +275,8 @@ _SERVICE = Shape(
         ),
         "healthcheck": _HEALTH_CHECK,
         "deploy": Shape(
-            write="{replicas: 2}", words={"replicas": _COUNT, "mode": _TEXT, "endpoint_mode": _TEXT}, others=ANY
+            write="{replicas: 2}", words={"replicas": _COUNT, "mode": _TEXT, "endpoint_mode": _TEXT}, others=ANY,
+            empty=True,
         ),
         "scale": _COUNT,
         "stop_signal": Shape(write="a signal, as in SIGTERM", plain=signal),
@@ -299,7 +298,16 @@ _SERVICE = Shape(
         "read_only": _FLAG,
         "privileged": _FLAG,
         "restart": _TEXT,
-        "x-testbed": _table("{router: true} or {local: {path: FOLDER}}", local=_LOCAL, router=_FLAG),
+        "stdin_open": _FLAG,
+        "tty": _FLAG,
+        "attach": _FLAG,
+        "expose": Shape(write="a list: [80]", item=Shape(write="a port", plain=plain)),
+        "logging": Shape(write="{driver: NAME}", others=ANY),
+        "annotations": _PAIRS,
+        "platform": _TEXT,
+        "pull_policy": _TEXT,
+        "domainname": _TEXT,
+        "x-testbed": _table("{router: true} or {local: {path: FOLDER}}", empty=True, local=_LOCAL, router=_FLAG),
     },
     others=ANY,
 )  # fmt: skip
@@ -309,7 +317,7 @@ _SUBNET = _table(
     aux_addresses=Shape(write="{NAME: ADDRESS}", others=_TEXT),
 )  # fmt: skip
 _NETWORK = _table(
-    "a mapping, as in {ipam: {config: [{subnet: 10.0.0.0/24}]}}",
+    "a mapping, as in {ipam: {config: [{subnet: 10.0.0.0/24}]}}", empty=True,
     name=_TEXT, driver=_TEXT, driver_opts=Shape(write="{NAME: value}", others=_PLAIN), attachable=_FLAG,
     external=Shape(write="true or false", plain=flag, words={"name": _TEXT}), internal=_FLAG, enable_ipv4=_FLAG,
     enable_ipv6=_FLAG, labels=_PAIRS,
@@ -319,7 +327,8 @@ _NETWORK = _table(
     ),
 )  # fmt: skip
 _STORE = _table(
-    "a mapping, or nothing", name=_TEXT, driver=_TEXT, driver_opts=Shape(write="{NAME: value}", others=_PLAIN),
+    "a mapping, or nothing", empty=True, name=_TEXT, driver=_TEXT,
+    driver_opts=Shape(write="{NAME: value}", others=_PLAIN),
     external=Shape(write="true or false", plain=flag, words={"name": _TEXT}), labels=_PAIRS,
 )  # fmt: skip
 
@@ -334,7 +343,7 @@ FILE = Shape(
         "networks": Shape(write="a mapping: {NAME: {}}", others=_NETWORK, names=_NAME),
         "volumes": Shape(write="a mapping: {NAME: {}}", others=_STORE, names=_NAME),
         **dict.fromkeys(("include", "configs", "secrets", "models"), ANY),
-        "x-testbed": _table("{topology: {chain: 5}}", topology=ANY),
+        "x-testbed": _table("{topology: {chain: 5}}", empty=True, topology=ANY),
     },
 )
 """A Compose file."""

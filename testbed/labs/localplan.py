@@ -295,6 +295,9 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
         wrong("hostname", f"hostname {hostname!r}: write at most 63 letters, digits, dots and dashes")
     if (own := body.get("container_name")) and not _CONTAINER_NAME.fullmatch(own):
         wrong("container_name", f"container_name {own!r}: write two or more letters, digits, dots, dashes, underscores")
+    replicas = (body.get("deploy") or {}).get("replicas")
+    if None not in (replicas, body.get("scale")) and replicas != body["scale"]:
+        wrong("scale", f"scale {body['scale']} and deploy.replicas {replicas}: say one of them, or the same twice")
     grace = body.get("stop_grace_period")
     return ServicePlan(
         name=name,

@@ -6,14 +6,16 @@ The services of one file are each wrong in one way, so that a problem that hides
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testbed.errors import InvalidComposeError
+from testbed.errors import EnvironmentUnfitError, InvalidComposeError
 from testbed.labs import composefile, composeshapes, localplan
+from testbed.labs.composer import find
 from testbed.model.topology import Topology
 
 
@@ -70,6 +72,10 @@ SERVICES = {
     "deploy: {replicas: x}": "deploy.replicas: 'x'",
     "deploy: {replicas: -1}": "deploy.replicas: -1: must be a whole number from 0",
     "scale: lots": "scale: 'lots'",
+    "scale: 2, deploy: {replicas: 3}": "scale 2 and deploy.replicas 3",
+    "tty: 5": "tty: 5: must be true or false",
+    "environment: ": "environment: nothing: write a mapping or a list",
+    "depends_on: {z: {}}": "depends_on.z: {}: needs `condition`",
     "scale: 2, ports: ['8888:80']": "port 8888 of this machine for 2 replicas",
     "volumes: [{type: bind, source: /tmp}]": "needs `target`",
     "volumes: [{type: bind, target: /x}]": "needs `source`",
@@ -130,6 +136,34 @@ def test_every_wrong_service_is_told_of_once_and_on_its_line(tmp_path: Path) -> 
         assert said.startswith(f"service 's{number:02}': ")
         assert part in said, words
     assert not seen
+
+
+# Compose takes these: they are an engine's, a local lab's or our own to refuse.
+NOT_COMPOSES = (
+    "stop_signal: SIGFOO", "stop_signal: '99'", "ulimits: {nofile: {soft: 5", "healthcheck: {test: [CMD]}",
+    "ports: ['80-82:90']", "ports: [{target: 80, published: '99999'}]", "ports: ['53:53/udp']", "networks: {lan: {ipv4",
+    "scale: 2, ports", "volumes: [/nosuch", "volumes: ['.:", "volumes: ['data:", "volumes: ['/etc",
+    "tmpfs: /proc", "working_dir", "hostname: hhh", "user",
+    "extra_hosts: ['x", "cap_add", "sysctls", "privileged", "x-testbed",
+)  # fmt: skip
+
+
+def test_what_compose_refuses_is_refused_for_it(tmp_path: Path) -> None:
+    try:
+        argv = find()
+    except EnvironmentUnfitError as error:
+        pytest.skip(str(error))
+    taken = []
+    for words in (each for each in SERVICES if not each.startswith(NOT_COMPOSES)):
+        path = tmp_path / "compose.yaml"
+        path.write_text(
+            f"services:\n  a: {service(words)}\n  z: {{image: python}}\nnetworks: {{lan: }}\nvolumes: {{data: }}\n",
+            encoding="utf-8",
+        )
+        done = subprocess.run([*argv, "-f", str(path), "config", "-q"], capture_output=True, check=False)
+        if done.returncode == 0:
+            taken.append(words)
+    assert taken == []
 
 
 TOP = {
