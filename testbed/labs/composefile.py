@@ -90,11 +90,6 @@ class ComposeFile:
     config: dict[str, Any]
     problems: Problems
 
-    def line(self, *where: str | int) -> int | None:
-        """The line of a part, or of the nearest that holds it; None if it is not known."""
-        place = self.problems.place(where)
-        return place[1] if place else None
-
 
 def find(folder: Path) -> Path | None:
     """The Compose file of a folder, by Compose's own names."""

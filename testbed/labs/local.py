@@ -127,7 +127,8 @@ class LocalLab(Lab):
     def _read(self) -> ComposeFile:
         if self._drawing is not None:
             return composefile.of_drawing(self._drawing, environment=os.environ)
-        named = self._file if self._file is not None else composefile.find(Path.cwd())
+        listed = _listed_files() if self._file is None else []
+        named = self._file or next(iter(listed), None) or composefile.find(Path.cwd())
         if named is None:
             raise InvalidComposeError(
                 f"no Compose file in {Path.cwd()} ({', '.join(composefile.DEFAULT_NAMES)}); name one: --compose-file"
@@ -137,7 +138,7 @@ class LocalLab(Lab):
         try:
             if several:
                 raise NeedsComposeError(f"{several[0].name} beside {named.name}")
-            if self._file is None and _listed_files():
+            if listed:
                 raise NeedsComposeError("COMPOSE_FILE in the environment or in .env")
             return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
         except NeedsComposeError as needs:
@@ -146,8 +147,7 @@ class LocalLab(Lab):
                 config = composer.config()
             except EnvironmentUnfitError as error:
                 raise EnvironmentUnfitError(f"{needs}: Compose alone reads this. {error}") from None
-            files = [named] if self._file is not None else _compose_files(named, beside)
-            return composefile.of_compose(named, config, files, environment=os.environ)
+            return composefile.of_compose(named, config, listed or [named, *several], environment=os.environ)
 
     @property
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily, as ComposeLab's
@@ -489,12 +489,8 @@ class LocalLab(Lab):
         return LocalProgram(host, self._child, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
 
 
-def _compose_files(named: Path, beside: Sequence[Path]) -> list[Path]:
-    """The files that Compose reads if none is named: those of COMPOSE_FILE, or what it finds, and its override."""
-    return _listed_files() or [named, *(path for path in beside if path.is_file())]
-
-
 def _listed_files() -> list[Path]:
+    """The files that COMPOSE_FILE names, in the environment or in ``.env``."""
     variables, _ = composefile.variables(Path.cwd(), os.environ)
     separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
     return [Path(each) for each in variables.get("COMPOSE_FILE", "").split(separator) if each]

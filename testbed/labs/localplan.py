@@ -572,12 +572,10 @@ def _check_published(file: ComposeFile, topology: Topology, problems: Problems) 
                 )
             for other, address, place in others:
                 if host_ip == address or {host_ip, address} & {"0.0.0.0", "::"}:  # noqa: S104  # compared only
-                    line = file.line(*place)
-                    problems.of_part(
-                        where,
-                        f"service {name!r}: port {published} of this machine is service {other!r}'s"
-                        + (f" (line {line})" if line else ""),
-                    )
+                    at = problems.place(place)
+                    shown = f" ({at[0].name}:{at[1]})" if at else ""
+                    text = f"service {name!r}: port {published} of this machine is given to service {other!r}{shown}"
+                    problems.of_part(where, text)
                     break
             others.append((name, host_ip, where))
 

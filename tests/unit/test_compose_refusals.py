@@ -248,7 +248,7 @@ services:
   c: {image: python, ports: ["127.0.0.2:8081:80", "8080", "0:8080"]}
 """,
     )
-    assert said == ["8: service 'b': port 8080 of this machine is service 'a''s (line 3)"]
+    assert said == ["8: service 'b': port 8080 of this machine is given to service 'a' (compose.yaml:3)"]
 
 
 def test_what_is_right_is_read(tmp_path: Path) -> None:

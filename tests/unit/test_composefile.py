@@ -170,9 +170,11 @@ def test_a_service_of_a_profile_that_is_not_active_is_left_out(tmp_path: Path) -
 
 def test_every_part_knows_its_line(tmp_path: Path) -> None:
     file = read(tmp_path, SHORT_FORMS)
-    assert file.line("services", "web", "ports", 2) == 9
-    assert file.line("services", "db", "environment", "Q") == 21
-    assert file.line("services", "db", "nothing", "of", "it") == 19
+    place = file.problems.place
+    assert place(("services", "web", "ports", 2)) == (file.path, 9)
+    assert place(("services", "db", "environment", "Q")) == (file.path, 21)
+    assert place(("services", "db", "nothing", "of", "it")) == (file.path, 19)
+    assert place(("nothing",)) is None
 
 
 def test_anchors_and_merges_are_followed(tmp_path: Path) -> None:

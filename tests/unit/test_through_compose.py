@@ -68,9 +68,15 @@ def test_what_compose_alone_reads_is_planned(what: str, folder: Path, compose: N
         assert service.binds == ((str(folder / "app"), "/app", True),)
 
 
-def test_the_files_of_compose_file_are_read(folder: Path, compose: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(folder, compose="services: {no: {image: x}}\n", one=_A, two="services:\n  a:\n    privileged: true\n")
-    monkeypatch.setenv("COMPOSE_FILE", "one.yaml:two.yaml")
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_the_files_of_compose_file_are_read(
+    where: str, folder: Path, compose: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, one=_A, two="services:\n  a:\n    privileged: true\n")
+    if where == "environment":
+        monkeypatch.setenv("COMPOSE_FILE", "one.yaml:two.yaml")
+    else:
+        (folder / ".env").write_text("COMPOSE_FILE=one.yaml:two.yaml\n", encoding="utf-8")
     lab = LocalLab()
     with pytest.raises(InvalidComposeError) as refused:
         _ = lab.plan
