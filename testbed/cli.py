@@ -33,7 +33,7 @@ from testbed.labs import images as image_store
 from testbed.labs import terminal
 from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
-from testbed.labs.engine import Engine
+from testbed.labs.engine import Engine, NoEngineError
 from testbed.labs.lab import Lab
 from testbed.labs.proving import proven
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
@@ -54,6 +54,7 @@ _ERR = Console(stderr=True, highlight=False)
 # Values may hold blanks, as in gemodel=1% 25%; what comes before the next word's = is no part of them.
 _BEFORE_A_WORD = re.compile(r"\s+(?=\w+=)")
 _NOT_UP = "no stack of this Compose file is up; start it: testbed up"
+_WITHOUT_ENGINE = "`testbed shell` and `testbed exec` with --lab local need none: theirs lasts as long as they run."
 
 
 def main() -> None:
@@ -69,6 +70,9 @@ def main() -> None:
         status = 2
     except click.Abort:
         status = 130
+    except NoEngineError as error:
+        _ERR.print(f"testbed: {error} {_WITHOUT_ENGINE}", style="red", markup=False, soft_wrap=True)
+        status = 2
     except (UserError, EnvironmentUnfitError, ServiceFailedError) as error:
         _ERR.print(f"testbed: {error}", style="red", markup=False, soft_wrap=True)
         status = 2
@@ -158,12 +162,12 @@ def demo(
     return 1 if run.lost else 0
 
 
-def _chosen(kind: str, compose_file: Path | None, netem: str) -> Lab:
+def _chosen(kind: str, compose_file: Path | None, netem: str, compose_profiles: Sequence[str] = ()) -> Lab:
     """The lab that was asked for, or that this machine allows; not up yet."""
     chosen, why = decide(kind)
     if chosen == "local" and kind == "auto":
         _say(f"a local lab: {why}")
-    return make_lab(chosen, compose_file, netem=netem, say=_say)
+    return make_lab(chosen, compose_file, netem=netem, compose_profiles=compose_profiles, say=_say)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,19 +216,24 @@ def _profile_or_words(what: Sequence[str], problems: list[str]) -> tuple[Any, di
 
 @cli.command()
 @_compose_file
+@_compose_profile
 @_lab
 @_netem
 @_impair
 @click.argument("host")
 @_example("""testbed shell client
              testbed shell --lab local --impair "client <-> server=lossy" client""")
-def shell(compose_file: Path | None, kind: str, netem: str, impaired: tuple[str, ...], host: str) -> int:
+def shell(
+    compose_file: Path | None, compose_profile: tuple[str, ...], kind: str, netem: str, impaired: tuple[str, ...],
+    host: str,
+) -> int:  # fmt: skip
     """Open a shell in HOST: of the running stack, or of one that lasts as long as the shell."""
-    return _in_host(kind, compose_file, netem, impaired, host, terminal.SHELL)
+    return _in_host(_chosen(kind, compose_file, netem, compose_profile), impaired, host, terminal.SHELL)
 
 
 @cli.command("exec")
 @_compose_file
+@_compose_profile
 @_lab
 @_netem
 @_impair
@@ -232,17 +241,15 @@ def shell(compose_file: Path | None, kind: str, netem: str, impaired: tuple[str,
 @click.argument("argv", nargs=-1, required=True)
 @_example("""testbed exec client -- python3 paper_client.py server""")
 def execute(
-    compose_file: Path | None, kind: str, netem: str, impaired: tuple[str, ...], host: str, argv: tuple[str, ...]
-) -> int:
+    compose_file: Path | None, compose_profile: tuple[str, ...], kind: str, netem: str, impaired: tuple[str, ...],
+    host: str, argv: tuple[str, ...],
+) -> int:  # fmt: skip
     """Run ARGV in HOST, and exit with its status: of the running stack, or of one that lasts as long as it runs."""
-    return _in_host(kind, compose_file, netem, impaired, host, argv)
+    return _in_host(_chosen(kind, compose_file, netem, compose_profile), impaired, host, argv)
 
 
-def _in_host(
-    kind: str, compose_file: Path | None, netem: str, impaired: Sequence[str], host: str, argv: Sequence[str]
-) -> int:
+def _in_host(lab: Lab, impaired: Sequence[str], host: str, argv: Sequence[str]) -> int:
     """Run a program in a host: of the stack that `testbed up` started, if one is up; else of one of its own."""
-    lab = _chosen(kind, compose_file, netem)
     wanted = _impaired_first(lab, impaired, host)
     with ExitStack() as undo:
         if isinstance(lab, ComposeLab) and lab.take_up():

@@ -6,10 +6,13 @@ alone, and only where a test carries one of our markers.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
 import shlex
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
@@ -27,6 +30,7 @@ from testbed.errors import (
     TestbedError,
     UserError,
 )
+from testbed.labs import composefile
 from testbed.labs.choice import LAB_CHOICES, decide, make_lab
 from testbed.labs.compose import NETEM_CHOICES
 from testbed.labs.keeping import KeptCaptures, file_name
@@ -40,6 +44,7 @@ from testbed.report import evidence
 from testbed.report.junit import invalid_as_error
 
 _WRONG_USE = 2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _DEFAULT_RESULTS = Path("report", "results.json")
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _OPTIONS = (("--testbed-capture", _CAPTURE_CHOICES[0]), ("--testbed-results", str(_DEFAULT_RESULTS)))
@@ -98,6 +103,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers; settle the seed."""
     config.stash[_RESULTS] = {}
     worker = _worker_of(config)
+    if worker is not None:
+        _die_with(worker["testbed_controller"])
+        if worker["testbed_lab"] is not None:
+            config.stash[_CHOSEN] = worker["testbed_lab"]
     given = config.getoption("--testbed-seed") if worker is None else worker["testbed_seed"]
     config.stash[_SEED] = secrets.randbelow(2**32) if given is None else given
     if worker is None:
@@ -122,8 +131,27 @@ def _worker_of(config: pytest.Config) -> dict[str, Any] | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give all of pytest-xdist's workers the same seed: which one runs a test must not change its network."""
+    """Give all of pytest-xdist's workers the same seed and lab: which one runs a test must not change its network.
+
+    And tell those that are our children who we are: see `_die_with`.
+    """
     node.workerinput["testbed_seed"] = node.config.stash[_SEED]
+    node.workerinput["testbed_lab"] = node.config.stash.get(_CHOSEN, None)
+    spec = node.gateway.spec
+    ours = spec.popen and not (spec.python or spec.via)
+    node.workerinput["testbed_controller"] = os.getpid() if ours else None
+
+
+def _die_with(controller: int | None) -> None:
+    """Have the kernel kill this worker with its controller, and with the worker its lab goes.
+
+    By itself it would first end its test, and wait for seconds that somebody asks for more.
+    """
+    if controller is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != controller:  # it was killed before we asked for that
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -136,18 +164,19 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say which stack and which engine."""
+    """Say which stack, which lab and, if it was not said on the command line, why that one; and which engine."""
     file = config.getoption("--compose-file") or "as Compose finds it"
-    options = f"lab {config.getoption('--lab')}, netem {config.getoption('--netem')}, seed {config.stash[_SEED]}"
-    return f"testbed: stack {file}, {options}"
+    lab = config.getoption("--lab")
+    if lab == "auto" and _has_stack(config):
+        lab = "{} ({})".format(*_chosen(config))
+    return f"testbed: stack {file}, lab {lab}, netem {config.getoption('--netem')}, seed {config.stash[_SEED]}"
 
 
-def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
-    """Say which lab was chosen, and why, if a test needs one and it was not said on the command line."""
-    if config.getoption("--lab") != "auto" or not any("stack" in getattr(item, "fixturenames", ()) for item in items):
-        return None
-    kind, why = _chosen(config)
-    return f"testbed: {kind} lab ({why})"
+def _has_stack(config: pytest.Config) -> bool:
+    """Whether there is a Compose file. A project without one is none of ours: no engine is asked for its sake."""
+    if config.getoption("--compose-file") or os.environ.get("COMPOSE_FILE"):
+        return True
+    return any(composefile.find(folder) for folder in (config.invocation_params.dir, config.rootpath))
 
 
 def _chosen(config: pytest.Config) -> tuple[str, str]:
@@ -184,9 +213,8 @@ def _files_of(config: pytest.Config) -> tuple[Mapping[str, Profile], Mapping[str
 def _default_file(config: pytest.Config) -> Path | None:
     """None where Compose finds a file by itself; else the one at pytest's root, for runs from a subfolder."""
     for folder in (config.invocation_params.dir, config.rootpath):
-        for name in ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"):
-            if (folder / name).is_file():
-                return None if folder == Path.cwd() else folder / name
+        if (found := composefile.find(folder)) is not None:
+            return None if folder == Path.cwd() else found
     return None
 
 

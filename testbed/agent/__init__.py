@@ -13,6 +13,7 @@ lines: a request ``{"id": 1, "op": "attach", …}`` on stdin, an answer ``{"id":
 ``python3 -m agent machine`` a carried kernel that runs a program; ``first`` in that kernel (testbed.agent.machine)
 """
 
+import os
 import sys
 import zlib
 from pathlib import Path
@@ -24,6 +25,13 @@ _START = (
 
 GUEST_FILES = ("guest-init", "guesthelper.py")
 """What runs inside a carried kernel, beside this file."""
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+def search_path() -> str:
+    """PATH, and behind it where tc, ip and ethtool are, which Debian leaves out of an ordinary user's."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([*folders, *(each for each in _SYSTEM_FOLDERS if each not in folders)])
 
 
 def guest_folder() -> str:

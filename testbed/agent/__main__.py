@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
-from . import capture, inside, machine, namespaces, ports, processes, protocol, sockets
+from . import capture, inside, machine, namespaces, ports, processes, protocol, search_path, sockets
 
 
 def main() -> int:
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("--status", type=int, help="machine: descriptor for the program's exit status")
     parser.add_argument("words", nargs="*", help="first: what its kernel adds, for another")
     role = parser.parse_args()
+    os.environ["PATH"] = search_path()
     if role.role == "local":
         return namespaces.serve(tag=role.tag, passing=role.passing, owner=role.owner)
     if role.role == "machine":

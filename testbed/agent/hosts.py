@@ -18,6 +18,7 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import struct
 import termios
 import traceback
@@ -38,10 +39,14 @@ below /dev: a carried kernel, which reads what is here, has one of its own."""
 _NEW_ROOT = SCRATCH / "root"
 _VOLUMES = SCRATCH / "volumes"
 _FRESH_PROC = SCRATCH / "proc"
+_BELOW = SCRATCH / "below"
 
 # What a host has of its own; the rest of the machine's file system is shown read-only.
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+
+# asm-generic/ioctls.h
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 
 # linux/if.h: 15 characters; an index of our own choice spares asking for it.
 _FIRST_BRIDGE, _FIRST_VETH = 1000, 10_000
@@ -52,13 +57,16 @@ _MESSAGE_BYTES = 64
 
 # The machine's name servers cannot be reached from here, and would be waited for; loopback refuses at once.
 _NO_NAME_SERVER = "nameserver 127.0.0.1\n"
+_LINKS_FOLLOWED = 40  # path_resolution(7)
 
 # sysctl(8) names below /proc/sys; what Docker sets in a container's network namespace (libnetwork, moby daemon/oci).
 _PROC_SYS = Path("/proc/sys")
 _NO_IPV6 = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
 # Seen by programs alone, or where there are several interfaces: set no sooner.
 _AS_DOCKERS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0"}
-_SWITCH_SYSCTLS = {**_NO_IPV6, "net.ipv4.ip_forward": "0"}
+# Addresses of the kernel's own making are of use at once, as ours are: nobody here has another's (RFC 4862 5.4).
+_NO_DUPLICATES = {"net.ipv6.conf.all.accept_dad": "0", "net.ipv6.conf.default.accept_dad": "0"}
+_SWITCH_SYSCTLS = {**_NO_IPV6, **_NO_DUPLICATES, "net.ipv4.ip_forward": "0"}
 
 
 @dataclass
@@ -112,6 +120,7 @@ class Hosts:
         return {
             "build": self.build,
             "start": self.start,
+            "terminal": self.terminal,
             "signal": self.signal,
             "put": self.put,
             "get": self.get,
@@ -132,8 +141,9 @@ class Hosts:
         A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix), ``names`` (lines for /etc/hosts).
         A host: ``name``, ``interfaces`` (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination,
         gateway), ``sysctls`` (``*`` in a name is each interface), and what its programs see: ``hostname``,
-        ``hosts_head``, ``names`` (the networks whose names it knows), ``folders``, ``files``, ``binds``, ``volumes``,
-        ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more use.
+        ``hosts_head``, ``names`` (the networks whose names it knows), ``files`` (of its image, in their order: source,
+        target, mode, owner; no source for a folder, no mode for the source's own), ``folders``, ``binds``,
+        ``volumes``, ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more use.
         """
         self._names = {network["name"]: network["names"] for network in networks}
         with _Sysctls() as sysctls:
@@ -297,19 +307,20 @@ class Hosts:
         user: str,
         ticket: str,
         tty: bool = False,
-    ) -> dict[str, int]:
-        """Start a program; returns a number to signal it by.
+    ) -> dict[str, Any]:
+        """Start a program; returns a number to signal it by, and why it could not be started, if so (``refused``).
 
         Behind the ticket: its stdin, stdout and stderr, and where to write the four bytes of its exit status (as a
-        shell has it: 128 and the signal's number if it was killed).
+        shell has it: 128 and the signal's number if it was killed; 126 or 127 if it was not started).
         """
         descriptors = self._take(ticket)
         try:
             place = self._host(host)
             self._ensure_init(place)
+            read, write = os.pipe()  # closed by the kernel as the program takes the child's place
 
             def become() -> NoReturn:
-                self._become_program(place, argv, env, workdir, user, descriptors[:3], tty=tty)
+                self._become_program(place, argv, env, workdir, user, descriptors[:3], tty=tty, refused=write)
 
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
             try:
@@ -317,11 +328,35 @@ class Hosts:
                 self._started += 1
                 self._running[self._started] = Running(pid, os.dup(descriptors[3]))
             finally:
+                os.close(write)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-            return {"program": self._started}
+            number = self._started
+            with os.fdopen(read, "rb") as answer:
+                return {"program": number, "refused": answer.read().decode(errors="replace")}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def terminal(self, *, host: str, ticket: str) -> None:
+        """Open a terminal of a host's own, whose name its programs find; its ends go to the socket behind the ticket.
+
+        The first is the one that shows, the second the one for a program. Raises Refused.
+        """
+        place = self._host(host)
+        (descriptor,) = self._take(ticket)
+        with socket.socket(fileno=descriptor) as asker:
+            self._ensure_init(place)
+            ends: list[int] = []
+            try:
+                ends.append(os.open(f"/proc/{place.init}/root/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+                fcntl.ioctl(ends[0], _TIOCSPTLCK, struct.pack("=i", 0))
+                ends.append(fcntl.ioctl(ends[0], _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+                socket.send_fds(asker, [b"ends"], ends)
+            except OSError as error:
+                raise Refused(f"host {host!r} has no terminal to give: {error}") from None
+            finally:
+                for end in ends:
+                    os.close(end)
 
     def signal(self, *, programs: list[int], name: str) -> list[int]:
         """Signal programs and all that they started and that has not left their session; returns who was reached."""
@@ -411,9 +446,18 @@ class Hosts:
 
     def _become_program(
         self, host: Host, argv: Sequence[str], env: Mapping[str, str], workdir: str, user: str,
-        streams: Sequence[int], *, tty: bool,
+        streams: Sequence[int], *, tty: bool, refused: int,
     ) -> NoReturn:  # fmt: skip
-        """In the child: enter the host and become the program; a shell's exit status if that cannot be."""
+        """In the child: enter the host and become the program.
+
+        If that cannot be, it ends with a shell's exit status, and the reason is told on stderr and to ``refused``.
+        """
+
+        def give_up(reason: str, status: int) -> NoReturn:
+            for descriptor, text in ((2, reason + "\n"), (refused, reason)):
+                os.write(descriptor, text.encode(errors="replace"))
+            os._exit(status)
+
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
         try:
@@ -426,40 +470,30 @@ class Hosts:
             kernelcalls.setns(host.net, kernelcalls.NEWNET)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
             for name, (soft, hard) in host.settings["limits"].items():
-                resource.setrlimit(getattr(resource, name), (soft, hard))
+                _limit(name, soft, hard)
             os.chdir(workdir)
             kernelcalls.keep_capabilities(frozenset(host.settings["capabilities"]))
+            env = {"HOME": _home(user), **env}
             if user and user not in ("root", "0", "0:0"):
                 self._change_user(user)
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
         except (OSError, ValueError, Refused) as error:
-            os.write(2, f"{argv[0]}: not started: {error}\n".encode())
-            os._exit(126)
+            give_up(f"{argv[0]}: not started: {error}", 126)
         try:
             os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606  # argv as it is, no shell
         except FileNotFoundError:
-            os.write(2, f"exec: {argv[0]!r}: no such file, or not found in $PATH ({env.get('PATH', '')})\n".encode())
-            os._exit(127)
+            give_up(f"exec: {argv[0]!r}: no such file, or not found in $PATH ({env.get('PATH', '')})", 127)
         except OSError as error:
-            os.write(2, f"exec: {argv[0]!r}: {error.strerror}\n".encode())
-            os._exit(126)
+            give_up(f"exec: {argv[0]!r}: {error.strerror}", 126)
 
     def _change_user(self, user: str) -> None:
         if not self._may_change_user:
             raise Refused(f"user {user!r}: without root, a local lab's programs run as the host's root alone")
+        uid, gid = _identity(user)
         name, _, group = user.partition(":")
-        try:
-            entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-            uid, gid = entry.pw_uid, entry.pw_gid
-        except KeyError:
-            if not name.isdecimal():
-                raise Refused(f"user {name!r} is not in the machine's /etc/passwd") from None
-            uid, gid = int(name), 0
-        if group:
-            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-        os.setgroups([])
+        os.setgroups([] if group else [each.gr_gid for each in grp.getgrall() if name in each.gr_mem])
         os.setgid(gid)
         os.setuid(uid)
 
@@ -479,7 +513,7 @@ class Hosts:
                 _set_sysctls(_AS_DOCKERS, but_not=host.settings["sysctls"])
                 names = [self._names[network] for network in host.settings["names"]]
                 _furnish(host.settings, "\n".join([host.settings["hosts_head"], *names]) + "\n")
-            except OSError as error:
+            except (OSError, Refused) as error:
                 os.write(write, str(error).encode())
                 os._exit(1)
             os.close(write)
@@ -502,6 +536,18 @@ class Hosts:
         for kind, word in kinds.items():
             host.namespaces[kind] = os.open(f"/proc/{pid}/ns/{word}", os.O_RDONLY | os.O_CLOEXEC)
         host.init = pid
+
+
+def _limit(name: str, soft: int, hard: int) -> None:
+    """Set a limit of this process. Raises Refused."""
+    number = getattr(resource, name)
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except (OSError, ValueError) as error:
+        most = resource.getrlimit(number)[1]
+        raise Refused(
+            f"ulimit {name.removeprefix('RLIMIT_').lower()} {soft}:{hard}: {error}; the most here is {most}"
+        ) from None
 
 
 def _fork(work: Callable[[], None]) -> int:
@@ -569,7 +615,8 @@ def _address(settings: Mapping[str, Any], sysctls: _Sysctls) -> None:
     """In a host's network namespace: addresses, routes, sysctls."""
     has_ipv6 = any(":" in cidr for interface in settings["interfaces"] for cidr in interface["addresses"])
     if has_ipv6:
-        sysctls.set(dict.fromkeys(_NO_IPV6, "0"))
+        own = {f"net.ipv6.conf.{interface['name']}.accept_dad": "0" for interface in settings["interfaces"]}
+        sysctls.set({**dict.fromkeys(_NO_IPV6, "0"), **_NO_DUPLICATES, **own})
     if len(settings["interfaces"]) > 1:
         sysctls.set(_AS_DOCKERS)
     for name, value in settings["sysctls"].items():
@@ -658,7 +705,7 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
     kernelcalls.sethostname(settings["hostname"])
     root = _NEW_ROOT
     _tmpfs(root, "755")
-    _mirror(Path("/"), root, leave_out=_OWN)
+    _mirror(Path("/"), root, read_only=True, leave_out=_OWN)
     for name in ("proc", "sys", "dev", "tmp", "run"):
         (root / name).mkdir()
     _tmpfs(root / "tmp", "1777")
@@ -672,14 +719,18 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
     bin_folder.mkdir(parents=True)
     for name in ("python3", "python") if settings["python"] else ():
         (bin_folder / name).symlink_to(settings["python"])
+    for source, target, mode, owner in settings["files"]:
+        if source:
+            _file(root, source, target, mode, owner)
+        else:
+            _folder(root, target, mode, owner)
     for folder in settings["folders"]:
         _tmpfs(_place(root, folder), "755")
-    for source, target in settings["files"]:
-        destination = root / target.lstrip("/")
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, destination)
     for name, target, read_only in settings["volumes"]:
-        kernelcalls.bind(_VOLUMES / name, _place(root, target), read_only=read_only)
+        place, volume, below = _place(root, target), _VOLUMES / name, f"{target.rstrip('/')}/"
+        if any(f"{each[1]}/".startswith(below) for each in settings["files"]) and not any(volume.iterdir()):
+            _copy_all(place, volume)  # as the engine fills a new volume
+        kernelcalls.bind(volume, place, read_only=read_only)
     for source, target, read_only in settings["binds"]:
         place = _place(root, target, a_file=not Path(source).is_dir())
         kernelcalls.bind(source, place, read_only=read_only)
@@ -695,8 +746,8 @@ def _tmpfs(target: Path, mode: str) -> None:
     kernelcalls.mount("tmpfs", target, "tmpfs", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV, f"mode={mode}")
 
 
-def _mirror(source: Path, target: Path, leave_out: frozenset[str] = frozenset()) -> None:
-    """Show everything of one folder in another, read-only."""
+def _mirror(source: Path, target: Path, *, read_only: bool = False, leave_out: frozenset[str] = frozenset()) -> None:
+    """Show everything of one folder in another, read-only or as each is there."""
     for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
         place = target / entry.name
         if entry.name in leave_out:
@@ -705,24 +756,159 @@ def _mirror(source: Path, target: Path, leave_out: frozenset[str] = frozenset())
             place.symlink_to(os.readlink(entry.path))
         elif entry.is_dir() or entry.is_file():
             place.mkdir() if entry.is_dir() else place.touch()
-            kernelcalls.bind(entry.path, place, read_only=True)
+            kernelcalls.bind(entry.path, place, read_only=read_only)
 
 
 def _place(root: Path, path: str, *, a_file: bool = False) -> Path:
     """A folder, or a file, to mount on in the new root; made where the machine has none."""
-    place = root / path.lstrip("/")
+    place = _inside(root, path)
     if not place.exists():
         folder = next(parent for parent in place.parents if parent.is_dir())
         if not os.access(folder, os.W_OK) or _read_only(folder):
-            original = Path("/") / folder.relative_to(root)
-            _tmpfs(folder, "755")
-            _mirror(original, folder)
+            _open_up(folder)
         if a_file:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
         else:
             place.mkdir(parents=True)
     return place
+
+
+def _inside(root: Path, path: str) -> Path:
+    """Where a path leads in the new root: symbolic links are followed as a program there would follow them."""
+    left, place, links = path.split("/")[::-1], root, 0
+    while left:
+        name = left.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            place = place if place == root else place.parent
+            continue
+        if place.is_dir() and not os.access(place, os.X_OK):
+            _open_up(place)
+        inner = place / name
+        if not inner.is_symlink():
+            place = inner
+            continue
+        links += 1
+        if links > _LINKS_FOLLOWED:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink(inner)
+        place = root if target.startswith("/") else place
+        left += target.split("/")[::-1]
+    return place
+
+
+def _open_up(folder: Path) -> None:
+    """Put a tmpfs in a folder's place that shows what the folder has, to write beside that.
+
+    Where we may not look into it, an ordinary user's lab shows it empty: nobody in there could look into it either.
+    """
+    seen, readable = folder.stat(), os.access(folder, os.R_OK | os.X_OK)
+    _BELOW.mkdir(exist_ok=True)
+    kernelcalls.bind(folder, _BELOW)
+    _tmpfs(folder, f"{stat.S_IMODE(seen.st_mode):o}")
+    with contextlib.suppress(OSError):  # an ordinary user has nobody to give it to
+        os.chown(folder, seen.st_uid, seen.st_gid)
+    if readable:
+        _mirror(_BELOW, folder)
+    kernelcalls.unmount(_BELOW)
+
+
+def _folder(root: Path, path: str, mode: int, owner: str) -> Path:
+    """A folder of the image: made, with those it lies in, unless it is there; one to write in."""
+    place, missing = _inside(root, path), []
+    while not place.is_dir():
+        missing.append(place.name)
+        place = place.parent
+    if place != root and _read_only(place):
+        _open_up(place)
+    while missing:
+        at_the_top = place == root
+        place /= missing.pop()
+        place.mkdir()
+        if at_the_top:  # what lies in the root itself cannot be written to
+            _tmpfs(place, "755")
+        _own(place, owner)
+        place.chmod(0o755 if missing else mode)
+    return place
+
+
+def _file(root: Path, source: str, target: str, mode: int | None, owner: str) -> None:
+    """A file of the image, or a symbolic link: in its folder, or over the machine's file of that name."""
+    folder, _, name = target.rpartition("/")
+    if os.path.islink(source):
+        place = _folder(root, folder, 0o755, owner) / name
+        if place.is_symlink() or place.exists():
+            place.unlink()
+        place.symlink_to(os.readlink(source))
+        _own(place, owner)
+        return
+    place = _inside(root, target)
+    over = None
+    if not place.exists():
+        _folder(root, f"/{place.parent.relative_to(root)}", 0o755, owner)
+    elif _read_only(place):
+        own = root / "run/testbed/files"
+        own.mkdir(exist_ok=True)
+        over, place = place, own / str(len(os.listdir(own)))
+    shutil.copyfile(source, place)
+    _own(place, owner)
+    shutil.copystat(source, place)
+    if mode is not None:
+        place.chmod(mode)
+    if over is not None:
+        kernelcalls.bind(place, over)
+
+
+def _copy_all(source: Path, target: Path) -> None:
+    """Everything in a folder, with its owners."""
+    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    for folder, _, names in os.walk(source):
+        for place in (Path(folder), *(Path(folder, name) for name in names)):
+            seen = place.lstat()
+            os.chown(target / place.relative_to(source), seen.st_uid, seen.st_gid, follow_symlinks=False)
+
+
+def _own(place: Path, owner: str) -> None:
+    """Give a new file, folder or link to its owner. Raises Refused where that cannot be."""
+    if owner in ("", "root", "0", "0:0", "root:root"):
+        return
+    uid, gid = _identity(owner)
+    try:
+        os.chown(place, uid, gid, follow_symlinks=False)
+    except OSError as error:
+        why = "without root, everything in a local lab is root's" if error.errno == errno.EINVAL else error.strerror
+        raise Refused(f"owner {owner!r} of /{place.relative_to(_NEW_ROOT)}: {why}") from None
+
+
+def _identity(user: str) -> tuple[int, int]:
+    """The numbers of ``user`` or ``user:group``, as the machine has them. Raises Refused."""
+    name, _, group = user.partition(":")
+    gid = 0
+    try:
+        if name.isdecimal():
+            uid = int(name)
+            with contextlib.suppress(KeyError):
+                gid = pwd.getpwuid(uid).pw_gid
+        else:
+            entry = pwd.getpwnam(name or "root")
+            uid, gid = entry.pw_uid, entry.pw_gid
+    except KeyError:
+        raise Refused(f"user {name!r} is not in the machine's /etc/passwd") from None
+    try:
+        return uid, int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else gid
+    except KeyError:
+        raise Refused(f"group {group!r} is not in the machine's /etc/group") from None
+
+
+def _home(user: str) -> str:
+    """What HOME is to this user, as the engine says it."""
+    name = user.partition(":")[0] or "0"
+    try:
+        return (pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)).pw_dir
+    except KeyError:
+        return "/"
 
 
 def _read_only(folder: Path) -> bool:

@@ -537,7 +537,10 @@ def _past(gate: str, veth: str) -> list[str]:
 
 def _run(*argv: str) -> str:
     """Run a program; raises Refused with what it said if it fails."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    except FileNotFoundError:
+        raise Refused(f"{argv[0]} not found; install iproute2 (apt-get install iproute2)") from None
     if done.returncode:
         raise Refused(f"`{' '.join(argv)}` failed with status {done.returncode}: {done.stderr.strip()}")
     return done.stdout

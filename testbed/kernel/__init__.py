@@ -11,8 +11,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import testbed.agent
@@ -30,6 +30,7 @@ _KEYRINGS = (
 )
 _MIRROR_VARIABLE = "TESTBED_DEBIAN_MIRROR"
 _FETCH_DEADLINE_S = 300.0
+_UNFINISHED = "fetch-"
 _FILE_FOR_ALL, _FOLDER_FOR_ALL = 0o644, 0o755
 
 
@@ -52,10 +53,12 @@ def present() -> bool:
 def ensure_root(say: Callable[[str], None]) -> Path:
     """The root of a kernel to carry; fetched the first time (50 MB). Raises EnvironmentUnfitError."""
     root = root_folder()
-    if not present():
+    if not present() or any(_unfinished(root)):
         root.parent.mkdir(parents=True, exist_ok=True)
         with (root.parent / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in _unfinished(root):  # by one that was killed: another at work would have the lock
+                shutil.rmtree(left)
             if not present():
                 say(f"getting a kernel to carry from Debian's archive, once (50 MB, into {root})")
                 _fetch(root)
@@ -72,6 +75,10 @@ def ensure_root(say: Callable[[str], None]) -> Path:
     return root
 
 
+def _unfinished(root: Path) -> Iterator[Path]:
+    return root.parent.glob(f"{_UNFINISHED}*")
+
+
 def _fetch(root: Path) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
@@ -79,7 +86,7 @@ def _fetch(root: Path) -> None:
                 f"a kernel to carry comes from Debian's archive, and this machine has no {tool}. "
                 f"Use a machine whose own kernel has netem (modprobe sch_netem), or --lab compose"
             )
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir=root.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root.parent) as folder:
         archives = _download(Path(folder))
         made = Path(folder) / "root"
         made.mkdir()
@@ -138,12 +145,25 @@ def _mirror() -> str:
 
 def _run(argv: list[str]) -> str:
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, check=False, timeout=_FETCH_DEADLINE_S, stdin=subprocess.DEVNULL
-        )
+        with _group_that_dies_with_us() as group:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, check=False, timeout=_FETCH_DEADLINE_S, stdin=subprocess.DEVNULL,
+                process_group=group,
+            )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise EnvironmentUnfitError(f"`{' '.join(argv)}` did not end within {_FETCH_DEADLINE_S:g} s") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[-1000:]
         raise EnvironmentUnfitError(f"getting a kernel to carry: `{' '.join(argv)}` failed: {said}")
     return done.stdout
+
+
+@contextmanager
+def _group_that_dies_with_us() -> Iterator[int]:
+    """A process group for a program and all that it starts: killed at the block's end, however that comes.
+
+    A parent-death signal would end the program alone: apt-get's methods may wait for a mirror for minutes. Its leader
+    waits for the end of a pipe that we alone hold.
+    """
+    with subprocess.Popen(["sh", "-c", "read _; kill -KILL 0"], stdin=subprocess.PIPE, process_group=0) as leader:
+        yield leader.pid

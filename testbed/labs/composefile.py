@@ -368,6 +368,8 @@ class _Service:
         if "build" in body:
             build = {"context": body["build"]} if isinstance(body["build"], str) else dict(body["build"])
             build["context"] = str((self._folder / (build.get("context") or ".")).resolve())
+            if "args" in build:
+                build["args"] = _texts(_pairs(build["args"]), self._variables)
             body["build"] = build
         if body.get("network_mode") is None:
             networks = body.get("networks")
@@ -431,11 +433,7 @@ class _Service:
             given.update(found)
             for line, text in problems:
                 self._problems.add((*self._at, *where), text, place=(path, line))
-        said = {
-            name: self._variables.get(name) if value is None else as_text(value)
-            for name, value in _pairs(body.get("environment")).items()
-        }
-        return {**given, **said}
+        return {**given, **_texts(_pairs(body.get("environment")), self._variables)}
 
     def _valued(self, pairs: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
         for name, value in pairs.items():
@@ -529,6 +527,11 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _texts(values: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str | None]:
+    """Each as text; one without a value as the environment has it, or None."""
+    return {name: variables.get(name) if value is None else as_text(value) for name, value in values.items()}
 
 
 def _pairs(value: Any) -> dict[str, Any]:

@@ -1,22 +1,31 @@
 """What a Dockerfile says, as far as a local lab can honour it: files, settings, programs; nothing installed but Python.
 
-Pure: text in, values out. Which files a COPY means is for the caller to look up.
+Pure: text in, values out. Which files a COPY means is for `buildcontext` to look up.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from signal import Signals
+from typing import NoReturn
 
 _BASES = re.compile(r"(docker\.io/)?(library/)?(debian|ubuntu|python|alpine)(:[\w.-]+)?(@\S+)?", re.IGNORECASE)
-_PYTHON_BASES = re.compile(r"(docker\.io/)?(library/)?python(:[\w.-]+)?(@\S+)?", re.IGNORECASE)
-_IGNORED = {"LABEL", "EXPOSE", "MAINTAINER", "ARG"}
+_INSTRUCTIONS = {
+    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD",
+    "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+}  # fmt: skip
+# Nothing that a program of this image sees; ONBUILD is for images that are built from it.
+_IGNORED = {"LABEL", "EXPOSE", "MAINTAINER", "ONBUILD"}
+# The PATH of every base that we know, and what BuildKit gives an image without one (system.DefaultPathEnv).
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SHELL = ("/bin/sh", "-c")
+# Set by BuildKit (reference, "Automatic platform ARGs in the global scope").
+_PLATFORM = re.compile(r"(TARGET|BUILD)(PLATFORM|OS|ARCH|VARIANT)")
 _PYTHON_PACKAGES = re.compile(r"python3(\.\d+)?(-minimal)?(=\S+)?")
+_APT_HARMLESS = {"update", "upgrade", "dist-upgrade", "full-upgrade", "clean", "autoclean", "autoremove"}
 _WAY_OUT = "give the service `x-testbed: {local: {path: FOLDER}}` with its files and `command:`, or use --lab compose"
 
 
@@ -28,16 +37,44 @@ class Instruction:
     """Its first line, from 1."""
     name: str
     rest: str
+    heredoc: bool = False
+    """Whether lines after it belong to it: ``<<EOF``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder that is made unless it is there: of a WORKDIR, or of ``mkdir``."""
+
+    line: int
+    path: str
+    mode: int = 0o755
+    owner: str = ""
+    """As USER has it, with or without a group."""
+
+    @property
+    def said(self) -> str:
+        """For messages."""
+        return f"folder {self.path}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """A COPY: patterns of the build context, and where they go."""
+    """A COPY or an ADD: patterns of the build context, and where they go."""
 
     line: int
     sources: tuple[str, ...]
     target: str
     """Absolute; ends with a slash if it is a folder for sure."""
+    owner: str = ""
+    """As ``--chown`` has it; root's if empty."""
+    mode: int | None = None
+    unpacks: bool = False
+    """Whether it is an ADD, which unpacks archives."""
+
+    @property
+    def said(self) -> str:
+        """For messages."""
+        return f"{'ADD' if self.unpacks else 'COPY'} {' '.join(self.sources)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +94,12 @@ class Image:
 
     environment: Mapping[str, str] = field(default_factory=dict)
     workdir: str = "/"
-    copies: tuple[Copy, ...] = ()
+    layers: tuple[Copy | Folder, ...] = ()
+    """What is put into its file system, in this order."""
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    shell: tuple[str, ...] = _SHELL
+    """What a line for the shell is given to."""
     health_check: HealthCheck | None = None
     stop_signal: str = "SIGTERM"
     user: str = ""
@@ -67,180 +107,439 @@ class Image:
     """Whether its programs count on a ``python3``."""
 
 
+def base(reference: str) -> Image | None:
+    """The image of this name, if it is one whose contents a machine with Python can stand in for."""
+    match = _BASES.fullmatch(reference)
+    if match is None:
+        return None
+    python = match[3].lower() == "python"
+    return Image(environment={"PATH": PATH}, python=python, command=("python3",) if python else ())
+
+
+# --- lines to instructions ---------------------------------------------------------------------------
+
+_CONTINUED = re.compile(r"(?:(?<=[^\\])|^)\\[ \t]*$")
+_HEREDOC = re.compile(r"(?:^|\s)\d*<<-?(['\"]?)([A-Za-z_]\w*)\1(?=\s|$)")
+
+
 def instructions(text: str) -> list[Instruction]:
     """The instructions, with continued lines joined and comments left out."""
     found: list[Instruction] = []
     first, pending = 0, ""
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
-        if not line or line.startswith("#"):
+    lines = enumerate(text.splitlines(), start=1)
+    for number, raw in lines:
+        if not raw.strip() or raw.lstrip().startswith("#"):
             continue
         first = first or number
-        if line.endswith("\\"):
-            pending += line[:-1].rstrip() + " "
+        pending += raw if pending else raw.lstrip()
+        if (end := _CONTINUED.search(pending)) is not None:
+            pending = pending[: end.start()]
             continue
-        name, _, rest = (pending + line).partition(" ")
-        found.append(Instruction(line=first, name=name.upper(), rest=rest.strip()))
+        each = _instruction(first, pending)
+        found.append(each)
+        if each.heredoc:
+            for ending in (match[2] for match in _HEREDOC.finditer(each.rest)):
+                next((line for _, line in lines if line.strip() == ending), None)
         first, pending = 0, ""
-    if pending:
-        name, _, rest = pending.partition(" ")
-        found.append(Instruction(line=first, name=name.upper(), rest=rest.strip()))
+    if pending.strip():
+        found.append(_instruction(first, pending))
     return found
 
 
-def read(text: str, *, expand: Callable[[str, Mapping[str, str]], str]) -> tuple[Image, list[str]]:
+def _instruction(line: int, text: str) -> Instruction:
+    name, rest = [*text.split(maxsplit=1), ""][:2]
+    heredoc = name.upper() in ("RUN", "COPY", "ADD") and _HEREDOC.search(rest) is not None
+    return Instruction(line=line, name=name.upper(), rest=rest.strip(), heredoc=heredoc)
+
+
+def _directive_problems(text: str) -> Iterator[str]:
+    """What is wrong with the comments at the top that are more (reference, "Parser directives")."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        directive = re.fullmatch(r"#\s*(\w+)\s*=\s*(\S+)\s*", line.strip())
+        if directive is None:
+            return
+        if directive[1].lower() == "escape" and directive[2] != "\\":
+            yield f"line {number}: {line.strip()}: a local lab knows no escape character but \\; {_WAY_OUT}"
+
+
+# --- instructions to an image ------------------------------------------------------------------------
+
+
+def read(text: str, *, arguments: Mapping[str, str] | None = None) -> tuple[Image, list[str]]:
     """The image that a Dockerfile describes, and every problem, each with its line.
 
-    ``expand`` puts variables in place of ``${NAME}``.
+    ``arguments``: what ``build: args:`` gives its ARGs.
     """
-    image = Image()
-    problems: list[str] = []
-    arguments: dict[str, str] = {}
-    stages = 0
+    reader = _Reader(arguments or {})
     for each in instructions(text):
-        known = {**arguments, **image.environment}
+        reader.take(each)
+    problems = reader.problems if reader.stages else ["line 1: no FROM"]
+    return reader.image, [*_directive_problems(text), *problems]
+
+
+class _Reader:
+    """An image as it grows, instruction by instruction."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self.image = Image()
+        self.stages = 0
+        self.problems: list[str] = []
+        self._given = given
+        self._global: dict[str, str] = {}
+        """The ARGs before FROM: known in FROM, and after it where an ARG without a value names them."""
+        self._arguments: dict[str, str] = {}
+        self._has_command = False
+
+    def take(self, each: Instruction) -> None:
+        """Do what it says, or note what is wrong."""
         try:
-            if each.name == "FROM":
-                stages += 1
-                if stages > 1:
-                    raise ValueError(f"a build in several stages cannot be followed; {_WAY_OUT}")
-                image = _from(image, expand(each.rest, known))
-            elif each.name == "ARG":
-                name, _, default = each.rest.partition("=")
-                arguments[name.strip()] = expand(_unquoted(default), known)
-            else:
-                image = _step(image, each, functools.partial(_expanded, expand, known))
+            if each.heredoc:
+                raise ValueError(f"a heredoc (<<) cannot be followed; write a file and COPY it, or {_WAY_OUT}")
+            if each.name not in _INSTRUCTIONS:
+                raise ValueError("is no instruction of a Dockerfile")
+            if not self.stages and each.name not in ("ARG", "FROM"):
+                raise ValueError("comes before FROM")
+            if not each.rest:
+                raise ValueError("needs an argument")
+            self._step(each)
         except ValueError as error:
-            problems.append(f"line {each.line}: {each.name} {each.rest[:80]}: {error}")
-    if not stages:
-        problems.append("line 1: no FROM")
-    return image, problems
+            self._wrong(each, str(error))
 
+    def _wrong(self, each: Instruction, text: str) -> None:
+        said = f"{each.name} {' '.join(each.rest.split())}".strip()
+        self.problems.append(f"line {each.line}: {said[:80]}: {text}")
 
-def _expanded(expand: Callable[[str, Mapping[str, str]], str], known: Mapping[str, str], text: str) -> str:
-    return expand(text, known)
+    @property
+    def _known(self) -> Mapping[str, str]:
+        """The variables of ENV and ARG; of two with one name the later counts, as with BuildKit."""
+        return {**self.image.environment, **self._arguments}
 
+    def _expand(self, word: str) -> str:
+        return expand(word, self._known)
 
-def _from(image: Image, rest: str) -> Image:
-    words = [word for word in rest.split() if not word.startswith("--")]
-    if not words or not _BASES.fullmatch(words[0]):
-        raise ValueError(f"the contents of this image are unknown without an engine; {_WAY_OUT}")
-    return replace(image, python=bool(_PYTHON_BASES.fullmatch(words[0])))
+    def _set(self, **values: object) -> None:
+        self.image = replace(self.image, **values)  # type: ignore[arg-type]  # names fields of an Image
 
-
-def _step(image: Image, each: Instruction, expand: Callable[[str], str]) -> Image:
-    rest = each.rest
-    match each.name:
-        case name if name in _IGNORED:
-            return image
-        case "RUN":
-            return replace(image, python=_run(rest) or image.python)
-        case "ENV":
-            return replace(image, environment={**image.environment, **_assignments(rest, expand)})
-        case "WORKDIR":
-            return replace(image, workdir=_joined(image.workdir, expand(_unquoted(rest))))
-        case "COPY" | "ADD":
-            return replace(image, copies=(*image.copies, _copy(each, image.workdir, expand)))
-        case "CMD":
-            return replace(image, command=program(rest))
-        case "ENTRYPOINT":
-            return replace(image, entrypoint=program(rest), command=())
-        case "STOPSIGNAL":
-            return replace(image, stop_signal=signal_name(rest))
-        case "USER":
-            return replace(image, user=expand(rest))
-        case "HEALTHCHECK":
-            return replace(image, health_check=_health_check(rest))
-        case "VOLUME":
-            raise ValueError(
-                "a local lab keeps no volumes; write below /tmp, or name it under the service's `volumes:`"
-            )
-        case _:
-            raise ValueError(f"cannot be followed without an engine; {_WAY_OUT}")
-
-
-def _run(rest: str) -> bool:
-    """Check that a RUN installs nothing but Python; whether it does."""
-    python = False
-    for command in re.split(r"&&|;", rest):
-        words = shlex.split(command)
-        while words and re.fullmatch(r"\w+=\S*", words[0]):
-            words = words[1:]
-        match words:
-            case [] | ["set", *_] | ["apt-get" | "apt", *_] if not words or "install" not in words:
-                continue
-            case ["rm", *paths] if all(path.startswith(("-", "/var/lib/apt/", "/var/cache/")) for path in paths):
-                continue
-            case ["mkdir", "-p", *_]:
-                continue
-            case ["apt-get" | "apt", *_] | ["apk", "add", *_]:
-                packages = [word for word in words[1:] if not word.startswith("-") and word not in ("install", "add")]
-                wrong = [each for each in packages if not _PYTHON_PACKAGES.fullmatch(each)]
-                if wrong:
-                    raise ValueError(f"installs {', '.join(wrong)}; a local lab gives Python alone; {_WAY_OUT}")
-                python = True
+    def _step(self, each: Instruction) -> None:
+        rest = each.rest
+        match each.name:
+            case name if name in _IGNORED:
+                pass
+            case "FROM":
+                self._from(rest)
+            case "ARG":
+                self._arg(rest)
+            case "RUN":
+                self._run(each)
+            case "ENV":
+                assigned = _assignments(rest, self._known)
+                self._set(environment={**self.image.environment, **assigned})
+                self._arguments = {name: value for name, value in self._arguments.items() if name not in assigned}
+            case "WORKDIR":
+                workdir = _joined(self.image.workdir, self._expand(rest))
+                self._set(workdir=workdir)
+                self._add(Folder(line=each.line, path=workdir, owner=_owner(self.image.user)))
+            case "COPY" | "ADD":
+                self._add(_copy(each, self.image.workdir, self._known))
+            case "CMD":
+                self._has_command = True
+                self._set(command=self._program(rest))
+            case "ENTRYPOINT":
+                # One of the base image alone is forgotten (reference, "Understand how CMD and ENTRYPOINT interact").
+                self._set(entrypoint=self._program(rest), command=self.image.command if self._has_command else ())
+            case "SHELL":
+                shell = _exec_form(rest)
+                if not shell:
+                    raise ValueError('write it as a list, SHELL ["/bin/bash", "-c"]')
+                self._set(shell=tuple(shell))
+            case "STOPSIGNAL":
+                self._set(stop_signal=signal_name(self._expand(rest)))
+            case "USER":
+                self._set(user=self._expand(rest))
+            case "HEALTHCHECK":
+                self._set(health_check=self._health_check(rest))
             case _:
-                raise ValueError(f"`{command.strip()}` cannot be run without an engine; {_WAY_OUT}")
-    return python
+                raise ValueError(
+                    "a local lab keeps no volumes; write below /tmp, or name it under the service's `volumes:`"
+                )
+
+    def _add(self, layer: Copy | Folder) -> None:
+        self._set(layers=(*self.image.layers, layer))
+
+    def _from(self, rest: str) -> None:
+        self.stages += 1
+        self.image, self._arguments, self._has_command = Image(), {}, False
+        if self.stages > 1:
+            raise ValueError(f"a build in several stages cannot be followed; {_WAY_OUT}")
+        _, rest = _options(rest, {"platform"})
+        words = [expand(word, self._global) for word in rest.split()]
+        if not (len(words) == 1 or (len(words) == 3 and words[1].upper() == "AS")):
+            raise ValueError("write FROM IMAGE, or FROM IMAGE AS NAME")
+        found = base(words[0])
+        if found is None:
+            raise ValueError(f"the contents of {words[0]} are unknown without an engine; {_WAY_OUT}")
+        self.image = found
+
+    def _arg(self, rest: str) -> None:
+        for word in _words(rest):
+            name, equals, default = word.partition("=")
+            value = self._given.get(name)
+            if value is None and equals:
+                value = expand(default, self._known if self.stages else self._global)
+            if value is None and self.stages:
+                value = self._global.get(name)
+            if value is None and _PLATFORM.fullmatch(name):
+                raise ValueError(f"{name} is the builder's to say; give it under `build: args:`, or use --lab compose")
+            if value is not None:
+                (self._arguments if self.stages else self._global)[name] = value
+
+    def _program(self, text: str) -> tuple[str, ...]:
+        """The argv of ``["a", "b"]``, or of a line for the shell."""
+        words = _exec_form(text)
+        return (*self.image.shell, text) if words is None else tuple(words)
+
+    def _run(self, each: Instruction) -> None:
+        """Check that a RUN makes folders, and installs Python, and nothing else; each of its commands."""
+        _, rest = _options(each.rest, {"mount", "network", "security"})
+        words = _exec_form(rest)
+        for command in _commands(rest) if words is None else [[f"'{word}'" for word in words]]:
+            try:
+                self._command(each.line, command)
+            except ValueError as error:
+                self._wrong(each, str(error))
+
+    def _command(self, line: int, raw: list[str]) -> None:
+        """One command of a RUN, in the shell's own words."""
+
+        def not_to_be_run() -> NoReturn:
+            raise ValueError(f"`{' '.join(raw)}` cannot be run without an engine; {_WAY_OUT}")
+
+        while raw and re.match(r"[A-Za-z_]\w*=", raw[0]):
+            raw = raw[1:]
+        # What only a shell knows: other commands' output, variables that are none of the Dockerfile's; for `mkdir`,
+        # patterns. An operator between commands is a word of its own.
+        if any(re.fullmatch(r"[|&<>()]+", word) for word in raw):
+            not_to_be_run()
+        unquoted = [word for word in raw if not word.startswith("'")]
+        if any(not set(re.findall(r"\$\{?(\w+)", word)) <= set(self._known) for word in unquoted):
+            not_to_be_run()
+        if raw[:1] == ["mkdir"] and any(re.search(r"[*?\[{~`#]", word.replace("${", "$")) for word in raw):
+            not_to_be_run()
+        words = [self._expand(word) for word in raw]
+        match words:
+            case [] | ["set" | "true" | ":", *_]:
+                pass
+            case ["rm", *paths] if all(path.startswith(("-", "/var/lib/apt/", "/var/cache/")) for path in paths):
+                pass
+            case ["mkdir", *options]:
+                for folder in _made(options, line, self.image) or not_to_be_run():
+                    self._add(folder)
+            case ["apt-get" | "apt" | "apk", *rest]:
+                kind, *packages = [word for word in rest if not word.startswith("-")] or [""]
+                if kind in ("install", "add"):
+                    wrong = [package for package in packages if not _PYTHON_PACKAGES.fullmatch(package)]
+                    if wrong:
+                        raise ValueError(f"installs {', '.join(wrong)}; a local lab gives Python alone; {_WAY_OUT}")
+                    self._set(python=self.image.python or bool(packages))
+                elif kind not in _APT_HARMLESS:
+                    not_to_be_run()
+            case _:
+                not_to_be_run()
+
+    def _health_check(self, rest: str) -> HealthCheck | None:
+        options, words = _options(rest, {"interval", "timeout", "start-period", "start-interval", "retries"})
+        kind, _, command = words.partition(" ")
+        if kind.upper() == "NONE":
+            return None
+        if kind.upper() != "CMD" or not command.strip():
+            raise ValueError("write HEALTHCHECK [OPTIONS] CMD command")
+        retries = options.get("retries", "3")
+        if not retries.isdecimal() or int(retries) == 0:
+            raise ValueError(f"--retries={retries}: must be a whole number, 1 or more")
+        check = HealthCheck(test=self._program(command.strip()), retries=int(retries))
+        for option, name in (("interval", "interval_s"), ("timeout", "timeout_s"), ("start-period", "start_period_s")):
+            if option in options and (time_s := duration_s(options[option])):  # 0 is the default
+                check = replace(check, **{name: time_s})  # type: ignore[arg-type]  # names a float
+        duration_s(options.get("start-interval", "0"))  # a local lab asks sooner than that anyway
+        return check
 
 
-def _assignments(rest: str, expand: Callable[[str], str]) -> dict[str, str]:
-    words = shlex.split(rest)
-    if words and "=" not in words[0]:  # the old form: ENV NAME value
-        name, _, value = rest.partition(" ")
-        return {name: expand(value.strip())}
-    return {name: expand(value) for name, _, value in (word.partition("=") for word in words)}
+def _options(rest: str, known: set[str]) -> tuple[dict[str, str], str]:
+    """The ``--name=value`` in front, and what follows. Raises ValueError for one that is not known."""
+    found: dict[str, str] = {}
+    while rest.startswith("--"):
+        option, rest = [*rest.split(maxsplit=1), ""][:2]
+        name, _, value = option.removeprefix("--").partition("=")
+        if name not in known:
+            raise ValueError(f"option --{name} cannot be followed; {_WAY_OUT}")
+        found[name] = value
+    return found, rest
 
 
-def _copy(each: Instruction, workdir: str, expand: Callable[[str], str]) -> Copy:
-    words = shlex.split(each.rest)
-    if any(word.startswith("--from") for word in words):
-        raise ValueError(f"copies from another image; {_WAY_OUT}")
-    words = [expand(word) for word in words if not word.startswith("--")]
-    if each.rest.startswith("["):
-        words = [expand(word) for word in _exec_form(each.rest) or []]
+def _assignments(rest: str, known: Mapping[str, str]) -> dict[str, str]:
+    words = _words(rest)
+    if "=" not in words[0]:  # the old form: ENV NAME value
+        name, value = [*rest.split(maxsplit=1), ""][:2]
+        if not value:
+            raise ValueError("write ENV NAME=value")
+        return {name: expand(value, known)}
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{word!r} is not of the form NAME=value")
+        found[expand(name, known)] = expand(value, known)
+    return found
+
+
+def _copy(each: Instruction, workdir: str, known: Mapping[str, str]) -> Copy:
+    options, rest = _options(each.rest, {"chown", "chmod", "link", "from"})
+    if "from" in options:
+        raise ValueError(f"copies from another image, or another stage; {_WAY_OUT}")
+    mode = expand(options.get("chmod", ""), known)
+    if mode and not re.fullmatch(r"0?[0-7]{3,4}", mode):
+        raise ValueError(f"--chmod={mode}: write the mode as 755")
+    words = _exec_form(rest)
+    words = [expand(word, known) for word in (rest.split() if words is None else words)]
     if len(words) < 2:
         raise ValueError("needs a source and a target")
     *sources, target = words
-    if any("://" in source for source in sources):
+    if any("://" in source or source.startswith("git@") for source in sources):
         raise ValueError(f"downloads a file; {_WAY_OUT}")
-    folder = "/" if target.endswith("/") or target in (".", "..") or len(sources) > 1 else ""
-    return Copy(line=each.line, sources=tuple(sources), target=_joined(workdir, target).rstrip("/") + folder)
+    folder = "/" if target.rpartition("/")[2] in ("", ".", "..") else ""
+    if len(sources) > 1 and not folder:
+        raise ValueError(f"{target!r} must end with a slash: several sources go into a folder")
+    return Copy(
+        line=each.line,
+        sources=tuple(sources),
+        target=_joined(workdir, target).rstrip("/") + folder,
+        owner=_owner(expand(options.get("chown", ""), known)),
+        mode=int(mode, 8) if mode else None,
+        unpacks=each.name == "ADD",
+    )
 
 
-def program(text: str) -> tuple[str, ...]:
-    """The argv of ``["a", "b"]``, or of a line for the shell."""
-    return tuple(_exec_form(text) or ["/bin/sh", "-c", text])
+def _owner(user: str) -> str:
+    """Whose the builder's own files are: a number alone is the group's as well (reference, "COPY --chown")."""
+    return f"{user}:{user}" if user.isdecimal() else user
 
 
 def _exec_form(text: str) -> list[str] | None:
+    """The words of ``["a", "b"]``; None for anything else. Raises ValueError for a list of other things."""
     try:
         words = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return words if isinstance(words, list) and all(isinstance(word, str) for word in words) else None
+    if not isinstance(words, list):
+        return None
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError("a list may hold nothing but strings")
+    return words
 
 
-def _health_check(rest: str) -> HealthCheck | None:
-    options: dict[str, str] = {}
-    words = rest
-    while words.startswith("--"):
-        option, _, words = words.partition(" ")
-        name, _, value = option.removeprefix("--").partition("=")
-        options[name], words = value, words.strip()
-    kind, _, command = words.partition(" ")
-    if kind.upper() == "NONE":
-        return None
-    if kind.upper() != "CMD":
-        raise ValueError("write HEALTHCHECK [OPTIONS] CMD command")
-    unknown = set(options) - {"interval", "timeout", "start-period", "start-interval", "retries"}
-    if unknown:
-        raise ValueError(f"unknown option --{sorted(unknown)[0]}")
-    check = HealthCheck(test=program(command.strip()), retries=int(options.get("retries", "3")))
-    for option, name in (("interval", "interval_s"), ("timeout", "timeout_s"), ("start-period", "start_period_s")):
-        if option in options:
-            check = replace(check, **{name: duration_s(options[option])})  # type: ignore[arg-type]  # names a float
-    return check
+# --- words -------------------------------------------------------------------------------------------
+
+_QUOTED = r"""\\(?:.|$)|'[^']*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|\\?$)"""
+_WORD = re.compile(rf"""(?:[^\s'"\\]|{_QUOTED})+""", re.DOTALL)
+_TOKEN = re.compile(rf"""&&|\|\||[;|&<>()]|(?:[^\s'"\\;|&<>()]|{_QUOTED})+""", re.DOTALL)
+_REDIRECTED = re.compile(r"\d?>>?\s*/dev/null|\d>&\d")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#!?$-]")
+_OPERATOR = re.compile(r"\}|:?[-+?]")
+
+
+def _words(text: str) -> list[str]:
+    """A line at its blanks, those in quotes and behind a backslash apart."""
+    return _WORD.findall(text)
+
+
+def _commands(text: str) -> list[list[str]]:
+    """A line for the shell at its ``&&`` and ``;``."""
+    commands: list[list[str]] = [[]]
+    for token in _TOKEN.findall(_REDIRECTED.sub("", text)):
+        if token in ("&&", ";"):
+            commands.append([])
+        else:
+            commands[-1].append(token)
+    return commands
+
+
+def _made(options: list[str], line: int, image: Image) -> list[Folder]:
+    """The folders of a ``mkdir``; none if it cannot be told."""
+    mode, paths, left = 0o755, [], list(options)
+    while left:
+        word = left.pop(0)
+        if re.fullmatch(r"-[pv]*m", word) and left:
+            word = f"--mode={left.pop(0)}"
+        if re.fullmatch(r"-[pv]+|--parents|--verbose", word):
+            continue
+        if (said := re.fullmatch(r"--mode=(0?[0-7]{3,4})", word)) is not None:
+            mode = int(said[1], 8)
+        elif word.startswith("-") or not word:
+            return []
+        else:
+            paths.append(_joined(image.workdir, word))
+    return [Folder(line=line, path=path, mode=mode, owner=image.user) for path in paths]
+
+
+def expand(text: str, known: Mapping[str, str]) -> str:
+    """A word as Docker's builder reads it (shell/lex.go): quotes gone, variables put in. Raises ValueError."""
+    return _expanded(text, 0, "", known)[0]
+
+
+def _expanded(text: str, at: int, stop: str, known: Mapping[str, str]) -> tuple[str, int]:
+    """From a place to a character that ends it, or to the end; and the place behind."""
+    result, quoted = "", False
+    while at < len(text):
+        char, following = text[at], text[at + 1 : at + 2]
+        if char == "$":
+            value, at = _variable(text, at, known)
+            result += value
+            continue
+        if char == '"':
+            quoted = not quoted
+        elif char == "\\" and (not quoted or following in ('"', "$", "\\")):
+            result, at = result + following, at + 1
+        elif quoted:
+            result += char
+        elif char == stop:
+            return result, at + 1
+        elif char == "'":
+            end = text.find("'", at + 1)
+            if end < 0:
+                raise ValueError(f"{text!r}: a ' without its second")
+            result, at = result + text[at + 1 : end], end
+        else:
+            result += char
+        at += 1
+    if quoted:
+        raise ValueError(f'{text!r}: a " without its second')
+    if stop:
+        raise ValueError(f"{text!r}: ${{ without its closing brace")
+    return result, at
+
+
+def _variable(text: str, at: int, known: Mapping[str, str]) -> tuple[str, int]:
+    """The value of the variable that begins here, and the place behind it."""
+    braces = text[at + 1 : at + 2] == "{"
+    match = _NAME.match(text, at + 1 + braces)
+    if not braces:
+        return (known.get(match[0], ""), match.end()) if match else ("$", at + 1)
+    operator = _OPERATOR.match(text, match.end()) if match else None
+    if match is None or operator is None:
+        raise ValueError(f"{text!r}: write ${{NAME}}, ${{NAME:-default}} or ${{NAME:+other}}")
+    name, value = match[0], known.get(match[0])
+    if operator[0] == "}":
+        return value or "", operator.end()
+    word, at = _expanded(text, operator.end(), "}", known)
+    there = bool(value) if operator[0].startswith(":") else value is not None
+    match operator[0][-1]:
+        case "-" if not there:
+            return word, at
+        case "+":
+            return word if there else "", at
+        case "?" if not there:
+            raise ValueError(f"{text!r}: variable {name} is not set{': ' + word if word else ''}")
+    return value or "", at
 
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+")
@@ -260,9 +559,11 @@ def duration_s(text: str) -> float:
 def signal_name(text: str) -> str:
     """``SIGTERM`` of ``SIGTERM``, ``TERM`` or ``15``. Raises ValueError."""
     word = text.strip().upper()
-    if word.isdecimal():
-        return Signals(int(word)).name
-    return word if word.startswith("SIG") else f"SIG{word}"
+    known = {str(int(each)): name for name, each in Signals.__members__.items()}
+    name = known.get(word, word if word.startswith("SIG") else f"SIG{word}")
+    if name not in Signals.__members__:
+        raise ValueError(f"{text!r} is no signal; write SIGTERM, or 15")
+    return name
 
 
 def _joined(folder: str, path: str) -> str:
@@ -274,8 +575,3 @@ def _joined(folder: str, path: str) -> str:
         elif part not in ("", "."):
             parts.append(part)
     return "/" + "/".join(parts)
-
-
-def _unquoted(text: str) -> str:
-    words = shlex.split(text)
-    return words[0] if len(words) == 1 else text

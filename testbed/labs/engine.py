@@ -34,7 +34,11 @@ _UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPErr
 _STDOUT = 1
 
 
-class NoPermissionError(EnvironmentUnfitError):
+class NoEngineError(EnvironmentUnfitError):
+    """No engine answers this user."""
+
+
+class NoPermissionError(NoEngineError):
     """An engine is there but this user may not use it."""
 
 
@@ -348,14 +352,14 @@ def _label_filter(labels: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" if value else key for key, value in keys]
 
 
-def _unreachable(error: Exception) -> EnvironmentUnfitError:
+def _unreachable(error: Exception) -> NoEngineError:
     reason = str(error)
     if "Permission denied" in reason or "PermissionError" in reason:
         return NoPermissionError(
             "the Docker engine refuses this user (permission denied on its socket). "
             "Add the user to the group: sudo usermod -aG docker $USER, then log in again; or run as root."
         )
-    return EnvironmentUnfitError(
+    return NoEngineError(
         f"no Docker engine answers ({reason}). Start one: sudo systemctl start docker, or open Docker Desktop; "
         f"or point DOCKER_HOST or `docker context use` at one that runs."
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import os
 import re
 import secrets
@@ -34,7 +33,7 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import composefile, limits, localplan, readiness
+from testbed.labs import composefile, dockerfile, limits, localplan, readiness
 from testbed.labs.channel import Channel
 from testbed.labs.child import ChildAgent, PipeStream
 from testbed.labs.composefile import ComposeFile, NeedsComposeError
@@ -51,9 +50,13 @@ from testbed.model.topology import Topology
 
 _UP_DEADLINE_S = 180.0
 _STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab; `stop_grace_period:` goes before
-_PATH = "/run/testbed/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_BIN = "/run/testbed/bin"
+"""Where a host finds ``python3``; see `agent.hosts`."""
+_PYTHONS = ("/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/bin")
+"""Where an image has it, or before."""
 _LAST_LINES = 20
 _CHECK_AGAIN_S = 0.05
+_MESSAGE_BYTES = 64
 _TC_WITH_CLASSES = (6, 6)
 """The iproute2 from which on `tc -j class show` prints nothing but JSON, for sure."""
 # What Docker leaves to a container's programs (moby, oci/caps/defaults.go).
@@ -422,9 +425,7 @@ class LocalLab(Lab):
         self._hosts[host].send_per_packet(network)
         return self._ifindexes[host][network]
 
-    def attach_program(
-        self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool
-    ) -> Callable[[], int]:
+    def attach_program(self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool) -> Attached:
         """Start a program on descriptors of ours; see `LocalHost.attached`."""
         if self._child is None:
             raise LabError("the lab is not up")
@@ -432,7 +433,19 @@ class LocalLab(Lab):
         ticket = self._child.passed([*streams, write])
         os.close(write)
         self.channel.call("start", argv=list(argv), ticket=ticket, tty=tty, **host.circumstances())
-        return functools.partial(_exit_status, read)
+        return Attached(read)
+
+    def open_terminal(self, host: str) -> tuple[int, int]:
+        """A terminal in a host; see `LocalHost.terminal`."""
+        if self._child is None:
+            raise LabError("the lab is not up")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                ticket = self._child.passed([theirs.fileno()])
+            self.channel.call("terminal", host=host, ticket=ticket)
+            _, (shown, given), _, _ = socket.recv_fds(ours, _MESSAGE_BYTES, 2)
+        return shown, given
 
     def beside(self, host: str) -> Channel:
         """An agent in a host's network namespace."""
@@ -502,20 +515,37 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(map(int, match.groups())) if match else (0, 0)
 
 
-def _exit_status(descriptor: int) -> int:
-    """Wait for the four bytes in which the agent tells how a program ended; 137 if it ended with the lab."""
-    with os.fdopen(descriptor, "rb") as status:
-        answer = status.read(4)
-    return _code(answer)
+class Attached:
+    """A program on descriptors of ours. Of itself it is one that can be read once the program has ended."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._status
+
+    def wait(self) -> int:
+        """Wait for its end; its exit status."""
+        with os.fdopen(self._status, "rb") as status:
+            return _code(status.read(4))
 
 
 def _code(answer: bytes) -> int:
+    """What the agent tells of a program's end in four bytes; 137 if it ended with the lab."""
     return int(struct.unpack("=i", answer)[0]) if len(answer) == 4 else 137
 
 
 def _capabilities(service: ServicePlan) -> set[str]:
     kept = set() if "ALL" in service.capabilities_dropped else set(_CAPABILITIES - set(service.capabilities_dropped))
     return kept | set(service.capabilities_added)
+
+
+def _with_python(path: str) -> str:
+    """A search path with our ``python3`` where it would have found an image's."""
+    folders = path.split(":")
+    at = next((number for number, folder in enumerate(folders) if folder in _PYTHONS), None)
+    return path if at is None or _BIN in folders else ":".join([*folders[:at], _BIN, *folders[at:]])
 
 
 def _hidden_python() -> list[tuple[str, str, bool]]:
@@ -598,14 +628,19 @@ class LocalHost(Host):
     ) -> dict[str, Any]:
         """Host, environment, folder and user of a program, as the agent is told them."""
         service = self.service_plan
-        ours = {"PATH": _PATH, "HOSTNAME": self.plan.hostname, "HOME": "/root", **service.environment, **(env or {})}
+        ours = {"PATH": dockerfile.PATH, "HOSTNAME": self.plan.hostname, **service.environment, **(env or {})}
+        ours["PATH"] = _with_python(ours["PATH"])
         return {
             "host": self.name, "env": ours, "workdir": workdir or service.workdir, "user": user or service.user,
         }  # fmt: skip
 
-    def attached(self, argv: Sequence[str], streams: Sequence[int], *, tty: bool = False) -> Callable[[], int]:
-        """Start a program on descriptors of ours; a function that waits for its end and returns its exit status."""
+    def attached(self, argv: Sequence[str], streams: Sequence[int], *, tty: bool = False) -> Attached:
+        """Start a program on descriptors of ours; ``tty``: they are a `terminal` of this host's, its own from now."""
         return self._lab.attach_program(self, argv, streams, tty=tty)
+
+    def terminal(self) -> tuple[int, int]:
+        """A terminal that programs in this host find under its name: the end that shows, and the one for a program."""
+        return self._lab.open_terminal(self.name)
 
     # --- the service -----------------------------------------------------------------------------
 
@@ -620,6 +655,8 @@ class LocalHost(Host):
         """``well``, ``waiting`` or ``failed``."""
         if self.service is None:
             return "well" if self._begun else "waiting"
+        if self.service.refused:
+            return "failed"
         if self.service.ended:
             return "well" if self.service.wait().exit_code == 0 else "failed"
         return "failed" if self._unhealthy else "well" if self._healthy else "waiting"
@@ -634,7 +671,7 @@ class LocalHost(Host):
             case "service_healthy":
                 return self._healthy and not self.service.ended
             case _:
-                return True
+                return not self.service.refused
 
     def check_health(self) -> None:
         """Take the health check one step on. It is asked sooner than Compose would, and given up no sooner."""
@@ -661,6 +698,8 @@ class LocalHost(Host):
         """What is wrong with its service, with its last lines."""
         if self.service is None:
             return f"service `{self.plan.service}` was not started: what it depends on is not well"
+        if self.service.refused:
+            return f"service `{self.plan.service}` cannot be started: {self.service.refused}"
         if self.service.ended:
             state = f"exited with status {self.service.wait().exit_code}"
         else:
@@ -767,6 +806,8 @@ class LocalProgram(Program):
         except AgentError as error:
             raise LabError(f"`{host.name}`: cannot start {' '.join(argv)}: {error}") from None
         self.number: int = answer["program"]
+        self.refused: str = answer["refused"]
+        """Why it could not be started; its exit status is a shell's then. Empty if it was."""
 
     # --- what the reader tells -------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Reads Dockerfiles and looks up the files that they copy; starts nothing.
 from __future__ import annotations
 
 import grp
+import os
 import posixpath
 import pwd
 import re
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import combinations
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from testbed.labs import dockerfile
-from testbed.labs.composefile import ComposeFile, Problems, interpolate, is_address
+from testbed.labs import buildcontext, dockerfile
+from testbed.labs.buildcontext import Entry
+from testbed.labs.composefile import ComposeFile, Problems, is_address
 from testbed.labs.composeyaml import Where
 from testbed.labs.dockerfile import HealthCheck, Image
 from testbed.labs.routing import Route, Routing
@@ -152,8 +154,8 @@ class ServicePlan:
     capabilities_dropped: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     """Folders of each replica's own, writable."""
-    files: tuple[tuple[str, str], ...] = ()
-    """Copied into them: from where, to where."""
+    files: tuple[Entry, ...] = ()
+    """What its image puts among the machine's files, before all the others; in this order."""
     binds: tuple[tuple[str, str, bool], ...] = ()
     """Shown as well: what, where, whether read-only."""
     volumes: tuple[tuple[str, str, bool], ...] = ()
@@ -276,17 +278,21 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
     for key in sorted(deploy - {"replicas", "mode", "labels", "endpoint_mode"}):
         wrong("deploy", f"`deploy: {key}`: a local lab cannot honour it; {_WAY_OUT}", key)
     image = _image(body, file, wrong, unread=any(problems.known((*at, key)) for key in ("x-testbed", "build")))
-    described, folders, files, binds = image or (Image(), [], [], [])
-    entrypoint = tuple(map(str, body.get("entrypoint") or described.entrypoint))
-    overridden = body.get("entrypoint") is not None and body.get("command") is None
-    command = tuple(map(str, body.get("command") or (() if overridden else described.command)))
+    # Where the image cannot be had, the rest is judged all the same.
+    described, files, binds = image or (Image(command=("unknown",)), [], [])
+    folders: list[str] = []
+    # As the engine merges them (moby, daemon/commit.go): an empty entrypoint is none, an empty command the image's.
+    asked = body.get("entrypoint")
+    entrypoint = described.entrypoint if asked is None else tuple(map(str, asked))
+    command = tuple(map(str, body.get("command") or (() if asked else described.command)))
     ours = (body.get("x-testbed") or {}).get("local")
     unread = any(problems.known((*at, key)) for key in ("command", "entrypoint"))
-    if not (entrypoint + command) and ours is None and image is not None and not unread:
+    if not (entrypoint + command) and ours is None and not unread:
         wrong("build" if "build" in body else "image", "no `command:`, and no CMD in a Dockerfile: nothing to run")
-    volumes = _volumes(body, file, wrong, folders=folders, binds=binds)
+    volumes = _volumes(name, body, file, wrong, folders=folders, binds=binds)
     workdir = _workdir(body, described, wrong)
-    if workdir != "/" and not _is_there(workdir, folders, [target for _, target, _ in binds]):
+    places = [*(target for _, target, _ in binds), *(each.target for each in files if not each.source)]
+    if workdir != "/" and not _is_there(workdir, folders, places):
         folders.append(workdir)
     user = str(body.get("user") or described.user)
     if problem := _user_problem(user):
@@ -307,8 +313,8 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
         workdir=workdir,
         user=user,
         depends_on=_depends_on(body, file, wrong),
-        health_check=_health_check(body.get("healthcheck"), described.health_check),
-        stop_signal=dockerfile.signal_name(str(body.get("stop_signal") or described.stop_signal)),
+        health_check=_health_check(body.get("healthcheck"), described),
+        stop_signal=dockerfile.signal_name(body.get("stop_signal") or described.stop_signal),
         stop_grace_s=None if grace is None else dockerfile.duration_s(grace),
         published=tuple(_published(name, body, problems)),
         sysctls={**(_FORWARDING if topologies.is_router(body) else {}), **_sysctls(body, wrong)},
@@ -323,11 +329,11 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
     )  # fmt: skip
 
 
-_Contents = tuple[Image, list[str], list[tuple[str, str]], list[tuple[str, str, bool]]]
+_Contents = tuple[Image, list[Entry], list[tuple[str, str, bool]]]
 
 
 def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any, *, unread: bool) -> _Contents | None:
-    """What stands in for a service's image: its settings, own folders, files copied, folders shown."""
+    """What stands in for a service's image: its settings, what it puts among the files, folders shown."""
     said = (body.get("x-testbed") or {}).get("local")
     if said is not None:
         binds: list[tuple[str, str, bool]] = []
@@ -341,14 +347,14 @@ def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any, *, unread: bo
             else:
                 binds.append((str(path), workdir, True))
         python = said.get("python")
-        return Image(workdir="/app", python=True if python is None else python), [], [], binds
+        return Image(workdir="/app", python=True if python is None else python), [], binds
     if unread:
         return None
     if "build" in body:
         return _built(body["build"], wrong)
     reference = str(body.get("image") or "")
-    if re.fullmatch(r"(docker\.io/)?(library/)?python(:[\w.-]+)?", reference):
-        return Image(python=True, command=("python3",)), [], [], []
+    if (base := dockerfile.base(reference)) is not None and base.python:
+        return base, [], []
     wrong(
         "image",
         f"`image: {reference}` is of unknown content: a local lab takes programs from this machine. Say which: "
@@ -365,44 +371,33 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
     if not path.is_file():
         wrong("build", f"{path} does not exist")
         return None
-    image, found = dockerfile.read(path.read_text(encoding="utf-8"), expand=interpolate)
-    files: list[tuple[str, str]] = []
-    folders: list[str] = []
-    for copy in image.copies:
-        copied = list(_copied(context, copy))
-        if not copied:
-            found.append(f"line {copy.line}: COPY {' '.join(copy.sources)}: no such file in {context}")
-        files += copied
-        folder = copy.target.rstrip("/") if copy.target.endswith("/") else str(PurePosixPath(copy.target).parent)
-        folders.append(folder or "/")
-    for problem in found:
+    arguments = {name: str(value) for name, value in (build.get("args") or {}).items() if value is not None}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    image, found = dockerfile.read(text, arguments=arguments)
+    entries, missing = buildcontext.entries(context, path, image.layers)
+    for problem in sorted(found + missing, key=_line_of):
         wrong("build", f"{path}, {problem}")
-    if "/" in folders:
-        wrong("build", f"{path} copies into /, which a local lab shows read-only; copy into a folder, {_WAY_OUT}")
-    return None if found else (image, list(dict.fromkeys(folders)), files, [])
+    return None if found or missing else (image, entries, [])
 
 
-def _copied(context: Path, copy: dockerfile.Copy) -> Iterator[tuple[str, str]]:
-    """Each file that a COPY means: its path, and its path in the host. A folder's contents are meant, not itself."""
-    for pattern in copy.sources:
-        clean = pattern.strip("/") or "."
-        matches = [context] if clean == "." else sorted(context.glob(clean))
-        for match in matches:
-            if match.is_dir():
-                for inner in sorted(match.rglob("*")):
-                    if inner.is_file():
-                        yield str(inner), f"{copy.target.rstrip('/')}/{inner.relative_to(match).as_posix()}"
-            else:
-                yield str(match), f"{copy.target}{match.name}" if copy.target.endswith("/") else copy.target
+def _line_of(problem: str) -> int:
+    match = re.match(r"line (\d+)", problem)
+    return int(match[1]) if match else 0
 
 
 def _is_there(path: str, folders: Iterable[str], binds: Iterable[str]) -> bool:
     places = [*folders, *binds]
-    return any(path == each or path.startswith(f"{each}/") for each in places) or Path(path).is_dir()
+    return any(path == each or path.startswith(f"{each}/") for each in places) or os.path.isdir(path)
 
 
 def _volumes(
-    body: Mapping[str, Any], file: ComposeFile, wrong: Any, *, folders: list[str], binds: list[tuple[str, str, bool]]
+    name: str,
+    body: Mapping[str, Any],
+    file: ComposeFile,
+    wrong: Any,
+    *,
+    folders: list[str],
+    binds: list[tuple[str, str, bool]],
 ) -> tuple[tuple[str, str, bool], ...]:
     """The volumes that hosts share; what is a replica's own, and what is shown of the machine, goes to the others."""
     named: list[tuple[str, str, bool]] = []
@@ -424,9 +419,9 @@ def _volumes(
                 binds.append((source, target, read_only))
             case "volume" if source and source not in file.config["volumes"]:
                 wrong("volumes", f"volume {source!r} is not under the file's own `volumes:`", number)
-            case "volume" if source:
-                named.append((source, target, read_only))
-            case "volume" | "tmpfs":
+            case "volume":
+                named.append((source or f"{name}-{number}", target, read_only))
+            case "tmpfs":
                 folders.append(target)
             case kind:
                 wrong("volumes", f"a volume of type {kind!r}; {_WAY_OUT}", number)
@@ -515,16 +510,16 @@ def _depends_on(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> dict[
     return found
 
 
-def _health_check(said: Any, described: HealthCheck | None) -> HealthCheck | None:
+def _health_check(said: Any, described: Image) -> HealthCheck | None:
     if not said:
-        return described
+        return described.health_check
     test = said.get("test")
-    if said.get("disable") or test == ["NONE"] or not (test or described):
+    if said.get("disable") or test == ["NONE"] or not (test or described.health_check):
         return None
-    base = described or HealthCheck(test=())
+    base = described.health_check or HealthCheck(test=())
     argv = base.test
     if test:
-        argv = ("/bin/sh", "-c", str(test[1])) if test[0] == "CMD-SHELL" else tuple(map(str, test[1:]))
+        argv = (*described.shell, str(test[1])) if test[0] == "CMD-SHELL" else tuple(map(str, test[1:]))
     times = {
         field_name: dockerfile.duration_s(said[key])
         for field_name, key in (

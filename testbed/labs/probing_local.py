@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed import kernel
+from testbed.agent import search_path
 from testbed.errors import AgentError, EnvironmentUnfitError
 from testbed.labs.channel import Channel
 from testbed.labs.child import ChildAgent
@@ -47,7 +48,7 @@ class LocalAbilities:
 def probe_local(say: Callable[[str], None]) -> LocalAbilities:
     """Start an agent, ask it what it can do, let it go; boot a kernel if the one to carry is here."""
     root = os.geteuid() == 0
-    missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
+    missing = [tool for tool in ("ip", "tc") if shutil.which(tool, path=search_path()) is None]
     if missing:
         return LocalAbilities(
             closed=f"{', '.join(missing)} not found", remedy="install iproute2 (apt-get install iproute2)", root=root

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pty
 import select
 import shutil
 import signal
@@ -27,7 +26,7 @@ SHELL = ("/bin/sh", "-c", "exec $(command -v bash || echo sh)")
 def interact(host: Host, argv: Sequence[str]) -> int:
     """Run a program in a host on our own stdin, stdout and stderr, a terminal if they are one; its exit status."""
     if isinstance(host, LocalHost):
-        return _on_a_terminal(host, argv) if sys.stdin.isatty() else host.attached(argv, (0, 1, 2))()
+        return _on_a_terminal(host, argv) if sys.stdin.isatty() else host.attached(argv, (0, 1, 2)).wait()
     if isinstance(host, ComposeHost):
         docker = shutil.which("docker")
         if docker is None:
@@ -38,31 +37,35 @@ def interact(host: Host, argv: Sequence[str]) -> int:
 
 
 def _on_a_terminal(host: LocalHost, argv: Sequence[str]) -> int:
-    ours, theirs = pty.openpty()
+    ours, theirs = host.terminal()
     try:
         _copy_size(ours)
-        wait = host.attached(argv, (theirs, theirs, theirs), tty=True)
+        program = host.attached(argv, (theirs, theirs, theirs), tty=True)
         os.close(theirs)
         with _raw(), _following_size(ours):
-            _copy(ours)
-        return wait()
+            _copy(ours, program.fileno())
+        return program.wait()
     finally:
         os.close(ours)
 
 
-def _copy(master: int) -> None:
-    """What is typed goes there, what is printed comes here, until nobody holds the other end."""
-    watched = [0, master]
+def _copy(master: int, ended: int) -> None:
+    """What is typed goes there, what is printed comes here, until the program has ended; what it started may go on.
+
+    ``ended`` can be read then. The terminal of a leader that has ended takes no more, so what is in it is all.
+    """
+    watched = [0, master, ended]
     while True:
         ready, _, _ = select.select(watched, [], [])
         if master in ready:
             try:
-                data = os.read(master, 65536)
+                printed = os.read(master, 65536)
             except OSError:  # EIO: the program and all it started have closed their terminal
-                return
-            if not data:
-                return
-            os.write(1, data)
+                watched.remove(master)
+            else:
+                os.write(1, printed)
+        elif ended in ready:
+            return
         if 0 in ready:
             typed = os.read(0, 4096)
             if typed:

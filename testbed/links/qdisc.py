@@ -59,6 +59,10 @@ _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 # Neighbour discovery is to IPv6 what ARP is to IPv4 (RFC 4861, 3792): without it there is no link to impair.
 NEIGHBOUR_DISCOVERY = range(133, 138)
 
+# Which groups a host listens to is told to the network, at moments of its own (RFC 3810, RFC 2710): no packets of a
+# link, which they would take numbers and seeds of.
+_MULTICAST_LISTENERS = (130, 131, 132, 143)
+
 # One source may have many addresses and two filters for each; a filter's handle is the source's minor number with
 # the filter's own number above it.
 _FILTER = 0x10000
@@ -205,7 +209,7 @@ class Filter:
 
 
 def root(device: str) -> list[str]:
-    """The lines that give a port its classful root, and let answers of ours and neighbour discovery pass untouched."""
+    """The lines that give a port its classful root. Answers of ours and what every IPv6 link has pass untouched."""
     return [
         f"qdisc replace dev {device} root handle 1: htb default 0 direct_qlen {_QUEUE_PACKETS}",
         f"filter replace dev {device} parent 1: protocol all prio {_ANSWERS} handle 0x1 "
@@ -213,7 +217,7 @@ def root(device: str) -> list[str]:
         *(
             f"filter replace dev {device} parent 1: protocol ipv6 prio {_NEIGHBOURS} handle {number:#x} "
             f"flower ip_proto icmpv6 type {number} classid 1:0"
-            for number in NEIGHBOUR_DISCOVERY
+            for number in (*_MULTICAST_LISTENERS, *NEIGHBOUR_DISCOVERY)
         ),
     ]
 

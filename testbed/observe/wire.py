@@ -19,7 +19,8 @@ from testbed.observe.tcp_info import Endpoint
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
-_NEIGHBOUR_DISCOVERY = range(133, 138)  # RFC 4861
+_OF_EVERY_LINK = (*range(133, 138), 130, 131, 132, 143)  # neighbours, RFC 4861; multicast listeners, RFC 2710, 3810
+_HOP_BY_HOP = 0
 _FIN, _SYN, _RST, _PSH, _ACK, _URG, _ECE, _CWR = 1, 2, 4, 8, 16, 32, 64, 128
 _FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 _HALF = 1 << 31
@@ -594,8 +595,8 @@ def losses(
     """How many packets a link carried, and the numbers of those that were not seen behind its impairment.
 
     A link's packets are those from ``sources`` (IP or MAC addresses), of a ``protocol`` (tcp, udp, icmp) and with a
-    ``port`` at either end if these are given; neighbour discovery is not among them. They are counted from 1, as
-    `drop_packets` counts them.
+    ``port`` at either end if these are given; neighbour discovery and multicast listeners' reports are not among them.
+    They are counted from 1, as `drop_packets` counts them.
     What may still have been under way when the capture ended, ``longest_s`` after it came, is left out. None if the
     capture has not all of them, or has one side of the impairment alone.
     """
@@ -620,15 +621,23 @@ def _is_of_link(packet: Packet, sources: set[bytes], protocol: str, port: int) -
     ip = _ip(packet.data)
     if ip is None or (ip.src not in sources and packet.data[6:12] not in sources):
         return False
-    at = 14 + ip.header_bytes
-    if ip.protocol == _ICMPV6 and packet.data[at : at + 1] and packet.data[at] in _NEIGHBOUR_DISCOVERY:
+    if ip.version == 6 and _icmpv6_kind(packet.data, ip) in _OF_EVERY_LINK:
         return False
+    at = 14 + ip.header_bytes
     if protocol and ip.protocol not in {"tcp": (_TCP,), "udp": (_UDP,)}.get(protocol, (_ICMP, _ICMPV6)):
         return False
     if not port:
         return True
     ends = packet.data[at : at + 4] if ip.first_fragment else b""
     return port in (int.from_bytes(ends[:2]), int.from_bytes(ends[2:]))
+
+
+def _icmpv6_kind(data: bytes, ip: _Ip) -> int | None:
+    """The type of an ICMPv6 message, also behind hop-by-hop options, which listeners' reports have (RFC 8200, 4.3)."""
+    protocol, at = ip.protocol, 14 + ip.header_bytes
+    if protocol == _HOP_BY_HOP and len(data) >= at + 2:
+        protocol, at = data[at], at + 8 * (data[at + 1] + 1)
+    return data[at] if protocol == _ICMPV6 and at < len(data) else None
 
 
 def _identity(packet: Packet) -> bytes:

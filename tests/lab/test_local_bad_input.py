@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
-from testbed import Lab, LocalLab, topologies
+import pytest
+
+from testbed import Lab, LocalLab, ServiceFailedError, topologies
 from testbed.labs.waiting import await_condition
 from tests.lab.conftest import HERE, Datagrams, prepare
 
@@ -54,6 +58,62 @@ def test_without_user_namespaces_it_is_told_what_closes_the_way(kind: str) -> No
     told = sandboxed(kind, closed + argv_first, _DOCTOR)
     assert told.startswith("no local lab: ")
     assert "sysctl user.max_user_namespaces=10000 (user.max_user_namespaces is 0)" in told
+
+
+def test_tools_are_found_where_an_ordinary_users_path_does_not_lead(kind: str) -> None:
+    assert kind == "local"
+    environment = {**os.environ, "PATH": "/usr/bin:/bin"}  # without /usr/sbin, where Debian has tc
+    argv = [sys.executable, "-c", _DOCTOR]
+    done = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith("local lab ("), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        ("command: [nosuchprog]", "exec: 'nosuchprog': no such file, or not found in \\$PATH"),
+        ("command: [/etc/passwd]", "exec: '/etc/passwd': Permission denied"),
+        (
+            "command: [sleep, '9'], ulimits: {nofile: 9999999999}",
+            "sleep: not started: ulimit nofile 9999999999:9999999999: .*; the most here is [0-9]+",
+        ),
+    ],
+)
+def test_a_program_that_cannot_start_is_never_a_service_that_runs(
+    kind: str, tmp_path: Path, service: str, reason: str
+) -> None:
+    assert kind == "local"
+    later = "b: {image: python:3, command: [touch, /shared/began], depends_on: [a], volumes: ['.:/shared']}"
+    (tmp_path / "compose.yaml").write_text(f"services:\n  a: {{image: python:3, {service}}}\n  {later}\n")
+    for _ in range(3):  # whoever looked too soon saw nothing wrong, most of the time
+        with pytest.raises(ServiceFailedError, match=f"^service `a` cannot be started: {reason}"):
+            LocalLab(tmp_path / "compose.yaml").up()
+    assert not (tmp_path / "began").exists()
+
+
+def test_what_a_host_is_told_to_run_and_cannot_has_a_shells_exit_status(lab: Lab) -> None:
+    done = lab.host("client").run(["nosuchprog"])
+    assert done.exit_code == 127
+    assert done.stderr.startswith("exec: 'nosuchprog': no such file")
+
+
+def test_a_service_is_stopped_by_the_signal_that_it_asks_for(kind: str, tmp_path: Path) -> None:
+    assert kind == "local"
+    program = (
+        "import pathlib, signal; either = {signal.SIGUSR1, signal.SIGTERM}; "
+        "signal.pthread_sigmask(signal.SIG_BLOCK, either); print('ready', flush=True); "
+        "pathlib.Path('/shared/by').write_text(signal.sigwait(either).name)"
+    )
+    services: dict[str, dict[str, object]] = {"a": {"stop_signal": "SIGUSR1"}, "b": {}}
+    for name, service in services.items():
+        (tmp_path / name).mkdir()
+        service |= {"image": "python:3", "command": ["python3", "-c", program], "volumes": [f"./{name}:/shared"]}
+    (tmp_path / "compose.yaml").write_text(json.dumps({"services": services}))
+    with LocalLab(tmp_path / "compose.yaml") as lab:
+        for host in lab.hosts.values():
+            await_condition(host.logs, lambda said: "ready" in said, deadline_s=5)
+    assert (tmp_path / "a/by").read_text() == "SIGUSR1"
+    assert (tmp_path / "b/by").read_text() == "SIGTERM"
 
 
 def test_what_lies_outside_a_hosts_own_folders_is_read_only(lab: Lab) -> None:

@@ -35,6 +35,7 @@ if sys.argv[2] == "impaired":
 sys.stdin.read()
 """
 _WITHIN_S = 2.0
+_STACK = HERE.parents[1] / "compose.yaml"
 
 
 def relatives(pid: int) -> set[int]:
@@ -87,10 +88,16 @@ def named_after(run_id: str) -> list[str]:
     ]
 
 
+def named_namespaces() -> set[str]:
+    """Those of `ip netns`."""
+    folder = Path("/run/netns")
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
 @pytest.fixture
 def owner(request: pytest.FixtureRequest, kind: str) -> Iterator[subprocess.Popen[str]]:
     assert kind == "local"
-    argv = [sys.executable, "-c", _OWNER, str(HERE.parents[1] / "compose.yaml"), request.param]
+    argv = [sys.executable, "-c", _OWNER, str(_STACK), request.param]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -124,7 +131,7 @@ def test_whoever_is_killed_nothing_is_left(owner: subprocess.Popen[str], victim:
 def test_a_lab_that_is_killed_at_whatever_moment_leaves_nothing(kind: str) -> None:
     """As it begins, while it comes up, while a kernel is booted and a link is impaired, and afterwards."""
     assert kind == "local"
-    argv = [sys.executable, "-c", _OWNER, str(HERE.parents[1] / "compose.yaml"), "impaired"]
+    argv = [sys.executable, "-c", _OWNER, str(_STACK), "impaired"]
     before, reached = mounts(), set[int]()
     for after_s in (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
@@ -139,3 +146,61 @@ def test_a_lab_that_is_killed_at_whatever_moment_leaves_nothing(kind: str) -> No
         assert named_after(run_id) == []
     assert mounts() - before == set()
     assert len(reached) >= 3, f"the moments were different ones: {reached}"
+
+
+_TESTS = """
+import pathlib, pytest
+
+@pytest.mark.impair("client <-> server", delay="10ms")
+@pytest.mark.parametrize("number", [0, 1])
+def test_leaves_a_daemon(lab, number):
+    assert lab.host("client").run(["setsid", "--fork", "sleep", "98765"]).ok
+    pathlib.Path(f"begun{number}").touch()
+    pathlib.Path("held").read_text()
+"""
+
+
+def pytest_on(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A pytest with these tests, each of which waits until ``held`` is written; its temporary files are in a folder."""
+    (folder / "test_it.py").write_text(_TESTS)
+    os.mkfifo(folder / "held")
+    (folder / "temporary").mkdir()
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--lab=local", "--netem=carried",
+            f"--basetemp={folder / 'base'}", f"--compose-file={_STACK}", *options]  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(folder / "temporary"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen(argv, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+
+
+def once_begun(folder: Path, run: subprocess.Popen[bytes], tests: int) -> set[int]:
+    """All processes of a pytest's, once it is amid so many of these tests and their daemons are there."""
+    await_condition(lambda: list(folder.glob("begun*")), lambda found: len(found) == tests, deadline_s=60)
+    seen = [b"paper_server.py", b"linux.uml", b"98765"]
+    return await_condition(lambda: relatives(run.pid) - {run.pid}, lambda found: not missing(seen, found), deadline_s=5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pytest_that_is_killed_during_a_test_leaves_nothing(kind: str, tmp_path: Path, workers: int) -> None:
+    """pytest itself, or the controller of pytest-xdist's workers: they go with it, and their labs with them."""
+    assert kind == "local"
+    before = mounts() | named_namespaces()
+    with pytest_on(tmp_path, f"-n{workers}") as run:
+        try:
+            everyone = once_begun(tmp_path, run, workers or 1)
+        finally:
+            run.kill()
+    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=_WITHIN_S)
+    assert (mounts() | named_namespaces()) - before == set()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_daemon_that_a_test_started_ends_with_pytest(kind: str, tmp_path: Path) -> None:
+    assert kind == "local"
+    with pytest_on(tmp_path, "-k0") as run:
+        try:
+            everyone = once_begun(tmp_path, run, 1)
+            (tmp_path / "held").write_text("")
+            assert run.wait(60) == 0
+        finally:
+            run.kill()
+    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=_WITHIN_S)
+    assert list((tmp_path / "temporary").iterdir()) == []

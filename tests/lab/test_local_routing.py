@@ -43,6 +43,27 @@ def test_each_hop_is_seen_on_the_way_and_on_the_way_back(chain: LocalLab, versio
     assert route(chain.host("right"), back[-1]) == back
 
 
+_IFA_F_TENTATIVE = 0x40  # linux/if_addr.h
+_LISTEN = "import socket; socket.create_server(('::', 9000), family=socket.AF_INET6).accept()"
+_CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 9000), 10)"
+
+
+def test_ipv6_is_ready_when_the_lab_is(kind: str) -> None:
+    """No address waits for duplicates of itself, so no neighbour lacks one to ask by, and nothing is sent twice."""
+    assert kind == "local"
+    with LocalLab(topologies.chain(3, ipv6=True)) as lab:
+        tables = {name: host.run(["cat", "/proc/net/if_inet6"]).stdout for name, host in lab.hosts.items()}
+        left, right = lab.host("left"), lab.host("right")
+        right.start(["python3", "-c", _LISTEN], ready=9000)
+        before = left.counters()["Tcp"]["RetransSegs"]
+        assert left.run(["python3", "-c", _CONNECT, right.addresses()[1]]).ok
+        assert left.counters()["Tcp"]["RetransSegs"] == before
+    for name, table in tables.items():
+        flags = {line.split()[5]: int(line.split()[4], 16) for line in table.splitlines() if line.startswith("fe80")}
+        assert len(flags) == (1 if name in ("left", "right") else 2), table
+        assert not any(each & _IFA_F_TENTATIVE for each in flags.values()), table
+
+
 def test_names_beyond_the_routers_resolve(chain: LocalLab) -> None:
     found = chain.host("left").run(["getent", "ahostsv4", "right"])
     assert found.stdout.split()[0] == chain.host("right").addresses()[0]
@@ -113,7 +134,8 @@ def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalL
         assert sorted(map(str, chain.cuts)) == ["left -> right over r1", "right -> left over r3"]
         assert knocked("left", "right", "r2") == [said, "ok"]
         assert knocked("right", "left", "r2") == [said, "ok"]
-        assert [chain.lost_in_cut(ref) - before[ref] for ref in chain.cuts] == [1, 1]
+        # More than one where the end of an earlier connection is under way.
+        assert all(chain.lost_in_cut(ref) > before[ref] for ref in chain.cuts)
         chain.verify()
         assert {each.link: each.read_back for each in chain.evidence} == {
             "left -> right over r1": "holds", "right -> left over r3": "holds",

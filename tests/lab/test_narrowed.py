@@ -142,6 +142,30 @@ def test_a_cut_link_needs_no_new_neighbour_when_it_is_mended(scaled: Lab) -> Non
     assert Datagrams(client, server, address=address).arrived(5) == list(range(5))
 
 
+_JOIN = """
+import socket, struct, sys, time
+def reports():
+    return sum(int(line.split()[1]) for line in open("/proc/net/snmp6") if line.startswith("Icmp6OutMLDv2Reports"))
+before, deadline = reports(), time.monotonic() + 10
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
+    index = next(index for index, name in socket.if_nameindex() if name != "lo")
+    group = socket.inet_pton(socket.AF_INET6, "ff02::1:2345")
+    member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("@I", index))
+    while reports() == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+print(reports() - before)
+"""
+
+
+def test_reports_of_multicast_groups_are_no_packets_of_a_link(scaled: Lab) -> None:
+    scaled.cut("client[1] -> server")
+    before = scaled.link("client[1] -> server").lost_in_cut()
+    joined = scaled.hosts["client[1]"].run(["python3", "-c", _JOIN])
+    assert int(joined.stdout) > 0, joined.stderr
+    assert scaled.link("client[1] -> server").lost_in_cut() == before
+    scaled.mend()
+
+
 # --- cuts that reject ------------------------------------------------------------------------------
 
 

@@ -76,9 +76,8 @@ def execute(monkeypatch: pytest.MonkeyPatch) -> Any:
             lab.done.append(f"run {argv}")
             return 0
 
-        monkeypatch.setattr(cli, "_chosen", lambda *_asked: lab)
         monkeypatch.setattr(terminal, "interact", interact)
-        return cli._in_host("local", None, "auto", impaired, host, "true")
+        return cli._in_host(lab, impaired, host, "true")  # type: ignore[arg-type]  # what the function needs of a lab
 
     return run
 

@@ -33,8 +33,8 @@ def told(path: Path, text: str | bytes) -> list[str]:
 
 SERVICES = {
     "stop_signal: 99": "stop_signal: 99: must be a text",
-    "stop_signal: SIGFOO": "'SIGFOO': no signal",
-    "stop_signal: '99'": "'99': no signal",
+    "stop_signal: SIGFOO": "'SIGFOO': is no signal",
+    "stop_signal: '99'": "'99': is no signal",
     "stop_grace_period: 10x": "'10x' is not a duration",
     "ulimits: {nofile: {soft: 100}}": "ulimits.nofile: {'soft': 100}: needs `hard`",
     "ulimits: {nofile: many}": "ulimits.nofile: 'many': must be a whole number",
@@ -275,11 +275,12 @@ volumes: {data: }
     )
     a = made.services["a"]
     assert made.hosts[0].extra_hosts == (("v6", "::1"), ("both", "192.0.2.1"), ("both", "2001:db8::1"))
-    assert a.volumes == (("data", "/ro", True), ("data", "/rw", False), ("data", "/long", True))
-    assert a.folders == ("/own", "/cache"), "a host has a /run of its own"
+    named = (("data", "/ro", True), ("data", "/rw", False), ("data", "/long", True))
+    assert a.volumes == (*named, ("a-3", "/own", False))
+    assert a.folders == ("/cache",), "a host has a /run of its own"
     assert (a.capabilities_added, a.stop_grace_s, a.health_check) == (("NET_ADMIN",), 90.0, None)
     assert a.limits == {"RLIMIT_NOFILE": (5, -1), "RLIMIT_CORE": (0, 0)}
-    assert a.environment == {"ON": "on", "N": "1000"}
+    assert (a.environment["ON"], a.environment["N"]) == ("on", "1000")
     assert [host.name for host in made.hosts] == ["a[1]", "a[2]"]
 
 

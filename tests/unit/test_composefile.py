@@ -91,7 +91,7 @@ services:
     deploy: {replicas: 2}
     stop_signal: SIGINT
   db:
-    build: {context: ./db, dockerfile: D}
+    build: {context: ./db, dockerfile: D, args: [V=2, T=true]}
     environment: {N: 5, T: true, E: "", Q: "${UNSET:-q}"}
     sysctls: {net.ipv4.ip_forward: 1}
   rare: {image: nobody/none, profiles: [rarely]}
@@ -113,7 +113,9 @@ def plain(key: str, value: Any) -> Any:
     match key:
         case "build":
             return {
-                name: value[name] for name in ("context", "dockerfile") if name in value and value[name] != "Dockerfile"
+                name: value[name]
+                for name in ("context", "dockerfile", "args")
+                if name in value and value[name] != "Dockerfile"
             }
         case "deploy":
             return {"replicas": value.get("replicas")}

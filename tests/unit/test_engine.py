@@ -13,7 +13,7 @@ import requests
 from docker.models.containers import Container
 
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs.engine import Demultiplexed, Engine, NoPermissionError
+from testbed.labs.engine import Demultiplexed, Engine, NoEngineError, NoPermissionError
 
 # --- which programs run in a container ---------------------------------------------------------------
 
@@ -95,8 +95,8 @@ def test_a_stream_on_a_socket_of_its_own_needs_no_answer() -> None:
             NoPermissionError,
             r"refuses this user \(permission denied on its socket\).*usermod -aG docker",
         ),
-        (FileNotFoundError(2, "No such file"), EnvironmentUnfitError, r"no Docker engine answers .*Start one"),
-        (ConnectionRefusedError(111, "Connection refused"), EnvironmentUnfitError, r"no Docker engine answers"),
+        (FileNotFoundError(2, "No such file"), NoEngineError, r"no Docker engine answers .*Start one"),
+        (ConnectionRefusedError(111, "Connection refused"), NoEngineError, r"no Docker engine answers"),
     ],
 )
 def test_an_engine_that_is_not_there_or_refuses_us_is_told_apart(

@@ -96,6 +96,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.labs.dotenv": (),
     "testbed.labs.routing": (),
     "testbed.labs.dockerfile": (),
+    "testbed.labs.buildcontext": ("testbed.labs.dockerfile",),
 }
 
 

@@ -117,11 +117,46 @@ services:
 """,
     )
     a, b, c = (made.services[name] for name in "abc")
-    assert (a.argv, a.workdir, a.folders, a.stop_signal) == (("python3", "main.py"), "/app", ("/app",), "SIGINT")
-    assert a.files == ((str(folder / "app" / "main.py"), "/app/main.py"),)
+    assert (a.argv, a.workdir, a.folders, a.stop_signal) == (("python3", "main.py"), "/app", (), "SIGINT")
+    assert a.files == (("", "/app", 0o755, ""), (str(folder / "app" / "main.py"), "/app/main.py", None, ""))
     assert (b.argv, b.stop_signal, b.environment["X"]) == (("python3", "other.py"), "SIGTERM", "1")
     assert b.published == (Published(host_ip="127.0.0.1", port=8080, target=80),)
     assert (c.argv, c.binds, c.python) == (("x",), ((str(folder / "app"), "/srv/c", True),), True)
+
+
+@pytest.mark.parametrize(
+    ("said", "argv"),  # as docker inspect shows what `docker compose create` makes of them
+    [
+        ("", ["/bin/echo", "E", "C"]),
+        ("entrypoint: []", ["C"]),
+        ('entrypoint: ""', ["C"]),
+        ("entrypoint: [/bin/echo, F]", ["/bin/echo", "F"]),
+        ("entrypoint: [/bin/echo, F], command: []", ["/bin/echo", "F"]),
+        ("command: []", ["/bin/echo", "E", "C"]),
+        ('command: ""', ["/bin/echo", "E", "C"]),
+        ("entrypoint: [], command: [/bin/echo, X]", ["/bin/echo", "X"]),
+    ],
+)
+def test_an_entrypoint_and_a_command_replace_the_images_as_the_engine_does_it(
+    folder: Path, said: str, argv: list[str]
+) -> None:
+    (folder / "app" / "Dockerfile").write_text('FROM debian\nENTRYPOINT ["/bin/echo", "E"]\nCMD ["C"]\n')
+    assert plan(folder, f"services: {{a: {{build: app, {said}}}}}\n").services["a"].argv == tuple(argv)
+
+
+@pytest.mark.parametrize("args", ['{V: "2", W: }', "[V=2, W]", "{V: 2, W: , NOT_DECLARED: 3}"])
+def test_a_builds_arguments_go_before_the_dockerfiles_own(folder: Path, args: str) -> None:
+    (folder / "app" / "Dockerfile").write_text("FROM debian\nARG V=1\nARG W=w\nENV A=$V$W\nCMD x\n")
+    made = plan(folder, f"services: {{a: {{build: {{context: app, args: {args}}}}}}}\n")
+    assert made.services["a"].environment["A"] == "2w"
+
+
+def test_a_health_check_for_the_shell_is_given_to_the_images(folder: Path) -> None:
+    (folder / "app" / "Dockerfile").write_text('FROM debian\nSHELL ["/bin/bash", "-c"]\nCMD x\n')
+    made = plan(folder, "services: {a: {build: app, healthcheck: {test: exit 0}}}\n").services["a"]
+    assert made.health_check is not None
+    assert made.health_check.test == ("/bin/bash", "-c", "exit 0")
+    assert made.argv == ("/bin/bash", "-c", "x")
 
 
 def test_services_come_after_those_that_they_depend_on(folder: Path) -> None:
@@ -177,6 +212,24 @@ volumes:
     assert [line for line, _ in told_lines] == [line for line, _ in expected]
     for (_, text), (_, part) in zip(told_lines, expected, strict=True):
         assert part in text
+
+
+def test_all_that_is_wrong_with_a_dockerfile_is_told_with_its_file_and_line(folder: Path) -> None:
+    path = folder / "app" / "Dockerfile"
+    run = "RUN pip install flask && apt-get install -y curl"
+    path.write_text(f"FROM debian\n{run}\nCOPY none /a/\nVOLUME /v\nCOPY main.py /proc/x\n")
+    told = problems(folder, "services:\n  a:\n    build: app\n    stop_signal: SIGFOO\n")
+    expected = [
+        f"2: {run}: `pip install flask` cannot be run",
+        f"2: {run}: installs curl",
+        f"3: COPY none: no such file in {folder}/app",
+        "4: VOLUME /v: ",
+        "5: COPY main.py: /proc: a host has its own there",
+    ]
+    assert len(told) == 6
+    for each, part in zip(told[:-1], expected, strict=True):
+        assert each.startswith(f"3: service 'a': {path}, line {part}")
+    assert told[-1] == "4: service 'a': stop_signal: 'SIGFOO': is no signal; write SIGTERM, or 15"
 
 
 def test_every_clash_of_addresses_is_told(folder: Path) -> None:

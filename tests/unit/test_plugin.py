@@ -399,3 +399,58 @@ def test_with_xdist_a_stack_that_cannot_be_had_is_wrong_use_too(project: pytest.
     result = run(project, "def test_it(lab): pass\ndef test_other(): pass\n", "-n", "2")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*testbed could not start the stack*", "no Docker engine answers*"])
+
+
+# --- the header ------------------------------------------------------------------------------------
+
+_MARKED = '@pytest.mark.impair("client -> server", "lossy")\ndef test_it(): pass'
+
+
+def header(project: pytest.Pytester, *arguments: str) -> str:
+    """Our line of the header, and that nothing more is said of the lab before a test needs it."""
+    project.makepyfile("import pytest\n" + _MARKED)
+    result = project.runpytest_inprocess("-p", "no:cacheprovider", "--collect-only", *arguments)
+    (line,) = (line for line in result.outlines if line.startswith("testbed: "))
+    assert result.outlines.index(line) < next(n for n, each in enumerate(result.outlines) if "collected" in each)
+    return line
+
+
+def test_the_header_says_which_lab_was_chosen_and_why(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ", lab local (no Docker engine answers (" in header(project)
+    asked = []
+
+    def decide(kind: str) -> tuple[str, str]:
+        asked.append(kind)
+        return "compose", "Docker Engine 99 at the local socket"
+
+    monkeypatch.setattr("testbed.plugin.decide", decide)
+    assert ", lab compose (Docker Engine 99 at the local socket), netem auto" in header(project)
+    assert asked == ["auto"]
+
+
+def test_what_was_asked_for_needs_no_reason_and_where_nothing_is_to_be_chosen_no_engine_is_asked(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ", lab local, netem auto" in header(project, "--lab", "local")
+    (project.path / "compose.yaml").unlink()
+    monkeypatch.setattr("testbed.plugin.decide", lambda _kind: pytest.fail("asked"))
+    project.makepyfile("def test_it(): pass")
+    result = project.runpytest_inprocess("-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(["testbed: *, lab auto, *"])
+    result.assert_outcomes(passed=1)
+
+
+def test_workers_take_the_lab_that_the_header_says(project: pytest.Pytester) -> None:
+    project.makepyfile("import testbed.plugin\ndef test_it(pytestconfig): print(testbed.plugin._chosen(pytestconfig))")
+    project.makeconftest(
+        "import pytest, testbed.plugin\n"
+        "def decide(kind):\n"
+        "    raise AssertionError('asked again')\n"
+        "def pytest_configure(config):\n"
+        "    if hasattr(config, 'workerinput'):\n"
+        "        testbed.plugin.decide = decide\n"
+    )
+    result = project.runpytest_inprocess("-p", "no:cacheprovider", "-n", "1")
+    result.assert_outcomes(passed=1)

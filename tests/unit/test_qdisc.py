@@ -114,9 +114,10 @@ def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_t
     # What tells a sender that it was rejected is no packet of the host in whose name it comes.
     assert answers.startswith("filter replace dev veth1 parent 1: protocol all prio 1 handle 0x1 flower src_mac 02:74:")
     assert answers.endswith(" classid 1:0")
-    # RFC 4861: router solicitation and advertisement, neighbour solicitation and advertisement, redirect.
+    # RFC 2710 and 3810: multicast listeners' query, report, done, report of version 2. RFC 4861: router solicitation
+    # and advertisement, neighbour solicitation and advertisement, redirect.
     assert [line.partition("flower ")[2] for line in neighbours] == [
-        f"ip_proto icmpv6 type {number} classid 1:0" for number in (133, 134, 135, 136, 137)
+        f"ip_proto icmpv6 type {number} classid 1:0" for number in (130, 131, 132, 143, 133, 134, 135, 136, 137)
     ]
     cut = qdisc.cut_filters(qdisc.FIRST_MINOR, ["fd00::2"], Traffic("icmp"))
     assert all(f" prio {each.priority} " not in line for each in cut for line in neighbours)
