@@ -152,7 +152,7 @@ class Hosts:
     def _build(
         self, networks: list[dict[str, Any]], hosts: list[dict[str, Any]], sysctls: _Sysctls
     ) -> dict[str, dict[str, int]]:
-        for name, _ in (volume for settings in hosts for volume in settings["volumes"]):
+        for name, *_ in (volume for settings in hosts for volume in settings["volumes"]):
             (_VOLUMES / name).mkdir(parents=True, exist_ok=True)
         try:
             for settings in hosts:
@@ -726,11 +726,11 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
             _folder(root, target, mode, owner)
     for folder in settings["folders"]:
         _tmpfs(_place(root, folder), "755")
-    for name, target in settings["volumes"]:
+    for name, target, read_only in settings["volumes"]:
         place, volume, below = _place(root, target), _VOLUMES / name, f"{target.rstrip('/')}/"
         if any(f"{each[1]}/".startswith(below) for each in settings["files"]) and not any(volume.iterdir()):
             _copy_all(place, volume)  # as the engine fills a new volume
-        kernelcalls.bind(volume, place)
+        kernelcalls.bind(volume, place, read_only=read_only)
     for source, target, read_only in settings["binds"]:
         place = _place(root, target, a_file=not Path(source).is_dir())
         kernelcalls.bind(source, place, read_only=read_only)

@@ -1,6 +1,7 @@
 """A Compose file read without Compose: YAML and variables in, what ``docker compose config`` prints out, with lines.
 
-One file, without `extends` and `include`: for those, and for files that complement each other, Compose is asked.
+One file, without `extends` and `include`: for those, and for files that complement each other, Compose is asked, and
+what it prints is read in the same way.
 """
 
 from __future__ import annotations
@@ -8,39 +9,86 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from testbed.errors import InvalidComposeError, InvalidValueError
+from testbed.labs import composeshapes, composeyaml, dotenv
+from testbed.labs.composeshapes import quoted
+from testbed.labs.composeyaml import Document, Where, as_text
 from testbed.model import topologies
 
 DEFAULT_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+_MOST_PORT = 65535
 
-Where = tuple[str | int, ...]
+Place = tuple[Path, int]
+"""A file and a line of it."""
 
 
 class NeedsComposeError(Exception):
     """The file uses what Compose alone can read; the message says what, and on which line."""
 
 
+class Problems:
+    """What is wrong with a Compose file, each with its place."""
+
+    def __init__(self, path: Path, places: Mapping[Where, Place]) -> None:
+        self._path = path
+        self._places = places
+        self._unread: set[Where] = set()
+        self._found: list[tuple[str, int, str]] = []
+
+    def add(self, where: Where, text: str, *, place: Place | None = None) -> None:
+        """Note a part that cannot be read, and where that shows if not where it begins; what comes of it is no news."""
+        if place is not None or not self.known(where[:-1]):
+            self._note(where, text, place)
+        self._unread.add(where)
+
+    def of_part(self, where: Where, text: str) -> None:
+        """Note what is wrong with a part that was read."""
+        if not self.known(where):
+            self._note(where, text, None)
+
+    def _note(self, where: Where, text: str, place: Place | None) -> None:
+        path, line = place or self.place(where) or (self._path, 0)
+        self._found.append((str(path), line, text))
+
+    def known(self, where: Where) -> bool:
+        """Whether a part, or what holds it, could not be read."""
+        return any(where[:end] in self._unread for end in range(1, len(where) + 1))
+
+    def place(self, where: Where) -> Place | None:
+        """Where a part stands, or the nearest that holds it; None if that is not known."""
+        return next(
+            (self._places[where[:end]] for end in range(len(where), 0, -1) if where[:end] in self._places), None
+        )
+
+    def copy(self) -> Problems:
+        """The same, to add more."""
+        copied = Problems(self._path, self._places)
+        copied._unread, copied._found = set(self._unread), list(self._found)
+        return copied
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def raise_if_any(self) -> None:
+        """Raise InvalidComposeError with all of them, in the order of the lines."""
+        if self._found:
+            found = sorted(set(self._found))
+            raise InvalidComposeError(f"{path}:{f'{line}:' if line else ''} {text}" for path, line, text in found)
+
+
 @dataclass(frozen=True)
 class ComposeFile:
-    """A Compose file as Compose would print it, and where in the file each part stands."""
+    """A Compose file as Compose would print it, and what is wrong with it; what could not be read is left out."""
 
     path: Path
     config: dict[str, Any]
-    lines: Mapping[Where, int] = field(default_factory=dict)
-
-    def line(self, *where: str | int) -> int | None:
-        """The line of a part, or of the nearest that holds it; None if it is not known."""
-        for end in range(len(where), 0, -1):
-            if (found := self.lines.get(where[:end])) is not None:
-                return found
-        return None
+    problems: Problems
 
 
 def find(folder: Path) -> Path | None:
@@ -49,52 +97,149 @@ def find(folder: Path) -> Path | None:
 
 
 def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] = ()) -> ComposeFile:
-    """Read one Compose file. Raises InvalidComposeError with every problem, NeedsComposeError for what is beyond us."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidComposeError(f"Compose file {str(path)!r}: {error.strerror}; see --compose-file") from None
-    variables = {**_dotenv(path.parent / ".env"), **environment}
-    tree, lines, problems = _parse(text, variables)
+    """Read one Compose file; what is wrong with its parts is in its ``problems``.
+
+    Raises InvalidComposeError if it is no Compose file at all, NeedsComposeError for what is beyond us.
+    """
+    known, found = variables(path.parent, environment)
+    document = composeyaml.parse(_text(path), lambda text: interpolate(text, known))
+    problems = Problems(path, {where: (path, line) for where, line in document.lines.items()})
+    tree = document.value
     if isinstance(tree, Mapping):
-        for name in ("include", "configs", "secrets"):
-            if tree.get(name):
-                raise NeedsComposeError(f"{path}:{lines.get((name,), 1)}: `{name}:`")
-        if _topology(tree) is not None:
-            tree = {"services": {}, **tree}
-    if not isinstance(tree, Mapping) or not isinstance(tree.get("services"), Mapping):
-        problems.append((1, "has no `services:`"))
-    if problems:
-        raise InvalidComposeError(f"{path}:{line}: {problem}" for line, problem in problems)
-    tree = _with_topology(path, tree, lines)
-    chosen = {*profiles, *filter(None, variables.get("COMPOSE_PROFILES", "").split(","))}
-    services: dict[str, Any] = {}
-    for name, body in sorted(tree["services"].items()):  # Compose sorts, too
-        if isinstance(body, Mapping) and "extends" in body:
-            raise NeedsComposeError(f"{path}:{lines.get(('services', name, 'extends'), 1)}: `extends:`")
-        if not isinstance(body, Mapping):
-            problems.append((lines.get(("services", name), 1), f"service {name!r} is not a mapping"))
-        elif not body.get("profiles") or "*" in chosen or chosen.intersection(map(str, body["profiles"])):
-            normalised, found = _service(dict(body), path.parent, environment)
-            services[name] = normalised
-            problems += [(_nearest(lines, ("services", name, *where)), problem) for where, problem in found]
-    if problems:
-        raise InvalidComposeError(f"{path}:{line}: {problem}" for line, problem in sorted(problems))
-    return ComposeFile(path, _config(path, tree, services), lines)
+        _refuse_what_needs_compose(path, document)
+    for where, line, text in document.problems:
+        problems.add(where, text, place=(path, line))
+    for line, text in found:
+        problems.add((".env",), text, place=(path.parent / ".env", line))
+    return _read(path, tree, problems, known, profiles)
+
+
+def of_compose(
+    path: Path, config: Mapping[str, Any], files: Iterable[Path], *, environment: Mapping[str, str]
+) -> ComposeFile:
+    """What Compose printed of these files, of which the later go before: every dollar sign is doubled in it."""
+    known, _ = variables(path.parent, environment)
+    tree = _undoubled(config)
+    if _topology(tree) is not None:
+        # Compose has put every service that says nothing of networks on one, and a topology says that itself.
+        for body in (tree.get("services") or {}).values():
+            if body.get("networks") == {"default": None}:
+                del body["networks"]
+    places: dict[Where, Place] = {}
+    for file in files:
+        _merge_places(places, file, known, ())
+    return _read(path, tree, Problems(path, places), {}, ("*",))
 
 
 def of_drawing(drawing: topologies.Drawing, *, environment: Mapping[str, str]) -> ComposeFile:
-    """A topology from code, as if a file in the current folder said it. Raises InvalidComposeError."""
-    folder = Path.cwd()
+    """A topology from code, as if a file in the current folder said it."""
+    path = Path.cwd() / drawing.name
+    names = {each.partition(":")[0] for body in drawing.services.values() for each in body.get("volumes", ())
+             if isinstance(each, str) and each[:1].isalnum()}  # fmt: skip
+    tree = {"services": drawing.services, "networks": drawing.networks, "volumes": dict.fromkeys(sorted(names))}
+    return _read(path, tree, Problems(path, {}), environment, ())
+
+
+def _read(
+    path: Path, tree: Any, problems: Problems, variables: Mapping[str, str], profiles: Sequence[str]
+) -> ComposeFile:
+    drawn = isinstance(tree, Mapping) and _topology(tree) is not None
+    if not isinstance(tree, Mapping) or not (drawn or isinstance(tree.get("services"), Mapping)):
+        if not problems:
+            problems.add((), "has no `services:`", place=problems.place(("services",)) or (path, 1))
+        problems.raise_if_any()
+    tree = composeshapes.read(composeshapes.FILE, {"services": {}, **tree}, problems.add)
+    tree["services"] = tree.get("services") or {}
+    tree = _with_topology(tree, problems)
+    chosen = {*profiles, *filter(None, variables.get("COMPOSE_PROFILES", "").split(","))}
     services: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, body in drawing.services.items():
-        services[name], found = _service(dict(body), folder, environment)
-        problems += [f"{drawing.name}: service {name!r}: {problem}" for _, problem in found]
-    if problems:
-        raise InvalidComposeError(problems)
-    path = folder / drawing.name
-    return ComposeFile(path, _config(path, {"networks": drawing.networks}, services))
+    for name, body in sorted(tree["services"].items()):  # Compose sorts, too
+        if not body.get("profiles") or "*" in chosen or chosen.intersection(map(str, body["profiles"])):
+            services[name] = _Service(name, path.parent, variables, problems).read(
+                {key: value for key, value in body.items() if value is not None}
+            )
+    return ComposeFile(path, _config(path, tree, services), problems)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InvalidComposeError(f"{path}:{line}: is not UTF-8: byte 0x{error.object[error.start]:02x}") from None
+    except OSError as error:
+        raise InvalidComposeError(f"Compose file {str(path)!r}: {error.strerror}; see --compose-file") from None
+
+
+def _refuse_what_needs_compose(path: Path, document: Document) -> None:
+    tree = document.value
+    for name in ("include", "configs", "secrets"):
+        if tree.get(name):
+            raise NeedsComposeError(f"{path}:{document.lines.get((name,), 1)}: `{name}:`")
+    services = tree.get("services")
+    for name, body in services.items() if isinstance(services, Mapping) else ():
+        if isinstance(body, Mapping) and "extends" in body:
+            raise NeedsComposeError(f"{path}:{document.lines.get(('services', name, 'extends'), 1)}: `extends:`")
+
+
+def _undoubled(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("$$", "$")
+        case Mapping():
+            return {key: _undoubled(each) for key, each in value.items()}
+        case list():
+            return [_undoubled(each) for each in value]
+        case _:
+            return value
+
+
+def _merge_places(places: dict[Where, Place], path: Path, known: Mapping[str, str], seen: tuple[Path, ...]) -> None:
+    """Put in where the parts of a file stand, and of those that it includes or whose services it extends.
+
+    Items of lists are left out: it is not known where they have come to in what was merged.
+    """
+    if path in seen or not path.is_file():
+        return
+    document = composeyaml.parse(_text(path), lambda text: _leniently(text, known))
+    tree = document.value if isinstance(document.value, Mapping) else {}
+    for each in tree.get("include") or () if isinstance(tree.get("include"), list) else ():
+        named = each.get("path") if isinstance(each, Mapping) else each
+        for one in [named] if isinstance(named, str) else named or ():
+            _merge_places(places, path.parent / str(one), known, (*seen, path))
+    own: dict[Where, Place] = {
+        where: (path, line)
+        for where, line in document.lines.items()
+        if not any(isinstance(each, int) for each in where)
+    }
+    said = tree.get("services")
+    services: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+
+    def of_service(name: str, passed: tuple[str, ...]) -> dict[Where, Place]:
+        """Where the parts of a service stand, those that it has from another too; by their places in it."""
+        body = services.get(name)
+        base = body.get("extends") if isinstance(body, Mapping) else None
+        base_name = base.get("service") if isinstance(base, Mapping) else base
+        found: dict[Where, Place] = {}
+        if isinstance(base, Mapping) and isinstance(base.get("file"), str):
+            theirs: dict[Where, Place] = {}
+            _merge_places(theirs, path.parent / base["file"], known, (*seen, path))
+            found = {where[2:]: place for where, place in theirs.items() if where[:2] == ("services", base_name)}
+        elif base_name and base_name not in passed:
+            found = of_service(str(base_name), (*passed, name))
+        found.pop((), None)
+        return {**found, **{where[2:]: place for where, place in own.items() if where[:2] == ("services", name)}}
+
+    places.update(own)
+    for name in services:
+        places.update((("services", name, *inside), place) for inside, place in of_service(name, ()).items())
+
+
+def _leniently(text: str, variables: Mapping[str, str]) -> str:
+    try:
+        return interpolate(text, variables)
+    except ValueError:
+        return text  # Compose has read it
 
 
 def _topology(tree: Mapping[str, Any]) -> Any:
@@ -102,22 +247,22 @@ def _topology(tree: Mapping[str, Any]) -> Any:
     return said.get("topology") if isinstance(said, Mapping) else None
 
 
-def _with_topology(path: Path, tree: Mapping[str, Any], lines: Mapping[Where, int]) -> Mapping[str, Any]:
-    """The file with the hosts and networks of its ``x-testbed: {topology: …}``. Raises InvalidComposeError."""
+def _with_topology(tree: Mapping[str, Any], problems: Problems) -> Mapping[str, Any]:
+    """The file with the hosts and networks of its ``x-testbed: {topology: …}``."""
     said = _topology(tree)
     if said is None:
         return tree
-    line = _nearest(lines, ("x-testbed", "topology"))
+    where = ("x-testbed", "topology")
     services, networks = tree["services"], tree.get("networks") or {}
     try:
         drawing = topologies.from_words(said, services)
     except InvalidValueError as error:
-        raise InvalidComposeError(f"{path}:{line}: {problem}" for problem in error.problems) from None
+        for problem in error.problems:
+            problems.add(where, problem)
+        return tree
     if both := sorted(set(networks).intersection(drawing.networks)):
         said_too = ", ".join(map(repr, both))
-        raise InvalidComposeError(
-            f"{path}:{line}: topology {drawing.name} has networks {said_too}; call yours otherwise"
-        )
+        problems.add(where, f"topology {drawing.name} has networks {said_too}; call yours otherwise")
     return {**tree, "services": {**services, **drawing.services}, "networks": {**networks, **drawing.networks}}
 
 
@@ -135,56 +280,19 @@ def _config(path: Path, tree: Mapping[str, Any], services: dict[str, Any]) -> di
     }
 
 
-def _nearest(lines: Mapping[Where, int], where: Where) -> int:
-    return next((lines[where[:end]] for end in range(len(where), 0, -1) if where[:end] in lines), 1)
+# --- variables ---------------------------------------------------------------------------------------
 
 
-# --- YAML and variables ------------------------------------------------------------------------------
+def variables(folder: Path, environment: Mapping[str, str]) -> tuple[Mapping[str, str], list[tuple[int, str]]]:
+    """The environment, and what a folder's ``.env`` adds to it; and what is wrong with that, by line."""
+    found, problems = _dotenv(folder / ".env", environment)
+    return {**found, **environment}, problems
 
 
-def _parse(text: str, variables: Mapping[str, str]) -> tuple[Any, dict[Where, int], list[tuple[int, str]]]:
-    lines: dict[Where, int] = {}
-    problems: list[tuple[int, str]] = []
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        tree = None if node is None else _value(loader, node, (), lines, problems, variables)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        problems.append((mark.line + 1 if mark else 1, f"not YAML: {error.problem}"))
-        tree = None
-    finally:
-        loader.dispose()
-    return tree, lines, problems
-
-
-def _value(
-    loader: yaml.SafeLoader, node: yaml.Node, where: Where, lines: dict[Where, int],
-    problems: list[tuple[int, str]], variables: Mapping[str, str],
-) -> Any:  # fmt: skip
-    lines.setdefault(where, node.start_mark.line + 1)
-    match node:
-        case yaml.MappingNode():
-            loader.flatten_mapping(node)
-            found: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                key = str(loader.construct_object(key_node))
-                lines[(*where, key)] = key_node.start_mark.line + 1
-                found[key] = _value(loader, value_node, (*where, key), lines, problems, variables)
-            return found
-        case yaml.SequenceNode():
-            return [
-                _value(loader, each, (*where, number), lines, problems, variables)
-                for number, each in enumerate(node.value)
-            ]
-        case _:
-            value = loader.construct_object(node)
-            if isinstance(value, str):
-                try:
-                    return interpolate(value, variables)
-                except ValueError as error:
-                    problems.append((node.start_mark.line + 1, str(error)))
-            return value
+def _dotenv(path: Path, environment: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[int, str]]]:
+    if not path.is_file():
+        return {}, []
+    return dotenv.parse(_text(path), environment, expand=interpolate)
 
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -194,8 +302,8 @@ _PLAIN = re.compile(_NAME)
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
     """Put variables in place of ``$NAME`` and ``${NAME…}``; ``$$`` is a dollar sign.
 
-    ``${NAME:-text}``, ``-``, ``:?``, ``?``, ``:+`` and ``+`` as in Compose (reference, Interpolation). Raises
-    ValueError for a variable that must be set, and for what is no variable.
+    ``${NAME:-text}``, ``-``, ``:?``, ``?``, ``:+`` and ``+`` as in Compose (reference, Interpolation); a dollar sign
+    that begins none of these is one. Raises ValueError for a variable that must be set, and for what is no variable.
     """
     result, at = "", 0
     while (dollar := text.find("$", at)) >= 0:
@@ -209,7 +317,7 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
         elif match := _PLAIN.match(text, dollar + 1):
             result, at = result + variables.get(match[0], ""), match.end()
         else:
-            raise ValueError(f"{text!r}: a dollar sign that begins no variable; write $$ for the sign itself")
+            result, at = result + "$", dollar + 1
     return result + text[at:]
 
 
@@ -239,144 +347,214 @@ def _substituted(inside: str, text: str, variables: Mapping[str, str]) -> str:
     return value or ""
 
 
-def _dotenv(path: Path) -> dict[str, str]:
-    found = {}
-    if path.is_file():
-        for raw in path.read_text(encoding="utf-8").splitlines():
-            line = raw.strip().removeprefix("export ")
-            name, equals, value = line.partition("=")
-            if equals and not line.startswith("#") and _PLAIN.fullmatch(name.strip()):
-                found[name.strip()] = _unquoted_value(value.strip())
-    return found
-
-
-def _unquoted_value(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return value.partition(" #")[0].rstrip()
-
-
 # --- short forms to long ones ------------------------------------------------------------------------
 
-Found = list[tuple[Where, str]]
 
+class _Service:
+    """A service with Compose's short forms written out."""
 
-def _service(body: dict[str, Any], folder: Path, environment: Mapping[str, str]) -> tuple[dict[str, Any], Found]:
-    """A service with Compose's short forms written out; and what could not be read, with its place."""
-    problems: Found = []
-    if "build" in body:
-        build = {"context": body["build"]} if isinstance(body["build"], str) else dict(body["build"] or {})
-        build["context"] = str((folder / str(build.get("context", "."))).resolve())
-        if "args" in build:
-            build["args"] = _texts(_pairs(build["args"]), environment)
-        body["build"] = build
-    if body.get("network_mode") is None:
-        networks = body.get("networks")
-        joined = dict.fromkeys(networks) if isinstance(networks, list) else networks or {"default": None}
-        body["networks"] = dict(sorted(joined.items()))
-    for name in ("command", "entrypoint"):
-        if isinstance(body.get(name), str):
-            body[name] = _words(body[name], (name,), problems)
-    files = body.pop("env_file", None) or []
-    given: dict[str, str | None] = {}
-    for each in [files] if isinstance(files, str | Mapping) else files:
-        path = folder / (each["path"] if isinstance(each, Mapping) else str(each))
-        if not path.is_file() and not (isinstance(each, Mapping) and each.get("required") is False):
-            problems.append((("env_file",), f"env_file {str(path)!r} does not exist"))
-        given.update(_dotenv(path))
-    given.update(_pairs(body.get("environment")))
-    body["environment"] = _texts(given, environment)
-    depends = body.get("depends_on") or {}
-    if isinstance(depends, list):
-        depends = {name: {"condition": "service_started"} for name in depends}
-    body["depends_on"] = depends
-    check = body.get("healthcheck")
-    if isinstance(check, Mapping) and isinstance(check.get("test"), str):
-        body["healthcheck"] = {**check, "test": ["CMD-SHELL", check["test"]]}
-    ports = enumerate(body.get("ports") or [])
-    body["ports"] = [port for number, each in ports for port in _ports(each, ("ports", number), problems)]
-    volumes = enumerate(body.get("volumes") or [])
-    body["volumes"] = [_volume(each, folder, ("volumes", number), problems) for number, each in volumes]
-    for name in ("sysctls", "labels"):
-        body[name] = {key: str(value) for key, value in _pairs(body.get(name)).items()}
-    hosts = body.get("extra_hosts") or []
-    body["extra_hosts"] = [f"{k}={v}" for k, v in hosts.items()] if isinstance(hosts, Mapping) else [
-        re.sub(r"^([^=:]+)[=:]", r"\1=", str(each)) for each in hosts
-    ]  # fmt: skip
-    if isinstance(body.get("tmpfs"), str):
-        body["tmpfs"] = [body["tmpfs"]]
-    return body, problems
+    def __init__(self, name: str, folder: Path, variables: Mapping[str, str], problems: Problems) -> None:
+        self._at: Where = ("services", name)
+        self._name = name
+        self._folder = folder
+        self._variables = variables
+        self._problems = problems
 
+    def _wrong(self, text: str, *where: str | int) -> None:
+        self._problems.add((*self._at, *where), f"service {self._name!r}: {text}")
 
-def _words(text: str, where: Where, problems: Found) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        problems.append((where, f"{text!r}: {error}"))
+    def read(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The service as Compose prints it."""
+        if "build" in body:
+            build = {"context": body["build"]} if isinstance(body["build"], str) else dict(body["build"])
+            build["context"] = str((self._folder / (build.get("context") or ".")).resolve())
+            if "args" in build:
+                build["args"] = _texts(_pairs(build["args"]), self._variables)
+            body["build"] = build
+        if body.get("network_mode") is None:
+            networks = body.get("networks")
+            joined = dict.fromkeys(filter(None, networks)) if isinstance(networks, list) else networks
+            body["networks"] = dict(sorted((joined or {"default": None}).items()))
+        for name in ("command", "entrypoint"):
+            if isinstance(body.get(name), str):
+                body[name] = self._words(body[name], name)
+            elif body.get(name):
+                body[name] = [each for each in body[name] if each is not None]
+        body["environment"] = self._environment(body)
+        depends = body.get("depends_on") or {}
+        if isinstance(depends, list):
+            depends = {name: {"condition": "service_started"} for name in depends if name is not None}
+        body["depends_on"] = depends
+        check = body.get("healthcheck")
+        if isinstance(check, Mapping) and check.get("test") is not None:
+            body["healthcheck"] = {**check, "test": self._test(check["test"])}
+        body["ports"] = self._each(body.get("ports"), "ports", self._port)
+        body["volumes"] = self._each(body.get("volumes"), "volumes", self._volume)
+        for name in ("sysctls", "labels"):
+            body[name] = {key: as_text(value) for key, value in self._valued(_pairs(body.get(name)), name)}
+        hosts = body.get("extra_hosts") or []
+        if isinstance(hosts, Mapping):
+            several = ((name, said if isinstance(said, list) else [said]) for name, said in hosts.items())
+            hosts = [f"{name}={each or ''}" for name, those in several for each in those]
+        body["extra_hosts"] = self._each(hosts, "extra_hosts", self._extra_host)
+        if isinstance(body.get("tmpfs"), str):
+            body["tmpfs"] = [body["tmpfs"]]
+        return body
+
+    def _each(self, items: Any, key: str, written_out: Callable[[Any, Callable[[str], None]], list[Any]]) -> list[Any]:
+        """Every item of a list in its long form; what is None was refused."""
+        found: list[Any] = []
+        for number, item in enumerate(items or ()):
+            if item is not None:
+                found += [{**each, "item": number} if isinstance(each, dict) else each
+                          for each in written_out(item, lambda text, number=number: self._wrong(text, key, number))]  # type: ignore[misc]  # fmt: skip
+        return found
+
+    def _words(self, text: str, *where: str) -> list[str]:
+        try:
+            return shlex.split(text)
+        except ValueError as error:
+            self._wrong(f"{where[0]}: {text!r}: {error}", *where)
+            return []
+
+    def _environment(self, body: dict[str, Any]) -> dict[str, str | None]:
+        files = body.pop("env_file", None) or []
+        given: dict[str, str] = {}
+        for number, each in enumerate([files] if isinstance(files, str) else files):
+            if each is None:
+                continue
+            where = ("env_file",) if isinstance(files, str) else ("env_file", number)
+            path = self._folder / (each["path"] if isinstance(each, Mapping) else each)
+            if not path.is_file():
+                if not isinstance(each, Mapping) or each.get("required") is not False:
+                    self._wrong(f"env_file {str(path)!r} does not exist", *where)
+                continue
+            found, problems = _dotenv(path, {**given, **self._variables})
+            given.update(found)
+            for line, text in problems:
+                self._problems.add((*self._at, *where), text, place=(path, line))
+        return {**given, **_texts(_pairs(body.get("environment")), self._variables)}
+
+    def _valued(self, pairs: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
+        for name, value in pairs.items():
+            if value is None and key == "sysctls":
+                self._wrong(f"sysctl {name!r}: needs a value", key, name)
+            else:
+                yield name, "" if value is None else value
+
+    def _test(self, test: str | list[str | None]) -> list[str]:
+        if isinstance(test, str):
+            return ["CMD-SHELL", test]
+        words = [each for each in test if each is not None]
+        if words and (words[0] not in ("NONE", "CMD", "CMD-SHELL") or (len(words) == 1 and words[0] != "NONE")):
+            self._wrong(
+                f'healthcheck.test: {quoted(test)}: write ["CMD", "program", …], ["CMD-SHELL", "line"] or ["NONE"]',
+                "healthcheck", "test",
+            )  # fmt: skip
+            return []
+        return words
+
+    def _port(self, value: Any, wrong: Callable[[str], None]) -> list[dict[str, Any]]:
+        if isinstance(value, Mapping):
+            published = value.get("published")
+            ports = [{**value, "published": "" if published is None else as_text(published)}]
+        else:
+            ports = self._short_port(value, wrong)
+        for port in ports:
+            if not _are_ports(port["target"], port["published"]):
+                wrong(f"port {quoted(value)}: ports go from 1 to {_MOST_PORT}")
+                return []
+            if (host_ip := port.get("host_ip")) and not is_address(host_ip):
+                wrong(f"port {quoted(value)}: {host_ip!r} is no address")
+                return []
+        return ports
+
+    def _short_port(self, value: Any, wrong: Callable[[str], None]) -> list[dict[str, Any]]:
+        match = None if isinstance(value, bool) else _PORT.fullmatch(str(value))
+        if match is None:
+            wrong(f'port {quoted(value)}: write "8080:80" or "127.0.0.1:8080:80"')
+            return []
+        if not _are_ports(match["target"].partition("-")[0], match["target"], match["published"] or ""):
+            wrong(f"port {quoted(value)}: ports go from 1 to {_MOST_PORT}")
+            return []
+        targets, published = _span(match["target"]), _span(match["published"] or "")
+        if published and len(published) != len(targets):
+            wrong(f"port {value!r}: as many ports outside as inside")
+            return []
+        host_ip = (match["ip"] or "").strip("[]")
+        return [
+            {"target": target, "published": str(published[number]) if published else "",
+             "protocol": match["protocol"] or "tcp", **({"host_ip": host_ip} if host_ip else {})}
+            for number, target in enumerate(targets)
+        ]  # fmt: skip
+
+    def _volume(self, value: Any, wrong: Callable[[str], None]) -> list[dict[str, Any]]:
+        if isinstance(value, Mapping):
+            if value["type"] != "bind":
+                return [dict(value)]
+            if not value.get("source"):
+                wrong(f"volume {quoted(value)}: needs `source`, what is shown")
+                return []
+            return [{**value, "source": self._path(value["source"])}]
+        source, colon, rest = str(value).partition(":")
+        if not colon:
+            return [{"type": "volume", "target": source}]
+        target, _, mode = rest.partition(":")
+        read_only = {"read_only": True} if "ro" in mode.split(",") else {}
+        if source.startswith((".", "/", "~")):
+            return [{"type": "bind", "source": self._path(source), "target": target, **read_only}]
+        return [{"type": "volume", "source": source, "target": target, **read_only}]
+
+    def _path(self, said: str) -> str:
+        return str((self._folder / os.path.expanduser(said)).resolve())
+
+    def _extra_host(self, said: str, wrong: Callable[[str], None]) -> list[str]:
+        name, _, address = re.sub(r"^([^=:]+)[=:]", r"\1=", said).partition("=")
+        bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+        if bare == "host-gateway":
+            wrong(f"extra_hosts: {said!r}: the hosts of a local lab do not reach this machine; name an address")
+        elif not is_address(bare):
+            wrong(f"extra_hosts: {said!r}: {bare!r} is no address; write NAME=ADDRESS")
+        else:
+            return [f"{name}={bare}"]
         return []
 
 
-def _texts(values: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, str | None]:
+def is_address(text: str) -> bool:
+    """Whether a text is an IP address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _texts(values: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str | None]:
     """Each as text; one without a value as the environment has it, or None."""
-    return {
-        name: environment.get(name) if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in values.items()
-    }
+    return {name: variables.get(name) if value is None else as_text(value) for name, value in values.items()}
 
 
 def _pairs(value: Any) -> dict[str, Any]:
     if isinstance(value, list):
-        pairs: Iterator[tuple[str, str, str]] = (str(each).partition("=") for each in value)
+        pairs = (each.partition("=") for each in value if each is not None)
         return {name: text if equals else None for name, equals, text in pairs}
     return dict(value or {})
 
 
 _PORT = re.compile(
-    r"(?:(?:(?P<ip>\[[^]]+\]|[\d.]+):)?(?P<published>\d*(?:-\d+)?):)?(?P<target>\d+(?:-\d+)?)(?:/(?P<protocol>\w+))?"
+    r"(?:(?:(?P<ip>\[[^]]+\]|[\d.]+):)?(?P<published>\d*(?:-\d+)?):)?(?P<target>\d+(?:-\d+)?)"
+    r"(?:/(?P<protocol>tcp|udp|sctp))?"
 )
 
 
-def _ports(value: Any, where: Where, problems: Found) -> list[dict[str, Any]]:
-    if isinstance(value, Mapping):
-        published = value.get("published")
-        return [{**value, "published": "" if published is None else str(published)}]
-    match = _PORT.fullmatch(str(value))
-    if match is None:
-        problems.append((where, f'port {value!r}: write "8080:80" or "127.0.0.1:8080:80"'))
-        return []
-    targets, published = _span(match["target"]), _span(match["published"] or "")
-    if published and len(published) != len(targets):
-        problems.append((where, f"port {value!r}: as many ports outside as inside"))
-        return []
-    host_ip = (match["ip"] or "").strip("[]")
-    return [
-        {"target": target, "published": str(published[number]) if published else "",
-         "protocol": match["protocol"] or "tcp", **({"host_ip": host_ip} if host_ip else {})}
-        for number, target in enumerate(targets)
-    ]  # fmt: skip
+def _are_ports(target: Any, *others: str) -> bool:
+    """Whether the numbers in these can be ports; 0 outside lets the kernel choose."""
+    numbers = [int(number) for text in (str(target), *others) for number in re.findall(r"\d+", text)]
+    return int(target) > 0 and max(numbers) <= _MOST_PORT
 
 
 def _span(text: str) -> list[int]:
     if not text:
         return []
     first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
-
-
-def _volume(value: Any, folder: Path, where: Where, problems: Found) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        long = dict(value)
-        if long.get("type") == "bind":
-            long["source"] = str((folder / os.path.expanduser(str(long.get("source", "")))).resolve())
-        return long
-    source, colon, rest = str(value).partition(":")
-    if not colon:
-        return {"type": "volume", "target": source}
-    target, _, mode = rest.partition(":")
-    read_only = {"read_only": True} if "ro" in mode.split(",") else {}
-    if source.startswith((".", "/", "~")):
-        path = (folder / os.path.expanduser(source)).resolve()
-        return {"type": "bind", "source": str(path), "target": target, **read_only}
-    if not target.startswith("/"):
-        problems.append((where, f"volume {value!r}: its place in the container must be an absolute path"))
-    return {"type": "volume", "source": source, "target": target, **read_only}
+    return list(range(int(first or 0), int(last or first) + 1))

@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, LabError
+from testbed.labs import composeyaml
 
 HOW_TO_GET = (
     "Compose v2 is needed. Debian or Ubuntu with Docker's repository: apt-get install docker-compose-plugin; "
@@ -95,7 +94,7 @@ class Composer:
             where = self.file or f"in {Path.cwd()}"
             raise InvalidComposeError(f"Compose file {where}: {done.stderr.strip()}")
         # Its JSON leaves out what begins with `x-` (Compose 2.40), and ours does.
-        config: dict[str, Any] = yaml.safe_load(done.stdout)
+        config: dict[str, Any] = composeyaml.parse(done.stdout).value
         return config
 
     def build(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:

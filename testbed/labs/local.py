@@ -49,7 +49,7 @@ from testbed.model.topologies import Drawing
 from testbed.model.topology import Topology
 
 _UP_DEADLINE_S = 180.0
-_STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab
+_STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab; `stop_grace_period:` goes before
 _BIN = "/run/testbed/bin"
 """Where a host finds ``python3``; see `agent.hosts`."""
 _PYTHONS = ("/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/bin")
@@ -130,7 +130,8 @@ class LocalLab(Lab):
     def _read(self) -> ComposeFile:
         if self._drawing is not None:
             return composefile.of_drawing(self._drawing, environment=os.environ)
-        named = self._file if self._file is not None else composefile.find(Path.cwd())
+        listed = _listed_files() if self._file is None else []
+        named = self._file or next(iter(listed), None) or composefile.find(Path.cwd())
         if named is None:
             raise InvalidComposeError(
                 f"no Compose file in {Path.cwd()} ({', '.join(composefile.DEFAULT_NAMES)}); name one: --compose-file"
@@ -140,21 +141,26 @@ class LocalLab(Lab):
         try:
             if several:
                 raise NeedsComposeError(f"{several[0].name} beside {named.name}")
-            if self._file is None and os.environ.get("COMPOSE_FILE"):
-                raise NeedsComposeError("COMPOSE_FILE in the environment")
+            if listed:
+                raise NeedsComposeError("COMPOSE_FILE in the environment or in .env")
             return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
         except NeedsComposeError as needs:
             composer = Composer(self._file, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
             try:
-                return ComposeFile(named, composer.config())
+                config = composer.config()
             except EnvironmentUnfitError as error:
                 raise EnvironmentUnfitError(f"{needs}: Compose alone reads this. {error}") from None
+            return composefile.of_compose(named, config, listed or [named, *several], environment=os.environ)
 
     @property
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily, as ComposeLab's
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
-            self._topology = Topology.from_compose(self._compose_file().config)
+            file = self._compose_file()
+            topology = Topology.from_compose(file.config)
+            if file.problems:
+                localplan.make(file, topology)  # which tells of them, and of all else that is wrong
+            self._topology = topology
         return self._topology
 
     @property
@@ -187,8 +193,8 @@ class LocalLab(Lab):
 
         Raises InvalidComposeError, EnvironmentUnfitError, ServiceFailedError; on failure nothing stays.
         """
+        self._check_limits(*localplan.counts(self._compose_file(), self.topology))
         plan = self.plan
-        self._check_limits(plan)
         deadline = time.monotonic() + self._up_deadline_s
         with ExitStack() as undo:
             undo.callback(self._forget)
@@ -206,11 +212,10 @@ class LocalLab(Lab):
             self._undo = undo.pop_all()
 
     @staticmethod
-    def _check_limits(plan: Plan) -> None:
-        programs = sum(bool(plan.services[host.service].argv) for host in plan.hosts)
-        if lacking := list(limits.shortages(limits.Machine.look(), hosts=len(plan.hosts), programs=programs)):
-            raise EnvironmentUnfitError(f"{len(plan.hosts)} hosts need {'; '.join(lacking)}")
-        limits.room_for_programs(len(plan.hosts))
+    def _check_limits(hosts: int, programs: int) -> None:
+        if lacking := list(limits.shortages(limits.Machine.look(), hosts=hosts, programs=programs)):
+            raise EnvironmentUnfitError(f"{hosts} hosts need {'; '.join(lacking)}")
+        limits.room_for_programs(hosts)
 
     def down(self) -> None:
         """Stop the services and end the agent, and all there is with it."""
@@ -377,10 +382,12 @@ class LocalLab(Lab):
         except AgentError as error:
             self._say(f"the agent was gone before it was told to stop: {error}")
             return
-        until = time.monotonic() + _STOP_WITHIN_S
-        for programs in by_signal.values():
-            for program in programs:
-                program.await_end(max(until - time.monotonic(), 0.0))
+        began = time.monotonic()
+        for host in self._hosts.values():
+            if host.service is not None:
+                said_s = host.service_plan.stop_grace_s
+                until = began + (_STOP_WITHIN_S if said_s is None else said_s)
+                host.service.await_end(max(until - time.monotonic(), 0.0))
 
     # --- ports -----------------------------------------------------------------------------------
 
@@ -493,6 +500,13 @@ class LocalLab(Lab):
         if self._child is None:
             raise LabError("the lab is not up")
         return LocalProgram(host, self._child, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
+
+
+def _listed_files() -> list[Path]:
+    """The files that COMPOSE_FILE names, in the environment or in ``.env``."""
+    variables, _ = composefile.variables(Path.cwd(), os.environ)
+    separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
+    return [Path(each) for each in variables.get("COMPOSE_FILE", "").split(separator) if each]
 
 
 def _version(text: str) -> tuple[int, ...]:

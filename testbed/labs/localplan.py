@@ -5,19 +5,22 @@ Reads Dockerfiles and looks up the files that they copy; starts nothing.
 
 from __future__ import annotations
 
+import grp
 import os
+import posixpath
+import pwd
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import InvalidComposeError
 from testbed.labs import buildcontext, dockerfile
 from testbed.labs.buildcontext import Entry
-from testbed.labs.composefile import ComposeFile, Where
+from testbed.labs.composefile import ComposeFile, Problems, is_address
+from testbed.labs.composeyaml import Where
 from testbed.labs.dockerfile import HealthCheck, Image
 from testbed.labs.routing import Route, Routing
 from testbed.model import topologies
@@ -51,8 +54,32 @@ _FORWARDING = {
     "net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1", "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.*.rp_filter": "0",
 }  # fmt: skip
-_LOCAL_WORDS = ("path", "python")
-_OUR_WORDS = ("local", topologies.ROUTER)
+# The rest of what Compose knows (compose-spec.json).
+_COMPOSES_OWN = {
+    "blkio_config", "cgroup", "cgroup_parent", "cpu_count", "cpu_percent", "cpu_period", "cpu_quota", "cpu_rt_period",
+    "cpu_rt_runtime", "cpu_shares", "cpus", "cpuset", "credential_spec", "develop", "device_cgroup_rules", "dns",
+    "dns_opt", "dns_search", "driver_opts", "env_file", "extends", "external_links", "gpus", "group_add", "ipc",
+    "isolation", "label_file", "links", "mac_address", "mem_limit", "mem_reservation", "mem_swappiness",
+    "memswap_limit", "models", "oom_kill_disable", "oom_score_adj", "pid", "pids_limit", "post_start", "pre_stop",
+    "provider", "pull_refresh_after", "runtime", "security_opt", "shm_size", "storage_opt", "use_api_socket",
+    "userns_mode", "uts", "volumes_from",
+}  # fmt: skip
+# linux/capability.h
+_CAPABILITIES = {
+    "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "CHOWN", "DAC_OVERRIDE",
+    "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE", "LINUX_IMMUTABLE", "MAC_ADMIN",
+    "MAC_OVERRIDE", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "PERFMON", "SETFCAP",
+    "SETGID", "SETPCAP", "SETUID", "SYSLOG", "SYS_ADMIN", "SYS_BOOT", "SYS_CHROOT", "SYS_MODULE", "SYS_NICE",
+    "SYS_PACCT", "SYS_PTRACE", "SYS_RAWIO", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "WAKE_ALARM",
+}  # fmt: skip
+# What every host has of its own, and a lab's programs count on.
+_LABS_PLACES = ("/proc", "/sys", "/dev", "/run")
+_LABS_PARTS = ("/proc", "/sys", "/run/testbed")
+_LABS_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+_SCRATCH = ("/tmp", "/run")  # noqa: S108  # of a host, not of this machine
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62})")
+_CONTAINER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
+_LEAST_MTU, _MOST_MTU = 68, 65535
 _WAY_OUT = "or run it with --lab compose"
 
 
@@ -117,6 +144,8 @@ class ServicePlan:
     """Service to condition."""
     health_check: HealthCheck | None = None
     stop_signal: str = "SIGTERM"
+    stop_grace_s: float | None = None
+    """How long it may take to stop; None if the file does not say."""
     published: tuple[Published, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -129,8 +158,8 @@ class ServicePlan:
     """What its image puts among the machine's files, before all the others; in this order."""
     binds: tuple[tuple[str, str, bool], ...] = ()
     """Shown as well: what, where, whether read-only."""
-    volumes: tuple[tuple[str, str], ...] = ()
-    """Folders that the lab's hosts share: name, where."""
+    volumes: tuple[tuple[str, str, bool], ...] = ()
+    """Folders that the lab's hosts share: name, where, whether read-only."""
     python: bool = False
 
 
@@ -194,116 +223,108 @@ class Plan:
         return cached[network]
 
 
-class _Problems:
-    """What is wrong with a file, by line."""
-
-    def __init__(self, file: ComposeFile) -> None:
-        self._file = file
-        self._found: list[tuple[int, str]] = []
-
-    def add(self, where: Where, text: str) -> None:
-        self._found.append((self._file.line(*where) or 1, text))
-
-    def raise_if_any(self) -> None:
-        if self._found:
-            found = sorted(dict.fromkeys(self._found), key=lambda each: each[0])
-            raise InvalidComposeError(f"{self._file.path}:{line}: {text}" for line, text in found)
-
-
 def make(file: ComposeFile, topology: Topology) -> Plan:
     """The plan of a Compose file. Raises InvalidComposeError naming all that a local lab cannot honour, by line."""
-    problems = _Problems(file)
-    for name, body in file.config.get("volumes", {}).items():
+    problems = file.problems.copy()
+    for name, body in file.config["volumes"].items():
         for key in ("driver", "external"):
             if (body or {}).get(key) not in (None, False, "local"):
-                problems.add(("volumes", name), f"volume {name!r}: `{key}: {body[key]}` needs an engine; {_WAY_OUT}")
+                problems.of_part(
+                    ("volumes", name), f"volume {name!r}: `{key}: {body[key]}` needs an engine; {_WAY_OUT}"
+                )
     services = {
         name: _service(name, body, file, problems) for name, body in file.config["services"].items()
     }  # fmt: skip
+    _check_published(file, topology, problems)
     networks = _networks(file, problems)
     hosts = _routed(_hosts(file, topology, networks, problems), networks)
-    order = _order({name: service.depends_on for name, service in services.items() if service is not None}, problems)
+    order = _order({name: service.depends_on for name, service in services.items()}, problems)
     problems.raise_if_any()
-    planned = {name: service for name in order if (service := services.get(name)) is not None}
+    planned = {name: services[name] for name in order}
     return Plan(topology=topology, networks=tuple(networks.values()), services=planned, hosts=hosts)
+
+
+def counts(file: ComposeFile, topology: Topology) -> tuple[int, int]:
+    """How many hosts and programs a file asks for, found without planning each."""
+    hosts = programs = 0
+    for name, service in topology.services.items():
+        body = file.config["services"][name]
+        hosts += service.replicas
+        if body.get("command") or body.get("entrypoint") or "local" not in (body.get("x-testbed") or {}):
+            programs += service.replicas
+    return hosts, programs
 
 
 # --- services ----------------------------------------------------------------------------------------
 
 
-def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _Problems) -> ServicePlan | None:
+def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Problems) -> ServicePlan:
     at: Where = ("services", name)
 
-    def wrong(key: str, text: str) -> None:
-        problems.add((*at, key), f"service {name!r}: {text}")
+    def wrong(key: str, text: str, *inside: str | int) -> None:
+        problems.of_part((*at, key, *inside), f"service {name!r}: {text}")
 
     for key, value in body.items():
         if key in _HONOURED or key in _HARMLESS or key.startswith("x-") or value in (None, [], {}, False):
             continue
         if key == "restart" and value == "no":
             continue
+        if key not in _REASONS and key not in _COMPOSES_OWN:
+            wrong(key, f"`{key}:`: {unknown(key, sorted(_HONOURED | _HARMLESS))}")
+            continue
         reason = _REASONS.get(key, "a local lab cannot honour it")
         wrong(key, f"`{key}: {value}`: {reason}; leave it out, {_WAY_OUT}")
     deploy = {key for key, value in (body.get("deploy") or {}).items() if value not in (None, [], {}, False)}
     for key in sorted(deploy - {"replicas", "mode", "labels", "endpoint_mode"}):
-        problems.add(
-            (*at, "deploy", key), f"service {name!r}: `deploy: {key}`: a local lab cannot honour it; {_WAY_OUT}"
-        )
-    ours = body.get("x-testbed") or {}
-    for word in ours if isinstance(ours, Mapping) else ():
-        if word not in _OUR_WORDS:
-            problems.add(
-                (*at, "x-testbed", word), f"service {name!r}: x-testbed: {word!r}: {unknown(str(word), _OUR_WORDS)}"
-            )
-    if not isinstance(ours, Mapping) or not isinstance(ours.get(topologies.ROUTER, False), bool):
-        wrong("x-testbed", f"x-testbed: {ours!r}: write {{router: true}} or {{local: {{path: FOLDER}}}}")
-        return None
+        wrong("deploy", f"`deploy: {key}`: a local lab cannot honour it; {_WAY_OUT}", key)
+    image = _image(body, file, wrong, unread=any(problems.known((*at, key)) for key in ("x-testbed", "build")))
     # Where the image cannot be had, the rest is judged all the same.
-    described, files, binds = _image(body, file, wrong) or (Image(command=("unknown",)), [], [])
+    described, files, binds = image or (Image(command=("unknown",)), [], [])
     folders: list[str] = []
     # As the engine merges them (moby, daemon/commit.go): an empty entrypoint is none, an empty command the image's.
     asked = body.get("entrypoint")
     entrypoint = described.entrypoint if asked is None else tuple(map(str, asked))
     command = tuple(map(str, body.get("command") or (() if asked else described.command)))
-    if not (entrypoint + command) and "local" not in (body.get("x-testbed") or {}):
+    ours = (body.get("x-testbed") or {}).get("local")
+    unread = any(problems.known((*at, key)) for key in ("command", "entrypoint"))
+    if not (entrypoint + command) and ours is None and not unread:
         wrong("build" if "build" in body else "image", "no `command:`, and no CMD in a Dockerfile: nothing to run")
-    volumes = []
-    for number, volume in enumerate(body.get("volumes", ())):
-        match volume.get("type", "volume"):
-            case "bind":
-                if not Path(volume["source"]).exists():
-                    problems.add((*at, "volumes", number), f"service {name!r}: {volume['source']!r} does not exist")
-                binds.append((volume["source"], volume["target"], bool(volume.get("read_only"))))
-            case "volume":
-                volumes.append((str(volume.get("source") or f"{name}-{number}"), volume["target"]))
-            case "tmpfs":
-                folders.append(volume["target"])
-            case kind:
-                problems.add((*at, "volumes", number), f"service {name!r}: a volume of type {kind!r}; {_WAY_OUT}")
-    folders += [str(each).partition(":")[0] for each in body.get("tmpfs") or ()]
-    workdir = str(body.get("working_dir") or described.workdir)
+    volumes = _volumes(name, body, file, wrong, folders=folders, binds=binds)
+    workdir = _workdir(body, described, wrong)
     places = [*(target for _, target, _ in binds), *(each.target for each in files if not each.source)]
     if workdir != "/" and not _is_there(workdir, folders, places):
         folders.append(workdir)
+    user = str(body.get("user") or described.user)
+    if problem := _user_problem(user):
+        wrong("user" if body.get("user") else "build", f"user {user!r}: {problem}")
+    if (hostname := body.get("hostname")) and not _HOSTNAME.fullmatch(hostname):
+        wrong("hostname", f"hostname {hostname!r}: write at most 63 letters, digits, dots and dashes")
+    if (own := body.get("container_name")) and not _CONTAINER_NAME.fullmatch(own):
+        wrong("container_name", f"container_name {own!r}: write two or more letters, digits, dots, dashes, underscores")
+    replicas = (body.get("deploy") or {}).get("replicas")
+    if None not in (replicas, body.get("scale")) and replicas != body["scale"]:
+        wrong("scale", f"scale {body['scale']} and deploy.replicas {replicas}: say one of them, or the same twice")
+    grace = body.get("stop_grace_period")
     return ServicePlan(
         name=name,
         argv=entrypoint + command,
         environment={**described.environment, **{k: v for k, v in (body.get("environment") or {}).items()
                                                  if v is not None}},
         workdir=workdir,
-        user=str(body.get("user") or described.user),
+        user=user,
         depends_on=_depends_on(body, file, wrong),
-        health_check=_health_check(body.get("healthcheck"), described, wrong),
-        stop_signal=_stop_signal(body.get("stop_signal"), described, wrong),
+        health_check=_health_check(body.get("healthcheck"), described),
+        stop_signal=dockerfile.signal_name(body.get("stop_signal") or described.stop_signal),
+        stop_grace_s=None if grace is None else dockerfile.duration_s(grace),
         published=tuple(_published(name, body, problems)),
         sysctls={**(_FORWARDING if topologies.is_router(body) else {}), **_sysctls(body, wrong)},
         limits=_limits(body, wrong),
-        capabilities_added=tuple(_capability(each) for each in body.get("cap_add") or ()),
-        capabilities_dropped=tuple(_capability(each) for each in body.get("cap_drop") or ()),
+        capabilities_added=_capabilities(body, "cap_add", wrong),
+        capabilities_dropped=_capabilities(body, "cap_drop", wrong),
         folders=tuple(dict.fromkeys(folders)),
         files=tuple(files),
         binds=tuple(binds),
-        volumes=tuple(volumes),
+        volumes=volumes,
         python=described.python,
     )  # fmt: skip
 
@@ -311,26 +332,27 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: _P
 _Contents = tuple[Image, list[Entry], list[tuple[str, str, bool]]]
 
 
-def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> _Contents | None:
+def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any, *, unread: bool) -> _Contents | None:
     """What stands in for a service's image: its settings, what it puts among the files, folders shown."""
     said = (body.get("x-testbed") or {}).get("local")
     if said is not None:
-        if not isinstance(said, Mapping) or set(said) - set(_LOCAL_WORDS):
-            odd = sorted(set(said) - set(_LOCAL_WORDS))[0] if isinstance(said, Mapping) else str(said)
-            wrong("x-testbed", f"x-testbed.local: {unknown(odd, _LOCAL_WORDS)}; write {{path: FOLDER, python: true}}")
-            return None
-        workdir = str(body.get("working_dir") or "/app")
         binds: list[tuple[str, str, bool]] = []
-        if "path" in said:
-            path = (file.path.parent / str(said["path"])).resolve()
+        if said.get("path") is not None:
+            workdir = str(body.get("working_dir") or "/app")
+            path = (file.path.parent / said["path"]).resolve()
             if not path.is_dir():
-                wrong("x-testbed", f"x-testbed.local.path {said['path']!r}: {path} is no folder")
-                return None
-            binds.append((str(path), workdir, True))
-        return Image(workdir=workdir, python=bool(said.get("python", True))), [], binds
+                wrong("x-testbed", f"x-testbed.local.path {said['path']!r}: {path} is no folder", "local", "path")
+            elif workdir.startswith("/") and (problem := _place_problem(workdir)):
+                wrong("working_dir", f"working_dir {workdir!r}, where x-testbed.local.path is shown: {problem}")
+            else:
+                binds.append((str(path), workdir, True))
+        python = said.get("python")
+        return Image(workdir="/app", python=True if python is None else python), [], binds
+    if unread:
+        return None
     if "build" in body:
         return _built(body["build"], wrong)
-    reference = str(body.get("image", ""))
+    reference = str(body.get("image") or "")
     if (base := dockerfile.base(reference)) is not None and base.python:
         return base, [], []
     wrong(
@@ -368,6 +390,111 @@ def _is_there(path: str, folders: Iterable[str], binds: Iterable[str]) -> bool:
     return any(path == each or path.startswith(f"{each}/") for each in places) or os.path.isdir(path)
 
 
+def _volumes(
+    name: str,
+    body: Mapping[str, Any],
+    file: ComposeFile,
+    wrong: Any,
+    *,
+    folders: list[str],
+    binds: list[tuple[str, str, bool]],
+) -> tuple[tuple[str, str, bool], ...]:
+    """The volumes that hosts share; what is a replica's own, and what is shown of the machine, goes to the others."""
+    named: list[tuple[str, str, bool]] = []
+    taken: set[str] = set()
+    for volume in body["volumes"]:
+        number, target, read_only = volume["item"], str(volume["target"]), bool(volume.get("read_only"))
+        source = str(volume.get("source") or "")
+        problem = _place_problem(target, a_file=volume["type"] == "bind" and Path(source).is_file())
+        if posixpath.normpath(target) in taken:
+            problem = "another volume has this place"
+        taken.add(posixpath.normpath(target))
+        if problem:
+            wrong("volumes", f"a volume at {target!r}: {problem}", number)
+            continue
+        match volume["type"]:
+            case "bind":
+                if not Path(source).exists():
+                    wrong("volumes", f"{source!r} does not exist", number)
+                binds.append((source, target, read_only))
+            case "volume" if source and source not in file.config["volumes"]:
+                wrong("volumes", f"volume {source!r} is not under the file's own `volumes:`", number)
+            case "volume":
+                named.append((source or f"{name}-{number}", target, read_only))
+            case "tmpfs":
+                folders.append(target)
+            case kind:
+                wrong("volumes", f"a volume of type {kind!r}; {_WAY_OUT}", number)
+    for number, each in enumerate(body.get("tmpfs") or ()):
+        target = str(each or "").partition(":")[0]
+        if each is None or target in _SCRATCH:
+            continue
+        if problem := _place_problem(target):
+            wrong("tmpfs", f"tmpfs {target!r}: {problem}", number)
+        else:
+            folders.append(target)
+    return tuple(named)
+
+
+def _place_problem(target: str, *, a_file: bool = False) -> str | None:
+    """What is wrong with a place to show a folder, or a file, in a host."""
+    if not target.startswith("/"):
+        return "must be an absolute path"
+    place = posixpath.normpath(target)
+    if place in _LABS_FILES:
+        return "a local lab writes this file; name hosts under `extra_hosts:`"
+    if place == "/" or place in _LABS_PLACES or any(place.startswith(f"{each}/") for each in _LABS_PARTS):
+        return f"a host of a local lab has its own there; name another folder, {_WAY_OUT}"
+    if not any(place.startswith(f"{each}/") for each in (*_SCRATCH, "/dev")):
+        if file := next((each for each in Path(place).parents if each.exists() and not each.is_dir()), None):
+            return f"{file} is no folder on this machine"
+        if Path(place).exists() and Path(place).is_dir() == a_file:
+            return f"it is a {'folder' if a_file else 'file'} on this machine, and what is shown there is none"
+    return None
+
+
+def _workdir(body: Mapping[str, Any], described: Image, wrong: Any) -> str:
+    said = body.get("working_dir")
+    workdir = str(said or described.workdir)
+    if said and not workdir.startswith("/"):
+        wrong("working_dir", f"working_dir {said!r}: must be an absolute path")
+    elif not Path(workdir).is_dir() and (problem := _place_problem(workdir)):
+        wrong("working_dir" if said else "build", f"working_dir {workdir!r}: {problem}")
+    return workdir
+
+
+def _user_problem(user: str) -> str | None:
+    """Why a user or group is none of this machine's, whose they are in a local lab."""
+    name, _, group = user.partition(":")
+    lookups: list[tuple[str, Callable[[str], object], str]] = [
+        (name, pwd.getpwnam, "/etc/passwd"), (group, grp.getgrnam, "/etc/group"),
+    ]  # fmt: skip
+    for word, look_up, where in lookups:
+        if word and not word.isdecimal():
+            try:
+                look_up(word)
+            except KeyError:
+                return f"{word!r} is not in this machine's {where}"
+    return None
+
+
+def _capabilities(body: Mapping[str, Any], key: str, wrong: Any) -> tuple[str, ...]:
+    found = []
+    for number, each in enumerate(body.get(key) or ()):
+        if each is None:
+            continue
+        name = each.upper().removeprefix("CAP_")
+        if name == "ALL":
+            found += sorted(_CAPABILITIES)
+        elif name not in _CAPABILITIES:
+            wrong(key, f"{key}: {each!r}: {unknown(name, sorted(_CAPABILITIES))}", number)
+        found.append(name)
+    return tuple(found)
+
+
+_CONDITIONS = ("service_started", "service_healthy", "service_completed_successfully")
+
+
 def _depends_on(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> dict[str, str]:
     found = {}
     services = file.config["services"]
@@ -375,59 +502,77 @@ def _depends_on(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> dict[
         condition = str((how or {}).get("condition", "service_started"))
         if name not in services:
             if (how or {}).get("required", True):
-                wrong("depends_on", f"depends on {name!r}: {unknown(name, services)}")
-        elif condition not in ("service_started", "service_healthy", "service_completed_successfully"):
-            wrong("depends_on", f"condition {condition!r} of {name!r} is none of Compose's")
+                wrong("depends_on", f"depends on {name!r}: {unknown(name, services)}", name)
+        elif condition not in _CONDITIONS:
+            wrong("depends_on", f"condition {condition!r} of {name!r}: {unknown(condition, _CONDITIONS)}", name)
         else:
             found[name] = condition
     return found
 
 
-def _stop_signal(said: Any, described: Image, wrong: Any) -> str:
-    try:
-        return described.stop_signal if said is None else dockerfile.signal_name(str(said))
-    except ValueError as error:
-        wrong("stop_signal", f"`stop_signal`: {error}")
-        return described.stop_signal
-
-
-def _health_check(said: Any, described: Image, wrong: Any) -> HealthCheck | None:
+def _health_check(said: Any, described: Image) -> HealthCheck | None:
     if not said:
         return described.health_check
     test = said.get("test")
-    if said.get("disable") or test in (["NONE"], "NONE"):
+    if said.get("disable") or test == ["NONE"] or not (test or described.health_check):
         return None
     base = described.health_check or HealthCheck(test=())
     argv = base.test
     if test:
         argv = (*described.shell, str(test[1])) if test[0] == "CMD-SHELL" else tuple(map(str, test[1:]))
-    try:
-        times = {
-            field_name: dockerfile.duration_s(str(said[key]))
-            for field_name, key in (
-                ("interval_s", "interval"), ("timeout_s", "timeout"), ("start_period_s", "start_period"),
-            )
-            if key in said
-        }  # fmt: skip
-    except ValueError as error:
-        wrong("healthcheck", str(error))
-        return None
+    times = {
+        field_name: dockerfile.duration_s(said[key])
+        for field_name, key in (
+            ("interval_s", "interval"),
+            ("timeout_s", "timeout"),
+            ("start_period_s", "start_period"),
+        )
+        if said.get(key) is not None
+    }
+    retries = base.retries if said.get("retries") is None else said["retries"]
     kept = {"interval_s": base.interval_s, "timeout_s": base.timeout_s, "start_period_s": base.start_period_s}
-    return HealthCheck(test=argv, retries=int(said.get("retries", base.retries)), **{**kept, **times})
+    return HealthCheck(test=argv, retries=retries, **{**kept, **times})
 
 
-def _published(name: str, body: Mapping[str, Any], problems: _Problems) -> Iterator[Published]:
-    for number, port in enumerate(body["ports"]):
-        where = ("services", name, "ports", number)
-        published = str(port.get("published") or "0")
-        if port.get("protocol", "tcp") != "tcp":
-            problems.add(where, f"service {name!r}: a local lab publishes TCP ports alone, not {port['protocol']}")
+def _published(name: str, body: Mapping[str, Any], problems: Problems) -> Iterator[Published]:
+    for port in body["ports"]:
+        where = ("services", name, "ports", port["item"])
+        published, protocol = str(port.get("published") or "0"), port.get("protocol") or "tcp"
+        if protocol != "tcp":
+            problems.of_part(where, f"service {name!r}: a local lab publishes TCP ports alone, not {protocol}")
         elif not published.isdecimal():
-            problems.add(where, f"service {name!r}: published port {published!r}: name one port")
+            problems.of_part(where, f"service {name!r}: published port {published!r}: name one port")
         else:
             yield Published(
                 host_ip=str(port.get("host_ip") or "127.0.0.1"), port=int(published), target=int(port["target"])
             )
+
+
+def _check_published(file: ComposeFile, topology: Topology, problems: Problems) -> None:
+    """Refuse a port of the machine that is named for two."""
+    taken: dict[int, list[tuple[str, str, Where]]] = {}
+    for name, body in file.config["services"].items():
+        for port in body["ports"]:
+            where: Where = ("services", name, "ports", port["item"])
+            published = str(port.get("published") or "0")
+            if port.get("protocol", "tcp") != "tcp" or not published.isdecimal() or int(published) == 0:
+                continue
+            others = taken.setdefault(int(published), [])
+            host_ip = str(port.get("host_ip") or "127.0.0.1")
+            if (replicas := topology.services[name].replicas) > 1:
+                problems.of_part(
+                    where,
+                    f"service {name!r}: port {published} of this machine for {replicas} replicas; leave it out and "
+                    f"each gets one of its own",
+                )
+            for other, address, place in others:
+                if host_ip == address or {host_ip, address} & {"0.0.0.0", "::"}:  # noqa: S104  # compared only
+                    at = problems.place(place)
+                    shown = f" ({at[0].name}:{at[1]})" if at else ""
+                    text = f"service {name!r}: port {published} of this machine is given to service {other!r}{shown}"
+                    problems.of_part(where, text)
+                    break
+            others.append((name, host_ip, where))
 
 
 def _sysctls(body: Mapping[str, Any], wrong: Any) -> dict[str, str]:
@@ -436,7 +581,7 @@ def _sysctls(body: Mapping[str, Any], wrong: Any) -> dict[str, str]:
         if name.startswith("net."):
             found[name] = str(value)
         else:
-            wrong("sysctls", f"sysctl {name!r}: a host has its own `net.*` alone; {_WAY_OUT}")
+            wrong("sysctls", f"sysctl {name!r}: a host has its own `net.*` alone; {_WAY_OUT}", name)
     return found
 
 
@@ -448,25 +593,24 @@ def _limits(body: Mapping[str, Any], wrong: Any) -> dict[str, tuple[int, int]]:
     found = {}
     for name, value in (body.get("ulimits") or {}).items():
         if name not in _LIMITS:
-            wrong("ulimits", f"ulimit {name!r}: {unknown(name, _LIMITS)}")
+            wrong("ulimits", f"ulimit {name!r}: {unknown(name, sorted(_LIMITS))}", name)
             continue
         both = value if isinstance(value, Mapping) else {"soft": value, "hard": value}
-        found[f"RLIMIT_{name.upper()}"] = (int(both["soft"]), int(both["hard"]))
+        soft, hard = both["soft"], both["hard"]
+        if hard != -1 and not 0 <= soft <= hard:
+            wrong("ulimits", f"ulimit {name!r}: soft {soft} is above hard {hard}", name)
+        found[f"RLIMIT_{name.upper()}"] = (soft, hard)
     return found
 
 
-def _capability(name: Any) -> str:
-    return str(name).upper().removeprefix("CAP_")
-
-
-def _order(depends_on: Mapping[str, Mapping[str, str]], problems: _Problems) -> list[str]:
+def _order(depends_on: Mapping[str, Mapping[str, str]], problems: Problems) -> list[str]:
     """Services, each after those that it depends on."""
     order: list[str] = []
     left = dict(depends_on)
     while left:
         ready = [name for name, needs in left.items() if not set(needs) & set(left)]
         if not ready:
-            problems.add(("services",), f"{', '.join(left)} depend on each other in a circle")
+            problems.of_part(("services",), f"{', '.join(left)} depend on each other in a circle")
             break
         order += ready
         for name in ready:
@@ -477,7 +621,7 @@ def _order(depends_on: Mapping[str, Mapping[str, str]], problems: _Problems) -> 
 # --- networks and addresses --------------------------------------------------------------------------
 
 
-def _networks(file: ComposeFile, problems: _Problems) -> dict[str, NetworkPlan]:
+def _networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
     plans: dict[str, NetworkPlan] = {}
     taken = [subnet for body in file.config["networks"].values() for subnet in _asked_subnets(body)]
     pool = (each for each in _POOL if not any(each.overlaps(other) for other in taken if other.version == 4))
@@ -485,46 +629,83 @@ def _networks(file: ComposeFile, problems: _Problems) -> dict[str, NetworkPlan]:
         body = body or {}
         at: Where = ("networks", name)
         if body.get("external"):
-            problems.add(at, f"network {name!r} is external: a local lab's networks are its own; {_WAY_OUT}")
+            problems.of_part(at, f"network {name!r} is external: a local lab's networks are its own; {_WAY_OUT}")
         if body.get("driver", "bridge") not in (None, "bridge"):
-            problems.add(
+            problems.of_part(
                 (*at, "driver"), f"network {name!r}: driver {body['driver']!r}; a local lab has bridges; {_WAY_OUT}"
             )
         subnets = _asked_subnets(body, problems, at)
         if not any(each.version == 4 for each in subnets):
             chosen = next(pool, None)
             if chosen is None:
-                problems.add(at, f"network {name!r}: no subnet is left; name one under `ipam:`")
+                problems.of_part(at, f"network {name!r}: no subnet is left; name one under `ipam:`")
                 continue
             subnets.insert(0, chosen)
         if body.get("enable_ipv6") and not any(each.version == 6 for each in subnets):
             subnets.append(IPv6Network(f"fd00:0:0:{len(plans) + 1:x}::/64"))
-        said = {
-            str(each.get("gateway")) for each in (body.get("ipam") or {}).get("config") or () if each.get("gateway")
-        }
+        said = list(_asked_gateways(name, body, subnets, problems))
         gateways = [
             next((text for text in said if ip_address(text) in subnet), str(subnet.network_address + 1))
             + f"/{subnet.prefixlen}"
             for subnet in subnets
         ]
-        mtu = int((body.get("driver_opts") or {}).get(_MTU_OPTION, 1500))
+        mtu = _mtu(name, body, problems)
         plans[name] = NetworkPlan(name=name, subnets=tuple(subnets), gateways=tuple(gateways), mtu=mtu)
     for one, other in combinations(plans.values(), 2):
         for a, b in ((a, b) for a in one.subnets for b in other.subnets if a.version == b.version and a.overlaps(b)):
-            problems.add(("networks", other.name), f"networks {one.name!r} and {other.name!r} overlap: {a} and {b}")
+            problems.of_part(("networks", other.name), f"networks {one.name!r} and {other.name!r} overlap: {a} and {b}")
     return plans
 
 
-def _asked_subnets(body: Any, problems: _Problems | None = None, at: Where = ()) -> list[IPv4Network | IPv6Network]:
+def _asked_gateways(
+    name: str, body: Mapping[str, Any], subnets: list[IPv4Network | IPv6Network], problems: Problems
+) -> Iterator[str]:
+    for number, each in enumerate((body.get("ipam") or {}).get("config") or ()):
+        if not each or not each.get("gateway"):
+            continue
+        text, where = each["gateway"], ("networks", name, "ipam", "config", number, "gateway")
+        if not is_address(text):
+            problems.of_part(where, f"network {name!r}: gateway {text!r} is no address")
+            continue
+        subnet = next((subnet for subnet in subnets if ip_address(text) in subnet), None)
+        if subnet is None:
+            listed = ", ".join(map(str, subnets))
+            problems.of_part(where, f"network {name!r}: gateway {text} is in no subnet of its own ({listed})")
+        elif (end := _end_of(subnet, text)) is not None:
+            problems.of_part(where, f"network {name!r}: gateway {text} is the {end} address of {subnet}")
+        else:
+            yield text
+
+
+def _end_of(subnet: IPv4Network | IPv6Network, text: str) -> str | None:
+    """``network`` or ``broadcast`` if an address is that of a subnet and so no host's."""
+    address = ip_address(text)
+    if subnet.prefixlen >= subnet.max_prefixlen - 1 or address.version != subnet.version:
+        return None
+    if address == subnet.network_address:
+        return "network"
+    return "broadcast" if address == subnet.broadcast_address and subnet.version == 4 else None
+
+
+def _mtu(name: str, body: Mapping[str, Any], problems: Problems) -> int:
+    said = str((body.get("driver_opts") or {}).get(_MTU_OPTION) or 1500)
+    if said.isdecimal() and _LEAST_MTU <= int(said) <= _MOST_MTU:
+        return int(said)
+    where = ("networks", name, "driver_opts", _MTU_OPTION)
+    problems.of_part(where, f"network {name!r}: MTU {said!r}: must be a number from {_LEAST_MTU} to {_MOST_MTU}")
+    return 1500
+
+
+def _asked_subnets(body: Any, problems: Problems | None = None, at: Where = ()) -> list[IPv4Network | IPv6Network]:
     found: list[IPv4Network | IPv6Network] = []
     for each in ((body or {}).get("ipam") or {}).get("config") or ():
-        if "subnet" not in each:
+        if not each or each.get("subnet") is None:
             continue
         try:
             found.append(ip_network(str(each["subnet"])))
         except ValueError as error:
             if problems is not None:
-                problems.add((*at, "ipam"), f"network {at[-1]!r}: subnet {each['subnet']!r}: {error}")
+                problems.of_part((*at, "ipam"), f"network {at[-1]!r}: subnet {each['subnet']!r}: {error}")
     return found
 
 
@@ -552,7 +733,7 @@ def _everywhere(cidr: str) -> str:
 
 
 def _hosts(
-    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: _Problems
+    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: Problems
 ) -> Iterator[HostPlan]:
     static = _static_addresses(file, topology, networks, problems)
     free = {
@@ -563,24 +744,24 @@ def _hosts(
     for service in topology.services.values():
         body = file.config["services"][service.name]
         joined = dict(body.get("networks") or {})
-        order = sorted(joined, key=lambda each: (-int((joined[each] or {}).get("priority", 0)), each))
+        order = sorted(joined, key=lambda each: (-int((joined[each] or {}).get("priority") or 0), each))
         for number, host in enumerate(service.hosts, start=1):
             interfaces: list[Interface] = []
             names: dict[str, tuple[str, ...]] = {}
             for network in order:
                 if network not in networks:
                     if network not in file.config["networks"]:
-                        where = ("services", service.name, "networks")
-                        problems.add(
+                        where = ("services", service.name, "networks", network)
+                        problems.of_part(
                             where, f"service {service.name!r}: network {network!r}: {unknown(network, networks)}"
                         )
                     continue
                 addresses = []
                 for subnet, pool in zip(networks[network].subnets, free[network], strict=True):
                     asked = (joined[network] or {}).get(f"ipv{subnet.version}_address")
-                    given = str(asked) if asked and _is_address(str(asked)) else next(pool, None)
+                    given = str(asked) if asked and is_address(str(asked)) else next(pool, None)
                     if given is None:
-                        problems.add(("networks", network), f"network {network!r}: {subnet} has no address left")
+                        problems.of_part(("networks", network), f"network {network!r}: {subnet} has no address left")
                         break
                     addresses.append(f"{given}/{subnet.prefixlen}")
                 if not addresses:
@@ -595,12 +776,12 @@ def _hosts(
                 )
                 project = file.config.get("name", "default")
                 own = body.get("container_name") or f"{project}-{service.name}-{number}"
-                aliases = (joined[network] or {}).get("aliases") or ()
+                aliases = filter(None, (joined[network] or {}).get("aliases") or ())
                 hostname = [str(body["hostname"])] if body.get("hostname") else []
                 names[network] = tuple(dict.fromkeys([service.name, str(own), *map(str, aliases), *hostname]))
             extra = tuple((name, address) for name, _, address in
                           (each.partition("=") for each in body.get("extra_hosts", ())))  # fmt: skip
-            readable = re.sub(r"[^A-Za-z0-9-]+", "-", host).strip("-")
+            readable = re.sub(r"[^A-Za-z0-9-]+", "-", host)[-63:].strip("-")
             yield HostPlan(
                 name=host, service=service.name, hostname=str(body.get("hostname") or readable),
                 interfaces=tuple(interfaces), names=names, extra_hosts=extra, router=topologies.is_router(body),
@@ -608,7 +789,7 @@ def _hosts(
 
 
 def _static_addresses(
-    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: _Problems
+    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: Problems
 ) -> dict[str, dict[str, str]]:
     """Every address that a service names, by network: checked against the subnet, the gateway and each other."""
     taken: dict[str, dict[str, str]] = {}
@@ -624,31 +805,25 @@ def _static_addresses(
                 try:
                     parsed = ip_address(str(asked))
                 except ValueError:
-                    problems.add(where, f"service {name!r}: {asked!r} is no address")
+                    problems.of_part(where, f"service {name!r}: {asked!r} is no address")
                     continue
                 plan = networks[network]
                 others = taken.setdefault(network, {})
                 if not any(parsed in subnet for subnet in plan.subnets):
                     listed = ", ".join(map(str, plan.subnets))
-                    problems.add(where, f"service {name!r}: {asked} is not in network {network!r} ({listed})")
+                    problems.of_part(where, f"service {name!r}: {asked} is not in network {network!r} ({listed})")
                 elif str(parsed) in (gateway.partition("/")[0] for gateway in plan.gateways):
-                    problems.add(where, f"service {name!r}: {asked} is the gateway of network {network!r}")
+                    problems.of_part(where, f"service {name!r}: {asked} is the gateway of network {network!r}")
+                elif end := next((end for subnet in plan.subnets if (end := _end_of(subnet, asked))), None):
+                    problems.of_part(where, f"service {name!r}: {asked} is the {end} address of network {network!r}")
                 elif str(parsed) in others:
-                    problems.add(where, f"service {name!r}: {asked} is taken by {others[str(parsed)]!r}")
+                    problems.of_part(where, f"service {name!r}: {asked} is taken by {others[str(parsed)]!r}")
                 elif topology.services[name].replicas > 1:
-                    problems.add(
+                    problems.of_part(
                         where, f"service {name!r}: one address for {topology.services[name].replicas} replicas"
                     )
                 others.setdefault(str(parsed), name)
     return taken
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False  # told by `_static_addresses`
-    return True
 
 
 def _free(subnet: IPv4Network | IPv6Network, taken: set[str]) -> Iterator[str]:

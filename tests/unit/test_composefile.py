@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 def read(folder: Path, text: str, **environment: str) -> composefile.ComposeFile:
     path = folder / "compose.yaml"
     path.write_text(text, encoding="utf-8")
-    return composefile.read(path, environment=environment)
+    file = composefile.read(path, environment=environment)
+    file.problems.raise_if_any()
+    return file
 
 
 # --- variables (Compose reference, Interpolation) ----------------------------------------------------
@@ -37,7 +39,7 @@ VARIABLES = {"A": "a", "EMPTY": ""}
         ("${NONE:-d}", "d"), ("${EMPTY:-d}", "d"), ("${EMPTY-d}", ""), ("${NONE-d}", "d"), ("${A:-d}", "a"),
         ("${A:+y}", "y"), ("${EMPTY:+y}", ""), ("${EMPTY+y}", "y"), ("${NONE+y}", ""),
         ("${NONE:-${A}b}", "ab"), ("${NONE:-${NONE:-c}}", "c"), ("${A:?must}", "a"), ("${EMPTY?must}", ""),
-        ("${NONE:-}", ""), ("${NONE:-a:b-c}", "a:b-c"),
+        ("${NONE:-}", ""), ("${NONE:-a:b-c}", "a:b-c"), ("5 $ each", "5 $ each"), ("$1", "$1"), ("a$", "a$"),
     ],
 )  # fmt: skip
 def test_a_variable_is_put_in_its_place(text: str, value: str) -> None:
@@ -48,7 +50,7 @@ def test_a_variable_is_put_in_its_place(text: str, value: str) -> None:
     ("text", "problem"),
     [
         ("${NONE:?where to}", "variable NONE is not set: where to"), ("${EMPTY:?}", "variable EMPTY is not set"),
-        ("${A", "without its closing brace"), ("5 $ each", "begins no variable"), ("${1}", "is no variable"),
+        ("${A", "without its closing brace"), ("${1}", "is no variable"),
         ("${A:=d}", "is no variable"), ("${}", "is no variable"),
     ],
 )  # fmt: skip
@@ -170,9 +172,11 @@ def test_a_service_of_a_profile_that_is_not_active_is_left_out(tmp_path: Path) -
 
 def test_every_part_knows_its_line(tmp_path: Path) -> None:
     file = read(tmp_path, SHORT_FORMS)
-    assert file.line("services", "web", "ports", 2) == 9
-    assert file.line("services", "db", "environment", "Q") == 21
-    assert file.line("services", "db", "nothing", "of", "it") == 19
+    place = file.problems.place
+    assert place(("services", "web", "ports", 2)) == (file.path, 9)
+    assert place(("services", "db", "environment", "Q")) == (file.path, 21)
+    assert place(("services", "db", "nothing", "of", "it")) == (file.path, 19)
+    assert place(("nothing",)) is None
 
 
 def test_anchors_and_merges_are_followed(tmp_path: Path) -> None:
@@ -190,12 +194,12 @@ def test_what_compose_alone_can_read_is_left_to_it(what: str, tmp_path: Path) ->
 
 def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidComposeError) as refused:
-        read(tmp_path, 'services:\n  a:\n    build: .\n    ports: ["eighty"]\n  b: 5\n  c:\n    volumes: ["v:here"]\n')
+        read(tmp_path, 'services:\n  a:\n    build: .\n    ports: ["eighty"]\n  b: 5\n  c:\n    volumes: [5]\n')
     told = [problem.partition("compose.yaml:")[2] for problem in refused.value.problems]
     assert told == [
-        '4: port \'eighty\': write "8080:80" or "127.0.0.1:8080:80"',
-        "5: service 'b' is not a mapping",
-        "7: volume 'v:here': its place in the container must be an absolute path",
+        "4: service 'a': port 'eighty': write \"8080:80\" or \"127.0.0.1:8080:80\"",
+        "5: service 'b': 5: write a mapping, as in {image: NAME, command: [PROGRAM]}",
+        "7: service 'c': volumes: 5: must be a text; put it in quotes: '5'",
     ]
 
 

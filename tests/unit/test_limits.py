@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs import limits
+from testbed.labs import composefile, limits, localplan
 from testbed.labs.limits import NAMESPACES, Machine, shortages
 from testbed.labs.local import LocalLab
 from testbed.model import topologies
@@ -54,3 +54,22 @@ def test_a_lab_that_is_too_large_does_not_begin(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(EnvironmentUnfitError, match=r"50 hosts need 314 open files.*ulimit -Hn"):
         lab.up()
     assert lab.hosts == {}
+
+
+def test_hosts_are_counted_before_they_are_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_arguments: object) -> None:
+        raise AssertionError("planned")
+
+    monkeypatch.setattr(Machine, "look", lambda: AMPLE)
+    monkeypatch.setattr(localplan, "make", make)
+    with pytest.raises(EnvironmentUnfitError, match=r"^5000000 hosts need 5,000,001 net namespaces"):
+        LocalLab(topologies.star(5_000_000)).up()
+
+
+def test_programs_are_counted_as_they_are_planned() -> None:
+    server = {"command": ["x"], "x-testbed": {"local": {}}}
+    lab = LocalLab(topologies.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}))
+    planned = sum(bool(lab.plan.services[host.service].argv) for host in lab.plan.hosts)
+    file = composefile.of_drawing(topologies.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}),
+                                  environment={})  # fmt: skip
+    assert localplan.counts(file, lab.topology) == (len(lab.plan.hosts), planned) == (7, 5)

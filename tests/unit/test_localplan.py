@@ -229,7 +229,7 @@ def test_all_that_is_wrong_with_a_dockerfile_is_told_with_its_file_and_line(fold
     assert len(told) == 6
     for each, part in zip(told[:-1], expected, strict=True):
         assert each.startswith(f"3: service 'a': {path}, line {part}")
-    assert told[-1] == "4: service 'a': `stop_signal`: 'SIGFOO' is no signal; write SIGTERM, or 15"
+    assert told[-1] == "4: service 'a': stop_signal: 'SIGFOO': is no signal; write SIGTERM, or 15"
 
 
 def test_every_clash_of_addresses_is_told(folder: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_circle_of_dependencies_is_told(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("local", "problem"),
     [
-        ("{pat: app}", "x-testbed.local: unknown; did you mean 'path'?"),
+        ("{pat: app}", "x-testbed.local.pat: unknown; did you mean 'path'?"),
         ("{path: none}", "is no folder"),
         ("yes", "write {path"),
     ],

@@ -168,12 +168,13 @@ def test_every_wrong_word_of_a_topologys_service_is_told_with_its_line(tmp_path:
             tmp_path,
             """
 services:
-  left: {image: x, scale: 3, networks: [lan]}
+  left: {image: python, scale: 3, networks: [lan]}
 x-testbed:
   topology: {chain: 2}
 """,
         )
     assert [problem.partition("compose.yaml:")[2] for problem in refused.value.problems] == [
+        "3: service 'left': network 'lan': unknown; known: ",
         "5: chain: service 'left': `networks:` is the topology's to say",
         "5: chain: service 'left': `scale:` is the topology's to say",
     ]
@@ -185,7 +186,7 @@ def test_services_that_are_none_of_its_ends_are_refused() -> None:
 
 
 def test_a_mistyped_word_of_ours_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InvalidComposeError, match="'rooter': unknown; did you mean 'router'"):
+    with pytest.raises(InvalidComposeError, match="rooter: unknown; did you mean 'router'"):
         read(tmp_path, "services: {a: {image: x, x-testbed: {local: {}, rooter: true}}}\n")
 
 

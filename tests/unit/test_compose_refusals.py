@@ -1,0 +1,304 @@
+"""What is wrong with a Compose file is told, each thing once, all at once, with its line; nothing of it is a traceback.
+
+The services of one file are each wrong in one way, so that a problem that hides another shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from testbed.errors import EnvironmentUnfitError, InvalidComposeError
+from testbed.labs import composefile, composeshapes, localplan
+from testbed.labs.composer import find
+from testbed.model.topology import Topology
+
+
+def plan(path: Path, text: str | bytes) -> localplan.Plan:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    file = composefile.read(path, environment={})
+    return localplan.make(file, Topology.from_compose(file.config))
+
+
+def told(path: Path, text: str | bytes) -> list[str]:
+    with pytest.raises(InvalidComposeError) as refused:
+        plan(path, text)
+    return [each.partition(f"{path}:")[2] for each in refused.value.problems]
+
+
+SERVICES = {
+    "stop_signal: 99": "stop_signal: 99: must be a text",
+    "stop_signal: SIGFOO": "'SIGFOO': is no signal",
+    "stop_signal: '99'": "'99': is no signal",
+    "stop_grace_period: 10x": "'10x' is not a duration",
+    "ulimits: {nofile: {soft: 100}}": "ulimits.nofile: {'soft': 100}: needs `hard`",
+    "ulimits: {nofile: many}": "ulimits.nofile: 'many': must be a whole number",
+    "ulimits: {nofile: {soft: 5, hard: 3}}": "soft 5 is above hard 3",
+    "ulimits: 5": "ulimits: 5: write {nofile: 1024}",
+    "depends_on: z": "depends_on: 'z': write a list or a mapping",
+    "depends_on: [nosuch]": "depends on 'nosuch': unknown",
+    "depends_on: {z: {condition: healthy}}": "condition 'healthy' of 'z': unknown; did you mean",
+    "healthcheck: foo": "healthcheck: 'foo': write",
+    "healthcheck: {retries: many}": "healthcheck.retries: 'many'",
+    "healthcheck: {interval: 5}": "healthcheck.interval: 5: must be a text",
+    "healthcheck: {test: [curl, x]}": "healthcheck.test: ['curl', 'x']: write",
+    "healthcheck: {test: [CMD]}": "healthcheck.test: ['CMD']: write",
+    "environment: 5": "environment: 5: write",
+    "environment: {A: [1]}": "environment.A: [1]: write a text or a number",
+    "env_file: nope": "nope' does not exist",
+    "ports: 80": "ports: 80: write a list",
+    "ports: [eighty]": "port 'eighty': write",
+    "ports: ['99999:80']": "port '99999:80': ports go from 1 to 65535",
+    "ports: ['8080:99999']": "port '8080:99999': ports go from 1 to 65535",
+    "ports: ['0:0']": "ports go from 1 to 65535",
+    "ports: ['80-82:90']": "as many ports outside as inside",
+    "ports: [{published: 80}]": "needs `target`",
+    "ports: [{target: http}]": "ports.target: 'http': must be a whole number",
+    "ports: [{target: 80, published: '99999'}]": "ports go from 1 to 65535",
+    "ports: ['127.0.0:80:80']": "'127.0.0' is no address",
+    "ports: ['53:53/udp']": "TCP ports alone, not udp",
+    "networks: lan": "networks: 'lan': write a list or a mapping",
+    "networks: [nosuch]": "network 'nosuch': unknown",
+    "networks: {lan: {aliases: foo}}": "networks.lan.aliases: 'foo': write a list",
+    "networks: {lan: {priority: high}}": "networks.lan.priority: 'high'",
+    "networks: {lan: {ipv4_address: 10.0.0.0}}": "10.0.0.0 is the network address of network 'lan'",
+    "networks: {lan: {ipv4_address: 10.0.0.255}}": "10.0.0.255 is the broadcast address of network 'lan'",
+    "deploy: 3": "deploy: 3: write {replicas: 2}",
+    "deploy: {replicas: x}": "deploy.replicas: 'x'",
+    "deploy: {replicas: -1}": "deploy.replicas: -1: must be a whole number from 0",
+    "scale: lots": "scale: 'lots'",
+    "scale: 2, deploy: {replicas: 3}": "scale 2 and deploy.replicas 3",
+    "tty: 5": "tty: 5: must be true or false",
+    "environment: ": "environment: nothing: write a mapping or a list",
+    "depends_on: {z: {}}": "depends_on.z: {}: needs `condition`",
+    "scale: 2, ports: ['8888:80']": "port 8888 of this machine for 2 replicas",
+    "volumes: [{type: bind, source: /tmp}]": "needs `target`",
+    "volumes: [{type: bind, target: /x}]": "needs `source`",
+    "volumes: [/nosuch:/d]": "'/nosuch' does not exist",
+    "volumes: ['nosuchvol:/d']": "volume 'nosuchvol' is not under the file's own `volumes:`",
+    "volumes: ['.:/']": "a volume at '/': a host of a local lab has its own there",
+    "volumes: ['.:/d/../proc/x']": "a volume at '/d/../proc/x': a host of a local lab has its own",
+    "volumes: ['.:/etc/hosts']": "a volume at '/etc/hosts': a local lab writes this file",
+    "volumes: ['data:d']": "a volume at 'd': must be an absolute path",
+    "volumes: ['data:/d', '.:/d/']": "another volume has this place",
+    "tmpfs: /proc": "tmpfs '/proc': a host of a local lab has its own",
+    "working_dir: /etc/passwd": "working_dir '/etc/passwd': it is a file on this machine",
+    "working_dir: /etc/passwd/x": "working_dir '/etc/passwd/x': /etc/passwd is no folder",
+    "working_dir: /proc/x": "working_dir '/proc/x': a host of a local lab has its own there",
+    "volumes: ['data:/etc/passwd']": "it is a file on this machine",
+    "volumes: ['/etc/passwd:/usr']": "it is a folder on this machine",
+    "working_dir: foo": "working_dir 'foo': must be an absolute path",
+    "working_dir: /, x-testbed: {local: {path: .}}": "working_dir '/', where x-testbed.local.path is shown",
+    f"hostname: {'h' * 80}": "write at most 63",
+    "container_name: a b": "container_name 'a b'",
+    "user: root:nosuch": "'nosuch' is not in this machine's /etc/group",
+    "user: nosuch": "'nosuch' is not in this machine's /etc/passwd",
+    "extra_hosts: ['x:host-gateway']": "do not reach this machine",
+    "extra_hosts: [w]": "'' is no address",
+    "cap_add: [NET_FOO]": "cap_add: 'NET_FOO': unknown",
+    "sysctls: [net.x]": "sysctl 'net.x': needs a value",
+    "sysctls: {kernel.msgmax: 1}": "sysctl 'kernel.msgmax'",
+    "comand: x": "`comand:`: unknown; did you mean 'command'?",
+    "privileged: yes": "`privileged: True`",
+    "command: [echo, 5]": "command: 5: must be a text; put it in quotes: '5'",
+    "hostname: 5": "hostname: 5: must be a text",
+    "build: 5": "build: 5: must be a text",
+    "image: 5": "image: 5: must be a text",
+    "x-testbed: {local: {pth: .}}": "x-testbed.local.pth: unknown; did you mean 'path'?",
+    "x-testbed: {local: yes}": "x-testbed.local: 'yes': write {path: FOLDER",
+    "x-testbed: 5": "x-testbed: 5: write {router: true}",
+    "x-testbed: {local: {path: nosuch}}": "x-testbed.local.path 'nosuch'",
+}  # fmt: skip
+
+
+def service(words: str) -> str:
+    own = "" if "x-testbed" in words or words.startswith(("build", "image")) else ", x-testbed: {local: {}}"
+    image = "" if words.startswith(("image", "build")) else ", image: x"
+    command = "" if words.startswith("command") else ", command: [x]"
+    return f"{{{words}{image}{command}{own}}}"
+
+
+def test_every_wrong_service_is_told_of_once_and_on_its_line(tmp_path: Path) -> None:
+    lines = [f"  s{number:02}: {service(words)}" for number, words in enumerate(SERVICES)]
+    lines += ["  z: {image: python}", "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24}]}}}", "volumes: {data: }"]
+    text = "\n".join(["services:", *lines])
+    seen: dict[int, list[str]] = {}
+    for problem in told(tmp_path / "compose.yaml", text):
+        line, _, said = problem.partition(": ")
+        seen.setdefault(int(line), []).append(said)
+    for number, (words, part) in enumerate(SERVICES.items()):
+        (said,) = seen.pop(number + 2, ["nothing", words])
+        assert said.startswith(f"service 's{number:02}': ")
+        assert part in said, words
+    assert not seen
+
+
+# Compose takes these: they are an engine's, a local lab's or our own to refuse.
+NOT_COMPOSES = (
+    "stop_signal: SIGFOO", "stop_signal: '99'", "ulimits: {nofile: {soft: 5", "healthcheck: {test: [CMD]}",
+    "ports: ['80-82:90']", "ports: [{target: 80, published: '99999'}]", "ports: ['53:53/udp']", "networks: {lan: {ipv4",
+    "scale: 2, ports", "volumes: [/nosuch", "volumes: ['.:", "volumes: ['data:", "volumes: ['/etc",
+    "tmpfs: /proc", "working_dir", "hostname: hhh", "user",
+    "extra_hosts: ['x", "cap_add", "sysctls", "privileged", "x-testbed",
+)  # fmt: skip
+
+
+def test_what_compose_refuses_is_refused_for_it(tmp_path: Path) -> None:
+    try:
+        argv = find()
+    except EnvironmentUnfitError as error:
+        pytest.skip(str(error))
+    taken = []
+    for words in (each for each in SERVICES if not each.startswith(NOT_COMPOSES)):
+        path = tmp_path / "compose.yaml"
+        path.write_text(
+            f"services:\n  a: {service(words)}\n  z: {{image: python}}\nnetworks: {{lan: }}\nvolumes: {{data: }}\n",
+            encoding="utf-8",
+        )
+        done = subprocess.run([*argv, "-f", str(path), "config", "-q"], capture_output=True, check=False)
+        if done.returncode == 0:
+            taken.append(words)
+    assert taken == []
+
+
+TOP = {
+    "networks: [lan]": "networks: ['lan']: write a mapping",
+    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, gateway: nope}]}}}": "gateway 'nope' is no address",
+    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, gateway: 10.9.0.1}]}}}": "in no subnet of its own",
+    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, gateway: 10.0.0.255}]}}}": "is the broadcast address",
+    "networks: {lan: {driver_opts: {com.docker.network.driver.mtu: abc}}}": "MTU 'abc'",
+    "networks: {lan: {enable_ipv6: perhaps}}": "network 'lan': enable_ipv6: 'perhaps': must be true or false",
+    "networks: {lan: {foo: 1}}": "network 'lan': foo: unknown",
+    "volumes: [v]": "volumes: ['v']: write a mapping",
+    "volumes: {v: 5}": "volume 'v': 5: write a mapping",
+    "x-testbed: {toplogy: {star: 3}}": "x-testbed.toplogy: unknown; did you mean 'topology'?",
+    "servces: {}": "servces: unknown; did you mean 'services'?",
+    "name: 5": "name: 5: must be a text",
+}
+
+
+@pytest.mark.parametrize("words", TOP)
+def test_what_is_wrong_outside_the_services_is_told(words: str, tmp_path: Path) -> None:
+    (problem,) = told(tmp_path / "compose.yaml", f"services: {{a: {{image: python}}}}\n{words}\n")
+    assert problem.startswith("2: ")
+    assert TOP[words] in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("services: &x {a: *x}\n", "1: an alias of something that it is a part of"),
+        ("services: {a: 3}\n", "1: service 'a': 3: write a mapping"),
+        ("services: {a: }\n", "1: service 'a': nothing: write a mapping"),
+        ("services: {'a b': {image: python}, c: {image: python}}\n", "1: service 'a b': a name has letters"),
+        ("x-testbed: {topology: {chain: 1}}\nservices: {left: 3}\n", "2: service 'left': 3: write a mapping"),
+        (b"services:\n  a: {image: \xff}\n", "2: is not UTF-8: byte 0xff"),
+        ("services:\n  a: {image: \x01}\n", "2: not YAML"),
+        ("services:\n  a: [\n", "3: not YAML"),
+    ],
+)
+def test_what_is_no_file_for_compose_is_told(text: str | bytes, problem: str, tmp_path: Path) -> None:
+    (said,) = told(tmp_path / "compose.yaml", text)
+    assert said.startswith(problem)
+
+
+def test_no_problem_hides_another(tmp_path: Path) -> None:
+    said = told(
+        tmp_path / "compose.yaml",
+        """
+services:
+  a:
+    image: postgres
+    ports:
+      - "53:53/udp"
+      - eighty
+    sysctls: {kernel.shmmax: 1}
+    ulimits: {nofiles: 3, core: x}
+    volumes: [./nosuch:/x]
+    depends_on: [nobody]
+    secrets: [x]
+  b:
+    x-testbed:
+      local:
+        pth: .
+        pyton: 1
+networks:
+  lan: {driver: overlay}
+""",
+    )
+    assert [int(each.partition(":")[0]) for each in said] == [4, 6, 7, 8, 9, 9, 10, 11, 12, 16, 17, 19]
+
+
+def test_a_port_of_the_machine_is_named_once(tmp_path: Path) -> None:
+    said = told(
+        tmp_path / "compose.yaml",
+        """
+services:
+  a: {image: python, ports: ["8080:80", "8081:81"]}
+  b:
+    image: python
+    ports:
+      - 9000:80
+      - "0.0.0.0:8080:80"
+  c: {image: python, ports: ["127.0.0.2:8081:80", "8080", "0:8080"]}
+""",
+    )
+    assert said == ["8: service 'b': port 8080 of this machine is given to service 'a' (compose.yaml:3)"]
+
+
+def test_what_is_right_is_read(tmp_path: Path) -> None:
+    made = plan(
+        tmp_path / "compose.yaml",
+        """
+services:
+  a:
+    image: python
+    extra_hosts: {v6: "[::1]", both: [192.0.2.1, "2001:db8::1"]}
+    volumes: ["data:/ro:ro", "data:/rw", {type: volume, source: data, target: /long, read_only: yes}, /own]
+    cap_add: [cap_net_admin]
+    tmpfs: [/run, "/cache:size=1m"]
+    scale: "2"
+    ports: ["80"]
+    stop_grace_period: 1m30s
+    healthcheck: {test: []}
+    user: "0:0"
+    ulimits: {nofile: {soft: "5", hard: -1}, core: 0}
+    init: yes
+    environment: {ON: on, N: 1e3}
+volumes: {data: }
+""",
+    )
+    a = made.services["a"]
+    assert made.hosts[0].extra_hosts == (("v6", "::1"), ("both", "192.0.2.1"), ("both", "2001:db8::1"))
+    named = (("data", "/ro", True), ("data", "/rw", False), ("data", "/long", True))
+    assert a.volumes == (*named, ("a-3", "/own", False))
+    assert a.folders == ("/cache",), "a host has a /run of its own"
+    assert (a.capabilities_added, a.stop_grace_s, a.health_check) == (("NET_ADMIN",), 90.0, None)
+    assert a.limits == {"RLIMIT_NOFILE": (5, -1), "RLIMIT_CORE": (0, 0)}
+    assert (a.environment["ON"], a.environment["N"]) == ("on", "1000")
+    assert [host.name for host in made.hosts] == ["a[1]", "a[2]"]
+
+
+_SCALARS = st.none() | st.booleans() | st.sampled_from([-2, -1, 0, 3, 1.5, float("inf"), "", "x", "1", "/"])
+_VALUES = st.recursive(
+    _SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["x", "/", "target"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@given(key=st.sampled_from(sorted(composeshapes.FILE.words["services"].others.words)), value=_VALUES)  # type: ignore[index, union-attr, arg-type]
+def test_a_value_of_any_kind_is_read_or_refused(key: str, value: object, tmp_path: Path) -> None:
+    body = {"image": "python", "command": ["x"], key: value}
+    problems = composefile.Problems(tmp_path, {})
+    file = composefile._read(tmp_path / "compose.yaml", {"services": {"a": body}}, problems, {}, ())
+    with contextlib.suppress(InvalidComposeError):
+        localplan.make(file, Topology.from_compose(file.config))
