@@ -61,7 +61,7 @@ NEIGHBOUR_DISCOVERY = range(133, 138)
 
 # Which groups a host listens to is told to the network, at moments of its own (RFC 3810, RFC 2710): no packets of a
 # link, which they would take numbers and seeds of.
-_MULTICAST_LISTENERS = (130, 131, 132, 143)
+MULTICAST_LISTENERS = (130, 131, 132, 143)
 
 # One source may have many addresses and two filters for each; a filter's handle is the source's minor number with
 # the filter's own number above it.
@@ -217,7 +217,7 @@ def root(device: str) -> list[str]:
         *(
             f"filter replace dev {device} parent 1: protocol ipv6 prio {_NEIGHBOURS} handle {number:#x} "
             f"flower ip_proto icmpv6 type {number} classid 1:0"
-            for number in (*_MULTICAST_LISTENERS, *NEIGHBOUR_DISCOVERY)
+            for number in (*MULTICAST_LISTENERS, *NEIGHBOUR_DISCOVERY)
         ),
     ]
 

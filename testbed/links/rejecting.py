@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from testbed.links.proof import Difference
-from testbed.links.qdisc import ANSWERER, NEIGHBOUR_DISCOVERY, Filter
+from testbed.links.qdisc import ANSWERER, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Filter
 
 EXTENSION_HEADERS = 3
 """So many of a packet's IPv6 extension headers are passed over to find its protocol."""
@@ -34,7 +34,9 @@ _FROM_MAC, _IP = 6, 14
 _V4_FRAGMENT, _V4_PROTOCOL, _V4_SOURCE, _V4_TARGET = _IP + 6, _IP + 9, _IP + 12, _IP + 16
 _V6_NEXT, _V6_SOURCE, _V6_TARGET, _V6_BYTES = _IP + 6, _IP + 8, _IP + 24, 40
 _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
-_FRAGMENT, _OPTIONS = 44, (0, 43, 60)
+_FRAGMENT, _HOP_BY_HOP = 44, 0
+_OPTIONS = (_HOP_BY_HOP, 43, 60)
+_LISTENERS_OPTIONS_BYTES = 8  # RFC 3810, section 5: a router alert, and nothing else
 
 
 class _Assembler:
@@ -59,7 +61,7 @@ class _Assembler:
 
 
 def program(chosen: Filter) -> Program:
-    """What matches the packets that a filter's keys name; never an answer of our own, nor neighbour discovery."""
+    """What matches the packets that a filter's keys name; never an answer of our own, nor what every link has."""
     to = _Assembler()
     to.add(_LD, _FROM_MAC)
     to.add(_EQUAL, int.from_bytes(bytes.fromhex(ANSWERER.replace(":", ""))[:4]), yes="miss")
@@ -103,11 +105,20 @@ def _narrow_v6(to: _Assembler, number: int | None, ports: Iterable[tuple[int, in
     to.add(_LDX, _V6_BYTES)
     to.add(_LDB, _V6_NEXT)
     if number is None:
+        to.add(_EQUAL, _HOP_BY_HOP, no="plain")
+        to.add(_LDB_X, _IP)
+        to.add(_EQUAL, _PROTOCOLS["icmpv6"], no="match")
+        to.add(_LDX, _V6_BYTES + _LISTENERS_OPTIONS_BYTES)
+        to.add(_JUMP, yes="kind")
+        to.label("plain")
         to.add(_EQUAL, _PROTOCOLS["icmpv6"], no="match")
     else:
         _find_v6(to, number, first_alone=bool(ports))
     if number in (None, _PROTOCOLS["icmpv6"]):
+        to.label("kind")
         to.add(_LDB_X, _IP)
+        for kind in MULTICAST_LISTENERS:
+            to.add(_EQUAL, kind, yes="miss")
         to.add(_AT_LEAST, NEIGHBOUR_DISCOVERY.start, no="match")
         to.add(_AT_LEAST, NEIGHBOUR_DISCOVERY.stop, no="miss")
     for place, port in ports:

@@ -157,8 +157,9 @@ print(reports() - before)
 """
 
 
-def test_reports_of_multicast_groups_are_no_packets_of_a_link(scaled: Lab) -> None:
-    scaled.cut("client[1] -> server")
+@pytest.mark.parametrize("reject", [False, True])
+def test_reports_of_multicast_groups_are_no_packets_of_a_link(scaled: Lab, reject: bool) -> None:
+    scaled.cut("client[1] -> server", reject=reject)
     before = scaled.link("client[1] -> server").lost_in_cut()
     joined = scaled.hosts["client[1]"].run(["python3", "-c", _JOIN])
     assert int(joined.stdout) > 0, joined.stderr

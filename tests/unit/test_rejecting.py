@@ -84,11 +84,15 @@ def test_a_routers_packets_are_told_by_its_own_address_in_both_families() -> Non
         assert not Kernel("", other).matches(ipv4(A4, B4, 6, tcp(40000, 80)))
 
 
-@pytest.mark.parametrize("kind", range(131, 140))
-def test_neighbour_discovery_is_never_cut(kind: int) -> None:
-    message = ipv6(A6, B6, 58, bytes([kind]) + bytes(23))
+@pytest.mark.parametrize("kind", range(128, 146))
+def test_neighbour_discovery_and_listeners_reports_are_never_cut(kind: int) -> None:
+    message = bytes([kind]) + bytes(23)
+    router_alert = bytes([58, 0, 5, 2, 0, 0, 1, 0])  # RFC 2711
+    cut = kind not in (*range(130, 138), 143)
     for said in ("", "icmp"):
-        assert Kernel(said, A6).matches(message) == (kind not in range(133, 138))
+        assert Kernel(said, A6).matches(ipv6(A6, B6, 58, message)) == cut
+        assert Kernel(said, A6).matches(ipv6(A6, B6, 0, router_alert + message)) == cut
+    assert Kernel("", A6).matches(ipv6(A6, B6, 0, bytes([17]) + router_alert[1:] + udp(1, 2)))
 
 
 def test_an_answer_in_the_hosts_name_is_none_of_its_packets() -> None:
