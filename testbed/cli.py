@@ -470,8 +470,9 @@ def prove(
             raise UserError(f"{_NOT_UP}; or say what the link is to be impaired with: testbed prove {link!r} lossy")
         else:
             undo.enter_context(lab)
+        now = wanted if asked is not None else {ref: lab.asked_now(ref) for ref in refs}
+        lab.plan_proof(now, alpha=alpha, most_s=seconds, tolerance=tolerance)  # here it may be cut
         if asked is not None:
-            lab.plan_proof(wanted, alpha=alpha, most_s=seconds, tolerance=tolerance)  # here it may be cut
             lab.impair(asked.link, asked.profile, **asked.words)
         for ref in refs:
             if ref not in lab.impaired or not lab.differences(ref):  # what is not there is told as it was found

@@ -136,7 +136,7 @@ def pytest_configure_node(node: Any) -> None:
     And tell those that are our children who we are: see `_die_with`.
     """
     node.workerinput["testbed_seed"] = node.config.stash[_SEED]
-    node.workerinput["testbed_lab"] = node.config.stash.get(_CHOSEN, None)
+    node.workerinput["testbed_lab"] = _chosen(node.config) if _has_stack(node.config) else None
     spec = node.gateway.spec
     ours = spec.popen and not (spec.python or spec.via)
     node.workerinput["testbed_controller"] = os.getpid() if ours else None
@@ -523,18 +523,18 @@ def _replay(item: pytest.Item) -> str:
             words += [option, said]
     links = [f"{each.link}: {each.describe()}" for each in lab.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
-    lost = item.stash[_LOST] if _LOST in item.stash else _counted_losses(lab)
+    lost = item.stash.get(_LOST, None) or _counted_losses(
+        lab, captured=config.getoption("--testbed-capture") != "never"
+    )
     return "\n".join([shlex.join(words), *links, *unseeded, *lost])
 
 
-def _counted_losses(lab: Lab) -> Iterator[str]:
+def _counted_losses(lab: Lab, *, captured: bool) -> Iterator[str]:
     """What each link lost, where no capture tells which packets these were."""
+    which = "" if captured else "; which, --testbed-capture on-failure tells"
     for each in lab.evidence:
         if each.tally is not None and each.tally.dropped_packets:
-            yield (
-                f"{each.link}: lost {each.tally.dropped_packets} of {each.tally.arrived_packets} packets; "
-                f"which, --testbed-capture on-failure tells"
-            )
+            yield (f"{each.link}: lost {each.tally.dropped_packets} of {each.tally.arrived_packets} packets{which}")
 
 
 def pytest_report_teststatus(

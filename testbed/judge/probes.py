@@ -166,6 +166,12 @@ def plan(
     time than ``most_s``.
     """
     vet(alpha=alpha, most_s=most_s, tolerance=tolerance)
+    if tolerance is not None and asked.corrupt_ratio and (asked.loss_ratio or asked.duplicate_ratio):
+        words = " ".join(f"{name}={value}" for name, value in asked.words().items() if name in ("loss", "duplicate"))
+        raise InvalidValueError(
+            f"tolerance={tolerance:g}: with corrupt={asked.words()['corrupt']} some damaged packets are lost, too, so "
+            f"that {words} is judged as a range: prove {words} without corrupt, or ask for no tolerance"
+        )
     longest_s = _longest_s(asked) + _slot_s(asked)
     size = _LARGE_BYTES if asked.corrupt_ratio else _SMALL_BYTES
     pace_s = max(_PACE_S, 2 * longest_s / limit_packets, _slot_s(asked))
@@ -222,7 +228,7 @@ def _shares(asked: Impairment, size_bytes: int) -> Iterator[tuple[str, float, fl
         found += [("loss", loss * (1 - twice), 1.0), ("duplicate", twice * (1 - loss) ** 2, 1.0)]
         if not twice:
             found.append(("corrupt", (asked.corrupt_ratio or 0.0) * (1 - loss) * visible, 1.0))
-    if asked.reorder_ratio:
+    if asked.reorder_ratio and _told_gaps(asked) and _shortest_s(asked) >= 2 * _TOLERANCE_S:
         gap = asked.reorder_gap_packets or 1
         arrives = 1 - (asked.mean_loss or 0.0)
         found.append(("reorder", asked.reorder_ratio, arrives / (1 + asked.reorder_ratio * (gap - 1))))
@@ -305,6 +311,11 @@ class _Case:
         """What the machine adds to a delay: 0.5 ms, and what nine of ten probes of the clean path stayed below."""
         clean = sorted(self.clean.delays_s.values())
         return _TOLERANCE_S + (clean[int(len(clean) * 0.9)] if clean else 0.0)
+
+
+def _shortest_s(asked: Impairment) -> float:
+    """How long the delay is at least, of what does not skip it; as much below its mean as the longest is above."""
+    return 2 * (asked.delay_s or 0.0) - _longest_s(asked)
 
 
 def _slot_s(asked: Impairment) -> float:
@@ -480,15 +491,7 @@ def _overtaking(case: _Case) -> list[Check]:
     asked, flight = case.asked, case.flight
     p, gap = asked.reorder_ratio or 0.0, asked.reorder_gap_packets or 1
     early = _early(case)
-    lossy = bool(
-        asked.by_number
-        or asked.loss_ratio
-        or asked.gilbert
-        or asked.loss_state
-        or asked.duplicate_ratio
-        or asked.corrupt_ratio
-    )
-    if early is None or (gap > 1 and lossy):
+    if early is None or not _told_gaps(asked):
         why = "the delay is too short to tell which ones skipped it" if early is None else "lost packets count in a gap"
         return [Check(field="reorder", asked=_percent(p), seen=f"{flight.reordered} out of order",
                       how=f"{why}: shown, not judged")]  # fmt: skip
@@ -502,9 +505,17 @@ def _overtaking(case: _Case) -> list[Check]:
                      of=" that might", cause="another qdisc took the netem's place")]  # fmt: skip
 
 
+def _told_gaps(asked: Impairment) -> bool:
+    """Whether it can be told which packets might have skipped the delay: what is lost or doubled counts in a gap."""
+    disturbed = (
+        asked.by_number or asked.loss_ratio or asked.bursty or asked.duplicate_ratio or asked.corrupt_ratio
+    )  # fmt: skip
+    return (asked.reorder_gap_packets or 1) == 1 or not disturbed
+
+
 def _early(case: _Case) -> set[int] | None:
     """The probes that skipped the delay; None where it is too short to tell."""
-    shortest_s = 2 * (case.asked.delay_s or 0.0) - _longest_s(case.asked)
+    shortest_s = _shortest_s(case.asked)
     if not case.asked.reorder_ratio:
         return set()
     if shortest_s < 2 * case.tolerance_s:

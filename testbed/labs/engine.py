@@ -32,6 +32,8 @@ INPUTS_LABEL = "testbed.inputs"
 
 _UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 _STDOUT = 1
+# Whether there is an engine is asked at every start of pytest; to build or to pull takes longer.
+_ANSWERS_WITHIN_S, _WORKS_FOR_S = 10, 120
 
 
 class NoEngineError(EnvironmentUnfitError):
@@ -125,16 +127,16 @@ class Engine:
     def __init__(self) -> None:
         """Connect; raises EnvironmentUnfitError saying what was tried and what came back."""
         try:
-            self._client = docker.from_env(timeout=120)
-            self._client.ping()
+            self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S)
+            self._version = self._client.version()["Version"]
+            self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
             raise _unreachable(error) from None
         self._api = self._client.api
 
     def describe(self) -> str:
         """In a few words, for a header line."""
-        version = self._client.version()
-        return f"Docker Engine {version['Version']} at {self.address}"
+        return f"Docker Engine {self._version} at {self.address}"
 
     @property
     def address(self) -> str:

@@ -288,7 +288,7 @@ class Port:
         for each in state["sources"]:
             ref = LinkRef(**{**each["link"], "traffic": Traffic.parse(each["link"]["traffic"])})
             source = each["source"]
-            addresses, targets = tuple(source["addresses"]), tuple(source["targets"])
+            addresses, targets = tuple(source["addresses"]), tuple(source.get("targets", ()))
             minor, cut = source["minor"], source["cut"]
             ways = tuple(qdisc.cut_filters(minor, addresses, ref.traffic, targets))
             sources[ref] = Source(**{
@@ -580,7 +580,7 @@ class Lab(abc.ABC):
         is not as asked.
         """
         refs = self.topology.links(text)
-        self.plan_proof({ref: self._asked_now(ref) for ref in refs}, alpha=alpha, most_s=most_s, tolerance=tolerance)
+        self.plan_proof({ref: self.asked_now(ref) for ref in refs}, alpha=alpha, most_s=most_s, tolerance=tolerance)
         seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s, tolerance=tolerance) for ref in refs}
         for ref, checks in seen.items():
             if wrong := [str(check) for check in checks if check.verdict == FAILS]:
@@ -596,7 +596,7 @@ class Lab(abc.ABC):
         Of an impaired link that the kernel does not hold any more nothing is sent, because what is there would be put
         there afresh for it: that raises.
         """
-        asked = self._asked_now(ref)
+        asked = self.asked_now(ref)
         plans = self.plan_proof({ref: asked}, alpha=alpha, most_s=most_s, tolerance=tolerance)
         kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
         impaired = ref in self.impaired
@@ -612,12 +612,12 @@ class Lab(abc.ABC):
         return checks
 
     def differences(self, ref: LinkRef) -> list[proof.Difference]:
-        """Every way in which the kernel now holds something else for an impaired link than was asked.
-
-        Raises ImpairmentNotAppliedError if the link's end is gone.
-        """
+        """Every way in which the kernel now holds something else for an impaired link than was asked."""
         port = self._ports[ref.dst, ref.network]
-        filters, qdiscs, _ = self._read_port(port, [ref])
+        try:
+            filters, qdiscs, _ = self._read_port(port, [ref])
+        except ImpairmentNotAppliedError as error:
+            return [proof.Difference("the link", "with both ends", f"{error}")]
         return self.held(ref, port, proving.Reading(filters, qdiscs, ()))[1]
 
     def plan_proof(
@@ -649,7 +649,7 @@ class Lab(abc.ABC):
             raise InvalidValueError(list(dict.fromkeys(problems)))
         return plans
 
-    def _asked_now(self, ref: LinkRef) -> Impairment | None:
+    def asked_now(self, ref: LinkRef) -> Impairment | None:
         """What a link is impaired with; None if a timeline runs there."""
         port = self._ports.get((ref.dst, ref.network))
         running = port.sources[ref].running if port is not None and ref in port.sources else None
@@ -658,11 +658,9 @@ class Lab(abc.ABC):
     def cut_for_probes(self, ref: LinkRef) -> LinkRef | None:
         """The cut, or the link that flaps, in which probes of this link would be lost and counted; None if none is."""
         port = self._ports.get((ref.dst, ref.network))
-        sent = replace(ref.traffic, protocol="udp")
-        return next(
-            (other for other, source in (port.sources if port is not None else {}).items()
-             if source.cut is not None and other.src == ref.src and other.traffic.covers(sent)), None
-        )  # fmt: skip
+        sent = replace(ref, traffic=replace(ref.traffic, protocol="udp"))
+        sources = port.sources.items() if port is not None else ()
+        return next((other for other, source in sources if source.cut is not None and other.covers(sent)), None)
 
     def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
         """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
@@ -695,8 +693,13 @@ class Lab(abc.ABC):
         return self._cut_all(self.topology.links(text), reject=reject)
 
     def _cut_all(self, refs: tuple[LinkRef, ...], *, reject: bool) -> tuple[LinkRef, ...]:
-        for ref in refs:
-            self.cut_link(ref, reject=reject)
+        before = self.cuts
+        with ExitStack() as undo:
+            for ref in refs:
+                if ref not in before:
+                    undo.callback(self.mend_link, ref)
+                self.cut_link(ref, reject=reject)
+            undo.pop_all()
         return refs
 
     def flap(self, text: str, *, up: str, down: str, reject: bool = False) -> None:
@@ -745,6 +748,8 @@ class Lab(abc.ABC):
         problems = Problems()
         part, refs = ALL_TRAFFIC, tuple[LinkRef, ...]()
         with problems.gathered():
+            if not isinstance(traffic, str):
+                raise InvalidValueError(f"traffic={traffic!r}: must be text, as in 'tcp/8888'")
             part = Traffic.parse(traffic)
         with problems.gathered():
             refs = links(part)

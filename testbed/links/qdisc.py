@@ -29,7 +29,7 @@ from ipaddress import IPv4Address, ip_address
 from testbed import units
 from testbed.links import indexed
 from testbed.model.impairment import Impairment, Slot
-from testbed.model.topology import ALL_TRAFFIC, Traffic
+from testbed.model.topology import ALL_TRAFFIC, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Traffic
 
 FIRST_MINOR = 0x10
 """Minor number of the first source's class."""
@@ -55,13 +55,6 @@ _PRIORITY = 20
 _STRAY_PRIORITY = 50_000  # asked when no address of a sender's was known
 _FAMILIES = ("ip", "ipv6")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
-
-# Neighbour discovery is to IPv6 what ARP is to IPv4 (RFC 4861, 3792): without it there is no link to impair.
-NEIGHBOUR_DISCOVERY = range(133, 138)
-
-# Which groups a host listens to is told to the network, at moments of its own (RFC 3810, RFC 2710): no packets of a
-# link, which they would take numbers and seeds of.
-MULTICAST_LISTENERS = (130, 131, 132, 143)
 
 # One source may have many addresses and two filters for each; a filter's handle is the source's minor number with
 # the filter's own number above it.

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from testbed.links.proof import Difference
-from testbed.links.qdisc import ANSWERER, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Filter
+from testbed.links.qdisc import ANSWERER, Filter
+from testbed.model.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 
 EXTENSION_HEADERS = 3
 """So many of a packet's IPv6 extension headers are passed over to find its protocol."""

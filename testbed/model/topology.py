@@ -97,6 +97,12 @@ class Traffic:
 
 ALL_TRAFFIC = Traffic()
 
+NEIGHBOUR_DISCOVERY = range(133, 138)
+"""ICMPv6 types without which there is no link to impair, as without ARP (RFC 4861, 3792): never among its packets."""
+
+MULTICAST_LISTENERS = (130, 131, 132, 143)
+"""Nor are those that tell which groups a host listens to, at moments of its own (RFC 2710, RFC 3810)."""
+
 
 @dataclass(frozen=True, order=True)
 class LinkRef:
@@ -298,7 +304,9 @@ class Topology:
 
     def _members(self, group: Iterable[str], problems: list[str]) -> tuple[str, ...]:
         """The hosts of a group, in which each may be named as the end of a link is."""
-        words = [group] if isinstance(group, str) else group
+        words = [group] if isinstance(group, str) else list(group)
+        problems += [f"{word!r} is no host's name: it must be text" for word in words if not isinstance(word, str)]
+        words = [word for word in words if isinstance(word, str)]
         return tuple(dict.fromkeys(host for word in words for host in self._hosts_named(word, problems)))
 
     def _links_to_cut(

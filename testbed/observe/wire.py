@@ -13,13 +13,14 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from testbed.model.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 from testbed.observe.capture import Capture, Packet
 from testbed.observe.tcp_info import Endpoint
 
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
-_OF_EVERY_LINK = (*range(133, 138), 130, 131, 132, 143)  # neighbours, RFC 4861; multicast listeners, RFC 2710, 3810
+_OF_EVERY_LINK = (*NEIGHBOUR_DISCOVERY, *MULTICAST_LISTENERS)
 _HOP_BY_HOP = 0
 _FIN, _SYN, _RST, _PSH, _ACK, _URG, _ECE, _CWR = 1, 2, 4, 8, 16, 32, 64, 128
 _FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")

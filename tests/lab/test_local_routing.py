@@ -9,6 +9,7 @@ import pytest
 
 from testbed import Host, InvalidComposeError, InvalidValueError, LocalLab, topologies
 from testbed.labs.compose import ComposeLab
+from testbed.model.topology import LinkRef
 from tests.lab.conftest import HERE, Datagrams, prepare
 
 LABS = ("local",)
@@ -133,6 +134,7 @@ def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalL
         chain.partition({"left"}, {"right"}, reject=reject)
         assert sorted(map(str, chain.cuts)) == ["left -> right over r1", "right -> left over r3"]
         assert knocked("left", "right", "r2") == [said, "ok"]
+        assert chain.cut_for_probes(LinkRef("left", "r1", "left-r1")) is None, "what ends at the router passes"
         assert knocked("right", "left", "r2") == [said, "ok"]
         # More than one where the end of an earlier connection is under way.
         assert all(chain.lost_in_cut(ref) > before[ref] for ref in chain.cuts)

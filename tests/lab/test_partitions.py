@@ -302,4 +302,14 @@ def test_a_partition_of_unknown_hosts_cuts_nothing(four: Lab) -> None:
     with pytest.raises(InvalidValueError) as caught:
         four.partition({"a"}, set(), traffic="tpc/80")
     assert [each.partition(":")[0] for each in caught.value.problems] == ["'tpc/80'", "a group of a partition is empty"]
+    with pytest.raises(InvalidValueError, match="traffic=80: must be text"):
+        four.partition({"a"}, {"b"}, traffic=80)  # type: ignore[arg-type]  # wrong use
     assert four.cuts == []
+
+
+def test_a_partition_that_is_refused_halfway_leaves_no_half(four: Lab) -> None:
+    four.cut("a -> b", reject=True)
+    with pytest.raises(InvalidValueError):  # what is rejected as a whole cannot be lost silently in part
+        four.partition({"b"}, {"a"}, traffic="tcp/80")
+    assert list(map(str, four.cuts)) == ["a -> b"]
+    four.mend()

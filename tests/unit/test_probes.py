@@ -329,6 +329,26 @@ def test_a_share_that_is_off_by_the_tolerance_is_found_nine_times_in_ten() -> No
     assert plan(asked, limit_packets=1000, most_s=60, tolerance=0.15).count > 3 * n
 
 
+def test_a_tolerance_is_refused_for_what_is_judged_as_a_range() -> None:
+    asked = Impairment(loss_ratio=0.01, corrupt_ratio=0.05)
+    with pytest.raises(InvalidValueError, match=r"tolerance=0.2: with corrupt=5% .* loss=1% is judged as a range"):
+        plan(asked, limit_packets=1000, most_s=600, tolerance=0.2)
+    assert plan(Impairment(corrupt_ratio=0.05), limit_packets=1000, most_s=600, tolerance=0.2).count > 1000
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Impairment(delay_s=0.04, reorder_ratio=0.005, reorder_gap_packets=5, loss_burst_packets=3, loss_ratio=0.4),
+        Impairment(delay_s=0.04, jitter_s=0.0399, reorder_ratio=0.005),
+    ],
+    ids=lambda asked: asked.describe(),
+)
+def test_no_probes_are_sent_for_a_reordering_that_is_not_judged(asked: Impairment) -> None:
+    without = plan(replace(asked, reorder_ratio=None, reorder_gap_packets=None), limit_packets=1000, most_s=600)
+    assert plan(asked, limit_packets=1000, most_s=600).count == without.count
+
+
 def test_without_a_tolerance_the_note_says_what_would_be_found() -> None:
     (loss,) = [check for check in judged(Impairment(loss_ratio=0.02)) if check.field == "loss"]
     found = re.search(r"a share below ([\d.]+)% or above ([\d.]+)% would be found, 90% surely", loss.how)

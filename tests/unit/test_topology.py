@@ -341,6 +341,7 @@ def test_groups_that_nothing_joins_cannot_be_parted() -> None:
     )
     assert {str(each) for each in apart.links_between({"x"}, {"y", "z"})} == {"x -> z", "z -> x"}
     assert refused(apart, {"x"}, set()) == ("a group of a partition is empty: there is nobody to be cut off",)
+    assert refused(apart, ["x", 3], {"y"}) == ("3 is no host's name: it must be text",)  # type: ignore[list-item]  # wrong
     assert refused(apart, {"x"}) == ('a partition needs two groups of hosts: partition({"a", "b"}, {"c"})',)
     wide = joined({"a": "lw", "b": "lw"}, drivers={"w": "overlay"})
     assert refused(wide, {"a"}, {"b"}) == (
