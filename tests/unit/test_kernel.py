@@ -17,10 +17,11 @@ from testbed.labs.waiting import await_condition
 _WAITS = "#!/bin/sh\nsleep 4711 &\necho $$ $! >{told}\nwait\n"
 _FAILS = "#!/bin/sh\necho no mirror >&2\nexit 100\n"
 _GET = """
-import sys
+import signal, sys
 from testbed import kernel
 from testbed.errors import EnvironmentUnfitError
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background inherits that it is ignored
 kernel._KEYRINGS = (sys.executable,)
 try:
     kernel.ensure_root(print)
