@@ -53,12 +53,14 @@ def present() -> bool:
 def ensure_root(say: Callable[[str], None]) -> Path:
     """The root of a kernel to carry; fetched the first time (50 MB). Raises EnvironmentUnfitError."""
     root = root_folder()
-    if not present() or any(_unfinished(root)):
+    if present():
+        if any(_unfinished(root)):
+            with suppress(OSError), _locked(root, fcntl.LOCK_EX | fcntl.LOCK_NB):  # another time, or another user
+                _clear_up(root)
+    else:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with (root.parent / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in _unfinished(root):  # by one that was killed: another at work would have the lock
-                shutil.rmtree(left)
+        with _locked(root, fcntl.LOCK_EX):
+            _clear_up(root)
             if not present():
                 say(f"getting a kernel to carry from Debian's archive, once (50 MB, into {root})")
                 _fetch(root)
@@ -73,6 +75,19 @@ def ensure_root(say: Callable[[str], None]) -> Path:
                 Path(made).rename(folder)
                 Path(made).mkdir()  # to be removed
     return root
+
+
+@contextmanager
+def _locked(root: Path, how: int) -> Iterator[None]:
+    with (root.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, how)
+        yield
+
+
+def _clear_up(root: Path) -> None:
+    """With the lock: what one left that was killed, for another at work would have the lock."""
+    for left in _unfinished(root):
+        shutil.rmtree(left)
 
 
 def _unfinished(root: Path) -> Iterator[Path]:

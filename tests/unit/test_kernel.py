@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -96,3 +98,22 @@ def test_whoever_is_ended_while_a_kernel_is_got_ends_all_that_gets_it(
     with get(tools) as again:
         assert "failed: no mirror" in again.communicate()[1]
     assert cached(tools) == {"lock"}
+
+
+@pytest.mark.parametrize("lock", ["free", "another's", "closed"])
+def test_who_has_a_kernel_neither_waits_nor_fails_for_what_another_left(tools: Path, lock: str) -> None:
+    cache = tools.parent / "testbed"
+    there = "import sys; from testbed import kernel; kernel.ensure_root(print)"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tools.parent)}
+    name = "from testbed import kernel; print(kernel.root_folder())"
+    root = Path(subprocess.check_output([sys.executable, "-c", name], env=environment, text=True).strip())
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "usr/bin/linux.uml").touch()
+    (cache / "fetch-left").mkdir()
+    # A folder can be opened for writing by nobody, be it root.
+    (cache / "lock").mkdir() if lock == "closed" else (cache / "lock").touch()
+    with contextlib.ExitStack() as held:
+        if lock == "another's":
+            fcntl.flock(held.enter_context((cache / "lock").open()), fcntl.LOCK_EX)
+        subprocess.run([sys.executable, "-c", there], env=environment, check=True, timeout=30)
+    assert (cache / "fetch-left").exists() == (lock != "free")
