@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from . import kernelcalls
 from .namespaces import UNFIT, enter
+from .processes import reap_until
 
 # In the root of the kernel: where its memory is, and below that this machine's files.
 _SCRATCH, _MACHINE = "/run", "/run/machine"
@@ -61,10 +62,7 @@ def _be_first(asked: Mapping[str, Any], log: int, status: int) -> NoReturn:
         kernel = os.fork()
         if kernel == 0:
             _become(asked, log, status)
-        ended = 0
-        while ended != kernel:
-            ended, how = os.waitpid(-1, 0)
-        outcome = max(os.waitstatus_to_exitcode(how), 0)
+        outcome = reap_until(kernel)
     except OSError as error:
         os.write(2, f"{error}\n".encode())
     os._exit(outcome)
@@ -163,10 +161,7 @@ def _run(asked: Mapping[str, Any]) -> int:
     )  # fmt: skip
     for end in ends:
         os.close(end)
-    ended, how = os.wait()
-    while ended != program.pid:
-        ended, how = os.wait()
-    program.returncode = os.waitstatus_to_exitcode(how)
+    program.returncode = reap_until(program.pid)
     deadline = time.monotonic() + _LAST_OUTPUT_S  # whom it left behind may hold its output open
     for each in passers:
         select.select([each], [], [], max(0.0, deadline - time.monotonic()))

@@ -18,6 +18,7 @@ from pathlib import Path
 from . import kernelcalls, protocol
 from .hosts import SCRATCH, Hosts
 from .ports import Ports
+from .processes import reap_until
 
 UNFIT = 3
 """Exit status where the machine lets nobody have namespaces; the reason is on stderr."""
@@ -81,11 +82,7 @@ def _be_first(tag: str, passing: int, owner: int | None, *, may_change_user: boo
             os._exit(status)
         for descriptor in (0, 1, passing):
             os.close(descriptor)
-        while True:
-            ended, how = os.waitpid(-1, 0)
-            if ended == agent:
-                status = max(os.waitstatus_to_exitcode(how), 0)
-                break
+        status = reap_until(agent)
     except OSError as error:
         os.write(2, f"{error}\n".encode())
         status = UNFIT

@@ -74,3 +74,17 @@ def processes() -> list[tuple[int, int, int, int]]:
             continue  # it ended while we looked
         found.append((int(path.name), int(fields[1]), int(fields[3]), int(fields[19])))
     return found
+
+
+def exit_status(how: int) -> int:
+    """What wait(2) tells, as a shell has it: 128 and the signal's number for a program that was killed."""
+    code = os.waitstatus_to_exitcode(how)
+    return code if code >= 0 else 128 - code
+
+
+def reap_until(pid: int) -> int:
+    """Reap whatever child ends, as a first process must, until it is this one; its exit status as a shell has it."""
+    while True:
+        ended, how = os.wait()
+        if ended == pid:
+            return exit_status(how)
