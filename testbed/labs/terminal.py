@@ -39,9 +39,11 @@ def interact(host: Host, argv: Sequence[str]) -> int:
 def _on_a_terminal(host: LocalHost, argv: Sequence[str]) -> int:
     ours, theirs = host.terminal()
     try:
-        _copy_size(ours)
-        program = host.attached(argv, (theirs, theirs, theirs), tty=True)
-        os.close(theirs)
+        try:
+            _copy_size(ours)
+            program = host.attached(argv, (theirs, theirs, theirs), tty=True)
+        finally:
+            os.close(theirs)
         with _raw(), _following_size(ours):
             _copy(ours, program.fileno())
         return program.wait()
