@@ -13,6 +13,7 @@ import fcntl
 import grp
 import itertools
 import os
+import posixpath
 import pwd
 import resource
 import shutil
@@ -30,7 +31,7 @@ from typing import Any, BinaryIO, NoReturn, Self
 
 from . import capture, inside, kernelcalls, offloads, protocol, relay, sockets
 from .netlink import Change, Netlink, address, bridge, cable, enslave, route, up, veth
-from .processes import processes
+from .processes import exit_status, processes
 from .protocol import Operation, Refused
 
 SCRATCH = Path("/run")
@@ -43,6 +44,7 @@ _BELOW = SCRATCH / "below"
 
 # What a host has of its own; the rest of the machine's file system is shown read-only.
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
+_HIDDEN = ("proc", "sys", "dev")
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 # asm-generic/ioctls.h
@@ -153,7 +155,7 @@ class Hosts:
         self, networks: list[dict[str, Any]], hosts: list[dict[str, Any]], sysctls: _Sysctls
     ) -> dict[str, dict[str, int]]:
         for name, *_ in (volume for settings in hosts for volume in settings["volumes"]):
-            (_VOLUMES / name).mkdir(parents=True, exist_ok=True)
+            _volume(name).mkdir(parents=True, exist_ok=True)
         try:
             for settings in hosts:
                 self._hosts[settings["name"]] = Host(settings["name"], _new_namespace(sysctls), settings)
@@ -322,16 +324,16 @@ class Hosts:
             def become() -> NoReturn:
                 self._become_program(place, argv, env, workdir, user, descriptors[:3], tty=tty, refused=write)
 
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-            try:
-                pid = self._fork_into(place, become)
-                self._started += 1
-                self._running[self._started] = Running(pid, os.dup(descriptors[3]))
-            finally:
-                os.close(write)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-            number = self._started
             with os.fdopen(read, "rb") as answer:
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+                try:
+                    pid = self._fork_into(place, become)
+                    self._started += 1
+                    self._running[self._started] = Running(pid, os.dup(descriptors[3]))
+                finally:
+                    os.close(write)
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+                number = self._started
                 return {"program": number, "refused": answer.read().decode(errors="replace")}
         finally:
             for descriptor in descriptors:
@@ -380,9 +382,8 @@ class Hosts:
             with contextlib.suppress(ChildProcessError):
                 pid, status = os.waitpid(running.pid, os.WNOHANG)
                 if pid:
-                    code = os.waitstatus_to_exitcode(status)
                     with contextlib.suppress(OSError):  # the lab does not want to know any more
-                        os.write(running.status, struct.pack("=i", code if code >= 0 else 128 - code))
+                        os.write(running.status, struct.pack("=i", exit_status(status)))
                     os.close(running.status)
                     del self._running[number]
 
@@ -479,7 +480,7 @@ class Hosts:
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
-        except (OSError, ValueError, Refused) as error:
+        except (OSError, ValueError, OverflowError, Refused) as error:
             give_up(f"{argv[0]}: not started: {error}", 126)
         try:
             os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606  # argv as it is, no shell
@@ -487,12 +488,17 @@ class Hosts:
             give_up(f"exec: {argv[0]!r}: no such file, or not found in $PATH ({env.get('PATH', '')})", 127)
         except OSError as error:
             give_up(f"exec: {argv[0]!r}: {error.strerror}", 126)
+        except (ValueError, OverflowError) as error:  # a zero byte among the arguments or in the environment
+            give_up(f"exec: {argv[0]!r}: {error}", 126)
 
     def _change_user(self, user: str) -> None:
         if not self._may_change_user:
             raise Refused(f"user {user!r}: without root, a local lab's programs run as the host's root alone")
         uid, gid = _identity(user)
         name, _, group = user.partition(":")
+        if name.isdecimal():
+            with contextlib.suppress(KeyError):  # groups list names
+                name = pwd.getpwuid(uid).pw_name
         os.setgroups([] if group else [each.gr_gid for each in grp.getgrall() if name in each.gr_mem])
         os.setgid(gid)
         os.setuid(uid)
@@ -513,8 +519,8 @@ class Hosts:
                 _set_sysctls(_AS_DOCKERS, but_not=host.settings["sysctls"])
                 names = [self._names[network] for network in host.settings["names"]]
                 _furnish(host.settings, "\n".join([host.settings["hosts_head"], *names]) + "\n")
-            except (OSError, Refused) as error:
-                os.write(write, str(error).encode())
+            except (OSError, ValueError, OverflowError, Refused) as error:
+                os.write(write, str(error).encode(errors="replace"))
                 os._exit(1)
             os.close(write)
             _hold()
@@ -543,7 +549,7 @@ def _limit(name: str, soft: int, hard: int) -> None:
     number = getattr(resource, name)
     try:
         resource.setrlimit(number, (soft, hard))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         most = resource.getrlimit(number)[1]
         raise Refused(
             f"ulimit {name.removeprefix('RLIMIT_').lower()} {soft}:{hard}: {error}; the most here is {most}"
@@ -724,22 +730,33 @@ def _furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
             _file(root, source, target, mode, owner)
         else:
             _folder(root, target, mode, owner)
-    for folder in settings["folders"]:
-        _tmpfs(_place(root, folder), "755")
-    for name, target, read_only in settings["volumes"]:
-        place, volume, below = _place(root, target), _VOLUMES / name, f"{target.rstrip('/')}/"
+    for name, target, _ in settings["volumes"]:  # out of the image, before anything is shown over that
+        volume, below = _volume(name), f"{target.rstrip('/')}/"
         if any(f"{each[1]}/".startswith(below) for each in settings["files"]) and not any(volume.iterdir()):
-            _copy_all(place, volume)  # as the engine fills a new volume
-        kernelcalls.bind(volume, place, read_only=read_only)
-    for source, target, read_only in settings["binds"]:
-        place = _place(root, target, a_file=not Path(source).is_dir())
-        kernelcalls.bind(source, place, read_only=read_only)
+            _copy_all(_place(root, target), volume)  # as the engine fills a new volume
+    shown: list[tuple[str, str, bool]] = [("", target, False) for target in settings["folders"]]
+    shown += [(str(_volume(name)), target, read_only) for name, target, read_only in settings["volumes"]]
+    shown += settings["binds"]
+    for source, target, read_only in sorted(shown, key=lambda each: _depth(each[1])):  # as the engine has it
+        if source:
+            kernelcalls.bind(source, _place(root, target, a_file=not os.path.isdir(source)), read_only=read_only)
+        else:
+            _tmpfs(_place(root, target), "755")
     _own_file(root, "etc/hosts", hosts_file)
     _own_file(root, "etc/hostname", settings["hostname"] + "\n")
     _own_file(root, "etc/resolv.conf", _NO_NAME_SERVER)
-    read_only = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
-    kernelcalls.mount("none", root, "", read_only)
+    closed = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
+    kernelcalls.mount("none", root, "", closed)
     kernelcalls.pivot_root(root)
+
+
+def _volume(name: str) -> Path:
+    """Where a volume lies, whatever its name is."""
+    return _VOLUMES / f"volume-{name}"
+
+
+def _depth(target: str) -> int:
+    return len(Path(posixpath.normpath(target)).parts)
 
 
 def _tmpfs(target: Path, mode: str) -> None:
@@ -762,6 +779,7 @@ def _mirror(source: Path, target: Path, *, read_only: bool = False, leave_out: f
 def _place(root: Path, path: str, *, a_file: bool = False) -> Path:
     """A folder, or a file, to mount on in the new root; made where the machine has none."""
     place = _inside(root, path)
+    _refuse_hidden(root, place, path)
     if not place.exists():
         folder = next(parent for parent in place.parents if parent.is_dir())
         if not os.access(folder, os.W_OK) or _read_only(folder):
@@ -784,8 +802,7 @@ def _inside(root: Path, path: str) -> Path:
         if name == "..":
             place = place if place == root else place.parent
             continue
-        if place.is_dir() and not os.access(place, os.X_OK):
-            _open_up(place)
+        _make_searchable(place)
         inner = place / name
         if not inner.is_symlink():
             place = inner
@@ -797,6 +814,21 @@ def _inside(root: Path, path: str) -> Path:
         place = root if target.startswith("/") else place
         left += target.split("/")[::-1]
     return place
+
+
+def _make_searchable(folder: Path) -> None:
+    if folder.is_dir() and not os.access(folder, os.X_OK):
+        _open_up(folder)
+
+
+def _refuse_hidden(root: Path, place: Path, path: str, *, also_if_said: bool = False) -> None:
+    """Raises Refused for a path that leads, by a link, to what is the kernel's and not the host's alone.
+
+    What is bound from the machine's /dev is its own: whoever writes, chowns or chmods there does it to the machine.
+    """
+    top = place.relative_to(root).parts[:1]
+    if top and top[0] in _HIDDEN and (also_if_said or posixpath.normpath(path).split("/")[1] != top[0]):
+        raise Refused(f"{path} leads to /{place.relative_to(root)}, and a host has its own there")
 
 
 def _open_up(folder: Path) -> None:
@@ -818,6 +850,7 @@ def _open_up(folder: Path) -> None:
 def _folder(root: Path, path: str, mode: int, owner: str) -> Path:
     """A folder of the image: made, with those it lies in, unless it is there; one to write in."""
     place, missing = _inside(root, path), []
+    _refuse_hidden(root, place, path)
     while not place.is_dir():
         missing.append(place.name)
         place = place.parent
@@ -835,23 +868,27 @@ def _folder(root: Path, path: str, mode: int, owner: str) -> Path:
 
 
 def _file(root: Path, source: str, target: str, mode: int | None, owner: str) -> None:
-    """A file of the image, or a symbolic link: in its folder, or over the machine's file of that name."""
+    """A file of the image, or a symbolic link: in its folder, or over the machine's file of that name.
+
+    What is a link there is replaced, as BuildKit does it, and never followed.
+    """
     folder, _, name = target.rpartition("/")
-    if os.path.islink(source):
+    inside = _inside(root, folder)
+    place = inside / name
+    _refuse_hidden(root, place, target, also_if_said=True)
+    _make_searchable(inside)
+    a_link, over = os.path.islink(source), None
+    if a_link or place.is_symlink() or not place.exists():
         place = _folder(root, folder, 0o755, owner) / name
-        if place.is_symlink() or place.exists():
-            place.unlink()
-        place.symlink_to(os.readlink(source))
-        _own(place, owner)
-        return
-    place = _inside(root, target)
-    over = None
-    if not place.exists():
-        _folder(root, f"/{place.parent.relative_to(root)}", 0o755, owner)
+        _remove(place)
     elif _read_only(place):
         own = root / "run/testbed/files"
         own.mkdir(exist_ok=True)
         over, place = place, own / str(len(os.listdir(own)))
+    if a_link:
+        place.symlink_to(os.readlink(source))
+        _own(place, owner)
+        return
     shutil.copyfile(source, place)
     _own(place, owner)
     shutil.copystat(source, place)
@@ -859,6 +896,17 @@ def _file(root: Path, source: str, target: str, mode: int | None, owner: str) ->
         place.chmod(mode)
     if over is not None:
         kernelcalls.bind(place, over)
+
+
+def _remove(place: Path) -> None:
+    """Take away a link or a file, if one is there: what a folder that was opened up has of the machine is mounted."""
+    if place.is_symlink():
+        place.unlink()
+    elif place.is_file():
+        with contextlib.suppress(OSError):  # nothing is mounted on it any more
+            while True:
+                kernelcalls.unmount(place)
+        place.unlink()
 
 
 def _copy_all(source: Path, target: Path) -> None:

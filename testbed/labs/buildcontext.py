@@ -18,6 +18,8 @@ from testbed.labs.dockerfile import Copy, Folder
 
 # A container has its own there, whatever its image holds.
 _HIDDEN = re.compile(r"/(proc|sys|dev)(/.*)?")
+# Likewise, and an image's files are seen there: empty at first, whatever this machine has.
+SCRATCH = ("/tmp", "/run")  # noqa: S108  # of a host, not of this machine
 _WILD = re.compile(r"[*?\[\\]")
 
 
@@ -37,7 +39,7 @@ def entries(context: Path, dockerfile: Path, layers: Sequence[Copy | Folder]) ->
     """All of it in its order, and every problem, each with its line in the Dockerfile."""
     try:
         reader = _Reader(Context(context, _ignore_file(context, dockerfile)))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return [], [f".dockerignore: {error}"]
     for layer in layers:
         try:
@@ -66,7 +68,7 @@ class _Reader:
             raise ValueError(f"{entry.target}: a host has its own there, and shows nothing of an image")
         new = [path for path in _upwards(entry.target) if path not in self._folders]
         for path in new:
-            if path in self._files or os.path.isfile(path):  # not Path's, which minds what nobody may look into
+            if path in self._files or (not is_hosts_own(path) and os.path.isfile(path)):
                 raise ValueError(f"{path} is a file, and not a folder")
         if new:
             self._folders.update(new)
@@ -118,7 +120,21 @@ class _Reader:
         self.found.append(Entry(str(place), target, copy.mode, copy.owner))
 
     def _is_folder(self, path: str) -> bool:
-        return path in self._folders or (path not in self._files and os.path.isdir(path))
+        return path in self._folders or (path not in self._files and is_machines_folder(path))
+
+
+# os.path's questions and not Path's, which raise where nobody may look.
+
+
+def is_machines_folder(path: str) -> bool:
+    """Whether it is a folder of this machine that a host shows."""
+    return not is_hosts_own(path) and os.path.isdir(path)
+
+
+def is_hosts_own(path: str) -> bool:
+    """Whether it lies below a folder that each host has of its own."""
+    lies = (posixpath.normpath(path), os.path.realpath(path))
+    return any(each.startswith(f"{folder}/") for each in lies for folder in SCRATCH)
 
 
 def _upwards(path: str) -> Iterator[str]:
@@ -204,7 +220,7 @@ class Context:
 def _ignore_file(context: Path, dockerfile: Path) -> str:
     """The one beside the Dockerfile goes before the one in the context (reference, "Filename and location")."""
     for path in (dockerfile.with_name(f"{dockerfile.name}.dockerignore"), context / ".dockerignore"):
-        if path.is_file():
+        if os.path.isfile(path):
             return path.read_text(encoding="utf-8-sig", errors="replace")
     return ""
 

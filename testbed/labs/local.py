@@ -17,7 +17,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -301,7 +301,9 @@ class LocalLab(Lab):
             "folders": service.folders,
             "files": service.files,
             "binds": [*service.binds, *_hidden_python()],
-            "volumes": service.volumes,
+            "volumes": [
+                (f"{host.name}{name}" if name.startswith(":") else name, *how) for name, *how in service.volumes
+            ],
             "python": os.path.realpath(getattr(sys, "_base_executable", sys.executable)) if service.python else None,
             "capabilities": sorted(_capabilities(service)),
             "limits": service.limits,
@@ -430,9 +432,15 @@ class LocalLab(Lab):
         if self._child is None:
             raise LabError("the lab is not up")
         read, write = os.pipe()
-        ticket = self._child.passed([*streams, write])
-        os.close(write)
-        self.channel.call("start", argv=list(argv), ticket=ticket, tty=tty, **host.circumstances())
+        try:
+            try:
+                ticket = self._child.passed([*streams, write])
+            finally:
+                os.close(write)
+            self.channel.call("start", argv=list(argv), ticket=ticket, tty=tty, **host.circumstances())
+        except BaseException:
+            os.close(read)
+            raise
         return Attached(read)
 
     def open_terminal(self, host: str) -> tuple[int, int]:
@@ -536,9 +544,12 @@ def _code(answer: bytes) -> int:
     return int(struct.unpack("=i", answer)[0]) if len(answer) == 4 else 137
 
 
-def _capabilities(service: ServicePlan) -> set[str]:
-    kept = set() if "ALL" in service.capabilities_dropped else set(_CAPABILITIES - set(service.capabilities_dropped))
-    return kept | set(service.capabilities_added)
+def _capabilities(service: ServicePlan) -> Set[str]:
+    """As the engine has it (moby, oci/caps/utils.go): ALL but what is dropped; a name that is added stays."""
+    added, dropped = set(service.capabilities_added), set(service.capabilities_dropped)
+    if "ALL" in added:
+        return localplan.CAPABILITIES - dropped
+    return added if "ALL" in dropped else (_CAPABILITIES - dropped) | added
 
 
 def _with_python(path: str) -> str:

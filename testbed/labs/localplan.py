@@ -65,7 +65,7 @@ _COMPOSES_OWN = {
     "userns_mode", "uts", "volumes_from",
 }  # fmt: skip
 # linux/capability.h
-_CAPABILITIES = {
+CAPABILITIES = {
     "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "CHOWN", "DAC_OVERRIDE",
     "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE", "LINUX_IMMUTABLE", "MAC_ADMIN",
     "MAC_OVERRIDE", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "PERFMON", "SETFCAP",
@@ -76,9 +76,10 @@ _CAPABILITIES = {
 _LABS_PLACES = ("/proc", "/sys", "/dev", "/run")
 _LABS_PARTS = ("/proc", "/sys", "/run/testbed")
 _LABS_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
-_SCRATCH = ("/tmp", "/run")  # noqa: S108  # of a host, not of this machine
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62})")
+_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _CONTAINER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
+_MOST_ID = 2**31 - 1  # of a user or group, as the engine has it
 _LEAST_MTU, _MOST_MTU = 68, 65535
 _WAY_OUT = "or run it with --lab compose"
 
@@ -152,6 +153,7 @@ class ServicePlan:
     """By the name of Python's resource module: ``RLIMIT_NOFILE``."""
     capabilities_added: tuple[str, ...] = ()
     capabilities_dropped: tuple[str, ...] = ()
+    """``ALL`` stands for itself."""
     folders: tuple[str, ...] = ()
     """Folders of each replica's own, writable."""
     files: tuple[Entry, ...] = ()
@@ -159,7 +161,7 @@ class ServicePlan:
     binds: tuple[tuple[str, str, bool], ...] = ()
     """Shown as well: what, where, whether read-only."""
     volumes: tuple[tuple[str, str, bool], ...] = ()
-    """Folders that the lab's hosts share: name, where, whether read-only."""
+    """Folders that the lab's hosts share: name, where, whether read-only; each has its own of a name with a colon."""
     python: bool = False
 
 
@@ -227,6 +229,11 @@ def make(file: ComposeFile, topology: Topology) -> Plan:
     """The plan of a Compose file. Raises InvalidComposeError naming all that a local lab cannot honour, by line."""
     problems = file.problems.copy()
     for name, body in file.config["volumes"].items():
+        if not _VOLUME_NAME.fullmatch(name):
+            problems.of_part(
+                ("volumes", name),
+                f"volume {name!r}: write letters, digits, dots, dashes, underscores, a letter or digit first",
+            )
         for key in ("driver", "external"):
             if (body or {}).get(key) not in (None, False, "local"):
                 problems.of_part(
@@ -289,11 +296,13 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
     unread = any(problems.known((*at, key)) for key in ("command", "entrypoint"))
     if not (entrypoint + command) and ours is None and not unread:
         wrong("build" if "build" in body else "image", "no `command:`, and no CMD in a Dockerfile: nothing to run")
-    volumes = _volumes(name, body, file, wrong, folders=folders, binds=binds)
+    volumes = _volumes(body, file, wrong, folders=folders, binds=binds)
     workdir = _workdir(body, described, wrong)
-    places = [*(target for _, target, _ in binds), *(each.target for each in files if not each.source)]
-    if workdir != "/" and not _is_there(workdir, folders, places):
-        folders.append(workdir)
+    if workdir != "/" and not buildcontext.is_machines_folder(workdir):
+        if "build" in body and ours is None:  # beside what the image has there
+            files += [] if any(workdir == each.target for each in files) else [Entry("", workdir, 0o755)]
+        elif not _is_shown(workdir, [*folders, *(target for _, target, _ in (*binds, *volumes))]):
+            folders.append(workdir)
     user = str(body.get("user") or described.user)
     if problem := _user_problem(user):
         wrong("user" if body.get("user") else "build", f"user {user!r}: {problem}")
@@ -340,7 +349,7 @@ def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any, *, unread: bo
         if said.get("path") is not None:
             workdir = str(body.get("working_dir") or "/app")
             path = (file.path.parent / said["path"]).resolve()
-            if not path.is_dir():
+            if not os.path.isdir(path):
                 wrong("x-testbed", f"x-testbed.local.path {said['path']!r}: {path} is no folder", "local", "path")
             elif workdir.startswith("/") and (problem := _place_problem(workdir)):
                 wrong("working_dir", f"working_dir {workdir!r}, where x-testbed.local.path is shown: {problem}")
@@ -368,13 +377,22 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
     for key in sorted(set(build) - {"context", "dockerfile", "args", "labels", "tags"}):
         wrong("build", f"`build: {key}`: a local lab cannot honour it; {_WAY_OUT}")
     path = context / str(build.get("dockerfile", "Dockerfile"))
-    if not path.is_file():
+    if not os.path.isfile(path):
         wrong("build", f"{path} does not exist")
         return None
     arguments = {name: str(value) for name, value in (build.get("args") or {}).items() if value is not None}
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        wrong("build", f"{path} cannot be read: {error.strerror}")
+        return None
     image, found = dockerfile.read(text, arguments=arguments)
     entries, missing = buildcontext.entries(context, path, image.layers)
+    missing += [
+        f"line {layer.line}: {layer.said}: owner {layer.owner!r}: {problem}"
+        for layer in image.layers
+        if (problem := _user_problem(layer.owner))
+    ]
     for problem in sorted(found + missing, key=_line_of):
         wrong("build", f"{path}, {problem}")
     return None if found or missing else (image, entries, [])
@@ -385,13 +403,11 @@ def _line_of(problem: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _is_there(path: str, folders: Iterable[str], binds: Iterable[str]) -> bool:
-    places = [*folders, *binds]
-    return any(path == each or path.startswith(f"{each}/") for each in places) or os.path.isdir(path)
+def _is_shown(path: str, places: Iterable[str]) -> bool:
+    return any(path == each or path.startswith(f"{each}/") for each in places)
 
 
 def _volumes(
-    name: str,
     body: Mapping[str, Any],
     file: ComposeFile,
     wrong: Any,
@@ -405,7 +421,7 @@ def _volumes(
     for volume in body["volumes"]:
         number, target, read_only = volume["item"], str(volume["target"]), bool(volume.get("read_only"))
         source = str(volume.get("source") or "")
-        problem = _place_problem(target, a_file=volume["type"] == "bind" and Path(source).is_file())
+        problem = _place_problem(target, a_file=volume["type"] == "bind" and os.path.isfile(source))
         if posixpath.normpath(target) in taken:
             problem = "another volume has this place"
         taken.add(posixpath.normpath(target))
@@ -414,20 +430,20 @@ def _volumes(
             continue
         match volume["type"]:
             case "bind":
-                if not Path(source).exists():
+                if not os.path.exists(source):
                     wrong("volumes", f"{source!r} does not exist", number)
                 binds.append((source, target, read_only))
             case "volume" if source and source not in file.config["volumes"]:
                 wrong("volumes", f"volume {source!r} is not under the file's own `volumes:`", number)
             case "volume":
-                named.append((source or f"{name}-{number}", target, read_only))
+                named.append((source or f":{number}", target, read_only))
             case "tmpfs":
                 folders.append(target)
             case kind:
                 wrong("volumes", f"a volume of type {kind!r}; {_WAY_OUT}", number)
     for number, each in enumerate(body.get("tmpfs") or ()):
         target = str(each or "").partition(":")[0]
-        if each is None or target in _SCRATCH:
+        if each is None or target in buildcontext.SCRATCH:
             continue
         if problem := _place_problem(target):
             wrong("tmpfs", f"tmpfs {target!r}: {problem}", number)
@@ -445,10 +461,11 @@ def _place_problem(target: str, *, a_file: bool = False) -> str | None:
         return "a local lab writes this file; name hosts under `extra_hosts:`"
     if place == "/" or place in _LABS_PLACES or any(place.startswith(f"{each}/") for each in _LABS_PARTS):
         return f"a host of a local lab has its own there; name another folder, {_WAY_OUT}"
-    if not any(place.startswith(f"{each}/") for each in (*_SCRATCH, "/dev")):
-        if file := next((each for each in Path(place).parents if each.exists() and not each.is_dir()), None):
+    if not any(place.startswith(f"{each}/") for each in (*buildcontext.SCRATCH, "/dev")):
+        above = Path(place).parents
+        if file := next((each for each in above if os.path.exists(each) and not os.path.isdir(each)), None):
             return f"{file} is no folder on this machine"
-        if Path(place).exists() and Path(place).is_dir() == a_file:
+        if os.path.exists(place) and os.path.isdir(place) == a_file:
             return f"it is a {'folder' if a_file else 'file'} on this machine, and what is shown there is none"
     return None
 
@@ -458,7 +475,7 @@ def _workdir(body: Mapping[str, Any], described: Image, wrong: Any) -> str:
     workdir = str(said or described.workdir)
     if said and not workdir.startswith("/"):
         wrong("working_dir", f"working_dir {said!r}: must be an absolute path")
-    elif not Path(workdir).is_dir() and (problem := _place_problem(workdir)):
+    elif not buildcontext.is_machines_folder(workdir) and (problem := _place_problem(workdir)):
         wrong("working_dir" if said else "build", f"working_dir {workdir!r}: {problem}")
     return workdir
 
@@ -470,6 +487,8 @@ def _user_problem(user: str) -> str | None:
         (name, pwd.getpwnam, "/etc/passwd"), (group, grp.getgrnam, "/etc/group"),
     ]  # fmt: skip
     for word, look_up, where in lookups:
+        if word.isdecimal() and int(word) > _MOST_ID:
+            return f"{word} is above {_MOST_ID}"
         if word and not word.isdecimal():
             try:
                 look_up(word)
@@ -484,10 +503,8 @@ def _capabilities(body: Mapping[str, Any], key: str, wrong: Any) -> tuple[str, .
         if each is None:
             continue
         name = each.upper().removeprefix("CAP_")
-        if name == "ALL":
-            found += sorted(_CAPABILITIES)
-        elif name not in _CAPABILITIES:
-            wrong(key, f"{key}: {each!r}: {unknown(name, sorted(_CAPABILITIES))}", number)
+        if name != "ALL" and name not in CAPABILITIES:
+            wrong(key, f"{key}: {each!r}: {unknown(name, sorted(CAPABILITIES))}", number)
         found.append(name)
     return tuple(found)
 

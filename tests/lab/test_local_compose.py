@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,3 +159,116 @@ def test_what_compose_alone_can_read_comes_up(kind: str, tmp_path: Path) -> None
         for host in lab.hosts.values():
             assert host.service is not None
             assert host.service.wait().stdout == "V=a$b\n"
+
+
+_PLACES = """
+services:
+  built: {{build: app, working_dir: /srv/app, command: [sh, -c, "cat bin/conf; exec sleep inf"]}}
+  below: {{build: app, working_dir: /app/sub, command: [sleep, inf]}}
+  under: {{image: python, command: [sleep, inf], volumes: ["./conf:/app/conf", "nm:/app/node_modules", ".:/app"]}}
+  own:
+    image: python
+    command: [sh, -c, "touch /own/$$HOSTNAME && exec sleep inf"]
+    volumes: [/own, "own-0:/named"]
+    scale: 2
+  most: {{image: python, command: [sleep, inf], cap_add: [ALL], cap_drop: [NET_RAW]}}
+  tmp: {{image: python, command: [sleep, inf], working_dir: {there}}}
+volumes: {{nm: , own-0: }}
+"""
+_PLACES_DOCKERFILE = """
+FROM python
+COPY folder /app
+COPY conf /app/n
+COPY conf /etc/os-release
+COPY folder /etc/
+COPY conf /srv/app/bin/
+COPY conf {there}
+"""
+
+
+@pytest.fixture(scope="module")
+def places(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLab]:
+    """A lab where one thing lies over, below or behind another."""
+    folder = tmp_path_factory.mktemp("places")
+    for name in ("app/folder", "conf", "node_modules"):
+        (folder / name).mkdir(parents=True)
+    (folder / "app/conf").write_text("conf\n", encoding="utf-8")
+    (folder / "conf/seen").touch()
+    (folder / "app/folder/target").write_text("kept\n", encoding="utf-8")
+    (folder / "app/folder/n").symlink_to("target")  # never to a device: broken code would reach the machine's own
+    (folder / "app/folder/debian_version").symlink_to("/app/n")  # in /etc a file of the machine
+    path = folder / "compose.yaml"
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        path.write_text(_PLACES.format(there=there), encoding="utf-8")
+        (folder / "app/Dockerfile").write_text(_PLACES_DOCKERFILE.format(there=there), encoding="utf-8")
+        with LocalLab(path) as lab:
+            yield lab
+
+
+def said(lab: LocalLab, host: str, command: str) -> str:
+    done = lab.host(host).run(["sh", "-c", command])
+    assert done.ok, done.stderr
+    return done.stdout
+
+
+def test_a_copy_replaces_a_link_and_what_it_leads_to_stays(places: LocalLab) -> None:
+    assert said(places, "built", "stat -c %F /app/n /etc/os-release; cat /app/n /app/target") == (
+        "regular file\nregular file\nconf\nkept\n"
+    )
+    assert "conf" not in said(places, "built", "cat /usr/lib/os-release")
+
+
+def test_a_link_takes_the_place_of_the_machines_file(places: LocalLab) -> None:
+    assert said(places, "built", "readlink /etc/debian_version; cat /etc/debian_version") == "/app/n\nconf\n"
+
+
+def test_a_working_folder_hides_nothing_of_the_image_and_is_made(places: LocalLab) -> None:
+    assert places.host("built").logs() == "conf\n"
+    assert said(places, "built", "pwd && touch new && ls") == "/srv/app\nbin\nnew\n"
+    assert said(places, "below", "pwd && touch new && ls . ..") == (
+        "/app/sub\n.:\nnew\n\n..:\ndebian_version\nn\nsub\ntarget\n"
+    )
+
+
+def test_what_the_machine_has_in_its_tmp_does_not_matter(places: LocalLab) -> None:
+    there = places.plan.services["tmp"].workdir
+    assert said(places, "built", f"cat {there}") == "conf\n"
+    assert said(places, "tmp", "pwd && ls") == f"{there}\n"
+
+
+def test_what_is_shown_deeper_is_shown_over_what_is_not(places: LocalLab) -> None:
+    assert said(places, "under", "touch /app/node_modules/new && ls /app/conf /app/node_modules") == (
+        "/app/conf:\nseen\n\n/app/node_modules:\nnew\n"
+    )
+    source = Path(places.plan.services["under"].binds[-1][0])
+    assert list((source / "node_modules").iterdir()) == []
+
+
+def test_each_host_has_volumes_without_a_name_for_itself(places: LocalLab) -> None:
+    for host in ("own[1]", "own[2]"):
+        hostname, *listed = said(places, host, "echo $HOSTNAME; ls /named /own").splitlines()
+        assert listed == ["/named:", "", "/own:", hostname]
+
+
+def test_all_capabilities_but_one(places: LocalLab) -> None:
+    bounding = int(said(places, "most", "grep CapBnd /proc/self/status").split()[1], 16)
+    net_raw, net_admin = 1 << 13, 1 << 12  # linux/capability.h
+    assert bounding & (net_raw | net_admin) == net_admin
+
+
+def test_what_the_kernel_cannot_take_is_told_and_no_crash(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "compose.yaml"
+    path.write_text(
+        "services:\n  a: {image: python, x-testbed: {local: {}}}\n"
+        "  b: {image: python, x-testbed: {local: {}}, ulimits: {nofile: 10000000000000000000}}\n",
+        encoding="utf-8",
+    )
+    with LocalLab(path) as lab:
+        done = lab.host("a").run(["true"], env={"A": "zero \0"})
+        assert (done.exit_code, "embedded null" in done.stderr) == (126, True), done.stderr
+        done = lab.host("a").run(["true"], user="5000000000")
+        assert done.exit_code == 126
+        assert "Traceback" not in done.stderr
+        done = lab.host("b").run(["true"])
+        assert (done.exit_code, "ulimit nofile 1000" in done.stderr) == (126, True), done.stderr
+        assert lab.host("a").run(["true"]).ok

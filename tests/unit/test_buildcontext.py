@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,13 @@ def test_a_pattern_that_is_none_is_told(context: Path) -> None:
     (context / ".dockerignore").write_text("[z-a]\n")
     (told,) = read(context, "COPY . /n")[1]
     assert told.startswith(".dockerignore: '[z-a]' is no pattern")
+
+
+def test_a_folder_below_the_machines_tmp_is_none_of_a_hosts(context: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        Path(there, "file").touch()
+        assert made(context, f"COPY one.txt {there}") == {"/tmp": "folder", there: "one.txt"}
+        assert made(context, f"COPY one.txt {there}/file/x") == {
+            f"{there}/file": "folder",
+            f"{there}/file/x": "one.txt",
+        }

@@ -276,7 +276,7 @@ volumes: {data: }
     a = made.services["a"]
     assert made.hosts[0].extra_hosts == (("v6", "::1"), ("both", "192.0.2.1"), ("both", "2001:db8::1"))
     named = (("data", "/ro", True), ("data", "/rw", False), ("data", "/long", True))
-    assert a.volumes == (*named, ("a-3", "/own", False))
+    assert a.volumes == (*named, (":3", "/own", False))
     assert a.folders == ("/cache",), "a host has a /run of its own"
     assert (a.capabilities_added, a.stop_grace_s, a.health_check) == (("NET_ADMIN",), 90.0, None)
     assert a.limits == {"RLIMIT_NOFILE": (5, -1), "RLIMIT_CORE": (0, 0)}

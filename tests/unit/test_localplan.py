@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -286,3 +290,90 @@ def test_a_circle_of_dependencies_is_told(folder: Path) -> None:
 def test_a_wrong_word_under_x_testbed_is_told(folder: Path, local: str, problem: str) -> None:
     (told,) = problems(folder, f"services: {{a: {{image: x, command: [y], x-testbed: {{local: {local}}}}}}}\n")
     assert problem in told
+
+
+# --- what lies where -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workdir", ["/srv/app", "/srv/app/bin/sub", "/tmp/work"])
+def test_a_working_folder_is_made_beside_what_the_image_has(folder: Path, workdir: str) -> None:
+    (folder / "app/Dockerfile").write_text("FROM python\nCOPY main.py /srv/app/bin/\nCMD x\n")
+    a = plan(folder, f"services: {{a: {{build: app, working_dir: {workdir}}}}}\n").services["a"]
+    assert (a.files[-1], a.folders) == (("", workdir, 0o755, ""), ())
+
+
+def test_what_the_machine_has_below_its_tmp_is_nothing_to_a_host(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as there:
+        a = plan(folder, f"services: {{a: {{image: python, command: [x], working_dir: {there}}}}}\n").services["a"]
+    assert a.folders == (there,)
+
+
+def test_a_place_that_nobody_may_look_at_is_as_good_as_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look: Any = os.stat
+
+    def stat(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path).startswith("/closed/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    a = plan(
+        folder,
+        "services: {a: {image: python, command: [x], working_dir: /closed/w, tmpfs: [/closed/t], "
+        "volumes: ['v:/closed/v']}}\nvolumes: {v: }\n",
+    ).services["a"]
+    assert a.folders == ("/closed/t", "/closed/w")
+    (told,) = problems(folder, "services: {a: {image: python, command: [x], volumes: ['/closed/b:/b']}}\n")
+    assert "'/closed/b' does not exist" in told
+    (told,) = problems(folder, "services: {a: {build: /closed/c}}\n")
+    assert "/closed/c/Dockerfile does not exist" in told
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore"])
+def test_a_file_of_a_build_that_cannot_be_read_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (folder / "app/.dockerignore").touch()
+    read: Any = Path.read_text
+
+    def read_text(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    (told,) = problems(folder, "services: {a: {build: app}}\n")
+    assert name in told
+    assert "Permission denied" in told
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".data", "-data", "_x"])
+def test_a_volume_with_a_name_that_is_a_path_is_refused(folder: Path, name: str) -> None:
+    told = problems(
+        folder,
+        f"services:\n  a:\n    image: python\n    command: [x]\n"
+        f"    volumes: [{{type: volume, source: '{name}', target: /v}}]\nvolumes: {{'{name}': }}\n",
+    )
+    assert any(f"volume {name!r}: write letters" in each for each in told), told
+
+
+def test_a_volume_without_a_name_has_one_that_no_volume_can_have(folder: Path) -> None:
+    a = plan(
+        folder, "services: {a: {image: python, command: [x], volumes: [/own, 'a-0:/v']}}\nvolumes: {a-0: }\n"
+    ).services["a"]
+    assert a.volumes == ((":0", "/own", False), ("a-0", "/v", False))
+
+
+def test_an_owner_whom_the_machine_does_not_know_is_told_with_its_line(folder: Path) -> None:
+    path = folder / "app/Dockerfile"
+    path.write_text("FROM python\nCOPY --chown=nosuchuser main.py /a/\nCOPY --chown=0:nosuch main.py /b/\nCMD x\n")
+    told = problems(folder, "services: {a: {build: app}}\n")
+    assert [each.partition(f"{path}, ")[2] for each in told] == [
+        "line 2: COPY main.py: owner 'nosuchuser': 'nosuchuser' is not in this machine's /etc/passwd",
+        "line 3: COPY main.py: owner '0:nosuch': 'nosuch' is not in this machine's /etc/group",
+    ]
+
+
+def test_a_user_beyond_all_numbers_is_refused(folder: Path) -> None:
+    (told,) = problems(folder, "services: {a: {image: python, command: [x], user: '5000000000'}}\n")
+    assert "user '5000000000': 5000000000 is above 2147483647" in told

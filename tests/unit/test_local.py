@@ -1,0 +1,64 @@
+"""The local lab's own side: capabilities, and descriptors where something fails."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+
+from testbed.errors import LabError
+from testbed.labs import local, localplan, terminal
+from testbed.labs.local import LocalHost, LocalLab
+from testbed.labs.localplan import ServicePlan
+
+
+@pytest.mark.parametrize(
+    ("added", "dropped", "expected"),  # as moby's TweakCapabilities
+    [
+        ([], [], local._CAPABILITIES),
+        (["ALL"], [], localplan.CAPABILITIES),
+        (["ALL"], ["NET_RAW"], localplan.CAPABILITIES - {"NET_RAW"}),
+        (["ALL"], ["ALL"], localplan.CAPABILITIES),
+        (["NET_ADMIN"], ["ALL"], {"NET_ADMIN"}),
+        (["NET_RAW"], ["NET_RAW", "KILL"], local._CAPABILITIES - {"KILL"}),
+    ],
+)
+def test_capabilities_are_those_that_the_engine_would_give(
+    added: list[str], dropped: list[str], expected: set[str]
+) -> None:
+    plan = ServicePlan(
+        name="a", argv=(), environment={}, workdir="/", capabilities_added=tuple(added),
+        capabilities_dropped=tuple(dropped),
+    )  # fmt: skip
+    assert local._capabilities(plan) == expected
+
+
+def fail(*_: object, **__: object) -> NoReturn:
+    raise LabError("the agent is gone")
+
+
+def open_now() -> list[str]:
+    return os.listdir("/proc/self/fd")
+
+
+@pytest.mark.parametrize("what", ["passed", "call"])
+def test_a_program_that_is_not_attached_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    lab: Any = LocalLab.__new__(LocalLab)
+    lab._child = SimpleNamespace(passed=fail if what == "passed" else lambda _: "ticket")
+    monkeypatch.setattr(LocalLab, "channel", SimpleNamespace(call=fail))
+    before = open_now()
+    with pytest.raises(LabError):
+        lab.attach_program(SimpleNamespace(circumstances=dict), ["true"], (0, 1, 2), tty=False)
+    assert open_now() == before
+
+
+def test_a_terminal_that_nobody_takes_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    host: Any = LocalHost.__new__(LocalHost)
+    monkeypatch.setattr(host, "terminal", os.pipe)
+    monkeypatch.setattr(host, "attached", fail)
+    before = open_now()
+    with pytest.raises(LabError):
+        terminal._on_a_terminal(host, ["true"])
+    assert open_now() == before
