@@ -93,7 +93,7 @@ class ComposeFile:
 
 def find(folder: Path) -> Path | None:
     """The Compose file of a folder, by Compose's own names."""
-    return next((folder / name for name in DEFAULT_NAMES if (folder / name).is_file()), None)
+    return next((folder / name for name in DEFAULT_NAMES if os.path.isfile(folder / name)), None)
 
 
 def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] = ()) -> ComposeFile:
@@ -126,8 +126,9 @@ def of_compose(
             if body.get("networks") == {"default": None}:
                 del body["networks"]
     places: dict[Where, Place] = {}
+    found = _Places(known)
     for file in files:
-        _merge_places(places, file, known, ())
+        places.update(found.of_file(file))
     return _read(path, tree, Problems(path, places), {}, ("*",))
 
 
@@ -165,10 +166,15 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InvalidComposeError(f"{path}:{line}: is not UTF-8: byte 0x{error.object[error.start]:02x}") from None
+        line, problem = _not_utf8(error)
+        raise InvalidComposeError(f"{path}:{line}: {problem}") from None
     except OSError as error:
         raise InvalidComposeError(f"Compose file {str(path)!r}: {error.strerror}; see --compose-file") from None
+
+
+def _not_utf8(error: UnicodeDecodeError) -> tuple[int, str]:
+    line = error.object.count(b"\n", 0, error.start) + 1
+    return line, f"is not UTF-8: byte 0x{error.object[error.start]:02x}"
 
 
 def _refuse_what_needs_compose(path: Path, document: Document) -> None:
@@ -194,45 +200,92 @@ def _undoubled(value: Any) -> Any:
             return value
 
 
-def _merge_places(places: dict[Where, Place], path: Path, known: Mapping[str, str], seen: tuple[Path, ...]) -> None:
-    """Put in where the parts of a file stand, and of those that it includes or whose services it extends.
+class _Places:
+    """Where the parts of files stand, and of those that they include or whose services they extend.
 
     Items of lists are left out: it is not known where they have come to in what was merged.
     """
-    if path in seen or not path.is_file():
-        return
-    document = composeyaml.parse(_text(path), lambda text: _leniently(text, known))
-    tree = document.value if isinstance(document.value, Mapping) else {}
-    for each in tree.get("include") or () if isinstance(tree.get("include"), list) else ():
-        named = each.get("path") if isinstance(each, Mapping) else each
-        for one in [named] if isinstance(named, str) else named or ():
-            _merge_places(places, path.parent / str(one), known, (*seen, path))
-    own: dict[Where, Place] = {
-        where: (path, line)
-        for where, line in document.lines.items()
-        if not any(isinstance(each, int) for each in where)
-    }
-    said = tree.get("services")
-    services: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
 
-    def of_service(name: str, passed: tuple[str, ...]) -> dict[Where, Place]:
-        """Where the parts of a service stand, those that it has from another too; by their places in it."""
-        body = services.get(name)
-        base = body.get("extends") if isinstance(body, Mapping) else None
-        base_name = base.get("service") if isinstance(base, Mapping) else base
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._known = known
+        self._files: dict[str, _Placed] = {}
+
+    def of_file(self, path: Path) -> dict[Where, Place]:
+        """Of a file and all that it includes."""
+        files = {path: None}
+        seen = {os.path.realpath(path)}
+        waiting = [path]
+        while waiting:
+            for each in self._read(waiting.pop()).included:
+                if (real := os.path.realpath(each)) not in seen:
+                    seen.add(real)
+                    files[each] = None
+                    waiting.append(each)
+        places: dict[Where, Place] = {}
+        for each in reversed(files):
+            file = self._read(each)
+            places.update(file.own)
+            for name in file.services:
+                places.update((("services", name, *inside), place) for inside, place in self._of_service(each, name))
+        return places
+
+    def _of_service(self, path: Path, name: str) -> Iterable[tuple[Where, Place]]:
+        """Of a service, by their places in it; those that it has from others, too."""
+        chain: list[dict[Where, Place]] = []
+        passed = set()
+        next_one: tuple[Path, str] | None = (path, name)
+        while next_one is not None and (key := (os.path.realpath(next_one[0]), next_one[1])) not in passed:
+            passed.add(key)
+            file = self._read(next_one[0])
+            chain.append(file.services.get(next_one[1], {}))
+            next_one = file.bases.get(next_one[1])
         found: dict[Where, Place] = {}
-        if isinstance(base, Mapping) and isinstance(base.get("file"), str):
-            theirs: dict[Where, Place] = {}
-            _merge_places(theirs, path.parent / base["file"], known, (*seen, path))
-            found = {where[2:]: place for where, place in theirs.items() if where[:2] == ("services", base_name)}
-        elif base_name and base_name not in passed:
-            found = of_service(str(base_name), (*passed, name))
-        found.pop((), None)
-        return {**found, **{where[2:]: place for where, place in own.items() if where[:2] == ("services", name)}}
+        for number, parts in reversed(list(enumerate(chain))):
+            found.update((inside, place) for inside, place in parts.items() if inside or number == 0)
+        return found.items()
 
-    places.update(own)
-    for name in services:
-        places.update((("services", name, *inside), place) for inside, place in of_service(name, ()).items())
+    def _read(self, path: Path) -> _Placed:
+        real = os.path.realpath(path)
+        if real not in self._files:
+            self._files[real] = self._placed(path) if os.path.isfile(path) else _Placed({}, {}, {}, [])
+        return self._files[real]
+
+    def _placed(self, path: Path) -> _Placed:
+        document = composeyaml.parse(_text(path), lambda text: _leniently(text, self._known))
+        tree = document.value if isinstance(document.value, Mapping) else {}
+        included = []
+        for each in tree.get("include") or () if isinstance(tree.get("include"), list) else ():
+            named = each.get("path") if isinstance(each, Mapping) else each
+            included += [path.parent / str(one) for one in ([named] if isinstance(named, str) else named or ())]
+        own: dict[Where, Place] = {}
+        said = tree.get("services")
+        services: dict[str, dict[Where, Place]] = {name: {} for name in said} if isinstance(said, Mapping) else {}
+        for where, line in document.lines.items():
+            if any(isinstance(each, int) for each in where):
+                continue
+            own[where] = (path, line)
+            if where[:1] == ("services",) and len(where) > 1 and where[1] in services:
+                services[str(where[1])][where[2:]] = (path, line)
+        bases = {}
+        for name, body in said.items() if isinstance(said, Mapping) else ():
+            base = body.get("extends") if isinstance(body, Mapping) else None
+            base_name = base.get("service") if isinstance(base, Mapping) else base
+            file = base.get("file") if isinstance(base, Mapping) else None
+            if base_name:
+                bases[name] = (path.parent / file if isinstance(file, str) else path, str(base_name))
+        return _Placed(own, services, bases, included)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """What one file says, by its places."""
+
+    own: Mapping[Where, Place]
+    services: Mapping[str, dict[Where, Place]]
+    """Of each service its parts, by their places in it."""
+    bases: Mapping[str, tuple[Path, str]]
+    """Of a service that extends another: which, in which file."""
+    included: Sequence[Path]
 
 
 def _leniently(text: str, variables: Mapping[str, str]) -> str:
@@ -271,7 +324,9 @@ def _config(path: Path, tree: Mapping[str, Any], services: dict[str, Any]) -> di
     networks = dict(tree.get("networks") or {})
     if any("default" in (body.get("networks") or {}) for body in services.values()):
         networks.setdefault("default", None)
-    project = str(tree.get("name") or re.sub(r"[^a-z0-9_-]", "", path.resolve().parent.name.lower()) or "default")
+    project = str(
+        tree.get("name") or re.sub(r"^[_-]+|[^a-z0-9_-]", "", path.resolve().parent.name.lower()) or "default"
+    )
     return {
         "name": project,
         "services": services,
@@ -289,22 +344,34 @@ def variables(folder: Path, environment: Mapping[str, str]) -> tuple[Mapping[str
     return {**found, **environment}, problems
 
 
-def _dotenv(path: Path, environment: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[int, str]]]:
-    if not path.is_file():
+def _dotenv(
+    path: Path, environment: Mapping[str, str], *, raw: bool = False
+) -> tuple[dict[str, str], list[tuple[int, str]]]:
+    """What a file of variables says; what is wrong with it, by line, of which 0 is the whole file."""
+    if not os.path.isfile(path):
         return {}, []
-    return dotenv.parse(_text(path), environment, expand=interpolate)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        return {}, [_not_utf8(error)]
+    except OSError as error:
+        return {}, [(0, f"cannot be read: {error.strerror}")]
+    return dotenv.parse_raw(text, environment) if raw else dotenv.parse(text, environment, expand=interpolate)
 
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _PLAIN = re.compile(_NAME)
+_MOST_DEPTH = 100
 
 
-def interpolate(text: str, variables: Mapping[str, str]) -> str:
+def interpolate(text: str, variables: Mapping[str, str], depth: int = 0) -> str:
     """Put variables in place of ``$NAME`` and ``${NAME…}``; ``$$`` is a dollar sign.
 
     ``${NAME:-text}``, ``-``, ``:?``, ``?``, ``:+`` and ``+`` as in Compose (reference, Interpolation); a dollar sign
     that begins none of these is one. Raises ValueError for a variable that must be set, and for what is no variable.
     """
+    if depth > _MOST_DEPTH:
+        raise ValueError(f"{quoted(text)}: variables nested more than {_MOST_DEPTH} deep")
     result, at = "", 0
     while (dollar := text.find("$", at)) >= 0:
         result += text[at:dollar]
@@ -313,7 +380,7 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
             result, at = result + "$", dollar + 2
         elif following == "{":
             end = _closing(text, dollar + 2)
-            result, at = result + _substituted(text[dollar + 2 : end], text, variables), end + 1
+            result, at = result + _substituted(text[dollar + 2 : end], text, variables, depth), end + 1
         elif match := _PLAIN.match(text, dollar + 1):
             result, at = result + variables.get(match[0], ""), match.end()
         else:
@@ -330,7 +397,7 @@ def _closing(text: str, start: int) -> int:
     raise ValueError(f"{text!r}: ${{ without its closing brace")
 
 
-def _substituted(inside: str, text: str, variables: Mapping[str, str]) -> str:
+def _substituted(inside: str, text: str, variables: Mapping[str, str], depth: int) -> str:
     match = re.fullmatch(rf"({_NAME})(?:(:?[-?+])(.*))?", inside, re.DOTALL)
     if match is None:
         raise ValueError(f"{text!r}: ${{{inside}}} is no variable; write ${{NAME}} or ${{NAME:-default}}")
@@ -339,9 +406,9 @@ def _substituted(inside: str, text: str, variables: Mapping[str, str]) -> str:
     there = bool(value) if operator.startswith(":") else value is not None
     match operator.removeprefix(":"):
         case "-" if not there:
-            return interpolate(word, variables)
+            return interpolate(word, variables, depth + 1)
         case "+":
-            return interpolate(word, variables) if there else ""
+            return interpolate(word, variables, depth + 1) if there else ""
         case "?" if not there:
             raise ValueError(f"{text!r}: variable {name} is not set{': ' + word if word else ''}")
     return value or ""
@@ -361,13 +428,14 @@ class _Service:
         self._problems = problems
 
     def _wrong(self, text: str, *where: str | int) -> None:
-        self._problems.add((*self._at, *where), f"service {self._name!r}: {text}")
+        if not self._problems.known((*self._at, *where)):
+            self._problems.add((*self._at, *where), f"service {self._name!r}: {text}")
 
     def read(self, body: dict[str, Any]) -> dict[str, Any]:
         """The service as Compose prints it."""
         if "build" in body:
             build = {"context": body["build"]} if isinstance(body["build"], str) else dict(body["build"])
-            build["context"] = str((self._folder / (build.get("context") or ".")).resolve())
+            build["context"] = self._path(build.get("context") or ".")
             if "args" in build:
                 build["args"] = _texts(_pairs(build["args"]), self._variables)
             body["build"] = build
@@ -425,15 +493,32 @@ class _Service:
                 continue
             where = ("env_file",) if isinstance(files, str) else ("env_file", number)
             path = self._folder / (each["path"] if isinstance(each, Mapping) else each)
-            if not path.is_file():
+            if not os.path.isfile(path):
                 if not isinstance(each, Mapping) or each.get("required") is not False:
                     self._wrong(f"env_file {str(path)!r} does not exist", *where)
                 continue
-            found, problems = _dotenv(path, {**given, **self._variables})
+            raw = isinstance(each, Mapping) and each.get("format") == "raw"
+            found, problems = _dotenv(path, {**given, **self._variables}, raw=raw)
             given.update(found)
             for line, text in problems:
-                self._problems.add((*self._at, *where), text, place=(path, line))
-        return {**given, **_texts(_pairs(body.get("environment")), self._variables)}
+                if line:
+                    self._problems.add((*self._at, *where), text, place=(path, line))
+                else:
+                    self._wrong(f"env_file {str(path)!r} {text}", *where)
+        said = body.get("environment") or {}
+        names = (
+            enumerate(each and each.partition("=")[0] for each in said)
+            if isinstance(said, list)
+            else zip(said, said, strict=True)
+        )
+        for key, name in names:
+            if name is not None and (not name or "=" in name):
+                self._wrong(f"environment: {name!r}: a variable's name is not empty and has no =", "environment", key)
+        values = _texts(_pairs(said), self._variables)
+        for name, value in values.items():
+            if value and (problem := composeyaml.odd(value)):  # the environment's own, which has bytes
+                self._wrong(f"environment.{name}: {problem}", "environment", name)
+        return {**given, **values}
 
     def _valued(self, pairs: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
         for name, value in pairs.items():
@@ -478,6 +563,9 @@ class _Service:
             wrong(f"port {quoted(value)}: ports go from 1 to {_MOST_PORT}")
             return []
         targets, published = _span(match["target"]), _span(match["published"] or "")
+        if not targets or (match["published"] and not published):
+            wrong(f"port {quoted(value)}: the range runs backwards")
+            return []
         if published and len(published) != len(targets):
             wrong(f"port {value!r}: as many ports outside as inside")
             return []
@@ -506,7 +594,7 @@ class _Service:
         return [{"type": "volume", "source": source, "target": target, **read_only}]
 
     def _path(self, said: str) -> str:
-        return str((self._folder / os.path.expanduser(said)).resolve())
+        return os.path.realpath(self._folder / os.path.expanduser(said))
 
     def _extra_host(self, said: str, wrong: Callable[[str], None]) -> list[str]:
         name, _, address = re.sub(r"^([^=:]+)[=:]", r"\1=", said).partition("=")
@@ -526,7 +614,7 @@ def is_address(text: str) -> bool:
         ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text
 
 
 def _texts(values: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str | None]:
@@ -542,19 +630,22 @@ def _pairs(value: Any) -> dict[str, Any]:
 
 
 _PORT = re.compile(
-    r"(?:(?:(?P<ip>\[[^]]+\]|[\d.]+):)?(?P<published>\d*(?:-\d+)?):)?(?P<target>\d+(?:-\d+)?)"
-    r"(?:/(?P<protocol>tcp|udp|sctp))?"
+    r"(?:(?:(?P<ip>\[[^]]+\]|[\d.]+):)?(?P<published>(?:\d+(?:-\d+)?)?):)?(?P<target>\d+(?:-\d+)?)"
+    r"(?:/(?P<protocol>tcp|udp|sctp))?",
+    re.ASCII,
 )
 
 
 def _are_ports(target: Any, *others: str) -> bool:
     """Whether the numbers in these can be ports; 0 outside lets the kernel choose."""
-    numbers = [int(number) for text in (str(target), *others) for number in re.findall(r"\d+", text)]
-    return int(target) > 0 and max(numbers) <= _MOST_PORT
+    # Six digits are too many, and int() refuses thousands.
+    digits = [each.lstrip("0")[:6] for text in (str(target), *others) for each in re.findall(r"\d+", text)]
+    numbers = [int(each or 0) for each in digits]
+    return str(target)[0] != "-" and numbers[0] > 0 and max(numbers) <= _MOST_PORT
 
 
 def _span(text: str) -> list[int]:
     if not text:
         return []
     first, _, last = text.partition("-")
-    return list(range(int(first or 0), int(last or first) + 1))
+    return list(range(int(first), int(last or first) + 1))

@@ -83,7 +83,7 @@ class Composer:
 
         Raises InvalidComposeError quoting Compose's own words.
         """
-        if self.file is not None and not self.file.is_file():
+        if self.file is not None and not os.path.isfile(self.file):
             raise InvalidComposeError(
                 f"Compose file {str(self.file)!r} does not exist; name another with --compose-file"
             )
@@ -94,7 +94,13 @@ class Composer:
             where = self.file or f"in {Path.cwd()}"
             raise InvalidComposeError(f"Compose file {where}: {done.stderr.strip()}")
         # Its JSON leaves out what begins with `x-` (Compose 2.40), and ours does.
-        config: dict[str, Any] = composeyaml.parse(done.stdout).value
+        printed = composeyaml.parse(done.stdout)
+        if printed.problems:
+            where = self.file or f"in {Path.cwd()}"
+            raise InvalidComposeError(
+                f"Compose file {where}: {'.'.join(map(str, at))}: {text}" for at, _, text in printed.problems
+            )
+        config: dict[str, Any] = printed.value
         return config
 
     def build(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:

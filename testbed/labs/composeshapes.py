@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.labs import dockerfile
+from testbed.labs.composeyaml import Where
 from testbed.model.impairment import unknown
 
-Where = tuple[str | int, ...]
 Wrong = Callable[[Where, str], None]
 
 
@@ -183,6 +183,21 @@ def limit(value: Any) -> int:
     return number
 
 
+def project(value: Any) -> str:
+    """A project's name (compose-spec.json). Raises ValueError."""
+    word = text(value)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", word):
+        raise ValueError("must be lower-case letters, digits, dashes and underscores, the first a letter or a digit")
+    return word
+
+
+def env_format(value: Any) -> str:
+    """How a file of variables is written. Raises ValueError."""
+    if (word := text(value)) not in ("", "raw"):
+        raise ValueError("must be raw, or left out")
+    return word
+
+
 # --- the file ----------------------------------------------------------------------------------------
 
 ANY = Shape(write="something")
@@ -248,7 +263,7 @@ _BUILD = Shape(
 )
 _ENV_FILE = Shape(write='"FILE" or [FILE, {path: FILE, required: false}]', plain=text, item=Shape(
     write='"FILE" or {path: FILE, required: false}', plain=text,
-    words={"path": _TEXT, "required": _FLAG, "format": _TEXT}, required=("path",),
+    words={"path": _TEXT, "required": _FLAG, "format": Shape(write="raw", plain=env_format)}, required=("path",),
 ))  # fmt: skip
 _LOCAL = _table("{path: FOLDER, python: true}", path=_TEXT, python=_FLAG)
 
@@ -335,7 +350,7 @@ FILE = Shape(
     write="a mapping with `services:`",
     words={
         "version": _TEXT,
-        "name": _TEXT,
+        "name": Shape(write="a text", plain=project),
         "services": Shape(write="a mapping: {NAME: {image: NAME}}", others=_SERVICE, names=_NAME),
         "networks": Shape(write="a mapping: {NAME: {}}", others=_NETWORK, names=_NAME),
         "volumes": Shape(write="a mapping: {NAME: {}}", others=_STORE, names=_NAME),

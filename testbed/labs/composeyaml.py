@@ -28,6 +28,9 @@ _MOST_DIGITS = 6
 """Of a whole number that Go prints without an exponent, if it is not an integer (strconv, %g)."""
 _MOST_PARTS = 1_000_000
 """Aliases of aliases multiply; no file that is meant has as many."""
+_MOST_BITS = 64
+_ODD = re.compile("[\0\ud800-\udfff]")
+"""What no path, argument or variable of a program can have, and what is no character at all; only escapes make them."""
 
 
 @dataclass
@@ -48,7 +51,11 @@ def parse(text: str, change: Callable[[str], str] = str) -> Document:
     try:
         loader = _Loader(text)
         try:
-            node = loader.get_single_node()
+            try:
+                node = loader.get_single_node()
+            except (ValueError, OverflowError):  # PyYAML's own, of an escape beyond Unicode's last
+                document.problems.append(((), loader.line + 1, "not YAML: an escape that is no character"))
+                node = None
             if node is not None:
                 document.value = _Reading(document, loader, change).value(node, ())
         finally:
@@ -79,6 +86,12 @@ def as_text(value: Any) -> str:
         return f"{shortest:f}"
     first, *rest = map(str, digits)
     return f"{'-' if sign else ''}{first}{'.' if rest else ''}{''.join(rest)}e{exponent:+03d}"
+
+
+def odd(text: str) -> str | None:
+    """What is wrong with a text that has a character which no program can be given."""
+    match = _ODD.search(text)
+    return None if match is None else f"{text!r}: the character {match[0]!r} may not stand in it"
 
 
 class _Loader(yaml.SafeLoader):
@@ -126,7 +139,10 @@ def _whole(text: str) -> int | None:
     match = _WHOLE.fullmatch(text)
     if match is None or match.lastgroup is None:
         return None
-    number = int(match[match.lastgroup], _BASES[match.lastgroup]) * (-1 if text.startswith("-") else 1)
+    digits = match[match.lastgroup].lstrip("0") or "0"
+    if len(digits) > _MOST_BITS:
+        return None  # and int() refuses thousands of them
+    number = int(digits, _BASES[match.lastgroup]) * (-1 if text.startswith("-") else 1)
     return number if _LEAST <= number <= _MOST else None
 
 
@@ -175,6 +191,9 @@ class _Reading:
                 self._wrong((*where, str(line)), line, "a key must be a text")
                 continue
             key = str(key_node.value)
+            if problem := odd(key):
+                self._wrong((*where, key), line, f"key {problem}")
+                continue
             if key_node.tag != f"{_TAG}str":
                 self._wrong((*where, key), line, f"key {key} must be a text: write '{key}'")
             self._document.lines[*where, key] = line
@@ -192,12 +211,19 @@ class _Reading:
             case "int" if (number := _whole(plain)) is not None:
                 return number
             case "float":
-                return float(plain.lower().replace(".inf", "inf").replace(".nan", "nan"))
+                try:
+                    return float(plain.lower().replace(".inf", "inf").replace(".nan", "nan"))
+                except ValueError:
+                    self._wrong(where, node.start_mark.line + 1, f"{text!r}: is no number, as !!float says")
+                    return None
         try:
-            return self._change(text)
+            changed = self._change(text)
         except ValueError as error:
             self._wrong(where, node.start_mark.line + 1, str(error))
-            return text
+            changed = text
+        if problem := odd(changed):
+            self._wrong(where, node.start_mark.line + 1, problem)
+        return _ODD.sub("", changed)  # so that the rest can be read
 
     def _wrong(self, where: Where, line: int, text: str) -> None:
         self._document.problems.append((where, line, text))

@@ -354,9 +354,9 @@ class _Reader:
         if kind.upper() != "CMD" or not command.strip():
             raise ValueError("write HEALTHCHECK [OPTIONS] CMD command")
         retries = options.get("retries", "3")
-        if not retries.isdecimal() or int(retries) == 0:
-            raise ValueError(f"--retries={retries}: must be a whole number, 1 or more")
-        check = HealthCheck(test=self._program(command.strip()), retries=int(retries))
+        if not retries.isdecimal():
+            raise ValueError(f"--retries={retries}: must be a whole number")
+        check = HealthCheck(test=self._program(command.strip()), retries=int(retries) or 3)  # 0 is the default
         for option, name in (("interval", "interval_s"), ("timeout", "timeout_s"), ("start-period", "start_period_s")):
             if option in options and (time_s := duration_s(options[option])):  # 0 is the default
                 check = replace(check, **{name: time_s})  # type: ignore[arg-type]  # names a float

@@ -49,12 +49,32 @@ def parse(text: str, environment: Mapping[str, str], *, expand: Expand) -> tuple
             start = at
             try:
                 found[name], at = _value(text, at, lambda said: expand(said, {**found, **environment}))
+                if "\0" in found[name]:
+                    raise ValueError(f"{name}: a variable's value has no NUL")
             except ValueError:
                 at = start
                 raise
     except ValueError as error:
         return found, [(text.count("\n", 0, at) + 1, str(error))]
     return found, []
+
+
+def parse_raw(text: str, environment: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[int, str]]]:
+    """The same of a file in the format ``raw``: ``NAME=value``, of which all is meant as it is written."""
+    found: dict[str, str] = {}
+    problems = []
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        said = line.removesuffix("\r").lstrip(" \t")
+        if not said or said.startswith("#"):
+            continue
+        name, equals, value = said.partition("=")
+        if not name or any(blank in name for blank in _BLANKS):
+            problems.append((number, f"{name!r}: a variable's name is not empty and has no blanks; write NAME=value"))
+        elif "\0" in said:
+            problems.append((number, f"{said!r}: a variable has no NUL"))
+        elif equals or name in environment:
+            found[name] = value if equals else environment[name]
+    return found, problems
 
 
 def _statement(text: str, at: int) -> int:

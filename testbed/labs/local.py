@@ -136,8 +136,10 @@ class LocalLab(Lab):
             raise InvalidComposeError(
                 f"no Compose file in {Path.cwd()} ({', '.join(composefile.DEFAULT_NAMES)}); name one: --compose-file"
             )
+        if os.path.isdir(named):
+            raise InvalidComposeError(f"Compose file {str(named)!r} is a folder; name a file in it: --compose-file")
         beside = [named.with_name(f"{named.stem}.override{suffix}") for suffix in (".yaml", ".yml")]
-        several = [path for path in beside if self._file is None and path.is_file()]
+        several = [path for path in beside if self._file is None and os.path.isfile(path)]
         try:
             if several:
                 raise NeedsComposeError(f"{several[0].name} beside {named.name}")

@@ -82,6 +82,7 @@ _CONTAINER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
 _MOST_ID = 2**31 - 1  # of a user or group, as the engine has it
 _LEAST_MTU, _MOST_MTU = 68, 65535
 _WAY_OUT = "or run it with --lab compose"
+_CANNOT = f"a local lab cannot honour it; leave it out, {_WAY_OUT}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +244,7 @@ def make(file: ComposeFile, topology: Topology) -> Plan:
         name: _service(name, body, file, problems) for name, body in file.config["services"].items()
     }  # fmt: skip
     _check_published(file, topology, problems)
+    _check_container_names(file, topology, problems)
     networks = _networks(file, problems)
     hosts = _routed(_hosts(file, topology, networks, problems), networks)
     order = _order({name: service.depends_on for name, service in services.items()}, problems)
@@ -279,8 +281,8 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
         if key not in _REASONS and key not in _COMPOSES_OWN:
             wrong(key, f"`{key}:`: {unknown(key, sorted(_HONOURED | _HARMLESS))}")
             continue
-        reason = _REASONS.get(key, "a local lab cannot honour it")
-        wrong(key, f"`{key}: {value}`: {reason}; leave it out, {_WAY_OUT}")
+        reason = f"{_REASONS[key]}; leave it out, {_WAY_OUT}" if key in _REASONS else _CANNOT
+        wrong(key, f"`{key}: {value}`: {reason}")
     deploy = {key for key, value in (body.get("deploy") or {}).items() if value not in (None, [], {}, False)}
     for key in sorted(deploy - {"replicas", "mode", "labels", "endpoint_mode"}):
         wrong("deploy", f"`deploy: {key}`: a local lab cannot honour it; {_WAY_OUT}", key)
@@ -348,13 +350,13 @@ def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any, *, unread: bo
         binds: list[tuple[str, str, bool]] = []
         if said.get("path") is not None:
             workdir = str(body.get("working_dir") or "/app")
-            path = (file.path.parent / said["path"]).resolve()
+            path = os.path.realpath(file.path.parent / said["path"])
             if not os.path.isdir(path):
                 wrong("x-testbed", f"x-testbed.local.path {said['path']!r}: {path} is no folder", "local", "path")
             elif workdir.startswith("/") and (problem := _place_problem(workdir)):
                 wrong("working_dir", f"working_dir {workdir!r}, where x-testbed.local.path is shown: {problem}")
             else:
-                binds.append((str(path), workdir, True))
+                binds.append((path, workdir, True))
         python = said.get("python")
         return Image(workdir="/app", python=True if python is None else python), [], binds
     if unread:
@@ -531,22 +533,22 @@ def _health_check(said: Any, described: Image) -> HealthCheck | None:
     if not said:
         return described.health_check
     test = said.get("test")
-    if said.get("disable") or test == ["NONE"] or not (test or described.health_check):
+    if said.get("disable") or (test and test[0] == "NONE") or not (test or described.health_check):
         return None
     base = described.health_check or HealthCheck(test=())
     argv = base.test
     if test:
         argv = (*described.shell, str(test[1])) if test[0] == "CMD-SHELL" else tuple(map(str, test[1:]))
     times = {
-        field_name: dockerfile.duration_s(said[key])
+        field_name: time_s
         for field_name, key in (
             ("interval_s", "interval"),
             ("timeout_s", "timeout"),
             ("start_period_s", "start_period"),
         )
-        if said.get(key) is not None
+        if (time_s := dockerfile.duration_s(said.get(key) or "0s"))  # 0 is the default, here and below
     }
-    retries = base.retries if said.get("retries") is None else said["retries"]
+    retries = said.get("retries") or base.retries
     kept = {"interval_s": base.interval_s, "timeout_s": base.timeout_s, "start_period_s": base.start_period_s}
     return HealthCheck(test=argv, retries=retries, **{**kept, **times})
 
@@ -590,6 +592,19 @@ def _check_published(file: ComposeFile, topology: Topology, problems: Problems) 
                     problems.of_part(where, text)
                     break
             others.append((name, host_ip, where))
+
+
+def _check_container_names(file: ComposeFile, topology: Topology, problems: Problems) -> None:
+    """Refuse a container's name that is given to two."""
+    taken: dict[str, str] = {}
+    for service, body in file.config["services"].items():
+        if not (name := body.get("container_name")):
+            continue
+        where = ("services", service, "container_name")
+        if (replicas := topology.services[service].replicas) > 1:
+            problems.of_part(where, f"service {service!r}: one container_name, {name!r}, for {replicas} replicas")
+        if (other := taken.setdefault(name, service)) != service:
+            problems.of_part(where, f"service {service!r}: container_name {name!r} is taken by {other!r}")
 
 
 def _sysctls(body: Mapping[str, Any], wrong: Any) -> dict[str, str]:
@@ -651,6 +666,7 @@ def _networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
             problems.of_part(
                 (*at, "driver"), f"network {name!r}: driver {body['driver']!r}; a local lab has bridges; {_WAY_OUT}"
             )
+        _refuse_in_network(name, body, problems)
         subnets = _asked_subnets(body, problems, at)
         if not any(each.version == 4 for each in subnets):
             chosen = next(pool, None)
@@ -668,10 +684,38 @@ def _networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
         ]
         mtu = _mtu(name, body, problems)
         plans[name] = NetworkPlan(name=name, subnets=tuple(subnets), gateways=tuple(gateways), mtu=mtu)
+    for plan in plans.values():
+        for a, b in combinations(plan.subnets, 2):
+            if a.version == b.version and a.overlaps(b):
+                problems.of_part(("networks", plan.name), f"network {plan.name!r}: its subnets overlap: {a} and {b}")
     for one, other in combinations(plans.values(), 2):
         for a, b in ((a, b) for a in one.subnets for b in other.subnets if a.version == b.version and a.overlaps(b)):
             problems.of_part(("networks", other.name), f"networks {one.name!r} and {other.name!r} overlap: {a} and {b}")
     return plans
+
+
+def _refuse_in_network(name: str, body: Mapping[str, Any], problems: Problems) -> None:
+    """Refuse what Compose knows of a network and a local lab does not do."""
+    at: Where = ("networks", name)
+    ipam = body.get("ipam") or {}
+    said: list[tuple[Where, Any]] = [((*at, "ipam", "options"), ipam.get("options"))]
+    if body.get("enable_ipv4") is False:
+        said.append(((*at, "enable_ipv4"), "false"))
+    if ipam.get("driver") != "default":
+        said.append(((*at, "ipam", "driver"), ipam.get("driver")))
+    for number, each in enumerate(ipam.get("config") or ()):
+        said += [((*at, "ipam", "config", number, key), (each or {}).get(key)) for key in ("ip_range", "aux_addresses")]
+    for where, value in said:
+        if value:
+            problems.of_part(where, f"network {name!r}: `{where[-1]}: {value}`: {_CANNOT}")
+
+
+def _refuse_in_joined(service: str, network: str, joined: Any, problems: Problems) -> None:
+    """The same of a service's place on a network."""
+    for key in ("mac_address", "interface_name", "gw_priority", "link_local_ips", "driver_opts"):
+        if value := (joined or {}).get(key):
+            where = ("services", service, "networks", network, key)
+            problems.of_part(where, f"service {service!r}: network {network!r}: `{key}: {value}`: {_CANNOT}")
 
 
 def _asked_gateways(
@@ -691,7 +735,7 @@ def _asked_gateways(
         elif (end := _end_of(subnet, text)) is not None:
             problems.of_part(where, f"network {name!r}: gateway {text} is the {end} address of {subnet}")
         else:
-            yield text
+            yield str(ip_address(text))
 
 
 def _end_of(subnet: IPv4Network | IPv6Network, text: str) -> str | None:
@@ -706,7 +750,7 @@ def _end_of(subnet: IPv4Network | IPv6Network, text: str) -> str | None:
 
 def _mtu(name: str, body: Mapping[str, Any], problems: Problems) -> int:
     said = str((body.get("driver_opts") or {}).get(_MTU_OPTION) or 1500)
-    if said.isdecimal() and _LEAST_MTU <= int(said) <= _MOST_MTU:
+    if re.fullmatch(r"[0-9]{1,9}", said) and _LEAST_MTU <= int(said) <= _MOST_MTU:
         return int(said)
     where = ("networks", name, "driver_opts", _MTU_OPTION)
     problems.of_part(where, f"network {name!r}: MTU {said!r}: must be a number from {_LEAST_MTU} to {_MOST_MTU}")
@@ -715,14 +759,18 @@ def _mtu(name: str, body: Mapping[str, Any], problems: Problems) -> int:
 
 def _asked_subnets(body: Any, problems: Problems | None = None, at: Where = ()) -> list[IPv4Network | IPv6Network]:
     found: list[IPv4Network | IPv6Network] = []
-    for each in ((body or {}).get("ipam") or {}).get("config") or ():
+    for number, each in enumerate(((body or {}).get("ipam") or {}).get("config") or ()):
         if not each or each.get("subnet") is None:
             continue
         try:
-            found.append(ip_network(str(each["subnet"])))
+            subnet = ip_network(str(each["subnet"]))
+            if subnet.prefixlen == subnet.max_prefixlen:
+                raise ValueError("has no room for a gateway and a host; name a larger one")
+            found.append(subnet)
         except ValueError as error:
             if problems is not None:
-                problems.of_part((*at, "ipam"), f"network {at[-1]!r}: subnet {each['subnet']!r}: {error}")
+                where = (*at, "ipam", "config", number, "subnet")
+                problems.of_part(where, f"network {at[-1]!r}: subnet {each['subnet']!r}: {error}")
     return found
 
 
@@ -776,7 +824,7 @@ def _hosts(
                 addresses = []
                 for subnet, pool in zip(networks[network].subnets, free[network], strict=True):
                     asked = (joined[network] or {}).get(f"ipv{subnet.version}_address")
-                    given = str(asked) if asked and is_address(str(asked)) else next(pool, None)
+                    given = str(ip_address(asked)) if asked and is_address(asked) else next(pool, None)
                     if given is None:
                         problems.of_part(("networks", network), f"network {network!r}: {subnet} has no address left")
                         break
@@ -812,6 +860,7 @@ def _static_addresses(
     taken: dict[str, dict[str, str]] = {}
     for name, body in file.config["services"].items():
         for network, joined in (body.get("networks") or {}).items():
+            _refuse_in_joined(name, network, joined, problems)
             if network not in networks:
                 continue
             for version in (4, 6):
@@ -819,10 +868,8 @@ def _static_addresses(
                 if not asked:
                     continue
                 where = ("services", name, "networks", network, f"ipv{version}_address")
-                try:
-                    parsed = ip_address(str(asked))
-                except ValueError:
-                    problems.of_part(where, f"service {name!r}: {asked!r} is no address")
+                if not is_address(asked) or (parsed := ip_address(asked)).version != version:
+                    problems.of_part(where, f"service {name!r}: {asked!r} is no IPv{version} address")
                     continue
                 plan = networks[network]
                 others = taken.setdefault(network, {})

@@ -6,6 +6,7 @@ The services of one file are each wrong in one way, so that a problem that hides
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -50,6 +51,9 @@ SERVICES = {
     "healthcheck: {test: [CMD]}": "healthcheck.test: ['CMD']: write",
     "environment: 5": "environment: 5: write",
     "environment: {A: [1]}": "environment.A: [1]: write a text or a number",
+    "environment: {A=B: x}": "environment: 'A=B': a variable's name is not empty and has no =",
+    "environment: [=x]": "environment: '': a variable's name is not empty and has no =",
+    "env_file: [{path: nope, format: json}]": "env_file.format: 'json': must be raw",
     "env_file: nope": "nope' does not exist",
     "ports: 80": "ports: 80: write a list",
     "ports: [eighty]": "port 'eighty': write",
@@ -61,11 +65,25 @@ SERVICES = {
     "ports: [{target: http}]": "ports.target: 'http': must be a whole number",
     "ports: [{target: 80, published: '99999'}]": "ports go from 1 to 65535",
     "ports: ['127.0.0:80:80']": "'127.0.0' is no address",
+    "ports: ['8090-8080:80']": "port '8090-8080:80': the range runs backwards",
+    "ports: ['90-80:90-80']": "port '90-80:90-80': the range runs backwards",
+    "ports: ['70-60']": "port '70-60': the range runs backwards",
+    f"ports: ['{'9' * 5000}:80']": "ports go from 1 to 65535",
+    f"ports: ['80:{'9' * 5000}']": "ports go from 1 to 65535",
+    "ports: [{target: -80}]": "ports go from 1 to 65535",
     "ports: ['53:53/udp']": "TCP ports alone, not udp",
     "networks: lan": "networks: 'lan': write a list or a mapping",
     "networks: [nosuch]": "network 'nosuch': unknown",
     "networks: {lan: {aliases: foo}}": "networks.lan.aliases: 'foo': write a list",
     "networks: {lan: {priority: high}}": "networks.lan.priority: 'high'",
+    "networks: {lan: {ipv4_address: 'fd00::5'}}": "'fd00::5' is no IPv4 address",
+    "networks: {lan: {ipv6_address: 10.0.0.5}}": "'10.0.0.5' is no IPv6 address",
+    "networks: {lan: {ipv6_address: 'fe80::5%eth0'}}": "'fe80::5%eth0' is no IPv6 address",
+    "networks: {lan: {mac_address: '02:00:00:00:00:01'}}": "`mac_address: 02:00:00:00:00:01`: a local lab cannot honour",
+    "networks: {lan: {interface_name: lan0}}": "`interface_name: lan0`: a local lab cannot honour it",
+    "networks: {lan: {gw_priority: 1}}": "`gw_priority: 1`: a local lab cannot honour it",
+    "networks: {lan: {link_local_ips: [169.254.1.1]}}": "`link_local_ips: ['169.254.1.1']`: a local lab cannot honour it",
+    "networks: {lan: {driver_opts: {a: b}}}": "`driver_opts: {'a': 'b'}`: a local lab cannot honour it",
     "networks: {lan: {ipv4_address: 10.0.0.0}}": "10.0.0.0 is the network address of network 'lan'",
     "networks: {lan: {ipv4_address: 10.0.0.255}}": "10.0.0.255 is the broadcast address of network 'lan'",
     "deploy: 3": "deploy: 3: write {replicas: 2}",
@@ -95,7 +113,17 @@ SERVICES = {
     "working_dir: foo": "working_dir 'foo': must be an absolute path",
     "working_dir: /, x-testbed: {local: {path: .}}": "working_dir '/', where x-testbed.local.path is shown",
     f"hostname: {'h' * 80}": "write at most 63",
+    "container_name: twice, scale: 2": "one container_name, 'twice', for 2 replicas",
+    "container_name: the_z": "container_name 'the_z' is taken by",
     "container_name: a b": "container_name 'a b'",
+    'build: "./a\\0b"': "'./a\\x00b': the character '\\x00' may not stand in it",
+    'volumes: ["./a\\0b:/x"]': "'./a\\x00b:/x': the character",
+    'working_dir: "/a\\0"': "'/a\\x00': the character",
+    'user: "\\ud800"': "'\\ud800': the character '\\ud800' may not stand in it",
+    'environment: {A: "\\0"}': "'\\x00': the character",
+    'environment: {"A\\0": b}': "key 'A\\x00': the character",
+    'env_file: "nope\\0"': "'nope\\x00': the character",
+    "environment: {A: !!float abc}": "'abc': is no number, as !!float says",
     "user: root:nosuch": "'nosuch' is not in this machine's /etc/group",
     "user: nosuch": "'nosuch' is not in this machine's /etc/passwd",
     "extra_hosts: ['x:host-gateway']": "do not reach this machine",
@@ -125,7 +153,12 @@ def service(words: str) -> str:
 
 def test_every_wrong_service_is_told_of_once_and_on_its_line(tmp_path: Path) -> None:
     lines = [f"  s{number:02}: {service(words)}" for number, words in enumerate(SERVICES)]
-    lines += ["  z: {image: python}", "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24}]}}}", "volumes: {data: }"]
+    lines += [
+        "  a: {image: python, container_name: the_z}",
+        "  z: {image: python}",
+        "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24}]}}}",
+        "volumes: {data: }",
+    ]
     text = "\n".join(["services:", *lines])
     seen: dict[int, list[str]] = {}
     for problem in told(tmp_path / "compose.yaml", text):
@@ -171,6 +204,15 @@ TOP = {
     "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, gateway: nope}]}}}": "gateway 'nope' is no address",
     "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, gateway: 10.9.0.1}]}}}": "in no subnet of its own",
     "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, gateway: 10.0.0.255}]}}}": "is the broadcast address",
+    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24}, {subnet: 10.0.0.0/24}]}}}": "its subnets overlap: 10.0.0",
+    "networks: {lan: {ipam: {config: [{subnet: 255.255.255.255/32}]}}}": "has no room for a gateway and a host",
+    f"networks: {{lan: {{ipam: {{config: [{{subnet: '{'ffff:' * 7}ffff/128'}}]}}}}}}": "has no room for a gateway",
+    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, ip_range: 10.0.0.0/28}]}}}": "`ip_range: 10.0.0.0/28`: a",
+    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, aux_addresses: {r: 10.0.0.5}}]}}}": "`aux_addresses: {'r': ",
+    "networks: {lan: {ipam: {driver: other}}}": "`driver: other`: a local lab cannot honour it",
+    "networks: {lan: {ipam: {options: {a: b}}}}": "`options: {'a': 'b'}`: a local lab cannot honour it",
+    "networks: {lan: {enable_ipv4: false}}": "`enable_ipv4: false`: a local lab cannot honour it",
+    f"networks: {{lan: {{driver_opts: {{com.docker.network.driver.mtu: '{'9' * 5000}'}}}}}}": "MTU '999",
     "networks: {lan: {driver_opts: {com.docker.network.driver.mtu: abc}}}": "MTU 'abc'",
     "networks: {lan: {enable_ipv6: perhaps}}": "network 'lan': enable_ipv6: 'perhaps': must be true or false",
     "networks: {lan: {foo: 1}}": "network 'lan': foo: unknown",
@@ -179,6 +221,8 @@ TOP = {
     "x-testbed: {toplogy: {star: 3}}": "x-testbed.toplogy: unknown; did you mean 'topology'?",
     "servces: {}": "servces: unknown; did you mean 'services'?",
     "name: 5": "name: 5: must be a text",
+    "name: My App": "name: 'My App': must be lower-case letters",
+    "name: _app": "name: '_app': must be lower-case letters",
 }
 
 
@@ -200,6 +244,8 @@ def test_what_is_wrong_outside_the_services_is_told(words: str, tmp_path: Path) 
         (b"services:\n  a: {image: \xff}\n", "2: is not UTF-8: byte 0xff"),
         ("services:\n  a: {image: \x01}\n", "2: not YAML"),
         ("services:\n  a: [\n", "3: not YAML"),
+        ('services:\n  a: "\\U00110000"\n', "2: not YAML: an escape that is no character"),
+        ('services:\n  a: "\\UFFFFFFFF"\n', "2: not YAML: an escape that is no character"),
     ],
 )
 def test_what_is_no_file_for_compose_is_told(text: str | bytes, problem: str, tmp_path: Path) -> None:
@@ -284,11 +330,22 @@ volumes: {data: }
     assert [host.name for host in made.hosts] == ["a[1]", "a[2]"]
 
 
-_SCALARS = st.none() | st.booleans() | st.sampled_from([-2, -1, 0, 3, 1.5, float("inf"), "", "x", "1", "/"])
+_DIGITS = "9" * 4400
+_SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.sampled_from([-2, -1, 0, 3, 1.5, "", "x", "1", "/", _DIGITS, f"{_DIGITS}:80", f"80:{_DIGITS}", f"x={_DIGITS}"])
+    | st.sampled_from(["a\0", "./a\0:/x", "\0=x", "=", "\ud800", "8-7", "8-7:8-7", "::1%lo", "${" * 1200, "%", "~\0"])
+    | st.text(max_size=4)
+)
+_ODD_PLAIN = st.sampled_from(
+    [_DIGITS, f"-{_DIGITS}", f"0x{_DIGITS}", f"{_DIGITS}.5", f"1e{_DIGITS}", '"\\UFFFFFFFF"']
+) | st.text(alphabet="0179_xXobeE.+-~infa", min_size=1, max_size=6)
 _VALUES = st.recursive(
     _SCALARS,
     lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["x", "/", "target"]), inner, max_size=2)
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["x", "/", "target", "a\0", "\udfff", "", "A=B"]), inner, max_size=2)
     ),
     max_leaves=4,
 )
@@ -298,7 +355,15 @@ _VALUES = st.recursive(
 @given(key=st.sampled_from(sorted(composeshapes.FILE.words["services"].others.words)), value=_VALUES)  # type: ignore[index, union-attr, arg-type]
 def test_a_value_of_any_kind_is_read_or_refused(key: str, value: object, tmp_path: Path) -> None:
     body = {"image": "python", "command": ["x"], key: value}
-    problems = composefile.Problems(tmp_path, {})
-    file = composefile._read(tmp_path / "compose.yaml", {"services": {"a": body}}, problems, {}, ())
     with contextlib.suppress(InvalidComposeError):
-        localplan.make(file, Topology.from_compose(file.config))
+        plan(tmp_path / "compose.yaml", json.dumps({"services": {"a": body}}))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@given(word=_ODD_PLAIN, tag=st.sampled_from(["", "!!float ", "!!int ", "!!bool ", "!!null ", "!!str "]))
+def test_a_plain_scalar_of_any_kind_is_read_or_refused(word: str, tag: str, tmp_path: Path) -> None:
+    with contextlib.suppress(InvalidComposeError):
+        plan(
+            tmp_path / "compose.yaml",
+            f"services:\n  a: {{image: python, user: {tag}{word}, environment: {{A: {tag}{word}}}}}",
+        )

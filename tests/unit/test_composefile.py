@@ -207,3 +207,93 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
 def test_what_is_no_compose_file_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidComposeError, match=r"compose\.yaml:1: "):
         read(tmp_path, text)
+
+
+def test_variables_are_nested_no_deeper_than_is_meant(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A=1\nB=" + "${N:-" * 1200 + "}" * 1200 + "\n", encoding="utf-8")
+    with pytest.raises(InvalidComposeError, match=r"\.env:2: .* variables nested more than 100 deep"):
+        read(tmp_path, "services: {a: {build: .}}\n")
+
+
+# --- files of variables ------------------------------------------------------------------------------
+
+
+def test_a_raw_file_of_variables_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "e").write_bytes(b"\xef\xbb\xbf# c\r\n\n A='x' # y\r\nB=\"$A\"\\n \nC=\nD\nE==${Z\nNONE\n")
+    file = read(tmp_path, "services: {a: {build: ., env_file: [{path: e, format: raw}]}}\n", A="not this", D="given")
+    assert file.config["services"]["a"]["environment"] == {
+        "A": "'x' # y", "B": '"$A"\\n ', "C": "", "D": "given", "E": "=${Z",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["raw", '""'])
+@pytest.mark.parametrize(("line", "problem"), [("=x", "''"), ("A B=x", "'A B'"), ("A=x\0y", "NUL")])
+def test_what_is_wrong_with_a_file_of_variables_is_told(how: str, line: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "e").write_text(f"N=1\n{line}\n", encoding="utf-8")
+    if (how, line) == ('""', "=x"):
+        pytest.skip("compose-go's own parser takes it")
+    with pytest.raises(InvalidComposeError) as refused:
+        read(tmp_path, f"services: {{a: {{build: ., env_file: [{{path: e, format: {how}}}]}}}}\n")
+    (told,) = refused.value.problems
+    assert told.startswith(f"{tmp_path}/e:2: ")
+    assert problem in told
+
+
+def test_a_text_of_the_environment_that_no_program_can_be_given_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidComposeError, match=r"compose\.yaml:2: service 'a': environment\.X: '\\\\udcff'"):
+        read(tmp_path, "services:\n  a: {build: ., environment: {X: }}\n", X="\udcff")
+
+
+def denied(*_: object, **__: object) -> bytes:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_file_in_a_closed_folder_is_told_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "stat", denied)  # what exists() and the like ask; Python 3.11 tells of all but absence
+    with pytest.raises(
+        InvalidComposeError, match=r"compose\.yaml:2: service 'a': env_file '.*closed/e' does not exist"
+    ):
+        read(tmp_path, "services:\n  a: {build: ., env_file: closed/e}\n")
+    assert composefile.find(tmp_path) == tmp_path / "compose.yaml"
+
+
+def test_files_of_variables_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compose.yaml").write_text("services:\n  a: {build: ., env_file: e}\n", encoding="utf-8")
+    text = (tmp_path / "compose.yaml").read_bytes()
+    for name in (".env", "e"):
+        (tmp_path / name).write_text("A=1\n", encoding="utf-8")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: text if path.suffix == ".yaml" else denied())
+    file = composefile.read(tmp_path / "compose.yaml", environment={})
+    with pytest.raises(InvalidComposeError) as refused:
+        file.problems.raise_if_any()
+    assert refused.value.problems == [
+        f"{tmp_path}/.env: cannot be read: Permission denied",
+        f"{tmp_path}/compose.yaml:2: service 'a': env_file '{tmp_path}/e' cannot be read: Permission denied",
+    ]
+
+
+# --- where the parts of merged files stand -----------------------------------------------------------
+
+
+def test_files_that_name_each_other_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    numbers = range(1, 20)
+    there = [f"  x{n}: {{extends: {{file: sub/b.yaml, service: y{n}}}}}" for n in numbers]
+    back = [f"  y{n}: {{extends: {{file: ../a.yaml, service: z}}}}" for n in numbers]
+    (tmp_path / "a.yaml").write_text("\n".join(["services:", *there, "  z:\n    image: x\n"]), encoding="utf-8")
+    (tmp_path / "sub" / "b.yaml").write_text("\n".join(["include: [../a.yaml]\nservices:", *back]), encoding="utf-8")
+    asked = []
+    text_of = composefile._text
+    monkeypatch.setattr(composefile, "_text", lambda path: asked.append(path) or text_of(path))
+    config = {"services": {f"x{n}": {"image": "x", "privileged": True} for n in numbers}}
+    file = composefile.of_compose(tmp_path / "a.yaml", config, [tmp_path / "a.yaml"], environment={})
+    assert file.problems.place(("services", "x7", "image")) == (tmp_path / "a.yaml", 22)
+    assert len(asked) == 2
+
+
+def test_services_that_extend_each_other_without_end_are_followed_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    lines = [f"  s{n}: {{extends: s{(n + 1) % 1500}}}" for n in range(1500)]
+    path.write_text("\n".join(["services:", *lines]), encoding="utf-8")
+    places = composefile._Places({})
+    assert dict(places._of_service(path, "s0"))[()] == (path, 2)

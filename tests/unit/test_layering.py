@@ -91,7 +91,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "testbed.labs.composeyaml",
         "testbed.labs.dotenv",
     ),
-    "testbed.labs.composeshapes": ("testbed.model", "testbed.labs.dockerfile"),
+    "testbed.labs.composeshapes": ("testbed.model", "testbed.labs.composeyaml", "testbed.labs.dockerfile"),
     "testbed.labs.composeyaml": (),
     "testbed.labs.dotenv": (),
     "testbed.labs.routing": (),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from testbed.agent import kernelcalls
 from testbed.errors import InvalidComposeError
 from testbed.labs import composefile, localplan
+from testbed.labs.dockerfile import HealthCheck
 from testbed.labs.localplan import Plan, Published
 from testbed.model.topology import Topology
 
@@ -257,7 +260,7 @@ networks:
         "5: service 'c': 10.0.0.5 is taken by 'b'",
         "6: service 'd': 10.0.1.5 is not in network 'lan' (10.0.0.0/24)",
         "7: service 'e': one address for 2 replicas",
-        "8: service 'f': 'ten' is no address",
+        "8: service 'f': 'ten' is no IPv4 address",
         "11: networks 'lan' and 'other' overlap: 10.0.0.0/24 and 10.0.0.128/25",
     ]
     assert told == expected
@@ -272,6 +275,58 @@ networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/29}]}}}
 """,
     )
     assert "10.0.0.0/29 has no address left" in told
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ("timeout: 0s, interval: 0s, start_period: 0s, retries: 0", {}),
+        ("timeout: 2s, retries: 4", {"timeout_s": 2.0, "retries": 4}),
+    ],
+)
+@pytest.mark.parametrize(
+    "image", ["", "HEALTHCHECK --retries=7 --timeout=9s CMD x\n", "HEALTHCHECK --retries=0 CMD x\n"]
+)
+def test_nought_in_a_health_check_is_the_images_or_the_default(
+    folder: Path, asked: str, given: dict[str, float], image: str
+) -> None:
+    (folder / "app" / "Dockerfile").write_text(f"FROM debian\n{image}CMD x\n")
+    made = plan(folder, f"services: {{a: {{build: app, healthcheck: {{test: [CMD, y], {asked}}}}}}}\n")
+    base = HealthCheck(test=("y",), **({"retries": 7, "timeout_s": 9.0} if "7" in image else {}))  # type: ignore[arg-type]
+    assert made.services["a"].health_check == replace(base, **given)  # type: ignore[arg-type]  # names numbers
+
+
+def test_a_health_check_of_none_is_none_whatever_follows(folder: Path) -> None:
+    made = plan(folder, 'services: {a: {build: app, healthcheck: {test: ["NONE", "x"]}}}\n')
+    assert made.services["a"].health_check is None
+
+
+def test_addresses_are_compared_as_such_however_they_are_written(folder: Path) -> None:
+    made = plan(
+        folder,
+        """
+services:
+  a: {build: app, networks: [lan]}
+  b: {build: app, networks: {lan: {ipv6_address: "fd00:0::2"}}}
+networks:
+  lan: {ipam: {config: [{subnet: 10.0.0.0/24}, {subnet: "fd00::/64", gateway: "fd00:0::1"}]}}
+""",
+    )
+    assert made.networks[0].gateways == ("10.0.0.1/24", "fd00::1/64")
+    assert addresses(made) == {"a": ["10.0.0.2/24", "fd00::3/64"], "b": ["10.0.0.3/24", "fd00::2/64"]}
+
+
+def test_the_capabilities_are_those_that_the_agent_knows() -> None:
+    assert set(kernelcalls.CAPABILITIES) == localplan._CAPABILITIES
+
+
+def test_a_dockerfile_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    (told,) = problems(folder, "services:\n  a: {build: app}\n")
+    assert told == f"2: service 'a': {folder}/app/Dockerfile cannot be read: Permission denied"
 
 
 def test_a_circle_of_dependencies_is_told(folder: Path) -> None:

@@ -208,3 +208,18 @@ services:
     plan = LocalLab().plan
     assert sorted(host.name for host in plan.hosts) == ["a", "b", "r1"]
     assert plan.services["b"].argv == ("x",)
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_a_folder_as_compose_file_is_told(how: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "environment":
+        monkeypatch.setenv("COMPOSE_FILE", ".")
+    lab = LocalLab(".") if how == "argument" else LocalLab()
+    with pytest.raises(InvalidComposeError, match=r"Compose file '\.' is a folder"):
+        _ = lab.plan
+
+
+def test_an_odd_character_is_told_in_what_compose_prints_too(folder: Path, compose: None) -> None:
+    write(folder, compose=_A + '  b: {extends: a, user: "a\\0b"}\n')
+    with pytest.raises(InvalidComposeError, match=r"services\.b\.user: 'a\\x00b': the character"):
+        _ = LocalLab().plan
