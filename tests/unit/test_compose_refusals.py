@@ -53,7 +53,7 @@ SERVICES = {
     "environment: {A: [1]}": "environment.A: [1]: write a text or a number",
     "environment: {A=B: x}": "environment: 'A=B': a variable's name is not empty and has no =",
     "environment: [=x]": "environment: '': a variable's name is not empty and has no =",
-    "env_file: [{path: nope, format: json}]": "env_file.format: 'json': must be raw",
+    "env_file: [{path: compose.yaml, format: json}]": "env_file.format: 'json': must be raw",
     "env_file: nope": "nope' does not exist",
     "ports: 80": "ports: 80: write a list",
     "ports: [eighty]": "port 'eighty': write",
@@ -79,10 +79,10 @@ SERVICES = {
     "networks: {lan: {ipv4_address: 'fd00::5'}}": "'fd00::5' is no IPv4 address",
     "networks: {lan: {ipv6_address: 10.0.0.5}}": "'10.0.0.5' is no IPv6 address",
     "networks: {lan: {ipv6_address: 'fe80::5%eth0'}}": "'fe80::5%eth0' is no IPv6 address",
-    "networks: {lan: {mac_address: '02:00:00:00:00:01'}}": "`mac_address: 02:00:00:00:00:01`: a local lab cannot honour",
+    "networks: {lan: {mac_address: '02:00:00:00:00:01'}}": "`mac_address: 02:00:00:00:00:01`: a local",
     "networks: {lan: {interface_name: lan0}}": "`interface_name: lan0`: a local lab cannot honour it",
     "networks: {lan: {gw_priority: 1}}": "`gw_priority: 1`: a local lab cannot honour it",
-    "networks: {lan: {link_local_ips: [169.254.1.1]}}": "`link_local_ips: ['169.254.1.1']`: a local lab cannot honour it",
+    "networks: {lan: {link_local_ips: [169.254.1.1]}}": "`link_local_ips: ['169.254.1.1']`: a local lab",
     "networks: {lan: {driver_opts: {a: b}}}": "`driver_opts: {'a': 'b'}`: a local lab cannot honour it",
     "networks: {lan: {ipv4_address: 10.0.0.0}}": "10.0.0.0 is the network address of network 'lan'",
     "networks: {lan: {ipv4_address: 10.0.0.255}}": "10.0.0.255 is the broadcast address of network 'lan'",
@@ -116,14 +116,6 @@ SERVICES = {
     "container_name: twice, scale: 2": "one container_name, 'twice', for 2 replicas",
     "container_name: the_z": "container_name 'the_z' is taken by",
     "container_name: a b": "container_name 'a b'",
-    'build: "./a\\0b"': "'./a\\x00b': the character '\\x00' may not stand in it",
-    'volumes: ["./a\\0b:/x"]': "'./a\\x00b:/x': the character",
-    'working_dir: "/a\\0"': "'/a\\x00': the character",
-    'user: "\\ud800"': "'\\ud800': the character '\\ud800' may not stand in it",
-    'environment: {A: "\\0"}': "'\\x00': the character",
-    'environment: {"A\\0": b}': "key 'A\\x00': the character",
-    'env_file: "nope\\0"': "'nope\\x00': the character",
-    "environment: {A: !!float abc}": "'abc': is no number, as !!float says",
     "user: root:nosuch": "'nosuch' is not in this machine's /etc/group",
     "user: nosuch": "'nosuch' is not in this machine's /etc/passwd",
     "extra_hosts: ['x:host-gateway']": "do not reach this machine",
@@ -171,10 +163,31 @@ def test_every_wrong_service_is_told_of_once_and_on_its_line(tmp_path: Path) -> 
     assert not seen
 
 
+SCALARS = {
+    'build: "./a\\0b"': "'./a\\x00b': the character '\\x00' may not stand in it",
+    'volumes: ["./a\\0b:/x"]': "'./a\\x00b:/x': the character",
+    'working_dir: "/a\\0"': "'/a\\x00': the character",
+    'user: "\\ud800"': "'\\ud800': the character '\\ud800' may not stand in it",
+    'environment: {A: "\\0"}': "'\\x00': the character",
+    'environment: {"A\\0": b}': "key 'A\\x00': the character",
+    'env_file: "nope\\0"': "'nope\\x00': the character",
+    "environment: {A: !!float abc}": "'abc': is no number, as !!float says",
+}
+
+
+@pytest.mark.parametrize("words", SCALARS)
+def test_a_scalar_that_nothing_can_be_given_is_told_of_once_and_on_its_line(words: str, tmp_path: Path) -> None:
+    (problem,) = told(tmp_path / "compose.yaml", f"services:\n  a: {service(words)}\n")
+    assert problem.startswith("2: ")
+    assert SCALARS[words] in problem
+
+
 # Compose takes these: they are an engine's, a local lab's or our own to refuse.
 NOT_COMPOSES = (
     "stop_signal: SIGFOO", "stop_signal: '99'", "ulimits: {nofile: {soft: 5", "healthcheck: {test: [CMD]}",
     "ports: ['80-82:90']", "ports: [{target: 80, published: '99999'}]", "ports: ['53:53/udp']", "networks: {lan: {ipv4",
+    "networks: {lan: {ipv6", "networks: {lan: {mac_", "networks: {lan: {interface", "networks: {lan: {gw_",
+    "networks: {lan: {link", "networks: {lan: {driver", "environment: {A=B", "environment: [=x]",
     "scale: 2, ports", "volumes: [/nosuch", "volumes: ['.:", "volumes: ['data:", "volumes: ['/etc",
     "tmpfs: /proc", "working_dir", "hostname: hhh", "user",
     "extra_hosts: ['x", "cap_add", "sysctls", "privileged", "x-testbed",
@@ -190,7 +203,8 @@ def test_what_compose_refuses_is_refused_for_it(tmp_path: Path) -> None:
     for words in (each for each in SERVICES if not each.startswith(NOT_COMPOSES)):
         path = tmp_path / "compose.yaml"
         path.write_text(
-            f"services:\n  a: {service(words)}\n  z: {{image: python}}\nnetworks: {{lan: }}\nvolumes: {{data: }}\n",
+            f"services:\n  a: {service(words)}\n  z: {{image: python, container_name: the_z}}\n"
+            "networks: {lan: }\nvolumes: {data: }\n",
             encoding="utf-8",
         )
         done = subprocess.run([*argv, "-f", str(path), "config", "-q"], capture_output=True, check=False)
@@ -208,7 +222,7 @@ TOP = {
     "networks: {lan: {ipam: {config: [{subnet: 255.255.255.255/32}]}}}": "has no room for a gateway and a host",
     f"networks: {{lan: {{ipam: {{config: [{{subnet: '{'ffff:' * 7}ffff/128'}}]}}}}}}": "has no room for a gateway",
     "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, ip_range: 10.0.0.0/28}]}}}": "`ip_range: 10.0.0.0/28`: a",
-    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, aux_addresses: {r: 10.0.0.5}}]}}}": "`aux_addresses: {'r': ",
+    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, aux_addresses: {r: 10.0.0.5}}]}}}": "`aux_addresses: {'r'",
     "networks: {lan: {ipam: {driver: other}}}": "`driver: other`: a local lab cannot honour it",
     "networks: {lan: {ipam: {options: {a: b}}}}": "`options: {'a': 'b'}`: a local lab cannot honour it",
     "networks: {lan: {enable_ipv4: false}}": "`enable_ipv4: false`: a local lab cannot honour it",

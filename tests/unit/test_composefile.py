@@ -226,12 +226,12 @@ def test_a_raw_file_of_variables_is_taken_as_it_is_written(tmp_path: Path) -> No
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", ["raw", '""'])
-@pytest.mark.parametrize(("line", "problem"), [("=x", "''"), ("A B=x", "'A B'"), ("A=x\0y", "NUL")])
+@pytest.mark.parametrize(
+    ("how", "line", "problem"),
+    [("raw", "=x", "''"), *((how, *each) for how in ("raw", "''") for each in (("A B=x", "'A B'"), ("A=x\0y", "NUL")))],
+)
 def test_what_is_wrong_with_a_file_of_variables_is_told(how: str, line: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "e").write_text(f"N=1\n{line}\n", encoding="utf-8")
-    if (how, line) == ('""', "=x"):
-        pytest.skip("compose-go's own parser takes it")
     with pytest.raises(InvalidComposeError) as refused:
         read(tmp_path, f"services: {{a: {{build: ., env_file: [{{path: e, format: {how}}}]}}}}\n")
     (told,) = refused.value.problems
@@ -240,7 +240,7 @@ def test_what_is_wrong_with_a_file_of_variables_is_told(how: str, line: str, pro
 
 
 def test_a_text_of_the_environment_that_no_program_can_be_given_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InvalidComposeError, match=r"compose\.yaml:2: service 'a': environment\.X: '\\\\udcff'"):
+    with pytest.raises(InvalidComposeError, match=r"compose\.yaml:2: service 'a': environment\.X: '\\udcff'"):
         read(tmp_path, "services:\n  a: {build: ., environment: {X: }}\n", X="\udcff")
 
 
@@ -266,7 +266,7 @@ def test_files_of_variables_that_cannot_be_read_are_told(tmp_path: Path, monkeyp
     file = composefile.read(tmp_path / "compose.yaml", environment={})
     with pytest.raises(InvalidComposeError) as refused:
         file.problems.raise_if_any()
-    assert refused.value.problems == [
+    assert list(refused.value.problems) == [
         f"{tmp_path}/.env: cannot be read: Permission denied",
         f"{tmp_path}/compose.yaml:2: service 'a': env_file '{tmp_path}/e' cannot be read: Permission denied",
     ]
