@@ -282,9 +282,14 @@ def test_files_that_name_each_other_are_read_once(tmp_path: Path, monkeypatch: p
     back = [f"  y{n}: {{extends: {{file: ../a.yaml, service: z}}}}" for n in numbers]
     (tmp_path / "a.yaml").write_text("\n".join(["services:", *there, "  z:\n    image: x\n"]), encoding="utf-8")
     (tmp_path / "sub" / "b.yaml").write_text("\n".join(["include: [../a.yaml]\nservices:", *back]), encoding="utf-8")
-    asked = []
+    asked: list[Path] = []
     text_of = composefile._text
-    monkeypatch.setattr(composefile, "_text", lambda path: asked.append(path) or text_of(path))
+
+    def text(path: Path) -> str:
+        asked.append(path)
+        return text_of(path)
+
+    monkeypatch.setattr(composefile, "_text", text)
     config = {"services": {f"x{n}": {"image": "x", "privileged": True} for n in numbers}}
     file = composefile.of_compose(tmp_path / "a.yaml", config, [tmp_path / "a.yaml"], environment={})
     assert file.problems.place(("services", "x7", "image")) == (tmp_path / "a.yaml", 22)
