@@ -489,7 +489,8 @@ def _user_problem(user: str) -> str | None:
         (name, pwd.getpwnam, "/etc/passwd"), (group, grp.getgrnam, "/etc/group"),
     ]  # fmt: skip
     for word, look_up, where in lookups:
-        if word.isdecimal() and int(word) > _MOST_ID:
+        digits = word.lstrip("0")
+        if word.isdecimal() and (len(digits) > len(str(_MOST_ID)) or int(digits or "0") > _MOST_ID):
             return f"{word} is above {_MOST_ID}"
         if word and not word.isdecimal():
             try:

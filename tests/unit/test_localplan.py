@@ -317,7 +317,7 @@ networks:
 
 
 def test_the_capabilities_are_those_that_the_agent_knows() -> None:
-    assert set(kernelcalls.CAPABILITIES) == localplan._CAPABILITIES
+    assert set(kernelcalls.CAPABILITIES) == localplan.CAPABILITIES
 
 
 def test_a_dockerfile_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
