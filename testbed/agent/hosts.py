@@ -334,6 +334,9 @@ class Hosts:
                     os.close(write)
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
                 number = self._started
+                # Where there are threads the signal comes through one of them, blocked here or not: the program may
+                # have ended before it was known, and nobody would be told.
+                self._reap_one(number)
                 return {"program": number, "refused": answer.read().decode(errors="replace")}
         finally:
             for descriptor in descriptors:
@@ -378,14 +381,19 @@ class Hosts:
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(helper, os.WNOHANG)[0]:
                     self._helpers.discard(helper)
-        for number, running in list(self._running.items()):
-            with contextlib.suppress(ChildProcessError):
-                pid, status = os.waitpid(running.pid, os.WNOHANG)
-                if pid:
-                    with contextlib.suppress(OSError):  # the lab does not want to know any more
-                        os.write(running.status, struct.pack("=i", exit_status(status)))
-                    os.close(running.status)
-                    del self._running[number]
+        for number in list(self._running):
+            self._reap_one(number)
+
+    def _reap_one(self, number: int) -> None:
+        if (running := self._running.get(number)) is None:
+            return
+        with contextlib.suppress(ChildProcessError):
+            pid, status = os.waitpid(running.pid, os.WNOHANG)
+            if pid:
+                with contextlib.suppress(OSError):  # the lab does not want to know any more
+                    os.write(running.status, struct.pack("=i", exit_status(status)))
+                os.close(running.status)
+                del self._running[number]
 
     def put(self, *, host: str, path: str, data: str, mode: int) -> None:
         """Write a file in a host; ``data`` in base64. Raises Refused."""
