@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed import Lab, LocalLab
+from testbed import LocalLab
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError
 from testbed.labs.composer import find
+from tests.lab.conftest import HERE
 
 LABS = ("local",)
 
@@ -276,13 +277,15 @@ def test_what_the_kernel_cannot_take_is_told_and_no_crash(kind: str, tmp_path: P
         assert lab.host("a").run(["true"]).ok
 
 
-def test_every_programs_end_is_told_while_a_timeline_runs_on_a_busy_machine(lab: Lab) -> None:
+def test_every_programs_end_is_told_while_a_timeline_runs_on_a_busy_machine(kind: str) -> None:
+    assert kind == "local"
     # Beside the timeline's thread a program may end before the agent has noted that it began.
-    lab.link("client -> server").impair([{"delay": "1ms"}, {"at": "100ms", "delay": "2ms"}, {"repeat": "200ms"}])
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
-    try:
-        assert all(lab.host("client").run(["true"], timeout="10s").ok for _ in range(150))
-    finally:
-        for each in busy:
-            each.kill()
-            each.wait()
+    with LocalLab(HERE.parents[1] / "compose.yaml") as lab:
+        lab.link("client -> server").impair([{"delay": "1ms"}, {"at": "100ms", "delay": "2ms"}, {"repeat": "200ms"}])
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+        try:
+            assert all(lab.host("client").run(["true"], timeout="10s").ok for _ in range(150))
+        finally:
+            for each in busy:
+                each.kill()
+                each.wait()
