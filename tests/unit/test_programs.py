@@ -18,6 +18,7 @@ import pytest
 
 from testbed.judge.oracle import Account, Cause, judge
 from testbed.judge.verdict import Verdict
+from testbed.labs.waiting import await_condition
 from testbed.model.journal import Journal
 
 IMAGES = Path(__file__).parents[2] / "images"
@@ -51,6 +52,12 @@ def serving(cwd: Path, program: str, *words: str) -> Iterator[tuple[subprocess.P
     finally:
         server.kill()
         server.communicate()
+
+
+def established(port: int) -> list[str]:
+    """The connections of a port of this machine's, at the end that was connected to (proc(5), /proc/net/tcp)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [each[2] for each in lines if each[1].endswith(f":{port:04X}") and each[3] == "01"]
 
 
 def run(program: str, *words: str, cwd: Path) -> tuple[int, dict[str, int]]:
@@ -121,6 +128,8 @@ def test_an_idle_connection_does_not_keep_a_server_from_stopping(tmp_path: Path,
         serving(tmp_path, "server.py", "--structure", structure, "--drain", "0.2") as (server, port),
         socket.create_connection(("127.0.0.1", int(port))),
     ):
+        # The client is connected once it has an answer; the server's kernel may not have heard of that yet.
+        await_condition(lambda: established(int(port)), bool, deadline_s=DEADLINE_S)
         server.send_signal(signal.SIGTERM)
         server.wait(DEADLINE_S)
     rows = (tmp_path / "server").read_text()
