@@ -38,6 +38,7 @@ def test_a_proof_that_cannot_be_made_is_refused_before_a_stack_is_up(project: Pa
     assert cli("show", cwd=project).returncode == 2, "no stack is up"
 
 
+@pytest.mark.slow
 def test_what_netem_makes_of_words_together_is_told_where_they_are_put_shown_and_proven(project: Path) -> None:
     told = "warning: duplicate=50% with losses: netem keeps a packet that it chose for both, so that 15% are lost"
     words = ("client -> server", "loss=30%", "duplicate=50%")
@@ -116,6 +117,7 @@ def proven(project: Path, *arguments: str) -> tuple[int, dict[str, dict[str, Any
     return done.returncode, {each["link"]: each for each in json.loads(done.stdout)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stack")
 def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("up", cwd=project).returncode == 0
@@ -170,6 +172,7 @@ def shown(project: Path) -> list[dict[str, Any]]:
 _CONNECT = "import socket; socket.create_connection(('server', 8888), timeout=2)"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("command", [["partition", "client", "server"], ["isolate", "client"]])
 def test_hosts_are_parted_until_they_are_healed(project: Path, command: list[str]) -> None:

@@ -19,6 +19,8 @@ from tests.lab.conftest import HERE, Datagrams, prepare
 
 LABS = ("compose",)
 
+pytestmark = pytest.mark.slow
+
 # Receives the program and the lines on stdin, boots the kernel with the program as its first, passes its output on.
 _BOOT = """
 import json, os, subprocess, sys
