@@ -90,7 +90,7 @@ def closers(proc_sys: Path = Path("/proc/sys")) -> str:
         path = proc_sys / name
         if path.is_file() and path.read_text().strip() == value:
             found.append(f"{command} ({name.replace('/', '.')} is {value})")
-    return "; ".join(found) or "run as root; in a container, with --privileged or --security-opt seccomp=unconfined"
+    return "; ".join(found) or "run as root; in a container, with --security-opt seccomp=unconfined"
 
 
 def main() -> int:

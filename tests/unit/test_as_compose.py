@@ -11,18 +11,10 @@ from typing import Any
 
 import pytest
 
-from testbed.errors import EnvironmentUnfitError, InvalidComposeError
+from testbed.errors import InvalidComposeError
 from testbed.labs import composefile, composeyaml, dotenv
 from testbed.labs.composefile import interpolate
-from testbed.labs.composer import Composer, find
-
-
-@pytest.fixture
-def compose() -> None:
-    try:
-        find()
-    except EnvironmentUnfitError as error:
-        pytest.skip(str(error))
+from testbed.labs.composer import Composer
 
 
 def environments(config: dict[str, Any]) -> dict[str, dict[str, str | None]]:

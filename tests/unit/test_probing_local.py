@@ -25,7 +25,7 @@ _REMEDIES = {
     "user/max_user_namespaces=0": "sysctl user.max_user_namespaces=10000 (user.max_user_namespaces is 0)",
     "user/max_net_namespaces=0": "sysctl user.max_net_namespaces=10000 (user.max_net_namespaces is 0)",
 }
-_NONE = "run as root; in a container, with --privileged or --security-opt seccomp=unconfined"
+_NONE = "run as root; in a container, with --security-opt seccomp=unconfined"
 
 
 def settings(folder: Path, values: dict[str, str]) -> Path:

@@ -7,19 +7,10 @@ from pathlib import Path
 import pytest
 
 from testbed import LocalLab
-from testbed.errors import EnvironmentUnfitError, InvalidComposeError
+from testbed.errors import InvalidComposeError
 from testbed.labs import composefile, composeyaml, localplan
-from testbed.labs.composer import find
 from testbed.labs.localplan import Published
 from testbed.model.topology import Topology
-
-
-@pytest.fixture
-def compose() -> None:
-    try:
-        find()
-    except EnvironmentUnfitError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
