@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -15,16 +16,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from testbed.errors import EnvironmentUnfitError, TestbedError, UserError
+from testbed.kernel import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 STACK = ROOT / "compose.yaml"
 """The paper's stack."""
+HOST_ENGINE = "--host-engine"
+"""Given to a benchmark on the machine of a carried kernel: what to measure there, told as JSON."""
 
 
 class BenchmarkError(TestbedError):
@@ -147,6 +152,18 @@ def _ended_politely() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def in_carried(report: Report, program: str, *words: str) -> Any:
+    """The JSON that a benchmark prints on the machine of a carried kernel, where the host engine has its netem."""
+    with os.fdopen(os.memfd_create("json"), "r+b") as output:
+        argv = [sys.executable, program, *words]
+        status = machine.run(argv, cwd=ROOT, writable=[], say=report.say, stdout=output.fileno())
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if status:
+        raise BenchmarkError(f"the host engine in a carried kernel: exit status {status}: {text[-2000:]}")
+    return json.loads(text)
 
 
 def run(title: str, measure: Callable[[Report], None]) -> None:

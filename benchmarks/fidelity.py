@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,6 @@ from benchmarks.common import BenchmarkError, Check, Report
 from testbed import units
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.kernel import machine
 from testbed.labs import proving
 from testbed.labs.compose import ComposeLab
 from testbed.labs.lab import Lab
@@ -41,9 +39,6 @@ QUIET_S = 0.0005
 MATHIS = (1.0, 1.4)
 ALPHA = 0.001
 """Of each cell: an honest one lies outside once in a thousand."""
-
-_HOST_ENGINE = "--host-engine"
-"""Given to this program on the machine of a carried kernel."""
 
 LINK, BACK = "client -> server", "server -> client"
 _TABLE_UNIT = 8192
@@ -132,14 +127,7 @@ def _cells(lab: Lab, report: Report) -> Measured:
 
 def _in_carried(report: Report) -> Measured:
     """What the host engine does on the machine of a carried kernel."""
-    argv = [sys.executable, __file__, _HOST_ENGINE, *(["--quick"] if report.quick else [])]
-    with os.fdopen(os.memfd_create("cells"), "r+b") as output:
-        status = machine.run(argv, cwd=common.ROOT, writable=[], say=report.say, stdout=output.fileno())
-        output.seek(0)
-        text = output.read()
-    if status:
-        raise BenchmarkError(f"the host engine in a carried kernel: exit status {status}: {text.decode()[-2000:]}")
-    told = json.loads(text)
+    told = common.in_carried(report, __file__, common.HOST_ENGINE, *(["--quick"] if report.quick else []))
     return Measured(engine=told["engine"], cells=[Cell(**cell) for cell in told["cells"]], backward=told["backward"])
 
 
@@ -516,7 +504,7 @@ def _label(cell: Cell) -> str:
 
 
 if __name__ == "__main__":
-    if _HOST_ENGINE in sys.argv:
+    if common.HOST_ENGINE in sys.argv:
         _tell_host_engine(quick="--quick" in sys.argv)
         sys.exit()
     common.run("Asked against seen, by probes and exact tests", measure)

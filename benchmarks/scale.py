@@ -30,16 +30,12 @@ from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed import topologies
 from testbed.drive import gossip
 from testbed.errors import EnvironmentUnfitError, LabError
-from testbed.kernel import machine
 from testbed.labs import images
 from testbed.labs.composer import Composer
 from testbed.labs.engine import Engine
 from testbed.labs.local import LocalLab
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.model.impairment import Impairment
-
-_HOST_ENGINE = "--host-engine"
-"""Given to this program on the machine of a carried kernel."""
 
 PAIR_S = {"host": 0.5, "carried": 3.0}
 """Two hosts up, impaired, one message, down."""
@@ -127,14 +123,7 @@ def _measure_pair(report: Report) -> None:
 
 def _impaired_by_host(report: Report) -> float:
     """Seconds that the host engine takes to impair a pair both ways, on the machine of a carried kernel."""
-    argv = [sys.executable, __file__, _HOST_ENGINE]
-    with os.fdopen(os.memfd_create("seconds"), "r+b") as output:
-        status = machine.run(argv, cwd=common.ROOT, writable=[], say=report.say, stdout=output.fileno())
-        output.seek(0)
-        text = output.read().decode()
-    if status:
-        raise BenchmarkError(f"the host engine in a carried kernel: exit status {status}: {text[-2000:]}")
-    return float(median(json.loads(text)))
+    return float(median(common.in_carried(report, __file__, common.HOST_ENGINE)))
 
 
 def _tell_host_engine() -> None:
@@ -375,7 +364,7 @@ def _measure_gossip(report: Report) -> None:
 
 
 if __name__ == "__main__":
-    if _HOST_ENGINE in sys.argv:
+    if common.HOST_ENGINE in sys.argv:
         _tell_host_engine()
         sys.exit()
     common.run("Scale of a local lab", measure)
