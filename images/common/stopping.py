@@ -1,6 +1,5 @@
 """Stop on SIGTERM and SIGINT when it suits the program: a flag, and a descriptor to poll beside sockets."""
 
-import contextlib
 import os
 import select
 import signal
@@ -15,14 +14,14 @@ class Stop:
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
+        # Written to at once: a handler runs only when a wait has ended, and a signal just before it ends none.
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self.asked_at: float | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked_at = self.asked_at or time.monotonic()
-        with contextlib.suppress(BlockingIOError):  # full: it has been said often enough
-            os.write(self._writer, b"!")
 
     def fileno(self) -> int:
         """What becomes readable."""

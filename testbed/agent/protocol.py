@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
 import signal
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 Operation = Callable[..., Any]
+
+_AT_ONCE_BYTES = 1 << 16
 
 
 class Refused(Exception):  # noqa: N818  # the word of the protocol
@@ -32,6 +37,8 @@ def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: Bina
 
     An operation's keyword arguments are the request's fields other than ``id`` and ``op``. One that raises
     Refused is answered with its message; a crash is answered with its traceback, never with success.
+
+    A signal's handler runs at once, though nobody asks for anything: see `_lines`.
     """
 
     def end(_number: int, _frame: object) -> None:
@@ -40,7 +47,7 @@ def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: Bina
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
-        for line in requests:
+        for line in _lines(requests.fileno()):
             answer, stop = _answer(operations, line)
             answers.write(answer)
             answers.flush()
@@ -52,6 +59,42 @@ def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: Bina
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # putting back must not be cut short
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    """The lines that come by a descriptor, the last also without its newline.
+
+    Python runs a signal's handler when it comes back from what it waits in. A signal that came just before it began to
+    wait, or through another thread, ends no wait; the byte that Python writes for each signal does.
+    """
+    woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    try:
+        waiting = select.poll()
+        for each in (descriptor, woken):
+            waiting.register(each, select.POLLIN)
+        pending: list[bytes] = []
+        while True:
+            ready = [each for each, _ in waiting.poll()]
+            if woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(woken, _AT_ONCE_BYTES)
+            if descriptor not in ready:
+                continue
+            data = os.read(descriptor, _AT_ONCE_BYTES)
+            first, *further = data.split(b"\n")
+            pending.append(first)
+            for beginning in further:
+                yield b"".join(pending) + b"\n"
+                pending = [beginning]
+            if not data:
+                break
+        if last := b"".join(pending):
+            yield last
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+        os.close(wakes)
 
 
 def _answer(operations: Mapping[str, Operation], line: bytes) -> tuple[bytes, bool]:

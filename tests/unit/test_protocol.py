@@ -6,12 +6,16 @@ import io
 import json
 import os
 import signal
+import tempfile
+import threading
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
 from testbed.agent.protocol import Operation, Refused, serve
+from testbed.labs.waiting import await_condition
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +62,17 @@ OPERATIONS: dict[str, Operation] = {
 def answers_to(*requests: dict[str, Any] | bytes) -> list[dict[str, Any]]:
     lines = [each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n" for each in requests]
     answers = io.BytesIO()
-    serve(OPERATIONS, io.BytesIO(b"".join(lines)), answers)
+    with coming(b"".join(lines)) as asked:
+        serve(OPERATIONS, asked, answers)
     return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+def coming(data: bytes) -> BinaryIO:
+    """What is read where others wrote this, and nothing else will come."""
+    asked = tempfile.TemporaryFile()  # noqa: SIM115  # whoever asks for it closes it
+    asked.write(data)
+    asked.seek(0)
+    return asked
 
 
 def test_a_result_is_answered_under_the_requests_number() -> None:
@@ -168,4 +181,35 @@ def test_an_asker_who_is_gone_ends_the_loop() -> None:
         def write(self, _data: object) -> int:
             raise BrokenPipeError
 
-    serve(OPERATIONS, io.BytesIO(b'{"id": 1, "op": "add", "a": 1}\n' * 2), Gone())
+    with coming(b'{"id": 1, "op": "add", "a": 1}\n' * 2) as asked:
+        serve(OPERATIONS, asked, Gone())
+
+
+def test_a_signal_that_ends_no_wait_is_handled_though_nobody_asks() -> None:
+    """As one that comes in the moment before the loop waits; here it comes through another thread."""
+    read, write = os.pipe()
+
+    def handle(_number: int, _frame: object) -> None:
+        with open(write, "wb") as asks:
+            asks.write(b'{"id": 1, "op": "add", "a": 1}\n')
+
+    before = signal.signal(signal.SIGUSR1, handle)
+
+    def come_late() -> None:
+        waiting = Path(f"/proc/self/task/{threading.main_thread().native_id}/wchan")
+        await_condition(waiting.read_text, lambda place: "poll" in place or "pipe" in place, deadline_s=10)
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    deadline = threading.Timer(20, os.write, (write, b'{"id": 0, "op": "stop"}\n'))
+    answers = io.BytesIO()
+    other = threading.Thread(target=come_late)
+    try:
+        deadline.start()
+        other.start()
+        with open(read, "rb") as asked:
+            serve(OPERATIONS, asked, answers)
+    finally:
+        deadline.cancel()
+        other.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert [json.loads(line) for line in answers.getvalue().splitlines()] == [{"id": 1, "ok": True, "result": 2}]
