@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from . import capture, inside, machine, namespaces, ports, processes, protocol, search_path, sockets
+from . import inside, machine, namespaces, ports, processes, protocol, search_path, sockets
 
 
 def main() -> int:
@@ -32,6 +32,8 @@ def main() -> int:
         with ports.Ports(tag=role.tag) as beside:
             protocol.serve(beside.operations(), sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "capture":
+        from . import capture  # see `Hosts.capturing`
+
         with capture.Captures() as captures:
             protocol.serve(captures.operations(), sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "inside":

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Self
 
-from . import capture, inside, kernelcalls, offloads, protocol, relay, sockets
+from . import inside, kernelcalls, offloads, protocol, relay, sockets
 from .netlink import Change, Netlink, address, bridge, cable, enslave, route, up, veth
 from .processes import exit_status, processes
 from .protocol import Operation, Refused
@@ -263,6 +263,8 @@ class Hosts:
         """Start an agent that captures at the switch's ports; behind the ticket, where it reads and answers."""
 
         def serve(asked: BinaryIO, answered: BinaryIO) -> None:
+            from . import capture  # its thread pool's modules are a tenth of an agent's start
+
             with capture.Captures() as captures:
                 protocol.serve(captures.operations(), asked, answered)
 

@@ -86,6 +86,11 @@ def enslave(index: int, master: int) -> Change:
     return Change(f"device {index} on {master}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_MASTER, master))
 
 
+def queue(index: int, packets: int) -> Change:
+    """Say how many packets a device's own queue holds; a classful qdisc takes its children's length from that."""
+    return Change(f"queue of device {index}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_TXQLEN, packets))
+
+
 def speechless(index: int, *, mtu: int, master: int = 0) -> Change:
     """Set a device up, on a bridge or on none, that is to carry others' frames and have no address of its own."""
     none = _attribute(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", _IN6_ADDR_GEN_MODE_NONE))

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import os
-import platform
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,7 +31,7 @@ from typing import Any, Self
 
 from . import carried, qdiscs
 from .batch import Batch, LocalTool, Outcome
-from .netlink import Netlink, delete, enslave, speechless
+from .netlink import Netlink, delete, enslave, queue, speechless
 from .noise import noise
 from .protocol import Operation, Refused
 from .qdiscs import Qdiscs
@@ -165,8 +164,8 @@ class Ports:
     def capabilities(self) -> dict[str, Any]:
         """What this place can do, each found by trying."""
         return {
-            "kernel": platform.release(),
-            "python": platform.python_version(),
+            "kernel": os.uname().release,
+            "python": "{}.{}.{}".format(*sys.version_info),
             **self._try_host_netem(),
             "tun": _try_tun(),
             "carried_kernel": carried.find_kernel(self.carried_root),
@@ -393,9 +392,10 @@ class Ports:
         return port.kernel.qdiscs
 
     def _attach_host(self, port: Port) -> None:
-        link = _link(port.veth)
-        _run("ip", "link", "set", port.veth, "txqueuelen", str(_QUEUE_PACKETS))
-        port.undo.callback(_if_exists, port, "ip", "link", "set", port.veth, "txqueuelen", str(link.get("txqlen", 0)))
+        before = int((_SYS_NET / port.veth / "tx_queue_len").read_text())
+        if before != _QUEUE_PACKETS:
+            _set_queue(port, _QUEUE_PACKETS)
+            port.undo.callback(_quietly, _set_queue, port, before)
         port.undo.callback(self._clear_root, port)
 
     def _clear_root(self, port: Port) -> None:
@@ -512,6 +512,13 @@ def _where(port: Port) -> dict[str, str | None]:
     return {"device": port.device, "entry": port.entry, "kernel": port.kernel.name if port.kernel else None}
 
 
+def _set_queue(port: Port, packets: int) -> None:
+    if not _exists(port):  # it may have gone with its container
+        return
+    with Netlink() as here:
+        here.apply([queue(port.ifindex, packets)])
+
+
 def _delete_tap(name: str) -> None:
     with Netlink() as here:
         here.apply([delete(socket.if_nametoindex(name))])
@@ -558,11 +565,6 @@ def _quietly(step: Callable[..., object], *arguments: Any) -> None:
         step(*arguments)
     except (Refused, OSError) as error:
         os.write(2, f"agent: while putting back: {error}\n".encode())
-
-
-def _link(device: str) -> dict[str, Any]:
-    shown: list[dict[str, Any]] = json.loads(_run("ip", "-details", "-json", "link", "show", "dev", device))
-    return shown[0]
 
 
 def _name_of(ifindex: int) -> str:

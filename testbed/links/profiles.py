@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,8 +87,8 @@ def read_trace(name: str, *folders: Path) -> str:
     raise InvalidValueError(f"trace {name!r}: no such file; looked for {', '.join(map(str, looked))}")
 
 
-def parse_profile(name: str, text: str, *folders: Path) -> Profile:
-    """One profile from the text of its file; its traces are looked for in ``folders``.
+def parse_profile(name: str, text: str, read: ReadTrace = read_trace) -> Profile:
+    """One profile from the text of its file; ``read`` finds its traces.
 
     Raises InvalidValueError with every problem.
     """
@@ -102,7 +103,7 @@ def parse_profile(name: str, text: str, *folders: Path) -> Profile:
     for side in ("both", "forward", "reverse"):
         words = body.get(side)
         try:
-            sides[side] = checked_side({} if words is None else words, lambda file: read_trace(file, *folders))
+            sides[side] = checked_side({} if words is None else words, read)
         except InvalidValueError as error:
             problems += [f"{side}: {problem}" for problem in error.problems]
     if problems:
@@ -139,7 +140,7 @@ def load_profiles(*folders: Path) -> dict[str, Profile]:
             continue
         profiles[path.stem] = Profile(name=path.stem)  # one that is broken is no unknown one
         try:
-            profiles[path.stem] = parse_profile(path.stem, path.read_text(encoding="utf-8"), path.parent)
+            profiles[path.stem] = _parse_file(path)
         except UnicodeDecodeError as error:
             problems.append(f"{path}: not UTF-8: {error.reason} at byte {error.start}")
         except InvalidValueError as error:
@@ -147,6 +148,43 @@ def load_profiles(*folders: Path) -> dict[str, Profile]:
     if problems:
         raise InvalidFilesError(problems, profiles)
     return profiles
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A file as it was read, and what it says."""
+
+    text: str
+    traces: Mapping[str, str]
+    profile: Profile
+
+
+_KNOWN: dict[Path, _Known] = {}
+"""Each file that was read, by its path: every lab of a process wants them all, and traces take long to understand."""
+
+
+def _parse_file(path: Path) -> Profile:
+    """The profile of a file. Raises InvalidValueError and UnicodeDecodeError."""
+    text = path.read_text(encoding="utf-8")
+    known = _KNOWN.get(path.absolute())
+    if known is not None and known.text == text and _same_traces(known, path.parent):
+        return known.profile
+    traces: dict[str, str] = {}
+
+    def read(name: str) -> str:
+        traces[name] = read_trace(name, path.parent)
+        return traces[name]
+
+    profile = parse_profile(path.stem, text, read)
+    _KNOWN[path.absolute()] = _Known(text, traces, profile)
+    return profile
+
+
+def _same_traces(known: _Known, folder: Path) -> bool:
+    try:
+        return all(read_trace(name, folder) == text for name, text in known.traces.items())
+    except InvalidValueError:
+        return False
 
 
 def _files(*folders: Path) -> Iterator[Path]:

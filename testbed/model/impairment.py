@@ -187,11 +187,14 @@ class Impairment:
 
     def _wrong_kinds(self) -> list[str]:
         """Text where a number belongs, and the like."""
-        words = {word.field: word.name for word in WORDS.values()}
+        wrong = [
+            (name, value) for name, value in vars(self).items()
+            if value is not None and name in _KINDS and (isinstance(value, bool) or not isinstance(value, _KINDS[name]))
+        ]  # fmt: skip
+        words = {word.field: word.name for word in WORDS.values()} if wrong else {}
         return [
             f"{name}={value!r}: must be a number; as text, write Impairment.parse({{{words[name]!r}: {value!r}}})"
-            for name, kinds in _KINDS.items()
-            if (value := getattr(self, name)) is not None and (isinstance(value, bool) or not isinstance(value, kinds))
+            for name, value in wrong
         ]
 
     def _out_of_range(self) -> Iterator[str]:

@@ -60,6 +60,7 @@ _LOSS_MODELS = ("loss", "gemodel", "loss_state")
 _LONGEST_S = 86_400.0
 _SHORTEST_S = 0.001
 _MOST_ROWS = 100_000
+_MOST_DIGITS = 12
 _FINEST = 1e-9
 _RAMP = re.compile(r"\s*(?P<range>.+?)\s+over\s+(?P<over>\S+)\s*")
 _RANGE = re.compile(r"\s*(?P<first>\S+)\s*(?:->|→)\s*(?P<last>\S+)\s*")
@@ -705,12 +706,13 @@ def mahimahi_rows(text: str, *, window_s: float = WINDOW_S) -> list[Row]:
     times: list[int] = []
     problems: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
+        word = line.strip()
+        if not word:
             continue
-        if not re.fullmatch(r"\s*\d{1,12}\s*", line):
-            problems.append(f"line {number}: {line.strip()[:40]!r}: not a whole number of milliseconds")
+        if not word.isdecimal() or len(word) > _MOST_DIGITS:
+            problems.append(f"line {number}: {word[:40]!r}: not a whole number of milliseconds")
             continue
-        time_ms = int(line)
+        time_ms = int(word)
         if times and time_ms < times[-1]:
             problems.append(f"line {number}: {time_ms} comes before {times[-1]}, the line before it")
             continue

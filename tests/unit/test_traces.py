@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.errors import InvalidFilesError
 from testbed.links.profiles import checked_side, load_profiles, parse_profile, read_trace
 from testbed.links.schedule import compile_timeline
-from testbed.model.timeline import Timeline
+from testbed.model.timeline import Segment, Timeline
 from testbed.resources import resource
 
 FOLDER = resource("netem") / "traces"
@@ -54,6 +55,27 @@ def test_a_profiles_trace_is_looked_for_beside_it_first_and_then_among_ours(tmp_
     assert isinstance(profiles["theirs"].forward, Timeline)
     assert len(profiles["theirs"].forward.segments) > 100
     assert read_trace("traces/tunnel.csv") == (FOLDER / "tunnel.csv").read_text()
+
+
+def test_a_file_that_changed_is_read_anew_and_so_is_its_trace(tmp_path: Path) -> None:
+    profile, trace = tmp_path / "mine.yaml", tmp_path / "mine.csv"
+    profile.write_text("both: {trace: mine.csv}\n")
+    trace.write_text("time_s,delay_ms\n0,1\n5,2\n")
+
+    def segments() -> tuple[Segment, ...]:
+        side = load_profiles(tmp_path)["mine"].forward
+        assert isinstance(side, Timeline)
+        return side.segments
+
+    first = segments()
+    assert segments() is first
+    trace.write_text("time_s,delay_ms\n0,1\n5,3\n")
+    assert [each.impairment.delay_s for each in segments()] == [0.001, 0.003]
+    profile.write_text("both: {trace: mine.csv, loss: 1%}\n")
+    assert {each.impairment.loss_ratio for each in segments()} == {0.01}
+    trace.unlink()
+    with pytest.raises(InvalidFilesError, match=r"mine\.yaml: both: trace 'mine\.csv': no such file"):
+        load_profiles(tmp_path)
 
 
 def test_a_trace_that_is_nowhere_is_refused_with_the_places(tmp_path: Path) -> None:
