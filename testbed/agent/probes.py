@@ -51,8 +51,12 @@ class Probes:
             "delay_table": delay_table,
         }
 
-    def listen(self, *, address: str, flight: int) -> dict[str, int]:
-        """Receive the probes of a flight on a free port of this address, from now on."""
+    def listen(self, *, address: str, flight: int, hold_bytes: int = 0) -> dict[str, int]:
+        """Receive the probes of a flight on a free port of this address, from now on.
+
+        ``hold_bytes``: what the kernel is to hold until it is collected, if it will hold so much. On few processors
+        whoever reads probes takes time from whoever sends them, and a train would be the sender's.
+        """
         self._close()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = receiver = socket.socket(family, socket.SOCK_DGRAM)
@@ -69,9 +73,14 @@ class Probes:
         receiver.settimeout(_POLL_S)
         self._flight, self._arrivals, self._numbers, self._damaged = flight, [], set(), 0
         self._last = time.monotonic()
-        self._thread = threading.Thread(target=self._receive, args=(receiver,), name="probes", daemon=True)
-        self._thread.start()
+        if not 0 < hold_bytes <= receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF):
+            self._begin()
         return {"port": receiver.getsockname()[1]}
+
+    def _begin(self) -> None:
+        if self._thread is None and self._socket is not None:
+            self._thread = threading.Thread(target=self._receive, args=(self._socket,), name="probes", daemon=True)
+            self._thread.start()
 
     def _receive(self, receiver: socket.socket) -> None:
         while True:
@@ -106,6 +115,7 @@ class Probes:
             raise Refused(f"size_bytes={size_bytes}: must lie between {_HEADER.size} and {_LARGEST}")
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         filler = bytes(size_bytes - _HEADER.size)
+        whole = [_HEADER.pack(flight, number, _sum(flight, number, filler)) + filler for number in range(count)]
         stamps: list[int] = []
         with socket.socket(family, socket.SOCK_DGRAM) as sender:
             if not checksum:
@@ -114,8 +124,7 @@ class Probes:
                 sender.bind((source, source_port))
                 sender.connect((address, port))
                 due = time.monotonic()
-                for number in range(count):
-                    data = _HEADER.pack(flight, number, _sum(flight, number, filler)) + filler
+                for data in whole:
                     while (left_s := due - time.monotonic()) > 0:
                         time.sleep(left_s)
                     stamps.append(time.time_ns())
@@ -128,6 +137,7 @@ class Probes:
 
     def collect(self, *, expect: int, quiet_s: float, deadline_s: float) -> dict[str, Any]:
         """Wait for that many different probes, or for ``quiet_s`` without any; what arrived, and stop receiving."""
+        self._begin()
         begin = time.monotonic()
         while len(self._numbers) < expect and (now := time.monotonic()) - begin < deadline_s:
             if now - max(self._last, begin) > quiet_s:

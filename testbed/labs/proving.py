@@ -29,6 +29,8 @@ _CLEAN_PROBES = 100
 _CLEAN_PACE_S = 0.001
 # What is late or slow the machine may have done: it condemns a link only if it is so each time.
 _LOOKS = 3
+# What the kernel reckons for a datagram that waits (skb->truesize), at the most.
+_HELD_TIMES, _HELD_BYTES = 4, 1024
 _CLOCK_PROBES = 5
 _CLOCK_DELAY_S = 0.01
 
@@ -137,7 +139,8 @@ def fly(
     src, dst = lab.hosts[ref.src], lab.hosts[ref.dst]
     source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
     number = secrets.randbits(63)
-    port = dst.inside().call("probe_listen", address=address, flight=number)["port"]
+    hold_bytes = count * _HELD_TIMES * (size_bytes + _HELD_BYTES) if rush or not pace_s else 0
+    port = dst.inside().call("probe_listen", address=address, flight=number, hold_bytes=hold_bytes)["port"]
     lasts_s = count * max(pace_s, 0.001) * 2 + 10
     try:
         sent: dict[str, Any] = src.inside().call(

@@ -1,0 +1,30 @@
+"""The agent's probes over loopback: what waits in the kernel until it is collected bears the time of its arrival."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from testbed.agent.probes import Probes
+
+COUNT = 200
+
+
+@pytest.mark.parametrize(("hold_bytes", "reads_at_once"), [(0, True), (1_000, False), (2**31, True)])
+def test_every_probe_is_collected_with_the_time_of_its_arrival(hold_bytes: int, reads_at_once: bool) -> None:
+    """Held where the kernel holds as much, else read as it comes."""
+    sender, receiver = Probes(), Probes()
+    before = threading.active_count()
+    port = receiver.listen(address="127.0.0.1", flight=7, hold_bytes=hold_bytes)["port"]
+    assert threading.active_count() - before == int(reads_at_once)
+    sent = sender.send(
+        source="127.0.0.1", address="127.0.0.1", port=port, flight=7, count=COUNT, pace_s=0.0, size_bytes=64
+    )["sent_ns"]
+    last_ns = time.time_ns()
+    seen = receiver.collect(expect=COUNT, quiet_s=5.0, deadline_s=20.0)
+    assert [number for number, _ in seen["arrivals"]] == list(range(COUNT))
+    assert all(left <= came <= last_ns for left, (_, came) in zip(sent, seen["arrivals"], strict=True))
+    assert seen["damaged"] == 0
+    assert threading.active_count() == before
