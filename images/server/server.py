@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -324,19 +324,26 @@ async def _coroutines(server: Server) -> None:
         running.add(task)
         task.add_done_callback(running.discard)
 
+    def take() -> None:
+        try:
+            while True:
+                begin(*server.listener.accept())
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            server.refused(error)
+
+    # Not by sock_accept and sock_recv: what they have taken when their task is cancelled is lost.
     async def accept() -> None:
         while True:
-            try:
-                begin(*await loop.sock_accept(server.listener))
-            except OSError as error:
-                server.refused(error)
+            take()
+            await _ready(loop.add_reader, loop.remove_reader, server.listener)
 
     accepting = loop.create_task(accept())
     await stopping.wait()
     accepting.cancel()
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            begin(*server.listener.accept())
+    await asyncio.gather(accepting, return_exceptions=True)
+    take()
     server.listener.close()
     if running:
         await asyncio.wait(running, timeout=server.stop.left_s(server.options.drain))
@@ -349,12 +356,15 @@ async def _coroutine(loop: asyncio.AbstractEventLoop, session: Session) -> None:
     more = True
     try:
         while more:
-            more = session.take(await loop.sock_recv(session.sock, session.read_bytes))
+            try:
+                more = session.take(session.sock.recv(session.read_bytes))
+            except BlockingIOError:
+                await _ready(loop.add_reader, loop.remove_reader, session.sock)
             while session.replies:
                 try:
                     session.sent(session.sock.send(session.replies[0][2]))
                 except BlockingIOError:
-                    await _writable(loop, session.sock)
+                    await _ready(loop.add_writer, loop.remove_writer, session.sock)
     except asyncio.CancelledError:
         try:
             session.drained()
@@ -366,18 +376,19 @@ async def _coroutine(loop: asyncio.AbstractEventLoop, session: Session) -> None:
         session.close()
 
 
-async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-    can: asyncio.Future[None] = loop.create_future()
+async def _ready(add: Callable[..., None], remove: Callable[..., object], sock: socket.socket) -> None:
+    """Wait until a socket is ready; ``add`` and ``remove`` are the loop's, for readers or writers."""
+    can: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ready() -> None:
         if not can.done():
             can.set_result(None)
 
-    loop.add_writer(sock, ready)
+    add(sock, ready)
     try:
         await can
     finally:
-        loop.remove_writer(sock)
+        remove(sock)
 
 
 STRUCTURES = {
