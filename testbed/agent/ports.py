@@ -21,7 +21,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -165,7 +164,6 @@ class Ports:
         """What this place can do, each found by trying."""
         return {
             "kernel": os.uname().release,
-            "python": "{}.{}.{}".format(*sys.version_info),
             **self._try_host_netem(),
             "tun": _try_tun(),
             "carried_kernel": carried.find_kernel(self.carried_root),

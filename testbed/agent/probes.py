@@ -27,6 +27,8 @@ _STAMP = struct.Struct("@ll")
 _LARGEST = 65_507
 _BUFFER_BYTES = 16 * 2**20
 _POLL_S = 0.005
+# What the kernel reckons for a datagram that waits (skb->truesize), at the most.
+_HELD_TIMES, _HELD_BYTES = 4, 1024
 _TABLES = (Path("/usr/lib/tc"), Path("/usr/share/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"))
 
 
@@ -51,11 +53,11 @@ class Probes:
             "delay_table": delay_table,
         }
 
-    def listen(self, *, address: str, flight: int, hold_bytes: int = 0) -> dict[str, int]:
+    def listen(self, *, address: str, flight: int, hold: int = 0, size_bytes: int = 0) -> dict[str, int]:
         """Receive the probes of a flight on a free port of this address, from now on.
 
-        ``hold_bytes``: what the kernel is to hold until it is collected, if it will hold so much. On few processors
-        whoever reads probes takes time from whoever sends them, and a train would be the sender's.
+        ``hold``: so many of ``size_bytes`` the kernel is to hold until they are collected, if it will hold as much. On
+        few processors whoever reads probes takes time from whoever sends them, and a train would be the sender's.
         """
         self._close()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -73,7 +75,11 @@ class Probes:
         receiver.settimeout(_POLL_S)
         self._flight, self._arrivals, self._numbers, self._damaged = flight, [], set(), 0
         self._last = time.monotonic()
-        if not 0 < hold_bytes <= receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF):
+        if (
+            not 0
+            < hold * _HELD_TIMES * (size_bytes + _HELD_BYTES)
+            <= receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        ):
             self._begin()
         return {"port": receiver.getsockname()[1]}
 

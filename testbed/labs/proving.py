@@ -29,8 +29,6 @@ _CLEAN_PROBES = 100
 _CLEAN_PACE_S = 0.001
 # What is late or slow the machine may have done: it condemns a link only if it is so each time.
 _LOOKS = 3
-# What the kernel reckons for a datagram that waits (skb->truesize), at the most.
-_HELD_TIMES, _HELD_BYTES = 4, 1024
 _CLOCK_PROBES = 5
 _CLOCK_DELAY_S = 0.01
 
@@ -139,12 +137,12 @@ def fly(
     src, dst = lab.hosts[ref.src], lab.hosts[ref.dst]
     source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
     number = secrets.randbits(63)
-    hold_bytes = count * _HELD_TIMES * (size_bytes + _HELD_BYTES) if rush or not pace_s else 0
-    port = dst.inside().call("probe_listen", address=address, flight=number, hold_bytes=hold_bytes)["port"]
+    hold = count if rush or not pace_s else 0
+    heard = dst.inside().call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes)
     lasts_s = count * max(pace_s, 0.001) * 2 + 10
     try:
         sent: dict[str, Any] = src.inside().call(
-            "probe_send", source=source, address=address, port=port, flight=number, count=count, pace_s=pace_s,
+            "probe_send", source=source, address=address, port=heard["port"], flight=number, count=count, pace_s=pace_s,
             size_bytes=size_bytes, checksum=checksum, source_port=ref.traffic.port, rush=rush,
             answer_within_s=lasts_s + 20,
         )  # fmt: skip

@@ -12,12 +12,12 @@ from testbed.agent.probes import Probes
 COUNT = 200
 
 
-@pytest.mark.parametrize(("hold_bytes", "reads_at_once"), [(0, True), (1_000, False), (2**31, True)])
-def test_every_probe_is_collected_with_the_time_of_its_arrival(hold_bytes: int, reads_at_once: bool) -> None:
+@pytest.mark.parametrize(("hold", "reads_at_once"), [(0, True), (COUNT, False), (2**31, True)])
+def test_every_probe_is_collected_with_the_time_of_its_arrival(hold: int, reads_at_once: bool) -> None:
     """Held where the kernel holds as much, else read as it comes."""
     sender, receiver = Probes(), Probes()
     before = threading.active_count()
-    port = receiver.listen(address="127.0.0.1", flight=7, hold_bytes=hold_bytes)["port"]
+    port = receiver.listen(address="127.0.0.1", flight=7, hold=hold, size_bytes=64)["port"]
     assert threading.active_count() - before == int(reads_at_once)
     sent = sender.send(
         source="127.0.0.1", address="127.0.0.1", port=port, flight=7, count=COUNT, pace_s=0.0, size_bytes=64
