@@ -262,6 +262,24 @@ def test_packets_that_skip_the_delay_skip_the_rate_and_the_others_are_judged() -
         assert rate.verdict == FAILS
 
 
+def test_what_skipped_the_delay_and_came_late_is_not_taken_for_a_faster_link() -> None:
+    """A machine that was busy for longer than the delay gave three probes to the receiver in the train's middle."""
+    asked = Impairment(rate_bps=1e6, delay_s=0.02, reorder_ratio=0.5)
+    one_ns = 1442 * 8 * 1000
+
+    def check(real: float) -> Check:
+        kept = [(number, int(20_000_000 + (number // 2 + 1) * one_ns / real)) for number in range(0, 80, 2)]
+        skipped = [(number, 100_000) for number in range(1, 80, 2)]
+        skipped[20:23] = [(number, 45_000_000) for number, _ in skipped[20:23]]
+        train = Flight(sent_ns=[0] * 80, arrivals=kept + skipped, size_bytes=1400)
+        clean = Flight(sent_ns=[0] * 100, arrivals=[(number, 50_000) for number in range(100)])
+        checks = judge(asked, clean, clean=clean, train=train, clean_train=train)
+        return next(each for each in checks if each.field == "rate")
+
+    assert check(1.0).verdict == HOLDS
+    assert check(1.05).verdict == FAILS
+
+
 def test_where_all_that_arrived_had_skipped_the_delay_that_is_said() -> None:
     asked = Impairment(delay_s=0.04, reorder_ratio=0.9)
     (delay,) = [check for check in judged(asked, NO) if check.field == "delay"]
