@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from . import carried, qdiscs
+from . import carried, offloads, qdiscs
 from .batch import Batch, LocalTool, Outcome
 from .netlink import Netlink, delete, enslave, queue, speechless
 from .noise import noise
@@ -123,6 +123,7 @@ class Ports:
             "attach": self.attach,
             "tc": self.tc,
             "sides": self.sides,
+            "carried": self.carried,
             "rejecting": self.rejecting,
             "rejected": self.rejected,
             "store": self.store,
@@ -354,6 +355,17 @@ class Ports:
             return {"before": None, "after": attached.veth}
         return {"before": attached.taps[0], "after": attached.taps[1]}
 
+    def carried(self, *, port: str) -> dict[str, dict[str, int]] | None:
+        """What went into the carried kernel at a port and came out, each way, since it is there; None without one.
+
+        ``refused_packets`` found its queue full and did not go in.
+        """
+        attached = self._ports.get(port)
+        if attached is None or attached.taps is None:
+            return None
+        gate, end = attached.taps
+        return {"to_host": _passed(gate, end), "from_host": _passed(end, gate)}
+
     def store(self, *, name: str, data: str) -> dict[str, str]:
         """Keep a file that tc is to read, a table of delays or a program, until we end; ``data`` in base 64."""
         if not _FILE_NAME.fullmatch(name):
@@ -433,8 +445,10 @@ class Ports:
         lines = [f"link set dev {vec} txqueuelen {_QUEUE_PACKETS} promisc on up" for vec in (vec_a, vec_b)]
         (shown,) = kernel.ip.checked([*lines, f"link show dev {vec_a}"]).shown
         port.device_index = shown[0]["ifindex"]
-        for vec in (vec_a, vec_b):
+        for vec, tap in ((vec_a, tap_a), (vec_b, tap_b)):
             kernel.thread(vec)
+            # Its driver asks for super-packets when it opens the tap, and has buffers for single ones.
+            offloads.switch_off(tap)
         kernel.tc.checked([*_redirect(vec_a, vec_b), *_redirect(vec_b, vec_a)])
         tc = self._host_tc.batch()
         # Undone last in, first out: the redirect goes, the veth returns to its bridge, then its flags.
@@ -444,6 +458,9 @@ class Ports:
         with Netlink() as here:
             here.apply([
                 # No address of the host's own may speak through a tap.
+                # A tap has room for as many packets as its queue is long.
+                queue(socket.if_nametoindex(tap_a), _QUEUE_PACKETS),
+                queue(socket.if_nametoindex(tap_b), _QUEUE_PACKETS),
                 speechless(socket.if_nametoindex(tap_a), mtu=mtu),
                 speechless(socket.if_nametoindex(tap_b), mtu=mtu, master=socket.if_nametoindex(bridge)),
                 enslave(port.ifindex, 0),
@@ -508,6 +525,17 @@ class Ports:
 
 def _where(port: Port) -> dict[str, str | None]:
     return {"device": port.device, "entry": port.entry, "kernel": port.kernel.name if port.kernel else None}
+
+
+def _passed(into: str, out_of: str) -> dict[str, int]:
+    """What the carried kernel took from one tap, and gave to another."""
+    taken = {f"in_{unit}": _statistic(into, f"tx_{unit}") for unit in ("packets", "bytes")}
+    given = {f"out_{unit}": _statistic(out_of, f"rx_{unit}") for unit in ("packets", "bytes")}
+    return {**taken, **given, "refused_packets": _statistic(into, "tx_dropped")}
+
+
+def _statistic(device: str, name: str) -> int:
+    return int((_SYS_NET / device / "statistics" / name).read_text())
 
 
 def _set_queue(port: Port, packets: int) -> None:
