@@ -475,7 +475,8 @@ def prove(
         if asked is not None:
             lab.impair(asked.link, asked.profile, **asked.words)
         for ref in refs:
-            if ref not in lab.impaired or not lab.differences(ref):  # what is not there is told as it was found
+            held = lab.held_now(ref)
+            if held is None or not held.found:  # what is not there is told as it was found
                 lab.probe(ref, alpha=alpha, most_s=seconds, tolerance=tolerance)
         found = [proven(lab, ref) for ref in refs]
     if as_json:
@@ -585,11 +586,11 @@ def show(compose_file: Path | None, as_json: bool) -> int:
     try:
         links = [
             {
-                "link": str(ref), "network": ref.network, "asked": asked.words(),
-                "kernel": netem, "differences": [str(each) for each in lab.differences(ref)],
-                "realised": asked.realised,
+                "link": str(ref), "network": ref.network, "asked": held.asked.words(),
+                "kernel": held.netem, "differences": [str(each) for each in held.found],
+                "realised": held.asked.realised,
             }
-            for ref in lab.impaired for asked, netem in [lab.now(ref)]
+            for ref in lab.impaired if (held := lab.held_now(ref)) is not None
         ]  # fmt: skip
         cuts = [lab.cut_evidence(ref) for ref in lab.cuts]
         hosts = {name: list(host.addresses()) for name, host in lab.hosts.items()}

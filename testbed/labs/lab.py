@@ -598,27 +598,30 @@ class Lab(abc.ABC):
         """
         asked = self.asked_now(ref)
         plans = self.plan_proof({ref: asked}, alpha=alpha, most_s=most_s, tolerance=tolerance)
-        kernel = probes.kernel_words((self.netem(ref) or {}).get("options", {}))
-        impaired = ref in self.impaired
-        if impaired and (found := self.differences(ref)):
-            raise self._not_applied(ref, found, _HELD)
+        held = self.held_now(ref)
+        if held is not None and held.found:
+            raise self._not_applied(ref, held.found, _HELD)
+        kernel = probes.kernel_words(((held and held.netem) or {}).get("options", {}))
         checks = [
             replace(check, kernel=kernel.get(check.field, check.kernel))
             for check in proving.probe(self, ref, self.impairments.get(ref, CLEAN), plans[ref], alpha=alpha)
         ]
-        if not impaired:
+        if held is None:
             self.clear(ref)
         self.probed[ref] = checks
         return checks
 
-    def differences(self, ref: LinkRef) -> list[proof.Difference]:
-        """Every way in which the kernel now holds something else for an impaired link than was asked."""
+    def held_now(self, ref: LinkRef) -> proving.Held | None:
+        """What an impaired link is impaired with and what the kernel holds, read now; None if it is not impaired."""
+        if ref not in self.impaired:
+            return None
         port = self._ports[ref.dst, ref.network]
         try:
             filters, qdiscs, _ = self._read_port(port, [ref])
         except ImpairmentNotAppliedError as error:
-            return [proof.Difference("the link", "with both ends", f"{error}")]
-        return self.held(ref, port, proving.Reading(filters, qdiscs, ()))[1]
+            asked = port.applied.get(ref, CLEAN)
+            return proving.Held(asked, None, [proof.Difference("the link", "with both ends", f"{error}")])
+        return self.held(ref, port, proving.Reading(filters, qdiscs, ()))
 
     def plan_proof(
         self,
@@ -861,17 +864,18 @@ class Lab(abc.ABC):
         wrong = [self._not_applied(ref, found, _HELD)] if found else []
         return [*wrong, self._not_applied(ref, [], *problems)] if problems else wrong
 
-    def held(self, ref: LinkRef, port: Port, reading: proving.Reading) -> tuple[Impairment, list[proof.Difference]]:
-        """What a link is impaired with at this moment, and every way in which the kernel holds something else."""
+    def held(self, ref: LinkRef, port: Port, reading: proving.Reading) -> proving.Held:
+        """What a link is impaired with at this moment, and what the kernel holds."""
         source = port.sources[ref]
         asked = source.impairment or CLEAN
         ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=asked.by_number)
         found = proof.filter_differences(reading.filters, ways)
         if source.running is not None:
-            return (now := self._now_checked(ref))[0], proof.differences(*now) + found
+            now = self._now_checked(ref)
+            return proving.Held(*now, proof.differences(*now) + found)
         netem = proof.find_netem(reading.qdiscs, source.minor)
         own = [each for each in reading.filters if each.get("chain", 0) in (0, source.minor)]
-        return asked, self._differences(asked, netem, reading.qdiscs, own) + found
+        return proving.Held(asked, netem, self._differences(asked, netem, reading.qdiscs, own) + found)
 
     def _now_checked(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +194,17 @@ class Watched:
 
 
 @dataclass(frozen=True)
+class Held:
+    """One impaired link as the kernel has it at one moment."""
+
+    asked: Impairment
+    netem: Mapping[str, Any] | None
+    """The kernel's own account; None if there is none."""
+    found: Sequence[proof.Difference]
+    """Every way in which this is not what was asked."""
+
+
+@dataclass(frozen=True)
 class Examined:
     """One impaired link after a test."""
 
@@ -289,7 +300,8 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
     """Levels 1 and 2 of a link's proof."""
     source, grown = port.sources[ref], reading.refused
     netem = proof.find_netem(reading.qdiscs, source.minor)
-    asked, found = lab.held(ref, port, reading)
+    held = lab.held(ref, port, reading)
+    asked = held.asked
     command = next((each.command for each in reversed(lab.history) if each.link == ref), "")
     problems: list[str] = []
     warnings: list[str] = []
@@ -335,15 +347,15 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
         network=ref.network,
         asked=asked.words(),
         command=command,
-        checks=[*probed, *_unprobed(asked, netem, tally, probed, _by_number(source, reading))],
-        read_back=FAILS if found else HOLDS,
+        checks=rows(held, tally, probed, _by_number(source, reading)),
+        read_back=FAILS if held.found else HOLDS,
         counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
         probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
         tally=tally,
         warnings=warnings,
         steps=[step for step in lab.stepped.get(ref, ()) if step.cut is None],
     )
-    return Examined(evidence, found, problems)
+    return Examined(evidence, held.found, problems)
 
 
 def _packets(count: int) -> str:
@@ -352,14 +364,15 @@ def _packets(count: int) -> str:
 
 def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:
     """What is known of a link by read-back, and by probes if it was just probed; the counters were reset by them."""
-    netem, asked = lab.netem(ref), lab.impairments.get(ref, CLEAN)
-    found = lab.differences(ref) if ref in lab.impaired else []
+    held = lab.held_now(ref) or Held(CLEAN, None, ())
+    asked, found = held.asked, held.found
     checks = lab.probed.get(ref, [])
-    unprobed = _unprobed(asked, netem, None, checks)
+    unprobed = _unprobed(held, None, checks)
+    table = [*checks, *(each for each in unprobed if not checks or each.field == "seed")]
     return LinkEvidence(
         link=str(ref), network=ref.network, asked=asked.words(),
         command=next((each.command for each in reversed(lab.history) if each.link == ref), ""),
-        checks=[*checks, *(each for each in unprobed if not checks or each.field == "seed")],
+        checks=_contradicted(table, found),
         read_back=FAILS if found else HOLDS, counters="not asked",
         probe="not asked" if not checks else FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
         warnings=[*(str(each) for each in found), *asked.realised],
@@ -375,26 +388,47 @@ def lost(lab: Lab, ref: LinkRef, asked: Impairment) -> LinkEvidence:
     )  # fmt: skip
 
 
-def _unprobed(
-    asked: Impairment, netem: Mapping[str, Any] | None, tally: Tally | None, probed: Sequence[Check],
-    by_number: int | None = None,
-) -> list[Check]:  # fmt: skip
+_ROWS = {"gemodel": "loss", "loss_state": "loss", "burst": "loss", "jitter": "delay", "distribution": "delay"}
+"""Words that are told in the row of another; of what tc tells (`proof.Difference`), the first of its words."""
+
+
+def rows(held: Held, tally: Tally | None, probed: Sequence[Check] = (), by_number: int | None = None) -> list[Check]:
+    """A link's table: what probes saw, then what was asked and nothing probed."""
+    return _contradicted([*probed, *_unprobed(held, tally, probed, by_number)], held.found)
+
+
+def _contradicted(checks: Sequence[Check], found: Sequence[proof.Difference]) -> list[Check]:
+    """The rows, those failing in whose fields the kernel holds something else: one reading gives both verdicts."""
+    table = {check.field: check for check in checks}
+    for each in found:
+        first = each.field.split()[0]
+        name = next((word for word in (each.field, first, _ROWS.get(first, "")) if word in table), None)
+        if name is None:
+            table[each.field] = Check(field=each.field, asked=each.asked, kernel=each.found, verdict=FAILS)
+            continue
+        row, said = table[name], "; ".join(text for text in (table[name].how, str(each)) if text)
+        table[name] = replace(row, kernel=each.found if name == each.field else row.kernel, verdict=FAILS, how=said)
+    return list(table.values())
+
+
+def _unprobed(held: Held, tally: Tally | None, probed: Sequence[Check], by_number: int | None = None) -> list[Check]:
     """Each word that was asked and that no probe looked at, as the kernel holds it and as its counters saw it."""
+    asked, netem = held.asked, held.netem
     kernel = probes.kernel_words((netem or {}).get("options", {}))
     kernel["limit"] = str((netem or {}).get("options", {}).get("limit", "—"))
     kernel["seed"] = str((netem or {}).get("options", {}).get("seed", "none"))
-    same = {"gemodel": "loss", "loss_state": "loss", "burst": "loss", "jitter": "delay", "distribution": "delay"}
     done = {check.field for check in probed}
     checks = []
     for word, value in {"limit": "sized", **asked.words()}.items():
-        name = same.get(word, word)
+        name = _ROWS.get(word, word)
         if name in done:
             continue
         done.add(name)
-        held = kernel.get(name, "none" if netem is None else "as asked")
+        in_kernel = "none" if netem is None else kernel.get(name, "as asked")
         seen = "not measured"
         if name == "limit":
-            seen, value = _overflowed(tally), value if asked.limit_packets is not None else f"{held} (sized)"
+            sized = f"{qdisc.sized_limit(asked)} (sized)"
+            seen, value = _overflowed(tally), sized if asked.limit_packets is None else value
         elif name == "loss" and tally is not None and tally.arrived_packets:
             share = tally.dropped_packets / tally.arrived_packets
             seen = f"{share * 100:.3g}% ({tally.dropped_packets} dropped of {tally.arrived_packets})"
@@ -405,8 +439,9 @@ def _unprobed(
             seen = f"{_packets(by_number)} lost{both}"
         elif name in ("seed", "ecn", "gap", "overhead", "reorder_by_jitter", "correlation"):
             seen = "—"
-        said = " ".join(str(text) for key, text in asked.words().items() if same.get(key, key) == name and key != word)
-        checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=held, seen=seen))
+        said = " ".join(str(text) for key, text in asked.words().items() if _ROWS.get(key, key) == name and key != word)
+        verdict = FAILS if netem is None and held.found else SHOWN
+        checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=in_kernel, seen=seen, verdict=verdict))
     return checks
 
 

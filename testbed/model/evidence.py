@@ -12,6 +12,7 @@ MOST_STEPS = 10_000
 """So many steps of one link are written to the results file."""
 
 HOLDS, FAILS, SHOWN = "holds", "fails", "shown"
+VERDICTS = (HOLDS, FAILS, SHOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,10 @@ class Check:
     """The test that gave the verdict, with its figures; or why there is none."""
     cause: str = ""
     """Of a failure: what probably did it."""
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict {self.verdict!r} of {self.field}: must be {', '.join(VERDICTS)}")
 
     def __str__(self) -> str:
         said = f"{self.field}: asked {self.asked}, the kernel holds {self.kernel}, seen {self.seen}"

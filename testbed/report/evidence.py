@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from testbed.model.evidence import FAILS, HOLDS, Check, LinkEvidence
+from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence
 
-_MARKS = {HOLDS: "holds", FAILS: "FAILS"}
+_MARKS = {HOLDS: "holds", FAILS: "FAILS", SHOWN: "shown"}
 _HEADINGS = ("field", "asked", "kernel", "seen", "verdict")
 
 
@@ -25,7 +25,7 @@ def lines(evidence: LinkEvidence, *, explained: bool = False) -> list[str]:
 
 
 def _row(check: Check) -> tuple[str, str, str, str, str]:
-    return check.field, check.asked, check.kernel, check.seen, _MARKS.get(check.verdict, "shown")
+    return check.field, check.asked, check.kernel, check.seen, _MARKS[check.verdict]
 
 
 def html_table(links: Iterable[tuple[str, Sequence[Check]]]) -> str:

@@ -1,0 +1,62 @@
+"""Evidence: one reading gives the verdict of a link and those of its rows; no verdict is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from testbed.labs.proving import Held, rows
+from testbed.links import proof
+from testbed.model.evidence import FAILS, SHOWN, Check, LinkEvidence
+from testbed.model.impairment import Impairment
+from testbed.report import evidence
+
+ASKED = Impairment(delay_s=0.01, jitter_s=0.001)
+# As the kernel reports the netem that somebody else has put there.
+OTHER = {"kind": "netem", "options": {"limit": 1000, "gap": 0, "delay": {"delay": 0.02, "jitter": 0.001}}}
+
+
+def told(netem: Mapping[str, object] | None) -> dict[str, Check]:
+    held = Held(ASKED, netem, proof.differences(ASKED, netem))
+    return {each.field: each for each in rows(held, None)}
+
+
+def test_what_read_back_found_wrong_fails_in_its_row_with_the_same_figures() -> None:
+    found = told(OTHER)
+    # 1000 that wait, and 1e6 packets/s for the longest delay, 11 ms.
+    assert (found["limit"].asked, found["limit"].kernel, found["limit"].verdict) == ("12000 (sized)", "1000", FAILS)
+    assert (found["delay"].asked, found["delay"].kernel, found["delay"].verdict) == ("10ms 1ms", "20ms", FAILS)
+    assert found["delay"].how == "asked delay 10ms, the kernel reports 20ms"
+    assert found["rate"].verdict == FAILS  # the rate that keeps order was not asked, and has no row else
+
+
+def test_where_there_is_no_netem_every_row_fails() -> None:
+    assert {each.verdict for each in told(None).values()} == {FAILS}
+    assert told(None)["delay"].kernel == "none"
+
+
+def test_what_a_probe_saw_before_fails_if_the_kernel_holds_another_value_now() -> None:
+    held = Held(ASKED, OTHER, proof.differences(ASKED, OTHER))
+    probed = [Check(field="delay", asked="10ms ± 1ms", kernel="10ms ± 1ms", seen="10.2 ms", verdict="holds")]
+    (delay,) = [each for each in rows(held, None, probed) if each.field == "delay"]
+    assert (delay.kernel, delay.verdict) == ("20ms", FAILS)
+
+
+def test_what_is_as_asked_is_shown() -> None:
+    options = {
+        "limit": 12000, "gap": 0, "delay": {"delay": 0.01, "jitter": 0.001}, "rate": {"rate": 125_000_000_000},
+    }  # fmt: skip
+    found = told({"kind": "netem", "options": options})
+    assert {name: each.verdict for name, each in found.items()} == {"limit": SHOWN, "delay": SHOWN}
+
+
+def test_a_verdict_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="verdict 'unknown' of delay: must be holds, fails, shown"):
+        Check(field="delay", verdict="unknown")
+
+
+def test_each_verdict_is_printed_as_it_is() -> None:
+    checks = [Check(field=each, verdict=each) for each in ("holds", "fails", "shown")]
+    _, _, *printed = evidence.lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=checks))
+    assert [line.split()[-1] for line in printed[:3]] == ["holds", "FAILS", "shown"]
