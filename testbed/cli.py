@@ -31,10 +31,11 @@ from testbed.judge.claims import Finding
 from testbed.judge.statistics import ALPHA
 from testbed.labs import images as image_store
 from testbed.labs import terminal
-from testbed.labs.choice import LAB_CHOICES, decide, make_lab
-from testbed.labs.compose import NETEM_CHOICES, ComposeLab, clear_stale, remove_run, runs
+from testbed.labs.choice import decide, make_lab
+from testbed.labs.compose import ComposeLab, clear_stale, remove_run, runs
 from testbed.labs.engine import Engine, NoEngineError
 from testbed.labs.lab import Lab
+from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES
 from testbed.labs.proving import proven
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS

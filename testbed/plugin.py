@@ -2,14 +2,14 @@
 
 Nothing here needs an engine until a test that uses ``lab`` or ``stack`` is set up; collection needs Compose
 alone, and only where a test carries one of our markers.
+
+Every pytest start on a machine with testbed imports this module, most of them in projects that have no stack. So it
+imports at once what is small; labs, and all that needs a library, are imported where a hook or a fixture needs them.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
-import secrets
 import shlex
 import signal
 import sys
@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,18 +30,15 @@ from testbed.errors import (
     TestbedError,
     UserError,
 )
-from testbed.labs import composefile
-from testbed.labs.choice import LAB_CHOICES, decide, make_lab
-from testbed.labs.compose import NETEM_CHOICES
-from testbed.labs.keeping import KeptCaptures, file_name
-from testbed.labs.lab import Lab, impairments_of, profile_name, unprovable
-from testbed.links.profiles import as_far_as_read
-from testbed.model.impairment import Impairment, Profile
-from testbed.model.results import TestResult, session_json
-from testbed.model.timeline import LateStepWarning, Timeline, late_in_words, steps_in_words
-from testbed.model.topology import LinkRef
-from testbed.report import evidence
-from testbed.report.junit import invalid_as_error
+from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES, find_compose_file
+
+if TYPE_CHECKING:
+    from testbed.labs.keeping import KeptCaptures
+    from testbed.labs.lab import Lab
+    from testbed.model.impairment import Impairment, Profile
+    from testbed.model.results import TestResult
+    from testbed.model.timeline import Timeline
+    from testbed.model.topology import LinkRef
 
 _WRONG_USE = 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -50,19 +47,19 @@ _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _OPTIONS = (("--testbed-capture", _CAPTURE_CHOICES[0]), ("--testbed-results", str(_DEFAULT_RESULTS)))
 """Options that change no network, and what they are by themselves."""
 
-_LAB = pytest.StashKey[Lab]()
-_CHOSEN = pytest.StashKey[tuple[str, str]]()
-_RUNNING = pytest.StashKey[Lab]()
-_UNFIT = pytest.StashKey[str]()
-_PROBLEMS = pytest.StashKey[list[str]]()
-_FILES = pytest.StashKey[tuple[Mapping[str, Profile], Mapping[str, Path]]]()
-_WANTED = pytest.StashKey[dict[LinkRef, tuple[Impairment | Timeline, str]]]()
+_LAB: pytest.StashKey[Lab] = pytest.StashKey()
+_CHOSEN: pytest.StashKey[tuple[str, str]] = pytest.StashKey()
+_RUNNING: pytest.StashKey[Lab] = pytest.StashKey()
+_UNFIT: pytest.StashKey[str] = pytest.StashKey()
+_PROBLEMS: pytest.StashKey[list[str]] = pytest.StashKey()
+_FILES: pytest.StashKey[tuple[Mapping[str, Profile], Mapping[str, Path]]] = pytest.StashKey()
+_WANTED: pytest.StashKey[dict[LinkRef, tuple[Impairment | Timeline, str]]] = pytest.StashKey()
 """What the markers of a test ask of each link, and the name of the profile that says so."""
-_SEED = pytest.StashKey[int]()
-_CAPTURES = pytest.StashKey[KeptCaptures]()
-_LOST = pytest.StashKey[list[str]]()
-_PROVE = pytest.StashKey[set[LinkRef]]()
-_RESULTS = pytest.StashKey[dict[str, TestResult]]()
+_SEED: pytest.StashKey[int] = pytest.StashKey()
+_CAPTURES: pytest.StashKey[KeptCaptures] = pytest.StashKey()
+_LOST: pytest.StashKey[list[str]] = pytest.StashKey()
+_PROVE: pytest.StashKey[set[LinkRef]] = pytest.StashKey()
+_RESULTS: pytest.StashKey[dict[str, TestResult]] = pytest.StashKey()
 _TOLD_UNFIT, _TOLD_PROBLEMS = "testbed_unfit", "testbed_problems"
 
 
@@ -108,7 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if worker["testbed_lab"] is not None:
             config.stash[_CHOSEN] = worker["testbed_lab"]
     given = config.getoption("--testbed-seed") if worker is None else worker["testbed_seed"]
-    config.stash[_SEED] = secrets.randbelow(2**32) if given is None else given
+    config.stash[_SEED] = int.from_bytes(os.urandom(4)) if given is None else given
     if worker is None:
         config.pluginmanager.register(_ResultsFile(config), "testbed-results-file")
     config.addinivalue_line(
@@ -149,6 +146,8 @@ def _die_with(controller: int | None) -> None:
     """
     if controller is None or sys.platform != "linux":
         return
+    import ctypes
+
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != controller:  # it was killed before we asked for that
         os.kill(os.getpid(), signal.SIGKILL)
@@ -176,11 +175,13 @@ def _has_stack(config: pytest.Config) -> bool:
     """Whether there is a Compose file. A project without one is none of ours: no engine is asked for its sake."""
     if config.getoption("--compose-file") or os.environ.get("COMPOSE_FILE"):
         return True
-    return any(composefile.find(folder) for folder in (config.invocation_params.dir, config.rootpath))
+    return any(find_compose_file(folder) for folder in (config.invocation_params.dir, config.rootpath))
 
 
 def _chosen(config: pytest.Config) -> tuple[str, str]:
     """The kind of lab, and why; settled once."""
+    from testbed.labs.choice import decide
+
     if _CHOSEN not in config.stash:
         config.stash[_CHOSEN] = decide(config.getoption("--lab"))
     return config.stash[_CHOSEN]
@@ -188,6 +189,8 @@ def _chosen(config: pytest.Config) -> tuple[str, str]:
 
 def _lab_of(config: pytest.Config) -> Lab:
     """The session's lab: known from the start, up only when a test needs it."""
+    from testbed.labs.choice import make_lab
+
     if _LAB not in config.stash:
         file = config.getoption("--compose-file")
         config.stash[_LAB] = make_lab(
@@ -202,6 +205,8 @@ def _lab_of(config: pytest.Config) -> Lab:
 
 def _files_of(config: pytest.Config) -> tuple[Mapping[str, Profile], Mapping[str, Path]]:
     """Profiles and tables. What is wrong with their files is told once, of the files, and hides no marker's problem."""
+    from testbed.links.profiles import as_far_as_read
+
     if _FILES not in config.stash:
         lab, problems = _lab_of(config), config.stash[_PROBLEMS]
         config.stash[_FILES] = (
@@ -213,7 +218,7 @@ def _files_of(config: pytest.Config) -> tuple[Mapping[str, Profile], Mapping[str
 def _default_file(config: pytest.Config) -> Path | None:
     """None where Compose finds a file by itself; else the one at pytest's root, for runs from a subfolder."""
     for folder in (config.invocation_params.dir, config.rootpath):
-        if (found := composefile.find(folder)) is not None:
+        if (found := find_compose_file(folder)) is not None:
             return None if folder == Path.cwd() else found
     return None
 
@@ -303,6 +308,8 @@ def _wanted(item: pytest.Item) -> dict[LinkRef, tuple[Impairment | Timeline, str
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
     for said, link, profile, words in _asked(item, problems):
+        from testbed.labs.lab import impairments_of, profile_name, unprovable
+
         lab = _lab_of(item.config)
         topology = lab.topology
         profiles, tables = _files_of(item.config)
@@ -374,13 +381,16 @@ def stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
     """The stack, with this test's impairments in force and no others; healed afterwards."""
+    from testbed.labs import keeping
+    from testbed.model.timeline import LateStepWarning, late_in_words, steps_in_words
+
     node: pytest.Item = request.node
     stack.heal()  # of what a test that uses `stack` alone may have put there
     stack.begin(f"{request.config.stash[_SEED]}:{node.nodeid}")
     node.stash[_RUNNING] = stack
     if (mode := request.config.getoption("--testbed-capture")) != "never":
-        folder = request.config.rootpath / "report" / "captures" / file_name(node.nodeid)
-        node.stash[_CAPTURES] = captures = KeptCaptures(stack, folder)
+        folder = request.config.rootpath / "report" / "captures" / keeping.file_name(node.nodeid)
+        node.stash[_CAPTURES] = captures = keeping.KeptCaptures(stack, folder)
         stack.on_applied = captures.on_impaired
     try:
         for ref, (impairment, name) in node.stash.get(_WANTED, {}).items():
@@ -470,6 +480,8 @@ def _keep(item: pytest.Item, lab: Lab) -> None:
 
 
 def _result_of(item: pytest.Item) -> TestResult:
+    from testbed.model.results import TestResult
+
     return item.config.stash[_RESULTS].setdefault(item.nodeid, TestResult(id=item.nodeid))
 
 
@@ -490,6 +502,8 @@ def pytest_runtest_makereport(
         if kept := _end_captures(item, save=True):
             report.sections.append(("testbed: what passed the impaired ports, before and after", kept))
         if links := item.stash[_RUNNING].evidence:
+            from testbed.report import evidence
+
             seen = "\n".join(line for link in links for line in evidence.lines(link))
             report.sections.append(("testbed: asked, kernel, seen", seen))
         report.sections.append(("testbed: to run it again under the same network", _replay(item)))
@@ -593,6 +607,10 @@ class _ResultsFile:
         self._mark_invalid(self._config.getoption("xmlpath", None))
         if not self._tests:
             return
+        import json
+
+        from testbed.model.results import session_json
+
         found = session_json(
             self._tests,
             started=self._started.isoformat(timespec="seconds"),
@@ -614,4 +632,6 @@ class _ResultsFile:
         said = Path(os.path.expandvars(path)).expanduser() if path is not None else None
         file = self._config.invocation_params.dir / said if said is not None else None
         if file is not None and file.is_file():
+            from testbed.report.junit import invalid_as_error
+
             file.write_text(invalid_as_error(file.read_text(encoding="utf-8")), encoding="utf-8")

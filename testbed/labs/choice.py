@@ -9,8 +9,7 @@ from testbed.errors import EnvironmentUnfitError
 from testbed.labs.compose import ComposeLab
 from testbed.labs.engine import Engine
 from testbed.labs.local import LocalLab
-
-LAB_CHOICES = ("auto", "compose", "local")
+from testbed.labs.options import LAB_CHOICES
 
 
 def decide(asked: str) -> tuple[str, str]:

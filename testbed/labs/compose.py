@@ -38,13 +38,13 @@ from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.observing import Spot, spots_of_port
+from testbed.labs.options import NETEM_CHOICES
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles, load_tables, read_trace
 from testbed.model import topologies
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
 
-NETEM_CHOICES = ("auto", "host", "carried")
 ROLE_LABEL = "testbed.role"
 """On containers of the agent's image: ports, capture, inside or signal."""
 DETACHED = "detached"

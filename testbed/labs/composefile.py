@@ -21,7 +21,6 @@ from testbed.labs.composeshapes import quoted
 from testbed.labs.composeyaml import Document, Where, as_text
 from testbed.model import topologies
 
-DEFAULT_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 _MOST_PORT = 65535
 
 Place = tuple[Path, int]
@@ -89,11 +88,6 @@ class ComposeFile:
     path: Path
     config: dict[str, Any]
     problems: Problems
-
-
-def find(folder: Path) -> Path | None:
-    """The Compose file of a folder, by Compose's own names."""
-    return next((folder / name for name in DEFAULT_NAMES if os.path.isfile(folder / name)), None)
 
 
 def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] = ()) -> ComposeFile:

@@ -41,6 +41,7 @@ from testbed.labs.composer import Composer
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.localplan import HostPlan, Plan, ServicePlan
 from testbed.labs.observing import Spot, spots_of_port
+from testbed.labs.options import COMPOSE_FILE_NAMES, find_compose_file
 from testbed.labs.readiness import Ready
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles, load_tables
@@ -131,10 +132,10 @@ class LocalLab(Lab):
         if self._drawing is not None:
             return composefile.of_drawing(self._drawing, environment=os.environ)
         listed = _listed_files() if self._file is None else []
-        named = self._file or next(iter(listed), None) or composefile.find(Path.cwd())
+        named = self._file or next(iter(listed), None) or find_compose_file(Path.cwd())
         if named is None:
             raise InvalidComposeError(
-                f"no Compose file in {Path.cwd()} ({', '.join(composefile.DEFAULT_NAMES)}); name one: --compose-file"
+                f"no Compose file in {Path.cwd()} ({', '.join(COMPOSE_FILE_NAMES)}); name one: --compose-file"
             )
         if os.path.isdir(named):
             raise InvalidComposeError(f"Compose file {str(named)!r} is a folder; name a file in it: --compose-file")

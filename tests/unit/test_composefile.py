@@ -15,6 +15,7 @@ from testbed.errors import EnvironmentUnfitError, InvalidComposeError
 from testbed.labs import composefile
 from testbed.labs.composefile import NeedsComposeError, interpolate
 from testbed.labs.composer import Composer
+from testbed.labs.options import find_compose_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -254,7 +255,7 @@ def test_a_file_in_a_closed_folder_is_told_and_no_traceback(tmp_path: Path, monk
         InvalidComposeError, match=r"compose\.yaml:2: service 'a': env_file '.*closed/e' does not exist"
     ):
         read(tmp_path, "services:\n  a: {build: ., env_file: closed/e}\n")
-    assert composefile.find(tmp_path) == tmp_path / "compose.yaml"
+    assert find_compose_file(tmp_path) == tmp_path / "compose.yaml"
 
 
 def test_files_of_variables_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from testbed.labs import choice
+
 COMPOSE = """
 services:
   client: {image: nobody/none, networks: [lan]}
@@ -427,7 +429,7 @@ def test_the_header_says_which_lab_was_chosen_and_why(
         asked.append(kind)
         return "compose", "Docker Engine 99 at the local socket"
 
-    monkeypatch.setattr("testbed.plugin.decide", decide)
+    monkeypatch.setattr(choice, "decide", decide)
     assert ", lab compose (Docker Engine 99 at the local socket), netem auto" in header(project)
     assert asked == ["auto"]
 
@@ -437,7 +439,7 @@ def test_what_was_asked_for_needs_no_reason_and_where_nothing_is_to_be_chosen_no
 ) -> None:
     assert ", lab local, netem auto" in header(project, "--lab", "local")
     (project.path / "compose.yaml").unlink()
-    monkeypatch.setattr("testbed.plugin.decide", lambda _kind: pytest.fail("asked"))
+    monkeypatch.setattr(choice, "decide", lambda _kind: pytest.fail("asked"))
     project.makepyfile("def test_it(): pass")
     result = project.runpytest_inprocess("-p", "no:cacheprovider")
     result.stdout.fnmatch_lines(["testbed: *, lab auto, *"])
@@ -447,12 +449,12 @@ def test_what_was_asked_for_needs_no_reason_and_where_nothing_is_to_be_chosen_no
 def test_workers_take_the_lab_that_the_header_says(project: pytest.Pytester) -> None:
     project.makepyfile("import testbed.plugin\ndef test_it(pytestconfig): print(testbed.plugin._chosen(pytestconfig))")
     project.makeconftest(
-        "import pytest, testbed.plugin\n"
+        "import pytest, testbed.labs.choice\n"
         "def decide(kind):\n"
         "    raise AssertionError('asked again')\n"
         "def pytest_configure(config):\n"
         "    if hasattr(config, 'workerinput'):\n"
-        "        testbed.plugin.decide = decide\n"
+        "        testbed.labs.choice.decide = decide\n"
     )
     result = project.runpytest_inprocess("-p", "no:cacheprovider", "-n", "1")
     result.assert_outcomes(passed=1)
