@@ -906,6 +906,7 @@ class Lab(abc.ABC):
         hosts: Iterable[str] | None = None,
         captures: Iterable[str] | None = None,
         snap_bytes: int | None = SNAP_BYTES,
+        limit_bytes: int = LIMIT_BYTES,
         every: str = "10ms",
     ) -> AbstractContextManager[Observation]:
         """Observe while a block runs: kernel counters, every TCP socket over time, and packets.
@@ -918,9 +919,12 @@ class Lab(abc.ABC):
 
         ``hosts``: whose counters and sockets, None for all; ``captures``: which ports, as for `capture`, None for
         those that are impaired when it begins; ``snap_bytes``: how much of each packet, None for all of it, which takes
-        more of the machine; ``every``: how often sockets are looked at, if 2 % of a core allow it.
+        more of the machine; ``limit_bytes``: how much of each port, the last of it; ``every``: how often sockets are
+        looked at, if 2 % of a core allow it.
         """
-        return observing(self, hosts=hosts, captures=captures, snap_bytes=snap_bytes, every=every)
+        return observing(
+            self, hosts=hosts, captures=captures, snap_bytes=snap_bytes, limit_bytes=limit_bytes, every=every
+        )
 
     def port(self, ref: LinkRef) -> Port | None:
         """The port at a link's end, or None if it was not made impairable; another once it had to begin anew."""

@@ -24,7 +24,7 @@ from testbed.observe.capture import Capture, Packet, Place, packets
 from testbed.observe.counters import Counters
 from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.tcp_info import sockets
-from testbed.observe.wire import Flow, Passage, crossing, flows
+from testbed.observe.wire import Flow, Passage, crossing, flows_at
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Host, Lab
@@ -212,12 +212,12 @@ class PortCapture:
         """The packets of both sides, in the order of time."""
         return self.capture.packets
 
-    def flows(self, side: str = "before") -> list[Flow]:
+    def flows(self, side: str = "before", *, partial: bool = False) -> list[Flow]:
         """The TCP connections, as seen ``before`` the port's impairment or ``after`` it; see `Observation.flows`."""
-        return flows(self.capture.at(side) or self.capture.at("after"))
+        return flows_at(self.capture, side, partial=partial)
 
     def passages(self) -> list[Passage]:
-        """What became of each packet toward the host between the two sides."""
+        """What became of each packet toward the host between the two sides; see `Observation.passages`."""
         return crossing(self.capture, self._lab.hosts[self.host].addresses(self.network))
 
     def save(self, path: str | Path) -> Path:
@@ -267,7 +267,13 @@ def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:
 
 @contextmanager
 def observing(
-    lab: Lab, *, hosts: Iterable[str] | None, captures: Iterable[str] | None, snap_bytes: int | None, every: str
+    lab: Lab,
+    *,
+    hosts: Iterable[str] | None,
+    captures: Iterable[str] | None,
+    snap_bytes: int | None,
+    limit_bytes: int,
+    every: str,
 ) -> Iterator[Observation]:
     """Observe while the block runs; see `Lab.observe`."""
     every_s = units.parse_time(every, name="every")
@@ -276,7 +282,7 @@ def observing(
     chosen = [lab.host(name) for name in (lab.hosts if hosts is None else hosts)]
     if captures is None:
         captures = dict.fromkeys(f"{ref.dst} on {ref.network}" for ref in (*lab.impairments, *lab.cuts))
-    ports = [PortCapture(lab, text, snap_bytes=snap_bytes) for text in captures]
+    ports = [PortCapture(lab, text, snap_bytes=snap_bytes, limit_bytes=limit_bytes) for text in captures]
     seen = Observation()
     with ExitStack() as stack:
         for port in ports:

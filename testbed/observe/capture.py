@@ -61,9 +61,18 @@ class Capture:
     @property
     def complete(self) -> bool:
         """Whether nothing was lost, overwritten or cut off."""
-        return not any(place.lost or place.overwritten for place in self.places) and all(
-            packet.whole for packet in self.packets
-        )
+        return not self.missing and all(packet.whole for packet in self.packets)
+
+    @property
+    def missing(self) -> str:
+        """How many packets are not in it though they passed, place by place; empty if none."""
+        said = [
+            f"{count} {what} ({place.name})"
+            for place in self.places
+            for count, what in ((place.lost, "came too fast to be kept"), (place.overwritten, "gave way to later ones"))
+            if count
+        ]
+        return ", ".join(said)
 
     def at(self, side: str) -> list[Packet]:
         """The packets seen at the places on one side of the impairment: ``before`` or ``after``."""

@@ -13,7 +13,7 @@ from testbed.errors import LabError
 from testbed.observe.capture import Capture
 from testbed.observe.counters import Counters
 from testbed.observe.tcp_info import TcpSocket
-from testbed.observe.wire import Flow, Passage, crossing, flows
+from testbed.observe.wire import Flow, Passage, crossing, flows_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +95,18 @@ class Observation:
             raise LabError(f"port {port!r}: {self._why(port, self.captures)}")
         return self.captures[found[0]]
 
-    def flows(self, port: str, side: str = "before") -> list[Flow]:
-        """The TCP connections at a port, as seen ``before`` its impairment or ``after`` it.
+    def flows(self, port: str, side: str = "before", *, partial: bool = False) -> list[Flow]:
+        """The TCP connections at a port, as seen ``before`` its impairment or ``after`` it; see `wire.flows_at`.
 
-        Where a port has no impairment there is one place alone, which counts as both.
+        Raises LabError if packets are missing, unless ``partial`` allows it.
         """
-        capture = self.capture(port)
-        return flows(capture.at(side) or capture.at("after"))
+        return flows_at(self.capture(port), side, partial=partial)
 
     def passages(self, port: str) -> list[Passage]:
-        """What became of each packet toward a port's host, between the two sides of its impairment."""
+        """What became of each packet toward a port's host, between the two sides of its impairment.
+
+        Raises LabError if packets are missing, and if the port was not impaired when the observing began.
+        """
         return crossing(self.capture(port), self.host(port.partition("@")[0]).addresses)
 
     def seconds(self, time_ns: int) -> float:

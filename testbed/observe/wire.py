@@ -13,6 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from testbed.errors import InvalidValueError, LabError
 from testbed.model.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 from testbed.observe.capture import Capture, Packet
 from testbed.observe.tcp_info import Endpoint
@@ -24,6 +25,7 @@ _OF_EVERY_LINK = (*NEIGHBOUR_DISCOVERY, *MULTICAST_LISTENERS)
 _HOP_BY_HOP = 0
 _FIN, _SYN, _RST, _PSH, _ACK, _URG, _ECE, _CWR = 1, 2, 4, 8, 16, 32, 64, 128
 _FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+_MOST_HEADERS_BYTES = 14 + 60 + 60  # Ethernet, IPv4 and TCP with all options
 _HALF = 1 << 31
 _WHOLE = 1 << 32
 
@@ -374,19 +376,29 @@ class Direction:
         return ranges
 
     def payload(self) -> bytes:
-        """What was sent, put in order, up to the first gap. Of bytes that came twice the first count."""
+        """What was sent, put in order, up to the first gap on the wire. Of bytes that came twice the first count.
+
+        Raises LabError if bytes that passed here were not kept.
+        """
         pieces: dict[int, bytes] = {}
         for each in self.segments:
             if each.payload:
                 begin = self.position(each.seq)
                 if len(pieces.get(begin, b"")) < len(each.payload):
                     pieces[begin] = each.payload
-        whole = b""
+        whole = bytearray()
         for begin, piece in sorted(pieces.items()):
             if begin > len(whole):
                 break
             whole += piece[max(len(whole) - begin, 0) :]
-        return whole
+        passed = next((end for begin, end in self._payload_ranges() if begin <= 0 < end), 0)
+        if len(whole) < passed:
+            longest = max(len(each.packet.data) for each in self.segments)
+            raise LabError(
+                f"payload from {self.src}: {passed} bytes passed, and byte {len(whole)} was not kept: the capture kept "
+                f"at most {longest} bytes of each packet; capture or observe with snap_bytes=None"
+            )
+        return bytes(whole)
 
     def _note(self, each: Segment, other: Direction) -> None:
         """Take a segment in."""
@@ -490,12 +502,15 @@ class Flow:
 def flows(packets: Iterable[Packet]) -> list[Flow]:
     """The TCP connections among packets of one place, in the order in which they began.
 
-    A SYN with another sequence number begins a new one between the same two ports.
+    A SYN with another sequence number begins a new one between the same two ports. Raises LabError for a packet whose
+    headers were cut off.
     """
     found: list[Flow] = []
     latest: dict[frozenset[Endpoint], Flow] = {}
     for packet in packets:
         each = segment(packet)
+        if not packet.whole:
+            _refuse_cut_headers(packet)
         if each is None:
             continue
         key = frozenset((each.src, each.dst))
@@ -508,6 +523,45 @@ def flows(packets: Iterable[Packet]) -> list[Flow]:
         ours, theirs = (flow.client, flow.server) if each.src == flow.client.src else (flow.server, flow.client)
         ours._note(each, theirs)
     return found
+
+
+def flows_at(capture: Capture, side: str, *, partial: bool = False) -> list[Flow]:
+    """The TCP connections of a capture, as seen ``before`` its port's impairment or ``after`` it.
+
+    Where a port has no impairment there is one place alone, which counts as both. Raises LabError if packets are
+    missing, of which the counts of a flow would say nothing, unless ``partial`` allows it.
+    """
+    if side not in ("before", "after"):
+        raise InvalidValueError(f"side {side!r}: must be 'before' or 'after'")
+    if not partial:
+        _refuse_missing(capture, "or take what there is with partial=True")
+    there = any(place.side == side for place in capture.places)
+    return flows(capture.at(side if there else "after"))
+
+
+def _refuse_missing(capture: Capture, *advice: str) -> None:
+    """Raise LabError if packets that passed while it ran are not in a capture."""
+    if capture.missing:
+        what = ", ".join(("keep more with limit_bytes=, or less of each packet with snap_bytes=", *advice))
+        raise LabError(f"the capture has not all packets: {capture.missing}; {what}")
+
+
+def _refuse_cut_headers(packet: Packet) -> None:
+    """Raise LabError if a packet was cut off within its IP or TCP header: it cannot be told whose it is."""
+    data = packet.data
+    kind = struct.unpack_from(">H", data, 12)[0] if len(data) >= 14 else None
+    ip = _ip(data)
+    needed = len(data)
+    if ip is not None and ip.protocol == _TCP and ip.first_fragment:
+        at = 14 + ip.header_bytes
+        needed = at + ((data[at + 12] >> 4) * 4 if len(data) > at + 12 else 20)
+    elif ip is None and kind in (None, _IPV4, _IPV6):
+        needed = len(data) + 1
+    if len(data) < min(needed, packet.length_bytes):
+        raise LabError(
+            f"a packet of {packet.length_bytes} bytes was kept to its byte {len(data)}, within its headers; capture "
+            f"with snap_bytes={_MOST_HEADERS_BYTES} or more, or None"
+        )
 
 
 def _is_new(flow: Flow, syn: Segment) -> bool:
@@ -581,7 +635,20 @@ def passages(before: Iterable[Packet], after: Iterable[Packet]) -> list[Passage]
 
 
 def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
-    """What became of each packet toward one of these addresses, between the two sides of a port's impairment."""
+    """What became of each packet toward one of these addresses, between the two sides of a port's impairment.
+
+    Raises LabError if packets are missing, which would count as lost, and if the port had no impairment when the
+    capture began: then there are no two sides.
+    """
+    _refuse_missing(capture)
+    if not {"before", "after"} <= {place.side for place in capture.places}:
+        raise LabError(
+            f"the capture has one place alone, {', '.join(place.name for place in capture.places) or 'none'}: its port "
+            f"was not impaired when it began; impair first"
+        )
+    for packet in capture.packets:
+        if not packet.whole:
+            _refuse_cut_headers(packet)
     wanted = {ipaddress.ip_address(address).packed for address in toward}
 
     def chosen(packets: Iterable[Packet]) -> list[Packet]:
@@ -601,8 +668,7 @@ def losses(
     What may still have been under way when the capture ended, ``longest_s`` after it came, is left out. None if the
     capture has not all of them, or has one side of the impairment alone.
     """
-    incomplete = any(place.lost or place.overwritten for place in capture.places)
-    if incomplete or not any(place.side == "before" for place in capture.places):
+    if capture.missing or not any(place.side == "before" for place in capture.places):
         return None
     wanted = {
         bytes.fromhex(each.replace(":", "")) if _MAC.fullmatch(each) else ipaddress.ip_address(each).packed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import ComposeLab, Lab
+from testbed import ComposeLab, Lab, LabError
 from testbed.labs.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.wire import flows, layers
@@ -194,18 +194,24 @@ def test_a_capture_keeps_the_last_packets_and_says_how_many_gave_way(lab: Compos
     assert not capture.capture.complete
     assert all(place.overwritten > 0 and place.lost == 0 for place in capture.capture.places)
     assert sum(packet.length_bytes for packet in capture.packets) < 2 << 20
-    assert any(flow.client.fins for flow in capture.flows()), "the end is there"
+    with pytest.raises(LabError, match=r"gave way to later ones.*limit_bytes"):
+        capture.flows()
+    with pytest.raises(LabError, match=r"gave way to later ones.*limit_bytes"):
+        capture.passages()  # those of which one record alone was overwritten would count as lost
+    assert any(flow.client.fins for flow in capture.flows(partial=True)), "the end is there"
 
 
 def test_a_capture_of_a_link_has_none_of_other_hosts_packets_and_cut_ones_if_asked(
     lab: ComposeLab, address: str
 ) -> None:
     lab.impair("client -> server", delay="1ms")
-    with lab.capture("client -> server", snap_bytes=64) as capture:
+    with lab.capture("client -> server", snap_bytes=134) as capture:
         transfer(lab, address, 20_000)
-    assert max(len(packet.data) for packet in capture.packets) == 64
+    assert max(len(packet.data) for packet in capture.packets) == 134
     (flow,) = capture.flows()
     assert flow.client.payload_bytes == 20_000, "headers say it, though the payload is cut off"
+    with pytest.raises(LabError, match=r"20000 bytes passed, and byte \d+ was not kept.*snap_bytes=None"):
+        flow.client.payload()
 
 
 def test_sockets_are_watched_at_the_price_that_was_said(lab: ComposeLab, address: str) -> None:

@@ -7,15 +7,17 @@ import json
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.errors import InvalidValueError, LabError
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place
-from testbed.observe.wire import Flow, crossing, flows, layers, losses, passages, segment
+from testbed.observe.wire import Flow, crossing, flows, flows_at, layers, losses, passages, segment
 from tests.unit.frames import (
     ACK,
     CLIENT,
@@ -351,6 +353,74 @@ def test_only_packets_toward_the_host_cross_its_impairment() -> None:
         places=(Place(name="b", side="before"), Place(name="a", side="after")), packets=(*wire.packets, *after)
     )
     assert [each.lost for each in crossing(capture, [SERVER])] == [False, True]
+
+
+# --- what is not in the capture ---------------------------------------------------------------------
+
+
+def cut(packet: Packet, kept: int) -> Packet:
+    return replace(packet, data=packet.data[:kept])
+
+
+def test_a_payload_that_was_not_kept_whole_is_refused_and_the_error_says_what_keeps_it(wire: Wire) -> None:
+    wire.client(0, b"a" * 300)
+    wire.client(300, b"b" * 300)
+    headers = len(wire.packets[0].data)
+    short = [cut(each, headers + 100) for each in wire.packets]
+    (flow,) = flows(short)
+    assert flow.client.payload_bytes == 600, "headers say it"
+    with pytest.raises(LabError, match=r"600 bytes passed, and byte 100 was not kept.*snap_bytes=None"):
+        flow.client.payload()
+    # Sent again in pieces that were kept, all of it is there.
+    again = Wire()
+    for begin in range(0, 600, 100):
+        again.client(begin, (b"a" if begin < 300 else b"b") * 100)
+    (flow,) = flows([*short, *again.packets])
+    assert flow.client.payload() == b"a" * 300 + b"b" * 300
+
+
+@pytest.mark.parametrize("kept", [10, 30, 40, 60])
+def test_a_packet_that_was_cut_within_its_headers_is_refused_and_not_passed_over(wire: Wire, kept: int) -> None:
+    wire.client(0, b"abc", options=sack((1004, 1007)))
+    whole = (Place(name="b", side="before"), Place(name="a", side="after"))
+    packets = (*wire.packets[:-1], cut(wire.packets[-1], kept))
+    with pytest.raises(LabError, match=rf"kept to its byte {kept}, within its headers.*snap_bytes=134"):
+        flows(packets)
+    with pytest.raises(LabError, match=r"within its headers"):
+        crossing(Capture(places=whole, packets=packets), [SERVER])
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [({"lost": 3}, r"3 came too fast to be kept \(b\)"), ({"overwritten": 7}, r"7 gave way to later ones \(b\)")],
+)
+def test_of_a_capture_that_has_not_all_packets_nothing_is_said_unless_that_is_allowed(
+    wire: Wire, missing: dict[str, int], said: str
+) -> None:
+    places = (Place(name="b", side="before", **missing), Place(name="a", side="after"))  # type: ignore[arg-type]
+    capture = Capture(places=places, packets=tuple(wire.packets))
+    with pytest.raises(LabError, match=f"{said}.*limit_bytes.*partial=True"):
+        flows_at(capture, "before")
+    assert len(flows_at(capture, "before", partial=True)) == 1
+    with pytest.raises(LabError, match=f"{said}.*limit_bytes") as refused:
+        crossing(capture, [SERVER])
+    assert "partial" not in str(refused.value), "what is missing would count as lost"
+
+
+def test_a_port_that_was_not_impaired_has_no_passages_and_that_is_said(wire: Wire) -> None:
+    """An empty list would pass every test of what was lost."""
+    capture = Capture(places=(Place(name="server@lan"),), packets=tuple(wire.packets))
+    with pytest.raises(LabError, match=r"one place alone, server@lan: its port was not impaired"):
+        crossing(capture, [SERVER])
+    assert len(flows_at(capture, "before")) == 1, "of connections there are those of the one place"
+
+
+def test_a_side_that_is_none_is_refused_and_one_without_packets_has_no_flows(wire: Wire) -> None:
+    places = (Place(name="a"), Place(name="b", side="before"))
+    capture = Capture(places=places, packets=tuple(wire.packets))
+    with pytest.raises(InvalidValueError, match="side 'befor'"):
+        flows_at(capture, "befor")
+    assert (len(flows_at(capture, "before")), len(flows_at(capture, "after"))) == (0, 1)
 
 
 # --- beside Wireshark's own reading ----------------------------------------------------------------
