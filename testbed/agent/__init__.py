@@ -9,6 +9,7 @@ lines: a request ``{"id": 1, "op": "attach", …}`` on stdin, an answer ``{"id":
 ``python3 -m agent inside`` in one host's network namespace: interfaces, offloads, counters (testbed.agent.inside),
     its TCP sockets over time (testbed.agent.sockets)
 ``python3 -m agent signal`` in one host's process namespace: end a program that was started there
+``python3 -m agent files``  in the same: write and read a host's files, as its programs see them (testbed.agent.files)
 ``python3 -m agent local``  the switch and all hosts of a local lab (testbed.agent.namespaces)
 ``python3 -m agent machine`` a carried kernel that runs a program; ``first`` in that kernel (testbed.agent.machine)
 """

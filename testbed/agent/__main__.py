@@ -6,13 +6,13 @@ import argparse
 import os
 import sys
 
-from . import inside, machine, namespaces, ports, processes, protocol, search_path, sockets
+from . import files, inside, machine, namespaces, ports, processes, protocol, search_path, sockets
 
 
 def main() -> int:
     """Serve until stdin closes."""
     parser = argparse.ArgumentParser(prog="agent", description="testbed's agent; speaks JSON lines on stdin and stdout")
-    parser.add_argument("role", choices=("ports", "capture", "inside", "signal", "local", "machine", "first"))
+    parser.add_argument("role", choices=("ports", "capture", "inside", "signal", "files", "local", "machine", "first"))
     parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
     parser.add_argument("--passing", type=int, help="local: descriptor of a socket where descriptors arrive")
     parser.add_argument("--owner", type=int, help="local: pidfd of the process to die with")
@@ -39,6 +39,8 @@ def main() -> int:
     elif role.role == "inside":
         watched = sockets.Sockets()
         protocol.serve({**inside.operations(), **watched.operations()}, sys.stdin.buffer, sys.stdout.buffer)
+    elif role.role == "files":
+        protocol.serve(files.operations(), sys.stdin.buffer, sys.stdout.buffer)
     else:
         protocol.serve(processes.operations(), sys.stdin.buffer, sys.stdout.buffer)
     return 0

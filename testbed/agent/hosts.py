@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Self
 
-from . import inside, kernelcalls, offloads, protocol, relay, sockets
+from . import files, inside, kernelcalls, offloads, protocol, relay, sockets
 from .netlink import Change, Netlink, address, bridge, cable, enslave, route, up, veth
 from .processes import exit_status, processes
 from .protocol import Operation, Refused
@@ -401,16 +401,14 @@ class Hosts:
         """Write a file in a host; ``data`` in base64. Raises Refused."""
 
         def write() -> bytes:
-            with open(path, "wb") as file:  # one file: who waits for it may have removed it by the end
-                os.fchmod(file.fileno(), mode)
-                file.write(base64.b64decode(data))
+            files.write(path, base64.b64decode(data), mode)
             return b""
 
         self._look(host, write)
 
     def get(self, *, host: str, path: str) -> str:
-        """A file of a host, in base64. Raises Refused, as ``missing`` if there is none."""
-        return base64.b64encode(self._look(host, Path(path).read_bytes)).decode()
+        """A file of a host, in base64. Raises Refused; its kind: see `files.get`."""
+        return base64.b64encode(self._look(host, lambda: files.read(path))).decode()
 
     def _look(self, name: str, work: Callable[[], bytes]) -> bytes:
         """Do something in a host's view of the file system; what it returned. Raises Refused."""
@@ -423,7 +421,7 @@ class Hosts:
                 kernelcalls.setns(host.namespaces[kernelcalls.NEWNS], kernelcalls.NEWNS)
                 answer = b"\0" + work()
             except OSError as error:
-                answer = bytes([error.errno or errno.EIO]) + str(error).encode()
+                answer = bytes([error.errno or errno.EIO]) + (error.strerror or str(error)).encode()
             with os.fdopen(write, "wb") as out:
                 out.write(answer)
 
@@ -433,7 +431,7 @@ class Hosts:
             code, *_ = data = answer.read() or bytes([errno.EIO])
         os.waitpid(pid, 0)
         if code:
-            raise Refused(data[1:].decode(errors="replace"), kind="missing" if code == errno.ENOENT else "refused")
+            raise files.refused(OSError(code, data[1:].decode(errors="replace")))
         return data[1:]
 
     def _take(self, ticket: str) -> list[int]:

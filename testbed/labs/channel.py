@@ -37,6 +37,8 @@ class Channel:
         # Several channels may be attached to one agent, one after the other: their answers must not be mixed up.
         self._number = secrets.randbits(40)
         self._pending = b""
+        self.lives = True
+        """Whether its stream is whole; of one that has ended there is no more use."""
 
     def call(self, operation: str, *, answer_within_s: float = 20.0, **arguments: Any) -> Any:
         """Run an operation and return its result. Raises AgentError if it is refused or the agent is gone."""
@@ -56,6 +58,7 @@ class Channel:
             except TimeoutError:
                 raise AgentError(f"{self._name}: no answer to {operation!r} within {answer_within_s:g} s") from None
             except (OSError, EOFError, ValueError) as error:
+                self.lives = False
                 reason = self._stream.last_words() or str(error)
                 raise AgentError(f"{self._name}: ended during {operation!r}: {reason}") from None
         if not answer["ok"]:

@@ -32,7 +32,7 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import images
+from testbed.labs import hostfiles, images
 from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
@@ -249,6 +249,13 @@ class ComposeLab(Lab):
             host.close()
         self._undo.pop_all()
         self._agent = None
+
+    def end(self) -> None:
+        """End a test; see `Lab.end`."""
+        with contextlib.ExitStack() as each:
+            for host in self._hosts.values():
+                each.callback(host.end_test)
+            each.callback(super().end)
 
     def down(self) -> None:
         """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
@@ -539,8 +546,8 @@ class ComposeHost(Host):
         self.name = name
         self._lab = lab
         self.container = container
-        self._inside: Channel | None = None
-        self._inside_of = ""
+        self._agents: dict[str, tuple[Channel, str]] = {}
+        """Those in its namespaces, by role, and the start of the container that each was started for."""
         self._per_packet: set[int] = set()
 
     def __repr__(self) -> str:
@@ -619,7 +626,10 @@ class ComposeHost(Host):
         return FollowedLog(self._lab.engine, self.container)
 
     def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
-        """Write a file in the container."""
+        """Write a file in the container; see `Host.put`."""
+        if self._runs():
+            hostfiles.put(self._files(), self.name, path, content, mode)
+            return
         data = content.encode() if isinstance(content, str) else content
         try:
             self._lab.engine.put(self.container, path, data, mode)
@@ -627,8 +637,21 @@ class ComposeHost(Host):
             raise LabError(f"`{self.name}`: cannot write {path}: {error.explanation or error}") from None
 
     def get(self, path: str) -> bytes:
-        """Read a file of the container."""
-        return self._lab.engine.get(self.container, path)
+        """Read a file of the container; see `Host.get`."""
+        try:
+            if not self._lab.engine.shows(self.container, path) and self._runs():
+                return hostfiles.get(self._files(), self.name, path)
+            return self._lab.engine.get(self.container, path)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise type(error)(f"`{self.name}`: {path}") from None
+        except docker.errors.APIError as error:
+            raise LabError(f"`{self.name}`: cannot read {path}: {error.explanation or error}") from None
+
+    def _runs(self) -> bool:
+        return bool(self._state().get("State", {}).get("Running"))
+
+    def _state(self) -> dict[str, Any]:
+        return self._lab.engine.state(self.container)
 
     def addresses(self, network: str | None = None) -> tuple[str, ...]:
         """Its addresses, IPv4 before IPv6."""
@@ -683,14 +706,34 @@ class ComposeHost(Host):
 
     def inside(self) -> Channel:
         """The agent in this host's network namespace; a new one after the container was restarted."""
-        started_at = str(self._lab.engine.state(self.container).get("State", {}).get("StartedAt", ""))
-        if self._inside is not None and self._inside_of != started_at:
-            self._inside.close()
-            self._inside = None
-        if self._inside is None:
-            self._inside = self._lab.beside(self.container, "inside", network_mode=f"container:{self.container.id}")
-            self._inside_of = started_at
-        return self._inside
+        return self._agent("inside", network_mode=f"container:{self.container.id}")
+
+    def _files(self) -> Channel:
+        """An agent that sees the container's files; its programs see it among them, at the most until a test's end."""
+        return self._agent(
+            "files", pid_mode=f"container:{self.container.id}", network_mode="none",
+            cap_add=["SYS_CHROOT", "SYS_PTRACE", "DAC_OVERRIDE"],
+        )  # fmt: skip
+
+    def _agent(self, role: str, **options: Any) -> Channel:
+        """An agent in a namespace of the container's: the one that is there, unless the container was restarted."""
+        started_at = str(self._state().get("State", {}).get("StartedAt", ""))
+        known, its_start = self._agents.get(role, (None, ""))
+        if known is not None and its_start == started_at and known.lives:
+            return known
+        self._let_go(role)
+        channel = self._lab.beside(self.container, role, **options)
+        self._agents[role] = channel, started_at
+        return channel
+
+    def end_test(self) -> None:
+        """Let go of what a test alone needed."""
+        self._let_go("files")
+
+    def _let_go(self, role: str) -> None:
+        channel, _ = self._agents.pop(role, (None, ""))
+        if channel is not None:
+            channel.close()
 
     def signal(self, pid: int, name: str) -> None:
         """Signal the program with this number on the engine's machine, and all it started."""
@@ -715,10 +758,9 @@ class ComposeHost(Host):
             channel.close()
 
     def close(self) -> None:
-        """Let the agent inside go."""
-        if self._inside is not None:
-            self._inside.close()
-            self._inside = None
+        """Let its agents go."""
+        for role in list(self._agents):
+            self._let_go(role)
 
 
 class FollowedLog:

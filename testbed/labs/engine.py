@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
+import json
+import posixpath
 import socket
 import struct
 import sys
@@ -32,6 +35,9 @@ INPUTS_LABEL = "testbed.inputs"
 
 _UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 _STDOUT = 1
+_THE_KERNELS = ("/dev", "/proc", "/sys")
+_STEPS = 400
+"""Of a path, links included: path_resolution(7) follows 40 of them."""
 # Whether there is an engine is asked at every start of pytest; to build or to pull takes longer.
 _ANSWERS_WITHIN_S, _WORKS_FOR_S = 10, 120
 
@@ -318,13 +324,48 @@ class Engine:
         return [(pid, args) for pid, parent, args in rows if parent not in inside]
 
     def put(self, container: Container, path: str, content: bytes, mode: int) -> None:
-        """Write a file; its folder must exist."""
+        """Write a file in a container that does not run; its folder must exist."""
         target = PurePosixPath(path)
         archive = tar_archive({target.name: content}, mode=mode)
         self._api.put_archive(container.id or "", str(target.parent), archive)
 
+    def shows(self, container: Container, path: str) -> bool:
+        """Whether `get` reads what the container's programs read: the engine goes past what it mounts for them alone.
+
+        That is a tmpfs, and what is the kernel's. Links are followed, for they may lead there.
+        """
+        inspected = self.state(container)
+        mounts = [each["Destination"] for each in inspected.get("Mounts", ()) if each.get("Type") == "tmpfs"]
+        host = inspected.get("HostConfig", {})
+        mounts += [*(host.get("Tmpfs") or {}), *_THE_KERNELS]
+        mounts += [each["Target"] for each in host.get("Mounts") or () if each.get("Type") == "tmpfs"]
+        hidden = [PurePosixPath(posixpath.normpath(each)) for each in mounts]
+        place, left = PurePosixPath("/"), path.split("/")[::-1]
+        for _ in range(_STEPS):
+            if not left:
+                return True
+            name = left.pop()
+            if name in ("", "."):
+                continue
+            place = place.parent if name == ".." else place / name
+            if any(place.is_relative_to(each) for each in hidden):
+                return False
+            if (target := self._link(container, place)) is not None:
+                place, left = PurePosixPath("/"), left + target.split("/")[::-1]
+        return False  # links in a circle: its own kernel shall say so
+
+    def _link(self, container: Container, path: PurePosixPath) -> str | None:
+        """Where a link in a container leads, from its root; None if it is none, or is not there."""
+        # docker-py asks for this (HEAD /containers/ID/archive) together with the file's content alone.
+        url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container.id}/archive"
+        answer = self._api.head(url, params={"path": str(path)}, timeout=_WORKS_FOR_S)
+        if not answer.ok:
+            return None
+        stat = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
+        return str(stat["linkTarget"]) or None
+
     def get(self, container: Container, path: str) -> bytes:
-        """Read a file. Raises FileNotFoundError or IsADirectoryError."""
+        """Read a file that the engine `shows`. Raises FileNotFoundError or IsADirectoryError."""
         try:
             chunks, _ = self._api.get_archive(container.id or "", path)
         except docker.errors.NotFound:

@@ -135,11 +135,14 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
-        """Write a file in the host; its folder must exist."""
+        """Write a file in the host, in a folder that exists; who waits for it sees all of it at once, mode included.
+
+        Root owns it. In the file systems that the host's programs see, a tmpfs too. Raises LabError.
+        """
 
     @abc.abstractmethod
     def get(self, path: str) -> bytes:
-        """Read a file of the host. Raises FileNotFoundError."""
+        """Read a file as the host's programs see it. Raises FileNotFoundError, IsADirectoryError, LabError."""
 
     @abc.abstractmethod
     def addresses(self, network: str | None = None) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ brought it up.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import re
@@ -33,7 +32,7 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import composefile, dockerfile, limits, localplan, readiness
+from testbed.labs import composefile, dockerfile, hostfiles, limits, localplan, readiness
 from testbed.labs.channel import Channel
 from testbed.labs.child import ChildAgent, PipeStream
 from testbed.labs.composefile import ComposeFile, NeedsComposeError
@@ -726,21 +725,12 @@ class LocalHost(Host):
     # --- files and the network -------------------------------------------------------------------
 
     def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
-        """Write a file in the host."""
-        data = content.encode() if isinstance(content, str) else content
-        try:
-            self._lab.channel.call("put", host=self.name, path=path, data=base64.b64encode(data).decode(), mode=mode)
-        except AgentError as error:
-            raise LabError(f"`{self.name}`: cannot write {path}: {error}") from None
+        """Write a file in the host; see `Host.put`."""
+        hostfiles.put(self._lab.channel, self.name, path, content, mode, host=self.name)
 
     def get(self, path: str) -> bytes:
-        """Read a file of the host."""
-        try:
-            return base64.b64decode(self._lab.channel.call("get", host=self.name, path=path))
-        except AgentError as error:
-            if error.kind == "missing":
-                raise FileNotFoundError(f"`{self.name}`: {path}") from None
-            raise
+        """Read a file of the host; see `Host.get`."""
+        return hostfiles.get(self._lab.channel, self.name, path, host=self.name)
 
     def addresses(self, network: str | None = None) -> tuple[str, ...]:
         """Its addresses, IPv4 before IPv6."""

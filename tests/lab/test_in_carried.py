@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -34,11 +35,12 @@ def inside(script: str) -> subprocess.CompletedProcess[str]:
 def test_a_program_runs_with_the_files_of_this_machine_and_may_write_the_checkout_alone(tmp_path: Path) -> None:
     secret = tmp_path / "there"
     secret.write_text("")
-    done = inside(f"pwd; ls {tmp_path}; touch /etc/mine; touch /tmp/its-own && echo Grüße; exit 7")
+    its_own = f"/tmp/{secrets.token_hex(8)}"
+    done = inside(f"pwd; ls {tmp_path}; touch /etc/mine; touch {its_own} && echo Grüße; exit 7")
     assert done.returncode == 7
     assert done.stdout == f"{_ROOT}\nGrüße\n"
     assert "/etc/mine': Read-only file system" in done.stderr
-    assert not Path("/tmp/its-own").exists()
+    assert not Path(its_own).exists()
 
 
 def test_netem_is_that_kernels_own() -> None:

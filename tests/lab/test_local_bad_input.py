@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -122,9 +123,10 @@ def test_what_lies_outside_a_hosts_own_folders_is_read_only(lab: Lab) -> None:
         done = client.run(["touch", path])
         assert done.exit_code == 1
         assert "Read-only file system" in done.stderr
-    assert client.run(["sh", "-c", "echo seen >/tmp/new && cat /tmp/new"]).stdout == "seen\n"
-    assert not Path("/tmp/new").exists() or "seen" not in Path("/tmp/new").read_text()
-    assert lab.host("server").run(["cat", "/tmp/new"]).exit_code == 1, "each host has a /tmp of its own"
+    new = f"/tmp/{secrets.token_hex(8)}"
+    assert client.run(["sh", "-c", f"echo seen >{new} && cat {new}"]).stdout == "seen\n"
+    assert not Path(new).exists()
+    assert lab.host("server").run(["cat", new]).exit_code == 1, "each host has a /tmp of its own"
 
 
 def test_a_program_that_makes_itself_a_daemon_ends_with_the_lab(kind: str) -> None:
