@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import signal
@@ -54,6 +55,7 @@ _ERR = Console(stderr=True, highlight=False)
 
 # Values may hold blanks, as in gemodel=1% 25%; what comes before the next word's = is no part of them.
 _BEFORE_A_WORD = re.compile(r"\s+(?=\w+=)")
+_AFTER_A_SENTENCE = re.compile(r"(?<=\.) ")
 _NOT_UP = "no stack of this Compose file is up; start it: testbed up"
 _WITHOUT_ENGINE = "`testbed shell` and `testbed exec` with --lab local need none: theirs lasts as long as they run."
 
@@ -97,7 +99,8 @@ def _example(text: str) -> Callable[[Any], Any]:
 
     def add(function: Any) -> Any:
         lines = "\n".join(f"  {line.strip()}" for line in text.strip().splitlines())
-        function.__doc__ = f"{function.__doc__}\n\n\b\nExample:\n{lines}"
+        described = inspect.cleandoc(function.__doc__)  # before 3.13 it has the source's indentation
+        function.__doc__ = f"{described}\n\n\b\nExample:\n{lines}"
         return function
 
     return add
@@ -124,12 +127,23 @@ _impair = click.option(
 )  # fmt: skip
 
 
+class _Command(click.Command):
+    """A command whose summary in the list of all is its first sentence, not as much of it as fits on a line."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002  # click's
+        """The first sentence."""
+        return _AFTER_A_SENTENCE.split(" ".join((self.help or "").split()))[0]
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="pytest-testbed")
 @_example("""testbed demo
              testbed up && testbed impair "client <-> server" lossy && testbed show; testbed down""")
 def cli() -> None:
     """Network regression testing for programs that run in containers."""
+
+
+cli.command_class = _Command
 
 
 @cli.command()
