@@ -117,7 +117,9 @@ def test_every_rule_is_about_a_module_that_is_there() -> None:
 
 @pytest.mark.parametrize("module", [module for module in FILES if _below(module, ("testbed.labs", "testbed.links"))])
 def test_nothing_below_the_user_interfaces_knows_them(module: str) -> None:
-    assert {name for name in _of_testbed(module) if _below(name, ("testbed.cli", "testbed.plugin"))} == set()
+    assert {
+        name for name in _of_testbed(module) if _below(name, ("testbed.cli", "testbed.plugin", "testbed.pytest"))
+    } == set()
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if not _below(module, ("testbed.agent",))])
@@ -161,7 +163,10 @@ def test_what_is_pure_touches_no_file_process_network_or_clock(module: str) -> N
 
 
 ONLY_IN: dict[str, set[str]] = {
-    "pytest": {"testbed.plugin"},
+    "pytest": {
+        "testbed.plugin",
+        *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "state", "workers")),
+    },
     "_pytest": set(),
     "docker": {"testbed.labs.engine", "testbed.labs.compose"},
     "requests": {"testbed.labs.engine"},
@@ -201,7 +206,10 @@ def test_the_compose_lab_knows_dockers_errors_and_types_but_does_not_talk_to_the
     assert known == {"docker.errors", "docker.models.containers"}
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if module != "testbed.plugin"])
+OF_PYTEST = ("testbed.plugin", "testbed.pytest")
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if not _below(module, OF_PYTEST)])
 def test_testbed_can_be_used_without_pytest(module: str) -> None:
     """Through others too: a module that imports the plugin would bring pytest with it."""
-    assert "testbed.plugin" not in IMPORTS[module]
+    assert {name for name in IMPORTS[module] if _below(name, OF_PYTEST)} == set()

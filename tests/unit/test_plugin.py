@@ -244,7 +244,8 @@ def test_a_service_of_an_active_compose_profile_is_known(project: pytest.Pyteste
 
 
 NOT_IN_FORCE = """
-from testbed import ImpairmentNotAppliedError, plugin
+from testbed import ImpairmentNotAppliedError
+from testbed.pytest import running
 
 class Lab:
     history, evidence, records, seedable, netem_engine = [], [], [], True, "carried"
@@ -256,7 +257,7 @@ class Lab:
 
 @pytest.fixture
 def broken(request):
-    request.node.stash[plugin._RUNNING] = Lab()
+    request.node.stash[running.RUNNING] = Lab()
 """
 
 
@@ -273,7 +274,7 @@ def test_what_was_not_in_force_makes_any_test_invalid_and_the_run_fail(
 
 
 LINKED = """
-from testbed import plugin
+from testbed.pytest import running
 from testbed.model.evidence import FAILS, Check, LinkEvidence, Span, Tally
 
 NONE = Span(low=0, high=0, how="counted")
@@ -293,9 +294,9 @@ class Lab:
 
 @pytest.fixture
 def linked(request):
-    request.node.stash[plugin._RUNNING] = Lab()
+    request.node.stash[running.RUNNING] = Lab()
     yield
-    plugin._keep(request.node, Lab())
+    running.keep(request.node, Lab())
 
 def test_good(linked): pass
 def test_bad(linked): assert 0
@@ -447,7 +448,9 @@ def test_what_was_asked_for_needs_no_reason_and_where_nothing_is_to_be_chosen_no
 
 
 def test_workers_take_the_lab_that_the_header_says(project: pytest.Pytester) -> None:
-    project.makepyfile("import testbed.plugin\ndef test_it(pytestconfig): print(testbed.plugin._chosen(pytestconfig))")
+    project.makepyfile(
+        "import testbed.pytest.state\ndef test_it(pytestconfig): print(testbed.pytest.state.chosen(pytestconfig))"
+    )
     project.makeconftest(
         "import pytest, testbed.labs.choice\n"
         "def decide(kind):\n"

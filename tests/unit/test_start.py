@@ -9,7 +9,10 @@ import pytest
 import testbed
 
 OF_LABS = {"click", "docker", "requests", "rich", "tenacity", "urllib3", "yaml"}
-OF_TESTBED = {"testbed", "testbed.plugin", "testbed.errors", "testbed.labs", "testbed.labs.options"}
+OF_TESTBED = {
+    "testbed", "testbed.plugin", "testbed.errors", "testbed.labs", "testbed.labs.options", "testbed.pytest",
+    *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "state", "workers")),
+}  # fmt: skip
 TELL = """
 import pathlib, sys
 def pytest_sessionfinish():

@@ -1,0 +1,130 @@
+"""What the markers of a test ask of its links; checked at collection, before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.errors import EnvironmentUnfitError, InvalidComposeError, UserError
+from testbed.pytest.state import PROBLEMS, WRONG_USE, files_of, lab_of
+from testbed.pytest.workers import TOLD_PROBLEMS, worker_of
+
+if TYPE_CHECKING:
+    from testbed.model.impairment import Impairment
+    from testbed.model.timeline import Timeline
+    from testbed.model.topology import LinkRef
+
+WANTED: pytest.StashKey[dict[LinkRef, tuple[Impairment | Timeline, str]]] = pytest.StashKey()
+"""What the markers of a test ask of each link, and the name of the profile that says so."""
+PROVE: pytest.StashKey[set[LinkRef]] = pytest.StashKey()
+
+
+def one_each(metafunc: pytest.Metafunc) -> None:
+    """Make one test of each profile that ``impair_each`` names."""
+    marks = list(metafunc.definition.iter_markers("impair_each"))
+    if not marks:
+        return
+    problems = metafunc.config.stash[PROBLEMS]
+    where = metafunc.definition.nodeid
+    names: tuple[Any, ...] = ()
+    if len(marks) > 1:
+        problems.append(f"{where}: impair_each stands twice; one test runs under one list of profiles")
+    elif not marks[0].args or marks[0].kwargs or not all(isinstance(word, str) for word in marks[0].args):
+        given = [*map(repr, marks[0].args), *(f"{word}={value!r}" for word, value in marks[0].kwargs.items())]
+        problems.append(
+            f'{where}: impair_each({", ".join(given)}): write impair_each("client <-> server", "clean", "lossy")'
+        )
+    else:
+        names = marks[0].args[1:]
+        if not names:
+            try:
+                names = tuple(files_of(metafunc.config)[0])
+            except UserError as error:
+                problems += [f"{where}: {problem}" for problem in error.problems]
+    if "profile" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("profile")
+    metafunc.parametrize("profile", names, indirect=True, ids=str)
+
+
+def check(session: pytest.Session) -> None:
+    """Check every marker of the chosen tests; end the run with all problems if there are any."""
+    problems = session.config.stash[PROBLEMS]
+    for item in session.items:
+        try:
+            item.stash[WANTED] = wanted(item)
+        except (EnvironmentUnfitError, InvalidComposeError) as error:  # the same for every test
+            problems.append(str(error))
+            break
+        except UserError as error:
+            problems += [f"{item.nodeid}: {problem}" for problem in error.problems]
+    if not problems:
+        return
+    unique = list(dict.fromkeys(problems))
+    if worker_of(session.config) is not None:  # one that exits is replaced by another; one without tests is at its end
+        session.items.clear()
+        session.config.workeroutput[TOLD_PROBLEMS] = unique  # type: ignore[attr-defined]  # xdist's
+        return
+    told = tell_problems(session.config, unique)
+    pytest.exit(f"{len(unique)} problem(s) in testbed's markers; {told}", returncode=WRONG_USE)
+
+
+def tell_problems(config: pytest.Config, problems: list[str]) -> str:
+    """Print what is wrong with the markers, or return it, where nothing can be printed."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None:
+        return "\n".join(problems)
+    terminal.section("testbed: the tests ask for what cannot be", red=True)
+    for problem in problems:
+        terminal.write_line(problem, red=True)
+    return "nothing was started"
+
+
+def wanted(item: pytest.Item) -> dict[LinkRef, tuple[Impairment | Timeline, str]]:
+    """What a test's markers ask of each link. Raises UserError with every problem."""
+    wanted: dict[LinkRef, tuple[Impairment | Timeline, str]] = {}
+    item.stash[PROVE] = set()
+    said_by: dict[LinkRef, str] = {}
+    problems: list[str] = []
+    for said, link, profile, words in _asked(item, problems):
+        from testbed.labs.lab import impairments_of, profile_name, unprovable
+
+        lab = lab_of(item.config)
+        topology = lab.topology
+        profiles, tables = files_of(item.config)
+        prove = words.pop("prove", False)
+        if not isinstance(prove, bool):
+            problems.append(f"{said}: prove={prove!r}: must be True or False")
+            continue
+        try:
+            asked = impairments_of(topology, profiles, link, profile, words, side=lab.side, tables=tables)
+        except UserError as error:
+            problems += [f"{said}: {problem}" for problem in error.problems]
+            continue
+        problems += [f"{said}: {problem}" for problem in (unprovable(asked) if prove else ())]
+        for ref, impairment in asked.items():
+            if ref in said_by:
+                problems.append(f"{ref} is impaired twice, by {said_by[ref]} and by {said}; a link has one impairment")
+            wanted[ref], said_by[ref] = (impairment, profile_name(profile)), said
+            if prove:
+                item.stash[PROVE].add(ref)
+    if problems:
+        raise UserError(problems)
+    return wanted
+
+
+def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
+    """Each marker of a test as its own text, link, profile and words."""
+    for mark in item.iter_markers("impair"):
+        given = [*map(repr, mark.args), *(f"{word}={value!r}" for word, value in mark.kwargs.items())]
+        said = f"impair({', '.join(given)})"
+        if not 1 <= len(mark.args) <= 2 or not isinstance(mark.args[0], str):
+            problems.append(f'{said}: write impair("client -> server", "lossy") or impair("a -> b", delay="40ms")')
+            continue
+        yield said, mark.args[0], mark.args[1] if len(mark.args) == 2 else None, dict(mark.kwargs)
+    for mark in item.iter_markers("impair_each"):
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and isinstance(callspec.params.get("profile"), str):
+            profile = callspec.params["profile"]
+            yield f"impair_each({mark.args[0]!r}, {profile!r})", mark.args[0], profile, {}

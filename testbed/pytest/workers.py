@@ -1,0 +1,55 @@
+"""The processes of pytest-xdist: what the controller tells its workers, and they it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from testbed.pytest.state import PROBLEMS, SEED, UNFIT, chosen, has_stack
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+TOLD_UNFIT, TOLD_PROBLEMS = "testbed_unfit", "testbed_problems"
+
+
+def worker_of(config: pytest.Config) -> dict[str, Any] | None:
+    """What pytest-xdist's controller told this process, if it is one of its workers."""
+    told: dict[str, Any] | None = getattr(config, "workerinput", None)
+    return told
+
+
+def tell_worker(node: Any) -> None:
+    """Give all of pytest-xdist's workers the same seed and lab: which one runs a test must not change its network.
+
+    And tell those that are our children who we are: see `die_with`.
+    """
+    node.workerinput["testbed_seed"] = node.config.stash[SEED]
+    node.workerinput["testbed_lab"] = chosen(node.config) if has_stack(node.config) else None
+    spec = node.gateway.spec
+    ours = spec.popen and not (spec.python or spec.via)
+    node.workerinput["testbed_controller"] = os.getpid() if ours else None
+
+
+def die_with(controller: int | None) -> None:
+    """Have the kernel kill this worker with its controller, and with the worker its lab goes.
+
+    By itself it would first end its test, and wait for seconds that somebody asks for more.
+    """
+    if controller is None or sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != controller:  # it was killed before we asked for that
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hear_worker(node: Any) -> None:
+    """Hear from one of pytest-xdist's workers what was wrong with the markers, the machine or the Compose file."""
+    told = getattr(node, "workeroutput", {})
+    if TOLD_UNFIT in told:
+        node.config.stash[UNFIT] = told[TOLD_UNFIT]
+    node.config.stash[PROBLEMS] = told.get(TOLD_PROBLEMS, node.config.stash[PROBLEMS])
