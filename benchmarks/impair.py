@@ -30,9 +30,10 @@ from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed import units
 from testbed.errors import EnvironmentUnfitError
 from testbed.labs import images
-from testbed.labs.compose import ROLE_LABEL, ComposeLab, owner
-from testbed.labs.engine import OWNER_LABEL, RUN_LABEL
+from testbed.labs.compose import ComposeLab
+from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL
 from testbed.labs.lab import Port
+from testbed.labs.runs import owner
 from testbed.links import proof, qdisc
 from testbed.model.impairment import Impairment
 

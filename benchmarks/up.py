@@ -19,8 +19,9 @@ from typing import Any
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed.labs import composer, images
-from testbed.labs.compose import ComposeLab, owner, remove_run
+from testbed.labs.compose import ComposeLab
 from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
+from testbed.labs.runs import owner, remove_run
 
 TIMES_PLAIN, AND_S = 1.25, 3.0
 
@@ -73,7 +74,7 @@ def _time_plain(engine: Engine, compose: tuple[str, ...], config: Mapping[str, A
         try:
             return timed(lambda: _called(up))
         finally:
-            remove_run(engine, run_id)
+            remove_run(engine, run_id, owner())
 
 
 def _called(argv: list[str]) -> None:

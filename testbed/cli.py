@@ -33,11 +33,12 @@ from testbed.judge.statistics import ALPHA
 from testbed.labs import images as image_store
 from testbed.labs import terminal
 from testbed.labs.choice import decide, make_lab
-from testbed.labs.compose import ComposeLab, clear_stale, remove_run, runs
+from testbed.labs.compose import ComposeLab
 from testbed.labs.engine import Engine, NoEngineError
 from testbed.labs.lab import Lab
 from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES
 from testbed.labs.proving import proven
+from testbed.labs.runs import clear_stale, foreigners, remove_run, runs
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS
 from testbed.model.impairment import CLEAN, WORDS, Impairment, unknown
@@ -402,10 +403,15 @@ def down(compose_file: Path | None, stale: bool, everything: bool) -> int:
     """Heal and remove the stack that `testbed up` started here."""
     if stale or everything:
         engine = Engine()
-        ids = list(runs(engine)) if everything else clear_stale(engine, _say)
         if everything:
-            for run_id in ids:
-                remove_run(engine, run_id)
+            ids = []
+            for run in runs(engine):
+                remove_run(engine, run.id, run.owner)
+                ids.append(run.id)
+        else:
+            ids = clear_stale(engine, _say)
+        for each in foreigners(engine):
+            _say(f"left alone: {each}")
         _OUT.print(f"removed: {', '.join(ids) or 'nothing was left'}", markup=False)
         return 0
     lab = ComposeLab(compose_file, say=_say)

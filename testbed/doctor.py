@@ -10,10 +10,10 @@ from testbed import units
 from testbed.errors import EnvironmentUnfitError, TestbedError
 from testbed.judge.noise import Noise
 from testbed.labs import composer, images
-from testbed.labs.compose import runs
 from testbed.labs.engine import Engine
 from testbed.labs.probing import NetemAbilities, probe_netem
 from testbed.labs.probing_local import LocalAbilities, probe_local
+from testbed.labs.runs import runs
 from testbed.model.findings import Finding
 
 _SEED_SINCE = (6, 6)
@@ -168,7 +168,7 @@ def _leftovers(engine: Engine) -> Finding:
     if not left:
         return Finding(name="other runs on the engine", state="ok", found="none")
     return Finding(
-        name="other runs on the engine", state="limited", found=", ".join(left),
+        name="other runs on the engine", state="limited", found=", ".join(dict.fromkeys(run.id for run in left)),
         costs="they share the machine; one whose owner was killed is cleared up by the next run",
         remedy="testbed down --stale (dead owners), testbed down --all (every one)",
     )  # fmt: skip

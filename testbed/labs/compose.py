@@ -7,7 +7,6 @@ process is in a second label, so that the next run can clear up after one that w
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import threading
 import time
@@ -35,22 +34,16 @@ from testbed.errors import (
 from testbed.labs import hostfiles, images
 from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
-from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
+from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import NETEM_CHOICES
+from testbed.labs.runs import DETACHED, STACK_LABEL, clear_stale, owner, remove_run, runs
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import load_profiles, load_tables, read_trace
 from testbed.model import topologies
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
-
-ROLE_LABEL = "testbed.role"
-"""On containers of the agent's image: ports, capture, inside or signal."""
-DETACHED = "detached"
-"""The owner of a stack that stays when the process that brought it up has ended."""
-STACK_LABEL = "testbed.stack"
-"""The Compose file, or the folder where Compose found it."""
 
 _UP_DEADLINE_S = 180.0
 _BUILD_DEADLINE_S = 900.0
@@ -203,8 +196,9 @@ class ComposeLab(Lab):
 
         From then on this lab owns it: `leave` it, or take it `down`.
         """
-        left = {"testbed_stack": self._stack_name(), "testbed_owner": DETACHED}  # not a run that somebody is in
-        for agent in self.engine.containers(**left, testbed_role="ports"):
+        for agent in self.engine.containers(testbed_stack=self._stack_name(), testbed_role="ports"):
+            if agent.labels.get(RUN_LABEL) not in self._left():
+                continue  # somebody is in it
             self.run_id = agent.labels[RUN_LABEL]
             self.composer.project = f"testbed-{self.run_id}"
             self._topology = None  # if it was read before, then with the engine's names of another run
@@ -230,11 +224,15 @@ class ComposeLab(Lab):
 
         Returns their ids; a run that a living process owns is none of them.
         """
-        left = self.engine.containers(testbed_stack=self._stack_name(), testbed_owner=DETACHED)
-        ids = sorted({container.labels[RUN_LABEL] for container in left})
+        ids = self._left()
         for run_id in ids:
-            remove_run(self.engine, run_id)
+            remove_run(self.engine, run_id, DETACHED)
         return ids
+
+    def _left(self) -> list[str]:
+        """The runs of this Compose file that no living process owns: `outlives_us` left them."""
+        known = runs(self.engine)
+        return sorted(run.id for run in known if run.owner == DETACHED and run.stack == self._stack_name())
 
     def leave(self) -> None:
         """Let go of a lab that outlives us: it stays as it is, impairments included."""
@@ -398,7 +396,7 @@ class ComposeLab(Lab):
     def _remove_stack(self) -> None:
         """Remove all that carries our run's label; anything still there afterwards is an error."""
         with contextlib.ExitStack() as each:
-            each.callback(remove_run, self.engine, self.run_id)
+            each.callback(remove_run, self.engine, self.run_id, self._labels()[OWNER_LABEL])
             for host in self._hosts.values():
                 each.callback(host.close)
             if self._capture_agent is not None:
@@ -913,94 +911,6 @@ class ComposeProgram(Program):
 
 def _ended_early(program: ComposeProgram) -> str:
     return f"ended before it was ready (exit status {program.wait().exit_code})"
-
-
-# --- runs and their owners -------------------------------------------------------------------------
-
-
-def owner() -> str:
-    """The running process, so that another can tell whether it lives: machine, boot, namespace, number, start."""
-    return ":".join([*_here(), str(os.getpid()), _start_time(os.getpid()) or "0"])
-
-
-def _here() -> tuple[str, str, str]:
-    machine = _read("/etc/machine-id")[:12] or "-"
-    boot = _read("/proc/sys/kernel/random/boot_id")[:8] or "-"
-    try:
-        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
-    except OSError:
-        namespace = "-"
-    return machine, boot, namespace
-
-
-def is_orphaned(label: str) -> bool:
-    """Whether the owner named by a label is surely dead: of this machine, and gone.
-
-    Owners on other machines, or in other process namespaces of this one, cannot be judged from here.
-    """
-    parts = label.split(":")
-    if len(parts) != 5:
-        return False
-    machine, boot, namespace, pid, start = parts
-    here_machine, here_boot, here_namespace = _here()
-    if machine != here_machine or machine == "-":
-        return False
-    if "-" in (boot, here_boot, namespace, here_namespace) or not pid.isdecimal():
-        return False
-    if boot != here_boot:
-        return True
-    return namespace == here_namespace and _start_time(int(pid)) != start
-
-
-def _start_time(pid: int) -> str | None:
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] != "Z" else None
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def runs(engine: Engine) -> dict[str, str]:
-    """Every run that has something on the engine: its id and its owner's label."""
-    found: dict[str, str] = {}
-    for container in engine.containers(testbed_run=""):
-        found[container.labels[RUN_LABEL]] = container.labels.get(OWNER_LABEL, "")
-    for each in (*engine.networks(testbed_run=""), *engine.volumes(testbed_run="")):
-        labels = each.attrs.get("Labels") or {}
-        found.setdefault(labels[RUN_LABEL], labels.get(OWNER_LABEL, ""))
-    return found
-
-
-def clear_stale(engine: Engine, say: Callable[[str], None]) -> list[str]:
-    """Remove every run whose owner is dead; returns their ids."""
-    stale = [run_id for run_id, label in runs(engine).items() if is_orphaned(label)]
-    for run_id in stale:
-        say(f"clearing up after run {run_id}, whose owner is gone")
-        remove_run(engine, run_id)
-    return stale
-
-
-def remove_run(engine: Engine, run_id: str) -> None:
-    """Remove everything that carries a run's label, and nothing else. Raises LabError if something stays."""
-    agents = engine.containers(testbed_run=run_id, testbed_role="")
-    for container in agents:
-        engine.remove(container)
-    Composer(None, project=f"testbed-{run_id}").down(timeout_s=120)
-    for container in engine.containers(testbed_run=run_id):
-        engine.remove(container)
-    for each in (*engine.networks(testbed_run=run_id), *engine.volumes(testbed_run=run_id)):
-        with contextlib.suppress(docker.errors.NotFound):  # gone already
-            each.remove()
-    left = [
-        *(container.name for container in engine.containers(testbed_run=run_id)),
-        *(each.name for each in (*engine.networks(testbed_run=run_id), *engine.volumes(testbed_run=run_id))),
-    ]
-    if left:
-        raise LabError(f"run {run_id}: could not remove {', '.join(map(str, left))}")
 
 
 # --- the engine's words ----------------------------------------------------------------------------

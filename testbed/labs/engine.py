@@ -14,7 +14,7 @@ import tarfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +30,8 @@ RUN_LABEL = "testbed.run"
 """On everything that a run owns; its value is the run's id."""
 OWNER_LABEL = "testbed.owner"
 """Beside it: the process that owns the run, so that a later run can tell whether it is still alive."""
+ROLE_LABEL = "testbed.role"
+"""On containers of the agent's image: ports, capture, inside, files or signal."""
 INPUTS_LABEL = "testbed.inputs"
 """On our images: a digest of what they were built from."""
 
@@ -55,6 +57,25 @@ class ImageStep:
     """One line of a builder's or puller's progress."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """A container, network or volume with a label of ours."""
+
+    kind: str
+    """``container``, ``network`` or ``volume``."""
+    name: str
+    labels: Mapping[str, str]
+    of_image: Mapping[str, str] = field(default_factory=dict)
+    """What a container's image is labelled: the container has it, too."""
+    handle: Any = None
+    """The engine client's."""
+
+    @property
+    def is_agent(self) -> bool:
+        """Whether it runs our agent, and none of the user's programs."""
+        return ROLE_LABEL in self.labels
 
 
 class Demultiplexed:
@@ -242,6 +263,37 @@ class Engine:
         """Every volume with these labels."""
         return list(self._client.volumes.list(filters={"label": _label_filter(labels)}))
 
+    def labelled(self, label: str, value: str | None = None) -> list[Labelled]:
+        """Every container, network and volume with this label: of this value, or of any, the empty one included."""
+        wanted: dict[str, Any] = {"label": label if value is None else f"{label}={value}"}
+        images: dict[str, Mapping[str, str]] = {}
+        found = []
+        for container in self._client.containers.list(all=True, filters=wanted, ignore_removed=True):
+            image = str(container.attrs["Image"])
+            if image not in images:
+                images[image] = self.image_labels(image) or {}
+            found.append(
+                Labelled(kind="container", name=container.name or "", labels=container.labels, of_image=images[image],
+                         handle=container)
+            )  # fmt: skip
+        others: dict[str, Iterable[Any]] = {
+            "network": self._client.networks.list(filters=wanted), "volume": self._client.volumes.list(filters=wanted)
+        }  # fmt: skip
+        for kind, listed in others.items():
+            found += [
+                Labelled(kind=kind, name=each.name, labels=each.attrs.get("Labels") or {}, handle=each)
+                for each in listed
+            ]
+        return found
+
+    def discard(self, each: Labelled) -> None:
+        """Remove a container, network or volume; one that is gone already is removed."""
+        if each.kind == "container":
+            self.remove(each.handle)
+            return
+        with contextlib.suppress(docker.errors.NotFound):
+            each.handle.remove()
+
     def remove(self, container: Container) -> None:
         """Remove a container, running or not; one that is gone or going already is removed."""
         try:
@@ -390,9 +442,8 @@ def tar_archive(files: Mapping[str, bytes], *, mode: int = 0o644) -> bytes:
 
 
 def _label_filter(labels: Mapping[str, str]) -> list[str]:
-    """``testbed_run="x"`` as keyword, ``testbed.run=x`` to the engine; an empty value asks for the key alone."""
-    keys: Iterable[tuple[str, str]] = ((key.replace("_", "."), value) for key, value in labels.items())
-    return [f"{key}={value}" if value else key for key, value in keys]
+    """``testbed_run="x"`` as keyword, ``testbed.run=x`` to the engine."""
+    return [f"{key.replace('_', '.')}={value}" for key, value in labels.items()]
 
 
 def _unreachable(error: Exception) -> NoEngineError:

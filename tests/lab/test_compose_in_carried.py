@@ -22,9 +22,10 @@ import docker.errors
 import pytest
 
 from testbed import ComposeLab
-from testbed.labs.compose import _LEAST, ROLE_LABEL, owner
-from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Demultiplexed, Engine, tar_archive
+from testbed.labs.compose import _LEAST
+from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, tar_archive
 from testbed.labs.images import ensure_netem
+from testbed.labs.runs import owner
 from tests.lab.conftest import HERE
 
 LABS = ("compose",)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab, EnvironmentUnfitError
-from testbed.labs.compose import _LEAST, ROLE_LABEL, owner
-from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
+from testbed.labs.compose import _LEAST
+from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine
 from testbed.labs.images import ensure_netem
+from testbed.labs.runs import owner
 from testbed.links import proof, qdisc, rejecting
 from testbed.model.impairment import Impairment
 from tests.lab.conftest import HERE, Datagrams, prepare

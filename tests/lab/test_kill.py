@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab
-from testbed.labs.compose import is_orphaned, runs
-from testbed.labs.engine import Engine
+from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
+from testbed.labs.runs import is_orphaned, runs
 from testbed.labs.waiting import await_condition
 
 LABS = ("compose",)
@@ -63,6 +63,10 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def _ids(engine: Engine) -> set[str]:
+    return {run.id for run in runs(engine)}
+
+
 def _devices(run_id: str) -> list[str]:
     """Taps of a run's agent."""
     return sorted(name for name in os.listdir("/sys/class/net") if name.startswith(f"tb{run_id[:6]}"))
@@ -105,14 +109,14 @@ def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
         assert len(_devices(run_id)) == 5, "two taps for each of two ports, and where rejected packets end"
         assert _kernels(run_id)
         assert _bridged(engine, run_id) == 2, "a tap in place of each veth"
-    label = runs(engine)[run_id]
+    (label,) = (run.owner for run in runs(engine) if run.id == run_id)
     assert not is_orphaned(label)
 
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
 
     def left() -> dict[str, object]:
-        agents = [each.name for each in engine.containers(testbed_run=run_id, testbed_role="")]
+        agents = [each.name for each in engine.labelled(RUN_LABEL, run_id) if each.is_agent]
         return {"taps": _devices(run_id), "kernels": _kernels(run_id), "agents": agents}
 
     await_condition(left, lambda seen: not any(seen.values()), deadline_s=5)
@@ -126,8 +130,8 @@ def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
     output, _ = following.communicate(timeout=90)
     assert following.returncode == 0, output
     assert f"clearing up after run {run_id}" in output or not alone
-    assert run_id not in runs(engine)
-    assert stack.run_id in runs(engine), "a run whose owner lives is left alone"
+    assert run_id not in _ids(engine)
+    assert stack.run_id in _ids(engine), "a run whose owner lives is left alone"
 
 
 def test_ctrl_c_takes_everything_down(killed: subprocess.Popen[str], stack: ComposeLab, tmp_path: Path) -> None:
@@ -135,6 +139,30 @@ def test_ctrl_c_takes_everything_down(killed: subprocess.Popen[str], stack: Comp
     killed.send_signal(signal.SIGINT)
     output, _ = killed.communicate(timeout=60)
     assert killed.returncode == pytest.ExitCode.INTERRUPTED, output
-    assert run_id not in runs(stack.engine)
+    assert run_id not in _ids(stack.engine)
     assert _devices(run_id) == []
     assert _kernels(run_id) == []
+
+
+def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> None:
+    engine = stack.engine
+    # No owner that is dead: a testbed from before this test would take the empty label for every run's.
+    labels = {"empty": {RUN_LABEL: ""}, "named": {RUN_LABEL: "mine", OWNER_LABEL: "me"}}
+    made = {
+        name: engine._client.containers.create(stack._netem_image, labels=each)  # what a user does by other means
+        for name, each in labels.items()
+    }
+    try:
+        assert [each.name for each in engine.labelled(RUN_LABEL, "")] == [made["empty"].name]
+        assert {each.name for each in made.values()} < {each.name for each in engine.labelled(RUN_LABEL)}
+        done = subprocess.run(
+            [sys.executable, "-m", "testbed.cli", "down", "--stale"], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"left alone: container {made['empty'].name}: its label testbed.run='' names no run" in done.stderr
+        assert f"left alone: container {made['named'].name}: its label testbed.run='mine' names no run" in done.stderr
+        assert {engine.state(each).get("Id") for each in made.values()} == {each.id for each in made.values()}
+        assert stack.run_id in _ids(engine)
+    finally:
+        for each in made.values():
+            engine.remove(each)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from testbed.labs.compose import _describe, _nanoseconds, _wellness, is_orphaned, owner
+from testbed.labs.compose import _describe, _nanoseconds, _wellness
 
 
 def _inspected(status: str, **state: Any) -> dict[str, Any]:
@@ -79,89 +76,3 @@ def test_a_stamp_of_the_engine_is_read_to_the_nanosecond(stamp: str, nanoseconds
 
 def test_a_stamp_is_read_in_utc_wherever_we_are() -> None:
     assert _nanoseconds("2024-07-01T12:00:00Z") == int(datetime(2024, 7, 1, 12, tzinfo=UTC).timestamp()) * 10**9
-
-
-# --- owners ----------------------------------------------------------------------------------------
-
-MACHINE, BOOT, NAMESPACE, PID, START = owner().split(":")
-
-
-def _label(
-    machine: str = MACHINE, boot: str = BOOT, namespace: str = NAMESPACE, pid: str = PID, start: str = START
-) -> str:
-    return ":".join((machine, boot, namespace, pid, start))
-
-
-needs_machine_id = pytest.mark.usefixtures("machine_id")
-
-
-@pytest.fixture
-def machine_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that has an id and a boot, whether or not this one does."""
-    monkeypatch.setattr("testbed.labs.compose._here", lambda: ("0123456789ab", "01234567", "4026531836"))
-
-
-HERE = {"machine": "0123456789ab", "boot": "01234567", "namespace": "4026531836"}
-
-
-def test_an_owner_is_this_process() -> None:
-    assert int(PID) == os.getpid()
-    assert int(START) > 0
-
-
-def test_we_are_alive() -> None:
-    assert not is_orphaned(owner())
-
-
-@needs_machine_id
-def test_a_process_that_ended_is_dead_and_its_number_alone_does_not_revive_it() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        with open(f"/proc/{child.pid}/stat") as stat:
-            start = stat.read().rpartition(")")[2].split()[19]
-        label = _label(**HERE, pid=str(child.pid), start=start)
-        assert not is_orphaned(label)
-        child.kill()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert is_orphaned(label), "a zombie owns nothing"
-    finally:
-        child.kill()
-        child.communicate()
-    assert is_orphaned(label)
-    assert is_orphaned(_label(**HERE, start="1")), "another process that was given our number"
-
-
-@needs_machine_id
-@pytest.mark.parametrize(
-    ("label", "orphaned"),
-    [
-        (_label(**HERE), False),
-        (_label(**{**HERE, "boot": "fffffff0"}), True),
-        (_label(**{**HERE, "machine": "ba9876543210"}, start="1"), False),
-        (_label(**{**HERE, "machine": "ba9876543210", "boot": "fffffff0"}), False),
-        (_label(**{**HERE, "namespace": "4026539999"}, start="1"), False),
-        # What either side could not read about itself proves nothing.
-        (_label(**{**HERE, "machine": "-"}, start="1"), False),
-        (_label(**{**HERE, "boot": "-"}, start="1"), False),
-        (_label(**{**HERE, "namespace": "-"}, start="1"), False),
-        (_label(**HERE, pid="x"), False),
-        ("", False),
-        ("detached", False),
-        ("a:b", False),
-        (_label(**HERE) + ":more", False),
-    ],
-    ids=["ours", "before a boot", "elsewhere", "elsewhere, a boot", "a namespace", "no machine", "no boot",
-         "no namespace", "no number", "nothing", "detached", "two parts", "six parts"],
-)  # fmt: skip
-def test_only_what_is_surely_dead_is_orphaned(label: str, orphaned: bool) -> None:
-    assert is_orphaned(label) is orphaned
-
-
-@pytest.mark.parametrize("unknown", [0, 1, 2])
-def test_a_place_that_knows_nothing_of_itself_judges_nobody(monkeypatch: pytest.MonkeyPatch, unknown: int) -> None:
-    here = ["0123456789ab", "01234567", "4026531836"]
-    here[unknown] = "-"
-    monkeypatch.setattr("testbed.labs.compose._here", lambda: tuple(here))
-    assert not is_orphaned(_label(**HERE, start="1"))
-    assert not is_orphaned(":".join((*here, PID, "1")))
-    assert not is_orphaned(_label(**{**HERE, "boot": "fffffff0"}))
