@@ -156,7 +156,7 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
     for each in objects:
         if each.is_agent:
             engine.discard(each)
-    if objects and not shared:  # Compose stops services in order, but by the project's name alone, whoever else bears it
+    if objects and not shared:  # Compose stops services in order, but whoever bears the project's name
         Composer(None, project=f"testbed-{run_id}").down(timeout_s=120)
     for each in sorted(look()[0], key=lambda each: each.kind != "container"):  # containers use the rest
         engine.discard(each)
