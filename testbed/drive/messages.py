@@ -5,7 +5,7 @@
     run = messages(lab, "client -> server", structure="threads", count=200, replies=True)
     assert run.judge().passed, run.judge()
 
-The hosts need the programs of images/server and images/client in their working folder.
+The hosts need Python 3 and a /tmp; the programs of images/ are put there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from testbed.drive.programs import put_programs
 from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.judge import oracle
 from testbed.judge.oracle import Account, Expectation
@@ -60,8 +61,9 @@ class _Counted:
 class Exchange:
     """A server and a client that run; a context manager that leaves neither behind.
 
-    ``link`` is ``"client -> server"``. Both programs get ``--journal FILE`` at their end. While they run, the lab is
-    yours to impair, cut and mend; `finish` waits for the client, for packets under way, and stops the server.
+    ``link`` is ``"client -> server"``. An argv begins with the name of a program of ours, without ``.py``, and gets
+    ``--journal FILE`` at its end. While they run, the lab is yours to impair, cut and mend; `finish` waits for the
+    client, for packets under way, and stops the server.
     """
 
     def __init__(
@@ -88,11 +90,12 @@ class Exchange:
         return self._server_host.addresses(self._ref.network)[0]
 
     def __enter__(self) -> Self:
-        self._server = self._server_host.start(self._server_argv, ready=self._ready)
+        serve, ask = put_programs(self._server_host), put_programs(self._client_host)
+        self._server = self._server_host.start([*serve, *self._server_argv], ready=self._ready)
         try:
             self._before = self._count()
             argv = [self.server_address if word == "{server}" else word for word in self._client_argv]
-            self._client = self._client_host.start(argv)
+            self._client = self._client_host.start([*ask, *argv])
         except BaseException:
             self._server.stop("SIGKILL")
             raise
@@ -223,9 +226,9 @@ def exchange(
     if problems:
         raise InvalidValueError(problems)
     port = str(PORTS[transport])
-    server = ["python3", "server.py", "--structure", structure] if transport == "tcp" else ["python3", "udp_server.py"]
+    server = ["server", "--structure", structure] if transport == "tcp" else ["udp_server"]
     client = [
-        "python3", "client.py" if transport == "tcp" else "udp_client.py", "{server}", port,
+        "client" if transport == "tcp" else "udp_client", "{server}", port,
         "--messages", str(count), "--size", str(size_bytes), "--rate", str(rate_per_s),
         "--connections", str(connections), "--deadline", str(deadline_s), *(["--replies"] if replies else []),
     ]  # fmt: skip
@@ -260,9 +263,9 @@ def game(
     port = str(PORTS["game"])
     running = Exchange(
         lab, link,
-        server_argv=["python3", "game_server.py", "--transport", transport, "--port", port, "--updates", str(updates),
+        server_argv=["game_server", "--transport", transport, "--port", port, "--updates", str(updates),
                      "--rate", str(rate_per_s), "--size", str(size_bytes)],
-        client_argv=["python3", "game_client.py", "{server}", "--transport", transport, "--port", port,
+        client_argv=["game_client", "{server}", "--transport", transport, "--port", port,
                      "--deadline", str(deadline_s)],
         ready=int(port) if transport == "tcp" else "ready",
     )  # fmt: skip
