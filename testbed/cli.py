@@ -41,13 +41,14 @@ from testbed.labs.proving import proven
 from testbed.labs.runs import clear_stale, foreigners, remove_run, runs
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS
-from testbed.model.impairment import CLEAN, WORDS, Impairment, unknown
+from testbed.model.impairment import CLEAN, WORDS, Impairment
 from testbed.model.timeline import Timeline
 from testbed.model.topology import LinkRef
 from testbed.report import console as tables
 from testbed.report import evidence
 from testbed.report import profile as explained
 from testbed.report.html import demo_page
+from testbed.text import shown
 
 # Where there is no terminal to ask, a table is not squeezed into 80 columns.
 _OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
@@ -222,11 +223,11 @@ def _profile_or_words(what: Sequence[str], problems: list[str]) -> tuple[Any, di
     for each in what:
         name, equals, value = each.partition("=")
         if equals and name in words:
-            problems.append(f"{name} stands twice: {words[name]!r} and {value!r}")
+            problems.append(f"{name} stands twice: {shown(words[name])} and {shown(value)}")
         elif equals:
             words[name] = value
     if len(names) > 1 or (names and words):
-        raise InvalidValueError(f"{' '.join(what)!r}: give one profile, or words such as delay=40ms, not both")
+        raise InvalidValueError(f"{shown(' '.join(what))}: give one profile, or words such as delay=40ms, not both")
     return names[0] if names else None, words
 
 
@@ -286,13 +287,13 @@ def _impaired_first(lab: Lab, impaired: Sequence[str], host: str) -> list[_Asked
     problems = Problems()
     wanted: list[_Asked] = []
     if host not in lab.topology.hosts:
-        problems.append(f"host {host!r}: {unknown(host, lab.topology.hosts)}")
+        problems.append(f"host {shown(host)}: {lab.topology.unknown_host(host)}")
     said_by: dict[LinkRef, str] = {}
     for each in impaired:
         link, _, said = (part.strip() for part in each.partition("="))  # a link has no =
         if not link or not said:
             problems.append(
-                f"--impair {each!r}: {'which link?' if not link else 'what is it impaired with?'} "
+                f"--impair {shown(each)}: {'which link?' if not link else 'what is it impaired with?'} "
                 f'Write "a -> b=lossy", or words: "a -> b=delay=5ms loss=1%"'
             )
             continue
@@ -301,7 +302,7 @@ def _impaired_first(lab: Lab, impaired: Sequence[str], host: str) -> list[_Asked
             wanted.append(_asked(lab, link, what))
             for ref in wanted[-1].wanted:
                 if ref in said_by:
-                    twice = f"by --impair {said_by[ref]!r} and by --impair {each!r}"
+                    twice = f"by --impair {shown(said_by[ref])} and by --impair {shown(each)}"
                     problems.append(f"{ref} is impaired twice, {twice}; a link has one impairment")
                 said_by[ref] = each
     problems.tell()
@@ -488,7 +489,9 @@ def prove(
         if lab.take_up():
             undo.callback(lab.leave)
         elif asked is None:
-            raise UserError(f"{_NOT_UP}; or say what the link is to be impaired with: testbed prove {link!r} lossy")
+            raise UserError(
+                f"{_NOT_UP}; or say what the link is to be impaired with: testbed prove {shown(link)} lossy"
+            )
         else:
             undo.enter_context(lab)
         now = wanted if asked is not None else {ref: lab.asked_now(ref) for ref in refs}
@@ -647,7 +650,7 @@ def profiles(words: bool, as_json: bool, name: str | None) -> int:
         _OUT.print(table)
         return 0
     known = load_profiles(Path("netem"))
-    chosen = [find_profile(known, name)] if name is not None else [known[each] for each in sorted(known)]
+    chosen = [find_profile(known, name)] if name is not None else [each for _, each in sorted(known.checked().items())]
     if as_json:
         found = [explained.profile_json(each) for each in chosen]
         _OUT.print_json(json.dumps(found if name is None else found[0]))

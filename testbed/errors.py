@@ -5,7 +5,7 @@
     TestbedError
     ├── UserError                    the user wrote something that cannot be honoured
     │   ├── InvalidValueError        a value: "loss=120%"
-    │   │   └── InvalidFilesError    profiles or tables in netem/; what can be had of them all the same is in it
+    │   │   └── UnreadableError      a file of the user's that cannot be read, or is none (testbed.reading)
     │   └── InvalidComposeError      the Compose file, or what it describes
     ├── EnvironmentUnfitError        the machine lacks something: an engine, Compose, tun, a kernel
     │   └── ImageBuildError          an image could not be built or pulled
@@ -21,35 +21,40 @@ A ``UserError`` carries every problem found, not the first alone. The command li
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from testbed.text import shortened, visible
+
+_MOST_PROBLEMS = 100
+_MOST_CHARACTERS = 2_000
+"""Of one problem; values in it are quoted in fewer."""
+_LONGEST = 40_000
+"""Of a message, with the last lines that services printed in it."""
 
 
 class TestbedError(Exception):
-    """Whatever testbed raises on purpose."""
+    """Whatever testbed raises on purpose. Its message acts on no terminal, whatever it quotes, and has an end."""
 
     __test__ = False  # the name starts with "Test"; pytest must not collect it
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(visible(message), _LONGEST))
 
 
 class UserError(TestbedError):
     """What the user wrote cannot be honoured; ``problems`` names everything that is wrong with it."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
-        super().__init__("\n".join(self.problems))
+        said = (problems,) if isinstance(problems, str) else problems
+        self.problems: tuple[str, ...] = tuple(shortened(visible(each), _MOST_CHARACTERS) for each in said)
+        more = len(self.problems) - _MOST_PROBLEMS
+        rest = [f"… and {more} more"] if more > 0 else []
+        super().__init__("\n".join([*self.problems[:_MOST_PROBLEMS], *rest]))
 
 
 class InvalidValueError(UserError):
     """A value with a wrong unit, out of range, or of a wrong kind."""
-
-
-class InvalidFilesError(InvalidValueError):
-    """Files of the user's folder that say what they cannot; ``found`` has all of them, the broken by name alone."""
-
-    def __init__(self, problems: Iterable[str], found: Mapping[str, Any]) -> None:
-        super().__init__(problems)
-        self.found = found
 
 
 class InvalidComposeError(UserError):

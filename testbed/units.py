@@ -11,6 +11,7 @@ import re
 from decimal import Decimal, InvalidOperation
 
 from testbed.errors import InvalidValueError
+from testbed.text import shown
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
 # Powers of ten beyond this are typing errors, and at some point more than Decimal can multiply.
@@ -59,7 +60,7 @@ def parse_time(text: object, *, name: str = "time") -> float:
     example = f'write {name}="{text}ms" or "{text}s"' if _is_number(text) else f'write for example {name}="40ms"'
     value, unit = _parse(text, name, "duration", example, _TIME)
     if value < 0:
-        raise InvalidValueError(f"{name}={text!r}: a duration cannot be negative")
+        raise InvalidValueError(f"{name}={shown(text)}: a duration cannot be negative")
     return float(value * unit)
 
 
@@ -70,11 +71,11 @@ def parse_rate(text: object, *, name: str = "rate") -> float:
     """
     if isinstance(text, str) and re.fullmatch(r"\s*[\d.]+\s*[kmgt]?i?bps\s*", text.lower()):
         raise InvalidValueError(
-            f'{name}={text!r}: "bps" means bytes a second to tc and bits a second to most others; '
+            f'{name}={shown(text)}: "bps" means bytes a second to tc and bits a second to most others; '
             f'write bits: "8mbit" is one megabyte a second'
         )
     example = f'write {name}="{text}mbit" or "{text}kbit"' if _is_number(text) else f'write for example {name}="10mbit"'
-    not_positive = f'{name}={text!r}: a rate must be above 0; to let nothing through, say loss="100%"'
+    not_positive = f'{name}={shown(text)}: a rate must be above 0; to let nothing through, say loss="100%"'
     if _is_number(text) and float(str(text)) <= 0:
         raise InvalidValueError(not_positive)
     value, unit = _parse(text, name, "rate", example, _RATE)
@@ -94,7 +95,7 @@ def parse_ratio(text: object, *, name: str = "ratio") -> float:
         raise InvalidValueError(f'{name}={text}: a percentage needs its sign; write {name}="{text}%"{meant}')
     value, unit = _parse(text, name, "percentage", f'write for example {name}="2%"', {"%": Decimal("0.01")})
     if not 0 <= value <= 100:
-        raise InvalidValueError(f"{name}={text!r}: a percentage lies between 0% and 100%")
+        raise InvalidValueError(f"{name}={shown(text)}: a percentage lies between 0% and 100%")
     return float(value * unit)
 
 
@@ -107,7 +108,7 @@ def parse_size(text: object, *, name: str = "size") -> int:
     value, scale = _parse(text, name, "size", example, _SIZE)
     size = value * scale
     if size < 0 or size != int(size):
-        raise InvalidValueError(f"{name}={text!r}: must be a whole number of bytes")
+        raise InvalidValueError(f"{name}={shown(text)}: must be a whole number of bytes")
     return int(size)
 
 
@@ -125,12 +126,12 @@ def _parse(text: object, name: str, kind: str, example: str, units: dict[str, De
         raise InvalidValueError(f"{name}={text}: a {kind} needs a unit; {example}")
     split = _split(text) if isinstance(text, str) else None
     if split is None:
-        raise InvalidValueError(f"{name}={text!r}: not a {kind}; {example}")
+        raise InvalidValueError(f"{name}={shown(text)}: not a {kind}; {example}")
     value, unit = split
     word = unit if units is _SIZE else unit.lower()
     scale = units.get(word.removesuffix("/s") if units is _RATE else word)
     if scale is None:
-        raise InvalidValueError(f"{name}={text!r}: unknown unit {unit!r}; known: {', '.join(units)}")
+        raise InvalidValueError(f"{name}={shown(text)}: unknown unit {shown(unit)}; known: {', '.join(units)}")
     return value, scale
 
 

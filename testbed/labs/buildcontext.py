@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from testbed.labs.dockerfile import Copy, Folder
+from testbed.text import shown
 
 # A container has its own there, whatever its image holds.
 _HIDDEN = re.compile(r"/(proc|sys|dev)(/.*)?")
@@ -85,7 +86,7 @@ class _Reader:
         if not matches:
             raise ValueError(f"no such file in {self._context.folder}")
         if len(matches) > 1 and not copy.target.endswith("/"):
-            raise ValueError(f"{copy.target!r} must end with a slash: {len(matches)} files go into it")
+            raise ValueError(f"{shown(copy.target)} must end with a slash: {len(matches)} files go into it")
         target = copy.target.rstrip("/") or "/"
         for match in matches:
             place = self._context.real(match)
@@ -154,7 +155,7 @@ class Context:
         """What a COPY's source means, each once. Raises ValueError for what lies outside."""
         clean = posixpath.normpath(pattern.lstrip("/") or ".")
         if clean.split("/")[0] == "..":
-            raise ValueError(f"{pattern!r} lies outside the build's folder {self.folder}")
+            raise ValueError(f"{shown(pattern)} lies outside the build's folder {self.folder}")
         places = [""]
         for part in clean.split("/") if clean != "." else ():
             if _WILD.search(part):
@@ -180,9 +181,9 @@ class Context:
         """Where it lies, symbolic links followed. Raises ValueError if that is outside, or nowhere."""
         place = (self.folder / name).resolve()
         if not place.is_relative_to(self.folder):
-            raise ValueError(f"{name!r} leads out of the build's folder, to {place}")
+            raise ValueError(f"{shown(name)} leads out of the build's folder, to {place}")
         if not place.exists():
-            raise ValueError(f"{name!r} leads to {place}, which does not exist")
+            raise ValueError(f"{shown(name)} leads to {place}, which does not exist")
         return place
 
     def name(self, place: Path) -> str:
@@ -242,7 +243,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(_translated(pattern), re.DOTALL)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no pattern: {error}") from None
+        raise ValueError(f"{shown(pattern)} is no pattern: {error}") from None
 
 
 def _translated(pattern: str) -> str:

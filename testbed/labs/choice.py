@@ -10,12 +10,13 @@ from testbed.labs.compose import ComposeLab
 from testbed.labs.engine import Engine
 from testbed.labs.local import LocalLab
 from testbed.labs.options import LAB_CHOICES
+from testbed.text import shown
 
 
 def decide(asked: str) -> tuple[str, str]:
     """``compose`` or ``local``, and why: for ``auto``, compose where an engine answers us."""
     if asked not in LAB_CHOICES:
-        raise EnvironmentUnfitError(f"lab {asked!r}: must be one of {', '.join(LAB_CHOICES)}")
+        raise EnvironmentUnfitError(f"lab {shown(asked)}: must be one of {', '.join(LAB_CHOICES)}")
     if asked != "auto":
         return asked, "as asked"
     try:

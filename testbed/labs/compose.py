@@ -7,6 +7,7 @@ process is in a second label, so that the next run can clear up after one that w
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import threading
 import time
@@ -21,6 +22,7 @@ from typing import Any, Self
 import docker.errors
 from docker.models.containers import Container
 
+from testbed import reading
 from testbed.errors import (
     AgentError,
     CommandTimeoutError,
@@ -31,7 +33,7 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import hostfiles, images
+from testbed.labs import composefile, hostfiles, images
 from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
@@ -40,7 +42,7 @@ from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import NETEM_CHOICES
 from testbed.labs.runs import DETACHED, STACK_LABEL, clear_stale, owner, remove_run, runs
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.links.profiles import load_profiles, load_tables, read_trace
+from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
 from testbed.model import topologies
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
@@ -112,8 +114,9 @@ class ComposeLab(Lab):
         self.composer = Composer(file, project=f"testbed-{self.run_id}", profiles=compose_profiles)
         self._config: dict[str, Any] | None = None
         self._topology: Topology | None = None
-        self._profiles: dict[str, Any] | None = None
-        self._tables: dict[str, Path] | None = None
+        self._warned: set[str] = set()
+        self._profiles: Profiles | None = None
+        self._tables: Tables | None = None
         self._hosts: dict[str, ComposeHost] = {}
         self._engine: Engine | None = None
         self._undo = ExitStack()
@@ -129,10 +132,16 @@ class ComposeLab(Lab):
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily: collection must not need an engine
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
+            files = composefile.found_by_compose(os.environ) if self.composer.file is None else [self.composer.file]
+            profiles = composefile.look_through(filter(reading.exists, files), environment=os.environ)
             self._config = self.composer.config()
+            for warning in self.composer.warnings:
+                if warning not in self._warned:
+                    self._warned.add(warning)
+                    self._say(warning)
             if asked := list(topologies.asked_of_compose(self._config)):
                 raise InvalidComposeError(f"{each}: a local lab alone does this: --lab local" for each in asked)
-            self._topology = Topology.from_compose(self._config)
+            self._topology = Topology.from_compose(self._config, inactive=profiles)
         return self._topology
 
     @property

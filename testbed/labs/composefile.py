@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from testbed import reading
 from testbed.errors import InvalidComposeError, InvalidValueError
-from testbed.labs import composeshapes, composeyaml, dotenv
+from testbed.labs import composeshapes, composeyaml, dotenv, shellwords
 from testbed.labs.composeshapes import quoted
 from testbed.labs.composeyaml import Document, Where, as_text
+from testbed.labs.options import find_compose_file
 from testbed.model import topologies
+from testbed.text import shown
 
 _MOST_PORT = 65535
 
@@ -88,6 +90,10 @@ class ComposeFile:
     path: Path
     config: dict[str, Any]
     problems: Problems
+    inactive: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Services that were left out, and the profiles that have them."""
+    unset: tuple[str, ...] = ()
+    """Variables that are nowhere set, and so stand for nothing."""
 
 
 def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] = ()) -> ComposeFile:
@@ -96,7 +102,11 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
     Raises InvalidComposeError if it is no Compose file at all, NeedsComposeError for what is beyond us.
     """
     known, found = variables(path.parent, environment)
-    document = composeyaml.parse(_text(path), lambda text: interpolate(text, known))
+    said = _text(path)
+    if _PROJECT in said:
+        known = {**known, _PROJECT: _project(path, said, known)}
+    unset: set[str] = set()
+    document = composeyaml.parse(said, lambda text: interpolate(text, known, unset=unset))
     problems = Problems(path, {where: (path, line) for where, line in document.lines.items()})
     tree = document.value
     if isinstance(tree, Mapping):
@@ -105,12 +115,13 @@ def read(path: Path, *, environment: Mapping[str, str], profiles: Sequence[str] 
         problems.add(where, text, place=(path, line))
     for line, text in found:
         problems.add((".env",), text, place=(path.parent / ".env", line))
-    return _read(path, tree, problems, known, profiles)
+    return replace(_read(path, tree, problems, known, profiles), unset=tuple(sorted(unset)))
 
 
 def of_compose(
-    path: Path, config: Mapping[str, Any], files: Iterable[Path], *, environment: Mapping[str, str]
-) -> ComposeFile:
+    path: Path, config: Mapping[str, Any], files: Iterable[Path], *, environment: Mapping[str, str],
+    inactive: Mapping[str, tuple[str, ...]] | None = None,
+) -> ComposeFile:  # fmt: skip
     """What Compose printed of these files, of which the later go before: every dollar sign is doubled in it."""
     known, _ = variables(path.parent, environment)
     tree = _undoubled(config)
@@ -123,7 +134,52 @@ def of_compose(
     found = _Places(known)
     for file in files:
         places.update(found.of_file(file))
-    return _read(path, tree, Problems(path, places), {}, ("*",))
+    left_out = {name: said for name, said in (inactive or {}).items() if name not in (tree.get("services") or {})}
+    return replace(_read(path, tree, Problems(path, places), {}, ("*",)), inactive=left_out)
+
+
+def look_through(files: Iterable[Path], *, environment: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Look at all that Compose is about to read, for it takes a device, a FIFO or a bomb as it comes.
+
+    Returns the services that belong to Compose profiles, and to which. Raises InvalidComposeError for a file that
+    cannot be read, and for one that is larger or deeper than any that is meant.
+    """
+    profiles: dict[str, tuple[str, ...]] = {}
+    for file in files:
+        known, wrong = variables(file.parent, environment)
+        if wrong:
+            raise InvalidComposeError(
+                f"{file.parent / '.env'}:{f'{line}:' if line else ''} {text}" for line, text in wrong
+            )
+        found = _Places(known)
+        found.of_file(file)
+        for each in found.read():
+            for path in each.beside:
+                try:
+                    reading.read_bytes(path)
+                except reading.UnreadableError as error:
+                    if reading.exists(path):
+                        raise InvalidComposeError(error.problems) from None
+            profiles.update(each.profiles)
+    return profiles
+
+
+def listed(environment: Mapping[str, str]) -> list[Path]:
+    """The files that COMPOSE_FILE names, in the environment or in ``.env`` of the current folder."""
+    known, _ = variables(Path.cwd(), environment)
+    separator = known.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
+    return [Path(each) for each in known.get("COMPOSE_FILE", "").split(separator) if each]
+
+
+def found_by_compose(environment: Mapping[str, str]) -> list[Path]:
+    """The files that Compose finds where none is named: COMPOSE_FILE's, or the nearest upwards with its override."""
+    if files := listed(environment):
+        return files
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (found := find_compose_file(folder)) is not None:
+            beside = (found.with_name(f"{found.stem}.override{suffix}") for suffix in (".yaml", ".yml"))
+            return [found, *(path for path in beside if reading.exists(path))]
+    return []
 
 
 def of_drawing(drawing: topologies.Drawing, *, environment: Mapping[str, str]) -> ComposeFile:
@@ -148,31 +204,30 @@ def _read(
     tree = _with_topology(tree, problems)
     chosen = {*profiles, *filter(None, variables.get("COMPOSE_PROFILES", "").split(","))}
     services: dict[str, Any] = {}
+    inactive: dict[str, tuple[str, ...]] = {}
     for name, body in sorted(tree["services"].items()):  # Compose sorts, too
         if not body.get("profiles") or "*" in chosen or chosen.intersection(map(str, body["profiles"])):
             services[name] = _Service(name, path.parent, variables, problems).read(
                 {key: value for key, value in body.items() if value is not None}
             )
-    return ComposeFile(path, _config(path, tree, services), problems)
+        else:
+            inactive[name] = tuple(map(str, body["profiles"]))
+    return ComposeFile(path, _config(path, tree, services, variables, problems), problems, inactive)
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        line, problem = _not_utf8(error)
-        raise InvalidComposeError(f"{path}:{line}: {problem}") from None
-    except OSError as error:
-        raise InvalidComposeError(f"Compose file {str(path)!r}: {error.strerror}; see --compose-file") from None
-
-
-def _not_utf8(error: UnicodeDecodeError) -> tuple[int, str]:
-    line = error.object.count(b"\n", 0, error.start) + 1
-    return line, f"is not UTF-8: byte 0x{error.object[error.start]:02x}"
+        return reading.read_text(path)
+    except reading.UnreadableError as error:
+        if not reading.exists(path):
+            raise InvalidComposeError(f"Compose file {shown(str(path))}: {error.reason}; see --compose-file") from None
+        raise InvalidComposeError(error.problems) from None
 
 
 def _refuse_what_needs_compose(path: Path, document: Document) -> None:
     tree = document.value
+    if document.beyond is not None:
+        raise NeedsComposeError(f"{path}:{document.beyond[0]}: {document.beyond[1]}")
     for name in ("include", "configs", "secrets"):
         if tree.get(name):
             raise NeedsComposeError(f"{path}:{document.lines.get((name,), 1)}: `{name}:`")
@@ -238,19 +293,28 @@ class _Places:
             found.update((inside, place) for inside, place in parts.items() if inside or number == 0)
         return found.items()
 
+    def read(self) -> Iterable[_Placed]:
+        """Every file that was read."""
+        return self._files.values()
+
     def _read(self, path: Path) -> _Placed:
         real = os.path.realpath(path)
         if real not in self._files:
-            self._files[real] = self._placed(path) if os.path.isfile(path) else _Placed({}, {}, {}, [])
+            self._files[real] = self._placed(path) if reading.exists(path) else _Placed({}, {}, {}, [], [], {})
         return self._files[real]
 
     def _placed(self, path: Path) -> _Placed:
-        document = composeyaml.parse(_text(path), lambda text: _leniently(text, self._known))
+        text = _text(path)
+        if excess := reading.yaml_excess(text):
+            raise InvalidComposeError(f"{path}:{excess[0]}: {excess[1]}")
+        document = composeyaml.parse(text, lambda text: _leniently(text, self._known))
         tree = document.value if isinstance(document.value, Mapping) else {}
-        included = []
+        included: list[Path] = []
+        included_variables: list[Path] = []
         for each in tree.get("include") or () if isinstance(tree.get("include"), list) else ():
-            named = each.get("path") if isinstance(each, Mapping) else each
-            included += [path.parent / str(one) for one in ([named] if isinstance(named, str) else named or ())]
+            included += [path.parent / one for one in _paths(each)]
+            if isinstance(each, Mapping):
+                included_variables += [path.parent / one for one in _paths(each.get("env_file"))]
         own: dict[Where, Place] = {}
         said = tree.get("services")
         services: dict[str, dict[Where, Place]] = {name: {} for name in said} if isinstance(said, Mapping) else {}
@@ -261,13 +325,19 @@ class _Places:
             if where[:1] == ("services",) and len(where) > 1 and where[1] in services:
                 services[str(where[1])][where[2:]] = (path, line)
         bases = {}
+        beside = included_variables
+        profiles: dict[str, tuple[str, ...]] = {}
         for name, body in said.items() if isinstance(said, Mapping) else ():
+            if isinstance(body, Mapping):
+                beside += [path.parent / each for key in ("env_file", "label_file") for each in _paths(body.get(key))]
+                if isinstance(body.get("profiles"), list):
+                    profiles[name] = tuple(map(str, body["profiles"]))
             base = body.get("extends") if isinstance(body, Mapping) else None
             base_name = base.get("service") if isinstance(base, Mapping) else base
             file = base.get("file") if isinstance(base, Mapping) else None
             if base_name:
                 bases[name] = (path.parent / file if isinstance(file, str) else path, str(base_name))
-        return _Placed(own, services, bases, included)
+        return _Placed(own, services, bases, included, beside, profiles)
 
 
 @dataclass(frozen=True)
@@ -280,6 +350,22 @@ class _Placed:
     bases: Mapping[str, tuple[Path, str]]
     """Of a service that extends another: which, in which file."""
     included: Sequence[Path]
+    beside: Sequence[Path]
+    """Files of variables and labels."""
+    profiles: Mapping[str, tuple[str, ...]]
+    """Of each service that has some, its Compose profiles."""
+
+
+def _paths(said: Any) -> Iterator[str]:
+    """The paths under ``env_file:`` or ``path:``, in any of the ways in which they are written."""
+    match said:
+        case str():
+            yield said
+        case {"path": path}:
+            yield from _paths(path)
+        case list():
+            for each in said:
+                yield from _paths(each)
 
 
 def _leniently(text: str, variables: Mapping[str, str]) -> str:
@@ -313,14 +399,17 @@ def _with_topology(tree: Mapping[str, Any], problems: Problems) -> Mapping[str, 
     return {**tree, "services": {**services, **drawing.services}, "networks": {**networks, **drawing.networks}}
 
 
-def _config(path: Path, tree: Mapping[str, Any], services: dict[str, Any]) -> dict[str, Any]:
+def _config(
+    path: Path, tree: Mapping[str, Any], services: dict[str, Any], variables: Mapping[str, str], problems: Problems
+) -> dict[str, Any]:
     """What Compose would print."""
     networks = dict(tree.get("networks") or {})
     if any("default" in (body.get("networks") or {}) for body in services.values()):
         networks.setdefault("default", None)
-    project = str(
-        tree.get("name") or re.sub(r"^[_-]+|[^a-z0-9_-]", "", path.resolve().parent.name.lower()) or "default"
-    )
+    name = variables.get(_PROJECT, "")
+    if name and composeshapes.project(f"x{name}") != f"x{name}":
+        problems.add((), f"{_PROJECT}={shown(name)}: must be small letters, digits, dashes and underscores")
+    project = name or tree.get("name") or _name_of(path)
     return {
         "name": project,
         "services": services,
@@ -329,28 +418,58 @@ def _config(path: Path, tree: Mapping[str, Any], services: dict[str, Any]) -> di
     }
 
 
+_PROJECT = "COMPOSE_PROJECT_NAME"
+
+
+def _project(path: Path, text: str, known: Mapping[str, str]) -> str:
+    """How Compose calls the project of a file, to put into its text."""
+    if known.get(_PROJECT):
+        return known[_PROJECT]
+    tree = composeyaml.parse(text, lambda each: _leniently(each, known)).value
+    said = tree.get("name") if isinstance(tree, Mapping) else None
+    try:
+        return composeshapes.project(said) if said else _name_of(path)
+    except ValueError:
+        return ""  # told of the name itself
+
+
+def _name_of(path: Path) -> str:
+    try:
+        return composeshapes.project(path.resolve().parent.name)
+    except ValueError:
+        return "default"
+
+
 # --- variables ---------------------------------------------------------------------------------------
 
 
 def variables(folder: Path, environment: Mapping[str, str]) -> tuple[Mapping[str, str], list[tuple[int, str]]]:
     """The environment, and what a folder's ``.env`` adds to it; and what is wrong with that, by line."""
-    found, problems = _dotenv(folder / ".env", environment)
+    found, problems = _dotenv(folder / ".env", environment, folder)
     return {**found, **environment}, problems
 
 
 def _dotenv(
-    path: Path, environment: Mapping[str, str], *, raw: bool = False
+    path: Path, environment: Mapping[str, str], folder: Path, *, raw: bool = False
 ) -> tuple[dict[str, str], list[tuple[int, str]]]:
-    """What a file of variables says; what is wrong with it, by line, of which 0 is the whole file."""
-    if not os.path.isfile(path):
+    """What a file of variables says; what is wrong with it, by line, of which 0 is the whole file.
+
+    What stands in a file outside the folder is not quoted.
+    """
+    if not reading.exists(path):
         return {}, []
     try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        return {}, [_not_utf8(error)]
-    except OSError as error:
-        return {}, [(0, f"cannot be read: {error.strerror}")]
-    return dotenv.parse_raw(text, environment) if raw else dotenv.parse(text, environment, expand=interpolate)
+        text = reading.read_text(path, most_bytes=dotenv.MOST_CHARACTERS)
+    except reading.UnreadableError as error:
+        return {}, [(error.line, error.reason)]
+    if raw:
+        found, problems = dotenv.parse_raw(text, environment)
+    else:
+        found, problems = dotenv.parse(text, environment, expand=interpolate)
+    if problems and not reading.is_below(path, [folder]):
+        problems = [(line, "is no variable; what is written there is not quoted, for the file is none of "
+                           f"{folder}") for line, _ in problems]  # fmt: skip
+    return found, problems
 
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -358,11 +477,12 @@ _PLAIN = re.compile(_NAME)
 _MOST_DEPTH = 100
 
 
-def interpolate(text: str, variables: Mapping[str, str], depth: int = 0) -> str:
+def interpolate(text: str, variables: Mapping[str, str], depth: int = 0, *, unset: set[str] | None = None) -> str:
     """Put variables in place of ``$NAME`` and ``${NAME…}``; ``$$`` is a dollar sign.
 
     ``${NAME:-text}``, ``-``, ``:?``, ``?``, ``:+`` and ``+`` as in Compose (reference, Interpolation); a dollar sign
-    that begins none of these is one. Raises ValueError for a variable that must be set, and for what is no variable.
+    that begins none of these is one. A variable that is not set, and has nothing in its place, joins ``unset``. Raises
+    ValueError for a variable that must be set, and for what is no variable.
     """
     if depth > _MOST_DEPTH:
         raise ValueError(f"{quoted(text)}: variables nested more than {_MOST_DEPTH} deep")
@@ -374,11 +494,15 @@ def interpolate(text: str, variables: Mapping[str, str], depth: int = 0) -> str:
             result, at = result + "$", dollar + 2
         elif following == "{":
             end = _closing(text, dollar + 2)
-            result, at = result + _substituted(text[dollar + 2 : end], text, variables, depth), end + 1
+            result, at = result + _substituted(text[dollar + 2 : end], text, variables, depth, unset), end + 1
         elif match := _PLAIN.match(text, dollar + 1):
+            if unset is not None and match[0] not in variables:
+                unset.add(match[0])
             result, at = result + variables.get(match[0], ""), match.end()
         else:
             result, at = result + "$", dollar + 1
+        if len(result) > dotenv.MOST_CHARACTERS:
+            raise ValueError(f"{shown(text)}: more than {dotenv.MOST_CHARACTERS} characters, variables put in")
     return result + text[at:]
 
 
@@ -388,23 +512,25 @@ def _closing(text: str, start: int) -> int:
         depth += (text[at] == "{" and text[at - 1] == "$") - (text[at] == "}")
         if depth == 0:
             return at
-    raise ValueError(f"{text!r}: ${{ without its closing brace")
+    raise ValueError(f"{shown(text)}: ${{ without its closing brace")
 
 
-def _substituted(inside: str, text: str, variables: Mapping[str, str], depth: int) -> str:
+def _substituted(inside: str, text: str, variables: Mapping[str, str], depth: int, unset: set[str] | None) -> str:
     match = re.fullmatch(rf"({_NAME})(?:(:?[-?+])(.*))?", inside, re.DOTALL)
     if match is None:
-        raise ValueError(f"{text!r}: ${{{inside}}} is no variable; write ${{NAME}} or ${{NAME:-default}}")
+        raise ValueError(f"{shown(text)}: ${{{inside}}} is no variable; write ${{NAME}} or ${{NAME:-default}}")
     name, operator, word = match[1], match[2] or "", match[3] or ""
     value = variables.get(name)
     there = bool(value) if operator.startswith(":") else value is not None
     match operator.removeprefix(":"):
         case "-" if not there:
-            return interpolate(word, variables, depth + 1)
+            return interpolate(word, variables, depth + 1, unset=unset)
         case "+":
-            return interpolate(word, variables, depth + 1) if there else ""
+            return interpolate(word, variables, depth + 1, unset=unset) if there else ""
         case "?" if not there:
-            raise ValueError(f"{text!r}: variable {name} is not set{': ' + word if word else ''}")
+            raise ValueError(f"{shown(text)}: variable {name} is not set{': ' + word if word else ''}")
+    if value is None and not operator and unset is not None:
+        unset.add(name)
     return value or ""
 
 
@@ -423,7 +549,7 @@ class _Service:
 
     def _wrong(self, text: str, *where: str | int) -> None:
         if not self._problems.known((*self._at, *where)):
-            self._problems.add((*self._at, *where), f"service {self._name!r}: {text}")
+            self._problems.add((*self._at, *where), f"service {shown(self._name)}: {text}")
 
     def read(self, body: dict[str, Any]) -> dict[str, Any]:
         """The service as Compose prints it."""
@@ -474,9 +600,9 @@ class _Service:
 
     def _words(self, text: str, *where: str) -> list[str]:
         try:
-            return shlex.split(text)
+            return shellwords.split(text)
         except ValueError as error:
-            self._wrong(f"{where[0]}: {text!r}: {error}", *where)
+            self._wrong(f"{where[0]}: {shown(text)}: {error}", *where)
             return []
 
     def _environment(self, body: dict[str, Any]) -> dict[str, str | None]:
@@ -487,18 +613,18 @@ class _Service:
                 continue
             where = ("env_file",) if isinstance(files, str) else ("env_file", number)
             path = self._folder / (each["path"] if isinstance(each, Mapping) else each)
-            if not os.path.isfile(path):
+            if not reading.exists(path):
                 if not isinstance(each, Mapping) or each.get("required") is not False:
-                    self._wrong(f"env_file {str(path)!r} does not exist", *where)
+                    self._wrong(f"env_file {shown(str(path))} does not exist", *where)
                 continue
             raw = isinstance(each, Mapping) and each.get("format") == "raw"
-            found, problems = _dotenv(path, {**given, **self._variables}, raw=raw)
+            found, problems = _dotenv(path, {**given, **self._variables}, self._folder, raw=raw)
             given.update(found)
             for line, text in problems:
                 if line:
                     self._problems.add((*self._at, *where), text, place=(path, line))
                 else:
-                    self._wrong(f"env_file {str(path)!r} {text}", *where)
+                    self._wrong(f"env_file {shown(str(path))} {text}", *where)
         said = body.get("environment") or {}
         names = (
             enumerate(each and each.partition("=")[0] for each in said)
@@ -507,7 +633,9 @@ class _Service:
         )
         for key, name in names:
             if name is not None and (not name or "=" in name):
-                self._wrong(f"environment: {name!r}: a variable's name is not empty and has no =", "environment", key)
+                self._wrong(
+                    f"environment: {shown(name)}: a variable's name is not empty and has no =", "environment", key
+                )
         values = _texts(_pairs(said), self._variables)
         for name, value in values.items():
             if value and (problem := composeyaml.odd(value)):  # the environment's own, which has bytes
@@ -517,7 +645,7 @@ class _Service:
     def _valued(self, pairs: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
         for name, value in pairs.items():
             if value is None and key == "sysctls":
-                self._wrong(f"sysctl {name!r}: needs a value", key, name)
+                self._wrong(f"sysctl {shown(name)}: needs a value", key, name)
             else:
                 yield name, "" if value is None else value
 
@@ -544,7 +672,7 @@ class _Service:
                 wrong(f"port {quoted(value)}: ports go from 1 to {_MOST_PORT}")
                 return []
             if (host_ip := port.get("host_ip")) and not is_address(host_ip):
-                wrong(f"port {quoted(value)}: {host_ip!r} is no address")
+                wrong(f"port {quoted(value)}: {shown(host_ip)} is no address")
                 return []
         return ports
 
@@ -560,10 +688,12 @@ class _Service:
         if not targets or (match["published"] and not published):
             wrong(f"port {quoted(value)}: the range runs backwards")
             return []
-        if published and len(published) != len(targets):
-            wrong(f"port {value!r}: as many ports outside as inside")
-            return []
         host_ip = (match["ip"] or "").strip("[]")
+        if len(targets) == 1 and len(published) > 1:  # whichever of them is free
+            published = [match["published"]]
+        elif published and len(published) != len(targets):
+            wrong(f"port {shown(value)}: as many ports outside as inside, or one inside")
+            return []
         return [
             {"target": target, "published": str(published[number]) if published else "",
              "protocol": match["protocol"] or "tcp", **({"host_ip": host_ip} if host_ip else {})}
@@ -578,6 +708,9 @@ class _Service:
                 wrong(f"volume {quoted(value)}: needs `source`, what is shown")
                 return []
             return [{**value, "source": self._path(value["source"])}]
+        if len(value) > 2 and not all(value.split(":")):
+            wrong(f"volume {quoted(value)}: nothing between its colons, or beside them; is a variable in it not set?")
+            return []
         source, colon, rest = str(value).partition(":")
         if not colon:
             return [{"type": "volume", "target": source}]
@@ -594,9 +727,9 @@ class _Service:
         name, _, address = re.sub(r"^([^=:]+)[=:]", r"\1=", said).partition("=")
         bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
         if bare == "host-gateway":
-            wrong(f"extra_hosts: {said!r}: the hosts of a local lab do not reach this machine; name an address")
+            wrong(f"extra_hosts: {shown(said)}: the hosts of a local lab do not reach this machine; name an address")
         elif not is_address(bare):
-            wrong(f"extra_hosts: {said!r}: {bare!r} is no address; write NAME=ADDRESS")
+            wrong(f"extra_hosts: {shown(said)}: {shown(bare)} is no address; write NAME=ADDRESS")
         else:
             return [f"{name}={bare}"]
         return []
@@ -638,7 +771,7 @@ def _are_ports(target: Any, *others: str) -> bool:
     return str(target)[0] != "-" and numbers[0] > 0 and max(numbers) <= _MOST_PORT
 
 
-def _span(text: str) -> list[int]:
+def _span(text: str) -> list[int | str]:
     if not text:
         return []
     first, _, last = text.partition("-")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from testbed import reading
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, LabError
 from testbed.labs import composeyaml
+from testbed.text import shown
 
 HOW_TO_GET = (
     "Compose v2 is needed. Debian or Ubuntu with Docker's repository: apt-get install docker-compose-plugin; "
@@ -77,22 +80,28 @@ class Composer:
         self.file = file
         self.project = project
         self._profiles = tuple(profiles)
+        self.warnings: tuple[str, ...] = ()
+        """What Compose warned of when it read the file last, each once."""
 
     def config(self) -> dict[str, Any]:
         """The file as Compose understands it, with every default filled in. Does not need an engine.
 
         Raises InvalidComposeError quoting Compose's own words.
         """
-        if self.file is not None and not os.path.isfile(self.file):
+        if self.file is not None and not reading.exists(self.file):
             raise InvalidComposeError(
-                f"Compose file {str(self.file)!r} does not exist; name another with --compose-file"
+                f"Compose file {shown(str(self.file))} does not exist; name another with --compose-file"
             )
         chosen = [] if self.file is None else ["--file", str(self.file)]
         profiles = [word for profile in self._profiles for word in ("--profile", profile)]
         done = self._run([*chosen, *profiles, "config", "--format", "yaml"], timeout_s=60)
         if done.returncode:
             where = self.file or f"in {Path.cwd()}"
-            raise InvalidComposeError(f"Compose file {where}: {done.stderr.strip()}")
+            said = "\n".join(line for line in done.stderr.strip().splitlines() if not _WARNING.search(line))
+            raise InvalidComposeError(
+                "\n".join([f"Compose file {where}: {said}", *dict.fromkeys(_warned(done.stderr))])
+            )
+        self.warnings = tuple(dict.fromkeys(_warned(done.stderr)))
         # Its JSON leaves out what begins with `x-` (Compose 2.40), and ours does.
         printed = composeyaml.parse(done.stdout)
         if printed.problems:
@@ -156,6 +165,24 @@ class Composer:
     def directory(self) -> Path:
         """What relative paths in the file are relative to."""
         return Path.cwd() if self.file is None else self.file.resolve().parent
+
+
+_WARNING = re.compile(r'^time="[^"]*" level=warning msg=("(?:[^"\\]|\\.)*")', re.MULTILINE)
+"""A line of its log (logrus, TextFormatter)."""
+
+
+def _warned(log: str) -> Iterator[str]:
+    """What Compose's log warns of."""
+    for each in _WARNING.finditer(log):
+        try:
+            yield str(json.loads(each[1]))
+        except ValueError:  # of Go's escapes, JSON has not all
+            yield each[1][1:-1]
+
+
+def unset(name: str) -> str:
+    """What Compose says of a variable that is not set."""
+    return f'The "{name}" variable is not set. Defaulting to a blank string.'
 
 
 def _text(data: str | bytes | None) -> str:

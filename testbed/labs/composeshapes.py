@@ -14,6 +14,7 @@ from typing import Any
 from testbed.labs import dockerfile
 from testbed.labs.composeyaml import Where
 from testbed.model.impairment import unknown
+from testbed.text import shown
 
 Wrong = Callable[[Where, str], None]
 
@@ -47,7 +48,7 @@ def called(where: Where) -> str:
     head: list[str] = []
     rest = where
     if len(where) > 1 and where[0] in ("services", "networks", "volumes"):
-        head, rest = [f"{str(where[0])[:-1]} {where[1]!r}"], where[2:]
+        head, rest = [f"{str(where[0])[:-1]} {shown(where[1])}"], where[2:]
     path = ".".join(str(each) for each in rest if not isinstance(each, int))
     return ": ".join([*head, *([path] if path else [])])
 
@@ -93,7 +94,7 @@ class _Reader:
         for key, each in value.items():
             kind = words.get(key, shape.others)
             if shape.names and not re.fullmatch(shape.names, key):
-                self._say((*where, key), "a name has letters, digits, dots, dashes and underscores alone")
+                self._say((*where, key), "a name has letters, digits, dots, dashes and underscores alone, at most 255")
             elif kind is None:
                 if not str(key).startswith("x-"):
                     self._say((*where, key), unknown(str(key), words))
@@ -111,8 +112,7 @@ def quoted(value: Any) -> str:
     """A value as it was written, more or less."""
     if value is None:
         return "nothing"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+    return str(value).lower() if isinstance(value, bool) else shown(value, 80)
 
 
 # --- plain values ------------------------------------------------------------------------------------
@@ -184,10 +184,10 @@ def limit(value: Any) -> int:
 
 
 def project(value: Any) -> str:
-    """A project's name (compose-spec.json). Raises ValueError."""
-    word = text(value)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", word):
-        raise ValueError("must be lower-case letters, digits, dashes and underscores, the first a letter or a digit")
+    """A project's name, as Compose makes one of any text: small letters, digits, dashes. Raises ValueError."""
+    word = re.sub(r"[^a-z0-9_-]", "", text(value).lower()).lstrip("_-")
+    if not word:
+        raise ValueError("a project's name has letters or digits")
     return word
 
 
@@ -344,7 +344,7 @@ _STORE = _table(
     external=Shape(write="true or false", plain=flag, words={"name": _TEXT}), labels=_PAIRS,
 )  # fmt: skip
 
-_NAME = "[a-zA-Z0-9._-]+"
+_NAME = "[a-zA-Z0-9._-]{1,255}"
 
 FILE = Shape(
     write="a mapping with `services:`",

@@ -13,6 +13,10 @@ from decimal import Decimal
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+
+from testbed import reading
+from testbed.text import shown
 
 Where = tuple[str | int, ...]
 
@@ -26,9 +30,10 @@ _BASES = {"x": 16, "b": 2, "o": 8, "d": 10}
 _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 _MOST_DIGITS = 6
 """Of a whole number that Go prints without an exponent, if it is not an integer (strconv, %g)."""
-_MOST_PARTS = 1_000_000
-"""Aliases of aliases multiply; no file that is meant has as many."""
+_MOST_CHARACTERS = 8 << 20
+"""Of all that variables put into a document: they may name each other."""
 _MOST_BITS = 64
+_COMPOSES_TAGS = ("!reset", "!override")
 _ODD = re.compile("[\0\ud800-\udfff]")
 """What no path, argument or variable of a program can have, and what is no character at all; only escapes make them."""
 
@@ -40,6 +45,8 @@ class Document:
     value: Any = None
     lines: dict[Where, int] = field(default_factory=dict)
     problems: list[tuple[Where, int, str]] = field(default_factory=list)
+    beyond: tuple[int, str] | None = None
+    """What in it Compose alone can read, and its line."""
 
 
 def parse(text: str, change: Callable[[str], str] = str) -> Document:
@@ -48,11 +55,16 @@ def parse(text: str, change: Callable[[str], str] = str) -> Document:
     What is not YAML at all has no value.
     """
     document = Document()
+    if excess := reading.yaml_excess(text):
+        document.problems.append(((), *excess))
+        return document
     try:
         loader = _Loader(text)
         try:
             try:
-                node = loader.get_single_node()
+                node = loader.get_node() if loader.check_node() else None
+                if loader.check_node():
+                    document.beyond = loader.peek_event().start_mark.line + 1, "a second document"
             except (ValueError, OverflowError):  # PyYAML's own, of an escape beyond Unicode's last
                 document.problems.append(((), loader.line + 1, "not YAML: an escape that is no character"))
                 node = None
@@ -65,7 +77,7 @@ def parse(text: str, change: Callable[[str], str] = str) -> Document:
         document.problems.append(((), mark.line + 1 if mark else 1, f"not YAML: {error.problem}"))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        document.problems.append(((), line, f"not YAML: character {error.character!r} may not stand in it"))
+        document.problems.append(((), line, f"not YAML: character {shown(error.character)} may not stand in it"))
     except RecursionError:
         document.problems.append(((), 1, "nested too deeply, or too large"))
     return document
@@ -91,14 +103,19 @@ def as_text(value: Any) -> str:
 def odd(text: str) -> str | None:
     """What is wrong with a text that has a character which no program can be given."""
     match = _ODD.search(text)
-    return None if match is None else f"{text!r}: the character {match[0]!r} may not stand in it"
+    return None if match is None else f"{shown(text)}: the character {shown(match[0])} may not stand in it"
 
 
-class _Loader(yaml.SafeLoader):
+_Events: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where it is there: several times as fast."""
+
+
+class _Loader(Composer, _Events):  # type: ignore[misc]  # whichever is there
     """PyYAML with go-yaml's rules for plain scalars."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
+        _Events.__init__(self, text)
+        Composer.__init__(self)
         self.twice: dict[int, list[tuple[str, int, str]]] = {}
         """Of a mapping's node: keys that it has already, their lines, and what to say of them."""
 
@@ -106,7 +123,7 @@ class _Loader(yaml.SafeLoader):
         """The tag of what has none."""
         if kind is yaml.ScalarNode and implicit[0]:
             return _TAG + _kind(value)
-        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]  # the stubs' own lack
+        return super().resolve(kind, value, implicit)
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         """Look for keys that are there twice now: later, those of a merge are among them."""
@@ -115,7 +132,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value if node else ():
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
                 if key.value in first:
-                    text = f"{key.value!r} is here a second time; line {first[key.value]} has it already"
+                    text = f"{shown(key.value)} is here a second time; line {first[key.value]} has it already"
                     self.twice.setdefault(id(node), []).append((key.value, key.start_mark.line + 1, text))
                 first.setdefault(key.value, key.start_mark.line + 1)
         return node
@@ -158,15 +175,14 @@ class _Reading:
         self._loader = loader
         self._change = change
         self._open: set[int] = set()
-        self._parts = 0
+        self._left = _MOST_CHARACTERS
 
     def value(self, node: yaml.Node, where: Where) -> Any:
         """The value of a node; what is wrong below it is noted."""
         line = node.start_mark.line + 1
         self._document.lines.setdefault(where, line)
-        self._parts += 1
-        if self._parts > _MOST_PARTS:
-            raise RecursionError
+        if node.tag in _COMPOSES_TAGS and self._document.beyond is None:
+            self._document.beyond = line, f"`{node.tag}`"
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, where)
         if id(node) in self._open:
@@ -214,13 +230,16 @@ class _Reading:
                 try:
                     return float(plain.lower().replace(".inf", "inf").replace(".nan", "nan"))
                 except ValueError:
-                    self._wrong(where, node.start_mark.line + 1, f"{text!r}: is no number, as !!float says")
+                    self._wrong(where, node.start_mark.line + 1, f"{shown(text)}: is no number, as !!float says")
                     return None
         try:
             changed = self._change(text)
         except ValueError as error:
             self._wrong(where, node.start_mark.line + 1, str(error))
             changed = text
+        self._left -= max(len(changed) - len(text), 0)
+        if self._left < 0:
+            raise RecursionError
         if problem := odd(changed):
             self._wrong(where, node.start_mark.line + 1, problem)
         return _ODD.sub("", changed)  # so that the rest can be read

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from signal import Signals
 from typing import NoReturn
 
+from testbed.text import shown
+
 _BASES = re.compile(r"(docker\.io/)?(library/)?(debian|ubuntu|python|alpine)(:[\w.-]+)?(@\S+)?", re.IGNORECASE)
 _INSTRUCTIONS = {
     "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD",
@@ -387,7 +389,7 @@ def _assignments(rest: str, known: Mapping[str, str]) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise ValueError(f"{word!r} is not of the form NAME=value")
+            raise ValueError(f"{shown(word)} is not of the form NAME=value")
         found[expand(name, known)] = expand(value, known)
     return found
 
@@ -408,7 +410,7 @@ def _copy(each: Instruction, workdir: str, known: Mapping[str, str]) -> Copy:
         raise ValueError(f"downloads a file; {_WAY_OUT}")
     folder = "/" if target.rpartition("/")[2] in ("", ".", "..") else ""
     if len(sources) > 1 and not folder:
-        raise ValueError(f"{target!r} must end with a slash: several sources go into a folder")
+        raise ValueError(f"{shown(target)} must end with a slash: several sources go into a folder")
     return Copy(
         line=each.line,
         sources=tuple(sources),
@@ -506,15 +508,15 @@ def _expanded(text: str, at: int, stop: str, known: Mapping[str, str]) -> tuple[
         elif char == "'":
             end = text.find("'", at + 1)
             if end < 0:
-                raise ValueError(f"{text!r}: a ' without its second")
+                raise ValueError(f"{shown(text)}: a ' without its second")
             result, at = result + text[at + 1 : end], end
         else:
             result += char
         at += 1
     if quoted:
-        raise ValueError(f'{text!r}: a " without its second')
+        raise ValueError(f'{shown(text)}: a " without its second')
     if stop:
-        raise ValueError(f"{text!r}: ${{ without its closing brace")
+        raise ValueError(f"{shown(text)}: ${{ without its closing brace")
     return result, at
 
 
@@ -526,7 +528,7 @@ def _variable(text: str, at: int, known: Mapping[str, str]) -> tuple[str, int]:
         return (known.get(match[0], ""), match.end()) if match else ("$", at + 1)
     operator = _OPERATOR.match(text, match.end()) if match else None
     if match is None or operator is None:
-        raise ValueError(f"{text!r}: write ${{NAME}}, ${{NAME:-default}} or ${{NAME:+other}}")
+        raise ValueError(f"{shown(text)}: write ${{NAME}}, ${{NAME:-default}} or ${{NAME:+other}}")
     name, value = match[0], known.get(match[0])
     if operator[0] == "}":
         return value or "", operator.end()
@@ -538,7 +540,7 @@ def _variable(text: str, at: int, known: Mapping[str, str]) -> tuple[str, int]:
         case "+":
             return word if there else "", at
         case "?" if not there:
-            raise ValueError(f"{text!r}: variable {name} is not set{': ' + word if word else ''}")
+            raise ValueError(f"{shown(text)}: variable {name} is not set{': ' + word if word else ''}")
     return value or "", at
 
 
@@ -551,7 +553,7 @@ def duration_s(text: str) -> float:
     if text == "0":
         return 0.0
     if not _DURATION.fullmatch(text):
-        raise ValueError(f'{text!r} is not a duration; write "1m30s" or "500ms"')
+        raise ValueError(f'{shown(text)} is not a duration; write "1m30s" or "500ms"')
     parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text)
     return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
 
@@ -562,7 +564,7 @@ def signal_name(text: str) -> str:
     known = {str(int(each)): name for name, each in Signals.__members__.items()}
     name = known.get(word, word if word.startswith("SIG") else f"SIG{word}")
     if name not in Signals.__members__:
-        raise ValueError(f"{text!r} is no signal; write SIGTERM, or 15")
+        raise ValueError(f"{shown(text)} is no signal; write SIGTERM, or 15")
     return name
 
 

@@ -8,9 +8,14 @@ alone is taken from the environment.
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from testbed.text import shown
+
+MOST_CHARACTERS = 1 << 20
+"""Of all values of a file, variables put in; a program can be given fewer yet."""
 Expand = Callable[[str, Mapping[str, str]], str]
 
 _BLANKS = "\t\v\f\r \x85\xa0"
@@ -38,7 +43,8 @@ def parse(text: str, environment: Mapping[str, str], *, expand: Expand) -> tuple
     """The variables of a file; and what is wrong with it, with its line. ``expand`` puts variables in their places."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     found: dict[str, str] = {}
-    at = 0
+    known = ChainMap(dict(environment), found)
+    at = length = 0
     try:
         while (at := _statement(text, at)) < len(text):
             name, at, alone = _name(text, at)
@@ -48,9 +54,14 @@ def parse(text: str, environment: Mapping[str, str], *, expand: Expand) -> tuple
                 continue
             start = at
             try:
-                found[name], at = _value(text, at, lambda said: expand(said, {**found, **environment}))
+                found[name], at = _value(text, at, lambda said: expand(said, known))
+                length += len(found[name])
+                if length > MOST_CHARACTERS:
+                    raise ValueError(
+                        f"{shown(name)}: the variables up to here are more than {MOST_CHARACTERS} characters"
+                    )
                 if "\0" in found[name]:
-                    raise ValueError(f"{name}: a variable's value has no NUL")
+                    raise ValueError(f"{shown(name)}: a variable's value has no NUL")
             except ValueError:
                 at = start
                 raise
@@ -69,9 +80,11 @@ def parse_raw(text: str, environment: Mapping[str, str]) -> tuple[dict[str, str]
             continue
         name, equals, value = said.partition("=")
         if not name or any(blank in name for blank in _BLANKS):
-            problems.append((number, f"{name!r}: a variable's name is not empty and has no blanks; write NAME=value"))
+            problems.append(
+                (number, f"{shown(name)}: a variable's name is not empty and has no blanks; write NAME=value")
+            )
         elif "\0" in said:
-            problems.append((number, f"{said!r}: a variable has no NUL"))
+            problems.append((number, f"{shown(said)}: a variable has no NUL"))
         elif equals or name in environment:
             found[name] = value if equals else environment[name]
     return found, problems
@@ -97,12 +110,12 @@ def _name(text: str, at: int) -> tuple[str, int, bool]:
     while end < len(text) and text[end] not in "=:\n":
         if not (text[end] in _BLANKS or text[end] in "_.-[]" or text[end].isalnum()):
             line = text[at:].partition("\n")[0]
-            raise ValueError(f"{line!r}: {text[end]!r} may not stand in a variable's name")
+            raise ValueError(f"{shown(line)}: {shown(text[end])} may not stand in a variable's name")
         end += 1
     name = text[at:end].rstrip()
     alone = end == len(text) or text[end] == "\n"
     if any(blank in name for blank in _BLANKS):
-        raise ValueError(f"{name!r}: a variable's name has no blanks; write NAME=value")
+        raise ValueError(f"{shown(name)}: a variable's name has no blanks; write NAME=value")
     end += not alone
     while not alone and end < len(text) and text[end] in _BLANKS:
         end += 1
@@ -124,7 +137,7 @@ def _value(text: str, at: int, expand: Callable[[str], str]) -> _Read:
             inside += text[end]
             end += 1
     if end >= len(text):
-        raise ValueError(f"{text[at:].partition(chr(10))[0]!r}: without its closing quote")
+        raise ValueError(f"{shown(text[at:].partition(chr(10))[0])}: without its closing quote")
     return _Read(expand(_ESCAPE.sub(_escaped, inside)) if quote == '"' else inside, end + 1)
 
 

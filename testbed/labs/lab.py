@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from testbed import units
+from testbed import reading, units
 from testbed.errors import (
     AgentError,
     EnvironmentUnfitError,
@@ -34,13 +34,14 @@ from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.timelines import Running
 from testbed.links import indexed, proof, qdisc, rejecting
-from testbed.links.profiles import as_far_as_read, checked_side, find_profile, find_table, read_trace
+from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.links.schedule import compile_timeline
 from testbed.model.evidence import FAILS, Check, LinkEvidence
-from testbed.model.impairment import CLEAN, Impairment, Profile, unknown
+from testbed.model.impairment import CLEAN, Impairment, Profile
 from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
 from testbed.observe.observation import Observation
+from testbed.text import shown
 
 # A step within 10 ms of its time, and one apart from the next.
 _SHORTEST_FLAP_S = 0.05
@@ -328,8 +329,8 @@ class Link:
             raise InvalidValueError("give an Impairment or words such as delay=, not both")
         if impairment is not None and not isinstance(impairment, Impairment | Timeline):
             raise InvalidValueError(
-                f'link.impair({impairment!r}): give words such as delay="40ms"; '
-                f'for a profile write lab.impair("{self.ref} on {self.ref.network}", {impairment!r})'
+                f'link.impair({shown(impairment)}): give words such as delay="40ms"; '
+                f'for a profile write lab.impair("{self.ref} on {self.ref.network}", {shown(impairment)})'
             )
         return self._lab.apply(self.ref, impairment if impairment is not None else self._lab.side(words))
 
@@ -511,7 +512,7 @@ class Lab(abc.ABC):
     def host(self, name: str) -> Host:
         """The host of that name. Raises InvalidValueError naming the nearest."""
         if name not in self.hosts:
-            raise InvalidValueError(f"host {name!r}: {unknown(name, self.hosts)}")
+            raise InvalidValueError(f"host {shown(name)}: {self.topology.unknown_host(name)}")
         return self.hosts[name]
 
     # --- links -----------------------------------------------------------------------------------
@@ -520,7 +521,9 @@ class Lab(abc.ABC):
         """The link ``"client -> server"``."""
         refs = self.topology.links(text)
         if len(refs) > 1:
-            raise InvalidValueError(f'link {text!r} names {len(refs)} links; use lab.impair, or name one with "->"')
+            raise InvalidValueError(
+                f'link {shown(text)} names {len(refs)} links; use lab.impair, or name one with "->"'
+            )
         return Link(self, refs[0])
 
     def impair(
@@ -559,16 +562,11 @@ class Lab(abc.ABC):
     ) -> dict[LinkRef, Impairment | Timeline]:
         """What is asked of each link: `impairments_of`, by this lab's hosts, profiles and tables.
 
-        Raises InvalidValueError with every problem, those of the files in ``netem/`` first.
+        Raises InvalidValueError with every problem.
         """
-        problems = Problems()
-        profiles = as_far_as_read(lambda: self.profiles, problems)
-        tables = as_far_as_read(lambda: self.tables, problems)
-        wanted: dict[LinkRef, Impairment | Timeline] = {}
-        with problems.gathered():
-            wanted = impairments_of(self.topology, profiles, text, profile, words, side=self.side, tables=tables)
-        problems.tell()
-        return wanted
+        return impairments_of(
+            self.topology, self.profiles, text, profile, words, side=self.side, tables=self.tables
+        )  # fmt: skip
 
     def prove(
         self, text: str, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
@@ -755,7 +753,7 @@ class Lab(abc.ABC):
         part, refs = ALL_TRAFFIC, tuple[LinkRef, ...]()
         with problems.gathered():
             if not isinstance(traffic, str):
-                raise InvalidValueError(f"traffic={traffic!r}: must be text, as in 'tcp/8888'")
+                raise InvalidValueError(f"traffic={shown(traffic)}: must be text, as in 'tcp/8888'")
             part = Traffic.parse(traffic)
         with problems.gathered():
             refs = links(part)
@@ -889,7 +887,7 @@ class Lab(abc.ABC):
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
         """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
         if better not in ("lower", "higher"):
-            raise InvalidValueError(f"better={better!r}: must be 'lower' or 'higher'")
+            raise InvalidValueError(f"better={shown(better)}: must be 'lower' or 'higher'")
         self.records.append(Record(name=name, value=float(value), unit=unit, better=better))
 
     # --- observing -------------------------------------------------------------------------------
@@ -1157,7 +1155,7 @@ class Lab(abc.ABC):
     def _store_tables(self, port: Port, impairment: Impairment) -> None:
         """Have the agent keep the tables of one's own that tc is to read. Raises InvalidValueError."""
         for name in impairment.own_tables:
-            self._store(port, name, find_table(self.tables, name).read_bytes())
+            self._store(port, name, reading.read_bytes(find_table(self.tables, name)))
 
     def _store_count(self, port: Port, impairment: Impairment) -> str:
         name = f"{indexed.tag(impairment.drop_packets, impairment.drop_every)}.o"
@@ -1570,7 +1568,7 @@ def _flapping_times(up: str, down: str) -> tuple[float, float]:
         try:
             time_s = units.parse_time(text, name=name)
             if time_s < _SHORTEST_FLAP_S:
-                problems.append(f"{name}={text!r}: at least {units.format_time(_SHORTEST_FLAP_S)}")
+                problems.append(f"{name}={shown(text)}: at least {units.format_time(_SHORTEST_FLAP_S)}")
             times.append(time_s)
         except InvalidValueError as error:
             problems += error.problems
@@ -1591,7 +1589,7 @@ def derived_seed(*parts: str) -> int:
 def _truth(name: str, said: object) -> None:
     """Refuse what is neither True nor False: any text would be true."""
     if not isinstance(said, bool):
-        raise InvalidValueError(f"{name}={said!r}: must be True or False")
+        raise InvalidValueError(f"{name}={shown(said)}: must be True or False")
 
 
 def impairments_of(
@@ -1618,7 +1616,7 @@ def impairments_of(
         problems += error.problems
     try:
         if profile is not None and words:
-            problems.append(f"{text!r}: give a profile or words such as delay=, not both")
+            problems.append(f"{shown(text)}: give a profile or words such as delay=, not both")
         elif isinstance(profile, Profile):
             chosen = profile
         elif isinstance(profile, list | tuple) and any(isinstance(step, Mapping) for step in profile):
@@ -1627,7 +1625,9 @@ def impairments_of(
         elif profile is not None:
             chosen = find_profile(profiles, profile)
         elif not words:
-            problems.append(f'{text!r}: what is it impaired with? Give a profile\'s name or words such as delay="40ms"')
+            problems.append(
+                f'{shown(text)}: what is it impaired with? Give a profile\'s name or words such as delay="40ms"'
+            )
         else:
             same = side(words)
             chosen = Profile(name="", forward=same, reverse=same)

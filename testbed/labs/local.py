@@ -32,18 +32,18 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import composefile, dockerfile, hostfiles, limits, localplan, readiness
+from testbed.labs import composefile, composer, dockerfile, hostfiles, limits, localplan, readiness
 from testbed.labs.channel import Channel
 from testbed.labs.child import ChildAgent, PipeStream
 from testbed.labs.composefile import ComposeFile, NeedsComposeError
 from testbed.labs.composer import Composer
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
-from testbed.labs.localplan import HostPlan, Plan, ServicePlan
+from testbed.labs.localplan import HostPlan, Plan, Published, ServicePlan
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import COMPOSE_FILE_NAMES, find_compose_file
 from testbed.labs.readiness import Ready
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.links.profiles import load_profiles, load_tables
+from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables
 from testbed.model.impairment import unknown
 from testbed.model.topologies import Drawing
 from testbed.model.topology import Topology
@@ -99,8 +99,8 @@ class LocalLab(Lab):
         self._config: ComposeFile | None = None
         self._topology: Topology | None = None
         self._plan: Plan | None = None
-        self._profiles: dict[str, Any] | None = None
-        self._tables: dict[str, Path] | None = None
+        self._profiles: Profiles | None = None
+        self._tables: Tables | None = None
         self._hosts: dict[str, LocalHost] = {}
         self._child: ChildAgent | None = None
         self._agent: Channel | None = None
@@ -130,7 +130,7 @@ class LocalLab(Lab):
     def _read(self) -> ComposeFile:
         if self._drawing is not None:
             return composefile.of_drawing(self._drawing, environment=os.environ)
-        listed = _listed_files() if self._file is None else []
+        listed = composefile.listed(os.environ) if self._file is None else []
         named = self._file or next(iter(listed), None) or find_compose_file(Path.cwd())
         if named is None:
             raise InvalidComposeError(
@@ -147,21 +147,27 @@ class LocalLab(Lab):
                 raise NeedsComposeError("COMPOSE_FILE in the environment or in .env")
             return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
         except NeedsComposeError as needs:
-            composer = Composer(self._file, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
+            files = listed or [named, *several]
+            inactive = composefile.look_through(files, environment=os.environ)
+            compose = Composer(self._file, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
             try:
-                config = composer.config()
+                config = compose.config()
             except EnvironmentUnfitError as error:
                 raise EnvironmentUnfitError(f"{needs}: Compose alone reads this. {error}") from None
-            return composefile.of_compose(named, config, listed or [named, *several], environment=os.environ)
+            for warning in compose.warnings:
+                self._say(warning)
+            return composefile.of_compose(named, config, files, environment=os.environ, inactive=inactive)
 
     @property
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily, as ComposeLab's
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
             file = self._compose_file()
-            topology = Topology.from_compose(file.config)
+            topology = Topology.from_compose(file.config, inactive=file.inactive)
             if file.problems:
                 localplan.make(file, topology)  # which tells of them, and of all else that is wrong
+            for name in file.unset:
+                self._say(composer.unset(name))
             self._topology = topology
         return self._topology
 
@@ -320,11 +326,10 @@ class LocalLab(Lab):
         for host in plan.hosts:
             for port in plan.services[host.service].published:
                 try:
-                    listener = socket.create_server(
-                        (port.host_ip, port.port), family=socket.AF_INET6 if ":" in port.host_ip else socket.AF_INET
-                    )
+                    listener = _listener(port)
                 except OSError as error:
-                    taken.append(f"{port.host_ip}:{port.port} for {host.name}: {error.strerror}")
+                    span = f"-{port.last}" if port.last else ""
+                    taken.append(f"{port.host_ip}:{port.port}{span} for {host.name}: {error.strerror}")
                     continue
                 undo.callback(listener.close)
                 listeners.append((host.name, port.target, listener))
@@ -512,11 +517,13 @@ class LocalLab(Lab):
         return LocalProgram(host, self._child, self.channel, self._reader, argv, env=env, workdir=workdir, user=user)
 
 
-def _listed_files() -> list[Path]:
-    """The files that COMPOSE_FILE names, in the environment or in ``.env``."""
-    variables, _ = composefile.variables(Path.cwd(), os.environ)
-    separator = variables.get("COMPOSE_PATH_SEPARATOR") or os.pathsep
-    return [Path(each) for each in variables.get("COMPOSE_FILE", "").split(separator) if each]
+def _listener(published: Published) -> socket.socket:
+    """A listening socket at a published port, of a range the first that is free. Raises OSError."""
+    family = socket.AF_INET6 if ":" in published.host_ip else socket.AF_INET
+    for port in range(published.port, published.last):
+        with contextlib.suppress(OSError):  # the last one's is raised
+            return socket.create_server((published.host_ip, port), family=family)
+    return socket.create_server((published.host_ip, published.last or published.port), family=family)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from testbed.labs.routing import Route, Routing
 from testbed.model import topologies
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
+from testbed.text import shown
 
 # Where Docker's own networks lie (moby, ipamutils): nothing outside can clash with ours, so theirs are as good.
 _POOL = [IPv4Network(f"172.{number}.0.0/16") for number in range(18, 32)]
@@ -42,7 +43,7 @@ _HARMLESS = {
     "attach", "read_only", "domainname",
 }  # fmt: skip
 _REASONS = {
-    "network_mode": "a host of a local lab has a network of its own, nothing else; name `networks:`",
+    "network_mode": "a host of a local lab has networks of its own, nothing else; write `networks:` in its place",
     "privileged": "a local lab gives Docker's usual capabilities; name the ones needed under `cap_add:`",
     "restart": "a local lab does not start a program again",
     "devices": "a local lab's hosts have no devices of the machine",
@@ -129,6 +130,8 @@ class Published:
     port: int
     """On the machine; 0 lets the kernel choose."""
     target: int
+    last: int = 0
+    """Of a range, of which the first that is free is taken; 0 for none."""
     protocol: str = "tcp"
 
 
@@ -233,12 +236,12 @@ def make(file: ComposeFile, topology: Topology) -> Plan:
         if not _VOLUME_NAME.fullmatch(name):
             problems.of_part(
                 ("volumes", name),
-                f"volume {name!r}: write letters, digits, dots, dashes, underscores, a letter or digit first",
+                f"volume {shown(name)}: write letters, digits, dots, dashes, underscores, a letter or digit first",
             )
         for key in ("driver", "external"):
             if (body or {}).get(key) not in (None, False, "local"):
                 problems.of_part(
-                    ("volumes", name), f"volume {name!r}: `{key}: {body[key]}` needs an engine; {_WAY_OUT}"
+                    ("volumes", name), f"volume {shown(name)}: `{key}: {body[key]}` needs an engine; {_WAY_OUT}"
                 )
     services = {
         name: _service(name, body, file, problems) for name, body in file.config["services"].items()
@@ -271,7 +274,7 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
     at: Where = ("services", name)
 
     def wrong(key: str, text: str, *inside: str | int) -> None:
-        problems.of_part((*at, key, *inside), f"service {name!r}: {text}")
+        problems.of_part((*at, key, *inside), f"service {shown(name)}: {text}")
 
     for key, value in body.items():
         if key in _HONOURED or key in _HARMLESS or key.startswith("x-") or value in (None, [], {}, False):
@@ -307,11 +310,14 @@ def _service(name: str, body: Mapping[str, Any], file: ComposeFile, problems: Pr
             folders.append(workdir)
     user = str(body.get("user") or described.user)
     if problem := _user_problem(user):
-        wrong("user" if body.get("user") else "build", f"user {user!r}: {problem}")
+        wrong("user" if body.get("user") else "build", f"user {shown(user)}: {problem}")
     if (hostname := body.get("hostname")) and not _HOSTNAME.fullmatch(hostname):
-        wrong("hostname", f"hostname {hostname!r}: write at most 63 letters, digits, dots and dashes")
-    if (own := body.get("container_name")) and not _CONTAINER_NAME.fullmatch(own):
-        wrong("container_name", f"container_name {own!r}: write two or more letters, digits, dots, dashes, underscores")
+        wrong("hostname", f"hostname {shown(hostname)}: write at most 63 letters, digits, dots and dashes")
+    if (own := body.get("container_name")) is not None and not _CONTAINER_NAME.fullmatch(own):
+        wrong(
+            "container_name",
+            f"container_name {shown(own)}: write two or more letters, digits, dots, dashes, underscores",
+        )
     replicas = (body.get("deploy") or {}).get("replicas")
     if None not in (replicas, body.get("scale")) and replicas != body["scale"]:
         wrong("scale", f"scale {body['scale']} and deploy.replicas {replicas}: say one of them, or the same twice")
@@ -352,9 +358,9 @@ def _image(body: Mapping[str, Any], file: ComposeFile, wrong: Any, *, unread: bo
             workdir = str(body.get("working_dir") or "/app")
             path = os.path.realpath(file.path.parent / said["path"])
             if not os.path.isdir(path):
-                wrong("x-testbed", f"x-testbed.local.path {said['path']!r}: {path} is no folder", "local", "path")
+                wrong("x-testbed", f"x-testbed.local.path {shown(said['path'])}: {path} is no folder", "local", "path")
             elif workdir.startswith("/") and (problem := _place_problem(workdir)):
-                wrong("working_dir", f"working_dir {workdir!r}, where x-testbed.local.path is shown: {problem}")
+                wrong("working_dir", f"working_dir {shown(workdir)}, where x-testbed.local.path is shown: {problem}")
             else:
                 binds.append((path, workdir, True))
         python = said.get("python")
@@ -378,7 +384,7 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
     context = Path(build["context"])
     for key in sorted(set(build) - {"context", "dockerfile", "args", "labels", "tags"}):
         wrong("build", f"`build: {key}`: a local lab cannot honour it; {_WAY_OUT}")
-    path = context / str(build.get("dockerfile", "Dockerfile"))
+    path = context / str(build.get("dockerfile") or "Dockerfile")
     if not os.path.isfile(path):
         wrong("build", f"{path} does not exist")
         return None
@@ -391,7 +397,7 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
     image, found = dockerfile.read(text, arguments=arguments)
     entries, missing = buildcontext.entries(context, path, image.layers)
     missing += [
-        f"line {layer.line}: {layer.said}: owner {layer.owner!r}: {problem}"
+        f"line {layer.line}: {layer.said}: owner {shown(layer.owner)}: {problem}"
         for layer in image.layers
         if (problem := _user_problem(layer.owner))
     ]
@@ -428,27 +434,27 @@ def _volumes(
             problem = "another volume has this place"
         taken.add(posixpath.normpath(target))
         if problem:
-            wrong("volumes", f"a volume at {target!r}: {problem}", number)
+            wrong("volumes", f"a volume at {shown(target)}: {problem}", number)
             continue
         match volume["type"]:
             case "bind":
                 if not os.path.exists(source):
-                    wrong("volumes", f"{source!r} does not exist", number)
+                    wrong("volumes", f"{shown(source)} does not exist", number)
                 binds.append((source, target, read_only))
             case "volume" if source and source not in file.config["volumes"]:
-                wrong("volumes", f"volume {source!r} is not under the file's own `volumes:`", number)
+                wrong("volumes", f"volume {shown(source)} is not under the file's own `volumes:`", number)
             case "volume":
                 named.append((source or f":{number}", target, read_only))
             case "tmpfs":
                 folders.append(target)
             case kind:
-                wrong("volumes", f"a volume of type {kind!r}; {_WAY_OUT}", number)
+                wrong("volumes", f"a volume of type {shown(kind)}; {_WAY_OUT}", number)
     for number, each in enumerate(body.get("tmpfs") or ()):
         target = str(each or "").partition(":")[0]
         if each is None or target in buildcontext.SCRATCH:
             continue
         if problem := _place_problem(target):
-            wrong("tmpfs", f"tmpfs {target!r}: {problem}", number)
+            wrong("tmpfs", f"tmpfs {shown(target)}: {problem}", number)
         else:
             folders.append(target)
     return tuple(named)
@@ -476,9 +482,9 @@ def _workdir(body: Mapping[str, Any], described: Image, wrong: Any) -> str:
     said = body.get("working_dir")
     workdir = str(said or described.workdir)
     if said and not workdir.startswith("/"):
-        wrong("working_dir", f"working_dir {said!r}: must be an absolute path")
+        wrong("working_dir", f"working_dir {shown(said)}: must be an absolute path")
     elif not buildcontext.is_machines_folder(workdir) and (problem := _place_problem(workdir)):
-        wrong("working_dir" if said else "build", f"working_dir {workdir!r}: {problem}")
+        wrong("working_dir" if said else "build", f"working_dir {shown(workdir)}: {problem}")
     return workdir
 
 
@@ -496,7 +502,7 @@ def _user_problem(user: str) -> str | None:
             try:
                 look_up(word)
             except KeyError:
-                return f"{word!r} is not in this machine's {where}"
+                return f"{shown(word)} is not in this machine's {where}"
     return None
 
 
@@ -507,7 +513,7 @@ def _capabilities(body: Mapping[str, Any], key: str, wrong: Any) -> tuple[str, .
             continue
         name = each.upper().removeprefix("CAP_")
         if name != "ALL" and name not in CAPABILITIES:
-            wrong(key, f"{key}: {each!r}: {unknown(name, sorted(CAPABILITIES))}", number)
+            wrong(key, f"{key}: {shown(each)}: {unknown(name, sorted(CAPABILITIES))}", number)
         found.append(name)
     return tuple(found)
 
@@ -522,9 +528,11 @@ def _depends_on(body: Mapping[str, Any], file: ComposeFile, wrong: Any) -> dict[
         condition = str((how or {}).get("condition", "service_started"))
         if name not in services:
             if (how or {}).get("required", True):
-                wrong("depends_on", f"depends on {name!r}: {unknown(name, services)}", name)
+                wrong("depends_on", f"depends on {shown(name)}: {unknown(name, services)}", name)
         elif condition not in _CONDITIONS:
-            wrong("depends_on", f"condition {condition!r} of {name!r}: {unknown(condition, _CONDITIONS)}", name)
+            wrong(
+                "depends_on", f"condition {shown(condition)} of {shown(name)}: {unknown(condition, _CONDITIONS)}", name
+            )
         else:
             found[name] = condition
     return found
@@ -559,13 +567,16 @@ def _published(name: str, body: Mapping[str, Any], problems: Problems) -> Iterat
         where = ("services", name, "ports", port["item"])
         published, protocol = str(port.get("published") or "0"), port.get("protocol") or "tcp"
         if protocol != "tcp":
-            problems.of_part(where, f"service {name!r}: a local lab publishes TCP ports alone, not {protocol}")
-        elif not published.isdecimal():
-            problems.of_part(where, f"service {name!r}: published port {published!r}: name one port")
-        else:
-            yield Published(
-                host_ip=str(port.get("host_ip") or "127.0.0.1"), port=int(published), target=int(port["target"])
+            problems.of_part(where, f"service {shown(name)}: a local lab publishes TCP ports alone, not {protocol}")
+        elif (said := re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", published)) is None or int(said[2] or said[1]) < int(
+            said[1]
+        ):
+            problems.of_part(
+                where, f"service {shown(name)}: published port {shown(published)}: write 8080 or 8080-8090"
             )
+        else:
+            host_ip = str(port.get("host_ip") or "127.0.0.1")
+            yield Published(host_ip=host_ip, port=int(said[1]), last=int(said[2] or 0), target=int(port["target"]))
 
 
 def _check_published(file: ComposeFile, topology: Topology, problems: Problems) -> None:
@@ -582,15 +593,18 @@ def _check_published(file: ComposeFile, topology: Topology, problems: Problems) 
             if (replicas := topology.services[name].replicas) > 1:
                 problems.of_part(
                     where,
-                    f"service {name!r}: port {published} of this machine for {replicas} replicas; leave it out and "
-                    f"each gets one of its own",
+                    f"service {shown(name)}: port {published} of this machine for {replicas} replicas; leave it out "
+                    f"and each gets one of its own",
                 )
             for other, address, place in others:
                 if host_ip == address or {host_ip, address} & {"0.0.0.0", "::"}:  # noqa: S104  # compared only
                     at = problems.place(place)
-                    shown = f" ({at[0].name}:{at[1]})" if at else ""
-                    text = f"service {name!r}: port {published} of this machine is given to service {other!r}{shown}"
-                    problems.of_part(where, text)
+                    taken_at = f" ({at[0].name}:{at[1]})" if at else ""
+                    problems.of_part(
+                        where,
+                        f"service {shown(name)}: port {published} of this machine is given to service "
+                        f"{shown(other)}{taken_at}",
+                    )
                     break
             others.append((name, host_ip, where))
 
@@ -603,9 +617,13 @@ def _check_container_names(file: ComposeFile, topology: Topology, problems: Prob
             continue
         where = ("services", service, "container_name")
         if (replicas := topology.services[service].replicas) > 1:
-            problems.of_part(where, f"service {service!r}: one container_name, {name!r}, for {replicas} replicas")
+            problems.of_part(
+                where, f"service {shown(service)}: one container_name, {shown(name)}, for {replicas} replicas"
+            )
         if (other := taken.setdefault(name, service)) != service:
-            problems.of_part(where, f"service {service!r}: container_name {name!r} is taken by {other!r}")
+            problems.of_part(
+                where, f"service {shown(service)}: container_name {shown(name)} is taken by {shown(other)}"
+            )
 
 
 def _sysctls(body: Mapping[str, Any], wrong: Any) -> dict[str, str]:
@@ -614,7 +632,7 @@ def _sysctls(body: Mapping[str, Any], wrong: Any) -> dict[str, str]:
         if name.startswith("net."):
             found[name] = str(value)
         else:
-            wrong("sysctls", f"sysctl {name!r}: a host has its own `net.*` alone; {_WAY_OUT}", name)
+            wrong("sysctls", f"sysctl {shown(name)}: a host has its own `net.*` alone; {_WAY_OUT}", name)
     return found
 
 
@@ -626,12 +644,12 @@ def _limits(body: Mapping[str, Any], wrong: Any) -> dict[str, tuple[int, int]]:
     found = {}
     for name, value in (body.get("ulimits") or {}).items():
         if name not in _LIMITS:
-            wrong("ulimits", f"ulimit {name!r}: {unknown(name, sorted(_LIMITS))}", name)
+            wrong("ulimits", f"ulimit {shown(name)}: {unknown(name, sorted(_LIMITS))}", name)
             continue
         both = value if isinstance(value, Mapping) else {"soft": value, "hard": value}
         soft, hard = both["soft"], both["hard"]
         if hard != -1 and not 0 <= soft <= hard:
-            wrong("ulimits", f"ulimit {name!r}: soft {soft} is above hard {hard}", name)
+            wrong("ulimits", f"ulimit {shown(name)}: soft {soft} is above hard {hard}", name)
         found[f"RLIMIT_{name.upper()}"] = (soft, hard)
     return found
 
@@ -658,21 +676,26 @@ def _networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
     plans: dict[str, NetworkPlan] = {}
     taken = [subnet for body in file.config["networks"].values() for subnet in _asked_subnets(body)]
     pool = (each for each in _POOL if not any(each.overlaps(other) for other in taken if other.version == 4))
-    for name, body in file.config["networks"].items():
+    used = {name for body in file.config["services"].values() for name in body.get("networks") or {}}
+    # Compose leaves out the others, wherever they are; what is wrong with ours is told all the same.
+    for name, body in sorted(file.config["networks"].items(), key=lambda each: each[0] not in used):
         body = body or {}
         at: Where = ("networks", name)
+        if name not in used and (body.get("external") or body.get("driver") not in (None, "", "bridge")):
+            continue
         if body.get("external"):
-            problems.of_part(at, f"network {name!r} is external: a local lab's networks are its own; {_WAY_OUT}")
-        if body.get("driver", "bridge") not in (None, "bridge"):
+            problems.of_part(at, f"network {shown(name)} is external: a local lab's networks are its own; {_WAY_OUT}")
+        if body.get("driver") not in (None, "", "bridge"):
             problems.of_part(
-                (*at, "driver"), f"network {name!r}: driver {body['driver']!r}; a local lab has bridges; {_WAY_OUT}"
+                (*at, "driver"),
+                f"network {shown(name)}: driver {shown(body['driver'])}; a local lab has bridges; {_WAY_OUT}",
             )
         _refuse_in_network(name, body, problems)
         subnets = _asked_subnets(body, problems, at)
         if not any(each.version == 4 for each in subnets):
             chosen = next(pool, None)
             if chosen is None:
-                problems.of_part(at, f"network {name!r}: no subnet is left; name one under `ipam:`")
+                problems.of_part(at, f"network {shown(name)}: no subnet is left; name one under `ipam:`")
                 continue
             subnets.insert(0, chosen)
         if body.get("enable_ipv6") and not any(each.version == 6 for each in subnets):
@@ -688,11 +711,15 @@ def _networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
     for plan in plans.values():
         for a, b in combinations(plan.subnets, 2):
             if a.version == b.version and a.overlaps(b):
-                problems.of_part(("networks", plan.name), f"network {plan.name!r}: its subnets overlap: {a} and {b}")
+                problems.of_part(
+                    ("networks", plan.name), f"network {shown(plan.name)}: its subnets overlap: {a} and {b}"
+                )
     for one, other in combinations(plans.values(), 2):
         for a, b in ((a, b) for a in one.subnets for b in other.subnets if a.version == b.version and a.overlaps(b)):
-            problems.of_part(("networks", other.name), f"networks {one.name!r} and {other.name!r} overlap: {a} and {b}")
-    return plans
+            problems.of_part(
+                ("networks", other.name), f"networks {shown(one.name)} and {shown(other.name)} overlap: {a} and {b}"
+            )
+    return {name: plan for name, plan in plans.items() if name in used}
 
 
 def _refuse_in_network(name: str, body: Mapping[str, Any], problems: Problems) -> None:
@@ -708,7 +735,7 @@ def _refuse_in_network(name: str, body: Mapping[str, Any], problems: Problems) -
         said += [((*at, "ipam", "config", number, key), (each or {}).get(key)) for key in ("ip_range", "aux_addresses")]
     for where, value in said:
         if value:
-            problems.of_part(where, f"network {name!r}: `{where[-1]}: {value}`: {_CANNOT}")
+            problems.of_part(where, f"network {shown(name)}: `{where[-1]}: {value}`: {_CANNOT}")
 
 
 def _refuse_in_joined(service: str, network: str, joined: Any, problems: Problems) -> None:
@@ -716,7 +743,7 @@ def _refuse_in_joined(service: str, network: str, joined: Any, problems: Problem
     for key in ("mac_address", "interface_name", "gw_priority", "link_local_ips", "driver_opts"):
         if value := (joined or {}).get(key):
             where = ("services", service, "networks", network, key)
-            problems.of_part(where, f"service {service!r}: network {network!r}: `{key}: {value}`: {_CANNOT}")
+            problems.of_part(where, f"service {shown(service)}: network {shown(network)}: `{key}: {value}`: {_CANNOT}")
 
 
 def _asked_gateways(
@@ -727,14 +754,14 @@ def _asked_gateways(
             continue
         text, where = each["gateway"], ("networks", name, "ipam", "config", number, "gateway")
         if not is_address(text):
-            problems.of_part(where, f"network {name!r}: gateway {text!r} is no address")
+            problems.of_part(where, f"network {shown(name)}: gateway {shown(text)} is no address")
             continue
         subnet = next((subnet for subnet in subnets if ip_address(text) in subnet), None)
         if subnet is None:
             listed = ", ".join(map(str, subnets))
-            problems.of_part(where, f"network {name!r}: gateway {text} is in no subnet of its own ({listed})")
+            problems.of_part(where, f"network {shown(name)}: gateway {text} is in no subnet of its own ({listed})")
         elif (end := _end_of(subnet, text)) is not None:
-            problems.of_part(where, f"network {name!r}: gateway {text} is the {end} address of {subnet}")
+            problems.of_part(where, f"network {shown(name)}: gateway {text} is the {end} address of {subnet}")
         else:
             yield str(ip_address(text))
 
@@ -754,14 +781,16 @@ def _mtu(name: str, body: Mapping[str, Any], problems: Problems) -> int:
     if re.fullmatch(r"[0-9]{1,9}", said) and _LEAST_MTU <= int(said) <= _MOST_MTU:
         return int(said)
     where = ("networks", name, "driver_opts", _MTU_OPTION)
-    problems.of_part(where, f"network {name!r}: MTU {said!r}: must be a number from {_LEAST_MTU} to {_MOST_MTU}")
+    problems.of_part(
+        where, f"network {shown(name)}: MTU {shown(said)}: must be a number from {_LEAST_MTU} to {_MOST_MTU}"
+    )
     return 1500
 
 
 def _asked_subnets(body: Any, problems: Problems | None = None, at: Where = ()) -> list[IPv4Network | IPv6Network]:
     found: list[IPv4Network | IPv6Network] = []
     for number, each in enumerate(((body or {}).get("ipam") or {}).get("config") or ()):
-        if not each or each.get("subnet") is None:
+        if not each or not each.get("subnet"):
             continue
         try:
             subnet = ip_network(str(each["subnet"]))
@@ -771,7 +800,7 @@ def _asked_subnets(body: Any, problems: Problems | None = None, at: Where = ()) 
         except ValueError as error:
             if problems is not None:
                 where = (*at, "ipam", "config", number, "subnet")
-                problems.of_part(where, f"network {at[-1]!r}: subnet {each['subnet']!r}: {error}")
+                problems.of_part(where, f"network {shown(at[-1])}: subnet {shown(each['subnet'])}: {error}")
     return found
 
 
@@ -819,7 +848,9 @@ def _hosts(
                     if network not in file.config["networks"]:
                         where = ("services", service.name, "networks", network)
                         problems.of_part(
-                            where, f"service {service.name!r}: network {network!r}: {unknown(network, networks)}"
+                            where,
+                            f"service {shown(service.name)}: network {shown(network)}: "
+                            f"{unknown(network, file.config['networks'])}",
                         )
                     continue
                 addresses = []
@@ -827,7 +858,9 @@ def _hosts(
                     asked = (joined[network] or {}).get(f"ipv{subnet.version}_address")
                     given = str(ip_address(asked)) if asked and is_address(asked) else next(pool, None)
                     if given is None:
-                        problems.of_part(("networks", network), f"network {network!r}: {subnet} has no address left")
+                        problems.of_part(
+                            ("networks", network), f"network {shown(network)}: {subnet} has no address left"
+                        )
                         break
                     addresses.append(f"{given}/{subnet.prefixlen}")
                 if not addresses:
@@ -870,22 +903,28 @@ def _static_addresses(
                     continue
                 where = ("services", name, "networks", network, f"ipv{version}_address")
                 if not is_address(asked) or (parsed := ip_address(asked)).version != version:
-                    problems.of_part(where, f"service {name!r}: {asked!r} is no IPv{version} address")
+                    problems.of_part(where, f"service {shown(name)}: {shown(asked)} is no IPv{version} address")
                     continue
                 plan = networks[network]
                 others = taken.setdefault(network, {})
                 if not any(parsed in subnet for subnet in plan.subnets):
                     listed = ", ".join(map(str, plan.subnets))
-                    problems.of_part(where, f"service {name!r}: {asked} is not in network {network!r} ({listed})")
+                    problems.of_part(
+                        where, f"service {shown(name)}: {asked} is not in network {shown(network)} ({listed})"
+                    )
                 elif str(parsed) in (gateway.partition("/")[0] for gateway in plan.gateways):
-                    problems.of_part(where, f"service {name!r}: {asked} is the gateway of network {network!r}")
+                    problems.of_part(
+                        where, f"service {shown(name)}: {asked} is the gateway of network {shown(network)}"
+                    )
                 elif end := next((end for subnet in plan.subnets if (end := _end_of(subnet, asked))), None):
-                    problems.of_part(where, f"service {name!r}: {asked} is the {end} address of network {network!r}")
+                    problems.of_part(
+                        where, f"service {shown(name)}: {asked} is the {end} address of network {shown(network)}"
+                    )
                 elif str(parsed) in others:
-                    problems.of_part(where, f"service {name!r}: {asked} is taken by {others[str(parsed)]!r}")
+                    problems.of_part(where, f"service {shown(name)}: {asked} is taken by {shown(others[str(parsed)])}")
                 elif topology.services[name].replicas > 1:
                     problems.of_part(
-                        where, f"service {name!r}: one address for {topology.services[name].replicas} replicas"
+                        where, f"service {shown(name)}: one address for {topology.services[name].replicas} replicas"
                     )
                 others.setdefault(str(parsed), name)
     return taken

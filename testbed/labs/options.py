@@ -16,5 +16,5 @@ COMPOSE_FILE_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "doc
 
 
 def find_compose_file(folder: Path) -> Path | None:
-    """The Compose file of a folder, by Compose's own names."""
-    return next((folder / name for name in COMPOSE_FILE_NAMES if os.path.isfile(folder / name)), None)
+    """The Compose file of a folder, by Compose's own names; or what stands in its place."""
+    return next((folder / name for name in COMPOSE_FILE_NAMES if os.path.lexists(folder / name)), None)

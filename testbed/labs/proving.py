@@ -17,7 +17,7 @@ from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
 from testbed.judge import counting, probes
 from testbed.judge import statistics as exact
 from testbed.links import proof, qdisc, watching
-from testbed.links.profiles import find_table
+from testbed.links.profiles import find_table, table_numbers
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence, Tally
 from testbed.model.impairment import CLEAN, Impairment, is_table
 from testbed.model.topology import LinkRef
@@ -174,8 +174,7 @@ def _table(lab: Lab, ref: LinkRef, asked: Impairment) -> list[int]:
     if not asked.jitter_s or asked.distribution == "uniform":
         return []
     if is_table(asked.distribution):
-        lines = find_table(lab.tables, asked.distribution).read_text(encoding="utf-8").splitlines()
-        return [int(word) for line in lines if not line.startswith("#") for word in line.split()]
+        return table_numbers(find_table(lab.tables, asked.distribution))
     table: list[int] = lab.hosts[ref.dst].inside().call("delay_table", name=asked.distribution)
     return table
 

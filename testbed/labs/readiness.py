@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from testbed.errors import CommandTimeoutError, LabError
 from testbed.labs.lab import Program, seconds
 from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.text import shown
 
 Ready = int | str | Callable[[Program], bool]
 Listener = Callable[[int, float], dict[str, Any]]
@@ -26,7 +27,7 @@ def last_output(program: Program) -> str:
 def check_argv(argv: Sequence[str]) -> None:
     """Raise TypeError unless this is a list of words."""
     if isinstance(argv, str) or not argv or not all(isinstance(word, str) for word in argv):
-        raise TypeError(f"argv must be a list of strings such as ['ping', '-c1', 'server'], not {argv!r}")
+        raise TypeError(f"argv must be a list of strings such as ['ping', '-c1', 'server'], not {shown(argv)}")
 
 
 def check_free(host: str, argv: Sequence[str], ready: Ready | None, listener: Listener) -> None:
@@ -53,7 +54,7 @@ def await_ready(
     try:
         await_condition(lambda: check(program) or program.ended, bool, deadline_s=seconds(timeout), every_s=0.01)
     except NotSeenError:
-        wanted = "not ready" if callable(ready) else f"did not print {ready!r}"
+        wanted = "not ready" if callable(ready) else f"did not print {shown(ready)}"
         not_ready(f"{wanted} after {timeout} (it runs)")
     if not check(program):
         not_ready(_ended_early(program))

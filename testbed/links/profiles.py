@@ -16,19 +16,22 @@ The user's own folder ``netem/`` beside the Compose file comes first, then the o
 
 from __future__ import annotations
 
+import abc
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from testbed.errors import InvalidFilesError, InvalidValueError
+from testbed import reading
+from testbed.errors import InvalidValueError
 from testbed.links.schedule import compile_timeline
 from testbed.model.impairment import Impairment, Profile, is_table, unknown
-from testbed.model.timeline import ReadTrace, Timeline, parse_side
+from testbed.model.timeline import ReadTrace, Timeline, csv_rows, is_csv, mahimahi_rows, parse_side
 from testbed.resources import resource
+from testbed.text import shown
 
 T = TypeVar("T")
 
@@ -37,7 +40,7 @@ _LONGEST_TABLE = 16384  # sch_netem.c, NETEM_DIST_MAX
 _KEYS = ("description", "both", "forward", "reverse")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's where it is there
     """YAML that refuses a key given twice, where the usual loader keeps the last."""
 
 
@@ -52,9 +55,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
     seen: dict[object, int] = {}
     for key, line in pairs:
         if not isinstance(key, Hashable):
-            raise InvalidValueError(f"{key!r} in line {line} is a collection and cannot be a key")
+            raise InvalidValueError(f"{shown(key)} in line {line} is a collection and cannot be a key")
         if key in seen:
-            raise InvalidValueError(f"{key!r} stands twice, in lines {seen[key]} and {line}")
+            raise InvalidValueError(f"{shown(key)} stands twice, in lines {seen[key]} and {line}")
         seen[key] = line
     located = _Located(loader.construct_mapping(node, deep=True))
     located.line = node.start_mark.line + 1
@@ -65,26 +68,41 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def parse_yaml(text: str) -> Any:
-    """What a text says. Raises InvalidValueError if it is not YAML, or gives a key twice."""
+    """What a text says. Raises InvalidValueError if it is not YAML, gives a key twice, or is larger than any file."""
+    if excess := reading.yaml_excess(text):
+        raise InvalidValueError(f"line {excess[0]}: {excess[1]}")
     try:
         return yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader that refuses duplicate keys
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
         raise InvalidValueError(f"not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InvalidValueError("an alias of something that it is a part of") from None
 
 
 def read_trace(name: str, *folders: Path) -> str:
     """The text of a trace, looked for in the given folders, the earlier first, then in testbed's own.
 
-    Raises InvalidValueError saying where it was looked for.
+    Raises InvalidValueError saying where it was looked for; of a file outside these folders that is no trace, nothing
+    is quoted.
     """
-    looked = [folder / name for folder in (*folders, resource("netem"))]
-    for path in looked:
-        if path.is_file():
-            try:
-                return path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise InvalidValueError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
-    raise InvalidValueError(f"trace {name!r}: no such file; looked for {', '.join(map(str, looked))}")
+    where = (*folders, resource("netem"))
+    looked = [folder / name for folder in where]
+    path = next(filter(reading.exists, looked), None)
+    if path is None:
+        places = ", ".join(map(str, where))
+        raise InvalidValueError(f"trace {shown(name)}: no such file; looked for it in {places}")
+    text = reading.read_text(path, most_bytes=reading.MOST_TRACE_BYTES)
+    if not reading.is_below(path, where):
+        try:
+            csv_rows(text) if is_csv(name) else mahimahi_rows(text)
+        except InvalidValueError:
+            raise InvalidValueError(_not_quoted(f"trace {shown(name)}", "trace", path)) from None
+    return text
+
+
+def _not_quoted(what: str, kind: str, path: Path) -> str:
+    real = shown(str(path.resolve()))
+    return f"{what}: is no {kind}; what is in it is not quoted, for it is {real}, outside the folder of profiles"
 
 
 def parse_profile(name: str, text: str, read: ReadTrace = read_trace) -> Profile:
@@ -128,26 +146,64 @@ def checked_side(said: object, read: ReadTrace = read_trace) -> Impairment | Tim
     return side
 
 
-def load_profiles(*folders: Path) -> dict[str, Profile]:
-    """Every profile, by name: of the given folders, the earlier first, then of testbed itself.
+class _Files(Mapping[str, T], abc.ABC):
+    """Files by name, each read when it is asked for: a broken one is told to whoever needs it, and to nobody else."""
 
-    Raises InvalidFilesError with the problems of every file, each behind the file's path.
-    """
-    problems: list[str] = []
-    profiles: dict[str, Profile] = {}
-    for path in _files(*folders, resource("netem")):
-        if path.stem in profiles:
-            continue
-        profiles[path.stem] = Profile(name=path.stem)  # one that is broken is no unknown one
+    def __init__(self, named: Iterable[tuple[str, Path]]) -> None:
+        self._paths: dict[str, Path] = {}
+        for name, path in named:
+            self._paths.setdefault(name, path)
+
+    def __getitem__(self, name: str) -> T:
+        """Raises InvalidValueError with every problem of the file, each behind its path."""
+        return self._read(self._paths[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @abc.abstractmethod
+    def _read(self, path: Path) -> T: ...
+
+
+class Profiles(_Files[Profile]):
+    """Every profile, by name: of the given folders, the earlier first, then of testbed itself."""
+
+    def __init__(self, *folders: Path) -> None:
+        """Looks the folders through, and reads nothing yet."""
+        super().__init__((path.stem, path) for path in _files(*folders, resource("netem")))
+
+    def _read(self, path: Path) -> Profile:
         try:
-            profiles[path.stem] = _parse_file(path)
-        except UnicodeDecodeError as error:
-            problems.append(f"{path}: not UTF-8: {error.reason} at byte {error.start}")
+            return _parse_file(path)
+        except reading.UnreadableError:
+            raise
         except InvalidValueError as error:
-            problems += [f"{path}: {problem}" for problem in error.problems]
-    if problems:
-        raise InvalidFilesError(problems, profiles)
-    return profiles
+            if not reading.is_below(path, [path.parent]):
+                raise InvalidValueError(_not_quoted(str(path), "profile", path)) from None
+            raise InvalidValueError(f"{path}: {problem}" for problem in error.problems) from None
+
+    def checked(self) -> Profiles:
+        """Itself, for who needs all of them. Raises InvalidValueError with the problems of every file."""
+        problems: list[str] = []
+        for name in self:
+            try:
+                self[name]
+            except InvalidValueError as error:
+                problems += error.problems
+        if problems:
+            raise InvalidValueError(problems)
+        return self
+
+
+def load_profiles(*folders: Path) -> Profiles:
+    """Every profile, by name: of the given folders, the earlier first, then of testbed itself; read when asked for."""
+    return Profiles(*folders)
 
 
 @dataclass(frozen=True)
@@ -164,8 +220,8 @@ _KNOWN: dict[Path, _Known] = {}
 
 
 def _parse_file(path: Path) -> Profile:
-    """The profile of a file. Raises InvalidValueError and UnicodeDecodeError."""
-    text = path.read_text(encoding="utf-8")
+    """The profile of a file. Raises InvalidValueError."""
+    text = reading.read_text(path)
     known = _KNOWN.get(path.absolute())
     if known is not None and known.text == text and _same_traces(known, path.parent):
         return known.profile
@@ -189,50 +245,66 @@ def _same_traces(known: _Known, folder: Path) -> bool:
 
 def _files(*folders: Path) -> Iterator[Path]:
     for folder in folders:
-        if folder.is_dir():
-            yield from sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+        yield from _listed(folder, (".yaml", ".yml"))
 
 
-def load_tables(folder: Path) -> dict[str, Path]:
-    """The tables of delays of one's own, ``*.dist`` in the folder, by the name of the file, each checked.
+def _listed(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Files of a folder; none where there is no such folder. Raises InvalidValueError for one that nobody may list."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in endings)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InvalidValueError(f"{folder}: cannot be listed: {error.strerror}") from None
+
+
+class Tables(_Files[Path]):
+    """The tables of delays of one's own, ``*.dist`` in a folder, by the name of the file, each checked when asked for.
 
     A table in iproute2's format holds the inverse of the distribution: up to 16384 numbers from -32768 to 32767, 8192
-    being one jitter away from the delay; ``#`` begins a comment (tc-netem(8), netem/README.distribution). Raises
-    InvalidFilesError with the problems of every file.
+    being one jitter away from the delay; ``#`` begins a comment (tc-netem(8), netem/README.distribution).
     """
-    problems: list[str] = []
-    tables: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.dist")) if folder.is_dir() else ():
-        tables[path.name] = path
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        numbers = [(number, word) for number, line in enumerate(lines, 1) for word in line.partition("#")[0].split()]
-        wrong = [(number, word) for number, word in numbers if not re.fullmatch(r"-?\d{1,5}", word)]
-        wrong += [(number, word) for number, word in numbers
-                  if (number, word) not in wrong and not -32768 <= int(word) <= 32767]  # fmt: skip
-        problems += [f"{path}:{number}: {word!r} is no whole number from -32768 to 32767" for number, word in wrong[:3]]
-        if not wrong and not 2 <= len(numbers) <= _LONGEST_TABLE:
-            problems.append(f"{path}: {len(numbers)} numbers; a table has 2 to {_LONGEST_TABLE}")
-        if not is_table(path.name):
-            problems.append(f"{path}: name it with letters, digits, - and _ alone, as in measured.dist")
-    if problems:
-        raise InvalidFilesError(problems, tables)
-    return tables
+
+    def __init__(self, folder: Path) -> None:
+        """Looks the folder through, and reads nothing yet."""
+        super().__init__((path.name, path) for path in _listed(folder, (".dist",)))
+
+    def _read(self, path: Path) -> Path:
+        table_numbers(path)
+        return path
 
 
-def as_far_as_read(load: Callable[[], Mapping[str, T]], problems: list[str]) -> Mapping[str, T]:
-    """What `load_profiles` or `load_tables` finds; what is wrong with files joins the problems, and hides no other."""
-    try:
-        return load()
-    except InvalidFilesError as error:
-        problems += error.problems
-        return error.found
+def table_numbers(path: Path) -> list[int]:
+    """The numbers of a table of delays. Raises InvalidValueError with its problems, each behind the file's path."""
+    text = reading.read_text(path)
+    words = [
+        (number, word) for number, line in enumerate(text.splitlines(), 1) for word in line.partition("#")[0].split()
+    ]
+    wrong = [f"{path}:{number}: {shown(word)} is no whole number from -32768 to 32767" for number, word in words
+             if not (re.fullmatch(r"-?[0-9]{1,5}", word) and -32768 <= int(word) <= 32767)][:3]  # fmt: skip
+    if wrong and not reading.is_below(path, [path.parent]):
+        wrong = [_not_quoted(str(path), "table", path)]
+    if not wrong and not 2 <= len(words) <= _LONGEST_TABLE:
+        wrong.append(f"{path}: {len(words)} numbers; a table has 2 to {_LONGEST_TABLE}")
+    elif not wrong and len({word for _, word in words}) == 1:
+        wrong.append(f"{path}: all its numbers are {words[0][1]}, so that no delay would differ from another")
+    if not is_table(path.name):
+        wrong.append(f"{path}: name it with letters, digits, - and _ alone, as in measured.dist")
+    if wrong:
+        raise InvalidValueError(wrong)
+    return [int(word) for _, word in words]
+
+
+def load_tables(folder: Path) -> Tables:
+    """The tables of delays in a folder, by the name of the file; each read when it is asked for."""
+    return Tables(folder)
 
 
 def find_table(tables: Mapping[str, Path], name: str) -> Path:
     """The table of that name. Raises InvalidValueError naming the nearest."""
     if name not in tables:
         known = unknown(name, tables) if tables else "there is none"
-        raise InvalidValueError(f"distribution={name!r}: of the tables in netem/ beside the Compose file, {known}")
+        raise InvalidValueError(f"distribution={shown(name)}: of the tables in netem/ beside the Compose file, {known}")
     return tables[name]
 
 
@@ -240,9 +312,9 @@ def find_profile(profiles: Mapping[str, Profile], name: Any) -> Profile:
     """The profile of that name. Raises InvalidValueError naming the nearest."""
     if not isinstance(name, str):
         raise InvalidValueError(
-            f"{name!r} is no profile: give a profile's name, as lossy, words, as delay=40ms, "
+            f"{shown(name)} is no profile: give a profile's name, as lossy, words, as delay=40ms, "
             f"or a list of steps, as [{{delay: 40ms}}, {{at: 5s, outage: 2s}}]"
         )
     if name not in profiles:
-        raise InvalidValueError(f"profile {name!r}: {unknown(name, profiles)}")
+        raise InvalidValueError(f"profile {shown(name)}: {unknown(name, profiles)}")
     return profiles[name]

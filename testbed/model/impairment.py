@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from testbed import units
 from testbed.errors import InvalidValueError
+from testbed.text import shown
 
 if TYPE_CHECKING:
     from testbed.model.timeline import Timeline
@@ -49,6 +50,23 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "seed": (int,),
 }
 _RATIOS = ("delay_correlation", "loss_ratio", "duplicate_ratio", "reorder_ratio", "corrupt_ratio")
+
+# What others call it: tc and its like, browsers' throttling, Toxiproxy, Pumba, Comcast, Kubernetes' chaos tools.
+_OTHERS_WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("latency", "lag", "rtt", "ping"), "delay, one way: delay=40ms"),
+    **dict.fromkeys(("bandwidth", "throughput", "speed", "bitrate", "bw", "target-bw"), "rate: rate=10mbit"),
+    **dict.fromkeys(
+        ("packet_loss", "packet-loss", "packetloss", "loss_ratio", "plr", "drop", "drop_rate"), "loss: loss=2%"
+    ),
+    **dict.fromkeys(("variance", "deviation", "jitter_ms"), "jitter, beside a delay: jitter=5ms"),
+    **dict.fromkeys(("duplication", "dup"), "duplicate: duplicate=1%"),
+    **dict.fromkeys(("corruption", "bit_error_rate", "ber"), "corrupt: corrupt=0.1%"),
+    **dict.fromkeys(("reordering", "out_of_order"), "reorder, beside a delay: reorder=10%"),
+    **dict.fromkeys(("buffer", "queue_size", "buffer_size", "queue_length"), "limit, in packets: limit=100"),
+    "ceil": "rate: rate=10mbit",
+}
+_LONGEST_NAME = 60
+_MOST_NAMES = 40
 
 # netem keeps delay and jitter in signed 64-bit nanoseconds; an hour is beyond any link, and a typing error.
 _LONGEST_S = 3600.0
@@ -101,7 +119,7 @@ class Slot:
         elif self.distribution is None and times[0] > times[1]:  # type: ignore[operator]  # neither is None here
             yield "its shortest time is longer than its longest"
         elif self.distribution is not None and self.distribution not in shapes and not is_table(self.distribution):
-            yield f"distribution {self.distribution!r}: {_unknown(self.distribution, shapes)}"
+            yield f"distribution {shown(self.distribution)}: {unknown(self.distribution, shapes)}"
         elif not any(times):
             yield "a time between turns must be above 0"
         elif self.distribution is not None and not 0 < (self.jitter_s or 0.0) <= _WIDEST_S:
@@ -193,7 +211,8 @@ class Impairment:
         ]  # fmt: skip
         words = {word.field: word.name for word in WORDS.values()} if wrong else {}
         return [
-            f"{name}={value!r}: must be a number; as text, write Impairment.parse({{{words[name]!r}: {value!r}}})"
+            f"{name}={shown(value)}: must be a number; as text, write "
+            f"Impairment.parse({{{shown(words[name])}: {shown(value)}}})"
             for name, value in wrong
         ]
 
@@ -202,67 +221,78 @@ class Impairment:
         for name in ("delay_s", "jitter_s"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= _LONGEST_S:
-                yield f"{name}={value!r}: must lie between 0 and {_LONGEST_S:g} seconds"
+                yield f"{name}={shown(value)}: must lie between 0 and {_LONGEST_S:g} seconds"
             elif value is not None and 0 < value < _SHORTEST_S:
-                yield f"{name}={value!r}: shorter than a nanosecond, the shortest time that netem knows"
+                yield f"{name}={shown(value)}: shorter than a nanosecond, the shortest time that netem knows"
             elif name == "jitter_s" and value is not None and value > _WIDEST_S:
-                yield f"{name}={value!r}: at most {_WIDEST_S:.7g} seconds, netem's widest spread"
+                yield f"{name}={shown(value)}: at most {_WIDEST_S:.7g} seconds, netem's widest spread"
         for name in _RATIOS:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                yield f"{name}={value!r}: must lie between 0 and 1"
+                yield f"{name}={shown(value)}: must lie between 0 and 1"
             elif value is not None and 0 < value < _SMALLEST_SHARE:
-                yield f"{name}={value!r}: smaller than 2⁻³², the smallest share that netem knows"
+                yield f"{name}={shown(value)}: smaller than 2⁻³², the smallest share that netem knows"
         for name, count in (("loss_gemodel", 4), ("loss_state", 5)):
             value = getattr(self, name)
             if value is not None and (len(value) != count or not all(0 <= share <= 1 for share in value)):
-                yield f"{name}={value!r}: must be {count} shares between 0 and 1"
+                yield f"{name}={shown(value)}: must be {count} shares between 0 and 1"
         if self.loss_burst_packets is not None and not 1 <= self.loss_burst_packets <= _LONGEST_BURST:
-            yield f"loss_burst_packets={self.loss_burst_packets!r}: must lie between 1 and {_LONGEST_BURST:g} packets"
+            yield (
+                f"loss_burst_packets={shown(self.loss_burst_packets)}: "
+                f"must lie between 1 and {_LONGEST_BURST:g} packets"
+            )
         if self.reorder_gap_packets is not None and not 1 <= self.reorder_gap_packets < 2**32:
-            yield f"reorder_gap_packets={self.reorder_gap_packets!r}: must be at least 1"
+            yield f"reorder_gap_packets={shown(self.reorder_gap_packets)}: must be at least 1"
         if self.rate_bps is not None and not 8 <= self.rate_bps < _FASTEST_BPS:
-            yield f"rate_bps={self.rate_bps!r}: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate"
+            yield (
+                f"rate_bps={shown(self.rate_bps)}: must lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate"
+            )
         if self.overhead_bytes is not None and not (
             -_SHORTEST_PACKET_BYTES <= self.overhead_bytes <= _LONGEST_PACKET_BYTES
         ):
             yield (
-                f"overhead_bytes={self.overhead_bytes!r}: must lie between -{_SHORTEST_PACKET_BYTES} (a packet of less "
-                f"than no bytes never leaves) and {_LONGEST_PACKET_BYTES}, the longest packet"
+                f"overhead_bytes={shown(self.overhead_bytes)}: must lie between -{_SHORTEST_PACKET_BYTES} (a packet of "
+                f"less than no bytes never leaves) and {_LONGEST_PACKET_BYTES}, the longest packet"
             )
         if self.limit_packets is not None and not 1 <= self.limit_packets < 2**32:
-            yield f"limit_packets={self.limit_packets!r}: must lie between 1 and 2³²-1; a queue of 0 passes nothing"
+            yield (
+                f"limit_packets={shown(self.limit_packets)}: must lie between 1 and 2³²-1; a queue of 0 passes nothing"
+            )
         if self.seed is not None and not 0 <= self.seed < _SEEDS:
-            yield f"seed={self.seed!r}: must lie between 0 and 2⁶⁴-1"
+            yield f"seed={shown(self.seed)}: must lie between 0 and 2⁶⁴-1"
         yield from self._sizes_out_of_range()
         if self.distribution not in DISTRIBUTIONS and not is_table(self.distribution):
-            yield f"distribution={self.distribution!r}: {_unknown(self.distribution, DISTRIBUTIONS)}"
+            yield f"distribution={shown(self.distribution)}: {unknown(self.distribution, DISTRIBUTIONS)}"
 
     def _sizes_out_of_range(self) -> Iterator[str]:
         if self.bucket_bytes is not None and not _FULL_PACKET_BYTES <= self.bucket_bytes < 2**31:
             yield (
-                f"bucket_bytes={self.bucket_bytes!r}: must lie between {_FULL_PACKET_BYTES}, a full-size packet "
+                f"bucket_bytes={shown(self.bucket_bytes)}: must lie between {_FULL_PACKET_BYTES}, a full-size packet "
                 f"(a smaller bucket never passes one), and 2³¹-1"
             )
         if self.queue_bytes is not None and not _FULL_PACKET_BYTES <= self.queue_bytes <= _LONGEST_QUEUE_BYTES:
             least = f"{_FULL_PACKET_BYTES}, a full-size packet"
-            yield f"queue_bytes={self.queue_bytes!r}: must lie between {least}, and 2³²-1"
+            yield f"queue_bytes={shown(self.queue_bytes)}: must lie between {least}, and 2³²-1"
         for name in ("slot_packets", "slot_bytes"):
             value = getattr(self, name)
             if value is not None and not 1 <= value < 2**31 - 1:  # which is netem's word for no limit
-                yield f"{name}={value!r}: must lie between 1 and 2³¹-2"
+                yield f"{name}={shown(value)}: must lie between 1 and 2³¹-2"
         if self.slot is not None:
-            yield from (f"slot={self.slot.words()!r}: {problem}" for problem in self.slot.problems())
+            yield from (f"slot={shown(self.slot.words())}: {problem}" for problem in self.slot.problems())
         last = 0
         for first, end in self.drop_packets:
             if not last < first <= end <= _LAST_INDEX:
-                yield f"drop_packets={self.drop_packets!r}: must be rising numbers from 1 to 2³¹-1, as in [3, 17-20]"
+                yield (
+                    f"drop_packets={shown(self.drop_packets)}: must be rising numbers from 1 to 2³¹-1, as in [3, 17-20]"
+                )
                 break
             last = end
         if len(self.drop_packets) > _MOST_RANGES:
             yield f"drop_packets: {len(self.drop_packets)} numbers and ranges; at most {_MOST_RANGES} are possible"
         if self.drop_every is not None and not 2 <= self.drop_every <= _LAST_INDEX:
-            yield f"drop_every={self.drop_every!r}: must lie between 2 and 2³¹-1; to lose everything, say loss=100%"
+            yield (
+                f"drop_every={shown(self.drop_every)}: must lie between 2 and 2³¹-1; to lose everything, say loss=100%"
+            )
 
     def _at_odds(self) -> Iterator[str]:
         """Values that make no sense together."""
@@ -270,7 +300,7 @@ class Impairment:
             yield "jitter without delay: netem varies a delay; give the mean delay too"
         if not self.jitter_s:
             if self.distribution != "uniform":
-                yield f"distribution={self.distribution!r} without jitter has no effect"
+                yield f"distribution={shown(self.distribution)} without jitter has no effect"
             if self.reorder_by_jitter:
                 yield "reorder_by_jitter without jitter has no effect"
             if self.delay_correlation:
@@ -462,7 +492,7 @@ class Impairment:
         for name, said in words.items():
             word = WORDS.get(str(name))
             if word is None:
-                problems.append(f"{name}: {_unknown(str(name), WORDS)}")
+                problems.append(f"{name}: {unknown(str(name), WORDS)}")
                 continue
             try:
                 values[word.field] = word.read(said)
@@ -526,16 +556,20 @@ def _in_words(problem: str, names: Mapping[str, str]) -> str:
     return f"{names.get(field_name, field_name)}{equals}{rest}"
 
 
-def _unknown(said: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(said, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown{hint} Known: {', '.join(known)}" if hint else f"unknown; known: {', '.join(known)}"
+def unknown(said: str, known: Iterable[str], *, meant: Mapping[str, str] = _OTHERS_WORDS) -> str:
+    """How an unknown name is reported: with what it means elsewhere or the nearest known one, and all of them."""
+    names = list(known)
+    if (told := meant.get(said.lower())) and re.split("[:, ]", told)[0] in names:
+        return f"unknown; here it is {told}. Known: {listing(names)}"
+    near = difflib.get_close_matches(said, names, n=1) if len(said) <= _LONGEST_NAME else []
+    hint = f"; did you mean {shown(near[0])}?" if near else ""
+    return f"unknown{hint} Known: {listing(names)}" if hint else f"unknown; known: {listing(names)}"
 
 
-def unknown(said: str, known: Iterable[str]) -> str:
-    """How an unknown name is reported: with the nearest known one, and all of them."""
-    return _unknown(said, known)
+def listing(names: Sequence[str]) -> str:
+    """Names with commas between them; of very many, the first."""
+    rest = [f"… and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+    return ", ".join([*names[:_MOST_NAMES], *rest])
 
 
 @dataclass(frozen=True)
@@ -552,11 +586,11 @@ class Word:
 def _integer(name: str) -> Callable[[object], int]:
     def read(said: object) -> int:
         if isinstance(said, bool) or not isinstance(said, int | str):
-            raise InvalidValueError(f"{name}={said!r}: not a whole number")
+            raise InvalidValueError(f"{name}={shown(said)}: not a whole number")
         try:
             return int(said)
         except ValueError:
-            raise InvalidValueError(f"{name}={said!r}: not a whole number") from None
+            raise InvalidValueError(f"{name}={shown(said)}: not a whole number") from None
 
     return read
 
@@ -567,7 +601,7 @@ def _boolean(name: str) -> Callable[[object], bool]:
             return said
         if isinstance(said, str) and said.lower() in ("true", "false"):
             return said.lower() == "true"
-        raise InvalidValueError(f"{name}={said!r}: must be true or false")
+        raise InvalidValueError(f"{name}={shown(said)}: must be true or false")
 
     return read
 
@@ -580,7 +614,7 @@ def _loss(said: object) -> float:
     if isinstance(said, str) and re.fullmatch(r"\s*[\d.]+%\s+[\d.]+%\s*", said):
         mean = said.split()[0]
         raise InvalidValueError(
-            f"loss={said!r}: netem's correlated loss does not lose what it says (10% 25% loses about 1.8%). For "
+            f"loss={shown(said)}: netem's correlated loss does not lose what it says (10% 25% loses about 1.8%). For "
             f'losses in bursts, say loss="{mean}" and burst=3, the mean number of packets lost in a row'
         )
     return units.parse_ratio(said, name="loss")
@@ -593,7 +627,7 @@ def _ratios(name: str, least: int, defaults: tuple[str, ...], example: str) -> C
         parts = said.split() if isinstance(said, str) else list(said) if isinstance(said, list | tuple) else [said]
         missing = least + len(defaults) - len(parts)
         if not 0 <= missing <= len(defaults):
-            raise InvalidValueError(f"{name}={said!r}: needs {example}")
+            raise InvalidValueError(f"{name}={shown(said)}: needs {example}")
         return tuple(units.parse_ratio(part, name=name) for part in (*parts, *defaults[len(defaults) - missing :]))
 
     return read
@@ -610,7 +644,7 @@ def _count(name: str) -> Callable[[object], float]:
                 return float(said)
         except ValueError:
             pass  # said below
-        raise InvalidValueError(f"{name}={said!r}: not a number of packets")
+        raise InvalidValueError(f"{name}={shown(said)}: not a number of packets")
 
     return read
 
@@ -618,7 +652,7 @@ def _count(name: str) -> Callable[[object], float]:
 def _distribution(said: object) -> str:
     if said not in DISTRIBUTIONS and not (isinstance(said, str) and is_table(said)):
         table = ", or NAME.dist for netem/NAME.dist beside the Compose file"
-        raise InvalidValueError(f"distribution={said!r}: {_unknown(str(said), DISTRIBUTIONS)}{table}")
+        raise InvalidValueError(f"distribution={shown(said)}: {unknown(str(said), DISTRIBUTIONS)}{table}")
     return str(said)
 
 
@@ -628,7 +662,7 @@ def _slot(said: object) -> Slot:
         mean_s, jitter_s = (units.parse_time(word, name="slot") for word in words[1:])
         return Slot(distribution=words[0], mean_s=mean_s, jitter_s=jitter_s)
     if len(words) not in (1, 2):
-        raise InvalidValueError(f'slot={said!r}: write slot="20ms", slot="20ms 25ms" or slot="normal 20ms 5ms"')
+        raise InvalidValueError(f'slot={shown(said)}: write slot="20ms", slot="20ms 25ms" or slot="normal 20ms 5ms"')
     return Slot(min_s=units.parse_time(words[0], name="slot"), max_s=units.parse_time(words[-1], name="slot"))
 
 
@@ -649,7 +683,8 @@ def _numbers(said: object) -> tuple[tuple[int, int], ...]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last:
             raise InvalidValueError(
-                f"drop_packets={said!r}: {part!r} is no number of a packet, counted from 1, nor a range such as 17-20"
+                f"drop_packets={shown(said)}: {shown(part)} is no number of a packet, counted from 1, nor a range such "
+                f"as 17-20"
             )
         ranges.append((first, last))
     joined: list[tuple[int, int]] = []

@@ -35,6 +35,7 @@ from typing import Any
 from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.model.impairment import WORDS, Impairment, unknown
+from testbed.text import shown
 
 LATE_S = 0.010
 """A step that was taken later than this is reported as late; seconds."""
@@ -285,7 +286,7 @@ def parse_side(said: object, *, read_trace: ReadTrace) -> Impairment | Timeline:
     if isinstance(said, list | tuple) and said:
         return parse_steps(said)
     if not isinstance(said, Mapping):
-        raise InvalidValueError(f"must be a mapping such as {{delay: 40ms, loss: 2%}}; found {said!r}")
+        raise InvalidValueError(f"must be a mapping such as {{delay: 40ms, loss: 2%}}; found {shown(said)}")
     if "trace" in said:
         return parse_trace(said, read_trace)
     if misplaced := [word for word in (*_STEP_WORDS, *_TRACE_WORDS) if word in said]:
@@ -320,7 +321,7 @@ class _Steps:
             return None
         if not least_s <= value <= _LONGEST_S:
             shortest = f" and at least {units.format_time(least_s)}" if least_s else ""
-            self.complain(where, [f"{word}={step[word]!r}: must be at most a day{shortest}"])
+            self.complain(where, [f"{word}={shown(step[word])}: must be at most a day{shortest}"])
             return None
         return value
 
@@ -381,7 +382,7 @@ def parse_steps(steps: Sequence[object]) -> Timeline:
         line = getattr(step, "line", None)
         where = f"step {number}" + (f" (line {line})" if line is not None else "")
         if not isinstance(step, Mapping):
-            read.complain(where, [f"must be a mapping such as {{at: 2s, loss: 5%}}; found {step!r}"])
+            read.complain(where, [f"must be a mapping such as {{at: 2s, loss: 5%}}; found {shown(step)}"])
         elif "repeat" in step:
             _read_repeat(read, where, step, last=number == len(steps))
         else:
@@ -424,7 +425,7 @@ def _read_step(read: _Steps, where: str, step: Mapping[Any, object]) -> None:
         return
     clean = step.get("clean", False)
     if not isinstance(clean, bool):
-        read.complain(where, [f"clean={clean!r}: must be true or false"])
+        read.complain(where, [f"clean={shown(clean)}: must be true or false"])
     if not named and "ramp" not in step and not clean:
         if not any(name not in ("at", "clean") for name in step):
             read.complain(where, ["changes nothing; name a word such as delay, or ramp, outage, clean: true"])
@@ -456,12 +457,12 @@ def _read_ramp(
         match = _RAMP.fullmatch(said)
         inner = _RANGE.fullmatch(match["range"]) if match else None
         if match is None or inner is None:
-            read.complain(where, [f"ramp={said!r}: cannot be read; {form}"])
+            read.complain(where, [f"ramp={shown(said)}: cannot be read; {form}"])
             return nothing
         name = "loss" if "%" in inner["last"] else "rate" if "bit" in inner["last"].lower() else "delay"
         said = {name: match["range"], "over": match["over"]}
     if not isinstance(said, Mapping) or "over" not in said or len(said) < 2:
-        read.complain(where, [f"ramp={said!r}: needs what changes, and over how long; {form}"])
+        read.complain(where, [f"ramp={shown(said)}: needs what changes, and over how long; {form}"])
         return nothing
     first: dict[str, object] = {}
     last: dict[str, object] = {}
@@ -476,7 +477,7 @@ def _read_ramp(
             continue
         match = _RANGE.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            read.complain(where, [f"ramp: {name}={text!r}: needs a beginning and an end; {form}"])
+            read.complain(where, [f"ramp: {name}={shown(text)}: needs a beginning and an end; {form}"])
             failed = True
             continue
         try:
@@ -535,35 +536,40 @@ def parse_trace(said: Mapping[Any, object], read_trace: ReadTrace) -> Timeline:
         except InvalidValueError as error:
             read.problems += error.problems
     else:
-        read.problems.append(f"trace={name!r}: must be the name of a file, for example traces/tunnel.csv")
+        read.problems.append(f"trace={shown(name)}: must be the name of a file, for example traces/tunnel.csv")
     if read.problems or window_s is None:
         raise InvalidValueError(read.problems)
-    is_csv = str(name).lower().endswith(".csv")
-    if is_csv and "window" in said:
+    by_rows = is_csv(str(name))
+    if by_rows and "window" in said:
         read.problems.append("window: belongs to a Mahimahi trace; a CSV has its own times")
-    if not is_csv:
+    if not by_rows:
         read.problems += [f"{word}: a Mahimahi trace says it itself" for word in ("rate", "repeat") if word in said]
     try:
-        rows = csv_rows(text) if is_csv else mahimahi_rows(text, window_s=window_s)
+        rows = csv_rows(text) if by_rows else mahimahi_rows(text, window_s=window_s)
     except InvalidValueError as error:
         raise InvalidValueError([*read.problems, *(f"{name}: {problem}" for problem in error.problems)]) from None
-    if not is_csv:
+    if not by_rows:
         repeat_s = rows[-1].at_s
         rows = rows[:-1]
     else:
         told = {column for row in rows for column in row.words} | {"rate" for row in rows if row.rate_bps is not None}
         read.problems += [
-            f"{word}={said[word]!r}: {name} has a column {word} and says it itself; leave one of them out"
+            f"{word}={shown(said[word])}: {name} has a column {word} and says it itself; leave one of them out"
             for word in _COLUMNS if word in said and word in told
         ]  # fmt: skip
-    if is_csv and repeat_s is not None and repeat_s <= rows[-1].at_s:
+    if by_rows and repeat_s is not None and repeat_s <= rows[-1].at_s:
         read.problems.append(
-            f"repeat={said['repeat']!r}: the trace's last line is at {units.format_time(rows[-1].at_s)}; give more"
+            f"repeat={shown(said['repeat'])}: the trace's last line is at {units.format_time(rows[-1].at_s)}; give more"
         )
     segments = _segments(read, str(name), rows, named, repeat_s)
     if read.problems:
         raise InvalidValueError(read.problems)
     return Timeline(segments=tuple(segments), repeat_s=repeat_s, trace=str(name), words=_written(said))
+
+
+def is_csv(name: str) -> bool:
+    """Whether a trace's name says that it is a CSV; any other is a Mahimahi trace."""
+    return name.lower().endswith(".csv")
 
 
 def _written(said: object) -> str:
@@ -629,7 +635,7 @@ def csv_rows(text: str) -> list[Row]:
         raise InvalidValueError("is empty; its first line must name the columns: time, rate, delay, loss")
     if len(lines) > _MOST_ROWS:
         raise InvalidValueError(f"has {len(lines)} lines; at most {_MOST_ROWS}")
-    cells = list(csv.reader(line for _, line in lines))
+    cells = [_cells(number, line) for number, line in lines]
     columns = _headings(lines[0][0], cells[0])
     problems: list[str] = []
     rows: list[Row] = []
@@ -655,7 +661,7 @@ def csv_rows(text: str) -> list[Row]:
             continue
         if rows and at_s <= rows[-1].at_s:
             last = units.format_time(rows[-1].at_s)
-            problems.append(f"line {number}: time={row[0]!r}: not after {last}, the line before it")
+            problems.append(f"line {number}: time={shown(row[0])}: not after {last}, the line before it")
             continue
         if at_s > _LONGEST_S:
             problems.append(f"line {number}: time={units.format_time(at_s)}: later than a day")
@@ -668,6 +674,14 @@ def csv_rows(text: str) -> list[Row]:
     return rows
 
 
+def _cells(number: int, line: str) -> list[str]:
+    """The cells of a line. Raises InvalidValueError."""
+    try:
+        return next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        raise InvalidValueError(f"line {number}: {error}: {shown(line)}") from None
+
+
 def _headings(number: int, cells: Sequence[str]) -> list[tuple[str, str | None]]:
     """The columns of a header, each with the unit that stands there."""
     columns: list[tuple[str, str | None]] = []
@@ -676,17 +690,17 @@ def _headings(number: int, cells: Sequence[str]) -> list[tuple[str, str | None]]
         match = _HEADING.fullmatch(cell)
         name = match["name"].lower() if match else cell.strip()
         if match is None or name not in _COLUMNS:
-            problems.append(f"line {number}: column {cell.strip()!r}: {unknown(name, _COLUMNS)}")
+            problems.append(f"line {number}: column {shown(cell.strip())}: {unknown(name, _COLUMNS)}")
             continue
         if name in [known for known, _ in columns]:
-            problems.append(f"line {number}: column {name!r} stands twice")
+            problems.append(f"line {number}: column {shown(name)} stands twice")
         unit = match["unit"]
         if unit is not None:
             read = WORDS["delay" if name == "time" else name].read
             try:
                 read(f"1{unit}")
             except InvalidValueError as error:
-                problems += [f"line {number}: column {cell.strip()!r}: {problem}" for problem in error.problems]
+                problems += [f"line {number}: column {shown(cell.strip())}: {problem}" for problem in error.problems]
         columns.append((name, unit))
     names = [name for name, _ in columns]
     if not problems and ("time" not in names or len(names) < 2):
@@ -710,7 +724,7 @@ def mahimahi_rows(text: str, *, window_s: float = WINDOW_S) -> list[Row]:
         if not word:
             continue
         if not word.isdecimal() or len(word) > _MOST_DIGITS:
-            problems.append(f"line {number}: {word[:40]!r}: not a whole number of milliseconds")
+            problems.append(f"line {number}: {shown(word[:40])}: not a whole number of milliseconds")
             continue
         time_ms = int(word)
         if times and time_ms < times[-1]:

@@ -24,7 +24,9 @@ from typing import Any
 
 from testbed.errors import InvalidValueError
 from testbed.model.impairment import unknown
+from testbed.text import shown
 
+_MOST_HOSTS = 10_000
 ROUTER = "router"
 """The word under a service's ``x-testbed`` that makes it one."""
 SHAPES = ("star", "chain", "dumbbell")
@@ -101,8 +103,8 @@ def from_words(said: object, services: Services) -> Drawing:
     Raises InvalidValueError with every problem.
     """
     if not isinstance(said, Mapping):
-        raise InvalidValueError(f"topology {said!r}: write {{chain: 5}}, {{star: 100}} or {{dumbbell: [10, 10]}}")
-    problems = [f"topology: {word!r}: {unknown(str(word), WORDS)}" for word in said if word not in WORDS]
+        raise InvalidValueError(f"topology {shown(said)}: write {{chain: 5}}, {{star: 100}} or {{dumbbell: [10, 10]}}")
+    problems = [f"topology: {shown(word)}: {unknown(str(word), WORDS)}" for word in said if word not in WORDS]
     shapes = [shape for shape in SHAPES if shape in said]
     if len(shapes) != 1:
         problems.append(f"topology: name one of {', '.join(SHAPES)}, not {len(shapes)}")
@@ -112,7 +114,7 @@ def from_words(said: object, services: Services) -> Drawing:
     sizes = said[shape] if isinstance(said[shape], list) else [said[shape]]
     if len(sizes) != (wanted := 2 if shape == "dumbbell" else 1):
         raise InvalidValueError(
-            f"topology {shape}: {said[shape]!r}: give {'two numbers' if wanted > 1 else 'a number'}"
+            f"topology {shape}: {shown(said[shape])}: give {'two numbers' if wanted > 1 else 'a number'}"
         )
     extra: dict[str, Any] = {"ipv6": bool(said.get("ipv6", False))}
     misplaced = "ends" if shape == "star" else "host"
@@ -135,7 +137,7 @@ def asked_of_compose(config: Mapping[str, Any]) -> Iterator[str]:
         yield "`x-testbed: {topology: …}`"
     for name, body in (config.get("services") or {}).items():
         if isinstance(body, Mapping) and is_router(body):
-            yield f"service {name!r}: `x-testbed: {{router: true}}`"
+            yield f"service {shown(name)}: `x-testbed: {{router: true}}`"
 
 
 def is_router(body: Mapping[str, Any]) -> bool:
@@ -144,22 +146,24 @@ def is_router(body: Mapping[str, Any]) -> bool:
     return isinstance(said, Mapping) and said.get(ROUTER) is True
 
 
-def _check(shape: str, sizes: Iterable[object], ends: object, services: Services | None) -> None:
+def _check(shape: str, sizes: Sequence[object], ends: object, services: Services | None) -> None:
     problems = [
-        f"{shape}({size!r}): must be a whole number from 1"
+        f"{shape}({shown(size)}): must be a whole number from 1"
         for size in sizes
         if not isinstance(size, int) or isinstance(size, bool) or size < 1
     ]
     named = [str(each) for each in ends] if isinstance(ends, list | tuple) else []
     if not named or (shape != "star" and len(set(named)) != 2) or any(not each for each in named):
-        problems.append(f"{shape}: ends {ends!r}: give two different names")
+        problems.append(f"{shape}: ends {shown(ends)}: give two different names")
+    if not problems and sum(size for size in sizes if isinstance(size, int)) > _MOST_HOSTS:
+        problems.append(f"{shape}({', '.join(map(shown, sizes))}): at most {_MOST_HOSTS} hosts and routers")
     if shape != "star" and (taken := [each for each in named if each[:1] == "r" and each[1:].isdecimal()]):
-        problems.append(f"{shape}: {taken[0]!r} is a router's name")
+        problems.append(f"{shape}: {shown(taken[0])} is a router's name")
     for name, body in (services or {}).items():
         if name not in named:
-            problems.append(f"{shape}: service {name!r}: {unknown(name, named)}")
+            problems.append(f"{shape}: service {shown(name)}: {unknown(name, named)}")
         problems += [
-            f"{shape}: service {name!r}: `{word}:` is the topology's to say"
+            f"{shape}: service {shown(name)}: `{word}:` is the topology's to say"
             for word in ("networks", "network_mode", "scale", "deploy")
             if word in body
         ]

@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations, product
 from typing import Any
 
 from testbed.errors import InvalidComposeError, InvalidValueError
-from testbed.model.impairment import unknown
+from testbed.model.impairment import listing, unknown
 from testbed.model.topologies import is_router
+from testbed.text import shown
 
 _LINK = re.compile(r"\s*(?P<a>\S+?)\s*(?P<arrow><->|->)\s*(?P<b>\S+?)(?:\s+(?P<rest>\S.*?))?\s*")
 _BLANKS_AT_COMMA = re.compile(r"\s+,\s*|,\s+")
 _REPLICA = re.compile(r"(?P<service>[^\[\]]+)\[\d+\]")
 _BARE_PORT = re.compile(r"(?P<port>\d+)(?:/(?P<protocol>tcp|udp))?")
 _REPLICAS = re.compile(r"(?P<service>[^\[\]]+)\[(?:(?P<all>\*)|(?P<first>\d+)\.\.(?P<last>\d+))\]")
+_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "host.docker.internal", "host-gateway")  # noqa: S104  # words
+_ADDRESS = re.compile(r"\d+(?:\.\d+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]*:[0-9a-fA-F.]*")
+_MOST_HOSTS = 10_000
+_LONGEST_LINK = 10_000
 _PORTS = ("tcp", "udp")
 _PROTOCOLS = (*_PORTS, "icmp")
 
@@ -52,6 +57,8 @@ class Service:
     build: Mapping[str, Any] | None = None
     router: bool = False
     """Whether its hosts pass on what is not meant for them."""
+    also: frozenset[str] = frozenset()
+    """What else it is called on its networks: aliases, addresses, the names of its container and of its machine."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -79,15 +86,15 @@ class Traffic:
         protocol, slash, port = text.partition("/")
         if bare := _BARE_PORT.fullmatch(text):
             named = " or ".join(f"{each}/{bare['port']}" for each in _PORTS if bare["protocol"] in (None, each))
-            raise InvalidValueError(f"{text!r} is no part of a link: say {named}")
+            raise InvalidValueError(f"{shown(text)} is no part of a link: say {named}")
         if protocol not in _PROTOCOLS and protocol.lower() in _PROTOCOLS:
-            raise InvalidValueError(f"{text!r}: write it in small letters: {text.lower()}")
+            raise InvalidValueError(f"{shown(text)}: write it in small letters: {text.lower()}")
         if text and protocol not in _PROTOCOLS:
-            raise InvalidValueError(f"{text!r}: {unknown(protocol, _PROTOCOLS)}, with a port as in tcp/8888")
+            raise InvalidValueError(f"{shown(text)}: {unknown(protocol, _PROTOCOLS)}, with a port as in tcp/8888")
         if slash and protocol not in _PORTS:
-            raise InvalidValueError(f"{text!r}: {protocol} has no ports")
+            raise InvalidValueError(f"{shown(text)}: {protocol} has no ports")
         if slash and not (port.isdecimal() and 0 < int(port) < 65536):
-            raise InvalidValueError(f"{text!r}: a port is a number from 1 to 65535, as in {protocol}/8888")
+            raise InvalidValueError(f"{shown(text)}: a port is a number from 1 to 65535, as in {protocol}/8888")
         return cls(protocol, int(port or 0))
 
     def covers(self, other: Traffic) -> bool:
@@ -131,12 +138,17 @@ class Topology:
 
     services: Mapping[str, Service]
     networks: Mapping[str, Network]
+    inactive: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Services that are not here, and the Compose profiles that have them."""
 
     @classmethod
-    def from_compose(cls, config: Mapping[str, Any]) -> Topology:
+    def from_compose(
+        cls, config: Mapping[str, Any], *, inactive: Mapping[str, tuple[str, ...]] | None = None
+    ) -> Topology:
         """Read the object that ``docker compose config --format json`` prints.
 
-        Raises InvalidComposeError if there is no service.
+        ``inactive``: services that it leaves out, and their Compose profiles. Raises InvalidComposeError if there is no
+        service, and for more hosts than any machine has.
         """
         services = {
             name: Service(
@@ -147,6 +159,7 @@ class Topology:
                 image=body.get("image"),
                 build=body.get("build"),
                 router=is_router(body),
+                also=frozenset(_also(body)),
             )
             for name, body in (config.get("services") or {}).items()
         }
@@ -154,6 +167,12 @@ class Topology:
             raise InvalidComposeError(
                 "the Compose file has no active service; if its services carry `profiles:`, "
                 "activate one with --compose-profile NAME or COMPOSE_PROFILES"
+            )
+        if (asked := sum(service.replicas for service in services.values())) > _MOST_HOSTS:
+            most = max(services.values(), key=lambda each: each.replicas)
+            raise InvalidComposeError(
+                f"the Compose file asks for {shown(asked)} hosts, {shown(most.replicas)} of them {shown(most.name)}; "
+                f"a lab has at most {_MOST_HOSTS}"
             )
         networks = {
             name: Network(
@@ -163,7 +182,8 @@ class Topology:
             )
             for name, body in (config.get("networks") or {}).items()
         }
-        return cls(services=services, networks=networks)
+        left_out = {name: profiles for name, profiles in (inactive or {}).items() if name not in services}
+        return cls(services=services, networks=networks, inactive=left_out)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -184,10 +204,12 @@ class Topology:
 
     def directions(self, text: str) -> tuple[tuple[LinkRef, ...], tuple[LinkRef, ...]]:
         """The same, apart: the links in the direction that is written, and, for ``<->``, those back."""
+        if len(text) > _LONGEST_LINK:
+            raise InvalidValueError(f"link {shown(text)}: {len(text)} characters; at most {_LONGEST_LINK}")
         said, match = _LINK.fullmatch(text), _LINK.fullmatch(without := _BLANKS_AT_COMMA.sub(",", text))
         if match is None:
             raise InvalidValueError(
-                f'link {text!r}: write "client -> server" for one direction, "client <-> server" for both, '
+                f'link {shown(text)}: write "client -> server" for one direction, "client <-> server" for both, '
                 f'and "client -> server on lan" where two hosts share several networks'
             )
         problems: list[str] = []
@@ -211,7 +233,7 @@ class Topology:
         if not problems and not forward:
             problems.append("a host has no link to itself" if not several else "no two of these hosts share a network")
         if problems:
-            raise InvalidValueError(f"link {text!r}: {problem}" for problem in dict.fromkeys(problems))
+            raise InvalidValueError(f"link {shown(text)}: {problem}" for problem in dict.fromkeys(problems))
         known = set(forward)
         back = [LinkRef(ref.dst, ref.src, ref.network, ref.traffic) for ref in forward]
         reverse = [ref for ref in back if ref not in known] if match["arrow"] == "<->" else []
@@ -223,19 +245,19 @@ class Topology:
         parts, networks = [part for word in words[:on] for part in word.split(",")], words[on + 1 :]
         traffic = ALL_TRAFFIC
         if len(parts) > 1:
-            problems.append(f"{' '.join(words[:on])!r}: one part at a time; write a link for each")
+            problems.append(f"{shown(' '.join(words[:on]))}: one part at a time; write a link for each")
         try:
             traffic = Traffic.parse(parts[0]) if len(parts) == 1 else ALL_TRAFFIC
         except InvalidValueError as error:
             said = parts[0]
-            problems += [f'{said!r} is a network; write "on {said}"'] if said in self.networks else error.problems
+            problems += [f'{shown(said)} is a network; write "on {said}"'] if said in self.networks else error.problems
         if on < len(words) and not networks:
             problems.append(f'which network? Write "{ends} on lan"')
         elif len(networks) > 1:
             late = " ".join(networks[1:]).lower()
             problems.append(
                 f"the part stands before `on`: {ends} {late} on {networks[0]}" if _is_traffic(late)
-                else f"{' '.join(words[on:])!r}: one network at a time"
+                else f"{shown(' '.join(words[on:]))}: one network at a time"
             )  # fmt: skip
         return traffic, networks[0] if networks else None
 
@@ -252,10 +274,10 @@ class Topology:
                 continue
             first, last = (1, service.replicas) if match["all"] else (int(match["first"]), int(match["last"]))
             if not 1 <= min(first, last) <= max(first, last) <= service.replicas:
-                problems.append(f"{part!r}: {service.name} has {service.replicas} replicas, counted from 1")
+                problems.append(f"{shown(part)}: {service.name} has {service.replicas} replicas, counted from 1")
                 continue
             if last < first:
-                problems.append(f"{part!r}: the range runs backwards; write {service.name}[{last}..{first}]")
+                problems.append(f"{shown(part)}: the range runs backwards; write {service.name}[{last}..{first}]")
                 continue
             hosts += service.hosts[first - 1 : last]
         return tuple(dict.fromkeys(hosts))
@@ -271,7 +293,9 @@ class Topology:
         sides = [self._members(group, problems) for group in groups]
         everyone = [host for side in sides for host in side]
         problems += [problem for host in dict.fromkeys(everyone) if (problem := self._cannot_end_a_link(host))]
-        problems += [f"host {host!r} is in two groups" for host in dict.fromkeys(everyone) if everyone.count(host) > 1]
+        problems += [
+            f"host {shown(host)} is in two groups" for host in dict.fromkeys(everyone) if everyone.count(host) > 1
+        ]
         if len(sides) < 2:
             problems.append('a partition needs two groups of hosts: partition({"a", "b"}, {"c"})')
         elif not all(sides) and not problems:
@@ -299,13 +323,13 @@ class Topology:
         rest = [host for host in self._hosts_named("*", problems) if host not in alone]
         groups = [*([host] for host in alone), *([rest] if rest else [])]
         if len(groups) < 2:
-            raise InvalidValueError(f"{text!r}: nothing to cut: there is no other host")
+            raise InvalidValueError(f"{shown(text)}: nothing to cut: there is no other host")
         return self.links_between(*groups, traffic=traffic)
 
     def _members(self, group: Iterable[str], problems: list[str]) -> tuple[str, ...]:
         """The hosts of a group, in which each may be named as the end of a link is."""
         words = [group] if isinstance(group, str) else list(group)
-        problems += [f"{word!r} is no host's name: it must be text" for word in words if not isinstance(word, str)]
+        problems += [f"{shown(word)} is no host's name: it must be text" for word in words if not isinstance(word, str)]
         words = [word for word in words if isinstance(word, str)]
         return tuple(dict.fromkeys(host for word in words for host in self._hosts_named(word, problems)))
 
@@ -320,7 +344,8 @@ class Topology:
             if (driver := self.networks[network].driver) != "bridge":
                 first, second = sorted((src, dst))
                 problems.append(
-                    f"{first} and {second} share network {network!r} of driver {driver!r}, which has no ports to cut"
+                    f"{first} and {second} share network {shown(network)} of driver {shown(driver)}, which has no "
+                    f"ports to cut"
                 )
             yield LinkRef(src, dst, network, traffic)
         beyond = {network for network in others if network not in mine}
@@ -355,20 +380,45 @@ class Topology:
             if host in self.services:
                 replicas = self.services[host].replicas
                 hint = f"name one, as {host}[1], or all, {host}[*]" if replicas else "there is no host to link"
-                return f"{host!r} has {replicas} replicas; {hint}"
+                return f"{shown(host)} has {replicas} replicas; {hint}"
             match = _REPLICA.fullmatch(host)
             several = self.services.get(match["service"]) if match else None
             if several is not None and several.replicas > 1:
-                return f"{host!r}: {several.name} has {several.replicas} replicas, counted from 1"
-            return f"host {host!r}: {unknown(host, self.hosts)}"
+                return f"{shown(host)}: {several.name} has {several.replicas} replicas, counted from 1"
+            return f"host {shown(host)}: {self.unknown_host(host)}"
         if service.network_mode:
-            return (
-                f"host {host!r} has `network_mode: {service.network_mode}` and so no port of its own to impair; "
-                f"give the service a network under `networks:`"
+            said = (
+                f"host {shown(host)} has `network_mode: {service.network_mode}` and so no port of its own to impair; "
             )
+            kind, _, other = service.network_mode.partition(":")
+            if kind == "service" and other in self.services:
+                return f"{said}its packets are those of {other}: name {other}"
+            return f"{said}write `networks:` in its place"
         if not service.networks:
-            return f"host {host!r} is on no network; give the service one under `networks:`"
+            return f"host {shown(host)} is on no network; give the service one under `networks:`"
         return None
+
+    def unknown_host(self, name: str) -> str:
+        """What to say of a name that is no host's: what was meant by it, where that can be told."""
+        host, _, port = name.rpartition(":")
+        if profiles := self.inactive.get(name.partition("[")[0]):
+            return (
+                f"belongs to the Compose profile {' or '.join(map(shown, profiles))}, which is not active; activate "
+                f"it: --compose-profile {profiles[0]}"
+            )
+        if port.isdecimal() and (host in self.hosts or host in self.services):
+            return f'a port stands behind the link: "a -> {host} tcp/{port}"'
+        for service in self.services.values():
+            if name in service.also or re.fullmatch(rf".+[-_]{re.escape(service.name)}[-_]\d+", name):
+                return f"that is a name or an address of {service.name}; call it {_any_of(service)}"
+        if name.lower() in _MACHINE:
+            return (
+                f"that is the machine itself, or a host's own loopback, and no link has its end there; name a host: "
+                f"{listing(self.hosts)}"
+            )
+        if _ADDRESS.fullmatch(name):
+            return f"an address that the Compose file gives to nobody; name a host: {listing(self.hosts)}"
+        return unknown(name, self.hosts)
 
     def _common_network(self, a: str, b: str, wanted: str | None) -> tuple[str | None, str | None]:
         """The network that carries the link, or what is wrong."""
@@ -379,10 +429,10 @@ class Topology:
         if wanted is not None and wanted not in common:
             if wanted in self.networks:
                 off = a if wanted not in on_a else b
-                return None, f"{off} is not on network {wanted!r}; {a} and {b} share: {', '.join(common)}"
+                return None, f"{off} is not on network {shown(wanted)}; {a} and {b} share: {', '.join(common)}"
             return (
                 None,
-                f"network {wanted!r}: {unknown(wanted, common)} (the networks that {a} and {b} share)",
+                f"network {shown(wanted)}: {unknown(wanted, common)} (the networks that {a} and {b} share)",
             )
         if wanted is None and len(common) > 1:
             return None, f'{a} and {b} share several networks; add " on NETWORK": {", ".join(common)}'
@@ -390,7 +440,7 @@ class Topology:
         if chosen.driver != "bridge":
             return (
                 None,
-                f"network {chosen.name!r} has driver {chosen.driver!r}; only a bridge has ports to impair",
+                f"network {shown(chosen.name)} has driver {shown(chosen.driver)}; only a bridge has ports to impair",
             )
         return chosen.name, None
 
@@ -405,6 +455,21 @@ def _is_traffic(text: str) -> bool:
     except InvalidValueError:
         return False
     return True
+
+
+def _any_of(service: Service) -> str:
+    return service.name if service.replicas == 1 else f"{service.name}[1], or {service.name}[*]"
+
+
+def _also(body: Mapping[str, Any]) -> Iterator[str]:
+    """What a service is called besides its name."""
+    yield from (str(body[key]) for key in ("container_name", "hostname") if body.get(key))
+    networks = body.get("networks")
+    for joined in networks.values() if isinstance(networks, Mapping) else ():
+        for key in ("ipv4_address", "ipv6_address"):
+            if (joined or {}).get(key):
+                yield str(joined[key])
+        yield from map(str, filter(None, (joined or {}).get("aliases") or ()))
 
 
 def _replicas(service: Mapping[str, Any]) -> int:

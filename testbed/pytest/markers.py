@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, UserError
-from testbed.pytest.state import PROBLEMS, WRONG_USE, files_of, lab_of
+from testbed.pytest.state import PROBLEMS, WRONG_USE, lab_of
 from testbed.pytest.workers import TOLD_PROBLEMS, worker_of
+from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
     from testbed.model.impairment import Impairment
@@ -32,7 +33,7 @@ def one_each(metafunc: pytest.Metafunc) -> None:
     if len(marks) > 1:
         problems.append(f"{where}: impair_each stands twice; one test runs under one list of profiles")
     elif not marks[0].args or marks[0].kwargs or not all(isinstance(word, str) for word in marks[0].args):
-        given = [*map(repr, marks[0].args), *(f"{word}={value!r}" for word, value in marks[0].kwargs.items())]
+        given = _given(marks[0])
         problems.append(
             f'{where}: impair_each({", ".join(given)}): write impair_each("client <-> server", "clean", "lossy")'
         )
@@ -40,7 +41,7 @@ def one_each(metafunc: pytest.Metafunc) -> None:
         names = marks[0].args[1:]
         if not names:
             try:
-                names = tuple(files_of(metafunc.config)[0])
+                names = tuple(lab_of(metafunc.config).profiles)
             except UserError as error:
                 problems += [f"{where}: {problem}" for problem in error.problems]
     if "profile" not in metafunc.fixturenames:
@@ -88,17 +89,16 @@ def wanted(item: pytest.Item) -> dict[LinkRef, tuple[Impairment | Timeline, str]
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
     for said, link, profile, words in _asked(item, problems):
-        from testbed.labs.lab import impairments_of, profile_name, unprovable
+        from testbed.labs.lab import profile_name, unprovable
 
         lab = lab_of(item.config)
-        topology = lab.topology
-        profiles, tables = files_of(item.config)
+        lab.topology  # noqa: B018  # what is wrong with the stack is told once, and not of each marker
         prove = words.pop("prove", False)
         if not isinstance(prove, bool):
-            problems.append(f"{said}: prove={prove!r}: must be True or False")
+            problems.append(f"{said}: prove={shown(prove)}: must be True or False")
             continue
         try:
-            asked = impairments_of(topology, profiles, link, profile, words, side=lab.side, tables=tables)
+            asked = lab.asked(link, profile, words)
         except UserError as error:
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue
@@ -114,10 +114,15 @@ def wanted(item: pytest.Item) -> dict[LinkRef, tuple[Impairment | Timeline, str]
     return wanted
 
 
+def _given(mark: pytest.Mark) -> list[str]:
+    """The arguments of a marker, as they were written, more or less."""
+    return [*map(shown, mark.args), *(f"{shortened(word)}={shown(value)}" for word, value in mark.kwargs.items())]
+
+
 def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
     """Each marker of a test as its own text, link, profile and words."""
     for mark in item.iter_markers("impair"):
-        given = [*map(repr, mark.args), *(f"{word}={value!r}" for word, value in mark.kwargs.items())]
+        given = _given(mark)
         said = f"impair({', '.join(given)})"
         if not 1 <= len(mark.args) <= 2 or not isinstance(mark.args[0], str):
             problems.append(f'{said}: write impair("client -> server", "lossy") or impair("a -> b", delay="40ms")')
@@ -127,4 +132,4 @@ def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, A
         callspec = getattr(item, "callspec", None)
         if callspec is not None and isinstance(callspec.params.get("profile"), str):
             profile = callspec.params["profile"]
-            yield f"impair_each({mark.args[0]!r}, {profile!r})", mark.args[0], profile, {}
+            yield f"impair_each({shown(mark.args[0])}, {shown(profile)})", mark.args[0], profile, {}

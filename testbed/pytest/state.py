@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES, find_compose_file
+from testbed.text import shown
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
-    from testbed.model.impairment import Profile
 
 WRONG_USE = 2
 """The exit status where the machine, the Compose file or the markers are at fault, and no test."""
@@ -28,8 +29,14 @@ LAB: pytest.StashKey[Lab] = pytest.StashKey()
 CHOSEN: pytest.StashKey[tuple[str, str]] = pytest.StashKey()
 UNFIT: pytest.StashKey[str] = pytest.StashKey()
 PROBLEMS: pytest.StashKey[list[str]] = pytest.StashKey()
-_FILES: pytest.StashKey[tuple[Mapping[str, Profile], Mapping[str, Path]]] = pytest.StashKey()
 SEED: pytest.StashKey[int] = pytest.StashKey()
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: not a whole number") from None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -52,7 +59,7 @@ def add_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
     group.addoption(
-        "--testbed-seed", metavar="N", type=int,
+        "--testbed-seed", metavar="N", type=_seed,
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
     )  # fmt: skip
     group.addoption(
@@ -95,18 +102,6 @@ def lab_of(config: pytest.Config) -> Lab:
             say=sayer(config),
         )
     return config.stash[LAB]
-
-
-def files_of(config: pytest.Config) -> tuple[Mapping[str, Profile], Mapping[str, Path]]:
-    """Profiles and tables. What is wrong with their files is told once, of the files, and hides no marker's problem."""
-    from testbed.links.profiles import as_far_as_read
-
-    if _FILES not in config.stash:
-        lab, problems = lab_of(config), config.stash[PROBLEMS]
-        config.stash[_FILES] = (
-            as_far_as_read(lambda: lab.profiles, problems), as_far_as_read(lambda: lab.tables, problems)
-        )  # fmt: skip
-    return config.stash[_FILES]
 
 
 def _default_file(config: pytest.Config) -> Path | None:

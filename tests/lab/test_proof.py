@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, Lab
-from testbed.errors import InvalidFilesError
 from testbed.links import proof, qdisc
+from testbed.links.profiles import load_tables
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
 from testbed.model.impairment import Impairment
 from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, own_subnet, prepare
@@ -395,13 +396,14 @@ def test_what_cannot_be_probed_is_refused_before_anything_is_changed(wide: Lab) 
     assert len(wide.history) == 1
 
 
-def test_broken_files_hide_no_other_problem_of_what_is_asked(wide: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_lab: Lab) -> None:
-        raise InvalidFilesError(["netem/measured.dist:1: 'one' is no whole number"], {"measured.dist": HERE})
-
-    monkeypatch.setattr(type(wide), "tables", property(broken))
+def test_a_broken_table_hides_no_other_problem_of_what_is_asked(
+    wide: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "measured.dist").write_text("one 2\n")
+    monkeypatch.setattr(type(wide), "tables", load_tables(tmp_path))
     with pytest.raises(InvalidValueError) as caught:
-        wide.impair("client -> nobody", "nope")
+        wide.impair("client -> nobody", delay="5ms", jitter="1ms", distribution="measured.dist")
     assert [each.partition(": ")[0] for each in caught.value.problems] == [
-        "netem/measured.dist:1", "link 'client -> nobody'", "profile 'nope'",
+        "link 'client -> nobody'", f"{tmp_path}/measured.dist:1",
     ]  # fmt: skip
+    wide.impair("client -> server", delay="5ms")

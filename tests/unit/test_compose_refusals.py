@@ -60,7 +60,7 @@ SERVICES = {
     "ports: ['99999:80']": "port '99999:80': ports go from 1 to 65535",
     "ports: ['8080:99999']": "port '8080:99999': ports go from 1 to 65535",
     "ports: ['0:0']": "ports go from 1 to 65535",
-    "ports: ['80-82:90']": "as many ports outside as inside",
+    "ports: ['80-82:90-91']": "as many ports outside as inside",
     "ports: [{published: 80}]": "needs `target`",
     "ports: [{target: http}]": "ports.target: 'http': must be a whole number",
     "ports: [{target: 80, published: '99999'}]": "ports go from 1 to 65535",
@@ -167,7 +167,6 @@ SCALARS = {
     'build: "./a\\0b"': "'./a\\x00b': the character '\\x00' may not stand in it",
     'volumes: ["./a\\0b:/x"]': "'./a\\x00b:/x': the character",
     'working_dir: "/a\\0"': "'/a\\x00': the character",
-    'user: "\\ud800"': "'\\ud800': the character '\\ud800' may not stand in it",
     'environment: {A: "\\0"}': "'\\x00': the character",
     'environment: {"A\\0": b}': "key 'A\\x00': the character",
     'env_file: "nope\\0"': "'nope\\x00': the character",
@@ -185,7 +184,7 @@ def test_a_scalar_that_nothing_can_be_given_is_told_of_once_and_on_its_line(word
 # Compose takes these: they are an engine's, a local lab's or our own to refuse.
 NOT_COMPOSES = (
     "stop_signal: SIGFOO", "stop_signal: '99'", "ulimits: {nofile: {soft: 5", "healthcheck: {test: [CMD]}",
-    "ports: ['80-82:90']", "ports: [{target: 80, published: '99999'}]", "ports: ['53:53/udp']", "networks: {lan: {ipv4",
+    "ports: [{target: 80, published: '99999'}]", "ports: ['53:53/udp']", "networks: {lan: {ipv4",
     "networks: {lan: {ipv6", "networks: {lan: {mac_", "networks: {lan: {interface", "networks: {lan: {gw_",
     "networks: {lan: {link", "networks: {lan: {driver", "environment: {A=B", "environment: [=x]",
     "scale: 2, ports", "volumes: [/nosuch", "volumes: ['.:", "volumes: ['data:", "volumes: ['/etc",
@@ -235,8 +234,7 @@ TOP = {
     "x-testbed: {toplogy: {star: 3}}": "x-testbed.toplogy: unknown; did you mean 'topology'?",
     "servces: {}": "servces: unknown; did you mean 'services'?",
     "name: 5": "name: 5: must be a text",
-    "name: My App": "name: 'My App': must be lower-case letters",
-    "name: _app": "name: '_app': must be lower-case letters",
+    "name: '_-ß'": "name: '_-ß': a project's name has letters or digits",
 }
 
 
@@ -258,8 +256,8 @@ def test_what_is_wrong_outside_the_services_is_told(words: str, tmp_path: Path) 
         (b"services:\n  a: {image: \xff}\n", "2: is not UTF-8: byte 0xff"),
         ("services:\n  a: {image: \x01}\n", "2: not YAML"),
         ("services:\n  a: [\n", "3: not YAML"),
-        ('services:\n  a: "\\U00110000"\n', "2: not YAML: an escape that is no character"),
-        ('services:\n  a: "\\UFFFFFFFF"\n', "2: not YAML: an escape that is no character"),
+        ('services:\n  a: "\\U00110000"\n', "2: not YAML: "),
+        ('services:\n  a: "\\UFFFFFFFF"\n', "2: not YAML: "),
     ],
 )
 def test_what_is_no_file_for_compose_is_told(text: str | bytes, problem: str, tmp_path: Path) -> None:
@@ -288,7 +286,7 @@ services:
         pth: .
         pyton: 1
 networks:
-  lan: {driver: overlay}
+  default: {driver: overlay}
 """,
     )
     assert [int(each.partition(":")[0]) for each in said] == [4, 6, 7, 8, 9, 9, 10, 11, 12, 16, 17, 19]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed import reading
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError
 from testbed.labs import composefile
 from testbed.labs.composefile import NeedsComposeError, interpolate
@@ -206,7 +207,7 @@ def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "services:", "- a", "services: [", "services: {a: {build: '${X:?needed}'}}"])
 def test_what_is_no_compose_file_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidComposeError, match=r"compose\.yaml:1: "):
+    with pytest.raises(InvalidComposeError, match=r"compose\.yaml:[12]: "):
         read(tmp_path, text)
 
 
@@ -245,6 +246,10 @@ def test_a_text_of_the_environment_that_no_program_can_be_given_is_told(tmp_path
         read(tmp_path, "services:\n  a: {build: ., environment: {X: }}\n", X="\udcff")
 
 
+def unreadable(path: Path) -> bytes:
+    raise reading.UnreadableError(path, "cannot be read: Permission denied")
+
+
 def denied(*_: object, **__: object) -> bytes:
     raise PermissionError(13, "Permission denied")
 
@@ -263,7 +268,7 @@ def test_files_of_variables_that_cannot_be_read_are_told(tmp_path: Path, monkeyp
     text = (tmp_path / "compose.yaml").read_bytes()
     for name in (".env", "e"):
         (tmp_path / name).write_text("A=1\n", encoding="utf-8")
-    monkeypatch.setattr(Path, "read_bytes", lambda path: text if path.suffix == ".yaml" else denied())
+    monkeypatch.setattr(reading, "read_bytes", lambda path, **_: text if path.suffix == ".yaml" else unreadable(path))
     file = composefile.read(tmp_path / "compose.yaml", environment={})
     with pytest.raises(InvalidComposeError) as refused:
         file.problems.raise_if_any()

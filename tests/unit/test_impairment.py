@@ -12,6 +12,7 @@ from hypothesis import given, settings
 
 from testbed.errors import InvalidValueError
 from testbed.model.impairment import CLEAN, WORDS, Impairment, Profile, Slot, unknown
+from testbed.text import shown
 
 from .strategies import AT_ODDS, NONSENSE, Nonsense, impairments, nonsense
 
@@ -433,7 +434,7 @@ def test_the_command_line_says_numbers_and_truths_as_text(said: dict[str, object
 
 @pytest.mark.parametrize("said", [1.0, True, "1.5", "many", None, "9" * 5000])
 def test_a_limit_is_a_whole_number(said: object) -> None:
-    assert problems_in({"limit": said}) == (f"limit={said!r}: not a whole number",)
+    assert problems_in({"limit": said}) == (f"limit={shown(said)}: not a whole number",)
 
 
 @pytest.mark.parametrize("said", [1, 0, "yes", None])

@@ -61,15 +61,17 @@ def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
 
 # --- testbed's own modules -------------------------------------------------------------------------
 
-FOUNDATIONS = ("testbed.errors", "testbed.units")
+FOUNDATIONS = ("testbed.errors", "testbed.units", "testbed.text")
 
 # The most specific rule counts; a module without a rule may import any other.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "testbed.errors": (),
-    "testbed.units": ("testbed.errors",),
+    "testbed.text": (),
+    "testbed.errors": ("testbed.text",),
+    "testbed.units": ("testbed.errors", "testbed.text"),
+    "testbed.reading": ("testbed.errors", "testbed.text"),
     "testbed.resources": (),
     "testbed.model": (*FOUNDATIONS, "testbed.model"),
-    "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources"),
+    "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources", "testbed.reading"),
     "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
     "testbed.observe": (*FOUNDATIONS, "testbed.model", "testbed.observe"),
@@ -80,23 +82,33 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.agent": ("testbed.agent",),
     "testbed.labs.waiting": (),
     "testbed.labs.channel": ("testbed.errors",),
-    "testbed.labs.composer": ("testbed.errors", "testbed.labs.composeyaml"),
+    "testbed.labs.composer": ("testbed.errors", "testbed.reading", "testbed.text", "testbed.labs.composeyaml"),
     "testbed.labs.engine": ("testbed.errors",),
     "testbed.kernel": ("testbed.errors", "testbed.agent", "testbed.kernel"),
     "testbed.labs.child": ("testbed.errors", "testbed.agent"),
     "testbed.labs.composefile": (
         "testbed.errors",
+        "testbed.reading",
+        "testbed.text",
         "testbed.model",
         "testbed.labs.composeshapes",
         "testbed.labs.composeyaml",
         "testbed.labs.dotenv",
+        "testbed.labs.options",
+        "testbed.labs.shellwords",
     ),
-    "testbed.labs.composeshapes": ("testbed.model", "testbed.labs.composeyaml", "testbed.labs.dockerfile"),
-    "testbed.labs.composeyaml": (),
-    "testbed.labs.dotenv": (),
+    "testbed.labs.composeshapes": (
+        "testbed.text",
+        "testbed.model",
+        "testbed.labs.composeyaml",
+        "testbed.labs.dockerfile",
+    ),
+    "testbed.labs.composeyaml": ("testbed.reading", "testbed.text"),
+    "testbed.labs.dotenv": ("testbed.text",),
     "testbed.labs.routing": (),
-    "testbed.labs.dockerfile": (),
-    "testbed.labs.buildcontext": ("testbed.labs.dockerfile",),
+    "testbed.labs.shellwords": (),
+    "testbed.labs.dockerfile": ("testbed.text",),
+    "testbed.labs.buildcontext": ("testbed.reading", "testbed.text", "testbed.labs.dockerfile"),
 }
 
 
@@ -173,6 +185,7 @@ ONLY_IN: dict[str, set[str]] = {
     "urllib3": {"testbed.labs.engine"},
     "tenacity": {"testbed.labs.waiting"},
     "yaml": {
+        "testbed.reading",
         "testbed.links.profiles",
         "testbed.labs.composeyaml",
         "testbed.labs.images",

@@ -200,7 +200,7 @@ services:
     ulimits: {nofiles: 5}
   c:
     build: nowhere
-    networks: [lam]
+    networks: [lam, lan]
   d: {build: app, depends_on: [e]}
 networks:
   lan: {driver: macvlan}

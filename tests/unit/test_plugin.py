@@ -45,7 +45,7 @@ WRONG = [
     ),
     ('impair("client -> hostly", "lossy")', "*host 'hostly' has `network_mode: host` and so no port of its own*"),
     ('impair("client -> alone", "lossy")', "*host 'alone' has `network_mode: none`*"),
-    ('impair("client -> sometimes", "lossy")', "*host 'sometimes': unknown*"),
+    ('impair("client -> sometimes", "lossy")', "*host 'sometimes': belongs to the Compose profile 'rarely'*"),
     ('impair("client -> server on wan", "lossy")', "*network 'wan': unknown; did you mean 'lan'? Known: lan*"),
     ('impair("client -> server", "losy")', "*profile 'losy': unknown; did you mean 'lossy'?*"),
     ('impair("client -> server", loss="120%")', "*loss='120%': a percentage lies between 0% and 100%*"),
@@ -147,19 +147,21 @@ def test_a_profile_with_an_unknown_key_names_its_file_and_the_nearest_key(projec
     result.stdout.fnmatch_lines(["*mine.yaml: both: loss='130%'*"])
 
 
-def test_what_is_wrong_with_files_is_told_once_of_them_and_hides_no_other_problem(project: pytest.Pytester) -> None:
+def test_a_broken_file_is_told_to_who_needs_it_and_to_nobody_else(project: pytest.Pytester) -> None:
     folder = project.mkdir("netem")
     (folder / "mine.yaml").write_text("both: {dealy: 40ms}\n")
     (folder / "measured.dist").write_text("one two\n")
+    (folder / "folder.yaml").mkdir()
     marked = '@pytest.mark.impair("client -> server", {})\ndef test_{}(): pass\n'
-    result = run(project, marked.format("'nope'", "unknown") + marked.format("'mine'", "broken"))
+    tests = {"unknown": "'nope'", "broken": "'mine'", "whole": "'lossy'",
+             "table": "delay='5ms', jitter='1ms', distribution='measured.dist'"}  # fmt: skip
+    result = run(project, "".join(marked.format(words, name) for name, words in tests.items()))
     assert result.ret == 2
-    told = [line for line in result.outlines if "mine.yaml" in line or ".dist" in line or "::test_" in line]
-    assert [line.partition(": ")[0].rpartition("/")[2] for line in told] == [
-        "mine.yaml", "measured.dist:1", "measured.dist:1",
-        "test_what_is_wrong_with_files_is_told_once_of_them_and_hides_no_other_problem.py::test_unknown",
-    ]  # fmt: skip
-    assert "profile 'nope': unknown" in told[-1]
+    told = [line.rpartition("::")[2] for line in result.outlines if "::test_" in line]
+    assert [line.partition(": ")[0] for line in told] == ["test_unknown", "test_broken", "test_table", "test_table"]
+    assert "netem/mine.yaml: both: dealy: unknown" in told[1]
+    assert "netem/measured.dist:1: 'one' is no whole number" in told[2]
+    assert run(project, marked.format("'lossy'", "whole"), "--collect-only").ret == 0
 
 
 def test_a_users_profile_is_found_beside_the_compose_file(project: pytest.Pytester) -> None:

@@ -130,11 +130,11 @@ def test_the_problems_of_every_file_stand_behind_its_path(tmp_path: Path) -> Non
     (tmp_path / "b.yaml").write_text("both: {loss: 5}")
     (tmp_path / "c.yaml").write_bytes(b"description: gr\xfc\xdfe")
     with pytest.raises(InvalidValueError) as refused:
-        load_profiles(tmp_path)
+        load_profiles(tmp_path).checked()
     assert refused.value.problems == (
         f'{tmp_path}/a.yaml: both: delay=5: a duration needs a unit; write delay="5ms" or "5s"',
         f'{tmp_path}/b.yaml: both: loss=5: a percentage needs its sign; write loss="5%"',
-        f"{tmp_path}/c.yaml: not UTF-8: invalid start byte at byte 15",
+        f"{tmp_path}/c.yaml:1: is not UTF-8: byte 0xfc; save it as UTF-8",
     )
 
 

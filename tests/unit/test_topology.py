@@ -51,7 +51,13 @@ def test_a_host_is_a_replica_in_the_order_of_the_file() -> None:
 
 def test_a_service_keeps_what_matters_to_a_lab() -> None:
     assert TOPOLOGY.services["server"] == Service(
-        name="server", networks=("lan", "dmz"), build={"context": "/srv"}, replicas=1, image=None, network_mode=None
+        name="server",
+        networks=("lan", "dmz"),
+        build={"context": "/srv"},
+        replicas=1,
+        image=None,
+        network_mode=None,
+        also=frozenset({"www"}),
     )
     assert TOPOLOGY.services["client"].image == "busybox"
     assert TOPOLOGY.services["bare"].network_mode == "host"
@@ -254,7 +260,7 @@ KNOWN = "client, server, gate-1, web[1], web[2], far, farther, bare, alone"
             "bare -> alone",
             [
                 "host 'bare' has `network_mode: host` and so no port of its own to impair; "
-                "give the service a network under `networks:`",
+                "write `networks:` in its place",
                 "host 'alone' is on no network; give the service one under `networks:`",
             ],
         ),

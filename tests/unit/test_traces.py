@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.errors import InvalidFilesError
+from testbed.errors import InvalidValueError
 from testbed.links.profiles import checked_side, load_profiles, parse_profile, read_trace
 from testbed.links.schedule import compile_timeline
 from testbed.model.timeline import Segment, Timeline
@@ -74,14 +74,16 @@ def test_a_file_that_changed_is_read_anew_and_so_is_its_trace(tmp_path: Path) ->
     profile.write_text("both: {trace: mine.csv, loss: 1%}\n")
     assert {each.impairment.loss_ratio for each in segments()} == {0.01}
     trace.unlink()
-    with pytest.raises(InvalidFilesError, match=r"mine\.yaml: both: trace 'mine\.csv': no such file"):
-        load_profiles(tmp_path)
+    with pytest.raises(InvalidValueError, match=r"mine\.yaml: both: trace 'mine\.csv': no such file"):
+        load_profiles(tmp_path)["mine"]
 
 
 def test_a_trace_that_is_nowhere_is_refused_with_the_places(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("both: {trace: traces/none.csv}\n")
-    with pytest.raises(Exception, match=r"mine\.yaml: both: trace 'traces/none\.csv': no such file; looked for .*none"):
-        load_profiles(tmp_path)
+    with pytest.raises(
+        Exception, match=r"mine\.yaml: both: trace 'traces/none\.csv': no such file; looked for .*netem"
+    ):
+        load_profiles(tmp_path)["mine"]
 
 
 def test_a_files_steps_are_refused_with_their_lines() -> None:
