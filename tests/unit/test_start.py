@@ -10,7 +10,8 @@ import testbed
 
 OF_LABS = {"click", "docker", "requests", "rich", "tenacity", "urllib3", "yaml"}
 OF_TESTBED = {
-    "testbed", "testbed.plugin", "testbed.errors", "testbed.labs", "testbed.labs.options", "testbed.pytest",
+    "testbed", "testbed.plugin", "testbed.errors", "testbed.text", "testbed.labs", "testbed.labs.options",
+    "testbed.pytest",
     *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "state", "workers")),
 }  # fmt: skip
 TELL = """
