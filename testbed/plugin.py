@@ -134,12 +134,12 @@ def _impaired(request: pytest.FixtureRequest) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Begin its timelines with the test, and read back after it that its impairments are still in force.
+    """Begin its links' sequences and timelines with the test's body, and read back after it that all is still in force.
 
     Else its result does not count.
     """
     if running.RUNNING in item.stash:
-        item.stash[running.RUNNING].play()
+        item.stash[running.RUNNING].begin_body()
     try:
         result = yield
     except (Exception, pytest.fail.Exception):  # pytest.fail's is none of the former

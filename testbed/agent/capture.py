@@ -144,7 +144,10 @@ class Captures:
 
     def operations(self) -> dict[str, Operation]:
         """The protocol's operations."""
-        return {"capture": self.capture, "end": self.end, "fetch": self.fetch, "drop": self.drop}
+        return {
+            "capture": self.capture, "end": self.end, "fetch": self.fetch, "drop": self.drop,
+            "clock": time.monotonic_ns,
+        }  # fmt: skip
 
     def __enter__(self) -> Self:
         return self

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ class KeptCaptures:
         self._lab = lab
         self._folder = folder
         self._running: dict[tuple[str, str], list[tuple[Port | None, PortCapture]]] = {}
+        self._began: dict[LinkRef, tuple[int, int]] = {}
+        """Between which two times each link's sequence began; CLOCK_MONOTONIC in ns."""
         self.losses: list[str] = []
         """What each link lost, by the packets' numbers; known once it is saved."""
         self.failed = ""
@@ -38,11 +41,32 @@ class KeptCaptures:
         for path in folder.glob("*.pcapng"):
             path.unlink()
 
-    def on_impaired(self, ref: LinkRef) -> None:
-        """Begin to capture at the link's port, unless that is done already and the port is still the same.
+    @contextmanager
+    def putting(self, ref: LinkRef, again: bool) -> Iterator[None]:
+        """Capture at the link's port from before an impairment is put there; ``again``: its sequence begins once more.
 
         If it cannot be done the test goes on without.
         """
+        if not again:
+            self._begin(ref)
+        before_ns = self._clock()
+        yield
+        after_ns = self._clock()
+        if before_ns is not None and after_ns is not None and (again or ref not in self._began):
+            self._began[ref] = before_ns, after_ns
+
+    def _clock(self) -> int | None:
+        """CLOCK_MONOTONIC where packets are captured; None where they are not."""
+        if not any(self._running.values()):
+            return None
+        try:
+            return int(self._lab.capture_agent().call("clock"))
+        except LabError as error:
+            self.failed = str(error)
+            return None
+
+    def _begin(self, ref: LinkRef) -> None:
+        """Begin to capture at the link's port, unless that is done already and the port is still the same."""
         port = self._lab.port(ref)
         known = self._running.setdefault((ref.dst, ref.network), [])
         if known and known[-1][0] is port:
@@ -75,17 +99,23 @@ class KeptCaptures:
             return [f"{ref}: too many packets to say by number which were lost" for ref in here]
         found = []
         for ref, asked in here.items():
-            sources = self._lab.marks(ref.src, ref.network)
-            seen = losses(
-                capture.capture, sources, protocol=ref.traffic.protocol, port=ref.traffic.port,
-                longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),
+            chosen = partial(
+                losses, capture.capture, self._lab.marks(ref.src, ref.network), protocol=ref.traffic.protocol,
+                port=ref.traffic.port, longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),
             )  # fmt: skip
+            before_ns, after_ns = self._began.get(ref, (0, 0))
+            seen = chosen(since_ns=before_ns)
             if seen is None:
                 found.append(f"{ref}: which packets were lost is not known: not all were captured")
-            elif seen[1]:
-                count, numbers = seen
-                said = write_numbers(_ranges(numbers))
-                found.append(f"{ref}: lost {len(numbers)} of {count} packets: drop_packets={said}")
+                continue
+            count, numbers = seen
+            if not numbers:
+                continue
+            if chosen(since_ns=after_ns) != seen:
+                said = "which numbers is not known: packets came while its sequence began"
+            else:
+                said = f"drop_packets={write_numbers(_ranges(numbers))}"
+            found.append(f"{ref}: lost {len(numbers)} of {count} packets: {said}")
         return found
 
     def drop(self) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from testbed.errors import (
 )
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.labs import cutting, proving
+from testbed.labs import cutting, proving, sequences
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.timelines import Running
@@ -415,8 +415,8 @@ class Lab(abc.ABC):
         self._steps: dict[LinkRef, list[Taken]] = {}
         self.programs: list[Program] = []
         """Every program that was started in a host since `begin`."""
-        self.on_applied: Callable[[LinkRef], None] = lambda _ref: None
-        """Hears of each impairment once it is in force."""
+        self.putting: Callable[[LinkRef, bool], AbstractContextManager[None]] = lambda _ref, _again: nullcontext()
+        """What is done around putting an impairment on a link; True where it is put again, for its sequence's sake."""
         self.probed: dict[LinkRef, list[Check]] = {}
         """What probes saw of each link that was proven since `begin`."""
         self._over: list[tuple[LinkEvidence, Sequence[ImpairmentNotAppliedError]]] = []
@@ -669,6 +669,17 @@ class Lab(abc.ABC):
     def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
         """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
         self._apply(ref, impairment, time.perf_counter(), afresh=True)
+
+    def begin_body(self) -> None:
+        """The packets of a test's body come now: begin the links' sequences, then the timelines, with them."""
+        sequences.begin(self)
+        self.play()
+
+    def restart(self, ref: LinkRef, *, keep_queue: bool) -> None:
+        """Begin a link's sequence of random numbers, or of numbered packets, once more; ``keep_queue``: in place."""
+        port = self._ports[ref.dst, ref.network]
+        with self.putting(ref, True):
+            self._apply(ref, port.applied[ref], time.perf_counter(), afresh=not keep_queue)
 
     def heal(self) -> None:
         """Mend every cut and take every impairment off; what stays is raised once the others are off.
@@ -1048,15 +1059,19 @@ class Lab(abc.ABC):
         """Put an impairment on a link, on a new port if its own is gone, and read it back."""
         proving.prove_clock(self, ref)
         try:
-            applied = self._apply(ref, impairment, started)
+            applied = self._put(ref, impairment, started)
         except AgentError as error:
             if error.kind != "gone":
                 raise
             self._renew(ref)
-            applied = self._apply(ref, impairment, started)
+            applied = self._put(ref, impairment, started)
         proving.watch(self, ref)
-        self.on_applied(ref)
         return applied
+
+    def _put(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+        self._ready(ref)
+        with self.putting(ref, False):
+            return self._apply(ref, impairment, started)
 
     def _renew(self, ref: LinkRef) -> None:
         """Begin a port anew after a host at it was started again: the other sources keep their impairments."""
@@ -1476,14 +1491,14 @@ class Lab(abc.ABC):
         """The counters of every impaired link's netem, read port by port; see `read`."""
         found: dict[LinkRef, proof.Counters] = {}
         for port in self._ports.values():
-            if not port.applied:
-                continue
-            shown = self._tc(port, [qdisc.show(port.device)])["shown"]
-            for ref in port.applied:
-                netem = proof.find_netem(shown[-1], port.sources[ref].minor) if shown else None
-                if netem is not None:
-                    found[ref] = proof.counters(netem)
+            found.update(self.counts_at(port) if port.applied else {})
         return found
+
+    def counts_at(self, port: Port) -> dict[LinkRef, proof.Counters]:
+        """The same of one port."""
+        shown = self._tc(port, [qdisc.show(port.device)])["shown"]
+        netems = {ref: proof.find_netem(shown[-1], port.sources[ref].minor) for ref in port.applied} if shown else {}
+        return {ref: proof.counters(netem) for ref, netem in netems.items() if netem is not None}
 
     def netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
         """The kernel's own account of a link's netem now, or None if there is none."""

@@ -47,6 +47,11 @@ class Counters:
     queued_packets: int
     """Packets in the queue now."""
 
+    @property
+    def arrived_packets(self) -> int:
+        """Packets that came to it, its own duplicates included."""
+        return self.sent_packets + self.dropped_packets + self.queued_packets
+
 
 def find_netem(qdiscs: Iterable[Mapping[str, Any]], minor: int) -> Mapping[str, Any] | None:
     """The netem on a class, or None if there is none or another kind of qdisc."""

@@ -658,13 +658,19 @@ def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
 
 
 def losses(
-    capture: Capture, sources: Iterable[str], *, protocol: str = "", port: int = 0, longest_s: float = 0.0
+    capture: Capture,
+    sources: Iterable[str],
+    *,
+    protocol: str = "",
+    port: int = 0,
+    longest_s: float = 0.0,
+    since_ns: int = 0,
 ) -> tuple[int, list[int]] | None:
     """How many packets a link carried, and the numbers of those that were not seen behind its impairment.
 
     A link's packets are those from ``sources`` (IP or MAC addresses), of a ``protocol`` (tcp, udp, icmp) and with a
     ``port`` at either end if these are given; neighbour discovery and multicast listeners' reports are not among them.
-    They are counted from 1, as `drop_packets` counts them.
+    They are counted from 1, as `drop_packets` counts them, and from ``since_ns`` on (CLOCK_MONOTONIC).
     What may still have been under way when the capture ended, ``longest_s`` after it came, is left out. None if the
     capture has not all of them, or has one side of the impairment alone.
     """
@@ -680,7 +686,9 @@ def losses(
 
     last_ns = max((packet.time_ns for packet in capture.packets), default=0)
     until_ns = max(last_ns, capture.ended_ns or 0) - round(longest_s * 1e9)
-    passed = [each for each in passages(chosen("before"), chosen("after")) if each.before.time_ns <= until_ns]
+    passed = [
+        each for each in passages(chosen("before"), chosen("after")) if since_ns <= each.before.time_ns <= until_ns
+    ]
     return len(passed), [number for number, each in enumerate(passed, start=1) if each.lost]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import warnings
@@ -38,7 +39,7 @@ def impaired(node: pytest.Item, stack: Lab) -> Iterator[Lab]:
     if (mode := node.config.getoption("--testbed-capture")) != "never":
         folder = node.config.rootpath / "report" / "captures" / keeping.file_name(node.nodeid)
         node.stash[CAPTURES] = captures = keeping.KeptCaptures(stack, folder)
-        stack.on_applied = captures.on_impaired
+        stack.putting = captures.putting
     try:
         for ref, (impairment, name) in node.stash.get(WANTED, {}).items():
             applied = stack.arm(ref, impairment, profile=name)
@@ -65,7 +66,7 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
     if captures is None:
         return ""
     del item.stash[CAPTURES]
-    item.stash[RUNNING].on_applied = lambda _ref: None
+    item.stash[RUNNING].putting = lambda _ref, _again: contextlib.nullcontext()
     try:
         if not save:
             captures.drop()
@@ -137,8 +138,8 @@ def judge(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
 def replay(item: pytest.Item) -> str:
     """The command that repeats a test under the same network, and what was put on its links."""
     lab, config = item.stash[RUNNING], item.config
-    path, *inside = item.nodeid.split("::")  # as pytest's root has it; the line is for where pytest was started
-    path = os.path.relpath(config.rootpath / path, config.invocation_params.dir)
+    _, *inside = item.nodeid.split("::")  # which has no path where the file lies outside pytest's root
+    path = os.path.relpath(item.path, config.invocation_params.dir)  # the line is for where pytest was started
     words = ["pytest", "::".join([path, *inside]), "--testbed-seed", str(config.stash[SEED])]
     words += ["--netem", lab.netem_engine, "--lab", chosen(config)[0]]
     if file := config.getoption("--compose-file"):

@@ -6,7 +6,10 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from testbed import Lab
 from tests.lab.conftest import Datagrams, await_quiet, prepare
@@ -32,6 +35,31 @@ def test_three_times_2000_packets_lose_the_same_ones_in_both_directions(lab: Lab
         assert lost[0] == lost[1] == lost[2]
         # 2000 packets at 5 %: mean 100, σ = √(2000·0.05·0.95) ≈ 9.7; ± 5σ.
         assert 51 <= len(lost[0]) <= 149
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"loss": "30%"}, {"loss": "30%", "burst": 3}, {"drop_packets": [2, "10-40"]}, {"loss": "30%", "delay": "5ms"}],
+)
+def test_a_sequence_begins_with_the_body_of_a_test_whatever_crossed_the_link_before(
+    lab: Lab, datagrams: Datagrams, words: dict[str, object]
+) -> None:
+    (ref,) = lab.topology.links("client -> server")
+    lost = []
+    for before in (0, 7):
+        lab.heal()
+        lab.begin("of one test")
+        lab.arm(ref, lab.side(words))
+        if before:
+            datagrams.arrived(before)
+        lab.begin_body()
+        lost.append(sorted(set(range(200)) - set(datagrams.arrived(200, pace_s=0.001))))
+        lab.verify()
+        (tally,) = [each.tally for each in lab.evidence]
+        assert tally is not None
+        # Those of the body and the words that end it; by number, they are lost before netem.
+        assert 150 <= tally.arrived_packets <= 260, "and none of before"
+    assert lost[0] == lost[1] != []
 
 
 _FAILING = """
@@ -95,3 +123,107 @@ def test_a_failed_test_prints_the_line_that_repeats_it(stack: Lab, kind: str, tm
     # 40 at 30 %: mean 12, σ ≈ 2.9; that none is lost happens once in 1.6 million runs. And the same again, above.
     assert re.fullmatch(r"client -> server: lost [1-9]\d* of 40 packets: drop_packets=[\d, -]+", lost)
     assert len(set(re.findall(r"seed=(\d+)", first))) == 4, "each link and each time has its own"
+
+
+_LEAKY = """
+import pytest
+
+SINK = "import socket, sys; s = socket.create_server(('', int(sys.argv[1])), backlog=64); print('up', flush=True)\\n" \
+       "held = []\\nwhile True: held.append(s.accept())"
+# Connections that nobody closes, with data on its way when its program is killed; and one to the service itself.
+LEAVE = "import socket, sys, time\\n" \
+        "own = socket.create_connection((sys.argv[1], 8888))\\n" \
+        "held = [socket.create_connection((sys.argv[1], int(sys.argv[2]))) for _ in range(8)]\\n" \
+        "for each in held: each.setblocking(False); each.send(b'x' * 100_000)\\n" \
+        "print('sent', flush=True); time.sleep(99)"
+LISTEN = "import socket, time; s = socket.socket(2, 2); s.bind(('', 9)); print('up', flush=True); time.sleep(99)"
+SEND = "import socket, sys; s = socket.socket(2, 2); [s.sendto(b'%d' % n, (sys.argv[1], 9)) for n in range(60)]"
+READ = "import socket, sys; s = socket.create_server(('', int(sys.argv[1]))); print('up', flush=True)\\n" \
+       "taken, _ = s.accept()\\nwhile taken.recv(65536): pass"
+WRITE = "import socket, sys\\n" \
+        "with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as s: s.sendall(b'x' * 90_000)"
+
+def python(host, program, *words, ready=None):
+    return host.start(["python3", "-c", program, *map(str, words)], ready=ready, timeout="30s")
+
+@pytest.fixture
+def ends(lab):
+    server = lab.host("server")
+    return lab.host("client"), server, server.addresses()[0]
+
+def leave(ends, port):
+    client, server, address = ends
+    python(server, SINK, port, ready="up")
+    python(client, LEAVE, address, port, ready="sent")
+
+def udp(ends):
+    client, server, address = ends
+    python(server, LISTEN, ready="up")
+    assert python(client, SEND, address).wait().ok
+    assert False
+
+def tcp(ends, port):
+    client, server, address = ends
+    python(server, READ, port, ready="up")
+    assert python(client, WRITE, address, port).wait("60s").ok
+    assert False
+"""
+_ROUND = """
+@pytest.mark.impair("client <-> server", delay="20ms", loss="20%")
+def test_leaves_{0}(ends): leave(ends, 9300 + {0})
+
+@pytest.mark.impair("client -> server", loss="20%")
+def test_udp_{0}(ends): udp(ends)
+
+@pytest.mark.impair("client <-> server", delay="20ms", loss="20%")
+def test_leaves_again_{0}(ends): leave(ends, 9400 + {0})
+
+@pytest.mark.impair("client -> server", loss="10%", delay="2ms")
+def test_tcp_{0}(ends): tcp(ends, 9500 + {0})
+"""
+_LOST = re.compile(r"client -> server: lost \d+ of (\d+) packets: drop_packets=([\d, -]+)")
+
+
+def _failures(folder: Path, argv: list[str]) -> tuple[list[str], list[tuple[int, set[int]]]]:
+    """The replay lines of a run, and for each how many packets there were and the numbers of the lost ones."""
+    done = subprocess.run(
+        [sys.executable, "-m", *argv], cwd=folder, capture_output=True, text=True, check=False, timeout=1200
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("pytest ")]
+    lost = [(int(each[1]), set(_numbers(each[2]))) for each in _LOST.finditer(done.stdout)]
+    assert len(lines) == len(lost), done.stdout
+    return lines, lost
+
+
+def _numbers(text: str) -> Iterator[int]:
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("count", [1, pytest.param(25, marks=pytest.mark.by_hand)])
+def test_the_replay_line_loses_the_same_packets_whatever_earlier_tests_left_behind(
+    kind: str, pytestconfig: pytest.Config, tmp_path: Path, count: int
+) -> None:
+    """Up to the shorter run's end: how many packets TCP sends is a matter of time, which of them are lost is not."""
+    (tmp_path / "test_leaky.py").write_text(_LEAKY + "".join(map(_ROUND.format, range(count))))
+    options = [
+        "--lab",
+        kind,
+        "--netem",
+        pytestconfig.getoption("--netem"),
+        "--compose-file",
+        str(ROOT / "compose.yaml"),
+    ]
+    lines, lost = _failures(tmp_path, ["pytest", "-p", "no:cacheprovider", "-q", "test_leaky.py", *options])
+    assert len(lines) == 2 * count
+    differing = []
+    for line, (sent, numbers) in zip(lines, lost, strict=True):
+        _, [(sent_again, numbers_again)] = _failures(tmp_path, shlex.split(line))
+        common = min(sent, sent_again)
+        first, again = ({each for each in some if each <= common} for some in (numbers, numbers_again))
+        if first != again or common < 60:
+            differing.append(f"{line}: {sent} packets, lost {sorted(first)}; {sent_again}, lost {sorted(again)}")
+    assert not differing, "\n".join(differing)
