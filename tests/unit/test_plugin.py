@@ -251,7 +251,7 @@ from testbed.pytest import running
 
 class Lab:
     history, evidence, records, seedable, netem_engine = [], [], [], True, "carried"
-    def play(self):
+    def begin_body(self):
         pass
 
     def verify(self):
@@ -289,7 +289,7 @@ class Lab:
         tally=Tally(sent_packets=38, dropped_packets=2, queued_packets=0, tail_drops=(0, 0), tail_drops_from="counted",
                     duplicated=NONE, reordered=NONE, corrupted=NONE),
     )]
-    def play(self):
+    def begin_body(self):
         pass
     def verify(self):
         pass
