@@ -404,17 +404,18 @@ def down(compose_file: Path | None, stale: bool, everything: bool) -> int:
     """Heal and remove the stack that `testbed up` started here."""
     if stale or everything:
         engine = Engine()
+        problems: list[str] = []
         if everything:
             ids = []
             for run in runs(engine):
                 remove_run(engine, run.id, run.owner)
                 ids.append(run.id)
         else:
-            ids = clear_stale(engine, _say)
+            ids, problems = clear_stale(engine, _say)
         for each in foreigners(engine):
             _say(f"left alone: {each}")
-        _OUT.print(f"removed: {', '.join(ids) or 'nothing was left'}", markup=False)
-        return 0
+        _OUT.print(f"removed: {', '.join(ids) or ('nothing' if problems else 'nothing was left')}", markup=False)
+        return 1 if problems else 0
     lab = ComposeLab(compose_file, say=_say)
     if lab.take_up():
         lab.down()

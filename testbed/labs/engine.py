@@ -24,7 +24,7 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
-from testbed.errors import EnvironmentUnfitError, ImageBuildError
+from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 
 RUN_LABEL = "testbed.run"
 """On everything that a run owns; its value is the run's id."""
@@ -287,12 +287,18 @@ class Engine:
         return found
 
     def discard(self, each: Labelled) -> None:
-        """Remove a container, network or volume; one that is gone already is removed."""
-        if each.kind == "container":
-            self.remove(each.handle)
+        """Remove a container, network or volume; one that is gone already is removed. Raises LabError."""
+        try:
+            if each.kind == "container":
+                self.remove(each.handle)
+            else:
+                each.handle.remove()
+        except docker.errors.NotFound:
             return
-        with contextlib.suppress(docker.errors.NotFound):
-            each.handle.remove()
+        except docker.errors.APIError as error:
+            raise LabError(
+                f"the engine does not remove {each.kind} {each.name}: {error.explanation or error}"
+            ) from None
 
     def remove(self, container: Container) -> None:
         """Remove a container, running or not; one that is gone or going already is removed."""

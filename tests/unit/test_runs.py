@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from testbed.errors import LabError
 from testbed.labs import runs as module
 from testbed.labs.engine import Labelled
 from testbed.labs.runs import DETACHED, clear_stale, flaw, is_orphaned, owner, remove_run, sort
@@ -154,6 +155,8 @@ class _Engine:
         return [each for each in self.objects if label in each.labels and value in (None, each.labels[label])]
 
     def discard(self, each: Labelled) -> None:
+        if each.name == "stuck":
+            raise LabError("network stuck has active endpoints")
         self.objects.remove(each)
 
     @property
@@ -187,7 +190,7 @@ def test_an_empty_label_beside_a_dead_owner_is_not_taken_for_every_run(downed: l
         labelled(name="of the dead, it says", run="00000000", owner=DETACHED),
     )
     said: list[str] = []
-    assert clear_stale(engine, said.append) == ["00000000"]  # type: ignore[arg-type]  # what it needs of one
+    assert clear_stale(engine, said.append) == (["00000000"], [])  # type: ignore[arg-type]  # what it needs of one
     assert engine.names == {"alive", "net", "empty", "inherited", "unowned", "of the dead, it says"}
     assert downed == [], "Compose would remove by the project's name, whoever bears it"
 
@@ -205,3 +208,20 @@ def test_what_is_no_runs_id_removes_nothing(run_id: str, downed: list[str]) -> N
     remove_run(engine, run_id, DEAD)  # type: ignore[arg-type]  # what it needs of one
     assert engine.names == {"it"}
     assert downed == []
+
+
+@needs_machine_id
+def test_what_the_engine_does_not_let_go_of_keeps_nobody_from_starting(downed: list[str]) -> None:
+    dead = _label(**HERE, start="1")
+    engine = _Engine(
+        labelled(name="stuck", kind="network", run="00000000", owner=dead),
+        labelled(name="volume", kind="volume", run="00000000", owner=dead),
+        labelled(name="dead", run="11111111", owner=dead),
+    )
+    said: list[str] = []
+    removed, problems = clear_stale(engine, said.append)  # type: ignore[arg-type]  # what it needs of one
+    assert removed == ["11111111"]
+    assert problems == ["run 00000000: could not remove stuck: network stuck has active endpoints"]
+    assert engine.names == {"stuck"}
+    assert problems[0] in said
+    assert downed == ["testbed-00000000", "testbed-11111111"]
