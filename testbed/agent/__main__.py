@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from . import files, inside, machine, namespaces, ports, processes, protocol, search_path, sockets
+from . import files, inside, machine, namespaces, passage, ports, processes, protocol, search_path, sockets
 
 
 def main() -> int:
@@ -35,7 +35,8 @@ def main() -> int:
         from . import capture  # see `Hosts.capturing`
 
         with capture.Captures() as captures:
-            protocol.serve(captures.operations(), sys.stdin.buffer, sys.stdout.buffer)
+            operations = {**captures.operations(), **passage.Passages().operations()}
+            protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "inside":
         watched = sockets.Sockets()
         protocol.serve({**inside.operations(), **watched.operations()}, sys.stdin.buffer, sys.stdout.buffer)

@@ -18,10 +18,11 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from . import guest_folder, qdiscs
+from . import guest_folder, qdiscs, splice
 from .batch import Batch, in_root
 from .protocol import Refused
 
@@ -42,6 +43,12 @@ _PROD_EVERY_S = 0.002
 _MCONSOLE_MAGIC = 0xCAFEBABE
 _MCONSOLE_VERSION = 2
 _MCONSOLE_DATA = 512
+
+
+# Of a device that no port has.
+_CLOCK_DEVICE = "vec9999"
+CLOCK_MTU = 1500
+CLOCK_DELAY_S = 0.001
 
 
 def find_kernel(root: Path | None = None) -> str | None:
@@ -83,6 +90,8 @@ class CarriedKernel:
         if binary is None:
             raise Refused(f"no user-mode-linux here: linux.uml is not {'on PATH' if root is None else f'in {root}'}")
         self.name = name
+        self.clock: str | None = None
+        """The tap of `open_clock`, once it is there."""
         # UML holds its memory in a file that it maps executable: TMPDIR must not be mounted noexec.
         self._folder = Path(tempfile.mkdtemp(prefix=f"testbed-{name}-"))
         self._log = self._folder / "console"
@@ -153,6 +162,40 @@ class CarriedKernel:
         """
         if reason := self.qdiscs.write(f"/sys/class/net/{device}/threaded", "1"):
             raise Refused(f"carried kernel, threads for {device}: {reason}")
+
+    def open_clock(self, tap: str) -> None:
+        """Have a device of its own send back, `CLOCK_DELAY_S` later, whatever the tap of this name brings.
+
+        How late that is, is how late all else in there is: a packet is taken in, waits for a timer, and goes out.
+        """
+        self.plug(_CLOCK_DEVICE, tap, mtu=CLOCK_MTU)
+        back = splice.Redirect(source=_CLOCK_DEVICE, target=_CLOCK_DEVICE)
+        self.ip.checked([f"link set dev {_CLOCK_DEVICE} promisc on up"])
+        self.thread(_CLOCK_DEVICE)
+        netem = f"qdisc add dev {_CLOCK_DEVICE} root netem limit 1000 delay {CLOCK_DELAY_S}s"
+        self.tc.checked([netem, *splice.lines([back])])
+        self.clock = tap
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its process is stopped, by SIGSTOP or a debugger (proc_pid_stat(5))."""
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except OSError:  # it died: `died` says so
+            return False
+        return stat.rpartition(")")[2].split()[0] in "Tt"
+
+    def go_on(self) -> None:
+        """Have it go on where it was stopped."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGCONT)
+
+    def links(self, devices: Iterable[str]) -> dict[str, str]:
+        """Of each of its devices: ``up``, ``down`` or ``gone``."""
+        names = list(devices)
+        shown = self.ip.run([f"link show dev {name}" for name in names]).shown
+        flags = {each["ifname"]: each["flags"] for array in shown for each in array}
+        return {name: "gone" if name not in flags else "up" if "UP" in flags[name] else "down" for name in names}
 
     def unplug(self, device: str) -> None:
         """Take a network device out again; its tap goes with it."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Self
 
-from . import files, inside, kernelcalls, offloads, protocol, relay, sockets
+from . import files, inside, kernelcalls, offloads, passage, protocol, relay, sockets
 from .netlink import Change, Netlink, address, bridge, cable, enslave, route, up, veth
 from .processes import exit_status, processes
 from .protocol import Operation, Refused
@@ -266,7 +266,7 @@ class Hosts:
             from . import capture  # its thread pool's modules are a tenth of an agent's start
 
             with capture.Captures() as captures:
-                protocol.serve(captures.operations(), asked, answered)
+                protocol.serve({**captures.operations(), **passage.Passages().operations()}, asked, answered)
 
         self._serve_beside(ticket, serve)
 

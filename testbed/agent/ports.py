@@ -28,9 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from . import carried, offloads, qdiscs
+from . import carried, offloads, qdiscs, splice
 from .batch import Batch, LocalTool, Outcome
-from .netlink import Netlink, delete, enslave, queue, speechless
+from .netlink import Netlink, delete, enslave, queue, speechless, up
 from .noise import noise
 from .protocol import Operation, Refused
 from .qdiscs import Qdiscs
@@ -47,8 +47,7 @@ _TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/u
 # Docker's veths have no queue length, and a classful qdisc takes its children's from the device.
 _QUEUE_PACKETS = 1000
 
-# Of what has no other condition; the rejecting filters of a gate, and ARP's at a veth, come before.
-_REDIRECT_PRIORITY = 60_000
+_FAR_END = "the host's own end of it"
 
 # UML's driver has eight interrupts for all its devices, and asks each that shares one: what a packet costs grows with
 # the ports of its kernel. And a kernel runs on one processor.
@@ -73,9 +72,24 @@ class Port:
     """Who carries it."""
     gated: bool = False
     """Whether filters can be put at its gate."""
+    bridge: str | None = None
+    """Where the veth was, before it was taken off for the splice."""
     device_index: int = 0
     """The ifindex of ``device``, in the kernel that has it."""
     undo: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def inner(self) -> list[splice.Redirect]:
+        """What leads packets through its carried kernel."""
+        return splice.joined(self.device, self.entry) if self.entry is not None else []
+
+    @property
+    def outer(self) -> list[splice.Redirect]:
+        """What leads packets into its carried kernel, and ARP past it."""
+        if self.taps is None:
+            return []
+        gate, end = self.taps
+        return [*splice.joined(self.veth, end), *splice.past(gate, self.veth)]
 
     @property
     def gate(self) -> str:
@@ -124,6 +138,9 @@ class Ports:
             "tc": self.tc,
             "sides": self.sides,
             "carried": self.carried,
+            "paths": self.paths,
+            "repair": self.repair,
+            "clocks": self.clocks,
             "rejecting": self.rejecting,
             "rejected": self.rejected,
             "store": self.store,
@@ -279,7 +296,8 @@ class Ports:
             with ExitStack() as undo_on_failure:
                 undo_on_failure.callback(self._rejecting.shut, ifindex)
                 _run("ip", "link", "set", tap.name, "addrgenmode", "none", "up")
-                self._host_tc.batch().checked(_redirect(tap.name, _name_of(ifindex)))
+                redirect = splice.Redirect(source=tap.name, target=_name_of(ifindex))
+                self._host_tc.batch().checked(list(splice.lines([redirect])))
                 undo_on_failure.pop_all()
         if not attached.gated:
             self._host_tc.batch().checked([f"qdisc add dev {attached.gate} clsact"])
@@ -366,6 +384,70 @@ class Ports:
         gate, end = attached.taps
         return {"to_host": _passed(gate, end), "from_host": _passed(end, gate)}
 
+    def paths(self, *, ports: Sequence[str]) -> dict[str, list[str]]:
+        """What is wrong with the way that packets take through each port: nothing if all is as it was attached.
+
+        Asks the carried kernels, unless they stand still, for what is in there.
+        """
+        self._bury()
+        found: dict[str, list[str]] = {name: [] for name in ports}
+        whole = list[Port]()
+        for name in ports:
+            attached = self._ports.get(name)
+            if attached is None:
+                found[name] = [f"it is not attached any more{self._buried}"]
+            elif not _exists(attached):
+                found[name] = [f"{attached.veth} is gone: its host was started again, or left the network"]
+            else:
+                found[name] = _outside(attached)
+                whole.append(attached)
+        shown = _shown(self._host_tc.batch(), [each for port in whole for each in port.outer])
+        for port in whole:
+            found[port.name] += splice.missing(port.outer, shown)
+        for kernel in self._kernels:
+            carries = [each for each in whole if each.kernel is kernel]
+            if carries and kernel.stopped:
+                for port in carries:
+                    found[port.name].append(f"the carried kernel {kernel.name} stands still: its process is stopped")
+                continue
+            shown = _shown(kernel.tc, [each for port in carries for each in port.inner])
+            links = kernel.links(each.source for port in carries for each in port.inner)
+            for port in carries:
+                here = {each.source: links[each.source] for each in port.inner}
+                found[port.name] += [f"{name} in the carried kernel is {state}" for name, state in here.items()
+                                     if state != "up"]  # fmt: skip
+                found[port.name] += splice.missing(port.inner, shown)
+        return found
+
+    def repair(self, *, port: str) -> list[str]:
+        """Take a port whose path is broken out, as if it had never been attached; what cannot be put right by us."""
+        self._bury()
+        attached = self._ports.get(port)
+        if attached is None:
+            return []
+        if attached.kernel is not None:
+            attached.kernel.go_on()
+        self._detach(attached)
+        if not _exists(attached):
+            return []  # the lab attaches the new one
+        if (flags := _device(attached.veth).flags) is not None and not flags & splice.IFF_UP:
+            with Netlink() as here:
+                here.apply([up(attached.ifindex)])
+        return splice.amiss(_device(attached.veth), master=attached.bridge, far_end=_FAR_END)
+
+    def clocks(self) -> dict[str, str]:
+        """By the name of each carried kernel, the tap that shows how late it is; see `CarriedKernel.clock`."""
+        self._bury()
+        for kernel in self._kernels:
+            if kernel.clock is None and not kernel.stopped:
+                tap = f"{kernel.name}c"
+                if self._own_net:
+                    make_tap(tap)
+                kernel.open_clock(tap)
+                with Netlink() as here:
+                    here.apply([speechless(socket.if_nametoindex(tap), mtu=carried.CLOCK_MTU)])
+        return {kernel.name: kernel.clock for kernel in self._kernels if kernel.clock is not None}
+
     def store(self, *, name: str, data: str) -> dict[str, str]:
         """Keep a file that tc is to read, a table of delays or a program, until we end; ``data`` in base 64."""
         if not _FILE_NAME.fullmatch(name):
@@ -402,6 +484,7 @@ class Ports:
         return port.kernel.qdiscs
 
     def _attach_host(self, port: Port) -> None:
+        port.bridge = _device(port.veth).master
         before = int((_SYS_NET / port.veth / "tx_queue_len").read_text())
         if before != _QUEUE_PACKETS:
             _set_queue(port, _QUEUE_PACKETS)
@@ -429,7 +512,7 @@ class Ports:
         mtu = int((veth / "mtu").read_text())
         if not (veth / "master").exists():
             raise Refused(f"veth {port.veth} is on no bridge; an earlier run may have left it: restart the stack")
-        bridge = (veth / "master").readlink().name
+        bridge = port.bridge = (veth / "master").readlink().name
         set_flags = [
             flag for flag, file in _BRIDGE_FLAGS.items() if (veth / "brport" / file).read_text().strip() == "1"
         ]
@@ -449,7 +532,7 @@ class Ports:
             kernel.thread(vec)
             # Its driver asks for super-packets when it opens the tap, and has buffers for single ones.
             offloads.switch_off(tap)
-        kernel.tc.checked([*_redirect(vec_a, vec_b), *_redirect(vec_b, vec_a)])
+        kernel.tc.checked(list(splice.lines(port.inner)))
         tc = self._host_tc.batch()
         # Undone last in, first out: the redirect goes, the veth returns to its bridge, then its flags.
         if flags:
@@ -468,8 +551,8 @@ class Ports:
         if flags:
             _run("ip", "link", "set", tap_b, "type", "bridge_slave", *flags)
         port.undo.callback(_quietly, lambda: _exists(port) and tc.run([f"qdisc delete dev {port.veth} ingress"]))
-        tc.checked([*_redirect(port.veth, tap_a), *_redirect(tap_a, port.veth), *_past(tap_b, port.veth)])
         port.taps = (tap_b, tap_a)
+        tc.checked(list(splice.lines(port.outer)))
         port.gated = True
 
     def _detach(self, port: Port) -> None:
@@ -527,6 +610,42 @@ def _where(port: Port) -> dict[str, str | None]:
     return {"device": port.device, "entry": port.entry, "kernel": port.kernel.name if port.kernel else None}
 
 
+def _device(name: str) -> splice.Device:
+    """A device as it is now."""
+    folder = _SYS_NET / name
+    try:
+        flags = int((folder / "flags").read_text(), 16)
+    except OSError:
+        return splice.Device(name=name, flags=None)
+    try:
+        carrier = (folder / "carrier").read_text().strip() == "1"
+    except OSError:  # of one that is down
+        carrier = False
+    try:
+        master = (folder / "master").readlink().name
+    except OSError:
+        master = None
+    return splice.Device(name=name, flags=flags, carrier=carrier, master=master)
+
+
+def _outside(port: Port) -> list[str]:
+    """What is wrong with a port's devices in this kernel."""
+    if port.taps is None:
+        return splice.amiss(_device(port.veth), master=port.bridge, far_end=_FAR_END)
+    gate, end = port.taps
+    found = splice.amiss(_device(port.veth), far_end=_FAR_END)
+    found += splice.amiss(_device(gate), master=port.bridge) + splice.amiss(_device(end))
+    return found + (splice.amiss(_device(port.bridge)) if port.bridge is not None else [])
+
+
+def _shown(tool: Batch, redirects: Sequence[splice.Redirect]) -> dict[str, Any]:
+    """What the tool shows of redirects, by line; nothing where it complains."""
+    lines = list(dict.fromkeys(each.show() for each in redirects))
+    outcome = tool.run(lines)
+    failed = {each["line"] for each in outcome.complaints}
+    return dict(zip((line for line in lines if line not in failed), outcome.shown, strict=False))
+
+
 def _passed(into: str, out_of: str) -> dict[str, int]:
     """What the carried kernel took from one tap, and gave to another."""
     taken = {f"in_{unit}": _statistic(into, f"tx_{unit}") for unit in ("packets", "bytes")}
@@ -548,24 +667,6 @@ def _set_queue(port: Port, packets: int) -> None:
 def _delete_tap(name: str) -> None:
     with Netlink() as here:
         here.apply([delete(socket.if_nametoindex(name))])
-
-
-def _redirect(source: str, target: str) -> list[str]:
-    return [
-        f"qdisc add dev {source} ingress",
-        f"filter add dev {source} parent ffff: protocol all prio {_REDIRECT_PRIORITY} u32 match u32 0 0"
-        f" action mirred egress redirect dev {target}",
-    ]
-
-
-def _past(gate: str, veth: str) -> list[str]:
-    """ARP from the gate to the veth at once, and from there as if it came in at the gate."""
-    every = "protocol arp prio {} u32 match u32 0 0 action mirred"
-    return [
-        f"qdisc add dev {gate} clsact",
-        f"filter add dev {gate} egress {every.format(_REDIRECT_PRIORITY)} egress redirect dev {veth}",
-        f"filter add dev {veth} parent ffff: {every.format(1)} ingress redirect dev {gate}",
-    ]
 
 
 def _run(*argv: str) -> str:
