@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .carried import CLOCK_DELAY_S
 from .protocol import Operation, Refused
 
 # linux/if_packet.h, asm-generic/socket.h, linux/if_ether.h: for local experiments
@@ -125,7 +126,7 @@ class Passages:
                     "passages_ns": list(clock.passages_ns), "ended": clock.ended,
                     "missing_ns": [now - sent for sent in clock.waiting.values()], "lost": clock.lost,
                 }  # fmt: skip
-            return {"kernels": found, "overslept_ns": list(self._overslept_ns)}
+            return {"kernels": found, "due_ns": round(CLOCK_DELAY_S * 1e9), "overslept_ns": list(self._overslept_ns)}
 
     def _run(self) -> None:
         while True:

@@ -384,13 +384,15 @@ class Ports:
         gate, end = attached.taps
         return {"to_host": _passed(gate, end), "from_host": _passed(end, gate)}
 
-    def paths(self, *, ports: Sequence[str]) -> dict[str, list[str]]:
-        """What is wrong with the way that packets take through each port: nothing if all is as it was attached.
+    def paths(self, *, ports: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What is ``amiss`` with the way that packets take through each port: nothing if all is as it was attached.
+
+        And whether the port is ``gone``: its host was started again, or the kernel that carried it died.
 
         Asks the carried kernels, unless they stand still, for what is in there.
         """
         self._bury()
-        found: dict[str, list[str]] = {name: [] for name in ports}
+        found: dict[str, list[str]] = {}
         whole = list[Port]()
         for name in ports:
             attached = self._ports.get(name)
@@ -417,7 +419,8 @@ class Ports:
                 found[port.name] += [f"{name} in the carried kernel is {state}" for name, state in here.items()
                                      if state != "up"]  # fmt: skip
                 found[port.name] += splice.missing(port.inner, shown)
-        return found
+        there = {port.name for port in whole}
+        return {name: {"amiss": amiss, "gone": name not in there} for name, amiss in found.items()}
 
     def repair(self, *, port: str) -> list[str]:
         """Take a port whose path is broken out, as if it had never been attached; what cannot be put right by us."""

@@ -30,6 +30,7 @@ from testbed.errors import (
 from testbed.judge import probes
 from testbed.judge import statistics as exact
 from testbed.labs import cutting, proving, sequences
+from testbed.labs.carrying import Carriage, Way
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.timelines import Running
@@ -426,6 +427,7 @@ class Lab(abc.ABC):
         """What `verify` found of each impaired link, last."""
         self.clocks_proven: set[str | None] = set()
         """The carried kernels that were seen to keep a delay."""
+        self.carriage = Carriage(self)
         self.watched: dict[tuple[str, str, str], proving.Watched] = {}
         """What is counted of other paths, by source, target and network."""
 
@@ -438,6 +440,7 @@ class Lab(abc.ABC):
         self.probed.clear()
         self._over.clear()
         self._told.clear()
+        self.carriage.begin()
         proving.begin(self)
         self.seeds_from = seeds_from
 
@@ -448,6 +451,7 @@ class Lab(abc.ABC):
                 if not program.ended:
                     each.callback(program.stop, "SIGKILL")
             each.callback(self._heal_all)
+            each.callback(self.carriage.end)
 
     def _seed(self, ref: LinkRef, wanted: Impairment | Timeline) -> int | None:
         """A seed of its own for each link and each time, if it is random, names none, and seeds work here."""
@@ -490,6 +494,10 @@ class Lab(abc.ABC):
     def watching(self, host: str, network: str) -> Port | None:
         """The port toward a host, to count what passes it and not to impair it; None where that cannot be done."""
         return self._ports.get((host, network))
+
+    def forget_port(self, port: Port) -> None:
+        """Know no more of a port that was taken out; when a link of it is impaired again it is attached anew."""
+        self._ports = {key: each for key, each in self._ports.items() if each is not port}
 
     @property
     def ports(self) -> Iterable[Port]:
@@ -797,9 +805,12 @@ class Lab(abc.ABC):
         self.evidence[:] = [evidence for evidence, _ in self._over]
         wrong = [error for _, errors in self._over for error in errors]
         self._over[:] = [(evidence, ()) for evidence, _ in self._over]  # raised once
+        self.carriage.look()
+        paths = self.carriage.paths(port for port in self.ports if self.carriage.used(port))
         for port in self._ports.values():
             watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
             try:
+                self._along(port, paths.get(port.name), watched)
                 filters, qdiscs, at_gate = self._read_port(port, watched) if watched else ((), (), ())
                 entry = proving.entry(port) if watched else ()
             except ImpairmentNotAppliedError as error:
@@ -813,6 +824,13 @@ class Lab(abc.ABC):
                 self._told.update([ref] if found else [])
         if wrong:
             raise ImpairmentNotAppliedError("\n".join(map(str, wrong)))
+
+    def _along(self, port: Port, path: Way | None, refs: Sequence[LinkRef]) -> None:
+        """Raise ImpairmentNotAppliedError if packets had no whole way through a port on which these links end."""
+        if path is None or not path.amiss or (path.gone and not refs):
+            return
+        ref = next(iter(refs or port.sources))
+        raise self._not_applied(ref, [], f"the path through the port is broken: {'; '.join(path.amiss)}")
 
     def _read_port(self, port: Port, watched: Sequence[LinkRef]) -> tuple[Any, Any, Any]:
         """All filters and qdiscs of a port, and the filters at its gate if some of these links reject there.
@@ -851,16 +869,21 @@ class Lab(abc.ABC):
         if source.cut:
             self._look_at_flapping(port, ref)
             uncut = self._cut_differences(source.cut, reading)
-            self.evidence.append(self._cut_evidence(ref, port, source.cut, reading, uncut))
-            wrong += self._errors(ref, uncut, self._step_problems(ref, cuts=True))
+            evidence, late = self._cut_evidence(ref, port, source.cut, reading, uncut)
+            self.evidence.append(evidence)
+            wrong += self._errors(ref, uncut, [*self._step_problems(ref, cuts=True), *late])
         return wrong
 
     def _verify_impairment(
         self, ref: LinkRef, port: Port, reading: proving.Reading
     ) -> tuple[LinkEvidence, list[ImpairmentNotAppliedError]]:
         examined = proving.examine(self, ref, port, reading)
-        problems = [*examined.problems, *self._step_problems(ref, cuts=False)]
-        return examined.evidence, self._errors(ref, examined.differences, problems)
+        asked = port.sources[ref].impairment or CLEAN
+        evidence, late = self.carriage.timed(
+            examined.evidence, port, asked, nothing_passes=asked.loss_ratio == 1.0 and not port.sources[ref].running
+        )
+        problems = [*examined.problems, *self._step_problems(ref, cuts=False), *late]
+        return evidence, self._errors(ref, examined.differences, problems)
 
     def _step_problems(self, ref: LinkRef, *, cuts: bool) -> list[str]:
         """What went wrong with steps of a link's timeline, or of its coming and going."""
@@ -874,6 +897,8 @@ class Lab(abc.ABC):
         self, ref: LinkRef, found: Sequence[proof.Difference], problems: Sequence[str]
     ) -> list[ImpairmentNotAppliedError]:
         wrong = [self._not_applied(ref, found, _HELD)] if found else []
+        if found and (port := self.port(ref)) is not None:
+            self.carriage.suspect(port)
         return [*wrong, self._not_applied(ref, [], *problems)] if problems else wrong
 
     def held(self, ref: LinkRef, port: Port, reading: proving.Reading) -> proving.Held:
@@ -1144,6 +1169,7 @@ class Lab(abc.ABC):
             found = self._differences(impairment, kernel or None, shown, _flat(filters)) + misled
         if complaints or found:
             source.led = False
+            self.carriage.suspect(port)
             raise self._not_applied(ref, found, *complaints, f"Command: tc {command}")
         return Applied(
             link=ref,
@@ -1324,6 +1350,7 @@ class Lab(abc.ABC):
             found = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
             cut.lost_before = cut.lost_packets((), qdiscs)
         if complaints or found:
+            self.carriage.suspect(port)
             hints = [_GATE_NEEDS] if complaints and cut.at_gate else []
             raise self._not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}", *hints)
 
@@ -1338,14 +1365,16 @@ class Lab(abc.ABC):
 
     def _cut_evidence(
         self, ref: LinkRef, port: Port, cut: cutting.Cut, reading: proving.Reading, found: Sequence[proof.Difference]
-    ) -> LinkEvidence:
+    ) -> tuple[LinkEvidence, list[str]]:
+        """What is known of a cut, and why the test does not count for its carrier's lateness."""
         answered = self._answered(ref, port, cut)
         steps = [step for step in self.stepped.get(ref, ()) if step.cut is not None]
-        return cutting.evidence(
+        evidence = cutting.evidence(
             ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
             lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before, steps=steps,
             answered=answered,
         )  # fmt: skip
+        return self.carriage.timed(evidence, port, None, nothing_passes=cut.flapping is None)
 
     def _cut_again(self, ref: LinkRef, cut: cutting.Cut) -> None:
         """Cut a link on a new port as it was on the old one."""
@@ -1412,7 +1441,7 @@ class Lab(abc.ABC):
         source = port.sources[ref]
         try:
             self._look_at_flapping(port, ref, halt=True)
-            evidence, found, lost_packets = self._look_at_cut(ref, port, cut)
+            evidence, found, lost_packets, late = self._look_at_cut(ref, port, cut)
             answer, still = self._take_off(port, cut)
         except (AgentError, ImpairmentNotAppliedError) as error:
             if isinstance(error, AgentError) and error.kind != "gone":
@@ -1426,7 +1455,7 @@ class Lab(abc.ABC):
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
         if cut.at_gate:
             source.rejected_packets += lost_packets
-        self._over.append((evidence, self._errors(ref, found, self._step_problems(ref, cuts=True))))
+        self._over.append((evidence, self._errors(ref, found, [*self._step_problems(ref, cuts=True), *late])))
         source.cut = None
 
     def cut_evidence(self, ref: LinkRef) -> LinkEvidence:
@@ -1440,13 +1469,14 @@ class Lab(abc.ABC):
 
     def _look_at_cut(
         self, ref: LinkRef, port: Port, cut: cutting.Cut
-    ) -> tuple[LinkEvidence, list[proof.Difference], int]:
-        """What is known of a cut, how it differs from what was asked, and how many packets went into it in all."""
+    ) -> tuple[LinkEvidence, list[proof.Difference], int, list[str]]:
+        """What is known of a cut, how it differs from what was asked, how many packets met it, and what was late."""
         filters, qdiscs, at_gate = self._read_port(port, [ref])
         reading = proving.Reading(filters, qdiscs, (), at_gate)
         found = self._cut_differences(cut, reading)
         lost_packets = cut.lost_packets(at_gate, qdiscs, self._answered(ref, port, cut))
-        return self._cut_evidence(ref, port, cut, reading, found), found, lost_packets
+        evidence, late = self._cut_evidence(ref, port, cut, reading, found)
+        return evidence, found, lost_packets, late
 
     def _take_off(self, port: Port, cut: cutting.Cut) -> tuple[Any, list[str]]:
         """Take a cut's filters off; tc's answer, and which are there still."""
@@ -1520,11 +1550,13 @@ class Lab(abc.ABC):
         """The port at a link's end, with its source prepared; the first time, both at once."""
         port = self._ports.get((ref.dst, ref.network))
         if port is not None and ref in port.sources:
+            self.carriage.watch(port)
             return port
         with ThreadPoolExecutor(1, "testbed-source") as pool:
             prepared = pool.submit(self._prepare_source, ref.src, ref.network)
             port = self._port(ref.dst, ref.network)
             ifindex = prepared.result()
+        self.carriage.watch(port)
         minor = qdisc.FIRST_MINOR + len(port.sources)
         if minor > qdisc.LAST_MINOR:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")

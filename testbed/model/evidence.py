@@ -112,6 +112,8 @@ class LinkEvidence:
     probe: str = "not asked"
     """Level 3: probes saw what was asked."""
     tally: Tally | None = None
+    lateness: Mapping[str, Any] | None = None
+    """How late its carrier was; None where that was not watched."""
     warnings: Sequence[str] = field(default_factory=tuple)
     steps: Sequence[Taken] = field(default_factory=tuple)
     """What was taken of its timeline, or of its coming and going, in order."""
@@ -131,6 +133,7 @@ class LinkEvidence:
             "proof": {"read_back": self.read_back, "counters": self.counters, "probe": self.probe},
             "checks": [asdict(check) for check in self.checks],
             "counters": None if self.tally is None else self.tally.as_json(),
+            "lateness": None if self.lateness is None else dict(self.lateness),
             "warnings": list(self.warnings),
             "steps": [each.as_json() for each in self.steps[:MOST_STEPS]],
             "steps_left_out": max(len(self.steps) - MOST_STEPS, 0),
