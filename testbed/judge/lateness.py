@@ -19,7 +19,7 @@ from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
 from testbed.model.impairment import Impairment
 
 LEAST_TOLERANCE_S = 0.005
-PART_OF_DELAY = 0.1
+_PART_OF_DELAY = 10
 LATE_RATIO = 0.01
 AT_ONCE_S = 0.1
 
@@ -72,7 +72,7 @@ class Lateness:
 def tolerance_s(asked: Impairment | None) -> float:
     """How late a packet may be under an impairment; None is a cut."""
     delay_s = (asked.delay_s if asked is not None else None) or 0.0
-    return max(PART_OF_DELAY * delay_s, LEAST_TOLERANCE_S)
+    return max(delay_s / _PART_OF_DELAY, LEAST_TOLERANCE_S)
 
 
 def lateness(

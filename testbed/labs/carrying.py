@@ -44,6 +44,7 @@ class Carriage:
         """Carried kernels that are watched; an empty name is this machine's own timer."""
         self._used: set[str] = set()
         self._suspect: set[str] = set()
+        self._taps: dict[str, str] = {}
         self._told: dict[str, Any] = {}
         self._told_at = 0.0
         self._unknown = ""
@@ -122,11 +123,16 @@ class Carriage:
         if not self._testing or kernel in self._watched or self._unknown:
             return
         try:
-            taps = port.channel.call("clocks") if kernel else {}
-            self._lab.capture_agent().call("watch_passages", taps=taps, anew=not self._watched)
-            self._watched |= taps.keys() | {kernel}
+            self._taps = port.channel.call("clocks") if kernel else {}
+            self._lab.capture_agent().call("watch_passages", taps=self._taps, anew=not self._watched)
+            self._watched |= self._taps.keys() | {kernel}
         except LabError as error:
             self._unknown = str(error)
+
+    def settle(self) -> None:
+        """Begin to watch anew, once all that a test asks for is there: to put it there keeps a kernel busy."""
+        if self._watched and not self._unknown:
+            self._lab.capture_agent().call("watch_passages", taps=self._taps)
 
     def look(self) -> None:
         """Fetch how late all was until now."""

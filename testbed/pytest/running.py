@@ -47,6 +47,7 @@ def impaired(node: pytest.Item, stack: Lab) -> Iterator[Lab]:
             node.user_properties.append((f"tc {ref}", applied.command))
         for ref in sorted(node.stash.get(PROVE, ())):
             stack.prove(f"{ref.src} -> {ref.dst} {ref.traffic}".strip() + f" on {ref.network}")
+        stack.carriage.settle()
         yield stack
     finally:
         end_captures(node, save=mode == "always")

@@ -106,7 +106,7 @@ def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
     run_id = (tmp_path / "impaired").read_text()
     carried = stack.netem_engine == "carried"
     if carried:
-        assert len(_devices(run_id)) == 5, "two taps for each of two ports, and where rejected packets end"
+        assert len(_devices(run_id)) == 6, "two taps a port, the kernel's clock, and where rejected packets end"
         assert _kernels(run_id)
         assert _bridged(engine, run_id) == 2, "a tap in place of each veth"
     (label,) = (run.owner for run in runs(engine) if run.id == run_id)

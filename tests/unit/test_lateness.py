@@ -1,0 +1,97 @@
+"""Whether a carrier was in time: from the times that frames took, on paper."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.judge import lateness
+from testbed.judge import statistics as exact
+from testbed.model.evidence import FAILS, HOLDS, SHOWN
+from testbed.model.impairment import CLEAN, Impairment
+
+DUE_S = 0.001
+TIMES = st.lists(st.floats(0.001, 5.0), max_size=300)
+
+
+def seen(*late_s: float, on_time: int = 0, missing_s: tuple[float, ...] = ()) -> lateness.Lateness:
+    """Frames that were late so, and others that were 0.1 ms late."""
+    took = [DUE_S + each for each in (*late_s, *[0.0001] * on_time)]
+    return lateness.lateness(took, missing_s=missing_s, due_s=DUE_S, tolerance_s=0.005)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tolerance_s"),
+    [(None, 0.005), (CLEAN, 0.005), (Impairment(delay_s=0.04), 0.005), (Impairment(delay_s=0.2), 0.02)],
+)
+def test_a_tenth_of_the_delay_is_tolerated_and_at_least_5_ms(asked: Impairment | None, tolerance_s: float) -> None:
+    assert lateness.tolerance_s(asked) == tolerance_s
+
+
+def test_median_worst_and_share_are_of_the_time_beyond_the_due_one() -> None:
+    found = seen(0.002, 0.004, 0.006)
+    assert (found.frames, found.late) == (3, 1)
+    assert found.late_ratio == pytest.approx(1 / 3)
+    assert found.median_s == pytest.approx(0.004)
+    assert found.worst_s == pytest.approx(0.006)
+
+
+def test_one_frame_100_ms_late_among_10000_condemns() -> None:
+    found = seen(0.101, on_time=9_999)
+    assert found.problem is not None
+    assert "late at once" in found.problem
+    assert found.warning is None
+
+
+def test_a_frame_that_has_not_come_back_is_as_late_as_it_is_old() -> None:
+    assert seen(on_time=50, missing_s=(0.5, 0.48)).problem is not None
+    young = seen(on_time=50, missing_s=(0.002,))
+    assert (young.frames, young.late) == (50, 0), "it may be on time still"
+
+
+def test_of_few_frames_a_single_late_one_is_a_warning_and_many_condemn() -> None:
+    one = seen(0.02, on_time=49)
+    assert one.problem is None
+    assert one.warning is not None
+    assert "1 of 50 frames" in one.warning
+    assert seen(*[0.02] * 20, on_time=30).problem is not None
+
+
+def test_within_a_longer_tolerance_100_ms_at_once_are_none() -> None:
+    asked = Impairment(delay_s=5.0)
+    found = lateness.lateness([DUE_S + 0.3], due_s=DUE_S, tolerance_s=lateness.tolerance_s(asked))
+    assert (found.problem, found.warning) == (None, None)
+
+
+def test_the_row_says_fails_only_where_it_counts() -> None:
+    late = seen(0.5)
+    assert lateness.check(late, carrier="k").verdict == FAILS
+    assert lateness.check(late, carrier="this machine's timer", counts=False).verdict == SHOWN
+    assert lateness.check(seen(on_time=9), carrier="k").verdict == HOLDS
+    assert lateness.check(None, carrier="k").seen == "not measured"
+
+
+@given(took=TIMES, missing=TIMES, tolerance_s=st.floats(0.005, 1.0))
+def test_the_counts_hold_together(took: list[float], missing: list[float], tolerance_s: float) -> None:
+    found = lateness.lateness(took, missing_s=missing, due_s=DUE_S, tolerance_s=tolerance_s)
+    assert len(took) <= found.frames <= len(took) + len(missing)
+    assert 0 <= found.late <= found.frames
+    assert found.median_s <= found.worst_s or not found.frames
+    assert (found.worst_s > tolerance_s) == (found.late > 0)
+    assert found.problem is None or found.warning is None
+    assert found.problem is not None or found.worst_s <= max(lateness.AT_ONCE_S, tolerance_s)
+    assert found.late == 0 or found.problem or found.warning, "what is beyond the tolerance is always told"
+
+
+@given(frames=st.integers(1, 5000))
+def test_a_share_of_one_in_a_hundred_itself_is_never_condemned(frames: int) -> None:
+    found = seen(*[0.02] * (frames // 100), on_time=frames - frames // 100)
+    assert found.problem is None
+
+
+@given(frames=st.integers(100, 5000), share=st.floats(0.1, 1.0))
+def test_a_tenth_late_is_always_condemned_beyond_what_chance_allows(frames: int, share: float) -> None:
+    late = round(frames * share)
+    found = seen(*[0.02] * late, on_time=frames - late)
+    assert (found.problem is not None) == (late > exact.accepted(frames, lateness.LATE_RATIO)[1])

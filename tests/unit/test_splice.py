@@ -1,0 +1,57 @@
+"""The splice's description against what tc shows of it: what is made is found, and what is not there is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from testbed.agent import splice
+from testbed.agent.splice import Device, Redirect
+
+ALL = [*splice.joined("veth1", "tapA"), *splice.past("tapB", "veth1")]
+
+
+def shown(redirect: Redirect, **changed: Any) -> dict[str, Any]:
+    """A filter as ``tc -j filter show`` has it."""
+    action = {"kind": "mirred", "mirred_action": "redirect", "direction": redirect.into, "to_dev": redirect.target}
+    return {
+        "kind": "u32", "protocol": redirect.protocol, "pref": redirect.priority,
+        "options": {"actions": [{**action, **changed}]},
+    }  # fmt: skip
+
+
+def everything(but: Redirect | None = None) -> dict[str, list[dict[str, Any]]]:
+    """All of it, or all but one."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in ALL:
+        if each is not but:
+            found.setdefault(each.show(), []).append(shown(each))
+    return found
+
+
+def test_the_lines_make_each_qdisc_once_and_first() -> None:
+    lines = list(splice.lines(ALL))
+    assert lines[:3] == ["qdisc add dev veth1 ingress", "qdisc add dev tapA ingress", "qdisc add dev tapB clsact"]
+    assert [line.split()[0] for line in lines[3:]] == ["filter"] * 4
+
+
+def test_what_is_there_is_not_missing_and_each_that_is_gone_is_named() -> None:
+    assert splice.missing(ALL, everything()) == []
+    for each in ALL:
+        assert splice.missing(ALL, everything(but=each)) == [f"{each} is gone"]
+    assert len(splice.missing(ALL, {})) == len(ALL)
+
+
+def test_a_filter_that_leads_elsewhere_is_none() -> None:
+    one = ALL[0]
+    for changed in ({"to_dev": "other"}, {"direction": "ingress"}, {"mirred_action": "mirror"}, {"kind": "gact"}):
+        assert splice.missing([one], {one.show(): [shown(one, **changed)]}) == [f"{one} is gone"]
+
+
+def test_a_device_is_to_be_there_up_joined_and_where_it_belongs() -> None:
+    assert splice.amiss(Device(name="tapB", flags=splice.IFF_UP, master="br0"), master="br0") == []
+    assert splice.amiss(Device(name="tapB", flags=None), master="br0") == ["tapB is gone"]
+    assert splice.amiss(Device(name="tapB", flags=0, carrier=False, master="br0"), master="br0") == ["tapB is down"]
+    (far,) = splice.amiss(Device(name="veth1", flags=splice.IFF_UP, carrier=False), far_end="the host's own end of it")
+    assert far == "veth1 has no carrier: the host's own end of it is down"
+    (astray,) = splice.amiss(Device(name="tapB", flags=splice.IFF_UP), master="br0")
+    assert astray == "tapB is on no bridge, and belongs on br0"
