@@ -34,6 +34,7 @@ from testbed.errors import (
     ServiceFailedError,
 )
 from testbed.labs import composefile, hostfiles, images
+from testbed.labs.agents import ROLES, TUN
 from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
@@ -51,29 +52,20 @@ _UP_DEADLINE_S = 180.0
 _BUILD_DEADLINE_S = 900.0
 _LAST_LINES = 20
 
-# Enough, and tried: no other capability, no other mount. UML's memory file must be executable.
-_LEAST = {
-    "cap_drop": ["ALL"],
-    "cap_add": ["NET_ADMIN"],
-    "security_opt": ["no-new-privileges"],
-    "read_only": True,
-    "tmpfs": {"/tmp": "", "/dev/shm": "rw,exec,size=256m"},  # noqa: S108  # paths in the agent's container
-}
-
 
 def start_ports_agent(
     engine: Engine, image: str, *, tag: str, outlives_us: bool = False, **identity: Any
 ) -> tuple[Container, Demultiplexed]:
     """Start the agent beside the network, with the least that it needs: host network, NET_ADMIN, /dev/net/tun."""
     command = ["ports", "--tag", tag]
-    options = {**_LEAST, "network_mode": "host", "outlives_us": outlives_us, **identity}
+    options = {**ROLES["ports"].options(), "outlives_us": outlives_us, **identity}
     try:
-        return engine.attached(image, command, devices=["/dev/net/tun"], **options)
+        return engine.attached(image, command, **options)
     except docker.errors.APIError as error:
-        if "/dev/net/tun" not in str(error):
+        if TUN not in str(error):
             raise
         # The host engine needs no tap; `capabilities` says what is missing if the carried one is wanted.
-        return engine.attached(image, command, **options)
+        return engine.attached(image, command, **{**options, "devices": []})
 
 
 class ComposeLab(Lab):
@@ -473,11 +465,10 @@ class ComposeLab(Lab):
             "name": f"{self.composer.project}-{role}-{secrets.token_hex(3)}",
         }
 
-    def beside(self, container: Container, role: str, **options: Any) -> Channel:
+    def beside(self, container: Container, role: str) -> Channel:
         """An agent in a container's network or process namespace."""
-        container, stream = self.engine.attached(
-            self._netem_image, [role], **{**_LEAST, **self._identity(role), **options}
-        )
+        options = ROLES[role].options(beside=container.id or "")
+        container, stream = self.engine.attached(self._netem_image, [role], **options, **self._identity(role))
         return Channel(stream, name=f"agent {role} of {container.name}")
 
     # --- ports -----------------------------------------------------------------------------------
@@ -512,12 +503,13 @@ class ComposeLab(Lab):
     def capture_agent(self) -> Channel:
         """The agent that captures: beside the network too, with NET_RAW where that of the ports has NET_ADMIN.
 
-        A container of its own, so that neither may do what the other does, and started when a capture is asked first.
+        A container of its own, so that what reads packets cannot change the network, and started when a capture is
+        asked first.
         """
         if self._agent is None:
             raise LabError("the lab is not up")
         if self._capture_agent is None:
-            options = {**_LEAST, "cap_add": ["NET_RAW"], "network_mode": "host", **self._identity("capture")}
+            options = {**ROLES["capture"].options(), **self._identity("capture")}
             try:
                 container, stream = self.engine.attached(self._netem_image, ["capture"], **options)
             except docker.errors.APIError as error:
@@ -713,23 +705,20 @@ class ComposeHost(Host):
 
     def inside(self) -> Channel:
         """The agent in this host's network namespace; a new one after the container was restarted."""
-        return self._agent("inside", network_mode=f"container:{self.container.id}")
+        return self._agent("inside")
 
     def _files(self) -> Channel:
         """An agent that sees the container's files; its programs see it among them, at the most until a test's end."""
-        return self._agent(
-            "files", pid_mode=f"container:{self.container.id}", network_mode="none",
-            cap_add=["SYS_CHROOT", "SYS_PTRACE", "DAC_OVERRIDE"],
-        )  # fmt: skip
+        return self._agent("files")
 
-    def _agent(self, role: str, **options: Any) -> Channel:
+    def _agent(self, role: str) -> Channel:
         """An agent in a namespace of the container's: the one that is there, unless the container was restarted."""
         started_at = str(self._state().get("State", {}).get("StartedAt", ""))
         known, its_start = self._agents.get(role, (None, ""))
         if known is not None and its_start == started_at and known.lives:
             return known
         self._let_go(role)
-        channel = self._lab.beside(self.container, role, **options)
+        channel = self._lab.beside(self.container, role)
         self._agents[role] = channel, started_at
         return channel
 
@@ -744,9 +733,7 @@ class ComposeHost(Host):
 
     def signal(self, pid: int, name: str) -> None:
         """Signal the program with this number on the engine's machine, and all it started."""
-        channel = self._lab.beside(
-            self.container, "signal", pid_mode=f"container:{self.container.id}", cap_add=["KILL"], network_mode="none"
-        )
+        channel = self._lab.beside(self.container, "signal")
 
         def reached() -> bool:
             leaders = self._lab.engine.leaders(self.container)

@@ -22,7 +22,7 @@ import docker.errors
 import pytest
 
 from testbed import ComposeLab
-from testbed.labs.compose import _LEAST
+from testbed.labs.agents import ROLES
 from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, tar_archive
 from testbed.labs.images import ensure_netem
 from testbed.labs.runs import owner
@@ -102,7 +102,7 @@ def inside(stack: ComposeLab) -> Iterator[dict[str, Any]]:
         folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="testbed-in-carried-"))
         _save(images, Path(folder, "images.tar"))
         machine = undo.enter_context(_machine(engine, netem, stack.run_id))
-        least = {key: value for key, value in _LEAST.items() if key not in ("cap_add", "read_only")}
+        least = {key: ROLES["inside"].options()[key] for key in ("cap_drop", "security_opt")}
         options: dict[str, Any] = {
             **least,
             "labels": {RUN_LABEL: stack.run_id, OWNER_LABEL: owner(), ROLE_LABEL: "inside"},

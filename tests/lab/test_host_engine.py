@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab, EnvironmentUnfitError
-from testbed.labs.compose import _LEAST
+from testbed.labs.agents import ROLES
 from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine
 from testbed.labs.images import ensure_netem
 from testbed.labs.runs import owner
@@ -61,7 +61,7 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
         "lines.json": json.dumps(lines),
     }
     options: dict[str, Any] = {
-        **_LEAST,
+        **ROLES["inside"].options(),
         "labels": {RUN_LABEL: stack.run_id, OWNER_LABEL: owner(), ROLE_LABEL: "inside"},
         "entrypoint": ["python3"],
         "network_mode": "none",

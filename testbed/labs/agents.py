@@ -1,0 +1,66 @@
+"""What each of the agent's containers may do, by its role: the least with which it works, and tried.
+
+Common to all: every other capability dropped, no way to gain one (no-new-privileges), Docker's seccomp filter, a
+read-only root, no mount but two empty tmpfs, no port published, and limits of memory and tasks that end a run-away and
+never a run. They run as the container's root: Docker gives capabilities that a program can use to that user alone.
+SECURITY.md says what the capabilities mean on the machine's network; tests read all of it from running containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+_MIB = 1 << 20
+# UML's memory is a file here, of 192 MB at the most, and mapped executable.
+TMPFS = MappingProxyType({"/tmp": "size=16m", "/dev/shm": "rw,exec,size=256m"})  # noqa: S108  # in the agent's container
+TUN = "/dev/net/tun"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """The privileges of one kind of agent."""
+
+    capabilities: tuple[str, ...]
+    network: str = "none"
+    """``host``: the engine's machine's; ``container``: a host's of the stack; ``none``."""
+    sees_processes: bool = False
+    """Whether it is in the process namespace of a host of the stack."""
+    devices: tuple[str, ...] = ()
+    memory_bytes: int = 512 * _MIB
+    most_tasks: int = 256
+    """Processes and threads."""
+
+    def options(self, beside: str = "") -> dict[str, Any]:
+        """As the engine's client takes them; ``beside``: the id of the container whose namespaces it shares."""
+        shared = f"container:{beside}"
+        return {
+            "cap_drop": ["ALL"],
+            "cap_add": list(self.capabilities),
+            "security_opt": ["no-new-privileges"],
+            "read_only": True,
+            "tmpfs": dict(TMPFS),
+            "network_mode": shared if self.network == "container" else self.network,
+            "pid_mode": shared if self.sees_processes else None,
+            "devices": list(self.devices),
+            "mem_limit": self.memory_bytes,
+            "pids_limit": self.most_tasks,
+        }
+
+
+# The peaks beside them: two impaired hosts, a carried kernel, captures, files of 8 MB.
+ROLES: Mapping[str, Role] = MappingProxyType({
+    # Beside the network: 57 MB, of which the carried kernel's 33, and 10 tasks.
+    "ports": Role(capabilities=("NET_ADMIN",), network="host", devices=(TUN,)),
+    # 43 MB. What it keeps of each capture is the user's to say.
+    "capture": Role(capabilities=("NET_RAW",), network="host", memory_bytes=4096 * _MIB),
+    # In a host's network: offloads, counters, probes. 13 MB.
+    "inside": Role(capabilities=("NET_ADMIN",), network="container"),
+    # Among a host's files, by its first process: 68 MB, more with the file.
+    "files": Role(
+        capabilities=("SYS_CHROOT", "SYS_PTRACE", "DAC_OVERRIDE"), sees_processes=True, memory_bytes=4096 * _MIB
+    ),
+    "signal": Role(capabilities=("KILL",), sees_processes=True),
+})  # fmt: skip
