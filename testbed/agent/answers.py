@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 ANSWERER = bytes.fromhex("027462726a00")
-"""Source of every answer's frame, locally administered (IEEE 802): by it filters know that it is one."""
+"""Source of every answer's frame, locally administered (IEEE 802). No filter trusts it: anybody can send from it."""
 
 RESET, ERROR = "reset", "error"
 

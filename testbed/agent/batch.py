@@ -30,6 +30,8 @@ _FAILED = re.compile(r"Command failed .*:(\d+)$")
 # A terminal line discipline holds 4096 bytes that nobody has read yet and drops the rest, and a carried
 # kernel's console is a terminal.
 _CHUNK_BYTES = 2048
+LONGEST_LINE = _CHUNK_BYTES - 128
+"""Of a chunk, with the show behind it."""
 
 
 _ARRAY = ("[{", "[]")
@@ -88,7 +90,7 @@ class Batch:
         outcome = outcome or Outcome()
         chunk: list[str] = []
         for line in lines:
-            if "\n" in line or len(line) > _CHUNK_BYTES // 2:
+            if "\n" in line or len(line) > LONGEST_LINE:
                 raise Refused(f"{self._name}: not one short line: {line[:120]!r}")
             if sum(len(each) + 1 for each in (*chunk, line)) > _CHUNK_BYTES - 64:
                 self._run_chunk(chunk, outcome, deadline_s)

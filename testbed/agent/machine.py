@@ -28,7 +28,7 @@ _SCRATCH, _MACHINE = "/run", "/run/machine"
 _TOOLS = Path("/var/tmp/testbed-tools")  # noqa: S108  # of its own; /run is the local lab's
 _MODULES = (
     "veth", "bridge", "tun", "sch_netem", "sch_htb", "sch_tbf", "sch_ingress", "cls_u32", "cls_flower", "cls_bpf",
-    "act_mirred", "act_gact", "act_pedit",
+    "act_mirred", "act_gact", "act_pedit", "act_skbedit",
 )  # fmt: skip
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _POWER_OFF = 0x4321FEDC  # linux/reboot.h

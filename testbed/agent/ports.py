@@ -18,6 +18,7 @@ import base64
 import itertools
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -126,6 +127,9 @@ class Ports:
         self._host_qdiscs = Qdiscs(qdiscs.OwnKernel())
         self._schedules = Schedules(self._run)
         self._rejecting = Rejecting()
+        # The kernel takes mark and priority off whatever comes from another network namespace (____dev_forward_skb),
+        # and in our own nobody knows the number.
+        self._mark = secrets.randbits(32) | 1
         self._tapped = 0
 
     def operations(self) -> dict[str, Operation]:
@@ -279,8 +283,9 @@ class Ports:
     def rejecting(self, *, port: str, ifindex: int) -> dict[str, Any]:
         """Have ready what rejects packets to a port's host, coming from the host whose own veth has this index.
 
-        Returns the port's ``gate``, for the filters to be put at, the ``tap`` where they are to redirect to, and what
-        became of this sender's packets so far, as `rejected`.
+        Returns the port's ``gate``, for the filters to be put at, the ``tap`` where they are to redirect to, by which
+        ``mark`` answers are told at the gate (None: none come there), and what became of this sender's packets so far,
+        as `rejected`.
         """
         self._bury()
         attached = self._there(port, [ifindex])
@@ -296,14 +301,16 @@ class Ports:
             with ExitStack() as undo_on_failure:
                 undo_on_failure.callback(self._rejecting.shut, ifindex)
                 _run("ip", "link", "set", tap.name, "addrgenmode", "none", "up")
-                redirect = splice.Redirect(source=tap.name, target=_name_of(ifindex))
+                first = f"{_mark(self._mark)} pipe " if attached.engine == "host" else ""
+                redirect = splice.Redirect(source=tap.name, target=_name_of(ifindex), first=first)
                 self._host_tc.batch().checked(list(splice.lines([redirect])))
                 undo_on_failure.pop_all()
         if not attached.gated:
             self._host_tc.batch().checked([f"qdisc add dev {attached.gate} clsact"])
             attached.gated = True
             attached.undo.callback(self._clear_gate, attached)
-        return {"gate": attached.gate, "tap": tap.name, "counts": dict(tap.counts)}
+        mark = self._mark if attached.engine == "host" else None
+        return {"gate": attached.gate, "tap": tap.name, "mark": mark, "counts": dict(tap.counts)}
 
     def rejected(self, *, ifindex: int) -> dict[str, int] | None:
         """What became of the packets of this host that were rejected, at all gates together: see `rejecting.Tap`."""
@@ -670,6 +677,11 @@ def _set_queue(port: Port, packets: int) -> None:
 def _delete_tap(name: str) -> None:
     with Netlink() as here:
         here.apply([delete(socket.if_nametoindex(name))])
+
+
+def _mark(number: int) -> str:
+    """The action that marks an answer: the gate's filters know it by the mark, and htb lets its priority pass."""
+    return f"action skbedit mark {number} priority 1:0"
 
 
 def _run(*argv: str) -> str:

@@ -27,12 +27,14 @@ class Redirect:
     priority: int = _LAST_PRIORITY
     into: str = "egress"
     """Whether they leave through the target, or come in there."""
+    first: str = ""
+    """Another action that comes before, in tc's words."""
 
     def put(self) -> str:
         """The line that makes it."""
         return (
             f"filter add dev {self.source} {self.at} protocol {self.protocol} prio {self.priority} u32 match u32 0 0"
-            f" action mirred {self.into} redirect dev {self.target}"
+            f" {self.first}action mirred {self.into} redirect dev {self.target}"
         )
 
     def show(self) -> str:

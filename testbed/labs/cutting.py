@@ -13,15 +13,23 @@ from typing import Any, Self
 
 from testbed import units
 from testbed.labs.timelines import Running
-from testbed.links import proof, qdisc, rejecting
+from testbed.links import fragments, proof, qdisc, rejecting
 from testbed.links.schedule import Moment, Schedule
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence
 from testbed.model.impairment import CLEAN
 from testbed.model.timeline import Taken
-from testbed.model.topology import LinkRef
+from testbed.model.topology import LinkRef, Traffic
 
 DROP, REJECT = "drop", "reject"
 SILENTLY = {DROP: "silently", REJECT: "rejecting"}
+
+
+def ways(
+    how: str, minor: int, addresses: Sequence[str], traffic: Traffic, targets: Sequence[str] = ()
+) -> tuple[qdisc.Filter, ...]:
+    """What leads into a cut. At the gate a port's own filters follow fragments, and need none beside them."""
+    chosen = qdisc.cut_filters(minor, addresses, traffic, targets)
+    return tuple(each for each in chosen if how == DROP or "ip_flags" not in each.keys)
 
 
 @dataclass
@@ -38,6 +46,8 @@ class Cut:
     """What leads into it."""
     tap: str = ""
     """Where a cut that rejects redirects to."""
+    mark: int | None = None
+    """By which answers are told at the gate: they pass."""
     flapping: Running | None = None
     up_s: float = 0.0
     down_s: float = 0.0
@@ -58,7 +68,7 @@ class Cut:
     def put(self) -> list[str]:
         """The lines that cut."""
         if self.at_gate:
-            return [rejecting.put(self.device, each, self.tap) for each in self.ways]
+            return [rejecting.put(self.device, each, self.tap, self.mark) for each in self.ways]
         return [each.put(self.device) for each in self.ways]
 
     def delete(self) -> list[str]:
@@ -78,7 +88,7 @@ class Cut:
     def differences(self, filters: Any, qdiscs: Any) -> list[proof.Difference]:
         """Every way in which the kernel does not cut as asked."""
         if self.at_gate:
-            return rejecting.differences(filters, self.ways, self.tap)
+            return rejecting.differences(filters, self.ways, self.tap, self.mark)
         return self.netem_differences(qdiscs) + proof.filter_differences(filters, self.ways)
 
     def netem_differences(self, qdiscs: Any) -> list[proof.Difference]:
@@ -122,7 +132,7 @@ class Cut:
         if not cut:
             return [proof.Difference("filter", "none", each) for each in self.left(filters)]
         if self.at_gate:
-            return rejecting.differences(filters, self.ways, self.tap)
+            return rejecting.differences(filters, self.ways, self.tap, self.mark)
         return proof.filter_differences(filters, self.ways)
 
     def describe(self) -> str:
@@ -137,8 +147,9 @@ class Cut:
     def state(self) -> dict[str, Any]:
         """As JSON, without what its source says."""
         return {
-            "how": self.how, "device": self.device, "tap": self.tap, "up_s": self.up_s, "down_s": self.down_s,
-            "lost_before": self.lost_before, "answered_before": dict(self.answered_before),
+            "how": self.how, "device": self.device, "tap": self.tap, "mark": self.mark,
+            "up_s": self.up_s, "down_s": self.down_s, "lost_before": self.lost_before,
+            "answered_before": dict(self.answered_before),
             "flapping": self.flapping and self.flapping.state(),
         }  # fmt: skip
 
@@ -151,11 +162,13 @@ class Cut:
 
 def evidence(
     ref: LinkRef, cut: Cut, *, command: str, found: Sequence[str], lost_packets: int, steps: Sequence[Taken],
-    answered: Mapping[str, int] | None,
+    answered: Mapping[str, int] | None, others: int | None = None, elsewhere: str = "", another_path: str = "",
 ) -> LinkEvidence:  # fmt: skip
     """What is known of a cut: whether the kernel held it, how many packets met it and what became of them.
 
-    ``answered``: how the agent has answered what it rejected of this sender, on this link and on others.
+    ``answered``: how the agent has answered what it rejected of this sender, on this link and on others. ``others``: so
+    many fragmented datagrams of other traffic met it, too. ``elsewhere``: how many packets took which other network;
+    what is to be done if none met the cut is ``another_path``.
     """
     seen = f"{_plural(lost_packets, 'packet')} {'rejected' if cut.at_gate else 'lost'}"
     if answered is not None:
@@ -166,11 +179,19 @@ def evidence(
         seen += f"; {none} may not be answered" if none else ""
         seen += f"; {_plural(failed, 'answer')} the kernel did not take" if failed else ""
     kernel = "; ".join(found) or ("as asked" if cut.flapping is None else f"{len(steps)} steps taken")
-    check = Check(field="cut", asked=cut.describe(), kernel=kernel, seen=seen)
+    check = Check(field="cut", asked=cut.describe(), kernel=kernel, seen=seen, verdict=FAILS if found else SHOWN)
+    narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
+    problems = [each for each in (fragments.problem(ref.traffic, others),) if each]
+    warnings = [] if lost_packets else ["no packet met the cut"]
+    if elsewhere and lost_packets:
+        warnings = [f"{elsewhere}, which this cut does not reach"]
+    elif elsewhere:
+        problems, warnings = [*problems, f"no packet met the cut, but {elsewhere}: {another_path}"], []
     return LinkEvidence(
-        link=str(ref), network=ref.network, asked={"cut": cut.describe()}, command=command, checks=[check],
-        read_back=FAILS if found else HOLDS, counters=HOLDS if lost_packets else SHOWN,
-        warnings=[] if lost_packets else ["no packet met the cut"], steps=steps,
+        link=str(ref), network=ref.network, asked={"cut": cut.describe()}, command=command,
+        checks=[check, *narrowed], read_back=FAILS if found else HOLDS,
+        counters=FAILS if problems else HOLDS if lost_packets else SHOWN, problems=problems,
+        warnings=warnings, steps=steps,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from testbed.labs.carrying import Carriage, Way
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.timelines import Running
-from testbed.links import indexed, proof, qdisc, rejecting
+from testbed.links import fragments, indexed, proof, qdisc, rejecting
 from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.links.schedule import compile_timeline
 from testbed.model.evidence import FAILS, Check, LinkEvidence
@@ -234,13 +234,13 @@ class Source:
     """Likewise, dropped."""
     beyond_before: int | None = None
     """What the port's root had seen beyond what was brought to the port when copies were first asked for."""
-    strays: tuple[str, str] | None = None
-    """By which MAC addresses, its own and the receiver's, its packets from an unknown address are counted."""
-    strays_before: int = 0
-    """How many of these there had been when the test began."""
+    others_before: int = 0
+    """How many fragmented datagrams of other traffic had gone its way when the test began; see `links.fragments`."""
     cut: cutting.Cut | None = None
     rejected_packets: int = 0
     """By cuts that were mended since."""
+    met_cut: bool = False
+    """Whether a cut that was mended since the test began had lost any."""
     running: Running | None = None
     """The timeline whose beginning ``impairment`` is."""
 
@@ -295,13 +295,12 @@ class Port:
             source = each["source"]
             addresses, targets = tuple(source["addresses"]), tuple(source.get("targets", ()))
             minor, cut = source["minor"], source["cut"]
-            ways = tuple(qdisc.cut_filters(minor, addresses, ref.traffic, targets))
+            ways = () if cut is None else cutting.ways(cut["how"], minor, addresses, ref.traffic, targets)
             sources[ref] = Source(**{
                 **source, "addresses": addresses, "targets": targets,
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
                 "running": None if source["running"] is None else Running.from_state(source["running"]),
                 "cut": None if cut is None else cutting.Cut.from_state(cut, minor, ways),
-                "strays": None if source["strays"] is None else tuple(source["strays"]),
             })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
                    entry=state.get("entry"), kernel=state.get("kernel"))  # fmt: skip
@@ -428,8 +427,8 @@ class Lab(abc.ABC):
         self.clocks_proven: set[str | None] = set()
         """The carried kernels that were seen to keep a delay."""
         self.carriage = Carriage(self)
-        self.watched: dict[tuple[str, str, str], proving.Watched] = {}
-        """What is counted of other paths, by source, target and network."""
+        self.watched: dict[LinkRef, proving.Watched] = {}
+        """What is counted of other paths."""
 
     def begin(self, seeds_from: str | None) -> None:
         """Begin a test: forget the records, the history and the programs of the one before."""
@@ -713,15 +712,15 @@ class Lab(abc.ABC):
         rest with ICMP administratively prohibited. Answers pass every other cut and impairment. Returns the links.
         """
         _truth("reject", reject)
-        return self._cut_all(self.topology.links(text), reject=reject)
+        return self._cut_all(self.topology.links(text), reject=reject, cut=self.cut_link)
 
-    def _cut_all(self, refs: tuple[LinkRef, ...], *, reject: bool) -> tuple[LinkRef, ...]:
+    def _cut_all(self, refs: tuple[LinkRef, ...], *, reject: bool, cut: Callable[..., None]) -> tuple[LinkRef, ...]:
         before = self.cuts
         with ExitStack() as undo:
             for ref in refs:
                 if ref not in before:
                     undo.callback(self.mend_link, ref)
-                self.cut_link(ref, reject=reject)
+                cut(ref, reject=reject)
             undo.pop_all()
         return refs
 
@@ -758,13 +757,13 @@ class Lab(abc.ABC):
         """
         _truth("reject", reject)
         refs = self._part_of(traffic, lambda part: self.topology.links_between(*groups, traffic=part))
-        return self._cut_all(refs, reject=reject)
+        return self._cut_all(refs, reject=reject, cut=self._cut_link)  # on every network: there is no other to watch
 
     def isolate(self, host: str, *, traffic: str = "", reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut every link of a host, or of each of several, as in ``"a[*]"``; the rest: see `partition`."""
         _truth("reject", reject)
         refs = self._part_of(traffic, lambda part: self.topology.links_around(host, traffic=part))
-        return self._cut_all(refs, reject=reject)
+        return self._cut_all(refs, reject=reject, cut=self._cut_link)
 
     def _part_of(self, traffic: str, links: Callable[[Traffic], tuple[LinkRef, ...]]) -> tuple[LinkRef, ...]:
         """The links, each narrowed to this traffic. Raises InvalidValueError with every problem of both."""
@@ -871,7 +870,7 @@ class Lab(abc.ABC):
             uncut = self._cut_differences(source.cut, reading)
             evidence, late = self._cut_evidence(ref, port, source.cut, reading, uncut)
             self.evidence.append(evidence)
-            wrong += self._errors(ref, uncut, [*self._step_problems(ref, cuts=True), *late])
+            wrong += self._errors(ref, uncut, [*self._step_problems(ref, cuts=True), *evidence.problems, *late])
         return wrong
 
     def _verify_impairment(
@@ -1114,13 +1113,13 @@ class Lab(abc.ABC):
 
     def _apply(self, ref: LinkRef, impairment: Impairment, started: float, *, afresh: bool = False) -> Applied:
         port = self._ready(ref)
+        self._watch_fragments(port, ref)
         source = port.sources[ref]
         device, minor, by_number = port.device, source.minor, impairment.by_number
         self._store_tables(port, impairment)
         lines: list[str] = [] if port.rooted else qdisc.root(device)
-        counting = [] if source.led or source.strays is None else qdisc.strays(minor, *source.strays)
         if not source.led:
-            lines += [qdisc.make_class(device, minor), *(each.put(device) for each in counting)]
+            lines.append(qdisc.make_class(device, minor))
         spare = source.spare
         kept = source.impairment is not None and qdisc.can_change_in_place(source.impairment, impairment)
         if source.impairment is not None and (afresh or not kept):
@@ -1151,11 +1150,7 @@ class Lab(abc.ABC):
             # The kernel holds something new for this source, whether or not it is what was asked.
             source.spare, source.impairment = spare, impairment
         source.counted = source.counted or by_number
-        uncounted = {each.put(device) for each in counting}  # a kernel that cannot count them impairs all the same
-        complaints = [
-            f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"] if each["line"] not in uncounted
-        ]
-        source.strays_before = 0 if counting else source.strays_before
+        complaints = [f"`tc {each['line']}`: {each['text']}" for each in answer["complaints"]]
         found: list[proof.Difference] = []
         kernel: Mapping[str, Any] = {}
         if not complaints:
@@ -1258,6 +1253,10 @@ class Lab(abc.ABC):
 
     def cut_link(self, ref: LinkRef, *, reject: bool = False) -> None:
         """Cut one direction and read it back. Raises ImpairmentNotAppliedError."""
+        self._cut_link(ref, reject=reject)
+        proving.watch(self, ref)
+
+    def _cut_link(self, ref: LinkRef, *, reject: bool) -> None:
         _truth("reject", reject)
         how = cutting.REJECT if reject else cutting.DROP
         known = self._cut_of(ref)
@@ -1303,7 +1302,8 @@ class Lab(abc.ABC):
     def _new_cut(self, port: Port, ref: LinkRef, how: str) -> cutting.Cut:
         """A cut that is not there yet, with all that it needs. Raises InvalidValueError, EnvironmentUnfitError."""
         source = port.sources[ref]
-        ways = tuple(qdisc.cut_filters(source.minor, source.addresses, ref.traffic, source.targets))
+        self._watch_fragments(port, ref)
+        ways = cutting.ways(how, source.minor, source.addresses, ref.traffic, source.targets)
         if how == cutting.DROP:
             self._refuse_silence(port, ref)
             return cutting.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
@@ -1315,7 +1315,7 @@ class Lab(abc.ABC):
                 raise
             raise EnvironmentUnfitError(f"{ref}: to reject packets, the agent needs a tap: {error}") from None
         return cutting.Cut(how=how, device=place["gate"], minor=source.minor, ways=ways, tap=place["tap"],
-                           answered_before=place["counts"])  # fmt: skip
+                           mark=place["mark"], answered_before=place["counts"])  # fmt: skip
 
     def _refuse_rejection(self, port: Port, ref: LinkRef) -> None:
         """What rejects comes before what is silent: a part that is lost silently cannot be within it."""
@@ -1369,10 +1369,12 @@ class Lab(abc.ABC):
         """What is known of a cut, and why the test does not count for its carrier's lateness."""
         answered = self._answered(ref, port, cut)
         steps = [step for step in self.stepped.get(ref, ()) if step.cut is not None]
+        ways = ", ".join(f"{each} packets took `{network}`" for network, each in proving.elsewhere(self, ref).items())
         evidence = cutting.evidence(
             ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
             lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before, steps=steps,
-            answered=answered,
+            answered=answered, elsewhere=ways, another_path=proving.another_path(self, ref) if ways else "",
+            others=proving.others(port.sources[ref], reading.filters),
         )  # fmt: skip
         return self.carriage.timed(evidence, port, None, nothing_passes=cut.flapping is None)
 
@@ -1393,6 +1395,7 @@ class Lab(abc.ABC):
                 raise
             self._renew(ref)
             self._flap(ref, up_s, down_s, how)
+        proving.watch(self, ref)
         return ref
 
     def _flap(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> None:
@@ -1453,9 +1456,11 @@ class Lab(abc.ABC):
             return
         if still:
             raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
+        source.met_cut = source.met_cut or lost_packets > cut.lost_before
         if cut.at_gate:
             source.rejected_packets += lost_packets
-        self._over.append((evidence, self._errors(ref, found, [*self._step_problems(ref, cuts=True), *late])))
+        problems = [*self._step_problems(ref, cuts=True), *evidence.problems, *late]
+        self._over.append((evidence, self._errors(ref, found, problems)))
         source.cut = None
 
     def cut_evidence(self, ref: LinkRef) -> LinkEvidence:
@@ -1560,17 +1565,25 @@ class Lab(abc.ABC):
         minor = qdisc.FIRST_MINOR + len(port.sources)
         if minor > qdisc.LAST_MINOR:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
-        if ref.to:  # of a router's packets its own alone, and of any host's also those from another network's address
-            addresses, targets = self.hosts[ref.src].addresses(), self.hosts[ref.to].addresses()
-            port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses, targets=targets)
-            return port
-        addresses = self.marks(ref.src, ref.network)
-        port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses)
-        # A router's packets bear anybody's addresses, and of a part of the traffic the rest is none of ours.
-        if ref.traffic == ALL_TRAFFIC and addresses == self.source_addresses(ref.src, ref.network):
-            ends = self.mac(ref.src, ref.network), self.mac(ref.dst, ref.network)
-            port.sources[ref].strays = (ends[0], ends[1]) if ends[0] and ends[1] else None
+        addresses, targets = self.marks(ref.src, ref.network), tuple[str, ...]()
+        if ref.to:  # of what goes to a router also what comes from an address on another network
+            own = self.hosts[ref.src].addresses()
+            addresses, targets = tuple(dict.fromkeys((*own, *addresses))), self.hosts[ref.to].addresses()
+        port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses, targets=targets)
         return port
+
+    def _watch_fragments(self, port: Port, ref: LinkRef) -> None:
+        """Begin to count fragments of other traffic that go a narrowed link's way, unless it is impaired or cut."""
+        source, mac = port.sources[ref], self.mac(ref.src, ref.network)
+        if source.impairment is not None or source.cut is not None or mac is None:
+            return
+        watch = fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)
+        if not watch:
+            return
+        # A kernel that cannot count them impairs all the same; the evidence then says that they were not counted.
+        root = [] if port.rooted else qdisc.root(port.device)
+        failed = {each["line"] for each in self._tc(port, [*root, *watch], source)["complaints"]}
+        port.rooted, source.others_before = port.rooted or failed.isdisjoint(root), 0
 
     def mac(self, _host: str, _network: str) -> str | None:
         """The MAC address of a host's interface on a network, if it is known."""
@@ -1585,8 +1598,12 @@ class Lab(abc.ABC):
         return self.hosts[host].addresses(network)
 
     def marks(self, host: str, network: str) -> tuple[str, ...]:
-        """What tells the packets that a host sends on a network from others': their source addresses, IP or MAC."""
-        return self.source_addresses(host, network)
+        """What tells the packets that a host sends on a network from others': their source addresses, IP and MAC.
+
+        The interface tells those that bear an address which nobody told us, or another host's: what it passes on.
+        """
+        mac = self.mac(host, network)
+        return (*self.source_addresses(host, network), *(() if mac is None else (mac,)))
 
     def _port(self, host: str, network: str) -> Port:
         if (host, network) not in self._ports:

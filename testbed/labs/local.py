@@ -502,11 +502,9 @@ class LocalLab(Lab):
         return (*interface.plain, *interface.link_local)
 
     def marks(self, host: str, network: str) -> tuple[str, ...]:
-        """What tells a host's packets; see `Lab`. A router sends on what bears others' addresses."""
-        plan = self._hosts[host].plan
-        if not plan.router:
-            return self.source_addresses(host, network)
-        return tuple(each.mac for each in plan.interfaces if each.network == network)
+        """What tells a host's packets; see `Lab`. What a router sends is told by its interface alone."""
+        marks = super().marks(host, network)
+        return marks[-1:] if self._hosts[host].plan.router else marks
 
     def launch(
         self, host: LocalHost, argv: Sequence[str], *, env: Mapping[str, str] | None, workdir: str | None, user: str

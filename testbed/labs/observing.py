@@ -57,7 +57,8 @@ def spots_of_port(
     name = f"{host}@{network}"
     sides = agent.call("sides", port=name)
     # What a router sends on bears others' addresses: of its port, all is kept.
-    routed = src is not None and set(lab.marks(src, network)) != set(lab.source_addresses(src, network))
+    service = None if src is None else lab.topology.service_of(src)
+    routed = service is not None and service.router
     sources = () if src is None or routed else lab.source_addresses(src, network)
     impaired = lab.port(LinkRef("", host, network)) is not None and sides["after"] is not None
     if sides["before"] is not None:

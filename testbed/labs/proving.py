@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
 from testbed.judge import counting, probes
 from testbed.judge import statistics as exact
-from testbed.links import proof, qdisc, watching
+from testbed.links import fragments, proof, qdisc, watching
 from testbed.links.profiles import find_table, table_numbers
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence, Tally
 from testbed.model.impairment import CLEAN, Impairment, is_table
@@ -188,8 +188,8 @@ class Watched:
 
     port: Port
     minor: int
-    before: int = 0
-    """Packets that had gone this way when the link was impaired."""
+    before: dict[LinkRef, int] = field(default_factory=dict)
+    """Packets that had gone this way when a link was impaired or cut, for each of which it is another way."""
 
 
 @dataclass(frozen=True)
@@ -217,24 +217,27 @@ def begin(lab: Lab) -> None:
     """Before a test: what the ports had refused so far is none of its doing."""
     lab.evidence.clear()
     for port in lab.ports:
+        for source in port.sources.values():
+            source.met_cut = False
         try:
             port.refused = refused(port) or 0
-            _begin_counting_strays(port)
+            _begin_counting_others(port)
         except AgentError:  # it is gone; a new one begins at 0
             port.refused = 0
 
 
-def _begin_counting_strays(port: Port) -> None:
-    counting = [source for source in port.sources.values() if source.strays is not None and source.led]
+def _begin_counting_others(port: Port) -> None:
+    counting = [source for ref, source in port.sources.items() if ref.traffic.protocol and (source.led or source.cut)]
     if counting:
         answer = port.channel.call("tc", port=port.name, lines=[qdisc.show_filters(port.device)])
         for source in counting:
-            source.strays_before = _strays(source, answer["shown"][-1] if answer["shown"] else ())
+            source.others_before = fragments.counted(answer["shown"][-1] if answer["shown"] else (), source.minor) or 0
 
 
-def _strays(source: Source, filters: Sequence[Mapping[str, Any]]) -> int:
-    """Packets of a sender, so far, that came from an address that was not known to be its."""
-    return 0 if source.strays is None else proof.counted_packets(filters, qdisc.strays(source.minor, *source.strays))
+def others(source: Source, filters: Sequence[Mapping[str, Any]]) -> int | None:
+    """Fragmented datagrams of other traffic that went a narrowed link's way in this test; None: nothing counts."""
+    counted = fragments.counted(filters, source.minor)
+    return None if counted is None else counted - source.others_before
 
 
 def refused(port: Port) -> int | None:
@@ -316,45 +319,41 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
             changing=source.running is not None, beyond=_beyond(port, source, reading),
         )  # fmt: skip
         problems += [each for each in (counting.overflow_problem(asked, tally, limit_packets=limit),) if each]
-        strays = _strays(source, reading.filters) - source.strays_before
-        if strays:
-            said = (
-                f"{_packets(strays)} of `{ref.src}` came from an address that it was not known to have on "
-                f"`{ref.network}` ({', '.join(source.addresses)}), unimpaired"
-            )
-            (warnings if tally.arrived_packets or source.cut else problems).append(said)
-        elsewhere = {network: went for network, went in _elsewhere(lab, ref).items() if went}
-        ways = ", ".join(f"{went} packets took `{network}`" for network, went in elsewhere.items())
-        if (
-            elsewhere
-            and not ref.traffic.protocol
-            and not tally.arrived_packets
-            and not source.cut
-            and not lab.lost_in_cut(ref)
-        ):
-            problems.append(
-                f"no packet crossed it, but {ways}: the traffic took another path. Which address of `{ref.dst}` does "
-                f"the program use? On `{ref.network}` it has {', '.join(lab.hosts[ref.dst].addresses(ref.network))}"
-            )
-        elif elsewhere:
+        went = elsewhere(lab, ref)
+        ways = ", ".join(f"{packets} packets took `{network}`" for network, packets in went.items())
+        if went and not tally.arrived_packets and not source.cut and not source.met_cut:
+            problems.append(f"no packet crossed it, but {ways}: {another_path(lab, ref)}")
+        elif went:
             warnings.append(f"{ways}, unimpaired by this link")
-        elif not tally.arrived_packets and not strays:
+        elif not tally.arrived_packets:
             warnings.append("no packet crossed it")
     probed = lab.probed.get(ref, [])
+    beside = others(source, reading.filters)
+    problems += [each for each in (fragments.problem(ref.traffic, beside),) if each]
+    narrowed = [fragments.check(ref.traffic, beside)] if ref.traffic.protocol else []
     evidence = LinkEvidence(
         link=str(ref),
         network=ref.network,
         asked=asked.words(),
         command=command,
-        checks=rows(held, tally, probed, _by_number(source, reading)),
+        checks=[*rows(held, tally, probed, _by_number(source, reading)), *narrowed],
         read_back=FAILS if held.found else HOLDS,
         counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
         probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
         tally=tally,
+        problems=problems,
         warnings=warnings,
         steps=[step for step in lab.stepped.get(ref, ()) if step.cut is None],
     )
     return Examined(evidence, held.found, problems)
+
+
+def another_path(lab: Lab, ref: LinkRef) -> str:
+    """What to do where packets took another network."""
+    return (
+        f"the traffic took another path. Which address of `{ref.dst}` does the program use? On `{ref.network}` it has "
+        f"{', '.join(lab.hosts[ref.dst].addresses(ref.network))}"
+    )
 
 
 def _packets(count: int) -> str:
@@ -469,26 +468,35 @@ def _overflowed(tally: Tally | None) -> str:
 
 
 def watch(lab: Lab, ref: LinkRef) -> None:
-    """Count what goes from one end of an impaired link to the other over another network that they share."""
+    """Count what goes from one end of an impaired or cut link to the other over another network that they share."""
     ends = [lab.topology.service_of(host) for host in (ref.src, ref.dst)]
     shared = [
         n for n in (ends[0].networks if ends[0] else ()) if ends[1] and n in ends[1].networks and n != ref.network
     ]
     for network in shared:
-        key = (ref.src, ref.dst, network)
+        key = replace(ref, network=network)
         try:
-            before = _went(lab.watched[key]) if key in lab.watched else None
-            if before is None:
+            if key not in lab.watched or _went(lab.watched[key]) is None:
                 lab.watched.pop(key, None)
                 watched = _begin_watching(lab, ref, network)
                 if watched is None:
                     continue
-                lab.watched[key], before = watched, 0
-            lab.watched[key].before = before
+                # What it counts, the counts of a whole of which it is a part miss from now on.
+                wholes = {whole for each in lab.watched.values() for whole in each.before if _is_way(key, whole)}
+                watched.before.update(dict.fromkeys(wholes, 0))
+                lab.watched[key] = watched
+            for other, each in lab.watched.items():
+                if other.network == network and _is_way(other, ref):
+                    each.before[ref] = _went(each) or 0
         except AgentError as error:
             if error.kind != "gone":
                 raise
             lab.watched.pop(key, None)  # a host was started again: begun anew the next time
+
+
+def _is_way(other: LinkRef, ref: LinkRef) -> bool:
+    """Whether packets of the one are packets of the other on another network."""
+    return other.network != ref.network and ref.covers(replace(other, network=ref.network))
 
 
 def _begin_watching(lab: Lab, ref: LinkRef, network: str) -> Watched | None:
@@ -499,26 +507,26 @@ def _begin_watching(lab: Lab, ref: LinkRef, network: str) -> Watched | None:
     minor = watching.FIRST_MINOR + sum(each.port is port for each in lab.watched.values())
     root = qdisc.root(port.device) if lab.netem_engine == "host" else [watching.root(port.device)]
     lines = [] if port.rooted else root
-    lines += watching.source(port.device, minor, lab.source_addresses(ref.src, network))
+    lines += watching.source(port.device, minor, lab.source_addresses(ref.src, network), ref.traffic)
     if port.channel.call("tc", port=port.name, lines=lines)["complaints"]:
         return None
     port.rooted = True
     return Watched(port=port, minor=minor)
 
 
-def _elsewhere(lab: Lab, ref: LinkRef) -> dict[str, int]:
+def elsewhere(lab: Lab, ref: LinkRef) -> dict[str, int]:
     """How many packets took each other network since the link was impaired."""
-    went = {}
-    for (src, dst, network), watched in lab.watched.items():
-        if (src, dst) == (ref.src, ref.dst) and network != ref.network:
+    went: dict[str, int] = {}
+    for other, watched in lab.watched.items():
+        if ref in watched.before:
             try:
                 now = _went(watched)
                 if now is not None:
-                    went[network] = now - watched.before
+                    went[other.network] = went.get(other.network, 0) + now - watched.before[ref]
             except AgentError as error:
                 if error.kind != "gone":
                     raise
-    return went
+    return {network: packets for network, packets in went.items() if packets}
 
 
 def _went(watched: Watched) -> int | None:

@@ -206,23 +206,20 @@ def filter_differences(shown: Iterable[Mapping[str, Any]], wanted: Iterable[qdis
         if options is None:
             differences.append(Difference("filter", _described(each.keys, each.flow), "none"))
             continue
-        kernel = {name: value for name, value in options.get("keys", {}).items() if name != "eth_type"}
+        kernel = {name: _written(value) for name, value in options.get("keys", {}).items() if name != "eth_type"}
         asked = {name: str(value) for name, value in each.keys.items()}
         target = each.flow if each.chain is None else f"chain {each.chain}"
-        if asked != {name: str(value) for name, value in kernel.items()} or _target(options) != target:
+        if asked != kernel or _target(options) != target:
             seen = _described(kernel, _target(options))
             differences.append(Difference("filter", _described(each.keys, target), seen))
     return differences
 
 
-def counted_packets(shown: Iterable[Mapping[str, Any]], chosen: Iterable[qdisc.Filter]) -> int:
-    """How many packets filters that count have matched; those that are not there, none."""
-    found = _flowers(shown)
-    return sum(
-        int(action.get("stats", {}).get("packets", 0))
-        for each in chosen
-        for action in found.get((each.priority, each.handle), {}).get("actions", ())
-    )
+def _written(value: object) -> str:
+    """A key's value as it is written: newer tc tells flags one by one, older tc numbers without 0x."""
+    if isinstance(value, Mapping):
+        return "/".join(name if on else f"no{name}" for name, on in value.items())
+    return f"0x{value}" if value == qdisc.DESTINATION_OPTIONS[2:] else str(value)
 
 
 def missing(shown: Iterable[Mapping[str, Any]], one: qdisc.Filter) -> bool:

@@ -4,7 +4,7 @@ The shape of an impaired port. Only what a filter names reaches a netem; everyth
 included, takes HTB's direct queue untouched::
 
     1: htb (default: direct queue)
-    ├── 1:10    class, one a source        <- flower filter: source address [, protocol [, port]]
+    ├── 1:10    class, one a source        <- flower filters: source address or MAC [, protocol [, port]]
     │   └── 10: netem                      the impairment, replaced in place or afresh
     │       └── 2010: tbf                  where a token bucket keeps the rate
     └── 1:4010  class, one a source cut    <- flower filter that is asked first, while the link is cut
@@ -43,17 +43,15 @@ _BUCKET = 0x2000
 CUT = Impairment(loss_ratio=1.0, limit_packets=1)
 """What the netem of a cut link is."""
 
-ANSWERER = "02:74:62:72:6a:00"
-"""Where the agent's own answers to rejected packets come from (`agent.answers`): they pass, whatever else is cut."""
-
 # A filter with a smaller priority is asked first: a cut comes before whatever else the link is impaired with, and a
 # part of its traffic before all of it. A priority belongs to one family; IPv6 has the next number.
-_ANSWERS = 1
 _NEIGHBOURS = 2
 _CUT_PRIORITY = 10
-_PRIORITY = 20
-_STRAY_PRIORITY = 50_000  # asked when no address of a sender's was known
+_PRIORITY = 30
+_BY_INTERFACE = 10  # more: what no address of the sender's names is told by its interface
 _FAMILIES = ("ip", "ipv6")
+DESTINATION_OPTIONS = "0x3c"
+"""As an ``ip_proto``; tc reads numbers in base 16 there (RFC 8200, 4.6: 60)."""
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 # One source may have many addresses and two filters for each; a filter's handle is the source's minor number with
@@ -180,14 +178,12 @@ class Filter:
     """The class, such as ``1:10``."""
     chain: int | None = None
     """The chain that is asked in place of the class, and leads there what it does not drop."""
-    counts: bool = False
-    """Whether it counts what it matches."""
 
     def put(self, device: str) -> str:
         """The line that puts it there, or replaces the one with its handle."""
         words = " ".join(f"{key} {value}" for key, value in self.keys.items())
         target = f"classid {self.flow}" if self.chain is None else f"action goto chain {self.chain}"
-        return f"filter replace {self._where(device)} flower {words} {target}{' action pass' if self.counts else ''}"
+        return f"filter replace {self._where(device)} flower {words} {target}"
 
     def get(self, device: str) -> str:
         """The line that reads it back."""
@@ -202,11 +198,12 @@ class Filter:
 
 
 def root(device: str) -> list[str]:
-    """The lines that give a port its classful root. Answers of ours and what every IPv6 link has pass untouched."""
+    """The lines that give a port its classful root. What every IPv6 link has passes untouched.
+
+    So do the agent's answers to rejected packets, by their priority 1:0 (sch_htb.c, htb_classify).
+    """
     return [
         f"qdisc replace dev {device} root handle 1: htb default 0 direct_qlen {_QUEUE_PACKETS}",
-        f"filter replace dev {device} parent 1: protocol all prio {_ANSWERS} handle 0x1 "
-        f"flower src_mac {ANSWERER} classid 1:0",
         *(
             f"filter replace dev {device} parent 1: protocol ipv6 prio {_NEIGHBOURS} handle {number:#x} "
             f"flower ip_proto icmpv6 type {number} classid 1:0"
@@ -225,19 +222,12 @@ def filters(
 ) -> list[Filter]:
     """What leads packets from these addresses, of either family or of an interface (MAC), to the class of this source.
 
+    Fragments bear no ports: of a port's protocol all of them are led there (`links.fragments` counts what they bring).
+
     ``by_number``: through the chain that counts them (`count`).
     """
     chain = minor if by_number else None
     return [replace(each, chain=chain) for each in _filters(minor, f"1:{minor:x}", addresses, traffic, _PRIORITY)]
-
-
-def strays(minor: int, sender: str, receiver: str) -> list[Filter]:
-    """What counts a sender's packets that no address of its own names, by the MAC addresses of both; they pass."""
-    return [
-        Filter(family=family, priority=_STRAY_PRIORITY + number, handle=minor,
-               keys={"src_mac": sender, "dst_mac": receiver}, flow="1:0", counts=True)
-        for number, family in enumerate(_FAMILIES)
-    ]  # fmt: skip
 
 
 def count(device: str, minor: int, object_file: str) -> list[str]:
@@ -286,18 +276,32 @@ def _filters(
 ) -> Iterator[Filter]:
     # The part of a traffic comes before the whole: ports, then protocols, then all.
     priority = first_priority + (0 if traffic.port else 2 if traffic.protocol else 4)
-    ends: tuple[dict[str, int], ...] = ({"dst_port": traffic.port}, {"src_port": traffic.port})
     number = 0
     for key, address, old in _families(addresses):
-        for end in ends if traffic.port else ({},):
-            keys: dict[str, str | int] = {key: address}
-            if traffic.protocol:
-                keys["ip_proto"] = "icmpv6" if traffic.protocol == "icmp" and not old else traffic.protocol
+        for narrowed in _narrowed(traffic, old=old):
             yield Filter(
-                family=_FAMILIES[0 if old else 1], priority=priority + (0 if old else 1),
-                handle=minor + number * _FILTER, keys={**keys, **end}, flow=flow,
+                family=_FAMILIES[0 if old else 1],
+                priority=priority + (0 if old else 1) + (_BY_INTERFACE if key == "src_mac" else 0),
+                handle=minor + number * _FILTER, keys={key: address, **narrowed}, flow=flow,
             )  # fmt: skip
             number += 1
+
+
+def _narrowed(traffic: Traffic, *, old: bool) -> Iterator[dict[str, str | int]]:
+    """What to match of a packet beside its source."""
+    if not traffic.protocol:
+        yield {}
+        return
+    protocol = "icmpv6" if traffic.protocol == "icmp" and not old else traffic.protocol
+    fragments = {"ip_flags": "frag"}
+    if traffic.port:
+        yield {"ip_proto": protocol, "dst_port": traffic.port}
+        yield {"ip_proto": protocol, "src_port": traffic.port}
+        yield {"ip_proto": protocol, **fragments}
+    else:
+        yield {"ip_proto": protocol}
+    if not old:  # what was fragmented may begin with options, and then no fragment names the protocol (RFC 8200 4.5)
+        yield {"ip_proto": DESTINATION_OPTIONS, **fragments}
 
 
 def _families(addresses: Iterable[str]) -> Iterator[tuple[str, str, bool]]:

@@ -114,6 +114,8 @@ class LinkEvidence:
     tally: Tally | None = None
     lateness: Mapping[str, Any] | None = None
     """How late its carrier was; None where that was not watched."""
+    problems: Sequence[str] = field(default_factory=tuple)
+    """What its counters say against it: why the test's result must not count."""
     warnings: Sequence[str] = field(default_factory=tuple)
     steps: Sequence[Taken] = field(default_factory=tuple)
     """What was taken of its timeline, or of its coming and going, in order."""
@@ -134,6 +136,7 @@ class LinkEvidence:
             "checks": [asdict(check) for check in self.checks],
             "counters": None if self.tally is None else self.tally.as_json(),
             "lateness": None if self.lateness is None else dict(self.lateness),
+            "problems": list(self.problems),
             "warnings": list(self.warnings),
             "steps": [each.as_json() for each in self.steps[:MOST_STEPS]],
             "steps_left_out": max(len(self.steps) - MOST_STEPS, 0),

@@ -22,9 +22,10 @@ The schema, version 1. The file is one JSON object::
                       duplicated, reordered, corrupted ({packets, from}, or {at_least, at_most, from}; from says
                       whether it was counted or derived)} or null, lateness of its
                       carrier {carrier, frames, median_s, worst_s, late, tolerance_s, late_ratio} or null (not
-                      watched), warnings, steps (of a timeline, or of a link that
-                      flaps) [{planned_s and actual_s since its begin, unix_s, in_force (from here on), passed_over,
-                      complaint (why it was not in force, or null)}], steps_left_out (of the end, beyond 10,000).
+                      watched), problems (why the result does not count), warnings,
+                      steps (of a timeline, or of a link that flaps) [{planned_s and actual_s since its begin, unix_s,
+                      in_force (from here on), passed_over, complaint (why it was not in force, or null)}],
+                      steps_left_out (of the end, beyond 10,000).
                       A cut is such an object, too; its asked is {cut}
 """
 

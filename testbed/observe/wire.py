@@ -701,9 +701,9 @@ def _is_of_link(packet: Packet, sources: set[bytes], protocol: str, port: int) -
     at = 14 + ip.header_bytes
     if protocol and ip.protocol not in {"tcp": (_TCP,), "udp": (_UDP,)}.get(protocol, (_ICMP, _ICMPV6)):
         return False
-    if not port:
+    if not port or not ip.first_fragment:  # a later fragment has no port, and goes with those that may have it
         return True
-    ends = packet.data[at : at + 4] if ip.first_fragment else b""
+    ends = packet.data[at : at + 4]
     return port in (int.from_bytes(ends[:2]), int.from_bytes(ends[2:]))
 
 

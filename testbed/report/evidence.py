@@ -21,6 +21,7 @@ def lines(evidence: LinkEvidence, *, explained: bool = False) -> list[str]:
              for row in rows]  # fmt: skip
     said += [f"    {check.field}: {check.how}{'; ' if check.cause else ''}{check.cause}"
              for check in evidence.checks if check.how and (explained or check.verdict == FAILS)]  # fmt: skip
+    said += [f"    invalid: {problem}" for problem in evidence.problems]
     return [*said, *(f"    warning: {warning}" for warning in evidence.warnings)]
 
 

@@ -36,6 +36,8 @@ subprocess.run([
 """
 _DELAY = Impairment(delay_s=0.05)
 (_WAY,) = qdisc.cut_filters(qdisc.FIRST_MINOR, ["10.9.0.1"])
+_MARK = 4_042_322_161
+"""Stands for the agent's own, which nobody knows before."""
 _LOSS = Impairment(delay_s=0.01, loss_ratio=0.2, seed=7)
 
 
@@ -45,7 +47,7 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
     engine = stack.engine
     image = ensure_netem(engine, lambda _text: None)
     device, minor = "vethb", qdisc.FIRST_MINOR
-    lines = {
+    lines: dict[str, list[str] | str] = {
         "delay": [
             *qdisc.root(device), qdisc.make_class(device, minor),
             *(each.put(device) for each in qdisc.filters(minor, ["10.9.0.1"])),
@@ -54,7 +56,8 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
         "loss": [qdisc.leaf(device, minor, _LOSS), qdisc.show(device)],
         # Back from b everything is cut, too, at a's own port: answers to a must pass.
         "silent": [*qdisc.root("vetha"), *qdisc.cut("vetha", minor, qdisc.cut_filters(minor, ["10.9.0.2"]))],
-        "reject": [rejecting.put(device, _WAY, "TAP"), rejecting.show(device)],
+        "reject": [rejecting.put(device, _WAY, "TAP", _MARK), rejecting.show(device)],
+        "mark": str(_MARK),
     }  # fmt: skip
     given = {
         "host_engine.py": (HERE / "programs" / "host_engine.py").read_text(),
@@ -110,7 +113,8 @@ def test_the_host_engine_loses_the_same_packets_for_the_same_seed(inside: dict[s
 def test_the_host_engine_rejects(inside: dict[str, Any]) -> None:
     tap, shown = inside["rejecting"]["tap"], inside["reject"]["shown"][-1]
     assert inside["rejecting"]["gate"] == "vethb"
-    assert rejecting.differences(shown, [_WAY], tap) == []
+    mark = inside["rejecting"]["mark"]
+    assert rejecting.differences(shown, [_WAY], tap, mark) == []
     assert inside["knocked"] == ["ECONNREFUSED", "ECONNREFUSED"]
     assert inside["rejected"]["reset"] == inside["rejected"]["error"] == 1
 

@@ -146,7 +146,7 @@ def test_failures_are_named_rightly_across_pieces(tc: LocalTool) -> None:
     ]
 
 
-@pytest.mark.parametrize("line", ["qdisc set a\nqdisc set b", "qdisc set " + "x" * 1024, "qdisc set a\n"])
+@pytest.mark.parametrize("line", ["qdisc set a\nqdisc set b", "qdisc set " + "x" * 2048, "qdisc set a\n"])
 def test_what_is_not_one_short_line_is_refused_and_nothing_is_run(tc: LocalTool, line: str) -> None:
     batch = tc.batch()
     before = batch.run(["qdisc show dev a"]).shown[0][0]["line"]

@@ -100,20 +100,24 @@ def test_no_line_holds_a_word_that_tc_could_not_read(impairment: Impairment) -> 
     assert not [word for word in words if word[0].isdigit() and ("e" in word or "inf" in word or "nan" in word)]
 
 
-def test_what_no_address_names_is_counted_by_the_interface_last_of_all() -> None:
-    assert [each.put("veth1") for each in qdisc.strays(0x1F, "02:00:00:00:00:01", "02:00:00:00:00:02")] == [
-        f"filter replace dev veth1 parent 1: protocol {family} prio {priority} handle 0x1f flower "
-        f"src_mac 02:00:00:00:00:01 dst_mac 02:00:00:00:00:02 classid 1:0 action pass"
-        for family, priority in (("ip", 50_000), ("ipv6", 50_001))
-    ]
+def test_what_no_address_names_is_led_by_the_interface_behind_all_that_addresses_name() -> None:
+    two = ["172.18.0.2", "02:00:00:00:00:01"]
+    for chosen, first in ((qdisc.filters(0x1F, two), 30), (qdisc.cut_filters(0x1F, two), 10)):
+        by_address, *by_interface = chosen
+        assert by_address.priority == first + 4
+        assert [(each.family, each.priority) for each in by_interface] == [("ip", first + 14), ("ipv6", first + 15)]
+        assert all(each.keys == {"src_mac": "02:00:00:00:00:01"} for each in by_interface)
+    # Whatever is cut is cut before it is impaired, and a part of the traffic before the whole of it.
+    every = ["172.18.0.2", "fd00::2", "02:00:00:00:00:01"]
+    cuts = {each.priority for traffic in ALL for each in qdisc.cut_filters(0x1F, every, traffic)}
+    assert max(cuts) < min(each.priority for traffic in ALL for each in qdisc.filters(0x1F, every, traffic))
+    parts = [{each.priority for each in qdisc.filters(0x10, every[2:], traffic)} for traffic in ALL]
+    assert [max(earlier) < min(later) for earlier, later in pairwise(parts)] == [True, True]
 
 
 def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_they_name() -> None:
-    tree, answers, *neighbours = qdisc.root("veth1")
+    tree, *neighbours = qdisc.root("veth1")
     assert tree == "qdisc replace dev veth1 root handle 1: htb default 0 direct_qlen 1000"
-    # What tells a sender that it was rejected is no packet of the host in whose name it comes.
-    assert answers.startswith("filter replace dev veth1 parent 1: protocol all prio 1 handle 0x1 flower src_mac 02:74:")
-    assert answers.endswith(" classid 1:0")
     # RFC 2710 and 3810: multicast listeners' query, report, done, report of version 2. RFC 4861: router solicitation
     # and advertisement, neighbour solicitation and advertisement, redirect.
     assert [line.partition("flower ")[2] for line in neighbours] == [
@@ -122,6 +126,9 @@ def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_t
     cut = qdisc.cut_filters(qdisc.FIRST_MINOR, ["fd00::2"], Traffic("icmp"))
     assert all(f" prio {each.priority} " not in line for each in cut for line in neighbours)
     assert min(each.priority for each in cut) > 2
+
+
+ALL = (Traffic("udp", 53), Traffic("udp"), Traffic())
 
 
 def lines_of(filters: list[qdisc.Filter]) -> list[str]:
@@ -133,34 +140,36 @@ def test_a_source_is_led_to_its_class_by_each_of_its_addresses() -> None:
         "class replace dev veth1 parent 1: classid 1:1f htb rate 100gbit quantum 60000"
     )
     assert lines_of(qdisc.filters(0x1F, ["172.18.0.2", "fd00::2"])) == [
-        "filter replace dev veth1 parent 1: protocol ip prio 24 handle 0x1f flower src_ip 172.18.0.2 classid 1:1f",
-        "filter replace dev veth1 parent 1: protocol ipv6 prio 25 handle 0x1001f flower src_ip fd00::2 classid 1:1f",
+        "filter replace dev veth1 parent 1: protocol ip prio 34 handle 0x1f flower src_ip 172.18.0.2 classid 1:1f",
+        "filter replace dev veth1 parent 1: protocol ipv6 prio 35 handle 0x1001f flower src_ip fd00::2 classid 1:1f",
     ]
 
 
 def test_a_filter_is_read_and_taken_off_by_its_place() -> None:
     (one,) = qdisc.filters(0x1F, ["172.18.0.2"])
-    assert one.get("veth1") == "filter get dev veth1 parent 1: protocol ip prio 24 handle 0x1f flower"
-    assert one.delete("veth1") == "filter delete dev veth1 parent 1: protocol ip prio 24 handle 0x1f flower"
+    assert one.get("veth1") == "filter get dev veth1 parent 1: protocol ip prio 34 handle 0x1f flower"
+    assert one.delete("veth1") == "filter delete dev veth1 parent 1: protocol ip prio 34 handle 0x1f flower"
 
 
 def test_a_port_is_matched_at_either_end_before_the_protocol_and_that_before_all() -> None:
     assert lines_of(qdisc.filters(0x10, ["172.18.0.2"], Traffic("tcp", 8888))) == [
-        "filter replace dev veth1 parent 1: protocol ip prio 20 handle 0x10 "
+        "filter replace dev veth1 parent 1: protocol ip prio 30 handle 0x10 "
         "flower src_ip 172.18.0.2 ip_proto tcp dst_port 8888 classid 1:10",
-        "filter replace dev veth1 parent 1: protocol ip prio 20 handle 0x10010 "
+        "filter replace dev veth1 parent 1: protocol ip prio 30 handle 0x10010 "
         "flower src_ip 172.18.0.2 ip_proto tcp src_port 8888 classid 1:10",
+        "filter replace dev veth1 parent 1: protocol ip prio 30 handle 0x20010 "
+        "flower src_ip 172.18.0.2 ip_proto tcp ip_flags frag classid 1:10",  # they bear no ports
     ]
     priorities = [
-        {each.priority for each in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], traffic)}
-        for traffic in (Traffic("udp", 53), Traffic("udp"), Traffic())
+        {each.priority for each in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], traffic)} for traffic in ALL
     ]
     assert [max(earlier) < min(later) for earlier, later in pairwise(priorities)] == [True, True]
 
 
 def test_icmp_is_icmpv6_among_ipv6() -> None:
     protocols = [each.keys["ip_proto"] for each in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], Traffic("icmp"))]
-    assert protocols == ["icmp", "icmpv6"]
+    # 60: what was fragmented may begin with destination options (RFC 8200, 4.5), and then no fragment says more.
+    assert protocols == ["icmp", "icmpv6", "0x3c"]
 
 
 def test_a_source_without_addresses_has_no_filter() -> None:
@@ -250,8 +259,8 @@ def test_a_cut_is_a_class_of_its_own_where_all_is_lost() -> None:
 def test_a_cut_of_what_goes_to_some_addresses_matches_both_ends_in_each_family() -> None:
     chosen = qdisc.cut_filters(0x10, ADDRESSES, Traffic("udp", 53), ["10.0.0.9", "10.0.0.8", "fd00::9"])
     assert [(each.family, each.keys["src_ip"], each.keys["dst_ip"]) for each in chosen] == [
-        *[("ip", "172.18.0.2", "10.0.0.9"), ("ip", "172.18.0.2", "10.0.0.8")] * 2,
-        *[("ipv6", "fd00::2", "fd00::9")] * 2,
+        *[("ip", "172.18.0.2", "10.0.0.9"), ("ip", "172.18.0.2", "10.0.0.8")] * 3,
+        *[("ipv6", "fd00::2", "fd00::9")] * 4,
     ]
     assert len({each.handle for each in chosen}) == len(chosen)
 

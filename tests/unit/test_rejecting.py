@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from testbed.agent.answers import ANSWERER
-from testbed.links import qdisc, rejecting
+from testbed.agent.batch import LONGEST_LINE
+from testbed.labs import cutting
+from testbed.links import bpf, fragments, qdisc, rejecting
 from testbed.model.topology import Traffic
 from tests.unit.frames import ethernet, ipv4, ipv6, tcp
 
@@ -22,29 +24,28 @@ class Kernel:
     """A kernel that runs a program on frames: what it matches comes through a socket that filters."""
 
     def __init__(self, said: str, address: str, *targets: str) -> None:
-        (self.filter, *self.others) = qdisc.cut_filters(0x10, [address], Traffic.parse(said), targets)
+        (self.filter, *self.others) = cutting.ways(cutting.REJECT, 0x10, [address], Traffic.parse(said), targets)
 
     def matches(self, frame: bytes) -> bool:
         family = {0x0800: "ip", 0x86DD: "ipv6"}.get(int.from_bytes(frame[12:14]), self.filter.family)
         return any(
-            self._runs(rejecting.program(each), frame)
+            runs(rejecting.program(each), frame)
             for each in (self.filter, *self.others) if each.family == family
         )  # fmt: skip
 
-    @staticmethod
-    def _runs(program: rejecting.Program, frame: bytes) -> bool:
-        left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        with left, right:
-            code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in program))
-            right.setsockopt(
-                socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code))
-            )
-            right.setblocking(False)
-            left.send(frame)
-            try:
-                return right.recv(65536) == frame
-            except BlockingIOError:
-                return False
+
+def runs(program: bpf.Program, frame: bytes) -> bool:
+    """Whether this machine's kernel matches a frame with a program."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with left, right:
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in program))
+        right.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
+        right.setblocking(False)
+        left.send(frame)
+        try:
+            return right.recv(65536) == frame
+        except BlockingIOError:
+            return False
 
 
 def udp(sport: int, dport: int) -> bytes:
@@ -95,12 +96,14 @@ def test_neighbour_discovery_and_listeners_reports_are_never_cut(kind: int) -> N
     assert Kernel("", A6).matches(ipv6(A6, B6, 0, bytes([17]) + router_alert[1:] + udp(1, 2)))
 
 
-def test_an_answer_in_the_hosts_name_is_none_of_its_packets() -> None:
-    for address, frame in ((A4, ipv4(A4, B4, 6, tcp(1, 2))), (A6, ipv6(A6, B6, 6, tcp(1, 2)))):
-        ours = frame[:6] + ANSWERER + frame[12:]
-        assert Kernel("", address).matches(frame)
-        assert not Kernel("", address).matches(ours)
-    assert bytes.fromhex(qdisc.ANSWERER.replace(":", "")) == ANSWERER
+def test_an_answer_is_told_by_its_mark_and_by_nothing_that_a_frame_can_bear() -> None:
+    (whole,) = qdisc.cut_filters(0x10, [A4])
+    frame = ipv4(A4, B4, 6, tcp(1, 2))
+    assert runs(rejecting.program(whole, 0x5EED), frame[:6] + ANSWERER + frame[12:])
+    load, compare, *_ = rejecting.program(whole, 0x5EED)
+    # linux/filter.h: SKF_AD_OFF is -0x1000, SKF_AD_MARK 20; a frame on this socket bears the mark 0.
+    assert (load[3], compare[3]) == (2**32 - 0x1000 + 20, 0x5EED)
+    assert not runs(rejecting.program(whole, 0), frame)
 
 
 @pytest.mark.parametrize(("said", "number"), [("tcp", 6), ("udp", 17), ("icmp", 1)])
@@ -125,7 +128,7 @@ def test_a_port_matches_at_either_end_and_behind_ip_options() -> None:
 
 
 def test_ports_are_found_behind_as_many_extension_headers_as_are_promised() -> None:
-    for count in range(rejecting.EXTENSION_HEADERS + 2):
+    for count in range(bpf.EXTENSION_HEADERS + 2):
         headers, following = b"", 6
         for number in range(count):
             kind = (60, 43, 0)[number % 3]
@@ -134,18 +137,120 @@ def test_ports_are_found_behind_as_many_extension_headers_as_are_promised() -> N
         for port in (80, 81):
             frame = ipv6(A6, B6, following, headers + tcp(40000, port))
             found = Kernel("tcp/80", A6).matches(frame)
-            assert found == (port == 80 and count <= rejecting.EXTENSION_HEADERS)
+            assert found == (port == 80 and count <= bpf.EXTENSION_HEADERS)
 
 
-def test_a_fragment_but_the_first_has_no_ports() -> None:
-    for place, matches in ((1, True), (8, False)):
-        header = struct.pack("!BBHI", 6, 0, place, 7)
-        assert Kernel("tcp/80", A6).matches(ipv6(A6, B6, 44, header + tcp(1, 80))) == matches
-        assert Kernel("tcp", A6).matches(ipv6(A6, B6, 44, header + tcp(1, 80)))
-    frame = ipv4(A4, B4, 6, tcp(1, 80))
-    later = frame[:20] + b"\x00\x08" + frame[22:]
-    assert not Kernel("tcp/80", A4).matches(later)
-    assert Kernel("tcp", A4).matches(later)
+def fragment6(place: int, protocol: int, payload: bytes, *, before: int = 0) -> bytes:
+    """A frame with a fragment; ``before`` it so many extension headers."""
+    following, headers = 44, struct.pack("!BBHI", protocol, 0, place, 7) + payload
+    for number in range(before):
+        headers = bytes([following, 0]) + bytes(6) + headers
+        following = (0, 43)[number % 2]
+    return ipv6(A6, B6, following, headers)
+
+
+def fragment4(place: int, protocol: int, payload: bytes) -> bytes:
+    frame = ipv4(A4, B4, protocol, payload)
+    return frame[:20] + place.to_bytes(2) + frame[22:]
+
+
+MORE4, MORE6 = 0x2000, 1
+
+
+def test_a_first_fragment_matches_by_its_ports_and_each_later_one_for_want_of_them() -> None:
+    for protocol, header, told in (("tcp", tcp, 6), ("udp", udp, 17)):
+        old, new, garbage = Kernel(f"{protocol}/80", A4), Kernel(f"{protocol}/80", A6), bytes([135, 136] * 8)
+        for port in (80, 81):
+            assert old.matches(fragment4(MORE4, told, header(1, port))) == (port == 80)
+            assert new.matches(fragment6(MORE6, told, header(1, port))) == (port == 80)
+        assert old.matches(fragment4(MORE4 | 5, told, garbage))
+        assert old.matches(fragment4(5, told, garbage))
+        assert new.matches(fragment6(8 | MORE6, told, garbage))
+        assert new.matches(fragment6(8, told, garbage, before=2))
+        assert new.matches(fragment6(8, 60, garbage))  # options, and behind them perhaps the port
+        for other in (1, 58, 132):
+            assert not old.matches(fragment4(5, other, garbage))
+            assert not new.matches(fragment6(8, other, garbage))
+
+
+def test_what_stands_in_a_later_fragment_is_no_kind_of_message() -> None:
+    for said in ("", "icmp"):
+        assert Kernel(said, A6).matches(fragment6(8, 58, bytes([135]) + bytes(23)))
+
+
+# --- fragments of other traffic ----------------------------------------------------------------------
+
+
+def counted(said: str, frame: bytes, target: str | None = None) -> bool:
+    """Whether a frame from `a`'s interface is counted as one of another datagram than those that are meant."""
+    family = "ip" if frame[12:14] == b"\x08\0" else "ipv6"
+    code = fragments.program(family, MAC, Traffic.parse(said), target)
+    frame = frame[:6] + bytes.fromhex(MAC.replace(":", "")) + frame[12:]
+    return code is not None and runs(code, frame)
+
+
+MAC = "02:00:00:00:00:01"
+
+
+def test_first_fragments_of_other_ports_are_counted_and_nothing_else() -> None:
+    options = bytes([17, 0]) + bytes(6)
+    for port, other in ((80, False), (81, True)):
+        assert counted("udp/80", fragment4(MORE4, 17, udp(1, port))) == other
+        assert counted("udp/80", fragment4(MORE4, 17, udp(port, 1))) == other
+        assert counted("udp/80", fragment6(MORE6, 17, udp(1, port))) == other
+        assert counted("udp/80", fragment6(MORE6, 17, udp(port, 1), before=2)) == other
+        assert counted("udp/80", fragment6(MORE6, 60, options + udp(1, port))) == other
+        for whole in (ipv4(A4, B4, 17, udp(1, port)), ipv6(A6, B6, 17, udp(1, port))):
+            assert not counted("udp/80", whole)
+        for later in (fragment4(MORE4 | 5, 17, udp(1, port)), fragment6(8 | MORE6, 17, udp(1, port))):
+            assert not counted("udp/80", later)
+        for protocol in (1, 6, 58):
+            assert not counted("udp/80", fragment4(MORE4, protocol, tcp(1, port)))
+            assert not counted("udp/80", fragment6(MORE6, protocol, tcp(1, port)))
+
+
+def test_a_first_fragment_that_does_not_say_its_ports_is_counted() -> None:
+    assert counted("udp/80", fragment6(MORE6, 17, b"\0\x50"))
+    assert counted("udp/80", fragment6(MORE6, 60, bytes([60, 0]) + bytes(6) + bytes([17, 0]) + bytes(6) + udp(1, 80)))
+
+
+def test_of_a_protocol_only_fragments_that_hide_it_may_be_others() -> None:
+    assert fragments.program("ip", MAC, Traffic("udp")) is None
+    assert fragments.program("ip", MAC, Traffic()) is fragments.program("ipv6", MAC, Traffic()) is None
+    for protocol, other in ((17, False), (6, True)):
+        assert counted("udp", fragment6(MORE6, 60, bytes([protocol, 0]) + bytes(6) + udp(1, 2))) == other
+    assert not counted("udp", fragment6(MORE6, 17, udp(1, 2)))
+    assert not counted("udp", fragment6(MORE6, 6, udp(1, 2)))
+
+
+def test_other_senders_and_other_targets_are_not_counted() -> None:
+    assert counted("udp/80", fragment4(MORE4, 17, udp(1, 2)), B4)
+    assert not counted("udp/80", fragment4(MORE4, 17, udp(1, 2)), "10.0.0.9")
+    assert counted("udp/80", fragment6(MORE6, 17, udp(1, 2)), B6)
+    assert not counted("udp/80", fragment6(MORE6, 17, udp(1, 2)), "fd00::9")
+    assert not counted("udp/80", fragment6(MORE6, 17, udp(1, 2)), B4)
+    code = fragments.program("ip", "02:00:00:00:00:02", Traffic("udp", 80))
+    frame = fragment4(MORE4, 17, udp(1, 2))
+    assert code is not None
+    assert not runs(code, frame[:6] + bytes.fromhex(MAC.replace(":", "")) + frame[12:])
+
+
+def test_counts_are_read_of_one_source_alone_and_missing_ones_are_told() -> None:
+    lines = fragments.watch("veth1", 0x10, MAC, Traffic("udp", 80), [B4, "10.0.0.9", B6])
+    assert [line.split(" bpf ")[0] for line in lines] == [
+        f"filter replace dev veth1 parent 1: protocol {family} prio {priority} handle {handle:#x}"
+        for family, priority, handle in (("ip", 3, 0x10), ("ip", 3, 0x10010), ("ipv6", 4, 0x20010))
+    ]
+    assert all(line.endswith(" action continue") for line in lines)
+    gact = [{"kind": "gact", "stats": {"packets": 3}}]
+    kernel = [
+        {"kind": "bpf", "pref": priority, "options": {"handle": handle, "actions": gact}}
+        for priority, handle in ((3, "0x10"), (3, "0x10010"), (4, "0x20010"), (4, "0x11"), (9, "0x10"))
+    ]
+    assert fragments.counted(kernel, 0x10) == 9
+    assert fragments.counted(kernel, 0x12) is None
+    assert fragments.check(Traffic("udp", 80), None).verdict == "shown"
+    assert fragments.problem(Traffic("udp", 80), 0) is None
 
 
 def test_what_is_no_ip_does_not_bring_it_down() -> None:
@@ -155,7 +260,7 @@ def test_what_is_no_ip_does_not_bring_it_down() -> None:
 # --- read-back -------------------------------------------------------------------------------------
 
 
-def shown(chosen: qdisc.Filter, *, program: rejecting.Program | None = None, to: str = "tb0r0") -> dict[str, Any]:
+def shown(chosen: qdisc.Filter, *, program: bpf.Program | None = None, to: str = "tb0r0") -> dict[str, Any]:
     """A filter as ``tc -s -j filter show`` has it (iproute2 6.1)."""
     code = rejecting.program(chosen) if program is None else program
     return {
@@ -177,11 +282,11 @@ def shown(chosen: qdisc.Filter, *, program: rejecting.Program | None = None, to:
 def test_what_the_kernel_holds_is_compared_with_what_was_compiled() -> None:
     old, new = qdisc.cut_filters(0x10, [A4, A6])
     kernel = [{"protocol": "ip", "pref": 14, "kind": "bpf", "chain": 0}, shown(old), shown(new)]
-    assert rejecting.differences(kernel, [old, new], "tb0r0") == []
+    assert rejecting.differences(kernel, [old, new], "tb0r0", None) == []
     assert rejecting.rejected_packets(kernel, [old, new]) == 4
-    assert [each.found for each in rejecting.differences(kernel[:2], [old, new], "tb0r0")] == ["none"]
+    assert [each.found for each in rejecting.differences(kernel[:2], [old, new], "tb0r0", None)] == ["none"]
     other = [shown(old, program=rejecting.program(new)), shown(new, to="eth0")]
-    assert [each.found for each in rejecting.differences(other, [old, new], "tb0r0")] == [
+    assert [each.found for each in rejecting.differences(other, [old, new], "tb0r0", None)] == [
         "another program", "redirect eth0",
     ]  # fmt: skip
     assert rejecting.missing([], old)
@@ -192,5 +297,9 @@ def test_every_line_fits_into_a_batch() -> None:
     last = qdisc.LAST_MINOR
     for said in ("", "tcp", "udp/65535", "icmp"):
         addresses = ["255.255.255.254", *["ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"] * 8]
-        for each in qdisc.cut_filters(last, addresses, Traffic.parse(said)):
-            assert len(rejecting.put("tb0123456789ab", each, "tb0123456789ab")) <= 1024  # agent.batch: half a chunk
+        for each in cutting.ways(cutting.REJECT, last, addresses, Traffic.parse(said), addresses):
+            line = rejecting.put("tb0123456789ab", each, "tb0123456789ab", 2**32 - 1)
+            assert len(line) <= LONGEST_LINE
+        for target in ((), addresses):
+            for line in fragments.watch("tb0123456789ab", last, "ff:ff:ff:ff:ff:fe", Traffic.parse(said), target):
+                assert len(line) <= LONGEST_LINE

@@ -100,7 +100,7 @@ def _index(device: str) -> int:
 
 def main() -> dict[str, Any]:
     """Set up, impair, measure, heal, and say what was seen."""
-    lines: dict[str, list[str]] = json.loads(Path(sys.argv[1]).read_text())
+    lines: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     mount("proc", "/proc")
     mount("sysfs", "/sys")
     mount("tmpfs", "/run")
@@ -117,6 +117,7 @@ def main() -> dict[str, Any]:
         "cls_bpf",
         "cls_u32",
         "act_mirred",
+        "act_skbedit",
     )
     run("ip", "link", "add", "br0", "type", "bridge")
     run("ip", "link", "set", "br0", "up")
@@ -149,7 +150,8 @@ def main() -> dict[str, Any]:
     seen["attached to"] = agent.call("attach", port="a@lan", ifindex=_index("vetha"), engine="host")
     agent.call("tc", port="a@lan", lines=lines["silent"])
     seen["rejecting"] = agent.call("rejecting", port="b@lan", ifindex=_index("vetha"))
-    reject = [line.replace("TAP", seen["rejecting"]["tap"]) for line in lines["reject"]]
+    tap, mark = seen["rejecting"]["tap"], str(seen["rejecting"]["mark"])
+    reject = [line.replace("TAP", tap).replace(lines["mark"], mark) for line in lines["reject"]]
     seen["reject"] = agent.call("tc", port="b@lan", lines=reject, at_gate=True)
     seen["knocked"] = in_namespace("a", _KNOCK)
     seen["rejected"] = agent.call("rejected", ifindex=_index("vetha"))

@@ -1,0 +1,103 @@
+"""Classic BPF: what matches a packet as one program, for tc in kernels that have neither flower nor capabilities. Pure.
+
+Linux, networking/filter.rst; tc-bpf(8).
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+Program = tuple[tuple[int, int, int, int], ...]
+"""Instructions: code, jumps if true and if false, operand."""
+
+# linux/bpf_common.h, linux/filter.h
+LD, LDH, LDB, LDH_X, LDB_X = 0x20, 0x28, 0x30, 0x48, 0x50
+LDX, LDX_HEADER, LD_MEMORY, ST = 0x01, 0xB1, 0x60, 0x02
+TAX, TXA, ADD, ADD_X, SUBTRACT_X, SHIFT, LD_LENGTH = 0x07, 0x87, 0x04, 0x0C, 0x1C, 0x64, 0x80
+JUMP, EQUAL, GREATER, AT_LEAST, ANY_BIT, RETURN = 0x05, 0x15, 0x25, 0x35, 0x45, 0x06
+# cls_bpf.c: -1 is "match, with the filter's own actions", 0 is "no match".
+MATCH, MISS = 0xFFFFFFFF, 0
+
+# Offsets from the frame's begin: Ethernet, then RFC 791 and RFC 8200.
+FROM_MAC, IP = 6, 14
+MARK = 0xFFFFF000 + 20  # SKF_AD_OFF, SKF_AD_MARK: no byte of the packet
+V4_FRAGMENT, V4_PROTOCOL, V4_SOURCE, V4_TARGET = IP + 6, IP + 9, IP + 12, IP + 16
+V6_NEXT, V6_SOURCE, V6_TARGET, V6_BYTES = IP + 6, IP + 8, IP + 24, 40
+PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
+FRAGMENT, HOP_BY_HOP, DESTINATION = 44, 0, 60
+OPTIONS = (HOP_BY_HOP, 43, DESTINATION)
+V4_PLACE, V4_MORE, V6_PLACE = 0x1FFF, 0x2000, 0xFFF8
+"""Of a fragment: where it belongs, and in IPv4 whether more follow."""
+EXTENSION_HEADERS = 3
+"""So many of a packet's IPv6 extension headers are passed over to find its protocol."""
+
+
+class Assembler:
+    """Instructions whose jumps name labels; None is the instruction behind."""
+
+    def __init__(self) -> None:
+        self._code: list[tuple[int, str | None, str | None, int]] = []
+        self._labels: dict[str, int] = {}
+
+    def label(self, name: str) -> None:
+        """What comes next has this name."""
+        self._labels[name] = len(self._code)
+
+    def add(self, code: int, operand: int = 0, *, yes: str | None = None, no: str | None = None) -> None:
+        """One instruction, and where it jumps."""
+        self._code.append((code, yes, no, operand))
+
+    def interface(self, mac: str) -> None:
+        """Go on if the frame comes from this interface."""
+        packed = bytes.fromhex(mac.replace(":", ""))
+        for code, place, part in ((LD, FROM_MAC, packed[:4]), (LDH, FROM_MAC + 4, packed[4:])):
+            self.add(code, place)
+            self.add(EQUAL, int.from_bytes(part), no="miss")
+
+    def address(self, address: str, place: int, *, no: str = "miss") -> None:
+        """Go on if this address is there."""
+        packed = ip_address(address).packed
+        for at in range(0, len(packed), 4):
+            self.add(LD, place + at)
+            self.add(EQUAL, int.from_bytes(packed[at : at + 4]), no=no)
+
+    def option(self) -> None:
+        """Pass over an IPv6 extension header of the usual kind: then A says what follows, and X where."""
+        self.add(LDB_X, IP)
+        self.add(ST, 0)
+        self.add(LDB_X, IP + 1)
+        self.add(ADD, 1)
+        self.add(SHIFT, 3)
+        self.add(ADD_X)
+        self.add(TAX)
+        self.add(LD_MEMORY, 0)
+
+    def fragment(self) -> None:
+        """Pass over the fragment header likewise."""
+        self.add(LDB_X, IP)
+        self.add(ST, 0)
+        self.add(TXA)
+        self.add(ADD, 8)
+        self.add(TAX)
+        self.add(LD_MEMORY, 0)
+
+    def end(self) -> Program:
+        """Match what came here, miss what jumped."""
+        self.label("match")
+        self.add(RETURN, MATCH)
+        self.label("miss")
+        self.add(RETURN, MISS)
+        return self.assemble()
+
+    def assemble(self) -> Program:
+        """The instructions, every jump counted."""
+        program: list[tuple[int, int, int, int]] = []
+        for place, (code, yes, no, operand) in enumerate(self._code):
+            far = [0 if name is None else self._labels[name] - place - 1 for name in (yes, no)]
+            program.append((code, 0, 0, far[0]) if code == JUMP else (code, far[0], far[1], operand))
+        return tuple(program)
+
+
+def bytecode(code: Program) -> str:
+    """A program as tc's command line has it."""
+    return f'bytecode "{",".join([str(len(code)), *(" ".join(map(str, each)) for each in code)])}"'

@@ -1,0 +1,209 @@
+"""Packets that filters might miss: fragments, addresses that nobody told, what is passed on, forged frames, other ways.
+
+None passes a cut or an impairment without a word: it is impaired, or the test does not count.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from testbed import ImpairmentNotAppliedError, Lab
+from testbed.agent.answers import ANSWERER
+from testbed.labs.waiting import await_condition
+from testbed.model.evidence import FAILS, HOLDS
+from tests.lab.conftest import HERE, lab_of, own_subnet
+
+BELOW_THE_LAB = True
+COUNT = 20
+BIG = 4000  # three fragments of an MTU of 1500
+PROGRAM = "/tmp/crossing.py"
+
+
+@pytest.fixture(scope="module")
+def two_hosts(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    own_subnet()
+    with lab_of(kind, pytestconfig, HERE / "stacks" / "crossing.yaml") as lab:
+        for host in lab.hosts.values():
+            host.put(PROGRAM, (HERE / "programs" / "crossing.py").read_bytes())
+        lab.hosts["b"].start(["python3", PROGRAM, "echo", "5000"], ready="ready")
+        lab.hosts["b"].start(["python3", PROGRAM, "echo", "6000"], ready="ready")
+        lab.programs.clear()  # they stay
+        yield lab
+
+
+@pytest.fixture
+def pair(two_hosts: Lab) -> Iterator[Lab]:
+    two_hosts.begin(None)
+    yield two_hosts
+    two_hosts.end()
+
+
+def do(lab: Lab, *words: object) -> str:
+    done = lab.hosts["a"].run(["python3", PROGRAM, *map(str, words)])
+    assert done.ok, done.stderr
+    return done.stdout
+
+
+def address(lab: Lab, family: int) -> str:
+    return next(each for each in lab.hosts["b"].addresses("lan") if ipaddress.ip_address(each).version == family)
+
+
+def received(lab: Lab) -> int:
+    """Datagrams that `b` has had of either family."""
+    counted = lab.hosts["b"].counters()
+    return sum(counted[group][name] for group in ("Udp", "Udp6") for name in ("InDatagrams", "NoPorts"))
+
+
+def arrived(lab: Lab, send: Callable[[], object]) -> int:
+    """How many datagrams arrive of what is sent and of one that nothing impairs behind it."""
+    before = received(lab)
+    send()
+    back = lab.hosts["b"].addresses("back")[0]  # the other network's queue is the same kernel's
+    do(lab, "ask", back, 6000, 1)
+    return await_condition(lambda: received(lab), lambda now: now > before, deadline_s=5) - before - 1
+
+
+NARROWED: dict[str, Callable[[Lab], object]] = {
+    "cut": lambda lab: lab.cut("a -> b udp/5000 on lan"),
+    "reject": lambda lab: lab.cut("a -> b udp/5000 on lan", reject=True),
+    "partition": lambda lab: lab.partition({"a"}, {"b"}, traffic="udp/5000"),
+    "loss": lambda lab: lab.impair("a -> b udp/5000 on lan", loss="100%"),
+    "protocol": lambda lab: lab.cut("a -> b udp on lan"),
+}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("how", NARROWED)
+def test_no_fragment_passes_what_is_narrowed_to_its_port(pair: Lab, how: str, family: int) -> None:
+    to = address(pair, family)
+    assert arrived(pair, lambda: do(pair, "send", to, 5000, BIG, COUNT)) == COUNT
+    NARROWED[how](pair)
+    assert arrived(pair, lambda: do(pair, "send", to, 5000, BIG, COUNT)) == 0
+    if how != "protocol":
+        assert arrived(pair, lambda: do(pair, "send", to, 6000, 1000, COUNT)) == COUNT
+    pair.verify()
+    rows = [check for each in pair.evidence for check in each.checks if check.field == "traffic"]
+    assert {(row.verdict, row.seen) for row in rows} == {(HOLDS, "0 fragmented datagrams of other traffic")}
+
+
+def test_fragments_are_as_late_as_their_datagram(pair: Lab) -> None:
+    pair.impair("a -> b udp/5000 on lan", delay="150ms")
+    for family in (4, 6):
+        assert float(do(pair, "ask", address(pair, family), 5000, BIG)) >= 0.150
+    pair.verify()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("how", ["cut", "reject", "loss"])
+def test_a_fragmented_datagram_of_another_port_makes_the_test_invalid(pair: Lab, how: str, family: int) -> None:
+    NARROWED[how](pair)
+    do(pair, "send", address(pair, family), 6000, BIG, 3)
+    with pytest.raises(ImpairmentNotAppliedError, match="3 fragmented datagrams that cannot be told to be of udp/5000"):
+        pair.verify()
+    assert [each.counters for each in pair.evidence] == [FAILS]
+    pair.begin(None)
+    pair.verify()  # what an earlier test sent is not this one's
+
+
+# --- sources ---------------------------------------------------------------------------------------------
+
+
+def lan(lab: Lab) -> tuple[str, str, str]:
+    """On `lan`: `a`'s IPv4 address, `b`'s, and one that nobody has."""
+    own, other = (next(each for each in lab.hosts[name].addresses("lan") if "." in each) for name in ("a", "b"))
+    return own, other, str(ipaddress.ip_address(own) + 100)
+
+
+WAYS: dict[str, Callable[[Lab], object]] = {
+    "cut": lambda lab: lab.cut("a -> b on lan"),
+    "narrowed": lambda lab: lab.cut("a -> b udp/6000 on lan"),
+    "reject": lambda lab: lab.cut("a -> b on lan", reject=True),
+    "loss": lambda lab: lab.impair("a -> b on lan", loss="100%"),
+    "narrowed loss": lambda lab: lab.impair("a -> b udp/6000 on lan", loss="100%"),
+    "down": lambda lab: lab.flap("a -> b on lan", up="50ms", down="60s"),
+}
+
+
+def is_down(lab: Lab) -> None:
+    """Wait until a link that flaps is down for the first time."""
+    await_condition(lambda: lab.link("a -> b on lan").steps(), lambda steps: len(steps) > 1, deadline_s=5)
+
+
+@pytest.fixture
+def in_force(pair: Lab, how: str) -> Callable[[], None]:
+    """What puts a way in force; a control has run before."""
+
+    def put() -> None:
+        WAYS[how](pair)
+        if how == "down":
+            is_down(pair)
+
+    return put
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_what_a_host_sends_from_an_address_that_it_took_meets_what_the_link_is(
+    pair: Lab, in_force: Callable[[], None]
+) -> None:
+    _own, other, new = lan(pair)
+    do(pair, "address", f"{new}/16")
+    assert arrived(pair, lambda: do(pair, "send", other, 6000, 100, COUNT, new)) == COUNT
+    in_force()
+    assert arrived(pair, lambda: do(pair, "send", other, 6000, 100, COUNT, new)) == 0
+    pair.verify()
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_what_a_host_passes_on_meets_what_the_link_is(pair: Lab, in_force: Callable[[], None]) -> None:
+    """As a router's packets are: from its interface, and from anybody's address."""
+    _own, other, _new = lan(pair)
+    mac = str(pair.mac("a", "lan"))
+    foreign = "203.0.113.7"  # RFC 5737
+    assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, mac, foreign, 0)) == COUNT + 1  # and a greeting
+    in_force()
+    assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, mac, foreign, 0)) == 0
+    pair.verify()
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_no_mac_address_and_no_mark_is_a_way_past(pair: Lab, in_force: Callable[[], None]) -> None:
+    """Not that from which the agent answers for those who are cut, nor the mark by which its answers pass."""
+    own, other, _new = lan(pair)
+    answerer = ":".join(f"{each:02x}" for each in ANSWERER)
+    assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, 1)) == COUNT + 1
+    in_force()
+    cuts = [each.cut for each in pair._ports["b", "lan"].sources.values() if each.cut is not None]
+    (mark, *_) = [*(cut.mark for cut in cuts if cut.mark is not None), 1]
+    assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, mark)) == 0
+
+
+# --- other networks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_what_takes_another_network_alone_makes_the_test_invalid(pair: Lab, in_force: Callable[[], None]) -> None:
+    in_force()
+    to = next(each for each in pair.hosts["b"].addresses("back") if "." in each)
+    do(pair, "send", to, 6000, 100, COUNT)
+    with pytest.raises(ImpairmentNotAppliedError, match=f"no packet .*, but {COUNT} packets took `back`"):
+        pair.verify()
+    assert [each.counters for each in pair.evidence] == [FAILS]
+
+
+def test_what_takes_another_network_and_is_no_part_of_what_is_cut_is_nobodys_business(pair: Lab) -> None:
+    pair.cut("a -> b udp/5000 on lan")
+    do(pair, "send", next(each for each in pair.hosts["b"].addresses("back") if "." in each), 6000, 100, COUNT)
+    pair.verify()
+    assert pair.evidence[0].warnings == ["no packet met the cut"]
+
+
+def test_what_takes_another_network_beside_a_cut_that_was_met_is_told(pair: Lab) -> None:
+    _own, other, _new = lan(pair)
+    pair.cut("a -> b on lan")
+    do(pair, "send", other, 6000, 100, COUNT)
+    do(pair, "send", next(each for each in pair.hosts["b"].addresses("back") if "." in each), 6000, 100, COUNT)
+    pair.verify()
+    assert pair.evidence[0].warnings == [f"{COUNT} packets took `back`, which this cut does not reach"]
