@@ -48,7 +48,7 @@ from testbed.report import console as tables
 from testbed.report import evidence
 from testbed.report import profile as explained
 from testbed.report.html import demo_page
-from testbed.text import shown
+from testbed.text import shortened, shown, visible
 
 # Where there is no terminal to ask, a table is not squeezed into 80 columns.
 _OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
@@ -71,7 +71,7 @@ def main() -> None:
     except click.exceptions.Exit as exit_:
         status = exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        _ERR.print(shortened(visible(_usage(error)), 2_000), markup=False, soft_wrap=True)
         status = 2
     except click.Abort:
         status = 130
@@ -85,6 +85,13 @@ def main() -> None:
         _ERR.print(f"testbed: {error}", style="red", markup=False, soft_wrap=True)
         status = 1
     sys.exit(status or 0)
+
+
+def _usage(error: click.ClickException) -> str:
+    """What is wrong with the command line, and how the command is used."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    usage = [context.get_usage(), f"Try '{context.command_path} -h' for help.", ""] if context is not None else []
+    return "\n".join([*usage, f"Error: {error.format_message()}"])
 
 
 def _end(number: int, _frame: object) -> None:

@@ -7,13 +7,14 @@ microseconds, milliseconds and seconds in one tool or another.
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal, InvalidOperation
 
 from testbed.errors import InvalidValueError
-from testbed.text import shown
+from testbed.text import shortened, shown
 
-_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*")
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*", re.ASCII)
 # Powers of ten beyond this are typing errors, and at some point more than Decimal can multiply.
 _LARGEST_POWER = 100
 
@@ -57,7 +58,11 @@ def parse_time(text: object, *, name: str = "time") -> float:
 
     Raises InvalidValueError if there is no unit, the unit is unknown, or the duration is negative.
     """
-    example = f'write {name}="{text}ms" or "{text}s"' if _is_number(text) else f'write for example {name}="40ms"'
+    example = (
+        f'write {name}="{_plain(text)}ms" or "{_plain(text)}s"'
+        if _is_number(text)
+        else f'write for example {name}="40ms"'
+    )
     value, unit = _parse(text, name, "duration", example, _TIME)
     if value < 0:
         raise InvalidValueError(f"{name}={shown(text)}: a duration cannot be negative")
@@ -74,9 +79,13 @@ def parse_rate(text: object, *, name: str = "rate") -> float:
             f'{name}={shown(text)}: "bps" means bytes a second to tc and bits a second to most others; '
             f'write bits: "8mbit" is one megabyte a second'
         )
-    example = f'write {name}="{text}mbit" or "{text}kbit"' if _is_number(text) else f'write for example {name}="10mbit"'
+    example = (
+        f'write {name}="{_plain(text)}mbit" or "{_plain(text)}kbit"'
+        if _is_number(text)
+        else f'write for example {name}="10mbit"'
+    )
     not_positive = f'{name}={shown(text)}: a rate must be above 0; to let nothing through, say loss="100%"'
-    if _is_number(text) and float(str(text)) <= 0:
+    if _is_number(text) and _value(text) <= 0:
         raise InvalidValueError(not_positive)
     value, unit = _parse(text, name, "rate", example, _RATE)
     if value <= 0:
@@ -90,9 +99,11 @@ def parse_ratio(text: object, *, name: str = "ratio") -> float:
     Raises InvalidValueError without a percent sign or outside 0 % to 100 %.
     """
     if _is_number(text):
-        share = float(str(text))
+        share = _value(text)
         meant = f' or, if that is a share of 1, "{format_ratio(share)}"' if 0 < share < 1 else ""
-        raise InvalidValueError(f'{name}={text}: a percentage needs its sign; write {name}="{text}%"{meant}')
+        raise InvalidValueError(
+            f'{name}={_plain(text)}: a percentage needs its sign; write {name}="{_plain(text)}%"{meant}'
+        )
     value, unit = _parse(text, name, "percentage", f'write for example {name}="2%"', {"%": Decimal("0.01")})
     if not 0 <= value <= 100:
         raise InvalidValueError(f"{name}={shown(text)}: a percentage lies between 0% and 100%")
@@ -104,12 +115,29 @@ def parse_size(text: object, *, name: str = "size") -> int:
 
     Raises InvalidValueError if there is no unit, the unit is unknown, or the size is no whole number of bytes.
     """
-    example = f'write {name}="{text}kB" or "{text}B"' if _is_number(text) else f'write for example {name}="16kB"'
+    example = (
+        f'write {name}="{_plain(text)}kB" or "{_plain(text)}B"'
+        if _is_number(text)
+        else f'write for example {name}="16kB"'
+    )
     value, scale = _parse(text, name, "size", example, _SIZE)
     size = value * scale
     if size < 0 or size != int(size):
         raise InvalidValueError(f"{name}={shown(text)}: must be a whole number of bytes")
     return int(size)
+
+
+def _plain(number: object) -> str:
+    """A number without a unit, as it was written."""
+    return shortened(number) if isinstance(number, str) else shown(number)
+
+
+def _value(number: object) -> float:
+    """Its value; infinite where that is beyond all numbers of a computer."""
+    try:
+        return float(number)  # type: ignore[arg-type]  # `_is_number` has it
+    except OverflowError:
+        return math.inf
 
 
 def _is_number(text: object) -> bool:
@@ -123,7 +151,7 @@ def _is_number(text: object) -> bool:
 
 def _parse(text: object, name: str, kind: str, example: str, units: dict[str, Decimal]) -> tuple[Decimal, Decimal]:
     if _is_number(text):
-        raise InvalidValueError(f"{name}={text}: a {kind} needs a unit; {example}")
+        raise InvalidValueError(f"{name}={_plain(text)}: a {kind} needs a unit; {example}")
     split = _split(text) if isinstance(text, str) else None
     if split is None:
         raise InvalidValueError(f"{name}={shown(text)}: not a {kind}; {example}")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from testbed import reading
 from testbed.labs.dockerfile import Copy, Folder
 from testbed.text import shown
 
@@ -21,6 +22,7 @@ from testbed.text import shown
 _HIDDEN = re.compile(r"/(proc|sys|dev)(/.*)?")
 # Likewise, and an image's files are seen there: empty at first, whatever this machine has.
 SCRATCH = ("/tmp", "/run")  # noqa: S108  # of a host, not of this machine
+_MOST_FILES = 50_000
 _WILD = re.compile(r"[*?\[\\]")
 
 
@@ -150,6 +152,7 @@ class Context:
     def __init__(self, folder: Path, ignore: str = "") -> None:
         self.folder = folder.resolve()
         self._patterns = list(_ignore_patterns(ignore))
+        self._left = _MOST_FILES
 
     def matches(self, pattern: str) -> list[str]:
         """What a COPY's source means, each once. Raises ValueError for what lies outside."""
@@ -191,9 +194,12 @@ class Context:
         return place.relative_to(self.folder).as_posix() if place != self.folder else ""
 
     def below(self, name: str) -> Iterator[str]:
-        """Everything in a folder, each folder before what is in it."""
+        """Everything in a folder, each folder before what is in it. Raises ValueError for very many."""
         for entry in sorted(os.scandir(self.folder / name), key=lambda entry: entry.name):
             inner = posixpath.join(name, entry.name)
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError(f"more than {_MOST_FILES} files in {self.folder}; leave some out in .dockerignore")
             ignored = self.ignores(inner)
             if entry.is_dir(follow_symlinks=False):
                 # An exception may lie in a folder that is left out.
@@ -221,8 +227,8 @@ class Context:
 def _ignore_file(context: Path, dockerfile: Path) -> str:
     """The one beside the Dockerfile goes before the one in the context (reference, "Filename and location")."""
     for path in (dockerfile.with_name(f"{dockerfile.name}.dockerignore"), context / ".dockerignore"):
-        if os.path.isfile(path):
-            return path.read_text(encoding="utf-8-sig", errors="replace")
+        if reading.exists(path):
+            return reading.read_bytes(path).decode("utf-8-sig", errors="replace")
     return ""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 import testbed.agent
+from testbed import reading
 from testbed.errors import EnvironmentUnfitError, ImageBuildError
 from testbed.labs.engine import INPUTS_LABEL, Engine, tar_archive
 from testbed.resources import resource
@@ -103,6 +104,11 @@ def _netem_context() -> dict[str, bytes]:
     return {"Dockerfile": (resource("images/netem") / "Dockerfile").read_bytes(), **files}
 
 
+_MOST_FILES = 50_000
+_MOST_BYTES = 2 << 30
+"""Of a build's folder, to be looked through each time; a larger one is Compose's, and its cache's."""
+
+
 def _digest(files: Mapping[str, bytes]) -> str:
     whole = hashlib.sha256()
     for name, content in sorted(files.items()):
@@ -114,23 +120,26 @@ def _digest(files: Mapping[str, bytes]) -> str:
 def service_image(build: Mapping[str, Any], service: str) -> tuple[str, str | None]:
     """Repository and digest of inputs for a service that is built.
 
-    No digest where its inputs are not all in one local folder: then Compose, with its cache, decides each time. The
-    digest covers the build section and everything in the context, ignored files included, with what a build
-    copies of it: names, permissions, contents, the targets of symbolic links. At worst an image is built once
-    too often.
+    No digest where its inputs are not all in one local folder, or are very many: then Compose, with its cache, decides
+    each time. The digest covers the build section and everything in the context, ignored files included, with what a
+    build copies of it: names, permissions, contents, the targets of symbolic links. At worst an image is built once too
+    often. Raises UnreadableError for a Dockerfile that is no file.
     """
     context = Path(str(build.get("context", ".")))
     repository = f"testbed/{_repository_word(context.resolve().name)}-{_repository_word(service)}"
     if not context.is_dir() or build.get("additional_contexts"):
         return repository, None
-    files = dict(
-        _entry(path, name)
-        for path in context.rglob("*")
-        if not {".git", "__pycache__"}.intersection((name := path.relative_to(context)).parts)
-    )
-    dockerfile = context / str(build.get("dockerfile", "Dockerfile"))
-    if dockerfile.is_file():  # it may lie outside its context
-        files["\0Dockerfile"] = dockerfile.read_bytes()
+    dockerfile = context / str(build.get("dockerfile") or "Dockerfile")  # it may lie outside its context
+    files = {"\0Dockerfile": reading.read_bytes(dockerfile)} if reading.exists(dockerfile) else {}
+    left_bytes = _MOST_BYTES
+    for path in context.rglob("*"):
+        name = path.relative_to(context)
+        if {".git", "__pycache__"}.intersection(name.parts):
+            continue
+        left_bytes -= path.lstat().st_size
+        if len(files) > _MOST_FILES or left_bytes < 0:
+            return repository, None
+        files.update([_entry(path, name)])
     # Where the context lies does not matter: two checkouts of the same files share the image.
     files["\0build"] = yaml.safe_dump({key: value for key, value in build.items() if key != "context"}).encode()
     return repository, _digest(files)
@@ -141,7 +150,10 @@ def _entry(path: Path, name: Path) -> tuple[str, bytes]:
     if path.is_symlink():
         return f"{name}\0link", os.fsencode(path.readlink())
     kind = f"{path.stat().st_mode:o}"
-    return f"{name}\0{kind}", path.read_bytes() if path.is_file() else b""
+    if not path.is_file() or not path.stat().st_size:  # in /proc, files have no size, and some no end
+        return f"{name}\0{kind}", b""
+    with path.open("rb") as file:
+        return f"{name}\0{kind}", hashlib.file_digest(file, "sha256").digest()
 
 
 def _repository_word(name: str) -> str:
@@ -153,9 +165,9 @@ def starts_from_base(build: Mapping[str, Any]) -> bool:
     """Whether a build's Dockerfile starts from the base image that we can make where no registry answers."""
     text = build.get("dockerfile_inline")
     if text is None:
-        dockerfile = Path(str(build.get("context", "."))) / str(build.get("dockerfile", "Dockerfile"))
+        dockerfile = Path(str(build.get("context", "."))) / str(build.get("dockerfile") or "Dockerfile")
         try:
-            text = dockerfile.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            text = reading.read_text(dockerfile)
+        except reading.UnreadableError:
             return False  # Compose reports what is wrong with it, better than we could
     return _FROM_BASE.search(str(text)) is not None

@@ -17,6 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from testbed import reading
 from testbed.labs import buildcontext, dockerfile
 from testbed.labs.buildcontext import Entry
 from testbed.labs.composefile import ComposeFile, Problems, is_address
@@ -385,14 +386,14 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
     for key in sorted(set(build) - {"context", "dockerfile", "args", "labels", "tags"}):
         wrong("build", f"`build: {key}`: a local lab cannot honour it; {_WAY_OUT}")
     path = context / str(build.get("dockerfile") or "Dockerfile")
-    if not os.path.isfile(path):
+    if not reading.exists(path):
         wrong("build", f"{path} does not exist")
         return None
     arguments = {name: str(value) for name, value in (build.get("args") or {}).items() if value is not None}
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        wrong("build", f"{path} cannot be read: {error.strerror}")
+        text = reading.read_bytes(path).decode(errors="replace")
+    except reading.UnreadableError as error:
+        wrong("build", f"{path} {error.reason}")
         return None
     image, found = dockerfile.read(text, arguments=arguments)
     entries, missing = buildcontext.entries(context, path, image.layers)
@@ -674,9 +675,11 @@ def _order(depends_on: Mapping[str, Mapping[str, str]], problems: Problems) -> l
 
 def _networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
     plans: dict[str, NetworkPlan] = {}
-    taken = [subnet for body in file.config["networks"].values() for subnet in _asked_subnets(body)]
-    pool = (each for each in _POOL if not any(each.overlaps(other) for other in taken if other.version == 4))
     used = {name for body in file.config["services"].values() for name in body.get("networks") or {}}
+    taken = [
+        subnet for name, body in file.config["networks"].items() if name in used for subnet in _asked_subnets(body)
+    ]
+    pool = (each for each in _POOL if not any(each.overlaps(other) for other in taken if other.version == 4))
     # Compose leaves out the others, wherever they are; what is wrong with ours is told all the same.
     for name, body in sorted(file.config["networks"].items(), key=lambda each: each[0] not in used):
         body = body or {}
@@ -714,7 +717,7 @@ def _networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
                 problems.of_part(
                     ("networks", plan.name), f"network {shown(plan.name)}: its subnets overlap: {a} and {b}"
                 )
-    for one, other in combinations(plans.values(), 2):
+    for one, other in combinations([plan for name, plan in plans.items() if name in used], 2):
         for a, b in ((a, b) for a in one.subnets for b in other.subnets if a.version == b.version and a.overlaps(b)):
             problems.of_part(
                 ("networks", other.name), f"networks {shown(one.name)} and {shown(other.name)} overlap: {a} and {b}"

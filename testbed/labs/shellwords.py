@@ -8,7 +8,6 @@ from __future__ import annotations
 
 _BLANKS = " \t\r\n"
 _OPERATORS = ";&|<>"
-_ESCAPES = {"t": "\t", "n": "\n"}
 
 
 def split(text: str) -> list[str]:
@@ -23,7 +22,7 @@ def split(text: str) -> list[str]:
             following = next(characters, None)
             if following is None:
                 raise ValueError("ends with a backslash")
-            word = (word or "") + _ESCAPES.get(following, following)
+            word = (word or "") + following
         elif each in _BLANKS and not inside:
             if word is not None:
                 words.append(word)

@@ -36,6 +36,7 @@ from testbed.text import shown
 T = TypeVar("T")
 
 _LONGEST_TABLE = 16384  # sch_netem.c, NETEM_DIST_MAX
+_MOST_TABLE_BYTES = 1 << 20
 
 _KEYS = ("description", "both", "forward", "reverse")
 
@@ -179,6 +180,8 @@ class Profiles(_Files[Profile]):
         super().__init__((path.stem, path) for path in _files(*folders, resource("netem")))
 
     def _read(self, path: Path) -> Profile:
+        if not path.stem.isprintable():
+            raise InvalidValueError(f"{path.parent}/{shown(path.name)}: a profile's name has no such characters")
         try:
             return _parse_file(path)
         except reading.UnreadableError:
@@ -276,7 +279,7 @@ class Tables(_Files[Path]):
 
 def table_numbers(path: Path) -> list[int]:
     """The numbers of a table of delays. Raises InvalidValueError with its problems, each behind the file's path."""
-    text = reading.read_text(path)
+    text = reading.read_text(path, most_bytes=_MOST_TABLE_BYTES)
     words = [
         (number, word) for number, line in enumerate(text.splitlines(), 1) for word in line.partition("#")[0].split()
     ]

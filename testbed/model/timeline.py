@@ -27,6 +27,7 @@ import csv
 import json
 import math
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
@@ -66,6 +67,7 @@ _FINEST = 1e-9
 _RAMP = re.compile(r"\s*(?P<range>.+?)\s+over\s+(?P<over>\S+)\s*")
 _RANGE = re.compile(r"\s*(?P<first>\S+)\s*(?:->|→)\s*(?P<last>\S+)\s*")
 _HEADING = re.compile(r"\s*(?P<name>[A-Za-z]+)(?:[\s_/(\[]+(?P<unit>[^\s\])]+)[\])]?)?\s*")
+_LINE = re.compile(r"[^\n]*(?:\n|\Z)")
 _ZERO = re.compile(r"\s*0*\.?0+\s*(?:[a-zA-Z/]*)\s*")
 
 
@@ -626,6 +628,8 @@ def csv_rows(text: str) -> list[Row]:
 
     Raises InvalidValueError with every problem, behind its line's number.
     """
+    if text.count("\n") > 2 * _MOST_ROWS:
+        raise InvalidValueError(f"has {text.count(chr(10))} lines; at most {_MOST_ROWS}")
     lines = [
         (number, line)
         for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1)
@@ -717,10 +721,10 @@ def mahimahi_rows(text: str, *, window_s: float = WINDOW_S) -> list[Row]:
     the trace's; what was bunched within a window is not. A rest shorter than half a window belongs to the one
     before it. A window without opportunities is a hold.
     """
-    times: list[int] = []
+    times = array("q")
     problems: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        word = line.strip()
+    for number, line in enumerate(_LINE.finditer(text), start=1):
+        word = line[0].strip()
         if not word:
             continue
         if not word.isdecimal() or len(word) > _MOST_DIGITS:

@@ -15,6 +15,7 @@ from rich.text import Text
 from testbed.model.demo import DemoRun, ProfileRun, median
 from testbed.model.findings import Finding
 from testbed.model.impairment import Profile
+from testbed.text import visible
 
 # Two lines each, so that the table fits into 80 columns.
 _HEADINGS = (
@@ -106,7 +107,7 @@ def print_undelivered(console: Console, run: DemoRun) -> None:
 
 def print_server_output(console: Console, run: DemoRun) -> None:
     """The server's own output, its middle left out where it is long."""
-    lines = run.server_output.splitlines()
+    lines = visible(run.server_output).splitlines()
     console.print(f"\nThe server's own output ({len(lines)} lines; netem by the {run.engine} engine):", markup=False)
     half = _SERVER_LINES // 2
     shown = lines if len(lines) <= _SERVER_LINES else [*lines[:half], "…", *lines[-half:]]

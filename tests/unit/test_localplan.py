@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from testbed import reading
 from testbed.agent import kernelcalls
 from testbed.errors import InvalidComposeError
 from testbed.labs import composefile, localplan
@@ -249,7 +250,7 @@ services:
   c: {build: app, networks: {lan: {ipv4_address: 10.0.0.5}}}
   d: {build: app, networks: {lan: {ipv4_address: 10.0.1.5}}}
   e: {build: app, scale: 2, networks: {lan: {ipv4_address: 10.0.0.6}}}
-  f: {build: app, networks: {lan: {ipv4_address: ten}}}
+  f: {build: app, networks: {lan: {ipv4_address: ten}, other: }}
 networks:
   lan: {ipam: {config: [{subnet: 10.0.0.0/24}]}}
   other: {ipam: {config: [{subnet: 10.0.0.128/25}]}}
@@ -320,15 +321,6 @@ def test_the_capabilities_are_those_that_the_agent_knows() -> None:
     assert set(kernelcalls.CAPABILITIES) == localplan.CAPABILITIES
 
 
-def test_a_dockerfile_that_cannot_be_read_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object, **__: object) -> str:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_text", denied)
-    (told,) = problems(folder, "services:\n  a: {build: app}\n")
-    assert told == f"2: service 'a': {folder}/app/Dockerfile cannot be read: Permission denied"
-
-
 def test_a_circle_of_dependencies_is_told(folder: Path) -> None:
     (told,) = problems(folder, "services: {a: {build: app, depends_on: [b]}, b: {build: app, depends_on: [a]}}\n")
     assert "depend on each other in a circle" in told
@@ -385,21 +377,22 @@ def test_a_place_that_nobody_may_look_at_is_as_good_as_empty(folder: Path, monke
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore"])
+@pytest.mark.parametrize("reason", ["cannot be read: Permission denied", "is a FIFO, and no file"])
 def test_a_file_of_a_build_that_cannot_be_read_is_told(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     (folder / "app/.dockerignore").touch()
-    read: Any = Path.read_text
+    read = reading.read_bytes
 
-    def read_text(path: Path, *args: Any, **kwargs: Any) -> Any:
+    def read_bytes(path: Path, **how: Any) -> bytes:
         if path.name == name:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return read(path, *args, **kwargs)
+            raise reading.UnreadableError(path, reason)
+        return read(path, **how)
 
-    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(reading, "read_bytes", read_bytes)
     (told,) = problems(folder, "services: {a: {build: app}}\n")
     assert name in told
-    assert "Permission denied" in told
+    assert reason in told
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".data", "-data", "_x"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,9 +90,9 @@ def test_what_lies_outside_the_folder_is_not_quoted(tmp_path: Path) -> None:
         (folder / name).symlink_to(secret)
     (folder / "t.yaml").write_text("both: {trace: ../secret}\n")
     (folder / "u.yaml").write_text(f"both: {{trace: {secret}}}\n")
-    reads = [lambda: load_tables(folder)["x.dist"], *(
-        lambda name=name: load_profiles(folder)[name] for name in ("x", "t", "u")
-    ), *(lambda name=name: read_trace(name, folder) for name in ("x.csv", "x", "../secret", str(secret)))]  # fmt: skip
+    reads: list[Callable[[], object]] = [lambda: load_tables(folder)["x.dist"]]
+    reads += [partial(load_profiles(folder).__getitem__, name) for name in ("x", "t", "u")]
+    reads += [partial(read_trace, name, folder) for name in ("x.csv", "x", "../secret", str(secret))]
     for read in reads:
         with pytest.raises(InvalidValueError) as refused:
             read()
