@@ -406,7 +406,9 @@ class Ports:
             if attached is None:
                 found[name] = [f"it is not attached any more{self._buried}"]
             elif not _exists(attached):
-                found[name] = [f"{attached.veth} is gone: its host was started again, or left the network"]
+                found[name] = [
+                    f"its veth {attached.veth} no longer exists: its host was started again, or left the network"
+                ]
             else:
                 found[name] = _outside(attached)
                 whole.append(attached)

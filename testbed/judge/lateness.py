@@ -22,6 +22,8 @@ LEAST_TOLERANCE_S = 0.005
 _PART_OF_DELAY = 10
 LATE_RATIO = 0.01
 AT_ONCE_S = 0.1
+STOOD_STILL_S = 1.0
+"""A carrier that was so late stood still, however busy the machine is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,8 @@ class Carriage:
         self._told_at = 0.0
         self._unknown = ""
         self._beyond_repair: dict[str, list[str]] = {}
+        self.warn_only = False
+        """Whether a lateness below `lateness.STOOD_STILL_S` is no more than a warning."""
 
     # --- begin and end ---------------------------------------------------------------------------
 
@@ -166,9 +168,10 @@ class Carriage:
         else:
             late_s = [each / 1e9 for each in told["overslept_ns"]]
             found = lateness.lateness(late_s, due_s=0.0, tolerance_s=tolerance_s)
-        row = lateness.check(found, carrier=carrier, counts=bool(kernel))
-        problem = found.problem if kernel else None
-        warning = found.warning if kernel else found.problem or found.warning
+        counts = bool(kernel) and not (self.warn_only and found.worst_s < lateness.STOOD_STILL_S)
+        row = lateness.check(found, carrier=carrier, counts=counts)
+        problem = found.problem if counts else None
+        warning = found.warning if counts else found.problem or found.warning
         return replace(
             evidence, checks=[*evidence.checks, row], lateness={"carrier": carrier, **found.as_json()},
             warnings=[*evidence.warnings, *([f"{carrier}: {warning}"] if warning else [])],

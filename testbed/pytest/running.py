@@ -34,6 +34,7 @@ def impaired(node: pytest.Item, stack: Lab) -> Iterator[Lab]:
     from testbed.model.timeline import LateStepWarning, late_in_words, steps_in_words
 
     stack.heal()  # of what a test that uses `stack` alone may have put there
+    stack.carriage.warn_only = node.config.getoption("--testbed-lateness") == "warn"
     stack.begin(f"{node.config.stash[SEED]}:{node.nodeid}")
     node.stash[RUNNING] = stack
     if (mode := node.config.getoption("--testbed-capture")) != "never":

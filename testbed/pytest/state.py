@@ -20,8 +20,12 @@ WRONG_USE = 2
 """The exit status where the machine, the Compose file or the markers are at fault, and no test."""
 
 _DEFAULT_RESULTS = Path("report", "results.json")
+_LATENESS_CHOICES = ("invalid", "warn")
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
-KEPT_OPTIONS = (("--testbed-capture", _CAPTURE_CHOICES[0]), ("--testbed-results", str(_DEFAULT_RESULTS)))
+KEPT_OPTIONS = (
+    ("--testbed-lateness", _LATENESS_CHOICES[0]), ("--testbed-capture", _CAPTURE_CHOICES[0]),
+    ("--testbed-results", str(_DEFAULT_RESULTS)),
+)  # fmt: skip
 """Options that change no network, and what they are by themselves."""
 
 
@@ -61,6 +65,11 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--testbed-seed", metavar="N", type=_seed,
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
+    )  # fmt: skip
+    group.addoption(
+        "--testbed-lateness", choices=_LATENESS_CHOICES, default=_LATENESS_CHOICES[0],
+        help="what a test is whose carried kernel was late beyond the tolerance, but never stood still for a second: "
+        "INVALID, or one with a warning, for machines that are always busy (default: %(default)s)",
     )  # fmt: skip
     group.addoption(
         "--testbed-capture", choices=_CAPTURE_CHOICES, default=_CAPTURE_CHOICES[0],
