@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from . import files, inside, machine, namespaces, passage, ports, processes, protocol, search_path, sockets
+from . import connections, files, inside, machine, namespaces, passage, ports, processes, protocol, search_path, sockets
 
 
 def main() -> int:
@@ -39,7 +39,8 @@ def main() -> int:
             protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "inside":
         watched = sockets.Sockets()
-        protocol.serve({**inside.operations(), **watched.operations()}, sys.stdin.buffer, sys.stdout.buffer)
+        operations = {**inside.operations(), **connections.operations(), **watched.operations()}
+        protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "files":
         protocol.serve(files.operations(), sys.stdin.buffer, sys.stdout.buffer)
     else:

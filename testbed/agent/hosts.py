@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Self
 
-from . import files, inside, kernelcalls, offloads, passage, protocol, relay, sockets
+from . import connections, files, inside, kernelcalls, offloads, passage, protocol, relay, sockets
 from .netlink import Change, Netlink, address, bridge, cable, enslave, route, up, veth
 from .processes import exit_status, processes
 from .protocol import Operation, Refused
@@ -128,6 +128,8 @@ class Hosts:
             "get": self.get,
             "counters": self.counters,
             "connections": self.connections,
+            "tcp_connections": self.tcp_connections,
+            "destroy_tcp": self.destroy_tcp,
             "capturing": self.capturing,
             "inside": self.inside,
             "listeners": self.listeners,
@@ -225,6 +227,19 @@ class Hosts:
         with self._in_net(self._host(host)):
             return inside.connections()
 
+    def tcp_connections(self, *, hosts: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What `connections.tcp_connections` tells of each of these hosts."""
+        found = {}
+        for name in hosts:
+            with self._in_net(self._host(name)):
+                found[name] = connections.tcp_connections()
+        return found
+
+    def destroy_tcp(self, *, host: str, ids: Sequence[str]) -> dict[str, Any]:
+        """See `connections.destroy_tcp`."""
+        with self._in_net(self._host(host)):
+            return connections.destroy_tcp(ids=ids)
+
     def listeners(self, *, host: str) -> list[int]:
         """The TCP ports that a host listens on."""
         with self._in_net(self._host(host)):
@@ -255,7 +270,9 @@ class Hosts:
 
         def serve(asked: BinaryIO, answered: BinaryIO) -> None:
             kernelcalls.setns(place.net, kernelcalls.NEWNET)
-            protocol.serve({**inside.operations(), **sockets.Sockets().operations()}, asked, answered)
+            watched = sockets.Sockets()
+            operations = {**inside.operations(), **connections.operations(), **watched.operations()}
+            protocol.serve(operations, asked, answered)
 
         self._serve_beside(ticket, serve)
 

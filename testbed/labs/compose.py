@@ -47,6 +47,7 @@ from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables,
 from testbed.model import topologies
 from testbed.model.impairment import unknown
 from testbed.model.topology import Topology
+from testbed.observe.connections import Table
 
 _UP_DEADLINE_S = 180.0
 _BUILD_DEADLINE_S = 900.0
@@ -498,6 +499,27 @@ class ComposeLab(Lab):
     def _prepare_source(self, host: str, network: str) -> int:
         return int(self._hosts[host].send_per_packet(network)["peer_ifindex"])
 
+    # --- connections -----------------------------------------------------------------------------
+
+    @property
+    def tcp_hosts(self) -> Sequence[str]:
+        """Those with an agent inside: each at an end of a link that is, or was, impaired."""
+        return [name for name, host in self._hosts.items() if host.known_inside is not None]
+
+    def tcp_tables(self) -> dict[str, Table]:
+        """See `Lab.tcp_tables`."""
+        found = {}
+        for name in self.tcp_hosts:
+            if (inside := self._hosts[name].known_inside) is not None:
+                with contextlib.suppress(AgentError):  # its container has ended, and with it its connections
+                    found[name] = Table.read(name, inside.call("tcp_connections"))
+        return found
+
+    def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
+        """See `Lab.destroy_tcp`."""
+        refused: str | None = self._hosts[host].inside().call("destroy_tcp", ids=list(ids))["refused"]
+        return refused
+
     # --- packets ---------------------------------------------------------------------------------
 
     def capture_agent(self) -> Channel:
@@ -730,6 +752,12 @@ class ComposeHost(Host):
         channel, _ = self._agents.pop(role, (None, ""))
         if channel is not None:
             channel.close()
+
+    @property
+    def known_inside(self) -> Channel | None:
+        """The agent in this host's network namespace if there is one; none is started."""
+        channel, _ = self._agents.get("inside", (None, ""))
+        return channel if channel is not None and channel.lives else None
 
     def signal(self, pid: int, name: str) -> None:
         """Signal the program with this number on the engine's machine, and all it started."""

@@ -29,7 +29,7 @@ from testbed.errors import (
 )
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.labs import cutting, proving, sequences
+from testbed.labs import between, cutting, proving, sequences
 from testbed.labs.carrying import Carriage, Way
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
@@ -41,6 +41,7 @@ from testbed.model.evidence import FAILS, Check, LinkEvidence
 from testbed.model.impairment import CLEAN, Impairment, Profile
 from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
+from testbed.observe.connections import Table
 from testbed.observe.observation import Observation
 from testbed.text import shown
 
@@ -424,6 +425,10 @@ class Lab(abc.ABC):
         """Links that `verify` has found wrong: what it raised it does not raise again once they are healed."""
         self.evidence: list[LinkEvidence] = []
         """What `verify` found of each impaired link, last."""
+        self.connections = between.Connections()
+        """Those of the hosts that began before the test."""
+        self.left_over = ""
+        """Connections of the test that `end` could not have end; empty if there are none."""
         self.clocks_proven: set[str | None] = set()
         """The carried kernels that were seen to keep a delay."""
         self.carriage = Carriage(self)
@@ -441,16 +446,22 @@ class Lab(abc.ABC):
         self._told.clear()
         self.carriage.begin()
         proving.begin(self)
+        self.connections.begin(self)
+        self.left_over = ""
         self.seeds_from = seeds_from
 
     def end(self) -> None:
-        """End a test: heal every link and kill the programs that it started and left running."""
+        """End a test: heal every link, kill the programs that it left running, and have their connections end."""
         with ExitStack() as each:
+            each.callback(self._settle)
             for program in self.programs:
                 if not program.ended:
                     each.callback(program.stop, "SIGKILL")
             each.callback(self._heal_all)
             each.callback(self.carriage.end)
+
+    def _settle(self) -> None:
+        self.left_over = self.connections.settle(self)
 
     def _seed(self, ref: LinkRef, wanted: Impairment | Timeline) -> int | None:
         """A seed of its own for each link and each time, if it is random, names none, and seeds work here."""
@@ -489,6 +500,19 @@ class Lab(abc.ABC):
     @abc.abstractmethod
     def _prepare_source(self, host: str, network: str) -> int:
         """Make a host that sends into an impaired link send packets one by one; its own port's ifindex."""
+
+    @property
+    def tcp_hosts(self) -> Sequence[str]:
+        """The hosts whose connections can be told now."""
+        return ()
+
+    def tcp_tables(self) -> dict[str, Table]:
+        """The TCP connections of `tcp_hosts`; of one that is gone, none."""
+        return {}
+
+    def destroy_tcp(self, _host: str, _ids: Sequence[str]) -> str | None:
+        """Destroy connections of a host; why its kernel cannot, or None. Raises AgentError if the host is gone."""
+        return None
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port toward a host, to count what passes it and not to impair it; None where that cannot be done."""
@@ -679,6 +703,7 @@ class Lab(abc.ABC):
 
     def begin_body(self) -> None:
         """The packets of a test's body come now: begin the links' sequences, then the timelines, with them."""
+        self.connections.begin_body(self)
         sequences.begin(self)
         self.play()
 
@@ -801,6 +826,7 @@ class Lab(abc.ABC):
         Raises ImpairmentNotAppliedError if a link does not hold any more what was asked, if a step was not taken, if
         its queue overflowed though neither a rate nor a limit was asked, or if the traffic took another path.
         """
+        self.connections.look(self)
         self.evidence[:] = [evidence for evidence, _ in self._over]
         wrong = [error for _, errors in self._over for error in errors]
         self._over[:] = [(evidence, ()) for evidence, _ in self._over]  # raised once

@@ -47,6 +47,7 @@ from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables
 from testbed.model.impairment import unknown
 from testbed.model.topologies import Drawing
 from testbed.model.topology import Topology
+from testbed.observe.connections import Table
 
 _UP_DEADLINE_S = 180.0
 _STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab; `stop_grace_period:` goes before
@@ -465,6 +466,23 @@ class LocalLab(Lab):
     def beside(self, host: str) -> Channel:
         """An agent in a host's network namespace."""
         return self._helper(f"agent inside {host}", "inside", host=host)
+
+    @property
+    def tcp_hosts(self) -> Sequence[str]:
+        """All of them."""
+        return list(self._hosts)
+
+    def tcp_tables(self) -> dict[str, Table]:
+        """See `Lab.tcp_tables`."""
+        if self._child is None:
+            return {}
+        told = self.channel.call("tcp_connections", hosts=list(self._hosts))
+        return {name: Table.read(name, each) for name, each in told.items()}
+
+    def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
+        """See `Lab.destroy_tcp`."""
+        refused: str | None = self.channel.call("destroy_tcp", host=host, ids=list(ids))["refused"]
+        return refused
 
     def capture_agent(self) -> Channel:
         """The agent that captures, started when it is needed first."""

@@ -21,6 +21,7 @@ from testbed.links.profiles import find_table, table_numbers
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence, Tally
 from testbed.model.impairment import CLEAN, Impairment, is_table
 from testbed.model.topology import LinkRef
+from testbed.observe.connections import Crossed
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab, Port, Source
@@ -331,12 +332,14 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
     beside = others(source, reading.filters)
     problems += [each for each in (fragments.problem(ref.traffic, beside),) if each]
     narrowed = [fragments.check(ref.traffic, beside)] if ref.traffic.protocol else []
+    earlier = lab.connections.crossed(lab, ref)
     evidence = LinkEvidence(
         link=str(ref),
         network=ref.network,
         asked=asked.words(),
         command=command,
-        checks=[*rows(held, tally, probed, _by_number(source, reading)), *narrowed],
+        checks=[*rows(held, tally, probed, _by_number(source, reading)), *narrowed, *_earlier(earlier)],
+        earlier_packets=None if earlier is None else earlier.packets,
         read_back=FAILS if held.found else HOLDS,
         counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
         probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
@@ -354,6 +357,11 @@ def another_path(lab: Lab, ref: LinkRef) -> str:
         f"the traffic took another path. Which address of `{ref.dst}` does the program use? On `{ref.network}` it has "
         f"{', '.join(lab.hosts[ref.dst].addresses(ref.network))}"
     )
+
+
+def _earlier(crossed: Crossed | None) -> list[Check]:
+    """What connections that began before the test sent on a link: its sequence has them, too."""
+    return [] if crossed is None else [Check(field="earlier connections", seen=str(crossed), verdict=SHOWN)]
 
 
 def _packets(count: int) -> str:

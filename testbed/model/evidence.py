@@ -116,6 +116,8 @@ class LinkEvidence:
     """How late its carrier was; None where that was not watched."""
     problems: Sequence[str] = field(default_factory=tuple)
     """What its counters say against it: why the test's result must not count."""
+    earlier_packets: int | None = None
+    """Packets of connections that began before the test; None where none crossed it. At least so many: see checks."""
     warnings: Sequence[str] = field(default_factory=tuple)
     steps: Sequence[Taken] = field(default_factory=tuple)
     """What was taken of its timeline, or of its coming and going, in order."""
@@ -137,6 +139,7 @@ class LinkEvidence:
             "counters": None if self.tally is None else self.tally.as_json(),
             "lateness": None if self.lateness is None else dict(self.lateness),
             "problems": list(self.problems),
+            "earlier_packets": self.earlier_packets,
             "warnings": list(self.warnings),
             "steps": [each.as_json() for each in self.steps[:MOST_STEPS]],
             "steps_left_out": max(len(self.steps) - MOST_STEPS, 0),

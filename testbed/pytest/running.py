@@ -31,6 +31,7 @@ RESULTS: pytest.StashKey[dict[str, TestResult]] = pytest.StashKey()
 def impaired(node: pytest.Item, stack: Lab) -> Iterator[Lab]:
     """The stack, with this test's impairments in force and no others; healed afterwards."""
     from testbed.labs import keeping
+    from testbed.labs.between import LeftOverWarning
     from testbed.model.timeline import LateStepWarning, late_in_words, steps_in_words
 
     stack.heal()  # of what a test that uses `stack` alone may have put there
@@ -54,6 +55,8 @@ def impaired(node: pytest.Item, stack: Lab) -> Iterator[Lab]:
         end_captures(node, save=mode == "always")
         keep(node, stack)
         stack.end()
+        if stack.left_over:
+            warnings.warn(LeftOverWarning(f"may send in the next test: {stack.left_over}"), stacklevel=1)
         for ref, steps in stack.stepped.items():
             node.user_properties.append((f"timeline {ref}", steps_in_words(steps)))
             if late := late_in_words(steps):
@@ -155,7 +158,15 @@ def replay(item: pytest.Item) -> str:
     links = [f"{each.link}: {each.describe()}" for each in lab.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
     lost = item.stash.get(LOST, None) or _counted_losses(lab, captured=config.getoption("--testbed-capture") != "never")
-    return "\n".join([shlex.join(words), *links, *unseeded, *lost])
+    return "\n".join([shlex.join(words), *links, *unseeded, *lost, *_earlier(lab)])
+
+
+def _earlier(lab: Lab) -> Iterator[str]:
+    """Which links carried packets of connections that began before the test: in another run there may be others."""
+    for each in lab.evidence:
+        if each.earlier_packets is not None:
+            said = next(check.seen for check in each.checks if check.field == "earlier connections")
+            yield f"{each.link}: {said}, which began before the test, took numbers of the sequence"
 
 
 def _counted_losses(lab: Lab, *, captured: bool) -> Iterator[str]:

@@ -1,0 +1,100 @@
+"""What a test leaves behind does not reach the next one, and what lives longer is let live, and counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from testbed import Host, Lab
+from testbed.labs.waiting import await_condition
+
+SINK = """
+import socket, sys
+heard = socket.create_server(("", int(sys.argv[1])), backlog=64); print("up", flush=True); held = []
+while True: held.append(heard.accept())
+"""
+# Opens several connections and sends on them for as long as it lives.
+LEAVE = """
+import socket, sys, time
+held = [socket.create_connection((sys.argv[1], int(sys.argv[2]))) for _ in range(8)]; print("connected", flush=True)
+while True: [each.send(b"x") for each in held]; time.sleep(0.05)
+"""
+# Sends a byte every 20 ms, for as long as it lives.
+POOL = """
+import socket, sys, time
+one = socket.create_connection((sys.argv[1], int(sys.argv[2]))); print("connected", flush=True)
+while True: one.send(b"x"); time.sleep(0.02)
+"""
+
+
+def python(host: Host, program: str, *words: object, ready: str) -> None:
+    host.start(["python3", "-c", program, *map(str, words)], ready=ready)
+
+
+def sent(lab: Lab, state: str | None = None) -> list[str]:
+    """The connections of client and server, as the kernel tells them."""
+    return [
+        str(each) for table in lab.tcp_tables().values() for each in table.connections if state in (None, each.state)
+    ]
+
+
+@pytest.fixture
+def fresh(lab: Lab) -> Lab:
+    """Both hosts known, as after the first impaired test of a session."""
+    lab.impair("client <-> server", delay="1ms")
+    lab.end()
+    lab.begin("one")
+    return lab
+
+
+def test_no_connection_of_a_test_sends_in_the_next_whatever_its_links_did_to_it(fresh: Lab) -> None:
+    client, server = fresh.host("client"), fresh.host("server")
+    address = server.addresses("lan")[0]
+    python(server, SINK, 9300, ready="up")
+    python(client, LEAVE, address, 9300, ready="connected")
+    fresh.cut("client <-> server")  # the kernels send again, ever more rarely
+    stuck = await_condition(
+        lambda: [each for each in client.connections() if each["retransmits"] >= 3], lambda seen: len(seen) == 8,
+        deadline_s=20,
+    )  # fmt: skip
+    fresh.end()
+    assert fresh.left_over == ""
+    assert sent(fresh, "FIN_WAIT1") == sent(fresh, "LAST_ACK") == sent(fresh, "ESTABLISHED") == []
+    fresh.begin("two")
+    fresh.impair("client <-> server", loss="1%", seed=1)
+    fresh.begin_body()
+    before = fresh.counts()
+    # Longer than the kernels would have waited before they sent again.
+    late = 0.2 * 2 ** max(each["retransmits"] for each in stuck)
+    with pytest.raises(TimeoutError):
+        await_condition(fresh.counts, lambda now: now != before, deadline_s=late)
+
+
+def test_a_connection_that_lives_for_the_session_lives_on_and_its_packets_are_counted(fresh: Lab) -> None:
+    client, server = fresh.host("client"), fresh.host("server")
+    address = server.addresses("lan")[0]
+    python(server, SINK, 9301, ready="up")
+    python(client, POOL, address, 9301, ready="connected")
+    pool = list(fresh.programs)
+    fresh.programs.clear()  # as those that a session's fixture has started
+    try:
+        fresh.end()
+        assert len(sent(fresh, "ESTABLISHED")) == 2, "begun in the test that ends, and still owned: it goes on"
+        fresh.begin("two")
+        fresh.impair("client -> server", loss="5%", seed=3)
+        fresh.begin_body()
+        await_condition(
+            lambda: fresh.link("client -> server").counters().arrived_packets, lambda count: count > 20, deadline_s=20
+        )
+        fresh.verify()
+        link = next(each for each in fresh.evidence if each.link == "client -> server")
+        (check,) = [each for each in link.checks if each.field == "earlier connections"]
+        assert link.tally is not None
+        assert link.earlier_packets is not None
+        # Two looks at two counters, one after the other: a packet or two may come between.
+        assert abs(link.earlier_packets - link.tally.arrived_packets) <= 5
+        assert check.seen.startswith(f"{link.earlier_packets} packets of {client.addresses('lan')[0]}:")
+        fresh.end()
+        assert len(sent(fresh, "ESTABLISHED")) == 2, "nor does it end with a test in which it was an earlier one"
+    finally:
+        for each in pool:
+            each.stop("SIGKILL")
