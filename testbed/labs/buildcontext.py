@@ -42,6 +42,8 @@ def entries(context: Path, dockerfile: Path, layers: Sequence[Copy | Folder]) ->
     """All of it in its order, and every problem, each with its line in the Dockerfile."""
     try:
         reader = _Reader(Context(context, _ignore_file(context, dockerfile)))
+    except reading.UnreadableError as error:
+        return [], list(error.problems)
     except (ValueError, OSError) as error:
         return [], [f".dockerignore: {error}"]
     for layer in layers:
