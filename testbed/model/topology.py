@@ -308,7 +308,10 @@ class Topology:
                     links += self._links_to_cut(src, dst, traffic, side_of, problems)
         if not problems and not links:
             where = "; ".join(f"{host} is on {', '.join(self._networks_of(host))}" for host in everyone)
-            problems.append(f"nothing to cut: these groups share no network, and no router joins them: {where}")
+            problems.append(
+                f"nothing to cut: these groups share no network, and no router joins them: {where}. A service that "
+                f"passes packets on is told by `x-testbed: {{router: true}}`"
+            )
         if problems:
             raise InvalidValueError(dict.fromkeys(problems))
         return tuple(links)
