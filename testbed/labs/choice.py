@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from testbed.text import shown
 
 
 def decide(asked: str) -> tuple[str, str]:
-    """``compose`` or ``local``, and why: for ``auto``, compose where an engine answers us."""
+    """``compose`` or ``local``, and why: for ``auto``, compose where an engine answers us.
+
+    Also where DOCKER_HOST names one that does not answer: who sets it means that engine, as with every other program of
+    Docker's. A lab then says so; tests that need none run as they do.
+    """
     if asked not in LAB_CHOICES:
         raise EnvironmentUnfitError(f"lab {shown(asked)}: must be one of {', '.join(LAB_CHOICES)}")
     if asked != "auto":
@@ -22,7 +27,8 @@ def decide(asked: str) -> tuple[str, str]:
     try:
         return "compose", Engine().describe()
     except EnvironmentUnfitError as error:
-        return "local", str(error).partition(". ")[0]
+        reason = str(error).partition(". ")[0]
+        return ("compose" if os.environ.get("DOCKER_HOST") else "local"), reason
 
 
 def make_lab(

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import posixpath
 import socket
 import struct
@@ -25,6 +26,7 @@ import urllib3.exceptions
 from docker.models.containers import Container
 
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
+from testbed.text import shown
 
 RUN_LABEL = "testbed.run"
 """On everything that a run owns; its value is the run's id."""
@@ -454,13 +456,19 @@ def _label_filter(labels: Mapping[str, str]) -> list[str]:
 
 def _unreachable(error: Exception) -> NoEngineError:
     reason = str(error)
+    if isinstance(error, docker.errors.DockerException) and "paramiko" in reason:  # docker-py's, without its extra
+        return NoEngineError(
+            "the Docker engine is behind ssh://, which needs paramiko: pip install 'pytest-testbed[ssh]'"
+        )
     if "Permission denied" in reason or "PermissionError" in reason:
         return NoPermissionError(
             "the Docker engine refuses this user (permission denied on its socket). "
             "Add the user to the group: sudo usermod -aG docker $USER, then log in again; or run as root."
         )
+    named = os.environ.get("DOCKER_HOST")
+    where = f" at DOCKER_HOST={shown(named)}" if named else ""
     return NoEngineError(
-        f"no Docker engine answers ({reason}). Start one: sudo systemctl start docker, or open Docker Desktop; "
+        f"no Docker engine answers{where} ({reason}). Start one: sudo systemctl start docker, or open Docker Desktop; "
         f"or point DOCKER_HOST or `docker context use` at one that runs."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import requests
 from docker.models.containers import Container
 
 from testbed.errors import EnvironmentUnfitError
+from testbed.labs.choice import decide
 from testbed.labs.engine import Demultiplexed, Engine, NoEngineError, NoPermissionError
 
 # --- which programs run in a container ---------------------------------------------------------------
@@ -109,3 +111,29 @@ def test_an_engine_that_is_not_there_or_refuses_us_is_told_apart(
     with pytest.raises(EnvironmentUnfitError, match=message) as caught:
         Engine()
     assert type(caught.value) is kind
+
+
+# --- an engine that was named ------------------------------------------------------------------------
+
+
+def test_an_engine_that_is_named_and_does_not_answer_is_not_passed_over_for_the_local_lab(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with pytest.raises(NoEngineError, match=r"answers at DOCKER_HOST='unix:///nowhere/docker\.sock' "):
+        Engine()
+    chosen, why = decide("auto")
+    assert chosen == "compose"
+    assert "DOCKER_HOST='unix:///nowhere/docker.sock'" in why
+
+
+def test_an_engine_behind_ssh_names_the_extra_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://nobody@127.0.0.1")
+    monkeypatch.setitem(sys.modules, "paramiko", None)
+    for name in ("docker.transport.sshconn", "paramiko"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delattr("docker.api.client.SSHHTTPAdapter", raising=False)
+    with pytest.raises(
+        NoEngineError, match=r"ssh://, which needs paramiko: pip install 'pytest-testbed\[ssh\]'"
+    ):
+        Engine()

@@ -83,7 +83,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.labs.waiting": (),
     "testbed.labs.channel": ("testbed.errors",),
     "testbed.labs.composer": ("testbed.errors", "testbed.reading", "testbed.text", "testbed.labs.composeyaml"),
-    "testbed.labs.engine": ("testbed.errors",),
+    "testbed.labs.engine": ("testbed.errors", "testbed.text"),
     "testbed.kernel": ("testbed.errors", "testbed.agent", "testbed.kernel"),
     "testbed.labs.child": ("testbed.errors", "testbed.agent"),
     "testbed.labs.composefile": (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 import json
 
+import docker
+import docker.errors
 import pytest
 
 from testbed.labs import choice
@@ -425,7 +427,15 @@ def header(project: pytest.Pytester, *arguments: str) -> str:
 def test_the_header_says_which_lab_was_chosen_and_why(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ", lab local (no Docker engine answers (" in header(project)
+    said = header(project)
+    assert ", lab compose (no Docker engine answers at DOCKER_HOST='unix:///nowhere/docker.sock' (" in said
+
+    def refuse(*_arguments: object, **_words: object) -> None:
+        raise docker.errors.DockerException("nobody there")
+
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.setattr(docker, "from_env", refuse)
+    assert ", lab local (no Docker engine answers (nobody there)" in header(project)
     asked = []
 
     def decide(kind: str) -> tuple[str, str]:
