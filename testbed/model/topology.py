@@ -310,7 +310,7 @@ class Topology:
             where = "; ".join(f"{host} is on {', '.join(self._networks_of(host))}" for host in everyone)
             problems.append(
                 f"nothing to cut: these groups share no network, and no router joins them: {where}. A service that "
-                f"passes packets on is told by `x-testbed: {{router: true}}`"
+                "passes packets on has links of its own to cut"
             )
         if problems:
             raise InvalidValueError(dict.fromkeys(problems))
