@@ -22,6 +22,7 @@ import socket
 import stat
 import struct
 import termios
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Self
 
 from . import connections, files, inside, kernelcalls, offloads, passage, protocol, relay, sockets
-from .netlink import Change, Netlink, address, bridge, cable, enslave, route, up, veth
+from .netlink import Change, Netlink, address, bridge, cable, down, enslave, route, up, veth
 from .processes import exit_status, processes
 from .protocol import Operation, Refused
 
@@ -56,6 +57,7 @@ _QUEUE_PACKETS = 1000
 _PORTS_A_BRIDGE = 128
 _NAMESPACES_A_PROC = 64
 _MESSAGE_BYTES = 64
+_FREEZE_ROUNDS, _FREEZE_AGAIN_S = 400, 0.005
 
 # The machine's name servers cannot be reached from here, and would be waited for; loopback refuses at once.
 _NO_NAME_SERVER = "nameserver 127.0.0.1\n"
@@ -85,6 +87,10 @@ class Host:
     """The process that holds its other namespaces, or 0."""
     namespaces: dict[int, int] = field(default_factory=dict)
     """Descriptors of those, by kind."""
+    halted: bool = False
+    """Whether nothing may run in it, and its cables are dead."""
+    frozen: bool = False
+    """Whether what runs in it stands still."""
 
 
 @dataclass
@@ -135,6 +141,11 @@ class Hosts:
             "listeners": self.listeners,
             "per_packet": self.per_packet,
             "publish": self.publish,
+            "host_states": self.host_states,
+            "halt_host": self.halt_host,
+            "revive_host": self.revive_host,
+            "freeze_host": self.freeze_host,
+            "thaw_host": self.thaw_host,
         }
 
     # --- networks and hosts ------------------------------------------------------------------------
@@ -315,6 +326,76 @@ class Hosts:
             self._helpers.add(_fork(begin))
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    # --- hosts that come and go --------------------------------------------------------------------
+
+    def host_states(self) -> dict[str, dict[str, Any]]:
+        """Of each host its first process (0: none yet), whether that lives, and whether the host was made to stand."""
+        return {
+            name: {
+                "init": host.init, "lives": not host.init or _state(host.init) not in ("", "Z", "X"),
+                "frozen": host.frozen or (host.init != 0 and _state(host.init) == "T"),
+            }
+            for name, host in self._hosts.items()
+        }  # fmt: skip
+
+    def halt_host(self, *, host: str) -> None:
+        """End all that runs in a host, and take its cables' carrier; its files stay, as a stopped container's do."""
+        place = self._host(host)
+        if place.init:
+            # The kernel ends the first process once all others in there are reaped: those that we started, by `_reap`.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(place.init, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(place.init, 0)
+            place.init = 0
+            os.close(place.namespaces.pop(kernelcalls.NEWPID))
+        place.halted, place.frozen = True, False
+        with Netlink() as here:
+            here.apply([down(index) for index in place.ifindexes.values()])
+
+    def revive_host(self, *, host: str) -> None:
+        """Have a halted host be one that programs may be started in again."""
+        place = self._host(host)
+        with Netlink() as here:
+            here.apply([up(index) for index in place.ifindexes.values()])
+        place.halted = False
+
+    def freeze_host(self, *, host: str) -> None:
+        """Have all that runs in a host stand still; Refused if something in there begins faster than it is stopped."""
+        place = self._host(host)
+        place.frozen = True
+        for _ in range(_FREEZE_ROUNDS):
+            moving = [pid for pid in self._inside(place) if _state(pid) not in ("T", "Z", "X", "")]
+            if not moving:
+                return
+            for pid in moving:
+                with contextlib.suppress(ProcessLookupError):  # it ended
+                    os.kill(pid, signal.SIGSTOP)
+            time.sleep(_FREEZE_AGAIN_S)
+        self.thaw_host(host=host)
+        raise Refused(f"host {host!r} cannot be paused: processes {moving} do not stand still")
+
+    def thaw_host(self, *, host: str) -> None:
+        """Have a host go on."""
+        place = self._host(host)
+        for pid in self._inside(place):
+            with contextlib.suppress(ProcessLookupError):  # it ended
+                os.kill(pid, signal.SIGCONT)
+        place.frozen = False
+
+    @staticmethod
+    def _inside(host: Host) -> list[int]:
+        """Every process in a host's process namespace."""
+        if not host.init:
+            return []
+        ours = os.fstat(host.namespaces[kernelcalls.NEWPID]).st_ino
+        found = []
+        for pid, *_ in processes():
+            with contextlib.suppress(OSError):  # it ended while we looked
+                if os.stat(f"/proc/{pid}/ns/pid").st_ino == ours:
+                    found.append(pid)
+        return found
 
     # --- programs ----------------------------------------------------------------------------------
 
@@ -531,6 +612,8 @@ class Hosts:
     # --- a host's own processes and files ----------------------------------------------------------
 
     def _ensure_init(self, host: Host) -> None:
+        if host.halted or host.frozen:
+            raise Refused(f"host {host.name!r} is {'stopped' if host.halted else 'paused'}")
         if host.init:
             return
         read, write = os.pipe()
@@ -539,6 +622,10 @@ class Hosts:
             os.close(read)
             try:
                 kernelcalls.die_with_parent()
+                if host.namespaces:
+                    _enter_again(host)
+                    os.close(write)
+                    _hold()
                 kernelcalls.unshare(kernelcalls.NEWNS | kernelcalls.NEWUTS | kernelcalls.NEWIPC)
                 kernelcalls.setns(host.net, kernelcalls.NEWNET)
                 _set_sysctls(_AS_DOCKERS, but_not=host.settings["sysctls"])
@@ -565,8 +652,31 @@ class Hosts:
             kernelcalls.NEWPID: "pid", kernelcalls.NEWNS: "mnt", kernelcalls.NEWUTS: "uts", kernelcalls.NEWIPC: "ipc",
         }  # fmt: skip
         for kind, word in kinds.items():
+            if kind in host.namespaces:
+                continue  # it was halted, and has its own again
             host.namespaces[kind] = os.open(f"/proc/{pid}/ns/{word}", os.O_RDONLY | os.O_CLOEXEC)
         host.init = pid
+
+
+def _enter_again(host: Host) -> None:
+    """In the first process of a host that was halted: its file system, with what is new at each start made new."""
+    for kind in (kernelcalls.NEWUTS, kernelcalls.NEWIPC, kernelcalls.NEWNS):
+        kernelcalls.setns(host.namespaces[kind], kind)
+    kernelcalls.setns(host.net, kernelcalls.NEWNET)
+    # Over the old one, whose processes are no more: an ordinary user may mount it only where one is to be seen.
+    kernelcalls.mount("proc", "/proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
+    kernelcalls.bind("/proc/sys", "/proc/sys", read_only=True)
+    for target, mode in (*((folder, "755") for folder in host.settings["folders"]), ("/dev/shm", "1777")):  # noqa: S108  # the host's own
+        kernelcalls.unmount(target)
+        _tmpfs(Path(target), mode)
+
+
+def _state(pid: int) -> str:
+    """The letter of a process's state, as in proc(5); empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _limit(name: str, soft: int, hard: int) -> None:

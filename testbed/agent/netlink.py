@@ -81,6 +81,12 @@ def up(index: int) -> Change:
     return Change(f"device {index} up", _RTM_NEWLINK, 0, _link(index, _IFF_UP))
 
 
+def down(index: int) -> Change:
+    """Set a device down."""
+    link = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, _IFF_UP)
+    return Change(f"device {index} down", _RTM_NEWLINK, 0, link)
+
+
 def enslave(index: int, master: int) -> Change:
     """Put a device on a bridge; 0 takes it off."""
     return Change(f"device {index} on {master}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_MASTER, master))

@@ -150,6 +150,7 @@ class Ports:
             "store": self.store,
             "try_program": self.try_program,
             "heal": self.heal,
+            "sweep": self.sweep,
             "keep": self.keep,
             "recall": self.recall,
             **self._schedules.operations(),
@@ -260,6 +261,16 @@ class Ports:
         except Refused as refused:
             self._bury()
             raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
+
+    def sweep(self) -> list[str]:
+        """Put away every port whose veth went with its host; their names.
+
+        Its tap would stay on the bridge, which would go on sending there what is for the host's MAC address.
+        """
+        gone = [port for port in self._ports.values() if not _exists(port)]
+        for port in gone:
+            self._detach(port)
+        return [port.name for port in gone]
 
     def heal(self) -> dict[str, int]:
         """Stop every timeline and put every port back as it was found."""

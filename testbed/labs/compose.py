@@ -7,6 +7,7 @@ process is in a second label, so that the next run can clear up after one that w
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import threading
@@ -42,16 +43,21 @@ from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import NETEM_CHOICES
 from testbed.labs.runs import DETACHED, STACK_LABEL, clear_stale, owner, remove_run, runs
+from testbed.labs.suspending import Suspended
 from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.labs.wholeness import NOBODY
 from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
 from testbed.model import topologies
+from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState, meant_to_end
 from testbed.model.impairment import unknown
-from testbed.model.topology import Topology
+from testbed.model.topology import LinkRef, Topology
 from testbed.observe.connections import Table
 
 _UP_DEADLINE_S = 180.0
 _BUILD_DEADLINE_S = 900.0
 _LAST_LINES = 20
+_END_WITHIN_S = 20
+"""How long the engine may take to tell that what it killed has ended."""
 
 
 def start_ports_agent(
@@ -116,6 +122,10 @@ class ComposeLab(Lab):
         self._netem_image = ""
         self._agent: Channel | None = None
         self._capture_agent: Channel | None = None
+        self._config_up: dict[str, Any] | None = None
+        """What Compose was given, to make a container anew; None of a stack that another process brought up."""
+        self._seen: dict[str, tuple[Any, HostState]] = {}
+        """The state of each host, and what the engine's short form of it was then."""
         self.failed_logs: dict[str, str] = {}
         """The logs of services that failed while the stack came up, by host."""
 
@@ -191,6 +201,8 @@ class ComposeLab(Lab):
             with self._step("waiting for the agent"):
                 self._agent, self.netem_engine = agent.result()
             self._look_again()
+            self._config_up = config
+            self.whole.up()
             self._undo = undo.pop_all()
 
     def take_up(self) -> bool:
@@ -212,9 +224,12 @@ class ComposeLab(Lab):
             self._undo.callback(self._end_agent, channel)
             kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": []}
             self.netem_engine, self.seedable = kept["engine"], kept["seedable"]
-            self._name_hosts(
-                self.engine.containers(testbed_run=self.run_id, com_docker_compose_project=self.composer.project)
-            )
+            self._name_hosts(self.engine.containers(com_docker_compose_project=self.composer.project))
+            self.whole.up()
+            self.suspended = {
+                LinkRef.from_state(each["link"]): Suspended.from_state(each["kept"])
+                for each in kept.get("suspended", ())
+            }
             for each in kept["ports"]:
                 name = f"{each['host']}@{each['network']}"
                 self._ports[each["host"], each["network"]] = Port.from_state(name, channel, each)
@@ -241,7 +256,10 @@ class ComposeLab(Lab):
         if self._agent is None:
             return
         ports = [{"host": host, "network": network, **port.state()} for (host, network), port in self._ports.items()]
-        self._agent.call("keep", state={"engine": self.netem_engine, "seedable": self.seedable, "ports": ports})
+        suspended = [{"link": ref.state(), "kept": kept.state()} for ref, kept in self.suspended.items()]
+        self._agent.call("keep", state={
+            "engine": self.netem_engine, "seedable": self.seedable, "ports": ports, "suspended": suspended,
+        })  # fmt: skip
         self._agent.close()
         if self._capture_agent is not None:
             self._capture_agent.close()
@@ -344,20 +362,23 @@ class ComposeLab(Lab):
         containers = self.engine.containers(testbed_run=self.run_id, com_docker_compose_project=self.composer.project)
         if failed is not None:
             self._raise_unwell(containers, f"`docker compose up` failed: {failed}")
-        self._await_well(containers, deadline - time.monotonic())
+        self._await_well(containers, deadline - time.monotonic(), self._up_deadline_s)
         self._name_hosts(containers)
 
     def _name_hosts(self, containers: Sequence[Container]) -> None:
         for container in containers:
-            labels = container.labels
-            service = self.topology.services.get(labels["com.docker.compose.service"])
-            if service is None:
-                continue
-            number = int(labels["com.docker.compose.container-number"])
-            name = service.name if service.replicas == 1 else f"{service.name}[{number}]"
-            self._hosts[name] = ComposeHost(self, name, container)
+            if name := self._host_name(container.labels):
+                self._hosts[name] = ComposeHost(self, name, container)
 
-    def _await_well(self, containers: Sequence[Container], deadline_s: float) -> None:
+    def _host_name(self, labels: Mapping[str, str]) -> str:
+        """Which host a container is, by the labels that Compose gives it; empty if it is none."""
+        service = self.topology.services.get(labels.get("com.docker.compose.service", ""))
+        if service is None:
+            return ""
+        number = int(labels["com.docker.compose.container-number"])
+        return service.name if service.replicas == 1 else f"{service.name}[{number}]"
+
+    def _await_well(self, containers: Sequence[Container], deadline_s: float, allowed_s: float = 0.0) -> None:
         """Wait until every container runs, and is healthy where it can say so, or has ended with status 0."""
         states: dict[str, str] = {}
 
@@ -372,9 +393,146 @@ class ComposeLab(Lab):
         try:
             await_condition(look, settled, deadline_s=max(deadline_s, 0.1))
         except NotSeenError:
-            self._raise_unwell(containers, f"not well after {self._up_deadline_s:g} s")
+            self._raise_unwell(containers, f"not well after {allowed_s or deadline_s:g} s")
         if "failed" in states.values():
             self._raise_unwell(containers, "")
+
+    # --- what becomes of hosts: `wholeness.Backend` ----------------------------------------------
+
+    def host_states(self) -> Mapping[str, HostState]:
+        """Every host as the engine tells it now. One whose container was made anew is that container from here on."""
+        found: dict[str, dict[str, Any]] = {}
+        for each in self.engine.listing(com_docker_compose_project=self.composer.project):
+            name = self._host_name(each["Labels"])
+            # While Compose makes one anew there are both.
+            if name in self._hosts and (name not in found or each["Created"] >= found[name]["Created"]):
+                found[name] = each
+        return {name: self._state_of(host, found.get(name)) for name, host in self._hosts.items()}
+
+    def _state_of(self, host: ComposeHost, listed: dict[str, Any] | None) -> HostState:
+        if listed is None:
+            return NOBODY
+        if listed["Id"] != host.container.id:
+            host.container = self.engine.container(listed["Id"])
+        settings = listed["NetworkSettings"]["Networks"] or {}
+        ends = {name: str(each.get("EndpointID") or "") for name, each in settings.items()}
+        brief = (listed["Id"], listed["State"], ends)
+        known, state = self._seen.get(host.name, (None, NOBODY))
+        if brief != known or not any(ends.values()):  # each start gives it other endpoints, if it has any
+            inspected = self.engine.state(host.container)
+            told = inspected.get("State", {})
+            networks = {network.engine_name: name for name, network in self.topology.networks.items()}
+            state = HostState(
+                status=str(listed["State"]), id=listed["Id"][:12], started=str(told.get("StartedAt", "")),
+                restarts=int(inspected.get("RestartCount", 0)),
+                exit_code=told.get("ExitCode") if listed["State"] == EXITED else None,
+                endpoints={networks.get(name, name): end[:12] for name, end in ends.items()},
+            )  # fmt: skip
+            self._seen[host.name] = brief, state
+        return state
+
+    def may_end(self, host: str) -> bool:
+        """Whether its program is meant to end: see `hoststate.meant_to_end`."""
+        service = self.topology.service_of(host)
+        return service is not None and service.name in meant_to_end((self._config or {}).get("services", {}))
+
+    def halt(self, host: str, grace: str | None) -> None:
+        """Stop a container."""
+        container = self._hosts[host].container
+        with self.engine.asked_to("stop", container):
+            container.stop(**({} if grace is None else {"timeout": math.ceil(seconds(grace))}))
+        self._hosts[host].close()
+
+    def kill_host(self, host: str, signal: str) -> None:
+        """Signal a container's first process."""
+        container = self._hosts[host].container
+        with self.engine.asked_to(f"send {signal} to", container):
+            container.kill(signal)
+            if signal == "SIGKILL":
+                container.wait(timeout=_END_WITHIN_S)
+                self._hosts[host].close()
+
+    def revive(self, host: str, timeout: str | None) -> None:
+        """Start a container, and return once it is well."""
+        place = self._hosts[host]
+        service = self.topology.service_of(host)
+        depends_on = (self._config or {}).get("services", {}).get(service.name if service else "", {}).get("depends_on")
+        for name, how in (depends_on or {}).items():
+            needed = self.topology.services.get(name)
+            waits = (how or {}).get("condition") != "service_completed_successfully"
+            stopped = [each for each in (needed.hosts if needed else ()) if not self.whole.running(each)]
+            if waits and stopped:
+                raise LabError(f"`{host}` depends on `{stopped[0]}`, which does not run; start that first")
+        with self.engine.asked_to("start", place.container):
+            place.container.start()
+        self._sweep()
+        self._await_well([place.container], self._up_deadline_s if timeout is None else seconds(timeout))
+
+    def freeze(self, host: str) -> None:
+        """Pause a container."""
+        with self.engine.asked_to("pause", self._hosts[host].container):
+            self._hosts[host].container.pause()
+
+    def thaw(self, host: str) -> None:
+        """Have a paused container go on."""
+        with self.engine.asked_to("resume", self._hosts[host].container):
+            self._hosts[host].container.unpause()
+
+    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
+        """Have these hosts run again, in the order in which the stack came up. Raises LabError."""
+        for host in sorted(wrong, key=self._depth):
+            place, state = self._hosts[host], wrong[host]
+            whole = set(self.topology.networks_of(host)) <= set(state.endpoints)
+            if state.status == PAUSED:
+                self.thaw(host)
+            if state.status in (RUNNING, PAUSED, EXITED) and whole:
+                with self.engine.asked_to("start", place.container):
+                    place.container.start()
+                self._sweep()
+            else:
+                self._make_anew(host, place, state)
+            self.host_states()  # by which the host is the container that there is now
+            self._await_well([place.container], self._up_deadline_s)
+
+    def _make_anew(self, host: str, place: ComposeHost, state: HostState) -> None:
+        service = self.topology.service_of(host)
+        if self._config_up is None or service is None:
+            raise LabError(f"`{host}` {_describe(self.engine.state(place.container))}, and another process "
+                           f"brought this stack up: take it down and bring it up again")  # fmt: skip
+        if state.status != GONE:
+            self.engine.remove(place.container)
+        if failed := self.composer.up_again(self._config_up, [service.name], timeout_s=self._up_deadline_s):
+            raise LabError(f"`{host}` could not be made anew: {failed}")
+        self._sweep()
+
+    def _sweep(self) -> None:
+        if self._agent is not None:
+            self.sweep(self._agent)
+
+    def _depth(self, host: str) -> int:
+        """How many services one after the other a host's own waits for."""
+        services = (self._config or {}).get("services", {})
+
+        def depth(name: str) -> int:
+            return 1 + max(map(depth, services.get(name, {}).get("depends_on") or ()), default=0)
+
+        service = self.topology.service_of(host)
+        return depth(service.name) if service else 0
+
+    def await_healthy(self) -> None:
+        """Wait until no running service's health check fails. Raises ServiceFailedError."""
+        self._sweep()
+
+        def look() -> list[str]:
+            known = {host.container.id: name for name, host in self._hosts.items()}
+            ids = self.engine.not_healthy(com_docker_compose_project=self.composer.project)
+            return [known[each] for each in ids if each in known]
+
+        try:
+            await_condition(look, lambda names: not names, deadline_s=self._up_deadline_s)
+        except NotSeenError:
+            unwell = [self._hosts[name].container for name in look()]
+            self._raise_unwell(unwell, f"not healthy after {self._up_deadline_s:g} s")
 
     def _look_again(self) -> None:
         """Once all is up: a service may have started well, and ended while the agent was awaited."""
@@ -563,6 +721,8 @@ class ComposeLab(Lab):
 class ComposeHost(Host):
     """A container of the stack."""
 
+    _lab: ComposeLab
+
     def __init__(self, lab: ComposeLab, name: str, container: Container) -> None:
         self.name = name
         self._lab = lab
@@ -574,16 +734,10 @@ class ComposeHost(Host):
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
 
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        ready: int | str | Callable[[Program], bool] | None = None,
-        timeout: str = "10s",
-        env: Mapping[str, str] | None = None,
-        workdir: str | None = None,
-        user: str = "",
-    ) -> ComposeProgram:
+    def launch(
+        self, argv: Sequence[str], *, ready: int | str | Callable[[Program], bool] | None, timeout: str,
+        env: Mapping[str, str] | None, workdir: str | None, user: str,
+    ) -> ComposeProgram:  # fmt: skip
         """Start a program in the container; see `Host.start`."""
         if isinstance(argv, str) or not argv or not all(isinstance(word, str) for word in argv):
             raise TypeError(f"argv must be a list of strings such as ['ping', '-c1', 'server'], not {argv!r}")
@@ -735,7 +889,7 @@ class ComposeHost(Host):
 
     def _agent(self, role: str) -> Channel:
         """An agent in a namespace of the container's: the one that is there, unless the container was restarted."""
-        started_at = str(self._state().get("State", {}).get("StartedAt", ""))
+        started_at = f"{self.container.id} {self._state().get('State', {}).get('StartedAt', '')}"
         known, its_start = self._agents.get(role, (None, ""))
         if known is not None and its_start == started_at and known.lives:
             return known

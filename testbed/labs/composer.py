@@ -121,6 +121,11 @@ class Composer:
         """Start everything in the background, as `docker compose up -d` would; None, or what it said."""
         return self._with(config, ["up", "--detach", "--no-build", "--quiet-pull"], timeout_s)
 
+    def up_again(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
+        """Start these services alone, making what of them is not there; None, or what Compose said."""
+        up = ["up", "--detach", "--no-build", "--quiet-pull", "--no-deps", "--no-recreate"]
+        return self._with(config, [*up, *services], timeout_s)
+
     def down(self, *, timeout_s: float) -> None:
         """Stop and remove all that carries the project's name. Raises LabError if Compose fails."""
         done = self._run(

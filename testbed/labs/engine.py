@@ -330,6 +330,31 @@ class Engine:
             return {}
         return found
 
+    def listing(self, **labels: str) -> list[dict[str, Any]]:
+        """Every container with these labels in the engine's short form, running or not."""
+        found: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": _label_filter(labels)})
+        return found
+
+    def not_healthy(self, **labels: str) -> list[str]:
+        """The ids of running containers with these labels whose health check does not pass, or not yet."""
+        filters = {"label": _label_filter(labels), "health": ["starting", "unhealthy"], "status": ["running"]}
+        return [str(each["Id"]) for each in self._api.containers(filters=filters)]
+
+    def container(self, id_: str) -> Container:
+        """A container by its id. Raises LabError if it is gone."""
+        try:
+            return self._client.containers.get(id_)
+        except docker.errors.NotFound:
+            raise LabError(f"container {id_[:12]} is gone") from None
+
+    @contextlib.contextmanager
+    def asked_to(self, what: str, container: Container) -> Iterator[None]:
+        """Whatever the engine refuses in this block is told as a LabError."""
+        try:
+            yield
+        except docker.errors.APIError as error:
+            raise LabError(f"cannot {what} {container.name}: {error.explanation or error}") from None
+
     def logs(self, container: Container, *, timestamps: bool = False) -> str:
         """What its main program printed."""
         data: bytes = container.logs(timestamps=timestamps)

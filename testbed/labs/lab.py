@@ -9,14 +9,15 @@ from __future__ import annotations
 import abc
 import base64
 import hashlib
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, overload
 
 from testbed import reading, units
 from testbed.errors import (
@@ -29,15 +30,18 @@ from testbed.errors import (
 )
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.labs import between, cutting, proving, sequences
+from testbed.labs import between, cutting, proving, sequences, suspending
 from testbed.labs.carrying import Carriage, Way
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
+from testbed.labs.suspending import Suspended
 from testbed.labs.timelines import Running
+from testbed.labs.wholeness import Wholeness
 from testbed.links import fragments, indexed, proof, qdisc, rejecting
 from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.links.schedule import compile_timeline
 from testbed.model.evidence import FAILS, Check, LinkEvidence
+from testbed.model.hoststate import HostState
 from testbed.model.impairment import CLEAN, Impairment, Profile
 from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
@@ -94,6 +98,7 @@ class Host(abc.ABC):
     """A place where programs run, with network interfaces of its own."""
 
     name: str
+    _lab: Lab
 
     def run(
         self,
@@ -115,22 +120,84 @@ class Host(abc.ABC):
             program.stop("SIGKILL")
             raise
 
-    @abc.abstractmethod
+    @overload
+    def start(self, *, timeout: str | None = None) -> None: ...
+
+    @overload
     def start(
         self,
         argv: Sequence[str],
         *,
         ready: int | str | Callable[[Program], bool] | None = None,
-        timeout: str = "10s",
+        timeout: str | None = None,
         env: Mapping[str, str] | None = None,
         workdir: str | None = None,
         user: str = "",
-    ) -> Program:
-        """Start a program and return at once, or once it is ready.
+    ) -> Program: ...
+
+    def start(
+        self,
+        argv: Sequence[str] | None = None,
+        *,
+        ready: int | str | Callable[[Program], bool] | None = None,
+        timeout: str | None = None,
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str = "",
+    ) -> Program | None:
+        """``start(["cmd", …])``: start a program in the host, and return at once or once it is ready.
 
         ``ready``: a TCP port that is listened on (and was not before), a text in its output, or a function that
-        says so. Raises CommandTimeoutError saying what was seen instead.
+        says so. Raises CommandTimeoutError if it is not after ``timeout`` (10 s), saying what was seen instead.
+
+        ``start()``: start the host itself, after `stop` or `kill`; nothing happens if it runs. Returns once its own
+        health check passes, and what impairs its links does so again: a timeline, or what flaps, begins anew. Raises
+        ServiceFailedError with its last lines if it is not well after ``timeout`` (as long as a stack may take), and
+        LabError if what it depends on is stopped.
         """
+        if argv is not None:
+            return self.launch(argv, ready=ready, timeout=timeout or "10s", env=env, workdir=workdir, user=user)
+        if ready is not None or env is not None or workdir is not None or user:
+            raise TypeError(f"`{self.name}`: start() without a program starts the host: it takes timeout= alone")
+        self._lab.whole.start(self.name, timeout)
+        return None
+
+    @abc.abstractmethod
+    def launch(
+        self, argv: Sequence[str], *, ready: int | str | Callable[[Program], bool] | None, timeout: str,
+        env: Mapping[str, str] | None, workdir: str | None, user: str,
+    ) -> Program:  # fmt: skip
+        """Start a program: see `start`."""
+
+    # --- the host itself -------------------------------------------------------------------------
+
+    def stop(self, *, timeout: str | None = None) -> None:
+        """Stop the host: its own program is sent its stop signal, after ``timeout`` SIGKILL, and all in it ends.
+
+        ``timeout``: its ``stop_grace_period:``, else 10 s. It is off its networks until `start`; the next test finds it
+        running again. Nothing happens if it is stopped already.
+        """
+        self._lab.whole.stop(self.name, timeout)
+
+    def restart(self, *, timeout: str | None = None) -> None:
+        """`stop`, then `start` within ``timeout``."""
+        self._lab.whole.restart(self.name, None, timeout)
+
+    def kill(self, signal: str = "SIGKILL") -> None:
+        """Send a signal to the host's own program; SIGKILL ends the host as a crash does, and this awaits the end.
+
+        After another signal the host may end, or not, at any time in this test. Raises LabError for an unknown signal.
+        """
+        check_signal(signal)
+        self._lab.whole.kill(self.name, signal)
+
+    def pause(self) -> None:
+        """Have nothing in the host run until `resume`; what is sent to it waits, and its links stay as they are."""
+        self._lab.whole.pause(self.name)
+
+    def resume(self) -> None:
+        """Have a paused host go on; nothing happens if it runs."""
+        self._lab.whole.resume(self.name)
 
     @abc.abstractmethod
     def logs(self) -> str:
@@ -274,7 +341,7 @@ class Port:
         """What another process must know to take the port up, as JSON."""
         sources = [
             {
-                "link": {**vars(ref), "traffic": str(ref.traffic)},
+                "link": ref.state(),
                 "source": {
                     **vars(each),
                     "impairment": each.impairment and each.impairment.words(),
@@ -292,7 +359,7 @@ class Port:
         """The port as another process left it."""
         sources = {}
         for each in state["sources"]:
-            ref = LinkRef(**{**each["link"], "traffic": Traffic.parse(each["link"]["traffic"])})
+            ref = LinkRef.from_state(each["link"])
             source = each["source"]
             addresses, targets = tuple(source["addresses"]), tuple(source.get("targets", ()))
             minor, cut = source["minor"], source["cut"]
@@ -434,9 +501,20 @@ class Lab(abc.ABC):
         self.carriage = Carriage(self)
         self.watched: dict[LinkRef, proving.Watched] = {}
         """What is counted of other paths."""
+        self.whole = Wholeness(self)
+        """Stops and starts hosts, and finds out who else did."""
+        self.suspended: dict[LinkRef, Suspended] = {}
+        """What impaired the links of hosts that are stopped."""
+        self._say: Callable[[str], None] = lambda _text: None
 
     def begin(self, seeds_from: str | None) -> None:
-        """Begin a test: forget the records, the history and the programs of the one before."""
+        """Begin a test: forget the records, the history and the programs of the one before.
+
+        Every host is brought back that was stopped, or was not left as it was when the stack came up. Raises LabError
+        saying why one cannot be.
+        """
+        self.suspended.clear()
+        self.whole.begin()
         self.records.clear()
         self.history.clear()
         self._steps.clear()
@@ -459,6 +537,7 @@ class Lab(abc.ABC):
                     each.callback(program.stop, "SIGKILL")
             each.callback(self._heal_all)
             each.callback(self.carriage.end)
+            each.callback(self.whole.resume_all)  # first: nothing in a paused host can be ended
 
     def _settle(self) -> None:
         self.left_over = self.connections.settle(self)
@@ -513,6 +592,83 @@ class Lab(abc.ABC):
     def destroy_tcp(self, _host: str, _ids: Sequence[str]) -> str | None:
         """Destroy connections of a host; why its kernel cannot, or None. Raises AgentError if the host is gone."""
         return None
+
+    # --- what becomes of hosts: `wholeness.Backend` ----------------------------------------------
+
+    def host_states(self) -> Mapping[str, HostState]:
+        """Every host as it is now. A lab that knows none of this has hosts that stay as they are."""
+        return {}
+
+    def may_end(self, _host: str) -> bool:
+        """Whether the program of a host is meant to end."""
+        return False
+
+    def halt(self, host: str, _grace: str | None) -> None:
+        """Stop a host."""
+        raise LabError(f"`{host}`: hosts of this kind of lab cannot be stopped")
+
+    def kill_host(self, host: str, _signal: str) -> None:
+        """Send a signal to a host's own program; with SIGKILL, return once it has ended."""
+        raise LabError(f"`{host}`: hosts of this kind of lab cannot be killed")
+
+    def revive(self, host: str, _timeout: str | None) -> None:
+        """Start a host, and return once it is well."""
+        raise LabError(f"`{host}`: hosts of this kind of lab cannot be started")
+
+    def freeze(self, host: str) -> None:
+        """Pause a host."""
+        raise LabError(f"`{host}`: hosts of this kind of lab cannot be paused")
+
+    def thaw(self, host: str) -> None:
+        """Have a paused host go on."""
+        raise LabError(f"`{host}`: hosts of this kind of lab cannot be resumed")
+
+    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
+        """Have these hosts run again."""
+        raise LabError(f"{', '.join(wrong)}: hosts of this kind of lab cannot be brought back")
+
+    def await_healthy(self) -> None:
+        """Wait until every host is healthy that can say so. Nothing is known of health here."""
+        return
+
+    def suspend(self, host: str) -> None:
+        """Take the impairments and cuts off a host's links, to be put back by `resume_links`."""
+        self.suspended.update(suspending.suspend(self, host))
+
+    def sweep(self, agent: Channel) -> None:
+        """Forget the ports that went with their hosts: before anything is sent to hosts that were started again."""
+        gone = set(agent.call("sweep"))
+        for place, port in list(self._ports.items()):
+            if port.name in gone:
+                del self._ports[place]
+        for path, watched in list(self.watched.items()):
+            if watched.port.name in gone:
+                del self.watched[path]
+
+    def resume_links(self, _hosts: Collection[str]) -> None:
+        """Put back what was suspended, as far as both ends of the links are up."""
+        for ref, kept in list(self.suspended.items()):
+            if all(self.whole.running(end) for end in (ref.src, ref.dst, ref.to) if end):
+                del self.suspended[ref]
+                suspending.resume(self, ref, kept)
+        self.play()
+
+    def there(self, refs: Iterable[LinkRef]) -> tuple[LinkRef, ...]:
+        """Those of these links whose hosts have not ended: what has done its work is left out, and that is said once.
+
+        Raises LabError if none is left.
+        """
+        refs = tuple(refs)
+        ends = dict.fromkeys(end for ref in refs for end in (ref.src, ref.dst))
+        ended = {host: state for host in ends if (state := self.whole.ended(host)) is not None}
+        said = {host: f"`{host}` has ended (exit status {state.exit_code})" for host, state in ended.items()}
+        left = tuple(ref for ref in refs if ref.src not in ended and ref.dst not in ended)
+        if refs and not left:
+            raise LabError(f"{', '.join(map(str, refs))}: {'; '.join(said.values())}: no link is left")
+        for host, text in said.items():
+            if self.whole.tell_once(host):
+                self._say(f"{text}: its links are left out")
+        return left
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port toward a host, to count what passes it and not to impair it; None where that cannot be done."""
@@ -577,7 +733,8 @@ class Lab(abc.ABC):
             self.plan_proof(wanted)
         applied: list[Applied] = []
         try:
-            for ref, impairment in wanted.items():
+            for ref in self.there(wanted):
+                impairment = wanted[ref]
                 applied.append(self.arm(ref, impairment, profile=profile_name(profile)))
             if prove:
                 self.prove(text)
@@ -723,6 +880,7 @@ class Lab(abc.ABC):
         self._heal_all()
 
     def _heal_all(self) -> None:
+        self.suspended.clear()
         with ExitStack() as each:
             for ref in self.impaired:
                 each.callback(self.clear, ref)
@@ -741,6 +899,7 @@ class Lab(abc.ABC):
 
     def _cut_all(self, refs: tuple[LinkRef, ...], *, reject: bool, cut: Callable[..., None]) -> tuple[LinkRef, ...]:
         before = self.cuts
+        refs = self.there(refs)
         with ExitStack() as undo:
             for ref in refs:
                 if ref not in before:
@@ -765,11 +924,11 @@ class Lab(abc.ABC):
             times = _flapping_times(up, down)
         problems.tell()
         how = cutting.REJECT if reject else cutting.DROP
-        self._begin_flaps([self._arm_flap(ref, *times, how) for ref in refs])
+        self._begin_flaps([self._arm_flap(ref, *times, how) for ref in self.there(refs)])
 
     def mend(self, text: str | None = None) -> None:
         """End the cut of these links, or of all."""
-        for ref in self.topology.links(text) if text is not None else self.cuts:
+        for ref in self.topology.links(text) if text is not None else [*self.cuts, *self.suspended]:
             self.mend_link(ref)
 
     def partition(self, *groups: Iterable[str], traffic: str = "", reject: bool = False) -> tuple[LinkRef, ...]:
@@ -828,10 +987,13 @@ class Lab(abc.ABC):
         """
         self.connections.look(self)
         self.evidence[:] = [evidence for evidence, _ in self._over]
-        wrong = [error for _, errors in self._over for error in errors]
+        changed = [ImpairmentNotAppliedError(str(each)) for each in self.whole.look()]
+        wrong = [*changed, *(error for _, errors in self._over for error in errors)]
         self._over[:] = [(evidence, ()) for evidence, _ in self._over]  # raised once
         self.carriage.look()
-        paths = self.carriage.paths(port for port in self.ports if self.carriage.used(port))
+        # A host that is stopped has no path to it; what its links had is suspended.
+        standing = [port for (host, _), port in self._ports.items() if not self.whole.down(host)]
+        paths = self.carriage.paths(port for port in standing if self.carriage.used(port))
         for port in self._ports.values():
             watched = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
             try:
@@ -1105,6 +1267,16 @@ class Lab(abc.ABC):
             said = "the port began anew, because a host at it was started again, and the timeline ended here"
             steps.append(replace(steps[-1], complaint=said))
 
+    def put_back(self, ref: LinkRef, impairment: Impairment, started: float, running: Running | None) -> None:
+        """Put on a link again what it had, and have its timeline ready for `play`; not in the history."""
+        self._applied(ref, impairment, started)
+        if running is not None:
+            self._arm(ref, running)
+
+    def flap_again(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> None:
+        """Have a link come and go as it did."""
+        self._begin_flaps([self._arm_flap(ref, up_s, down_s, how)])
+
     def _applied(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         """Put an impairment on a link, on a new port if its own is gone, and read it back."""
         proving.prove_clock(self, ref)
@@ -1236,6 +1408,7 @@ class Lab(abc.ABC):
 
     def heal_link(self, ref: LinkRef) -> None:
         """Take a link's impairment off; what it was until now, and whether it held, goes into the next `verify`."""
+        self.suspended.pop(ref, None)
         self._end_evidence(ref)
         self.clear(ref)
 
@@ -1409,7 +1582,7 @@ class Lab(abc.ABC):
         if cut.flapping is None:
             self._cut(ref, cut.how)
         else:
-            self._begin_flaps([self._arm_flap(ref, cut.up_s, cut.down_s, cut.how)])
+            self.flap_again(ref, cut.up_s, cut.down_s, cut.how)
 
     def _arm_flap(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> LinkRef:
         """Have the agent ready to let a link come and go."""
@@ -1464,6 +1637,8 @@ class Lab(abc.ABC):
 
         What it was, and whether it held until now, goes into the next `verify`.
         """
+        if ref in self.suspended:
+            self.suspended[ref] = replace(self.suspended[ref], how="", down_s=0.0)
         port = self._ports.get((ref.dst, ref.network))
         if port is None or ref not in port.sources or (cut := port.sources[ref].cut) is None:
             return
@@ -1749,6 +1924,12 @@ def _missing_tables(half: Impairment | Timeline, tables: Mapping[str, Path]) -> 
         except InvalidValueError as error:
             problems += error.problems
     return problems
+
+
+def check_signal(name: object) -> None:
+    """Raise InvalidValueError unless this is a signal's name, as in ``"SIGTERM"``."""
+    if not isinstance(name, str) or name not in signal.Signals.__members__:
+        raise InvalidValueError(f"unknown signal {str(name)[:40]!r}; write it as 'SIGTERM' or 'SIGKILL'")
 
 
 def seconds(text: str, name: str = "timeout") -> float:

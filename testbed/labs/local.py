@@ -44,6 +44,7 @@ from testbed.labs.options import COMPOSE_FILE_NAMES, find_compose_file
 from testbed.labs.readiness import Ready
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables
+from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState, meant_to_end
 from testbed.model.impairment import unknown
 from testbed.model.topologies import Drawing
 from testbed.model.topology import Topology
@@ -56,6 +57,9 @@ _BIN = "/run/testbed/bin"
 _PYTHONS = ("/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 """Where an image has it, or before."""
 _LAST_LINES = 20
+_GRACE_S = 10.0
+"""As the engine's, where there is no ``stop_grace_period:``."""
+_END_WITHIN_S = 20.0
 _CHECK_AGAIN_S = 0.05
 _MESSAGE_BYTES = 64
 _TC_WITH_CLASSES = (6, 6)
@@ -218,6 +222,7 @@ class LocalLab(Lab):
             undo.callback(self._stop_services)
             undo.callback(self._close_hosts)
             self._start_services(plan, deadline)
+            self.whole.up()
             self._undo = undo.pop_all()
 
     @staticmethod
@@ -398,6 +403,89 @@ class LocalLab(Lab):
                 said_s = host.service_plan.stop_grace_s
                 until = began + (_STOP_WITHIN_S if said_s is None else said_s)
                 host.service.await_end(max(until - time.monotonic(), 0.0))
+
+    # --- what becomes of hosts: `wholeness.Backend` ----------------------------------------------
+
+    def host_states(self) -> Mapping[str, HostState]:
+        """Every host as the agent tells it now."""
+        told = self.channel.call("host_states")
+        return {name: host.state(**told[name], endpoints=self._ifindexes.get(name, {}))
+                for name, host in self._hosts.items()}  # fmt: skip
+
+    def may_end(self, host: str) -> bool:
+        """Whether its program is meant to end: see `hoststate.meant_to_end`."""
+        return self._hosts[host].plan.service in meant_to_end(self._compose_file().config.get("services", {}))
+
+    def halt(self, host: str, grace: str | None) -> None:
+        """Have a host's program end as its stop_signal says, and all else in the host with it."""
+        place = self._hosts[host]
+        if place.service is not None and not place.service.ended:
+            self.channel.call("signal", programs=[place.service.number], name=place.service_plan.stop_signal)
+            said_s = place.service_plan.stop_grace_s
+            place.service.await_end(seconds(grace) if grace is not None else _GRACE_S if said_s is None else said_s)
+        self._end_host(place)
+
+    def _end_host(self, place: LocalHost) -> None:
+        self.channel.call("halt_host", host=place.name)
+        place.halted = True
+        if place.service is not None and not place.service.await_end(_END_WITHIN_S):
+            raise LabError(f"`{place.name}`: its program did not end after SIGKILL within {_END_WITHIN_S:g} s")
+
+    def kill_host(self, host: str, signal: str) -> None:
+        """Signal a host's own program; with SIGKILL all in the host ends with it."""
+        place = self._hosts[host]
+        if signal == "SIGKILL":
+            self._end_host(place)
+        elif place.service is None or place.service.ended:
+            raise LabError(f"`{host}`: {signal}: its service runs no program that could be signalled")
+        else:
+            self.channel.call("signal", programs=[place.service.number], name=signal)
+
+    def revive(self, host: str, timeout: str | None) -> None:
+        """Start a host's program again, and return once it is well."""
+        place = self._hosts[host]
+        for name, condition in place.service_plan.depends_on.items():
+            stopped = [each.name for each in self._hosts.values() if each.plan.service == name
+                       and not self.whole.running(each.name)]  # fmt: skip
+            if stopped and condition != "service_completed_successfully":
+                raise LabError(f"`{host}` depends on `{stopped[0]}`, which does not run; start that first")
+        self._revive(place, self._up_deadline_s if timeout is None else seconds(timeout))
+
+    def _revive(self, place: LocalHost, allowed_s: float) -> None:
+        if not place.halted:
+            self._end_host(place)
+        self.channel.call("revive_host", host=place.name)
+        place.start_again()
+
+        def look() -> str:
+            place.check_health()
+            return place.wellness
+
+        late = ""
+        try:
+            await_condition(look, lambda seen: seen != "waiting", deadline_s=allowed_s, every_s=0.005)
+        except NotSeenError:
+            late = f"\nnot well after {allowed_s:g} s"
+        if place.wellness != "well":
+            raise ServiceFailedError(place.describe_unwell() + late)
+
+    def freeze(self, host: str) -> None:
+        """Have all in a host stand still."""
+        self.channel.call("freeze_host", host=host)
+
+    def thaw(self, host: str) -> None:
+        """Have it go on."""
+        self.channel.call("thaw_host", host=host)
+
+    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
+        """Have these hosts run again, in the order in which the stack came up."""
+        order = list(self.plan.services)
+        for place in sorted((self._hosts[name] for name in wrong), key=lambda each: order.index(each.plan.service)):
+            if wrong[place.name].status == PAUSED:
+                self.thaw(place.name)
+            else:
+                self._end_host(place)
+                self._revive(place, self._up_deadline_s)
 
     # --- ports -----------------------------------------------------------------------------------
 
@@ -593,6 +681,8 @@ def _hidden_python() -> list[tuple[str, str, bool]]:
 class LocalHost(Host):
     """A network namespace, with a process and mount namespace of its own once a program runs in it."""
 
+    _lab: LocalLab
+
     def __init__(self, lab: LocalLab, plan: HostPlan, service: ServicePlan) -> None:
         self.name = plan.name
         self.plan = plan
@@ -603,6 +693,8 @@ class LocalHost(Host):
         self._per_packet: set[str] = set()
         self._inside: Channel | None = None
         self._begun = False
+        self.halted = False
+        """Whether it was stopped: nothing runs in it."""
         self._healthy = service.health_check is None
         self._unhealthy = False
         self._check: LocalProgram | None = None
@@ -615,16 +707,10 @@ class LocalHost(Host):
 
     # --- programs --------------------------------------------------------------------------------
 
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        ready: Ready | None = None,
-        timeout: str = "10s",
-        env: Mapping[str, str] | None = None,
-        workdir: str | None = None,
-        user: str = "",
-    ) -> LocalProgram:
+    def launch(
+        self, argv: Sequence[str], *, ready: Ready | None, timeout: str, env: Mapping[str, str] | None,
+        workdir: str | None, user: str,
+    ) -> LocalProgram:  # fmt: skip
         """Start a program in the host; see `Host.start`."""
         readiness.check_argv(argv)
         readiness.check_free(self.name, argv, ready, self._listener)
@@ -679,6 +765,23 @@ class LocalHost(Host):
         return self._lab.open_terminal(self.name)
 
     # --- the service -----------------------------------------------------------------------------
+
+    def state(self, *, init: int, lives: bool, frozen: bool, endpoints: Mapping[str, int]) -> HostState:
+        """What the agent tells, and what is known here of its program."""
+        ended = self.service is not None and self.service.ended
+        status = EXITED if self.halted or ended else GONE if not lives else PAUSED if frozen else RUNNING
+        return HostState(
+            status=status, id=str(init or ""), started="" if self.service is None else str(self.service.number),
+            exit_code=self.service.wait().exit_code if self.service is not None and ended else None,
+            endpoints={} if self.halted else {name: str(index) for name, index in endpoints.items()},
+        )  # fmt: skip
+
+    def start_again(self) -> None:
+        """Start it after a halt, its health unknown."""
+        self.halted = False
+        self._healthy, self._unhealthy = self.service_plan.health_check is None, False
+        self._check, self._check_began, self._check_at = None, 0.0, 0.0
+        self.start_service()
 
     def start_service(self) -> None:
         """Start what the Compose file says, if it says anything."""

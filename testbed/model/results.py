@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.model.evidence import LinkEvidence
+from testbed.model.hoststate import HostChange
 
 SCHEMA = "testbed-results/1"
 OUTCOMES = ("passed", "failed", "skipped", "invalid")
@@ -55,6 +56,8 @@ class TestResult:
     replay: str | None = None
     records: Sequence[Mapping[str, Any]] = ()
     links: Sequence[LinkEvidence] = field(default_factory=tuple)
+    hosts: Sequence[HostChange] = field(default_factory=tuple)
+    """What became of hosts meanwhile, by the test and by others."""
 
     def add(self, outcome: str, reason: str | None) -> None:
         """One of its phases (set-up, body, tear-down) ended so; the worst one counts."""
@@ -63,7 +66,8 @@ class TestResult:
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
-        return {**vars(self), "records": list(self.records), "links": [link.as_json() for link in self.links]}
+        return {**vars(self), "records": list(self.records), "links": [link.as_json() for link in self.links],
+                "hosts": [host.as_json() for host in self.hosts]}  # fmt: skip
 
 
 def session_json(

@@ -126,6 +126,16 @@ class LinkRef:
         target = f"{self.to} over {self.dst}" if self.to else self.dst
         return f"{self.src} -> {target} {self.traffic}".rstrip()
 
+    def state(self) -> dict[str, str]:
+        """As JSON."""
+        return {**vars(self), "traffic": str(self.traffic)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, str]) -> LinkRef:
+        """As another process wrote it."""
+        traffic = Traffic.parse(state["traffic"])
+        return cls(state["src"], state["dst"], state["network"], traffic, to=state.get("to", ""))
+
     def covers(self, other: LinkRef) -> bool:
         """Whether all packets of the other are also of this."""
         ends = (self.src, self.dst, self.network) == (other.src, other.dst, other.network)
@@ -307,7 +317,7 @@ class Topology:
                 for src, dst in product(side, other):
                     links += self._links_to_cut(src, dst, traffic, side_of, problems)
         if not problems and not links:
-            where = "; ".join(f"{host} is on {', '.join(self._networks_of(host))}" for host in everyone)
+            where = "; ".join(f"{host} is on {', '.join(self.networks_of(host))}" for host in everyone)
             problems.append(
                 f"nothing to cut: these groups share no network, and no router joins them: {where}. A service that "
                 "passes packets on has links of its own to cut"
@@ -340,7 +350,7 @@ class Topology:
         self, src: str, dst: str, traffic: Traffic, side_of: Mapping[str, int], problems: list[str]
     ) -> Iterator[LinkRef]:
         """What must be cut to part one host from another, all links between other groups being cut too."""
-        mine, others = self._networks_of(src), self._networks_of(dst)
+        mine, others = self.networks_of(src), self.networks_of(dst)
         for network in mine:
             if network not in others:
                 continue
@@ -367,9 +377,9 @@ class Topology:
             return False
         found = [router]
         for each in found:
-            if not cut(each, dst) and networks.intersection(self._networks_of(each)):
+            if not cut(each, dst) and networks.intersection(self.networks_of(each)):
                 return True
-            around = {near for network in self._networks_of(each) for near in self._routers_on(network)}
+            around = {near for network in self.networks_of(each) for near in self._routers_on(network)}
             found += [near for near in around if near not in (*found, src, dst) and not cut(each, near)]
         return False
 
@@ -425,7 +435,7 @@ class Topology:
 
     def _common_network(self, a: str, b: str, wanted: str | None) -> tuple[str | None, str | None]:
         """The network that carries the link, or what is wrong."""
-        on_a, on_b = (self._networks_of(host) for host in (a, b))
+        on_a, on_b = (self.networks_of(host) for host in (a, b))
         common = [name for name in on_a if name in on_b]
         if not common:
             return None, f"{a} (on {', '.join(on_a)}) and {b} (on {', '.join(on_b)}) share no network"
@@ -447,7 +457,8 @@ class Topology:
             )
         return chosen.name, None
 
-    def _networks_of(self, host: str) -> tuple[str, ...]:
+    def networks_of(self, host: str) -> tuple[str, ...]:
+        """The networks that a host is on."""
         service = self.service_of(host)
         return service.networks if service else ()
 

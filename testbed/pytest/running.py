@@ -43,11 +43,13 @@ def impaired(node: pytest.Item, stack: Lab) -> Iterator[Lab]:
         node.stash[CAPTURES] = captures = keeping.KeptCaptures(stack, folder)
         stack.putting = captures.putting
     try:
-        for ref, (impairment, name) in node.stash.get(WANTED, {}).items():
+        wanted = node.stash.get(WANTED, {})
+        for ref in stack.there(wanted):
+            impairment, name = wanted[ref]
             applied = stack.arm(ref, impairment, profile=name)
             node.user_properties.append((f"impaired {ref}", f"{impairment.describe()} ({stack.netem_engine} engine)"))
             node.user_properties.append((f"tc {ref}", applied.command))
-        for ref in sorted(node.stash.get(PROVE, ())):
+        for ref in stack.there(sorted(node.stash.get(PROVE, ()))):
             stack.prove(f"{ref.src} -> {ref.dst} {ref.traffic}".strip() + f" on {ref.network}")
         stack.carriage.settle()
         yield stack
@@ -96,6 +98,8 @@ def keep(item: pytest.Item, lab: Lab) -> None:
     """Keep what was found of the test's links, for the results file and JUnit."""
     result = result_of(item)
     result.links, result.replay = tuple(lab.evidence), replay(item).splitlines()[0]
+    result.hosts = tuple(lab.whole.changes)
+    item.user_properties += [(f"host {each.host}", str(each)) for each in lab.whole.changes]
     result.records = [vars(record) for record in lab.records]
     for link in lab.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"

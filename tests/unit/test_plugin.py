@@ -281,9 +281,16 @@ LINKED = """
 from testbed.pytest import running
 from testbed.model.evidence import FAILS, Check, LinkEvidence, Span, Tally
 
+from testbed.model.hoststate import HostChange, HostState
+
 NONE = Span(low=0, high=0, how="counted")
 
+class Whole:
+    before, after = HostState(status="running", id="1f"), HostState(status="exited", id="1f", exit_code=137)
+    changes = [HostChange(host="db", what="ended (exit status 137)", by_test=True, before=before, after=after)]
+
 class Lab:
+    whole = Whole()
     history, records, seedable, netem_engine = [], [], True, "carried"
     evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
@@ -321,6 +328,10 @@ def test_the_results_file_has_every_test_of_a_lab_with_what_was_asked_held_and_s
     assert good["reason"] is None
     assert good["replay"].startswith("pytest ")
     assert "--testbed-seed 5 --netem carried" in good["replay"]
+    (host,) = good["hosts"]
+    assert (host["host"], host["by_test"], host["before"]["status"], host["after"]["exit_code"]) == (
+        "db", True, "running", 137,
+    )  # fmt: skip
     (link,) = good["links"]
     assert link["proof"] == {"read_back": "holds", "counters": "shown", "probe": "fails"}
     assert link["checks"][0]["seen"] == "1.8% (18 of 1000)"
