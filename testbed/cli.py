@@ -51,8 +51,8 @@ from testbed.report.html import demo_page
 from testbed.text import shortened, shown, visible
 
 # Where there is no terminal to ask, a table is not squeezed into 80 columns.
-_OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-_ERR = Console(stderr=True, highlight=False)
+_OUT = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 150)
+_ERR = Console(stderr=True, highlight=False, emoji=False)
 
 
 # Values may hold blanks, as in gemodel=1% 25%; what comes before the next word's = is no part of them.
