@@ -586,6 +586,30 @@ def flap(compose_file: Path | None, up: str, down: str, link: str, *, reject: bo
     return 0
 
 
+def _host_command(verb: str, done: str, help_text: str) -> None:
+    """Add a command that does to a host of the running stack what `Host` does by the same name."""
+
+    @cli.command(verb, help=f"{help_text}\n\n\b\nExample:\n  testbed {verb} server")
+    @_compose_file
+    @click.argument("host")
+    def command(compose_file: Path | None, host: str) -> int:
+        lab = _taken_up(compose_file)
+        try:
+            getattr(lab.host(host), verb)()
+            _OUT.print(f"{host}: {done}", markup=False)
+        finally:
+            lab.leave()
+        return 0
+
+
+_host_command("stop", "stopped", "Stop HOST of the running stack, until `testbed start`.")
+_host_command("start", "started", "Start HOST, and wait until it is well; its links are impaired as before.")
+_host_command("restart", "restarted", "Stop HOST and start it again, and wait until it is well.")
+_host_command("kill", "killed", "End HOST as a crash does, with SIGKILL.")
+_host_command("pause", "paused", "Have nothing in HOST run, until `testbed resume`.")
+_host_command("resume", "resumed", "Have a paused HOST go on.")
+
+
 @cli.command()
 @_compose_file
 @click.argument("link", required=False)
