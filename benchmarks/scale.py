@@ -313,7 +313,7 @@ def _compose(report: Report, hosts: int) -> dict[str, float]:
             f"services: {{h: {{image: '{images.BASE}', command: [sleep, infinity], init: true, scale: {hosts}}}}}\n",
             encoding="utf-8",
         )
-        composer = Composer(path, project=f"testbed-scale-{os.getpid()}")
+        composer = Composer([path], project=f"testbed-scale-{os.getpid()}")
         config = composer.config()
         said: list[str | None] = []
         try:

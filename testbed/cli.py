@@ -116,8 +116,9 @@ def _example(text: str) -> Callable[[Any], Any]:
 
 
 _compose_file = click.option(
-    "--compose-file", "-f", type=click.Path(path_type=Path), help="The stack (default: as Compose finds it here)."
-)
+    "--compose-file", "-f", type=click.Path(path_type=Path), multiple=True,
+    help="The stack; repeatable: the later add to the former (default: as Compose finds it here).",
+)  # fmt: skip
 _compose_profile = click.option("--compose-profile", multiple=True, help="Activate a Compose profile; repeatable.")
 _lab = click.option(
     "--lab", "kind", type=click.Choice(LAB_CHOICES), default="auto", show_default=True,
@@ -166,7 +167,7 @@ cli.command_class = _Command
 @_example("""testbed demo
              testbed demo --messages 50 clean latency awful""")
 def demo(
-    compose_file: Path | None, kind: str, netem: str, messages: int, folder: Path, profiles: tuple[str, ...]
+    compose_file: tuple[Path, ...], kind: str, netem: str, messages: int, folder: Path, profiles: tuple[str, ...]
 ) -> int:
     """Run the paper's client and server across the stack under each of PROFILES.
 
@@ -186,7 +187,7 @@ def demo(
     return 1 if run.lost else 0
 
 
-def _chosen(kind: str, compose_file: Path | None, netem: str, compose_profiles: Sequence[str] = ()) -> Lab:
+def _chosen(kind: str, compose_file: tuple[Path, ...], netem: str, compose_profiles: Sequence[str] = ()) -> Lab:
     """The lab that was asked for, or that this machine allows; not up yet."""
     chosen, why = decide(kind)
     if chosen == "local" and kind == "auto":
@@ -248,7 +249,7 @@ def _profile_or_words(what: Sequence[str], problems: list[str]) -> tuple[Any, di
 @_example("""testbed shell client
              testbed shell --lab local --impair "client <-> server=lossy" client""")
 def shell(
-    compose_file: Path | None, compose_profile: tuple[str, ...], kind: str, netem: str, impaired: tuple[str, ...],
+    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, impaired: tuple[str, ...],
     host: str,
 ) -> int:  # fmt: skip
     """Open a shell in HOST: of the running stack, or of one that lasts as long as the shell."""
@@ -265,7 +266,7 @@ def shell(
 @click.argument("argv", nargs=-1, required=True)
 @_example("""testbed exec client -- python3 paper_client.py server""")
 def execute(
-    compose_file: Path | None, compose_profile: tuple[str, ...], kind: str, netem: str, impaired: tuple[str, ...],
+    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, impaired: tuple[str, ...],
     host: str, argv: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Run ARGV in HOST, and exit with its status: of the running stack, or of one that lasts as long as it runs."""
@@ -329,7 +330,14 @@ def _impaired_first(lab: Lab, impaired: Sequence[str], host: str) -> list[_Asked
 @_example("""testbed paper --quick
              testbed paper --only C2,C6""")
 def paper(
-    compose_file: Path | None, kind: str, netem: str, only: str, quick: bool, again: bool, as_json: bool, folder: Path
+    compose_file: tuple[Path, ...],
+    kind: str,
+    netem: str,
+    only: str,
+    quick: bool,
+    again: bool,
+    as_json: bool,
+    folder: Path,
 ) -> int:
     """Put the paper's claims to the test, and write a report.
 
@@ -389,7 +397,7 @@ def doctor(as_json: bool) -> int:
 @_compose_profile
 @_netem
 @_example("testbed up --netem carried")
-def up(compose_file: Path | None, compose_profile: tuple[str, ...], netem: str) -> int:
+def up(compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], netem: str) -> int:
     """Bring the stack up, ready to be impaired; it stays until `testbed down`."""
     lab = ComposeLab(compose_file, netem=netem, compose_profiles=compose_profile, say=_say, outlives_us=True)
     if lab.take_up():
@@ -407,7 +415,7 @@ def up(compose_file: Path | None, compose_profile: tuple[str, ...], netem: str) 
 @click.option("--all", "everything", is_flag=True, help="Remove every run of testbed on the engine, alive or not.")
 @_example("""testbed down
              testbed down --stale""")
-def down(compose_file: Path | None, stale: bool, everything: bool) -> int:
+def down(compose_file: tuple[Path, ...], stale: bool, everything: bool) -> int:
     """Heal and remove the stack that `testbed up` started here."""
     if stale or everything:
         engine = Engine()
@@ -433,7 +441,7 @@ def down(compose_file: Path | None, stale: bool, everything: bool) -> int:
     return 0
 
 
-def _taken_up(compose_file: Path | None) -> ComposeLab:
+def _taken_up(compose_file: tuple[Path, ...]) -> ComposeLab:
     lab = ComposeLab(compose_file, say=_say)
     if not lab.take_up():
         raise UserError(_NOT_UP)
@@ -448,7 +456,7 @@ def _taken_up(compose_file: Path | None) -> ComposeLab:
              testbed impair "client -> server" delay=40ms jitter=5ms loss=2%
              testbed impair "client -> server" "[{delay: 40ms}, {at: 5s, outage: 2s}, {repeat: 10s}]"
              testbed impair "client -> server" trace=traces/tunnel.csv""")
-def impair(compose_file: Path | None, link: str, what: tuple[str, ...]) -> int:
+def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> int:
     """Impair LINK of the running stack, with a profile, with words or with a list of steps, and read it back."""
     lab = _taken_up(compose_file)
     try:
@@ -479,7 +487,7 @@ def impair(compose_file: Path | None, link: str, what: tuple[str, ...]) -> int:
              testbed prove "client -> server" delay=40ms jitter=5ms loss=2%
              testbed prove --tolerance 0.2 --seconds 30 "client -> server" loss=2%""")
 def prove(
-    compose_file: Path | None, netem: str, as_json: bool, seconds: float, alpha: float, tolerance: float | None,
+    compose_file: tuple[Path, ...], netem: str, as_json: bool, seconds: float, alpha: float, tolerance: float | None,
     link: str, what: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Impair LINK and prove it: read the kernel back, send probes, show asked, kernel and seen side by side.
@@ -526,12 +534,12 @@ def prove(
 @click.argument("link")
 @_example("""testbed cut "client <-> server"
              testbed cut --reject "client -> server tcp/8888" """)
-def cut(compose_file: Path | None, link: str, *, reject: bool) -> int:
+def cut(compose_file: tuple[Path, ...], link: str, *, reject: bool) -> int:
     """Cut LINK of the running stack: all its packets are lost, silently, until `testbed heal`."""
     return _cut(compose_file, lambda lab: lab.cut(link, reject=reject), reject=reject)
 
 
-def _cut(compose_file: Path | None, cut_links: Callable[[Lab], Iterable[LinkRef]], *, reject: bool) -> int:
+def _cut(compose_file: tuple[Path, ...], cut_links: Callable[[Lab], Iterable[LinkRef]], *, reject: bool) -> int:
     lab = _taken_up(compose_file)
     try:
         for ref in cut_links(lab):
@@ -548,7 +556,7 @@ def _cut(compose_file: Path | None, cut_links: Callable[[Lab], Iterable[LinkRef]
 @click.argument("others", nargs=-1, required=True, metavar="GROUP…")
 @_example("""testbed partition client server
              testbed partition --reject a,b c,d e""")
-def partition(compose_file: Path | None, group: str, others: tuple[str, ...], *, reject: bool) -> int:
+def partition(compose_file: tuple[Path, ...], group: str, others: tuple[str, ...], *, reject: bool) -> int:
     """Cut every link between hosts of different groups of the running stack, both ways, until `testbed heal`.
 
     A group is one host, or several with commas between them; hosts in no group keep all their links.
@@ -562,7 +570,7 @@ def partition(compose_file: Path | None, group: str, others: tuple[str, ...], *,
 @_reject
 @click.argument("host")
 @_example("testbed isolate server")
-def isolate(compose_file: Path | None, host: str, *, reject: bool) -> int:
+def isolate(compose_file: tuple[Path, ...], host: str, *, reject: bool) -> int:
     """Cut every link of HOST of the running stack, both ways, until `testbed heal`."""
     return _cut(compose_file, lambda lab: lab.isolate(host, reject=reject), reject=reject)
 
@@ -574,7 +582,7 @@ def isolate(compose_file: Path | None, host: str, *, reject: bool) -> int:
 @click.option("--reject", is_flag=True, help="Tell the sender of what is lost, as `testbed cut --reject` does.")
 @click.argument("link")
 @_example("""testbed flap --up 2s --down 500ms "client <-> server" """)
-def flap(compose_file: Path | None, up: str, down: str, link: str, *, reject: bool) -> int:
+def flap(compose_file: tuple[Path, ...], up: str, down: str, link: str, *, reject: bool) -> int:
     """Have LINK of the running stack come and go until `testbed heal`; what impairs it stays."""
     lab = _taken_up(compose_file)
     try:
@@ -592,7 +600,7 @@ def _host_command(verb: str, done: str, help_text: str) -> None:
     @cli.command(verb, help=f"{help_text}\n\n\b\nExample:\n  testbed {verb} server")
     @_compose_file
     @click.argument("host")
-    def command(compose_file: Path | None, host: str) -> int:
+    def command(compose_file: tuple[Path, ...], host: str) -> int:
         lab = _taken_up(compose_file)
         try:
             getattr(lab.host(host), verb)()
@@ -615,7 +623,7 @@ _host_command("resume", "resumed", "Have a paused HOST go on.")
 @click.argument("link", required=False)
 @_example("""testbed heal "client -> server"
              testbed heal""")
-def heal(compose_file: Path | None, link: str | None) -> int:
+def heal(compose_file: tuple[Path, ...], link: str | None) -> int:
     """Take the impairment off LINK, or off every link, and end its cut."""
     lab = _taken_up(compose_file)
     try:
@@ -633,7 +641,7 @@ def heal(compose_file: Path | None, link: str | None) -> int:
 @_compose_file
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @_example("testbed show --json")
-def show(compose_file: Path | None, as_json: bool) -> int:
+def show(compose_file: tuple[Path, ...], as_json: bool) -> int:
     """Show the running stack: hosts, each impaired link as asked and as the kernel has it, and each cut.
 
     Exit status 1 if a link is not as asked.

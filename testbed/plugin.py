@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed.errors import EnvironmentUnfitError, ServiceFailedError, TestbedError, UserError
-from testbed.pytest import markers, running, state, workers
-from testbed.pytest.results import ResultsFile
+from testbed.pytest import markers, results, running, state, workers
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
+
+
+_RESULTS = "testbed-results-file"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +31,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers; settle the seed."""
-    config.stash[running.RESULTS] = {}
     worker = workers.worker_of(config)
     if worker is not None:
         workers.die_with(worker["testbed_controller"])
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     given = config.getoption("--testbed-seed") if worker is None else worker["testbed_seed"]
     config.stash[state.SEED] = int.from_bytes(os.urandom(4)) if given is None else given
     if worker is None:
-        config.pluginmanager.register(ResultsFile(config), "testbed-results-file")
+        config.pluginmanager.register(results.ResultsFile(config), _RESULTS)
     config.addinivalue_line(
         "markers",
         'impair(link, profile | delay="40ms", loss="2%", …): impair a link during the test: "a -> b" one way, '
@@ -66,7 +66,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Say which stack, which lab and, if it was not said on the command line, why that one; and which engine."""
-    file = config.getoption("--compose-file") or "as Compose finds it"
+    file = " and ".join(config.getoption("--compose-file")) or "as Compose finds it"
     lab = config.getoption("--lab")
     if lab == "auto" and state.has_stack(config):
         lab = "{} ({})".format(*state.chosen(config))
@@ -81,10 +81,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     markers.one_each(metafunc)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep each test's own name."""
+    item.stash[markers.ID] = item.nodeid
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Check every marker of the chosen tests; end the run with all problems if there are any."""
-    markers.check(session)
+    markers.read(session)
+    results.prepare(session)
+    markers.refuse(session)
 
 
 # --- fixtures -------------------------------------------------------------------------------------
@@ -97,39 +104,52 @@ def profile(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
-    """The stack, up for the whole session, as a lab: for set-up that tests share. `lab` heals its links."""
+def _testbed_stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """The session's own lab, up for the whole session; or not up, and `state.fail_if_not_up` says so."""
     lab = state.lab_of(pytestconfig)
-    failed = None
-    try:
-        lab.up()
-    except TestbedError as error:
-        failed = f"the stack is not up: {error}"
-        if pytestconfig.getoption("--lab") == "auto" and (found := state.chosen(pytestconfig))[0] == "local":
-            failed += f"\n(the local lab was chosen because {found[1]})"
-        if isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError):
-            pytestconfig.stash[state.UNFIT] = failed.removeprefix("the stack is not up: ")
-    if failed:  # out of the handler, or pytest would print the error twice
-        pytest.fail(failed, pytrace=False)
+    is_up = state.bring_up(pytestconfig, lab)
     yield lab
-    lab.down()
+    if is_up:
+        lab.down()
+
+
+@pytest.fixture(scope="session")
+def stack(pytestconfig: pytest.Config, _testbed_stack: Lab) -> Lab:
+    """The stack, up for the whole session, as a lab: for set-up that tests share. `lab` heals its links."""
+    state.fail_if_not_up(pytestconfig)
+    return _testbed_stack
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest, stack: Lab) -> Iterator[Lab]:
-    """The stack, with this test's impairments in force and no others; healed afterwards."""
-    with running.impaired(request.node, stack):
-        yield stack
+def lab(request: pytest.FixtureRequest, stack: Any) -> Iterator[Lab]:
+    """The stack, with this test's impairments in force and no others; healed afterwards.
+
+    Another fixture ``stack`` that gives a lab takes the place of ours; one that gives anything else is none of ours.
+    """
+    from testbed.labs.lab import Lab
+
+    own = stack if isinstance(stack, Lab) else request.getfixturevalue(running.SESSION_LAB)
+    if own is not stack:
+        state.fail_if_not_up(request.config)
+    with running.impaired(request.node, own):
+        yield own
 
 
 @pytest.fixture(autouse=True)
-def _impaired(request: pytest.FixtureRequest) -> None:
-    """See to it that a marked test gets its impairments even if it does not ask for ``lab``."""
-    if request.node.stash.get(markers.WANTED, {}):
-        request.getfixturevalue("lab")
+def _testbed_links(request: pytest.FixtureRequest) -> Iterator[None]:
+    """See to it that a marked test gets its impairments, whatever fixtures it asks for, and before its own fixtures."""
+    with running.links_of_markers(request):
+        yield
 
 
 # --- running and reporting ------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Begin an attempt: a test may be run again."""
+    running.begin(item)
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -138,8 +158,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
     Else its result does not count.
     """
-    if running.RUNNING in item.stash:
-        item.stash[running.RUNNING].begin_body()
+    running.play(item)
     try:
         result = yield
     except (Exception, pytest.fail.Exception):  # pytest.fail's is none of the former
@@ -162,25 +181,30 @@ def pytest_runtest_makereport(
 def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """INVALID is an outcome of its own."""
-    if getattr(report, "testbed_invalid", False):
+    """INVALID is an outcome of its own; an attempt that a plugin has run again is that plugin's to name."""
+    if getattr(report, "testbed_verdict", None) == "invalid" and report.outcome == "failed":
         return "invalid", "I", ("INVALID", {"red": True})
     return None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say of each INVALID test what was asked and what was found; and what the machine lacks."""
+    """Say of each INVALID test what was asked and what was found; what links were warned of; what the machine lacks."""
     invalid = terminalreporter.stats.get("invalid", [])
     if invalid:
-        terminalreporter.section("INVALID: the impairment was not in force", red=True)
+        terminalreporter.section("INVALID: the impairment was not in force, or nothing met it", red=True)
         for report in invalid:
-            terminalreporter.write_line(f"{report.nodeid}: {str(report.longrepr).removeprefix('INVALID: ')}")
+            terminalreporter.write_line(f"{report.nodeid}: {report.testbed_reason}")
             for title, text in report.sections:
                 if title.startswith("testbed: "):
                     terminalreporter.write_line(text)
-    if state.UNFIT in config.stash:
+    written = config.pluginmanager.get_plugin(_RESULTS)
+    if written is not None and (notable := list(written.notable)):
+        terminalreporter.section("testbed: warnings", yellow=True)
+        for line in notable:
+            terminalreporter.write_line(line)
+    if state.NOT_UP in config.stash:
         terminalreporter.section("testbed could not start the stack", red=True)
-        terminalreporter.write_line(config.stash[state.UNFIT])
+        terminalreporter.write_line(config.stash[state.NOT_UP])
     problems = config.stash[state.PROBLEMS]
     if problems and workers.worker_of(config) is None and config.pluginmanager.has_plugin("dsession"):
         markers.tell_problems(config, problems)  # which workers have told, and could not print
@@ -188,8 +212,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Exit status 2 where the machine or the Compose file or the markers, not a test, are at fault."""
-    unfit = session.config.stash.get(state.UNFIT, None)
-    if unfit is not None or session.config.stash[state.PROBLEMS]:
+    if session.config.stash.get(state.UNFIT, False) or session.config.stash[state.PROBLEMS]:
         session.exitstatus = state.WRONG_USE
-    if unfit is not None and workers.worker_of(session.config) is not None:
-        session.config.workeroutput[workers.TOLD_UNFIT] = unfit  # type: ignore[attr-defined]  # xdist's
+    workers.tell_controller(session.config)

@@ -10,7 +10,7 @@ from testbed.errors import EnvironmentUnfitError
 from testbed.labs.compose import ComposeLab
 from testbed.labs.engine import Engine
 from testbed.labs.local import LocalLab
-from testbed.labs.options import LAB_CHOICES
+from testbed.labs.options import LAB_CHOICES, UP_DEADLINE
 from testbed.text import shown
 
 
@@ -33,12 +33,13 @@ def decide(asked: str) -> tuple[str, str]:
 
 def make_lab(
     kind: str,
-    compose_file: Path | None,
+    compose_file: str | Path | Sequence[str | Path] | None,
     *,
     netem: str,
     compose_profiles: Sequence[str] = (),
+    up_deadline: str = UP_DEADLINE,
     say: Callable[[str], None],
 ) -> ComposeLab | LocalLab:
-    """The lab that was decided on; not up yet."""
+    """The lab that was decided on, of one Compose file, or of several that add to the first; not up yet."""
     made = LocalLab if kind == "local" else ComposeLab
-    return made(compose_file, netem=netem, compose_profiles=compose_profiles, say=say)
+    return made(compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say)

@@ -41,7 +41,7 @@ from testbed.labs.composer import Composer
 from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.observing import Spot, spots_of_port
-from testbed.labs.options import NETEM_CHOICES
+from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
 from testbed.labs.runs import DETACHED, STACK_LABEL, clear_stale, owner, remove_run, runs
 from testbed.labs.suspending import Suspended
 from testbed.labs.waiting import NotSeenError, await_condition
@@ -53,7 +53,6 @@ from testbed.model.impairment import unknown
 from testbed.model.topology import LinkRef, Topology
 from testbed.observe.connections import Table
 
-_UP_DEADLINE_S = 180.0
 _BUILD_DEADLINE_S = 900.0
 _LAST_LINES = 20
 _END_WITHIN_S = 20
@@ -87,19 +86,20 @@ class ComposeLab(Lab):
 
     def __init__(
         self,
-        compose_file: str | Path | None = None,
+        compose_file: str | Path | Sequence[str | Path] | None = None,
         *,
         netem: str = "auto",
         compose_profiles: Sequence[str] = (),
-        up_deadline: str = f"{_UP_DEADLINE_S:g}s",
+        up_deadline: str = UP_DEADLINE,
         outlives_us: bool = False,
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """Nothing is read or started yet.
 
-        ``netem``: ``host`` (this kernel's), ``carried`` (a kernel that we bring) or ``auto`` (the host's where it
-        has one). ``say`` hears one line for each step that may take longer than a second. ``outlives_us``: the
-        stack and its impairments stay when this process ends, until `down`; `take_up` finds them again.
+        ``compose_file``: one, or several that add to the first, as with ``docker compose -f a -f b``. ``netem``:
+        ``host`` (this kernel's), ``carried`` (a kernel that we bring) or ``auto`` (the host's where it has one).
+        ``say`` hears one line for each step that may take longer than a second. ``outlives_us``: the stack and its
+        impairments stay when this process ends, until `down`; `take_up` finds them again.
         """
         super().__init__()
         if netem not in NETEM_CHOICES:
@@ -109,8 +109,7 @@ class ComposeLab(Lab):
         self._say = say
         self._outlives_us = outlives_us
         self._up_deadline_s = seconds(up_deadline, "up_deadline")
-        file = None if compose_file is None else Path(compose_file)
-        self.composer = Composer(file, project=f"testbed-{self.run_id}", profiles=compose_profiles)
+        self.composer = Composer(files_of(compose_file), project=f"testbed-{self.run_id}", profiles=compose_profiles)
         self._config: dict[str, Any] | None = None
         self._topology: Topology | None = None
         self._warned: set[str] = set()
@@ -135,7 +134,7 @@ class ComposeLab(Lab):
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily: collection must not need an engine
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
-            files = composefile.found_by_compose(os.environ) if self.composer.file is None else [self.composer.file]
+            files = list(self.composer.files) or composefile.found_by_compose(os.environ)
             profiles = composefile.look_through(filter(reading.exists, files), environment=os.environ)
             self._config = self.composer.config()
             for warning in self.composer.warnings:
@@ -354,7 +353,7 @@ class ComposeLab(Lab):
         }
 
     def _stack_name(self) -> str:
-        return str(self.composer.file.resolve() if self.composer.file else self.composer.directory)
+        return os.pathsep.join(str(file.resolve()) for file in self.composer.files) or str(self.composer.directory)
 
     def _compose_up(self, config: dict[str, Any]) -> None:
         deadline = time.monotonic() + self._up_deadline_s

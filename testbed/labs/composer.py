@@ -74,11 +74,11 @@ def _reports_failure(argv: Sequence[str]) -> bool:
 
 
 class Composer:
-    """Compose for one project: one Compose file, one project name."""
+    """Compose for one project: its Compose files, one project name."""
 
-    def __init__(self, file: Path | None, *, project: str, profiles: Sequence[str] = ()) -> None:
-        """``file`` None lets Compose find it as it always does: COMPOSE_FILE, compose.yaml and its override."""
-        self.file = file
+    def __init__(self, files: Sequence[Path], *, project: str, profiles: Sequence[str] = ()) -> None:
+        """Without ``files`` Compose finds them as it always does: COMPOSE_FILE, compose.yaml and its override."""
+        self.files = tuple(files)
         self.project = project
         self._profiles = tuple(profiles)
         self.warnings: tuple[str, ...] = ()
@@ -89,26 +89,24 @@ class Composer:
 
         Raises InvalidComposeError quoting Compose's own words.
         """
-        if self.file is not None and not reading.exists(self.file):
+        if missing := [file for file in self.files if not reading.exists(file)]:
             raise InvalidComposeError(
-                f"Compose file {shown(str(self.file))} does not exist; name another with --compose-file"
+                f"Compose file {shown(str(file))} does not exist; name another with --compose-file" for file in missing
             )
-        chosen = [] if self.file is None else ["--file", str(self.file)]
+        chosen = [word for file in self.files for word in ("--file", str(file))]
         profiles = [word for profile in self._profiles for word in ("--profile", profile)]
         done = self._run([*chosen, *profiles, "config", "--format", "yaml"], timeout_s=60)
         if done.returncode:
-            where = self.file or f"in {Path.cwd()}"
             said = "\n".join(line for line in done.stderr.strip().splitlines() if not _WARNING.search(line))
             raise InvalidComposeError(
-                "\n".join([f"Compose file {where}: {said}", *dict.fromkeys(_warned(done.stderr))])
+                "\n".join([f"Compose file {self._where}: {said}", *dict.fromkeys(_warned(done.stderr))])
             )
         self.warnings = tuple(dict.fromkeys(_warned(done.stderr)))
         # Its JSON leaves out what begins with `x-` (Compose 2.40), and ours does.
         printed = composeyaml.parse(done.stdout)
         if printed.problems:
-            where = self.file or f"in {Path.cwd()}"
             raise InvalidComposeError(
-                f"Compose file {where}: {'.'.join(map(str, at))}: {text}" for at, _, text in printed.problems
+                f"Compose file {self._where}: {'.'.join(map(str, at))}: {text}" for at, _, text in printed.problems
             )
         config: dict[str, Any] = printed.value
         return config
@@ -170,13 +168,17 @@ class Composer:
     @property
     def directory(self) -> Path:
         """What relative paths in the file are relative to."""
-        if self.file is not None:
-            return self.file.resolve().parent
+        if self.files:
+            return self.files[0].resolve().parent
         here = Path.cwd()
         if os.environ.get("COMPOSE_FILE"):
             return here
         # Compose looks for its file in the folders above, too.
         return next((each for each in (here, *here.parents) if find_compose_file(each) is not None), here)
+
+    @property
+    def _where(self) -> str:
+        return " and ".join(map(str, self.files)) or f"in {Path.cwd()}"
 
 
 _WARNING = re.compile(r'^time="[^"]*" level=warning msg=("(?:[^"\\]|\\.)*")', re.MULTILINE)

@@ -191,7 +191,7 @@ def evidence(
         link=str(ref), network=ref.network, asked={"cut": cut.describe()}, command=command,
         checks=[check, *narrowed], read_back=FAILS if found else HOLDS,
         counters=FAILS if problems else HOLDS if lost_packets else SHOWN, problems=problems,
-        warnings=warnings, steps=steps,
+        met_packets=lost_packets, warnings=warnings, steps=steps,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import base64
 import hashlib
+import math
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, overload
+from typing import Any, Protocol, Self, SupportsFloat, overload
 
 from testbed import reading, units
 from testbed.errors import (
@@ -1108,9 +1109,20 @@ class Lab(abc.ABC):
             raise self._not_applied(ref, [], f"its timeline: {error}") from None
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
-        """Report a number with the test's result; ``better`` is ``lower`` or ``higher``."""
+        """Report a number with the test's result; ``better`` is ``lower`` or ``higher``.
+
+        Raises InvalidValueError with every problem, and for a number that is none or not finite.
+        """
+        problems = [
+            f"{word}={shown(told)}: must be text" for word, told in (("name", name), ("unit", unit))
+            if not isinstance(told, str)
+        ]  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
+            problems.append(f"record({shown(name)}, {shown(value)}): must be a finite number")
         if better not in ("lower", "higher"):
-            raise InvalidValueError(f"better={shown(better)}: must be 'lower' or 'higher'")
+            problems.append(f"better={shown(better)}: must be 'lower' or 'higher'")
+        if problems:
+            raise InvalidValueError(problems)
         self.records.append(Record(name=name, value=float(value), unit=unit, better=better))
 
     # --- observing -------------------------------------------------------------------------------

@@ -40,17 +40,16 @@ from testbed.labs.composer import Composer
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.localplan import HostPlan, Plan, Published, ServicePlan
 from testbed.labs.observing import Spot, spots_of_port
-from testbed.labs.options import COMPOSE_FILE_NAMES, find_compose_file
+from testbed.labs.options import COMPOSE_FILE_NAMES, UP_DEADLINE, files_of, find_compose_file
 from testbed.labs.readiness import Ready
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables
+from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
 from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState, meant_to_end
 from testbed.model.impairment import unknown
 from testbed.model.topologies import Drawing
 from testbed.model.topology import Topology
 from testbed.observe.connections import Table
 
-_UP_DEADLINE_S = 180.0
 _STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab; `stop_grace_period:` goes before
 _BIN = "/run/testbed/bin"
 """Where a host finds ``python3``; see `agent.hosts`."""
@@ -83,11 +82,11 @@ class LocalLab(Lab):
 
     def __init__(
         self,
-        compose_file: str | Path | Drawing | None = None,
+        compose_file: str | Path | Sequence[str | Path] | Drawing | None = None,
         *,
         netem: str = "auto",
         compose_profiles: Sequence[str] = (),
-        up_deadline: str = f"{_UP_DEADLINE_S:g}s",
+        up_deadline: str = UP_DEADLINE,
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """Nothing is read or started yet; the arguments are `ComposeLab`'s, or a drawing of `testbed.topologies`."""
@@ -99,7 +98,7 @@ class LocalLab(Lab):
         self._say = say
         self._up_deadline_s = seconds(up_deadline, "up_deadline")
         self._drawing = compose_file if isinstance(compose_file, Drawing) else None
-        self._file = None if compose_file is None or isinstance(compose_file, Drawing) else Path(compose_file)
+        self._files = () if isinstance(compose_file, Drawing) else files_of(compose_file)
         self._compose_profiles = tuple(compose_profiles)
         self._config: ComposeFile | None = None
         self._topology: Topology | None = None
@@ -135,8 +134,8 @@ class LocalLab(Lab):
     def _read(self) -> ComposeFile:
         if self._drawing is not None:
             return composefile.of_drawing(self._drawing, environment=os.environ)
-        listed = composefile.listed(os.environ) if self._file is None else []
-        named = self._file or next(iter(listed), None) or find_compose_file(Path.cwd())
+        listed = list(self._files[1:] and self._files) if self._files else composefile.listed(os.environ)
+        named = next(iter(self._files or listed), None) or find_compose_file(Path.cwd())
         if named is None:
             raise InvalidComposeError(
                 f"no Compose file in {Path.cwd()} ({', '.join(COMPOSE_FILE_NAMES)}); name one: --compose-file"
@@ -144,17 +143,19 @@ class LocalLab(Lab):
         if os.path.isdir(named):
             raise InvalidComposeError(f"Compose file {str(named)!r} is a folder; name a file in it: --compose-file")
         beside = [named.with_name(f"{named.stem}.override{suffix}") for suffix in (".yaml", ".yml")]
-        several = [path for path in beside if self._file is None and os.path.isfile(path)]
+        several = [path for path in beside if not self._files and os.path.isfile(path)]
         try:
             if several:
                 raise NeedsComposeError(f"{several[0].name} beside {named.name}")
             if listed:
-                raise NeedsComposeError("COMPOSE_FILE in the environment or in .env")
+                raise NeedsComposeError(
+                    "several Compose files" if self._files else "COMPOSE_FILE in the environment or in .env"
+                )
             return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
         except NeedsComposeError as needs:
             files = listed or [named, *several]
             inactive = composefile.look_through(files, environment=os.environ)
-            compose = Composer(self._file, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
+            compose = Composer(self._files, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
             try:
                 config = compose.config()
             except EnvironmentUnfitError as error:
@@ -192,7 +193,11 @@ class LocalLab(Lab):
 
     @property
     def _netem_folder(self) -> Path:
-        return (Path.cwd() if self._file is None else self._file.resolve().parent) / "netem"
+        return (self._files[0].resolve().parent if self._files else Path.cwd()) / "netem"
+
+    def read_trace(self, name: str) -> str:
+        """The text of a trace in ``netem/`` beside the Compose file, or of our own. Raises InvalidValueError."""
+        return read_trace(name, self._netem_folder)
 
     @property
     def hosts(self) -> Mapping[str, LocalHost]:

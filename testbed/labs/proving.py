@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
 from testbed.judge import counting, probes
@@ -305,7 +305,6 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
     netem = proof.find_netem(reading.qdiscs, source.minor)
     held = lab.held(ref, port, reading)
     asked = held.asked
-    command = next((each.command for each in reversed(lab.history) if each.link == ref), "")
     problems: list[str] = []
     warnings: list[str] = []
     tally = None
@@ -337,7 +336,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
         link=str(ref),
         network=ref.network,
         asked=asked.words(),
-        command=command,
+        **_put(lab, ref),
         checks=[*rows(held, tally, probed, _by_number(source, reading)), *narrowed, *_earlier(earlier)],
         earlier_packets=None if earlier is None else earlier.packets,
         read_back=FAILS if held.found else HOLDS,
@@ -345,6 +344,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
         probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
         tally=tally,
         problems=problems,
+        met_packets=None if tally is None else tally.arrived_packets + (_by_number(source, reading) or 0),
         warnings=warnings,
         steps=[step for step in lab.stepped.get(ref, ()) if step.cut is None],
     )
@@ -364,6 +364,17 @@ def _earlier(crossed: Crossed | None) -> list[Check]:
     return [] if crossed is None else [Check(field="earlier connections", seen=str(crossed), verdict=SHOWN)]
 
 
+def _put(lab: Lab, ref: LinkRef) -> _Put:
+    """What a link's evidence says of how it was impaired last."""
+    applied = next((each for each in reversed(lab.history) if each.link == ref), None)
+    return _Put(command=applied.command, profile=applied.profile) if applied else _Put(command="", profile="")
+
+
+class _Put(TypedDict):
+    command: str
+    profile: str
+
+
 def _packets(count: int) -> str:
     return f"{count} packet{'' if count == 1 else 's'}"
 
@@ -377,7 +388,7 @@ def proven(lab: Lab, ref: LinkRef) -> LinkEvidence:
     table = [*checks, *(each for each in unprobed if not checks or each.field == "seed")]
     return LinkEvidence(
         link=str(ref), network=ref.network, asked=asked.words(),
-        command=next((each.command for each in reversed(lab.history) if each.link == ref), ""),
+        **_put(lab, ref),
         checks=_contradicted(table, found),
         read_back=FAILS if found else HOLDS, counters="not asked",
         probe="not asked" if not checks else FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
@@ -389,7 +400,7 @@ def lost(lab: Lab, ref: LinkRef, asked: Impairment) -> LinkEvidence:
     """The evidence of a link whose port is gone."""
     return LinkEvidence(
         link=str(ref), network=ref.network, asked=asked.words(),
-        command=next((each.command for each in reversed(lab.history) if each.link == ref), ""),
+        **_put(lab, ref),
         read_back=FAILS, counters="unknown", probe=HOLDS if ref in lab.probed else "not asked",
     )  # fmt: skip
 

@@ -171,7 +171,7 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
     said = ""
     if objects and not shared:  # Compose stops services in order, but whoever bears the project's name
         try:
-            Composer(None, project=f"testbed-{run_id}").down(timeout_s=120)
+            Composer((), project=f"testbed-{run_id}").down(timeout_s=120)
         except LabError as error:
             said = str(error)
     for each in sorted(look()[0], key=lambda each: each.kind != "container"):  # containers use the rest

@@ -118,6 +118,10 @@ class LinkEvidence:
     """What its counters say against it: why the test's result must not count."""
     earlier_packets: int | None = None
     """Packets of connections that began before the test; None where none crossed it. At least so many: see checks."""
+    met_packets: int | None = None
+    """Packets that came to it, those that it lost included; None if that is not known."""
+    profile: str = ""
+    """The profile that asked for it; empty if words did."""
     warnings: Sequence[str] = field(default_factory=tuple)
     steps: Sequence[Taken] = field(default_factory=tuple)
     """What was taken of its timeline, or of its coming and going, in order."""
@@ -132,6 +136,7 @@ class LinkEvidence:
         return {
             "link": self.link,
             "network": self.network,
+            "profile": self.profile,
             "asked": dict(self.asked),
             "command": self.command,
             "proof": {"read_back": self.read_back, "counters": self.counters, "probe": self.probe},
@@ -140,6 +145,7 @@ class LinkEvidence:
             "lateness": None if self.lateness is None else dict(self.lateness),
             "problems": list(self.problems),
             "earlier_packets": self.earlier_packets,
+            "met_packets": self.met_packets,
             "warnings": list(self.warnings),
             "steps": [each.as_json() for each in self.steps[:MOST_STEPS]],
             "steps_left_out": max(len(self.steps) - MOST_STEPS, 0),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,13 +14,44 @@ from testbed.pytest.workers import TOLD_PROBLEMS, worker_of
 from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
+    from testbed.labs.lab import Lab
     from testbed.model.impairment import Impairment
     from testbed.model.timeline import Timeline
     from testbed.model.topology import LinkRef
 
-WANTED: pytest.StashKey[dict[LinkRef, tuple[Impairment | Timeline, str]]] = pytest.StashKey()
-"""What the markers of a test ask of each link, and the name of the profile that says so."""
-PROVE: pytest.StashKey[set[LinkRef]] = pytest.StashKey()
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the markers of a test ask of the links of a lab."""
+
+    links: dict[LinkRef, tuple[Impairment | Timeline, str]] = field(default_factory=dict)
+    """Of each link; and the name of the profile that says so."""
+    prove: set[LinkRef] = field(default_factory=set)
+    by_marker: dict[str, tuple[LinkRef, ...]] = field(default_factory=dict)
+    """What each marker, as it is written, names."""
+
+
+WANTED: pytest.StashKey[Wanted] = pytest.StashKey()
+ID: pytest.StashKey[str] = pytest.StashKey()
+"""The node id that a test was collected by: pytest-xdist may add the name of a group to it."""
+
+
+def id_of(item: pytest.Item) -> str:
+    """The node id of a test, the same whoever runs it."""
+    return item.stash.get(ID, item.nodeid)
+
+
+def marked(item: pytest.Item) -> bool:
+    """Whether a test's markers ask for something."""
+    return WANTED in item.stash and bool(item.stash[WANTED].links)
+
+
+def needs_lab(item: pytest.Item) -> bool:
+    """Whether a test is one of ours: it is marked, or its fixture `lab` is ours."""
+    if marked(item):
+        return True
+    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get("lab", ())
+    return bool(known) and getattr(known[-1].func, "__module__", "") == "testbed.plugin"
 
 
 def one_each(metafunc: pytest.Metafunc) -> None:
@@ -49,17 +81,22 @@ def one_each(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("profile", names, indirect=True, ids=str)
 
 
-def check(session: pytest.Session) -> None:
-    """Check every marker of the chosen tests; end the run with all problems if there are any."""
+def read(session: pytest.Session) -> None:
+    """Read the markers of the chosen tests, and note every problem."""
     problems = session.config.stash[PROBLEMS]
     for item in session.items:
         try:
-            item.stash[WANTED] = wanted(item)
+            item.stash[WANTED] = wanted(item, lambda: lab_of(session.config))
         except (EnvironmentUnfitError, InvalidComposeError) as error:  # the same for every test
             problems.append(str(error))
             break
         except UserError as error:
-            problems += [f"{item.nodeid}: {problem}" for problem in error.problems]
+            problems += [f"{id_of(item)}: {problem}" for problem in error.problems]
+
+
+def refuse(session: pytest.Session) -> None:
+    """End the run with all problems, if there are any."""
+    problems = session.config.stash[PROBLEMS]
     if not problems:
         return
     unique = list(dict.fromkeys(problems))
@@ -68,7 +105,7 @@ def check(session: pytest.Session) -> None:
         session.config.workeroutput[TOLD_PROBLEMS] = unique  # type: ignore[attr-defined]  # xdist's
         return
     told = tell_problems(session.config, unique)
-    pytest.exit(f"{len(unique)} problem(s) in testbed's markers; {told}", returncode=WRONG_USE)
+    pytest.exit(f"{len(unique)} problem(s) in testbed's markers and options; {told}", returncode=WRONG_USE)
 
 
 def tell_problems(config: pytest.Config, problems: list[str]) -> str:
@@ -82,16 +119,18 @@ def tell_problems(config: pytest.Config, problems: list[str]) -> str:
     return "nothing was started"
 
 
-def wanted(item: pytest.Item) -> dict[LinkRef, tuple[Impairment | Timeline, str]]:
-    """What a test's markers ask of each link. Raises UserError with every problem."""
-    wanted: dict[LinkRef, tuple[Impairment | Timeline, str]] = {}
-    item.stash[PROVE] = set()
+def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
+    """What a test's markers ask of each link of a lab, which is made if there are any. Raises UserError: every problem.
+
+    Of the session's own lab what is wrong with the user's files is told once, of the files.
+    """
+    found = Wanted()
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
     for said, link, profile, words in _asked(item, problems):
         from testbed.labs.lab import profile_name, unprovable
 
-        lab = lab_of(item.config)
+        lab = lab_of_it()
         lab.topology  # noqa: B018  # what is wrong with the stack is told once, and not of each marker
         prove = words.pop("prove", False)
         if not isinstance(prove, bool):
@@ -103,15 +142,23 @@ def wanted(item: pytest.Item) -> dict[LinkRef, tuple[Impairment | Timeline, str]
             problems += [f"{said}: {problem}" for problem in error.problems]
             continue
         problems += [f"{said}: {problem}" for problem in (unprovable(asked) if prove else ())]
+        found.by_marker[said] = tuple(asked)
         for ref, impairment in asked.items():
             if ref in said_by:
                 problems.append(f"{ref} is impaired twice, by {said_by[ref]} and by {said}; a link has one impairment")
-            wanted[ref], said_by[ref] = (impairment, profile_name(profile)), said
+            found.links[ref], said_by[ref] = (impairment, profile_name(profile)), said
             if prove:
-                item.stash[PROVE].add(ref)
+                found.prove.add(ref)
     if problems:
         raise UserError(problems)
-    return wanted
+    return found
+
+
+def profile_of(item: pytest.Item) -> str | None:
+    """The profile that ``impair_each`` runs a test under."""
+    callspec = getattr(item, "callspec", None)
+    said = callspec.params.get("profile") if callspec is not None else None
+    return said if isinstance(said, str) and next(item.iter_markers("impair_each"), None) is not None else None
 
 
 def _given(mark: pytest.Mark) -> list[str]:
@@ -129,7 +176,5 @@ def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, A
             continue
         yield said, mark.args[0], mark.args[1] if len(mark.args) == 2 else None, dict(mark.kwargs)
     for mark in item.iter_markers("impair_each"):
-        callspec = getattr(item, "callspec", None)
-        if callspec is not None and isinstance(callspec.params.get("profile"), str):
-            profile = callspec.params["profile"]
+        if (profile := profile_of(item)) is not None:
             yield f"impair_each({shown(mark.args[0])}, {shown(profile)})", mark.args[0], profile, {}

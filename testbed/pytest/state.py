@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES, find_compose_file
+from testbed.errors import EnvironmentUnfitError, ServiceFailedError, TestbedError, UserError
+from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES, UP_DEADLINE, find_compose_file
 from testbed.text import shown
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab
 
+_MOST_TOLD = 200
 WRONG_USE = 2
 """The exit status where the machine, the Compose file or the markers are at fault, and no test."""
 
 _DEFAULT_RESULTS = Path("report", "results.json")
 _LATENESS_CHOICES = ("invalid", "warn")
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
+_VACUOUS_CHOICES = ("invalid", "warn")
 KEPT_OPTIONS = (
-    ("--testbed-lateness", _LATENESS_CHOICES[0]), ("--testbed-capture", _CAPTURE_CHOICES[0]),
+    ("--up-deadline", UP_DEADLINE),
+    ("--testbed-lateness", _LATENESS_CHOICES[0]),
+    ("--testbed-vacuous", _VACUOUS_CHOICES[0]),
+    ("--testbed-capture", _CAPTURE_CHOICES[0]),
     ("--testbed-results", str(_DEFAULT_RESULTS)),
-)  # fmt: skip
+)
 """Options that change no network, and what they are by themselves."""
 
 
 LAB: pytest.StashKey[Lab] = pytest.StashKey()
 CHOSEN: pytest.StashKey[tuple[str, str]] = pytest.StashKey()
-UNFIT: pytest.StashKey[str] = pytest.StashKey()
+NOT_UP: pytest.StashKey[str] = pytest.StashKey()
+"""Why the stack did not start."""
+UNFIT: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether that is a fault of the machine or of the Compose file."""
 PROBLEMS: pytest.StashKey[list[str]] = pytest.StashKey()
 SEED: pytest.StashKey[int] = pytest.StashKey()
 
@@ -47,8 +57,10 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare the options."""
     group = parser.getgroup("testbed", "network regression testing")
     group.addoption(
-        "--compose-file", metavar="FILE", help="the stack under test (default: as Compose finds it: compose.yaml, …)"
-    )
+        "--compose-file", metavar="FILE", action="append", default=[],
+        help="the stack under test; repeatable: the later add to the former, as with docker compose (default: as "
+        "Compose finds it: compose.yaml, …)",
+    )  # fmt: skip
     group.addoption(
         "--compose-profile", metavar="NAME", action="append", default=[], help="activate a Compose profile; repeatable"
     )
@@ -61,7 +73,10 @@ def add_options(parser: pytest.Parser) -> None:
         "--netem", choices=NETEM_CHOICES, default="auto",
         help="who executes netem: this kernel, a kernel that testbed brings, or whichever is there (default: auto)",
     )  # fmt: skip
-
+    group.addoption(
+        "--up-deadline", metavar="TIME", type=_duration, default=UP_DEADLINE,
+        help="how long the stack may take to start, as in 10m (default: %(default)s)",
+    )  # fmt: skip
     group.addoption(
         "--testbed-seed", metavar="N", type=_seed,
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
@@ -72,6 +87,14 @@ def add_options(parser: pytest.Parser) -> None:
         "INVALID, or one with a warning, for machines that are always busy (default: %(default)s)",
     )  # fmt: skip
     group.addoption(
+        "--testbed-reseed-reruns", action="store_true",
+        help="give a test that is run again other random losses each time (default: the same)",
+    )  # fmt: skip
+    group.addoption(
+        "--testbed-vacuous", choices=_VACUOUS_CHOICES, default=_VACUOUS_CHOICES[0],
+        help="what a test is that passed though no packet met what its marker impairs (default: %(default)s)",
+    )  # fmt: skip
+    group.addoption(
         "--testbed-capture", choices=_CAPTURE_CHOICES, default=_CAPTURE_CHOICES[0],
         help="keep the packets at each impaired port as pcapng files in report/captures/ (default: of failed tests)",
     )  # fmt: skip
@@ -79,6 +102,20 @@ def add_options(parser: pytest.Parser) -> None:
         "--testbed-results", metavar="FILE", default=str(_DEFAULT_RESULTS),
         help="where the results of tests with a lab are written, as JSON (default: %(default)s)",
     )  # fmt: skip
+
+
+def _duration(text: str) -> str:
+    if text == UP_DEADLINE:  # the default is read, too, by each pytest start
+        return text
+    from testbed.errors import InvalidValueError
+    from testbed.units import parse_time
+
+    try:
+        if parse_time(text, name="--up-deadline") <= 0:
+            raise argparse.ArgumentTypeError(f"{text!r}: must be more than 0")
+    except InvalidValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def has_stack(config: pytest.Config) -> bool:
@@ -102,12 +139,13 @@ def lab_of(config: pytest.Config) -> Lab:
     from testbed.labs.choice import make_lab
 
     if LAB not in config.stash:
-        file = config.getoption("--compose-file")
+        files = config.getoption("--compose-file")
         config.stash[LAB] = make_lab(
             chosen(config)[0],
-            (config.invocation_params.dir / file) if file else _default_file(config),
+            [config.invocation_params.dir / file for file in files] or _default_file(config),
             netem=config.getoption("--netem"),
             compose_profiles=config.getoption("--compose-profile"),
+            up_deadline=config.getoption("--up-deadline"),
             say=sayer(config),
         )
     return config.stash[LAB]
@@ -134,3 +172,35 @@ def sayer(config: pytest.Config) -> Callable[[str], None]:
             terminal.write_line(f"testbed: {text}")
 
     return say
+
+
+def bring_up(config: pytest.Config, lab: Lab) -> bool:
+    """Bring the session's lab up; if it does not start, keep why: it is told once, not once a test."""
+    try:
+        lab.up()
+    except TestbedError as error:
+        told = str(error)
+        if config.getoption("--lab") == "auto" and (found := chosen(config))[0] == "local":
+            told += f"\n(the local lab was chosen because {found[1]})"
+        config.stash[NOT_UP] = told
+        config.stash[UNFIT] = isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError)
+        return False
+    return True
+
+
+def fail_if_not_up(config: pytest.Config) -> None:
+    """Fail a test, or a fixture, that needs the stack where it did not start."""
+    if NOT_UP in config.stash:
+        first = config.stash[NOT_UP].partition("\n")[0]
+        said = first if len(first) <= _MOST_TOLD else f"{first[:_MOST_TOLD]} …"
+        pytest.fail(f"the stack is not up: {said} (told in full at the end)", pytrace=False)
+
+
+def told_at_close(config: pytest.Config, text: str) -> None:
+    """Print what must be seen, also with -q."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None:
+        sys.stderr.write(f"{text}\n")
+        return
+    terminal.write_line("")
+    terminal.write_line(text, red=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from testbed.pytest.state import PROBLEMS, SEED, UNFIT, chosen, has_stack
+from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, UNFIT, chosen, has_stack
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-TOLD_UNFIT, TOLD_PROBLEMS = "testbed_unfit", "testbed_problems"
+_TOLD_NOT_UP, TOLD_PROBLEMS = "testbed_not_up", "testbed_problems"
 
 
 def worker_of(config: pytest.Config) -> dict[str, Any] | None:
@@ -50,6 +50,13 @@ def die_with(controller: int | None) -> None:
 def hear_worker(node: Any) -> None:
     """Hear from one of pytest-xdist's workers what was wrong with the markers, the machine or the Compose file."""
     told = getattr(node, "workeroutput", {})
-    if TOLD_UNFIT in told:
-        node.config.stash[UNFIT] = told[TOLD_UNFIT]
+    if _TOLD_NOT_UP in told:
+        node.config.stash[NOT_UP], node.config.stash[UNFIT] = told[_TOLD_NOT_UP]
     node.config.stash[PROBLEMS] = told.get(TOLD_PROBLEMS, node.config.stash[PROBLEMS])
+
+
+def tell_controller(config: pytest.Config) -> None:
+    """At a worker's end, say why its stack did not start, if it did not."""
+    if worker_of(config) is not None and NOT_UP in config.stash:
+        told = (config.stash[NOT_UP], config.stash[UNFIT])
+        config.workeroutput[_TOLD_NOT_UP] = told  # type: ignore[attr-defined]  # xdist's

@@ -1,7 +1,8 @@
 """INVALID in a JUnit file: an error of its own type, and no failure. Pure: XML in, XML out.
 
 JUnit knows failures, which are the program's, and errors, which are everybody else's; a test whose conditions were not
-met is of the latter, and readers (CI services) count the two apart.
+met is of the latter, and readers (CI services) count the two apart. Which test that is, its properties say: no text
+of a message decides.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as Tree
 
 _TYPE = "testbed.invalid"
-_SAYS = "INVALID: "
+_VERDICT, _INVALID = "testbed.verdict", "invalid"
 
 
 def invalid_as_error(text: str) -> str:
@@ -18,8 +19,9 @@ def invalid_as_error(text: str) -> str:
     for suite in root.iter("testsuite"):
         changed = 0
         for test in suite.iter("testcase"):
-            for found in test:
-                if found.tag in ("failure", "error") and _SAYS in found.get("message", ""):
+            said = {each.get("name"): each.get("value") for each in test.iter("property")}
+            for found in test if said.get(_VERDICT) == _INVALID else ():
+                if found.tag in ("failure", "error"):
                     changed += found.tag == "failure"
                     found.tag = "error"
                     found.set("type", _TYPE)

@@ -37,7 +37,7 @@ def test_next(lab):
 @pytest.fixture
 def killed(stack: ComposeLab, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A pytest run of its own that has impaired its links and sits in a test."""
-    assert stack.composer.file is None or stack.composer.file.is_file()
+    assert all(file.is_file() for file in stack.composer.files)
     (tmp_path / "test_killed.py").write_text(_TEST)
     (tmp_path / "test_next.py").write_text(_NEXT)
     process = _pytest(tmp_path, "test_killed.py")

@@ -48,7 +48,7 @@ def test_scalars_are_resolved_as_compose_does(tmp_path: Path) -> None:
 def test_compose_resolves_scalars_so(tmp_path: Path, compose: None) -> None:
     path = tmp_path / "compose.yaml"
     path.write_text(_SCALARS_FILE, encoding="utf-8")
-    theirs = environments(Composer(path, project="x").config())["s"]
+    theirs = environments(Composer([path], project="x").config())["s"]
     assert {text: theirs[f"V{number}"] for number, text in enumerate(SCALARS)} == SCALARS
 
 
@@ -155,7 +155,7 @@ def test_variables_of_files_are_read_as_compose_does(
     path.write_text(_DOTENV_FILE, encoding="utf-8")
     for name, value in _OUTSIDE.items():
         monkeypatch.setenv(name, value)
-    theirs = composefile.of_compose(path, Composer(path, project="x").config(), [path], environment={}).config
+    theirs = composefile.of_compose(path, Composer([path], project="x").config(), [path], environment={}).config
     ours = composefile.read(path, environment=_OUTSIDE)
     ours.problems.raise_if_any()
     for service, said in environments(theirs).items():
@@ -196,7 +196,7 @@ def test_what_compose_refuses_in_a_file_of_variables_is_told_with_its_line(
     path = tmp_path / "compose.yaml"
     path.write_text("services: {a: {image: x}}\n", encoding="utf-8")
     with pytest.raises(InvalidComposeError):
-        Composer(path, project="x").config()
+        Composer([path], project="x").config()
     line, problem = BAD_DOTENV[text]
     with pytest.raises(InvalidComposeError) as refused:
         composefile.read(path, environment={}).problems.raise_if_any()

@@ -142,7 +142,7 @@ def test_compose_reads_the_same(name: str, tmp_path: Path, monkeypatch: pytest.M
     else:
         path = ROOT / name if name == "compose.yaml" else ROOT / "tests/lab/stacks" / name
     try:
-        theirs = Composer(path, project="x").config()
+        theirs = Composer([path], project="x").config()
     except EnvironmentUnfitError as error:
         pytest.skip(str(error))
     ours = composefile.read(path, environment={}).config

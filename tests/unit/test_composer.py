@@ -63,5 +63,5 @@ def test_a_stack_is_of_the_folder_of_its_file_wherever_below_it_we_are(
     below.mkdir(parents=True)
     for folder in (tmp_path, below):
         monkeypatch.chdir(folder)
-        assert composer.Composer(None, project="it").directory == tmp_path
+        assert composer.Composer((), project="it").directory == tmp_path
         assert ComposeLab()._stack_name() == str(tmp_path)

@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "testbed.units": ("testbed.errors", "testbed.text"),
     "testbed.reading": ("testbed.errors", "testbed.text"),
     "testbed.resources": (),
+    "testbed.writing": (),
     "testbed.model": (*FOUNDATIONS, "testbed.model"),
     "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources", "testbed.reading"),
     "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),

@@ -36,7 +36,7 @@ def plans(folder: Path, text: str, *, project: str = "") -> tuple[Plan | str, Pl
         return composefile.read(path, environment=os.environ)
 
     def theirs() -> composefile.ComposeFile:
-        composer = Composer(path, project="")
+        composer = Composer([path], project="")
         composer.project = project
         return composefile.of_compose(path, composer.config(), [path], environment=os.environ)
 
@@ -120,7 +120,7 @@ COMMANDS = (
 def test_a_command_in_one_text_is_taken_apart_alike(folder: Path) -> None:
     lines = [f"  s{number:02}: {{image: x, command: {_quoted(said)}}}" for number, said in enumerate(COMMANDS)]
     (folder / "compose.yaml").write_text("\n".join(["services:", *lines]), encoding="utf-8")
-    found = Composer(folder / "compose.yaml", project="x").config()["services"]
+    found = Composer([folder / "compose.yaml"], project="x").config()["services"]
     theirs = [[word.replace("$$", "$") for word in found[name]["command"] or ()] for name in sorted(found)]
     assert [shellwords.split(said.replace("$$", "$")) for said in COMMANDS] == theirs
 

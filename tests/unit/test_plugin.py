@@ -77,7 +77,7 @@ def test_every_wrong_marker_fails_at_collection_with_one_clear_error(project: py
     body = "\n\n".join(f"@pytest.mark.{mark}\ndef test_{number:02d}(): pass" for number, (mark, _) in enumerate(WRONG))
     result = run(project, body)
     assert result.ret == 2
-    result.stdout.fnmatch_lines(["*problem(s) in testbed's markers; nothing was started*"])
+    result.stdout.fnmatch_lines(["*problem(s) in testbed's markers and options; nothing was started*"])
     for number, (_, message) in enumerate(WRONG):
         told = [line for line in result.outlines if f"::test_{number:02d}" in line]
         assert fnmatch.filter(told, f"*{message}*"), f"{WRONG[number]}: told {told}"
@@ -261,7 +261,7 @@ class Lab:
 
 @pytest.fixture
 def broken(request):
-    request.node.stash[running.RUNNING] = Lab()
+    running.run_of(request.node).lab = Lab()
 """
 
 
@@ -305,7 +305,7 @@ class Lab:
 
 @pytest.fixture
 def linked(request):
-    request.node.stash[running.RUNNING] = Lab()
+    running.run_of(request.node).lab = Lab()
     yield
     running.keep(request.node, Lab())
 
@@ -394,7 +394,7 @@ def test_with_xdist_one_results_file_has_what_every_worker_found(project: pytest
     result = run(project, LINKED + invalid, "-n", "2", "--testbed-seed", "5")
     result.stdout.fnmatch_lines(["*test_it: asked loss 2%, the kernel reports 0%", "*1 invalid*"])
     found = json.loads((project.path / "report/results.json").read_text())
-    assert (found["seed"], found["netem"], found["exit_status"]) == (5, None, 1)
+    assert (found["seed"], found["netem"], found["exit_status"]) == (5, "carried", 1)
     assert {each["id"].split("::")[1]: each["outcome"] for each in found["tests"]} == {
         "test_good": "passed", "test_bad": "failed", "test_it": "invalid",
     }  # fmt: skip

@@ -1,0 +1,81 @@
+"""Files that are there whole or not at all, and files of lines; neither is ever written through a symbolic link."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+_MODE = 0o666  # less the user's umask
+
+
+def refuse_links(path: Path, below: Path) -> None:
+    """Raise OSError if a path, or what leads to it from the folder ``below``, is a symbolic link.
+
+    What leads to a path elsewhere is the machine's or the user's own arrangement.
+    """
+    inside = path.relative_to(below).parts if path.is_relative_to(below) else (path.name,)
+    place = below if path.is_relative_to(below) else path.parent
+    for part in inside:
+        place /= part
+        if place.is_symlink():
+            raise OSError(errno.ELOOP, f"{place} is a symbolic link, and nothing is written through one")
+
+
+def make_room(path: Path, below: Path) -> None:
+    """Make the folder of a file, and see that a file can be written there. Raises OSError."""
+    refuse_links(path, below)
+    if path.parent.exists() and not path.parent.is_dir():
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _temporary(path, b"").unlink()
+
+
+def write_whole(path: Path, text: str, *, below: Path) -> None:
+    """Write a file so that a reader sees the old one or the new one, and no part of either. Raises OSError."""
+    refuse_links(path, below)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _temporary(path, text.encode())
+    try:
+        beside.replace(path)
+    except OSError:
+        beside.unlink()
+        raise
+
+
+def _temporary(path: Path, data: bytes) -> Path:
+    beside = path.with_name(f".testbed-{secrets.token_hex(6)}")
+    with open(
+        os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE), "wb"
+    ) as file:
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:
+            beside.unlink()
+            raise
+    return beside
+
+
+class Lines:
+    """A file of lines, begun anew; each is handed to the kernel as a whole, and outlives us from then on."""
+
+    def __init__(self, path: Path, *, below: Path) -> None:
+        """Raises OSError."""
+        refuse_links(path, below)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = open(os.open(path, flags, _MODE), "wb", buffering=0)  # noqa: SIM115  # closed by `close`
+
+    def append(self, line: str) -> None:
+        """Write a line. Raises OSError."""
+        data = memoryview(f"{line}\n".encode())
+        while data:
+            data = data[self._file.write(data) :]
+
+    def close(self) -> None:
+        """No more lines."""
+        self._file.close()
