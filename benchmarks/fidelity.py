@@ -336,9 +336,9 @@ class Bench:
                 for host in ("client", "server")
                 for each in self.lab.hosts[host].inside().call("interfaces")
             ]
-            operation = "super_packets" if offloads else "per_packet"
             for host, interface in ends:
-                self.lab.hosts[host].inside().call(operation, interface=interface)
+                all_of_them = dict.fromkeys(("tso", "gso", "gro"), offloads)
+                self.lab.hosts[host].inside().call("put_back", interface=interface, offloads_were=all_of_them)
             try:
                 self.cells.append(self._mathis("control, offloads on" if offloads else "Reno"))
             finally:

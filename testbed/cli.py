@@ -632,6 +632,7 @@ def heal(compose_file: tuple[Path, ...], link: str | None) -> int:
             lab.clear(ref)
             lab.mend_link(ref)
             _OUT.print(f"{ref}: healed", markup=False)
+        lab.release()
     finally:
         lab.leave()
     return 0

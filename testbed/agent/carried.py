@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -196,6 +196,15 @@ class CarriedKernel:
         shown = self.ip.run([f"link show dev {name}" for name in names]).shown
         flags = {each["ifname"]: each["flags"] for array in shown for each in array}
         return {name: "gone" if name not in flags else "up" if "UP" in flags[name] else "down" for name in names}
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the kernel stand still while a block of some milliseconds runs: what comes to its taps waits there."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def unplug(self, device: str) -> None:
         """Take a network device out again; its tap goes with it."""

@@ -140,6 +140,7 @@ class Hosts:
             "inside": self.inside,
             "listeners": self.listeners,
             "per_packet": self.per_packet,
+            "put_back": self.put_back,
             "publish": self.publish,
             "host_states": self.host_states,
             "halt_host": self.halt_host,
@@ -257,9 +258,17 @@ class Hosts:
             return sorted(inside.listening_ports())
 
     def per_packet(self, *, host: str, interface: str) -> dict[str, bool]:
-        """Switch segmentation offloads off, so that a lost packet is one packet; Refused if one stays on."""
+        """Switch segmentation offloads off, so that a lost packet is one packet; Refused if one stays on.
+
+        Returns what they were, for `put_back`.
+        """
         with self._in_net(self._host(host)):
             return offloads.switch_off(interface)
+
+    def put_back(self, *, host: str, interface: str, offloads_were: dict[str, bool]) -> dict[str, bool]:
+        """Set segmentation offloads to what they were; returns what is in force."""
+        with self._in_net(self._host(host)):
+            return offloads.put_back(interface, offloads_were)
 
     def publish(self, *, ticket: str, targets: list[tuple[str, int]]) -> None:
         """Pass on every connection to the listening sockets behind a ticket, each to its own address and port."""

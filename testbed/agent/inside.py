@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import offloads
 from .probes import Probes
-from .protocol import Operation, Refused
+from .protocol import Operation
 
 _SYS_NET = Path("/sys/class/net")
 _IF_INET6 = Path("/proc/net/if_inet6")
-_OFFLOADS = {
-    "tso": "tcp-segmentation-offload",
-    "gso": "generic-segmentation-offload",
-    "gro": "generic-receive-offload",
-}
 # include/net/tcp_states.h
 _LISTEN = "0A"
 _STATES = {
@@ -37,7 +31,7 @@ def operations() -> dict[str, Operation]:
     return {
         "interfaces": interfaces,
         "per_packet": per_packet,
-        "super_packets": super_packets,
+        "put_back": put_back,
         "counters": counters,
         "await_listener": await_listener,
         "connections": connections,
@@ -75,25 +69,16 @@ def _link_local(interface: str) -> list[str]:
 
 
 def per_packet(*, interface: str) -> dict[str, bool]:
-    """Switch segmentation offloads off, so that a lost packet is one packet; returns what is in force.
+    """Switch segmentation offloads off, so that a lost packet is one packet; returns what they were.
 
     Raises Refused if one of them stays on.
     """
-    words = [word for offload in _OFFLOADS for word in (offload, "off")]
-    _ethtool("-K", interface, *words)
-    (features,) = json.loads(_ethtool("--json", "-k", interface))
-    state = {short: bool(features[long]["active"]) for short, long in _OFFLOADS.items()}
-    if any(state.values()):
-        raise Refused(f"offloads of {interface} stay on: {', '.join(name for name, on in state.items() if on)}")
-    return state
+    return offloads.switch_off(interface)
 
 
-def super_packets(*, interface: str) -> dict[str, bool]:
-    """Switch segmentation offloads on again, as they usually are; returns what is in force."""
-    words = [word for offload in _OFFLOADS for word in (offload, "on")]
-    _ethtool("-K", interface, *words)
-    (features,) = json.loads(_ethtool("--json", "-k", interface))
-    return {short: bool(features[long]["active"]) for short, long in _OFFLOADS.items()}
+def put_back(*, interface: str, offloads_were: dict[str, bool]) -> dict[str, bool]:
+    """Set segmentation offloads to what they were before `per_packet`; returns what is in force."""
+    return offloads.put_back(interface, offloads_were)
 
 
 def counters() -> dict[str, dict[str, int]]:
@@ -174,10 +159,3 @@ def _tcp_table() -> Iterator[list[str]]:
 
 def _port(address: str) -> int:
     return int(address.rpartition(":")[2], 16)
-
-
-def _ethtool(*arguments: str) -> str:
-    done = subprocess.run(["ethtool", *arguments], capture_output=True, text=True, check=False, timeout=20)
-    if done.returncode:
-        raise Refused(f"`ethtool {' '.join(arguments)}` failed with status {done.returncode}: {done.stderr.strip()}")
-    return done.stdout

@@ -1,6 +1,6 @@
 """Network devices, addresses and routes over one rtnetlink socket: many changes in one write, no process each.
 
-Message formats: rtnetlink(7), linux/if_link.h, linux/if_addr.h, linux/rtnetlink.h.
+Message formats: rtnetlink(7), linux/if_link.h, linux/if_addr.h, linux/neighbour.h, linux/rtnetlink.h.
 """
 
 from __future__ import annotations
@@ -12,25 +12,35 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from pathlib import Path
 from typing import Self
 
 from .protocol import Refused
 
 _NETLINK_ROUTE = 0
 _NLMSG_ERROR = 2
-_REQUEST, _ACK, _EXCL, _CREATE = 0x1, 0x4, 0x200, 0x400
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 20, 24
+_REQUEST, _ACK, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x100, 0x200, 0x400
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWNEIGH = 16, 17, 20, 24, 28
 
 _IFF_UP = 0x1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_TXQLEN = 1, 3, 4, 10, 13
 _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 18, 26, 28
+_INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 4, 5
 _IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 8, 1
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_INFO_PEER = 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
 _IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+# linux/neighbour.h
+_NDA_LLADDR, _NUD_REACHABLE, _NTF_MASTER = 2, 0x02, 0x04
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
+
+BRIDGE_PORT = {"hairpin": 4, "learning": 8, "flood": 9, "mcast_flood": 27, "bcast_flood": 30, "isolated": 33}
+"""What a port keeps on its bridge, in the words of bridge(8), and its number in linux/if_link.h, IFLA_BRPORT_…."""
+
+_IPV6_LEAST_MTU = 1280
+_IF_INET6 = Path("/proc/net/if_inet6")
 
 # An answer takes some 800 bytes of the socket's buffer, which holds 200 KiB.
 _AT_ONCE = 64
@@ -92,17 +102,36 @@ def enslave(index: int, master: int) -> Change:
     return Change(f"device {index} on {master}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_MASTER, master))
 
 
+def bridge_port(index: int, **settings: bool) -> Change:
+    """Say how a device behaves on the bridge that it is on; the words of `BRIDGE_PORT`."""
+    data = b"".join(_attribute(BRIDGE_PORT[name], bytes([on])) for name, on in settings.items())
+    info = _text(_INFO_SLAVE_KIND, "bridge") + _attribute(_INFO_SLAVE_DATA, data)
+    return Change(
+        f"bridge port {index}: {settings}", _RTM_NEWLINK, 0, _link(index, 0) + _attribute(_IFLA_LINKINFO, info)
+    )
+
+
+def reached_through(index: int, mac: bytes) -> Change:
+    """Have the bridge that a device is on send frames for this address there, as if it had learned so."""
+    body = struct.pack("=BxxxiHBB", socket.AF_BRIDGE, index, _NUD_REACHABLE, _NTF_MASTER, 0)
+    return Change(
+        f"{mac.hex(':')} through device {index}", _RTM_NEWNEIGH, _CREATE | _REPLACE, body + _attribute(_NDA_LLADDR, mac)
+    )
+
+
 def queue(index: int, packets: int) -> Change:
     """Say how many packets a device's own queue holds; a classful qdisc takes its children's length from that."""
     return Change(f"queue of device {index}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_TXQLEN, packets))
 
 
-def speechless(index: int, *, mtu: int, master: int = 0) -> Change:
-    """Set a device up, on a bridge or on none, that is to carry others' frames and have no address of its own."""
-    none = _attribute(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", _IN6_ADDR_GEN_MODE_NONE))
-    attributes = _u32(_IFLA_MTU, mtu) + _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET6, none))
-    attributes += _u32(_IFLA_MASTER, master) if master else b""
-    return Change(f"device {index} to carry", _RTM_NEWLINK, 0, _link(index, _IFF_UP) + attributes)
+def speechless(index: int, *, mtu: int, queue_packets: int) -> Change:
+    """Prepare a device, still down, that is to carry others' frames and have no address of its own."""
+    attributes = _u32(_IFLA_MTU, mtu) + _u32(_IFLA_TXQLEN, queue_packets)
+    # Below RFC 8200's least MTU, or without IPv6, a device has no such part, and the kernel refuses to set it.
+    if mtu >= _IPV6_LEAST_MTU and _IF_INET6.exists():
+        none = _attribute(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", _IN6_ADDR_GEN_MODE_NONE))
+        attributes += _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET6, none))
+    return Change(f"device {index} to carry", _RTM_NEWLINK, 0, _link(index, 0) + attributes)
 
 
 def delete(index: int) -> Change:

@@ -9,6 +9,8 @@ import ctypes
 import fcntl
 import socket
 import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from .protocol import Refused
 
@@ -18,21 +20,38 @@ _OFFLOADS = {"tso": (0x1E, 0x1F), "gso": (0x23, 0x24), "gro": (0x2B, 0x2C)}
 
 
 def switch_off(interface: str) -> dict[str, bool]:
-    """Switch TSO, GSO and GRO off; returns what is in force. Raises Refused if one of them stays on."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        try:
-            for _, set_command in _OFFLOADS.values():
-                _ethtool(control, interface, set_command)
-            state = {name: bool(_ethtool(control, interface, ask)) for name, (ask, _) in _OFFLOADS.items()}
-        except OSError as error:
-            raise Refused(f"offloads of {interface}: {error.strerror}") from None
+    """Switch TSO, GSO and GRO off; returns what they were. Raises Refused if one of them stays on."""
+    before = _state(interface)
+    state = put_back(interface, dict.fromkeys(_OFFLOADS, False))
     if any(state.values()):
         raise Refused(f"offloads of {interface} stay on: {', '.join(name for name, on in state.items() if on)}")
-    return state
+    return before
 
 
-def _ethtool(control: socket.socket, interface: str, command: int) -> int:
-    value = ctypes.create_string_buffer(struct.pack("=II", command, 0))
+def put_back(interface: str, wanted: Mapping[str, bool]) -> dict[str, bool]:
+    """Set them to what they were; returns what is in force. Raises Refused."""
+    with _control(interface) as control:
+        for name, on in wanted.items():
+            _ethtool(control, interface, _OFFLOADS[name][1], int(on))
+    return _state(interface)
+
+
+def _state(interface: str) -> dict[str, bool]:
+    with _control(interface) as control:
+        return {name: bool(_ethtool(control, interface, ask)) for name, (ask, _) in _OFFLOADS.items()}
+
+
+@contextmanager
+def _control(interface: str) -> Iterator[socket.socket]:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            yield control
+    except OSError as error:
+        raise Refused(f"offloads of {interface}: {error.strerror}") from None
+
+
+def _ethtool(control: socket.socket, interface: str, command: int, wanted: int = 0) -> int:
+    value = ctypes.create_string_buffer(struct.pack("=II", command, wanted))
     fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), ctypes.addressof(value)))
     (result,) = struct.unpack_from("=I", value.raw, 4)
     return int(result)

@@ -31,7 +31,8 @@ from typing import Any, Self
 
 from . import carried, offloads, qdiscs, splice
 from .batch import Batch, LocalTool, Outcome
-from .netlink import Netlink, delete, enslave, queue, speechless, up
+from .detour import Detour
+from .netlink import Netlink, delete, queue, speechless, up
 from .noise import noise
 from .protocol import Operation, Refused
 from .qdiscs import Qdiscs
@@ -39,8 +40,6 @@ from .rejecting import TUN, Rejecting, make_tap, open_tap
 from .schedule import Schedules
 
 _SYS_NET = Path("/sys/class/net")
-_BRIDGE_FLAGS = {"hairpin": "hairpin_mode", "isolated": "isolated"}
-"""What a port keeps on its bridge, in ip's words, and its file below /sys/class/net/…/brport."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Where distributions put iproute2's tables; tc looks in one folder alone, and that must also hold the user's own.
 _TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/usr/lib64/tc"), Path("/usr/share/tc"))
@@ -65,8 +64,8 @@ class Port:
     ifindex: int
     device: str
     """Where the qdiscs are: the veth, or the carried kernel's device."""
-    taps: tuple[str, str] | None = None
-    """Of a carried port: the tap on the bridge's side and the one on the host's."""
+    detour: Detour | None = None
+    """What leads a carried port's packets through the carried kernel."""
     entry: str | None = None
     """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
     kernel: carried.CarriedKernel | None = None
@@ -77,6 +76,8 @@ class Port:
     """Where the veth was, before it was taken off for the splice."""
     device_index: int = 0
     """The ifindex of ``device``, in the kernel that has it."""
+    released: bool = False
+    """Whether nothing of ours is in its packets' way; all that takes time to prepare is kept for `Ports.tc`."""
     undo: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -87,15 +88,12 @@ class Port:
     @property
     def outer(self) -> list[splice.Redirect]:
         """What leads packets into its carried kernel, and ARP past it."""
-        if self.taps is None:
-            return []
-        gate, end = self.taps
-        return [*splice.joined(self.veth, end), *splice.past(gate, self.veth)]
+        return [] if self.detour is None or self.released else self.detour.redirects
 
     @property
     def gate(self) -> str:
         """The device of this kernel through which every packet to the host leaves the switch, before the qdiscs."""
-        return self.veth if self.taps is None else self.taps[0]
+        return self.veth if self.detour is None else self.detour.gate
 
 
 class Ports:
@@ -139,6 +137,7 @@ class Ports:
             "noise": noise,
             "boot": self.boot,
             "attach": self.attach,
+            "release": self.release,
             "tc": self.tc,
             "sides": self.sides,
             "carried": self.carried,
@@ -217,10 +216,11 @@ class Ports:
         found = min(self._kernels, key=lambda kernel: carries[id(kernel)], default=None)
         return self._boot_another() if found is None or carries[id(found)] >= _PORTS_A_KERNEL else found
 
-    def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, str | None]:
+    def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, Any]:
         """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once.
 
         Says on which ``device`` of which ``kernel`` (None: this one) its qdiscs are, and what feeds it (``entry``).
+        Packets go there from the first `tc` with ``resume`` on.
         """
         self._bury()
         known = self._ports.get(port)
@@ -245,11 +245,13 @@ class Ports:
         return _where(attached)
 
     def tc(
-        self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0, at_gate: bool = False
-    ) -> dict[str, Any]:
+        self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0, at_gate: bool = False,
+        resume: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
         """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line.
 
-        ``at_gate``: in this kernel, where the port's gate is, whoever executes netem.
+        ``at_gate``: in this kernel, where the port's gate is, whoever executes netem. ``resume``: and have the packets
+        of a port that is new, or was released, go where its qdiscs are.
         ``qdisc get dev DEVICE parent MAJOR:MINOR`` is a line of our own (`qdiscs.asked`): it shows one qdisc.
 
         Refused as ``gone``, before any line is run, if the port's veth or an interface of ``needs`` (ifindex: the
@@ -257,7 +259,15 @@ class Ports:
         """
         self._bury()
         try:
-            return self._run(port, lines, needs, deadline_s, at_gate=at_gate)
+            if not resume:
+                return self._run(port, lines, needs, deadline_s, at_gate=at_gate)
+            attached = self._there(port, needs)
+            if attached.detour is None:
+                self._resume(attached)
+            answer = self._run(port, lines, needs, deadline_s, at_gate=at_gate)
+            # With its root already there: a device that is given one loses packets meanwhile.
+            self._resume(attached)
+            return answer
         except Refused as refused:
             self._bury()
             raise Refused(str(refused), kind=refused.kind if port in self._ports else "gone") from None
@@ -271,6 +281,33 @@ class Ports:
         for port in gone:
             self._detach(port)
         return [port.name for port in gone]
+
+    def release(self, *, ports: Sequence[str]) -> dict[str, list[str]]:
+        """Take what is ours out of the way of these ports' packets, as if they had never been attached.
+
+        A carried port's qdiscs stay in its kernel, and `tc` resumes it quickly; the root qdisc of a port of the host
+        engine goes. Returns those that are ``released`` now: none that does not exist.
+        """
+        self._bury()
+        done = [port for name in ports if (port := self._ports.get(name)) is not None and _exists(port)]
+        for port in done:
+            if not port.released:
+                if port.detour is not None:
+                    port.detour.take_out(self._host_tc.batch())
+                else:
+                    port.undo.close()
+                    port.gated = False
+                port.released = True
+        return {"released": [port.name for port in done]}
+
+    def _resume(self, port: Port) -> None:
+        if not port.released:
+            return
+        if port.detour is not None and port.kernel is not None:
+            port.detour.put_in(self._host_tc.batch(), port.kernel.held())
+        else:
+            self._attach_host(port)
+        port.released = False
 
     def heal(self) -> dict[str, int]:
         """Stop every timeline and put every port back as it was found."""
@@ -382,14 +419,14 @@ class Ports:
         """Where packets toward the port's host pass ``before`` its qdiscs and ``after`` them, as interfaces here.
 
         ``before`` is None where the veth itself has the qdiscs: there they pass the senders' own ports. Both are None
-        for a port that is not attached, or is gone.
+        for a port that is not attached, or released, or gone.
         """
         attached = self._ports.get(port)
-        if attached is None or not _exists(attached):
+        if attached is None or attached.released or not _exists(attached):
             return {"before": None, "after": None}
-        if attached.taps is None:
+        if attached.detour is None:
             return {"before": None, "after": attached.veth}
-        return {"before": attached.taps[0], "after": attached.taps[1]}
+        return {"before": attached.detour.gate, "after": attached.detour.end}
 
     def carried(self, *, port: str) -> dict[str, dict[str, int]] | None:
         """What went into the carried kernel at a port and came out, each way, since it is there; None without one.
@@ -397,9 +434,9 @@ class Ports:
         ``refused_packets`` found its queue full and did not go in.
         """
         attached = self._ports.get(port)
-        if attached is None or attached.taps is None:
+        if attached is None or attached.detour is None:
             return None
-        gate, end = attached.taps
+        gate, end = attached.detour.gate, attached.detour.end
         return {"to_host": _passed(gate, end), "from_host": _passed(end, gate)}
 
     def paths(self, *, ports: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -468,7 +505,14 @@ class Ports:
                     make_tap(tap)
                 kernel.open_clock(tap)
                 with Netlink() as here:
-                    here.apply([speechless(socket.if_nametoindex(tap), mtu=carried.CLOCK_MTU)])
+                    here.apply(
+                        [
+                            speechless(
+                                index := socket.if_nametoindex(tap), mtu=carried.CLOCK_MTU, queue_packets=_QUEUE_PACKETS
+                            ),
+                            up(index),
+                        ]
+                    )
         return {kernel.name: kernel.clock for kernel in self._kernels if kernel.clock is not None}
 
     def store(self, *, name: str, data: str) -> dict[str, str]:
@@ -531,16 +575,7 @@ class Ports:
         vec_a, vec_b = f"vec{2 * number}", f"vec{2 * number + 1}"
         port.entry = vec_b
         tap_a, tap_b = f"tb{self._tag}{number}a", f"tb{self._tag}{number}b"
-        veth = _SYS_NET / port.veth
-        mtu = int((veth / "mtu").read_text())
-        if not (veth / "master").exists():
-            raise Refused(f"veth {port.veth} is on no bridge; an earlier run may have left it: restart the stack")
-        bridge = port.bridge = (veth / "master").readlink().name
-        set_flags = [
-            flag for flag, file in _BRIDGE_FLAGS.items() if (veth / "brport" / file).read_text().strip() == "1"
-        ]
-        flags = [word for flag in set_flags for word in (flag, "on")]
-
+        mtu = int((_SYS_NET / port.veth / "mtu").read_text())
         for vec, tap in ((vec_a, tap_a), (vec_b, tap_b)):
             if self._own_net:
                 make_tap(tap)
@@ -556,27 +591,16 @@ class Ports:
             # Its driver asks for super-packets when it opens the tap, and has buffers for single ones.
             offloads.switch_off(tap)
         kernel.tc.checked(list(splice.lines(port.inner)))
-        tc = self._host_tc.batch()
-        # Undone last in, first out: the redirect goes, the veth returns to its bridge, then its flags.
-        if flags:
-            port.undo.callback(_if_exists, port, "ip", "link", "set", port.veth, "type", "bridge_slave", *flags)
-        port.undo.callback(_if_exists, port, "ip", "link", "set", port.veth, "master", bridge)
-        with Netlink() as here:
-            here.apply([
-                # No address of the host's own may speak through a tap.
-                # A tap has room for as many packets as its queue is long.
-                queue(socket.if_nametoindex(tap_a), _QUEUE_PACKETS),
-                queue(socket.if_nametoindex(tap_b), _QUEUE_PACKETS),
-                speechless(socket.if_nametoindex(tap_a), mtu=mtu),
-                speechless(socket.if_nametoindex(tap_b), mtu=mtu, master=socket.if_nametoindex(bridge)),
-                enslave(port.ifindex, 0),
-            ])  # fmt: skip
-        if flags:
-            _run("ip", "link", "set", tap_b, "type", "bridge_slave", *flags)
-        port.undo.callback(_quietly, lambda: _exists(port) and tc.run([f"qdisc delete dev {port.veth} ingress"]))
-        port.taps = (tap_b, tap_a)
-        tc.checked(list(splice.lines(port.outer)))
+        port.detour = Detour(port.veth, port.ifindex, end=tap_a, gate=tap_b)
+        port.bridge = port.detour.bridge
         port.gated = True
+        port.detour.prepare(self._host_tc.batch(), mtu=mtu, queue_packets=_QUEUE_PACKETS)
+        port.undo.callback(self._splice_out, port)
+        port.released = True
+
+    def _splice_out(self, port: Port) -> None:
+        if port.detour is not None and _exists(port):
+            _quietly(port.detour.remove, self._host_tc.batch())
 
     def _detach(self, port: Port) -> None:
         del self._ports[port.name]
@@ -629,8 +653,9 @@ class Ports:
             yield device
 
 
-def _where(port: Port) -> dict[str, str | None]:
-    return {"device": port.device, "entry": port.entry, "kernel": port.kernel.name if port.kernel else None}
+def _where(port: Port) -> dict[str, Any]:
+    kernel = port.kernel.name if port.kernel else None
+    return {"device": port.device, "entry": port.entry, "kernel": kernel, "released": port.released}
 
 
 def _device(name: str) -> splice.Device:
@@ -653,9 +678,9 @@ def _device(name: str) -> splice.Device:
 
 def _outside(port: Port) -> list[str]:
     """What is wrong with a port's devices in this kernel."""
-    if port.taps is None:
+    if port.detour is None or port.released:
         return splice.amiss(_device(port.veth), master=port.bridge, far_end=_FAR_END)
-    gate, end = port.taps
+    gate, end = port.detour.gate, port.detour.end
     found = splice.amiss(_device(port.veth), far_end=_FAR_END)
     found += splice.amiss(_device(gate), master=port.bridge) + splice.amiss(_device(end))
     return found + (splice.amiss(_device(port.bridge)) if port.bridge is not None else [])

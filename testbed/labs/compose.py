@@ -42,6 +42,7 @@ from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
+from testbed.labs.releasing import PerPacket
 from testbed.labs.runs import DETACHED, STACK_LABEL, clear_stale, owner, remove_run, runs
 from testbed.labs.suspending import Suspended
 from testbed.labs.waiting import NotSeenError, await_condition
@@ -221,8 +222,9 @@ class ComposeLab(Lab):
             self._agent = channel = Channel(self.engine.attach(agent), name="agent")
             self._undo.callback(self._remove_stack)
             self._undo.callback(self._end_agent, channel)
-            kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": []}
+            kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": [], "per_packet": {}}
             self.netem_engine, self.seedable = kept["engine"], kept["seedable"]
+            self.per_packet = PerPacket(kept["per_packet"])
             self._name_hosts(self.engine.containers(com_docker_compose_project=self.composer.project))
             self.whole.up()
             self.suspended = {
@@ -258,6 +260,7 @@ class ComposeLab(Lab):
         suspended = [{"link": ref.state(), "kept": kept.state()} for ref, kept in self.suspended.items()]
         self._agent.call("keep", state={
             "engine": self.netem_engine, "seedable": self.seedable, "ports": ports, "suspended": suspended,
+            "per_packet": self.per_packet.state(),
         })  # fmt: skip
         self._agent.close()
         if self._capture_agent is not None:
@@ -635,11 +638,10 @@ class ComposeLab(Lab):
         if self._agent is None:
             raise LabError("the lab is not up")
         target = self._hosts[host]
-        interface = target.send_per_packet(network)
+        ifindex = target.interface(network)["peer_ifindex"]
         name = f"{host}@{network}"
-        attached = self._agent.call("attach", port=name, ifindex=interface["peer_ifindex"], engine=self.netem_engine)
-        return Port(name=name, channel=self._agent, device=attached["device"], entry=attached.get("entry"),
-                    kernel=attached.get("kernel"))  # fmt: skip
+        attached = self._agent.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
+        return Port.attached(name, self._agent, attached, ifindex=ifindex)
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port of the engine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
@@ -651,10 +653,10 @@ class ComposeLab(Lab):
                 return watched.port
         ifindex = self._hosts[host].interface(network)["peer_ifindex"]
         attached = self._agent.call("attach", port=name, ifindex=ifindex, engine="host")
-        return Port(name=name, channel=self._agent, device=attached["device"])
+        return Port.attached(name, self._agent, attached, ifindex=ifindex)
 
     def _prepare_source(self, host: str, network: str) -> int:
-        return int(self._hosts[host].send_per_packet(network)["peer_ifindex"])
+        return int(self._hosts[host].interface(network)["peer_ifindex"])
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -728,7 +730,6 @@ class ComposeHost(Host):
         self.container = container
         self._agents: dict[str, tuple[Channel, str]] = {}
         """Those in its namespaces, by role, and the start of the container that each was started for."""
-        self._per_packet: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
@@ -870,13 +871,16 @@ class ComposeHost(Host):
                 return interface
         raise LabError(f"`{self.name}` has no interface with address {mac}; it has {seen}")
 
-    def send_per_packet(self, network: str) -> dict[str, Any]:
-        """Switch segmentation offloads off on its interface, once for each that it has had; returns the interface."""
-        interface = self.interface(network)
-        if interface["peer_ifindex"] not in self._per_packet:
-            self.inside().call("per_packet", interface=interface["name"])
-            self._per_packet.add(interface["peer_ifindex"])
-        return interface
+    def send_per_packet(self, network: str) -> dict[str, bool]:
+        """Switch segmentation offloads off on its interface; returns what they were."""
+        name = self.interface(network)["name"]
+        before: dict[str, bool] = self.inside().call("per_packet", interface=name)
+        return before
+
+    def send_as_before(self, network: str, offloads: Mapping[str, bool]) -> None:
+        """Set them to what they were."""
+        name = self.interface(network)["name"]
+        self.inside().call("put_back", interface=name, offloads_were=dict(offloads))
 
     def inside(self) -> Channel:
         """The agent in this host's network namespace; a new one after the container was restarted."""

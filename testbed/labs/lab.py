@@ -31,7 +31,7 @@ from testbed.errors import (
 )
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.labs import between, cutting, proving, sequences, suspending
+from testbed.labs import between, cutting, proving, releasing, sequences, suspending
 from testbed.labs.carrying import Carriage, Way
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
@@ -231,6 +231,14 @@ class Host(abc.ABC):
     def connections(self) -> list[dict[str, Any]]:
         """The TCP connections that its kernel still works on, also those whose program has ended."""
 
+    def send_per_packet(self, network: str) -> dict[str, bool]:
+        """Switch segmentation offloads off on its interface; returns what they were."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so its offloads on {network} cannot be changed")
+
+    def send_as_before(self, network: str, offloads: Mapping[str, bool]) -> None:
+        """Set them to what they were."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so {offloads} cannot be set on {network}")
+
     @abc.abstractmethod
     def follow(self) -> Log:
         """What its main program prints, as it grows; a context manager."""
@@ -332,6 +340,25 @@ class Port:
     """What it had refused when the test began."""
     kernel: str | None = None
     """The carried kernel that has its qdiscs; None where it is the engine's own."""
+    ifindex: int = 0
+    """Of the host's own port on the engine's machine; a host that is started again has another."""
+    released: bool = False
+    """Whether packets go past what is ours here, until something is put on a link again: see `releasing`."""
+
+    @classmethod
+    def attached(cls, name: str, channel: Channel, told: Mapping[str, Any], *, ifindex: int) -> Port:
+        """The port as the agent tells of it once it is attached."""
+        return cls(name=name, channel=channel, device=told["device"], entry=told["entry"], kernel=told["kernel"],
+                   ifindex=ifindex, released=told["released"])  # fmt: skip
+
+    def let_go(self) -> None:
+        """It was released: of the engine's own kernel, its qdiscs are gone."""
+        self.released = True
+        if self.kernel is None:
+            self.rooted = False
+            for source in self.sources.values():
+                source.led = source.counted = source.spare = False
+                source.beyond_before = None
 
     @property
     def applied(self) -> dict[LinkRef, Impairment]:
@@ -353,7 +380,7 @@ class Port:
             for ref, each in self.sources.items()
         ]
         return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry,
-                "kernel": self.kernel}  # fmt: skip
+                "kernel": self.kernel, "ifindex": self.ifindex, "released": self.released}  # fmt: skip
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
@@ -372,7 +399,8 @@ class Port:
                 "cut": None if cut is None else cutting.Cut.from_state(cut, minor, ways),
             })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
-                   entry=state.get("entry"), kernel=state.get("kernel"))  # fmt: skip
+                   entry=state.get("entry"), kernel=state.get("kernel"), ifindex=state.get("ifindex", 0),
+                   released=state.get("released", False))  # fmt: skip
 
 
 class Link:
@@ -508,14 +536,20 @@ class Lab(abc.ABC):
         """What impaired the links of hosts that are stopped."""
         self._say: Callable[[str], None] = lambda _text: None
 
-    def begin(self, seeds_from: str | None) -> None:
-        """Begin a test: forget the records, the history and the programs of the one before.
+        self.per_packet = releasing.PerPacket()
+        self._testing = False
+
+    def begin(self, seeds_from: str | None, links: Collection[LinkRef] = ()) -> None:
+        """Begin a test: heal what is left, and forget the records, the history and the programs of the one before.
 
         Every host is brought back that was stopped, or was not left as it was when the stack came up. Raises LabError
-        saying why one cannot be.
+        saying why one cannot be. What nothing impairs any more is as if it had never been impaired; ``links``: those to
+        be impaired at once, to whose ports that is not done and undone.
         """
-        self.suspended.clear()
+        self._testing = True
+        self._heal_all()
         self.whole.begin()
+        releasing.release(self, but=links)
         self.records.clear()
         self.history.clear()
         self._steps.clear()
@@ -539,6 +573,7 @@ class Lab(abc.ABC):
             each.callback(self._heal_all)
             each.callback(self.carriage.end)
             each.callback(self.whole.resume_all)  # first: nothing in a paused host can be ended
+        self._testing = False
 
     def _settle(self) -> None:
         self.left_over = self.connections.settle(self)
@@ -579,7 +614,7 @@ class Lab(abc.ABC):
 
     @abc.abstractmethod
     def _prepare_source(self, host: str, network: str) -> int:
-        """Make a host that sends into an impaired link send packets one by one; its own port's ifindex."""
+        """The ifindex of the port of a host that sends into an impaired link."""
 
     @property
     def tcp_hosts(self) -> Sequence[str]:
@@ -874,11 +909,18 @@ class Lab(abc.ABC):
     def heal(self) -> None:
         """Mend every cut and take every impairment off; what stays is raised once the others are off.
 
-        What a link was until then, and whether it held, goes into the next `verify`.
+        What a link was until then, and whether it held, goes into the next `verify`. Out of a test, ports and hosts are
+        then as they were before they were impaired; in one, before the next test that does not impair them.
         """
         for ref in self.impaired:
             self._end_evidence(ref)
         self._heal_all()
+        if not self._testing:
+            self.release()
+
+    def release(self) -> None:
+        """Have ports that nothing impairs or cuts, and hosts that send to none, be as before they were impaired."""
+        releasing.release(self)
 
     def _heal_all(self) -> None:
         self.suspended.clear()
@@ -1423,6 +1465,8 @@ class Lab(abc.ABC):
         self.suspended.pop(ref, None)
         self._end_evidence(ref)
         self.clear(ref)
+        if not self._testing:
+            self.release()
 
     def _end_evidence(self, ref: LinkRef) -> None:
         """Look at an impaired link for the last time. What was found wrong before is not told again."""
@@ -1767,14 +1811,23 @@ class Lab(abc.ABC):
     def _ready(self, ref: LinkRef) -> Port:
         """The port at a link's end, with its source prepared; the first time, both at once."""
         port = self._ports.get((ref.dst, ref.network))
-        if port is not None and ref in port.sources:
-            self.carriage.watch(port)
-            return port
+        if port is None or ref not in port.sources:
+            port = self._prepare(ref)
+        if self.netem_engine == "host":  # before a carried kernel, packets are cut at its tap, whoever sends them
+            self.per_packet.want(self.hosts[ref.src], ref.network, port.sources[ref].ifindex)
+            self.per_packet.want(self.hosts[ref.dst], ref.network, port.ifindex)
+        if port.released:
+            # With its root: a device that is given one while packets pass loses some.
+            answer = self._tc(port, [] if port.rooted else qdisc.root(port.device), resume=True)
+            port.rooted = port.rooted or not answer["complaints"]
+        self.carriage.watch(port)
+        return port
+
+    def _prepare(self, ref: LinkRef) -> Port:
         with ThreadPoolExecutor(1, "testbed-source") as pool:
             prepared = pool.submit(self._prepare_source, ref.src, ref.network)
             port = self._port(ref.dst, ref.network)
             ifindex = prepared.result()
-        self.carriage.watch(port)
         minor = qdisc.FIRST_MINOR + len(port.sources)
         if minor > qdisc.LAST_MINOR:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
@@ -1823,13 +1876,18 @@ class Lab(abc.ABC):
             self._ports[host, network] = self._attach(host, network)
         return self._ports[host, network]
 
-    def _tc(self, port: Port, lines: Sequence[str], source: Source | None = None, *, at_gate: bool = False) -> Any:
-        """Run lines on a port, or at its gate.
+    def _tc(
+        self, port: Port, lines: Sequence[str], source: Source | None = None, *, at_gate: bool = False,
+        resume: bool = False,
+    ) -> Any:  # fmt: skip
+        """Run lines on a port, or at its gate; ``resume``: and have a released port's packets come there again.
 
         Refused as ``gone`` if the port, or the source's own, is no more the one we know.
         """
         needs = [] if source is None else [source.ifindex]
-        return port.channel.call("tc", port=port.name, lines=list(lines), needs=needs, at_gate=at_gate)
+        answer = port.channel.call("tc", port=port.name, lines=list(lines), needs=needs, at_gate=at_gate, resume=resume)
+        port.released = port.released and not resume
+        return answer
 
     def _not_applied(self, ref: LinkRef, found: Sequence[proof.Difference], *context: str) -> ImpairmentNotAppliedError:
         said = [*map(str, found), *context]

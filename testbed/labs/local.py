@@ -505,11 +505,10 @@ class LocalLab(Lab):
         channel = self.channel
         if self.netem_engine == "carried":
             self._carry(channel)
-        ifindex = self._prepare_source(host, network)
+        ifindex = self._ifindexes[host][network]
         name = f"{host}@{network}"
         attached = channel.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
-        return Port(name=name, channel=channel, device=attached["device"], entry=attached.get("entry"),
-                    kernel=attached.get("kernel"))  # fmt: skip
+        return Port.attached(name, channel, attached, ifindex=ifindex)
 
     def watching(self, host: str, network: str) -> Port | None:
         """The port of this machine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
@@ -521,11 +520,11 @@ class LocalLab(Lab):
         for watched in self.watched.values():
             if watched.port.name == name:
                 return watched.port
-        attached = self.channel.call("attach", port=name, ifindex=self._ifindexes[host][network], engine="host")
-        return Port(name=name, channel=self.channel, device=attached["device"])
+        ifindex = self._ifindexes[host][network]
+        attached = self.channel.call("attach", port=name, ifindex=ifindex, engine="host")
+        return Port.attached(name, self.channel, attached, ifindex=ifindex)
 
     def _prepare_source(self, host: str, network: str) -> int:
-        self._hosts[host].send_per_packet(network)
         return self._ifindexes[host][network]
 
     def attach_program(self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool) -> Attached:
@@ -695,7 +694,6 @@ class LocalHost(Host):
         self.service: LocalProgram | None = None
         """The program that the Compose file starts here."""
         self._lab = lab
-        self._per_packet: set[str] = set()
         self._inside: Channel | None = None
         self._begun = False
         self.halted = False
@@ -897,12 +895,21 @@ class LocalHost(Host):
             self._inside.close()
             self._inside = None
 
-    def send_per_packet(self, network: str) -> None:
-        """Switch segmentation offloads off on its interface, once."""
-        if network not in self._per_packet:
-            interface = next(each for each in self.plan.interfaces if each.network == network)
-            self._lab.channel.call("per_packet", host=self.name, interface=interface.name)
-            self._per_packet.add(network)
+    def send_per_packet(self, network: str) -> dict[str, bool]:
+        """Switch segmentation offloads off on its interface; returns what they were."""
+        before: dict[str, bool] = self._lab.channel.call(
+            "per_packet", host=self.name, interface=self._interface(network)
+        )
+        return before
+
+    def send_as_before(self, network: str, offloads: Mapping[str, bool]) -> None:
+        """Set them to what they were."""
+        self._lab.channel.call(
+            "put_back", host=self.name, interface=self._interface(network), offloads_were=dict(offloads)
+        )
+
+    def _interface(self, network: str) -> str:
+        return next(each.name for each in self.plan.interfaces if each.network == network)
 
 
 class LocalProgram(Program):

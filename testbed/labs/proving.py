@@ -527,7 +527,9 @@ def _begin_watching(lab: Lab, ref: LinkRef, network: str) -> Watched | None:
     root = qdisc.root(port.device) if lab.netem_engine == "host" else [watching.root(port.device)]
     lines = [] if port.rooted else root
     lines += watching.source(port.device, minor, lab.source_addresses(ref.src, network), ref.traffic)
-    if port.channel.call("tc", port=port.name, lines=lines)["complaints"]:
+    complaints = port.channel.call("tc", port=port.name, lines=lines, resume=port.released)["complaints"]
+    port.released = False
+    if complaints:
         return None
     port.rooted = True
     return Watched(port=port, minor=minor)

@@ -165,9 +165,9 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     run, config = run_of(item), item.config
     ours = config.stash.get(LAB, None) is lab
     asked = item.stash[WANTED] if ours and WANTED in item.stash else wanted(item, lambda: lab)
-    lab.heal()  # of what a test that uses `stack` alone may have put there
     lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
-    lab.begin(f"{run.seed}:{_seeded_by(item)}")
+    # Heals also what a test that uses `stack` alone may have put there.
+    lab.begin(f"{run.seed}:{_seeded_by(item)}", asked.links)
     run.lab, run.wanted = lab, asked
     if (mode := config.getoption("--testbed-capture")) != "never":
         folder = config.rootpath / "report" / "captures" / keeping.file_name(id_of(item))

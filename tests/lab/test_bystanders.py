@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,18 +11,21 @@ import pytest
 
 from testbed import ComposeLab, Lab
 from testbed.labs.waiting import await_condition
-from tests.lab.conftest import HERE, lab_of
+from tests.lab.conftest import HERE, lab_of, own_subnet
 from tests.lab.programs import bulk
 
-_PROGRAM = "/tmp/bulk.py"
+_PROGRAM, _STEADY = "/tmp/bulk.py", "/tmp/steady.py"
 
 
 @pytest.fixture(scope="module")
 def three(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    own_subnet()
     with lab_of(kind, pytestconfig, HERE / "stacks" / "bystanders.yaml") as lab:
         for host in lab.hosts.values():
             host.put(_PROGRAM, (HERE / "programs" / "bulk.py").read_bytes())
+            host.put(_STEADY, (HERE / "programs" / "steady.py").read_bytes())
         lab.hosts["server"].start(["python3", _PROGRAM, "serve"], ready="ready")
+        lab.hosts["server"].start(["python3", _STEADY, "echo"], ready="ready")
         yield lab
 
 
@@ -29,7 +33,7 @@ def three(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 def lab(three: Lab) -> Iterator[Lab]:
     three.begin(None)
     yield three
-    three.heal()
+    three.end()
 
 
 def carried(lab: Lab) -> dict[str, dict[str, int]]:
@@ -46,6 +50,24 @@ def sent_tcp(lab: Lab, src: str, address: str, count: int) -> float:
     done = lab.hosts[src].run(["python3", _PROGRAM, "send", address, str(count)], timeout="60s")
     assert done.ok, done.stderr
     return float(done.stdout)
+
+
+def test_a_bystander_loses_nothing_when_a_port_is_attached_released_and_taken_up_again(lab: Lab) -> None:
+    """The first test of the module, and so the first time that this port is impaired."""
+    assert lab.port(lab.topology.links("client -> server")[0]) is None
+    asking = lab.hosts["other"].start(
+        ["python3", _STEADY, "ask", lab.hosts["server"].addresses("lan")[0]], ready="ready"
+    )
+    for _ in range(10):
+        lab.impair("client -> server", delay="1ms")
+        lab.heal()
+        lab.release()
+    counted = json.loads(asking.stop().stdout.splitlines()[-1])
+    assert counted["sent"] > 100, counted
+    if lab.netem_engine == "host":  # a device that is given a root qdisc sends nothing for a moment
+        assert len(counted["lost"]) <= 0.1 * counted["sent"], counted
+    else:
+        assert counted["lost"] == [], counted
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -83,3 +105,82 @@ def balanced(went: Any) -> bool:
         (way["in_packets"], way["in_bytes"], 0) == (way["out_packets"], way["out_bytes"], way["refused_packets"])
         for way in went.values()
     )
+
+
+def test_a_port_that_nothing_impairs_any_more_is_as_if_it_had_never_been(lab: Lab) -> None:
+    """What was on it when it was healed, and what the next test finds: the same way, and the same offloads."""
+    before = offloads_of(lab)
+    lab.impair("client <-> server", delay="5ms")
+    lab.cut("other -> server")
+    impaired = sent_tcp(lab, "client", address_of(lab), 5_000)
+    assert impaired > 0.01
+    lab.end()
+    lab.begin(None)
+    assert offloads_of(lab) == before
+    went_before = passed(lab)
+    for src in ("client", "other"):
+        sent_tcp(lab, src, address_of(lab), 100_000)
+    assert passed(lab) == went_before, "past the kernel that is carried, and past any qdisc of ours"
+
+
+def test_a_port_that_the_next_test_impairs_stays_where_it_is(lab: Lab) -> None:
+    (ref,) = lab.topology.links("client -> server")
+    lab.impair("client -> server", delay="5ms")
+    lab.end()
+    lab.begin(None, [ref])
+    port = lab.port(ref)
+    assert port is not None
+    assert not port.released
+    lab.impair("client -> server", delay="20ms")
+    assert sent_tcp(lab, "client", address_of(lab), 5_000) > 0.04
+    lab.verify()
+    lab.end()
+    lab.begin(None)
+    assert port.released
+    lab.impair("client -> server", delay="20ms")
+    assert not port.released
+    assert sent_tcp(lab, "client", address_of(lab), 5_000) > 0.04
+    lab.verify()
+    assert [each.read_back for each in lab.evidence] == ["holds"]
+    lab.end()
+    lab.begin(None)
+    lab.cut("client -> server")
+    lost = lab.hosts["client"].run(["python3", "-c", _CONNECT, address_of(lab)])
+    assert lost.stdout == "timed out\n"
+    assert lab.link("client -> server").lost_in_cut() > 0
+    lab.verify()
+
+
+_CONNECT = """
+import socket, sys
+try: socket.create_connection((sys.argv[1], 9700), timeout=0.5); print("connected")
+except OSError as error: print(error)
+"""
+
+
+def address_of(lab: Lab) -> str:
+    return lab.hosts["server"].addresses("lan")[0]
+
+
+def passed(lab: Lab) -> Any:
+    """What passed the carried kernel at the server's port, or the root qdisc that the host engine has there."""
+    port = lab.port(lab.topology.links("client -> server")[0])
+    assert port is not None
+    counts = port.channel.call("carried", port=port.name)
+    shown = port.channel.call("tc", port=port.name, lines=[f"qdisc show dev {port.device}"])["shown"]
+    return counts or [each["kind"] for each in shown[0] if each.get("root")]
+
+
+def offloads_of(lab: Lab) -> dict[str, Any]:
+    """The offloads of each host, from its own kernel."""
+    script = (
+        "import fcntl, socket, struct, ctypes\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "for command in (0x1E, 0x23, 0x2B):\n"
+        "    value = ctypes.create_string_buffer(struct.pack('=II', command, 0))\n"
+        "    fcntl.ioctl(s, 0x8946, struct.pack('16sP16x', b'eth0', ctypes.addressof(value)))\n"
+        "    print(struct.unpack_from('=I', value.raw, 4)[0])\n"
+    )
+    done = {name: host.run(["python3", "-c", script]) for name, host in lab.hosts.items()}
+    assert all(each.ok for each in done.values()), done
+    return {name: each.stdout.split() for name, each in done.items()}

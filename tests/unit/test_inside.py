@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.agent import inside
+from testbed.agent import inside, offloads
 from testbed.agent.protocol import Refused
 
 
@@ -165,44 +165,47 @@ def test_every_interface_with_a_peer_is_told_but_loopback(tmp_path: Path, monkey
 # --- offloads --------------------------------------------------------------------------------------
 
 
+class Ethtool:
+    """A kernel's offloads of one interface, by the numbers of linux/ethtool.h."""
+
+    def __init__(self) -> None:
+        self.on = {"tso": True, "gso": True, "gro": False}
+        self.stay: set[str] = set()
+
+    def ioctl(self, _control: object, interface: str, command: int, wanted: int = 0) -> int:
+        """Ask or set."""
+        if interface != "eth0":
+            raise OSError(errno.ENODEV, "No such device")
+        name = {0x1E: "tso", 0x1F: "tso", 0x23: "gso", 0x24: "gso", 0x2B: "gro", 0x2C: "gro"}[command]
+        if command in (0x1F, 0x24, 0x2C) and name not in self.stay:
+            self.on[name] = bool(wanted)
+        return int(self.on[name])
+
+
 @pytest.fixture
-def ethtool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An ethtool that notes its arguments in ``asked`` and shows ``features``."""
-    script = tmp_path / "ethtool"
-    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$1" != --json ] || cat {tmp_path}/features\n')
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    return tmp_path
+def ethtool(monkeypatch: pytest.MonkeyPatch) -> Ethtool:
+    kernel = Ethtool()
+    monkeypatch.setattr(offloads, "_ethtool", kernel.ioctl)
+    return kernel
 
 
-def _features(**on: bool) -> str:
-    names = {
-        "tso": "tcp-segmentation-offload",
-        "gso": "generic-segmentation-offload",
-        "gro": "generic-receive-offload",
-    }
-    return json.dumps([{"ifname": "eth0", **{long: {"active": on.get(short, False)} for short, long in names.items()}}])
+def test_the_three_offloads_are_switched_off_and_put_back_as_they_were(ethtool: Ethtool) -> None:
+    before = inside.per_packet(interface="eth0")
+    assert before == {"tso": True, "gso": True, "gro": False}
+    assert not any(ethtool.on.values())
+    assert inside.put_back(interface="eth0", offloads_were=before) == before == ethtool.on
 
 
-def test_the_three_offloads_are_switched_off_and_read_back(ethtool: Path) -> None:
-    (ethtool / "features").write_text(_features())
-    assert inside.per_packet(interface="eth0") == {"tso": False, "gso": False, "gro": False}
-    assert (ethtool / "asked").read_text().splitlines() == ["-K eth0 tso off gso off gro off", "--json -k eth0"]
-
-
-def test_offloads_that_stay_on_are_refused_by_name(ethtool: Path) -> None:
-    (ethtool / "features").write_text(_features(tso=True, gro=True))
+def test_offloads_that_stay_on_are_refused_by_name(ethtool: Ethtool) -> None:
+    ethtool.on["gro"], ethtool.stay = True, {"tso", "gro"}
     with pytest.raises(Refused, match=r"^offloads of eth0 stay on: tso, gro$"):
         inside.per_packet(interface="eth0")
 
 
-def test_an_ethtool_that_fails_is_quoted(ethtool: Path) -> None:
-    (ethtool / "ethtool").write_text("#!/bin/sh\necho 'netlink error: No such device' >&2\nexit 92\n")
-    with pytest.raises(Refused) as refused:
+def test_an_interface_without_offloads_is_named(ethtool: Ethtool) -> None:
+    assert ethtool.on
+    with pytest.raises(Refused, match=r"^offloads of eth9: No such device$"):
         inside.per_packet(interface="eth9")
-    assert str(refused.value) == (
-        "`ethtool -K eth9 tso off gso off gro off` failed with status 92: netlink error: No such device"
-    )
 
 
 def test_a_connection_is_told_by_the_kernels_table_and_one_in_time_wait_is_not(

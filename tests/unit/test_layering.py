@@ -200,7 +200,6 @@ ONLY_IN: dict[str, set[str]] = {
     "subprocess": {
         "testbed.agent.batch",
         "testbed.agent.carried",
-        "testbed.agent.inside",
         "testbed.agent.machine",
         "testbed.agent.ports",
         "testbed.kernel",
