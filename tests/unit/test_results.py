@@ -25,8 +25,11 @@ from testbed.model.evidence import LinkEvidence
 
 attempts = []
 
+class Whole:
+    changes = []
+
 class Lab:
-    history, records, evidence, seedable, netem_engine = [], [], [], True, "carried"
+    history, records, evidence, seedable, netem_engine, whole = [], [], [], True, "carried", Whole
     def begin_body(self): pass
     def verify(self): pass
 
