@@ -166,7 +166,8 @@ def pytest_on(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     os.mkfifo(folder / "held")
     (folder / "temporary").mkdir()
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--lab=local", "--netem=carried",
-            f"--basetemp={folder / 'base'}", f"--compose-file={_STACK}", *options]  # fmt: skip
+            f"--basetemp={folder / 'base'}", f"--compose-file={_STACK}",
+            "--testbed-vacuous=warn", *options]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(folder / "temporary"), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(argv, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
 

@@ -23,6 +23,7 @@ from testbed import ComposeLab, ImpairmentNotAppliedError
 from testbed.labs.compose import ComposeHost
 from testbed.labs.waiting import await_condition
 from testbed.model.timeline import LATE_S, Taken, Timeline, parse_side
+from tests.lab.conftest import Datagrams
 
 BELOW_THE_LAB = True
 
@@ -263,10 +264,13 @@ def slow_set_up(lab: ComposeLab) -> float:
 
 
 @pytest.mark.impair("client -> server", [{"delay": "5ms"}, {"at": "100ms", "delay": "25ms"}])
-def test_a_markers_timeline_begins_with_the_body_of_the_test(lab: ComposeLab, slow_set_up: float) -> None:
+def test_a_markers_timeline_begins_with_the_body_of_the_test(
+    lab: ComposeLab, datagrams: Datagrams, slow_set_up: float
+) -> None:
     link = lab.link("client -> server")
     await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
     assert due_s(link.steps()[0]) >= slow_set_up
+    assert datagrams.arrived(3) == [0, 1, 2]  # else no packet meets what the marker impairs
     lab.verify()
     words = [each.as_json()["in_force"].split()[0] for each in lab.evidence[0].steps]
     assert words == ["delay=5ms", "delay=25ms"]
