@@ -655,7 +655,8 @@ class Ports:
 
 def _where(port: Port) -> dict[str, Any]:
     kernel = port.kernel.name if port.kernel else None
-    return {"device": port.device, "entry": port.entry, "kernel": kernel, "released": port.released}
+    mtu = int((_SYS_NET / port.veth / "mtu").read_text())
+    return {"device": port.device, "entry": port.entry, "kernel": kernel, "released": port.released, "mtu": mtu}
 
 
 def _device(name: str) -> splice.Device:

@@ -39,6 +39,7 @@ from testbed.labs.suspending import Suspended
 from testbed.labs.timelines import Running
 from testbed.labs.wholeness import Wholeness
 from testbed.links import fragments, indexed, proof, qdisc, rejecting
+from testbed.links.buckets import refuse_small_bucket
 from testbed.links.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.links.schedule import compile_timeline
 from testbed.model.evidence import FAILS, Check, LinkEvidence
@@ -342,6 +343,8 @@ class Port:
     """The carried kernel that has its qdiscs; None where it is the engine's own."""
     ifindex: int = 0
     """Of the host's own port on the engine's machine; a host that is started again has another."""
+    mtu: int = 0
+    """Bytes; 0 where it is not known."""
     released: bool = False
     """Whether packets go past what is ours here, until something is put on a link again: see `releasing`."""
 
@@ -349,7 +352,7 @@ class Port:
     def attached(cls, name: str, channel: Channel, told: Mapping[str, Any], *, ifindex: int) -> Port:
         """The port as the agent tells of it once it is attached."""
         return cls(name=name, channel=channel, device=told["device"], entry=told["entry"], kernel=told["kernel"],
-                   ifindex=ifindex, released=told["released"])  # fmt: skip
+                   ifindex=ifindex, released=told["released"], mtu=told["mtu"])  # fmt: skip
 
     def let_go(self) -> None:
         """It was released: of the engine's own kernel, its qdiscs are gone."""
@@ -380,7 +383,7 @@ class Port:
             for ref, each in self.sources.items()
         ]
         return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry,
-                "kernel": self.kernel, "ifindex": self.ifindex, "released": self.released}  # fmt: skip
+                "kernel": self.kernel, "ifindex": self.ifindex, "released": self.released, "mtu": self.mtu}  # fmt: skip
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
@@ -400,7 +403,7 @@ class Port:
             })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
                    entry=state.get("entry"), kernel=state.get("kernel"), ifindex=state.get("ifindex", 0),
-                   released=state.get("released", False))  # fmt: skip
+                   released=state.get("released", False), mtu=state.get("mtu", 0))  # fmt: skip
 
 
 class Link:
@@ -1291,6 +1294,7 @@ class Lab(abc.ABC):
         port = self._ports[ref.dst, ref.network]
         source = port.sources[ref]
         for each in running.schedule.moments:
+            refuse_small_bucket(ref, each.impairment, mtu=port.mtu)
             self._store_tables(port, each.impairment)
         running.arm(
             port.channel, port=port.name, show=qdisc.get(port.device, source.minor), parent=f"1:{source.minor:x}",
@@ -1367,6 +1371,7 @@ class Lab(abc.ABC):
         port = self._ready(ref)
         self._watch_fragments(port, ref)
         source = port.sources[ref]
+        refuse_small_bucket(ref, impairment, mtu=port.mtu)
         device, minor, by_number = port.device, source.minor, impairment.by_number
         self._store_tables(port, impairment)
         lines: list[str] = [] if port.rooted else qdisc.root(device)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import ComposeLab, ImpairmentNotAppliedError
+from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError
 from testbed.links import qdisc
 from tests.lab.conftest import HERE, Datagrams, prepare
 
@@ -54,6 +54,12 @@ def test_a_frame_of_9000_bytes_passes_whole(lab: ComposeLab) -> None:
     sent = lab.hosts["client"].run(["python3", "-c", _SEND_WHOLE, server.addresses("lan")[0], str(largest)])
     assert sent.ok, sent.stderr
     assert receiver.wait().stdout.split() == ["ready", str(largest)]
+
+
+def test_a_bucket_that_no_full_size_packet_fits_is_refused(lab: ComposeLab) -> None:
+    with pytest.raises(InvalidValueError, match=r"bucket='2kB': `lan` has an MTU of 9000 bytes.*at least 9014"):
+        lab.impair("client -> server", rate="1mbit", bucket="2kB")
+    lab.impair("client -> server", rate="1mbit", bucket="10kB")
 
 
 def test_a_source_with_another_address_is_found_out_and_led_to_its_impairment_again(lab: ComposeLab) -> None:
