@@ -49,7 +49,7 @@ def address(lab: ComposeLab) -> str:
     return lab.host("server").addresses("lan")[0]
 
 
-def transfer(lab: ComposeLab, address: str, count: int) -> None:
+def transfer(lab: Lab, address: str, count: int) -> None:
     """Send so many bytes from the client to the server."""
     sink = lab.host("server").start(["python3", "-c", SINK, str(PORT)], ready="ready")
     sent = lab.host("client").run(["python3", "-c", SEND, address, str(PORT), str(count)], timeout="60s")
