@@ -24,7 +24,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -428,16 +428,19 @@ class Ports:
             return {"before": None, "after": attached.veth}
         return {"before": attached.detour.gate, "after": attached.detour.end}
 
-    def carried(self, *, port: str) -> dict[str, dict[str, int]] | None:
-        """What went into the carried kernel at a port and came out, each way, since it is there; None without one.
+    def carried(self, *, ports: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+        """What went into the carried kernel at each port and came out, each way, since it is there; none without one.
 
         ``refused_packets`` found its queue full and did not go in.
         """
-        attached = self._ports.get(port)
-        if attached is None or attached.detour is None:
-            return None
-        gate, end = attached.detour.gate, attached.detour.end
-        return {"to_host": _passed(gate, end), "from_host": _passed(end, gate)}
+        found = {}
+        for name in ports:
+            attached = self._ports.get(name)
+            if attached is not None and attached.detour is not None:
+                gate, end = attached.detour.gate, attached.detour.end
+                with suppress(OSError):  # its taps went with its kernel
+                    found[name] = {"to_host": _passed(gate, end), "from_host": _passed(end, gate)}
+        return found
 
     def paths(self, *, ports: Sequence[str]) -> dict[str, dict[str, Any]]:
         """What is ``amiss`` with the way that packets take through each port: nothing if all is as it was attached.

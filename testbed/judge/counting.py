@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from testbed.judge import statistics as exact
-from testbed.model.evidence import Span, Tally
+from testbed.model.evidence import AtTaps, Span, Tally
 from testbed.model.impairment import Impairment
 
 
@@ -153,6 +153,27 @@ def overflow_problem(asked: Impairment, tally: Tally, *, limit_packets: int) -> 
         f"its queue overflowed and dropped {count} of {tally.arrived_packets} packets, which nobody asked for: more "
         f"than limit={limit_packets} packets were on their way at once. Ask for a limit that holds them, or for a rate"
     )
+
+
+MOST_REFUSED_RATIO = 0.01
+"""Of the packets that came to the carried kernels on a link's way. What is lost beyond it, counts against the test."""
+
+
+def tap_warning(at_taps: AtTaps | None) -> str | None:
+    """What to say of packets that were lost before netem could see them, whichever link they were of; None of none."""
+    if at_taps is None or not at_taps.refused_packets:
+        return None
+    return (
+        f"{at_taps.refused_packets} of {at_taps.came_packets} packets, of this link and those that share its ports, "
+        f"found the queue before the carried kernel full and were lost, which nobody asked for"
+    )
+
+
+def tap_problem(at_taps: AtTaps | None) -> str | None:
+    """What to say where these were too many for the result to count; None where not."""
+    if at_taps is None or at_taps.refused_packets <= MOST_REFUSED_RATIO * at_taps.came_packets:
+        return None
+    return f"{tap_warning(at_taps)}: more than it takes. Send less at once, or use an engine with netem of its own"
 
 
 def class_packets(classes: Iterable[Mapping[str, Any]], minor: int) -> int | None:

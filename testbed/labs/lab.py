@@ -36,6 +36,7 @@ from testbed.labs.carrying import Carriage, Way
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
 from testbed.labs.suspending import Suspended
+from testbed.labs.taps import Taps
 from testbed.labs.timelines import Running
 from testbed.labs.wholeness import Wholeness
 from testbed.links import fragments, indexed, proof, qdisc, rejecting
@@ -540,6 +541,8 @@ class Lab(abc.ABC):
         self._say: Callable[[str], None] = lambda _text: None
 
         self.per_packet = releasing.PerPacket()
+        self.taps = Taps()
+        """Counts what found the queues before carried kernels full."""
         self._testing = False
 
     def begin(self, seeds_from: str | None, links: Collection[LinkRef] = ()) -> None:
@@ -1037,6 +1040,7 @@ class Lab(abc.ABC):
         wrong = [*changed, *(error for _, errors in self._over for error in errors)]
         self._over[:] = [(evidence, ()) for evidence, _ in self._over]  # raised once
         self.carriage.look()
+        self.taps.look(self.ports)
         # A host that is stopped has no path to it; what its links had is suspended.
         standing = [port for (host, _), port in self._ports.items() if not self.whole.down(host)]
         paths = self.carriage.paths(port for port in standing if self.carriage.used(port))
@@ -1480,6 +1484,7 @@ class Lab(abc.ABC):
             return
         try:
             filters, qdiscs, _ = self._read_port(port, [ref])
+            self.taps.look(each for each in (port, self._ports.get((ref.src, ref.network))) if each is not None)
             reading = proving.Reading(filters, qdiscs, proving.entry(port))
         except ImpairmentNotAppliedError as error:
             self._over.append((proving.lost(self, ref, port.applied[ref]), [error]))

@@ -217,6 +217,7 @@ class Examined:
 def begin(lab: Lab) -> None:
     """Before a test: what the ports had refused so far is none of its doing."""
     lab.evidence.clear()
+    lab.taps.begin(lab.ports)
     for port in lab.ports:
         for source in port.sources.values():
             source.met_cut = False
@@ -327,6 +328,9 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
             warnings.append(f"{ways}, unimpaired by this link")
         elif not tally.arrived_packets:
             warnings.append("no packet crossed it")
+    at_taps = lab.taps.refused(ref)
+    warnings += [each for each in (counting.tap_warning(at_taps),) if each]
+    problems += [each for each in (counting.tap_problem(at_taps),) if each]
     probed = lab.probed.get(ref, [])
     beside = others(source, reading.filters)
     problems += [each for each in (fragments.problem(ref.traffic, beside),) if each]
@@ -343,6 +347,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
         counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
         probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
         tally=tally,
+        at_taps=at_taps,
         problems=problems,
         met_packets=None if tally is None else tally.arrived_packets + (_by_number(source, reading) or 0),
         warnings=warnings,

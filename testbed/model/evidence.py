@@ -95,6 +95,16 @@ class Tally:
         return {**asdict(self), "tail_drops": drops, **told}
 
 
+@dataclass(frozen=True)
+class AtTaps:
+    """What the queues before the carried kernels on a link's way did with packets, whichever link they were of."""
+
+    came_packets: int
+    """Those that were refused included."""
+    refused_packets: int
+    """That found a queue full: lost, and netem never saw them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinkEvidence:
     """All that is known about one impaired link during one test."""
@@ -112,6 +122,8 @@ class LinkEvidence:
     probe: str = "not asked"
     """Level 3: probes saw what was asked."""
     tally: Tally | None = None
+    at_taps: AtTaps | None = None
+    """None where no kernel is carried."""
     lateness: Mapping[str, Any] | None = None
     """How late its carrier was; None where that was not watched."""
     problems: Sequence[str] = field(default_factory=tuple)
@@ -142,6 +154,7 @@ class LinkEvidence:
             "proof": {"read_back": self.read_back, "counters": self.counters, "probe": self.probe},
             "checks": [asdict(check) for check in self.checks],
             "counters": None if self.tally is None else self.tally.as_json(),
+            "at_taps": None if self.at_taps is None else asdict(self.at_taps),
             "lateness": None if self.lateness is None else dict(self.lateness),
             "problems": list(self.problems),
             "earlier_packets": self.earlier_packets,

@@ -27,7 +27,8 @@ number. It is one JSON object::
                       [{field, asked, kernel, seen, verdict, how, cause}], counters {sent_packets, dropped_packets,
                       queued_packets, tail_drops (a number, or {at_least, at_most}), tail_drops_from,
                       duplicated, reordered, corrupted ({packets, from}, or {at_least, at_most, from}; from says
-                      whether it was counted or derived)} or null, lateness of its
+                      whether it was counted or derived)} or null, at_taps {came_packets, refused_packets (lost before
+                      the carried kernels on its way, of all links that share them)} or null, lateness of its
                       carrier {carrier, frames, median_s, worst_s, late, tolerance_s, late_ratio} or null (not
                       watched), problems (why the result does not count),
                       met_packets (that came to it; null if not known), warnings,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from testbed import ComposeLab, Lab
+from testbed import ComposeLab, ImpairmentNotAppliedError, Lab
 from testbed.labs.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of, own_subnet
 from tests.lab.programs import bulk
@@ -40,7 +40,7 @@ def carried(lab: Lab) -> dict[str, dict[str, int]]:
     """What went into the carried kernel and came out at the server's port."""
     port = lab.port(lab.topology.links("client -> server")[0])
     assert port is not None
-    counts: dict[str, dict[str, int]] | None = port.channel.call("carried", port=port.name)
+    counts: dict[str, dict[str, int]] | None = port.channel.call("carried", ports=[port.name]).get(port.name)
     if counts is None:
         pytest.skip(f"--netem {lab.netem_engine}: no kernel is carried")
     return counts
@@ -100,11 +100,49 @@ def since(before: dict[str, dict[str, int]], now: dict[str, dict[str, int]]) -> 
     return {way: {each: now[way][each] - before[way][each] for each in counts} for way, counts in now.items()}
 
 
+def drained(went: Any) -> bool:
+    return all(way["in_packets"] == way["out_packets"] for way in went.values())
+
+
 def balanced(went: Any) -> bool:
     return all(
         (way["in_packets"], way["in_bytes"], 0) == (way["out_packets"], way["out_bytes"], way["refused_packets"])
         for way in went.values()
     )
+
+
+_BURST = """
+import socket, sys
+_UDP_SEGMENT, AT_ONCE, BYTES = 103, 50, 100
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, BYTES)
+for _ in range(int(sys.argv[2]) // AT_ONCE): s.sendto(bytes(BYTES * AT_ONCE), (sys.argv[1], 9))
+"""
+
+
+def test_what_finds_the_queue_before_a_carried_kernel_full_is_in_the_evidence_and_the_test_does_not_count(
+    lab: Lab,
+) -> None:
+    """Datagrams faster than any carried kernel takes them, and no netem that loses one."""
+    sent = 20_000
+    lab.impair("client -> server", delay="1ms", limit=sent + 1000)
+    before = carried(lab)
+    assert lab.hosts["client"].run(["python3", "-c", _BURST, address_of(lab), str(sent)], timeout="60s").ok
+    went = await_condition(lambda: since(before, carried(lab)), drained, deadline_s=10)["to_host"]
+    assert went["refused_packets"] > 0.01 * sent, went
+    assert went["in_packets"] + went["refused_packets"] >= sent, went
+    with pytest.raises(ImpairmentNotAppliedError, match="found the queue before the carried kernel full"):
+        lab.verify()
+    (evidence,) = lab.evidence
+    assert evidence.at_taps is not None
+    assert evidence.at_taps.refused_packets >= went["refused_packets"]
+    assert evidence.at_taps.came_packets >= sent
+    assert any(f"{evidence.at_taps.refused_packets} of " in each for each in evidence.warnings), evidence.warnings
+    lab.end()
+    lab.begin(None)
+    lab.impair("client -> server", delay="1ms")
+    sent_tcp(lab, "client", address_of(lab), 5_000)
+    lab.verify()
+    assert [each.at_taps is not None and each.at_taps.refused_packets for each in lab.evidence] == [0]
 
 
 def test_a_port_that_nothing_impairs_any_more_is_as_if_it_had_never_been(lab: Lab) -> None:
@@ -166,7 +204,7 @@ def passed(lab: Lab) -> Any:
     """What passed the carried kernel at the server's port, or the root qdisc that the host engine has there."""
     port = lab.port(lab.topology.links("client -> server")[0])
     assert port is not None
-    counts = port.channel.call("carried", port=port.name)
+    counts = port.channel.call("carried", ports=[port.name]).get(port.name)
     shown = port.channel.call("tc", port=port.name, lines=[f"qdisc show dev {port.device}"])["shown"]
     return counts or [each["kind"] for each in shown[0] if each.get("root")]
 

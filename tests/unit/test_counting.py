@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 
-from testbed.judge.counting import class_packets, overflow_problem, overflows, redirected, root_packets, tally
-from testbed.model.evidence import LinkEvidence
+from testbed.judge.counting import (
+    class_packets,
+    overflow_problem,
+    overflows,
+    redirected,
+    root_packets,
+    tally,
+    tap_problem,
+    tap_warning,
+)
+from testbed.model.evidence import AtTaps, LinkEvidence
 from testbed.model.impairment import CLEAN, Impairment
 from testbed.model.timeline import Taken
 
@@ -80,6 +89,20 @@ def test_what_the_redirect_was_refused_is_its_overlimits() -> None:
     assert overflows(filters) == 814
     assert redirected(filters) == 3009
     assert overflows([{"kind": "u32", "options": {"fh": "800:"}}]) is None
+
+
+@pytest.mark.parametrize(
+    ("at_taps", "warned", "counts"),
+    [
+        (None, False, True), (AtTaps(1000, 0), False, True), (AtTaps(0, 0), False, True),
+        (AtTaps(1000, 10), True, True), (AtTaps(1000, 11), True, False), (AtTaps(1, 1), True, False),
+    ],
+)  # fmt: skip
+def test_what_was_lost_before_a_carried_kernel_is_told_and_more_than_a_hundredth_does_not_count(
+    at_taps: AtTaps | None, warned: bool, counts: bool
+) -> None:
+    assert (tap_warning(at_taps) is not None) == warned
+    assert (tap_problem(at_taps) is None) == counts
 
 
 def test_a_class_is_found_by_its_number() -> None:

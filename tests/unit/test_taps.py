@@ -1,0 +1,64 @@
+"""What was refused before carried kernels, by link and test."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from testbed.errors import AgentError
+from testbed.labs.lab import Port
+from testbed.labs.taps import Taps
+from testbed.model.evidence import AtTaps
+from testbed.model.topology import LinkRef
+
+LINK = LinkRef(src="a", dst="b", network="lan")
+
+
+def counts(came: int, lost: int) -> dict[str, int]:
+    return {"in_packets": came - lost, "refused_packets": lost}
+
+
+class Counting:
+    """An agent whose counters are set by the test."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Any] | None = {}
+
+    def call(self, _operation: str, *, ports: list[str]) -> dict[str, Any]:
+        if self.told is None:
+            raise AgentError("it died")
+        return {name: self.told[name] for name in ports if name in self.told}
+
+
+def port(agent: Counting, name: str, kernel: str | None = "tbk") -> Port:
+    return cast("Port", SimpleNamespace(name=name, channel=agent, kernel=kernel))
+
+
+def test_a_packet_passes_its_senders_port_and_its_receivers() -> None:
+    agent, taps = Counting(), Taps()
+    agent.told = {"a@lan": {"to_host": counts(100, 50), "from_host": counts(7, 0)}}
+    taps.begin([port(agent, "a@lan")])
+    assert taps.refused(LINK) == AtTaps(0, 0)
+    agent.told = {
+        "a@lan": {"to_host": counts(900, 500), "from_host": counts(17, 3)},
+        "b@lan": {"to_host": counts(20, 4), "from_host": counts(900, 500)},
+    }
+    taps.look([port(agent, "a@lan"), port(agent, "b@lan")])
+    assert taps.refused(LINK) == AtTaps(30, 7)
+
+
+def test_a_port_that_was_attached_anew_counts_from_nothing() -> None:
+    agent, taps = Counting(), Taps()
+    agent.told = {"b@lan": {"to_host": counts(100, 50)}}
+    taps.begin([port(agent, "b@lan")])
+    agent.told = {"b@lan": {"to_host": counts(10, 2)}}
+    taps.look([port(agent, "b@lan")])
+    assert taps.refused(LINK) == AtTaps(10, 2)
+
+
+def test_where_no_kernel_is_carried_nothing_is_known_and_an_agent_that_died_changes_nothing() -> None:
+    agent, taps = Counting(), Taps()
+    agent.told = None
+    taps.begin([port(agent, "b@lan", kernel=None)])
+    taps.look([port(agent, "b@lan")])
+    assert taps.refused(LINK) is None
