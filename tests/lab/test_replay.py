@@ -208,6 +208,7 @@ def test_the_replay_line_loses_the_same_packets_whatever_earlier_tests_left_behi
     kind: str, pytestconfig: pytest.Config, tmp_path: Path, count: int
 ) -> None:
     """Up to the shorter run's end: how many packets TCP sends is a matter of time, which of them are lost is not."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # or the folder of the Compose file may be the root
     (tmp_path / "test_leaky.py").write_text(_LEAKY + "".join(map(_ROUND.format, range(count))))
     options = [
         "--lab",

@@ -248,7 +248,8 @@ def test_a_netem_changed_between_two_steps_is_found_against_the_step_in_force(la
     await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
     lab.verify()
     port = lab._ports["server", "lan"]
-    line = f"qdisc replace dev {port.device} parent 1:10 netem limit 30000 delay 5ms"
+    minor = port.sources[link.ref].minor
+    line = f"qdisc replace dev {port.device} parent 1:{minor:x} netem limit 30000 delay 5ms"
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
     with pytest.raises(ImpairmentNotAppliedError, match="asked delay 25ms, the kernel reports 5ms"):
         lab.verify()
