@@ -47,6 +47,8 @@ class Check:
     unit: str
     at_least: bool = False
     """Whether the bound is the least that the value may be; else it is the most."""
+    undecided: bool = False
+    """Whether the bound is within what the measurement leaves open: neither held nor failed."""
     bound_words: str = ""
     """How the bound came about, if it is not a constant."""
     rivals: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class Check:
     @property
     def ok(self) -> bool:
         """Whether the bound holds."""
-        if self.value is None or math.isnan(self.value):
+        if self.undecided or self.value is None or math.isnan(self.value):
             return False
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
@@ -90,7 +92,13 @@ class Report:
         """Print the result: JSON alone, or a table and the notes."""
         if self.as_json:
             checks = [
-                {"name": check.name, "value": check.value, "bound": check.bound, "ok": check.ok}
+                {
+                    "name": check.name,
+                    "value": check.value,
+                    "bound": check.bound,
+                    "ok": check.ok,
+                    "undecided": check.undecided,
+                }
                 for check in self.checks
             ]
             print(json.dumps({"checks": checks}, indent=2))
@@ -117,7 +125,7 @@ def _table(title: str, checks: Sequence[Check]) -> Table:
             "not measured" if check.value is None else f"{_figure(check.value)} {check.unit}",
             f"{bound}\n({check.bound_words})" if check.bound_words else bound,
             "\n".join(f"{name}: {words}" for name, words in check.rivals.items()),
-            "[green]yes[/]" if check.ok else "[bold red]NO[/]",
+            "[green]yes[/]" if check.ok else "undecided" if check.undecided else "[bold red]NO[/]",
         )
     return table
 

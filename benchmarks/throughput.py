@@ -2,7 +2,11 @@
 
 ``client -> server`` is impaired. ``other -> server`` passes the same port, unimpaired, and ``plain`` is a host whose
 port nobody has touched: the control, measured in turn with it. Who comes first changes each round, so that what the
-machine does meanwhile falls on both. Everybody sends packet by packet, offloads off.
+machine does meanwhile falls on both. There everybody sends packet by packet, offloads off.
+
+Before that come senders that nobody prepared: ``other``, and the machine through a published port, 5 kB to 10 MB to
+``server``, in turn with ``packets``, which sends packet by packet: before, while and after ``client -> server`` is
+impaired. What is judged are medians of pairs' ratios; where their 95 % interval has the bound in it, that is undecided.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
 
 from benchmarks import common
@@ -18,6 +23,9 @@ from benchmarks.common import BenchmarkError, Check, Report
 from testbed.errors import EnvironmentUnfitError
 from testbed.labs import proving
 from testbed.labs.compose import ComposeLab
+from testbed.labs.waiting import await_condition
+from testbed.model.topology import LinkRef
+from tests.lab.programs import bulk
 
 LEAST_BPS = 300e6
 MOST_ADDED_RTT_S = 0.0004
@@ -25,11 +33,27 @@ MOST_ADDED_S = 0.0002
 """One way, to packets that are not impaired."""
 
 _STACK = common.ROOT / "benchmarks" / "crossing.yaml"
-_ROUNDS, _QUICK_ROUNDS = 30, 8
+_ROUNDS, _QUICK_ROUNDS = 30, 6
 _FLIGHT, _PACE_S = 150, 0.001
-_TRANSFERS, _QUICK_TRANSFERS = 10, 3
+_TRANSFERS, _QUICK_TRANSFERS = 10, 2
 _SETTLE_S, _LASTS_S = 0.5, 1.5
 _BUSY_PACE_S = 0.0005
+
+LEAST_RATIO = 0.75
+"""Of the bytes a second of per-packet traffic, and of those before anything was impaired."""
+_BULK = "/tmp/bulk.py"  # noqa: S108  # in a host of ours
+_SENDERS = ("other", "machine", "packets")
+"""The last is the control."""
+_SIZES = {5_000: 5, 100_000: 5, 1_000_000: 3, 10_000_000: 1}
+"""Bytes, and how many times in a round."""
+_BULKS, _QUICK_BULKS = 12, 6
+_SEND_EACH = """
+import json, sys; sys.path.insert(0, "/tmp")
+from statistics import median
+import bulk
+sizes = json.loads(sys.argv[2]).items()
+print(json.dumps([median(bulk.send(sys.argv[1], int(size)) for _ in range(each)) for size, each in sizes]))
+"""
 
 # Counts what comes once TCP has found its rate.
 _TAKE = """
@@ -87,6 +111,7 @@ def _measure_engine(report: Report, engine: str) -> None:
     rounds = _QUICK_ROUNDS if report.quick else _ROUNDS
     transfers = _QUICK_TRANSFERS if report.quick else _TRANSFERS
     with ComposeLab(_STACK, netem=engine, say=report.say) as lab:
+        _measure_unprepared(report, engine, lab)
         for host in lab.hosts.values():
             host.inside().call("per_packet", interface=host.interface("lan")["name"])
         for name in ("server", "plain"):
@@ -124,6 +149,104 @@ def _measure_engine(report: Report, engine: str) -> None:
     )  # fmt: skip
     for name, each in rates.items():
         report.note(f"{engine}: {name}: {', '.join(f'{rate / 1e6:.0f}' for rate in each)} Mbit/s")
+
+
+def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
+    """Bulk of senders that nobody prepared, beside one that sends packet by packet, to the same host."""
+    rounds = _QUICK_BULKS if report.quick else _BULKS
+    packets = lab.hosts["packets"]
+    packets.inside().call("per_packet", interface=packets.interface("lan")["name"])
+    for name in ("server", "other", "packets"):
+        lab.host(name).put(_BULK, Path(bulk.__file__).read_bytes())
+    lab.host("server").start(["python3", _BULK, "serve"], ready="ready")
+    times: dict[tuple[str, str, int], list[float]] = {}
+    lab.begin(None)
+    (ref,) = lab.topology.links("client -> server")
+    for phase in ("before", "during", "after"):
+        report.say(f"{engine}: {rounds} rounds of bulk, {phase} an impairment")
+        if phase == "during":
+            lab.impair("client -> server", delay="10ms")
+        counted = _through_kernel(lab, ref)
+        for number in range(rounds):
+            for sender in _SENDERS if number % 2 == 0 else reversed(_SENDERS):
+                for size, each in zip(_SIZES, _bulk(lab, sender), strict=True):
+                    times.setdefault((phase, sender, size), []).append(each)
+        if phase == "during" and counted is not None:
+            went = await_condition(
+                lambda: _through_kernel(lab, ref) or {}, lambda now: now["in"] == now["out"], deadline_s=5
+            )
+            passed, missing = went["in"] - counted["in"], went["in"] - went["out"]
+            refused = went["refused"] - counted["refused"]
+            report.check(
+                Check(
+                    name=f"{engine}: bytes that went into the kernel and did not come out", value=missing, bound=0,
+                    unit="bytes", bound_words=f"of {passed}; {refused} packets found its queue full",
+                )
+            )  # fmt: skip
+        if phase == "during":
+            lab.end()
+            lab.begin(None)
+    for sender in _SENDERS[:-1]:
+        for size in _SIZES:
+            share = {
+                phase: [control / ours for control, ours in
+                        zip(times[phase, "packets", size], times[phase, sender, size], strict=True)]
+                for phase in ("before", "during", "after")
+            }  # fmt: skip
+            again = [after / before for before, after in zip(share["before"], share["after"], strict=True)]
+            what = f"{engine}: {sender}, {size:,} bytes"
+            _check_ratio(
+                report, f"{what}: rate beside an impaired link, to that of per-packet traffic", share["during"]
+            )
+            _check_ratio(report, f"{what}: that share once the next test began, to that before", again)
+            rates = ", ".join(
+                f"{phase} {8e-6 * size / median(times[phase, sender, size]):.0f}"
+                f" (per packet {8e-6 * size / median(times[phase, 'packets', size]):.0f})"
+                for phase in share
+            )
+            report.note(f"{what}: {rates} Mbit/s")
+
+
+def _bulk(lab: ComposeLab, sender: str) -> list[float]:
+    """How long each size takes a sender; seconds, the median of some."""
+    if sender == "machine":
+        (binding,) = lab.engine.state(lab.hosts["server"].container)["NetworkSettings"]["Ports"][f"{bulk.PORT}/tcp"]
+        where, port = binding["HostIp"], int(binding["HostPort"])
+        return [median(bulk.send(where, size, port) for _ in range(each)) for size, each in _SIZES.items()]
+    address = lab.host("server").addresses("lan")[0]
+    done = lab.host(sender).run(["python3", "-c", _SEND_EACH, address, json.dumps(_SIZES)], timeout="60s")
+    if not done.ok:
+        raise BenchmarkError(f"{sender} -> server: {done.stderr}")
+    taken: list[float] = json.loads(done.stdout)
+    return taken
+
+
+def _through_kernel(lab: ComposeLab, ref: LinkRef) -> dict[str, int] | None:
+    """Bytes in and out of the carried kernel at a link's port, both ways, and packets refused; None without one."""
+    port = lab.port(ref)
+    ways = None if port is None else port.channel.call("carried", ports=[port.name]).get(port.name)
+    if ways is None:
+        return None
+    names = {"in": "in_bytes", "out": "out_bytes", "refused": "refused_packets"}
+    return {short: sum(way[name] for way in ways.values()) for short, name in names.items()}
+
+
+def _check_ratio(report: Report, name: str, ratios: Sequence[float]) -> None:
+    low, high = _interval(sorted(ratios))
+    report.check(
+        Check(
+            name=f"{name}, median of {len(ratios)}", value=median(ratios), bound=LEAST_RATIO, unit="", at_least=True,
+            undecided=low < LEAST_RATIO <= high, bound_words=f"95 %: {low:.2f} to {high:.2f}",
+        )
+    )  # fmt: skip
+
+
+def _interval(ordered: Sequence[float]) -> tuple[float, float]:
+    """The median's, at 95 %."""
+    # The binomial's normal approximation, rounded outwards (David and Nagaraja, Order Statistics, section 7.1).
+    reach = 1.96 * math.sqrt(len(ordered)) / 2
+    low = max(math.floor(len(ordered) / 2 - reach), 0)
+    return ordered[low], ordered[min(math.ceil(len(ordered) / 2 + reach), len(ordered) - 1)]
 
 
 def _in_turns(rounds: int, look: Callable[[str], float]) -> list[tuple[float, float]]:
@@ -176,10 +299,7 @@ def _check_latency(
     """The control's change taken off: the pairs' differences afterwards, less their median before."""
     was_s = median(ours - control for ours, control in before)
     added = sorted(ours - control - was_s for ours, control in after)
-    # The binomial's normal approximation, rounded outwards (David and Nagaraja, Order Statistics, section 7.1).
-    reach = 1.96 * math.sqrt(len(added)) / 2
-    low = added[max(math.floor(len(added) / 2 - reach), 0)]
-    high = added[min(math.ceil(len(added) / 2 + reach), len(added) - 1)]
+    low, high = _interval(added)
     report.check(
         Check(
             name=f"{name}, median of {len(added)} pairs", value=1000 * median(added), bound=1000 * most_s, unit="ms",
