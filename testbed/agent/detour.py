@@ -18,6 +18,7 @@ arrives.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ _KEPT = {"hairpin": "hairpin_mode", "isolated": "isolated"}
 
 # linux/if_bridge.h, struct __fdb_entry: address, number of the port, whether it is the port's own, age, high byte.
 _ENTRY = struct.Struct("=6sBBIBxH")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Detour:
@@ -84,12 +86,12 @@ class Detour:
         the carried kernel, and keeps it.
         """
         gate = socket.if_nametoindex(self.gate)
-        learned = self._learned(self.veth)
+        behind = learned(self.veth)
         ways = [self._arp_in.put(), self._in.put()]
         with nullcontext() if self._hooked else held:
             _apply([
                 bridge_port(gate, **_open(True)), bridge_port(self._index, **_open(False)),
-                *(reached_through(gate, mac) for mac in learned),
+                *(reached_through(gate, mac) for mac in behind),
             ])  # fmt: skip
             self.is_in = True
             if not self._hooked:
@@ -102,13 +104,13 @@ class Detour:
         """Have them go past it again. The taps may be gone, with a kernel that died, or taken off the bridge."""
         there = (_SYS_NET / self.gate / "brport").exists()
         gate = socket.if_nametoindex(self.gate) if there else 0
-        learned = self._learned(self.gate) if there else []
+        behind = learned(self.gate) if there else {}
         try:
             _apply([
                 enslave(self._index, socket.if_nametoindex(self.bridge)),
                 bridge_port(self._index, **self._kept, **_open(True)),
                 *([bridge_port(gate, **_open(False))] if there else []),
-                *(reached_through(self._index, mac) for mac in learned),
+                *(reached_through(self._index, mac) for mac in behind),
             ])  # fmt: skip
         finally:
             tc.run([f"filter delete dev {self.veth} parent ffff:"])  # none there is as good
@@ -124,11 +126,16 @@ class Detour:
                 tc.run([f"qdisc delete dev {self.veth} ingress"])
                 self._hooked = False
 
-    def _learned(self, device: str) -> list[bytes]:
-        """The addresses that the bridge has seen behind one of its ports."""
-        number = int((_SYS_NET / device / "brport" / "port_no").read_text(), 16)
-        entries = _ENTRY.iter_unpack((_SYS_NET / self.bridge / "brforward").read_bytes())
-        return [mac for mac, low, own, _age, high, _unused in entries if not own and high << 8 | low == number]
+
+def learned(device: str) -> dict[bytes, float]:
+    """The addresses that a bridge has seen behind one of its ports, and how many seconds ago each was seen last."""
+    there = _SYS_NET / device / "brport"
+    number = int((there / "port_no").read_text(), 16)
+    entries = _ENTRY.iter_unpack((there / "bridge" / "brforward").read_bytes())
+    return {
+        mac: age / _TICKS_PER_S
+        for mac, low, own, age, high, _unused in entries if not own and high << 8 | low == number
+    }  # fmt: skip
 
 
 def _open(whether: bool) -> dict[str, bool]:

@@ -31,7 +31,7 @@ from typing import Any, Self
 
 from . import carried, offloads, qdiscs, splice
 from .batch import Batch, LocalTool, Outcome
-from .detour import Detour
+from .detour import Detour, learned
 from .netlink import Netlink, delete, queue, speechless, up
 from .noise import noise
 from .protocol import Operation, Refused
@@ -142,6 +142,7 @@ class Ports:
             "sides": self.sides,
             "carried": self.carried,
             "paths": self.paths,
+            "heard": self.heard,
             "repair": self.repair,
             "clocks": self.clocks,
             "rejecting": self.rejecting,
@@ -481,6 +482,19 @@ class Ports:
                 found[port.name] += splice.missing(port.inner, shown)
         there = {port.name for port in whole}
         return {name: {"amiss": amiss, "gone": name not in there} for name, amiss in found.items()}
+
+    def heard(self, *, ifindex: int) -> dict[str, float]:
+        """The MAC addresses that the switch has seen behind the veth with this index, and how many seconds ago, each.
+
+        Nothing of a veth that is gone, or on no bridge.
+        """
+        if not _is_interface(ifindex):
+            return {}
+        carried = (each.gate for each in self._ports.values() if each.ifindex == ifindex and each.outer)
+        device = next(carried, _name_of(ifindex))
+        if not (_SYS_NET / device / "brport").exists():
+            return {}
+        return {mac.hex(":"): age_s for mac, age_s in learned(device).items()}
 
     def repair(self, *, port: str) -> list[str]:
         """Take a port whose path is broken out, as if it had never been attached; what cannot be put right by us."""

@@ -163,12 +163,13 @@ class Cut:
 def evidence(
     ref: LinkRef, cut: Cut, *, command: str, found: Sequence[str], lost_packets: int, steps: Sequence[Taken],
     answered: Mapping[str, int] | None, others: int | None = None, elsewhere: str = "", another_path: str = "",
+    strangers: str | None = None,
 ) -> LinkEvidence:  # fmt: skip
     """What is known of a cut: whether the kernel held it, how many packets met it and what became of them.
 
     ``answered``: how the agent has answered what it rejected of this sender, on this link and on others. ``others``: so
     many fragmented datagrams of other traffic met it, too. ``elsewhere``: how many packets took which other network;
-    what is to be done if none met the cut is ``another_path``.
+    what is to be done if none met the cut is ``another_path``. ``strangers``: what its sender may have sent past it.
     """
     seen = f"{_plural(lost_packets, 'packet')} {'rejected' if cut.at_gate else 'lost'}"
     if answered is not None:
@@ -181,7 +182,7 @@ def evidence(
     kernel = "; ".join(found) or ("as asked" if cut.flapping is None else f"{len(steps)} steps taken")
     check = Check(field="cut", asked=cut.describe(), kernel=kernel, seen=seen, verdict=FAILS if found else SHOWN)
     narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
-    problems = [each for each in (fragments.problem(ref.traffic, others),) if each]
+    problems = [each for each in (fragments.problem(ref.traffic, others), strangers) if each]
     warnings = [] if lost_packets else ["no packet met the cut"]
     if elsewhere and lost_packets:
         warnings = [f"{elsewhere}, which this cut does not reach"]

@@ -31,7 +31,7 @@ from testbed.errors import (
 )
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.labs import between, cutting, proving, releasing, sequences, suspending
+from testbed.labs import between, cutting, proving, releasing, sequences, strangers, suspending
 from testbed.labs.carrying import Carriage, Way
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
@@ -54,7 +54,12 @@ from testbed.text import shown
 
 # A step within 10 ms of its time, and one apart from the next.
 _SHORTEST_FLAP_S = 0.05
-_GATE_NEEDS = "To reject, the machine's own kernel must have cls_bpf and act_mirred: modprobe -a cls_bpf act_mirred"
+_GATE_NEEDS = {
+    engine: f"To reject, the machine's own kernel must have {', '.join(names)}: modprobe -a {' '.join(names)}"
+    for engine, names in {
+        "host": ("cls_bpf", "act_mirred", "act_skbedit"), "carried": ("cls_bpf", "act_mirred")
+    }.items()
+}  # fmt: skip
 _HELD = "It was in force when it was put there"
 
 
@@ -315,6 +320,8 @@ class Source:
     """What the port's root had seen beyond what was brought to the port when copies were first asked for."""
     others_before: int = 0
     """How many fragmented datagrams of other traffic had gone its way when the test began; see `links.fragments`."""
+    since_s: float = 0.0
+    """When its link began to be impaired or cut, or the test did; on the machine's monotonic clock."""
     cut: cutting.Cut | None = None
     rejected_packets: int = 0
     """By cuts that were mended since."""
@@ -1616,7 +1623,7 @@ class Lab(abc.ABC):
             cut.lost_before = cut.lost_packets((), qdiscs)
         if complaints or found:
             self.carriage.suspect(port)
-            hints = [_GATE_NEEDS] if complaints and cut.at_gate else []
+            hints = [_GATE_NEEDS[self.netem_engine]] if complaints and cut.at_gate else []
             raise self._not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}", *hints)
 
     def _cut_differences(self, cut: cutting.Cut, reading: proving.Reading) -> list[proof.Difference]:
@@ -1639,7 +1646,7 @@ class Lab(abc.ABC):
             ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
             lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before, steps=steps,
             answered=answered, elsewhere=ways, another_path=proving.another_path(self, ref) if ways else "",
-            others=proving.others(port.sources[ref], reading.filters),
+            others=proving.others(port.sources[ref], reading.filters), strangers=strangers.problem(self, ref, port),
         )  # fmt: skip
         return self.carriage.timed(evidence, port, None, nothing_passes=cut.flapping is None)
 
@@ -1853,6 +1860,7 @@ class Lab(abc.ABC):
         source, mac = port.sources[ref], self.mac(ref.src, ref.network)
         if source.impairment is not None or source.cut is not None or mac is None:
             return
+        source.since_s = time.monotonic()
         watch = fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)
         if not watch:
             return

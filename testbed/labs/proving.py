@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
 from testbed.judge import counting, probes
 from testbed.judge import statistics as exact
+from testbed.labs import strangers
 from testbed.links import fragments, proof, qdisc, watching
 from testbed.links.profiles import find_table, table_numbers
 from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence, Tally
@@ -220,7 +222,7 @@ def begin(lab: Lab) -> None:
     lab.taps.begin(lab.ports)
     for port in lab.ports:
         for source in port.sources.values():
-            source.met_cut = False
+            source.met_cut, source.since_s = False, time.monotonic()
         try:
             port.refused = refused(port) or 0
             _begin_counting_others(port)
@@ -333,7 +335,7 @@ def examine(lab: Lab, ref: LinkRef, port: Port, reading: Reading) -> Examined:
     problems += [each for each in (counting.tap_problem(at_taps),) if each]
     probed = lab.probed.get(ref, [])
     beside = others(source, reading.filters)
-    problems += [each for each in (fragments.problem(ref.traffic, beside),) if each]
+    problems += [each for each in (fragments.problem(ref.traffic, beside), strangers.problem(lab, ref, port)) if each]
     narrowed = [fragments.check(ref.traffic, beside)] if ref.traffic.protocol else []
     earlier = lab.connections.crossed(lab, ref)
     evidence = LinkEvidence(

@@ -304,10 +304,15 @@ def _narrowed(traffic: Traffic, *, old: bool) -> Iterator[dict[str, str | int]]:
         yield {"ip_proto": DESTINATION_OPTIONS, **fragments}
 
 
+def is_mac(address: str) -> bool:
+    """Whether this is an interface's address."""
+    return _MAC.fullmatch(address) is not None
+
+
 def _families(addresses: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
     """What to match of each source address, and whether among IPv4's packets; a MAC address is in both families'."""
     for address in addresses:
-        if _MAC.fullmatch(address):
+        if is_mac(address):
             yield from (("src_mac", address, old) for old in (True, False))
         else:
             yield "src_ip", address, isinstance(ip_address(address), IPv4Address)

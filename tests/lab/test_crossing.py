@@ -127,6 +127,9 @@ WAYS: dict[str, Callable[[Lab], object]] = {
 }
 
 
+PLAIN: dict[str, Callable[[Lab], object]] = {"delay": lambda lab: lab.impair("a -> b on lan", delay="20ms")}
+
+
 def is_down(lab: Lab) -> None:
     """Wait until a link that flaps is down for the first time."""
     await_condition(lambda: lab.link("a -> b on lan").steps(), lambda steps: len(steps) > 1, deadline_s=5)
@@ -137,7 +140,7 @@ def in_force(pair: Lab, how: str) -> Callable[[], None]:
     """What puts a way in force; a control has run before."""
 
     def put() -> None:
-        WAYS[how](pair)
+        (WAYS | PLAIN)[how](pair)
         if how == "down":
             is_down(pair)
 
@@ -178,6 +181,55 @@ def test_no_mac_address_and_no_mark_is_a_way_past(pair: Lab, in_force: Callable[
     cuts = [each.cut for each in pair._ports["b", "lan"].sources.values() if each.cut is not None]
     (mark, *_) = [*(cut.mark for cut in cuts if cut.mark is not None), 1]
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, mark)) == 0
+
+
+STRANGE = "02:ab:cd:00:00:07"
+
+
+def forged(pair: Lab) -> None:
+    _own, other, new = lan(pair)
+    do(pair, "forge", other, 6000, COUNT, STRANGE, new, 0)
+
+
+def by_macvlan(pair: Lab) -> None:
+    _own, other, new = lan(pair)
+    do(pair, "macvlan", f"{new}/16", other, 6000, COUNT)
+
+
+def changed(pair: Lab) -> None:
+    (own, other, new), mac = lan(pair), str(pair.mac("a", "lan"))
+    do(pair, "address", f"{new}/16")
+    do(pair, "interface", STRANGE, own)
+    try:
+        do(pair, "send", other, 6000, 100, COUNT, new)
+    finally:
+        do(pair, "interface", mac, own)
+
+
+@pytest.mark.parametrize(("how", "sending"), [
+    *((how, forged) for how in WAYS | PLAIN),
+    *((how, sending) for how in ("cut", "narrowed", "delay") for sending in (by_macvlan, changed)),
+])  # fmt: skip
+def test_what_a_host_sends_from_another_mac_address_makes_the_test_invalid(
+    pair: Lab, in_force: Callable[[], None], sending: Callable[[Lab], None]
+) -> None:
+    in_force()
+    sending(pair)
+    with pytest.raises(ImpairmentNotAppliedError, match="MAC addresses that no host of the lab has"):
+        pair.verify()
+    assert FAILS in [each.counters for each in pair.evidence]
+
+
+@pytest.mark.parametrize("how", WAYS | PLAIN)
+def test_no_other_sender_and_no_earlier_one_makes_the_test_invalid(pair: Lab, in_force: Callable[[], None]) -> None:
+    """Whoever sends from another's port, another host's address, or sent before the link was cut."""
+    own, other, _new = lan(pair)
+    forged(pair)
+    arrived(pair, lambda: None)  # one exchange later
+    in_force()
+    do(pair, "forge", other, 6000, COUNT, pair.mac("b", "back"), own, 0)  # as a bridge does
+    pair.hosts["b"].run(["python3", PROGRAM, "forge", own, "6000", str(COUNT), STRANGE, other, "0"])
+    pair.verify()
 
 
 # --- other networks --------------------------------------------------------------------------------------

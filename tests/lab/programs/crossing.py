@@ -6,8 +6,10 @@ ask ADDRESS PORT BYTES                      one exchange, its time in seconds
 echo PORT                                   the other side of that, over both families
 address CIDR                                another IPv4 address for the interface that has the network
 interface MAC SEEN                          another MAC address for the interface that has an address
+macvlan CIDR ADDRESS PORT COUNT             datagrams from a macvlan with this address, which goes afterwards
 """
 
+import errno
 import fcntl
 import ipaddress
 import socket
@@ -103,17 +105,50 @@ def echo(port: str) -> None:
             echoing.sendto(b"x", whom)
 
 
-def address(cidr: str) -> None:
-    """As ``ip address add`` (rtnetlink(7), RTM_NEWADDR)."""
-    one = ipaddress.ip_interface(cidr)
-    index = socket.if_nametoindex(interface_of(str(one.ip)))
-    body = struct.pack("=BBBBI", socket.AF_INET, one.network.prefixlen, 0, 0, index)
-    body += b"".join(struct.pack("=HH4s", 8, kind, one.ip.packed) for kind in (1, 2))  # IFA_ADDRESS, IFA_LOCAL
+def request(kind: int, flags: int, body: bytes, *allowed: int) -> None:
+    """One change by rtnetlink(7); some errors are as good."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as kernel:
-        kernel.send(struct.pack("=IHHII", 16 + len(body), 20, 0x1 | 0x4 | 0x400, 1, 0) + body)
+        kernel.send(struct.pack("=IHHII", 16 + len(body), kind, 0x1 | 0x4 | flags, 1, 0) + body)
         (code,) = struct.unpack_from("=i", kernel.recv(4096), 16)
-    if code and code != -17:  # EEXIST
-        raise SystemExit(f"RTM_NEWADDR: {-code}")
+    if code and -code not in allowed:
+        raise SystemExit(f"rtnetlink request {kind}: {-code}")
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    """Padded to four bytes."""
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
+def add_address(index: int, cidr: str) -> None:
+    """As ``ip address add``: RTM_NEWADDR."""
+    one = ipaddress.ip_interface(cidr)
+    body = struct.pack("=BBBBI", socket.AF_INET, one.network.prefixlen, 0, 0, index)
+    body += b"".join(attribute(kind, one.ip.packed) for kind in (1, 2))  # IFA_ADDRESS, IFA_LOCAL
+    request(20, 0x400, body, errno.EEXIST)
+
+
+def address(cidr: str) -> None:
+    """Another address for an interface."""
+    add_address(socket.if_nametoindex(interface_of(str(ipaddress.ip_interface(cidr).ip))), cidr)
+
+
+def macvlan(cidr: str, address: str, port: str, count: str) -> None:
+    """As ``ip link add link … type macvlan mode bridge``, up, and packets through it alone."""
+    beneath = socket.if_nametoindex(interface_of(address))
+    mode = attribute(2, attribute(1, struct.pack("=I", 4)))  # IFLA_INFO_DATA, IFLA_MACVLAN_MODE, bridge
+    info = attribute(18, attribute(1, b"macvlan\0") + mode)  # IFLA_LINKINFO, IFLA_INFO_KIND
+    names = attribute(3, b"mv\0") + attribute(5, struct.pack("=I", beneath))  # IFLA_IFNAME, IFLA_LINK
+    request(16, 0x400 | 0x200, struct.pack("=BxHiII", 0, 0, 0, 1, 1) + names + info)
+    index = socket.if_nametoindex("mv")
+    try:
+        add_address(index, cidr)
+        with udp(address) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"mv")
+            for _ in range(int(count)):
+                sender.sendto(b"7", (address, int(port)))
+                time.sleep(0.01)
+    finally:
+        request(17, 0, struct.pack("=BxHiII", 0, 0, index, 0, 0))
 
 
 def interface(mac: str, seen: str) -> None:
@@ -125,4 +160,4 @@ def interface(mac: str, seen: str) -> None:
 
 
 if __name__ == "__main__":
-    {each.__name__: each for each in (send, forge, ask, echo, address, interface)}[sys.argv[1]](*sys.argv[2:])
+    {each.__name__: each for each in (send, forge, ask, echo, address, interface, macvlan)}[sys.argv[1]](*sys.argv[2:])
