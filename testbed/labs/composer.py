@@ -16,7 +16,7 @@ from typing import Any
 
 from testbed import reading
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, LabError
-from testbed.labs import composeyaml
+from testbed.labs import composeyaml, tied
 from testbed.labs.options import find_compose_file
 from testbed.text import shown
 
@@ -155,15 +155,27 @@ class Composer:
             where = ["--project-name", self.project]
         argv = [*find(), *where, *arguments]
         stdin = None if config is None else json.dumps(config)
+        owner = os.pidfd_open(os.getpid())
         try:
-            return subprocess.run(
-                argv, input=stdin, stdin=subprocess.DEVNULL if stdin is None else None,
-                capture_output=True, text=True, timeout=timeout_s, check=False, cwd=cwd,
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(tied.__file__)), str(owner), *argv], pass_fds=(owner,),
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
                 env={**os.environ, "COMPOSE_MENU": "false", "COMPOSE_BAKE": "false", **(env or {})},
             )  # fmt: skip
-        except subprocess.TimeoutExpired as expired:
-            said = _text(expired.stderr) or _text(expired.stdout)
-            return subprocess.CompletedProcess(argv, 124, "", f"{said}\nno end after {timeout_s:g} s")
+        finally:
+            os.close(owner)
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout=timeout_s)
+            except subprocess.TimeoutExpired as expired:
+                process.terminate()
+                said = _text(expired.stderr) or _text(expired.stdout)
+                return subprocess.CompletedProcess(argv, 124, "", f"{said}\nno end after {timeout_s:g} s")
+            except BaseException:
+                process.terminate()
+                raise
+        return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
 
     @property
     def directory(self) -> Path:

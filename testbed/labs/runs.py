@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ _OWNER = re.compile(
     r"(?P<machine>[0-9a-f]{1,12}|-):(?P<boot>[0-9a-f]{8}|-):(?P<namespace>\d+|-):(?P<pid>[1-9]\d*):(?P<start>\d+)"
 )
 _MOST_SHOWN = 60
+_TIMES = 10
+# For how long nothing of a dead owner may have appeared until nothing more is expected.
+_SETTLES_WITHIN_S, _LOOK_AGAIN_S = 1.5, 0.25
 
 
 @dataclass(kw_only=True)
@@ -141,19 +145,26 @@ def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], 
     What an engine does not let go of is no reason not to start another stack.
     """
     removed: list[str] = []
-    problems: list[str] = []
-    for run in runs(engine):
-        if not is_orphaned(run.owner):
-            continue
-        say(f"clearing up after run {run.id}, whose owner is gone")
-        try:
-            remove_run(engine, run.id, run.owner)
-        except LabError as error:
-            problems.append(str(error))
-            say(str(error))
-        else:
-            removed.append(run.id)
-    return removed, problems
+    problems: dict[str, str] = {}
+    quiet_since = float("-inf")
+    while True:
+        found = [run for run in runs(engine) if is_orphaned(run.owner) and run.id not in problems]
+        for run in found:
+            if run.id not in removed:
+                say(f"clearing up after run {run.id}, whose owner is gone")
+            try:
+                remove_run(engine, run.id, run.owner)
+            except LabError as error:
+                problems[run.id] = str(error)
+                say(str(error))
+            else:
+                removed.append(run.id)
+        # What a client asked for before it was killed the engine may still be about to do, and shows once done.
+        if found:
+            quiet_since = time.monotonic()
+        if time.monotonic() - quiet_since >= _SETTLES_WITHIN_S:
+            return list(dict.fromkeys(removed)), list(problems.values())
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
@@ -174,10 +185,14 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
             Composer((), project=f"testbed-{run_id}").down(timeout_s=120)
         except LabError as error:
             said = str(error)
-    for each in sorted(look()[0], key=lambda each: each.kind != "container"):  # containers use the rest
-        try:
-            engine.discard(each)
-        except LabError as error:
-            said = str(error)
+    for _ in range(_TIMES):  # while we remove some, the engine may do what a killed client asked for
+        refused = ""
+        for each in sorted(look()[0], key=lambda each: each.kind != "container"):  # containers use the rest
+            try:
+                engine.discard(each)
+            except LabError as error:
+                refused = said = str(error)
+        if refused or not look()[0]:
+            break
     if stayed := look()[0]:
         raise LabError(f"run {run_id}: could not remove {', '.join(each.name for each in stayed)}: {said}")

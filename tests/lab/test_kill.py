@@ -16,6 +16,7 @@ from testbed import ComposeLab
 from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
 from testbed.labs.runs import is_orphaned, runs
 from testbed.labs.waiting import await_condition
+from tests.lab.test_local_death import alive, missing, relatives
 
 LABS = ("compose",)
 
@@ -166,3 +167,41 @@ def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> 
     finally:
         for each in made.values():
             engine.remove(each)
+
+
+_OWNER = """
+import sys
+from testbed import ComposeLab
+
+lab = ComposeLab(sys.argv[1], say=lambda _: None)
+print(lab.run_id, flush=True)
+with lab:
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("containers", [0, 4])
+def test_a_stack_whose_owner_is_killed_as_it_starts_is_started_no_further(stack: ComposeLab, containers: int) -> None:
+    engine, file = stack.engine, Path(__file__).parent / "stacks" / "killed.yaml"
+    argv = [sys.executable, "-c", _OWNER, str(file)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        run_id = owner.stdout.readline().strip()
+
+        def begun() -> tuple[int, set[int]]:
+            containers = engine.listing(com_docker_compose_project=f"testbed-{run_id}")
+            return len(engine.networks(testbed_run=run_id)) + len(containers), relatives(owner.pid)
+
+        _, everyone = await_condition(begun, lambda seen: seen[0] > containers, deadline_s=60)
+        assert not missing([b"--detach"], everyone), "Compose is at work"
+        owner.kill()
+    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=5)
+    if not containers:  # Compose starts them once all are made
+        listed = engine.listing(com_docker_compose_project=f"testbed-{run_id}")
+        assert [each["Names"] for each in listed if each["State"] == "running"] == []
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed.cli", "down", "--stale"], capture_output=True, text=True, timeout=100
+    )
+    assert f"run {run_id}: could not" not in done.stderr
+    assert [each.name for each in engine.labelled(RUN_LABEL, run_id)] == []

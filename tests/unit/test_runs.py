@@ -150,6 +150,8 @@ class _Engine:
 
     def __init__(self, *objects: Labelled) -> None:
         self.objects = list(objects)
+        self.late: list[Labelled] = []
+        """What is there only once all else is removed."""
 
     def labelled(self, label: str, value: str | None = None) -> list[Labelled]:
         return [each for each in self.objects if label in each.labels and value in (None, each.labels[label])]
@@ -158,6 +160,8 @@ class _Engine:
         if each.name == "stuck":
             raise LabError("network stuck has active endpoints")
         self.objects.remove(each)
+        if not self.objects and self.late:
+            self.objects.append(self.late.pop())
 
     @property
     def names(self) -> set[str]:
@@ -225,3 +229,15 @@ def test_what_the_engine_does_not_let_go_of_keeps_nobody_from_starting(downed: l
     assert engine.names == {"stuck"}
     assert problems[0] in said
     assert downed == ["testbed-00000000", "testbed-11111111"]
+
+
+@needs_machine_id
+def test_what_the_engine_still_does_for_a_killed_client_is_removed_as_well(downed: list[str]) -> None:
+    dead = _label(**HERE, start="1")
+    engine = _Engine(labelled(name="made", run="00000000", owner=dead))
+    engine.late = [labelled(name=name, run="00000000", owner=dead) for name in ("later", "late")]
+    said: list[str] = []
+    assert clear_stale(engine, said.append) == (["00000000"], [])  # type: ignore[arg-type]  # what it needs of one
+    assert engine.names == set()
+    assert said == ["clearing up after run 00000000, whose owner is gone"]
+    assert set(downed) == {"testbed-00000000"}
