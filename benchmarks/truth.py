@@ -19,7 +19,7 @@ from tests.lab import truth
 _QUICK_S = 38.0
 _QUICK_FAULTS = (
     "kernel frozen 0.3 s", "kernel stopped", "splice deleted", "link down at the veth", "qdisc deleted",
-    "machine starved", "kernel killed",
+    "machine starved", "kernel killed", "container paused", "container gone", "address added", "fragments",
 )  # fmt: skip
 
 
@@ -33,6 +33,7 @@ def measure(report: Report) -> None:
                 report.note(
                     f"{'right' if each.right else 'WRONG'}: {kind.__name__}, {each.fault}, {each.impairment}: "
                     f"{each.verdict}, in force: {each.in_force}, next: {each.next_verdict[:120]}"
+                    + (f"; run again {each.late} times: the machine was late" if each.late else "")
                 )
             wrong = [each for each in cells if not each.right]
             report.check(
