@@ -36,7 +36,7 @@ from testbed.labs.choice import decide, make_lab
 from testbed.labs.compose import ComposeLab
 from testbed.labs.engine import Engine, NoEngineError
 from testbed.labs.lab import Lab
-from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES
+from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES, UP_DEADLINE
 from testbed.labs.proving import proven
 from testbed.labs.runs import clear_stale, foreigners, remove_run, runs
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
@@ -49,6 +49,7 @@ from testbed.report import evidence
 from testbed.report import profile as explained
 from testbed.report.html import demo_page
 from testbed.text import shortened, shown, visible
+from testbed.writing import make_room, write_whole
 
 # Where there is no terminal to ask, a table is not squeezed into 80 columns.
 _OUT = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 150)
@@ -128,6 +129,13 @@ _netem = click.option(
     "--netem", type=click.Choice(NETEM_CHOICES), default="auto", show_default=True,
     help="Who executes netem: this kernel, a kernel that testbed brings, or whichever is there.",
 )  # fmt: skip
+_up_deadline = click.option(
+    "--up-deadline",
+    default=UP_DEADLINE,
+    show_default=True,
+    metavar="TIME",
+    help="How long the stack may take to start.",
+)
 _reject = click.option(
     "--reject", is_flag=True, help="Tell the sender, by TCP resets and ICMP errors, as a firewall does."
 )
@@ -176,15 +184,26 @@ def demo(
     """
     wanted = _chosen(kind, compose_file, netem)
     demonstration.check(wanted, profiles or demonstration.PROFILES)  # before anything is started
+    _see_room(folder, "demo.json", "index.html")
     with wanted as lab, tables.LiveDemo(_OUT) as live:
         run = demonstration.run(lab, profiles or demonstration.PROFILES, messages=messages, see=live.update)
     tables.print_undelivered(_OUT, run)
     tables.print_server_output(_OUT, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "demo.json").write_text(json.dumps(run.as_json(), indent=1), encoding="utf-8")
-    (folder / "index.html").write_text(demo_page(run), encoding="utf-8")
+    write_whole(folder / "demo.json", json.dumps(run.as_json(), indent=1), below=Path.cwd())
+    write_whole(folder / "index.html", demo_page(run), below=Path.cwd())
     _OUT.print(f"\nWritten: {folder / 'index.html'} (every message a point), {folder / 'demo.json'}", markup=False)
     return 1 if run.lost else 0
+
+
+def _see_room(folder: Path, *names: str) -> None:
+    """See that these files can be written. Raises UserError."""
+    for name in names:
+        try:
+            make_room(folder / name, Path.cwd())
+        except OSError as error:
+            raise UserError(
+                f"{folder / name} cannot be written: {error.strerror or error}; say --report FOLDER"
+            ) from None
 
 
 def _chosen(kind: str, compose_file: tuple[Path, ...], netem: str, compose_profiles: Sequence[str] = ()) -> Lab:
@@ -351,6 +370,7 @@ def paper(
     afresh = {claim.id for claim in wanted} if again else set()
     found = {name: outcome for name, outcome in known.items() if name not in afresh}
     todo = [claim for claim in wanted if claim.id not in found]
+    _see_room(folder, *the_paper.WRITTEN)
     if len(todo) < len(wanted):
         _say(f"{len(wanted) - len(todo)} of {len(wanted)} claims are decided already, in {folder}; --again seeks anew")
     if todo:
@@ -396,10 +416,14 @@ def doctor(as_json: bool) -> int:
 @_compose_file
 @_compose_profile
 @_netem
-@_example("testbed up --netem carried")
-def up(compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], netem: str) -> int:
+@_up_deadline
+@_example("testbed up --netem carried --up-deadline 10m")
+def up(compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], netem: str, up_deadline: str) -> int:
     """Bring the stack up, ready to be impaired; it stays until `testbed down`."""
-    lab = ComposeLab(compose_file, netem=netem, compose_profiles=compose_profile, say=_say, outlives_us=True)
+    lab = ComposeLab(
+        compose_file, netem=netem, compose_profiles=compose_profile, up_deadline=up_deadline, say=_say,
+        outlives_us=True,
+    )  # fmt: skip
     if lab.take_up():
         _OUT.print(f"already up, as run {lab.run_id}: {', '.join(lab.hosts)}", markup=False)
     else:

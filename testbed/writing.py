@@ -15,6 +15,7 @@ def refuse_links(path: Path, below: Path) -> None:
 
     What leads to a path elsewhere is the machine's or the user's own arrangement.
     """
+    path, below = path.absolute(), below.absolute()
     inside = path.relative_to(below).parts if path.is_relative_to(below) else (path.name,)
     place = below if path.is_relative_to(below) else path.parent
     for part in inside:
@@ -34,11 +35,11 @@ def make_room(path: Path, below: Path) -> None:
     _temporary(path, b"").unlink()
 
 
-def write_whole(path: Path, text: str, *, below: Path) -> None:
+def write_whole(path: Path, content: str | bytes, *, below: Path) -> None:
     """Write a file so that a reader sees the old one or the new one, and no part of either. Raises OSError."""
     refuse_links(path, below)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _temporary(path, text.encode())
+    beside = _temporary(path, content.encode() if isinstance(content, str) else content)
     try:
         beside.replace(path)
     except OSError:

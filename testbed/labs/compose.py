@@ -44,6 +44,7 @@ from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
 from testbed.labs.releasing import PerPacket
 from testbed.labs.runs import DETACHED, STACK_LABEL, clear_stale, owner, remove_run, runs
+from testbed.labs.starting import Progress, allowed_s, last_check
 from testbed.labs.suspending import Suspended
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.labs.wholeness import NOBODY
@@ -109,7 +110,7 @@ class ComposeLab(Lab):
         self._asked_netem = netem
         self._say = say
         self._outlives_us = outlives_us
-        self._up_deadline_s = seconds(up_deadline, "up_deadline")
+        self._up_deadline_s = allowed_s(up_deadline)
         self.composer = Composer(files_of(compose_file), project=f"testbed-{self.run_id}", profiles=compose_profiles)
         self._config: dict[str, Any] | None = None
         self._topology: Topology | None = None
@@ -359,13 +360,28 @@ class ComposeLab(Lab):
         return os.pathsep.join(str(file.resolve()) for file in self.composer.files) or str(self.composer.directory)
 
     def _compose_up(self, config: dict[str, Any]) -> None:
-        deadline = time.monotonic() + self._up_deadline_s
-        failed = self.composer.up(config, timeout_s=self._up_deadline_s)
-        containers = self.engine.containers(testbed_run=self.run_id, com_docker_compose_project=self.composer.project)
-        if failed is not None:
-            self._raise_unwell(containers, f"`docker compose up` failed: {failed}")
-        self._await_well(containers, deadline - time.monotonic(), self._up_deadline_s)
+        progress = Progress(self._say, allowed_s=self._up_deadline_s)
+        with progress.meanwhile(self._not_well_yet):
+            failed = self.composer.up(config, timeout_s=self._up_deadline_s)
+            containers = self._containers_of_run()
+            if failed is not None and progress.left_s <= 0:
+                self._raise_unwell(containers, f"not well after {self._up_deadline_s:g} s (the up-deadline): {failed}")
+            if failed is not None:
+                self._raise_unwell(containers, f"`docker compose up` failed: {failed}")
+            self._await_well(containers, progress.left_s, self._up_deadline_s)
         self._name_hosts(containers)
+
+    def _containers_of_run(self) -> list[Container]:
+        return self.engine.containers(testbed_run=self.run_id, com_docker_compose_project=self.composer.project)
+
+    def _not_well_yet(self) -> Mapping[str, str]:
+        """Each container that is not well, and its state in words; asked while the stack starts. Raises LabError."""
+        try:
+            found = [(each.name or "", self.engine.state(each)) for each in self._containers_of_run()]
+        except (docker.errors.APIError, OSError) as error:
+            raise LabError(str(error)) from None
+        prefix = f"{self.composer.project}-"
+        return {name.removeprefix(prefix): _describe(state) for name, state in found if _wellness(state) != "well"}
 
     def _name_hosts(self, containers: Sequence[Container]) -> None:
         for container in containers:
@@ -1122,8 +1138,7 @@ def _describe(inspected: Mapping[str, Any]) -> str:
             return f"exited with status {state.get('ExitCode')}"
         case "running" if health not in (None, "none"):
             checks = (state.get("Health") or {}).get("Log") or []
-            last = f"; its last check said: {checks[-1].get('Output', '').strip()!r}" if checks else ""
-            return f"is running and {health}{last}"
+            return f"is running and {health}; {last_check(str(checks[-1].get('Output', '')) if checks else None)}"
         case "created":
             return f"was created and not started {state.get('Error', '')}".strip()
         case status:

@@ -14,6 +14,7 @@ from testbed.errors import LabError
 from testbed.labs.observing import SNAP_BYTES, PortCapture
 from testbed.model.impairment import write_numbers
 from testbed.observe.wire import losses
+from testbed.writing import refuse_links
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Lab, Port
@@ -27,10 +28,14 @@ _MOST_NUMBERED = 50_000
 class KeptCaptures:
     """The captures of one test."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        """``folder``: where this test's files go; what an earlier run of it left there is removed."""
+    def __init__(self, lab: Lab, folder: Path, *, below: Path) -> None:
+        """``folder``: where this test's files go; what an earlier run of it left there is removed.
+
+        Nothing is written or removed through a symbolic link between ``below`` and there: see `save`.
+        """
         self._lab = lab
         self._folder = folder
+        self._below = below
         self._running: dict[tuple[str, str], list[tuple[Port | None, PortCapture]]] = {}
         self._began: dict[LinkRef, tuple[int, int]] = {}
         """Between which two times each link's sequence began; CLOCK_MONOTONIC in ns."""
@@ -38,6 +43,11 @@ class KeptCaptures:
         """What each link lost, by the packets' numbers; known once it is saved."""
         self.failed = ""
         """Why packets of some port could not be captured; empty if they could."""
+        try:
+            refuse_links(folder, below)
+        except OSError as error:
+            self.failed = str(error.strerror)
+            return
         for path in folder.glob("*.pcapng"):
             path.unlink()
 
@@ -80,13 +90,16 @@ class KeptCaptures:
             known.append((port, capture))
 
     def save(self) -> list[Path]:
-        """End every capture and write it; the files' paths. Raises LabError if they cannot be had."""
+        """End every capture and write it; the files' paths.
+
+        Raises LabError if they cannot be had, OSError if they cannot be written.
+        """
         saved = []
         for (host, network), captures in self._running.items():
             for number, (_, capture) in enumerate(captures, start=1):
                 capture.end(at_once=True)
                 name = f"{host}@{network}" if number == 1 else f"{host}@{network}-{number}"
-                saved.append(capture.save(self._folder / f"{name}.pcapng"))
+                saved.append(capture.save(self._folder / f"{name}.pcapng", below=self._below))
                 self.losses += self._losses(capture) if len(captures) == 1 else []
         self._running.clear()
         return saved

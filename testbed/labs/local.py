@@ -42,6 +42,7 @@ from testbed.labs.localplan import HostPlan, Plan, Published, ServicePlan
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import COMPOSE_FILE_NAMES, UP_DEADLINE, files_of, find_compose_file
 from testbed.labs.readiness import Ready
+from testbed.labs.starting import Progress, allowed_s, last_check
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
 from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState, meant_to_end
@@ -96,7 +97,7 @@ class LocalLab(Lab):
         self.run_id = secrets.token_hex(4)
         self._asked_netem = netem
         self._say = say
-        self._up_deadline_s = seconds(up_deadline, "up_deadline")
+        self._up_deadline_s = allowed_s(up_deadline)
         self._drawing = compose_file if isinstance(compose_file, Drawing) else None
         self._files = () if isinstance(compose_file, Drawing) else files_of(compose_file)
         self._compose_profiles = tuple(compose_profiles)
@@ -213,7 +214,7 @@ class LocalLab(Lab):
         """
         self._check_limits(*localplan.counts(self._compose_file(), self.topology))
         plan = self.plan
-        deadline = time.monotonic() + self._up_deadline_s
+        progress = Progress(self._say, allowed_s=self._up_deadline_s)
         with ExitStack() as undo:
             undo.callback(self._forget)
             listeners = self._listen(undo, plan)
@@ -226,7 +227,7 @@ class LocalLab(Lab):
             self._publish(channel, plan, listeners)
             undo.callback(self._stop_services)
             undo.callback(self._close_hosts)
-            self._start_services(plan, deadline)
+            self._start_services(plan, progress)
             self.whole.up()
             self._undo = undo.pop_all()
 
@@ -359,12 +360,15 @@ class LocalLab(Lab):
 
     # --- services --------------------------------------------------------------------------------
 
-    def _start_services(self, plan: Plan, deadline: float) -> None:
+    def _start_services(self, plan: Plan, progress: Progress) -> None:
         """Start each service once what it depends on is as it should be; wait until all are well."""
         waiting = dict(plan.services)
         by_service: dict[str, list[LocalHost]] = {name: [] for name in plan.services}
         for host in self._hosts.values():
             by_service[host.plan.service].append(host)
+
+        def not_well_yet() -> dict[str, str]:
+            return {host.name: host.in_words() for host in self._hosts.values() if host.wellness != "well"}
 
         def step() -> bool:
             for host in self._hosts.values():
@@ -375,17 +379,18 @@ class LocalLab(Lab):
                     del waiting[name]
                     for host in by_service[name]:
                         host.start_service()
+            progress.tell(not_well_yet)
             states = [host.wellness for host in self._hosts.values()]
             return "failed" in states or (not waiting and "waiting" not in states)
 
         with contextlib.suppress(NotSeenError):
-            await_condition(step, bool, deadline_s=max(deadline - time.monotonic(), 0.1), every_s=0.005)
+            await_condition(step, bool, deadline_s=max(progress.left_s, 0.1), every_s=0.005)
         unwell = [host for host in self._hosts.values() if host.wellness != "well"]
         if unwell:
             failed = [host for host in unwell if host.wellness == "failed"]
             said = [host.describe_unwell() for host in failed or unwell]
             self.failed_logs = {host.name: host.logs() for host in failed or unwell}
-            late = [] if failed else [f"not well after {self._up_deadline_s:g} s"]
+            late = [] if failed else [f"not well after {self._up_deadline_s:g} s (the up-deadline)"]
             raise ServiceFailedError("\n".join([*said, *late]))
 
     def _stop_services(self) -> None:
@@ -703,7 +708,7 @@ class LocalHost(Host):
         self._check: LocalProgram | None = None
         self._check_began = 0.0
         self._check_at = 0.0
-        self._check_said = ""
+        self._check_said: str | None = None
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
@@ -783,7 +788,7 @@ class LocalHost(Host):
         """Start it after a halt, its health unknown."""
         self.halted = False
         self._healthy, self._unhealthy = self.service_plan.health_check is None, False
-        self._check, self._check_began, self._check_at = None, 0.0, 0.0
+        self._check, self._check_said, self._check_began, self._check_at = None, None, 0.0, 0.0
         self.start_service()
 
     def start_service(self) -> None:
@@ -838,18 +843,22 @@ class LocalHost(Host):
 
     def describe_unwell(self) -> str:
         """What is wrong with its service, with its last lines."""
-        if self.service is None:
-            return f"service `{self.plan.service}` was not started: what it depends on is not well"
-        if self.service.refused:
-            return f"service `{self.plan.service}` cannot be started: {self.service.refused}"
-        if self.service.ended:
-            state = f"exited with status {self.service.wait().exit_code}"
-        else:
-            kind = "unhealthy" if self._unhealthy else "starting"
-            state = f"is running and {kind}; its last check said: {self._check_said!r}"
+        said = f"service `{self.plan.service}` {self.in_words()}"
+        if self.service is None or self.service.refused:
+            return said
         lines = self.logs().splitlines()[-_LAST_LINES:]
         last = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
-        return f"service `{self.plan.service}` {state}; its last lines:\n{last}"
+        return f"{said}; its last lines:\n{last}"
+
+    def in_words(self) -> str:
+        """The state of its service."""
+        if self.service is None:
+            return "was not started: what it depends on is not well"
+        if self.service.refused:
+            return f"cannot be started: {self.service.refused}"
+        if self.service.ended:
+            return f"exited with status {self.service.wait().exit_code}"
+        return f"is running and {'unhealthy' if self._unhealthy else 'starting'}; {last_check(self._check_said)}"
 
     # --- files and the network -------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from testbed.observe.counters import Counters
 from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.tcp_info import sockets
 from testbed.observe.wire import Flow, Passage, crossing, flows_at
+from testbed.writing import write_whole
 
 if TYPE_CHECKING:
     from testbed.labs.lab import Host, Lab
@@ -221,11 +222,14 @@ class PortCapture:
         """What became of each packet toward the host between the two sides; see `Observation.passages`."""
         return crossing(self.capture, self._lab.hosts[self.host].addresses(self.network))
 
-    def save(self, path: str | Path) -> Path:
-        """Write a pcapng file, which Wireshark opens; makes its folder if need be."""
+    def save(self, path: str | Path, *, below: Path | None = None) -> Path:
+        """Write a pcapng file, which Wireshark opens; makes its folder if need be.
+
+        Not through a symbolic link: neither of the file nor, if it lies in the folder ``below``, of what leads there
+        from it. Raises OSError.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pcapng.write(self.capture))
+        write_whole(path, pcapng.write(self.capture), below=below or path.parent)
         return path
 
 

@@ -23,6 +23,7 @@ from testbed.model.impairment import unknown
 from testbed.paper import c01, c02, c03, c04, c05, c06, c07, c09, c10, c11, c12
 from testbed.paper.context import Context
 from testbed.report.claims import Page, claim_page, index_page
+from testbed.writing import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,9 @@ def examine(
 
 
 _FILE = "claims.json"
+_INDEX = "index.html"
+WRITTEN = (_FILE, _INDEX)
+"""What is written in any case, beside a page for each claim."""
 _VERSION = 3
 
 
@@ -130,12 +134,10 @@ def inputs(lab: str, *, netem: str, quick: bool) -> dict[str, object]:
 
 def keep(folder: Path, outcomes: Mapping[str, Outcome], given: Mapping[str, object]) -> None:
     """Write what was found so far, so that a run that ends early is taken up."""
-    folder.mkdir(parents=True, exist_ok=True)
     found = {name: each.as_json() for name, each in outcomes.items()}
     body = {"version": _VERSION, "inputs": dict(given), "claims": found}
-    written = folder / f"{_FILE}.new"
-    written.write_text(json.dumps(body, indent=1), encoding="utf-8")
-    written.replace(folder / _FILE)  # at once: an interrupted run leaves the one before
+    # As a whole: an interrupted run leaves the one before.
+    write_whole(folder / _FILE, json.dumps(body, indent=1), below=Path.cwd())
 
 
 def kept(folder: Path, given: Mapping[str, object]) -> dict[str, Outcome]:
@@ -170,7 +172,6 @@ def write_report(folder: Path, outcomes: Mapping[str, Outcome], given: Mapping[s
         "conditions": "the fewer ones of --quick" if given["quick"] else "all",
         "experiments": str(given["experiments"]),
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.html").write_text(index_page(pages, about), encoding="utf-8")
+    write_whole(folder / _INDEX, index_page(pages, about), below=Path.cwd())
     for before, page, after in zip([None, *pages[:-1]], pages, [*pages[1:], None], strict=True):
-        (folder / page.file).write_text(claim_page(page, before=before, after=after), encoding="utf-8")
+        write_whole(folder / page.file, claim_page(page, before=before, after=after), below=Path.cwd())

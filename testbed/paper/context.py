@@ -15,6 +15,7 @@ from testbed.labs.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture
 from testbed.observe.wire import Flow
+from testbed.writing import write_whole
 
 BOTH = "client <-> server"
 THERE = "client -> server"
@@ -127,8 +128,7 @@ class Context:
 
     def keep(self, name: str, content: bytes | str) -> None:
         """Keep a file of evidence."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        write_whole(self.folder / name, content, below=Path.cwd())
         self.kept.append(name)
 
     def keep_json(self, name: str, content: object) -> None:

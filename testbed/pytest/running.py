@@ -171,7 +171,7 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     run.lab, run.wanted = lab, asked
     if (mode := config.getoption("--testbed-capture")) != "never":
         folder = config.rootpath / "report" / "captures" / keeping.file_name(id_of(item))
-        run.captures = captures = keeping.KeptCaptures(lab, folder)
+        run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.rootpath)
         lab.putting = captures.putting
     try:
         for ref in lab.there(asked.links):
@@ -254,7 +254,7 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
         if captures.failed:
             said.append(f"not kept: {captures.failed}")
     except (LabError, OSError) as error:
-        said = [f"not kept: {error}"]
+        said = [f"not kept: {getattr(error, 'strerror', None) or error}"]
     for line in said:
         tell(item, "capture", line)
     return "\n".join(said)

@@ -72,7 +72,8 @@ def test_tests_run(installed: Path, project: Path, kind: str) -> None:
     (project / "tests").mkdir()
     for number, text in enumerate(EXAMPLES.tests):
         (project / "tests" / f"test_example_{number}.py").write_text(text)
-    _run([str(installed / "python"), "-m", "pytest", "-rA", "--lab", kind, "-p", "no:cacheprovider"], cwd=project)
+    options = ["-rA", "--lab", kind, "-p", "no:cacheprovider", "--testbed-lateness=warn"]  # this machine may be busy
+    _run([str(installed / "python"), "-m", "pytest", *options], cwd=project)
 
 
 def test_commands_run_one_after_the_other(installed: Path, project: Path) -> None:

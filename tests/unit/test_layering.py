@@ -234,3 +234,24 @@ OF_PYTEST = ("testbed.plugin", "testbed.pytest")
 def test_testbed_can_be_used_without_pytest(module: str) -> None:
     """Through others too: a module that imports the plugin would bring pytest with it."""
     assert {name for name in IMPORTS[module] if _below(name, OF_PYTEST)} == set()
+
+
+_WRITES = {"write_text", "write_bytes", "copyfile", "copytree", "mkstemp", "NamedTemporaryFile"}
+_WRITERS = ("testbed.writing", "testbed.agent", "testbed.kernel")
+"""The one that writes for users; what runs beside the network, and the store of kernels, write places of their own."""
+
+
+def test_files_are_written_in_one_place() -> None:
+    found = []
+    for module, path in FILES.items():
+        if _below(module, _WRITERS):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            modes = [each.value for each in node.args if isinstance(each, ast.Constant)] if called == "open" else []
+            if called in _WRITES or any(isinstance(each, str) and set(each) & set("wax+") for each in modes):
+                found.append(f"{module}:{node.lineno}: {called}")
+    # The archive that it opens so is in memory.
+    assert [each for each in found if not each.startswith("testbed.labs.engine:")] == []

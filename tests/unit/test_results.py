@@ -319,3 +319,21 @@ def test_what_is_not_finite_is_null_in_a_file() -> None:
         "a": [None, 1.5],
         "b": {"c": None},
     }
+
+
+@pytest.mark.parametrize("link", ["report", "report/index.html", "report/demo.json"])
+def test_a_demo_that_cannot_write_its_report_starts_nothing(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    (project.path / link).parent.mkdir(exist_ok=True)
+    (project.path / link).symlink_to(project.mkdir("elsewhere"))
+    monkeypatch.chdir(project.path)
+    argv = ["demo", "--lab", "local", "-f", str(Path(__file__).parents[2] / "compose.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "testbed.cli", *argv], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert "is a symbolic link, and nothing is written through one; say --report FOLDER" in " ".join(
+        done.stderr.split()
+    )
+    assert list((project.path / "elsewhere").iterdir()) == []
