@@ -9,7 +9,7 @@ from testbed.labs.starting import Progress, allowed_s, in_words, last_check
 
 
 def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_s_in_the_end() -> None:
-    now, told = 0.0, []
+    now, told = 0.0, list[float]()
     progress = Progress(lambda _text: told.append(now), allowed_s=200, clock=lambda: now)
     for second in range(160):
         now = float(second)
@@ -19,7 +19,7 @@ def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_
 
 
 def test_nothing_is_told_where_all_is_well_and_what_cannot_be_looked_at_is_told() -> None:
-    now, told = 4.0, []
+    now, told = 4.0, list[str]()
     progress = Progress(told.append, allowed_s=200, clock=lambda: now)
     now = 8.0
     progress.tell(dict)
