@@ -41,6 +41,9 @@ _MOST_TABLE_BYTES = 1 << 20
 _KEYS = ("description", "both", "forward", "reverse")
 
 
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's where it is there
     """YAML that refuses a key given twice, where the usual loader keeps the last."""
 
@@ -52,7 +55,13 @@ class _Located(dict[object, object]):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
-    pairs = [(loader.construct_object(key, deep=True), key.start_mark.line + 1) for key, _ in node.value]
+    for key, value in node.value:
+        if key.tag == _MERGE_TAG:
+            _check_merged(value)
+    pairs = [
+        ("<<" if key.tag == _MERGE_TAG else loader.construct_object(key, deep=True), key.start_mark.line + 1)
+        for key, _ in node.value
+    ]
     seen: dict[object, int] = {}
     for key, line in pairs:
         if not isinstance(key, Hashable):
@@ -63,6 +72,17 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
     located = _Located(loader.construct_mapping(node, deep=True))
     located.line = node.start_mark.line + 1
     return located
+
+
+def _check_merged(value: yaml.Node) -> None:
+    """What stands behind `<<:` must be a mapping, or a list of them."""
+    for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+        if not isinstance(part, yaml.MappingNode):
+            said = shown(part.value) if isinstance(part, yaml.ScalarNode) else "[…]"
+            raise InvalidValueError(
+                f"line {part.start_mark.line + 1}: `<<: {said}`: it takes in a mapping, or a list of mappings, "
+                "as in `<<: *name`"
+            )
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.links.profiles import find_profile, load_profiles, parse_profile
+from testbed.links.profiles import find_profile, load_profiles, parse_profile, parse_yaml
 from testbed.model.impairment import CLEAN, WORDS, Impairment, Profile
 from testbed.resources import resource
 
@@ -66,6 +66,9 @@ def test_a_file_that_asks_nothing_is_a_clean_profile(text: str) -> None:
         ("forward: {}\nforward: {}", "'forward' stands twice, in lines 1 and 2"),
         ("both:\n  delay: 1ms\n  loss: 1%\n  delay: 2ms", "'delay' stands twice, in lines 2 and 4"),
         ("? [a]\n: 1", "['a'] in line 1 is a collection and cannot be a key"),
+        ("both:\n  <<: 5", "line 2: `<<: '5'`: it takes in a mapping, or a list of mappings, as in `<<: *name`"),
+        ("both: {<<: [[1]]}", "line 1: `<<: […]`: it takes in a mapping, or a list of mappings, as in `<<: *name`"),
+        ("both: {<<: {delay: 1ms}, <<: {loss: 1%}}", "'<<' stands twice, in lines 1 and 1"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(text: str, problem: str) -> None:
@@ -89,6 +92,11 @@ def test_what_is_not_yaml_is_refused_in_one_line(text: str) -> None:
     (problem,) = problems_of(text)
     assert problem.startswith("not YAML: ")
     assert "\n" not in problem
+
+
+def test_a_direction_takes_in_another_and_its_own_words_count() -> None:
+    merged = parse_yaml("forward: &there {delay: 5ms, loss: 1%}\nreverse: {loss: 2%, <<: *there}")
+    assert merged["reverse"] == {"delay": "5ms", "loss": "2%"}
 
 
 def test_every_problem_of_a_file_is_named_at_once() -> None:
