@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Detour:
         if not (there / "master").exists():
             raise Refused(f"veth {veth} is on no bridge; an earlier run may have left it: restart the stack")
         self.bridge = (there / "master").readlink().name
-        self._kept = {name: (there / "brport" / file).read_text().strip() == "1" for name, file in _KEPT.items()}
+        self._kept = bridge_settings(veth)
 
     @property
     def redirects(self) -> list[splice.Redirect]:
@@ -108,7 +108,7 @@ class Detour:
         try:
             _apply([
                 enslave(self._index, socket.if_nametoindex(self.bridge)),
-                bridge_port(self._index, **self._kept, **_open(True)),
+                whole_port(self._index, self._kept),
                 *([bridge_port(gate, **_open(False))] if there else []),
                 *(reached_through(self._index, mac) for mac in behind),
             ])  # fmt: skip
@@ -136,6 +136,17 @@ def learned(device: str) -> dict[bytes, float]:
         mac: age / _TICKS_PER_S
         for mac, low, own, age, high, _unused in entries if not own and high << 8 | low == number
     }  # fmt: skip
+
+
+def bridge_settings(veth: str) -> dict[str, bool]:
+    """What a veth keeps on its bridge: lost when it is taken off."""
+    folder = _SYS_NET / veth / "brport"
+    return {name: (folder / file).read_text().strip() == "1" for name, file in _KEPT.items()}
+
+
+def whole_port(index: int, settings: Mapping[str, bool]) -> Change:
+    """Have the bridge send and learn at a port as at any other, with these settings of its own."""
+    return bridge_port(index, **settings, **_open(True))
 
 
 def _open(whether: bool) -> dict[str, bool]:

@@ -23,13 +23,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from . import carried, offloads, qdiscs, splice
+from . import carried, leftover, offloads, qdiscs, splice
 from .batch import Batch, LocalTool, Outcome
 from .detour import Detour, learned
 from .netlink import Netlink, delete, queue, speechless, up
@@ -78,6 +78,8 @@ class Port:
     """The ifindex of ``device``, in the kernel that has it."""
     released: bool = False
     """Whether nothing of ours is in its packets' way; all that takes time to prepare is kept for `Ports.tc`."""
+    found: dict[str, Any] = field(default_factory=dict)
+    """How the veth was before it was attached."""
     undo: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -151,6 +153,7 @@ class Ports:
             "try_program": self.try_program,
             "heal": self.heal,
             "sweep": self.sweep,
+            "put_right": self.put_right,
             "keep": self.keep,
             "recall": self.recall,
             **self._schedules.operations(),
@@ -238,6 +241,8 @@ class Ports:
             steps = self._attach_carried
         else:
             raise Refused(f"engine {engine!r}: must be host or carried")
+        others = [each.found for each in self._ports.values() if each.ifindex == ifindex]
+        attached.found = others[0] if others else leftover.found(veth, ifindex)
         with ExitStack() as undo_on_failure:
             undo_on_failure.callback(attached.undo.close)
             steps(attached)
@@ -282,6 +287,10 @@ class Ports:
         for port in gone:
             self._detach(port)
         return [port.name for port in gone]
+
+    def put_right(self, *, veths: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Have veths be as an agent that died had `leftover.found` them; the names of those that are there."""
+        return leftover.put_right(veths, self._host_tc.batch())
 
     def release(self, *, ports: Sequence[str]) -> dict[str, list[str]]:
         """Take what is ours out of the way of these ports' packets, as if they had never been attached.
@@ -673,7 +682,8 @@ class Ports:
 def _where(port: Port) -> dict[str, Any]:
     kernel = port.kernel.name if port.kernel else None
     mtu = int((_SYS_NET / port.veth / "mtu").read_text())
-    return {"device": port.device, "entry": port.entry, "kernel": kernel, "released": port.released, "mtu": mtu}
+    return {"device": port.device, "entry": port.entry, "kernel": kernel, "released": port.released, "mtu": mtu,
+            "found": port.found}  # fmt: skip
 
 
 def _device(name: str) -> splice.Device:

@@ -71,6 +71,10 @@ class Carriage:
             self._lab.capture_agent().call("rest")
         self._testing = False
 
+    def watch_no_more(self, reason: str) -> None:
+        """How late all is cannot be known in this test."""
+        self._unknown = self._unknown or reason
+
     def suspect(self, port: Port) -> None:
         """Have a port that did not hold what it was given taken out at the end of the test."""
         self._suspect.add(port.name)

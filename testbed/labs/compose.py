@@ -45,6 +45,7 @@ from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
 from testbed.labs.releasing import PerPacket
 from testbed.labs.runs import DETACHED, STACK_LABEL, clear_stale, owner, remove_run, runs
 from testbed.labs.starting import Progress, allowed_s, last_check
+from testbed.labs.succession import CAPTURE, PORTS
 from testbed.labs.suspending import Suspended
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.labs.wholeness import NOBODY
@@ -626,6 +627,7 @@ class ComposeLab(Lab):
         self._end_agent(agent.result()[0])
 
     def _end_agent(self, channel: Channel) -> None:
+        channel = self._agent or channel  # another may have taken its place
         try:
             channel.call("stop")
         except AgentError as error:
@@ -647,6 +649,30 @@ class ComposeLab(Lab):
         options = ROLES[role].options(beside=container.id or "")
         container, stream = self.engine.attached(self._netem_image, [role], **options, **self._identity(role))
         return Channel(stream, name=f"agent {role} of {container.name}")
+
+    # --- agents that died: `succession` ----------------------------------------------------------
+
+    def agents(self) -> Mapping[str, Channel]:
+        """See `Lab.agents`."""
+        known = {PORTS: self._agent, CAPTURE: self._capture_agent}
+        return {role: agent for role, agent in known.items() if agent is not None}
+
+    def replace_agent(self, left: Sequence[Port]) -> None:
+        """Start another container of the agent's, and have it put the dead one's ports right."""
+        self._say("the agent has died: starting another")
+        if self._agent is not None:
+            self._agent.close()
+        if not self.engine.await_removed(self._agent_container, 10):
+            self.engine.remove(self._agent_container)
+        self._asked_netem = self.netem_engine
+        self._agent, self.netem_engine = self._start_agent()
+        self._agent.call("put_right", veths=list({port.ifindex: dict(port.found) for port in left}.values()))
+
+    def forget_capture_agent(self) -> None:
+        """Its container removes itself."""
+        if self._capture_agent is not None:
+            self._capture_agent.close()
+        self._capture_agent = None
 
     # --- ports -----------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from testbed.labs import between, cutting, proving, releasing, sequences, strang
 from testbed.labs.carrying import Carriage, Way
 from testbed.labs.channel import Channel
 from testbed.labs.observing import LIMIT_BYTES, SNAP_BYTES, PortCapture, Spot, observing
+from testbed.labs.succession import Succession
 from testbed.labs.suspending import Suspended
 from testbed.labs.taps import Taps
 from testbed.labs.timelines import Running
@@ -353,6 +354,8 @@ class Port:
     """Of the host's own port on the engine's machine; a host that is started again has another."""
     mtu: int = 0
     """Bytes; 0 where it is not known."""
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """How the agent found the host's own port, for another to put it right: `agent.leftover`."""
     released: bool = False
     """Whether packets go past what is ours here, until something is put on a link again: see `releasing`."""
 
@@ -360,7 +363,8 @@ class Port:
     def attached(cls, name: str, channel: Channel, told: Mapping[str, Any], *, ifindex: int) -> Port:
         """The port as the agent tells of it once it is attached."""
         return cls(name=name, channel=channel, device=told["device"], entry=told["entry"], kernel=told["kernel"],
-                   ifindex=ifindex, released=told["released"], mtu=told["mtu"])  # fmt: skip
+                   ifindex=ifindex, released=told["released"], mtu=told["mtu"],
+                   found=told.get("found", {}))  # fmt: skip
 
     def let_go(self) -> None:
         """It was released: of the engine's own kernel, its qdiscs are gone."""
@@ -391,7 +395,8 @@ class Port:
             for ref, each in self.sources.items()
         ]
         return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry,
-                "kernel": self.kernel, "ifindex": self.ifindex, "released": self.released, "mtu": self.mtu}  # fmt: skip
+                "kernel": self.kernel, "ifindex": self.ifindex, "released": self.released, "mtu": self.mtu,
+                "found": dict(self.found)}  # fmt: skip
 
     @classmethod
     def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
@@ -411,7 +416,8 @@ class Port:
             })  # fmt: skip
         return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
                    entry=state.get("entry"), kernel=state.get("kernel"), ifindex=state.get("ifindex", 0),
-                   released=state.get("released", False), mtu=state.get("mtu", 0))  # fmt: skip
+                   released=state.get("released", False), mtu=state.get("mtu", 0),
+                   found=state.get("found", {}))  # fmt: skip
 
 
 class Link:
@@ -543,6 +549,8 @@ class Lab(abc.ABC):
         """What is counted of other paths."""
         self.whole = Wholeness(self)
         """Stops and starts hosts, and finds out who else did."""
+        self.succession = Succession(self)
+        """Finds out whether an agent died, and has another one start."""
         self.suspended: dict[LinkRef, Suspended] = {}
         """What impaired the links of hosts that are stopped."""
         self._say: Callable[[str], None] = lambda _text: None
@@ -560,6 +568,7 @@ class Lab(abc.ABC):
         be impaired at once, to whose ports that is not done and undone.
         """
         self._testing = True
+        self.succession.begin()
         self._heal_all()
         self.whole.begin()
         releasing.release(self, but=links)
@@ -578,6 +587,9 @@ class Lab(abc.ABC):
 
     def end(self) -> None:
         """End a test: heal every link, kill the programs that it left running, and have their connections end."""
+        if self.succession.end():
+            self._testing = False
+            return
         with ExitStack() as each:
             each.callback(self._settle)
             for program in self.programs:
@@ -628,6 +640,27 @@ class Lab(abc.ABC):
     @abc.abstractmethod
     def _prepare_source(self, host: str, network: str) -> int:
         """The ifindex of the port of a host that sends into an impaired link."""
+
+    # --- agents that died: `succession` ----------------------------------------------------------
+
+    def agents(self) -> Mapping[str, Channel]:
+        """The agents that run now, by role."""
+        return {}
+
+    def replace_agent(self, _left: Sequence[Port]) -> None:
+        """Start another agent that holds ports, and put right what the dead one left of these. Raises LabError."""
+        raise LabError("the agent has died, and this kind of lab cannot start another")
+
+    def forget_capture_agent(self) -> None:
+        """Have `capture_agent` start another."""
+        return
+
+    def forget_all(self) -> list[Port]:
+        """Know no more of any port, nor of what was on it: its agent is dead. Returns the ports."""
+        left = [*self._ports.values(), *(each.port for each in self.watched.values())]
+        for known in (self._ports, self.watched, self.suspended, self.clocks_proven):
+            known.clear()
+        return left
 
     @property
     def tcp_hosts(self) -> Sequence[str]:
@@ -1039,8 +1072,12 @@ class Lab(abc.ABC):
         So is what was found of links as they were healed, and of cuts as they were mended, since `begin`.
 
         Raises ImpairmentNotAppliedError if a link does not hold any more what was asked, if a step was not taken, if
-        its queue overflowed though neither a rate nor a limit was asked, or if the traffic took another path.
+        its queue overflowed though neither a rate nor a limit was asked, if the traffic took another path, or if an
+        agent died.
         """
+        if deaths := self.succession.look():
+            self.evidence[:] = [evidence for evidence, _ in self._over]
+            raise ImpairmentNotAppliedError("\n".join(map(str, deaths)))
         self.connections.look(self)
         self.evidence[:] = [evidence for evidence, _ in self._over]
         changed = [ImpairmentNotAppliedError(str(each)) for each in self.whole.look()]
@@ -1066,8 +1103,8 @@ class Lab(abc.ABC):
                 found = self._verify(ref, port, proving.Reading(filters, qdiscs, entry, at_gate))
                 wrong += found
                 self._told.update([ref] if found else [])
-        if wrong:
-            raise ImpairmentNotAppliedError("\n".join(map(str, wrong)))
+        if wrong:  # an agent that died meanwhile is why
+            raise ImpairmentNotAppliedError("\n".join(map(str, self.succession.look() or wrong)))
 
     def _along(self, port: Port, path: Way | None, refs: Sequence[LinkRef]) -> None:
         """Raise ImpairmentNotAppliedError if packets had no whole way through a port on which these links end."""

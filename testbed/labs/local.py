@@ -42,7 +42,9 @@ from testbed.labs.localplan import HostPlan, Plan, Published, ServicePlan
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import COMPOSE_FILE_NAMES, UP_DEADLINE, files_of, find_compose_file
 from testbed.labs.readiness import Ready
+from testbed.labs.releasing import PerPacket
 from testbed.labs.starting import Progress, allowed_s, last_check
+from testbed.labs.succession import CAPTURE, PORTS
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
 from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState, meant_to_end
@@ -496,6 +498,26 @@ class LocalLab(Lab):
             else:
                 self._end_host(place)
                 self._revive(place, self._up_deadline_s)
+
+    # --- agents that died: `succession` ----------------------------------------------------------
+
+    def agents(self) -> Mapping[str, Channel]:
+        """See `Lab.agents`."""
+        known = {PORTS: self._agent, CAPTURE: self._capture_agent}
+        return {role: agent for role, agent in known.items() if agent is not None}
+
+    def replace_agent(self, _left: Sequence[Port]) -> None:
+        """Take what is left of the lab down and bring it up again: all there was is gone with the agent."""
+        self._say("the agent has died, and with it every host: bringing the lab up again")
+        self.down()
+        self.per_packet = PerPacket()
+        self.up()
+
+    def forget_capture_agent(self) -> None:
+        """See `Lab.forget_capture_agent`."""
+        if self._capture_agent is not None:
+            self._capture_agent.close()
+        self._capture_agent = None
 
     # --- ports -----------------------------------------------------------------------------------
 

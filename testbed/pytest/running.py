@@ -288,6 +288,9 @@ def judge(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
     """
     error = _not_in_force(call.excinfo.value) if call.excinfo is not None else None
     reason = None if error is None else str(error)
+    lab = lab_on(item)
+    if reason is None and report.failed and lab is not None:  # an agent's death is none of the test's failures
+        reason = "\n".join(map(str, lab.succession.look())) or None
     green = report.when == "call" and (report.passed or hasattr(report, "wasxfail"))
     if reason is None and green and item.config.getoption("--testbed-vacuous") == "invalid":
         reason = "\n".join(run_of(item).vacuous) or None
@@ -297,7 +300,6 @@ def judge(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
         vars(report).update(testbed_verdict="invalid", testbed_reason=reason)  # reports carry plugins' words this way
         tell(item, *INVALID_PROPERTY)
         report.user_properties.append(INVALID_PROPERTY)
-    lab = lab_on(item)
     if report.failed and lab is not None:
         _explain(item, lab, report)
     if lab is not None or RESULT in item.stash:
