@@ -119,8 +119,11 @@ class Place:
 
     def beside(self, *argv: str) -> bytes:
         """Run a program in the network namespace of the switch; what it printed."""
-        there = ["nsenter", "-t", str(self.kernel[0]), "-n", *argv]
-        return subprocess.run(there, check=True, capture_output=True, timeout=10).stdout
+        # Another's namespaces are entered by way of the user namespace that owns them; root is in that one already.
+        own = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+        there = ["nsenter", "-t", str(self.kernel[0]), *own, "-n", *argv]
+        found = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+        return subprocess.run(there, check=True, capture_output=True, timeout=10, env=found).stdout
 
     @property
     def veth(self) -> Any:
