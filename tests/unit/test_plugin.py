@@ -289,8 +289,11 @@ class Whole:
     before, after = HostState(status="running", id="1f"), HostState(status="exited", id="1f", exit_code=137)
     changes = [HostChange(host="db", what="ended (exit status 137)", by_test=True, before=before, after=after)]
 
+class Succession:
+    def look(self): return []
+
 class Lab:
-    whole = Whole()
+    whole, succession = Whole(), Succession()
     history, records, seedable, netem_engine = [], [], True, "carried"
     evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
