@@ -503,7 +503,11 @@ class Ports:
         device = next(carried, _name_of(ifindex))
         if not (_SYS_NET / device / "brport").exists():
             return {}
-        return {mac.hex(":"): age_s for mac, age_s in learned(device).items()}
+        # Our own taps speak a little, too, when they come up.
+        detours = [each.detour for each in self._ports.values() if each.detour is not None]
+        taps = {tap for each in detours for tap in (each.gate, each.end)}
+        ours = {(_SYS_NET / tap / "address").read_text().strip() for tap in taps if _index_of(tap) is not None}
+        return {name: age_s for mac, age_s in learned(device).items() if (name := mac.hex(":")) not in ours}
 
     def repair(self, *, port: str) -> list[str]:
         """Take a port whose path is broken out, as if it had never been attached; what cannot be put right by us."""
