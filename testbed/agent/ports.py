@@ -113,6 +113,8 @@ class Ports:
         """Where the kernel to carry is, if not on this machine's PATH: see `carried.CarriedKernel`."""
         self._ports: dict[str, Port] = {}
         self._attached = 0
+        self._own_macs: set[str] = set()
+        """Of every tap that was ever a port's: a bridge remembers them for minutes."""
         self._kernels: list[carried.CarriedKernel] = []
         self._booted = 0
         self._tried = 0
@@ -504,10 +506,7 @@ class Ports:
         if not (_SYS_NET / device / "brport").exists():
             return {}
         # Our own taps speak a little, too, when they come up.
-        detours = [each.detour for each in self._ports.values() if each.detour is not None]
-        taps = {tap for each in detours for tap in (each.gate, each.end)}
-        ours = {(_SYS_NET / tap / "address").read_text().strip() for tap in taps if _index_of(tap) is not None}
-        return {name: age_s for mac, age_s in learned(device).items() if (name := mac.hex(":")) not in ours}
+        return {name: age_s for mac, age_s in learned(device).items() if (name := mac.hex(":")) not in self._own_macs}
 
     def repair(self, *, port: str) -> list[str]:
         """Take a port whose path is broken out, as if it had never been attached; what cannot be put right by us."""
@@ -620,6 +619,7 @@ class Ports:
             kernel.thread(vec)
             # Its driver asks for super-packets when it opens the tap, and has buffers for single ones.
             offloads.switch_off(tap)
+            self._own_macs.add((_SYS_NET / tap / "address").read_text().strip())
         kernel.tc.checked(list(splice.lines(port.inner)))
         port.detour = Detour(port.veth, port.ifindex, end=tap_a, gate=tap_b)
         port.bridge = port.detour.bridge

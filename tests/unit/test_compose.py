@@ -23,8 +23,16 @@ def _inspected(status: str, **state: Any) -> dict[str, Any]:
         (_inspected("running"), "well", "is running"),
         (_inspected("running", Health=None), "well", "is running"),
         (_inspected("running", Health={"Status": "none"}), "well", "is running"),
-        (_inspected("running", Health={"Status": "healthy", "Log": []}), "well", "is running and healthy; no check of it has ended yet"),
-        (_inspected("running", Health={"Status": "starting", "Log": None}), "waiting", "is running and starting; no check of it has ended yet"),
+        (
+            _inspected("running", Health={"Status": "healthy", "Log": []}),
+            "well",
+            "is running and healthy; no check of it has ended yet",
+        ),
+        (
+            _inspected("running", Health={"Status": "starting", "Log": None}),
+            "waiting",
+            "is running and starting; no check of it has ended yet",
+        ),
         (
             _inspected("running", Health={"Status": "unhealthy", "Log": [{"Output": "a"}, {"Output": "refused\n"}]}),
             "failed",
