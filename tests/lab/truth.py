@@ -119,11 +119,7 @@ class Place:
 
     def beside(self, *argv: str) -> bytes:
         """Run a program in the network namespace of the switch; what it printed."""
-        # Another's namespaces are entered by way of the user namespace that owns them; root is in that one already.
-        own = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
-        there = ["nsenter", "-t", str(self.kernel[0]), *own, "-n", *argv]
-        found = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-        return subprocess.run(there, check=True, capture_output=True, timeout=10, env=found).stdout
+        return _enter(self.kernel[0], *argv)
 
     @property
     def veth(self) -> Any:
@@ -147,6 +143,25 @@ class Place:
     def signal(self, number: int) -> None:
         """Send the carried kernel a signal."""
         os.kill(self.kernel[0], number)
+
+
+def _enter(whose: int | Sequence[int], *argv: str) -> bytes:
+    """Run a program in the network namespace of a process, or of descriptors of its and its owner's; what it printed.
+
+    Another's namespaces are entered by way of the user namespace that owns them; root is in that one already.
+    """
+    if isinstance(whose, int):
+        ways, descriptors = ["-t", str(whose), "--net", "--user"], ()
+    else:
+        ways, descriptors = (
+            [f"--{kind}=/proc/self/fd/{each}" for kind, each in zip(("net", "user"), whose, strict=True)],
+            tuple(whose),
+        )
+    chosen = [way for way in ways if os.geteuid() or "user" not in way]
+    own = ["--preserve-credentials"] if os.geteuid() else []
+    found = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    argv = ("nsenter", *chosen, *own, *argv)
+    return subprocess.run(argv, check=True, capture_output=True, timeout=10, env=found, pass_fds=descriptors).stdout
 
 
 def _starved(_at: Place) -> None:
@@ -173,18 +188,18 @@ def _frozen(seconds: float) -> Callable[[Place], object]:
 
 def _address_added(at: Place) -> Callable[[], object]:
     """Give the sender's host another address; what takes it away again."""
-    there = ["nsenter", "-t", str(at.sender), "-n", "ip"]
-    device = json.loads(subprocess.check_output([*there, "-j", "route", "get", at.target], timeout=10))[0]["dev"]
-    add = [*there, "address", "add", f"{at.spare}/32", "dev", device]
-    subprocess.run(add, check=True, timeout=10)
-    namespace = os.open(f"/proc/{at.sender}/ns/net", os.O_RDONLY)  # it outlives the sender
+    device = json.loads(_enter(at.sender, "ip", "-j", "route", "get", at.target))[0]["dev"]
+    _enter(at.sender, "ip", "address", "add", f"{at.spare}/32", "dev", device)
+    namespaces = [
+        os.open(f"/proc/{at.sender}/ns/{kind}", os.O_RDONLY) for kind in ("net", "user")
+    ]  # outlive the sender
 
     def undo() -> None:
         try:
-            words = [f"--net=/proc/self/fd/{namespace}", "ip", "address", "delete", f"{at.spare}/32", "dev", device]
-            subprocess.run(["nsenter", *words], check=True, timeout=10, pass_fds=[namespace])
+            _enter(namespaces, "ip", "address", "delete", f"{at.spare}/32", "dev", device)
         finally:
-            os.close(namespace)
+            for each in namespaces:
+                os.close(each)
 
     return undo
 
