@@ -150,6 +150,7 @@ def _enter(whose: int | Sequence[int], *argv: str) -> bytes:
 
     Another's namespaces are entered by way of the user namespace that owns them; root is in that one already.
     """
+    descriptors: tuple[int, ...]
     if isinstance(whose, int):
         ways, descriptors = ["-t", str(whose), "--net", "--user"], ()
     else:
