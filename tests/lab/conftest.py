@@ -66,7 +66,9 @@ def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:
     """A lab of this kind for a Compose file; not up yet."""
-    return make_lab(kind, file, netem=config.getoption("--netem"), say=lambda _text: None)
+    lab = make_lab(kind, file, netem=config.getoption("--netem"), say=lambda _text: None)
+    lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
+    return lab
 
 
 @cache
