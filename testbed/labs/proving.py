@@ -83,16 +83,18 @@ def _probe_once(
             lab, ref, count=count, pace_s=pace_s, size_bytes=plan.train_bytes, quiet_s=plan.quiet_s, rush=True
         )  # fmt: skip
 
-    try:
-        lab.put_afresh(ref, CLEAN)
-        clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), row(plan.clean_train, 0.0)
-        lab.put_afresh(ref, asked)
-        flight = paced(plan.count, plan.pace_s)
-        spread = paced(plan.spread, plan.spread_pace_s) if plan.spread else None
-        lab.put_afresh(ref, asked)
-        train = row(plan.train, plan.train_pace_s)
-    finally:
-        lab.put_afresh(ref, asked)
+    ends = [f"{host}@{ref.network}" for host in (ref.src, ref.dst)]
+    with lab.taps.leaving_out([port for port in lab.ports if port.name in ends]):
+        try:
+            lab.put_afresh(ref, CLEAN)
+            clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), row(plan.clean_train, 0.0)
+            lab.put_afresh(ref, asked)
+            flight = paced(plan.count, plan.pace_s)
+            spread = paced(plan.spread, plan.spread_pace_s) if plan.spread else None
+            lab.put_afresh(ref, asked)
+            train = row(plan.train, plan.train_pace_s)
+        finally:
+            lab.put_afresh(ref, asked)
     return probes.judge(
         asked, flight, clean=clean, spread=spread, train=train, clean_train=clean_train, table=table, alpha=alpha
     )

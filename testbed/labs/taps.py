@@ -6,7 +6,8 @@ one at its sender's own port, if that is carried, and the one at its receiver's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from testbed.errors import AgentError
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
     from testbed.labs.lab import Port
     from testbed.model.topology import LinkRef
 
-_Counts = Mapping[str, Mapping[str, int]]
-_NONE: _Counts = {}
+_NONE = AtTaps(0, 0)
 
 
 class Taps:
     """What was refused at each carried port since a test began."""
 
     def __init__(self) -> None:
-        self._before: dict[str, _Counts] = {}
-        self._now: dict[str, _Counts] = {}
+        self._before: dict[tuple[str, str], AtTaps] = {}
+        """By port and way: what came and what was refused that is none of the test's."""
+        self._now: dict[tuple[str, str], AtTaps] = {}
 
     def begin(self, ports: Iterable[Port]) -> None:
         """What was refused so far is none of the test's."""
@@ -42,20 +43,37 @@ class Taps:
                 by_channel.setdefault(id(port.channel), (port.channel, []))[1].append(port.name)
         for channel, names in by_channel.values():
             try:
-                self._now.update(channel.call("carried", ports=names))
+                told = channel.call("carried", ports=names)
             except AgentError:
                 continue  # whoever needs it says so
+            for name, ways in told.items():
+                for way, counts in ways.items():
+                    lost = counts["refused_packets"]
+                    now = AtTaps(counts["in_packets"] + lost, lost)
+                    if now.came_packets < self._now.get((name, way), _NONE).came_packets:
+                        self._before.pop((name, way), None)  # attached anew, it counts from 0
+                    self._now[name, way] = now
+
+    @contextmanager
+    def leaving_out(self, ports: Sequence[Port]) -> Iterator[None]:
+        """What comes to these ports meanwhile is none of the test's: probes of ours."""
+        self.look(ports)
+        so_far = {key: self._grown(key) for key in self._now}
+        try:
+            yield
+        finally:
+            self.look(ports)
+            self._before = {key: now - so_far.get(key, _NONE) for key, now in self._now.items()}
 
     def refused(self, ref: LinkRef) -> AtTaps | None:
         """Of a link's way, as of the last look; None where nothing on it is carried."""
         ways = ((f"{ref.dst}@{ref.network}", "to_host"), (f"{ref.src}@{ref.network}", "from_host"))
-        grown = [self._grown(name, way) for name, way in ways if name in self._now]
-        return AtTaps(sum(came for came, _ in grown), sum(lost for _, lost in grown)) if grown else None
+        grown = [self._grown(key) for key in ways if key in self._now]
+        return (
+            AtTaps(sum(each.came_packets for each in grown), sum(each.refused_packets for each in grown))
+            if grown
+            else None
+        )
 
-    def _grown(self, name: str, way: str) -> tuple[int, int]:
-        now, before = self._now[name][way], self._before.get(name, _NONE).get(way, {})
-        lost = now["refused_packets"] - before.get("refused_packets", 0)
-        came = now["in_packets"] - before.get("in_packets", 0)
-        if lost < 0 or came < 0:  # attached anew, it counts from 0
-            lost, came = now["refused_packets"], now["in_packets"]
-        return came + lost, lost
+    def _grown(self, key: tuple[str, str]) -> AtTaps:
+        return self._now[key] - self._before.get(key, _NONE)

@@ -104,6 +104,9 @@ class AtTaps:
     refused_packets: int
     """That found a queue full: lost, and netem never saw them."""
 
+    def __sub__(self, other: AtTaps) -> AtTaps:
+        return AtTaps(self.came_packets - other.came_packets, self.refused_packets - other.refused_packets)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinkEvidence:

@@ -62,3 +62,27 @@ def test_where_no_kernel_is_carried_nothing_is_known_and_an_agent_that_died_chan
     taps.begin([port(agent, "b@lan", kernel=None)])
     taps.look([port(agent, "b@lan")])
     assert taps.refused(LINK) is None
+
+
+def test_what_our_own_probes_had_refused_is_none_of_the_tests() -> None:
+    agent, taps = Counting(), Taps()
+    agent.told = {"b@lan": {"to_host": counts(100, 50)}}
+    taps.begin([port(agent, "b@lan")])
+    agent.told = {"b@lan": {"to_host": counts(110, 51)}}
+    with taps.leaving_out([port(agent, "b@lan")]):
+        agent.told = {"b@lan": {"to_host": counts(9000, 5000)}}
+    agent.told = {"b@lan": {"to_host": counts(9007, 5002)}}
+    taps.look([port(agent, "b@lan")])
+    assert taps.refused(LINK) == AtTaps(17, 3)
+
+
+def test_a_port_that_was_attached_anew_while_probed_counts_what_the_test_had_so_far() -> None:
+    agent, taps = Counting(), Taps()
+    taps.begin([])
+    agent.told = {"b@lan": {"to_host": counts(110, 51)}}
+    with taps.leaving_out([port(agent, "b@lan")]):
+        agent.told = {"b@lan": {"to_host": counts(90, 5)}}
+    assert taps.refused(LINK) == AtTaps(110, 51)
+    agent.told = {"b@lan": {"to_host": counts(100, 6)}}
+    taps.look([port(agent, "b@lan")])
+    assert taps.refused(LINK) == AtTaps(120, 52)
