@@ -80,7 +80,7 @@ def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_pat
             "--testbed-lateness=warn",
         ],
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100,
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *sys.path])},
     )  # fmt: skip
     assert "2 passed, 1 invalid" in done.stdout, done.stdout + done.stderr
     assert "error" not in done.stdout.splitlines()[-1]
