@@ -25,10 +25,10 @@ SILENTLY = {DROP: "silently", REJECT: "rejecting"}
 
 
 def ways(
-    how: str, minor: int, addresses: Sequence[str], traffic: Traffic, targets: Sequence[str] = ()
+    how: str, minor: int, addresses: Sequence[str], traffic: Traffic, targets: Sequence[str] = (), *, part: int = 0
 ) -> tuple[qdisc.Filter, ...]:
     """What leads into a cut. At the gate a port's own filters follow fragments, and need none beside them."""
-    chosen = qdisc.cut_filters(minor, addresses, traffic, targets)
+    chosen = qdisc.cut_filters(minor, addresses, traffic, targets, part=part)
     return tuple(each for each in chosen if how == DROP or "ip_flags" not in each.keys)
 
 

@@ -304,6 +304,8 @@ class Source:
     """Of its own port on the engine's machine; a host that is started again has another."""
     addresses: tuple[str, ...]
     """What its packets are told by; see `Lab.marks`."""
+    part: int = 0
+    """Which of its sender's traffic it is, of those that the port tells apart; see `qdisc.filters`."""
     targets: tuple[str, ...] = ()
     """Where they go, if only some of them are meant; see `LinkRef.to`."""
     led: bool = False
@@ -407,7 +409,11 @@ class Port:
             source = each["source"]
             addresses, targets = tuple(source["addresses"]), tuple(source.get("targets", ()))
             minor, cut = source["minor"], source["cut"]
-            ways = () if cut is None else cutting.ways(cut["how"], minor, addresses, ref.traffic, targets)
+            ways = (
+                ()
+                if cut is None
+                else cutting.ways(cut["how"], minor, addresses, ref.traffic, targets, part=source.get("part", 0))
+            )
             sources[ref] = Source(**{
                 **source, "addresses": addresses, "targets": targets,
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
@@ -1186,7 +1192,7 @@ class Lab(abc.ABC):
         """What a link is impaired with at this moment, and what the kernel holds."""
         source = port.sources[ref]
         asked = source.impairment or CLEAN
-        ways = qdisc.filters(source.minor, source.addresses, ref.traffic, by_number=asked.by_number)
+        ways = qdisc.filters(source.minor, source.addresses, ref.traffic, part=source.part, by_number=asked.by_number)
         found = proof.filter_differences(reading.filters, ways)
         if source.running is not None:
             now = self._now_checked(ref)
@@ -1431,7 +1437,7 @@ class Lab(abc.ABC):
             spare = not spare
         command = qdisc.leaf(device, minor, impairment, spare=spare)
         lines += [command, *qdisc.bucket(device, minor, impairment, spare=spare)]
-        leading = qdisc.filters(minor, source.addresses, ref.traffic, by_number=by_number)
+        leading = qdisc.filters(minor, source.addresses, ref.traffic, part=source.part, by_number=by_number)
         if source.led and source.counted == by_number:
             leading = []
         if by_number:
@@ -1545,7 +1551,7 @@ class Lab(abc.ABC):
         lines = [qdisc.clear(port.device, source.minor)]
         if ref.traffic != ALL_TRAFFIC or source.counted:
             # A part of the traffic would be kept from what the whole link is impaired with next.
-            ways = qdisc.filters(source.minor, source.addresses, ref.traffic)
+            ways = qdisc.filters(source.minor, source.addresses, ref.traffic, part=source.part)
             lines += [each.delete(port.device) for each in ways]
             lines += [qdisc.stop_counting(port.device, source.minor)] if source.counted else []
             source.led = source.counted = False
@@ -1612,7 +1618,7 @@ class Lab(abc.ABC):
         """A cut that is not there yet, with all that it needs. Raises InvalidValueError, EnvironmentUnfitError."""
         source = port.sources[ref]
         self._watch_fragments(port, ref)
-        ways = cutting.ways(how, source.minor, source.addresses, ref.traffic, source.targets)
+        ways = cutting.ways(how, source.minor, source.addresses, ref.traffic, source.targets, part=source.part)
         if how == cutting.DROP:
             self._refuse_silence(port, ref)
             return cutting.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
@@ -1883,13 +1889,16 @@ class Lab(abc.ABC):
             port = self._port(ref.dst, ref.network)
             ifindex = prepared.result()
         minor = qdisc.FIRST_MINOR + len(port.sources)
+        part = sum(each.src == ref.src and bool(each.traffic.protocol) for each in port.sources)
         if minor > qdisc.LAST_MINOR:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
+        if part >= qdisc.MOST_PARTS:
+            raise LabError(f"port of {ref.dst}: more than {part} parts of the traffic of {ref.src}")
         addresses, targets = self.marks(ref.src, ref.network), tuple[str, ...]()
         if ref.to:  # of what goes to a router also what comes from an address on another network
             own = self.hosts[ref.src].addresses()
             addresses, targets = tuple(dict.fromkeys((*own, *addresses))), self.hosts[ref.to].addresses()
-        port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses, targets=targets)
+        port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses, part=part, targets=targets)
         return port
 
     def _watch_fragments(self, port: Port, ref: LinkRef) -> None:

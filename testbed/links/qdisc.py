@@ -43,12 +43,17 @@ _BUCKET = 0x2000
 CUT = Impairment(loss_ratio=1.0, limit_packets=1)
 """What the netem of a cut link is."""
 
-# A filter with a smaller priority is asked first: a cut comes before whatever else the link is impaired with, and a
-# part of its traffic before all of it. A priority belongs to one family; IPv6 has the next number.
+MOST_PARTS = 4000
+"""So many parts of one sender's traffic are told apart at a port."""
+
+# A filter with a smaller priority is asked first: a cut comes before whatever else the link is impaired with, and what
+# no address of the sender's names is told by its interface. A priority belongs to one family; IPv6 has the next number.
 _NEIGHBOURS = 2
-_CUT_PRIORITY = 10
-_PRIORITY = 30
-_BY_INTERFACE = 10  # more: what no address of the sender's names is told by its interface
+_CUT_PRIORITY, _PRIORITY, _BY_INTERFACE = 10_000, 30_000, 10_000
+# Beyond these: a part of the traffic comes before all of it. Fragments of each part have a priority of their own:
+# flower takes nothing twice at one, and fragments of a sender look alike whichever of its ports are meant.
+_OF_PORTS, _OF_FRAGMENTS, _OF_PROTOCOLS, _OF_ALL = 0, 10, 9_000, 9_990
+_OF_PROTOCOLS_FRAGMENTS = {"tcp": 9_010, "udp": 9_020, "icmp": 9_030}
 _FAMILIES = ("ip", "ipv6")
 DESTINATION_OPTIONS = "0x3c"
 """As an ``ip_proto``; tc reads numbers in base 16 there (RFC 8200, 4.6: 60)."""
@@ -218,16 +223,17 @@ def make_class(device: str, minor: int) -> str:
 
 
 def filters(
-    minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, *, by_number: bool = False
+    minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, *, part: int = 0, by_number: bool = False
 ) -> list[Filter]:
     """What leads packets from these addresses, of either family or of an interface (MAC), to the class of this source.
 
     Fragments bear no ports: of a port's protocol all of them are led there (`links.fragments` counts what they bring).
 
-    ``by_number``: through the chain that counts them (`count`).
+    ``part``: a number of its own for each part of its sender's traffic, from 0 and below `MOST_PARTS`; of what may be
+    of several parts the first has it. ``by_number``: through the chain that counts them (`count`).
     """
-    chain = minor if by_number else None
-    return [replace(each, chain=chain) for each in _filters(minor, f"1:{minor:x}", addresses, traffic, _PRIORITY)]
+    chain, flow = minor if by_number else None, f"1:{minor:x}"
+    return [replace(each, chain=chain) for each in _filters(minor, flow, addresses, traffic, part, _PRIORITY)]
 
 
 def count(device: str, minor: int, object_file: str) -> list[str]:
@@ -254,14 +260,14 @@ def stop_counting(device: str, minor: int) -> str:
 
 
 def cut_filters(
-    minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, targets: Sequence[str] = ()
+    minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, targets: Sequence[str] = (), *, part: int = 0
 ) -> list[Filter]:
     """What leads them to the class where all is lost, before any other filter is asked.
 
-    ``targets``: only those that go to one of these addresses.
+    ``targets``: only those that go to one of these addresses. ``part``: see `filters`.
     """
     flow = f"1:{cut_minor(minor):x}"
-    whole = list(_filters(minor, flow, addresses, traffic, _CUT_PRIORITY))
+    whole = list(_filters(minor, flow, addresses, traffic, part, _CUT_PRIORITY))
     if not targets:
         return whole
     narrowed = [
@@ -272,16 +278,18 @@ def cut_filters(
 
 
 def _filters(
-    minor: int, flow: str, addresses: Iterable[str], traffic: Traffic, first_priority: int
+    minor: int, flow: str, addresses: Iterable[str], traffic: Traffic, part: int, first_priority: int
 ) -> Iterator[Filter]:
-    # The part of a traffic comes before the whole: ports, then protocols, then all.
-    priority = first_priority + (0 if traffic.port else 2 if traffic.protocol else 4)
+    # The part of a traffic comes before the whole.
+    own = _OF_PORTS if traffic.port else _OF_PROTOCOLS if traffic.protocol else _OF_ALL
+    fragments = _OF_FRAGMENTS + 2 * part if traffic.port else _OF_PROTOCOLS_FRAGMENTS.get(traffic.protocol, 0)
     number = 0
     for key, address, old in _families(addresses):
+        first = first_priority + (0 if old else 1) + (_BY_INTERFACE if key == "src_mac" else 0)
         for narrowed in _narrowed(traffic, old=old):
             yield Filter(
                 family=_FAMILIES[0 if old else 1],
-                priority=priority + (0 if old else 1) + (_BY_INTERFACE if key == "src_mac" else 0),
+                priority=first + (fragments if "ip_flags" in narrowed else own),
                 handle=minor + number * _FILTER, keys={key: address, **narrowed}, flow=flow,
             )  # fmt: skip
             number += 1

@@ -345,17 +345,17 @@ def test_a_program_that_drops_nothing_or_is_not_there_is_named() -> None:
 WANTED = qdisc.filters(0x10, ["172.18.0.2"], Traffic("tcp", 8888))
 
 
-def _shown(handle: int, *, pref: int = 30, flow: str = "1:10", **keys: object) -> dict[str, Any]:
+def _shown(handle: int, *, pref: int = 30_000, flow: str = "1:10", **keys: object) -> dict[str, Any]:
     named = {"eth_type": "ipv4", "ip_proto": "tcp", "src_ip": "172.18.0.2", **keys}
     options = {"handle": handle, "classid": flow, "keys": named, "not_in_hw": True}
     return {"parent": "1:", "protocol": "ip", "pref": pref, "kind": "flower", "chain": 0, "options": options}
 
 
 SHOWN_FILTERS: list[dict[str, Any]] = [
-    {"protocol": "ip", "pref": 30, "kind": "flower", "chain": 0},
+    {"protocol": "ip", "pref": 30_000, "kind": "flower", "chain": 0},
     _shown(0x10, dst_port=8888),
     _shown(0x10010, src_port=8888),
-    _shown(0x20010, ip_flags={"frag": True}),
+    _shown(0x20010, pref=30_010, ip_flags={"frag": True}),
 ]
 
 
@@ -367,7 +367,11 @@ def test_flags_and_numbers_are_read_as_each_tc_writes_them() -> None:
     *_, (options) = (each for each in qdisc.filters(0x10, ["fd00::2"], Traffic("udp")))
     for flags, number in (({"frag": True}, "0x3c"), ("frag", "3c")):
         keys = {"src_ip": "fd00::2", "ip_proto": number, "ip_flags": flags}
-        shown = {"pref": 33, "kind": "flower", "options": {"handle": options.handle, "classid": "1:10", "keys": keys}}
+        shown = {
+            "pref": options.priority,
+            "kind": "flower",
+            "options": {"handle": options.handle, "classid": "1:10", "keys": keys},
+        }
         assert proof.filter_differences([shown], [options]) == []
     shown["options"]["keys"]["ip_flags"] = {"frag": False}  # type: ignore[index]  # written by hand above
     assert [each.found for each in proof.filter_differences([shown], [options])] == [
@@ -383,7 +387,7 @@ def test_flags_and_numbers_are_read_as_each_tc_writes_them() -> None:
         (_shown(0x10, dst_port=8888, dst_ip="1.2.3.4"),
          "ip_proto tcp src_ip 172.18.0.2 dst_port 8888 dst_ip 1.2.3.4 led to 1:10"),
         (_shown(0x11, dst_port=8888), "none"),
-        (_shown(0x10, pref=32, dst_port=8888), "none"),
+        (_shown(0x10, pref=39_990, dst_port=8888), "none"),
     ],
 )  # fmt: skip
 def test_a_filter_that_is_missing_or_another_is_named(changed: dict[str, Any], seen: str) -> None:

@@ -102,10 +102,13 @@ def test_no_line_holds_a_word_that_tc_could_not_read(impairment: Impairment) -> 
 
 def test_what_no_address_names_is_led_by_the_interface_behind_all_that_addresses_name() -> None:
     two = ["172.18.0.2", "02:00:00:00:00:01"]
-    for chosen, first in ((qdisc.filters(0x1F, two), 30), (qdisc.cut_filters(0x1F, two), 10)):
+    for chosen, first in ((qdisc.filters(0x1F, two), 30_000), (qdisc.cut_filters(0x1F, two), 10_000)):
         by_address, *by_interface = chosen
-        assert by_address.priority == first + 4
-        assert [(each.family, each.priority) for each in by_interface] == [("ip", first + 14), ("ipv6", first + 15)]
+        assert by_address.priority == first + 9_990
+        assert [(each.family, each.priority) for each in by_interface] == [
+            ("ip", first + 19_990),
+            ("ipv6", first + 19_991),
+        ]
         assert all(each.keys == {"src_mac": "02:00:00:00:00:01"} for each in by_interface)
     # Whatever is cut is cut before it is impaired, and a part of the traffic before the whole of it.
     every = ["172.18.0.2", "fd00::2", "02:00:00:00:00:01"]
@@ -140,24 +143,24 @@ def test_a_source_is_led_to_its_class_by_each_of_its_addresses() -> None:
         "class replace dev veth1 parent 1: classid 1:1f htb rate 100gbit quantum 60000"
     )
     assert lines_of(qdisc.filters(0x1F, ["172.18.0.2", "fd00::2"])) == [
-        "filter replace dev veth1 parent 1: protocol ip prio 34 handle 0x1f flower src_ip 172.18.0.2 classid 1:1f",
-        "filter replace dev veth1 parent 1: protocol ipv6 prio 35 handle 0x1001f flower src_ip fd00::2 classid 1:1f",
+        "filter replace dev veth1 parent 1: protocol ip prio 39990 handle 0x1f flower src_ip 172.18.0.2 classid 1:1f",
+        "filter replace dev veth1 parent 1: protocol ipv6 prio 39991 handle 0x1001f flower src_ip fd00::2 classid 1:1f",
     ]
 
 
 def test_a_filter_is_read_and_taken_off_by_its_place() -> None:
     (one,) = qdisc.filters(0x1F, ["172.18.0.2"])
-    assert one.get("veth1") == "filter get dev veth1 parent 1: protocol ip prio 34 handle 0x1f flower"
-    assert one.delete("veth1") == "filter delete dev veth1 parent 1: protocol ip prio 34 handle 0x1f flower"
+    assert one.get("veth1") == "filter get dev veth1 parent 1: protocol ip prio 39990 handle 0x1f flower"
+    assert one.delete("veth1") == "filter delete dev veth1 parent 1: protocol ip prio 39990 handle 0x1f flower"
 
 
 def test_a_port_is_matched_at_either_end_before_the_protocol_and_that_before_all() -> None:
     assert lines_of(qdisc.filters(0x10, ["172.18.0.2"], Traffic("tcp", 8888))) == [
-        "filter replace dev veth1 parent 1: protocol ip prio 30 handle 0x10 "
+        "filter replace dev veth1 parent 1: protocol ip prio 30000 handle 0x10 "
         "flower src_ip 172.18.0.2 ip_proto tcp dst_port 8888 classid 1:10",
-        "filter replace dev veth1 parent 1: protocol ip prio 30 handle 0x10010 "
+        "filter replace dev veth1 parent 1: protocol ip prio 30000 handle 0x10010 "
         "flower src_ip 172.18.0.2 ip_proto tcp src_port 8888 classid 1:10",
-        "filter replace dev veth1 parent 1: protocol ip prio 30 handle 0x20010 "
+        "filter replace dev veth1 parent 1: protocol ip prio 30010 handle 0x20010 "
         "flower src_ip 172.18.0.2 ip_proto tcp ip_flags frag classid 1:10",  # they bear no ports
     ]
     priorities = [
@@ -251,8 +254,9 @@ def test_a_cut_is_a_class_of_its_own_where_all_is_lost() -> None:
     assert qdisc.cut("veth1", 0x10, qdisc.cut_filters(0x10, ADDRESSES)) == [
         "class replace dev veth1 parent 1: classid 1:4010 htb rate 100gbit quantum 60000",
         "qdisc replace dev veth1 parent 1:4010 handle 4010: netem limit 1 loss 100%",
-        "filter replace dev veth1 parent 1: protocol ip prio 14 handle 0x10 flower src_ip 172.18.0.2 classid 1:4010",
-        "filter replace dev veth1 parent 1: protocol ipv6 prio 15 handle 0x10010 flower src_ip fd00::2 classid 1:4010",
+        "filter replace dev veth1 parent 1: protocol ip prio 19990 handle 0x10 flower src_ip 172.18.0.2 classid 1:4010",
+        "filter replace dev veth1 parent 1: protocol ipv6 prio 19991 handle 0x10010 flower src_ip fd00::2 "
+        "classid 1:4010",
     ]
 
 
@@ -274,18 +278,19 @@ def test_a_cut_of_any_traffic_is_asked_before_an_impairment_of_any(cut: Traffic,
 
 
 @given(st.sets(st.integers(min_value=qdisc.FIRST_MINOR, max_value=qdisc.LAST_MINOR), max_size=20))
-def test_no_two_filters_of_a_port_share_a_place(minors: set[int]) -> None:
-    traffics = (Traffic(), Traffic("tcp"), Traffic("tcp", 80))
+def test_no_two_filters_of_a_port_share_a_place_or_say_the_same_at_one_priority(minors: set[int]) -> None:
+    traffics = [*(Traffic(name) for name in ("", "tcp", "udp", "icmp")), *(Traffic("tcp", n) for n in range(80, 100))]
     every = [
-        (each.family, each.priority, each.handle)
-        for number, minor in enumerate(sorted(minors))
+        each
+        for part, (minor, traffic) in enumerate(zip(sorted(minors), traffics, strict=False))  # all of one sender
         for each in (
-            *qdisc.filters(minor, ADDRESSES, traffics[number % 3]),
-            *qdisc.cut_filters(minor, ADDRESSES, traffics[number % 3]),
+            *qdisc.filters(minor, ADDRESSES, traffic, part=part),
+            *qdisc.cut_filters(minor, ADDRESSES, traffic, part=part),
         )
     ]
-    assert len(set(every)) == len(every)
+    assert len({(each.family, each.priority, each.handle) for each in every}) == len(every)
+    assert len({(each.priority, *sorted(each.keys.items())) for each in every}) == len(every), "flower: File exists"
     families: dict[int, set[str]] = {}
-    for family, priority, _handle in every:
-        families.setdefault(priority, set()).add(family)
+    for each in every:
+        families.setdefault(each.priority, set()).add(each.family)
     assert all(len(family) == 1 for family in families.values()), "tc binds a priority to one protocol"
