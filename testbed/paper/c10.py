@@ -79,7 +79,7 @@ def games(context: Context) -> Outcome:
     A freeze is a pause of more than 100 ms in which nothing newer came. How stale the picture is at any moment is the
     age of the newest state that has come (age of information). Each game counts from the first update that arrives to
     the last that was sent, or came. A link over which one stood still for longer is played over once more, with the
-    same losses, and the match that differs less counts: a busy machine stops a game, too, but hardly the same one twice.
+    same losses, and the match that differs less counts: a busy machine hardly stops the same game twice.
     """
     matches = []
     for profile in _QUICK if context.quick else _PROFILES:
