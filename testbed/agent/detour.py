@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -33,6 +34,9 @@ from .protocol import Refused
 _SYS_NET = Path("/sys/class/net")
 _KEPT = {"hairpin": "hairpin_mode", "isolated": "isolated"}
 """What a veth keeps on its bridge, in netlink's words, and its file below /sys/class/net/…/brport."""
+
+_FORWARDING = "3"  # linux/if_bridge.h
+_FORWARDS_WITHIN_S, _LOOK_AGAIN_S = 5.0, 0.002
 
 # linux/if_bridge.h, struct __fdb_entry: address, number of the port, whether it is the port's own, age, high byte.
 _ENTRY = struct.Struct("=6sBBIBxH")
@@ -77,6 +81,7 @@ class Detour:
             up(gate),
         ])  # fmt: skip
         tc.checked([*splice.lines([self._out]), f"qdisc add dev {self.gate} clsact"])
+        _await_forwarding(self.gate)
 
     def put_in(self, tc: Batch, held: AbstractContextManager[None]) -> None:
         """Have the port's packets go through the carried kernel; ``held`` has that wait with them.
@@ -125,6 +130,28 @@ class Detour:
             if self._hooked:
                 tc.run([f"qdisc delete dev {self.veth} ingress"])
                 self._hooked = False
+
+
+def _await_forwarding(device: str) -> None:
+    """Wait until a bridge passes packets at a device that was set up. Raises Refused if it does not in time.
+
+    The kernel's link watch tells the bridge of the device's carrier, up to a second late. Until then the bridge drops
+    what goes there, and takes no address for it. From Linux 6.7 on, to read the carrier makes the link watch look.
+    """
+    folder, deadline = _SYS_NET / device, time.monotonic() + _FORWARDS_WITHIN_S
+    while True:
+        try:
+            carrier, state = ((folder / name).read_text().strip() for name in ("carrier", "brport/state"))
+        except OSError as error:  # it went with its kernel
+            raise Refused(f"{device}: {error.strerror}") from None
+        if state == _FORWARDING:
+            return
+        if time.monotonic() >= deadline:
+            raise Refused(
+                f"the bridge passes nothing at {device} {_FORWARDS_WITHIN_S:g} s after it was set up: its state there "
+                f"is {state} ({_FORWARDING} is forwarding), the carrier {carrier}"
+            )
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def learned(device: str) -> dict[bytes, float]:
