@@ -43,7 +43,7 @@ from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
 from testbed.labs.releasing import PerPacket
-from testbed.labs.runs import DETACHED, STACK_LABEL, clear_stale, owner, remove_run, runs
+from testbed.labs.runs import DETACHED, STACK_LABEL, STARTER_LABEL, UP_LABEL, Run, clear_stale, owner, remove_run, runs
 from testbed.labs.starting import Progress, allowed_s, last_check
 from testbed.labs.succession import CAPTURE, PORTS
 from testbed.labs.suspending import Suspended
@@ -213,8 +213,8 @@ class ComposeLab(Lab):
         From then on this lab owns it: `leave` it, or take it `down`.
         """
         for agent in self.engine.containers(testbed_stack=self._stack_name(), testbed_role="ports"):
-            if agent.labels.get(RUN_LABEL) not in self._left():
-                continue  # somebody is in it
+            if not any(run.stays and run.id == agent.labels.get(RUN_LABEL) for run in self._left()):
+                continue  # somebody is in it, or it was never wholly up
             self.run_id = agent.labels[RUN_LABEL]
             self.composer.project = f"testbed-{self.run_id}"
             self._topology = None  # if it was read before, then with the engine's names of another run
@@ -224,6 +224,7 @@ class ComposeLab(Lab):
             self._agent = channel = Channel(self.engine.attach(agent), name="agent")
             self._undo.callback(self._remove_stack)
             self._undo.callback(self._end_agent, channel)
+            self._undo.callback(self._stay_no_more)
             kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": [], "per_packet": {}}
             self.netem_engine, self.seedable = kept["engine"], kept["seedable"]
             self.per_packet = PerPacket(kept["per_packet"])
@@ -244,15 +245,20 @@ class ComposeLab(Lab):
 
         Returns their ids; a run that a living process owns is none of them.
         """
-        ids = self._left()
+        ids = sorted(run.id for run in self._left() if run.stays or run.is_stale)
         for run_id in ids:
             remove_run(self.engine, run_id, DETACHED)
         return ids
 
-    def _left(self) -> list[str]:
-        """The runs of this Compose file that no living process owns: `outlives_us` left them."""
-        known = runs(self.engine)
-        return sorted(run.id for run in known if run.owner == DETACHED and run.stack == self._stack_name())
+    def _left(self) -> list[Run]:
+        """The runs of this Compose file that are to stay though no process owns them."""
+        return [run for run in runs(self.engine) if run.owner == DETACHED and run.stack == self._stack_name()]
+
+    def _stay_no_more(self) -> None:
+        """Begin to take it down: if we are killed meanwhile, the rest is stale."""
+        for each in self.engine.labelled(RUN_LABEL, self.run_id):
+            if UP_LABEL in each.labels:
+                self.engine.discard(each)
 
     def leave(self) -> None:
         """Let go of a lab that outlives us: it stays as it is, impairments included."""
@@ -265,6 +271,8 @@ class ComposeLab(Lab):
             "per_packet": self.per_packet.state(),
         })  # fmt: skip
         self._agent.close()
+        if self._config_up is not None:
+            self.engine.make_volume(f"{self.composer.project}-up", {**self._labels(), UP_LABEL: ""})
         if self._capture_agent is not None:
             self._capture_agent.close()
         for host in self._hosts.values():
@@ -353,7 +361,7 @@ class ComposeLab(Lab):
         """What everything of this run carries."""
         return {
             RUN_LABEL: self.run_id,
-            OWNER_LABEL: DETACHED if self._outlives_us else owner(),
+            **({OWNER_LABEL: DETACHED, STARTER_LABEL: owner()} if self._outlives_us else {OWNER_LABEL: owner()}),
             STACK_LABEL: self._stack_name(),
         }
 

@@ -265,6 +265,10 @@ class Engine:
         """Every volume with these labels."""
         return list(self._client.volumes.list(filters={"label": _label_filter(labels)}))
 
+    def make_volume(self, name: str, labels: Mapping[str, str]) -> None:
+        """Make a volume; nothing happens if there is one of this name."""
+        self._client.volumes.create(name, labels=dict(labels))
+
     def labelled(self, label: str, value: str | None = None) -> list[Labelled]:
         """Every container, network and volume with this label: of this value, or of any, the empty one included."""
         wanted: dict[str, Any] = {"label": label if value is None else f"{label}={value}"}

@@ -22,6 +22,10 @@ DETACHED = "detached"
 """The owner of a stack that stays when the process that brought it up has ended."""
 STACK_LABEL = "testbed.stack"
 """Of which Compose file it is: the file's path, several with a colon between them."""
+STARTER_LABEL = "testbed.starter"
+"""Of a stack that stays: the process that brought it up."""
+UP_LABEL = "testbed.up"
+"""On a volume of a stack that stays, from the moment when it was wholly up until it begins to be taken down."""
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}")
 _OWNER = re.compile(
@@ -45,6 +49,18 @@ class Run:
     def stack(self) -> str:
         """Of which Compose file it is."""
         return next((name for each in self.objects if (name := each.labels.get(STACK_LABEL))), "")
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is to stay though no process owns it."""
+        return self.owner == DETACHED and any(UP_LABEL in each.labels for each in self.objects)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether whoever owns it is surely dead; or who brought it up, of one that was to stay and is not whole."""
+        if self.owner == DETACHED:
+            return not self.stays and all(is_orphaned(each.labels.get(STARTER_LABEL, "")) for each in self.objects)
+        return is_orphaned(self.owner)
 
 
 def owner() -> str:
@@ -140,7 +156,7 @@ def foreigners(engine: Engine) -> list[str]:
 
 
 def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
-    """Remove every run whose owner is dead; returns the ids of those removed, and why others could not be.
+    """Remove every run that `Run.is_stale`; returns the ids of those removed, and why others could not be.
 
     What an engine does not let go of is no reason not to start another stack.
     """
@@ -148,7 +164,7 @@ def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], 
     problems: dict[str, str] = {}
     quiet_since = float("-inf")
     while True:
-        found = [run for run in runs(engine) if is_orphaned(run.owner) and run.id not in problems]
+        found = [run for run in runs(engine) if run.is_stale and run.id not in problems]
         for run in found:
             if run.id not in removed:
                 say(f"clearing up after run {run.id}, whose owner is gone")

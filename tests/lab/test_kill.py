@@ -16,6 +16,7 @@ from testbed import ComposeLab
 from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
 from testbed.labs.runs import is_orphaned, runs
 from testbed.labs.waiting import await_condition
+from tests.lab.conftest import ROOT, cli
 from tests.lab.test_local_death import alive, missing, relatives
 
 LABS = ("compose",)
@@ -156,9 +157,7 @@ def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> 
     try:
         assert [each.name for each in engine.labelled(RUN_LABEL, "")] == [made["empty"].name]
         assert {each.name for each in made.values()} < {each.name for each in engine.labelled(RUN_LABEL)}
-        done = subprocess.run(
-            [sys.executable, "-m", "testbed.cli", "down", "--stale"], capture_output=True, text=True, timeout=60
-        )
+        done = cli("down", "--stale")
         assert done.returncode in (0, 1), done.stderr  # 1: of somebody's run the engine does not let go of something
         assert f"left alone: container {made['empty'].name}: its label testbed.run='' names no run" in done.stderr
         assert f"left alone: container {made['named'].name}: its label testbed.run='mine' names no run" in done.stderr
@@ -169,39 +168,50 @@ def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> 
             engine.remove(each)
 
 
-_OWNER = """
+_LAB = """
 import sys
 from testbed import ComposeLab
 
-lab = ComposeLab(sys.argv[1], say=lambda _: None)
-print(lab.run_id, flush=True)
-with lab:
-    print("up", flush=True)
-    sys.stdin.read()
+with ComposeLab(sys.argv[1]):
+    pass
+"""
+# Compose waits for the server without a word: a pipe that nobody reads does not end it.
+_NEVER_WELL = """
+services:
+  server:
+    build: {{context: {images}, dockerfile: server/Dockerfile}}
+    healthcheck: {{test: ["CMD", "false"], interval: 1s, retries: 1000}}
+  client:
+    build: {{context: {images}, dockerfile: client/Dockerfile}}
+    depends_on: {{server: {{condition: service_healthy}}}}
 """
 
 
-@pytest.mark.parametrize("containers", [0, 4])
-def test_a_stack_whose_owner_is_killed_as_it_starts_is_started_no_further(stack: ComposeLab, containers: int) -> None:
-    engine, file = stack.engine, Path(__file__).parent / "stacks" / "killed.yaml"
-    argv = [sys.executable, "-c", _OWNER, str(file)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
-        run_id = owner.stdout.readline().strip()
+@pytest.mark.parametrize("command", [["-c", _LAB], ["-m", "testbed.cli", "up", "-f"]], ids=["lab", "up"])
+def test_a_stack_whose_owner_is_killed_as_it_starts_is_started_no_further_and_is_stale(
+    stack: ComposeLab, tmp_path: Path, command: list[str]
+) -> None:
+    engine, file = stack.engine, tmp_path / "compose.yaml"
+    file.write_text(_NEVER_WELL.format(images=ROOT / "images"))
 
-        def begun() -> tuple[int, set[int]]:
-            containers = engine.listing(com_docker_compose_project=f"testbed-{run_id}")
-            return len(engine.networks(testbed_run=run_id)) + len(containers), relatives(owner.pid)
+    def running() -> list[str]:
+        listed = engine.listing(testbed_stack=str(file))
+        return [each["Labels"].get("com.docker.compose.service", "") for each in listed if each["State"] == "running"]
 
-        _, everyone = await_condition(begun, lambda seen: seen[0] > containers, deadline_s=60)
-        assert not missing([b"--detach"], everyone), "Compose is at work"
-        owner.kill()
+    with subprocess.Popen([sys.executable, *command, str(file)]) as owner:
+        try:
+            await_condition(running, lambda seen: "server" in seen, deadline_s=60)
+            everyone = await_condition(
+                lambda: relatives(owner.pid), lambda seen: not missing([b"--detach"], seen), deadline_s=5
+            )
+            (run,) = (run for run in runs(engine) if run.stack == str(file))
+            assert not run.is_stale
+            assert cli("down", "-f", str(file)).returncode == 2, "who brings it up may have it"
+        finally:
+            owner.kill()
     await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=5)
-    if not containers:  # Compose starts them once all are made
-        listed = engine.listing(com_docker_compose_project=f"testbed-{run_id}")
-        assert [each["Names"] for each in listed if each["State"] == "running"] == []
-    done = subprocess.run(
-        [sys.executable, "-m", "testbed.cli", "down", "--stale"], capture_output=True, text=True, timeout=100
-    )
-    assert f"run {run_id}: could not" not in done.stderr
-    assert [each.name for each in engine.labelled(RUN_LABEL, run_id)] == []
+    assert "client" not in running()
+    done = cli("down", "--stale")
+    assert f"run {run.id}: could not" not in done.stderr
+    assert [each.name for each in engine.labelled(RUN_LABEL, run.id)] == []
+    assert (_devices(run.id), _kernels(run.id)) == ([], [])

@@ -145,6 +145,21 @@ def test_what_names_a_run_and_another_owner_is_not_of_the_run() -> None:
     assert foreign == []
 
 
+@needs_machine_id
+@pytest.mark.parametrize(
+    ("starter", "up", "stays", "is_stale"),
+    [("dead", True, True, False), ("dead", False, False, True), ("alive", False, False, False)],
+)
+def test_a_stack_that_is_to_stay_is_stale_if_whoever_brought_it_up_died_before_it_was_up(
+    starter: str, up: bool, stays: bool, is_stale: bool
+) -> None:
+    by = _label(**HERE, start="1") if starter == "dead" else _label(**HERE)
+    objects = [labelled(run=RUN, owner=DETACHED, starter=by)]
+    objects += [labelled(kind="volume", run=RUN, owner=DETACHED, starter=by, up="")] if up else []
+    ((run,), _) = sort(objects)
+    assert (run.stays, run.is_stale) == (stays, is_stale)
+
+
 class _Engine:
     """An engine with these objects, which filters as Docker's does."""
 
