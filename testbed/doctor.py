@@ -10,7 +10,7 @@ from testbed import units
 from testbed.errors import EnvironmentUnfitError, TestbedError
 from testbed.judge.noise import Noise
 from testbed.labs import composer, images
-from testbed.labs.engine import Engine
+from testbed.labs.engine import Engine, refusals_told
 from testbed.labs.probing import NetemAbilities, probe_netem
 from testbed.labs.probing_local import LocalAbilities, probe_local
 from testbed.labs.runs import runs
@@ -21,6 +21,7 @@ _MOST_STOLEN = 0.05
 _LATEST_S = 0.005
 
 
+@refusals_told()
 def examine(say: Callable[[str], None]) -> list[Finding]:
     """Try everything that a lab needs. Builds the agent's image if it is not there, as a lab would."""
     findings = [

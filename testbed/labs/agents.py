@@ -33,8 +33,13 @@ class Role:
     most_tasks: int = 256
     """Processes and threads."""
 
-    def options(self, beside: str = "") -> dict[str, Any]:
-        """As the engine's client takes them; ``beside``: the id of the container whose namespaces it shares."""
+    def options(self, beside: str = "", *, users: str = "") -> dict[str, Any]:
+        """As the engine's client takes them; ``beside``: the id of the container whose namespaces it shares.
+
+        ``users``: that container's user namespace, as the engine tells it: one cannot be in the other namespaces from
+        another (user_namespaces(7)). The machine's network belongs to the machine's own users, also where the engine
+        gives other containers users of their own (``userns-remap``).
+        """
         shared = f"container:{beside}"
         return {
             "cap_drop": ["ALL"],
@@ -43,6 +48,7 @@ class Role:
             "read_only": True,
             "tmpfs": dict(TMPFS),
             "network_mode": shared if self.network == "container" else self.network,
+            "userns_mode": "host" if self.network == "host" else users or None,
             "pid_mode": shared if self.sees_processes else None,
             "devices": list(self.devices),
             "mem_limit": self.memory_bytes,

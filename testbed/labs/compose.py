@@ -38,7 +38,17 @@ from testbed.labs import composefile, hostfiles, images
 from testbed.labs.agents import ROLES, TUN
 from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
-from testbed.labs.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, Exec
+from testbed.labs.engine import (
+    INPUTS_LABEL,
+    OWNER_LABEL,
+    ROLE_LABEL,
+    RUN_LABEL,
+    Demultiplexed,
+    Engine,
+    Exec,
+    RefusedError,
+    refusals_told,
+)
 from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
 from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
@@ -70,7 +80,7 @@ def start_ports_agent(
     options = {**ROLES["ports"].options(), "outlives_us": outlives_us, **identity}
     try:
         return engine.attached(image, command, **options)
-    except docker.errors.APIError as error:
+    except RefusedError as error:
         if TUN not in str(error):
             raise
         # The host engine needs no tap; `capabilities` says what is missing if the carried one is wanted.
@@ -181,6 +191,7 @@ class ComposeLab(Lab):
 
     # --- up and down -----------------------------------------------------------------------------
 
+    @refusals_told()
     def up(self) -> None:
         """Bring the stack and its agent up, at the same time, and wait until every service is well.
 
@@ -207,6 +218,7 @@ class ComposeLab(Lab):
             self.whole.up()
             self._undo = undo.pop_all()
 
+    @refusals_told()
     def take_up(self) -> bool:
         """Find the stack that another process brought up from the same Compose file and left; False if none is up.
 
@@ -240,6 +252,7 @@ class ComposeLab(Lab):
             return True
         return False
 
+    @refusals_told()
     def remove_left(self) -> list[str]:
         """Remove what is left of stacks of this Compose file whose agent is gone, and the links healed with it.
 
@@ -287,6 +300,7 @@ class ComposeLab(Lab):
                 each.callback(host.end_test)
             each.callback(super().end)
 
+    @refusals_told()
     def down(self) -> None:
         """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
         self._ports.clear()
@@ -654,7 +668,8 @@ class ComposeLab(Lab):
 
     def beside(self, container: Container, role: str) -> Channel:
         """An agent in a container's network or process namespace."""
-        options = ROLES[role].options(beside=container.id or "")
+        users = container.attrs.get("HostConfig", {}).get("UsernsMode", "")
+        options = ROLES[role].options(beside=container.id or "", users=users)
         container, stream = self.engine.attached(self._netem_image, [role], **options, **self._identity(role))
         return Channel(stream, name=f"agent {role} of {container.name}")
 
@@ -743,8 +758,8 @@ class ComposeLab(Lab):
             options = {**ROLES["capture"].options(), **self._identity("capture")}
             try:
                 container, stream = self.engine.attached(self._netem_image, ["capture"], **options)
-            except docker.errors.APIError as error:
-                raise LabError(f"the agent that captures cannot be started: {error.explanation or error}") from None
+            except RefusedError as error:
+                raise LabError(f"the agent that captures cannot be started: {error}") from None
             self._capture_agent = Channel(stream, name=f"agent capture of {container.name}")
         return self._capture_agent
 

@@ -37,6 +37,8 @@ ROLE_LABEL = "testbed.role"
 INPUTS_LABEL = "testbed.inputs"
 """On our images: a digest of what they were built from."""
 
+_USERS = {"rootless": "rootless", "userns": "with users of its own for containers (userns-remap)"}
+"""Engines whose root is not the machine's, by what they say of their security."""
 _UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 _STDOUT = 1
 _THE_KERNELS = ("/dev", "/proc", "/sys")
@@ -52,6 +54,21 @@ class NoEngineError(EnvironmentUnfitError):
 
 class NoPermissionError(NoEngineError):
     """An engine is there but this user may not use it."""
+
+
+class RefusedError(EnvironmentUnfitError):
+    """The engine refuses what every lab needs, or has stopped answering."""
+
+
+@contextlib.contextmanager
+def refusals_told() -> Iterator[None]:
+    """Whatever the engine's client raises in this block is told as a RefusedError. Decorates functions, too."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise RefusedError(f"the Docker engine refuses: {_explanation(error)}") from error
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise RefusedError(f"the Docker engine does not answer any more: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -153,11 +170,15 @@ class Exec:
 class Engine:
     """A connection to the engine that DOCKER_HOST, the Docker context or the default socket points at."""
 
+    _security: Sequence[str] = ()
+    """What it says of its security."""
+
     def __init__(self) -> None:
         """Connect; raises EnvironmentUnfitError saying what was tried and what came back."""
         try:
             self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S)
             self._version = self._client.version()["Version"]
+            self._security = [str(each) for each in self._client.info().get("SecurityOptions") or ()]
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
             raise _unreachable(error) from None
@@ -165,7 +186,13 @@ class Engine:
 
     def describe(self) -> str:
         """In a few words, for a header line."""
-        return f"Docker Engine {self._version} at {self.address}"
+        how = ", ".join(["", *(words for name, words in _USERS.items() if f"name={name}" in self._security)])
+        return f"Docker Engine {self._version} at {self.address}{how}"
+
+    @property
+    def rootless(self) -> bool:
+        """Whether it runs as an ordinary user."""
+        return "name=rootless" in self._security
 
     @property
     def address(self) -> str:
@@ -234,18 +261,25 @@ class Engine:
     ) -> tuple[Container, Demultiplexed]:
         """Start a container with an open stdin, attached, that is removed when it ends.
 
-        Its stdin closes when this connection does, also by our death; with ``outlives_us`` it stays open.
+        Its stdin closes when this connection does, also by our death; with ``outlives_us`` it stays open. Raises
+        RefusedError.
         """
-        # docker-py's name for the engine's StdinOnce=false is `detach`.
-        container = self._client.containers.create(
-            image, list(command), stdin_open=True, auto_remove=True, detach=outlives_us, **options
-        )
         try:
-            stream = self.attach(container)
-            container.start()
-        except BaseException:
-            self.remove(container)
-            raise
+            # docker-py's name for the engine's StdinOnce=false is `detach`.
+            container = self._client.containers.create(
+                image, list(command), stdin_open=True, auto_remove=True, detach=outlives_us, **options
+            )
+            try:
+                stream = self.attach(container)
+                container.start()
+            except BaseException:
+                self.remove(container)
+                raise
+        except docker.errors.APIError as error:
+            raise RefusedError(
+                f"{self.describe()} does not start a container of ours (agent `{command[0]}`, network "
+                f"{options.get('network_mode')}): {_explanation(error)}"
+            ) from error
         return container, stream
 
     def attach(self, container: Container) -> Demultiplexed:
@@ -403,10 +437,12 @@ class Engine:
             gone = error.status_code in (requests.codes.not_found, requests.codes.conflict)
             if gone or not self.state(container).get("State", {}).get("Running"):
                 return []
+            remedy = "A rootless engine can on a machine with cgroup v2" if self.rootless else (
+                "It runs `ps` on its own machine; Debian or Ubuntu: apt-get install procps"
+            )  # fmt: skip
             raise EnvironmentUnfitError(
                 f"the engine cannot list the processes of a container, which sending a signal needs: "
-                f"{error.explanation or error}. It runs `ps` on its own machine; Debian or Ubuntu: "
-                f"apt-get install procps"
+                f"{_explanation(error)}. {remedy}"
             ) from None
         rows = [(int(pid), int(parent), args) for pid, parent, args in listing["Processes"]]
         inside = {pid for pid, _, _ in rows}
@@ -465,6 +501,10 @@ class Engine:
             if content is None:
                 raise IsADirectoryError(path)
             return content.read()
+
+
+def _explanation(error: docker.errors.APIError) -> str:
+    return str(error.explanation or error)
 
 
 def tar_archive(files: Mapping[str, bytes], *, mode: int = 0o644) -> bytes:

@@ -14,8 +14,17 @@ import requests
 from docker.models.containers import Container
 
 from testbed.errors import EnvironmentUnfitError
+from testbed.labs.agents import ROLES
 from testbed.labs.choice import decide
-from testbed.labs.engine import Demultiplexed, Engine, NoEngineError, NoPermissionError
+from testbed.labs.compose import start_ports_agent
+from testbed.labs.engine import (
+    Demultiplexed,
+    Engine,
+    NoEngineError,
+    NoPermissionError,
+    RefusedError,
+    refusals_told,
+)
 
 # --- which programs run in a container ---------------------------------------------------------------
 
@@ -60,6 +69,67 @@ def test_an_engine_that_cannot_list_programs_is_not_taken_for_a_container_withou
     reason = 'ps: exec: "ps": executable file not found in $PATH'
     with pytest.raises(EnvironmentUnfitError, match=r"sending a signal needs: ps: exec: .* not found.*procps"):
         _Engine(running=True).leaders(_Refusing(500, reason))
+
+
+def test_of_a_rootless_engine_it_is_said_what_lists_programs_there() -> None:
+    engine = _Engine(running=True)
+    engine._security = ["name=seccomp,profile=default", "name=rootless"]
+    with pytest.raises(EnvironmentUnfitError, match=r"unable to get all container pids\. A rootless .* cgroup v2"):
+        engine.leaders(_Refusing(500, "unable to get all container pids"))
+
+
+# --- engines whose root is not the machine's ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("users", ["", "host"])
+def test_an_agent_has_the_users_of_the_network_it_works_on(role: str, users: str) -> None:
+    options = ROLES[role].options(beside="c0ffee", users=users)
+    if ROLES[role].network == "host":
+        assert options["userns_mode"] == "host"
+    else:  # in namespaces of a container of the user's: in its user namespace as well
+        assert (options["userns_mode"] or "") == users
+
+
+class _Client:
+    """An engine that refuses all containers."""
+
+    def __init__(self) -> None:
+        self.containers = self
+
+    def create(self, *_arguments: Any, **_options: Any) -> Any:
+        raise docker.errors.APIError("400 Client Error", explanation="cannot share the host's network namespace")
+
+
+class _Unwilling(Engine):
+    def __init__(self) -> None:
+        self._client: Any = _Client()
+
+    def describe(self) -> str:
+        return "Docker Engine 1.2.3 at /socket, rootless"
+
+
+def test_an_engine_that_starts_no_agent_is_told_in_words_of_ours() -> None:
+    with pytest.raises(
+        RefusedError, match=r"^Docker Engine 1\.2\.3 at /socket, rootless does .*agent `ports`, .*: cannot share"
+    ):
+        start_ports_agent(_Unwilling(), "image", tag="x")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (docker.errors.APIError("400 Client Error", explanation="no such driver"), "engine refuses: no such driver$"),
+        (requests.exceptions.ConnectionError("Connection aborted"), "does not answer any more: Connection aborted$"),
+    ],
+)
+def test_whatever_the_client_raises_is_told_as_an_unfit_machine(error: Exception, told: str) -> None:
+    @refusals_told()
+    def ask() -> None:
+        raise error
+
+    with pytest.raises(EnvironmentUnfitError, match=told):
+        ask()
 
 
 # --- an attached stream ------------------------------------------------------------------------------
