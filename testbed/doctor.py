@@ -138,6 +138,12 @@ def _netem(able: NetemAbilities) -> list[Finding]:
             found=able.not_booted or "not tried", costs="`--netem carried` does not work", remedy="see taps",
         )
     )  # fmt: skip
+    first = Finding(
+        name="carried kernel runs first", state="limited" if able.waits_its_turn else "ok",
+        found=able.waits_its_turn or "before other processes (SCHED_DEADLINE)",
+        costs="beside busy processes packets are some milliseconds late" if able.waits_its_turn else "",
+        remedy="an engine that is root's; or --lab local as root" if able.waits_its_turn else "",
+    )  # fmt: skip
     since = ".".join(map(str, _SEED_SINCE))
     seeded = able.host_netem is not None or able.version >= _SEED_SINCE
     seed = Finding(
@@ -146,7 +152,14 @@ def _netem(able: NetemAbilities) -> list[Finding]:
         costs="" if seeded else "the host engine draws its own random numbers: runs cannot be replayed",
         remedy="" if seeded else f"Linux {since} or newer; or --netem carried",
     )  # fmt: skip
-    return [host, tun, carried, seed, *([] if able.noise is None else [_noise(able.noise)])]
+    return [
+        host,
+        tun,
+        carried,
+        *([] if able.boot_s is None else [first]),
+        seed,
+        *([] if able.noise is None else [_noise(able.noise)]),
+    ]
 
 
 def _noise(noise: Noise) -> Finding:

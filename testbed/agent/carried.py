@@ -18,11 +18,11 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
-from . import guest_folder, qdiscs, splice
+from . import guest_folder, kernelcalls, qdiscs, splice
 from .batch import Batch, in_root
 from .protocol import Refused
 
@@ -35,9 +35,13 @@ _BOOT_DEADLINE_S = 30.0
 # Debian's kernel finds out at each start which way of computing RAID 6 is the fastest: 0.85 s of its 1.2 s.
 _NOT_NEEDED = "raid6_select_algo"
 
-# On a busy machine UML (6.12) misses a SIGIO now and then, and a packet lies in its tap until the next one comes, for
-# seconds. So it is made to look.
-_PROD_EVERY_S = 0.002
+# UML (6.12) goes to sleep without looking whether a packet came while it went, and that lies in its tap until the next
+# signal, for seconds where nothing else is to do. So a timer of its own process wakes it. (os_idle_sleep blocks SIGALRM
+# while it looks, but not SIGIO.)
+_LOOK_EVERY_S = 0.002
+
+# Its share of a processor, before all that share one fairly: without, packets wait for whatever else is busy.
+_RUNTIME_NS, _PERIOD_NS = 500_000, 2_000_000
 
 # arch/um/drivers/mconsole.h
 _MCONSOLE_MAGIC = 0xCAFEBABE
@@ -58,17 +62,17 @@ def find_kernel(root: Path | None = None) -> str | None:
     return "/usr/bin/linux.uml" if (root / "usr/bin/linux.uml").is_file() else None
 
 
-# A process has one timer: it is every kernel's, in turns. Each prod takes a kernel of many ports some 0.1 ms.
-_PRODDED: deque[subprocess.Popen[bytes]] = deque()
+def _as_child(root: Path | None) -> Callable[[], None]:
+    """What a child does before it becomes the kernel: a timer goes on across execve(2), as what is ignored does."""
+    enter = in_root(root)
 
+    def prepare() -> None:
+        if enter is not None:
+            enter()
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # until it has a handler
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_EVERY_S, _LOOK_EVERY_S)
 
-def _prod(_number: int, _frame: object) -> None:
-    if _PRODDED:
-        process = _PRODDED[0]
-        _PRODDED.rotate(1)
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGIO)
+    return prepare
 
 
 def _inside(root: Path | None, name: str) -> str:
@@ -117,10 +121,16 @@ class CarriedKernel:
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
                 start_new_session=True,
-                preexec_fn=in_root(root),
+                preexec_fn=_as_child(root),
             )  # fmt: skip
         for descriptor in theirs:
             os.close(descriptor)
+        self.waits_its_turn = ""
+        """Why it runs when its turn comes, as other processes do; empty if it runs before them."""
+        try:
+            kernelcalls.run_first(self._process.pid, runtime_ns=_RUNTIME_NS, period_ns=_PERIOD_NS)
+        except OSError as error:
+            self.waits_its_turn = error.strerror or str(error)
         self.tc = Batch(tc_in[1], tc_out[0], "tc", sync=TC_SYNC, alive=self.died)
         self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self.died)
         helper = qdiscs.Relayed(helper_in[1], helper_out[0], alive=self.died)
@@ -133,9 +143,6 @@ class CarriedKernel:
             helper.await_ready(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
-            _PRODDED.append(self._process)
-            signal.signal(signal.SIGALRM, _prod)
-            signal.setitimer(signal.ITIMER_REAL, _PROD_EVERY_S, _PROD_EVERY_S)
         except BaseException:
             self.kill()
             raise
@@ -239,10 +246,6 @@ class CarriedKernel:
 
     def kill(self) -> None:
         """End the kernel at once, and forget it. Its taps vanish."""
-        with contextlib.suppress(ValueError):  # it died while it was booted
-            _PRODDED.remove(self._process)
-        if not _PRODDED:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         self.end()
         for tool in self._tools:
             tool.close()

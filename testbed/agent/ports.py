@@ -199,10 +199,10 @@ class Ports:
         }
 
     def boot(self) -> dict[str, Any]:
-        """Start a carried kernel, unless one runs; returns how long it took."""
+        """Start a carried kernel, unless one runs; returns how long it took, and why it runs in turns, if so."""
         self._bury()
         kernel = self._kernels[0] if self._kernels else self._boot_another()
-        return {"boot_s": kernel.boot_s, "release": kernel.release}
+        return {"boot_s": kernel.boot_s, "release": kernel.release, "waits_its_turn": kernel.waits_its_turn}
 
     def _boot_another(self) -> carried.CarriedKernel:
         if reason := _try_tun():

@@ -58,8 +58,9 @@ class Role:
 
 # The peaks beside them: two impaired hosts, a carried kernel, captures, files of 8 MB.
 ROLES: Mapping[str, Role] = MappingProxyType({
-    # Beside the network: 57 MB, of which the carried kernel's 33, and 10 tasks.
-    "ports": Role(capabilities=("NET_ADMIN",), network="host", devices=(TUN,)),
+    # Beside the network: 57 MB, of which the carried kernel's 33, and 10 tasks. SYS_NICE, of whatever it is itself, has
+    # the carried kernel run in time on a busy machine.
+    "ports": Role(capabilities=("NET_ADMIN", "SYS_NICE"), network="host", devices=(TUN,)),
     # 43 MB. What it keeps of each capture is the user's to say.
     "capture": Role(capabilities=("NET_RAW",), network="host", memory_bytes=4096 * _MIB),
     # In a host's network: offloads, counters, probes. 13 MB.

@@ -25,6 +25,8 @@ class NetemAbilities:
     """How long the carried kernel took to boot; None if it did not."""
     carried_kernel: str = ""
     not_booted: str | None = None
+    waits_its_turn: str = ""
+    """Why the carried kernel runs when its turn comes, as other processes do; empty if it runs before them."""
     noise: Noise | None = None
     """What the machine itself adds to delays."""
 
@@ -41,16 +43,17 @@ def probe_netem(engine: Engine, image: str) -> NetemAbilities:
     try:
         able = channel.call("capabilities")
         noise = measured_noise(channel.call("noise"))
-        boot_s, release, reason = None, "", able["tun"]
+        boot_s, release, waits, reason = None, "", "", able["tun"]
         if reason is None:
             try:
                 booted = channel.call("boot", answer_within_s=60)
-                boot_s, release = booted["boot_s"], booted["release"]
+                boot_s, release, waits = booted["boot_s"], booted["release"], booted["waits_its_turn"]
             except AgentError as error:
                 reason = str(error)
         return NetemAbilities(
             kernel=able["kernel"], host_netem=able["host_netem"], tun=able["tun"],
-            boot_s=boot_s, carried_kernel=release, not_booted=reason, noise=noise,
+            boot_s=boot_s, carried_kernel=release, not_booted=reason, waits_its_turn=waits,
+            noise=noise,
         )  # fmt: skip
     finally:
         channel.close()

@@ -16,10 +16,12 @@ from testbed.labs.engine import ROLE_LABEL, RUN_LABEL
 
 LABS = ("compose",)
 
-BITS = {"DAC_OVERRIDE": 1, "KILL": 5, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_CHROOT": 18, "SYS_PTRACE": 19}
+BITS = {
+    "DAC_OVERRIDE": 1, "KILL": 5, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_CHROOT": 18, "SYS_PTRACE": 19, "SYS_NICE": 23,
+}  # fmt: skip
 """linux/capability.h"""
 CAPABILITIES = {
-    "ports": {"NET_ADMIN"},
+    "ports": {"NET_ADMIN", "SYS_NICE"},
     "capture": {"NET_RAW"},
     "inside": {"NET_ADMIN"},
     "files": {"SYS_CHROOT", "SYS_PTRACE", "DAC_OVERRIDE"},

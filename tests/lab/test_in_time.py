@@ -1,0 +1,101 @@
+"""A carried kernel carries packets in time, also beside busy processes; the frames that watch it tell what they met."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import quantiles
+
+import pytest
+
+from testbed import Lab
+from testbed.agent.carried import CLOCK_DELAY_S
+from tests.lab import truth
+from tests.lab.conftest import Datagrams, prepare
+
+DELAY_S = 0.02
+PACKETS, PACE_S = 400, 0.005
+FRAMES = 40
+MOST_LATE_S = 0.001
+"""Of 95 % of the packets. With a share of its own 99 % are less than 0.5 ms late, at whatever load; without, half."""
+
+
+@pytest.fixture
+def carried(stack: Lab) -> Lab:
+    """The stack, if a carried kernel impairs it."""
+    if stack.netem_engine != "carried":
+        pytest.skip("these are a carried kernel's")
+    return stack
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Have every processor compute for others."""
+    burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in burning:
+            each.kill()
+            each.wait()
+
+
+def most_of(late_s: list[float]) -> float:
+    """What 95 % do not exceed."""
+    return quantiles(late_s, n=20)[-1]
+
+
+def test_beside_busy_processes_packets_are_in_time_and_so_are_frames(carried: Lab) -> None:
+    client, server = carried.hosts["client"], carried.hosts["server"]
+    prepare(client, server)
+    carried.begin("in time")
+    try:
+        carried.impair(truth.LINK, delay=f"{DELAY_S}s")
+        (port,) = carried.ports
+        if waits := port.channel.call("boot")["waits_its_turn"]:
+            pytest.skip(f"this agent may not give it a share of its own: {waits}")
+        with busy_processes(4 * (os.cpu_count() or 1)):
+            carried.carriage.settle()
+            with carried.observe(captures=[truth.LINK]) as seen:
+                assert len(Datagrams(client, server).arrived(PACKETS, pace_s=PACE_S)) == PACKETS
+            truth.await_frames(carried, FRAMES)
+            (told,) = carried.capture_agent().call("passages")["kernels"].values()
+    finally:
+        carried.heal()
+        carried.end()
+    delays_s = [each.delay_s for each in seen.passages("server@lan") if each.delay_s is not None]
+    assert len(delays_s) >= PACKETS
+    packets_s = [each - DELAY_S for each in delays_s]
+    frames_s = [each / 1e9 - CLOCK_DELAY_S for each in told["passages_ns"]]
+    assert min(packets_s) > -1e-4, "a packet was early: it met no delay"
+    assert most_of(packets_s) < MOST_LATE_S
+    assert most_of(frames_s) < MOST_LATE_S
+
+
+def test_a_carried_kernel_looks_for_packets_by_itself_also_while_its_agent_stands_still(carried: Lab) -> None:
+    carried.impair(truth.LINK, delay="1ms")
+    (port,) = carried.ports
+    assert port.kernel is not None
+    kernel, *_ = truth._kernel(port.kernel)  # the only one who finds a container's, too
+    agent = int(Path(f"/proc/{kernel}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        before, began = woken(kernel), time.monotonic()
+        time.sleep(0.5)  # what is counted is of a while
+        per_s = (woken(kernel) - before) / (time.monotonic() - began)
+    finally:
+        os.kill(agent, signal.SIGCONT)
+        carried.heal()
+    assert per_s > 200, "a packet that came while it went to sleep would lie in its tap until the next one"
+
+
+def woken(pid: int) -> int:
+    """How often a process went to sleep and was woken, so far (proc_pid_status(5))."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
