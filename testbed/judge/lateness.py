@@ -15,7 +15,7 @@ from typing import Any
 
 from testbed import units
 from testbed.judge import statistics as exact
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
+from testbed.model.evidence import FAILS, HOLDS, SHOWN, UNKNOWN, Check
 from testbed.model.impairment import Impairment
 
 LEAST_TOLERANCE_S = 0.005
@@ -30,6 +30,8 @@ STOOD_STILL_S = 1.0
 class Lateness:
     """How late a carrier was while it was watched; seconds beyond the time that each frame was to take."""
 
+    carrier: str
+    """What was late, in words: a carried kernel, or this machine's timer."""
     frames: int
     """How many came back, or are that late and have not."""
     median_s: float
@@ -48,12 +50,9 @@ class Lateness:
         """Why what was carried does not count; None if it does."""
         allowed_s = max(AT_ONCE_S, self.tolerance_s)
         if self.worst_s > allowed_s:
-            return f"it was {_time(self.worst_s)} late at once, and {_time(allowed_s)} are the most"
+            return f"{self.carrier} was {_time(self.worst_s)} late at once, and {_time(allowed_s)} are the most"
         if self.frames and self.late > exact.accepted(self.frames, LATE_RATIO)[1]:
-            return (
-                f"{self.late} of {self.frames} frames were more than {_time(self.tolerance_s)} late, the worst "
-                f"{_time(self.worst_s)}, and {units.format_ratio(LATE_RATIO)} are allowed"
-            )
+            return f"{self._often}, and {units.format_ratio(LATE_RATIO)} are allowed"
         return None
 
     @property
@@ -61,9 +60,13 @@ class Lateness:
         """What to say of a lateness that is beyond the tolerance, and allowed."""
         if not self.late or self.problem is not None:
             return None
+        return self._often
+
+    @property
+    def _often(self) -> str:
         return (
-            f"{self.late} of {self.frames} frames were more than {_time(self.tolerance_s)} late, the worst "
-            f"{_time(self.worst_s)}"
+            f"{self.carrier} was more than {_time(self.tolerance_s)} late {self.late} of {self.frames} times, at the "
+            f"worst {_time(self.worst_s)}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -78,9 +81,9 @@ def tolerance_s(asked: Impairment | None) -> float:
 
 
 def lateness(
-    took_s: Sequence[float], *, missing_s: Sequence[float] = (), due_s: float, tolerance_s: float
+    took_s: Sequence[float], *, carrier: str, missing_s: Sequence[float] = (), due_s: float, tolerance_s: float
 ) -> Lateness:  # fmt: skip
-    """How late frames were that were due after ``due_s``.
+    """How late a carrier sent frames back that were due after ``due_s``.
 
     ``took_s``: the times of those that came back; ``missing_s``: how long ago those were sent that did not yet, which
     may be on time still.
@@ -88,19 +91,26 @@ def lateness(
     late_s = [each - due_s for each in took_s]
     late_s += [each - due_s for each in missing_s if each - due_s > tolerance_s]
     return Lateness(
-        frames=len(late_s), median_s=statistics.median(late_s) if late_s else 0.0, worst_s=max(late_s, default=0.0),
-        late=sum(each > tolerance_s for each in late_s), tolerance_s=tolerance_s,
+        carrier=carrier, frames=len(late_s), median_s=statistics.median(late_s) if late_s else 0.0,
+        worst_s=max(late_s, default=0.0), late=sum(each > tolerance_s for each in late_s), tolerance_s=tolerance_s,
     )  # fmt: skip
 
 
-def check(found: Lateness | None, *, carrier: str, counts: bool = True) -> Check:
-    """The row of a link's evidence. ``carrier``: what was late, in words; ``counts``: whether it condemns the test."""
-    if found is None or not found.frames:
-        return Check(field="lateness", asked="—", kernel=carrier, seen="not measured")
+def not_measured(*, carrier: str, tolerance_s: float, why: str) -> Check:
+    """The row of a link's evidence where nobody knows how late its carrier was."""
+    asked = f"≤ {_time(tolerance_s)} for 99%"
+    return Check(field="lateness", asked=asked, kernel=carrier, seen="not measured", verdict=UNKNOWN, how=why)
+
+
+def check(found: Lateness, *, counts: bool = True) -> Check:
+    """The row of a link's evidence; ``counts``: whether it condemns the test."""
+    if not found.frames:
+        why = "no frame came back while the test ran"
+        return not_measured(carrier=found.carrier, tolerance_s=found.tolerance_s, why=why)
     problem = found.problem if counts else None
     seen = f"median {_time(found.median_s)}, worst {_time(found.worst_s)}, {found.late} of {found.frames} beyond"
     return Check(
-        field="lateness", asked=f"≤ {_time(found.tolerance_s)} for 99%", kernel=carrier, seen=seen,
+        field="lateness", asked=f"≤ {_time(found.tolerance_s)} for 99%", kernel=found.carrier, seen=seen,
         verdict=FAILS if problem else HOLDS if counts else SHOWN, how=problem or "",
     )  # fmt: skip
 

@@ -161,25 +161,30 @@ class Carriage:
         except LabError as error:
             self._unknown = str(error)
         if self._unknown or kernel not in self._watched:
-            said = f"how late the carrier was is not known: {self._unknown or 'it was not watched'}"
-            return replace(evidence, warnings=[*evidence.warnings, said]), []
+            why = self._unknown or "it was not watched"
+            return replace(
+                evidence, warnings=[*evidence.warnings, f"how late {carrier} was is not known: {why}"],
+                checks=[
+                    *evidence.checks, lateness.not_measured(carrier=carrier, tolerance_s=tolerance_s, why=why)
+                ],
+            ), []  # fmt: skip
         if kernel:
             seen = told["kernels"].get(kernel, {"passages_ns": [], "missing_ns": []})
             found = lateness.lateness(
                 [each / 1e9 for each in seen["passages_ns"]], missing_s=[each / 1e9 for each in seen["missing_ns"]],
-                due_s=told["due_ns"] / 1e9, tolerance_s=tolerance_s,
+                carrier=carrier, due_s=told["due_ns"] / 1e9, tolerance_s=tolerance_s,
             )  # fmt: skip
         else:
             late_s = [each / 1e9 for each in told["overslept_ns"]]
-            found = lateness.lateness(late_s, due_s=0.0, tolerance_s=tolerance_s)
+            found = lateness.lateness(late_s, carrier=carrier, due_s=0.0, tolerance_s=tolerance_s)
         counts = bool(kernel) and not (self.warn_only and found.worst_s < lateness.STOOD_STILL_S)
-        row = lateness.check(found, carrier=carrier, counts=counts)
+        row = lateness.check(found, counts=counts)
         problem = found.problem if counts else None
         warning = found.warning if counts else found.problem or found.warning
         return replace(
-            evidence, checks=[*evidence.checks, row], lateness={"carrier": carrier, **found.as_json()},
-            warnings=[*evidence.warnings, *([f"{carrier}: {warning}"] if warning else [])],
-        ), [f"{carrier}: {problem}"] if problem else []  # fmt: skip
+            evidence, checks=[*evidence.checks, row], lateness=found.as_json(),
+            warnings=[*evidence.warnings, *([warning] if warning else [])],
+        ), [problem] if problem else []  # fmt: skip
 
     def _fetched(self) -> dict[str, Any]:
         if self._watched and time.monotonic() - self._told_at > _FRESH_S:

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from testbed.links import bpf
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
+from testbed.model.evidence import FAILS, HOLDS, UNKNOWN, Check
 from testbed.model.topology import Traffic
 
 _PRIORITIES = {"ip": 3, "ipv6": 4}
@@ -111,7 +111,7 @@ def check(traffic: Traffic, others: int | None) -> Check:
     seen = "not counted" if others is None else f"{others} fragmented datagrams of other traffic"
     return Check(
         field="traffic", asked=str(traffic), kernel=f"and fragments of {traffic.protocol}", seen=seen,
-        verdict=SHOWN if others is None else FAILS if others else HOLDS,
+        verdict=UNKNOWN if others is None else FAILS if others else HOLDS,
     )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from testbed.model.timeline import Taken
 MOST_STEPS = 10_000
 """So many steps of one link are written to the results file."""
 
-HOLDS, FAILS, SHOWN = "holds", "fails", "shown"
-VERDICTS = (HOLDS, FAILS, SHOWN)
+HOLDS, FAILS, SHOWN, UNKNOWN = "holds", "fails", "shown", "unknown"
+VERDICTS = (HOLDS, FAILS, SHOWN, UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Check:
     seen: str = "—"
     """As counters or probes saw it."""
     verdict: str = SHOWN
-    """``holds``, ``fails``, or ``shown``: there is no exact test of it, judge for yourself."""
+    """``holds``, ``fails``; ``shown``: no exact test of it, judge for yourself; ``unknown``: not measured."""
     how: str = ""
     """The test that gave the verdict, with its figures; or why there is none."""
     cause: str = ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check, LinkEvidence
+from testbed.model.evidence import FAILS, HOLDS, SHOWN, UNKNOWN, Check, LinkEvidence
 
-_MARKS = {HOLDS: "holds", FAILS: "FAILS", SHOWN: "shown"}
+_MARKS = {HOLDS: "holds", FAILS: "FAILS", SHOWN: "shown", UNKNOWN: "unknown"}
 _HEADINGS = ("field", "asked", "kernel", "seen", "verdict")
 
 

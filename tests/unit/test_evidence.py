@@ -52,8 +52,8 @@ def test_what_is_as_asked_is_shown() -> None:
 
 
 def test_a_verdict_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="verdict 'unknown' of delay: must be holds, fails, shown"):
-        Check(field="delay", verdict="unknown")
+    with pytest.raises(ValueError, match="verdict 'perhaps' of delay: must be holds, fails, shown, unknown"):
+        Check(field="delay", verdict="perhaps")
 
 
 def test_each_verdict_is_printed_as_it_is() -> None:

@@ -8,17 +8,19 @@ from hypothesis import strategies as st
 
 from testbed.judge import lateness
 from testbed.judge import statistics as exact
-from testbed.model.evidence import FAILS, HOLDS, SHOWN
+from testbed.model.evidence import FAILS, HOLDS, SHOWN, UNKNOWN, Check, LinkEvidence
 from testbed.model.impairment import CLEAN, Impairment
+from testbed.report.evidence import lines
 
 DUE_S = 0.001
+KERNEL = "carried kernel tb1"
 TIMES = st.lists(st.floats(0.001, 5.0), max_size=300)
 
 
 def seen(*late_s: float, on_time: int = 0, missing_s: tuple[float, ...] = ()) -> lateness.Lateness:
     """Frames that were late so, and others that were 0.1 ms late."""
     took = [DUE_S + each for each in (*late_s, *[0.0001] * on_time)]
-    return lateness.lateness(took, missing_s=missing_s, due_s=DUE_S, tolerance_s=0.005)
+    return lateness.lateness(took, carrier=KERNEL, missing_s=missing_s, due_s=DUE_S, tolerance_s=0.005)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def test_median_worst_and_share_are_of_the_time_beyond_the_due_one() -> None:
 def test_one_frame_100_ms_late_among_10000_condemns() -> None:
     found = seen(0.101, on_time=9_999)
     assert found.problem is not None
-    assert "late at once" in found.problem
+    assert f"{KERNEL} was 101ms late at once" in found.problem
     assert found.warning is None
 
 
@@ -54,27 +56,45 @@ def test_of_few_frames_a_single_late_one_is_a_warning_and_many_condemn() -> None
     one = seen(0.02, on_time=49)
     assert one.problem is None
     assert one.warning is not None
-    assert "1 of 50 frames" in one.warning
-    assert seen(*[0.02] * 20, on_time=30).problem is not None
+    assert one.warning == f"{KERNEL} was more than 5ms late 1 of 50 times, at the worst 20ms"
+    many = seen(*[0.02] * 20, on_time=30).problem
+    assert many is not None
+    assert many.startswith(f"{KERNEL} was more than 5ms late 20 of 50 times")
 
 
 def test_within_a_longer_tolerance_100_ms_at_once_are_none() -> None:
     asked = Impairment(delay_s=5.0)
-    found = lateness.lateness([DUE_S + 0.3], due_s=DUE_S, tolerance_s=lateness.tolerance_s(asked))
+    found = lateness.lateness([DUE_S + 0.3], carrier=KERNEL, due_s=DUE_S, tolerance_s=lateness.tolerance_s(asked))
     assert (found.problem, found.warning) == (None, None)
 
 
 def test_the_row_says_fails_only_where_it_counts() -> None:
     late = seen(0.5)
-    assert lateness.check(late, carrier="k").verdict == FAILS
-    assert lateness.check(late, carrier="this machine's timer", counts=False).verdict == SHOWN
-    assert lateness.check(seen(on_time=9), carrier="k").verdict == HOLDS
-    assert lateness.check(None, carrier="k").seen == "not measured"
+    assert lateness.check(late).verdict == FAILS
+    assert lateness.check(late, counts=False).verdict == SHOWN
+    assert lateness.check(seen(on_time=9)).verdict == HOLDS
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        lateness.check(seen()), lateness.check(seen(missing_s=(0.002,))),
+        lateness.not_measured(carrier=KERNEL, tolerance_s=0.005, why="the agent is gone"),
+    ],
+)  # fmt: skip
+def test_what_was_not_measured_is_unknown_and_never_shown(row: Check) -> None:
+    assert (row.verdict, row.kernel, row.asked) == (UNKNOWN, KERNEL, "≤ 5ms for 99%")
+    assert row.how, "it says why"
+    (printed,) = (
+        line for line in lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=[row]))
+        if "lateness" in line
+    )  # fmt: skip
+    assert printed.split()[-3:] == ["not", "measured", "unknown"]
 
 
 @given(took=TIMES, missing=TIMES, tolerance_s=st.floats(0.005, 1.0))
 def test_the_counts_hold_together(took: list[float], missing: list[float], tolerance_s: float) -> None:
-    found = lateness.lateness(took, missing_s=missing, due_s=DUE_S, tolerance_s=tolerance_s)
+    found = lateness.lateness(took, carrier=KERNEL, missing_s=missing, due_s=DUE_S, tolerance_s=tolerance_s)
     assert len(took) <= found.frames <= len(took) + len(missing)
     assert 0 <= found.late <= found.frames
     assert found.median_s <= found.worst_s or not found.frames
