@@ -138,6 +138,7 @@ class Hosts:
             "destroy_tcp": self.destroy_tcp,
             "capturing": self.capturing,
             "inside": self.inside,
+            "end_helper": self.end_helper,
             "listeners": self.listeners,
             "per_packet": self.per_packet,
             "put_back": self.put_back,
@@ -284,8 +285,11 @@ class Hosts:
         for each in listeners:
             os.close(each)
 
-    def inside(self, *, host: str, ticket: str) -> None:
-        """Start an agent in a host's network namespace; behind the ticket, where it reads and where it answers."""
+    def inside(self, *, host: str, ticket: str) -> int:
+        """Start an agent in a host's network namespace; behind the ticket, where it reads and where it answers.
+
+        Returns its number, for `end_helper`.
+        """
         place = self._host(host)
 
         def serve(asked: BinaryIO, answered: BinaryIO) -> None:
@@ -294,10 +298,10 @@ class Hosts:
             operations = {**inside.operations(), **connections.operations(), **watched.operations()}
             protocol.serve(operations, asked, answered)
 
-        self._serve_beside(ticket, serve)
+        return self._serve_beside(ticket, serve)
 
-    def capturing(self, *, ticket: str) -> None:
-        """Start an agent that captures at the switch's ports; behind the ticket, where it reads and answers."""
+    def capturing(self, *, ticket: str) -> int:
+        """Start an agent that captures at the switch's ports; as `inside`."""
 
         def serve(asked: BinaryIO, answered: BinaryIO) -> None:
             from . import capture  # its thread pool's modules are a tenth of an agent's start
@@ -305,10 +309,19 @@ class Hosts:
             with capture.Captures() as captures:
                 protocol.serve({**captures.operations(), **passage.Passages().operations()}, asked, answered)
 
-        self._serve_beside(ticket, serve)
+        return self._serve_beside(ticket, serve)
 
-    def _serve_beside(self, ticket: str, work: Callable[[BinaryIO, BinaryIO], None]) -> None:
-        """A child that answers requests of its own."""
+    def end_helper(self, *, pid: int) -> None:
+        """Kill one of the agents beside this one, if it is still there."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # until it is reaped the number is its own
+        try:
+            if pid in self._helpers:
+                os.kill(pid, signal.SIGKILL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    def _serve_beside(self, ticket: str, work: Callable[[BinaryIO, BinaryIO], None]) -> int:
+        """A child that answers requests of its own; its number."""
         requests, answers = self._take(ticket)
 
         def serve() -> None:
@@ -317,12 +330,13 @@ class Hosts:
             with os.fdopen(0, "rb") as asked, os.fdopen(1, "wb") as answered:
                 work(asked, answered)
 
-        self._help(serve)
+        pid = self._help(serve)
         os.close(requests)
         os.close(answers)
+        return pid
 
-    def _help(self, work: Callable[[], None]) -> None:
-        """A child that works beside the programs."""
+    def _help(self, work: Callable[[], None]) -> int:
+        """A child that works beside the programs; its number."""
 
         def begin() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -332,7 +346,9 @@ class Hosts:
 
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         try:
-            self._helpers.add(_fork(begin))
+            pid = _fork(begin)
+            self._helpers.add(pid)
+            return pid
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 

@@ -36,7 +36,8 @@ def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: Bina
     """Answer requests until stdin ends, ``stop`` is asked, or SIGTERM or SIGINT arrives; then return.
 
     An operation's keyword arguments are the request's fields other than ``id`` and ``op``. One that raises
-    Refused is answered with its message; a crash is answered with its traceback, never with success.
+    Refused is answered with its message; a crash is answered with its traceback, never with success. ``alive`` is
+    answered, and no more.
 
     A signal's handler runs at once, though nobody asks for anything: see `_lines`.
     """
@@ -104,11 +105,11 @@ def _answer(operations: Mapping[str, Operation], line: bytes) -> tuple[bytes, bo
         number, name = request.pop("id"), request.pop("op")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         return _line(id=None, ok=False, error=f"not a request with id and op ({error!r}): {line[:200]!r}"), False
-    if name == "stop":
-        return _line(id=number, ok=True, result=None), True
+    if name in ("stop", "alive"):
+        return _line(id=number, ok=True, result=None), name == "stop"
     operation = operations.get(str(name))
     if operation is None:
-        known = ", ".join([*sorted(operations), "stop"])
+        known = ", ".join([*sorted(operations), "alive", "stop"])
         return _line(id=number, ok=False, error=f"unknown operation {name!r}; known: {known}"), False
     try:
         return _line(id=number, ok=True, result=operation(**request)), False

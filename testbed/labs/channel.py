@@ -6,16 +6,22 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from testbed.errors import AgentError
+
+ANSWERS_WITHIN_S = 20.0
+"""How long an agent is waited for where nothing else is said."""
+_ONCE_MORE_S = 2.0
+"""How long an agent that has kept silent is waited for when it is asked again."""
 
 
 class Stream(Protocol):
     """The seam: how bytes reach an agent, in a container or in a child process."""
 
-    def send(self, data: bytes) -> None:
-        """Write all of it. Raises OSError if the agent is gone."""
+    def send(self, data: bytes, deadline_s: float) -> None:
+        """Write all of it. Raises OSError if the agent is gone, TimeoutError if it does not take it in time."""
 
     def receive(self, deadline_s: float) -> bytes:
         """Whatever came, at least a byte. Empty at the end of the stream; raises TimeoutError at the deadline."""
@@ -30,44 +36,73 @@ class Stream(Protocol):
 class Channel:
     """Calls to one agent; safe to use from several threads, one call at a time."""
 
-    def __init__(self, stream: Stream, *, name: str) -> None:
+    def __init__(self, stream: Stream, *, name: str, kill: Callable[[], object] = lambda: None) -> None:
+        """``kill``: what ends an agent that does not answer, nor notice that its stream is closed."""
         self._stream = stream
         self._name = name
+        self._kill = kill
         self._lock = threading.Lock()
         # Several channels may be attached to one agent, one after the other: their answers must not be mixed up.
         self._number = secrets.randbits(40)
         self._pending = b""
         self.lives = True
         """Whether its stream is whole; of one that has ended there is no more use."""
+        self._over = ""
+        """Why there is no more use of it."""
+        self.silent_s = 0.0
+        """How long it was waited for in vain since it answered last; seconds."""
 
-    def call(self, operation: str, *, answer_within_s: float = 20.0, **arguments: Any) -> Any:
+    def call(self, operation: str, *, answer_within_s: float | None = None, **arguments: Any) -> Any:
         """Run an operation and return its result. Raises AgentError if it is refused or the agent is gone."""
         with self._lock:
+            if not self.lives:
+                raise AgentError(f"{self._name}: {operation!r} was not asked: {self._over}")
             self._number += 1
             number = self._number
             request = {"id": number, "op": operation, **arguments}
-            deadline = time.monotonic() + answer_within_s
+            within_s = ANSWERS_WITHIN_S if answer_within_s is None else answer_within_s
+            within_s = min(within_s, _ONCE_MORE_S) if self.silent_s else within_s
+            deadline = time.monotonic() + within_s
             try:
-                self._stream.send(json.dumps(request).encode() + b"\n")
+                self._send(json.dumps(request).encode() + b"\n", within_s)
                 while True:
                     answer = _answer(self._line(deadline))
+                    self.silent_s = 0.0
                     # A request that timed out earlier may still be answered: that answer is not ours.
                     # One without a number says that what we sent was no request: it is nobody else's.
                     if answer["id"] in (number, None):
                         break
             except TimeoutError:
-                raise AgentError(f"{self._name}: no answer to {operation!r} within {answer_within_s:g} s") from None
+                self.silent_s += within_s
+                raise AgentError(f"{self._name}: no answer to {operation!r} within {within_s:g} s") from None
             except (OSError, EOFError, ValueError) as error:
-                self.lives = False
-                reason = self._stream.last_words() or str(error)
-                raise AgentError(f"{self._name}: ended during {operation!r}: {reason}") from None
+                self.give_up(f"ended during {operation!r}: {self._stream.last_words() or error}")
+                raise AgentError(f"{self._name}: {self._over}") from None
         if not answer["ok"]:
             raise AgentError(f"{self._name}: {answer['error']}", kind=answer.get("kind", ""))
         return answer["result"]
 
+    @property
+    def answers(self) -> bool:
+        """Whether there is use of it: it lives, and has answered what it was asked last."""
+        return self.lives and not self.silent_s
+
+    def give_up(self, why: str = "it did not answer") -> None:
+        """Say nothing more to it."""
+        self.lives, self._over = False, self._over or why
+
     def close(self) -> None:
-        """Close the stream."""
+        """Close the stream; an agent that does not notice is killed."""
         self._stream.close()
+        if self.silent_s:
+            self._kill()
+
+    def _send(self, data: bytes, within_s: float) -> None:
+        try:
+            self._stream.send(data, within_s)
+        except TimeoutError:  # a part of the line may have been taken: what comes next would be none
+            self.give_up()
+            raise
 
     def _line(self, deadline: float) -> bytes:
         while b"\n" not in self._pending:

@@ -23,16 +23,15 @@ class PipeStream:
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read = write, read
+        os.set_blocking(write, False)
 
-    def send(self, data: bytes) -> None:
-        """Write all of it. Raises OSError if the agent is gone."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._write, view) :]
+    def send(self, data: bytes, deadline_s: float) -> None:
+        """Write all of it. Raises OSError if the agent is gone, TimeoutError if it does not take it in time."""
+        _write(self._write, data, deadline_s)
 
     def receive(self, deadline_s: float) -> bytes:
         """Whatever came. Empty at the end; raises TimeoutError."""
-        if not _is_readable(self._read, deadline_s):
+        if not _is_ready(self._read, select.POLLIN, deadline_s):
             raise TimeoutError
         return os.read(self._read, 1 << 20)
 
@@ -68,16 +67,15 @@ class ChildAgent:
         if self._process.stdin is None or self._process.stdout is None:
             raise AssertionError("PIPE was asked for")
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        os.set_blocking(self._stdin.fileno(), False)
 
-    def send(self, data: bytes) -> None:
-        """Write all of it. Raises OSError if the agent is gone."""
-        view = memoryview(data)
-        while view:
-            view = view[self._stdin.write(view) or 0 :]
+    def send(self, data: bytes, deadline_s: float) -> None:
+        """Write all of it. Raises OSError if the agent is gone, TimeoutError if it does not take it in time."""
+        _write(self._stdin.fileno(), data, deadline_s)
 
     def receive(self, deadline_s: float) -> bytes:
         """Whatever came. Empty at the end; raises TimeoutError, and EnvironmentUnfitError where there can be no lab."""
-        if not _is_readable(self._stdout.fileno(), deadline_s):
+        if not _is_ready(self._stdout.fileno(), select.POLLIN, deadline_s):
             raise TimeoutError
         data = os.read(self._stdout.fileno(), 1 << 20)
         if not data:
@@ -122,8 +120,17 @@ class ChildAgent:
         os.close(self._stderr)
 
 
-def _is_readable(descriptor: int, deadline_s: float) -> bool:
-    """Whether something came in time. Not by select(2), which knows no descriptor beyond 1023."""
+def _write(pipe: int, data: bytes, deadline_s: float) -> None:
+    """Write all of it to a pipe that does not block. Raises TimeoutError."""
+    view, deadline = memoryview(data), time.monotonic() + deadline_s
+    while view:
+        if not _is_ready(pipe, select.POLLOUT, max(deadline - time.monotonic(), 0.0)):
+            raise TimeoutError
+        view = view[os.write(pipe, view) :]
+
+
+def _is_ready(descriptor: int, event: int, deadline_s: float) -> bool:
+    """Whether it can be read from, or written to, in time. Not by select(2), which knows no descriptor beyond 1023."""
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
+    poll.register(descriptor, event)
     return bool(poll.poll(deadline_s * 1e3))

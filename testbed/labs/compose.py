@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,7 +56,7 @@ from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
 from testbed.labs.releasing import PerPacket
 from testbed.labs.runs import DETACHED, STACK_LABEL, STARTER_LABEL, UP_LABEL, Run, clear_stale, owner, remove_run, runs
 from testbed.labs.starting import Progress, allowed_s, last_check
-from testbed.labs.succession import CAPTURE, PORTS
+from testbed.labs.succession import CAPTURE, PORTS, beside
 from testbed.labs.suspending import Suspended
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.labs.wholeness import NOBODY
@@ -233,7 +234,8 @@ class ComposeLab(Lab):
             self._outlives_us = True
             self._netem_image = str(agent.attrs["Config"]["Image"])
             self._agent_container = agent
-            self._agent = channel = Channel(self.engine.attach(agent), name="agent")
+            kill = partial(self.engine.remove, agent)
+            self._agent = channel = Channel(self.engine.attach(agent), name="agent", kill=kill)
             self._undo.callback(self._remove_stack)
             self._undo.callback(self._end_agent, channel)
             self._undo.callback(self._stay_no_more)
@@ -611,7 +613,7 @@ class ComposeLab(Lab):
             self.engine, self._netem_image, tag=self.run_id[:6], outlives_us=self._outlives_us,
             **self._identity("ports"),
         )  # fmt: skip
-        channel = Channel(stream, name="agent")
+        channel = Channel(stream, name="agent", kill=partial(self.engine.remove, container))
         self._agent_container = container
         try:
             return channel, self._choose_engine(channel)
@@ -669,15 +671,20 @@ class ComposeLab(Lab):
     def beside(self, container: Container, role: str) -> Channel:
         """An agent in a container's network or process namespace."""
         users = container.attrs.get("HostConfig", {}).get("UsernsMode", "")
-        options = ROLES[role].options(beside=container.id or "", users=users)
+        return self._attached(role, ROLES[role].options(beside=container.id or "", users=users))
+
+    def _attached(self, role: str, options: Mapping[str, Any]) -> Channel:
         container, stream = self.engine.attached(self._netem_image, [role], **options, **self._identity(role))
-        return Channel(stream, name=f"agent {role} of {container.name}")
+        kill = partial(self.engine.remove, container)
+        return Channel(stream, name=f"agent {role} of {container.name}", kill=kill)
 
     # --- agents that died: `succession` ----------------------------------------------------------
 
     def agents(self) -> Mapping[str, Channel]:
         """See `Lab.agents`."""
         known = {PORTS: self._agent, CAPTURE: self._capture_agent}
+        for name, host in self._hosts.items():
+            known |= {beside(role, name): agent for role, agent in host.agents().items()}
         return {role: agent for role, agent in known.items() if agent is not None}
 
     def replace_agent(self, left: Sequence[Port]) -> None:
@@ -685,17 +692,23 @@ class ComposeLab(Lab):
         self._say("the agent has died: starting another")
         if self._agent is not None:
             self._agent.close()
-        if not self.engine.await_removed(self._agent_container, 10):
-            self.engine.remove(self._agent_container)
+        self.engine.remove(self._agent_container)
+        self.engine.await_removed(self._agent_container, 10)
         self._asked_netem = self.netem_engine
         self._agent, self.netem_engine = self._start_agent()
         self._agent.call("put_right", veths=list({port.ifindex: dict(port.found) for port in left}.values()))
 
-    def forget_capture_agent(self) -> None:
-        """Its container removes itself."""
-        if self._capture_agent is not None:
+    def forget_agent(self, role: str) -> None:
+        """See `Lab.forget_agent`. Another is started at once in a host's network: it is to tell of the connections."""
+        if role == CAPTURE and self._capture_agent is not None:
             self._capture_agent.close()
-        self._capture_agent = None
+            self._capture_agent = None
+        for name, host in self._hosts.items():
+            for each in host.agents():
+                if role == beside(each, name):
+                    host.forget_agent(each)
+                    if each == "inside" and self.whole.running(name):
+                        host.inside()
 
     # --- ports -----------------------------------------------------------------------------------
 
@@ -755,12 +768,10 @@ class ComposeLab(Lab):
         if self._agent is None:
             raise LabError("the lab is not up")
         if self._capture_agent is None:
-            options = {**ROLES["capture"].options(), **self._identity("capture")}
             try:
-                container, stream = self.engine.attached(self._netem_image, ["capture"], **options)
+                self._capture_agent = self._attached("capture", ROLES["capture"].options())
             except RefusedError as error:
                 raise LabError(f"the agent that captures cannot be started: {error}") from None
-            self._capture_agent = Channel(stream, name=f"agent capture of {container.name}")
         return self._capture_agent
 
     def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
@@ -959,18 +970,25 @@ class ComposeHost(Host):
         """An agent in a namespace of the container's: the one that is there, unless the container was restarted."""
         started_at = f"{self.container.id} {self._state().get('State', {}).get('StartedAt', '')}"
         known, its_start = self._agents.get(role, (None, ""))
-        if known is not None and its_start == started_at and known.lives:
-            return known
-        self._let_go(role)
+        if known is not None and its_start == started_at:
+            if known.answers:
+                return known
+            self._lab.succession.look()
+        self.forget_agent(role)
         channel = self._lab.beside(self.container, role)
         self._agents[role] = channel, started_at
         return channel
 
     def end_test(self) -> None:
         """Let go of what a test alone needed."""
-        self._let_go("files")
+        self.forget_agent("files")
 
-    def _let_go(self, role: str) -> None:
+    def agents(self) -> dict[str, Channel]:
+        """Those in its namespaces, by role."""
+        return {role: channel for role, (channel, _) in list(self._agents.items())}
+
+    def forget_agent(self, role: str) -> None:
+        """Let one go."""
         channel, _ = self._agents.pop(role, (None, ""))
         if channel is not None:
             channel.close()
@@ -979,7 +997,7 @@ class ComposeHost(Host):
     def known_inside(self) -> Channel | None:
         """The agent in this host's network namespace if there is one; none is started."""
         channel, _ = self._agents.get("inside", (None, ""))
-        return channel if channel is not None and channel.lives else None
+        return channel if channel is not None and channel.answers else None
 
     def signal(self, pid: int, name: str) -> None:
         """Signal the program with this number on the engine's machine, and all it started."""
@@ -1004,7 +1022,7 @@ class ComposeHost(Host):
     def close(self) -> None:
         """Let its agents go."""
         for role in list(self._agents):
-            self._let_go(role)
+            self.forget_agent(role)
 
 
 class FollowedLog:

@@ -107,8 +107,9 @@ class Demultiplexed:
         self._pending = b""
         self._stderr: deque[bytes] = deque(maxlen=50)
 
-    def send(self, data: bytes) -> None:
-        """Write to the program's stdin."""
+    def send(self, data: bytes, deadline_s: float) -> None:
+        """Write to the program's stdin. Raises TimeoutError."""
+        self._socket.settimeout(deadline_s)
         self._socket.sendall(data)
 
     def frame(self, deadline_s: float) -> tuple[int, bytes] | None:

@@ -650,15 +650,15 @@ class Lab(abc.ABC):
     # --- agents that died: `succession` ----------------------------------------------------------
 
     def agents(self) -> Mapping[str, Channel]:
-        """The agents that run now, by role."""
+        """The agents that run now, by role: see `succession.AgentDeath`."""
         return {}
 
     def replace_agent(self, _left: Sequence[Port]) -> None:
         """Start another agent that holds ports, and put right what the dead one left of these. Raises LabError."""
         raise LabError("the agent has died, and this kind of lab cannot start another")
 
-    def forget_capture_agent(self) -> None:
-        """Have `capture_agent` start another."""
+    def forget_agent(self, _role: str) -> None:
+        """Let go of one that is not the ports', so that another is started when it is needed."""
         return
 
     def forget_all(self) -> list[Port]:

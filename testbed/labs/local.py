@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +45,7 @@ from testbed.labs.options import COMPOSE_FILE_NAMES, UP_DEADLINE, files_of, find
 from testbed.labs.readiness import Ready
 from testbed.labs.releasing import PerPacket
 from testbed.labs.starting import Progress, allowed_s, last_check
-from testbed.labs.succession import CAPTURE, PORTS
+from testbed.labs.succession import CAPTURE, PORTS, beside
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
 from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState, meant_to_end
@@ -503,7 +504,8 @@ class LocalLab(Lab):
 
     def agents(self) -> Mapping[str, Channel]:
         """See `Lab.agents`."""
-        known = {PORTS: self._agent, CAPTURE: self._capture_agent}
+        known = {PORTS: self._agent, CAPTURE: self._capture_agent,
+                 **{beside("inside", name): host.known_inside for name, host in self._hosts.items()}}  # fmt: skip
         return {role: agent for role, agent in known.items() if agent is not None}
 
     def replace_agent(self, _left: Sequence[Port]) -> None:
@@ -513,11 +515,14 @@ class LocalLab(Lab):
         self.per_packet = PerPacket()
         self.up()
 
-    def forget_capture_agent(self) -> None:
-        """See `Lab.forget_capture_agent`."""
-        if self._capture_agent is not None:
+    def forget_agent(self, role: str) -> None:
+        """See `Lab.forget_agent`."""
+        if role == CAPTURE and self._capture_agent is not None:
             self._capture_agent.close()
-        self._capture_agent = None
+            self._capture_agent = None
+        for name, host in self._hosts.items():
+            if role == beside("inside", name):
+                host.close()
 
     # --- ports -----------------------------------------------------------------------------------
 
@@ -626,8 +631,12 @@ class LocalLab(Lab):
         ticket = self._child.passed([requests, answers])
         os.close(requests)
         os.close(answers)
-        self.channel.call(operation, ticket=ticket, **arguments)
-        return Channel(PipeStream(ask, hear), name=name)
+        pid = self.channel.call(operation, ticket=ticket, **arguments)
+        return Channel(PipeStream(ask, hear), name=name, kill=partial(self._end_helper, pid))
+
+    def _end_helper(self, pid: int) -> None:
+        if self._agent is not None and self._agent.answers:  # else they go together
+            self._agent.call("end_helper", pid=pid)
 
     def mac(self, host: str, network: str) -> str | None:
         """The MAC address of a host's interface."""
@@ -915,9 +924,17 @@ class LocalHost(Host):
         return known
 
     def inside(self) -> Channel:
-        """The agent in its network namespace."""
+        """The agent in its network namespace; another one if it has died."""
+        if self._inside is not None and not self._inside.answers:
+            self._lab.succession.look()
+            self.close()
         if self._inside is None:
             self._inside = self._lab.beside(self.name)
+        return self._inside
+
+    @property
+    def known_inside(self) -> Channel | None:
+        """The agent in its network namespace if there is one."""
         return self._inside
 
     def close(self) -> None:

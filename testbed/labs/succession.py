@@ -1,7 +1,7 @@
 """The death of an agent: found out, the test in which it happened told of it, and another one started for the next.
 
-The agents meant are the one that holds the ports and the one that captures. An agent that does not answer in time is
-not dead.
+The agents meant are the one that holds the ports, the one that captures, and those in hosts' namespaces. One that did
+not answer in time, nor when it was asked once more, is as good as dead: it is killed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,29 @@ if TYPE_CHECKING:
     from testbed.labs.lab import Lab, Port
 
 PORTS, CAPTURE = "ports", "capture"
-_ASKED = {PORTS: "recall", CAPTURE: "clock"}
-"""What is asked of each, which takes it no time, to find out whether it is there."""
+_HELD = {PORTS: "that holds the impairments", CAPTURE: "that captures, and watches how late packets are,"}
+_BESIDE = {"inside": "in the network of", "files": "among the files of"}
+
+
+def beside(role: str, host: str) -> str:
+    """What an agent in a host's namespaces is called among a lab's agents."""
+    return f"{_BESIDE[role]} `{host}`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentDeath:
-    """An agent that ended, and nobody had asked it to."""
+    """An agent that ended, and nobody had asked it to, or that does not answer any more."""
 
     role: str
-    """``ports`` or ``capture``."""
+    """``ports``, ``capture``, or `beside` of a host."""
+    silent_s: float = 0.0
+    """How long it was waited for in vain; 0 if it ended."""
 
     def __str__(self) -> str:
-        held = {PORTS: "that holds the impairments", CAPTURE: "that captures, and watches how late packets are,"}
-        return f"the agent {held[self.role]} ended during the test, and nobody had asked it to"
+        which = f"the agent {_HELD.get(self.role, self.role)}"
+        if self.silent_s:
+            return f"{which} hung: it did not answer for {self.silent_s:g} s, and another takes its place"
+        return f"{which} ended during the test, and nobody had asked it to"
 
 
 class Succession:
@@ -43,23 +52,27 @@ class Succession:
         self._left: list[Port] = []
 
     def look(self) -> list[AgentDeath]:
-        """Ask each agent whether it lives; the deaths so far."""
+        """Ask each agent whether it is there; the deaths so far. To one that is not, nothing more is said."""
+        known = {death.role for death in self.deaths}
         for role, agent in self._lab.agents().items():
-            death = AgentDeath(role=role)
-            if death not in self.deaths and not _answers(agent, role):
-                self.deaths.append(death)
-                self._lab.carriage.watch_no_more(str(death))
+            if role in known or _answers(agent):
+                continue
+            agent.give_up()
+            self.deaths.append(AgentDeath(role=role, silent_s=agent.silent_s))
+            if role in (PORTS, CAPTURE):
+                self._lab.carriage.watch_no_more(str(self.deaths[-1]))
         return self.deaths
 
     @property
     def died(self) -> bool:
         """Whether the agent that holds the ports is known to be dead."""
-        return AgentDeath(role=PORTS) in self.deaths
+        return any(death.role == PORTS for death in self.deaths)
 
     def end(self) -> bool:
         """End a test: whether the agent has died. Then nothing is known of ports any more, and of what was on them."""
         self.look()
         if not self.died:
+            self._forget()
             return False
         self._left += self._lab.forget_all()
         for program in self._lab.programs:
@@ -73,13 +86,17 @@ class Succession:
         if self.died:
             left, self._left = self._left + self._lab.forget_all(), []
             self._lab.replace_agent(left)
-        if AgentDeath(role=CAPTURE) in self.deaths:
-            self._lab.forget_capture_agent()
+        self._forget()
         self.deaths.clear()
 
+    def _forget(self) -> None:
+        for role, agent in self._lab.agents().items():
+            if role != PORTS and not agent.answers:
+                self._lab.forget_agent(role)
 
-def _answers(agent: Channel, role: str) -> bool:
+
+def _answers(agent: Channel) -> bool:
     if agent.lives:
-        with contextlib.suppress(AgentError):  # `lives` tells
-            agent.call(_ASKED[role])
-    return agent.lives
+        with contextlib.suppress(AgentError):  # `answers` tells
+            agent.call("alive")
+    return agent.answers

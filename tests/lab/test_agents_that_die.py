@@ -1,58 +1,74 @@
-"""kill -9 of an agent in mid-test: that test is INVALID, and another agent serves the next."""
+"""An agent that is killed, or hangs, in mid-test: that test is INVALID, and another agent serves the next."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.lab.conftest import HERE
 
-_KILL = {
-    ("compose", "ports"): "lab._agent_container.kill()",
-    ("local", "ports"): "end(lab._child.pid)",
-    ("compose", "capture"): "lab.engine.containers(testbed_run=lab.run_id, testbed_role='capture')[0].kill()",
-    ("local", "capture"): "end(capturing(lab))",
-}
-_TESTS = """
+_HELPERS = """
 import os, pytest
 from pathlib import Path
+import testbed.labs.channel
 from testbed.labs.waiting import await_condition
 from tests.lab.test_local_death import alive, relatives
 
+HIT = set()
 ASK = {ask!r}
 
-def capturing(lab):
+def process_of(lab, role):
+    lab.host("api").inside()
+    if hasattr(lab, "engine"):
+        (container, *_) = lab.engine.containers(testbed_run=lab.run_id, testbed_role=role)
+        return lab.engine.state(container)["State"]["Pid"]
     # The process at the other end of its pipe.
-    pipe = f"pipe:[{{os.fstat(lab._capture_agent._stream._read).st_ino}}]"
+    streams = {{"ports": lambda: lab._child._stdout.fileno(), "capture": lambda: lab._capture_agent._stream._read,
+               "inside": lambda: lab.host("api").inside()._stream._read}}
+    pipe = f"pipe:[{{os.fstat(streams[role]()).st_ino}}]"
     return next(pid for pid in relatives(lab._child.pid)
                 if pipe in [os.readlink(fd) for fd in Path(f"/proc/{{pid}}/fd").iterdir()])
 
-def end(pid):
+def hit(lab, role, number):
+    pid = process_of(lab, role)
+    HIT.add(pid)
+    testbed.labs.channel.ANSWERS_WITHIN_S = 3.0
     everyone = relatives(pid)
-    os.kill(pid, 9)
-    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=5)
+    os.kill(pid, number)
+    if number == 9:
+        await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=5)
 
 def took_s(lab):
     done = lab.host("api").run(["python3", "-c", ASK])
     return float(done.stdout) if done.ok else None
+"""
+_CONFTEST = """
+import testbed.labs.channel
 
+USUAL_S = testbed.labs.channel.ANSWERS_WITHIN_S
+
+def pytest_runtest_setup():
+    testbed.labs.channel.ANSWERS_WITHIN_S = USUAL_S
+"""
+_TESTS = """
 @pytest.mark.impair("api <-> db", delay="30ms")
-def test_in_which_it_dies(lab):
+def test_{name}_in_which_it_is(lab):
     assert took_s(lab) >= 0.06
-    {kill}
+    hit(lab, {role!r}, {number})
     {after}
 
-def test_without_an_impairment(lab):
+def test_{name}_then_without_an_impairment(lab):
+    assert not alive(HIT), "it was killed"
     assert took_s(lab) < 2
 
 @pytest.mark.impair("api -> db", delay="150ms")
-def test_with_one(lab):
+def test_{name}_then_with_one(lab):
     assert took_s(lab) >= 0.3
     assert {{str(each) for each in lab.impaired}} == {{"api -> db"}}
+    assert lab.host("api").inside().call("interfaces")
 """
 _ASK = """
 import socket, time
@@ -62,27 +78,39 @@ with socket.create_connection(("db", 9100), 2) as peer:
     assert peer.recv(9) == b"hello"
 print(time.monotonic() - began)
 """
-_AFTER = {
-    "passes": "pass",
-    "fails": "assert False, 'for want of the agent'",
-    "asks": "lab.impair('api -> other', delay='1ms')",
-}
+_PASSES, _FAILS, _ASKS = "pass", "assert False, 'for want of it'", "lab.impair('api -> other', delay='1ms')"
+_SAID = {
+    "ports": "the agent that holds the impairments", "capture": "the agent that captures",
+    "inside": "the agent in the network of `",
+}  # fmt: skip
+_FAULTS = (
+    ("ports", "killed", _ASKS), ("ports", "hung", _PASSES), ("capture", "killed", _FAILS), ("capture", "hung", _PASSES),
+    ("inside", "killed", _PASSES), ("inside", "hung", _FAILS),
+)  # fmt: skip
+_SIGNALS = {"killed": 9, "hung": 19}
 
 
-@pytest.mark.parametrize(("role", "after"), [("ports", "passes"), ("ports", "asks"), ("capture", "fails")])
-def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_path: Path, role: str, after: str) -> None:
-    (tmp_path / "test_it.py").write_text(_TESTS.format(kill=_KILL[kind, role], ask=_ASK, after=_AFTER[after]))
+def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_path: Path) -> None:
+    text, hit = _HELPERS.format(ask=_ASK), dict[str, tuple[str, str]]()
+    for role, how, after in _FAULTS:
+        hit[f"test_it.py::test_{role}_{how}_in_which_it_is"] = role, how
+        text += _TESTS.format(name=f"{role}_{how}", role=role, number=_SIGNALS[how], after=after)
+    (tmp_path / "conftest.py").write_text(_CONFTEST)
+    (tmp_path / "test_it.py").write_text(text)
     results = tmp_path / "results.json"
     done = subprocess.run(
         [
-            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--lab", kind, "--netem", "carried",
+            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--rootdir=.", "--lab", kind,
             "--compose-file", str(HERE / "stacks" / "hosts.yaml"), "--testbed-results", str(results),
-            "--testbed-lateness=warn",
+            "--netem=carried", "--testbed-lateness=warn",
         ],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *sys.path])},
     )  # fmt: skip
-    assert "2 passed, 1 invalid" in done.stdout, done.stdout + done.stderr
-    assert "error" not in done.stdout.splitlines()[-1]
-    said = {"ports": "the agent that holds the impairments", "capture": "the agent that captures"}[role]
-    assert f"test_in_which_it_dies: {said}" in done.stdout, done.stdout
+    told = {each["id"]: each for each in json.loads(results.read_text())["tests"]}
+    assert len(told) == 3 * len(hit)
+    for name, each in told.items():
+        assert each["outcome"] == ("invalid" if name in hit else "passed"), done.stdout + done.stderr
+    for name, (role, how) in hit.items():
+        assert _SAID[role] in told[name]["reason"]
+        assert (" hung: it did not answer for " in told[name]["reason"]) == (how == "hung")

@@ -71,7 +71,7 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
     }
     container, stream = engine.attached(image, ["-c", _BOOT], **options)
     try:
-        stream.send(json.dumps(given).encode() + b"\n")
+        stream.send(json.dumps(given).encode() + b"\n", 10)
         output = b""
         while data := stream.receive(90):
             output += data

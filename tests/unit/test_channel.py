@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from testbed.errors import AgentError
-from testbed.labs.channel import Channel
+from testbed.labs.channel import Channel, Stream
+from testbed.labs.child import PipeStream
+from testbed.labs.engine import Demultiplexed
 
 # What the other side does with a request: the pieces of bytes that arrive, or what happens instead.
 Reply = Callable[[dict[str, Any]], list[bytes | Exception]]
@@ -20,12 +26,14 @@ class Scripted:
 
     def __init__(self, *script: Reply, last_words: str = "") -> None:
         self.requests: list[dict[str, Any]] = []
+        self.deadlines_s: list[float] = []
         self.closed = False
         self._script = list(script)
         self._arriving: list[bytes | Exception] = []
         self._last_words = last_words
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, deadline_s: float) -> None:
+        self.deadlines_s.append(deadline_s)
         assert data.endswith(b"\n")
         assert data.count(b"\n") == 1
         request = json.loads(data)
@@ -94,7 +102,38 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next() -> None:
     with pytest.raises(AgentError) as timed_out:
         channel.call("slow", answer_within_s=0.5)
     assert str(timed_out.value) == "agent of web: no answer to 'slow' within 0.5 s"
+    assert not channel.answers
     assert channel.call("next") == "next"
+    assert channel.answers, "it was late, and is there"
+
+
+def test_an_agent_that_keeps_silent_is_waited_for_once_as_long_as_was_asked_and_then_killed() -> None:
+    def nothing(_request: dict[str, Any]) -> list[bytes | Exception]:
+        return [TimeoutError()]
+
+    killed: list[str] = []
+    stream = Scripted(nothing, nothing)
+    channel = Channel(stream, name="agent", kill=lambda: killed.append("it"))
+    for within_s in (20, 2):
+        with pytest.raises(AgentError, match=rf"^agent: no answer to 'tc' within {within_s} s$"):
+            channel.call("tc")
+    assert (stream.deadlines_s, channel.silent_s) == ([20, 2], 22)
+    channel.give_up()
+    with pytest.raises(AgentError, match=r"^agent: 'tc' was not asked: it did not answer$"):
+        channel.call("tc")
+    channel.close()
+    assert killed == ["it"]
+
+
+def test_an_agent_that_takes_no_request_is_asked_nothing_more() -> None:
+    class Full(Scripted):
+        def send(self, data: bytes, deadline_s: float) -> None:
+            raise TimeoutError
+
+    channel = Channel(Full(), name="agent")
+    with pytest.raises(AgentError, match=r"^agent: no answer to 'put' within 20 s$"):
+        channel.call("put")
+    assert not channel.lives, "half a line may be there: what follows would be none"
 
 
 def test_a_refusal_is_raised_with_its_words_and_its_kind() -> None:
@@ -142,14 +181,39 @@ def test_what_is_no_answer_is_an_error_of_the_agent(noise: bytes) -> None:
 
 def test_a_stream_that_cannot_be_written_to_is_an_agent_that_is_gone() -> None:
     class Broken(Scripted):
-        def send(self, data: bytes) -> None:
+        def send(self, data: bytes, deadline_s: float) -> None:
             raise BrokenPipeError("broken pipe")
 
     with pytest.raises(AgentError, match=r"^agent: ended during 'tc': broken pipe$"):
         Channel(Broken(), name="agent").call("tc")
 
 
+def _pipe() -> tuple[Stream, Callable[[], None]]:
+    requests, ask = os.pipe()
+    return PipeStream(ask, os.dup(requests)), partial(os.close, requests)
+
+
+def _socket() -> tuple[Stream, Callable[[], None]]:
+    ours, theirs = socket.socketpair()
+    return Demultiplexed(ours), theirs.close
+
+
+@pytest.mark.parametrize("made", [_pipe, _socket])
+def test_a_stream_whose_other_end_reads_nothing_is_written_to_no_longer_than_allowed(
+    made: Callable[[], tuple[Stream, Callable[[], None]]],
+) -> None:
+    stream, close = made()
+    try:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            stream.send(b"x" * (1 << 22), 0.2)
+        assert time.monotonic() - began >= 0.2
+    finally:
+        stream.close()
+        close()
+
+
 def test_closing_a_channel_closes_its_stream() -> None:
-    stream = Scripted()
-    Channel(stream, name="agent").close()
-    assert stream.closed
+    stream, killed = Scripted(), list[str]()
+    Channel(stream, name="agent", kill=lambda: killed.append("it")).close()
+    assert (stream.closed, killed) == (True, []), "it ends by itself"

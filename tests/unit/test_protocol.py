@@ -118,7 +118,7 @@ def test_an_unknown_operation_is_answered_with_the_known_ones(name: object) -> N
             "id": 1,
             "ok": False,
             "error": f"unknown operation {name!r}; "
-            "known: add, crash, interrupt, no_json, refuse, refuse_as_gone, terminate, stop",
+            "known: add, crash, interrupt, no_json, refuse, refuse_as_gone, terminate, alive, stop",
         },
         {"id": 2, "ok": True, "result": 2},
     ]
