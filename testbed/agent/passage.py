@@ -29,7 +29,7 @@ _STAMP = struct.Struct("!QQ")
 """Of a frame: its number and when it was sent, by CLOCK_REALTIME in nanoseconds."""
 _FRAME_BYTES = 60
 
-_EVERY_S = 0.02
+_EVERY_S = 0.03
 # The clock is read before and after a frame is sent; where this lies in between, we were interrupted, and when it was
 # sent is not known.
 _UNSURE_NS = 1_000_000
@@ -59,8 +59,8 @@ class _Clock:
         self.number += 1
 
     def take(self) -> None:
-        """Take what has come back."""
-        while True:
+        """Take what has come back, until none is missing."""
+        while self.waiting:
             try:
                 frame, ancillary, _, _ = self.socket.recvmsg(_FRAME_BYTES, 64)
             except BlockingIOError:

@@ -1,7 +1,7 @@
 """How late a carrier was, and whether what it carried counts. Pure.
 
 What is asked of it follows from the impairment: to be no later than a tenth of the delay, at least 5 ms, for all but
-1 % of the packets, and never 100 ms. Frames stand for packets: one every 20 ms, sent back by the carried kernel a fixed
+1 % of the packets, and never 100 ms. Frames stand for packets: one every 30 ms, sent back by the carried kernel a fixed
 time later. Of few frames a single late one is more than 1 %; so a share counts as larger where the binomial's bound at
 1e-6 says so.
 """
