@@ -244,7 +244,10 @@ def _asked(lab: Lab, link: str, what: Sequence[str]) -> _Asked:
 def _profile_or_words(what: Sequence[str], problems: list[str]) -> tuple[Any, dict[str, str]]:
     """A profile's name or a list of steps, else words; of a word given twice the first. Raises InvalidValueError."""
     if len(what) == 1 and what[0].lstrip().startswith("["):
-        return parse_yaml(what[0]), {}
+        try:
+            return parse_yaml(what[0]), {}
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{shown(what[0])}: {problem}" for problem in error.problems) from None
     words: dict[str, str] = {}
     names = [each for each in what if "=" not in each]
     for each in what:
@@ -465,8 +468,10 @@ def down(compose_file: tuple[Path, ...], stale: bool, everything: bool) -> int:
     return 0
 
 
-def _taken_up(compose_file: tuple[Path, ...]) -> ComposeLab:
+def _taken_up(compose_file: tuple[Path, ...], check: Callable[[ComposeLab], object] = lambda _lab: None) -> ComposeLab:
+    """The running stack. ``check``: raises UserError where what is asked of it is wrong, whether it is up or not."""
     lab = ComposeLab(compose_file, say=_say)
+    check(lab)
     if not lab.take_up():
         raise UserError(_NOT_UP)
     return lab
@@ -482,7 +487,7 @@ def _taken_up(compose_file: tuple[Path, ...]) -> ComposeLab:
              testbed impair "client -> server" trace=traces/tunnel.csv""")
 def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> int:
     """Impair LINK of the running stack, with a profile, with words or with a list of steps, and read it back."""
-    lab = _taken_up(compose_file)
+    lab = _taken_up(compose_file, lambda lab: _asked(lab, link, what))
     try:
         asked = _asked(lab, link, what)
         for applied in lab.impair(asked.link, asked.profile, **asked.words):
@@ -560,11 +565,16 @@ def prove(
              testbed cut --reject "client -> server tcp/8888" """)
 def cut(compose_file: tuple[Path, ...], link: str, *, reject: bool) -> int:
     """Cut LINK of the running stack: all its packets are lost, silently, until `testbed heal`."""
-    return _cut(compose_file, lambda lab: lab.cut(link, reject=reject), reject=reject)
+    return _cut(
+        compose_file, lambda lab: lab.topology.links(link), lambda lab: lab.cut(link, reject=reject), reject=reject
+    )
 
 
-def _cut(compose_file: tuple[Path, ...], cut_links: Callable[[Lab], Iterable[LinkRef]], *, reject: bool) -> int:
-    lab = _taken_up(compose_file)
+def _cut(
+    compose_file: tuple[Path, ...], check: Callable[[Lab], object], cut_links: Callable[[Lab], Iterable[LinkRef]], *,
+    reject: bool,
+) -> int:  # fmt: skip
+    lab = _taken_up(compose_file, check)
     try:
         for ref in cut_links(lab):
             _OUT.print(f"{ref}: cut, {'rejecting' if reject else 'silently'}", markup=False)
@@ -586,7 +596,10 @@ def partition(compose_file: tuple[Path, ...], group: str, others: tuple[str, ...
     A group is one host, or several with commas between them; hosts in no group keep all their links.
     """
     groups = [[host.strip() for host in each.split(",")] for each in (group, *others)]
-    return _cut(compose_file, lambda lab: lab.partition(*groups, reject=reject), reject=reject)
+    return _cut(
+        compose_file, lambda lab: lab.topology.links_between(*groups),
+        lambda lab: lab.partition(*groups, reject=reject), reject=reject,
+    )  # fmt: skip
 
 
 @cli.command()
@@ -596,7 +609,10 @@ def partition(compose_file: tuple[Path, ...], group: str, others: tuple[str, ...
 @_example("testbed isolate server")
 def isolate(compose_file: tuple[Path, ...], host: str, *, reject: bool) -> int:
     """Cut every link of HOST of the running stack, both ways, until `testbed heal`."""
-    return _cut(compose_file, lambda lab: lab.isolate(host, reject=reject), reject=reject)
+    return _cut(
+        compose_file, lambda lab: lab.topology.links_around(host), lambda lab: lab.isolate(host, reject=reject),
+        reject=reject,
+    )  # fmt: skip
 
 
 @cli.command()
@@ -608,7 +624,7 @@ def isolate(compose_file: tuple[Path, ...], host: str, *, reject: bool) -> int:
 @_example("""testbed flap --up 2s --down 500ms "client <-> server" """)
 def flap(compose_file: tuple[Path, ...], up: str, down: str, link: str, *, reject: bool) -> int:
     """Have LINK of the running stack come and go until `testbed heal`; what impairs it stays."""
-    lab = _taken_up(compose_file)
+    lab = _taken_up(compose_file, lambda lab: lab.check_flap(link, up=up, down=down))
     try:
         lab.flap(link, up=up, down=down, reject=reject)
         for ref in lab.topology.links(link):
@@ -649,7 +665,7 @@ _host_command("resume", "resumed", "Have a paused HOST go on.")
              testbed heal""")
 def heal(compose_file: tuple[Path, ...], link: str | None) -> int:
     """Take the impairment off LINK, or off every link, and end its cut."""
-    lab = _taken_up(compose_file)
+    lab = _taken_up(compose_file, lambda lab: lab.topology.links(link) if link else None)
     try:
         refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.impaired, *lab.cuts]))
         for ref in refs:

@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         'impair_each(link, "profile", …): run the test once under each profile (without names: under every one).',
     )
     config.stash[state.PROBLEMS] = []
+    config.stash[state.WARNED] = {}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -198,7 +199,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
                 if title.startswith("testbed: "):
                     terminalreporter.write_line(text)
     written = config.pluginmanager.get_plugin(_RESULTS)
-    if written is not None and (notable := list(written.notable)):
+    if notable := [*config.stash[state.WARNED], *(written.notable if written is not None else ())]:
         terminalreporter.section("testbed: warnings", yellow=True)
         for line in notable:
             terminalreporter.write_line(line)

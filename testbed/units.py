@@ -17,6 +17,8 @@ from testbed.text import shortened, shown
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*", re.ASCII)
 # Powers of ten beyond this are typing errors, and at some point more than Decimal can multiply.
 _LARGEST_POWER = 100
+_LONGEST_NUMBER = 20
+"""Of a number without a unit that is written once more, with one."""
 
 _TIME = {
     "ns": Decimal("1e-9"),
@@ -58,12 +60,7 @@ def parse_time(text: object, *, name: str = "time") -> float:
 
     Raises InvalidValueError if there is no unit, the unit is unknown, or the duration is negative.
     """
-    example = (
-        f'write {name}="{_plain(text)}ms" or "{_plain(text)}s"'
-        if _is_number(text)
-        else f'write for example {name}="40ms"'
-    )
-    value, unit = _parse(text, name, "duration", example, _TIME)
+    value, unit = _parse(text, name, "duration", _example(text, name, "ms", "s", instead="40ms"), _TIME)
     if value < 0:
         raise InvalidValueError(f"{name}={shown(text)}: a duration cannot be negative")
     return float(value * unit)
@@ -79,11 +76,7 @@ def parse_rate(text: object, *, name: str = "rate") -> float:
             f'{name}={shown(text)}: "bps" means bytes a second to tc and bits a second to most others; '
             f'write bits: "8mbit" is one megabyte a second'
         )
-    example = (
-        f'write {name}="{_plain(text)}mbit" or "{_plain(text)}kbit"'
-        if _is_number(text)
-        else f'write for example {name}="10mbit"'
-    )
+    example = _example(text, name, "mbit", "kbit", instead="10mbit")
     not_positive = f'{name}={shown(text)}: a rate must be above 0; to let nothing through, say loss="100%"'
     if _is_number(text) and _value(text) <= 0:
         raise InvalidValueError(not_positive)
@@ -101,9 +94,8 @@ def parse_ratio(text: object, *, name: str = "ratio") -> float:
     if _is_number(text):
         share = _value(text)
         meant = f' or, if that is a share of 1, "{format_ratio(share)}"' if 0 < share < 1 else ""
-        raise InvalidValueError(
-            f'{name}={_plain(text)}: a percentage needs its sign; write {name}="{_plain(text)}%"{meant}'
-        )
+        example = _example(text, name, "%", instead="2%")
+        raise InvalidValueError(f"{name}={_plain(text)}: a percentage needs its sign; {example}{meant}")
     value, unit = _parse(text, name, "percentage", f'write for example {name}="2%"', {"%": Decimal("0.01")})
     if not 0 <= value <= 100:
         raise InvalidValueError(f"{name}={shown(text)}: a percentage lies between 0% and 100%")
@@ -115,16 +107,18 @@ def parse_size(text: object, *, name: str = "size") -> int:
 
     Raises InvalidValueError if there is no unit, the unit is unknown, or the size is no whole number of bytes.
     """
-    example = (
-        f'write {name}="{_plain(text)}kB" or "{_plain(text)}B"'
-        if _is_number(text)
-        else f'write for example {name}="16kB"'
-    )
-    value, scale = _parse(text, name, "size", example, _SIZE)
+    value, scale = _parse(text, name, "size", _example(text, name, "kB", "B", instead="16kB"), _SIZE)
     size = value * scale
     if size < 0 or size != int(size):
         raise InvalidValueError(f"{name}={shown(text)}: must be a whole number of bytes")
     return int(size)
+
+
+def _example(text: object, name: str, *units: str, instead: str) -> str:
+    """What to write: a number with one of these units behind it, or, of what is no usable number, another one."""
+    if _is_number(text) and len(plain := _plain(text)) <= _LONGEST_NUMBER and math.isfinite(_value(text)):
+        return f"write {name}=" + " or ".join(f'"{plain}{unit}"' for unit in units)
+    return f'write for example {name}="{instead}"'
 
 
 def _plain(number: object) -> str:

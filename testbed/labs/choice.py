@@ -39,7 +39,10 @@ def make_lab(
     compose_profiles: Sequence[str] = (),
     up_deadline: str = UP_DEADLINE,
     say: Callable[[str], None],
+    warn: Callable[[str], None] | None = None,
 ) -> ComposeLab | LocalLab:
     """The lab that was decided on, of one Compose file, or of several that add to the first; not up yet."""
     made = LocalLab if kind == "local" else ComposeLab
-    return made(compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say)
+    return made(
+        compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say, warn=warn
+    )

@@ -107,12 +107,14 @@ class ComposeLab(Lab):
         up_deadline: str = UP_DEADLINE,
         outlives_us: bool = False,
         say: Callable[[str], None] = lambda _text: None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         """Nothing is read or started yet.
 
         ``compose_file``: one, or several that add to the first, as with ``docker compose -f a -f b``. ``netem``:
         ``host`` (this kernel's), ``carried`` (a kernel that we bring) or ``auto`` (the host's where it has one).
-        ``say`` hears one line for each step that may take longer than a second. ``outlives_us``: the stack and its
+        ``say`` hears one line for each step that may take longer than a second, ``warn`` what Compose warns of in its
+        file (by itself ``say``). ``outlives_us``: the stack and its
         impairments stay when this process ends, until `down`; `take_up` finds them again.
         """
         super().__init__()
@@ -121,6 +123,7 @@ class ComposeLab(Lab):
         self.run_id = secrets.token_hex(4)
         self._asked_netem = netem
         self._say = say
+        self._warn = warn or say
         self._outlives_us = outlives_us
         self._up_deadline_s = allowed_s(up_deadline)
         self.composer = Composer(files_of(compose_file), project=f"testbed-{self.run_id}", profiles=compose_profiles)
@@ -149,12 +152,14 @@ class ComposeLab(Lab):
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
             files = list(self.composer.files) or composefile.found_by_compose(os.environ)
-            profiles = composefile.look_through(filter(reading.exists, files), environment=os.environ)
+            profiles = composefile.look_through(
+                filter(reading.exists, files), environment=os.environ, asked=self.composer.profiles
+            )
             self._config = self.composer.config()
             for warning in self.composer.warnings:
                 if warning not in self._warned:
                     self._warned.add(warning)
-                    self._say(warning)
+                    self._warn(warning)
             if asked := list(topologies.asked_of_compose(self._config)):
                 raise InvalidComposeError(f"{each}: a local lab alone does this: --lab local" for each in asked)
             self._topology = Topology.from_compose(self._config, inactive=profiles)
@@ -382,7 +387,9 @@ class ComposeLab(Lab):
         }
 
     def _stack_name(self) -> str:
-        return os.pathsep.join(str(file.resolve()) for file in self.composer.files) or str(self.composer.directory)
+        """By the files that Compose reads, whether they were named or it finds them."""
+        files = self.composer.files or composefile.found_by_compose(os.environ)
+        return os.pathsep.join(str(file.resolve()) for file in files) or str(self.composer.directory)
 
     def _compose_up(self, config: dict[str, Any]) -> None:
         progress = Progress(self._say, allowed_s=self._up_deadline_s)

@@ -21,6 +21,7 @@ from testbed.labs.composeshapes import quoted
 from testbed.labs.composeyaml import Document, Where, as_text
 from testbed.labs.options import find_compose_file
 from testbed.model import topologies
+from testbed.model.impairment import unknown
 from testbed.text import shown
 
 _MOST_PORT = 65535
@@ -138,11 +139,14 @@ def of_compose(
     return replace(_read(path, tree, Problems(path, places), {}, ("*",)), inactive=left_out)
 
 
-def look_through(files: Iterable[Path], *, environment: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def look_through(
+    files: Iterable[Path], *, environment: Mapping[str, str], asked: Sequence[str] = ()
+) -> dict[str, tuple[str, ...]]:
     """Look at all that Compose is about to read, for it takes a device, a FIFO or a bomb as it comes.
 
     Returns the services that belong to Compose profiles, and to which. Raises InvalidComposeError for a file that
-    cannot be read, and for one that is larger or deeper than any that is meant.
+    cannot be read, for one that is larger or deeper than any that is meant, for a file of variables outside the
+    folder that is none, which Compose would quote, and for a Compose profile that is ``asked`` for and nobody's.
     """
     profiles: dict[str, tuple[str, ...]] = {}
     for file in files:
@@ -160,8 +164,24 @@ def look_through(files: Iterable[Path], *, environment: Mapping[str, str]) -> di
                 except reading.UnreadableError as error:
                     if reading.exists(path):
                         raise InvalidComposeError(error.problems) from None
+            for path in each.variables:
+                _, wrong = _dotenv(path, known, file.parent)
+                if wrong and not reading.is_below(path, [file.parent]):
+                    raise InvalidComposeError(f"{path}:{line}: {text}" for line, text in wrong)
             profiles.update(each.profiles)
+    unknown_ones: list[str] = []
+    _know_profiles(asked, ({"profiles": each} for each in profiles.values()), unknown_ones.append)
+    if unknown_ones:
+        raise InvalidComposeError(unknown_ones)
     return profiles
+
+
+def _know_profiles(asked: Iterable[str], services: Iterable[Mapping[str, Any]], wrong: Callable[[str], None]) -> None:
+    """Tell of each profile that is asked for and that no service has; Compose takes it for one of nobody."""
+    known = sorted({str(profile) for body in services for profile in body.get("profiles") or ()})
+    for each in asked:
+        if each not in (*known, "*"):
+            wrong(f"--compose-profile {shown(each)}: {unknown(each, known) if known else 'no service has a profile'}")
 
 
 def listed(environment: Mapping[str, str]) -> list[Path]:
@@ -202,7 +222,9 @@ def _read(
     tree = composeshapes.read(composeshapes.FILE, {"services": {}, **tree}, problems.add)
     tree["services"] = tree.get("services") or {}
     tree = _with_topology(tree, problems)
-    chosen = {*profiles, *filter(None, variables.get("COMPOSE_PROFILES", "").split(","))}
+    # Where none is asked for, Compose takes the variable's; where that is empty, the one whose name is empty.
+    _know_profiles(profiles, tree["services"].values(), lambda text: problems.add(("--compose-profile", text), text))
+    chosen = {*(profiles or map(str.strip, variables.get("COMPOSE_PROFILES", "").split(",")))}
     services: dict[str, Any] = {}
     inactive: dict[str, tuple[str, ...]] = {}
     for name, body in sorted(tree["services"].items()):  # Compose sorts, too
@@ -300,7 +322,7 @@ class _Places:
     def _read(self, path: Path) -> _Placed:
         real = os.path.realpath(path)
         if real not in self._files:
-            self._files[real] = self._placed(path) if reading.exists(path) else _Placed({}, {}, {}, [], [], {})
+            self._files[real] = self._placed(path) if reading.exists(path) else _Placed({}, {}, {}, [], [], [], {})
         return self._files[real]
 
     def _placed(self, path: Path) -> _Placed:
@@ -311,6 +333,7 @@ class _Places:
         tree = document.value if isinstance(document.value, Mapping) else {}
         included: list[Path] = []
         included_variables: list[Path] = []
+        variables: list[Path] = []
         for each in tree.get("include") or () if isinstance(tree.get("include"), list) else ():
             included += [path.parent / one for one in _paths(each)]
             if isinstance(each, Mapping):
@@ -325,11 +348,12 @@ class _Places:
             if where[:1] == ("services",) and len(where) > 1 and where[1] in services:
                 services[str(where[1])][where[2:]] = (path, line)
         bases = {}
-        beside = included_variables
+        beside = [*included_variables]
         profiles: dict[str, tuple[str, ...]] = {}
         for name, body in said.items() if isinstance(said, Mapping) else ():
             if isinstance(body, Mapping):
                 beside += [path.parent / each for key in ("env_file", "label_file") for each in _paths(body.get(key))]
+                variables += [path.parent / each for each in _paths(body.get("env_file"))]
                 if isinstance(body.get("profiles"), list):
                     profiles[name] = tuple(map(str, body["profiles"]))
             base = body.get("extends") if isinstance(body, Mapping) else None
@@ -337,7 +361,7 @@ class _Places:
             file = base.get("file") if isinstance(base, Mapping) else None
             if base_name:
                 bases[name] = (path.parent / file if isinstance(file, str) else path, str(base_name))
-        return _Placed(own, services, bases, included, beside, profiles)
+        return _Placed(own, services, bases, included, beside, [*included_variables, *variables], profiles)
 
 
 @dataclass(frozen=True)
@@ -352,6 +376,8 @@ class _Placed:
     included: Sequence[Path]
     beside: Sequence[Path]
     """Files of variables and labels."""
+    variables: Sequence[Path]
+    """Those of variables alone."""
     profiles: Mapping[str, tuple[str, ...]]
     """Of each service that has some, its Compose profiles."""
 

@@ -80,7 +80,7 @@ class Composer:
         """Without ``files`` Compose finds them as it always does: COMPOSE_FILE, compose.yaml and its override."""
         self.files = tuple(files)
         self.project = project
-        self._profiles = tuple(profiles)
+        self.profiles = tuple(profiles)
         self.warnings: tuple[str, ...] = ()
         """What Compose warned of when it read the file last, each once."""
 
@@ -94,7 +94,7 @@ class Composer:
                 f"Compose file {shown(str(file))} does not exist; name another with --compose-file" for file in missing
             )
         chosen = [word for file in self.files for word in ("--file", str(file))]
-        profiles = [word for profile in self._profiles for word in ("--profile", profile)]
+        profiles = [word for profile in self.profiles for word in ("--profile", profile)]
         done = self._run([*chosen, *profiles, "config", "--format", "yaml"], timeout_s=60)
         if done.returncode:
             said = "\n".join(line for line in done.stderr.strip().splitlines() if not _WARNING.search(line))

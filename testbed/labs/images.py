@@ -19,14 +19,16 @@ import yaml
 
 import testbed.agent
 from testbed import reading
-from testbed.errors import EnvironmentUnfitError, ImageBuildError
+from testbed.errors import EnvironmentUnfitError, ImageBuildError, InvalidComposeError
 from testbed.labs.engine import INPUTS_LABEL, Engine, tar_archive
 from testbed.resources import resource
+from testbed.text import shown
 
 BASE_REPOSITORY, BASE_TAG = "debian", "trixie-slim"
 BASE = f"{BASE_REPOSITORY}:{BASE_TAG}"
 NETEM_REPOSITORY = "testbed/netem"
 
+_KERNELS = ("/proc/", "/sys/", "/dev/")
 _BASE_DEADLINE_S = 900.0
 
 _FROM_BASE = re.compile(rf"^[ \t]*FROM[ \t]+(--\S+[ \t]+)*{re.escape(BASE)}(\s|$)", re.IGNORECASE | re.MULTILINE)
@@ -120,26 +122,35 @@ def _digest(files: Mapping[str, bytes]) -> str:
 def service_image(build: Mapping[str, Any], service: str) -> tuple[str, str | None]:
     """Repository and digest of inputs for a service that is built.
 
-    No digest where its inputs are not all in one local folder, or are very many: then Compose, with its cache, decides
-    each time. The digest covers the build section and everything in the context, ignored files included, with what a
-    build copies of it: names, permissions, contents, the targets of symbolic links. At worst an image is built once too
-    often. Raises UnreadableError for a Dockerfile that is no file.
+    No digest where its inputs are not all in one local folder, cannot all be read, or are very many: then Compose, with
+    its cache, decides each time. The digest covers the build section and everything in the context, ignored files
+    included, with what a build copies of it: names, permissions, contents, the targets of symbolic links. At worst an
+    image is built once too often. Raises UnreadableError for a Dockerfile that is no file, InvalidComposeError for a
+    context that has the kernel's files in it, which are without end.
     """
     context = Path(str(build.get("context", ".")))
     repository = f"testbed/{_repository_word(context.resolve().name)}-{_repository_word(service)}"
+    if (real := f"{os.path.realpath(context)}/") == "//" or real.startswith(_KERNELS):
+        raise InvalidComposeError(
+            f"service {shown(service)}: the build context {shown(str(context))} has the kernel's own files in it, "
+            f"without end; name a folder of your files"
+        )
     if not context.is_dir() or build.get("additional_contexts"):
         return repository, None
     dockerfile = context / str(build.get("dockerfile") or "Dockerfile")  # it may lie outside its context
     files = {"\0Dockerfile": reading.read_bytes(dockerfile)} if reading.exists(dockerfile) else {}
     left_bytes = _MOST_BYTES
-    for path in context.rglob("*"):
-        name = path.relative_to(context)
-        if {".git", "__pycache__"}.intersection(name.parts):
-            continue
-        left_bytes -= path.lstat().st_size
-        if len(files) > _MOST_FILES or left_bytes < 0:
-            return repository, None
-        files.update([_entry(path, name)])
+    try:
+        for path in context.rglob("*"):
+            name = path.relative_to(context)
+            if {".git", "__pycache__"}.intersection(name.parts):
+                continue
+            left_bytes -= path.lstat().st_size
+            if len(files) > _MOST_FILES or left_bytes < 0:
+                return repository, None
+            files.update([_entry(path, name)])
+    except OSError:  # it has gone meanwhile, or is not for us to read: perhaps the build does not need it
+        return repository, None
     # Where the context lies does not matter: two checkouts of the same files share the image.
     files["\0build"] = yaml.safe_dump({key: value for key, value in build.items() if key != "context"}).encode()
     return repository, _digest(files)

@@ -1010,6 +1010,14 @@ class Lab(abc.ABC):
         what passes. What is lost is lost silently; with ``reject`` its sender is told: see `cut`. `Link.steps` has each
         step with its time.
         """
+        refs, times = self.check_flap(text, up=up, down=down, reject=reject)
+        how = cutting.REJECT if reject else cutting.DROP
+        self._begin_flaps([self._arm_flap(ref, *times, how) for ref in self.there(refs)])
+
+    def check_flap(
+        self, text: str, *, up: str, down: str, reject: bool = False
+    ) -> tuple[tuple[LinkRef, ...], tuple[float, float]]:
+        """What `flap` is asked. Raises InvalidValueError with every problem."""
         problems = Problems()
         with problems.gathered():
             _truth("reject", reject)
@@ -1018,8 +1026,7 @@ class Lab(abc.ABC):
         with problems.gathered():
             times = _flapping_times(up, down)
         problems.tell()
-        how = cutting.REJECT if reject else cutting.DROP
-        self._begin_flaps([self._arm_flap(ref, *times, how) for ref in self.there(refs)])
+        return refs, times
 
     def mend(self, text: str | None = None) -> None:
         """End the cut of these links, or of all."""

@@ -92,6 +92,7 @@ class LocalLab(Lab):
         compose_profiles: Sequence[str] = (),
         up_deadline: str = UP_DEADLINE,
         say: Callable[[str], None] = lambda _text: None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         """Nothing is read or started yet; the arguments are `ComposeLab`'s, or a drawing of `testbed.topologies`."""
         super().__init__()
@@ -100,6 +101,7 @@ class LocalLab(Lab):
         self.run_id = secrets.token_hex(4)
         self._asked_netem = netem
         self._say = say
+        self._warn = warn or say
         self._up_deadline_s = allowed_s(up_deadline)
         self._drawing = compose_file if isinstance(compose_file, Drawing) else None
         self._files = () if isinstance(compose_file, Drawing) else files_of(compose_file)
@@ -158,14 +160,14 @@ class LocalLab(Lab):
             return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
         except NeedsComposeError as needs:
             files = listed or [named, *several]
-            inactive = composefile.look_through(files, environment=os.environ)
+            inactive = composefile.look_through(files, environment=os.environ, asked=self._compose_profiles)
             compose = Composer(self._files, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
             try:
                 config = compose.config()
             except EnvironmentUnfitError as error:
                 raise EnvironmentUnfitError(f"{needs}: Compose alone reads this. {error}") from None
             for warning in compose.warnings:
-                self._say(warning)
+                self._warn(warning)
             return composefile.of_compose(named, config, files, environment=os.environ, inactive=inactive)
 
     @property
@@ -177,7 +179,7 @@ class LocalLab(Lab):
             if file.problems:
                 localplan.make(file, topology)  # which tells of them, and of all else that is wrong
             for name in file.unset:
-                self._say(composer.unset(name))
+                self._warn(composer.unset(name))
             self._topology = topology
         return self._topology
 

@@ -451,14 +451,27 @@ def _volumes(
             case kind:
                 wrong("volumes", f"a volume of type {shown(kind)}; {_WAY_OUT}", number)
     for number, each in enumerate(body.get("tmpfs") or ()):
-        target = str(each or "").partition(":")[0]
-        if each is None or target in buildcontext.SCRATCH:
+        target, _, options = str(each or "").partition(":")
+        if each is None:
+            continue
+        if odd := [option for option in options.split(",") if not _TMPFS_OPTION.fullmatch(option)] if options else []:
+            wrong("tmpfs", f"tmpfs {shown(target)}: {shown(odd[0])} is no option of a tmpfs; write size=64m", number)
+        if target in buildcontext.SCRATCH:
             continue
         if problem := _place_problem(target):
             wrong("tmpfs", f"tmpfs {shown(target)}: {problem}", number)
         else:
             folders.append(target)
     return tuple(named)
+
+
+# What an engine takes, and the kernel after it (tmpfs(5)). A local lab's folder grows with what is put there.
+_TMPFS_OPTION = re.compile(
+    r"ro|rw|(no)?(suid|dev|exec|mand|atime|diratime|relatime|strictatime)|defaults|a?sync|dirsync|remount"
+    r"|r?(un)?bind(able)?|r?(private|shared|slave)|(uid|gid)=\d+|mode=[0-7]+|mpol=.+"
+    r"|(size|nr_blocks|nr_inodes)=\d+[kmgtpe]?%?",
+    re.IGNORECASE,
+)
 
 
 def _place_problem(target: str, *, a_file: bool = False) -> str | None:
@@ -630,7 +643,9 @@ def _check_container_names(file: ComposeFile, topology: Topology, problems: Prob
 def _sysctls(body: Mapping[str, Any], wrong: Any) -> dict[str, str]:
     found = {}
     for name, value in (body.get("sysctls") or {}).items():
-        if name.startswith("net."):
+        if not str(value).isprintable():
+            wrong("sysctls", f"sysctl {shown(name)}: {shown(value)} is no value of a sysctl", name)
+        elif name.startswith("net."):
             found[name] = str(value)
         else:
             wrong("sysctls", f"sysctl {shown(name)}: a host has its own `net.*` alone; {_WAY_OUT}", name)
@@ -797,6 +812,8 @@ def _asked_subnets(body: Any, problems: Problems | None = None, at: Where = ()) 
             continue
         try:
             subnet = ip_network(str(each["subnet"]))
+            if not subnet.prefixlen:
+                raise ValueError("it has every address there is; give it a part of them, as in 10.0.0.0/24")
             if subnet.prefixlen == subnet.max_prefixlen:
                 raise ValueError("has no room for a gateway and a host; name a larger one")
             found.append(subnet)

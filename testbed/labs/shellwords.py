@@ -1,48 +1,64 @@
 """A command that is written as one text, taken apart as Compose does it (compose-go, through go-shellwords). Pure.
 
 No shell is asked: an operator such as ``&&`` or ``>`` that is not quoted ends the command, and what stands behind it is
-left out without a word.
+left out without a word. Backticks and ``$(…)`` keep blanks and operators together, and stay in the word; in a pair of
+backticks, quotes are quotes all the same. A ``)`` alone is refused, as by go-shellwords since April 2026; the one in
+Compose 2.40 takes it for a quote.
 """
 
 from __future__ import annotations
 
-_BLANKS = " \t\r\n"
-_OPERATORS = ";&|<>"
+import re
+
+# A command is a row of these; what stands alone, a quote or a bracket without its second, is none of them.
+_PLAIN = r"""[^\s\\'"`()$;&|<>]|[^\S \t\r\n]|\$(?!\()"""
+_PART = re.compile(
+    rf"""(?P<blank>[ \t\r\n]+)
+    | \\(?P<escaped>.)
+    | '(?P<single>[^']*)'
+    | "(?P<double>(?:\\.|[^"\\])*)"
+    | (?P<tick>`)
+    | (?P<bracket>\$\((?:\\.|[^()\\])*\))
+    | (?P<operator>[;&|<>])
+    | (?P<plain>(?:{_PLAIN})+)""",
+    re.DOTALL | re.VERBOSE,
+)
+_IN_TICKS = re.compile(r"[()]|\$")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 def split(text: str) -> list[str]:
     """The words of a command. Raises ValueError for quotes or brackets without their second."""
     words: list[str] = []
     word: str | None = None
-    inside = ""
-    """The quote that is open: ``\'``, ``"``, a backtick, or ``(`` for ``$(``."""
-    characters = iter(text)
-    for each in characters:
-        if each == "\\" and inside != "'":
-            following = next(characters, None)
-            if following is None:
-                raise ValueError("ends with a backslash")
-            word = (word or "") + following
-        elif each in _BLANKS and not inside:
-            if word is not None:
-                words.append(word)
+    ticked = False
+    at = 0
+    while at < len(text):
+        found = (_IN_TICKS.match(text, at) if ticked else None) or _PART.match(text, at)
+        if found is None:
+            raise ValueError(_alone(text[at:]))
+        at = found.end()
+        kind = found.lastgroup
+        if kind == "blank" and not ticked:
+            words += [] if word is None else [word]
             word = None
-        elif each in "'\"" and inside in ("", each):
-            inside = "" if inside else each
-            word = word or ""
-        elif each == "`" and inside in ("", each):
-            inside, word = "" if inside else each, (word or "") + each
-        elif each in "()" and inside in ("", "("):
-            opens = each == "(" and not inside and word is not None and word.endswith("$")
-            if not opens and not (each == ")" and inside):
-                raise ValueError(f"{each} without its second, or without a $ before it; quote it")
-            inside, word = "(" if opens else "", (word or "") + each
-        elif each in _OPERATORS and not inside:
-            if each == ">" and word is not None and word[:1].isdigit() and word.isascii():
-                word = None  # the descriptor that it redirects
+        elif kind == "operator" and not ticked:
+            # A number before it is the descriptor that it redirects.
+            word = None if found[0] == ">" and (word or "")[:1] in tuple("0123456789") else word
             break
         else:
-            word = (word or "") + each
-    if inside:
-        raise ValueError(f"{inside} without its second")
+            ticked ^= kind == "tick"
+            said = found[kind] if kind in ("escaped", "single", "double", "bracket") else found[0]
+            word = (word or "") + (_ESCAPED.sub(r"\1", said) if kind in ("double", "bracket") else said)
+    if ticked:
+        raise ValueError("` without its second")
     return words if word is None else [*words, word]
+
+
+def _alone(rest: str) -> str:
+    """What is wrong where no part of a command begins."""
+    if rest == "\\":
+        return "ends with a backslash"
+    if rest[0] in "()":
+        return f"{rest[0]} without its second, or without a $ before it; quote it"
+    return f"{rest[:2] if rest.startswith('$(') else rest[0]} without its second"

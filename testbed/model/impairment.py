@@ -69,7 +69,7 @@ _LONGEST_NAME = 60
 _MOST_NAMES = 40
 
 # netem keeps delay and jitter in signed 64-bit nanoseconds; an hour is beyond any link, and a typing error.
-_LONGEST_S = 3600.0
+LONGEST_DELAY_S = 3600.0
 _SHORTEST_S = 1e-9
 # netem (sch_netem.c, netem_change) silently makes a longer jitter 2³¹-1 ns, which is what tabledist() can reckon with.
 _WIDEST_S = 2.147483647
@@ -85,6 +85,8 @@ _LONGEST_QUEUE_BYTES = 2**32 - 1
 # What a filter can count to (testbed.links.indexed), and how many tests it may make for each packet.
 _LAST_INDEX = 2**31 - 1
 _MOST_RANGES = 500
+_MOST_NUMBERS = 100_000
+"""As they are written: neighbours are joined."""
 # An Ethernet and an IPv4 header: no packet is shorter. netem reckons a shorter length than none as almost 2⁶⁴ bytes.
 _SHORTEST_PACKET_BYTES = 34
 _LONGEST_PACKET_BYTES = 65_535
@@ -114,8 +116,8 @@ class Slot:
         shapes = DISTRIBUTIONS[1:]
         if None in times or others != (None, None):
             yield "needs min_s and max_s, or distribution, mean_s and jitter_s"
-        elif not all(0 <= value <= _LONGEST_S for value in times if value is not None):
-            yield f"its times must lie between 0 and {_LONGEST_S:g} seconds"
+        elif not all(0 <= value <= LONGEST_DELAY_S for value in times if value is not None):
+            yield f"its times must lie between 0 and {LONGEST_DELAY_S:g} seconds"
         elif self.distribution is None and times[0] > times[1]:  # type: ignore[operator]  # neither is None here
             yield "its shortest time is longer than its longest"
         elif self.distribution is not None and self.distribution not in shapes and not is_table(self.distribution):
@@ -220,8 +222,8 @@ class Impairment:
         """Each value by itself."""
         for name in ("delay_s", "jitter_s"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= _LONGEST_S:
-                yield f"{name}={shown(value)}: must lie between 0 and {_LONGEST_S:g} seconds"
+            if value is not None and not 0 <= value <= LONGEST_DELAY_S:
+                yield f"{name}={shown(value)}: must lie between 0 and {LONGEST_DELAY_S:g} seconds"
             elif value is not None and 0 < value < _SHORTEST_S:
                 yield f"{name}={shown(value)}: shorter than a nanosecond, the shortest time that netem knows"
             elif name == "jitter_s" and value is not None and value > _WIDEST_S:
@@ -678,6 +680,10 @@ def _numbers(said: object) -> tuple[tuple[int, int], ...]:
     """Packet numbers and ranges, sorted and joined: ``[3, "17-20"]``, the same as text, or ``"3, 17-20"``."""
     parts = _listed(said) if isinstance(said, str) else said if isinstance(said, list | tuple) else [said]
     ranges: list[tuple[int, int]] = []
+    if len(parts) > _MOST_NUMBERS:
+        raise InvalidValueError(
+            f"drop_packets={shown(said)}: {len(parts)} numbers and ranges; at most {_MOST_RANGES} are possible"
+        )
     for part in parts:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part)) if not isinstance(part, bool) else None
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)

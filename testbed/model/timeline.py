@@ -35,7 +35,7 @@ from typing import Any
 
 from testbed import units
 from testbed.errors import InvalidValueError
-from testbed.model.impairment import WORDS, Impairment, unknown
+from testbed.model.impairment import LONGEST_DELAY_S, WORDS, Impairment, unknown
 from testbed.text import shown
 
 LATE_S = 0.010
@@ -608,6 +608,15 @@ def _segments(
             else:
                 read.complain(
                     f"{name}: line {row.line}", ["rate 0 to the end: nothing would ever leave; say loss 100%"]
+                )
+                continue
+            if hold_s > LONGEST_DELAY_S:
+                read.complain(
+                    f"{name}: line {row.line}",
+                    [
+                        f"rate 0 for {units.format_time(hold_s)}: packets are held for at most "
+                        f"{units.format_time(LONGEST_DELAY_S)}; say loss 100%"
+                    ],
                 )
                 continue
         impairment = read.impairment(f"{name}: line {row.line}", words)

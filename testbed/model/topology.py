@@ -25,7 +25,9 @@ _BLANKS_AT_COMMA = re.compile(r"\s+,\s*|,\s+")
 _REPLICA = re.compile(r"(?P<service>[^\[\]]+)\[\d+\]")
 _BARE_PORT = re.compile(r"(?P<port>\d+)(?:/(?P<protocol>tcp|udp))?")
 _REPLICAS = re.compile(r"(?P<service>[^\[\]]+)\[(?:(?P<all>\*)|(?P<first>\d+)\.\.(?P<last>\d+))\]")
-_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "host.docker.internal", "host-gateway")  # noqa: S104  # words
+_MACHINE = ("localhost", "host", "127.0.0.1", "::1", "0.0.0.0", "host.docker.internal", "host-gateway")  # noqa: S104  # words
+_OUTSIDE = ("internet", "outside", "external", "world", "wan")
+_STAND_IN = "have a service stand in for it, a proxy or a fake one, and name that"
 _ADDRESS = re.compile(r"\d+(?:\.\d+){3}|[0-9a-fA-F]*:[0-9a-fA-F:.]*:[0-9a-fA-F.]*")
 _MOST_HOSTS = 10_000
 _LONGEST_LINK = 10_000
@@ -426,11 +428,17 @@ class Topology:
                 return f"that is a name or an address of {service.name}; call it {_any_of(service)}"
         if name.lower() in _MACHINE:
             return (
-                f"that is the machine itself, or a host's own loopback, and no link has its end there; name a host: "
+                f"that is the machine itself, or a host's own loopback, and no link has its end there: what it sends "
+                f"to a published port is never impaired; run its program in a service of the stack, or name a host: "
                 f"{listing(self.hosts)}"
             )
+        if name.lower() in _OUTSIDE:
+            return f"no link leads out of the stack; {_STAND_IN}, or name a host: {listing(self.hosts)}"
         if _ADDRESS.fullmatch(name):
-            return f"an address that the Compose file gives to nobody; name a host: {listing(self.hosts)}"
+            return (
+                f"an address that the Compose file gives to nobody; name a host: {listing(self.hosts)}. If it is "
+                f"outside the stack, {_STAND_IN}"
+            )
         return unknown(name, self.hosts)
 
     def _common_network(self, a: str, b: str, wanted: str | None) -> tuple[str | None, str | None]:

@@ -23,6 +23,7 @@ from testbed.model.impairment import unknown
 from testbed.paper import c01, c02, c03, c04, c05, c06, c07, c09, c10, c11, c12
 from testbed.paper.context import Context
 from testbed.report.claims import Page, claim_page, index_page
+from testbed.text import shown
 from testbed.writing import write_whole
 
 
@@ -74,8 +75,9 @@ CLAIMS: dict[str, Claim] = {
 
 def chosen(ids: Iterable[str]) -> list[Claim]:
     """The claims of these ids, in their order; all if there is none. Raises InvalidValueError naming each unknown."""
-    wanted = [each.strip().upper() for each in ids if each.strip()]
-    problems = [f"claim {each!r}: {unknown(each, CLAIMS)}" for each in wanted if each not in CLAIMS]
+    said = [each.strip() for each in ids if each.strip()]
+    wanted = [each.upper() for each in said]
+    problems = [f"claim {shown(each)}: {unknown(each, CLAIMS)}" for each in said if each.upper() not in CLAIMS]
     if problems:
         raise InvalidValueError(problems)
     return [claim for claim in CLAIMS.values() if not wanted or claim.id in wanted]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,7 @@ def one_each(metafunc: pytest.Metafunc) -> None:
 def read(session: pytest.Session) -> None:
     """Read the markers of the chosen tests, and note every problem."""
     problems = session.config.stash[PROBLEMS]
+    tests: dict[str, list[str]] = {}
     for item in session.items:
         try:
             item.stash[WANTED] = wanted(item, lambda: lab_of(session.config))
@@ -91,7 +92,11 @@ def read(session: pytest.Session) -> None:
             problems.append(str(error))
             break
         except UserError as error:
-            problems += [f"{id_of(item)}: {problem}" for problem in error.problems]
+            for problem in error.problems:
+                tests.setdefault(problem, []).append(id_of(item))
+    for problem, ids in tests.items():  # of a marker on a class, or of impair_each, once
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        problems.append(f"{ids[0]}{more}: {problem}")
 
 
 def refuse(session: pytest.Session) -> None:
@@ -127,7 +132,7 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
     found = Wanted()
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
-    for said, link, profile, words in _asked(item, problems):
+    for said, marker, link, profile, words in _asked(item, problems):
         from testbed.labs.lab import profile_name, unprovable
 
         lab = lab_of_it()
@@ -139,7 +144,8 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
         try:
             asked = lab.asked(link, profile, words)
         except UserError as error:
-            problems += [f"{said}: {problem}" for problem in error.problems]
+            ends = _problems_of_link(lab, link)
+            problems += [f"{marker if problem in ends else said}: {problem}" for problem in error.problems]
             continue
         problems += [f"{said}: {problem}" for problem in (unprovable(asked) if prove else ())]
         found.by_marker[said] = tuple(asked)
@@ -166,15 +172,24 @@ def _given(mark: pytest.Mark) -> list[str]:
     return [*map(shown, mark.args), *(f"{shortened(word)}={shown(value)}" for word, value in mark.kwargs.items())]
 
 
-def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
-    """Each marker of a test as its own text, link, profile and words."""
+def _problems_of_link(lab: Lab, link: str) -> Sequence[str]:
+    try:
+        lab.topology.links(link)
+    except UserError as error:
+        return error.problems
+    return ()
+
+
+def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, str, Any, dict[str, Any]]]:
+    """Each marker of a test: what it asks of this test in words, itself in words; link, profile and words."""
     for mark in item.iter_markers("impair"):
         given = _given(mark)
         said = f"impair({', '.join(given)})"
         if not 1 <= len(mark.args) <= 2 or not isinstance(mark.args[0], str):
             problems.append(f'{said}: write impair("client -> server", "lossy") or impair("a -> b", delay="40ms")')
             continue
-        yield said, mark.args[0], mark.args[1] if len(mark.args) == 2 else None, dict(mark.kwargs)
+        yield said, said, mark.args[0], mark.args[1] if len(mark.args) == 2 else None, dict(mark.kwargs)
     for mark in item.iter_markers("impair_each"):
         if (profile := profile_of(item)) is not None:
-            yield f"impair_each({shown(mark.args[0])}, {shown(profile)})", mark.args[0], profile, {}
+            link = shown(mark.args[0])
+            yield f"impair_each({link}, {shown(profile)})", f"impair_each({link})", mark.args[0], profile, {}

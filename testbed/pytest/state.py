@@ -42,6 +42,8 @@ NOT_UP: pytest.StashKey[str] = pytest.StashKey()
 """Why the stack did not start."""
 UNFIT: pytest.StashKey[bool] = pytest.StashKey()
 """Whether that is a fault of the machine or of the Compose file."""
+WARNED: pytest.StashKey[dict[str, None]] = pytest.StashKey()
+"""What Compose warns of in its file, each once; told at the end."""
 PROBLEMS: pytest.StashKey[list[str]] = pytest.StashKey()
 SEED: pytest.StashKey[int] = pytest.StashKey()
 
@@ -147,6 +149,7 @@ def lab_of(config: pytest.Config) -> Lab:
             compose_profiles=config.getoption("--compose-profile"),
             up_deadline=config.getoption("--up-deadline"),
             say=sayer(config),
+            warn=lambda text: config.stash[WARNED].setdefault(text),
         )
     return config.stash[LAB]
 

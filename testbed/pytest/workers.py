@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, UNFIT, chosen, has_stack
+from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, UNFIT, WARNED, chosen, has_stack
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_TOLD_NOT_UP, TOLD_PROBLEMS = "testbed_not_up", "testbed_problems"
+_TOLD_NOT_UP, TOLD_PROBLEMS, _TOLD_WARNED = "testbed_not_up", "testbed_problems", "testbed_warned"
 
 
 def worker_of(config: pytest.Config) -> dict[str, Any] | None:
@@ -48,15 +48,23 @@ def die_with(controller: int | None) -> None:
 
 
 def hear_worker(node: Any) -> None:
-    """Hear from one of pytest-xdist's workers what was wrong with the markers, the machine or the Compose file."""
+    """Hear from one of pytest-xdist's workers what was wrong with the markers, the machine or the Compose file.
+
+    And what Compose warned it of: all workers are warned of the same.
+    """
     told = getattr(node, "workeroutput", {})
+    for warning in told.get(_TOLD_WARNED, ()):
+        node.config.stash[WARNED].setdefault(warning)
     if _TOLD_NOT_UP in told:
         node.config.stash[NOT_UP], node.config.stash[UNFIT] = told[_TOLD_NOT_UP]
     node.config.stash[PROBLEMS] = told.get(TOLD_PROBLEMS, node.config.stash[PROBLEMS])
 
 
 def tell_controller(config: pytest.Config) -> None:
-    """At a worker's end, say why its stack did not start, if it did not."""
-    if worker_of(config) is not None and NOT_UP in config.stash:
+    """At a worker's end, say why its stack did not start, if it did not; and what Compose warned of."""
+    if worker_of(config) is None:
+        return
+    config.workeroutput[_TOLD_WARNED] = [*config.stash[WARNED]]  # type: ignore[attr-defined]  # xdist's
+    if NOT_UP in config.stash:
         told = (config.stash[NOT_UP], config.stash[UNFIT])
         config.workeroutput[_TOLD_NOT_UP] = told  # type: ignore[attr-defined]  # xdist's

@@ -106,7 +106,8 @@ CASES: dict[str, Case] = {
     **{
         f"profile: {word} {value}": profile(part, f"both: {{{word}: {value}}}\n")
         for word, value, part in (
-            ("delay", "-5ms", "negative"), ("delay", ".nan", "needs a unit"), ("delay", "'nanms'", "not a duration"),
+            ("delay", "-5ms", "negative"), ("delay", ".nan", 'needs a unit; write for example delay="40ms"'),
+            ("delay", "'nanms'", "not a duration"),
             ("delay", "''", "not a duration"), ("delay", "[1ms]", "not a duration"), ("delay", "{a: 1}", "not a dur"),
             ("delay", "true", "not a duration"), ("loss", "120%", "between 0%"), ("loss", "1e-30%", "2⁻³²"),
             ("rate", "0", "above 0"), ("rate", "1e30tbit", "2⁶⁷"), ("rate", "5mbps", "bytes a second"),
@@ -132,6 +133,7 @@ CASES: dict[str, Case] = {
     "trace: Mahimahi that is none": trace("not a whole number", "x\n", "t.mahi"),
     "trace: Mahimahi without end": trace("has no opportunity", "0\n" * 1_000_000, "t.mahi"),
     "trace: Mahimahi of digits": trace("not a whole number", "1" * 5000 + "\n", "t.mahi"),
+    "trace: held for a day": trace("line 2: rate 0 for 86400s", "time_s,rate_mbit\n0,0\n86400,1\n"),
     "trace: elsewhere": named("is not quoted", "/etc/passwd"),
     "trace: above": named("is not quoted", "../" * 20 + "etc/passwd"),
     "trace: a process's": named("is not quoted", "/proc/self/environ"),
@@ -158,6 +160,7 @@ CASES: dict[str, Case] = {
     "link: a port": Case("a -> server tcp/80", words="client -> server:80=delay=1ms"),
     "link: the machine": Case("the machine itself", words="localhost -> server=delay=1ms"),
     "words: deep": Case(DEEP, words="client -> server=[" + "[" * 3000),
+    "words: no YAML": Case("'[{': not YAML", words="client -> server=[{"),
     "words: a recursive step": Case("is no profile", words="client -> server=[&a [*a]]"),
     "words: a profile elsewhere": Case("unknown", words="../../etc/passwd"),
     "words: a long profile": Case("unknown", words="x" * 3000),
@@ -178,6 +181,9 @@ CASES: dict[str, Case] = {
     "compose: includes a bomb": compose(MUCH, f"include: [b.yaml]\n{GOOD}", b_yaml=aliases("services: {}\n")),
     "compose: extends a FIFO": compose("is a FIFO", "services: {a: {extends: {file: b, service: a}}}\n", b="FIFO"),
     "compose: a chain": compose("at most 10000", GOOD + "x-testbed: {topology: {chain: 99999999}}\n"),
+    "compose: all addresses": compose(
+        "every address", GOOD + "networks: {default: {ipam: {config: [{subnet: 0.0.0.0/0}]}}}\n"
+    ),
     "compose: a wide subnet": compose("subnet", GOOD + "networks: {default: {ipam: {config: [{subnet: x}]}}}\n"),
     **{
         f"compose: {words}": service(part, words)
@@ -187,6 +193,8 @@ CASES: dict[str, Case] = {
             ("env_file: /dev/zero", "is a device"), ("env_file: /etc", "is a folder"), ("volumes: ['::::']", "colons"),
             ("user: '99999999999'", "2147483647"), ("hostname: '${'", "closing brace"), ("x-testbed: 5", "second time"),
             ("privileged: true", "privileged"), ("init: maybe", "true or false"),
+            ("tmpfs: ''", "absolute path"), ("tmpfs: ['/x:size=x']", "'size=x' is no option of a tmpfs"),
+            ("tmpfs: ['/tmp:bogus']", "'bogus' is no option"), ('sysctls: {net.ipv4.ip_forward: "1\\n"}', "no value"),
         )
     },
     "env: a FIFO": compose("is a FIFO", GOOD, _env="FIFO"),
@@ -203,5 +211,11 @@ CASES: dict[str, Case] = {
     "option: a device": Case("is a device", more=("-f", "/dev/zero")),
     "option: secrets": Case("/etc/passwd", more=("-f", "/etc/passwd")),
     "option: a long name": Case("File name too long", more=("-f", "x" * 300)),
+    "option: a Compose profile of nobody": Case("no service has a profile", more=("--compose-profile", "$(x)")),
+    "option: another Compose profile": Case(
+        "'dbg': unknown; did you mean 'debug'?",
+        {"compose.yaml": GOOD.replace("{image: none/a,", "{image: none/a, profiles: [debug],")},
+        more=("--compose-profile", "dbg"),
+    ),
     "option: no such lab": Case("--lab", more=("--lab", "moon\x1b[2J")),
 }  # fmt: skip

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from testbed import cli
-from testbed.labs import local
+from testbed.labs import compose, local
+from testbed.links.profiles import load_profiles
 
 from .bad_inputs import CASES, GOOD, Case
 
@@ -72,26 +73,101 @@ def peak_kib() -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_bad_input_is_one_error_soon_and_in_little_memory(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def told(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    """The exit status of a command in this process, under its limits, and what it says; it may start nothing."""
+
     def start(*_arguments: object, **_more: object) -> None:
         raise AssertionError("something was started")
 
-    case = CASES[name]
-    prepare(folder, case)
-    monkeypatch.setattr(local, "ChildAgent", start)
+    for module, name in ((local, "ChildAgent"), (compose, "Engine"), (cli, "Engine")):
+        monkeypatch.setattr(module, name, start)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["testbed", *command(case, "local")])
+    monkeypatch.setattr(sys, "argv", ["testbed", *argv])
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what there is (proc(5))
     before_kib, before_s = peak_kib(), sum(os.times()[:4])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     took_s, took_kib = sum(os.times()[:4]) - before_s, peak_kib() - before_kib
-    check(ended.value.code, capsys.readouterr().err, case.part)
     assert took_s <= CPU_S
     assert took_kib <= MEMORY_KIB
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_input_is_one_error_soon_and_in_little_memory(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = CASES[name]
+    prepare(folder, case)
+    check(*told(command(case, "local"), monkeypatch, capsys), case.part)
+
+
+ENGINES = (
+    "compose: a long name",
+    "compose: all addresses",
+    "compose: user: '99999999999'",
+    "compose: privileged: true",
+)
+"""What Compose takes, and an engine may; of a tmpfs, a sysctl and a subnet an engine tells as it makes them."""
+
+
+@pytest.mark.parametrize("name", [
+    name for name in CASES if name.startswith(("compose:", "env:")) and name not in ENGINES
+    and not any(word in name for word in ("tmpfs", "sysctls", "subnet"))
+])  # fmt: skip
+def test_a_bad_file_is_one_error_where_compose_reads_it(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compose: None
+) -> None:
+    prepare(folder, CASES[name])
+    status, said = told(command(CASES[name], "compose"), monkeypatch, capsys)
+    check(status, said, "testbed: ")
+    assert "Engine" not in said
+
+
+WITHOUT_A_STACK = {
+    ("flap", "--up", "-1s", "--down", "nan", "a -> server"): ("up='-1s'", "down='nan'", "host 'a': unknown"),
+    ("impair", "a -> server", "loss=5"): ("host 'a': unknown", "loss=5"),
+    ("cut", "--reject", "a -> server tcp/0"): ("host 'a': unknown", "'tcp/0'"),
+    ("partition", "a", "server,server"): ("host 'a': unknown",),
+    ("isolate", "a"): ("host 'a': unknown",),
+    ("heal", "a -> b"): ("host 'a': unknown", "host 'b': unknown"),
+    ("paper", "--only", "C2,<x>,c99"): ("claim '<x>': unknown", "claim 'c99': unknown"),
+}
+
+
+@pytest.mark.parametrize("argv", WITHOUT_A_STACK, ids=" ".join)
+def test_what_is_wrong_with_a_command_is_told_whether_a_stack_is_up_or_not(
+    argv: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    compose: None,
+) -> None:  # fmt: skip
+    (folder / "compose.yaml").write_text(GOOD)
+    status, said = told(list(argv), monkeypatch, capsys)
+    for part in WITHOUT_A_STACK[argv]:
+        check(status, said, part)
+
+
+@pytest.mark.parametrize("lab", ["local", "compose"])
+@pytest.mark.parametrize("way", ["env_file", "include", ".env"])
+def test_what_stands_in_a_file_of_variables_elsewhere_is_not_quoted(
+    way: str, lab: str, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], compose: None,
+) -> None:  # fmt: skip
+    secret = tmp_path_factory.mktemp("elsewhere") / "shadow"
+    secret.write_text("root:*:19000\nuser name@host:$6$rounds:19001\nKEY='and so on\n")
+    match way:
+        case "env_file":
+            text = GOOD.replace("{image: none/a,", f"{{image: none/a, env_file: {secret},")
+        case "include":
+            (folder / "other.yaml").write_text("services: {}\n")
+            text = f"include: [{{path: other.yaml, env_file: {secret}}}]\n{GOOD}"
+        case _:
+            (folder / ".env").symlink_to(secret)
+            text = GOOD
+    (folder / "compose.yaml").write_text(text)
+    status, said = told(command(Case(""), lab), monkeypatch, capsys)
+    check(status, said, ":2: is no variable; what is written there is not quoted")
+    for word in ("user", "host", "rounds", "19001", "and so on"):
+        assert word not in said.replace(str(secret), "").replace(str(folder), "")
 
 
 def limit() -> None:
@@ -116,8 +192,7 @@ def test_as_a_command_on_an_engine_too(name: str, folder: Path, compose: None) -
         env={**os.environ, "DOCKER_HOST": "unix:///nowhere.sock", "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.stdout == ""
-    if "no Docker engine answers" not in done.stderr:  # said of a file that this command does not come to
-        check(done.returncode, done.stderr, case.part)
+    check(done.returncode, done.stderr, case.part)
 
 
 MARKERS = {
@@ -130,13 +205,35 @@ MARKERS = {
     "a text that cannot be shown": ("delay=Sly('5 ms x')", "delay='5 ms x'"),
     "an object that cannot be shown": ("delay=Raises()", "<Raises, whose repr raises ValueError>"),
     "in itself": ("drop_packets=RECURSIVE", "is no number of a packet"),
-    "very many": ("drop_packets=list(range(1, 10**6, 2))", "at most 500 are possible"),
+    "very many": ("drop_packets=list(range(1, 10**6, 2))", "500000 numbers and ranges; at most 500 are possible"),
+    "many": ("drop_packets=list(range(1, 2000, 2))", "1000 numbers and ranges; at most 500 are possible"),
     "half a character": ("delay='\\udcff'", "\\udcff"),
     "a long trace": ("trace='x'*5000", "no such file"),
     "a NUL": ("trace='\\0'", "no such file"),
     "no name": ("trace=5", "must be the name of a file"),
     "a foreign key": ("**{'<script>': 1}", "unknown"),
 }
+
+
+def test_what_is_wrong_of_many_tests_is_told_once(pytester: pytest.Pytester) -> None:
+    pytester.makefile(".yaml", compose=GOOD)
+    pytester.makepyfile(
+        "import pytest\n"
+        "@pytest.mark.impair_each('x -> y')\ndef test_each(profile): pass\n"
+        "@pytest.mark.impair('client -> server', los='5%')\n"
+        "class TestIt:\n    def test_a(self): pass\n    def test_b(self): pass\n"
+        "@pytest.mark.impair_each('client -> server', 'lossy', 'nosuch')\ndef test_one(profile): pass\n"
+    )
+    result = pytester.runpytest_inprocess("--lab", "local", "-p", "no:cacheprovider")
+    assert result.ret == 2
+    said = [line for line in result.outlines if ".py::" in line]
+    profiles = len(load_profiles(Path("none")))
+    assert [line.partition(": ")[0].partition("::")[2] for line in said] == [
+        f"test_each[3g] and {profiles - 1} more", f"test_each[3g] and {profiles - 1} more",
+        "TestIt::test_a and 1 more", "test_one[nosuch]",
+    ]  # fmt: skip
+    assert "impair_each('x -> y'): link 'x -> y': host 'x': unknown" in said[0]
+    assert "impair_each('client -> server', 'nosuch'): profile 'nosuch': unknown" in said[3]
 
 
 @pytest.mark.parametrize("name", MARKERS)

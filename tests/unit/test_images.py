@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from testbed.errors import InvalidComposeError
 from testbed.labs.images import netem_tag, service_image, starts_from_base
 
 
@@ -27,6 +28,24 @@ def digest(build: dict[str, Any], service: str = "web") -> str:
     found = service_image(build, service)[1]
     assert found is not None
     return found
+
+
+@pytest.mark.parametrize("place", ["/", "/proc", "/proc/self", "/sys/class", "/dev"])
+def test_a_context_with_the_kernels_own_files_is_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(place)
+    for context in (place, str(tmp_path / "link")):
+        with pytest.raises(InvalidComposeError, match=r"service 'web': the build context .* the kernel"):
+            service_image({"context": context, "dockerfile_inline": "FROM x"}, "web")
+
+
+def test_a_context_whose_files_go_while_it_is_read_has_no_digest(
+    context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "readlink", gone)
+    assert service_image({"context": str(context)}, "web") == ("testbed/server-web", None)
 
 
 # --- the digest ------------------------------------------------------------------------------------

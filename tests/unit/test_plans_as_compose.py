@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -114,19 +117,36 @@ COMMANDS = (
     "a && b", r"a\&b", "a &", "<x", "a`b`", "$$(x)", "$$(x y)z", "echo a#b", "#b", "a'#'b", "x||y", "a\nb",
     "x 2>/dev/null", "a 2>&1 b", "", " ", 'a "" b', "a ''", r"a\tb\nc", r"'a\tb'", r'"a\"b"', "a '`' b", "`a b` c",
     "é 'ü ß'", "x a2>f", "\"a'b\"", "'a\"b'", "a\r\nb", r"\ a", "a > b", "a'b'\"c\"d",
+    "`a'b c'd` e", "`\"`\"`", "1é>x y", "`(a b)`", "a$$b $$(c'd)",
 )  # fmt: skip
 
 
+def _more_commands() -> Iterator[str]:
+    """Of what means something in a command, in any order; those that we take."""
+    random = Random(1)  # noqa: S311  # inputs, the same in each run
+    pieces = [*" \t\n'\"`$()\\>&;1aé#", "$(", "\\t", "2>", "''", '""']
+    while True:
+        said = "".join(random.choices(pieces, k=random.randint(2, 9)))
+        try:
+            shellwords.split(said)
+        except ValueError:
+            continue
+        yield said.replace("$", "$$")
+
+
 def test_a_command_in_one_text_is_taken_apart_alike(folder: Path) -> None:
-    lines = [f"  s{number:02}: {{image: x, command: {_quoted(said)}}}" for number, said in enumerate(COMMANDS)]
+    commands = [*COMMANDS, *islice(_more_commands(), 500)]
+    lines = [f"  s{number:03}: {{image: x, command: {_quoted(said)}}}" for number, said in enumerate(commands)]
     (folder / "compose.yaml").write_text("\n".join(["services:", *lines]), encoding="utf-8")
     found = Composer([folder / "compose.yaml"], project="x").config()["services"]
     theirs = [[word.replace("$$", "$") for word in found[name]["command"] or ()] for name in sorted(found)]
-    assert [shellwords.split(said.replace("$$", "$")) for said in COMMANDS] == theirs
+    assert [shellwords.split(said.replace("$$", "$")) for said in commands] == theirs
 
 
 def _quoted(said: str) -> str:
-    inside = said.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    inside = (
+        said.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    )
     return f'"{inside}"'
 
 
@@ -167,6 +187,28 @@ def test_a_host_of_a_compose_profile_that_is_not_active_is_told_with_it(folder: 
         )
         active = LocalLab(compose_profiles=["ci"]).topology
         assert active.hosts == ("a", "b")
+
+
+@pytest.mark.parametrize("variable", [None, "", "ci", " ci , debug", "ci,", "*"])
+@pytest.mark.parametrize("asked", [[], ["debug"]])
+def test_the_profiles_that_are_active_are_those_of_compose(
+    asked: list[str], variable: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("COMPOSE_PROFILES", variable)
+    said = {
+        "a": "",
+        "b": ", profiles: [ci]",
+        "c": ", profiles: [debug]",
+        "d": ", profiles: ['']",
+        "e": ", profiles: []",
+    }
+    rows = [f"  {name}: {{image: python, command: [x]{more}}}" for name, more in said.items()]
+    path = folder / "compose.yaml"
+    path.write_text("\n".join(["services:", *rows]))
+    own = composefile.read(path, environment=os.environ, profiles=asked).config
+    theirs = Composer([path], project="x", profiles=asked).config()
+    assert own["services"].keys() == theirs["services"].keys()
 
 
 def test_a_range_takes_the_first_port_that_is_free(folder: Path) -> None:

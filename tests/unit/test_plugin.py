@@ -83,6 +83,26 @@ def test_every_wrong_marker_fails_at_collection_with_one_clear_error(project: py
         assert fnmatch.filter(told, f"*{message}*"), f"{WRONG[number]}: told {told}"
 
 
+@pytest.mark.parametrize("options", [(), ("-q",), ("-n", "2")], ids=" ".join)
+@pytest.mark.parametrize("lab", ["compose", "local"])
+def test_a_variable_that_is_not_set_is_told_once_however_pytest_runs(
+    lab: str, options: tuple[str, ...], project: pytest.Pytester
+) -> None:
+    app = "{image: nobody/none, command: [x, $NOT_SET, '${NOT_SET}'], x-testbed: {local: {path: .}}}"
+    project.makefile(".yaml", compose=f"services:\n  client: {app}\n  server: {app}\n")
+    body = """
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.impair("client -> server", "clean")
+def test_it(number, request): pass
+
+def pytest_runtest_setup(item): pytest.skip("no stack")
+"""
+    project.makeconftest("import pytest\n" + body.rpartition("\n\n")[2])
+    result = run(project, body, "--lab", lab, *options)
+    said = [line for line in result.outlines + result.errlines if "NOT_SET" in line]
+    assert said == ['The "NOT_SET" variable is not set. Defaulting to a blank string.']
+
+
 def test_every_problem_is_told_at_once(project: pytest.Pytester) -> None:
     result = run(
         project,
