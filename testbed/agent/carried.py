@@ -193,9 +193,12 @@ class CarriedKernel:
         return stat.rpartition(")")[2].split()[0] in "Tt"
 
     def go_on(self) -> None:
-        """Have it go on where it was stopped."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGCONT)
+        """Have it go on where it was stopped.
+
+        Itself alone: it traces its programs, and dies of a SIGCONT that it sees one of them get.
+        """
+        if self.stopped:
+            self._process.send_signal(signal.SIGCONT)
 
     def links(self, devices: Iterable[str]) -> dict[str, str]:
         """Of each of its devices: ``up``, ``down`` or ``gone``."""

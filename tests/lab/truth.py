@@ -18,14 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed import ComposeLab, ImpairmentNotAppliedError, Lab, LocalLab
+from testbed import ComposeLab, ImpairmentNotAppliedError, Lab, LabError, LocalLab
 from testbed.labs.lab import Port, Program
 from testbed.labs.waiting import await_condition
 from testbed.model.topology import LinkRef
+from tests.lab.test_local_death import alive, relatives
 
-LINK = "client -> server"
+STACK = Path(__file__).parent / "stacks" / "shared.yaml"
+"""Two hosts that share a second network, too."""
 PORT = 5005
-COUNT, PACE_S = 50, 0.02
+_OTHER_NETWORK = "side"
+LINK = "client -> server on lan"
+_NARROWED = f"client -> server udp/{PORT} on lan"
+COUNT, PACE_S = 40, 0.02
 _FAULT_AFTER_S = 0.25
 _ATTEMPTS = 3
 
@@ -40,7 +45,7 @@ _SEND = """
 import socket, struct, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 spare = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for number in range(int(sys.argv[3])):
+for number in range(int(sys.argv[7]), int(sys.argv[7]) + int(sys.argv[3])):
     try: spare.bind((sys.argv[6], 0))
     except OSError: pass  # the host does not have that address, or not yet
     else: s = spare
@@ -91,11 +96,11 @@ IMPAIRMENTS = (
     Asked(name="delay", put=lambda lab: lab.impair(LINK, delay="40ms"), in_force=_all_within(0.04, 0.04)),
     Asked(name="loss 100%", put=lambda lab: lab.impair(LINK, loss="100%"), in_force=_none),
     Asked(name="cut", put=lambda lab: lab.cut(LINK), in_force=_none),
-    Asked(name="narrowed cut", put=lambda lab: lab.cut(f"{LINK} udp/{PORT}"), in_force=_none),
+    Asked(name="narrowed cut", put=lambda lab: lab.cut(_NARROWED), in_force=_none),
     Asked(name="flap", put=lambda lab: lab.flap(LINK, up="100ms", down="100ms"), in_force=_some_of_each),
     Asked(
         name="timeline",
-        put=lambda lab: lab.impair(LINK, [{"at": "0s", "delay": "20ms"}, {"at": "500ms", "delay": "60ms"}]),
+        put=lambda lab: lab.impair(LINK, [{"at": "0s", "delay": "20ms"}, {"at": "400ms", "delay": "60ms"}]),
         in_force=_all_within(0.02, 0.06),
     ),
 )
@@ -116,6 +121,10 @@ class Place:
     """The receiver's address."""
     spare: str
     """An address from which the sender sends as soon as its host has it."""
+
+    def send(self, target: str) -> None:
+        """Send more datagrams, to another address of the receiver's."""
+        self.lab.host(self.ref.src).run(_sending(self.lab, target, self.spare, count=COUNT // 2, first=COUNT))
 
     def beside(self, *argv: str) -> bytes:
         """Run a program in the network namespace of the switch; what it printed."""
@@ -138,11 +147,21 @@ class Place:
     @property
     def sender(self) -> int:
         """The process that sends, as this machine numbers it."""
-        return next(each for each, words in _processes() if _SEND.encode() in words and self.spare.encode() in words)
+        ours = self.lab.run_id.encode()  # another run's hosts may have the same addresses
+        return next(each for each, words in _processes() if _SEND.encode() in words and ours in words)
 
     def signal(self, number: int) -> None:
         """Send the carried kernel a signal."""
         os.kill(self.kernel[0], number)
+
+
+def place(lab: Lab, *, network: str = "lan") -> Place:
+    """Where a fault is done, once `LINK` is impaired or cut; ``network``: where datagrams are sent."""
+    ref = lab.link(LINK).ref
+    port = next(each for each in lab.ports if each.name == f"{ref.dst}@{ref.network}")
+    target = next(each for each in lab.host(ref.dst).addresses(network) if "." in each)
+    spare = str(ipaddress.ip_address(target) + 100)
+    return Place(lab=lab, ref=ref, port=port, kernel=_kernel(port.kernel or ""), target=target, spare=spare)
 
 
 def _enter(whose: int | Sequence[int], *argv: str) -> bytes:
@@ -222,6 +241,58 @@ def _restart(lab: LocalLab) -> None:
     lab.kill_host("server", "SIGKILL")
 
 
+def _kill_agent(at: Place) -> None:
+    """End the agent that holds the ports; of a local lab everything ends with it."""
+    if isinstance(at.lab, ComposeLab):
+        at.lab._agent_container.kill()
+        return
+    assert isinstance(at.lab, LocalLab)
+    assert at.lab._child is not None
+    everyone = relatives(at.lab._child.pid)
+    os.kill(at.lab._child.pid, signal.SIGKILL)
+    await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=5)
+
+
+def _kill_capturing(at: Place) -> None:
+    """End the agent that captures, and watches how late packets are."""
+    if isinstance(at.lab, ComposeLab):
+        (container,) = at.lab.engine.containers(testbed_run=at.lab.run_id, testbed_role="capture")
+        container.kill()
+        return
+    assert isinstance(at.lab, LocalLab)
+    assert at.lab._child is not None
+    pipe = f"pipe:[{os.fstat(at.lab._capture_agent._stream._read).st_ino}]"  # type: ignore[union-attr]  # it watches
+    ends = {
+        pid for pid in relatives(at.lab._child.pid)
+        if any(os.readlink(each) == pipe for each in Path(f"/proc/{pid}/fd").iterdir())
+    }  # fmt: skip
+    os.kill(min(ends), signal.SIGKILL)
+    await_condition(lambda: alive(ends), lambda left: not left, deadline_s=5)
+
+
+def _connect(at: Place) -> Callable[[], None]:
+    """Connect both hosts to another network, as `docker network connect` does, and send there; what undoes it."""
+    assert isinstance(at.lab, ComposeLab)
+    client = at.lab.engine._client
+    network = client.networks.create(f"{at.lab.composer.project}-stray", labels={"testbed.run": at.lab.run_id})
+    ends = [at.lab.hosts[name].container for name in (at.ref.src, at.ref.dst)]
+
+    def undo() -> None:
+        for each in ends:
+            network.disconnect(each, force=True)
+        network.remove()
+
+    try:
+        for each in ends:
+            network.connect(each)
+        ends[-1].reload()
+        at.send(ends[-1].attrs["NetworkSettings"]["Networks"][network.name]["IPAddress"])
+    except BaseException:
+        undo()
+        raise
+    return undo
+
+
 FAULTS: Mapping[str, Callable[[Place], object]] = {
     "none": lambda _at: None,
     "link down at the veth": lambda at: at.beside("ip", "link", "set", at.veth, "down"),
@@ -238,6 +309,8 @@ FAULTS: Mapping[str, Callable[[Place], object]] = {
     "kernel frozen 3 s": _frozen(3.0),
     "kernel stopped": lambda at: at.signal(signal.SIGSTOP),
     "machine starved": _starved,
+    "agent killed": _kill_agent,
+    "capturing agent killed": _kill_capturing,
     "container paused": _host(
         lambda lab: lab.hosts["server"].container.pause(), lambda lab: lab.channel.call("freeze_host", host="server")
     ),
@@ -249,12 +322,25 @@ FAULTS: Mapping[str, Callable[[Place], object]] = {
     ),
     "address added": _address_added,
     "fragments": lambda _at: None,
+    "stray network": lambda _at: None,
+    "stray network, connected meanwhile": _connect,
     "kernel killed": lambda at: at.signal(signal.SIGKILL),
 }
 
 
+OF_CONTAINERS = frozenset({"stray network, connected meanwhile"})
+"""Faults of containers alone: a local lab's namespaces nobody but the lab connects to a network."""
+
+
+def faults(lab: type[Lab]) -> list[str]:
+    """Those that can befall a lab of this kind."""
+    return [each for each in FAULTS if issubclass(lab, ComposeLab) or each not in OF_CONTAINERS]
+
+
 _BYTES = {"fragments": 4000}
 """Of each datagram, where not 64: above an MTU it comes in pieces."""
+_NETWORK = {"stray network": _OTHER_NETWORK}
+"""Where all of them go, where not over the link's."""
 
 
 def _processes() -> Iterator[tuple[int, list[bytes]]]:
@@ -282,7 +368,7 @@ class Cell:
     fault: str
     impairment: str
     verdict: str
-    """``PASSED`` or ``INVALID``."""
+    """``PASSED``, ``INVALID``, or ``FAILED``: something else than a link that was not in force broke it."""
     in_force: bool
     """Whether the datagrams that arrived bear out what was asked."""
     reason: str
@@ -297,10 +383,16 @@ class Cell:
         return self.next_verdict == "PASSED"
 
     @property
+    def told(self) -> str:
+        """In a word or two: ``WRONG``, or the verdict, and whether what was asked was in force where it passed."""
+        said = "PASSED, in force" if self.verdict == "PASSED" and self.in_force else self.verdict
+        return said if self.right else f"WRONG ({said}; next {self.next_verdict.partition(':')[0]})"
+
+    @property
     def right(self) -> bool:
         """Whether nothing passed that should not, and the next test found all in order; without a fault, it passed."""
-        told = self.in_force if self.verdict == "PASSED" else self.fault != "none"
-        return told and self.mended
+        invalid = self.verdict == "INVALID" and self.fault != "none"
+        return (invalid or (self.verdict == "PASSED" and self.in_force)) and self.mended
 
 
 def cell(lab: Lab, fault: str, asked: Asked) -> Cell:
@@ -309,16 +401,16 @@ def cell(lab: Lab, fault: str, asked: Asked) -> Cell:
     Then nothing is known of the fault: the cell is run again, `_ATTEMPTS` times in all; the last counts as it is.
     """
     for late in range(_ATTEMPTS):
-        seen, reason = _test(lab, asked, fault)
+        seen, verdict, reason = _test(lab, asked, fault)
         spoiled = fault == "none" and _only_late(lab)
-        after = ""
+        next_verdict, after = "PASSED", ""
         if not spoiled:
-            _, after = _test(lab, asked, "none")
-            spoiled = bool(after) and _only_late(lab)
+            _, next_verdict, after = _test(lab, asked, "none", warn_only=True)
+            spoiled = next_verdict == "INVALID" and _only_late(lab)
         found = Cell(
-            fault=fault, impairment=asked.name, verdict="INVALID" if reason else "PASSED", reason=reason,
+            fault=fault, impairment=asked.name, verdict=verdict, reason=reason,
             in_force=seen is not None and asked.in_force(seen), late=late,
-            next_verdict=f"INVALID: {after}" if after else "PASSED",
+            next_verdict=f"{next_verdict}: {after}" if after else next_verdict,
         )  # fmt: skip
         if not spoiled:
             break
@@ -340,44 +432,55 @@ def await_frames(lab: Lab, count: int) -> None:
     await_condition(seen, lambda counts: bool(counts) and min(counts) >= count, deadline_s=20)
 
 
-def _test(lab: Lab, asked: Asked, fault: str) -> tuple[Arrivals | None, str]:
-    """What arrived, and why the test is INVALID; empty if it is not."""
-    seen, reason = None, ""
-    lab.carriage.warn_only = False  # whatever this suite's other tests are run with
-    lab.begin("truth")
-    undo: object = None
+def _test(lab: Lab, asked: Asked, fault: str, *, warn_only: bool = False) -> tuple[Arrivals | None, str, str]:
+    """What arrived, the verdict as pytest's plugin has it, and the reason; empty for a test that passed.
+
+    ``warn_only``: see `Carriage.warn_only`. A machine that is late is nothing that a fault has left.
+    """
+    seen, verdict, reason = None, "PASSED", ""
+    undo: list[object] = []
     try:
-        asked.put(lab)
-        lab.carriage.settle()
-        receiver, undo = _send(lab, fault)
-        lab.verify()
-        lines = receiver.stop("SIGKILL").stdout.splitlines()[1:]
-        seen = Arrivals(delays_s=dict(_read(lines)), late_s=0.1)
-    except ImpairmentNotAppliedError as error:
-        reason = str(error)
-    finally:
-        if callable(undo):
-            undo()
-        lab.end()
-    return seen, reason
+        lab.carriage.warn_only = warn_only  # whatever this suite's other tests are run with
+        lab.begin("truth")
+        try:
+            asked.put(lab)
+            lab.carriage.settle()
+            receiver = _send(lab, fault, undo)
+            lab.verify()
+            lines = receiver.stop("SIGKILL").stdout.splitlines()[1:]
+            seen = Arrivals(delays_s=dict(_read(lines)), late_s=0.1)
+        except ImpairmentNotAppliedError as error:
+            verdict, reason = "INVALID", str(error)
+        except LabError as error:  # an agent's death is none of the test's failures
+            deaths = lab.succession.look()
+            verdict, reason = ("INVALID", "; ".join(map(str, deaths))) if deaths else ("FAILED", str(error))
+        finally:
+            for each in undo:
+                if callable(each):
+                    each()
+            lab.end()
+    except Exception as error:  # noqa: BLE001  # whatever broke, this cell is wrong and the others are run
+        return None, "FAILED", f"{reason}; then {type(error).__name__}: {error}"
+    return seen, verdict, reason
 
 
-def _send(lab: Lab, fault: str) -> tuple[Program, object]:
-    """What receives, after all has been sent; and what undoes the fault, if that must be."""
-    ref = lab.link(LINK).ref
-    port = next(each for each in lab.ports if each.name == f"{ref.dst}@{ref.network}")
-    server, client = lab.host(ref.dst), lab.host(ref.src)
-    receiver = server.start(["python3", "-c", _RECEIVE, str(PORT)], ready="ready")
-    target = next(each for each in server.addresses(ref.network) if "." in each)
-    spare = str(ipaddress.ip_address(target) + 100)
-    words = [target, PORT, COUNT, PACE_S, _BYTES.get(fault, 64), spare]
-    sender = client.start(["python3", "-c", _SEND, *map(str, words)])
+def _send(lab: Lab, fault: str, undo: list[object]) -> Program:
+    """What receives, after all has been sent; ``undo`` gets what undoes the fault, if that must be."""
+    at = place(lab, network=_NETWORK.get(fault, "lan"))
+    receiver = lab.host(at.ref.dst).start(["python3", "-c", _RECEIVE, str(PORT)], ready="ready")
+    sender = lab.host(at.ref.src).start(_sending(lab, at.target, at.spare, size_bytes=_BYTES.get(fault, 64)))
     time.sleep(_FAULT_AFTER_S)  # what is asked is that some datagrams pass before
-    at = Place(lab=lab, ref=ref, port=port, kernel=_kernel(port.kernel or ""), target=target, spare=spare)
-    undo = FAULTS[fault](at)
+    undo.append(FAULTS[fault](at))
     sender.wait("30s")
     time.sleep(0.2)  # for what is under way
-    return receiver, undo
+    return receiver
+
+
+def _sending(
+    lab: Lab, target: str, spare: str, *, count: int = COUNT, size_bytes: int = 64, first: int = 0
+) -> list[str]:
+    """The program that sends so many datagrams to an address, numbered from ``first`` on."""
+    return ["python3", "-c", _SEND, *map(str, (target, PORT, count, PACE_S, size_bytes, spare, first, lab.run_id))]
 
 
 def _read(lines: Sequence[str]) -> list[tuple[int, float]]:
