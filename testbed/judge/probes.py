@@ -66,8 +66,9 @@ _LONGER = "longer than asked: the machine is overloaded, or packets wait in anot
 _SLOWER = "another queue on the way is slower, or the machine is overloaded"
 _TABLE_UNIT = 8192
 _TABLE_REACH = 4
-_TESTS = 20
-"""More are never made of one direction: two of each of five quantiles, two of each share, two of a rate."""
+_TESTS = 21
+"""More are never made of one direction: two of each of five quantiles, one of the longest delay, two of each share,
+two of a rate."""
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 # tc that cannot read /proc/net/psched counts time in units of 64 ns × 15.625 (facts of iproute2: tc_core.c).
 _PSCHED = 15.625
@@ -359,7 +360,7 @@ def _counted(
         field=name,
         asked=asked,
         seen=f"{_percent(k / n) if n else '—'} ({k} of {n}{of})",
-        verdict=FAILS if fails else HOLDS,
+        verdict=FAILS if fails else HOLDS if would else SHOWN,
         how=f"binomial: {first} to {last} accepted; seen share lies in {_percent(lowest)} to {_percent(highest)}; "
         f"a share {would or 'of another size'} would {'' if would else 'not '}be found, {exact.POWER:.0%} surely",
         cause=cause if fails else "",
@@ -566,12 +567,18 @@ def _delay(case: _Case) -> list[Check]:
         )]  # fmt: skip
     limit_s = base_s + case.tolerance_s
     in_time = sum(value <= limit_s for value in values)
-    late = exact.at_most(in_time, len(values), 0.5) < case.alpha
+    late, few = _mostly_late(case, in_time, len(values))
     return [Check(
-        field="delay", asked=words, seen=seen, verdict=FAILS if late else HOLDS,
-        how=f"none before it, {in_time} of {len(values)} within {_ms(limit_s)}: order statistics of the median",
+        field="delay", asked=words, seen=seen, verdict=FAILS if late else SHOWN if few else HOLDS,
+        how=f"none before it, {in_time} of {len(values)} within {_ms(limit_s)}: order statistics of the median{few}",
         cause=_cause_of_delay(case, median) if late else "",
     )]  # fmt: skip
+
+
+def _mostly_late(case: _Case, in_time: int, count: int) -> tuple[bool, str]:
+    """Whether fewer than half came in time; and why that could not have been found, else empty."""
+    few = exact.at_most(0, count, 0.5) >= case.alpha
+    return exact.at_most(in_time, count, 0.5) < case.alpha, "; so few could not show a longer one" if few else ""
 
 
 def _lines_up(asked: Impairment) -> bool:
@@ -596,7 +603,8 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
 
     Where order is kept a packet leaves no earlier than the one before it: its delay is the larger of its own draw and
     of what is left of the other's. The test of a quantile takes only the probes for which the latter lies below it:
-    whether such a one arrives before the quantile depends on its own draw alone.
+    whether such a one arrives before the quantile depends on its own draw alone. Where all are late hardly one is
+    left for these tests; so half of all must arrive within the longest delay that was asked.
     """
     asked, tolerance_s = case.asked, case.tolerance_s
     jitter_s = asked.jitter_s or 0.0
@@ -607,8 +615,16 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
         return [Check(field="delay", asked=words, seen=seen, how="there is no exact test of it: shown, not judged")]
     quantile = _quantile_of(asked, case.table)
     bounds = {} if asked.reorder_by_jitter and not asked.rate_bps else _bounds(case.flight)
+    longest_s = base_s + _longest_s(asked) - (asked.delay_s or 0.0) + tolerance_s
+    within = sum(value <= longest_s for value in delays.values())
+    late, few = _mostly_late(case, within, len(delays))
+    told = [f"{within} of {len(delays)} within {_ms(longest_s)}{few}"]
     worst: Check | None = None
-    told = []
+    if late:
+        worst = Check(
+            field="delay", asked=words, seen=seen, verdict=FAILS, how=f"{told[0]}, and no delay longer was asked",
+            cause=_LONGER,
+        )  # fmt: skip
     for level in _LEVELS:
         at_s, share = quantile(level)
         at_s = base_s + at_s
@@ -626,7 +642,8 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
                 how=f"{told[-1]} came {'before' if too_soon else 'within'} it, a share of {share:.3g} was asked",
                 cause=_LONGER if too_late else _cause_of_delay(case, statistics.median(delays.values())),
             )  # fmt: skip
-    return [worst or Check(field="delay", asked=words, seen=seen, verdict=HOLDS, how="; ".join(told))]
+    verdict = SHOWN if few else HOLDS
+    return [worst or Check(field="delay", asked=words, seen=seen, verdict=verdict, how="; ".join(told))]
 
 
 def _bounds(flight: Flight) -> dict[int, float]:

@@ -141,6 +141,8 @@ WRONG = [
     (Impairment(delay_s=0.02), Impairment(delay_s=0.019), "delay", "shorter than asked"),
     (Impairment(delay_s=0.02), Impairment(delay_s=0.025), "delay", "longer than asked"),
     (Impairment(delay_s=0.12, jitter_s=0.025), Impairment(delay_s=0.12), "delay", ""),
+    (Impairment(delay_s=0.0003, jitter_s=0.00005), Impairment(delay_s=0.028), "delay", "longer than asked"),
+    (Impairment(delay_s=0.02, jitter_s=0.003), Impairment(delay_s=0.2, jitter_s=0.003), "delay", "longer than asked"),
     (Impairment(delay_s=0.02), Impairment(delay_s=0.02, loss_ratio=0.02), "loss", "a full queue"),
     (Impairment(loss_ratio=0.02), NO, "loss", "another path"),
     (Impairment(loss_ratio=0.1), Impairment(loss_ratio=0.018), "loss", "another path"),
@@ -170,6 +172,18 @@ def test_a_link_that_does_something_else_is_condemned(
     assert failed, "condemned, and for this field"
     assert cause in failed[0].cause
     assert failed[0].asked in str(failed[0])
+
+
+def test_what_no_outcome_could_condemn_is_shown_and_not_judged() -> None:
+    few = Flight(sent_ns=[0] * 20, arrivals=[(number, 10**9) for number in range(20)])
+    for asked in (Impairment(delay_s=0.02), Impairment(delay_s=0.02, jitter_s=0.003)):
+        (delay, loss) = judge(asked, few, clean=netem(NO, random.Random(1), 100, 0.001))  # noqa: S311  # a simulation
+        assert (delay.field, delay.verdict, loss.verdict) == ("delay", SHOWN, HOLDS)
+        assert "so few could not show a longer one" in delay.how
+    asked = Impairment(loss_gemodel=(0.01, 0.25, 1.0, 0.0))
+    verdicts = {check.field: check.verdict for check in judged(asked, Impairment(loss_ratio=1.0))}
+    assert verdicts["bursts begin"] == SHOWN, "of no packet that was delivered, nothing is known"
+    assert verdicts["bursts end"] == FAILS
 
 
 def test_a_rate_beyond_the_machines_own_is_shown_and_not_judged() -> None:
