@@ -35,7 +35,7 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import composefile, hostfiles, images
+from testbed.labs import composefile, hostfiles, images, onlyone
 from testbed.labs.agents import ROLES, TUN
 from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
@@ -55,7 +55,7 @@ from testbed.labs.observing import Spot, spots_of_port
 from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
 from testbed.labs.releasing import PerPacket
 from testbed.labs.runs import DETACHED, STACK_LABEL, STARTER_LABEL, UP_LABEL, Run, clear_stale, owner, remove_run, runs
-from testbed.labs.starting import Progress, allowed_s, last_check
+from testbed.labs.starting import Progress, Unwell, allowed_s, last_check, unwell_in_words
 from testbed.labs.succession import CAPTURE, PORTS, beside
 from testbed.labs.suspending import Suspended
 from testbed.labs.waiting import NotSeenError, await_condition
@@ -164,6 +164,13 @@ class ComposeLab(Lab):
                 raise InvalidComposeError(f"{each}: a local lab alone does this: --lab local" for each in asked)
             self._topology = Topology.from_compose(self._config, inactive=profiles)
         return self._topology
+
+    @property
+    def only_one(self) -> tuple[str, ...]:  # type: ignore[override]  # likewise
+        """Published ports, names and subnets that an engine has once. Raises InvalidComposeError."""
+        self.topology  # noqa: B018  # reads the file
+        config = self._config or {}
+        return (*onlyone.ports(config), *onlyone.names_and_subnets(config))
 
     @property
     def profiles(self) -> Mapping[str, Any]:  # type: ignore[override]  # likewise
@@ -592,16 +599,19 @@ class ComposeLab(Lab):
 
     def _raise_unwell(self, containers: Sequence[Container], context: str) -> None:
         """Raise ServiceFailedError naming each service that is not well, with its last lines."""
-        said: list[str] = []
+        found: list[Unwell] = []
         for container in containers:
             state = self.engine.state(container)
             if _wellness(state) == "well":
                 continue
-            name = container.labels.get("com.docker.compose.service", container.name)
-            self.failed_logs[str(name)] = log = self.engine.logs(container)
-            last = "\n".join(f"    {line}" for line in log.splitlines()[-_LAST_LINES:]) or "    (it printed nothing)"
-            said.append(f"service `{name}` {_describe(state)}; its last lines:\n{last}")
-        raise ServiceFailedError("\n".join([*said, context] if context else said))
+            name = str(container.labels.get("com.docker.compose.service", container.name))
+            self.failed_logs[name] = log = self.engine.logs(container)
+            refused = bool(state.get("State", {}).get("Error"))
+            found.append(Unwell(
+                service=name, state=_describe(state), failed=refused or _wellness(state) == "failed",
+                began=state.get("State", {}).get("Status") != "created", last_lines=log.splitlines()[-_LAST_LINES:],
+            ))  # fmt: skip
+        raise ServiceFailedError("\n".join([*unwell_in_words(found), *([context] if context else [])]))
 
     def _remove_stack(self) -> None:
         """Remove all that carries our run's label; anything still there afterwards is an error."""
@@ -1214,7 +1224,7 @@ def _describe(inspected: Mapping[str, Any]) -> str:
             checks = (state.get("Health") or {}).get("Log") or []
             return f"is running and {health}; {last_check(str(checks[-1].get('Output', '')) if checks else None)}"
         case "created":
-            return f"was created and not started {state.get('Error', '')}".strip()
+            return ": ".join(filter(None, ["was created and not started", state.get("Error")]))
         case status:
             return f"is {status}"
 

@@ -525,6 +525,9 @@ class Lab(abc.ABC):
     seedable: bool
     """Whether that netem takes a seed."""
 
+    only_one: Sequence[str] = ()
+    """What keeps a second lab of the same kind from being up beside it, each with what to write instead."""
+
     def __init__(self) -> None:
         self._ports: dict[tuple[str, str], Port] = {}
         self.records: list[Record] = []

@@ -33,7 +33,7 @@ from testbed.errors import (
     LabError,
     ServiceFailedError,
 )
-from testbed.labs import composefile, composer, dockerfile, hostfiles, limits, localplan, readiness
+from testbed.labs import composefile, composer, dockerfile, hostfiles, limits, localplan, onlyone, readiness
 from testbed.labs.channel import Channel
 from testbed.labs.child import ChildAgent, PipeStream
 from testbed.labs.composefile import ComposeFile, NeedsComposeError
@@ -182,6 +182,11 @@ class LocalLab(Lab):
                 self._warn(composer.unset(name))
             self._topology = topology
         return self._topology
+
+    @property
+    def only_one(self) -> tuple[str, ...]:  # type: ignore[override]  # likewise
+        """Published ports, which this machine has once. Raises InvalidComposeError."""
+        return tuple(onlyone.ports(self._compose_file().config))
 
     @property
     def profiles(self) -> Mapping[str, Any]:  # type: ignore[override]  # likewise

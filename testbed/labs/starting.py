@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from testbed.errors import InvalidValueError, TestbedError
 from testbed.text import shortened, shown
@@ -80,6 +81,29 @@ def in_words(awaited: Mapping[str, str], *, since_s: float, allowed_s: float) ->
     more = [f"{len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []
     waits = ", ".join([*named[:_MOST_NAMED], *more])
     return f"starting, {since_s:.0f} s of {allowed_s:g} s (the up-deadline); not well yet: {waits}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unwell:
+    """A service's container that is not well."""
+
+    service: str
+    state: str
+    """In words."""
+    failed: bool
+    """Whether it, or the engine that was to start it, failed; others may only have waited."""
+    began: bool
+    """Whether its program was ever started."""
+    last_lines: Sequence[str]
+
+
+def unwell_in_words(found: Sequence[Unwell]) -> Iterator[str]:
+    """What failed first, with its last lines; then what was waited for; what waited for those by name alone."""
+    for each in sorted((each for each in found if each.began or each.failed), key=lambda each: not each.failed):
+        last = "\n".join(f"    {line}" for line in each.last_lines) or "    (it printed nothing)"
+        yield f"service `{each.service}` {each.state}" + (f"; its last lines:\n{last}" if each.began else "")
+    if idle := dict.fromkeys(f"`{each.service}`" for each in found if not each.began and not each.failed):
+        yield f"not started yet: {', '.join(idle)}"
 
 
 def last_check(output: str | None) -> str:

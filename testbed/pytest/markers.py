@@ -10,7 +10,7 @@ import pytest
 
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, UserError
 from testbed.pytest.state import PROBLEMS, WRONG_USE, lab_of
-from testbed.pytest.workers import TOLD_PROBLEMS, worker_of
+from testbed.pytest.workers import TOLD_PROBLEMS, side_by_side, worker_of
 from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
@@ -97,6 +97,18 @@ def read(session: pytest.Session) -> None:
     for problem, ids in tests.items():  # of a marker on a class, or of impair_each, once
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
         problems.append(f"{ids[0]}{more}: {problem}")
+    workers = side_by_side(session.config)
+    if workers > 1 and not problems and sum(map(needs_lab, session.items)) > 1:
+        problems += _only_one(session.config, workers)
+
+
+def _only_one(config: pytest.Config, workers: int) -> list[str]:
+    """What keeps several workers from having a stack each."""
+    try:
+        found = lab_of(config).only_one
+    except (UserError, EnvironmentUnfitError):  # told where the stack is to start
+        return []
+    return [f"{workers} stacks side by side (-n {workers}): {each}; or run without -n" for each in found]
 
 
 def refuse(session: pytest.Session) -> None:

@@ -27,10 +27,17 @@ def tell_worker(node: Any) -> None:
     And tell those that are our children who we are: see `die_with`.
     """
     node.workerinput["testbed_seed"] = node.config.stash[SEED]
+    node.workerinput["testbed_dist"] = node.config.getoption("dist")  # which each worker takes for its own: "no"
     node.workerinput["testbed_lab"] = chosen(node.config) if has_stack(node.config) else None
     spec = node.gateway.spec
     ours = spec.popen and not (spec.python or spec.via)
     node.workerinput["testbed_controller"] = os.getpid() if ours else None
+
+
+def side_by_side(config: pytest.Config) -> int:
+    """How many workers take tests of any kind, and so have a stack each; 1 where groups or files may keep to one."""
+    told = worker_of(config) or {}
+    return int(told["workercount"]) if told.get("testbed_dist") in ("load", "worksteal", "each") else 1
 
 
 def die_with(controller: int | None) -> None:

@@ -9,6 +9,7 @@ import docker
 import docker.errors
 import pytest
 
+from testbed import LocalLab
 from testbed.labs import choice
 
 COMPOSE = """
@@ -441,6 +442,36 @@ def test_with_xdist_a_wrong_marker_is_told_once_and_nothing_is_run(project: pyte
 def test_with_xdist_a_stack_that_cannot_be_had_is_wrong_use_too(project: pytest.Pytester) -> None:
     result = run(project, "def test_it(lab): pass\ndef test_other(): pass\n", "-n", "2")
     assert result.ret == 2
+    result.stdout.fnmatch_lines(["*testbed could not start the stack*", "no Docker engine answers*"])
+
+
+_ALONE = """
+services:
+  client: {image: nobody/none, ports: ["127.0.0.1:8080:80", "81", "8000-8010:82"]}
+  server: {image: nobody/none, container_name: own}
+networks: {default: {ipam: {config: [{subnet: 10.9.0.0/24}]}}}
+"""
+_TWO = "def test_it(lab): pass\ndef test_other(lab): pass\n"
+
+
+def test_with_xdist_what_only_one_stack_can_have_is_refused_before_anything_starts(project: pytest.Pytester) -> None:
+    file = project.makefile(".yaml", compose=_ALONE)
+    result = run(project, _TWO, "-n", "2")
+    assert result.ret == 2
+    said = result.stdout.str()
+    port = "service 'client' publishes port 8080: write `ports: ['127.0.0.1::80']` for a free one"
+    assert f"2 stacks side by side (-n 2): {port}; or run without -n" in said
+    assert said.count("side by side") == 3
+    assert "'server' has `container_name: 'own'`: leave it out" in said
+    assert "'default' has `subnet: 10.9.0.0/24`: leave it out" in said
+    assert "could not start" not in said
+    assert LocalLab(file).only_one == (port,), "names and subnets are each local lab's own"
+
+
+def test_with_xdist_where_groups_may_keep_to_one_worker_its_stack_may_have_all(project: pytest.Pytester) -> None:
+    project.makefile(".yaml", compose=_ALONE)
+    result = run(project, _TWO, "-n", "2", "--dist", "loadgroup")
+    assert "side by side" not in result.stdout.str()
     result.stdout.fnmatch_lines(["*testbed could not start the stack*", "no Docker engine answers*"])
 
 

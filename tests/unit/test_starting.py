@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed.errors import InvalidValueError, LabError
-from testbed.labs.starting import Progress, allowed_s, in_words, last_check
+from testbed.labs.starting import Progress, Unwell, allowed_s, in_words, last_check, unwell_in_words
 
 
 def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_s_in_the_end() -> None:
@@ -49,3 +49,22 @@ def test_a_line_stays_a_line_whatever_is_awaited() -> None:
 def test_a_deadline_is_a_time_above_0(text: str) -> None:
     with pytest.raises(InvalidValueError, match="up_deadline"):
         allowed_s(text)
+
+
+def test_what_failed_is_told_first_and_what_waited_for_it_by_name() -> None:
+    def unwell(service: str, state: str, *, failed: bool = False, began: bool = False, log: str = "") -> Unwell:
+        return Unwell(service=service, state=state, failed=failed, began=began, last_lines=log.splitlines())
+
+    found = [
+        unwell("client", "was created and not started"),
+        unwell("cache", "is running and starting", began=True, log="ready"),
+        unwell("web", "was created and not started: port is already allocated", failed=True),
+        unwell("client", "was created and not started"),
+        unwell("db", "exited with status 3", failed=True, began=True),
+    ]
+    assert list(unwell_in_words(found)) == [
+        "service `web` was created and not started: port is already allocated",
+        "service `db` exited with status 3; its last lines:\n    (it printed nothing)",
+        "service `cache` is running and starting; its last lines:\n    ready",
+        "not started yet: `client`",
+    ]
