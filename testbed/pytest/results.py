@@ -105,8 +105,13 @@ class ResultsFile:
             if test["flaky"]:
                 earlier = [each["outcome"] for each in test["earlier_attempts"]]
                 yield f"{test['id']}: flaky: {', '.join(earlier)}, then passed"
+            links: dict[str, dict[str, None]] = {}
             for link in test["links"]:
-                yield from (f"{test['id']}: {link['link']}: {' '.join(each.split())}" for each in link["warnings"])
+                for warning in link["warnings"]:
+                    links.setdefault(" ".join(warning.split()), {})[link["link"]] = None
+            for warning, (*named,) in links.items():  # an isolated host has a dozen links, a carried kernel all of them
+                more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+                yield f"{test['id']}: {', '.join(named[:_MOST_NAMED])}{more}: {warning}"
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -162,6 +167,7 @@ class ResultsFile:
         write_whole(file, written, below=self._config.invocation_params.dir)
 
 
+_MOST_NAMED = 3
 _CUT_SHORT = (2, 3, 4)
 """Exit statuses of pytest's that say that tests may not have been run: interrupted, internal error, wrong use."""
 

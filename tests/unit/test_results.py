@@ -302,6 +302,17 @@ def test_warnings_are_in_the_summary_one_line_each(project: pytest.Pytester) -> 
                                  "test_it.py::test_it: a -> b: two lines"])  # fmt: skip
 
 
+def test_a_warning_of_many_links_is_one_line(project: pytest.Pytester) -> None:
+    body = (
+        "def test_it(fake): fake.evidence = [LinkEvidence(link=f'a -> b{n}', network='n', asked={}, command='', "
+        "warnings=['late', f'own {n}'] if n == 2 else ['late']) for n in (1, 1, 2, 3, 4, 5)]"
+    )
+    lines = run(project, body).outlines
+    assert [line for line in lines if line.startswith("test_it.py::test_it: a")] == [
+        "test_it.py::test_it: a -> b1, a -> b2, a -> b3 and 2 more: late", "test_it.py::test_it: a -> b2: own 2",
+    ]  # fmt: skip
+
+
 def test_a_marker_whose_links_were_not_set_never_passes(project: pytest.Pytester) -> None:
     body = "@pytest.fixture\ndef _testbed_links(): pass\n@pytest.mark.impair('a -> b', 'lossy')\ndef test_it(): pass"
     run(project, body).stdout.fnmatch_lines(["*test_it: impair('a -> b', 'lossy'): not set: *", "*1 invalid*"])
