@@ -31,6 +31,7 @@ _OTHER_NETWORK = "side"
 LINK = "client -> server on lan"
 _NARROWED = f"client -> server udp/{PORT} on lan"
 COUNT, PACE_S = 40, 0.02
+_COUNT_AFTER = 10
 _FAULT_AFTER_S = 0.25
 _ATTEMPTS = 3
 
@@ -405,7 +406,7 @@ def cell(lab: Lab, fault: str, asked: Asked) -> Cell:
         spoiled = fault == "none" and _only_late(lab)
         next_verdict, after = "PASSED", ""
         if not spoiled:
-            _, next_verdict, after = _test(lab, asked, "none", warn_only=True)
+            _, next_verdict, after = _test(lab, asked, "none", after=True)
             spoiled = next_verdict == "INVALID" and _only_late(lab)
         found = Cell(
             fault=fault, impairment=asked.name, verdict=verdict, reason=reason,
@@ -432,20 +433,20 @@ def await_frames(lab: Lab, count: int) -> None:
     await_condition(seen, lambda counts: bool(counts) and min(counts) >= count, deadline_s=20)
 
 
-def _test(lab: Lab, asked: Asked, fault: str, *, warn_only: bool = False) -> tuple[Arrivals | None, str, str]:
+def _test(lab: Lab, asked: Asked, fault: str, *, after: bool = False) -> tuple[Arrivals | None, str, str]:
     """What arrived, the verdict as pytest's plugin has it, and the reason; empty for a test that passed.
 
-    ``warn_only``: see `Carriage.warn_only`. A machine that is late is nothing that a fault has left.
+    ``after`` a fault, a few datagrams will do; and that the machine is late is nothing that a fault has left.
     """
     seen, verdict, reason = None, "PASSED", ""
     undo: list[object] = []
     try:
-        lab.carriage.warn_only = warn_only  # whatever this suite's other tests are run with
+        lab.carriage.warn_only = after  # whatever this suite's other tests are run with
         lab.begin("truth")
         try:
             asked.put(lab)
             lab.carriage.settle()
-            receiver = _send(lab, fault, undo)
+            receiver = _send(lab, fault, undo, count=_COUNT_AFTER if after else COUNT)
             lab.verify()
             lines = receiver.stop("SIGKILL").stdout.splitlines()[1:]
             seen = Arrivals(delays_s=dict(_read(lines)), late_s=0.1)
@@ -464,12 +465,14 @@ def _test(lab: Lab, asked: Asked, fault: str, *, warn_only: bool = False) -> tup
     return seen, verdict, reason
 
 
-def _send(lab: Lab, fault: str, undo: list[object]) -> Program:
+def _send(lab: Lab, fault: str, undo: list[object], *, count: int) -> Program:
     """What receives, after all has been sent; ``undo`` gets what undoes the fault, if that must be."""
     at = place(lab, network=_NETWORK.get(fault, "lan"))
     receiver = lab.host(at.ref.dst).start(["python3", "-c", _RECEIVE, str(PORT)], ready="ready")
-    sender = lab.host(at.ref.src).start(_sending(lab, at.target, at.spare, size_bytes=_BYTES.get(fault, 64)))
-    time.sleep(_FAULT_AFTER_S)  # what is asked is that some datagrams pass before
+    sender = lab.host(at.ref.src).start(
+        _sending(lab, at.target, at.spare, count=count, size_bytes=_BYTES.get(fault, 64))
+    )
+    time.sleep(min(_FAULT_AFTER_S, count * PACE_S))  # what is asked is that some datagrams pass before
     undo.append(FAULTS[fault](at))
     sender.wait("30s")
     time.sleep(0.2)  # for what is under way
