@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -35,13 +35,12 @@ _BOOT_DEADLINE_S = 30.0
 # Debian's kernel finds out at each start which way of computing RAID 6 is the fastest: 0.85 s of its 1.2 s.
 _NOT_NEEDED = "raid6_select_algo"
 
-# UML (6.12) goes to sleep without looking whether a packet came while it went, and that lies in its tap until the next
-# signal, for seconds where nothing else is to do. So a timer of its own process wakes it. (os_idle_sleep blocks SIGALRM
-# while it looks, but not SIGIO.)
-_LOOK_EVERY_S = 0.002
+_WAKE_EVERY_S = 0.002
 
 # Its share of a processor, before all that share one fairly: without, packets wait for whatever else is busy.
-_RUNTIME_NS, _PERIOD_NS = 500_000, 2_000_000
+# The first that is to be had: where many kernels run, or few processors, a quarter is not (EBUSY).
+_RUNTIMES_NS, _PERIOD_NS = (500_000, 200_000, 100_000), 2_000_000
+_WAKER_RUNTIMES_NS = (20_000,)
 
 # arch/um/drivers/mconsole.h
 _MCONSOLE_MAGIC = 0xCAFEBABE
@@ -62,17 +61,11 @@ def find_kernel(root: Path | None = None) -> str | None:
     return "/usr/bin/linux.uml" if (root / "usr/bin/linux.uml").is_file() else None
 
 
-def _as_child(root: Path | None) -> Callable[[], None]:
-    """What a child does before it becomes the kernel: a timer goes on across execve(2), as what is ignored does."""
-    enter = in_root(root)
-
-    def prepare() -> None:
-        if enter is not None:
-            enter()
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # until it has a handler
-        signal.setitimer(signal.ITIMER_REAL, _LOOK_EVERY_S, _LOOK_EVERY_S)
-
-    return prepare
+def _waker(pid: int) -> subprocess.Popen[bytes]:
+    """Who sends a kernel the signals that it misses: see `wake`."""
+    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("wake.py")), str(pid), str(_WAKE_EVERY_S)]
+    null = subprocess.DEVNULL
+    return subprocess.Popen(program, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 def _inside(root: Path | None, name: str) -> str:
@@ -121,16 +114,13 @@ class CarriedKernel:
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
                 start_new_session=True,
-                preexec_fn=_as_child(root),
+                preexec_fn=in_root(root),
             )  # fmt: skip
         for descriptor in theirs:
             os.close(descriptor)
-        self.waits_its_turn = ""
+        self._waker: subprocess.Popen[bytes] | None = None
+        self.waits_its_turn = self._run_first(self._process, _RUNTIMES_NS)
         """Why it runs when its turn comes, as other processes do; empty if it runs before them."""
-        try:
-            kernelcalls.run_first(self._process.pid, runtime_ns=_RUNTIME_NS, period_ns=_PERIOD_NS)
-        except OSError as error:
-            self.waits_its_turn = error.strerror or str(error)
         self.tc = Batch(tc_in[1], tc_out[0], "tc", sync=TC_SYNC, alive=self.died)
         self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self.died)
         helper = qdiscs.Relayed(helper_in[1], helper_out[0], alive=self.died)
@@ -143,9 +133,24 @@ class CarriedKernel:
             helper.await_ready(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
+            self._waker = _waker(self._process.pid)  # before it has a handler, the signal would end it
+            self.waits_its_turn = self.waits_its_turn or self._run_first(self._waker, _WAKER_RUNTIMES_NS)
         except BaseException:
             self.kill()
             raise
+
+    @staticmethod
+    def _run_first(process: subprocess.Popen[bytes], runtimes_ns: Iterable[int]) -> str:
+        """Have a process run before others; why it may not, or nothing."""
+        why = ""
+        for runtime_ns in runtimes_ns:
+            try:
+                kernelcalls.run_first(process.pid, runtime_ns=runtime_ns, period_ns=_PERIOD_NS)
+            except OSError as error:
+                why = error.strerror or str(error)
+            else:
+                return ""
+        return why
 
     def died(self) -> str | None:
         """What it died of, with its last lines; None while it lives."""
@@ -246,6 +251,8 @@ class CarriedKernel:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        if self._waker is not None:
+            self._waker.wait()  # it finds nobody to wake
 
     def kill(self) -> None:
         """End the kernel at once, and forget it. Its taps vanish."""

@@ -78,7 +78,7 @@ def test_beside_busy_processes_packets_are_in_time_and_so_are_frames(carried: La
     assert most_of(frames_s) < MOST_LATE_S
 
 
-def test_a_carried_kernel_looks_for_packets_by_itself_also_while_its_agent_stands_still(carried: Lab) -> None:
+def test_a_carried_kernel_is_woken_for_packets_that_it_missed_also_while_its_agent_stands_still(carried: Lab) -> None:
     carried.impair(truth.LINK, delay="1ms")
     (port,) = carried.ports
     assert port.kernel is not None
