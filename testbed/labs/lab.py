@@ -577,15 +577,13 @@ class Lab(abc.ABC):
         be impaired at once, to whose ports that is not done and undone.
         """
         self._testing = True
+        for known in (self.records, self.history, self.programs, self.probed, self.evidence):
+            known.clear()  # first: if this fails, what is told of the test is not that of the one before
         self.succession.begin()
         self._heal_all()
         self.whole.begin()
         releasing.release(self, but=links)
-        self.records.clear()
-        self.history.clear()
         self._steps.clear()
-        self.programs.clear()
-        self.probed.clear()
         self._over.clear()
         self._told.clear()
         self.carriage.begin()

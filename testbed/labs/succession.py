@@ -84,8 +84,9 @@ class Succession:
         """Before a test: start another agent for each that died. Raises LabError if that cannot be done."""
         self.look()
         if self.died:
-            left, self._left = self._left + self._lab.forget_all(), []
-            self._lab.replace_agent(left)
+            self._left += self._lab.forget_all()
+            self._lab.replace_agent(self._left)
+            self._left = []  # now, for the next may die as it starts
         self._forget()
         self.deaths.clear()
 

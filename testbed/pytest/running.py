@@ -166,9 +166,9 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     ours = config.stash.get(LAB, None) is lab
     asked = item.stash[WANTED] if ours and WANTED in item.stash else wanted(item, lambda: lab)
     lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
+    run.lab, run.wanted = lab, asked  # at once: an agent may die while it begins
     # Heals also what a test that uses `stack` alone may have put there.
     lab.begin(f"{run.seed}:{_seeded_by(item)}", asked.links)
-    run.lab, run.wanted = lab, asked
     if (mode := config.getoption("--testbed-capture")) != "never":
         folder = config.rootpath / "report" / "captures" / keeping.file_name(id_of(item))
         run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.rootpath)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.lab.conftest import HERE
 
 _HELPERS = """
@@ -21,7 +23,8 @@ HIT = set()
 ASK = {ask!r}
 
 def process_of(lab, role):
-    lab.host("api").inside()
+    if role == "inside":
+        lab.host("api").inside()
     if hasattr(lab, "engine"):
         (container, *_) = lab.engine.containers(testbed_run=lab.run_id, testbed_role=role)
         return lab.engine.state(container)["State"]["Pid"]
@@ -70,6 +73,44 @@ def test_{name}_then_with_one(lab):
     assert {{str(each) for each in lab.impaired}} == {{"api -> db"}}
     assert lab.host("api").inside().call("interfaces")
 """
+_IN_SETUP = """
+@pytest.mark.impair("api -> db", delay="7ms")
+def test_before_it(lab):
+    assert took_s(lab) >= 0.007
+    begin = lab.whole.begin
+    def begin_late():
+        lab.whole.begin = begin
+        hit(lab, "ports", 9)
+        begin()
+    lab.whole.begin = begin_late
+
+@pytest.mark.impair("api <-> db", delay="30ms")
+def test_in_whose_setup_it_is(lab):
+    assert False, "not reached"
+
+@pytest.mark.impair("api <-> db", delay="30ms")
+def test_after_it(lab):
+    assert took_s(lab) >= 0.06
+"""
+_AND_THE_NEXT = """
+@pytest.mark.impair("api <-> db", delay="30ms")
+def test_next_killed_in_which_it_is(lab):
+    assert took_s(lab) >= 0.06
+    hit(lab, "ports", 9)
+    choose = lab._choose_engine
+    def choose_late(channel):
+        lab._choose_engine = choose
+        os.kill(process_of(lab, "ports"), 9)
+        return choose(channel)
+    lab._choose_engine = choose_late
+
+def test_next_in_whose_setup_it_is(lab):
+    assert False, "not reached"
+
+@pytest.mark.impair("api -> db", delay="150ms")
+def test_next_after_it(lab):
+    assert took_s(lab) >= 0.3
+"""
 _ASK = """
 import socket, time
 began = time.monotonic()
@@ -90,11 +131,15 @@ _FAULTS = (
 _SIGNALS = {"killed": 9, "hung": 19}
 
 
+@pytest.mark.timeout(300)
 def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_path: Path) -> None:
     text, hit = _HELPERS.format(ask=_ASK), dict[str, tuple[str, str]]()
     for role, how, after in _FAULTS:
         hit[f"test_it.py::test_{role}_{how}_in_which_it_is"] = role, how
         text += _TESTS.format(name=f"{role}_{how}", role=role, number=_SIGNALS[how], after=after)
+    for name in ("in_whose_setup_it_is", "next_killed_in_which_it_is", "next_in_whose_setup_it_is"):
+        hit[f"test_it.py::test_{name}"] = "ports", "killed"
+    text += _IN_SETUP + _AND_THE_NEXT
     (tmp_path / "conftest.py").write_text(_CONFTEST)
     (tmp_path / "test_it.py").write_text(text)
     results = tmp_path / "results.json"
@@ -104,13 +149,14 @@ def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_pat
             "--compose-file", str(HERE / "stacks" / "hosts.yaml"), "--testbed-results", str(results),
             "--netem=carried", "--testbed-lateness=warn",
         ],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=290,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *sys.path])},
     )  # fmt: skip
     told = {each["id"]: each for each in json.loads(results.read_text())["tests"]}
-    assert len(told) == 3 * len(hit)
+    assert len(told) == text.count("\ndef test_")
     for name, each in told.items():
         assert each["outcome"] == ("invalid" if name in hit else "passed"), done.stdout + done.stderr
+    assert told["test_it.py::test_in_whose_setup_it_is"]["links"] == [], "nothing of the test before"
     for name, (role, how) in hit.items():
         assert _SAID[role] in told[name]["reason"]
         assert (" hung: it did not answer for " in told[name]["reason"]) == (how == "hung")
