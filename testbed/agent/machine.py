@@ -93,7 +93,7 @@ def _become(asked: Mapping[str, Any], log: int, status: int) -> NoReturn:
             "quiet", f"uml_dir={_SCRATCH}/", "initcall_blacklist=raid6_select_algo",
             "con=null", "con0=null,fd:1", f"con1=null,fd:{out}", f"con2=null,fd:{err}", f"con3=null,fd:{status}",
             # What a kernel does not know and has the form of a variable goes into its first process's environment.
-            f"PYTHONPATH={asked['agent']}", f"init={asked['python']}", "--",
+            *asked["parameters"], f"PYTHONPATH={asked['agent']}", f"init={asked['python']}", "--",
             "-S", "-B", "-m", "agent", "--machine", str(described), "first",
         ]  # fmt: skip
         os.execve("/usr/bin/linux.uml", argv, {"TMPDIR": _SCRATCH, "PATH": _PATH})  # noqa: S606  # no shell is wanted

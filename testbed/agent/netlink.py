@@ -140,8 +140,16 @@ def delete(index: int) -> Change:
 
 
 def address(index: int, cidr: str) -> Change:
-    """Give a device an address, ``"172.18.0.2/16"``; IPv6 without waiting for duplicates (RFC 4862 5.4)."""
+    """Give a device an address, ``"172.18.0.2/16"``; IPv6 without waiting for duplicates (RFC 4862 5.4).
+
+    Raises Refused if it is IPv6's, and the kernel knows none.
+    """
     interface = ip_interface(cidr)
+    if interface.version == 6 and not _IF_INET6.exists():
+        raise Refused(
+            f"this machine has no IPv6 (its kernel was started with ipv6.disable=1, or was built without), and a network "
+            f"asks for {cidr}: take `enable_ipv6` and IPv6 subnets out of the Compose file"
+        )
     packed = interface.ip.packed
     family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
     body = struct.pack("=BBBBI", family, interface.network.prefixlen, 0, 0, index)

@@ -360,7 +360,7 @@ class Ports:
             self._tapped += 1
             with ExitStack() as undo_on_failure:
                 undo_on_failure.callback(self._rejecting.shut, ifindex)
-                _run("ip", "link", "set", tap.name, "addrgenmode", "none", "up")
+                _have_up(tap.name)
                 first = f"{_mark(self._mark)} pipe " if attached.engine == "host" else ""
                 redirect = splice.Redirect(source=tap.name, target=_name_of(ifindex), first=first)
                 self._host_tc.batch().checked(list(splice.lines([redirect])))
@@ -533,15 +533,7 @@ class Ports:
                 if self._own_net:
                     make_tap(tap)
                 kernel.open_clock(tap)
-                with Netlink() as here:
-                    here.apply(
-                        [
-                            speechless(
-                                index := socket.if_nametoindex(tap), mtu=carried.CLOCK_MTU, queue_packets=_QUEUE_PACKETS
-                            ),
-                            up(index),
-                        ]
-                    )
+                _have_up(tap)
         return {kernel.name: kernel.clock for kernel in self._kernels if kernel.clock is not None}
 
     def store(self, *, name: str, data: str) -> dict[str, str]:
@@ -742,6 +734,13 @@ def _set_queue(port: Port, packets: int) -> None:
         return
     with Netlink() as here:
         here.apply([queue(port.ifindex, packets)])
+
+
+def _have_up(tap: str) -> None:
+    """Set a tap up that is on no bridge, and has no address of its own."""
+    index = socket.if_nametoindex(tap)
+    with Netlink() as here:
+        here.apply([speechless(index, mtu=carried.CLOCK_MTU, queue_packets=_QUEUE_PACKETS), up(index)])
 
 
 def _delete_tap(name: str) -> None:

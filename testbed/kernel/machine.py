@@ -21,13 +21,14 @@ _MEMORY = "3G"  # an upper limit: what is not used is not taken
 
 
 def run(
-    argv: Sequence[str], *, cwd: Path, writable: Sequence[Path], say: Callable[[str], None], stdout: int | None = None
+    argv: Sequence[str], *, cwd: Path, writable: Sequence[Path], say: Callable[[str], None], stdout: int | None = None,
+    parameters: Sequence[str] = (),
 ) -> int:  # fmt: skip
     """Run a program on a machine of a carried kernel, and pass on what it prints; the program's exit status.
 
     ``writable``: the folders of this machine that it may write, by absolute paths. ``stdout``: a descriptor that it
-    prints to. The machine has this one's time, one processor, no network but its own loopback, and root for its user.
-    It ends with this process, however that ends.
+    prints to. ``parameters``: more for the kernel's command line. The machine has this one's time, one processor, no
+    network but its own loopback, and root for its user. It ends with this process, however that ends.
 
     Raises EnvironmentUnfitError where no kernel can be got, or it does not start.
     """
@@ -35,7 +36,7 @@ def run(
     asked = {
         "root": str(root), "memory": _MEMORY, "python": os.path.realpath(sys.executable),
         "agent": str(Path(testbed.agent.__file__).parent.parent),
-        "argv": list(argv), "cwd": str(cwd), "writable": [str(each) for each in writable],
+        "argv": list(argv), "parameters": list(parameters), "cwd": str(cwd), "writable": [str(each) for each in writable],
         "environment": {**os.environ, "HOME": "/run", "XDG_CACHE_HOME": str(root.parent.parent)},
     }  # fmt: skip
     with (

@@ -1103,6 +1103,8 @@ class ComposeProgram(Program):
         self._host = host
         self._engine = host._lab.engine
         self._chunks: list[tuple[int, bytes]] = []
+        self._lost = ""
+        """What broke its output off; empty if that came whole."""
         self._done = threading.Event()
         self._started = time.perf_counter()
         self._duration_s = 0.0
@@ -1116,8 +1118,8 @@ class ComposeProgram(Program):
         try:
             while (frame := self._exec.stream.frame(86400.0)) is not None:
                 self._chunks.append(frame)
-        except OSError:
-            pass  # the engine or the container is gone: `wait` finds out which from the engine
+        except OSError as error:
+            self._lost = str(error)
         finally:
             self._duration_s = time.perf_counter() - self._started
             self._exec.stream.close()
@@ -1156,6 +1158,11 @@ class ComposeProgram(Program):
             raise CommandTimeoutError(
                 f"`{self._host.name}`: {' '.join(self.argv)}: closed its output but did not end within {timeout}"
             ) from None
+        if self._lost:
+            raise LabError(
+                f"`{self._host.name}`: {' '.join(self.argv)}: exit status {status}, and of its output something is "
+                f"missing: {self._lost}; {self.last_output()}"
+            )
         stdout, stderr = self._stream(1), self._stream(2)
         if status in (126, 127) and stdout.startswith("OCI runtime exec failed"):
             stdout, stderr = (

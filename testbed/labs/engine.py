@@ -104,7 +104,7 @@ class Demultiplexed:
         # On a plain socket docker-py hands out a SocketIO around it, on TLS and SSH the socket itself.
         self._holder = raw
         self._socket: socket.socket = getattr(raw, "_sock", raw)
-        self._pending = b""
+        self._pending = _read_ahead(raw, self._socket)
         self._stderr: deque[bytes] = deque(maxlen=50)
 
     def send(self, data: bytes, deadline_s: float) -> None:
@@ -113,14 +113,12 @@ class Demultiplexed:
         self._socket.sendall(data)
 
     def frame(self, deadline_s: float) -> tuple[int, bytes] | None:
-        """The next stream number and body; None at the end. Raises TimeoutError."""
+        """The next stream number and body; None at the end. Raises TimeoutError, or OSError if it is torn."""
         deadline = time.monotonic() + deadline_s
-        header = self._exactly(8, deadline)
-        if header is None:
+        if not self._has(1, deadline):
             return None
-        number, length = struct.unpack(">BxxxI", header)
-        body = self._exactly(length, deadline)
-        return None if body is None else (number, body)
+        number, length = struct.unpack(">BxxxI", self._exactly(8, deadline))
+        return number, self._exactly(length, deadline)
 
     def receive(self, deadline_s: float) -> bytes:
         """What the program wrote to stdout next; its stderr is kept for `last_words`."""
@@ -146,7 +144,14 @@ class Demultiplexed:
             answer.close()
         self._holder.close()
 
-    def _exactly(self, length: int, deadline: float) -> bytes | None:
+    def _exactly(self, length: int, deadline: float) -> bytes:
+        if not self._has(length, deadline):
+            raise ConnectionError(f"the engine's stream ended within a frame, {len(self._pending)} of {length} bytes")
+        taken, self._pending = self._pending[:length], self._pending[length:]
+        return taken
+
+    def _has(self, length: int, deadline: float) -> bool:
+        """Wait for so many bytes; whether they came before the end."""
         while len(self._pending) < length:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -154,10 +159,9 @@ class Demultiplexed:
             self._socket.settimeout(left)
             data = self._socket.recv(65536)
             if not data:
-                return None
+                return False
             self._pending += data
-        taken, self._pending = self._pending[:length], self._pending[length:]
-        return taken
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -502,6 +506,20 @@ class Engine:
             if content is None:
                 raise IsADirectoryError(path)
             return content.read()
+
+
+def _read_ahead(holder: Any, below: socket.socket) -> bytes:
+    """What came with the head of the engine's answer, on a busy machine all of a short program's output.
+
+    docker-py hands out the socket below the reader that took in that head; what else is in the reader would be lost.
+    """
+    reader = getattr(getattr(getattr(getattr(holder, "_response", None), "raw", None), "_fp", None), "fp", None)
+    if not isinstance(reader, io.BufferedReader):
+        return bytes(getattr(reader, "_rbuffer", b""))  # paramiko's, of an engine behind ssh://
+    below.setblocking(False)  # with nothing in the reader, `peek` reads once
+    with contextlib.suppress(OSError):  # nothing there now; and of what is broken the next read tells
+        return reader.peek()
+    return b""
 
 
 def _explanation(error: docker.errors.APIError) -> str:
