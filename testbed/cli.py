@@ -168,6 +168,7 @@ cli.command_class = _Command
 @_compose_file
 @_lab
 @_netem
+@_up_deadline
 @click.option("--messages", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages a profile.")
 @click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report"),
               show_default=True, help="Where demo.json and index.html go.")  # fmt: skip
@@ -175,14 +176,15 @@ cli.command_class = _Command
 @_example("""testbed demo
              testbed demo --messages 50 clean latency awful""")
 def demo(
-    compose_file: tuple[Path, ...], kind: str, netem: str, messages: int, folder: Path, profiles: tuple[str, ...]
-) -> int:
+    compose_file: tuple[Path, ...], kind: str, netem: str, up_deadline: str, messages: int, folder: Path,
+    profiles: tuple[str, ...],
+) -> int:  # fmt: skip
     """Run the paper's client and server across the stack under each of PROFILES.
 
     Without PROFILES: clean lan latency lossy lossy-latency awful. Exit status 1 if a message was lost: not printed,
     and no kernel works on it any more. One that TCP is still sending when its profile's time is over is told apart.
     """
-    wanted = _chosen(kind, compose_file, netem)
+    wanted = _chosen(kind, compose_file, netem, up_deadline=up_deadline)
     demonstration.check(wanted, profiles or demonstration.PROFILES)  # before anything is started
     _see_room(folder, "demo.json", "index.html")
     with wanted as lab, tables.LiveDemo(_OUT) as live:
@@ -206,12 +208,17 @@ def _see_room(folder: Path, *names: str) -> None:
             ) from None
 
 
-def _chosen(kind: str, compose_file: tuple[Path, ...], netem: str, compose_profiles: Sequence[str] = ()) -> Lab:
+def _chosen(
+    kind: str, compose_file: tuple[Path, ...], netem: str, compose_profiles: Sequence[str] = (),
+    up_deadline: str = UP_DEADLINE,
+) -> Lab:  # fmt: skip
     """The lab that was asked for, or that this machine allows; not up yet."""
     chosen, why = decide(kind)
     if chosen == "local" and kind == "auto":
         _say(f"a local lab: {why}")
-    return make_lab(chosen, compose_file, netem=netem, compose_profiles=compose_profiles, say=_say)
+    return make_lab(
+        chosen, compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=_say
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,16 +273,17 @@ def _profile_or_words(what: Sequence[str], problems: list[str]) -> tuple[Any, di
 @_compose_profile
 @_lab
 @_netem
+@_up_deadline
 @_impair
 @click.argument("host")
 @_example("""testbed shell client
              testbed shell --lab local --impair "client <-> server=lossy" client""")
 def shell(
-    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, impaired: tuple[str, ...],
-    host: str,
+    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, up_deadline: str,
+    impaired: tuple[str, ...], host: str,
 ) -> int:  # fmt: skip
     """Open a shell in HOST: of the running stack, or of one that lasts as long as the shell."""
-    return _in_host(_chosen(kind, compose_file, netem, compose_profile), impaired, host, terminal.SHELL)
+    return _in_host(_chosen(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, terminal.SHELL)
 
 
 @cli.command("exec")
@@ -283,16 +291,17 @@ def shell(
 @_compose_profile
 @_lab
 @_netem
+@_up_deadline
 @_impair
 @click.argument("host")
 @click.argument("argv", nargs=-1, required=True)
 @_example("""testbed exec client -- python3 paper_client.py server""")
 def execute(
-    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, impaired: tuple[str, ...],
-    host: str, argv: tuple[str, ...],
+    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, up_deadline: str,
+    impaired: tuple[str, ...], host: str, argv: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Run ARGV in HOST, and exit with its status: of the running stack, or of one that lasts as long as it runs."""
-    return _in_host(_chosen(kind, compose_file, netem, compose_profile), impaired, host, argv)
+    return _in_host(_chosen(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, argv)
 
 
 def _in_host(lab: Lab, impaired: Sequence[str], host: str, argv: Sequence[str]) -> int:
@@ -343,6 +352,7 @@ def _impaired_first(lab: Lab, impaired: Sequence[str], host: str) -> list[_Asked
 @_compose_file
 @_lab
 @_netem
+@_up_deadline
 @click.option("--only", default="", metavar="C2,C6", help="These claims alone.")
 @click.option("--quick", is_flag=True, help="Fewer conditions; a minute or two.")
 @click.option("--again", is_flag=True, help="Also the claims that FOLDER holds an outcome of.")
@@ -355,6 +365,7 @@ def paper(
     compose_file: tuple[Path, ...],
     kind: str,
     netem: str,
+    up_deadline: str,
     only: str,
     quick: bool,
     again: bool,
@@ -377,7 +388,7 @@ def paper(
     if len(todo) < len(wanted):
         _say(f"{len(wanted) - len(todo)} of {len(wanted)} claims are decided already, in {folder}; --again seeks anew")
     if todo:
-        with _chosen(kind, compose_file, netem) as lab:
+        with _chosen(kind, compose_file, netem, up_deadline=up_deadline) as lab:
             for number, claim in enumerate(todo, 1):
                 _say(f"[{number}/{len(todo)}] {claim.id} {claim.name}: {claim.text}")
                 found[claim.id] = the_paper.examine(claim, lab, folder, quick=quick, say=_say, earlier=found)
@@ -502,6 +513,7 @@ def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> 
 @cli.command()
 @_compose_file
 @_netem
+@_up_deadline
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.option("--seconds", type=click.FloatRange(0.1, 600), default=2.5, show_default=True,
               help="How long probes are sent in each direction; more time, smaller differences found.")  # fmt: skip
@@ -516,15 +528,15 @@ def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> 
              testbed prove "client -> server" delay=40ms jitter=5ms loss=2%
              testbed prove --tolerance 0.2 --seconds 30 "client -> server" loss=2%""")
 def prove(
-    compose_file: tuple[Path, ...], netem: str, as_json: bool, seconds: float, alpha: float, tolerance: float | None,
-    link: str, what: tuple[str, ...],
+    compose_file: tuple[Path, ...], netem: str, up_deadline: str, as_json: bool, seconds: float, alpha: float,
+    tolerance: float | None, link: str, what: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Impair LINK and prove it: read the kernel back, send probes, show asked, kernel and seen side by side.
 
     On the running stack, if `testbed up` started one: there the link is proven as it is if nothing is asked of it, and
     stays impaired. Else on a stack that is brought up for it and taken down. Exit status 1 if the link is not as asked.
     """
-    lab = ComposeLab(compose_file, netem=netem, say=_say)
+    lab = ComposeLab(compose_file, netem=netem, up_deadline=up_deadline, say=_say)
     asked = _asked(lab, link, what) if what else None
     refs = lab.topology.links(link)
     known = asked.wanted if asked is not None else {}

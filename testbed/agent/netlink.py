@@ -147,8 +147,8 @@ def address(index: int, cidr: str) -> Change:
     interface = ip_interface(cidr)
     if interface.version == 6 and not _IF_INET6.exists():
         raise Refused(
-            f"this machine has no IPv6 (its kernel was started with ipv6.disable=1, or was built without), and a network "
-            f"asks for {cidr}: take `enable_ipv6` and IPv6 subnets out of the Compose file"
+            f"this machine has no IPv6 (its kernel was started with ipv6.disable=1, or was built without), and a "
+            f"network asks for {cidr}: take `enable_ipv6` and IPv6 subnets out of the Compose file"
         )
     packed = interface.ip.packed
     family = socket.AF_INET if interface.version == 4 else socket.AF_INET6

@@ -36,7 +36,8 @@ def run(
     asked = {
         "root": str(root), "memory": _MEMORY, "python": os.path.realpath(sys.executable),
         "agent": str(Path(testbed.agent.__file__).parent.parent),
-        "argv": list(argv), "parameters": list(parameters), "cwd": str(cwd), "writable": [str(each) for each in writable],
+        "argv": list(argv), "parameters": list(parameters), "cwd": str(cwd),
+        "writable": [str(each) for each in writable],
         "environment": {**os.environ, "HOME": "/run", "XDG_CACHE_HOME": str(root.parent.parent)},
     }  # fmt: skip
     with (

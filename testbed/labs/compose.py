@@ -59,7 +59,7 @@ from testbed.labs.starting import Progress, Unwell, allowed_s, last_check, unwel
 from testbed.labs.succession import CAPTURE, PORTS, beside
 from testbed.labs.suspending import Suspended
 from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.labs.wholeness import NOBODY
+from testbed.labs.wholeness import LAST_LINES, NOBODY
 from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
 from testbed.model import topologies
 from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState, meant_to_end
@@ -492,6 +492,13 @@ class ComposeLab(Lab):
         """Whether its program is meant to end: see `hoststate.meant_to_end`."""
         service = self.topology.service_of(host)
         return service is not None and service.name in meant_to_end((self._config or {}).get("services", {}))
+
+    def last_lines(self, host: str) -> tuple[str, ...]:
+        """Of a container's log; none if it is gone."""
+        try:
+            return tuple(self.engine.logs(self._hosts[host].container, last=LAST_LINES).splitlines())
+        except docker.errors.APIError:  # it has gone since: the next look says so
+            return ()
 
     def halt(self, host: str, grace: str | None) -> None:
         """Stop a container."""

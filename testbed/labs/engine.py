@@ -398,9 +398,9 @@ class Engine:
         except docker.errors.APIError as error:
             raise LabError(f"cannot {what} {container.name}: {error.explanation or error}") from None
 
-    def logs(self, container: Container, *, timestamps: bool = False) -> str:
-        """What its main program printed."""
-        data: bytes = container.logs(timestamps=timestamps)
+    def logs(self, container: Container, *, last: int | None = None) -> str:
+        """What its main program printed, or the last lines of it."""
+        data: bytes = container.logs(tail="all" if last is None else last)
         return data.decode(errors="replace")
 
     def follow(self, container: Container) -> Any:

@@ -692,6 +692,10 @@ class Lab(abc.ABC):
         """Whether the program of a host is meant to end."""
         return False
 
+    def last_lines(self, _host: str) -> tuple[str, ...]:
+        """The few lines that the program of a host printed last."""
+        return ()
+
     def halt(self, host: str, _grace: str | None) -> None:
         """Stop a host."""
         raise LabError(f"`{host}`: hosts of this kind of lab cannot be stopped")

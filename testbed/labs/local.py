@@ -47,6 +47,7 @@ from testbed.labs.releasing import PerPacket
 from testbed.labs.starting import Progress, allowed_s, last_check
 from testbed.labs.succession import CAPTURE, PORTS, beside
 from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.labs.wholeness import LAST_LINES
 from testbed.links.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
 from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState, meant_to_end
 from testbed.model.impairment import unknown
@@ -435,6 +436,10 @@ class LocalLab(Lab):
     def may_end(self, host: str) -> bool:
         """Whether its program is meant to end: see `hoststate.meant_to_end`."""
         return self._hosts[host].plan.service in meant_to_end(self._compose_file().config.get("services", {}))
+
+    def last_lines(self, host: str) -> tuple[str, ...]:
+        """Of what its program printed."""
+        return tuple(self._hosts[host].logs().splitlines()[-LAST_LINES:])
 
     def halt(self, host: str, grace: str | None) -> None:
         """Have a host's program end as its stop_signal says, and all else in the host with it."""

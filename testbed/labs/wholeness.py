@@ -14,6 +14,8 @@ from testbed.errors import AgentError, LabError
 from testbed.model.hoststate import EXITED, PAUSED, RUNNING, HostChange, HostState, change, is_whole
 
 NOBODY = HostState(status="gone")
+LAST_LINES = 3
+"""How many are told of a host that ended."""
 
 
 class Backend(Protocol):
@@ -24,6 +26,9 @@ class Backend(Protocol):
 
     def may_end(self, host: str) -> bool:
         """Whether its program is meant to end."""
+
+    def last_lines(self, host: str) -> tuple[str, ...]:
+        """The few lines that its program printed last."""
 
     def halt(self, host: str, grace: str | None) -> None:
         """Ask its program to end, end it after so long, and all else in the host with it."""
@@ -105,7 +110,11 @@ class Wholeness:
             if not (what := change(before, now, may_end=self._backend.may_end(host))):
                 continue
             ours = host in self._ending and now.status == EXITED
-            found.append(HostChange(host=host, what=what, by_test=ours, before=before, after=now))
+            ended = now.status == EXITED or now.restarts != before.restarts
+            found.append(
+                HostChange(host=host, what=what, by_test=ours, before=before, after=now,
+                           last_lines=self._backend.last_lines(host) if ended and not ours else ())
+            )  # fmt: skip
         self.changes += found
         return [each for each in found if not each.by_test]
 

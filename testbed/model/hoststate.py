@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from testbed.text import shown
+
 RUNNING, PAUSED, EXITED, GONE = "running", "paused", "exited", "gone"
 
 
@@ -41,9 +43,13 @@ class HostChange:
     """Whether the test did it, by `Lab.host`."""
     before: HostState
     after: HostState
+    last_lines: tuple[str, ...] = ()
+    """What its program printed last, if it ended by itself."""
 
     def __str__(self) -> str:
-        return f"host `{self.host}` {self.what} during the test{'' if self.by_test else ', and not by it'}"
+        whose = "" if self.by_test else ", and not by it"
+        last = f"; it printed last: {shown(' | '.join(self.last_lines))}" if self.last_lines else ""
+        return f"host `{self.host}` {self.what} during the test{whose}{last}"
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""

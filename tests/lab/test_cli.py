@@ -197,6 +197,37 @@ def test_hosts_are_parted_until_they_are_healed(project: Path, command: list[str
         assert "host 'srver': unknown" in wrong.stderr
 
 
+def test_a_host_that_is_killed_or_restarted_is_ready_and_impaired_again(project: Path, stack: ComposeLab) -> None:
+    def server() -> dict[str, Any]:
+        (listed,) = stack.engine.containers(testbed_stack=str(project), com_docker_compose_service="server")
+        state: dict[str, Any] = stack.engine.state(listed)["State"]
+        return state
+
+    def answers() -> bool:
+        return cli("exec", "client", "--", "python3", "-c", _CONNECT, cwd=project).returncode == 0
+
+    assert cli("up", cwd=project).returncode == 0
+    assert cli("impair", "client -> server", "delay=30ms", cwd=project).returncode == 0
+    killed = cli("kill", "server", cwd=project)
+    assert (killed.returncode, killed.stdout) == (0, "server: killed\n"), killed.stderr
+    assert (server()["Status"], server()["ExitCode"]) == ("exited", 137)
+    assert not answers()
+    assert cli("start", "server", cwd=project).stdout == "server: started\n"
+    assert answers()
+    before = server()["StartedAt"]
+    restarted = cli("restart", "server", cwd=project)
+    assert (restarted.returncode, restarted.stdout) == (0, "server: restarted\n"), restarted.stderr
+    assert server()["StartedAt"] > before
+    assert server()["Health"]["Status"] == "healthy", "it is awaited"
+    (link,) = shown(project)
+    assert (link["asked"], link["differences"]) == ({"delay": "30ms"}, [])
+    for command in ("kill", "restart"):
+        wrong = cli(command, "srver", cwd=project)
+        assert wrong.returncode == 2
+        assert "srver" in wrong.stderr
+        assert "did you mean 'server'?" in wrong.stderr
+
+
 def test_the_demonstration_delivers_and_writes_its_report(tmp_path: Path) -> None:
     done = cli("demo", "--messages", "4", "--report", str(tmp_path), "clean", "latency")
     assert done.returncode == 0, done.stderr
@@ -246,6 +277,12 @@ def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
         "isolate",
         "flap",
         "heal",
+        "stop",
+        "start",
+        "restart",
+        "kill",
+        "pause",
+        "resume",
         "show",
         "profiles",
         "images",

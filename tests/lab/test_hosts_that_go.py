@@ -228,7 +228,9 @@ def test_in_pytest_the_one_is_invalid_and_the_other_runs_on_a_whole_stack(kind: 
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
     assert "1 passed, 1 invalid" in done.stdout, done.stdout
-    assert "host `db` ended (exit status 137) during the test, and not by it" in done.stdout
+    assert (
+        "host `db` ended (exit status 137) during the test, and not by it; it printed last: 'listening'" in done.stdout
+    )
     written = results.read_text()
     assert '"outcome": "invalid"' in written
     assert '"exit_code": 137' in written

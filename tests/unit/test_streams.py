@@ -20,7 +20,7 @@ from testbed.labs.compose import ComposeProgram
 from testbed.labs.engine import Demultiplexed, Engine, Exec
 
 _HEAD = b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\n\r\n"
-_CREATED = b'HTTP/1.1 201 Created\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"Id":"x"}'
+_CREATED = b'HTTP/1.1 201 Created\r\nConnection: close\r\nContent-Length: 10\r\n\r\n{"Id":"x"}'
 
 
 def frame(body: bytes, number: int = 1) -> bytes:
@@ -122,7 +122,9 @@ def program(sent: bytes) -> ComposeProgram:
     here, there = socket.socketpair()
     there.sendall(sent)
     there.close()
-    host: Any = SimpleNamespace(name="client", container=None, _lab=SimpleNamespace(engine=_Started(Demultiplexed(here))))
+    host: Any = SimpleNamespace(
+        name="client", container=None, _lab=SimpleNamespace(engine=_Started(Demultiplexed(here)))
+    )
     return ComposeProgram(host, ["print-it"], env={}, workdir=None, user="")
 
 
