@@ -20,7 +20,10 @@ MATCH, MISS = 0xFFFFFFFF, 0
 
 # Offsets from the frame's begin: Ethernet, then RFC 791 and RFC 8200.
 FROM_MAC, IP = 6, 14
-MARK = 0xFFFFF000 + 20  # SKF_AD_OFF, SKF_AD_MARK: no byte of the packet
+# SKF_AD_OFF and beyond, no bytes of the packet: SKF_AD_MARK, SKF_AD_PROTOCOL, SKF_AD_VLAN_TAG_PRESENT
+MARK, ETHERTYPE, TAGGED = 0xFFFFF000 + 20, 0xFFFFF000, 0xFFFFF000 + 48
+OTHERS_ETHERTYPES = (0x0800, 0x86DD, 0x0806)
+"""What has filters of its own, or is never touched: IPv4, IPv6, ARP."""
 V4_FRAGMENT, V4_PROTOCOL, V4_SOURCE, V4_TARGET = IP + 6, IP + 9, IP + 12, IP + 16
 V6_NEXT, V6_SOURCE, V6_TARGET, V6_BYTES = IP + 6, IP + 8, IP + 24, 40
 PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}

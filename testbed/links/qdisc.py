@@ -47,8 +47,9 @@ MOST_PARTS = 4000
 """So many parts of one sender's traffic are told apart at a port."""
 
 # A filter with a smaller priority is asked first: a cut comes before whatever else the link is impaired with, and what
-# no address of the sender's names is told by its interface. A priority belongs to one family; IPv6 has the next number.
-_NEIGHBOURS = 2
+# no address of the sender's names is told by its interface. A priority belongs to one family; IPv6 has the next number,
+# and what is neither the one behind it.
+_ARP, _NEIGHBOURS = 1, 2
 _CUT_PRIORITY, _PRIORITY, _BY_INTERFACE = 10_000, 30_000, 10_000
 # Beyond these: a part of the traffic comes before all of it. Fragments of each part have a priority of their own:
 # flower takes nothing twice at one, and fragments of a sender look alike whichever of its ports are meant.
@@ -174,7 +175,7 @@ class Filter:
     """One flower filter of a port: what it matches, and the class that it leads to."""
 
     family: str
-    """``ip`` or ``ipv6``: tc's word for the protocol."""
+    """``ip``, ``ipv6``, or ``all`` for the rest: tc's word for the protocol."""
     priority: int
     handle: int
     keys: Mapping[str, str | int]
@@ -203,7 +204,7 @@ class Filter:
 
 
 def root(device: str) -> list[str]:
-    """The lines that give a port its classful root. What every IPv6 link has passes untouched.
+    """The lines that give a port its classful root. ARP, and what every IPv6 link has, pass untouched.
 
     So do the agent's answers to rejected packets, by their priority 1:0 (sch_htb.c, htb_classify).
     """
@@ -214,6 +215,7 @@ def root(device: str) -> list[str]:
             f"flower ip_proto icmpv6 type {number} classid 1:0"
             for number in (*MULTICAST_LISTENERS, *NEIGHBOUR_DISCOVERY)
         ),
+        f"filter replace dev {device} parent 1: protocol arp prio {_ARP} handle 0x1 flower classid 1:0",
     ]
 
 
@@ -226,6 +228,8 @@ def filters(
     minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, *, part: int = 0, by_number: bool = False
 ) -> list[Filter]:
     """What leads packets from these addresses, of either family or of an interface (MAC), to the class of this source.
+
+    Of an interface also what is not IP, or bears a VLAN's tag (802.1Q): no filter of IPv4 or IPv6 is asked of that.
 
     Fragments bear no ports: of a port's protocol all of them are led there (`links.fragments` counts what they bring).
 
@@ -293,6 +297,12 @@ def _filters(
                 handle=minor + number * _FILTER, keys={key: address, **narrowed}, flow=flow,
             )  # fmt: skip
             number += 1
+    for address in () if traffic.protocol else filter(is_mac, addresses):
+        yield Filter(
+            family="all", priority=first_priority + _BY_INTERFACE + _OF_ALL + len(_FAMILIES),
+            handle=minor + number * _FILTER, keys={"src_mac": address}, flow=flow,
+        )  # fmt: skip
+        number += 1
 
 
 def _narrowed(traffic: Traffic, *, old: bool) -> Iterator[dict[str, str | int]]:

@@ -25,6 +25,15 @@ def program(chosen: Filter, mark: int | None = None) -> bpf.Program:
     if mark is not None:
         to.add(bpf.LD, bpf.MARK)
         to.add(bpf.EQUAL, mark, yes="miss")
+    if chosen.family == "all":
+        to.add(bpf.LD, bpf.TAGGED)  # by a VLAN's tag: then what is in it is not looked at
+        to.add(bpf.EQUAL, 0, no="rest")
+        to.add(bpf.LD, bpf.ETHERTYPE)
+        for each in bpf.OTHERS_ETHERTYPES:
+            to.add(bpf.EQUAL, each, yes="miss")
+        to.label("rest")
+        to.interface(str(chosen.keys["src_mac"]))
+        return to.end()
     old = chosen.family == "ip"
     if "src_mac" in chosen.keys:
         to.interface(str(chosen.keys["src_mac"]))

@@ -202,6 +202,31 @@ def test_no_mac_address_and_no_mark_is_a_way_past(pair: Lab, in_force: Callable[
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, mark)) == 0
 
 
+def frames(lab: Lab) -> int:
+    """Whatever `b` has had on `lan`."""
+    done = lab.hosts["b"].run(["python3", PROGRAM, "received", lan(lab)[1]])
+    assert done.ok, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("how", ["cut", "reject", "loss", "down"])
+def test_frames_with_a_vlans_tag_and_those_that_are_no_ip_meet_what_the_link_is(
+    pair: Lab, in_force: Callable[[], None]
+) -> None:
+    _own, other, _new = lan(pair)
+
+    def came(kind: str) -> int:
+        before = frames(pair)
+        arrived(pair, lambda: do(pair, "tagged", other, 6000, COUNT, kind))
+        return frames(pair) - before
+
+    assert came("8100") >= COUNT
+    in_force()
+    for kind in ("8100", "88a8", "88b5"):  # 802.1Q, 802.1ad, and what is for local experiments (IEEE 802)
+        assert came(kind) < COUNT // 2  # a few of others, such as ARP
+    pair.verify()
+
+
 STRANGE = "02:ab:cd:00:00:07"
 
 

@@ -108,8 +108,10 @@ def test_what_no_address_names_is_led_by_the_interface_behind_all_that_addresses
         assert [(each.family, each.priority) for each in by_interface] == [
             ("ip", first + 19_990),
             ("ipv6", first + 19_991),
+            ("all", first + 19_992),  # what is neither, or bears a VLAN's tag
         ]
         assert all(each.keys == {"src_mac": "02:00:00:00:00:01"} for each in by_interface)
+    assert {each.family for each in qdisc.filters(0x1F, two, Traffic("udp"))} == {"ip", "ipv6"}
     # Whatever is cut is cut before it is impaired, and a part of the traffic before the whole of it.
     every = ["172.18.0.2", "fd00::2", "02:00:00:00:00:01"]
     cuts = {each.priority for traffic in ALL for each in qdisc.cut_filters(0x1F, every, traffic)}
@@ -119,7 +121,8 @@ def test_what_no_address_names_is_led_by_the_interface_behind_all_that_addresses
 
 
 def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_they_name() -> None:
-    tree, *neighbours = qdisc.root("veth1")
+    tree, *neighbours, arp = qdisc.root("veth1")
+    assert arp == "filter replace dev veth1 parent 1: protocol arp prio 1 handle 0x1 flower classid 1:0"
     assert tree == "qdisc replace dev veth1 root handle 1: htb default 0 direct_qlen 1000"
     # RFC 2710 and 3810: multicast listeners' query, report, done, report of version 2. RFC 4861: router solicitation
     # and advertisement, neighbour solicitation and advertisement, redirect.
@@ -128,7 +131,7 @@ def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_t
     ]
     cut = qdisc.cut_filters(qdisc.FIRST_MINOR, ["fd00::2"], Traffic("icmp"))
     assert all(f" prio {each.priority} " not in line for each in cut for line in neighbours)
-    assert min(each.priority for each in cut) > 2
+    assert min(each.priority for each in cut) > 4
 
 
 ALL = (Traffic("udp", 53), Traffic("udp"), Traffic())

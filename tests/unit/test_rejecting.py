@@ -85,6 +85,18 @@ def test_a_routers_packets_are_told_by_its_own_address_in_both_families() -> Non
         assert not Kernel("", other).matches(ipv4(A4, B4, 6, tcp(40000, 80)))
 
 
+def test_what_is_no_ip_is_told_by_its_interface_alone() -> None:
+    (rest,) = [each for each in qdisc.cut_filters(0x10, ["02:00:00:00:00:01"]) if each.family == "all"]
+    program = rejecting.program(rest, 0x5EED)
+    tagged = ethernet(0x8100, struct.pack("!HH", 7, 0x0800) + bytes(40))
+    assert runs(program, tagged)
+    assert not runs(program, tagged[:11] + b"\x02" + tagged[12:])
+    # linux/filter.h: SKF_AD_PROTOCOL 0, SKF_AD_VLAN_TAG_PRESENT 48. On this socket a frame has neither.
+    assert [step[3] for step in program[2:5]] == [2**32 - 0x1000 + 48, 0, 2**32 - 0x1000]
+    assert {step[3] for step in program[5:8]} == {0x0800, 0x86DD, 0x0806}
+    assert not any(each.family == "all" for each in qdisc.cut_filters(0x10, ["02:00:00:00:00:01"], Traffic("udp")))
+
+
 @pytest.mark.parametrize("kind", range(128, 146))
 def test_neighbour_discovery_and_listeners_reports_are_never_cut(kind: int) -> None:
     message = bytes([kind]) + bytes(23)
@@ -249,7 +261,7 @@ def test_counts_are_read_of_one_source_alone_and_missing_ones_are_told() -> None
     ]
     assert fragments.counted(kernel, 0x10) == 9
     assert fragments.counted(kernel, 0x12) is None
-    assert fragments.check(Traffic("udp", 80), None).verdict == "shown"
+    assert fragments.check(Traffic("udp", 80), None).verdict == "unknown"
     assert fragments.problem(Traffic("udp", 80), 0) is None
 
 

@@ -2,6 +2,8 @@
 
 send ADDRESS PORT BYTES COUNT [SOURCE]      datagrams, from an address of one's own
 forge ADDRESS PORT COUNT MAC SOURCE MARK    frames from any MAC and IPv4 address, with a mark and a priority
+tagged ADDRESS PORT COUNT TYPE              frames of this type (8100: an IPv4 packet with a VLAN's tag), without answer
+received SEEN                               how many frames the interface with an address has had
 ask ADDRESS PORT BYTES                      one exchange, its time in seconds
 echo PORT                                   the other side of that, over both families
 address CIDR                                another IPv4 address for the interface that has the network
@@ -83,6 +85,23 @@ def forge(address: str, port: str, count: str, mac: str, source: str, mark: str)
             wire.send(frame)
 
 
+def tagged(address: str, port: str, count: str, kind: str) -> None:
+    """As an interface of a VLAN sends, or a program that speaks no IP."""
+    name = interface_of(address)
+    own = bytes.fromhex(Path(f"/sys/class/net/{name}/address").read_text().strip().replace(":", ""))
+    frame = neighbour(address, port) + own + bytes.fromhex(kind) + struct.pack("!HH", 7, 0x0800) + bytes(100)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((name, 0))
+        for _ in range(int(count)):
+            wire.send(frame)
+
+
+def received(seen: str) -> None:
+    """By proc_pid_net(5), dev."""
+    rows = [line.replace(":", " ").split() for line in Path("/proc/net/dev").read_text().splitlines()]
+    print(next(row[2] for row in rows if row[0] == interface_of(seen)))
+
+
 def ask(address: str, port: str, size: str) -> None:
     """One exchange."""
     with udp(address) as asking:
@@ -160,4 +179,6 @@ def interface(mac: str, seen: str) -> None:
 
 
 if __name__ == "__main__":
-    {each.__name__: each for each in (send, forge, ask, echo, address, interface, macvlan)}[sys.argv[1]](*sys.argv[2:])
+    {each.__name__: each for each in (send, forge, tagged, received, ask, echo, address, interface, macvlan)}[
+        sys.argv[1]
+    ](*sys.argv[2:])
