@@ -718,7 +718,9 @@ def show(compose_file: tuple[Path, ...], as_json: bool) -> int:
                  "cuts": [each.as_json() for each in cuts]}  # fmt: skip
         _OUT.print_json(json.dumps(found))
     else:
-        tables.print_stack(_OUT, run_id=lab.run_id, engine=lab.netem_engine, hosts=hosts, links=links)
+        tables.print_stack(
+            _OUT, run_id=lab.run_id, engine=lab.netem_engine, hosts=hosts, links=links, cuts=len(cuts)
+        )  # fmt: skip
         for each in cuts:
             for line in evidence.lines(each):
                 _OUT.print(line, markup=False, soft_wrap=True)

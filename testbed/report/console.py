@@ -138,16 +138,17 @@ def print_profiles(console: Console, profiles: Mapping[str, Profile]) -> None:
 
 
 def print_stack(
-    console: Console, *, run_id: str, engine: str, hosts: Mapping[str, list[str]], links: Sequence[Mapping[str, Any]]
-) -> None:
-    """A running stack: hosts, and each impaired link as asked and as the kernel has it."""
+    console: Console, *, run_id: str, engine: str, hosts: Mapping[str, list[str]], links: Sequence[Mapping[str, Any]],
+    cuts: int,
+) -> None:  # fmt: skip
+    """A running stack: hosts, each impaired link as asked and as the kernel has it, and how many are cut."""
     console.print(f"run {run_id}, netem by the {engine} engine", markup=False)
     table = Table("host", "addresses")
     for name, addresses in hosts.items():
         table.add_row(Text(name), ", ".join(addresses))
     console.print(table)
     if not links:
-        console.print("no link is impaired")
+        console.print("no link is impaired" if not cuts else f"{cuts} links are cut, none is impaired")
         return
     table = Table("link", "asked", "kernel", "passed", "dropped", "as asked")
     for each in links:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 
 import pytest
+from rich.console import Console
 
 from testbed.labs.proving import Held, rows
 from testbed.links import proof
 from testbed.model.evidence import FAILS, SHOWN, Check, LinkEvidence
 from testbed.model.impairment import Impairment
 from testbed.report import evidence
+from testbed.report.console import print_stack
 
 ASKED = Impairment(delay_s=0.01, jitter_s=0.001)
 # As the kernel reports the netem that somebody else has put there.
@@ -60,3 +63,13 @@ def test_each_verdict_is_printed_as_it_is() -> None:
     checks = [Check(field=each, verdict=each) for each in ("holds", "fails", "shown")]
     _, _, *printed = evidence.lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=checks))
     assert [line.split()[-1] for line in printed[:3]] == ["holds", "FAILS", "shown"]
+
+
+def test_a_stack_whose_links_are_cut_is_not_said_to_be_whole() -> None:
+    def said(cuts: int) -> str:
+        console = Console(file=io.StringIO(), width=80)
+        print_stack(console, run_id="r", engine="host", hosts={}, links=[], cuts=cuts)
+        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]  # a StringIO
+
+    assert "no link is impaired" in said(0)
+    assert "2 links are cut, none is impaired" in said(2)
