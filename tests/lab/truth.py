@@ -149,7 +149,11 @@ class Place:
     def sender(self) -> int:
         """The process that sends, as this machine numbers it."""
         ours = self.lab.run_id.encode()  # another run's hosts may have the same addresses
-        return next(each for each, words in _processes() if _SEND.encode() in words and ours in words)
+
+        def found() -> list[int]:
+            return [each for each, words in _processes() if _SEND.encode() in words and ours in words]
+
+        return await_condition(found, lambda pids: bool(pids), deadline_s=10)[0]
 
     def signal(self, number: int) -> None:
         """Send the carried kernel a signal."""
