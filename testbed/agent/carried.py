@@ -38,8 +38,9 @@ _NOT_NEEDED = "raid6_select_algo"
 _WAKE_EVERY_S = 0.002
 
 # Its share of a processor, before all that share one fairly: without, packets wait for whatever else is busy.
-# The first that is to be had: where many kernels run, or few processors, a quarter is not (EBUSY).
-_RUNTIMES_NS, _PERIOD_NS = (500_000, 200_000, 100_000), 2_000_000
+# The first that is to be had: where many kernels run, or few processors, a quarter is not (EBUSY). Less than a tenth
+# would be worse than a turn among the others: beyond its share, one of many that are all busy does not run at all.
+_RUNTIMES_NS, _PERIOD_NS = (500_000, 200_000), 2_000_000
 _WAKER_RUNTIMES_NS = (20_000,)
 
 # arch/um/drivers/mconsole.h
