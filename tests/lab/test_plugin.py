@@ -97,6 +97,48 @@ def test_group(lab):
     assert False, f"seeded {lab.link('a -> b').impairment.seed}"
 """
 
+# What pytest-xdist adds to the ids of tests in a group; to pytest's own since 9.2 it cannot any more.
+_SUFFIX = """
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item._nodeid = f"{item.nodeid}@g1"
+        if hasattr(item, "_id"):
+            from _pytest.nodeid import coerce_node_id
+            item._id = coerce_node_id(item._nodeid)
+"""
+_GIVEN = """
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
+ECHO = (
+    "import socket; s = socket.socket(2, 2); s.bind(('', 9)); print('up', flush=True)\\n"
+    "while True: s.sendto(*s.recvfrom(9))"
+)
+FLING = (
+    "import socket; s = socket.socket(2, 2); s.connect(('b', 9)); s.settimeout(1)\\n"
+    "for n in range(40): s.send(b'%d' % n)\\n"
+    "while True:\\n"
+    "  try: print(s.recv(9).decode())\\n"
+    "  except TimeoutError: break"
+)
+LOST = {}
+
+@pytest.mark.impair("a -> b", loss="30%")
+@settings(max_examples=4, database=None, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(number=strategies.integers(0, 999))
+def test_given(lab, number):
+    echo = lab.host("b").start(["python3", "-c", ECHO], ready="up")
+    lab.impair("a -> b", loss="30%", seed=7)
+    came = lab.host("a").run(["python3", "-c", FLING]).stdout
+    LOST[number] = sorted(set(range(40)) - set(map(int, came.split())))
+    echo.stop()
+    assert 1 <= len(LOST[number]) and LOST[number] == next(iter(LOST.values()))
+
+def test_fails(lab):
+    assert False, f"lost {LOST}"
+"""
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -170,6 +212,7 @@ def test_two_compose_files_an_own_trace_profiles_and_a_capture_that_would_go_thr
 
 def test_with_loadgroup_the_seed_is_the_same_and_the_line_that_repeats_it_works(project: Path, kind: str) -> None:
     (project / "test_group.py").write_text(_GROUP)
+    (project / "conftest.py").write_text(_CONFTEST + _SUFFIX)
     options = ("--compose-file", "base.yaml", "--testbed-vacuous", "warn", "--testbed-capture", "never")
     grouped = run_pytest(project, "-n", "2", "--dist", "loadgroup", "--testbed-seed", "7", *options)
 
@@ -182,3 +225,18 @@ def test_with_loadgroup_the_seed_is_the_same_and_the_line_that_repeats_it_works(
     assert list(outcomes(project)) == ["test_group.py::test_group"]
     again = run(project, *shlex.split(line), "-p", "no:cacheprovider")
     assert told(again) == ([line], [seeded]), again.stdout
+
+
+def test_each_example_of_hypothesis_loses_the_same_packets_where_it_impairs_with_a_seed(
+    project: Path, kind: str
+) -> None:
+    (project / "test_given.py").write_text(_GIVEN)
+    options = ("test_given.py", "--compose-file", "base.yaml", "--testbed-capture", "never", "--hypothesis-seed", "3")
+    told = []
+    for _ in range(2):
+        done = run_pytest(project, *options)
+        assert "== 1 failed, 1 passed" in done.stdout, done.stdout
+        told += re.findall(r"^E +AssertionError: lost (.*)", done.stdout, re.MULTILINE)
+        (link,) = outcomes(project)["test_given.py::test_given"]["links"]
+        assert (link["link"], link["proof"]["read_back"]) == ("a -> b", "holds"), "one evidence"
+    assert told[0] == told[1] != "{}", "the same examples, the same losses"
