@@ -158,8 +158,18 @@ def _netem(able: NetemAbilities) -> list[Finding]:
         carried,
         *([] if able.boot_s is None else [first]),
         seed,
+        *([] if able.host_netem is not None else [_marks(able)]),
         *([] if able.noise is None else [_noise(able.noise)]),
     ]
+
+
+def _marks(able: NetemAbilities) -> Finding:
+    if able.host_marks is None:
+        return Finding(name="marks (act_skbedit)", state="ok", found="tried, work")
+    return Finding(
+        name="marks (act_skbedit)", state="limited", found=able.host_marks,
+        costs="cuts cannot reject with `--netem host`", remedy="modprobe act_skbedit; or --netem carried",
+    )  # fmt: skip
 
 
 def _noise(noise: Noise) -> Finding:

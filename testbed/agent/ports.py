@@ -631,7 +631,8 @@ class Ports:
     def _try_host_netem(self) -> dict[str, Any]:
         """Whether this kernel has netem and seeds it, tried on a tap that vanishes with its descriptor.
 
-        ``host_netem`` is None if it has, else why not; ``host_seed`` whether it takes a seed (Linux 6.6).
+        ``host_netem`` is None if it has, else why not; ``host_seed`` whether it takes a seed (Linux 6.6);
+        ``host_marks`` is None if it marks packets, by which answers of cuts that reject are told, else why not.
         """
         with self._device_to_try() as device:
             tc = self._host_tc.batch()
@@ -646,10 +647,14 @@ class Ports:
                 f"qdisc replace dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms seed 1",
                 f"qdisc show dev {device}",
             ])  # fmt: skip
-        reasons = "; ".join(dict.fromkeys(each["text"] for each in outcome.complaints)) or None
+            marks = splice.Redirect(source=device, target=device, first=f"{_mark(1)} pipe ")
+            marking = tc.run(list(splice.lines([marks])))
+        reasons, unmarked = (
+            "; ".join(dict.fromkeys(each["text"] for each in tried.complaints)) or None for tried in (outcome, marking)
+        )
         shown = seeding.shown[0] if seeding.shown else []
         seeded = any(each.get("options", {}).get("seed") == 1 for each in shown if each["kind"] == "netem")
-        return {"host_netem": reasons, "host_seed": seeded}
+        return {"host_netem": reasons, "host_seed": seeded, "host_marks": unmarked}
 
     def try_program(self, *, path: str) -> str | None:
         """Why this kernel does not let us have a stored program drop packets; None if it does. Found by trying."""

@@ -27,6 +27,8 @@ class NetemAbilities:
     not_booted: str | None = None
     waits_its_turn: str = ""
     """Why the carried kernel runs when its turn comes, as other processes do; empty if it runs before them."""
+    host_marks: str | None = None
+    """Cuts that reject need it where this kernel's own netem runs."""
     noise: Noise | None = None
     """What the machine itself adds to delays."""
 
@@ -53,7 +55,7 @@ def probe_netem(engine: Engine, image: str) -> NetemAbilities:
         return NetemAbilities(
             kernel=able["kernel"], host_netem=able["host_netem"], tun=able["tun"],
             boot_s=boot_s, carried_kernel=release, not_booted=reason, waits_its_turn=waits,
-            noise=noise,
+            host_marks=able["host_marks"], noise=noise,
         )  # fmt: skip
     finally:
         channel.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed import doctor
+from testbed.labs.probing import NetemAbilities
 from testbed.labs.probing_local import LocalAbilities, closers
 
 _OPEN = {
@@ -33,6 +34,14 @@ def settings(folder: Path, values: dict[str, str]) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(value + "\n")
     return folder
+
+
+@pytest.mark.parametrize(("missing", "state"), [(None, "ok"), ("Failed to load TC action module", "limited")])
+def test_the_doctor_names_act_skbedit_where_this_kernels_netem_runs_without_it(missing: str | None, state: str) -> None:
+    able = NetemAbilities(kernel="6.12.0", host_netem=None, tun=None, boot_s=1.0, host_marks=missing)
+    (marks,) = (each for each in doctor._netem(able) if "act_skbedit" in each.name)
+    assert marks.state == state
+    assert ("modprobe act_skbedit" in marks.remedy) == (missing is not None)
 
 
 @pytest.mark.parametrize("closed", _REMEDIES)
