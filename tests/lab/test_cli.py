@@ -199,7 +199,7 @@ def test_hosts_are_parted_until_they_are_healed(project: Path, command: list[str
 
 def test_a_host_that_is_killed_and_restarted_is_ready_and_impaired_again(project: Path, stack: ComposeLab) -> None:
     def server() -> dict[str, Any]:
-        labels = {"testbed_stack": str(project), "com_docker_compose_service": "server"}
+        labels = {"testbed_stack": str(project / "compose.yaml"), "com_docker_compose_service": "server"}
         (container,) = stack.engine.containers(**labels)
         state: dict[str, Any] = stack.engine.state(container)["State"]
         return state
@@ -300,8 +300,8 @@ def test_the_commands_keep_their_hands_off_a_stack_that_a_test_run_owns(project:
 
 def test_a_stack_whose_agent_is_gone_is_still_taken_down(project: Path, stack: ComposeLab) -> None:
     assert cli("up", cwd=project).returncode == 0
-    (agent,) = stack.engine.containers(testbed_stack=str(project), testbed_role="ports")
+    (agent,) = stack.engine.containers(testbed_stack=str(project / "compose.yaml"), testbed_role="ports")
     stack.engine.remove(agent)
     down = cli("down", cwd=project)
     assert down.returncode == 0, down.stderr
-    assert stack.engine.containers(testbed_stack=str(project)) == []
+    assert stack.engine.containers(testbed_stack=str(project / "compose.yaml")) == []
