@@ -138,6 +138,8 @@ class ComposeLab(Lab):
         self._netem_image = ""
         self._agent: Channel | None = None
         self._capture_agent: Channel | None = None
+        self._found: dict[int, Any] = {}
+        """How agents have found each port that they attached: of one that was forgotten, too, to put it right."""
         self._config_up: dict[str, Any] | None = None
         """What Compose was given, to make a container anew; None of a stack that another process brought up."""
         self._seen: dict[str, tuple[Any, HostState]] = {}
@@ -720,7 +722,8 @@ class ComposeLab(Lab):
         self.engine.await_removed(self._agent_container, 10)
         self._asked_netem = self.netem_engine
         self._agent, self.netem_engine = self._start_agent()
-        self._agent.call("put_right", veths=list({port.ifindex: dict(port.found) for port in left}.values()))
+        found = {**self._found, **{port.ifindex: dict(port.found) for port in left}}
+        self._agent.call("put_right", veths=list(found.values()))
 
     def forget_agent(self, role: str) -> None:
         """See `Lab.forget_agent`. Another is started at once in a host's network: it is to tell of the connections."""
@@ -743,6 +746,7 @@ class ComposeLab(Lab):
         ifindex = target.interface(network)["peer_ifindex"]
         name = f"{host}@{network}"
         attached = self._agent.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
+        self._found.setdefault(ifindex, attached["found"])
         return Port.attached(name, self._agent, attached, ifindex=ifindex)
 
     def watching(self, host: str, network: str) -> Port | None:
@@ -755,6 +759,7 @@ class ComposeLab(Lab):
                 return watched.port
         ifindex = self._hosts[host].interface(network)["peer_ifindex"]
         attached = self._agent.call("attach", port=name, ifindex=ifindex, engine="host")
+        self._found.setdefault(ifindex, attached["found"])
         return Port.attached(name, self._agent, attached, ifindex=ifindex)
 
     def _prepare_source(self, host: str, network: str) -> int:
