@@ -103,10 +103,10 @@ class PortCapture:
 
     ::
 
-    with lab.capture("client -> server") as capture:
-        …
-    assert not any(flow.client.retransmissions for flow in capture.flows("after"))
-    capture.save("server.pcapng")
+        with lab.capture("client -> server") as capture:
+            …
+        assert not any(flow.client.retransmissions for flow in capture.flows("after"))
+        capture.save("server.pcapng")
     """
 
     def __init__(self, lab: Lab, text: str, *, limit_bytes: int = LIMIT_BYTES, snap_bytes: int | None = None) -> None:
