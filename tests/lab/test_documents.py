@@ -1,0 +1,167 @@
+"""Every example of README and of docs/ works, from an installed wheel, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from testbed.labs.choice import decide
+from tests.lab import documents
+from tests.lab.conftest import HERE, ROOT
+from tests.lab.documents import Command, File, NotRun, Page, Script, Test
+
+PAGES = [
+    documents.read(path, ROOT)
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if "generated" not in path.parts
+]  # fmt: skip
+WITH_TESTS = [page for page in PAGES if any(isinstance(step, Test) for step in page.steps)]
+WITH_COMMANDS = [page for page in PAGES if any(isinstance(step, Command | Script) for step in page.steps)]
+
+REASONS = {
+    "it asks for another machine, which tests do not have": "ssh, a remote engine",
+    "it is for Windows": "WSL2",
+    "it is for macOS": "Docker Desktop",
+    "it is for a CI service": "its configuration",
+    "it wants a terminal; tests/lab/test_shell.py gives it one": "testbed shell",
+    "it takes minutes; tests/paper runs every claim": "testbed paper",
+    "it installs packages; these tests run from the wheel that it would install": "pip install",
+    "it repeats a failure, which these examples have none of": "the line below a failed test",
+}
+"""Why a block is not run, and what such blocks have in them."""
+
+_APP = HERE / "programs" / "readme"
+_HOST = {
+    "build": {"context": str(ROOT / "images"), "dockerfile": "client/Dockerfile"},
+    "command": ["sleep", "infinity"],
+    "working_dir": "/srv",
+    "volumes": ["./app:/srv:ro"],
+    "networks": ["lan"],
+    "init": True,
+}
+_SERVER = {
+    **_HOST,
+    "command": ["python3", "server.py"],
+    "healthcheck": {
+        "test": ["CMD", "python3", "-c", "import socket; socket.create_connection(('localhost', 8888), 5)"],
+        "interval": "1s", "timeout": "10s", "retries": 30,
+    },
+}  # fmt: skip
+_NAMES = ("client", "a", "b", "c")
+_PYTEST = "#!{}\nimport sys\nimport pytest\nsys.exit(pytest.main())\n"
+# This machine may be busy; and whether a program ends in time at 30 % loss is not left to chance.
+_PYTEST_OPTIONS = "-p no:cacheprovider --testbed-lateness=warn --testbed-seed=1"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]  # some sixty commands, each a start of Python, on a machine that may be busy
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A venv's folder of commands, with the wheel of this checkout and with what the wheel needs."""
+    folder = tmp_path_factory.mktemp("installed")
+    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, env=os.environ)
+    (wheel,) = folder.glob("*.whl")
+    _run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
+    commands = folder / "venv" / "bin"
+    python = commands / "python"
+    install = ["install", "--no-deps", "--no-index", "--no-cache-dir", str(wheel)]
+    _run([sys.executable, "-m", "pip", "--python", str(python), *install], env=os.environ)
+    # What the lock file pins is here already; a .pth file does not lead to this checkout, which is another one's.
+    own = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+    Path(own, "dependencies.pth").write_text(str(Path(pytest.__file__).parents[1]))
+    (commands / "pytest").write_text(_PYTEST.format(python))
+    (commands / "pytest").chmod(0o755)
+    where = _run([str(python), "-c", "import testbed; print(testbed.__file__)"], cwd=folder)
+    assert Path(where).is_relative_to(folder), f"the wheel is what is tested, not {where}"
+    return commands
+
+
+def project(page: Page, folder: Path) -> Iterator[Command | Script]:
+    """Make a reader's project, and give what is to be run in it, each once the files above it are there.
+
+    Where the page has no Compose file of its own, that is a stack of a server, a client and three hosts more.
+    """
+    if not any(isinstance(step, File) and step.path == "compose.yaml" for step in page.steps):
+        services: Mapping[str, object] = {"server": _SERVER, **dict.fromkeys(_NAMES, _HOST)}
+        (folder / "compose.yaml").write_text(json.dumps({"services": services, "networks": {"lan": {}}}))
+        (folder / "app").mkdir(mode=0o755)
+        for path in _APP.glob("*.py"):
+            (folder / "app" / path.name).write_bytes(path.read_bytes())
+    for step in page.steps:
+        if isinstance(step, File):
+            path = folder / step.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(step.text)
+        elif isinstance(step, Command | Script):
+            yield step
+
+
+@pytest.mark.parametrize("page", WITH_TESTS, ids=str)
+def test_tests_run(installed: Path, tmp_path: Path, page: Page, kind: str) -> None:
+    for _ in project(page, tmp_path):
+        pass
+    tests = [step.text for step in page.steps if isinstance(step, Test)]
+    (tmp_path / "examples").mkdir()
+    for number, text in enumerate(tests):
+        (tmp_path / "examples" / f"test_example_{number}.py").write_text(text)
+    _shell(f"pytest -rA --lab {kind} examples", cwd=tmp_path, commands=installed)
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=str)
+def test_commands_run_one_after_the_other(installed: Path, tmp_path: Path, page: Page) -> None:
+    if (chosen := decide("auto"))[0] != "compose":
+        pytest.skip(f"stacks that stay up are an engine's: {chosen[1]}")
+    try:
+        for step in project(page, tmp_path):
+            if isinstance(step, Script):
+                if "ping" in step.text and shutil.which("ping") is None:
+                    pytest.skip("the example runs ping, which this machine lacks")
+                _run([str(installed / "python"), "-c", step.text], cwd=tmp_path)
+            else:
+                printed = _shell(step.line, cwd=tmp_path, commands=installed, may=(step.status,))
+                missing = step.missing(printed)
+                assert missing is None, f"`{step.line}` does not print {missing!r}; it prints:\n{printed}"
+    finally:
+        _shell("testbed down", cwd=tmp_path, commands=installed, may=(0, 1, 2))
+
+
+def test_what_is_not_run_says_why() -> None:
+    not_run = [(page.name, step) for page in PAGES for step in page.steps if isinstance(step, NotRun)]
+    assert {step.reason for _, step in not_run} == set(REASONS), "a reason that no block has, or that nobody knows"
+
+
+def test_there_are_examples_of_each_kind() -> None:
+    kinds = {type(step) for page in PAGES for step in page.steps}
+    assert kinds == {File, Test, Script, Command, NotRun}, "or whoever reads the pages passes over some"
+
+
+def _shell(line: str, *, cwd: Path, commands: Path, may: tuple[int, ...] = (0,)) -> str:
+    """What a line prints that the reader types."""
+    env = {**_users_environment(), "PYTEST_ADDOPTS": _PYTEST_OPTIONS, "COLUMNS": "120",
+           "PATH": f"{commands}:{os.environ['PATH']}"}  # fmt: skip
+    return _run(["bash", "-c", f"exec 2>&1; {line}"], cwd=cwd, may=may, env=env)
+
+
+def _users_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH"))}
+
+
+def _run(
+    argv: list[str], *, cwd: Path | None = None, may: tuple[int, ...] = (0,), env: Mapping[str, str] | None = None
+) -> str:
+    done = subprocess.run(
+        argv, cwd=cwd, env=_users_environment() if env is None else env, capture_output=True, text=True, check=False,
+        timeout=300, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode in may, f"{argv}: status {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
