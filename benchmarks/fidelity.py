@@ -22,7 +22,6 @@ from benchmarks.common import BenchmarkError, Check, Report
 from testbed import units
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.labs import proving
 from testbed.labs.compose import ComposeLab
 from testbed.labs.lab import Lab
 from testbed.labs.local import LocalLab
@@ -153,16 +152,16 @@ class Bench:
     def _put(self, asked: Impairment) -> None:
         self.report.say(asked.describe())
         self.lab.apply(self.link, asked)
-        self.lab.put_afresh(self.link, asked)
+        self.lab.impairer.put_afresh(self.link, asked)
 
     def _fly(self, count: int, pace_s: float, *, longest_s: float = 0.0, **options: Any) -> probes.Flight:
         options = {"size_bytes": 64, **options}
-        return proving.fly(
-            self.lab, self.link, count=count, pace_s=pace_s, quiet_s=2 * longest_s + 0.3, **options
+        return self.lab.prober.fly(
+            self.link, count=count, pace_s=pace_s, quiet_s=2 * longest_s + 0.3, **options
         )  # fmt: skip
 
     def _untouched(self) -> None:
-        back = proving.fly(self.lab, self.back, count=500, pace_s=0.001, size_bytes=64, quiet_s=0.3)
+        back = self.lab.prober.fly(self.back, count=500, pace_s=0.001, size_bytes=64, quiet_s=0.3)
         self.backward.append(500 - len(back.first) + len(back.arrivals) - len(back.first) + back.damaged)
 
     def _when_quiet(self, measure: Callable[[], _Measured]) -> tuple[_Measured, str]:
@@ -179,7 +178,7 @@ class Bench:
         return found, f"; the machine is busy: the untouched direction spreads by {worst_s * 1e3:.2g} ms"
 
     def _spread_s(self) -> float:
-        seen = proving.fly(self.lab, self.back, count=300, pace_s=0.001, size_bytes=64, quiet_s=0.3).delays_s.values()
+        seen = self.lab.prober.fly(self.back, count=300, pace_s=0.001, size_bytes=64, quiet_s=0.3).delays_s.values()
         ordered = sorted(seen)
         return ordered[int(len(ordered) * 0.97)] - ordered[0]
 
@@ -356,8 +355,8 @@ class Bench:
         if not sent.ok:
             raise BenchmarkError(f"Reno's sender: {sent.stderr.strip()}")
         got = json.loads(sink.wait("60s").stdout)
-        counters = self.lab.read(self.link)
-        self.lab.clear(self.back)
+        counters = self.lab.counters(self.link)
+        self.lab.impairer.clear(self.back)
         goodput = got["bytes"] * 8 / got["seconds"]
         p = counters.dropped_packets / (counters.sent_packets + counters.dropped_packets)
         # Mathis, Semke, Mahdavi, Ott, "The macroscopic behavior of the TCP congestion avoidance algorithm", 1997:

@@ -32,7 +32,7 @@ from testbed.errors import EnvironmentUnfitError
 from testbed.labs import images
 from testbed.labs.compose import ComposeLab
 from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL
-from testbed.labs.lab import Port
+from testbed.labs.ports import Port
 from testbed.labs.runs import owner
 from testbed.links import proof, qdisc
 from testbed.model.impairment import Impairment
@@ -187,7 +187,7 @@ def _among_many(
     for number, words in enumerate(port_words):
         lab.link(words).impair(delay=f"{50 + number}ms")
     link = lab.link("client -> server")
-    port = lab.port(link.ref)
+    port = lab.ports.of(link.ref)
     if port is None or len(port.applied) != RULES:
         raise BenchmarkError(f"{RULES} rules were asked, the port has {0 if port is None else len(port.applied)}")
     ours = Contestant(case.name, "", lambda number: link.impair(CHANGES[number % len(CHANGES)]))
@@ -208,9 +208,7 @@ def _among_many(
 
 def _host_mechanism(lab: ComposeLab) -> Contestant | None:
     """The host engine's way in this kernel, with a qdisc that it has: agent, tc, and one qdisc read back."""
-    port = lab.watching("client", "lan")
-    if port is None:
-        raise BenchmarkError("the client's port cannot be attached in this kernel")
+    port = Port.of(lab.attach_to_count("client", "lan"))
     if port.channel.call("capabilities")["host_netem"] is None:
         return None  # it is measured itself
     minors = [0x10 + number for number in range(RULES)]

@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
-from testbed.labs import proving
 from testbed.labs.compose import ComposeLab
 from testbed.labs.lab import Lab
 from testbed.labs.local import LocalLab
@@ -66,7 +65,7 @@ def _measure_delays(report: Report) -> None:
 
 def _median_s(lab: Lab, delay_s: float) -> float:
     (ref,) = lab.topology.links("client -> server")
-    flight = proving.fly(lab, ref, count=_PROBES, pace_s=0.001, size_bytes=64, quiet_s=2 * delay_s + 0.2)
+    flight = lab.prober.fly(ref, count=_PROBES, pace_s=0.001, size_bytes=64, quiet_s=2 * delay_s + 0.2)
     if not flight.delays_s:
         raise BenchmarkError(f"{ref}: no probe arrived")
     return statistics.median(flight.delays_s.values())

@@ -21,7 +21,6 @@ from statistics import median
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs import proving
 from testbed.labs.compose import ComposeLab
 from testbed.labs.waiting import await_condition
 from testbed.model.topology import LinkRef
@@ -224,7 +223,7 @@ def _bulk(lab: ComposeLab, sender: str) -> list[float]:
 
 def _through_kernel(lab: ComposeLab, ref: LinkRef) -> dict[str, int] | None:
     """Bytes in and out of the carried kernel at a link's port, both ways, and packets refused; None without one."""
-    port = lab.port(ref)
+    port = lab.ports.of(ref)
     ways = None if port is None else port.channel.call("carried", ports=[port.name]).get(port.name)
     if ways is None:
         return None
@@ -262,7 +261,7 @@ def _in_turns(rounds: int, look: Callable[[str], float]) -> list[tuple[float, fl
 def _latency_s(lab: ComposeLab, dst: str) -> float:
     """The median one-way delay of a flight of probes."""
     (ref,) = lab.topology.links(f"other -> {dst}")
-    flight = proving.fly(lab, ref, count=_FLIGHT, pace_s=_PACE_S, size_bytes=64, quiet_s=0.05)
+    flight = lab.prober.fly(ref, count=_FLIGHT, pace_s=_PACE_S, size_bytes=64, quiet_s=0.05)
     if len(flight.first) < _FLIGHT:
         raise BenchmarkError(f"{ref}: {_FLIGHT - len(flight.first)} of {_FLIGHT} probes did not arrive")
     return median(flight.delays_s.values())

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         UserError,
     )
     from testbed.labs.compose import ComposeLab
-    from testbed.labs.lab import Host, Lab, Link, Result
+    from testbed.labs.host import Host, Result
+    from testbed.labs.lab import Lab, Link
     from testbed.labs.local import LocalLab
     from testbed.labs.observing import PortCapture
     from testbed.links.profiles import load_profiles
@@ -62,7 +63,8 @@ _MODULES = {
         "InvalidValueError", "LabError", "ServiceFailedError", "TestbedError", "UserError",
     ),
     "labs.compose": ("ComposeLab",),
-    "labs.lab": ("Host", "Lab", "Link", "Result"),
+    "labs.host": ("Host", "Result"),
+    "labs.lab": ("Lab", "Link"),
     "labs.local": ("LocalLab",),
     "labs.observing": ("PortCapture",),
     "links.profiles": ("load_profiles",),

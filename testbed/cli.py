@@ -37,7 +37,6 @@ from testbed.labs.compose import ComposeLab
 from testbed.labs.engine import Engine, NoEngineError
 from testbed.labs.lab import Lab
 from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES, UP_DEADLINE
-from testbed.labs.proving import proven
 from testbed.labs.runs import clear_stale, foreigners, remove_run, runs
 from testbed.links.profiles import find_profile, load_profiles, parse_yaml
 from testbed.model.evidence import FAILS
@@ -243,7 +242,7 @@ def _asked(lab: Lab, link: str, what: Sequence[str]) -> _Asked:
         if profile is None and not words:
             lab.topology.links(link)
         else:
-            wanted = lab.asked(link, profile, words)
+            wanted = lab.wanted(link, profile, words)
     problems.tell()
     return _Asked(link=link, profile=profile, words=words, wanted=wanted)
 
@@ -316,7 +315,7 @@ def _in_host(lab: Lab, impaired: Sequence[str], host: str, argv: Sequence[str]) 
         with ExitStack() as healed:  # nothing half-applied
             for asked in wanted:
                 for applied in lab.impair(asked.link, asked.profile, **asked.words):
-                    healed.callback(lab.clear, applied.link)
+                    healed.callback(lab.impairer.clear, applied.link)
             healed.pop_all()
         return terminal.interact(place, argv)
 
@@ -541,7 +540,7 @@ def prove(
     refs = lab.topology.links(link)
     known = asked.wanted if asked is not None else {}
     wanted = {ref: known.get(ref, CLEAN) for ref in refs}
-    lab.plan_proof(wanted, alpha=alpha, most_s=seconds, tolerance=tolerance)
+    lab.prober.plan(wanted, alpha=alpha, most_s=seconds, tolerance=tolerance)
     with ExitStack() as undo:
         if lab.take_up():
             undo.callback(lab.leave)
@@ -551,15 +550,15 @@ def prove(
             )
         else:
             undo.enter_context(lab)
-        now = wanted if asked is not None else {ref: lab.asked_now(ref) for ref in refs}
-        lab.plan_proof(now, alpha=alpha, most_s=seconds, tolerance=tolerance)  # here it may be cut
+        now = wanted if asked is not None else {ref: lab.prober.asked(ref) for ref in refs}
+        lab.prober.plan(now, alpha=alpha, most_s=seconds, tolerance=tolerance)  # here it may be cut
         if asked is not None:
             lab.impair(asked.link, asked.profile, **asked.words)
         for ref in refs:
-            held = lab.held_now(ref)
+            held = lab.verifier.held_now(ref)
             if held is None or not held.found:  # what is not there is told as it was found
-                lab.probe(ref, alpha=alpha, most_s=seconds, tolerance=tolerance)
-        found = [proven(lab, ref) for ref in refs]
+                lab.prober.probe(ref, alpha=alpha, most_s=seconds, tolerance=tolerance)
+        found = [lab.prober.proven(ref) for ref in refs]
     if as_json:
         _OUT.print_json(json.dumps([each.as_json() for each in found]))
     else:
@@ -679,9 +678,9 @@ def heal(compose_file: tuple[Path, ...], link: str | None) -> int:
     """Take the impairment off LINK, or off every link, and end its cut."""
     lab = _taken_up(compose_file, lambda lab: lab.topology.links(link) if link else None)
     try:
-        refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.impaired, *lab.cuts]))
+        refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.ports.impaired, *lab.ports.cut]))
         for ref in refs:
-            lab.clear(ref)
+            lab.impairer.clear(ref)
             lab.mend_link(ref)
             _OUT.print(f"{ref}: healed", markup=False)
         lab.release()
@@ -707,9 +706,9 @@ def show(compose_file: tuple[Path, ...], as_json: bool) -> int:
                 "kernel": held.netem, "differences": [str(each) for each in held.found],
                 "realised": held.asked.realised,
             }
-            for ref in lab.impaired if (held := lab.held_now(ref)) is not None
+            for ref in lab.ports.impaired if (held := lab.verifier.held_now(ref)) is not None
         ]  # fmt: skip
-        cuts = [lab.cut_evidence(ref) for ref in lab.cuts]
+        cuts = [lab.cutter.evidence(ref) for ref in lab.ports.cut]
         hosts = {name: list(host.addresses()) for name, host in lab.hosts.items()}
     finally:
         lab.leave()

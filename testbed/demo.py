@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from testbed.errors import CommandTimeoutError, LabError, Problems
-from testbed.labs.lab import Host, Lab, Log
+from testbed.labs.host import Host, Log
+from testbed.labs.lab import Lab
 from testbed.links.profiles import find_profile
 from testbed.model.demo import DemoRun, Message, ProfileRun
 from testbed.model.impairment import Impairment, Profile
@@ -83,13 +84,13 @@ def _run_profile(lab: Lab, profile: Profile, count: int, log: Log, clients: Thre
     texts = [f"Test message {number:02d} ({profile.name})" for number in range(1, count + 1)]
     messages = tuple(clients.map(lambda text: _send(client, server, text, log, until), texts))
     lab.verify()
-    counters = [lab.read(each.link) for each in applied]
+    counters = [lab.counters(each.link) for each in applied]
     return ProfileRun(
         profile=profile.name,
         description=profile.description,
         forward=profile.forward.describe(),
         reverse=profile.reverse.describe(),
-        proof=tuple((str(each.link), tuple(lab.probed[each.link])) for each in probed),
+        proof=tuple((str(each.link), tuple(lab.ledger.probed[each.link])) for each in probed),
         commands=tuple(each.command for each in applied),
         delay_s=(profile.forward.delay_s or 0.0) if isinstance(profile.forward, Impairment) else 0.0,
         messages=messages,

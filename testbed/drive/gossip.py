@@ -23,7 +23,8 @@ from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.judge import oracle
 from testbed.judge.oracle import Account, Cause, Expectation
 from testbed.judge.verdict import Verdict
-from testbed.labs.lab import Lab, Program
+from testbed.labs.host import Program
+from testbed.labs.lab import Lab
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links import proof
 from testbed.model import topologies
@@ -125,12 +126,12 @@ def talk(
         lab.host(hosts[0]).put(f"{_SHARED}/now", b"")
         _await(programs, '"messages"', deadline_s + _READY_DEADLINE_S)
         # An answer to a word that was said twice may still be under way.
-        await_condition(lab.counts, _Still(), deadline_s=_READY_DEADLINE_S, every_s=0.2)
+        await_condition(lab.ports.counts, _Still(), deadline_s=_READY_DEADLINE_S, every_s=0.2)
         for name, program in programs.items():
             done = program.stop("SIGTERM")
             if done.exit_code not in (0, 1):
                 raise LabError(f"`{name}`: {' '.join(done.argv)}: exit status {done.exit_code}: {done.stderr[-2000:]}")
-    links = lab.counts()
+    links = lab.ports.counts()
     kernel = {name: difference(before[name], lab.host(name).counters()) for name in hosts}
     journals = {name: _parts(lab.host(name).get(_JOURNAL)) for name in hosts}
     return Talked(accounts=dict(_accounts(talking, journals, kernel, links, messages)), messages=messages)

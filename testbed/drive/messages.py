@@ -20,7 +20,8 @@ from testbed.drive.programs import put_programs
 from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.judge import oracle
 from testbed.judge.oracle import Account, Expectation
-from testbed.labs.lab import Lab, Program, Result
+from testbed.labs.host import Program, Result
+from testbed.labs.lab import Lab
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.model.impairment import unknown
 from testbed.model.journal import Journal
@@ -161,7 +162,7 @@ class Exchange:
 
     def _await_empty_links(self) -> None:
         def queued() -> int:
-            seen = (self._lab.netem(ref) for ref in (self._ref, self._back))
+            seen = (self._lab.ports.netem(ref) for ref in (self._ref, self._back))
             return sum(netem["qlen"] for netem in seen if netem is not None)
 
         try:
@@ -172,8 +173,8 @@ class Exchange:
     def _count(self) -> _Counted:
         links = {}
         for ref in (self._ref, self._back):
-            cut = self._lab.lost_in_cut(ref)
-            seen = self._lab.read(ref) if self._lab.netem(ref) is not None else None
+            cut = self._lab.cutter.lost_packets(ref)
+            seen = self._lab.counters(ref) if self._lab.ports.netem(ref) is not None else None
             if seen is None and not cut:
                 continue
             impairment = self._lab.impairments.get(ref)

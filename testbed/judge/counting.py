@@ -50,6 +50,12 @@ def root_packets(qdiscs: Iterable[Mapping[str, Any]]) -> int | None:
     return None
 
 
+def beyond(entry: Iterable[Mapping[str, Any]], qdiscs: Iterable[Mapping[str, Any]]) -> int | None:
+    """How many packets came to a port's root that its redirect did not bring; None where either is not counted."""
+    brought, came = redirected(entry), root_packets(qdiscs)
+    return None if brought is None or came is None else came - brought
+
+
 def tally(
     asked: Impairment, netem: Mapping[str, Any], *, limit_packets: int, refused: int | None = None,
     changing: bool = False, beyond: int | None = None,

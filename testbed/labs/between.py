@@ -9,15 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from testbed.errors import AgentError
+from testbed.labs.backend import Backend
 from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.model.topology import LinkRef
 from testbed.observe.connections import Connection, Crossed, Over, Table, crossed, over
-
-if TYPE_CHECKING:
-    from testbed.labs.lab import Lab
-    from testbed.model.topology import LinkRef
 
 _ENDS_ITSELF_S = 2.0
 """How long a connection may take to end as TCP ends it, before it is destroyed: what a program at the other end would
@@ -34,21 +31,22 @@ class LeftOverWarning(UserWarning):
 class Connections:
     """The connections of a lab's hosts that began before a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._earlier: dict[str, set[str]] = {}
         """By host, the ids of those that were there when the test began."""
         self._before: dict[str, list[Connection]] = {}
         """The same as they were when its body began."""
         self._now: Mapping[str, Table] | None = None
 
-    def begin(self, lab: Lab) -> None:
+    def begin(self) -> None:
         """A test begins."""
         self._earlier, self._before, self._now = {}, {}, None
-        self._learn(lab.tcp_tables())
+        self._learn(self._backend.tcp_tables())
 
-    def begin_body(self, lab: Lab) -> None:
+    def begin_body(self) -> None:
         """Its body begins: what earlier connections send from now on is counted."""
-        tables = lab.tcp_tables()
+        tables = self._backend.tcp_tables()
         self._learn(tables)
         self._before = {
             host: [each for each in table.connections if each.id in self._earlier[host]]
@@ -60,32 +58,34 @@ class Connections:
         for host, table in tables.items():
             self._earlier.setdefault(host, {each.id for each in table.connections})
 
-    def look(self, lab: Lab) -> None:
+    def look(self) -> None:
         """Look at what the earlier ones have sent, if there are any."""
-        self._now = lab.tcp_tables() if any(self._before.values()) else {}
+        self._now = self._backend.tcp_tables() if any(self._before.values()) else {}
 
-    def crossed(self, lab: Lab, ref: LinkRef) -> Crossed | None:
+    def crossed(self, ref: LinkRef) -> Crossed | None:
         """What they had sent on a link at the last look; None if nothing, or if it is not known."""
         before = self._before.get(ref.src)
         if not before or self._now is None or ref.to:
             return None
         now = self._now[ref.src].connections if ref.src in self._now else ()
-        sources = lab.source_addresses(ref.src, ref.network)
-        targets = lab.hosts[ref.dst].addresses(ref.network)
+        sources = self._backend.source_addresses(ref.src, ref.network)
+        targets = self._backend.hosts[ref.dst].addresses(ref.network)
         return crossed(before, now, sources=sources, targets=targets, traffic=ref.traffic)
 
-    def settle(self, lab: Lab) -> str:
+    def settle(self) -> str:
         """Have the connections end that the test began and that only kernels still work on; what is left, or nothing.
 
         Those that no program has at either end are destroyed at once, the others after a while.
         """
         earlier = {each for ids in self._earlier.values() for each in ids}
-        host_of = {address: name for name in lab.tcp_hosts for address in lab.hosts[name].addresses()}
+        host_of = {
+            address: name for name in self._backend.tcp_hosts for address in self._backend.hosts[name].addresses()
+        }
         refused: list[str] = []
         patience = time.monotonic() + _ENDS_ITSELF_S
 
         def left() -> list[Over]:
-            found = over(lab.tcp_tables(), earlier, host_of) if host_of else []
+            found = over(self._backend.tcp_tables(), earlier, host_of) if host_of else []
             late = time.monotonic() > patience
             doomed: dict[str, list[str]] = {}
             for each in found:
@@ -93,7 +93,7 @@ class Connections:
                     doomed.setdefault(each.connection.host, []).append(each.connection.id)
             for host, ids in doomed.items():
                 with suppress(AgentError):  # the host is gone, and its connections with it
-                    refused.extend(filter(None, [lab.destroy_tcp(host, ids)]))
+                    refused.extend(filter(None, [self._backend.destroy_tcp(host, ids)]))
             return found
 
         deadline_s = _ENDS_ITSELF_S + _GONE_S

@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
 from testbed.judge import lateness
+from testbed.labs.backend import Backend
+from testbed.labs.ports import Port, Ports
 from testbed.model.evidence import LinkEvidence
 from testbed.model.impairment import Impairment
-
-if TYPE_CHECKING:
-    from testbed.labs.lab import Lab, Port
 
 # So long one look serves the links that are looked at one after the other.
 _FRESH_S = 0.5
@@ -37,8 +36,10 @@ class Way:
 class Carriage:
     """What a lab knows of how its packets are carried, in one test."""
 
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
+    def __init__(self, ports: Ports, backend: Backend) -> None:
+        self._ports = ports
+        self._backend = backend
+        ports.use, ports.suspect = self.watch, self.suspect
         self._testing = False
         self._watched: set[str] = set()
         """Carried kernels that are watched; an empty name is this machine's own timer."""
@@ -61,14 +62,14 @@ class Carriage:
         self._used.clear()
         self._told, self._told_at, self._unknown = {}, 0.0, ""
         self._beyond_repair = {}
-        self.repair(self.paths(self._lab.ports))
+        self.repair(self.paths(self._ports))
 
     def end(self) -> None:
         """After a test: take out what is broken, which nothing else could be asked of; watch no more."""
-        broken = self.paths(port for port in self._lab.ports if port.name in self._used)
+        broken = self.paths(port for port in self._ports if port.name in self._used)
         self.repair(broken)
         if self._watched and self._unknown == "":
-            self._lab.capture_agent().call("rest")
+            self._backend.capture_agent().call("rest")
         self._testing = False
 
     def watch_no_more(self, reason: str) -> None:
@@ -82,11 +83,11 @@ class Carriage:
     def repair(self, paths: Mapping[str, Way]) -> None:
         """Take every broken port out, so that it is attached anew when it is needed; what is beyond repair is kept."""
         suspect, self._suspect = self._suspect, set()
-        for port in list(self._lab.ports):
+        for port in self._ports:
             path = paths.get(port.name)
             if path is None or path.gone or not (path.amiss or port.name in suspect):
                 continue  # a new one is attached for one that is gone, as ever
-            self._lab.forget_port(port)
+            self._ports.forget(port)
             try:
                 left = port.channel.call("repair", port=port.name)
             except AgentError as error:
@@ -130,7 +131,7 @@ class Carriage:
             return
         try:
             self._taps = port.channel.call("clocks") if kernel else {}
-            self._lab.capture_agent().call("watch_passages", taps=self._taps, anew=not self._watched)
+            self._backend.capture_agent().call("watch_passages", taps=self._taps, anew=not self._watched)
             self._watched |= self._taps.keys() | {kernel}
         except LabError as error:
             self._unknown = str(error)
@@ -138,7 +139,7 @@ class Carriage:
     def settle(self) -> None:
         """Begin to watch anew, once all that a test asks for is there: to put it there keeps a kernel busy."""
         if self._watched and not self._unknown:
-            self._lab.capture_agent().call("watch_passages", taps=self._taps)
+            self._backend.capture_agent().call("watch_passages", taps=self._taps)
 
     def look(self) -> None:
         """Fetch how late all was until now."""
@@ -188,6 +189,6 @@ class Carriage:
 
     def _fetched(self) -> dict[str, Any]:
         if self._watched and time.monotonic() - self._told_at > _FRESH_S:
-            self._told = self._lab.capture_agent().call("passages")
+            self._told = self._backend.capture_agent().call("passages")
             self._told_at = time.monotonic()
         return self._told

@@ -37,6 +37,7 @@ from testbed.errors import (
 )
 from testbed.labs import composefile, hostfiles, images, onlyone
 from testbed.labs.agents import ROLES, TUN
+from testbed.labs.backend import Attached, Spot
 from testbed.labs.channel import Channel
 from testbed.labs.composer import Composer
 from testbed.labs.engine import (
@@ -50,10 +51,11 @@ from testbed.labs.engine import (
     RefusedError,
     refusals_told,
 )
-from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
-from testbed.labs.observing import Spot, spots_of_port
+from testbed.labs.host import Host, Program, Result, seconds
+from testbed.labs.lab import Lab
+from testbed.labs.observing import spots_of_port
 from testbed.labs.options import NETEM_CHOICES, UP_DEADLINE, files_of
-from testbed.labs.releasing import PerPacket
+from testbed.labs.perpacket import PerPacket
 from testbed.labs.runs import DETACHED, STACK_LABEL, STARTER_LABEL, UP_LABEL, Run, clear_stale, owner, remove_run, runs
 from testbed.labs.starting import Progress, Unwell, allowed_s, last_check, unwell_in_words
 from testbed.labs.succession import CAPTURE, PORTS, beside
@@ -255,16 +257,14 @@ class ComposeLab(Lab):
             self._undo.callback(self._stay_no_more)
             kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": [], "per_packet": {}}
             self.netem_engine, self.seedable = kept["engine"], kept["seedable"]
-            self.per_packet = PerPacket(kept["per_packet"])
+            self.ports.per_packet = PerPacket(kept["per_packet"])
             self._name_hosts(self.engine.containers(com_docker_compose_project=self.composer.project))
             self.whole.up()
-            self.suspended = {
+            self.suspensions.links = {
                 LinkRef.from_state(each["link"]): Suspended.from_state(each["kept"])
                 for each in kept.get("suspended", ())
             }
-            for each in kept["ports"]:
-                name = f"{each['host']}@{each['network']}"
-                self._ports[each["host"], each["network"]] = Port.from_state(name, channel, each)
+            self.ports.take_up(kept["ports"], channel)
             return True
         return False
 
@@ -293,11 +293,10 @@ class ComposeLab(Lab):
         """Let go of a lab that outlives us: it stays as it is, impairments included."""
         if self._agent is None:
             return
-        ports = [{"host": host, "network": network, **port.state()} for (host, network), port in self._ports.items()]
-        suspended = [{"link": ref.state(), "kept": kept.state()} for ref, kept in self.suspended.items()]
+        suspended = [{"link": ref.state(), "kept": kept.state()} for ref, kept in self.suspensions.links.items()]
         self._agent.call("keep", state={
-            "engine": self.netem_engine, "seedable": self.seedable, "ports": ports, "suspended": suspended,
-            "per_packet": self.per_packet.state(),
+            "engine": self.netem_engine, "seedable": self.seedable, "ports": self.ports.state(), "suspended": suspended,
+            "per_packet": self.ports.per_packet.state(),
         })  # fmt: skip
         self._agent.close()
         if self._config_up is not None:
@@ -319,8 +318,8 @@ class ComposeLab(Lab):
     @refusals_told()
     def down(self) -> None:
         """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
-        self._ports.clear()
-        self.watched.clear()
+        self.ports.clear()
+        self.elsewhere.watched.clear()
         with self._step("taking the stack down"):
             self._undo.close()
         self._hosts.clear()
@@ -713,7 +712,7 @@ class ComposeLab(Lab):
             known |= {beside(role, name): agent for role, agent in host.agents().items()}
         return {role: agent for role, agent in known.items() if agent is not None}
 
-    def replace_agent(self, left: Sequence[Port]) -> None:
+    def replace_agent(self, left: Sequence[Mapping[str, Any]]) -> None:
         """Start another container of the agent's, and have it put the dead one's ports right."""
         self._say("the agent has died: starting another")
         if self._agent is not None:
@@ -722,7 +721,7 @@ class ComposeLab(Lab):
         self.engine.await_removed(self._agent_container, 10)
         self._asked_netem = self.netem_engine
         self._agent, self.netem_engine = self._start_agent()
-        found = {**self._found, **{port.ifindex: dict(port.found) for port in left}}
+        found = {**self._found, **{each["ifindex"]: each for each in left}}
         self._agent.call("put_right", veths=list(found.values()))
 
     def forget_agent(self, role: str) -> None:
@@ -739,30 +738,24 @@ class ComposeLab(Lab):
 
     # --- ports -----------------------------------------------------------------------------------
 
-    def _attach(self, host: str, network: str) -> Port:
+    def attach(self, host: str, network: str) -> Attached:
+        """See `Backend`."""
+        return self._attach(f"{host}@{network}", host, network, self.netem_engine)
+
+    def attach_to_count(self, host: str, network: str) -> Attached:
+        """See `Backend`."""
+        return self._attach(f"{host}@{network} watched", host, network, "host")
+
+    def _attach(self, name: str, host: str, network: str, engine: str) -> Attached:
         if self._agent is None:
             raise LabError("the lab is not up")
-        target = self._hosts[host]
-        ifindex = target.interface(network)["peer_ifindex"]
-        name = f"{host}@{network}"
-        attached = self._agent.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
-        self._found.setdefault(ifindex, attached["found"])
-        return Port.attached(name, self._agent, attached, ifindex=ifindex)
+        ifindex = self.port_of_sender(host, network)
+        port = self._agent.call("attach", port=name, ifindex=ifindex, engine=engine)
+        self._found.setdefault(ifindex, port["found"])
+        return Attached(name=name, channel=self._agent, port=port, ifindex=ifindex)
 
-    def watching(self, host: str, network: str) -> Port | None:
-        """The port of the engine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
-        if self._agent is None or self.netem_engine == "host":
-            return self._port(host, network)
-        name = f"{host}@{network} watched"
-        for watched in self.watched.values():
-            if watched.port.name == name:
-                return watched.port
-        ifindex = self._hosts[host].interface(network)["peer_ifindex"]
-        attached = self._agent.call("attach", port=name, ifindex=ifindex, engine="host")
-        self._found.setdefault(ifindex, attached["found"])
-        return Port.attached(name, self._agent, attached, ifindex=ifindex)
-
-    def _prepare_source(self, host: str, network: str) -> int:
+    def port_of_sender(self, host: str, network: str) -> int:
+        """See `Backend`."""
         return int(self._hosts[host].interface(network)["peer_ifindex"])
 
     # --- connections -----------------------------------------------------------------------------
@@ -812,7 +805,16 @@ class ComposeLab(Lab):
         def end(name: str) -> int:
             return int(self._hosts[name].interface(network)["peer_ifindex"])
 
-        return spots_of_port(self, self._agent, host=host, network=network, src=src, members=members, end=end)
+        return spots_of_port(
+            self,
+            self._agent,
+            host=host,
+            network=network,
+            src=src,
+            members=members,
+            end=end,
+            attached=self.ports.at(host, network) is not None,
+        )
 
     def mac(self, host: str, network: str) -> str | None:
         """The MAC address of a container's interface."""
@@ -832,6 +834,7 @@ class ComposeHost(Host):
     def __init__(self, lab: ComposeLab, name: str, container: Container) -> None:
         self.name = name
         self._lab = lab
+        self._whole = lab.whole
         self.container = container
         self._agents: dict[str, tuple[Channel, str]] = {}
         """Those in its namespaces, by role, and the start of the container that each was started for."""
@@ -853,7 +856,7 @@ class ComposeHost(Host):
                 f"program is ready; stop the other one first"
             )
         program = ComposeProgram(self, argv, env=env or {}, workdir=workdir, user=user)
-        self._lab.programs.append(program)
+        self._lab.ledger.programs.append(program)
         if ready is not None:
             try:
                 self._await_ready(program, ready, timeout)

@@ -17,7 +17,8 @@ from testbed.observe.wire import losses
 from testbed.writing import refuse_links
 
 if TYPE_CHECKING:
-    from testbed.labs.lab import Lab, Port
+    from testbed.labs.lab import Lab
+    from testbed.labs.ports import Port
     from testbed.model.topology import LinkRef
 
 _NAME_LENGTH = 120
@@ -77,11 +78,11 @@ class KeptCaptures:
 
     def _begin(self, ref: LinkRef) -> None:
         """Begin to capture at the link's port, unless that is done already and the port is still the same."""
-        port = self._lab.port(ref)
+        port = self._lab.ports.of(ref)
         known = self._running.setdefault((ref.dst, ref.network), [])
         if known and known[-1][0] is port:
             return
-        capture = PortCapture(self._lab, f"{ref.dst} on {ref.network}", snap_bytes=SNAP_BYTES)
+        capture = self._lab.capture(f"{ref.dst} on {ref.network}", snap_bytes=SNAP_BYTES)
         try:
             capture.begin()
         except LabError as error:
@@ -106,7 +107,7 @@ class KeptCaptures:
 
     def _losses(self, capture: PortCapture) -> list[str]:
         """What each link that was impaired at a port has lost since."""
-        here = {each.link: each.asked for each in self._lab.history
+        here = {each.link: each.asked for each in self._lab.ledger.history
                 if (each.link.dst, each.link.network) == (capture.host, capture.network)}  # fmt: skip
         if len(capture.packets) > _MOST_NUMBERED:
             return [f"{ref}: too many packets to say by number which were lost" for ref in here]

@@ -34,16 +34,19 @@ from testbed.errors import (
     ServiceFailedError,
 )
 from testbed.labs import composefile, composer, dockerfile, hostfiles, limits, localplan, onlyone, readiness
+from testbed.labs.backend import Attached as AttachedPort
+from testbed.labs.backend import Spot
 from testbed.labs.channel import Channel
 from testbed.labs.child import ChildAgent, PipeStream
 from testbed.labs.composefile import ComposeFile, NeedsComposeError
 from testbed.labs.composer import Composer
-from testbed.labs.lab import Host, Lab, Port, Program, Result, seconds
+from testbed.labs.host import Host, Program, Result, seconds
+from testbed.labs.lab import Lab
 from testbed.labs.localplan import HostPlan, Plan, Published, ServicePlan
-from testbed.labs.observing import Spot, spots_of_port
+from testbed.labs.observing import spots_of_port
 from testbed.labs.options import COMPOSE_FILE_NAMES, UP_DEADLINE, files_of, find_compose_file
+from testbed.labs.perpacket import PerPacket
 from testbed.labs.readiness import Ready
-from testbed.labs.releasing import PerPacket
 from testbed.labs.starting import Progress, allowed_s, last_check
 from testbed.labs.succession import CAPTURE, PORTS, beside
 from testbed.labs.waiting import NotSeenError, await_condition
@@ -250,7 +253,7 @@ class LocalLab(Lab):
 
     def down(self) -> None:
         """Stop the services and end the agent, and all there is with it."""
-        self._ports.clear()
+        self.ports.clear()
         self._undo.close()
 
     def _close_hosts(self) -> None:
@@ -274,10 +277,10 @@ class LocalLab(Lab):
             )
         if self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"]):
             self.netem_engine, self.seedable = "host", able["host_seed"]
-            self._counts_classes = _version(able["tc"]) >= _TC_WITH_CLASSES
+            self.counts_classes = _version(able["tc"]) >= _TC_WITH_CLASSES
             return
         # The kernel itself is started when a link is impaired first.
-        self.netem_engine, self.seedable, self._counts_classes = "carried", True, True
+        self.netem_engine, self.seedable, self.counts_classes = "carried", True, True
         self._not_carried = able["tun"]
 
     def _carry(self, channel: Channel) -> None:
@@ -520,11 +523,11 @@ class LocalLab(Lab):
                  **{beside("inside", name): host.known_inside for name, host in self._hosts.items()}}  # fmt: skip
         return {role: agent for role, agent in known.items() if agent is not None}
 
-    def replace_agent(self, _left: Sequence[Port]) -> None:
+    def replace_agent(self, _left: Sequence[Mapping[str, Any]]) -> None:
         """Take what is left of the lab down and bring it up again: all there was is gone with the agent."""
         self._say("the agent has died, and with it every host: bringing the lab up again")
         self.down()
-        self.per_packet = PerPacket()
+        self.ports.per_packet = PerPacket()
         self.up()
 
     def forget_agent(self, role: str) -> None:
@@ -545,30 +548,23 @@ class LocalLab(Lab):
             raise LabError("the lab is not up")
         return self._agent
 
-    def _attach(self, host: str, network: str) -> Port:
-        channel = self.channel
+    def attach(self, host: str, network: str) -> AttachedPort:
+        """See `Backend`."""
         if self.netem_engine == "carried":
-            self._carry(channel)
-        ifindex = self._ifindexes[host][network]
-        name = f"{host}@{network}"
-        attached = channel.call("attach", port=name, ifindex=ifindex, engine=self.netem_engine)
-        return Port.attached(name, channel, attached, ifindex=ifindex)
+            self._carry(self.channel)
+        return self._attach(f"{host}@{network}", host, network, self.netem_engine)
 
-    def watching(self, host: str, network: str) -> Port | None:
-        """The port of this machine's own kernel, which counts what passes it whoever executes netem; see `Lab`."""
-        if not self._counts_classes:
-            return None
-        if self.netem_engine == "host":
-            return self._port(host, network)
-        name = f"{host}@{network} watched"
-        for watched in self.watched.values():
-            if watched.port.name == name:
-                return watched.port
-        ifindex = self._ifindexes[host][network]
-        attached = self.channel.call("attach", port=name, ifindex=ifindex, engine="host")
-        return Port.attached(name, self.channel, attached, ifindex=ifindex)
+    def attach_to_count(self, host: str, network: str) -> AttachedPort:
+        """See `Backend`."""
+        return self._attach(f"{host}@{network} watched", host, network, "host")
 
-    def _prepare_source(self, host: str, network: str) -> int:
+    def _attach(self, name: str, host: str, network: str, engine: str) -> AttachedPort:
+        ifindex = self.port_of_sender(host, network)
+        port = self.channel.call("attach", port=name, ifindex=ifindex, engine=engine)
+        return AttachedPort(name=name, channel=self.channel, port=port, ifindex=ifindex)
+
+    def port_of_sender(self, host: str, network: str) -> int:
+        """See `Backend`."""
         return self._ifindexes[host][network]
 
     def attach_program(self, host: LocalHost, argv: Sequence[str], streams: Sequence[int], *, tty: bool) -> Attached:
@@ -631,7 +627,7 @@ class LocalLab(Lab):
         members = [name for name, ends in self._ifindexes.items() if network in ends]
         return spots_of_port(
             self, self.channel, host=host, network=network, src=src, members=members,
-            end=lambda name: self._ifindexes[name][network],
+            end=lambda name: self._ifindexes[name][network], attached=self.ports.at(host, network) is not None,
         )  # fmt: skip
 
     def _helper(self, name: str, operation: str, **arguments: Any) -> Channel:
@@ -742,6 +738,7 @@ class LocalHost(Host):
         self.service: LocalProgram | None = None
         """The program that the Compose file starts here."""
         self._lab = lab
+        self._whole = lab.whole
         self._inside: Channel | None = None
         self._begun = False
         self.halted = False
@@ -766,7 +763,7 @@ class LocalHost(Host):
         readiness.check_argv(argv)
         readiness.check_free(self.name, argv, ready, self._listener)
         program = self._lab.launch(self, argv, env=env, workdir=workdir, user=user)
-        self._lab.programs.append(program)
+        self._lab.ledger.programs.append(program)
         if ready is not None:
             try:
                 readiness.await_ready(self.name, argv, program, ready, timeout, self._listener)

@@ -7,18 +7,21 @@ import secrets
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from testbed import units
 from testbed.errors import AgentError, InvalidValueError, LabError
+from testbed.labs.backend import Backend, Spot
 from testbed.labs.channel import Channel
+from testbed.labs.host import Host
+from testbed.labs.impairer import Impairer
+from testbed.labs.ports import Ports
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.links import proof
 from testbed.model.impairment import unknown
-from testbed.model.topology import LinkRef
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place, packets
 from testbed.observe.counters import Counters
@@ -26,9 +29,6 @@ from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.tcp_info import sockets
 from testbed.observe.wire import Flow, Passage, crossing, flows_at
 from testbed.writing import write_whole
-
-if TYPE_CHECKING:
-    from testbed.labs.lab import Host, Lab
 
 LIMIT_BYTES = 16 << 20
 """How much is kept of a port's packets, the last of them, if nothing else is asked."""
@@ -39,29 +39,21 @@ MOST_CPU = 0.02
 _WHOLE = 0x40000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spot:
-    """An interface of the engine's machine where a port's packets pass."""
-
-    place: Place
-    interface: Mapping[str, Any]
-    """``device`` or ``ifindex``, for the agent."""
-    addresses: tuple[str, ...] = ()
-    """Only packets from or to one of these; all if there are none."""
-
-
 def spots_of_port(
-    lab: Lab, agent: Channel, *, host: str, network: str, src: str | None, members: Sequence[str],
-    end: Callable[[str], int],
+    backend: Backend, agent: Channel, *, host: str, network: str, src: str | None, members: Sequence[str],
+    end: Callable[[str], int], attached: bool,
 ) -> list[Spot]:  # fmt: skip
-    """Where the packets of a port pass; ``members`` are on the network, ``end`` their switch ports' ifindex."""
+    """Where the packets of a port pass; ``members`` are on the network, ``end`` their switch ports' ifindex.
+
+    ``attached``: whether the port was made impairable.
+    """
     name = f"{host}@{network}"
     sides = agent.call("sides", port=name)
     # What a router sends on bears others' addresses: of its port, all is kept.
-    service = None if src is None else lab.topology.service_of(src)
+    service = None if src is None else backend.topology.service_of(src)
     routed = service is not None and service.router
-    sources = () if src is None or routed else lab.source_addresses(src, network)
-    impaired = lab.port(LinkRef("", host, network)) is not None and sides["after"] is not None
+    sources = () if src is None or routed else backend.source_addresses(src, network)
+    impaired = attached and sides["after"] is not None
     if sides["before"] is not None:
         return [
             Spot(
@@ -94,7 +86,7 @@ def spots_of_port(
             f"its own impairment",
         )  # fmt: skip
         theirs = {"ifindex": end(other)}
-        found.append(Spot(place=before, interface=theirs, addresses=lab.source_addresses(host, network)))
+        found.append(Spot(place=before, interface=theirs, addresses=backend.source_addresses(host, network)))
     return found
 
 
@@ -109,16 +101,19 @@ class PortCapture:
         capture.save("server.pcapng")
     """
 
-    def __init__(self, lab: Lab, text: str, *, limit_bytes: int = LIMIT_BYTES, snap_bytes: int | None = None) -> None:
+    def __init__(
+        self, backend: Backend, ports: Ports, impairer: Impairer, text: str, *, limit_bytes: int = LIMIT_BYTES,
+        snap_bytes: int | None = None,
+    ) -> None:  # fmt: skip
         """Nothing is started yet. Raises InvalidValueError for a port that does not exist."""
         if limit_bytes <= 0 or (snap_bytes is not None and not 0 < snap_bytes <= _WHOLE):
             raise InvalidValueError(
                 f"capture({text!r}, limit_bytes={limit_bytes}, snap_bytes={snap_bytes}): both are numbers of bytes "
                 f"above 0, and snap_bytes at most {_WHOLE}"
             )
-        self.host, self.network, self._src = port_of(lab, text)
+        self.host, self.network, self._src = port_of(backend, text)
         self.name = f"{self.host}@{self.network}"
-        self._lab = lab
+        self._backend, self._ports, self._impairer = backend, ports, impairer
         self._text = text
         self._limit_bytes = limit_bytes
         self._snap_bytes = snap_bytes or _WHOLE
@@ -132,8 +127,8 @@ class PortCapture:
 
     def begin(self) -> None:
         """Begin to capture; once it returns, no packet is missed."""
-        self._spots = self._lab.spots(self.host, self.network, self._src)
-        self._channel = self._lab.capture_agent()
+        self._spots = self._backend.spots(self.host, self.network, self._src)
+        self._channel = self._backend.capture_agent()
         self._channel.call(
             "capture", name=self._id, snap_bytes=self._snap_bytes, limit_bytes=self._limit_bytes // len(self._spots),
             interfaces=[{**spot.interface, "addresses": spot.addresses} for spot in self._spots],
@@ -153,7 +148,7 @@ class PortCapture:
     def _await_passed(self) -> None:
         ours = {
             ref: impairment
-            for ref, impairment in self._lab.impairments.items()
+            for ref, impairment in self._impairer.impairments().items()
             if (ref.dst, ref.network) == (self.host, self.network) and self._src in (None, ref.src)
         }
         if not ours:
@@ -161,7 +156,7 @@ class PortCapture:
         longest_s = max((impairment.delay_s or 0.0) + 4 * (impairment.jitter_s or 0.0) for impairment in ours.values())
 
         def queued() -> int:
-            seen = [proof.counters(netem) for ref in ours if (netem := self._lab.netem(ref)) is not None]
+            seen = [proof.counters(netem) for ref in ours if (netem := self._ports.netem(ref)) is not None]
             return sum(each.queued_packets for each in seen)
 
         # Suppressed: a host that goes on sending keeps the queue filled; what came in before has passed by now.
@@ -220,7 +215,7 @@ class PortCapture:
 
     def passages(self) -> list[Passage]:
         """What became of each packet toward the host between the two sides; see `Observation.passages`."""
-        return crossing(self.capture, self._lab.hosts[self.host].addresses(self.network))
+        return crossing(self.capture, self._backend.hosts[self.host].addresses(self.network))
 
     def save(self, path: str | Path, *, below: Path | None = None) -> Path:
         """Write a pcapng file, which Wireshark opens; makes its folder if need be.
@@ -233,13 +228,13 @@ class PortCapture:
         return path
 
 
-def port_of(lab: Lab, text: str) -> tuple[str, str, str | None]:
+def port_of(backend: Backend, text: str) -> tuple[str, str, str | None]:
     """Host, network and, for a link, source of ``"server"``, ``"server on lan"`` or ``"client -> server"``.
 
     Raises InvalidValueError.
     """
     if "->" in text:
-        refs = lab.topology.links(text)
+        refs = backend.topology.links(text)
         if len(refs) > 1:
             raise InvalidValueError(
                 f'capture {text!r}: one port at a time; "{refs[0]}" has the packets of both directions at that of '
@@ -247,9 +242,9 @@ def port_of(lab: Lab, text: str) -> tuple[str, str, str | None]:
             )
         return refs[0].dst, refs[0].network, refs[0].src
     host, _, network = (part.strip() for part in text.replace("@", " on ").partition(" on "))
-    if host not in lab.hosts:
-        raise InvalidValueError(f"capture {text!r}: host {host!r}: {unknown(host, lab.hosts)}")
-    service = lab.topology.service_of(host)
+    if host not in backend.hosts:
+        raise InvalidValueError(f"capture {text!r}: host {host!r}: {unknown(host, backend.hosts)}")
+    service = backend.topology.service_of(host)
     networks = service.networks if service else ()
     if network and network not in networks:
         raise InvalidValueError(f"capture {text!r}: network {network!r}: {unknown(network, networks)}")
@@ -270,37 +265,45 @@ def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:
     return b"".join(whole)
 
 
-@contextmanager
-def observing(
-    lab: Lab,
-    *,
-    hosts: Iterable[str] | None,
-    captures: Iterable[str] | None,
-    snap_bytes: int | None,
-    limit_bytes: int,
-    every: str,
-) -> Iterator[Observation]:
-    """Observe while the block runs; see `Lab.observe`."""
-    every_s = units.parse_time(every, name="every")
-    if every_s <= 0:
-        raise InvalidValueError(f"every={every!r}: must be above 0")
-    chosen = [lab.host(name) for name in (lab.hosts if hosts is None else hosts)]
-    if captures is None:
-        captures = dict.fromkeys(f"{ref.dst} on {ref.network}" for ref in (*lab.impairments, *lab.cuts))
-    ports = [PortCapture(lab, text, snap_bytes=snap_bytes, limit_bytes=limit_bytes) for text in captures]
-    seen = Observation()
-    with ExitStack() as stack:
-        for port in ports:
-            port.begin()
-            stack.callback(_finish_port, port, seen)
-        for host in chosen:
-            channel = host.inside()
-            before = channel.call("counters")
-            clocks = channel.call("watch_tcp", every_s=every_s, most_cpu=MOST_CPU)
-            seen.began_ns = seen.began_ns or clocks["monotonic_ns"]
-            seen.realtime_minus_monotonic_ns = clocks["realtime_ns"] - clocks["monotonic_ns"]
-            stack.callback(_finish_host, host, host.addresses(), channel, before, seen)
-        yield seen
+class Observer:
+    """Looks at a lab while it runs."""
+
+    def __init__(self, ports: Ports, impairer: Impairer, backend: Backend) -> None:
+        self._ports = ports
+        self._impairer = impairer
+        self._backend = backend
+
+    def capture(self, text: str, *, limit_bytes: int = LIMIT_BYTES, snap_bytes: int | None = None) -> PortCapture:
+        """See `Lab.capture`."""
+        return PortCapture(
+            self._backend, self._ports, self._impairer, text, limit_bytes=limit_bytes, snap_bytes=snap_bytes
+        )
+
+    @contextmanager
+    def observe(
+        self, *, hosts: Iterable[Host], captures: Iterable[str] | None, snap_bytes: int | None, limit_bytes: int,
+        every: str,
+    ) -> Iterator[Observation]:  # fmt: skip
+        """Observe while the block runs; see `Lab.observe`."""
+        every_s = units.parse_time(every, name="every")
+        if every_s <= 0:
+            raise InvalidValueError(f"every={every!r}: must be above 0")
+        if captures is None:
+            captures = dict.fromkeys(f"{ref.dst} on {ref.network}" for ref in (*self._ports.impaired, *self._ports.cut))
+        ports = [self.capture(text, snap_bytes=snap_bytes, limit_bytes=limit_bytes) for text in captures]
+        seen = Observation()
+        with ExitStack() as stack:
+            for port in ports:
+                port.begin()
+                stack.callback(_finish_port, port, seen)
+            for host in hosts:
+                channel = host.inside()
+                before = channel.call("counters")
+                clocks = channel.call("watch_tcp", every_s=every_s, most_cpu=MOST_CPU)
+                seen.began_ns = seen.began_ns or clocks["monotonic_ns"]
+                seen.realtime_minus_monotonic_ns = clocks["realtime_ns"] - clocks["monotonic_ns"]
+                stack.callback(_finish_host, host, host.addresses(), channel, before, seen)
+            yield seen
 
 
 def _finish_port(port: PortCapture, seen: Observation) -> None:

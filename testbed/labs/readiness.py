@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from testbed.errors import CommandTimeoutError, LabError
-from testbed.labs.lab import Program, seconds
+from testbed.labs.host import Program, seconds
 from testbed.labs.waiting import NotSeenError, await_condition
 from testbed.text import shown
 

@@ -7,18 +7,15 @@ body, a netem that has had packets is seeded again, and so is the count of those
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from testbed.errors import AgentError
+from testbed.labs.impairer import Impairer
+from testbed.labs.ports import Ports
+from testbed.model.impairment import Impairment
 
-if TYPE_CHECKING:
-    from testbed.labs.lab import Lab
-    from testbed.model.impairment import Impairment
 
-
-def begin(lab: Lab) -> None:
+def begin(ports: Ports, impairer: Impairer) -> None:
     """Begin the sequence of each impaired link anew whose netem has had packets. Raises ImpairmentNotAppliedError."""
-    for port in list(lab.ports):
+    for port in ports:
         sources = [
             (ref, source, source.impairment)
             for ref, source in port.sources.items()
@@ -27,12 +24,12 @@ def begin(lab: Lab) -> None:
         if not any(_has_sequence(asked) for _, _, asked in sources):
             continue
         try:
-            counted = lab.counts_at(port)
+            counted = ports.counts_at(port)
             for ref, source, asked in sources:
                 seen = counted.get(ref)
                 used = seen is not None and seen.arrived_packets > source.sent_before + source.dropped_before
                 if _has_sequence(asked) and (used or asked.by_number):
-                    lab.restart(ref, keep_queue=not _has_state(asked) or source.running is not None)
+                    impairer.restart(ref, keep_queue=not _has_state(asked) or source.running is not None)
         except AgentError as error:
             if error.kind != "gone":
                 raise

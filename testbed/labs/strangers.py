@@ -7,17 +7,15 @@ The switch learns each MAC address behind a port, and when it was seen last; not
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from testbed.errors import AgentError, LabError
+from testbed.labs.backend import Backend
+from testbed.labs.ports import Port
 from testbed.links import qdisc
-
-if TYPE_CHECKING:
-    from testbed.labs.lab import Lab, Port
-    from testbed.model.topology import LinkRef
+from testbed.model.topology import LinkRef
 
 
-def problem(lab: Lab, ref: LinkRef, port: Port) -> str | None:
+def problem(backend: Backend, ref: LinkRef, port: Port) -> str | None:
     """Why a test does not count in which a link's sender sent from such an address. Raises AgentError.
 
     Addresses of the lab's other hosts are none of them: the sender may be a bridge.
@@ -29,7 +27,7 @@ def problem(lab: Lab, ref: LinkRef, port: Port) -> str | None:
     ages_s: dict[str, float] = port.channel.call("heard", ifindex=source.ifindex)
     since_s = time.monotonic() - source.since_s  # not before: what came while we asked is rather told than not
     heard = {mac for mac, age_s in ages_s.items() if age_s <= since_s and mac != own}
-    strange = sorted(heard - _known(lab)) if heard else []
+    strange = sorted(heard - _known(backend)) if heard else []
     if not strange:
         return None
     which = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
@@ -39,13 +37,13 @@ def problem(lab: Lab, ref: LinkRef, port: Port) -> str | None:
     )
 
 
-def _known(lab: Lab) -> set[str | None]:
+def _known(backend: Backend) -> set[str | None]:
     known = set[str | None]()
-    for host in lab.hosts:
-        service = lab.topology.service_of(host)
+    for host in backend.hosts:
+        service = backend.topology.service_of(host)
         for network in service.networks if service is not None else ():
             try:
-                known.add(lab.mac(host, network))
+                known.add(backend.mac(host, network))
             except (AgentError, LabError):
                 continue  # it has ended, or changed its address: then that is strange
     return known

@@ -7,14 +7,15 @@ not answer in time, nor when it was asked once more, is as good as dead: it is k
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from testbed.errors import AgentError, LabError
-
-if TYPE_CHECKING:
-    from testbed.labs.channel import Channel
-    from testbed.labs.lab import Lab, Port
+from testbed.labs.backend import Backend
+from testbed.labs.channel import Channel
+from testbed.labs.host import Program
+from testbed.labs.ports import Port
 
 PORTS, CAPTURE = "ports", "capture"
 _HELD = {PORTS: "that holds the impairments", CAPTURE: "that captures, and watches how late packets are,"}
@@ -45,22 +46,33 @@ class AgentDeath:
 class Succession:
     """Which agents of a lab have died, and what they left."""
 
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
+    def __init__(
+        self, backend: Backend, programs: Sequence[Program], *, unwatch: Callable[[str], None],
+        forget: Callable[[], list[Port]],
+    ) -> None:  # fmt: skip
+        """``programs``: those of the test. ``unwatch``: told why lateness cannot be known any more.
+
+        ``forget``: has all be forgotten that was on ports; gives the ports.
+        """
+        self._backend = backend
+        self._programs = programs
+        self._unwatch = unwatch
+        self._forget_ports = forget
         self.deaths: list[AgentDeath] = []
         """Those of this test, and of the time since the one before."""
-        self._left: list[Port] = []
+        self._left: dict[int, Mapping[str, Any]] = {}
+        """How each host's own port was found that a dead agent had attached, by its ifindex."""
 
     def look(self) -> list[AgentDeath]:
         """Ask each agent whether it is there; the deaths so far. To one that is not, nothing more is said."""
         known = {death.role for death in self.deaths}
-        for role, agent in self._lab.agents().items():
+        for role, agent in self._backend.agents().items():
             if role in known or _answers(agent):
                 continue
             agent.give_up()
             self.deaths.append(AgentDeath(role=role, silent_s=agent.silent_s))
             if role in (PORTS, CAPTURE):
-                self._lab.carriage.watch_no_more(str(self.deaths[-1]))
+                self._unwatch(str(self.deaths[-1]))
         return self.deaths
 
     @property
@@ -74,8 +86,8 @@ class Succession:
         if not self.died:
             self._forget()
             return False
-        self._left += self._lab.forget_all()
-        for program in self._lab.programs:
+        self._leave()
+        for program in self._programs:
             with contextlib.suppress(LabError):  # in a local lab, they went with the agent
                 program.stop("SIGKILL")
         return True
@@ -84,16 +96,20 @@ class Succession:
         """Before a test: start another agent for each that died. Raises LabError if that cannot be done."""
         self.look()
         if self.died:
-            self._left += self._lab.forget_all()
-            self._lab.replace_agent(self._left)
-            self._left = []  # now, for the next may die as it starts
+            self._leave()
+            self._backend.replace_agent(list(self._left.values()))
+            self._left = {}  # now, for the next may die as it starts
         self._forget()
         self.deaths.clear()
 
+    def _leave(self) -> None:
+        """Know no more of any port but how its host's own was found."""
+        self._left |= {port.ifindex: dict(port.found) for port in self._forget_ports()}
+
     def _forget(self) -> None:
-        for role, agent in self._lab.agents().items():
+        for role, agent in self._backend.agents().items():
             if role != PORTS and not agent.answers:
-                self._lab.forget_agent(role)
+                self._backend.forget_agent(role)
 
 
 def _answers(agent: Channel) -> bool:

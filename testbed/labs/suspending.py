@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from testbed.labs import cutting
+from testbed.labs import cuts
+from testbed.labs.cutter import Cutter
+from testbed.labs.impairer import Impairer
+from testbed.labs.ports import Ports
 from testbed.labs.timelines import Running
+from testbed.labs.verifier import Verifier
 from testbed.model.impairment import Impairment
 from testbed.model.topology import LinkRef
-
-if TYPE_CHECKING:
-    from testbed.labs.lab import Lab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Suspended:
     """Of a timeline, its beginning."""
     running: Running | None = None
     how: str = ""
-    """Of a cut: `cutting.DROP` or `cutting.REJECT`; empty if there was none."""
+    """Of a cut: `cuts.DROP` or `cuts.REJECT`; empty if there was none."""
     up_s: float = 0.0
     down_s: float = 0.0
     """Of a link that flaps, how long it is cut; else 0."""
@@ -46,32 +46,58 @@ class Suspended:
         })  # fmt: skip
 
 
-def suspend(lab: Lab, host: str) -> dict[LinkRef, Suspended]:
-    """Heal and mend every link of a host that is about to stop; what each was. What held until now is in the evidence.
+class Suspensions:
+    """The links of a lab whose hosts are stopped."""
 
-    A port that goes with the host would take its impairment with it, and it would look as if it had not held.
-    """
-    kept: dict[LinkRef, Suspended] = {}
-    for port in list(lab.ports):
-        for ref, source in list(port.sources.items()):
-            if host not in (ref.src, ref.dst, ref.to) or (source.impairment is None and source.cut is None):
+    def __init__(self, ports: Ports, impairer: Impairer, cutter: Cutter, verifier: Verifier) -> None:
+        self._ports = ports
+        self._impairer = impairer
+        self._cutter = cutter
+        self._verifier = verifier
+        self.links: dict[LinkRef, Suspended] = {}
+        """What impaired them."""
+
+    def suspend(self, host: str) -> None:
+        """Heal and mend every link of a host that is about to stop. What held until now is in the evidence.
+
+        A port that goes with the host would take its impairment with it, and it would look as if it had not held.
+        """
+        for port in self._ports:
+            for ref, source in list(port.sources.items()):
+                if host not in (ref.src, ref.dst, ref.to) or (source.impairment is None and source.cut is None):
+                    continue
+                running, cut = source.running, source.cut
+                self.links[ref] = Suspended(
+                    impairment=source.impairment if running is None else running.schedule.moments[0].impairment,
+                    running=running and Running(name=running.name, schedule=running.schedule),
+                    how=cut.how if cut else "", up_s=cut.up_s if cut else 0.0, down_s=cut.down_s if cut else 0.0,
+                )  # fmt: skip
+                self._verifier.take_leave(ref)
+                self._impairer.clear(ref)
+                self._cutter.mend(ref)
+
+    def resume(self, running: Callable[[str], bool]) -> None:
+        """Put back what was suspended, as far as both ends of the links are ``running``; timelines begin anew.
+
+        Raises ImpairmentNotAppliedError.
+        """
+        for ref, kept in list(self.links.items()):
+            if not all(running(end) for end in (ref.src, ref.dst, ref.to) if end):
                 continue
-            running, cut = source.running, source.cut
-            kept[ref] = Suspended(
-                impairment=source.impairment if running is None else running.schedule.moments[0].impairment,
-                running=running and Running(name=running.name, schedule=running.schedule),
-                how=cut.how if cut else "", up_s=cut.up_s if cut else 0.0, down_s=cut.down_s if cut else 0.0,
-            )  # fmt: skip
-            lab.heal_link(ref)
-            lab.mend_link(ref)
-    return kept
+            del self.links[ref]
+            if kept.impairment is not None:
+                self._impairer.put_back(ref, kept.impairment, kept.running)
+            if kept.down_s:
+                self._cutter.flap([ref], kept.up_s, kept.down_s, reject=kept.how == cuts.REJECT)
+            elif kept.how:
+                self._cutter.cut(ref, reject=kept.how == cuts.REJECT)
+        self._impairer.play()
 
+    def heal(self, ref: LinkRef) -> None:
+        """Have nothing put back on a link."""
+        self.links.pop(ref, None)
 
-def resume(lab: Lab, ref: LinkRef, kept: Suspended) -> None:
-    """Put back what was kept of a link. A timeline, or what flaps, begins anew. Raises ImpairmentNotAppliedError."""
-    if kept.impairment is not None:
-        lab.put_back(ref, kept.impairment, time.perf_counter(), kept.running)
-    if kept.down_s:
-        lab.flap_again(ref, kept.up_s, kept.down_s, kept.how)
-    elif kept.how:
-        lab.cut_link(ref, reject=kept.how == cutting.REJECT)
+    def mend(self, ref: LinkRef) -> None:
+        """Have no cut put back on a link."""
+        if ref in self.links:
+            self.links[ref] = replace(self.links[ref], how="", down_s=0.0)

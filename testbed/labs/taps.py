@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from testbed.errors import AgentError
+from testbed.labs.channel import Channel
+from testbed.labs.ports import Port
 from testbed.model.evidence import AtTaps
-
-if TYPE_CHECKING:
-    from testbed.labs.channel import Channel
-    from testbed.labs.lab import Port
-    from testbed.model.topology import LinkRef
+from testbed.model.topology import LinkRef
 
 _NONE = AtTaps(0, 0)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from testbed.errors import EnvironmentUnfitError
 from testbed.labs.compose import ComposeHost
-from testbed.labs.lab import Host
+from testbed.labs.host import Host
 from testbed.labs.local import LocalHost
 
 SHELL = ("/bin/sh", "-c", "exec $(command -v bash || echo sh)")

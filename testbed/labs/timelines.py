@@ -6,7 +6,7 @@ what the step asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +106,17 @@ class Running:
             passed_over=passed_over,
             cut=asked.loss_ratio == 1 if self.cuts else None,
         )
+
+
+def begin_together(armed: Iterable[tuple[Channel, Running]]) -> None:
+    """Begin what is armed, all of one agent at the same moment."""
+    by_channel: dict[int, tuple[Channel, list[Running]]] = {}
+    for channel, running in armed:
+        by_channel.setdefault(id(channel), (channel, []))[1].append(running)
+    for channel, together in by_channel.values():
+        channel.call("play", names=[running.name for running in together])
+        for running in together:
+            running.begun = True
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def examine(
     except Exception as error:  # noqa: BLE001  # whatever broke: a crash says nothing of the claim, and never HOLDS
         outcome = invalid(f"The experiment failed: {type(error).__name__}: {error}")
         context.keep(f"{claim.id}-crash.txt", traceback.format_exc())
-    applied = [f"{each.link}: {each.describe()}" for each in lab.history]
+    applied = [f"{each.link}: {each.describe()}" for each in lab.ledger.history]
     try:
         lab.end()
     except TestbedError as error:

@@ -208,7 +208,7 @@ def _match(context: Context, profile: str) -> Match:
 
 
 def _play(context: Context, profile: str, transport: str, updates: int) -> Game:
-    context.lab.seeds_from = f"C10 {profile} {transport}"
+    context.lab.ledger.seeds_from = f"C10 {profile} {transport}"
     context.impair(BOTH, profile)
     run = game(context.lab, THERE, transport=transport, updates=updates, rate_per_s=_RATE_PER_S)
     impaired = [context.lab.link(way) for way in (THERE, BACK)]

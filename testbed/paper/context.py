@@ -10,7 +10,8 @@ from secrets import token_hex
 
 from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.judge.claims import Outcome
-from testbed.labs.lab import Lab, Program, Result
+from testbed.labs.host import Program, Result
+from testbed.labs.lab import Lab
 from testbed.labs.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture
@@ -54,8 +55,8 @@ class Context:
         Raises ImpairmentNotAppliedError, also if an impairment met no packet at all; ``met``: of this link alone.
         """
         self.lab.verify()
-        wanted = self.lab.impaired if met is None else self.lab.topology.links(met)
-        seen = {ref: self.lab.read(ref) for ref in wanted}
+        wanted = self.lab.ports.impaired if met is None else self.lab.topology.links(met)
+        seen = {ref: self.lab.counters(ref) for ref in wanted}
         idle = [str(ref) for ref, each in seen.items() if not each.sent_packets + each.dropped_packets]
         if idle:
             raise ImpairmentNotAppliedError(f"no packet met the impairment of {', '.join(idle)}")

@@ -145,7 +145,8 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
     for said, marker, link, profile, words in _asked(item, problems):
-        from testbed.labs.lab import profile_name, unprovable
+        from testbed.labs.proving import unprovable
+        from testbed.labs.wanted import profile_name
 
         lab = lab_of_it()
         lab.topology  # noqa: B018  # what is wrong with the stack is told once, and not of each marker
@@ -154,7 +155,7 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
             problems.append(f"{said}: prove={shown(prove)}: must be True or False")
             continue
         try:
-            asked = lab.asked(link, profile, words)
+            asked = lab.wanted(link, profile, words)
         except UserError as error:
             ends = _problems_of_link(lab, link)
             problems += [f"{marker if problem in ends else said}: {problem}" for problem in error.problems]

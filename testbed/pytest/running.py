@@ -172,11 +172,11 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     if (mode := config.getoption("--testbed-capture")) != "never":
         folder = config.rootpath / "report" / "captures" / keeping.file_name(id_of(item))
         run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.rootpath)
-        lab.putting = captures.putting
+        lab.impairer.putting = captures.putting
     try:
         for ref in lab.there(asked.links):
             impairment, name = asked.links[ref]
-            applied = lab.arm(ref, impairment, profile=name)
+            applied = lab.impairer.arm(ref, impairment, profile=name)
             tell(item, f"impaired {ref}", f"{impairment.describe()} ({lab.netem_engine} engine)")
             tell(item, f"tc {ref}", applied.command)
         for ref in lab.there(sorted(asked.prove)):
@@ -189,11 +189,11 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
         lab.end()
         if lab.left_over:
             warnings.warn(LeftOverWarning(f"may send in the next test: {lab.left_over}"), stacklevel=1)
-        for ref, steps in lab.stepped.items():
+        for ref, steps in lab.ledger.stepped.items():
             tell(item, f"timeline {ref}", steps_in_words(steps))
             if late := late_in_words(steps):
                 warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
-        for record in lab.records:
+        for record in lab.ledger.records:
             tell(item, record.name, f"{record.value:g} {record.unit} ({record.better} is better)")
 
 
@@ -244,7 +244,7 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
     if captures is None:
         return ""
     if run.lab is not None:
-        run.lab.putting = lambda _ref, _again: contextlib.nullcontext()
+        run.lab.impairer.putting = lambda _ref, _again: contextlib.nullcontext()
     try:
         if not save:
             captures.drop()
@@ -267,7 +267,7 @@ def keep(item: pytest.Item, lab: Lab) -> None:
     attempt.hosts = tuple(lab.whole.changes)
     for each in lab.whole.changes:
         tell(item, f"host {each.host}", str(each))
-    attempt.records = [vars(record) for record in lab.records]
+    attempt.records = [vars(record) for record in lab.ledger.records]
     for link in lab.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"
         tell(item, f"proof {link.link}", levels)
@@ -350,7 +350,7 @@ def replay(item: pytest.Item, lab: Lab) -> str:
         said: str = config.getoption(option)
         if said != usual:
             words += [option, said]
-    links = [f"{each.link}: {each.describe()}" for each in lab.history]
+    links = [f"{each.link}: {each.describe()}" for each in lab.ledger.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
     lost = run.lost or _counted_losses(lab, captured=config.getoption("--testbed-capture") != "never")
     return "\n".join([shlex.join(words), *links, *unseeded, *lost, *_earlier(lab)])

@@ -70,7 +70,7 @@ def test_{name}_then_without_an_impairment(lab):
 @pytest.mark.impair("api -> db", delay="150ms")
 def test_{name}_then_with_one(lab):
     assert took_s(lab) >= 0.3
-    assert {{str(each) for each in lab.impaired}} == {{"api -> db"}}
+    assert {{str(each) for each in lab.ports.impaired}} == {{"api -> db"}}
     assert lab.host("api").inside().call("interfaces")
 """
 _IN_SETUP = """

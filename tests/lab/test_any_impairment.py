@@ -35,17 +35,17 @@ def test_any_impairment_is_taken_by_the_kernel_and_reads_back_equal(lab: Lab, im
 @example(asked=Nonsense({"dealy": "5ms"}, "dealy"))
 def test_whatever_makes_no_sense_is_refused_before_anything_changes(lab: Lab, asked: Nonsense) -> None:
     link = lab.link("client -> server")
-    if lab.impaired != [link.ref]:  # the first example's
+    if lab.ports.impaired != [link.ref]:  # the first example's
         link.impair(delay="7ms", loss="3%", seed=4)
-    held, done = lab.netem(link.ref), len(lab.history)
+    held, done = lab.ports.netem(link.ref), len(lab.ledger.history)
     for impair in (link.impair, lambda **words: lab.impair("client <-> server", **words)):
         with pytest.raises(InvalidValueError) as refused:
             impair(**asked.words)
         assert any(asked.odd in problem for problem in refused.value.problems)
-    assert lab.netem(link.ref) == held
-    assert lab.impaired == [link.ref]
+    assert lab.ports.netem(link.ref) == held
+    assert lab.ports.impaired == [link.ref]
     assert lab.impairments[link.ref].delay_s == 0.007
-    assert len(lab.history) == done
+    assert len(lab.ledger.history) == done
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_what_is_no_answer_is_refused_before_anything_changes(
 ) -> None:
     link = lab.link("client -> server")
     link.impair(delay="7ms", loss="3%", seed=4)
-    held = lab.netem(link.ref)
+    held = lab.ports.netem(link.ref)
     with pytest.raises(InvalidValueError, match=problem):
         ask(lab)
-    assert lab.netem(link.ref) == held
-    assert lab.cuts == []
+    assert lab.ports.netem(link.ref) == held
+    assert lab.ports.cut == []

@@ -62,11 +62,11 @@ def test_no_connection_of_a_test_sends_in_the_next_whatever_its_links_did_to_it(
     fresh.begin("two")
     fresh.impair("client <-> server", loss="1%", seed=1)
     fresh.begin_body()
-    before = fresh.counts()
+    before = fresh.ports.counts()
     # Longer than the kernels would have waited before they sent again.
     late = 0.2 * 2 ** max(each["retransmits"] for each in stuck)
     with pytest.raises(TimeoutError):
-        await_condition(fresh.counts, lambda now: now != before, deadline_s=late)
+        await_condition(fresh.ports.counts, lambda now: now != before, deadline_s=late)
 
 
 def test_a_connection_that_lives_for_the_session_lives_on_and_its_packets_are_counted(fresh: Lab) -> None:
@@ -74,8 +74,8 @@ def test_a_connection_that_lives_for_the_session_lives_on_and_its_packets_are_co
     address = server.addresses("lan")[0]
     python(server, SINK, 9301, ready="up")
     python(client, POOL, address, 9301, ready="connected")
-    pool = list(fresh.programs)
-    fresh.programs.clear()  # as those that a session's fixture has started
+    pool = list(fresh.ledger.programs)
+    fresh.ledger.programs.clear()  # as those that a session's fixture has started
     try:
         fresh.end()
         assert len(sent(fresh, "ESTABLISHED")) == 2, "begun in the test that ends, and still owned: it goes on"

@@ -38,7 +38,7 @@ def lab(three: Lab) -> Iterator[Lab]:
 
 def carried(lab: Lab) -> dict[str, dict[str, int]]:
     """What went into the carried kernel and came out at the server's port."""
-    port = lab.port(lab.topology.links("client -> server")[0])
+    port = lab.ports.of(lab.topology.links("client -> server")[0])
     assert port is not None
     counts: dict[str, dict[str, int]] | None = port.channel.call("carried", ports=[port.name]).get(port.name)
     if counts is None:
@@ -54,7 +54,7 @@ def sent_tcp(lab: Lab, src: str, address: str, count: int) -> float:
 
 def test_a_bystander_loses_nothing_when_a_port_is_attached_released_and_taken_up_again(lab: Lab) -> None:
     """The first test of the module, and so the first time that this port is impaired."""
-    assert lab.port(lab.topology.links("client -> server")[0]) is None
+    assert lab.ports.of(lab.topology.links("client -> server")[0]) is None
     asking = lab.hosts["other"].start(
         ["python3", _STEADY, "ask", lab.hosts["server"].addresses("lan")[0]], ready="ready"
     )
@@ -166,7 +166,7 @@ def test_a_port_that_the_next_test_impairs_stays_where_it_is(lab: Lab) -> None:
     lab.impair("client -> server", delay="5ms")
     lab.end()
     lab.begin(None, [ref])
-    port = lab.port(ref)
+    port = lab.ports.of(ref)
     assert port is not None
     assert not port.released
     lab.impair("client -> server", delay="20ms")
@@ -202,7 +202,7 @@ def address_of(lab: Lab) -> str:
 
 def passed(lab: Lab) -> Any:
     """What passed the carried kernel at the server's port, or the root qdisc that the host engine has there."""
-    port = lab.port(lab.topology.links("client -> server")[0])
+    port = lab.ports.of(lab.topology.links("client -> server")[0])
     assert port is not None
     counts = port.channel.call("carried", ports=[port.name]).get(port.name)
     shown = port.channel.call("tc", port=port.name, lines=[f"qdisc show dev {port.device}"])["shown"]

@@ -145,7 +145,7 @@ def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, mon
     monkeypatch.chdir(project)
     behind = ComposeLab()
     assert behind.take_up()
-    port = behind._ports["server", "lan"]
+    port = behind.ports.attached("server", "lan")
     port.channel.call("tc", port=port.name, lines=[f"qdisc del dev {port.device} parent 1:10"])
     behind.leave()
     status, found = proven(project, "client <-> server")
@@ -156,7 +156,7 @@ def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, mon
     assert [each["link"] for each in shown(project) if each["differences"]] == ["client -> server"], "left as it was"
 
     assert behind.take_up()
-    port = behind._ports["client", "lan"]
+    port = behind.ports.attached("client", "lan")
     port.channel.call("tc", port=port.name, lines=[f"filter del dev {port.device} parent 1:"])
     behind.leave()
     (other,) = [each for each in shown(project) if each["link"] == "server -> client"]

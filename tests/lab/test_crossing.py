@@ -31,7 +31,7 @@ def two_hosts(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
             host.put(PROGRAM, (HERE / "programs" / "crossing.py").read_bytes())
         lab.hosts["b"].start(["python3", PROGRAM, "echo", "5000"], ready="ready")
         lab.hosts["b"].start(["python3", PROGRAM, "echo", "6000"], ready="ready")
-        lab.programs.clear()  # they stay
+        lab.ledger.programs.clear()  # they stay
         yield lab
 
 
@@ -197,7 +197,7 @@ def test_no_mac_address_and_no_mark_is_a_way_past(pair: Lab, in_force: Callable[
     answerer = ":".join(f"{each:02x}" for each in ANSWERER)
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, 1)) == COUNT + 1
     in_force()
-    cuts = [each.cut for each in pair._ports["b", "lan"].sources.values() if each.cut is not None]
+    cuts = [each.cut for each in pair.ports.attached("b", "lan").sources.values() if each.cut is not None]
     (mark, *_) = [*(cut.mark for cut in cuts if cut.mark is not None), 1]
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, mark)) == 0
 

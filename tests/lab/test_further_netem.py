@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError
-from testbed.labs.lab import Port
+from testbed.labs.ports import Port
 from testbed.links import qdisc
 from testbed.model.impairment import Impairment
 from tests.lab.conftest import Datagrams, await_quiet
@@ -73,7 +73,7 @@ def test_a_token_bucket_that_was_taken_away_is_found(lab: ComposeLab) -> None:
     link = lab.link(LINK)
     handle = int(link.impair(delay="1ms", rate="1mbit", bucket="16kB").kernel["handle"].rstrip(":"), 16)
     lab.verify()
-    port = lab._ports["server", "lan"]
+    port = lab.ports.attached("server", "lan")
     line = f"qdisc delete dev {port.device} parent {handle:x}:1 handle {handle | 0x2000:x}:"
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
     with pytest.raises(ImpairmentNotAppliedError, match=r"asked bucket 16kB, the kernel reports none"):
@@ -164,11 +164,11 @@ def test_a_program_that_was_taken_off_or_changed_is_found(lab: ComposeLab) -> No
         return [qdisc.stop_counting(port.device, 0x10)]
 
     def another(port: Port) -> list[str]:
-        return qdisc.count(port.device, 0x10, lab._store_count(port, Impairment(drop_every=3)))
+        return qdisc.count(port.device, 0x10, lab.impairer.store_count(port, Impairment(drop_every=3)))
 
     for spoil, seen in ((taken_off, "reports none"), (another, "reports program")):
         link.impair(drop_every=2)
-        port = lab._ports["server", "lan"]
+        port = lab.ports.attached("server", "lan")
         assert port.channel.call("tc", port=port.name, lines=spoil(port))["complaints"] == []
         with pytest.raises(ImpairmentNotAppliedError, match=f"asked drop_packets program .*{seen}"):
             lab.verify()

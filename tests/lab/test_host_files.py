@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed import Lab, LabError
-from testbed.labs.lab import Program
+from testbed.labs.host import Program
 from testbed.labs.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of
 

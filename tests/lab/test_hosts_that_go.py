@@ -81,11 +81,11 @@ def test_a_host_that_the_test_ends_and_starts_is_ready_and_its_links_are_impaire
     with pytest.raises(LabError, match="db"):
         db.run(["true"])
     lab.verify()
-    assert lab.suspended
+    assert lab.suspensions.links
     db.start()
     assert starts(lab) == before + 1
     assert_impaired(lab)
-    assert {str(each) for each in lab.impaired} == {"api -> db", "other -> db", "db -> api"}
+    assert {str(each) for each in lab.ports.impaired} == {"api -> db", "other -> db", "db -> api"}
     assert [each.by_test for each in lab.whole.changes] == [True, True]
     assert lab.host("other").run(["python3", "-c", _ASK]).exit_code == 1, "all of its packets are lost again"
 

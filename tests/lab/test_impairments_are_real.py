@@ -87,7 +87,7 @@ def test_a_queue_of_one_packet_drops_what_comes_while_it_is_full(lab: Lab, datag
 
 def test_an_impairment_changed_behind_our_back_is_found(lab: Lab) -> None:
     lab.link("client -> server").impair(Impairment(loss_ratio=0.02))
-    port = lab._ports["server", "lan"]
+    port = lab.ports.attached("server", "lan")
     line = f"qdisc replace dev {port.device} parent 1:10 netem limit 1000"
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
     with pytest.raises(ImpairmentNotAppliedError, match=r"client -> server.*asked loss 2%, the kernel reports 0%"):
@@ -98,7 +98,7 @@ def test_an_impairment_changed_behind_our_back_is_found(lab: Lab) -> None:
 def test_what_tc_refuses_is_reported_with_its_line(lab: Lab) -> None:
     link = lab.link("client -> server")
     link.impair(delay="1ms")
-    port = lab._ports["server", "lan"]
+    port = lab.ports.attached("server", "lan")
     port.device, kept = "no-such-device", port.device
     try:
         with pytest.raises(
@@ -112,7 +112,7 @@ def test_what_tc_refuses_is_reported_with_its_line(lab: Lab) -> None:
 
 def datagram_delay(lab: Lab) -> float:
     """The delay that the kernel holds now."""
-    netem = lab.netem(lab.link("client -> server").ref)
+    netem = lab.ports.netem(lab.link("client -> server").ref)
     assert netem is not None
     delay: float = netem["options"]["delay"]["delay"]
     return delay

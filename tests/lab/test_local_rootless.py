@@ -38,7 +38,7 @@ def test_impairments_are_to_be_had_without_root() -> None:
 def test_the_machines_kernel_takes_no_program_from_him_and_nothing_is_changed(lab: Lab) -> None:
     link = lab.link("client -> server")
     link.impair(drop_every=10)  # by the carried kernel; its program is then there to be tried
-    port = lab._ports["server", "lan"]
+    port = lab.ports.attached("server", "lan")
     path = next(path for name, path in port.stored.items() if name.endswith(".o"))
     assert "Unable to load program" in port.channel.call("try_program", path=path)
     lab.verify()

@@ -130,14 +130,14 @@ def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalL
     said = "ECONNREFUSED" if reject else "silence"
     try:
         assert knocked("left", "right", "r2") == ["ok", "ok"]
-        before = {ref: chain.lost_in_cut(ref) for ref in chain.topology.links_between({"left"}, {"right"})}
+        before = {ref: chain.cutter.lost_packets(ref) for ref in chain.topology.links_between({"left"}, {"right"})}
         chain.partition({"left"}, {"right"}, reject=reject)
-        assert sorted(map(str, chain.cuts)) == ["left -> right over r1", "right -> left over r3"]
+        assert sorted(map(str, chain.ports.cut)) == ["left -> right over r1", "right -> left over r3"]
         assert knocked("left", "right", "r2") == [said, "ok"]
-        assert chain.cut_for_probes(LinkRef("left", "r1", "left-r1")) is None, "what ends at the router passes"
+        assert chain.cutter.around(LinkRef("left", "r1", "left-r1")) is None, "what ends at the router passes"
         assert knocked("right", "left", "r2") == [said, "ok"]
         # More than one where the end of an earlier connection is under way.
-        assert all(chain.lost_in_cut(ref) > before[ref] for ref in chain.cuts)
+        assert all(chain.cutter.lost_packets(ref) > before[ref] for ref in chain.ports.cut)
         chain.verify()
         assert {each.link: each.read_back for each in chain.evidence} == {
             "left -> right over r1": "holds", "right -> left over r3": "holds",

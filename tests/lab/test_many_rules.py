@@ -75,7 +75,7 @@ def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued
 
 def netems(lab: Lab, ref: LinkRef) -> dict[str, dict[str, Any]]:
     """Every netem of a link's port, by its parent, as tc shows them all."""
-    port = lab.port(ref)
+    port = lab.ports.of(ref)
     assert port is not None
     answer = port.channel.call("tc", port=port.name, lines=[qdisc.show(port.device)])
     return {each["parent"]: each for each in answer["shown"][0] if each["kind"] == "netem"}

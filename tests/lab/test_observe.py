@@ -249,7 +249,7 @@ def test_with_the_host_engine_packets_are_seen_at_the_senders_port_and_at_the_re
     """Here a carried kernel has the netem between the two veths that are looked at there."""
     lab.impair("client -> server", delay="5ms", loss="3%", seed=7)
     for name in ("client", "server"):  # as that engine has it
-        lab.per_packet.want(lab.hosts[name], "lan", 1)
+        lab.ports.per_packet.want(lab.hosts[name], "lan", 1)
     assert lab._agent is not None
     call = lab._agent.call
     with monkeypatch.context() as as_on_a_host:

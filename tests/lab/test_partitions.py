@@ -9,7 +9,8 @@ from itertools import count, permutations
 import pytest
 
 from testbed import ImpairmentNotAppliedError, InvalidValueError, Lab
-from testbed.labs.lab import Link, Program
+from testbed.labs.host import Program
+from testbed.labs.lab import Link
 from testbed.labs.waiting import await_condition
 from testbed.links import qdisc
 from testbed.model.timeline import Taken
@@ -40,7 +41,7 @@ def four(shared: Lab) -> Iterator[Lab]:
 
 def heard(lab: Lab) -> Pairs:
     """Which pairs (who spoke, who heard) got through, once every other packet was seen to be swallowed."""
-    before = {ref: lab.lost_in_cut(ref) for ref in lab.cuts}
+    before = {ref: lab.cutter.lost_packets(ref) for ref in lab.ports.cut}
     word = f"{next(ROUNDS)}"
     for name in HOSTS:
         others = [lab.hosts[other].addresses()[0] for other in HOSTS if other != name]
@@ -49,7 +50,7 @@ def heard(lab: Lab) -> Pairs:
     def settled() -> tuple[Pairs, int]:
         lines = {dst: LISTENERS[dst].output.split() for dst in HOSTS}
         pairs = {(src, dst) for src, dst in PAIRS if f"{src}.{word}" in lines[dst]}
-        swallowed = sum(lab.lost_in_cut(ref) - then >= 3 for ref, then in before.items())
+        swallowed = sum(lab.cutter.lost_packets(ref) - then >= 3 for ref, then in before.items())
         return pairs, swallowed
 
     pairs, _ = await_condition(settled, lambda seen: len(seen[0]) + seen[1] == len(PAIRS), deadline_s=20)
@@ -178,7 +179,7 @@ assert s.recv(99) == b"heard"
 
 def test_a_cut_that_was_mended_behind_our_back_is_found(four: Lab) -> None:
     four.cut("a -> b")
-    port = four._ports["b", "lan"]
+    port = four.ports.attached("b", "lan")
     source = port.sources[four.link("a -> b").ref]
     (way, *_) = qdisc.cut_filters(source.minor, source.addresses)
     line = way.delete(port.device)
@@ -290,7 +291,7 @@ def test_times_of_flapping_that_make_no_sense_are_refused_at_once(four: Lab) -> 
         four.flap("a -> b", up="1ms", down="soon")
     assert caught.value.problems[0] == "up='1ms': at least 50ms"
     assert caught.value.problems[1].startswith("down='soon'")
-    assert four.cuts == []
+    assert four.ports.cut == []
 
 
 def test_a_partition_of_unknown_hosts_cuts_nothing(four: Lab) -> None:
@@ -304,12 +305,12 @@ def test_a_partition_of_unknown_hosts_cuts_nothing(four: Lab) -> None:
     assert [each.partition(":")[0] for each in caught.value.problems] == ["'tpc/80'", "a group of a partition is empty"]
     with pytest.raises(InvalidValueError, match="traffic=80: must be text"):
         four.partition({"a"}, {"b"}, traffic=80)  # type: ignore[arg-type]  # wrong use
-    assert four.cuts == []
+    assert four.ports.cut == []
 
 
 def test_a_partition_that_is_refused_halfway_leaves_no_half(four: Lab) -> None:
     four.cut("a -> b", reject=True)
     with pytest.raises(InvalidValueError):  # what is rejected as a whole cannot be lost silently in part
         four.partition({"b"}, {"a"}, traffic="tcp/80")
-    assert list(map(str, four.cuts)) == ["a -> b"]
+    assert list(map(str, four.ports.cut)) == ["a -> b"]
     four.mend()

@@ -37,7 +37,7 @@ def wide(two_networks: Lab) -> Iterator[Lab]:
 
 def tc(lab: Lab, line: str) -> None:
     """Behind our back."""
-    port = lab._ports["server", "lan"]
+    port = lab.ports.attached("server", "lan")
     answer = port.channel.call("tc", port=port.name, lines=[line.replace("DEVICE", port.device)])
     assert answer["complaints"] == []
 
@@ -154,11 +154,11 @@ def test_an_idle_link_is_no_failure_but_a_warning(lab: Lab) -> None:
 def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line: str, said: str) -> None:
     link = lab.link("client -> server")
     link.impair(delay="5ms")
-    tc(lab, line.replace("MINOR", f"{lab._ports['server', 'lan'].sources[link.ref].minor:x}"))
+    tc(lab, line.replace("MINOR", f"{lab.ports.attached('server', 'lan').sources[link.ref].minor:x}"))
     with pytest.raises(ImpairmentNotAppliedError, match=said):
         lab.verify()
     assert [each.read_back for each in lab.evidence] == [FAILS]
-    lab._renew(link.ref)
+    lab.ports.renew(link.ref)
     lab.heal()
 
 
@@ -174,7 +174,7 @@ def test_a_link_that_was_healed_before_the_tests_end_is_proven_as_it_was(lab: La
     assert evidence.tally is not None
     assert evidence.tally.sent_packets >= 10
     link.impair(delay="5ms")
-    tc(lab, f"qdisc delete dev DEVICE parent 1:{lab._ports['server', 'lan'].sources[link.ref].minor:x}")
+    tc(lab, f"qdisc delete dev DEVICE parent 1:{lab.ports.attached('server', 'lan').sources[link.ref].minor:x}")
     lab.heal()
     with pytest.raises(ImpairmentNotAppliedError, match=r"asked netem delay=5ms, .* none on this link"):
         lab.verify()
@@ -186,7 +186,7 @@ def test_a_link_that_was_healed_before_the_tests_end_is_proven_as_it_was(lab: La
 
 def test_probes_see_what_was_asked_in_both_directions(lab: Lab) -> None:
     lab.impair("client <-> server", delay="20ms", loss="10%", prove=True)
-    for checks in lab.probed.values():
+    for checks in lab.ledger.probed.values():
         assert {check.field: check.verdict for check in checks} == {"delay": HOLDS, "loss": HOLDS}
         assert {check.kernel for check in checks} == {"20ms", "10%"}
     lab.verify()
@@ -208,7 +208,7 @@ def test_probes_see_what_was_asked_in_both_directions(lab: Lab) -> None:
 )
 def test_every_word_that_probes_can_judge_holds(lab: Lab, words: dict[str, Any]) -> None:
     lab.impair("client -> server", prove=True, **words)
-    (checks,) = lab.probed.values()
+    (checks,) = lab.ledger.probed.values()
     assert {check.verdict for check in checks} <= {HOLDS, "shown"}
     assert len([check for check in checks if check.verdict == HOLDS]) >= 2
 
@@ -226,27 +226,27 @@ def test_probes_condemn_a_link_that_does_something_else(
 ) -> None:
     """As if read-back had been fooled: the kernel is changed each time after the lab has put its netem."""
     lab.impair("client -> server", delay="40ms")
-    put = lab.put_afresh
+    put = lab.impairer.put_afresh
 
     def tampered(ref: object, impairment: object) -> None:
         put(ref, impairment)  # type: ignore[arg-type]  # passed on as they came
         tc(lab, line.replace("handle 10:", ""))
 
     with monkeypatch.context() as behind_our_back:
-        behind_our_back.setattr(lab, "put_afresh", tampered)
+        behind_our_back.setattr(lab.impairer, "put_afresh", tampered)
         with pytest.raises(ImpairmentNotAppliedError, match=field):
             lab.prove("client -> server")
-    lab._renew(lab.link("client -> server").ref)
+    lab.ports.renew(lab.link("client -> server").ref)
     lab.heal()
 
 
 def test_a_proof_does_not_put_there_again_what_is_not_there_any_more(lab: Lab) -> None:
     link = lab.link("client -> server")
     link.impair(delay="5ms")
-    tc(lab, f"qdisc delete dev DEVICE parent 1:{lab._ports['server', 'lan'].sources[link.ref].minor:x}")
+    tc(lab, f"qdisc delete dev DEVICE parent 1:{lab.ports.attached('server', 'lan').sources[link.ref].minor:x}")
     with pytest.raises(ImpairmentNotAppliedError, match="asked netem delay=5ms, the kernel reports none on this link"):
         lab.prove("client -> server")
-    assert lab.netem(link.ref) is None, "left as it was found"
+    assert lab.ports.netem(link.ref) is None, "left as it was found"
     with pytest.raises(ImpairmentNotAppliedError, match="asked netem delay=5ms, the kernel reports none on this link"):
         lab.verify()
     lab.heal()
@@ -254,10 +254,10 @@ def test_a_proof_does_not_put_there_again_what_is_not_there_any_more(lab: Lab) -
 
 def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.impair("client -> server", rate="40mbit")
-    ref, put = lab.link("client -> server").ref, lab.put_afresh
+    ref, put = lab.link("client -> server").ref, lab.impairer.put_afresh
 
     def rate() -> Check:
-        found = next(check for check in lab.probe(ref) if check.field == "rate")
+        found = next(check for check in lab.prober.probe(ref) if check.field == "rate")
         if found.verdict == SHOWN or (found.verdict == HOLDS and "would not" in found.how):
             pytest.skip(f"this machine cannot judge it now: {found.how}")
         return found
@@ -270,10 +270,10 @@ def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.Monk
 
     try:
         with monkeypatch.context() as behind_our_back:
-            behind_our_back.setattr(lab, "put_afresh", slower)
+            behind_our_back.setattr(lab.impairer, "put_afresh", slower)
             slowed = rate()
     finally:
-        lab._renew(ref)
+        lab.ports.renew(ref)
         lab.heal()
     assert (slowed.asked, slowed.verdict) == ("40mbit", FAILS)
 
@@ -301,7 +301,7 @@ def test_no_probe_of_ours_is_sent_into_a_cut(lab: Lab) -> None:
             ask()
     with pytest.raises(InvalidValueError, match="server udp: cannot be probed while client -> server is cut"):
         lab.prove("client -> server udp")
-    (cut,) = [lab.cut_evidence(ref) for ref in lab.cuts]
+    (cut,) = [lab.cutter.evidence(ref) for ref in lab.ports.cut]
     assert cut.warnings == ["no packet met the cut"]
     lab.mend()
     lab.prove("client -> server")
@@ -329,7 +329,7 @@ def test_a_proof_does_not_change_which_packets_are_lost(lab: Lab, datagrams: Dat
 )
 def test_probes_know_buckets_slots_and_numbers(lab: Lab, words: dict[str, Any], field: str) -> None:
     lab.impair("client -> server", prove=True, **words)
-    (checks,) = lab.probed.values()
+    (checks,) = lab.ledger.probed.values()
     assert {check.field: check.verdict for check in checks}[field] == HOLDS
 
 
@@ -343,7 +343,7 @@ def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
     lab.heal()
     real, truth = qdisc.netem, proof.differences
     with monkeypatch.context() as broken:
-        broken.setattr(lab, "clocks_proven", set())
+        broken.setattr(lab.prober, "clocks_proven", set())
         broken.setattr(qdisc, "netem", lambda each: real(replace(each, delay_s=(each.delay_s or 0) / 15.625 or None)))
         broken.setattr(proof, "differences", lambda *_: [])
         with pytest.raises(ImpairmentNotAppliedError, match=r"a delay of 10 ms took \d(\.\d+)? ms.*psched"):
@@ -371,7 +371,7 @@ def test_second_copies_are_counted_apart(lab: Lab, datagrams: Datagrams) -> None
 def test_an_impairment_that_no_longer_held_when_another_took_its_place_is_told(lab: Lab, datagrams: Datagrams) -> None:
     lab.impair("client -> server", delay="20ms")
     datagrams.arrived(5)
-    minor = lab._ports["server", "lan"].sources[lab.link("client -> server").ref].minor
+    minor = lab.ports.attached("server", "lan").sources[lab.link("client -> server").ref].minor
     tc(lab, f"qdisc delete dev DEVICE parent 1:{minor:x}")
     lab.impair("client -> server", delay="30ms")
     with pytest.raises(ImpairmentNotAppliedError, match="asked netem delay=20ms, the kernel reports none on this link"):
@@ -388,7 +388,7 @@ def test_what_cannot_be_probed_is_refused_before_anything_is_changed(wide: Lab) 
     with pytest.raises(InvalidValueError, match="client -> server: a timeline cannot be probed"):
         wide.impair("client -> server", [{"at": "1s", "loss": "1%"}], prove=True)
     assert dict(wide.impairments) == before
-    assert len(wide.history) == 1
+    assert len(wide.ledger.history) == 1
 
 
 def test_a_broken_table_hides_no_other_problem_of_what_is_asked(

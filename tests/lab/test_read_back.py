@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from testbed import Lab
-from testbed.labs.lab import Port
+from testbed.labs.ports import Port
 from testbed.labs.waiting import await_condition
 from testbed.links import proof, qdisc
 from testbed.model.impairment import Impairment
@@ -65,7 +65,7 @@ def test_netlink_and_tc_tell_the_same_of_every_field(stack: Lab, words: dict[str
     applied = link.impair(asked)
     try:
         stack.host("client").run(["python3", "-c", _SEND, stack.host("server").addresses()[0]])
-        port = stack.port(link.ref)
+        port = stack.ports.of(link.ref)
         assert port is not None
         minor = port.sources[link.ref].minor
         # One is asked after the other: what left in between makes them differ, but not for ever.
@@ -97,14 +97,14 @@ for _ in range(10): s.sendto(bytes(100), (sys.argv[1], 9))
 def test_where_nothing_hangs_nothing_is_told_and_a_device_that_is_not_there_is_an_error(stack: Lab) -> None:
     link = stack.link(LINK)
     link.impair(delay="1ms")
-    port = stack.port(link.ref)
+    port = stack.ports.of(link.ref)
     assert port is not None
     lines = [qdisc.get(port.device, 0x777), qdisc.get_bucket(port.device, port.sources[link.ref].minor)]
     answer = port.channel.call("tc", port=port.name, lines=lines)
     assert answer["shown"] == [[], []]
     assert answer["complaints"] == []
     link.heal()
-    assert stack.netem(link.ref) is None
+    assert stack.ports.netem(link.ref) is None
 
 
 _TAKE = """

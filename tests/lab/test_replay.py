@@ -49,7 +49,7 @@ def test_a_sequence_begins_with_the_body_of_a_test_whatever_crossed_the_link_bef
     for before in (0, 7):
         lab.heal()
         lab.begin("of one test")
-        lab.arm(ref, lab.side(words))
+        lab.impairer.arm(ref, lab.side(words))
         if before:
             datagrams.arrived(before)
         lab.begin_body()

@@ -140,7 +140,7 @@ def due_s(step: Taken) -> float:
 
 
 def in_place(lab: ComposeLab) -> str:
-    netem = lab.netem(lab.link("client -> server").ref)
+    netem = lab.ports.netem(lab.link("client -> server").ref)
     assert netem is not None
     handle: str = netem["handle"]
     return handle
@@ -217,7 +217,7 @@ def test_healing_ends_a_timeline_for_good(lab: ComposeLab) -> None:
     link.heal()
     taken = len(link.steps())
     time.sleep(0.2)  # ten steps: what must not happen has no condition to wait for
-    assert lab.netem(link.ref) is None
+    assert lab.ports.netem(link.ref) is None
     assert len(link.steps()) == taken
     link.impair(delay="1ms")
     time.sleep(0.1)
@@ -228,7 +228,7 @@ def test_a_step_that_finds_its_port_undone_makes_the_result_invalid(lab: Compose
     link = lab.link("client -> server")
     link.impair([{"delay": "5ms"}, {"at": "1s", "delay": "25ms"}])
     await_condition(lambda: len(link.steps()), lambda count: count == 1, deadline_s=10)
-    port = lab._ports["server", "lan"]
+    port = lab.ports.attached("server", "lan")
     try:
         line = f"qdisc delete dev {port.device} root"
         assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
@@ -238,8 +238,8 @@ def test_a_step_that_finds_its_port_undone_makes_the_result_invalid(lab: Compose
     finally:
         # The tree is gone: begin the port anew, or this test would be INVALID itself.
         link.heal()
-        lab._steps.clear()
-        del lab._ports["server", "lan"]
+        lab.ledger.steps.clear()
+        lab.ports.forget(lab.ports.attached("server", "lan"))
 
 
 def test_a_netem_changed_between_two_steps_is_found_against_the_step_in_force(lab: ComposeLab) -> None:
@@ -247,7 +247,7 @@ def test_a_netem_changed_between_two_steps_is_found_against_the_step_in_force(la
     link.impair([{"delay": "5ms"}, {"at": "50ms", "delay": "25ms"}])
     await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
     lab.verify()
-    port = lab._ports["server", "lan"]
+    port = lab.ports.attached("server", "lan")
     minor = port.sources[link.ref].minor
     line = f"qdisc replace dev {port.device} parent 1:{minor:x} netem limit 30000 delay 5ms"
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []

@@ -13,7 +13,6 @@ import pytest
 
 from testbed import Lab
 from testbed.judge import statistics as exact
-from testbed.labs import proving
 from testbed.model.impairment import Impairment
 from tests.lab.conftest import Datagrams, await_quiet
 
@@ -161,7 +160,7 @@ def test_a_delay_is_drawn_toward_the_one_before_it_as_far_as_is_told(lab: Lab, d
     def alike(correlation: str) -> int:
         """Of so many pairs of neighbours, none in two of them, how many lie on the same side of the median."""
         link.impair(delay="40ms", jitter="15ms", correlation=correlation, reorder_by_jitter=True, seed=7)
-        flight = proving.fly(lab, link.ref, count=2 * pairs, pace_s=0.002, size_bytes=64, quiet_s=0.5)
+        flight = lab.prober.fly(link.ref, count=2 * pairs, pace_s=0.002, size_bytes=64, quiet_s=0.5)
         late = [flight.delays_s[number] > 0.04 for number in range(2 * pairs)]
         return sum(one == other for one, other in zip(late[::2], late[1::2], strict=True))
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, Lab, LabError, LocalLab
-from testbed.labs.lab import Port, Program
+from testbed.labs.host import Program
+from testbed.labs.ports import Port
 from testbed.labs.waiting import await_condition
 from testbed.model.topology import LinkRef
 from tests.lab.test_local_death import alive, relatives
@@ -134,7 +135,7 @@ class Place:
     @property
     def veth(self) -> Any:
         """The receiver's veth, on the switch's side."""
-        ifindex = self.lab._prepare_source(self.ref.dst, self.ref.network)  # nothing else tells it of both labs
+        ifindex = self.lab.port_of_sender(self.ref.dst, self.ref.network)  # nothing else tells it of both labs
         return next(
             each["ifname"] for each in json.loads(self.beside("ip", "-j", "link")) if each["ifindex"] == ifindex
         )

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
 from testbed.labs.lab import Lab
+from testbed.labs.ledger import Ledger
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
 from testbed.paper.context import Context
 from testbed.report.claims import Page, claim_page, index_page, plot
@@ -31,7 +32,8 @@ def row(held: bool | None, condition: str = "here") -> Row:
 class NoLab:
     """What `examine` needs of a lab, and no more."""
 
-    history: tuple[object, ...] = ()
+    def __init__(self) -> None:
+        self.ledger = Ledger()
 
     def begin(self, seeds_from: str | None) -> None:
         self.began = seeds_from

@@ -29,10 +29,11 @@ class StandIn(AbstractContextManager["StandIn"]):
 
     topology = TOPOLOGY
     side = staticmethod(checked_side)
-    asked = Lab.asked
+    wanted = Lab.wanted
 
     def __init__(self, wrong: str = "") -> None:
         self.done: list[str] = []
+        self.impairer = SimpleNamespace(clear=lambda ref: self.done.append(f"clear {ref}"))
         self.profiles = {"slow": Profile(name="slow", forward=Impairment(delay_s=1))}
         self.tables: dict[str, Path] = {}
         self._wrong = wrong
@@ -52,9 +53,6 @@ class StandIn(AbstractContextManager["StandIn"]):
             raise ImpairmentNotAppliedError(link)
         self.done.append(f"{link}: {profile or words}")
         return [SimpleNamespace(link=ref) for ref in TOPOLOGY.links(link)]
-
-    def clear(self, ref: LinkRef) -> None:
-        self.done.append(f"clear {ref}")
 
 
 def asked(link: str, *what: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 from rich.console import Console
 
-from testbed.labs.proving import Held, rows
+from testbed.labs.rows import Held, rows
 from testbed.links import proof
 from testbed.model.evidence import FAILS, SHOWN, Check, LinkEvidence
 from testbed.model.impairment import Impairment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.labs.lab import impairments_of
+from testbed.labs.wanted import impairments_of
 from testbed.model.impairment import CLEAN, Impairment, Profile
 from testbed.model.timeline import Timeline
 from testbed.model.topology import LinkRef, Topology

@@ -10,8 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import InvalidValueError, LabError
+from testbed.labs.elsewhere import Elsewhere
+from testbed.labs.impairer import Impairer
 from testbed.labs.keeping import file_name
-from testbed.labs.observing import PortCapture, port_of
+from testbed.labs.ledger import Ledger
+from testbed.labs.observing import Observer, port_of
+from testbed.labs.ports import Ports
 from testbed.model.topology import Topology
 from testbed.observe.capture import Capture, Place
 from testbed.observe.counters import Counters
@@ -32,6 +36,11 @@ def lab() -> Any:
         "networks": {"lan": {"name": "p_lan"}, "wan": {"name": "p_wan"}},
     })  # fmt: skip
     return SimpleNamespace(topology=topology, hosts=dict.fromkeys(topology.hosts))
+
+
+def observer(lab: Any) -> Observer:
+    ports = Ports(lab)
+    return Observer(ports, Impairer(ports, Ledger(), Elsewhere(ports, lab), lab), lab)
 
 
 @pytest.mark.parametrize(
@@ -59,19 +68,19 @@ def test_a_port_is_named_by_its_host_or_by_a_link(lab: Any, text: str, port: tup
 )
 def test_a_port_that_is_none_is_refused_with_what_was_written(lab: Any, text: str, said: str) -> None:
     with pytest.raises(InvalidValueError, match=said) as refused:
-        PortCapture(lab, text)
+        observer(lab).capture(text)
     assert text.partition(" ")[0] in str(refused.value)
 
 
 @pytest.mark.parametrize("options", [{"limit_bytes": 0}, {"snap_bytes": 0}, {"snap_bytes": 1 << 20}])
 def test_limits_that_keep_nothing_are_refused(lab: Any, options: dict[str, int]) -> None:
     with pytest.raises(InvalidValueError, match="both are numbers of bytes above 0"):
-        PortCapture(lab, "server", **options)
+        observer(lab).capture("server", **options)
 
 
 def test_a_capture_that_has_not_ended_has_no_packets_yet(lab: Any) -> None:
     with pytest.raises(LabError, match="server@lan: there are no packets to be had before it has ended"):
-        _ = PortCapture(lab, "server").packets
+        _ = observer(lab).capture("server").packets
 
 
 @given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from testbed import cli, paper
 from testbed.judge.claims import Finding, Outcome, Row
+from testbed.labs.ledger import Ledger
 from testbed.paper import Claim
 from testbed.paper.context import Context
 
@@ -19,7 +20,7 @@ from testbed.paper.context import Context
 class NoLab:
     """What the command needs of a lab."""
 
-    history: tuple[object, ...] = ()
+    ledger = Ledger()
 
     def __enter__(self) -> NoLab:
         return self

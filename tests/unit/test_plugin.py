@@ -270,10 +270,11 @@ def test_a_service_of_an_active_compose_profile_is_known(project: pytest.Pyteste
 
 NOT_IN_FORCE = """
 from testbed import ImpairmentNotAppliedError
+from testbed.labs.ledger import Ledger
 from testbed.pytest import running
 
 class Lab:
-    history, evidence, records, seedable, netem_engine = [], [], [], True, "carried"
+    ledger, evidence, seedable, netem_engine = Ledger(), [], True, "carried"
     def begin_body(self):
         pass
 
@@ -299,6 +300,7 @@ def test_what_was_not_in_force_makes_any_test_invalid_and_the_run_fail(
 
 
 LINKED = """
+from testbed.labs.ledger import Ledger
 from testbed.pytest import running
 from testbed.model.evidence import FAILS, Check, LinkEvidence, Span, Tally
 
@@ -314,8 +316,8 @@ class Succession:
     def look(self): return []
 
 class Lab:
-    whole, succession = Whole(), Succession()
-    history, records, seedable, netem_engine = [], [], True, "carried"
+    whole, succession, ledger = Whole(), Succession(), Ledger()
+    seedable, netem_engine = True, "carried"
     evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
         checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=FAILS)], probe=FAILS,

@@ -11,7 +11,7 @@ import pytest
 
 from testbed.agent.answers import ANSWERER
 from testbed.agent.batch import LONGEST_LINE
-from testbed.labs import cutting
+from testbed.labs import cuts
 from testbed.links import bpf, fragments, qdisc, rejecting
 from testbed.model.topology import Traffic
 from tests.unit.frames import ethernet, ipv4, ipv6, tcp
@@ -24,7 +24,7 @@ class Kernel:
     """A kernel that runs a program on frames: what it matches comes through a socket that filters."""
 
     def __init__(self, said: str, address: str, *targets: str) -> None:
-        (self.filter, *self.others) = cutting.ways(cutting.REJECT, 0x10, [address], Traffic.parse(said), targets)
+        (self.filter, *self.others) = cuts.ways(cuts.REJECT, 0x10, [address], Traffic.parse(said), targets)
 
     def matches(self, frame: bytes) -> bool:
         family = {0x0800: "ip", 0x86DD: "ipv6"}.get(int.from_bytes(frame[12:14]), self.filter.family)
@@ -309,7 +309,7 @@ def test_every_line_fits_into_a_batch() -> None:
     last = qdisc.LAST_MINOR
     for said in ("", "tcp", "udp/65535", "icmp"):
         addresses = ["255.255.255.254", *["ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"] * 8]
-        for each in cutting.ways(cutting.REJECT, last, addresses, Traffic.parse(said), addresses):
+        for each in cuts.ways(cuts.REJECT, last, addresses, Traffic.parse(said), addresses):
             line = rejecting.put("tb0123456789ab", each, "tb0123456789ab", 2**32 - 1)
             assert len(line) <= LONGEST_LINE
         for target in ((), addresses):

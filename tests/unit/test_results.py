@@ -20,6 +20,7 @@ from testbed.writing import Lines, refuse_links, write_whole
 FAKE = """
 import os, pytest, signal
 from testbed import ImpairmentNotAppliedError
+from testbed.labs.ledger import Ledger
 from testbed.pytest import running
 from testbed.model.evidence import LinkEvidence
 
@@ -32,8 +33,9 @@ class Succession:
     def look(): return []
 
 class Lab:
-    history, records, evidence, seedable, netem_engine, whole = [], [], [], True, "carried", Whole
+    evidence, seedable, netem_engine, whole = [], True, "carried", Whole
     succession = Succession
+    def __init__(self): self.ledger = Ledger()
     def begin_body(self): pass
     def verify(self): pass
 
@@ -326,7 +328,7 @@ def test_a_record_is_a_finite_number(value: Any) -> None:
     lab = LocalLab(topologies.star(2))
     with pytest.raises(InvalidValueError, match="must be a finite number"):
         lab.record("speed", value, unit="s", better="lower")
-    assert lab.records == []
+    assert lab.ledger.records == []
 
 
 def test_what_is_not_finite_is_null_in_a_file() -> None:

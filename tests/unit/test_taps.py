@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from testbed.errors import AgentError
-from testbed.labs.lab import Port
+from testbed.labs.ports import Port
 from testbed.labs.taps import Taps
 from testbed.model.evidence import AtTaps
 from testbed.model.topology import LinkRef
