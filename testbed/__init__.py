@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from testbed.labs.observing import PortCapture
     from testbed.links.profiles import load_profiles
     from testbed.model import topologies
-    from testbed.model.impairment import Impairment, Profile
+    from testbed.model.impairment import Impairment
+    from testbed.model.profile import Profile
     from testbed.observe.capture import Capture
     from testbed.observe.observation import Observation
 
@@ -68,7 +69,8 @@ _MODULES = {
     "labs.local": ("LocalLab",),
     "labs.observing": ("PortCapture",),
     "links.profiles": ("load_profiles",),
-    "model.impairment": ("Impairment", "Profile"),
+    "model.impairment": ("Impairment",),
+    "model.profile": ("Profile",),
     "model.topologies": ("topologies",),
     "observe.capture": ("Capture",),
     "observe.observation": ("Observation",),

@@ -13,7 +13,8 @@ from testbed.labs.host import Host, Log
 from testbed.labs.lab import Lab
 from testbed.links.profiles import find_profile
 from testbed.model.demo import DemoRun, Message, ProfileRun
-from testbed.model.impairment import Impairment, Profile
+from testbed.model.impairment import Impairment
+from testbed.model.profile import Profile
 
 PROFILES = ("clean", "lan", "latency", "lossy", "lossy-latency", "awful")
 LINK = "client <-> server"

@@ -39,7 +39,8 @@ from testbed.links import proof
 from testbed.links.profiles import checked_side, read_trace
 from testbed.model.evidence import Check, LinkEvidence
 from testbed.model.hoststate import HostState
-from testbed.model.impairment import Impairment, Profile
+from testbed.model.impairment import Impairment
+from testbed.model.profile import Profile
 from testbed.model.timeline import Taken, Timeline
 from testbed.model.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
 from testbed.observe.connections import Table

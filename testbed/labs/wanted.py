@@ -7,7 +7,8 @@ from pathlib import Path
 
 from testbed.errors import InvalidValueError
 from testbed.links.profiles import checked_side, find_profile, find_table
-from testbed.model.impairment import Impairment, Profile
+from testbed.model.impairment import Impairment
+from testbed.model.profile import Profile
 from testbed.model.timeline import Timeline
 from testbed.model.topology import LinkRef, Topology
 from testbed.text import shown

@@ -28,7 +28,8 @@ import yaml
 from testbed import reading
 from testbed.errors import InvalidValueError
 from testbed.links.schedule import compile_timeline
-from testbed.model.impairment import Impairment, Profile, is_table, unknown
+from testbed.model.impairment import Impairment, is_table, unknown
+from testbed.model.profile import Profile
 from testbed.model.timeline import ReadTrace, Timeline, csv_rows, is_csv, mahimahi_rows, parse_side
 from testbed.resources import resource
 from testbed.text import shown

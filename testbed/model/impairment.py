@@ -13,15 +13,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
 
 from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.text import shown
-
-if TYPE_CHECKING:
-    from testbed.model.timeline import Timeline
 
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 
@@ -764,13 +760,3 @@ WORDS: dict[str, Word] = {
 }  # fmt: skip
 
 CLEAN = Impairment()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """A named pair of impairments: toward the second host of a link, and back."""
-
-    name: str
-    description: str = ""
-    forward: Impairment | Timeline = field(default_factory=Impairment)
-    reverse: Impairment | Timeline = field(default_factory=Impairment)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from testbed.model.demo import DemoRun, ProfileRun, median
 from testbed.model.findings import Finding
-from testbed.model.impairment import Profile
+from testbed.model.profile import Profile
 from testbed.text import visible
 
 # Two lines each, so that the table fits into 80 columns.

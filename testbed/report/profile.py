@@ -12,7 +12,8 @@ from testbed import units
 from testbed.links import qdisc
 from testbed.links.delays import histogram, is_known, quantiles_s
 from testbed.links.schedule import compile_timeline
-from testbed.model.impairment import Impairment, Profile
+from testbed.model.impairment import Impairment
+from testbed.model.profile import Profile
 from testbed.model.timeline import Timeline, between
 
 _COLUMNS = 60

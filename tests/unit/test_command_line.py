@@ -15,7 +15,8 @@ from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
 from testbed.labs import terminal
 from testbed.labs.lab import Lab
 from testbed.links.profiles import checked_side
-from testbed.model.impairment import Impairment, Profile
+from testbed.model.impairment import Impairment
+from testbed.model.profile import Profile
 from testbed.model.topology import LinkRef, Topology
 
 TOPOLOGY = Topology.from_compose(

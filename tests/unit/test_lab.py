@@ -6,7 +6,8 @@ import pytest
 
 from testbed.errors import InvalidValueError
 from testbed.labs.wanted import impairments_of
-from testbed.model.impairment import CLEAN, Impairment, Profile
+from testbed.model.impairment import CLEAN, Impairment
+from testbed.model.profile import Profile
 from testbed.model.timeline import Timeline
 from testbed.model.topology import LinkRef, Topology
 

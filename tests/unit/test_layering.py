@@ -149,6 +149,15 @@ def test_the_agents_modules_run_elsewhere_and_are_imported_by_no_one_here(module
     assert {name for name in _of_testbed(module) if _below(name, ("testbed.agent",))} <= {"testbed.agent"}
 
 
+def test_no_file_imports_another_in_a_circle() -> None:
+    """Also not for types alone: who needs a type must know what it is a type of."""
+    left = {module: _of_testbed(module) & set(FILES) - {module} for module in FILES}
+    while free := [module for module, needs in left.items() if not needs & left.keys()]:
+        for module in free:
+            del left[module]
+    assert left == {}, "of these, some are circles and the others need one"
+
+
 # --- everybody else's ------------------------------------------------------------------------------
 
 

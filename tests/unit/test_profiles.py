@@ -8,7 +8,8 @@ import pytest
 
 from testbed.errors import InvalidValueError
 from testbed.links.profiles import find_profile, load_profiles, parse_profile, parse_yaml
-from testbed.model.impairment import CLEAN, WORDS, Impairment, Profile
+from testbed.model.impairment import CLEAN, WORDS, Impairment
+from testbed.model.profile import Profile
 from testbed.resources import resource
 
 SHIPPED = sorted(resource("netem").glob("*.yaml"))
