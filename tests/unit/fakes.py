@@ -1,0 +1,194 @@
+"""A lab without an engine: hosts that run nothing, and agents that keep what tc is told as a kernel would."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from testbed import Lab, units
+from testbed.labs.backend import Attached
+from testbed.labs.channel import Channel
+from testbed.labs.host import Host
+from testbed.model.topology import Topology
+
+MACS = {"client": "02:00:00:00:00:01", "server": "02:00:00:00:00:02", "other": "02:00:00:00:00:03"}
+_PLACE = re.compile(r"prio (\d+) handle (0x[0-9a-f]+)")
+_PARENT = re.compile(r"parent ([0-9a-f]+:[0-9a-f]*)")
+
+
+class FakeAgent:
+    """An agent with one port; a test may change what it holds."""
+
+    lives, silent_s, answers = True, 0.0, True
+
+    def __init__(self) -> None:
+        self.filters: dict[tuple[int, int], dict[str, Any]] = {}
+        self.netems: dict[str, dict[str, Any]] = {}
+        """By parent, as `tc -s -j qdisc show` has them."""
+        self.calls: list[str] = []
+        self.amiss: dict[str, list[str]] = {}
+        """By port, what is wrong with its path."""
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        """What the real one answers, as far as a lab asks for it here."""
+        self.calls.append(operation)
+        answer = getattr(self, f"_{operation}", None)
+        return None if answer is None else answer(**arguments)
+
+    def _tc(self, *, lines: list[str], **_: Any) -> dict[str, Any]:
+        shown: list[list[dict[str, Any]]] = []
+        complaints: list[dict[str, str]] = []
+        for line in lines:
+            what, verb, *_rest = line.split()
+            if verb in ("get", "show"):
+                shown.append(self._shown(what, line))
+            elif verb == "delete" and not self._delete(what, line):
+                complaints.append({"line": line, "text": "No such file or directory"})
+            elif verb == "replace":
+                self._replace(what, line)
+        return {"shown": shown, "complaints": complaints, "notes": []}
+
+    def _replace(self, what: str, line: str) -> None:
+        if what == "filter" and " flower " in line:
+            priority, number = _place(line)
+            words = line.partition(" flower ")[2].split()
+            keys = dict(zip(words[::2], words[1::2], strict=True))
+            options = {"handle": number, "classid": keys.pop("classid"), "keys": keys}
+            self.filters[priority, number] = {"kind": "flower", "pref": priority, "options": options}
+        elif what == "qdisc" and "netem" in line:
+            head, _, netem = line.partition(" netem ")
+            parent, handle = _parent(line), head.split()[-1]
+            old = self.netems.get(parent, {})
+            kept = old if old.get("handle") == handle else {"packets": 0, "drops": 0, "qlen": 0}
+            options = _options(netem.split())
+            self.netems[parent] = {**kept, "kind": "netem", "parent": parent, "handle": handle, "options": options}
+
+    def _delete(self, what: str, line: str) -> bool:
+        if line.endswith(" root"):
+            self.netems.clear()
+            self.filters.clear()
+            return True
+        held: dict[Any, Any] = self.filters if what == "filter" else self.netems
+        return held.pop(_place(line) if what == "filter" else _parent(line), None) is not None
+
+    def _shown(self, what: str, line: str) -> list[dict[str, Any]]:
+        if what == "filter":
+            return [shown for place, shown in self.filters.items() if " show " in line or place == _place(line)]
+        return [netem for parent, netem in self.netems.items() if " show " in line or parent == _parent(line)]
+
+    def _paths(self, *, ports: list[str]) -> dict[str, Any]:
+        return {name: {"amiss": self.amiss.get(name, []), "gone": False} for name in ports}
+
+    def _release(self, *, ports: list[str]) -> dict[str, Any]:
+        return {"released": ports}
+
+    def _heard(self, **_: Any) -> dict[str, float]:
+        return {}
+
+    def _repair(self, **_: Any) -> list[str]:
+        return []
+
+    def _passages(self) -> dict[str, Any]:
+        return {"kernels": {}, "due_ns": 0, "overslept_ns": [0] * 50}
+
+
+def _place(line: str) -> tuple[int, int]:
+    found = _PLACE.search(line)
+    assert found is not None, line
+    return int(found[1]), int(found[2], 16)
+
+
+def _parent(line: str) -> str:
+    found = _PARENT.search(line)
+    assert found is not None, line
+    return found[1]
+
+
+def _options(words: list[str]) -> dict[str, Any]:
+    """Of delay, loss, limit and seed, as tc writes them."""
+    asked = dict(zip(words[::2], words[1::2], strict=True))
+    options: dict[str, Any] = {"limit": int(asked.pop("limit"))}
+    if "delay" in asked:
+        options["delay"] = {"delay": units.parse_time(asked.pop("delay"), name="delay"), "jitter": 0}
+    if "loss" in asked:
+        options["loss-random"] = {"loss": units.parse_ratio(asked.pop("loss"), name="loss"), "correlation": 0}
+    if "seed" in asked:
+        options["seed"] = int(asked.pop("seed"))
+    assert not asked, f"the fake knows nothing of {asked}"
+    return options
+
+
+class FakeHost:
+    """A host that has addresses, and in which nothing runs."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self._address = name, f"172.18.0.{number}"
+
+    def addresses(self, _network: str | None = None) -> tuple[str, ...]:
+        """Its own, on the only network."""
+        return (self._address,)
+
+    def send_per_packet(self, _network: str) -> dict[str, bool]:
+        """As if offloads had been on."""
+        return {"tso": True}
+
+    def send_as_before(self, _network: str, _offloads: Mapping[str, bool]) -> None:
+        """Nothing was changed."""
+
+
+class FakeLab(Lab):
+    """Client, server and other on one network."""
+
+    run_id, netem_engine, seedable = "abc123", "host", True
+    topology = Topology.from_compose({
+        "services": {name: {"image": "x", "networks": {"lan": None}} for name in MACS},
+        "networks": {"lan": {"name": "p_lan"}},
+    })  # fmt: skip
+    profiles: Mapping[str, Any] = {}
+    tables: Mapping[str, Path] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.agent = FakeAgent()
+        """The one with the server's port."""
+        self._others = {name: FakeAgent() for name in MACS if name != "server"}
+        self._fakes = {name: cast("Host", FakeHost(name, number)) for number, name in enumerate(MACS, start=2)}
+
+    def up(self) -> None:
+        """It is."""
+
+    def down(self) -> None:
+        """There is nothing to take down."""
+
+    @property
+    def hosts(self) -> Mapping[str, Host]:
+        """The fakes."""
+        return self._fakes
+
+    def mac(self, host: str, _network: str) -> str | None:
+        """Its own."""
+        return MACS[host]
+
+    def attach(self, host: str, network: str) -> Attached:
+        """At an agent of its own."""
+        port: dict[str, Any] = {
+            "device": "veth1", "entry": None, "kernel": None, "released": False, "mtu": 1500, "found": {}
+        }  # fmt: skip
+        channel = cast("Channel", self._others.get(host, self.agent))
+        return Attached(name=f"{host}@{network}", channel=channel, port=port, ifindex=self._index(host))
+
+    attach_to_count = attach
+
+    def port_of_sender(self, host: str, _network: str) -> int:
+        """A number of its own."""
+        return self._index(host)
+
+    def capture_agent(self) -> Channel:
+        """The server's."""
+        return cast("Channel", self.agent)
+
+    @staticmethod
+    def _index(host: str) -> int:
+        return list(MACS).index(host) + 10

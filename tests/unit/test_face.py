@@ -1,0 +1,300 @@
+"""A lab's face and its parts, on agents that stand in: what is put on links, found of them, and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from testbed import ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.labs.host import Program
+from testbed.labs.ledger import Ledger
+from testbed.model.evidence import FAILS, HOLDS, SHOWN, AtTaps
+from testbed.model.impairment import CLEAN, Impairment
+from testbed.model.profile import Profile
+from testbed.model.topology import LinkRef
+from tests.unit.fakes import FakeLab
+
+LINK = "client -> server"
+REF = LinkRef("client", "server", "lan")
+BACK = LinkRef("server", "client", "lan")
+
+
+@pytest.fixture
+def lab() -> Iterator[FakeLab]:
+    lab = FakeLab()
+    lab.begin("seeds")
+    yield lab
+    lab.end()
+
+
+def passed(lab: FakeLab, packets: int, drops: int = 0, parent: str = "1:10") -> None:
+    """As if the netem had seen them."""
+    lab.agent.netems[parent] |= {"packets": packets, "drops": drops}
+
+
+# --- ports ---------------------------------------------------------------------------------------------
+
+
+def test_a_link_is_impaired_at_its_receivers_port_and_read_back(lab: FakeLab) -> None:
+    (applied,) = lab.impair(LINK, delay="40ms")
+    assert applied.command == "tc qdisc replace dev veth1 parent 1:10 handle 10: netem limit 41000 delay 40ms"
+    assert lab.impairments == {REF: Impairment(delay_s=0.04)}
+    assert {each["options"]["classid"] for each in lab.agent.filters.values() if each["pref"] > 2} == {"1:10"}
+    lab.heal()
+    assert lab.impairments == {}
+    assert lab.agent.netems == {}
+
+
+def test_what_the_kernel_holds_otherwise_is_refused_and_the_other_half_taken_off(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lab.agent.call
+
+    def other(operation: str, **arguments: Any) -> Any:
+        if operation == "tc":
+            arguments["lines"] = [line.replace("src_ip 172.18.0.2", "src_ip 172.18.0.9") for line in arguments["lines"]]
+        return real(operation, **arguments)
+
+    monkeypatch.setattr(lab.agent, "call", other)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"client -> server.*asked filter src_ip 172\.18\.0\.2"):
+        lab.impair("server <-> client", delay="40ms")
+    assert lab.ports.impaired == [REF], "what the kernel holds in its place is known"
+    lab.heal()
+    assert lab.agent.netems == {}
+
+
+def test_two_senders_and_two_parts_of_one_have_classes_of_their_own(lab: FakeLab) -> None:
+    for link in (LINK, "other -> server", "client -> server tcp/80", "client -> server tcp/81"):
+        lab.impair(link, delay="5ms")
+    sources = lab.ports.attached("server", "lan").sources
+    assert [(source.minor, source.part) for source in sources.values()] == [(16, 0), (17, 0), (18, 0), (19, 1)]
+    assert sorted(lab.agent.netems) == ["1:10", "1:11", "1:12", "1:13"]
+
+
+def test_a_port_that_begins_anew_has_all_that_was_on_it_again(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="40ms")
+    lab.cut("other -> server")
+    lab.agent.netems.clear()
+    lab.agent.filters.clear()
+    lab.ports.renew(REF)
+    lab.verify()
+    assert lab.impairments == {REF: Impairment(delay_s=0.04)}
+    assert [str(ref) for ref in lab.ports.cut] == ["other -> server"]
+    lab.mend()
+
+
+def test_a_port_goes_to_another_process_as_it_is(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="40ms", loss="2%")
+    lab.cut("other -> server tcp/80")
+    other = FakeLab()
+    other.agent = lab.agent
+    other.ports.take_up(lab.ports.state(), lab.capture_agent())
+    assert other.impairments == lab.impairments
+    assert other.ports.cut == lab.ports.cut
+    other.verify()
+    other.heal()
+    assert lab.agent.netems.keys() <= {"1:4011"}, "a cut's class stays, with nothing led to it"
+
+
+# --- what a test asked and what was found ------------------------------------------------------------
+
+
+def test_what_was_found_is_in_the_evidence(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="40ms", loss="2%")
+    lab.cut("other -> server")
+    passed(lab, 90, 10)
+    lab.verify()
+    link, cut = lab.evidence
+    assert (link.link, link.read_back, link.counters, link.met_packets) == (LINK, HOLDS, HOLDS, 100)
+    assert cut.warnings == ["no packet met the cut"]
+    lab.impair("server -> client", delay="1ms")
+    lab.heal()
+    lab.verify()
+    assert [each.link for each in lab.evidence] == [LINK, "server -> client", "other -> server"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda lab: lab.agent.netems.clear(), "none on this link"),
+        (lambda lab: lab.agent.netems["1:10"]["options"]["delay"].update(delay=0.1), "kernel reports 100ms"),
+        (lambda lab: lab.agent.filters.clear(), "asked filter src_ip"),
+        (lambda lab: passed(lab, 10, 900_000), "queue overflowed"),
+        (lambda lab: lab.agent.amiss.update({"server@lan": ["a tap is down"]}), "path .* is broken: a tap is down"),
+    ],
+)
+def test_what_does_not_hold_is_raised_once_and_not_again_by_healing(
+    lab: FakeLab, broken: Callable[[FakeLab], None], said: str
+) -> None:
+    lab.impair(LINK, delay="40ms")
+    lab.verify()
+    broken(lab)
+    with pytest.raises(ImpairmentNotAppliedError, match=said):
+        lab.verify()
+    assert [FAILS in (each.read_back, each.counters) for each in lab.evidence] == [True]
+    lab.agent.amiss.clear()
+    lab.begin(None)
+    lab.verify()
+
+
+def test_what_is_healed_in_mid_test_is_looked_at_before(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="40ms")
+    lab.agent.netems["1:10"]["options"]["limit"] = 1
+    lab.link(LINK).heal()
+    with pytest.raises(ImpairmentNotAppliedError, match="asked limit 41000, the kernel reports 1"):
+        lab.verify()
+    lab.verify()  # once
+
+
+# --- between tests -------------------------------------------------------------------------------------
+
+
+def delay(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms")
+
+
+def cut(lab: FakeLab) -> None:
+    lab.cut(LINK)
+
+
+def ended() -> Program:
+    return cast("Program", SimpleNamespace(ended=True))
+
+
+STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab], Any], Any]] = {
+    "impairment": ([delay], lambda lab: lab.impairments, {}),
+    "cut": ([cut], lambda lab: lab.ports.cut, []),
+    "history": ([delay], lambda lab: lab.ledger.history, []),
+    "record": ([lambda lab: lab.record("n", 1, unit="s", better="lower")], lambda lab: lab.ledger.records, []),
+    "program": ([lambda lab: lab.ledger.programs.append(ended())], lambda lab: lab.ledger.programs, []),
+    "probed": ([lambda lab: lab.ledger.probed.update({REF: []})], lambda lab: lab.ledger.probed, {}),
+    "step": ([lambda lab: lab.ledger.add_steps(REF, [])], lambda lab: lab.ledger.steps, {}),
+    "told": ([lambda lab: lab.ledger.told.add(REF)], lambda lab: lab.ledger.told, set()),
+    "evidence": ([delay, FakeLab.verify], lambda lab: lab.evidence, []),
+    "over": ([cut, FakeLab.mend], lambda lab: lab.ledger.over, []),
+    "suspended": ([cut, lambda lab: lab.suspend("server")], lambda lab: lab.suspensions.links, {}),
+    "met a cut": (
+        [cut, lambda lab: passed(lab, 0, 3, "1:4010"), FakeLab.mend],
+        lambda lab: lab.ports.known(REF)[1].met_cut, False,
+    ),
+    "offloads": ([delay], lambda lab: lab.ports.per_packet.state(), {}),
+    "released": ([delay], lambda lab: {port.released for port in lab.ports}, {True}),
+    "seeds": ([], lambda lab: lab.ledger.seeds_from, "the next"),
+    "carriage": ([delay], lambda lab: any(map(lab.carriage.used, lab.ports)), False),
+    "left over": ([lambda lab: setattr(lab, "left_over", "a connection")], lambda lab: lab.left_over, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", STATE)
+def test_the_next_test_knows_nothing_of_the_one_before(lab: FakeLab, what: str) -> None:
+    steps, look, fresh = STATE[what]
+    for step in steps:
+        step(lab)
+    assert look(lab) != fresh, "or this test could not fail"
+    lab.end()
+    lab.begin("the next")
+    assert look(lab) == fresh
+
+
+def test_what_a_healed_link_was_is_not_the_next_tests_finding(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="40ms")
+    lab.agent.netems["1:10"]["options"]["limit"] = 1
+    lab.end()
+    lab.begin(None)
+    lab.verify()
+    assert lab.evidence == []
+
+
+def test_a_seed_is_the_links_and_the_times_own_and_the_same_in_the_next_run(lab: FakeLab) -> None:
+    first = [each.asked.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))]
+    (other,) = lab.impair("other -> server", loss="1%")
+    assert len({*first, other.asked.seed}) == 3
+    lab.begin("seeds")
+    assert [each.asked.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))] == first
+    (named,) = lab.impair(LINK, loss="1%", seed=7)
+    assert named.asked.seed == 7
+    assert Ledger().seed(REF, Impairment(loss_ratio=0.1), seedable=True) is None, "nothing to derive it from"
+
+
+def test_a_sequence_begins_with_the_body_only_where_packets_came_before(lab: FakeLab) -> None:
+    lab.impair(LINK, loss="2%")
+    handle = lab.agent.netems["1:10"]["handle"]
+    before = lab.agent.calls.count("tc")
+    lab.begin_body()
+    assert lab.agent.calls.count("tc") == before + 1, "looked at, and nothing put"
+    passed(lab, 5)
+    lab.begin_body()
+    assert lab.agent.calls.count("tc") > before + 2
+    assert lab.agent.netems["1:10"]["handle"] == handle, "in place: what is queued stays"
+
+
+# --- the face --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda lab: lab.host("srver"), "host 'srver': unknown; did you mean 'server'"),
+        (lambda lab: lab.link("client <-> server"), "names 2 links"),
+        (lambda lab: lab.impair("client -> srver", dely="1ms"), "dely"),
+        (lambda lab: lab.cut(LINK, reject="yes"), "reject='yes': must be True or False"),
+        (lambda lab: lab.flap(LINK, up="1ms", down="soon"), "up='1ms': at least 50ms"),
+        (lambda lab: lab.partition({"client"}, {"client"}), "in two groups"),
+        (lambda lab: lab.link(LINK).impair(Impairment(), delay="1ms"), "not both"),
+        (lambda lab: lab.record("", float("nan"), unit="s", better="up"), "finite number"),
+        (lambda lab: lab.capture("server", limit_bytes=0), "numbers of bytes above 0"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_done(
+    lab: FakeLab, call: Callable[[FakeLab], object], said: str
+) -> None:
+    with pytest.raises(InvalidValueError) as refused:
+        call(lab)
+    assert said in str(refused.value)
+    assert (lab.ports.impaired, lab.ports.cut, lab.agent.netems) == ([], [], {})
+
+
+def test_a_partition_cuts_both_ways_and_a_mended_one_leaves_nothing_led(lab: FakeLab) -> None:
+    cut = lab.partition({"client"}, {"server", "other"})
+    assert sorted(map(str, cut)) == [
+        "client -> other", "client -> server", "other -> client", "server -> client",
+    ]  # fmt: skip
+    passed(lab, 0, 3, "1:4010")
+    assert lab.link(LINK).lost_in_cut() == 3
+    lab.mend()
+    assert lab.ports.cut == []
+    assert [each for each in lab.agent.filters.values() if each["pref"] > 2] == []
+
+
+def test_a_cut_lies_over_an_impairment_that_stays(lab: FakeLab) -> None:
+    link = lab.link(LINK)
+    link.impair(delay="40ms")
+    link.cut()
+    assert link.impairment == Impairment(delay_s=0.04)
+    link.mend()
+    link.heal()
+    assert link.impairment is None
+    with pytest.raises(LabError, match="is not impaired"):
+        link.counters()
+
+
+def test_what_a_stopped_host_had_is_put_back_when_it_runs(lab: FakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.impair(LINK, delay="40ms")
+    lab.cut("server -> client")
+    lab.suspend("server")
+    assert (lab.ports.impaired, lab.ports.cut) == ([], [])
+    monkeypatch.setattr(lab.whole, "running", lambda _host: True)
+    lab.resume_links({"server"})
+    assert (lab.ports.impaired, lab.ports.cut) == ([REF], [BACK])
+
+
+def test_an_impairment_of_nothing_is_still_one(lab: FakeLab) -> None:
+    lab.impair(LINK, Profile(name="clean"))
+    assert lab.impairments == {REF: CLEAN}
+    lab.verify()
+    (link,) = lab.evidence
+    assert (link.counters, link.met_packets, link.at_taps) == (SHOWN, 0, None)
+    assert AtTaps(3, 1) - AtTaps(2, 1) == AtTaps(1, 0)
