@@ -80,6 +80,8 @@ class Port:
     """Whether nothing of ours is in its packets' way; all that takes time to prepare is kept for `Ports.tc`."""
     found: dict[str, Any] = field(default_factory=dict)
     """How the veth was before it was attached."""
+    before: dict[str, dict[str, int]] = field(default_factory=dict)
+    """What had gone through its carried kernel before any packet was led there: taps speak when they come up."""
     undo: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -443,15 +445,19 @@ class Ports:
     def carried(self, *, ports: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
         """What went into the carried kernel at each port and came out, each way, since it is there; none without one.
 
+        What its taps said themselves as they came up is left out.
+
         ``refused_packets`` found its queue full and did not go in.
         """
         found = {}
         for name in ports:
             attached = self._ports.get(name)
             if attached is not None and attached.detour is not None:
-                gate, end = attached.detour.gate, attached.detour.end
                 with suppress(OSError):  # its taps went with its kernel
-                    found[name] = {"to_host": _passed(gate, end), "from_host": _passed(end, gate)}
+                    found[name] = {
+                        way: {what: count - attached.before[way][what] for what, count in passed.items()}
+                        for way, passed in _passed_at(attached.detour).items()
+                    }
         return found
 
     def paths(self, *, ports: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -617,6 +623,7 @@ class Ports:
         port.bridge = port.detour.bridge
         port.gated = True
         port.detour.prepare(self._host_tc.batch(), mtu=mtu, queue_packets=_QUEUE_PACKETS)
+        port.before = _passed_at(port.detour)
         port.undo.callback(self._splice_out, port)
         port.released = True
 
@@ -721,6 +728,11 @@ def _shown(tool: Batch, redirects: Sequence[splice.Redirect]) -> dict[str, Any]:
     outcome = tool.run(lines)
     failed = {each["line"] for each in outcome.complaints}
     return dict(zip((line for line in lines if line not in failed), outcome.shown, strict=False))
+
+
+def _passed_at(detour: Detour) -> dict[str, dict[str, int]]:
+    """What its carried kernel took and gave, each way. Raises OSError if the taps are gone."""
+    return {"to_host": _passed(detour.gate, detour.end), "from_host": _passed(detour.end, detour.gate)}
 
 
 def _passed(into: str, out_of: str) -> dict[str, int]:
