@@ -1,6 +1,6 @@
 """What can be done to a link, as frozen values.
 
-Vocabulary as in the README: an *impairment* says what happens to packets in one direction; a *profile* is a
+Vocabulary as in docs/glossary.md: an *impairment* says what happens to packets in one direction; a *profile* is a
 named pair of them. Numbers are SI (seconds, bits per second, shares from 0 to 1); ``None`` means absent and
 zero means zero. Construction collects every problem and raises once.
 

@@ -1,4 +1,4 @@
-"""The server of README's examples: takes what is sent on port 8888 to its end, and answers how many bytes it was."""
+"""The server of the documents' examples: takes what is sent on port 8888 to its end, and answers how many bytes."""
 
 import socketserver
 
