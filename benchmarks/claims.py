@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import Check, Report
+from testbed.backends.choice import decide, make_lab
 from testbed.judge.claims import Finding, Outcome
-from testbed.labs.choice import decide, make_lab
 from testbed.paper import CLAIMS, chosen, examine
 
 _RUNS = 3

@@ -20,14 +20,14 @@ from typing import Any, TypeVar
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
 from testbed import units
+from testbed.backends.docker.lab import ComposeLab
+from testbed.backends.local.lab import LocalLab
+from testbed.evidence.proof import FAILS
+from testbed.evidence.proof import Check as Judged
 from testbed.judge import probes
 from testbed.judge import statistics as exact
-from testbed.labs.compose import ComposeLab
-from testbed.labs.lab import Lab
-from testbed.labs.local import LocalLab
-from testbed.model.evidence import FAILS
-from testbed.model.evidence import Check as Judged
-from testbed.model.impairment import CLEAN, Impairment
+from testbed.lab.lab import Lab
+from testbed.spec.impairment import CLEAN, Impairment
 
 DELAY_OFF_S = 0.0005
 SIGMA_OFF = 0.05

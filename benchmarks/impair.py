@@ -28,14 +28,14 @@ from typing import Any
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed import units
+from testbed.backends.docker import images
+from testbed.backends.docker.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL
+from testbed.backends.docker.lab import ComposeLab
+from testbed.backends.docker.runs import owner
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs import images
-from testbed.labs.compose import ComposeLab
-from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL
-from testbed.labs.ports import Port
-from testbed.labs.runs import owner
-from testbed.links import proof, qdisc
-from testbed.model.impairment import Impairment
+from testbed.lab.ports import Port
+from testbed.netem import qdisc, readback
+from testbed.spec.impairment import Impairment
 
 MOST_S = 0.005
 LEAST_TIMES_FASTER = 15.0
@@ -301,7 +301,7 @@ def _netem_line(number: int) -> str:
 def _netem_holds(number: int, shown: dict[str, Any]) -> bool:
     # A rate that is not named any more stays in a netem that is changed in place: this rival leaves that open.
     asked = CHANGES[number % len(CHANGES)]
-    return all(difference.field == "rate" for difference in proof.differences(asked, shown))
+    return all(difference.field == "rate" for difference in readback.differences(asked, shown))
 
 
 def _tbf_rate_bps(number: int) -> int:

@@ -18,10 +18,10 @@ from xml.etree import ElementTree
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
-from testbed.labs.compose import ComposeLab
-from testbed.labs.lab import Lab
-from testbed.labs.local import LocalLab
-from testbed.model.impairment import Impairment
+from testbed.backends.docker.lab import ComposeLab
+from testbed.backends.local.lab import LocalLab
+from testbed.lab.lab import Lab
+from testbed.spec.impairment import Impairment
 
 APART_S = 0.0003
 """The delays of one profile on the two labs."""

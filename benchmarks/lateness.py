@@ -18,9 +18,9 @@ from statistics import median, quantiles
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
 from testbed.agent.carried import CLOCK_DELAY_S
-from testbed.labs.lab import Lab
-from testbed.labs.local import LocalLab
-from testbed.labs.ports import Port
+from testbed.backends.local.lab import LocalLab
+from testbed.lab.lab import Lab
+from testbed.lab.ports import Port
 from tests.lab import truth
 from tests.lab.programs import stamped
 

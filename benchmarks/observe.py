@@ -17,7 +17,7 @@ from statistics import median
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
-from testbed.labs.compose import ComposeLab
+from testbed.backends.docker.lab import ComposeLab
 from testbed.observe.observation import Observation
 
 MOST_GOODPUT_LOST = 0.03

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from benchmarks import common
 from benchmarks.common import Check, Report
+from testbed.evidence.journal import VERSION, Journal
 from testbed.judge.oracle import Account, Expectation, Oracle, judge, read
 from testbed.judge.verdict import Verdict
-from testbed.model.journal import VERSION, Journal
 from tests.unit.journals import DATAGRAM_FATES, LATE_AFTER_S, STREAM_FATES, Datagrams, connections, datagrams
 
 MOST_S = 3.0

@@ -28,14 +28,14 @@ from statistics import median
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed import topologies
+from testbed.backends.docker import images
+from testbed.backends.docker.engine import Engine
+from testbed.backends.local.lab import LocalLab
+from testbed.compose.composer import Composer
 from testbed.drive import gossip
 from testbed.errors import EnvironmentUnfitError, LabError
-from testbed.labs import images
-from testbed.labs.composer import Composer
-from testbed.labs.engine import Engine
-from testbed.labs.local import LocalLab
-from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.model.impairment import Impairment
+from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.spec.impairment import Impairment
 
 PAIR_S = {"host": 0.5, "carried": 3.0}
 """Two hosts up, impaired, one message, down."""

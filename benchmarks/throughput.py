@@ -20,10 +20,10 @@ from statistics import median
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
+from testbed.backends.docker.lab import ComposeLab
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs.compose import ComposeLab
-from testbed.labs.waiting import await_condition
-from testbed.model.topology import LinkRef
+from testbed.lab.waiting import await_condition
+from testbed.spec.topology import LinkRef
 from tests.lab.programs import bulk
 
 LEAST_BPS = 300e6

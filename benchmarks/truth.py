@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from benchmarks import common
 from benchmarks.common import Check, Report
+from testbed.backends.choice import decide
+from testbed.backends.docker.lab import ComposeLab
+from testbed.backends.local.lab import LocalLab
 from testbed.errors import TestbedError
-from testbed.labs.choice import decide
-from testbed.labs.compose import ComposeLab
-from testbed.labs.local import LocalLab
 from tests.lab import truth
 
 _QUICK_S = 36.0

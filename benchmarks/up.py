@@ -18,10 +18,11 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
-from testbed.labs import composer, images
-from testbed.labs.compose import ComposeLab
-from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
-from testbed.labs.runs import owner, remove_run
+from testbed.backends.docker import images
+from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine
+from testbed.backends.docker.lab import ComposeLab
+from testbed.backends.docker.runs import owner, remove_run
+from testbed.compose import composer
 
 TIMES_PLAIN, AND_S = 1.25, 3.0
 

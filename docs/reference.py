@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
-RESULTS = "testbed.model.results"
+RESULTS = "testbed.evidence.results"
 """The module whose docstring is the schema of the results file."""
 CLAIMS = "testbed.paper"
 """The module that has the paper's claims."""

@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from testbed.backends.docker.lab import ComposeLab
+    from testbed.backends.local.lab import LocalLab
     from testbed.errors import (
         CommandTimeoutError,
         EnvironmentUnfitError,
@@ -21,17 +23,15 @@ if TYPE_CHECKING:
         TestbedError,
         UserError,
     )
-    from testbed.labs.compose import ComposeLab
-    from testbed.labs.host import Host, Result
-    from testbed.labs.lab import Lab, Link
-    from testbed.labs.local import LocalLab
-    from testbed.labs.observing import PortCapture
-    from testbed.links.profiles import load_profiles
-    from testbed.model import topologies
-    from testbed.model.impairment import Impairment
-    from testbed.model.profile import Profile
+    from testbed.lab.host import Host, Result
+    from testbed.lab.lab import Lab, Link
+    from testbed.lab.observer import PortCapture
+    from testbed.netem.profiles import load_profiles
     from testbed.observe.capture import Capture
     from testbed.observe.observation import Observation
+    from testbed.spec import topologies
+    from testbed.spec.impairment import Impairment
+    from testbed.spec.profile import Profile
 
 __all__ = [
     "Capture",
@@ -63,15 +63,15 @@ _MODULES = {
         "CommandTimeoutError", "EnvironmentUnfitError", "ImpairmentNotAppliedError", "InvalidComposeError",
         "InvalidValueError", "LabError", "ServiceFailedError", "TestbedError", "UserError",
     ),
-    "labs.compose": ("ComposeLab",),
-    "labs.host": ("Host", "Result"),
-    "labs.lab": ("Lab", "Link"),
-    "labs.local": ("LocalLab",),
-    "labs.observing": ("PortCapture",),
-    "links.profiles": ("load_profiles",),
-    "model.impairment": ("Impairment",),
-    "model.profile": ("Profile",),
-    "model.topologies": ("topologies",),
+    "backends.docker.lab": ("ComposeLab",),
+    "lab.host": ("Host", "Result"),
+    "lab.lab": ("Lab", "Link"),
+    "backends.local.lab": ("LocalLab",),
+    "lab.observer": ("PortCapture",),
+    "netem.profiles": ("load_profiles",),
+    "spec.impairment": ("Impairment",),
+    "spec.profile": ("Profile",),
+    "spec.topologies": ("topologies",),
     "observe.capture": ("Capture",),
     "observe.observation": ("Observation",),
 }  # fmt: skip

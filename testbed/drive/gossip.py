@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
+from testbed.evidence.journal import Journal
+from testbed.evidence.observed import Counters, Evidence, LinkCounts, difference
 from testbed.judge import oracle
 from testbed.judge.oracle import Account, Cause, Expectation
 from testbed.judge.verdict import Verdict
-from testbed.labs.host import Program
-from testbed.labs.lab import Lab
-from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.links import proof
-from testbed.model import topologies
-from testbed.model.impairment import Impairment
-from testbed.model.journal import Journal
-from testbed.model.observed import Counters, Evidence, LinkCounts, difference
-from testbed.model.topologies import Drawing
-from testbed.model.topology import LinkRef
+from testbed.lab.host import Program
+from testbed.lab.lab import Lab
+from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.netem import readback
+from testbed.spec import topologies
+from testbed.spec.impairment import Impairment
+from testbed.spec.topologies import Drawing
+from testbed.spec.topology import LinkRef
 
 HOST = "peer"
 _SHARED = "/begin"
@@ -159,9 +159,9 @@ class _Still:
     """Whether the links' counters are what they were the last time, and nothing waits in their queues."""
 
     def __init__(self) -> None:
-        self._before: Mapping[LinkRef, proof.Counters] = {}
+        self._before: Mapping[LinkRef, readback.Counters] = {}
 
-    def __call__(self, seen: Mapping[LinkRef, proof.Counters]) -> bool:
+    def __call__(self, seen: Mapping[LinkRef, readback.Counters]) -> bool:
         same, self._before = seen == self._before, seen
         return same and not any(each.queued_packets for each in seen.values())
 
@@ -208,7 +208,7 @@ def _parts(content: bytes) -> dict[int, list[bytes]]:
 
 def _accounts(
     talking: Sequence[tuple[str, str]], journals: Mapping[str, Mapping[int, list[bytes]]],
-    kernel: Mapping[str, Counters], links: Mapping[LinkRef, proof.Counters], messages: int,
+    kernel: Mapping[str, Counters], links: Mapping[LinkRef, readback.Counters], messages: int,
 ) -> Iterator[tuple[tuple[str, str], Account]]:  # fmt: skip
     conns: Counter[str] = Counter()
     for pair in talking:

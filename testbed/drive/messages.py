@@ -18,15 +18,15 @@ from typing import Self
 
 from testbed.drive.programs import put_programs
 from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
+from testbed.evidence.journal import Journal
+from testbed.evidence.observed import Counters, Evidence, LinkCounts, difference
 from testbed.judge import oracle
 from testbed.judge.oracle import Account, Expectation
-from testbed.labs.host import Program, Result
-from testbed.labs.lab import Lab
-from testbed.labs.waiting import NotSeenError, await_condition
-from testbed.model.impairment import unknown
-from testbed.model.journal import Journal
-from testbed.model.observed import Counters, Evidence, LinkCounts, difference
-from testbed.model.topology import LinkRef
+from testbed.lab.host import Program, Result
+from testbed.lab.lab import Lab
+from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.spec.impairment import unknown
+from testbed.spec.topology import LinkRef
 
 STRUCTURES = ("iterative", "threads", "fork", "selectors", "asyncio")
 TRANSPORTS = ("tcp", "udp")

@@ -7,7 +7,7 @@ import io
 import zipfile
 from functools import cache
 
-from testbed.labs.host import Host
+from testbed.lab.host import Host
 from testbed.resources import resource
 
 _FOLDERS = ("images/common", "images/client", "images/server")

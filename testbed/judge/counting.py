@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from testbed.evidence.proof import AtTaps, Span, Tally
 from testbed.judge import statistics as exact
-from testbed.model.evidence import AtTaps, Span, Tally
-from testbed.model.impairment import Impairment
+from testbed.spec.impairment import Impairment
 
 
 def overflows(filters: Iterable[Mapping[str, Any]]) -> int | None:

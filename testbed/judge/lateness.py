@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from testbed import units
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, UNKNOWN, Check
 from testbed.judge import statistics as exact
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, UNKNOWN, Check
-from testbed.model.impairment import Impairment
+from testbed.spec.impairment import Impairment
 
 LEAST_TOLERANCE_S = 0.005
 _PART_OF_DELAY = 10

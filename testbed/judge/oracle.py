@@ -16,10 +16,10 @@ from enum import StrEnum
 from typing import Any
 
 from testbed import units
+from testbed.evidence.journal import Journal, Row
+from testbed.evidence.observed import Evidence
 from testbed.judge.metrics import Arrival, Distribution, LossRuns, Quantile, Reordering, goodput_bps, loss_runs
 from testbed.judge.verdict import Verdict, gravest
-from testbed.model.journal import Journal, Row
-from testbed.model.observed import Evidence
 
 _MOST_PROBLEMS = 10
 _TIMES_AT_ONCE = 256

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from testbed.evidence.observed import Evidence
 from testbed.judge.verdict import Verdict, gravest
-from testbed.model.observed import Evidence
 
 _UNSUPPORTED = 127
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from testbed import units
 from testbed.errors import InvalidValueError
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, Check
 from testbed.judge import statistics as exact
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
-from testbed.model.impairment import Impairment
+from testbed.spec.impairment import Impairment
 
 HEADERS_BYTES = 14 + 20 + 8
 """Ethernet, IPv4 and UDP, before each probe's own bytes; netem counts them all."""

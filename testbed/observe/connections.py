@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.model.topology import Traffic
 from testbed.observe.tcp_info import Endpoint
+from testbed.spec.topology import Traffic
 
 _CLOSING = ("FIN_WAIT1", "CLOSING", "LAST_ACK", "SYN_RECV")
 """States in which the kernel sends again, by itself, what no program waits for any more."""

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from testbed.errors import InvalidValueError, LabError
-from testbed.model.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 from testbed.observe.capture import Capture, Packet
 from testbed.observe.tcp_info import Endpoint
+from testbed.spec.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
 _TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58

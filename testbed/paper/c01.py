@@ -6,7 +6,7 @@ from statistics import linear_regression
 
 from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.judge.recovery import INITIAL_RTO_S
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from testbed.observe.wire import Flow
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError
 

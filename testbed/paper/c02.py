@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 
 from testbed.drive.messages import PORTS, exchange
 from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
-from testbed.labs.host import Program
-from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.lab.host import Program
+from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.observe.wire import Flow
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError, said
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.judge.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from testbed.observe.counters import Counters
 from testbed.observe.series import sendings
 from testbed.observe.wire import Flow

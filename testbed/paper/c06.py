@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from testbed.observe.observation import Observation
 from testbed.observe.series import Series, outstanding, stairs, windows
 from testbed.observe.wire import Flow

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from testbed.drive.messages import PORTS, messages
+from testbed.evidence.journal import Journal
 from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
 from testbed.judge.metrics import Distribution, Quantile
-from testbed.model.journal import Journal
 from testbed.observe.wire import segment
 from testbed.paper.context import BACK, THERE, Context, NotAsMeantError
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from testbed.drive.messages import Run, game
+from testbed.evidence.journal import Journal
 from testbed.judge.claims import Finding, Outcome, Plot, Row
 from testbed.judge.staleness import Staleness, staleness
-from testbed.model.journal import Journal
 from testbed.paper.context import BACK, BOTH, THERE, Context
 
 _RATE_PER_S = 60

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from testbed.errors import CommandTimeoutError
 from testbed.judge.claims import Finding, Outcome, Plot, Row
-from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, argv_of
 
 MESSAGE = "Test message"

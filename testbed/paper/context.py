@@ -10,9 +10,9 @@ from secrets import token_hex
 
 from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.judge.claims import Outcome
-from testbed.labs.host import Program, Result
-from testbed.labs.lab import Lab
-from testbed.labs.waiting import await_condition
+from testbed.lab.host import Program, Result
+from testbed.lab.lab import Lab
+from testbed.lab.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture
 from testbed.observe.wire import Flow

@@ -1,4 +1,4 @@
-"""What the pytest plugin consists of: with `testbed.plugin`, the only modules that know pytest.
+"""What the pytest plugin consists of: with `testbed.pytest.plugin`, the only modules that know pytest.
 
 state         what a session has: its lab, its seed, the profiles
 markers       what the markers of a test ask

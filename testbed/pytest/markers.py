@@ -14,10 +14,10 @@ from testbed.pytest.workers import TOLD_PROBLEMS, side_by_side, worker_of
 from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
-    from testbed.labs.lab import Lab
-    from testbed.model.impairment import Impairment
-    from testbed.model.timeline import Timeline
-    from testbed.model.topology import LinkRef
+    from testbed.lab.lab import Lab
+    from testbed.spec.impairment import Impairment
+    from testbed.spec.timeline import Timeline
+    from testbed.spec.topology import LinkRef
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def needs_lab(item: pytest.Item) -> bool:
     if marked(item):
         return True
     known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get("lab", ())
-    return bool(known) and getattr(known[-1].func, "__module__", "") == "testbed.plugin"
+    return bool(known) and getattr(known[-1].func, "__module__", "") == "testbed.pytest.plugin"
 
 
 def one_each(metafunc: pytest.Metafunc) -> None:
@@ -145,8 +145,8 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
     said_by: dict[LinkRef, str] = {}
     problems: list[str] = []
     for said, marker, link, profile, words in _asked(item, problems):
-        from testbed.labs.proving import unprovable
-        from testbed.labs.wanted import profile_name
+        from testbed.lab.prober import unprovable
+        from testbed.lab.wanted import profile_name
 
         lab = lab_of_it()
         lab.topology  # noqa: B018  # what is wrong with the stack is told once, and not of each marker

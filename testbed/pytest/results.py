@@ -69,7 +69,7 @@ class ResultsFile:
         """Write what a test's last report brings."""
         found = getattr(report, "testbed_result", None)
         if found is None and str(report.when) == "???":  # pytest-xdist's of a worker that died: it may have had a lab
-            from testbed.model.results import Attempt, TestResult
+            from testbed.evidence.results import Attempt, TestResult
 
             lost = Attempt(seed=self._config.stash[SEED], outcome="failed", reason=report.longreprtext)
             found = TestResult(id=report.nodeid, attempts=[lost]).as_json()
@@ -80,7 +80,7 @@ class ResultsFile:
             self._append({"test": found})
 
     def _append(self, said: Mapping[str, Any]) -> None:
-        from testbed.model.results import LINES_SCHEMA, as_text
+        from testbed.evidence.results import LINES_SCHEMA, as_text
         from testbed.writing import Lines
 
         if self._unwritten:
@@ -128,7 +128,7 @@ class ResultsFile:
         if config.option.collectonly:
             return
         from testbed import writing
-        from testbed.model.results import as_text, session_json
+        from testbed.evidence.results import as_text, session_json
 
         found = session_json(
             self._tests.values(),

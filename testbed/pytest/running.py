@@ -22,9 +22,9 @@ from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of,
 from testbed.pytest.state import KEPT_OPTIONS, LAB, SEED, chosen, fail_if_not_up
 
 if TYPE_CHECKING:
-    from testbed.labs.keeping import KeptCaptures
-    from testbed.labs.lab import Lab
-    from testbed.model.results import Attempt, TestResult
+    from testbed.evidence.results import Attempt, TestResult
+    from testbed.lab.keeping import KeptCaptures
+    from testbed.lab.lab import Lab
     from testbed.pytest.markers import Wanted
 
 INVALID_PROPERTY = ("testbed.verdict", "invalid")
@@ -99,7 +99,7 @@ def _seed_of(config: pytest.Config, earlier: int) -> int:
 
 def result_of(item: pytest.Item) -> TestResult:
     """What is known so far of a test, its earlier attempts included."""
-    from testbed.model.results import TestResult
+    from testbed.evidence.results import TestResult
 
     if RESULT not in item.stash:
         item.stash[RESULT] = TestResult(id=id_of(item), profile=profile_of(item))
@@ -116,7 +116,7 @@ def _seeded_by(item: pytest.Item) -> str:
 
 def _attempt_of(item: pytest.Item) -> Attempt:
     """What is written of the attempt that runs."""
-    from testbed.model.results import Attempt
+    from testbed.evidence.results import Attempt
 
     run = run_of(item)
     if run.attempt is None:
@@ -135,7 +135,7 @@ def links_of_markers(request: pytest.FixtureRequest) -> Iterator[None]:
     if not marked(item):
         yield
         return
-    from testbed.labs.lab import Lab
+    from testbed.lab.lab import Lab
 
     for name in ("lab", "stack"):
         if name in request.fixturenames:
@@ -158,9 +158,9 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     if lab_on(item) is lab:
         yield lab
         return
-    from testbed.labs import keeping
-    from testbed.labs.between import LeftOverWarning
-    from testbed.model.timeline import LateStepWarning, late_in_words, steps_in_words
+    from testbed.lab import keeping
+    from testbed.lab.connections import LeftOverWarning
+    from testbed.spec.timeline import LateStepWarning, late_in_words, steps_in_words
 
     run, config = run_of(item), item.config
     ours = config.stash.get(LAB, None) is lab

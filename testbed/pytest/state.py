@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testbed.compose.options import LAB_CHOICES, NETEM_CHOICES, UP_DEADLINE, find_compose_file
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError, TestbedError, UserError
-from testbed.labs.options import LAB_CHOICES, NETEM_CHOICES, UP_DEADLINE, find_compose_file
 from testbed.text import shown
 
 if TYPE_CHECKING:
-    from testbed.labs.lab import Lab
+    from testbed.lab.lab import Lab
 
 _MOST_TOLD = 200
 WRONG_USE = 2
@@ -129,7 +129,7 @@ def has_stack(config: pytest.Config) -> bool:
 
 def chosen(config: pytest.Config) -> tuple[str, str]:
     """The kind of lab, and why; settled once."""
-    from testbed.labs.choice import decide
+    from testbed.backends.choice import decide
 
     if CHOSEN not in config.stash:
         config.stash[CHOSEN] = decide(config.getoption("--lab"))
@@ -138,7 +138,7 @@ def chosen(config: pytest.Config) -> tuple[str, str]:
 
 def lab_of(config: pytest.Config) -> Lab:
     """The session's lab: known from the start, up only when a test needs it."""
-    from testbed.labs.choice import make_lab
+    from testbed.backends.choice import make_lab
 
     if LAB not in config.stash:
         files = config.getoption("--compose-file")

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from testbed.model.demo import DemoRun, ProfileRun, median
-from testbed.model.findings import Finding
-from testbed.model.profile import Profile
+from testbed.evidence.demo import DemoRun, ProfileRun, median
+from testbed.evidence.findings import Finding
+from testbed.spec.profile import Profile
 from testbed.text import visible
 
 # Two lines each, so that the table fits into 80 columns.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, UNKNOWN, Check, LinkEvidence
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, UNKNOWN, Check, LinkEvidence
 
 _MARKS = {HOLDS: "holds", FAILS: "FAILS", SHOWN: "shown", UNKNOWN: "unknown"}
 _HEADINGS = ("field", "asked", "kernel", "seen", "verdict")

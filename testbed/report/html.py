@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from testbed.model.demo import DemoRun, ProfileRun, median
+from testbed.evidence.demo import DemoRun, ProfileRun, median
 from testbed.report import evidence
 from testbed.report.console import milliseconds
 

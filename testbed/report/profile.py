@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from testbed import units
-from testbed.links import qdisc
-from testbed.links.delays import histogram, is_known, quantiles_s
-from testbed.links.schedule import compile_timeline
-from testbed.model.impairment import Impairment
-from testbed.model.profile import Profile
-from testbed.model.timeline import Timeline, between
+from testbed.netem import qdisc
+from testbed.netem.delays import histogram, is_known, quantiles_s
+from testbed.netem.schedule import compile_timeline
+from testbed.spec.impairment import Impairment
+from testbed.spec.profile import Profile
+from testbed.spec.timeline import Timeline, between
 
 _COLUMNS = 60
 _SAMPLES = 8

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from testbed import CommandTimeoutError, Host, Lab, LabError, Result
-from testbed.labs.choice import decide, make_lab
-from testbed.labs.waiting import await_condition
+from testbed.backends.choice import decide, make_lab
+from testbed.lab.waiting import await_condition
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -55,7 +55,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command line, as its user types it."""
     return subprocess.run(
-        [sys.executable, "-m", "testbed.cli", *arguments],
+        [sys.executable, "-m", "testbed.commands.cli", *arguments],
         capture_output=True,
         text=True,
         check=False,

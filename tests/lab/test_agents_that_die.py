@@ -15,8 +15,8 @@ from tests.lab.conftest import HERE
 _HELPERS = """
 import os, pytest
 from pathlib import Path
-import testbed.labs.channel
-from testbed.labs.waiting import await_condition
+import testbed.lab.channel
+from testbed.lab.waiting import await_condition
 from tests.lab.test_local_death import alive, relatives
 
 HIT = set()
@@ -38,7 +38,7 @@ def process_of(lab, role):
 def hit(lab, role, number):
     pid = process_of(lab, role)
     HIT.add(pid)
-    testbed.labs.channel.ANSWERS_WITHIN_S = 3.0
+    testbed.lab.channel.ANSWERS_WITHIN_S = 3.0
     everyone = relatives(pid)
     os.kill(pid, number)
     if number == 9:
@@ -49,12 +49,12 @@ def took_s(lab):
     return float(done.stdout) if done.ok else None
 """
 _CONFTEST = """
-import testbed.labs.channel
+import testbed.lab.channel
 
-USUAL_S = testbed.labs.channel.ANSWERS_WITHIN_S
+USUAL_S = testbed.lab.channel.ANSWERS_WITHIN_S
 
 def pytest_runtest_setup():
-    testbed.labs.channel.ANSWERS_WITHIN_S = USUAL_S
+    testbed.lab.channel.ANSWERS_WITHIN_S = USUAL_S
 """
 _TESTS = """
 @pytest.mark.impair("api <-> db", delay="30ms")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
 from testbed import InvalidValueError, Lab
-from testbed.model.impairment import Impairment
+from testbed.spec.impairment import Impairment
 from tests.unit.strategies import Nonsense, impairments, nonsense
 
 LABS = ("local",)

@@ -20,10 +20,10 @@ from testbed import (
     LabError,
     ServiceFailedError,
 )
+from testbed.backends.docker import images
+from testbed.backends.docker.engine import Engine
 from testbed.errors import AgentError, ImageBuildError
-from testbed.labs import images
-from testbed.labs.channel import Channel
-from testbed.labs.engine import Engine
+from testbed.lab.channel import Channel
 
 LABS = ("compose",)
 
@@ -222,7 +222,7 @@ def test_a_carried_kernel_really_needs_tun(stack: ComposeLab) -> None:
 @pytest.mark.parametrize("command", [["demo", "--lab", "compose"], ["up"], ["images"], ["down", "--stale"]])
 def test_without_an_engine_the_command_line_says_how_to_get_one(command: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "testbed.cli", *command],
+        [sys.executable, "-m", "testbed.commands.cli", *command],
         capture_output=True, text=True, check=False, env={**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"},
     )  # fmt: skip
     assert done.returncode == 2
@@ -277,7 +277,7 @@ def test_a_stack_that_does_not_come_up_is_exit_status_2(stack: ComposeLab, tmp_p
         tmp_path, f'services:\n  broken: {{image: {IMAGE}, command: ["sh", "-c", "echo no such setting; exit 3"]}}\n'
     )
     (tmp_path / "test_it.py").write_text("def test_one(lab): pass\ndef test_two(lab): pass\n")
-    for command in (["pytest", "-p", "no:cacheprovider"], ["testbed.cli", "up"]):
+    for command in (["pytest", "-p", "no:cacheprovider"], ["testbed.commands.cli", "up"]):
         done = subprocess.run(
             [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, check=False
         )

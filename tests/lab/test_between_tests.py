@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed import Host, Lab
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 
 SINK = """
 import socket, sys

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, Lab
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of, own_subnet
 from tests.lab.programs import bulk
 

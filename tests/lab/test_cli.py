@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import testbed.cli
+import testbed.commands.cli
 from testbed import ComposeLab
 from tests.lab.conftest import ROOT, cli
 
@@ -282,7 +282,7 @@ def test_the_demonstration_refuses_an_unknown_profile(tmp_path: Path) -> None:
     ],
 )
 def test_every_command_helps_with_an_example(command: str) -> None:
-    done = CliRunner().invoke(testbed.cli.cli, [command, "--help"])
+    done = CliRunner().invoke(testbed.commands.cli.cli, [command, "--help"])
     assert done.exit_code == 0
     assert f"Example:\n    testbed {command}" in done.stdout
 

@@ -22,10 +22,10 @@ import docker.errors
 import pytest
 
 from testbed import ComposeLab
-from testbed.labs.agents import ROLES
-from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, tar_archive
-from testbed.labs.images import ensure_netem
-from testbed.labs.runs import owner
+from testbed.backends.docker.agents import ROLES
+from testbed.backends.docker.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, tar_archive
+from testbed.backends.docker.images import ensure_netem
+from testbed.backends.docker.runs import owner
 from tests.lab.conftest import HERE
 
 LABS = ("compose",)

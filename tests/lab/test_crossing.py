@@ -13,8 +13,8 @@ import pytest
 
 from testbed import ImpairmentNotAppliedError, Lab
 from testbed.agent.answers import ANSWERER
-from testbed.labs.waiting import await_condition
-from testbed.model.evidence import FAILS, HOLDS
+from testbed.evidence.proof import FAILS, HOLDS
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of, own_subnet
 
 BELOW_THE_LAB = True

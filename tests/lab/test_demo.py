@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from testbed import Lab, demo
+from testbed import Lab
+from testbed.commands import demo
 
 CONNECT_THEN_SEND = """
 import socket

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testbed import Lab, LabError
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import lab_of
 
 OWNED = os.geteuid() == 0

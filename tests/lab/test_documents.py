@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.labs.choice import decide
+from testbed.backends.choice import decide
 from tests.lab import documents
 from tests.lab.conftest import HERE, ROOT
 from tests.lab.documents import Command, File, NotRun, Page, Script, Test

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError
-from testbed.labs.ports import Port
-from testbed.links import qdisc
-from testbed.model.impairment import Impairment
+from testbed.lab.ports import Port
+from testbed.netem import qdisc
+from testbed.spec.impairment import Impairment
 from tests.lab.conftest import Datagrams, await_quiet
 
 BELOW_THE_LAB = True

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab, EnvironmentUnfitError
-from testbed.labs.agents import ROLES
-from testbed.labs.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine
-from testbed.labs.images import ensure_netem
-from testbed.labs.runs import owner
-from testbed.links import proof, qdisc, rejecting
-from testbed.model.impairment import Impairment
+from testbed.backends.docker.agents import ROLES
+from testbed.backends.docker.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine
+from testbed.backends.docker.images import ensure_netem
+from testbed.backends.docker.runs import owner
+from testbed.netem import qdisc, readback, rejecting
+from testbed.spec.impairment import Impairment
 from tests.lab.conftest import HERE, Datagrams, prepare
 
 LABS = ("compose",)
@@ -94,8 +94,8 @@ def test_the_host_engine_is_found_by_trying(inside: dict[str, Any]) -> None:
 def test_the_host_engine_puts_what_was_asked(inside: dict[str, Any]) -> None:
     for name, asked in (("delay", _DELAY), ("loss", _LOSS)):
         assert inside[name]["complaints"] == []
-        netem = proof.find_netem(inside[name]["shown"][-1], qdisc.FIRST_MINOR)
-        assert proof.differences(asked, netem) == []
+        netem = readback.find_netem(inside[name]["shown"][-1], qdisc.FIRST_MINOR)
+        assert readback.differences(asked, netem) == []
 
 
 def test_the_host_engine_delays(inside: dict[str, Any]) -> None:

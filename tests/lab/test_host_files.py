@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from testbed import Lab, LabError
-from testbed.labs.host import Program
-from testbed.labs.waiting import await_condition
+from testbed.lab.host import Program
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, Lab, LabError, LocalLab
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of
 
 _ASK = """

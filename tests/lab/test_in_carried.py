@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE
 from tests.lab.test_local_death import alive, mounts, relatives
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab
-from testbed.labs.engine import OWNER_LABEL, RUN_LABEL, Engine
-from testbed.labs.runs import is_orphaned, runs
-from testbed.labs.waiting import await_condition
+from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine
+from testbed.backends.docker.runs import is_orphaned, runs
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import ROOT, cli
 from tests.lab.test_local_death import alive, missing, relatives
 
@@ -187,7 +187,7 @@ services:
 """
 
 
-@pytest.mark.parametrize("command", [["-c", _LAB], ["-m", "testbed.cli", "up", "-f"]], ids=["lab", "up"])
+@pytest.mark.parametrize("command", [["-c", _LAB], ["-m", "testbed.commands.cli", "up", "-f"]], ids=["lab", "up"])
 def test_a_stack_whose_owner_is_killed_as_it_starts_is_started_no_further_and_is_stale(
     stack: ComposeLab, tmp_path: Path, command: list[str]
 ) -> None:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed.labs.engine import RUN_LABEL, Engine
-from testbed.labs.runs import Run, clear_stale, runs
-from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.backends.docker.engine import RUN_LABEL, Engine
+from testbed.backends.docker.runs import Run, clear_stale, runs
+from testbed.lab.waiting import NotSeenError, await_condition
 from tests.lab.conftest import ROOT
 from tests.lab.test_kill import _devices, _kernels
 from tests.lab.test_local_death import alive, mounts, named_after, named_namespaces, relatives
@@ -233,7 +233,7 @@ def test_of_a_killed_command_nothing_is_left(kind: str, tmp_path: Path, draw: ra
     for _ in range(count):
         command = _next_command(project, draw) if kind == "compose" else _OWN
         argv = [*command[:1], *(["--lab", kind] if command is _OWN else []), *command[1:]]
-        process = project.start("testbed.cli", *argv)
+        process = project.start("testbed.commands.cli", *argv)
         _at(process, lambda: True, draw, 2.0 if command[0] in ("impair", "heal") else 6.0)
         _tell(f"killed: {command[0]}{'' if process.poll() is None else ', which had ended'}")
         everyone = _kill(process)
@@ -245,7 +245,7 @@ def test_of_a_killed_command_nothing_is_left(kind: str, tmp_path: Path, draw: ra
         clear_stale(Engine(), _tell)
         for run in project.runs():
             assert run.stays, "only what was wholly up is there still"
-            taken_down = project.start("testbed.cli", "down")
+            taken_down = project.start("testbed.commands.cli", "down")
             assert taken_down.wait(60) == 0, project.output
     project.assert_stale_is_cleared()
 
@@ -256,12 +256,12 @@ def _next_command(project: Project, draw: random.Random) -> tuple[str, ...]:
     if not any(run.stays for run in project.runs()):
         if draw.random() < 0.5:
             return draw.choice([("up", "--netem=carried"), _OWN])
-        assert project.start("testbed.cli", "up", "--netem=carried").wait(100) == 0, project.output
+        assert project.start("testbed.commands.cli", "up", "--netem=carried").wait(100) == 0, project.output
     chosen = draw.choice(
         [("impair", _LINK, "delay=30ms"), ("impair", "server -> client", "loss=5%"), ("heal",), ("down",)]
     )
     if chosen[0] != "down":  # whoever was killed before, the stack can be used
-        assert project.start("testbed.cli", "impair", _LINK, "delay=5ms").wait(60) == 0, project.output
+        assert project.start("testbed.commands.cli", "impair", _LINK, "delay=5ms").wait(60) == 0, project.output
     return chosen
 
 

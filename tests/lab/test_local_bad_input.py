@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from testbed import Lab, LocalLab, ServiceFailedError, topologies
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE, Datagrams, prepare
 
 LABS = ("local",)
@@ -27,7 +27,7 @@ try:
 except EnvironmentUnfitError as error:
     print(error)
 """
-_DOCTOR = "from testbed.labs.probing_local import main; main()"
+_DOCTOR = "from testbed.backends.local.capabilities import main; main()"
 
 
 def sandboxed(kind: str, prepare: str, code: str) -> str:

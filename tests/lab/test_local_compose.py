@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from testbed import LocalLab
+from testbed.compose.composer import find
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError
-from testbed.labs.composer import find
 from tests.lab.conftest import HERE
 
 LABS = ("local",)

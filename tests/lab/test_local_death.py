@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE
 
 LABS = ("local",)

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from testbed import Lab
-from testbed.labs.probing_local import probe_local
+from testbed.backends.local.capabilities import probe_local
 
 LABS = ("local",)
 

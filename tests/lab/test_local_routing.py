@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from testbed import Host, InvalidComposeError, InvalidValueError, LocalLab, topologies
-from testbed.labs.compose import ComposeLab
-from testbed.model.topology import LinkRef
+from testbed.backends.docker.lab import ComposeLab
+from testbed.spec.topology import LinkRef
 from tests.lab.conftest import HERE, Datagrams, prepare
 
 LABS = ("local",)

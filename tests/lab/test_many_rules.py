@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from testbed import Lab
-from testbed.labs.waiting import await_condition
-from testbed.links import proof, qdisc
-from testbed.model.impairment import Impairment
-from testbed.model.topology import LinkRef
+from testbed.lab.waiting import await_condition
+from testbed.netem import qdisc, readback
+from testbed.spec.impairment import Impairment
+from testbed.spec.topology import LinkRef
 from tests.lab.conftest import lab_of
 
 LABS = ("local",)
@@ -70,7 +70,7 @@ def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued
     assert "1:12" not in held
     wanted = {f"1:{qdisc.FIRST_MINOR + number - 1:x}": asked(number) for number in links if number not in (2, 3)}
     assert set(held) == set(wanted)
-    assert not [found for parent, netem in held.items() for found in proof.differences(wanted[parent], netem)]
+    assert not [found for parent, netem in held.items() for found in readback.differences(wanted[parent], netem)]
 
 
 def netems(lab: Lab, ref: LinkRef) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 
 from testbed import Host, InvalidValueError, Lab
 from testbed.judge.statistics import quantile_interval
-from testbed.labs.host import Program
+from testbed.lab.host import Program
 from tests.lab.conftest import HERE, Datagrams, lab_of, own_subnet, prepare
 
 BELOW_THE_LAB = True

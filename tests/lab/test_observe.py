@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab, Lab, LabError
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.wire import flows, layers
 

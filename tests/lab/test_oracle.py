@@ -8,11 +8,11 @@ import pytest
 
 from testbed import ComposeLab
 from testbed.drive.messages import STRUCTURES, exchange, game, messages
+from testbed.evidence.observed import Evidence, difference
 from testbed.judge.oracle import Cause, Expectation
 from testbed.judge.output import judge_output
 from testbed.judge.verdict import Verdict
-from testbed.labs.waiting import await_condition
-from testbed.model.observed import Evidence, difference
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import await_quiet
 
 BELOW_THE_LAB = True

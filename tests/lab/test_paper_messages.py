@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed import Lab
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 
 FIRST_PROFILES = ("clean", "lan", "latency", "lossy", "lossy-latency", "awful")
 FIGURE_4 = "Message Test message"

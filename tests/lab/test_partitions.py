@@ -9,11 +9,11 @@ from itertools import count, permutations
 import pytest
 
 from testbed import ImpairmentNotAppliedError, InvalidValueError, Lab
-from testbed.labs.host import Program
-from testbed.labs.lab import Link
-from testbed.labs.waiting import await_condition
-from testbed.links import qdisc
-from testbed.model.timeline import Taken
+from testbed.lab.host import Program
+from testbed.lab.lab import Link
+from testbed.lab.waiting import await_condition
+from testbed.netem import qdisc
+from testbed.spec.timeline import Taken
 from tests.lab.conftest import HERE, lab_of
 
 HOSTS = ("a", "b", "c", "d")

@@ -63,7 +63,7 @@ _OWN = {
     "auto": ("@pytest.fixture(autouse=True)\ndef lab(): return None", "stack", "stack"),
     "stack": ("@pytest.fixture(scope='session')\ndef stack(): return ['my', 'stack']", "lab", "lab"),
     "made": (
-        "from testbed.labs.choice import make_lab\n@pytest.fixture(scope='module')\ndef lab():\n"
+        "from testbed.backends.choice import make_lab\n@pytest.fixture(scope='module')\ndef lab():\n"
         "    with make_lab('local', 'base.yaml', netem='auto', say=print) as made: yield made",
         "lab", "lab",
     ),

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab
-from testbed.labs.agents import ROLES
-from testbed.labs.engine import ROLE_LABEL, RUN_LABEL
+from testbed.backends.docker.agents import ROLES
+from testbed.backends.docker.engine import ROLE_LABEL, RUN_LABEL
 
 LABS = ("compose",)
 

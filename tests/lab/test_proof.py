@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, Lab
-from testbed.links import proof, qdisc
-from testbed.links.profiles import load_tables
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
-from testbed.model.impairment import Impairment
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, Check
+from testbed.netem import qdisc, readback
+from testbed.netem.profiles import load_tables
+from testbed.spec.impairment import Impairment
 from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, own_subnet, prepare
 
 BELOW_THE_LAB = True
@@ -341,14 +341,14 @@ def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
     if lab.netem_engine != "carried":
         pytest.skip("no kernel is carried here")
     lab.heal()
-    real, truth = qdisc.netem, proof.differences
+    real, truth = qdisc.netem, readback.differences
     with monkeypatch.context() as broken:
         broken.setattr(lab.prober, "clocks_proven", set())
         broken.setattr(qdisc, "netem", lambda each: real(replace(each, delay_s=(each.delay_s or 0) / 15.625 or None)))
-        broken.setattr(proof, "differences", lambda *_: [])
+        broken.setattr(readback, "differences", lambda *_: [])
         with pytest.raises(ImpairmentNotAppliedError, match=r"a delay of 10 ms took \d(\.\d+)? ms.*psched"):
             lab.impair("client -> server", delay="40ms")
-    assert truth is proof.differences
+    assert truth is readback.differences
     assert lab.impairments == {}
     lab.impair("client -> server", delay="40ms")
     lab.heal()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from testbed import Lab
-from testbed.labs.ports import Port
-from testbed.labs.waiting import await_condition
-from testbed.links import proof, qdisc
-from testbed.model.impairment import Impairment
+from testbed.lab.ports import Port
+from testbed.lab.waiting import await_condition
+from testbed.netem import qdisc, readback
+from testbed.spec.impairment import Impairment
 
 LABS = ("local",)
 LINK = "client -> server"
@@ -82,7 +82,7 @@ def test_netlink_and_tc_tell_the_same_of_every_field(stack: Lab, words: dict[str
             assert all(value == theirs[name] or value == pytest.approx(theirs[name], rel=1e-5, abs=1e-9)
                        for name, value in mine.items()), f"{mine} {theirs}"  # fmt: skip
         assert len(alone) == 1 + ("bucket" in words)
-        assert proof.differences(asked, applied.kernel) == []
+        assert readback.differences(asked, applied.kernel) == []
     finally:
         link.heal()
 

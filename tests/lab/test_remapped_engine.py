@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab
-from testbed.labs.images import ensure_netem
-from testbed.labs.waiting import await_condition
+from testbed.backends.docker.images import ensure_netem
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE
 
 LABS = ("compose",)

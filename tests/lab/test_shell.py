@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE
 
 LABS = ("local",)
 ROOT = HERE.parents[1]
-_COMMAND = (sys.executable, "-m", "testbed.cli")
+_COMMAND = (sys.executable, "-m", "testbed.commands.cli")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed import ServiceFailedError
-from testbed.labs.choice import make_lab
+from testbed.backends.choice import make_lab
 from tests.lab.conftest import ROOT, cli
 
 _STACK = """

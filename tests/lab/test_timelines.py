@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError
-from testbed.labs.compose import ComposeHost
-from testbed.labs.waiting import await_condition
-from testbed.model.timeline import LATE_S, Taken, Timeline, parse_side
+from testbed.backends.docker.lab import ComposeHost
+from testbed.lab.waiting import await_condition
+from testbed.spec.timeline import LATE_S, Taken, Timeline, parse_side
 from tests.lab.conftest import Datagrams
 
 BELOW_THE_LAB = True
@@ -280,7 +280,7 @@ def test_a_markers_timeline_begins_with_the_body_of_the_test(
 _STOPS_ITSELF = """
 import json, os, signal, sys
 from pathlib import Path
-from testbed.labs.choice import make_lab
+from testbed.backends.choice import make_lab
 
 with make_lab(sys.argv[2], Path(sys.argv[1]), netem="auto", say=lambda _text: None) as lab:
     link = lab.link("client -> server")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError
-from testbed.links import qdisc
+from testbed.netem import qdisc
 from tests.lab.conftest import HERE, Datagrams, prepare
 
 LABS = ("compose",)

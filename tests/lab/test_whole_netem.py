@@ -13,7 +13,7 @@ import pytest
 
 from testbed import Lab
 from testbed.judge import statistics as exact
-from testbed.model.impairment import Impairment
+from testbed.spec.impairment import Impairment
 from tests.lab.conftest import Datagrams, await_quiet
 
 BELOW_THE_LAB = True

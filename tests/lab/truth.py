@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, Lab, LabError, LocalLab
-from testbed.labs.host import Program
-from testbed.labs.ports import Port
-from testbed.labs.waiting import await_condition
-from testbed.model.topology import LinkRef
+from testbed.lab.host import Program
+from testbed.lab.ports import Port
+from testbed.lab.waiting import await_condition
+from testbed.spec.topology import LinkRef
 from tests.lab.test_local_death import alive, relatives
 
 STACK = Path(__file__).parent / "stacks" / "shared.yaml"

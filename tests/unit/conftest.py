@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from testbed.compose.composer import find
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs.composer import find
 
 
 @pytest.fixture

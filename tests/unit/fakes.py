@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from testbed import Lab, units
-from testbed.labs.backend import Attached
-from testbed.labs.channel import Channel
-from testbed.labs.host import Host
-from testbed.model.topology import Topology
+from testbed.lab.backend import Attached
+from testbed.lab.channel import Channel
+from testbed.lab.host import Host
+from testbed.spec.topology import Topology
 
 MACS = {"client": "02:00:00:00:00:01", "server": "02:00:00:00:00:02", "other": "02:00:00:00:00:03"}
 _PLACE = re.compile(r"prio (\d+) handle (0x[0-9a-f]+)")

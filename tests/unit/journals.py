@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from testbed.evidence.journal import VERSION, Journal
+from testbed.evidence.observed import Evidence, LinkCounts
 from testbed.judge.oracle import Cause
-from testbed.model.journal import VERSION, Journal
-from testbed.model.observed import Evidence, LinkCounts
 
 MS = 1_000_000
 SIZE = 100

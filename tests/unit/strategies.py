@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from testbed.model.impairment import DISTRIBUTIONS, Impairment, Slot
+from testbed.spec.impairment import DISTRIBUTIONS, Impairment, Slot
 
 # 0, and from netem's nanosecond to an hour.
 _TIMES = st.just(0.0) | st.floats(min_value=1e-9, max_value=3600)

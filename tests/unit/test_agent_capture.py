@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from testbed.agent import capture, parcel
 from testbed.agent.protocol import Refused
-from testbed.labs.observing import fetch
+from testbed.lab.observer import fetch
 from testbed.observe.capture import Packet, packets
 from tests.unit.frames import ethernet, ipv4, ipv6
 

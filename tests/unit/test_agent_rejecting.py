@@ -12,7 +12,7 @@ import pytest
 
 from testbed.agent import answers, rejecting
 from testbed.agent.protocol import Refused
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 from tests.unit.frames import RST, SYN, ipv4, tcp
 from tests.unit.test_answers import summed
 

@@ -11,7 +11,7 @@ import pytest
 
 from testbed.agent.protocol import Refused
 from testbed.agent.schedule import Schedules
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 
 
 class Kernel:

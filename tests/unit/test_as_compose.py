@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from testbed.compose import composefile, composeyaml, dotenv
+from testbed.compose.composefile import interpolate
+from testbed.compose.composer import Composer
 from testbed.errors import InvalidComposeError
-from testbed.labs import composefile, composeyaml, dotenv
-from testbed.labs.composefile import interpolate
-from testbed.labs.composer import Composer
 
 
 def environments(config: dict[str, Any]) -> dict[str, dict[str, str | None]]:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed import cli
-from testbed.labs import compose, local
-from testbed.links.profiles import load_profiles
+from testbed.backends.docker import lab as compose
+from testbed.backends.local import lab as local
+from testbed.commands import cli
+from testbed.netem.profiles import load_profiles
 
 from .bad_inputs import CASES, GOOD, Case
 
@@ -187,7 +188,7 @@ def test_as_a_command_on_an_engine_too(name: str, folder: Path, compose: None) -
     case = CASES[name]
     prepare(folder, case)
     done = subprocess.run(
-        [sys.executable, "-m", "testbed.cli", *command(case, "compose")], stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "testbed.commands.cli", *command(case, "compose")], stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=180, check=False, preexec_fn=limit,
         env={**os.environ, "DOCKER_HOST": "unix:///nowhere.sock", "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.labs import buildcontext, dockerfile
+from testbed.compose import buildcontext, dockerfile
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from testbed.backends.docker.engine import Demultiplexed
+from testbed.backends.local.child import PipeStream
 from testbed.errors import AgentError
-from testbed.labs.channel import Channel, Stream
-from testbed.labs.child import PipeStream
-from testbed.labs.engine import Demultiplexed
+from testbed.lab.channel import Channel, Stream
 
 # What the other side does with a request: the pieces of bytes that arrive, or what happens instead.
 Reply = Callable[[dict[str, Any]], list[bytes | Exception]]

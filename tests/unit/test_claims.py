@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
-from testbed.labs.lab import Lab
-from testbed.labs.ledger import Ledger
+from testbed.lab.lab import Lab
+from testbed.lab.ledger import Ledger
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
 from testbed.paper.context import Context
 from testbed.report.claims import Page, claim_page, index_page, plot

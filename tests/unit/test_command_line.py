@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from testbed import cli
+from testbed.backends import terminal
+from testbed.commands import cli
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
-from testbed.labs import terminal
-from testbed.labs.lab import Lab
-from testbed.links.profiles import checked_side
-from testbed.model.impairment import Impairment
-from testbed.model.profile import Profile
-from testbed.model.topology import LinkRef, Topology
+from testbed.lab.lab import Lab
+from testbed.netem.profiles import checked_side
+from testbed.spec.impairment import Impairment
+from testbed.spec.profile import Profile
+from testbed.spec.topology import LinkRef, Topology
 
 TOPOLOGY = Topology.from_compose(
     {"services": {name: {"networks": {"lan": None}} for name in ("a", "b", "c")}, "networks": {"lan": None}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testbed.labs.compose import _describe, _nanoseconds, _wellness
+from testbed.backends.docker.lab import _describe, _nanoseconds, _wellness
 
 
 def _inspected(status: str, **state: Any) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from testbed.backends.local import localplan
+from testbed.compose import composefile, composeshapes
+from testbed.compose.composer import find
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError
-from testbed.labs import composefile, composeshapes, localplan
-from testbed.labs.composer import find
-from testbed.model.topology import Topology
+from testbed.spec.topology import Topology
 
 
 def plan(path: Path, text: str | bytes) -> localplan.Plan:

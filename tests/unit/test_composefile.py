@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed import reading
+from testbed.compose import composefile
+from testbed.compose.composefile import NeedsComposeError, interpolate
+from testbed.compose.composer import Composer
+from testbed.compose.options import find_compose_file
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError
-from testbed.labs import composefile
-from testbed.labs.composefile import NeedsComposeError, interpolate
-from testbed.labs.composer import Composer
-from testbed.labs.options import find_compose_file
 
 ROOT = Path(__file__).parents[2]
 

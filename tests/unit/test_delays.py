@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from testbed.links.delays import histogram, is_known, quantile_s, quantiles_s
-from testbed.links.profiles import parse_profile
-from testbed.model.impairment import Impairment
+from testbed.netem.delays import histogram, is_known, quantile_s, quantiles_s
+from testbed.netem.profiles import parse_profile
 from testbed.report.profile import bar, print_profile, profile_json
+from testbed.spec.impairment import Impairment
 from tests.unit.strategies import impairments
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.labs import dockerfile
-from testbed.labs.dockerfile import PATH, Copy, Folder, HealthCheck, Image
+from testbed.compose import dockerfile
+from testbed.compose.dockerfile import PATH, Copy, Folder, HealthCheck, Image
 
 OURS = """\
 # comment

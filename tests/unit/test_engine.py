@@ -13,11 +13,9 @@ import pytest
 import requests
 from docker.models.containers import Container
 
-from testbed.errors import EnvironmentUnfitError
-from testbed.labs.agents import ROLES
-from testbed.labs.choice import decide
-from testbed.labs.compose import start_ports_agent
-from testbed.labs.engine import (
+from testbed.backends.choice import decide
+from testbed.backends.docker.agents import ROLES
+from testbed.backends.docker.engine import (
     Demultiplexed,
     Engine,
     NoEngineError,
@@ -25,6 +23,8 @@ from testbed.labs.engine import (
     RefusedError,
     refusals_told,
 )
+from testbed.backends.docker.lab import start_ports_agent
+from testbed.errors import EnvironmentUnfitError
 
 # --- which programs run in a container ---------------------------------------------------------------
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import pytest
 from rich.console import Console
 
-from testbed.labs.rows import Held, rows
-from testbed.links import proof
-from testbed.model.evidence import FAILS, SHOWN, Check, LinkEvidence
-from testbed.model.impairment import Impairment
+from testbed.evidence.proof import FAILS, SHOWN, Check, LinkEvidence
+from testbed.lab.rows import Held, rows
+from testbed.netem import readback
 from testbed.report import evidence
 from testbed.report.console import print_stack
+from testbed.spec.impairment import Impairment
 
 ASKED = Impairment(delay_s=0.01, jitter_s=0.001)
 # As the kernel reports the netem that somebody else has put there.
@@ -21,7 +21,7 @@ OTHER = {"kind": "netem", "options": {"limit": 1000, "gap": 0, "delay": {"delay"
 
 
 def told(netem: Mapping[str, object] | None) -> dict[str, Check]:
-    held = Held(ASKED, netem, proof.differences(ASKED, netem))
+    held = Held(ASKED, netem, readback.differences(ASKED, netem))
     return {each.field: each for each in rows(held, None)}
 
 
@@ -40,7 +40,7 @@ def test_where_there_is_no_netem_every_row_fails() -> None:
 
 
 def test_what_a_probe_saw_before_fails_if_the_kernel_holds_another_value_now() -> None:
-    held = Held(ASKED, OTHER, proof.differences(ASKED, OTHER))
+    held = Held(ASKED, OTHER, readback.differences(ASKED, OTHER))
     probed = [Check(field="delay", asked="10ms ± 1ms", kernel="10ms ± 1ms", seen="10.2 ms", verdict="holds")]
     (delay,) = [each for each in rows(held, None, probed) if each.field == "delay"]
     assert (delay.kernel, delay.verdict) == ("20ms", FAILS)

@@ -9,12 +9,12 @@ from typing import Any, cast
 import pytest
 
 from testbed import ImpairmentNotAppliedError, InvalidValueError, LabError
-from testbed.labs.host import Program
-from testbed.labs.ledger import Ledger
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, AtTaps
-from testbed.model.impairment import CLEAN, Impairment
-from testbed.model.profile import Profile
-from testbed.model.topology import LinkRef
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, AtTaps
+from testbed.lab.host import Program
+from testbed.lab.ledger import Ledger
+from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.profile import Profile
+from testbed.spec.topology import LinkRef
 from tests.unit.fakes import FakeLab
 
 LINK = "client -> server"

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from testbed.cli import cli
+from testbed.commands.cli import cli
 
 COMMANDS = ["", *cli.commands]
 WIDTH = 80

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.links.profiles import find_profile, load_profiles
-from testbed.model.impairment import Impairment
-from testbed.model.topology import Topology
+from testbed.netem.profiles import find_profile, load_profiles
+from testbed.spec.impairment import Impairment
+from testbed.spec.topology import Topology
 
 TOPOLOGY = Topology.from_compose(
     {

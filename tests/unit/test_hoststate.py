@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostChange, HostState, change, is_whole, meant_to_end
+from testbed.evidence.hoststate import (
+    EXITED,
+    GONE,
+    PAUSED,
+    RUNNING,
+    HostChange,
+    HostState,
+    change,
+    is_whole,
+    meant_to_end,
+)
 
 UP = HostState(status=RUNNING, id="c1", started="10:00", endpoints={"lan": "e1", "wan": "e2"})
 

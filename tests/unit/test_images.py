@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from testbed.backends.docker.images import netem_tag, service_image, starts_from_base
 from testbed.errors import InvalidComposeError
-from testbed.labs.images import netem_tag, service_image, starts_from_base
 
 
 @pytest.fixture

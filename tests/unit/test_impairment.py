@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from testbed.errors import InvalidValueError
-from testbed.model.impairment import CLEAN, WORDS, Impairment, Slot, unknown
-from testbed.model.profile import Profile
+from testbed.spec.impairment import CLEAN, WORDS, Impairment, Slot, unknown
+from testbed.spec.profile import Profile
 from testbed.text import shown
 
 from .strategies import AT_ODDS, NONSENSE, Nonsense, impairments, nonsense

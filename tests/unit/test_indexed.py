@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.links import indexed
+from testbed.netem import indexed
 
 from .strategies import numbers
 

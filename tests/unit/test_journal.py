@@ -11,8 +11,8 @@ import journal as written_by
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.model import journal
-from testbed.model.journal import Journal, named
+from testbed.evidence import journal
+from testbed.evidence.journal import Journal, named
 
 HEADER = '{"journal": "testbed", "version": 1, "program": "p", "transport": "tcp"}\n'
 BEGIN = '["begin",1,7]\n'

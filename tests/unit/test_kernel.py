@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 
 # As apt-get: a child talks to the mirror, and notices nothing while it waits.
 _WAITS = "#!/bin/sh\nsleep 4711 &\necho $$ $! >{told}\nwait\n"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.labs.wanted import impairments_of
-from testbed.model.impairment import CLEAN, Impairment
-from testbed.model.profile import Profile
-from testbed.model.timeline import Timeline
-from testbed.model.topology import LinkRef, Topology
+from testbed.lab.wanted import impairments_of
+from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.profile import Profile
+from testbed.spec.timeline import Timeline
+from testbed.spec.topology import LinkRef, Topology
 
 TOPOLOGY = Topology.from_compose(
     {"services": {name: {"networks": {"lan": None}} for name in ("client", "server")}, "networks": {"lan": None}}

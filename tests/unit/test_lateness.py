@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, UNKNOWN, Check, LinkEvidence
 from testbed.judge import lateness
 from testbed.judge import statistics as exact
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, UNKNOWN, Check, LinkEvidence
-from testbed.model.impairment import CLEAN, Impairment
 from testbed.report.evidence import lines
+from testbed.spec.impairment import CLEAN, Impairment
 
 DUE_S = 0.001
 KERNEL = "carried kernel tb1"

@@ -51,96 +51,65 @@ def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
     path = tmp_path / "batch.py"
     path.write_text(
         "import os.path as p\nfrom .protocol import Refused\nfrom . import carried\nfrom .. import units\n"
-        "from testbed.links import proof, nothing\nimport json, re\ndef f():\n    from docker import errors\n"
+        "from testbed.netem import readback, nothing\nimport json, re\ndef f():\n    from docker import errors\n"
     )
     assert set(imports(path, "testbed.agent.batch")) == {
-        "os.path", "testbed.agent.protocol", "testbed.agent.carried", "testbed.units", "testbed.links.proof",
-        "testbed.links", "json", "re", "docker",
+        "os.path", "testbed.agent.protocol", "testbed.agent.carried", "testbed.units", "testbed.netem.readback",
+        "testbed.netem", "json", "re", "docker",
     }  # fmt: skip
 
 
 # --- testbed's own modules -------------------------------------------------------------------------
 
-FOUNDATIONS = ("testbed.errors", "testbed.units", "testbed.text")
-
-# The most specific rule counts; a module without a rule may import any other.
-MAY_IMPORT: dict[str, tuple[str, ...]] = {
+ROOMS: tuple[tuple[str, ...], ...] = (
+    ("text", "writing", "resources"), ("errors",), ("units", "reading"), ("spec",), ("evidence",), ("netem",),
+    ("judge", "observe", "compose"), ("agent",), ("kernel",), ("lab",), ("backends",), ("drive", "report"), ("paper",),
+    ("pytest", "commands"),
+)  # fmt: skip
+"""Who may import whom: a room any that stands before its own, and none beside it."""
+ALONE: dict[str, tuple[str, ...]] = {
+    "testbed.agent": (),
+    "testbed.kernel": ("testbed.errors", "testbed.agent"),
     "testbed.text": (),
-    "testbed.errors": ("testbed.text",),
-    "testbed.units": ("testbed.errors", "testbed.text"),
-    "testbed.reading": ("testbed.errors", "testbed.text"),
-    "testbed.resources": (),
     "testbed.writing": (),
-    "testbed.model": (*FOUNDATIONS, "testbed.model"),
-    "testbed.links": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.resources", "testbed.reading"),
-    "testbed.links.qdisc": (*FOUNDATIONS, "testbed.model", "testbed.links"),
-    "testbed.links.proof": (*FOUNDATIONS, "testbed.model", "testbed.links"),
-    "testbed.observe": (*FOUNDATIONS, "testbed.model", "testbed.observe"),
-    "testbed.judge": (*FOUNDATIONS, "testbed.model", "testbed.judge"),
-    "testbed.report": (*FOUNDATIONS, "testbed.model", "testbed.judge", "testbed.report"),
-    # It draws what netem would do, so it must know how a profile is compiled.
-    "testbed.report.profile": (*FOUNDATIONS, "testbed.model", "testbed.links", "testbed.report"),
-    "testbed.agent": ("testbed.agent",),
-    "testbed.labs.waiting": (),
-    "testbed.labs.channel": ("testbed.errors",),
-    "testbed.labs.composer": (
-        "testbed.errors",
-        "testbed.reading",
-        "testbed.text",
-        "testbed.labs.composeyaml",
-        "testbed.labs.options",
-        "testbed.labs.tied",
-    ),
-    "testbed.labs.tied": (),
-    "testbed.labs.engine": ("testbed.errors", "testbed.text"),
-    "testbed.kernel": ("testbed.errors", "testbed.agent", "testbed.kernel"),
-    "testbed.labs.child": ("testbed.errors", "testbed.agent"),
-    "testbed.labs.composefile": (
-        "testbed.errors",
-        "testbed.reading",
-        "testbed.text",
-        "testbed.model",
-        "testbed.labs.composeshapes",
-        "testbed.labs.composeyaml",
-        "testbed.labs.dotenv",
-        "testbed.labs.options",
-        "testbed.labs.shellwords",
-    ),
-    "testbed.labs.composeshapes": (
-        "testbed.text",
-        "testbed.model",
-        "testbed.labs.composeyaml",
-        "testbed.labs.dockerfile",
-    ),
-    "testbed.labs.composeyaml": ("testbed.reading", "testbed.text"),
-    "testbed.labs.dotenv": ("testbed.text",),
-    "testbed.labs.routing": (),
-    "testbed.labs.shellwords": (),
-    "testbed.labs.dockerfile": ("testbed.text",),
-    "testbed.labs.buildcontext": ("testbed.reading", "testbed.text", "testbed.labs.dockerfile"),
+    "testbed.resources": (),
+    "testbed.observe": ("testbed.errors", "testbed.spec"),
+    "testbed.judge": ("testbed.errors", "testbed.units", "testbed.text", "testbed.spec", "testbed.evidence"),
+    "testbed.lab.waiting": (),
+    "testbed.lab.channel": ("testbed.errors",),
+    "testbed.compose.tied": (),
+    "testbed.compose.shellwords": (),
+    "testbed.backends.docker.engine": ("testbed.errors", "testbed.text"),
+    "testbed.backends.local.child": ("testbed.errors", "testbed.agent"),
+    "testbed.backends.local.routing": (),
 }
+"""Rooms and modules that need no more than these of the others; the most specific counts."""
 
 
-def _rule(module: str) -> tuple[str, ...] | None:
-    rules = [root for root in MAY_IMPORT if _below(module, (root,))]
-    return MAY_IMPORT[max(rules, key=len)] if rules else None
+def _room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if _rule(module) is not None])
-def test_a_lower_layer_knows_nothing_of_a_higher_one(module: str) -> None:
-    allowed = _rule(module) or ()
-    assert {name for name in _of_testbed(module) if not _below(name, allowed)} == set()
+def _floor(room: str) -> int:
+    return next(number for number, rooms in enumerate(ROOMS) if room in rooms)
 
 
-def test_every_rule_is_about_a_module_that_is_there() -> None:
-    assert set(MAY_IMPORT) <= set(FILES)
+@pytest.mark.parametrize("module", [module for module in FILES if module != "testbed"])
+def test_no_room_knows_one_above_it_or_beside_it(module: str) -> None:
+    own = _room(module)
+    others = {_room(name) for name in _of_testbed(module) if name != "testbed"} - {own}
+    assert {room for room in others if _floor(room) >= _floor(own)} == set()
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if _below(module, ("testbed.labs", "testbed.links"))])
-def test_nothing_below_the_user_interfaces_knows_them(module: str) -> None:
-    assert {
-        name for name in _of_testbed(module) if _below(name, ("testbed.cli", "testbed.plugin", "testbed.pytest"))
-    } == set()
+@pytest.mark.parametrize("module", [module for module in FILES if any(_below(module, (root,)) for root in ALONE)])
+def test_who_needs_little_of_the_house_knows_no_more_of_it(module: str) -> None:
+    root = max((root for root in ALONE if _below(module, (root,))), key=len)
+    assert {name for name in _of_testbed(module) if not _below(name, (root, *ALONE[root]))} == set()
+
+
+def test_every_room_and_rule_is_of_something_that_is_there() -> None:
+    assert {_room(module) for module in FILES} - {""} == {room for rooms in ROOMS for room in rooms}
+    assert set(ALONE) <= set(FILES)
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if not _below(module, ("testbed.agent",))])
@@ -167,24 +136,12 @@ def test_the_agent_needs_nothing_but_python(module: str) -> None:
     assert outside <= set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        module
-        for module in FILES
-        if _below(
-            module,
-            (
-                *FOUNDATIONS,
-                "testbed.model",
-                "testbed.judge",
-                "testbed.links.qdisc",
-                "testbed.links.proof",
-                "testbed.observe",
-            ),
-        )
-    ],
-)
+PURE = ("text", "errors", "units", "spec", "evidence", "netem", "judge", "observe")
+READS = "testbed.netem.profiles"
+"""The one among these that reads files: profiles, traces and tables of the user's and of the package."""
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if _room(module) in PURE and module != READS])
 def test_what_is_pure_touches_no_file_process_network_or_clock(module: str) -> None:
     impure = {"os", "io", "pathlib", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "select"}
     assert {name for name in IMPORTS[module] if name.partition(".")[0] in impure} == set()
@@ -194,19 +151,19 @@ def test_what_is_pure_touches_no_file_process_network_or_clock(module: str) -> N
 
 ONLY_IN: dict[str, set[str]] = {
     "pytest": {
-        "testbed.plugin",
+        "testbed.pytest.plugin",
         *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "state", "workers")),
     },
     "_pytest": set(),
-    "docker": {"testbed.labs.engine", "testbed.labs.compose"},
-    "requests": {"testbed.labs.engine"},
-    "urllib3": {"testbed.labs.engine"},
-    "tenacity": {"testbed.labs.waiting"},
+    "docker": {"testbed.backends.docker.engine", "testbed.backends.docker.lab"},
+    "requests": {"testbed.backends.docker.engine"},
+    "urllib3": {"testbed.backends.docker.engine"},
+    "tenacity": {"testbed.lab.waiting"},
     "yaml": {
         "testbed.reading",
-        "testbed.links.profiles",
-        "testbed.labs.composeyaml",
-        "testbed.labs.images",
+        "testbed.netem.profiles",
+        "testbed.compose.composeyaml",
+        "testbed.backends.docker.images",
     },
     "subprocess": {
         "testbed.agent.batch",
@@ -215,10 +172,10 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.agent.ports",
         "testbed.kernel",
         "testbed.kernel.machine",
-        "testbed.labs.child",
-        "testbed.labs.composer",
-        "testbed.labs.terminal",
-        "testbed.labs.images",
+        "testbed.backends.local.child",
+        "testbed.compose.composer",
+        "testbed.backends.terminal",
+        "testbed.backends.docker.images",
     },
     "hypothesis": set(),
 }
@@ -232,11 +189,11 @@ def test_an_outside_thing_is_known_to_its_own_modules_alone(outside: str) -> Non
 
 
 def test_the_compose_lab_knows_dockers_errors_and_types_but_does_not_talk_to_the_engine() -> None:
-    known = {name for name in IMPORTS["testbed.labs.compose"] if _below(name, ("docker",))}
+    known = {name for name in IMPORTS["testbed.backends.docker.lab"] if _below(name, ("docker",))}
     assert known == {"docker.errors", "docker.models.containers"}
 
 
-OF_PYTEST = ("testbed.plugin", "testbed.pytest")
+OF_PYTEST = ("testbed.pytest",)
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if not _below(module, OF_PYTEST)])
@@ -263,4 +220,4 @@ def test_files_are_written_in_one_place() -> None:
             if called in _WRITES or any(isinstance(each, str) and set(each) & set("wax+") for each in modes):
                 found.append(f"{module}:{node.lineno}: {called}")
     # The archive that it opens so is in memory.
-    assert [each for each in found if not each.startswith("testbed.labs.engine:")] == []
+    assert [each for each in found if not each.startswith("testbed.backends.docker.engine:")] == []

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from testbed.backends.local import limits, localplan
+from testbed.backends.local.lab import LocalLab
+from testbed.backends.local.limits import NAMESPACES, Machine, shortages
+from testbed.compose import composefile
 from testbed.errors import EnvironmentUnfitError
-from testbed.labs import composefile, limits, localplan
-from testbed.labs.limits import NAMESPACES, Machine, shortages
-from testbed.labs.local import LocalLab
-from testbed.model import topologies
+from testbed.spec import topologies
 
 AMPLE = Machine(
     namespaces=dict.fromkeys(NAMESPACES, 100_000), descriptors=1_000_000, pids=4_194_304, processes=None,

@@ -8,10 +8,12 @@ from typing import Any, NoReturn
 
 import pytest
 
+from testbed.backends import terminal
+from testbed.backends.local import lab as local
+from testbed.backends.local import localplan
+from testbed.backends.local.lab import LocalHost, LocalLab
+from testbed.backends.local.localplan import ServicePlan
 from testbed.errors import LabError
-from testbed.labs import local, localplan, terminal
-from testbed.labs.local import LocalHost, LocalLab
-from testbed.labs.localplan import ServicePlan
 
 
 @pytest.mark.parametrize(

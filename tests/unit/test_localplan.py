@@ -13,11 +13,12 @@ import pytest
 
 from testbed import reading
 from testbed.agent import kernelcalls
+from testbed.backends.local import localplan
+from testbed.backends.local.localplan import Plan, Published
+from testbed.compose import composefile
+from testbed.compose.dockerfile import HealthCheck
 from testbed.errors import InvalidComposeError
-from testbed.labs import composefile, localplan
-from testbed.labs.dockerfile import HealthCheck
-from testbed.labs.localplan import Plan, Published
-from testbed.model.topology import Topology
+from testbed.spec.topology import Topology
 
 
 @pytest.fixture

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import InvalidValueError, LabError
-from testbed.labs.elsewhere import Elsewhere
-from testbed.labs.impairer import Impairer
-from testbed.labs.keeping import file_name
-from testbed.labs.ledger import Ledger
-from testbed.labs.observing import Observer, port_of
-from testbed.labs.ports import Ports
-from testbed.model.topology import Topology
+from testbed.lab.elsewhere import Elsewhere
+from testbed.lab.impairer import Impairer
+from testbed.lab.keeping import file_name
+from testbed.lab.ledger import Ledger
+from testbed.lab.observer import Observer, port_of
+from testbed.lab.ports import Ports
 from testbed.observe.capture import Capture, Place
 from testbed.observe.counters import Counters
 from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.tcp_info import Endpoint, TcpSocket
+from testbed.spec.topology import Topology
 from tests.unit.frames import SERVER, Wire
 
 

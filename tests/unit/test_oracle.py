@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from testbed.evidence.observed import Evidence, LinkCounts
 from testbed.judge.oracle import Account, Cause, Expectation, Oracle, judge
 from testbed.judge.verdict import Verdict
-from testbed.model.observed import Evidence, LinkCounts
 from tests.unit.journals import (
     DATAGRAM_FATES,
     LATE_AFTER_S,

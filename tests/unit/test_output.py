@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from testbed.evidence.observed import Evidence, difference
 from testbed.judge.output import Digest, judge_output
 from testbed.judge.verdict import Verdict, gravest
-from testbed.model.observed import Evidence, difference
 
 OK = {"client": 0}
 

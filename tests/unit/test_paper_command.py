@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from testbed import cli, paper
+from testbed import paper
+from testbed.commands import cli
 from testbed.judge.claims import Finding, Outcome, Row
-from testbed.labs.ledger import Ledger
+from testbed.lab.ledger import Ledger
 from testbed.paper import Claim
 from testbed.paper.context import Context
 

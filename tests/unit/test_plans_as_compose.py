@@ -11,11 +11,12 @@ from random import Random
 import pytest
 
 from testbed import LocalLab
+from testbed.backends.local import localplan
+from testbed.backends.local.localplan import Plan
+from testbed.compose import composefile, shellwords
+from testbed.compose.composer import Composer, unset
 from testbed.errors import InvalidComposeError
-from testbed.labs import composefile, localplan, shellwords
-from testbed.labs.composer import Composer, unset
-from testbed.labs.localplan import Plan
-from testbed.model.topology import Topology
+from testbed.spec.topology import Topology
 
 
 @pytest.fixture
@@ -214,8 +215,8 @@ def test_the_profiles_that_are_active_are_those_of_compose(
 def test_a_range_takes_the_first_port_that_is_free(folder: Path) -> None:
     import socket
 
-    from testbed.labs.local import _listener
-    from testbed.labs.localplan import Published
+    from testbed.backends.local.lab import _listener
+    from testbed.backends.local.localplan import Published
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         first = taken.getsockname()[1]

@@ -10,7 +10,7 @@ import docker.errors
 import pytest
 
 from testbed import LocalLab
-from testbed.labs import choice
+from testbed.backends import choice
 
 COMPOSE = """
 services:
@@ -270,7 +270,7 @@ def test_a_service_of_an_active_compose_profile_is_known(project: pytest.Pyteste
 
 NOT_IN_FORCE = """
 from testbed import ImpairmentNotAppliedError
-from testbed.labs.ledger import Ledger
+from testbed.lab.ledger import Ledger
 from testbed.pytest import running
 
 class Lab:
@@ -300,11 +300,11 @@ def test_what_was_not_in_force_makes_any_test_invalid_and_the_run_fail(
 
 
 LINKED = """
-from testbed.labs.ledger import Ledger
+from testbed.lab.ledger import Ledger
 from testbed.pytest import running
-from testbed.model.evidence import FAILS, Check, LinkEvidence, Span, Tally
+from testbed.evidence.proof import FAILS, Check, LinkEvidence, Span, Tally
 
-from testbed.model.hoststate import HostChange, HostState
+from testbed.evidence.hoststate import HostChange, HostState
 
 NONE = Span(low=0, high=0, how="counted")
 
@@ -531,12 +531,12 @@ def test_workers_take_the_lab_that_the_header_says(project: pytest.Pytester) -> 
         "import testbed.pytest.state\ndef test_it(pytestconfig): print(testbed.pytest.state.chosen(pytestconfig))"
     )
     project.makeconftest(
-        "import pytest, testbed.labs.choice\n"
+        "import pytest, testbed.backends.choice\n"
         "def decide(kind):\n"
         "    raise AssertionError('asked again')\n"
         "def pytest_configure(config):\n"
         "    if hasattr(config, 'workerinput'):\n"
-        "        testbed.labs.choice.decide = decide\n"
+        "        testbed.backends.choice.decide = decide\n"
     )
     result = project.runpytest_inprocess("-p", "no:cacheprovider", "-n", "1")
     result.assert_outcomes(passed=1)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from testbed.errors import InvalidValueError
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, Check
 from testbed.judge import statistics as exact
 from testbed.judge.probes import Flight, Plan, judge, kernel_words, perhaps_busy, plan, seen_rate_bps
-from testbed.model.evidence import FAILS, HOLDS, SHOWN, Check
-from testbed.model.impairment import Impairment
+from testbed.spec.impairment import Impairment
 
 _NOISE_S = 0.0001
 

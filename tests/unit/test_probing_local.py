@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed import doctor
-from testbed.labs.probing import NetemAbilities
-from testbed.labs.probing_local import LocalAbilities, closers
+from testbed.backends.docker.capabilities import NetemAbilities
+from testbed.backends.local.capabilities import LocalAbilities, closers
+from testbed.commands import doctor
 
 _OPEN = {
     "kernel/unprivileged_userns_clone": "1",

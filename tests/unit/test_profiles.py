@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.links.profiles import find_profile, load_profiles, parse_profile, parse_yaml
-from testbed.model.impairment import CLEAN, WORDS, Impairment
-from testbed.model.profile import Profile
+from testbed.netem.profiles import find_profile, load_profiles, parse_profile, parse_yaml
 from testbed.resources import resource
+from testbed.spec.impairment import CLEAN, WORDS, Impairment
+from testbed.spec.profile import Profile
 
 SHIPPED = sorted(resource("netem").glob("*.yaml"))
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.evidence.journal import Journal
 from testbed.judge.oracle import Account, Cause, judge
 from testbed.judge.verdict import Verdict
-from testbed.labs.waiting import await_condition
-from testbed.model.journal import Journal
+from testbed.lab.waiting import await_condition
 
 IMAGES = Path(__file__).parents[2] / "images"
 STRUCTURES = ("iterative", "threads", "fork", "selectors", "asyncio")
@@ -213,7 +213,7 @@ def test_a_client_that_is_asked_to_stop_leaves_a_complete_journal(tmp_path: Path
 
 def await_lines(path: Path, count: int) -> None:
     """Until a journal has grown so far: it is written 256 lines at a time."""
-    from testbed.labs.waiting import await_condition
+    from testbed.lab.waiting import await_condition
 
     await_condition(lambda: len(path.read_bytes().splitlines()), lambda lines: lines >= count, deadline_s=DEADLINE_S)
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from testbed.agent.protocol import Operation, Refused, serve
-from testbed.labs.waiting import await_condition
+from testbed.lab.waiting import await_condition
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.links import qdisc
-from testbed.model.impairment import CLEAN, Impairment
-from testbed.model.topology import Traffic
+from testbed.netem import qdisc
+from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.topology import Traffic
 
 from .strategies import impairments
 

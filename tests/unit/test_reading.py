@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.links.profiles import load_profiles, load_tables, read_trace
+from testbed.netem.profiles import load_profiles, load_tables, read_trace
 from testbed.reading import UnreadableError, is_below, read_bytes, read_text, yaml_excess
 
 

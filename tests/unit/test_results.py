@@ -12,17 +12,18 @@ from typing import Any
 
 import pytest
 
+from testbed.backends.local.lab import LocalLab
 from testbed.errors import InvalidValueError
-from testbed.labs.local import LocalLab
-from testbed.model import results, topologies
+from testbed.evidence import results
+from testbed.spec import topologies
 from testbed.writing import Lines, refuse_links, write_whole
 
 FAKE = """
 import os, pytest, signal
 from testbed import ImpairmentNotAppliedError
-from testbed.labs.ledger import Ledger
+from testbed.lab.ledger import Ledger
 from testbed.pytest import running
-from testbed.model.evidence import LinkEvidence
+from testbed.evidence.proof import LinkEvidence
 
 attempts = []
 
@@ -266,7 +267,7 @@ VACUOUS = """
 def unmet(fake, request):
     ref = request.config.stash
     from testbed.pytest.markers import Wanted
-    from testbed.model.topology import LinkRef
+    from testbed.spec.topology import LinkRef
     ref = LinkRef(src="a", dst="b", network="default")
     running.run_of(request.node).wanted = Wanted(by_marker={"impair('a -> b')": (ref,)})
     fake.evidence = [LinkEvidence(link="a -> b", network="default", asked={}, command="", met_packets=MET)]
@@ -347,7 +348,7 @@ def test_a_demo_that_cannot_write_its_report_starts_nothing(
     monkeypatch.chdir(project.path)
     argv = ["demo", "--lab", "local", "-f", str(Path(__file__).parents[2] / "compose.yaml")]
     done = subprocess.run(
-        [sys.executable, "-m", "testbed.cli", *argv], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "testbed.commands.cli", *argv], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 2
     assert "is a symbolic link, and nothing is written through one; say --report FOLDER" in " ".join(

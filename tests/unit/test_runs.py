@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from testbed.backends.docker import runs as module
+from testbed.backends.docker.engine import Labelled
+from testbed.backends.docker.runs import DETACHED, clear_stale, flaw, is_orphaned, owner, remove_run, sort
 from testbed.errors import LabError
-from testbed.labs import runs as module
-from testbed.labs.engine import Labelled
-from testbed.labs.runs import DETACHED, clear_stale, flaw, is_orphaned, owner, remove_run, sort
 
 # --- owners ----------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ needs_machine_id = pytest.mark.usefixtures("machine_id")
 @pytest.fixture
 def machine_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has an id and a boot, whether or not this one does."""
-    monkeypatch.setattr("testbed.labs.runs._here", lambda: ("0123456789ab", "01234567", "4026531836"))
+    monkeypatch.setattr("testbed.backends.docker.runs._here", lambda: ("0123456789ab", "01234567", "4026531836"))
 
 
 HERE = {"machine": "0123456789ab", "boot": "01234567", "namespace": "4026531836"}
@@ -96,7 +96,7 @@ def test_only_what_is_surely_dead_is_orphaned(label: str, orphaned: bool) -> Non
 def test_a_place_that_knows_nothing_of_itself_judges_nobody(monkeypatch: pytest.MonkeyPatch, unknown: int) -> None:
     here = ["0123456789ab", "01234567", "4026531836"]
     here[unknown] = "-"
-    monkeypatch.setattr("testbed.labs.runs._here", lambda: tuple(here))
+    monkeypatch.setattr("testbed.backends.docker.runs._here", lambda: tuple(here))
     assert not is_orphaned(_label(**HERE, start="1"))
     assert not is_orphaned(":".join((*here, PID, "1")))
     assert not is_orphaned(_label(**{**HERE, "boot": "fffffff0"}))

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import InvalidValueError
-from testbed.links import qdisc
-from testbed.links.schedule import MOST_STAIRS, NO_RATE_BPS, RESOLUTION_S, Schedule, compile_timeline, lost, step_seed
-from testbed.model.impairment import Impairment
-from testbed.model.timeline import Timeline, mahimahi_rows, parse_side
+from testbed.netem import qdisc
+from testbed.netem.schedule import MOST_STAIRS, NO_RATE_BPS, RESOLUTION_S, Schedule, compile_timeline, lost, step_seed
+from testbed.spec.impairment import Impairment
+from testbed.spec.timeline import Timeline, mahimahi_rows, parse_side
 
 FILES: dict[str, str] = {}
 

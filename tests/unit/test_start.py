@@ -10,7 +10,7 @@ import testbed
 
 OF_LABS = {"click", "docker", "requests", "rich", "tenacity", "urllib3", "yaml"}
 OF_TESTBED = {
-    "testbed", "testbed.plugin", "testbed.errors", "testbed.text", "testbed.labs", "testbed.labs.options",
+    "testbed", "testbed.pytest.plugin", "testbed.errors", "testbed.text", "testbed.labs", "testbed.compose.options",
     "testbed.pytest",
     *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "state", "workers")),
 }  # fmt: skip
@@ -45,4 +45,4 @@ def test_every_public_name_is_there_when_it_is_asked_for() -> None:
     assert set(testbed.__all__) <= set(dir(testbed))
     with pytest.raises(AttributeError, match="module 'testbed' has no attribute 'ComposeLap'"):
         _ = testbed.ComposeLap  # type: ignore[attr-defined]
-    assert "testbed.labs.compose" in sys.modules
+    assert "testbed.backends.docker.lab" in sys.modules

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from testbed.backends.starting import Progress, Unwell, allowed_s, in_words, last_check, unwell_in_words
 from testbed.errors import InvalidValueError, LabError
-from testbed.labs.starting import Progress, Unwell, allowed_s, in_words, last_check, unwell_in_words
 
 
 def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_s_in_the_end() -> None:

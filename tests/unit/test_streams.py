@@ -14,10 +14,10 @@ from typing import Any
 import docker
 import pytest
 
+from testbed.backends.docker.engine import Demultiplexed, Engine, Exec
+from testbed.backends.docker.lab import ComposeProgram
 from testbed.errors import AgentError, LabError
-from testbed.labs.channel import Channel
-from testbed.labs.compose import ComposeProgram
-from testbed.labs.engine import Demultiplexed, Engine, Exec
+from testbed.lab.channel import Channel
 
 _HEAD = b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\n\r\n"
 _CREATED = b'HTTP/1.1 201 Created\r\nConnection: close\r\nContent-Length: 10\r\n\r\n{"Id":"x"}'

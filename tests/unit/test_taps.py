@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from testbed.errors import AgentError
-from testbed.labs.ports import Port
-from testbed.labs.taps import Taps
-from testbed.model.evidence import AtTaps
-from testbed.model.topology import LinkRef
+from testbed.evidence.proof import AtTaps
+from testbed.lab.ports import Port
+from testbed.lab.taps import Taps
+from testbed.spec.topology import LinkRef
 
 LINK = LinkRef(src="a", dst="b", network="lan")
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from testbed import LocalLab
+from testbed.backends.local import localplan
+from testbed.backends.local.localplan import Published
+from testbed.compose import composefile, composeyaml
 from testbed.errors import InvalidComposeError
-from testbed.labs import composefile, composeyaml, localplan
-from testbed.labs.localplan import Published
-from testbed.model.topology import Topology
+from testbed.spec.topology import Topology
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.labs import composer, tied
-from testbed.labs.waiting import await_condition
+from testbed.compose import composer, tied
+from testbed.lab.waiting import await_condition
 
 # As `docker compose` does: what works is a child, here with a session of its own.
 _COMPOSE = """#!/bin/sh
@@ -22,7 +22,7 @@ wait
 """
 _OWNER = """
 import sys, threading
-from testbed.labs import composer
+from testbed.compose import composer
 composer.find = lambda: (sys.argv[1],)
 threading.Thread(target=lambda: composer.Composer((), project="it").down(timeout_s=60)).start()
 """

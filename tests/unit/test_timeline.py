@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from testbed import units
 from testbed.errors import InvalidValueError
-from testbed.model.impairment import CLEAN, Impairment
-from testbed.model.timeline import (
+from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.timeline import (
     LATE_S,
     OPPORTUNITY_BYTES,
     Outage,

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from testbed.backends.local import localplan
+from testbed.backends.local.localplan import Plan
+from testbed.backends.local.routing import Routing
+from testbed.compose import composefile
 from testbed.errors import InvalidComposeError, InvalidValueError
-from testbed.labs import composefile, localplan
-from testbed.labs.localplan import Plan
-from testbed.labs.routing import Routing
-from testbed.model import topologies
-from testbed.model.topologies import Drawing
-from testbed.model.topology import Topology
+from testbed.spec import topologies
+from testbed.spec.topologies import Drawing
+from testbed.spec.topology import Topology
 
 
 def plan_of(drawing: Drawing) -> Plan:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from testbed.errors import InvalidComposeError, InvalidValueError
-from testbed.model.topology import LinkRef, Network, Service, Topology, Traffic
+from testbed.spec.topology import LinkRef, Network, Service, Topology, Traffic
 
 # As `docker compose config --format json` prints it, cut to what matters.
 CONFIG: dict[str, Any] = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.links.profiles import checked_side, load_profiles, parse_profile, read_trace
-from testbed.links.schedule import compile_timeline
-from testbed.model.timeline import Segment, Timeline
+from testbed.netem.profiles import checked_side, load_profiles, parse_profile, read_trace
+from testbed.netem.schedule import compile_timeline
 from testbed.resources import resource
+from testbed.spec.timeline import Segment, Timeline
 
 FOLDER = resource("netem") / "traces"
 TRACES = sorted(path for path in FOLDER.iterdir() if path.suffix not in (".py", ".pyc") and path.is_file())

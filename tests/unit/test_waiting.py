@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from testbed.labs.waiting import NotSeenError, await_condition
+from testbed.lab.waiting import NotSeenError, await_condition
 
 
 def test_what_satisfies_at_once_is_looked_at_once() -> None:

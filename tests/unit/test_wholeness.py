@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from testbed.errors import LabError, ServiceFailedError
-from testbed.labs.wholeness import Wholeness
-from testbed.model.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
+from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
+from testbed.lab.wholeness import Wholeness
 
 
 class Hosts:

@@ -74,9 +74,9 @@ class Steps:
 
 def start_engine() -> None:
     """Start dockerd and wait until it answers."""
+    from testbed.backends.docker.engine import Engine
     from testbed.errors import EnvironmentUnfitError
-    from testbed.labs.engine import Engine
-    from testbed.labs.waiting import await_condition
+    from testbed.lab.waiting import await_condition
 
     with _DAEMON_LOG.open("w") as log:
         daemon = subprocess.Popen(["dockerd", "--ip6tables=false", "--storage-driver=overlay2"], stdout=log, stderr=log)

@@ -1,0 +1,48 @@
+"""Which lab a run gets: the engine's, or the local one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from testbed.backends.docker.engine import Engine
+from testbed.backends.docker.lab import ComposeLab
+from testbed.backends.local.lab import LocalLab
+from testbed.compose.options import LAB_CHOICES, UP_DEADLINE
+from testbed.errors import EnvironmentUnfitError
+from testbed.text import shown
+
+
+def decide(asked: str) -> tuple[str, str]:
+    """``compose`` or ``local``, and why: for ``auto``, compose where an engine answers us.
+
+    Also where DOCKER_HOST names one that does not answer: who sets it means that engine, as with every other program of
+    Docker's. A lab then says so; tests that need none run as they do.
+    """
+    if asked not in LAB_CHOICES:
+        raise EnvironmentUnfitError(f"lab {shown(asked)}: must be one of {', '.join(LAB_CHOICES)}")
+    if asked != "auto":
+        return asked, "as asked"
+    try:
+        return "compose", Engine().describe()
+    except EnvironmentUnfitError as error:
+        reason = str(error).partition(". ")[0]
+        return ("compose" if os.environ.get("DOCKER_HOST") else "local"), reason
+
+
+def make_lab(
+    kind: str,
+    compose_file: str | Path | Sequence[str | Path] | None,
+    *,
+    netem: str,
+    compose_profiles: Sequence[str] = (),
+    up_deadline: str = UP_DEADLINE,
+    say: Callable[[str], None],
+    warn: Callable[[str], None] | None = None,
+) -> ComposeLab | LocalLab:
+    """The lab that was decided on, of one Compose file, or of several that add to the first; not up yet."""
+    made = LocalLab if kind == "local" else ComposeLab
+    return made(
+        compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say, warn=warn
+    )

@@ -1,0 +1,62 @@
+"""Find out, by an agent of its own, what the engine's machine can do."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+from testbed.backends.docker.engine import Engine
+from testbed.backends.docker.lab import start_ports_agent
+from testbed.errors import AgentError
+from testbed.judge.noise import Noise
+from testbed.judge.noise import noise as measured_noise
+from testbed.lab.channel import Channel
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetemAbilities:
+    """What was tried on the engine's machine; a reason of None means that it works."""
+
+    kernel: str
+    host_netem: str | None
+    tun: str | None
+    boot_s: float | None
+    """How long the carried kernel took to boot; None if it did not."""
+    carried_kernel: str = ""
+    not_booted: str | None = None
+    waits_its_turn: str = ""
+    """Why the carried kernel runs when its turn comes, as other processes do; empty if it runs before them."""
+    host_marks: str | None = None
+    """Cuts that reject need it where this kernel's own netem runs."""
+    noise: Noise | None = None
+    """What the machine itself adds to delays."""
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of the host's kernel: (6, 12)."""
+        return tuple(int(number) for number in re.findall(r"\d+", self.kernel)[:2])
+
+
+def probe_netem(engine: Engine, image: str) -> NetemAbilities:
+    """Start an agent, ask it what it can do, boot its kernel, and let it go. Raises AgentError."""
+    container, stream = start_ports_agent(engine, image, tag=secrets.token_hex(3))
+    channel = Channel(stream, name="agent")
+    try:
+        able = channel.call("capabilities")
+        noise = measured_noise(channel.call("noise"))
+        boot_s, release, waits, reason = None, "", "", able["tun"]
+        if reason is None:
+            try:
+                booted = channel.call("boot", answer_within_s=60)
+                boot_s, release, waits = booted["boot_s"], booted["release"], booted["waits_its_turn"]
+            except AgentError as error:
+                reason = str(error)
+        return NetemAbilities(
+            kernel=able["kernel"], host_netem=able["host_netem"], tun=able["tun"],
+            boot_s=boot_s, carried_kernel=release, not_booted=reason, waits_its_turn=waits,
+            host_marks=able["host_marks"], noise=noise,
+        )  # fmt: skip
+    finally:
+        channel.close()
+        engine.await_removed(container, 10)

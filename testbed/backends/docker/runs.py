@@ -1,0 +1,214 @@
+"""Runs and their owners: what on an engine belongs to which run, whose run that is, and the removal of runs.
+
+All that a run makes carries two labels: ``testbed.run``, the run's id, and ``testbed.owner``, the process that owns the
+run, or `DETACHED`. Both together are its *record*. Anybody can write such labels, and an image that was committed from
+a container of ours hands them on; so only an object with a whole record counts as a run's, and nothing else is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine, Labelled
+from testbed.compose.composer import Composer
+from testbed.errors import LabError
+
+DETACHED = "detached"
+"""The owner of a stack that stays when the process that brought it up has ended."""
+STACK_LABEL = "testbed.stack"
+"""Of which Compose file it is: the file's path, several with a colon between them."""
+STARTER_LABEL = "testbed.starter"
+"""Of a stack that stays: the process that brought it up."""
+UP_LABEL = "testbed.up"
+"""On a volume of a stack that stays, from the moment when it was wholly up until it begins to be taken down."""
+
+_RUN_ID = re.compile(r"[0-9a-f]{8}")
+_OWNER = re.compile(
+    r"(?P<machine>[0-9a-f]{1,12}|-):(?P<boot>[0-9a-f]{8}|-):(?P<namespace>\d+|-):(?P<pid>[1-9]\d*):(?P<start>\d+)"
+)
+_MOST_SHOWN = 60
+_TIMES = 10
+# For how long nothing of a dead owner may have appeared until nothing more is expected.
+_SETTLES_WITHIN_S, _LOOK_AGAIN_S = 1.5, 0.25
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run that has something on the engine."""
+
+    id: str
+    owner: str
+    objects: list[Labelled] = field(default_factory=list)
+
+    @property
+    def stack(self) -> str:
+        """Of which Compose file it is."""
+        return next((name for each in self.objects if (name := each.labels.get(STACK_LABEL))), "")
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is to stay though no process owns it."""
+        return self.owner == DETACHED and any(UP_LABEL in each.labels for each in self.objects)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether whoever owns it is surely dead; or who brought it up, of one that was to stay and is not whole."""
+        if self.owner == DETACHED:
+            return not self.stays and all(is_orphaned(each.labels.get(STARTER_LABEL, "")) for each in self.objects)
+        return is_orphaned(self.owner)
+
+
+def owner() -> str:
+    """The running process, so that another can tell whether it lives: machine, boot, namespace, number, start."""
+    return ":".join([*_here(), str(os.getpid()), _start_time(os.getpid()) or "0"])
+
+
+def _here() -> tuple[str, str, str]:
+    machine = _read("/etc/machine-id")[:12] or "-"
+    boot = _read("/proc/sys/kernel/random/boot_id")[:8] or "-"
+    try:
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        namespace = "-"
+    return machine, boot, namespace
+
+
+def is_orphaned(label: str) -> bool:
+    """Whether the owner named by a label is surely dead: of this machine, and gone.
+
+    Owners on other machines, or in other process namespaces of this one, cannot be judged from here.
+    """
+    said = _OWNER.fullmatch(label)
+    if said is None:
+        return False
+    here_machine, here_boot, here_namespace = _here()
+    if said["machine"] != here_machine or here_machine == "-":
+        return False
+    if "-" in (said["boot"], here_boot, said["namespace"], here_namespace):
+        return False
+    if said["boot"] != here_boot:
+        return True
+    return said["namespace"] == here_namespace and _start_time(int(said["pid"])) != said["start"]
+
+
+def _start_time(pid: int) -> str | None:
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] != "Z" else None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+# --- whose is what ---------------------------------------------------------------------------------
+
+
+def flaw(each: Labelled) -> str | None:
+    """Why an object with our label is no run's; None if its record is whole."""
+    run_id, said = each.labels.get(RUN_LABEL, ""), each.labels.get(OWNER_LABEL)
+    if _RUN_ID.fullmatch(run_id) is None:
+        return f"its label {RUN_LABEL}={_shown(run_id)} names no run"
+    if each.of_image.get(RUN_LABEL) == run_id:
+        return f"its label {RUN_LABEL}={run_id} is its image's"
+    if said is None:
+        return f"it has no label {OWNER_LABEL}"
+    if said != DETACHED and _OWNER.fullmatch(said) is None:
+        return f"its label {OWNER_LABEL}={_shown(said)} names no process"
+    return None
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _MOST_SHOWN else f"{value[:_MOST_SHOWN]}…")
+
+
+def sort(found: Iterable[Labelled]) -> tuple[list[Run], list[str]]:
+    """The runs that objects with our label belong to; and of each object that is no run's why that is so."""
+    known: dict[tuple[str, str], Run] = {}
+    foreign: list[str] = []
+    for each in found:
+        if (wrong := flaw(each)) is not None:
+            foreign.append(f"{each.kind} {each.name}: {wrong}")
+            continue
+        record = each.labels[RUN_LABEL], each.labels[OWNER_LABEL]
+        known.setdefault(record, Run(id=record[0], owner=record[1])).objects.append(each)
+    return list(known.values()), foreign
+
+
+def runs(engine: Engine) -> list[Run]:
+    """Every run that has something on the engine."""
+    return sort(engine.labelled(RUN_LABEL))[0]
+
+
+def foreigners(engine: Engine) -> list[str]:
+    """What carries our label and is no run's, and why; it is never touched."""
+    return sort(engine.labelled(RUN_LABEL))[1]
+
+
+# --- removal ---------------------------------------------------------------------------------------
+
+
+def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+    """Remove every run that `Run.is_stale`; returns the ids of those removed, and why others could not be.
+
+    What an engine does not let go of is no reason not to start another stack.
+    """
+    removed: list[str] = []
+    problems: dict[str, str] = {}
+    quiet_since = float("-inf")
+    while True:
+        found = [run for run in runs(engine) if run.is_stale and run.id not in problems]
+        for run in found:
+            if run.id not in removed:
+                say(f"clearing up after run {run.id}, whose owner is gone")
+            try:
+                remove_run(engine, run.id, run.owner)
+            except LabError as error:
+                problems[run.id] = str(error)
+                say(str(error))
+            else:
+                removed.append(run.id)
+        # What a client asked for before it was killed the engine may still be about to do, and shows once done.
+        if found:
+            quiet_since = time.monotonic()
+        if time.monotonic() - quiet_since >= _SETTLES_WITHIN_S:
+            return list(dict.fromkeys(removed)), list(problems.values())
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
+    """Remove everything that has this run's record, and nothing else. Raises LabError if something stays."""
+
+    def look() -> tuple[list[Labelled], bool]:
+        """What the run has, and whether anything of somebody else's bears its id."""
+        known, foreign = sort(engine.labelled(RUN_LABEL, run_id))
+        return [each for run in known if run.owner == its_owner for each in run.objects], bool(foreign[:1] or known[1:])
+
+    objects, shared = look()
+    for each in objects:
+        if each.is_agent:
+            engine.discard(each)
+    said = ""
+    if objects and not shared:  # Compose stops services in order, but whoever bears the project's name
+        try:
+            Composer((), project=f"testbed-{run_id}").down(timeout_s=120)
+        except LabError as error:
+            said = str(error)
+    for _ in range(_TIMES):  # while we remove some, the engine may do what a killed client asked for
+        refused = ""
+        for each in sorted(look()[0], key=lambda each: each.kind != "container"):  # containers use the rest
+            try:
+                engine.discard(each)
+            except LabError as error:
+                refused = said = str(error)
+        if refused or not look()[0]:
+            break
+    if stayed := look()[0]:
+        raise LabError(f"run {run_id}: could not remove {', '.join(each.name for each in stayed)}: {said}")

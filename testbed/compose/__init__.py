@@ -1,0 +1,1 @@
+"""What a Compose file says, read as Compose reads it; and Compose itself."""

@@ -1,0 +1,282 @@
+"""What a Dockerfile's instructions put into a host's file system: each file of the build context, each folder.
+
+Looks up the files of the context, and what of the machine stands in for the base image; writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import stat
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from testbed import reading
+from testbed.compose.dockerfile import Copy, Folder
+from testbed.text import shown
+
+# A container has its own there, whatever its image holds.
+_HIDDEN = re.compile(r"/(proc|sys|dev)(/.*)?")
+# Likewise, and an image's files are seen there: empty at first, whatever this machine has.
+SCRATCH = ("/tmp", "/run")  # noqa: S108  # of a host, not of this machine
+_MOST_FILES = 50_000
+_WILD = re.compile(r"[*?\[\\]")
+
+
+class Entry(NamedTuple):
+    """Something that a host has of its image."""
+
+    source: str
+    """A file of the machine, or a symbolic link; empty for a folder."""
+    target: str
+    mode: int | None = None
+    """A file's own if None."""
+    owner: str = ""
+    """Root's if empty."""
+
+
+def entries(context: Path, dockerfile: Path, layers: Sequence[Copy | Folder]) -> tuple[list[Entry], list[str]]:
+    """All of it in its order, and every problem, each with its line in the Dockerfile."""
+    try:
+        reader = _Reader(Context(context, _ignore_file(context, dockerfile)))
+    except reading.UnreadableError as error:
+        return [], list(error.problems)
+    except (ValueError, OSError) as error:
+        return [], [f".dockerignore: {error}"]
+    for layer in layers:
+        try:
+            if isinstance(layer, Folder):
+                reader.folder(Entry("", layer.path, layer.mode, layer.owner))
+            else:
+                reader.copy(layer)
+        except (ValueError, OSError) as error:
+            reader.problems.append(f"line {layer.line}: {layer.said}: {error}")
+    return reader.found, reader.problems
+
+
+class _Reader:
+    """What the instructions so far have put there."""
+
+    def __init__(self, context: Context) -> None:
+        self.found: list[Entry] = []
+        self.problems: list[str] = []
+        self._context = context
+        self._folders = {"/"}
+        self._files: set[str] = set()
+
+    def folder(self, entry: Entry) -> None:
+        """A folder, and those that it lies in. Raises ValueError where there is a file."""
+        if _HIDDEN.fullmatch(entry.target):
+            raise ValueError(f"{entry.target}: a host has its own there, and shows nothing of an image")
+        new = [path for path in _upwards(entry.target) if path not in self._folders]
+        for path in new:
+            if path in self._files or (not is_hosts_own(path) and os.path.isfile(path)):
+                raise ValueError(f"{path} is a file, and not a folder")
+        if new:
+            self._folders.update(new)
+            self.found.append(entry)
+
+    def copy(self, copy: Copy) -> None:
+        """What a COPY means. Raises ValueError if it means nothing, or something that cannot be done."""
+        matches: list[str] = []
+        for source in copy.sources:
+            these = self._context.matches(source)
+            if not these and not _WILD.search(source):
+                raise ValueError(self._context.missing(source))
+            matches += these
+        if not matches:
+            raise ValueError(f"no such file in {self._context.folder}")
+        if len(matches) > 1 and not copy.target.endswith("/"):
+            raise ValueError(f"{shown(copy.target)} must end with a slash: {len(matches)} files go into it")
+        target = copy.target.rstrip("/") or "/"
+        for match in matches:
+            place = self._context.real(match)
+            if place.is_dir():
+                self.folder(Entry("", target, 0o755, copy.owner))
+                self._contents(copy, place, target)
+            elif copy.unpacks and tarfile.is_tarfile(place):
+                raise ValueError(f"{match} would be unpacked; COPY its contents instead, or use --lab compose")
+            elif copy.target.endswith("/") or self._is_folder(target):
+                self._file(copy, place, f"{target.rstrip('/')}/{posixpath.basename(match)}")
+            else:
+                self._file(copy, place, target)
+
+    def _contents(self, copy: Copy, place: Path, target: str) -> None:
+        """What is in a folder of the context; not the folder itself."""
+        top = self._context.name(place)
+        for name in self._context.below(top):
+            inner = self._context.folder / name
+            at = posixpath.join(target, posixpath.relpath(name, top or "."))
+            if inner.is_dir() and not inner.is_symlink():
+                mode = stat.S_IMODE(inner.stat().st_mode) if copy.mode is None else copy.mode
+                self.folder(Entry("", at, mode, copy.owner))
+            else:
+                self._file(copy, inner, at)
+
+    def _file(self, copy: Copy, place: Path, target: str) -> None:
+        folder = posixpath.dirname(target)
+        if self._is_folder(target):
+            raise ValueError(f"{target} is a folder, and not a file")
+        self.folder(Entry("", folder, 0o755, copy.owner))
+        self._files.add(target)
+        self.found.append(Entry(str(place), target, copy.mode, copy.owner))
+
+    def _is_folder(self, path: str) -> bool:
+        return path in self._folders or (path not in self._files and is_machines_folder(path))
+
+
+# os.path's questions and not Path's, which raise where nobody may look.
+
+
+def is_machines_folder(path: str) -> bool:
+    """Whether it is a folder of this machine that a host shows."""
+    return not is_hosts_own(path) and os.path.isdir(path)
+
+
+def is_hosts_own(path: str) -> bool:
+    """Whether it lies below a folder that each host has of its own."""
+    lies = (posixpath.normpath(path), os.path.realpath(path))
+    return any(each.startswith(f"{folder}/") for each in lies for folder in SCRATCH)
+
+
+def _upwards(path: str) -> Iterator[str]:
+    while path != "/":
+        yield path
+        path = posixpath.dirname(path)
+
+
+class Context:
+    """A build's folder, without what its ``.dockerignore`` leaves out. Paths in it are relative, ``""`` is itself."""
+
+    def __init__(self, folder: Path, ignore: str = "") -> None:
+        self.folder = folder.resolve()
+        self._patterns = list(_ignore_patterns(ignore))
+        self._left = _MOST_FILES
+
+    def matches(self, pattern: str) -> list[str]:
+        """What a COPY's source means, each once. Raises ValueError for what lies outside."""
+        clean = posixpath.normpath(pattern.lstrip("/") or ".")
+        if clean.split("/")[0] == "..":
+            raise ValueError(f"{shown(pattern)} lies outside the build's folder {self.folder}")
+        places = [""]
+        for part in clean.split("/") if clean != "." else ():
+            if _WILD.search(part):
+                wanted = _compiled(part)
+                places = [
+                    posixpath.join(place, name)
+                    for place in places
+                    if (self.folder / place).is_dir()
+                    for name in sorted(os.listdir(self.folder / place))
+                    if wanted.fullmatch(name)
+                ]
+            else:
+                named = [posixpath.join(place, part) for place in places]
+                places = [place for place in named if os.path.lexists(self.folder / place)]
+        return [place for place in places if not self._left_out(place)]
+
+    def missing(self, source: str) -> str:
+        """Why there is no such source."""
+        there = os.path.lexists(self.folder / source.lstrip("/"))
+        return f"{'.dockerignore leaves it out' if there else 'no such file'} in {self.folder}"
+
+    def real(self, name: str) -> Path:
+        """Where it lies, symbolic links followed. Raises ValueError if that is outside, or nowhere."""
+        place = (self.folder / name).resolve()
+        if not place.is_relative_to(self.folder):
+            raise ValueError(f"{shown(name)} leads out of the build's folder, to {place}")
+        if not place.exists():
+            raise ValueError(f"{shown(name)} leads to {place}, which does not exist")
+        return place
+
+    def name(self, place: Path) -> str:
+        """Its path in the folder."""
+        return place.relative_to(self.folder).as_posix() if place != self.folder else ""
+
+    def below(self, name: str) -> Iterator[str]:
+        """Everything in a folder, each folder before what is in it. Raises ValueError for very many."""
+        for entry in sorted(os.scandir(self.folder / name), key=lambda entry: entry.name):
+            inner = posixpath.join(name, entry.name)
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError(f"more than {_MOST_FILES} files in {self.folder}; leave some out in .dockerignore")
+            ignored = self.ignores(inner)
+            if entry.is_dir(follow_symlinks=False):
+                # An exception may lie in a folder that is left out.
+                contents = [] if ignored and not any(kept for kept, _ in self._patterns) else list(self.below(inner))
+                if contents or not ignored:
+                    yield inner
+                    yield from contents
+            elif not ignored and (entry.is_symlink() or entry.is_file()):
+                yield inner
+
+    def ignores(self, name: str) -> bool:
+        """Whether ``.dockerignore`` leaves it out: the last of its patterns that means it, or a folder above it."""
+        ignored = False
+        paths = [name, *(each.as_posix() for each in Path(name).parents if each.name)]
+        for kept, pattern in self._patterns:
+            if any(pattern.fullmatch(path) for path in paths):
+                ignored = not kept
+        return ignored
+
+    def _left_out(self, name: str) -> bool:
+        place = self.folder / name
+        return self.ignores(name) and not (place.is_dir() and not place.is_symlink() and any(self.below(name)))
+
+
+def _ignore_file(context: Path, dockerfile: Path) -> str:
+    """The one beside the Dockerfile goes before the one in the context (reference, "Filename and location")."""
+    for path in (dockerfile.with_name(f"{dockerfile.name}.dockerignore"), context / ".dockerignore"):
+        if reading.exists(path):
+            return reading.read_bytes(path).decode("utf-8-sig", errors="replace")
+    return ""
+
+
+def _ignore_patterns(text: str) -> Iterator[tuple[bool, re.Pattern[str]]]:
+    """Whether it is an exception, and the pattern (moby, patternmatcher and ignorefile)."""
+    for raw in text.splitlines():
+        line = raw.strip()
+        if not line or raw.startswith("#"):
+            continue
+        kept = line.startswith("!")
+        clean = posixpath.normpath(line.removeprefix("!").strip().lstrip("/") or ".")
+        if clean != ".":
+            yield kept, _compiled(clean)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern of Go's filepath.Match; and ``**``, any number of folders. Raises ValueError."""
+    try:
+        return re.compile(_translated(pattern), re.DOTALL)
+    except re.error as error:
+        raise ValueError(f"{shown(pattern)} is no pattern: {error}") from None
+
+
+def _translated(pattern: str) -> str:
+    result, at = "", 0
+    while at < len(pattern):
+        char = pattern[at]
+        if pattern.startswith("**", at):
+            at += 1
+            if pattern.startswith("/", at + 1):
+                at += 1
+                result += "(?:.*/)?"
+            else:
+                result += ".*"
+        elif char == "*":
+            result += "[^/]*"
+        elif char == "?":
+            result += "[^/]"
+        elif char == "[" and (end := pattern.find("]", at + 2)) > 0:
+            inside = pattern[at + 1 : end].replace("[", "\\[")
+            result += f"[{inside}]"
+            at = end
+        elif char == "\\" and at + 1 < len(pattern):
+            at += 1
+            result += re.escape(pattern[at])
+        else:
+            result += re.escape(char)
+        at += 1
+    return result

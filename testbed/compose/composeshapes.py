@@ -1,0 +1,361 @@
+"""Which kind of value each key of a Compose file takes: all that is wrong, before anything reads it. Pure.
+
+What is wrong is left out of what is returned, so that the rest can be read: a key is left out, or has nothing in it; of
+a list, the item is None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.compose import dockerfile
+from testbed.compose.composeyaml import Where
+from testbed.spec.impairment import unknown
+from testbed.text import shown
+
+Wrong = Callable[[Where, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What may stand in a place: a plain value, a list, a mapping, or one of several of these."""
+
+    write: str
+    """What to write instead of something else."""
+    plain: Callable[[Any], Any] | None = None
+    """Reads a plain value; raises ValueError with what is wrong."""
+    item: Shape | None = None
+    words: Mapping[str, Shape] | None = None
+    others: Shape | None = None
+    """Of a mapping's keys that are none of the words; None refuses them."""
+    required: tuple[str, ...] = ()
+    empty: bool = False
+    """Whether there may be nothing: ``key:``."""
+    names: str = ""
+    """What a mapping's keys must match, where they are names."""
+
+
+def read(shape: Shape, value: Any, wrong: Wrong, where: Where = ()) -> Any:
+    """What is right of a value; ``wrong`` hears of all that is not, with its place."""
+    return _Reader(wrong).read(shape, value, where)
+
+
+def called(where: Where) -> str:
+    """How a place is named in a message: ``service 'a': ulimits.nofile``."""
+    head: list[str] = []
+    rest = where
+    if len(where) > 1 and where[0] in ("services", "networks", "volumes"):
+        head, rest = [f"{str(where[0])[:-1]} {shown(where[1])}"], where[2:]
+    path = ".".join(str(each) for each in rest if not isinstance(each, int))
+    return ": ".join([*head, *([path] if path else [])])
+
+
+_LEFT_OUT = object()
+
+
+class _Reader:
+    def __init__(self, wrong: Wrong) -> None:
+        self._wrong = wrong
+
+    def read(self, shape: Shape, value: Any, where: Where) -> Any:
+        read = self._read(shape, value, where)
+        return None if read is _LEFT_OUT else read
+
+    def _read(self, shape: Shape, value: Any, where: Where) -> Any:
+        match value:
+            case _ if shape is ANY:
+                return value
+            case None if shape.empty:
+                return None
+            case Mapping() if shape.words is not None or shape.others is not None:
+                return self._mapping(shape, value, where)
+            case list() if shape.item is not None:
+                items = [self._read(shape.item, each, (*where, number)) for number, each in enumerate(value)]
+                return [None if each is _LEFT_OUT else each for each in items]
+            case None | Mapping() | list():
+                pass
+            case _ if shape.plain is not None:
+                try:
+                    return shape.plain(value)
+                except ValueError as error:
+                    self._say(where, f"{quoted(value)}: {error}")
+                    return _LEFT_OUT
+        self._say(where, f"{quoted(value)}: write {shape.write}")
+        if shape.required:
+            return _LEFT_OUT
+        return {} if shape.words is not None or shape.others is not None else [] if shape.item else _LEFT_OUT
+
+    def _mapping(self, shape: Shape, value: Mapping[str, Any], where: Where) -> Any:
+        words = shape.words or {}
+        found = {}
+        for key, each in value.items():
+            kind = words.get(key, shape.others)
+            if shape.names and not re.fullmatch(shape.names, key):
+                self._say((*where, key), "a name has letters, digits, dots, dashes and underscores alone, at most 255")
+            elif kind is None:
+                if not str(key).startswith("x-"):
+                    self._say((*where, key), unknown(str(key), words))
+            elif (read := self._read(kind, each, (*where, key))) is not _LEFT_OUT:
+                found[key] = read
+        if lacking := [key for key in shape.required if value.get(key) is None]:
+            self._say(where, f"{quoted(value)}: needs `{'` and `'.join(lacking)}`; write {shape.write}")
+        return found if all(key in found for key in shape.required) else _LEFT_OUT
+
+    def _say(self, where: Where, text: str) -> None:
+        self._wrong(where, f"{called(where)}: {text}" if called(where) else text)
+
+
+def quoted(value: Any) -> str:
+    """A value as it was written, more or less."""
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else shown(value, 80)
+
+
+# --- plain values ------------------------------------------------------------------------------------
+
+
+def text(value: Any) -> str:
+    """A text. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a text; put it in quotes: '{quoted(value)}'")
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Any plain value."""
+    return value
+
+
+def whole(value: Any) -> int:
+    """A whole number, also in quotes. Raises ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d{1,18}", value.strip()):
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def count(value: Any) -> int:
+    """A whole number from 0. Raises ValueError."""
+    number = whole(value)
+    if number < 0:
+        raise ValueError("must be a whole number from 0")
+    return number
+
+
+def flag(value: Any) -> bool:
+    """True or false, also as YAML 1.1 has them, which Compose takes where nothing else is meant. Raises ValueError."""
+    word = str(value).lower()
+    if isinstance(value, float) or word not in (*_TRUE, *_FALSE):
+        raise ValueError("must be true or false")
+    return word in _TRUE
+
+
+_TRUE = ("true", "yes", "y", "on", "1")
+_FALSE = ("false", "no", "n", "off", "0")
+
+
+def duration(value: Any) -> str:
+    """A duration. Raises ValueError."""
+    dockerfile.duration_s(text(value))
+    return str(value)
+
+
+def signal(value: Any) -> str:
+    """A signal's name. Raises ValueError."""
+    word = text(value)
+    try:
+        dockerfile.signal_name(word)
+    except ValueError:
+        raise ValueError("is no signal; write SIGTERM, or 15") from None
+    return word
+
+
+def limit(value: Any) -> int:
+    """A limit: a number, -1 if there is none. Raises ValueError."""
+    number = whole(value)
+    if number < -1:
+        raise ValueError("must be a number from 0, or -1 for no limit")
+    return number
+
+
+def project(value: Any) -> str:
+    """A project's name, as Compose makes one of any text: small letters, digits, dashes. Raises ValueError."""
+    word = re.sub(r"[^a-z0-9_-]", "", text(value).lower()).lstrip("_-")
+    if not word:
+        raise ValueError("a project's name has letters or digits")
+    return word
+
+
+def env_format(value: Any) -> str:
+    """How a file of variables is written. Raises ValueError."""
+    if (word := text(value)) not in ("", "raw"):
+        raise ValueError("must be raw, or left out")
+    return word
+
+
+# --- the file ----------------------------------------------------------------------------------------
+
+ANY = Shape(write="something")
+_TEXT = Shape(write="a text", plain=text)
+_PLAIN = Shape(write="a text or a number", plain=plain, empty=True)
+_WHOLE = Shape(write="a whole number", plain=whole)
+_COUNT = Shape(write="a number", plain=count)
+_FLAG = Shape(write="true or false", plain=flag)
+_DURATION = Shape(write='a duration, as in "1m30s"', plain=duration)
+_TEXTS = Shape(write="a list: [A, B]", item=_TEXT)
+_TEXT_OR_TEXTS = Shape(write='a text or a list: "A B" or [A, B]', plain=text, item=_TEXT)
+_PROGRAM = Shape(write='a text or a list: "A B" or [A, B]', plain=text, item=_TEXT, empty=True)
+_PAIRS = Shape(write="a mapping or a list: {NAME: value} or [NAME=value]", item=_TEXT, others=_PLAIN)
+
+
+def _table(write: str, /, *, empty: bool = False, **words: Shape) -> Shape:
+    return Shape(write=write, words=words, empty=empty)
+
+
+_DEPENDENCY = Shape(
+    write="{condition: service_started}",
+    words={"condition": _TEXT, "required": _FLAG, "restart": _FLAG},
+    required=("condition",),
+)
+_HEALTH_CHECK = _table(
+    '{test: ["CMD", "program"]}', test=_TEXT_OR_TEXTS, interval=_DURATION, timeout=_DURATION, retries=_COUNT,
+    start_period=_DURATION, start_interval=_DURATION, disable=_FLAG,
+)  # fmt: skip
+_PORT = Shape(
+    write='"8080:80" or {target: 80, published: 8080}',
+    plain=plain,
+    words={
+        "target": _WHOLE, "published": _PLAIN, "protocol": _TEXT, "host_ip": _TEXT, "mode": _TEXT, "name": _TEXT,
+        "app_protocol": _TEXT,
+    },
+    required=("target",),
+)  # fmt: skip
+_VOLUME = Shape(
+    write='"./folder:/data" or {type: bind, source: ./folder, target: /data}',
+    plain=text,
+    words={
+        "type": _TEXT, "source": _TEXT, "target": _TEXT, "read_only": _FLAG, "consistency": _TEXT,
+        "bind": Shape(write="a mapping", others=ANY), "volume": Shape(write="a mapping", others=ANY),
+        "tmpfs": Shape(write="a mapping", others=ANY), "image": Shape(write="a mapping", others=ANY),
+    },
+    required=("type", "target"),
+)  # fmt: skip
+_JOINED = _table(
+    "{aliases: [NAME], ipv4_address: ADDRESS}", empty=True, aliases=_TEXTS, ipv4_address=_TEXT, ipv6_address=_TEXT,
+    link_local_ips=_TEXTS, mac_address=_TEXT, interface_name=_TEXT, driver_opts=Shape(write="a mapping", others=_PLAIN),
+    priority=_WHOLE, gw_priority=_WHOLE,
+)  # fmt: skip
+_LIMIT = Shape(
+    write="a number or {soft: 1024, hard: 2048}", plain=limit,
+    words={"soft": Shape(write="a number", plain=limit), "hard": Shape(write="a number", plain=limit)},
+    required=("soft", "hard"),
+)  # fmt: skip
+_BUILD = Shape(
+    write="a folder, or {context: FOLDER, dockerfile: NAME}",
+    plain=text,
+    words={"context": _TEXT, "dockerfile": _TEXT, "args": _PAIRS, "labels": _PAIRS, "tags": _TEXTS},
+    others=ANY,
+)
+_ENV_FILE = Shape(write='"FILE" or [FILE, {path: FILE, required: false}]', plain=text, item=Shape(
+    write='"FILE" or {path: FILE, required: false}', plain=text,
+    words={"path": _TEXT, "required": _FLAG, "format": Shape(write="raw", plain=env_format)}, required=("path",),
+))  # fmt: skip
+_LOCAL = _table("{path: FOLDER, python: true}", path=_TEXT, python=_FLAG)
+
+_SERVICE = Shape(
+    write="a mapping, as in {image: NAME, command: [PROGRAM]}",
+    words={
+        "build": _BUILD,
+        "image": _TEXT,
+        "command": _PROGRAM,
+        "entrypoint": _PROGRAM,
+        "environment": _PAIRS,
+        "env_file": _ENV_FILE,
+        "working_dir": _TEXT,
+        "user": _TEXT,
+        "networks": Shape(write="a list or a mapping: [lan] or {lan: {aliases: [NAME]}}", item=_TEXT, others=_JOINED),
+        "network_mode": _TEXT,
+        "ports": Shape(write='a list: ["8080:80"]', item=_PORT),
+        "volumes": Shape(write='a list: ["./folder:/data"]', item=_VOLUME),
+        "depends_on": Shape(
+            write="a list or a mapping: [db] or {db: {condition: service_healthy}}", item=_TEXT, others=_DEPENDENCY
+        ),
+        "healthcheck": _HEALTH_CHECK,
+        "deploy": Shape(
+            write="{replicas: 2}", words={"replicas": _COUNT, "mode": _TEXT, "endpoint_mode": _TEXT}, others=ANY,
+            empty=True,
+        ),
+        "scale": _COUNT,
+        "stop_signal": Shape(write="a signal, as in SIGTERM", plain=signal),
+        "stop_grace_period": _DURATION,
+        "ulimits": Shape(write="{nofile: 1024}", others=_LIMIT),
+        "sysctls": Shape(write="a mapping or a list: {NAME: value} or [NAME=value]", item=_TEXT, others=_PLAIN),
+        "hostname": _TEXT,
+        "container_name": _TEXT,
+        "extra_hosts": Shape(
+            write='a mapping or a list: {NAME: ADDRESS} or ["NAME=ADDRESS"]', item=_TEXT,
+            others=Shape(write="an address", plain=text, item=_TEXT),
+        ),
+        "cap_add": _TEXTS,
+        "cap_drop": _TEXTS,
+        "tmpfs": _TEXT_OR_TEXTS,
+        "labels": _PAIRS,
+        "profiles": _TEXTS,
+        "init": _FLAG,
+        "read_only": _FLAG,
+        "privileged": _FLAG,
+        "restart": _TEXT,
+        "stdin_open": _FLAG,
+        "tty": _FLAG,
+        "attach": _FLAG,
+        "expose": Shape(write="a list: [80]", item=Shape(write="a port", plain=plain)),
+        "logging": Shape(write="{driver: NAME}", others=ANY),
+        "annotations": _PAIRS,
+        "platform": _TEXT,
+        "pull_policy": _TEXT,
+        "domainname": _TEXT,
+        "x-testbed": _table("{router: true} or {local: {path: FOLDER}}", empty=True, local=_LOCAL, router=_FLAG),
+    },
+    others=ANY,
+)  # fmt: skip
+
+_SUBNET = _table(
+    "{subnet: 10.0.0.0/24}", subnet=_TEXT, gateway=_TEXT, ip_range=_TEXT,
+    aux_addresses=Shape(write="{NAME: ADDRESS}", others=_TEXT),
+)  # fmt: skip
+_NETWORK = _table(
+    "a mapping, as in {ipam: {config: [{subnet: 10.0.0.0/24}]}}", empty=True,
+    name=_TEXT, driver=_TEXT, driver_opts=Shape(write="{NAME: value}", others=_PLAIN), attachable=_FLAG,
+    external=Shape(write="true or false", plain=flag, words={"name": _TEXT}), internal=_FLAG, enable_ipv4=_FLAG,
+    enable_ipv6=_FLAG, labels=_PAIRS,
+    ipam=_table(
+        "{config: [{subnet: 10.0.0.0/24}]}", driver=_TEXT, options=Shape(write="{NAME: value}", others=_PLAIN),
+        config=Shape(write="a list: [{subnet: 10.0.0.0/24}]", item=_SUBNET),
+    ),
+)  # fmt: skip
+_STORE = _table(
+    "a mapping, or nothing", empty=True, name=_TEXT, driver=_TEXT,
+    driver_opts=Shape(write="{NAME: value}", others=_PLAIN),
+    external=Shape(write="true or false", plain=flag, words={"name": _TEXT}), labels=_PAIRS,
+)  # fmt: skip
+
+_NAME = "[a-zA-Z0-9._-]{1,255}"
+
+FILE = Shape(
+    write="a mapping with `services:`",
+    words={
+        "version": _TEXT,
+        "name": Shape(write="a text", plain=project),
+        "services": Shape(write="a mapping: {NAME: {image: NAME}}", others=_SERVICE, names=_NAME),
+        "networks": Shape(write="a mapping: {NAME: {}}", others=_NETWORK, names=_NAME),
+        "volumes": Shape(write="a mapping: {NAME: {}}", others=_STORE, names=_NAME),
+        **dict.fromkeys(("include", "configs", "secrets", "models"), ANY),
+        "x-testbed": _table("{topology: {chain: 5}}", empty=True, topology=ANY),
+    },
+)
+"""A Compose file."""

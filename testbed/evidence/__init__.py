@@ -1,0 +1,1 @@
+"""What was found: of links, hosts, programs and tests."""

@@ -1,0 +1,194 @@
+"""Whether packets were carried as asked: in time, and along the whole path; and what is broken, put right again.
+
+Before a test every attached port's path is read, after it once more. While it runs, the agent that captures watches how
+late each carried kernel is (`testbed.agent.passage`), or on the host's engine how late its own timer is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
+from testbed.evidence.proof import LinkEvidence
+from testbed.judge import lateness
+from testbed.lab.backend import Backend
+from testbed.lab.ports import Port, Ports
+from testbed.spec.impairment import Impairment
+
+# So long one look serves the links that are looked at one after the other.
+_FRESH_S = 0.5
+_MACHINE = "this machine's timer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """What was read of the way that packets take through a port."""
+
+    amiss: tuple[str, ...]
+    """What is wrong with it, in words."""
+    gone: bool
+    """Whether it is no more the port that was attached."""
+
+
+class Carriage:
+    """What a lab knows of how its packets are carried, in one test."""
+
+    def __init__(self, ports: Ports, backend: Backend) -> None:
+        self._ports = ports
+        self._backend = backend
+        ports.use, ports.suspect = self.watch, self.suspect
+        self._testing = False
+        self._watched: set[str] = set()
+        """Carried kernels that are watched; an empty name is this machine's own timer."""
+        self._used: set[str] = set()
+        self._suspect: set[str] = set()
+        self._taps: dict[str, str] = {}
+        self._told: dict[str, Any] = {}
+        self._told_at = 0.0
+        self._unknown = ""
+        self._beyond_repair: dict[str, list[str]] = {}
+        self.warn_only = False
+        """Whether a lateness below `lateness.STOOD_STILL_S` is no more than a warning."""
+
+    # --- begin and end ---------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Before a test: put every broken port right, and forget how late whatever was before."""
+        self._testing = True
+        self._watched.clear()
+        self._used.clear()
+        self._told, self._told_at, self._unknown = {}, 0.0, ""
+        self._beyond_repair = {}
+        self.repair(self.paths(self._ports))
+
+    def end(self) -> None:
+        """After a test: take out what is broken, which nothing else could be asked of; watch no more."""
+        broken = self.paths(port for port in self._ports if port.name in self._used)
+        self.repair(broken)
+        if self._watched and self._unknown == "":
+            self._backend.capture_agent().call("rest")
+        self._testing = False
+
+    def watch_no_more(self, reason: str) -> None:
+        """How late all is cannot be known in this test."""
+        self._unknown = self._unknown or reason
+
+    def suspect(self, port: Port) -> None:
+        """Have a port that did not hold what it was given taken out at the end of the test."""
+        self._suspect.add(port.name)
+
+    def repair(self, paths: Mapping[str, Way]) -> None:
+        """Take every broken port out, so that it is attached anew when it is needed; what is beyond repair is kept."""
+        suspect, self._suspect = self._suspect, set()
+        for port in self._ports:
+            path = paths.get(port.name)
+            if path is None or path.gone or not (path.amiss or port.name in suspect):
+                continue  # a new one is attached for one that is gone, as ever
+            self._ports.forget(port)
+            try:
+                left = port.channel.call("repair", port=port.name)
+            except AgentError as error:
+                left = [str(error)]
+            if left:
+                self._beyond_repair[port.name] = left
+
+    # --- the path --------------------------------------------------------------------------------
+
+    def paths(self, ports: Iterable[Port]) -> dict[str, Way]:
+        """What is read of these ports now, by name."""
+        by_agent: dict[int, list[Port]] = {}
+        for port in ports:
+            by_agent.setdefault(id(port.channel), []).append(port)
+        found: dict[str, Way] = {}
+        for some in by_agent.values():
+            try:
+                told = some[0].channel.call("paths", ports=[port.name for port in some])
+            except AgentError as error:
+                found |= {port.name: Way(amiss=(f"it cannot be read: {error}",), gone=False) for port in some}
+                continue
+            found |= {name: Way(amiss=tuple(each["amiss"]), gone=each["gone"]) for name, each in told.items()}
+        return found
+
+    def used(self, port: Port) -> bool:
+        """Whether a link of the port was impaired or cut since `begin`."""
+        return port.name in self._used
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def watch(self, port: Port) -> None:
+        """Have its kernel watched from now on; once it is, this does nothing.
+
+        Raises ImpairmentNotAppliedError for a port whose path is beyond repair.
+        """
+        if left := self._beyond_repair.get(port.name):
+            raise ImpairmentNotAppliedError(f"port {port.name}: its path is beyond repair: {'; '.join(left)}")
+        self._used.add(port.name)
+        kernel = port.kernel or ""
+        if not self._testing or kernel in self._watched or self._unknown:
+            return
+        try:
+            self._taps = port.channel.call("clocks") if kernel else {}
+            self._backend.capture_agent().call("watch_passages", taps=self._taps, anew=not self._watched)
+            self._watched |= self._taps.keys() | {kernel}
+        except LabError as error:
+            self._unknown = str(error)
+
+    def settle(self) -> None:
+        """Begin to watch anew, once all that a test asks for is there: to put it there keeps a kernel busy."""
+        if self._watched and not self._unknown:
+            self._backend.capture_agent().call("watch_passages", taps=self._taps)
+
+    def look(self) -> None:
+        """Fetch how late all was until now."""
+        self._told_at = 0.0
+
+    def timed(
+        self, evidence: LinkEvidence, port: Port, asked: Impairment | None, *, nothing_passes: bool = False
+    ) -> tuple[LinkEvidence, list[str]]:
+        """A link's evidence with how late its carrier was, and why the test does not count for that.
+
+        ``nothing_passes``: of a link that loses everything, only that its carrier stood still is told.
+        """
+        if not self._testing:
+            return evidence, []
+        kernel = port.kernel or ""
+        tolerance_s = lateness.AT_ONCE_S if nothing_passes else lateness.tolerance_s(asked)
+        carrier = f"carried kernel {kernel}" if kernel else _MACHINE
+        try:
+            told = self._fetched()
+        except LabError as error:
+            self._unknown = str(error)
+        if self._unknown or kernel not in self._watched:
+            why = self._unknown or "it was not watched"
+            return replace(
+                evidence, warnings=[*evidence.warnings, f"how late {carrier} was is not known: {why}"],
+                checks=[
+                    *evidence.checks, lateness.not_measured(carrier=carrier, tolerance_s=tolerance_s, why=why)
+                ],
+            ), []  # fmt: skip
+        if kernel:
+            seen = told["kernels"].get(kernel, {"passages_ns": [], "missing_ns": []})
+            found = lateness.lateness(
+                [each / 1e9 for each in seen["passages_ns"]], missing_s=[each / 1e9 for each in seen["missing_ns"]],
+                carrier=carrier, due_s=told["due_ns"] / 1e9, tolerance_s=tolerance_s,
+            )  # fmt: skip
+        else:
+            late_s = [each / 1e9 for each in told["overslept_ns"]]
+            found = lateness.lateness(late_s, carrier=carrier, due_s=0.0, tolerance_s=tolerance_s)
+        counts = bool(kernel) and not (self.warn_only and found.worst_s < lateness.STOOD_STILL_S)
+        row = lateness.check(found, counts=counts)
+        problem = found.problem if counts else None
+        warning = found.warning if counts else found.problem or found.warning
+        return replace(
+            evidence, checks=[*evidence.checks, row], lateness=found.as_json(),
+            warnings=[*evidence.warnings, *([warning] if warning else [])],
+        ), [problem] if problem else []  # fmt: skip
+
+    def _fetched(self) -> dict[str, Any]:
+        if self._watched and time.monotonic() - self._told_at > _FRESH_S:
+            self._told = self._backend.capture_agent().call("passages")
+            self._told_at = time.monotonic()
+        return self._told

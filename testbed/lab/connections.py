@@ -1,0 +1,116 @@
+"""Between two tests: no connection of the one sends anything in the other, and what lives longer is counted.
+
+A program that a test started has ended with it, but its kernel goes on until the other side has acknowledged all. What
+is sent again then would take a place in the next test's sequence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from testbed.errors import AgentError
+from testbed.lab.backend import Backend
+from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.observe.connections import Connection, Crossed, Over, Table, crossed, over
+from testbed.spec.topology import LinkRef
+
+_ENDS_ITSELF_S = 2.0
+"""How long a connection may take to end as TCP ends it, before it is destroyed: what a program at the other end would
+read as an end of the stream would be a reset for it."""
+_GONE_S = 2.0
+_WITHOUT_DESTROYING_S = 5.0
+_EVERY_S = 0.02
+
+
+class LeftOverWarning(UserWarning):
+    """Connections of a test may send something in the next one."""
+
+
+class Connections:
+    """The connections of a lab's hosts that began before a test."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._earlier: dict[str, set[str]] = {}
+        """By host, the ids of those that were there when the test began."""
+        self._before: dict[str, list[Connection]] = {}
+        """The same as they were when its body began."""
+        self._now: Mapping[str, Table] | None = None
+
+    def begin(self) -> None:
+        """A test begins."""
+        self._earlier, self._before, self._now = {}, {}, None
+        self._learn(self._backend.tcp_tables())
+
+    def begin_body(self) -> None:
+        """Its body begins: what earlier connections send from now on is counted."""
+        tables = self._backend.tcp_tables()
+        self._learn(tables)
+        self._before = {
+            host: [each for each in table.connections if each.id in self._earlier[host]]
+            for host, table in tables.items()
+        }
+
+    def _learn(self, tables: Mapping[str, Table]) -> None:
+        """Of a host that is looked at for the first time, every connection is an earlier one."""
+        for host, table in tables.items():
+            self._earlier.setdefault(host, {each.id for each in table.connections})
+
+    def look(self) -> None:
+        """Look at what the earlier ones have sent, if there are any."""
+        self._now = self._backend.tcp_tables() if any(self._before.values()) else {}
+
+    def crossed(self, ref: LinkRef) -> Crossed | None:
+        """What they had sent on a link at the last look; None if nothing, or if it is not known."""
+        before = self._before.get(ref.src)
+        if not before or self._now is None or ref.to:
+            return None
+        now = self._now[ref.src].connections if ref.src in self._now else ()
+        sources = self._backend.source_addresses(ref.src, ref.network)
+        targets = self._backend.hosts[ref.dst].addresses(ref.network)
+        return crossed(before, now, sources=sources, targets=targets, traffic=ref.traffic)
+
+    def settle(self) -> str:
+        """Have the connections end that the test began and that only kernels still work on; what is left, or nothing.
+
+        Those that no program has at either end are destroyed at once, the others after a while.
+        """
+        earlier = {each for ids in self._earlier.values() for each in ids}
+        host_of = {
+            address: name for name in self._backend.tcp_hosts for address in self._backend.hosts[name].addresses()
+        }
+        refused: list[str] = []
+        patience = time.monotonic() + _ENDS_ITSELF_S
+
+        def left() -> list[Over]:
+            found = over(self._backend.tcp_tables(), earlier, host_of) if host_of else []
+            late = time.monotonic() > patience
+            doomed: dict[str, list[str]] = {}
+            for each in found:
+                if not refused and (late or each.unheard):
+                    doomed.setdefault(each.connection.host, []).append(each.connection.id)
+            for host, ids in doomed.items():
+                with suppress(AgentError):  # the host is gone, and its connections with it
+                    refused.extend(filter(None, [self._backend.destroy_tcp(host, ids)]))
+            return found
+
+        deadline_s = _ENDS_ITSELF_S + _GONE_S
+        try:
+            await_condition(left, lambda found: not found, deadline_s=deadline_s, every_s=_EVERY_S)
+        except NotSeenError:
+            if not refused:
+                return _said(left())
+        else:
+            return ""
+        try:
+            await_condition(left, lambda found: not found, deadline_s=_WITHOUT_DESTROYING_S, every_s=_EVERY_S)
+        except NotSeenError:
+            return f"{_said(left())}; this kernel cannot destroy them: {refused[0]}"
+        return ""
+
+
+def _said(found: list[Over]) -> str:
+    """What is left, in words."""
+    return ", ".join(str(each.connection) for each in found)

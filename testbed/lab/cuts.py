@@ -1,0 +1,200 @@
+"""Cut links: what the kernel is told for each manner of cut, how it is read back, and what is known of it afterwards.
+
+Silent cuts are filters and a netem that loses everything, on the port like any impairment, and asked before them.
+Rejecting cuts are filters at the port's gate, before it, which redirect to a tap where the agent answers; see
+`netem.rejecting`. Either may come and go by itself: a link that flaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from testbed import units
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, Check, LinkEvidence
+from testbed.lab.running import Running
+from testbed.netem import fragments, qdisc, readback, rejecting
+from testbed.netem.schedule import Moment, Schedule
+from testbed.spec.impairment import CLEAN
+from testbed.spec.timeline import Taken
+from testbed.spec.topology import LinkRef, Traffic
+
+DROP, REJECT = "drop", "reject"
+SILENTLY = {DROP: "silently", REJECT: "rejecting"}
+
+
+def ways(
+    how: str, minor: int, addresses: Sequence[str], traffic: Traffic, targets: Sequence[str] = (), *, part: int = 0
+) -> tuple[qdisc.Filter, ...]:
+    """What leads into a cut. At the gate a port's own filters follow fragments, and need none beside them."""
+    chosen = qdisc.cut_filters(minor, addresses, traffic, targets, part=part)
+    return tuple(each for each in chosen if how == DROP or "ip_flags" not in each.keys)
+
+
+@dataclass
+class Cut:
+    """A cut that is in force, or comes and goes."""
+
+    how: str
+    """`DROP` or `REJECT`."""
+    device: str
+    """Where its filters are: the port's device, or its gate."""
+    minor: int
+    """The source's, on the port."""
+    ways: Sequence[qdisc.Filter]
+    """What leads into it."""
+    tap: str = ""
+    """Where a cut that rejects redirects to."""
+    mark: int | None = None
+    """By which answers are told at the gate: they pass."""
+    flapping: Running | None = None
+    up_s: float = 0.0
+    down_s: float = 0.0
+    lost_before: int = 0
+    """Packets that the netem behind it had lost when it was put there: that of an earlier cut counts on."""
+    answered_before: Mapping[str, int] = field(default_factory=dict)
+    """How this sender's rejected packets had been answered when it was put there: `agent.rejecting.Tap`."""
+
+    @property
+    def at_gate(self) -> bool:
+        """Whether its filters are in the machine's own kernel, whoever executes netem."""
+        return self.how == REJECT
+
+    def prepare(self) -> list[str]:
+        """The lines that make what its filters lead to."""
+        return [] if self.at_gate else qdisc.cut(self.device, self.minor, ())
+
+    def put(self) -> list[str]:
+        """The lines that cut."""
+        if self.at_gate:
+            return [rejecting.put(self.device, each, self.tap, self.mark) for each in self.ways]
+        return [each.put(self.device) for each in self.ways]
+
+    def delete(self) -> list[str]:
+        """The lines that mend."""
+        if self.at_gate:
+            return [rejecting.delete(self.device, each) for each in self.ways]
+        return [each.delete(self.device) for each in self.ways]
+
+    def show(self) -> str:
+        """The read-back of its filters, among others."""
+        return rejecting.show(self.device) if self.at_gate else qdisc.show_filters(self.device)
+
+    def handles(self) -> list[tuple[int, int]]:
+        """Priority and handle of each of its filters."""
+        return [(each.priority, each.handle) for each in self.ways]
+
+    def differences(self, filters: Any, qdiscs: Any) -> list[readback.Difference]:
+        """Every way in which the kernel does not cut as asked."""
+        if self.at_gate:
+            return rejecting.differences(filters, self.ways, self.tap, self.mark)
+        return self.netem_differences(qdiscs) + readback.filter_differences(filters, self.ways)
+
+    def netem_differences(self, qdiscs: Any) -> list[readback.Difference]:
+        """Whether what its filters lead to loses everything."""
+        if self.at_gate:
+            return []
+        return readback.differences(qdisc.CUT, readback.find_netem(qdiscs, qdisc.cut_minor(self.minor)))
+
+    def lost_packets(self, at_gate: Any, qdiscs: Any, answered: Mapping[str, int] | None = None) -> int:
+        """How many packets went into it, by the filters at the gate or by the netem, which counts all cuts.
+
+        A gate's filters that come and go count from 0 each time. Then it is what the tap has read of their sender since
+        (``answered``): what other cuts reject of it at the same time is among it.
+        """
+        if self.at_gate and self.flapping is not None:
+            return 0 if answered is None else answered["read"] - self.answered_before.get("read", 0)
+        if self.at_gate:
+            return rejecting.rejected_packets(at_gate, self.ways)
+        netem = readback.find_netem(qdiscs, qdisc.cut_minor(self.minor))
+        return 0 if netem is None else readback.counters(netem).dropped_packets
+
+    def left(self, filters: Any) -> list[str]:
+        """Each filter that is still there."""
+        differing = [rejecting.missing(filters, each) if self.at_gate else readback.missing(filters, each)
+                     for each in self.ways]  # fmt: skip
+        return [str(dict(each.keys)) for each, gone in zip(self.ways, differing, strict=True) if not gone]
+
+    # --- flapping --------------------------------------------------------------------------------
+
+    def flap(self, name: str, up_s: float, down_s: float) -> Running:
+        """Have it come and go: first the link is up."""
+        self.up_s, self.down_s = up_s, down_s
+        moments = (Moment(at_s=0.0, impairment=CLEAN), Moment(at_s=up_s, impairment=qdisc.CUT))
+        schedule = Schedule(moments=moments, repeat_s=round(up_s + down_s, 9))
+        self.flapping = Running(name=f"{name} flaps", schedule=schedule, cuts=True)
+        return self.flapping
+
+    def step_differences(self, cut: bool, seen: Any) -> list[readback.Difference]:
+        """Whether a step that cuts, or mends, was taken: from the filters that were read back behind it."""
+        filters = seen or ()
+        if not cut:
+            return [readback.Difference("filter", "none", each) for each in self.left(filters)]
+        if self.at_gate:
+            return rejecting.differences(filters, self.ways, self.tap, self.mark)
+        return readback.filter_differences(filters, self.ways)
+
+    def describe(self) -> str:
+        """What was asked, in words."""
+        if self.flapping is None:
+            return SILENTLY[self.how]
+        times = f"up {units.format_time(self.up_s)}, down {units.format_time(self.down_s)}"
+        return f"flapping, {times}, {SILENTLY[self.how]}"
+
+    # --- for another process ---------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """As JSON, without what its source says."""
+        return {
+            "how": self.how, "device": self.device, "tap": self.tap, "mark": self.mark,
+            "up_s": self.up_s, "down_s": self.down_s, "lost_before": self.lost_before,
+            "answered_before": dict(self.answered_before),
+            "flapping": self.flapping and self.flapping.state(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], minor: int, ways: Sequence[qdisc.Filter]) -> Self:
+        """As another process left it."""
+        flapping = state["flapping"] and Running.from_state(state["flapping"])
+        return cls(**{**state, "flapping": flapping}, minor=minor, ways=ways)
+
+
+def evidence(
+    ref: LinkRef, cut: Cut, *, command: str, found: Sequence[str], lost_packets: int, steps: Sequence[Taken],
+    answered: Mapping[str, int] | None, others: int | None = None, elsewhere: str = "", another_path: str = "",
+    strangers: str | None = None,
+) -> LinkEvidence:  # fmt: skip
+    """What is known of a cut: whether the kernel held it, how many packets met it and what became of them.
+
+    ``answered``: how the agent has answered what it rejected of this sender, on this link and on others. ``others``: so
+    many fragmented datagrams of other traffic met it, too. ``elsewhere``: how many packets took which other network;
+    what is to be done if none met the cut is ``another_path``. ``strangers``: what its sender may have sent past it.
+    """
+    seen = f"{_plural(lost_packets, 'packet')} {'rejected' if cut.at_gate else 'lost'}"
+    if answered is not None:
+        resets, errors, none, failed = (
+            answered[name] - cut.answered_before.get(name, 0) for name in ("reset", "error", "unanswered", "failed")
+        )
+        seen += f"; its sender was told by {_plural(resets, 'reset')} and {_plural(errors, 'ICMP error')}"
+        seen += f"; {none} may not be answered" if none else ""
+        seen += f"; {_plural(failed, 'answer')} the kernel did not take" if failed else ""
+    kernel = "; ".join(found) or ("as asked" if cut.flapping is None else f"{len(steps)} steps taken")
+    check = Check(field="cut", asked=cut.describe(), kernel=kernel, seen=seen, verdict=FAILS if found else SHOWN)
+    narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
+    problems = [each for each in (fragments.problem(ref.traffic, others), strangers) if each]
+    warnings = [] if lost_packets else ["no packet met the cut"]
+    if elsewhere and lost_packets:
+        warnings = [f"{elsewhere}, which this cut does not reach"]
+    elif elsewhere:
+        problems, warnings = [*problems, f"no packet met the cut, but {elsewhere}: {another_path}"], []
+    return LinkEvidence(
+        link=str(ref), network=ref.network, asked={"cut": cut.describe()}, command=command,
+        checks=[check, *narrowed], read_back=FAILS if found else HOLDS,
+        counters=FAILS if problems else HOLDS if lost_packets else SHOWN, problems=problems,
+        met_packets=lost_packets, warnings=warnings, steps=steps,
+    )  # fmt: skip
+
+
+def _plural(count: int, name: str) -> str:
+    return f"{count} {name}" + ("" if count == 1 else "s")

@@ -1,0 +1,328 @@
+"""Cut links, have them come and go, and mend them; each read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from testbed import units
+from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.evidence.proof import LinkEvidence
+from testbed.lab import cuts, elsewhere, strangers
+from testbed.lab.backend import Backend
+from testbed.lab.carriage import Carriage
+from testbed.lab.elsewhere import Elsewhere
+from testbed.lab.ledger import Ledger
+from testbed.lab.ports import Port, Ports, Reading, flat
+from testbed.lab.running import begin_together
+from testbed.netem import qdisc, readback
+from testbed.spec.impairment import Impairment
+from testbed.spec.topology import LinkRef
+from testbed.text import shown
+
+# A step within 10 ms of its time, and one apart from the next.
+_SHORTEST_FLAP_S = 0.05
+_GATE_NEEDS = {
+    engine: f"To reject, the machine's own kernel must have {', '.join(names)}: modprobe -a {' '.join(names)}"
+    for engine, names in {
+        "host": ("cls_bpf", "act_mirred", "act_skbedit"), "carried": ("cls_bpf", "act_mirred")
+    }.items()
+}  # fmt: skip
+
+
+class Cutter:
+    """The cuts of a lab's links."""
+
+    def __init__(
+        self, ports: Ports, ledger: Ledger, elsewhere: Elsewhere, carriage: Carriage, backend: Backend
+    ) -> None:  # fmt: skip
+        self._ports = ports
+        self._ledger = ledger
+        self._elsewhere = elsewhere
+        self._carriage = carriage
+        self._backend = backend
+        ports.tenants.append(self)
+
+    # --- as asked --------------------------------------------------------------------------------
+
+    def cut(self, ref: LinkRef, *, reject: bool, watched: bool = True) -> None:
+        """Cut one direction and read it back; ``watched``: count also what takes another network.
+
+        Raises ImpairmentNotAppliedError.
+        """
+        how = cuts.REJECT if reject else cuts.DROP
+        known = self._of(ref)
+        if known is not None and known.flapping is not None:
+            self.mend(ref)
+        try:
+            self._cut(ref, how)
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            self._ports.renew(ref, by=self)
+            self._cut(ref, how)
+        if watched:
+            self._elsewhere.watch(ref)
+
+    def flap(self, refs: Sequence[LinkRef], up_s: float, down_s: float, *, reject: bool) -> None:
+        """Have these links come and go from now on, all at the same moment. Raises ImpairmentNotAppliedError."""
+        how = cuts.REJECT if reject else cuts.DROP
+        for ref in refs:
+            self.mend(ref)
+            try:
+                self._arm(ref, up_s, down_s, how)
+            except AgentError as error:
+                if error.kind != "gone":
+                    raise
+                self._ports.renew(ref, by=self)
+                self._arm(ref, up_s, down_s, how)
+            self._elsewhere.watch(ref)
+        begin_together(
+            (self._ports.known(ref)[0].channel, cut.flapping)
+            for ref in refs if (cut := self._of(ref)) is not None and cut.flapping is not None
+        )  # fmt: skip
+
+    def mend(self, ref: LinkRef) -> None:
+        """End the cut of one direction and read back that nothing leads into it. Raises LabError.
+
+        What it was, and whether it held until now, goes into the next `Verifier.verify`.
+        """
+        if (cut := self._of(ref)) is None:
+            return
+        port, source = self._ports.known(ref)
+        try:
+            self.fetch_steps(ref, halt=True)
+            evidence, found, lost_packets, late = self._look(ref)
+            answer, still = self._take_off(port, cut)
+        except (AgentError, ImpairmentNotAppliedError) as error:
+            if isinstance(error, AgentError) and error.kind != "gone":
+                raise
+            source.cut = None  # it went with the port
+            gone = f"it ended before it was mended: {error}"
+            evidence = cuts.evidence(ref, cut, command="", found=[gone], lost_packets=0, steps=(), answered=None)
+            self._ledger.over.append((evidence, [self._ports.not_applied(ref, [], gone)]))
+            return
+        if still:
+            raise LabError(f"{ref}: {', '.join(still)} still cut after mending; tc said: {answer['complaints']}")
+        source.met_cut = source.met_cut or lost_packets > cut.lost_before
+        if cut.at_gate:
+            source.rejected_packets += lost_packets
+        problems = [*self._ledger.step_problems(ref, cuts=True), *evidence.problems, *late]
+        self._ledger.over.append((evidence, self._ports.errors(ref, found, problems)))
+        source.cut = None
+
+    # --- as it is --------------------------------------------------------------------------------
+
+    def _of(self, ref: LinkRef) -> cuts.Cut | None:
+        source = self._ports.source(ref)
+        return None if source is None else source.cut
+
+    def around(self, ref: LinkRef) -> LinkRef | None:
+        """A cut, or a link that flaps, that all packets of this link meet; None if there is none."""
+        port = self._ports.of(ref)
+        sources = port.sources.items() if port is not None else ()
+        return next((other for other, source in sources if source.cut is not None and other.covers(ref)), None)
+
+    def fetch_steps(self, ref: LinkRef, *, halt: bool = False) -> None:
+        """Fetch the steps of a link that flaps; ``halt``: and end it, as it is."""
+        cut = self._of(ref)
+        if cut is None or cut.flapping is None:
+            return
+        look = cut.flapping.halt if halt else cut.flapping.look
+
+        def differences(asked: Impairment, seen: Any) -> list[readback.Difference]:
+            return cut.step_differences(asked == qdisc.CUT, seen)
+
+        self._ledger.add_steps(ref, look(self._ports.known(ref)[0].channel, differences).taken)
+
+    def evidence(self, ref: LinkRef) -> LinkEvidence:
+        """What is known of a cut at this moment. Raises LabError if the link is not cut."""
+        if self._of(ref) is None:
+            raise LabError(f"{ref} is not cut")
+        self.fetch_steps(ref)
+        return self._look(ref)[0]
+
+    def _look(self, ref: LinkRef) -> tuple[LinkEvidence, list[readback.Difference], int, list[str]]:
+        """What is known of a cut, how it differs from what was asked, how many packets met it, and what was late."""
+        port, source = self._ports.known(ref)
+        cut = source.cut
+        assert cut is not None  # noqa: S101  # both callers have looked
+        reading = self._ports.read(port, [ref])
+        found = self._differences(cut, reading)
+        lost_packets = cut.lost_packets(reading.at_gate, reading.qdiscs, self._answered(ref, cut))
+        evidence, late = self._evidence(ref, cut, reading, found)
+        return evidence, found, lost_packets, late
+
+    def examine(
+        self, ref: LinkRef, cut: cuts.Cut, reading: Reading
+    ) -> tuple[LinkEvidence, list[readback.Difference], list[str]]:
+        """What is known of a cut, how it differs from what was asked, and why the test does not count."""
+        self.fetch_steps(ref)
+        found = self._differences(cut, reading)
+        evidence, late = self._evidence(ref, cut, reading, found)
+        return evidence, found, [*self._ledger.step_problems(ref, cuts=True), *evidence.problems, *late]
+
+    def _differences(self, cut: cuts.Cut, reading: Reading) -> list[readback.Difference]:
+        if cut.flapping is not None:  # its steps were read back one by one
+            return cut.netem_differences(reading.qdiscs)
+        return cut.differences(reading.at_gate if cut.at_gate else reading.filters, reading.qdiscs)
+
+    def _answered(self, ref: LinkRef, cut: cuts.Cut) -> Mapping[str, int] | None:
+        """How the rejected packets of a link's source were answered so far; None of a silent cut."""
+        port, source = self._ports.known(ref)
+        return port.channel.call("rejected", ifindex=source.ifindex) if cut.at_gate else None
+
+    def _evidence(
+        self, ref: LinkRef, cut: cuts.Cut, reading: Reading, found: Sequence[readback.Difference]
+    ) -> tuple[LinkEvidence, list[str]]:
+        """What is known of a cut, and why the test does not count for its carrier's lateness."""
+        port, source = self._ports.known(ref)
+        answered = self._answered(ref, cut)
+        steps = [step for step in self._ledger.stepped.get(ref, ()) if step.cut is not None]
+        ways = elsewhere.ways(self._elsewhere.went(ref))
+        evidence = cuts.evidence(
+            ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
+            lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before, steps=steps,
+            answered=answered, elsewhere=ways, another_path=self._elsewhere.what_to_do(ref) if ways else "",
+            others=source.others(reading.filters), strangers=strangers.problem(self._backend, ref, port),
+        )  # fmt: skip
+        return self._carriage.timed(evidence, port, None, nothing_passes=cut.flapping is None)
+
+    def lost_packets(self, ref: LinkRef) -> int:
+        """How many packets the cuts of a link have swallowed or rejected."""
+        source = self._ports.source(ref)
+        if source is None:
+            return 0
+        port, rejected = self._ports.known(ref)[0], source.rejected_packets
+        try:
+            netem = self._ports.leaf(ref, qdisc.cut_minor(source.minor))
+            if source.cut is not None and source.cut.at_gate:
+                filters = flat(self._ports.tc(port, [source.cut.show()], source, at_gate=True)["shown"])
+                rejected += source.cut.lost_packets(filters, (), self._answered(ref, source.cut))
+        except AgentError as error:
+            if error.kind != "gone":  # with the port, or with the source's own, went what it had counted
+                raise
+            return 0
+        return rejected + (0 if netem is None else readback.counters(netem).dropped_packets)
+
+    # --- a port that begins anew: `ports.Tenant` -------------------------------------------------
+
+    def evict(self, port: Port) -> None:
+        """A cut goes with its port."""
+
+    def move_in(self, port: Port, *, but: LinkRef | None) -> None:
+        """Cut the links of a port on the new one in its place as they were."""
+        for ref, source in port.sources.items():
+            if ref == but or source.cut is None:
+                continue
+            if source.cut.flapping is None:
+                self._cut(ref, source.cut.how)
+            else:
+                self.flap([ref], source.cut.up_s, source.cut.down_s, reject=source.cut.how == cuts.REJECT)
+
+    # --- how it gets there -----------------------------------------------------------------------
+
+    def _cut(self, ref: LinkRef, how: str) -> None:
+        port = self._ports.ready(ref)
+        source = port.sources[ref]
+        if source.cut is not None and source.cut.how == how:
+            return
+        before, cut = source.cut, self._new(port, ref, how)
+        source.cut = cut  # or half of it: mending takes off what is there
+        try:
+            self._put(port, ref, cut, [*cut.prepare(), *cut.put()], [cut.show()])
+        except BaseException:
+            if before is not None:
+                self._take_off(port, cut)
+                source.cut = before
+            raise
+        if before is not None:
+            source.cut = before
+            self.mend(ref)
+            source.cut = cut
+
+    def _new(self, port: Port, ref: LinkRef, how: str) -> cuts.Cut:
+        """A cut that is not there yet, with all that it needs. Raises InvalidValueError, EnvironmentUnfitError."""
+        source = port.sources[ref]
+        self._ports.watch_fragments(ref)
+        ways = cuts.ways(how, source.minor, source.addresses, ref.traffic, source.targets, part=source.part)
+        if how == cuts.DROP:
+            _refuse_silence(port, ref)
+            return cuts.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
+        _refuse_rejection(port, ref)
+        try:
+            place = port.channel.call("rejecting", port=port.name, ifindex=source.ifindex)
+        except AgentError as error:
+            if error.kind == "gone":
+                raise
+            raise EnvironmentUnfitError(f"{ref}: to reject packets, the agent needs a tap: {error}") from None
+        return cuts.Cut(how=how, device=place["gate"], minor=source.minor, ways=ways, tap=place["tap"],
+                        mark=place["mark"], answered_before=place["counts"])  # fmt: skip
+
+    def _put(self, port: Port, ref: LinkRef, cut: cuts.Cut, lines: Sequence[str], shows: Sequence[str]) -> None:
+        """Run lines that cut, and read back. Raises ImpairmentNotAppliedError."""
+        source = port.sources[ref]
+        if not cut.at_gate:
+            lines = [*([] if port.rooted else qdisc.root(port.device)), *lines]
+            shows = [*shows, qdisc.get(port.device, qdisc.cut_minor(source.minor))]
+        answer = self._ports.tc(port, [*lines, *shows], source, at_gate=cut.at_gate)
+        failed = {complaint["line"] for complaint in answer["complaints"]}
+        port.rooted = port.rooted or (not cut.at_gate and failed.isdisjoint(qdisc.root(port.device)))
+        complaints = [f"`tc {complaint['line']}`: {complaint['text']}" for complaint in answer["complaints"]]
+        found: list[readback.Difference] = []
+        if not complaints:
+            filters, qdiscs = answer["shown"][0], flat(answer["shown"][1:])
+            found = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
+            cut.lost_before = cut.lost_packets((), qdiscs)
+        if complaints or found:
+            self._ports.suspect(port)
+            hints = [_GATE_NEEDS[self._backend.netem_engine]] if complaints and cut.at_gate else []
+            raise self._ports.not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}", *hints)
+
+    def _arm(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> None:
+        """Have the agent ready to let a link come and go."""
+        port = self._ports.ready(ref)
+        source, cut = port.sources[ref], self._new(port, ref, how)
+        running = cut.flap(f"{ref} on {ref.network}", up_s, down_s)
+        source.cut = cut
+        self._put(port, ref, cut, cut.prepare(), [cut.show()])
+        running.arm(
+            port.channel, port=port.name, lines=[cut.delete(), cut.put()], show=cut.show(), needs=[source.ifindex],
+            filters=cut.handles(), at_gate=cut.at_gate,
+        )  # fmt: skip
+
+    def _take_off(self, port: Port, cut: cuts.Cut) -> tuple[Any, list[str]]:
+        """Take a cut's filters off; tc's answer, and which are there still."""
+        answer = self._ports.tc(port, [*cut.delete(), cut.show()], at_gate=cut.at_gate)
+        return answer, cut.left(answer["shown"][-1]) if answer["shown"] else ["nothing can be read back: perhaps"]
+
+
+def _refuse_rejection(port: Port, ref: LinkRef) -> None:
+    """What rejects comes before what is silent: a part that is lost silently cannot be within it."""
+    for other, source in port.sources.items():
+        within = other != ref and ref.covers(other)
+        if within and source.cut is not None and not source.cut.at_gate:
+            raise InvalidValueError(f"{ref} cannot reject while {other} is cut silently: mend that, or reject it too")
+
+
+def _refuse_silence(port: Port, ref: LinkRef) -> None:
+    for other, source in port.sources.items():
+        around = other != ref and other.covers(ref)
+        if around and source.cut is not None and source.cut.at_gate:
+            raise InvalidValueError(f"{ref} cannot be cut silently while {other} rejects: mend that, or reject both")
+
+
+def flapping_times(up: str, down: str) -> tuple[float, float]:
+    """How long a link that flaps is whole, and cut; seconds. Raises InvalidValueError with every problem."""
+    times, problems = [], list[str]()
+    for name, text in (("up", up), ("down", down)):
+        try:
+            time_s = units.parse_time(text, name=name)
+            if time_s < _SHORTEST_FLAP_S:
+                problems.append(f"{name}={shown(text)}: at least {units.format_time(_SHORTEST_FLAP_S)}")
+            times.append(time_s)
+        except InvalidValueError as error:
+            problems += error.problems
+    if problems:
+        raise InvalidValueError(problems)
+    return times[0], times[1]

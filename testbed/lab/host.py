@@ -1,0 +1,230 @@
+"""A host as its lab's users see it: where programs run; and the programs."""
+
+from __future__ import annotations
+
+import abc
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self, overload
+
+from testbed import units
+from testbed.errors import InvalidValueError, LabError
+from testbed.lab.channel import Channel
+from testbed.lab.wholeness import Wholeness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a program in a host ended."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+    duration_s: float
+    """From the request to start it to the end of its output; seconds."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited with status 0."""
+        return self.exit_code == 0
+
+
+class Program(abc.ABC):
+    """A program running in a host."""
+
+    @abc.abstractmethod
+    def wait(self, timeout: str = "30s") -> Result:
+        """Wait for its end. Raises CommandTimeoutError with its last output, leaving it running."""
+
+    @abc.abstractmethod
+    def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:
+        """Send a signal to it and all it started, then wait for its end; SIGKILL if it does not in time."""
+
+    @property
+    @abc.abstractmethod
+    def ended(self) -> bool:
+        """Whether it has ended, or at least its output has."""
+
+    @property
+    @abc.abstractmethod
+    def output(self) -> str:
+        """What it has printed so far, stdout and stderr as they came."""
+
+
+class Host(abc.ABC):
+    """A place where programs run, with network interfaces of its own."""
+
+    name: str
+    _whole: Wholeness
+    """What stops and starts it."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: str = "30s",
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str = "",
+    ) -> Result:
+        """Run a program to its end; a status other than 0 is in the result, not an exception.
+
+        Raises CommandTimeoutError, after killing the program and all it started, if it does not end in time.
+        """
+        program = self.start(argv, env=env, workdir=workdir, user=user)
+        try:
+            return program.wait(timeout)
+        except BaseException:
+            program.stop("SIGKILL")
+            raise
+
+    @overload
+    def start(self, *, timeout: str | None = None) -> None: ...
+
+    @overload
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        ready: int | str | Callable[[Program], bool] | None = None,
+        timeout: str | None = None,
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str = "",
+    ) -> Program: ...
+
+    def start(
+        self,
+        argv: Sequence[str] | None = None,
+        *,
+        ready: int | str | Callable[[Program], bool] | None = None,
+        timeout: str | None = None,
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        user: str = "",
+    ) -> Program | None:
+        """``start(["cmd", …])``: start a program in the host, and return at once or once it is ready.
+
+        ``ready``: a TCP port that is listened on (and was not before), a text in its output, or a function that
+        says so. Raises CommandTimeoutError if it is not after ``timeout`` (10 s), saying what was seen instead.
+
+        ``start()``: start the host itself, after `stop` or `kill`; nothing happens if it runs. Returns once its own
+        health check passes, and what impairs its links does so again: a timeline, or what flaps, begins anew. Raises
+        ServiceFailedError with its last lines if it is not well after ``timeout`` (as long as a stack may take), and
+        LabError if what it depends on is stopped.
+        """
+        if argv is not None:
+            return self.launch(argv, ready=ready, timeout=timeout or "10s", env=env, workdir=workdir, user=user)
+        if ready is not None or env is not None or workdir is not None or user:
+            raise TypeError(f"`{self.name}`: start() without a program starts the host: it takes timeout= alone")
+        self._whole.start(self.name, timeout)
+        return None
+
+    @abc.abstractmethod
+    def launch(
+        self, argv: Sequence[str], *, ready: int | str | Callable[[Program], bool] | None, timeout: str,
+        env: Mapping[str, str] | None, workdir: str | None, user: str,
+    ) -> Program:  # fmt: skip
+        """Start a program: see `start`."""
+
+    # --- the host itself -------------------------------------------------------------------------
+
+    def stop(self, *, timeout: str | None = None) -> None:
+        """Stop the host: its own program is sent its stop signal, after ``timeout`` SIGKILL, and all in it ends.
+
+        ``timeout``: its ``stop_grace_period:``, else 10 s. It is off its networks until `start`; the next test finds it
+        running again. Nothing happens if it is stopped already.
+        """
+        self._whole.stop(self.name, timeout)
+
+    def restart(self, *, timeout: str | None = None) -> None:
+        """`stop`, then `start` within ``timeout``."""
+        self._whole.restart(self.name, None, timeout)
+
+    def kill(self, signal: str = "SIGKILL") -> None:
+        """Send a signal to the host's own program; SIGKILL ends the host as a crash does, and this awaits the end.
+
+        After another signal the host may end, or not, at any time in this test. Raises LabError for an unknown signal.
+        """
+        check_signal(signal)
+        self._whole.kill(self.name, signal)
+
+    def pause(self) -> None:
+        """Have nothing in the host run until `resume`; what is sent to it waits, and its links stay as they are."""
+        self._whole.pause(self.name)
+
+    def resume(self) -> None:
+        """Have a paused host go on; nothing happens if it runs."""
+        self._whole.resume(self.name)
+
+    @abc.abstractmethod
+    def logs(self) -> str:
+        """What the host's main program has printed."""
+
+    @abc.abstractmethod
+    def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
+        """Write a file in the host, in a folder that exists; who waits for it sees all of it at once, mode included.
+
+        Root owns it. In the file systems that the host's programs see, a tmpfs too. Raises LabError.
+        """
+
+    @abc.abstractmethod
+    def get(self, path: str) -> bytes:
+        """Read a file as the host's programs see it. Raises FileNotFoundError, IsADirectoryError, LabError."""
+
+    @abc.abstractmethod
+    def addresses(self, network: str | None = None) -> tuple[str, ...]:
+        """Its IP addresses, on one network or on all."""
+
+    @abc.abstractmethod
+    def counters(self) -> dict[str, dict[str, int]]:
+        """The counters of its own kernel namespace, as in /proc/net/snmp and /proc/net/netstat."""
+
+    def inside(self) -> Channel:
+        """The agent in its network namespace, which observes and probes. Raises LabError if it has none."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so it can be neither observed nor probed")
+
+    @abc.abstractmethod
+    def connections(self) -> list[dict[str, Any]]:
+        """The TCP connections that its kernel still works on, also those whose program has ended."""
+
+    def send_per_packet(self, network: str) -> dict[str, bool]:
+        """Switch segmentation offloads off on its interface; returns what they were."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so its offloads on {network} cannot be changed")
+
+    def send_as_before(self, network: str, offloads: Mapping[str, bool]) -> None:
+        """Set them to what they were."""
+        raise LabError(f"`{self.name}`: no agent runs inside, so {offloads} cannot be set on {network}")
+
+    @abc.abstractmethod
+    def follow(self) -> Log:
+        """What its main program prints, as it grows; a context manager."""
+
+
+class Log(Protocol):
+    """What a host's main program prints, while it does; a context manager."""
+
+    def __enter__(self) -> Self:
+        """Begin to read."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Let go of it."""
+
+    def when(self, line: str, deadline_s: float) -> int | None:
+        """Wait for a line; when it was first printed, in nanoseconds since the epoch. None if it was not in time."""
+
+
+def check_signal(name: object) -> None:
+    """Raise InvalidValueError unless this is a signal's name, as in ``"SIGTERM"``."""
+    if not isinstance(name, str) or name not in signal.Signals.__members__:
+        raise InvalidValueError(f"unknown signal {str(name)[:40]!r}; write it as 'SIGTERM' or 'SIGKILL'")
+
+
+def seconds(text: str, name: str = "timeout") -> float:
+    """A deadline in the user's words, in seconds."""
+    return units.parse_time(text, name=name)

@@ -1,0 +1,321 @@
+"""Put impairments on links, have timelines run there, and take all off again; each read back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from testbed import reading
+from testbed.errors import AgentError, EnvironmentUnfitError, LabError
+from testbed.evidence.proof import FAILS, HOLDS, LinkEvidence
+from testbed.judge import counting
+from testbed.lab.backend import Backend
+from testbed.lab.elsewhere import Elsewhere
+from testbed.lab.ledger import Applied, Ledger
+from testbed.lab.ports import HELD, Port, Ports, Source, flat, show_entry
+from testbed.lab.running import Running, begin_together
+from testbed.netem import indexed, qdisc, readback
+from testbed.netem.buckets import refuse_small_bucket
+from testbed.netem.profiles import find_table
+from testbed.netem.schedule import compile_timeline
+from testbed.spec.impairment import Impairment
+from testbed.spec.timeline import Timeline
+from testbed.spec.topology import ALL_TRAFFIC, LinkRef
+
+
+class Impairer:
+    """The impairments of a lab's links."""
+
+    def __init__(self, ports: Ports, ledger: Ledger, elsewhere: Elsewhere, backend: Backend) -> None:
+        self._ports = ports
+        self._ledger = ledger
+        self._elsewhere = elsewhere
+        self._backend = backend
+        self.before_first: Callable[[LinkRef], None] = lambda _ref: None
+        """Done before a link is impaired; may raise ImpairmentNotAppliedError."""
+        self.putting: Callable[[LinkRef, bool], AbstractContextManager[None]] = lambda _ref, _again: nullcontext()
+        """What is done around putting an impairment on a link; True where it is put again, for its sequence's sake."""
+        ports.tenants.append(self)
+
+    # --- as asked --------------------------------------------------------------------------------
+
+    def arm(self, ref: LinkRef, wanted: Impairment | Timeline, *, profile: str = "") -> Applied:
+        """Put an impairment, or a timeline's beginning, on a link and read it back; a timeline goes on with `play`.
+
+        ``profile``: whose half it is, to be told with it.
+
+        Raises ImpairmentNotAppliedError, and InvalidValueError where a timeline's steps cannot follow each other.
+        """
+        started = time.perf_counter()
+        self._ledger.told.discard(ref)
+        seed = self._ledger.seed(ref, wanted, seedable=self._backend.seedable)
+        if isinstance(wanted, Timeline):
+            schedule = compile_timeline(wanted, seed=seed)
+            self.halt(ref)
+            applied = replace(self._put(ref, schedule.moments[0].impairment, started), timeline=wanted)
+            self._arm(ref, Running(name=f"{ref} on {ref.network}", schedule=schedule))
+        else:
+            self.halt(ref)
+            applied = self._put(ref, wanted if seed is None else replace(wanted, seed=seed), started)
+        applied = replace(applied, profile=profile)
+        self._ledger.history.append(applied)
+        return applied
+
+    def play(self) -> None:
+        """Begin every timeline that is armed, all at the same moment, which is their 0 s."""
+        begin_together(
+            (port.channel, source.running)
+            for port in self._ports for source in port.sources.values()
+            if source.running is not None and not source.running.begun
+        )  # fmt: skip
+
+    def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
+        """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
+        self._write(ref, impairment, time.perf_counter(), afresh=True)
+
+    def put_back(self, ref: LinkRef, impairment: Impairment, running: Running | None) -> None:
+        """Put on a link again what it had, and have its timeline ready for `play`; not in the history."""
+        self._put(ref, impairment, time.perf_counter())
+        if running is not None:
+            self._arm(ref, running)
+
+    def restart(self, ref: LinkRef, *, keep_queue: bool) -> None:
+        """Begin a link's sequence of random numbers, or of numbered packets, once more; ``keep_queue``: in place."""
+        port, _ = self._ports.known(ref)
+        with self.putting(ref, True):
+            self._write(ref, port.applied[ref], time.perf_counter(), afresh=not keep_queue)
+
+    def clear(self, ref: LinkRef) -> None:
+        """Take a link's impairment off and read back that it is gone."""
+        port = self._ports.of(ref)
+        if port is None or ref not in port.applied:
+            return
+        source = port.sources[ref]
+        self.halt(ref)
+        lines = [qdisc.clear(port.device, source.minor)]
+        if ref.traffic != ALL_TRAFFIC or source.counted:
+            # A part of the traffic would be kept from what the whole link is impaired with next.
+            filters = qdisc.filters(source.minor, source.addresses, ref.traffic, part=source.part)
+            lines += [filter_.delete(port.device) for filter_ in filters]
+            lines += [qdisc.stop_counting(port.device, source.minor)] if source.counted else []
+            source.led = source.counted = False
+        try:
+            answer = self._ports.tc(port, [*lines, qdisc.get(port.device, source.minor)])
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            source.impairment = None  # it went with the port
+            return
+        if not answer["shown"] or readback.find_netem(answer["shown"][-1], source.minor) is not None:
+            raise LabError(f"{ref}: still impaired after healing; tc said: {answer['complaints']}")
+        source.impairment = None
+
+    # --- as it is --------------------------------------------------------------------------------
+
+    def now(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
+        """What an impaired link is impaired with at this moment, and the kernel's own account of it, or None."""
+        port, source = self._ports.known(ref)
+        asked = port.applied[ref]
+        if source.running is None:
+            return asked, self._ports.netem(ref)
+        look = source.running.look(port.channel)
+        self._ledger.add_steps(ref, look.taken)
+        if look.played and look.asked is not None:
+            return look.asked, look.kernel
+        return asked, self._ports.netem(ref)
+
+    def impairments(self) -> dict[LinkRef, Impairment]:
+        """What each impaired link is impaired with; of a timeline, the step in force."""
+        return {ref: self.now(ref)[0] for ref in self._ports.impaired}
+
+    def fetch_steps(self, ref: LinkRef) -> None:
+        """Fetch the steps that a link's timeline has taken."""
+        port, source = self._ports.of(ref), self._ports.source(ref)
+        if port is not None and source is not None and source.running is not None:
+            self._ledger.add_steps(ref, source.running.look(port.channel).taken)
+
+    # --- timelines -------------------------------------------------------------------------------
+
+    def _arm(self, ref: LinkRef, running: Running) -> None:
+        port, source = self._ports.known(ref)
+        for moment in running.schedule.moments:
+            refuse_small_bucket(ref, moment.impairment, mtu=port.mtu)
+            self._store_tables(port, moment.impairment)
+        running.arm(
+            port.channel, port=port.name, show=qdisc.get(port.device, source.minor), parent=f"1:{source.minor:x}",
+            needs=[source.ifindex],
+            lines=[
+                [qdisc.leaf(port.device, source.minor, moment.impairment, spare=source.spare)]
+                for moment in running.schedule.moments
+            ],
+        )  # fmt: skip
+        source.running = running
+
+    def halt(self, ref: LinkRef) -> None:
+        """Stop a link's timeline, if one runs, where it is."""
+        port, source = self._ports.of(ref), self._ports.source(ref)
+        if port is None or source is None or source.running is None:
+            return
+        running, source.running = source.running, None
+        look = running.halt(port.channel)
+        self._ledger.add_steps(ref, look.taken)
+        if look.played:
+            source.impairment = look.asked
+
+    # --- a port that begins anew: `ports.Tenant` -------------------------------------------------
+
+    def evict(self, port: Port) -> None:
+        """Stop the timelines of a port that is no more: what they did is kept, and that they did not go on."""
+        for ref, source in port.sources.items():
+            if source.running is None:
+                continue
+            self.halt(ref)
+            if steps := self._ledger.steps.get(ref):
+                said = "the port began anew, because a host at it was started again, and the timeline ended here"
+                steps.append(replace(steps[-1], complaint=said))
+
+    def move_in(self, port: Port, *, but: LinkRef | None) -> None:
+        """Put the impairments of a port on the new one in its place."""
+        for ref, source in port.sources.items():
+            if ref != but and source.impairment is not None:
+                self._write(ref, source.impairment, time.perf_counter())
+
+    # --- how it gets there -----------------------------------------------------------------------
+
+    def _put(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+        """Put an impairment on a link, on a new port if its own is gone, and read it back."""
+        self.before_first(ref)
+        try:
+            applied = self._put_here(ref, impairment, started)
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            self._ports.renew(ref, by=self)
+            applied = self._put_here(ref, impairment, started)
+        self._elsewhere.watch(ref)
+        return applied
+
+    def _put_here(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+        self._ports.ready(ref)
+        with self.putting(ref, False):
+            return self._write(ref, impairment, started)
+
+    def _write(self, ref: LinkRef, impairment: Impairment, started: float, *, afresh: bool = False) -> Applied:
+        port = self._ports.ready(ref)
+        self._ports.watch_fragments(ref)
+        source = port.sources[ref]
+        refuse_small_bucket(ref, impairment, mtu=port.mtu)
+        device, minor, by_number = port.device, source.minor, impairment.by_number
+        self._store_tables(port, impairment)
+        lines: list[str] = [] if port.rooted else qdisc.root(device)
+        if not source.led:
+            lines.append(qdisc.make_class(device, minor))
+        spare = source.spare
+        kept = source.impairment is not None and qdisc.can_change_in_place(source.impairment, impairment)
+        if source.impairment is not None and (afresh or not kept):
+            spare = not spare
+        command = qdisc.leaf(device, minor, impairment, spare=spare)
+        lines += [command, *qdisc.bucket(device, minor, impairment, spare=spare)]
+        leading = qdisc.filters(minor, source.addresses, ref.traffic, part=source.part, by_number=by_number)
+        if source.led and source.counted == by_number:
+            leading = []
+        if by_number:
+            lines += qdisc.count(device, minor, self.store_count(port, impairment))
+        lines += [filter_.put(device) for filter_ in leading]
+        if source.counted and not by_number:
+            lines.append(qdisc.stop_counting(device, minor))
+        lines += [qdisc.show_count(device, minor)] if by_number else []
+        lines += [filter_.get(device) for filter_ in leading]
+        lines += [qdisc.get(device, minor), qdisc.get_bucket(device, minor, spare=spare)]
+        former = None if afresh or ref in self._ledger.told else source.impairment
+        before = [] if former is None else [qdisc.get(device, minor)]
+        if impairment.duplicate_ratio and not (source.impairment and source.impairment.duplicate_ratio):
+            self._begin_counting_copies(port, source)
+        answer = self._ports.tc(port, [*before, *lines], source)
+        failed = {complaint["line"] for complaint in answer["complaints"]}
+        if former is not None and failed.isdisjoint(before):
+            self._look_at_former(ref, former, readback.find_netem(answer["shown"].pop(0), minor))
+        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(device))
+        if command not in failed:
+            # The kernel holds something new for this source, whether or not it is what was asked.
+            source.spare, source.impairment = spare, impairment
+        source.counted = source.counted or by_number
+        complaints = [f"`tc {complaint['line']}`: {complaint['text']}" for complaint in answer["complaints"]]
+        found: list[readback.Difference] = []
+        kernel: Mapping[str, Any] = {}
+        if not complaints:
+            *filters, leaf, behind = answer["shown"]
+            qdiscs = [*leaf, *behind]
+            kernel = readback.find_netem(qdiscs, minor) or {}
+            source.sent_before, source.dropped_before = kernel.get("packets", 0), kernel.get("drops", 0)
+            misled = readback.filter_differences(flat(filters), leading)
+            source.led = (source.led or bool(leading)) and not misled
+            source.counted = by_number
+            found = netem_differences(impairment, kernel or None, qdiscs, flat(filters)) + misled
+        if complaints or found:
+            source.led = False
+            self._ports.suspect(port)
+            raise self._ports.not_applied(ref, found, *complaints, f"Command: tc {command}")
+        return Applied(
+            link=ref, asked=impairment, command=f"tc {command}", kernel=kernel, took_s=time.perf_counter() - started
+        )
+
+    def _look_at_former(self, ref: LinkRef, former: Impairment, netem: Mapping[str, Any] | None) -> None:
+        """Whether an impairment still held when another took its place; if not, the next `verify` says so."""
+        if found := readback.differences(former, netem):
+            evidence = replace(lost(self._ledger, ref, former), warnings=[str(each) for each in found])
+            self._ledger.over.append((evidence, [self._ports.not_applied(ref, found, HELD)]))
+
+    def _begin_counting_copies(self, port: Port, source: Source) -> None:
+        """Note what the port's root saw beyond what was brought to it: what is more, from now on, are second copies."""
+        if port.entry is None:
+            return
+        lines = [*show_entry(port), qdisc.show(port.device)]
+        answer = self._ports.tc(port, lines)
+        if len(answer["shown"]) == len(lines):
+            source.beyond_before = counting.beyond(*answer["shown"])
+
+    def _store_tables(self, port: Port, impairment: Impairment) -> None:
+        """Have the agent keep the tables of one's own that tc is to read. Raises InvalidValueError."""
+        for name in impairment.own_tables:
+            self._ports.store(port, name, reading.read_bytes(find_table(self._backend.tables, name)))
+
+    def store_count(self, port: Port, impairment: Impairment) -> str:
+        """Have the agent keep the program that drops packets by number; its path. Raises EnvironmentUnfitError."""
+        name = f"{indexed.tag(impairment.drop_packets, impairment.drop_every)}.o"
+        path = self._ports.store(port, name, indexed.elf_object(impairment.drop_packets, impairment.drop_every))
+        if self._backend.netem_engine == "host" and (reason := port.channel.call("try_program", path=path)):
+            raise EnvironmentUnfitError(
+                f"drop_packets and drop_every load a program into the kernel, which this machine's does not take from "
+                f"us: {reason}. Use --netem carried"
+            )
+        return path
+
+    def dropped_by_number(self, ref: LinkRef) -> int:
+        """How many packets of a link ``drop_packets`` and ``drop_every`` have lost since they were put there."""
+        source = self._ports.source(ref)
+        if source is None or not source.counted:
+            return 0
+        port, _ = self._ports.known(ref)
+        answer = self._ports.tc(port, [qdisc.show_count(port.device, source.minor)], source)
+        return readback.dropped_by_number(flat(answer["shown"]))
+
+
+def netem_differences(
+    asked: Impairment, netem: Mapping[str, Any] | None, qdiscs: Any, filters: Any
+) -> list[readback.Difference]:
+    """Every way in which what the kernel holds for one link is not what was asked."""
+    found = readback.differences(asked, netem) + readback.bucket_differences(asked, qdiscs, netem)
+    return found + (readback.count_differences(asked, filters) if asked.by_number else [])
+
+
+def lost(ledger: Ledger, ref: LinkRef, asked: Impairment) -> LinkEvidence:
+    """The evidence of a link whose port is gone."""
+    command, profile = ledger.last_put(ref)
+    return LinkEvidence(
+        link=str(ref), network=ref.network, asked=asked.words(), command=command, profile=profile, read_back=FAILS,
+        counters="unknown", probe=HOLDS if ref in ledger.probed else "not asked",
+    )  # fmt: skip

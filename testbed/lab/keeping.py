@@ -1,0 +1,160 @@
+"""Captures kept for a test: begun at each port as it is impaired, written to files or forgotten when it is over."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import LabError
+from testbed.lab.observer import SNAP_BYTES, PortCapture
+from testbed.observe.wire import losses
+from testbed.spec.impairment import write_numbers
+from testbed.writing import refuse_links
+
+if TYPE_CHECKING:
+    from testbed.lab.lab import Lab
+    from testbed.lab.ports import Port
+    from testbed.spec.topology import LinkRef
+
+_NAME_LENGTH = 120
+# Following a packet from side to side takes some 20 µs, and the user waits for it.
+_MOST_NUMBERED = 50_000
+
+
+class KeptCaptures:
+    """The captures of one test."""
+
+    def __init__(self, lab: Lab, folder: Path, *, below: Path) -> None:
+        """``folder``: where this test's files go; what an earlier run of it left there is removed.
+
+        Nothing is written or removed through a symbolic link between ``below`` and there: see `save`.
+        """
+        self._lab = lab
+        self._folder = folder
+        self._below = below
+        self._running: dict[tuple[str, str], list[tuple[Port | None, PortCapture]]] = {}
+        self._began: dict[LinkRef, tuple[int, int]] = {}
+        """Between which two times each link's sequence began; CLOCK_MONOTONIC in ns."""
+        self.losses: list[str] = []
+        """What each link lost, by the packets' numbers; known once it is saved."""
+        self.failed = ""
+        """Why packets of some port could not be captured; empty if they could."""
+        try:
+            refuse_links(folder, below)
+        except OSError as error:
+            self.failed = str(error.strerror)
+            return
+        for path in folder.glob("*.pcapng"):
+            path.unlink()
+
+    @contextmanager
+    def putting(self, ref: LinkRef, again: bool) -> Iterator[None]:
+        """Capture at the link's port from before an impairment is put there; ``again``: its sequence begins once more.
+
+        If it cannot be done the test goes on without.
+        """
+        if not again:
+            self._begin(ref)
+        before_ns = self._clock()
+        yield
+        after_ns = self._clock()
+        if before_ns is not None and after_ns is not None and (again or ref not in self._began):
+            self._began[ref] = before_ns, after_ns
+
+    def _clock(self) -> int | None:
+        """CLOCK_MONOTONIC where packets are captured; None where they are not."""
+        if not any(self._running.values()):
+            return None
+        try:
+            return int(self._lab.capture_agent().call("clock"))
+        except LabError as error:
+            self.failed = str(error)
+            return None
+
+    def _begin(self, ref: LinkRef) -> None:
+        """Begin to capture at the link's port, unless that is done already and the port is still the same."""
+        port = self._lab.ports.of(ref)
+        known = self._running.setdefault((ref.dst, ref.network), [])
+        if known and known[-1][0] is port:
+            return
+        capture = self._lab.capture(f"{ref.dst} on {ref.network}", snap_bytes=SNAP_BYTES)
+        try:
+            capture.begin()
+        except LabError as error:
+            self.failed = str(error)
+        else:
+            known.append((port, capture))
+
+    def save(self) -> list[Path]:
+        """End every capture and write it; the files' paths.
+
+        Raises LabError if they cannot be had, OSError if they cannot be written.
+        """
+        saved = []
+        for (host, network), captures in self._running.items():
+            for number, (_, capture) in enumerate(captures, start=1):
+                capture.end(at_once=True)
+                name = f"{host}@{network}" if number == 1 else f"{host}@{network}-{number}"
+                saved.append(capture.save(self._folder / f"{name}.pcapng", below=self._below))
+                self.losses += self._losses(capture) if len(captures) == 1 else []
+        self._running.clear()
+        return saved
+
+    def _losses(self, capture: PortCapture) -> list[str]:
+        """What each link that was impaired at a port has lost since."""
+        here = {each.link: each.asked for each in self._lab.ledger.history
+                if (each.link.dst, each.link.network) == (capture.host, capture.network)}  # fmt: skip
+        if len(capture.packets) > _MOST_NUMBERED:
+            return [f"{ref}: too many packets to say by number which were lost" for ref in here]
+        found = []
+        for ref, asked in here.items():
+            chosen = partial(
+                losses, capture.capture, self._lab.marks(ref.src, ref.network), protocol=ref.traffic.protocol,
+                port=ref.traffic.port, longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),
+            )  # fmt: skip
+            before_ns, after_ns = self._began.get(ref, (0, 0))
+            seen = chosen(since_ns=before_ns)
+            if seen is None:
+                found.append(f"{ref}: which packets were lost is not known: not all were captured")
+                continue
+            count, numbers = seen
+            if not numbers:
+                continue
+            if chosen(since_ns=after_ns) != seen:
+                said = "which numbers is not known: packets came while its sequence began"
+            else:
+                said = f"drop_packets={write_numbers(_ranges(numbers))}"
+            found.append(f"{ref}: lost {len(numbers)} of {count} packets: {said}")
+        return found
+
+    def drop(self) -> None:
+        """End every capture and forget the packets."""
+        with ExitStack() as each:
+            for captures in self._running.values():
+                for _, capture in captures:
+                    each.callback(capture.drop)
+        self._running.clear()
+
+
+def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Rising numbers as ranges, first and last."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return tuple(found)
+
+
+def file_name(test_id: str) -> str:
+    """A test's id as the name of a folder, another for each test."""
+    plain = re.sub(r"[^\w.\-]+", "_", test_id).strip("_.")
+    if len(plain) <= _NAME_LENGTH and plain == test_id:
+        return plain
+    return f"{plain[:_NAME_LENGTH]}-{hashlib.sha256(test_id.encode()).hexdigest()[:6]}"

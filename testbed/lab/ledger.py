@@ -1,0 +1,134 @@
+"""What a test asked of its lab, what it did there, and what was found."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, SupportsFloat
+
+from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
+from testbed.evidence.proof import Check, LinkEvidence
+from testbed.lab.host import Program
+from testbed.spec.impairment import Impairment
+from testbed.spec.timeline import Taken, Timeline
+from testbed.spec.topology import LinkRef
+from testbed.text import shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """An impairment that the kernel was read back to hold."""
+
+    link: LinkRef
+    asked: Impairment
+    command: str
+    """The tc line that put it there."""
+    kernel: Mapping[str, Any]
+    """The kernel's own account of the netem, from ``tc -j qdisc show``."""
+    took_s: float
+    """From the call to the verified read-back; seconds."""
+    timeline: Timeline | None = None
+    """The timeline whose beginning ``asked`` is; `Lab.steps` has the steps that were taken."""
+    profile: str = ""
+    """The profile that asked it; empty if words did."""
+
+    def describe(self) -> str:
+        """What was asked, in the user's words: of a timeline, all that it takes to ask the same again."""
+        said = self.asked.describe()
+        if self.timeline is not None:
+            said = f"{self.timeline.describe()}; begins with {said}"
+        if self.profile:
+            return f"{said} (profile {self.profile})"
+        return said if self.timeline is None else f"{said}; asked: {self.timeline.words}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A number that a test reports: `Lab.record`."""
+
+    name: str
+    value: float
+    unit: str
+    better: str
+    """``lower`` or ``higher``."""
+
+
+@dataclass
+class Ledger:
+    """One test's."""
+
+    seeds_from: str | None = None
+    """What the seeds of random impairments that name none are derived from; None leaves them to the kernel."""
+    records: list[Record] = field(default_factory=list)
+    history: list[Applied] = field(default_factory=list)
+    """Every impairment that was put on a link."""
+    steps: dict[LinkRef, list[Taken]] = field(default_factory=dict)
+    """The steps of each link that has or had a timeline, or flaps, as far as they were fetched; as they came."""
+    programs: list[Program] = field(default_factory=list)
+    """Every program that was started in a host."""
+    probed: dict[LinkRef, list[Check]] = field(default_factory=dict)
+    """What probes saw of each link that was proven."""
+    over: list[tuple[LinkEvidence, Sequence[ImpairmentNotAppliedError]]] = field(default_factory=list)
+    """What was found of links as they were healed and of cuts as they were mended, and what of it is to be raised."""
+    told: set[LinkRef] = field(default_factory=set)
+    """Links that were found wrong: what was raised is not raised again once they are healed."""
+    evidence: list[LinkEvidence] = field(default_factory=list)
+    """What was found of each impaired link, last."""
+
+    def begin(self, seeds_from: str | None) -> None:
+        """Forget all that is of the test before."""
+        self.seeds_from = seeds_from
+        for known in (
+            self.records, self.history, self.steps, self.programs, self.probed, self.over, self.told, self.evidence
+        ):  # fmt: skip
+            known.clear()
+
+    def seed(self, ref: LinkRef, wanted: Impairment | Timeline, *, seedable: bool) -> int | None:
+        """A seed of its own for each link and each time, if it is random, names none, and seeds work here."""
+        if self.seeds_from is None or wanted.seed is not None or not (wanted.is_random and seedable):
+            return wanted.seed
+        earlier = sum(applied.link == ref for applied in self.history)
+        return derived_seed(self.seeds_from, str(ref), ref.network, str(earlier))
+
+    def add_steps(self, ref: LinkRef, taken: Sequence[Taken]) -> None:
+        """Add steps that were taken on a link."""
+        self.steps.setdefault(ref, []).extend(taken)
+
+    @property
+    def stepped(self) -> dict[LinkRef, list[Taken]]:
+        """The same as `steps`, each link's in order."""
+        return {ref: sorted(steps, key=lambda step: step.monotonic_s) for ref, steps in self.steps.items()}
+
+    def step_problems(self, ref: LinkRef, *, cuts: bool) -> list[str]:
+        """What went wrong with steps of a link's timeline, or of its coming and going."""
+        return [
+            f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
+            for step in self.steps.get(ref, ())
+            if step.complaint is not None and (step.cut is not None) == cuts
+        ]
+
+    def last_put(self, ref: LinkRef) -> tuple[str, str]:
+        """How a link was impaired last: the tc line, and the profile that asked it; each may be empty."""
+        applied = next((each for each in reversed(self.history) if each.link == ref), None)
+        return (applied.command, applied.profile) if applied else ("", "")
+
+    def record(self, name: str, value: float, *, unit: str, better: str) -> None:
+        """Keep a number that a test reports: see `Lab.record`."""
+        problems = [
+            f"{word}={shown(text)}: must be text" for word, text in (("name", name), ("unit", unit))
+            if not isinstance(text, str)
+        ]  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
+            problems.append(f"record({shown(name)}, {shown(value)}): must be a finite number")
+        if better not in ("lower", "higher"):
+            problems.append(f"better={shown(better)}: must be 'lower' or 'higher'")
+        if problems:
+            raise InvalidValueError(problems)
+        self.records.append(Record(name=name, value=float(value), unit=unit, better=better))
+
+
+def derived_seed(*parts: str) -> int:
+    """A seed from 0 to 2⁶³-1 that the same parts always give."""
+    return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8]) >> 1

@@ -1,0 +1,337 @@
+"""Observing a lab while it runs: starts and ends what looks, and brings what was seen over."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from testbed import units
+from testbed.errors import AgentError, InvalidValueError, LabError
+from testbed.lab.backend import Backend, Spot
+from testbed.lab.channel import Channel
+from testbed.lab.host import Host
+from testbed.lab.impairer import Impairer
+from testbed.lab.ports import Ports
+from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.netem import readback
+from testbed.observe import pcapng
+from testbed.observe.capture import Capture, Packet, Place, packets
+from testbed.observe.counters import Counters
+from testbed.observe.observation import HostObservation, Observation, Sampling
+from testbed.observe.tcp_info import sockets
+from testbed.observe.wire import Flow, Passage, crossing, flows_at
+from testbed.spec.impairment import unknown
+from testbed.writing import write_whole
+
+LIMIT_BYTES = 16 << 20
+"""How much is kept of a port's packets, the last of them, if nothing else is asked."""
+SNAP_BYTES = 256
+"""How much of each packet is kept where nobody asked for it: its headers, and the beginning of a message."""
+MOST_CPU = 0.02
+"""Of one core, for watching the sockets of a host."""
+_WHOLE = 0x40000
+
+
+def spots_of_port(
+    backend: Backend, agent: Channel, *, host: str, network: str, src: str | None, members: Sequence[str],
+    end: Callable[[str], int], attached: bool,
+) -> list[Spot]:  # fmt: skip
+    """Where the packets of a port pass; ``members`` are on the network, ``end`` their switch ports' ifindex.
+
+    ``attached``: whether the port was made impairable.
+    """
+    name = f"{host}@{network}"
+    sides = agent.call("sides", port=name)
+    # What a router sends on bears others' addresses: of its port, all is kept.
+    service = None if src is None else backend.topology.service_of(src)
+    routed = service is not None and service.router
+    sources = () if src is None or routed else backend.source_addresses(src, network)
+    impaired = attached and sides["after"] is not None
+    if sides["before"] is not None:
+        return [
+            Spot(
+                place=Place(
+                    name=f"{name} {side} the impairment", side=side,
+                    description=f"{sides[side]}, the tap on the {where} side of the carried kernel that has the "
+                    f"netem for packets toward {host}; packets from {host} pass it unimpaired",
+                ),
+                interface={"device": sides[side]}, addresses=sources,
+            )
+            for side, where in (("before", "bridge's"), ("after", "container's"))
+        ]  # fmt: skip
+    ours = {"ifindex": end(host)}
+    if not impaired:
+        place = Place(name=name, description=f"the host-side veth of {host}, which no netem impairs")
+        return [Spot(place=place, interface=ours, addresses=sources)]
+    after = Place(
+        name=f"{name} after the impairment",
+        description=f"the host-side veth of {host}: packets toward it have passed the netem, packets from it are "
+        f"as it sent them",
+    )
+    found = [Spot(place=after, interface=ours, addresses=sources)]
+    others = [src] if src is not None else [
+        other for other in members if other != host
+    ]  # fmt: skip
+    for other in others:
+        before = Place(
+            name=f"{name} before the impairment, from {other}", side="before",
+            description=f"the host-side veth of {other}: packets from it as it sent them, packets toward it after "
+            f"its own impairment",
+        )  # fmt: skip
+        theirs = {"ifindex": end(other)}
+        found.append(Spot(place=before, interface=theirs, addresses=backend.source_addresses(host, network)))
+    return found
+
+
+class PortCapture:
+    """A port's packets, captured while the block runs.
+
+    ::
+
+        with lab.capture("client -> server") as capture:
+            …
+        assert not any(flow.client.retransmissions for flow in capture.flows("after"))
+        capture.save("server.pcapng")
+    """
+
+    def __init__(
+        self, backend: Backend, ports: Ports, impairer: Impairer, text: str, *, limit_bytes: int = LIMIT_BYTES,
+        snap_bytes: int | None = None,
+    ) -> None:  # fmt: skip
+        """Nothing is started yet. Raises InvalidValueError for a port that does not exist."""
+        if limit_bytes <= 0 or (snap_bytes is not None and not 0 < snap_bytes <= _WHOLE):
+            raise InvalidValueError(
+                f"capture({text!r}, limit_bytes={limit_bytes}, snap_bytes={snap_bytes}): both are numbers of bytes "
+                f"above 0, and snap_bytes at most {_WHOLE}"
+            )
+        self.host, self.network, self._src = port_of(backend, text)
+        self.name = f"{self.host}@{self.network}"
+        self._backend, self._ports, self._impairer = backend, ports, impairer
+        self._text = text
+        self._limit_bytes = limit_bytes
+        self._snap_bytes = snap_bytes or _WHOLE
+        self._id = secrets.token_hex(4)
+        self._spots: list[Spot] = []
+        self._ended: Mapping[str, Any] | None = None
+        self._channel: Channel | None = None
+        self._capture: Capture | None = None
+
+    # --- begin and end ---------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin to capture; once it returns, no packet is missed."""
+        self._spots = self._backend.spots(self.host, self.network, self._src)
+        self._channel = self._backend.capture_agent()
+        self._channel.call(
+            "capture", name=self._id, snap_bytes=self._snap_bytes, limit_bytes=self._limit_bytes // len(self._spots),
+            interfaces=[{**spot.interface, "addresses": spot.addresses} for spot in self._spots],
+        )  # fmt: skip
+
+    def end(self, *, at_once: bool = False) -> None:
+        """End it; the packets stay where they are until they are asked for.
+
+        A packet that waits in the port's netem would be missing behind it, so these are waited for first, as long as
+        they can be there; not with ``at_once``.
+        """
+        if self._channel is not None and self._ended is None:
+            if not at_once:
+                self._await_passed()
+            self._ended = self._channel.call("end", name=self._id)
+
+    def _await_passed(self) -> None:
+        ours = {
+            ref: impairment
+            for ref, impairment in self._impairer.impairments().items()
+            if (ref.dst, ref.network) == (self.host, self.network) and self._src in (None, ref.src)
+        }
+        if not ours:
+            return
+        longest_s = max((impairment.delay_s or 0.0) + 4 * (impairment.jitter_s or 0.0) for impairment in ours.values())
+
+        def queued() -> int:
+            seen = [readback.counters(netem) for ref in ours if (netem := self._ports.netem(ref)) is not None]
+            return sum(each.queued_packets for each in seen)
+
+        # Suppressed: a host that goes on sending keeps the queue filled; what came in before has passed by now.
+        with suppress(NotSeenError):
+            await_condition(queued, lambda packets: not packets, deadline_s=longest_s + 0.2, every_s=0.01)
+
+    def drop(self) -> None:
+        """End it and forget the packets."""
+        if self._channel is not None and self._capture is None:
+            self._channel.call("drop", name=self._id)
+            self._channel = None
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.end()
+        if kind is None:
+            _ = self.capture  # while the lab is up
+
+    # --- what was captured -----------------------------------------------------------------------
+
+    @property
+    def capture(self) -> Capture:
+        """What was captured. Raises LabError if it has not ended."""
+        if self._capture is None:
+            if self._channel is None or self._ended is None:
+                raise LabError(f"capture of {self.name}: there are no packets to be had before it has ended")
+            channel, ended = self._channel, self._ended
+            offset = min(ended["realtime_minus_monotonic_ns"])
+            records = fetch(lambda at: channel.call("fetch", name=self._id, offset=at))
+            channel.call("drop", name=self._id)
+            self._capture = Capture(
+                places=tuple(
+                    replace(spot.place, lost=told["lost"], overwritten=told["overwritten"])
+                    for spot, told in zip(self._spots, ended["interfaces"], strict=True)
+                ),
+                packets=packets(records, realtime_minus_monotonic_ns=offset),
+                realtime_minus_monotonic_ns=offset,
+                ended_ns=ended["ended_ns"],
+                comment=f"{self._text}: packets at the port of {self.host} on {self.network}",
+            )
+        return self._capture
+
+    @property
+    def packets(self) -> tuple[Packet, ...]:
+        """The packets of both sides, in the order of time."""
+        return self.capture.packets
+
+    def flows(self, side: str = "before", *, partial: bool = False) -> list[Flow]:
+        """The TCP connections, as seen ``before`` the port's impairment or ``after`` it; see `Observation.flows`."""
+        return flows_at(self.capture, side, partial=partial)
+
+    def passages(self) -> list[Passage]:
+        """What became of each packet toward the host between the two sides; see `Observation.passages`."""
+        return crossing(self.capture, self._backend.hosts[self.host].addresses(self.network))
+
+    def save(self, path: str | Path, *, below: Path | None = None) -> Path:
+        """Write a pcapng file, which Wireshark opens; makes its folder if need be.
+
+        Not through a symbolic link: neither of the file nor, if it lies in the folder ``below``, of what leads there
+        from it. Raises OSError.
+        """
+        path = Path(path)
+        write_whole(path, pcapng.write(self.capture), below=below or path.parent)
+        return path
+
+
+def port_of(backend: Backend, text: str) -> tuple[str, str, str | None]:
+    """Host, network and, for a link, source of ``"server"``, ``"server on lan"`` or ``"client -> server"``.
+
+    Raises InvalidValueError.
+    """
+    if "->" in text:
+        refs = backend.topology.links(text)
+        if len(refs) > 1:
+            raise InvalidValueError(
+                f'capture {text!r}: one port at a time; "{refs[0]}" has the packets of both directions at that of '
+                f"{refs[0].dst}"
+            )
+        return refs[0].dst, refs[0].network, refs[0].src
+    host, _, network = (part.strip() for part in text.replace("@", " on ").partition(" on "))
+    if host not in backend.hosts:
+        raise InvalidValueError(f"capture {text!r}: host {host!r}: {unknown(host, backend.hosts)}")
+    service = backend.topology.service_of(host)
+    networks = service.networks if service else ()
+    if network and network not in networks:
+        raise InvalidValueError(f"capture {text!r}: network {network!r}: {unknown(network, networks)}")
+    if not network and len(networks) != 1:
+        among = ", ".join(networks) or "none"
+        raise InvalidValueError(f'capture {text!r}: of which network? Write "{host} on NETWORK"; it is on: {among}')
+    return host, network or networks[0], None
+
+
+def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:
+    """All that an agent hands over in pieces."""
+    whole = []
+    offset: int | None = 0
+    while offset is not None:
+        answer = piece(offset)
+        whole.append(zlib.decompress(base64.b64decode(answer["data"])))
+        offset = answer["next"]
+    return b"".join(whole)
+
+
+class Observer:
+    """Looks at a lab while it runs."""
+
+    def __init__(self, ports: Ports, impairer: Impairer, backend: Backend) -> None:
+        self._ports = ports
+        self._impairer = impairer
+        self._backend = backend
+
+    def capture(self, text: str, *, limit_bytes: int = LIMIT_BYTES, snap_bytes: int | None = None) -> PortCapture:
+        """See `Lab.capture`."""
+        return PortCapture(
+            self._backend, self._ports, self._impairer, text, limit_bytes=limit_bytes, snap_bytes=snap_bytes
+        )
+
+    @contextmanager
+    def observe(
+        self, *, hosts: Iterable[Host], captures: Iterable[str] | None, snap_bytes: int | None, limit_bytes: int,
+        every: str,
+    ) -> Iterator[Observation]:  # fmt: skip
+        """Observe while the block runs; see `Lab.observe`."""
+        every_s = units.parse_time(every, name="every")
+        if every_s <= 0:
+            raise InvalidValueError(f"every={every!r}: must be above 0")
+        if captures is None:
+            captures = dict.fromkeys(f"{ref.dst} on {ref.network}" for ref in (*self._ports.impaired, *self._ports.cut))
+        ports = [self.capture(text, snap_bytes=snap_bytes, limit_bytes=limit_bytes) for text in captures]
+        seen = Observation()
+        with ExitStack() as stack:
+            for port in ports:
+                port.begin()
+                stack.callback(_finish_port, port, seen)
+            for host in hosts:
+                channel = host.inside()
+                before = channel.call("counters")
+                clocks = channel.call("watch_tcp", every_s=every_s, most_cpu=MOST_CPU)
+                seen.began_ns = seen.began_ns or clocks["monotonic_ns"]
+                seen.realtime_minus_monotonic_ns = clocks["realtime_ns"] - clocks["monotonic_ns"]
+                stack.callback(_finish_host, host, host.addresses(), channel, before, seen)
+            yield seen
+
+
+def _finish_port(port: PortCapture, seen: Observation) -> None:
+    try:
+        port.end()
+        seen.captures[port.name] = port.capture
+    except AgentError as error:
+        seen.missing[port.name] = str(error)
+
+
+def _finish_host(
+    host: Host, addresses: tuple[str, ...], channel: Channel, before: Mapping[str, Any], seen: Observation
+) -> None:
+    name = host.name
+    try:
+        if host.inside() is not channel:
+            seen.missing[name] = f"`{name}` was started again meanwhile: its kernel counts anew"
+            return
+        told = channel.call("end_watch_tcp")
+        counters = Counters.between(before, channel.call("counters"))
+        records = fetch(lambda offset: channel.call("fetch_tcp", offset=offset))
+    except (AgentError, ValueError) as error:
+        seen.missing[name] = str(error)
+        return
+    seen.ended_ns = max(seen.ended_ns, told["monotonic_ns"])
+    seen.hosts[name] = HostObservation(
+        name=name, addresses=addresses, counters=counters, sockets=tuple(sockets(records)),
+        sampling=Sampling(
+            samples=told["samples"], ran_s=told["ran_s"], cpu_s=told["cpu_s"], left_out=told["left_out"]
+        ),
+    )  # fmt: skip

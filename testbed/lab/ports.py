@@ -1,0 +1,451 @@
+"""The ports of a lab: which are attached, what the kernel says of them, and where tc runs.
+
+They know the agents' channels and the backend, and nothing of tests. Whoever puts something on ports that must be put
+there again when a port begins anew is one of their tenants.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
+from testbed.judge import counting
+from testbed.lab import cuts
+from testbed.lab.backend import Attached, Backend
+from testbed.lab.channel import Channel
+from testbed.lab.perpacket import PerPacket
+from testbed.lab.running import Running
+from testbed.netem import fragments, qdisc, readback, rejecting
+from testbed.spec.impairment import Impairment
+from testbed.spec.topology import LinkRef
+
+HELD = "It was in force when it was put there"
+
+
+@dataclass
+class Source:
+    """A host, or a part of its traffic, that a port tells apart."""
+
+    minor: int
+    """Of its class on the port."""
+    ifindex: int
+    """Of its own port on the engine's machine; a host that is started again has another."""
+    addresses: tuple[str, ...]
+    """What its packets are told by; see `Backend.marks`."""
+    part: int = 0
+    """Which of its sender's traffic it is, of those that the port tells apart; see `qdisc.filters`."""
+    targets: tuple[str, ...] = ()
+    """Where they go, if only some of them are meant; see `LinkRef.to`."""
+    led: bool = False
+    """Whether its filters were read back to lead to its class, or to the chain that counts its packets."""
+    counted: bool = False
+    """Whether there is such a chain."""
+    spare: bool = False
+    """Whether its netem has the spare handle (`qdisc.leaf`)."""
+    impairment: Impairment | None = None
+    sent_before: int = 0
+    """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
+    dropped_before: int = 0
+    """Likewise, dropped."""
+    beyond_before: int | None = None
+    """What the port's root had seen beyond what was brought to the port when copies were first asked for."""
+    others_before: int = 0
+    """How many fragmented datagrams of other traffic had gone its way when the test began; see `netem.fragments`."""
+    since_s: float = 0.0
+    """When its link began to be impaired or cut, or the test did; on the machine's monotonic clock."""
+    cut: cuts.Cut | None = None
+    rejected_packets: int = 0
+    """By cuts that were mended since."""
+    met_cut: bool = False
+    """Whether a cut that was mended since the test began had lost any."""
+    running: Running | None = None
+    """The timeline whose beginning ``impairment`` is."""
+
+    def others(self, filters: Sequence[Mapping[str, Any]]) -> int | None:
+        """Fragmented datagrams of other traffic that went its way in this test; None: nothing counts them."""
+        counted = fragments.counted(filters, self.minor)
+        return None if counted is None else counted - self.others_before
+
+    def lost_by_number(self, filters: Sequence[Mapping[str, Any]]) -> int | None:
+        """How many packets were lost for their number, where they are counted."""
+        if not self.counted:
+            return None
+        return readback.dropped_by_number([each for each in filters if each.get("chain", 0) == self.minor])
+
+
+@dataclass
+class Port:
+    """The switch's egress toward one host: which kernel, which device, which sources it knows."""
+
+    name: str
+    channel: Channel
+    device: str
+    rooted: bool = False
+    """Whether it has its classful root."""
+    stored: dict[str, str] = field(default_factory=dict)
+    """Files that the agent keeps for tc: name and path."""
+    sources: dict[LinkRef, Source] = field(default_factory=dict)
+    entry: str | None = None
+    """The device whose redirect feeds it and counts what it refused; None where there is no such thing."""
+    refused: int = 0
+    """What it had refused when the test began."""
+    kernel: str | None = None
+    """The carried kernel that has its qdiscs; None where it is the engine's own."""
+    ifindex: int = 0
+    """Of the host's own port on the engine's machine; a host that is started again has another."""
+    mtu: int = 0
+    """Bytes; 0 where it is not known."""
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """How the agent found the host's own port, for another to put it right: `agent.leftover`."""
+    released: bool = False
+    """Whether packets go past what is ours here, until something is put on a link again: see `releasing`."""
+
+    @classmethod
+    def of(cls, attached: Attached) -> Port:
+        """The port as the agent tells of it once it is attached."""
+        told = attached.port
+        return cls(name=attached.name, channel=attached.channel, device=told["device"], entry=told["entry"],
+                   kernel=told["kernel"], ifindex=attached.ifindex, released=told["released"], mtu=told["mtu"],
+                   found=told.get("found", {}))  # fmt: skip
+
+    @property
+    def host(self) -> str:
+        """The host toward which it sends."""
+        return self.name.rpartition("@")[0]
+
+    def let_go(self) -> None:
+        """It was released: of the engine's own kernel, its qdiscs are gone."""
+        self.released = True
+        if self.kernel is None:
+            self.rooted = False
+            for source in self.sources.values():
+                source.led = source.counted = source.spare = False
+                source.beyond_before = None
+
+    @property
+    def applied(self) -> dict[LinkRef, Impairment]:
+        """What each impaired link that ends here is impaired with."""
+        return {ref: each.impairment for ref, each in self.sources.items() if each.impairment is not None}
+
+    def state(self) -> dict[str, Any]:
+        """What another process must know to take the port up, as JSON."""
+        sources = [
+            {
+                "link": ref.state(),
+                "source": {
+                    **vars(each),
+                    "impairment": each.impairment and each.impairment.words(),
+                    "cut": each.cut and each.cut.state(),
+                    "running": each.running and each.running.state(),
+                },
+            }
+            for ref, each in self.sources.items()
+        ]
+        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry,
+                "kernel": self.kernel, "ifindex": self.ifindex, "released": self.released, "mtu": self.mtu,
+                "found": dict(self.found)}  # fmt: skip
+
+    @classmethod
+    def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
+        """The port as another process left it."""
+        sources = {}
+        for each in state["sources"]:
+            ref = LinkRef.from_state(each["link"])
+            source = each["source"]
+            addresses, targets = tuple(source["addresses"]), tuple(source.get("targets", ()))
+            minor, cut = source["minor"], source["cut"]
+            ways = (
+                ()
+                if cut is None
+                else cuts.ways(cut["how"], minor, addresses, ref.traffic, targets, part=source.get("part", 0))
+            )
+            sources[ref] = Source(**{
+                **source, "addresses": addresses, "targets": targets,
+                "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
+                "running": None if source["running"] is None else Running.from_state(source["running"]),
+                "cut": None if cut is None else cuts.Cut.from_state(cut, minor, ways),
+            })  # fmt: skip
+        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
+                   entry=state.get("entry"), kernel=state.get("kernel"), ifindex=state.get("ifindex", 0),
+                   released=state.get("released", False), mtu=state.get("mtu", 0),
+                   found=state.get("found", {}))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A port as tc reports it now."""
+
+    filters: Sequence[Mapping[str, Any]]
+    qdiscs: Sequence[Mapping[str, Any]]
+    entry: Sequence[Mapping[str, Any]]
+    """The redirect that feeds it; empty where there is none."""
+    at_gate: Sequence[Mapping[str, Any]] = ()
+    """The filters at its gate, if some link rejects there."""
+
+    @property
+    def refused(self) -> int | None:
+        """Packets that its redirect could not hand over; None where nothing counts them."""
+        return counting.overflows(self.entry)
+
+
+class Tenant(Protocol):
+    """Who has something on ports."""
+
+    def evict(self, port: Port) -> None:
+        """The port is about to be no more."""
+
+    def move_in(self, port: Port, *, but: LinkRef | None) -> None:
+        """What was on this port is to be put on the new one in its place; of one link, it is about to be."""
+
+
+class Ports:
+    """The ports of a lab that are attached."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._ports: dict[tuple[str, str], Port] = {}
+        self.per_packet = PerPacket()
+        self.use: Callable[[Port], None] = lambda _port: None
+        """Told of each port that is about to be used; may raise ImpairmentNotAppliedError."""
+        self.suspect: Callable[[Port], None] = lambda _port: None
+        """Told of each port that does not hold what it was given."""
+        self.tenants: list[Tenant] = []
+
+    def __iter__(self) -> Iterator[Port]:
+        return iter(list(self._ports.values()))
+
+    # --- the registry ----------------------------------------------------------------------------
+
+    def at(self, host: str, network: str) -> Port | None:
+        """The port toward a host, if it is attached."""
+        return self._ports.get((host, network))
+
+    def of(self, ref: LinkRef) -> Port | None:
+        """The port at a link's end, if it is attached; another once it had to begin anew."""
+        return self._ports.get((ref.dst, ref.network))
+
+    def source(self, ref: LinkRef) -> Source | None:
+        """What is known of a link at its port; None if it was never impaired or cut."""
+        port = self.of(ref)
+        return port.sources.get(ref) if port is not None else None
+
+    def known(self, ref: LinkRef) -> tuple[Port, Source]:
+        """The port at the end of a link that was impaired or cut, and the link's source there."""
+        port = self._ports[ref.dst, ref.network]
+        return port, port.sources[ref]
+
+    @property
+    def impaired(self) -> list[LinkRef]:
+        """Every impaired link."""
+        return [ref for port in self for ref in port.applied]
+
+    @property
+    def cut(self) -> list[LinkRef]:
+        """Every link that is cut, or flaps."""
+        return [ref for port in self for ref, source in port.sources.items() if source.cut]
+
+    def attached(self, host: str, network: str) -> Port:
+        """The port toward a host, attached now if it is not."""
+        if (host, network) not in self._ports:
+            self._ports[host, network] = Port.of(self._backend.attach(host, network))
+        return self._ports[host, network]
+
+    def forget(self, port: Port) -> None:
+        """Know no more of a port that was taken out; when a link of it is impaired again it is attached anew."""
+        self._ports = {key: known for key, known in self._ports.items() if known is not port}
+
+    def clear(self) -> list[Port]:
+        """Know no more of any port; returns them."""
+        left = list(self._ports.values())
+        self._ports.clear()
+        return left
+
+    def state(self) -> list[dict[str, Any]]:
+        """What another process must know of them, as JSON."""
+        return [{"host": host, "network": network, **port.state()} for (host, network), port in self._ports.items()]
+
+    def take_up(self, state: Iterable[Mapping[str, Any]], channel: Channel) -> None:
+        """Know the ports that another process left; see `state`."""
+        for each in state:
+            host, network = each["host"], each["network"]
+            self._ports[host, network] = Port.from_state(f"{host}@{network}", channel, each)
+
+    # --- ports that are made ready ---------------------------------------------------------------
+
+    def ready(self, ref: LinkRef) -> Port:
+        """The port at a link's end, with its source prepared; the first time, both at once."""
+        port = self.of(ref)
+        if port is None or ref not in port.sources:
+            port = self._prepare(ref)
+        if self._backend.netem_engine == "host":  # before a carried kernel, packets are cut at its tap, whoever sends
+            hosts = self._backend.hosts
+            self.per_packet.want(hosts[ref.src], ref.network, port.sources[ref].ifindex)
+            self.per_packet.want(hosts[ref.dst], ref.network, port.ifindex)
+        if port.released:
+            # With its root: a device that is given one while packets pass loses some.
+            answer = self.tc(port, [] if port.rooted else qdisc.root(port.device), resume=True)
+            port.rooted = port.rooted or not answer["complaints"]
+        self.use(port)
+        return port
+
+    def _prepare(self, ref: LinkRef) -> Port:
+        with ThreadPoolExecutor(1, "testbed-source") as pool:
+            prepared = pool.submit(self._backend.port_of_sender, ref.src, ref.network)
+            port = self.attached(ref.dst, ref.network)
+            ifindex = prepared.result()
+        minor = qdisc.FIRST_MINOR + len(port.sources)
+        part = sum(known.src == ref.src and bool(known.traffic.protocol) for known in port.sources)
+        if minor > qdisc.LAST_MINOR:
+            raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
+        if part >= qdisc.MOST_PARTS:
+            raise LabError(f"port of {ref.dst}: more than {part} parts of the traffic of {ref.src}")
+        addresses, targets = self._backend.marks(ref.src, ref.network), tuple[str, ...]()
+        if ref.to:  # of what goes to a router also what comes from an address on another network
+            own = self._backend.hosts[ref.src].addresses()
+            addresses = tuple(dict.fromkeys((*own, *addresses)))
+            targets = self._backend.hosts[ref.to].addresses()
+        port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses, part=part, targets=targets)
+        return port
+
+    def watch_fragments(self, ref: LinkRef) -> None:
+        """Begin to count fragments of other traffic that go a narrowed link's way, unless it is impaired or cut."""
+        port, source = self.known(ref)
+        mac = self._backend.mac(ref.src, ref.network)
+        if source.impairment is not None or source.cut is not None or mac is None:
+            return
+        source.since_s = time.monotonic()
+        watch = fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)
+        if not watch:
+            return
+        # A kernel that cannot count them impairs all the same; the evidence then says that they were not counted.
+        root = [] if port.rooted else qdisc.root(port.device)
+        failed = {complaint["line"] for complaint in self.tc(port, [*root, *watch], source)["complaints"]}
+        port.rooted, source.others_before = port.rooted or failed.isdisjoint(root), 0
+
+    def renew(self, ref: LinkRef, by: Tenant | None = None) -> None:
+        """Begin a port anew after a host at it was started again: what was there is put there again.
+
+        Of this link not what the one has there by whom it is asked: that puts something else there.
+        """
+        old = self._ports[ref.dst, ref.network]
+        for tenant in self.tenants:
+            tenant.evict(old)
+        self.forget(old)
+        port = self.attached(ref.dst, ref.network)
+        self.tc(port, [f"qdisc delete dev {port.device} root"])  # where a source alone is new, the old tree is there
+        for tenant in self.tenants:
+            tenant.move_in(old, but=ref if tenant is by else None)
+
+    def store(self, port: Port, name: str, data: bytes) -> str:
+        """Have the agent keep a file for tc; its path there."""
+        if name not in port.stored:
+            port.stored[name] = port.channel.call("store", name=name, data=base64.b64encode(data).decode())["path"]
+        return port.stored[name]
+
+    # --- tc --------------------------------------------------------------------------------------
+
+    def tc(
+        self, port: Port, lines: Sequence[str], source: Source | None = None, *, at_gate: bool = False,
+        resume: bool = False,
+    ) -> Any:  # fmt: skip
+        """Run lines on a port, or at its gate; ``resume``: and have a released port's packets come there again.
+
+        Refused as ``gone`` if the port, or the source's own, is no more the one we know.
+        """
+        needs = [] if source is None else [source.ifindex]
+        answer = port.channel.call("tc", port=port.name, lines=list(lines), needs=needs, at_gate=at_gate, resume=resume)
+        port.released = port.released and not resume
+        return answer
+
+    def read(self, port: Port, refs: Sequence[LinkRef]) -> Reading:
+        """All filters and qdiscs of a port, what feeds it, and the filters at its gate if some of these links reject.
+
+        Raises ImpairmentNotAppliedError naming the link whose end is gone.
+        """
+        lines = [qdisc.show_filters(port.device), qdisc.show(port.device), *show_entry(port)]
+        needs = sorted({port.sources[ref].ifindex for ref in refs})
+        gate = next((cut.device for ref in refs if (cut := port.sources[ref].cut) and cut.at_gate), None)
+        try:
+            answer = port.channel.call("tc", port=port.name, lines=lines, needs=needs)
+            at_gate = [] if gate is None else flat(self.tc(port, [rejecting.show(gate)], at_gate=True)["shown"])
+        except AgentError as error:
+            ref = next((each for each in refs if not self._is_there(port, port.sources[each])), refs[0])
+            impairment = port.sources[ref].impairment
+            asked = "a cut" if impairment is None else impairment.describe()
+            raise self.not_applied(ref, [], f"asked {asked}; {error}", HELD) from None
+        if len(answer["shown"]) != len(lines):
+            raise self.not_applied(refs[0], [], f"cannot be read back: {answer['complaints']}", HELD)
+        filters, qdiscs, *entry = answer["shown"]
+        return Reading(filters, qdiscs, flat(entry), at_gate)
+
+    def _is_there(self, port: Port, source: Source) -> bool:
+        try:
+            self.tc(port, [], source)
+        except AgentError:
+            return False
+        return True
+
+    def entry(self, port: Port) -> Sequence[Mapping[str, Any]]:
+        """The redirect that feeds a port, if something does."""
+        return flat(self.tc(port, show_entry(port))["shown"]) if port.entry is not None else ()
+
+    def netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
+        """The kernel's own account of a link's netem now, or None if there is none."""
+        source = self.source(ref)
+        if source is None:
+            return None
+        try:
+            return self.leaf(ref, source.minor)
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            return None
+
+    def leaf(self, ref: LinkRef, minor: int) -> Mapping[str, Any] | None:
+        """The kernel's account of the netem of one of a link's classes. Refused as ``gone``: see `tc`."""
+        port, source = self.known(ref)
+        answer = self.tc(port, [qdisc.get(port.device, minor)], source)
+        return readback.find_netem(answer["shown"][-1], minor) if answer["shown"] else None
+
+    def counts(self) -> dict[LinkRef, readback.Counters]:
+        """The counters of every impaired link's netem, read port by port."""
+        return {ref: counted for port in self if port.applied for ref, counted in self.counts_at(port).items()}
+
+    def counts_at(self, port: Port) -> dict[LinkRef, readback.Counters]:
+        """The counters of the netem of every impaired link that ends at a port."""
+        shown = self.tc(port, [qdisc.show(port.device)])["shown"]
+        netems = {ref: readback.find_netem(shown[-1], port.sources[ref].minor) for ref in port.applied} if shown else {}
+        return {ref: readback.counters(netem) for ref, netem in netems.items() if netem is not None}
+
+    def not_applied(
+        self, ref: LinkRef, found: Sequence[readback.Difference], *context: str
+    ) -> ImpairmentNotAppliedError:
+        """What to raise for a link that does not hold what it was given."""
+        said = [*map(str, found), *context]
+        return ImpairmentNotAppliedError(
+            f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self._backend.netem_engine}: {'. '.join(said)}"
+        )
+
+    def errors(
+        self, ref: LinkRef, found: Sequence[readback.Difference], problems: Sequence[str]
+    ) -> list[ImpairmentNotAppliedError]:
+        """What to raise of a link that was read back, for what the kernel holds and for all else that is wrong."""
+        wrong = [self.not_applied(ref, found, HELD)] if found else []
+        if found and (port := self.of(ref)) is not None:
+            self.suspect(port)
+        return [*wrong, self.not_applied(ref, [], *problems)] if problems else wrong
+
+
+def show_entry(port: Port) -> list[str]:
+    """The line that shows what feeds a port, if something does."""
+    return [] if port.entry is None else [f"filter show dev {port.entry} parent ffff:"]
+
+
+def flat(shown: Iterable[Any]) -> list[Any]:
+    """The objects of all that tc has shown."""
+    return [each for array in shown for each in array]

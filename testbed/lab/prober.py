@@ -1,0 +1,290 @@
+"""Prove a link by probes: send them from host to host, have them judged, and leave the link as it was.
+
+The probes draw from the netem's random numbers. So the netem is put there afresh afterwards, with its seed: what a
+test sends is lost as if there had been no proof.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.evidence.proof import FAILS, HOLDS, Check, LinkEvidence
+from testbed.judge import probes
+from testbed.judge import statistics as exact
+from testbed.lab.backend import Backend
+from testbed.lab.cutter import Cutter
+from testbed.lab.impairer import Impairer
+from testbed.lab.ledger import Ledger
+from testbed.lab.ports import HELD, Ports
+from testbed.lab.rows import Held, proven_rows
+from testbed.lab.verifier import Verifier
+from testbed.netem import qdisc
+from testbed.netem.profiles import find_table, table_numbers
+from testbed.spec.impairment import CLEAN, Impairment, is_table
+from testbed.spec.timeline import Timeline
+from testbed.spec.topology import LinkRef
+
+_CLEAN_PROBES = 100
+_CLEAN_PACE_S = 0.001
+# What is late or slow the machine may have done: it condemns a link only if it is so each time.
+_LOOKS = 3
+_CLOCK_PROBES = 5
+_CLOCK_DELAY_S = 0.01
+
+
+def unfit(ref: LinkRef, *, timeline: bool) -> str | None:
+    """Why a link cannot be probed, if it cannot."""
+    if timeline:
+        return f"{ref}: a timeline cannot be probed: the probes would take longer than its steps"
+    if ref.traffic.protocol not in ("", "udp"):
+        return f"{ref}: cannot be probed: probes are UDP datagrams, and {ref.traffic} is impaired alone"
+    return None
+
+
+def unprovable(wanted: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:
+    """Why some of what is asked cannot be proven by probes, however it is put there."""
+    told = (unfit(ref, timeline=isinstance(each, Timeline)) for ref, each in wanted.items())
+    return [each for each in told if each]
+
+
+def planned(
+    asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
+) -> probes.Plan:
+    """How a link with this impairment is probed: see `Lab.prove`. Raises InvalidValueError."""
+    limit_packets = qdisc.sized_limit(asked)
+    return probes.plan(asked, limit_packets=limit_packets, alpha=alpha, most_s=most_s, tolerance=tolerance)
+
+
+class Prober:
+    """Probes the links of a lab."""
+
+    def __init__(
+        self, ports: Ports, ledger: Ledger, impairer: Impairer, cutter: Cutter, verifier: Verifier, backend: Backend
+    ) -> None:  # fmt: skip
+        self._ports = ports
+        self._ledger = ledger
+        self._impairer = impairer
+        self._cutter = cutter
+        self._verifier = verifier
+        self._backend = backend
+        self.clocks_proven: set[str | None] = set()
+        """The carried kernels that were seen to keep a delay."""
+        impairer.before_first = self.prove_clock
+
+    def plan(
+        self, wanted: Mapping[LinkRef, Impairment | Timeline | None], *, alpha: float = exact.ALPHA,
+        most_s: float = probes.MOST_S, tolerance: float | None = None,
+    ) -> dict[LinkRef, probes.Plan]:  # fmt: skip
+        """How links that are impaired so are probed: see `Lab.prove`; None for what is no impairment alone.
+
+        Raises InvalidValueError with all that forbids it.
+        """
+        plans: dict[LinkRef, probes.Plan] = {}
+        problems: list[str] = []
+        for ref, impairment in wanted.items():
+            if why := unfit(ref, timeline=not isinstance(impairment, Impairment)):
+                problems.append(why)
+            if cut := self._cut(ref):
+                problems.append(f"{ref}: cannot be probed while {cut} is cut: no probe would arrive; mend it first")
+            if not isinstance(impairment, Impairment):
+                continue
+            try:
+                plans[ref] = planned(impairment, alpha=alpha, most_s=most_s, tolerance=tolerance)
+            except InvalidValueError as error:
+                problems += error.problems
+        if problems:
+            raise InvalidValueError(list(dict.fromkeys(problems)))
+        return plans
+
+    def _cut(self, ref: LinkRef) -> LinkRef | None:
+        """The cut, or the link that flaps, in which probes of this link would be lost and counted; None if none is."""
+        return self._cutter.around(replace(ref, traffic=replace(ref.traffic, protocol="udp")))
+
+    def asked(self, ref: LinkRef) -> Impairment | None:
+        """What a link is impaired with; None if a timeline runs there."""
+        source = self._ports.source(ref)
+        if source is not None and source.running is not None:
+            return None
+        return (source.impairment if source is not None else None) or CLEAN
+
+    def prove(
+        self, refs: Sequence[LinkRef], *, alpha: float, most_s: float, tolerance: float | None
+    ) -> dict[LinkRef, list[Check]]:
+        """Probe links and judge what arrived: see `Lab.prove`. Raises ImpairmentNotAppliedError."""
+        self.plan({ref: self.asked(ref) for ref in refs}, alpha=alpha, most_s=most_s, tolerance=tolerance)
+        seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s, tolerance=tolerance) for ref in refs}
+        for ref, checks in seen.items():
+            if wrong := [str(check) for check in checks if check.verdict == FAILS]:
+                self._ledger.evidence[:] = [self.proven(each) for each in seen]
+                raise self._ports.not_applied(ref, [], "probes did not see what was asked", *wrong)
+        return seen
+
+    def probe(
+        self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
+    ) -> list[Check]:
+        """The same for one direction, without raising: the verdicts are in the checks, and in the evidence.
+
+        Of an impaired link that the kernel does not hold any more nothing is sent, because what is there would be put
+        there afresh for it: that raises.
+        """
+        impairment = self.asked(ref)
+        plans = self.plan({ref: impairment}, alpha=alpha, most_s=most_s, tolerance=tolerance)
+        held = self._verifier.held_now(ref)
+        if held is not None and held.found:
+            raise self._ports.not_applied(ref, held.found, HELD)
+        kernel = probes.kernel_words(((held and held.netem) or {}).get("options", {}))
+        checks = [
+            replace(check, kernel=kernel.get(check.field, check.kernel))
+            for check in self._probe(ref, impairment or CLEAN, plans[ref], alpha)
+        ]
+        if held is None:
+            self._impairer.clear(ref)
+        self._ledger.probed[ref] = checks
+        return checks
+
+    def proven(self, ref: LinkRef) -> LinkEvidence:
+        """What is known of a link by read-back, and by probes if it was just probed: they reset the counters."""
+        held = self._verifier.held_now(ref) or Held(CLEAN, None, ())
+        checks = self._ledger.probed.get(ref, [])
+        command, profile = self._ledger.last_put(ref)
+        return LinkEvidence(
+            link=str(ref), network=ref.network, asked=held.asked.words(), command=command, profile=profile,
+            checks=proven_rows(held, checks),
+            read_back=FAILS if held.found else HOLDS, counters="not asked",
+            probe="not asked" if not checks else FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
+            warnings=[*(str(each) for each in held.found), *held.asked.realised],
+        )  # fmt: skip
+
+    # --- how -------------------------------------------------------------------------------------
+
+    def _probe(self, ref: LinkRef, asked: Impairment, plan: probes.Plan, alpha: float) -> list[Check]:
+        """Probe a link whose impairment is in force; its netem is put there afresh before and after.
+
+        Raises AgentError, ImpairmentNotAppliedError.
+        """
+        table = self._table(ref, asked)
+        checks: list[Check] = []
+        for _look in range(_LOOKS):
+            checks = self._probe_once(ref, asked, plan, table, alpha)
+            if not probes.perhaps_busy(checks):
+                break
+        return checks
+
+    def _probe_once(
+        self, ref: LinkRef, asked: Impairment, plan: probes.Plan, table: Sequence[int], alpha: float
+    ) -> list[Check]:
+        def paced(count: int, pace_s: float) -> probes.Flight:
+            return self.fly(
+                ref, count=count, pace_s=pace_s, size_bytes=plan.size_bytes, quiet_s=plan.quiet_s,
+                checksum=plan.checksum,
+            )  # fmt: skip
+
+        def row(count: int, pace_s: float) -> probes.Flight | None:
+            if not count:
+                return None
+            return self.fly(
+                ref, count=count, pace_s=pace_s, size_bytes=plan.train_bytes, quiet_s=plan.quiet_s, rush=True
+            )  # fmt: skip
+
+        ends = [f"{host}@{ref.network}" for host in (ref.src, ref.dst)]
+        with self._verifier.taps.leaving_out([port for port in self._ports if port.name in ends]):
+            try:
+                self._impairer.put_afresh(ref, CLEAN)
+                clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), row(plan.clean_train, 0.0)
+                self._impairer.put_afresh(ref, asked)
+                flight = paced(plan.count, plan.pace_s)
+                spread = paced(plan.spread, plan.spread_pace_s) if plan.spread else None
+                self._impairer.put_afresh(ref, asked)
+                train = row(plan.train, plan.train_pace_s)
+            finally:
+                self._impairer.put_afresh(ref, asked)
+        return probes.judge(
+            asked, flight, clean=clean, spread=spread, train=train, clean_train=clean_train, table=table, alpha=alpha
+        )
+
+    def prove_clock(self, ref: LinkRef) -> None:
+        """Once for each carried kernel of a lab: have its netem keep one delay, and measure it.
+
+        tc reads from /proc/net/psched in which unit its kernel counts time; where it cannot, it sets 1/15.6 of every
+        delay and reads back the asked one. Raises ImpairmentNotAppliedError. Says nothing where no probe arrives.
+        """
+        if self._backend.netem_engine != "carried" or unfit(ref, timeline=False) or self._cut(ref):
+            return
+        asked = Impairment(delay_s=_CLOCK_DELAY_S)
+        try:
+            kernel = self._ports.ready(ref).kernel
+            if kernel in self.clocks_proven:
+                return
+            self._impairer.put_afresh(ref, asked)
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            return  # the port begins anew; the next one shows it
+        self.clocks_proven.add(kernel)
+        try:
+            flight = self.fly(ref, count=_CLOCK_PROBES, pace_s=0.001, size_bytes=64, quiet_s=_CLOCK_DELAY_S * 10)
+        finally:
+            self._impairer.clear(ref)
+        if early := [each for each in flight.delays_s.values() if each < _CLOCK_DELAY_S]:
+            seen = statistics.median(early)
+            raise ImpairmentNotAppliedError(
+                f"{ref}: the clock of the carried kernel's netem is wrong: a delay of {_CLOCK_DELAY_S * 1e3:g} ms took "
+                f"{seen * 1e3:.3g} ms. Its tc could not read /proc/net/psched: is /proc mounted where it runs?"
+            )
+
+    def fly(
+        self, ref: LinkRef, *, count: int, pace_s: float, size_bytes: int, quiet_s: float, checksum: bool = True,
+        rush: bool = False,
+    ) -> probes.Flight:  # fmt: skip
+        """Send one flight of probes over a link as it is, and collect it.
+
+        ``rush``: what was sent too late is made up for.
+        """
+        src, dst = self._backend.hosts[ref.src], self._backend.hosts[ref.dst]
+        source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
+        number = secrets.randbits(63)
+        hold = count if rush or not pace_s else 0
+        heard = dst.inside().call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes)
+        lasts_s = count * max(pace_s, 0.001) * 2 + 10
+        try:
+            sent: dict[str, Any] = src.inside().call(
+                "probe_send", source=source, address=address, port=heard["port"], flight=number, count=count,
+                pace_s=pace_s, size_bytes=size_bytes, checksum=checksum, source_port=ref.traffic.port, rush=rush,
+                answer_within_s=lasts_s + 20,
+            )  # fmt: skip
+        finally:
+            seen: dict[str, Any] = dst.inside().call(
+                "probe_collect", expect=count, quiet_s=quiet_s, deadline_s=quiet_s + lasts_s,
+                answer_within_s=quiet_s + lasts_s + 20,
+            )  # fmt: skip
+        return probes.Flight(
+            sent_ns=sent["sent_ns"],
+            arrivals=[(int(number), int(when)) for number, when in seen["arrivals"]],
+            damaged=seen["damaged"],
+            size_bytes=size_bytes,
+        )
+
+    def _table(self, ref: LinkRef, asked: Impairment) -> list[int]:
+        if not asked.jitter_s or asked.distribution == "uniform":
+            return []
+        if is_table(asked.distribution):
+            return table_numbers(find_table(self._backend.tables, asked.distribution))
+        table: list[int] = self._backend.hosts[ref.dst].inside().call("delay_table", name=asked.distribution)
+        return table
+
+
+def _addresses(sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, str]:
+    """One address of each host, of the same family; IPv4 first."""
+    for version in (4, 6):
+        mine, theirs = (
+            [each for each in addresses if ip_address(each).version == version] for addresses in (sources, targets)
+        )
+        if mine and theirs:
+            return mine[0], theirs[0]
+    raise LabError(f"no address family in common: {', '.join(sources)} and {', '.join(targets)}")

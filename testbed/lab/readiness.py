@@ -1,0 +1,81 @@
+"""When a program is ready: a port listened on, a text printed, or whatever a function says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from testbed.errors import CommandTimeoutError, LabError
+from testbed.lab.host import Program, seconds
+from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.text import shown
+
+Ready = int | str | Callable[[Program], bool]
+Listener = Callable[[int, float], dict[str, Any]]
+"""Port and deadline in seconds -> ``listening`` and the ``ports`` that are listened on."""
+
+_LAST_LINES = 20
+
+
+def last_output(program: Program) -> str:
+    """A program's last lines, for an error message."""
+    lines = program.output.splitlines()[-_LAST_LINES:]
+    return "last output:\n" + "\n".join(f"    {line}" for line in lines) if lines else "it printed nothing"
+
+
+def check_argv(argv: Sequence[str]) -> None:
+    """Raise TypeError unless this is a list of words."""
+    if isinstance(argv, str) or not argv or not all(isinstance(word, str) for word in argv):
+        raise TypeError(f"argv must be a list of strings such as ['ping', '-c1', 'server'], not {shown(argv)}")
+
+
+def check_free(host: str, argv: Sequence[str], ready: Ready | None, listener: Listener) -> None:
+    """Raise LabError if the port that is to tell readiness is listened on already."""
+    if isinstance(ready, int) and listener(ready, 0.0)["listening"]:
+        raise LabError(
+            f"`{host}`: {' '.join(argv)}: tcp/{ready} is listened on already, so it cannot tell when this "
+            f"program is ready; stop the other one first"
+        )
+
+
+def await_ready(
+    host: str, argv: Sequence[str], program: Program, ready: Ready, timeout: str, listener: Listener
+) -> None:
+    """Wait until a program is ready. Raises CommandTimeoutError saying what was seen instead."""
+
+    def not_ready(what: str) -> NoReturn:
+        raise CommandTimeoutError(f"`{host}`: {' '.join(argv)}: {what}; {last_output(program)}")
+
+    if isinstance(ready, int):
+        _await_listener(program, ready, timeout, listener, not_ready)
+        return
+    check = ready if callable(ready) else (lambda running: ready in running.output)
+    try:
+        await_condition(lambda: check(program) or program.ended, bool, deadline_s=seconds(timeout), every_s=0.01)
+    except NotSeenError:
+        wanted = "not ready" if callable(ready) else f"did not print {shown(ready)}"
+        not_ready(f"{wanted} after {timeout} (it runs)")
+    if not check(program):
+        not_ready(_ended_early(program))
+
+
+def _await_listener(
+    program: Program, port: int, timeout: str, listener: Listener, not_ready: Callable[[str], NoReturn]
+) -> None:
+    """Wait for a listener on the port; not for that of a program that failed."""
+    deadline = time.monotonic() + seconds(timeout)
+    while True:
+        left_s = max(deadline - time.monotonic(), 0.0)
+        seen = listener(port, min(left_s, 0.2))
+        if seen["listening"]:
+            return
+        if program.ended and program.wait().exit_code:
+            not_ready(_ended_early(program))
+        if not left_s:
+            others = ", ".join(map(str, seen["ports"])) or "nothing"
+            not_ready(f"not listening on tcp/{port} after {timeout} (listening: {others})")
+
+
+def _ended_early(program: Program) -> str:
+    return f"ended before it was ready (exit status {program.wait().exit_code})"

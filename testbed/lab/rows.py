@@ -1,0 +1,110 @@
+"""The table of a link's evidence: each word that was asked, as the kernel holds it and as probes or counters saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from testbed.evidence.proof import FAILS, SHOWN, Check, Tally
+from testbed.judge import probes
+from testbed.netem import qdisc, readback
+from testbed.observe.connections import Crossed
+from testbed.spec.impairment import Impairment
+
+
+@dataclass(frozen=True)
+class Held:
+    """One impaired link as the kernel has it at one moment."""
+
+    asked: Impairment
+    netem: Mapping[str, Any] | None
+    """The kernel's own account; None if there is none."""
+    found: Sequence[readback.Difference]
+    """Every way in which this is not what was asked."""
+
+
+_ROWS = {"gemodel": "loss", "loss_state": "loss", "burst": "loss", "jitter": "delay", "distribution": "delay"}
+"""Words that are told in the row of another; of what tc tells (`readback.Difference`), the first of its words."""
+
+
+def rows(held: Held, tally: Tally | None, probed: Sequence[Check] = (), by_number: int | None = None) -> list[Check]:
+    """A link's table: what probes saw, then what was asked and nothing probed."""
+    return _contradicted([*probed, *_unprobed(held, tally, probed, by_number)], held.found)
+
+
+def proven_rows(held: Held, probed: Sequence[Check]) -> list[Check]:
+    """The table of a link that was just probed, whose counters begin anew: all else that was asked if it was not."""
+    unprobed = _unprobed(held, None, probed)
+    return _contradicted([*probed, *(row for row in unprobed if not probed or row.field == "seed")], held.found)
+
+
+def _contradicted(checks: Sequence[Check], found: Sequence[readback.Difference]) -> list[Check]:
+    """The rows, those failing in whose fields the kernel holds something else: one reading gives both verdicts."""
+    table = {check.field: check for check in checks}
+    for each in found:
+        first = each.field.split()[0]
+        name = next((word for word in (each.field, first, _ROWS.get(first, "")) if word in table), None)
+        if name is None:
+            table[each.field] = Check(field=each.field, asked=each.asked, kernel=each.found, verdict=FAILS)
+            continue
+        row, said = table[name], "; ".join(text for text in (table[name].how, str(each)) if text)
+        table[name] = replace(row, kernel=each.found if name == each.field else row.kernel, verdict=FAILS, how=said)
+    return list(table.values())
+
+
+def _unprobed(held: Held, tally: Tally | None, probed: Sequence[Check], by_number: int | None = None) -> list[Check]:
+    """Each word that was asked and that no probe looked at, as the kernel holds it and as its counters saw it."""
+    asked, netem = held.asked, held.netem
+    kernel = probes.kernel_words((netem or {}).get("options", {}))
+    kernel["limit"] = str((netem or {}).get("options", {}).get("limit", "—"))
+    kernel["seed"] = str((netem or {}).get("options", {}).get("seed", "none"))
+    done = {check.field for check in probed}
+    checks = []
+    for word, value in {"limit": "sized", **asked.words()}.items():
+        name = _ROWS.get(word, word)
+        if name in done:
+            continue
+        done.add(name)
+        in_kernel = "none" if netem is None else kernel.get(name, "as asked")
+        seen = "not measured"
+        if name == "limit":
+            sized = f"{qdisc.sized_limit(asked)} (sized)"
+            seen, value = _overflowed(tally), sized if asked.limit_packets is None else value
+        elif name == "loss" and tally is not None and tally.arrived_packets:
+            share = tally.dropped_packets / tally.arrived_packets
+            seen = f"{share * 100:.3g}% ({tally.dropped_packets} dropped of {tally.arrived_packets})"
+        elif name in ("duplicate", "reorder", "corrupt"):
+            seen = _befell(tally, name)
+        elif name in ("drop_packets", "drop_every") and by_number is not None:
+            both = " by either" if asked.drop_packets and asked.drop_every else ""
+            seen = f"{_packets(by_number)} lost{both}"
+        elif name in ("seed", "ecn", "gap", "overhead", "reorder_by_jitter", "correlation"):
+            seen = "—"
+        said = " ".join(str(text) for key, text in asked.words().items() if _ROWS.get(key, key) == name and key != word)
+        verdict = FAILS if netem is None and held.found else SHOWN
+        checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=in_kernel, seen=seen, verdict=verdict))
+    return checks
+
+
+def _packets(count: int) -> str:
+    return f"{count} packet{'' if count == 1 else 's'}"
+
+
+def _befell(tally: Tally | None, name: str) -> str:
+    if tally is None or not tally.arrived_packets:
+        return "not measured"
+    span = {"duplicate": tally.duplicated, "reorder": tally.reordered, "corrupt": tally.corrupted}[name]
+    return f"{span} of {tally.arrived_packets} ({span.how})"
+
+
+def _overflowed(tally: Tally | None) -> str:
+    if tally is None:
+        return "unknown"
+    low, high = tally.tail_drops
+    return f"{low if low == high else f'{low} to {high}'} overflowed ({tally.tail_drops_from})"
+
+
+def earlier(crossed: Crossed | None) -> list[Check]:
+    """What connections that began before the test sent on a link: its sequence has them, too."""
+    return [] if crossed is None else [Check(field="earlier connections", seen=str(crossed), verdict=SHOWN)]

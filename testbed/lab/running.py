@@ -1,0 +1,143 @@
+"""A timeline on a link, from the lab's side: given to the agent, begun, looked at, and its steps judged.
+
+The agent runs it alone from `play` on. What it did is fetched afterwards, and each step's read-back compared with
+what the step asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from testbed.lab.channel import Channel
+from testbed.netem import readback
+from testbed.netem.schedule import RESOLUTION_S, Moment, Schedule
+from testbed.spec.impairment import Impairment
+from testbed.spec.timeline import Taken
+
+Differences = Callable[[Impairment, Any], Sequence[readback.Difference]]
+
+
+@dataclass
+class Running:
+    """The timeline of one link."""
+
+    name: str
+    """What the agent knows it by."""
+    schedule: Schedule
+    fetched: int = 0
+    """How many of its steps were fetched."""
+    begun: bool = False
+    cuts: bool = False
+    """Whether its steps cut the link and mend it, over what impairs it, in place of changing that."""
+
+    def arm(
+        self, channel: Channel, *, port: str, lines: Sequence[Sequence[str]], show: str, needs: Sequence[int],
+        parent: str = "", filters: Sequence[tuple[int, int]] = (), at_gate: bool = False,
+    ) -> None:  # fmt: skip
+        """Give it to the agent; ``lines`` are the tc lines of each of its moments.
+
+        Read back is the qdisc of the class ``parent``, or these ``filters``, by priority and handle. If it cuts, its
+        first moment is in force before it begins. ``at_gate``: the lines are for the port's gate, not for the port.
+        """
+        channel.call(
+            "arm", name=self.name, port=port, at_s=[each.at_s for each in self.schedule.moments],
+            lines=list(map(list, lines)), show=show, parent=parent, filters=list(map(list, filters)),
+            repeat_s=self.schedule.repeat_s, needs=list(needs), in_force=self.cuts,
+            at_gate=at_gate,
+        )  # fmt: skip
+
+    def look(self, channel: Channel, differences: Differences = readback.differences) -> Look:
+        """The steps since the last look, and what is in force now.
+
+        ``differences`` tells how what was read back behind a step is not what the step asked.
+        """
+        return self._read(channel.call("look", name=self.name, since=self.fetched), differences)
+
+    def halt(self, channel: Channel, differences: Differences = readback.differences) -> Look:
+        """Stop it; the steps since the last look."""
+        answer = channel.call("halt", name=self.name, since=self.fetched)
+        return Look() if answer is None else self._read(answer, differences)
+
+    def _read(self, answer: Mapping[str, Any], differences: Differences) -> Look:
+        moments, begun_s = self.schedule.moments, answer["begun_s"]
+        taken = [self._taken(each, begun_s, answer["seen"], differences) for each in answer["records"]]
+        self.fetched = answer["recorded"]
+        in_force = answer["in_force"]
+        return Look(
+            taken=taken,
+            asked=moments[in_force or 0].impairment,
+            kernel=answer.get("now"),
+            played=in_force is not None,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        moments = [[each.at_s, each.impairment.words()] for each in self.schedule.moments]
+        return {
+            "name": self.name, "fetched": self.fetched, "begun": self.begun, "cuts": self.cuts,
+            "moments": moments, "repeat_s": self.schedule.repeat_s,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Running:
+        """As another process left it."""
+        moments = tuple(Moment(at_s=at_s, impairment=Impairment.parse(words)) for at_s, words in state["moments"])
+        schedule = Schedule(moments=moments, repeat_s=state["repeat_s"])
+        return cls(name=state["name"], schedule=schedule, fetched=state["fetched"], begun=state["begun"],
+                   cuts=state["cuts"])  # fmt: skip
+
+    def _taken(self, record: Mapping[str, Any], begun_s: float, seen: Sequence[Any], differences: Differences) -> Taken:
+        asked = self.schedule.moments[record["index"]].impairment
+        complaint = record["complaint"]
+        passed_over = record["passed_over"]
+        if passed_over and _matters(record["index"], self.schedule):
+            complaint = "passed over: it came so late that the next step was due, too"
+        elif complaint is None and not passed_over:
+            complaint = "; ".join(map(str, differences(asked, seen[record["seen"]]))) or None
+        return Taken(
+            planned_s=record["planned_s"],
+            actual_s=record["monotonic_s"] - begun_s,
+            monotonic_s=record["monotonic_s"],
+            unix_s=record["unix_s"],
+            impairment=asked,
+            complaint=complaint,
+            passed_over=passed_over,
+            cut=asked.loss_ratio == 1 if self.cuts else None,
+        )
+
+
+def begin_together(armed: Iterable[tuple[Channel, Running]]) -> None:
+    """Begin what is armed, all of one agent at the same moment."""
+    by_channel: dict[int, tuple[Channel, list[Running]]] = {}
+    for channel, running in armed:
+        by_channel.setdefault(id(channel), (channel, []))[1].append(running)
+    for channel, together in by_channel.values():
+        channel.call("play", names=[running.name for running in together])
+        for running in together:
+            running.begun = True
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the agent says of a timeline."""
+
+    taken: list[Taken] = field(default_factory=list)
+    asked: Impairment | None = None
+    """Of the step in force."""
+    kernel: Mapping[str, Any] | None = None
+    """The kernel's account at the same moment."""
+    played: bool = False
+    """Whether any of its steps was taken."""
+
+
+def _matters(index: int, schedule: Schedule) -> bool:
+    """Whether leaving a step out is more than a stair of a ramp or a trace that came late."""
+    moments = schedule.moments
+    end_s = moments[index + 1].at_s if index + 1 < len(moments) else schedule.repeat_s
+    return (
+        moments[index].impairment.loss_ratio == 1
+        or end_s is None
+        or end_s - moments[index].at_s > RESOLUTION_S * (1 + 1e-6)
+    )

@@ -1,0 +1,49 @@
+"""Where the sequence of an impaired link begins: with the first packet of the test's body.
+
+A seed decides what befalls the first, the second, the third packet that a netem gets. Packets of the set-up, of health
+checks or of connections that live for the session use numbers up, another count each time. So immediately before the
+body, a netem that has had packets is seeded again, and so is the count of those that are lost by their number.
+"""
+
+from __future__ import annotations
+
+from testbed.errors import AgentError
+from testbed.lab.impairer import Impairer
+from testbed.lab.ports import Ports
+from testbed.spec.impairment import Impairment
+
+
+def begin(ports: Ports, impairer: Impairer) -> None:
+    """Begin the sequence of each impaired link anew whose netem has had packets. Raises ImpairmentNotAppliedError."""
+    for port in ports:
+        sources = [
+            (ref, source, source.impairment)
+            for ref, source in port.sources.items()
+            if source.impairment is not None and not (source.running is not None and source.running.begun)
+        ]
+        if not any(_has_sequence(asked) for _, _, asked in sources):
+            continue
+        try:
+            counted = ports.counts_at(port)
+            for ref, source, asked in sources:
+                seen = counted.get(ref)
+                used = seen is not None and seen.arrived_packets > source.sent_before + source.dropped_before
+                if _has_sequence(asked) and (used or asked.by_number):
+                    impairer.restart(ref, keep_queue=not _has_state(asked) or source.running is not None)
+        except AgentError as error:
+            if error.kind != "gone":
+                raise
+            continue  # `verify` tells of it
+
+
+def _has_sequence(asked: Impairment) -> bool:
+    return (asked.is_random and asked.seed is not None) or asked.by_number
+
+
+def _has_state(asked: Impairment) -> bool:
+    """Whether netem remembers something of earlier packets that a change with the same seed leaves as it is.
+
+    sch_netem.c, netem_change: it seeds the random numbers again; the packets since one was sent ahead, the state of a
+    loss model and a slot's begin are not sure to begin again in every version.
+    """
+    return bool(asked.reorder_ratio or asked.reorder_gap_packets or asked.gilbert or asked.loss_state or asked.slot)

@@ -1,0 +1,103 @@
+"""What impairs the links of a host that is stopped: kept, and put back when it runs again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from testbed.lab import cuts
+from testbed.lab.cutter import Cutter
+from testbed.lab.impairer import Impairer
+from testbed.lab.ports import Ports
+from testbed.lab.running import Running
+from testbed.lab.verifier import Verifier
+from testbed.spec.impairment import Impairment
+from testbed.spec.topology import LinkRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspended:
+    """What a link was impaired with, and how it was cut."""
+
+    impairment: Impairment | None
+    """Of a timeline, its beginning."""
+    running: Running | None = None
+    how: str = ""
+    """Of a cut: `cuts.DROP` or `cuts.REJECT`; empty if there was none."""
+    up_s: float = 0.0
+    down_s: float = 0.0
+    """Of a link that flaps, how long it is cut; else 0."""
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "impairment": self.impairment and self.impairment.words(), "running": self.running and self.running.state(),
+            "how": self.how, "up_s": self.up_s, "down_s": self.down_s,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """As another process left it."""
+        impairment, running = state["impairment"], state["running"]
+        return cls(**{
+            **state, "impairment": None if impairment is None else Impairment.parse(impairment),
+            "running": None if running is None else Running.from_state(running),
+        })  # fmt: skip
+
+
+class Suspensions:
+    """The links of a lab whose hosts are stopped."""
+
+    def __init__(self, ports: Ports, impairer: Impairer, cutter: Cutter, verifier: Verifier) -> None:
+        self._ports = ports
+        self._impairer = impairer
+        self._cutter = cutter
+        self._verifier = verifier
+        self.links: dict[LinkRef, Suspended] = {}
+        """What impaired them."""
+
+    def suspend(self, host: str) -> None:
+        """Heal and mend every link of a host that is about to stop. What held until now is in the evidence.
+
+        A port that goes with the host would take its impairment with it, and it would look as if it had not held.
+        """
+        for port in self._ports:
+            for ref, source in list(port.sources.items()):
+                if host not in (ref.src, ref.dst, ref.to) or (source.impairment is None and source.cut is None):
+                    continue
+                running, cut = source.running, source.cut
+                self.links[ref] = Suspended(
+                    impairment=source.impairment if running is None else running.schedule.moments[0].impairment,
+                    running=running and Running(name=running.name, schedule=running.schedule),
+                    how=cut.how if cut else "", up_s=cut.up_s if cut else 0.0, down_s=cut.down_s if cut else 0.0,
+                )  # fmt: skip
+                self._verifier.take_leave(ref)
+                self._impairer.clear(ref)
+                self._cutter.mend(ref)
+
+    def resume(self, running: Callable[[str], bool]) -> None:
+        """Put back what was suspended, as far as both ends of the links are ``running``; timelines begin anew.
+
+        Raises ImpairmentNotAppliedError.
+        """
+        for ref, kept in list(self.links.items()):
+            if not all(running(end) for end in (ref.src, ref.dst, ref.to) if end):
+                continue
+            del self.links[ref]
+            if kept.impairment is not None:
+                self._impairer.put_back(ref, kept.impairment, kept.running)
+            if kept.down_s:
+                self._cutter.flap([ref], kept.up_s, kept.down_s, reject=kept.how == cuts.REJECT)
+            elif kept.how:
+                self._cutter.cut(ref, reject=kept.how == cuts.REJECT)
+        self._impairer.play()
+
+    def heal(self, ref: LinkRef) -> None:
+        """Have nothing put back on a link."""
+        self.links.pop(ref, None)
+
+    def mend(self, ref: LinkRef) -> None:
+        """Have no cut put back on a link."""
+        if ref in self.links:
+            self.links[ref] = replace(self.links[ref], how="", down_s=0.0)

@@ -1,0 +1,265 @@
+"""Find out what links were during a test: whether the kernel held what was asked, and what the packets met.
+
+Levels 1 and 2 of a link's proof: read-back, and counters. Probes are level 3: `proving`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from testbed.errors import AgentError, ImpairmentNotAppliedError
+from testbed.evidence.proof import FAILS, HOLDS, SHOWN, LinkEvidence, Tally
+from testbed.judge import counting
+from testbed.lab import elsewhere, impairer, strangers
+from testbed.lab.backend import Backend
+from testbed.lab.carriage import Carriage, Way
+from testbed.lab.connections import Connections
+from testbed.lab.cutter import Cutter
+from testbed.lab.elsewhere import Elsewhere
+from testbed.lab.impairer import Impairer
+from testbed.lab.ledger import Ledger
+from testbed.lab.ports import Port, Ports, Reading, Source
+from testbed.lab.rows import Held, earlier, rows
+from testbed.lab.succession import Succession
+from testbed.lab.taps import Taps
+from testbed.lab.wholeness import Wholeness
+from testbed.netem import fragments, qdisc, readback
+from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.topology import LinkRef
+
+
+class Verifier:
+    """What was found of a lab's impaired and cut links."""
+
+    def __init__(
+        self, ports: Ports, ledger: Ledger, impairer: Impairer, cutter: Cutter, elsewhere: Elsewhere,
+        carriage: Carriage, connections: Connections, whole: Wholeness, succession: Succession, backend: Backend,
+    ) -> None:  # fmt: skip
+        self._ports = ports
+        self._ledger = ledger
+        self._impairer = impairer
+        self._cutter = cutter
+        self._elsewhere = elsewhere
+        self._carriage = carriage
+        self._connections = connections
+        self._whole = whole
+        self._succession = succession
+        self._backend = backend
+        self.taps = Taps()
+        """Counts what found the queues before carried kernels full."""
+
+    def begin(self) -> None:
+        """Before a test: what the ports had refused so far is none of its doing."""
+        self.taps.begin(self._ports)
+        for port in self._ports:
+            for source in port.sources.values():
+                source.met_cut, source.since_s = False, time.monotonic()
+            try:
+                port.refused = counting.overflows(self._ports.entry(port)) or 0
+                self._begin_counting_others(port)
+            except AgentError:  # it is gone; a new one begins at 0
+                port.refused = 0
+
+    def _begin_counting_others(self, port: Port) -> None:
+        narrowed = [
+            source for ref, source in port.sources.items() if ref.traffic.protocol and (source.led or source.cut)
+        ]
+        if narrowed:
+            filters = self._ports.tc(port, [qdisc.show_filters(port.device)])["shown"]
+            for source in narrowed:
+                source.others_before = fragments.counted(filters[-1] if filters else (), source.minor) or 0
+
+    def verify(self) -> None:
+        """Read every impaired link again: see `Lab.verify`."""
+        evidence, over = self._ledger.evidence, self._ledger.over
+        if deaths := self._succession.look():
+            evidence[:] = [found for found, _ in over]
+            raise ImpairmentNotAppliedError("\n".join(map(str, deaths)))
+        self._connections.look()
+        evidence[:] = [found for found, _ in over]
+        changed = [ImpairmentNotAppliedError(str(change)) for change in self._whole.look()]
+        wrong = [*changed, *(error for _, errors in over for error in errors)]
+        over[:] = [(found, ()) for found, _ in over]  # raised once
+        self._carriage.look()
+        self.taps.look(self._ports)
+        # A host that is stopped has no path to it; what its links had is suspended.
+        standing = [port for port in self._ports if not self._whole.down(port.host)]
+        paths = self._carriage.paths(port for port in standing if self._carriage.used(port))
+        for port in self._ports:
+            refs = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]
+            try:
+                self._along(port, paths.get(port.name), refs)
+                reading = self._ports.read(port, refs) if refs else Reading((), (), ())
+            except ImpairmentNotAppliedError as error:
+                wrong.append(error)
+                self._ledger.told.update(refs)
+                evidence += [impairer.lost(self._ledger, ref, asked) for ref, asked in port.applied.items()]
+                continue
+            for ref in refs:
+                errors = self._verify(ref, port, reading)
+                wrong += errors
+                self._ledger.told.update([ref] if errors else [])
+        if wrong:  # an agent that died meanwhile is why
+            raise ImpairmentNotAppliedError("\n".join(map(str, self._succession.look() or wrong)))
+
+    def _along(self, port: Port, path: Way | None, refs: Sequence[LinkRef]) -> None:
+        """Raise ImpairmentNotAppliedError if packets had no whole way through a port on which these links end."""
+        if path is None or not path.amiss or (path.gone and not refs):
+            return
+        ref = next(iter(refs or port.sources))
+        raise self._ports.not_applied(ref, [], f"the path through the port is broken: {'; '.join(path.amiss)}")
+
+    def _verify(self, ref: LinkRef, port: Port, reading: Reading) -> list[ImpairmentNotAppliedError]:
+        source, wrong = port.sources[ref], list[ImpairmentNotAppliedError]()
+        if source.impairment is not None:
+            evidence, errors = self._verify_impairment(ref, port, reading)
+            self._ledger.evidence.append(evidence)
+            wrong += errors
+        if source.cut:
+            evidence, differences, problems = self._cutter.examine(ref, source.cut, reading)
+            self._ledger.evidence.append(evidence)
+            wrong += self._ports.errors(ref, differences, problems)
+        return wrong
+
+    def _verify_impairment(
+        self, ref: LinkRef, port: Port, reading: Reading
+    ) -> tuple[LinkEvidence, list[ImpairmentNotAppliedError]]:
+        source = port.sources[ref]
+        asked = source.impairment or CLEAN
+        evidence, differences = self._examine(ref, port, reading)
+        timed, late = self._carriage.timed(
+            evidence, port, asked, nothing_passes=asked.loss_ratio == 1.0 and not source.running
+        )
+        problems = [*evidence.problems, *self._ledger.step_problems(ref, cuts=False), *late]
+        return timed, self._ports.errors(ref, differences, problems)
+
+    def take_leave(self, ref: LinkRef) -> None:
+        """Look at an impaired link before it is healed. What was found wrong before is not told again."""
+        port = self._ports.of(ref)
+        if port is None or ref not in port.applied or ref in self._ledger.told:
+            return
+        try:
+            reading = self._ports.read(port, [ref])
+        except ImpairmentNotAppliedError as error:
+            self._ledger.over.append((impairer.lost(self._ledger, ref, port.applied[ref]), [error]))
+            return
+        self.taps.look(end for end in (port, self._ports.at(ref.src, ref.network)) if end is not None)
+        self._ledger.over.append(self._verify_impairment(ref, port, reading))
+
+    # --- one link --------------------------------------------------------------------------------
+
+    def held(self, ref: LinkRef, port: Port, reading: Reading) -> Held:
+        """What a link is impaired with at this moment, and what the kernel holds."""
+        source = port.sources[ref]
+        asked = source.impairment or CLEAN
+        filters = qdisc.filters(
+            source.minor, source.addresses, ref.traffic, part=source.part, by_number=asked.by_number
+        )  # fmt: skip
+        found = readback.filter_differences(reading.filters, filters)
+        if source.running is not None:
+            now = self._now(ref)
+            return Held(*now, readback.differences(*now) + found)
+        netem = readback.find_netem(reading.qdiscs, source.minor)
+        own = [each for each in reading.filters if each.get("chain", 0) in (0, source.minor)]
+        return Held(asked, netem, impairer.netem_differences(asked, netem, reading.qdiscs, own) + found)
+
+    def held_now(self, ref: LinkRef) -> Held | None:
+        """The same, read now; None if the link is not impaired."""
+        port = self._ports.of(ref)
+        if port is None or ref not in port.applied:
+            return None
+        try:
+            reading = self._ports.read(port, [ref])
+        except ImpairmentNotAppliedError as error:
+            asked = port.applied.get(ref, CLEAN)
+            return Held(asked, None, [readback.Difference("the link", "with both ends", f"{error}")])
+        return self.held(ref, port, reading)
+
+    def _now(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
+        try:
+            return self._impairer.now(ref)
+        except AgentError as error:
+            raise self._ports.not_applied(ref, [], f"its timeline: {error}") from None
+
+    def _examine(
+        self, ref: LinkRef, port: Port, reading: Reading
+    ) -> tuple[LinkEvidence, Sequence[readback.Difference]]:
+        """What is known of an impaired link, and how the kernel differs from what was asked."""
+        source, ledger = port.sources[ref], self._ledger
+        held = self.held(ref, port, reading)
+        asked, at_taps = held.asked, self.taps.refused(ref)
+        tally = _tally(source, port, held, reading)
+        problems, warnings = self._met(ref, source, asked, tally)
+        warnings += [text for text in (counting.tap_warning(at_taps),) if text]
+        problems += [text for text in (counting.tap_problem(at_taps),) if text]
+        others = source.others(reading.filters)
+        strange = strangers.problem(self._backend, ref, port)
+        problems += [text for text in (fragments.problem(ref.traffic, others), strange) if text]
+        narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
+        crossed = self._connections.crossed(ref)
+        probed, by_number = ledger.probed.get(ref, []), source.lost_by_number(reading.filters)
+        command, profile = ledger.last_put(ref)
+        evidence = LinkEvidence(
+            link=str(ref),
+            network=ref.network,
+            asked=asked.words(),
+            command=command,
+            profile=profile,
+            checks=[*rows(held, tally, probed, by_number), *narrowed, *earlier(crossed)],
+            earlier_packets=None if crossed is None else crossed.packets,
+            read_back=FAILS if held.found else HOLDS,
+            counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
+            probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
+            tally=tally,
+            at_taps=at_taps,
+            problems=problems,
+            met_packets=None if tally is None else tally.arrived_packets + (by_number or 0),
+            warnings=warnings,
+            steps=[step for step in ledger.stepped.get(ref, ()) if step.cut is None],
+        )
+        return evidence, held.found
+
+    def _met(
+        self, ref: LinkRef, source: Source, asked: Impairment, tally: Tally | None
+    ) -> tuple[list[str], list[str]]:  # fmt: skip
+        """What is wrong, and what is to be told, of the packets that a link's netem met or should have met."""
+        problems, warnings = list[str](), [*asked.realised]
+        if tally is None:
+            return problems, warnings
+        overflow = counting.overflow_problem(asked, tally, limit_packets=qdisc.sized_limit(asked))
+        problems += [text for text in (overflow,) if text]
+        ways = elsewhere.ways(self._elsewhere.went(ref))
+        if ways and not tally.arrived_packets and not source.cut and not source.met_cut:
+            problems.append(f"no packet crossed it, but {ways}: {self._elsewhere.what_to_do(ref)}")
+        elif ways:
+            warnings.append(f"{ways}, unimpaired by this link")
+        elif not tally.arrived_packets:
+            warnings.append("no packet crossed it")
+        return problems, warnings
+
+
+def _tally(source: Source, port: Port, held: Held, reading: Reading) -> Tally | None:
+    """What a link's netem counted since it was put there; None if there is none."""
+    netem = readback.find_netem(reading.qdiscs, source.minor)
+    if netem is None:
+        return None
+    counted = {
+        **netem, "packets": netem["packets"] - source.sent_before, "drops": netem["drops"] - source.dropped_before
+    }  # fmt: skip
+    refused = reading.refused
+    return counting.tally(
+        held.asked, counted, limit_packets=qdisc.sized_limit(held.asked),
+        refused=None if refused is None else refused - port.refused,
+        changing=source.running is not None, beyond=_copies(source, port, reading),
+    )  # fmt: skip
+
+
+def _copies(source: Source, port: Port, reading: Reading) -> int | None:
+    """Second copies that a link's netem has made, where it is the only one at its port that makes any."""
+    doubling = [each for each in port.sources.values() if each.impairment and each.impairment.duplicate_ratio]
+    if source.beyond_before is None or len(doubling) != 1 or doubling[0] is not source:
+        return None
+    now = counting.beyond(reading.entry, reading.qdiscs)
+    return None if now is None else now - source.beyond_before

@@ -1,0 +1,223 @@
+"""Whether the hosts are as a test left them: it stops and starts them, and what others did to them is found out.
+
+The lab says how a host is stopped, started and looked at (`Backend`); this says when, what becomes of the links, and
+what is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Protocol
+
+from testbed.errors import AgentError, LabError
+from testbed.evidence.hoststate import EXITED, PAUSED, RUNNING, HostChange, HostState, change, is_whole
+
+NOBODY = HostState(status="gone")
+LAST_LINES = 3
+"""How many are told of a host that ended."""
+
+
+class Backend(Protocol):
+    """What a lab can do with its hosts, and must know of them."""
+
+    def host_states(self) -> Mapping[str, HostState]:
+        """Every host now; of containers that were made anew, the new one is taken as the host from here on."""
+
+    def may_end(self, host: str) -> bool:
+        """Whether its program is meant to end."""
+
+    def last_lines(self, host: str) -> tuple[str, ...]:
+        """The few lines that its program printed last."""
+
+    def halt(self, host: str, grace: str | None) -> None:
+        """Ask its program to end, end it after so long, and all else in the host with it."""
+
+    def kill_host(self, host: str, signal: str) -> None:
+        """Signal its program; with SIGKILL, return once it has ended."""
+
+    def revive(self, host: str, timeout: str | None) -> None:
+        """Start its program again; return once it is well. Raises ServiceFailedError."""
+
+    def freeze(self, host: str) -> None:
+        """Have nothing in the host run, until it is thawed."""
+
+    def thaw(self, host: str) -> None:
+        """Have it go on."""
+
+    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
+        """Have these hosts run again, in their order, whatever became of them; and every one of them well."""
+
+    def await_healthy(self) -> None:
+        """Wait until every health check passes that passed once. Raises ServiceFailedError."""
+
+    def suspend(self, host: str) -> None:
+        """Take the impairments and cuts off a host's links, and keep what they were."""
+
+    def resume_links(self, hosts: Collection[str]) -> None:
+        """Put back what `suspend` kept, as far as the ends of the links are up; these hosts have new ports."""
+
+
+class Wholeness:
+    """What is known of the hosts of one lab."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._home: dict[str, HostState] = {}
+        """As each was when the stack was up."""
+        self._known: dict[str, HostState] = {}
+        """As each is known to be, by what was seen last or done by us."""
+        self._ending: set[str] = set()
+        """Hosts that a test sent a signal: they may end."""
+        self._told: set[str] = set()
+        self.changes: list[HostChange] = []
+        """What became of hosts since the test began."""
+
+    def up(self) -> None:
+        """The stack is up: this is how it shall be."""
+        self._known = dict(self._backend.host_states())
+        self._home = dict(self._known)
+
+    def begin(self) -> None:
+        """Begin a test: bring back what is not as it was when the stack came up. Raises LabError saying why not."""
+        self.changes.clear()
+        self._ending.clear()
+        if not self._home:
+            return
+        states = self._backend.host_states()
+        for host, home in self._home.items():
+            now = states.get(host, NOBODY)
+            if home.status == RUNNING and now.status == EXITED and not now.exit_code and self._backend.may_end(host):
+                self._home[host] = now  # it has done its work
+        wrong = {name: states.get(name, NOBODY) for name, home in self._home.items()
+                 if not is_whole(home, states.get(name, NOBODY))}  # fmt: skip
+        if wrong:
+            self._backend.bring_back(wrong)
+        self._backend.await_healthy()
+        before, self._known = self._known, dict(self._backend.host_states())
+        anew = {host for host, state in self._known.items() if state.endpoints != before.get(host, NOBODY).endpoints}
+        if anew:
+            self._backend.resume_links(anew)
+
+    def look(self) -> list[HostChange]:
+        """What became of hosts, not by the test, since it was looked last."""
+        if not self._home:
+            return []
+        found = []
+        for host, now in self._backend.host_states().items():
+            before = self._known.get(host, NOBODY)
+            self._known[host] = now
+            if not (what := change(before, now, may_end=self._backend.may_end(host))):
+                continue
+            ours = host in self._ending and now.status == EXITED
+            ended = now.status == EXITED or now.restarts != before.restarts
+            found.append(
+                HostChange(host=host, what=what, by_test=ours, before=before, after=now,
+                           last_lines=self._backend.last_lines(host) if ended and not ours else ())
+            )  # fmt: skip
+        self.changes += found
+        return [each for each in found if not each.by_test]
+
+    def ended(self, host: str) -> HostState | None:
+        """The state of a host whose program has done its work and ended; None of any other."""
+        known = self._known.get(host)
+        home = self._home.get(host)
+        done = known is not None and known.status == EXITED and home is not None and home.status == EXITED
+        return known if done else None
+
+    def tell_once(self, host: str) -> bool:
+        """Whether this is the first time that something is to be said of a host."""
+        if host in self._told:
+            return False
+        self._told.add(host)
+        return True
+
+    def running(self, host: str) -> bool:
+        """Whether a host is up, as far as is known."""
+        return self._known.get(host, NOBODY).status in (RUNNING, PAUSED)
+
+    def down(self, host: str) -> bool:
+        """Whether a host is known not to be up."""
+        return host in self._known and not self.running(host)
+
+    # --- what a test does ------------------------------------------------------------------------
+
+    def stop(self, host: str, grace: str | None) -> None:
+        """See `Host.stop`."""
+        if self._now(host).status == PAUSED:
+            self.resume(host)
+        self._end(host, lambda: self._backend.halt(host, grace))
+
+    def kill(self, host: str, signal: str) -> None:
+        """See `Host.kill`."""
+        if signal == "SIGKILL":
+            self._end(host, lambda: self._backend.kill_host(host, signal))
+            return
+        self._require(host, RUNNING)
+        self._ending.add(host)
+        self._backend.kill_host(host, signal)
+
+    def _end(self, host: str, how: Callable[[], None]) -> None:
+        if self._now(host).status == EXITED:
+            return
+        self._backend.suspend(host)
+        with self._by_test(host):
+            how()
+
+    def start(self, host: str, timeout: str | None) -> None:
+        """See `Host.start`."""
+        if self._now(host).status == RUNNING:
+            return
+        if self._now(host).status == PAUSED:
+            raise LabError(f"`{host}` is paused; resume it")
+        with self._by_test(host):
+            self._backend.revive(host, timeout)
+        self._backend.resume_links({host})
+
+    def restart(self, host: str, grace: str | None, timeout: str | None) -> None:
+        """See `Host.restart`."""
+        self.stop(host, grace)
+        self.start(host, timeout)
+
+    def pause(self, host: str) -> None:
+        """See `Host.pause`."""
+        self._require(host, RUNNING)
+        with self._by_test(host):
+            self._backend.freeze(host)
+
+    def resume(self, host: str) -> None:
+        """See `Host.resume`."""
+        if self._now(host).status == RUNNING:
+            return
+        self._require(host, PAUSED)
+        with self._by_test(host):
+            self._backend.thaw(host)
+
+    def resume_all(self) -> None:
+        """Have everything go on that a test paused: nothing in there could be ended."""
+        for host, state in list(self._known.items()):
+            if state.status == PAUSED:
+                self.resume(host)
+
+    def _now(self, host: str) -> HostState:
+        if host in self._ending:
+            return self._backend.host_states().get(host, NOBODY)
+        return self._known.get(host, NOBODY)
+
+    def _require(self, host: str, status: str) -> None:
+        if (now := self._now(host).status) != status:
+            raise LabError(f"`{host}` is {now}, not {status}")
+
+    @contextlib.contextmanager
+    def _by_test(self, host: str) -> Iterator[None]:
+        """What becomes of a host in this block, the test did: also if it fails half-way."""
+        before = self._known.get(host, NOBODY)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(AgentError):  # then the block has failed as well, and says why
+                self._known[host] = after = self._backend.host_states().get(host, NOBODY)
+                what = change(before, after)
+                if what:
+                    done = HostChange(host=host, what=what, by_test=True, before=before, after=after)
+                    self.changes.append(done)

@@ -1,1 +1,0 @@
-"""Labs: bring hosts and links up, run programs in them, take them down again."""

@@ -1,1 +1,0 @@
-"""Links: what is asked of them, how the kernel is told, and whether it holds."""

@@ -1,1 +1,0 @@
-"""Values without behaviour: topology, impairments, results."""

@@ -1,0 +1,218 @@
+"""The pytest plugin: its hooks and fixtures; what they do is in `testbed.pytest`.
+
+Nothing here needs an engine until a test that uses ``lab`` or ``stack`` is set up; collection needs Compose
+alone, and only where a test carries one of our markers.
+
+Every pytest start on a machine with testbed imports this module, most of them in projects that have no stack. So it
+imports at once what is small; labs, and all that needs a library, are imported where a hook or a fixture needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.pytest import markers, results, running, state, workers
+
+if TYPE_CHECKING:
+    from testbed.lab.lab import Lab
+
+
+_RESULTS = "testbed-results-file"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    state.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers; settle the seed."""
+    worker = workers.worker_of(config)
+    if worker is not None:
+        workers.die_with(worker["testbed_controller"])
+        if worker["testbed_lab"] is not None:
+            config.stash[state.CHOSEN] = worker["testbed_lab"]
+    given = config.getoption("--testbed-seed") if worker is None else worker["testbed_seed"]
+    config.stash[state.SEED] = int.from_bytes(os.urandom(4)) if given is None else given
+    if worker is None:
+        config.pluginmanager.register(results.ResultsFile(config), _RESULTS)
+    config.addinivalue_line(
+        "markers",
+        'impair(link, profile | delay="40ms", loss="2%", …): impair a link during the test: "a -> b" one way, '
+        '"a <-> b" both ways; stackable. Words: see `testbed profiles --words`. prove=True: probe it first.',
+    )
+    config.addinivalue_line(
+        "markers",
+        'impair_each(link, "profile", …): run the test once under each profile (without names: under every one).',
+    )
+    config.stash[state.PROBLEMS] = []
+    config.stash[state.WARNED] = {}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what all of them must know."""
+    workers.tell_worker(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from a worker of pytest-xdist what was wrong."""
+    workers.hear_worker(node)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which stack, which lab and, if it was not said on the command line, why that one; and which engine."""
+    file = " and ".join(config.getoption("--compose-file")) or "as Compose finds it"
+    lab = config.getoption("--lab")
+    if lab == "auto" and state.has_stack(config):
+        lab = "{} ({})".format(*state.chosen(config))
+    return f"testbed: stack {file}, lab {lab}, netem {config.getoption('--netem')}, seed {config.stash[state.SEED]}"
+
+
+# --- collection -----------------------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one test of each profile that ``impair_each`` names."""
+    markers.one_each(metafunc)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep each test's own name."""
+    item.stash[markers.ID] = item.nodeid
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check every marker of the chosen tests; end the run with all problems if there are any."""
+    markers.read(session)
+    results.prepare(session)
+    markers.refuse(session)
+
+
+# --- fixtures -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def profile(request: pytest.FixtureRequest) -> str | None:
+    """The profile that ``impair_each`` runs this test under."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture(scope="session")
+def _testbed_stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """The session's own lab, up for the whole session; or not up, and `state.fail_if_not_up` says so."""
+    lab = state.lab_of(pytestconfig)
+    is_up = state.bring_up(pytestconfig, lab)
+    yield lab
+    if is_up:
+        lab.down()
+
+
+@pytest.fixture(scope="session")
+def stack(pytestconfig: pytest.Config, _testbed_stack: Lab) -> Lab:
+    """The stack, up for the whole session, as a lab: for set-up that tests share. `lab` heals its links."""
+    state.fail_if_not_up(pytestconfig)
+    return _testbed_stack
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, stack: Any) -> Iterator[Lab]:
+    """The stack, with this test's impairments in force and no others; healed afterwards.
+
+    Another fixture ``stack`` that gives a lab takes the place of ours; one that gives anything else is none of ours.
+    """
+    from testbed.lab.lab import Lab
+
+    own = stack if isinstance(stack, Lab) else request.getfixturevalue(running.SESSION_LAB)
+    if own is not stack:
+        state.fail_if_not_up(request.config)
+    with running.impaired(request.node, own):
+        yield own
+
+
+@pytest.fixture(autouse=True)
+def _testbed_links(request: pytest.FixtureRequest) -> Iterator[None]:
+    """See to it that a marked test gets its impairments, whatever fixtures it asks for, and before its own fixtures."""
+    with running.links_of_markers(request):
+        yield
+
+
+# --- running and reporting ------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Begin an attempt: a test may be run again."""
+    running.begin(item)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Begin its links' sequences and timelines with the test's body, and read back after it that all is still in force.
+
+    Else its result does not count.
+    """
+    running.play(item)
+    try:
+        result = yield
+    except (Exception, pytest.fail.Exception):  # pytest.fail's is none of the former
+        running.verify(item)
+        raise
+    running.verify(item)
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report a test whose impairment was not in force as INVALID. The outermost: `xfail` would make it a success."""
+    report = yield
+    running.judge(item, call, report)
+    return report
+
+
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport,
+) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """INVALID is an outcome of its own; an attempt that a plugin has run again is that plugin's to name."""
+    if getattr(report, "testbed_verdict", None) == "invalid" and report.outcome == "failed":
+        return "invalid", "I", ("INVALID", {"red": True})
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say of each INVALID test what was asked and what was found; what links were warned of; what the machine lacks."""
+    invalid = terminalreporter.stats.get("invalid", [])
+    if invalid:
+        terminalreporter.section("INVALID: the impairment was not in force, or nothing met it", red=True)
+        for report in invalid:
+            terminalreporter.write_line(f"{report.nodeid}: {report.testbed_reason}")
+            for title, text in report.sections:
+                if title.startswith("testbed: "):
+                    terminalreporter.write_line(text)
+    written = config.pluginmanager.get_plugin(_RESULTS)
+    if notable := [*config.stash[state.WARNED], *(written.notable if written is not None else ())]:
+        terminalreporter.section("testbed: warnings", yellow=True)
+        for line in notable:
+            terminalreporter.write_line(line)
+    if state.NOT_UP in config.stash:
+        terminalreporter.section("testbed could not start the stack", red=True)
+        terminalreporter.write_line(config.stash[state.NOT_UP])
+    problems = config.stash[state.PROBLEMS]
+    if problems and workers.worker_of(config) is None and config.pluginmanager.has_plugin("dsession"):
+        markers.tell_problems(config, problems)  # which workers have told, and could not print
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Exit status 2 where the machine or the Compose file or the markers, not a test, are at fault."""
+    if session.config.stash.get(state.UNFIT, False) or session.config.stash[state.PROBLEMS]:
+        session.exitstatus = state.WRONG_USE
+    workers.tell_controller(session.config)

@@ -1,0 +1,1 @@
+"""What is asked of links: impairments, timelines, profiles, and the topology that they are asked on."""

@@ -1,0 +1,18 @@
+"""A profile: what each direction of a link is impaired with, under a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from testbed.spec.impairment import Impairment
+from testbed.spec.timeline import Timeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A named pair of impairments: toward the second host of a link, and back."""
+
+    name: str
+    description: str = ""
+    forward: Impairment | Timeline = field(default_factory=Impairment)
+    reverse: Impairment | Timeline = field(default_factory=Impairment)
