@@ -48,7 +48,7 @@ def _inspected(status: str, **state: Any) -> dict[str, Any]:
         # What it was before it ended does not count.
         (_inspected("exited", ExitCode=1, Health={"Status": "healthy"}), "failed", "exited with status 1"),
         (_inspected("created"), "waiting", "was created and not started"),
-        (_inspected("created", Error="no such file"), "waiting", "was created and not started no such file"),
+        (_inspected("created", Error="no such file"), "waiting", "was created and not started: no such file"),
         (_inspected("restarting", ExitCode=1), "waiting", "is restarting"),
         (_inspected("paused"), "failed", "is paused"),
         (_inspected("removing"), "failed", "is removing"),

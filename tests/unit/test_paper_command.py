@@ -61,7 +61,7 @@ class Claims:
 def claims(monkeypatch: pytest.MonkeyPatch) -> Claims:
     made = Claims()
     monkeypatch.setattr(paper, "CLAIMS", {name: made.claim(name) for name in made.findings})
-    monkeypatch.setattr(cli, "_chosen", lambda *_: NoLab())
+    monkeypatch.setattr(cli, "_chosen", lambda *_, **__: NoLab())
     monkeypatch.setattr(cli, "decide", lambda _: ("local", ""))
     return made
 

@@ -10,7 +10,7 @@ import testbed
 
 OF_LABS = {"click", "docker", "requests", "rich", "tenacity", "urllib3", "yaml"}
 OF_TESTBED = {
-    "testbed", "testbed.pytest.plugin", "testbed.errors", "testbed.text", "testbed.labs", "testbed.compose.options",
+    "testbed", "testbed.pytest.plugin", "testbed.errors", "testbed.text", "testbed.compose", "testbed.compose.options",
     "testbed.pytest",
     *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "state", "workers")),
 }  # fmt: skip
