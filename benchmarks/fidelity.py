@@ -146,12 +146,12 @@ class Bench:
         self.backward: list[int] = []
         self.link = lab.topology.links(LINK)[0]
         self.back = lab.topology.links(BACK)[0]
-        self.lab.apply(self.link, CLEAN)
+        self.lab.impairer.put(self.link, CLEAN)
         self.clean = self._fly(200, 0.001)
 
     def _put(self, asked: Impairment) -> None:
         self.report.say(asked.describe())
-        self.lab.apply(self.link, asked)
+        self.lab.impairer.put(self.link, asked)
         self.lab.impairer.put_afresh(self.link, asked)
 
     def _fly(self, count: int, pace_s: float, *, longest_s: float = 0.0, **options: Any) -> probes.Flight:
@@ -345,7 +345,7 @@ class Bench:
                     self.lab.hosts[host].inside().call("per_packet", interface=interface)
 
     def _mathis(self, name: str) -> Cell:
-        self.lab.apply(self.back, Impairment(delay_s=_MATHIS_DELAY_S))
+        self.lab.impairer.put(self.back, Impairment(delay_s=_MATHIS_DELAY_S))
         asked = Impairment(delay_s=_MATHIS_DELAY_S, loss_ratio=_MATHIS_LOSS, seed=2020)
         self._put(asked)
         server, client = self.lab.hosts["server"], self.lab.hosts["client"]

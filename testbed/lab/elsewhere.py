@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from testbed.errors import AgentError
@@ -83,6 +84,10 @@ class Elsewhere:
             if known.port.name == name:
                 return known.port
         return Port.of(self._backend.attach_to_count(host, network))
+
+    def forget(self, ports: Collection[str]) -> None:
+        """Count no more at ports of these names, which are gone."""
+        self.watched = {ref: watched for ref, watched in self.watched.items() if watched.port.name not in ports}
 
     def went(self, ref: LinkRef) -> dict[str, int]:
         """How many packets took each other network since the link was impaired or cut."""

@@ -55,13 +55,19 @@ class Impairer:
         if isinstance(wanted, Timeline):
             schedule = compile_timeline(wanted, seed=seed)
             self.halt(ref)
-            applied = replace(self._put(ref, schedule.moments[0].impairment, started), timeline=wanted)
+            applied = replace(self._put_or_renew(ref, schedule.moments[0].impairment, started), timeline=wanted)
             self._arm(ref, Running(name=f"{ref} on {ref.network}", schedule=schedule))
         else:
             self.halt(ref)
-            applied = self._put(ref, wanted if seed is None else replace(wanted, seed=seed), started)
+            applied = self._put_or_renew(ref, wanted if seed is None else replace(wanted, seed=seed), started)
         applied = replace(applied, profile=profile)
         self._ledger.history.append(applied)
+        return applied
+
+    def put(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
+        """The same as `arm`, and a timeline begins at once."""
+        applied = self.arm(ref, wanted)
+        self.play()
         return applied
 
     def play(self) -> None:
@@ -78,7 +84,7 @@ class Impairer:
 
     def put_back(self, ref: LinkRef, impairment: Impairment, running: Running | None) -> None:
         """Put on a link again what it had, and have its timeline ready for `play`; not in the history."""
-        self._put(ref, impairment, time.perf_counter())
+        self._put_or_renew(ref, impairment, time.perf_counter())
         if running is not None:
             self._arm(ref, running)
 
@@ -185,20 +191,20 @@ class Impairer:
 
     # --- how it gets there -----------------------------------------------------------------------
 
-    def _put(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+    def _put_or_renew(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         """Put an impairment on a link, on a new port if its own is gone, and read it back."""
         self.before_first(ref)
         try:
-            applied = self._put_here(ref, impairment, started)
+            applied = self._put_once(ref, impairment, started)
         except AgentError as error:
             if error.kind != "gone":
                 raise
             self._ports.renew(ref, by=self)
-            applied = self._put_here(ref, impairment, started)
+            applied = self._put_once(ref, impairment, started)
         self._elsewhere.watch(ref)
         return applied
 
-    def _put_here(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+    def _put_once(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         self._ports.ready(ref)
         with self.putting(ref, False):
             return self._write(ref, impairment, started)

@@ -7,20 +7,17 @@ can be done with links is in the parts that this joins: `ports`, `impairer`, `cu
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from testbed.errors import InvalidValueError, LabError, Problems
-from testbed.evidence.hoststate import HostState
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.judge import probes
 from testbed.judge import statistics as exact
 from testbed.lab import releasing, sequences
-from testbed.lab.backend import Attached, Spot
+from testbed.lab.backend import Backend
 from testbed.lab.carriage import Carriage
 from testbed.lab.channel import Channel
 from testbed.lab.connections import Connections
@@ -39,12 +36,11 @@ from testbed.lab.wanted import impairments_of, profile_name
 from testbed.lab.wholeness import Wholeness
 from testbed.netem import readback
 from testbed.netem.profiles import checked_side, read_trace
-from testbed.observe.connections import Table
 from testbed.observe.observation import Observation
 from testbed.spec.impairment import Impairment
 from testbed.spec.profile import Profile
 from testbed.spec.timeline import Taken, Timeline
-from testbed.spec.topology import ALL_TRAFFIC, LinkRef, Topology, Traffic
+from testbed.spec.topology import ALL_TRAFFIC, LinkRef, Traffic
 from testbed.text import shown
 
 
@@ -74,7 +70,7 @@ class Link:
                 f'link.impair({shown(impairment)}): give words such as delay="40ms"; '
                 f'for a profile write lab.impair("{self.ref} on {self.ref.network}", {shown(impairment)})'
             )
-        return self._lab.apply(self.ref, impairment if impairment is not None else self._lab.side(words))
+        return self._lab.impairer.put(self.ref, impairment if impairment is not None else self._lab.side(words))
 
     def heal(self) -> None:
         """Take the impairment off the link, and read back that it is gone."""
@@ -121,26 +117,8 @@ class Link:
         return self._lab.counters(self.ref)
 
 
-class Lab(abc.ABC):
+class Lab(Backend):
     """Hosts and links that are up together."""
-
-    run_id: str
-    """What tells this run from others."""
-
-    topology: Topology
-    profiles: Mapping[str, Profile]
-    tables: Mapping[str, Path]
-    """Tables of delays of one's own, by the name of the file."""
-    netem_engine: str
-    """Who executes netem here: ``host`` or ``carried``."""
-
-    seedable: bool
-    """Whether that netem takes a seed."""
-    counts_classes: bool = True
-    """Whether the machine's own tc tells what each class has passed on."""
-
-    only_one: Sequence[str] = ()
-    """What keeps a second lab of the same kind from being up beside it, each with what to write instead."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -177,9 +155,7 @@ class Lab(abc.ABC):
         impairments that name none are derived from; None leaves them to the kernel.
         """
         self._testing = True
-        self.ledger.begin(
-            seeds_from
-        )  # first: if the rest fails, what is told of the test is not that of the one before
+        self.ledger.begin(seeds_from)  # at first: if the rest fails, nothing of the test before is told of this one
         self.succession.begin()
         self._heal_all()
         self.whole.begin()
@@ -247,14 +223,6 @@ class Lab(abc.ABC):
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.down()
-
-    @abc.abstractmethod
-    def up(self) -> None:
-        """Bring everything up; on failure nothing stays."""
-
-    @abc.abstractmethod
-    def down(self) -> None:
-        """Take everything down; what can be removed is removed even if something fails."""
 
     # --- hosts -----------------------------------------------------------------------------------
 
@@ -325,12 +293,6 @@ class Lab(abc.ABC):
     def read_trace(self, name: str) -> str:
         """The text of a trace, by the name in a marker, a call or a command line. Raises InvalidValueError."""
         return read_trace(name)
-
-    def apply(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
-        """Put an impairment on a link and read it back; a timeline begins at once. Raises ImpairmentNotAppliedError."""
-        applied = self.impairer.arm(ref, wanted)
-        self.impairer.play()
-        return applied
 
     def prove(
         self, text: str, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
@@ -486,21 +448,8 @@ class Lab(abc.ABC):
         return readback.counters(netem)
 
     def there(self, refs: Iterable[LinkRef]) -> tuple[LinkRef, ...]:
-        """Those of these links whose hosts have not ended: what has done its work is left out, and that is said once.
-
-        Raises LabError if none is left.
-        """
-        refs = tuple(refs)
-        ends = dict.fromkeys(end for ref in refs for end in (ref.src, ref.dst))
-        ended = {host: state for host in ends if (state := self.whole.ended(host)) is not None}
-        said = {host: f"`{host}` has ended (exit status {state.exit_code})" for host, state in ended.items()}
-        left = tuple(ref for ref in refs if ref.src not in ended and ref.dst not in ended)
-        if refs and not left:
-            raise LabError(f"{', '.join(map(str, refs))}: {'; '.join(said.values())}: no link is left")
-        for host, text in said.items():
-            if self.whole.tell_once(host):
-                self._say(f"{text}: its links are left out")
-        return left
+        """Those of these links whose hosts have not ended: see `Wholeness.there`. Raises LabError if none is left."""
+        return self.whole.there(refs, self._say)
 
     # --- observing -------------------------------------------------------------------------------
 
@@ -549,7 +498,7 @@ class Lab(abc.ABC):
             known.clear()
         return left
 
-    # --- hosts that stop and start: `wholeness.Backend` ------------------------------------------
+    # --- hosts that stop and start: `wholeness.Life` ------------------------------------------
 
     def suspend(self, host: str) -> None:
         """Take the impairments and cuts off a host's links, to be put back by `resume_links`."""
@@ -562,123 +511,8 @@ class Lab(abc.ABC):
     def sweep(self, agent: Channel) -> None:
         """Forget the ports that went with their hosts: before anything is sent to hosts that were started again."""
         gone = set(agent.call("sweep"))
-        for port in self.ports:
-            if port.name in gone:
-                self.ports.forget(port)
-        for ref, watched in list(self.elsewhere.watched.items()):
-            if watched.port.name in gone:
-                del self.elsewhere.watched[ref]
-
-    # --- what becomes of hosts: `wholeness.Backend` ----------------------------------------------
-
-    def host_states(self) -> Mapping[str, HostState]:
-        """Every host as it is now. A lab that knows none of this has hosts that stay as they are."""
-        return {}
-
-    def may_end(self, _host: str) -> bool:
-        """Whether the program of a host is meant to end."""
-        return False
-
-    def last_lines(self, _host: str) -> tuple[str, ...]:
-        """The few lines that the program of a host printed last."""
-        return ()
-
-    def halt(self, host: str, _grace: str | None) -> None:
-        """Stop a host."""
-        raise LabError(f"`{host}`: hosts of this kind of lab cannot be stopped")
-
-    def kill_host(self, host: str, _signal: str) -> None:
-        """Send a signal to a host's own program; with SIGKILL, return once it has ended."""
-        raise LabError(f"`{host}`: hosts of this kind of lab cannot be killed")
-
-    def revive(self, host: str, _timeout: str | None) -> None:
-        """Start a host, and return once it is well."""
-        raise LabError(f"`{host}`: hosts of this kind of lab cannot be started")
-
-    def freeze(self, host: str) -> None:
-        """Pause a host."""
-        raise LabError(f"`{host}`: hosts of this kind of lab cannot be paused")
-
-    def thaw(self, host: str) -> None:
-        """Have a paused host go on."""
-        raise LabError(f"`{host}`: hosts of this kind of lab cannot be resumed")
-
-    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
-        """Have these hosts run again."""
-        raise LabError(f"{', '.join(wrong)}: hosts of this kind of lab cannot be brought back")
-
-    def await_healthy(self) -> None:
-        """Wait until every host is healthy that can say so. Nothing is known of health here."""
-        return
-
-    # --- where the hosts are: `backend.Backend` --------------------------------------------------
-
-    @property
-    @abc.abstractmethod
-    def hosts(self) -> Mapping[str, Host]:
-        """Every host, by name."""
-
-    @abc.abstractmethod
-    def attach(self, host: str, network: str) -> Attached:
-        """See `Backend`."""
-
-    @abc.abstractmethod
-    def attach_to_count(self, host: str, network: str) -> Attached:
-        """See `Backend`."""
-
-    @abc.abstractmethod
-    def port_of_sender(self, host: str, network: str) -> int:
-        """See `Backend`."""
-
-    def mac(self, _host: str, _network: str) -> str | None:
-        """The MAC address of a host's interface on a network, if it is known."""
-        return None
-
-    def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
-        """Every address that a host's packets on a network may come from."""
-        return self.hosts[host].addresses(network)
-
-    def marks(self, host: str, network: str) -> tuple[str, ...]:
-        """What tells the packets that a host sends on a network from others': their source addresses, IP and MAC.
-
-        The interface tells those that bear an address which nobody told us, or another host's: what it passes on.
-        """
-        mac = self.mac(host, network)
-        return (*self.source_addresses(host, network), *(() if mac is None else (mac,)))
-
-    def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
-        """Where the packets of a port pass, before its impairment and after it; only a source's if one is given."""
-        whose = host if src is None else f"{src} -> {host}"
-        raise LabError(f"{whose} on {network}: packets cannot be captured in this kind of lab")
-
-    def capture_agent(self) -> Channel:
-        """The agent that captures, started when it is needed first."""
-        raise LabError("packets cannot be captured in this kind of lab")
-
-    def agents(self) -> Mapping[str, Channel]:
-        """The agents that run now, by role: see `succession.AgentDeath`."""
-        return {}
-
-    def replace_agent(self, _left: Sequence[Mapping[str, Any]]) -> None:
-        """Start another agent that holds ports, and put right what the dead one left of these. Raises LabError."""
-        raise LabError("the agent has died, and this kind of lab cannot start another")
-
-    def forget_agent(self, _role: str) -> None:
-        """Let go of one that is not the ports', so that another is started when it is needed."""
-        return
-
-    @property
-    def tcp_hosts(self) -> Sequence[str]:
-        """The hosts whose connections can be told now."""
-        return ()
-
-    def tcp_tables(self) -> dict[str, Table]:
-        """The TCP connections of `tcp_hosts`; of one that is gone, none."""
-        return {}
-
-    def destroy_tcp(self, _host: str, _ids: Sequence[str]) -> str | None:
-        """Destroy connections of a host; why its kernel cannot, or None. Raises AgentError if the host is gone."""
-        return None
+        self.ports.forget(*(port for port in self.ports if port.name in gone))
+        self.elsewhere.forget(gone)
 
 
 def _truth(name: str, said: object) -> None:

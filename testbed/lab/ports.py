@@ -255,9 +255,9 @@ class Ports:
             self._ports[host, network] = Port.of(self._backend.attach(host, network))
         return self._ports[host, network]
 
-    def forget(self, port: Port) -> None:
-        """Know no more of a port that was taken out; when a link of it is impaired again it is attached anew."""
-        self._ports = {key: known for key, known in self._ports.items() if known is not port}
+    def forget(self, *ports: Port) -> None:
+        """Know no more of ports that were taken out; when a link of one is impaired again it is attached anew."""
+        self._ports = {place: port for place, port in self._ports.items() if not any(port is each for each in ports)}
 
     def clear(self) -> list[Port]:
         """Know no more of any port; returns them."""

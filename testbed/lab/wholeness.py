@@ -1,24 +1,25 @@
 """Whether the hosts are as a test left them: it stops and starts them, and what others did to them is found out.
 
-The lab says how a host is stopped, started and looked at (`Backend`); this says when, what becomes of the links, and
+The lab says how a host is stopped, started and looked at (`Life`); this says when, what becomes of the links, and
 what is told.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from testbed.errors import AgentError, LabError
 from testbed.evidence.hoststate import EXITED, PAUSED, RUNNING, HostChange, HostState, change, is_whole
+from testbed.spec.topology import LinkRef
 
 NOBODY = HostState(status="gone")
 LAST_LINES = 3
 """How many are told of a host that ended."""
 
 
-class Backend(Protocol):
+class Life(Protocol):
     """What a lab can do with its hosts, and must know of them."""
 
     def host_states(self) -> Mapping[str, HostState]:
@@ -61,7 +62,7 @@ class Backend(Protocol):
 class Wholeness:
     """What is known of the hosts of one lab."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Life) -> None:
         self._backend = backend
         self._home: dict[str, HostState] = {}
         """As each was when the stack was up."""
@@ -125,12 +126,23 @@ class Wholeness:
         done = known is not None and known.status == EXITED and home is not None and home.status == EXITED
         return known if done else None
 
-    def tell_once(self, host: str) -> bool:
-        """Whether this is the first time that something is to be said of a host."""
-        if host in self._told:
-            return False
-        self._told.add(host)
-        return True
+    def there(self, refs: Iterable[LinkRef], say: Callable[[str], None]) -> tuple[LinkRef, ...]:
+        """Those of these links whose hosts have not ended: what has done its work is left out, and that is said once.
+
+        Raises LabError if none is left.
+        """
+        refs = tuple(refs)
+        ends = dict.fromkeys(end for ref in refs for end in (ref.src, ref.dst))
+        ended = {host: state for host in ends if (state := self.ended(host)) is not None}
+        texts = {host: f"`{host}` has ended (exit status {state.exit_code})" for host, state in ended.items()}
+        left = tuple(ref for ref in refs if ref.src not in ended and ref.dst not in ended)
+        if refs and not left:
+            raise LabError(f"{', '.join(map(str, refs))}: {'; '.join(texts.values())}: no link is left")
+        for host, text in texts.items():
+            if host not in self._told:
+                say(f"{text}: its links are left out")
+        self._told |= ended.keys()
+        return left
 
     def running(self, host: str) -> bool:
         """Whether a host is up, as far as is known."""

@@ -10,6 +10,7 @@ import pytest
 from testbed.errors import LabError, ServiceFailedError
 from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
 from testbed.lab.wholeness import Wholeness
+from testbed.spec.topology import LinkRef
 
 
 class Hosts:
@@ -133,7 +134,12 @@ def test_a_job_that_has_done_its_work_is_left_in_peace(hosts: Hosts, whole: Whol
     assert hosts.done == ["await"]
     assert whole.ended("migrate") == hosts.states["migrate"]
     assert whole.ended("db") is None
-    assert [whole.tell_once("migrate") for _ in range(2)] == [True, False]
+    said: list[str] = []
+    refs = [LinkRef("api", "db", "lan"), LinkRef("api", "migrate", "lan")]
+    assert [whole.there(refs, said.append) for _ in range(2)] == [(refs[0],)] * 2
+    assert said == ["`migrate` has ended (exit status 0): its links are left out"]
+    with pytest.raises(LabError, match=r"api -> migrate: `migrate` has ended \(exit status 0\): no link is left"):
+        whole.there(refs[1:], said.append)
 
 
 def test_a_job_that_failed_is_told_and_run_again(hosts: Hosts, whole: Wholeness) -> None:
