@@ -20,7 +20,15 @@ from tests.lab.documents import Command, File, NotRun, Page, Script, Test
 
 _SITE = sorted(path for path in (ROOT / "docs").rglob("*.md") if "generated" not in path.parts)
 PAGES = [documents.read(path, ROOT) for path in (ROOT / "README.md", *_SITE)]
+
+
+def _has_a_stack(page: Page) -> bool:
+    """Whether a page has a Compose file of its own."""
+    return any(isinstance(step, File) and step.path == "compose.yaml" for step in page.steps)
+
+
 WITH_TESTS = [page for page in PAGES if any(isinstance(step, Test) for step in page.steps)]
+assert not any(map(_has_a_stack, WITH_TESTS)), "they share one"
 WITH_COMMANDS = [page for page in PAGES if any(isinstance(step, Command | Script) for step in page.steps)]
 
 REASONS = {
@@ -90,10 +98,10 @@ def project(page: Page, folder: Path) -> Iterator[Command | Script]:
 
     Where the page has no Compose file of its own, that is a stack of a server, a client and three hosts more.
     """
-    if not any(isinstance(step, File) and step.path == "compose.yaml" for step in page.steps):
+    if not _has_a_stack(page):
         services: Mapping[str, object] = {"server": _SERVER, **dict.fromkeys(_NAMES, _HOST)}
         (folder / "compose.yaml").write_text(json.dumps({"services": services, "networks": {"lan": {}}}))
-        (folder / "app").mkdir(mode=0o755)
+        (folder / "app").mkdir(mode=0o755, exist_ok=True)
         for path in _APP.glob("*.py"):
             (folder / "app" / path.name).write_bytes(path.read_bytes())
     for step in page.steps:
@@ -105,15 +113,16 @@ def project(page: Page, folder: Path) -> Iterator[Command | Script]:
             yield step
 
 
-@pytest.mark.parametrize("page", WITH_TESTS, ids=str)
-def test_tests_run(installed: Path, tmp_path: Path, page: Page, kind: str) -> None:
-    for _ in project(page, tmp_path):
-        pass
-    tests = [step.text for step in page.steps if isinstance(step, Test)]
-    (tmp_path / "examples").mkdir()
-    for number, text in enumerate(tests):
-        (tmp_path / "examples" / f"test_example_{number}.py").write_text(text)
-    _shell(f"pytest -rA --lab {kind} examples", cwd=tmp_path, commands=installed)
+def test_tests_run(installed: Path, tmp_path: Path, kind: str) -> None:
+    """Those of all pages, on one stack."""
+    for page in WITH_TESTS:
+        for _ in project(page, tmp_path):
+            pass  # its files alone
+        for number, text in enumerate(step.text for step in page.steps if isinstance(step, Test)):
+            path = tmp_path / "examples" / f"test_{Path(page.name).stem}_{number}.py".replace("-", "_")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    _shell(f"pytest -rA --lab {kind} --durations=5 examples", cwd=tmp_path, commands=installed)
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=str)
@@ -163,7 +172,7 @@ def _run(
 ) -> str:
     done = subprocess.run(
         argv, cwd=cwd, env=_users_environment() if env is None else env, capture_output=True, text=True, check=False,
-        timeout=300, stdin=subprocess.DEVNULL,
+        timeout=600, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode in may, f"{argv}: status {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
     return done.stdout
