@@ -1,51 +1,68 @@
-"""What a session of tests found, as it is written: line by line as tests end, and as one file at the close.
+"""The results of a session: a JSON line per test as tests end, and one JSON file at the close.
 
-The file (``--testbed-results``, ``report/results.json``) has schema 1; a change that breaks readers has another
-number. It is one JSON object::
+The file is written to ``--testbed-results`` (default: ``report/results.json``). Its schema has number 1; a change that
+breaks readers gets another number. Times are seconds. The file is one object::
 
-    schema        "testbed-results/1"
-    started       ISO 8601, UTC
-    duration_s    of the session
-    seed          from which the seeds of random impairments are derived (--testbed-seed)
-    netem         who executed it: host or carried; null if no test needed a lab
-    exit_status   pytest's: 2 if the machine, the Compose file, the markers or the options are at fault
-    problems      what was wrong with markers and options, so that nothing was started
-    not_up        why the stack did not start; null if it did, or was not needed
-    tests         one object a test with a lab, those that failed in their set-up or were skipped included:
-        id            pytest's node id, without what pytest-xdist adds to it
-        profile       under which `impair_each` ran it; null without
-        outcome       passed, failed, skipped or invalid (an impairment was not in force, or no packet met it: the
-                      result does not count)
-        duration_s    of its body
-        reason        why it did not pass; null if it did
-        seed          from which the seeds of this attempt are derived: with --testbed-reseed-reruns another each time
-        replay        the command that repeats it under the same network; null for a test without a lab
-        records       [{name, value, unit, better}]
-        links         one object an impaired link: link, network, profile (its name; empty if it was asked in words),
-                      asked (words, the seed included), command (the tc
-                      line), proof {read_back, counters, probe: holds, fails, shown, unknown or not asked}, checks
-                      [{field, asked, kernel, seen, verdict, how, cause}], counters {sent_packets, dropped_packets,
-                      queued_packets, tail_drops (a number, or {at_least, at_most}), tail_drops_from,
-                      duplicated, reordered, corrupted ({packets, from}, or {at_least, at_most, from}; from says
-                      whether it was counted or derived)} or null, at_taps {came_packets, refused_packets (lost before
-                      the carried kernels on its way, of all links that share them)} or null, lateness of its
-                      carrier {carrier, frames, median_s, worst_s, late, tolerance_s, late_ratio} or null (not
-                      watched), problems (why the result does not count),
-                      met_packets (that came to it; null if not known), warnings,
-                      steps (of a timeline, or of a link that flaps) [{planned_s and actual_s since its begin, unix_s,
-                      in_force (from here on), passed_over, complaint (why it was not in force, or null)}],
-                      steps_left_out (of the end, beyond 10,000).
-                      A cut is such an object, too; its asked is {cut}
-        flaky         whether a re-run passed what an attempt before had not
-        earlier_attempts  of a test that was run again: [{outcome, duration_s, reason, seed, replay, records, links}];
-                      what stands above is the last attempt's, which counts
+    schema            "testbed-results/1"
+    started           ISO 8601, UTC
+    duration_s        of the session
+    seed              from which the seeds of random impairments are derived (--testbed-seed)
+    netem             who executed netem: "host" or "carried"; null if no test needed a lab
+    exit_status       pytest's; 2 if the machine, the Compose file, the markers or the options are at fault
+    problems          what was wrong with markers and options, so that nothing was started
+    not_up            why the stack did not start; null if it did, or was not needed
+    tests             one object per test that has a lab, whether it ran, failed in its set-up or was skipped
 
-The lines (the same name and an ``l``: ``report/results.jsonl``) have schema 1, too. Each is one JSON object, appended
-as a test ends, so that they are whole whatever becomes of the session. `merged` reads them::
+A test::
 
-    {"schema": "testbed-results-lines/1", "started": …, "seed": …}      the first
-    {"test": {…}}     a test, as above; a later line of the same id, of a test that was run again, takes its place
-    {"end": {…}}      the last, of a session that came to its end: the rest of the file, as above
+    id                pytest's node id, without what pytest-xdist adds to it
+    profile           the profile of `impair_each` that it ran under; null without one
+    outcome           "passed", "failed", "skipped" or "invalid"
+    duration_s        of its body
+    reason            why it did not pass; null if it did
+    seed              from which the seeds of this attempt are derived; differs between attempts with
+                      --testbed-reseed-reruns alone
+    replay            the command that repeats it under the same network; null if there is none
+    records           what `lab.record` was given: {name, value, unit, better}
+    links             one object per link that was impaired or cut
+    hosts             one object per host that stopped, started, was paused or was replaced: {host, what, by_test,
+                      before, after, last_lines}; by_test: whether the test did it; before and after are {status, id,
+                      started, restarts, exit_code, endpoints}
+    flaky             whether it passed after an attempt that had not
+    earlier_attempts  of a test that was run again: {seed, outcome, duration_s, reason, replay, records, links, hosts}
+                      per attempt; the fields above are the last attempt's, which counts
+
+A link::
+
+    link, network     such as "client -> server", and the network's name in the Compose file
+    profile           the profile that asked for the impairment; empty if words did
+    asked             the words, the seed included; {cut} for a cut
+    command           the tc command
+    proof             {read_back, counters, probe}, each "holds", "fails", "shown", "unknown" or "not asked"
+    checks            one object per word or measurement: {field, asked, kernel, seen, verdict, how, cause}
+    counters          of its netem, or null: {sent_packets, dropped_packets, queued_packets, tail_drops,
+                      tail_drops_from, duplicated, reordered, corrupted}; tail_drops is a number, or {at_least,
+                      at_most}; the last three are {packets, from} or {at_least, at_most, from}; "from" says whether the
+                      number was counted or derived
+    at_taps           of the queues before the carried kernels on its way, for all links that share them:
+                      {came_packets, refused_packets}; refused packets are lost before netem sees them; or null
+    lateness          of what carried its packets: {carrier, frames, median_s, worst_s, late, tolerance_s, late_ratio};
+                      null if it was not watched
+    problems          why the test's result does not count
+    earlier_packets   packets of connections that began before the test; null if there were none
+    met_packets       packets that came to the impairment; null if that is not known
+    warnings          sentences
+    steps             of a timeline, or of a link that flaps: {planned_s, actual_s, unix_s, in_force, passed_over,
+                      complaint}; planned_s and actual_s count from its begin, in_force says what holds from then on,
+                      complaint says why that was not in force, or is null
+    steps_left_out    how many steps beyond the first 10,000 are not listed
+
+The lines are in a file of the same name with an ``l`` (``report/results.jsonl``). Each line is appended as a test ends,
+so the lines are complete whatever becomes of the session. `merged` reads them::
+
+    {"schema": "testbed-results-lines/1", "started": …, "seed": …}      the first line
+    {"test": {…}}     a test, as above; of a test that was run again, the last line counts
+    {"end": {…}}      the last line of a session that came to its end: the rest of the file, as above
 """
 
 from __future__ import annotations

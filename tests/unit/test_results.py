@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,12 @@ import pytest
 from testbed.backends.local.lab import LocalLab
 from testbed.errors import InvalidValueError
 from testbed.evidence import results
+from testbed.evidence.hoststate import HostChange, HostState
+from testbed.evidence.proof import AtTaps, Check, LinkEvidence, Span, Tally
+from testbed.judge.lateness import Lateness
 from testbed.spec import topologies
+from testbed.spec.impairment import CLEAN
+from testbed.spec.timeline import Taken
 from testbed.writing import Lines, refuse_links, write_whole
 
 FAKE = """
@@ -355,3 +362,33 @@ def test_a_demo_that_cannot_write_its_report_starts_nothing(
         done.stderr.split()
     )
     assert list((project.path / "elsewhere").iterdir()) == []
+
+
+def test_the_schema_in_its_docstring_has_every_key_that_is_written() -> None:
+    link = LinkEvidence(
+        link="a -> b", network="n", asked={}, command="", checks=[Check(field="delay")],
+        tally=Tally(sent_packets=1, dropped_packets=0, queued_packets=0, tail_drops=(0, 1), tail_drops_from="",
+                    duplicated=Span(0, 0, ""), reordered=Span(0, 1, ""), corrupted=Span(0, 0, "")),
+        at_taps=AtTaps(1, 0), steps=[Taken(planned_s=0, actual_s=0, monotonic_s=0, unix_s=0, impairment=CLEAN)],
+        lateness=Lateness(carrier="", frames=1, median_s=0, worst_s=0, late=0, tolerance_s=0.005).as_json(),
+    )  # fmt: skip
+    state = HostState(status="exited")
+    host = HostChange(host="a", what="ended", by_test=True, before=state, after=state)
+    attempt = results.Attempt(
+        seed=1, records=[{"name": "t", "value": 1.0, "unit": "s", "better": "lower"}], links=[link], hosts=[host]
+    )
+    test = results.TestResult(id="t", attempts=[attempt, attempt]).as_json()
+    session = results.session_json([test], started="", duration_s=1, seed=1, netem=None, exit_status=0)
+    words = set(re.findall(r"\w+", results.__doc__ or ""))
+    assert set(keys(session)) <= words
+
+
+def keys(value: Any) -> Iterator[str]:
+    """Every key of what is to become JSON."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield key
+            yield from keys(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from keys(each)
