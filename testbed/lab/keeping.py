@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from testbed.errors import LabError
 from testbed.lab.observer import SNAP_BYTES, PortCapture
-from testbed.observe.wire import losses
+from testbed.observe.passages import losses
 from testbed.spec.impairment import write_numbers
 from testbed.writing import refuse_links
 

@@ -25,8 +25,9 @@ from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place, packets
 from testbed.observe.counters import Counters
 from testbed.observe.observation import HostObservation, Observation, Sampling
+from testbed.observe.passages import Passage, crossing
 from testbed.observe.tcp_info import sockets
-from testbed.observe.wire import Flow, Passage, crossing, flows_at
+from testbed.observe.wire import Flow, flows_at
 from testbed.spec.impairment import unknown
 from testbed.writing import write_whole
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from testbed.errors import LabError
 from testbed.observe.capture import Capture
 from testbed.observe.counters import Counters
+from testbed.observe.passages import Passage, crossing
 from testbed.observe.tcp_info import TcpSocket
-from testbed.observe.wire import Flow, Passage, crossing, flows_at
+from testbed.observe.wire import Flow, flows_at
 
 
 @dataclass(frozen=True, kw_only=True)

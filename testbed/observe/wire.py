@@ -1,4 +1,4 @@
-"""What packets say: headers, TCP flows and what happened in them, and what became of each packet on its way. Pure.
+"""TCP flows and what happened in them, as packets tell. Pure.
 
 Everything is said of one place at a time: a segment that was dropped behind that place was seen there, and the one that
 repaired it too.
@@ -7,193 +7,18 @@ repaired it too.
 from __future__ import annotations
 
 import ipaddress
-import re
 import struct
-from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from testbed.errors import InvalidValueError, LabError
 from testbed.observe.capture import Capture, Packet
+from testbed.observe.packet import TCP, flag_names, ip_of, refuse_cut_headers, refuse_missing, tcp_options
 from testbed.observe.tcp_info import Endpoint
-from testbed.spec.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 
-_IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
-_TCP, _UDP, _ICMP, _ICMPV6 = 6, 17, 1, 58
-_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
-_OF_EVERY_LINK = (*NEIGHBOUR_DISCOVERY, *MULTICAST_LISTENERS)
-_HOP_BY_HOP = 0
 _FIN, _SYN, _RST, _PSH, _ACK, _URG, _ECE, _CWR = 1, 2, 4, 8, 16, 32, 64, 128
-_FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
-_MOST_HEADERS_BYTES = 14 + 60 + 60  # Ethernet, IPv4 and TCP with all options
 _HALF = 1 << 31
 _WHOLE = 1 << 32
-
-
-# --- one packet ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One layer of a packet: its header, or at the end what it carries."""
-
-    name: str
-    """Ethernet, IPv4, IPv6, TCP, UDP or payload."""
-    data: bytes
-    """Its bytes alone, without those of the layers in it."""
-    offset: int
-    """Where these begin in the packet."""
-    fields: tuple[tuple[str, str], ...] = ()
-    """Names as in the RFC, and values as one reads them."""
-
-
-def layers(packet: Packet | bytes) -> tuple[Layer, ...]:
-    """A packet taken apart: its layers' bytes, one after the other, are the packet again.
-
-    Ethernet (IEEE 802.3), IPv4 (RFC 791), IPv6 (RFC 8200), TCP (RFC 9293), UDP (RFC 768); what is none of these, or
-    was cut off, is payload. Padding of short frames is a layer of that name.
-    """
-    data = packet if isinstance(packet, bytes) else packet.data
-    found: list[Layer] = []
-    taken = 0
-    end = len(data)
-
-    def take(name: str, length: int, *fields: tuple[str, object]) -> None:
-        nonlocal taken
-        said = tuple((field_name, str(value)) for field_name, value in fields)
-        found.append(Layer(name=name, data=data[taken : taken + length], offset=taken, fields=said))
-        taken += length
-
-    kind = None
-    if len(data) >= 14:
-        (kind,) = struct.unpack_from(">H", data, 12)
-        take("Ethernet", 14, ("destination", _mac(data[:6])), ("source", _mac(data[6:12])), ("type", f"0x{kind:04x}"))
-    ip = _ip(data)
-    if ip is not None:
-        end = min(end, 14 + ip.total_bytes)
-        name = "IPv4" if ip.version == 4 else "IPv6"
-        take(name, ip.header_bytes, *_ip_fields(data, ip))
-        at = 14 + ip.header_bytes
-        if ip.first_fragment and ip.protocol == _TCP and end - at >= 20 and end - at >= (data[at + 12] >> 4) * 4 >= 20:
-            take("TCP", (data[at + 12] >> 4) * 4, *_tcp_fields(data, at))
-        elif ip.first_fragment and ip.protocol == _UDP and end - at >= 8:
-            source, destination, length, checksum = struct.unpack_from(">HHHH", data, at)
-            take(
-                "UDP", 8, ("source port", source), ("destination port", destination), ("length", length),
-                ("checksum", f"0x{checksum:04x}"),
-            )  # fmt: skip
-    if taken < end:
-        take("payload", end - taken)
-    if taken < len(data):
-        take("padding", len(data) - taken)
-    return tuple(found)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Ip:
-    version: int
-    header_bytes: int
-    total_bytes: int
-    protocol: int
-    src: bytes
-    dst: bytes
-    identification: int
-    first_fragment: bool
-
-
-def _ip(data: bytes) -> _Ip | None:
-    """The IP header of an Ethernet frame, or None if it has none that is whole."""
-    if len(data) < 34:
-        return None
-    (kind,) = struct.unpack_from(">H", data, 12)
-    if kind == _IPV4 and data[14] >> 4 == 4:
-        header = (data[14] & 15) * 4
-        total, identification, fragment = struct.unpack_from(">HHH", data, 16)
-        if header < 20 or len(data) < 14 + header or total < header:
-            return None
-        return _Ip(
-            version=4, header_bytes=header, total_bytes=total, protocol=data[23], src=data[26:30], dst=data[30:34],
-            identification=identification, first_fragment=not fragment & 0x1FFF,
-        )  # fmt: skip
-    if kind == _IPV6 and len(data) >= 54 and data[14] >> 4 == 6:
-        (length,) = struct.unpack_from(">H", data, 18)
-        return _Ip(
-            version=6, header_bytes=40, total_bytes=40 + length, protocol=data[20], src=data[22:38], dst=data[38:54],
-            identification=0, first_fragment=True,
-        )  # fmt: skip
-    return None
-
-
-def _ip_fields(data: bytes, ip: _Ip) -> list[tuple[str, object]]:
-    src, dst = ipaddress.ip_address(ip.src), ipaddress.ip_address(ip.dst)
-    if ip.version == 6:
-        first, length, following, hops = struct.unpack_from(">IHBB", data, 14)
-        return [
-            ("version", 6), ("traffic class", f"0x{first >> 20 & 255:02x}"), ("flow label", f"0x{first & 0xFFFFF:05x}"),
-            ("payload length", length), ("next header", following), ("hop limit", hops),
-            ("source", src), ("destination", dst),
-        ]  # fmt: skip
-    _, service, total, identification, fragment, ttl, protocol, checksum = struct.unpack_from(">BBHHHBBH", data, 14)
-    return [
-        ("version", 4), ("header length", ip.header_bytes), ("type of service", f"0x{service:02x}"),
-        ("total length", total), ("identification", identification), ("don't fragment", fragment >> 14 & 1),
-        ("more fragments", fragment >> 13 & 1), ("fragment offset", (fragment & 0x1FFF) * 8), ("time to live", ttl),
-        ("protocol", protocol), ("header checksum", f"0x{checksum:04x}"), ("source", src), ("destination", dst),
-        *([("options", data[34 : 14 + ip.header_bytes].hex())] if ip.header_bytes > 20 else []),
-    ]  # fmt: skip
-
-
-def _tcp_fields(data: bytes, at: int) -> list[tuple[str, object]]:
-    sport, dport, seq, ack, offset, flags, window, checksum, urgent = struct.unpack_from(">HHIIBBHHH", data, at)
-    header = (offset >> 4) * 4
-    options = _tcp_options(data[at + 20 : at + header])
-    return [
-        ("source port", sport), ("destination port", dport), ("sequence number", seq),
-        ("acknowledgment number", ack), ("data offset", header), ("flags", ", ".join(_names(flags)) or "none"),
-        ("window", window), ("checksum", f"0x{checksum:04x}"), ("urgent pointer", urgent),
-        *((f"option {name}", value) for name, value in options.items()),
-    ]  # fmt: skip
-
-
-def _mac(data: bytes) -> str:
-    return ":".join(f"{byte:02x}" for byte in data)
-
-
-def _names(flags: int) -> list[str]:
-    return [name for number, name in enumerate(_FLAG_NAMES) if flags >> number & 1]
-
-
-def _tcp_options(data: bytes) -> dict[str, object]:
-    """Maximum segment size, window scale, SACK permitted, SACK blocks, time stamps (RFC 9293, 7323, 2018)."""
-    found: dict[str, object] = {}
-    at = 0
-    while at < len(data) and data[at]:
-        if data[at] == 1:
-            at += 1
-            continue
-        length = data[at + 1] if at + 1 < len(data) else 0
-        if length < 2 or at + length > len(data):
-            break
-        value = data[at + 2 : at + length]
-        match data[at], len(value):
-            case 2, 2:
-                found["maximum segment size"] = int.from_bytes(value, "big")
-            case 3, 1:
-                found["window scale"] = value[0]
-            case 4, 0:
-                found["SACK permitted"] = True
-            case 5, size if size % 8 == 0:
-                edges = struct.unpack(f">{size // 4}I", value)
-                found["SACK"] = tuple(zip(edges[::2], edges[1::2], strict=True))
-            case 8, 8:
-                found["timestamps"] = struct.unpack(">II", value)
-            case kind, _:
-                found[f"{kind}"] = value.hex()
-        at += length
-    return found
-
-
-# --- TCP -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,7 +75,7 @@ class Segment:
         return self.payload_bytes + self.syn + self.fin
 
     def __str__(self) -> str:
-        names = ",".join(_names(self.flags))
+        names = ",".join(flag_names(self.flags))
         return (
             f"{self.src} > {self.dst} [{names}] seq {self.seq} ack {self.ack} win {self.window} {self.payload_bytes} B"
         )
@@ -259,8 +84,8 @@ class Segment:
 def segment(packet: Packet) -> Segment | None:
     """The TCP segment in a packet, or None if there is none; options that were cut off are left out."""
     data = packet.data
-    ip = _ip(data)
-    if ip is None or ip.protocol != _TCP or not ip.first_fragment:
+    ip = ip_of(data)
+    if ip is None or ip.protocol != TCP or not ip.first_fragment:
         return None
     at = 14 + ip.header_bytes
     if len(data) < at + 20:
@@ -270,7 +95,7 @@ def segment(packet: Packet) -> Segment | None:
     payload_bytes = ip.total_bytes - ip.header_bytes - header
     if header < 20 or payload_bytes < 0:
         return None
-    options = _tcp_options(data[at + 20 : at + header])
+    options = tcp_options(data[at + 20 : at + header])
     sack, stamps = options.get("SACK", ()), options.get("timestamps")
     mss, scale = options.get("maximum segment size"), options.get("window scale")
     return Segment(
@@ -510,7 +335,7 @@ def flows(packets: Iterable[Packet]) -> list[Flow]:
     for packet in packets:
         each = segment(packet)
         if not packet.whole:
-            _refuse_cut_headers(packet)
+            refuse_cut_headers(packet)
         if each is None:
             continue
         key = frozenset((each.src, each.dst))
@@ -534,34 +359,9 @@ def flows_at(capture: Capture, side: str, *, partial: bool = False) -> list[Flow
     if side not in ("before", "after"):
         raise InvalidValueError(f"side {side!r}: must be 'before' or 'after'")
     if not partial:
-        _refuse_missing(capture, "or take what there is with partial=True")
+        refuse_missing(capture, "or take what there is with partial=True")
     there = any(place.side == side for place in capture.places)
     return flows(capture.at(side if there else "after"))
-
-
-def _refuse_missing(capture: Capture, *advice: str) -> None:
-    """Raise LabError if packets that passed while it ran are not in a capture."""
-    if capture.missing:
-        what = ", ".join(("keep more with limit_bytes=, or less of each packet with snap_bytes=", *advice))
-        raise LabError(f"the capture has not all packets: {capture.missing}; {what}")
-
-
-def _refuse_cut_headers(packet: Packet) -> None:
-    """Raise LabError if a packet was cut off within its IP or TCP header: it cannot be told whose it is."""
-    data = packet.data
-    kind = struct.unpack_from(">H", data, 12)[0] if len(data) >= 14 else None
-    ip = _ip(data)
-    needed = len(data)
-    if ip is not None and ip.protocol == _TCP and ip.first_fragment:
-        at = 14 + ip.header_bytes
-        needed = at + ((data[at + 12] >> 4) * 4 if len(data) > at + 12 else 20)
-    elif ip is None and kind in (None, _IPV4, _IPV6):
-        needed = len(data) + 1
-    if len(data) < min(needed, packet.length_bytes):
-        raise LabError(
-            f"a packet of {packet.length_bytes} bytes was kept to its byte {len(data)}, within its headers; capture "
-            f"with snap_bytes={_MOST_HEADERS_BYTES} or more, or None"
-        )
 
 
 def _is_new(flow: Flow, syn: Segment) -> bool:
@@ -584,146 +384,3 @@ def _cover(ranges: list[tuple[int, int]], begin: int, end: int) -> None:
         begin, end = min(begin, ranges[last][0]), max(end, ranges[last][1])
         last += 1
     ranges[at:last] = [(begin, end)]
-
-
-# --- what became of packets ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passage:
-    """What became of one packet between two places."""
-
-    before: Packet
-    after: tuple[Packet, ...]
-    """As it was seen again: once if all went well, not at all if it was lost, more often if it was doubled."""
-
-    @property
-    def lost(self) -> bool:
-        """Whether it was not seen again: also one that was corrupted, or still waited when the capture ended."""
-        return not self.after
-
-    @property
-    def delay_s(self) -> float | None:
-        """How long it took (RFC 7679), by one clock; None if it was lost (RFC 7680)."""
-        return (self.after[0].time_ns - self.before.time_ns) / 1e9 if self.after else None
-
-
-def passages(before: Iterable[Packet], after: Iterable[Packet]) -> list[Passage]:
-    """Follow each packet from one place to the other: those that entered, in order, and what became of them.
-
-    A packet is known again by its IP packet without the checksums, which a kernel fills in as late as it can. Among
-    equal ones (the same datagram sent twice with identification 0) the first one seen is the first one sent.
-    """
-    arrived: dict[bytes, deque[Packet]] = defaultdict(deque)
-    for packet in after:
-        arrived[_identity(packet)].append(packet)
-    entered: dict[bytes, list[Packet]] = defaultdict(list)
-    order: list[tuple[bytes, Packet]] = []
-    for packet in before:
-        identity = _identity(packet)
-        entered[identity].append(packet)
-        order.append((identity, packet))
-    left = {identity: len(packets) for identity, packets in entered.items()}
-    found = []
-    for identity, packet in order:
-        copies = arrived[identity]
-        left[identity] -= 1
-        # The last of equal packets takes all that is there, as doubled packets do; the others one each.
-        count = len(copies) if not left[identity] else min(1, len(copies))
-        found.append(Passage(before=packet, after=tuple(copies.popleft() for _ in range(count))))
-    return found
-
-
-def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
-    """What became of each packet toward one of these addresses, between the two sides of a port's impairment.
-
-    Raises LabError if packets are missing, which would count as lost, and if the port had no impairment when the
-    capture began: then there are no two sides.
-    """
-    _refuse_missing(capture)
-    if not {"before", "after"} <= {place.side for place in capture.places}:
-        raise LabError(
-            f"the capture has one place alone, {', '.join(place.name for place in capture.places) or 'none'}: its port "
-            f"was not impaired when it began; impair first"
-        )
-    for packet in capture.packets:
-        if not packet.whole:
-            _refuse_cut_headers(packet)
-    wanted = {ipaddress.ip_address(address).packed for address in toward}
-
-    def chosen(packets: Iterable[Packet]) -> list[Packet]:
-        return [packet for packet in packets if (ip := _ip(packet.data)) is not None and ip.dst in wanted]
-
-    return passages(chosen(capture.at("before")), chosen(capture.at("after")))
-
-
-def losses(
-    capture: Capture,
-    sources: Iterable[str],
-    *,
-    protocol: str = "",
-    port: int = 0,
-    longest_s: float = 0.0,
-    since_ns: int = 0,
-) -> tuple[int, list[int]] | None:
-    """How many packets a link carried, and the numbers of those that were not seen behind its impairment.
-
-    A link's packets are those from ``sources`` (IP or MAC addresses), of a ``protocol`` (tcp, udp, icmp) and with a
-    ``port`` at either end if these are given; neighbour discovery and multicast listeners' reports are not among them.
-    They are counted from 1, as `drop_packets` counts them, and from ``since_ns`` on (CLOCK_MONOTONIC).
-    What may still have been under way when the capture ended, ``longest_s`` after it came, is left out. None if the
-    capture has not all of them, or has one side of the impairment alone.
-    """
-    if capture.missing or not any(place.side == "before" for place in capture.places):
-        return None
-    wanted = {
-        bytes.fromhex(each.replace(":", "")) if _MAC.fullmatch(each) else ipaddress.ip_address(each).packed
-        for each in sources
-    }
-
-    def chosen(side: str) -> list[Packet]:
-        return [packet for packet in capture.at(side) if _is_of_link(packet, wanted, protocol, port)]
-
-    last_ns = max((packet.time_ns for packet in capture.packets), default=0)
-    until_ns = max(last_ns, capture.ended_ns or 0) - round(longest_s * 1e9)
-    passed = [
-        each for each in passages(chosen("before"), chosen("after")) if since_ns <= each.before.time_ns <= until_ns
-    ]
-    return len(passed), [number for number, each in enumerate(passed, start=1) if each.lost]
-
-
-def _is_of_link(packet: Packet, sources: set[bytes], protocol: str, port: int) -> bool:
-    ip = _ip(packet.data)
-    if ip is None or (ip.src not in sources and packet.data[6:12] not in sources):
-        return False
-    if ip.version == 6 and _icmpv6_kind(packet.data, ip) in _OF_EVERY_LINK:
-        return False
-    at = 14 + ip.header_bytes
-    if protocol and ip.protocol not in {"tcp": (_TCP,), "udp": (_UDP,)}.get(protocol, (_ICMP, _ICMPV6)):
-        return False
-    if not port or not ip.first_fragment:  # a later fragment has no port, and goes with those that may have it
-        return True
-    ends = packet.data[at : at + 4]
-    return port in (int.from_bytes(ends[:2]), int.from_bytes(ends[2:]))
-
-
-def _icmpv6_kind(data: bytes, ip: _Ip) -> int | None:
-    """The type of an ICMPv6 message, also behind hop-by-hop options, which listeners' reports have (RFC 8200, 4.3)."""
-    protocol, at = ip.protocol, 14 + ip.header_bytes
-    if protocol == _HOP_BY_HOP and len(data) >= at + 2:
-        protocol, at = data[at], at + 8 * (data[at + 1] + 1)
-    return data[at] if protocol == _ICMPV6 and at < len(data) else None
-
-
-def _identity(packet: Packet) -> bytes:
-    data = packet.data
-    ip = _ip(data)
-    if ip is None:
-        return data[14:]
-    whole = bytearray(data[14 : 14 + ip.total_bytes])
-    if ip.version == 4:
-        whole[10:12] = b"\0\0"
-    at = ip.header_bytes + {_TCP: 16, _UDP: 6, _ICMP: 2}.get(ip.protocol, len(whole))
-    if ip.first_fragment and at + 2 <= len(whole):
-        whole[at : at + 2] = b"\0\0"
-    return bytes(whole)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from testbed.judge.claims import Finding, Outcome, Plot, Row
 from testbed.observe.capture import Capture
-from testbed.observe.wire import Flow, Layer, layers
+from testbed.observe.packet import Layer, layers
+from testbed.observe.wire import Flow
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError
 from testbed.report.stack import Part, stack_picture
 

@@ -12,7 +12,8 @@ import pytest
 from testbed import ComposeLab, Lab, LabError
 from testbed.lab.waiting import await_condition
 from testbed.observe import pcapng
-from testbed.observe.wire import flows, layers
+from testbed.observe.packet import layers
+from testbed.observe.wire import flows
 
 BELOW_THE_LAB = True
 

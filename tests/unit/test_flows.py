@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from testbed.errors import InvalidValueError, LabError
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place
-from testbed.observe.wire import Flow, crossing, flows, flows_at, layers, losses, passages, segment
+from testbed.observe.packet import layers
+from testbed.observe.passages import crossing, losses, passages
+from testbed.observe.wire import Flow, flows, flows_at, segment
 from tests.unit.frames import (
     ACK,
     CLIENT,

@@ -13,7 +13,7 @@ from testbed.judge.claims import Finding, Outcome
 from testbed.judge.metrics import Distribution
 from testbed.judge.staleness import staleness
 from testbed.judge.structures import Served
-from testbed.observe.wire import Layer, layers
+from testbed.observe.packet import Layer, layers
 from testbed.paper import c07, c09, c10, c12
 from testbed.report.stack import Part, stack_picture
 from tests.unit.frames import CLIENT, CLIENT_PORT, SERVER, SERVER_PORT, ipv4, tcp
