@@ -226,7 +226,7 @@ def fork(server: Server) -> None:
     reap(0)
 
 
-def with_selectors(server: Server) -> None:
+def with_selectors(server: Server) -> None:  # noqa: C901  # small functions around one loop's state
     """All in one thread, with readiness from epoll."""
     ready = selectors.DefaultSelector()
     ready.register(server.listener, selectors.EVENT_READ)

@@ -101,6 +101,21 @@ def test_no_room_knows_one_above_it_or_beside_it(module: str) -> None:
     assert {room for room in others if _floor(room) >= _floor(own)} == set()
 
 
+def picture() -> str:
+    """Each room, those above first, and the rooms that it imports: what CONTRIBUTING shows (`scripts/rooms`)."""
+    known: dict[str, set[str]] = {room: set() for rooms in reversed(ROOMS) for room in rooms}
+    for module in FILES.keys() - {"testbed"}:
+        known[_room(module)] |= {_room(name) for name in _of_testbed(module) if name != "testbed"} - {_room(module)}
+    return "\n".join(
+        f"    {room:9} <- {' '.join(sorted(rooms, key=lambda room: (_floor(room), room)))}".rstrip(" <-")
+        for room, rooms in known.items()
+    )
+
+
+def test_the_picture_in_contributing_is_of_this_house() -> None:
+    assert picture() in (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"), "run scripts/rooms"
+
+
 @pytest.mark.parametrize("module", [module for module in FILES if any(_below(module, (root,)) for root in ALONE)])
 def test_who_needs_little_of_the_house_knows_no_more_of_it(module: str) -> None:
     root = max((root for root in ALONE if _below(module, (root,))), key=len)
