@@ -117,16 +117,16 @@ def _example(text: str) -> Callable[[Any], Any]:
 
 _compose_file = click.option(
     "--compose-file", "-f", type=click.Path(path_type=Path), multiple=True,
-    help="The stack; repeatable: the later add to the former (default: as Compose finds it here).",
+    help="The Compose file; repeatable: later files add to earlier ones (default: the file that Compose finds here).",
 )  # fmt: skip
 _compose_profile = click.option("--compose-profile", multiple=True, help="Activate a Compose profile; repeatable.")
 _lab = click.option(
     "--lab", "kind", type=click.Choice(LAB_CHOICES), default="auto", show_default=True,
-    help="Containers of an engine, namespaces of this machine, or the former where an engine answers.",
+    help="Containers of an engine, namespaces of this machine, or auto: containers if an engine answers.",
 )  # fmt: skip
 _netem = click.option(
     "--netem", type=click.Choice(NETEM_CHOICES), default="auto", show_default=True,
-    help="Who executes netem: this kernel, a kernel that testbed brings, or whichever is there.",
+    help="Who executes netem: this kernel, a kernel that testbed brings, or auto: this kernel if it has netem.",
 )  # fmt: skip
 _up_deadline = click.option(
     "--up-deadline",
@@ -136,7 +136,7 @@ _up_deadline = click.option(
     help="How long the stack may take to start.",
 )
 _reject = click.option(
-    "--reject", is_flag=True, help="Tell the sender, by TCP resets and ICMP errors, as a firewall does."
+    "--reject", is_flag=True, help="Answer lost packets with TCP resets and ICMP errors, as a firewall does."
 )
 _impair = click.option(
     "--impair", "impaired", multiple=True, metavar="LINK=PROFILE|WORDS",
@@ -168,7 +168,7 @@ cli.command_class = _Command
 @_lab
 @_netem
 @_up_deadline
-@click.option("--messages", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages a profile.")
+@click.option("--messages", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages per profile.")
 @click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report"),
               show_default=True, help="Where demo.json and index.html go.")  # fmt: skip
 @click.argument("profiles", nargs=-1)
@@ -180,8 +180,8 @@ def demo(
 ) -> int:  # fmt: skip
     """Run the paper's client and server across the stack under each of PROFILES.
 
-    Without PROFILES: clean lan latency lossy lossy-latency awful. Exit status 1 if a message was lost: not printed,
-    and no kernel works on it any more. One that TCP is still sending when its profile's time is over is told apart.
+    Without PROFILES: clean lan latency lossy lossy-latency awful. Exit status 1 if a message was lost: the server did
+    not print it, and no kernel still holds it. Messages that TCP is still sending at the end are listed apart.
     """
     wanted = _chosen(kind, compose_file, netem, up_deadline=up_deadline)
     demonstration.check(wanted, profiles or demonstration.PROFILES)  # before anything is started
@@ -352,12 +352,12 @@ def _impaired_first(lab: Lab, impaired: Sequence[str], host: str) -> list[_Asked
 @_lab
 @_netem
 @_up_deadline
-@click.option("--only", default="", metavar="C2,C6", help="These claims alone.")
-@click.option("--quick", is_flag=True, help="Fewer conditions; a minute or two.")
-@click.option("--again", is_flag=True, help="Also the claims that FOLDER holds an outcome of.")
+@click.option("--only", default="", metavar="C2,C6", help="Only these claims.")
+@click.option("--quick", is_flag=True, help="Try fewer conditions; takes a minute or two.")
+@click.option("--again", is_flag=True, help="Repeat claims whose outcome FOLDER already has.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
 @click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report", "paper"),
-              show_default=True, metavar="FOLDER", help="For claims.json, the pages and the evidence.")  # fmt: skip
+              show_default=True, metavar="FOLDER", help="Where claims.json, pages and evidence go.")  # fmt: skip
 @_example("""testbed paper --quick
              testbed paper --only C2,C6""")
 def paper(
@@ -373,8 +373,8 @@ def paper(
 ) -> int:
     """Put the paper's claims to the test, and write a report.
 
-    An outcome is kept in FOLDER as soon as it is there, and not sought again unless something that decides it has
-    changed. Exit status 1 if a claim could not be decided (INVALID); that one BREAKS is a finding.
+    Each outcome is written to FOLDER at once. The next run keeps it, unless the experiments or the lab have changed.
+    Exit status 1 if a claim could not be decided (INVALID). A claim that BREAKS is a finding, not a failure.
     """
     wanted = the_paper.chosen(only.split(","))
     chosen = decide(kind)[0]
@@ -513,14 +513,14 @@ def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> 
 @_compose_file
 @_netem
 @_up_deadline
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--seconds", type=click.FloatRange(0.1, 600), default=2.5, show_default=True,
-              help="How long probes are sent in each direction; more time, smaller differences found.")  # fmt: skip
+              help="How long probes are sent in each direction. More time finds smaller differences.")  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(1e-12, 0.1), default=ALPHA, show_default=True,
-              help="How often an honest link may be condemned.")  # fmt: skip
+              help="Probability that a link that is as asked fails.")  # fmt: skip
 @click.option("--tolerance", type=click.FloatRange(0.001, 1),
-              help="By what part of itself a share that is off must be found: 0.5 for half too many. Refused if that "
-                   "takes longer than --seconds.")  # fmt: skip
+              help="Relative error to detect in a share: 0.5 for half too many. Refused if that takes longer than "
+                   "--seconds.")  # fmt: skip
 @click.argument("link")
 @click.argument("what", nargs=-1, metavar="[PROFILE | WORD=VALUE…]")
 @_example("""testbed prove "client <-> server" lossy
@@ -532,8 +532,8 @@ def prove(
 ) -> int:  # fmt: skip
     """Impair LINK and prove it: read the kernel back, send probes, show asked, kernel and seen side by side.
 
-    On the running stack, if `testbed up` started one: there the link is proven as it is if nothing is asked of it, and
-    stays impaired. Else on a stack that is brought up for it and taken down. Exit status 1 if the link is not as asked.
+    If `testbed up` started a stack, it is used, and the link stays impaired; without PROFILE or words the link is
+    proven as it is. Else a stack is started for this command. Exit status 1 if the link is not as asked.
     """
     lab = ComposeLab(compose_file, netem=netem, up_deadline=up_deadline, say=_say)
     asked = _asked(lab, link, what) if what else None
@@ -628,13 +628,13 @@ def isolate(compose_file: tuple[Path, ...], host: str, *, reject: bool) -> int:
 
 @cli.command()
 @_compose_file
-@click.option("--up", required=True, metavar="TIME", help="How long it is whole.")
-@click.option("--down", required=True, metavar="TIME", help="How long it is cut.")
-@click.option("--reject", is_flag=True, help="Tell the sender of what is lost, as `testbed cut --reject` does.")
+@click.option("--up", required=True, metavar="TIME", help="How long the link is up.")
+@click.option("--down", required=True, metavar="TIME", help="How long the link is down.")
+@click.option("--reject", is_flag=True, help="While it is cut, answer lost packets as `testbed cut --reject` does.")
 @click.argument("link")
 @_example("""testbed flap --up 2s --down 500ms "client <-> server" """)
 def flap(compose_file: tuple[Path, ...], up: str, down: str, link: str, *, reject: bool) -> int:
-    """Have LINK of the running stack come and go until `testbed heal`; what impairs it stays."""
+    """Have LINK of the running stack go up and down until `testbed heal`. Its impairment stays."""
     lab = _taken_up(compose_file, lambda lab: lab.check_flap(link, up=up, down=down))
     try:
         lab.flap(link, up=up, down=down, reject=reject)
@@ -662,11 +662,11 @@ def _host_command(verb: str, done: str, help_text: str) -> None:
 
 
 _host_command("stop", "stopped", "Stop HOST of the running stack, until `testbed start`.")
-_host_command("start", "started", "Start HOST, and wait until it is well; its links are impaired as before.")
-_host_command("restart", "restarted", "Stop HOST and start it again, and wait until it is well.")
-_host_command("kill", "killed", "End HOST as a crash does, with SIGKILL.")
-_host_command("pause", "paused", "Have nothing in HOST run, until `testbed resume`.")
-_host_command("resume", "resumed", "Have a paused HOST go on.")
+_host_command("start", "started", "Start HOST and wait until it is healthy; its links are impaired as before.")
+_host_command("restart", "restarted", "Stop HOST, start it again, and wait until it is healthy.")
+_host_command("kill", "killed", "End HOST with SIGKILL, as a crash does.")
+_host_command("pause", "paused", "Pause every process in HOST, until `testbed resume`.")
+_host_command("resume", "resumed", "Resume a paused HOST.")
 
 
 @cli.command()
@@ -727,13 +727,13 @@ def show(compose_file: tuple[Path, ...], as_json: bool) -> int:
 
 
 @cli.command()
-@click.option("--words", is_flag=True, help="List the words that profiles and markers are made of.")
+@click.option("--words", is_flag=True, help="List the words of profiles and markers.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.argument("name", required=False)
 @_example("""testbed profiles
              testbed profiles tunnel""")
 def profiles(words: bool, as_json: bool, name: str | None) -> int:
-    """List the profiles, or explain the one of this NAME: its tc words, its delays and its timeline, drawn."""
+    """List the profiles, or explain the profile NAME: its tc words, its delays and its timeline, drawn."""
     if words:
         if as_json:
             _OUT.print_json(json.dumps({word.name: word.help for word in WORDS.values()}))
@@ -760,7 +760,7 @@ def profiles(words: bool, as_json: bool, name: str | None) -> int:
 @click.option("--base-reachable", is_flag=True, help="Exit status 1 if the base image is neither here nor pullable.")
 @_example("testbed images")
 def images(check: bool, base_reachable: bool) -> int:
-    """Have the images that every lab needs: the base and the agent's."""
+    """Build or pull the images that every lab needs: the base image and the agent's."""
     engine = Engine()
     if base_reachable:
         return 0 if image_store.base_pullable(engine) else 1

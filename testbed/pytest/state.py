@@ -60,8 +60,8 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("testbed", "network regression testing")
     group.addoption(
         "--compose-file", metavar="FILE", action="append", default=[],
-        help="the stack under test; repeatable: the later add to the former, as with docker compose (default: as "
-        "Compose finds it: compose.yaml, …)",
+        help="the Compose file; repeatable: later files add to earlier ones, as with docker compose (default: the "
+        "file that Compose finds: compose.yaml, …)",
     )  # fmt: skip
     group.addoption(
         "--compose-profile", metavar="NAME", action="append", default=[], help="activate a Compose profile; repeatable"
@@ -73,7 +73,8 @@ def add_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--netem", choices=NETEM_CHOICES, default="auto",
-        help="who executes netem: this kernel, a kernel that testbed brings, or whichever is there (default: auto)",
+        help="who executes netem: this kernel, a kernel that testbed brings, or auto: this kernel if it has netem "
+        "(default: auto)",
     )  # fmt: skip
     group.addoption(
         "--up-deadline", metavar="TIME", type=_duration, default=UP_DEADLINE,
@@ -85,16 +86,16 @@ def add_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--testbed-lateness", choices=_LATENESS_CHOICES, default=_LATENESS_CHOICES[0],
-        help="what a test is whose carried kernel was late beyond the tolerance, but never stood still for a second: "
-        "INVALID, or one with a warning, for machines that are always busy (default: %(default)s)",
+        help="outcome of a test whose carried kernel was late beyond the tolerance, but by less than one second: "
+        "INVALID, or only a warning, for machines that are always busy (default: %(default)s)",
     )  # fmt: skip
     group.addoption(
         "--testbed-reseed-reruns", action="store_true",
-        help="give a test that is run again other random losses each time (default: the same)",
+        help="draw other random losses for each attempt of a test that is run again (default: the same losses)",
     )  # fmt: skip
     group.addoption(
         "--testbed-vacuous", choices=_VACUOUS_CHOICES, default=_VACUOUS_CHOICES[0],
-        help="what a test is that passed though no packet met what its marker impairs (default: %(default)s)",
+        help="outcome of a test that passed although no packet met what its marker impairs (default: %(default)s)",
     )  # fmt: skip
     group.addoption(
         "--testbed-capture", choices=_CAPTURE_CHOICES, default=_CAPTURE_CHOICES[0],
