@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         TestbedError,
         UserError,
     )
-    from testbed.lab.host import Host, Result
+    from testbed.lab.host import Host, Program, Result
     from testbed.lab.lab import Lab, Link
     from testbed.lab.observer import PortCapture
     from testbed.netem.profiles import load_profiles
@@ -50,6 +50,7 @@ __all__ = [
     "Observation",
     "PortCapture",
     "Profile",
+    "Program",
     "Result",
     "ServiceFailedError",
     "TestbedError",
@@ -64,7 +65,7 @@ _MODULES = {
         "InvalidValueError", "LabError", "ServiceFailedError", "TestbedError", "UserError",
     ),
     "backends.docker.lab": ("ComposeLab",),
-    "lab.host": ("Host", "Result"),
+    "lab.host": ("Host", "Program", "Result"),
     "lab.lab": ("Lab", "Link"),
     "backends.local.lab": ("LocalLab",),
     "lab.observer": ("PortCapture",),

@@ -37,21 +37,21 @@ class Program(abc.ABC):
 
     @abc.abstractmethod
     def wait(self, timeout: str = "30s") -> Result:
-        """Wait for its end. Raises CommandTimeoutError with its last output, leaving it running."""
+        """Wait until it ends. On time-out raises CommandTimeoutError with its last output, and leaves it running."""
 
     @abc.abstractmethod
     def stop(self, signal: str = "SIGTERM", timeout: str = "10s") -> Result:
-        """Send a signal to it and all it started, then wait for its end; SIGKILL if it does not in time."""
+        """Send a signal to it and to all that it started, and wait until it ends; SIGKILL after ``timeout``."""
 
     @property
     @abc.abstractmethod
     def ended(self) -> bool:
-        """Whether it has ended, or at least its output has."""
+        """Whether it has ended, or closed its output."""
 
     @property
     @abc.abstractmethod
     def output(self) -> str:
-        """What it has printed so far, stdout and stderr as they came."""
+        """What it has printed so far, stdout and stderr in order of arrival."""
 
 
 class Host(abc.ABC):
@@ -70,9 +70,10 @@ class Host(abc.ABC):
         workdir: str | None = None,
         user: str = "",
     ) -> Result:
-        """Run a program to its end; a status other than 0 is in the result, not an exception.
+        """Run a program to its end. A status other than 0 is in the result; it raises nothing.
 
-        Raises CommandTimeoutError, after killing the program and all it started, if it does not end in time.
+        ``env`` adds to the environment. On time-out kills the program and all that it started, and raises
+        CommandTimeoutError.
         """
         program = self.start(argv, env=env, workdir=workdir, user=user)
         try:
@@ -106,15 +107,15 @@ class Host(abc.ABC):
         workdir: str | None = None,
         user: str = "",
     ) -> Program | None:
-        """``start(["cmd", …])``: start a program in the host, and return at once or once it is ready.
+        """``start(["cmd", …])``: start a program in the host; with ``ready``, return once it is ready.
 
-        ``ready``: a TCP port that is listened on (and was not before), a text in its output, or a function that
-        says so. Raises CommandTimeoutError if it is not after ``timeout`` (10 s), saying what was seen instead.
+        ``ready``: a TCP port to wait for, a string to wait for in the output, or a callable ``f(program) -> bool``.
+        Raises CommandTimeoutError after ``timeout`` (10 s), saying what was seen last.
 
-        ``start()``: start the host itself, after `stop` or `kill`; nothing happens if it runs. Returns once its own
-        health check passes, and what impairs its links does so again: a timeline, or what flaps, begins anew. Raises
-        ServiceFailedError with its last lines if it is not well after ``timeout`` (as long as a stack may take), and
-        LabError if what it depends on is stopped.
+        ``start()``: start the host itself, after `stop` or `kill`. Returns once its health check passes and its links
+        are impaired as before; timelines and flapping begin anew. Does nothing if the host runs. Raises
+        ServiceFailedError with its last lines if it is not healthy after ``timeout`` (default: the up-deadline), and
+        LabError if a host that it depends on is stopped.
         """
         if argv is not None:
             return self.launch(argv, ready=ready, timeout=timeout or "10s", env=env, workdir=workdir, user=user)
@@ -133,10 +134,10 @@ class Host(abc.ABC):
     # --- the host itself -------------------------------------------------------------------------
 
     def stop(self, *, timeout: str | None = None) -> None:
-        """Stop the host: its own program is sent its stop signal, after ``timeout`` SIGKILL, and all in it ends.
+        """Stop the host: its main program gets its stop signal, and SIGKILL after ``timeout``.
 
-        ``timeout``: its ``stop_grace_period:``, else 10 s. It is off its networks until `start`; the next test finds it
-        running again. Nothing happens if it is stopped already.
+        ``timeout``: default is its ``stop_grace_period:``, else 10 s. The host is off its networks until `start`. The
+        next test finds it running again. Does nothing if it is stopped.
         """
         self._whole.stop(self.name, timeout)
 
@@ -145,19 +146,19 @@ class Host(abc.ABC):
         self._whole.restart(self.name, None, timeout)
 
     def kill(self, signal: str = "SIGKILL") -> None:
-        """Send a signal to the host's own program; SIGKILL ends the host as a crash does, and this awaits the end.
+        """Send a signal to the host's main program. SIGKILL ends the host as a crash does; this returns once it ended.
 
-        After another signal the host may end, or not, at any time in this test. Raises LabError for an unknown signal.
+        After another signal the host may end at any time in this test, or not. Raises LabError for an unknown signal.
         """
         check_signal(signal)
         self._whole.kill(self.name, signal)
 
     def pause(self) -> None:
-        """Have nothing in the host run until `resume`; what is sent to it waits, and its links stay as they are."""
+        """Pause every process in the host until `resume`. Packets to it wait, and its links stay as they are."""
         self._whole.pause(self.name)
 
     def resume(self) -> None:
-        """Have a paused host go on; nothing happens if it runs."""
+        """Resume a paused host. Does nothing if it runs."""
         self._whole.resume(self.name)
 
     @abc.abstractmethod
@@ -166,9 +167,10 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
-        """Write a file in the host, in a folder that exists; who waits for it sees all of it at once, mode included.
+        """Write a file, owned by root, into a folder that exists in the host.
 
-        Root owns it. In the file systems that the host's programs see, a tmpfs too. Raises LabError.
+        The file appears complete, mode included. It is written where the host's programs see it, a tmpfs included.
+        Raises LabError.
         """
 
     @abc.abstractmethod
@@ -177,11 +179,11 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def addresses(self, network: str | None = None) -> tuple[str, ...]:
-        """Its IP addresses, on one network or on all."""
+        """Its IP addresses: of one network, or of all."""
 
     @abc.abstractmethod
     def counters(self) -> dict[str, dict[str, int]]:
-        """The counters of its own kernel namespace, as in /proc/net/snmp and /proc/net/netstat."""
+        """The counters of its network namespace, as in /proc/net/snmp and /proc/net/netstat, since the host started."""
 
     def inside(self) -> Channel:
         """The agent in its network namespace, which observes and probes. Raises LabError if it has none."""
@@ -201,7 +203,7 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def follow(self) -> Log:
-        """What its main program prints, as it grows; a context manager."""
+        """Follow what its main program prints; a context manager."""
 
 
 class Log(Protocol):

@@ -55,11 +55,11 @@ class Link:
         return f"<Link {self.ref} on {self.ref.network}>"
 
     def impair(self, impairment: Impairment | Timeline | Sequence[object] | None = None, **words: object) -> Applied:
-        """Put an impairment on the link and read it back; it replaces the one that was there.
+        """Impair the link, and read the impairment back. It replaces the one before.
 
-        ``link.impair(delay="40ms", loss="2%")`` or ``link.impair(Impairment(delay_s=0.04))``; a list of steps or
+        ``link.impair(delay="40ms", loss="2%")`` or ``link.impair(Impairment(delay_s=0.04))``. A list of steps or
         ``trace="…"`` is a timeline, which begins at once. Raises ImpairmentNotAppliedError if the kernel does not
-        hold every field of it.
+        hold every field.
         """
         if isinstance(impairment, list | tuple):
             impairment = self._lab.side(impairment)
@@ -73,44 +73,44 @@ class Link:
         return self._lab.impairer.put(self.ref, impairment if impairment is not None else self._lab.side(words))
 
     def heal(self) -> None:
-        """Take the impairment off the link, and read back that it is gone."""
+        """Remove the impairment, and read back that it is gone."""
         self._lab.heal_link(self.ref)
 
     def cut(self, *, reject: bool = False) -> None:
-        """Cut the link: every IP packet is lost, silently, until `mend`; its impairment stays beneath.
+        """Cut the link: every IP packet is lost, silently, until `mend`. Its impairment stays beneath.
 
-        ``reject``: the sender is told, as by a firewall in between: see `Lab.cut`.
+        ``reject``: answer lost packets as a firewall does: see `Lab.cut`.
         """
         self._lab.cut_links([self.ref], reject=reject)
 
     def flap(self, *, up: str, down: str, reject: bool = False) -> None:
-        """Have the link come and go until `mend`: see `Lab.flap`."""
+        """Have the link go up and down until `mend`: see `Lab.flap`."""
         _truth("reject", reject)
         self._lab.cutter.flap([self.ref], *flapping_times(up, down), reject=reject)
 
     def mend(self) -> None:
-        """End the cut; what impaired the link before impairs it again."""
+        """End the cut. The impairment beneath is in force again."""
         self._lab.mend_link(self.ref)
 
     def lost_in_cut(self) -> int:
-        """How many packets the cut has swallowed or rejected, over all the times that this link was cut."""
+        """Number of packets lost or rejected by cuts of this link, in total."""
         return self._lab.cutter.lost_packets(self.ref)
 
     def dropped_by_number(self) -> int:
-        """How many packets ``drop_packets`` and ``drop_every`` have lost since they were put there."""
+        """Number of packets that the current ``drop_packets`` and ``drop_every`` have lost."""
         return self._lab.impairer.dropped_by_number(self.ref)
 
     @property
     def impairment(self) -> Impairment | None:
-        """What the link is impaired with, or None."""
+        """The impairment in force, or None."""
         return self._lab.impairments.get(self.ref)
 
     def steps(self) -> list[Taken]:
-        """The steps that were taken on the link since `Lab.begin`, in order: of timelines, and of its flapping."""
+        """The steps taken in this test, in order: of timelines, and of flapping."""
         return self._lab.steps(self.ref)
 
     def counters(self) -> readback.Counters:
-        """What the link's netem has seen since the link was healed last: a changed impairment counts on.
+        """The counters of the link's netem since the link was last healed. A changed impairment counts on.
 
         Raises LabError if the link is not impaired.
         """
@@ -118,7 +118,7 @@ class Link:
 
 
 class Lab(Backend):
-    """Hosts and links that are up together."""
+    """Hosts and links that are up together; a context manager."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -207,9 +207,9 @@ class Lab(Backend):
         return self.ledger.evidence
 
     def record(self, name: str, value: float, *, unit: str, better: str) -> None:
-        """Report a number with the test's result; ``better`` is ``lower`` or ``higher``.
+        """Add a number to the test's result. ``better`` is ``lower`` or ``higher``.
 
-        Raises InvalidValueError with every problem, and for a number that is none or not finite.
+        Raises InvalidValueError with every problem; infinity and NaN are refused.
         """
         self.ledger.record(name, value, unit=unit, better=better)
 
@@ -227,7 +227,7 @@ class Lab(Backend):
     # --- hosts -----------------------------------------------------------------------------------
 
     def host(self, name: str) -> Host:
-        """The host of that name. Raises InvalidValueError naming the nearest."""
+        """The host of that name. For an unknown one raises InvalidValueError with the nearest known name."""
         if name not in self.hosts:
             raise InvalidValueError(f"host {shown(name)}: {self.topology.unknown_host(name)}")
         return self.hosts[name]
@@ -251,11 +251,11 @@ class Lab(Backend):
         prove: bool = False,
         **words: object,
     ) -> list[Applied]:
-        """Impair ``"a -> b"`` or both directions of ``"a <-> b"`` with a profile, a list of steps, or words.
+        """Impair ``"a -> b"``, or both directions of ``"a <-> b"``, by a profile, a list of steps, or words.
 
-        A profile's forward half goes to the first direction named, its reverse half to the other. Every name and
-        value is checked before anything is changed. Timelines begin at once, those of both directions together.
-        ``prove``: see `prove`.
+        A profile's forward half impairs the first direction, its reverse half the other. Every name and value is
+        checked before anything is changed. Timelines begin at once, those of both directions together. ``prove``: also
+        prove it: see `prove`.
         """
         _truth("prove", prove)
         wanted = self.wanted(text, profile, words)
@@ -297,22 +297,22 @@ class Lab(Backend):
     def prove(
         self, text: str, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
     ) -> dict[LinkRef, list[Check]]:
-        """Send probes over each direction of a link, and judge what arrived against what it is impaired with.
+        """Send probes over each direction of a link, and compare what arrives with the impairment.
 
-        A few seconds a direction. The tests of one direction together condemn an honest link at most ``alpha`` of the
-        time. ``most_s``: how long the probes of a direction are sent. ``tolerance``: a share (of losses, duplicates,
-        …) that is off by such a part of itself is found in nine of ten proofs, 0.5 for half too many; refused before
-        anything is sent where that takes longer than ``most_s``. Without it what can be found in that time is said.
-        Afterwards the netem is there afresh, with its seed. Raises ImpairmentNotAppliedError naming each field that
-        is not as asked.
+        Takes a few seconds per direction. ``alpha``: the probability that a direction that is as asked fails.
+        ``most_s``: for how long probes are sent, per direction; seconds. ``tolerance``: the relative error of a share
+        (of losses, duplicates, …) to detect with 90 % power, 0.5 for 50 %; raises InvalidValueError before probes are
+        sent if that takes longer than ``most_s``. Without it, the checks say what can be detected in that time.
+        Afterwards the link's random sequence begins anew. Raises ImpairmentNotAppliedError naming each field that is
+        not as asked.
         """
         return self.prober.prove(self.topology.links(text), alpha=alpha, most_s=most_s, tolerance=tolerance)
 
     def heal(self) -> None:
-        """Mend every cut and take every impairment off; what stays is raised once the others are off.
+        """Mend every cut and remove every impairment.
 
-        What a link was until then, and whether it held, goes into the next `verify`. Out of a test, ports and hosts are
-        then as they were before they were impaired; in one, before the next test that does not impair them.
+        A failure is raised once all others are removed. What was in force until now stays in the evidence. Outside a
+        test, ports and hosts are then as they were before; in a test, before the next one that does not impair them.
         """
         for ref in self.ports.impaired:
             self.verifier.take_leave(ref)
@@ -343,9 +343,9 @@ class Lab(Backend):
     def cut(self, text: str, *, reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut ``"a -> b"`` or both directions of ``"a <-> b"``: every IP packet is lost, silently, until `mend`.
 
-        ``reject``: the sender hears of it at once, from the switch and in the receiver's name. TCP is answered with a
-        reset (connecting: ECONNREFUSED, connected: ECONNRESET), UDP with ICMP port unreachable (ECONNREFUSED), the
-        rest with ICMP administratively prohibited. Answers pass every other cut and impairment. Returns the links.
+        ``reject``: the switch answers each lost packet in the receiver's name: TCP with a reset (ECONNREFUSED while
+        connecting, ECONNRESET later), UDP with ICMP port unreachable (ECONNREFUSED), the rest with ICMP
+        administratively prohibited. No other cut and no impairment affects these answers. Returns the links.
         """
         return self.cut_links(self.topology.links(text), reject=reject)
 
@@ -365,11 +365,10 @@ class Lab(Backend):
         return refs
 
     def flap(self, text: str, *, up: str, down: str, reject: bool = False) -> None:
-        """Have ``"a -> b"`` or ``"a <-> b"`` come and go until `mend`: whole for ``up``, then cut for ``down``, again.
+        """Have ``"a -> b"`` or ``"a <-> b"`` go up and down until `mend`: up for ``up``, cut for ``down``, again.
 
-        The agent does it, beside the kernel, from now on, all links at the same moment; what impairs a link impairs
-        what passes. What is lost is lost silently; with ``reject`` its sender is told: see `cut`. `Link.steps` has each
-        step with its time.
+        The agent does it beside the kernel, for all these links at the same moments. Impairments stay in force while
+        a link is up. ``reject``: answer lost packets: see `cut`. `Link.steps` has each step with its time.
         """
         refs, times_s = self.check_flap(text, up=up, down=down, reject=reject)
         self.cutter.flap(self.there(refs), *times_s, reject=reject)
@@ -389,7 +388,7 @@ class Lab(Backend):
         return refs, times_s
 
     def mend(self, text: str | None = None) -> None:
-        """End the cut of these links, or of all."""
+        """End the cuts and the flapping of these links, or of all."""
         for ref in self.topology.links(text) if text is not None else [*self.ports.cut, *self.suspensions.links]:
             self.mend_link(ref)
 
@@ -401,17 +400,17 @@ class Lab(Backend):
     def partition(self, *groups: Iterable[str], traffic: str = "", reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut every link between hosts of different groups, both ways, on every network that they share.
 
-        ``lab.partition({"a", "b"}, {"c[*]"})``; hosts in no group keep all their links, and what routers lead from one
-        group to another is cut as well. ``traffic``: only this part, as in ``"tcp/8888"``; ``reject``: see `cut`.
-        `mend` without words ends all of it. Raises InvalidValueError, before anything is cut, for unknown hosts, a host
-        in two groups, and groups that nothing joins. Returns the links.
+        ``lab.partition({"a", "b"}, {"c[*]"})``. Hosts in no group keep all their links. Traffic that routers forward
+        between groups is cut as well. ``traffic``: cut only this part, as in ``"tcp/8888"``. ``reject``: see `cut`.
+        `mend` without arguments ends it. Before anything is cut, raises InvalidValueError for unknown hosts, a host in
+        two groups, and groups that no link joins. Returns the links.
         """
         _truth("reject", reject)
         refs = self._part_of(traffic, lambda part: self.topology.links_between(*groups, traffic=part))
         return self.cut_links(refs, reject=reject, watched=False)  # on every network: there is no other to watch
 
     def isolate(self, host: str, *, traffic: str = "", reject: bool = False) -> tuple[LinkRef, ...]:
-        """Cut every link of a host, or of each of several, as in ``"a[*]"``; the rest: see `partition`."""
+        """Cut every link of a host, or of several, as in ``"a[*]"``. Arguments: see `partition`."""
         _truth("reject", reject)
         refs = self._part_of(traffic, lambda part: self.topology.links_around(host, traffic=part))
         return self.cut_links(refs, reject=reject, watched=False)
@@ -456,9 +455,9 @@ class Lab(Backend):
     def capture(self, port: str, *, limit_bytes: int = LIMIT_BYTES, snap_bytes: int | None = None) -> PortCapture:
         """Capture the packets at a port while a block runs, before and after its impairment.
 
-        ``"server"`` or ``"server on lan"``: every packet from and to that host; ``"client -> server"``: those that it
-        exchanges with the client. The last ``limit_bytes`` of them are kept, ``snap_bytes`` of each (None: whole).
-        Impair first: a port that is not impaired has one place where packets pass, not two.
+        ``"server"`` or ``"server on lan"``: every packet from and to that host. ``"client -> server"``: only those
+        exchanged with the client. Keeps the last ``limit_bytes``, and ``snap_bytes`` of each packet (None: all of it).
+        Impair first: a port without an impairment has one capture point instead of two.
         """
         return self.observer.capture(port, limit_bytes=limit_bytes, snap_bytes=snap_bytes)
 
@@ -479,10 +478,10 @@ class Lab(Backend):
                 lab.host("client").run(["python3", "client.py", "server"])
             assert seen.host("client").counters.retransmitted_segments == 0
 
-        ``hosts``: whose counters and sockets, None for all; ``captures``: which ports, as for `capture`, None for
-        those that are impaired when it begins; ``snap_bytes``: how much of each packet, None for all of it, which takes
-        more of the machine; ``limit_bytes``: how much of each port, the last of it; ``every``: how often sockets are
-        looked at, if 2 % of a core allow it.
+        ``hosts``: whose counters and sockets; None for all. ``captures``: which ports, as for `capture`; None for those
+        that are impaired at the start. ``snap_bytes``: bytes to keep of each packet; None for all, which costs more.
+        ``limit_bytes``: bytes to keep per port, the latest. ``every``: how often sockets are read, as far as 2 % of a
+        core suffice.
         """
         chosen = [self.host(name) for name in (self.hosts if hosts is None else hosts)]
         return self.observer.observe(
