@@ -116,16 +116,16 @@ def _testbed_stack(pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def stack(pytestconfig: pytest.Config, _testbed_stack: Lab) -> Lab:
-    """The stack, up for the whole session, as a lab: for set-up that tests share. `lab` heals its links."""
+    """The stack, up for the whole session, for set-up that tests share. The next test with `lab` heals its links."""
     state.fail_if_not_up(pytestconfig)
     return _testbed_stack
 
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, stack: Any) -> Iterator[Lab]:
-    """The stack, with this test's impairments in force and no others; healed afterwards.
+    """The stack, with the impairments of this test in force and no others. Healed after the test.
 
-    Another fixture ``stack`` that gives a lab takes the place of ours; one that gives anything else is none of ours.
+    If you define a fixture ``stack`` that gives a testbed lab, that lab is used. Any other ``stack`` is ignored.
     """
     from testbed.lab.lab import Lab
 
