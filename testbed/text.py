@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 VALUE_CHARACTERS = 200
@@ -76,3 +76,9 @@ def _row(begin: str, values: Iterable[object], end: str, depth: int) -> Iterator
         yield ", " * bool(number)
         yield from _pieces(each, depth + 1)
     yield end
+
+
+def several(names: Sequence[str], most: int = 3) -> str:
+    """The first of several names, and how many there are beside them: ``a, b, c and 9 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

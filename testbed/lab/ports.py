@@ -23,6 +23,7 @@ from testbed.lab.running import Running
 from testbed.netem import fragments, qdisc, readback, rejecting
 from testbed.spec.impairment import Impairment
 from testbed.spec.topology import LinkRef
+from testbed.text import several
 
 HELD = "It was in force when it was put there"
 
@@ -201,6 +202,35 @@ class Tenant(Protocol):
 
     def move_in(self, port: Port, *, but: LinkRef | None) -> None:
         """What was on this port is to be put on the new one in its place; of one link, it is about to be."""
+
+
+class LinkNotAppliedError(ImpairmentNotAppliedError):
+    """The same of one link."""
+
+    def __init__(self, ref: LinkRef, engine: str, *reasons: str) -> None:
+        super().__init__(
+            f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {engine}: {'. '.join(reasons)}"
+        )  # fmt: skip
+        self.ref = ref
+        self.engine = engine
+        self.reasons = reasons
+
+
+def together(errors: Sequence[ImpairmentNotAppliedError]) -> str:
+    """What to say of them all: a reason that several links share, such as a kernel that carries them, once."""
+    of_links = [error for error in errors if isinstance(error, LinkNotAppliedError)]
+    whose: dict[str, list[LinkRef]] = {}
+    for error in of_links:
+        for reason in error.reasons:
+            whose.setdefault(reason, []).append(error.ref)
+    lines = [str(error) for error in errors if not isinstance(error, LinkNotAppliedError)]
+    for error in of_links:
+        if own := [reason for reason in error.reasons if len(whose[reason]) == 1]:
+            lines.append(str(LinkNotAppliedError(error.ref, error.engine, *own)))
+    for reason, sharing in whose.items():
+        if len(sharing) > 1:
+            lines.append(f"{several([f'{ref} on `{ref.network}`' for ref in sharing])}: {reason}")
+    return "\n".join(lines)
 
 
 class Ports:
@@ -426,10 +456,7 @@ class Ports:
         self, ref: LinkRef, found: Sequence[readback.Difference], *context: str
     ) -> ImpairmentNotAppliedError:
         """What to raise for a link that does not hold what it was given."""
-        said = [*map(str, found), *context]
-        return ImpairmentNotAppliedError(
-            f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {self._backend.netem_engine}: {'. '.join(said)}"
-        )
+        return LinkNotAppliedError(ref, self._backend.netem_engine, ". ".join([*map(str, found), *context]))
 
     def errors(
         self, ref: LinkRef, found: Sequence[readback.Difference], problems: Sequence[str]
@@ -438,7 +465,7 @@ class Ports:
         wrong = [self.not_applied(ref, found, HELD)] if found else []
         if found and (port := self.of(ref)) is not None:
             self.suspect(port)
-        return [*wrong, self.not_applied(ref, [], *problems)] if problems else wrong
+        return [*wrong, LinkNotAppliedError(ref, self._backend.netem_engine, *problems)] if problems else wrong
 
 
 def show_entry(port: Port) -> list[str]:

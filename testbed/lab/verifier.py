@@ -20,7 +20,7 @@ from testbed.lab.cutter import Cutter
 from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.impairer import Impairer
 from testbed.lab.ledger import Ledger
-from testbed.lab.ports import Port, Ports, Reading, Source
+from testbed.lab.ports import Port, Ports, Reading, Source, together
 from testbed.lab.rows import Held, earlier, rows
 from testbed.lab.succession import Succession
 from testbed.lab.taps import Taps
@@ -102,7 +102,8 @@ class Verifier:
                 wrong += errors
                 self._ledger.told.update([ref] if errors else [])
         if wrong:  # an agent that died meanwhile is why
-            raise ImpairmentNotAppliedError("\n".join(map(str, self._succession.look() or wrong)))
+            deaths = self._succession.look()
+            raise ImpairmentNotAppliedError("\n".join(map(str, deaths)) if deaths else together(wrong))
 
     def _along(self, port: Port, path: Way | None, refs: Sequence[LinkRef]) -> None:
         """Raise ImpairmentNotAppliedError if packets had no whole way through a port on which these links end."""

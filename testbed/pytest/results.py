@@ -13,6 +13,7 @@ import pytest
 
 from testbed.pytest.markers import needs_lab
 from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, WRONG_USE, told_at_close
+from testbed.text import several
 
 if TYPE_CHECKING:
     from testbed.writing import Lines
@@ -110,8 +111,7 @@ class ResultsFile:
                 for warning in link["warnings"]:
                     links.setdefault(" ".join(warning.split()), {})[link["link"]] = None
             for warning, (*named,) in links.items():  # an isolated host has a dozen links, a carried kernel all of them
-                more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
-                yield f"{test['id']}: {', '.join(named[:_MOST_NAMED])}{more}: {warning}"
+                yield f"{test['id']}: {several(named)}: {warning}"
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -167,7 +167,6 @@ class ResultsFile:
         write_whole(file, written, below=self._config.invocation_params.dir)
 
 
-_MOST_NAMED = 3
 _CUT_SHORT = (2, 3, 4)
 """Exit statuses of pytest's that say that tests may not have been run: interrupted, internal error, wrong use."""
 

@@ -140,6 +140,23 @@ def test_what_does_not_hold_is_raised_once_and_not_again_by_healing(
     lab.verify()
 
 
+def test_a_reason_that_links_share_is_told_once_and_each_links_own_with_it(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for link in (LINK, "other -> server", "server -> client", "server -> other"):
+        lab.impair(link, delay="40ms")
+    lab.agent.netems["1:10"]["options"]["limit"] = 1
+    monkeypatch.setattr(lab.carriage, "timed", lambda evidence, *_, **__: (evidence, ["the machine was late"]))
+    with pytest.raises(ImpairmentNotAppliedError) as raised:
+        lab.verify()
+    own, shared = str(raised.value).splitlines()
+    assert own.startswith("port of `server` on `lan` (client -> server), engine host: asked limit 41000")
+    assert shared == (
+        "client -> server on `lan`, other -> server on `lan`, server -> client on `lan` and 1 more: "
+        "the machine was late"
+    )
+
+
 def test_what_is_healed_in_mid_test_is_looked_at_before(lab: FakeLab) -> None:
     lab.impair(LINK, delay="40ms")
     lab.agent.netems["1:10"]["options"]["limit"] = 1
