@@ -224,9 +224,10 @@ def together(errors: Sequence[ImpairmentNotAppliedError]) -> str:
         for reason in error.reasons:
             whose.setdefault(reason, []).append(error.ref)
     lines = [str(error) for error in errors if not isinstance(error, LinkNotAppliedError)]
-    for error in of_links:
-        if own := [reason for reason in error.reasons if len(whose[reason]) == 1]:
-            lines.append(str(LinkNotAppliedError(error.ref, error.engine, *own)))
+    lines += [
+        str(LinkNotAppliedError(error.ref, error.engine, *own))
+        for error in of_links if (own := [reason for reason in error.reasons if len(whose[reason]) == 1])
+    ]  # fmt: skip
     for reason, sharing in whose.items():
         if len(sharing) > 1:
             lines.append(f"{several([f'{ref} on `{ref.network}`' for ref in sharing])}: {reason}")
