@@ -16,16 +16,20 @@ import sys
 from pathlib import Path
 
 from . import kernelcalls, protocol
-from .hosts import SCRATCH, Hosts
+from .helpers import Helpers
+from .hosts import Hosts
 from .ports import Ports
 from .processes import reap_until
+from .programs import Programs
+from .rootfs import SCRATCH
+from .tickets import Tickets
 
 UNFIT = 3
 """Exit status where the machine lets nobody have namespaces; the reason is on stderr."""
 
 
 def serve(*, tag: str, passing: int, owner: int | None) -> int:
-    """Serve until stdin closes or the owner dies. ``passing``, ``owner``: descriptors (see `Hosts`; a pidfd)."""
+    """Serve until stdin closes or the owner dies. ``passing``, ``owner``: descriptors (see `Tickets`; a pidfd)."""
     try:
         rootless = enter()
     except OSError as error:
@@ -104,7 +108,14 @@ def _serve(tag: str, passing: int, *, may_change_user: bool) -> int:
     os.setsid()
     with socket.socket(fileno=passing) as descriptors:
         ports = Ports(tag=tag, files_in=str(SCRATCH), own_net=True)
-        hosts = Hosts(descriptors, may_change_user=may_change_user)
+        hosts, tickets = Hosts(), Tickets(descriptors)
+        programs, helpers = Programs(hosts, tickets, may_change_user=may_change_user), Helpers(hosts, tickets)
+
+        def reap(_number: int, _frame: object) -> None:
+            helpers.reap()
+            programs.reap()
+
+        signal.signal(signal.SIGCHLD, reap)
 
         def carry_from(*, root: str) -> None:
             """Take the kernel to carry, and its programs, from this folder: see `carried.CarriedKernel`."""
@@ -113,6 +124,9 @@ def _serve(tag: str, passing: int, *, may_change_user: bool) -> int:
                     kernelcalls.bind(f"/{name}", Path(root, name))
                 ports.carry_from(Path(root))
 
-        operations = {**ports.operations(), **hosts.operations(), "carry_from": carry_from}
+        operations = {
+            **ports.operations(), **hosts.operations(), **programs.operations(), **helpers.operations(),
+            "carry_from": carry_from,
+        }  # fmt: skip
         protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     return 0  # nothing is put back: all of it ends with this process

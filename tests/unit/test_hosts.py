@@ -6,15 +6,19 @@ import errno
 import grp
 import os
 import pwd
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 
-from testbed.agent import hosts, processes
+from testbed.agent import processes, programs, rootfs, users
+from testbed.agent.hosts import Hosts
 from testbed.agent.protocol import Refused
+from testbed.agent.tickets import Tickets
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_file_replaces_the_link_that_has_its_place(root: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text("ours")
-    hosts._file(root, str(source), "/app/n", 0o600, "")
+    rootfs.put_file(root, str(source), "/app/n", 0o600, "")
     assert ((root / "app/n").is_symlink(), (root / "app/n").read_text()) == (False, "ours")
     seen = (root / "dev/null").stat()
     assert ((root / "dev/null").read_text(), seen.st_mode & 0o777) == ("device", 0o666)
@@ -43,18 +47,18 @@ def test_no_link_leads_an_image_to_the_machines_devices(root: Path, tmp_path: Pa
     source = tmp_path / "source"
     source.write_text("ours")
     attempts: list[Callable[[], object]] = [
-        lambda: hosts._file(root, str(source), "/app/d/null", 0o600, ""),
-        lambda: hosts._file(root, str(source), "/app/d/new", 0o600, ""),
-        lambda: hosts._folder(root, "/app/d/new", 0o700, ""),
-        lambda: hosts._place(root, "/app/d/new"),
-        lambda: hosts._place(root, "/app/d"),
+        lambda: rootfs.put_file(root, str(source), "/app/d/null", 0o600, ""),
+        lambda: rootfs.put_file(root, str(source), "/app/d/new", 0o600, ""),
+        lambda: rootfs.put_folder(root, "/app/d/new", 0o700, ""),
+        lambda: rootfs.place_for(root, "/app/d/new"),
+        lambda: rootfs.place_for(root, "/app/d"),
     ]
     for attempt in attempts:
         with pytest.raises(Refused, match=r"/app/d.* leads to /dev"):
             attempt()
     assert os.listdir(root / "dev") == ["null"]
     assert (root / "dev/null").read_text() == "device"
-    assert hosts._place(root, "/dev/shm") == root / "dev/shm", "this is what was written"
+    assert rootfs.place_for(root, "/dev/shm") == root / "dev/shm", "this is what was written"
 
 
 def test_a_number_has_the_groups_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,27 +69,24 @@ def test_a_number_has_the_groups_of_its_name(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(grp, "getgrall", lambda: [grp.struct_group(("plugdev", "x", 46, ["ann"]))])
     ann = pwd.struct_passwd(("ann", "x", 4711, 4711, "", "/", "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: {4711: ann}[uid])
-    agent = hosts.Hosts.__new__(hosts.Hosts)
-    agent._may_change_user = True
     for user in ("4711", "4712", "4711:5"):
-        agent._change_user(user)
+        users.become(user)
     assert given == [[46], [], []]
 
 
 def test_a_limit_beyond_all_numbers_is_refused() -> None:
     with pytest.raises(Refused, match="ulimit nofile 10000000000000000000"):
-        hosts._limit("RLIMIT_NOFILE", 10**19, 10**19)
+        programs.set_limit("RLIMIT_NOFILE", 10**19, 10**19)
 
 
 def test_a_program_that_cannot_be_forked_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> NoReturn:
         raise OSError(errno.EAGAIN, "no more processes")
 
-    monkeypatch.setattr(hosts.Hosts, "_take", lambda _self, _ticket: [])
-    monkeypatch.setattr(hosts.Hosts, "_host", lambda _self, _name: None)
-    monkeypatch.setattr(hosts.Hosts, "_ensure_init", lambda _self, _host: None)
-    monkeypatch.setattr(hosts.Hosts, "_fork_into", fail)
-    agent = hosts.Hosts.__new__(hosts.Hosts)
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    hosts = cast("Hosts", SimpleNamespace(ready=lambda _name: None, fork_into=fail))
+    tickets = cast("Tickets", SimpleNamespace(take=lambda _ticket: []))
+    agent = programs.Programs(hosts, tickets, may_change_user=True)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="no more processes"):
         agent.start(host="a", argv=["true"], env={}, workdir="/", user="", ticket="t")

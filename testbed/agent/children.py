@@ -1,0 +1,53 @@
+"""Child processes of the local lab's agent: forked, kept until they are known, and the one that holds a host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+
+def fork(work: Callable[[], None]) -> int:
+    """A child that does the work and ends; its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70  # EX_SOFTWARE
+    try:
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001  # nothing of the child may run on in the parent's code
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def unreaped() -> Iterator[None]:
+    """Meanwhile no child is reaped, by which its number stays its own: SIGCHLD waits."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
+def hold() -> NoReturn:
+    """Be a host's first process: hold its namespaces and reap what is left to it."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own is closed already
+            if int(descriptor) > 2:
+                os.close(int(descriptor))
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(null, standard)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    while True:
+        signal.sigwait({signal.SIGCHLD})
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass

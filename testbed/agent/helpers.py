@@ -1,0 +1,116 @@
+"""Agents beside that of a local lab: each a child of its own, for what must not wait for it or has threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import BinaryIO
+
+from . import connections, inside, kernelcalls, passage, protocol, relay, sockets
+from .children import fork, unreaped
+from .hosts import Hosts
+from .protocol import Operation, Refused
+from .tickets import Tickets
+
+
+class Helpers:
+    """The agents beside this one."""
+
+    def __init__(self, hosts: Hosts, tickets: Tickets) -> None:
+        self._hosts = hosts
+        self._tickets = tickets
+        self._helpers: set[int] = set()
+
+    def operations(self) -> dict[str, Operation]:
+        """The protocol's operations."""
+        return {
+            "capturing": self.capturing,
+            "inside": self.inside,
+            "end_helper": self.end_helper,
+            "publish": self.publish,
+        }
+
+    def publish(self, *, ticket: str, targets: list[tuple[str, int]]) -> None:
+        """Pass on every connection to the listening sockets behind a ticket, each to its own address and port."""
+        listeners = self._tickets.take(ticket)
+        if len(listeners) != len(targets):
+            raise Refused(f"{len(listeners)} sockets for {len(targets)} published ports")
+
+        def serve() -> None:
+            listening = [socket.socket(fileno=listener) for listener in listeners]
+            relay.serve(list(zip(listening, targets, strict=True)))
+
+        self._help(serve)
+        for listener in listeners:
+            os.close(listener)
+
+    def inside(self, *, host: str, ticket: str) -> int:
+        """Start an agent in a host's network namespace; behind the ticket, where it reads and where it answers.
+
+        Returns its number, for `end_helper`.
+        """
+        place = self._hosts.named(host)
+
+        def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+            kernelcalls.setns(place.net, kernelcalls.NEWNET)
+            watched = sockets.Sockets()
+            operations = {**inside.operations(), **connections.operations(), **watched.operations()}
+            protocol.serve(operations, requests, answers)
+
+        return self._serve_beside(ticket, serve)
+
+    def capturing(self, *, ticket: str) -> int:
+        """Start an agent that captures at the switch's ports; as `inside`."""
+
+        def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+            from . import capture  # its thread pool's modules are a tenth of an agent's start
+
+            with capture.Captures() as captures:
+                protocol.serve({**captures.operations(), **passage.Passages().operations()}, requests, answers)
+
+        return self._serve_beside(ticket, serve)
+
+    def end_helper(self, *, pid: int) -> None:
+        """Kill one of the agents beside this one, if it is still there."""
+        with unreaped():
+            if pid in self._helpers:
+                os.kill(pid, signal.SIGKILL)
+
+    def _serve_beside(self, ticket: str, work: Callable[[BinaryIO, BinaryIO], None]) -> int:
+        """A child that answers requests of its own; its number."""
+        descriptors = self._tickets.take(ticket)
+
+        def serve() -> None:
+            for number, descriptor in enumerate(descriptors):
+                os.dup2(descriptor, number)
+            with os.fdopen(0, "rb") as requests, os.fdopen(1, "wb") as answers:
+                work(requests, answers)
+
+        pid = self._help(serve)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return pid
+
+    def _help(self, work: Callable[[], None]) -> int:
+        """A child that works beside the programs; its number."""
+
+        def begin() -> None:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, set())
+            kernelcalls.die_with_parent()
+            work()
+
+        with unreaped():
+            pid = fork(begin)
+            self._helpers.add(pid)
+        return pid
+
+    def reap(self) -> None:
+        """Know no more of those that have ended."""
+        for pid in list(self._helpers):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    self._helpers.discard(pid)

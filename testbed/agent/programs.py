@@ -1,0 +1,201 @@
+"""Programs in the hosts of a local lab: started in all of a host's namespaces, signalled, and told of when they end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import struct
+import termios
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from . import kernelcalls, users
+from .children import unreaped
+from .hosts import Host, Hosts
+from .processes import exit_status, processes
+from .protocol import Operation, Refused
+from .tickets import Tickets
+
+# asm-generic/ioctls.h
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
+
+
+@dataclass
+class Running:
+    """A program that was started in a host."""
+
+    pid: int
+    status: int
+    """Descriptor that hears how it ended."""
+
+
+class Programs:
+    """The programs that this agent has started and that run."""
+
+    def __init__(self, hosts: Hosts, tickets: Tickets, *, may_change_user: bool) -> None:
+        """Raises our own limit of open files to the most; programs have what we had."""
+        self._hosts = hosts
+        self._tickets = tickets
+        self._may_change_user = may_change_user
+        self._running: dict[int, Running] = {}
+        self._started = 0
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._limits[1], self._limits[1]))
+
+    def operations(self) -> dict[str, Operation]:
+        """The protocol's operations."""
+        return {"start": self.start, "terminal": self.terminal, "signal": self.signal}
+
+    def start(
+        self,
+        *,
+        host: str,
+        argv: list[str],
+        env: Mapping[str, str],
+        workdir: str,
+        user: str,
+        ticket: str,
+        tty: bool = False,
+    ) -> dict[str, Any]:
+        """Start a program; returns a number to signal it by, and why it could not be started, if so (``refused``).
+
+        Behind the ticket: its stdin, stdout and stderr, and where to write the four bytes of its exit status (as a
+        shell has it: 128 and the signal's number if it was killed; 126 or 127 if it was not started).
+        """
+        descriptors = self._tickets.take(ticket)
+        try:
+            place = self._hosts.ready(host)
+            read, write = os.pipe()  # closed by the kernel as the program takes the child's place
+
+            def become() -> NoReturn:
+                self._become_program(place, argv, env, workdir, user, descriptors[:3], tty=tty, refused=write)
+
+            with os.fdopen(read, "rb") as answer:
+                try:
+                    with unreaped():
+                        pid = self._hosts.fork_into(place, become)
+                        self._started += 1
+                        self._running[self._started] = Running(pid, os.dup(descriptors[3]))
+                finally:
+                    os.close(write)
+                number = self._started
+                # Where there are threads the signal comes through one of them, blocked here or not: the program may
+                # have ended before it was known, and nobody would be told.
+                self._reap_one(number)
+                return {"program": number, "refused": answer.read().decode(errors="replace")}
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def terminal(self, *, host: str, ticket: str) -> None:
+        """Open a terminal of a host's own, whose name its programs find; its ends go to the socket behind the ticket.
+
+        The first is the one that shows, the second the one for a program. Raises Refused.
+        """
+        (descriptor,) = self._tickets.take(ticket)
+        with socket.socket(fileno=descriptor) as receiver:
+            place = self._hosts.ready(host)
+            ends: list[int] = []
+            try:
+                ends.append(os.open(f"/proc/{place.init}/root/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+                fcntl.ioctl(ends[0], _TIOCSPTLCK, struct.pack("=i", 0))
+                ends.append(fcntl.ioctl(ends[0], _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+                socket.send_fds(receiver, [b"ends"], ends)
+            except OSError as error:
+                raise Refused(f"host {host!r} has no terminal to give: {error}") from None
+            finally:
+                for end in ends:
+                    os.close(end)
+
+    def signal(self, *, programs: list[int], name: str) -> list[int]:
+        """Signal programs and all that they started and that has not left their session; returns who was reached."""
+        if name not in signal.Signals.__members__:
+            raise Refused(f"unknown signal {name!r}; write it as SIGTERM or SIGINT")
+        leaders = {self._running[number].pid for number in programs if number in self._running}
+        reached = []
+        for pid in leaders.union(pid for pid, _, session, _ in processes() if session in leaders):
+            with contextlib.suppress(ProcessLookupError):  # it ended first, which is what is wanted
+                os.kill(pid, signal.Signals[name])
+                reached.append(pid)
+        return reached
+
+    def reap(self) -> None:
+        """Tell of every program that has ended."""
+        for number in list(self._running):
+            self._reap_one(number)
+
+    def _reap_one(self, number: int) -> None:
+        if (running := self._running.get(number)) is None:
+            return
+        with contextlib.suppress(ChildProcessError):
+            pid, status = os.waitpid(running.pid, os.WNOHANG)
+            if pid:
+                with contextlib.suppress(OSError):  # the lab does not want to know any more
+                    os.write(running.status, struct.pack("=i", exit_status(status)))
+                os.close(running.status)
+                del self._running[number]
+
+    def _become_program(
+        self, host: Host, argv: Sequence[str], env: Mapping[str, str], workdir: str, user: str,
+        streams: Sequence[int], *, tty: bool, refused: int,
+    ) -> NoReturn:  # fmt: skip
+        """In the child: enter the host and become the program.
+
+        If that cannot be, it ends with a shell's exit status, and the reason is told on stderr and to ``refused``.
+        """
+
+        def give_up(reason: str, status: int) -> NoReturn:
+            for descriptor, text in ((2, reason + "\n"), (refused, reason)):
+                os.write(descriptor, text.encode(errors="replace"))
+            os._exit(status)
+
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        try:
+            kernelcalls.die_with_parent()
+            os.setsid()
+            if tty:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            for kind in (kernelcalls.NEWUTS, kernelcalls.NEWIPC, kernelcalls.NEWNS):
+                kernelcalls.setns(host.namespaces[kind], kind)
+            kernelcalls.setns(host.net, kernelcalls.NEWNET)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+            for name, (soft, hard) in host.settings["limits"].items():
+                set_limit(name, soft, hard)
+            os.chdir(workdir)
+            kernelcalls.keep_capabilities(frozenset(host.settings["capabilities"]))
+            env = {"HOME": users.home(user), **env}
+            if user and user not in ("root", "0", "0:0"):
+                if not self._may_change_user:
+                    raise Refused(f"user {user!r}: without root, a local lab's programs run as the host's root alone")
+                users.become(user)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        except (OSError, ValueError, OverflowError, Refused) as error:
+            give_up(f"{argv[0]}: not started: {error}", 126)
+        try:
+            os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606  # argv as it is, no shell
+        except FileNotFoundError:
+            give_up(f"exec: {argv[0]!r}: no such file, or not found in $PATH ({env.get('PATH', '')})", 127)
+        except OSError as error:
+            give_up(f"exec: {argv[0]!r}: {error.strerror}", 126)
+        except (ValueError, OverflowError) as error:  # a zero byte among the arguments or in the environment
+            give_up(f"exec: {argv[0]!r}: {error}", 126)
+
+
+def set_limit(name: str, soft: int, hard: int) -> None:
+    """Set a limit of this process. Raises Refused."""
+    number = getattr(resource, name)
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except (OSError, ValueError, OverflowError) as error:
+        most = resource.getrlimit(number)[1]
+        raise Refused(
+            f"ulimit {name.removeprefix('RLIMIT_').lower()} {soft}:{hard}: {error}; the most here is {most}"
+        ) from None

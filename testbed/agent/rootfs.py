@@ -1,0 +1,306 @@
+"""The root file system of a host of a local lab: most of it the machine's, read-only, and what the host has of its own.
+
+All of it happens in the host's first process, in a mount namespace that is the host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import posixpath
+import shutil
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import kernelcalls
+from .protocol import Refused
+from .users import identity
+
+SCRATCH = Path("/run")
+"""The agent's own tmpfs, in its own mount namespace. Not /tmp, where a project may lie whose files are to be shown; nor
+below /dev: a carried kernel, which reads what is here, has one of its own."""
+_NEW_ROOT = SCRATCH / "root"
+_VOLUMES = SCRATCH / "volumes"
+_BELOW = SCRATCH / "below"
+
+# What a host has of its own; the rest of the machine's file system is shown read-only.
+_OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
+_HIDDEN = ("proc", "sys", "dev")
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+
+# The machine's name servers cannot be reached from here, and would be waited for; loopback refuses at once.
+_NO_NAME_SERVER = "nameserver 127.0.0.1\n"
+_LINKS_FOLLOWED = 40  # path_resolution(7)
+
+
+def prepare(volumes: Iterable[str]) -> None:
+    """Once, before any host is furnished: where the new roots and these volumes lie."""
+    _NEW_ROOT.mkdir(exist_ok=True)
+    for name in volumes:
+        _volume(name).mkdir(parents=True, exist_ok=True)
+
+
+def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
+    """In a host's first process: a file system of its own, most of it the machine's, read-only."""
+    kernelcalls.sethostname(settings["hostname"])
+    root = _NEW_ROOT
+    _tmpfs(root, "755")
+    _mirror(Path("/"), root, read_only=True, leave_out=_OWN)
+    for name in ("proc", "sys", "dev", "tmp", "run"):
+        (root / name).mkdir()
+    _tmpfs(root / "tmp", "1777")
+    _tmpfs(root / "run", "755")
+    _tmpfs(root / "dev", "755")
+    _devices(root / "dev")
+    kernelcalls.mount("proc", root / "proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
+    kernelcalls.bind(root / "proc/sys", root / "proc/sys", read_only=True)
+    kernelcalls.mount("sysfs", root / "sys", "sysfs", kernelcalls.MS_RDONLY | kernelcalls.MS_NOSUID)
+    bin_folder = root / "run/testbed/bin"
+    bin_folder.mkdir(parents=True)
+    for name in ("python3", "python") if settings["python"] else ():
+        (bin_folder / name).symlink_to(settings["python"])
+    for source, target, mode, owner in settings["files"]:
+        if source:
+            put_file(root, source, target, mode, owner)
+        else:
+            put_folder(root, target, mode, owner)
+    for name, target, _ in settings["volumes"]:  # out of the image, before anything is shown over that
+        volume, below = _volume(name), f"{target.rstrip('/')}/"
+        if any(f"{path}/".startswith(below) for _, path, *_ in settings["files"]) and not any(volume.iterdir()):
+            _copy_all(place_for(root, target), volume)  # as the engine fills a new volume
+    shown: list[tuple[str, str, bool]] = [("", target, False) for target in settings["folders"]]
+    shown += [(str(_volume(name)), target, read_only) for name, target, read_only in settings["volumes"]]
+    shown += settings["binds"]
+    for source, target, read_only in sorted(shown, key=lambda mount: _depth(mount[1])):  # as the engine has it
+        if source:
+            kernelcalls.bind(source, place_for(root, target, a_file=not os.path.isdir(source)), read_only=read_only)
+        else:
+            _tmpfs(place_for(root, target), "755")
+    _own_file(root, "etc/hosts", hosts_file)
+    _own_file(root, "etc/hostname", settings["hostname"] + "\n")
+    _own_file(root, "etc/resolv.conf", _NO_NAME_SERVER)
+    closed = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
+    kernelcalls.mount("none", root, "", closed)
+    kernelcalls.pivot_root(root)
+
+
+def renew(settings: Mapping[str, Any]) -> None:
+    """In the first process of a host that was halted: what is new at each start is made new."""
+    # Over the old one, whose processes are no more: an ordinary user may mount it only where one is to be seen.
+    kernelcalls.mount("proc", "/proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
+    kernelcalls.bind("/proc/sys", "/proc/sys", read_only=True)
+    for target, mode in (*((folder, "755") for folder in settings["folders"]), ("/dev/shm", "1777")):  # noqa: S108  # the host's own
+        kernelcalls.unmount(target)
+        _tmpfs(Path(target), mode)
+
+
+def _volume(name: str) -> Path:
+    """Where a volume lies, whatever its name is."""
+    return _VOLUMES / f"volume-{name}"
+
+
+def _depth(target: str) -> int:
+    return len(Path(posixpath.normpath(target)).parts)
+
+
+def _tmpfs(target: Path, mode: str) -> None:
+    kernelcalls.mount("tmpfs", target, "tmpfs", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV, f"mode={mode}")
+
+
+def _mirror(source: Path, target: Path, *, read_only: bool = False, leave_out: frozenset[str] = frozenset()) -> None:
+    """Show everything of one folder in another, read-only or as each is there."""
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+        place = target / entry.name
+        if entry.name in leave_out:
+            continue
+        if entry.is_symlink():
+            place.symlink_to(os.readlink(entry.path))
+        elif entry.is_dir() or entry.is_file():
+            place.mkdir() if entry.is_dir() else place.touch()
+            kernelcalls.bind(entry.path, place, read_only=read_only)
+
+
+def place_for(root: Path, path: str, *, a_file: bool = False) -> Path:
+    """A folder, or a file, to mount on in the new root; made where the machine has none."""
+    place = _inside(root, path)
+    _refuse_hidden(root, place, path)
+    if not place.exists():
+        folder = next(parent for parent in place.parents if parent.is_dir())
+        if not os.access(folder, os.W_OK) or _read_only(folder):
+            _open_up(folder)
+        if a_file:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+        else:
+            place.mkdir(parents=True)
+    return place
+
+
+def _inside(root: Path, path: str) -> Path:
+    """Where a path leads in the new root: symbolic links are followed as a program there would follow them."""
+    left, place, links = path.split("/")[::-1], root, 0
+    while left:
+        name = left.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            place = place if place == root else place.parent
+            continue
+        _make_searchable(place)
+        inner = place / name
+        if not inner.is_symlink():
+            place = inner
+            continue
+        links += 1
+        if links > _LINKS_FOLLOWED:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        target = os.readlink(inner)
+        place = root if target.startswith("/") else place
+        left += target.split("/")[::-1]
+    return place
+
+
+def _make_searchable(folder: Path) -> None:
+    if folder.is_dir() and not os.access(folder, os.X_OK):
+        _open_up(folder)
+
+
+def _refuse_hidden(root: Path, place: Path, path: str, *, also_if_said: bool = False) -> None:
+    """Raises Refused for a path that leads, by a link, to what is the kernel's and not the host's alone.
+
+    What is bound from the machine's /dev is its own: whoever writes, chowns or chmods there does it to the machine.
+    """
+    top = place.relative_to(root).parts[:1]
+    if top and top[0] in _HIDDEN and (also_if_said or posixpath.normpath(path).split("/")[1] != top[0]):
+        raise Refused(f"{path} leads to /{place.relative_to(root)}, and a host has its own there")
+
+
+def _open_up(folder: Path) -> None:
+    """Put a tmpfs in a folder's place that shows what the folder has, to write beside that.
+
+    Where we may not look into it, an ordinary user's lab shows it empty: nobody in there could look into it either.
+    """
+    seen, readable = folder.stat(), os.access(folder, os.R_OK | os.X_OK)
+    _BELOW.mkdir(exist_ok=True)
+    kernelcalls.bind(folder, _BELOW)
+    _tmpfs(folder, f"{stat.S_IMODE(seen.st_mode):o}")
+    with contextlib.suppress(OSError):  # an ordinary user has nobody to give it to
+        os.chown(folder, seen.st_uid, seen.st_gid)
+    if readable:
+        _mirror(_BELOW, folder)
+    kernelcalls.unmount(_BELOW)
+
+
+def put_folder(root: Path, path: str, mode: int, owner: str) -> Path:
+    """A folder of the image: made, with those it lies in, unless it is there; one to write in."""
+    place, missing = _inside(root, path), []
+    _refuse_hidden(root, place, path)
+    while not place.is_dir():
+        missing.append(place.name)
+        place = place.parent
+    if place != root and _read_only(place):
+        _open_up(place)
+    while missing:
+        at_the_top = place == root
+        place /= missing.pop()
+        place.mkdir()
+        if at_the_top:  # what lies in the root itself cannot be written to
+            _tmpfs(place, "755")
+        _own(place, owner)
+        place.chmod(0o755 if missing else mode)
+    return place
+
+
+def put_file(root: Path, source: str, target: str, mode: int | None, owner: str) -> None:
+    """A file of the image, or a symbolic link: in its folder, or over the machine's file of that name.
+
+    What is a link there is replaced, as BuildKit does it, and never followed.
+    """
+    folder, _, name = target.rpartition("/")
+    inside = _inside(root, folder)
+    place = inside / name
+    _refuse_hidden(root, place, target, also_if_said=True)
+    _make_searchable(inside)
+    a_link, over = os.path.islink(source), None
+    if a_link or place.is_symlink() or not place.exists():
+        place = put_folder(root, folder, 0o755, owner) / name
+        _remove(place)
+    elif _read_only(place):
+        own = root / "run/testbed/files"
+        own.mkdir(exist_ok=True)
+        over, place = place, own / str(len(os.listdir(own)))
+    if a_link:
+        place.symlink_to(os.readlink(source))
+        _own(place, owner)
+        return
+    shutil.copyfile(source, place)
+    _own(place, owner)
+    shutil.copystat(source, place)
+    if mode is not None:
+        place.chmod(mode)
+    if over is not None:
+        kernelcalls.bind(place, over)
+
+
+def _remove(place: Path) -> None:
+    """Take away a link or a file, if one is there: what a folder that was opened up has of the machine is mounted."""
+    if place.is_symlink():
+        place.unlink()
+    elif place.is_file():
+        with contextlib.suppress(OSError):  # nothing is mounted on it any more
+            while True:
+                kernelcalls.unmount(place)
+        place.unlink()
+
+
+def _copy_all(source: Path, target: Path) -> None:
+    """Everything in a folder, with its owners."""
+    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    for folder, _, names in os.walk(source):
+        for place in (Path(folder), *(Path(folder, name) for name in names)):
+            seen = place.lstat()
+            os.chown(target / place.relative_to(source), seen.st_uid, seen.st_gid, follow_symlinks=False)
+
+
+def _own(place: Path, owner: str) -> None:
+    """Give a new file, folder or link to its owner. Raises Refused where that cannot be."""
+    if owner in ("", "root", "0", "0:0", "root:root"):
+        return
+    uid, gid = identity(owner)
+    try:
+        os.chown(place, uid, gid, follow_symlinks=False)
+    except OSError as error:
+        why = "without root, everything in a local lab is root's" if error.errno == errno.EINVAL else error.strerror
+        raise Refused(f"owner {owner!r} of /{place.relative_to(_NEW_ROOT)}: {why}") from None
+
+
+def _read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _devices(folder: Path) -> None:
+    for name in _DEVICES:
+        if Path("/dev", name).exists():
+            (folder / name).touch()
+            kernelcalls.bind(f"/dev/{name}", folder / name)
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        (folder / name).symlink_to(f"/proc/self/fd{target}")
+    (folder / "pts").mkdir()
+    (folder / "shm").mkdir()
+    _tmpfs(folder / "shm", "1777")
+    with contextlib.suppress(OSError):  # a program without a terminal needs none; one with it has been given it
+        kernelcalls.mount("devpts", folder / "pts", "devpts", kernelcalls.MS_NOSUID, "newinstance,ptmxmode=0666")
+        (folder / "ptmx").symlink_to("pts/ptmx")
+
+
+def _own_file(root: Path, name: str, content: str) -> None:
+    """Put a file of the host's own over the machine's; where that is a link, or is not there, leave it."""
+    place = root / name
+    if place.is_symlink() or not place.is_file():
+        return
+    own = root / "run/testbed" / Path(name).name
+    own.write_text(content)
+    kernelcalls.bind(own, place, read_only=True)
