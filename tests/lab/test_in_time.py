@@ -57,7 +57,7 @@ def test_beside_busy_processes_packets_are_in_time_and_so_are_frames(carried: La
     carried.begin("in time")
     try:
         carried.impair(truth.LINK, delay=f"{DELAY_S}s")
-        (port,) = carried.ports
+        port = carried.ports.attached("server", "lan")
         if waits := port.channel.call("boot")["waits_its_turn"]:
             pytest.skip(f"this agent may not give it a share of its own: {waits}")
         with busy_processes(4 * (os.cpu_count() or 1)):
@@ -80,7 +80,7 @@ def test_beside_busy_processes_packets_are_in_time_and_so_are_frames(carried: La
 
 def test_a_carried_kernel_is_woken_for_packets_that_it_missed_also_while_its_agent_stands_still(carried: Lab) -> None:
     carried.impair(truth.LINK, delay="1ms")
-    (port,) = carried.ports
+    port = carried.ports.attached("server", "lan")
     assert port.kernel is not None
     kernel, *_ = truth._kernel(port.kernel)  # the only one who finds a container's, too
     agent = int(Path(f"/proc/{kernel}/stat").read_text().rpartition(")")[2].split()[1])

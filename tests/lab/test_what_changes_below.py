@@ -126,7 +126,9 @@ def test_a_source_whose_filter_is_missing_is_refused_each_time(
     lab: ComposeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab.impair("client -> server", delay="1ms")
-    lab.ports.forget(lab.ports.attached("server", "lan"))
+    port = lab.ports.attached("server", "lan")
+    lab.ports.tc(port, [f"qdisc delete dev {port.device} root"])
+    lab.ports.forget(port)
     with monkeypatch.context() as without_filters:
         without_filters.setattr(qdisc.Filter, "put", lambda _filter, device: qdisc.show(device))
         for _attempt in range(2):
