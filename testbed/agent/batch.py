@@ -48,8 +48,8 @@ class Outcome:
 
     shown: list[Any] = field(default_factory=list)
     """One parsed JSON array for each show that succeeded, in order."""
-    complaints: list[dict[str, str]] = field(default_factory=list)
-    """One entry a failed line: ``line`` and ``text``, what the tool said."""
+    complaints: list[dict[str, Any]] = field(default_factory=list)
+    """One entry for each failed line: ``line`` as it was given, and ``text``, the reason."""
     notes: list[str] = field(default_factory=list)
     """Warnings of lines that succeeded."""
 

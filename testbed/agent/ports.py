@@ -35,7 +35,7 @@ from .detour import Detour, learned
 from .netlink import Netlink, delete, queue, speechless, up
 from .noise import noise
 from .protocol import Operation, Refused
-from .qdiscs import Qdiscs
+from .qdiscs import Line, Qdiscs
 from .rejecting import TUN, Rejecting, make_tap, open_tap
 from .schedule import Schedules
 
@@ -255,14 +255,14 @@ class Ports:
         return _where(attached)
 
     def tc(
-        self, *, port: str, lines: list[str], needs: Sequence[int] = (), deadline_s: float = 5.0, at_gate: bool = False,
-        resume: bool = False,
+        self, *, port: str, lines: Sequence[Line], needs: Sequence[int] = (), deadline_s: float = 5.0,
+        at_gate: bool = False, resume: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """Run a batch of tc lines in the port's kernel; shows come back parsed, complaints line by line.
+        """Run a batch of lines in the port's kernel; shows come back parsed, complaints line by line.
 
         ``at_gate``: in this kernel, where the port's gate is, whoever executes netem. ``resume``: and have the packets
         of a port that is new, or was released, go where its qdiscs are.
-        ``qdisc get dev DEVICE parent MAJOR:MINOR`` is a line of our own (`qdiscs.asked`): it shows one qdisc.
+        A line is one of tc's, or the read-back of one qdisc: see `qdiscs.Line`.
 
         Refused as ``gone``, before any line is run, if the port's veth or an interface of ``needs`` (ifindex: the
         ports of the hosts that the lines tell apart) no longer exists, or the kernel that carried it.
@@ -381,17 +381,25 @@ class Ports:
     # --- how ---------------------------------------------------------------------------------------
 
     def _run(
-        self, port: str, lines: list[str], needs: Sequence[int], /, deadline_s: float = 5.0, *, at_gate: bool = False
+        self,
+        port: str,
+        lines: Sequence[Line],
+        needs: Sequence[int],
+        /,
+        deadline_s: float = 5.0,
+        *,
+        at_gate: bool = False,
     ) -> dict[str, Any]:
         """Run lines on a port, also in the timelines' thread: changes nothing of what is known here."""
         attached = self._there(port, needs)
         outcome = Outcome()
-        for single, some in itertools.groupby(lines, lambda line: qdiscs.asked(line) is not None):
-            if single and not at_gate:
-                self._get(attached, list(some), outcome, deadline_s)
-            else:
+        for is_for_tc, some in itertools.groupby(lines, lambda line: isinstance(line, str)):
+            if is_for_tc:
                 tool = self._host_tc.batch() if at_gate else self._tc_of(attached)
-                tool.run(list(some), outcome, deadline_s=deadline_s)
+                tool.run([line for line in some if isinstance(line, str)], outcome, deadline_s=deadline_s)
+            else:
+                reads = [line for line in some if not isinstance(line, str)]
+                self._read_qdiscs(attached, reads, outcome, deadline_s)
         return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
 
     def _there(self, port: str, needs: Sequence[int]) -> Port:
@@ -412,22 +420,22 @@ class Ports:
                 raise Refused(gone, kind="gone")
         return attached
 
-    def _get(self, port: Port, lines: Sequence[str], outcome: Outcome, deadline_s: float) -> None:
-        """Run lines that each show one qdisc of a port."""
-        ours: list[str] = []
+    def _read_qdiscs(self, port: Port, lines: Sequence[Mapping[str, Any]], outcome: Outcome, deadline_s: float) -> None:
+        """Read back single qdiscs of a port."""
+        ours: list[Mapping[str, Any]] = []
         places: list[tuple[int, int]] = []
         for line in lines:
-            device, parent = qdiscs.asked(line) or ("", 0)
-            if device == port.device:
+            place = line["read_qdisc"]
+            if place["device"] == port.device:
                 ours.append(line)
-                places.append((port.device_index, parent))
+                places.append((port.device_index, place["parent"]))
             else:
                 outcome.complaints.append({"line": line, "text": f"the device of port {port.name} is {port.device}"})
-        for line, found in zip(ours, self._qdiscs_of(port).get(places, deadline_s=deadline_s), strict=True):
-            if isinstance(found, str):
-                outcome.complaints.append({"line": line, "text": found})
+        for line, account in zip(ours, self._qdiscs_of(port).get(places, deadline_s=deadline_s), strict=True):
+            if isinstance(account, str):
+                outcome.complaints.append({"line": line, "text": account})
             else:
-                outcome.shown.append([] if found is None else [found])
+                outcome.shown.append([] if account is None else [account])
 
     def sides(self, *, port: str) -> dict[str, str | None]:
         """Where packets toward the port's host pass ``before`` its qdiscs and ``after`` them, as interfaces here.

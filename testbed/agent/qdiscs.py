@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import select
 import socket
 import struct
@@ -20,8 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from .protocol import Refused
-
-_GET = re.compile(r"qdisc get dev (\S+) parent ([0-9a-f]+):([0-9a-f]+)")
 
 _NETLINK_ROUTE = 0
 _HEADER, _TCMSG = struct.Struct("=IHHII"), struct.Struct("=BxxxiIII")
@@ -43,13 +40,11 @@ _NUDGE = _HEADER.pack(_HEADER.size, _NOOP, _REQUEST, 0, 0)
 _AT_ONCE = 50
 
 
-def asked(line: str) -> tuple[str, int] | None:
-    """Device and parent, as tc counts it, of ``qdisc get dev DEVICE parent MAJOR:MINOR``; None: some other line.
+Line = str | Mapping[str, Any]
+"""A line for tc; or ``{"read_qdisc": {"device": …, "parent": …}}``, which shows the qdisc below one parent.
 
-    tc's own usage text has the word ``get``, and its code has it not.
-    """
-    match = _GET.fullmatch(line)
-    return None if match is None else (match[1], int(match[2], 16) << 16 | int(match[3], 16))
+The parent is the kernel's number, 0x10010 for what tc writes as 1:10.
+"""
 
 
 class Way(Protocol):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .protocol import Refused
+from .qdiscs import Line
 
 _MOST_RECORDS = 100_000
 _GIVE_WAY_S = 0.001
@@ -23,7 +24,7 @@ _GIVE_WAY_S = 0.001
 class Run(Protocol):
     """Run tc lines on a port, or at its gate, as the operation ``tc`` does; raises Refused."""
 
-    def __call__(self, port: str, lines: list[str], needs: Sequence[int], /, *, at_gate: bool) -> dict[str, Any]:
+    def __call__(self, port: str, lines: Sequence[Line], needs: Sequence[int], /, *, at_gate: bool) -> dict[str, Any]:
         """What they showed, and what tc complained of."""
 
 
@@ -36,7 +37,7 @@ class _Playing:
     """Of each step; seconds since the beginning, in order, the first 0."""
     lines: list[list[str]]
     """The tc lines of each step."""
-    show: str
+    show: Line
     parent: str
     """The class whose qdisc the lines change; it is read back."""
     filters: frozenset[tuple[int, int]]
@@ -84,7 +85,7 @@ class Schedules:
         return {"arm": self.arm, "play": self.play, "look": self.look, "halt": self.halt}
 
     def arm(
-        self, *, name: str, port: str, at_s: list[float], lines: list[list[str]], show: str, repeat_s: float | None,
+        self, *, name: str, port: str, at_s: list[float], lines: list[list[str]], show: Line, repeat_s: float | None,
         needs: list[int], parent: str = "", filters: Sequence[tuple[int, int]] = (),
         in_force: bool = False, at_gate: bool = False,
     ) -> None:  # fmt: skip
@@ -203,7 +204,7 @@ class Schedules:
             record["seen"] = each.seen.index(seen)
             record["complaint"] = record["complaint"] or complaint
 
-    def _try(self, each: _Playing, lines: list[str]) -> tuple[str | None, list[Any]]:
+    def _try(self, each: _Playing, lines: Sequence[Line]) -> tuple[str | None, list[Any]]:
         """Run lines on a timeline's port: why they failed, or None, and what they showed."""
         try:
             outcome = self._run(each.port, lines, each.needs, at_gate=each.at_gate)

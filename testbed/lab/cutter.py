@@ -259,16 +259,18 @@ class Cutter:
         return cuts.Cut(how=how, device=place["gate"], minor=source.minor, ways=ways, tap=place["tap"],
                         mark=place["mark"], answered_before=place["counts"])  # fmt: skip
 
-    def _put(self, port: Port, ref: LinkRef, cut: cuts.Cut, lines: Sequence[str], shows: Sequence[str]) -> None:
+    def _put(
+        self, port: Port, ref: LinkRef, cut: cuts.Cut, lines: Sequence[qdisc.Line], shows: Sequence[qdisc.Line]
+    ) -> None:
         """Run lines that cut, and read back. Raises ImpairmentNotAppliedError."""
         source = port.sources[ref]
         if not cut.at_gate:
             lines = [*([] if port.rooted else qdisc.root(port.device)), *lines]
             shows = [*shows, qdisc.get(port.device, qdisc.cut_minor(source.minor))]
         answer = self._ports.tc(port, [*lines, *shows], source, at_gate=cut.at_gate)
-        failed = {complaint["line"] for complaint in answer["complaints"]}
-        port.rooted = port.rooted or (not cut.at_gate and failed.isdisjoint(qdisc.root(port.device)))
-        complaints = [f"`tc {complaint['line']}`: {complaint['text']}" for complaint in answer["complaints"]]
+        failed = [complaint["line"] for complaint in answer["complaints"]]
+        port.rooted = port.rooted or (not cut.at_gate and not any(line in failed for line in qdisc.root(port.device)))
+        complaints = [f"{qdisc.describe(complaint['line'])}: {complaint['text']}" for complaint in answer["complaints"]]
         found: list[readback.Difference] = []
         if not complaints:
             filters, qdiscs = answer["shown"][0], flat(answer["shown"][1:])

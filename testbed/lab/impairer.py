@@ -216,7 +216,7 @@ class Impairer:
         refuse_small_bucket(ref, impairment, mtu=port.mtu)
         device, minor, by_number = port.device, source.minor, impairment.by_number
         self._store_tables(port, impairment)
-        lines: list[str] = [] if port.rooted else qdisc.root(device)
+        lines: list[qdisc.Line] = [] if port.rooted else [*qdisc.root(device)]
         if not source.led:
             lines.append(qdisc.make_class(device, minor))
         spare = source.spare
@@ -241,15 +241,15 @@ class Impairer:
         if impairment.duplicate_ratio and not (source.impairment and source.impairment.duplicate_ratio):
             self._begin_counting_copies(port, source)
         answer = self._ports.tc(port, [*before, *lines], source)
-        failed = {complaint["line"] for complaint in answer["complaints"]}
-        if former is not None and failed.isdisjoint(before):
+        failed = [complaint["line"] for complaint in answer["complaints"]]
+        if former is not None and not any(line in failed for line in before):
             self._look_at_former(ref, former, readback.find_netem(answer["shown"].pop(0), minor))
-        port.rooted = port.rooted or failed.isdisjoint(qdisc.root(device))
+        port.rooted = port.rooted or not any(line in failed for line in qdisc.root(device))
         if command not in failed:
             # The kernel holds something new for this source, whether or not it is what was asked.
             source.spare, source.impairment = spare, impairment
         source.counted = source.counted or by_number
-        complaints = [f"`tc {complaint['line']}`: {complaint['text']}" for complaint in answer["complaints"]]
+        complaints = [f"{qdisc.describe(complaint['line'])}: {complaint['text']}" for complaint in answer["complaints"]]
         found: list[readback.Difference] = []
         kernel: Mapping[str, Any] = {}
         if not complaints:

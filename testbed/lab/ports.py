@@ -381,7 +381,7 @@ class Ports:
     # --- tc --------------------------------------------------------------------------------------
 
     def tc(
-        self, port: Port, lines: Sequence[str], source: Source | None = None, *, at_gate: bool = False,
+        self, port: Port, lines: Sequence[qdisc.Line], source: Source | None = None, *, at_gate: bool = False,
         resume: bool = False,
     ) -> Any:  # fmt: skip
         """Run lines on a port, or at its gate; ``resume``: and have a released port's packets come there again.

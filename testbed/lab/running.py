@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.lab.channel import Channel
-from testbed.netem import readback
+from testbed.netem import qdisc, readback
 from testbed.netem.schedule import RESOLUTION_S, Moment, Schedule
 from testbed.spec.impairment import Impairment
 from testbed.spec.timeline import Taken
@@ -33,7 +33,7 @@ class Running:
     """Whether its steps cut the link and mend it, over what impairs it, in place of changing that."""
 
     def arm(
-        self, channel: Channel, *, port: str, lines: Sequence[Sequence[str]], show: str, needs: Sequence[int],
+        self, channel: Channel, *, port: str, lines: Sequence[Sequence[str]], show: qdisc.Line, needs: Sequence[int],
         parent: str = "", filters: Sequence[tuple[int, int]] = (), at_gate: bool = False,
     ) -> None:  # fmt: skip
         """Give it to the agent; ``lines`` are the tc lines of each of its moments.

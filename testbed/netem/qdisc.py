@@ -25,11 +25,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
 from testbed import units
 from testbed.netem import indexed
 from testbed.spec.impairment import Impairment, Slot
 from testbed.spec.topology import ALL_TRAFFIC, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Traffic
+
+Read = dict[str, dict[str, Any]]
+"""The read-back of one qdisc: ``read_qdisc``, with its ``device`` and ``parent``, the number that tc writes as 1:10."""
+Line = str | Read
+"""What the agent's ``tc`` runs: a line for tc, or the read-back of one qdisc."""
 
 FIRST_MINOR = 0x10
 """Minor number of the first source's class."""
@@ -408,11 +414,24 @@ def show(device: str) -> str:
     return f"qdisc show dev {device}"
 
 
-def get(device: str, minor: int) -> str:
-    """The read-back of one leaf, however many there are; a line of the agent's own (`testbed.agent.qdiscs`)."""
-    return f"qdisc get dev {device} parent 1:{minor:x}"
+def get(device: str, minor: int) -> Read:
+    """The read-back of one leaf, however many there are."""
+    return read(device, 1, minor)
 
 
-def get_bucket(device: str, minor: int, *, spare: bool = False) -> str:
+def get_bucket(device: str, minor: int, *, spare: bool = False) -> Read:
     """The read-back of what is behind a source's netem: a token bucket, or nothing."""
-    return f"qdisc get dev {device} parent {minor | (_SPARE if spare else 0):x}:1"
+    return read(device, minor | (_SPARE if spare else 0), 1)
+
+
+def read(device: str, major: int, minor: int) -> Read:
+    """The read-back of the qdisc below one parent; no line of tc's, but an operation of the agent's."""
+    return {"read_qdisc": {"device": device, "parent": major << 16 | minor}}
+
+
+def describe(line: Line) -> str:
+    """What a line does, for an error message."""
+    if isinstance(line, str):
+        return f"`tc {line}`"
+    place = line["read_qdisc"]
+    return f"reading the qdisc of {place['device']} below {place['parent'] >> 16:x}:{place['parent'] & 0xFFFF:x}"

@@ -44,7 +44,7 @@ def both(lab: Lab, port: Port, minor: int) -> tuple[list[dict[str, Any]], list[d
     (alone, shown), parents = answer["shown"], {f"1:{minor:x}"}
     for handle in [each["handle"] for each in alone]:
         parents.add(f"{handle}1")
-        line = f"qdisc get dev {port.device} parent {handle}1"
+        line = qdisc.read(port.device, int(handle.removesuffix(":"), 16), 1)
         alone += port.channel.call("tc", port=port.name, lines=[line])["shown"][0]
     theirs = [each for each in shown if each.get("parent") in parents]
     return alone, sorted(theirs, key=lambda each: each["parent"] != alone[0]["parent"])

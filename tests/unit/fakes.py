@@ -11,6 +11,7 @@ from testbed import Lab, units
 from testbed.lab.backend import Attached
 from testbed.lab.channel import Channel
 from testbed.lab.host import Host
+from testbed.netem import qdisc
 from testbed.spec.topology import Topology
 
 MACS = {"client": "02:00:00:00:00:01", "server": "02:00:00:00:00:02", "other": "02:00:00:00:00:03"}
@@ -37,10 +38,13 @@ class FakeAgent:
         answer = getattr(self, f"_{operation}", None)
         return None if answer is None else answer(**arguments)
 
-    def _tc(self, *, lines: list[str], **_: Any) -> dict[str, Any]:
+    def _tc(self, *, lines: list[qdisc.Line], **_: Any) -> dict[str, Any]:
         shown: list[list[dict[str, Any]]] = []
         complaints: list[dict[str, str]] = []
         for line in lines:
+            if not isinstance(line, str):
+                shown.append(self._qdisc(**line["read_qdisc"]))
+                continue
             what, verb, *_rest = line.split()
             if verb in ("get", "show"):
                 shown.append(self._shown(what, line))
@@ -76,7 +80,12 @@ class FakeAgent:
     def _shown(self, what: str, line: str) -> list[dict[str, Any]]:
         if what == "filter":
             return [shown for place, shown in self.filters.items() if " show " in line or place == _place(line)]
-        return [netem for parent, netem in self.netems.items() if " show " in line or parent == _parent(line)]
+        return list(self.netems.values())
+
+    def _qdisc(self, *, device: str, parent: int) -> list[dict[str, Any]]:
+        assert device == "veth1"
+        netem = self.netems.get(f"{parent >> 16:x}:{parent & 0xFFFF:x}")
+        return [] if netem is None else [netem]
 
     def _paths(self, *, ports: list[str]) -> dict[str, Any]:
         return {name: {"amiss": self.amiss.get(name, []), "gone": False} for name in ports}

@@ -25,7 +25,7 @@ class Kernel:
         self.entered = threading.Event()
         self.breaks: Exception | None = None
 
-    def run(self, port: str, lines: list[str], needs: Sequence[int], *, at_gate: bool) -> dict[str, Any]:
+    def run(self, port: str, lines: Sequence[Any], needs: Sequence[int], *, at_gate: bool) -> dict[str, Any]:
         self.entered.set()
         self.stuck.wait(5)
         if self.breaks is not None:
@@ -198,7 +198,7 @@ def test_filters_are_put_and_taken_off_and_the_first_step_needs_no_line_the_firs
     own = {"pref": 10, "kind": "flower", "options": {"handle": 16, "classid": "1:4010"}}
     ran: list[str] = []
 
-    def run(_port: str, lines: list[str], _needs: Sequence[int], **_where: bool) -> dict[str, Any]:
+    def run(_port: str, lines: Sequence[Any], _needs: Sequence[int], **_where: bool) -> dict[str, Any]:
         ran.extend(line for line in lines if line != "show")
         for line in lines:
             if line == "put":
@@ -227,7 +227,7 @@ def test_a_filter_at_the_gate_is_read_back_without_what_it_has_counted() -> None
     shows = iter(range(100))
     at_gate: set[bool] = set()
 
-    def run(_port: str, lines: list[str], _needs: Sequence[int], **where: bool) -> dict[str, Any]:
+    def run(_port: str, lines: Sequence[Any], _needs: Sequence[int], **where: bool) -> dict[str, Any]:
         at_gate.update(where.values())
         counted = next(shows)
         action = {"kind": "mirred", "mirred_action": "redirect", "to_dev": "tb0r1", "index": counted,

@@ -297,3 +297,10 @@ def test_no_two_filters_of_a_port_share_a_place_or_say_the_same_at_one_priority(
     for each in every:
         families.setdefault(each.priority, set()).add(each.family)
     assert all(len(family) == 1 for family in families.values()), "tc binds a priority to one protocol"
+
+
+def test_the_read_back_of_one_qdisc_is_data_with_the_kernels_number_of_its_parent() -> None:
+    assert qdisc.get("vec0", 0x1F) == {"read_qdisc": {"device": "vec0", "parent": 0x1001F}}
+    assert qdisc.get_bucket("vec0", 0x10) == {"read_qdisc": {"device": "vec0", "parent": 0x100001}}
+    assert qdisc.describe(qdisc.get("vec0", 0x1F)) == "reading the qdisc of vec0 below 1:1f"
+    assert qdisc.describe(qdisc.show("vec0")) == "`tc qdisc show dev vec0`"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from testbed.agent.protocol import Refused
-from testbed.agent.qdiscs import Qdiscs, Relayed, account, asked
+from testbed.agent.qdiscs import Qdiscs, Relayed, account
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -134,13 +134,6 @@ def test_a_token_bucket_is_told_as_tc_tells_it() -> None:
     told = account(body + attribute(2, attribute(1, parameters)))
     assert (told["handle"], told["parent"]) == ("2010:", "10:1")
     assert told["options"] == {"rate": 125_000, "burst": 16_000, "lat": pytest.approx(384_000)}
-
-
-def test_only_our_own_line_asks_for_one_qdisc() -> None:
-    assert asked("qdisc get dev vec0 parent 1:1f") == ("vec0", 0x1001F)
-    assert asked("qdisc get dev veth12ab parent 8010:1") == ("veth12ab", 0x80100001)
-    for line in ("qdisc show dev vec0", "filter get dev vec0 parent 1: prio 1", "qdisc get dev vec0", ""):
-        assert asked(line) is None
 
 
 def test_a_file_is_written_by_the_helper_or_the_reason_is_told() -> None:
