@@ -20,26 +20,24 @@ import os
 import re
 import secrets
 import shutil
-import socket
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from . import carried, leftover, offloads, qdiscs, splice
+from . import carried, devices, leftover, offloads, paths, qdiscs, splice, trials
+from .attached import Port
 from .batch import Batch, LocalTool, Outcome
 from .detour import Detour, learned
-from .netlink import Netlink, delete, queue, speechless, up
+from .netlink import Netlink, up
 from .noise import noise
 from .protocol import Operation, Refused
 from .qdiscs import Line, Qdiscs
-from .rejecting import TUN, Rejecting, make_tap, open_tap
+from .rejecting import Rejecting, make_tap
 from .schedule import Schedules
+from .trials import Trials
 
-_SYS_NET = Path("/sys/class/net")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Where distributions put iproute2's tables; tc looks in one folder alone, and that must also hold the user's own.
 _TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/usr/lib64/tc"), Path("/usr/share/tc"))
@@ -47,57 +45,9 @@ _TABLES = (*Path("/usr/lib").glob("*-linux-*/tc"), Path("/usr/lib/tc"), Path("/u
 # Docker's veths have no queue length, and a classful qdisc takes its children's from the device.
 _QUEUE_PACKETS = 1000
 
-_FAR_END = "the host's own end of it"
-
 # UML's driver has eight interrupts for all its devices, and asks each that shares one: what a packet costs grows with
 # the ports of its kernel. And a kernel runs on one processor.
 _PORTS_A_KERNEL = 64
-
-
-@dataclass
-class Port:
-    """One attached port."""
-
-    name: str
-    engine: str
-    veth: str
-    ifindex: int
-    device: str
-    """Where the qdiscs are: the veth, or the carried kernel's device."""
-    detour: Detour | None = None
-    """What leads a carried port's packets through the carried kernel."""
-    entry: str | None = None
-    """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
-    kernel: carried.CarriedKernel | None = None
-    """Who carries it."""
-    gated: bool = False
-    """Whether filters can be put at its gate."""
-    bridge: str | None = None
-    """Where the veth was, before it was taken off for the splice."""
-    device_index: int = 0
-    """The ifindex of ``device``, in the kernel that has it."""
-    released: bool = False
-    """Whether nothing of ours is in its packets' way; all that takes time to prepare is kept for `Ports.tc`."""
-    found: dict[str, Any] = field(default_factory=dict)
-    """How the veth was before it was attached."""
-    before: dict[str, dict[str, int]] = field(default_factory=dict)
-    """What had gone through its carried kernel before any packet was led there: taps speak when they come up."""
-    undo: ExitStack = field(default_factory=ExitStack)
-
-    @property
-    def inner(self) -> list[splice.Redirect]:
-        """What leads packets through its carried kernel."""
-        return splice.joined(self.device, self.entry) if self.entry is not None else []
-
-    @property
-    def outer(self) -> list[splice.Redirect]:
-        """What leads packets into its carried kernel, and ARP past it."""
-        return [] if self.detour is None or self.released else self.detour.redirects
-
-    @property
-    def gate(self) -> str:
-        """The device of this kernel through which every packet to the host leaves the switch, before the qdiscs."""
-        return self.veth if self.detour is None else self.detour.gate
 
 
 class Ports:
@@ -119,7 +69,6 @@ class Ports:
         """Of every tap that was ever a port's: a bridge remembers them for minutes."""
         self._kernels: list[carried.CarriedKernel] = []
         self._booted = 0
-        self._tried = 0
         self._buried = ""
         self._kept: Any = None
         # Not TMPDIR: that may be /dev/shm, and a carried kernel has a /dev of its own.
@@ -128,6 +77,7 @@ class Ports:
             for table in folder.glob("*.dist"):
                 shutil.copy(table, self._files)
         self._host_tc = self._tool(None)
+        self._trials = Trials(tag, lambda: self._host_tc.batch())
         self._host_qdiscs = Qdiscs(qdiscs.OwnKernel())
         self._schedules = Schedules(self._run)
         self._rejecting = Rejecting()
@@ -194,10 +144,10 @@ class Ports:
         """What this place can do, each found by trying."""
         return {
             "kernel": os.uname().release,
-            **self._try_host_netem(),
-            "tun": _try_tun(),
+            **self._trials.host_netem(),
+            "tun": trials.no_tun(),
             "carried_kernel": carried.find_kernel(self.carried_root),
-            "tc": _run("tc", "-V").strip(),
+            "tc": trials.run("tc", "-V").strip(),
         }
 
     def boot(self) -> dict[str, Any]:
@@ -207,7 +157,7 @@ class Ports:
         return {"boot_s": kernel.boot_s, "release": kernel.release, "waits_its_turn": kernel.waits_its_turn}
 
     def _boot_another(self) -> carried.CarriedKernel:
-        if reason := _try_tun():
+        if reason := trials.no_tun():
             raise Refused(f"a carried kernel needs taps: {reason}")
         name = f"tb{self._tag}{f'k{self._booted}' if self._booted else ''}"
         kernel = carried.CarriedKernel(name=name, tables=self._files, root=self.carried_root)
@@ -221,8 +171,10 @@ class Ports:
         for port in self._ports.values():
             if port.kernel is not None:
                 carries[id(port.kernel)] += 1
-        found = min(self._kernels, key=lambda kernel: carries[id(kernel)], default=None)
-        return self._boot_another() if found is None or carries[id(found)] >= _PORTS_A_KERNEL else found
+        emptiest = min(self._kernels, key=lambda kernel: carries[id(kernel)], default=None)
+        if emptiest is None or carries[id(emptiest)] >= _PORTS_A_KERNEL:
+            return self._boot_another()
+        return emptiest
 
     def attach(self, *, port: str, ifindex: int, engine: str) -> dict[str, Any]:
         """Make the veth with this index impairable; ``engine`` is host or carried. Twice is once.
@@ -232,11 +184,11 @@ class Ports:
         """
         self._bury()
         known = self._ports.get(port)
-        if known is not None and known.ifindex == ifindex and known.engine == engine and _exists(known):
-            return _where(known)
+        if known is not None and known.ifindex == ifindex and known.engine == engine and known.exists:
+            return known.where()
         if known is not None:
             self._detach(known)
-        veth = _name_of(ifindex)
+        veth = devices.name_of(ifindex)
         if engine == "host":
             attached = Port(port, engine, veth, ifindex, veth, device_index=ifindex)
             steps: Callable[[Port], None] = self._attach_host
@@ -245,14 +197,14 @@ class Ports:
             steps = self._attach_carried
         else:
             raise Refused(f"engine {engine!r}: must be host or carried")
-        others = [each.found for each in self._ports.values() if each.ifindex == ifindex]
+        others = [other.found for other in self._ports.values() if other.ifindex == ifindex]
         attached.found = others[0] if others else leftover.found(veth, ifindex)
         with ExitStack() as undo_on_failure:
             undo_on_failure.callback(attached.undo.close)
             steps(attached)
             undo_on_failure.pop_all()
         self._ports[port] = attached
-        return _where(attached)
+        return attached.where()
 
     def tc(
         self, *, port: str, lines: Sequence[Line], needs: Sequence[int] = (), deadline_s: float = 5.0,
@@ -287,7 +239,7 @@ class Ports:
 
         Its tap would stay on the bridge, which would go on sending there what is for the host's MAC address.
         """
-        gone = [port for port in self._ports.values() if not _exists(port)]
+        gone = [port for port in self._ports.values() if not port.exists]
         for port in gone:
             self._detach(port)
         return [port.name for port in gone]
@@ -303,7 +255,7 @@ class Ports:
         engine goes. Returns those that are ``released`` now: none that does not exist.
         """
         self._bury()
-        done = [port for name in ports if (port := self._ports.get(name)) is not None and _exists(port)]
+        done = [port for name in ports if (port := self._ports.get(name)) is not None and port.exists]
         for port in done:
             if not port.released:
                 if port.detour is not None:
@@ -323,15 +275,19 @@ class Ports:
             self._attach_host(port)
         port.released = False
 
+    def try_program(self, *, path: str) -> str | None:
+        """See `Trials.program`."""
+        return self._trials.program(path)
+
     def heal(self) -> dict[str, int]:
         """Stop every timeline and put every port back as it was found."""
         self._schedules.clear()
         healed = len(self._ports)
-        with ExitStack() as each:
+        with ExitStack() as steps:
             for key in self._rejecting.keys:
-                each.callback(self._rejecting.shut, key)
+                steps.callback(self._rejecting.shut, key)
             for port in list(self._ports.values()):
-                each.callback(self._detach, port)
+                steps.callback(self._detach, port)
         return {"healed": healed}
 
     def keep(self, *, state: Any) -> None:
@@ -354,7 +310,7 @@ class Ports:
         for key in self._rejecting.keys:
             known = self._rejecting.known(key)
             # Its sender was started again; or it was deleted behind our back.
-            if known is not None and (not _is_interface(key) or _index_of(known.name) is None):
+            if known is not None and (not devices.is_interface(key) or devices.index_of(known.name) is None):
                 self._rejecting.shut(key)
         tap = self._rejecting.known(ifindex)
         if tap is None:
@@ -362,9 +318,9 @@ class Ports:
             self._tapped += 1
             with ExitStack() as undo_on_failure:
                 undo_on_failure.callback(self._rejecting.shut, ifindex)
-                _have_up(tap.name)
-                first = f"{_mark(self._mark)} pipe " if attached.engine == "host" else ""
-                redirect = splice.Redirect(source=tap.name, target=_name_of(ifindex), first=first)
+                devices.have_up(tap.name, mtu=carried.CLOCK_MTU, queue_packets=_QUEUE_PACKETS)
+                first = f"{trials.mark(self._mark)} pipe " if attached.engine == "host" else ""
+                redirect = splice.Redirect(source=tap.name, target=devices.name_of(ifindex), first=first)
                 self._host_tc.batch().checked(list(splice.lines([redirect])))
                 undo_on_failure.pop_all()
         if not attached.gated:
@@ -408,11 +364,11 @@ class Ports:
         if attached is None:
             names = ", ".join(self._ports) or "none"
             raise Refused(f"port {port!r} is not attached; attached: {names}{self._buried}", kind="gone")
-        if not _exists(attached):
+        if not attached.exists:
             gone = f"port {port!r} is gone: its veth {attached.veth} (index {attached.ifindex}) no longer exists"
             raise Refused(gone, kind="gone")
         for ifindex in needs:
-            if not _is_interface(ifindex):
+            if not devices.is_interface(ifindex):
                 gone = (
                     f"port {port!r}: a host that sends to it was started again, or left the network: "
                     f"its old interface (index {ifindex}) no longer exists"
@@ -444,7 +400,7 @@ class Ports:
         for a port that is not attached, or released, or gone.
         """
         attached = self._ports.get(port)
-        if attached is None or attached.released or not _exists(attached):
+        if attached is None or attached.released or not attached.exists:
             return {"before": None, "after": None}
         if attached.detour is None:
             return {"before": None, "after": attached.veth}
@@ -457,16 +413,16 @@ class Ports:
 
         ``refused_packets`` found its queue full and did not go in.
         """
-        found = {}
+        passed = {}
         for name in ports:
             attached = self._ports.get(name)
             if attached is not None and attached.detour is not None:
                 with suppress(OSError):  # its taps went with its kernel
-                    found[name] = {
-                        way: {what: count - attached.before[way][what] for what, count in passed.items()}
-                        for way, passed in _passed_at(attached.detour).items()
+                    passed[name] = {
+                        way: {what: count - attached.before[way][what] for what, count in counts.items()}
+                        for way, counts in paths.passed(attached.detour).items()
                     }
-        return found
+        return passed
 
     def paths(self, *, ports: Sequence[str]) -> dict[str, dict[str, Any]]:
         """What is ``amiss`` with the way that packets take through each port: nothing if all is as it was attached.
@@ -476,48 +432,19 @@ class Ports:
         Asks the carried kernels, unless they stand still, for what is in there.
         """
         self._bury()
-        found: dict[str, list[str]] = {}
-        whole = list[Port]()
-        for name in ports:
-            attached = self._ports.get(name)
-            if attached is None:
-                found[name] = [f"it is not attached any more{self._buried}"]
-            elif not _exists(attached):
-                found[name] = [
-                    f"its veth {attached.veth} no longer exists: its host was started again, or left the network"
-                ]
-            else:
-                found[name] = _outside(attached)
-                whole.append(attached)
-        shown = _shown(self._host_tc.batch(), [each for port in whole for each in port.outer])
-        for port in whole:
-            found[port.name] += splice.missing(port.outer, shown)
-        for kernel in self._kernels:
-            carries = [each for each in whole if each.kernel is kernel]
-            if carries and kernel.stopped:
-                for port in carries:
-                    found[port.name].append(f"the carried kernel {kernel.name} stands still: its process is stopped")
-                continue
-            shown = _shown(kernel.tc, [each for port in carries for each in port.inner])
-            links = kernel.links(each.source for port in carries for each in port.inner)
-            for port in carries:
-                here = {each.source: links[each.source] for each in port.inner}
-                found[port.name] += [f"{name} in the carried kernel is {state}" for name, state in here.items()
-                                     if state != "up"]  # fmt: skip
-                found[port.name] += splice.missing(port.inner, shown)
-        there = {port.name for port in whole}
-        return {name: {"amiss": amiss, "gone": name not in there} for name, amiss in found.items()}
+        attached = {name: self._ports.get(name) for name in ports}
+        return paths.amiss(attached, self._kernels, self._host_tc.batch(), buried=self._buried)
 
     def heard(self, *, ifindex: int) -> dict[str, float]:
         """The MAC addresses that the switch has seen behind the veth with this index, and how many seconds ago, each.
 
         Nothing of a veth that is gone, or on no bridge.
         """
-        if not _is_interface(ifindex):
+        if not devices.is_interface(ifindex):
             return {}
-        carried = (each.gate for each in self._ports.values() if each.ifindex == ifindex and each.outer)
-        device = next(carried, _name_of(ifindex))
-        if not (_SYS_NET / device / "brport").exists():
+        gates = (port.gate for port in self._ports.values() if port.ifindex == ifindex and port.outer)
+        device = next(gates, devices.name_of(ifindex))
+        if not (devices.SYS_NET / device / "brport").exists():
             return {}
         # Our own taps speak a little, too, when they come up.
         return {name: age_s for mac, age_s in learned(device).items() if (name := mac.hex(":")) not in self._own_macs}
@@ -531,12 +458,12 @@ class Ports:
         if attached.kernel is not None:
             attached.kernel.go_on()
         self._detach(attached)
-        if not _exists(attached):
+        if not attached.exists:
             return []  # the lab attaches the new one
-        if (flags := _device(attached.veth).flags) is not None and not flags & splice.IFF_UP:
+        if (flags := devices.device(attached.veth).flags) is not None and not flags & splice.IFF_UP:
             with Netlink() as here:
                 here.apply([up(attached.ifindex)])
-        return splice.amiss(_device(attached.veth), master=attached.bridge, far_end=_FAR_END)
+        return splice.amiss(devices.device(attached.veth), master=attached.bridge, far_end=paths.FAR_END)
 
     def clocks(self) -> dict[str, str]:
         """By the name of each carried kernel, the tap that shows how late it is; see `CarriedKernel.clock`."""
@@ -547,7 +474,7 @@ class Ports:
                 if self._own_net:
                     make_tap(tap)
                 kernel.open_clock(tap)
-                _have_up(tap)
+                devices.have_up(tap, mtu=carried.CLOCK_MTU, queue_packets=_QUEUE_PACKETS)
         return {kernel.name: kernel.clock for kernel in self._kernels if kernel.clock is not None}
 
     def store(self, *, name: str, data: str) -> dict[str, str]:
@@ -566,7 +493,7 @@ class Ports:
                 continue
             self._buried = f" ({reason})"
             kernel.end()
-            for port in [each for each in self._ports.values() if each.kernel is kernel]:
+            for port in [port for port in self._ports.values() if port.kernel is kernel]:
                 self._detach(port)
             kernel.kill()
             self._kernels.remove(kernel)
@@ -586,19 +513,24 @@ class Ports:
         return port.kernel.qdiscs
 
     def _attach_host(self, port: Port) -> None:
-        port.bridge = _device(port.veth).master
-        before = int((_SYS_NET / port.veth / "tx_queue_len").read_text())
+        port.bridge = devices.device(port.veth).master
+        before = int((devices.SYS_NET / port.veth / "tx_queue_len").read_text())
         if before != _QUEUE_PACKETS:
-            _set_queue(port, _QUEUE_PACKETS)
-            port.undo.callback(_quietly, _set_queue, port, before)
+            devices.set_queue(port.ifindex, _QUEUE_PACKETS)
+            port.undo.callback(_quietly, self._set_queue_back, port, before)
         port.undo.callback(self._clear_root, port)
 
+    @staticmethod
+    def _set_queue_back(port: Port, packets: int) -> None:
+        if port.exists:  # it may have gone with its container
+            devices.set_queue(port.ifindex, packets)
+
     def _clear_root(self, port: Port) -> None:
-        if _exists(port):
+        if port.exists:
             self._host_tc.batch().run([f"qdisc delete dev {port.veth} root"])  # none there is as good
 
     def _clear_gate(self, port: Port) -> None:
-        if _index_of(port.gate) is not None:
+        if devices.index_of(port.gate) is not None:
             self._host_tc.batch().run([f"qdisc delete dev {port.gate} clsact"])
 
     def _attach_carried(self, port: Port) -> None:
@@ -610,11 +542,11 @@ class Ports:
         vec_a, vec_b = f"vec{2 * number}", f"vec{2 * number + 1}"
         port.entry = vec_b
         tap_a, tap_b = f"tb{self._tag}{number}a", f"tb{self._tag}{number}b"
-        mtu = int((_SYS_NET / port.veth / "mtu").read_text())
+        mtu = int((devices.SYS_NET / port.veth / "mtu").read_text())
         for vec, tap in ((vec_a, tap_a), (vec_b, tap_b)):
             if self._own_net:
                 make_tap(tap)
-                port.undo.callback(_quietly, _delete_tap, tap)
+                port.undo.callback(_quietly, devices.delete_tap, tap)
             kernel.plug(vec, tap, mtu=mtu)
             port.undo.callback(_quietly, kernel.unplug, vec)
             port.undo.callback(_quietly, kernel.ip.run, [f"link set dev {vec} down"])
@@ -625,174 +557,23 @@ class Ports:
             kernel.thread(vec)
             # Its driver asks for super-packets when it opens the tap, and has buffers for single ones.
             offloads.switch_off(tap)
-            self._own_macs.add((_SYS_NET / tap / "address").read_text().strip())
+            self._own_macs.add((devices.SYS_NET / tap / "address").read_text().strip())
         kernel.tc.checked(list(splice.lines(port.inner)))
         port.detour = Detour(port.veth, port.ifindex, end=tap_a, gate=tap_b)
         port.bridge = port.detour.bridge
         port.gated = True
         port.detour.prepare(self._host_tc.batch(), mtu=mtu, queue_packets=_QUEUE_PACKETS)
-        port.before = _passed_at(port.detour)
+        port.before = paths.passed(port.detour)
         port.undo.callback(self._splice_out, port)
         port.released = True
 
     def _splice_out(self, port: Port) -> None:
-        if port.detour is not None and _exists(port):
+        if port.detour is not None and port.exists:
             _quietly(port.detour.remove, self._host_tc.batch())
 
     def _detach(self, port: Port) -> None:
         del self._ports[port.name]
         port.undo.close()
-
-    def _try_host_netem(self) -> dict[str, Any]:
-        """Whether this kernel has netem and seeds it, tried on a tap that vanishes with its descriptor.
-
-        ``host_netem`` is None if it has, else why not; ``host_seed`` whether it takes a seed (Linux 6.6);
-        ``host_marks`` is None if it marks packets, by which answers of cuts that reject are told, else why not.
-        """
-        with self._device_to_try() as device:
-            tc = self._host_tc.batch()
-            outcome = tc.run([
-                f"qdisc add dev {device} root handle 1: htb default 0 direct_qlen 1000",
-                f"class add dev {device} parent 1: classid 1:10 htb rate 1gbit quantum 60000",
-                f"qdisc add dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms",
-                f"filter add dev {device} parent 1: protocol ip prio 1 flower src_ip 192.0.2.1 classid 1:10",
-            ])  # fmt: skip
-            # Apart: an iproute2 before 6.6 knows no seed and still does the rest.
-            seeding = tc.run([
-                f"qdisc replace dev {device} parent 1:10 handle 10: netem limit 1000 delay 1ms seed 1",
-                f"qdisc show dev {device}",
-            ])  # fmt: skip
-            marks = splice.Redirect(source=device, target=device, first=f"{_mark(1)} pipe ")
-            marking = tc.run(list(splice.lines([marks])))
-        reasons, unmarked = (
-            "; ".join(dict.fromkeys(each["text"] for each in tried.complaints)) or None for tried in (outcome, marking)
-        )
-        shown = seeding.shown[0] if seeding.shown else []
-        seeded = any(each.get("options", {}).get("seed") == 1 for each in shown if each["kind"] == "netem")
-        return {"host_netem": reasons, "host_seed": seeded, "host_marks": unmarked}
-
-    def try_program(self, *, path: str) -> str | None:
-        """Why this kernel does not let us have a stored program drop packets; None if it does. Found by trying."""
-        with self._device_to_try() as device:
-            outcome = self._host_tc.batch().run([
-                f"qdisc add dev {device} root handle 1: htb",
-                f"filter add dev {device} parent 1: chain 16 protocol all prio 1 handle 1 bpf object-file {path} "
-                f"section classifier action gact drop",
-            ])  # fmt: skip
-        return "; ".join(dict.fromkeys(each["text"] for each in outcome.complaints)) or None
-
-    @contextmanager
-    def _device_to_try(self) -> Iterator[str]:
-        """A device of nobody's, on which qdiscs are tried; it vanishes. Never the same name: tc remembers the index."""
-        self._tried += 1
-        device = f"tb{self._tag}t{self._tried}"
-        with ExitStack() as undo:
-            if _try_tun() is None:
-                undo.callback(os.close, open_tap(device))
-            else:
-                _run("ip", "link", "add", device, "type", "veth", "peer", "name", f"{device}p")
-                undo.callback(_run, "ip", "link", "delete", device)
-            yield device
-
-
-def _where(port: Port) -> dict[str, Any]:
-    kernel = port.kernel.name if port.kernel else None
-    mtu = int((_SYS_NET / port.veth / "mtu").read_text())
-    return {"device": port.device, "entry": port.entry, "kernel": kernel, "released": port.released, "mtu": mtu,
-            "found": port.found}  # fmt: skip
-
-
-def _device(name: str) -> splice.Device:
-    """A device as it is now."""
-    folder = _SYS_NET / name
-    try:
-        flags = int((folder / "flags").read_text(), 16)
-    except OSError:
-        return splice.Device(name=name, flags=None)
-    try:
-        carrier = (folder / "carrier").read_text().strip() == "1"
-    except OSError:  # of one that is down
-        carrier = False
-    try:
-        master = (folder / "master").readlink().name
-    except OSError:
-        master = None
-    return splice.Device(name=name, flags=flags, carrier=carrier, master=master)
-
-
-def _outside(port: Port) -> list[str]:
-    """What is wrong with a port's devices in this kernel."""
-    if port.detour is None or port.released:
-        return splice.amiss(_device(port.veth), master=port.bridge, far_end=_FAR_END)
-    gate, end = port.detour.gate, port.detour.end
-    found = splice.amiss(_device(port.veth), far_end=_FAR_END)
-    found += splice.amiss(_device(gate), master=port.bridge) + splice.amiss(_device(end))
-    return found + (splice.amiss(_device(port.bridge)) if port.bridge is not None else [])
-
-
-def _shown(tool: Batch, redirects: Sequence[splice.Redirect]) -> dict[str, Any]:
-    """What the tool shows of redirects, by line; nothing where it complains."""
-    lines = list(dict.fromkeys(each.show() for each in redirects))
-    outcome = tool.run(lines)
-    failed = {each["line"] for each in outcome.complaints}
-    return dict(zip((line for line in lines if line not in failed), outcome.shown, strict=False))
-
-
-def _passed_at(detour: Detour) -> dict[str, dict[str, int]]:
-    """What its carried kernel took and gave, each way. Raises OSError if the taps are gone."""
-    return {"to_host": _passed(detour.gate, detour.end), "from_host": _passed(detour.end, detour.gate)}
-
-
-def _passed(into: str, out_of: str) -> dict[str, int]:
-    """What the carried kernel took from one tap, and gave to another."""
-    taken = {f"in_{unit}": _statistic(into, f"tx_{unit}") for unit in ("packets", "bytes")}
-    given = {f"out_{unit}": _statistic(out_of, f"rx_{unit}") for unit in ("packets", "bytes")}
-    return {**taken, **given, "refused_packets": _statistic(into, "tx_dropped")}
-
-
-def _statistic(device: str, name: str) -> int:
-    return int((_SYS_NET / device / "statistics" / name).read_text())
-
-
-def _set_queue(port: Port, packets: int) -> None:
-    if not _exists(port):  # it may have gone with its container
-        return
-    with Netlink() as here:
-        here.apply([queue(port.ifindex, packets)])
-
-
-def _have_up(tap: str) -> None:
-    """Set a tap up that is on no bridge, and has no address of its own."""
-    index = socket.if_nametoindex(tap)
-    with Netlink() as here:
-        here.apply([speechless(index, mtu=carried.CLOCK_MTU, queue_packets=_QUEUE_PACKETS), up(index)])
-
-
-def _delete_tap(name: str) -> None:
-    with Netlink() as here:
-        here.apply([delete(socket.if_nametoindex(name))])
-
-
-def _mark(number: int) -> str:
-    """The action that marks an answer: the gate's filters know it by the mark, and htb lets its priority pass."""
-    return f"action skbedit mark {number} priority 1:0"
-
-
-def _run(*argv: str) -> str:
-    """Run a program; raises Refused with what it said if it fails."""
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
-    except FileNotFoundError:
-        raise Refused(f"{argv[0]} not found; install iproute2 (apt-get install iproute2)") from None
-    if done.returncode:
-        raise Refused(f"`{' '.join(argv)}` failed with status {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _if_exists(port: Port, *argv: str) -> None:
-    """Undo a step on a veth that may have gone with its container; a failure is told on stderr."""
-    if _exists(port):
-        _quietly(_run, *argv)
 
 
 def _quietly(step: Callable[..., object], *arguments: Any) -> None:
@@ -801,38 +582,3 @@ def _quietly(step: Callable[..., object], *arguments: Any) -> None:
         step(*arguments)
     except (Refused, OSError) as error:
         os.write(2, f"agent: while putting back: {error}\n".encode())
-
-
-def _name_of(ifindex: int) -> str:
-    try:
-        return socket.if_indextoname(ifindex)
-    except OSError:
-        raise Refused(f"no interface with index {ifindex} here; is the agent on the engine's host network?") from None
-
-
-def _index_of(device: str) -> int | None:
-    try:
-        return int((_SYS_NET / device / "ifindex").read_text())
-    except OSError:
-        return None
-
-
-def _is_interface(ifindex: int) -> bool:
-    try:
-        socket.if_indextoname(ifindex)
-    except OSError:
-        return False
-    return True
-
-
-def _exists(port: Port) -> bool:
-    return _index_of(port.veth) == port.ifindex
-
-
-def _try_tun() -> str | None:
-    """None if taps can be had; else why not."""
-    try:
-        os.close(os.open(TUN, os.O_RDWR))
-    except OSError as error:
-        return f"{TUN}: {error.strerror}"
-    return None

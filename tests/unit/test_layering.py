@@ -184,7 +184,7 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.agent.batch",
         "testbed.agent.carried",
         "testbed.agent.machine",
-        "testbed.agent.ports",
+        "testbed.agent.trials",
         "testbed.kernel",
         "testbed.kernel.machine",
         "testbed.backends.local.child",

@@ -1,0 +1,79 @@
+"""Network devices of this kernel: read below /sys/class/net, and set up, by name or index."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from . import splice
+from .netlink import Netlink, delete, queue, speechless, up
+from .protocol import Refused
+
+SYS_NET = Path("/sys/class/net")
+
+
+def device(name: str) -> splice.Device:
+    """A device as it is now."""
+    folder = SYS_NET / name
+    try:
+        flags = int((folder / "flags").read_text(), 16)
+    except OSError:
+        return splice.Device(name=name, flags=None)
+    try:
+        carrier = (folder / "carrier").read_text().strip() == "1"
+    except OSError:  # of one that is down
+        carrier = False
+    try:
+        master = (folder / "master").readlink().name
+    except OSError:
+        master = None
+    return splice.Device(name=name, flags=flags, carrier=carrier, master=master)
+
+
+def name_of(ifindex: int) -> str:
+    """Its name. Raises Refused."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        raise Refused(f"no interface with index {ifindex} here; is the agent on the engine's host network?") from None
+
+
+def index_of(device: str) -> int | None:
+    """Its index, or None if there is no such device."""
+    try:
+        return int((SYS_NET / device / "ifindex").read_text())
+    except OSError:
+        return None
+
+
+def is_interface(ifindex: int) -> bool:
+    """Whether there is one with this index."""
+    try:
+        socket.if_indextoname(ifindex)
+    except OSError:
+        return False
+    return True
+
+
+def statistic(device: str, name: str) -> int:
+    """One of a device's counters, by the kernel's name of it. Raises OSError if it is gone."""
+    return int((SYS_NET / device / "statistics" / name).read_text())
+
+
+def set_queue(ifindex: int, packets: int) -> None:
+    """Set the length of a device's queue."""
+    with Netlink() as here:
+        here.apply([queue(ifindex, packets)])
+
+
+def have_up(tap: str, *, mtu: int, queue_packets: int) -> None:
+    """Set a tap up that is on no bridge, and has no address of its own."""
+    index = socket.if_nametoindex(tap)
+    with Netlink() as here:
+        here.apply([speechless(index, mtu=mtu, queue_packets=queue_packets), up(index)])
+
+
+def delete_tap(name: str) -> None:
+    """Take a tap away that does not vanish by itself."""
+    with Netlink() as here:
+        here.apply([delete(socket.if_nametoindex(name))])
