@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from testbed.errors import InvalidValueError, TestbedError
+from testbed.lab.readiness import indented
 from testbed.text import shortened, shown
 from testbed.units import parse_time
 
@@ -75,6 +76,18 @@ class Progress:
             thread.join()
 
 
+@contextmanager
+def said_if_slow(say: Callable[[str], None], what: str) -> Iterator[None]:
+    """Say what is going on if the block takes longer than a second."""
+    timer = threading.Timer(1.0, say, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def in_words(awaited: Mapping[str, str], *, since_s: float, allowed_s: float) -> str:
     """One line: how long of which deadline, and each service that is not well with its state."""
     named = [f"{name} ({shortened(state, _MOST_SAID)})" for name, state in awaited.items()]
@@ -100,8 +113,8 @@ class Unwell:
 def unwell_in_words(found: Sequence[Unwell]) -> Iterator[str]:
     """What failed first, with its last lines; then what was waited for; what waited for those by name alone."""
     for each in sorted((each for each in found if each.began or each.failed), key=lambda each: not each.failed):
-        last = "\n".join(f"    {line}" for line in each.last_lines) or "    (it printed nothing)"
-        yield f"service `{each.service}` {each.state}" + (f"; its last lines:\n{last}" if each.began else "")
+        last = f"; its last lines:\n{indented(each.last_lines)}" if each.began else ""
+        yield f"service `{each.service}` {each.state}{last}"
     if idle := dict.fromkeys(f"`{each.service}`" for each in found if not each.began and not each.failed):
         yield f"not started yet: {', '.join(idle)}"
 

@@ -15,8 +15,8 @@ import termios
 import tty
 from collections.abc import Iterator, Sequence
 
-from testbed.backends.docker.lab import ComposeHost
-from testbed.backends.local.lab import LocalHost
+from testbed.backends.docker.hosts import ComposeHost
+from testbed.backends.local.hosts import LocalHost
 from testbed.errors import EnvironmentUnfitError
 from testbed.lab.host import Host
 

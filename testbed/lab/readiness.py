@@ -20,8 +20,18 @@ _LAST_LINES = 20
 
 def last_output(program: Program) -> str:
     """A program's last lines, for an error message."""
-    lines = program.output.splitlines()[-_LAST_LINES:]
-    return "last output:\n" + "\n".join(f"    {line}" for line in lines) if lines else "it printed nothing"
+    lines = last_lines(program.output)
+    return f"last output:\n{indented(lines)}" if lines else "it printed nothing"
+
+
+def last_lines(output: str) -> list[str]:
+    """As many of the last lines as an error message has room for."""
+    return output.splitlines()[-_LAST_LINES:]
+
+
+def indented(lines: Sequence[str]) -> str:
+    """Lines that a program printed, as a paragraph of a message."""
+    return "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
 
 
 def check_argv(argv: Sequence[str]) -> None:

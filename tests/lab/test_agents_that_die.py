@@ -29,10 +29,10 @@ def process_of(lab, role):
         (container, *_) = lab.engine.containers(testbed_run=lab.run_id, testbed_role=role)
         return lab.engine.state(container)["State"]["Pid"]
     # The process at the other end of its pipe.
-    streams = {{"ports": lambda: lab._child._stdout.fileno(), "capture": lambda: lab._capture_agent._stream._read,
+    streams = {{"ports": lambda: lab.agent.child._stdout.fileno(), "capture": lambda: lab.capture_agent()._stream._read,
                "inside": lambda: lab.host("api").inside()._stream._read}}
     pipe = f"pipe:[{{os.fstat(streams[role]()).st_ino}}]"
-    return next(pid for pid in relatives(lab._child.pid)
+    return next(pid for pid in relatives(lab.agent.child.pid)
                 if pipe in [os.readlink(fd) for fd in Path(f"/proc/{{pid}}/fd").iterdir()])
 
 def hit(lab, role, number):
@@ -97,12 +97,12 @@ _AND_THE_NEXT = """
 def test_next_killed_in_which_it_is(lab):
     assert took_s(lab) >= 0.06
     hit(lab, "ports", 9)
-    choose = lab._choose_engine
+    choose = lab.choose_engine
     def choose_late(channel):
-        lab._choose_engine = choose
+        lab.choose_engine = choose
         os.kill(process_of(lab, "ports"), 9)
         return choose(channel)
-    lab._choose_engine = choose_late
+    lab.choose_engine = choose_late
 
 def test_next_in_whose_setup_it_is(lab):
     assert False, "not reached"

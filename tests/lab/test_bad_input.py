@@ -70,13 +70,13 @@ def test_a_service_that_ends_while_the_agent_is_awaited_is_found(
 ) -> None:
     text = f"services:\n  late: {{image: {IMAGE}, command: [sh, -c, 'echo well; sleep 0.2; echo gone; exit 3']}}\n"
     lab = ComposeLab(compose_file(tmp_path, text))
-    choose = lab._choose_engine
+    choose = lab.choose_engine
 
     def slowly(channel: Channel) -> str:
         sleep(1.5)
         return choose(channel)
 
-    monkeypatch.setattr(lab, "_choose_engine", slowly)
+    monkeypatch.setattr(lab, "choose_engine", slowly)
     with pytest.raises(ServiceFailedError, match=r"service `late` exited with status 3[\s\S]*gone"):
         lab.up()
     assert_nothing_left(stack.engine, lab)
@@ -152,7 +152,7 @@ def test_an_image_is_built_again_only_when_its_inputs_change(stack: ComposeLab, 
         (tmp_path / "word").write_text(word)
         said.clear()
         lab = ComposeLab(path, say=said.append)
-        config = lab._build_services(lab.topology)
+        config = lab.stack.with_images(lab.composer.config(), lab.topology)
         container = stack.engine._client.containers.create(config["services"]["app"]["image"])
         assert stack.engine.get(container, "/word").decode() == word
         container.remove()
@@ -204,12 +204,12 @@ def test_a_carried_kernel_without_tun_is_refused_with_the_way_out() -> None:
 
     lab = ComposeLab("compose.yaml", netem="carried")
     with pytest.raises(EnvironmentUnfitError, match=r"needs taps.*/dev/net/tun: No such file.*modprobe tun"):
-        lab._choose_engine(WithoutTun())  # type: ignore[arg-type]  # what the lab asks of a channel
+        lab.choose_engine(WithoutTun())  # type: ignore[arg-type]  # what the lab asks of a channel
 
 
 def test_a_carried_kernel_really_needs_tun(stack: ComposeLab) -> None:
     """The agent itself, in a container without the device."""
-    container, stream = stack.engine.attached(stack._netem_image, ["ports"], cap_drop=["ALL"], network_mode="none")
+    container, stream = stack.engine.attached(stack.netem_image, ["ports"], cap_drop=["ALL"], network_mode="none")
     channel = Channel(stream, name="agent")
     try:
         with pytest.raises(AgentError, match=r"a carried kernel needs taps: /dev/net/tun: No such file or directory"):

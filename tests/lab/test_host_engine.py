@@ -129,7 +129,7 @@ def test_the_host_engine_heals_when_its_stdin_closes(inside: dict[str, Any]) -> 
 def test_the_host_engine_with_the_stack(stack: ComposeLab) -> None:
     """Where this kernel has netem. Where it has not, asking for it is refused with the reason."""
     lab = ComposeLab(stack.composer.files, netem="host")
-    able = stack._agent.call("capabilities") if stack._agent else {}
+    able = stack.channel.call("capabilities")
     if able["host_netem"]:
         with pytest.raises(EnvironmentUnfitError, match=r"--netem host: this kernel .* has no usable netem.*carried"):
             lab.up()

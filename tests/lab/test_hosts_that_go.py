@@ -137,9 +137,9 @@ def test_after_another_signal_the_host_may_end(lab: Lab) -> None:
 
 def recreate(lab: ComposeLab) -> None:
     """As `docker compose up --force-recreate db`, in another process."""
-    assert lab._config_up is not None
+    assert lab.stack.config_up is not None
     words = ["up", "--detach", "--force-recreate", "--no-build", "--no-deps", "db"]
-    assert lab.composer._with(lab._config_up, words, 60) is None
+    assert lab.composer._with(lab.stack.config_up, words, 60) is None
 
 
 def disconnect(lab: ComposeLab) -> None:

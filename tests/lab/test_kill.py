@@ -151,7 +151,7 @@ def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> 
     # No owner that is dead: a testbed from before this test would take the empty label for every run's.
     labels = {"empty": {RUN_LABEL: ""}, "named": {RUN_LABEL: "mine", OWNER_LABEL: "me"}}
     made = {
-        name: engine._client.containers.create(stack._netem_image, labels=each)  # what a user does by other means
+        name: engine._client.containers.create(stack.netem_image, labels=each)  # what a user does by other means
         for name, each in labels.items()
     }
     try:

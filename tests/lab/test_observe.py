@@ -251,11 +251,10 @@ def test_with_the_host_engine_packets_are_seen_at_the_senders_port_and_at_the_re
     lab.impair("client -> server", delay="5ms", loss="3%", seed=7)
     for name in ("client", "server"):  # as that engine has it
         lab.ports.per_packet.want(lab.hosts[name], "lan", 1)
-    assert lab._agent is not None
-    call = lab._agent.call
+    call = lab.channel.call
     with monkeypatch.context() as as_on_a_host:
         as_on_a_host.setattr(
-            lab._agent, "call",
+            lab.channel, "call",
             lambda name, **words: {"before": None, "after": "veth"} if name == "sides" else call(name, **words),
         )  # fmt: skip
         with lab.capture("client -> server") as link, lab.capture("server") as port:

@@ -78,7 +78,7 @@ def told(stack: ComposeLab) -> Iterator[dict[str, tuple[Any, Mapping[str, Any]]]
         undo.enter_context(stack.capture("server"))
         host = stack.hosts["client"]
         host.put("/tmp/file", b"")
-        undo.callback(stack.beside(host.container, "signal").close)
+        undo.callback(host.start_agent("signal").close)
         found: dict[str, tuple[Any, Mapping[str, Any]]] = {}
         for each in stack.engine.labelled(RUN_LABEL, stack.run_id):
             if (role := each.labels.get(ROLE_LABEL)) is not None and role not in found:

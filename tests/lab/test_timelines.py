@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError
-from testbed.backends.docker.lab import ComposeHost
+from testbed.backends.docker.hosts import ComposeHost
 from testbed.lab.waiting import await_condition
 from testbed.spec.timeline import LATE_S, Taken, Timeline, parse_side
 from tests.lab.conftest import Datagrams

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed import InvalidValueError, Lab
-from testbed.backends.docker.lab import ComposeHost
+from testbed.backends.docker.hosts import ComposeHost
 from tests.lab.conftest import HERE, Datagrams, lab_of, own_subnet, prepare
 
 

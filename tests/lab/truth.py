@@ -237,9 +237,9 @@ def _host(compose: Callable[[Any], object], local: Callable[[Any], object]) -> C
 
 def _recreate(lab: ComposeLab) -> None:
     """As `docker compose up --force-recreate server`, in another process."""
-    assert lab._config_up is not None
+    assert lab.stack.config_up is not None
     words = ["up", "--detach", "--force-recreate", "--no-build", "--no-deps", "server"]
-    assert lab.composer._with(lab._config_up, words, 60) is None
+    assert lab.composer._with(lab.stack.config_up, words, 60) is None
 
 
 def _restart(lab: LocalLab) -> None:
@@ -250,12 +250,11 @@ def _restart(lab: LocalLab) -> None:
 def _kill_agent(at: Place) -> None:
     """End the agent that holds the ports; of a local lab everything ends with it."""
     if isinstance(at.lab, ComposeLab):
-        at.lab._agent_container.kill()
+        at.lab.agent_container.kill()
         return
     assert isinstance(at.lab, LocalLab)
-    assert at.lab._child is not None
-    everyone = relatives(at.lab._child.pid)
-    os.kill(at.lab._child.pid, signal.SIGKILL)
+    everyone = relatives(at.lab.agent.child.pid)
+    os.kill(at.lab.agent.child.pid, signal.SIGKILL)
     await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=5)
 
 
@@ -266,10 +265,9 @@ def _kill_capturing(at: Place) -> None:
         container.kill()
         return
     assert isinstance(at.lab, LocalLab)
-    assert at.lab._child is not None
-    pipe = f"pipe:[{os.fstat(at.lab._capture_agent._stream._read).st_ino}]"  # type: ignore[union-attr]  # it watches
+    pipe = f"pipe:[{os.fstat(at.lab.capture_agent()._stream._read).st_ino}]"  # type: ignore[attr-defined]
     ends = {
-        pid for pid in relatives(at.lab._child.pid)
+        pid for pid in relatives(at.lab.agent.child.pid)
         if any(os.readlink(each) == pipe for each in Path(f"/proc/{pid}/fd").iterdir())
     }  # fmt: skip
     os.kill(min(ends), signal.SIGKILL)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.backends.docker import lab as compose
-from testbed.backends.local import lab as local
+from testbed.backends.docker import stack as compose
+from testbed.backends.local import agent as local
 from testbed.commands import cli
 from testbed.netem.profiles import load_profiles
 

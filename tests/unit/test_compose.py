@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from testbed.backends.docker.lab import _describe, _nanoseconds, _wellness
+from testbed.backends.docker.programs import nanoseconds
+from testbed.backends.docker.wellness import describe
+from testbed.backends.docker.wellness import wellness as wellness_of
 
 
 def _inspected(status: str, **state: Any) -> dict[str, Any]:
@@ -59,15 +61,15 @@ def _inspected(status: str, **state: Any) -> dict[str, Any]:
 def test_a_container_is_well_waiting_or_failed_and_says_why(
     inspected: dict[str, Any], wellness: str, described: str
 ) -> None:
-    assert _wellness(inspected) == wellness
-    assert _describe(inspected) == described
+    assert wellness_of(inspected) == wellness
+    assert describe(inspected) == described
 
 
 # --- time stamps -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("stamp", "nanoseconds"),
+    ("stamp", "expected"),
     [
         ("1970-01-01T00:00:00Z", 0),
         ("1970-01-01T00:00:00.000000001Z", 1),
@@ -78,9 +80,9 @@ def test_a_container_is_well_waiting_or_failed_and_says_why(
         ("2022-01-08T00:00:00.100000001Z", 1_641_600_000_100_000_001),
     ],
 )
-def test_a_stamp_of_the_engine_is_read_to_the_nanosecond(stamp: str, nanoseconds: int) -> None:
-    assert _nanoseconds(stamp) == nanoseconds
+def test_a_stamp_of_the_engine_is_read_to_the_nanosecond(stamp: str, expected: int) -> None:
+    assert nanoseconds(stamp) == expected
 
 
 def test_a_stamp_is_read_in_utc_wherever_we_are() -> None:
-    assert _nanoseconds("2024-07-01T12:00:00Z") == int(datetime(2024, 7, 1, 12, tzinfo=UTC).timestamp()) * 10**9
+    assert nanoseconds("2024-07-01T12:00:00Z") == int(datetime(2024, 7, 1, 12, tzinfo=UTC).timestamp()) * 10**9

@@ -64,12 +64,12 @@ def test_a_stack_is_of_the_folder_of_its_file_wherever_below_it_we_are(
     for folder in (tmp_path, below):
         monkeypatch.chdir(folder)
         assert composer.Composer((), project="it").directory == tmp_path
-        assert ComposeLab()._stack_name() == str(tmp_path / "compose.yaml")
-        assert ComposeLab(tmp_path / "compose.yaml")._stack_name() == ComposeLab()._stack_name()
+        assert ComposeLab().stack.name == str(tmp_path / "compose.yaml")
+        assert ComposeLab(tmp_path / "compose.yaml").stack.name == ComposeLab().stack.name
         (tmp_path / "compose.override.yml").write_text("services: {}")
-        assert ComposeLab(tmp_path / "compose.yaml")._stack_name() != ComposeLab()._stack_name()
+        assert ComposeLab(tmp_path / "compose.yaml").stack.name != ComposeLab().stack.name
         assert (
-            ComposeLab([tmp_path / "compose.yaml", tmp_path / "compose.override.yml"])._stack_name()
-            == ComposeLab()._stack_name()
+            ComposeLab([tmp_path / "compose.yaml", tmp_path / "compose.override.yml"]).stack.name
+            == ComposeLab().stack.name
         )
         (tmp_path / "compose.override.yml").unlink()

@@ -14,7 +14,7 @@ import requests
 from docker.models.containers import Container
 
 from testbed.backends.choice import decide
-from testbed.backends.docker.agents import ROLES
+from testbed.backends.docker.agents import ROLES, start_ports_agent
 from testbed.backends.docker.engine import (
     Demultiplexed,
     Engine,
@@ -23,7 +23,6 @@ from testbed.backends.docker.engine import (
     RefusedError,
     refusals_told,
 )
-from testbed.backends.docker.lab import start_ports_agent
 from testbed.errors import EnvironmentUnfitError
 
 # --- which programs run in a container ---------------------------------------------------------------

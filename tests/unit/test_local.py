@@ -9,22 +9,23 @@ from typing import Any, NoReturn
 import pytest
 
 from testbed.backends import terminal
-from testbed.backends.local import lab as local
 from testbed.backends.local import localplan
-from testbed.backends.local.lab import LocalHost, LocalLab
+from testbed.backends.local.agent import LocalAgent
+from testbed.backends.local.hosts import LocalHost
 from testbed.backends.local.localplan import ServicePlan
+from testbed.backends.local.settings import DEFAULT_CAPABILITIES, capabilities
 from testbed.errors import LabError
 
 
 @pytest.mark.parametrize(
     ("added", "dropped", "expected"),  # as moby's TweakCapabilities
     [
-        ([], [], local._CAPABILITIES),
+        ([], [], DEFAULT_CAPABILITIES),
         (["ALL"], [], localplan.CAPABILITIES),
         (["ALL"], ["NET_RAW"], localplan.CAPABILITIES - {"NET_RAW"}),
         (["ALL"], ["ALL"], localplan.CAPABILITIES),
         (["NET_ADMIN"], ["ALL"], {"NET_ADMIN"}),
-        (["NET_RAW"], ["NET_RAW", "KILL"], local._CAPABILITIES - {"KILL"}),
+        (["NET_RAW"], ["NET_RAW", "KILL"], DEFAULT_CAPABILITIES - {"KILL"}),
     ],
 )
 def test_capabilities_are_those_that_the_engine_would_give(
@@ -34,7 +35,7 @@ def test_capabilities_are_those_that_the_engine_would_give(
         name="a", argv=(), environment={}, workdir="/", capabilities_added=tuple(added),
         capabilities_dropped=tuple(dropped),
     )  # fmt: skip
-    assert local._capabilities(plan) == expected
+    assert capabilities(plan) == expected
 
 
 def fail(*_: object, **__: object) -> NoReturn:
@@ -47,12 +48,12 @@ def open_now() -> list[str]:
 
 @pytest.mark.parametrize("what", ["passed", "call"])
 def test_a_program_that_is_not_attached_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    lab: Any = LocalLab.__new__(LocalLab)
-    lab._child = SimpleNamespace(passed=fail if what == "passed" else lambda _: "ticket")
-    monkeypatch.setattr(LocalLab, "channel", SimpleNamespace(call=fail))
+    child = SimpleNamespace(passed=fail if what == "passed" else lambda _: "ticket")
+    monkeypatch.setattr(LocalAgent, "child", child)
+    monkeypatch.setattr(LocalAgent, "channel", SimpleNamespace(call=fail))
     before = open_now()
     with pytest.raises(LabError):
-        lab.attach_program(SimpleNamespace(circumstances=dict), ["true"], (0, 1, 2), tty=False)
+        LocalAgent().attached(["true"], (0, 1, 2), {}, tty=False)
     assert open_now() == before
 
 

@@ -215,15 +215,15 @@ def test_the_profiles_that_are_active_are_those_of_compose(
 def test_a_range_takes_the_first_port_that_is_free(folder: Path) -> None:
     import socket
 
-    from testbed.backends.local.lab import _listener
     from testbed.backends.local.localplan import Published
+    from testbed.backends.local.publishing import listener_at
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         first = taken.getsockname()[1]
-        with _listener(Published(host_ip="127.0.0.1", port=first, last=min(first + 50, 65535), target=80)) as got:
+        with listener_at(Published(host_ip="127.0.0.1", port=first, last=min(first + 50, 65535), target=80)) as got:
             assert first < got.getsockname()[1] <= first + 50
         with pytest.raises(OSError, match="in use"):
-            _listener(Published(host_ip="127.0.0.1", port=first, target=80))
+            listener_at(Published(host_ip="127.0.0.1", port=first, target=80))
 
 
 @pytest.mark.parametrize("how", ["scale: 99999999", "deploy: {replicas: 99999999}", "scale: 9999999999999999"])

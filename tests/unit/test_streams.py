@@ -15,7 +15,7 @@ import docker
 import pytest
 
 from testbed.backends.docker.engine import Demultiplexed, Engine, Exec
-from testbed.backends.docker.lab import ComposeProgram
+from testbed.backends.docker.programs import ComposeProgram
 from testbed.errors import AgentError, LabError
 from testbed.lab.channel import Channel
 
@@ -122,10 +122,15 @@ def program(sent: bytes) -> ComposeProgram:
     here, there = socket.socketpair()
     there.sendall(sent)
     there.close()
-    host: Any = SimpleNamespace(
-        name="client", container=None, _lab=SimpleNamespace(engine=_Started(Demultiplexed(here)))
-    )
-    return ComposeProgram(host, ["print-it"], env={}, workdir=None, user="")
+    container: Any = None
+
+    def send_signal(_pid: int, _name: str) -> None:
+        raise AssertionError("it has ended")
+
+    return ComposeProgram(
+        _Started(Demultiplexed(here)), container, ["print-it"], host="client", send_signal=send_signal, env=None,
+        workdir=None, user="",
+    )  # fmt: skip
 
 
 def test_a_programs_output_that_was_broken_off_is_no_result() -> None:

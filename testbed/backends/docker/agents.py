@@ -1,4 +1,4 @@
-"""What each of the agent's containers may do, by its role: the least with which it works, and tried.
+"""The agent's containers: what each may do, by its role, the least with which it works, and tried; and their start.
 
 Common to all: every other capability dropped, no way to gain one (no-new-privileges), Docker's seccomp filter, a
 read-only root, no mount but two empty tmpfs, no port published, and limits of memory and tasks that end a run-away and
@@ -8,10 +8,17 @@ SECURITY.md says what the capabilities mean on the machine's network; tests read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
+
+from docker.models.containers import Container
+
+from testbed.backends.docker.engine import Demultiplexed, Engine, RefusedError
+from testbed.errors import LabError
+from testbed.lab.channel import Channel
 
 _MIB = 1 << 20
 # UML's memory is a file here, of 192 MB at the most, and mapped executable.
@@ -71,3 +78,55 @@ ROLES: Mapping[str, Role] = MappingProxyType({
     ),
     "signal": Role(capabilities=("KILL",), sees_processes=True),
 })  # fmt: skip
+
+
+def start_ports_agent(
+    engine: Engine, image: str, *, tag: str, outlives_us: bool = False, **identity: Any
+) -> tuple[Container, Demultiplexed]:
+    """Start the agent beside the network, with the least that it needs: host network, NET_ADMIN, /dev/net/tun."""
+    command = ["ports", "--tag", tag]
+    options = {**ROLES["ports"].options(), "outlives_us": outlives_us, **identity}
+    try:
+        return engine.attached(image, command, **options)
+    except RefusedError as error:
+        if TUN not in str(error):
+            raise
+        # The host engine needs no tap; `capabilities` says what is missing if the carried one is wanted.
+        return engine.attached(image, command, **{**options, "devices": []})
+
+
+@dataclass(kw_only=True)
+class Agents:
+    """Starts the agent's containers for one run."""
+
+    engine: Engine
+    image: str
+    identity: Callable[[str], Mapping[str, Any]]
+    """Labels and name of a container of that role."""
+
+    def ports(self, *, tag: str, outlives_us: bool) -> tuple[Container, Channel]:
+        """The one that holds the ports; see `start_ports_agent`."""
+        container, stream = start_ports_agent(
+            self.engine, self.image, tag=tag, outlives_us=outlives_us, **self.identity("ports")
+        )
+        return container, Channel(stream, name="agent", kill=partial(self.engine.remove, container))
+
+    def capture(self) -> Channel:
+        """The one that captures: beside the network too, with NET_RAW where that of the ports has NET_ADMIN.
+
+        A container of its own, so that what reads packets cannot change the network. Raises LabError.
+        """
+        try:
+            return self._attached("capture", ROLES["capture"].options())
+        except RefusedError as error:
+            raise LabError(f"the agent that captures cannot be started: {error}") from None
+
+    def beside(self, container: Container, role: str) -> Channel:
+        """One in a container's network or process namespace."""
+        users = container.attrs.get("HostConfig", {}).get("UsernsMode", "")
+        return self._attached(role, ROLES[role].options(beside=container.id or "", users=users))
+
+    def _attached(self, role: str, options: Mapping[str, Any]) -> Channel:
+        container, stream = self.engine.attached(self.image, [role], **options, **self.identity(role))
+        kill = partial(self.engine.remove, container)
+        return Channel(stream, name=f"agent {role} of {container.name}", kill=kill)

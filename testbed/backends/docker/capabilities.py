@@ -6,8 +6,8 @@ import re
 import secrets
 from dataclasses import dataclass
 
+from testbed.backends.docker.agents import start_ports_agent
 from testbed.backends.docker.engine import Engine
-from testbed.backends.docker.lab import start_ports_agent
 from testbed.errors import AgentError
 from testbed.judge.noise import Noise
 from testbed.judge.noise import noise as measured_noise

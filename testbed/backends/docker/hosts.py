@@ -1,0 +1,191 @@
+"""A host of a Compose lab: a container of the stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import docker.errors
+from docker.models.containers import Container
+
+from testbed.backends import hostfiles
+from testbed.backends.docker import wellness
+from testbed.backends.docker.engine import Engine
+from testbed.backends.docker.programs import ComposeProgram, FollowedLog
+from testbed.backends.hosts import AgentHost
+from testbed.errors import LabError
+from testbed.evidence.hoststate import EXITED, HostState
+from testbed.lab.channel import Channel
+from testbed.lab.lab import Lab
+from testbed.lab.waiting import NotSeenError, await_condition
+from testbed.lab.wholeness import NOBODY
+
+
+class ComposeHost(AgentHost):
+    """A container of the stack."""
+
+    def __init__(
+        self, lab: Lab, name: str, container: Container, *, engine: Engine, beside: Callable[[Container, str], Channel]
+    ) -> None:
+        """``beside``: starts an agent of a role in a container's namespaces."""
+        super().__init__(lab, name)
+        self.container = container
+        self._engine = engine
+        self._beside = beside
+        self._listed: object = None
+        """What the engine's short form of it was when its state was looked at last."""
+        self._state_then = NOBODY
+
+    # --- its state -------------------------------------------------------------------------------
+
+    def state(self, listed: Mapping[str, Any] | None) -> HostState:
+        """Its state by the engine's short form of its container, which is taken as the host from here on."""
+        if listed is None:
+            return NOBODY
+        if listed["Id"] != self.container.id:
+            self.container = self._engine.container(listed["Id"])
+        settings = listed["NetworkSettings"]["Networks"] or {}
+        ends = {name: str(each.get("EndpointID") or "") for name, each in settings.items()}
+        brief = (listed["Id"], listed["State"], ends)
+        if brief != self._listed or not any(ends.values()):  # each start gives it other endpoints, if it has any
+            inspected = self._inspected()
+            told = inspected.get("State", {})
+            networks = {network.engine_name: name for name, network in self._lab.topology.networks.items()}
+            self._listed, self._state_then = brief, HostState(
+                status=str(listed["State"]), id=listed["Id"][:12], started=str(told.get("StartedAt", "")),
+                restarts=int(inspected.get("RestartCount", 0)),
+                exit_code=told.get("ExitCode") if listed["State"] == EXITED else None,
+                endpoints={networks.get(name, name): end[:12] for name, end in ends.items()},
+            )  # fmt: skip
+        return self._state_then
+
+    # --- programs --------------------------------------------------------------------------------
+
+    def begin(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""
+    ) -> ComposeProgram:
+        """Start a program in the container."""
+        return ComposeProgram(
+            self._engine, self.container, argv, host=self.name, send_signal=self.signal, env=env, workdir=workdir,
+            user=user,
+        )  # fmt: skip
+
+    def listeners(self, port: int, deadline_s: float) -> dict[str, Any]:
+        """See `AgentHost`."""
+        seen: dict[str, Any] = self.ask("await_listener", port=port, deadline_s=deadline_s)
+        return seen
+
+    def logs(self) -> str:
+        """What the container's main program has printed."""
+        return self._engine.logs(self.container)
+
+    def follow(self) -> FollowedLog:
+        """The same as it grows, each line with the engine's time stamp; a context manager."""
+        return FollowedLog(self._engine, self.container)
+
+    def signal(self, pid: int, name: str) -> None:
+        """Signal the program with this number on the engine's machine, and all it started."""
+        channel = self._beside(self.container, "signal")
+
+        def reached() -> bool:
+            leaders = self._engine.leaders(self.container)
+            args = dict(leaders).get(pid)
+            if args is None:
+                return True  # it has ended
+            alike = [leader for leader, its_args in leaders if its_args == args]
+            answer = channel.call("signal", args=args, rank=alike.index(pid), of=len(alike), name=name)
+            return answer["signalled"] is not None
+
+        try:
+            await_condition(reached, bool, deadline_s=5)
+        except NotSeenError:
+            raise LabError(f"`{self.name}`: {name} did not reach process {pid}: too much begins and ends") from None
+        finally:
+            channel.close()
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
+        """Write a file in the container; see `Host.put`."""
+        if self._runs():
+            hostfiles.put(self._files(), self.name, path, content, mode)
+            return
+        data = content.encode() if isinstance(content, str) else content
+        try:
+            self._engine.put(self.container, path, data, mode)
+        except docker.errors.APIError as error:
+            raise LabError(f"`{self.name}`: cannot write {path}: {error.explanation or error}") from None
+
+    def get(self, path: str) -> bytes:
+        """Read a file of the container; see `Host.get`."""
+        try:
+            if not self._engine.shows(self.container, path) and self._runs():
+                return hostfiles.get(self._files(), self.name, path)
+            return self._engine.get(self.container, path)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise type(error)(f"`{self.name}`: {path}") from None
+        except docker.errors.APIError as error:
+            raise LabError(f"`{self.name}`: cannot read {path}: {error.explanation or error}") from None
+
+    def _files(self) -> Channel:
+        """An agent that sees the container's files; its programs see it among them, at the most until a test's end."""
+        return self.agent("files")
+
+    def _runs(self) -> bool:
+        return bool(self._inspected().get("State", {}).get("Running"))
+
+    def _inspected(self) -> dict[str, Any]:
+        return self._engine.state(self.container)
+
+    # --- its place in the network ----------------------------------------------------------------
+
+    @property
+    def networks(self) -> Sequence[str]:
+        """See `AgentHost`."""
+        service = self._lab.topology.service_of(self.name)
+        return tuple(service.networks) if service else ()
+
+    def attachments(self) -> dict[str, dict[str, Any]]:
+        """The engine's settings of each network that the container is on now, by the Compose file's name."""
+        settings = self._inspected().get("NetworkSettings", {}).get("Networks", {})
+        names = {network.engine_name: name for name, network in self._lab.topology.networks.items()}
+        return {names[name]: each for name, each in settings.items() if name in names}
+
+    def addressed(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """See `AgentHost`."""
+        for name, settings in self.attachments().items():
+            yield name, [settings[key] for key in ("IPAddress", "GlobalIPv6Address") if settings.get(key)]
+
+    def interface(self, network: str) -> dict[str, Any]:
+        """The container's interface on a network. Raises LabError if it has none now."""
+        mac = self.attachments().get(network, {}).get("MacAddress")
+        if not mac:
+            state = wellness.describe(self._inspected())
+            raise LabError(f"`{self.name}` is not on network `{network}` now: the container {state}")
+        seen: list[dict[str, Any]] = self.ask("interfaces")
+        for interface in seen:
+            if interface["mac"] == mac:
+                return interface
+        raise LabError(f"`{self.name}` has no interface with address {mac}; it has {seen}")
+
+    def interface_name(self, network: str) -> str:
+        """See `AgentHost`."""
+        return str(self.interface(network)["name"])
+
+    def ask(self, operation: str, **arguments: Any) -> Any:
+        """Ask the agent in the container's network namespace."""
+        return self.inside().call(operation, **arguments)
+
+    # --- agents in it ----------------------------------------------------------------------------
+
+    def start_agent(self, role: str) -> Channel:
+        """See `AgentHost`."""
+        return self._beside(self.container, role)
+
+    def its_start(self) -> str:
+        """By the container, and when the engine started it."""
+        return f"{self.container.id} {self._inspected().get('State', {}).get('StartedAt', '')}"
+
+    def end_test(self) -> None:
+        """Let go of what a test alone needed."""
+        self.forget_agent("files")

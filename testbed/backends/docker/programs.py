@@ -1,0 +1,129 @@
+"""Programs that the engine runs in containers, and what a container's main program prints."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+import docker.errors
+from docker.models.containers import Container
+
+from testbed.backends.docker.engine import Engine, Exec
+from testbed.errors import CommandTimeoutError, LabError
+from testbed.lab import readiness
+from testbed.lab.host import Result
+from testbed.lab.programs import Lines, ReadProgram
+from testbed.lab.waiting import NotSeenError, await_condition
+
+_CANNOT_BE_STARTED = (126, 127)  # as a shell has it
+_LONGEST_S = 86400.0
+
+
+class ComposeProgram(ReadProgram):
+    """A program that the engine runs in a container."""
+
+    def __init__(
+        self, engine: Engine, container: Container, argv: Sequence[str], *, host: str,
+        send_signal: Callable[[int, str], None], env: Mapping[str, str] | None, workdir: str | None, user: str,
+    ) -> None:  # fmt: skip
+        """Start it. ``send_signal``: sends a signal to the program of a number on the engine's machine."""
+        super().__init__(host, argv)
+        self._engine = engine
+        self._send_signal = send_signal
+        self._lost = ""
+        """What broke its output off; empty if that came whole."""
+        try:
+            self._exec: Exec = engine.exec(container, argv, env=env or {}, workdir=workdir, user=user)
+        except docker.errors.APIError as error:
+            raise LabError(f"`{host}`: cannot start {' '.join(argv)}: {error.explanation or error}") from None
+        threading.Thread(target=self._read, name=f"testbed-{host}", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            while (frame := self._exec.stream.frame(_LONGEST_S)) is not None:
+                self.printed(*frame)
+        except OSError as error:
+            self._lost = str(error)
+        finally:
+            self._exec.stream.close()
+            self.end_output()
+
+    def await_status(self, *, left_s: float, timeout: str) -> int:
+        """The engine's word; a program may close its output a moment before it ends."""
+        try:
+            status, _ = await_condition(
+                lambda: self._engine.exec_state(self._exec), lambda state: state[0] is not None,
+                deadline_s=max(1.0, left_s), every_s=0.002,
+            )  # fmt: skip
+        except NotSeenError:
+            raise CommandTimeoutError(f"{self.command}: closed its output but did not end within {timeout}") from None
+        if self._lost:
+            raise LabError(
+                f"{self.command}: exit status {status}, and of its output something is missing: {self._lost}; "
+                f"{readiness.last_output(self)}"
+            )
+        return -1 if status is None else status
+
+    def result(self, *, left_s: float, timeout: str) -> Result:
+        """How it ended; the engine's words on a program that is not there are no output of it."""
+        ended = super().result(left_s=left_s, timeout=timeout)
+        if ended.exit_code in _CANNOT_BE_STARTED and ended.stdout.startswith("OCI runtime exec failed"):
+            return replace(ended, stdout="", stderr=ended.stderr + ended.stdout)
+        return ended
+
+    def signal(self, name: str) -> None:
+        """Signal it; the engine answers a request to start a program before it knows its number."""
+        status, pid = await_condition(
+            lambda: self._engine.exec_state(self._exec),
+            lambda state: state[0] is not None or state[1] > 0,
+            deadline_s=5,
+            every_s=0.01,
+        )
+        if status is None:
+            self._send_signal(pid, name)
+
+
+class FollowedLog(Lines):
+    """What a container's main program prints, while it does; a thread of ours reads it."""
+
+    def __init__(self, engine: Engine, container: Container) -> None:
+        super().__init__()
+        self._chunks = engine.follow(container)
+        self._thread = threading.Thread(target=self._read, name="testbed-log", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._chunks.close()
+        self._thread.join(5.0)
+
+    def _read(self) -> None:
+        try:
+            pending = b""
+            for chunk in self._chunks:
+                *lines, pending = (pending + chunk).split(b"\n")
+                self.add(_stamped(lines))
+        finally:
+            self.end()
+
+
+def _stamped(lines: Sequence[bytes]) -> Iterator[tuple[str, int]]:
+    """Each line, and the engine's time stamp that stands before it."""
+    for line in lines:
+        stamp, _, text = line.decode(errors="replace").partition(" ")
+        yield text, nanoseconds(stamp)
+
+
+def nanoseconds(stamp: str) -> int:
+    """An RFC 3339 time stamp with nanoseconds, as the engine writes it in UTC, since the epoch."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    second = datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+    return int(second.timestamp()) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9])

@@ -1,0 +1,218 @@
+"""A host of a local lab: its network namespace, the program that the Compose file starts in it, and its health."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from testbed.backends import hostfiles
+from testbed.backends.hosts import AgentHost
+from testbed.backends.local import settings
+from testbed.backends.local.agent import LocalAgent
+from testbed.backends.local.localplan import HostPlan, Interface, ServicePlan
+from testbed.backends.local.programs import Attached, LocalProgram
+from testbed.backends.starting import last_check
+from testbed.errors import LabError
+from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
+from testbed.lab import readiness
+from testbed.lab.channel import Channel
+from testbed.lab.lab import Lab
+from testbed.lab.programs import Lines
+from testbed.lab.waiting import NotSeenError, await_condition
+
+_CHECK_AGAIN_S = 0.05
+
+
+class LocalHost(AgentHost):
+    """A network namespace, with a process and mount namespace of its own once a program runs in it."""
+
+    def __init__(self, lab: Lab, agent: LocalAgent, plan: HostPlan, service: ServicePlan) -> None:
+        super().__init__(lab, plan.name)
+        self.plan = plan
+        self.service_plan = service
+        self.service: LocalProgram | None = None
+        """The program that the Compose file starts here."""
+        self._lab_agent = agent
+        self._begun = False
+        self.halted = False
+        """Whether it was stopped: nothing runs in it."""
+        self._healthy = service.health_check is None
+        self._unhealthy = False
+        self._check: LocalProgram | None = None
+        self._check_began = 0.0
+        self._check_at = 0.0
+        self._check_said: str | None = None
+
+    # --- programs --------------------------------------------------------------------------------
+
+    def begin(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""
+    ) -> LocalProgram:
+        """Start a program in the host."""
+        return self._lab_agent.launch(argv, self._circumstances(env=env, workdir=workdir, user=user))
+
+    def listeners(self, port: int, deadline_s: float) -> dict[str, Any]:
+        """See `AgentHost`."""
+
+        def look() -> list[int]:
+            ports: list[int] = self.ask("listeners")
+            return ports
+
+        try:
+            ports = await_condition(look, lambda seen: port in seen, deadline_s=deadline_s, every_s=0.005)
+        except NotSeenError as error:
+            ports = error.last if isinstance(error.last, list) else []
+        return {"listening": port in ports, "ports": ports}
+
+    def logs(self) -> str:
+        """What the service's program has printed."""
+        return "" if self.service is None else self.service.output
+
+    def follow(self) -> Lines:
+        """The same as it grows, each line with the time when it came; a context manager."""
+        if self.service is None:
+            raise LabError(f"`{self.name}` runs no service")
+        return self.service.lines
+
+    def attached(self, argv: Sequence[str], streams: Sequence[int], *, tty: bool = False) -> Attached:
+        """Start a program on descriptors of ours; ``tty``: they are a `terminal` of this host's, its own from now."""
+        return self._lab_agent.attached(argv, streams, self._circumstances(), tty=tty)
+
+    def terminal(self) -> tuple[int, int]:
+        """A terminal that programs in this host find under its name: the end that shows, and the one for a program."""
+        return self._lab_agent.terminal(self.name)
+
+    def _circumstances(
+        self, *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""
+    ) -> dict[str, Any]:
+        """Host, environment, folder and user of a program, as the agent is told them."""
+        service = self.service_plan
+        return {
+            "host": self.name, "env": settings.environment(self.plan, service, env or {}),
+            "workdir": workdir or service.workdir, "user": user or service.user,
+        }  # fmt: skip
+
+    # --- the service -----------------------------------------------------------------------------
+
+    def state(self, *, init: int, lives: bool, frozen: bool, endpoints: Mapping[str, int]) -> HostState:
+        """What the agent tells, and what is known here of its program."""
+        ended = self.service is not None and self.service.ended
+        status = EXITED if self.halted or ended else GONE if not lives else PAUSED if frozen else RUNNING
+        return HostState(
+            status=status, id=str(init or ""), started="" if self.service is None else str(self.service.number),
+            exit_code=self.service.wait().exit_code if self.service is not None and ended else None,
+            endpoints={} if self.halted else {name: str(index) for name, index in endpoints.items()},
+        )  # fmt: skip
+
+    def start_again(self) -> None:
+        """Start it after a halt, its health unknown."""
+        self.halted = False
+        self._healthy, self._unhealthy = self.service_plan.health_check is None, False
+        self._check, self._check_said, self._check_began, self._check_at = None, None, 0.0, 0.0
+        self.start_service()
+
+    def start_service(self) -> None:
+        """Start what the Compose file says, if it says anything."""
+        self._begun = True
+        if self.service_plan.argv:
+            self.service = self.begin(self.service_plan.argv)
+
+    @property
+    def wellness(self) -> str:
+        """``well``, ``waiting`` or ``failed``."""
+        if self.service is None:
+            return "well" if self._begun else "waiting"
+        if self.service.refused:
+            return "failed"
+        if self.service.ended:
+            return "well" if self.service.wait().exit_code == 0 else "failed"
+        return "failed" if self._unhealthy else "well" if self._healthy else "waiting"
+
+    def meets(self, condition: str) -> bool:
+        """Whether a service that depends on this one by such a condition may start."""
+        if self.service is None:
+            return self._begun
+        match condition:
+            case "service_completed_successfully":
+                return self.service.ended and self.service.wait().exit_code == 0
+            case "service_healthy":
+                return self._healthy and not self.service.ended
+            case _:
+                return not self.service.refused
+
+    def check_health(self) -> None:
+        """Take the health check one step on. It is asked sooner than Compose would, and given up no sooner."""
+        check = self.service_plan.health_check
+        if check is None or self._healthy or self._unhealthy or self.service is None or self.service.ended:
+            return
+        now = time.monotonic()
+        if self._check is None:
+            if not self._check_began:
+                self._check_began = now
+            if now >= self._check_at:
+                self._check = self.begin(check.test)
+                self._check_at = now + check.timeout_s
+        elif self._check.ended or now >= self._check_at:
+            if not self._check.ended:
+                self._check.stop("SIGKILL")
+            self._healthy = self._check.wait().exit_code == 0
+            self._check_said, self._check = self._check.output.strip(), None
+            self._check_at = now + min(_CHECK_AGAIN_S, check.interval_s)
+            allowed_s = check.start_period_s + check.retries * (check.interval_s + check.timeout_s)
+            self._unhealthy = not self._healthy and now - self._check_began > allowed_s
+
+    def describe_unwell(self) -> str:
+        """What is wrong with its service, with its last lines."""
+        said = f"service `{self.plan.service}` {self.in_words()}"
+        if self.service is None or self.service.refused:
+            return said
+        return f"{said}; its last lines:\n{readiness.indented(readiness.last_lines(self.logs()))}"
+
+    def in_words(self) -> str:
+        """The state of its service."""
+        if self.service is None:
+            return "was not started: what it depends on is not well"
+        if self.service.refused:
+            return f"cannot be started: {self.service.refused}"
+        if self.service.ended:
+            return f"exited with status {self.service.wait().exit_code}"
+        return f"is running and {'unhealthy' if self._unhealthy else 'starting'}; {last_check(self._check_said)}"
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
+        """Write a file in the host; see `Host.put`."""
+        hostfiles.put(self._lab_agent.channel, self.name, path, content, mode, host=self.name)
+
+    def get(self, path: str) -> bytes:
+        """Read a file of the host; see `Host.get`."""
+        return hostfiles.get(self._lab_agent.channel, self.name, path, host=self.name)
+
+    # --- the network -----------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> Sequence[str]:
+        """See `AgentHost`."""
+        return [interface.network for interface in self.plan.interfaces]
+
+    def addressed(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """See `AgentHost`."""
+        for interface in self.plan.interfaces:
+            yield interface.network, interface.plain
+
+    def interface(self, network: str) -> Interface:
+        """Its interface on a network."""
+        return next(each for each in self.plan.interfaces if each.network == network)
+
+    def interface_name(self, network: str) -> str:
+        """See `AgentHost`."""
+        return self.interface(network).name
+
+    def ask(self, operation: str, **arguments: Any) -> Any:
+        """Ask the lab's agent, which is in no host's namespace and sees each."""
+        return self._lab_agent.channel.call(operation, host=self.name, **arguments)
+
+    def start_agent(self, role: str) -> Channel:
+        """See `AgentHost`."""
+        return self._lab_agent.helper(f"agent {role} {self.name}", role, host=self.name)

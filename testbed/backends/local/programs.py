@@ -1,0 +1,195 @@
+"""Programs in the hosts of a local lab: one thread reads what all of them print, and hears how each ended."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from testbed.backends.local.child import ChildAgent
+from testbed.errors import AgentError, LabError
+from testbed.lab.channel import Channel
+from testbed.lab.programs import Lines, ReadProgram
+
+_ENDED_WITH_THE_LAB = 137
+
+
+def exit_code(answer: bytes) -> int:
+    """What the agent tells of a program's end in four bytes; 137 if it ended with the lab."""
+    return int(struct.unpack("=i", answer)[0]) if len(answer) == 4 else _ENDED_WITH_THE_LAB
+
+
+class LocalProgram(ReadProgram):
+    """A program in a host; a `Reader` reads what it prints."""
+
+    def __init__(
+        self, agent: ChildAgent, channel: Channel, reader: Reader, argv: Sequence[str], circumstances: Mapping[str, Any]
+    ) -> None:
+        """Start it; ``circumstances``: host, environment, folder and user, as the agent is told them."""
+        super().__init__(circumstances["host"], argv)
+        self._agent = channel
+        self.lines = Lines()
+        """What it prints to stdout."""
+        self._exit_code = -1
+        with ExitStack() as theirs:
+            ends: list[int] = []
+            ours: list[int] = []
+            for _ in range(3):
+                read, write = os.pipe()
+                ours.append(read)
+                ends.append(write)
+                theirs.callback(os.close, write)
+            null = os.open(os.devnull, os.O_RDONLY)
+            theirs.callback(os.close, null)
+            ticket = agent.passed([null, *ends])
+        reader.watch(self, ours)
+        try:
+            answer = channel.call("start", argv=list(argv), ticket=ticket, **circumstances)
+        except AgentError as error:
+            raise LabError(f"`{circumstances['host']}`: cannot start {' '.join(argv)}: {error}") from None
+        self.number: int = answer["program"]
+        self.refused: str = answer["refused"]
+        """Why it could not be started; its exit status is a shell's then. Empty if it was."""
+
+    def printed(self, stream: int, data: bytes) -> None:
+        """It printed something."""
+        super().printed(stream, data)
+        if stream == 1:
+            self.lines.feed(data)
+
+    def has_ended(self, code: int) -> None:
+        """It ended, or nobody knows how any more."""
+        self._exit_code = code
+        self.lines.end()
+        self.end_output()
+
+    def await_status(self, *, left_s: float, timeout: str) -> int:  # noqa: ARG002  # it is known
+        """What the agent told with the end of the output."""
+        return self._exit_code
+
+    def signal(self, name: str) -> None:
+        """Have the agent signal it, and all it started."""
+        self._agent.call("signal", programs=[self.number], name=name)
+
+
+class Attached:
+    """A program on descriptors of ours. It has no output here; `fileno` is readable once the program has ended."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._status
+
+    def wait(self) -> int:
+        """Wait for its end; its exit status."""
+        with os.fdopen(self._status, "rb") as status:
+            return exit_code(status.read(4))
+
+
+class Reader:
+    """One thread that reads what every program of a lab prints, and hears how it ended."""
+
+    def __init__(self) -> None:
+        self._waiting: selectors.BaseSelector | None = None
+        self._wake = -1
+        self._thread: threading.Thread | None = None
+        self._new: list[tuple[LocalProgram, list[int]]] = []
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._waiting = selectors.DefaultSelector()
+        read, self._wake = os.pipe()
+        self._waiting.register(read, selectors.EVENT_READ, None)
+        self._thread = threading.Thread(
+            target=self._read, args=[self._waiting, read], name="testbed-reader", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take what still runs as ended."""
+        os.close(self._wake)
+        if self._thread is not None:
+            self._thread.join(5.0)
+
+    def watch(self, program: LocalProgram, descriptors: list[int]) -> None:
+        """Read its stdout, its stderr and its exit status from now on."""
+        with self._lock:
+            self._new.append((program, descriptors))
+        os.write(self._wake, b"+")
+
+    def _read(self, waiting: selectors.BaseSelector, wake: int) -> None:
+        live: dict[LocalProgram, list[int]] = {}
+        while True:
+            ready = [key for key, _ in waiting.select()]
+            for key in ready:
+                if key.data is None:
+                    if not os.read(wake, 4096):
+                        self._end(waiting, live)
+                        return
+                    self._take_new(waiting, live)
+            for key in sorted((key for key in ready if key.data is not None), key=lambda key: key.data[1] == 0):
+                program, stream = key.data
+                if stream:
+                    self._hear(waiting, key.fd, program, stream)
+                else:
+                    self._ended(waiting, live, key.fd, program)
+
+    def _take_new(self, waiting: selectors.BaseSelector, live: dict[LocalProgram, list[int]]) -> None:
+        with self._lock:
+            new, self._new = self._new, []
+        for program, descriptors in new:
+            live[program] = descriptors
+            for descriptor, stream in zip(descriptors, (1, 2, 0), strict=True):
+                os.set_blocking(descriptor, False)
+                waiting.register(descriptor, selectors.EVENT_READ, (program, stream))
+
+    def _hear(self, waiting: selectors.BaseSelector, descriptor: int, program: LocalProgram, stream: int) -> bool:
+        """Take in what one stream has; whether it may have more."""
+        try:
+            data = os.read(descriptor, 1 << 18)
+        except BlockingIOError:
+            return False
+        if data:
+            program.printed(stream, data)
+        else:
+            waiting.unregister(descriptor)
+        return bool(data)
+
+    def _ended(
+        self,
+        waiting: selectors.BaseSelector,
+        live: dict[LocalProgram, list[int]],
+        descriptor: int,
+        program: LocalProgram,
+    ) -> None:
+        """Its status came: take in what is still in its pipes. What its children hold open is not waited for."""
+        answer = os.read(descriptor, 4)
+        waiting.unregister(descriptor)
+        stdout, stderr, status = live.pop(program)
+        registered = waiting.get_map()
+        for each, stream in ((stdout, 1), (stderr, 2)):
+            while each in registered and self._hear(waiting, each, program, stream):
+                pass
+            if each in registered:
+                waiting.unregister(each)
+            os.close(each)
+        os.close(status)
+        program.has_ended(exit_code(answer))
+
+    def _end(self, waiting: selectors.BaseSelector, live: dict[LocalProgram, list[int]]) -> None:
+        self._take_new(waiting, live)
+        for program, descriptors in live.items():
+            for descriptor in descriptors:
+                os.close(descriptor)
+            program.has_ended(_ENDED_WITH_THE_LAB)
+        for key in list(waiting.get_map().values()):
+            if key.data is None:
+                os.close(key.fd)
+        waiting.close()

@@ -1,0 +1,60 @@
+"""Published ports of a local lab: sockets of this machine that listen, and are handed to the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from testbed.backends.local.agent import LocalAgent
+from testbed.backends.local.localplan import Plan, Published
+from testbed.errors import EnvironmentUnfitError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """A listening socket, and where in the lab what connects to it is led."""
+
+    host: str
+    port: int
+    socket: socket.socket
+
+
+def listen(undo: ExitStack, plan: Plan) -> list[Listener]:
+    """A listening socket of the machine's for each published port. Raises EnvironmentUnfitError: all taken."""
+    listeners: list[Listener] = []
+    taken: list[str] = []
+    for host in plan.hosts:
+        for port in plan.services[host.service].published:
+            try:
+                listener = listener_at(port)
+            except OSError as error:
+                span = f"-{port.last}" if port.last else ""
+                taken.append(f"{port.host_ip}:{port.port}{span} for {host.name}: {error.strerror}")
+                continue
+            undo.callback(listener.close)
+            listeners.append(Listener(host=host.name, port=port.target, socket=listener))
+    if taken:
+        raise EnvironmentUnfitError(f"ports cannot be published: {'; '.join(taken)}")
+    return listeners
+
+
+def listener_at(published: Published) -> socket.socket:
+    """A listening socket at a published port, of a range the first that is free. Raises OSError."""
+    family = socket.AF_INET6 if ":" in published.host_ip else socket.AF_INET
+    for port in range(published.port, published.last):
+        with contextlib.suppress(OSError):  # the last one's is raised
+            return socket.create_server((published.host_ip, port), family=family)
+    return socket.create_server((published.host_ip, published.last or published.port), family=family)
+
+
+def hand_over(agent: LocalAgent, plan: Plan, listeners: list[Listener]) -> None:
+    """Have the agent accept what connects, from now on."""
+    if not listeners:
+        return
+    first = {host.name: host.interfaces[0].plain[0] for host in plan.hosts if host.interfaces}
+    ticket = agent.child.passed([each.socket.fileno() for each in listeners])
+    agent.channel.call("publish", ticket=ticket, targets=[(first[each.host], each.port) for each in listeners])
+    for each in listeners:
+        each.socket.close()

@@ -1,0 +1,84 @@
+"""What the agent of a local lab is told of each host, and of each program in it. Pure, but for where Python is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Set
+from typing import Any
+
+from testbed.backends.local import localplan
+from testbed.backends.local.localplan import HostPlan, Plan, ServicePlan
+from testbed.compose import dockerfile
+
+_BIN = "/run/testbed/bin"
+"""Where a host finds ``python3``; see `agent.hosts`."""
+_PYTHONS = ("/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/bin")
+"""Where an image has it, or before."""
+# What Docker leaves to a container's programs (moby, oci/caps/defaults.go).
+DEFAULT_CAPABILITIES = frozenset({
+    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
+    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+})  # fmt: skip
+
+
+def networks(plan: Plan) -> list[dict[str, Any]]:
+    """Every network; see `testbed.agent.hosts.Hosts.build`."""
+    return [
+        {
+            "name": network.name, "mtu": network.mtu, "addresses": network.gateways,
+            "names": "\n".join(plan.names_on(network.name)),
+        }
+        for network in plan.networks
+    ]  # fmt: skip
+
+
+def host(plan: Plan, of: HostPlan) -> dict[str, Any]:
+    """One host; see `testbed.agent.hosts.Hosts.build`."""
+    service = plan.services[of.service]
+    return {
+        "name": of.name,
+        "interfaces": [
+            {"network": each.network, "name": each.name, "mac": each.mac, "addresses": each.addresses}
+            for each in of.interfaces
+        ],
+        "routes": of.routes,
+        "names": of.hears_of,
+        "sysctls": service.sysctls,
+        "hostname": of.hostname,
+        "hosts_head": plan.hosts_head(of),
+        "folders": service.folders,
+        "files": service.files,
+        "binds": [*service.binds, *_hidden_python()],
+        "volumes": [(f"{of.name}{name}" if name.startswith(":") else name, *how) for name, *how in service.volumes],
+        "python": os.path.realpath(getattr(sys, "_base_executable", sys.executable)) if service.python else None,
+        "capabilities": sorted(capabilities(service)),
+        "limits": service.limits,
+    }
+
+
+def environment(of: HostPlan, service: ServicePlan, env: Mapping[str, str]) -> dict[str, str]:
+    """What a program in a host finds in its environment; ``env`` goes before what the Compose file says."""
+    ours = {"PATH": dockerfile.PATH, "HOSTNAME": of.hostname, **service.environment, **env}
+    return {**ours, "PATH": _with_python(ours["PATH"])}
+
+
+def capabilities(service: ServicePlan) -> Set[str]:
+    """As the engine has it (moby, oci/caps/utils.go): ALL but what is dropped; a name that is added stays."""
+    added, dropped = set(service.capabilities_added), set(service.capabilities_dropped)
+    if "ALL" in added:
+        return localplan.CAPABILITIES - dropped
+    return added if "ALL" in dropped else (DEFAULT_CAPABILITIES - dropped) | added
+
+
+def _with_python(path: str) -> str:
+    """A search path with our ``python3`` where it would have found an image's."""
+    folders = path.split(":")
+    at = next((number for number, folder in enumerate(folders) if folder in _PYTHONS), None)
+    return path if at is None or _BIN in folders else ":".join([*folders[:at], _BIN, *folders[at:]])
+
+
+def _hidden_python() -> list[tuple[str, str, bool]]:
+    """Python's own folder where it lies below one that a host has of its own."""
+    prefix = os.path.realpath(sys.base_prefix)
+    return [(prefix, prefix, True)] if prefix.startswith(("/tmp/", "/dev/")) else []  # noqa: S108  # compared only

@@ -1,0 +1,200 @@
+"""A lab of a Compose file: what the engine's lab and the local one have in common.
+
+Their differences are how hosts come up, what becomes of them, and where the agents run.
+"""
+
+from __future__ import annotations
+
+import abc
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from testbed.backends.hosts import AgentHost
+from testbed.backends.starting import allowed_s
+from testbed.compose.options import NETEM_CHOICES
+from testbed.errors import AgentError, EnvironmentUnfitError, LabError
+from testbed.evidence.hoststate import meant_to_end
+from testbed.lab.backend import Attached, Spot
+from testbed.lab.channel import Channel
+from testbed.lab.lab import Lab
+from testbed.lab.observer import spots_of_port
+from testbed.lab.succession import CAPTURE, PORTS, beside
+from testbed.netem.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
+
+SomeHost = TypeVar("SomeHost", bound=AgentHost)
+_BOOTS_WITHIN_S = 60
+
+
+class StackLab(Lab, Generic[SomeHost]):
+    """A Compose file, brought up."""
+
+    def __init__(
+        self, *, netem: str, up_deadline: str, say: Callable[[str], None], warn: Callable[[str], None] | None
+    ) -> None:
+        """Nothing is read or started yet. Raises EnvironmentUnfitError, InvalidValueError."""
+        super().__init__()
+        if netem not in NETEM_CHOICES:
+            raise EnvironmentUnfitError(f"netem={netem!r}: must be one of {', '.join(NETEM_CHOICES)}")
+        self.run_id = secrets.token_hex(4)
+        self._asked_netem = netem
+        self._say = say
+        self._warn = warn or say
+        self._up_deadline_s = allowed_s(up_deadline)
+        self._profiles: Profiles | None = None
+        self._tables: Tables | None = None
+        self._hosts: dict[str, SomeHost] = {}
+        self._agent: Channel | None = None
+        self._capture_agent: Channel | None = None
+        self._undo = ExitStack()
+        self.failed_logs: dict[str, str] = {}
+        """The logs of services that failed while the stack came up, by host."""
+
+    # --- what is known before anything runs ------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def netem_folder(self) -> Path:
+        """``netem/`` beside the Compose file, with the user's own profiles, traces and tables."""
+
+    @property
+    def profiles(self) -> Mapping[str, Any]:  # type: ignore[override]  # read lazily: collection needs no file
+        """Every profile, the ones in ``netem/`` beside the Compose file first. Raises InvalidValueError."""
+        if self._profiles is None:
+            self._profiles = load_profiles(self.netem_folder)
+        return self._profiles
+
+    @property
+    def tables(self) -> Mapping[str, Path]:  # type: ignore[override]  # likewise
+        """Tables of delays in ``netem/`` beside the Compose file. Raises InvalidValueError."""
+        if self._tables is None:
+            self._tables = load_tables(self.netem_folder)
+        return self._tables
+
+    def read_trace(self, name: str) -> str:
+        """The text of a trace in ``netem/`` beside the Compose file, or of our own. Raises InvalidValueError."""
+        return read_trace(name, self.netem_folder)
+
+    @property
+    def hosts(self) -> Mapping[str, SomeHost]:
+        """Every host of the running stack, by name."""
+        return self._hosts
+
+    # --- netem -----------------------------------------------------------------------------------
+
+    def host_executes(self, able: Mapping[str, Any]) -> bool:
+        """Whether this kernel's own netem is used, given what the agent is able to. Raises EnvironmentUnfitError."""
+        if self._asked_netem == "host" and able["host_netem"]:
+            raise EnvironmentUnfitError(
+                f"--netem host: this kernel ({able['kernel']}) has no usable netem: {able['host_netem'].rstrip('.')}. "
+                f"Load it (modprobe sch_netem) or use --netem carried."
+            )
+        return self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"])
+
+    @staticmethod
+    def boot(channel: Channel) -> None:
+        """Have the agent start the carried kernel, if it does not run. Raises EnvironmentUnfitError."""
+        try:
+            channel.call("boot", answer_within_s=_BOOTS_WITHIN_S)
+        except AgentError as error:
+            raise EnvironmentUnfitError(f"the carried kernel did not start: {error}") from None
+
+    # --- what becomes of hosts: `wholeness.Backend` ----------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def services(self) -> Mapping[str, Any]:
+        """The services of the Compose file, as Compose prints them."""
+
+    def may_end(self, host: str) -> bool:
+        """Whether its program is meant to end: see `hoststate.meant_to_end`."""
+        return self.service_name(host) in meant_to_end(self.services)
+
+    def service_name(self, host: str) -> str:
+        """Of which service a host is; empty if it is of none."""
+        service = self.topology.service_of(host)
+        return service.name if service else ""
+
+    def check_needed(self, host: str, needed: Iterable[tuple[str, str]]) -> None:
+        """Raise LabError if a host waits, as it starts, for one that does not run.
+
+        ``needed``: each host that its service depends on, with the condition.
+        """
+        for name, condition in needed:
+            if condition != "service_completed_successfully" and not self.whole.running(name):
+                raise LabError(f"`{host}` depends on `{name}`, which does not run; start that first")
+
+    # --- agents ----------------------------------------------------------------------------------
+
+    @property
+    def channel(self) -> Channel:
+        """The way to the agent that holds the ports. Raises LabError if the lab is not up."""
+        if self._agent is None:
+            raise LabError("the lab is not up")
+        return self._agent
+
+    @abc.abstractmethod
+    def start_capture_agent(self) -> Channel:
+        """Start the agent that captures."""
+
+    def capture_agent(self) -> Channel:
+        """The agent that captures, started when it is needed first."""
+        self.channel  # noqa: B018  # the lab must be up
+        if self._capture_agent is None:
+            self._capture_agent = self.start_capture_agent()
+        return self._capture_agent
+
+    def close_capture_agent(self) -> None:
+        """Let it go, if there is one."""
+        if self._capture_agent is not None:
+            self._capture_agent.close()
+            self._capture_agent = None
+
+    def agents(self) -> Mapping[str, Channel]:
+        """See `Backend`."""
+        known = {PORTS: self._agent, CAPTURE: self._capture_agent}
+        for name, host in self._hosts.items():
+            known |= {beside(role, name): agent for role, agent in host.agents().items()}
+        return {role: agent for role, agent in known.items() if agent is not None}
+
+    def forget_agent(self, role: str) -> None:
+        """See `Backend`."""
+        if role == CAPTURE:
+            self.close_capture_agent()
+        for name, host in self._hosts.items():
+            for known in host.agents():
+                if role == beside(known, name):
+                    host.forget_agent(known)
+
+    # --- ports -----------------------------------------------------------------------------------
+
+    def attach(self, host: str, network: str) -> Attached:
+        """See `Backend`."""
+        return self._attach(f"{host}@{network}", host, network, self.netem_engine)
+
+    def attach_to_count(self, host: str, network: str) -> Attached:
+        """See `Backend`."""
+        return self._attach(f"{host}@{network} watched", host, network, "host")
+
+    def _attach(self, name: str, host: str, network: str, engine: str) -> Attached:
+        channel, ifindex = self.channel, self.port_of_sender(host, network)
+        port = channel.call("attach", port=name, ifindex=ifindex, engine=engine)
+        return Attached(name=name, channel=channel, port=port, ifindex=ifindex)
+
+    @abc.abstractmethod
+    def members(self, network: str) -> Sequence[str]:
+        """The hosts that are on a network now."""
+
+    def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
+        """See `Backend`."""
+        return spots_of_port(
+            self, self.channel, host=host, network=network, src=src, members=self.members(network),
+            end=lambda name: self.port_of_sender(name, network), attached=self.ports.at(host, network) is not None,
+        )  # fmt: skip
+
+    def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
+        """See `Backend`."""
+        refused: str | None = self._hosts[host].ask("destroy_tcp", ids=list(ids))["refused"]
+        return refused
