@@ -44,7 +44,8 @@ from testbed.report import console as tables
 from testbed.report import evidence
 from testbed.report import profile as explained
 from testbed.report.html import demo_page
-from testbed.spec.impairment import CLEAN, WORDS, Impairment
+from testbed.spec.features import WORDS
+from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.timeline import Timeline
 from testbed.spec.topology import LinkRef
 from testbed.text import shortened, shown, visible

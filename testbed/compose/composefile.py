@@ -21,7 +21,7 @@ from testbed.compose.composeyaml import Document, Where, as_text
 from testbed.compose.options import find_compose_file
 from testbed.errors import InvalidComposeError, InvalidValueError
 from testbed.spec import topologies
-from testbed.spec.impairment import unknown
+from testbed.spec.words import unknown
 from testbed.text import shown
 
 _MOST_PORT = 65535

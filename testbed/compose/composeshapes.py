@@ -13,7 +13,7 @@ from typing import Any
 
 from testbed.compose import dockerfile
 from testbed.compose.composeyaml import Where
-from testbed.spec.impairment import unknown
+from testbed.spec.words import unknown
 from testbed.text import shown
 
 Wrong = Callable[[Where, str], None]

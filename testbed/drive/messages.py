@@ -25,8 +25,8 @@ from testbed.judge.oracle import Account, Expectation
 from testbed.lab.host import Program, Result
 from testbed.lab.lab import Lab
 from testbed.lab.waiting import NotSeenError, await_condition
-from testbed.spec.impairment import unknown
 from testbed.spec.topology import LinkRef
+from testbed.spec.words import unknown
 
 STRUCTURES = ("iterative", "threads", "fork", "selectors", "asyncio")
 TRANSPORTS = ("tcp", "udp")

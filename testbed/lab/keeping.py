@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from testbed.errors import LabError
 from testbed.lab.observer import SNAP_BYTES, PortCapture
 from testbed.observe.passages import losses
-from testbed.spec.impairment import write_numbers
+from testbed.spec.words import write_numbers
 from testbed.writing import refuse_links
 
 if TYPE_CHECKING:

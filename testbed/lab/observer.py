@@ -28,7 +28,7 @@ from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.passages import Passage, crossing
 from testbed.observe.tcp_info import sockets
 from testbed.observe.wire import Flow, flows_at
-from testbed.spec.impairment import unknown
+from testbed.spec.words import unknown
 from testbed.writing import write_whole
 
 LIMIT_BYTES = 16 << 20

@@ -26,9 +26,10 @@ from testbed.lab.rows import Held, proven_rows
 from testbed.lab.verifier import Verifier
 from testbed.netem import qdisc
 from testbed.netem.profiles import find_table, table_numbers
-from testbed.spec.impairment import CLEAN, Impairment, is_table
+from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.timeline import Timeline
 from testbed.spec.topology import LinkRef
+from testbed.spec.words import is_table
 
 _CLEAN_PROBES = 100
 _CLEAN_PACE_S = 0.001

@@ -29,9 +29,12 @@ from testbed import reading
 from testbed.errors import InvalidValueError
 from testbed.netem.schedule import compile_timeline
 from testbed.resources import resource
-from testbed.spec.impairment import Impairment, is_table, unknown
+from testbed.spec.impairment import Impairment
 from testbed.spec.profile import Profile
-from testbed.spec.timeline import ReadTrace, Timeline, csv_rows, is_csv, mahimahi_rows, parse_side
+from testbed.spec.steps import ReadTrace, parse_side
+from testbed.spec.timeline import Timeline
+from testbed.spec.traces import csv_rows, is_csv, mahimahi_rows
+from testbed.spec.words import is_table, unknown
 from testbed.text import shown
 
 T = TypeVar("T")

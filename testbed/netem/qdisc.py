@@ -22,15 +22,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 from testbed import units
 from testbed.netem import indexed
-from testbed.spec.impairment import Impairment, Slot
+from testbed.spec.features import FEATURES, Feature
+from testbed.spec.impairment import Impairment
 from testbed.spec.topology import ALL_TRAFFIC, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Traffic
+from testbed.spec.words import SHAPE, SIZE, TURNS, Kind, Slot
 
 Read = dict[str, dict[str, Any]]
 """The read-back of one qdisc: ``read_qdisc``, with its ``device`` and ``parent``, the number that tc writes as 1:10."""
@@ -125,55 +127,47 @@ def reorder_gap_packets(impairment: Impairment) -> int:
     return impairment.reorder_gap_packets or (1 if impairment.reorder_ratio else 0)
 
 
+_GIVEN: Mapping[str, Callable[[Impairment], Any]] = {
+    "distribution": lambda impairment: impairment.distribution if impairment.distribution != "uniform" else None,
+    "loss": lambda impairment: None if impairment.gilbert else impairment.loss_ratio,
+    "gemodel": lambda impairment: impairment.gilbert,
+    "gap": reorder_gap_packets,
+    "rate": effective_rate_bps,
+    "limit": sized_limit,
+}
+"""What netem is given of a feature where that is not what was asked: what follows from what was asked beside."""
+
+
+def given(impairment: Impairment, feature: Feature) -> Any:
+    """What netem is given of a feature; nothing: None, and zeros of what is not the kernel's own choice."""
+    make = _GIVEN.get(feature.name)
+    value = make(impairment) if make else getattr(impairment, feature.field)
+    return value or (value if feature.kernels_own else None)
+
+
+def _slot_clause(slot: Slot) -> str:
+    first, *times = slot.words().split()
+    return " ".join(
+        [first, *times] if slot.distribution is None else ["distribution", first.removesuffix(".dist"), *times]
+    )
+
+
+_WRITTEN: Mapping[Kind, Callable[[Any], str]] = {
+    SHAPE: lambda table: str(table).removesuffix(".dist"),
+    SIZE: str,
+    TURNS: _slot_clause,
+}
+"""How tc wants values that it does not take as users write them."""
+_IN_TCS_ORDER = sorted(FEATURES, key=lambda feature: feature.name != "limit")
+"""As tc shows them: the length of the queue first."""
+
+
 def netem(impairment: Impairment) -> str:
     """What stands behind ``netem`` on the tc line; see tc-netem(8). Zeros are left out: tc refuses some."""
-    return " ".join(_netem_words(impairment))
-
-
-def _netem_words(impairment: Impairment) -> Iterator[str]:
-    ratio, ratios = units.format_ratio, impairment.gilbert or impairment.loss_state
-    yield f"limit {sized_limit(impairment)}"
-    if impairment.delay_s:
-        yield f"delay {units.format_time(impairment.delay_s)}"
-        if impairment.jitter_s:
-            yield units.format_time(impairment.jitter_s)
-            if impairment.delay_correlation:
-                yield ratio(impairment.delay_correlation)
-            if impairment.distribution != "uniform":
-                yield f"distribution {impairment.distribution.removesuffix('.dist')}"
-    if ratios is not None:
-        yield f"loss {'gemodel' if impairment.gilbert else 'state'} {' '.join(map(ratio, ratios))}"
-    elif impairment.loss_ratio:
-        yield f"loss {ratio(impairment.loss_ratio)}"
-    if impairment.ecn:
-        yield "ecn"
-    if impairment.duplicate_ratio:
-        yield f"duplicate {ratio(impairment.duplicate_ratio)}"
-    if impairment.reorder_ratio:
-        yield f"reorder {ratio(impairment.reorder_ratio)} gap {reorder_gap_packets(impairment)}"
-    if impairment.corrupt_ratio:
-        yield f"corrupt {ratio(impairment.corrupt_ratio)}"
-    rate_bps = effective_rate_bps(impairment)
-    if rate_bps is not None:
-        yield f"rate {units.format_rate(rate_bps)}"
-        if impairment.overhead_bytes:
-            yield str(impairment.overhead_bytes)
-    if impairment.slot is not None:
-        yield from _slot_words(impairment, impairment.slot)
-    if impairment.seed is not None:
-        yield f"seed {impairment.seed}"
-
-
-def _slot_words(impairment: Impairment, slot: Slot) -> Iterator[str]:
-    if slot.distribution is None:
-        yield f"slot {units.format_time(slot.min_s or 0.0)} {units.format_time(slot.max_s or 0.0)}"
-    else:
-        times = f"{units.format_time(slot.mean_s or 0.0)} {units.format_time(slot.jitter_s or 0.0)}"
-        yield f"slot distribution {slot.distribution.removesuffix('.dist')} {times}"
-    if impairment.slot_packets is not None:
-        yield f"packets {impairment.slot_packets}"
-    if impairment.slot_bytes is not None:
-        yield f"bytes {impairment.slot_bytes}"
+    return " ".join(
+        feature.tc.format(_WRITTEN.get(feature.kind, feature.write)(value))
+        for feature in _IN_TCS_ORDER if feature.tc and (value := given(impairment, feature)) is not None
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,23 +360,13 @@ def bucket(device: str, minor: int, impairment: Impairment, *, spare: bool = Fal
 
 def can_change_in_place(before: Impairment, after: Impairment) -> bool:
     """Whether every sticky field that ``before`` set is set again by ``after`` (tc-netem's change keeps the rest)."""
-    return _sticky(before) <= _sticky(after)
+    return sticky(before) <= sticky(after)
 
 
-def _sticky(impairment: Impairment) -> set[str]:
-    """The attributes that netem_change leaves as they are where the request does not carry them (sch_netem.c)."""
-    asked = {
-        "rate": effective_rate_bps(impairment) is not None,
-        "table": bool(impairment.jitter_s) and impairment.distribution != "uniform",
-        "correlation": bool(impairment.delay_correlation),
-        "ecn": impairment.ecn,
-        "reorder": bool(impairment.reorder_ratio),
-        "corrupt": bool(impairment.corrupt_ratio),
-        "bucket": impairment.bucket_bytes is not None,
-        "slot": impairment.slot is not None,
-        "slot table": impairment.slot is not None and impairment.slot.distribution is not None,
-    }
-    return {name for name, set_ in asked.items() if set_}
+def sticky(impairment: Impairment) -> set[str]:
+    """The words of what netem_change leaves as it is where the request does not carry it (sch_netem.c)."""
+    table = {"slot table"} if impairment.slot is not None and impairment.slot.distribution is not None else set()
+    return {each.name for each in FEATURES if each.sticky and given(impairment, each) is not None} | table
 
 
 def cut_minor(minor: int) -> int:

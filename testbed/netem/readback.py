@@ -7,21 +7,33 @@ rounding. A table of delays (``distribution``) is the one thing that the kernel 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from testbed import units
 from testbed.netem import indexed, qdisc
+from testbed.spec.features import FEATURES, Feature
 from testbed.spec.impairment import Impairment
+from testbed.spec.words import RATE, SHARE, TIME, TRUTH, WHOLE, Kind
 
 # netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32; tc
 # prints both with six significant digits. A rate is whole bytes a second; from 1 kbit on tc multiplies what we
-# write, and the product may fall just below the whole byte.
+# write, and the product may fall just below the whole byte. All else is whole numbers.
 _TICK_S = 1e-7
-_LOSS_STEP = 1e-9
+_STEPS = {TIME: _TICK_S, SHARE: 1e-9}
 _SCALED_FROM_BPS = 1000
 _DIGITS = 1e-5
+
+_NEVER_ASKED = {
+    "loss correlation": (SHARE, "loss-random/correlation"),
+    "duplicate correlation": (SHARE, "duplicate/correlation"),
+    "reorder correlation": (SHARE, "reorder/correlation"),
+    "corrupt correlation": (SHARE, "corrupt/correlation"),
+    "rate cell size": (WHOLE, "rate/cellsize"),
+    "rate cell overhead": (WHOLE, "rate/celloverhead"),
+}
+"""What netem knows and no word asks for: it must be nothing."""
 
 
 @dataclass(frozen=True)
@@ -69,55 +81,52 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
     if netem is None:
         return [Difference("netem", asked.describe(), "none on this link")]
     options = netem.get("options", {})
-    delay = options.get("delay", {})
-    found: list[Difference] = []
+    found = [each for feature in FEATURES if feature.key for each in _of_feature(asked, feature, options)]
+    keys = {feature.key for feature in FEATURES}
+    for field, (kind, key) in _NEVER_ASKED.items():
+        if key not in keys:
+            found += _compared(field, kind, None, _reported(options, key))
+    return found + _slot_differences(asked, options.get("slot"))
 
-    def compare(field: str, want: float | None, have: float | None, step: float, write: Any) -> None:
-        want, have = want or 0.0, have or 0.0
-        if not math.isclose(want, have, rel_tol=_DIGITS, abs_tol=step):
-            found.append(Difference(field, write(want), write(have)))
 
-    def ratio(field: str, want: float | None, group: str, key: str) -> None:
-        compare(field, want, options.get(group, {}).get(key), _LOSS_STEP, units.format_ratio)
+def _of_feature(asked: Impairment, feature: Feature, options: Mapping[str, Any]) -> Iterator[Difference]:
+    want = qdisc.given(asked, feature)
+    if want is None and feature.kernels_own:
+        return
+    if not feature.kind.parts:
+        none = f"none (needs Linux and tc {feature.since})" if feature.since else "none"
+        yield from _compared(feature.name, feature.kind, want, _reported(options, feature.key), none)
+    for number, part in enumerate(feature.kind.parts):
+        share = None if want is None else want[number]
+        yield from _compared(f"{feature.name} {part}", SHARE, share, _reported(options, f"{feature.key}/{part}"))
 
-    compare("delay", asked.delay_s, delay.get("delay"), _TICK_S, units.format_time)
-    compare("jitter", asked.jitter_s, delay.get("jitter"), _TICK_S, units.format_time)
-    ratio("correlation", asked.delay_correlation, "delay", "correlation")
-    gilbert, state = asked.gilbert, asked.loss_state
-    ratio("loss", None if gilbert else asked.loss_ratio, "loss-random", "loss")
-    ratio("loss correlation", None, "loss-random", "correlation")
-    for number, name in enumerate(("p", "r", "1-h", "1-k")):
-        ratio(f"gemodel {name}", gilbert[number] if gilbert else None, "loss-gemodel", name)
-    for number, name in enumerate(("p13", "p31", "p32", "p23", "p14")):
-        ratio(f"loss_state {name}", state[number] if state else None, "loss-state", name)
-    ratio("duplicate", asked.duplicate_ratio, "duplicate", "duplicate")
-    ratio("reorder", asked.reorder_ratio, "reorder", "reorder")
-    ratio("corrupt", asked.corrupt_ratio, "corrupt", "corrupt")
-    for name in ("duplicate", "reorder", "corrupt"):
-        ratio(f"{name} correlation", None, name, "correlation")
-    if asked.ecn != bool(options.get("ecn")):
-        found.append(Difference("ecn", str(asked.ecn).lower(), str(bool(options.get("ecn"))).lower()))
-    if (gap := qdisc.reorder_gap_packets(asked)) != options.get("gap", 0):
-        found.append(Difference("gap", str(gap), str(options.get("gap", 0))))
-    rate_bps, found_bytes = qdisc.effective_rate_bps(asked) or 0.0, options.get("rate", {}).get("rate", 0)
-    missing_bytes = 1 if rate_bps >= _SCALED_FROM_BPS else 0
-    if not math.isclose(round(rate_bps) // 8, found_bytes, rel_tol=_DIGITS, abs_tol=missing_bytes):
-        found.append(Difference("rate", units.format_rate(rate_bps), units.format_rate(found_bytes * 8)))
-    if (limit := qdisc.sized_limit(asked)) != options.get("limit"):
-        found.append(Difference("limit", str(limit), str(options.get("limit", "none"))))
-    if asked.seed is not None and options.get("seed") != asked.seed:
-        found.append(Difference("seed", str(asked.seed), str(options.get("seed", "none (needs Linux and tc 6.6)"))))
-    rate = options.get("rate", {})
-    overhead = (asked.overhead_bytes or 0) if asked.rate_bps is not None else 0
-    for name, field, want in (
-        ("packetoverhead", "overhead", overhead),
-        ("cellsize", "rate cell size", 0),
-        ("celloverhead", "rate cell overhead", 0),
-    ):
-        if rate.get(name, 0) != want:
-            found.append(Difference(field, str(want), str(rate.get(name, 0))))
-    found += _slot_differences(asked, options.get("slot"))
-    return found
+
+def _reported(options: Mapping[str, Any], key: str) -> Any:
+    """What the kernel reports under GROUP/KEY; None if nothing."""
+    value: Any = options
+    for name in key.split("/"):
+        value = None if value is None else value.get(name)
+    return value
+
+
+def _compared(field: str, kind: Kind, want: Any, have: Any, none: str = "none") -> Iterator[Difference]:
+    """The difference of a value, if there is one; None is no more than nothing."""
+    if kind is RATE:
+        whole_bytes, reported = round(want or 0) // 8, have or 0
+        same = math.isclose(whole_bytes, reported, rel_tol=_DIGITS, abs_tol=(want or 0) >= _SCALED_FROM_BPS)
+        have = reported * 8
+    elif kind in _STEPS:
+        same = math.isclose(want or 0, have or 0, rel_tol=_DIGITS, abs_tol=_STEPS[kind])
+    else:
+        same = (want or 0) == (have or 0)
+    if not same:
+        yield Difference(
+            field, *(none if kind is WHOLE and value is None else _in_words(kind, value) for value in (want, have))
+        )
+
+
+def _in_words(kind: Kind, value: Any) -> str:
+    return str(bool(value)).lower() if kind is TRUTH else str(kind.write(value or 0))
 
 
 def _slot_differences(asked: Impairment, kernel: Mapping[str, Any] | None) -> list[Difference]:

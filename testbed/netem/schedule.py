@@ -146,43 +146,31 @@ def _compatible(moments: Sequence[Moment]) -> list[Moment]:
         ]  # fmt: skip
     limit_packets = max(qdisc.sized_limit(each.impairment) for each in moments)
     moments = [replace(each, impairment=replace(each.impairment, limit_packets=limit_packets)) for each in moments]
+    # Nothing looks at a table without the jitter that it shapes.
+    matter = {"distribution": lambda each: each.jitter_s, "slot table": lambda each: each.slot}
     problems: list[str] = []
-    first = _kept(moments[0].impairment)
-    # Without jitter nothing looks at the table or the correlation that an earlier step left.
-    shaped = {_kept(each.impairment)["distribution"] for each in moments if each.impairment.jitter_s}
-    for name in first:
-        values = {_kept(each.impairment)[name] for each in moments}
-        if name == "distribution":
-            values = shaped
-        if len(values) > 1:
-            problems.append(_odd_word(name, moments))
+    for name in sorted(set().union(*(qdisc.sticky(each.impairment) for each in moments))):
+        concerned = [each for each in moments if name not in matter or matter[name](each.impairment)]
+        problems += _odd_word(name, concerned)
     if problems:
         raise InvalidValueError(problems)
     return list(moments)
 
 
-def _kept(impairment: Impairment) -> dict[str, object]:
-    """What netem keeps where a change does not mention it; a rate may change, but not go away."""
-    return {
-        "rate": qdisc.effective_rate_bps(impairment) is not None,
-        "distribution": bool(impairment.jitter_s) and impairment.distribution != "uniform",
-        "correlation": bool(impairment.delay_correlation),
-        "ecn": impairment.ecn,
-        "reorder": bool(impairment.reorder_ratio),
-        "corrupt": bool(impairment.corrupt_ratio),
-        "slot": None if impairment.slot is None else impairment.slot.distribution is not None,
-    }
-
-
-def _odd_word(name: str, moments: Sequence[Moment]) -> str:
-    one = moments[0]
-    other = next(each for each in moments if _kept(each.impairment)[name] != _kept(one.impairment)[name])
+def _odd_word(name: str, moments: Sequence[Moment]) -> Iterator[str]:
+    """Where a word is asked and elsewhere not, though netem would keep it there."""
+    one, *others = moments
+    asked = name in qdisc.sticky(one.impairment)
+    other = next((each for each in others if (name in qdisc.sticky(each.impairment)) != asked), None)
+    if other is None:
+        return
     if name == "rate":
-        return (
+        yield (
             "reorder_by_jitter with a rate, or without it in another step: netem keeps order once it has a rate, and "
             "cannot forget it without losing what is queued; say reorder_by_jitter in every step, and no rate"
         )
-    return (
+        return
+    yield (
         f"{name} is not the same at {units.format_time(one.at_s)} and at {units.format_time(other.at_s)}: netem cannot "
         f"take it off without losing what is queued; "
         + (

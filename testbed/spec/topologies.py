@@ -23,7 +23,7 @@ from itertools import pairwise
 from typing import Any
 
 from testbed.errors import InvalidValueError
-from testbed.spec.impairment import unknown
+from testbed.spec.words import unknown
 from testbed.text import shown
 
 _MOST_HOSTS = 10_000

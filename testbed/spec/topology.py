@@ -16,8 +16,8 @@ from itertools import permutations, product
 from typing import Any
 
 from testbed.errors import InvalidComposeError, InvalidValueError
-from testbed.spec.impairment import listing, unknown
 from testbed.spec.topologies import is_router
+from testbed.spec.words import listing, unknown
 from testbed.text import shown
 
 _LINK = re.compile(r"\s*(?P<a>\S+?)\s*(?P<arrow><->|->)\s*(?P<b>\S+?)(?:\s+(?P<rest>\S.*?))?\s*")

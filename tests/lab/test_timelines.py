@@ -22,7 +22,8 @@ import pytest
 from testbed import ComposeLab, ImpairmentNotAppliedError
 from testbed.backends.docker.hosts import ComposeHost
 from testbed.lab.waiting import await_condition
-from testbed.spec.timeline import LATE_S, Taken, Timeline, parse_side
+from testbed.spec.steps import parse_side
+from testbed.spec.timeline import LATE_S, Taken, Timeline
 from tests.lab.conftest import Datagrams
 
 BELOW_THE_LAB = True

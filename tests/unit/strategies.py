@@ -8,7 +8,9 @@ from typing import Any
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from testbed.spec.impairment import DISTRIBUTIONS, Impairment, Slot
+from testbed.spec.features import FEATURES, WORDS, Feature
+from testbed.spec.impairment import Impairment
+from testbed.spec.words import DISTRIBUTIONS, SHARE, SIZE, TIME, TRUTH, WHOLE, Kind, Slot
 
 # 0, and from netem's nanosecond to an hour.
 _TIMES = st.just(0.0) | st.floats(min_value=1e-9, max_value=3600)
@@ -56,9 +58,35 @@ def chains_of_four(draw: st.DrawFn) -> tuple[float, float, float, float, float]:
     return p13, p31, p32, draw(_SOME if p13 and p32 else _SHARES), p14
 
 
+_OF_A_KIND: dict[Kind, st.SearchStrategy[Any]] = {TIME: _TIMES, SHARE: _SHARES, TRUTH: st.booleans()}
+_WITH_OTHERS = {
+    "delay", "jitter", "correlation", "distribution", "loss", "burst", "gemodel", "loss_state", "duplicate", "reorder",
+    "gap", "rate", "overhead", "bucket", "queue", "slot", "drop_packets", "drop_every",
+}  # fmt: skip
+"""What is drawn by what else is asked; of all others the row says enough."""
+
+
+def values(feature: Feature) -> st.SearchStrategy[Any]:
+    """Any value of a feature that depends on no other, or of one that only needs another."""
+    least, most = feature.range.least, feature.range.most
+    whole = st.integers(min_value=int(least), max_value=int(most)) if feature.kind in (WHOLE, SIZE) else st.nothing()
+    return _OF_A_KIND.get(feature.kind, whole)
+
+
 @st.composite
 def impairments(draw: st.DrawFn) -> Impairment:
     """Any valid impairment: jitter only with a delay, a shape only with jitter."""
+    asked: dict[str, Any] = draw(_with_others())
+    for feature in FEATURES:
+        needed = [WORDS[name].field for name in feature.needs]
+        if feature.name not in _WITH_OTHERS and (not needed or any(asked.get(name) for name in needed)):
+            value = draw(values(feature) if feature.kind is TRUTH else st.none() | values(feature))
+            asked[feature.field] = value
+    return Impairment(**asked)
+
+
+@st.composite
+def _with_others(draw: st.DrawFn) -> dict[str, Any]:
     ratio = st.none() | _SHARES
     delay_s = draw(st.none() | _TIMES)
     jitter_s = draw(st.none() | st.just(0.0) | _SPREADS) if delay_s else draw(st.none() | st.just(0.0))
@@ -84,31 +112,22 @@ def impairments(draw: st.DrawFn) -> Impairment:
     if rate_bps is not None and 8000 <= rate_bps <= 1e10 and draw(st.booleans()):
         sizes = st.integers(min_value=1514, max_value=10**6)
         bucket = {"bucket_bytes": draw(sizes), "queue_bytes": draw(st.none() | sizes)}
-    slot = draw(st.none() | slots())
-    return Impairment(
-        **bucket,  # type: ignore[arg-type]  # likewise
-        slot=slot,
-        slot_packets=draw(st.none() | st.integers(min_value=1, max_value=2**31 - 2)) if slot else None,
-        slot_bytes=draw(st.none() | st.integers(min_value=1, max_value=2**31 - 2)) if slot else None,
+    within = st.none() | st.integers(min_value=-34, max_value=65_535)
+    return {
+        **bucket,
         **numbered,
         **loss,
-        ecn=draw(st.booleans()) if any(loss.values()) else False,
-        delay_correlation=draw(st.none() | _LESS_THAN_ALL) if jitter_s else None,
-        duplicate_ratio=duplicate,
-        reorder_ratio=reorder,
-        reorder_gap_packets=gap if reorder else None,
-        corrupt_ratio=draw(ratio),
-        overhead_bytes=draw(st.none() | st.integers(min_value=-34, max_value=65_535))
-        if rate_bps and not bucket
-        else None,
-        delay_s=delay_s,
-        jitter_s=jitter_s,
-        distribution=draw(st.sampled_from(DISTRIBUTIONS)) if jitter_s else "uniform",
-        reorder_by_jitter=draw(st.booleans()) if jitter_s else False,
-        rate_bps=rate_bps,
-        limit_packets=draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1)),
-        seed=draw(st.none() | st.integers(min_value=0, max_value=2**64 - 1)),
-    )
+        "slot": draw(st.none() | slots()),
+        "delay_correlation": draw(st.none() | _LESS_THAN_ALL) if jitter_s else None,
+        "duplicate_ratio": duplicate,
+        "reorder_ratio": reorder,
+        "reorder_gap_packets": gap if reorder else None,
+        "overhead_bytes": draw(within) if rate_bps and not bucket else None,
+        "delay_s": delay_s,
+        "jitter_s": jitter_s,
+        "distribution": draw(st.sampled_from(DISTRIBUTIONS)) if jitter_s else "uniform",
+        "rate_bps": rate_bps,
+    }
 
 
 @dataclass(frozen=True)
@@ -125,36 +144,35 @@ def _times(*more: str) -> list[object]:
 
 
 _NO_SHARES: list[object] = ["101%", "-1%", "5", "much", "", True, None, "1e-12%", "nan%"]
-_NO_NUMBERS: list[object] = ["many", "1.5", 1.5, True, None, -1, [1]]
+_NO_NUMBERS: list[object] = ["many", "1.5", 1.5, True, None, [1]]
 _NO_TRUTHS: list[object] = ["yes", 1, 0, None, "no", []]
 _NO_SIZES: list[object] = ["16kb", 16, "1.5B", "-1kB", "1GB1", True, None, "1TB"]
-NONSENSE: dict[str, list[object]] = {
-    "delay": _times(),
-    "jitter": _times("2.2s"),
-    "correlation": [*_NO_SHARES, "100%"],
+_OF_NO_KIND = {TIME: _times(), SHARE: _NO_SHARES, WHOLE: _NO_NUMBERS, TRUTH: _NO_TRUTHS, SIZE: _NO_SIZES}
+_OWN_NONSENSE: dict[str, list[object]] = {
+    "jitter": ["2.2s"],
+    "correlation": ["100%"],
     "distribution": ["gaussian", "", None, 5, "../x.dist", "Normal"],
-    "reorder_by_jitter": _NO_TRUTHS,
-    "loss": [*_NO_SHARES, "10% 25%"],
+    "loss": ["10% 25%"],
     "burst": ["0.5", "many", True, None, "1e7", "nan", "-3"],
     "gemodel": ["1%", "1% 2% 3% 4% 5%", "0% 30%", "1% 0%", "1% 30% 0% 0%", "1% 101%", None, "a b"],
     "loss_state": ["1% 2%", "0% 0% 0% 0% 0%", "5% 0% 0% 5% 0%", "5% 5% 5% 0% 0%", "60% 5% 0% 0% 60%", None],
-    "ecn": _NO_TRUTHS,
-    "duplicate": _NO_SHARES,
-    "reorder": [*_NO_SHARES, "100%"],
-    "gap": [*_NO_NUMBERS, 0, 2**32],
-    "corrupt": _NO_SHARES,
+    "reorder": ["100%"],
     "rate": ["10mbps", "10", "0bit", "-5mbit", "fast", True, None, "1000000000000gbit"],
-    "overhead": ["many", 1.5, True, None, -35, -2000, 65_536],
-    "bucket": [*_NO_SIZES, "1500B"],
-    "queue": [*_NO_SIZES, "1500B"],
+    "overhead": [-2000],
+    "bucket": ["1500B"],
+    "queue": ["1500B"],
     "slot": ["20", "25ms 20ms", "0s", "normall 20ms 5ms", "normal 20ms 0s", "1 2 3 4", "uniform 5ms 1ms", None, True],
-    "slot_packets": [*_NO_NUMBERS, 0, 2**31],
-    "slot_bytes": [*_NO_SIZES, "0B"],
+    "slot_bytes": ["0B"],
     "drop_packets": [0, "3-2", "", "a", [True], "1-", [1.5], None, 2**31],
-    "drop_every": [*_NO_NUMBERS, 0, 1, 2**31],
-    "limit": [*_NO_NUMBERS, 0, 2**32],
-    "seed": ["many", 1.5, True, None, -1, 2**64],
 }
+
+
+def _nonsense(feature: Feature) -> list[object]:
+    beyond = [int(feature.range.least) - 1, int(feature.range.most) + 1] if feature.kind is WHOLE else []
+    return [*_OF_NO_KIND.get(feature.kind, []), *beyond, *_OWN_NONSENSE.get(feature.name, [])]
+
+
+NONSENSE = {feature.name: _nonsense(feature) for feature in FEATURES}
 """Of each word, what is none of its values in any company."""
 AT_ODDS: list[dict[str, object]] = [
     {"jitter": "5ms", "delay": "0s"},

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 
 from testbed.errors import InvalidValueError
-from testbed.spec.impairment import CLEAN, WORDS, Impairment, Slot, unknown
+from testbed.spec.features import WORDS
+from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.profile import Profile
+from testbed.spec.words import Slot, unknown
 from testbed.text import shown
 
 from .strategies import AT_ODDS, NONSENSE, Nonsense, impairments, nonsense
@@ -69,7 +71,7 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ({"delay_s": math.nan}, "delay_s=nan: must lie between 0 and 3600 seconds"),
         ({"delay_s": math.inf}, "delay_s=inf: must lie between 0 and 3600 seconds"),
         ({"delay_s": 9e-10}, "delay_s=9e-10: shorter than a nanosecond, the shortest time that netem knows"),
-        ({"delay_s": 1, "jitter_s": -1}, "jitter_s=-1: must lie between 0 and 3600 seconds"),
+        ({"delay_s": 1, "jitter_s": -1}, "jitter_s=-1: must lie between 0 and 2.147484 seconds, netem's widest spread"),
         (
             {"delay_s": 1, "jitter_s": 1e-10},
             "jitter_s=1e-10: shorter than a nanosecond, the shortest time that netem knows",
@@ -93,17 +95,20 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ),
         ({"seed": -1}, "seed=-1: must lie between 0 and 2⁶⁴-1"),
         ({"seed": 2**64}, "seed=18446744073709551616: must lie between 0 and 2⁶⁴-1"),
-        ({"delay_s": 5, "jitter_s": 2.2}, "jitter_s=2.2: at most 2.147484 seconds, netem's widest spread"),
+        (
+            {"delay_s": 5, "jitter_s": 2.2},
+            "jitter_s=2.2: must lie between 0 and 2.147484 seconds, netem's widest spread",
+        ),
         ({"jitter_s": 0.005}, "jitter without delay: netem varies a delay; give the mean delay too"),
         ({"delay_s": 0, "jitter_s": 0.005}, "jitter without delay: netem varies a delay; give the mean delay too"),
         (
             {"delay_s": 1, "jitter_s": 1, "distribution": "norml"},
             "distribution='norml': unknown; did you mean 'normal'? Known: uniform, normal, pareto, paretonormal",
         ),
-        ({"delay_s": 1, "distribution": "normal"}, "distribution='normal' without jitter has no effect"),
+        ({"delay_s": 1, "distribution": "normal"}, "distribution without jitter has no effect"),
         (
             {"delay_s": 1, "jitter_s": 0, "distribution": "pareto"},
-            "distribution='pareto' without jitter has no effect",
+            "distribution without jitter has no effect",
         ),
         ({"delay_s": 1, "reorder_by_jitter": True}, "reorder_by_jitter without jitter has no effect"),
         ({"delay_s": 1, "delay_correlation": 0.2}, "correlation without jitter has no effect"),
@@ -129,7 +134,7 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ),
         (
             {"loss_ratio": 0, "loss_burst_packets": 3},
-            "burst=3 with loss=0% has no effect: nothing is lost; leave the burst out, or give a loss",
+            "burst without loss: give the mean loss too",
         ),
         (
             {"loss_ratio": 1.0, "duplicate_ratio": 0.1},
@@ -484,7 +489,7 @@ def test_what_is_no_packet_number_is_refused(said: object) -> None:
          "queue without bucket has no effect: it is where packets wait for the bucket; netem's own is limit"),
         ({"rate": "1mbit", "bucket": "16kB", "overhead": 4},
          "overhead with bucket: a token bucket counts packets as they are; leave one of them out"),
-        ({"slot_packets": 2}, "slot_packets and slot_bytes without slot have no effect: they limit what leaves in one"),
+        ({"slot_packets": 2}, "slot_packets without slot has no effect: it limits what leaves in one"),
         ({"slot": "25ms 20ms"}, "slot='25ms 20ms': its shortest time is longer than its longest"),
         ({"slot": "0s"}, "slot='0s 0s': a time between turns must be above 0"),
         ({"slot": "normall 20ms 5ms"},

@@ -9,7 +9,8 @@ import pytest
 from testbed.errors import InvalidValueError
 from testbed.netem.profiles import find_profile, load_profiles, parse_profile, parse_yaml
 from testbed.resources import resource
-from testbed.spec.impairment import CLEAN, WORDS, Impairment
+from testbed.spec.features import WORDS
+from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.profile import Profile
 
 SHIPPED = sorted(resource("netem").glob("*.yaml"))

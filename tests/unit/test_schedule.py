@@ -13,7 +13,9 @@ from testbed.errors import InvalidValueError
 from testbed.netem import qdisc
 from testbed.netem.schedule import MOST_STAIRS, NO_RATE_BPS, RESOLUTION_S, Schedule, compile_timeline, lost, step_seed
 from testbed.spec.impairment import Impairment
-from testbed.spec.timeline import Timeline, mahimahi_rows, parse_side
+from testbed.spec.steps import parse_side
+from testbed.spec.timeline import Timeline
+from testbed.spec.traces import mahimahi_rows
 
 FILES: dict[str, str] = {}
 

@@ -13,19 +13,9 @@ from hypothesis import strategies as st
 from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.spec.impairment import CLEAN, Impairment
-from testbed.spec.timeline import (
-    LATE_S,
-    OPPORTUNITY_BYTES,
-    Outage,
-    Segment,
-    Taken,
-    Timeline,
-    between,
-    csv_rows,
-    mahimahi_rows,
-    parse_side,
-    steps_in_words,
-)
+from testbed.spec.steps import parse_side
+from testbed.spec.timeline import LATE_S, Outage, Segment, Taken, Timeline, between, steps_in_words
+from testbed.spec.traces import OPPORTUNITY_BYTES, csv_rows, mahimahi_rows
 from tests.unit.strategies import impairments
 
 FILES = {

@@ -25,8 +25,8 @@ from testbed.compose.composefile import ComposeFile, Problems, is_address
 from testbed.compose.composeyaml import Where
 from testbed.compose.dockerfile import HealthCheck, Image
 from testbed.spec import topologies
-from testbed.spec.impairment import unknown
 from testbed.spec.topology import Topology
+from testbed.spec.words import unknown
 from testbed.text import shown
 
 # Where Docker's own networks lie (moby, ipamutils): nothing outside can clash with ours, so theirs are as good.
