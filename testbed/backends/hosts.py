@@ -12,7 +12,7 @@ from testbed.lab.channel import Channel
 from testbed.lab.host import Host, Program
 from testbed.lab.lab import Lab
 from testbed.lab.programs import ReadProgram
-from testbed.spec.impairment import unknown
+from testbed.spec.words import unknown
 
 
 class AgentHost(Host):

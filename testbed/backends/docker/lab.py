@@ -39,7 +39,6 @@ from testbed.lab.wholeness import LAST_LINES
 from testbed.observe.connections import Table
 from testbed.spec import topologies
 from testbed.spec.topology import LinkRef, Topology
-from testbed.spec.words import unknown
 
 _END_WITHIN_S = 20
 """How long the engine may take to tell that what it killed has ended."""

@@ -35,7 +35,6 @@ from testbed.lab.wholeness import LAST_LINES
 from testbed.observe.connections import Table
 from testbed.spec.topologies import Drawing
 from testbed.spec.topology import Topology
-from testbed.spec.words import unknown
 
 _GRACE_S = 10.0
 """As the engine's, where there is no ``stop_grace_period:``."""
