@@ -138,6 +138,11 @@ class AgentHost(Host):
         """Those in its namespaces, by role."""
         return {role: channel for role, (channel, _) in list(self._agents.items())}
 
+    def began_anew(self, role: str) -> bool:
+        """Whether the host has ended, or was started again, since an agent of this role was started in it."""
+        _, start = self._agents.get(role, (None, ""))
+        return start != self.its_start()
+
     def forget_agent(self, role: str) -> None:
         """Let one go."""
         channel, _ = self._agents.pop(role, (None, ""))

@@ -159,6 +159,13 @@ class StackLab(Lab, Generic[SomeHost]):
             known |= {beside(role, name): agent for role, agent in host.agents().items()}
         return {role: agent for role, agent in known.items() if agent is not None}
 
+    def went_with_its_host(self, role: str) -> bool:
+        """See `Backend`."""
+        return any(
+            role == beside(known, name) and host.began_anew(known)
+            for name, host in self._hosts.items() for known in host.agents()
+        )  # fmt: skip
+
     def forget_agent(self, role: str) -> None:
         """See `Backend`."""
         if role == CAPTURE:

@@ -128,6 +128,10 @@ class Backend(abc.ABC):
         """
         raise LabError("the agent has died, and this kind of lab cannot start another")
 
+    def went_with_its_host(self, _role: str) -> bool:
+        """Whether an agent in a host's namespaces ended because the host did, or was started again."""
+        return False
+
     def forget_agent(self, _role: str) -> None:
         """Let go of one that is not the ports', so that another is started when it is needed."""
         return

@@ -46,11 +46,10 @@ class KeptCaptures:
         """Why packets of some port could not be captured; empty if they could."""
         try:
             refuse_links(folder, below)
+            for path in folder.glob("*.pcapng"):
+                path.unlink()
         except OSError as error:
             self.failed = str(error.strerror)
-            return
-        for path in folder.glob("*.pcapng"):
-            path.unlink()
 
     @contextmanager
     def putting(self, ref: LinkRef, again: bool) -> Iterator[None]:

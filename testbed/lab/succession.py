@@ -70,6 +70,8 @@ class Succession:
             if role in known or _answers(agent):
                 continue
             agent.give_up()
+            if self._backend.went_with_its_host(role):
+                continue  # what became of the host is told of it
             self.deaths.append(AgentDeath(role=role, silent_s=agent.silent_s))
             if role in (PORTS, CAPTURE):
                 self._unwatch(str(self.deaths[-1]))

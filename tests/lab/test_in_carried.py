@@ -102,7 +102,7 @@ def test_where_the_kernel_knows_no_ipv6_links_are_impaired_cut_narrowed_captured
     services = {"one": {"image": "x", "x-testbed": {"local": {"path": "."}}, "networks": ["lan"]}}
     file = json.dumps({"services": services, "networks": networks})
     done = subprocess.run(
-        [*_SCRIPT, "--no-ipv6", sys.executable, "-c", _WITHOUT_IPV6, file],
+        [*_SCRIPT, "--no-ipv6", sys.executable, "-c", f"import sys; sys.path += {sys.path!r}\n{_WITHOUT_IPV6}", file],
         cwd="/", capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

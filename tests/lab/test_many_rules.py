@@ -45,7 +45,7 @@ def crowd(kind: str, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempP
 
 def asked(number: int) -> Impairment:
     """A different one for each source."""
-    return Impairment(delay_s=0.5 + number / 1000, loss_ratio=None if number == 1 else number / 1000)
+    return Impairment(delay_s=2.0 + number / 1000, loss_ratio=None if number == 1 else number / 1000)
 
 
 def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued(crowd: Lab) -> None:
@@ -55,7 +55,7 @@ def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued
     receiver, burst = crowd.host("r"), 100
     got = receiver.start(["python3", "-c", _RECEIVE, str(burst)], ready="ready")
     sender = crowd.host("h[1]").run(["python3", "-c", _SEND, receiver.addresses("lan")[0], str(burst)])
-    await_condition(lambda: links[1].counters().queued_packets, lambda packets: packets == burst, deadline_s=0.4)
+    await_condition(lambda: links[1].counters().queued_packets, lambda packets: packets == burst, deadline_s=1.5)
     changed = links[2].impair(delay="7ms", loss="50%")  # in place
     assert changed.kernel["handle"] == "11:"
     links[2].impair(delay="9ms", rate="8mbit")  # in place, with a field more
@@ -64,7 +64,7 @@ def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued
     assert links[1].counters().queued_packets == burst, "they waited while another source was changed"
     arrivals = json.loads(got.wait("10s").stdout.splitlines()[1])
     assert [number for number, _ in arrivals] == list(range(burst))
-    assert arrivals[-1][1] - float(sender.stdout) >= 0.5
+    assert arrivals[-1][1] - float(sender.stdout) >= 2.0
     held = netems(crowd, links[1].ref)
     assert held.pop("1:11")["options"]["delay"]["delay"] == pytest.approx(0.008)
     assert "1:12" not in held

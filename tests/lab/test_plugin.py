@@ -54,7 +54,7 @@ def test_marked({fixtures}, delay_s):
     assert delay_s({lab}) >= 0.08
 
 def test_unmarked({fixtures}):
-    assert not {lab}.impaired
+    assert not {lab}.impairments
 """
 _OWN = {
     "session": ("@pytest.fixture\ndef lab(stack): yield stack", "lab", "lab"),

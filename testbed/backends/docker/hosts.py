@@ -183,8 +183,9 @@ class ComposeHost(AgentHost):
         return self._beside(self.container, role)
 
     def its_start(self) -> str:
-        """By the container, and when the engine started it."""
-        return f"{self.container.id} {self._inspected().get('State', {}).get('StartedAt', '')}"
+        """By the container, and when the engine started it; empty if it does not run."""
+        state = self._inspected().get("State", {})
+        return f"{self.container.id} {state.get('StartedAt', '')}" if state.get("Running") else ""
 
     def end_test(self) -> None:
         """Let go of what a test alone needed."""
