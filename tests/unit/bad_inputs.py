@@ -112,7 +112,7 @@ CASES: dict[str, Case] = {
             ("delay", "true", "not a duration"), ("loss", "120%", "between 0%"), ("loss", "1e-30%", "2⁻³²"),
             ("rate", "0", "above 0"), ("rate", "1e30tbit", "2⁶⁷"), ("rate", "5mbps", "bytes a second"),
             ("limit", "99999999999999999999", "2³²-1"), ("limit", "1.5", "whole number"), ("seed", "-1", "2⁶⁴-1"),
-            ("burst", "-1", "between 1"), ("gemodel", "'1% 2% 3% 4% 5%'", "two to four"), ("jitter", "5s", "at most"),
+            ("burst", "-1", "between 1"), ("gemodel", "'1% 2% 3% 4% 5%'", "two to four"), ("jitter", "5s", "widest"),
             ("distribution", "../../etc/passwd", "unknown"), ("distribution", "nosuch.dist", "without jitter") ,
             ("slot", "'normal 1ms 99s'", "spread"), ("gap", "-5", "at least 1"), ("overhead", "1e10", "whole number"),
             ("bucket", "1e30GB", "2³¹-1"), ("drop_packets", "['1-99999999999999']", "2³¹-1"), ("ecn", "maybe", "true"),
