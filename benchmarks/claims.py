@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks import common
 from benchmarks.common import Check, Report
 from testbed.backends.choice import decide, make_lab
-from testbed.judge.claims import Finding, Outcome
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome
 from testbed.paper import CLAIMS, chosen, examine
 
 _RUNS = 3
@@ -40,7 +41,7 @@ def measure(report: Report) -> None:
             )
         )  # fmt: skip
     invalid = [(name, claim, each) for name, outcomes in found.items() for claim, each in outcomes.items()
-               if each.finding is Finding.INVALID]  # fmt: skip
+               if each.finding is Verdict.INVALID]  # fmt: skip
     report.check(Check(name="outcomes that say nothing (INVALID)", value=len(invalid), bound=0, unit=""))
     for name, number, outcome in invalid:
         report.note(f"{number}, {name}: {outcome.sentence}")
@@ -61,14 +62,14 @@ def _examined(kind: str, ids: tuple[str, ...], report: Report, name: str) -> dic
     ):
         for claim in chosen(ids):
             found[claim.id] = examine(CLAIMS[claim.id], lab, Path(folder), quick=True, earlier=found)
-            report.say(f"{name}: {claim.id} {found[claim.id].finding}")
+            report.say(f"{name}: {claim.id} {found[claim.id].finding.of('claim')}")
     return found
 
 
 def _told(outcome: Outcome) -> str:
     """The finding, and under how many of the conditions it held."""
     held = Counter(row.held for row in outcome.rows)
-    return f"{outcome.finding} ({held[True]} of {held[True] + held[False]} conditions)"
+    return f"{outcome.finding.of('claim')} ({held[True]} of {held[True] + held[False]} conditions)"
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from benchmarks.common import BenchmarkError, Check, Report
 from testbed import units
 from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.local.lab import LocalLab
-from testbed.evidence.proof import FAILS
 from testbed.evidence.proof import Check as Judged
+from testbed.evidence.verdict import Verdict
 from testbed.judge import probes
 from testbed.judge import statistics as exact
 from testbed.lab.lab import Lab
@@ -272,8 +272,8 @@ class Bench:
         if kind == "corrupt":  # the rest hits headers
             total = round(total * flight.size_bytes / (flight.size_bytes + probes.HEADERS_BYTES))
         self.cells.append(Cell(
-            kind=kind, words=asked.describe(), asked=share, seen=count / total, unit="", ok=check.verdict != FAILS,
-            how=f"{check.seen}; {check.how}",
+            kind=kind, words=asked.describe(), asked=share, seen=count / total, unit="",
+            ok=check.verdict != Verdict.FAILS, how=f"{check.seen}; {check.how}",
         ))  # fmt: skip
 
     def _judged(self, asked: Impairment, flight: probes.Flight) -> dict[str, Judged]:
@@ -291,7 +291,7 @@ class Bench:
             both = [judged["bursts begin"], judged["bursts end"]]
             self.cells.append(Cell(
                 kind="burst", words=asked.describe(), asked=burst, seen=statistics.fmean(lengths), unit="packets",
-                ok=all(each.verdict != FAILS for each in both),
+                ok=all(each.verdict != Verdict.FAILS for each in both),
                 how=f"{judged['loss'].seen}; begin {both[0].seen}; end {both[1].seen}",
             ))  # fmt: skip
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from benchmarks import common
 from benchmarks.common import Check, Report
 from testbed.evidence.journal import VERSION, Journal
+from testbed.evidence.verdict import Verdict
 from testbed.judge.oracle import Account, Expectation, Oracle, judge, read
-from testbed.judge.verdict import Verdict
 from tests.unit.journals import DATAGRAM_FATES, LATE_AFTER_S, STREAM_FATES, Datagrams, connections, datagrams
 
 MOST_S = 3.0
@@ -151,7 +151,7 @@ def _right(run: Datagrams, account: Account) -> bool:
     late, copies = run.fates.count("late"), sum(run.fates.count(each) for each in ("duplicated", "again"))
     good = not run.causes and not late and not copies
     return (
-        account.verdict is (Verdict.PASS if good else Verdict.FAIL)
+        account.verdict is (Verdict.HOLDS if good else Verdict.FAILS)
         and account.causes == run.causes
         and (there.late, there.duplicates) == (late, copies)
         and there.delivered + there.late == len(run.arrivals)

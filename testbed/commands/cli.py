@@ -35,8 +35,7 @@ from testbed.errors import (
     TestbedError,
     UserError,
 )
-from testbed.evidence.proof import FAILS
-from testbed.judge.claims import Finding
+from testbed.evidence.verdict import Verdict
 from testbed.judge.statistics import ALPHA
 from testbed.lab.lab import Lab
 from testbed.netem.profiles import find_profile, load_profiles, parse_yaml
@@ -396,7 +395,11 @@ def paper(
                 the_paper.write_report(folder, found, given)
                 if not as_json:
                     outcome = found[claim.id]
-                    _OUT.print(f"{claim.id:<4}{outcome.finding:<13} {outcome.sentence}", markup=False, soft_wrap=True)
+                    _OUT.print(
+                        f"{claim.id:<4}{outcome.finding.of('claim'):<13} {outcome.sentence}",
+                        markup=False,
+                        soft_wrap=True,
+                    )
     the_paper.write_report(folder, found, given)
     decided = {claim.id: found[claim.id] for claim in wanted}
     if as_json:
@@ -404,10 +407,10 @@ def paper(
     else:
         table = Table("claim", "", "verdict", "took")
         for name, outcome in decided.items():
-            table.add_row(name, the_paper.CLAIMS[name].text, str(outcome.finding), f"{outcome.took_s:.0f} s")
+            table.add_row(name, the_paper.CLAIMS[name].text, outcome.finding.of("claim"), f"{outcome.took_s:.0f} s")
         _OUT.print(table)
         _OUT.print(f"Written: {folder / 'index.html'}, and the evidence beside it", markup=False)
-    return 1 if any(outcome.finding is Finding.INVALID for outcome in decided.values()) else 0
+    return 1 if any(outcome.finding is Verdict.INVALID for outcome in decided.values()) else 0
 
 
 @cli.command()
@@ -566,7 +569,7 @@ def prove(
         for each in found:
             for line in evidence.lines(each, explained=True):
                 _OUT.print(line, markup=False, soft_wrap=True)
-    return 1 if any(each.read_back == FAILS or each.probe == FAILS for each in found) else 0
+    return 1 if any(each.read_back is Verdict.FAILS or each.probe is Verdict.FAILS for each in found) else 0
 
 
 @cli.command()
@@ -724,7 +727,9 @@ def show(compose_file: tuple[Path, ...], as_json: bool) -> int:
         for each in cuts:
             for line in evidence.lines(each):
                 _OUT.print(line, markup=False, soft_wrap=True)
-    return 1 if any(each["differences"] for each in links) or any(each.read_back == FAILS for each in cuts) else 0
+    return (
+        1 if any(each["differences"] for each in links) or any(each.read_back is Verdict.FAILS for each in cuts) else 0
+    )
 
 
 @cli.command()

@@ -22,9 +22,9 @@ from typing import Any
 from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.evidence.journal import Journal
 from testbed.evidence.observed import Counters, Evidence, LinkCounts, difference
+from testbed.evidence.verdict import Verdict
 from testbed.judge import oracle
 from testbed.judge.oracle import Account, Cause, Expectation
-from testbed.judge.verdict import Verdict
 from testbed.lab.host import Program
 from testbed.lab.lab import Lab
 from testbed.lab.waiting import NotSeenError, await_condition
@@ -56,7 +56,7 @@ class Talked:
         return [
             f"{a}, {b}: {account}"
             for (a, b), account in self.accounts.items()
-            if account.verdict in (Verdict.INVALID, Verdict.INCONCLUSIVE) or account.causes[Cause.UNKNOWN]
+            if account.verdict in (Verdict.INVALID, Verdict.UNKNOWN) or account.causes[Cause.UNKNOWN]
         ]
 
     @property

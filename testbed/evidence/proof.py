@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from testbed.evidence.verdict import Verdict, worst
 from testbed.spec.timeline import Taken
 
 MOST_STEPS = 10_000
 """So many steps of one link are written to the results file."""
-
-HOLDS, FAILS, SHOWN, UNKNOWN = "holds", "fails", "shown", "unknown"
-VERDICTS = (HOLDS, FAILS, SHOWN, UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +24,21 @@ class Check:
     """As ``tc qdisc show`` reported it."""
     seen: str = "—"
     """As counters or probes saw it."""
-    verdict: str = SHOWN
-    """``holds``, ``fails``; ``shown``: no exact test of it, judge for yourself; ``unknown``: not measured."""
+    verdict: Verdict = Verdict.SHOWN
     how: str = ""
     """The test that gave the verdict, with its figures; or why there is none."""
     cause: str = ""
     """Of a failure: what probably did it."""
 
-    def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
-            raise ValueError(f"verdict {self.verdict!r} of {self.field}: must be {', '.join(VERDICTS)}")
-
     def __str__(self) -> str:
         said = f"{self.field}: asked {self.asked}, the kernel holds {self.kernel}, seen {self.seen}"
         return said + "".join(f" ({each})" for each in (self.how,) if each) + (f"; {self.cause}" if self.cause else "")
+
+
+def of_probes(checks: Iterable[Check]) -> Verdict:
+    """Level 3 of a link's evidence, from what probes gave; `NOT_ASKED` of no check."""
+    verdicts = [check.verdict for check in checks]
+    return worst(Verdict.HOLDS, *verdicts) if verdicts else Verdict.NOT_ASKED
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,11 @@ class LinkEvidence:
     """In the user's words; the seed included, whoever chose it."""
     command: str
     checks: Sequence[Check] = ()
-    read_back: str = HOLDS
+    read_back: Verdict = Verdict.HOLDS
     """Level 1: every field in the kernel equals what was asked, before and after."""
-    counters: str = SHOWN
+    counters: Verdict = Verdict.SHOWN
     """Level 2: the netem saw the packets that the link carried, and its queue did not overflow by itself."""
-    probe: str = "not asked"
+    probe: Verdict = Verdict.NOT_ASKED
     """Level 3: probes saw what was asked."""
     tally: Tally | None = None
     at_taps: AtTaps | None = None
@@ -144,7 +143,7 @@ class LinkEvidence:
     @property
     def failures(self) -> list[Check]:
         """The fields that are not as asked."""
-        return [check for check in self.checks if check.verdict == FAILS]
+        return [check for check in self.checks if check.verdict is Verdict.FAILS]
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
@@ -154,8 +153,8 @@ class LinkEvidence:
             "profile": self.profile,
             "asked": dict(self.asked),
             "command": self.command,
-            "proof": {"read_back": self.read_back, "counters": self.counters, "probe": self.probe},
-            "checks": [asdict(check) for check in self.checks],
+            "proof": {"read_back": str(self.read_back), "counters": str(self.counters), "probe": str(self.probe)},
+            "checks": [{**asdict(check), "verdict": str(check.verdict)} for check in self.checks],
             "counters": None if self.tally is None else self.tally.as_json(),
             "at_taps": None if self.at_taps is None else asdict(self.at_taps),
             "lateness": None if self.lateness is None else dict(self.lateness),

@@ -75,11 +75,10 @@ from typing import Any
 
 from testbed.evidence.hoststate import HostChange
 from testbed.evidence.proof import LinkEvidence
+from testbed.evidence.verdict import Verdict, worst
 
 SCHEMA = "testbed-results/1"
 LINES_SCHEMA = "testbed-results-lines/1"
-OUTCOMES = ("passed", "failed", "skipped", "invalid")
-_WORST_FIRST = ("invalid", "failed", "skipped", "passed")
 
 
 @dataclass(kw_only=True)
@@ -87,7 +86,7 @@ class Attempt:
     """One run of a test."""
 
     seed: int
-    outcome: str = "passed"
+    outcome: Verdict = Verdict.HOLDS
     duration_s: float = 0.0
     reason: str | None = None
     replay: str | None = None
@@ -96,15 +95,20 @@ class Attempt:
     hosts: Sequence[HostChange] = field(default_factory=tuple)
     """What became of hosts meanwhile, by the test and by others."""
 
-    def add(self, outcome: str, reason: str | None) -> None:
+    def add(self, outcome: Verdict, reason: str | None) -> None:
         """One of its phases (set-up, body, tear-down) ended so; the worst one counts."""
-        if _WORST_FIRST.index(outcome) < _WORST_FIRST.index(self.outcome):
+        if worst(self.outcome, outcome) is not self.outcome:
             self.outcome, self.reason = outcome, reason
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
-        return {**vars(self), "records": list(self.records), "links": [link.as_json() for link in self.links],
-                "hosts": [host.as_json() for host in self.hosts]}  # fmt: skip
+        return {
+            **vars(self),
+            "outcome": self.outcome.of("test"),
+            "records": list(self.records),
+            "links": [link.as_json() for link in self.links],
+            "hosts": [host.as_json() for host in self.hosts],
+        }
 
 
 @dataclass(kw_only=True)
@@ -121,7 +125,8 @@ class TestResult:
     def flaky(self) -> bool:
         """Whether it passed in the end, and had not before."""
         *earlier, last = self.attempts
-        return last.outcome == "passed" and any(each.outcome in ("failed", "invalid") for each in earlier)
+        bad = (Verdict.FAILS, Verdict.INVALID)
+        return last.outcome is Verdict.HOLDS and any(each.outcome in bad for each in earlier)
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""

@@ -8,21 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any
 
-
-class Finding(StrEnum):
-    """What an experiment says of a claim."""
-
-    HOLDS = "HOLDS"
-    """Under every condition that was tried."""
-    HOLDS_WITHIN = "HOLDS WITHIN"
-    """Up to a boundary that was found and is named."""
-    BREAKS = "BREAKS"
-    """It does not hold as it is said; the mechanism is named."""
-    INVALID = "INVALID"
-    """The conditions were not met, or the experiment failed: it says nothing about the claim."""
+from testbed.evidence.verdict import Verdict, words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +46,7 @@ class Plot:
 class Outcome:
     """What an experiment found."""
 
-    finding: Finding
+    finding: Verdict
     sentence: str
     """One that is true, with the boundary and the mechanism."""
     rows: Sequence[Row] = ()
@@ -74,7 +62,7 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """As claims.json has it."""
         plots = [{**asdict(each), "dashed": sorted(each.dashed)} for each in self.plots]
-        return {**asdict(self), "finding": str(self.finding), "plots": plots}
+        return {**asdict(self), "finding": self.finding.of("claim"), "plots": plots}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Outcome:
@@ -88,14 +76,14 @@ class Outcome:
         ]  # fmt: skip
         rows = [Row(**row) for row in said["rows"]]
         return cls(**{
-            **said, "finding": Finding(said["finding"]), "rows": rows, "plots": plots,
+            **said, "finding": words("claim")[said["finding"]], "rows": rows, "plots": plots,
             "evidence": tuple(said["evidence"]), "conditions": tuple(said["conditions"]),
         })  # fmt: skip
 
 
 def invalid(reason: str) -> Outcome:
     """Of an experiment that could not be carried out as it was meant to be."""
-    return Outcome(finding=Finding.INVALID, sentence=reason)
+    return Outcome(finding=Verdict.INVALID, sentence=reason)
 
 
 def unless(rows: Iterable[Row], sentence: str) -> str:
@@ -104,9 +92,9 @@ def unless(rows: Iterable[Row], sentence: str) -> str:
     return f"It did not hold under: {'; '.join(failed)}." if failed else sentence
 
 
-def finding_of(rows: Iterable[Row]) -> Finding:
-    """HOLDS if it held under each condition, BREAKS if under none, else HOLDS WITHIN; INVALID of no condition."""
+def finding_of(rows: Iterable[Row]) -> Verdict:
+    """HOLDS if it held under each condition, FAILS if under none, else HOLDS_WITHIN; INVALID of no condition."""
     held = [row.held for row in rows if row.held is not None]
     if not held:
-        return Finding.INVALID
-    return Finding.HOLDS if all(held) else Finding.HOLDS_WITHIN if any(held) else Finding.BREAKS
+        return Verdict.INVALID
+    return Verdict.HOLDS if all(held) else Verdict.HOLDS_WITHIN if any(held) else Verdict.FAILS

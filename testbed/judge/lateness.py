@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from testbed import units
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, UNKNOWN, Check
+from testbed.evidence.proof import Check
+from testbed.evidence.verdict import Verdict
 from testbed.judge import statistics as exact
 from testbed.spec.impairment import Impairment
 
@@ -99,7 +100,7 @@ def lateness(
 def not_measured(*, carrier: str, tolerance_s: float, why: str) -> Check:
     """The row of a link's evidence where nobody knows how late its carrier was."""
     asked = f"≤ {_time(tolerance_s)} for 99%"
-    return Check(field="lateness", asked=asked, kernel=carrier, seen="not measured", verdict=UNKNOWN, how=why)
+    return Check(field="lateness", asked=asked, kernel=carrier, seen="not measured", verdict=Verdict.UNKNOWN, how=why)
 
 
 def check(found: Lateness, *, counts: bool = True) -> Check:
@@ -111,7 +112,7 @@ def check(found: Lateness, *, counts: bool = True) -> Check:
     seen = f"median {_time(found.median_s)}, worst {_time(found.worst_s)}, {found.late} of {found.frames} beyond"
     return Check(
         field="lateness", asked=f"≤ {_time(found.tolerance_s)} for 99%", kernel=found.carrier, seen=seen,
-        verdict=FAILS if problem else HOLDS if counts else SHOWN, how=problem or "",
+        verdict=Verdict.FAILS if problem else Verdict.HOLDS if counts else Verdict.SHOWN, how=problem or "",
     )  # fmt: skip
 
 

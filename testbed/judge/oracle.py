@@ -18,8 +18,8 @@ from typing import Any
 from testbed import units
 from testbed.evidence.journal import Journal, Row
 from testbed.evidence.observed import Evidence
+from testbed.evidence.verdict import Verdict, worst
 from testbed.judge.metrics import Arrival, Distribution, LossRuns, Quantile, Reordering, goodput_bps, loss_runs
-from testbed.judge.verdict import Verdict, gravest
 
 _MOST_PROBLEMS = 10
 _TIMES_AT_ONCE = 256
@@ -198,7 +198,7 @@ class Account:
     @property
     def passed(self) -> bool:
         """Whether it is PASS."""
-        return self.verdict is Verdict.PASS
+        return self.verdict is Verdict.HOLDS
 
     @property
     def causes(self) -> Counter[Cause]:
@@ -209,7 +209,7 @@ class Account:
         return whole
 
     def __str__(self) -> str:
-        lines = [str(self.verdict), *(f"  {reason}" for reason in self.reasons)]
+        lines = [self.verdict.of("account"), *(f"  {reason}" for reason in self.reasons)]
         for each in self.directions:
             lines.append(str(each))
             lines += [f"  {count:,} {cause}" for cause, count in each.causes.items()]
@@ -218,7 +218,7 @@ class Account:
     def as_json(self) -> dict[str, Any]:
         """For a results file."""
         return {
-            "verdict": str(self.verdict),
+            "verdict": self.verdict.of("account"),
             "reasons": list(self.reasons),
             "directions": [_direction_json(each) for each in self.directions],
             "balances": [{"text": str(each), "holds": each.holds} for each in self.balances],
@@ -638,10 +638,10 @@ class _Judging:
         for direction in directions:
             self._judge_direction(direction)
         self._invalid += [f"does not balance: {each}" for each in self._balances if not each.holds]
-        verdict = gravest(
-            Verdict.INVALID if self._invalid else Verdict.PASS,
-            Verdict.INCONCLUSIVE if self._open else Verdict.PASS,
-            Verdict.FAIL if self._failed else Verdict.PASS,
+        verdict = worst(
+            Verdict.INVALID if self._invalid else Verdict.HOLDS,
+            Verdict.UNKNOWN if self._open else Verdict.HOLDS,
+            Verdict.FAILS if self._failed else Verdict.HOLDS,
         )
         return Account(
             verdict=verdict,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from testbed.evidence.observed import Evidence
-from testbed.judge.verdict import Verdict, gravest
+from testbed.evidence.verdict import Verdict, worst
 
 _UNSUPPORTED = 127
 
@@ -53,10 +53,10 @@ class OutputAccount:
     @property
     def passed(self) -> bool:
         """Whether it is PASS."""
-        return self.verdict is Verdict.PASS
+        return self.verdict is Verdict.HOLDS
 
     def __str__(self) -> str:
-        return "\n".join([str(self.verdict), *(f"  {reason}" for reason in self.reasons)])
+        return "\n".join([self.verdict.of("account"), *(f"  {reason}" for reason in self.reasons)])
 
 
 def judge_output(
@@ -78,18 +78,18 @@ def judge_output(
         if code == 0:
             continue
         if code is None:
-            verdicts.append(Verdict.INCONCLUSIVE)
+            verdicts.append(Verdict.UNKNOWN)
             reasons.append(f"the program of {host} did not end")
         elif code == _UNSUPPORTED:
             verdicts.append(Verdict.INVALID)
             reasons.append(f"the program of {host} is not there, or cannot do this: exit status {_UNSUPPORTED}")
         else:
-            verdicts.append(Verdict.FAIL)
+            verdicts.append(Verdict.FAILS)
             reasons.append(f"the program of {host} failed: exit status {code}")
     wanted, came = _digest(expected), _digest(received)
     same = _same(expected, received)
     if wanted != came:
-        verdicts.append(Verdict.FAIL)
+        verdicts.append(Verdict.FAILS)
         reasons.append(_differs(wanted, came, same))
         if exit_codes and not any(exit_codes.values()) and None not in exit_codes.values():
             reasons.append(f"and nobody was told: exit status 0 at {' and '.join(exit_codes)}")
@@ -97,7 +97,7 @@ def judge_output(
             counted = {name: evidence.counted(receiver, "TcpExt", name) for name in _THROWN_AWAY}
             reasons += [f"{receiver}: {_THROWN_AWAY[name]} ({name} {n})" for name, n in counted.items() if n]
     return OutputAccount(
-        verdict=gravest(*verdicts), reasons=tuple(reasons), expected=wanted, received=came, same_bytes=same
+        verdict=worst(*verdicts), reasons=tuple(reasons), expected=wanted, received=came, same_bytes=same
     )
 
 

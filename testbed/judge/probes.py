@@ -18,7 +18,8 @@ from typing import Any
 
 from testbed import units
 from testbed.errors import InvalidValueError
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, Check
+from testbed.evidence.proof import Check
+from testbed.evidence.verdict import Verdict
 from testbed.judge import statistics as exact
 from testbed.spec.impairment import Impairment
 
@@ -287,7 +288,7 @@ def judge(
 
 def perhaps_busy(checks: Sequence[Check]) -> bool:
     """Whether all that failed is what a busy machine does too: what is late or slow is worth another look."""
-    failed = [check for check in checks if check.verdict == FAILS]
+    failed = [check for check in checks if check.verdict is Verdict.FAILS]
     return bool(failed) and all(check.cause in (_LONGER, _SLOWER) for check in failed)
 
 
@@ -360,7 +361,7 @@ def _counted(
         field=name,
         asked=asked,
         seen=f"{_percent(k / n) if n else '—'} ({k} of {n}{of})",
-        verdict=FAILS if fails else HOLDS if would else SHOWN,
+        verdict=Verdict.FAILS if fails else Verdict.HOLDS if would else Verdict.SHOWN,
         how=f"binomial: {first} to {last} accepted; seen share lies in {_percent(lowest)} to {_percent(highest)}; "
         f"a share {would or 'of another size'} would {'' if would else 'not '}be found, {exact.POWER:.0%} surely",
         cause=cause if fails else "",
@@ -415,7 +416,7 @@ def _by_number(asked: Impairment, numbered: set[int], arrived: Mapping[int, int]
     came = sorted(numbered & arrived.keys())
     which = f"; probe {came[0] + 1} arrived" if came else ""
     return [Check(field="lost by number", asked=words, seen=f"{len(numbered) - len(came)} of {len(numbered)}{which}",
-                  verdict=FAILS if came else HOLDS, how="every one of them, and by its number",
+                  verdict=Verdict.FAILS if came else Verdict.HOLDS, how="every one of them, and by its number",
                   cause="other packets were counted in between" if came else "")]  # fmt: skip
 
 
@@ -426,8 +427,8 @@ def _burst_loss(case: _Case, words: str, missing: int) -> list[Check]:
     lengths = exact.bursts(lost)
     mean = f"{statistics.fmean(lengths):.3g}" if lengths else "—"
     share = Check(
-        field="loss", asked=words, seen=f"{_percent(missing / n)} ({missing} of {n}); mean burst {mean}", verdict=SHOWN,
-        how="judged by the steps of the chain, below",
+        field="loss", asked=words, seen=f"{_percent(missing / n)} ({missing} of {n}); mean burst {mean}",
+        verdict=Verdict.SHOWN, how="judged by the steps of the chain, below",
     )  # fmt: skip
     gilbert = asked.gilbert
     if gilbert is None or not _told_chain(asked):
@@ -483,7 +484,7 @@ def _reordering(case: _Case) -> list[Check]:
     if not asked.reorder_ratio:
         check = _counted("out of order", asked="0%", k=flight.reordered, n=arrived, low=0.0, high=_SELF_REORDERED,
                          alpha=case.alpha, cause="jitter without an order-keeping rate, or several paths")  # fmt: skip
-        return [check] if check.verdict == FAILS else []
+        return [check] if check.verdict is Verdict.FAILS else []
     return _overtaking(case)
 
 
@@ -562,14 +563,15 @@ def _delay(case: _Case) -> list[Check]:
     soon = sum(value < base_s - _TICK_S for value in values)
     if soon and asked.delay_s:
         return [Check(
-            field="delay", asked=words, seen=seen, verdict=FAILS,
+            field="delay", asked=words, seen=seen, verdict=Verdict.FAILS,
             how=f"{soon} of {len(values)} came before the delay was over", cause=_cause_of_delay(case, median),
         )]  # fmt: skip
     limit_s = base_s + case.tolerance_s
     in_time = sum(value <= limit_s for value in values)
     late, few = _mostly_late(case, in_time, len(values))
     return [Check(
-        field="delay", asked=words, seen=seen, verdict=FAILS if late else SHOWN if few else HOLDS,
+        field="delay", asked=words, seen=seen,
+        verdict=Verdict.FAILS if late else Verdict.SHOWN if few else Verdict.HOLDS,
         how=f"none before it, {in_time} of {len(values)} within {_ms(limit_s)}: order statistics of the median{few}",
         cause=_cause_of_delay(case, median) if late else "",
     )]  # fmt: skip
@@ -622,8 +624,8 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
     worst: Check | None = None
     if late:
         worst = Check(
-            field="delay", asked=words, seen=seen, verdict=FAILS, how=f"{told[0]}, and no delay longer was asked",
-            cause=_LONGER,
+            field="delay", asked=words, seen=seen, verdict=Verdict.FAILS,
+            how=f"{told[0]}, and no delay longer was asked", cause=_LONGER,
         )  # fmt: skip
     for level in _LEVELS:
         at_s, share = quantile(level)
@@ -638,11 +640,11 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
         too_late = exact.at_most(in_time, n, share * (1 - _LATE)) < case.alpha / 2 if n else False
         if worst is None and (too_soon or too_late):
             worst = Check(
-                field="delay", asked=words, seen=seen, verdict=FAILS,
+                field="delay", asked=words, seen=seen, verdict=Verdict.FAILS,
                 how=f"{told[-1]} came {'before' if too_soon else 'within'} it, a share of {share:.3g} was asked",
                 cause=_LONGER if too_late else _cause_of_delay(case, statistics.median(delays.values())),
             )  # fmt: skip
-    verdict = SHOWN if few else HOLDS
+    verdict = Verdict.SHOWN if few else Verdict.HOLDS
     return [worst or Check(field="delay", asked=words, seen=seen, verdict=verdict, how="; ".join(told))]
 
 
@@ -710,7 +712,9 @@ def _rate(case: _Case) -> list[Check]:
         return [Check(field="rate", asked=words, seen=seen, how=how)]
     if rate > asked.rate_bps * _RATE_ABOVE:
         cause = "the packets took another path, or another qdisc took the netem's place"
-        return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="faster than asked", cause=cause)]
+        return [
+            Check(field="rate", asked=words, seen=seen, verdict=Verdict.FAILS, how="faster than asked", cause=cause)
+        ]
     pairs = _side_by_side_s(train)
     lasts_s, late_s = len(pairs) * one_s, sum(pairs) - len(pairs) * one_s
     slow = _cannot_judge_slow(case, train)
@@ -718,13 +722,13 @@ def _rate(case: _Case) -> list[Check]:
         least = max(1 - _RATE_BELOW, _STALL_S / (lasts_s + _STALL_S))
         too_low = f"; one too low would not: {slow}" if slow else f", and one more than {least:.0%} too low"
         how = f"a rate more than {_RATE_ABOVE - 1:.0%} too high would be found{too_low}"
-        return [Check(field="rate", asked=words, seen=seen, verdict=HOLDS, how=how)]
+        return [Check(field="rate", asked=words, seen=seen, verdict=Verdict.HOLDS, how=how)]
     if slow:
         return [Check(field="rate", asked=words, seen=seen, how=f"{slow}: shown, not judged")]
     if late_s < max(_STALL_S, lasts_s * (1 / _RATE_BELOW - 1)):
         how = f"late by {_ms(late_s)}, no more than a busy machine may be: shown, not judged"
         return [Check(field="rate", asked=words, seen=seen, how=how)]
-    return [Check(field="rate", asked=words, seen=seen, verdict=FAILS, how="slower than asked", cause=_SLOWER)]
+    return [Check(field="rate", asked=words, seen=seen, verdict=Verdict.FAILS, how="slower than asked", cause=_SLOWER)]
 
 
 def _without_overtakers(arrivals: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -775,7 +779,8 @@ def _bucket_rate(asked: Impairment, train: Flight, words: str, seen: str) -> Che
     more = passed > allowed
     return Check(
         field="rate", asked=f"{words} after a bucket of {asked.bucket_bytes} bytes", seen=seen,
-        verdict=FAILS if more else HOLDS, how=f"{passed} bits passed in {_ms(lasted_s)}, {allowed:.0f} may",
+        verdict=Verdict.FAILS if more else Verdict.HOLDS,
+        how=f"{passed} bits passed in {_ms(lasted_s)}, {allowed:.0f} may",
         cause="the packets took another path, or another qdisc took the bucket's place" if more else "",
     )  # fmt: skip
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from testbed import units
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, Check, LinkEvidence
+from testbed.evidence.proof import Check, LinkEvidence
+from testbed.evidence.verdict import Verdict
 from testbed.lab.running import Running
 from testbed.netem import fragments, qdisc, readback, rejecting
 from testbed.netem.schedule import Moment, Schedule
@@ -180,7 +181,9 @@ def evidence(
         seen += f"; {none} may not be answered" if none else ""
         seen += f"; {_plural(failed, 'answer')} the kernel did not take" if failed else ""
     kernel = "; ".join(found) or ("as asked" if cut.flapping is None else f"{len(steps)} steps taken")
-    check = Check(field="cut", asked=cut.describe(), kernel=kernel, seen=seen, verdict=FAILS if found else SHOWN)
+    check = Check(
+        field="cut", asked=cut.describe(), kernel=kernel, seen=seen, verdict=Verdict.FAILS if found else Verdict.SHOWN
+    )
     narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
     problems = [each for each in (fragments.problem(ref.traffic, others), strangers) if each]
     warnings = [] if lost_packets else ["no packet met the cut"]
@@ -190,8 +193,8 @@ def evidence(
         problems, warnings = [*problems, f"no packet met the cut, but {elsewhere}: {another_path}"], []
     return LinkEvidence(
         link=str(ref), network=ref.network, asked={"cut": cut.describe()}, command=command,
-        checks=[check, *narrowed], read_back=FAILS if found else HOLDS,
-        counters=FAILS if problems else HOLDS if lost_packets else SHOWN, problems=problems,
+        checks=[check, *narrowed], read_back=Verdict.FAILS if found else Verdict.HOLDS,
+        counters=Verdict.FAILS if problems else Verdict.HOLDS if lost_packets else Verdict.SHOWN, problems=problems,
         met_packets=lost_packets, warnings=warnings, steps=steps,
     )  # fmt: skip
 

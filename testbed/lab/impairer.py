@@ -10,7 +10,8 @@ from typing import Any
 
 from testbed import reading
 from testbed.errors import AgentError, EnvironmentUnfitError, LabError
-from testbed.evidence.proof import FAILS, HOLDS, LinkEvidence
+from testbed.evidence.proof import LinkEvidence
+from testbed.evidence.verdict import Verdict
 from testbed.judge import counting
 from testbed.lab.backend import Backend
 from testbed.lab.elsewhere import Elsewhere
@@ -322,6 +323,7 @@ def lost(ledger: Ledger, ref: LinkRef, asked: Impairment) -> LinkEvidence:
     """The evidence of a link whose port is gone."""
     command, profile = ledger.last_put(ref)
     return LinkEvidence(
-        link=str(ref), network=ref.network, asked=asked.words(), command=command, profile=profile, read_back=FAILS,
-        counters="unknown", probe=HOLDS if ref in ledger.probed else "not asked",
+        link=str(ref), network=ref.network, asked=asked.words(), command=command, profile=profile,
+        read_back=Verdict.FAILS, counters=Verdict.UNKNOWN,
+        probe=Verdict.HOLDS if ref in ledger.probed else Verdict.NOT_ASKED,
     )  # fmt: skip

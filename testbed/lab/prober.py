@@ -14,7 +14,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
-from testbed.evidence.proof import FAILS, HOLDS, Check, LinkEvidence
+from testbed.evidence.proof import Check, LinkEvidence, of_probes
+from testbed.evidence.verdict import Verdict
 from testbed.judge import probes
 from testbed.judge import statistics as exact
 from testbed.lab.backend import Backend
@@ -121,7 +122,7 @@ class Prober:
         self.plan({ref: self.asked(ref) for ref in refs}, alpha=alpha, most_s=most_s, tolerance=tolerance)
         seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s, tolerance=tolerance) for ref in refs}
         for ref, checks in seen.items():
-            if wrong := [str(check) for check in checks if check.verdict == FAILS]:
+            if wrong := [str(check) for check in checks if check.verdict is Verdict.FAILS]:
                 self._ledger.evidence[:] = [self.proven(each) for each in seen]
                 raise self._ports.not_applied(ref, [], "probes did not see what was asked", *wrong)
         return seen
@@ -157,8 +158,8 @@ class Prober:
         return LinkEvidence(
             link=str(ref), network=ref.network, asked=held.asked.words(), command=command, profile=profile,
             checks=proven_rows(held, checks),
-            read_back=FAILS if held.found else HOLDS, counters="not asked",
-            probe="not asked" if not checks else FAILS if any(each.verdict == FAILS for each in checks) else HOLDS,
+            read_back=Verdict.FAILS if held.found else Verdict.HOLDS, counters=Verdict.NOT_ASKED,
+            probe=of_probes(checks),
             warnings=[*(str(each) for each in held.found), *held.asked.realised],
         )  # fmt: skip
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from testbed.evidence.proof import FAILS, SHOWN, Check, Tally
+from testbed.evidence.proof import Check, Tally
+from testbed.evidence.verdict import Verdict
 from testbed.judge import probes
 from testbed.netem import qdisc, readback
 from testbed.observe.connections import Crossed
@@ -46,10 +47,12 @@ def _contradicted(checks: Sequence[Check], found: Sequence[readback.Difference])
         first = each.field.split()[0]
         name = next((word for word in (each.field, first, _ROWS.get(first, "")) if word in table), None)
         if name is None:
-            table[each.field] = Check(field=each.field, asked=each.asked, kernel=each.found, verdict=FAILS)
+            table[each.field] = Check(field=each.field, asked=each.asked, kernel=each.found, verdict=Verdict.FAILS)
             continue
         row, said = table[name], "; ".join(text for text in (table[name].how, str(each)) if text)
-        table[name] = replace(row, kernel=each.found if name == each.field else row.kernel, verdict=FAILS, how=said)
+        table[name] = replace(
+            row, kernel=each.found if name == each.field else row.kernel, verdict=Verdict.FAILS, how=said
+        )
     return list(table.values())
 
 
@@ -82,7 +85,7 @@ def _unprobed(held: Held, tally: Tally | None, probed: Sequence[Check], by_numbe
         elif name in ("seed", "ecn", "gap", "overhead", "reorder_by_jitter", "correlation"):
             seen = "—"
         said = " ".join(str(text) for key, text in asked.words().items() if _ROWS.get(key, key) == name and key != word)
-        verdict = FAILS if netem is None and held.found else SHOWN
+        verdict = Verdict.FAILS if netem is None and held.found else Verdict.SHOWN
         checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=in_kernel, seen=seen, verdict=verdict))
     return checks
 
@@ -107,4 +110,4 @@ def _overflowed(tally: Tally | None) -> str:
 
 def earlier(crossed: Crossed | None) -> list[Check]:
     """What connections that began before the test sent on a link: its sequence has them, too."""
-    return [] if crossed is None else [Check(field="earlier connections", seen=str(crossed), verdict=SHOWN)]
+    return [] if crossed is None else [Check(field="earlier connections", seen=str(crossed), verdict=Verdict.SHOWN)]

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from testbed.errors import AgentError, ImpairmentNotAppliedError
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, LinkEvidence, Tally
+from testbed.evidence.proof import LinkEvidence, Tally, of_probes
+from testbed.evidence.verdict import Verdict
 from testbed.judge import counting
 from testbed.lab import elsewhere, impairer, strangers
 from testbed.lab.backend import Backend
@@ -210,9 +211,13 @@ class Verifier:
             profile=profile,
             checks=[*rows(held, tally, probed, by_number), *narrowed, *earlier(crossed)],
             earlier_packets=None if crossed is None else crossed.packets,
-            read_back=FAILS if held.found else HOLDS,
-            counters=FAILS if problems else HOLDS if tally is not None and tally.arrived_packets else SHOWN,
-            probe="not asked" if not probed else FAILS if any(each.verdict == FAILS for each in probed) else HOLDS,
+            read_back=Verdict.FAILS if held.found else Verdict.HOLDS,
+            counters=Verdict.FAILS
+            if problems
+            else Verdict.HOLDS
+            if tally is not None and tally.arrived_packets
+            else Verdict.SHOWN,
+            probe=of_probes(probed),
             tally=tally,
             at_taps=at_taps,
             problems=problems,

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from testbed.evidence.proof import FAILS, HOLDS, UNKNOWN, Check
+from testbed.evidence.proof import Check
+from testbed.evidence.verdict import Verdict
 from testbed.netem import bpf
 from testbed.spec.topology import Traffic
 
@@ -111,7 +112,7 @@ def check(traffic: Traffic, others: int | None) -> Check:
     seen = "not counted" if others is None else f"{others} fragmented datagrams of other traffic"
     return Check(
         field="traffic", asked=str(traffic), kernel=f"and fragments of {traffic.protocol}", seen=seen,
-        verdict=UNKNOWN if others is None else FAILS if others else HOLDS,
+        verdict=Verdict.UNKNOWN if others is None else Verdict.FAILS if others else Verdict.HOLDS,
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, TestbedError
-from testbed.judge.claims import Finding, Outcome, invalid
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, invalid
 from testbed.lab.lab import Lab
 from testbed.paper import c01, c02, c03, c04, c05, c06, c07, c09, c10, c11, c12
 from testbed.paper.context import Context
@@ -158,7 +159,7 @@ def kept(folder: Path, given: Mapping[str, object]) -> dict[str, Outcome]:
         ) from None
     return {
         name: each for name, each in found.items()
-        if each.finding is not Finding.INVALID and all((folder / file).exists() for file in each.evidence)
+        if each.finding is not Verdict.INVALID and all((folder / file).exists() for file in each.evidence)
     }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from testbed.drive.messages import PORTS, exchange
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.lab.host import Program
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.observe.wire import Flow
@@ -315,7 +316,7 @@ def _resets(found: list[Flow]) -> int:
 def no_losses(context: Context) -> Outcome:
     """C2's experiment again, read for one thing: who detected what."""
     whole = context.earlier.get("C2") or delivery(context)
-    if whole.finding is Finding.INVALID:
+    if whole.finding is Verdict.INVALID:
         raise NotAsMeantError(f"it rests on C2, which is INVALID: {whole.sentence}")
     losing = [row for row in whole.rows if row.held is False]
     between = [row for row in losing if row.values["client told"] == _UNASKED]

@@ -6,7 +6,8 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.judge.metrics import Reordering
 from testbed.observe.capture import Capture
 from testbed.observe.wire import Direction, flows
@@ -73,7 +74,7 @@ def order(context: Context) -> Outcome:
                     "SHA-256": "the same" if same else "another"},
         ))  # fmt: skip
     return Outcome(
-        finding=finding_of(rows) if late and doubled else Finding.INVALID,
+        finding=finding_of(rows) if late and doubled else Verdict.INVALID,
         sentence=unless(
             rows,
             f"The program got every byte once and in order, although {late:,} segments came out of order on the wire "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.observe.observation import Observation
 from testbed.observe.series import Series, at, outstanding, running_count, sendings, stairs
 from testbed.observe.tcp_info import TcpSocket
@@ -52,7 +53,7 @@ def acknowledgement(context: Context) -> Outcome:
             context.keep_flows("C5.txt", [_flow(seen, port)])
     proven = facts["dropped"] > 0 and facts["with_sack"] > 0
     return Outcome(
-        finding=finding_of(rows) if proven else Finding.INVALID,
+        finding=finding_of(rows) if proven else Verdict.INVALID,
         sentence=unless(
             rows,
             f"Every byte was tracked and acknowledged. {facts['lost_segments']:.0f} segments were lost, the receiver "

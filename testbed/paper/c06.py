@@ -7,7 +7,8 @@ import random
 import time
 from dataclasses import dataclass
 
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.lab.waiting import await_condition
 from testbed.observe.observation import Observation
 from testbed.observe.series import Series, outstanding, stairs, windows
@@ -104,7 +105,7 @@ def flow_control(context: Context) -> Outcome:
     context.keep_capture("C6.pcapng", first.seen.capture("server"))
     context.keep_flows("C6-window-update-lost.txt", [second.flow])
     return Outcome(
-        finding=finding_of(rows) if meant else Finding.INVALID,
+        finding=finding_of(rows) if meant else Verdict.INVALID,
         sentence=unless(
             rows,
             "A busy receiver announced a window of zero and the sender stood still. Its send() blocked for "

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from testbed.drive.messages import PORTS, messages
 from testbed.evidence.journal import Journal
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row, finding_of
 from testbed.judge.metrics import Distribution, Quantile
 from testbed.observe.wire import segment
 from testbed.paper.context import BACK, THERE, Context, NotAsMeantError
@@ -176,7 +177,7 @@ def _facts(seen: Sequence[Deliveries]) -> dict[str, float]:
 
 
 def _invalid(each: Deliveries, what: str) -> Outcome:
-    return Outcome(finding=Finding.INVALID, sentence=f"The conditions were not met: the link of {each.link} {what}.")
+    return Outcome(finding=Verdict.INVALID, sentence=f"The conditions were not met: the link of {each.link} {what}.")
 
 
 def _median(times: Distribution) -> float:

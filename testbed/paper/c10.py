@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from testbed.drive.messages import Run, game
 from testbed.evidence.journal import Journal
-from testbed.judge.claims import Finding, Outcome, Plot, Row
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row
 from testbed.judge.staleness import Staleness, staleness
 from testbed.paper.context import BACK, BOTH, THERE, Context
 
@@ -109,17 +110,17 @@ def judge(matches: Sequence[Match]) -> Outcome:
     """
     empty = [each.profile for each in matches if not (each.udp.seen.arrived and each.tcp.seen.arrived)]
     if empty:
-        return Outcome(finding=Finding.INVALID, sentence=f"No update arrived over {', '.join(empty)}.")
+        return Outcome(finding=Verdict.INVALID, sentence=f"No update arrived over {', '.join(empty)}.")
     if not any(each.udp.dropped and each.tcp.dropped for each in matches):
-        return Outcome(finding=Finding.INVALID, sentence="No link lost packets of both games, as it was asked to.")
+        return Outcome(finding=Verdict.INVALID, sentence="No link lost packets of both games, as it was asked to.")
     worse, better = ([each for each in matches if pick(each)] for pick in (_worse, _better))
     udp_froze = [each for each in matches if each.udp.freezes]
     gaps = [each for each in matches if not each.udp.complete]
     torn = [each for each in matches if not each.tcp.complete]
-    finding = Finding.HOLDS if better and not worse else Finding.HOLDS_WITHIN if better else Finding.BREAKS
+    finding = Verdict.HOLDS if better and not worse else Verdict.HOLDS_WITHIN if better else Verdict.FAILS
     said = [
         "TCP does not end the freezes: "
-        * (finding is Finding.BREAKS)
+        * (finding is Verdict.FAILS)
         + f"UDP's game stood still for over 100 ms on {len(udp_froze)} of {len(matches)} links, TCP's on "
         f"{sum(bool(each.tcp.freezes) for each in matches)}.",
         f"TCP delivers every update where UDP leaves some out ({len(gaps)} of {len(matches)} links)"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from testbed.errors import CommandTimeoutError
-from testbed.judge.claims import Finding, Outcome, Plot, Row
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, argv_of
 
@@ -43,7 +44,7 @@ def figure_4(context: Context) -> Outcome:
     failed = [row.condition for row in rows if not row.held]
     within = failed == [_PASSES_NOTHING]
     return Outcome(
-        finding=Finding.HOLDS_WITHIN if within else Finding.HOLDS if not failed else Finding.BREAKS,
+        finding=Verdict.HOLDS_WITHIN if within else Verdict.HOLDS if not failed else Verdict.FAILS,
         sentence=f"Figure 4's line, “{FIGURE_4.strip()}”, was printed byte for byte and exactly once over {printed} of "
         f"{len(rows)} profiles: " + (f"all but {', '.join(failed)}." if failed else "all of them."),
         rows=rows, mechanism={"profiles": len(rows), "printed": printed},

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from testbed.judge.claims import Finding, Outcome, Plot, Row
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row
 from testbed.observe.capture import Capture
 from testbed.observe.packet import Layer, layers
 from testbed.observe.wire import Flow
@@ -115,7 +116,7 @@ def judge(parts: Sequence[Layer], costs: Sequence[Cost]) -> Outcome:
         + ", ".join(f"{each.name} of {len(each.data)} bytes" for each in parts) + "."
     )  # fmt: skip
     return Outcome(
-        finding=Finding.HOLDS_WITHIN if mapped and bare else Finding.HOLDS if mapped else Finding.BREAKS,
+        finding=Verdict.HOLDS_WITHIN if mapped and bare else Verdict.HOLDS if mapped else Verdict.FAILS,
         sentence=said, rows=[*(_row(each, whole) for each in parts), *(_cost_row(each) for each in costs)],
         plots=[_overhead(costs)],
         mechanism={

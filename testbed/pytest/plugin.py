@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testbed.evidence.verdict import Verdict
 from testbed.pytest import markers, results, running, state, workers
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _RESULTS = "testbed-results-file"
+_INVALID = Verdict.INVALID.of("test")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -183,14 +185,14 @@ def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
     """INVALID is an outcome of its own; an attempt that a plugin has run again is that plugin's to name."""
-    if getattr(report, "testbed_verdict", None) == "invalid" and report.outcome == "failed":
-        return "invalid", "I", ("INVALID", {"red": True})
+    if getattr(report, "testbed_verdict", None) == _INVALID and report.outcome == "failed":
+        return _INVALID, "I", ("INVALID", {"red": True})
     return None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say of each INVALID test what was asked and what was found; what links were warned of; what the machine lacks."""
-    invalid = terminalreporter.stats.get("invalid", [])
+    invalid = terminalreporter.stats.get(_INVALID, [])
     if invalid:
         terminalreporter.section("INVALID: the impairment was not in force, or nothing met it", red=True)
         for report in invalid:

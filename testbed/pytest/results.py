@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testbed.evidence.verdict import Verdict
 from testbed.pytest.markers import needs_lab
 from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, WRONG_USE, told_at_close
 from testbed.text import several
@@ -72,7 +73,7 @@ class ResultsFile:
         if found is None and str(report.when) == "???":  # pytest-xdist's of a worker that died: it may have had a lab
             from testbed.evidence.results import Attempt, TestResult
 
-            lost = Attempt(seed=self._config.stash[SEED], outcome="failed", reason=report.longreprtext)
+            lost = Attempt(seed=self._config.stash[SEED], outcome=Verdict.FAILS, reason=report.longreprtext)
             found = TestResult(id=report.nodeid, attempts=[lost]).as_json()
         if found is not None:
             self._tests.pop(found["id"], None)
@@ -158,7 +159,11 @@ class ResultsFile:
         # As pytest's own junitxml takes the option.
         said = Path(os.path.expandvars(path)).expanduser() if path is not None else None
         file = self._config.invocation_params.dir / said if said is not None else None
-        if file is None or not file.is_file() or not any(test["outcome"] == "invalid" for test in self._tests.values()):
+        if (
+            file is None
+            or not file.is_file()
+            or not any(test["outcome"] == Verdict.INVALID.of("test") for test in self._tests.values())
+        ):
             return
         from testbed.report.junit import invalid_as_error
         from testbed.writing import write_whole

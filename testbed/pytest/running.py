@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testbed.errors import ImpairmentNotAppliedError, LabError
+from testbed.evidence.verdict import Verdict, words
 from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of, wanted
 from testbed.pytest.state import KEPT_OPTIONS, LAB, SEED, chosen, fail_if_not_up
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from testbed.lab.lab import Lab
     from testbed.pytest.markers import Wanted
 
-INVALID_PROPERTY = ("testbed.verdict", "invalid")
-"""What a test that does not count has among its properties, in JUnit's file too."""
 SESSION_LAB = "_testbed_stack"
 """The fixture that brings the session's own lab up."""
 
@@ -295,15 +294,19 @@ def judge(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
     if reason is None and green and item.config.getoption("--testbed-vacuous") == "invalid":
         reason = "\n".join(run_of(item).vacuous) or None
     if reason is not None:
+        from testbed.report.junit import INVALID_PROPERTY
+
         report.outcome, report.longrepr = "failed", f"INVALID: {reason}"
         vars(report).pop("wasxfail", None)
-        vars(report).update(testbed_verdict="invalid", testbed_reason=reason)  # reports carry plugins' words this way
+        vars(report).update(
+            testbed_verdict=Verdict.INVALID.of("test"), testbed_reason=reason
+        )  # reports carry plugins' words this way
         tell(item, *INVALID_PROPERTY)
         report.user_properties.append(INVALID_PROPERTY)
     if report.failed and lab is not None:
         _explain(item, lab, report)
     if lab is not None or RESULT in item.stash:
-        _keep_phase(item, report, "invalid" if reason is not None else report.outcome)
+        _keep_phase(item, report, words("test")[report.outcome] if reason is None else Verdict.INVALID)
 
 
 def _not_in_force(error: BaseException) -> ImpairmentNotAppliedError | None:
@@ -325,7 +328,7 @@ def _explain(item: pytest.Item, lab: Lab, report: pytest.TestReport) -> None:
     report.sections.append(("testbed: to run it again under the same network", replay(item, lab)))
 
 
-def _keep_phase(item: pytest.Item, report: pytest.TestReport, outcome: str) -> None:
+def _keep_phase(item: pytest.Item, report: pytest.TestReport, outcome: Verdict) -> None:
     attempt = _attempt_of(item)
     attempt.add(outcome, None if report.passed else report.longreprtext)
     attempt.duration_s = report.duration if report.when == "call" else attempt.duration_s

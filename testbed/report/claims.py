@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from textwrap import wrap
 
-from testbed.judge.claims import Finding, Outcome, Plot, Row
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row
 from testbed.report.html import STYLE
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 340, 84, 52, 34, 20
@@ -19,7 +20,7 @@ _SERIES = 4
 _MOST_DOTS = 60
 _MOST_DECADES = 8
 _COLOURS = {
-    Finding.HOLDS: "holds", Finding.HOLDS_WITHIN: "within", Finding.BREAKS: "breaks", Finding.INVALID: "invalid",
+    Verdict.HOLDS: "holds", Verdict.HOLDS_WITHIN: "within", Verdict.FAILS: "breaks", Verdict.INVALID: "invalid",
 }  # fmt: skip
 
 _STYLE = """
@@ -68,9 +69,12 @@ class Page:
 
 def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
     """The verdicts, a line a claim. ``about``: under what all of it was found."""
-    counts = {finding: sum(each.outcome.finding is finding for each in pages) for finding in Finding}
-    tally = ", ".join(f'<span class="badge {_COLOURS[each]}">{each} {count}</span>' for each, count in counts.items()
-                      if count)  # fmt: skip
+    counts = {finding: sum(each.outcome.finding is finding for each in pages) for finding in _COLOURS}
+    tally = ", ".join(
+        f'<span class="badge {_COLOURS[each]}">{each.of("claim")} {count}</span>'
+        for each, count in counts.items()
+        if count
+    )
     lines = "".join(
         f'<tr><td><a href="{each.file}">{each.id} {escape(each.name)}</a><small>{escape(each.text)}</small></td>'
         f"<td>{_badge(each.outcome)}</td><td>{_shown(each.outcome.sentence)}</td></tr>"
@@ -109,7 +113,7 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
     earlier = f'<a href="{before.file}">← {before.id} {escape(before.name)}</a>' if before else "<span></span>"
     later = f'<a href="{after.file}">{after.id} {escape(after.name)} →</a>' if after else "<span></span>"
     return _html(
-        f"{page.id} {page.name}: {outcome.finding}",
+        f"{page.id} {page.name}: {outcome.finding.of('claim')}",
         f"""<p><a href="index.html">All claims</a></p>
 <h1>{page.id} {escape(page.name)}: {_badge(outcome)}</h1>
 <blockquote>{escape(page.text)} <span class="faint">(the paper, {escape(page.section)})</span></blockquote>
@@ -150,7 +154,7 @@ def _html(title: str, body: str) -> str:
 
 
 def _badge(outcome: Outcome) -> str:
-    return f'<span class="badge {_COLOURS[outcome.finding]}">{outcome.finding}</span>'
+    return f'<span class="badge {_COLOURS[outcome.finding]}">{outcome.finding.of("claim")}</span>'
 
 
 def _brief(value: float) -> str:

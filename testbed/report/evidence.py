@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, UNKNOWN, Check, LinkEvidence
+from testbed.evidence.proof import Check, LinkEvidence
+from testbed.evidence.verdict import Verdict
 
-_MARKS = {HOLDS: "holds", FAILS: "FAILS", SHOWN: "shown", UNKNOWN: "unknown"}
 _HEADINGS = ("field", "asked", "kernel", "seen", "verdict")
 
 
@@ -20,13 +20,14 @@ def lines(evidence: LinkEvidence, *, explained: bool = False) -> list[str]:
     said += ["    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
              for row in rows]  # fmt: skip
     said += [f"    {check.field}: {check.how}{'; ' if check.cause else ''}{check.cause}"
-             for check in evidence.checks if check.how and (explained or check.verdict == FAILS)]  # fmt: skip
+             for check in evidence.checks if check.how and (explained or check.verdict is Verdict.FAILS)]  # fmt: skip
     said += [f"    invalid: {problem}" for problem in evidence.problems]
     return [*said, *(f"    warning: {warning}" for warning in evidence.warnings)]
 
 
 def _row(check: Check) -> tuple[str, str, str, str, str]:
-    return check.field, check.asked, check.kernel, check.seen, _MARKS[check.verdict]
+    verdict = check.verdict.upper() if check.verdict is Verdict.FAILS else check.verdict
+    return check.field, check.asked, check.kernel, check.seen, verdict
 
 
 def html_table(links: Iterable[tuple[str, Sequence[Check]]]) -> str:
@@ -37,5 +38,5 @@ def html_table(links: Iterable[tuple[str, Sequence[Check]]]) -> str:
         body.append(f'<tr><td colspan="{len(_HEADINGS) + 1}"><b>{escape(title)}</b></td></tr>')
         for check in checks:
             cells = "".join(f"<td>{escape(cell)}</td>" for cell in (*_row(check), check.how))
-            body.append(f'<tr class="bad">{cells}</tr>' if check.verdict == FAILS else f"<tr>{cells}</tr>")
+            body.append(f'<tr class="bad">{cells}</tr>' if check.verdict is Verdict.FAILS else f"<tr>{cells}</tr>")
     return f'<table class="proof"><tr>{head}</tr>{"".join(body)}</table>'

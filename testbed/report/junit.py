@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as Tree
 
+from testbed.evidence.verdict import Verdict
+
 _TYPE = "testbed.invalid"
-_VERDICT, _INVALID = "testbed.verdict", "invalid"
+INVALID_PROPERTY = ("testbed.verdict", Verdict.INVALID.of("test"))
+"""What a test whose result does not count has among its properties."""
 
 
 def invalid_as_error(text: str) -> str:
@@ -19,8 +22,8 @@ def invalid_as_error(text: str) -> str:
     for suite in root.iter("testsuite"):
         changed = 0
         for test in suite.iter("testcase"):
-            said = {each.get("name"): each.get("value") for each in test.iter("property")}
-            for found in test if said.get(_VERDICT) == _INVALID else ():
+            said = {(each.get("name"), each.get("value")) for each in test.iter("property")}
+            for found in test if INVALID_PROPERTY in said else ():
                 if found.tag in ("failure", "error"):
                     changed += found.tag == "failure"
                     found.tag = "error"

@@ -13,7 +13,7 @@ import pytest
 
 from testbed import ImpairmentNotAppliedError, Lab
 from testbed.agent.answers import ANSWERER
-from testbed.evidence.proof import FAILS, HOLDS
+from testbed.evidence.verdict import Verdict
 from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of, own_subnet
 
@@ -87,7 +87,7 @@ def test_no_fragment_passes_what_is_narrowed_to_its_port(pair: Lab, how: str, fa
         assert arrived(pair, lambda: do(pair, "send", to, 6000, 1000, COUNT)) == COUNT
     pair.verify()
     rows = [check for each in pair.evidence for check in each.checks if check.field == "traffic"]
-    assert {(row.verdict, row.seen) for row in rows} == {(HOLDS, "0 fragmented datagrams of other traffic")}
+    assert {(row.verdict, row.seen) for row in rows} == {(Verdict.HOLDS, "0 fragmented datagrams of other traffic")}
 
 
 def test_fragments_are_as_late_as_their_datagram(pair: Lab) -> None:
@@ -104,7 +104,7 @@ def test_a_fragmented_datagram_of_another_port_makes_the_test_invalid(pair: Lab,
     do(pair, "send", address(pair, family), 6000, BIG, 3)
     with pytest.raises(ImpairmentNotAppliedError, match="3 fragmented datagrams that cannot be told to be of udp/5000"):
         pair.verify()
-    assert [each.counters for each in pair.evidence] == [FAILS]
+    assert [each.counters for each in pair.evidence] == [Verdict.FAILS]
     pair.begin(None)
     pair.verify()  # what an earlier test sent is not this one's
 
@@ -261,7 +261,7 @@ def test_what_a_host_sends_from_another_mac_address_makes_the_test_invalid(
     sending(pair)
     with pytest.raises(ImpairmentNotAppliedError, match="MAC addresses that no host of the lab has"):
         pair.verify()
-    assert FAILS in [each.counters for each in pair.evidence]
+    assert Verdict.FAILS in [each.counters for each in pair.evidence]
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -286,7 +286,7 @@ def test_what_takes_another_network_alone_makes_the_test_invalid(pair: Lab, in_f
     do(pair, "send", to, 6000, 100, COUNT)
     with pytest.raises(ImpairmentNotAppliedError, match=f"no packet .*, but {COUNT} packets took `back`"):
         pair.verify()
-    assert [each.counters for each in pair.evidence] == [FAILS]
+    assert [each.counters for each in pair.evidence] == [Verdict.FAILS]
 
 
 def test_what_takes_another_network_and_is_no_part_of_what_is_cut_is_nobodys_business(pair: Lab) -> None:

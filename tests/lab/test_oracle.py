@@ -9,9 +9,9 @@ import pytest
 from testbed import ComposeLab
 from testbed.drive.messages import STRUCTURES, exchange, game, messages
 from testbed.evidence.observed import Evidence, difference
+from testbed.evidence.verdict import Verdict
 from testbed.judge.oracle import Cause, Expectation
 from testbed.judge.output import judge_output
-from testbed.judge.verdict import Verdict
 from testbed.lab.waiting import await_condition
 from tests.lab.conftest import await_quiet
 
@@ -35,7 +35,7 @@ def test_what_the_network_drops_is_told_from_what_a_full_socket_buffer_drops(lab
     there = account.direction("client", "server")
     refused = run.evidence.kernel["server"]["Udp"]["RcvbufErrors"]
     dropped = run.evidence.links["client", "server"].dropped_packets
-    assert account.verdict is Verdict.FAIL, str(account)
+    assert account.verdict is Verdict.FAILS, str(account)
     assert refused >= 50, "3 of 4 messages find the buffer full"
     assert dropped >= 10, "400 at 10 %"
     assert there.causes == {Cause.RECEIVE_BUFFER: refused, Cause.NETWORK: dropped}
@@ -47,7 +47,7 @@ def test_dropped_acknowledgements_cost_no_message_and_are_not_taken_for_dropped_
     lab.link("server -> client").impair(loss="30%", seed=2)
     run = messages(lab, structure="threads", count=300, size_bytes=1000, rate_per_s=500)
     account = run.judge()
-    assert account.verdict is Verdict.PASS, str(account)
+    assert account.verdict is Verdict.HOLDS, str(account)
     assert run.evidence.links["client", "server"].dropped_packets == 0
     assert run.evidence.links["server", "client"].dropped_packets > 0
     assert any(line.startswith("link server -> client") and "acknowledgements" in line for line in account.network)
@@ -72,7 +72,7 @@ def test_a_late_message_is_told_from_a_lost_one(lab: ComposeLab) -> None:
     run = messages(lab, transport="udp", count=300, rate_per_s=500)
     account = run.judge(expect=Expectation(late_after_s=0.2, most_lost_ratio=0.3))
     there = account.direction("client", "server")
-    assert account.verdict is Verdict.FAIL, str(account)
+    assert account.verdict is Verdict.FAILS, str(account)
     assert there.late >= 50
     assert there.delivered >= 50
     assert there.lost >= 5
@@ -86,7 +86,7 @@ def test_every_structure_delivers_everything_over_a_lossy_link(lab: ComposeLab, 
     lab.impair("client <-> server", delay="5ms", loss="3%", seed=5)
     run = messages(lab, structure=structure, count=60, connections=3, size_bytes=3000, rate_per_s=200, replies=True)
     account = run.judge(expect=Expectation(messages=60))
-    assert account.verdict is Verdict.PASS, str(account)
+    assert account.verdict is Verdict.HOLDS, str(account)
     assert account.direction("client", "server").delivered == 180
     assert account.direction("server", "client").delivered == 180
     least_s = account.direction("client", "server").delay.min_s
@@ -120,7 +120,7 @@ def test_of_1025_bytes_the_papers_server_prints_1024_and_the_client_is_told_noth
         assert account.passed, str(account)
         assert evidence.counted("server", "TcpExt", "TCPAbortOnClose") == 0
         return
-    assert account.verdict is Verdict.FAIL
+    assert account.verdict is Verdict.FAILS
     assert account.reasons == (
         "1,024 of 1,025 bytes arrived: it was cut off there",
         "and nobody was told: exit status 0 at client",
@@ -134,7 +134,7 @@ def test_one_recv_and_a_client_that_trusts_send_lose_the_message_and_the_journal
     account = run.judge()
     assert run.client.exit_code == 0, "it was told nothing"
     assert account.causes == {Cause.CUT_BY_RECV: 1}
-    assert account.verdict is Verdict.FAIL
+    assert account.verdict is Verdict.FAILS
     assert run.evidence.counted("server", "TcpExt", "TCPAbortOnClose") == 1
 
 
@@ -157,7 +157,7 @@ def test_a_cut_of_the_link_delays_messages_and_loses_none(lab: ComposeLab) -> No
         run = running.finish()
     account = run.judge()
     there = account.direction("client", "server")
-    assert account.verdict is Verdict.PASS, str(account)
+    assert account.verdict is Verdict.HOLDS, str(account)
     assert there.delivered == 400
     assert run.evidence.links["client", "server"].dropped_packets >= 10
     assert there.delay.max_s is not None
@@ -173,7 +173,7 @@ def test_of_a_game_udp_loses_updates_and_tcp_freezes_instead(lab: ComposeLab, tr
     account = run.judge(expect=Expectation(most_lost_ratio=1.0))
     updates = account.direction("server", "client")
     dropped = run.evidence.links["server", "client"].dropped_packets
-    assert account.verdict is Verdict.PASS, str(account)
+    assert account.verdict is Verdict.HOLDS, str(account)
     assert dropped > 0
     if transport == "udp":
         assert updates.lost > 0

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, Lab
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, Check
+from testbed.evidence.proof import Check
+from testbed.evidence.verdict import Verdict
 from testbed.netem import qdisc, readback
 from testbed.netem.profiles import load_tables
 from testbed.spec.impairment import Impairment
@@ -50,7 +51,7 @@ def test_traffic_that_takes_another_path_makes_the_test_invalid(wide: Lab) -> No
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(20)
     with pytest.raises(ImpairmentNotAppliedError, match=r"no packet crossed it, but \d+ packets took `back`"):
         wide.verify()
-    assert [each.counters for each in wide.evidence] == [FAILS]
+    assert [each.counters for each in wide.evidence] == [Verdict.FAILS]
 
 
 def test_traffic_on_both_paths_is_only_told(wide: Lab) -> None:
@@ -157,7 +158,7 @@ def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line
     tc(lab, line.replace("MINOR", f"{lab.ports.attached('server', 'lan').sources[link.ref].minor:x}"))
     with pytest.raises(ImpairmentNotAppliedError, match=said):
         lab.verify()
-    assert [each.read_back for each in lab.evidence] == [FAILS]
+    assert [each.read_back for each in lab.evidence] == [Verdict.FAILS]
     lab.ports.renew(link.ref)
     lab.heal()
 
@@ -169,8 +170,8 @@ def test_a_link_that_was_healed_before_the_tests_end_is_proven_as_it_was(lab: La
     link.heal()
     lab.verify()
     (evidence,) = lab.evidence
-    assert (evidence.link, evidence.asked, evidence.read_back) == ("client -> server", {"delay": "5ms"}, HOLDS)
-    assert evidence.counters == HOLDS
+    assert (evidence.link, evidence.asked, evidence.read_back) == ("client -> server", {"delay": "5ms"}, Verdict.HOLDS)
+    assert evidence.counters == Verdict.HOLDS
     assert evidence.tally is not None
     assert evidence.tally.sent_packets >= 10
     link.impair(delay="5ms")
@@ -187,10 +188,10 @@ def test_a_link_that_was_healed_before_the_tests_end_is_proven_as_it_was(lab: La
 def test_probes_see_what_was_asked_in_both_directions(lab: Lab) -> None:
     lab.impair("client <-> server", delay="20ms", loss="10%", prove=True)
     for checks in lab.ledger.probed.values():
-        assert {check.field: check.verdict for check in checks} == {"delay": HOLDS, "loss": HOLDS}
+        assert {check.field: check.verdict for check in checks} == {"delay": Verdict.HOLDS, "loss": Verdict.HOLDS}
         assert {check.kernel for check in checks} == {"20ms", "10%"}
     lab.verify()
-    assert [each.probe for each in lab.evidence] == [HOLDS, HOLDS]
+    assert [each.probe for each in lab.evidence] == [Verdict.HOLDS, Verdict.HOLDS]
 
 
 @pytest.mark.parametrize(
@@ -209,8 +210,8 @@ def test_probes_see_what_was_asked_in_both_directions(lab: Lab) -> None:
 def test_every_word_that_probes_can_judge_holds(lab: Lab, words: dict[str, Any]) -> None:
     lab.impair("client -> server", prove=True, **words)
     (checks,) = lab.ledger.probed.values()
-    assert {check.verdict for check in checks} <= {HOLDS, "shown"}
-    assert len([check for check in checks if check.verdict == HOLDS]) >= 2
+    assert {check.verdict for check in checks} <= {Verdict.HOLDS, "shown"}
+    assert len([check for check in checks if check.verdict == Verdict.HOLDS]) >= 2
 
 
 @pytest.mark.parametrize(
@@ -258,11 +259,11 @@ def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.Monk
 
     def rate() -> Check:
         found = next(check for check in lab.prober.probe(ref) if check.field == "rate")
-        if found.verdict == SHOWN or (found.verdict == HOLDS and "would not" in found.how):
+        if found.verdict == Verdict.SHOWN or (found.verdict == Verdict.HOLDS and "would not" in found.how):
             pytest.skip(f"this machine cannot judge it now: {found.how}")
         return found
 
-    assert rate().verdict == HOLDS
+    assert rate().verdict == Verdict.HOLDS
 
     def slower(ref: object, impairment: Impairment) -> None:
         real = replace(impairment, rate_bps=34e6) if impairment.rate_bps else impairment
@@ -275,7 +276,7 @@ def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.Monk
     finally:
         lab.ports.renew(ref)
         lab.heal()
-    assert (slowed.asked, slowed.verdict) == ("40mbit", FAILS)
+    assert (slowed.asked, slowed.verdict) == ("40mbit", Verdict.FAILS)
 
 
 def test_what_netem_makes_of_words_together_is_told_and_judged(lab: Lab) -> None:
@@ -284,13 +285,13 @@ def test_what_netem_makes_of_words_together_is_told_and_judged(lab: Lab) -> None
     (evidence,) = lab.evidence
     assert any("15% are lost, not 30%, about 24.5% arrive twice" in each for each in evidence.warnings)
     assert {each.field: each.verdict for each in evidence.checks if each.field in ("loss", "duplicate")} == {
-        "loss": HOLDS, "duplicate": HOLDS,
+        "loss": Verdict.HOLDS, "duplicate": Verdict.HOLDS,
     }  # fmt: skip
     lab.impair("client -> server", rate="1mbit", delay="20ms", reorder="50%", prove=True)
     lab.verify()
     evidence = lab.evidence[-1]
     assert any("up to 2 Mbit/s pass in all" in each for each in evidence.warnings)
-    assert {each.field: each.verdict for each in evidence.checks}["rate"] == HOLDS
+    assert {each.field: each.verdict for each in evidence.checks}["rate"] == Verdict.HOLDS
 
 
 def test_no_probe_of_ours_is_sent_into_a_cut(lab: Lab) -> None:
@@ -330,7 +331,7 @@ def test_a_proof_does_not_change_which_packets_are_lost(lab: Lab, datagrams: Dat
 def test_probes_know_buckets_slots_and_numbers(lab: Lab, words: dict[str, Any], field: str) -> None:
     lab.impair("client -> server", prove=True, **words)
     (checks,) = lab.ledger.probed.values()
-    assert {check.field: check.verdict for check in checks}[field] == HOLDS
+    assert {check.field: check.verdict for check in checks}[field] == Verdict.HOLDS
 
 
 def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from testbed import Lab
-from testbed.judge.claims import Finding
+from testbed.evidence.verdict import Verdict
 from testbed.paper import CLAIMS, examine
 
 
 def test_tcp_delays_messages_for_its_first_window_and_for_each_loss(lab: Lab, tmp_path: Path) -> None:
     outcome = examine(CLAIMS["C7"], lab, tmp_path, quick=True)
-    assert outcome.finding is Finding.HOLDS_WITHIN, outcome
+    assert outcome.finding is Verdict.HOLDS_WITHIN, outcome
     assert [row.held for row in outcome.rows] == [True, False, False], outcome
     seen = outcome.mechanism
     # The eleventh message waits, as ten segments may go before the first acknowledgement (RFC 6928).

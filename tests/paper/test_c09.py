@@ -8,7 +8,7 @@ import pytest
 
 from testbed import Lab
 from testbed.drive.messages import STRUCTURES
-from testbed.judge.claims import Finding
+from testbed.evidence.verdict import Verdict
 from testbed.paper import CLAIMS, examine
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_papers_structure_fails_beside_a_silent_client_and_queues_those_far_away(lab: Lab, tmp_path: Path) -> None:
     outcome = examine(CLAIMS["C9"], lab, tmp_path, quick=True)
-    assert outcome.finding is Finding.HOLDS_WITHIN, outcome
+    assert outcome.finding is Verdict.HOLDS_WITHIN, outcome
     seen = outcome.mechanism
     assert {each: seen[f"{each}_answered"] for each in STRUCTURES} == {
         each: 0 if each == "iterative" else 5 for each in STRUCTURES

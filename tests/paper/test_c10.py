@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed import Lab
-from testbed.judge.claims import Finding
+from testbed.evidence.verdict import Verdict
 from testbed.paper import CLAIMS, examine
 
 pytestmark = pytest.mark.slow
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_tcp_completes_the_game_and_freezes_it(lab: Lab, tmp_path: Path) -> None:
     outcome = examine(CLAIMS["C10"], lab, tmp_path, quick=True)
-    assert outcome.finding is Finding.BREAKS, outcome
+    assert outcome.finding is Verdict.FAILS, outcome
     held = {row.condition: row.held for row in outcome.rows}
     assert (held["clean"], held["lossy-latency"]) == (True, False), outcome
     seen = outcome.mechanism

@@ -6,13 +6,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from testbed import Lab
-from testbed.judge.claims import Finding
+from testbed.evidence.verdict import Verdict
 from testbed.paper import CLAIMS, examine
 
 
 def test_the_frame_is_its_headers_and_the_message(lab: Lab, tmp_path: Path) -> None:
     outcome = examine(CLAIMS["C12"], lab, tmp_path, quick=True)
-    assert outcome.finding is Finding.HOLDS_WITHIN, outcome
+    assert outcome.finding is Verdict.HOLDS_WITHIN, outcome
     seen = outcome.mechanism
     assert (seen["message_bytes"], seen["Ethernet_bytes"], seen["IPv4_bytes"]) == (len("Test message"), 14, 20), outcome
     assert seen["header_bytes"] + seen["message_bytes"] == seen["frame_bytes"]

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from testbed import Lab
-from testbed.judge.claims import Finding, Outcome
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome
 from testbed.paper import CLAIMS, examine
 
-EXPECTED: dict[str, Finding] = {  # C7, C9, C10 and C12 have modules of their own
-    "C1": Finding.HOLDS,
-    "C2": Finding.HOLDS_WITHIN,
-    "C3": Finding.HOLDS,
-    "C4": Finding.HOLDS,
-    "C5": Finding.HOLDS,
-    "C6": Finding.HOLDS,
-    "C8": Finding.HOLDS_WITHIN,
-    "C11": Finding.HOLDS_WITHIN,
+EXPECTED: dict[str, Verdict] = {  # C7, C9, C10 and C12 have modules of their own
+    "C1": Verdict.HOLDS,
+    "C2": Verdict.HOLDS_WITHIN,
+    "C3": Verdict.HOLDS,
+    "C4": Verdict.HOLDS,
+    "C5": Verdict.HOLDS,
+    "C6": Verdict.HOLDS,
+    "C8": Verdict.HOLDS_WITHIN,
+    "C11": Verdict.HOLDS_WITHIN,
 }
 EXACTLY: dict[str, dict[str, float]] = {
     "C1": {"syns_dropped": 1},

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, LabError
-from testbed.judge.claims import Finding, Outcome, Plot, Row, finding_of, unless
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.lab.lab import Lab
 from testbed.lab.ledger import Ledger
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
@@ -56,12 +57,12 @@ def examined(experiment: Callable[[Context], Outcome], folder: Path, lab: NoLab 
 @pytest.mark.parametrize(
     ("held", "finding"),
     [
-        ([True, True], Finding.HOLDS), ([True, False], Finding.HOLDS_WITHIN), ([False, False], Finding.BREAKS),
-        ([True, None], Finding.HOLDS), ([None, None], Finding.INVALID), ([], Finding.INVALID),
+        ([True, True], Verdict.HOLDS), ([True, False], Verdict.HOLDS_WITHIN), ([False, False], Verdict.FAILS),
+        ([True, None], Verdict.HOLDS), ([None, None], Verdict.INVALID), ([], Verdict.INVALID),
     ],
 )  # fmt: skip
 def test_one_condition_that_does_not_hold_is_enough_and_context_counts_for_nothing(
-    held: list[bool | None], finding: Finding
+    held: list[bool | None], finding: Verdict
 ) -> None:
     assert finding_of(map(row, held)) is finding
 
@@ -82,7 +83,7 @@ def test_a_crash_is_invalid_and_never_holds(error: Exception, tmp_path: Path) ->
 
     lab = NoLab()
     outcome = examined(crashes, tmp_path, lab)
-    assert outcome.finding is Finding.INVALID
+    assert outcome.finding is Verdict.INVALID
     assert type(error).__name__ in outcome.sentence or str(error) in outcome.sentence
     assert lab.ended
 
@@ -92,7 +93,7 @@ def test_conditions_that_were_not_in_force_are_invalid_and_say_so(tmp_path: Path
         raise ImpairmentNotAppliedError("asked loss 2 %, the kernel reports 0 %")
 
     outcome = examined(unimpaired, tmp_path)
-    assert outcome.finding is Finding.INVALID
+    assert outcome.finding is Verdict.INVALID
     assert "asked loss 2 %, the kernel reports 0 %" in outcome.sentence
 
 
@@ -101,13 +102,13 @@ def test_a_lab_that_cannot_be_healed_makes_what_was_found_invalid(tmp_path: Path
         def end(self) -> None:
             raise LabError("still impaired")
 
-    outcome = examined(lambda _: Outcome(finding=Finding.HOLDS, sentence="fine"), tmp_path, Stuck())
-    assert outcome.finding is Finding.INVALID
+    outcome = examined(lambda _: Outcome(finding=Verdict.HOLDS, sentence="fine"), tmp_path, Stuck())
+    assert outcome.finding is Verdict.INVALID
 
 
 def test_seeds_come_from_the_claim_alone(tmp_path: Path) -> None:
     lab = NoLab()
-    examined(lambda _: Outcome(finding=Finding.HOLDS, sentence="fine"), tmp_path, lab)
+    examined(lambda _: Outcome(finding=Verdict.HOLDS, sentence="fine"), tmp_path, lab)
     assert lab.began == "paper C99"
 
 
@@ -134,7 +135,7 @@ def test_each_claim_says_what_its_experiment_does() -> None:
 # --- what is kept --------------------------------------------------------------------------------------
 
 
-def outcome_of(finding: Finding = Finding.HOLDS, evidence: tuple[str, ...] = ()) -> Outcome:
+def outcome_of(finding: Verdict = Verdict.HOLDS, evidence: tuple[str, ...] = ()) -> Outcome:
     picture = Plot(title="t", x="time, s", y="kB", series={"a": [(0.0, 1.0)]}, dashed=frozenset({"a"}))
     return Outcome(finding=finding, sentence="so it is", rows=[row(True)], plots=[picture],
                    mechanism={"lost": 1}, evidence=evidence)  # fmt: skip
@@ -154,7 +155,7 @@ def test_an_outcome_of_other_inputs_is_not_taken_up(tmp_path: Path, change: dict
 
 
 def test_what_was_not_decided_and_what_lost_its_evidence_is_sought_again(tmp_path: Path) -> None:
-    found = {"C1": outcome_of(Finding.INVALID), "C2": outcome_of(evidence=("gone.pcapng",)), "C3": outcome_of()}
+    found = {"C1": outcome_of(Verdict.INVALID), "C2": outcome_of(evidence=("gone.pcapng",)), "C3": outcome_of()}
     keep(tmp_path, found, GIVEN)
     assert list(kept(tmp_path, GIVEN)) == ["C3"]
 
@@ -225,7 +226,7 @@ def page(outcome: Outcome) -> Page:
 
 def test_a_page_shows_every_condition_and_escapes_what_programs_said() -> None:
     rows = [Row(condition="<b>", held=False, values={"told": "<script>"}), row(None, "context")]
-    outcome = Outcome(finding=Finding.BREAKS, sentence="x < y", rows=rows, conditions=["2% & more"])
+    outcome = Outcome(finding=Verdict.FAILS, sentence="x < y", rows=rows, conditions=["2% & more"])
     text = claim_page(page(outcome))
     read(text)
     assert "<script>" not in text
@@ -236,7 +237,7 @@ def test_a_page_shows_every_condition_and_escapes_what_programs_said() -> None:
 
 
 def test_the_index_counts_the_verdicts() -> None:
-    text = index_page([page(outcome_of()), page(outcome_of(Finding.BREAKS))], {"lab": "compose"})
+    text = index_page([page(outcome_of()), page(outcome_of(Verdict.FAILS))], {"lab": "compose"})
     assert "HOLDS 1" in text
     assert "BREAKS 1" in text
     assert "INVALID 0" not in text
@@ -284,12 +285,12 @@ def test_a_long_name_of_a_bar_is_told_in_full_in_two_lines() -> None:
 
 def test_a_number_is_not_parted_from_its_unit() -> None:
     rows = [Row(condition="a", held=True, values={"seen": "54 in 7.85 s, 3 sent"})]
-    text = claim_page(page(Outcome(finding=Finding.HOLDS, sentence="So.", rows=rows)))
+    text = claim_page(page(Outcome(finding=Verdict.HOLDS, sentence="So.", rows=rows)))
     assert "<td>54 in 7.85\N{NO-BREAK SPACE}s, 3 sent</td>" in text
 
 
 def test_a_page_begins_with_the_first_sentence_alone() -> None:
-    text = claim_page(page(Outcome(finding=Finding.HOLDS, sentence="It holds at 0.5 s (RFC 1, 2.3). It is so.")))
+    text = claim_page(page(Outcome(finding=Verdict.HOLDS, sentence="It holds at 0.5 s (RFC 1, 2.3). It is so.")))
     assert '<p class="lead">It holds at 0.5 s (RFC 1, 2.3).</p><p>It is so.</p>' in text
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
-import pytest
 from rich.console import Console
 
-from testbed.evidence.proof import FAILS, SHOWN, Check, LinkEvidence
+from testbed.evidence.proof import Check, LinkEvidence
+from testbed.evidence.verdict import Verdict
 from testbed.lab.rows import Held, rows
 from testbed.netem import readback
 from testbed.report import evidence
@@ -28,22 +28,26 @@ def told(netem: Mapping[str, object] | None) -> dict[str, Check]:
 def test_what_read_back_found_wrong_fails_in_its_row_with_the_same_figures() -> None:
     found = told(OTHER)
     # 1000 that wait, and 1e6 packets/s for the longest delay, 11 ms.
-    assert (found["limit"].asked, found["limit"].kernel, found["limit"].verdict) == ("12000 (sized)", "1000", FAILS)
-    assert (found["delay"].asked, found["delay"].kernel, found["delay"].verdict) == ("10ms 1ms", "20ms", FAILS)
+    assert (found["limit"].asked, found["limit"].kernel, found["limit"].verdict) == (
+        "12000 (sized)",
+        "1000",
+        Verdict.FAILS,
+    )
+    assert (found["delay"].asked, found["delay"].kernel, found["delay"].verdict) == ("10ms 1ms", "20ms", Verdict.FAILS)
     assert found["delay"].how == "asked delay 10ms, the kernel reports 20ms"
-    assert found["rate"].verdict == FAILS  # the rate that keeps order was not asked, and has no row else
+    assert found["rate"].verdict == Verdict.FAILS  # the rate that keeps order was not asked, and has no row else
 
 
 def test_where_there_is_no_netem_every_row_fails() -> None:
-    assert {each.verdict for each in told(None).values()} == {FAILS}
+    assert {each.verdict for each in told(None).values()} == {Verdict.FAILS}
     assert told(None)["delay"].kernel == "none"
 
 
 def test_what_a_probe_saw_before_fails_if_the_kernel_holds_another_value_now() -> None:
     held = Held(ASKED, OTHER, readback.differences(ASKED, OTHER))
-    probed = [Check(field="delay", asked="10ms ± 1ms", kernel="10ms ± 1ms", seen="10.2 ms", verdict="holds")]
+    probed = [Check(field="delay", asked="10ms ± 1ms", kernel="10ms ± 1ms", seen="10.2 ms", verdict=Verdict.HOLDS)]
     (delay,) = [each for each in rows(held, None, probed) if each.field == "delay"]
-    assert (delay.kernel, delay.verdict) == ("20ms", FAILS)
+    assert (delay.kernel, delay.verdict) == ("20ms", Verdict.FAILS)
 
 
 def test_what_is_as_asked_is_shown() -> None:
@@ -51,16 +55,11 @@ def test_what_is_as_asked_is_shown() -> None:
         "limit": 12000, "gap": 0, "delay": {"delay": 0.01, "jitter": 0.001}, "rate": {"rate": 125_000_000_000},
     }  # fmt: skip
     found = told({"kind": "netem", "options": options})
-    assert {name: each.verdict for name, each in found.items()} == {"limit": SHOWN, "delay": SHOWN}
-
-
-def test_a_verdict_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="verdict 'perhaps' of delay: must be holds, fails, shown, unknown"):
-        Check(field="delay", verdict="perhaps")
+    assert {name: each.verdict for name, each in found.items()} == {"limit": Verdict.SHOWN, "delay": Verdict.SHOWN}
 
 
 def test_each_verdict_is_printed_as_it_is() -> None:
-    checks = [Check(field=each, verdict=each) for each in ("holds", "fails", "shown")]
+    checks = [Check(field=each, verdict=each) for each in (Verdict.HOLDS, Verdict.FAILS, Verdict.SHOWN)]
     _, _, *printed = evidence.lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=checks))
     assert [line.split()[-1] for line in printed[:3]] == ["holds", "FAILS", "shown"]
 

@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from testbed import ImpairmentNotAppliedError, InvalidValueError, LabError
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, AtTaps
+from testbed.evidence.proof import AtTaps
+from testbed.evidence.verdict import Verdict
 from testbed.lab.host import Program
 from testbed.lab.ledger import Ledger
 from testbed.netem import qdisc
@@ -113,7 +114,7 @@ def test_what_was_found_is_in_the_evidence(lab: FakeLab) -> None:
     passed(lab, 90, 10)
     lab.verify()
     link, cut = lab.evidence
-    assert (link.link, link.read_back, link.counters, link.met_packets) == (LINK, HOLDS, HOLDS, 100)
+    assert (link.link, link.read_back, link.counters, link.met_packets) == (LINK, Verdict.HOLDS, Verdict.HOLDS, 100)
     assert cut.warnings == ["no packet met the cut"]
     lab.impair("server -> client", delay="1ms")
     lab.heal()
@@ -139,7 +140,7 @@ def test_what_does_not_hold_is_raised_once_and_not_again_by_healing(
     broken(lab)
     with pytest.raises(ImpairmentNotAppliedError, match=said):
         lab.verify()
-    assert [FAILS in (each.read_back, each.counters) for each in lab.evidence] == [True]
+    assert [Verdict.FAILS in (each.read_back, each.counters) for each in lab.evidence] == [True]
     lab.agent.amiss.clear()
     lab.begin(None)
     lab.verify()
@@ -318,5 +319,5 @@ def test_an_impairment_of_nothing_is_still_one(lab: FakeLab) -> None:
     assert lab.impairments == {REF: CLEAN}
     lab.verify()
     (link,) = lab.evidence
-    assert (link.counters, link.met_packets, link.at_taps) == (SHOWN, 0, None)
+    assert (link.counters, link.met_packets, link.at_taps) == (Verdict.SHOWN, 0, None)
     assert AtTaps(3, 1) - AtTaps(2, 1) == AtTaps(1, 0)

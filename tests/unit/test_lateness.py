@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, UNKNOWN, Check, LinkEvidence
+from testbed.evidence.proof import Check, LinkEvidence
+from testbed.evidence.verdict import Verdict
 from testbed.judge import lateness
 from testbed.judge import statistics as exact
 from testbed.report.evidence import lines
@@ -70,9 +71,9 @@ def test_within_a_longer_tolerance_100_ms_at_once_are_none() -> None:
 
 def test_the_row_says_fails_only_where_it_counts() -> None:
     late = seen(0.5)
-    assert lateness.check(late).verdict == FAILS
-    assert lateness.check(late, counts=False).verdict == SHOWN
-    assert lateness.check(seen(on_time=9)).verdict == HOLDS
+    assert lateness.check(late).verdict == Verdict.FAILS
+    assert lateness.check(late, counts=False).verdict == Verdict.SHOWN
+    assert lateness.check(seen(on_time=9)).verdict == Verdict.HOLDS
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_the_row_says_fails_only_where_it_counts() -> None:
     ],
 )  # fmt: skip
 def test_what_was_not_measured_is_unknown_and_never_shown(row: Check) -> None:
-    assert (row.verdict, row.kernel, row.asked) == (UNKNOWN, KERNEL, "≤ 5ms for 99%")
+    assert (row.verdict, row.kernel, row.asked) == (Verdict.UNKNOWN, KERNEL, "≤ 5ms for 99%")
     assert row.how, "it says why"
     (printed,) = (
         line for line in lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=[row]))

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.evidence.observed import Evidence, LinkCounts
+from testbed.evidence.verdict import Verdict
 from testbed.judge.oracle import Account, Cause, Expectation, Oracle, judge
-from testbed.judge.verdict import Verdict
 from tests.unit.journals import (
     DATAGRAM_FATES,
     LATE_AFTER_S,
@@ -48,7 +48,7 @@ def assert_no_false_verdict(run: Datagrams, account: Account) -> None:
     assert there.duplicates == fates["duplicated"] + fates["again"]
     assert there.delivered + there.late == len(run.arrivals)
     good = not run.causes and not there.late and not there.duplicates
-    assert account.verdict is (Verdict.PASS if good else Verdict.FAIL), str(account)
+    assert account.verdict is (Verdict.HOLDS if good else Verdict.FAILS), str(account)
 
 
 def by_hand(*, transport: str = "udp") -> tuple[Written, Written]:
@@ -124,7 +124,7 @@ def test_a_run_whose_record_was_tampered_with_is_invalid(fates: list[str], data:
 def test_what_no_counter_was_read_for_is_lost_for_an_unknown_cause() -> None:
     run = datagrams(["delivered", "network"])
     account = judged(run, evidence=Evidence())
-    assert (account.verdict, account.causes) == (Verdict.FAIL, {Cause.UNKNOWN: 1})
+    assert (account.verdict, account.causes) == (Verdict.FAILS, {Cause.UNKNOWN: 1})
 
 
 def test_a_link_that_saw_fewer_packets_than_were_sent_was_not_in_the_way() -> None:
@@ -140,7 +140,7 @@ def test_packets_still_under_way_leave_it_open_what_becomes_of_them() -> None:
     del run.server.rows[1]
     link = LinkCounts(sent_packets=1, dropped_packets=0, queued_packets=1)
     account = judged(run, evidence=replace(run.evidence, links={("client", "server"): link}))
-    assert account.verdict is Verdict.INCONCLUSIVE
+    assert account.verdict is Verdict.UNKNOWN
 
 
 def test_a_lost_word_of_the_end_is_a_datagram_that_the_link_dropped_and_no_lost_message() -> None:
@@ -151,14 +151,14 @@ def test_a_lost_word_of_the_end_is_a_datagram_that_the_link_dropped_and_no_lost_
     link = LinkCounts(sent_packets=2, dropped_packets=1)
     account = judged(run, evidence=replace(run.evidence, links={("client", "server"): link}))
     there = account.direction("client", "server")
-    assert (account.verdict, there.lost, there.control_lost) == (Verdict.PASS, 0, 1)
+    assert (account.verdict, there.lost, there.control_lost) == (Verdict.HOLDS, 0, 1)
     assert there.causes == {Cause.NETWORK: 1}
 
 
 def test_drops_beyond_what_is_missing_may_be_of_what_else_the_host_sent_and_of_nothing_else() -> None:
     run = datagrams(["delivered", "network"])
     link = LinkCounts(sent_packets=3, dropped_packets=3)
-    for segments, verdict in ((2, Verdict.FAIL), (1, Verdict.INVALID)):
+    for segments, verdict in ((2, Verdict.FAILS), (1, Verdict.INVALID)):
         kernel = {**run.evidence.kernel, "client": {"Tcp": {"OutSegs": segments}}}
         account = judged(run, evidence=Evidence(kernel=kernel, links={("client", "server"): link}))
         assert account.verdict is verdict, str(account)
@@ -171,7 +171,7 @@ def test_nothing_at_all_is_no_success() -> None:
 def test_messages_that_were_never_tried_are_missed_if_one_says_how_many_there_are() -> None:
     run = datagrams(["delivered", "delivered"])
     account = judged(run, Expectation(messages=5))
-    assert account.verdict is Verdict.FAIL
+    assert account.verdict is Verdict.FAILS
     assert account.direction("client", "server").lost == 3
     assert account.causes == {Cause.NEVER_HANDED: 3}
 
@@ -196,7 +196,7 @@ def test_a_message_that_arrives_before_it_was_sent_shows_that_the_clocks_differ(
 
 def test_how_much_loss_is_allowed_decides_between_pass_and_fail() -> None:
     run = datagrams(["network"] + ["delivered"] * 9)
-    assert judged(run, Expectation(most_lost_ratio=0.1)).verdict is Verdict.PASS
+    assert judged(run, Expectation(most_lost_ratio=0.1)).verdict is Verdict.HOLDS
     account = judged(run, Expectation(most_lost_ratio=0.09))
     assert account.reasons == (
         "client -> server: 1 of 10 not delivered whole, at most 9% expected: 1 dropped by the network",
@@ -250,7 +250,7 @@ def test_a_message_sent_again_may_arrive_as_either_copy() -> None:
         account = judge([client.journal(), server.journal()])
         there = account.direction("client", "server")
         assert (there.sent, there.delivered, there.resent, there.duplicates) == (1, 1, 1, len(copies) - 1)
-        assert account.verdict is (Verdict.PASS if len(copies) == 1 else Verdict.FAIL), str(account)
+        assert account.verdict is (Verdict.HOLDS if len(copies) == 1 else Verdict.FAILS), str(account)
 
 
 def test_a_full_listener_queue_is_named_only_if_the_kernel_counted_it() -> None:
@@ -263,7 +263,7 @@ def test_dropped_acknowledgements_are_told_and_cost_nothing() -> None:
     run = connections(["delivered"])
     link = LinkCounts(sent_packets=70, dropped_packets=30)
     account = judged(run, evidence=Evidence(links={("server", "client"): link}))
-    assert account.verdict is Verdict.PASS
+    assert account.verdict is Verdict.HOLDS
     assert account.network == (
         "link server -> client: 30 of 100 packets dropped; it carries replies and acknowledgements",
     )
@@ -278,7 +278,7 @@ def test_the_time_to_connect_and_to_the_first_byte_back() -> None:
     server.sent(41 * MS, 0, flow=-1)
     client.received(50 * MS, 0, 41 * MS, flow=-1)
     account = judge([client.journal(), server.journal()])
-    assert account.verdict is Verdict.PASS
+    assert account.verdict is Verdict.HOLDS
     assert account.connect["client"].max_s == pytest.approx(0.020)
     assert account.first_byte["client"].max_s == pytest.approx(0.040)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from testbed.evidence.observed import Evidence, difference
+from testbed.evidence.verdict import Verdict
 from testbed.judge.output import Digest, judge_output
-from testbed.judge.verdict import Verdict, gravest
 
 OK = {"client": 0}
 
@@ -26,7 +26,7 @@ def test_what_came_is_told_from_what_was_to_come(
     expected: bytes | Digest, received: bytes | Digest, reason: str
 ) -> None:
     account = judge_output(expected, received, exit_codes=OK)
-    assert account.verdict is Verdict.FAIL
+    assert account.verdict is Verdict.FAILS
     assert account.reasons == (reason, "and nobody was told: exit status 0 at client")
 
 
@@ -38,9 +38,9 @@ def test_the_same_bytes_pass_as_bytes_and_as_digest() -> None:
 @pytest.mark.parametrize(
     ("code", "verdict", "reason"),
     [
-        (1, Verdict.FAIL, "the program of client failed: exit status 1"),
+        (1, Verdict.FAILS, "the program of client failed: exit status 1"),
         (127, Verdict.INVALID, "the program of client is not there, or cannot do this: exit status 127"),
-        (None, Verdict.INCONCLUSIVE, "the program of client did not end"),
+        (None, Verdict.UNKNOWN, "the program of client did not end"),
     ],
 )
 def test_an_exit_status_has_its_verdict(code: int | None, verdict: Verdict, reason: str) -> None:
@@ -59,13 +59,6 @@ def test_counters_of_the_receiver_explain_missing_bytes_and_are_not_asked_where_
     assert account.reasons[-1].endswith("(TCPAbortOnClose 1)")
     assert len(account.reasons) == 3
     assert judge_output(b"abc", b"abc", exit_codes=OK, evidence=evidence, receiver="server").reasons == ()
-
-
-def test_the_gravest_verdict_counts() -> None:
-    assert gravest() is Verdict.PASS
-    assert gravest(Verdict.FAIL, Verdict.PASS) is Verdict.FAIL
-    assert gravest(Verdict.FAIL, Verdict.INCONCLUSIVE) is Verdict.INCONCLUSIVE
-    assert gravest(Verdict.INVALID, Verdict.INCONCLUSIVE, Verdict.FAIL) is Verdict.INVALID
 
 
 def test_a_counter_that_was_not_there_before_counts_from_zero() -> None:

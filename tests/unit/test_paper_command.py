@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 
 from testbed import paper
 from testbed.commands import cli
-from testbed.judge.claims import Finding, Outcome, Row
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome, Row
 from testbed.lab.ledger import Ledger
 from testbed.paper import Claim
 from testbed.paper.context import Context
@@ -41,7 +42,7 @@ class Claims:
 
     def __init__(self) -> None:
         self.sought: list[str] = []
-        self.findings = {"C1": Finding.HOLDS, "C2": Finding.BREAKS, "C3": Finding.HOLDS}
+        self.findings = {"C1": Verdict.HOLDS, "C2": Verdict.FAILS, "C3": Verdict.HOLDS}
         self.interrupted_at: str | None = None
 
     def claim(self, name: str) -> Claim:
@@ -111,9 +112,9 @@ def test_again_seeks_what_is_decided(command: Command, claims: Claims) -> None:
 
 
 def test_a_claim_that_is_invalid_is_status_1_and_is_sought_the_next_time(command: Command, claims: Claims) -> None:
-    claims.findings["C2"] = Finding.INVALID
+    claims.findings["C2"] = Verdict.INVALID
     assert command().return_value == 1
-    claims.findings["C2"] = Finding.HOLDS
+    claims.findings["C2"] = Verdict.HOLDS
     assert command().return_value == 0
     assert claims.sought == ["C1", "C2", "C3", "C2"]
 

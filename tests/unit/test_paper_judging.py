@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from testbed.judge.claims import Finding, Outcome
+from testbed.evidence.verdict import Verdict
+from testbed.judge.claims import Outcome
 from testbed.judge.metrics import Distribution
 from testbed.judge.staleness import staleness
 from testbed.judge.structures import Served
@@ -54,16 +55,16 @@ def test_no_delays_holds_on_a_short_link_alone() -> None:
     found = c07.judge(
         [deliveries(0), deliveries(50, slow_ms=[150], window_full=3), deliveries(50, "5%", slow_ms=[300], dropped=2)]
     )
-    assert found.finding is Finding.HOLDS_WITHIN
+    assert found.finding is Verdict.HOLDS_WITHIN
     assert [row.held for row in found.rows] == [True, False, False]
     assert "10 segments may go before the first acknowledgement (RFC 6928), and message 1 waits" in found.sentence
     assert "1 of 100 messages took more than 110 ms, the longest 0.30 s" in found.sentence
 
 
 def test_no_delays_is_invalid_where_the_link_did_not_do_what_it_was_asked() -> None:
-    assert c07.judge([deliveries(50, "5%")]).finding is Finding.INVALID
+    assert c07.judge([deliveries(50, "5%")]).finding is Verdict.INVALID
     too_quick = replace(deliveries(0), link=c07.Link(delay_ms=50))
-    assert c07.judge([too_quick]).finding is Finding.INVALID
+    assert c07.judge([too_quick]).finding is Verdict.INVALID
 
 
 # --- C9 --------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def structures(lost: int = 0) -> Outcome:
 
 def test_it_matters_which_structure_as_the_papers_fails_beside_a_silent_client() -> None:
     found = structures()
-    assert found.finding is Finding.HOLDS_WITHIN
+    assert found.finding is Verdict.HOLDS_WITHIN
     assert [row.held for row in found.rows] == [False, True, False, True, True, None, None, None]
     assert found.rows[2].values["preferable"] == "threads, selectors"
     assert found.rows[3].values["preferable"] == "any"
@@ -136,7 +137,7 @@ def match(udp: c10.Game, tcp: c10.Game) -> c10.Match:
 
 def test_tcp_is_worse_where_its_picture_stands_still_for_longer() -> None:
     found = c10.judge([match(played(missing=[50]), played(stuck_ms=900))])
-    assert (found.finding, found.rows[0].held) == (Finding.BREAKS, False)
+    assert (found.finding, found.rows[0].held) == (Verdict.FAILS, False)
     assert found.mechanism["udp_incomplete"] == found.mechanism["tcp_worse"] == 1
     assert (found.mechanism["tcp_incomplete"], found.mechanism["udp_freezes"]) == (0, 0)
     assert "the picture stood still for 19 % of the time, with UDP for 0 %" in found.sentence
@@ -145,18 +146,18 @@ def test_tcp_is_worse_where_its_picture_stands_still_for_longer() -> None:
 def test_a_short_freeze_more_is_no_difference() -> None:
     found = c10.judge([match(played(), played(stuck_ms=200))])
     assert found.rows[0].values["frozen less"] == "neither"
-    assert found.finding is Finding.BREAKS, "it solves nothing"
+    assert found.finding is Verdict.FAILS, "it solves nothing"
 
 
 def test_tcp_solves_it_only_where_udp_froze_and_tcp_does_not() -> None:
     burst = played(missing=range(100, 160))
-    assert c10.judge([match(burst, played())]).finding is Finding.HOLDS
-    assert c10.judge([match(burst, played()), match(played(), played(stuck_ms=900))]).finding is Finding.HOLDS_WITHIN
+    assert c10.judge([match(burst, played())]).finding is Verdict.HOLDS
+    assert c10.judge([match(burst, played()), match(played(), played(stuck_ms=900))]).finding is Verdict.HOLDS_WITHIN
 
 
 def test_games_are_not_judged_without_losses_or_without_updates() -> None:
-    assert c10.judge([match(played(dropped=0), played(dropped=0))]).finding is Finding.INVALID
-    assert c10.judge([match(played(missing=range(300)), played())]).finding is Finding.INVALID
+    assert c10.judge([match(played(dropped=0), played(dropped=0))]).finding is Verdict.INVALID
+    assert c10.judge([match(played(missing=range(300)), played())]).finding is Verdict.INVALID
 
 
 # --- C12 -------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def frame(payload: bytes) -> tuple[Layer, ...]:
 
 def test_each_header_is_of_one_layer_and_two_layers_of_osi_have_none() -> None:
     found = c12.judge(frame(b"Test message"), COSTS)
-    assert found.finding is Finding.HOLDS_WITHIN
+    assert found.finding is Verdict.HOLDS_WITHIN
     assert "5 session and 6 presentation have no header of their own" in found.sentence
     assert found.mechanism["message_bytes"] == 12
     assert found.mechanism["frame_bytes"] == sum(found.mechanism[f"{name}_bytes"] for name in ("header", "message"))
@@ -181,7 +182,7 @@ def test_a_length_that_does_not_agree_breaks_it() -> None:
     ethernet, internet, transport, payload = frame(b"Test message")
     shorter = replace(payload, data=payload.data[:-1])
     assert not c12.agrees([ethernet, internet, transport, shorter])
-    assert c12.judge([ethernet, internet, transport, shorter], COSTS).finding is Finding.BREAKS
+    assert c12.judge([ethernet, internet, transport, shorter], COSTS).finding is Verdict.FAILS
     assert not c12.agrees([ethernet, internet, payload])
 
 

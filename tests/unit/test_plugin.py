@@ -302,7 +302,8 @@ def test_what_was_not_in_force_makes_any_test_invalid_and_the_run_fail(
 LINKED = """
 from testbed.lab.ledger import Ledger
 from testbed.pytest import running
-from testbed.evidence.proof import FAILS, Check, LinkEvidence, Span, Tally
+from testbed.evidence.proof import Check, LinkEvidence, Span, Tally
+from testbed.evidence.verdict import Verdict
 
 from testbed.evidence.hoststate import HostChange, HostState
 
@@ -320,7 +321,8 @@ class Lab:
     seedable, netem_engine = True, "carried"
     evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
-        checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=FAILS)], probe=FAILS,
+        checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=Verdict.FAILS)],
+        probe=Verdict.FAILS,
         tally=Tally(sent_packets=38, dropped_packets=2, queued_packets=0, tail_drops=(0, 0), tail_drops_from="counted",
                     duplicated=NONE, reordered=NONE, corrupted=NONE),
     )]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.evidence.proof import FAILS, HOLDS, SHOWN, Check
+from testbed.evidence.proof import Check
+from testbed.evidence.verdict import Verdict
 from testbed.judge import statistics as exact
 from testbed.judge.probes import Flight, Plan, judge, kernel_words, perhaps_busy, plan, seen_rate_bps
 from testbed.spec.impairment import Impairment
@@ -121,15 +122,26 @@ HONEST = [
 @pytest.mark.parametrize("asked", HONEST, ids=lambda asked: asked.describe())
 @pytest.mark.parametrize("seed", range(5))
 def test_an_honest_link_is_never_condemned(asked: Impairment, seed: int) -> None:
-    assert fields(judged(asked, seed=seed), FAILS) == set()
+    assert fields(judged(asked, seed=seed), Verdict.FAILS) == set()
 
 
 def test_an_honest_link_is_judged_in_each_field_that_was_asked() -> None:
-    assert fields(judged(Impairment(delay_s=0.05, rate_bps=5e6, loss_ratio=0.02)), HOLDS) == {"delay", "loss", "rate"}
-    assert fields(judged(Impairment(loss_ratio=0.05, loss_burst_packets=3)), HOLDS) >= {"bursts begin", "bursts end"}
-    assert fields(judged(Impairment(duplicate_ratio=0.1, delay_s=0.01)), HOLDS) == {"delay", "loss", "duplicate"}
-    assert fields(judged(Impairment(corrupt_ratio=0.1)), HOLDS) == {"delay", "loss", "corrupt"}
-    assert fields(judged(Impairment(delay_s=0.02, reorder_ratio=0.1)), HOLDS) == {"delay", "loss", "reorder"}
+    assert fields(judged(Impairment(delay_s=0.05, rate_bps=5e6, loss_ratio=0.02)), Verdict.HOLDS) == {
+        "delay",
+        "loss",
+        "rate",
+    }
+    assert fields(judged(Impairment(loss_ratio=0.05, loss_burst_packets=3)), Verdict.HOLDS) >= {
+        "bursts begin",
+        "bursts end",
+    }
+    assert fields(judged(Impairment(duplicate_ratio=0.1, delay_s=0.01)), Verdict.HOLDS) == {
+        "delay",
+        "loss",
+        "duplicate",
+    }
+    assert fields(judged(Impairment(corrupt_ratio=0.1)), Verdict.HOLDS) == {"delay", "loss", "corrupt"}
+    assert fields(judged(Impairment(delay_s=0.02, reorder_ratio=0.1)), Verdict.HOLDS) == {"delay", "loss", "reorder"}
 
 
 NO = Impairment()
@@ -168,7 +180,7 @@ WRONG = [
 def test_a_link_that_does_something_else_is_condemned(
     asked: Impairment, real: Impairment, field: str, cause: str, seed: int
 ) -> None:
-    failed = [check for check in judged(asked, real, seed) if check.verdict == FAILS and check.field == field]
+    failed = [check for check in judged(asked, real, seed) if check.verdict == Verdict.FAILS and check.field == field]
     assert failed, "condemned, and for this field"
     assert cause in failed[0].cause
     assert failed[0].asked in str(failed[0])
@@ -178,19 +190,19 @@ def test_what_no_outcome_could_condemn_is_shown_and_not_judged() -> None:
     few = Flight(sent_ns=[0] * 20, arrivals=[(number, 10**9) for number in range(20)])
     for asked in (Impairment(delay_s=0.02), Impairment(delay_s=0.02, jitter_s=0.003)):
         (delay, loss) = judge(asked, few, clean=netem(NO, random.Random(1), 100, 0.001))  # noqa: S311  # a simulation
-        assert (delay.field, delay.verdict, loss.verdict) == ("delay", SHOWN, HOLDS)
+        assert (delay.field, delay.verdict, loss.verdict) == ("delay", Verdict.SHOWN, Verdict.HOLDS)
         assert "so few could not show a longer one" in delay.how
     asked = Impairment(loss_gemodel=(0.01, 0.25, 1.0, 0.0))
     verdicts = {check.field: check.verdict for check in judged(asked, Impairment(loss_ratio=1.0))}
-    assert verdicts["bursts begin"] == SHOWN, "of no packet that was delivered, nothing is known"
-    assert verdicts["bursts end"] == FAILS
+    assert verdicts["bursts begin"] == Verdict.SHOWN, "of no packet that was delivered, nothing is known"
+    assert verdicts["bursts end"] == Verdict.FAILS
 
 
 def test_a_rate_beyond_the_machines_own_is_shown_and_not_judged() -> None:
     asked, seen = Impairment(rate_bps=1e9), Impairment(rate_bps=350e6)
     # The first of 400 packets waits in no queue: 399 intervals at 360 Mbit/s and its noise make 360.7.
     (rate,) = [check for check in judged(asked, seen, own_rate_bps=360e6) if check.field == "rate"]
-    assert rate.verdict == SHOWN
+    assert rate.verdict == Verdict.SHOWN
     assert "own rate without impairment is 360.7 Mbit/s" in rate.how
 
 
@@ -200,10 +212,10 @@ def test_a_fast_train_that_waited_for_one_turn_of_another_process_is_shown_and_n
         return next(check for check in checks if check.field == "rate")
 
     # 5,499 packets of 1,442 bytes last 63 ms at 1 Gbit/s: at 868 Mbit/s they are 9.7 ms late, at 100 Mbit/s 571 ms.
-    assert rate(1e9, 868e6).verdict == SHOWN
+    assert rate(1e9, 868e6).verdict == Verdict.SHOWN
     assert "late by 9.692 ms" in rate(1e9, 868e6).how
-    assert rate(1e9, 100e6).verdict == FAILS
-    assert rate(50e6, 25e6).verdict == FAILS
+    assert rate(1e9, 100e6).verdict == Verdict.FAILS
+    assert rate(50e6, 25e6).verdict == Verdict.FAILS
 
 
 @pytest.mark.parametrize("asked_bps", [1e6, 20e6, 50e6, 200e6])
@@ -212,11 +224,11 @@ def test_a_rate_is_judged_to_a_tenth_up_to_200_mbit(asked_bps: float) -> None:
         asked, seen = (Impairment(rate_bps=each, loss_ratio=loss) for each in (asked_bps, asked_bps * share))
         return next(check for check in judged(asked, seen, own_rate_bps=600e6) if check.field == "rate")
 
-    assert rate(1.0).verdict == HOLDS
+    assert rate(1.0).verdict == Verdict.HOLDS
     assert "more than 2% too high would be found, and one more than 10% too low" in rate(1.0).how
-    assert rate(0.88).verdict == FAILS
-    assert rate(1.04).verdict == FAILS
-    assert rate(1.0, loss=0.2).verdict == HOLDS, "of so many fewer that pass, as many more are sent"
+    assert rate(0.88).verdict == Verdict.FAILS
+    assert rate(1.04).verdict == Verdict.FAILS
+    assert rate(1.0, loss=0.2).verdict == Verdict.HOLDS, "of so many fewer that pass, as many more are sent"
 
 
 def test_a_train_is_never_longer_than_its_queue_holds() -> None:
@@ -244,7 +256,7 @@ def test_a_train_that_the_machine_sent_too_slowly_is_shown_and_not_judged() -> N
     (rate,) = [
         each for each in judge(asked, paced, clean=paced, train=train, clean_train=clean) if each.field == "rate"
     ]
-    assert rate.verdict == SHOWN
+    assert rate.verdict == Verdict.SHOWN
     assert "the machine sent no more than 160 Mbit/s" in rate.how
 
 
@@ -262,18 +274,18 @@ def test_what_a_receiver_lost_is_no_slower_link() -> None:
         checks = judge(asked, paced, clean=paced, train=train, clean_train=clean)
         return next(each.verdict for each in checks if each.field == "rate")
 
-    assert verdict(lost=0) == HOLDS
-    assert verdict(lost=1) == SHOWN, "three of four at their time are 150 Mbit/s, and none was late"
+    assert verdict(lost=0) == Verdict.HOLDS
+    assert verdict(lost=1) == Verdict.SHOWN, "three of four at their time are 150 Mbit/s, and none was late"
 
 
 def test_packets_that_skip_the_delay_skip_the_rate_and_the_others_are_judged() -> None:
     asked = Impairment(rate_bps=1e6, delay_s=0.02, reorder_ratio=0.5)
     (rate,) = [check for check in judged(asked) if check.field == "rate"]
-    assert rate.verdict == HOLDS
+    assert rate.verdict == Verdict.HOLDS
     assert "that skipped the delay" in rate.seen
     for real_bps in (1.2e6, 0.8e6):
         (rate,) = [check for check in judged(asked, replace(asked, rate_bps=real_bps)) if check.field == "rate"]
-        assert rate.verdict == FAILS
+        assert rate.verdict == Verdict.FAILS
 
 
 def test_what_skipped_the_delay_and_came_late_is_not_taken_for_a_faster_link() -> None:
@@ -290,14 +302,14 @@ def test_what_skipped_the_delay_and_came_late_is_not_taken_for_a_faster_link() -
         checks = judge(asked, clean, clean=clean, train=train, clean_train=train)
         return next(each for each in checks if each.field == "rate")
 
-    assert check(1.0).verdict == HOLDS
-    assert check(1.05).verdict == FAILS
+    assert check(1.0).verdict == Verdict.HOLDS
+    assert check(1.05).verdict == Verdict.FAILS
 
 
 def test_where_all_that_arrived_had_skipped_the_delay_that_is_said() -> None:
     asked = Impairment(delay_s=0.04, reorder_ratio=0.9)
     (delay,) = [check for check in judged(asked, NO) if check.field == "delay"]
-    assert (delay.verdict, delay.how) == (SHOWN, "all 200 that arrived had skipped the delay: not judged")
+    assert (delay.verdict, delay.how) == (Verdict.SHOWN, "all 200 that arrived had skipped the delay: not judged")
     (delay,) = [check for check in judged(asked, Impairment(loss_ratio=1)) if check.field == "delay"]
     assert delay.how == "nothing arrived: not judged"
 
@@ -435,10 +447,10 @@ def test_packets_lost_by_their_number_are_each_looked_for() -> None:
     numbered = {2, 16, 17, 18, 19, 49, 99, 149, 199}
     honest = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n not in numbered])
     found = {check.field: check for check in judge(asked, honest, clean=honest)}
-    assert (found["lost by number"].verdict, found["loss"].verdict) == (HOLDS, HOLDS)
+    assert (found["lost by number"].verdict, found["loss"].verdict) == (Verdict.HOLDS, Verdict.HOLDS)
     shifted = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n + 1 not in numbered])
     found = {check.field: check for check in judge(asked, shifted, clean=honest)}
-    assert (found["lost by number"].verdict, found["loss"].verdict) == (FAILS, FAILS)
+    assert (found["lost by number"].verdict, found["loss"].verdict) == (Verdict.FAILS, Verdict.FAILS)
     assert "probe 3 arrived" in found["lost by number"].seen
 
 
@@ -455,8 +467,8 @@ def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:
         (rate,) = [each for each in judge(asked, clean, clean=clean, train=flight) if each.field == "rate"]
         return rate.verdict
 
-    assert verdict(train(3)) == HOLDS
-    assert verdict(train(8)) == FAILS
+    assert verdict(train(3)) == Verdict.HOLDS
+    assert verdict(train(8)) == Verdict.FAILS
     chosen = plan(asked, limit_packets=1000)
     assert chosen.train * 1442 <= 4326 + 1e6 / 8 * 0.1, "the bucket and its queue hold the train"
 
@@ -464,7 +476,7 @@ def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:
 def test_a_chain_that_cannot_be_told_from_outside_is_shown_with_its_mean() -> None:
     asked = Impairment(loss_gemodel=(0.01, 0.25, 0.5, 0.1))
     (loss,) = [check for check in judged(asked, Impairment(loss_ratio=0.1)) if check.field == "loss"]
-    assert loss.verdict == SHOWN
+    assert loss.verdict == Verdict.SHOWN
     # (p·(1-h) + r·(1-k)) / (p + r) = (0.01·0.5 + 0.25·0.1) / 0.26
     assert "11.5%" in loss.how
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from testbed.evidence.journal import Journal
+from testbed.evidence.verdict import Verdict
 from testbed.judge.oracle import Account, Cause, judge
-from testbed.judge.verdict import Verdict
 from testbed.lab.waiting import await_condition
 
 IMAGES = Path(__file__).parents[2] / "images"
@@ -86,7 +86,7 @@ def test_every_structure_takes_all_messages_of_three_connections(
         code, did = run("client.py", "127.0.0.1", port, *words, cwd=tmp_path)
     found = account(tmp_path)
     assert (code, did["taken"], did["answered"]) == (0, 150, 150 if replies else 0)
-    assert found.verdict is Verdict.PASS, str(found)
+    assert found.verdict is Verdict.HOLDS, str(found)
     assert found.direction("client", "server").delivered == 150
     assert found.connect["client"].count == 3
 
@@ -97,7 +97,7 @@ def test_a_paced_client_without_replies_ends_when_all_is_sent(tmp_path: Path) ->
             "client.py", "127.0.0.1", port, "--messages", "20", "--rate", "500", "--deadline", "5", cwd=tmp_path
         )
     assert (code, did["taken"]) == (0, 20)
-    assert account(tmp_path).verdict is Verdict.PASS
+    assert account(tmp_path).verdict is Verdict.HOLDS
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -118,7 +118,7 @@ def test_what_was_sent_before_a_server_is_asked_to_stop_is_read_before_it_ends(
         server.wait(DEADLINE_S)
     found = account(tmp_path)
     assert (code, did["taken"]) == (0, 20)
-    assert found.verdict is Verdict.PASS, str(found)
+    assert found.verdict is Verdict.HOLDS, str(found)
     assert found.direction("client", "server").delivered == 20
 
 
@@ -153,7 +153,7 @@ def test_a_server_that_reads_once_tears_a_message_and_the_careless_client_is_tol
         code, _ = run("client.py", "127.0.0.1", port, "--careless", "--size", "1025", cwd=tmp_path)
     found = account(tmp_path)
     assert code == 0
-    assert (found.verdict, found.causes) == (Verdict.FAIL, {Cause.CUT_BY_RECV: 1})
+    assert (found.verdict, found.causes) == (Verdict.FAILS, {Cause.CUT_BY_RECV: 1})
     assert found.direction("client", "server").truncated == 1
 
 
@@ -187,7 +187,7 @@ def test_a_client_connects_again_until_the_server_is_there_and_sends_again_what_
     found = account(tmp_path)
     did = json.loads(output)
     assert (client.returncode, did["answered"], did["connects"]) == (0, 3, 2)
-    assert found.verdict is Verdict.PASS, str(found)
+    assert found.verdict is Verdict.HOLDS, str(found)
     assert found.direction("client", "server").resent >= 1
 
 
@@ -208,7 +208,7 @@ def test_a_client_that_is_asked_to_stop_leaves_a_complete_journal(tmp_path: Path
         client.send_signal(signal.SIGINT)
         client.communicate(timeout=DEADLINE_S)
     assert client.returncode == 1
-    assert account(tmp_path).verdict is Verdict.PASS, str(account(tmp_path))
+    assert account(tmp_path).verdict is Verdict.HOLDS, str(account(tmp_path))
 
 
 def await_lines(path: Path, count: int) -> None:
@@ -225,7 +225,7 @@ def test_datagrams_arrive_and_are_answered(tmp_path: Path, replies: Sequence[str
         code, did = run("udp_client.py", "127.0.0.1", port, *words, cwd=tmp_path)
     found = account(tmp_path)
     assert (code, did["taken"], did["ended"]) == (0, 100, 2)
-    assert found.verdict is Verdict.PASS, str(found)
+    assert found.verdict is Verdict.HOLDS, str(found)
 
 
 def test_a_datagram_longer_than_what_is_read_is_truncated(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_player_gets_every_update_of_a_game(tmp_path: Path, transport: str) ->
         code, did = run("game_client.py", *words, cwd=tmp_path)
     found = account(tmp_path)
     assert (code, did["updates"]) == (0, 30)
-    assert found.verdict is Verdict.PASS, str(found)
+    assert found.verdict is Verdict.HOLDS, str(found)
     assert found.direction("server", "client").delivered == 30
 
 
