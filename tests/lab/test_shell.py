@@ -1,9 +1,10 @@
-"""``testbed shell`` and ``testbed exec`` on a local lab: exit status, stdin, and a terminal that is one."""
+"""``testbed shell``, ``exec`` and ``prove`` on a local lab: exit status, stdin, and a terminal that is one."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import pty
 import re
@@ -57,6 +58,14 @@ def test_a_compose_profile_has_its_hosts(tmp_path: Path) -> None:
     assert run("--compose-profile", "more", "b", "true", cwd=tmp_path).returncode == 0
 
 
+def test_a_link_is_proven_on_a_stack_of_its_own() -> None:
+    argv = [*_COMMAND, "prove", "--lab", "local", "--json", "client -> server", "delay=20ms"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (link,) = json.loads(done.stdout)
+    assert link["proof"] == {"read_back": "holds", "counters": "not asked", "probe": "holds"}
+
+
 @pytest.mark.parametrize("command", ["up", "show", "down"])
 def test_what_needs_an_engine_names_what_needs_none(command: str) -> None:
     environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere/docker.sock"}
@@ -64,7 +73,7 @@ def test_what_needs_an_engine_names_what_needs_none(command: str) -> None:
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "no Docker engine answers" in done.stderr
-    assert "`testbed shell` and `testbed exec` with --lab local need none" in done.stderr
+    assert "`testbed shell`, `testbed exec` and `testbed prove` with --lab local need none" in done.stderr
 
 
 class Typist:

@@ -17,7 +17,7 @@ import pytest
 
 from testbed.backends.docker import stack as compose
 from testbed.backends.local import agent as local
-from testbed.commands import cli
+from testbed.commands import cli, machine, stack
 from testbed.netem.profiles import load_profiles
 
 from .bad_inputs import CASES, GOOD, Case
@@ -80,7 +80,7 @@ def told(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     def start(*_arguments: object, **_more: object) -> None:
         raise AssertionError("something was started")
 
-    for module, name in ((local, "ChildAgent"), (compose, "Engine"), (cli, "Engine")):
+    for module, name in ((local, "ChildAgent"), (compose, "Engine"), (stack, "Engine"), (machine, "Engine")):
         monkeypatch.setattr(module, name, start)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["testbed", *argv])

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from testbed.backends import terminal
-from testbed.commands import cli
+from testbed.commands import hosts, words
+from testbed.commands.cli import cli
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
 from testbed.lab.lab import Lab
 from testbed.netem.profiles import checked_side
@@ -57,7 +59,7 @@ class StandIn(AbstractContextManager["StandIn"]):
 
 
 def asked(link: str, *what: str) -> Any:
-    return cli._asked(StandIn(), link, what)  # type: ignore[arg-type]  # what the function needs of a lab
+    return words.asked_of(StandIn(), link, what)  # type: ignore[arg-type]  # what the function needs of a lab
 
 
 def problems_of(link: str, *what: str) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ def execute(monkeypatch: pytest.MonkeyPatch) -> Any:
             return 0
 
         monkeypatch.setattr(terminal, "interact", interact)
-        return cli._in_host(lab, impaired, host, "true")  # type: ignore[arg-type]  # what the function needs of a lab
+        return hosts.in_host(lab, impaired, host, "true")  # type: ignore[arg-type]  # what the function needs of a lab
 
     return run
 
@@ -153,3 +155,18 @@ def test_of_links_to_impair_first_none_stays_impaired_if_one_cannot_be(execute: 
     with pytest.raises(ImpairmentNotAppliedError):
         execute(lab, ["a <-> b=slow", "b -> c=slow"])
     assert lab.done == ["up", "a <-> b: slow", "clear b -> a", "clear a -> b", "down"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["up"], ["down"], ["show"], ["impair", "client -> server", "lossy"], ["cut", "client -> server"],
+     ["partition", "client", "server"], ["isolate", "server"], ["flap", "--up=1s", "--down=1s", "client -> server"],
+     ["heal"], *([each, "server"] for each in ("stop", "start", "restart", "kill", "pause", "resume"))],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_needs_a_running_stack_refuses_the_local_lab_and_says_why(command: list[str]) -> None:
+    """Every command takes --lab; one that cannot work with a lab of a kind names those that can."""
+    done = CliRunner().invoke(cli, [*command, "--lab", "local"])
+    assert done.exit_code == 2
+    assert "a local lab ends with the command that started it" in done.stderr
+    assert "`testbed prove` start one" in done.stderr

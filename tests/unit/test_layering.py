@@ -248,7 +248,6 @@ LONGER = {
     "testbed.agent.ports": "not taken apart yet: its kernels are to have a class of their own",
     "testbed.backends.local.localplan": "not taken apart yet",
     "testbed.compose.composefile": "not taken apart yet",
-    "testbed.commands.cli": "not taken apart yet",
 }
 """Modules that may be longer, and why."""
 

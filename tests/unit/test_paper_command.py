@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from testbed import paper
 from testbed.commands import cli
+from testbed.commands import paper as paper_command
 from testbed.evidence.verdict import Verdict
 from testbed.judge.claims import Outcome, Row
 from testbed.lab.ledger import Ledger
@@ -62,8 +63,8 @@ class Claims:
 def claims(monkeypatch: pytest.MonkeyPatch) -> Claims:
     made = Claims()
     monkeypatch.setattr(paper, "CLAIMS", {name: made.claim(name) for name in made.findings})
-    monkeypatch.setattr(cli, "_chosen", lambda *_, **__: NoLab())
-    monkeypatch.setattr(cli, "decide", lambda _: ("local", ""))
+    monkeypatch.setattr(paper_command, "chosen_lab", lambda *_, **__: NoLab())
+    monkeypatch.setattr(paper_command, "decide", lambda _: ("local", ""))
     return made
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from testbed.evidence.proof import Check, LinkEvidence, of_probes
@@ -81,4 +79,3 @@ def test_files_and_pytest_xdist_get_plain_strings() -> None:
     collect(written)
     assert {"passed", "holds", "shown", "not asked", "BREAKS"} <= set(strings)
     assert {type(each) for each in strings} == {str}
-    assert json.loads(json.dumps(written)) == written

@@ -1,0 +1,111 @@
+"""Commands on one host: a program in it, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from testbed.backends import terminal
+from testbed.backends.docker.lab import ComposeLab
+from testbed.commands.console import OUT
+from testbed.commands.labs import chosen_lab, taken_up
+from testbed.commands.options import (
+    command,
+    compose_file_option,
+    compose_profile_option,
+    example,
+    impair_option,
+    lab_option,
+    netem_option,
+    running_lab_option,
+    up_deadline_option,
+)
+from testbed.commands.words import impaired_first
+from testbed.lab.lab import Lab
+
+
+@command()
+@compose_file_option
+@compose_profile_option
+@lab_option
+@netem_option
+@up_deadline_option
+@impair_option
+@click.argument("host")
+@example("""testbed shell client
+             testbed shell --lab local --impair "client <-> server=lossy" client""")
+def shell(
+    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, up_deadline: str,
+    impaired: tuple[str, ...], host: str,
+) -> int:  # fmt: skip
+    """Open a shell in HOST: of the running stack, or of one that lasts as long as the shell."""
+    return in_host(chosen_lab(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, terminal.SHELL)
+
+
+@command("exec")
+@compose_file_option
+@compose_profile_option
+@lab_option
+@netem_option
+@up_deadline_option
+@impair_option
+@click.argument("host")
+@click.argument("argv", nargs=-1, required=True)
+@example("""testbed exec client -- python3 paper_client.py server""")
+def execute(
+    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, up_deadline: str,
+    impaired: tuple[str, ...], host: str, argv: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Run ARGV in HOST, and exit with its status: of the running stack, or of one that lasts as long as it runs."""
+    return in_host(chosen_lab(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, argv)
+
+
+def in_host(lab: Lab, impaired: Sequence[str], host: str, argv: Sequence[str]) -> int:
+    """Run a program in a host: of the stack that `testbed up` started, if one is up; else of one of its own."""
+    wanted = impaired_first(lab, impaired, host)
+    with ExitStack() as undo:
+        if isinstance(lab, ComposeLab) and lab.take_up():
+            undo.callback(lab.leave)
+        else:
+            undo.enter_context(lab)
+        place = lab.host(host)
+        with ExitStack() as healed:  # nothing half-applied
+            for asked in wanted:
+                for applied in lab.impair(asked.link, asked.profile, **asked.words):
+                    healed.callback(lab.impairer.clear, applied.link)
+            healed.pop_all()
+        return terminal.interact(place, argv)
+
+
+def _host_command(verb: str, done: str, help_text: str) -> click.Command:
+    """A command that does to a host of the running stack what `Host` does by the same name."""
+
+    @command(verb, help=f"{help_text}\n\n\b\nExample:\n  testbed {verb} server")
+    @compose_file_option
+    @running_lab_option
+    @click.argument("host")
+    def act(compose_file: tuple[Path, ...], host: str) -> int:
+        lab = taken_up(compose_file)
+        try:
+            getattr(lab.host(host), verb)()
+            OUT.print(f"{host}: {done}", markup=False)
+        finally:
+            lab.leave()
+        return 0
+
+    return act
+
+
+COMMANDS = (
+    shell,
+    execute,
+    _host_command("stop", "stopped", "Stop HOST of the running stack, until `testbed start`."),
+    _host_command("start", "started", "Start HOST and wait until it is healthy; its links are impaired as before."),
+    _host_command("restart", "restarted", "Stop HOST, start it again, and wait until it is healthy."),
+    _host_command("kill", "killed", "End HOST with SIGKILL, as a crash does."),
+    _host_command("pause", "paused", "Pause every process in HOST, until `testbed resume`."),
+    _host_command("resume", "resumed", "Resume a paused HOST."),
+)

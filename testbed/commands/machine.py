@@ -1,0 +1,83 @@
+"""Commands on the machine and the profiles: what there is, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from testbed.backends.docker import images as image_store
+from testbed.backends.docker.engine import Engine
+from testbed.commands import doctor as diagnosis
+from testbed.commands.console import OUT, say
+from testbed.commands.options import command, example
+from testbed.netem.profiles import find_profile, load_profiles
+from testbed.report import console as tables
+from testbed.report import profile as explained
+from testbed.spec.features import WORDS
+
+
+@command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@example("testbed doctor --json")
+def doctor(as_json: bool) -> int:
+    """Find out what this machine can do, what is missing, what that costs, and how to get it.
+
+    Exit status 1 if a lab cannot run here.
+    """
+    findings = diagnosis.examine(say)
+    if as_json:
+        OUT.print_json(json.dumps([finding.as_json() for finding in findings]))
+    else:
+        tables.print_findings(OUT, findings)
+    return 0 if diagnosis.fit(findings) else 1
+
+
+@command()
+@click.option("--words", is_flag=True, help="List the words of profiles and markers.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.argument("name", required=False)
+@example("""testbed profiles
+             testbed profiles tunnel""")
+def profiles(words: bool, as_json: bool, name: str | None) -> int:
+    """List the profiles, or explain the profile NAME: its tc words, its delays and its timeline, drawn."""
+    if words:
+        if as_json:
+            OUT.print_json(json.dumps({word.name: word.help for word in WORDS.values()}))
+            return 0
+        table = Table("word", "meaning")
+        for word in WORDS.values():
+            table.add_row(word.name, word.help)
+        OUT.print(table)
+        return 0
+    known = load_profiles(Path("netem"))
+    chosen = [find_profile(known, name)] if name is not None else [each for _, each in sorted(known.checked().items())]
+    if as_json:
+        found = [explained.profile_json(each) for each in chosen]
+        OUT.print_json(json.dumps(found if name is None else found[0]))
+    elif name is None:
+        tables.print_profiles(OUT, known)
+    else:
+        explained.print_profile(OUT, chosen[0])
+    return 0
+
+
+@command()
+@click.option("--check", is_flag=True, help="Change nothing; exit status 1 if an image is missing or out of date.")
+@click.option("--base-reachable", is_flag=True, help="Exit status 1 if the base image is neither here nor pullable.")
+@example("testbed images")
+def images(check: bool, base_reachable: bool) -> int:
+    """Build or pull the images that every lab needs: the base image and the agent's."""
+    engine = Engine()
+    if base_reachable:
+        return 0 if image_store.base_pullable(engine) else 1
+    if check:
+        return 0 if engine.image_labels(image_store.netem_tag()) is not None else 1
+    image_store.ensure_base(engine, say)
+    OUT.print(f"{image_store.BASE}\n{image_store.ensure_netem(engine, say)}", markup=False)
+    return 0
+
+
+COMMANDS = (doctor, profiles, images)

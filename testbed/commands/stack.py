@@ -1,0 +1,125 @@
+"""Commands on a whole stack: bring it up, show it, take it down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from testbed.backends.docker.engine import Engine
+from testbed.backends.docker.lab import ComposeLab
+from testbed.backends.docker.runs import clear_stale, foreigners, remove_run, runs
+from testbed.commands.console import OUT, say
+from testbed.commands.labs import NOT_UP, taken_up
+from testbed.commands.options import (
+    command,
+    compose_file_option,
+    compose_profile_option,
+    example,
+    netem_option,
+    running_lab_option,
+    up_deadline_option,
+)
+from testbed.errors import UserError
+from testbed.evidence.verdict import Verdict
+from testbed.report import console as tables
+from testbed.report import evidence
+
+
+@command()
+@compose_file_option
+@running_lab_option
+@compose_profile_option
+@netem_option
+@up_deadline_option
+@example("testbed up --netem carried --up-deadline 10m")
+def up(compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], netem: str, up_deadline: str) -> int:
+    """Bring the stack up, ready to be impaired; it stays until `testbed down`."""
+    lab = ComposeLab(
+        compose_file, netem=netem, compose_profiles=compose_profile, up_deadline=up_deadline, say=say,
+        outlives_us=True,
+    )  # fmt: skip
+    if lab.take_up():
+        OUT.print(f"already up, as run {lab.run_id}: {', '.join(lab.hosts)}", markup=False)
+    else:
+        lab.up()
+        OUT.print(f"up, as run {lab.run_id} ({lab.netem_engine} netem): {', '.join(lab.hosts)}", markup=False)
+    lab.leave()
+    return 0
+
+
+@command()
+@compose_file_option
+@running_lab_option
+@click.option("--stale", is_flag=True, help="Also remove what killed runs left, of any stack.")
+@click.option("--all", "everything", is_flag=True, help="Remove every run of testbed on the engine, alive or not.")
+@example("""testbed down
+             testbed down --stale""")
+def down(compose_file: tuple[Path, ...], stale: bool, everything: bool) -> int:
+    """Heal and remove the stack that `testbed up` started here."""
+    if stale or everything:
+        engine = Engine()
+        problems: list[str] = []
+        if everything:
+            ids = []
+            for run in runs(engine):
+                remove_run(engine, run.id, run.owner)
+                ids.append(run.id)
+        else:
+            ids, problems = clear_stale(engine, say)
+        for each in foreigners(engine):
+            say(f"left alone: {each}")
+        OUT.print(f"removed: {', '.join(ids) or ('nothing' if problems else 'nothing was left')}", markup=False)
+        return 1 if problems else 0
+    lab = ComposeLab(compose_file, say=say)
+    if lab.take_up():
+        lab.down()
+        ids = [lab.run_id]
+    elif not (ids := lab.remove_left()):
+        raise UserError(NOT_UP)
+    OUT.print(f"down: run {', '.join(ids)}", markup=False)
+    return 0
+
+
+@command()
+@compose_file_option
+@running_lab_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@example("testbed show --json")
+def show(compose_file: tuple[Path, ...], as_json: bool) -> int:
+    """Show the running stack: hosts, each impaired link as asked and as the kernel has it, and each cut.
+
+    Exit status 1 if a link is not as asked.
+    """
+    lab = taken_up(compose_file)
+    try:
+        links = [
+            {
+                "link": str(ref), "network": ref.network, "asked": held.asked.words(),
+                "kernel": held.netem, "differences": [str(each) for each in held.found],
+                "realised": held.asked.realised,
+            }
+            for ref in lab.ports.impaired if (held := lab.verifier.held_now(ref)) is not None
+        ]  # fmt: skip
+        cuts = [lab.cutter.evidence(ref) for ref in lab.ports.cut]
+        hosts = {name: list(host.addresses()) for name, host in lab.hosts.items()}
+    finally:
+        lab.leave()
+    if as_json:
+        found = {"run": lab.run_id, "engine": lab.netem_engine, "hosts": hosts, "links": links,
+                 "cuts": [each.as_json() for each in cuts]}  # fmt: skip
+        OUT.print_json(json.dumps(found))
+    else:
+        tables.print_stack(
+            OUT, run_id=lab.run_id, engine=lab.netem_engine, hosts=hosts, links=links, cuts=len(cuts)
+        )  # fmt: skip
+        for each in cuts:
+            for line in evidence.lines(each):
+                OUT.print(line, markup=False, soft_wrap=True)
+    return (
+        1 if any(each["differences"] for each in links) or any(each.read_back is Verdict.FAILS for each in cuts) else 0
+    )
+
+
+COMMANDS = (up, down, show)
