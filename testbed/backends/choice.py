@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from testbed.backends.docker.engine import Engine
+from testbed.backends.docker.engine import Engine, NoEngineError
 from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.local.lab import LocalLab
 from testbed.compose.options import LAB_CHOICES, UP_DEADLINE
@@ -27,7 +27,7 @@ def decide(asked: str) -> tuple[str, str]:
     try:
         return "compose", Engine().describe()
     except EnvironmentUnfitError as error:
-        reason = str(error).partition(". ")[0]
+        reason = error.reason if isinstance(error, NoEngineError) else str(error)
         return ("compose" if os.environ.get("DOCKER_HOST") else "local"), reason
 
 

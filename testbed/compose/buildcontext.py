@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from testbed import reading
-from testbed.compose.dockerfile import Copy, Folder
+from testbed.compose.dockerfile import Copy, Folder, Problem
 from testbed.text import shown
 
 # A container has its own there, whatever its image holds.
@@ -38,14 +38,14 @@ class Entry(NamedTuple):
     """Root's if empty."""
 
 
-def entries(context: Path, dockerfile: Path, layers: Sequence[Copy | Folder]) -> tuple[list[Entry], list[str]]:
+def entries(context: Path, dockerfile: Path, layers: Sequence[Copy | Folder]) -> tuple[list[Entry], list[Problem]]:
     """All of it in its order, and every problem, each with its line in the Dockerfile."""
     try:
         reader = _Reader(Context(context, _ignore_file(context, dockerfile)))
     except reading.UnreadableError as error:
-        return [], list(error.problems)
+        return [], [Problem(0, each) for each in error.problems]
     except (ValueError, OSError) as error:
-        return [], [f".dockerignore: {error}"]
+        return [], [Problem(0, f".dockerignore: {error}")]
     for layer in layers:
         try:
             if isinstance(layer, Folder):
@@ -53,7 +53,7 @@ def entries(context: Path, dockerfile: Path, layers: Sequence[Copy | Folder]) ->
             else:
                 reader.copy(layer)
         except (ValueError, OSError) as error:
-            reader.problems.append(f"line {layer.line}: {layer.said}: {error}")
+            reader.problems.append(Problem(layer.line, f"{layer.said}: {error}"))
     return reader.found, reader.problems
 
 
@@ -62,7 +62,7 @@ class _Reader:
 
     def __init__(self, context: Context) -> None:
         self.found: list[Entry] = []
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self._context = context
         self._folders = {"/"}
         self._files: set[str] = set()

@@ -31,6 +31,18 @@ _APT_HARMLESS = {"update", "upgrade", "dist-upgrade", "full-upgrade", "clean", "
 _WAY_OUT = "give the service `x-testbed: {local: {path: FOLDER}}` with its files and `command:`, or use --lab compose"
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a line of a Dockerfile."""
+
+    line: int
+    """0: it concerns the file of what is left out of the context, which has lines of its own."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text}" if self.line else self.text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
     """One instruction of a Dockerfile."""
@@ -154,20 +166,20 @@ def _instruction(line: int, text: str) -> Instruction:
     return Instruction(line=line, name=name.upper(), rest=rest.strip(), heredoc=heredoc)
 
 
-def _directive_problems(text: str) -> Iterator[str]:
+def _directive_problems(text: str) -> Iterator[Problem]:
     """What is wrong with the comments at the top that are more (reference, "Parser directives")."""
     for number, line in enumerate(text.splitlines(), start=1):
         directive = re.fullmatch(r"#\s*(\w+)\s*=\s*(\S+)\s*", line.strip())
         if directive is None:
             return
         if directive[1].lower() == "escape" and directive[2] != "\\":
-            yield f"line {number}: {line.strip()}: a local lab knows no escape character but \\; {_WAY_OUT}"
+            yield Problem(number, f"{line.strip()}: a local lab knows no escape character but \\; {_WAY_OUT}")
 
 
 # --- instructions to an image ------------------------------------------------------------------------
 
 
-def read(text: str, *, arguments: Mapping[str, str] | None = None) -> tuple[Image, list[str]]:
+def read(text: str, *, arguments: Mapping[str, str] | None = None) -> tuple[Image, list[Problem]]:
     """The image that a Dockerfile describes, and every problem, each with its line.
 
     ``arguments``: what ``build: args:`` gives its ARGs.
@@ -175,7 +187,7 @@ def read(text: str, *, arguments: Mapping[str, str] | None = None) -> tuple[Imag
     reader = _Reader(arguments or {})
     for each in instructions(text):
         reader.take(each)
-    problems = reader.problems if reader.stages else ["line 1: no FROM"]
+    problems = reader.problems if reader.stages else [Problem(1, "no FROM")]
     return reader.image, [*_directive_problems(text), *problems]
 
 
@@ -185,7 +197,7 @@ class _Reader:
     def __init__(self, given: Mapping[str, str]) -> None:
         self.image = Image()
         self.stages = 0
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self._given = given
         self._global: dict[str, str] = {}
         """The ARGs before FROM: known in FROM, and after it where an ARG without a value names them."""
@@ -209,7 +221,7 @@ class _Reader:
 
     def _wrong(self, each: Instruction, text: str) -> None:
         said = f"{each.name} {' '.join(each.rest.split())}".strip()
-        self.problems.append(f"line {each.line}: {said[:80]}: {text}")
+        self.problems.append(Problem(each.line, f"{said[:80]}: {text}"))
 
     @property
     def _known(self) -> Mapping[str, str]:

@@ -625,7 +625,8 @@ class _Judging:
         """Why the evidence does not decide."""
         self._failed: list[str] = []
         self._balances: list[Balance] = []
-        self._network: list[str] = []
+        self._network: dict[tuple[str, ...], str] = {}
+        """What the network did, by the host or the link of which it is told."""
 
     def account(self) -> Account:
         """Put it together."""
@@ -648,7 +649,7 @@ class _Judging:
             reasons=(*self._invalid, *self._open, *self._failed),
             directions=directions,
             balances=tuple(self._balances),
-            network=tuple(self._network),
+            network=tuple(self._network.values()),
             connect={name: side.connect for name, side in self._sides.items() if side.connect.buckets},
             first_byte={name: side.first_byte for name, side in self._sides.items() if side.first_byte.buckets},
             errors={name: side.errors for name, side in self._sides.items() if side.errors},
@@ -755,36 +756,36 @@ class _Judging:
     def _judge_direction(self, direction: Direction) -> None:
         expect, way = self._expect, f"{direction.src} -> {direction.dst}"
         told = ", ".join(f"{count:,} {cause}" for cause, count in direction.causes.items())
-        checks: tuple[tuple[str, float, float, float], ...] = (
-            ("not delivered whole", direction.missing, direction.sent, expect.most_lost_ratio),
-            ("late", direction.late, direction.sent, expect.most_late_ratio),
-            ("duplicates", direction.duplicates, direction.delivered + direction.late, expect.most_duplicate_ratio),
-            ("reordered", direction.reordered, direction.delivered + direction.late, expect.most_reordered_ratio),
+        arrived = direction.delivered + direction.late
+        checks: tuple[tuple[str, float, float, float, str], ...] = (
+            ("not delivered whole", direction.missing, direction.sent, expect.most_lost_ratio, told),
+            ("late", direction.late, direction.sent, expect.most_late_ratio, ""),
+            ("duplicates", direction.duplicates, arrived, expect.most_duplicate_ratio, ""),
+            ("reordered", direction.reordered, arrived, expect.most_reordered_ratio, ""),
         )
-        for name, count, of, most in checks:
+        for name, count, of, most, causes in checks:
             if count > most * of:
                 most_words = f", at most {units.format_ratio(most)} expected" if most else ""
                 reason = f"{way}: {count:,} of {of:,} {name}{most_words}"
-                self._failed.append(f"{reason}: {told}" if name.startswith("not") and told else reason)
+                self._failed.append(f"{reason}: {causes}" if causes else reason)
         if direction.transport == "tcp" and direction.reordered > direction.resent:
             self._failed.append(f"{way}: {direction.reordered:,} out of order in a stream, which keeps it")
         self._tell_network(direction)
 
     def _tell_network(self, direction: Direction) -> None:
         back = "replies and acknowledgements" if direction.transport == "tcp" else "replies"
-        told = {each.split(":")[0] for each in self._network}
         for src, dst in ((direction.src, direction.dst), (direction.dst, direction.src)):
             counts = self._evidence.links.get((src, dst))
-            if counts is None or f"link {src} -> {dst}" in told:
+            if counts is None or (src, dst) in self._network:
                 continue
             carries = "messages" if src == direction.src else back
-            self._network.append(
+            self._network[src, dst] = (
                 f"link {src} -> {dst}: {counts.dropped_packets:,} of "
                 f"{counts.dropped_packets + counts.sent_packets:,} packets dropped; it carries {carries}"
             )
         again = self._evidence.counted(direction.src, "Tcp", "RetransSegs")
-        if direction.transport == "tcp" and again is not None and f"{direction.src}" not in told:
-            self._network.append(f"{direction.src}: {again:,} segments sent again (RetransSegs)")
+        if direction.transport == "tcp" and again is not None and (direction.src,) not in self._network:
+            self._network[direction.src,] = f"{direction.src}: {again:,} segments sent again (RetransSegs)"
 
     # --- causes: datagrams ---------------------------------------------------------------------------
 

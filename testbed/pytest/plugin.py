@@ -197,9 +197,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("INVALID: the impairment was not in force, or nothing met it", red=True)
         for report in invalid:
             terminalreporter.write_line(f"{report.nodeid}: {report.testbed_reason}")
-            for title, text in report.sections:
-                if title.startswith("testbed: "):
-                    terminalreporter.write_line(text)
+            for text in getattr(report, "testbed_sections", ()):
+                terminalreporter.write_line(text)
     written = config.pluginmanager.get_plugin(_RESULTS)
     if notable := [*config.stash[state.WARNED], *(written.notable if written is not None else ())]:
         terminalreporter.section("testbed: warnings", yellow=True)

@@ -318,14 +318,17 @@ def _not_in_force(error: BaseException) -> ImpairmentNotAppliedError | None:
 
 
 def _explain(item: pytest.Item, lab: Lab, report: pytest.TestReport) -> None:
+    sections: list[tuple[str, str]] = []
     if kept := end_captures(item, save=True):
-        report.sections.append(("testbed: what passed the impaired ports, before and after", kept))
+        sections.append(("what passed the impaired ports, before and after", kept))
     if lab.evidence:
         from testbed.report import evidence
 
         seen = "\n".join(line for link in lab.evidence for line in evidence.lines(link))
-        report.sections.append(("testbed: asked, kernel, seen", seen))
-    report.sections.append(("testbed: to run it again under the same network", replay(item, lab)))
+        sections.append(("asked, kernel, seen", seen))
+    sections.append(("to run it again under the same network", replay(item, lab)))
+    report.sections += [(f"testbed: {title}", text) for title, text in sections]
+    vars(report).update(testbed_sections=[text for _, text in sections])
 
 
 def _keep_phase(item: pytest.Item, report: pytest.TestReport, outcome: Verdict) -> None:

@@ -22,19 +22,20 @@ _TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}\.dist")
 """The name of a table file of one's own."""
 
 # What others call it: tc and its like, browsers' throttling, Toxiproxy, Pumba, Comcast, Kubernetes' chaos tools.
-_OTHERS_WORDS: Mapping[str, str] = {
-    **dict.fromkeys(("latency", "lag", "rtt", "ping"), "delay, one way: delay=40ms"),
-    **dict.fromkeys(("bandwidth", "throughput", "speed", "bitrate", "bw", "target-bw"), "rate: rate=10mbit"),
+_OTHERS_WORDS: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("latency", "lag", "rtt", "ping"), ("delay", ", one way: delay=40ms")),
+    **dict.fromkeys(("bandwidth", "throughput", "speed", "bitrate", "bw", "target-bw"), ("rate", ": rate=10mbit")),
     **dict.fromkeys(
-        ("packet_loss", "packet-loss", "packetloss", "loss_ratio", "plr", "drop", "drop_rate"), "loss: loss=2%"
+        ("packet_loss", "packet-loss", "packetloss", "loss_ratio", "plr", "drop", "drop_rate"), ("loss", ": loss=2%")
     ),
-    **dict.fromkeys(("variance", "deviation", "jitter_ms"), "jitter, beside a delay: jitter=5ms"),
-    **dict.fromkeys(("duplication", "dup"), "duplicate: duplicate=1%"),
-    **dict.fromkeys(("corruption", "bit_error_rate", "ber"), "corrupt: corrupt=0.1%"),
-    **dict.fromkeys(("reordering", "out_of_order"), "reorder, beside a delay: reorder=10%"),
-    **dict.fromkeys(("buffer", "queue_size", "buffer_size", "queue_length"), "limit, in packets: limit=100"),
-    "ceil": "rate: rate=10mbit",
+    **dict.fromkeys(("variance", "deviation", "jitter_ms"), ("jitter", ", beside a delay: jitter=5ms")),
+    **dict.fromkeys(("duplication", "dup"), ("duplicate", ": duplicate=1%")),
+    **dict.fromkeys(("corruption", "bit_error_rate", "ber"), ("corrupt", ": corrupt=0.1%")),
+    **dict.fromkeys(("reordering", "out_of_order"), ("reorder", ", beside a delay: reorder=10%")),
+    **dict.fromkeys(("buffer", "queue_size", "buffer_size", "queue_length"), ("limit", ", in packets: limit=100")),
+    "ceil": ("rate", ": rate=10mbit"),
 }
+"""What others call it: the word here, and what is to be said of it."""
 _LONGEST_NAME = 60
 _MOST_NAMES = 40
 
@@ -53,11 +54,12 @@ _MOST_NUMBERS = 100_000
 """As they are written: neighbours are joined."""
 
 
-def unknown(said: str, known: Iterable[str], *, meant: Mapping[str, str] = _OTHERS_WORDS) -> str:
+def unknown(said: str, known: Iterable[str]) -> str:
     """How an unknown name is reported: with what it means elsewhere or the nearest known one, and all of them."""
     names = list(known)
-    if (told := meant.get(said.lower())) and re.split("[:, ]", told)[0] in names:
-        return f"unknown; here it is {told}. Known: {listing(names)}"
+    word, how = _OTHERS_WORDS.get(said.lower(), ("", ""))
+    if word in names:
+        return f"unknown; here it is {word}{how}. Known: {listing(names)}"
     near = difflib.get_close_matches(said, names, n=1) if len(said) <= _LONGEST_NAME else []
     hint = f"; did you mean {shown(near[0])}?" if near else ""
     return f"unknown{hint} Known: {listing(names)}" if hint else f"unknown; known: {listing(names)}"

@@ -35,7 +35,8 @@ def read(context: Path, text: str) -> tuple[list[buildcontext.Entry], list[str]]
     path.write_text(f"FROM debian\n{text}\n")
     image, problems = dockerfile.read(path.read_text())
     assert problems == []
-    return buildcontext.entries(context, path, image.layers)
+    found, wrong = buildcontext.entries(context, path, image.layers)
+    return found, [str(each) for each in wrong]
 
 
 def made(context: Path, text: str) -> dict[str, str]:

@@ -31,7 +31,8 @@ CMD ["server.py"]
 
 
 def read(text: str, **arguments: str) -> tuple[Image, list[str]]:
-    return dockerfile.read(text, arguments=arguments)
+    image, problems = dockerfile.read(text, arguments=arguments)
+    return image, [str(each) for each in problems]
 
 
 def good(text: str, **arguments: str) -> Image:

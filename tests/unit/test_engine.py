@@ -202,5 +202,7 @@ def test_an_engine_behind_ssh_names_the_extra_that_it_needs(monkeypatch: pytest.
     for name in ("docker.transport.sshconn", "paramiko"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delattr("docker.api.client.SSHHTTPAdapter", raising=False)
-    with pytest.raises(NoEngineError, match=r"ssh://, which needs paramiko: pip install 'pytest-testbed\[ssh\]'"):
+    with pytest.raises(
+        NoEngineError, match=r"ssh://, which needs paramiko. Install it: pip install 'pytest-testbed\[ssh\]'"
+    ):
         Engine()

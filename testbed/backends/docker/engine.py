@@ -51,6 +51,11 @@ _ANSWERS_WITHIN_S, _WORKS_FOR_S = 10, 120
 class NoEngineError(EnvironmentUnfitError):
     """No engine answers this user."""
 
+    def __init__(self, reason: str, remedy: str) -> None:
+        """``reason``: what was found, as a sentence without its full stop; ``remedy``: what to do, whole sentences."""
+        super().__init__(f"{reason}. {remedy}")
+        self.reason = reason
+
 
 class NoPermissionError(NoEngineError):
     """An engine is there but this user may not use it."""
@@ -546,18 +551,19 @@ def _unreachable(error: Exception) -> NoEngineError:
     reason = str(error)
     if isinstance(error, docker.errors.DockerException) and "paramiko" in reason:  # docker-py's, without its extra
         return NoEngineError(
-            "the Docker engine is behind ssh://, which needs paramiko: pip install 'pytest-testbed[ssh]'"
+            "the Docker engine is behind ssh://, which needs paramiko", "Install it: pip install 'pytest-testbed[ssh]'"
         )
     if "Permission denied" in reason or "PermissionError" in reason:
         return NoPermissionError(
-            "the Docker engine refuses this user (permission denied on its socket). "
-            "Add the user to the group: sudo usermod -aG docker $USER, then log in again; or run as root."
+            "the Docker engine refuses this user (permission denied on its socket)",
+            "Add the user to the group: sudo usermod -aG docker $USER, then log in again; or run as root.",
         )
     named = os.environ.get("DOCKER_HOST")
     where = f" at DOCKER_HOST={shown(named)}" if named else ""
     return NoEngineError(
-        f"no Docker engine answers{where} ({reason}). Start one: sudo systemctl start docker, or open Docker Desktop; "
-        f"or point DOCKER_HOST or `docker context use` at one that runs."
+        f"no Docker engine answers{where} ({reason})",
+        "Start one: sudo systemctl start docker, or open Docker Desktop; or point DOCKER_HOST or `docker context use` "
+        "at one that runs.",
     )
 
 

@@ -398,18 +398,13 @@ def _built(build: Mapping[str, Any], wrong: Any) -> _Contents | None:
     image, found = dockerfile.read(text, arguments=arguments)
     entries, missing = buildcontext.entries(context, path, image.layers)
     missing += [
-        f"line {layer.line}: {layer.said}: owner {shown(layer.owner)}: {problem}"
+        dockerfile.Problem(layer.line, f"{layer.said}: owner {shown(layer.owner)}: {problem}")
         for layer in image.layers
         if (problem := _user_problem(layer.owner))
     ]
-    for problem in sorted(found + missing, key=_line_of):
-        wrong("build", f"{path}, {problem}")
+    for told in sorted(found + missing, key=lambda each: each.line):
+        wrong("build", f"{path}, {told}")
     return None if found or missing else (image, entries, [])
-
-
-def _line_of(problem: str) -> int:
-    match = re.match(r"line (\d+)", problem)
-    return int(match[1]) if match else 0
 
 
 def _is_shown(path: str, places: Iterable[str]) -> bool:
