@@ -55,8 +55,6 @@ class Source:
     """Likewise, dropped."""
     beyond_before: int | None = None
     """What the port's root had seen beyond what was brought to the port when copies were first asked for."""
-    others_before: int = 0
-    """How many fragmented datagrams of other traffic had gone its way when the test began; see `netem.fragments`."""
     since_s: float = 0.0
     """When its link began to be impaired or cut, or the test did; on the machine's monotonic clock."""
     cut: cuts.Cut | None = None
@@ -68,9 +66,8 @@ class Source:
     """The timeline whose beginning ``impairment`` is."""
 
     def others(self, filters: Sequence[Mapping[str, Any]]) -> int | None:
-        """Fragmented datagrams of other traffic that went its way in this test; None: nothing counts them."""
-        counted = fragments.counted(filters, self.minor)
-        return None if counted is None else counted - self.others_before
+        """Fragmented datagrams of other traffic that went its way since it is impaired or cut; None: nothing counts."""
+        return fragments.counted(filters, self.minor)
 
     def lost_by_number(self, filters: Sequence[Mapping[str, Any]]) -> int | None:
         """How many packets were lost for their number, where they are counted."""
@@ -356,7 +353,7 @@ class Ports:
         # A kernel that cannot count them impairs all the same; the evidence then says that they were not counted.
         root = [] if port.rooted else qdisc.root(port.device)
         failed = {complaint["line"] for complaint in self.tc(port, [*root, *watch], source)["complaints"]}
-        port.rooted, source.others_before = port.rooted or failed.isdisjoint(root), 0
+        port.rooted = port.rooted or failed.isdisjoint(root)
 
     def renew(self, ref: LinkRef, by: Tenant | None = None) -> None:
         """Begin a port anew after a host at it was started again: what was there is put there again.

@@ -59,18 +59,8 @@ class Verifier:
                 source.met_cut, source.since_s = False, time.monotonic()
             try:
                 port.refused = counting.overflows(self._ports.entry(port)) or 0
-                self._begin_counting_others(port)
             except AgentError:  # it is gone; a new one begins at 0
                 port.refused = 0
-
-    def _begin_counting_others(self, port: Port) -> None:
-        narrowed = [
-            source for ref, source in port.sources.items() if ref.traffic.protocol and (source.led or source.cut)
-        ]
-        if narrowed:
-            filters = self._ports.tc(port, [qdisc.show_filters(port.device)])["shown"]
-            for source in narrowed:
-                source.others_before = fragments.counted(filters[-1] if filters else (), source.minor) or 0
 
     def verify(self) -> None:
         """Read every impaired link again: see `Lab.verify`."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from testbed import Lab, units
+from testbed.errors import AgentError
+from testbed.evidence.hoststate import PAUSED, RUNNING, HostState
 from testbed.lab.backend import Attached
 from testbed.lab.channel import Channel
 from testbed.lab.host import Host
+from testbed.lab.succession import CAPTURE, PORTS
 from testbed.netem import qdisc
+from testbed.observe.connections import Connection, Table
 from testbed.spec.topology import Topology
 
 MACS = {"client": "02:00:00:00:00:01", "server": "02:00:00:00:00:02", "other": "02:00:00:00:00:03"}
@@ -22,18 +26,32 @@ _PARENT = re.compile(r"parent ([0-9a-f]+:[0-9a-f]*)")
 class FakeAgent:
     """An agent with one port; a test may change what it holds."""
 
-    lives, silent_s, answers = True, 0.0, True
-
     def __init__(self) -> None:
+        self.lives, self.answers, self.silent_s = True, True, 0.0
         self.filters: dict[tuple[int, int], dict[str, Any]] = {}
         self.netems: dict[str, dict[str, Any]] = {}
         """By parent, as `tc -s -j qdisc show` has them."""
         self.calls: list[str] = []
         self.amiss: dict[str, list[str]] = {}
         """By port, what is wrong with its path."""
+        self.carries = False
+        """Whether the port's qdiscs are a carried kernel's, and stay when the port is given back."""
+        self.beyond_repair: list[str] = []
+        self.entry: list[dict[str, Any]] = []
+        """What feeds the port, as `tc -s -j filter show` has it."""
+        self.at_taps: dict[str, Any] = {}
+
+    def die(self) -> None:
+        """Answer nothing any more."""
+        self.lives = self.answers = False
+
+    def give_up(self) -> None:
+        """Nothing more is said to it."""
 
     def call(self, operation: str, **arguments: Any) -> Any:
         """What the real one answers, as far as a lab asks for it here."""
+        if not self.lives:
+            raise AgentError(f"{operation!r}: the agent has died")
         self.calls.append(operation)
         answer = getattr(self, f"_{operation}", None)
         return None if answer is None else answer(**arguments)
@@ -46,7 +64,9 @@ class FakeAgent:
                 shown.append(self._qdisc(**line["read_qdisc"]))
                 continue
             what, verb, *_rest = line.split()
-            if verb in ("get", "show"):
+            if line.endswith("parent ffff:"):
+                shown.append(self.entry)
+            elif verb in ("get", "show"):
                 shown.append(self._shown(what, line))
             elif verb == "delete" and not self._delete(what, line):
                 complaints.append({"line": line, "text": "No such file or directory"})
@@ -91,13 +111,21 @@ class FakeAgent:
         return {name: {"amiss": self.amiss.get(name, []), "gone": False} for name in ports}
 
     def _release(self, *, ports: list[str]) -> dict[str, Any]:
+        if not self.carries:
+            self._delete("qdisc", "qdisc delete dev veth1 root")
         return {"released": ports}
 
     def _heard(self, **_: Any) -> dict[str, float]:
         return {}
 
     def _repair(self, **_: Any) -> list[str]:
-        return []
+        return self.beyond_repair
+
+    def _carried(self, *, ports: list[str]) -> dict[str, Any]:
+        return dict.fromkeys(ports, self.at_taps)
+
+    def _clocks(self) -> dict[str, str]:
+        return {}
 
     def _passages(self) -> dict[str, Any]:
         return {"kernels": {}, "due_ns": 0, "overslept_ns": [0] * 50}
@@ -162,6 +190,13 @@ class FakeLab(Lab):
         super().__init__()
         self.agent = FakeAgent()
         """The one with the server's port."""
+        self.capturing = FakeAgent()
+        self.forgotten: list[str] = []
+        self.left: list[Mapping[str, Any]] = []
+        """What another agent was given to put right."""
+        self.states: dict[str, HostState] = {}
+        self.tables_of: dict[str, list[Connection]] = {}
+        """The TCP connections of hosts."""
         self._others = {name: FakeAgent() for name in MACS if name != "server"}
         self._fakes = {name: cast("Host", FakeHost(name, number)) for number, name in enumerate(MACS, start=2)}
 
@@ -170,6 +205,48 @@ class FakeLab(Lab):
 
     def down(self) -> None:
         """There is nothing to take down."""
+
+    def agents(self) -> Mapping[str, Channel]:
+        """The server's holds all ports, as far as deaths are concerned."""
+        return {PORTS: cast("Channel", self.agent), CAPTURE: cast("Channel", self.capturing)}
+
+    def forget_agent(self, role: str) -> None:
+        """Note it."""
+        self.forgotten.append(role)
+
+    def replace_agent(self, left: Sequence[Mapping[str, Any]]) -> None:
+        """Another takes its place, and is given what the dead one left."""
+        self.agent, self.left = FakeAgent(), list(left)
+
+    def host_states(self) -> Mapping[str, HostState]:
+        """As a test says."""
+        return self.states
+
+    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
+        """Have them run."""
+        self.states |= dict.fromkeys(wrong, HostState(status=RUNNING))
+
+    def thaw(self, host: str) -> None:
+        """Have it run."""
+        self.states[host] = HostState(status=RUNNING)
+
+    def freeze(self, host: str) -> None:
+        """Have it stand still."""
+        self.states[host] = HostState(status=PAUSED)
+
+    @property
+    def tcp_hosts(self) -> Sequence[str]:
+        """Those that have connections."""
+        return list(self.tables_of)
+
+    def tcp_tables(self) -> dict[str, Table]:
+        """As a test says."""
+        return {host: Table(connections=tuple(known)) for host, known in self.tables_of.items()}
+
+    def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
+        """At once."""
+        self.tables_of[host] = [known for known in self.tables_of[host] if known.id not in ids]
+        return None
 
     @property
     def hosts(self) -> Mapping[str, Host]:

@@ -56,6 +56,14 @@ def test_a_port_that_was_attached_anew_counts_from_nothing() -> None:
     assert taps.refused(LINK) == AtTaps(10, 2)
 
 
+def test_of_a_port_that_is_gone_the_next_test_knows_nothing() -> None:
+    agent, taps = Counting(), Taps()
+    agent.told = {"b@lan": {"to_host": counts(100, 50)}}
+    taps.begin([port(agent, "b@lan")])
+    taps.begin([])
+    assert taps.refused(LINK) is None
+
+
 def test_where_no_kernel_is_carried_nothing_is_known_and_an_agent_that_died_changes_nothing() -> None:
     agent, taps = Counting(), Taps()
     agent.told = None

@@ -1,0 +1,254 @@
+"""A test finds nothing of the one before, whether that ended or broke off: each thing that is put back, by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from testbed import ImpairmentNotAppliedError, LabError
+from testbed.evidence.hoststate import EXITED, PAUSED, RUNNING, HostState
+from testbed.lab.host import Program
+from testbed.lab.succession import CAPTURE
+from testbed.observe.connections import Connection
+from testbed.observe.tcp_info import Endpoint
+from testbed.spec.topology import LinkRef
+from tests.unit.fakes import FakeLab
+
+LINK, REF = "client -> server", LinkRef("client", "server", "lan")
+
+
+@pytest.fixture
+def lab() -> Iterator[FakeLab]:
+    lab = FakeLab()
+    lab.begin("one")
+    yield lab
+    lab.end()
+
+
+def unread(lab: FakeLab) -> None:
+    """Have the netem see packets, or nothing is judged."""
+    lab.agent.netems["1:10"] |= {"packets": 10}
+
+
+# --- by the end of a test alone ----------------------------------------------------------------------
+
+
+def test_at_the_end_links_are_healed_programs_killed_and_nobody_watches_any_more(lab: FakeLab) -> None:
+    stopped: list[str] = []
+    lab.ledger.programs.append(cast("Program", SimpleNamespace(ended=False, stop=stopped.append)))
+    lab.impair(LINK, delay="1ms")
+    lab.cut("other -> server")
+    lab.end()
+    assert (lab.ports.impaired, lab.ports.cut, stopped) == ([], [], ["SIGKILL"])
+    assert lab.agent.calls.count("rest") == 1
+
+
+def test_at_the_end_a_paused_host_goes_on_before_anything_in_it_is_ended(lab: FakeLab) -> None:
+    lab.states["server"] = HostState(status=RUNNING)
+    lab.whole.up()
+    lab.whole.pause("server")
+    ran: list[str] = []
+    program = SimpleNamespace(ended=False, stop=lambda _signal: ran.append(lab.states["server"].status))
+    lab.ledger.programs.append(cast("Program", program))
+    lab.end()
+    assert ran == [RUNNING]
+
+
+def test_at_the_end_a_broken_path_is_taken_out(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms")
+    lab.agent.amiss["server@lan"] = ["a tap is down"]
+    lab.end()
+    assert lab.agent.calls.count("repair") == 1
+    assert lab.ports.at("server", "lan") is None
+
+
+def test_out_of_a_test_a_healed_port_is_given_back_at_once_in_one_before_the_next(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms")
+    lab.heal()
+    assert not lab.ports.attached("server", "lan").released
+    lab.end()
+    watched = lab.agent.calls.count("watch_passages")
+    lab.impair(LINK, delay="1ms")
+    lab.heal()
+    assert lab.ports.attached("server", "lan").released
+    assert lab.agent.calls.count("watch_passages") == watched, "nobody asks how late anything is"
+    lab.impair(LINK, delay="1ms")
+    lab.verify()
+    assert not [check for check in lab.evidence[-1].checks if check.field == "lateness"]
+    lab.heal()
+    lab.begin("next")
+    lab.impair(LINK, delay="1ms")
+    lab.link(LINK).heal()
+    assert not lab.ports.attached("server", "lan").released
+
+
+def test_where_an_agent_died_the_test_ends_all_the_same(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms")
+    lab.agent.die()
+    lab.end()
+    assert list(lab.ports) == []
+    lab.agent.lives = lab.agent.answers = True
+    lab.impair(LINK, delay="1ms")
+    lab.heal()
+    assert lab.ports.attached("server", "lan").released, "no test runs"
+    lab.begin("next")
+    assert lab.left
+
+
+def connection(number: int, state: str = "FIN_WAIT1") -> Connection:
+    """One that no program has."""
+    return Connection(
+        host="client", id=f"c{number}", local=Endpoint(address="172.18.0.2", port=number),
+        remote=Endpoint(address="172.18.0.3", port=80), state=state, owned=False, unacknowledged_bytes=1,
+        segments_sent=1,
+    )  # fmt: skip
+
+
+def test_connections_of_a_test_end_with_it_and_those_before_it_live_on(lab: FakeLab) -> None:
+    lab.tables_of = {"client": [], "server": []}
+    lab.begin("next")
+    lab.tables_of["client"].append(connection(1))
+    lab.end()
+    assert lab.tables_of["client"] == []
+    lab.tables_of["client"].append(connection(2))
+    lab.begin("third")  # it was there before
+    lab.tables_of["client"].append(connection(3))
+    lab.end()
+    assert [known.id for known in lab.tables_of["client"]] == ["c2"]
+
+
+# --- by the beginning of the next, also where the one before never ended -----------------------------
+
+
+def test_a_test_that_broke_off_leaves_no_finding(lab: FakeLab) -> None:
+    lab.cut(LINK)  # healed by the next one's beginning, which finds what it was
+    lab.left_over = "a connection"
+    lab.begin("next")
+    assert (lab.ledger.over, lab.left_over, lab.ports.cut) == ([], "", [])
+
+
+def test_what_is_told_of_a_test_whose_beginning_fails_is_not_of_the_one_before(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.impair(LINK, delay="1ms")
+    lab.record("n", 1, unit="s", better="lower")
+    with monkeypatch.context() as broken:
+        broken.setattr(lab.whole, "begin", lambda: pytest.fail("no host"))
+        with pytest.raises(pytest.fail.Exception):
+            lab.begin("next")
+    assert (lab.ledger.records, lab.ledger.history, lab.ledger.seeds_from) == ([], [], "next")
+
+
+def test_a_host_that_a_test_left_stopped_runs_again(lab: FakeLab) -> None:
+    lab.states["server"] = HostState(status=RUNNING)
+    lab.whole.up()
+    lab.states["server"] = HostState(status=EXITED, exit_code=1)
+    lab.begin("next")
+    assert lab.states["server"].status == RUNNING
+
+
+def test_another_agent_is_given_what_the_dead_one_held_and_the_death_is_told_once(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms")
+    lab.agent.die()
+    with pytest.raises(ImpairmentNotAppliedError, match="the agent that holds the impairments ended"):
+        lab.verify()
+    lab.begin("next")
+    assert len(lab.left) == 1
+    lab.verify()
+    lab.impair("server -> client", delay="1ms")
+    lab.agent.die()
+    lab.left = []
+    lab.begin("third")  # what the first left is put right, and not handed on: this one held the client's port alone
+    assert len(lab.left) == 1
+
+
+def test_an_agent_that_died_and_holds_no_ports_is_let_go_of(lab: FakeLab) -> None:
+    lab.capturing.die()
+    lab.begin("next")
+    assert lab.forgotten == [CAPTURE]
+
+
+def test_a_broken_path_is_put_right_and_one_beyond_repair_refused_in_that_test_alone(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms")
+    lab.agent.amiss["server@lan"], lab.agent.beyond_repair = ["a tap is gone"], ["the bridge is gone"]
+    lab.begin("next")
+    with pytest.raises(ImpairmentNotAppliedError, match="beyond repair: the bridge is gone"):
+        lab.impair(LINK, delay="1ms")
+    lab.agent.amiss.clear()
+    lab.begin("third")
+    lab.impair(LINK, delay="1ms")
+
+
+def test_lateness_is_watched_anew_and_known_though_it_was_not_before(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> Any:
+        raise LabError("no agent captures")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(lab, "capture_agent", fails)
+        lab.impair(LINK, delay="1ms")
+        unread(lab)
+        lab.verify()
+        assert any("no agent captures" in warning for each in lab.evidence for warning in each.warnings)
+    for name in ("next", "third"):
+        lab.begin(name)
+        before = lab.agent.calls.count("watch_passages")
+        lab.impair(LINK, delay="1ms")
+        unread(lab)
+        lab.verify()
+        assert lab.agent.calls.count("watch_passages") == before + 1
+        (link,) = lab.evidence
+        assert [check.kernel for check in link.checks if check.field == "lateness"] == ["this machine's timer"]
+
+
+def test_what_was_refused_before_the_carrier_and_at_the_port_is_the_test_befores(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms")
+    port = lab.ports.attached("server", "lan")
+    port.kernel, port.entry, lab.agent.carries = "tbk", "veth0", True
+    lab.agent.at_taps = {"to_host": {"in_packets": 10, "refused_packets": 90}, "from_host": {}}
+    lab.agent.at_taps["from_host"] = dict.fromkeys(("in_packets", "refused_packets"), 0)
+    lab.agent.entry = [{"options": {"actions": [{"kind": "mirred", "stats": {"packets": 500, "overlimits": 400}}]}}]
+    lab.begin("next")
+    assert port.refused == 400
+    lab.impair(LINK, delay="1ms")
+    unread(lab)
+    lab.verify()
+    (link,) = lab.evidence
+    assert link.at_taps is not None
+    assert (link.at_taps.came_packets, link.at_taps.refused_packets) == (0, 0)
+
+
+def test_a_port_that_was_given_back_is_made_anew_from_its_root(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms", loss="2%")
+    lab.impair(LINK, delay="1ms")  # a field vanished: the spare handle
+    (source,) = lab.ports.attached("server", "lan").sources.values()
+    source.beyond_before = 3
+    lab.begin("next")
+    assert not source.led
+    assert not source.spare
+    assert source.beyond_before is None
+    lines: list[Any] = []
+    call = lab.agent.call
+
+    def heard(operation: str, **arguments: Any) -> Any:
+        lines.extend(arguments.get("lines", ()))
+        return call(operation, **arguments)
+
+    lab.agent.call = heard
+    lab.impair(LINK, delay="1ms")
+    assert any("root handle 1: htb" in line for line in lines if isinstance(line, str))
+    unread(lab)
+    lab.verify()
+
+
+def test_a_paused_host_is_not_forgotten_where_the_test_broke_off(lab: FakeLab) -> None:
+    lab.states["server"] = HostState(status=RUNNING)
+    lab.whole.up()
+    lab.whole.pause("server")
+    assert lab.states["server"].status == PAUSED
+    lab.begin("next")
+    assert lab.states["server"].status == RUNNING
