@@ -7,8 +7,6 @@ beside a stream of packets. How late a packet was is what it took between two ca
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from testbed.backends.local.lab import LocalLab
 from testbed.lab.lab import Lab
 from testbed.lab.ports import Port
 from tests.lab import truth
+from tests.lab.conftest import busy_processes
 from tests.lab.programs import stamped
 
 MOST_CPU_RATIO = 0.01
@@ -158,18 +157,6 @@ def _streamed(lab: Lab) -> Iterator[None]:
         yield
     finally:
         stream.stop("SIGKILL")
-
-
-@contextmanager
-def busy_processes(count: int) -> Iterator[None]:
-    """Have that many processes compute for others."""
-    burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for each in burning:
-            each.kill()
-            each.wait()
 
 
 if __name__ == "__main__":

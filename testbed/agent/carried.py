@@ -35,7 +35,7 @@ _BOOT_DEADLINE_S = 30.0
 # Debian's kernel finds out at each start which way of computing RAID 6 is the fastest: 0.85 s of its 1.2 s.
 _NOT_NEEDED = "raid6_select_algo"
 
-_WAKE_EVERY_S = 0.002
+WAKE_EVERY_S = 0.002
 
 # Its share of a processor, before all that share one fairly: without, packets wait for whatever else is busy.
 # The first that is to be had: where many kernels run, or few processors, a quarter is not (EBUSY). Less than a tenth
@@ -64,7 +64,7 @@ def find_kernel(root: Path | None = None) -> str | None:
 
 def _waker(pid: int) -> subprocess.Popen[bytes]:
     """Who sends a kernel the signals that it misses: see `wake`."""
-    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("wake.py")), str(pid), str(_WAKE_EVERY_S)]
+    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("wake.py")), str(pid), str(WAKE_EVERY_S)]
     null = subprocess.DEVNULL
     return subprocess.Popen(program, stdin=null, stdout=null, stderr=null, start_new_session=True)
 

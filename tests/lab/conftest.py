@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -190,3 +191,15 @@ def datagrams(lab: Lab) -> Datagrams:
     client, server = lab.hosts["client"], lab.hosts["server"]
     prepare(client, server)
     return Datagrams(client, server)
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Have so many processes compute for others."""
+    burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in burning:
+            each.kill()
+            each.wait()

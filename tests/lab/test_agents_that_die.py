@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.conftest import HERE
+from tests.lab.test_hosts_that_go import ASK
 
 _HELPERS = """
 import os, pytest
@@ -112,14 +113,6 @@ def test_next_in_whose_setup_it_is(lab):
 def test_next_after_it(lab):
     assert took_s(lab) >= 0.3
 """
-_ASK = """
-import socket, time
-began = time.monotonic()
-with socket.create_connection(("db", 9100), 2) as peer:
-    peer.settimeout(2)
-    assert peer.recv(9) == b"hello"
-print(time.monotonic() - began)
-"""
 _PASSES, _FAILS, _ASKS = "pass", "assert False, 'for want of it'", "lab.impair('api -> other', delay='1ms')"
 _SAID = {
     "ports": "the agent that holds the impairments", "capture": "the agent that captures",
@@ -134,7 +127,7 @@ _SIGNALS = {"killed": 9, "hung": 19}
 
 @pytest.mark.timeout(300)
 def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_path: Path) -> None:
-    text, hit = _HELPERS.format(ask=_ASK), dict[str, tuple[str, str]]()
+    text, hit = _HELPERS.format(ask=ASK), dict[str, tuple[str, str]]()
     for role, how, after in _FAULTS:
         hit[f"test_it.py::test_{role}_{how}_in_which_it_is"] = role, how
         text += _TESTS.format(name=f"{role}_{how}", role=role, number=_SIGNALS[how], after=after)

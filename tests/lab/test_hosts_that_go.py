@@ -13,7 +13,7 @@ from testbed import ComposeLab, ImpairmentNotAppliedError, Lab, LabError, LocalL
 from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of
 
-_ASK = """
+ASK = """
 import socket, sys, time
 began = time.monotonic()
 with socket.create_connection(("db", 9100), 2) as peer:
@@ -54,7 +54,7 @@ def begin(lab: Lab) -> None:
 
 def answer_s(lab: Lab) -> float | None:
     """How long an answer from the database takes; None if none comes within 2 s."""
-    done = lab.host("api").run(["python3", "-c", _ASK])
+    done = lab.host("api").run(["python3", "-c", ASK])
     return float(done.stdout) if done.ok else None
 
 
@@ -87,7 +87,7 @@ def test_a_host_that_the_test_ends_and_starts_is_ready_and_its_links_are_impaire
     assert_impaired(lab)
     assert {str(each) for each in lab.ports.impaired} == {"api -> db", "other -> db", "db -> api"}
     assert [each.by_test for each in lab.whole.changes] == [True, True]
-    assert lab.host("other").run(["python3", "-c", _ASK]).exit_code == 1, "all of its packets are lost again"
+    assert lab.host("other").run(["python3", "-c", ASK]).exit_code == 1, "all of its packets are lost again"
 
 
 def test_a_host_that_was_cut_off_is_cut_off_again_when_it_has_been_restarted(lab: Lab) -> None:
@@ -218,7 +218,7 @@ def test_in_pytest_the_one_is_invalid_and_the_other_runs_on_a_whole_stack(kind: 
         "compose": "lab.host('db').container.kill()",
         "local": "lab.channel.call('halt_host', host='db')",
     }[kind]
-    (tmp_path / "test_it.py").write_text(_TESTS.format(kill=kill, ask=_ASK))
+    (tmp_path / "test_it.py").write_text(_TESTS.format(kill=kill, ask=ASK))
     results = tmp_path / "results.json"
     done = subprocess.run(
         [
