@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -62,11 +62,54 @@ def find_kernel(root: Path | None = None) -> str | None:
     return "/usr/bin/linux.uml" if (root / "usr/bin/linux.uml").is_file() else None
 
 
-def _waker(pid: int) -> subprocess.Popen[bytes]:
-    """Who sends a kernel the signals that it misses: see `wake`."""
+def start_first(
+    argv: Sequence[str], *, runtimes_ns: Sequence[int], period_ns: int = _PERIOD_NS, root: Path | None = None,
+    pass_fds: Sequence[int] = (), stdout: int = subprocess.DEVNULL,
+) -> tuple[subprocess.Popen[bytes], str]:  # fmt: skip
+    """Start a program that runs before others, for the first of these runtimes that is to be had in each period.
+
+    Returns it, and the reason why it runs when its turn comes; an empty one if it does not. ``root``: its root file
+    system; ``stdout``: where its output and its errors go.
+
+    The child asks for itself before it becomes the program: a process that forks while another sets its policy may
+    see EAGAIN, for the copy of it is half old and half new (`sched_fork` of kernel/sched/core.c).
+    """
+    reasons, reason = os.pipe()
+    enter = in_root(root)
+
+    def prepare() -> None:
+        os.write(reason, _run_first(runtimes_ns, period_ns).encode())
+        if enter is not None:
+            enter()
+
+    try:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout, pass_fds=pass_fds, start_new_session=True,
+            preexec_fn=prepare,
+        )  # fmt: skip
+    finally:
+        os.close(reason)
+        with open(reasons, "rb") as pipe:
+            why = pipe.read().decode()
+    return process, why
+
+
+def _run_first(runtimes_ns: Iterable[int], period_ns: int) -> str:
+    why = ""
+    for runtime_ns in runtimes_ns:
+        try:
+            kernelcalls.run_first(runtime_ns=runtime_ns, period_ns=period_ns)
+        except OSError as error:
+            why = error.strerror or str(error)
+        else:
+            return ""
+    return why
+
+
+def _waker(pid: int) -> tuple[subprocess.Popen[bytes], str]:
+    """Start who sends a kernel the signals that it misses: see `wake`."""
     program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("wake.py")), str(pid), str(WAKE_EVERY_S)]
-    null = subprocess.DEVNULL
-    return subprocess.Popen(program, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    return start_first(program, runtimes_ns=_WAKER_RUNTIMES_NS)
 
 
 def _inside(root: Path | None, name: str) -> str:
@@ -90,6 +133,8 @@ class CarriedKernel:
         self.name = name
         self.clock: str | None = None
         """The tap of `open_clock`, once it is there."""
+        self.waits_its_turn: str
+        """Why it runs when its turn comes, as other processes do; empty if it runs before them."""
         # UML holds its memory in a file that it maps executable: TMPDIR must not be mounted noexec.
         self._folder = Path(tempfile.mkdtemp(prefix=f"testbed-{name}-"))
         self._log = self._folder / "console"
@@ -100,7 +145,7 @@ class CarriedKernel:
         self._descriptors = ours
         started = time.monotonic()
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process, self.waits_its_turn = start_first(
                 [
                     binary, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet",
                     f"umid={name}", f"uml_dir={self._folder}/", f"initcall_blacklist={_NOT_NEEDED}",
@@ -113,15 +158,11 @@ class CarriedKernel:
                     f"GUEST_HELPER={_inside(root, 'guesthelper.py')}",
                     "init=/bin/sh", "--", _inside(root, "guest-init"),
                 ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(*theirs, log.fileno()),
-                start_new_session=True,
-                preexec_fn=in_root(root),
+                runtimes_ns=_RUNTIMES_NS, root=root, pass_fds=(*theirs, log.fileno()), stdout=log.fileno(),
             )  # fmt: skip
         for descriptor in theirs:
             os.close(descriptor)
         self._waker: subprocess.Popen[bytes] | None = None
-        self.waits_its_turn = self._run_first(self._process, _RUNTIMES_NS)
-        """Why it runs when its turn comes, as other processes do; empty if it runs before them."""
         self.tc = Batch(tc_in[1], tc_out[0], "tc", sync=TC_SYNC, alive=self.died)
         self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self.died)
         helper = qdiscs.Relayed(helper_in[1], helper_out[0], alive=self.died)
@@ -134,24 +175,12 @@ class CarriedKernel:
             helper.await_ready(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
-            self._waker = _waker(self._process.pid)  # before it has a handler, the signal would end it
-            self.waits_its_turn = self.waits_its_turn or self._run_first(self._waker, _WAKER_RUNTIMES_NS)
+            # Not before: without a handler, the signal would end it.
+            self._waker, waits = _waker(self._process.pid)
+            self.waits_its_turn = self.waits_its_turn or waits
         except BaseException:
             self.kill()
             raise
-
-    @staticmethod
-    def _run_first(process: subprocess.Popen[bytes], runtimes_ns: Iterable[int]) -> str:
-        """Have a process run before others; why it may not, or nothing."""
-        why = ""
-        for runtime_ns in runtimes_ns:
-            try:
-                kernelcalls.run_first(process.pid, runtime_ns=runtime_ns, period_ns=_PERIOD_NS)
-            except OSError as error:
-                why = error.strerror or str(error)
-            else:
-                return ""
-        return why
 
     def died(self) -> str | None:
         """What it died of, with its last lines; None while it lives."""

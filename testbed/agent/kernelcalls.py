@@ -118,8 +118,8 @@ def keep_capabilities(names: frozenset[str]) -> None:
             _checked(_libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0), f"drop CAP_{name}")
 
 
-def run_first(pid: int, *, runtime_ns: int, period_ns: int) -> None:
-    """Have a process run before all that share a processor fairly, ``runtime_ns`` of every ``period_ns`` at least.
+def run_first(*, runtime_ns: int, period_ns: int) -> None:
+    """Have this process run before all that share a processor fairly, ``runtime_ns`` of every ``period_ns`` at least.
 
     More only of what no other such process has reserved, and never all: a twentieth is left to the others. Its
     children are as others are. CAP_SYS_NICE is needed, of no user namespace. See sched(7), SCHED_DEADLINE.
@@ -129,4 +129,4 @@ def run_first(pid: int, *, runtime_ns: int, period_ns: int) -> None:
         raise OSError(errno.ENOSYS, f"sched_setattr: its number on {os.uname().machine} is not known here")
     flags = _RESET_ON_FORK | _RECLAIM
     asked = _SCHED_ATTR.pack(_SCHED_ATTR.size, _SCHED_DEADLINE, flags, 0, 0, runtime_ns, period_ns, period_ns)
-    _checked(_libc.syscall(number, pid, asked, 0), "sched_setattr SCHED_DEADLINE")
+    _checked(_libc.syscall(number, 0, asked, 0), "sched_setattr SCHED_DEADLINE")
