@@ -16,8 +16,8 @@ from benchmarks import common
 from benchmarks.common import Check, Report
 from testbed.backends.choice import decide, make_lab
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome
 from testbed.paper import CLAIMS, chosen, examine
+from testbed.paper.outcomes import Outcome
 
 _RUNS = 3
 _BRIEF = ("C3", "C5", "C11", "C12")

@@ -333,13 +333,6 @@ class Reordering:
         """Reordered of arrived (4.1); None of nothing."""
         return self.reordered / self.arrived if self.arrived else None
 
-    def n_reordered(self, n: int) -> int:
-        """How many arrivals are n-reordered (5): n or more larger numbers came immediately before them.
-
-        TCP takes 3-reordering for loss (RFC 5681, 3.2), where the kernel has not learned better. ``n`` up to 64.
-        """
-        return sum(count for degree, count in self.degrees.items() if degree >= n)
-
     @property
     def state(self) -> int:
         """How much is remembered: open gaps, and a bounded window."""
@@ -349,46 +342,6 @@ class Reordering:
 # --- what applications feel ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stalls:
-    """Pauses longer than a threshold between arrivals that bring something new."""
-
-    threshold_s: float
-    count: int
-    total_s: float
-    """All of them together, each from its beginning."""
-    longest_s: float
-    """The longest pause of all, be it over the threshold or not."""
-
-
-def stalls(arrivals_ns: Sequence[int], threshold_s: float) -> Stalls:
-    """Pauses between arrivals in the order of their times."""
-    pauses = [(later - earlier) / 1e9 for earlier, later in pairwise(arrivals_ns)]
-    long = [pause for pause in pauses if pause > threshold_s]
-    return Stalls(threshold_s=threshold_s, count=len(long), total_s=math.fsum(long), longest_s=max(pauses, default=0.0))
-
-
 def goodput_bps(received_bytes: int, duration_s: float) -> float | None:
     """Bytes that arrived whole and once, over the time from the first sending to the last arrival; bits a second."""
     return 8 * received_bytes / duration_s if duration_s > 0 else None
-
-
-def transfer_time_ratio(actual_s: float, size_bytes: int, rate_bps: float, *, mtu_bytes: int = 1500) -> float:
-    """Actual over ideal transfer time (RFC 6349, 4.1); 1 is ideal.
-
-    Ideal: TCP's payload at the bottleneck's rate, with 40 bytes of TCP and IP headers of each MTU, and 38 of
-    Ethernet around it (preamble, header, checksum, gap). Raises ValueError for a rate or size that is not positive.
-    """
-    if rate_bps <= 0 or size_bytes <= 0 or mtu_bytes <= 40:
-        raise ValueError(f"{size_bytes} bytes at {rate_bps} bit/s with an MTU of {mtu_bytes}: all must be positive")
-    ideal_s = 8 * size_bytes * (mtu_bytes + 38) / (mtu_bytes - 40) / rate_bps
-    return actual_s / ideal_s
-
-
-def head_of_line_wait_ns(sent_ns: int, previous_delivered_ns: int, path_delay_ns: int) -> int:
-    """How long a message waited for the one before it, in a stream that keeps order.
-
-    Alone it would have arrived ``path_delay_ns`` (the least delay seen on the path) after it was sent; what the
-    delivery of its predecessor came later than that, it waited at least.
-    """
-    return max(0, previous_delivered_ns - (sent_ns + path_delay_ns))

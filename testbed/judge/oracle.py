@@ -19,7 +19,7 @@ from testbed import units
 from testbed.evidence.journal import Journal, Row
 from testbed.evidence.observed import Evidence
 from testbed.evidence.verdict import Verdict, worst
-from testbed.judge.metrics import Arrival, Distribution, LossRuns, Quantile, Reordering, goodput_bps, loss_runs
+from testbed.judge.metrics import Arrival, Distribution, LossRuns, Reordering, goodput_bps, loss_runs
 
 _MOST_PROBLEMS = 10
 _TIMES_AT_ONCE = 256
@@ -104,8 +104,6 @@ class Direction:
     """Of those truncated, corrupt or lost; of datagrams, those that carried no message among them."""
     control_lost: int
     """Datagrams without a message (a flow's end, hello) that did not arrive."""
-    lost_messages: Mapping[int, tuple[int, ...]]
-    """The sequence numbers, by flow, of what is lost."""
     runs: LossRuns
     """Of the lost messages of all flows, one after the other."""
     delay: Distribution
@@ -118,7 +116,8 @@ class Direction:
     degrees: Mapping[int, int]
     """n of n-reordering, and how often (RFC 4737, 5)."""
     head_of_line: Distribution
-    """What messages of a stream waited for the ones before them (`metrics.head_of_line_wait_ns`)."""
+    """How long messages of a stream waited for the one before: from when each alone would have arrived, which is the
+    least delay of its flow after it was sent, to the arrival of its predecessor."""
     stalls: int
     """Pauses between arrivals within a flow longer than the oracle's ``stall_s``."""
     stalled_s: float
@@ -154,14 +153,6 @@ class Direction:
     def goodput_bps(self) -> float | None:
         """Bits a second of whole messages."""
         return goodput_bps(self.received_bytes, self.duration_s)
-
-    def n_reordered(self, n: int) -> int:
-        """How many are n-reordered (RFC 4737, 5)."""
-        return sum(count for degree, count in self.degrees.items() if degree >= n)
-
-    def delay_quantile(self, q: float, *, confidence: float = 0.95) -> Quantile | None:
-        """Of the one-way delay; what did not arrive counts as infinitely late (RFC 7679, 5.1)."""
-        return self.delay.quantile(q, lost=self.missing, confidence=confidence)
 
     def __str__(self) -> str:
         words = [f"{self.delivered:,} of {self.sent:,} delivered"]
@@ -360,7 +351,6 @@ class Oracle:
         self._flows: dict[int, _Flow] = {}
         self._sides: dict[str, _Side] = {}
         self._problems: list[str] = []
-        self._unplaced = 0
 
     @property
     def state(self) -> int:
@@ -454,7 +444,7 @@ class Oracle:
             last_ns = flow.last_ns
             if last_ns:
                 wait = last_ns - sent_ns - flow.least_delay
-                flow.waits.append(wait if wait > 0 else 0)  # `metrics.head_of_line_wait_ns`, written out
+                flow.waits.append(wait if wait > 0 else 0)
                 pause = now - last_ns
                 if pause > flow.longest_pause:
                     flow.longest_pause = pause
@@ -715,7 +705,7 @@ class _Judging:
             duplicates=sum(flow.order.duplicates for flow in flows),
             resent=sum(flow.resent for flow in flows),
             unreadable=self._sides[dst].unreadable,
-            causes=causes, control_lost=control_lost, lost_messages=lost, runs=loss_runs(numbers, sent),
+            causes=causes, control_lost=control_lost, runs=loss_runs(numbers, sent),
             delay=_merged(flow.delay for flow in flows),
             ipdv=_merged(flow.ipdv for flow in flows),
             head_of_line=_merged(flow.head_of_line for flow in flows if transport == "tcp"),

@@ -18,11 +18,11 @@ from types import MappingProxyType
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, TestbedError
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, invalid
 from testbed.lab.lab import Lab
 from testbed.paper import c01, c02, c03, c04, c05, c06, c07, c09, c10, c11, c12
 from testbed.paper.context import Context
-from testbed.report.claims import Page, claim_page, index_page
+from testbed.paper.outcomes import Outcome, invalid
+from testbed.paper.pages import Page, claim_page, index_page
 from testbed.spec.words import unknown
 from testbed.text import shown
 from testbed.writing import write_whole

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from statistics import linear_regression
 
-from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
-from testbed.judge.recovery import INITIAL_RTO_S
 from testbed.lab.waiting import await_condition
 from testbed.observe.wire import Flow
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
+from testbed.paper.recovery import INITIAL_RTO_S
 
 _DELAYS_MS, _QUICK_DELAYS_MS = (5, 10, 40, 100, 200), (5, 10, 20, 40, 80)
 _TRIES = 3

@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 
 from testbed.drive.messages import PORTS, exchange
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.lab.host import Program
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.observe.wire import Flow
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError, said
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
 
 _RECV_BYTES = 1024
 """Of the paper's ``recv(1024)``."""

@@ -7,11 +7,11 @@ import random
 from dataclasses import dataclass
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.judge.metrics import Reordering
 from testbed.observe.capture import Capture
 from testbed.observe.wire import Direction, flows
 from testbed.paper.context import BACK, THERE, Context, NotAsMeantError, said
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
 
 _PORT = 9500
 _SHOWN = 200

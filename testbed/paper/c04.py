@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
-from testbed.judge.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
 from testbed.lab.waiting import await_condition
 from testbed.observe.counters import Counters
 from testbed.observe.series import sendings
 from testbed.observe.wire import Flow
 from testbed.paper.context import BACK, PAPER_PORT, THERE, Context, NotAsMeantError, said
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
+from testbed.paper.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
 
 _FIRST_DATA = 3
 """The number of the first packet with data from the client: a SYN and an ACK are ahead of it."""

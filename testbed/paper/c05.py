@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.observe.observation import Observation
 from testbed.observe.series import Series, at, outstanding, running_count, sendings, stairs
 from testbed.observe.tcp_info import TcpSocket
 from testbed.observe.wire import Flow, segment
 from testbed.paper.context import BACK, THERE, Context, NotAsMeantError, said
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
 
 _PORT = 9540
 _DELAY_MS = 10

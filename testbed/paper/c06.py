@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.lab.waiting import await_condition
 from testbed.observe.observation import Observation
 from testbed.observe.series import Series, outstanding, stairs, windows
 from testbed.observe.wire import Flow
 from testbed.paper.context import BACK, BOTH, THERE, Context, NotAsMeantError, said
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
 
 _COUNT = 500_000
 _BUFFER_BYTES = 65_536

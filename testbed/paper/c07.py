@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from testbed.drive.messages import PORTS, messages
 from testbed.evidence.journal import Journal
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row, finding_of
 from testbed.judge.metrics import Distribution, Quantile
 from testbed.observe.wire import segment
 from testbed.paper.context import BACK, THERE, Context, NotAsMeantError
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of
 
 _RATE_PER_S = 100
 """So ten go, as many as an initial window holds, in a round trip of 100 ms: the delays keep away from that."""

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from testbed.drive.messages import STRUCTURES
-from testbed.judge.claims import Outcome, Plot, Row, finding_of
-from testbed.judge.structures import Served, preferable
 from testbed.observe.counters import Counters
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of
+from testbed.paper.structures import Served, preferable
 
 _PAPERS = "iterative"
 _LISTEN_5, _LISTEN_1024 = 5, 1024

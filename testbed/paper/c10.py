@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from testbed.drive.messages import Run, game
 from testbed.evidence.journal import Journal
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row
-from testbed.judge.staleness import Staleness, staleness
 from testbed.paper.context import BACK, BOTH, THERE, Context
+from testbed.paper.outcomes import Outcome, Plot, Row
+from testbed.paper.staleness import Staleness, staleness
 
 _RATE_PER_S = 60
 _FREEZE_S = 0.1

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from testbed.errors import CommandTimeoutError
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, argv_of
+from testbed.paper.outcomes import Outcome, Plot, Row
 
 MESSAGE = "Test message"
 FIGURE_4 = f"Message {MESSAGE}\n"

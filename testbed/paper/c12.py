@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row
 from testbed.observe.capture import Capture
 from testbed.observe.packet import Layer, layers
 from testbed.observe.wire import Flow
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError
-from testbed.report.stack import Part, stack_picture
+from testbed.paper.layers import Part, stack_picture
+from testbed.paper.outcomes import Outcome, Plot, Row
 
 _MESSAGE = "Test message"
 _SIZES = (1, 12, 100, 500, 1024)

@@ -9,13 +9,13 @@ from pathlib import Path
 from secrets import token_hex
 
 from testbed.errors import ImpairmentNotAppliedError, LabError
-from testbed.judge.claims import Outcome
 from testbed.lab.host import Program, Result
 from testbed.lab.lab import Lab
 from testbed.lab.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.capture import Capture
 from testbed.observe.wire import Flow
+from testbed.paper.outcomes import Outcome
 from testbed.writing import write_whole
 
 BOTH = "client <-> server"

@@ -11,7 +11,6 @@ from testbed.drive.messages import STRUCTURES, exchange, game, messages
 from testbed.evidence.observed import Evidence, difference
 from testbed.evidence.verdict import Verdict
 from testbed.judge.oracle import Cause, Expectation
-from testbed.judge.output import judge_output
 from testbed.lab.waiting import await_condition
 from tests.lab.conftest import await_quiet
 
@@ -112,21 +111,9 @@ def test_of_1025_bytes_the_papers_server_prints_1024_and_the_client_is_told_noth
     evidence = Evidence(kernel={"server": difference(before, server.counters())})
     printed = program.stop("SIGINT").stdout.removeprefix("Message ").removesuffix("\n")
 
-    account = judge_output(
-        message.encode(), printed.encode(), exit_codes={"client": sent.exit_code}, evidence=evidence, receiver="server"
-    )
-    assert len(printed) == arrives
-    if size == arrives:
-        assert account.passed, str(account)
-        assert evidence.counted("server", "TcpExt", "TCPAbortOnClose") == 0
-        return
-    assert account.verdict is Verdict.FAILS
-    assert account.reasons == (
-        "1,024 of 1,025 bytes arrived: it was cut off there",
-        "and nobody was told: exit status 0 at client",
-        "server: it closed the connection with bytes unread, and its kernel destroyed them and sent a reset "
-        "(TCPAbortOnClose 1)",
-    )
+    assert printed == message[:arrives]
+    assert sent.exit_code == 0, "it was told nothing"
+    assert evidence.counted("server", "TcpExt", "TCPAbortOnClose") == (size > arrives)
 
 
 def test_one_recv_and_a_client_that_trusts_send_lose_the_message_and_the_journals_say_where(lab: ComposeLab) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from testbed import Lab
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome
 from testbed.paper import CLAIMS, examine
+from testbed.paper.outcomes import Outcome
 
 EXPECTED: dict[str, Verdict] = {  # C7, C9, C10 and C12 have modules of their own
     "C1": Verdict.HOLDS,

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row, finding_of, unless
 from testbed.lab.lab import Lab
 from testbed.lab.ledger import Ledger
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
 from testbed.paper.context import Context
-from testbed.report.claims import Page, claim_page, index_page, plot
+from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
+from testbed.paper.pages import Page, claim_page, index_page, plot
 
 GIVEN = {"quick": True, "lab": "compose", "netem": "auto", "experiments": "0123"}
 numbers = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 9))

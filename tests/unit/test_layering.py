@@ -82,6 +82,10 @@ ALONE: dict[str, tuple[str, ...]] = {
     "testbed.backends.docker.engine": ("testbed.errors", "testbed.text"),
     "testbed.backends.local.child": ("testbed.errors", "testbed.agent"),
     "testbed.backends.local.routing": (),
+    "testbed.paper.outcomes": ("testbed.text", "testbed.evidence"),
+    "testbed.paper.recovery": (),
+    "testbed.paper.staleness": (),
+    "testbed.paper.structures": ("testbed.judge",),
 }
 """Rooms and modules that need no more than these of the others; the most specific counts."""
 
@@ -152,11 +156,16 @@ def test_the_agent_needs_nothing_but_python(module: str) -> None:
 
 
 PURE = ("text", "errors", "units", "spec", "evidence", "netem", "judge", "observe")
+PURE_OF_PAPER = tuple(
+    f"testbed.paper.{name}" for name in ("layers", "outcomes", "pages", "recovery", "staleness", "structures")
+)
 READS = "testbed.netem.profiles"
 """The one among these that reads files: profiles, traces and tables of the user's and of the package."""
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if _room(module) in PURE and module != READS])
+@pytest.mark.parametrize(
+    "module", [module for module in FILES if (_room(module) in PURE and module != READS) or module in PURE_OF_PAPER]
+)
 def test_what_is_pure_touches_no_file_process_network_or_clock(module: str) -> None:
     impure = {"os", "io", "pathlib", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "select"}
     assert {name for name in IMPORTS[module] if name.partition(".")[0] in impure} == set()

@@ -14,10 +14,10 @@ from testbed import paper
 from testbed.commands import cli
 from testbed.commands import paper as paper_command
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Row
 from testbed.lab.ledger import Ledger
 from testbed.paper import Claim
 from testbed.paper.context import Context
+from testbed.paper.outcomes import Outcome, Row
 
 
 class NoLab:

@@ -10,13 +10,13 @@ from xml.etree import ElementTree
 import pytest
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome
 from testbed.judge.metrics import Distribution
-from testbed.judge.staleness import staleness
-from testbed.judge.structures import Served
 from testbed.observe.packet import Layer, layers
 from testbed.paper import c07, c09, c10, c12
-from testbed.report.stack import Part, stack_picture
+from testbed.paper.layers import Part, stack_picture
+from testbed.paper.outcomes import Outcome
+from testbed.paper.staleness import staleness
+from testbed.paper.structures import Served
 from tests.unit.frames import CLIENT, CLIENT_PORT, SERVER, SERVER_PORT, ipv4, tcp
 
 MS = 10**6

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.judge.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
+from testbed.paper.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
 
 times = st.floats(0.001, 10, allow_nan=False)
 

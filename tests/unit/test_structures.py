@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from testbed.judge.structures import Served, preferable
+from testbed.paper.structures import Served, preferable
 
 
 def served(structure: str, clients: int, *waits_s: float) -> Served:

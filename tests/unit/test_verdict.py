@@ -7,7 +7,7 @@ import pytest
 from testbed.evidence.proof import Check, LinkEvidence, of_probes
 from testbed.evidence.results import Attempt, TestResult
 from testbed.evidence.verdict import Verdict, words, worst
-from testbed.judge.claims import Outcome
+from testbed.paper.outcomes import Outcome
 
 
 def test_the_worst_verdict_counts() -> None:

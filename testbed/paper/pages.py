@@ -10,7 +10,7 @@ from html import escape
 from textwrap import wrap
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.claims import Outcome, Plot, Row
+from testbed.paper.outcomes import Outcome, Plot, Row
 from testbed.report.html import STYLE
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 340, 84, 52, 34, 20

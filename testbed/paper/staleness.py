@@ -7,7 +7,6 @@ an update arrives that is newer than those before; one that is not, as it was ov
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,13 +37,6 @@ class Staleness:
         """The mean over time; None if there was no time."""
         total = sum(lasted for _, lasted in self.pieces)
         return sum(lasted * (age + lasted / 2) for age, lasted in self.pieces) / total / 1e9 if total else None
-
-    def share_above(self, age_s: float) -> float | None:
-        """The share of the time in which what was known was older than this; None if there was no time."""
-        limit = age_s * 1e9
-        total = sum(lasted for _, lasted in self.pieces)
-        above = math.fsum(min(max(age + lasted - limit, 0.0), lasted) for age, lasted in self.pieces)
-        return above / total if total else None
 
     def quantile(self, q: float) -> float | None:
         """The age, in seconds, that was not exceeded in this share of the time; None if there was no time.
