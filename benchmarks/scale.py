@@ -25,14 +25,13 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from benchmarks import common
+from benchmarks import common, gossip
 from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed import topologies
 from testbed.backends.docker import images
 from testbed.backends.docker.engine import Engine
 from testbed.backends.local.lab import LocalLab
 from testbed.compose.composer import Composer
-from testbed.drive import gossip
 from testbed.errors import EnvironmentUnfitError, LabError
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.spec.impairment import Impairment
