@@ -82,3 +82,8 @@ def several(names: Sequence[str], most: int = 3) -> str:
     """The first of several names, and how many there are beside them: ``a, b, c and 9 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a table that is written as text."""
+    return frozenset(text.split())

@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from testbed.backends.local import localplan
+from testbed.backends.local.blueprint import Plan
 from testbed.compose import composefile, composeshapes
 from testbed.compose.composer import find
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError
 from testbed.spec.topology import Topology
 
 
-def plan(path: Path, text: str | bytes) -> localplan.Plan:
+def plan(path: Path, text: str | bytes) -> Plan:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     file = composefile.read(path, environment={})
     return localplan.make(file, Topology.from_compose(file.config))

@@ -255,7 +255,6 @@ LONGER = {
     "testbed.judge.oracle": "rows, their account and its causes share one memory",
     "testbed.judge.probes": "one plan of probes, and one judge a word, over the same flights",
     "testbed.agent.ports": "not taken apart yet: its kernels are to have a class of their own",
-    "testbed.backends.local.localplan": "not taken apart yet",
     "testbed.compose.composefile": "not taken apart yet",
 }
 """Modules that may be longer, and why."""

@@ -9,11 +9,10 @@ from typing import Any, NoReturn
 import pytest
 
 from testbed.backends import terminal
-from testbed.backends.local import localplan
 from testbed.backends.local.agent import LocalAgent
+from testbed.backends.local.blueprint import ServicePlan
 from testbed.backends.local.hosts import LocalHost
-from testbed.backends.local.localplan import ServicePlan
-from testbed.backends.local.settings import DEFAULT_CAPABILITIES, capabilities
+from testbed.backends.local.settings import CAPABILITIES, DEFAULT_CAPABILITIES, capabilities
 from testbed.errors import LabError
 
 
@@ -21,9 +20,9 @@ from testbed.errors import LabError
     ("added", "dropped", "expected"),  # as moby's TweakCapabilities
     [
         ([], [], DEFAULT_CAPABILITIES),
-        (["ALL"], [], localplan.CAPABILITIES),
-        (["ALL"], ["NET_RAW"], localplan.CAPABILITIES - {"NET_RAW"}),
-        (["ALL"], ["ALL"], localplan.CAPABILITIES),
+        (["ALL"], [], CAPABILITIES),
+        (["ALL"], ["NET_RAW"], CAPABILITIES - {"NET_RAW"}),
+        (["ALL"], ["ALL"], CAPABILITIES),
         (["NET_ADMIN"], ["ALL"], {"NET_ADMIN"}),
         (["NET_RAW"], ["NET_RAW", "KILL"], DEFAULT_CAPABILITIES - {"KILL"}),
     ],

@@ -13,8 +13,8 @@ import pytest
 
 from testbed import reading
 from testbed.agent import kernelcalls
-from testbed.backends.local import localplan
-from testbed.backends.local.localplan import Plan, Published
+from testbed.backends.local import localplan, settings
+from testbed.backends.local.blueprint import Plan, Published
 from testbed.compose import composefile
 from testbed.compose.dockerfile import HealthCheck
 from testbed.errors import InvalidComposeError
@@ -319,7 +319,7 @@ networks:
 
 
 def test_the_capabilities_are_those_that_the_agent_knows() -> None:
-    assert set(kernelcalls.CAPABILITIES) == localplan.CAPABILITIES
+    assert set(kernelcalls.CAPABILITIES) == settings.CAPABILITIES
 
 
 def test_a_circle_of_dependencies_is_told(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from testbed import LocalLab
 from testbed.backends.local import localplan
-from testbed.backends.local.localplan import Plan
+from testbed.backends.local.blueprint import Plan
 from testbed.compose import composefile, shellwords
 from testbed.compose.composer import Composer, unset
 from testbed.errors import InvalidComposeError
@@ -215,7 +215,7 @@ def test_the_profiles_that_are_active_are_those_of_compose(
 def test_a_range_takes_the_first_port_that_is_free(folder: Path) -> None:
     import socket
 
-    from testbed.backends.local.localplan import Published
+    from testbed.backends.local.blueprint import Published
     from testbed.backends.local.publishing import listener_at
 
     with socket.create_server(("127.0.0.1", 0)) as taken:

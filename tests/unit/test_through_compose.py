@@ -8,7 +8,7 @@ import pytest
 
 from testbed import LocalLab
 from testbed.backends.local import localplan
-from testbed.backends.local.localplan import Published
+from testbed.backends.local.blueprint import Published
 from testbed.compose import composefile, composeyaml
 from testbed.errors import InvalidComposeError
 from testbed.spec.topology import Topology

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testbed.backends.local import localplan
-from testbed.backends.local.localplan import Plan
+from testbed.backends.local.blueprint import Plan
 from testbed.backends.local.routing import Routing
 from testbed.compose import composefile
 from testbed.errors import InvalidComposeError, InvalidValueError

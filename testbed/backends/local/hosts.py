@@ -10,7 +10,7 @@ from testbed.backends import hostfiles
 from testbed.backends.hosts import AgentHost
 from testbed.backends.local import settings
 from testbed.backends.local.agent import LocalAgent
-from testbed.backends.local.localplan import HostPlan, Interface, ServicePlan
+from testbed.backends.local.blueprint import HostPlan, Interface, ServicePlan
 from testbed.backends.local.programs import Attached, LocalProgram
 from testbed.backends.starting import last_check
 from testbed.errors import LabError

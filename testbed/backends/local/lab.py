@@ -17,8 +17,8 @@ from testbed import kernel
 from testbed.backends import onlyone
 from testbed.backends.local import limits, localplan, publishing, services, settings
 from testbed.backends.local.agent import LocalAgent
+from testbed.backends.local.blueprint import Plan
 from testbed.backends.local.hosts import LocalHost
-from testbed.backends.local.localplan import Plan
 from testbed.backends.stacklab import StackLab
 from testbed.backends.starting import Progress
 from testbed.compose import composefile, composer

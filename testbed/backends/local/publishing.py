@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from testbed.backends.local.agent import LocalAgent
-from testbed.backends.local.localplan import Plan, Published
+from testbed.backends.local.blueprint import Plan, Published
 from testbed.errors import EnvironmentUnfitError
 
 

@@ -6,8 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Collection
 
+from testbed.backends.local.blueprint import Plan
 from testbed.backends.local.hosts import LocalHost
-from testbed.backends.local.localplan import Plan
 from testbed.backends.local.programs import LocalProgram
 from testbed.backends.starting import Progress
 from testbed.errors import AgentError, ServiceFailedError

@@ -7,19 +7,25 @@ import sys
 from collections.abc import Mapping, Set
 from typing import Any
 
-from testbed.backends.local import localplan
-from testbed.backends.local.localplan import HostPlan, Plan, ServicePlan
+from testbed.backends.local.blueprint import HostPlan, Plan, ServicePlan
 from testbed.compose import dockerfile
+from testbed.text import word_set
 
 _BIN = "/run/testbed/bin"
 """Where a host finds ``python3``; see `agent.hosts`."""
 _PYTHONS = ("/usr/local/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 """Where an image has it, or before."""
 # What Docker leaves to a container's programs (moby, oci/caps/defaults.go).
-DEFAULT_CAPABILITIES = frozenset({
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
-})  # fmt: skip
+DEFAULT_CAPABILITIES = word_set("""
+    CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL
+    AUDIT_WRITE
+""")
+# linux/capability.h
+CAPABILITIES = DEFAULT_CAPABILITIES | word_set("""
+    AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE
+    LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE NET_ADMIN NET_BROADCAST PERFMON SYSLOG SYS_ADMIN SYS_BOOT SYS_MODULE
+    SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
+""")
 
 
 def networks(plan: Plan) -> list[dict[str, Any]]:
@@ -67,7 +73,7 @@ def capabilities(service: ServicePlan) -> Set[str]:
     """As the engine has it (moby, oci/caps/utils.go): ALL but what is dropped; a name that is added stays."""
     added, dropped = set(service.capabilities_added), set(service.capabilities_dropped)
     if "ALL" in added:
-        return localplan.CAPABILITIES - dropped
+        return CAPABILITIES - dropped
     return added if "ALL" in dropped else (DEFAULT_CAPABILITIES - dropped) | added
 
 

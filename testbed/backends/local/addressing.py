@@ -1,0 +1,326 @@
+"""The networks of a local lab, and each host's place on them: addresses, names, routes.
+
+What a local lab cannot honour of networks is refused, each with its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import combinations
+from typing import Any
+
+from testbed.backends.local.blueprint import HostPlan, Interface, NetworkPlan
+from testbed.backends.local.routing import Routing, Subnet
+from testbed.backends.local.source import CANNOT, WAY_OUT
+from testbed.compose.composefile import ComposeFile, Problems, is_address
+from testbed.compose.composeyaml import Where
+from testbed.spec import topologies
+from testbed.spec.topology import Service, Topology
+from testbed.spec.words import unknown
+from testbed.text import shown
+
+# Docker's own pool (moby, ipamutils): nothing outside reaches ours, so they cannot clash.
+_POOL = [IPv4Network(f"172.{number}.0.0/16") for number in range(18, 32)]
+_POOL += list(IPv4Network("192.168.0.0/16").subnets(new_prefix=20))
+_MTU_OPTION = "com.docker.network.driver.mtu"
+_LEAST_MTU, _MOST_MTU = 68, 65535
+
+
+# --- networks ----------------------------------------------------------------------------------------
+
+
+def networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
+    """The networks that services are on, by name."""
+    bodies = file.config["networks"]
+    used = {name for body in file.config["services"].values() for name in body.get("networks") or {}}
+    named = [subnet for name, body in bodies.items() if name in used for subnet in _named_subnets(body)]
+    pool = (subnet for subnet in _POOL if not any(subnet.overlaps(other) for other in named if other.version == 4))
+    plans: dict[str, NetworkPlan] = {}
+    # Compose leaves unused networks out, of whatever driver. Problems of an unused bridge are reported all the same.
+    for name, body in sorted(bodies.items(), key=lambda item: item[0] not in used):
+        body = body or {}
+        at: Where = ("networks", name)
+        if name not in used and (body.get("external") or body.get("driver") not in (None, "", "bridge")):
+            continue
+        _refuse_in_network(name, body, problems)
+        subnets = _named_subnets(body, problems, at)
+        if not any(subnet.version == 4 for subnet in subnets):
+            chosen = next(pool, None)
+            if chosen is None:
+                problems.of_part(at, f"network {shown(name)}: no subnet is left; name one under `ipam:`")
+                continue
+            subnets.insert(0, chosen)
+        if body.get("enable_ipv6") and not any(subnet.version == 6 for subnet in subnets):
+            subnets.append(IPv6Network(f"fd00:0:0:{len(plans) + 1:x}::/64"))
+        own_gateways = list(_named_gateways(name, body, subnets, problems))
+        gateways = [
+            next((text for text in own_gateways if ip_address(text) in subnet), str(subnet.network_address + 1))
+            + f"/{subnet.prefixlen}"
+            for subnet in subnets
+        ]
+        mtu = _mtu(name, body, problems)
+        plans[name] = NetworkPlan(name=name, subnets=tuple(subnets), gateways=tuple(gateways), mtu=mtu)
+    plans_used = {name: plan for name, plan in plans.items() if name in used}
+    _refuse_overlaps(plans.values(), plans_used.values(), problems)
+    return plans_used
+
+
+def _refuse_overlaps(plans: Iterable[NetworkPlan], used: Iterable[NetworkPlan], problems: Problems) -> None:
+    """Refuse subnets of one network that overlap, and those of two networks that are used."""
+    for plan in plans:
+        for a, b in combinations(plan.subnets, 2):
+            if a.overlaps(b):
+                problems.of_part(
+                    ("networks", plan.name), f"network {shown(plan.name)}: its subnets overlap: {a} and {b}"
+                )
+    for one, other in combinations(used, 2):
+        for a, b in ((a, b) for a in one.subnets for b in other.subnets if a.overlaps(b)):
+            problems.of_part(
+                ("networks", other.name), f"networks {shown(one.name)} and {shown(other.name)} overlap: {a} and {b}"
+            )
+
+
+def _refuse_in_network(name: str, body: Mapping[str, Any], problems: Problems) -> None:
+    """Refuse what Compose knows of a network and a local lab does not do."""
+    at: Where = ("networks", name)
+    if body.get("external"):
+        problems.of_part(at, f"network {shown(name)} is external: a local lab's networks are its own; {WAY_OUT}")
+    if (driver := body.get("driver")) not in (None, "", "bridge"):
+        problems.of_part(
+            (*at, "driver"), f"network {shown(name)}: driver {shown(driver)}; a local lab has bridges; {WAY_OUT}"
+        )
+    ipam = body.get("ipam") or {}
+    settings: list[tuple[Where, Any]] = [((*at, "ipam", "options"), ipam.get("options"))]
+    if body.get("enable_ipv4") is False:
+        settings.append(((*at, "enable_ipv4"), "false"))
+    if ipam.get("driver") != "default":
+        settings.append(((*at, "ipam", "driver"), ipam.get("driver")))
+    settings += [
+        ((*at, "ipam", "config", number, key), (pool or {}).get(key))
+        for number, pool in enumerate(ipam.get("config") or ())
+        for key in ("ip_range", "aux_addresses")
+    ]
+    for where, value in settings:
+        if value:
+            problems.of_part(where, f"network {shown(name)}: `{where[-1]}: {value}`: {CANNOT}")
+
+
+def _refuse_in_joined(service: str, network: str, joined: Any, problems: Problems) -> None:
+    """The same of a service's place on a network."""
+    for key in ("mac_address", "interface_name", "gw_priority", "link_local_ips", "driver_opts"):
+        if value := (joined or {}).get(key):
+            where = ("services", service, "networks", network, key)
+            problems.of_part(where, f"service {shown(service)}: network {shown(network)}: `{key}: {value}`: {CANNOT}")
+
+
+def _named_gateways(name: str, body: Mapping[str, Any], subnets: list[Subnet], problems: Problems) -> Iterator[str]:
+    for number, pool in enumerate((body.get("ipam") or {}).get("config") or ()):
+        if not pool or not pool.get("gateway"):
+            continue
+        text, where = pool["gateway"], ("networks", name, "ipam", "config", number, "gateway")
+        if not is_address(text):
+            problems.of_part(where, f"network {shown(name)}: gateway {shown(text)} is no address")
+            continue
+        subnet = next((subnet for subnet in subnets if ip_address(text) in subnet), None)
+        if subnet is None:
+            listed = ", ".join(map(str, subnets))
+            problems.of_part(where, f"network {shown(name)}: gateway {text} is in no subnet of its own ({listed})")
+        elif (end := _end_of(subnet, text)) is not None:
+            problems.of_part(where, f"network {shown(name)}: gateway {text} is the {end} address of {subnet}")
+        else:
+            yield str(ip_address(text))
+
+
+def _end_of(subnet: Subnet, text: str) -> str | None:
+    """``network`` or ``broadcast`` if that is what an address of a subnet is; None if it can be a host's."""
+    address = ip_address(text)
+    if subnet.prefixlen >= subnet.max_prefixlen - 1 or address.version != subnet.version:
+        return None
+    if address == subnet.network_address:
+        return "network"
+    return "broadcast" if address == subnet.broadcast_address and subnet.version == 4 else None
+
+
+def _mtu(name: str, body: Mapping[str, Any], problems: Problems) -> int:
+    text = str((body.get("driver_opts") or {}).get(_MTU_OPTION) or 1500)
+    if re.fullmatch(r"[0-9]{1,9}", text) and _LEAST_MTU <= int(text) <= _MOST_MTU:
+        return int(text)
+    where = ("networks", name, "driver_opts", _MTU_OPTION)
+    problems.of_part(
+        where, f"network {shown(name)}: MTU {shown(text)}: must be a number from {_LEAST_MTU} to {_MOST_MTU}"
+    )
+    return 1500
+
+
+def _named_subnets(body: Any, problems: Problems | None = None, at: Where = ()) -> list[Subnet]:
+    subnets: list[Subnet] = []
+    for number, pool in enumerate(((body or {}).get("ipam") or {}).get("config") or ()):
+        if not pool or not pool.get("subnet"):
+            continue
+        try:
+            subnet = ip_network(str(pool["subnet"]))
+            if not subnet.prefixlen:
+                raise ValueError("it has every address there is; give it a part of them, as in 10.0.0.0/24")
+            if subnet.prefixlen == subnet.max_prefixlen:
+                raise ValueError("has no room for a gateway and a host; name a larger one")
+            subnets.append(subnet)
+        except ValueError as error:
+            if problems is not None:
+                where = (*at, "ipam", "config", number, "subnet")
+                problems.of_part(where, f"network {shown(at[-1])}: subnet {shown(pool['subnet'])}: {error}")
+    return subnets
+
+
+# --- hosts -------------------------------------------------------------------------------------------
+
+
+def hosts(
+    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: Problems
+) -> tuple[HostPlan, ...]:
+    """The hosts, with their addresses and routes."""
+    taken = _static_addresses(file, topology, networks, problems)
+    free = {
+        name: [
+            _free(subnet, {*taken.get(name, {}), *(cidr.partition("/")[0] for cidr in plan.gateways)})
+            for subnet in plan.subnets
+        ]
+        for name, plan in networks.items()
+    }
+    plans = [
+        plan for service in topology.services.values() for plan in _hosts_of(service, file, networks, free, problems)
+    ]
+    return _routed(plans, networks)
+
+
+def _hosts_of(
+    service: Service,
+    file: ComposeFile,
+    networks: Mapping[str, NetworkPlan],
+    free: Mapping[str, list[Iterator[str]]],
+    problems: Problems,
+) -> Iterator[HostPlan]:
+    """The hosts of a service. ``free``: the addresses left, by network and subnet."""
+    body = file.config["services"][service.name]
+    joined = {name: own or {} for name, own in (body.get("networks") or {}).items()}
+    for network in joined.keys() - file.config["networks"].keys():
+        where = ("services", service.name, "networks", network)
+        reason = unknown(network, file.config["networks"])
+        problems.of_part(where, f"service {shown(service.name)}: network {shown(network)}: {reason}")
+    order = sorted(joined.keys() & networks.keys(), key=lambda name: (-int(joined[name].get("priority") or 0), name))
+    hostname = body.get("hostname")
+    extra_hosts = (text.partition("=") for text in body.get("extra_hosts", ()))
+    extra = tuple((name, address) for name, _, address in extra_hosts)
+    for number, host in enumerate(service.hosts, start=1):
+        interfaces: list[Interface] = []
+        names: dict[str, tuple[str, ...]] = {}
+        container = body.get("container_name") or f"{file.config.get('name', 'default')}-{service.name}-{number}"
+        for network in order:
+            addresses = tuple(_addresses(networks[network], joined[network], free[network], problems))
+            if not addresses:
+                continue
+            interface = Interface(
+                network=network, name=f"eth{len(interfaces)}", mac=_mac(addresses[0]), addresses=addresses
+            )
+            interfaces.append(interface)
+            aliases = filter(None, joined[network].get("aliases") or ())
+            known = (service.name, container, *aliases, *([hostname] if hostname else []))
+            names[network] = tuple(dict.fromkeys(map(str, known)))
+        readable = re.sub(r"[^A-Za-z0-9-]+", "-", host)[-63:].strip("-")
+        yield HostPlan(
+            name=host,
+            service=service.name,
+            hostname=str(hostname or readable),
+            interfaces=tuple(interfaces),
+            names=names,
+            extra_hosts=extra,
+            router=topologies.is_router(body),
+        )
+
+
+def _addresses(
+    network: NetworkPlan, joined: Mapping[str, Any], free: list[Iterator[str]], problems: Problems
+) -> Iterator[str]:
+    """A host's addresses on a network, with prefix: the one that the service names, or the next that is free."""
+    for subnet, pool in zip(network.subnets, free, strict=True):
+        static = joined.get(f"ipv{subnet.version}_address")
+        address = str(ip_address(static)) if static and is_address(static) else next(pool, None)
+        if address is None:
+            where = ("networks", network.name)
+            problems.of_part(where, f"network {shown(network.name)}: {subnet} has no address left")
+            return
+        yield f"{address}/{subnet.prefixlen}"
+
+
+def _static_addresses(
+    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: Problems
+) -> dict[str, dict[str, str]]:
+    """Every address that a service names, by network, with the service. Refuses those that cannot be a host's."""
+    owners: dict[str, dict[str, str]] = {}
+    for name, body in file.config["services"].items():
+        for network, joined in (body.get("networks") or {}).items():
+            _refuse_in_joined(name, network, joined, problems)
+            if network not in networks:
+                continue
+            for version in (4, 6):
+                text = (joined or {}).get(f"ipv{version}_address")
+                if not text:
+                    continue
+                where = ("services", name, "networks", network, f"ipv{version}_address")
+                if not is_address(text) or (address := ip_address(text)).version != version:
+                    problems.of_part(where, f"service {shown(name)}: {shown(text)} is no IPv{version} address")
+                    continue
+                others = owners.setdefault(network, {})
+                replicas = topology.services[name].replicas
+                if problem := _static_problem(text, networks[network], others):
+                    problems.of_part(where, f"service {shown(name)}: {problem}")
+                elif replicas > 1:
+                    problems.of_part(where, f"service {shown(name)}: one address for {replicas} replicas")
+                others.setdefault(str(address), name)
+    return owners
+
+
+def _static_problem(text: str, network: NetworkPlan, owners: Mapping[str, str]) -> str | None:
+    """Why a host cannot have an address on a network, of which others have these."""
+    address = ip_address(text)
+    if not any(address in subnet for subnet in network.subnets):
+        return f"{text} is not in network {shown(network.name)} ({', '.join(map(str, network.subnets))})"
+    if str(address) in (cidr.partition("/")[0] for cidr in network.gateways):
+        return f"{text} is the gateway of network {shown(network.name)}"
+    if end := next((end for subnet in network.subnets if (end := _end_of(subnet, text))), None):
+        return f"{text} is the {end} address of network {shown(network.name)}"
+    return f"{text} is taken by {shown(owners[str(address)])}" if str(address) in owners else None
+
+
+def _routed(plans: Iterable[HostPlan], networks: Mapping[str, NetworkPlan]) -> tuple[HostPlan, ...]:
+    """The hosts with their routes: through routers where there are some, else to the first network's gateway."""
+    known = {host.name: host for host in plans}
+    routing = Routing(
+        subnets={name: network.subnets for name, network in networks.items()},
+        ends={
+            name: {interface.network: interface.plain for interface in host.interfaces} for name, host in known.items()
+        },
+        routers=[name for name, host in known.items() if host.router],
+    )
+    routed = []
+    for name, host in known.items():
+        routes = list(routing.routes(name))
+        outward = networks[host.interfaces[0].network].gateways if host.interfaces and not host.router else ()
+        for cidr in outward:
+            everywhere = "::/0" if ":" in cidr else "0.0.0.0/0"
+            if not any(destination == everywhere for destination, _ in routes):
+                routes.append((everywhere, cidr.partition("/")[0]))
+        routed.append(replace(host, routes=tuple(routes), reached=tuple(routing.reached(name))))
+    return tuple(routed)
+
+
+def _free(subnet: Subnet, taken: set[str]) -> Iterator[str]:
+    return (text for address in subnet.hosts() if (text := str(address)) not in taken)
+
+
+def _mac(cidr: str) -> str:
+    """A locally administered address out of the IP address, as Docker makes them."""
+    packed = ip_address(cidr.partition("/")[0]).packed[-4:]
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *packed))

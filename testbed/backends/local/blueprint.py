@@ -1,0 +1,155 @@
+"""What a local lab builds: networks, hosts, and the service that each host runs. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from testbed.backends.local.routing import Route
+from testbed.compose.buildcontext import Entry
+from testbed.compose.dockerfile import HealthCheck
+from testbed.spec.topology import Topology
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """A host's end of a cable."""
+
+    network: str
+    name: str
+    mac: str
+    addresses: tuple[str, ...]
+    """With prefix: ``172.18.0.2/16``."""
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """The addresses without prefix."""
+        return tuple(cidr.partition("/")[0] for cidr in self.addresses)
+
+    @property
+    def link_local(self) -> tuple[str, ...]:
+        """The address that the kernel makes of the MAC address where there is IPv6 (RFC 4291, appendix A)."""
+        if not any(":" in cidr for cidr in self.addresses):
+            return ()
+        mac = bytes.fromhex(self.mac.replace(":", ""))
+        identifier = bytes([mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]])
+        return (str(ip_address(bytes.fromhex("fe80" + "00" * 6) + identifier)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkPlan:
+    """A bridge."""
+
+    name: str
+    subnets: tuple[IPv4Network | IPv6Network, ...]
+    gateways: tuple[str, ...]
+    """With prefix; the bridge's own addresses."""
+    mtu: int = 1500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A port of a host that the machine's loopback shows."""
+
+    host_ip: str
+    port: int
+    """On the machine; 0 lets the kernel choose."""
+    target: int
+    last: int = 0
+    """Of a range, of which the first that is free is taken; 0 for none."""
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServicePlan:
+    """What every replica of a service runs, and sees."""
+
+    name: str
+    argv: tuple[str, ...]
+    """Empty: a host where nothing runs until a test starts it."""
+    environment: Mapping[str, str]
+    workdir: str
+    user: str = ""
+    depends_on: Mapping[str, str] = field(default_factory=dict)
+    """Service to condition."""
+    health_check: HealthCheck | None = None
+    stop_signal: str = "SIGTERM"
+    stop_grace_s: float | None = None
+    """How long it may take to stop; None if the file does not say."""
+    published: tuple[Published, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By the name of Python's resource module: ``RLIMIT_NOFILE``."""
+    capabilities_added: tuple[str, ...] = ()
+    capabilities_dropped: tuple[str, ...] = ()
+    """``ALL`` stands for itself."""
+    folders: tuple[str, ...] = ()
+    """Folders of each replica's own, writable."""
+    files: tuple[Entry, ...] = ()
+    """What its image puts among the machine's files, before all the others; in this order."""
+    binds: tuple[tuple[str, str, bool], ...] = ()
+    """Shown as well: what, where, whether read-only."""
+    volumes: tuple[tuple[str, str, bool], ...] = ()
+    """Folders that the lab's hosts share: name, where, whether read-only; each has its own of a name with a colon."""
+    python: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostPlan:
+    """One replica."""
+
+    name: str
+    service: str
+    hostname: str
+    interfaces: tuple[Interface, ...]
+    names: Mapping[str, tuple[str, ...]]
+    """By network, the names that it has there."""
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    routes: tuple[Route, ...] = ()
+    reached: tuple[str, ...] = ()
+    """The networks that it is not on and that routers lead to."""
+    router: bool = False
+    """Whether it passes on what is not meant for it."""
+
+    @property
+    def hears_of(self) -> tuple[str, ...]:
+        """Every network whose hosts it knows by name, the nearest first."""
+        return (*(each.network for each in self.interfaces), *self.reached)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a local lab builds."""
+
+    topology: Topology
+    networks: tuple[NetworkPlan, ...]
+    services: Mapping[str, ServicePlan]
+    """In an order in which each comes after those that it depends on."""
+    hosts: tuple[HostPlan, ...]
+
+    def hosts_file(self, host: HostPlan) -> str:
+        """What /etc/hosts says in a host: itself, and every name on a network that it reaches; hosts(5)."""
+        lines = [self.hosts_head(host), *("\n".join(self.names_on(network)) for network in host.hears_of)]
+        return "\n".join(lines) + "\n"
+
+    def hosts_head(self, host: HostPlan) -> str:
+        """What is a host's own in its /etc/hosts."""
+        lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+        own = host.interfaces[0].plain[0] if host.interfaces else "127.0.0.1"
+        lines.append(f"{own} {host.hostname}")
+        lines += [f"{address} {name}" for name, address in host.extra_hosts]
+        return "\n".join(lines)
+
+    def names_on(self, network: str) -> list[str]:
+        """The lines for everybody on a network."""
+        cached: dict[str, list[str]] = self.__dict__.setdefault("_names", {})
+        if network not in cached:
+            cached[network] = [
+                f"{address} {' '.join(other.names[network])}"
+                for other in self.hosts
+                for interface in other.interfaces
+                if interface.network == network
+                for address in interface.plain
+            ]
+        return cached[network]

@@ -1,0 +1,235 @@
+"""What a host of a local lab sees in its file system: the image's files, volumes, the working folder.
+
+Reads Dockerfiles and looks up the files that they copy; writes nothing.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import posixpath
+import pwd
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed import reading
+from testbed.backends.local.source import WAY_OUT, ServiceSource
+from testbed.compose import buildcontext, dockerfile
+from testbed.compose.buildcontext import Entry
+from testbed.compose.dockerfile import Image
+from testbed.text import shown
+
+# Every host has its own of these, and a lab's programs count on them.
+_LABS_PLACES = ("/proc", "/sys", "/dev", "/run")
+_LABS_PARTS = ("/proc", "/sys", "/run/testbed")
+_LABS_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+_MOST_ID = 2**31 - 1
+"""The largest number of a user or group that the engine takes."""
+# What the engine takes, and the kernel after it (tmpfs(5)). A local lab's folder grows with what is put there.
+_TMPFS_OPTION = re.compile(
+    r"ro|rw|(no)?(suid|dev|exec|mand|atime|diratime|relatime|strictatime)|defaults|a?sync|dirsync|remount"
+    r"|r?(un)?bind(able)?|r?(private|shared|slave)|(uid|gid)=\d+|mode=[0-7]+|mpol=.+"
+    r"|(size|nr_blocks|nr_inodes)=\d+[kmgtpe]?%?",
+    re.IGNORECASE,
+)
+Mount = tuple[str, str, bool]
+"""Source, target, whether read-only."""
+
+
+@dataclass
+class Storage:
+    """What a service's hosts see, beside the machine's own files."""
+
+    image: Image
+    """The settings of its image."""
+    files: list[Entry] = field(default_factory=list)
+    """What the image adds."""
+    binds: list[Mount] = field(default_factory=list)
+    """Files and folders of the machine."""
+    folders: list[str] = field(default_factory=list)
+    """Writable folders that each replica has of its own."""
+    volumes: list[Mount] = field(default_factory=list)
+    """Named folders that the lab's hosts share."""
+    workdir: str = "/"
+
+
+def of_service(service: ServiceSource) -> Storage:
+    """Everything that a service's hosts see. Problems are noted in the source."""
+    # Where the image is refused, the rest is checked all the same.
+    storage = _image(service) or Storage(Image(command=("unknown",)))
+    _add_volumes(service, storage)
+    _add_tmpfs(service, storage)
+    _add_workdir(service, storage)
+    return storage
+
+
+def user_problem(user: str) -> str | None:
+    """Why this machine has no such user or group: a local lab has the machine's."""
+    name, _, group = user.partition(":")
+    lookups: tuple[tuple[str, Callable[[str], object], str], ...] = (
+        (name, pwd.getpwnam, "/etc/passwd"),
+        (group, grp.getgrnam, "/etc/group"),
+    )
+    for word, look_up, database in lookups:
+        digits = word.lstrip("0")
+        if word.isdecimal() and (len(digits) > len(str(_MOST_ID)) or int(digits or "0") > _MOST_ID):
+            return f"{word} is above {_MOST_ID}"
+        if word and not word.isdecimal():
+            try:
+                look_up(word)
+            except KeyError:
+                return f"{shown(word)} is not in this machine's {database}"
+    return None
+
+
+def _image(service: ServiceSource) -> Storage | None:
+    """What stands in for the image; None if it is refused or could not be read."""
+    if service.local is not None:
+        return _local_image(service, service.local)
+    if service.unread("x-testbed", "build"):
+        return None
+    if "build" in service.body:
+        return _built_image(service, service.body["build"])
+    reference = str(service.body.get("image") or "")
+    if (base := dockerfile.base(reference)) is not None and base.python:
+        return Storage(base)
+    service.refuse(
+        f"`image: {reference}` is of unknown content: a local lab takes programs from this machine. Say which: "
+        f"`x-testbed: {{local: {{path: FOLDER, python: true}}}}` and `command:`, {WAY_OUT}",
+        "image",
+    )
+    return None
+
+
+def _local_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage:
+    python = local.get("python")
+    storage = Storage(Image(workdir="/app", python=True if python is None else python))
+    if local.get("path") is None:
+        return storage
+    workdir = str(service.body.get("working_dir") or "/app")
+    path = os.path.realpath(service.file.path.parent / local["path"])
+    if not os.path.isdir(path):
+        service.refuse(
+            f"x-testbed.local.path {shown(local['path'])}: {path} is no folder", "x-testbed", "local", "path"
+        )
+    elif workdir.startswith("/") and (problem := _place_problem(workdir)):
+        service.refuse(f"working_dir {shown(workdir)}, where x-testbed.local.path is shown: {problem}", "working_dir")
+    else:
+        storage.binds.append((path, workdir, True))
+    return storage
+
+
+def _built_image(service: ServiceSource, build: Mapping[str, Any]) -> Storage | None:
+    context = Path(build["context"])
+    for key in sorted(set(build) - {"context", "dockerfile", "args", "labels", "tags"}):
+        service.refuse(f"`build: {key}`: a local lab cannot honour it; {WAY_OUT}", "build")
+    path = context / str(build.get("dockerfile") or "Dockerfile")
+    if not reading.exists(path):
+        service.refuse(f"{path} does not exist", "build")
+        return None
+    arguments = {name: str(value) for name, value in (build.get("args") or {}).items() if value is not None}
+    try:
+        text = reading.read_bytes(path).decode(errors="replace")
+    except reading.UnreadableError as error:
+        service.refuse(f"{path} {error.reason}", "build")
+        return None
+    image, problems = dockerfile.read(text, arguments=arguments)
+    entries, missing = buildcontext.entries(context, path, image.layers)
+    problems += missing
+    problems += [
+        dockerfile.Problem(layer.line, f"{layer.said}: owner {shown(layer.owner)}: {reason}")
+        for layer in image.layers
+        if (reason := user_problem(layer.owner))
+    ]
+    for problem in sorted(problems, key=lambda problem: problem.line):
+        service.refuse(f"{path}, {problem}", "build")
+    return None if problems else Storage(image, files=entries)
+
+
+def _add_volumes(service: ServiceSource, storage: Storage) -> None:
+    taken: set[str] = set()
+    for volume in service.body["volumes"]:
+        where = "volumes", volume["item"]
+        target, read_only = str(volume["target"]), bool(volume.get("read_only"))
+        source = str(volume.get("source") or "")
+        problem = _place_problem(target, a_file=volume["type"] == "bind" and os.path.isfile(source))
+        if posixpath.normpath(target) in taken:
+            problem = "another volume has this place"
+        taken.add(posixpath.normpath(target))
+        if problem:
+            service.refuse(f"a volume at {shown(target)}: {problem}", *where)
+            continue
+        match volume["type"]:
+            case "bind":
+                if not os.path.exists(source):
+                    service.refuse(f"{shown(source)} does not exist", *where)
+                storage.binds.append((source, target, read_only))
+            case "volume" if source and source not in service.file.config["volumes"]:
+                service.refuse(f"volume {shown(source)} is not under the file's own `volumes:`", *where)
+            case "volume":
+                storage.volumes.append((source or f":{volume['item']}", target, read_only))
+            case "tmpfs":
+                storage.folders.append(target)
+            case kind:
+                service.refuse(f"a volume of type {shown(kind)}; {WAY_OUT}", *where)
+
+
+def _add_tmpfs(service: ServiceSource, storage: Storage) -> None:
+    for number, tmpfs in enumerate(service.body.get("tmpfs") or ()):
+        if tmpfs is None:
+            continue
+        target, _, text = str(tmpfs or "").partition(":")
+        options = text.split(",") if text else []
+        if unknown := [option for option in options if not _TMPFS_OPTION.fullmatch(option)]:
+            service.refuse(
+                f"tmpfs {shown(target)}: {shown(unknown[0])} is no option of a tmpfs; write size=64m", "tmpfs", number
+            )
+        if target in buildcontext.SCRATCH:
+            continue
+        if problem := _place_problem(target):
+            service.refuse(f"tmpfs {shown(target)}: {problem}", "tmpfs", number)
+        else:
+            storage.folders.append(target)
+
+
+def _add_workdir(service: ServiceSource, storage: Storage) -> None:
+    own = service.body.get("working_dir")
+    workdir = storage.workdir = str(own or storage.image.workdir)
+    machines = buildcontext.is_machines_folder(workdir)
+    if own and not workdir.startswith("/"):
+        service.refuse(f"working_dir {shown(own)}: must be an absolute path", "working_dir")
+    elif not machines and (problem := _place_problem(workdir)):
+        service.refuse(f"working_dir {shown(workdir)}: {problem}", "working_dir" if own else "build")
+    if workdir == "/" or machines:
+        return
+    if "build" in service.body and service.local is None:  # beside what the image has there
+        if not any(workdir == entry.target for entry in storage.files):
+            storage.files.append(Entry("", workdir, 0o755))
+    elif not _is_shown(workdir, [*storage.folders, *(target for _, target, _ in (*storage.binds, *storage.volumes))]):
+        storage.folders.append(workdir)
+
+
+def _is_shown(path: str, places: Iterable[str]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+def _place_problem(target: str, *, a_file: bool = False) -> str | None:
+    """Why a folder, or a file, cannot be shown at this place in a host."""
+    if not target.startswith("/"):
+        return "must be an absolute path"
+    place = posixpath.normpath(target)
+    if place in _LABS_FILES:
+        return "a local lab writes this file; name hosts under `extra_hosts:`"
+    if place == "/" or place in _LABS_PLACES or any(place.startswith(f"{part}/") for part in _LABS_PARTS):
+        return f"a host of a local lab has its own there; name another folder, {WAY_OUT}"
+    if any(place.startswith(f"{folder}/") for folder in (*buildcontext.SCRATCH, "/dev")):
+        return None
+    parents = Path(place).parents
+    if file := next((path for path in parents if os.path.exists(path) and not os.path.isdir(path)), None):
+        return f"{file} is no folder on this machine"
+    if os.path.exists(place) and os.path.isdir(place) == a_file:
+        return f"it is a {'folder' if a_file else 'file'} on this machine, and what is shown there is none"
+    return None
