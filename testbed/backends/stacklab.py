@@ -23,6 +23,7 @@ from testbed.lab.lab import Lab
 from testbed.lab.observer import spots_of_port
 from testbed.lab.succession import CAPTURE, PORTS, beside
 from testbed.netem.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
+from testbed.spec.topology import PortRef
 
 SomeHost = TypeVar("SomeHost", bound=AgentHost)
 _BOOTS_WITHIN_S = 60
@@ -179,16 +180,16 @@ class StackLab(Lab, Generic[SomeHost]):
 
     def attach(self, host: str, network: str) -> Attached:
         """See `Backend`."""
-        return self._attach(f"{host}@{network}", host, network, self.netem_engine)
+        return self._attach(str(ref := PortRef(host, network)), ref, self.netem_engine)
 
     def attach_to_count(self, host: str, network: str) -> Attached:
         """See `Backend`."""
-        return self._attach(f"{host}@{network} watched", host, network, "host")
+        return self._attach(f"{(ref := PortRef(host, network))} watched", ref, "host")
 
-    def _attach(self, name: str, host: str, network: str, engine: str) -> Attached:
-        channel, ifindex = self.channel, self.port_of_sender(host, network)
+    def _attach(self, name: str, ref: PortRef, engine: str) -> Attached:
+        channel, ifindex = self.channel, self.port_of_sender(ref.host, ref.network)
         port = channel.call("attach", port=name, ifindex=ifindex, engine=engine)
-        return Attached(name=name, channel=channel, port=port, ifindex=ifindex)
+        return Attached(ref=ref, name=name, channel=channel, port=port, ifindex=ifindex)
 
     @abc.abstractmethod
     def members(self, network: str) -> Sequence[str]:

@@ -13,6 +13,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
@@ -63,8 +64,15 @@ _RATE_ABOVE, _RATE_BELOW = 1.02, 0.9
 _STALL_S = 0.02
 # What is slower than asked is blamed on the link only if the machine alone is so much faster.
 _OWN_RATE = 1.5
-_LONGER = "longer than asked: the machine is overloaded, or packets wait in another queue on their way"
-_SLOWER = "another queue on the way is slower, or the machine is overloaded"
+
+
+class BusyCause(StrEnum):
+    """Causes that a busy machine may have."""
+
+    LONGER = "longer than asked: the machine is overloaded, or packets wait in another queue on their way"
+    SLOWER = "another queue on the way is slower, or the machine is overloaded"
+
+
 _TABLE_UNIT = 8192
 _TABLE_REACH = 4
 _TESTS = 21
@@ -289,7 +297,7 @@ def judge(
 def perhaps_busy(checks: Sequence[Check]) -> bool:
     """Whether all that failed is what a busy machine does too: what is late or slow is worth another look."""
     failed = [check for check in checks if check.verdict is Verdict.FAILS]
-    return bool(failed) and all(check.cause in (_LONGER, _SLOWER) for check in failed)
+    return bool(failed) and all(isinstance(check.cause, BusyCause) for check in failed)
 
 
 @dataclass(frozen=True)
@@ -398,7 +406,7 @@ def _loss(case: _Case) -> list[Check]:
     more = "a full queue (limit), or a receiver that cannot keep up, drops more than was asked"
     less = "the packets took another path, or another qdisc took the netem's place"
     cause = nothing if missing == n else more if missing > n * high else less
-    return [*told, _counted("loss", asked=words.removeprefix("loss=") or "0%", k=missing, n=n, low=low, high=high,
+    return [*told, _counted("loss", asked=str(asked.words().get("loss", "0%")), k=missing, n=n, low=low, high=high,
                      alpha=case.alpha, cause=cause)]  # fmt: skip
 
 
@@ -412,7 +420,9 @@ def _numbered(asked: Impairment, count: int) -> set[int]:
 def _by_number(asked: Impairment, numbered: set[int], arrived: Mapping[int, int]) -> list[Check]:
     if not asked.by_number:
         return []
-    words = " ".join(f"{name}={value}" for name, value in asked.words().items() if name.startswith("drop_"))
+    words = " ".join(
+        f"{name}={value}" for name, value in asked.words().items() if name in ("drop_packets", "drop_every")
+    )
     came = sorted(numbered & arrived.keys())
     which = f"; probe {came[0] + 1} arrived" if came else ""
     return [Check(field="lost by number", asked=words, seen=f"{len(numbered) - len(came)} of {len(numbered)}{which}",
@@ -597,7 +607,7 @@ def _cause_of_delay(case: _Case, median_s: float) -> str:
         return "as fast as without impairment: the packets took another path, or another qdisc took the netem's place"
     if median_s < asked_s:
         return "shorter than asked: another qdisc took the netem's place"
-    return _LONGER
+    return BusyCause.LONGER
 
 
 def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -> list[Check]:
@@ -625,7 +635,7 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
     if late:
         worst = Check(
             field="delay", asked=words, seen=seen, verdict=Verdict.FAILS,
-            how=f"{told[0]}, and no delay longer was asked", cause=_LONGER,
+            how=f"{told[0]}, and no delay longer was asked", cause=BusyCause.LONGER,
         )  # fmt: skip
     for level in _LEVELS:
         at_s, share = quantile(level)
@@ -642,7 +652,7 @@ def _jittered(case: _Case, delays: dict[int, float], base_s: float, seen: str) -
             worst = Check(
                 field="delay", asked=words, seen=seen, verdict=Verdict.FAILS,
                 how=f"{told[-1]} came {'before' if too_soon else 'within'} it, a share of {share:.3g} was asked",
-                cause=_LONGER if too_late else _cause_of_delay(case, statistics.median(delays.values())),
+                cause=BusyCause.LONGER if too_late else _cause_of_delay(case, statistics.median(delays.values())),
             )  # fmt: skip
     verdict = Verdict.SHOWN if few else Verdict.HOLDS
     return [worst or Check(field="delay", asked=words, seen=seen, verdict=verdict, how="; ".join(told))]
@@ -728,7 +738,11 @@ def _rate(case: _Case) -> list[Check]:
     if late_s < max(_STALL_S, lasts_s * (1 / _RATE_BELOW - 1)):
         how = f"late by {_ms(late_s)}, no more than a busy machine may be: shown, not judged"
         return [Check(field="rate", asked=words, seen=seen, how=how)]
-    return [Check(field="rate", asked=words, seen=seen, verdict=Verdict.FAILS, how="slower than asked", cause=_SLOWER)]
+    return [
+        Check(
+            field="rate", asked=words, seen=seen, verdict=Verdict.FAILS, how="slower than asked", cause=BusyCause.SLOWER
+        )
+    ]
 
 
 def _without_overtakers(arrivals: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -15,14 +15,16 @@ from testbed.lab.host import Host
 from testbed.observe.capture import Place
 from testbed.observe.connections import Table
 from testbed.spec.profile import Profile
-from testbed.spec.topology import Topology
+from testbed.spec.topology import PortRef, Topology
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attached:
     """A port toward a host that an agent was asked to attach."""
 
+    ref: PortRef
     name: str
+    """What the agent calls it."""
     channel: Channel
     """The way to the agent."""
     port: Mapping[str, Any]

@@ -10,7 +10,7 @@ from testbed.judge import counting
 from testbed.lab.backend import Backend
 from testbed.lab.ports import Port, Ports
 from testbed.netem import qdisc, watching
-from testbed.spec.topology import LinkRef
+from testbed.spec.topology import LinkRef, PortRef
 
 
 @dataclass
@@ -79,9 +79,8 @@ class Elsewhere:
         """The port toward a host in the machine's own kernel, which counts whoever executes netem."""
         if self._backend.netem_engine == "host":
             return self._ports.attached(host, network)
-        name = f"{host}@{network} watched"
         for known in self.watched.values():
-            if known.port.name == name:
+            if known.port.ref == PortRef(host, network):
                 return known.port
         return Port.of(self._backend.attach_to_count(host, network))
 

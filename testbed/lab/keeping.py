@@ -19,7 +19,7 @@ from testbed.writing import refuse_links
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
     from testbed.lab.ports import Port
-    from testbed.spec.topology import LinkRef
+    from testbed.spec.topology import LinkRef, PortRef
 
 _NAME_LENGTH = 120
 # Following a packet from side to side takes some 20 µs, and the user waits for it.
@@ -37,7 +37,7 @@ class KeptCaptures:
         self._lab = lab
         self._folder = folder
         self._below = below
-        self._running: dict[tuple[str, str], list[tuple[Port | None, PortCapture]]] = {}
+        self._running: dict[PortRef, list[tuple[Port | None, PortCapture]]] = {}
         self._began: dict[LinkRef, tuple[int, int]] = {}
         """Between which two times each link's sequence began; CLOCK_MONOTONIC in ns."""
         self.losses: list[str] = []
@@ -78,7 +78,7 @@ class KeptCaptures:
     def _begin(self, ref: LinkRef) -> None:
         """Begin to capture at the link's port, unless that is done already and the port is still the same."""
         port = self._lab.ports.of(ref)
-        known = self._running.setdefault((ref.dst, ref.network), [])
+        known = self._running.setdefault(ref.receivers_port, [])
         if known and known[-1][0] is port:
             return
         capture = self._lab.capture(f"{ref.dst} on {ref.network}", snap_bytes=SNAP_BYTES)
@@ -95,10 +95,10 @@ class KeptCaptures:
         Raises LabError if they cannot be had, OSError if they cannot be written.
         """
         saved = []
-        for (host, network), captures in self._running.items():
+        for port, captures in self._running.items():
             for number, (_, capture) in enumerate(captures, start=1):
                 capture.end(at_once=True)
-                name = f"{host}@{network}" if number == 1 else f"{host}@{network}-{number}"
+                name = f"{port}" if number == 1 else f"{port}-{number}"
                 saved.append(capture.save(self._folder / f"{name}.pcapng", below=self._below))
                 self.losses += self._losses(capture) if len(captures) == 1 else []
         self._running.clear()
@@ -107,7 +107,7 @@ class KeptCaptures:
     def _losses(self, capture: PortCapture) -> list[str]:
         """What each link that was impaired at a port has lost since."""
         here = {each.link: each.asked for each in self._lab.ledger.history
-                if (each.link.dst, each.link.network) == (capture.host, capture.network)}  # fmt: skip
+                if each.link.receivers_port == capture.port}  # fmt: skip
         if len(capture.packets) > _MOST_NUMBERED:
             return [f"{ref}: too many packets to say by number which were lost" for ref in here]
         found = []

@@ -28,6 +28,7 @@ from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.passages import Passage, crossing
 from testbed.observe.tcp_info import sockets
 from testbed.observe.wire import Flow, flows_at
+from testbed.spec.topology import PortRef
 from testbed.spec.words import unknown
 from testbed.writing import write_whole
 
@@ -48,7 +49,7 @@ def spots_of_port(
 
     ``attached``: whether the port was made impairable.
     """
-    name = f"{host}@{network}"
+    name = str(PortRef(host, network))
     sides = agent.call("sides", port=name)
     # What a router sends on bears others' addresses: of its port, all is kept.
     service = None if src is None else backend.topology.service_of(src)
@@ -112,8 +113,7 @@ class PortCapture:
                 f"capture({text!r}, limit_bytes={limit_bytes}, snap_bytes={snap_bytes}): both are numbers of bytes "
                 f"above 0, and snap_bytes at most {_WHOLE}"
             )
-        self.host, self.network, self._src = port_of(backend, text)
-        self.name = f"{self.host}@{self.network}"
+        self.port, self._src = port_of(backend, text)
         self._backend, self._ports, self._impairer = backend, ports, impairer
         self._text = text
         self._limit_bytes = limit_bytes
@@ -128,7 +128,7 @@ class PortCapture:
 
     def begin(self) -> None:
         """Begin to capture; once it returns, no packet is missed."""
-        self._spots = self._backend.spots(self.host, self.network, self._src)
+        self._spots = self._backend.spots(self.port.host, self.port.network, self._src)
         self._channel = self._backend.capture_agent()
         self._channel.call(
             "capture", name=self._id, snap_bytes=self._snap_bytes, limit_bytes=self._limit_bytes // len(self._spots),
@@ -150,7 +150,7 @@ class PortCapture:
         ours = {
             ref: impairment
             for ref, impairment in self._impairer.impairments().items()
-            if (ref.dst, ref.network) == (self.host, self.network) and self._src in (None, ref.src)
+            if ref.receivers_port == self.port and self._src in (None, ref.src)
         }
         if not ours:
             return
@@ -188,7 +188,7 @@ class PortCapture:
         """What was captured. Raises LabError if it has not ended."""
         if self._capture is None:
             if self._channel is None or self._ended is None:
-                raise LabError(f"capture of {self.name}: there are no packets to be had before it has ended")
+                raise LabError(f"capture of {self.port}: there are no packets to be had before it has ended")
             channel, ended = self._channel, self._ended
             offset = min(ended["realtime_minus_monotonic_ns"])
             records = fetch(lambda at: channel.call("fetch", name=self._id, offset=at))
@@ -201,7 +201,7 @@ class PortCapture:
                 packets=packets(records, realtime_minus_monotonic_ns=offset),
                 realtime_minus_monotonic_ns=offset,
                 ended_ns=ended["ended_ns"],
-                comment=f"{self._text}: packets at the port of {self.host} on {self.network}",
+                comment=f"{self._text}: packets at the port of {self.port.host} on {self.port.network}",
             )
         return self._capture
 
@@ -216,7 +216,7 @@ class PortCapture:
 
     def passages(self) -> list[Passage]:
         """What became of each packet toward the host between the two sides; see `Observation.passages`."""
-        return crossing(self.capture, self._backend.hosts[self.host].addresses(self.network))
+        return crossing(self.capture, self._backend.hosts[self.port.host].addresses(self.port.network))
 
     def save(self, path: str | Path, *, below: Path | None = None) -> Path:
         """Write a pcapng file, which Wireshark opens; makes its folder if need be.
@@ -229,8 +229,8 @@ class PortCapture:
         return path
 
 
-def port_of(backend: Backend, text: str) -> tuple[str, str, str | None]:
-    """Host, network and, for a link, source of ``"server"``, ``"server on lan"`` or ``"client -> server"``.
+def port_of(backend: Backend, text: str) -> tuple[PortRef, str | None]:
+    """The port and, for a link, the source of ``"server"``, ``"server on lan"`` or ``"client -> server"``.
 
     Raises InvalidValueError.
     """
@@ -241,7 +241,7 @@ def port_of(backend: Backend, text: str) -> tuple[str, str, str | None]:
                 f'capture {text!r}: one port at a time; "{refs[0]}" has the packets of both directions at that of '
                 f"{refs[0].dst}"
             )
-        return refs[0].dst, refs[0].network, refs[0].src
+        return refs[0].receivers_port, refs[0].src
     host, _, network = (part.strip() for part in text.replace("@", " on ").partition(" on "))
     if host not in backend.hosts:
         raise InvalidValueError(f"capture {text!r}: host {host!r}: {unknown(host, backend.hosts)}")
@@ -252,7 +252,7 @@ def port_of(backend: Backend, text: str) -> tuple[str, str, str | None]:
     if not network and len(networks) != 1:
         among = ", ".join(networks) or "none"
         raise InvalidValueError(f'capture {text!r}: of which network? Write "{host} on NETWORK"; it is on: {among}')
-    return host, network or networks[0], None
+    return PortRef(host, network or networks[0]), None
 
 
 def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:
@@ -307,12 +307,12 @@ class Observer:
             yield seen
 
 
-def _finish_port(port: PortCapture, seen: Observation) -> None:
+def _finish_port(capture: PortCapture, seen: Observation) -> None:
     try:
-        port.end()
-        seen.captures[port.name] = port.capture
+        capture.end()
+        seen.captures[capture.port] = capture.capture
     except AgentError as error:
-        seen.missing[port.name] = str(error)
+        seen.missing[str(capture.port)] = str(error)
 
 
 def _finish_host(

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from testbed.errors import LabError
 from testbed.lab.host import Host
+from testbed.spec.topology import PortRef
 
 
 class PerPacket:
     """The interfaces that send packet by packet for us."""
 
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, state: Iterable[Mapping[str, Any]] = ()) -> None:
         """``state``: as another process left it; see `state`."""
-        self._before = {key: (int(each[0]), dict(each[1])) for key, each in (state or {}).items()}
+        self._before: dict[PortRef, tuple[int, dict[str, bool]]] = {
+            PortRef(kept["host"], kept["network"]): (int(kept["ifindex"]), dict(kept["offloads"])) for kept in state
+        }
 
-    def want(self, host: Host, network: str, ifindex: int) -> None:
+    def want(self, host: Host, port: PortRef, ifindex: int) -> None:
         """Have a host's interface send packet by packet; ``ifindex``: of its port, another once it is started again."""
-        key = f"{host.name}@{network}"
-        if self._before.get(key, (0, {}))[0] != ifindex:
-            self._before[key] = (ifindex, host.send_per_packet(network))
+        if self._before.get(port, (0, {}))[0] != ifindex:
+            self._before[port] = (ifindex, host.send_per_packet(port.network))
 
-    def give_back(self, hosts: Mapping[str, Host], *, but: Collection[str]) -> None:
-        """Set every other interface to what it was; ``but``: ``host@network``."""
-        for key in [each for each in self._before if each not in but]:
-            _, before = self._before.pop(key)
-            host, _, network = key.rpartition("@")
+    def give_back(self, hosts: Mapping[str, Host], *, but: Collection[PortRef]) -> None:
+        """Set every other interface to what it was."""
+        for port in [port for port in self._before if port not in but]:
+            _, offloads = self._before.pop(port)
             try:
-                hosts[host].send_as_before(network, before)
+                hosts[port.host].send_as_before(port.network, offloads)
             except (LabError, KeyError):
                 continue  # it is gone, and was started again, if at all, with what is usual
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> list[dict[str, Any]]:
         """What another process must know, as JSON."""
-        return dict(self._before)
+        return [
+            {**vars(port), "ifindex": ifindex, "offloads": offloads}
+            for port, (ifindex, offloads) in self._before.items()
+        ]

@@ -22,7 +22,7 @@ from testbed.lab.perpacket import PerPacket
 from testbed.lab.running import Running
 from testbed.netem import fragments, qdisc, readback, rejecting
 from testbed.spec.impairment import Impairment
-from testbed.spec.topology import LinkRef
+from testbed.spec.topology import LinkRef, PortRef
 from testbed.text import several
 
 HELD = "It was in force when it was put there"
@@ -80,7 +80,9 @@ class Source:
 class Port:
     """The switch's egress toward one host: which kernel, which device, which sources it knows."""
 
+    ref: PortRef
     name: str
+    """What the agent calls it."""
     channel: Channel
     device: str
     rooted: bool = False
@@ -107,14 +109,14 @@ class Port:
     def of(cls, attached: Attached) -> Port:
         """The port as the agent tells of it once it is attached."""
         told = attached.port
-        return cls(name=attached.name, channel=attached.channel, device=told["device"], entry=told["entry"],
-                   kernel=told["kernel"], ifindex=attached.ifindex, released=told["released"], mtu=told["mtu"],
-                   found=told.get("found", {}))  # fmt: skip
-
-    @property
-    def host(self) -> str:
-        """The host toward which it sends."""
-        return self.name.rpartition("@")[0]
+        return cls(
+            ref=attached.ref,
+            name=attached.name,
+            channel=attached.channel,
+            ifindex=attached.ifindex,
+            found=told.get("found", {}),
+            **{key: told[key] for key in ("device", "entry", "kernel", "released", "mtu")},
+        )
 
     def let_go(self) -> None:
         """It was released: of the engine's own kernel, its qdiscs are gone."""
@@ -144,34 +146,39 @@ class Port:
             }
             for ref, each in self.sources.items()
         ]
-        return {"device": self.device, "rooted": self.rooted, "sources": sources, "entry": self.entry,
-                "kernel": self.kernel, "ifindex": self.ifindex, "released": self.released, "mtu": self.mtu,
-                "found": dict(self.found)}  # fmt: skip
+        return {**{key: getattr(self, key) for key in _KEPT}, "sources": sources}
 
     @classmethod
-    def from_state(cls, name: str, channel: Channel, state: Mapping[str, Any]) -> Port:
+    def from_state(cls, ref: PortRef, channel: Channel, state: Mapping[str, Any]) -> Port:
         """The port as another process left it."""
         sources = {}
         for each in state["sources"]:
-            ref = LinkRef.from_state(each["link"])
+            link = LinkRef.from_state(each["link"])
             source = each["source"]
             addresses, targets = tuple(source["addresses"]), tuple(source.get("targets", ()))
             minor, cut = source["minor"], source["cut"]
             ways = (
                 ()
                 if cut is None
-                else cuts.ways(cut["how"], minor, addresses, ref.traffic, targets, part=source.get("part", 0))
+                else cuts.ways(cut["how"], minor, addresses, link.traffic, targets, part=source.get("part", 0))
             )
-            sources[ref] = Source(**{
+            sources[link] = Source(**{
                 **source, "addresses": addresses, "targets": targets,
                 "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
                 "running": None if source["running"] is None else Running.from_state(source["running"]),
                 "cut": None if cut is None else cuts.Cut.from_state(cut, minor, ways),
             })  # fmt: skip
-        return cls(name=name, channel=channel, device=state["device"], rooted=state["rooted"], sources=sources,
-                   entry=state.get("entry"), kernel=state.get("kernel"), ifindex=state.get("ifindex", 0),
-                   released=state.get("released", False), mtu=state.get("mtu", 0),
-                   found=state.get("found", {}))  # fmt: skip
+        return cls(
+            ref=ref,
+            name=str(ref),
+            channel=channel,
+            sources=sources,
+            **{key: state[key] for key in _KEPT if key in state},
+        )
+
+
+_KEPT = ("device", "rooted", "entry", "kernel", "ifindex", "released", "mtu", "found")
+"""What of a port another process takes up as it is."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,7 @@ class Ports:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._ports: dict[tuple[str, str], Port] = {}
+        self._ports: dict[PortRef, Port] = {}
         self.per_packet = PerPacket()
         self.use: Callable[[Port], None] = lambda _port: None
         """Told of each port that is about to be used; may raise ImpairmentNotAppliedError."""
@@ -251,11 +258,11 @@ class Ports:
 
     def at(self, host: str, network: str) -> Port | None:
         """The port toward a host, if it is attached."""
-        return self._ports.get((host, network))
+        return self._ports.get(PortRef(host, network))
 
     def of(self, ref: LinkRef) -> Port | None:
         """The port at a link's end, if it is attached; another once it had to begin anew."""
-        return self._ports.get((ref.dst, ref.network))
+        return self._ports.get(ref.receivers_port)
 
     def source(self, ref: LinkRef) -> Source | None:
         """What is known of a link at its port; None if it was never impaired or cut."""
@@ -264,7 +271,7 @@ class Ports:
 
     def known(self, ref: LinkRef) -> tuple[Port, Source]:
         """The port at the end of a link that was impaired or cut, and the link's source there."""
-        port = self._ports[ref.dst, ref.network]
+        port = self._ports[ref.receivers_port]
         return port, port.sources[ref]
 
     @property
@@ -279,13 +286,14 @@ class Ports:
 
     def attached(self, host: str, network: str) -> Port:
         """The port toward a host, attached now if it is not."""
-        if (host, network) not in self._ports:
-            self._ports[host, network] = Port.of(self._backend.attach(host, network))
-        return self._ports[host, network]
+        ref = PortRef(host, network)
+        if ref not in self._ports:
+            self._ports[ref] = Port.of(self._backend.attach(host, network))
+        return self._ports[ref]
 
     def forget(self, *ports: Port) -> None:
         """Know no more of ports that were taken out; when a link of one is impaired again it is attached anew."""
-        self._ports = {place: port for place, port in self._ports.items() if not any(port is each for each in ports)}
+        self._ports = {ref: port for ref, port in self._ports.items() if not any(port is each for each in ports)}
 
     def clear(self) -> list[Port]:
         """Know no more of any port; returns them."""
@@ -295,13 +303,13 @@ class Ports:
 
     def state(self) -> list[dict[str, Any]]:
         """What another process must know of them, as JSON."""
-        return [{"host": host, "network": network, **port.state()} for (host, network), port in self._ports.items()]
+        return [{**vars(ref), **port.state()} for ref, port in self._ports.items()]
 
     def take_up(self, state: Iterable[Mapping[str, Any]], channel: Channel) -> None:
         """Know the ports that another process left; see `state`."""
         for each in state:
-            host, network = each["host"], each["network"]
-            self._ports[host, network] = Port.from_state(f"{host}@{network}", channel, each)
+            ref = PortRef(each["host"], each["network"])
+            self._ports[ref] = Port.from_state(ref, channel, each)
 
     # --- ports that are made ready ---------------------------------------------------------------
 
@@ -312,8 +320,8 @@ class Ports:
             port = self._prepare(ref)
         if self._backend.netem_engine == "host":  # before a carried kernel, packets are cut at its tap, whoever sends
             hosts = self._backend.hosts
-            self.per_packet.want(hosts[ref.src], ref.network, port.sources[ref].ifindex)
-            self.per_packet.want(hosts[ref.dst], ref.network, port.ifindex)
+            self.per_packet.want(hosts[ref.src], ref.senders_port, port.sources[ref].ifindex)
+            self.per_packet.want(hosts[ref.dst], ref.receivers_port, port.ifindex)
         if port.released:
             # With its root: a device that is given one while packets pass loses some.
             answer = self.tc(port, [] if port.rooted else qdisc.root(port.device), resume=True)
@@ -360,7 +368,7 @@ class Ports:
 
         Of this link not what the one has there by whom it is asked: that puts something else there.
         """
-        old = self._ports[ref.dst, ref.network]
+        old = self._ports[ref.receivers_port]
         for tenant in self.tenants:
             tenant.evict(old)
         self.forget(old)

@@ -194,8 +194,8 @@ class Prober:
                 ref, count=count, pace_s=pace_s, size_bytes=plan.train_bytes, quiet_s=plan.quiet_s, rush=True
             )  # fmt: skip
 
-        ends = [f"{host}@{ref.network}" for host in (ref.src, ref.dst)]
-        with self._verifier.taps.leaving_out([port for port in self._ports if port.name in ends]):
+        ends = (ref.senders_port, ref.receivers_port)
+        with self._verifier.taps.leaving_out([port for port in self._ports if port.ref in ends]):
             try:
                 self._impairer.put_afresh(ref, CLEAN)
                 clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), row(plan.clean_train, 0.0)

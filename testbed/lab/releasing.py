@@ -27,14 +27,14 @@ def release(
     for ref in unneeded:
         del elsewhere.watched[ref]
     needed = {id(watched.port) for watched in elsewhere.watched.values()}
-    kept = {f"{ref.dst}@{ref.network}" for ref in using}
+    kept = {ref.receivers_port for ref in using}
     idle: dict[int, tuple[Channel, list[Port]]] = {}
     for port in {id(port): port for port in (*unneeded.values(), *ports)}.values():
-        if not port.released and port.name not in kept and id(port) not in needed:
+        if not port.released and port.ref not in kept and id(port) not in needed:
             idle.setdefault(id(port.channel), (port.channel, []))[1].append(port)
     for channel, together in idle.values():
         done = channel.call("release", ports=[port.name for port in together])["released"]
         for port in together:
             if port.name in done:
                 port.let_go()
-    ports.per_packet.give_back(hosts, but={f"{host}@{ref.network}" for ref in using for host in (ref.src, ref.dst)})
+    ports.per_packet.give_back(hosts, but={port for ref in using for port in (ref.senders_port, ref.receivers_port)})

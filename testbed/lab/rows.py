@@ -25,8 +25,10 @@ class Held:
     """Every way in which this is not what was asked."""
 
 
+EARLIER = "earlier connections"
+"""The row of what connections that began before the test sent on a link."""
 _ROWS = {"gemodel": "loss", "loss_state": "loss", "burst": "loss", "jitter": "delay", "distribution": "delay"}
-"""Words that are told in the row of another; of what tc tells (`readback.Difference`), the first of its words."""
+"""Words that are told in the row of another."""
 
 
 def rows(held: Held, tally: Tally | None, probed: Sequence[Check] = (), by_number: int | None = None) -> list[Check]:
@@ -44,8 +46,7 @@ def _contradicted(checks: Sequence[Check], found: Sequence[readback.Difference])
     """The rows, those failing in whose fields the kernel holds something else: one reading gives both verdicts."""
     table = {check.field: check for check in checks}
     for each in found:
-        first = each.field.split()[0]
-        name = next((word for word in (each.field, first, _ROWS.get(first, "")) if word in table), None)
+        name = next((word for word in (each.field, each.word, _ROWS.get(each.word, "")) if word in table), None)
         if name is None:
             table[each.field] = Check(field=each.field, asked=each.asked, kernel=each.found, verdict=Verdict.FAILS)
             continue
@@ -110,4 +111,4 @@ def _overflowed(tally: Tally | None) -> str:
 
 def earlier(crossed: Crossed | None) -> list[Check]:
     """What connections that began before the test sent on a link: its sequence has them, too."""
-    return [] if crossed is None else [Check(field="earlier connections", seen=str(crossed), verdict=Verdict.SHOWN)]
+    return [] if crossed is None else [Check(field=EARLIER, seen=str(crossed), verdict=Verdict.SHOWN)]

@@ -13,7 +13,7 @@ from testbed.errors import AgentError
 from testbed.evidence.proof import AtTaps
 from testbed.lab.channel import Channel
 from testbed.lab.ports import Port
-from testbed.spec.topology import LinkRef
+from testbed.spec.topology import LinkRef, PortRef
 
 _NONE = AtTaps(0, 0)
 
@@ -22,9 +22,9 @@ class Taps:
     """What was refused at each carried port since a test began."""
 
     def __init__(self) -> None:
-        self._before: dict[tuple[str, str], AtTaps] = {}
+        self._before: dict[tuple[PortRef, str], AtTaps] = {}
         """By port and way: what came and what was refused that is none of the test's."""
-        self._now: dict[tuple[str, str], AtTaps] = {}
+        self._now: dict[tuple[PortRef, str], AtTaps] = {}
 
     def begin(self, ports: Iterable[Port]) -> None:
         """What was refused so far is none of the test's."""
@@ -34,22 +34,23 @@ class Taps:
 
     def look(self, ports: Iterable[Port]) -> None:
         """Read the counters of these ports now; those of one whose agent is gone stay as they were."""
-        by_channel: dict[int, tuple[Channel, list[str]]] = {}
+        by_channel: dict[int, tuple[Channel, dict[str, PortRef]]] = {}
         for port in ports:
             if port.kernel is not None:
-                by_channel.setdefault(id(port.channel), (port.channel, []))[1].append(port.name)
-        for channel, names in by_channel.values():
+                by_channel.setdefault(id(port.channel), (port.channel, {}))[1][port.name] = port.ref
+        for channel, refs in by_channel.values():
             try:
-                told = channel.call("carried", ports=names)
+                told = channel.call("carried", ports=list(refs))
             except AgentError:
                 continue  # whoever needs it says so
             for name, ways in told.items():
+                ref = refs[name]
                 for way, counts in ways.items():
                     lost = counts["refused_packets"]
                     now = AtTaps(counts["in_packets"] + lost, lost)
-                    if now.came_packets < self._now.get((name, way), _NONE).came_packets:
-                        self._before.pop((name, way), None)  # attached anew, it counts from 0
-                    self._now[name, way] = now
+                    if now.came_packets < self._now.get((ref, way), _NONE).came_packets:
+                        self._before.pop((ref, way), None)  # attached anew, it counts from 0
+                    self._now[ref, way] = now
 
     @contextmanager
     def leaving_out(self, ports: Sequence[Port]) -> Iterator[None]:
@@ -64,7 +65,7 @@ class Taps:
 
     def refused(self, ref: LinkRef) -> AtTaps | None:
         """Of a link's way, as of the last look; None where nothing on it is carried."""
-        ways = ((f"{ref.dst}@{ref.network}", "to_host"), (f"{ref.src}@{ref.network}", "from_host"))
+        ways = ((ref.receivers_port, "to_host"), (ref.senders_port, "from_host"))
         grown = [self._grown(key) for key in ways if key in self._now]
         return (
             AtTaps(sum(each.came_packets for each in grown), sum(each.refused_packets for each in grown))
@@ -72,5 +73,5 @@ class Taps:
             else None
         )
 
-    def _grown(self, key: tuple[str, str]) -> AtTaps:
+    def _grown(self, key: tuple[PortRef, str]) -> AtTaps:
         return self._now[key] - self._before.get(key, _NONE)

@@ -76,7 +76,7 @@ class Verifier:
         self._carriage.look()
         self.taps.look(self._ports)
         # A host that is stopped has no path to it; what its links had is suspended.
-        standing = [port for port in self._ports if not self._whole.down(port.host)]
+        standing = [port for port in self._ports if not self._whole.down(port.ref.host)]
         paths = self._carriage.paths(port for port in standing if self._carriage.used(port))
         for port in self._ports:
             refs = [ref for ref, source in port.sources.items() if source.impairment is not None or source.cut]

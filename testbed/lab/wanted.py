@@ -14,6 +14,14 @@ from testbed.spec.topology import LinkRef, Topology
 from testbed.text import shown
 
 
+class InvalidWantError(InvalidValueError):
+    """A link, or what it is to be impaired with, that cannot be."""
+
+    def __init__(self, of_link: Sequence[str], of_impairment: Sequence[str]) -> None:
+        self.of_link, self.of_impairment = of_link, of_impairment
+        super().__init__((*of_link, *of_impairment))
+
+
 def impairments_of(
     topology: Topology,
     profiles: Mapping[str, Profile],
@@ -26,8 +34,9 @@ def impairments_of(
 ) -> dict[LinkRef, Impairment | Timeline]:
     """What the words of a marker, a call or a command line ask of each link; ``side`` reads the words.
 
-    Raises InvalidValueError with every problem of the link, the profile, the words and their tables at once.
+    Raises InvalidWantError with every problem of the link, the profile, the words and their tables at once.
     """
+    of_link: Sequence[str] = ()
     problems: list[str] = []
     forward: tuple[LinkRef, ...] = ()
     reverse: tuple[LinkRef, ...] = ()
@@ -35,7 +44,7 @@ def impairments_of(
     try:
         forward, reverse = topology.directions(text)
     except InvalidValueError as error:
-        problems += error.problems
+        of_link = error.problems
     try:
         if profile is not None and words:
             problems.append(f"{shown(text)}: give a profile or words such as delay=, not both")
@@ -57,8 +66,8 @@ def impairments_of(
             problems += _missing_tables(half, tables)
     except InvalidValueError as error:
         problems += error.problems
-    if problems or chosen is None:
-        raise InvalidValueError(list(dict.fromkeys(problems)))
+    if of_link or problems or chosen is None:
+        raise InvalidWantError(of_link, tuple(dict.fromkeys(problems)))
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
 
 

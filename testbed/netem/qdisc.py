@@ -146,10 +146,8 @@ def given(impairment: Impairment, feature: Feature) -> Any:
 
 
 def _slot_clause(slot: Slot) -> str:
-    first, *times = slot.words().split()
-    return " ".join(
-        [first, *times] if slot.distribution is None else ["distribution", first.removesuffix(".dist"), *times]
-    )
+    shape = [] if slot.distribution is None else ["distribution", slot.distribution.removesuffix(".dist")]
+    return " ".join([*shape, *(units.format_time(time_s or 0.0) for time_s in slot.times_s)])
 
 
 _WRITTEN: Mapping[Kind, Callable[[Any], str]] = {

@@ -26,12 +26,12 @@ _SCALED_FROM_BPS = 1000
 _DIGITS = 1e-5
 
 _NEVER_ASKED = {
-    "loss correlation": (SHARE, "loss-random/correlation"),
-    "duplicate correlation": (SHARE, "duplicate/correlation"),
-    "reorder correlation": (SHARE, "reorder/correlation"),
-    "corrupt correlation": (SHARE, "corrupt/correlation"),
-    "rate cell size": (WHOLE, "rate/cellsize"),
-    "rate cell overhead": (WHOLE, "rate/celloverhead"),
+    ("loss", "correlation"): (SHARE, "loss-random/correlation"),
+    ("duplicate", "correlation"): (SHARE, "duplicate/correlation"),
+    ("reorder", "correlation"): (SHARE, "reorder/correlation"),
+    ("corrupt", "correlation"): (SHARE, "corrupt/correlation"),
+    ("rate", "cell size"): (WHOLE, "rate/cellsize"),
+    ("rate", "cell overhead"): (WHOLE, "rate/celloverhead"),
 }
 """What netem knows and no word asks for: it must be nothing."""
 
@@ -40,9 +40,17 @@ _NEVER_ASKED = {
 class Difference:
     """A field whose value in the kernel is not the asked one."""
 
-    field: str
+    word: str
+    """The user's word, or what else was compared."""
     asked: str
     found: str
+    part: str = ""
+    """Which value of several that belong to the word."""
+
+    @property
+    def field(self) -> str:
+        """Word and part."""
+        return f"{self.word} {self.part}".rstrip()
 
     def __str__(self) -> str:
         return f"asked {self.field} {self.asked}, the kernel reports {self.found}"
@@ -83,9 +91,9 @@ def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Diff
     options = netem.get("options", {})
     found = [each for feature in FEATURES if feature.key for each in _of_feature(asked, feature, options)]
     keys = {feature.key for feature in FEATURES}
-    for field, (kind, key) in _NEVER_ASKED.items():
+    for (word, part), (kind, key) in _NEVER_ASKED.items():
         if key not in keys:
-            found += _compared(field, kind, None, _reported(options, key))
+            found += _compared(word, kind, None, _reported(options, key), part=part)
     return found + _slot_differences(asked, options.get("slot"))
 
 
@@ -95,10 +103,10 @@ def _of_feature(asked: Impairment, feature: Feature, options: Mapping[str, Any])
         return
     if not feature.kind.parts:
         none = f"none (needs Linux and tc {feature.since})" if feature.since else "none"
-        yield from _compared(feature.name, feature.kind, want, _reported(options, feature.key), none)
+        yield from _compared(feature.name, feature.kind, want, _reported(options, feature.key), none=none)
     for number, part in enumerate(feature.kind.parts):
         share = None if want is None else want[number]
-        yield from _compared(f"{feature.name} {part}", SHARE, share, _reported(options, f"{feature.key}/{part}"))
+        yield from _compared(feature.name, SHARE, share, _reported(options, f"{feature.key}/{part}"), part=part)
 
 
 def _reported(options: Mapping[str, Any], key: str) -> Any:
@@ -109,7 +117,9 @@ def _reported(options: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _compared(field: str, kind: Kind, want: Any, have: Any, none: str = "none") -> Iterator[Difference]:
+def _compared(
+    word: str, kind: Kind, want: Any, have: Any, *, part: str = "", none: str = "none"
+) -> Iterator[Difference]:
     """The difference of a value, if there is one; None is no more than nothing."""
     if kind is RATE:
         whole_bytes, reported = round(want or 0) // 8, have or 0
@@ -120,9 +130,8 @@ def _compared(field: str, kind: Kind, want: Any, have: Any, none: str = "none") 
     else:
         same = (want or 0) == (have or 0)
     if not same:
-        yield Difference(
-            field, *(none if kind is WHOLE and value is None else _in_words(kind, value) for value in (want, have))
-        )
+        asked, found = (none if kind is WHOLE and value is None else _in_words(kind, value) for value in (want, have))
+        yield Difference(word, asked, found, part)
 
 
 def _in_words(kind: Kind, value: Any) -> str:
@@ -135,8 +144,7 @@ def _slot_differences(asked: Impairment, kernel: Mapping[str, Any] | None) -> li
         return [] if asked.slot is None and kernel is None else [Difference("slot", want, str(kernel or "none"))]
     slot = asked.slot
     names = ("min-delay", "max-delay") if slot.distribution is None else ("distribution", "jitter")
-    times = (slot.min_s, slot.max_s) if slot.distribution is None else (slot.mean_s, slot.jitter_s)
-    wanted = {**dict(zip(names, times, strict=True)), "packets": asked.slot_packets, "bytes": asked.slot_bytes}
+    wanted = {**dict(zip(names, slot.times_s, strict=True)), "packets": asked.slot_packets, "bytes": asked.slot_bytes}
     if set(kernel) == set(wanted) and all(
         math.isclose(value or 0, kernel[name], rel_tol=0 if name in ("packets", "bytes") else _DIGITS, abs_tol=_TICK_S)
         for name, value in wanted.items()

@@ -15,6 +15,7 @@ from testbed.observe.counters import Counters
 from testbed.observe.passages import Passage, crossing
 from testbed.observe.tcp_info import TcpSocket
 from testbed.observe.wire import Flow, flows_at
+from testbed.spec.topology import PortRef
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,7 @@ class Observation:
     realtime_minus_monotonic_ns: int = 0
     """Brings times to the time of day (nanoseconds since 1970)."""
     hosts: dict[str, HostObservation] = field(default_factory=dict)
-    captures: dict[str, Capture] = field(default_factory=dict)
-    """By port, such as ``server@lan``."""
+    captures: dict[PortRef, Capture] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Why there is nothing of a host or a port: it was started again meanwhile, for example."""
 
@@ -91,10 +91,7 @@ class Observation:
 
     def capture(self, port: str) -> Capture:
         """The packets of a port, ``server@lan``, or ``server`` if it is the only one of that host."""
-        found = [each for each in self.captures if port in (each, each.partition("@")[0])]
-        if len(found) != 1:
-            raise LabError(f"port {port!r}: {self._why(port, self.captures)}")
-        return self.captures[found[0]]
+        return self.captures[self._named(port)]
 
     def flows(self, port: str, side: str = "before", *, partial: bool = False) -> list[Flow]:
         """The TCP connections at a port, as seen ``before`` its impairment or ``after`` it; see `wire.flows_at`.
@@ -108,11 +105,17 @@ class Observation:
 
         Raises LabError if packets are missing, and if the port was not impaired when the observing began.
         """
-        return crossing(self.capture(port), self.host(port.partition("@")[0]).addresses)
+        return crossing(self.capture(port), self.host(self._named(port).host).addresses)
 
     def seconds(self, time_ns: int) -> float:
         """A time as seconds since the observing began."""
         return (time_ns - self.began_ns) / 1e9
+
+    def _named(self, port: str) -> PortRef:
+        refs = [ref for ref in self.captures if port in (str(ref), ref.host)]
+        if len(refs) != 1:
+            raise LabError(f"port {port!r}: {self._why(port, map(str, self.captures))}")
+        return refs[0]
 
     def _why(self, name: str, there: Iterable[str]) -> str:
         return self.missing.get(name) or f"there are: {', '.join(there) or 'none'}"

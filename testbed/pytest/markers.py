@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,7 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
     problems: list[str] = []
     for said, marker, link, profile, words in _asked(item, problems):
         from testbed.lab.prober import unprovable
-        from testbed.lab.wanted import profile_name
+        from testbed.lab.wanted import InvalidWantError, profile_name
 
         lab = lab_of_it()
         lab.topology  # noqa: B018  # what is wrong with the stack is told once, and not of each marker
@@ -156,9 +156,12 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
             continue
         try:
             asked = lab.wanted(link, profile, words)
+        except InvalidWantError as error:
+            problems += [f"{marker}: {problem}" for problem in error.of_link]
+            problems += [f"{said}: {problem}" for problem in error.of_impairment]
+            continue
         except UserError as error:
-            ends = _problems_of_link(lab, link)
-            problems += [f"{marker if problem in ends else said}: {problem}" for problem in error.problems]
+            problems += [f"{said}: {problem}" for problem in error.problems]
             continue
         problems += [f"{said}: {problem}" for problem in (unprovable(asked) if prove else ())]
         found.by_marker[said] = tuple(asked)
@@ -183,14 +186,6 @@ def profile_of(item: pytest.Item) -> str | None:
 def _given(mark: pytest.Mark) -> list[str]:
     """The arguments of a marker, as they were written, more or less."""
     return [*map(shown, mark.args), *(f"{shortened(word)}={shown(value)}" for word, value in mark.kwargs.items())]
-
-
-def _problems_of_link(lab: Lab, link: str) -> Sequence[str]:
-    try:
-        lab.topology.links(link)
-    except UserError as error:
-        return error.problems
-    return ()
 
 
 def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, str, Any, dict[str, Any]]]:

@@ -364,9 +364,11 @@ def replay(item: pytest.Item, lab: Lab) -> str:
 
 def _earlier(lab: Lab) -> Iterator[str]:
     """Which links carried packets of connections that began before the test: in another run there may be others."""
+    from testbed.lab.rows import EARLIER
+
     for each in lab.evidence:
         if each.earlier_packets is not None:
-            said = next(check.seen for check in each.checks if check.field == "earlier connections")
+            said = next(check.seen for check in each.checks if check.field == EARLIER)
             yield f"{each.link}: {said}, which began before the test, took numbers of the sequence"
 
 

@@ -9,8 +9,9 @@ Each field is a row of `testbed.spec.features`; here is what the fields mean tog
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from testbed import units
 from testbed.errors import InvalidValueError
@@ -18,6 +19,8 @@ from testbed.spec.features import FEATURES, WORDS, Feature, Features
 from testbed.spec.words import SMALLEST_SHARE, Slot, is_table, unknown, write_shares
 from testbed.text import shown
 
+LOSS_MODELS = ("loss", "gemodel", "loss_state")
+"""The words for a loss model; an impairment has one of them."""
 # Of iproute2's tables of delays; one's own may have others.
 _TABLE_LENGTH = 4096
 # netem keeps a share as so many parts of all.
@@ -32,79 +35,8 @@ class Impairment(Features):
     """
 
     def __post_init__(self) -> None:
-        problems = self._wrong_kinds() or [*self._out_of_range(), *self._at_odds()]
-        if problems:
+        if problems := _problems(self, lambda feature: feature.field):
             raise InvalidValueError(problems)
-
-    def _wrong_kinds(self) -> list[str]:
-        """Text where a number belongs, and the like."""
-        wrong = [
-            (feature, value) for feature, value in self._values()
-            if feature.kind.types and (isinstance(value, bool) or not isinstance(value, feature.kind.types))
-        ]  # fmt: skip
-        return [
-            f"{feature.field}={shown(value)}: must be a number; as text, write "
-            f"Impairment.parse({{{shown(feature.name)}: {shown(value)}}})"
-            for feature, value in wrong
-        ]
-
-    def _out_of_range(self) -> Iterator[str]:
-        """Each value by itself."""
-        for feature, value in self._values():
-            quoted = value.words() if isinstance(value, Slot) else value
-            yield from (f"{feature.field}={shown(quoted)}: {problem}" for problem in feature.problems(value))
-
-    def _values(self) -> Iterator[tuple[Feature, object]]:
-        """What is asked, zeros and the like included."""
-        for feature in FEATURES:
-            if (value := getattr(self, feature.field)) is not None:
-                yield feature, value
-
-    def _at_odds(self) -> Iterator[str]:
-        """Values that make no sense together."""
-        asked = {feature.name for feature, value in self._said() if value}
-        for feature in FEATURES:
-            if feature.name in asked and feature.needs and not asked & set(feature.needs):
-                yield f"{feature.name} without {feature.needs[0]}{feature.without}"
-        if _is_all(self.delay_correlation):
-            yield "correlation=100%: every delay would be that of the packet before, without jitter; give less"
-        yield from self._losses_at_odds()
-        if self.delay_s and _is_all(self.reorder_ratio) and (self.reorder_gap_packets or 1) == 1:
-            yield (
-                "reorder=100%: every packet would skip the delay and none overtake; give less, or gap=5 to let each "
-                "5th skip it"
-            )
-        if self.bucket_bytes is not None and self.overhead_bytes:
-            yield "overhead with bucket: a token bucket counts packets as they are; leave one of them out"
-        if self.by_number and self.duplicate_ratio:
-            yield (
-                "duplicate with drop_packets or drop_every: the second copies would be counted among the packets, and "
-                "others lost than those of these numbers; leave one of them out"
-            )
-
-    def _losses_at_odds(self) -> Iterator[str]:
-        models = [name for name in ("loss_ratio", "loss_gemodel", "loss_state") if getattr(self, name)]
-        if len(models) > 1:
-            yield f"{' and '.join(models)}: packets are lost by one model; give one of them"
-        burst, loss = self.loss_burst_packets, self.loss_ratio
-        if burst is not None and loss is not None and loss < 1 and loss / (1 - loss) > burst:
-            least = loss / (1 - loss)
-            yield (
-                f"burst={burst:g} with loss={units.format_ratio(loss)}: so much loss comes at least "
-                f"{least:.2f} packets in a row on average; give a longer burst or less loss"
-            )
-        elif burst is not None and loss == 1:
-            yield "burst with loss=100%: everything is lost, in one burst without end; leave the burst out"
-        if _is_all(loss) and self.duplicate_ratio:
-            share = units.format_ratio(self.duplicate_ratio)
-            yield (
-                f"duplicate={share} with loss=100%: netem keeps a packet that it chose for both, so that {share} pass; "
-                "leave the duplicate out"
-            )
-        if self.loss_gemodel is not None:
-            yield from _chain_of_two_at_odds(self.loss_gemodel)
-        if self.loss_state is not None:
-            yield from _chain_of_four_at_odds(self.loss_state)
 
     @property
     def mean_loss(self) -> float | None:
@@ -171,7 +103,7 @@ class Impairment(Features):
     @property
     def is_clean(self) -> bool:
         """Whether nothing at all is asked for."""
-        return not any(value for feature, value in self._said() if feature.field != "seed")
+        return not any(value for feature, value in _chosen(self) if feature.field != "seed")
 
     @property
     def own_tables(self) -> list[str]:
@@ -187,7 +119,7 @@ class Impairment(Features):
     @property
     def is_random(self) -> bool:
         """Whether netem draws random numbers for it."""
-        return any(value for feature, value in self._values() if feature.random)
+        return any(value for feature, value in _values(self) if feature.random)
 
     @property
     def gilbert(self) -> tuple[float, float, float, float] | None:
@@ -209,16 +141,11 @@ class Impairment(Features):
 
     def describe(self) -> str:
         """In the user's words: ``delay=40ms jitter=5ms loss=2%``; ``clean`` if nothing is asked for."""
-        said = [f"{feature.name}={feature.write(value)}" for feature, value in self._said()]
-        return " ".join(said) or "clean"
+        return " ".join(f"{name}={value}" for name, value in self.words().items()) or "clean"
 
     def words(self) -> dict[str, str | int | bool]:
         """The impairment as a profile file would say it."""
-        return {feature.name: feature.write(value) for feature, value in self._said()}
-
-    def _said(self) -> Iterable[tuple[Feature, object]]:
-        defaults = {each.name: each.default for each in fields(self)}
-        return ((feature, value) for feature, value in self._values() if value != defaults[feature.field])
+        return {feature.name: feature.write(value) for feature, value in _chosen(self)}
 
     @classmethod
     def parse(cls, words: Mapping[str, object]) -> Impairment:
@@ -227,23 +154,106 @@ class Impairment(Features):
         ``Impairment.parse({"delay": "40ms", "loss": "2%"})``. Raises InvalidValueError with every problem.
         """
         problems: list[str] = []
-        values: dict[str, object] = {}
-        for name, said in words.items():
-            word = WORDS.get(str(name))
-            if word is None:
+        values: dict[str, Any] = {}
+        for name, written in words.items():
+            feature = WORDS.get(str(name))
+            if feature is None:
                 problems.append(f"{name}: {unknown(str(name), WORDS)}")
                 continue
             try:
-                values[word.field] = word.read(said)
+                values[feature.field] = feature.read(written)
             except InvalidValueError as error:
                 problems.extend(error.problems)
         if problems:
             raise InvalidValueError(problems)
         try:
-            return cls(**values)  # type: ignore[arg-type]  # each word reads the type of its own field
-        except InvalidValueError as error:
-            names = {feature.field: feature.name for feature in FEATURES}
-            raise InvalidValueError(_in_words(problem, names) for problem in error.problems) from None
+            return cls(**values)
+        except InvalidValueError:
+            raise InvalidValueError(_problems(Features(**values), lambda feature: feature.name)) from None
+
+
+def _values(features: Features) -> Iterator[tuple[Feature, Any]]:
+    """The values that are given, zeros and defaults included."""
+    for feature in FEATURES:
+        if (value := getattr(features, feature.field)) is not None:
+            yield feature, value
+
+
+def _chosen(features: Features) -> Iterator[tuple[Feature, Any]]:
+    """The values that differ from the defaults."""
+    return ((feature, value) for feature, value in _values(features) if value != _DEFAULTS[feature.field])
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Features)}
+
+
+def _problems(features: Features, name: Callable[[Feature], str]) -> list[str]:
+    """Every problem of the values; ``name`` is how the reader knows a feature."""
+    return _wrong_kinds(features, name) or [*_out_of_range(features, name), *_at_odds(features)]
+
+
+def _wrong_kinds(features: Features, name: Callable[[Feature], str]) -> list[str]:
+    """Text where a number belongs, and the like."""
+    return [
+        f"{name(feature)}={shown(value)}: must be a number; as text, write "
+        f"Impairment.parse({{{shown(feature.name)}: {shown(value)}}})"
+        for feature, value in _values(features)
+        if feature.kind.types and (isinstance(value, bool) or not isinstance(value, feature.kind.types))
+    ]
+
+
+def _out_of_range(features: Features, name: Callable[[Feature], str]) -> Iterator[str]:
+    for feature, value in _values(features):
+        quoted = value.words() if isinstance(value, Slot) else value
+        yield from (f"{name(feature)}={shown(quoted)}: {problem}" for problem in feature.problems(value))
+
+
+def _at_odds(features: Features) -> Iterator[str]:
+    """Values that contradict each other."""
+    chosen = {feature.name for feature, value in _chosen(features) if value}
+    for feature in FEATURES:
+        if feature.name in chosen and feature.needs and not chosen & set(feature.needs):
+            yield f"{feature.name} without {feature.needs[0]}{feature.without}"
+    if _is_all(features.delay_correlation):
+        yield "correlation=100%: every delay would equal the one before, without jitter; give less"
+    yield from _losses_at_odds(features)
+    if features.delay_s and _is_all(features.reorder_ratio) and (features.reorder_gap_packets or 1) == 1:
+        yield (
+            "reorder=100%: every packet would skip the delay and none would overtake; give less, or gap=5 to let "
+            "every 5th skip it"
+        )
+    if features.bucket_bytes is not None and features.overhead_bytes:
+        yield "overhead with bucket: a token bucket counts packets without overhead; leave one of them out"
+    if (features.drop_packets or features.drop_every is not None) and features.duplicate_ratio:
+        yield (
+            "duplicate with drop_packets or drop_every: the second copies would be counted, too, and other packets "
+            "be lost; leave one of them out"
+        )
+
+
+def _losses_at_odds(features: Features) -> Iterator[str]:
+    chosen = [name for name in LOSS_MODELS if getattr(features, WORDS[name].field)]
+    if len(chosen) > 1:
+        yield f"{' and '.join(chosen)}: packets are lost by one model; give one of them"
+    burst, loss = features.loss_burst_packets, features.loss_ratio
+    if burst is not None and loss is not None and loss < 1 and loss / (1 - loss) > burst:
+        least = loss / (1 - loss)
+        yield (
+            f"burst={burst:g} with loss={units.format_ratio(loss)}: this loss has a mean burst of at least "
+            f"{least:.2f} packets; give a longer burst or less loss"
+        )
+    elif burst is not None and loss == 1:
+        yield "burst with loss=100%: everything is lost, in one endless burst; leave the burst out"
+    if _is_all(loss) and features.duplicate_ratio:
+        share = units.format_ratio(features.duplicate_ratio)
+        yield (
+            f"duplicate={share} with loss=100%: netem keeps a packet that it chose for both, so that {share} pass; "
+            "leave the duplicate out"
+        )
+    if features.loss_gemodel is not None:
+        yield from _chain_of_two_at_odds(features.loss_gemodel)
+    if features.loss_state is not None:
+        yield from _chain_of_four_at_odds(features.loss_state)
 
 
 def _chain_of_two_at_odds(shares: tuple[float, ...]) -> Iterator[str]:
@@ -287,12 +297,6 @@ def _is_all(share: float | None) -> bool:
 
 def _percent(share: float) -> str:
     return f"{share * 100:.3g}%"
-
-
-def _in_words(problem: str, names: Mapping[str, str]) -> str:
-    """A problem of a field, told of the user's word: ``limit_packets=0: …`` becomes ``limit=0: …``."""
-    field_name, equals, rest = problem.partition("=")
-    return f"{names.get(field_name, field_name)}{equals}{rest}"
 
 
 CLEAN = Impairment()

@@ -27,7 +27,7 @@ from typing import Any
 from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.spec.features import FEATURES, WORDS
-from testbed.spec.impairment import Impairment
+from testbed.spec.impairment import LOSS_MODELS, Impairment
 from testbed.spec.timeline import RAMPED, Outage, Segment, Timeline
 from testbed.spec.traces import COLUMNS, LONGEST_S, WINDOW_S, Row, csv_rows, is_csv, mahimahi_rows
 from testbed.spec.words import LONGEST_DELAY_S, unknown
@@ -35,7 +35,6 @@ from testbed.text import shown
 
 _STEP_WORDS = ("at", "ramp", "outage", "clean", "repeat")
 _TRACE_WORDS = ("trace", "repeat", "window")
-_LOSS_MODELS = ("loss", "gemodel", "loss_state")
 _SHORTEST_S = 0.001
 _RAMP = re.compile(r"\s*(?P<range>.+?)\s+over\s+(?P<over>\S+)\s*")
 _RANGE = re.compile(r"\s*(?P<first>\S+)\s*(?:->|→)\s*(?P<last>\S+)\s*")
@@ -125,8 +124,8 @@ class _Steps:
 def merged(before: Mapping[str, object], named: Mapping[str, object]) -> dict[str, object]:
     """The words that hold after a step: those it names, and of those before it what still has a meaning."""
     words = {**before, **named}
-    if any(named.get(model) is not None for model in _LOSS_MODELS):
-        for model in _LOSS_MODELS:
+    if any(named.get(model) is not None for model in LOSS_MODELS):
+        for model in LOSS_MODELS:
             if model not in named:
                 words.pop(model, None)
     for feature in FEATURES:  # what is needed stands before what needs it

@@ -114,6 +114,17 @@ MULTICAST_LISTENERS = (130, 131, 132, 143)
 
 
 @dataclass(frozen=True, order=True)
+class PortRef:
+    """The name of a port: the end of a network toward one host; ``str()`` writes it as ``server@lan``."""
+
+    host: str
+    network: str
+
+    def __str__(self) -> str:
+        return f"{self.host}@{self.network}"
+
+
+@dataclass(frozen=True, order=True)
 class LinkRef:
     """The name of a link: where packets come from, where they go, on which network, and which of them."""
 
@@ -127,6 +138,16 @@ class LinkRef:
     def __str__(self) -> str:
         target = f"{self.to} over {self.dst}" if self.to else self.dst
         return f"{self.src} -> {target} {self.traffic}".rstrip()
+
+    @property
+    def senders_port(self) -> PortRef:
+        """The port toward the host that sends."""
+        return PortRef(self.src, self.network)
+
+    @property
+    def receivers_port(self) -> PortRef:
+        """The port toward the host that receives: the one that is impaired."""
+        return PortRef(self.dst, self.network)
 
     def state(self) -> dict[str, str]:
         """As JSON."""

@@ -84,9 +84,14 @@ class Slot:
     mean_s: float | None = None
     jitter_s: float | None = None
 
+    @property
+    def times_s(self) -> tuple[float | None, float | None]:
+        """Its shortest and longest time, or its mean and spread; seconds."""
+        return (self.min_s, self.max_s) if self.distribution is None else (self.mean_s, self.jitter_s)
+
     def problems(self) -> Iterator[str]:
         """What is wrong with it."""
-        times = (self.min_s, self.max_s) if self.distribution is None else (self.mean_s, self.jitter_s)
+        times = self.times_s
         others = (self.mean_s, self.jitter_s) if self.distribution is None else (self.min_s, self.max_s)
         shapes = DISTRIBUTIONS[1:]
         if None in times or others != (None, None):
@@ -104,8 +109,7 @@ class Slot:
 
     def words(self) -> str:
         """As the user writes it."""
-        times = (self.min_s, self.max_s) if self.distribution is None else (self.mean_s, self.jitter_s)
-        written = [units.format_time(value or 0.0) for value in times]
+        written = [units.format_time(value or 0.0) for value in self.times_s]
         return " ".join(written if self.distribution is None else [self.distribution, *written])
 
 

@@ -14,6 +14,7 @@ from testbed.lab.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.packet import layers
 from testbed.observe.wire import flows
+from testbed.spec.topology import PortRef
 
 BELOW_THE_LAB = True
 
@@ -250,7 +251,7 @@ def test_with_the_host_engine_packets_are_seen_at_the_senders_port_and_at_the_re
     """Here a carried kernel has the netem between the two veths that are looked at there."""
     lab.impair("client -> server", delay="5ms", loss="3%", seed=7)
     for name in ("client", "server"):  # as that engine has it
-        lab.ports.per_packet.want(lab.hosts[name], "lan", 1)
+        lab.ports.per_packet.want(lab.hosts[name], PortRef(name, "lan"), 1)
     call = lab.channel.call
     with monkeypatch.context() as as_on_a_host:
         as_on_a_host.setattr(

@@ -164,7 +164,7 @@ class Place:
 def place(lab: Lab, *, network: str = "lan") -> Place:
     """Where a fault is done, once `LINK` is impaired or cut; ``network``: where datagrams are sent."""
     ref = lab.link(LINK).ref
-    port = next(each for each in lab.ports if each.name == f"{ref.dst}@{ref.network}")
+    port = next(each for each in lab.ports if each.ref == ref.receivers_port)
     target = next(each for each in lab.host(ref.dst).addresses(network) if "." in each)
     spare = str(ipaddress.ip_address(target) + 100)
     return Place(lab=lab, ref=ref, port=port, kernel=_kernel(port.kernel or ""), target=target, spare=spare)

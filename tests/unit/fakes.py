@@ -16,7 +16,7 @@ from testbed.lab.host import Host
 from testbed.lab.succession import CAPTURE, PORTS
 from testbed.netem import qdisc
 from testbed.observe.connections import Connection, Table
-from testbed.spec.topology import Topology
+from testbed.spec.topology import PortRef, Topology
 
 MACS = {"client": "02:00:00:00:00:01", "server": "02:00:00:00:00:02", "other": "02:00:00:00:00:03"}
 _PLACE = re.compile(r"prio (\d+) handle (0x[0-9a-f]+)")
@@ -263,7 +263,8 @@ class FakeLab(Lab):
             "device": "veth1", "entry": None, "kernel": None, "released": False, "mtu": 1500, "found": {}
         }  # fmt: skip
         channel = cast("Channel", self._others.get(host, self.agent))
-        return Attached(name=f"{host}@{network}", channel=channel, port=port, ifindex=self._index(host))
+        ref = PortRef(host, network)
+        return Attached(ref=ref, name=str(ref), channel=channel, port=port, ifindex=self._index(host))
 
     attach_to_count = attach
 

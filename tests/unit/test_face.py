@@ -203,7 +203,7 @@ STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab]
         [cut, lambda lab: passed(lab, 0, 3, "1:4010"), FakeLab.mend],
         lambda lab: lab.ports.known(REF)[1].met_cut, False,
     ),
-    "offloads": ([delay], lambda lab: lab.ports.per_packet.state(), {}),
+    "offloads": ([delay], lambda lab: lab.ports.per_packet.state(), []),
     "released": ([delay], lambda lab: {port.released for port in lab.ports}, {True}),
     "seeds": ([], lambda lab: lab.ledger.seeds_from, "the next"),
     "carriage": ([delay], lambda lab: any(map(lab.carriage.used, lab.ports)), False),

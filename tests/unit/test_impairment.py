@@ -120,12 +120,12 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ({"delay_s": 1, "reorder_gap_packets": 5}, "gap without reorder has no effect"),
         (
             {"delay_s": 1, "reorder_ratio": 1},
-            "reorder=100%: every packet would skip the delay and none overtake; give less, or gap=5 to let each 5th "
-            "skip it",
+            "reorder=100%: every packet would skip the delay and none would overtake; give less, or gap=5 to let "
+            "every 5th skip it",
         ),
         (
             {"delay_s": 1, "jitter_s": 1, "delay_correlation": 1.0},
-            "correlation=100%: every delay would be that of the packet before, without jitter; give less",
+            "correlation=100%: every delay would equal the one before, without jitter; give less",
         ),
         (
             {"rate_bps": 1e6, "overhead_bytes": -35},
@@ -143,8 +143,8 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ),
         (
             {"drop_every": 50, "duplicate_ratio": 0.1},
-            "duplicate with drop_packets or drop_every: the second copies would be counted among the packets, and "
-            "others lost than those of these numbers; leave one of them out",
+            "duplicate with drop_packets or drop_every: the second copies would be counted, too, and other packets "
+            "be lost; leave one of them out",
         ),
         (
             {"loss_gemodel": (0, 0.3, 1, 0)},
@@ -189,16 +189,16 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ),
         (
             {"loss_ratio": 0.75, "loss_burst_packets": 2},
-            "burst=2 with loss=75%: so much loss comes at least 3.00 packets in a row on average; "
+            "burst=2 with loss=75%: this loss has a mean burst of at least 3.00 packets; "
             "give a longer burst or less loss",
         ),
         (
             {"loss_ratio": 1, "loss_burst_packets": 2},
-            "burst with loss=100%: everything is lost, in one burst without end; leave the burst out",
+            "burst with loss=100%: everything is lost, in one endless burst; leave the burst out",
         ),
         (
             {"loss_ratio": 0.1, "loss_gemodel": (0.1, 0.2, 1, 0)},
-            "loss_ratio and loss_gemodel: packets are lost by one model; give one of them",
+            "loss and gemodel: packets are lost by one model; give one of them",
         ),
         ({"loss_state": (0.1, 0.2)}, "loss_state=(0.1, 0.2): must be 5 shares between 0 and 1"),
         ({"loss_gemodel": (0.1, 0.2, 2, 0)}, "loss_gemodel=(0.1, 0.2, 2, 0): must be 4 shares between 0 and 1"),
@@ -488,7 +488,7 @@ def test_what_is_no_packet_number_is_refused(said: object) -> None:
         ({"rate": "1mbit", "queue": "16kB"},
          "queue without bucket has no effect: it is where packets wait for the bucket; netem's own is limit"),
         ({"rate": "1mbit", "bucket": "16kB", "overhead": 4},
-         "overhead with bucket: a token bucket counts packets as they are; leave one of them out"),
+         "overhead with bucket: a token bucket counts packets without overhead; leave one of them out"),
         ({"slot_packets": 2}, "slot_packets without slot has no effect: it limits what leaves in one"),
         ({"slot": "25ms 20ms"}, "slot='25ms 20ms': its shortest time is longer than its longest"),
         ({"slot": "0s"}, "slot='0s 0s': a time between turns must be above 0"),

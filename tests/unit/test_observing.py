@@ -20,7 +20,7 @@ from testbed.observe.capture import Capture, Place
 from testbed.observe.counters import Counters
 from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.tcp_info import Endpoint, TcpSocket
-from testbed.spec.topology import Topology
+from testbed.spec.topology import PortRef, Topology
 from tests.unit.frames import SERVER, Wire
 
 
@@ -46,13 +46,13 @@ def observer(lab: Any) -> Observer:
 @pytest.mark.parametrize(
     ("text", "port"),
     [
-        ("server", ("server", "lan", None)),
-        ("router on wan", ("router", "wan", None)),
-        ("router@wan", ("router", "wan", None)),
-        ("client -> server", ("server", "lan", "client")),
+        ("server", (PortRef("server", "lan"), None)),
+        ("router on wan", (PortRef("router", "wan"), None)),
+        ("router@wan", (PortRef("router", "wan"), None)),
+        ("client -> server", (PortRef("server", "lan"), "client")),
     ],
 )
-def test_a_port_is_named_by_its_host_or_by_a_link(lab: Any, text: str, port: tuple[str, str, str | None]) -> None:
+def test_a_port_is_named_by_its_host_or_by_a_link(lab: Any, text: str, port: tuple[PortRef, str | None]) -> None:
     assert port_of(lab, text) == port
 
 
@@ -126,7 +126,8 @@ def test_a_port_without_impairment_has_one_side_that_is_both() -> None:
     wire = Wire()
     wire.handshake()
     seen = Observation(
-        began_ns=1_000_000_000, captures={"server@lan": Capture(places=(Place(name="x"),), packets=tuple(wire.packets))}
+        began_ns=1_000_000_000,
+        captures={PortRef("server", "lan"): Capture(places=(Place(name="x"),), packets=tuple(wire.packets))},
     )
     assert seen.flows("server")[0].handshake == seen.flows("server@lan", "after")[0].handshake
     assert seen.seconds(1_500_000_000) == 0.5

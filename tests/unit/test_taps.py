@@ -9,7 +9,7 @@ from testbed.errors import AgentError
 from testbed.evidence.proof import AtTaps
 from testbed.lab.ports import Port
 from testbed.lab.taps import Taps
-from testbed.spec.topology import LinkRef
+from testbed.spec.topology import LinkRef, PortRef
 
 LINK = LinkRef(src="a", dst="b", network="lan")
 
@@ -30,36 +30,37 @@ class Counting:
         return {name: self.told[name] for name in ports if name in self.told}
 
 
-def port(agent: Counting, name: str, kernel: str | None = "tbk") -> Port:
-    return cast("Port", SimpleNamespace(name=name, channel=agent, kernel=kernel))
+def port(agent: Counting, host: str, kernel: str | None = "tbk") -> Port:
+    ref = PortRef(host, "lan")
+    return cast("Port", SimpleNamespace(ref=ref, name=str(ref), channel=agent, kernel=kernel))
 
 
 def test_a_packet_passes_its_senders_port_and_its_receivers() -> None:
     agent, taps = Counting(), Taps()
     agent.told = {"a@lan": {"to_host": counts(100, 50), "from_host": counts(7, 0)}}
-    taps.begin([port(agent, "a@lan")])
+    taps.begin([port(agent, "a")])
     assert taps.refused(LINK) == AtTaps(0, 0)
     agent.told = {
         "a@lan": {"to_host": counts(900, 500), "from_host": counts(17, 3)},
         "b@lan": {"to_host": counts(20, 4), "from_host": counts(900, 500)},
     }
-    taps.look([port(agent, "a@lan"), port(agent, "b@lan")])
+    taps.look([port(agent, "a"), port(agent, "b")])
     assert taps.refused(LINK) == AtTaps(30, 7)
 
 
 def test_a_port_that_was_attached_anew_counts_from_nothing() -> None:
     agent, taps = Counting(), Taps()
     agent.told = {"b@lan": {"to_host": counts(100, 50)}}
-    taps.begin([port(agent, "b@lan")])
+    taps.begin([port(agent, "b")])
     agent.told = {"b@lan": {"to_host": counts(10, 2)}}
-    taps.look([port(agent, "b@lan")])
+    taps.look([port(agent, "b")])
     assert taps.refused(LINK) == AtTaps(10, 2)
 
 
 def test_of_a_port_that_is_gone_the_next_test_knows_nothing() -> None:
     agent, taps = Counting(), Taps()
     agent.told = {"b@lan": {"to_host": counts(100, 50)}}
-    taps.begin([port(agent, "b@lan")])
+    taps.begin([port(agent, "b")])
     taps.begin([])
     assert taps.refused(LINK) is None
 
@@ -67,20 +68,20 @@ def test_of_a_port_that_is_gone_the_next_test_knows_nothing() -> None:
 def test_where_no_kernel_is_carried_nothing_is_known_and_an_agent_that_died_changes_nothing() -> None:
     agent, taps = Counting(), Taps()
     agent.told = None
-    taps.begin([port(agent, "b@lan", kernel=None)])
-    taps.look([port(agent, "b@lan")])
+    taps.begin([port(agent, "b", kernel=None)])
+    taps.look([port(agent, "b")])
     assert taps.refused(LINK) is None
 
 
 def test_what_our_own_probes_had_refused_is_none_of_the_tests() -> None:
     agent, taps = Counting(), Taps()
     agent.told = {"b@lan": {"to_host": counts(100, 50)}}
-    taps.begin([port(agent, "b@lan")])
+    taps.begin([port(agent, "b")])
     agent.told = {"b@lan": {"to_host": counts(110, 51)}}
-    with taps.leaving_out([port(agent, "b@lan")]):
+    with taps.leaving_out([port(agent, "b")]):
         agent.told = {"b@lan": {"to_host": counts(9000, 5000)}}
     agent.told = {"b@lan": {"to_host": counts(9007, 5002)}}
-    taps.look([port(agent, "b@lan")])
+    taps.look([port(agent, "b")])
     assert taps.refused(LINK) == AtTaps(17, 3)
 
 
@@ -88,9 +89,9 @@ def test_a_port_that_was_attached_anew_while_probed_counts_what_the_test_had_so_
     agent, taps = Counting(), Taps()
     taps.begin([])
     agent.told = {"b@lan": {"to_host": counts(110, 51)}}
-    with taps.leaving_out([port(agent, "b@lan")]):
+    with taps.leaving_out([port(agent, "b")]):
         agent.told = {"b@lan": {"to_host": counts(90, 5)}}
     assert taps.refused(LINK) == AtTaps(110, 51)
     agent.told = {"b@lan": {"to_host": counts(100, 6)}}
-    taps.look([port(agent, "b@lan")])
+    taps.look([port(agent, "b")])
     assert taps.refused(LINK) == AtTaps(120, 52)

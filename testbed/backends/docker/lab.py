@@ -38,7 +38,7 @@ from testbed.lab.suspensions import Suspended
 from testbed.lab.wholeness import LAST_LINES
 from testbed.observe.connections import Table
 from testbed.spec import topologies
-from testbed.spec.topology import LinkRef, Topology
+from testbed.spec.topology import LinkRef, PortRef, Topology
 
 _END_WITHIN_S = 20
 """How long the engine may take to tell that what it killed has ended."""
@@ -177,7 +177,7 @@ class ComposeLab(StackLab[ComposeHost]):
             self._undo.callback(self._remove_stack)
             self._undo.callback(self._end_agent, channel)
             self._undo.callback(stack.stay_no_more)
-            kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": [], "per_packet": {}}
+            kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": [], "per_packet": []}
             self.netem_engine, self.seedable = kept["engine"], kept["seedable"]
             self.ports.per_packet = PerPacket(kept["per_packet"])
             self._name_hosts(self.engine.containers(com_docker_compose_project=self.composer.project))
@@ -407,8 +407,8 @@ class ComposeLab(StackLab[ComposeHost]):
 
     # --- ports -----------------------------------------------------------------------------------
 
-    def _attach(self, name: str, host: str, network: str, engine: str) -> Attached:
-        attached = super()._attach(name, host, network, engine)
+    def _attach(self, name: str, ref: PortRef, engine: str) -> Attached:
+        attached = super()._attach(name, ref, engine)
         self._found.setdefault(attached.ifindex, attached.port["found"])
         return attached
 
