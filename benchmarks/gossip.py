@@ -24,7 +24,7 @@ from testbed.evidence.journal import Journal
 from testbed.evidence.observed import Counters, Evidence, LinkCounts, difference
 from testbed.evidence.verdict import Verdict
 from testbed.judge import oracle
-from testbed.judge.oracle import Account, Cause, Expectation
+from testbed.judge.account import Account, Cause, Expectation
 from testbed.lab.host import Program
 from testbed.lab.lab import Lab
 from testbed.lab.waiting import NotSeenError, await_condition

@@ -19,7 +19,8 @@ from benchmarks import common
 from benchmarks.common import Check, Report
 from testbed.evidence.journal import VERSION, Journal
 from testbed.evidence.verdict import Verdict
-from testbed.judge.oracle import Account, Expectation, Oracle, judge, read
+from testbed.judge.account import Account, Expectation
+from testbed.judge.oracle import Oracle, judge, read
 from tests.unit.journals import DATAGRAM_FATES, LATE_AFTER_S, STREAM_FATES, Datagrams, connections, datagrams
 
 MOST_S = 3.0

@@ -21,7 +21,7 @@ from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.evidence.journal import Journal
 from testbed.evidence.observed import Counters, Evidence, LinkCounts, difference
 from testbed.judge import oracle
-from testbed.judge.oracle import Account, Expectation
+from testbed.judge.account import Account, Expectation
 from testbed.lab.host import Program, Result
 from testbed.lab.lab import Lab
 from testbed.lab.waiting import NotSeenError, await_condition

@@ -1,18 +1,17 @@
 """A program's journal, read: rows of JSON lines, checked. The programs in images/ write it (images/README.md).
 
-A row is the array of one line, as it was written: the kind, then the columns below. Rows and not objects, since a
-journal has millions of them; `named` makes an object of one. Times are nanoseconds of CLOCK_MONOTONIC, which all
-containers of one engine share, sizes are bytes.
+A row is the array of one line, as it was written: the kind, then the columns of its record in `ROWS`. Rows are lists,
+because a journal has millions of them. Times are nanoseconds of CLOCK_MONOTONIC, which all containers of one engine
+share; sizes are bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections import namedtuple
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from testbed.errors import InvalidValueError
 
@@ -20,32 +19,122 @@ VERSION = 1
 TRANSPORTS = ("tcp", "udp")
 STATES = ("whole", "truncated", "corrupt")
 
-_INT, _TEXT, _NONE = int, str, type(None)
-_COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
-    "begin": {"time_ns": (_INT,), "pid": (_INT,)},
-    "connect": {"time_ns": (_INT,), "conn": (_INT,), "began_ns": (_INT,), "local": (_TEXT,), "peer": (_TEXT,)},
-    "accept": {"time_ns": (_INT,), "conn": (_INT,), "local": (_TEXT,), "peer": (_TEXT,)},
-    "sent": {
-        "time_ns": (_INT,), "conn": (_INT,), "flow": (_INT,), "sequence": (_INT,),
-        "size_bytes": (_INT,), "believed_bytes": (_INT,), "taken_bytes": (_INT,),
-    },
-    "received": {
-        "time_ns": (_INT,), "conn": (_INT,), "flow": (_INT, _NONE), "sequence": (_INT, _NONE),
-        "size_bytes": (_INT,), "sent_ns": (_INT, _NONE), "state": (_TEXT,),
-    },
-    "control": {"time_ns": (_INT,), "conn": (_INT,), "flow": (_INT,), "direction": (_TEXT,)},
-    "error": {
-        "time_ns": (_INT,), "conn": (_INT, _NONE), "operation": (_TEXT,), "errno": (_INT, _NONE), "text": (_TEXT,)
-    },
-    "close": {
-        "time_ns": (_INT,), "conn": (_INT,), "why": (_TEXT,),
-        "unread_bytes": (_INT, _NONE), "unsent_bytes": (_INT, _NONE),
-    },
-    "end": {"time_ns": (_INT,), "pid": (_INT,), "lines": (_INT,)},
-}  # fmt: skip
-"""Each kind of row: its columns in order, and what they may hold."""
 
-_TUPLES = {kind: namedtuple(kind, ["kind", *columns]) for kind, columns in _COLUMNS.items()}
+class BeginRow(NamedTuple):
+    """A process began to write."""
+
+    kind: str
+    time_ns: int
+    pid: int
+
+
+class ConnectRow(NamedTuple):
+    """A connection was opened; connecting began at ``began_ns``."""
+
+    kind: str
+    time_ns: int
+    conn: int
+    began_ns: int
+    local: str
+    peer: str
+
+
+class AcceptRow(NamedTuple):
+    """A connection was accepted."""
+
+    kind: str
+    time_ns: int
+    conn: int
+    local: str
+    peer: str
+
+
+class SentRow(NamedTuple):
+    """A message was sent: its size, what the program believes sent, and what the kernel took."""
+
+    kind: str
+    time_ns: int
+    conn: int
+    flow: int
+    sequence: int
+    size_bytes: int
+    believed_bytes: int
+    taken_bytes: int
+
+
+class ReceivedRow(NamedTuple):
+    """A message arrived; None where it is unreadable."""
+
+    kind: str
+    time_ns: int
+    conn: int
+    flow: int | None
+    sequence: int | None
+    size_bytes: int
+    sent_ns: int | None
+    state: str
+    """One of `STATES`."""
+
+
+class ControlRow(NamedTuple):
+    """A datagram without a message was ``sent`` or ``received``."""
+
+    kind: str
+    time_ns: int
+    conn: int
+    flow: int
+    direction: str
+
+
+class ErrorRow(NamedTuple):
+    """An operation failed."""
+
+    kind: str
+    time_ns: int
+    conn: int | None
+    operation: str
+    errno: int | None
+    text: str
+
+
+class CloseRow(NamedTuple):
+    """A connection was closed, with bytes unread or not acknowledged; None where unknown."""
+
+    kind: str
+    time_ns: int
+    conn: int
+    why: str
+    unread_bytes: int | None
+    unsent_bytes: int | None
+
+
+class EndRow(NamedTuple):
+    """A process ended after writing so many lines."""
+
+    kind: str
+    time_ns: int
+    pid: int
+    lines: int
+
+
+ROWS: dict[str, type[NamedTuple]] = {
+    "begin": BeginRow,
+    "connect": ConnectRow,
+    "accept": AcceptRow,
+    "sent": SentRow,
+    "received": ReceivedRow,
+    "control": ControlRow,
+    "error": ErrorRow,
+    "close": CloseRow,
+    "end": EndRow,
+}
+"""The record of each kind of row: ``SentRow._make(row).size_bytes``."""
+_COLUMNS = {
+    kind: {name: get_args(types) or (types,) for name, types in get_type_hints(record).items() if name != "kind"}
+    for kind, record in ROWS.items()
+}
+"""Columns of each kind of row, in order, with the types of their values."""
+
 _LINES_AT_ONCE = 1000
 _MOST_PROBLEMS = 10
 
@@ -155,7 +244,7 @@ def _all_well(rows: list[Row]) -> bool:
         if [set(map(type, column)) for column in columns] != _USUAL[kind] or (
             kind == "received" and not set(columns[-1]) <= _KNOWN_STATES
         ):
-            break  # a look at each will tell, null columns for instance
+            break  # null columns, for instance: each row is looked at below
     else:
         return all(row[0] in _USUAL or _problem(row) is None for row in rows)
     return all(_problem(row) is None for row in rows)
@@ -176,18 +265,13 @@ def _problem(row: Any) -> str | None:
         return f"{len(row) - 1} columns; {row[0]!r} has {len(columns)}: {', '.join(columns)}"
     for (name, types), value in zip(columns.items(), row[1:], strict=True):
         if type(value) not in types:
-            return f"{name} is {json.dumps(value)}; it is {' or '.join(_WORDS[each] for each in types)}"
+            return f"{name} is {json.dumps(value)}; it is {' or '.join(_WORDS[wanted] for wanted in types)}"
     if row[0] == "received" and row[7] not in STATES:
         return f"state {row[7]!r}; known: {', '.join(STATES)}"
     return None
 
 
-_WORDS: dict[type, str] = {_INT: "a whole number", _TEXT: "a text", _NONE: "null"}
-
-
-def named(row: Row) -> Any:
-    """The row as a named tuple: ``named(row).sequence``."""
-    return _TUPLES[row[0]](*row)
+_WORDS: dict[type, str] = {int: "a whole number", str: "a text", type(None): "null"}
 
 
 def _quoted(line: str | bytes, most: int = 120) -> str:

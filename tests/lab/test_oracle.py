@@ -10,7 +10,7 @@ from testbed import ComposeLab
 from testbed.drive.messages import STRUCTURES, exchange, game, messages
 from testbed.evidence.observed import Evidence, difference
 from testbed.evidence.verdict import Verdict
-from testbed.judge.oracle import Cause, Expectation
+from testbed.judge.account import Cause, Expectation
 from testbed.lab.waiting import await_condition
 from tests.lab.conftest import await_quiet
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from testbed.evidence.journal import VERSION, Journal
 from testbed.evidence.observed import Evidence, LinkCounts
-from testbed.judge.oracle import Cause
+from testbed.judge.account import Cause
 
 MS = 1_000_000
 SIZE = 100

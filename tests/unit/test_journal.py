@@ -12,7 +12,7 @@ import pytest
 
 from testbed.errors import InvalidValueError
 from testbed.evidence import journal
-from testbed.evidence.journal import Journal, named
+from testbed.evidence.journal import ErrorRow, Journal, SentRow
 
 HEADER = '{"journal": "testbed", "version": 1, "program": "p", "transport": "tcp"}\n'
 BEGIN = '["begin",1,7]\n'
@@ -46,8 +46,8 @@ def test_what_a_program_writes_is_read_back(tmp_path: Path) -> None:
     assert reading.cut_short is None
     assert reading.header == journal.Header(program="client.py", transport="tcp")
     assert [row[0] for row in found] == ["begin", "sent", "received", "received", "control", "error", "end"]
-    assert named(found[1]).taken_bytes == 90
-    assert named(found[5]).errno == 24
+    assert SentRow._make(found[1]).taken_bytes == 90
+    assert ErrorRow._make(found[5]).errno == 24
 
 
 def test_threads_and_a_forked_child_write_whole_lines_into_one_journal(tmp_path: Path) -> None:
@@ -147,5 +147,5 @@ def test_the_number_of_a_line_counts_on_over_blocks() -> None:
 
 def test_the_documented_schema_is_the_one_that_is_read() -> None:
     documented = (Path(__file__).parents[2] / "images" / "README.md").read_text()
-    for kind in journal._COLUMNS:
+    for kind in journal.ROWS:
         assert json.dumps([kind])[:-1] in documented

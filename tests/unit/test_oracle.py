@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from testbed.evidence.observed import Evidence, LinkCounts
 from testbed.evidence.verdict import Verdict
-from testbed.judge.oracle import Account, Cause, Expectation, Oracle, judge
+from testbed.judge.account import Account, Cause, Expectation
+from testbed.judge.oracle import Oracle, judge
 from tests.unit.journals import (
     DATAGRAM_FATES,
     LATE_AFTER_S,

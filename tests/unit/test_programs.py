@@ -18,7 +18,8 @@ import pytest
 
 from testbed.evidence.journal import Journal
 from testbed.evidence.verdict import Verdict
-from testbed.judge.oracle import Account, Cause, judge
+from testbed.judge.account import Account, Cause
+from testbed.judge.oracle import judge
 from testbed.lab.waiting import await_condition
 
 IMAGES = Path(__file__).parents[2] / "images"
