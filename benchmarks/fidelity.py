@@ -24,8 +24,10 @@ from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.local.lab import LocalLab
 from testbed.evidence.proof import Check as Judged
 from testbed.evidence.verdict import Verdict
-from testbed.judge import probes
+from testbed.judge import impairments
 from testbed.judge import statistics as exact
+from testbed.judge.flight import HEADERS_BYTES, Flight
+from testbed.judge.rate import seen_rate_bps
 from testbed.lab.lab import Lab
 from testbed.spec.impairment import CLEAN, Impairment
 
@@ -154,7 +156,7 @@ class Bench:
         self.lab.impairer.put(self.link, asked)
         self.lab.impairer.put_afresh(self.link, asked)
 
-    def _fly(self, count: int, pace_s: float, *, longest_s: float = 0.0, **options: Any) -> probes.Flight:
+    def _fly(self, count: int, pace_s: float, *, longest_s: float = 0.0, **options: Any) -> Flight:
         options = {"size_bytes": 64, **options}
         return self.lab.prober.fly(
             self.link, count=count, pace_s=pace_s, quiet_s=2 * longest_s + 0.3, **options
@@ -219,7 +221,7 @@ class Bench:
             def fly(
                 asked: Impairment = asked, longest_s: float = 0.12 + 4 * jitter_s, count: int = count,
                 pace_s: float = pace_s,
-            ) -> probes.Flight:  # fmt: skip
+            ) -> Flight:  # fmt: skip
                 self._put(asked)
                 return self._fly(count, pace_s, longest_s=longest_s)
 
@@ -270,15 +272,15 @@ class Bench:
         check = self._judged(asked, flight)[kind]
         count, total = _counted(check)
         if kind == "corrupt":  # the rest hits headers
-            total = round(total * flight.size_bytes / (flight.size_bytes + probes.HEADERS_BYTES))
+            total = round(total * flight.size_bytes / (flight.size_bytes + HEADERS_BYTES))
         self.cells.append(Cell(
             kind=kind, words=asked.describe(), asked=share, seen=count / total, unit="",
             ok=check.verdict != Verdict.FAILS, how=f"{check.seen}; {check.how}",
         ))  # fmt: skip
 
-    def _judged(self, asked: Impairment, flight: probes.Flight) -> dict[str, Judged]:
+    def _judged(self, asked: Impairment, flight: Flight) -> dict[str, Judged]:
         # judge() shares its alpha among 20 tests; each cell here is one.
-        return {each.field: each for each in probes.judge(asked, flight, clean=self.clean, alpha=20 * ALPHA)}
+        return {each.field: each for each in impairments.judge(asked, flight, clean=self.clean, alpha=20 * ALPHA)}
 
     def bursts(self) -> None:
         """Gilbert's model: where bursts begin, and where they end."""
@@ -299,14 +301,14 @@ class Bench:
         """UDP's payload over the time from the first to the last arrival of a train that waits in the queue."""
         for mbit in (5, 50) if self.size.quick else (0.5, 5, 50, 200):
             asked = Impairment(rate_bps=mbit * 1e6)
-            bits, payload = (1400 + probes.HEADERS_BYTES) * 8, 1400 * 8
+            bits, payload = (1400 + HEADERS_BYTES) * 8, 1400 * 8
             # All at once, so that the sender is never slower than the link; the queue holds 1000.
             count = min(max(int(self.size.train_s * mbit * 1e6 / bits), 20), 500)
 
             def trains(asked: Impairment = asked, count: int = count) -> list[float]:
                 self._put(asked)
                 flights = [self._fly(count, 0.0, longest_s=0.5, size_bytes=1400) for _ in range(self.size.trains)]
-                return [rate for each in flights for rate in [probes.seen_rate_bps(asked, each)] if rate is not None]
+                return [rate for each in flights for rate in [seen_rate_bps(asked, each)] if rate is not None]
 
             rates, busy = self._when_quiet(trains)
             if not rates:

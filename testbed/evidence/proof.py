@@ -29,10 +29,18 @@ class Check:
     """The test that gave the verdict, with its figures; or why there is none."""
     cause: str = ""
     """Of a failure: what probably did it."""
+    maybe_busy: bool = False
+    """Of a failure: whether a busy machine causes the same, so that it is worth another look."""
 
     def __str__(self) -> str:
-        said = f"{self.field}: asked {self.asked}, the kernel holds {self.kernel}, seen {self.seen}"
-        return said + "".join(f" ({each})" for each in (self.how,) if each) + (f"; {self.cause}" if self.cause else "")
+        how = f" ({self.how})" if self.how else ""
+        cause = f"; {self.cause}" if self.cause else ""
+        return f"{self.field}: asked {self.asked}, the kernel holds {self.kernel}, seen {self.seen}{how}{cause}"
+
+    def as_json(self) -> dict[str, str]:
+        """As the results file has it."""
+        names = ("field", "asked", "kernel", "seen", "how", "cause")
+        return {**{name: getattr(self, name) for name in names}, "verdict": str(self.verdict)}
 
 
 def of_probes(checks: Iterable[Check]) -> Verdict:
@@ -154,7 +162,7 @@ class LinkEvidence:
             "asked": dict(self.asked),
             "command": self.command,
             "proof": {"read_back": str(self.read_back), "counters": str(self.counters), "probe": str(self.probe)},
-            "checks": [{**asdict(check), "verdict": str(check.verdict)} for check in self.checks],
+            "checks": [check.as_json() for check in self.checks],
             "counters": None if self.tally is None else self.tally.as_json(),
             "at_taps": None if self.at_taps is None else asdict(self.at_taps),
             "lateness": None if self.lateness is None else dict(self.lateness),

@@ -14,8 +14,8 @@ from typing import Self
 
 from testbed.errors import InvalidValueError, LabError, Problems
 from testbed.evidence.proof import Check, LinkEvidence
-from testbed.judge import probes
 from testbed.judge import statistics as exact
+from testbed.judge.plan import MOST_S
 from testbed.lab import releasing, sequences
 from testbed.lab.backend import Backend
 from testbed.lab.carriage import Carriage
@@ -295,7 +295,7 @@ class Lab(Backend):
         return read_trace(name)
 
     def prove(
-        self, text: str, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
+        self, text: str, *, alpha: float = exact.ALPHA, most_s: float = MOST_S, tolerance: float | None = None
     ) -> dict[LinkRef, list[Check]]:
         """Send probes over each direction of a link, and compare what arrives with the impairment.
 

@@ -16,8 +16,10 @@ from typing import Any
 from testbed.errors import AgentError, ImpairmentNotAppliedError, InvalidValueError, LabError
 from testbed.evidence.proof import Check, LinkEvidence, of_probes
 from testbed.evidence.verdict import Verdict
-from testbed.judge import probes
+from testbed.judge import impairments
 from testbed.judge import statistics as exact
+from testbed.judge.flight import Flight
+from testbed.judge.plan import MOST_S, ProbePlan, plan
 from testbed.lab.backend import Backend
 from testbed.lab.cutter import Cutter
 from testbed.lab.impairer import Impairer
@@ -56,11 +58,11 @@ def unprovable(wanted: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:
 
 
 def planned(
-    asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
-) -> probes.Plan:
+    asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = MOST_S, tolerance: float | None = None
+) -> ProbePlan:
     """How a link with this impairment is probed: see `Lab.prove`. Raises InvalidValueError."""
     limit_packets = qdisc.sized_limit(asked)
-    return probes.plan(asked, limit_packets=limit_packets, alpha=alpha, most_s=most_s, tolerance=tolerance)
+    return plan(asked, limit_packets=limit_packets, alpha=alpha, most_s=most_s, tolerance=tolerance)
 
 
 class Prober:
@@ -81,13 +83,13 @@ class Prober:
 
     def plan(
         self, wanted: Mapping[LinkRef, Impairment | Timeline | None], *, alpha: float = exact.ALPHA,
-        most_s: float = probes.MOST_S, tolerance: float | None = None,
-    ) -> dict[LinkRef, probes.Plan]:  # fmt: skip
+        most_s: float = MOST_S, tolerance: float | None = None,
+    ) -> dict[LinkRef, ProbePlan]:  # fmt: skip
         """How links that are impaired so are probed: see `Lab.prove`; None for what is no impairment alone.
 
         Raises InvalidValueError with all that forbids it.
         """
-        plans: dict[LinkRef, probes.Plan] = {}
+        plans: dict[LinkRef, ProbePlan] = {}
         problems: list[str] = []
         for ref, impairment in wanted.items():
             if why := unfit(ref, timeline=not isinstance(impairment, Impairment)):
@@ -128,7 +130,7 @@ class Prober:
         return seen
 
     def probe(
-        self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = probes.MOST_S, tolerance: float | None = None
+        self, ref: LinkRef, *, alpha: float = exact.ALPHA, most_s: float = MOST_S, tolerance: float | None = None
     ) -> list[Check]:
         """The same for one direction, without raising: the verdicts are in the checks, and in the evidence.
 
@@ -140,7 +142,7 @@ class Prober:
         held = self._verifier.held_now(ref)
         if held is not None and held.found:
             raise self._ports.not_applied(ref, held.found, HELD)
-        kernel = probes.kernel_words(((held and held.netem) or {}).get("options", {}))
+        kernel = impairments.kernel_words(((held and held.netem) or {}).get("options", {}))
         checks = [
             replace(check, kernel=kernel.get(check.field, check.kernel))
             for check in self._probe(ref, impairment or CLEAN, plans[ref], alpha)
@@ -165,7 +167,7 @@ class Prober:
 
     # --- how -------------------------------------------------------------------------------------
 
-    def _probe(self, ref: LinkRef, asked: Impairment, plan: probes.Plan, alpha: float) -> list[Check]:
+    def _probe(self, ref: LinkRef, asked: Impairment, plan: ProbePlan, alpha: float) -> list[Check]:
         """Probe a link whose impairment is in force; its netem is put there afresh before and after.
 
         Raises AgentError, ImpairmentNotAppliedError.
@@ -174,20 +176,20 @@ class Prober:
         checks: list[Check] = []
         for _look in range(_LOOKS):
             checks = self._probe_once(ref, asked, plan, table, alpha)
-            if not probes.perhaps_busy(checks):
+            if not impairments.perhaps_busy(checks):
                 break
         return checks
 
     def _probe_once(
-        self, ref: LinkRef, asked: Impairment, plan: probes.Plan, table: Sequence[int], alpha: float
+        self, ref: LinkRef, asked: Impairment, plan: ProbePlan, table: Sequence[int], alpha: float
     ) -> list[Check]:
-        def paced(count: int, pace_s: float) -> probes.Flight:
+        def paced(count: int, pace_s: float) -> Flight:
             return self.fly(
                 ref, count=count, pace_s=pace_s, size_bytes=plan.size_bytes, quiet_s=plan.quiet_s,
                 checksum=plan.checksum,
             )  # fmt: skip
 
-        def row(count: int, pace_s: float) -> probes.Flight | None:
+        def row(count: int, pace_s: float) -> Flight | None:
             if not count:
                 return None
             return self.fly(
@@ -206,7 +208,7 @@ class Prober:
                 train = row(plan.train, plan.train_pace_s)
             finally:
                 self._impairer.put_afresh(ref, asked)
-        return probes.judge(
+        return impairments.judge(
             asked, flight, clean=clean, spread=spread, train=train, clean_train=clean_train, table=table, alpha=alpha
         )
 
@@ -243,7 +245,7 @@ class Prober:
     def fly(
         self, ref: LinkRef, *, count: int, pace_s: float, size_bytes: int, quiet_s: float, checksum: bool = True,
         rush: bool = False,
-    ) -> probes.Flight:  # fmt: skip
+    ) -> Flight:  # fmt: skip
         """Send one flight of probes over a link as it is, and collect it.
 
         ``rush``: what was sent too late is made up for.
@@ -265,7 +267,7 @@ class Prober:
                 "probe_collect", expect=count, quiet_s=quiet_s, deadline_s=quiet_s + lasts_s,
                 answer_within_s=quiet_s + lasts_s + 20,
             )  # fmt: skip
-        return probes.Flight(
+        return Flight(
             sent_ns=sent["sent_ns"],
             arrivals=[(int(number), int(when)) for number, when in seen["arrivals"]],
             damaged=seen["damaged"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from testbed.evidence.proof import Check, Tally
 from testbed.evidence.verdict import Verdict
-from testbed.judge import probes
+from testbed.judge.impairments import kernel_words
 from testbed.netem import qdisc, readback
 from testbed.observe.connections import Crossed
 from testbed.spec.impairment import Impairment
@@ -60,7 +60,7 @@ def _contradicted(checks: Sequence[Check], found: Sequence[readback.Difference])
 def _unprobed(held: Held, tally: Tally | None, probed: Sequence[Check], by_number: int | None = None) -> list[Check]:
     """Each word that was asked and that no probe looked at, as the kernel holds it and as its counters saw it."""
     asked, netem = held.asked, held.netem
-    kernel = probes.kernel_words((netem or {}).get("options", {}))
+    kernel = kernel_words((netem or {}).get("options", {}))
     kernel["limit"] = str((netem or {}).get("options", {}).get("limit", "—"))
     kernel["seed"] = str((netem or {}).get("options", {}).get("seed", "none"))
     done = {check.field for check in probed}

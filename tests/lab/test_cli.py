@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
 def test_a_proof_that_cannot_be_made_is_refused_before_a_stack_is_up(project: Path) -> None:
     slow = cli("prove", "--tolerance", "0.1", "client -> server", "loss=2%", cwd=project)
     assert slow.returncode == 2
-    assert re.search(r"to find loss=2% off by 0\.1 of itself takes \d+ probes, \d+ s, where most_s=2\.5", slow.stderr)
+    assert re.search(r"a relative error of 0\.1 in loss=2% takes \d+ probes, \d+ s, where most_s=2\.5", slow.stderr)
     odd = cli("prove", "client -> server", "loss=100%", "duplicate=10%", cwd=project)
     assert odd.returncode == 2
     assert "duplicate=10% with loss=100%" in odd.stderr

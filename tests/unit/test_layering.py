@@ -252,7 +252,6 @@ def test_files_are_written_in_one_place() -> None:
 
 MOST_LINES, MOST_LINES_OF_A_CLASS = 600, 400
 LONGER = {
-    "testbed.judge.probes": "one plan of probes, and one judge a word, over the same flights",
     "testbed.agent.ports": "not taken apart yet: its kernels are to have a class of their own",
     "testbed.compose.composefile": "not taken apart yet",
 }

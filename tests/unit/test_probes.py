@@ -13,7 +13,10 @@ from testbed.errors import InvalidValueError
 from testbed.evidence.proof import Check
 from testbed.evidence.verdict import Verdict
 from testbed.judge import statistics as exact
-from testbed.judge.probes import Flight, Plan, judge, kernel_words, perhaps_busy, plan, seen_rate_bps
+from testbed.judge.flight import Flight
+from testbed.judge.impairments import judge, kernel_words, perhaps_busy
+from testbed.judge.plan import ProbePlan, plan
+from testbed.judge.rate import seen_rate_bps
 from testbed.spec.impairment import Impairment
 
 _NOISE_S = 0.0001
@@ -191,7 +194,7 @@ def test_what_no_outcome_could_condemn_is_shown_and_not_judged() -> None:
     for asked in (Impairment(delay_s=0.02), Impairment(delay_s=0.02, jitter_s=0.003)):
         (delay, loss) = judge(asked, few, clean=netem(NO, random.Random(1), 100, 0.001))  # noqa: S311  # a simulation
         assert (delay.field, delay.verdict, loss.verdict) == ("delay", Verdict.SHOWN, Verdict.HOLDS)
-        assert "so few could not show a longer one" in delay.how
+        assert "too few to detect a longer delay" in delay.how
     asked = Impairment(loss_gemodel=(0.01, 0.25, 1.0, 0.0))
     verdicts = {check.field: check.verdict for check in judged(asked, Impairment(loss_ratio=1.0))}
     assert verdicts["bursts begin"] == Verdict.SHOWN, "of no packet that was delivered, nothing is known"
@@ -225,7 +228,7 @@ def test_a_rate_is_judged_to_a_tenth_up_to_200_mbit(asked_bps: float) -> None:
         return next(check for check in judged(asked, seen, own_rate_bps=600e6) if check.field == "rate")
 
     assert rate(1.0).verdict == Verdict.HOLDS
-    assert "more than 2% too high would be found, and one more than 10% too low" in rate(1.0).how
+    assert "would detect a rate more than 2% too high, or more than 10% too low" in rate(1.0).how
     assert rate(0.88).verdict == Verdict.FAILS
     assert rate(1.04).verdict == Verdict.FAILS
     assert rate(1.0, loss=0.2).verdict == Verdict.HOLDS, "of so many fewer that pass, as many more are sent"
@@ -336,7 +339,7 @@ def test_the_plan_keeps_the_queue_empty_and_the_time_short() -> None:
 
 def test_the_sample_grows_with_the_precision_asked() -> None:
     def size(loss: float) -> int:
-        chosen: Plan = plan(Impairment(loss_ratio=loss), limit_packets=10**6, most_s=60)
+        chosen: ProbePlan = plan(Impairment(loss_ratio=loss), limit_packets=10**6, most_s=60)
         return chosen.count
 
     assert size(0.5) < size(0.1) < size(0.02)
@@ -357,7 +360,8 @@ def test_a_tolerance_is_kept_or_refused_with_the_time_it_takes(asked: Impairment
     with pytest.raises(InvalidValueError) as refused:
         plan(asked, limit_packets=10**6, most_s=0.1, tolerance=tolerance)
     times = [
-        re.search(r"off by ([\d.]+) of itself takes (\d+) probes, (\d+) s", each) for each in refused.value.problems
+        re.search(r"a relative error of ([\d.]+) in .* takes (\d+) probes, (\d+) s", each)
+        for each in refused.value.problems
     ]
     assert all(found and float(found[1]) == tolerance for found in times)
     longest_s = max(int(found[3]) for found in times if found)
@@ -395,7 +399,7 @@ def test_no_probes_are_sent_for_a_reordering_that_is_not_judged(asked: Impairmen
 
 def test_without_a_tolerance_the_note_says_what_would_be_found() -> None:
     (loss,) = [check for check in judged(Impairment(loss_ratio=0.02)) if check.field == "loss"]
-    found = re.search(r"a share below ([\d.]+)% or above ([\d.]+)% would be found, 90% surely", loss.how)
+    found = re.search(r"90% power to detect a share below ([\d.]+)% or above ([\d.]+)%", loss.how)
     assert found
     assert float(found[1]) < 2 < float(found[2]) < 4
 
@@ -403,8 +407,8 @@ def test_without_a_tolerance_the_note_says_what_would_be_found() -> None:
 @pytest.mark.parametrize(
     ("said", "problem"),
     [
-        ({"alpha": 2}, "alpha=2: must be a share from 1e-12 to 0.1: how often an honest link may be condemned"),
-        ({"alpha": 0}, "alpha=0: must be a share"),
+        ({"alpha": 2}, "alpha=2: must be a ratio from 1e-12 to 0.1: how often a link that is as asked may fail"),
+        ({"alpha": 0}, "alpha=0: must be a ratio"),
         ({"most_s": "x"}, "most_s='x': must be a number of seconds from 0.1 to 600"),
         ({"most_s": True}, "most_s=True: must be a number of seconds"),
         ({"most_s": float("nan")}, "most_s=nan: must be a number of seconds"),
