@@ -159,9 +159,9 @@ class _Still:
     """Whether the links' counters are what they were the last time, and nothing waits in their queues."""
 
     def __init__(self) -> None:
-        self._before: Mapping[LinkRef, readback.Counters] = {}
+        self._before: Mapping[LinkRef, readback.NetemCounters] = {}
 
-    def __call__(self, seen: Mapping[LinkRef, readback.Counters]) -> bool:
+    def __call__(self, seen: Mapping[LinkRef, readback.NetemCounters]) -> bool:
         same, self._before = seen == self._before, seen
         return same and not any(each.queued_packets for each in seen.values())
 
@@ -208,7 +208,7 @@ def _parts(content: bytes) -> dict[int, list[bytes]]:
 
 def _accounts(
     talking: Sequence[tuple[str, str]], journals: Mapping[str, Mapping[int, list[bytes]]],
-    kernel: Mapping[str, Counters], links: Mapping[LinkRef, readback.Counters], messages: int,
+    kernel: Mapping[str, Counters], links: Mapping[LinkRef, readback.NetemCounters], messages: int,
 ) -> Iterator[tuple[tuple[str, str], Account]]:  # fmt: skip
     conns: Counter[str] = Counter()
     for pair in talking:

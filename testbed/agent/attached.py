@@ -1,68 +1,323 @@
-"""One attached port: its devices, what leads packets there, and how to put back what was changed."""
+"""Attached ports: their devices, what leads packets there, and how to put back what was changed.
+
+With the ``host`` engine a port's qdiscs are on the host-side veth itself (`HostPort`). With the ``carried`` engine the
+veth is spliced through a carried kernel, which has the qdiscs (`CarriedPort`; see `detour` for the drawing).
+"""
 
 from __future__ import annotations
 
+import abc
+import os
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from . import carried, devices, splice
+from . import devices, offloads, splice
+from .batch import Batch
+from .carried import CarriedKernel
 from .detour import Detour
+from .localtc import LocalTc
+from .protocol import Refused
+from .qdiscs import Qdiscs
+from .taps import make_tap
+
+FAR_END = "the host's own end of it"
 
 
-@dataclass
-class Port:
+class AttachedPort(abc.ABC):
     """One attached port."""
 
-    name: str
-    engine: str
-    veth: str
-    ifindex: int
+    engine: ClassVar[str]
+    resumes_first: ClassVar[bool]
+    """Whether `resume` comes before the port's root qdisc is made, or after."""
     device: str
-    """Where the qdiscs are: the veth, or the carried kernel's device."""
-    detour: Detour | None = None
-    """What leads a carried port's packets through the carried kernel."""
+    """The device that has the qdiscs."""
+    device_index: int
+    """Its ifindex, in the kernel that has it."""
+    kernel: CarriedKernel | None = None
+    """The carried kernel that has the device; None if it is this machine's own."""
     entry: str | None = None
-    """The carried kernel's other device, whose redirect feeds the first and counts what its queue refused."""
-    kernel: carried.CarriedKernel | None = None
-    """Who carries it."""
-    gated: bool = False
-    """Whether filters can be put at its gate."""
-    bridge: str | None = None
-    """Where the veth was, before it was taken off for the splice."""
-    device_index: int = 0
-    """The ifindex of ``device``, in the kernel that has it."""
-    released: bool = False
-    """Whether nothing of ours is in its packets' way; all that takes time to prepare is kept for `Ports.tc`."""
-    found: dict[str, Any] = field(default_factory=dict)
-    """How the veth was before it was attached."""
-    before: dict[str, dict[str, int]] = field(default_factory=dict)
-    """What had gone through its carried kernel before any packet was led there: taps speak when they come up."""
-    undo: ExitStack = field(default_factory=ExitStack)
+    """The carried kernel's other device. Its redirect feeds the first, and counts what that device's queue refused."""
+
+    def __init__(self, name: str, veth: str, ifindex: int, tc: LocalTc, *, before: Mapping[str, Any]) -> None:
+        """``before``: how the veth was before it was attached; see `leftover.state_of`."""
+        self.name, self.veth, self.ifindex, self.before = name, veth, ifindex, before
+        self.tc = tc
+        """tc of this machine's own kernel."""
+        self.bridge: str | None = None
+        """The bridge that the veth is on, or was on before the splice."""
+        self.has_gate = False
+        """Whether filters can be put at its gate."""
+        self.released = False
+        """Whether packets bypass us; what takes time to prepare is kept, for `resume`."""
+        self.undo = ExitStack()
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Change what the port needs. What was changed is put back when ``undo`` is closed. Raises Refused."""
+
+    @abc.abstractmethod
+    def release(self) -> None:
+        """Have packets bypass us, as if the port had never been attached."""
+
+    @abc.abstractmethod
+    def resume(self) -> None:
+        """Undo `release`, if the port is released."""
 
     @property
-    def exists(self) -> bool:
-        """Whether its veth is the one that was attached: it goes with its host."""
-        return devices.index_of(self.veth) == self.ifindex
+    @abc.abstractmethod
+    def gate(self) -> str:
+        """The device of this machine's kernel through which every packet to the host leaves, before the qdiscs."""
+
+    @abc.abstractmethod
+    def sides(self) -> dict[str, str | None]:
+        """The devices of this machine's kernel before and after the qdiscs."""
+
+    @property
+    @abc.abstractmethod
+    def qdisc_tc(self) -> Batch:
+        """Tc of the kernel that has the qdiscs."""
+
+    @property
+    @abc.abstractmethod
+    def qdiscs(self) -> Qdiscs:
+        """Reads single qdiscs of that kernel."""
 
     @property
     def inner(self) -> list[splice.Redirect]:
-        """What leads packets through its carried kernel."""
-        return splice.joined(self.device, self.entry) if self.entry is not None else []
+        """The redirects in its carried kernel."""
+        return []
 
     @property
     def outer(self) -> list[splice.Redirect]:
-        """What leads packets into its carried kernel, and ARP past it."""
-        return [] if self.detour is None or self.released else self.detour.redirects
+        """The redirects into its carried kernel, and those of ARP past it."""
+        return []
+
+    def devices_amiss(self) -> list[str]:
+        """What is wrong with its devices in this machine's kernel."""
+        return splice.amiss(devices.device(self.veth), master=self.bridge, far_end=FAR_END)
+
+    @property
+    def exists(self) -> bool:
+        """Whether its veth is still the one that was attached: it goes with its host."""
+        return devices.index_of(self.veth) == self.ifindex
+
+    def where(self) -> dict[str, Any]:
+        """Where its qdiscs are, and how the veth was before: the reply to the operation ``attach``."""
+        return {
+            "device": self.device,
+            "entry": self.entry,
+            "kernel": self.kernel.name if self.kernel else None,
+            "released": self.released,
+            "mtu": int((devices.SYS_NET / self.veth / "mtu").read_text()),
+            "found": self.before,
+        }
+
+    def open_gate(self) -> None:
+        """Make sure that filters can be put at its gate."""
+        if not self.has_gate:
+            self.tc.batch().checked([f"qdisc add dev {self.gate} clsact"])
+            self.has_gate = True
+            self.undo.callback(self._clear_gate)
+
+    def _clear_gate(self) -> None:
+        if devices.index_of(self.gate) is not None:
+            self.tc.batch().run([f"qdisc delete dev {self.gate} clsact"])
+
+
+class HostPort(AttachedPort):
+    """A port whose qdiscs are on its veth."""
+
+    engine = "host"
+    resumes_first = True  # a classful qdisc takes its children's length from the device
+
+    def __init__(self, name: str, veth: str, ifindex: int, tc: LocalTc, *, before: Mapping[str, Any]) -> None:
+        super().__init__(name, veth, ifindex, tc, before=before)
+        self.device, self.device_index = veth, ifindex
+
+    def prepare(self) -> None:
+        """Give the veth a queue: Docker's have none."""
+        self.bridge = devices.device(self.veth).master
+        queue_packets = int((devices.SYS_NET / self.veth / "tx_queue_len").read_text())
+        if queue_packets != devices.QUEUE_PACKETS:
+            devices.set_queue(self.ifindex, devices.QUEUE_PACKETS)
+            self.undo.callback(_quietly, self._set_queue_back, queue_packets)
+        self.undo.callback(self._clear_root)
+
+    def _set_queue_back(self, packets: int) -> None:
+        if self.exists:  # it may have gone with its container
+            devices.set_queue(self.ifindex, packets)
+
+    def _clear_root(self) -> None:
+        if self.exists:
+            self.tc.batch().run([f"qdisc delete dev {self.veth} root"])  # fails if there is none, which is as good
+
+    def release(self) -> None:
+        """Remove the root qdisc, with all below it."""
+        self.undo.close()
+        self.has_gate = False
+        self.released = True
+
+    def resume(self) -> None:
+        """Prepare the veth again."""
+        if self.released:
+            self.prepare()
+            self.released = False
 
     @property
     def gate(self) -> str:
-        """The device of this kernel through which every packet to the host leaves the switch, before the qdiscs."""
-        return self.veth if self.detour is None else self.detour.gate
+        """The veth: its egress filters come before its root qdisc."""
+        return self.veth
 
-    def where(self) -> dict[str, Any]:
-        """Where its qdiscs are, and how it was found: the answer of the operation ``attach``."""
-        kernel = self.kernel.name if self.kernel else None
+    def sides(self) -> dict[str, str | None]:
+        """Packets that have not passed the qdiscs yet are seen at the senders' own ports only."""
+        return {"before": None, "after": self.veth}
+
+    @property
+    def qdisc_tc(self) -> Batch:
+        """Tc of this machine's kernel."""
+        return self.tc.batch()
+
+    @property
+    def qdiscs(self) -> Qdiscs:
+        """Qdiscs of this machine's kernel."""
+        return self.tc.qdiscs
+
+
+class CarriedPort(AttachedPort):
+    """A port whose qdiscs are in a carried kernel."""
+
+    engine = "carried"
+    resumes_first = False  # a device that is given its root qdisc loses packets meanwhile
+    kernel: CarriedKernel
+    entry: str
+
+    def __init__(
+        self, name: str, veth: str, ifindex: int, tc: LocalTc, *, before: Mapping[str, Any], kernel: CarriedKernel,
+        tag: str, number: int, persistent_taps: bool,
+    ) -> None:  # fmt: skip
+        """``tag`` and ``number`` name its devices. ``persistent_taps``: see `ports.Ports`, ``own_net``."""
+        super().__init__(name, veth, ifindex, tc, before=before)
+        self.kernel = kernel
+        self.device, self.entry = f"vec{2 * number}", f"vec{2 * number + 1}"
+        self._end, self._gate = f"tb{tag}{number}a", f"tb{tag}{number}b"
+        self._persistent_taps = persistent_taps
+        self._detour: Detour | None = None
+        self._passed_before: dict[str, dict[str, int]] = {}
+        self.macs: set[str] = set()
+        """The MAC addresses of its taps."""
+
+    def prepare(self) -> None:
+        """Plug two devices into the kernel and splice them there; the port is released until `resume`."""
         mtu = int((devices.SYS_NET / self.veth / "mtu").read_text())
-        return {"device": self.device, "entry": self.entry, "kernel": kernel, "released": self.released, "mtu": mtu,
-                "found": self.found}  # fmt: skip
+        pairs = ((self.device, self._end), (self.entry, self._gate))
+        for device, tap in pairs:
+            if self._persistent_taps:
+                make_tap(tap)
+                self.undo.callback(_quietly, devices.delete_tap, tap)
+            self.kernel.plug(device, tap, mtu=mtu)
+            self.undo.callback(_quietly, self.kernel.unplug, device)
+            self.undo.callback(_quietly, self.kernel.ip.run, [f"link set dev {device} down"])
+        lines = [f"link set dev {device} txqueuelen {devices.QUEUE_PACKETS} promisc on up" for device, _ in pairs]
+        (links,) = self.kernel.ip.checked([*lines, f"link show dev {self.device}"]).shown
+        self.device_index = links[0]["ifindex"]
+        for device, tap in pairs:
+            self.kernel.thread(device)
+            # UML's driver turns super-packets on when it opens the tap, but its buffers hold single packets.
+            offloads.switch_off(tap)
+            self.macs.add((devices.SYS_NET / tap / "address").read_text().strip())
+        self.kernel.tc.checked(list(splice.lines(self.inner)))
+        self._detour = Detour(self.veth, self.ifindex, end=self._end, gate=self._gate)
+        self.bridge = self._detour.bridge
+        self.has_gate = True
+        self._detour.prepare(self.tc.batch(), mtu=mtu, queue_packets=devices.QUEUE_PACKETS)
+        self._passed_before = self._counts()
+        self.undo.callback(self._remove_detour, self._detour)
+        self.released = True
+
+    def _remove_detour(self, detour: Detour) -> None:
+        if self.exists:
+            _quietly(detour.remove, self.tc.batch())
+
+    def release(self) -> None:
+        """Take the detour out; the qdiscs stay in the kernel."""
+        self._prepared.take_out(self.tc.batch())
+        self.released = True
+
+    def resume(self) -> None:
+        """Put the detour in."""
+        if self.released:
+            self._prepared.put_in(self.tc.batch(), self.kernel.held())
+            self.released = False
+
+    @property
+    def _prepared(self) -> Detour:
+        if self._detour is None:
+            raise Refused(f"port {self.name} was not prepared")
+        return self._detour
+
+    @property
+    def gate(self) -> str:
+        """The tap on the bridge's side."""
+        return self._gate
+
+    def sides(self) -> dict[str, str | None]:
+        """Both taps."""
+        return {"before": self._gate, "after": self._end}
+
+    @property
+    def qdisc_tc(self) -> Batch:
+        """Tc of the carried kernel."""
+        return self.kernel.tc
+
+    @property
+    def qdiscs(self) -> Qdiscs:
+        """Qdiscs of the carried kernel."""
+        return self.kernel.qdiscs
+
+    @property
+    def inner(self) -> list[splice.Redirect]:
+        """Both ways between its two devices."""
+        return splice.joined(self.device, self.entry)
+
+    @property
+    def outer(self) -> list[splice.Redirect]:
+        """What the detour puts in."""
+        return [] if self.released else self._prepared.redirects
+
+    def devices_amiss(self) -> list[str]:
+        """What is wrong with veth, taps and bridge."""
+        if self.released:
+            return super().devices_amiss()
+        problems = splice.amiss(devices.device(self.veth), far_end=FAR_END)
+        problems += splice.amiss(devices.device(self._gate), master=self.bridge)
+        problems += splice.amiss(devices.device(self._end))
+        return problems + (splice.amiss(devices.device(self.bridge)) if self.bridge is not None else [])
+
+    def passed(self) -> dict[str, dict[str, int]]:
+        """Packets and bytes that its kernel took and gave, each way, since it was attached.
+
+        The taps send some when they come up; those are left out. Raises OSError if the taps are gone.
+        """
+        return {
+            way: {name: count - self._passed_before[way][name] for name, count in counts.items()}
+            for way, counts in self._counts().items()
+        }
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        return {"to_host": _way(self._gate, self._end), "from_host": _way(self._end, self._gate)}
+
+
+def _way(into: str, out_of: str) -> dict[str, int]:
+    """What a carried kernel took from one tap and gave to another."""
+    taken = {f"in_{unit}": devices.statistic(into, f"tx_{unit}") for unit in ("packets", "bytes")}
+    given = {f"out_{unit}": devices.statistic(out_of, f"rx_{unit}") for unit in ("packets", "bytes")}
+    return {**taken, **given, "refused_packets": devices.statistic(into, "tx_dropped")}
+
+
+def _quietly(step: Callable[..., object], *arguments: Any) -> None:
+    """Take one step of putting things back. A failure is reported on stderr and does not stop the other steps."""
+    try:
+        step(*arguments)
+    except (Refused, OSError) as error:
+        os.write(2, f"agent: while putting back: {error}\n".encode())

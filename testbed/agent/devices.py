@@ -10,6 +10,8 @@ from .netlink import Netlink, delete, queue, speechless, up
 from .protocol import Refused
 
 SYS_NET = Path("/sys/class/net")
+QUEUE_PACKETS = 1000
+"""Of each device of ours: a classful qdisc takes its children's length from it, and Docker's veths have none."""
 
 
 def device(name: str) -> splice.Device:

@@ -1,61 +1,32 @@
-"""Taps where rejected packets end, one for each sender; a thread answers what comes to them.
+"""Taps where rejected packets end, one for each sender, and a thread that replies to them as a firewall would.
 
-A filter at the switch redirects what is to be rejected to the tap of its sender, and what we write to the tap goes
-straight to that sender: past the bridge, past every qdisc and every other cut, as what a firewall says itself does.
-A tap is gone when its descriptor is, however we die.
+A filter at the switch redirects the packets to reject to the tap of their sender. What we write to the tap goes
+straight to that sender, past the bridge, every qdisc and every other cut, as a firewall's own replies do. A tap
+vanishes with its descriptor, however the agent ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
-import struct
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from . import answers
-from .protocol import Refused
-
-TUN = Path("/dev/net/tun")
-
-# linux/if_tun.h
-_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
-_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+from . import answers, devices, splice
+from .batch import Batch
+from .taps import open_tap
 
 _FRAME_BYTES = 65_536 + 14
-# Of one tap before the others get their turn.
-_AT_ONCE = 256
-
-
-def open_tap(name: str) -> int:
-    """A tap of this name, which lives as long as its descriptor. Raises Refused."""
-    try:
-        descriptor = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise Refused(f"{TUN}: {error.strerror}") from None
-    try:
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
-    except OSError as error:
-        os.close(descriptor)
-        raise Refused(f"tap {name}: {error.strerror}") from None
-    return descriptor
+_MTU = 1500
+_FRAMES_PER_TURN = 256
+"""Of one tap, before the others get their turn."""
 
 
 def _address_of(device: str) -> bytes:
-    return bytes.fromhex(Path(f"/sys/class/net/{device}/address").read_text().strip().replace(":", ""))
-
-
-def make_tap(name: str) -> None:
-    """A tap that stays when nobody has it open, as long as its network namespace. Raises Refused."""
-    descriptor = open_tap(name)
-    try:
-        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
-    finally:
-        os.close(descriptor)
+    return bytes.fromhex((devices.SYS_NET / device / "address").read_text().strip().replace(":", ""))
 
 
 @dataclass
@@ -64,39 +35,42 @@ class Tap:
 
     name: str
     descriptor: int
-    own: bytes
-    """The device's own address: what comes from it was sent by this machine, which says who it is on every device."""
+    own_address: bytes
+    """The device's own MAC address: frames from it were sent by this machine, which announces itself everywhere."""
     counts: dict[str, int] = field(
         default_factory=lambda: {"read": 0, answers.RESET: 0, answers.ERROR: 0, "unanswered": 0, "failed": 0}
     )
-    """Frames ``read``; ``reset`` and ``error``, how they were answered; ``unanswered``: those that no firewall may
-    answer; ``failed``: answers that the kernel did not take."""
+    """Frames ``read``; replies by kind, ``reset`` and ``error``; ``unanswered``: frames that no firewall may reply to;
+    ``failed``: replies that the kernel did not take."""
 
     def serve(self) -> None:
-        """Answer what waits."""
-        for _ in range(_AT_ONCE):
+        """Reply to the frames that wait."""
+        for _ in range(_FRAMES_PER_TURN):
             try:
                 frame = os.read(self.descriptor, _FRAME_BYTES)
             except BlockingIOError:
                 return
-            if frame[6:12] == self.own:
+            if frame[6:12] == self.own_address:
                 continue
             self.counts["read"] += 1
-            answer = answers.answer(frame)
-            if answer is None:
+            reply = answers.answer(frame)
+            if reply is None:
                 self.counts["unanswered"] += 1
                 continue
             try:
-                os.write(self.descriptor, answer.frame)
-                self.counts[answer.kind] += 1
+                os.write(self.descriptor, reply.frame)
+                self.counts[reply.kind] += 1
             except OSError:
                 self.counts["failed"] += 1
 
 
 class Rejecting:
-    """Every tap, and the thread that answers."""
+    """Every tap, by the ifindex of its sender's veth, and the thread that replies."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tag: str = "0", mark: int = 1) -> None:
+        """``tag``: part of device names. ``mark``: of replies that pass a gate, whose filters must let them through."""
+        self._tag, self.mark = tag, mark
+        self._made = 0
         self._taps: dict[int, Tap] = {}
         self._changed = threading.Lock()
         self._poll = select.epoll()
@@ -104,8 +78,30 @@ class Rejecting:
         self._poll.register(self._wake, select.EPOLLIN)
         self._thread: threading.Thread | None = None
 
+    def tap_of(self, sender: int, *, marked: bool, tc: Batch) -> Tap:
+        """The tap of a sender, whose replies go to its veth; made if there is none. Raises Refused.
+
+        ``marked``: whether its replies bear our mark. ``tc``: of this machine's kernel.
+        """
+        for key in self.keys:
+            # The sender was started again; or someone deleted the tap.
+            if not devices.is_interface(key) or devices.index_of(self._taps[key].name) is None:
+                self.shut(key)
+        if (known := self._taps.get(sender)) is not None:
+            return known
+        tap = self.open(sender, f"tb{self._tag}r{self._made}")
+        self._made += 1
+        with ExitStack() as on_failure:
+            on_failure.callback(self.shut, sender)
+            devices.have_up(tap.name, mtu=_MTU, queue_packets=devices.QUEUE_PACKETS)
+            first = f"{splice.mark(self.mark)} pipe " if marked else ""
+            redirect = splice.Redirect(source=tap.name, target=devices.name_of(sender), first=first)
+            tc.checked(list(splice.lines([redirect])))
+            on_failure.pop_all()
+        return tap
+
     def open(self, key: int, name: str) -> Tap:
-        """The tap of a sender, made if there is none. Raises Refused."""
+        """The tap of a sender, created if there is none. Raises Refused."""
         with self._changed:
             if key not in self._taps:
                 tap = Tap(name, open_tap(name), _address_of(name))
@@ -116,17 +112,13 @@ class Rejecting:
                 self._thread.start()
             return self._taps[key]
 
-    def known(self, key: int) -> Tap | None:
-        """The tap of a sender, if there is one."""
-        return self._taps.get(key)
-
     @property
     def keys(self) -> list[int]:
         """Every sender that has a tap."""
         return list(self._taps)
 
     def shut(self, key: int) -> None:
-        """Let go of a sender's tap; it vanishes."""
+        """Close a sender's tap; it vanishes."""
         with self._changed:
             tap = self._taps.pop(key, None)
             if tap is not None:
@@ -135,7 +127,7 @@ class Rejecting:
                 os.close(tap.descriptor)
 
     def close(self) -> None:
-        """Let go of all, and end the thread."""
+        """Close all taps, and end the thread."""
         if self._thread is not None:
             os.write(self._woken, b"!")
             self._thread.join(5.0)
@@ -147,7 +139,7 @@ class Rejecting:
         os.close(self._woken)
 
     def counts(self, key: int) -> dict[str, int] | None:
-        """What became of a sender's rejected packets so far; None if there is no tap."""
+        """What became of a sender's rejected packets so far; None if it has no tap."""
         tap = self._taps.get(key)
         return None if tap is None else dict(tap.counts)
 
@@ -165,7 +157,7 @@ class Rejecting:
         try:
             tap.serve()
         except OSError as error:
-            # EBADFD: the device was deleted behind our back. A dead tap would be ready for ever.
+            # EBADFD: someone deleted the device. A dead tap would be ready for ever.
             if error.errno not in (errno.EBADFD, errno.ENODEV, errno.EIO):
                 raise
             with contextlib.suppress(OSError):

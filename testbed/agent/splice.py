@@ -70,6 +70,11 @@ def past(gate: str, veth: str) -> list[Redirect]:
     ]
 
 
+def mark(number: int) -> str:
+    """The action that marks an answer: the gate's filters know it by the mark, and htb lets its priority pass."""
+    return f"action skbedit mark {number} priority 1:0"
+
+
 def lines(redirects: Sequence[Redirect]) -> Iterator[str]:
     """The lines that make them, their qdiscs first."""
     for device, at in dict.fromkeys((each.source, each.at) for each in redirects):

@@ -22,7 +22,7 @@ from testbed.lab.channel import Channel
 from testbed.lab.lab import Lab
 from testbed.lab.observer import spots_of_port
 from testbed.lab.succession import CAPTURE, PORTS, beside
-from testbed.netem.profiles import Profiles, Tables, load_profiles, load_tables, read_trace
+from testbed.netem.profiles import Profiles, Tables, load_profiles, read_trace
 from testbed.spec.topology import PortRef
 
 SomeHost = TypeVar("SomeHost", bound=AgentHost)
@@ -71,7 +71,7 @@ class StackLab(Lab, Generic[SomeHost]):
     def tables(self) -> Mapping[str, Path]:  # type: ignore[override]  # likewise
         """Tables of delays in ``netem/`` beside the Compose file. Raises InvalidValueError."""
         if self._tables is None:
-            self._tables = load_tables(self.netem_folder)
+            self._tables = Tables(self.netem_folder)
         return self._tables
 
     def read_trace(self, name: str) -> str:

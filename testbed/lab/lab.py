@@ -109,7 +109,7 @@ class Link:
         """The steps taken in this test, in order: of timelines, and of flapping."""
         return self._lab.steps(self.ref)
 
-    def counters(self) -> readback.Counters:
+    def counters(self) -> readback.NetemCounters:
         """The counters of the link's netem since the link was last healed. A changed impairment counts on.
 
         Raises LabError if the link is not impaired.
@@ -439,7 +439,7 @@ class Lab(Backend):
         self.cutter.fetch_steps(ref)
         return self.ledger.stepped.get(ref, [])
 
-    def counters(self, ref: LinkRef) -> readback.Counters:
+    def counters(self, ref: LinkRef) -> readback.NetemCounters:
         """The counters of a link's netem. Raises LabError if there is none."""
         netem = self.ports.netem(ref)
         if netem is None:

@@ -448,11 +448,11 @@ class Ports:
         answer = self.tc(port, [qdisc.get(port.device, minor)], source)
         return readback.find_netem(answer["shown"][-1], minor) if answer["shown"] else None
 
-    def counts(self) -> dict[LinkRef, readback.Counters]:
+    def counts(self) -> dict[LinkRef, readback.NetemCounters]:
         """The counters of every impaired link's netem, read port by port."""
         return {ref: counted for port in self if port.applied for ref, counted in self.counts_at(port).items()}
 
-    def counts_at(self, port: Port) -> dict[LinkRef, readback.Counters]:
+    def counts_at(self, port: Port) -> dict[LinkRef, readback.NetemCounters]:
         """The counters of the netem of every impaired link that ends at a port."""
         shown = self.tc(port, [qdisc.show(port.device)])["shown"]
         netems = {ref: readback.find_netem(shown[-1], port.sources[ref].minor) for ref in port.applied} if shown else {}

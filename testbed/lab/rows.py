@@ -48,11 +48,13 @@ def _contradicted(checks: Sequence[Check], found: Sequence[readback.Difference])
     for each in found:
         name = next((word for word in (each.field, each.word, _ROWS.get(each.word, "")) if word in table), None)
         if name is None:
-            table[each.field] = Check(field=each.field, asked=each.asked, kernel=each.found, verdict=Verdict.FAILS)
+            table[each.field] = Check(
+                field=each.field, asked=each.requested, kernel=each.reported, verdict=Verdict.FAILS
+            )
             continue
         row, said = table[name], "; ".join(text for text in (table[name].how, str(each)) if text)
         table[name] = replace(
-            row, kernel=each.found if name == each.field else row.kernel, verdict=Verdict.FAILS, how=said
+            row, kernel=each.reported if name == each.field else row.kernel, verdict=Verdict.FAILS, how=said
         )
     return list(table.values())
 

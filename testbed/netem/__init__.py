@@ -1,1 +1,1 @@
-"""From what is asked to what tc is told, and back: lines, filters, and how the kernel's account differs."""
+"""Impairments and tc: the lines that make them, the filters, and the comparison with the kernel's read-back."""

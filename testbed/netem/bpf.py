@@ -1,4 +1,4 @@
-"""Classic BPF: what matches a packet as one program, for tc in kernels that have neither flower nor capabilities. Pure.
+"""Classic BPF: one program that matches packets, for tc in kernels without flower, and without capabilities. Pure.
 
 Linux, networking/filter.rst; tc-bpf(8).
 """
@@ -23,49 +23,49 @@ FROM_MAC, IP = 6, 14
 # SKF_AD_OFF and beyond, no bytes of the packet: SKF_AD_MARK, SKF_AD_PROTOCOL, SKF_AD_VLAN_TAG_PRESENT
 MARK, ETHERTYPE, TAGGED = 0xFFFFF000 + 20, 0xFFFFF000, 0xFFFFF000 + 48
 OTHERS_ETHERTYPES = (0x0800, 0x86DD, 0x0806)
-"""What has filters of its own, or is never touched: IPv4, IPv6, ARP."""
+"""IPv4 and IPv6, which have filters of their own, and ARP, which is never impaired."""
 V4_FRAGMENT, V4_PROTOCOL, V4_SOURCE, V4_TARGET = IP + 6, IP + 9, IP + 12, IP + 16
 V6_NEXT, V6_SOURCE, V6_TARGET, V6_BYTES = IP + 6, IP + 8, IP + 24, 40
 PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 FRAGMENT, HOP_BY_HOP, DESTINATION = 44, 0, 60
 OPTIONS = (HOP_BY_HOP, 43, DESTINATION)
 V4_PLACE, V4_MORE, V6_PLACE = 0x1FFF, 0x2000, 0xFFF8
-"""Of a fragment: where it belongs, and in IPv4 whether more follow."""
+"""Masks of a fragment's offset, and of IPv4's flag that more fragments follow."""
 EXTENSION_HEADERS = 3
-"""So many of a packet's IPv6 extension headers are passed over to find its protocol."""
+"""How many IPv6 extension headers a program skips to find the protocol."""
 
 
 class Assembler:
-    """Instructions whose jumps name labels; None is the instruction behind."""
+    """Instructions whose jumps name labels; None stands for the next instruction."""
 
     def __init__(self) -> None:
         self._code: list[tuple[int, str | None, str | None, int]] = []
         self._labels: dict[str, int] = {}
 
     def label(self, name: str) -> None:
-        """What comes next has this name."""
+        """Name the next instruction."""
         self._labels[name] = len(self._code)
 
     def add(self, code: int, operand: int = 0, *, yes: str | None = None, no: str | None = None) -> None:
-        """One instruction, and where it jumps."""
+        """Add one instruction, and the labels that it jumps to."""
         self._code.append((code, yes, no, operand))
 
     def interface(self, mac: str) -> None:
-        """Go on if the frame comes from this interface."""
+        """Continue if the frame comes from this interface, else jump to ``miss``."""
         packed = bytes.fromhex(mac.replace(":", ""))
         for code, place, part in ((LD, FROM_MAC, packed[:4]), (LDH, FROM_MAC + 4, packed[4:])):
             self.add(code, place)
             self.add(EQUAL, int.from_bytes(part), no="miss")
 
     def address(self, address: str, place: int, *, no: str = "miss") -> None:
-        """Go on if this address is there."""
+        """Continue if this address is at an offset."""
         packed = ip_address(address).packed
         for at in range(0, len(packed), 4):
             self.add(LD, place + at)
             self.add(EQUAL, int.from_bytes(packed[at : at + 4]), no=no)
 
     def option(self) -> None:
-        """Pass over an IPv6 extension header of the usual kind: then A says what follows, and X where."""
+        """Skip an IPv6 extension header of the usual form: then A is the next header's type, and X its offset."""
         self.add(LDB_X, IP)
         self.add(ST, 0)
         self.add(LDB_X, IP + 1)
@@ -76,7 +76,7 @@ class Assembler:
         self.add(LD_MEMORY, 0)
 
     def fragment(self) -> None:
-        """Pass over the fragment header likewise."""
+        """Skip the fragment header likewise."""
         self.add(LDB_X, IP)
         self.add(ST, 0)
         self.add(TXA)
@@ -85,7 +85,7 @@ class Assembler:
         self.add(LD_MEMORY, 0)
 
     def end(self) -> Program:
-        """Match what came here, miss what jumped."""
+        """Match whatever reaches this point, and assemble."""
         self.label("match")
         self.add(RETURN, MATCH)
         self.label("miss")
@@ -93,7 +93,7 @@ class Assembler:
         return self.assemble()
 
     def assemble(self) -> Program:
-        """The instructions, every jump counted."""
+        """The instructions, with every label replaced by a distance."""
         program: list[tuple[int, int, int, int]] = []
         for place, (code, yes, no, operand) in enumerate(self._code):
             far = [0 if name is None else self._labels[name] - place - 1 for name in (yes, no)]
@@ -103,4 +103,5 @@ class Assembler:
 
 def bytecode(code: Program) -> str:
     """A program as tc's command line has it."""
-    return f'bytecode "{",".join([str(len(code)), *(" ".join(map(str, each)) for each in code)])}"'
+    instructions = (" ".join(map(str, instruction)) for instruction in code)
+    return f'bytecode "{",".join([str(len(code)), *instructions])}"'

@@ -1,4 +1,4 @@
-"""Token buckets against the network that they are put on. Pure."""
+"""Token buckets and the MTU of their network. Pure."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def refuse_small_bucket(ref: LinkRef, impairment: Impairment, *, mtu: int) -> No
     if mtu and impairment.bucket_bytes is not None and impairment.bucket_bytes < least_bytes:
         raise InvalidValueError(
             f"{ref}: bucket={units.format_size(impairment.bucket_bytes)!r}: `{ref.network}` has an MTU of {mtu} bytes, "
-            f"and such a bucket never passes a packet of that size: at least {least_bytes} bytes"
+            f"and such a bucket never passes a packet of that size: ask for at least {least_bytes} bytes"
         )

@@ -1,9 +1,9 @@
-"""The delays that an impairment gives, as netem's tables draw them. Pure.
+"""The distribution of delays that an impairment gives. Pure.
 
-netem adds jitter × t to the delay, t drawn from a table (sch_netem.c, tabledist). The tables ship with iproute2,
-whose sources say what they hold (netem/normal.c, pareto.c, paretonormal.c), so the shapes here are worked out from
-that and not read from files; a table's 4096 entries, rounded to 1/8192, differ from them by less than can be seen.
-A correlation, and packets that keep their order, are left out: both make the spread smaller.
+netem adds jitter × t to the delay, with t drawn from a table (sch_netem.c, tabledist). iproute2's sources say what its
+tables hold (netem/normal.c, pareto.c, paretonormal.c), so the shapes are computed here and not read from files. A
+table's 4096 entries, rounded to 1/8192, differ from them by less than can be measured. Correlation and the keeping of
+packet order are ignored: both narrow the spread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from testbed.spec.impairment import Impairment
 # The largest entry, 32767, in units of NETEM_DIST_SCALE (8192).
 _REACH = 32767 / 8192
 _NORMAL = NormalDist()
-# Table entries stand for the middles of 4096 equal shares.
+# A table's entries are the middles of 4096 equal shares.
 _SMALLEST_SHARE = 0.5 / 4096
 
 
@@ -28,7 +28,7 @@ def _normal(share: float) -> float:
 
 
 def _pareto(share: float) -> float:
-    # Pareto with shape 3, its mean of 1.5 taken off, scaled by 4/3.
+    # Pareto with shape 3, minus its mean of 1.5, scaled by 4/3.
     return min((4 / 3) * (math.pow(1 - share, -1 / 3) - 1.5), _REACH)
 
 
@@ -41,14 +41,14 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 
 
 def is_known(impairment: Impairment) -> bool:
-    """Whether the shape of its jitter is known here; a table of one's own is not."""
+    """Whether the shape of its jitter is known here; that of a user's own table is not."""
     return impairment.distribution in _SHAPES
 
 
 def quantile_s(impairment: Impairment, share: float) -> float:
-    """The delay that this share of packets does not exceed; ``share`` above 0 and below 1, result in seconds.
+    """The delay in seconds that this share of packets does not exceed; 0 < ``share`` < 1.
 
-    A delay below 0 is none: netem sends at once. Raises KeyError for a table of one's own: see `is_known`.
+    A negative delay counts as 0: netem sends at once. Raises KeyError for a user's own table: see `is_known`.
     """
     delay_s, jitter_s = impairment.delay_s or 0.0, impairment.jitter_s or 0.0
     if not jitter_s:
@@ -67,9 +67,9 @@ class Bin:
 
 
 def histogram(impairment: Impairment, bins: int = 12, draws: int = 20_000) -> list[Bin]:
-    """Shares of packets by delay, in ranges of equal width, from the smallest to the 99.9 % quantile and beyond.
+    """Shares of packets by delay, in bins of equal width from the smallest delay to the 99.9 % quantile.
 
-    One range where the delay does not vary. The shares add up to 1; the last range holds all that is larger.
+    A single bin if the delay does not vary. The shares add up to 1; the last bin includes all larger delays.
     """
     lowest_s, highest_s = quantile_s(impairment, 0.0), quantile_s(impairment, 0.999)
     if highest_s <= lowest_s:

@@ -1,9 +1,9 @@
-"""Drop packets by their number: compile which to an eBPF program that tc loads. Pure: numbers in, bytes out.
+"""Drop packets by their number: compile the numbers to an eBPF program that tc loads. Pure: numbers in, bytes out.
 
-netem cannot lose the 3rd packet and no other. A classifier that counts can: it returns "match" for the packets to
-drop and "no match" for the others, and an action of the filter drops what matches. The program is a relocatable ELF
-object as a compiler would write it (the ELF specification; RFC 9669 for the instructions), because that is what tc
-loads; its counter is a global variable, so it begins at zero each time that the object is loaded.
+netem cannot lose just the 3rd packet. A classifier that counts can: it returns "match" for the packets to drop, and an
+action of its filter drops them. tc loads a relocatable ELF object, as a compiler would write it (the ELF specification;
+RFC 9669 for the instructions). The counter is a global variable, so it starts at zero each time that tc loads the
+object.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SECTION = "classifier"
 """The section that tc loads."""
 
 LAST_INDEX = 2**31 - 1
-"""The last packet number that can be told apart: comparisons have signed 32-bit immediates."""
+"""The largest packet number: comparisons have signed 32-bit immediates."""
 
 _COUNTER = "packets"
 _COUNTER_BYTES = 8
@@ -43,7 +43,7 @@ Ranges = Sequence[tuple[int, int]]
 def program(ranges: Ranges, every: int | None) -> bytes:
     """The instructions: match packet number n, counted from 1, if it lies in a range or is a multiple of ``every``.
 
-    ``ranges`` are first and last, inclusive, in rising order.
+    ``ranges``: first and last number, inclusive, in rising order.
     """
     tests: list[tuple[int, int, int, str]] = []  # opcode, register, immediate, where to jump
     for first, last in ranges:
@@ -62,21 +62,24 @@ def program(ranges: Ranges, every: int | None) -> bytes:
         ]
     return b"".join(
         [
-            _instruction(_LD_IMM_DW, 1), _instruction(0, 0),  # r1 = &counter, by relocation
+            _instruction(_LD_IMM_DW, 1),  # r1 = &counter, by relocation; two slots long
+            _instruction(0, 0),
             _instruction(_LDX_DW, 2, source=1),
             _instruction(_ADD_IMM, 2, immediate=1),
             _instruction(_STX_DW, 1, source=2),
             *body,
-            _instruction(_MOV_IMM, 0, immediate=_NO_MATCH), _instruction(_EXIT, 0),
-            _instruction(_MOV_IMM, 0, immediate=_MATCH), _instruction(_EXIT, 0),
+            _instruction(_MOV_IMM, 0, immediate=_NO_MATCH),
+            _instruction(_EXIT, 0),
+            _instruction(_MOV_IMM, 0, immediate=_MATCH),
+            _instruction(_EXIT, 0),
         ]
-    )  # fmt: skip
+    )
 
 
 def tag(ranges: Ranges, every: int | None) -> str:
-    """What the kernel names the program: the SHA-1 of its instructions, the counter's address left out.
+    """The kernel's name of the program: the SHA-1 of its instructions, without the counter's address.
 
-    kernel/bpf/core.c, bpf_prog_calc_tag; libbpf turns the relocation into pseudo source 2, a place in a map.
+    See kernel/bpf/core.c, bpf_prog_calc_tag; libbpf turns the relocation into pseudo source 2, an offset in a map.
     """
     code = bytearray(program(ranges, every))
     code[1] |= 2 << 4
@@ -97,7 +100,7 @@ _HEADER_BYTES, _SECTION_BYTES, _SYMBOL_BYTES = 64, 64, 24
 
 
 def elf_object(ranges: Ranges, every: int | None) -> bytes:
-    """The same as an object file for ``tc filter … bpf object-file … section classifier``."""
+    """The program as an object file for ``tc filter … bpf object-file … section classifier``."""
     code = program(ranges, every)
     names = _Strings()
     symbol_names = _Strings()
@@ -127,16 +130,28 @@ def elf_object(ranges: Ranges, every: int | None) -> bytes:
         headers += struct.pack("<IIQQQQIIQQ", name_offset, kind, flags, 0, place, size, link, info, align, entry)
         contents += content
     contents += bytes(-len(contents) % 8)
-    header = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
-    header += struct.pack(
-        "<HHIQQQIHHHHHH", 1, _EM_BPF, 1, 0, 0, _HEADER_BYTES + len(contents), 0, _HEADER_BYTES, 0, 0, _SECTION_BYTES,
-        len(sections) + 1, len(sections),
-    )  # fmt: skip
+    sections_at = _HEADER_BYTES + len(contents)
+    numbers = (
+        1,
+        _EM_BPF,
+        1,
+        0,
+        0,
+        sections_at,
+        0,
+        _HEADER_BYTES,
+        0,
+        0,
+        _SECTION_BYTES,
+        len(sections) + 1,
+        len(sections),
+    )
+    header = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9) + struct.pack("<HHIQQQIHHHHHH", *numbers)
     return header + contents + headers
 
 
 class _Strings:
-    """A string table: names one after the other, found by where they begin."""
+    """A string table: names one after the other, referred to by their offsets."""
 
     def __init__(self) -> None:
         self.content = b"\0"

@@ -1,25 +1,26 @@
-"""Compile impairments to tc lines. Pure: values in, lines out; who runs them is not known here.
+"""Compile impairments to tc lines. Pure: values in, lines out.
 
-The shape of an impaired port. Only what a filter names reaches a netem; everything else, ARP and ND
-included, takes HTB's direct queue untouched::
+The qdiscs of an impaired port. Packets reach a netem only if a filter matches them; all others, ARP and ND included,
+take HTB's direct queue unimpaired::
 
     1: htb (default: direct queue)
-    ├── 1:10    class, one a source        <- flower filters: source address or MAC [, protocol [, port]]
+    ├── 1:10    class, one per source      <- flower filters: source address or MAC [, protocol [, port]]
     │   └── 10: netem                      the impairment, replaced in place or afresh
-    │       └── 2010: tbf                  where a token bucket keeps the rate
-    └── 1:4010  class, one a source cut    <- flower filter that is asked first, while the link is cut
+    │       └── 2010: tbf                  if a token bucket keeps the rate
+    └── 1:4010  class, one per cut source  <- flower filter that comes first, while the link is cut
         └── 4010: netem loss 100%
 
 flower, because it looks all addresses up in one hash table, however many sources there are, finds ports behind IP
-options and extension headers, and says in JSON, field by field, what it matches.
+options and extension headers, and reports in JSON, field by field, what it matches.
 
-HTB as the root, not prio: prio has 15 bands for sources, HTB has 65,000 classes; and not drr, which stops at a
-leaf that has packets but none due yet, as a netem often has. The classes' rate is far above any link, so HTB
-shapes nothing.
+HTB as the root and not prio, which has 15 bands where HTB has 65,000 classes; and not drr, which stops at a leaf whose
+packets are not due yet, as those of a netem often are. The classes' rate is far above that of any link, so HTB shapes
+nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,51 +36,51 @@ from testbed.spec.topology import ALL_TRAFFIC, MULTICAST_LISTENERS, NEIGHBOUR_DI
 from testbed.spec.words import SHAPE, SIZE, TURNS, Kind, Slot
 
 Read = dict[str, dict[str, Any]]
-"""The read-back of one qdisc: ``read_qdisc``, with its ``device`` and ``parent``, the number that tc writes as 1:10."""
+"""Read one qdisc back: ``read_qdisc``, with ``device`` and ``parent``, the number that tc writes as 1:10."""
 Line = str | Read
-"""What the agent's ``tc`` runs: a line for tc, or the read-back of one qdisc."""
+"""What the agent's operation ``tc`` runs: a line for tc, or the read-back of one qdisc."""
 
 FIRST_MINOR = 0x10
 """Minor number of the first source's class."""
 LAST_MINOR = 0x1FFF
-"""Last minor number that has a spare handle (see `leaf`), a class for its cut (see `cut`) and a handle for its token
-bucket beside its own."""
+"""Last minor number for a source: its spare handle (see `leaf`), its cut's class and its token bucket's handle are
+derived from it."""
 
 _SPARE = 0x8000
 _CUT = 0x4000
 _BUCKET = 0x2000
 CUT = Impairment(loss_ratio=1.0, limit_packets=1)
-"""What the netem of a cut link is."""
+"""The netem of a cut link."""
 
 MOST_PARTS = 4000
-"""So many parts of one sender's traffic are told apart at a port."""
+"""How many parts of one sender's traffic a port can distinguish."""
 
-# A filter with a smaller priority is asked first: a cut comes before whatever else the link is impaired with, and what
-# no address of the sender's names is told by its interface. A priority belongs to one family; IPv6 has the next number,
-# and what is neither the one behind it.
+# Filters of a smaller priority come first: those of a cut before those of an impairment, and those that match a
+# sender's addresses before those that match its interface. A priority belongs to one family: IPv6 has the number after
+# IPv4's, and all other protocols the one after that.
 _ARP, _NEIGHBOURS = 1, 2
 _CUT_PRIORITY, _PRIORITY, _BY_INTERFACE = 10_000, 30_000, 10_000
-# Beyond these: a part of the traffic comes before all of it. Fragments of each part have a priority of their own:
-# flower takes nothing twice at one, and fragments of a sender look alike whichever of its ports are meant.
+# Added to these: a part of the traffic comes before all of it. The fragments of each part have their own priority:
+# flower takes no key twice at one priority, and fragments look alike whichever port is meant.
 _OF_PORTS, _OF_FRAGMENTS, _OF_PROTOCOLS, _OF_ALL = 0, 10, 9_000, 9_990
 _OF_PROTOCOLS_FRAGMENTS = {"tcp": 9_010, "udp": 9_020, "icmp": 9_030}
 _FAMILIES = ("ip", "ipv6")
 DESTINATION_OPTIONS = "0x3c"
-"""As an ``ip_proto``; tc reads numbers in base 16 there (RFC 8200, 4.6: 60)."""
+"""Destination options (RFC 8200, 4.6: 60) as an ``ip_proto``, where tc reads numbers in base 16."""
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
-# One source may have many addresses and two filters for each; a filter's handle is the source's minor number with
-# the filter's own number above it.
+# A source may have many addresses, with two filters each. A filter's handle is the source's minor number plus the
+# filter's own number in the upper bits.
 _FILTER = 0x10000
 
 _CLASS_RATE = "100gbit"
 
-# With a rate, netem never lets a packet leave before the one in front of it (sch_netem.c, netem_enqueue: the
-# last packet is the reference point), so a rate beyond any link keeps order and adds 12 ns a packet.
+# With a rate, netem never lets a packet leave before the one in front of it (sch_netem.c, netem_enqueue: the last
+# packet is the reference point). So a rate above that of any link keeps packets in order and adds 12 ns to each.
 _ORDERING_RATE_BPS = 1e12
 
-# tc-netem(8) LIMITATIONS: the queue holds every packet under way. A veth passes fewer than a million packets a
-# second; where a rate is asked, the smallest Ethernet frame bounds how many fit in the delay.
+# tc-netem(8) LIMITATIONS: the queue holds every delayed packet. A veth passes fewer than a million packets per second;
+# if a rate is requested, the smallest Ethernet frame bounds how many packets fit in the delay.
 _MOST_PACKETS_PER_S = 1e6
 _SMALLEST_FRAME_BITS = 64 * 8
 _QUEUE_PACKETS = 1000
@@ -87,14 +88,14 @@ _QUEUE_PACKETS = 1000
 _LEAST_QUEUE_BYTES = 64 * 1514
 _QUEUE_S = 0.1
 
-# iproute2's tables are scaled so that no sample lies further out than four times the jitter.
+# In iproute2's tables no sample exceeds four times the jitter.
 _TABLE_REACH = 4
 
 
 def sized_limit(impairment: Impairment) -> int:
-    """The queue length in packets: as asked, or so long that nothing is dropped below the link's own rate.
+    """The queue length in packets: as requested, or long enough that nothing is dropped below the link's rate.
 
-    Rate × longest delay in the smallest packets, plus 1000 (netem's default) for what waits.
+    That is rate × longest delay in the smallest packets, plus 1000 (netem's default) for packets that wait.
     """
     if impairment.limit_packets is not None:
         return impairment.limit_packets
@@ -108,14 +109,14 @@ def sized_limit(impairment: Impairment) -> int:
 
 
 def sized_queue_bytes(impairment: Impairment) -> int:
-    """How many bytes may wait for the token bucket: as asked, or 100 ms at the rate, at least 64 full packets."""
+    """How many bytes may wait for the token bucket: as requested, or 100 ms at the rate, at least 64 full packets."""
     if impairment.queue_bytes is not None:
         return impairment.queue_bytes
     return min(max(_LEAST_QUEUE_BYTES, math.ceil((impairment.rate_bps or 0) / 8 * _QUEUE_S)), 2**32 - 1)
 
 
 def effective_rate_bps(impairment: Impairment) -> float | None:
-    """The rate that netem is given: the asked one, or the one that keeps order under jitter, or none."""
+    """The rate that netem gets: the requested one, or one that keeps packets in order under jitter, or none."""
     if impairment.rate_bps is not None and impairment.bucket_bytes is None:
         return impairment.rate_bps
     keeps_order = bool(impairment.jitter_s) and not impairment.reorder_by_jitter
@@ -123,7 +124,7 @@ def effective_rate_bps(impairment: Impairment) -> float | None:
 
 
 def reorder_gap_packets(impairment: Impairment) -> int:
-    """Netem's ``gap``: as asked, or 1 where packets are reordered, or 0."""
+    """Netem's ``gap``: as requested, or 1 if packets are reordered, or 0."""
     return impairment.reorder_gap_packets or (1 if impairment.reorder_ratio else 0)
 
 
@@ -135,11 +136,11 @@ _GIVEN: Mapping[str, Callable[[Impairment], Any]] = {
     "rate": effective_rate_bps,
     "limit": sized_limit,
 }
-"""What netem is given of a feature where that is not what was asked: what follows from what was asked beside."""
+"""What netem gets for features where that is not simply the requested value."""
 
 
 def given(impairment: Impairment, feature: Feature) -> Any:
-    """What netem is given of a feature; nothing: None, and zeros of what is not the kernel's own choice."""
+    """The value that netem gets for a feature; None if none, zeros only where the kernel has its own default."""
     make = _GIVEN.get(feature.name)
     value = make(impairment) if make else getattr(impairment, feature.field)
     return value or (value if feature.kernels_own else None)
@@ -155,25 +156,26 @@ _WRITTEN: Mapping[Kind, Callable[[Any], str]] = {
     SIZE: str,
     TURNS: _slot_clause,
 }
-"""How tc wants values that it does not take as users write them."""
-_IN_TCS_ORDER = sorted(FEATURES, key=lambda feature: feature.name != "limit")
-"""As tc shows them: the length of the queue first."""
+"""How to write values for tc, where users write them differently."""
+_IN_TCS_ORDER = sorted((feature for feature in FEATURES if feature.tc), key=lambda feature: feature.name != "limit")
+"""As tc shows them: the queue length first."""
 
 
 def netem(impairment: Impairment) -> str:
-    """What stands behind ``netem`` on the tc line; see tc-netem(8). Zeros are left out: tc refuses some."""
+    """The arguments of ``netem`` on a tc line; see tc-netem(8). Zeros are omitted: tc refuses some."""
     return " ".join(
         feature.tc.format(_WRITTEN.get(feature.kind, feature.write)(value))
-        for feature in _IN_TCS_ORDER if feature.tc and (value := given(impairment, feature)) is not None
-    )  # fmt: skip
+        for feature in _IN_TCS_ORDER
+        if (value := given(impairment, feature)) is not None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """One flower filter of a port: what it matches, and the class that it leads to."""
+    """One flower filter of a port: what it matches, and the class of the packets."""
 
     family: str
-    """``ip``, ``ipv6``, or ``all`` for the rest: tc's word for the protocol."""
+    """``ip``, ``ipv6``, or ``all`` for other protocols: tc's word for the protocol."""
     priority: int
     handle: int
     keys: Mapping[str, str | int]
@@ -181,10 +183,10 @@ class Filter:
     flow: str
     """The class, such as ``1:10``."""
     chain: int | None = None
-    """The chain that is asked in place of the class, and leads there what it does not drop."""
+    """The chain that packets enter first: it drops some and sends the others to the class."""
 
     def put(self, device: str) -> str:
-        """The line that puts it there, or replaces the one with its handle."""
+        """The line that installs it, or replaces the one with its handle."""
         words = " ".join(f"{key} {value}" for key, value in self.keys.items())
         target = f"classid {self.flow}" if self.chain is None else f"action goto chain {self.chain}"
         return f"filter replace {self._where(device)} flower {words} {target}"
@@ -194,7 +196,7 @@ class Filter:
         return f"filter get {self._where(device)} flower"
 
     def delete(self, device: str) -> str:
-        """The line that takes it off."""
+        """The line that removes it."""
         return f"filter delete {self._where(device)} flower"
 
     def _where(self, device: str) -> str:
@@ -202,9 +204,9 @@ class Filter:
 
 
 def root(device: str) -> list[str]:
-    """The lines that give a port its classful root. ARP, and what every IPv6 link has, pass untouched.
+    """The lines that give a port its classful root. ARP and what every IPv6 link needs stay unimpaired.
 
-    So do the agent's answers to rejected packets, by their priority 1:0 (sch_htb.c, htb_classify).
+    So do the agent's replies to rejected packets, by their priority 1:0 (sch_htb.c, htb_classify).
     """
     return [
         f"qdisc replace dev {device} root handle 1: htb default 0 direct_qlen {_QUEUE_PACKETS}",
@@ -225,23 +227,23 @@ def make_class(device: str, minor: int) -> str:
 def filters(
     minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, *, part: int = 0, by_number: bool = False
 ) -> list[Filter]:
-    """What leads packets from these addresses, of either family or of an interface (MAC), to the class of this source.
+    """The filters that give packets from these addresses (IPv4, IPv6 or MAC) the class of this source.
 
-    Of an interface also what is not IP, or bears a VLAN's tag (802.1Q): no filter of IPv4 or IPv6 is asked of that.
+    Those of a MAC address also match frames that are not IP, or bear a VLAN's tag (802.1Q), which no filter of IPv4 or
+    IPv6 matches. Fragments bear no ports, so all of a port's protocol match; see `netem.fragments`.
 
-    Fragments bear no ports: of a port's protocol all of them are led there (`netem.fragments` counts what they bring).
-
-    ``part``: a number of its own for each part of its sender's traffic, from 0 and below `MOST_PARTS`; of what may be
-    of several parts the first has it. ``by_number``: through the chain that counts them (`count`).
+    ``part``: a number from 0 to `MOST_PARTS` - 1, different for each part of the sender's traffic; the first part gets
+    packets that may be of several. ``by_number``: packets enter the chain that counts them (`count`).
     """
     chain, flow = minor if by_number else None, f"1:{minor:x}"
-    return [replace(each, chain=chain) for each in _filters(minor, flow, addresses, traffic, part, _PRIORITY)]
+    own = _filters(minor, flow, addresses, traffic, part, _PRIORITY)
+    return [replace(flower, chain=chain) for flower in own]
 
 
 def count(device: str, minor: int, object_file: str) -> list[str]:
-    """The lines that make a source's chain: count its packets, drop those of the given numbers, pass on the others.
+    """The lines that make a source's chain: it counts packets, drops some by number, and passes the others on.
 
-    ``object_file`` holds `indexed.elf_object`. Counting begins anew, for tc loads the program anew.
+    ``object_file``: the file of `indexed.elf_object`. The count restarts, because tc loads the program again.
     """
     chain = f"dev {device} parent 1: chain {minor}"
     return [
@@ -252,7 +254,7 @@ def count(device: str, minor: int, object_file: str) -> list[str]:
 
 
 def show_count(device: str, minor: int) -> str:
-    """The read-back of what drops packets by their number."""
+    """The line that reads back the program that drops packets by number."""
     return f"filter get dev {device} parent 1: chain {minor} protocol all prio 1 handle 1 bpf"
 
 
@@ -264,51 +266,45 @@ def stop_counting(device: str, minor: int) -> str:
 def cut_filters(
     minor: int, addresses: Iterable[str], traffic: Traffic = ALL_TRAFFIC, targets: Sequence[str] = (), *, part: int = 0
 ) -> list[Filter]:
-    """What leads them to the class where all is lost, before any other filter is asked.
+    """The filters of a cut, which come before all others.
 
-    ``targets``: only those that go to one of these addresses. ``part``: see `filters`.
+    ``targets``: match only packets to one of these addresses. ``part``: see `filters`.
     """
     flow = f"1:{cut_minor(minor):x}"
     whole = list(_filters(minor, flow, addresses, traffic, part, _CUT_PRIORITY))
     if not targets:
         return whole
-    narrowed = [
-        replace(each, keys={**each.keys, "dst_ip": target})
-        for each in whole for target in targets if _FAMILIES[":" in target] == each.family
-    ]  # fmt: skip
-    return [replace(each, handle=minor + number * _FILTER) for number, each in enumerate(narrowed)]
+    pairs = ((flower, target) for flower in whole for target in targets if _FAMILIES[":" in target] == flower.family)
+    return [
+        replace(flower, keys={**flower.keys, "dst_ip": target}, handle=minor + number * _FILTER)
+        for number, (flower, target) in enumerate(pairs)
+    ]
 
 
 def _filters(
     minor: int, flow: str, addresses: Iterable[str], traffic: Traffic, part: int, first_priority: int
 ) -> Iterator[Filter]:
-    # The part of a traffic comes before the whole.
+    # A part of the traffic comes before all of it.
     own = _OF_PORTS if traffic.port else _OF_PROTOCOLS if traffic.protocol else _OF_ALL
     fragments = _OF_FRAGMENTS + 2 * part if traffic.port else _OF_PROTOCOLS_FRAGMENTS.get(traffic.protocol, 0)
-    number = 0
-    for key, address, old in _families(addresses):
-        first = first_priority + (0 if old else 1) + (_BY_INTERFACE if key == "src_mac" else 0)
-        for narrowed in _narrowed(traffic, old=old):
-            yield Filter(
-                family=_FAMILIES[0 if old else 1],
-                priority=first + (fragments if "ip_flags" in narrowed else own),
-                handle=minor + number * _FILTER, keys={key: address, **narrowed}, flow=flow,
-            )  # fmt: skip
-            number += 1
+    handles = itertools.count(minor, _FILTER)
+    for key, address, is_v4 in _families(addresses):
+        first = first_priority + (0 if is_v4 else 1) + (_BY_INTERFACE if key == "src_mac" else 0)
+        for keys in _narrowing_keys(traffic, is_v4=is_v4):
+            priority = first + (fragments if "ip_flags" in keys else own)
+            family = _FAMILIES[0 if is_v4 else 1]
+            yield Filter(family=family, priority=priority, handle=next(handles), keys={key: address, **keys}, flow=flow)
+    priority = first_priority + _BY_INTERFACE + _OF_ALL + len(_FAMILIES)
     for address in () if traffic.protocol else filter(is_mac, addresses):
-        yield Filter(
-            family="all", priority=first_priority + _BY_INTERFACE + _OF_ALL + len(_FAMILIES),
-            handle=minor + number * _FILTER, keys={"src_mac": address}, flow=flow,
-        )  # fmt: skip
-        number += 1
+        yield Filter(family="all", priority=priority, handle=next(handles), keys={"src_mac": address}, flow=flow)
 
 
-def _narrowed(traffic: Traffic, *, old: bool) -> Iterator[dict[str, str | int]]:
-    """What to match of a packet beside its source."""
+def _narrowing_keys(traffic: Traffic, *, is_v4: bool) -> Iterator[dict[str, str | int]]:
+    """What to match of a packet besides its source."""
     if not traffic.protocol:
         yield {}
         return
-    protocol = "icmpv6" if traffic.protocol == "icmp" and not old else traffic.protocol
+    protocol = "icmpv6" if traffic.protocol == "icmp" and not is_v4 else traffic.protocol
     fragments = {"ip_flags": "frag"}
     if traffic.port:
         yield {"ip_proto": protocol, "dst_port": traffic.port}
@@ -316,20 +312,20 @@ def _narrowed(traffic: Traffic, *, old: bool) -> Iterator[dict[str, str | int]]:
         yield {"ip_proto": protocol, **fragments}
     else:
         yield {"ip_proto": protocol}
-    if not old:  # what was fragmented may begin with options, and then no fragment names the protocol (RFC 8200 4.5)
+    if not is_v4:  # if the fragmented part begins with options, no fragment names the protocol (RFC 8200 4.5)
         yield {"ip_proto": DESTINATION_OPTIONS, **fragments}
 
 
 def is_mac(address: str) -> bool:
-    """Whether this is an interface's address."""
+    """Whether this is a MAC address."""
     return _MAC.fullmatch(address) is not None
 
 
 def _families(addresses: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
-    """What to match of each source address, and whether among IPv4's packets; a MAC address is in both families'."""
+    """The key of each source address, and whether it matches IPv4 packets; a MAC address is in both families'."""
     for address in addresses:
         if is_mac(address):
-            yield from (("src_mac", address, old) for old in (True, False))
+            yield from (("src_mac", address, is_v4) for is_v4 in (True, False))
         else:
             yield "src_ip", address, isinstance(ip_address(address), IPv4Address)
 
@@ -337,15 +333,15 @@ def _families(addresses: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
 def leaf(device: str, minor: int, impairment: Impairment, *, spare: bool = False) -> str:
     """The line that puts an impairment on a source's class.
 
-    The same handle changes the netem in place and keeps its queue; the other one (``spare``) replaces it by a
-    fresh one. Fresh is needed where a field vanishes: netem keeps what a change does not mention.
+    The same handle changes the netem in place and keeps its queue; the other one (``spare``) replaces it by a new
+    netem. A new one is needed if a field is removed, because netem keeps what a change does not mention.
     """
     handle = minor | (_SPARE if spare else 0)
     return f"qdisc replace dev {device} parent 1:{minor:x} handle {handle:x}: netem {netem(impairment)}"
 
 
 def bucket(device: str, minor: int, impairment: Impairment, *, spare: bool = False) -> list[str]:
-    """The line that puts a token bucket behind a source's netem, if one is asked; tc-tbf(8)."""
+    """The line that puts a token bucket behind a source's netem, if one is requested; tc-tbf(8)."""
     if impairment.bucket_bytes is None or impairment.rate_bps is None:
         return []
     handle = minor | (_SPARE if spare else 0)
@@ -357,32 +353,33 @@ def bucket(device: str, minor: int, impairment: Impairment, *, spare: bool = Fal
 
 
 def can_change_in_place(before: Impairment, after: Impairment) -> bool:
-    """Whether every sticky field that ``before`` set is set again by ``after`` (tc-netem's change keeps the rest)."""
+    """Whether ``after`` sets every sticky field that ``before`` set; see `sticky`."""
     return sticky(before) <= sticky(after)
 
 
 def sticky(impairment: Impairment) -> set[str]:
-    """The words of what netem_change leaves as it is where the request does not carry it (sch_netem.c)."""
+    """The fields that are set and that netem keeps if a later change does not mention them (sch_netem.c)."""
     table = {"slot table"} if impairment.slot is not None and impairment.slot.distribution is not None else set()
-    return {each.name for each in FEATURES if each.sticky and given(impairment, each) is not None} | table
+    features = (feature for feature in FEATURES if feature.sticky)
+    return {feature.name for feature in features if given(impairment, feature) is not None} | table
 
 
 def cut_minor(minor: int) -> int:
-    """Minor number of the class where a source's packets are lost while its link is cut."""
+    """Minor number of the class in which a source's packets are lost while its link is cut."""
     return minor | _CUT
 
 
-def cut(device: str, minor: int, chosen: Iterable[Filter]) -> list[str]:
-    """The lines that cut a link: all IP packets of the source are lost, silently, whatever else impairs them."""
+def cut(device: str, minor: int, flowers: Iterable[Filter]) -> list[str]:
+    """The lines that cut a link: all IP packets of the source are lost silently, whatever else impairs them."""
     return [
         make_class(device, cut_minor(minor)),
         leaf(device, cut_minor(minor), CUT),
-        *(each.put(device) for each in chosen),
+        *(flower.put(device) for flower in flowers),
     ]
 
 
 def show_filters(device: str) -> str:
-    """The read-back of everything that leads somewhere."""
+    """The line that reads back all filters."""
     return f"filter show dev {device} parent 1:"
 
 
@@ -392,12 +389,12 @@ def clear(device: str, minor: int) -> str:
 
 
 def show(device: str) -> str:
-    """The read-back of all leaves."""
+    """The line that reads back all qdiscs."""
     return f"qdisc show dev {device}"
 
 
 def get(device: str, minor: int) -> Read:
-    """The read-back of one leaf, however many there are."""
+    """The read-back of a source's netem, at a cost that does not depend on how many there are."""
     return read(device, 1, minor)
 
 
@@ -407,7 +404,7 @@ def get_bucket(device: str, minor: int, *, spare: bool = False) -> Read:
 
 
 def read(device: str, major: int, minor: int) -> Read:
-    """The read-back of the qdisc below one parent; no line of tc's, but an operation of the agent's."""
+    """The read-back of the qdisc below one parent: an operation of the agent, not a line for tc."""
     return {"read_qdisc": {"device": device, "parent": major << 16 | minor}}
 
 

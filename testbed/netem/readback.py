@@ -1,7 +1,7 @@
-"""Is an impairment in force? Compare what was asked with what the kernel says. Pure.
+"""Compare a requested impairment with the kernel's read-back. Pure.
 
-Read-back: every field of the netem on the link's class, from ``tc -j qdisc show``, within the kernel's own
-rounding. A table of delays (``distribution``) is the one thing that the kernel does not report.
+Every field of the netem on the link's class is compared, from ``tc -j qdisc show``, within the kernel's own rounding.
+Only a table of delays (``distribution``) cannot be: the kernel does not report it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from testbed.spec.features import FEATURES, Feature
 from testbed.spec.impairment import Impairment
 from testbed.spec.words import RATE, SHARE, TIME, TRUTH, WHOLE, Kind
 
-# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), loss in 2^-32; tc
-# prints both with six significant digits. A rate is whole bytes a second; from 1 kbit on tc multiplies what we
-# write, and the product may fall just below the whole byte. All else is whole numbers.
+# netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), and loss in units of 2^-32; tc
+# prints both with six significant digits. A rate is a whole number of bytes per second; from 1 kbit on, tc multiplies
+# the number that we write, and the product may fall just below a whole byte. All other values are whole numbers.
 _TICK_S = 1e-7
 _STEPS = {TIME: _TICK_S, SHARE: 1e-9}
 _SCALED_FROM_BPS = 1000
 _DIGITS = 1e-5
 
-_NEVER_ASKED = {
+_NEVER_REQUESTED = {
     ("loss", "correlation"): (SHARE, "loss-random/correlation"),
     ("duplicate", "correlation"): (SHARE, "duplicate/correlation"),
     ("reorder", "correlation"): (SHARE, "reorder/correlation"),
@@ -33,17 +33,17 @@ _NEVER_ASKED = {
     ("rate", "cell size"): (WHOLE, "rate/cellsize"),
     ("rate", "cell overhead"): (WHOLE, "rate/celloverhead"),
 }
-"""What netem knows and no word asks for: it must be nothing."""
+"""Fields of netem that no word requests: they must be zero."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field whose value in the kernel is not the asked one."""
+    """A field whose value in the kernel differs from the requested one."""
 
     word: str
     """The user's word, or what else was compared."""
-    asked: str
-    found: str
+    requested: str
+    reported: str
     part: str = ""
     """Which value of several that belong to the word."""
 
@@ -53,52 +53,54 @@ class Difference:
         return f"{self.word} {self.part}".rstrip()
 
     def __str__(self) -> str:
-        return f"asked {self.field} {self.asked}, the kernel reports {self.found}"
+        return f"asked {self.field} {self.requested}, the kernel reports {self.reported}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counters:
-    """What the netem of one link has seen since it was put there."""
+class NetemCounters:
+    """Packets of one link's netem since it was installed."""
 
     sent_packets: int
-    """Packets that left the queue toward the receiver."""
+    """Left the queue toward the receiver."""
     dropped_packets: int
-    """Packets lost, by injected loss and by a full queue together: netem counts both alike."""
+    """Lost by injected loss or a full queue: netem does not distinguish the two."""
     queued_packets: int
-    """Packets in the queue now."""
+    """Are in the queue now."""
 
     @property
     def arrived_packets(self) -> int:
-        """Packets that came to it, its own duplicates included."""
+        """Came to it, its own duplicates included."""
         return self.sent_packets + self.dropped_packets + self.queued_packets
 
 
 def find_netem(qdiscs: Iterable[Mapping[str, Any]], minor: int) -> Mapping[str, Any] | None:
-    """The netem on a class, or None if there is none or another kind of qdisc."""
+    """The netem on a class; None if it has no qdisc, or one of another kind."""
     parent = f"1:{minor:x}"
-    return next((each for each in qdiscs if each.get("parent") == parent and each.get("kind") == "netem"), None)
+    return next((row for row in qdiscs if row.get("parent") == parent and row.get("kind") == "netem"), None)
 
 
-def counters(netem: Mapping[str, Any]) -> Counters:
-    """The counters of a netem from ``tc -s -j qdisc show``."""
-    return Counters(sent_packets=netem["packets"], dropped_packets=netem["drops"], queued_packets=netem["qlen"])
+def counters(netem: Mapping[str, Any]) -> NetemCounters:
+    """The counters of a netem, from ``tc -s -j qdisc show``."""
+    return NetemCounters(sent_packets=netem["packets"], dropped_packets=netem["drops"], queued_packets=netem["qlen"])
 
 
-def differences(asked: Impairment, netem: Mapping[str, Any] | None) -> list[Difference]:
-    """Every field in which the kernel's netem is not what was asked; empty if it is in force."""
+def differences(requested: Impairment, netem: Mapping[str, Any] | None) -> list[Difference]:
+    """Every field in which the kernel's netem differs from the request; empty if the impairment is in force."""
     if netem is None:
-        return [Difference("netem", asked.describe(), "none on this link")]
+        return [Difference("netem", requested.describe(), "none on this link")]
     options = netem.get("options", {})
-    found = [each for feature in FEATURES if feature.key for each in _of_feature(asked, feature, options)]
+    differing: list[Difference] = []
+    for feature in FEATURES:
+        differing += _of_feature(requested, feature, options) if feature.key else ()
     keys = {feature.key for feature in FEATURES}
-    for (word, part), (kind, key) in _NEVER_ASKED.items():
+    for (word, part), (kind, key) in _NEVER_REQUESTED.items():
         if key not in keys:
-            found += _compared(word, kind, None, _reported(options, key), part=part)
-    return found + _slot_differences(asked, options.get("slot"))
+            differing += _compared(word, kind, None, _reported(options, key), part=part)
+    return differing + _slot_differences(requested, options.get("slot"))
 
 
-def _of_feature(asked: Impairment, feature: Feature, options: Mapping[str, Any]) -> Iterator[Difference]:
-    want = qdisc.given(asked, feature)
+def _of_feature(requested: Impairment, feature: Feature, options: Mapping[str, Any]) -> Iterator[Difference]:
+    want = qdisc.given(requested, feature)
     if want is None and feature.kernels_own:
         return
     if not feature.kind.parts:
@@ -110,7 +112,7 @@ def _of_feature(asked: Impairment, feature: Feature, options: Mapping[str, Any])
 
 
 def _reported(options: Mapping[str, Any], key: str) -> Any:
-    """What the kernel reports under GROUP/KEY; None if nothing."""
+    """The kernel's value under GROUP/KEY; None if it reports none."""
     value: Any = options
     for name in key.split("/"):
         value = None if value is None else value.get(name)
@@ -120,7 +122,7 @@ def _reported(options: Mapping[str, Any], key: str) -> Any:
 def _compared(
     word: str, kind: Kind, want: Any, have: Any, *, part: str = "", none: str = "none"
 ) -> Iterator[Difference]:
-    """The difference of a value, if there is one; None is no more than nothing."""
+    """The difference between two values, if there is one; None counts as zero."""
     if kind is RATE:
         whole_bytes, reported = round(want or 0) // 8, have or 0
         same = math.isclose(whole_bytes, reported, rel_tol=_DIGITS, abs_tol=(want or 0) >= _SCALED_FROM_BPS)
@@ -130,70 +132,71 @@ def _compared(
     else:
         same = (want or 0) == (have or 0)
     if not same:
-        asked, found = (none if kind is WHOLE and value is None else _in_words(kind, value) for value in (want, have))
-        yield Difference(word, asked, found, part)
+        requested, reported = (none if kind is WHOLE and value is None else _in_words(kind, value) for value in (want, have))
+        yield Difference(word, requested, reported, part)
 
 
 def _in_words(kind: Kind, value: Any) -> str:
     return str(bool(value)).lower() if kind is TRUTH else str(kind.write(value or 0))
 
 
-def _slot_differences(asked: Impairment, kernel: Mapping[str, Any] | None) -> list[Difference]:
-    if asked.slot is None or kernel is None:
-        want = "none" if asked.slot is None else asked.slot.words()
-        return [] if asked.slot is None and kernel is None else [Difference("slot", want, str(kernel or "none"))]
-    slot = asked.slot
+def _slot_differences(requested: Impairment, kernel: Mapping[str, Any] | None) -> list[Difference]:
+    slot, packets, size_bytes = requested.slot, requested.slot_packets, requested.slot_bytes
+    if slot is None or kernel is None:
+        want = "none" if slot is None else slot.words()
+        return [] if slot is None and kernel is None else [Difference("slot", want, str(kernel or "none"))]
     names = ("min-delay", "max-delay") if slot.distribution is None else ("distribution", "jitter")
-    wanted = {**dict(zip(names, slot.times_s, strict=True)), "packets": asked.slot_packets, "bytes": asked.slot_bytes}
+    wanted = {**dict(zip(names, slot.times_s, strict=True)), "packets": packets, "bytes": size_bytes}
     if set(kernel) == set(wanted) and all(
         math.isclose(value or 0, kernel[name], rel_tol=0 if name in ("packets", "bytes") else _DIGITS, abs_tol=_TICK_S)
         for name, value in wanted.items()
     ):
         return []
-    return [Difference("slot", f"{slot.words()} {asked.slot_packets or 0} packets {asked.slot_bytes or 0} bytes",
-                       str(dict(kernel)))]  # fmt: skip
+    want = f"{slot.words()} {packets or 0} packets {size_bytes or 0} bytes"
+    return [Difference("slot", want, str(dict(kernel)))]
 
 
 def bucket_differences(
-    asked: Impairment, qdiscs: Iterable[Mapping[str, Any]], netem: Mapping[str, Any] | None
+    requested: Impairment, qdiscs: Iterable[Mapping[str, Any]], netem: Mapping[str, Any] | None
 ) -> list[Difference]:
-    """Whether the token bucket behind a netem is as asked, or none is there if none is.
+    """How the token bucket behind a netem differs from the request, which may be that there is none.
 
-    tc reports the queue as the time that a full one takes beyond the bucket: limit = latency × rate + bucket
-    (iproute2, q_tbf.c). So of a queue that is smaller than the bucket tc says no more than that it is; what we read by
-    netlink ourselves has a time below 0 there.
+    tc reports the queue's length as the time that a full queue takes beyond the bucket: limit = latency × rate + bucket
+    (iproute2, q_tbf.c). If the queue is smaller than the bucket, tc reports 0; what we read by netlink ourselves is a
+    negative time.
     """
     parent = f"{str((netem or {}).get('handle', '?')).rstrip(':')}:1"
-    child = next((each for each in qdiscs if each.get("parent") == parent), None)
+    child = next((row for row in qdiscs if row.get("parent") == parent), None)
     options = (child or {}).get("options", {})
-    if asked.bucket_bytes is None or asked.rate_bps is None:
+    bucket_bytes, rate_bps = requested.bucket_bytes, requested.rate_bps
+    if bucket_bytes is None or rate_bps is None:
         return [] if child is None else [Difference("bucket", "none", f"{child.get('kind')} {options}")]
     if child is None or child.get("kind") != "tbf":
-        return [Difference("bucket", units.format_size(asked.bucket_bytes), str((child or {}).get("kind", "none")))]
+        return [Difference("bucket", units.format_size(bucket_bytes), str((child or {}).get("kind", "none")))]
     rate, burst = options.get("rate", 0), options.get("burst", 0)
     queue = options.get("lat", 0) / 1e6 * rate + burst
-    found = []
-    if not math.isclose(round(asked.rate_bps) // 8, rate, rel_tol=_DIGITS, abs_tol=1):
-        found.append(Difference("rate", units.format_rate(asked.rate_bps), units.format_rate(rate * 8)))
-    # tbf keeps the bucket as the time that it takes at the rate, in 64 ns ticks.
-    if not math.isclose(asked.bucket_bytes, burst, rel_tol=_DIGITS, abs_tol=1 + rate * _TICK_S):
-        found.append(Difference("bucket", units.format_size(asked.bucket_bytes), units.format_size(int(burst))))
-    wanted = qdisc.sized_queue_bytes(asked)
-    untold = wanted <= burst and options.get("lat", 0) == 0
-    if not untold and not math.isclose(wanted, queue, rel_tol=1e-3, abs_tol=2 + rate * 2e-6):
-        found.append(Difference("queue", units.format_size(int(wanted)), units.format_size(int(queue))))
-    return found
+    differing = []
+    if not math.isclose(round(rate_bps) // 8, rate, rel_tol=_DIGITS, abs_tol=1):
+        differing.append(Difference("rate", units.format_rate(rate_bps), units.format_rate(rate * 8)))
+    # tbf stores the bucket as the time that it takes at the rate, in 64 ns ticks.
+    if not math.isclose(bucket_bytes, burst, rel_tol=_DIGITS, abs_tol=1 + rate * _TICK_S):
+        differing.append(Difference("bucket", units.format_size(bucket_bytes), units.format_size(int(burst))))
+    wanted = qdisc.sized_queue_bytes(requested)
+    unreported = wanted <= burst and options.get("lat", 0) == 0
+    if not unreported and not math.isclose(wanted, queue, rel_tol=1e-3, abs_tol=2 + rate * 2e-6):
+        differing.append(Difference("queue", units.format_size(int(wanted)), units.format_size(int(queue))))
+    return differing
 
 
-def count_differences(asked: Impairment, shown: Iterable[Mapping[str, Any]]) -> list[Difference]:
-    """Whether the program that drops packets by their number is the one that was compiled, and what it matches is lost.
+def count_differences(requested: Impairment, shown: Iterable[Mapping[str, Any]]) -> list[Difference]:
+    """Whether the program that drops packets by number is the compiled one, and its filter drops what it matches.
 
-    The kernel tells a program by the SHA-1 of its instructions (`indexed.tag`).
+    The kernel identifies a program by the SHA-1 of its instructions (`indexed.tag`).
     """
-    want = indexed.tag(asked.drop_packets, asked.drop_every)
-    for each in shown:
-        options = each.get("options", {})
-        if each.get("kind") == "bpf" and "prog" in options:
+    want = indexed.tag(requested.drop_packets, requested.drop_every)
+    for row in shown:
+        options = row.get("options", {})
+        if row.get("kind") == "bpf" and "prog" in options:
             fates = [action.get("control_action", {}).get("type") for action in options.get("actions", ())]
             tag, fate = options["prog"].get("tag"), fates[0] if fates else "kept"
             if (tag, fate) == (want, "drop"):
@@ -203,52 +206,51 @@ def count_differences(asked: Impairment, shown: Iterable[Mapping[str, Any]]) -> 
 
 
 def dropped_by_number(shown: Iterable[Mapping[str, Any]]) -> int:
-    """How many packets were dropped by their number, from the same."""
+    """How many packets were dropped by their number, from ``tc -s -j filter show``."""
+    programs = (row.get("options", {}) for row in shown if row.get("kind") == "bpf")
     return sum(
-        int(action.get("stats", {}).get("drops", 0))
-        for each in shown if each.get("kind") == "bpf"
-        for action in each.get("options", {}).get("actions", [])
-    )  # fmt: skip
+        int(action.get("stats", {}).get("drops", 0)) for options in programs for action in options.get("actions", ())
+    )
 
 
 def filter_differences(shown: Iterable[Mapping[str, Any]], wanted: Iterable[qdisc.Filter]) -> list[Difference]:
-    """Whether each filter is there, matches what it is to match and leads where it is to lead.
+    """Whether each filter is installed, with its keys and its target, from ``tc -j filter show`` or ``get``.
 
-    From ``tc -j filter show`` or ``get``. Two filters of one priority and handle do not exist.
+    No two filters have the same priority and handle.
     """
-    found = _flowers(shown)
-    differences = []
-    for each in wanted:
-        options = found.get((each.priority, each.handle))
+    installed = _flowers(shown)
+    differing = []
+    for want in wanted:
+        options = installed.get((want.priority, want.handle))
         if options is None:
-            differences.append(Difference("filter", _described(each.keys, each.flow), "none"))
+            differing.append(Difference("filter", _described(want.keys, want.flow), "none"))
             continue
         kernel = {name: _written(value) for name, value in options.get("keys", {}).items() if name != "eth_type"}
-        asked = {name: str(value) for name, value in each.keys.items()}
-        target = each.flow if each.chain is None else f"chain {each.chain}"
-        if asked != kernel or _target(options) != target:
-            seen = _described(kernel, _target(options))
-            differences.append(Difference("filter", _described(each.keys, target), seen))
-    return differences
+        keys = {name: str(value) for name, value in want.keys.items()}
+        target = want.flow if want.chain is None else f"chain {want.chain}"
+        if keys != kernel or _target(options) != target:
+            reported = _described(kernel, _target(options))
+            differing.append(Difference("filter", _described(want.keys, target), reported))
+    return differing
 
 
 def _written(value: object) -> str:
-    """A key's value as it is written: newer tc tells flags one by one, older tc numbers without 0x."""
+    """A key's value as we write it: newer tc reports flags one by one, older tc numbers without 0x."""
     if isinstance(value, Mapping):
         return "/".join(name if on else f"no{name}" for name, on in value.items())
     return f"0x{value}" if value == qdisc.DESTINATION_OPTIONS[2:] else str(value)
 
 
-def missing(shown: Iterable[Mapping[str, Any]], one: qdisc.Filter) -> bool:
-    """Whether a filter is not there."""
-    return (one.priority, one.handle) not in _flowers(shown)
+def missing(shown: Iterable[Mapping[str, Any]], wanted: qdisc.Filter) -> bool:
+    """Whether a filter is not installed."""
+    return (wanted.priority, wanted.handle) not in _flowers(shown)
 
 
 def _flowers(shown: Iterable[Mapping[str, Any]]) -> dict[tuple[int | None, int], Mapping[str, Any]]:
     return {
-        (each.get("pref"), options["handle"]): options
-        for each in shown
-        if each.get("kind") == "flower" and "handle" in (options := each.get("options", {}))
+        (row.get("pref"), options["handle"]): options
+        for row in shown
+        if row.get("kind") == "flower" and "handle" in (options := row.get("options", {}))
     }
 
 

@@ -1,9 +1,9 @@
-"""Cuts that reject: compile what is cut to filters at the switch's gate, and compare what the kernel holds. Pure.
+"""Cuts that reject: compile them to filters at the switch's gate, and compare those with the read-back. Pure.
 
-The gate is the device through which every packet to a host leaves the switch, before any qdisc, in the machine's own
-kernel. That kernel may be one without flower. So the keys of `qdisc.Filter` become a classic BPF program, which every
-kernel with cls_bpf takes without further capabilities (Linux, networking/filter.rst; tc-bpf(8)), and what it matches
-is redirected to a tap where the agent answers it.
+The gate is the device of the machine's own kernel through which every packet to a host leaves the switch, before any
+qdisc. That kernel may have no flower. So the keys of a `qdisc.Filter` become a classic BPF program, which every kernel
+with cls_bpf takes without further capabilities (Linux, networking/filter.rst; tc-bpf(8)). Packets that it matches are
+redirected to a tap, where the agent replies to them.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from testbed.spec.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 _LISTENERS_OPTIONS_BYTES = 8  # RFC 3810, section 5: a router alert, and nothing else
 
 
-def program(chosen: Filter, mark: int | None = None) -> bpf.Program:
-    """What matches the packets that a filter's keys name; never what bears our ``mark``, nor what every link has."""
+def program(wanted: Filter, mark: int | None = None) -> bpf.Program:
+    """A program that matches what a filter's keys match, but no packet with our ``mark`` and none that links need."""
     to = bpf.Assembler()
     if mark is not None:
         to.add(bpf.LD, bpf.MARK)
         to.add(bpf.EQUAL, mark, yes="miss")
-    if chosen.family == "all":
-        to.add(bpf.LD, bpf.TAGGED)  # by a VLAN's tag: then what is in it is not looked at
+    if wanted.family == "all":
+        to.add(bpf.LD, bpf.TAGGED)  # a VLAN's tag: the frame matches whatever it holds
         to.add(bpf.EQUAL, 0, no="rest")
         to.add(bpf.LD, bpf.ETHERTYPE)
-        for each in bpf.OTHERS_ETHERTYPES:
-            to.add(bpf.EQUAL, each, yes="miss")
+        for ethertype in bpf.OTHERS_ETHERTYPES:
+            to.add(bpf.EQUAL, ethertype, yes="miss")
         to.label("rest")
-        to.interface(str(chosen.keys["src_mac"]))
+        to.interface(str(wanted.keys["src_mac"]))
         return to.end()
-    old = chosen.family == "ip"
-    if "src_mac" in chosen.keys:
-        to.interface(str(chosen.keys["src_mac"]))
-    if "src_ip" in chosen.keys:
-        to.address(str(chosen.keys["src_ip"]), bpf.V4_SOURCE if old else bpf.V6_SOURCE)
-    if "dst_ip" in chosen.keys:
-        to.address(str(chosen.keys["dst_ip"]), bpf.V4_TARGET if old else bpf.V6_TARGET)
-    number = bpf.PROTOCOLS[str(chosen.keys["ip_proto"])] if "ip_proto" in chosen.keys else None
-    ports = [(place, int(chosen.keys[key])) for place, key in ((0, "src_port"), (2, "dst_port")) if key in chosen.keys]
-    if old:
+    is_v4 = wanted.family == "ip"
+    if "src_mac" in wanted.keys:
+        to.interface(str(wanted.keys["src_mac"]))
+    if "src_ip" in wanted.keys:
+        to.address(str(wanted.keys["src_ip"]), bpf.V4_SOURCE if is_v4 else bpf.V6_SOURCE)
+    if "dst_ip" in wanted.keys:
+        to.address(str(wanted.keys["dst_ip"]), bpf.V4_TARGET if is_v4 else bpf.V6_TARGET)
+    number = bpf.PROTOCOLS[str(wanted.keys["ip_proto"])] if "ip_proto" in wanted.keys else None
+    ports = [(place, int(wanted.keys[key])) for place, key in ((0, "src_port"), (2, "dst_port")) if key in wanted.keys]
+    if is_v4:
         _narrow_v4(to, number, ports)
     else:
         _narrow_v6(to, number, ports)
@@ -56,7 +56,7 @@ def _narrow_v4(to: bpf.Assembler, number: int | None, ports: Iterable[tuple[int,
         to.add(bpf.EQUAL, number, no="miss")
     for place, port in ports:
         to.add(bpf.LDH, bpf.V4_FRAGMENT)
-        to.add(bpf.ANY_BIT, bpf.V4_PLACE, yes="match")  # no first fragment: it has no ports
+        to.add(bpf.ANY_BIT, bpf.V4_PLACE, yes="match")  # a later fragment has no ports
         to.add(bpf.LDX_HEADER, bpf.IP)
         to.add(bpf.LDH_X, bpf.IP + place)
         to.add(bpf.EQUAL, port, no="miss")
@@ -88,13 +88,13 @@ def _narrow_v6(to: bpf.Assembler, number: int | None, ports: Iterable[tuple[int,
 
 
 def _find_v6(to: bpf.Assembler, number: int) -> None:
-    """Go on to the protocol's own header: then X says where it is, from the IP header on.
+    """Continue with X at the protocol's own header, counted from the IP header on.
 
-    A fragment but the first has no such header. It matches by what its fragment header names: the protocol, or options
-    behind which the protocol may be.
+    Later fragments have no such header. They match by the next header that their fragment header names: the protocol,
+    or options that may precede it.
     """
     for step in range(bpf.EXTENSION_HEADERS):
-        to.add(bpf.EQUAL, number, yes="found")
+        to.add(bpf.EQUAL, number, yes="protocol")
         to.add(bpf.EQUAL, bpf.FRAGMENT, yes=f"fragment {step}")
         for option in bpf.OPTIONS:
             to.add(bpf.EQUAL, option, yes=f"options {step}")
@@ -107,28 +107,28 @@ def _find_v6(to: bpf.Assembler, number: int) -> None:
         to.label(f"options {step}")
         to.option()
         to.label(f"next {step}")
-    to.add(bpf.EQUAL, number, yes="found", no="miss")
+    to.add(bpf.EQUAL, number, yes="protocol", no="miss")
     to.label("later")
     to.add(bpf.LDB_X, bpf.IP)
     to.add(bpf.EQUAL, number, yes="match")
     to.add(bpf.EQUAL, bpf.DESTINATION, yes="match", no="miss")
-    to.label("found")
+    to.label("protocol")
 
 
-def put(gate: str, chosen: Filter, tap: str, mark: int | None) -> str:
-    """The line that redirects what a filter names to a tap, or replaces the one with its handle."""
-    code = bpf.bytecode(program(chosen, mark))
-    return f"filter replace {_where(gate, chosen)} bpf {code} action mirred egress redirect dev {tap}"
+def put(gate: str, wanted: Filter, tap: str, mark: int | None) -> str:
+    """The line that redirects what a filter matches to a tap, or replaces the one with its handle."""
+    code = bpf.bytecode(program(wanted, mark))
+    return f"filter replace {_where(gate, wanted)} bpf {code} action mirred egress redirect dev {tap}"
 
 
-def get(gate: str, chosen: Filter) -> str:
+def get(gate: str, wanted: Filter) -> str:
     """The line that reads it back."""
-    return f"filter get {_where(gate, chosen)} bpf"
+    return f"filter get {_where(gate, wanted)} bpf"
 
 
-def delete(gate: str, chosen: Filter) -> str:
-    """The line that takes it off."""
-    return f"filter delete {_where(gate, chosen)} bpf"
+def delete(gate: str, wanted: Filter) -> str:
+    """The line that removes it."""
+    return f"filter delete {_where(gate, wanted)} bpf"
 
 
 def show(gate: str) -> str:
@@ -136,52 +136,51 @@ def show(gate: str) -> str:
     return f"filter show dev {gate} egress"
 
 
-def _where(gate: str, chosen: Filter) -> str:
-    return f"dev {gate} egress protocol {chosen.family} prio {chosen.priority} handle {chosen.handle:#x}"
+def _where(gate: str, wanted: Filter) -> str:
+    return f"dev {gate} egress protocol {wanted.family} prio {wanted.priority} handle {wanted.handle:#x}"
 
 
 def differences(
     shown: Iterable[Mapping[str, Any]], wanted: Iterable[Filter], tap: str, mark: int | None
 ) -> list[Difference]:
-    """Whether each filter is there, is the program that was compiled, and redirects to the tap."""
-    found = _found(shown)
+    """Whether each filter is installed, is the compiled program, and redirects to the tap."""
+    installed = _installed(shown)
     differing = []
-    for each in wanted:
-        keys = " ".join(f"{name} {value}" for name, value in each.keys.items())
-        options = found.get((each.priority, each.handle))
-        asked = f"{keys} redirected to {tap}"
+    for want in wanted:
+        keys = " ".join(f"{name} {value}" for name, value in want.keys.items())
+        options = installed.get((want.priority, want.handle))
+        requested = f"{keys} redirected to {tap}"
         if options is None:
-            differing.append(Difference("rejecting filter", asked, "none"))
+            differing.append(Difference("rejecting filter", requested, "none"))
             continue
-        code = [tuple(step[name] for name in ("code", "jt", "jf", "k"))
-                for step in options.get("bytecode", {}).get("insns", ())]  # fmt: skip
-        if tuple(code) != program(each, mark):
-            differing.append(Difference("rejecting filter", asked, "another program"))
+        steps = options.get("bytecode", {}).get("insns", ())
+        if tuple((step["code"], step["jt"], step["jf"], step["k"]) for step in steps) != program(want, mark):
+            differing.append(Difference("rejecting filter", requested, "another program"))
         if (target := _target(options)) != f"redirect {tap}":
-            differing.append(Difference("rejecting filter", asked, target))
+            differing.append(Difference("rejecting filter", requested, target))
     return differing
 
 
-def missing(shown: Iterable[Mapping[str, Any]], one: Filter) -> bool:
-    """Whether a filter is not there."""
-    return (one.priority, one.handle) not in _found(shown)
+def missing(shown: Iterable[Mapping[str, Any]], wanted: Filter) -> bool:
+    """Whether a filter is not installed."""
+    return (wanted.priority, wanted.handle) not in _installed(shown)
 
 
 def rejected_packets(shown: Iterable[Mapping[str, Any]], wanted: Iterable[Filter]) -> int:
-    """How many packets the filters have redirected, or could not."""
-    found = _found(shown)
+    """How many packets the filters redirected, or failed to."""
+    installed = _installed(shown)
     return sum(
         int(action.get("stats", {}).get("packets", 0))
-        for each in wanted
-        for action in found.get((each.priority, each.handle), {}).get("actions", ())
+        for want in wanted
+        for action in installed.get((want.priority, want.handle), {}).get("actions", ())
     )
 
 
-def _found(shown: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], Mapping[str, Any]]:
+def _installed(shown: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], Mapping[str, Any]]:
     return {
-        (each["pref"], int(options["handle"], 16)): options
-        for each in shown
-        if each.get("kind") == "bpf" and "handle" in (options := each.get("options", {}))
+        (row["pref"], int(options["handle"], 16)): options
+        for row in shown
+        if row.get("kind") == "bpf" and "handle" in (options := row.get("options", {}))
     }
 
 

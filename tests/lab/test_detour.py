@@ -13,7 +13,7 @@ from tests.lab.conftest import ROOT
 _PREPARE = """
 import os, socket, time
 from pathlib import Path
-from testbed.agent import batch, carried, detour, netlink, rejecting
+from testbed.agent import batch, carried, detour, netlink, taps
 
 def awaited(path, wanted):
     deadline = time.monotonic() + 5
@@ -22,16 +22,16 @@ def awaited(path, wanted):
         time.sleep(0.001)
 
 for name in ("seen", "end", "gate"):
-    rejecting.make_tap(name)
+    taps.make_tap(name)
 with netlink.Netlink() as here:
     here.apply([netlink.bridge("br", 50, mtu=1500), netlink.cable("veth", 51, "far", 52, mtu=1500)])
     here.apply([netlink.enslave(51, 50), netlink.up(51), netlink.up(52)])
-    held = rejecting.open_tap("seen")
+    held = taps.open_tap("seen")
     here.apply([netlink.up(socket.if_nametoindex("seen"))])
 awaited("/sys/class/net/seen/operstate", "up")
 os.close(held)
 awaited("/sys/class/net/seen/operstate", "down")
-opened = [rejecting.open_tap(name) for name in ("end", "gate")]
+opened = [taps.open_tap(name) for name in ("end", "gate")]
 way = detour.Detour("veth", 51, end="end", gate="gate")
 tool = batch.LocalTool(["tc", "-force", "-s", "-j", "-batch", "-"], sync=carried.TC_SYNC)
 way.prepare(tool.batch(), mtu=1500, queue_packets=100)

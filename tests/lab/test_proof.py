@@ -13,7 +13,7 @@ from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, La
 from testbed.evidence.proof import Check
 from testbed.evidence.verdict import Verdict
 from testbed.netem import qdisc, readback
-from testbed.netem.profiles import load_tables
+from testbed.netem.profiles import Tables
 from testbed.spec.impairment import Impairment
 from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, own_subnet, prepare
 
@@ -396,7 +396,7 @@ def test_a_broken_table_hides_no_other_problem_of_what_is_asked(
     wide: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "measured.dist").write_text("one 2\n")
-    monkeypatch.setattr(type(wide), "tables", load_tables(tmp_path))
+    monkeypatch.setattr(type(wide), "tables", Tables(tmp_path))
     with pytest.raises(InvalidValueError) as caught:
         wide.impair("client -> nobody", delay="5ms", jitter="1ms", distribution="measured.dist")
     assert [each.partition(": ")[0] for each in caught.value.problems] == [

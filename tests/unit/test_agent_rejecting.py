@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from testbed.agent import answers, rejecting
+from testbed.agent import taps as agent_taps
 from testbed.agent.protocol import Refused
 from testbed.lab.waiting import await_condition
 from tests.unit.frames import RST, SYN, ipv4, tcp
@@ -92,6 +93,6 @@ def test_closing_ends_the_thread_and_lets_every_tap_go(wires: dict[str, socket.s
 
 
 def test_a_tap_that_cannot_be_had_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejecting, "TUN", Path("/dev/nothing-of-this-name"))
+    monkeypatch.setattr(agent_taps, "TUN", Path("/dev/nothing-of-this-name"))
     with pytest.raises(Refused, match="/dev/nothing-of-this-name: No such file or directory"):
-        rejecting.open_tap("tb0r0")
+        agent_taps.open_tap("tb0r0")

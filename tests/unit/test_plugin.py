@@ -63,7 +63,7 @@ WRONG = [
     ('impair_each("client -> srver", "lossy")', "*host 'srver': unknown; did you mean 'server'?*"),
     ('impair_each("client -> server", "losy")', "*profile 'losy': unknown; did you mean 'lossy'?*"),
     ("impair_each()", "*write impair_each(*"),
-    ('impair("client -> server", ["lossy"])', "*[[]'lossy'] is no profile: give a profile's name, *"),
+    ('impair("client -> server", ["lossy"])', "*[[]'lossy'] is not a profile: give a profile's name, *"),
     ('impair("client -> server", "tunnel", prove=True)', "*client -> server: a timeline cannot be probed: *"),
     ('impair("client -> server", [{"at": "1s", "loss": "1%"}], prove=True)', "*a timeline cannot be probed: *"),
     (
@@ -183,7 +183,7 @@ def test_a_broken_file_is_told_to_who_needs_it_and_to_nobody_else(project: pytes
     told = [line.rpartition("::")[2] for line in result.outlines if "::test_" in line]
     assert [line.partition(": ")[0] for line in told] == ["test_unknown", "test_broken", "test_table", "test_table"]
     assert "netem/mine.yaml: both: dealy: unknown" in told[1]
-    assert "netem/measured.dist:1: 'one' is no whole number" in told[2]
+    assert "netem/measured.dist:1: 'one' is not a whole number" in told[2]
     assert run(project, marked.format("'lossy'", "whole"), "--collect-only").ret == 0
 
 

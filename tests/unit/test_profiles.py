@@ -58,19 +58,19 @@ def test_a_file_that_asks_nothing_is_a_clean_profile(text: str) -> None:
             "bth: unknown; did you mean 'both'? Known: description, both, forward, reverse",
         ),
         ("7: {}", "7: unknown; known: description, both, forward, reverse"),
-        ("both: {}\nforward: {}", "`both` excludes `forward` and `reverse`: say either"),
-        ("both:\nreverse:", "`both` excludes `forward` and `reverse`: say either"),
+        ("both: {}\nforward: {}", "`both` excludes `forward` and `reverse`: remove one or the other"),
+        ("both:\nreverse:", "`both` excludes `forward` and `reverse`: remove one or the other"),
         ("both: 40ms", "both: must be a mapping such as {delay: 40ms, loss: 2%}; found '40ms'"),
         ("both: false", "both: must be a mapping such as {delay: 40ms, loss: 2%}; found False"),
         ("both: []", "both: must be a mapping such as {delay: 40ms, loss: 2%}; found []"),
         ("forward: {delay: 40}", 'forward: delay=40: a duration needs a unit; write delay="40ms" or "40s"'),
         ("reverse: {delay: }", 'reverse: delay=None: not a duration; write for example delay="40ms"'),
-        ("forward: {}\nforward: {}", "'forward' stands twice, in lines 1 and 2"),
-        ("both:\n  delay: 1ms\n  loss: 1%\n  delay: 2ms", "'delay' stands twice, in lines 2 and 4"),
+        ("forward: {}\nforward: {}", "'forward' is given twice, in lines 1 and 2"),
+        ("both:\n  delay: 1ms\n  loss: 1%\n  delay: 2ms", "'delay' is given twice, in lines 2 and 4"),
         ("? [a]\n: 1", "['a'] in line 1 is a collection and cannot be a key"),
-        ("both:\n  <<: 5", "line 2: `<<: '5'`: it takes in a mapping, or a list of mappings, as in `<<: *name`"),
-        ("both: {<<: [[1]]}", "line 1: `<<: […]`: it takes in a mapping, or a list of mappings, as in `<<: *name`"),
-        ("both: {<<: {delay: 1ms}, <<: {loss: 1%}}", "'<<' stands twice, in lines 1 and 1"),
+        ("both:\n  <<: 5", "line 2: `<<: '5'`: must be a mapping, or a list of mappings, as in `<<: *name`"),
+        ("both: {<<: [[1]]}", "line 1: `<<: […]`: must be a mapping, or a list of mappings, as in `<<: *name`"),
+        ("both: {<<: {delay: 1ms}, <<: {loss: 1%}}", "'<<' is given twice, in lines 1 and 1"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(text: str, problem: str) -> None:
@@ -194,6 +194,6 @@ def test_what_is_no_name_at_all_is_refused_with_what_may_be_written(name: object
     with pytest.raises(InvalidValueError) as refused:
         find_profile({"clean": Profile(name="clean")}, name)
     assert str(refused.value) == (
-        f"{name!r} is no profile: give a profile's name, as lossy, words, as delay=40ms, "
-        "or a list of steps, as [{delay: 40ms}, {at: 5s, outage: 2s}]"
+        f"{name!r} is not a profile: give a profile's name, as in lossy; words, as in delay=40ms; "
+        "or a list of steps, as in [{delay: 40ms}, {at: 5s, outage: 2s}]"
     )

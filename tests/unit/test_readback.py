@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.netem import qdisc, readback
-from testbed.netem.readback import Counters, Difference
+from testbed.netem.readback import Difference, NetemCounters
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.topology import Traffic
 
@@ -266,7 +266,7 @@ def test_a_netem_at_the_root_is_not_ours() -> None:
 
 def test_counters_are_netems_own() -> None:
     netem = {"kind": "netem", "bytes": 980, "packets": 10, "drops": 2, "overlimits": 0, "requeues": 0, "qlen": 3}
-    assert readback.counters(netem) == Counters(sent_packets=10, dropped_packets=2, queued_packets=3)
+    assert readback.counters(netem) == NetemCounters(sent_packets=10, dropped_packets=2, queued_packets=3)
 
 
 # --- behind it -------------------------------------------------------------------------------------
@@ -332,14 +332,16 @@ def test_the_program_is_known_by_the_kernels_own_tag() -> None:
     assert readback.count_differences(BY_NUMBER, [COUNT]) == []
     assert readback.dropped_by_number([COUNT]) == 7
     (another,) = readback.count_differences(Impairment(drop_every=50), [COUNT])
-    assert another.found == "program ed51d9022ed501e5, drop"
+    assert another.reported == "program ed51d9022ed501e5, drop"
 
 
 def test_a_program_that_drops_nothing_or_is_not_there_is_named() -> None:
     kept = copy.deepcopy(COUNT)
     kept["options"]["actions"][0]["control_action"]["type"] = "pass"
-    assert [each.found for each in readback.count_differences(BY_NUMBER, [kept])] == ["program ed51d9022ed501e5, pass"]
-    assert [each.found for each in readback.count_differences(BY_NUMBER, [])] == ["none"]
+    assert [each.reported for each in readback.count_differences(BY_NUMBER, [kept])] == [
+        "program ed51d9022ed501e5, pass"
+    ]
+    assert [each.reported for each in readback.count_differences(BY_NUMBER, [])] == ["none"]
 
 
 # --- filters ---------------------------------------------------------------------------------------
@@ -377,7 +379,7 @@ def test_flags_and_numbers_are_read_as_each_tc_writes_them() -> None:
         }
         assert readback.filter_differences([shown], [options]) == []
     shown["options"]["keys"]["ip_flags"] = {"frag": False}  # type: ignore[index]  # written by hand above
-    assert [each.found for each in readback.filter_differences([shown], [options])] == [
+    assert [each.reported for each in readback.filter_differences([shown], [options])] == [
         "src_ip fd00::2 ip_proto 0x3c ip_flags nofrag led to 1:10"
     ]
 

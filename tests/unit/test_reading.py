@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.netem.profiles import load_profiles, load_tables, read_trace
+from testbed.netem.profiles import Tables, load_profiles, read_trace
 from testbed.reading import UnreadableError, is_below, read_bytes, read_text, yaml_excess
 
 
@@ -72,7 +72,7 @@ def test_of_a_folder_a_file_that_is_none_troubles_only_who_asks_for_it(kind: str
     (tmp_path / "good.dist").write_text("1 2 3\n")
     make(kind, tmp_path / "bad.yaml")
     make(kind, tmp_path / "bad.dist")
-    profiles, tables = load_profiles(tmp_path), load_tables(tmp_path)
+    profiles, tables = load_profiles(tmp_path), Tables(tmp_path)
     assert profiles["good"].forward.describe() == "delay=1ms"
     assert tables["good.dist"] == tmp_path / "good.dist"
     assert "bad" in profiles
@@ -90,7 +90,7 @@ def test_what_lies_outside_the_folder_is_not_quoted(tmp_path: Path) -> None:
         (folder / name).symlink_to(secret)
     (folder / "t.yaml").write_text("both: {trace: ../secret}\n")
     (folder / "u.yaml").write_text(f"both: {{trace: {secret}}}\n")
-    reads: list[Callable[[], object]] = [lambda: load_tables(folder)["x.dist"]]
+    reads: list[Callable[[], object]] = [lambda: Tables(folder)["x.dist"]]
     reads += [partial(load_profiles(folder).__getitem__, name) for name in ("x", "t", "u")]
     reads += [partial(read_trace, name, folder) for name in ("x.csv", "x", "../secret", str(secret))]
     for read in reads:

@@ -296,9 +296,9 @@ def test_what_the_kernel_holds_is_compared_with_what_was_compiled() -> None:
     kernel = [{"protocol": "ip", "pref": 14, "kind": "bpf", "chain": 0}, shown(old), shown(new)]
     assert rejecting.differences(kernel, [old, new], "tb0r0", None) == []
     assert rejecting.rejected_packets(kernel, [old, new]) == 4
-    assert [each.found for each in rejecting.differences(kernel[:2], [old, new], "tb0r0", None)] == ["none"]
+    assert [each.reported for each in rejecting.differences(kernel[:2], [old, new], "tb0r0", None)] == ["none"]
     other = [shown(old, program=rejecting.program(new)), shown(new, to="eth0")]
-    assert [each.found for each in rejecting.differences(other, [old, new], "tb0r0", None)] == [
+    assert [each.reported for each in rejecting.differences(other, [old, new], "tb0r0", None)] == [
         "another program", "redirect eth0",
     ]  # fmt: skip
     assert rejecting.missing([], old)

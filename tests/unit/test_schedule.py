@@ -114,17 +114,17 @@ def test_each_random_step_has_a_seed_of_its_own_that_the_same_seed_always_gives(
     ("first", "second", "problem"),
     [
         ({"delay": "9ms", "jitter": "1ms", "distribution": "normal"}, {"distribution": "uniform"},
-         "distribution is not the same at 0s and at 1s: netem cannot take it off without losing what is queued; say "
-         "another than uniform in every step with jitter"),
+         "distribution is not the same at 0s and at 1s: netem cannot remove it without losing queued packets; use a "
+         "distribution other than uniform in every step with jitter"),
         ({"loss": "1%", "ecn": True}, {"ecn": False},
-         "ecn is not the same at 0s and at 1s: netem cannot take it off without losing what is queued; have ecn in "
-         "every step or none"),
+         "ecn is not the same at 0s and at 1s: netem cannot remove it without losing queued packets; use ecn in every "
+         "step or in none"),
         ({"corrupt": "1%"}, {"corrupt": None, "delay": "1ms"},
-         "corrupt is not the same at 0s and at 1s: netem cannot take it off without losing what is queued; have "
-         "corrupt in every step or none"),
+         "corrupt is not the same at 0s and at 1s: netem cannot remove it without losing queued packets; use corrupt "
+         "in every step or in none"),
         ({"delay": "9ms", "jitter": "1ms", "reorder_by_jitter": True}, {"rate": "1mbit"},
          "reorder_by_jitter with a rate, or without it in another step: netem keeps order once it has a rate, and "
-         "cannot forget it without losing what is queued; say reorder_by_jitter in every step, and no rate"),
+         "cannot drop the rate without losing queued packets; use reorder_by_jitter in every step, and no rate"),
     ],
 )  # fmt: skip
 def test_what_netem_would_keep_from_an_earlier_step_is_refused(
