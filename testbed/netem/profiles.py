@@ -225,7 +225,7 @@ class Profiles(_Files[Profile]):
 
 
 def load_profiles(*folders: Path) -> Profiles:
-    """Every profile, by name: those of the given folders, the first folder first, then testbed's own; read on access."""
+    """Every profile, by name, read on access: those of these folders, the first folder first, then testbed's own."""
     return Profiles(*folders)
 
 

@@ -80,7 +80,7 @@ def test_a_file_that_changed_is_read_anew_and_so_is_its_trace(tmp_path: Path) ->
 
 def test_a_trace_that_is_nowhere_is_refused_with_the_places(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("both: {trace: traces/none.csv}\n")
-    with pytest.raises(Exception, match=r"mine\.yaml: both: trace 'traces/none\.csv': no such file; in .*netem"):
+    with pytest.raises(Exception, match=r"mine\.yaml: both: trace 'traces/none\.csv': no such file in .*netem"):
         load_profiles(tmp_path)["mine"]
 
 
