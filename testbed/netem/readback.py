@@ -132,7 +132,9 @@ def _compared(
     else:
         same = (want or 0) == (have or 0)
     if not same:
-        requested, reported = (none if kind is WHOLE and value is None else _in_words(kind, value) for value in (want, have))
+        requested, reported = (
+            none if kind is WHOLE and value is None else _in_words(kind, value) for value in (want, have)
+        )
         yield Difference(word, requested, reported, part)
 
 
