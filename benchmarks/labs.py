@@ -76,7 +76,7 @@ def _compare_verdicts(report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="testbed-labs-") as folder:
         path = Path(folder) / "junit.xml"
         argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={path}", "-o",
-                "junit_family=xunit2", f"--testbed-results={folder}/results.json", "-k", "compose or local",
+                "junit_family=xunit2", f"--testbed-results={folder}/results.jsonl", "-k", "compose or local",
                 *(_QUICK_FILES if report.quick else _FOLDERS)]  # fmt: skip
         done = subprocess.run(argv, cwd=common.ROOT, capture_output=True, text=True, check=False, timeout=_DEADLINE_S)
         if done.returncode not in (0, 1) or not path.is_file():

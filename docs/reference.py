@@ -20,6 +20,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from testbed.resources import resource
+
 ROOT = Path(__file__).parents[1]
 RESULTS = "testbed.evidence.results"
 """The module whose docstring is the schema of the results file."""
@@ -169,12 +171,26 @@ def _profiles() -> Iterator[str]:
 
 
 def _results() -> Iterator[str]:
-    described = inspect.getdoc(import_module(RESULTS)) or ""
-    for paragraph in described.split("\n\n"):
-        if paragraph.startswith(" "):
-            yield from _literal(inspect.cleandoc(paragraph))
-        else:
-            yield from (paragraph.replace("::", ":").replace("``", "`"), "")
+    module = import_module(RESULTS)
+    yield from ((inspect.getdoc(module) or "").replace("``", "`"), "")
+    schema = json.loads(resource(f"testbed/evidence/{module.SCHEMA_FILE}").read_text(encoding="utf-8"))
+    for part in schema["$defs"].values():
+        if len(part["properties"]) > 1:
+            yield from (f"**{part['description']}**", "")
+            yield from _table(("key", "meaning"), _keys(part, schema["$defs"]))
+
+
+def _keys(part: dict[str, Any], known: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """Each key of an object, and of the objects in it, with its description."""
+    for key, described in part["properties"].items():
+        items = described.get("items", described)
+        referred = known[items["$ref"].rpartition("/")[2]] if "$ref" in items else None
+        below = f"; see *{referred['description'].partition(';')[0]}*" if referred is not None else ""
+        said = described.get("description") or (referred or {})["description"].lower()
+        yield f"`{within}{key}`", f"{said}{below if 'description' in described else ''}"
+        for form in (items, *items.get("oneOf", ())):
+            if "properties" in form:
+                yield from _keys(form, known, f"{within}{key}.")
 
 
 def _claims() -> Iterator[str]:

@@ -25,6 +25,11 @@ class AgentHost(Host):
         self._agents: dict[str, tuple[Channel, str]] = {}
         """Those in its namespaces, by role, and the start of the host that each was started for."""
 
+    @property
+    def image(self) -> str:
+        """The id of the image that it runs; empty where there is none."""
+        return ""
+
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
 

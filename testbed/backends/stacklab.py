@@ -32,14 +32,22 @@ _BOOTS_WITHIN_S = 60
 class StackLab(Lab, Generic[SomeHost]):
     """A Compose file, brought up."""
 
+    versions: Mapping[str, str] = {}
+    """Of the programs that run its hosts."""
+
     def __init__(
-        self, *, netem: str, up_deadline: str, say: Callable[[str], None], warn: Callable[[str], None] | None
-    ) -> None:
-        """Nothing is read or started yet. Raises EnvironmentUnfitError, InvalidValueError."""
+        self, *, kind: str, netem: str, up_deadline: str, say: Callable[[str], None],
+        warn: Callable[[str], None] | None,
+    ) -> None:  # fmt: skip
+        """``kind``: its name among `compose.options.LAB_CHOICES`.
+
+        Nothing is read or started yet. Raises EnvironmentUnfitError, InvalidValueError.
+        """
         super().__init__()
         if netem not in NETEM_CHOICES:
             raise EnvironmentUnfitError(f"netem={netem!r}: must be one of {', '.join(NETEM_CHOICES)}")
         self.run_id = secrets.token_hex(4)
+        self.kind = kind
         self._asked_netem = netem
         self._say = say
         self._warn = warn or say
@@ -50,6 +58,12 @@ class StackLab(Lab, Generic[SomeHost]):
         self._agent: Channel | None = None
         self._capture_agent: Channel | None = None
         self._undo = ExitStack()
+        self._able: Mapping[str, Any] = {}
+        """What the agent is able to, once it was asked."""
+        self._offloads: dict[str, bool] | None = None
+        """What the first host's interface that was made to send packet by packet had before."""
+        self._carried_kernel: str | None = None
+        """Its release, once one was started."""
         self.failed_logs: dict[str, str] = {}
         """The logs of services that failed while the stack came up, by host."""
 
@@ -87,6 +101,7 @@ class StackLab(Lab, Generic[SomeHost]):
 
     def host_executes(self, able: Mapping[str, Any]) -> bool:
         """Whether this kernel's own netem is used, given what the agent is able to. Raises EnvironmentUnfitError."""
+        self._able = able
         if self._asked_netem == "host" and able["host_netem"]:
             raise EnvironmentUnfitError(
                 f"--netem host: this kernel ({able['kernel']}) has no usable netem: {able['host_netem'].rstrip('.')}. "
@@ -94,13 +109,23 @@ class StackLab(Lab, Generic[SomeHost]):
             )
         return self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"])
 
-    @staticmethod
-    def boot(channel: Channel) -> None:
+    def boot(self, channel: Channel) -> None:
         """Have the agent start the carried kernel, if it does not run. Raises EnvironmentUnfitError."""
         try:
-            channel.call("boot", answer_within_s=_BOOTS_WITHIN_S)
+            self._carried_kernel = channel.call("boot", answer_within_s=_BOOTS_WITHIN_S)["release"]
         except AgentError as error:
             raise EnvironmentUnfitError(f"the carried kernel did not start: {error}") from None
+
+    def facts(self) -> dict[str, Any]:
+        """See `Backend`."""
+        own = self._able.get("kernel")
+        self._offloads = self._offloads or next((each["offloads"] for each in self.ports.per_packet.state()), None)
+        return {
+            "kernel": own, "netem": self.netem_engine, "tc": self._able.get("tc"), "offloads": self._offloads,
+            "netem_kernel": own if self.netem_engine == "host" else self._carried_kernel, "lab": self.kind,
+            "images": {name: host.image for name, host in self._hosts.items() if host.image},
+            "versions": self.versions,
+        }  # fmt: skip
 
     # --- what becomes of hosts: `wholeness.Backend` ----------------------------------------------
 

@@ -8,7 +8,7 @@ import sys
 import click
 
 from testbed.backends.docker.engine import NoEngineError
-from testbed.commands import hosts, links, machine, paper, stack
+from testbed.commands import hosts, links, machine, paper, results, stack
 from testbed.commands.console import ERR
 from testbed.commands.options import example
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError, TestbedError, UserError
@@ -64,7 +64,14 @@ def cli() -> None:
     """Network regression testing for programs that run in containers."""
 
 
-for _command in (*stack.COMMANDS, *hosts.COMMANDS, *links.COMMANDS, *machine.COMMANDS, *paper.COMMANDS):
+for _command in (
+    *stack.COMMANDS,
+    *hosts.COMMANDS,
+    *links.COMMANDS,
+    *machine.COMMANDS,
+    *paper.COMMANDS,
+    *results.COMMANDS,
+):
     cli.add_command(_command)
 
 

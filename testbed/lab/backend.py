@@ -78,6 +78,10 @@ class Backend(abc.ABC):
     def hosts(self) -> Mapping[str, Host]:
         """Every host, by name."""
 
+    def facts(self) -> dict[str, Any]:
+        """What measurements on this lab depend on, as the results file has it: see `testbed.evidence.machine`."""
+        return {"netem": self.netem_engine}
+
     # --- ports -----------------------------------------------------------------------------------
 
     @abc.abstractmethod

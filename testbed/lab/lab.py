@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from testbed.errors import InvalidValueError, LabError, Problems
+from testbed.evidence.metric import recorded
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.judge import statistics as exact
 from testbed.judge.plan import MOST_S
@@ -147,7 +148,7 @@ class Lab(Backend):
     # --- a test ----------------------------------------------------------------------------------
 
     def begin(self, seeds_from: str | None, links: Collection[LinkRef] = ()) -> None:
-        """Begin a test: heal what is left, and forget the records, the history and the programs of the one before.
+        """Begin a test: heal what is left, and forget the metrics, the history and the programs of the one before.
 
         Every host is brought back that was stopped, or was not left as it was when the stack came up. Raises LabError
         saying why one cannot be. What nothing impairs any more is as if it had never been impaired; ``links``: those to
@@ -206,12 +207,15 @@ class Lab(Backend):
         """What `verify` found of each impaired link, last."""
         return self.ledger.evidence
 
-    def record(self, name: str, value: float, *, unit: str, better: str) -> None:
-        """Add a number to the test's result. ``better`` is ``lower`` or ``higher``.
+    def record(
+        self, name: str, value: float | Iterable[float], *, unit: str, better: str, least_effect: str = "5%"
+    ) -> None:
+        """Add a metric to the test's result: one value or several, the samples; another call adds samples.
 
-        Raises InvalidValueError with every problem; infinity and NaN are refused.
+        ``better`` is ``lower`` or ``higher``; ``least_effect`` is the smallest relative change that matters, for
+        `testbed compare`. Raises InvalidValueError with every problem; infinity and NaN are refused.
         """
-        self.ledger.record(name, value, unit=unit, better=better)
+        self.ledger.record(recorded(name, value, unit=unit, better=better, least_effect=least_effect))
 
     # --- context ---------------------------------------------------------------------------------
 

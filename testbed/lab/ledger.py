@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, SupportsFloat
+from typing import Any
 
-from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
+from testbed.errors import ImpairmentNotAppliedError
+from testbed.evidence.metric import Metric
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.lab.host import Program
 from testbed.spec.impairment import Impairment
 from testbed.spec.timeline import Taken, Timeline
 from testbed.spec.topology import LinkRef
-from testbed.text import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +43,14 @@ class Applied:
         return said if self.timeline is None else f"{said}; asked: {self.timeline.words}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A number that a test reports: `Lab.record`."""
-
-    name: str
-    value: float
-    unit: str
-    better: str
-    """``lower`` or ``higher``."""
-
-
 @dataclass
 class Ledger:
     """One test's."""
 
     seeds_from: str | None = None
     """What the seeds of random impairments that name none are derived from; None leaves them to the kernel."""
-    records: list[Record] = field(default_factory=list)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """What the test recorded and timed, by name."""
     history: list[Applied] = field(default_factory=list)
     """Every impairment that was put on a link."""
     steps: dict[LinkRef, list[Taken]] = field(default_factory=dict)
@@ -81,7 +70,7 @@ class Ledger:
         """Forget all that is of the test before."""
         self.seeds_from = seeds_from
         for known in (
-            self.records, self.history, self.steps, self.programs, self.probed, self.over, self.told, self.evidence
+            self.metrics, self.history, self.steps, self.programs, self.probed, self.over, self.told, self.evidence
         ):  # fmt: skip
             known.clear()
 
@@ -114,19 +103,10 @@ class Ledger:
         applied = next((each for each in reversed(self.history) if each.link == ref), None)
         return (applied.command, applied.profile) if applied else ("", "")
 
-    def record(self, name: str, value: float, *, unit: str, better: str) -> None:
-        """Keep a number that a test reports: see `Lab.record`."""
-        problems = [
-            f"{word}={shown(text)}: must be text" for word, text in (("name", name), ("unit", unit))
-            if not isinstance(text, str)
-        ]  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, SupportsFloat) or not math.isfinite(float(value)):
-            problems.append(f"record({shown(name)}, {shown(value)}): must be a finite number")
-        if better not in ("lower", "higher"):
-            problems.append(f"better={shown(better)}: must be 'lower' or 'higher'")
-        if problems:
-            raise InvalidValueError(problems)
-        self.records.append(Record(name=name, value=float(value), unit=unit, better=better))
+    def record(self, metric: Metric) -> None:
+        """Keep a metric; of one that is there already, the samples are added. Raises InvalidValueError."""
+        known = self.metrics.get(metric.name)
+        self.metrics[metric.name] = metric if known is None else known.with_more(metric)
 
 
 def derived_seed(*parts: str) -> int:

@@ -1,4 +1,4 @@
-"""What is written of all tests of a session: the results, line by line and at the close; in JUnit's what is INVALID."""
+"""What is written of all tests of a session: the results, line by line; in JUnit's what is INVALID."""
 
 from __future__ import annotations
 
@@ -27,11 +27,6 @@ def _file(config: pytest.Config) -> Path:
     return config.invocation_params.dir / said
 
 
-def _lines_file(config: pytest.Config) -> Path:
-    file = _file(config)
-    return file.with_name(f"{file.name}l" if file.suffix == ".json" else f"{file.name}.jsonl")
-
-
 def prepare(session: pytest.Session) -> None:
     """Before tests that need a lab: see that results can be written, and take away what an earlier run has written.
 
@@ -44,8 +39,7 @@ def prepare(session: pytest.Session) -> None:
 
     below = config.invocation_params.dir
     try:
-        for path in (_file(config), _lines_file(config)):
-            writing.make_room(path, below)
+        writing.make_room(_file(config), below)
         _file(config).unlink(missing_ok=True)
     except OSError as error:
         config.stash[PROBLEMS].append(f"results cannot be written to {_file(config)}: {_why(error)}; {_ONE_MORE}")
@@ -56,14 +50,19 @@ def _why(error: OSError) -> str:
 
 
 class ResultsFile:
-    """Writes each test's result as it is reported, and all of them at the close; one a session, whoever runs tests."""
+    """Writes each test's result as it is reported; one a session, whoever runs tests."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._started = datetime.now(UTC)
         self._tests: dict[str, Mapping[str, Any]] = {}
-        self._netem: str | None = None
+        self._lab: Mapping[str, Any] = {}
+        """What is known of the lab on which the last test ran."""
+        self._machine: Mapping[str, Any] = {}
+        """What the file says of the machine."""
         self._lines: Lines | None = None
+        self._own: Mapping[str, Any] = {}
+        """This machine's facts, once they are needed."""
         self._unwritten = ""
         """Why lines could not be written any more."""
 
@@ -78,23 +77,36 @@ class ResultsFile:
         if found is not None:
             self._tests.pop(found["id"], None)
             self._tests[found["id"]] = found
-            self._netem = getattr(report, "testbed_netem", None) or self._netem
+            self._lab = getattr(report, "testbed_lab", None) or self._lab
             self._append({"test": found})
 
     def _append(self, said: Mapping[str, Any]) -> None:
-        from testbed.evidence.results import LINES_SCHEMA, as_text
+        from testbed.evidence.results import as_text, head
         from testbed.writing import Lines
 
         if self._unwritten:
             return
         try:
             if self._lines is None:
-                self._lines = Lines(_lines_file(self._config), below=self._config.invocation_params.dir)
-                head = {"schema": LINES_SCHEMA, "started": self._begun, "seed": self._config.stash[SEED]}
-                self._lines.append(as_text(head))
+                from testbed.pytest.machine import fingerprint
+
+                self._own = fingerprint(self._config.invocation_params.dir)
+                self._lines = Lines(_file(self._config), below=self._config.invocation_params.dir)
+                self._machine = self._whole_machine()
+                first = head(started=self._begun, seed=self._config.stash[SEED], machine=self._machine)
+                self._lines.append(as_text(first))
+            elif (machine := self._whole_machine()) != self._machine:
+                self._machine = machine
+                self._lines.append(as_text({"machine": machine}))
             self._lines.append(as_text(said))
         except OSError as error:
-            self._unwritten = f"results are not written to {_lines_file(self._config)} any more: {_why(error)}"
+            self._unwritten = f"results are not written to {_file(self._config)} any more: {_why(error)}"
+
+    def _whole_machine(self) -> dict[str, Any]:
+        """The facts of the machine and of the lab on it."""
+        versions = {**self._own["versions"], **self._lab.get("versions", {})}
+        known = {key: fact for key, fact in self._lab.items() if fact is not None}
+        return {**self._own, **known, "versions": versions}
 
     @property
     def _begun(self) -> str:
@@ -116,7 +128,7 @@ class ResultsFile:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the file, if a test had a lab; and say in JUnit's, which is written by now, what is INVALID."""
+        """Write the last line, if a test had a lab; and say in JUnit's, which is written by now, what is INVALID."""
         try:
             self._mark_invalid(self._config.getoption("xmlpath", None))
         except OSError as error:
@@ -128,30 +140,18 @@ class ResultsFile:
             return
         if config.option.collectonly:
             return
-        from testbed import writing
-        from testbed.evidence.results import as_text, session_json
+        from testbed.evidence.results import end
 
-        found = session_json(
-            self._tests.values(),
-            started=self._begun,
-            duration_s=(datetime.now(UTC) - self._started).total_seconds(),
-            seed=config.stash[SEED],
-            netem=self._netem,
-            exit_status=int(session.exitstatus),
-            problems=list(dict.fromkeys(problems)),
-            not_up=not_up,
-        )
-        self._append({"end": {key: value for key, value in found.items() if key not in ("schema", "tests")}})
+        said = end(
+            duration_s=(datetime.now(UTC) - self._started).total_seconds(), exit_status=int(session.exitstatus),
+            problems=list(dict.fromkeys(problems)), not_up=not_up,
+        )  # fmt: skip
+        self._append(said)
         if self._lines is not None:
             self._lines.close()
-        unwritten = [self._unwritten] if self._unwritten else []
-        try:
-            writing.write_whole(_file(config), as_text(found, indent=1), below=config.invocation_params.dir)
-        except OSError as error:  # the tests were run all the same; their results must not be lost with a traceback
-            unwritten.append(f"results are not written to {_file(config)}: {_why(error)}")
-        if unwritten:
-            for each in unwritten if not problems else ():  # else this is among them
-                told_at_close(config, f"testbed: {each}; {_ONE_MORE}")
+        if self._unwritten:  # the tests were run all the same; their results must not be lost with a traceback
+            if not problems:  # else this is among them
+                told_at_close(config, f"testbed: {self._unwritten}; {_ONE_MORE}")
             session.exitstatus = WRONG_USE
 
     def _mark_invalid(self, path: str | None) -> None:
@@ -172,14 +172,19 @@ class ResultsFile:
         write_whole(file, written, below=self._config.invocation_params.dir)
 
 
+_MOST_CHARACTERS = 1 << 20
+"""Of a first line that is read."""
 _CUT_SHORT = (2, 3, 4)
 """Exit statuses of pytest's that say that tests may not have been run: interrupted, internal error, wrong use."""
 
 
 def _is_ours(path: Path) -> bool:
     """Whether there is a results file of ours, which says what is true no more."""
+    from testbed.evidence.results import SCHEMA
+
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as lines:
+            said = json.loads(lines.readline(_MOST_CHARACTERS))
     except (OSError, ValueError):
         return False
-    return isinstance(said, dict) and str(said.get("schema", "")).startswith("testbed-results/")
+    return isinstance(said, dict) and str(said.get("schema", "")).startswith(SCHEMA.partition("/")[0])

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -46,6 +46,8 @@ class Run:
     """Which packets each link lost, by their numbers."""
     vacuous: list[str] = field(default_factory=list)
     """Markers whose links no packet met."""
+    facts: dict[str, Any] | None = None
+    """What its lab was, while it was up: see `testbed.evidence.machine`."""
     properties: list[tuple[str, str]] = field(default_factory=list)
     """What was added to the test's, for JUnit."""
 
@@ -192,8 +194,8 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
             tell(item, f"timeline {ref}", steps_in_words(steps))
             if late := late_in_words(steps):
                 warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
-        for record in lab.ledger.records:
-            tell(item, record.name, f"{record.value:g} {record.unit} ({record.better} is better)")
+        for metric in lab.ledger.metrics.values():
+            tell(item, metric.name, metric.describe())
 
 
 # --- around and after the body ------------------------------------------------------------------------
@@ -266,7 +268,8 @@ def keep(item: pytest.Item, lab: Lab) -> None:
     attempt.hosts = tuple(lab.whole.changes)
     for each in lab.whole.changes:
         tell(item, f"host {each.host}", str(each))
-    attempt.records = [vars(record) for record in lab.ledger.records]
+    run_of(item).facts = lab.facts()
+    attempt.metrics = tuple(lab.ledger.metrics.values())
     for link in lab.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"
         tell(item, f"proof {link.link}", levels)
@@ -338,7 +341,7 @@ def _keep_phase(item: pytest.Item, report: pytest.TestReport, outcome: Verdict) 
     if report.when == "teardown":  # all is known by now; with pytest-xdist, the report alone reaches the controller
         vars(report).update(
             testbed_result=result_of(item).as_json(),
-            testbed_netem=getattr(lab_on(item), "netem_engine", None),
+            testbed_lab=run_of(item).facts,
         )
 
 

@@ -22,7 +22,7 @@ _MOST_TOLD = 200
 WRONG_USE = 2
 """The exit status where the machine, the Compose file or the markers are at fault, and no test."""
 
-_DEFAULT_RESULTS = Path("report", "results.json")
+_DEFAULT_RESULTS = Path("report", "results.jsonl")
 _LATENESS_CHOICES = ("invalid", "warn")
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _VACUOUS_CHOICES = ("invalid", "warn")
@@ -103,7 +103,7 @@ def add_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--testbed-results", metavar="FILE", default=str(_DEFAULT_RESULTS),
-        help="where the results of tests with a lab are written, as JSON (default: %(default)s)",
+        help="where the results of tests with a lab are written, as JSON lines (default: %(default)s)",
     )  # fmt: skip
 
 

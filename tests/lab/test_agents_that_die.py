@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.commands.results import load
 from tests.lab.conftest import HERE
 from tests.lab.test_hosts_that_go import ASK
 
@@ -17,7 +17,6 @@ _HELPERS = """
 import os, pytest
 from pathlib import Path
 import testbed.lab.channel
-from testbed.lab.waiting import await_condition
 from testbed.lab.waiting import await_condition
 from tests.lab.test_local_death import alive, relatives
 
@@ -136,7 +135,7 @@ def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_pat
     text += _IN_SETUP + _AND_THE_NEXT
     (tmp_path / "conftest.py").write_text(_CONFTEST)
     (tmp_path / "test_it.py").write_text(text)
-    results = tmp_path / "results.json"
+    results = tmp_path / "results.jsonl"
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--rootdir=.", "--lab", kind,
@@ -146,7 +145,7 @@ def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_pat
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=290,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *sys.path])},
     )  # fmt: skip
-    told = {each["id"]: each for each in json.loads(results.read_text())["tests"]}
+    told = {test.id: test.last.content for test in load(results).tests}
     assert len(told) == text.count("\ndef test_")
     for name, each in told.items():
         # What the dead one's taps had said may be taken for a stranger's once: told, and never passed.

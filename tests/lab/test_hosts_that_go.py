@@ -219,7 +219,7 @@ def test_in_pytest_the_one_is_invalid_and_the_other_runs_on_a_whole_stack(kind: 
         "local": "lab.channel.call('halt_host', host='db')",
     }[kind]
     (tmp_path / "test_it.py").write_text(_TESTS.format(kill=kill, ask=ASK))
-    results = tmp_path / "results.json"
+    results = tmp_path / "results.jsonl"
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--lab", kind,

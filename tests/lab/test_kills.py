@@ -22,6 +22,7 @@ import pytest
 
 from testbed.backends.docker.engine import RUN_LABEL, Engine
 from testbed.backends.docker.runs import Run, clear_stale, runs
+from testbed.commands.results import load
 from testbed.lab.waiting import NotSeenError, await_condition
 from tests.lab.conftest import ROOT
 from tests.lab.test_kill import _devices, _kernels
@@ -294,8 +295,8 @@ def test_after_the_death_of_an_agent_or_a_kernel_the_session_goes_on(
             process.wait(deadline_s)
         finally:
             process.kill()
-    told = json.loads((tmp_path / "report" / "results.json").read_text())
-    outcomes = [each["outcome"] for each in told["tests"]]
+    told = load(tmp_path / "report" / "results.jsonl")
+    outcomes = [test.last.outcome.of("test") for test in told.tests]
     _tell(f"{victim}: {count} killed: {outcomes.count('passed')} passed, {outcomes.count('invalid')} invalid")
     assert set(outcomes) <= {"passed", "invalid"}, project.output
     assert len(outcomes) == _TESTS_EACH * count + 2, project.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from testbed.commands.results import load
 from tests.lab.conftest import ROOT
 
 _HOST = "build: {{context: {images}, dockerfile: client/Dockerfile}}, working_dir: /srv, init: true"
@@ -168,8 +168,8 @@ def run_pytest(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def outcomes(project: Path) -> dict[str, Any]:
-    found = json.loads((project / "report" / "results.json").read_text())
-    return {each["id"]: each for each in found["tests"]}
+    session = load(project / "report" / "results.jsonl")
+    return {test.id: test.last.content for test in session.tests}
 
 
 LABS = ("local",)

@@ -191,7 +191,7 @@ STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab]
     "impairment": ([delay], lambda lab: lab.impairments, {}),
     "cut": ([cut], lambda lab: lab.ports.cut, []),
     "history": ([delay], lambda lab: lab.ledger.history, []),
-    "record": ([lambda lab: lab.record("n", 1, unit="s", better="lower")], lambda lab: lab.ledger.records, []),
+    "record": ([lambda lab: lab.record("n", 1, unit="s", better="lower")], lambda lab: lab.ledger.metrics, {}),
     "program": ([lambda lab: lab.ledger.programs.append(ended())], lambda lab: lab.ledger.programs, []),
     "probed": ([lambda lab: lab.ledger.probed.update({REF: []})], lambda lab: lab.ledger.probed, {}),
     "step": ([lambda lab: lab.ledger.add_steps(REF, [])], lambda lab: lab.ledger.steps, {}),

@@ -198,6 +198,7 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.kernel.machine",
         "testbed.backends.local.child",
         "testbed.compose.composer",
+        "testbed.pytest.machine",
         "testbed.backends.terminal",
         "testbed.backends.docker.images",
     },

@@ -139,7 +139,7 @@ def test_what_is_told_of_a_test_whose_beginning_fails_is_not_of_the_one_before(
         broken.setattr(lab.whole, "begin", lambda: pytest.fail("no host"))
         with pytest.raises(pytest.fail.Exception):
             lab.begin("next")
-    assert (lab.ledger.records, lab.ledger.history, lab.ledger.seeds_from) == ([], [], "next")
+    assert (lab.ledger.metrics, lab.ledger.history, lab.ledger.seeds_from) == ({}, [], "next")
 
 
 def test_a_host_that_a_test_left_stopped_runs_again(lab: FakeLab) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 
 import docker
 import docker.errors
@@ -11,6 +10,9 @@ import pytest
 
 from testbed import LocalLab
 from testbed.backends import choice
+from testbed.evidence import stored
+from testbed.evidence.stored import Session
+from testbed.evidence.verdict import Verdict
 
 COMPOSE = """
 services:
@@ -275,6 +277,7 @@ from testbed.pytest import running
 
 class Lab:
     ledger, evidence, seedable, netem_engine = Ledger(), [], True, "carried"
+    def facts(self): return {"netem": "carried"}
     def begin_body(self):
         pass
 
@@ -319,6 +322,7 @@ class Succession:
 class Lab:
     whole, succession, ledger = Whole(), Succession(), Ledger()
     seedable, netem_engine = True, "carried"
+    def facts(self): return {"netem": "carried"}
     evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
         checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=Verdict.FAILS)],
@@ -344,14 +348,20 @@ def test_skipped(linked): pass
 """
 
 
+def written(project: pytest.Pytester, file: str = "report/results.jsonl") -> Session:
+    with (project.path / file).open() as lines:
+        return stored.read(lines, name=file)
+
+
 def test_the_results_file_has_every_test_of_a_lab_with_what_was_asked_held_and_seen(project: pytest.Pytester) -> None:
-    run(project, LINKED, "--testbed-seed", "5", "--testbed-results", "out/of/it.json", "--junitxml", "junit.xml")
-    found = json.loads((project.path / "out/of/it.json").read_text())
-    assert (found["schema"], found["seed"], found["exit_status"]) == ("testbed-results/1", 5, 1)
-    assert {each["id"].split("::")[1]: each["outcome"] for each in found["tests"]} == {
+    run(project, LINKED, "--testbed-seed", "5", "--testbed-results", "out/of/it.jsonl", "--junitxml", "junit.xml")
+    found = written(project, "out/of/it.jsonl")
+    assert found.end is not None
+    assert (found.seed, found.end["exit_status"]) == (5, 1)
+    assert {test.id.split("::")[1]: test.last.outcome.of("test") for test in found.tests} == {
         "test_good": "passed", "test_bad": "failed",
     }  # fmt: skip
-    good, bad = found["tests"]
+    good, bad = (test.last.content for test in found.tests)
     assert bad["reason"].endswith("AssertionError")
     assert good["reason"] is None
     assert good["replay"].startswith("pytest ")
@@ -396,12 +406,12 @@ def test_where_nothing_is_captured_the_counters_say_how_many_packets_were_lost(p
 
 def test_junit_has_an_invalid_test_as_an_error_of_its_own_type(project: pytest.Pytester) -> None:
     run(project, f"{NOT_IN_FORCE}\ndef test_it(broken):\n    pass\n", "--junitxml", "junit.xml")
-    written = (project.path / "junit.xml").read_text()
-    assert '<error message="INVALID: asked loss 2%' in written
-    assert ' type="testbed.invalid">' in written
-    assert 'errors="1" failures="0"' in written
-    (test,) = json.loads((project.path / "report/results.json").read_text())["tests"]
-    assert test["outcome"] == "invalid"
+    junit = (project.path / "junit.xml").read_text()
+    assert '<error message="INVALID: asked loss 2%' in junit
+    assert ' type="testbed.invalid">' in junit
+    assert 'errors="1" failures="0"' in junit
+    (test,) = written(project).tests
+    assert test.last.outcome is Verdict.INVALID
 
 
 def test_without_a_lab_no_results_are_written(project: pytest.Pytester) -> None:
@@ -421,18 +431,20 @@ def test_with_xdist_one_results_file_has_what_every_worker_found(project: pytest
     invalid = NOT_IN_FORCE.replace("Lab", "Broken") + "\ndef test_it(broken): pass\n"
     result = run(project, LINKED + invalid, "-n", "2", "--testbed-seed", "5")
     result.stdout.fnmatch_lines(["*test_it: asked loss 2%, the kernel reports 0%", "*1 invalid*"])
-    found = json.loads((project.path / "report/results.json").read_text())
-    assert (found["seed"], found["netem"], found["exit_status"]) == (5, "carried", 1)
-    assert {each["id"].split("::")[1]: each["outcome"] for each in found["tests"]} == {
+    found = written(project)
+    assert found.end is not None
+    assert (found.seed, found.machine["netem"], found.end["exit_status"]) == (5, "carried", 1)
+    assert {test.id.split("::")[1]: test.last.outcome.of("test") for test in found.tests} == {
         "test_good": "passed", "test_bad": "failed", "test_it": "invalid",
     }  # fmt: skip
-    assert all("--testbed-seed 5 " in each["replay"] for each in found["tests"] if each["replay"])
+    assert all("--testbed-seed 5 " in test.last.replay for test in found.tests if test.last.replay)
 
 
 def test_with_xdist_all_workers_have_the_seed_that_the_controller_drew(project: pytest.Pytester) -> None:
     run(project, LINKED, "-n", "2")
-    found = json.loads((project.path / "report/results.json").read_text())
-    assert all(f"--testbed-seed {found['seed']} " in each["replay"] for each in found["tests"])
+    found = written(project)
+    assert found.tests
+    assert all(f"--testbed-seed {found.seed} " in str(test.last.replay) for test in found.tests)
 
 
 def test_with_xdist_a_wrong_marker_is_told_once_and_nothing_is_run(project: pytest.Pytester) -> None:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from testbed.backends.local.lab import LocalLab
-from testbed.errors import InvalidValueError
-from testbed.evidence import results
+from testbed.evidence import results, stored
 from testbed.evidence.hoststate import HostChange, HostState
+from testbed.evidence.metric import Metric
 from testbed.evidence.proof import AtTaps, Check, LinkEvidence, Span, Tally
+from testbed.evidence.stored import Session
+from testbed.evidence.verdict import Verdict
 from testbed.judge.lateness import Lateness
-from testbed.spec import topologies
+from testbed.resources import resource
 from testbed.spec.impairment import CLEAN
 from testbed.spec.timeline import Taken
 from testbed.writing import Lines, refuse_links, write_whole
 
+RESULTS = "report/results.jsonl"
+SCHEMA = json.loads(resource(f"testbed/evidence/{results.SCHEMA_FILE}").read_text())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 FAKE = """
 import os, pytest, signal
 from testbed import ImpairmentNotAppliedError
@@ -42,6 +47,7 @@ class Succession:
 
 class Lab:
     evidence, seedable, netem_engine, whole = [], True, "carried", Whole
+    def facts(self): return {"lab": "local", "netem": "carried", "netem_kernel": "6.12.1", "offloads": None}
     succession = Succession
     def __init__(self): self.ledger = Ledger()
     def begin_body(self): pass
@@ -69,18 +75,27 @@ def run(project: pytest.Pytester, body: str, *arguments: str) -> pytest.RunResul
     return project.runpytest_inprocess("-p", "no:cacheprovider", "--lab", "compose", *arguments)
 
 
-def written(project: pytest.Pytester, name: str = "report/results.json") -> Any:
-    return json.loads((project.path / name).read_text())
+def lines(project: pytest.Pytester) -> list[dict[str, Any]]:
+    """The lines of the results file, each as the schema has it."""
+    found = [json.loads(line) for line in (project.path / RESULTS).read_text().splitlines()]
+    for line in found:
+        VALIDATOR.validate(line)
+    return found
 
 
-OLD = json.dumps(
-    {"schema": "testbed-results/1", "exit_status": 0, "tests": [{"id": "test_it.py::x", "outcome": "passed"}]}
-)
+def written(project: pytest.Pytester) -> Session:
+    lines(project)
+    return stored.read((project.path / RESULTS).read_text().splitlines(keepends=True), name=RESULTS)
+
+
+def outcomes(session: Session) -> list[tuple[str, str]]:
+    return [(test.id.removeprefix("test_it.py::"), test.last.outcome.of("test")) for test in session.tests]
 
 
 def old_results(project: pytest.Pytester) -> Path:
-    file = project.mkdir("report") / "results.json"
-    file.write_text(OLD)
+    file = project.mkdir("report") / "results.jsonl"
+    head = {"schema": "testbed-results/2", "started": "", "seed": 1, "machine": {}}
+    file.write_text(json.dumps(head) + "\n" + json.dumps({"end": {"exit_status": 0}}) + "\n")
     return file
 
 
@@ -88,7 +103,7 @@ def old_results(project: pytest.Pytester) -> Path:
 
 
 def test_what_had_ended_is_there_after_a_kill_and_no_old_file_says_passed(project: pytest.Pytester) -> None:
-    old = old_results(project)
+    old_results(project)
     project.makepyfile(
         test_it=FAKE + "def test_one(fake): pass\ndef test_two(fake): assert 0\n"
         "def test_three(fake): os.kill(os.getpid(), signal.SIGKILL)\ndef test_lab(lab): pass"
@@ -96,32 +111,30 @@ def test_what_had_ended_is_there_after_a_kill_and_no_old_file_says_passed(projec
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--lab", "compose", "--testbed-seed", "5"]
     done = subprocess.run(argv, cwd=project.path, capture_output=True, check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
-    with (project.path / "report/results.jsonl").open() as lines:
-        found = results.merged(lines)
-    assert [(each["id"], each["outcome"]) for each in found["tests"]] == [
-        ("test_it.py::test_one", "passed"), ("test_it.py::test_two", "failed"),
-    ]  # fmt: skip
-    assert found["seed"] == 5
-    assert "exit_status" not in found, "it did not come to its end"
-    assert not old.exists()
+    found = written(project)
+    assert outcomes(found) == [("test_one", "passed"), ("test_two", "failed")]
+    assert found.seed == 5
+    assert found.end is None
+    assert found.incomplete == "report/results.jsonl: the session did not come to its end"
 
 
-def test_the_lines_say_what_the_file_says(project: pytest.Pytester) -> None:
-    run(project, "def test_one(fake): pass\ndef test_two(fake): assert 0")
-    with (project.path / "report/results.jsonl").open() as lines:
-        assert results.merged(lines) == written(project)
-
-
-def test_a_line_that_was_cut_off_is_left_out_and_a_later_one_takes_the_place_of_a_former() -> None:
-    lines = [
-        '{"schema": "testbed-results-lines/1", "seed": 1}\n', '{"test": {"id": "a", "outcome": "failed"}}\n',
-        '{"test": {"id": "b", "outcome": "passed"}}\n', '{"test": {"id": "a", "outcome": "passed"}}\n',
-        '{"test": {"id"',
-    ]  # fmt: skip
-    found = results.merged(lines)
-    assert [(each["id"], each["outcome"]) for each in found["tests"]] == [("b", "passed"), ("a", "passed")]
-    with pytest.raises(ValueError, match="schema 'other/1': must be testbed-results-lines/1"):
-        results.merged(['{"schema": "other/1"}\n'])
+def test_the_head_has_the_machine_and_its_lab_and_a_line_tells_when_more_is_known(project: pytest.Pytester) -> None:
+    commit = ["-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"]
+    for argv in (["init", "-q"], ["add", "compose.yaml"], commit):
+        subprocess.run(["git", "-C", str(project.path), *argv], check=True, timeout=30)
+    (project.path / "compose.yaml").write_text("services: {a: {image: nobody/none}}")
+    run(project, "def test_one(fake): pass\ndef test_two(fake): fake.facts = lambda: {'lab': 'local', 'tc': 'tc 6'}\n"
+        "def test_three(fake): pass\ndef test_none(): pass")  # fmt: skip
+    head, *rest = lines(project)
+    assert head["schema"] == "testbed-results/2"
+    assert [next(iter(line)) for line in rest] == ["test", "machine", "test", "machine", "test", "end"]
+    known = head["machine"]
+    assert (known["lab"], known["netem"], known["netem_kernel"]) == ("local", "carried", "6.12.1")
+    assert known["kernel"] == os.uname().release
+    assert set(known["versions"]) == {"testbed", "python", "pytest"}
+    assert known["git"]["dirty"] is True
+    assert len(known["git"]["commit"]) == 40
+    assert [test.machine.get("tc") for test in written(project).tests] == [None, "tc 6", None]
 
 
 # --- exit status 2 -----------------------------------------------------------------------------------
@@ -136,20 +149,24 @@ def test_a_run_that_ends_with_2_leaves_no_old_file_that_says_passed(
     old_results(project)
     assert run(project, WRONG, *arguments).ret == 2
     found = written(project)
-    assert (found["tests"], found["exit_status"]) == ([], 2)
-    assert "nobody" in found["problems"][0]
+    assert found.end is not None
+    assert (found.tests, found.end["exit_status"]) == ((), 2)
+    assert "nobody" in found.end["problems"][0]
 
 
 def test_nor_does_one_that_collects_nothing(project: pytest.Pytester) -> None:
     old_results(project)
     assert run(project, "import nowhere_at_all").ret == 2
-    assert (written(project)["tests"], written(project)["exit_status"]) == ([], 2)
+    found = written(project)
+    assert found.end is not None
+    assert (found.tests, found.end["exit_status"]) == ((), 2)
 
 
 def test_a_file_that_is_none_of_ours_stays(project: pytest.Pytester) -> None:
-    old_results(project).write_text('{"mine": 1}')
+    file = old_results(project)
+    file.write_text('{"mine": 1}')
     assert run(project, "import nowhere_at_all").ret == 2
-    assert written(project) == {"mine": 1}
+    assert file.read_text() == '{"mine": 1}'
 
 
 def test_tests_that_fail_in_their_set_up_are_in_it_and_why_is_told_once(project: pytest.Pytester) -> None:
@@ -158,8 +175,9 @@ def test_tests_that_fail_in_their_set_up_are_in_it_and_why_is_told_once(project:
     result = run(project, body)
     assert result.ret == 2
     found = written(project)
-    assert [each["outcome"] for each in found["tests"]] == ["failed"] * 3
-    assert found["not_up"].startswith("no Docker engine answers")
+    assert [outcome for _, outcome in outcomes(found)] == ["failed"] * 3
+    assert found.end is not None
+    assert found.end["not_up"].startswith("no Docker engine answers")
     output = result.stdout.str()
     assert output.count("at one that runs") == 1, "the whole of it, once"
     assert output.count("(told in full at the end)") >= 3
@@ -173,13 +191,13 @@ def test_an_unwritable_path_is_told_with_q_too_and_before_anything_is_started(
     project: pytest.Pytester, arguments: tuple[str, ...]
 ) -> None:
     (project.path / "file").write_text("")
-    result = run(project, "def test_one(lab): pass", "-q", "--testbed-results", "file/results.json", *arguments)
+    result = run(project, "def test_one(lab): pass", "-q", "--testbed-results", "file/results.jsonl", *arguments)
     assert result.ret == 2
-    result.stdout.fnmatch_lines(["*results cannot be written to *file/results.json: Not a directory; say *"])
+    result.stdout.fnmatch_lines(["*results cannot be written to *file/results.jsonl: Not a directory; say *"])
     assert "engine" not in result.stdout.str()
 
 
-@pytest.mark.parametrize("link", ["report", "report/results.json", "report/results.jsonl"])
+@pytest.mark.parametrize("link", ["report", "report/results.jsonl"])
 def test_nothing_is_written_through_a_symbolic_link(project: pytest.Pytester, link: str) -> None:
     elsewhere = project.mkdir("elsewhere") / "target"
     (elsewhere.mkdir if link == "report" else elsewhere.touch)()
@@ -191,11 +209,11 @@ def test_nothing_is_written_through_a_symbolic_link(project: pytest.Pytester, li
     assert list(elsewhere.iterdir()) == [] if elsewhere.is_dir() else elsewhere.read_text() == ""
 
 
-def test_what_cannot_be_written_at_the_close_is_an_error(project: pytest.Pytester) -> None:
-    body = "def test_one(fake):\n    os.makedirs('report/results.json')"
+def test_what_cannot_be_written_any_more_is_an_error(project: pytest.Pytester) -> None:
+    body = "def test_one(fake):\n    os.makedirs('report/results.jsonl')"
     result = run(project, body, "-q")
     assert result.ret == 2
-    result.stdout.fnmatch_lines(["testbed: results are not written to *results.json: Is a directory; say *"])
+    result.stdout.fnmatch_lines(["testbed: results are not written to *results.jsonl any more: Is a directory; say *"])
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -240,12 +258,12 @@ def test_a_test_that_is_run_again_is_one_test_with_its_attempts(project: pytest.
     project.makeconftest(FLAKY)
     result = run(project, TWICE, "--testbed-seed", "5", *(["--testbed-reseed-reruns"] if reseed else []))
     result.stdout.fnmatch_lines(["test_it.py::test_flaky: flaky: failed, then passed"])
-    (test,) = written(project)["tests"]
-    (earlier,) = test["earlier_attempts"]
-    assert (test["outcome"], test["reason"], test["flaky"]) == ("passed", None, True)
-    assert (earlier["outcome"], earlier["seed"]) == ("failed", 5)
-    assert (test["seed"] == 5) is not reseed, "the same losses again, or others"
-    assert f"--testbed-seed {test['seed']} " in test["replay"], "the line repeats the attempt"
+    (test,) = written(project).tests
+    earlier, last = test.attempts
+    assert (last.outcome, last.reason, test.flaky) == (Verdict.HOLDS, None, True)
+    assert (earlier.outcome, earlier.seed) == (Verdict.FAILS, 5)
+    assert (last.seed == 5) is not reseed, "the same losses again, or others"
+    assert f"--testbed-seed {last.seed} " in str(last.replay), "the line repeats the attempt"
 
 
 # --- verdicts are values -----------------------------------------------------------------------------
@@ -328,17 +346,6 @@ def test_a_marker_whose_links_were_not_set_never_passes(project: pytest.Pytester
     run(project, body).stdout.fnmatch_lines(["*test_it: impair('a -> b', 'lossy'): not set: *", "*1 invalid*"])
 
 
-# --- numbers -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "fast", None, True])
-def test_a_record_is_a_finite_number(value: Any) -> None:
-    lab = LocalLab(topologies.star(2))
-    with pytest.raises(InvalidValueError, match="must be a finite number"):
-        lab.record("speed", value, unit="s", better="lower")
-    assert lab.ledger.records == []
-
-
 def test_what_is_not_finite_is_null_in_a_file() -> None:
     assert json.loads(results.as_text({"a": [math.nan, 1.5], "b": {"c": math.inf}})) == {
         "a": [None, 1.5],
@@ -364,7 +371,7 @@ def test_a_demo_that_cannot_write_its_report_starts_nothing(
     assert list((project.path / "elsewhere").iterdir()) == []
 
 
-def test_the_schema_in_its_docstring_has_every_key_that_is_written() -> None:
+def test_all_that_can_be_written_is_as_the_schema_has_it() -> None:
     link = LinkEvidence(
         link="a -> b", network="n", asked={}, command="", checks=[Check(field="delay")],
         tally=Tally(sent_packets=1, dropped_packets=0, queued_packets=0, tail_drops=(0, 1), tail_drops_from="",
@@ -374,21 +381,21 @@ def test_the_schema_in_its_docstring_has_every_key_that_is_written() -> None:
     )  # fmt: skip
     state = HostState(status="exited")
     host = HostChange(host="a", what="ended", by_test=True, before=state, after=state)
-    attempt = results.Attempt(
-        seed=1, records=[{"name": "t", "value": 1.0, "unit": "s", "better": "lower"}], links=[link], hosts=[host]
-    )
-    test = results.TestResult(id="t", attempts=[attempt, attempt]).as_json()
-    session = results.session_json([test], started="", duration_s=1, seed=1, netem=None, exit_status=0)
-    words = set(re.findall(r"\w+", results.__doc__ or ""))
-    assert set(keys(session)) <= words
+    metric = Metric(name="t", values=(1.0,), unit="s", better="lower")
+    attempt = results.Attempt(seed=1, metrics=[metric], links=[link], hosts=[host])
+    VALIDATOR.validate({"test": json.loads(json.dumps(results.TestResult(id="t", attempts=[attempt] * 2).as_json()))})
 
 
-def keys(value: Any) -> Iterator[str]:
-    """Every key of what is to become JSON."""
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            yield key
-            yield from keys(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from keys(each)
+def test_each_object_of_the_schema_is_closed_and_each_property_described() -> None:
+    """So that a key that is written but not in the schema fails the tests, and the reference says what each one is."""
+    for found in objects(SCHEMA):
+        assert "additionalProperties" in found, found
+        assert [key for key, each in found["properties"].items() if not {"description", "$ref"} & each.keys()] == []
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object with properties in a schema."""
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects(each)
+    if isinstance(value, dict) and isinstance(value.get("properties"), dict):
+        yield value

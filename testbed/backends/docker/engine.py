@@ -187,7 +187,7 @@ class Engine:
         """Connect; raises EnvironmentUnfitError saying what was tried and what came back."""
         try:
             self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S)
-            self._version = self._client.version()["Version"]
+            self.version: str = self._client.version()["Version"]
             self._security = [str(each) for each in self._client.info().get("SecurityOptions") or ()]
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
@@ -197,7 +197,7 @@ class Engine:
     def describe(self) -> str:
         """In a few words, for a header line."""
         how = ", ".join(["", *(words for name, words in _USERS.items() if f"name={name}" in self._security)])
-        return f"Docker Engine {self._version} at {self.address}{how}"
+        return f"Docker Engine {self.version} at {self.address}{how}"
 
     @property
     def rootless(self) -> bool:

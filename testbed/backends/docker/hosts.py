@@ -36,6 +36,12 @@ class ComposeHost(AgentHost):
         """What the engine's short form of it was when its state was looked at last."""
         self._state_then = NOBODY
 
+    @property
+    def image(self) -> str:
+        """The id of its container's image."""
+        attributes = self.container.attrs  # in the engine's short form, `Image` is a name
+        return str(attributes.get("ImageID") or attributes.get("Image") or "")
+
     # --- its state -------------------------------------------------------------------------------
 
     def state(self, listed: Mapping[str, Any] | None) -> HostState:

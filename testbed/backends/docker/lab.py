@@ -71,10 +71,10 @@ class ComposeLab(StackLab[ComposeHost]):
         ``compose_file``: one, or several that add to the first, as with ``docker compose -f a -f b``. ``netem``:
         ``host`` (this kernel's), ``carried`` (a kernel that we bring) or ``auto`` (the host's where it has one).
         ``say`` hears one line for each step that may take longer than a second, ``warn`` what Compose warns of in its
-        file (by itself ``say``). ``outlives_us``: the stack and its
-        impairments stay when this process ends, until `down`; `take_up` finds them again.
+        file (by itself ``say``). ``outlives_us``: the stack and its impairments stay when this process ends, until
+        `down`; `take_up` finds them again.
         """
-        super().__init__(netem=netem, up_deadline=up_deadline, say=say, warn=warn)
+        super().__init__(kind="compose", netem=netem, up_deadline=up_deadline, say=say, warn=warn)
         self.composer = Composer(files_of(compose_file), project=f"testbed-{self.run_id}", profiles=compose_profiles)
         self.stack = Stack(
             self.composer, run_id=self.run_id, outlives_us=outlives_us, up_deadline_s=self._up_deadline_s, say=say,
@@ -138,6 +138,7 @@ class ComposeLab(StackLab[ComposeHost]):
         Raises InvalidComposeError, EnvironmentUnfitError, ServiceFailedError; on failure nothing stays.
         """
         topology, engine, stack = self.topology, self.engine, self.stack
+        self.versions = {"engine": engine.version}
         with said_if_slow(self._say, "looking for what killed runs left"):
             clear_stale(engine, self._say)
         self.netem_image = images.ensure_netem(engine, self._say)

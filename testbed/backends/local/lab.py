@@ -64,7 +64,7 @@ class LocalLab(StackLab[LocalHost]):
         warn: Callable[[str], None] | None = None,
     ) -> None:
         """Nothing is read or started yet; the arguments are `ComposeLab`'s, or a drawing of `testbed.topologies`."""
-        super().__init__(netem=netem, up_deadline=up_deadline, say=say, warn=warn)
+        super().__init__(kind="local", netem=netem, up_deadline=up_deadline, say=say, warn=warn)
         self._drawing = compose_file if isinstance(compose_file, Drawing) else None
         self._files = () if isinstance(compose_file, Drawing) else files_of(compose_file)
         self._compose_profiles = tuple(compose_profiles)
@@ -217,6 +217,11 @@ class LocalLab(StackLab[LocalHost]):
         # The kernel itself is started when a link is impaired first.
         self.netem_engine, self.seedable, self.counts_classes = "carried", True, True
         self._not_carried = able["tun"]
+
+    def facts(self) -> dict[str, Any]:
+        """See `Backend`. A carried kernel brings a tc of its own, which this machine's does not tell of."""
+        own = super().facts()
+        return {**own, "tc": own["tc"] if self.netem_engine == "host" else None}
 
     def _carry(self, channel: Channel) -> None:
         """Have the carried kernel run. Raises EnvironmentUnfitError."""

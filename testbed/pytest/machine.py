@@ -1,0 +1,62 @@
+"""What of this machine goes into the head of the results: its kernel, its processor, versions, the commit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_GIT_WITHIN_S = 5.0
+
+
+def fingerprint(root: Path) -> dict[str, Any]:
+    """The machine's facts, without a lab's; ``root``: a folder of the repository that pytest runs in."""
+    return {
+        "kernel": os.uname().release,
+        "processor": next(_cpu_models(), None),
+        "processors": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "congestion_control": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
+        "versions": {
+            "testbed": version("pytest-testbed"), "python": platform.python_version(), "pytest": version("pytest"),
+        },
+        "git": _git(root),
+        "lab": None,
+        "netem": None,
+    }  # fmt: skip
+
+
+def _cpu_models() -> Iterator[str]:
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            yield value.strip()
+
+
+def _read(path: str) -> str | None:
+    """What the kernel says in a file; None where it has none."""
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="utf-8").strip()
+    return None
+
+
+def _git(root: Path) -> dict[str, Any] | None:
+    """The commit, and whether files that git knows were changed; None outside of a repository, or without git."""
+    commit = _said_by_git(root, "rev-parse", "HEAD")
+    changed = _said_by_git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
+    return None if not commit or changed is None else {"commit": commit, "dirty": bool(changed)}
+
+
+def _said_by_git(root: Path, *arguments: str) -> str | None:
+    # No lock: another git at work there must not fail because of us.
+    argv = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_GIT_WITHIN_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,157 @@
+"""Results that are read back: what is in them, and what is wrong with a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from testbed.commands.cli import cli
+from testbed.commands.results import load_all
+from testbed.errors import InvalidValueError
+from testbed.evidence import results, stored
+from testbed.evidence.machine import differences, in_words
+from testbed.evidence.metric import Metric
+from testbed.evidence.verdict import Verdict
+
+MACHINE = {"kernel": "6.1", "processors": 2, "netem": "host", "offloads": {"tso": True}, "versions": {}, "git": None}
+HEAD = json.dumps(results.head(started="2026-01-01T00:00:00+00:00", seed=5, machine=MACHINE)) + "\n"
+END = json.dumps(results.end(duration_s=1.0, exit_status=0)) + "\n"
+
+
+def line_of(name: str = "a", outcome: Verdict = Verdict.HOLDS, **changed: Any) -> str:
+    metric = Metric(name="upload", values=(1.0, 2.0), unit="s", better="lower")
+    attempt = results.Attempt(seed=5, outcome=outcome, metrics=[metric])
+    said = {**results.TestResult(id=name, attempts=[attempt]).as_json(), **changed}
+    return json.dumps({"test": said}) + "\n"
+
+
+def problems(*lines: str) -> list[str]:
+    with pytest.raises(InvalidValueError) as raised:
+        stored.read(lines, name="r.jsonl")
+    return list(raised.value.problems)
+
+
+def test_a_session_is_read_back_as_it_was_written() -> None:
+    session = stored.read([HEAD, line_of(), END], name="r.jsonl")
+    assert (session.seed, session.machine, session.incomplete) == (5, MACHINE, "")
+    assert session.end == {"duration_s": 1.0, "exit_status": 0, "problems": [], "not_up": None}
+    (test,) = session.tests
+    assert (test.id, test.last.outcome, test.machine) == ("a", Verdict.HOLDS, MACHINE)
+    assert test.last.metrics == (Metric(name="upload", values=(1.0, 2.0), unit="s", better="lower"),)
+    assert test.last.metric("other") is None
+
+
+def test_of_a_test_that_was_run_again_the_last_line_counts() -> None:
+    session = stored.read([HEAD, line_of("a", Verdict.FAILS), line_of("b"), line_of("a"), END], name="r.jsonl")
+    assert [(test.id, test.last.outcome) for test in session.tests] == [("b", Verdict.HOLDS), ("a", Verdict.HOLDS)]
+
+
+def test_a_session_that_was_killed_has_what_it_had() -> None:
+    session = stored.read([HEAD, line_of()], name="r.jsonl")
+    assert len(session.tests) == 1
+    assert session.incomplete == "r.jsonl: the session did not come to its end"
+
+
+@pytest.mark.parametrize("length", [1, 40, -2])
+def test_a_line_that_breaks_off_is_told_and_what_stands_before_it_is_kept(length: int) -> None:
+    session = stored.read([HEAD, line_of(), line_of("b")[:length]], name="r.jsonl")
+    assert [test.id for test in session.tests] == ["a"]
+    assert re.match(r"r\.jsonl:3: breaks off after \d+ characters, so its test is lost: '\{", session.cut)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ((), ["r.jsonl: is empty; a killed session has at least its first line"]),
+        (('{"schema": "testbed-results/1"}\n', line_of()),
+         ["r.jsonl:1: schema 'testbed-results/1'; this testbed reads testbed-results/2"]),
+        (('{"tests": 3}\n', "other\n"),
+         ['r.jsonl:1: no results of testbed: must begin with {"schema": "testbed-results/2", …}']),
+        (("[1]\n",), ['r.jsonl:1: no results of testbed: must begin with {"schema": "testbed-results/2", …}']),
+        (("schema: 2\n", "x\n"), ["r.jsonl:1: is no JSON: Expecting value: line 1 column 1 (char 0): 'schema: 2'"]),
+        ((HEAD[:20],), ["r.jsonl:1: breaks off: '{\"schema\": \"testbed-'"]),
+        ((HEAD, '{"tset": 1}\n', "}\n", END),
+         ["r.jsonl:2: is neither a machine, a test nor the end: '{\"tset\": 1}'",
+          "r.jsonl:3: is no JSON: Expecting value: line 1 column 1 (char 0): '}'"]),
+        ((HEAD, line_of(seed="x", flaky=1), line_of().replace('"passed"', '"green"')),
+         ["r.jsonl:2: test: flaky 1: must be true or false", "r.jsonl:2: test: seed 'x': must be a whole number",
+          "r.jsonl:3: test: outcome 'green': must be one of passed, skipped, failed, invalid"]),
+        ((HEAD, line_of(metrics=[{"name": "n", "values": [1, "x"], "unit": "s", "better": "best", "least_effect": 0,
+                                    "group": "g"}, {"name": "m"}, 3])),
+         ["r.jsonl:2: metric 'n': values [1, 'x']: must be finite numbers, at least one",
+          "r.jsonl:2: metric 'n': better 'best': must be lower, higher or null",
+          "r.jsonl:2: metric 'n': least_effect 0: must be more than 0",
+          *(f"r.jsonl:2: metric 'm': {key} is missing"
+            for key in ("values", "unit", "better", "least_effect", "group")),
+          "r.jsonl:2: metric 3: must be an object"]),
+        ((HEAD, '{"test": {"duration_s": NaN}}\n'),
+         ["r.jsonl:2: is no JSON: NaN is not a number of JSON: '{\"test\": {\"duration_s\": NaN}}'"]),
+        ((HEAD, line_of(), END, HEAD),
+         ["r.jsonl:4: another session begins here; give each session's file by itself"]),
+        ((HEAD, line_of(), END, HEAD.replace("6.1", "6.18"), "no JSON"),
+         ["r.jsonl:4: another session begins here and of another machine (kernel 6.1 and 6.18); give each session's "
+          "file by itself"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_told_with_the_line(lines: tuple[str, ...], told: list[str]) -> None:
+    assert problems(*lines) == told
+
+
+def test_an_unknown_fact_speaks_neither_for_nor_against_two_machines_being_alike() -> None:
+    other = {**MACHINE, "netem": None, "tc": "tc 6.1", "offloads": {"tso": False}, "git": {"commit": "x"}}
+    found = differences(MACHINE, other)
+    assert found == {"offloads": ({"tso": True}, {"tso": False})}
+    assert in_words(found) == "offloads tso on and tso off"
+
+
+# --- testbed results ---------------------------------------------------------------------------------
+
+
+def shown(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, ["results", *arguments])
+    return (1 if done.exception and not isinstance(done.exception, SystemExit) else done.exit_code), done.output
+
+
+def test_results_shows_a_session_and_gives_it_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text(HEAD + line_of("t::good") + line_of("t::bad", Verdict.FAILS, reason="[red]assert 0") + END)
+    status, output = shown(str(file))
+    assert status == 0
+    assert re.search(r"passed +t::good", output)
+    assert re.search(r"t::good +upload +1\.5 s +1 s +2 s", output)
+    assert "t::bad: [red]assert 0" in output
+    _, output = shown(str(file), "--json")
+    assert [test["outcome"] for test in json.loads(output)["tests"]] == ["passed", "failed"]
+
+
+def test_results_shows_what_a_killed_session_had_and_says_where_it_breaks_off(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text(HEAD + line_of("t::good") + '{"test": {"id"')
+    done = CliRunner().invoke(cli, ["results", str(file)])
+    assert "t::good" in done.output
+    assert isinstance(done.exception, InvalidValueError)
+    assert "r.jsonl:3: breaks off after 14 characters" in str(done.exception)
+
+
+def test_the_schema_is_printed() -> None:
+    assert json.loads(shown("--schema")[1])["title"] == "One line of a results file"
+
+
+def test_all_of_a_folder_in_the_order_of_their_begin_and_all_that_is_wrong_at_once(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.jsonl").write_text(HEAD.replace("2026", "2027") + END)
+    (tmp_path / "deep" / "b.jsonl").write_text(HEAD + END)
+    assert [Path(session.name).name for session in load_all(tmp_path)] == ["b.jsonl", "a.jsonl"]
+    for name in ("c", "d"):
+        (tmp_path / f"{name}.jsonl").write_text("")
+    with pytest.raises(InvalidValueError) as raised:
+        load_all(tmp_path)
+    assert len(raised.value.problems) == 2
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InvalidValueError, match=r"no \.jsonl file in this folder"):
+        load_all(tmp_path / "none")
