@@ -180,7 +180,7 @@ class Carriage:
             found = lateness.lateness(late_s, carrier=carrier, due_s=0.0, tolerance_s=tolerance_s)
         counts = bool(kernel) and not (self.warn_only and found.worst_s < lateness.STOOD_STILL_S)
         row = lateness.check(found, counts=counts)
-        problem = found.problem if counts else None
+        problem = f"{found.problem}: {found.remedy}" if counts and found.problem else None
         warning = found.warning if counts else found.problem or found.warning
         return replace(
             evidence, checks=[*evidence.checks, row], lateness=found.as_json(),

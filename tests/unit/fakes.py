@@ -40,6 +40,8 @@ class FakeAgent:
         self.entry: list[dict[str, Any]] = []
         """What feeds the port, as `tc -s -j filter show` has it."""
         self.at_taps: dict[str, Any] = {}
+        self.passages_ns: dict[str, list[int]] = {}
+        """By carried kernel, how long frames took through it."""
 
     def die(self) -> None:
         """Answer nothing any more."""
@@ -128,7 +130,8 @@ class FakeAgent:
         return {}
 
     def _passages(self) -> dict[str, Any]:
-        return {"kernels": {}, "due_ns": 0, "overslept_ns": [0] * 50}
+        kernels = {name: {"passages_ns": times_ns, "missing_ns": []} for name, times_ns in self.passages_ns.items()}
+        return {"kernels": kernels, "due_ns": 0, "overslept_ns": [0] * 50}
 
 
 def _place(line: str) -> tuple[int, int]:

@@ -205,6 +205,15 @@ def test_lateness_is_watched_anew_and_known_though_it_was_not_before(
         assert [check.kernel for check in link.checks if check.field == "lateness"] == ["this machine's timer"]
 
 
+def test_a_test_that_does_not_count_for_lateness_says_what_to_do(lab: FakeLab) -> None:
+    lab.ports.attached("server", "lan").kernel = "tbk"
+    lab.agent.carries, lab.agent.passages_ns = True, {"tbk": [500_000_000]}
+    lab.impair(LINK, delay="1ms")
+    unread(lab)
+    with pytest.raises(ImpairmentNotAppliedError, match=r"500ms late.*run fewer tests at once.*--testbed-lateness=warn"):
+        lab.verify()
+
+
 def test_what_was_refused_before_the_carrier_and_at_the_port_is_the_test_befores(lab: FakeLab) -> None:
     lab.impair(LINK, delay="1ms")
     port = lab.ports.attached("server", "lan")
