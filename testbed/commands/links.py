@@ -30,7 +30,7 @@ from testbed.lab.lab import Lab
 from testbed.report import evidence
 from testbed.spec.impairment import CLEAN
 from testbed.spec.topology import LinkRef
-from testbed.text import shown
+from testbed.text import shortened, shown
 
 
 @command()
@@ -48,7 +48,11 @@ def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> 
     try:
         asked = asked_of(lab, link, what)
         for applied in lab.impair(asked.link, asked.profile, **asked.words):
-            OUT.print(f"{applied.link}: {applied.describe()}   ({applied.command})", markup=False, soft_wrap=True)
+            OUT.print(
+                f"{applied.link}: {shortened(applied.describe())}   ({shortened(applied.command)})",
+                markup=False,
+                soft_wrap=True,
+            )
             for line in applied.asked.realised:
                 OUT.print(f"    warning: {line}", markup=False, soft_wrap=True)
     finally:

@@ -14,7 +14,7 @@ from testbed.errors import LabError
 from testbed.lab.observer import SNAP_BYTES, PortCapture
 from testbed.observe.passages import losses
 from testbed.spec.words import write_numbers
-from testbed.writing import refuse_links
+from testbed.writing import refuse_links, write_whole
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
@@ -46,8 +46,8 @@ class KeptCaptures:
         """Why packets of some port could not be captured; empty if they could."""
         try:
             refuse_links(folder, below)
-            for path in folder.glob("*.pcapng"):
-                path.unlink()
+            for path in (*folder.glob("*.pcapng"), folder / "lost.txt"):
+                path.unlink(missing_ok=True)
         except OSError as error:
             self.failed = str(error.strerror)
 
@@ -90,7 +90,7 @@ class KeptCaptures:
             known.append((port, capture))
 
     def save(self) -> list[Path]:
-        """End every capture and write it; the files' paths.
+        """End every capture and write it, and what was lost to ``lost.txt``; the files' paths.
 
         Raises LabError if they cannot be had, OSError if they cannot be written.
         """
@@ -102,6 +102,9 @@ class KeptCaptures:
                 saved.append(capture.save(self._folder / f"{name}.pcapng", below=self._below))
                 self.losses += self._losses(capture) if len(captures) == 1 else []
         self._running.clear()
+        if self.losses:
+            saved.append(self._folder / "lost.txt")
+            write_whole(saved[-1], "".join(f"{line}\n" for line in self.losses), below=self._below)
         return saved
 
     def _losses(self, capture: PortCapture) -> list[str]:

@@ -21,6 +21,7 @@ from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.evidence.verdict import Verdict, words
 from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of, wanted
 from testbed.pytest.state import KEPT_OPTIONS, LAB, SEED, chosen, fail_if_not_up
+from testbed.text import shortened
 
 if TYPE_CHECKING:
     from testbed.evidence.results import Attempt, TestResult
@@ -264,7 +265,7 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
 def keep(item: pytest.Item, lab: Lab) -> None:
     """Keep what was found of the test's links, for the results file and JUnit."""
     attempt = _attempt_of(item)
-    attempt.links, attempt.replay = tuple(lab.evidence), replay(item, lab).splitlines()[0]
+    attempt.links, attempt.replay = tuple(lab.evidence), replay_command(item, lab)
     attempt.hosts = tuple(lab.whole.changes)
     for each in lab.whole.changes:
         tell(item, f"host {each.host}", str(each))
@@ -329,7 +330,7 @@ def _explain(item: pytest.Item, lab: Lab, report: pytest.TestReport) -> None:
 
         seen = "\n".join(line for link in lab.evidence for line in evidence.lines(link))
         sections.append(("asked, kernel, seen", seen))
-    sections.append(("to run it again under the same network", replay(item, lab)))
+    sections.append(("to run it again under the same network", _replay(item, lab)))
     report.sections += [(f"testbed: {title}", text) for title, text in sections]
     vars(report).update(testbed_sections=[text for _, text in sections])
 
@@ -345,8 +346,8 @@ def _keep_phase(item: pytest.Item, report: pytest.TestReport, outcome: Verdict) 
         )
 
 
-def replay(item: pytest.Item, lab: Lab) -> str:
-    """The command that repeats a test under the same network, and what was put on its links."""
+def replay_command(item: pytest.Item, lab: Lab) -> str:
+    """The command that repeats a test under the same network."""
     config, run = item.config, run_of(item)
     _, *inside = id_of(item).split("::")  # which has no path where the file lies outside pytest's root
     path = os.path.relpath(item.path, config.invocation_params.dir)  # the line is for where pytest was started
@@ -359,10 +360,16 @@ def replay(item: pytest.Item, lab: Lab) -> str:
         said: str = config.getoption(option)
         if said != usual:
             words += [option, said]
-    links = [f"{each.link}: {each.describe()}" for each in lab.ledger.history]
+    return shlex.join(words)
+
+
+def _replay(item: pytest.Item, lab: Lab) -> str:
+    """That command, what was put on the links, and what they lost; each line short enough for a terminal."""
+    links = [f"{applied.link}: {applied.describe()}" for applied in lab.ledger.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
-    lost = run.lost or _counted_losses(lab, captured=config.getoption("--testbed-capture") != "never")
-    return "\n".join([shlex.join(words), *links, *unseeded, *lost, *_earlier(lab)])
+    captured = item.config.getoption("--testbed-capture") != "never"
+    lost = run_of(item).lost or _counted_losses(lab, captured=captured)
+    return "\n".join([replay_command(item, lab), *map(shortened, (*links, *unseeded, *lost, *_earlier(lab)))])
 
 
 def _earlier(lab: Lab) -> Iterator[str]:

@@ -122,6 +122,8 @@ def test_a_failed_test_prints_the_line_that_repeats_it(stack: Lab, kind: str, tm
     ]
     # 40 at 30 %: mean 12, σ ≈ 2.9; that none is lost happens once in 1.6 million runs. And the same again, above.
     assert re.fullmatch(r"client -> server: lost [1-9]\d* of 40 packets: drop_packets=[\d, -]+", lost)
+    (kept,) = tmp_path.glob("report/captures/*/lost.txt")
+    assert kept.read_text() == f"{lost}\n", "there as a whole, however long"
     assert len(set(re.findall(r"seed=(\d+)", first))) == 4, "each link and each time has its own"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -62,6 +63,16 @@ def test_each_verdict_is_printed_as_it_is() -> None:
     checks = [Check(field=each, verdict=each) for each in (Verdict.HOLDS, Verdict.FAILS, Verdict.SHOWN)]
     _, _, *printed = evidence.lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=checks))
     assert [line.split()[-1] for line in printed[:3]] == ["holds", "FAILS", "shown"]
+
+
+def test_a_list_of_hundreds_of_packet_numbers_is_shortened_on_a_terminal() -> None:
+    numbers = ", ".join(map(str, range(0, 900, 2)))
+    check = Check(field="drop_packets", asked=numbers, seen="450 dropped", verdict=Verdict.HOLDS)
+    link = LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=[check])
+    _, _, row = evidence.lines(link)
+    assert len(row) < 200
+    assert re.fullmatch(r" +drop_packets +0, 2, 4, .*… +— +450 dropped +holds", row)
+    assert link.as_json()["checks"][0]["asked"] == numbers, "the results file has all of them"
 
 
 def test_a_stack_whose_links_are_cut_is_not_said_to_be_whole() -> None:

@@ -210,7 +210,9 @@ def test_a_test_that_does_not_count_for_lateness_says_what_to_do(lab: FakeLab) -
     lab.agent.carries, lab.agent.passages_ns = True, {"tbk": [500_000_000]}
     lab.impair(LINK, delay="1ms")
     unread(lab)
-    with pytest.raises(ImpairmentNotAppliedError, match=r"500ms late.*run fewer tests at once.*--testbed-lateness=warn"):
+    with pytest.raises(
+        ImpairmentNotAppliedError, match=r"500ms late.*run fewer tests at once.*--testbed-lateness=warn"
+    ):
         lab.verify()
 
 

@@ -266,6 +266,20 @@ def test_a_test_that_is_run_again_is_one_test_with_its_attempts(project: pytest.
     assert f"--testbed-seed {last.seed} " in str(last.replay), "the line repeats the attempt"
 
 
+LONG = """
+def test_long(fake, request):
+    running.run_of(request.node).lost.append("a -> b: lost 450 of 900 packets: drop_packets=" + "1, " * 450)
+    assert 0
+"""
+
+
+def test_hundreds_of_lost_packets_are_one_short_line_on_the_terminal(project: pytest.Pytester) -> None:
+    result = run(project, LONG)
+    (line,) = (line for line in result.outlines if line.startswith("a -> b: lost 450 of 900 packets: drop_packets=1, "))
+    assert len(line) == 200
+    assert line.endswith("…")
+
+
 # --- verdicts are values -----------------------------------------------------------------------------
 
 
