@@ -58,15 +58,16 @@ def measure(report: Report) -> None:
 
 def _measure_cost(report: Report, lab: Lab, port: Port, when: str) -> None:
     rounds, turn_s = (_QUICK_ROUNDS, _QUICK_TURN_S) if report.quick else (_ROUNDS, _TURN_S)
-    agent, taps = lab.capture_agent(), port.channel.call("clocks")
+    agent = lab.capture_agent()
     costs = []
     for number in range(rounds):
         used = {}
         for watched in (False, True) if number % 2 == 0 else (True, False):
             if watched:
-                agent.call("watch_passages", taps=taps)
+                agent.call("watch_passages", clocks=port.channel.call("clocks"))
             else:
                 agent.call("rest")
+                port.channel.call("clocks", running=False)
             before, began = _ran_ns(), time.monotonic_ns()
             time.sleep(turn_s)  # what is measured is of a while
             used[watched] = (_ran_ns() - before) / (time.monotonic_ns() - began)

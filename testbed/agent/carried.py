@@ -52,7 +52,9 @@ _MCONSOLE_DATA = 512
 # Of a device that no port has.
 _CLOCK_DEVICE = "vec9999"
 CLOCK_MTU = 1500
-CLOCK_DELAY_S = 0.001
+CLOCK_DELAY_S = 0.03
+CLOCK_ETHERTYPE = 0x88B5
+"""For local experiments (linux/if_ether.h)."""
 
 
 def find_kernel(root: Path | None = None) -> str | None:
@@ -209,6 +211,7 @@ class CarriedKernel:
         """Have a device of its own send back, `CLOCK_DELAY_S` later, whatever the tap of this name brings.
 
         How late that is, is how late all else in there is: a packet is taken in, waits for a timer, and goes out.
+        See `passage`.
         """
         self.plug(_CLOCK_DEVICE, tap, mtu=CLOCK_MTU)
         back = splice.Redirect(source=_CLOCK_DEVICE, target=_CLOCK_DEVICE)

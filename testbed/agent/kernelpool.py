@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from . import devices
-from .carried import CLOCK_MTU, CarriedKernel
+from . import devices, splice
+from .batch import Batch
+from .carried import CLOCK_ETHERTYPE, CLOCK_MTU, CarriedKernel
 from .protocol import Refused
 from .taps import make_tap, no_tun
 
@@ -26,6 +28,8 @@ class KernelPool:
         self.root: Path | None = None
         """The root file system that has the kernel, if not this machine's PATH; see `carried.CarriedKernel`."""
         self.running: list[CarriedKernel] = []
+        self._clocks: dict[str, dict[str, Any]] = {}
+        """The running clocks, by kernel name."""
         self._booted = 0
         self.last_death = ""
         """Why the last one died, in parentheses, for an error message; empty if none did."""
@@ -64,16 +68,37 @@ class KernelPool:
             kernel.kill()
             self.running.remove(kernel)
 
-    def clocks(self) -> dict[str, str]:
-        """By kernel name: the tap that shows how late the kernel is. See `CarriedKernel.clock`."""
+    def clocks(self, tc: Batch, *, running: bool) -> dict[str, dict[str, Any]]:
+        """By kernel name: the ``tap`` that shows how late the kernel is, and the ``token`` of the frame to send there.
+
+        ``running``: whether that frame is returned whenever the kernel sends it; see `passage`. ``tc``: this machine's.
+        """
+        if not running:
+            tc.run([f"filter delete dev {kernel.clock} parent ffff:" for kernel in self.running if kernel.clock])
+            self._clocks.clear()
+            return {}
         for kernel in self.running:
-            if kernel.clock is None and not kernel.stopped:
-                tap = f"{kernel.name}c"
-                if self._own_net:
-                    make_tap(tap)
-                kernel.open_clock(tap)
-                devices.have_up(tap, mtu=CLOCK_MTU, queue_packets=devices.QUEUE_PACKETS)
-        return {kernel.name: kernel.clock for kernel in self.running if kernel.clock is not None}
+            if kernel.name not in self._clocks and not kernel.stopped:
+                self._clocks[kernel.name] = self._start_clock(kernel, tc)
+        self._clocks = {each.name: self._clocks[each.name] for each in self.running if each.name in self._clocks}
+        return self._clocks
+
+    def _start_clock(self, kernel: CarriedKernel, tc: Batch) -> dict[str, Any]:
+        """Return frames with a new token from now on: a frame with an earlier one is dropped."""
+        lines = []
+        if (tap := kernel.clock) is None:
+            tap = f"{kernel.name}c"
+            if self._own_net:
+                make_tap(tap)
+            kernel.open_clock(tap)
+            devices.have_up(tap, mtu=CLOCK_MTU, queue_packets=devices.QUEUE_PACKETS)
+            lines = [f"qdisc add dev {tap} ingress"]
+        token = secrets.randbits(32)
+        back = splice.Redirect(
+            source=tap, target=tap, protocol=f"{CLOCK_ETHERTYPE:#x}", match=f"{token:#x} 0xffffffff at 0"
+        )
+        tc.checked([*lines, back.put()])
+        return {"tap": tap, "token": token}
 
     def kill(self) -> None:
         """End all of them."""

@@ -1,13 +1,13 @@
-"""How late carried kernels are: frames that they send back a fixed time later, and the kernel's time stamps of them.
+"""How late carried kernels are: a frame that goes round through each of them, and the kernel's time stamps of it.
 
-Each carried kernel has a tap (`CarriedKernel.open_clock`) whose frames it sends back through a netem of its own. A
-thread sends one every so often. A frame bears the time at which it was sent, and the kernel here says when it came back
-(SO_TIMESTAMPNS, socket(7)): that we are late to send or to read is no lateness of theirs. CAP_NET_RAW is needed.
+Each carried kernel has a tap (`CarriedKernel.open_clock`). It sends back what comes there through a netem of its own,
+and while `KernelPool.clocks` has it run, the one frame that bears its token is redirected into the tap again. A frame that
+is put there goes round by itself, whoever is late here. We need only read, now and then, when it passed: the kernel
+notes that (SO_TIMESTAMPNS, socket(7)). CAP_NET_RAW is needed.
 """
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 import threading
@@ -17,24 +17,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .carried import CLOCK_DELAY_S
+from .carried import CLOCK_DELAY_S, CLOCK_ETHERTYPE
 from .protocol import Operation, Refused
 
-# linux/if_packet.h, asm-generic/socket.h, linux/if_ether.h: for local experiments
+# linux/if_packet.h, asm-generic/socket.h, linux/if_ether.h
 _SO_TIMESTAMPNS, _SOL_PACKET, _IGNORE_OUTGOING = 35, 263, 23
-_ETH_P_ALL, _ETHERTYPE = 0x0003, 0x88B5
+_ETH_P_ALL = 0x0003
 # An address that no bridge passes on (IEEE 802.1Q, 8.6.3), and one that is local.
-_HEAD = bytes.fromhex("0180c200000f") + bytes.fromhex("027462726b00") + struct.pack("!H", _ETHERTYPE)
-_STAMP = struct.Struct("!QQ")
-"""Of a frame: its number and when it was sent, by CLOCK_REALTIME in nanoseconds."""
+_HEAD = bytes.fromhex("0180c200000f") + bytes.fromhex("027462726b00") + struct.pack("!H", CLOCK_ETHERTYPE)
+_TOKEN = struct.Struct("!I")
 _FRAME_BYTES = 60
 
-_EVERY_S = 0.03
-# The clock is read before and after a frame is sent; where this lies in between, we were interrupted, and when it was
-# sent is not known.
-_UNSURE_NS = 1_000_000
+_DUE_NS = round(CLOCK_DELAY_S * 1e9)
+_READ_EVERY_S = 2.0
+"""A socket holds what passes in some seven times as long."""
+_SOCKET_BYTES = 1 << 20
+"""The kernel gives as much of it as it lets anybody have (net.core.rmem_max)."""
 _MOST = 200_000
-"""So many frames of one kernel are remembered, the last of them: more than an hour's."""
+"""So many passages of one kernel are remembered, the last of them: more than an hour's."""
 
 
 @dataclass
@@ -42,44 +42,58 @@ class _Clock:
     """One kernel that is watched."""
 
     socket: socket.socket
-    number: int = 0
-    waiting: dict[int, int] = field(default_factory=dict)
-    """Frames that have not come back: number and time of sending."""
+    token: int
+    since_ns: int = 0
+    """When its frame passed last, was sent, or `begin` was called; by CLOCK_REALTIME."""
+    whole: bool = False
+    """Whether the frame has been on its way since then."""
     passages_ns: array[int] = field(default_factory=lambda: array("q"))
-    lost: int = 0
-    """Frames that later ones have overtaken: none does on its way, so these were dropped."""
+    """How long it took each time."""
     ended: str = ""
 
+    @property
+    def _begins(self) -> bytes:
+        return _HEAD + _TOKEN.pack(self.token)
+
     def send(self) -> None:
-        """Send a frame, unless nobody takes them; one whose time is not sure is sent for nothing."""
-        before = time.time_ns()
-        self.socket.send((_HEAD + _STAMP.pack(self.number, before)).ljust(_FRAME_BYTES, b"\0"))
-        if time.time_ns() - before < _UNSURE_NS:
-            self.waiting[self.number] = before
-        self.number += 1
+        """Put its frame there."""
+        try:
+            self.socket.send(self._begins.ljust(_FRAME_BYTES, b"\0"))
+        except OSError as error:
+            self.ended = error.strerror or str(error)
+        self.since_ns, self.whole = time.time_ns(), True
+
+    def begin(self) -> None:
+        """Forget what was seen. Of the passage that is under way only what is yet to come counts."""
+        self.take()
+        self.since_ns, self.whole = time.time_ns(), False
+        del self.passages_ns[:]
 
     def take(self) -> None:
-        """Take what has come back, until none is missing."""
-        while self.waiting:
+        """Note the passages so far."""
+        while not self.ended:
             try:
                 frame, ancillary, _, _ = self.socket.recvmsg(_FRAME_BYTES, 64)
             except BlockingIOError:
                 return
-            if frame[12:14] != _HEAD[12:14]:
-                continue
-            number, _ = _STAMP.unpack_from(frame, len(_HEAD))
+            except OSError as error:
+                self.ended = error.strerror or str(error)
+                return
             stamps = [data for level, kind, data in ancillary if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS)]
-            if number in self.waiting and stamps:
+            if frame.startswith(self._begins) and stamps:
                 seconds, nanoseconds = struct.unpack("=qq", stamps[0])
-                self.passages_ns.append(seconds * 1_000_000_000 + nanoseconds - self.waiting.pop(number))
-                self.lost += len(overtaken := [each for each in self.waiting if each < number])
-                for each in overtaken:
-                    del self.waiting[each]
-                del self.passages_ns[: len(self.passages_ns) - _MOST]
+                self._passed(seconds * 1_000_000_000 + nanoseconds)
+
+    def _passed(self, now_ns: int) -> None:
+        took_ns = now_ns - self.since_ns
+        if self.whole or took_ns > _DUE_NS:
+            self.passages_ns.append(took_ns)
+            del self.passages_ns[: len(self.passages_ns) - _MOST]
+        self.since_ns, self.whole = now_ns, True
 
 
 class Passages:
-    """Every kernel that is watched, and the thread that sends."""
+    """Every kernel that is watched, or this machine's timer, and the thread that reads."""
 
     def __init__(self) -> None:
         self._clocks: dict[str, _Clock] = {}
@@ -92,17 +106,22 @@ class Passages:
         """The protocol's operations."""
         return {"watch_passages": self.watch, "passages": self.told, "rest": self.rest}
 
-    def watch(self, *, taps: Mapping[str, str], anew: bool = True) -> None:
-        """Watch the kernels with these taps, by name, and our own timer; ``anew``: forget what was seen so far."""
+    def watch(self, *, clocks: Mapping[str, Mapping[str, Any]], anew: bool = True) -> None:
+        """Watch the kernels with these clocks, by name, as `KernelPool.clocks` tells of them; if none, our own timer.
+
+        ``anew``: forget what was seen so far.
+        """
         with self._lock:
             for name, clock in list(self._clocks.items()):
-                if anew or name not in taps:
-                    clock.socket.close()
-                    del self._clocks[name]
-            for name in taps.keys() - self._clocks.keys():
-                self._clocks[name] = _Clock(_open(taps[name]))
+                if name not in clocks or clocks[name]["token"] != clock.token:
+                    self._clocks.pop(name).socket.close()
             if anew:
                 del self._overslept_ns[:]
+                for clock in self._clocks.values():
+                    clock.begin()
+            for name in clocks.keys() - self._clocks.keys():
+                self._clocks[name] = _Clock(_open(clocks[name]["tap"]), clocks[name]["token"])
+                self._clocks[name].send()
             self._watching.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="passages", daemon=True)
@@ -110,47 +129,41 @@ class Passages:
 
     def rest(self) -> None:
         """Watch nothing until `watch` is asked."""
-        self._watching.clear()
+        with self._lock:
+            self._watching.clear()
+            for clock in self._clocks.values():
+                clock.take()
+                clock.socket.close()
+            self._clocks.clear()
 
     def told(self) -> dict[str, Any]:
-        """Of each kernel: how long each frame took in all, and how long ago those were sent that are not back; ns.
+        """Of each kernel: how long its frame took each time, and how long it is under way by now; ns.
 
-        ``overslept_ns``: how late our own timer was, each time, which tells of the machine and not of a kernel.
+        ``overslept_ns``: how late our own timer was, each time, where no kernel is watched.
         """
         with self._lock:
             found = {}
             for name, clock in self._clocks.items():
-                self._attend(clock, send=False)
-                now = time.time_ns()
+                clock.take()
                 found[name] = {
-                    "passages_ns": list(clock.passages_ns), "ended": clock.ended,
-                    "missing_ns": [now - sent for sent in clock.waiting.values()], "lost": clock.lost,
+                    "passages_ns": list(clock.passages_ns), "missing_ns": [time.time_ns() - clock.since_ns],
+                    "ended": clock.ended,
                 }  # fmt: skip
-            return {"kernels": found, "due_ns": round(CLOCK_DELAY_S * 1e9), "overslept_ns": list(self._overslept_ns)}
+            return {"kernels": found, "due_ns": _DUE_NS, "overslept_ns": list(self._overslept_ns)}
 
     def _run(self) -> None:
         while True:
             self._watching.wait()
-            due = time.monotonic() + _EVERY_S
-            time.sleep(_EVERY_S)
+            every_s = _READ_EVERY_S if self._clocks else CLOCK_DELAY_S
+            due = time.monotonic() + every_s
+            time.sleep(every_s)
+            late_ns = round((time.monotonic() - due) * 1e9)
             with self._lock:
-                self._overslept_ns.append(round((time.monotonic() - due) * 1e9))
-                del self._overslept_ns[: len(self._overslept_ns) - _MOST]
+                if not self._clocks:
+                    self._overslept_ns.append(late_ns)
+                    del self._overslept_ns[: len(self._overslept_ns) - _MOST]
                 for clock in self._clocks.values():
-                    self._attend(clock, send=True)
-
-    @staticmethod
-    def _attend(clock: _Clock, *, send: bool) -> None:
-        if clock.ended:
-            return
-        try:
-            clock.take()
-            if send:
-                clock.send()
-        except OSError as error:
-            if error.errno in (errno.ENOBUFS, errno.EAGAIN):  # the tap is full: the frames in it say how late it is
-                return
-            clock.ended = error.strerror or str(error)
+                    clock.take()
 
 
 def _open(tap: str) -> socket.socket:
@@ -161,6 +174,7 @@ def _open(tap: str) -> socket.socket:
         raise Refused(f"a packet socket needs CAP_NET_RAW: {error.strerror}") from None
     try:
         opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BYTES)
         opened.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
         opened.bind((tap, _ETH_P_ALL))
     except OSError as error:

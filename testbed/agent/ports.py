@@ -310,10 +310,10 @@ class Ports:
                 here.apply([up(attached.ifindex)])
         return splice.amiss(devices.device(attached.veth), master=attached.bridge, far_end=FAR_END)
 
-    def clocks(self) -> dict[str, str]:
+    def clocks(self, *, running: bool = True) -> dict[str, dict[str, Any]]:
         """See `KernelPool.clocks`."""
         self._bury()
-        return self._kernels.clocks()
+        return self._kernels.clocks(self._tc.batch(), running=running)
 
     # --- how ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ IFF_UP = 0x1  # linux/if.h
 
 @dataclass(frozen=True, kw_only=True)
 class Redirect:
-    """A filter that sends every packet, or every ARP packet, on to another device."""
+    """A filter that sends every packet, or those of one kind, on to another device."""
 
     source: str
     target: str
@@ -29,12 +29,14 @@ class Redirect:
     """Whether they leave through the target, or come in there."""
     first: str = ""
     """Another action that comes before, in tc's words."""
+    match: str = "0 0"
+    """Which packets: a value, its mask, and where, as tc's ``match u32`` has them. Every one."""
 
     def put(self) -> str:
         """The line that makes it."""
         return (
-            f"filter add dev {self.source} {self.at} protocol {self.protocol} prio {self.priority} u32 match u32 0 0"
-            f" {self.first}action mirred {self.into} redirect dev {self.target}"
+            f"filter add dev {self.source} {self.at} protocol {self.protocol} prio {self.priority} u32"
+            f" match u32 {self.match} {self.first}action mirred {self.into} redirect dev {self.target}"
         )
 
     def show(self) -> str:

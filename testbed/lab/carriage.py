@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
 from testbed.evidence.proof import LinkEvidence
 from testbed.judge import lateness
 from testbed.lab.backend import Backend
+from testbed.lab.channel import Channel
 from testbed.lab.ports import Port, Ports
 from testbed.spec.impairment import Impairment
 
@@ -45,7 +47,10 @@ class Carriage:
         """Carried kernels that are watched; an empty name is this machine's own timer."""
         self._used: set[str] = set()
         self._suspect: set[str] = set()
-        self._taps: dict[str, str] = {}
+        self._clocks: dict[str, Any] = {}
+        """Of each carried kernel, as its agent tells of it; none with the host's engine."""
+        self._clocked: dict[int, Channel] = {}
+        """The agents whose kernels' clocks run, by identity."""
         self._told: dict[str, Any] = {}
         self._told_at = 0.0
         self._unknown = ""
@@ -62,6 +67,8 @@ class Carriage:
         self._used.clear()
         self._told, self._told_at, self._unknown = {}, 0.0, ""
         self._beyond_repair = {}
+        self._clocks = {}
+        self._clocked.clear()
         self.repair(self.paths(self._ports))
 
     def end(self) -> None:
@@ -70,6 +77,9 @@ class Carriage:
         self.repair(broken)
         if self._watched and self._unknown == "":
             self._backend.capture_agent().call("rest")
+        for channel in self._clocked.values():
+            with suppress(AgentError):  # its kernels, and their clocks, went with it
+                channel.call("clocks", running=False)
         self._testing = False
 
     def watch_no_more(self, reason: str) -> None:
@@ -130,16 +140,18 @@ class Carriage:
         if not self._testing or kernel in self._watched or self._unknown:
             return
         try:
-            self._taps = port.channel.call("clocks") if kernel else {}
-            self._backend.capture_agent().call("watch_passages", taps=self._taps, anew=not self._watched)
-            self._watched |= self._taps.keys() | {kernel}
+            if kernel:
+                self._clocked[id(port.channel)] = port.channel
+                self._clocks = port.channel.call("clocks")
+            self._backend.capture_agent().call("watch_passages", clocks=self._clocks, anew=not self._watched)
+            self._watched |= self._clocks.keys() | {kernel}
         except LabError as error:
             self._unknown = str(error)
 
     def settle(self) -> None:
         """Begin to watch anew, once all that a test asks for is there: to put it there keeps a kernel busy."""
         if self._watched and not self._unknown:
-            self._backend.capture_agent().call("watch_passages", taps=self._taps)
+            self._backend.capture_agent().call("watch_passages", clocks=self._clocks)
 
     def look(self) -> None:
         """Fetch how late all was until now."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from statistics import quantiles
 
@@ -84,6 +86,56 @@ def test_a_carried_kernel_is_woken_for_packets_that_it_missed_also_while_its_age
         carried.heal()
     # Whoever wants to be woken as often is, on a busy machine as well; unwoken it was six to eight times a second.
     assert times > of_sleeper / 2, "a packet that came while it went to sleep would lie in its tap until the next one"
+
+
+def test_one_frame_goes_round_while_a_test_runs_and_none_after_it(carried: Lab) -> None:
+    for name in ("one", "next"):  # whose frame is another
+        carried.begin(name)
+        try:
+            carried.impair(truth.LINK, delay="10ms")
+            carried.carriage.settle()
+            place = truth.place(carried)
+            (tap,) = (each["tap"] for each in place.port.channel.call("clocks").values())
+            truth.await_frames(carried, 20)
+            began, before = time.monotonic(), came_back(place, tap)
+            truth.await_frames(carried, 50)
+            frames, rounds = came_back(place, tap) - before, (time.monotonic() - began) / CLOCK_DELAY_S
+            assert 20 < frames <= rounds + 1, "a second one goes round"
+        finally:
+            carried.heal()
+            carried.end()
+    time.sleep(CLOCK_DELAY_S)  # the last may be under way
+    last = came_back(place, tap)
+    time.sleep(5 * CLOCK_DELAY_S)  # none comes in a time in which some would
+    assert came_back(place, tap) == last
+
+
+def test_who_reads_when_frames_passed_may_be_late(carried: Lab) -> None:
+    carried.begin("late reader")
+    try:
+        carried.impair(truth.LINK, delay="10ms")
+        carried.carriage.settle()
+        truth.await_frames(carried, 10)
+        reader = truth.capturing(carried)
+        for each in reader:
+            os.kill(each, signal.SIGSTOP)
+        try:
+            time.sleep(0.5)  # what is asked is that it stood still for a while
+        finally:
+            for each in reader:
+                os.kill(each, signal.SIGCONT)
+        (told,) = carried.capture_agent().call("passages")["kernels"].values()
+    finally:
+        carried.heal()
+        carried.end()
+    assert len(told["passages_ns"]) > 10 + 0.3 / CLOCK_DELAY_S
+    assert max(told["passages_ns"]) < 0.3e9
+
+
+def came_back(place: truth.Place, tap: str) -> int:
+    """How many frames the carried kernel has sent to its clock's tap."""
+    (shown,) = json.loads(place.beside("ip", "-j", "-s", "link", "show", "dev", tap))
+    return int(shown["stats64"]["rx"]["packets"])
 
 
 def woken(pid: int) -> int:

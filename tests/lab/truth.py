@@ -258,18 +258,26 @@ def _kill_agent(at: Place) -> None:
     await_condition(lambda: alive(everyone), lambda left: not left, deadline_s=5)
 
 
+def capturing(lab: Lab) -> set[int]:
+    """The processes of the agent that captures, and watches how late packets are, as this machine numbers them."""
+    if isinstance(lab, ComposeLab):
+        (container,) = lab.engine.containers(testbed_run=lab.run_id, testbed_role="capture")
+        return {int(lab.engine.state(container)["State"]["Pid"])}
+    assert isinstance(lab, LocalLab)
+    pipe = f"pipe:[{os.fstat(lab.capture_agent()._stream._read).st_ino}]"  # type: ignore[attr-defined]
+    return {
+        pid for pid in relatives(lab.agent.child.pid)
+        if any(os.readlink(each) == pipe for each in Path(f"/proc/{pid}/fd").iterdir())
+    }  # fmt: skip
+
+
 def _kill_capturing(at: Place) -> None:
-    """End the agent that captures, and watches how late packets are."""
+    """End the agent that captures."""
     if isinstance(at.lab, ComposeLab):
         (container,) = at.lab.engine.containers(testbed_run=at.lab.run_id, testbed_role="capture")
         container.kill()
         return
-    assert isinstance(at.lab, LocalLab)
-    pipe = f"pipe:[{os.fstat(at.lab.capture_agent()._stream._read).st_ino}]"  # type: ignore[attr-defined]
-    ends = {
-        pid for pid in relatives(at.lab.agent.child.pid)
-        if any(os.readlink(each) == pipe for each in Path(f"/proc/{pid}/fd").iterdir())
-    }  # fmt: skip
+    ends = capturing(at.lab)
     os.kill(min(ends), signal.SIGKILL)
     await_condition(lambda: alive(ends), lambda left: not left, deadline_s=5)
 

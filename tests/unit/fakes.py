@@ -126,7 +126,7 @@ class FakeAgent:
     def _carried(self, *, ports: list[str]) -> dict[str, Any]:
         return dict.fromkeys(ports, self.at_taps)
 
-    def _clocks(self) -> dict[str, str]:
+    def _clocks(self, *, running: bool = True) -> dict[str, Any]:
         return {}
 
     def _passages(self) -> dict[str, Any]:
