@@ -13,6 +13,10 @@ from testbed.lab.host import Host, Program
 from testbed.lab.lab import Lab
 from testbed.lab.programs import ReadProgram
 from testbed.spec.words import unknown
+from testbed.text import shown
+
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared only
+"""Where this machine reaches what listens at each of its addresses."""
 
 
 class AgentHost(Host):
@@ -74,6 +78,10 @@ class AgentHost(Host):
         """Each network that it is on now, and its addresses there, IPv4 before IPv6."""
 
     @abc.abstractmethod
+    def publications(self) -> Mapping[tuple[int, str], tuple[str, int]]:
+        """Its published ports by number and protocol, and the address and number of each. Raises LabError."""
+
+    @abc.abstractmethod
     def interface_name(self, network: str) -> str:
         """What its interface on a network is called in it."""
 
@@ -86,6 +94,18 @@ class AgentHost(Host):
         if network is not None and network not in self.networks:
             raise InvalidValueError(f"`{self.name}`: network {network!r}: {unknown(network, self.networks)}")
         return tuple(address for name, here in self.addressed() if network in (None, name) for address in here)
+
+    def published(self, port: int, *, protocol: str = "tcp") -> tuple[str, int]:
+        """See `Host.published`."""
+        known = self.publications()
+        if (port, protocol) in known:
+            address, number = known[port, protocol]
+            return _LOOPBACK.get(address, address), number
+        listed = ", ".join(f"{number}/{kind}" for number, kind in sorted(known)) or "none"
+        raise InvalidValueError(
+            f"`{self.name}`: port {shown(port)}/{shown(protocol)} is not published; published: {listed}. To publish a "
+            f'port, write for example ports: ["127.0.0.1::8080"] in the Compose file'
+        )
 
     def counters(self) -> dict[str, dict[str, int]]:
         """The kernel's counters of the host's network namespace."""

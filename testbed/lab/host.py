@@ -182,6 +182,14 @@ class Host(abc.ABC):
         """Its IP addresses: of one network, or of all."""
 
     @abc.abstractmethod
+    def published(self, port: int, *, protocol: str = "tcp") -> tuple[str, int]:
+        """Where this machine reaches a port that the Compose file publishes (``ports:``): address and port number.
+
+        ``port``: the host's own. Connections made this way cross no link, and so meet no impairment. Raises
+        InvalidValueError if it is not published, and LabError if the host is stopped.
+        """
+
+    @abc.abstractmethod
     def counters(self) -> dict[str, dict[str, int]]:
         """The counters of its network namespace, as in /proc/net/snmp and /proc/net/netstat, since the host started."""
 

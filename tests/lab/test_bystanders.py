@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from testbed import ComposeLab, ImpairmentNotAppliedError, Lab
+from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, Lab
 from testbed.lab.waiting import await_condition
 from tests.lab.conftest import HERE, lab_of, own_subnet
 from tests.lab.programs import bulk
@@ -94,9 +95,20 @@ def test_every_byte_that_goes_into_the_carried_kernel_comes_out(lab: Lab, family
 
 def from_the_machine(lab: ComposeLab, count: int) -> float:
     """Bytes to the server's published port, sent by this process."""
-    state = lab.engine.state(lab.hosts["server"].container)
-    (binding,) = state["NetworkSettings"]["Ports"][f"{bulk.PORT}/tcp"]
-    return bulk.send(binding["HostIp"], count, int(binding["HostPort"]))
+    address, port = lab.host("server").published(bulk.PORT)
+    return bulk.send(address, count, port)
+
+
+def test_a_port_that_is_published_is_reached_from_this_machine(lab: Lab) -> None:
+    address, port = lab.host("server").published(bulk.PORT)
+    assert bulk.send(address, 5_000, port) > 0
+    for host, number, protocol, listed in (
+        ("server", 81, "tcp", f"{bulk.PORT}/tcp"), ("server", bulk.PORT, "udp", f"{bulk.PORT}/tcp"),
+        ("other", bulk.PORT, "tcp", "none"),
+    ):  # fmt: skip
+        told = f"`{host}`: port {number}/'{protocol}' is not published; published: {listed}. "
+        with pytest.raises(InvalidValueError, match=re.escape(told)):
+            lab.host(host).published(number, protocol=protocol)
 
 
 def since(before: dict[str, dict[str, int]], now: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:

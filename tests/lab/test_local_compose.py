@@ -88,7 +88,7 @@ def test_a_service_starts_once_what_it_depends_on_has_ended_well(lab: LocalLab) 
 
 def test_a_published_port_is_answered_on_the_machines_loopback(lab: LocalLab) -> None:
     port = lab.plan.services["web"].published[0].port
-    assert lab.published["web", 80] == port
+    assert lab.host("web").published(80) == ("127.0.0.1", port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/made", timeout=10) as answer:
         assert answer.read() == b"made\n"
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
@@ -208,6 +209,11 @@ class Engine:
     def address(self) -> str:
         """Where it is."""
         return str(self._api.base_url).replace("http+docker://localhost", "the local socket")
+
+    @property
+    def machine(self) -> str | None:
+        """The name or address of its machine; None if it is this one."""
+        return urlsplit(os.environ.get("DOCKER_HOST", "")).hostname  # as the engine's client reads it
 
     # --- images ----------------------------------------------------------------------------------
 

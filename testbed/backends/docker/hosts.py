@@ -162,6 +162,19 @@ class ComposeHost(AgentHost):
         for name, settings in self.attachments().items():
             yield name, [settings[key] for key in ("IPAddress", "GlobalIPv6Address") if settings.get(key)]
 
+    def publications(self) -> dict[tuple[int, str], tuple[str, int]]:
+        """See `AgentHost`."""
+        seen = self._inspected()
+        if not seen.get("State", {}).get("Running"):
+            raise LabError(f"`{self.name}` publishes no port now: the container {wellness.describe(seen)}")
+        found: dict[tuple[int, str], tuple[str, int]] = {}
+        for place, bindings in (seen.get("NetworkSettings", {}).get("Ports") or {}).items():
+            number, _, protocol = place.partition("/")
+            for each in sorted(bindings or (), key=lambda binding: ":" in binding["HostIp"]):  # IPv4 first
+                address = self._engine.machine or each["HostIp"]
+                found.setdefault((int(number), protocol), (address, int(each["HostPort"])))
+        return found
+
     def interface(self, network: str) -> dict[str, Any]:
         """The container's interface on a network. Raises LabError if it has none now."""
         mac = self.attachments().get(network, {}).get("MacAddress")

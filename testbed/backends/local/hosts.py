@@ -33,6 +33,8 @@ class LocalHost(AgentHost):
         self.service_plan = service
         self.service: LocalProgram | None = None
         """The program that the Compose file starts here."""
+        self.published_at: dict[tuple[int, str], tuple[str, int]] = {}
+        """Its ports that listen on this machine too: number and protocol, address and number there."""
         self._lab_agent = agent
         self._begun = False
         self.halted = False
@@ -92,6 +94,10 @@ class LocalHost(AgentHost):
             "host": self.name, "env": settings.environment(self.plan, service, env or {}),
             "workdir": workdir or service.workdir, "user": user or service.user,
         }  # fmt: skip
+
+    def publications(self) -> Mapping[tuple[int, str], tuple[str, int]]:
+        """See `AgentHost`."""
+        return self.published_at
 
     # --- the service -----------------------------------------------------------------------------
 

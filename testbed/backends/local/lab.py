@@ -73,8 +73,6 @@ class LocalLab(StackLab[LocalHost]):
         self._plan: Plan | None = None
         self.agent = LocalAgent()
         self._ifindexes: dict[str, dict[str, int]] = {}
-        self.published: dict[tuple[str, int], int] = {}
-        """Where a host's port is found on the machine: (host, port) to port."""
 
     # --- what is known before anything runs ------------------------------------------------------
 
@@ -165,11 +163,13 @@ class LocalLab(StackLab[LocalHost]):
         with ExitStack() as undo:
             undo.callback(self._forget)
             listeners = publishing.listen(undo, plan)
-            self.published |= {(each.host, each.port): each.socket.getsockname()[1] for each in listeners}
             self._agent = channel = self.agent.start(tag=self.run_id[:6])
             undo.callback(self.agent.end)
             self.choose_engine(channel)
             self._build(channel, plan)
+            for each in listeners:
+                address, number, *_ = each.socket.getsockname()
+                self._hosts[each.host].published_at.setdefault((each.port, "tcp"), (address, number))
             publishing.hand_over(self.agent, plan, listeners)
             hosts = self._hosts.values()
             undo.callback(services.stop, channel, hosts, self._say)
