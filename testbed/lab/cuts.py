@@ -164,13 +164,13 @@ class Cut:
 def evidence(
     ref: LinkRef, cut: Cut, *, command: str, found: Sequence[str], lost_packets: int, steps: Sequence[Taken],
     answered: Mapping[str, int] | None, others: int | None = None, elsewhere: str = "", another_path: str = "",
-    strangers: str | None = None,
+    past: Sequence[str] = (),
 ) -> LinkEvidence:  # fmt: skip
     """What is known of a cut: whether the kernel held it, how many packets met it and what became of them.
 
     ``answered``: how the agent has answered what it rejected of this sender, on this link and on others. ``others``: so
     many fragmented datagrams of other traffic met it, too. ``elsewhere``: how many packets took which other network;
-    what is to be done if none met the cut is ``another_path``. ``strangers``: what its sender may have sent past it.
+    what is to be done if none met the cut is ``another_path``. ``past``: how packets may have gone past it.
     """
     seen = f"{_plural(lost_packets, 'packet')} {'rejected' if cut.at_gate else 'lost'}"
     if answered is not None:
@@ -185,7 +185,7 @@ def evidence(
         field="cut", asked=cut.describe(), kernel=kernel, seen=seen, verdict=Verdict.FAILS if found else Verdict.SHOWN
     )
     narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
-    problems = [each for each in (fragments.problem(ref.traffic, others), strangers) if each]
+    problems = [each for each in (fragments.problem(ref.traffic, others), *past) if each]
     warnings = [] if lost_packets else ["no packet met the cut"]
     if elsewhere and lost_packets:
         warnings = [f"{elsewhere}, which this cut does not reach"]

@@ -184,7 +184,8 @@ class Cutter:
             ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
             lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before, steps=steps,
             answered=answered, elsewhere=ways, another_path=self._elsewhere.what_to_do(ref) if ways else "",
-            others=source.others(reading.filters), strangers=strangers.problem(self._backend, ref, port),
+            others=source.others(reading.filters),
+            past=[text for text in (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref)) if text],
         )  # fmt: skip
         return self._carriage.timed(evidence, port, None, nothing_passes=cut.flapping is None)
 

@@ -9,8 +9,10 @@ from testbed.errors import AgentError
 from testbed.judge import counting
 from testbed.lab.backend import Backend
 from testbed.lab.ports import Port, Ports
+from testbed.lab.wholeness import Wholeness
 from testbed.netem import qdisc, watching
 from testbed.spec.topology import LinkRef, PortRef
+from testbed.text import shown
 
 
 @dataclass
@@ -26,8 +28,9 @@ class Watched:
 class Elsewhere:
     """The other ways of a lab's impaired and cut links."""
 
-    def __init__(self, ports: Ports, backend: Backend) -> None:
+    def __init__(self, ports: Ports, whole: Wholeness, backend: Backend) -> None:
         self._ports = ports
+        self._whole = whole
         self._backend = backend
         self.watched: dict[LinkRef, Watched] = {}
         """By the link that each way would be."""
@@ -101,6 +104,17 @@ class Elsewhere:
                     if error.kind != "gone":
                         raise
         return {network: packets for network, packets in went.items() if packets}
+
+    def problem(self, ref: LinkRef) -> str | None:
+        """Why a test does not count whose link has both ends on a network that the Compose file does not have."""
+        shared = set(self._whole.networks(ref.src)) & set(self._whole.networks(ref.dst))
+        strange = sorted(shared - set(self._backend.topology.networks_of(ref.src)))
+        if not strange:
+            return None
+        return (
+            f"`{ref.src}` and `{ref.dst}` are connected to {', '.join(map(shown, strange))} too, and not by the "
+            f"Compose file: nothing counts what goes there. Disconnect one of them, or write the network in the file"
+        )
 
     def what_to_do(self, ref: LinkRef) -> str:
         """What to do where packets took another network."""

@@ -124,10 +124,10 @@ class Lab(Backend):
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.ports = Ports(self)
-        self.elsewhere = Elsewhere(self.ports, self)
+        self.whole = Wholeness(self)
+        self.elsewhere = Elsewhere(self.ports, self.whole, self)
         self.carriage = Carriage(self.ports, self)
         self.connections = Connections(self)
-        self.whole = Wholeness(self)
         self.succession = Succession(
             self, self.ledger.programs, unwatch=self.carriage.watch_no_more, forget=self._forget_all
         )

@@ -187,8 +187,8 @@ class Verifier:
         warnings += [text for text in (counting.tap_warning(at_taps),) if text]
         problems += [text for text in (counting.tap_problem(at_taps),) if text]
         others = source.others(reading.filters)
-        strange = strangers.problem(self._backend, ref, port)
-        problems += [text for text in (fragments.problem(ref.traffic, others), strange) if text]
+        past = (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref))
+        problems += [text for text in (fragments.problem(ref.traffic, others), *past) if text]
         narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
         crossed = self._connections.crossed(ref)
         probed, by_number = ledger.probed.get(ref, []), source.lost_by_number(reading.filters)

@@ -148,6 +148,10 @@ class Wholeness:
         """Whether a host is up, as far as is known."""
         return self._known.get(host, NOBODY).status in (RUNNING, PAUSED)
 
+    def networks(self, host: str) -> Collection[str]:
+        """Those that a host is known to be on; of one that the Compose file does not have, the engine's name."""
+        return self._known.get(host, NOBODY).endpoints.keys()
+
     def down(self, host: str) -> bool:
         """Whether a host is known not to be up."""
         return host in self._known and not self.running(host)

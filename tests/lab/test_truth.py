@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from testbed import Lab
+from testbed import ComposeLab, ImpairmentNotAppliedError, Lab
 from tests.lab import truth
 from tests.lab.conftest import lab_of
 
@@ -81,6 +81,21 @@ def test_a_path_is_put_right_without_harm_to_what_else_the_kernel_carries(carrie
         assert truth.place(carried).port.kernel == place.port.kernel
     finally:
         carried.end()
+
+
+@pytest.mark.parametrize("impairment", ["delay", "cut"])
+def test_a_network_connected_between_two_tests_is_in_the_evidence_of_the_next(carried: Lab, impairment: str) -> None:
+    if not isinstance(carried, ComposeLab):
+        pytest.skip("nobody but the lab connects a local lab's namespaces to a network")
+    with truth.connected(carried, "client", "server") as name:
+        carried.begin("next")
+        try:
+            _ASKED[impairment].put(carried)
+            with pytest.raises(ImpairmentNotAppliedError, match=f"are connected to '{name}' too"):
+                carried.verify()
+        finally:
+            carried.end()
+    assert truth.cell(carried, "none", _ASKED[impairment]).right
 
 
 def test_how_late_the_carrier_was_is_in_the_evidence(carried: Lab) -> None:

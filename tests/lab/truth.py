@@ -6,6 +6,7 @@ among them, verify; then whether the next test finds all in order.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -282,27 +283,31 @@ def _kill_capturing(at: Place) -> None:
     await_condition(lambda: alive(ends), lambda left: not left, deadline_s=5)
 
 
-def _connect(at: Place) -> Callable[[], None]:
-    """Connect both hosts to another network, as `docker network connect` does, and send there; what undoes it."""
-    assert isinstance(at.lab, ComposeLab)
-    client = at.lab.engine._client
-    network = client.networks.create(f"{at.lab.composer.project}-stray", labels={"testbed.run": at.lab.run_id})
-    ends = [at.lab.hosts[name].container for name in (at.ref.src, at.ref.dst)]
-
-    def undo() -> None:
+@contextlib.contextmanager
+def connected(lab: ComposeLab, *hosts: str) -> Iterator[str]:
+    """Hosts on another network, as `docker network connect` puts them; its name."""
+    client = lab.engine._client
+    network = client.networks.create(f"{lab.composer.project}-stray", labels={"testbed.run": lab.run_id})
+    ends = [lab.hosts[name].container for name in hosts]
+    try:
+        for each in ends:
+            network.connect(each)
+        yield str(network.name)
+    finally:
         for each in ends:
             network.disconnect(each, force=True)
         network.remove()
 
-    try:
-        for each in ends:
-            network.connect(each)
-        ends[-1].reload()
-        at.send(ends[-1].attrs["NetworkSettings"]["Networks"][network.name]["IPAddress"])
-    except BaseException:
-        undo()
-        raise
-    return undo
+
+def _connect(at: Place) -> Callable[[], None]:
+    """Connect both hosts to another network, and send there; what undoes it."""
+    assert isinstance(at.lab, ComposeLab)
+    with contextlib.ExitStack() as undo:
+        name = undo.enter_context(connected(at.lab, at.ref.src, at.ref.dst))
+        container = at.lab.hosts[at.ref.dst].container
+        container.reload()
+        at.send(container.attrs["NetworkSettings"]["Networks"][name]["IPAddress"])
+        return undo.pop_all().close
 
 
 FAULTS: Mapping[str, Callable[[Place], object]] = {

@@ -216,6 +216,24 @@ def test_a_test_that_does_not_count_for_lateness_says_what_to_do(lab: FakeLab) -
         lab.verify()
 
 
+@pytest.mark.parametrize("asked", ["impaired", "cut"])
+def test_a_network_to_which_both_ends_were_connected_between_two_tests_is_told(lab: FakeLab, asked: str) -> None:
+    lab.states |= {name: HostState(status=RUNNING, endpoints={"lan": name}) for name in ("client", "server", "other")}
+    lab.whole.up()
+    lab.end()
+    for name in ("client", "server"):
+        lab.states[name] = HostState(status=RUNNING, endpoints={"lan": name, "by hand": name})
+    lab.begin("next")
+    for link in (LINK, "other -> server"):
+        if asked == "cut":
+            lab.cut(link)
+        else:
+            lab.impair(link, delay="1ms")
+    with pytest.raises(ImpairmentNotAppliedError, match="`client` and `server` are connected to 'by hand' too") as told:
+        lab.verify()
+    assert "`other`" not in str(told.value)
+
+
 def test_what_was_refused_before_the_carrier_and_at_the_port_is_the_test_befores(lab: FakeLab) -> None:
     lab.impair(LINK, delay="1ms")
     port = lab.ports.attached("server", "lan")

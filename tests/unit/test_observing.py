@@ -16,6 +16,7 @@ from testbed.lab.keeping import file_name
 from testbed.lab.ledger import Ledger
 from testbed.lab.observer import Observer, port_of
 from testbed.lab.ports import Ports
+from testbed.lab.wholeness import Wholeness
 from testbed.observe.capture import Capture, Place
 from testbed.observe.counters import Counters
 from testbed.observe.observation import HostObservation, Observation, Sampling
@@ -40,7 +41,7 @@ def lab() -> Any:
 
 def observer(lab: Any) -> Observer:
     ports = Ports(lab)
-    return Observer(ports, Impairer(ports, Ledger(), Elsewhere(ports, lab), lab), lab)
+    return Observer(ports, Impairer(ports, Ledger(), Elsewhere(ports, Wholeness(lab), lab), lab), lab)
 
 
 @pytest.mark.parametrize(
