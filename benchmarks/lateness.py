@@ -49,6 +49,9 @@ def measure(report: Report) -> None:
             lab.host(name).put(_STAMPED, Path(stamped.__file__).read_bytes())
         with _received(lab), _streamed(lab):
             _measure_cost(report, lab, port, f"beside {1 / _STREAM_S:.0f} packets a second")
+        lab.end()
+        lab.begin("lateness")  # by a clock that is the test's own again
+        lab.impair(LINK, delay=f"{_DELAY_S}s")
         for busy in (0, 4 * (os.cpu_count() or 1)):
             with _received(lab), busy_processes(busy):
                 _measure_lateness(report, lab, f"beside {busy} busy processes")

@@ -93,6 +93,11 @@ class AttachedPort(abc.ABC):
         """The redirects into its carried kernel, and those of ARP past it."""
         return []
 
+    @property
+    def tap_macs(self) -> frozenset[bytes]:
+        """The addresses of its taps, which send some frames when they come up."""
+        return frozenset()
+
     def devices_amiss(self) -> list[str]:
         """What is wrong with its devices in this machine's kernel."""
         return splice.amiss(devices.device(self.veth), master=self.bridge, far_end=FAR_END)
@@ -204,8 +209,6 @@ class CarriedPort(AttachedPort):
         self._persistent_taps = persistent_taps
         self._detour: Detour | None = None
         self._passed_before: dict[str, dict[str, int]] = {}
-        self.macs: set[str] = set()
-        """The MAC addresses of its taps."""
 
     def prepare(self) -> None:
         """Plug two devices into the kernel and splice them there; the port is released until `resume`."""
@@ -225,7 +228,6 @@ class CarriedPort(AttachedPort):
             self.kernel.thread(device)
             # UML's driver turns super-packets on when it opens the tap, but its buffers hold single packets.
             offloads.switch_off(tap)
-            self.macs.add((devices.SYS_NET / tap / "address").read_text().strip())
         self.kernel.tc.checked(list(splice.lines(self.inner)))
         self._detour = Detour(self.veth, self.ifindex, end=self._end, gate=self._gate)
         self.bridge = self._detour.bridge
@@ -284,6 +286,11 @@ class CarriedPort(AttachedPort):
     def outer(self) -> list[splice.Redirect]:
         """What the detour puts in."""
         return [] if self.released else self._prepared.redirects
+
+    @property
+    def tap_macs(self) -> frozenset[bytes]:
+        """See `Detour`."""
+        return self._prepared.tap_macs
 
     def devices_amiss(self) -> list[str]:
         """What is wrong with veth, taps and bridge."""

@@ -280,10 +280,17 @@ class CarriedKernel:
         return text
 
     def end(self) -> None:
-        """End the kernel at once; if it died, what outlived it: each of its processes holds its taps open."""
+        """End the kernel at once; if it died, what outlived it: each of its processes holds its taps open.
+
+        Of a kernel that died, its processes are left to the first one here. If that is us, we reap them: a container
+        has a limit for them.
+        """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        with contextlib.suppress(ChildProcessError):  # none is left, or none to us
+            while True:
+                os.waitpid(-self._process.pid, 0)
         if self._waker is not None:
             self._waker.wait()  # it finds nobody to wake
 

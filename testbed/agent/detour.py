@@ -22,7 +22,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -54,6 +54,8 @@ class Detour:
         """Whether the port's packets go through."""
         self._hooked = False
         """Whether the veth has its ingress qdisc."""
+        self.tap_macs = frozenset(bytes.fromhex(_address(tap).replace(":", "")) for tap in (end, gate))
+        """Addresses of the taps, which send some frames when they come up."""
         self._in, self._out = splice.joined(veth, end)
         self._arp_out, self._arp_in = splice.past(gate, veth)
         there = _SYS_NET / veth
@@ -91,7 +93,7 @@ class Detour:
         the carried kernel, and keeps it.
         """
         gate = socket.if_nametoindex(self.gate)
-        behind = learned(self.veth)
+        behind = self._behind(self.veth)
         ways = [self._arp_in.put(), self._in.put()]
         with nullcontext() if self._hooked else held:
             _apply([
@@ -109,7 +111,7 @@ class Detour:
         """Have them go past it again. The taps may be gone, with a kernel that died, or taken off the bridge."""
         there = (_SYS_NET / self.gate / "brport").exists()
         gate = socket.if_nametoindex(self.gate) if there else 0
-        behind = learned(self.gate) if there else {}
+        behind = self._behind(self.gate) if there else ()
         try:
             _apply([
                 enslave(self._index, socket.if_nametoindex(self.bridge)),
@@ -121,6 +123,10 @@ class Detour:
             tc.run([f"filter delete dev {self.veth} parent ffff:"])  # none there is as good
             self.is_in = False
 
+    def _behind(self, device: str) -> Iterable[bytes]:
+        """The addresses behind one of the bridge's ports that are the host's: none of ours, which would outlive us."""
+        return learned(device).keys() - self.tap_macs
+
     def remove(self, tc: Batch) -> None:
         """Take it out if it is in, and leave nothing at the veth."""
         try:
@@ -130,6 +136,10 @@ class Detour:
             if self._hooked:
                 tc.run([f"qdisc delete dev {self.veth} ingress"])
                 self._hooked = False
+
+
+def _address(device: str) -> str:
+    return (_SYS_NET / device / "address").read_text().strip()
 
 
 def _await_forwarding(device: str) -> None:

@@ -41,8 +41,6 @@ class Ports:
         self._kernels = KernelPool(tag=tag, tables=self._tc.folder, own_net=own_net)
         self._ports: dict[str, AttachedPort] = {}
         self._carried_ports = itertools.count()
-        self._own_macs: set[str] = set()
-        """The MAC addresses of all taps of ports, former ones included: a bridge remembers them for minutes."""
         self._kept: Any = None
         self._trials = Trials(tag, self._tc)
         self._schedules = Schedules(self._run)
@@ -129,11 +127,7 @@ class Ports:
         attached = self._new_port(port, ifindex, engine)
         with ExitStack() as on_failure:
             on_failure.callback(attached.undo.close)
-            try:
-                attached.prepare()
-            finally:
-                if isinstance(attached, CarriedPort):
-                    self._own_macs |= attached.macs
+            attached.prepare()
             on_failure.pop_all()
         self._ports[port] = attached
         return attached.where()
@@ -287,12 +281,12 @@ class Ports:
         """
         if not devices.is_interface(ifindex):
             return {}
-        gates = (port.gate for port in self._ports.values() if port.ifindex == ifindex and port.outer)
-        device = next(gates, devices.name_of(ifindex))
+        port = next((port for port in self._ports.values() if port.ifindex == ifindex and port.outer), None)
+        device = devices.name_of(ifindex) if port is None else port.gate
         if not (devices.SYS_NET / device / "brport").exists():
             return {}
-        # Our own taps send some frames, too, when they come up.
-        return {name: age_s for mac, age_s in learned(device).items() if (name := mac.hex(":")) not in self._own_macs}
+        taps = port.tap_macs if port is not None else frozenset()
+        return {mac.hex(":"): age_s for mac, age_s in learned(device).items() if mac not in taps}
 
     def repair(self, *, port: str) -> list[str]:
         """Detach a port whose path is broken; returns what is still wrong, and not ours to mend."""
