@@ -1,9 +1,9 @@
 """How late carried kernels are: a frame that goes round through each of them, and the kernel's time stamps of it.
 
 Each carried kernel has a tap (`CarriedKernel.open_clock`). It sends back what comes there through a netem of its own,
-and while `KernelPool.clocks` has it run, the one frame that bears its token is redirected into the tap again. A frame that
-is put there goes round by itself, whoever is late here. We need only read, now and then, when it passed: the kernel
-notes that (SO_TIMESTAMPNS, socket(7)). CAP_NET_RAW is needed.
+and while `KernelPool.clocks` has it run, the one frame that bears its token is redirected into the tap again. So a
+frame that is put there goes round by itself, whoever is late here. We need only read, now and then, when it passed: the
+kernel notes that (SO_TIMESTAMPNS, socket(7)). CAP_NET_RAW is needed.
 """
 
 from __future__ import annotations

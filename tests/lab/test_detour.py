@@ -40,7 +40,7 @@ with netlink.Netlink() as here:
     here.apply([netlink.reached_through(socket.if_nametoindex("gate"), bytes.fromhex("02000000ab01"))])
 print("and it is told who is behind", flush=True)
 """
-_TAKE_OUT = _PREPARE + """
+_TAKE_OUT = """
 gate, host, own = socket.if_nametoindex("gate"), bytes.fromhex("02000000ab01"), sorted(way.tap_macs)
 assert len(own) == 2
 with netlink.Netlink() as here:
@@ -59,7 +59,7 @@ def test_the_bridge_passes_packets_at_the_gate_before_any_is_led_there() -> None
 
 def test_a_tap_is_not_told_to_be_behind_its_host_once_the_host_is_on_the_bridge_again() -> None:
     """It would be, minutes after the tap is gone: an address that no host of the lab has."""
-    assert _in_namespace(_TAKE_OUT)[2:] == ["True True"]
+    assert _in_namespace(_PREPARE + _TAKE_OUT)[2:] == ["True True"]
 
 
 def _in_namespace(program: str) -> list[str]:
