@@ -31,7 +31,7 @@ from testbed import topologies
 from testbed.backends.docker import images
 from testbed.backends.docker.engine import Engine
 from testbed.backends.local.lab import LocalLab
-from testbed.compose.composer import Composer
+from testbed.compose.command import Composer
 from testbed.errors import EnvironmentUnfitError, LabError
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.spec.impairment import Impairment

@@ -22,7 +22,7 @@ from testbed.backends.docker import images
 from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine
 from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.docker.runs import owner, remove_run
-from testbed.compose import composer
+from testbed.compose import command
 
 TIMES_PLAIN, AND_S = 1.25, 3.0
 
@@ -32,7 +32,7 @@ _DEADLINE_S = 120.0
 
 def measure(report: Report) -> None:
     """Both, in turns; raises EnvironmentUnfitError if there is no engine or no Compose."""
-    compose = composer.find()
+    compose = command.find()
     report.say("a lab that does not count, for the images and the caches")
     with ComposeLab(common.STACK, say=report.say) as lab:
         netem = lab.netem_engine

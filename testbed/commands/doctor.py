@@ -12,7 +12,7 @@ from testbed.backends.docker.capabilities import NetemAbilities, probe_netem
 from testbed.backends.docker.engine import Engine, refusals_told
 from testbed.backends.docker.runs import runs
 from testbed.backends.local.capabilities import LocalAbilities, probe_local
-from testbed.compose import composer
+from testbed.compose import command
 from testbed.errors import EnvironmentUnfitError, TestbedError
 from testbed.evidence.findings import Finding
 from testbed.judge.noise import Noise
@@ -96,11 +96,11 @@ def _local(able: LocalAbilities) -> list[Finding]:
 
 def _compose(local: LocalAbilities) -> Finding:
     try:
-        return Finding(name="Compose v2", state="ok", found=" ".join(composer.find()))
+        return Finding(name="Compose v2", state="ok", found=" ".join(command.find()))
     except EnvironmentUnfitError as error:
         return Finding(
             name="Compose v2", state="limited" if local.impairs else "missing", found=str(error),
-            costs="local labs alone can run" if local.closed is None else "no lab can run", remedy=composer.HOW_TO_GET,
+            costs="local labs alone can run" if local.closed is None else "no lab can run", remedy=command.HOW_TO_GET,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from testbed.errors import InvalidValueError, Problems
 from testbed.lab.lab import Lab
-from testbed.netem.profiles import parse_yaml
+from testbed.reading import yamltree
 from testbed.spec.impairment import Impairment
 from testbed.spec.timeline import Timeline
 from testbed.spec.topology import LinkRef
@@ -50,7 +50,7 @@ def _profile_or_words(what: Sequence[str], problems: list[str]) -> tuple[Any, di
     """A profile's name or a list of steps, else words; of a word given twice the first. Raises InvalidValueError."""
     if len(what) == 1 and what[0].lstrip().startswith("["):
         try:
-            return parse_yaml(what[0]), {}
+            return yamltree.read(what[0]).value, {}
         except InvalidValueError as error:
             raise InvalidValueError(f"{shown(what[0])}: {problem}" for problem in error.problems) from None
     words: dict[str, str] = {}

@@ -17,16 +17,15 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from testbed import reading
 from testbed.errors import InvalidValueError
 from testbed.netem.schedule import compile_timeline
+from testbed.reading import yamltree
 from testbed.resources import resource
 from testbed.spec.impairment import Impairment
 from testbed.spec.profile import Profile
@@ -42,63 +41,6 @@ _LONGEST_TABLE = 16384  # sch_netem.c, NETEM_DIST_MAX
 _MOST_TABLE_BYTES = 1 << 20
 
 _KEYS = ("description", "both", "forward", "reverse")
-_MERGE_TAG = "tag:yaml.org,2002:merge"
-
-
-class _ProfileLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's, if installed
-    """YAML that refuses a duplicate key, where the usual loader keeps the last value."""
-
-
-class _Located(dict[object, object]):
-    """A mapping that knows its line in the file."""
-
-    line: int | None = None
-
-
-def _mapping(loader: _ProfileLoader, node: yaml.MappingNode) -> dict[object, object]:
-    for key, value in node.value:
-        if key.tag == _MERGE_TAG:
-            _check_merged(value)
-    pairs = [
-        ("<<" if key.tag == _MERGE_TAG else loader.construct_object(key, deep=True), key.start_mark.line + 1)
-        for key, _ in node.value
-    ]
-    lines: dict[object, int] = {}
-    for key, line in pairs:
-        if not isinstance(key, Hashable):
-            raise InvalidValueError(f"{shown(key)} in line {line} is a collection and cannot be a key")
-        if key in lines:
-            raise InvalidValueError(f"{shown(key)} is given twice, in lines {lines[key]} and {line}")
-        lines[key] = line
-    located = _Located(loader.construct_mapping(node, deep=True))
-    located.line = node.start_mark.line + 1
-    return located
-
-
-def _check_merged(value: yaml.Node) -> None:
-    """Raise unless the value of `<<:` is a mapping, or a list of mappings."""
-    for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-        if not isinstance(part, yaml.MappingNode):
-            text = shown(part.value) if isinstance(part, yaml.ScalarNode) else "[…]"
-            raise InvalidValueError(
-                f"line {part.start_mark.line + 1}: `<<: {text}`: must be a mapping, or a list of mappings, "
-                "as in `<<: *name`"
-            )
-
-
-_ProfileLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def parse_yaml(text: str) -> Any:
-    """The content of a YAML text. Raises InvalidValueError if it is not YAML, has a duplicate key, or is too large."""
-    if excess := reading.yaml_excess(text):
-        raise InvalidValueError(f"line {excess[0]}: {excess[1]}")
-    try:
-        return yaml.load(text, _ProfileLoader)  # noqa: S506  # a SafeLoader that refuses duplicate keys
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
-        raise InvalidValueError(f"not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise InvalidValueError("an alias refers to something that it is part of") from None
 
 
 def read_trace(name: str, *folders: Path) -> str:
@@ -131,8 +73,8 @@ def parse_profile(name: str, text: str, read: ReadTrace = read_trace) -> Profile
 
     Raises InvalidValueError with every problem.
     """
-    body = parse_yaml(text)
-    body = {} if body is None else body
+    document = yamltree.read(text)
+    body = {} if document.value is None else document.value
     if not isinstance(body, Mapping):
         raise InvalidValueError(f"must be a mapping with keys {', '.join(_KEYS)}; found {type(body).__name__}")
     problems = [f"{key}: {unknown(str(key), _KEYS)}" for key in body if key not in _KEYS]
@@ -142,7 +84,8 @@ def parse_profile(name: str, text: str, read: ReadTrace = read_trace) -> Profile
     for side in ("both", "forward", "reverse"):
         words = body.get(side)
         try:
-            sides[side] = checked_side({} if words is None else words, read)
+            lines = [document.lines[side, n] for n in range(len(words))] if isinstance(words, list) else []
+            sides[side] = checked_side({} if words is None else words, read, lines)
         except InvalidValueError as error:
             problems += [f"{side}: {problem}" for problem in error.problems]
     if problems:
@@ -156,12 +99,14 @@ def parse_profile(name: str, text: str, read: ReadTrace = read_trace) -> Profile
     )
 
 
-def checked_side(words: object, read: ReadTrace = read_trace) -> Impairment | Timeline:
-    """The impairment or timeline of one side: a profile's, or words, or a list of steps; ``read`` reads the traces.
+def checked_side(written: object, read: ReadTrace = read_trace, lines: Sequence[int] = ()) -> Impairment | Timeline:
+    """An impairment from words, or a timeline from a list of steps or a trace; ``read`` finds the traces.
+
+    ``lines``: where the steps stand in their file.
 
     Raises InvalidValueError with every problem, including a timeline whose steps cannot follow each other.
     """
-    side = parse_side(words, read_trace=read)
+    side = parse_side(written, read_trace=read, lines=lines)
     if isinstance(side, Timeline):
         compile_timeline(side)
     return side

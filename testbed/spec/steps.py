@@ -43,23 +43,24 @@ ReadTrace = Callable[[str], str]
 """The text of a trace file, by the name that the user gave it. Raises InvalidValueError."""
 
 
-def parse_side(said: object, *, read_trace: ReadTrace) -> Impairment | Timeline:
-    """What a side of a profile, a marker or a call says: words, a list of steps, or a trace.
+def parse_side(written: object, *, read_trace: ReadTrace, lines: Sequence[int] = ()) -> Impairment | Timeline:
+    """An impairment from the words of a profile, a marker or a call; a timeline from a list of steps, or a trace.
 
-    Raises InvalidValueError with every problem; those of steps name the step, and its line where it is known.
+    ``lines``: where the steps stand in their file, if they come from one. Raises InvalidValueError with every problem;
+    those of steps name the step, and its line.
     """
-    if isinstance(said, list | tuple) and said:
-        return parse_steps(said)
-    if not isinstance(said, Mapping):
-        raise InvalidValueError(f"must be a mapping such as {{delay: 40ms, loss: 2%}}; found {shown(said)}")
-    if "trace" in said:
-        return parse_trace(said, read_trace)
-    if misplaced := [word for word in (*_STEP_WORDS, *_TRACE_WORDS) if word in said]:
+    if isinstance(written, list | tuple) and written:
+        return parse_steps(written, lines)
+    if not isinstance(written, Mapping):
+        raise InvalidValueError(f"must be a mapping such as {{delay: 40ms, loss: 2%}}; found {shown(written)}")
+    if "trace" in written:
+        return parse_trace(written, read_trace)
+    if misplaced := [word for word in (*_STEP_WORDS, *_TRACE_WORDS) if word in written]:
         raise InvalidValueError(
             f"{', '.join(misplaced)}: belongs to a timeline, a list of steps; write "
             f"[{{delay: 40ms}}, {{at: 2s, outage: 1s}}]"
         )
-    return Impairment.parse(said)
+    return Impairment.parse(written)
 
 
 class _Steps:
@@ -136,12 +137,11 @@ def merged(before: Mapping[str, object], named: Mapping[str, object]) -> dict[st
     return {name: said for name, said in words.items() if said is not None}
 
 
-def parse_steps(steps: Sequence[object]) -> Timeline:
+def parse_steps(steps: Sequence[object], lines: Sequence[int] = ()) -> Timeline:
     """A timeline from its steps. Raises InvalidValueError with every problem of every step."""
     read = _Steps()
     for number, step in enumerate(steps, start=1):
-        line = getattr(step, "line", None)
-        where = f"step {number}" + (f" (line {line})" if line is not None else "")
+        where = f"step {number}" + (f" (line {lines[number - 1]})" if lines else "")
         if not isinstance(step, Mapping):
             read.complain(where, [f"must be a mapping such as {{at: 2s, loss: 5%}}; found {shown(step)}"])
         elif "repeat" in step:

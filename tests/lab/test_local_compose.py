@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from testbed import LocalLab
-from testbed.compose.composer import find
+from testbed.compose.command import find
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError
 from tests.lab.conftest import HERE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.compose.composer import find
+from testbed.compose.command import find
 from testbed.errors import EnvironmentUnfitError
 
 

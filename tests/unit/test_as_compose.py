@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from testbed.compose import composefile, composeyaml, dotenv
-from testbed.compose.composefile import interpolate
-from testbed.compose.composer import Composer
+from testbed.compose import composefile, dotenv
+from testbed.compose.command import Composer
+from testbed.compose.variables import interpolate
 from testbed.errors import InvalidComposeError
+from testbed.reading import yamltree
 
 
 def environments(config: dict[str, Any]) -> dict[str, dict[str, str | None]]:
@@ -78,7 +79,7 @@ def test_a_key_that_is_there_twice_is_refused_with_both_lines(tmp_path: Path) ->
 
 
 def test_a_key_beside_a_merge_that_has_it_too_goes_before_it() -> None:
-    document = composeyaml.parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: *a, y: 4}\n")
+    document = yamltree.parse("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: *a, y: 4}\n")
     assert document.value["b"] == {"x": 1, "y": 3}
     assert document.value["c"] == {"x": 1, "y": 4}
     assert document.problems == []
@@ -88,13 +89,13 @@ def test_a_key_beside_a_merge_that_has_it_too_goes_before_it() -> None:
     "text", ["a: &a [*a]", "a: &a {b: *a}", "a: &a {<<: *a, b: 1}", "a: " + "[" * 3000, "\x00", "a: 'b", "a: !foo b"]
 )
 def test_no_yaml_ends_in_a_traceback(text: str) -> None:
-    composeyaml.parse(text)
+    yamltree.parse(text)
 
 
 def test_aliases_of_aliases_end() -> None:
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    (problem,) = composeyaml.parse("\n".join(rows)).problems
+    (problem,) = yamltree.parse("\n".join(rows)).problems
     assert problem == ((), 5, "more than 100000 keys and values, aliases multiplied out")
 
 

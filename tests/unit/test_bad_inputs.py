@@ -166,7 +166,7 @@ def test_what_stands_in_a_file_of_variables_elsewhere_is_not_quoted(
             text = GOOD
     (folder / "compose.yaml").write_text(text)
     status, said = told(command(Case(""), lab), monkeypatch, capsys)
-    check(status, said, ":2: is no variable; what is written there is not quoted")
+    check(status, said, ":2: is no variable; the line is not quoted")
     for word in ("user", "host", "rounds", "19001", "and so on"):
         assert word not in said.replace(str(secret), "").replace(str(folder), "")
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from testbed.backends.local import localplan
 from testbed.backends.local.blueprint import Plan
-from testbed.compose import composefile, composeshapes
-from testbed.compose.composer import find
+from testbed.compose import composefile, shapes
+from testbed.compose.command import find
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError
 from testbed.spec.topology import Topology
 
@@ -172,7 +172,7 @@ SCALARS = {
     'environment: {A: "\\0"}': "'\\x00': the character",
     'environment: {"A\\0": b}': "key 'A\\x00': the character",
     'env_file: "nope\\0"': "'nope\\x00': the character",
-    "environment: {A: !!float abc}": "'abc': is no number, as !!float says",
+    "environment: {A: !!float abc}": "'abc': tagged !!float, but is no number",
 }
 
 
@@ -368,7 +368,7 @@ _VALUES = st.recursive(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 @given(value=_VALUES)
 def test_a_value_of_any_kind_is_read_or_refused(value: object, tmp_path: Path) -> None:
-    keys = composeshapes.FILE.words["services"].others.words  # type: ignore[index, union-attr]
+    keys = shapes.FILE.words["services"].others.words  # type: ignore[index, union-attr]
     services = {key: {"image": "python", "command": ["x"], key: value} for key in keys or ()}
     with contextlib.suppress(InvalidComposeError):
         plan(tmp_path / "compose.yaml", json.dumps({"services": services}))

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed import reading
-from testbed.compose import composefile
-from testbed.compose.composefile import NeedsComposeError, interpolate
-from testbed.compose.composer import Composer
+from testbed.compose import composefile, places
+from testbed.compose.command import Composer
 from testbed.compose.options import find_compose_file
+from testbed.compose.problems import NeedsComposeError
+from testbed.compose.variables import interpolate
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError
 
 ROOT = Path(__file__).parents[2]
@@ -289,13 +290,13 @@ def test_files_that_name_each_other_are_read_once(tmp_path: Path, monkeypatch: p
     (tmp_path / "a.yaml").write_text("\n".join(["services:", *there, "  z:\n    image: x\n"]), encoding="utf-8")
     (tmp_path / "sub" / "b.yaml").write_text("\n".join(["include: [../a.yaml]\nservices:", *back]), encoding="utf-8")
     asked: list[Path] = []
-    text_of = composefile._text
+    text_of = places.compose_text
 
     def text(path: Path) -> str:
         asked.append(path)
         return text_of(path)
 
-    monkeypatch.setattr(composefile, "_text", text)
+    monkeypatch.setattr(places, "compose_text", text)
     config = {"services": {f"x{n}": {"image": "x", "privileged": True} for n in numbers}}
     file = composefile.of_compose(tmp_path / "a.yaml", config, [tmp_path / "a.yaml"], environment={})
     assert file.problems.place(("services", "x7", "image")) == (tmp_path / "a.yaml", 22)
@@ -306,5 +307,4 @@ def test_services_that_extend_each_other_without_end_are_followed_once(tmp_path:
     path = tmp_path / "a.yaml"
     lines = [f"  s{n}: {{extends: s{(n + 1) % 1500}}}" for n in range(1500)]
     path.write_text("\n".join(["services:", *lines]), encoding="utf-8")
-    places = composefile._Places({})
-    assert dict(places._of_service(path, "s0"))[()] == (path, 2)
+    assert places.Places({}).of_file(path)["services", "s0"] == (path, 2)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from testbed.backends.docker.lab import ComposeLab
-from testbed.compose import composer
+from testbed.compose import command
 from testbed.errors import EnvironmentUnfitError
 
 HONEST = '#!/bin/sh\n[ "$1" = version ] && echo 2.40.3 && exit 0\nexit 1\n'
@@ -23,9 +23,9 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A machine with nothing but what a test puts on it."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    composer.find.cache_clear()
+    command.find.cache_clear()
     yield
-    composer.find.cache_clear()
+    command.find.cache_clear()
 
 
 def program(path: Path, text: str) -> str:
@@ -37,13 +37,13 @@ def program(path: Path, text: str) -> str:
 
 def test_docker_compose_on_path(tmp_path: Path) -> None:
     standalone = program(tmp_path / "bin/docker-compose", HONEST)
-    assert composer.find() == (standalone,)
+    assert command.find() == (standalone,)
 
 
 def test_one_that_swallows_the_status_is_not_taken(tmp_path: Path) -> None:
     program(tmp_path / "bin/docker-compose", SWALLOWS)
     with pytest.raises(EnvironmentUnfitError, match="Compose v2 is needed"):
-        composer.find()
+        command.find()
 
 
 def test_the_packages_binary_before_the_script_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_the_packages_binary_before_the_script_on_path(tmp_path: Path, monkeypat
     binary = program(tmp_path / "compose/docker-compose", HONEST)
     spec: Any = SimpleNamespace(submodule_search_locations=[str(tmp_path / "compose")])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
-    assert composer.find() == (binary,)
+    assert command.find() == (binary,)
 
 
 def test_a_stack_is_of_the_folder_of_its_file_wherever_below_it_we_are(
@@ -63,7 +63,7 @@ def test_a_stack_is_of_the_folder_of_its_file_wherever_below_it_we_are(
     below.mkdir(parents=True)
     for folder in (tmp_path, below):
         monkeypatch.chdir(folder)
-        assert composer.Composer((), project="it").directory == tmp_path
+        assert command.Composer((), project="it").directory == tmp_path
         assert ComposeLab().stack.name == str(tmp_path / "compose.yaml")
         assert ComposeLab(tmp_path / "compose.yaml").stack.name == ComposeLab().stack.name
         (tmp_path / "compose.override.yml").write_text("services: {}")

@@ -14,7 +14,7 @@ from testbed import LocalLab
 from testbed.backends.local import localplan
 from testbed.backends.local.blueprint import Plan
 from testbed.compose import composefile, shellwords
-from testbed.compose.composer import Composer, unset
+from testbed.compose.command import Composer, unset
 from testbed.errors import InvalidComposeError
 from testbed.spec.topology import Topology
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.netem.profiles import find_profile, load_profiles, parse_profile, parse_yaml
+from testbed.netem.profiles import find_profile, load_profiles, parse_profile
+from testbed.reading import yamltree
 from testbed.resources import resource
 from testbed.spec.features import WORDS
 from testbed.spec.impairment import CLEAN, Impairment
@@ -57,7 +58,7 @@ def test_a_file_that_asks_nothing_is_a_clean_profile(text: str) -> None:
             "bth: {}",
             "bth: unknown; did you mean 'both'? Known: description, both, forward, reverse",
         ),
-        ("7: {}", "7: unknown; known: description, both, forward, reverse"),
+        ("7: {}", "line 1: key 7 must be a text: write '7'"),
         ("both: {}\nforward: {}", "`both` excludes `forward` and `reverse`: remove one or the other"),
         ("both:\nreverse:", "`both` excludes `forward` and `reverse`: remove one or the other"),
         ("both: 40ms", "both: must be a mapping such as {delay: 40ms, loss: 2%}; found '40ms'"),
@@ -65,12 +66,20 @@ def test_a_file_that_asks_nothing_is_a_clean_profile(text: str) -> None:
         ("both: []", "both: must be a mapping such as {delay: 40ms, loss: 2%}; found []"),
         ("forward: {delay: 40}", 'forward: delay=40: a duration needs a unit; write delay="40ms" or "40s"'),
         ("reverse: {delay: }", 'reverse: delay=None: not a duration; write for example delay="40ms"'),
-        ("forward: {}\nforward: {}", "'forward' is given twice, in lines 1 and 2"),
-        ("both:\n  delay: 1ms\n  loss: 1%\n  delay: 2ms", "'delay' is given twice, in lines 2 and 4"),
-        ("? [a]\n: 1", "['a'] in line 1 is a collection and cannot be a key"),
-        ("both:\n  <<: 5", "line 2: `<<: '5'`: must be a mapping, or a list of mappings, as in `<<: *name`"),
-        ("both: {<<: [[1]]}", "line 1: `<<: […]`: must be a mapping, or a list of mappings, as in `<<: *name`"),
-        ("both: {<<: {delay: 1ms}, <<: {loss: 1%}}", "'<<' is given twice, in lines 1 and 1"),
+        ("forward: {}\nforward: {}", "line 2: 'forward' is here a second time; line 1 has it already"),
+        (
+            "both:\n  delay: 1ms\n  loss: 1%\n  delay: 2ms",
+            "line 4: 'delay' is here a second time; line 2 has it already",
+        ),
+        ("? [a]\n: 1", "line 1: a key must be a text"),
+        ("both:\n  <<: 5", "line 2: `<<: '5'`: write a mapping or a list of mappings, as in `<<: *name`"),
+        ("both: {<<: [[1]]}", "line 1: `<<: […]`: write a mapping or a list of mappings, as in `<<: *name`"),
+        ("--- {}\n--- {}", "line 2: a second document: only a Compose file may have this"),
+        ("both: &a {delay: *a}", "line 1: an alias of something that it is a part of"),
+        ("2024-13-45", "must be a mapping with keys description, both, forward, reverse; found str"),
+        ("both: {delay: 1:30}", "both: delay='1:30': not a duration; write for example delay=\"40ms\""),
+        ("both: {delay: 5ms, reorder_by_jitter: yes}", "both: reorder_by_jitter='yes': must be true or false"),
+        ("both: {<<: {delay: 1ms}, <<: {loss: 1%}}", "line 1: '<<' is here a second time; line 1 has it already"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(text: str, problem: str) -> None:
@@ -83,21 +92,17 @@ def test_a_file_that_says_something_else_is_refused(text: str, problem: str) -> 
         "both: {",
         "a: b: c",
         "\x01",
-        "--- 1\n--- 2",
-        "!!python/name:os.system x",
-        "both: &a {delay: *a}",
         "*a",
-        "2024-13-45",
     ],
 )
 def test_what_is_not_yaml_is_refused_in_one_line(text: str) -> None:
     (problem,) = problems_of(text)
-    assert problem.startswith("not YAML: ")
+    assert ": not YAML: " in problem
     assert "\n" not in problem
 
 
 def test_a_direction_takes_in_another_and_its_own_words_count() -> None:
-    merged = parse_yaml("forward: &there {delay: 5ms, loss: 1%}\nreverse: {loss: 2%, <<: *there}")
+    merged = yamltree.read("forward: &there {delay: 5ms, loss: 1%}\nreverse: {loss: 2%, <<: *there}").value
     assert merged["reverse"] == {"delay": "5ms", "loss": "2%"}
 
 

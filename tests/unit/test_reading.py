@@ -12,7 +12,7 @@ import pytest
 
 from testbed.errors import InvalidValueError
 from testbed.netem.profiles import Tables, load_profiles, read_trace
-from testbed.reading import UnreadableError, is_below, read_bytes, read_text, yaml_excess
+from testbed.reading import UnreadableError, is_below, read_bytes, read_text, yamltree
 
 
 def make(kind: str, path: Path) -> Path:
@@ -124,12 +124,12 @@ ALIASES += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 
 )
 def test_yaml_that_nobody_means_is_found_before_anything_is_built_of_it(text: str, line: int) -> None:
     begun = time.process_time()
-    excess = yaml_excess(text)
-    assert excess is not None
-    assert excess[0] == line
+    document = yamltree.parse(text)
+    assert document.excessive
+    assert [line for _, line, _ in document.problems] == [line]
     assert time.process_time() - begun < 1.5
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "a: &a [*a]", "\0", "a: *b", "a: 1\n---\nb: 2\n", "- &a x\n- *a\n"])
 def test_what_is_small_is_left_to_its_reader(text: str) -> None:
-    assert yaml_excess(text) is None
+    assert not yamltree.parse(text).excessive

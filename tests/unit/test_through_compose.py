@@ -9,8 +9,9 @@ import pytest
 from testbed import LocalLab
 from testbed.backends.local import localplan
 from testbed.backends.local.blueprint import Published
-from testbed.compose import composefile, composeyaml
+from testbed.compose import composefile
 from testbed.errors import InvalidComposeError
+from testbed.reading import yamltree
 from testbed.spec.topology import Topology
 
 
@@ -174,7 +175,7 @@ volumes:
 
 
 def test_what_compose_prints_is_planned(tmp_path: Path) -> None:
-    config = composeyaml.parse(PRINTED).value
+    config = yamltree.parse(PRINTED).value
     file = composefile.of_compose(tmp_path / "compose.yaml", config, [], environment={})
     plan = localplan.make(file, Topology.from_compose(file.config))
     a = plan.services["a"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.compose import composer, tied
+from testbed.compose import command, tied
 from testbed.lab.waiting import await_condition
 
 # As `docker compose` does: what works is a child, here with a session of its own.
@@ -22,9 +22,9 @@ wait
 """
 _OWNER = """
 import sys, threading
-from testbed.compose import composer
-composer.find = lambda: (sys.argv[1],)
-threading.Thread(target=lambda: composer.Composer((), project="it").down(timeout_s=60)).start()
+from testbed.compose import command
+command.find = lambda: (sys.argv[1],)
+threading.Thread(target=lambda: command.Composer((), project="it").down(timeout_s=60)).start()
 """
 
 
@@ -62,8 +62,8 @@ def test_composes_processes_end_with_an_owner_that_is_killed(compose: Path, tmp_
 def test_composes_processes_end_when_their_time_is_over(
     compose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(composer, "find", lambda: (str(compose),))
-    failed = composer.Composer((), project="it").up({}, timeout_s=3)
+    monkeypatch.setattr(command, "find", lambda: (str(compose),))
+    failed = command.Composer((), project="it").up({}, timeout_s=3)
     assert failed is not None
     assert "no end after 3 s" in failed
     await_condition(lambda: _alive(_begun(tmp_path)), lambda left: not left, deadline_s=5)

@@ -25,7 +25,7 @@ from testbed.backends.docker.stack import Stack, depth, host_name
 from testbed.backends.stacklab import StackLab
 from testbed.backends.starting import said_if_slow
 from testbed.compose import composefile
-from testbed.compose.composer import Composer
+from testbed.compose.command import Composer
 from testbed.compose.options import UP_DEADLINE, files_of
 from testbed.errors import AgentError, EnvironmentUnfitError, InvalidComposeError
 from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
@@ -92,9 +92,9 @@ class ComposeLab(StackLab[ComposeHost]):
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily: collection must not need an engine
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
-            files = list(self.composer.files) or composefile.found_by_compose(os.environ)
+            files = list(self.composer.files) or composefile.files_by_default(os.environ)
             profiles = composefile.look_through(
-                filter(reading.exists, files), environment=os.environ, asked=self.composer.profiles
+                filter(reading.exists, files), environment=os.environ, profiles=self.composer.profiles
             )
             self._config = self.composer.config()
             for warning in self.composer.warnings:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine, Labelled
-from testbed.compose.composer import Composer
+from testbed.compose.command import Composer
 from testbed.errors import LabError
 
 DETACHED = "detached"

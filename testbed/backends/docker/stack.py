@@ -20,7 +20,7 @@ from testbed.backends.docker.runs import DETACHED, STACK_LABEL, STARTER_LABEL, U
 from testbed.backends.docker.wellness import describe, wellness
 from testbed.backends.starting import Progress, Unwell, unwell_in_words
 from testbed.compose import composefile
-from testbed.compose.composer import Composer
+from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError, LabError, ServiceFailedError
 from testbed.lab.readiness import last_lines
 from testbed.lab.waiting import NotSeenError, await_condition
@@ -65,7 +65,7 @@ class Stack:
     @property
     def name(self) -> str:
         """The files that Compose reads, whether they were named or it finds them."""
-        files = self.composer.files or composefile.found_by_compose(os.environ)
+        files = self.composer.files or composefile.files_by_default(os.environ)
         return os.pathsep.join(str(file.resolve()) for file in files) or str(self.composer.directory)
 
     def labels(self) -> dict[str, str]:

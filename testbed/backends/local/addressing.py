@@ -15,8 +15,10 @@ from typing import Any
 from testbed.backends.local.blueprint import HostPlan, Interface, NetworkPlan
 from testbed.backends.local.routing import Routing, Subnet
 from testbed.backends.local.source import CANNOT, WAY_OUT
-from testbed.compose.composefile import ComposeFile, Problems, is_address
-from testbed.compose.composeyaml import Where
+from testbed.compose.composefile import ComposeFile
+from testbed.compose.longforms import is_address
+from testbed.compose.problems import FileProblems
+from testbed.reading.yamltree import Where
 from testbed.spec import topologies
 from testbed.spec.topology import Service, Topology
 from testbed.spec.words import unknown
@@ -32,7 +34,7 @@ _LEAST_MTU, _MOST_MTU = 68, 65535
 # --- networks ----------------------------------------------------------------------------------------
 
 
-def networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
+def networks(file: ComposeFile, problems: FileProblems) -> dict[str, NetworkPlan]:
     """The networks that services are on, by name."""
     bodies = file.config["networks"]
     used = {name for body in file.config["services"].values() for name in body.get("networks") or {}}
@@ -68,7 +70,7 @@ def networks(file: ComposeFile, problems: Problems) -> dict[str, NetworkPlan]:
     return plans_used
 
 
-def _refuse_overlaps(plans: Iterable[NetworkPlan], used: Iterable[NetworkPlan], problems: Problems) -> None:
+def _refuse_overlaps(plans: Iterable[NetworkPlan], used: Iterable[NetworkPlan], problems: FileProblems) -> None:
     """Refuse subnets of one network that overlap, and those of two networks that are used."""
     for plan in plans:
         for a, b in combinations(plan.subnets, 2):
@@ -83,7 +85,7 @@ def _refuse_overlaps(plans: Iterable[NetworkPlan], used: Iterable[NetworkPlan], 
             )
 
 
-def _refuse_in_network(name: str, body: Mapping[str, Any], problems: Problems) -> None:
+def _refuse_in_network(name: str, body: Mapping[str, Any], problems: FileProblems) -> None:
     """Refuse what Compose knows of a network and a local lab does not do."""
     at: Where = ("networks", name)
     if body.get("external"):
@@ -108,7 +110,7 @@ def _refuse_in_network(name: str, body: Mapping[str, Any], problems: Problems) -
             problems.of_part(where, f"network {shown(name)}: `{where[-1]}: {value}`: {CANNOT}")
 
 
-def _refuse_in_joined(service: str, network: str, joined: Any, problems: Problems) -> None:
+def _refuse_in_joined(service: str, network: str, joined: Any, problems: FileProblems) -> None:
     """The same of a service's place on a network."""
     for key in ("mac_address", "interface_name", "gw_priority", "link_local_ips", "driver_opts"):
         if value := (joined or {}).get(key):
@@ -116,7 +118,7 @@ def _refuse_in_joined(service: str, network: str, joined: Any, problems: Problem
             problems.of_part(where, f"service {shown(service)}: network {shown(network)}: `{key}: {value}`: {CANNOT}")
 
 
-def _named_gateways(name: str, body: Mapping[str, Any], subnets: list[Subnet], problems: Problems) -> Iterator[str]:
+def _named_gateways(name: str, body: Mapping[str, Any], subnets: list[Subnet], problems: FileProblems) -> Iterator[str]:
     for number, pool in enumerate((body.get("ipam") or {}).get("config") or ()):
         if not pool or not pool.get("gateway"):
             continue
@@ -144,7 +146,7 @@ def _end_of(subnet: Subnet, text: str) -> str | None:
     return "broadcast" if address == subnet.broadcast_address and subnet.version == 4 else None
 
 
-def _mtu(name: str, body: Mapping[str, Any], problems: Problems) -> int:
+def _mtu(name: str, body: Mapping[str, Any], problems: FileProblems) -> int:
     text = str((body.get("driver_opts") or {}).get(_MTU_OPTION) or 1500)
     if re.fullmatch(r"[0-9]{1,9}", text) and _LEAST_MTU <= int(text) <= _MOST_MTU:
         return int(text)
@@ -155,7 +157,7 @@ def _mtu(name: str, body: Mapping[str, Any], problems: Problems) -> int:
     return 1500
 
 
-def _named_subnets(body: Any, problems: Problems | None = None, at: Where = ()) -> list[Subnet]:
+def _named_subnets(body: Any, problems: FileProblems | None = None, at: Where = ()) -> list[Subnet]:
     subnets: list[Subnet] = []
     for number, pool in enumerate(((body or {}).get("ipam") or {}).get("config") or ()):
         if not pool or not pool.get("subnet"):
@@ -178,7 +180,7 @@ def _named_subnets(body: Any, problems: Problems | None = None, at: Where = ()) 
 
 
 def hosts(
-    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: Problems
+    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: FileProblems
 ) -> tuple[HostPlan, ...]:
     """The hosts, with their addresses and routes."""
     taken = _static_addresses(file, topology, networks, problems)
@@ -200,7 +202,7 @@ def _hosts_of(
     file: ComposeFile,
     networks: Mapping[str, NetworkPlan],
     free: Mapping[str, list[Iterator[str]]],
-    problems: Problems,
+    problems: FileProblems,
 ) -> Iterator[HostPlan]:
     """The hosts of a service. ``free``: the addresses left, by network and subnet."""
     body = file.config["services"][service.name]
@@ -241,7 +243,7 @@ def _hosts_of(
 
 
 def _addresses(
-    network: NetworkPlan, joined: Mapping[str, Any], free: list[Iterator[str]], problems: Problems
+    network: NetworkPlan, joined: Mapping[str, Any], free: list[Iterator[str]], problems: FileProblems
 ) -> Iterator[str]:
     """A host's addresses on a network, with prefix: the one that the service names, or the next that is free."""
     for subnet, pool in zip(network.subnets, free, strict=True):
@@ -255,7 +257,7 @@ def _addresses(
 
 
 def _static_addresses(
-    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: Problems
+    file: ComposeFile, topology: Topology, networks: Mapping[str, NetworkPlan], problems: FileProblems
 ) -> dict[str, dict[str, str]]:
     """Every address that a service names, by network, with the service. Refuses those that cannot be a host's."""
     owners: dict[str, dict[str, str]] = {}

@@ -21,10 +21,11 @@ from testbed.backends.local.blueprint import Plan
 from testbed.backends.local.hosts import LocalHost
 from testbed.backends.stacklab import StackLab
 from testbed.backends.starting import Progress
-from testbed.compose import composefile, composer
-from testbed.compose.composefile import ComposeFile, NeedsComposeError
-from testbed.compose.composer import Composer
+from testbed.compose import command, composefile
+from testbed.compose.command import Composer
+from testbed.compose.composefile import ComposeFile
 from testbed.compose.options import COMPOSE_FILE_NAMES, UP_DEADLINE, files_of, find_compose_file
+from testbed.compose.problems import NeedsComposeError
 from testbed.errors import AgentError, EnvironmentUnfitError, InvalidComposeError, LabError, ServiceFailedError
 from testbed.evidence.hoststate import PAUSED, HostState
 from testbed.lab.backend import Attached
@@ -91,7 +92,7 @@ class LocalLab(StackLab[LocalHost]):
     def _read(self) -> ComposeFile:
         if self._drawing is not None:
             return composefile.of_drawing(self._drawing, environment=os.environ)
-        listed = list(self._files[1:] and self._files) if self._files else composefile.listed(os.environ)
+        listed = list(self._files[1:] and self._files) if self._files else composefile.files_in_environment(os.environ)
         named = next(iter(self._files or listed), None) or find_compose_file(Path.cwd())
         if named is None:
             raise InvalidComposeError(
@@ -111,7 +112,7 @@ class LocalLab(StackLab[LocalHost]):
             return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
         except NeedsComposeError as needs:
             files = listed or [named, *several]
-            inactive = composefile.look_through(files, environment=os.environ, asked=self._compose_profiles)
+            inactive = composefile.look_through(files, environment=os.environ, profiles=self._compose_profiles)
             compose = Composer(self._files, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
             try:
                 config = compose.config()
@@ -130,7 +131,7 @@ class LocalLab(StackLab[LocalHost]):
             if file.problems:
                 localplan.make(file, topology)  # which tells of them, and of all else that is wrong
             for name in file.unset:
-                self._warn(composer.unset(name))
+                self._warn(command.unset(name))
             self._topology = topology
         return self._topology
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from testbed.backends.local import addressing, servicekeys
 from testbed.backends.local.blueprint import Plan
 from testbed.backends.local.source import WAY_OUT, ServiceSource
-from testbed.compose.composefile import ComposeFile, Problems
+from testbed.compose.composefile import ComposeFile
+from testbed.compose.problems import FileProblems
 from testbed.spec.topology import Topology
 from testbed.text import shown
 
@@ -50,7 +51,7 @@ def counts(file: ComposeFile, topology: Topology) -> tuple[int, int]:
     return hosts, programs
 
 
-def _check_volumes(file: ComposeFile, problems: Problems) -> None:
+def _check_volumes(file: ComposeFile, problems: FileProblems) -> None:
     for name, body in file.config["volumes"].items():
         where = ("volumes", name)
         if not _VOLUME_NAME.fullmatch(name):
@@ -113,7 +114,7 @@ def _check_container_names(sources: list[ServiceSource], topology: Topology) -> 
             service.refuse(f"container_name {shown(name)} is taken by {shown(owner)}", "container_name")
 
 
-def _order(depends_on: Mapping[str, Mapping[str, str]], problems: Problems) -> list[str]:
+def _order(depends_on: Mapping[str, Mapping[str, str]], problems: FileProblems) -> list[str]:
     """The services, each after those that it depends on."""
     order: list[str] = []
     left = dict(depends_on)

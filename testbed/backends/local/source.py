@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.compose.composefile import ComposeFile, Problems
+from testbed.compose.composefile import ComposeFile
+from testbed.compose.problems import FileProblems
 from testbed.text import shown
 
 WAY_OUT = "or run it with --lab compose"
@@ -20,7 +21,7 @@ class ServiceSource:
     name: str
     body: Mapping[str, Any]
     file: ComposeFile
-    problems: Problems
+    problems: FileProblems
 
     @property
     def local(self) -> Mapping[str, Any] | None:

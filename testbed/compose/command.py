@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from testbed import reading
-from testbed.compose import composeyaml, tied
+from testbed.compose import tied
 from testbed.compose.options import find_compose_file
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, LabError
+from testbed.reading import yamltree
 from testbed.text import shown
 
 HOW_TO_GET = (
@@ -103,7 +104,7 @@ class Composer:
             )
         self.warnings = tuple(dict.fromkeys(_warned(done.stderr)))
         # Its JSON leaves out what begins with `x-` (Compose 2.40), and ours does.
-        printed = composeyaml.parse(done.stdout)
+        printed = yamltree.parse(done.stdout)
         if printed.problems:
             raise InvalidComposeError(
                 f"Compose file {self._where}: {'.'.join(map(str, at))}: {text}" for at, _, text in printed.problems

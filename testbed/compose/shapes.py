@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.compose import dockerfile
-from testbed.compose.composeyaml import Where
+from testbed.reading.yamltree import Where
 from testbed.spec.words import unknown
 from testbed.text import shown
 
