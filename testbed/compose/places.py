@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,16 @@ class Places:
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
         self._files: dict[str, PlacedFile] = {}
+        self._real = cache(os.path.realpath)
 
     def of_file(self, path: Path) -> dict[Where, Place]:
         """The places in a file and in all that it includes."""
         files = {path: None}
-        seen = {os.path.realpath(path)}
+        seen = {self._real(path)}
         waiting = [path]
         while waiting:
             for included in self._read(waiting.pop()).included:
-                if (real := os.path.realpath(included)) not in seen:
+                if (real := self._real(included)) not in seen:
                     seen.add(real)
                     files[included] = None
                     waiting.append(included)
@@ -74,16 +76,16 @@ class Places:
             file = self._read(file_path)
             places.update(file.own)
             for name in file.services:
-                parts = self._of_service(file_path, name)
+                parts = self.of_service(file_path, name)
                 places.update((("services", name, *inside), place) for inside, place in parts.items())
         return places
 
-    def _of_service(self, path: Path, name: str) -> dict[Where, Place]:
+    def of_service(self, path: Path, name: str) -> dict[Where, Place]:
         """The parts of a service by their places in it, those of the services that it extends included."""
         chain: list[dict[Where, Place]] = []
         passed = set()
         following: tuple[Path, str] | None = (path, name)
-        while following is not None and (key := (os.path.realpath(following[0]), following[1])) not in passed:
+        while following is not None and (key := (self._real(following[0]), following[1])) not in passed:
             passed.add(key)
             file = self._read(following[0])
             chain.append(file.services.get(following[1], {}))
@@ -98,7 +100,7 @@ class Places:
         return self._files.values()
 
     def _read(self, path: Path) -> PlacedFile:
-        real = os.path.realpath(path)
+        real = self._real(path)
         if real not in self._files:
             self._files[real] = self._placed(path) if reading.exists(path) else _NO_FILE
         return self._files[real]

@@ -28,7 +28,7 @@ from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.netem import qdisc
 from testbed.spec.impairment import Impairment
-from testbed.spec.timeline import Outage, Segment, Timeline, between
+from testbed.spec.timeline import Outage, Phase, Timeline, between
 
 RESOLUTION_S = 0.1
 """Length of the stairs of ramps and holds; seconds."""
@@ -71,7 +71,7 @@ def compile_timeline(timeline: Timeline, *, seed: int | None = None) -> Schedule
 
     Raises InvalidValueError if the steps cannot follow each other without losing queued packets.
     """
-    moments = [moment for segment in timeline.segments for moment in _of_segment(segment, timeline)]
+    moments = [moment for phase in timeline.phases for moment in _of_phase(phase, timeline)]
     for outage in timeline.outages:
         moments = _laid_over(moments, outage, timeline.repeat_s)
     moments = _seeded(
@@ -80,27 +80,27 @@ def compile_timeline(timeline: Timeline, *, seed: int | None = None) -> Schedule
     return Schedule(moments=tuple(moments), repeat_s=timeline.repeat_s)
 
 
-def _of_segment(segment: Segment, timeline: Timeline) -> Iterator[Moment]:
-    if segment.toward is not None:
-        stairs = min(max(1, math.ceil(round(segment.over_s / RESOLUTION_S, 6))), MOST_STAIRS)
+def _of_phase(phase: Phase, timeline: Timeline) -> Iterator[Moment]:
+    if phase.toward is not None:
+        stairs = min(max(1, math.ceil(round(phase.over_s / RESOLUTION_S, 6))), MOST_STAIRS)
         for number in range(stairs):
-            at_s = round(segment.at_s + segment.over_s * number / stairs, 9)
+            at_s = round(phase.at_s + phase.over_s * number / stairs, 9)
             share = (number + 0.5) / stairs
-            yield Moment(at_s=at_s, impairment=between(segment.impairment, segment.toward, share))
-        yield Moment(at_s=segment.ends_s, impairment=segment.toward)
-    elif segment.hold_s is not None:
-        position = timeline.segments.index(segment)
-        later = timeline.segments[position + 1 :]
+            yield Moment(at_s=at_s, impairment=between(phase.impairment, phase.toward, share))
+        yield Moment(at_s=phase.ends_s, impairment=phase.toward)
+    elif phase.hold_s is not None:
+        position = timeline.phases.index(phase)
+        later = timeline.phases[position + 1 :]
         until_s = later[0].at_s if later else timeline.length_s
-        for number in range(max(1, math.ceil(round((until_s - segment.at_s) / RESOLUTION_S, 6)))):
+        for number in range(max(1, math.ceil(round((until_s - phase.at_s) / RESOLUTION_S, 6)))):
             passed_s = number * RESOLUTION_S
-            delay_s = (segment.impairment.delay_s or 0.0) + segment.hold_s - passed_s
+            delay_s = (phase.impairment.delay_s or 0.0) + phase.hold_s - passed_s
             yield Moment(
-                at_s=round(segment.at_s + passed_s, 9),
-                impairment=replace(segment.impairment, delay_s=round(delay_s, 9)),
+                at_s=round(phase.at_s + passed_s, 9),
+                impairment=replace(phase.impairment, delay_s=round(delay_s, 9)),
             )
     else:
-        yield Moment(at_s=segment.at_s, impairment=segment.impairment)
+        yield Moment(at_s=phase.at_s, impairment=phase.impairment)
 
 
 def lost(impairment: Impairment) -> Impairment:

@@ -87,12 +87,12 @@ def timeline_lines(timeline: Timeline) -> Iterator[str]:
     again = ", then again" if timeline.repeat_s is not None else ", and stays so"
     yield f"{'':6}{'0 s':<{_COLUMNS - 8}}{units.format_time(round(length_s, 3)):>8}{again}"
     yield f"{'':6}{_SILENT} everything is lost   {_HELD} packets wait (no rate)"
-    for each in [*timeline.segments[:4]]:
+    for each in [*timeline.phases[:4]]:
         ramp = f" -> {each.toward.describe()} over {units.format_time(each.over_s)}" if each.toward else ""
         held = " (held)" if each.hold_s is not None else ""
         yield f"at {units.format_time(each.at_s)}: {each.impairment.describe()}{ramp}{held}"
-    if len(timeline.segments) > 4:
-        yield f"… {len(timeline.segments) - 4} more"
+    if len(timeline.phases) > 4:
+        yield f"… {len(timeline.phases) - 4} more"
     for outage in timeline.outages:
         yield f"at {units.format_time(outage.at_s)}: outage of {units.format_time(outage.for_s)}"
     yield f"the kernel is told {len(compile_timeline(timeline).moments)} steps"
@@ -110,12 +110,12 @@ def _values(timeline: Timeline, field: str, column: int, length_s: float) -> flo
     found: list[float] = []
     for sample in range(_SAMPLES):
         time_s = (column + (sample + 0.5) / _SAMPLES) * length_s / _COLUMNS
-        segment = next(each for each in reversed(timeline.segments) if each.at_s <= time_s)
-        if timeline.at(time_s) is None or segment.hold_s is not None or segment.impairment.loss_ratio == 1:
+        phase = next(each for each in reversed(timeline.phases) if each.at_s <= time_s)
+        if timeline.at(time_s) is None or phase.hold_s is not None or phase.impairment.loss_ratio == 1:
             continue
-        holds = segment.impairment
-        if segment.toward is not None:
-            holds = between(holds, segment.toward, min((time_s - segment.at_s) / segment.over_s, 1.0))
+        holds = phase.impairment
+        if phase.toward is not None:
+            holds = between(holds, phase.toward, min((time_s - phase.at_s) / phase.over_s, 1.0))
         unsaid = math.inf if field == "rate_bps" else 0.0
         found.append(float(getattr(holds, field) or unsaid))
     return sum(found) / len(found) if found else None
@@ -131,8 +131,8 @@ def _silence(timeline: Timeline, column: int, length_s: float) -> str | None:
     if any(meets(each.at_s, each.ends_s) for each in timeline.outages):
         return _SILENT
     held_s = 0.0
-    for number, each in enumerate(timeline.segments):
-        later_s = timeline.segments[number + 1].at_s if number + 1 < len(timeline.segments) else length_s
+    for number, each in enumerate(timeline.phases):
+        later_s = timeline.phases[number + 1].at_s if number + 1 < len(timeline.phases) else length_s
         if each.toward is None and each.impairment.loss_ratio == 1 and meets(each.at_s, later_s):
             return _SILENT
         if each.hold_s is not None and meets(each.at_s, later_s):

@@ -1,9 +1,9 @@
-"""What netem can do to a link: one row a feature.
+"""What netem can do to a link: one row per feature.
 
-All else about a feature follows from its row: the word of profiles, markers and the command line, its help and its
-line in the documentation, its range, whether a timeline may ramp it, the clause of tc's line, its read-back, and the
-values that the tests try. What has a shape of its own has a function of its own beside: a kind in
-`testbed.spec.words`, what goes together in `testbed.spec.impairment`, what netem is given in `testbed.netem.qdisc`.
+The row gives the word of profiles, markers and the command line, the help and the line in the documentation, the
+range, whether a timeline may ramp it, the clause of tc's line, the read-back, and the values that tests draw. Special
+cases are functions elsewhere: kinds of values in `testbed.spec.words`, combinations in `testbed.spec.impairment`, what
+netem is given in `testbed.netem.qdisc`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from testbed.spec.words import (
 
 # netem keeps the rate in unsigned 64-bit bytes a second.
 _FASTEST_BPS = math.nextafter(8 * 2.0**64, 0)
-# A token bucket that cannot hold a packet never passes it: 1500 bytes and an Ethernet header (tc-tbf(8), burst).
+# A token bucket never passes a packet larger than itself: 1500 bytes and an Ethernet header (tc-tbf(8), burst).
 _FULL_PACKET_BYTES = 1514
-# An Ethernet and an IPv4 header: no packet is shorter. netem reckons a shorter length than none as almost 2⁶⁴ bytes.
+# An Ethernet and an IPv4 header: no packet is shorter. netem takes a negative length for almost 2⁶⁴ bytes.
 _SHORTEST_PACKET_BYTES = 34
 _LONGEST_PACKET_BYTES = 65_535
 
@@ -49,7 +49,7 @@ class Bounds:
     least: float
     most: float
     text: str = ""
-    """How it is told: what stands behind "must"."""
+    """The words behind "must" in messages."""
 
     def __str__(self) -> str:
         return self.text or f"lie between {self.least:g} and {self.most:g}"
@@ -59,7 +59,7 @@ class Bounds:
         return self.least <= value <= self.most
 
 
-_IN_A_SLOT = Bounds(1, 2**31 - 2, "lie between 1 and 2³¹-2")  # the next is netem's word for no limit
+_IN_A_SLOT = Bounds(1, 2**31 - 2, "lie between 1 and 2³¹-2")  # to netem, 2³¹-1 means no limit
 _WITHOUT_SLOT = " has no effect: it limits what leaves in one"
 
 
@@ -74,46 +74,46 @@ class Feature:
     help: str
     _: KW_ONLY
     field: str = ""
-    """The field of an `Impairment`; that under which the row stands."""
+    """The field of an `Impairment` that the row belongs to."""
     bounds: Bounds | None = None
-    """The range of its values; None: that of its kind."""
+    """The range of the values; None: the kind's range."""
     needs: tuple[str, ...] = ()
-    """The words without which it means nothing; any one of them will do."""
+    """It means nothing without one of these words."""
     without: str = " has no effect"
-    """How that is told: what stands behind "jitter without delay"."""
+    """The end of the message "jitter without delay"."""
     fades: bool = True
-    """Whether a step of a timeline that takes off what it needs takes it off, too."""
+    """Whether a step of a timeline that removes what it needs removes it, too."""
     random: bool = False
     """Whether netem draws random numbers for it."""
     sticky: bool = False
-    """Whether netem keeps it where a change does not mention it (sch_netem.c, netem_change)."""
+    """Whether netem keeps it when a change does not mention it (sch_netem.c, netem_change)."""
     kernels_own: bool = False
-    """Whether the kernel chooses a value where none is asked for; 0 is then a value like any other."""
+    """Whether the kernel chooses a value if none is given; 0 is then a value like any other."""
     since: str = ""
-    """The version of Linux and tc that know it first, if some in use do not."""
+    """The first version of Linux and tc that know it, if older ones are in use."""
     tc: str = ""
-    """Its clause of tc-netem(8)'s line, with ``{}`` for the value; empty: it has none. What netem is given where that
-    is not what was asked, `testbed.netem.qdisc` knows."""
+    """The clause of tc-netem(8)'s line, with ``{}`` for the value; empty: none. Where netem is given another value,
+    `testbed.netem.qdisc` computes it."""
     key: str = ""
-    """Where ``tc -j qdisc show`` reports it: ``GROUP/KEY``; empty: nowhere, or `testbed.netem.readback` has a function
-    of its own for it."""
+    """Where ``tc -j qdisc show`` reports it: ``GROUP/KEY``; empty: nowhere, or by a function of
+    `testbed.netem.readback`."""
 
     @property
     def range(self) -> Bounds:
-        """The range of its values."""
+        """The range of the values."""
         kind = self.kind
         return self.bounds or Bounds(kind.least, kind.most, f"lie between {kind.least:g} and {kind.most:g}{kind.unit}")
 
-    def read(self, said: object) -> Any:
-        """The value that the user wrote. Raises InvalidValueError."""
-        return self.kind.read(said, self.name)
+    def read(self, written: object) -> Any:
+        """The value of what the user wrote. Raises InvalidValueError."""
+        return self.kind.read(written, self.name)
 
     def write(self, value: Any) -> str | int | bool:
-        """As a profile says it."""
+        """The value as a profile has it."""
         return self.kind.write(value)
 
     def problems(self, value: Any) -> Iterator[str]:
-        """What is wrong with a value by itself."""
+        """What is wrong with a value, whatever stands beside it."""
         if self.kind.types and not self.range.hold(value):
             yield f"must {self.range}"
         else:
@@ -133,7 +133,7 @@ row = _metadata(Feature)
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """The rows, each the field of an `Impairment` that it is about."""
+    """The rows, as the fields of an `Impairment`."""
 
     # fmt: off
     delay_s: float | None = field(default=None, metadata=row(
@@ -148,21 +148,21 @@ class Features:
     delay_correlation: float | None = field(default=None, metadata=row(
         "correlation", SHARE, "correlation of a packet's delay with the delay of the packet before it, for example 25%",
         needs=("jitter",), sticky=True, tc="{}", key="delay/correlation"))
-    """How much a packet's delay is drawn toward the one before it; 0 to less than 1. netem takes what it drew modulo
-    twice the jitter, so that all but the largest correlations are lost: see `Impairment.realised`."""
+    """How much a packet's delay resembles the one before it; 0 to less than 1. netem takes its draws modulo twice the
+    jitter, so that all but the largest correlations are lost: see `Impairment.realised`."""
     distribution: str = field(default="uniform", metadata=row(
         "distribution", SHAPE,
-        "shape of the jitter: " + ", ".join(DISTRIBUTIONS) + ", or a table of your own, NAME.dist",
+        "shape of the jitter: " + ", ".join(DISTRIBUTIONS) + ", or your own table, NAME.dist",
         needs=("jitter",), sticky=True, tc="distribution {}"))
     """Shape of the jitter: uniform; normal, pareto or paretonormal (tables of iproute2); or ``NAME.dist``, a table in
     their format (tc-netem(8)) in ``netem/`` beside the Compose file. The kernel does not report it."""
     reorder_by_jitter: bool = field(default=False, metadata=row(
         "reorder_by_jitter", TRUTH, "whether jitter may reorder packets (default: false)", needs=("jitter",)))
-    """Whether a packet with a smaller delay may overtake; false keeps order, as queues do."""
+    """Whether a packet with a smaller delay may overtake; false keeps the order, as queues do."""
     loss_ratio: float | None = field(default=None, metadata=row(
         "loss", SHARE, "share of packets lost at random, for example 2%",
         random=True, tc="loss {}", key="loss-random/loss"))
-    """Share of packets lost; 0 to 1. Each independently, unless ``loss_burst_packets`` says otherwise."""
+    """Share of packets lost; 0 to 1. Losses are independent, unless ``loss_burst_packets`` is given."""
     loss_burst_packets: float | None = field(default=None, metadata=row(
         "burst", MEAN, "mean number of packets lost in a row (a Gilbert model with that mean loss), for example 3",
         bounds=Bounds(1, 1e6, "lie between 1 and 1e+06 packets"),
@@ -178,9 +178,9 @@ class Features:
     """Loss by netem's Markov chain of four states: p13, p31, p32, p23, p14 (tc-netem(8))."""
     ecn: bool = field(default=False, metadata=row(
         "ecn", TRUTH, "mark packets that can carry an ECN mark instead of losing them",
-        needs=("loss", "gemodel", "loss_state"), without=" has no effect: it marks what would be lost",
+        needs=("loss", "gemodel", "loss_state"), without=" has no effect: it marks packets that would be lost",
         sticky=True, tc="ecn", key="ecn"))
-    """Mark packets that can carry an ECN mark (RFC 3168) in place of losing them."""
+    """Mark packets that can carry an ECN mark (RFC 3168) instead of losing them."""
     duplicate_ratio: float | None = field(default=None, metadata=row(
         "duplicate", SHARE, "share of packets sent twice, for example 1%",
         random=True, tc="duplicate {}", key="duplicate/duplicate"))
@@ -207,12 +207,12 @@ class Features:
         "overhead", WHOLE, "bytes that the rate counts per packet in addition, for example 24",
         bounds=Bounds(
             -_SHORTEST_PACKET_BYTES, _LONGEST_PACKET_BYTES,
-            f"lie between -{_SHORTEST_PACKET_BYTES} (a packet of less than no bytes never leaves) and "
+            f"lie between -{_SHORTEST_PACKET_BYTES} (a packet of negative length never leaves) and "
             f"{_LONGEST_PACKET_BYTES}, the longest packet",
         ),
-        needs=("rate",), without=" has no effect: it is what the rate counts on top",
+        needs=("rate",), without=" has no effect: it adds to what the rate counts",
         tc="{}", key="rate/packetoverhead"))
-    """Bytes that the rate counts for each packet on top of its length, as a link layer adds; may be negative."""
+    """Bytes that the rate counts per packet in addition to its length, as a link layer adds; may be negative."""
     bucket_bytes: int | None = field(default=None, metadata=row(
         "bucket", SIZE, "size of a token bucket that keeps the rate (tc-tbf), for example 16kB",
         bounds=Bounds(
@@ -220,19 +220,19 @@ class Features:
             f"lie between {_FULL_PACKET_BYTES}, a full-size packet (a smaller bucket never passes one), and 2³¹-1",
         ),
         needs=("rate",), without=" has no effect: it is filled at the rate", sticky=True))
-    """Size of a token bucket: the rate is then kept by tc-tbf(8), which lets so much pass at once after a pause."""
+    """Size of a token bucket: tc-tbf(8) then keeps the rate, and passes this much at once after a pause; bytes."""
     queue_bytes: int | None = field(default=None, metadata=row(
         "queue", SIZE, "bytes that may wait for the token bucket, for example 64kB",
         bounds=Bounds(
             _FULL_PACKET_BYTES, 2**32 - 1, f"lie between {_FULL_PACKET_BYTES}, a full-size packet, and 2³²-1"
         ),
         needs=("bucket",),
-        without=" has no effect: it is where packets wait for the bucket; netem's own is limit"))
-    """Bytes that wait for the token bucket; None: what the rate carries in 100 ms, at least 64 full packets."""
+        without=" has no effect: packets wait in it for the bucket; netem's own queue is limit"))
+    """Bytes that may wait for the token bucket; None: what the rate carries in 100 ms, at least 64 full packets."""
     slot: Slot | None = field(default=None, metadata=row(
         "slot", TURNS, 'time between slots, in which packets leave together: 20ms, "20ms 25ms" or "normal 20ms 5ms"',
         random=True, sticky=True, tc="slot {}"))
-    """When packets may leave, together; None: each by itself."""
+    """When packets may leave together; None: at any time."""
     slot_packets: int | None = field(default=None, metadata=row(
         "slot_packets", WHOLE, "maximum number of packets that leave in one slot",
         bounds=_IN_A_SLOT, needs=("slot",), without=_WITHOUT_SLOT, tc="packets {}"))
@@ -243,17 +243,17 @@ class Features:
     """The most bytes that leave in one slot."""
     drop_packets: tuple[tuple[int, int], ...] = field(default=(), metadata=row(
         "drop_packets", NUMBERS, 'packets to lose by their number on the link, from 1, for example [3, "17-20"]'))
-    """Packets to lose by their number, first and last of each range; counted from 1 over the packets of the link (or
-    of that part of its traffic that is impaired), from when the impairment was put there."""
+    """Packets to lose by their number: first and last of each range. Counted from 1 over the packets of the link (or
+    of the part of its traffic that is impaired) since the impairment was installed."""
     drop_every: int | None = field(default=None, metadata=row(
         "drop_every", WHOLE, "lose every Nth packet, for example 50",
         bounds=Bounds(2, LAST_INDEX, "lie between 2 and 2³¹-1; to lose everything, say loss=100%")))
-    """Lose every Nth packet, counted likewise; at least 2."""
+    """Lose every Nth packet, counted in the same way; at least 2."""
     limit_packets: int | None = field(default=None, metadata=row(
         "limit", WHOLE, "packets that the queue holds (default: sized from rate and delay)",
         bounds=Bounds(1, 2**32 - 1, "lie between 1 and 2³²-1; a queue of 0 passes nothing"),
         tc="limit {}", key="limit"))
-    """Packets that the queue holds, those on their way included; None sizes it from rate and delay."""
+    """Packets that the queue holds, delayed ones included; None sizes it from rate and delay."""
     seed: int | None = field(default=None, metadata=row(
         "seed", WHOLE, "seed of the random numbers, for repeatable loss and jitter",
         bounds=Bounds(0, 2**64 - 1, "lie between 0 and 2⁶⁴-1"), kernels_own=True, since="6.6",
@@ -262,7 +262,7 @@ class Features:
     # fmt: on
 
 
-FEATURES = tuple(replace(each.metadata["feature"], field=each.name) for each in fields(Features))
-"""Every row, in the order in which the words are written."""
+FEATURES = tuple(replace(entry.metadata["feature"], field=entry.name) for entry in fields(Features))
+"""Every row, in the order of the words."""
 WORDS = {feature.name: feature for feature in FEATURES}
-"""The same, by the user's word."""
+"""Every row, by the user's word."""

@@ -1,10 +1,10 @@
 """What can be done to a link, as frozen values.
 
-Vocabulary as in docs/glossary.md: an *impairment* says what happens to packets in one direction; a *profile* is a
+Vocabulary as in docs/glossary.md: an *impairment* is what happens to packets in one direction; a *profile* is a
 named pair of them. Numbers are SI (seconds, bits per second, shares from 0 to 1); ``None`` means absent and
 zero means zero. Construction collects every problem and raises once.
 
-Each field is a row of `testbed.spec.features`; here is what the fields mean together.
+The fields are the rows of `testbed.spec.features`; this module has what they mean together.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from testbed.text import shown
 
 LOSS_MODELS = ("loss", "gemodel", "loss_state")
 """The words for a loss model; an impairment has one of them."""
-# Of iproute2's tables of delays; one's own may have others.
 _TABLE_LENGTH = 4096
-# netem keeps a share as so many parts of all.
+"""Entries of iproute2's delay tables; a user's table may have another length."""
 _ALL = 2**32 - 1
+"""netem's value for a share of 100 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Impairment(Features):
 
     @property
     def mean_loss(self) -> float | None:
-        """The share of packets that the loss model chooses in the long run; None of four states."""
+        """The share of packets that the loss model chooses in the long run; None for the model of four states."""
         if self.loss_state is not None:
             return None
         if self.gilbert is not None:
@@ -50,27 +50,27 @@ class Impairment(Features):
 
     @property
     def ahead_ratio(self) -> float:
-        """The share of packets that skip the delay: behind each, ``gap`` - 1 wait without being asked."""
+        """The share of packets that skip the delay: after each of them, ``gap`` - 1 packets never do."""
         share = self.reorder_ratio or 0.0
         return share / (1 + share * ((self.reorder_gap_packets or 1) - 1))
 
     @property
     def realised(self) -> list[str]:
-        """Where netem does something else than the words say, taken together: a line each."""
+        """Where netem deviates from the words in combination: one line per case."""
         lines = []
         if self.delay_correlation and self.jitter_s:
             lines.append(self._correlation_realised(self.delay_correlation, self.jitter_s))
         loss, twice = self.mean_loss, self.duplicate_ratio or 0.0
         if twice and loss != 0:
-            said = f"duplicate={units.format_ratio(twice)} with losses: netem keeps a packet that it chose for both, "
-            if loss is None:
-                said += "so that fewer are lost than the states say"
-            else:
-                lost = _percent(loss * (1 - twice))
-                # Of a copy, the loss is drawn again.
-                came_twice = f", about {_percent(twice * (1 - loss) ** 2)} arrive twice" if not self.bursty else ""
-                said += f"so that {lost} are lost, not {_percent(loss)}{came_twice}"
-            lines.append(said)
+            effect = "fewer are lost than the states say"
+            if loss is not None:
+                # For a copy, netem draws the loss once more.
+                doubled = f", about {_percent(twice * (1 - loss) ** 2)} arrive twice" if not self.bursty else ""
+                effect = f"{_percent(loss * (1 - twice))} are lost, not {_percent(loss)}{doubled}"
+            lines.append(
+                f"duplicate={units.format_ratio(twice)} with losses: netem keeps a packet that it chose for both, so "
+                f"that {effect}"
+            )
         if self.rate_bps is not None and self.reorder_ratio:
             faster = f"{self.rate_bps / (1 - self.ahead_ratio) / 1e6:.4g} Mbit/s"
             lines.append(
@@ -82,17 +82,17 @@ class Impairment(Features):
     def _correlation_realised(self, correlation: float, jitter_s: float) -> str:
         """What is left of a correlation (sch_netem.c, get_crandom and tabledist).
 
-        netem correlates draws below 2³², the first without its seed, and takes each modulo the range of the delays in
+        netem correlates draws below 2³², the first of them unseeded, and takes each modulo the range of the delays in
         nanoseconds, or the length of a table.
         """
-        said = f"correlation={units.format_ratio(correlation)}: "
+        word = f"correlation={units.format_ratio(correlation)}: "
         outcomes = 2 * jitter_s * 1e9 if self.distribution == "uniform" else _TABLE_LENGTH
         if (1 - correlation) * 2**32 < outcomes:
-            return said + "no seed repeats these delays, for netem draws the first without it"
+            return word + "no seed repeats these delays, as netem draws the first without it"
         least = f"{max(1 - outcomes / 2**32, 0) * 100:.7g}%"
         return (
-            said + f"netem takes what it drew modulo its {outcomes:.4g} outcomes, so that delays do not resemble those "
-            f"before them unless it is more than {least}; nor does a seed repeat them"
+            f"{word}netem takes each draw modulo {outcomes:.4g}, so that a delay resembles the one before it only "
+            f"above {least}; no seed repeats the delays"
         )
 
     @property
@@ -102,12 +102,12 @@ class Impairment(Features):
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing at all is asked for."""
+        """Whether it does nothing."""
         return not any(value for feature, value in _chosen(self) if feature.field != "seed")
 
     @property
     def own_tables(self) -> list[str]:
-        """The tables of one's own that it needs."""
+        """The user's delay tables that it needs."""
         shapes = [self.distribution, self.slot.distribution if self.slot is not None else None]
         return [shape for shape in shapes if shape is not None and is_table(shape)]
 
@@ -123,7 +123,7 @@ class Impairment(Features):
 
     @property
     def gilbert(self) -> tuple[float, float, float, float] | None:
-        """The Gilbert-Elliott model in force, whichever way it was asked for: p, r, 1-h, 1-k.
+        """The Gilbert-Elliott model, from ``gemodel`` or ``burst``: p, r, 1-h, 1-k.
 
         From mean loss L and mean burst B: r = 1/B and p = L / (B (1 - L)); all is lost in the bad state, nothing in
         the good one (Gilbert, "Capacity of a Burst-Noise Channel", 1960).
@@ -140,16 +140,16 @@ class Impairment(Features):
         )
 
     def describe(self) -> str:
-        """In the user's words: ``delay=40ms jitter=5ms loss=2%``; ``clean`` if nothing is asked for."""
+        """In the user's words: ``delay=40ms jitter=5ms loss=2%``; ``clean`` if it does nothing."""
         return " ".join(f"{name}={value}" for name, value in self.words().items()) or "clean"
 
     def words(self) -> dict[str, str | int | bool]:
-        """The impairment as a profile file would say it."""
+        """The impairment as a profile has it."""
         return {feature.name: feature.write(value) for feature, value in _chosen(self)}
 
     @classmethod
     def parse(cls, words: Mapping[str, object]) -> Impairment:
-        """Build from the user's words, as in a marker, a profile or on the command line.
+        """An impairment from the user's words, as in a marker, a profile or on the command line.
 
         ``Impairment.parse({"delay": "40ms", "loss": "2%"})``. Raises InvalidValueError with every problem.
         """
@@ -257,37 +257,37 @@ def _losses_at_odds(features: Features) -> Iterator[str]:
 
 
 def _chain_of_two_at_odds(shares: tuple[float, ...]) -> Iterator[str]:
-    """Gilbert-Elliott, with states that are never entered or never left."""
-    said = f'gemodel="{write_shares(shares)}"'
+    """Gilbert-Elliott with states that are never entered or never left."""
+    word = f'gemodel="{write_shares(shares)}"'
     if len(shares) != 4:
-        return  # told already
+        return  # reported by `_out_of_range`
     p, r, bad, good = shares
     if not p:
-        yield f"{said}: p=0%, so the bad state is never entered; for losses at random, say loss"
+        yield f"{word}: p=0%, so the bad state is never entered; for losses at random, say loss"
     if not r:
-        yield f"{said}: r=0%, so the bad state is never left; give an r above 0%"
+        yield f"{word}: r=0%, so the bad state is never left; give an r above 0%"
     if not bad and not good:
-        yield f"{said}: 1-h and 1-k are 0%, so nothing is ever lost; leave it out"
+        yield f"{word}: 1-h and 1-k are 0%, so nothing is ever lost; leave it out"
     if _is_all(bad) and _is_all(good):
-        yield f"{said}: 1-h and 1-k are 100%, so everything is lost; say loss=100%"
+        yield f"{word}: 1-h and 1-k are 100%, so everything is lost; say loss=100%"
 
 
 def _chain_of_four_at_odds(shares: tuple[float, ...]) -> Iterator[str]:
     """Four states: 1 passes, 2 passes within a burst, 3 loses within a burst, 4 loses one alone (sch_netem.c)."""
-    said = f'loss_state="{write_shares(shares)}"'
+    word = f'loss_state="{write_shares(shares)}"'
     if len(shares) != 5:
-        return  # told already
+        return  # reported by `_out_of_range`
     p13, p31, p32, p23, p14 = shares
     if not p13 and not p14:
-        yield f"{said}: p13 and p14 are 0%, so nothing is ever lost; leave it out"
+        yield f"{word}: p13 and p14 are 0%, so nothing is ever lost; leave it out"
     if p13 and not p31 and not p32:
-        yield f"{said}: p31 and p32 are 0%, so the state that loses everything is never left; give one of them"
+        yield f"{word}: p31 and p32 are 0%, so the state that loses everything is never left; give one of them"
     if p13 and p32 and not p23:
-        yield f"{said}: p23=0%, so nothing is ever lost after the first burst; give a p23 above 0%"
+        yield f"{word}: p23=0%, so nothing is ever lost after the first burst; give a p23 above 0%"
     for names, pair in (("p13 and p14", (p13, p14)), ("p31 and p32", (p31, p32))):
-        # netem adds them up in 32 bits: what is more begins at 0 again.
-        if all(0 <= each <= 1 for each in pair) and sum(round(each * _ALL) for each in pair) > _ALL:
-            yield f"{said}: {names} are shares of one draw; together they must stay below 100%"
+        # netem adds them in 32 bits, and the sum wraps around.
+        if all(0 <= share <= 1 for share in pair) and sum(round(share * _ALL) for share in pair) > _ALL:
+            yield f"{word}: {names} are shares of one draw; together they must stay below 100%"
 
 
 def _is_all(share: float | None) -> bool:

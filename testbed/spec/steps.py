@@ -1,18 +1,18 @@
-"""How a timeline is written: a list of steps, or a trace.
+"""The notation of timelines: a list of steps, or a trace.
 
 A list of steps::
 
     forward:
       - {delay: 40ms, rate: 10mbit}                       # from the start: `at` is 0s where it is left out
       - {at: 2s, loss: 5%}                                # changes what it names; the rest stays
-      - {at: 4s, ramp: 40ms -> 400ms over 10s}            # the unit tells what: delay, rate (mbit) or loss (%)
-      - {at: 4s, outage: 2s}                              # every packet is lost, silently; what is beneath goes on
+      - {at: 4s, ramp: 40ms -> 400ms over 10s}            # the unit tells which: delay, rate (mbit) or loss (%)
+      - {at: 4s, outage: 2s}                              # every packet is lost; the steps beneath go on
       - {at: 20s, ramp: {delay: 400ms -> 40ms, loss: 5% -> 0%, over: 5s}}
-      - {at: 30s, rate: null}                             # no rate any more; `clean: true` takes everything off
-      - repeat: 60s                                       # the whole of it, every 60 s
+      - {at: 30s, rate: null}                             # no rate any more; `clean: true` removes everything
+      - repeat: 60s                                       # all of it, every 60 s
 
-or a trace, with words that hold beneath it: ``{trace: traces/tunnel.csv, jitter: 2ms, repeat: 60s}``; what a trace's
-file says is in `testbed.spec.traces`. Pure: files are read by whoever calls.
+or a trace, with words that hold beneath it: ``{trace: traces/tunnel.csv, jitter: 2ms, repeat: 60s}``; the formats of
+traces are in `testbed.spec.traces`. Pure: callers read the files.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.spec.features import FEATURES, WORDS
 from testbed.spec.impairment import LOSS_MODELS, Impairment
-from testbed.spec.timeline import RAMPED, Outage, Segment, Timeline
-from testbed.spec.traces import COLUMNS, LONGEST_S, WINDOW_S, Row, csv_rows, is_csv, mahimahi_rows
+from testbed.spec.timeline import RAMPED, Outage, Phase, Timeline
+from testbed.spec.traces import COLUMNS, LONGEST_S, WINDOW_S, TraceRow, csv_rows, is_csv, mahimahi_rows
 from testbed.spec.words import LONGEST_DELAY_S, unknown
 from testbed.text import shown
 
@@ -40,7 +40,7 @@ _RAMP = re.compile(r"\s*(?P<range>.+?)\s+over\s+(?P<over>\S+)\s*")
 _RANGE = re.compile(r"\s*(?P<first>\S+)\s*(?:->|→)\s*(?P<last>\S+)\s*")
 
 ReadTrace = Callable[[str], str]
-"""The text of a trace file, by the name that the user gave it. Raises InvalidValueError."""
+"""The text of a trace file, by the user's name for it. Raises InvalidValueError."""
 
 
 def parse_side(written: object, *, read_trace: ReadTrace, lines: Sequence[int] = ()) -> Impairment | Timeline:
@@ -64,11 +64,11 @@ def parse_side(written: object, *, read_trace: ReadTrace, lines: Sequence[int] =
 
 
 class _Steps:
-    """Reads steps one after the other; each changes the words of those before it."""
+    """Reads steps in their order; each step changes the words before it."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self.segments: list[Segment] = []
+        self.phases: list[Phase] = []
         self.outages: list[Outage] = []
         self.repeat_s: float | None = None
         self.words: dict[str, object] = {}
@@ -79,7 +79,7 @@ class _Steps:
         self.problems += [f"{where}: {problem}" for problem in problems]
 
     def time(self, where: str, step: Mapping[Any, object], word: str, *, least_s: float) -> float | None:
-        """A duration of a step, or None if it is none or cannot be."""
+        """A duration of a step; None if it cannot be read."""
         try:
             value = units.parse_time(step[word], name=word)
         except InvalidValueError as error:
@@ -92,38 +92,38 @@ class _Steps:
         return value
 
     def named(self, where: str, step: Mapping[Any, object]) -> dict[str, object]:
-        """The impairment words of a step that can be read; what cannot is told."""
+        """The impairment words of a step that can be read; the others are reported."""
         known = (*WORDS, *_STEP_WORDS)
         named: dict[str, object] = {}
-        for name, said in step.items():
+        for name, value in step.items():
             if name in _STEP_WORDS:
                 continue
-            word = WORDS.get(str(name))
-            if word is None:
+            feature = WORDS.get(str(name))
+            if feature is None:
                 self.complain(where, [f"{name}: {unknown(str(name), known)}"])
                 continue
             try:
-                if said is not None:
-                    word.read(said)
-                named[word.name] = said
+                if value is not None:
+                    feature.read(value)
+                named[feature.name] = value
             except InvalidValueError as error:
                 self._unread = True
                 self.complain(where, error.problems)
         return named
 
     def impairment(self, where: str, words: Mapping[str, object]) -> Impairment | None:
-        """What the words make together; a problem that is inherited from an earlier step is told once."""
+        """The impairment of these words; a problem that an earlier step has already is reported once."""
         try:
             return Impairment.parse(words)
         except InvalidValueError as error:
-            if not self._unread:  # or what is missing may be what could not be read
+            if not self._unread:  # else the missing word may be the one that could not be read
                 self.complain(where, [problem for problem in error.problems if problem not in self._odd])
             self._odd |= set(error.problems)
             return None
 
 
 def merged(before: Mapping[str, object], named: Mapping[str, object]) -> dict[str, object]:
-    """The words that hold after a step: those it names, and of those before it what still has a meaning."""
+    """The words that hold after a step: those that it names, and those before it that still mean something."""
     words = {**before, **named}
     if any(named.get(model) is not None for model in LOSS_MODELS):
         for model in LOSS_MODELS:
@@ -131,10 +131,10 @@ def merged(before: Mapping[str, object], named: Mapping[str, object]) -> dict[st
                 words.pop(model, None)
     for feature in FEATURES:  # what is needed stands before what needs it
         if feature.needs and feature.fades and feature.name not in named:
-            needed = [(name, said) for name in feature.needs if (said := words.get(name)) is not None]
-            if not any(WORDS[name].read(said) for name, said in needed):
+            needed = [(name, value) for name in feature.needs if (value := words.get(name)) is not None]
+            if not any(WORDS[name].read(value) for name, value in needed):
                 words.pop(feature.name, None)
-    return {name: said for name, said in words.items() if said is not None}
+    return {name: value for name, value in words.items() if value is not None}
 
 
 def parse_steps(steps: Sequence[object], lines: Sequence[int] = ()) -> Timeline:
@@ -152,19 +152,17 @@ def parse_steps(steps: Sequence[object], lines: Sequence[int] = ()) -> Timeline:
         read.problems += _at_odds(read)
     if read.problems:
         raise InvalidValueError(read.problems)
-    segments = read.segments
-    if not segments or segments[0].at_s > 0:
-        segments = [Segment(at_s=0.0, impairment=Impairment()), *segments]
-    return Timeline(
-        segments=tuple(segments), outages=tuple(read.outages), repeat_s=read.repeat_s, words=_written(steps)
-    )
+    phases = read.phases
+    if not phases or phases[0].at_s > 0:
+        phases = [Phase(at_s=0.0, impairment=Impairment()), *phases]
+    return Timeline(phases=tuple(phases), outages=tuple(read.outages), repeat_s=read.repeat_s, words=_as_json(steps))
 
 
 def _read_repeat(read: _Steps, where: str, step: Mapping[Any, object], *, last: bool) -> None:
     if set(step) != {"repeat"}:
         read.complain(where, ["repeat stands alone, as the last step: {repeat: 60s}"])
     elif not last:
-        read.complain(where, ["repeat must be the last step: it says after how long all of them begin again"])
+        read.complain(where, ["repeat must be the last step: after this time, all steps begin again"])
     else:
         read.repeat_s = read.time(where, step, "repeat", least_s=_SHORTEST_S)
 
@@ -173,13 +171,16 @@ def _read_step(read: _Steps, where: str, step: Mapping[Any, object]) -> None:
     at_s: float | None = 0.0
     if "at" in step:
         at_s = read.time(where, step, "at", least_s=0.0)
-    elif read.segments or read.outages:
-        read.complain(where, ["without `at`: only the first step may leave it out; write {at: 2s, …}"])
+    elif read.phases or read.outages:
+        read.complain(where, ["without `at`: only the first step may omit it; write {at: 2s, …}"])
         at_s = None
     named = read.named(where, step)
     if "outage" in step:
         if others := [str(name) for name in step if name not in ("at", "outage")]:
-            read.complain(where, [f"outage with {', '.join(others)}: an outage loses everything; give them a step"])
+            read.complain(
+                where,
+                [f"outage with {', '.join(others)}: an outage loses everything; write these in a step of their own"],
+            )
         for_s = read.time(where, step, "outage", least_s=_SHORTEST_S)
         if at_s is not None and for_s is not None:
             read.outages.append(Outage(at_s=at_s, for_s=for_s))
@@ -199,37 +200,37 @@ def _read_step(read: _Steps, where: str, step: Mapping[Any, object]) -> None:
         if first is None or last is None:
             return
         begins = read.impairment(where, merged(read.words, first))
-        # What depends on a word that begins at zero still belongs to the end, and the other way round.
+        # What depends on a word that begins at zero still belongs to the end, and vice versa.
         ends = read.impairment(where, merged(read.words, last))
         read.words = merged(read.words, last)
     else:
         begins, ends = read.impairment(where, read.words), None
     if at_s is not None and begins is not None and over_s is not None and (first is None or ends is not None):
-        read.segments.append(Segment(at_s=at_s, impairment=begins, toward=ends, over_s=over_s))
+        read.phases.append(Phase(at_s=at_s, impairment=begins, toward=ends, over_s=over_s))
 
 
 def _read_ramp(
-    read: _Steps, where: str, said: object
+    read: _Steps, where: str, ramp: object
 ) -> tuple[dict[str, object] | None, dict[str, object] | None, float | None]:
-    """The words at a ramp's beginning, those at its end, and its length in seconds."""
+    """The words at the ramp's beginning and at its end, and its length in seconds."""
     form = "write ramp: {delay: 40ms -> 400ms, over: 10s} or ramp: 40ms -> 400ms over 10s"
     nothing = (None, None, None)
-    if isinstance(said, str):
-        match = _RAMP.fullmatch(said)
+    if isinstance(ramp, str):
+        match = _RAMP.fullmatch(ramp)
         inner = _RANGE.fullmatch(match["range"]) if match else None
         if match is None or inner is None:
-            read.complain(where, [f"ramp={shown(said)}: cannot be read; {form}"])
+            read.complain(where, [f"ramp={shown(ramp)}: cannot be read; {form}"])
             return nothing
         name = "loss" if "%" in inner["last"] else "rate" if "bit" in inner["last"].lower() else "delay"
-        said = {name: match["range"], "over": match["over"]}
-    if not isinstance(said, Mapping) or "over" not in said or len(said) < 2:
-        read.complain(where, [f"ramp={shown(said)}: needs what changes, and over how long; {form}"])
+        ramp = {name: match["range"], "over": match["over"]}
+    if not isinstance(ramp, Mapping) or "over" not in ramp or len(ramp) < 2:
+        read.complain(where, [f"ramp={shown(ramp)}: needs what changes, and over how long; {form}"])
         return nothing
     first: dict[str, object] = {}
     last: dict[str, object] = {}
-    over_s = read.time(where, said, "over", least_s=_SHORTEST_S)
+    over_s = read.time(where, ramp, "over", least_s=_SHORTEST_S)
     failed = over_s is None
-    for name, text in said.items():
+    for name, text in ramp.items():
         if name == "over":
             continue
         if name not in RAMPED:
@@ -254,42 +255,41 @@ def _read_ramp(
 def _at_odds(read: _Steps) -> Iterator[str]:
     """What is wrong with the steps' times."""
     write = units.format_time
-    if not read.segments and not read.outages:
+    if not read.phases and not read.outages:
         yield "no step says what happens"
-    for one, other in pairwise(read.segments):
-        ends_s = one.ends_s
-        if other.at_s <= one.at_s:
-            yield f"the step at {write(other.at_s)} stands behind the one at {write(one.at_s)}: put them in order"
-        elif other.at_s < ends_s:
+    for earlier, later in pairwise(read.phases):
+        if later.at_s <= earlier.at_s:
+            yield f"the step at {write(later.at_s)} stands behind the one at {write(earlier.at_s)}: put them in order"
+        elif later.at_s < earlier.ends_s:
             yield (
-                f"the step at {write(other.at_s)} comes in the middle of the ramp from {write(one.at_s)} to "
-                f"{write(ends_s)}; end the ramp before it"
+                f"the step at {write(later.at_s)} comes in the middle of the ramp from {write(earlier.at_s)} to "
+                f"{write(earlier.ends_s)}; end the ramp before it"
             )
     for first, second in pairwise(read.outages):
         if second.at_s < first.ends_s:
             yield f"the outage at {write(second.at_s)} begins before the one at {write(first.at_s)} has ended"
     if read.repeat_s is not None:
-        ends = [each.ends_s for each in read.segments] + [each.ends_s for each in read.outages]
-        begins = [each.at_s for each in read.segments]
+        ends = [phase.ends_s for phase in read.phases] + [outage.ends_s for outage in read.outages]
+        begins = [phase.at_s for phase in read.phases]
         if max(ends, default=0.0) > read.repeat_s or max(begins, default=0.0) >= read.repeat_s:
             yield f"repeat={write(read.repeat_s)}: too short for the steps, which last until {write(max(ends))}"
-    if read.outages and any(each.impairment.ecn for each in read.segments):
-        yield "ecn with an outage: netem would mark packets in place of losing them; leave one of them out"
+    if read.outages and any(phase.impairment.ecn for phase in read.phases):
+        yield "ecn with an outage: netem would mark packets instead of losing them; leave one of them out"
 
 
 # --- traces -----------------------------------------------------------------------------------------
 
 
-def parse_trace(said: Mapping[Any, object], read_trace: ReadTrace) -> Timeline:
+def parse_trace(written: Mapping[Any, object], read_trace: ReadTrace) -> Timeline:
     """A timeline from a trace and the words that hold beneath it. Raises InvalidValueError with every problem."""
     read = _Steps()
-    words = {name: value for name, value in said.items() if name not in _TRACE_WORDS}
+    words = {name: value for name, value in written.items() if name not in _TRACE_WORDS}
     named = merged({}, read.named("trace", words))
-    repeat_s = read.time("trace", said, "repeat", least_s=_SHORTEST_S) if "repeat" in said else None
+    repeat_s = read.time("trace", written, "repeat", least_s=_SHORTEST_S) if "repeat" in written else None
     window_s: float | None = WINDOW_S
-    if "window" in said:
-        window_s = read.time("trace", said, "window", least_s=0.01)
-    name = said["trace"]
+    if "window" in written:
+        window_s = read.time("trace", written, "window", least_s=0.01)
+    name = written["trace"]
     text = ""
     if isinstance(name, str):
         try:
@@ -301,10 +301,10 @@ def parse_trace(said: Mapping[Any, object], read_trace: ReadTrace) -> Timeline:
     if read.problems or window_s is None:
         raise InvalidValueError(read.problems)
     by_rows = is_csv(str(name))
-    if by_rows and "window" in said:
+    if by_rows and "window" in written:
         read.problems.append("window: belongs to a Mahimahi trace; a CSV has its own times")
     if not by_rows:
-        read.problems += [f"{word}: a Mahimahi trace says it itself" for word in ("rate", "repeat") if word in said]
+        read.problems += [f"{word}: a Mahimahi trace has its own" for word in ("rate", "repeat") if word in written]
     try:
         rows = csv_rows(text) if by_rows else mahimahi_rows(text, window_s=window_s)
     except InvalidValueError as error:
@@ -313,37 +313,40 @@ def parse_trace(said: Mapping[Any, object], read_trace: ReadTrace) -> Timeline:
         repeat_s = rows[-1].at_s
         rows = rows[:-1]
     else:
-        told = {column for row in rows for column in row.words} | {"rate" for row in rows if row.rate_bps is not None}
+        columns = {column for row in rows for column in row.words}
+        columns |= {"rate" for row in rows if row.rate_bps is not None}
         read.problems += [
-            f"{word}={shown(said[word])}: {name} has a column {word} and says it itself; leave one of them out"
-            for word in COLUMNS if word in said and word in told
-        ]  # fmt: skip
+            f"{word}={shown(written[word])}: {name} has a column {word}, too; leave one of them out"
+            for word in COLUMNS
+            if word in written and word in columns
+        ]
     if by_rows and repeat_s is not None and repeat_s <= rows[-1].at_s:
         read.problems.append(
-            f"repeat={shown(said['repeat'])}: the trace's last line is at {units.format_time(rows[-1].at_s)}; give more"
+            f"repeat={shown(written['repeat'])}: the trace's last line is at {units.format_time(rows[-1].at_s)}; give "
+            "more"
         )
-    segments = _segments(read, str(name), rows, named, repeat_s)
+    phases = _phases(read, str(name), rows, named, repeat_s)
     if read.problems:
         raise InvalidValueError(read.problems)
-    return Timeline(segments=tuple(segments), repeat_s=repeat_s, trace=str(name), words=_written(said))
+    return Timeline(phases=tuple(phases), repeat_s=repeat_s, trace=str(name), words=_as_json(written))
 
 
-def _written(said: object) -> str:
-    """In JSON, which is YAML too."""
-    return json.dumps(said, default=str, ensure_ascii=False)
+def _as_json(written: object) -> str:
+    """As JSON, which is YAML, too."""
+    return json.dumps(written, default=str, ensure_ascii=False)
 
 
-def _segments(
-    read: _Steps, name: str, rows: Sequence[Row], named: Mapping[str, object], repeat_s: float | None
-) -> list[Segment]:
-    segments = [] if rows[0].at_s == 0 else [Segment(at_s=0.0, impairment=Impairment.parse(named))]
+def _phases(
+    read: _Steps, name: str, rows: Sequence[TraceRow], named: Mapping[str, object], repeat_s: float | None
+) -> list[Phase]:
+    phases = [] if rows[0].at_s == 0 else [Phase(at_s=0.0, impairment=Impairment.parse(named))]
     words = dict(named)
     for number, row in enumerate(rows):
         words = merged(words, row.words)
         hold_s, rate_bps = None, row.rate_bps
         if row.rate_bps == 0:
-            later = next((each for each in rows[number + 1 :] if each.rate_bps), None)
-            wrapped = next((each for each in rows if each.rate_bps), None) if repeat_s is not None else None
+            later = next((row for row in rows[number + 1 :] if row.rate_bps), None)
+            wrapped = next((row for row in rows if row.rate_bps), None) if repeat_s is not None else None
             if later is not None:
                 hold_s, rate_bps = later.at_s - row.at_s, later.rate_bps
             elif wrapped is not None and repeat_s is not None:
@@ -371,5 +374,5 @@ def _segments(
             except InvalidValueError as error:
                 read.complain(f"{name}: line {row.line}", error.problems)
                 continue
-        segments.append(Segment(at_s=row.at_s, impairment=impairment, hold_s=hold_s))
-    return segments
+        phases.append(Phase(at_s=row.at_s, impairment=impairment, hold_s=hold_s))
+    return phases

@@ -1,8 +1,7 @@
 """Impairments over time, as values.
 
-A *timeline* says what a link is like at each moment since its start: a row of *segments*, each holding until the
-next begins, with *outages* laid over them. How one is written is in `testbed.spec.steps`. Times are seconds since the
-timeline's start.
+A *timeline* says what impairs a link at each moment since its start: *phases*, each of which holds until the next one
+begins, with *outages* over them. `testbed.spec.steps` reads the notation. Times are seconds since the timeline's start.
 """
 
 from __future__ import annotations
@@ -16,41 +15,41 @@ from testbed.spec.features import FEATURES, WORDS
 from testbed.spec.impairment import Impairment
 
 LATE_S = 0.010
-"""A step that was taken later than this is reported as late; seconds."""
+"""A step taken later than this is reported as late; seconds."""
 RAMPED = tuple(feature.name for feature in FEATURES if feature.kind.ramps)
-"""The words whose values a ramp may lead from one to another."""
+"""The words whose values a ramp may change."""
 _FINEST = 1e-9
 
 
 def _sum_s(first_s: float, second_s: float) -> float:
-    """Two times added up, to the nanosecond: 0.1 and 0.2 are 0.3."""
+    """The sum of two times, to the nanosecond: 0.1 and 0.2 are 0.3."""
     return round(first_s + second_s, 9)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
-    """What holds from one moment on."""
+class Phase:
+    """What impairs the link from one moment on."""
 
     at_s: float
     """When it begins; seconds since the timeline's start."""
     impairment: Impairment
-    """What holds at its beginning."""
+    """The impairment at its beginning."""
     toward: Impairment | None = None
-    """What it becomes, linearly, over ``over_s``; None: it stays."""
+    """The impairment at the end of a ramp, which is linear; None: no ramp."""
     over_s: float = 0.0
-    """How long the ramp is; seconds."""
+    """Length of the ramp; seconds."""
     hold_s: float | None = None
-    """Packets that come wait until so long after the segment's beginning (rate 0 in a trace); None: they do not."""
+    """Packets are held until this long after the phase's beginning (rate 0 in a trace); None: they are not."""
 
     @property
     def ends_s(self) -> float:
-        """When its ramp has ended; its beginning if it has none."""
+        """When the ramp has ended; the beginning if there is none."""
         return _sum_s(self.at_s, self.over_s)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outage:
-    """A time in which every packet is lost, silently."""
+    """A time in which every packet is lost."""
 
     at_s: float
     for_s: float
@@ -63,55 +62,56 @@ class Outage:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """What a link is like over time. Construction is by `parse_side`, which checks it."""
+    """The impairments of a link over time. `testbed.spec.steps.parse_side` makes and checks them."""
 
-    segments: tuple[Segment, ...]
+    phases: tuple[Phase, ...]
     """In order of time; the first at 0."""
     outages: tuple[Outage, ...] = ()
-    """In order of time; none overlaps another."""
+    """In order of time, without overlap."""
     repeat_s: float | None = None
-    """After how long it begins again; None: what holds at its end stays."""
+    """Period after which it begins again; None: it does not, and its end stays."""
     trace: str | None = None
     """The trace that it was read from."""
     words: str = field(default="", compare=False)
-    """What it was read from, in words that are read as the same again."""
+    """The text that it was read from; reading it again gives the same timeline."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether it never asks for anything."""
-        return not self.outages and all(each.is_clean for each in self._impairments())
+        """Whether it does nothing at any time."""
+        return not self.outages and all(impairment.is_clean for impairment in self._impairments())
 
     @property
     def is_random(self) -> bool:
         """Whether netem draws random numbers for any of it."""
-        return any(each.is_random for each in self._impairments())
+        return any(impairment.is_random for impairment in self._impairments())
 
     @property
     def own_tables(self) -> list[str]:
-        """The tables of one's own that it needs."""
-        return list(dict.fromkeys(table for each in self._impairments() for table in each.own_tables))
+        """The user's delay tables that it needs."""
+        return list(dict.fromkeys(table for impairment in self._impairments() for table in impairment.own_tables))
 
     @property
     def seed(self) -> int | None:
-        """The seed that the user named, if any."""
-        return next((each.seed for each in self._impairments() if each.seed is not None), None)
+        """The seed that the user gave, if any."""
+        return next((impairment.seed for impairment in self._impairments() if impairment.seed is not None), None)
 
     @property
     def length_s(self) -> float:
         """Until the last change, or until it begins again; seconds."""
         if self.repeat_s is not None:
             return self.repeat_s
-        return max([each.ends_s for each in self.segments] + [each.ends_s for each in self.outages])
+        return max([phase.ends_s for phase in self.phases] + [outage.ends_s for outage in self.outages])
 
     def _impairments(self) -> Iterator[Impairment]:
-        for segment in self.segments:
-            yield segment.impairment
-            if segment.toward is not None:
-                yield segment.toward
+        for phase in self.phases:
+            yield phase.impairment
+            if phase.toward is not None:
+                yield phase.toward
 
     def describe(self) -> str:
-        """In short: ``timeline of 3 steps over 14s, 1 outage, again every 60s``."""
-        what = f"trace {self.trace}, {len(self.segments)} steps" if self.trace else f"timeline, {_count(self.segments)}"
+        """In short: ``timeline, 3 steps over 14s, 1 outage, repeated``."""
+        count = len(self.phases)
+        what = f"trace {self.trace}, {count} steps" if self.trace else f"timeline, {count} step{'s' * (count > 1)}"
         parts = [f"{what} over {units.format_time(self.length_s)}"]
         if self.outages:
             parts.append(f"{len(self.outages)} outage{'s' * (len(self.outages) > 1)}")
@@ -120,49 +120,49 @@ class Timeline:
         return ", ".join(parts)
 
     def at(self, time_s: float) -> Impairment | None:
-        """What holds at a time before its end; None in an outage. Ramps are not stairs here."""
-        if any(each.at_s <= time_s < each.ends_s for each in self.outages):
+        """The impairment at a time before the end; None in an outage. Ramps are continuous here."""
+        if any(outage.at_s <= time_s < outage.ends_s for outage in self.outages):
             return None
-        segment = next(each for each in reversed(self.segments) if each.at_s <= time_s)
-        if segment.toward is None:
-            return segment.impairment
-        return between(segment.impairment, segment.toward, min((time_s - segment.at_s) / segment.over_s, 1.0))
-
-
-def _count(segments: Sequence[Segment]) -> str:
-    return f"{len(segments)} step{'s' * (len(segments) > 1)}"
+        phase = next(phase for phase in reversed(self.phases) if phase.at_s <= time_s)
+        if phase.toward is None:
+            return phase.impairment
+        return between(phase.impairment, phase.toward, min((time_s - phase.at_s) / phase.over_s, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """A step that the agent took."""
+    """A step that the agent has taken."""
 
     planned_s: float
     """When it was due; seconds since the timeline's start, over all repetitions."""
     actual_s: float
-    """When the kernel had taken it; the same clock. An upper bound: tc had answered."""
+    """When tc had answered: an upper bound of when the kernel took it; the same clock."""
     monotonic_s: float
     """``actual_s`` by CLOCK_MONOTONIC of the agent's machine; seconds."""
     unix_s: float
     """``actual_s`` by CLOCK_REALTIME; seconds since 1970."""
     impairment: Impairment
     complaint: str | None = None
-    """Why it was not in force: refused by the kernel, read back otherwise, or passed over though it matters."""
+    """Why it was not in force: refused by the kernel, read back differently, or passed over although it matters."""
     passed_over: bool = False
-    """Whether it came so late that the next step was due, and was left out."""
+    """Whether it was left out, as it was so late that the next step was due."""
     cut: bool | None = None
-    """Of a link that flaps: whether it is cut from here on, over whatever impairs it. None: a step of a timeline."""
+    """For a link that flaps: whether it is cut from here on, on top of its impairment. None: a step of a timeline."""
 
     def describe(self) -> str:
-        """What is in force from here on, in words."""
+        """What is in force from here on."""
         return {None: self.impairment.describe(), True: "cut", False: "not cut"}[self.cut]
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
         return {
-            "planned_s": self.planned_s, "actual_s": round(self.actual_s, 6), "unix_s": round(self.unix_s, 6),
-            "in_force": self.describe(), "passed_over": self.passed_over, "complaint": self.complaint,
-        }  # fmt: skip
+            "planned_s": self.planned_s,
+            "actual_s": round(self.actual_s, 6),
+            "unix_s": round(self.unix_s, 6),
+            "in_force": self.describe(),
+            "passed_over": self.passed_over,
+            "complaint": self.complaint,
+        }
 
     @property
     def late_s(self) -> float:
@@ -171,7 +171,7 @@ class Taken:
 
     @property
     def is_late(self) -> bool:
-        """Whether it came later than `LATE_S`."""
+        """Whether it was later than `LATE_S`."""
         return self.late_s > LATE_S
 
 
@@ -181,45 +181,45 @@ class LateStepWarning(UserWarning):
 
 def late_in_words(steps: Sequence[Taken]) -> str | None:
     """How many steps were late or passed over, and how late at worst; None if none was."""
-    late = [each for each in steps if each.is_late or each.passed_over]
+    late = [step for step in steps if step.is_late or step.passed_over]
     if not late:
         return None
-    worst_s = max(each.late_s for each in late)
-    passed = sum(each.passed_over for each in late)
+    worst_s = max(step.late_s for step in late)
+    passed = sum(step.passed_over for step in late)
     return (
         f"{len(late)} of {len(steps)} steps of the timeline came later than {LATE_S * 1e3:g} ms, at worst "
-        f"{worst_s * 1e3:.0f} ms" + (f"; {passed} were passed over, the next one being due" if passed else "")
+        f"{worst_s * 1e3:.0f} ms" + (f"; {passed} were passed over, as the next one was due" if passed else "")
     )
 
 
 def steps_in_words(steps: Sequence[Taken], most: int = 50) -> str:
     """Every step with its planned time and how late it was: ``2 steps: 0 s (+0.6 ms) delay=40ms; …``."""
-    said = [
-        f"{each.planned_s:.6g} s (+{each.late_s * 1e3:.1f} ms) {each.describe()}"
-        + (" passed over" if each.passed_over else "")
-        + (f" NOT IN FORCE: {each.complaint}" if each.complaint else "")
-        for each in steps
+    texts = [
+        f"{step.planned_s:.6g} s (+{step.late_s * 1e3:.1f} ms) {step.describe()}"
+        + (" passed over" if step.passed_over else "")
+        + (f" NOT IN FORCE: {step.complaint}" if step.complaint else "")
+        for step in steps
     ]
-    if len(said) > most:
-        said[most // 2 : len(said) - most // 2] = [f"… {len(said) - most} more …"]
-    worst_s = max((each.late_s for each in steps), default=0.0)
-    return f"{len(steps)} steps, at worst {worst_s * 1e3:.1f} ms late: {'; '.join(said)}"
+    if len(texts) > most:
+        texts[most // 2 : len(texts) - most // 2] = [f"… {len(texts) - most} more …"]
+    worst_s = max((step.late_s for step in steps), default=0.0)
+    return f"{len(steps)} steps, at worst {worst_s * 1e3:.1f} ms late: {'; '.join(texts)}"
 
 
 def between(first: Impairment, last: Impairment, share: float) -> Impairment:
-    """The impairment part of the way along a ramp; ``share`` from 0 to 1. What is no number is whichever is set."""
+    """The impairment at a share of a ramp, 0 to 1. A field that is no number has the value of the end that sets it."""
     if share <= 0:
         return first
     if share >= 1:
         return last
     values: dict[str, Any] = {}
     ramped = {WORDS[name].field for name in RAMPED}
-    for each in fields(Impairment):
-        a, b = getattr(first, each.name), getattr(last, each.name)
+    for field_ in fields(Impairment):
+        a, b = getattr(first, field_.name), getattr(last, field_.name)
         if a == b:
             continue
-        if each.name in ramped and a is not None and b is not None:
-            values[each.name] = max(round(a + (b - a) * share, 10), _FINEST)
+        if field_.name in ramped and a is not None and b is not None:
+            values[field_.name] = max(round(a + (b - a) * share, 10), _FINEST)
         else:
-            values[each.name] = b if a == each.default else a
+            values[field_.name] = b if a == field_.default else a
     return replace(first, **values)

@@ -1,9 +1,9 @@
-"""What a trace file says, row by row. Pure: files are read by whoever calls.
+"""The rows of a trace file. Pure: callers read the files.
 
 A file whose name ends in ``.csv`` has a header with ``time`` and any of ``rate``, ``delay``, ``loss``; units stand in
 the header (``delay_ms``, ``rate [kbit]``) or in each cell; an empty cell changes nothing; rate 0 holds packets back
 until there is a rate again. Any other file is a Mahimahi packet-delivery trace (mm-link(1)): each line is a
-millisecond at which 1500 bytes may leave, and the trace begins again at its last line.
+millisecond at which 1500 bytes may leave, and after its last line the trace begins again.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from testbed.spec.words import unknown
 from testbed.text import shown
 
 OPPORTUNITY_BYTES = 1500
-"""What may leave at each line of a Mahimahi trace (Netravali et al., "Mahimahi", USENIX ATC 2015)."""
+"""Bytes that may leave at each line of a Mahimahi trace (Netravali et al., "Mahimahi", USENIX ATC 2015)."""
 WINDOW_S = 0.1
-"""Over what the opportunities of a Mahimahi trace are averaged unless ``window`` says otherwise; seconds."""
+"""Default window over which a Mahimahi trace's opportunities are averaged; seconds."""
 COLUMNS = ("time", "rate", "delay", "loss")
-"""What a CSV may have."""
+"""The columns that a CSV may have."""
 LONGEST_S = 86_400.0
 """The latest time of a trace, and of a timeline: a day; seconds."""
 _MOST_ROWS = 100_000
@@ -38,23 +38,23 @@ _ZERO = re.compile(r"\s*0*\.?0+\s*(?:[a-zA-Z/]*)\s*")
 
 
 def is_csv(name: str) -> bool:
-    """Whether a trace's name says that it is a CSV; any other is a Mahimahi trace."""
+    """Whether a trace is a CSV, by its name; any other is a Mahimahi trace."""
     return name.lower().endswith(".csv")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """What a trace says from a time on; None in ``rate_bps`` is no word of it, 0 is a hold."""
+class TraceRow:
+    """What a trace sets from a time on."""
 
     line: int
     at_s: float
     words: Mapping[str, object]
     rate_bps: float | None = None
-    """Bits a second; 0: nothing leaves, and what comes waits."""
+    """Bits per second; 0: packets are held; None: not set."""
 
 
-def csv_rows(text: str) -> list[Row]:
-    """The rows of a CSV trace. Lines that are empty or begin with ``#`` are passed over.
+def csv_rows(text: str) -> list[TraceRow]:
+    """The rows of a CSV trace. Lines that are empty or begin with ``#`` are skipped.
 
     Raises InvalidValueError with every problem, behind its line's number.
     """
@@ -72,23 +72,23 @@ def csv_rows(text: str) -> list[Row]:
     cells = [_cells(number, line) for number, line in lines]
     columns = _headings(lines[0][0], cells[0])
     problems: list[str] = []
-    rows: list[Row] = []
+    rows: list[TraceRow] = []
     rate_bps: float | None = None
     for (number, _), row in zip(lines[1:], cells[1:], strict=True):
         if len(row) != len(columns):
             problems.append(f"line {number}: {len(row)} cells where the header has {len(columns)} columns")
             continue
-        said = {
+        words = {
             column: cell.strip() + (unit or "")
             for (column, unit), cell in zip(columns, row, strict=True)
             if cell.strip() or column == "time"
         }
         try:
-            at_s = units.parse_time(said.pop("time"), name="time")
-            if "rate" in said:
-                text_ = said.pop("rate")
-                rate_bps = 0.0 if _ZERO.fullmatch(text_) else units.parse_rate(text_, name="rate")
-            for column, value in said.items():
+            at_s = units.parse_time(words.pop("time"), name="time")
+            if "rate" in words:
+                rate = words.pop("rate")
+                rate_bps = 0.0 if _ZERO.fullmatch(rate) else units.parse_rate(rate, name="rate")
+            for column, value in words.items():
                 WORDS[column].read(value)
         except InvalidValueError as error:
             problems += [f"line {number}: {problem}" for problem in error.problems]
@@ -100,7 +100,7 @@ def csv_rows(text: str) -> list[Row]:
         if at_s > LONGEST_S:
             problems.append(f"line {number}: time={units.format_time(at_s)}: later than a day")
             continue
-        rows.append(Row(line=number, at_s=at_s, words=said, rate_bps=rate_bps))
+        rows.append(TraceRow(line=number, at_s=at_s, words=words, rate_bps=rate_bps))
     if not rows and not problems:
         problems.append("has a header and no line behind it")
     if problems:
@@ -117,7 +117,7 @@ def _cells(number: int, line: str) -> list[str]:
 
 
 def _headings(number: int, cells: Sequence[str]) -> list[tuple[str, str | None]]:
-    """The columns of a header, each with the unit that stands there."""
+    """The columns of a header, each with its unit, if it has one."""
     columns: list[tuple[str, str | None]] = []
     problems: list[str] = []
     for cell in cells:
@@ -144,12 +144,12 @@ def _headings(number: int, cells: Sequence[str]) -> list[tuple[str, str | None]]
     return columns
 
 
-def mahimahi_rows(text: str, *, window_s: float = WINDOW_S) -> list[Row]:
-    """The rates of a Mahimahi trace, averaged over windows; the last row is the trace's end and says nothing.
+def mahimahi_rows(text: str, *, window_s: float = WINDOW_S) -> list[TraceRow]:
+    """The rates of a Mahimahi trace, averaged over windows; the last row is the trace's end and sets nothing.
 
-    All that may leave in a window leaves at its mean rate, so that the bytes of each window, and of the whole, are
-    the trace's; what was bunched within a window is not. A rest shorter than half a window belongs to the one
-    before it. A window without opportunities is a hold.
+    A window's packets leave at its mean rate: the bytes of each window, and of the whole, are the trace's, bursts
+    within a window are not. A rest shorter than half a window belongs to the window before it. A window without
+    opportunities is a hold.
     """
     times = array("q")
     problems: list[str] = []
@@ -177,9 +177,9 @@ def mahimahi_rows(text: str, *, window_s: float = WINDOW_S) -> list[Row]:
     for time_ms in times:
         counts[min(max(time_ms - 1, 0) // window_ms, windows - 1)] += 1
     edges = [number * window_ms for number in range(windows)] + [times[-1]]
-    rows: list[Row] = []
+    rows: list[TraceRow] = []
     for (begin, end), count in zip(pairwise(edges), counts, strict=True):
         rate_bps = count * OPPORTUNITY_BYTES * 8 * 1000 / (end - begin)
         if not rows or rows[-1].rate_bps != rate_bps:
-            rows.append(Row(line=len(rows) + 1, at_s=begin / 1000, words={}, rate_bps=rate_bps))
-    return [*rows, Row(line=0, at_s=times[-1] / 1000, words={})]
+            rows.append(TraceRow(line=len(rows) + 1, at_s=begin / 1000, words={}, rate_bps=rate_bps))
+    return [*rows, TraceRow(line=0, at_s=times[-1] / 1000, words={})]

@@ -1,7 +1,6 @@
 """How the user's values are read, written and checked, kind by kind.
 
-A *kind* belongs to many words: a share is read alike wherever it stands. Which words there are, each with its kind,
-is `testbed.spec.features`.
+Many words share a *kind*: every share is read alike. The words and their kinds are in `testbed.spec.features`.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from testbed.text import shown
 
 DISTRIBUTIONS = ("uniform", "normal", "pareto", "paretonormal")
 _TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}\.dist")
-"""The name of a table file of one's own."""
+"""The name of a user's table file."""
 
-# What others call it: tc and its like, browsers' throttling, Toxiproxy, Pumba, Comcast, Kubernetes' chaos tools.
+# From tc and its like, browsers' throttling, Toxiproxy, Pumba, Comcast, Kubernetes' chaos tools.
 _OTHERS_WORDS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("latency", "lag", "rtt", "ping"), ("delay", ", one way: delay=40ms")),
     **dict.fromkeys(("bandwidth", "throughput", "speed", "bitrate", "bw", "target-bw"), ("rate", ": rate=10mbit")),
@@ -35,7 +34,7 @@ _OTHERS_WORDS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("buffer", "queue_size", "buffer_size", "queue_length"), ("limit", ", in packets: limit=100")),
     "ceil": ("rate", ": rate=10mbit"),
 }
-"""What others call it: the word here, and what is to be said of it."""
+"""By another tool's word: the word here, and what to write."""
 _LONGEST_NAME = 60
 _MOST_NAMES = 40
 
@@ -47,35 +46,35 @@ WIDEST_S = 2.147483647
 # netem keeps probabilities in 2⁻³².
 SMALLEST_SHARE = 2.0**-32
 LAST_INDEX = 2**31 - 1
-"""What a filter can count to (testbed.netem.indexed)."""
+"""The highest packet number that a filter can count to (testbed.netem.indexed)."""
 _MOST_RANGES = 500
-"""How many tests a filter may make for each packet."""
+"""The most ranges that a filter can test per packet."""
 _MOST_NUMBERS = 100_000
-"""As they are written: neighbours are joined."""
+"""Numbers and ranges as written, before neighbours are joined."""
 
 
-def unknown(said: str, known: Iterable[str]) -> str:
-    """How an unknown name is reported: with what it means elsewhere or the nearest known one, and all of them."""
+def unknown(written: str, known: Iterable[str]) -> str:
+    """The report of an unknown name: the word here for another tool's word, or the nearest one; and all of them."""
     names = list(known)
-    word, how = _OTHERS_WORDS.get(said.lower(), ("", ""))
+    word, how = _OTHERS_WORDS.get(written.lower(), ("", ""))
     if word in names:
         return f"unknown; here it is {word}{how}. Known: {listing(names)}"
-    near = difflib.get_close_matches(said, names, n=1) if len(said) <= _LONGEST_NAME else []
+    near = difflib.get_close_matches(written, names, n=1) if len(written) <= _LONGEST_NAME else []
     hint = f"; did you mean {shown(near[0])}?" if near else ""
     return f"unknown{hint} Known: {listing(names)}" if hint else f"unknown; known: {listing(names)}"
 
 
 def listing(names: Sequence[str]) -> str:
-    """Names with commas between them; of very many, the first."""
+    """Names separated by commas; only the first of very many."""
     rest = [f"… and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
     return ", ".join([*names[:_MOST_NAMES], *rest])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """When packets may leave: they are held and leave together, as on a medium that is shared by turns (tc-netem(8)).
+    """When packets may leave: they are held and leave together, as on a medium shared by turns (tc-netem(8)).
 
-    Either between ``min_s`` and ``max_s`` after the turn before, or ``mean_s`` ± ``jitter_s`` by a ``distribution``.
+    Either ``min_s`` to ``max_s`` after the last turn, or ``mean_s`` ± ``jitter_s`` by a ``distribution``.
     """
 
     min_s: float | None = None
@@ -86,20 +85,20 @@ class Slot:
 
     @property
     def times_s(self) -> tuple[float | None, float | None]:
-        """Its shortest and longest time, or its mean and spread; seconds."""
+        """The shortest and the longest time, or mean and spread; seconds."""
         return (self.min_s, self.max_s) if self.distribution is None else (self.mean_s, self.jitter_s)
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with it."""
+        """What is wrong with the times."""
         times = self.times_s
         others = (self.mean_s, self.jitter_s) if self.distribution is None else (self.min_s, self.max_s)
         shapes = DISTRIBUTIONS[1:]
         if None in times or others != (None, None):
             yield "needs min_s and max_s, or distribution, mean_s and jitter_s"
         elif not all(0 <= value <= LONGEST_DELAY_S for value in times if value is not None):
-            yield f"its times must lie between 0 and {LONGEST_DELAY_S:g} seconds"
+            yield f"the times must lie between 0 and {LONGEST_DELAY_S:g} seconds"
         elif self.distribution is None and times[0] > times[1]:  # type: ignore[operator]  # neither is None here
-            yield "its shortest time is longer than its longest"
+            yield "the shortest time is longer than the longest"
         elif self.distribution is not None and self.distribution not in shapes and not is_table(self.distribution):
             yield f"distribution {shown(self.distribution)}: {unknown(self.distribution, shapes)}"
         elif not any(times):
@@ -109,111 +108,115 @@ class Slot:
 
     def words(self) -> str:
         """As the user writes it."""
-        written = [units.format_time(value or 0.0) for value in self.times_s]
-        return " ".join(written if self.distribution is None else [self.distribution, *written])
+        times = [units.format_time(value or 0.0) for value in self.times_s]
+        return " ".join(times if self.distribution is None else [self.distribution, *times])
 
 
 def is_table(distribution: str) -> bool:
-    """Whether the name of a distribution is that of a table file of one's own, such as ``measured.dist``."""
+    """Whether a distribution is a user's table file, such as ``measured.dist``."""
     return _TABLE.fullmatch(distribution) is not None
 
 
 # --- reading and writing ----------------------------------------------------------------------------
 
 
-def _time(said: object, name: str) -> float:
-    return units.parse_time(said, name=name)
+def _time(written: object, name: str) -> float:
+    return units.parse_time(written, name=name)
 
 
-def _rate(said: object, name: str) -> float:
-    return units.parse_rate(said, name=name)
+def _rate(written: object, name: str) -> float:
+    return units.parse_rate(written, name=name)
 
 
-def _size(said: object, name: str) -> int:
-    return units.parse_size(said, name=name)
+def _size(written: object, name: str) -> int:
+    return units.parse_size(written, name=name)
 
 
-def _share(said: object, name: str) -> float:
-    if isinstance(said, str) and re.fullmatch(r"\s*[\d.]+%\s+[\d.]+%\s*", said) and name == "loss":
-        mean = said.split()[0]
+def _share(written: object, name: str) -> float:
+    if isinstance(written, str) and re.fullmatch(r"\s*[\d.]+%\s+[\d.]+%\s*", written) and name == "loss":
+        mean = written.split()[0]
         raise InvalidValueError(
-            f"loss={shown(said)}: netem's correlated loss does not lose what it says (10% 25% loses about 1.8%). For "
-            f'losses in bursts, say loss="{mean}" and burst=3, the mean number of packets lost in a row'
+            f"loss={shown(written)}: netem's correlated loss loses less than written (10% 25% loses about 1.8%). For "
+            f'losses in bursts, write loss="{mean}" and burst=3, the mean number of packets lost in a row'
         )
-    return units.parse_ratio(said, name=name)
+    return units.parse_ratio(written, name=name)
 
 
-def _whole(said: object, name: str) -> int:
-    if isinstance(said, bool) or not isinstance(said, int | str):
-        raise InvalidValueError(f"{name}={shown(said)}: not a whole number")
+def _whole(written: object, name: str) -> int:
+    if isinstance(written, bool) or not isinstance(written, int | str):
+        raise InvalidValueError(f"{name}={shown(written)}: not a whole number")
     try:
-        return int(said)
+        return int(written)
     except ValueError:
-        raise InvalidValueError(f"{name}={shown(said)}: not a whole number") from None
+        raise InvalidValueError(f"{name}={shown(written)}: not a whole number") from None
 
 
-def _mean(said: object, name: str) -> float:
+def _mean(written: object, name: str) -> float:
     try:
-        if not isinstance(said, bool) and isinstance(said, int | float | str):
-            return float(said)
+        if not isinstance(written, bool) and isinstance(written, int | float | str):
+            return float(written)
     except ValueError:
-        pass  # said below
-    raise InvalidValueError(f"{name}={shown(said)}: not a number of packets")
+        pass  # refused below
+    raise InvalidValueError(f"{name}={shown(written)}: not a number of packets")
 
 
-def _truth(said: object, name: str) -> bool:
-    if isinstance(said, bool):
-        return said
-    if isinstance(said, str) and said.lower() in ("true", "false"):
-        return said.lower() == "true"
-    raise InvalidValueError(f"{name}={shown(said)}: must be true or false")
+def _truth(written: object, name: str) -> bool:
+    if isinstance(written, bool):
+        return written
+    if isinstance(written, str) and written.lower() in ("true", "false"):
+        return written.lower() == "true"
+    raise InvalidValueError(f"{name}={shown(written)}: must be true or false")
 
 
-def _shape(said: object, name: str) -> str:
-    if said not in DISTRIBUTIONS and not (isinstance(said, str) and is_table(said)):
+def _shape(written: object, name: str) -> str:
+    if written not in DISTRIBUTIONS and not (isinstance(written, str) and is_table(written)):
         table = ", or NAME.dist for netem/NAME.dist beside the Compose file"
-        raise InvalidValueError(f"{name}={shown(said)}: {unknown(str(said), DISTRIBUTIONS)}{table}")
-    return str(said)
+        raise InvalidValueError(f"{name}={shown(written)}: {unknown(str(written), DISTRIBUTIONS)}{table}")
+    return str(written)
 
 
-def _turns(said: object, name: str) -> Slot:
-    words = said.split() if isinstance(said, str) else []
+def _turns(written: object, name: str) -> Slot:
+    words = written.split() if isinstance(written, str) else []
     if len(words) == 3 and not words[0][:1].isdigit():
         mean_s, jitter_s = (units.parse_time(word, name=name) for word in words[1:])
         return Slot(distribution=words[0], mean_s=mean_s, jitter_s=jitter_s)
     if len(words) not in (1, 2):
-        raise InvalidValueError(f'{name}={shown(said)}: write slot="20ms", slot="20ms 25ms" or slot="normal 20ms 5ms"')
+        raise InvalidValueError(
+            f'{name}={shown(written)}: write slot="20ms", slot="20ms 25ms" or slot="normal 20ms 5ms"'
+        )
     return Slot(min_s=units.parse_time(words[0], name=name), max_s=units.parse_time(words[-1], name=name))
 
 
 def write_shares(shares: Iterable[float]) -> str:
-    """Several percentages behind each other: ``1% 25% 100% 0%``."""
+    """Percentages separated by blanks: ``1% 25% 100% 0%``."""
     return " ".join(units.format_ratio(share) for share in shares)
 
 
 def _listed(text: str) -> list[str]:
-    """What stands between commas; in brackets, each may stand in quotes, as in a marker."""
+    """The parts between commas; in brackets, a part may be quoted, as in a marker."""
     inside = re.fullmatch(r"\s*\[(.*)\]\s*", text)
     if inside is None:
         return text.split(",")
     return [re.sub(r"""\s*(["'])(.*)\1\s*""", r"\2", part) for part in inside[1].split(",")]
 
 
-def _numbers(said: object, name: str) -> tuple[tuple[int, int], ...]:
+def _numbers(written: object, name: str) -> tuple[tuple[int, int], ...]:
     """Packet numbers and ranges, sorted and joined: ``[3, "17-20"]``, the same as text, or ``"3, 17-20"``."""
-    parts = _listed(said) if isinstance(said, str) else said if isinstance(said, list | tuple) else [said]
+    parts = (
+        _listed(written) if isinstance(written, str) else written if isinstance(written, list | tuple) else [written]
+    )
     ranges: list[tuple[int, int]] = []
     if len(parts) > _MOST_NUMBERS:
         raise InvalidValueError(
-            f"{name}={shown(said)}: {len(parts)} numbers and ranges; at most {_MOST_RANGES} are possible"
+            f"{name}={shown(written)}: {len(parts)} numbers and ranges; at most {_MOST_RANGES} are possible"
         )
     for part in parts:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part)) if not isinstance(part, bool) else None
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last:
             raise InvalidValueError(
-                f"{name}={shown(said)}: {shown(part)} is no number of a packet, counted from 1, nor a range such "
-                f"as 17-20"
+                f"{name}={shown(written)}: {shown(part)} is neither a packet number, counted from 1, nor a range "
+                f"such as 17-20"
             )
         ranges.append((first, last))
     joined: list[tuple[int, int]] = []
@@ -235,25 +238,25 @@ def write_numbers(ranges: Iterable[tuple[int, int]]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """One kind of value: how it is read from the user's words, written as them, and checked."""
+    """One kind of value: how it is read, written and checked."""
 
     read: Callable[[object, str], Any]
-    """The value of what was written, behind the word's name. Raises InvalidValueError."""
+    """The value of a text; second argument: the word's name. Raises InvalidValueError."""
     write: Callable[[Any], str | int | bool]
     _: KW_ONLY
     types: tuple[type, ...] = ()
-    """What a number of it may be in Python; empty: it is no number."""
+    """The Python types of a number; empty: it is no number."""
     least: float = -math.inf
     most: float = math.inf
-    """The range of any such value, unless the word has its own."""
+    """The range of the values, unless the word has its own."""
     unit: str = ""
-    """What stands behind the range where it is told."""
+    """The unit behind the range in messages."""
     odd: Callable[[Any], Iterator[str]] = lambda _: iter(())
-    """What is wrong with a value beyond its range."""
+    """What else is wrong with a value."""
     ramps: bool = False
-    """Whether a ramp may lead from one value to another."""
+    """Whether a ramp may change it."""
     parts: tuple[str, ...] = ()
-    """The names of the shares that it is made of."""
+    """The names of its shares."""
 
 
 _NUMBER = (int, float)
@@ -286,14 +289,20 @@ def _odd_numbers(ranges: Sequence[tuple[int, int]]) -> Iterator[str]:
 
 
 def shares(*parts: str, defaults: tuple[str, ...] = (), needs: str) -> Kind:
-    """Several shares behind each other under these names, the last ones with defaults; ``needs`` says what to write."""
+    """A row of shares with these names, the last ones with defaults; ``needs``: what to write."""
 
-    def read(said: object, name: str) -> tuple[float, ...]:
-        written = said.split() if isinstance(said, str) else list(said) if isinstance(said, list | tuple) else [said]
-        missing = len(parts) - len(written)
+    def read(written: object, name: str) -> tuple[float, ...]:
+        texts = (
+            written.split()
+            if isinstance(written, str)
+            else list(written)
+            if isinstance(written, list | tuple)
+            else [written]
+        )
+        missing = len(parts) - len(texts)
         if not 0 <= missing <= len(defaults):
-            raise InvalidValueError(f"{name}={shown(said)}: needs {needs}")
-        return tuple(units.parse_ratio(part, name=name) for part in (*written, *defaults[len(defaults) - missing :]))
+            raise InvalidValueError(f"{name}={shown(written)}: needs {needs}")
+        return tuple(units.parse_ratio(text, name=name) for text in (*texts, *defaults[len(defaults) - missing :]))
 
     def odd(value: Sequence[float]) -> Iterator[str]:
         if len(value) != len(parts) or not all(0 <= share <= 1 for share in value):
@@ -314,7 +323,5 @@ TRUTH = Kind(_truth, bool)
 SHAPE = Kind(_shape, str, odd=_odd_shape)
 TURNS = Kind(_turns, Slot.words, odd=Slot.problems)
 NUMBERS = Kind(_numbers, write_numbers, odd=_odd_numbers)
-GILBERT_ELLIOTT = shares(
-    "p", "r", "1-h", "1-k", defaults=("100%", "0%"), needs='two to four shares, "p r 1-h 1-k"'
-)  # fmt: skip
+GILBERT_ELLIOTT = shares("p", "r", "1-h", "1-k", defaults=("100%", "0%"), needs='two to four shares, "p r 1-h 1-k"')
 FOUR_STATES = shares("p13", "p31", "p32", "p23", "p14", needs='five shares, "p13 p31 p32 p23 p14"')

@@ -171,7 +171,7 @@ def test_a_delay_is_drawn_toward_the_one_before_it_as_far_as_is_told(lab: Lab, d
     # And with 80 % by more than the whole of it, as netem reckons: the tool says so, and this is whether it is true.
     assert exact.two_sided(alike("80%"), pairs, 0.5) > 1e-6
     (told,) = Impairment.parse({"delay": "40ms", "jitter": "15ms", "correlation": "80%"}).realised
-    assert "do not resemble those before them" in told
+    assert "resembles the one before it only above" in told
 
 
 def test_everything_at_once_is_read_back(lab: Lab) -> None:

@@ -205,7 +205,7 @@ MARKERS = {
     "an object": ("delay=object()", "not a duration"),
     "a text that cannot be shown": ("delay=Sly('5 ms x')", "delay='5 ms x'"),
     "an object that cannot be shown": ("delay=Raises()", "<Raises, whose repr raises ValueError>"),
-    "in itself": ("drop_packets=RECURSIVE", "is no number of a packet"),
+    "in itself": ("drop_packets=RECURSIVE", "is neither a packet number"),
     "very many": ("drop_packets=list(range(1, 10**6, 2))", "500000 numbers and ranges; at most 500 are possible"),
     "many": ("drop_packets=list(range(1, 2000, 2))", "1000 numbers and ranges; at most 500 are possible"),
     "half a character": ("delay='\\udcff'", "\\udcff"),

@@ -307,4 +307,4 @@ def test_services_that_extend_each_other_without_end_are_followed_once(tmp_path:
     path = tmp_path / "a.yaml"
     lines = [f"  s{n}: {{extends: s{(n + 1) % 1500}}}" for n in range(1500)]
     path.write_text("\n".join(["services:", *lines]), encoding="utf-8")
-    assert places.Places({}).of_file(path)["services", "s0"] == (path, 2)
+    assert places.Places({}).of_service(path, "s0")[()] == (path, 2)

@@ -129,7 +129,7 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
         ),
         (
             {"rate_bps": 1e6, "overhead_bytes": -35},
-            "overhead_bytes=-35: must lie between -34 (a packet of less than no bytes never leaves) and 65535, the "
+            "overhead_bytes=-35: must lie between -34 (a packet of negative length never leaves) and 65535, the "
             "longest packet",
         ),
         (
@@ -180,8 +180,8 @@ def test_every_bound_itself_is_valid(fields: dict[str, Any]) -> None:
             {"loss_state": (0.5, 0.5, 0, 0, 0.5)},
             'loss_state="50% 50% 0% 0% 50%": p13 and p14 are shares of one draw; together they must stay below 100%',
         ),
-        ({"overhead_bytes": 24}, "overhead without rate has no effect: it is what the rate counts on top"),
-        ({"ecn": True}, "ecn without loss has no effect: it marks what would be lost"),
+        ({"overhead_bytes": 24}, "overhead without rate has no effect: it adds to what the rate counts"),
+        ({"ecn": True}, "ecn without loss has no effect: it marks packets that would be lost"),
         ({"loss_burst_packets": 3}, "burst without loss: give the mean loss too"),
         (
             {"loss_ratio": 0.1, "loss_burst_packets": 0.5},
@@ -244,13 +244,13 @@ def test_words_at_odds_are_refused_by_the_name_of_the_first(words: dict[str, obj
         (Impairment(duplicate_ratio=0.5, loss_ratio=0), []),
         # 30e6 ns of 2³²: 0.7 % of the draws' range.
         (Impairment(delay_s=0.04, jitter_s=0.015, delay_correlation=0.8),
-         ["correlation=80%: netem takes what it drew modulo its 3e+07 outcomes, so that delays do not resemble those "
-          "before them unless it is more than 99.30151%; nor does a seed repeat them"]),
+         ["correlation=80%: netem takes each draw modulo 3e+07, so that a delay resembles the one before it only "
+          "above 99.30151%; no seed repeats the delays"]),
         (Impairment(delay_s=0.04, jitter_s=0.015, delay_correlation=0.999),
-         ["correlation=99.9%: no seed repeats these delays, for netem draws the first without it"]),
+         ["correlation=99.9%: no seed repeats these delays, as netem draws the first without it"]),
         (Impairment(delay_s=0.04, jitter_s=0.015, distribution="normal", delay_correlation=0.999),
-         ["correlation=99.9%: netem takes what it drew modulo its 4096 outcomes, so that delays do not resemble those "
-          "before them unless it is more than 99.9999%; nor does a seed repeat them"]),
+         ["correlation=99.9%: netem takes each draw modulo 4096, so that a delay resembles the one before it only "
+          "above 99.9999%; no seed repeats the delays"]),
         (Impairment(loss_ratio=0.3, duplicate_ratio=0.5),
          ["duplicate=50% with losses: netem keeps a packet that it chose for both, so that 15% are lost, not 30%, "
           "about 24.5% arrive twice"]),
@@ -275,8 +275,8 @@ def test_what_netem_makes_of_words_together_is_told(impairment: Impairment, line
 def test_netems_correlated_loss_is_refused_with_the_form_that_does_what_was_meant() -> None:
     (problem,) = problems_in({"loss": "10% 25%"})
     assert problem == (
-        "loss='10% 25%': netem's correlated loss does not lose what it says (10% 25% loses about 1.8%). For losses in "
-        'bursts, say loss="10%" and burst=3, the mean number of packets lost in a row'
+        "loss='10% 25%': netem's correlated loss loses less than written (10% 25% loses about 1.8%). For losses in "
+        'bursts, write loss="10%" and burst=3, the mean number of packets lost in a row'
     )
 
 
@@ -475,7 +475,7 @@ def test_packet_numbers_are_sorted_and_joined(said: object, ranges: tuple[tuple[
 @pytest.mark.parametrize("said", [0, "3-2", "", "a", [True], "1-", [1.5], None, "[3", "3]", "[]", "['3]", "'3'"])
 def test_what_is_no_packet_number_is_refused(said: object) -> None:
     (problem,) = problems_in({"drop_packets": said})
-    assert "is no number of a packet, counted from 1" in problem
+    assert "is neither a packet number, counted from 1, nor a range" in problem
 
 
 @pytest.mark.parametrize(
@@ -486,11 +486,11 @@ def test_what_is_no_packet_number_is_refused(said: object) -> None:
         ({"rate": "1mbit", "bucket": "1500B"},
          "bucket=1500: must lie between 1514, a full-size packet (a smaller bucket never passes one), and 2³¹-1"),
         ({"rate": "1mbit", "queue": "16kB"},
-         "queue without bucket has no effect: it is where packets wait for the bucket; netem's own is limit"),
+         "queue without bucket has no effect: packets wait in it for the bucket; netem's own queue is limit"),
         ({"rate": "1mbit", "bucket": "16kB", "overhead": 4},
          "overhead with bucket: a token bucket counts packets without overhead; leave one of them out"),
         ({"slot_packets": 2}, "slot_packets without slot has no effect: it limits what leaves in one"),
-        ({"slot": "25ms 20ms"}, "slot='25ms 20ms': its shortest time is longer than its longest"),
+        ({"slot": "25ms 20ms"}, "slot='25ms 20ms': the shortest time is longer than the longest"),
         ({"slot": "0s"}, "slot='0s 0s': a time between turns must be above 0"),
         ({"slot": "normall 20ms 5ms"},
          "slot='normall 20ms 5ms': distribution 'normall': unknown; did you mean 'normal'? "

@@ -14,7 +14,7 @@ from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.steps import parse_side
-from testbed.spec.timeline import LATE_S, Outage, Segment, Taken, Timeline, between, steps_in_words
+from testbed.spec.timeline import LATE_S, Outage, Phase, Taken, Timeline, between, steps_in_words
 from testbed.spec.traces import OPPORTUNITY_BYTES, csv_rows, mahimahi_rows
 from tests.unit.strategies import impairments
 
@@ -57,18 +57,18 @@ def test_words_without_time_are_an_impairment() -> None:
 
 def test_a_step_changes_what_it_names_and_the_rest_stays() -> None:
     wanted = timeline({"delay": "40ms", "rate": "10mbit"}, {"at": "2s", "loss": "5%"}, {"at": "3s", "rate": None})
-    assert [each.impairment for each in wanted.segments] == [
+    assert [each.impairment for each in wanted.phases] == [
         Impairment(delay_s=0.04, rate_bps=1e7),
         Impairment(delay_s=0.04, rate_bps=1e7, loss_ratio=0.05),
         Impairment(delay_s=0.04, loss_ratio=0.05),
     ]
-    assert [each.at_s for each in wanted.segments] == [0, 2, 3]
+    assert [each.at_s for each in wanted.phases] == [0, 2, 3]
     assert wanted.length_s == 3
 
 
 def test_clean_begins_with_nothing() -> None:
     wanted = timeline({"delay": "40ms"}, {"at": "1s", "clean": True}, {"at": "2s", "clean": True, "loss": "1%"})
-    assert [each.impairment for each in wanted.segments[1:]] == [CLEAN, Impairment(loss_ratio=0.01)]
+    assert [each.impairment for each in wanted.phases[1:]] == [CLEAN, Impairment(loss_ratio=0.01)]
 
 
 def test_what_depends_on_a_word_goes_with_it() -> None:
@@ -76,18 +76,18 @@ def test_what_depends_on_a_word_goes_with_it() -> None:
         {"delay": "40ms", "jitter": "5ms", "distribution": "normal", "loss": "5%", "burst": 4},
         {"at": "1s", "jitter": "0ms", "loss": None},
     )
-    assert wanted.segments[1].impairment == Impairment(delay_s=0.04, jitter_s=0.0)
+    assert wanted.phases[1].impairment == Impairment(delay_s=0.04, jitter_s=0.0)
 
 
 def test_a_loss_model_takes_the_place_of_another() -> None:
     wanted = timeline({"loss": "5%", "burst": 4}, {"at": "1s", "gemodel": "1% 25%"}, {"at": "2s", "loss": "1%"})
-    assert wanted.segments[1].impairment == Impairment(loss_gemodel=(0.01, 0.25, 1.0, 0.0))
-    assert wanted.segments[2].impairment == Impairment(loss_ratio=0.01)
+    assert wanted.phases[1].impairment == Impairment(loss_gemodel=(0.01, 0.25, 1.0, 0.0))
+    assert wanted.phases[2].impairment == Impairment(loss_ratio=0.01)
 
 
 def test_before_the_first_step_the_link_is_clean() -> None:
-    assert timeline({"at": "2s", "loss": "5%"}).segments[0] == Segment(at_s=0.0, impairment=CLEAN)
-    assert timeline({"at": "2s", "outage": "1s"}).segments == (Segment(at_s=0.0, impairment=CLEAN),)
+    assert timeline({"at": "2s", "loss": "5%"}).phases[0] == Phase(at_s=0.0, impairment=CLEAN)
+    assert timeline({"at": "2s", "outage": "1s"}).phases == (Phase(at_s=0.0, impairment=CLEAN),)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_before_the_first_step_the_link_is_clean() -> None:
     ],
 )
 def test_the_unit_says_what_a_short_ramp_is_of(short: str, word: str, first: float, last: float) -> None:
-    (segment,) = timeline({"ramp": short}).segments
-    assert getattr(segment.impairment, word) == first
-    assert segment.toward is not None
-    assert getattr(segment.toward, word) == last
-    assert segment.over_s == 10
+    (phase,) = timeline({"ramp": short}).phases
+    assert getattr(phase.impairment, word) == first
+    assert phase.toward is not None
+    assert getattr(phase.toward, word) == last
+    assert phase.over_s == 10
 
 
 def test_a_ramp_of_several_words_keeps_what_holds_beneath_and_its_end_stays() -> None:
@@ -155,7 +155,7 @@ def test_a_timeline_is_clean_or_random_as_a_whole() -> None:
         ([{"at": "2d", "loss": "1%"}], "step 1: at='2d': unknown unit 'd'; known: ns, us, µs, ms, s, min"),
         ([{"at": "1441min", "loss": "1%"}], "step 1: at='1441min': must be at most a day"),
         ([{"loss": "1%"}, {"loss": "2%"}],
-         "step 2: without `at`: only the first step may leave it out; write {at: 2s, …}"),
+         "step 2: without `at`: only the first step may omit it; write {at: 2s, …}"),
         ([{"at": "2s", "loss": "1%"}, {"at": "1s", "loss": "2%"}],
          "the step at 1s stands behind the one at 2s: put them in order"),
         ([{"at": "1s", "loss": "1%"}, {"at": "1s", "loss": "2%"}],
@@ -165,7 +165,7 @@ def test_a_timeline_is_clean_or_random_as_a_whole() -> None:
         ([{"at": "1s", "outage": "2s"}, {"at": "2s", "outage": "2s"}],
          "the outage at 2s begins before the one at 1s has ended"),
         ([{"at": "1s", "outage": "2s", "loss": "1%"}],
-         "step 1: outage with loss: an outage loses everything; give them a step"),
+         "step 1: outage with loss: an outage loses everything; write these in a step of their own"),
         ([{"at": "1s", "outage": "0s"}], "step 1: outage='0s': must be at most a day and at least 1ms"),
         ([{"outage": "2"}], 'step 1: outage=2: a duration needs a unit; write outage="2ms" or "2s"'),
         ([{"delay": "1ms"}, {"at": "2s", "delay": "2ms"}, {"repeat": "2s"}],
@@ -175,12 +175,12 @@ def test_a_timeline_is_clean_or_random_as_a_whole() -> None:
         ([{"repeat": "2s"}], "no step says what happens"),
         ([{"repeat": "2s", "delay": "1ms"}], "step 1: repeat stands alone, as the last step: {repeat: 60s}"),
         ([{"repeat": "2s"}, {"delay": "1ms"}],
-         "step 1: repeat must be the last step: it says after how long all of them begin again"),
+         "step 1: repeat must be the last step: after this time, all steps begin again"),
         ([{"clean": "yes"}], "step 1: clean='yes': must be true or false"),
         ([{"jitter": "1ms"}, {"at": "1s", "loss": "1%"}],
          "step 1: jitter without delay: netem varies a delay; give the mean delay too"),
         ([{"loss": "1%", "ecn": True}, {"at": "1s", "outage": "1s"}],
-         "ecn with an outage: netem would mark packets in place of losing them; leave one of them out"),
+         "ecn with an outage: netem would mark packets instead of losing them; leave one of them out"),
         ([{"ramp": "40ms over 2s"}],
          "step 1: ramp='40ms over 2s': cannot be read; write ramp: {delay: 40ms -> 400ms, over: 10s} or ramp: "
          "40ms -> 400ms over 10s"),
@@ -228,18 +228,18 @@ def test_between_lies_between(first: Impairment, last: Impairment, share: float)
 
 def test_a_csv_says_what_changes_and_empty_cells_say_nothing() -> None:
     wanted = trace(trace="drive.csv", jitter="1ms")
-    assert [(each.at_s, each.impairment.rate_bps, each.impairment.delay_s) for each in wanted.segments] == [
+    assert [(each.at_s, each.impairment.rate_bps, each.impairment.delay_s) for each in wanted.phases] == [
         (0, 1e7, 0.02), (1, 1e7, 0.03), (2, 5e6, 0.03), (3, 5e6, 0.03),
     ]  # fmt: skip
-    assert {each.impairment.jitter_s for each in wanted.segments} == {0.001}
+    assert {each.impairment.jitter_s for each in wanted.phases} == {0.001}
     assert wanted.describe() == "trace drive.csv, 4 steps over 3s"
 
 
 def test_rate_0_holds_until_there_is_a_rate_again_also_around_the_end() -> None:
-    assert [each.hold_s for each in trace(trace="drive.csv").segments] == [None, None, 1.0, None]
+    assert [each.hold_s for each in trace(trace="drive.csv").phases] == [None, None, 1.0, None]
     FILES["wraps.csv"] = "time_s,rate_mbit\n0,0\n1,5\n2,0\n"
     wanted = trace(trace="wraps.csv", repeat="4s")
-    assert [(each.hold_s, each.impairment.rate_bps) for each in wanted.segments] == [
+    assert [(each.hold_s, each.impairment.rate_bps) for each in wanted.phases] == [
         (1.0, 5e6), (None, 5e6), (3.0, 5e6),
     ]  # fmt: skip
 
@@ -289,13 +289,13 @@ def test_a_trace_names_its_file_in_its_problems() -> None:
     assert problems_of({"trace": "drive.csv", "repeat": "3s"}) == (
         "repeat='3s': the trace's last line is at 3s; give more",
     )
-    assert problems_of({"trace": "up", "rate": "1mbit"}) == ("rate: a Mahimahi trace says it itself",)
+    assert problems_of({"trace": "up", "rate": "1mbit"}) == ("rate: a Mahimahi trace has its own",)
 
 
 def test_a_word_that_a_traces_column_says_too_is_refused() -> None:
     assert problems_of({"trace": "drive.csv", "rate": "5mbit", "delay": "1ms", "loss": "1%"}) == (
-        "rate='5mbit': drive.csv has a column rate and says it itself; leave one of them out",
-        "delay='1ms': drive.csv has a column delay and says it itself; leave one of them out",
+        "rate='5mbit': drive.csv has a column rate, too; leave one of them out",
+        "delay='1ms': drive.csv has a column delay, too; leave one of them out",
     )
     assert problems_of({"trace": "drive.csv", "window": "1s"}) == (
         "window: belongs to a Mahimahi trace; a CSV has its own times",
@@ -309,17 +309,17 @@ def test_a_word_that_a_traces_column_says_too_is_refused() -> None:
 def test_a_mahimahi_trace_is_averaged_over_windows_and_begins_again_at_its_last_line() -> None:
     wanted = trace(trace="up", delay="20ms")
     # 4 packets in the first 100 ms; the 50 ms behind them, half a window, are one of their own, with 1.
-    assert [(each.at_s, each.impairment.rate_bps) for each in wanted.segments] == [
+    assert [(each.at_s, each.impairment.rate_bps) for each in wanted.phases] == [
         (0, 4 * 12_000 / 0.1), (0.1, 12_000 / 0.05),
     ]  # fmt: skip
     assert wanted.repeat_s == 0.15
-    assert {each.impairment.delay_s for each in wanted.segments} == {0.02}
+    assert {each.impairment.delay_s for each in wanted.phases} == {0.02}
 
 
 def test_a_window_without_opportunities_is_a_hold_around_the_end_too() -> None:
     FILES["gap"] = "\n".join(["250"] * 3 + ["400"])
     wanted = trace(trace="gap")
-    assert [(each.at_s, each.hold_s) for each in wanted.segments] == [(0, 0.2), (0.2, None), (0.3, None)]
+    assert [(each.at_s, each.hold_s) for each in wanted.phases] == [(0, 0.2), (0.2, None), (0.3, None)]
 
 
 @given(

@@ -12,7 +12,7 @@ from testbed.errors import InvalidValueError
 from testbed.netem.profiles import checked_side, load_profiles, parse_profile, read_trace
 from testbed.netem.schedule import compile_timeline
 from testbed.resources import resource
-from testbed.spec.timeline import Segment, Timeline
+from testbed.spec.timeline import Phase, Timeline
 
 FOLDER = resource("netem") / "traces"
 TRACES = sorted(path for path in FOLDER.iterdir() if path.suffix not in (".py", ".pyc") and path.is_file())
@@ -51,9 +51,9 @@ def test_a_profiles_trace_is_looked_for_beside_it_first_and_then_among_ours(tmp_
     (tmp_path / "theirs.yaml").write_text("both: {trace: traces/train.csv}\n")
     profiles = load_profiles(tmp_path)
     assert isinstance(profiles["mine"].forward, Timeline)
-    assert len(profiles["mine"].forward.segments) == 2
+    assert len(profiles["mine"].forward.phases) == 2
     assert isinstance(profiles["theirs"].forward, Timeline)
-    assert len(profiles["theirs"].forward.segments) > 100
+    assert len(profiles["theirs"].forward.phases) > 100
     assert read_trace("traces/tunnel.csv") == (FOLDER / "tunnel.csv").read_text()
 
 
@@ -62,17 +62,17 @@ def test_a_file_that_changed_is_read_anew_and_so_is_its_trace(tmp_path: Path) ->
     profile.write_text("both: {trace: mine.csv}\n")
     trace.write_text("time_s,delay_ms\n0,1\n5,2\n")
 
-    def segments() -> tuple[Segment, ...]:
+    def phases() -> tuple[Phase, ...]:
         side = load_profiles(tmp_path)["mine"].forward
         assert isinstance(side, Timeline)
-        return side.segments
+        return side.phases
 
-    first = segments()
-    assert segments() is first
+    first = phases()
+    assert phases() is first
     trace.write_text("time_s,delay_ms\n0,1\n5,3\n")
-    assert [each.impairment.delay_s for each in segments()] == [0.001, 0.003]
+    assert [each.impairment.delay_s for each in phases()] == [0.001, 0.003]
     profile.write_text("both: {trace: mine.csv, loss: 1%}\n")
-    assert {each.impairment.loss_ratio for each in segments()} == {0.01}
+    assert {each.impairment.loss_ratio for each in phases()} == {0.01}
     trace.unlink()
     with pytest.raises(InvalidValueError, match=r"mine\.yaml: both: trace 'mine\.csv': no such file"):
         load_profiles(tmp_path)["mine"]
