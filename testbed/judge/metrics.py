@@ -1,7 +1,7 @@
-"""Measures of the IP Performance Metrics framework (RFC 2330) and of what applications feel. Pure.
+"""Measures of the IP Performance Metrics framework (RFC 2330), and goodput. Pure.
 
-Each names its RFC section and says how lost packets count. Times go in as integer nanoseconds, as in journals, and
-come out as seconds. Everything is streaming: state grows with open gaps, not with the number of packets.
+Each names its RFC section and how lost packets count. Times are integer nanoseconds on input, as in journals, and
+seconds on output. Everything is streaming: state grows with open gaps, not with the number of packets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Quantile:
     """Infinite where the quantile falls on packets that were lost (RFC 7679, 5.1)."""
     low: float
     high: float
-    """Minus infinity, or infinity, where so few samples bound that side at no confidence."""
+    """Infinite where there are too few samples to bound that side with this confidence; so is ``high``."""
     confidence: float
     samples: int
 
@@ -35,8 +35,8 @@ def rank_bounds(samples: int, q: float, confidence: float = 0.95) -> tuple[int, 
     """Ranks, from 1, of the order statistics between which the q-quantile lies with at least this confidence.
 
     Distribution-free: the number of samples below the quantile is binomial (David and Nagaraja, Order Statistics,
-    7.1), so P(X(l) <= x_q <= X(u)) = P(l <= B(n, q) < u); each side takes half of what remains. Rank 0 and rank
-    n + 1 say that no sample bounds that side. Raises ValueError outside 0 < q < 1, 0 < confidence < 1.
+    7.1), so P(X(l) <= x_q <= X(u)) = P(l <= B(n, q) < u); each side takes half of 1 - confidence. Rank 0 or n + 1:
+    no sample bounds that side. Raises ValueError outside 0 < q < 1, 0 < confidence < 1.
     """
     if not (0 < q < 1 and 0 < confidence < 1 and samples >= 0):
         raise ValueError(f"quantile {q}, confidence {confidence}, {samples} samples: both shares lie between 0 and 1")
@@ -47,11 +47,9 @@ def rank_bounds(samples: int, q: float, confidence: float = 0.95) -> tuple[int, 
 def _binomial_rank(samples: int, q: float, tail: float) -> int:
     """The largest k with P(B(n, q) < k) <= tail."""
     mean, sigma = samples * q, math.sqrt(samples * q * (1 - q))
-    k = max(0, math.floor(mean - 40 * sigma - 40))  # what lies below is less than a double can tell from 0
-    logarithm = (
-        math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
-        + k * math.log(q) + (samples - k) * math.log1p(-q)
-    )  # fmt: skip
+    k = max(0, math.floor(mean - 40 * sigma - 40))  # the probability below rounds to 0
+    logarithm = math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
+    logarithm += k * math.log(q) + (samples - k) * math.log1p(-q)
     below = 0.0
     while k <= samples:
         below += math.exp(logarithm)
@@ -65,7 +63,7 @@ def _binomial_rank(samples: int, q: float, tail: float) -> int:
 def quantile(samples: Sequence[float], q: float, *, lost: int = 0, confidence: float = 0.95) -> Quantile:
     """The q-quantile (RFC 2330, 11.3: the smallest x with F(x) >= q) of samples, with its interval.
 
-    ``lost`` packets have no delay and count as infinitely late (RFC 7679, 5.1). Raises ValueError of nothing.
+    ``lost`` packets have no delay and count as infinitely late (RFC 7679, 5.1). Raises ValueError without samples.
     """
     ordered = sorted(samples)
     total = len(ordered) + lost
@@ -79,16 +77,20 @@ def quantile(samples: Sequence[float], q: float, *, lost: int = 0, confidence: f
 
     low, high = rank_bounds(total, q, confidence)
     return Quantile(
-        q=q, value=at(max(1, math.ceil(q * total - 1e-9))), low=at(low), high=at(high),
-        confidence=confidence, samples=total,
-    )  # fmt: skip
+        q=q,
+        value=at(max(1, math.ceil(q * total - 1e-9))),
+        low=at(low),
+        high=at(high),
+        confidence=confidence,
+        samples=total,
+    )
 
 
 _SUB_BITS = 7
 
 
 def bucket(value: int) -> int:
-    """The number of the bucket that a value of 0 or more falls into: exact below 256, then 1/128 wide at most."""
+    """The number of the bucket of a value ≥ 0: exact below 256, then at most 1/128 wide."""
     shift = value.bit_length() - _SUB_BITS - 1
     return value if shift <= 0 else (shift << _SUB_BITS) + (value >> shift)
 
@@ -103,7 +105,7 @@ def bucket_edges(number: int) -> tuple[int, int]:
 
 
 class Distribution:
-    """Times, counted in buckets of at most 0.8 % width: their number is bounded, however many times come in."""
+    """Times, counted in a bounded number of buckets of at most 0.8 % width."""
 
     __slots__ = ("buckets", "largest_ns", "smallest_ns", "total_ns")
 
@@ -119,7 +121,7 @@ class Distribution:
         self.extend([value_ns])
 
     def extend(self, values_ns: Sequence[int]) -> None:
-        """Count times, each 0 or more. Raises ValueError, and counts none, if one is negative."""
+        """Count times. Raises ValueError, and counts none, if one is negative."""
         if not values_ns:
             return
         smallest, largest = min(values_ns), max(values_ns)
@@ -137,23 +139,21 @@ class Distribution:
             self.largest_ns = largest
 
     def merge(self, other: Distribution) -> None:
-        """Count all that another has counted."""
+        """Add the counts of another distribution."""
         for number, count in other.buckets.items():
             self.buckets[number] = self.buckets.get(number, 0) + count
         self.total_ns += other.total_ns
-        ends = [each for each in (self.smallest_ns, other.smallest_ns) if each is not None]
-        self.smallest_ns = min(ends, default=None)
-        ends = [each for each in (self.largest_ns, other.largest_ns) if each is not None]
-        self.largest_ns = max(ends, default=None)
+        self.smallest_ns = min((ns for ns in (self.smallest_ns, other.smallest_ns) if ns is not None), default=None)
+        self.largest_ns = max((ns for ns in (self.largest_ns, other.largest_ns) if ns is not None), default=None)
 
     @property
     def count(self) -> int:
-        """How many times there are."""
+        """Number of times."""
         return sum(self.buckets.values())
 
     @property
     def mean_s(self) -> float | None:
-        """Their mean; None of nothing."""
+        """The mean; None without times."""
         return self.total_ns / self.count / 1e9 if self.buckets else None
 
     @property
@@ -167,24 +167,28 @@ class Distribution:
         return None if self.largest_ns is None else self.largest_ns / 1e9
 
     def above(self, limit_s: float) -> int:
-        """How many are longer than this, the bucket that it falls into left out: up to 0.8 % longer may not count."""
+        """Number of times above a limit, without its bucket: times up to 0.8 % above it may not count."""
         limit_ns = limit_s * 1e9
         return sum(count for number, count in self.buckets.items() if bucket_edges(number)[0] > limit_ns)
 
     def quantile(self, q: float, *, lost: int = 0, confidence: float = 0.95) -> Quantile | None:
-        """As `quantile`, in seconds; the interval is widened to the edges of the buckets. None of nothing."""
+        """As `quantile`, in seconds; the interval is widened to the edges of the buckets. None without times."""
         total = self.count + lost
         if not total:
             return None
         low, high = rank_bounds(total, q, confidence)
         value = self._edges(max(1, math.ceil(q * total - 1e-9)))
         return Quantile(
-            q=q, value=(value[0] + value[1]) / 2, low=self._edges(low)[0], high=self._edges(high)[1],
-            confidence=confidence, samples=total,
-        )  # fmt: skip
+            q=q,
+            value=(value[0] + value[1]) / 2,
+            low=self._edges(low)[0],
+            high=self._edges(high)[1],
+            confidence=confidence,
+            samples=total,
+        )
 
     def _edges(self, rank: int) -> tuple[float, float]:
-        """Between which two values the sample of a rank lies; seconds."""
+        """The bounds of the sample of a rank; seconds."""
         if rank < 1:
             return -math.inf, -math.inf
         seen = 0
@@ -201,7 +205,7 @@ class Distribution:
 
 @dataclass(frozen=True, kw_only=True)
 class LossRuns:
-    """How losses cluster (RFC 3357)."""
+    """Clusters of losses (RFC 3357)."""
 
     lost: int
     sent: int
@@ -212,7 +216,7 @@ class LossRuns:
 
     @property
     def ratio(self) -> float | None:
-        """Lost of sent (RFC 7680, 4.1); None of nothing sent."""
+        """Lost of sent (RFC 7680, 4.1); None if nothing was sent."""
         return self.lost / self.sent if self.sent else None
 
     @property
@@ -237,11 +241,11 @@ def loss_runs(lost: Iterable[int], sent: int) -> LossRuns:
 # --- reordering ------------------------------------------------------------------------------------
 
 REMEMBERED = 64
-"""n-reordering is told apart up to this n; more counts as this much."""
+"""Largest n of n-reordering that is counted separately; a larger n counts as this."""
 
 
 class Arrival(IntEnum):
-    """What an arrival is to the order of those before it."""
+    """How an arrival relates to the earlier ones."""
 
     IN_ORDER = 0
     REORDERED = 1
@@ -249,7 +253,7 @@ class Arrival(IntEnum):
 
 
 class Reordering:
-    """Reordering as RFC 4737 defines it, of packets numbered from 0; second copies are duplicates and no more."""
+    """Reordering of packets numbered from 0 (RFC 4737); further copies count only as duplicates."""
 
     __slots__ = (
         "_gaps",
@@ -265,17 +269,17 @@ class Reordering:
 
     def __init__(self) -> None:
         self.arrived = 0
-        """Without duplicates."""
+        """Arrivals without duplicates."""
         self.duplicates = 0
         self.reordered = 0
         """Arrivals with a smaller number than the next expected one (RFC 4737, 3.3)."""
         self.extents: dict[int, int] = {}
-        """How often each reordering extent occurred (4.2): arrivals since the first one with a larger number."""
+        """Arrivals by reordering extent (4.2): the arrivals since the first one with a larger number."""
         self.degrees: dict[int, int] = {}
-        """How often exactly n larger numbers came immediately before (5, n-reordering)."""
+        """Arrivals by n-reordering (5): the number of larger numbers immediately before."""
         self.next_expected = 0
-        # What is missing below the next expected number, as gaps [start, end) in order, each with the arrival that
-        # opened it: whatever of it comes later has that arrival as its first with a larger number.
+        # Missing numbers below the next expected one, as gaps [start, end) in order, each with the arrival that opened
+        # it: for any number of the gap that arrives later, this is the first arrival with a larger number.
         self._starts: list[int] = []
         self._gaps: list[tuple[int, int]] = []  # end, arrival
         self._recent: deque[int] = deque(maxlen=REMEMBERED)
@@ -294,7 +298,7 @@ class Reordering:
         return Arrival.IN_ORDER
 
     def next(self) -> None:
-        """Count the arrival of the next expected number: `arrive`, for nearly all of them."""
+        """Count the arrival of the next expected number: a fast `arrive` for most arrivals."""
         self.arrived += 1
         self._recent.append(self.next_expected)
         self.next_expected += 1
@@ -316,9 +320,9 @@ class Reordering:
         start, (end, opened) = self._starts[at], self._gaps[at]
         extent = self.arrived - opened
         self.extents[extent] = self.extents.get(extent, 0) + 1
-        left = [each for each in ((start, sequence), (sequence + 1, end)) if each[0] < each[1]]
-        self._starts[at : at + 1] = [each[0] for each in left]
-        self._gaps[at : at + 1] = [(each[1], opened) for each in left]
+        left = [(first, last) for first, last in ((start, sequence), (sequence + 1, end)) if first < last]
+        self._starts[at : at + 1] = [first for first, _ in left]
+        self._gaps[at : at + 1] = [(last, opened) for _, last in left]
         degree = 0
         for earlier in reversed(self._recent):
             if earlier < sequence:
@@ -330,18 +334,18 @@ class Reordering:
 
     @property
     def ratio(self) -> float | None:
-        """Reordered of arrived (4.1); None of nothing."""
+        """Reordered of arrived (4.1); None if nothing arrived."""
         return self.reordered / self.arrived if self.arrived else None
 
     @property
     def state(self) -> int:
-        """How much is remembered: open gaps, and a bounded window."""
+        """Number of remembered items: open gaps, and a bounded window."""
         return len(self._gaps) + len(self._recent)
 
 
-# --- what applications feel ------------------------------------------------------------------------
+# --- goodput ---------------------------------------------------------------------------------------
 
 
 def goodput_bps(received_bytes: int, duration_s: float) -> float | None:
-    """Bytes that arrived whole and once, over the time from the first sending to the last arrival; bits a second."""
+    """Bits per second of bytes that arrived whole, each once; from the first sending to the last arrival."""
     return 8 * received_bytes / duration_s if duration_s > 0 else None

@@ -79,14 +79,14 @@ def _bursts(case: Case, words: str, missing: int) -> list[Check]:
     cause = "the loss model in the kernel is another one, or packets took another path"
     return [
         Check(field="loss", asked=words, seen=seen, how="judged by the steps of the chain, below"),
-        case.count_check(
-            "bursts begin", f"p={percent(p)}", k=steps.to_bad, n=steps.from_good, low=p, high=p, of=" delivered",
-            cause=cause,
+        *(
+            case.count_check(field, asked, k=k, n=n, low=ratio, high=ratio, of=of, cause=cause)
+            for field, asked, ratio, k, n, of in (
+                ("bursts begin", f"p={percent(p)}", p, steps.to_bad, steps.from_good, " delivered"),
+                ("bursts end", f"r={percent(r)}", r, steps.to_good, steps.from_bad, " lost"),
+            )
         ),
-        case.count_check(
-            "bursts end", f"r={percent(r)}", k=steps.to_good, n=steps.from_bad, low=r, high=r, of=" lost", cause=cause
-        ),
-    ]  # fmt: skip
+    ]
 
 
 def duplicates(case: Case) -> list[Check]:
@@ -117,10 +117,10 @@ def reordering(case: Case) -> list[Check]:
         name = "reordered by jitter" if impairment.reorder_by_jitter else "reordered"
         seen = f"{percent(flight.reordered / arrived) if arrived else '—'} ({flight.reordered} of {arrived})"
         return [Check(field=name, asked="allowed", seen=seen, how="how much depends on the pace: shown")]
+    cause = "jitter without an order-keeping rate, or several paths"
     check = case.count_check(
-        "out of order", "0%", k=flight.reordered, n=arrived, low=0.0, high=_SELF_REORDERED,
-        cause="jitter without an order-keeping rate, or several paths",
-    )  # fmt: skip
+        "out of order", "0%", k=flight.reordered, n=arrived, low=0.0, high=_SELF_REORDERED, cause=cause
+    )
     return [check] if check.verdict is Verdict.FAILS else []
 
 
@@ -139,11 +139,10 @@ def _overtaking(case: Case) -> list[Check]:
             trials += 1
             skipped += number in early
         counter = 0 if number in early else counter + 1
-    return [
-        case.count_check(
-            "reorder", percent(ratio), k=skipped, n=trials, low=ratio, high=ratio, of=" that might", cause=ANOTHER_QDISC
-        )
-    ]
+    check = case.count_check(
+        "reorder", percent(ratio), k=skipped, n=trials, low=ratio, high=ratio, of=" that might", cause=ANOTHER_QDISC
+    )
+    return [check]
 
 
 def corruption(case: Case) -> list[Check]:
@@ -156,9 +155,8 @@ def corruption(case: Case) -> list[Check]:
         how = "with duplicates or bursts there is no exact test: shown, not judged"
         return [Check(field="corrupt", asked=percent(ratio), seen=f"{flight.damaged} of {flight.count}", how=how)]
     visible = ratio * (1 - (impairment.loss_ratio or 0.0)) * flight.size_bytes / (HEADERS_BYTES + flight.size_bytes)
-    return [
-        case.count_check(
-            "corrupt", percent(ratio), k=flight.damaged, n=case.offered, low=visible, high=visible,
-            of=" damaged in the payload", cause=f"{ANOTHER_QDISC}, or checksums drop damaged probes first",
-        )
-    ]  # fmt: skip
+    of, cause = " damaged in the payload", f"{ANOTHER_QDISC}, or checksums drop damaged probes first"
+    check = case.count_check(
+        "corrupt", percent(ratio), k=flight.damaged, n=case.offered, low=visible, high=visible, of=of, cause=cause
+    )
+    return [check]
