@@ -29,10 +29,10 @@ from testbed.lab.host import Program
 from testbed.lab.lab import Lab
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.netem import readback
-from testbed.spec import topologies
+from testbed.spec import drawings
+from testbed.spec.drawings import Drawing
 from testbed.spec.impairment import Impairment
-from testbed.spec.topologies import Drawing
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 HOST = "peer"
 _SHARED = "/begin"
@@ -81,7 +81,7 @@ class Talked:
 def drawing(hosts: int, programs: Path) -> Drawing:
     """So many hosts on one network; ``programs`` is the folder images/common. Raises InvalidValueError."""
     body = {"x-testbed": {"local": {"path": str(programs)}}, "volumes": [f"begin:{_SHARED}"]}
-    return topologies.star(hosts, host=HOST, services={HOST: body})
+    return drawings.star(hosts, host=HOST, services={HOST: body})
 
 
 def pairs(hosts: Sequence[str], neighbours: int) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from benchmarks.common import BenchmarkError, Check, Report
 from testbed.backends.docker.lab import ComposeLab
 from testbed.errors import EnvironmentUnfitError
 from testbed.lab.waiting import await_condition
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 from tests.lab.programs import bulk
 
 LEAST_BPS = 300e6

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from testbed.netem.profiles import load_profiles
     from testbed.observe.capture import Capture
     from testbed.observe.observation import Observation
-    from testbed.spec import topologies
+    from testbed.spec import drawings as topologies
     from testbed.spec.impairment import Impairment
     from testbed.spec.profile import Profile
 
@@ -72,7 +72,7 @@ _MODULES = {
     "netem.profiles": ("load_profiles",),
     "spec.impairment": ("Impairment",),
     "spec.profile": ("Profile",),
-    "spec.topologies": ("topologies",),
+    "spec.drawings": ("topologies",),
     "observe.capture": ("Capture",),
     "observe.observation": ("Observation",),
 }  # fmt: skip

@@ -23,7 +23,7 @@ from testbed.lab.lab import Lab
 from testbed.lab.observer import spots_of_port
 from testbed.lab.succession import CAPTURE, PORTS, beside
 from testbed.netem.profiles import Profiles, Tables, load_profiles, read_trace
-from testbed.spec.topology import PortRef
+from testbed.spec.links import PortRef
 
 SomeHost = TypeVar("SomeHost", bound=AgentHost)
 _BOOTS_WITHIN_S = 60

@@ -29,7 +29,7 @@ from testbed.judge.statistics import ALPHA
 from testbed.lab.lab import Lab
 from testbed.report import evidence
 from testbed.spec.impairment import CLEAN
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 from testbed.text import shortened, shown
 
 

@@ -11,8 +11,8 @@ from testbed.errors import InvalidValueError, Problems
 from testbed.lab.lab import Lab
 from testbed.reading import yamltree
 from testbed.spec.impairment import Impairment
+from testbed.spec.links import LinkRef
 from testbed.spec.timeline import Timeline
-from testbed.spec.topology import LinkRef
 from testbed.text import shown
 
 # Values may hold blanks, as in gemodel=1% 25%; what comes before the next word's = is no part of them.

@@ -22,7 +22,7 @@ from testbed.compose.variables import env_file, interpolate, interpolate_if_poss
 from testbed.errors import InvalidComposeError, InvalidValueError
 from testbed.reading import yamltree
 from testbed.reading.yamltree import Document, Where
-from testbed.spec import topologies
+from testbed.spec import drawings
 from testbed.spec.words import unknown
 from testbed.text import shown
 
@@ -155,7 +155,7 @@ def files_by_default(environment: Mapping[str, str]) -> list[Path]:
     return []
 
 
-def of_drawing(drawing: topologies.Drawing, *, environment: Mapping[str, str]) -> ComposeFile:
+def of_drawing(drawing: drawings.Drawing, *, environment: Mapping[str, str]) -> ComposeFile:
     """A topology from code, as if a file in the current folder described it."""
     path = Path.cwd() / drawing.name
     mounts = (volume for body in drawing.services.values() for volume in body.get("volumes", ()))
@@ -228,7 +228,7 @@ def _with_topology(tree: Mapping[str, Any], problems: FileProblems) -> Mapping[s
     where = ("x-testbed", "topology")
     services, networks = tree["services"], tree.get("networks") or {}
     try:
-        drawing = topologies.from_words(words, services)
+        drawing = drawings.from_words(words, services)
     except InvalidValueError as error:
         for problem in error.problems:
             problems.add(where, problem)

@@ -25,7 +25,7 @@ from testbed.judge.account import Account, Expectation
 from testbed.lab.host import Program, Result
 from testbed.lab.lab import Lab
 from testbed.lab.waiting import NotSeenError, await_condition
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 from testbed.spec.words import unknown
 
 STRUCTURES = ("iterative", "threads", "fork", "selectors", "asyncio")

@@ -14,8 +14,9 @@ from testbed.lab.channel import Channel
 from testbed.lab.host import Host
 from testbed.observe.capture import Place
 from testbed.observe.connections import Table
+from testbed.spec.links import PortRef
 from testbed.spec.profile import Profile
-from testbed.spec.topology import PortRef, Topology
+from testbed.spec.topology import Topology
 
 
 @dataclass(frozen=True, kw_only=True)

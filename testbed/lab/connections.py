@@ -14,7 +14,7 @@ from testbed.errors import AgentError
 from testbed.lab.backend import Backend
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.observe.connections import Connection, Crossed, Over, Table, crossed, over
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 _ENDS_ITSELF_S = 2.0
 """How long a connection may take to end as TCP ends it, before it is destroyed: what a program at the other end would

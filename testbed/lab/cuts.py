@@ -18,8 +18,8 @@ from testbed.lab.running import Running
 from testbed.netem import fragments, qdisc, readback, rejecting
 from testbed.netem.schedule import Moment, Schedule
 from testbed.spec.impairment import CLEAN
+from testbed.spec.links import LinkRef, Traffic
 from testbed.spec.timeline import Taken
-from testbed.spec.topology import LinkRef, Traffic
 
 DROP, REJECT = "drop", "reject"
 SILENTLY = {DROP: "silently", REJECT: "rejecting"}

@@ -17,7 +17,7 @@ from testbed.lab.ports import Port, Ports, Reading, flat
 from testbed.lab.running import begin_together
 from testbed.netem import qdisc, readback
 from testbed.spec.impairment import Impairment
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 from testbed.text import shown
 
 # A step within 10 ms of its time, and one apart from the next.

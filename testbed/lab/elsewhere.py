@@ -11,7 +11,7 @@ from testbed.lab.backend import Backend
 from testbed.lab.ports import Port, Ports
 from testbed.lab.wholeness import Wholeness
 from testbed.netem import qdisc, watching
-from testbed.spec.topology import LinkRef, PortRef
+from testbed.spec.links import LinkRef, PortRef
 from testbed.text import shown
 
 

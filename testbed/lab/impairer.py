@@ -23,8 +23,8 @@ from testbed.netem.buckets import refuse_small_bucket
 from testbed.netem.profiles import find_table
 from testbed.netem.schedule import compile_timeline
 from testbed.spec.impairment import Impairment
+from testbed.spec.links import ALL_TRAFFIC, LinkRef
 from testbed.spec.timeline import Timeline
-from testbed.spec.topology import ALL_TRAFFIC, LinkRef
 
 
 class Impairer:

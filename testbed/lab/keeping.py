@@ -19,7 +19,7 @@ from testbed.writing import refuse_links, write_whole
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
     from testbed.lab.ports import Port
-    from testbed.spec.topology import LinkRef, PortRef
+    from testbed.spec.links import LinkRef, PortRef
 
 _NAME_LENGTH = 120
 # Following a packet from side to side takes some 20 µs, and the user waits for it.

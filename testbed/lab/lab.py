@@ -39,9 +39,9 @@ from testbed.netem import readback
 from testbed.netem.profiles import checked_side, read_trace
 from testbed.observe.observation import Observation
 from testbed.spec.impairment import Impairment
+from testbed.spec.links import ALL_TRAFFIC, LinkRef, Traffic
 from testbed.spec.profile import Profile
 from testbed.spec.timeline import Taken, Timeline
-from testbed.spec.topology import ALL_TRAFFIC, LinkRef, Traffic
 from testbed.text import shown
 
 

@@ -12,8 +12,8 @@ from testbed.evidence.metric import Metric
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.lab.host import Program
 from testbed.spec.impairment import Impairment
+from testbed.spec.links import LinkRef
 from testbed.spec.timeline import Taken, Timeline
-from testbed.spec.topology import LinkRef
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.passages import Passage, crossing
 from testbed.observe.tcp_info import sockets
 from testbed.observe.wire import Flow, flows_at
-from testbed.spec.topology import PortRef
+from testbed.spec.links import PortRef
 from testbed.spec.words import unknown
 from testbed.writing import write_whole
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from testbed.errors import LabError
 from testbed.lab.host import Host
-from testbed.spec.topology import PortRef
+from testbed.spec.links import PortRef
 
 
 class PerPacket:

@@ -22,7 +22,7 @@ from testbed.lab.perpacket import PerPacket
 from testbed.lab.running import Running
 from testbed.netem import fragments, qdisc, readback, rejecting
 from testbed.spec.impairment import Impairment
-from testbed.spec.topology import LinkRef, PortRef
+from testbed.spec.links import LinkRef, PortRef
 from testbed.text import several
 
 HELD = "It was in force when it was put there"

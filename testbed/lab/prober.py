@@ -30,8 +30,8 @@ from testbed.lab.verifier import Verifier
 from testbed.netem import qdisc
 from testbed.netem.profiles import find_table, table_numbers
 from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.links import LinkRef
 from testbed.spec.timeline import Timeline
-from testbed.spec.topology import LinkRef
 from testbed.spec.words import is_table
 
 _CLEAN_PROBES = 100

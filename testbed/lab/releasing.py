@@ -11,7 +11,7 @@ from testbed.lab.channel import Channel
 from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.host import Host
 from testbed.lab.ports import Port, Ports
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 
 def release(

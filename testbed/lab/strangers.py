@@ -12,7 +12,7 @@ from testbed.errors import AgentError, LabError
 from testbed.lab.backend import Backend
 from testbed.lab.ports import Port
 from testbed.netem import qdisc
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 
 def problem(backend: Backend, ref: LinkRef, port: Port) -> str | None:

@@ -13,7 +13,7 @@ from testbed.lab.ports import Ports
 from testbed.lab.running import Running
 from testbed.lab.verifier import Verifier
 from testbed.spec.impairment import Impairment
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from testbed.errors import AgentError
 from testbed.evidence.proof import AtTaps
 from testbed.lab.channel import Channel
 from testbed.lab.ports import Port
-from testbed.spec.topology import LinkRef, PortRef
+from testbed.spec.links import LinkRef, PortRef
 
 _NONE = AtTaps(0, 0)
 

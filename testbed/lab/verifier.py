@@ -28,7 +28,7 @@ from testbed.lab.taps import Taps
 from testbed.lab.wholeness import Wholeness
 from testbed.netem import fragments, qdisc, readback
 from testbed.spec.impairment import CLEAN, Impairment
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 
 class Verifier:

@@ -8,9 +8,10 @@ from pathlib import Path
 from testbed.errors import InvalidValueError
 from testbed.netem.profiles import checked_side, find_profile, find_table
 from testbed.spec.impairment import Impairment
+from testbed.spec.links import LinkRef
 from testbed.spec.profile import Profile
 from testbed.spec.timeline import Timeline
-from testbed.spec.topology import LinkRef, Topology
+from testbed.spec.topology import Topology
 from testbed.text import shown
 
 

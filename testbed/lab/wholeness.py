@@ -12,7 +12,7 @@ from typing import Protocol
 
 from testbed.errors import AgentError, LabError
 from testbed.evidence.hoststate import EXITED, PAUSED, RUNNING, HostChange, HostState, change, is_whole
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 NOBODY = HostState(status="gone")
 LAST_LINES = 3

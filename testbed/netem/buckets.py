@@ -5,7 +5,7 @@ from __future__ import annotations
 from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.spec.impairment import Impairment
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 _HEADER_BYTES = 14
 """Of Ethernet: tc-tbf(8) counts it."""

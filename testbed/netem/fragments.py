@@ -15,7 +15,7 @@ from typing import Any
 from testbed.evidence.proof import Check
 from testbed.evidence.verdict import Verdict
 from testbed.netem import bpf
-from testbed.spec.topology import Traffic
+from testbed.spec.links import Traffic
 
 _PRIORITIES = {"ip": 3, "ipv6": 4}
 """After the filters that every IPv6 link has, before cuts and impairments (`qdisc`)."""

@@ -32,7 +32,7 @@ from testbed import units
 from testbed.netem import indexed
 from testbed.spec.features import FEATURES, Feature
 from testbed.spec.impairment import Impairment
-from testbed.spec.topology import ALL_TRAFFIC, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Traffic
+from testbed.spec.links import ALL_TRAFFIC, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Traffic
 from testbed.spec.words import SHAPE, SIZE, TURNS, Kind, Slot
 
 Read = dict[str, dict[str, Any]]

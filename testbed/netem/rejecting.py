@@ -14,7 +14,7 @@ from typing import Any
 from testbed.netem import bpf
 from testbed.netem.qdisc import Filter
 from testbed.netem.readback import Difference
-from testbed.spec.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
+from testbed.spec.links import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 
 _LISTENERS_OPTIONS_BYTES = 8  # RFC 3810, section 5: a router alert, and nothing else
 

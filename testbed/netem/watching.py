@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address, ip_address
 
-from testbed.spec.topology import ALL_TRAFFIC, Traffic
+from testbed.spec.links import ALL_TRAFFIC, Traffic
 
 FIRST_MINOR = 0x3000
 """Minor number of the first source's class; of the same port's impaired sources only the 12,000th has it."""

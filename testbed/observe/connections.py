@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.observe.tcp_info import Endpoint
-from testbed.spec.topology import Traffic
+from testbed.spec.links import Traffic
 
 _CLOSING = ("FIN_WAIT1", "CLOSING", "LAST_ACK", "SYN_RECV")
 """States in which the kernel sends again, by itself, what no program waits for any more."""

@@ -15,7 +15,7 @@ from testbed.observe.counters import Counters
 from testbed.observe.passages import Passage, crossing
 from testbed.observe.tcp_info import TcpSocket
 from testbed.observe.wire import Flow, flows_at
-from testbed.spec.topology import PortRef
+from testbed.spec.links import PortRef
 
 
 @dataclass(frozen=True, kw_only=True)

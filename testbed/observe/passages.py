@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from testbed.errors import LabError
 from testbed.observe.capture import Capture, Packet
 from testbed.observe.packet import ICMP, ICMPV6, TCP, UDP, Ip, ip_of, refuse_cut_headers, refuse_missing
-from testbed.spec.topology import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
+from testbed.spec.links import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _OF_EVERY_LINK = (*NEIGHBOUR_DISCOVERY, *MULTICAST_LISTENERS)

@@ -16,8 +16,8 @@ from testbed.text import shortened, shown
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
     from testbed.spec.impairment import Impairment
+    from testbed.spec.links import LinkRef
     from testbed.spec.timeline import Timeline
-    from testbed.spec.topology import LinkRef
 
 
 @dataclass(frozen=True)

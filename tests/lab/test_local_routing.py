@@ -9,7 +9,7 @@ import pytest
 
 from testbed import Host, InvalidComposeError, InvalidValueError, LocalLab, topologies
 from testbed.backends.docker.lab import ComposeLab
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 from tests.lab.conftest import HERE, Datagrams, prepare
 
 LABS = ("local",)

@@ -13,7 +13,7 @@ from testbed import Lab
 from testbed.lab.waiting import await_condition
 from testbed.netem import qdisc, readback
 from testbed.spec.impairment import Impairment
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 from tests.lab.conftest import lab_of
 
 LABS = ("local",)

@@ -14,7 +14,7 @@ from testbed.lab.waiting import await_condition
 from testbed.observe import pcapng
 from testbed.observe.packet import layers
 from testbed.observe.wire import flows
-from testbed.spec.topology import PortRef
+from testbed.spec.links import PortRef
 
 BELOW_THE_LAB = True
 

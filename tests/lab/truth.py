@@ -23,7 +23,7 @@ from testbed import ComposeLab, ImpairmentNotAppliedError, Lab, LabError, LocalL
 from testbed.lab.host import Program
 from testbed.lab.ports import Port
 from testbed.lab.waiting import await_condition
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 from tests.lab.test_local_death import alive, relatives
 
 STACK = Path(__file__).parent / "stacks" / "shared.yaml"

@@ -16,7 +16,8 @@ from testbed.lab.host import Host
 from testbed.lab.succession import CAPTURE, PORTS
 from testbed.netem import qdisc
 from testbed.observe.connections import Connection, Table
-from testbed.spec.topology import PortRef, Topology
+from testbed.spec.links import PortRef
+from testbed.spec.topology import Topology
 
 MACS = {"client": "02:00:00:00:00:01", "server": "02:00:00:00:00:02", "other": "02:00:00:00:00:03"}
 _PLACE = re.compile(r"prio (\d+) handle (0x[0-9a-f]+)")

@@ -18,8 +18,9 @@ from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
 from testbed.lab.lab import Lab
 from testbed.netem.profiles import checked_side
 from testbed.spec.impairment import Impairment
+from testbed.spec.links import LinkRef
 from testbed.spec.profile import Profile
-from testbed.spec.topology import LinkRef, Topology
+from testbed.spec.topology import Topology
 
 TOPOLOGY = Topology.from_compose(
     {"services": {name: {"networks": {"lan": None}} for name in ("a", "b", "c")}, "networks": {"lan": None}}

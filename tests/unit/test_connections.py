@@ -8,7 +8,7 @@ import pytest
 
 from testbed.observe.connections import Connection, Crossed, Table, crossed, over
 from testbed.observe.tcp_info import Endpoint
-from testbed.spec.topology import Traffic
+from testbed.spec.links import Traffic
 
 A, B = Endpoint(address="10.0.0.1", port=40000), Endpoint(address="10.0.0.2", port=80)
 HOSTS = {"10.0.0.1": "a", "10.0.0.2": "b"}

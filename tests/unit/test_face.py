@@ -15,8 +15,8 @@ from testbed.lab.host import Program
 from testbed.lab.ledger import Ledger
 from testbed.netem import qdisc
 from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.links import LinkRef
 from testbed.spec.profile import Profile
-from testbed.spec.topology import LinkRef
 from tests.unit.fakes import FakeLab
 
 LINK = "client -> server"

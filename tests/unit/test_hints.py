@@ -58,14 +58,14 @@ HOSTS = {
     "b:8080": 'a port stands behind the link: "a -> b tcp/8080"',
     "many:80": "a port stands behind the link",
     "localhost": "that is the machine itself",
-    "host": "that is the machine itself, or a host's own loopback, and no link has its end there: what it sends to a "
-    "published port is never impaired; run its program in a service of the stack, or name a host: a, b",
-    "Internet": "no link leads out of the stack; have a service stand in for it, a proxy or a fake one, and name that, "
+    "host": "that is the machine itself, or a host's own loopback, where no link ends: what the machine sends to a "
+    "published port is never impaired; run the program in a service of the stack, or name a host: a, b",
+    "Internet": "no link leads out of the stack; add a service in its place, a proxy or a fake, and name that, "
     "or name a host: a, b",
     "127.0.0.1": "that is the machine itself",
     "10.0.0.5": "that is a name or an address of a; call it a",
-    "192.0.2.7": "an address that the Compose file gives to nobody; name a host: a, b, many[1]",
-    "2001:db8::1": "an address that the Compose file gives to nobody",
+    "192.0.2.7": "an address that the Compose file gives to no host; name a host: a, b, many[1]",
+    "2001:db8::1": "an address that the Compose file gives to no host",
     "web.example": "that is a name or an address of a; call it a",
     "the_b": "that is a name or an address of b; call it b",
     "bee": "that is a name or an address of b; call it b",

@@ -7,9 +7,10 @@ import pytest
 from testbed.errors import InvalidValueError
 from testbed.lab.wanted import impairments_of
 from testbed.spec.impairment import CLEAN, Impairment
+from testbed.spec.links import LinkRef
 from testbed.spec.profile import Profile
 from testbed.spec.timeline import Timeline
-from testbed.spec.topology import LinkRef, Topology
+from testbed.spec.topology import Topology
 
 TOPOLOGY = Topology.from_compose(
     {"services": {name: {"networks": {"lan": None}} for name in ("client", "server")}, "networks": {"lan": None}}

@@ -13,7 +13,7 @@ from testbed.backends.local.lab import LocalLab
 from testbed.backends.local.limits import NAMESPACES, Machine, shortages
 from testbed.compose import composefile
 from testbed.errors import EnvironmentUnfitError
-from testbed.spec import topologies
+from testbed.spec import drawings
 
 AMPLE = Machine(
     namespaces=dict.fromkeys(NAMESPACES, 100_000), descriptors=1_000_000, pids=4_194_304, processes=None,
@@ -51,7 +51,7 @@ def test_this_machine_is_looked_at() -> None:
 
 def test_a_lab_that_is_too_large_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits.Machine, "look", lambda: replace(AMPLE, descriptors=100))
-    lab = LocalLab(topologies.star(50))
+    lab = LocalLab(drawings.star(50))
     with pytest.raises(EnvironmentUnfitError, match=r"50 hosts need 314 open files.*ulimit -Hn"):
         lab.up()
     assert lab.hosts == {}
@@ -64,13 +64,13 @@ def test_hosts_are_counted_before_they_are_planned(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Machine, "look", lambda: replace(AMPLE, namespaces=dict.fromkeys(NAMESPACES, 1_000)))
     monkeypatch.setattr(localplan, "make", make)
     with pytest.raises(EnvironmentUnfitError, match=r"^5000 hosts need 5,001 net namespaces"):
-        LocalLab(topologies.star(5_000)).up()
+        LocalLab(drawings.star(5_000)).up()
 
 
 def test_programs_are_counted_as_they_are_planned() -> None:
     server = {"command": ["x"], "x-testbed": {"local": {}}}
-    lab = LocalLab(topologies.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}))
+    lab = LocalLab(drawings.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}))
     planned = sum(bool(lab.plan.services[host.service].argv) for host in lab.plan.hosts)
-    file = composefile.of_drawing(topologies.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}),
+    file = composefile.of_drawing(drawings.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}),
                                   environment={})  # fmt: skip
     assert localplan.counts(file, lab.topology) == (len(lab.plan.hosts), planned) == (7, 5)

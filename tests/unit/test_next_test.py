@@ -14,7 +14,7 @@ from testbed.lab.host import Program
 from testbed.lab.succession import CAPTURE
 from testbed.observe.connections import Connection
 from testbed.observe.tcp_info import Endpoint
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 from tests.unit.fakes import FakeLab
 
 LINK, REF = "client -> server", LinkRef("client", "server", "lan")

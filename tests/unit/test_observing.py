@@ -21,7 +21,8 @@ from testbed.observe.capture import Capture, Place
 from testbed.observe.counters import Counters
 from testbed.observe.observation import HostObservation, Observation, Sampling
 from testbed.observe.tcp_info import Endpoint, TcpSocket
-from testbed.spec.topology import PortRef, Topology
+from testbed.spec.links import PortRef
+from testbed.spec.topology import Topology
 from tests.unit.frames import SERVER, Wire
 
 

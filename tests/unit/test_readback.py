@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from testbed.netem import qdisc, readback
 from testbed.netem.readback import Difference, NetemCounters
 from testbed.spec.impairment import CLEAN, Impairment
-from testbed.spec.topology import Traffic
+from testbed.spec.links import Traffic
 
 from .strategies import impairments
 

@@ -13,7 +13,7 @@ from testbed.agent.answers import ANSWERER
 from testbed.agent.batch import LONGEST_LINE
 from testbed.lab import cuts
 from testbed.netem import bpf, fragments, qdisc, rejecting
-from testbed.spec.topology import Traffic
+from testbed.spec.links import Traffic
 from tests.unit.frames import ethernet, ipv4, ipv6, tcp
 
 A4, B4, A6, B6 = "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"

@@ -306,7 +306,7 @@ VACUOUS = """
 def unmet(fake, request):
     ref = request.config.stash
     from testbed.pytest.markers import Wanted
-    from testbed.spec.topology import LinkRef
+    from testbed.spec.links import LinkRef
     ref = LinkRef(src="a", dst="b", network="default")
     running.run_of(request.node).wanted = Wanted(by_marker={"impair('a -> b')": (ref,)})
     fake.evidence = [LinkEvidence(link="a -> b", network="default", asked={}, command="", met_packets=MET)]

@@ -9,7 +9,7 @@ from testbed.errors import AgentError
 from testbed.evidence.proof import AtTaps
 from testbed.lab.ports import Port
 from testbed.lab.taps import Taps
-from testbed.spec.topology import LinkRef, PortRef
+from testbed.spec.links import LinkRef, PortRef
 
 LINK = LinkRef(src="a", dst="b", network="lan")
 

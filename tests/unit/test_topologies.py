@@ -13,8 +13,8 @@ from testbed.backends.local.blueprint import Plan
 from testbed.backends.local.routing import Routing
 from testbed.compose import composefile
 from testbed.errors import InvalidComposeError, InvalidValueError
-from testbed.spec import topologies
-from testbed.spec.topologies import Drawing
+from testbed.spec import drawings
+from testbed.spec.drawings import Drawing
 from testbed.spec.topology import Topology
 
 
@@ -38,7 +38,7 @@ def routes(plan: Plan) -> dict[str, dict[str, str]]:
 
 
 def test_a_star_is_one_network() -> None:
-    plan = plan_of(topologies.star(300))
+    plan = plan_of(drawings.star(300))
     assert [host.name for host in plan.hosts][::299] == ["host[1]", "host[300]"]
     (network,) = plan.networks
     assert str(network.subnets[0]) == "10.0.0.0/23", "254 addresses would not do"
@@ -46,7 +46,7 @@ def test_a_star_is_one_network() -> None:
 
 
 def test_a_chain_has_a_network_a_hop() -> None:
-    plan = plan_of(topologies.chain(2))
+    plan = plan_of(drawings.chain(2))
     assert {host.name: [each.network for each in host.interfaces] for host in plan.hosts} == {
         "left": ["left-r1"], "r1": ["left-r1", "r1-r2"], "r2": ["r1-r2", "r2-right"], "right": ["r2-right"],
     }  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_chain_has_a_network_a_hop() -> None:
 
 def test_the_routes_of_a_chain_lead_along_it_and_back() -> None:
     # 10.0.0: left .2, r1 .3; 10.0.1: r1 .2, r2 .3; 10.0.2: r2 .2, right .3
-    assert routes(plan_of(topologies.chain(2))) == {
+    assert routes(plan_of(drawings.chain(2))) == {
         "left": {"0.0.0.0/0": "10.0.0.3"},
         "r1": {"10.0.2.0/24": "10.0.1.3"},
         "r2": {"10.0.0.0/24": "10.0.1.2"},
@@ -66,7 +66,7 @@ def test_the_routes_of_a_chain_lead_along_it_and_back() -> None:
 
 
 def test_a_dumbbells_sides_meet_at_the_bottleneck() -> None:
-    plan = plan_of(topologies.dumbbell(2, 1, ends=["client", "server"]))
+    plan = plan_of(drawings.dumbbell(2, 1, ends=["client", "server"]))
     assert [host.name for host in plan.hosts] == ["client[1]", "client[2]", "r1", "r2", "server"]
     assert routes(plan)["client[2]"] == {"0.0.0.0/0": "10.0.0.4"}
     assert routes(plan)["r1"] == {"10.0.2.0/24": "10.0.1.3"}
@@ -76,11 +76,11 @@ def test_a_dumbbells_sides_meet_at_the_bottleneck() -> None:
 
 
 def test_ipv6_has_its_routes_where_the_networks_have_it() -> None:
-    assert routes(plan_of(topologies.chain(1, ipv6=True)))["left"] == {"0.0.0.0/0": "10.0.0.3", "::/0": "fd10::3"}
+    assert routes(plan_of(drawings.chain(1, ipv6=True)))["left"] == {"0.0.0.0/0": "10.0.0.3", "::/0": "fd10::3"}
 
 
 def test_the_services_of_the_ends_are_given_in_composes_words(tmp_path: Path) -> None:
-    plan = plan_of(topologies.chain(1, services={"left": {
+    plan = plan_of(drawings.chain(1, services={"left": {
         "command": ["sleep", "9"], "x-testbed": {"local": {"path": str(tmp_path)}},
     }}))  # fmt: skip
     assert plan.services["left"].argv == ("sleep", "9")
@@ -154,12 +154,12 @@ def test_without_routers_there_are_no_routes() -> None:
         ({"chain": "5"}, "chain('5'): must be a whole number from 1"),
         ({"chain": 5, "ends": ["a", "a"]}, "give two different names"),
         ({"chain": 5, "ends": ["r1", "b"]}, "'r1' is a router's name"),
-        ({"chain": 5, "host": "x"}, "`host:` is not for it"),
+        ({"chain": 5, "host": "x"}, "has no `host:`"),
     ],
 )
 def test_a_wrong_shape_is_told_in_the_users_words(said: Any, problem: str) -> None:
     with pytest.raises(InvalidValueError) as refused:
-        topologies.from_words(said, {})
+        drawings.from_words(said, {})
     assert problem in str(refused.value)
 
 
@@ -176,14 +176,14 @@ x-testbed:
         )
     assert [problem.partition("compose.yaml:")[2] for problem in refused.value.problems] == [
         "3: service 'left': network 'lan': unknown; known: ",
-        "5: chain: service 'left': `networks:` is the topology's to say",
-        "5: chain: service 'left': `scale:` is the topology's to say",
+        "5: chain: service 'left': `networks:` is defined by the topology",
+        "5: chain: service 'left': `scale:` is defined by the topology",
     ]
 
 
 def test_services_that_are_none_of_its_ends_are_refused() -> None:
     with pytest.raises(InvalidValueError, match="service 'lft': unknown; did you mean 'left'"):
-        topologies.chain(1, services={"lft": {}})
+        drawings.chain(1, services={"lft": {}})
 
 
 def test_a_mistyped_word_of_ours_is_told(tmp_path: Path) -> None:
@@ -193,5 +193,5 @@ def test_a_mistyped_word_of_ours_is_told(tmp_path: Path) -> None:
 
 def test_what_only_a_local_lab_does_is_found_in_a_compose_file() -> None:
     config = {"x-testbed": {"topology": {}}, "services": {"a": {"x-testbed": {"router": True}}, "b": {}}}
-    assert len(list(topologies.asked_of_compose(config))) == 2
-    assert list(topologies.asked_of_compose({"services": {"b": {"x-testbed": {"local": {}}}}})) == []
+    assert len(list(drawings.only_local(config))) == 2
+    assert list(drawings.only_local({"services": {"b": {"x-testbed": {"local": {}}}}})) == []

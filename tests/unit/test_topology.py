@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from testbed.errors import InvalidComposeError, InvalidValueError
-from testbed.spec.topology import LinkRef, Network, Service, Topology, Traffic
+from testbed.spec.links import LinkRef, Traffic
+from testbed.spec.topology import Network, Service, Topology
 
 # As `docker compose config --format json` prints it, cut to what matters.
 CONFIG: dict[str, Any] = {
@@ -168,10 +169,10 @@ def test_a_link_is_narrowed_by_protocol_and_port_both_ways(words: str, traffic: 
         ("icmp/8", "'icmp/8': icmp has no ports"),
         ("TCP/80", "'TCP/80': write it in small letters: tcp/80"),
         ("Icmp", "'Icmp': write it in small letters: icmp"),
-        ("8888", "'8888' is no part of a link: say tcp/8888 or udp/8888"),
-        ("80/udp", "'80/udp' is no part of a link: say udp/80"),
-        ("tcp udp", "'tcp udp': one part at a time; write a link for each"),
-        ("tcp/80, udp/90 on lan", "'tcp/80,udp/90': one part at a time; write a link for each"),
+        ("8888", "'8888' is no part of a link: write tcp/8888 or udp/8888"),
+        ("80/udp", "'80/udp' is no part of a link: write udp/80"),
+        ("tcp udp", "'tcp udp': one part at a time; write one link per part"),
+        ("tcp/80, udp/90 on lan", "'tcp/80,udp/90': one part at a time; write one link per part"),
         ("on lan tcp/80", "the part stands before `on`: client -> server tcp/80 on lan"),
         ("on lan dmz", "'on lan dmz': one network at a time"),
         ("tcp on", 'which network? Write "client -> server on lan"'),
@@ -259,8 +260,7 @@ KNOWN = "client, server, gate-1, web[1], web[2], far, farther, bare, alone"
         (
             "bare -> alone",
             [
-                "host 'bare' has `network_mode: host` and so no port of its own to impair; "
-                "write `networks:` in its place",
+                "host 'bare' has `network_mode: host`, and so no port of its own to impair; write `networks:` instead",
                 "host 'alone' is on no network; give the service one under `networks:`",
             ],
         ),
@@ -324,7 +324,7 @@ def test_groups_name_hosts_as_links_do_and_get_the_same_hints() -> None:
         "host 'srver': unknown; did you mean 'server'? Known: " + ", ".join(TOPOLOGY.hosts),
     )
     (hint,) = refused(TOPOLOGY, {"bare"}, {"server"})
-    assert hint.startswith("host 'bare' has `network_mode: host` and so no port of its own")
+    assert hint.startswith("host 'bare' has `network_mode: host`, and so no port of its own")
 
 
 def test_of_several_hosts_that_are_isolated_each_is_alone() -> None:
@@ -344,11 +344,11 @@ def test_groups_that_nothing_joins_cannot_be_parted() -> None:
     apart = joined({"x": "a", "y": "b", "z": "ab"})
     assert refused(apart, {"x"}, {"y"}) == (
         "nothing to cut: these groups share no network, and no router joins them: x is on a; y is on b. "
-        "A service that passes packets on has links of its own to cut",
+        "A service that forwards packets has links of its own to cut",
     )
     assert {str(each) for each in apart.links_between({"x"}, {"y", "z"})} == {"x -> z", "z -> x"}
-    assert refused(apart, {"x"}, set()) == ("a group of a partition is empty: there is nobody to be cut off",)
-    assert refused(apart, ["x", 3], {"y"}) == ("3 is no host's name: it must be text",)  # type: ignore[list-item]  # wrong
+    assert refused(apart, {"x"}, set()) == ("a group of a partition is empty: no host to cut off",)
+    assert refused(apart, ["x", 3], {"y"}) == ("3 is not the name of a host: write a text",)  # type: ignore[list-item]  # wrong
     assert refused(apart, {"x"}) == ('a partition needs two groups of hosts: partition({"a", "b"}, {"c"})',)
     wide = joined({"a": "lw", "b": "lw"}, drivers={"w": "overlay"})
     assert refused(wide, {"a"}, {"b"}) == (

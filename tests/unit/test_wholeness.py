@@ -10,7 +10,7 @@ import pytest
 from testbed.errors import LabError, ServiceFailedError
 from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
 from testbed.lab.wholeness import Wholeness
-from testbed.spec.topology import LinkRef
+from testbed.spec.links import LinkRef
 
 
 class Hosts:

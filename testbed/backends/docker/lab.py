@@ -37,8 +37,9 @@ from testbed.lab.succession import beside
 from testbed.lab.suspensions import Suspended
 from testbed.lab.wholeness import LAST_LINES
 from testbed.observe.connections import Table
-from testbed.spec import topologies
-from testbed.spec.topology import LinkRef, PortRef, Topology
+from testbed.spec import drawings
+from testbed.spec.links import LinkRef, PortRef
+from testbed.spec.topology import Topology
 
 _END_WITHIN_S = 20
 """How long the engine may take to tell that what it killed has ended."""
@@ -101,8 +102,8 @@ class ComposeLab(StackLab[ComposeHost]):
                 if warning not in self._warned:
                     self._warned.add(warning)
                     self._warn(warning)
-            if asked := list(topologies.asked_of_compose(self._config)):
-                raise InvalidComposeError(f"{each}: a local lab alone does this: --lab local" for each in asked)
+            if unable := list(drawings.only_local(self._config)):
+                raise InvalidComposeError(f"{key}: only a local lab can do this; use --lab local" for key in unable)
             self._topology = Topology.from_compose(self._config, inactive=profiles)
         return self._topology
 

@@ -19,7 +19,7 @@ from testbed.compose.composefile import ComposeFile
 from testbed.compose.longforms import is_address
 from testbed.compose.problems import FileProblems
 from testbed.reading.yamltree import Where
-from testbed.spec import topologies
+from testbed.spec import drawings
 from testbed.spec.topology import Service, Topology
 from testbed.spec.words import unknown
 from testbed.text import shown
@@ -238,7 +238,7 @@ def _hosts_of(
             interfaces=tuple(interfaces),
             names=names,
             extra_hosts=extra,
-            router=topologies.is_router(body),
+            router=drawings.is_router(body),
         )
 
 

@@ -34,7 +34,7 @@ from testbed.lab.host import seconds
 from testbed.lab.perpacket import PerPacket
 from testbed.lab.wholeness import LAST_LINES
 from testbed.observe.connections import Table
-from testbed.spec.topologies import Drawing
+from testbed.spec.drawings import Drawing
 from testbed.spec.topology import Topology
 
 _GRACE_S = 10.0

@@ -12,7 +12,7 @@ from testbed.backends.local.settings import CAPABILITIES
 from testbed.backends.local.source import CANNOT, WAY_OUT, ServiceSource
 from testbed.compose import dockerfile
 from testbed.compose.dockerfile import HealthCheck, Image
-from testbed.spec import topologies
+from testbed.spec import drawings
 from testbed.spec.words import unknown
 from testbed.text import shown, word_set
 
@@ -77,7 +77,7 @@ def plan(service: ServiceSource) -> ServicePlan:
         stop_signal=dockerfile.signal_name(body.get("stop_signal") or image.stop_signal),
         stop_grace_s=None if grace is None else dockerfile.duration_s(grace),
         published=tuple(_published(service)),
-        sysctls={**(_FORWARDING if topologies.is_router(body) else {}), **_sysctls(service)},
+        sysctls={**(_FORWARDING if drawings.is_router(body) else {}), **_sysctls(service)},
         limits=_limits(service),
         capabilities_added=_capabilities(service, "cap_add"),
         capabilities_dropped=_capabilities(service, "cap_drop"),
