@@ -10,13 +10,13 @@ from rich.table import Table
 
 from testbed import paper as the_paper
 from testbed.backends.choice import decide
-from testbed.commands import demo as demonstration
 from testbed.commands.console import OUT, say, see_room
 from testbed.commands.labs import chosen_lab
 from testbed.commands.options import command, compose_file_option, example, lab_option, netem_option, up_deadline_option
 from testbed.evidence.verdict import Verdict
-from testbed.report import console as tables
-from testbed.report.html import demo_page
+from testbed.paper import demo as demonstration
+from testbed.paper.demopage import demo_page
+from testbed.paper.demotable import LiveDemo, print_server_output, print_undelivered
 from testbed.writing import write_whole
 
 
@@ -43,10 +43,10 @@ def demo(
     wanted = chosen_lab(kind, compose_file, netem, up_deadline=up_deadline)
     demonstration.check(wanted, profiles or demonstration.PROFILES)  # before anything is started
     see_room(folder, "demo.json", "index.html")
-    with wanted as lab, tables.LiveDemo(OUT) as live:
+    with wanted as lab, LiveDemo(OUT) as live:
         run = demonstration.run(lab, profiles or demonstration.PROFILES, messages=messages, see=live.update)
-    tables.print_undelivered(OUT, run)
-    tables.print_server_output(OUT, run)
+    print_undelivered(OUT, run)
+    print_server_output(OUT, run)
     write_whole(folder / "demo.json", json.dumps(run.as_json(), indent=1), below=Path.cwd())
     write_whole(folder / "index.html", demo_page(run), below=Path.cwd())
     OUT.print(f"\nWritten: {folder / 'index.html'} (every message a point), {folder / 'demo.json'}", markup=False)

@@ -10,8 +10,8 @@ from html import escape
 from textwrap import wrap
 
 from testbed.evidence.verdict import Verdict
+from testbed.paper.demopage import STYLE
 from testbed.paper.outcomes import Outcome, Plot, Row
-from testbed.report.html import STYLE
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 340, 84, 52, 34, 20
 _BAR, _NAMES = 28, 330  # of a bar's row, and the room for its name

@@ -3,116 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from testbed.evidence.demo import DemoRun, ProfileRun, median
 from testbed.evidence.findings import Finding
 from testbed.spec.profile import Profile
-from testbed.text import visible
-
-# Two lines each, so that the table fits into 80 columns.
-_HEADINGS = (
-    "profile", "deli-\nvered", "connect\nmedian", "connect\nworst", "delivery\nmedian", "delivery\nworst",
-    "segments\nre-sent", "netem\ndropped",
-)  # fmt: skip
-_SERVER_LINES = 12
-
-
-def milliseconds(value: float | None) -> str:
-    """A time for a table: three significant digits."""
-    if value is None:
-        return "—"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
-
-
-def demo_row(run: ProfileRun) -> tuple[str, ...]:
-    """One line of the demonstration's table."""
-    return (
-        run.profile,
-        f"{run.delivered}/{len(run.messages)}",
-        milliseconds(median(run.connect_times_s)),
-        milliseconds(max(run.connect_times_s, default=None)),
-        milliseconds(median(run.delivery_times_s)),
-        milliseconds(max(run.delivery_times_s, default=None)),
-        str(run.retransmitted_segments),
-        str(run.dropped_packets),
-    )
-
-
-class LiveDemo:
-    """The demonstration's table while it grows."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._printed = 0
-
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def update(self, done: Sequence[ProfileRun], current: str | None) -> None:
-        """Show what is done and what runs."""
-        if self._live:
-            table = Table(
-                title="the paper's client and server, both directions impaired", box=box.SIMPLE_HEAD, pad_edge=False
-            )
-            for index, heading in enumerate(_HEADINGS):
-                table.add_column(heading, justify="left" if index == 0 else "right")
-            for run in done:
-                style = "red" if any(message.lost for message in run.messages) else ""
-                table.add_row(*demo_row(run), style=style)
-            if current:
-                table.add_row(current, "…", style="dim")
-            self._live.update(table, refresh=True)
-            return
-        if not done:
-            for half in (0, 1):
-                cells = [(*heading.split("\n"), "")[half] for heading in _HEADINGS]
-                self._console.print(_line(cells), markup=False, soft_wrap=True)
-        for run in done[self._printed :]:
-            self._console.print(_line(demo_row(run)), markup=False, soft_wrap=True)
-        self._printed = len(done)
-
-
-def _line(cells: Iterable[str]) -> str:
-    first, *rest = cells
-    return f"{first:<15}" + "".join(f"{cell:>10}" for cell in rest)
-
-
-def print_undelivered(console: Console, run: DemoRun) -> None:
-    """Where each message that was not delivered was when we stopped waiting, or what became of it."""
-    for profile in run.profiles:
-        for message in profile.messages:
-            if message.delivery_s is None:
-                fate = (
-                    f"under way: {message.under_way}" if message.under_way else f"LOST: {message.error or 'no trace'}"
-                )
-                console.print(f"{message.text}: {fate}", markup=False, soft_wrap=True)
-
-
-def print_server_output(console: Console, run: DemoRun) -> None:
-    """The server's own output, its middle left out where it is long."""
-    lines = visible(run.server_output).splitlines()
-    console.print(f"\nThe server's own output ({len(lines)} lines; netem by the {run.engine} engine):", markup=False)
-    half = _SERVER_LINES // 2
-    shown = lines if len(lines) <= _SERVER_LINES else [*lines[:half], "…", *lines[-half:]]
-    for line in shown:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+from testbed.text import shortened
 
 
 def print_findings(console: Console, findings: Iterable[Finding]) -> None:
@@ -127,7 +26,7 @@ def print_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 
 def print_profiles(console: Console, profiles: Mapping[str, Profile]) -> None:
-    """Every profile, a line each."""
+    """Profiles, one per line."""
     table = Table("profile", "forward", "reverse", "description")
     for name, profile in sorted(profiles.items()):
         same = profile.forward == profile.reverse
@@ -138,10 +37,15 @@ def print_profiles(console: Console, profiles: Mapping[str, Profile]) -> None:
 
 
 def print_stack(
-    console: Console, *, run_id: str, engine: str, hosts: Mapping[str, list[str]], links: Sequence[Mapping[str, Any]],
+    console: Console,
+    *,
+    run_id: str,
+    engine: str,
+    hosts: Mapping[str, list[str]],
+    links: Sequence[Mapping[str, Any]],
     cuts: int,
-) -> None:  # fmt: skip
-    """A running stack: hosts, each impaired link as asked and as the kernel has it, and how many are cut."""
+) -> None:
+    """A running stack: its hosts, its impaired links as asked and as the kernel holds them, the number of cuts."""
     console.print(f"run {run_id}, netem by the {engine} engine", markup=False)
     table = Table("host", "addresses")
     for name, addresses in hosts.items():
@@ -151,26 +55,23 @@ def print_stack(
         console.print("no link is impaired" if not cuts else f"{cuts} links are cut, none is impaired")
         return
     table = Table("link", "asked", "kernel", "passed", "dropped", "as asked")
-    for each in links:
-        kernel = each["kernel"] or {}
-        asked = " ".join(f"{word}={value}" for word, value in each["asked"].items()) or "clean"
-        verdict = Text("; ".join(each["differences"]), "red") if each["differences"] else Text("yes", "green")
-        table.add_row(
-            Text(f"{each['link']} on {each['network']}"), asked, Text(_kernel_words(kernel)),
-            str(kernel.get("packets", "—")), str(kernel.get("drops", "—")), verdict,
-        )  # fmt: skip
+    warnings = []
+    for link in links:
+        name, kernel = f"{link['link']} on {link['network']}", link["kernel"] or {}
+        words = " ".join(f"{word}={value}" for word, value in link["asked"].items()) or "clean"
+        verdict = Text("; ".join(link["differences"]), "red") if link["differences"] else Text("yes", "green")
+        counts = (str(kernel.get(counter, "—")) for counter in ("packets", "drops"))
+        table.add_row(Text(name), Text(shortened(words)), Text(_kernel_words(kernel)), *counts, verdict)
+        warnings += [f"{name}: warning: {line}" for line in link["realised"]]
     console.print(table)
-    for each in links:
-        for line in each["realised"]:
-            console.print(f"{each['link']} on {each['network']}: warning: {line}", markup=False, soft_wrap=True)
+    for line in warnings:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _kernel_words(netem: Mapping[str, Any]) -> str:
-    """The kernel's options without the zeros, as it names them."""
-    words = []
+    """The kernel's options that are not zero, by its own names."""
+    options: list[tuple[str, Any]] = []
     for name, value in netem.get("options", {}).items():
-        inner = value if isinstance(value, dict) else {name: value}
-        words += [
-            f"{key}={item:g}" if isinstance(item, float) else f"{key}={item}" for key, item in inner.items() if item
-        ]
+        options += value.items() if isinstance(value, dict) else [(name, value)]
+    words = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in options if value)
     return " ".join(words) or "nothing"

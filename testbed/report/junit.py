@@ -1,8 +1,7 @@
-"""INVALID in a JUnit file: an error of its own type, and no failure. Pure: XML in, XML out.
+"""INVALID in a JUnit file: an error of its own type instead of a failure. Pure: XML in, XML out.
 
-JUnit knows failures, which are the program's, and errors, which are everybody else's; a test whose conditions were not
-met is of the latter, and readers (CI services) count the two apart. Which test that is, its properties say: no text
-of a message decides.
+JUnit has failures, which are the program's, and errors, which are not. Readers (CI services) count them separately. A
+test whose conditions were not met is an error. A property of the test marks it; no text of a message decides.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from testbed.evidence.verdict import Verdict
 
 _TYPE = "testbed.invalid"
 INVALID_PROPERTY = ("testbed.verdict", Verdict.INVALID.of("test"))
-"""What a test whose result does not count has among its properties."""
+"""The property of a test whose result does not count."""
 
 
 def invalid_as_error(text: str) -> str:
@@ -22,12 +21,13 @@ def invalid_as_error(text: str) -> str:
     for suite in root.iter("testsuite"):
         changed = 0
         for test in suite.iter("testcase"):
-            said = {(each.get("name"), each.get("value")) for each in test.iter("property")}
-            for found in test if INVALID_PROPERTY in said else ():
-                if found.tag in ("failure", "error"):
-                    changed += found.tag == "failure"
-                    found.tag = "error"
-                    found.set("type", _TYPE)
+            if INVALID_PROPERTY not in ((entry.get("name"), entry.get("value")) for entry in test.iter("property")):
+                continue
+            for outcome in test:
+                if outcome.tag in ("failure", "error"):
+                    changed += outcome.tag == "failure"
+                    outcome.tag = "error"
+                    outcome.set("type", _TYPE)
         if changed:
             suite.set("failures", str(int(suite.get("failures", "0")) - changed))
             suite.set("errors", str(int(suite.get("errors", "0")) + changed))

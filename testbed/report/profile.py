@@ -1,9 +1,9 @@
-"""A profile explained: what it asks, how its delays are spread, what it is like over time. Text, and JSON."""
+"""A profile explained: its impairments, the distribution of its delays, its course over time. Text, and JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from testbed.spec.timeline import Timeline, between
 
 _COLUMNS = 60
 _SAMPLES = 8
+_PHASES_SHOWN = 4
 _BAR = 40
 _LEVELS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -41,34 +42,34 @@ def print_profile(console: Console, profile: Profile) -> None:
 
 
 def impairment_lines(impairment: Impairment) -> Iterator[str]:
-    """An impairment that does not change."""
+    """A constant impairment."""
     yield f"tc … netem {qdisc.netem(impairment)}"
     if impairment.jitter_s and is_known(impairment):
         yield from delay_lines(impairment)
     elif impairment.jitter_s:
-        yield f"delay by a table of your own, {impairment.distribution}, which is not drawn"
+        yield f"delay by your own table {impairment.distribution}, which is not drawn"
 
 
 def delay_lines(impairment: Impairment) -> Iterator[str]:
-    """The distribution of the delay, a bar each range."""
+    """The distribution of the delay, a bar per range."""
     quantiles = "  ".join(f"{share * 100:g}% {_time(value_s)}" for share, value_s in quantiles_s(impairment).items())
-    yield f"delay, worked out from the shape of netem's {impairment.distribution} table: {quantiles}"
+    yield f"delay, computed from netem's {impairment.distribution} table: {quantiles}"
     bins = histogram(impairment)
-    most = max(each.share for each in bins)
-    for number, each in enumerate(bins):
-        end = _time(each.to_s) if number < len(bins) - 1 else "more"
-        yield f"{_time(each.from_s):>8} – {end:<8} {bar(each.share / most, _BAR)} {each.share * 100:.1f} %"
+    most = max(range_.share for range_ in bins)
+    for number, range_ in enumerate(bins):
+        end = _time(range_.to_s) if number < len(bins) - 1 else "more"
+        yield f"{_time(range_.from_s):>8} – {end:<8} {bar(range_.share / most, _BAR)} {range_.share * 100:.1f} %"
 
 
 def bar(share: float, width: int) -> str:
-    """A bar of that share of the width, padded; what is not 0 can be seen."""
+    """A bar of a share of the width, padded; any share above 0 is visible."""
     eighths = max(round(share * width * 8), 1 if share > 0 else 0)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)
 
 
 def timeline_lines(timeline: Timeline) -> Iterator[str]:
-    """What changes, drawn over time."""
+    """The fields that change, drawn over time."""
     length_s = timeline.length_s or 1.0
     drawn = 0
     for name, field, write in _DRAWN:
@@ -87,15 +88,15 @@ def timeline_lines(timeline: Timeline) -> Iterator[str]:
     again = ", then again" if timeline.repeat_s is not None else ", and stays so"
     yield f"{'':6}{'0 s':<{_COLUMNS - 8}}{units.format_time(round(length_s, 3)):>8}{again}"
     yield f"{'':6}{_SILENT} everything is lost   {_HELD} packets wait (no rate)"
-    for each in [*timeline.phases[:4]]:
-        ramp = f" -> {each.toward.describe()} over {units.format_time(each.over_s)}" if each.toward else ""
-        held = " (held)" if each.hold_s is not None else ""
-        yield f"at {units.format_time(each.at_s)}: {each.impairment.describe()}{ramp}{held}"
-    if len(timeline.phases) > 4:
-        yield f"… {len(timeline.phases) - 4} more"
+    for phase in timeline.phases[:_PHASES_SHOWN]:
+        ramp = f" -> {phase.toward.describe()} over {units.format_time(phase.over_s)}" if phase.toward else ""
+        held = " (held)" if phase.hold_s is not None else ""
+        yield f"at {units.format_time(phase.at_s)}: {phase.impairment.describe()}{ramp}{held}"
+    if (more := len(timeline.phases) - _PHASES_SHOWN) > 0:
+        yield f"… {more} more"
     for outage in timeline.outages:
         yield f"at {units.format_time(outage.at_s)}: outage of {units.format_time(outage.for_s)}"
-    yield f"the kernel is told {len(compile_timeline(timeline).moments)} steps"
+    yield f"{len(compile_timeline(timeline).moments)} steps in the kernel"
 
 
 _DRAWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -106,37 +107,39 @@ _DRAWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 
 def _values(timeline: Timeline, field: str, column: int, length_s: float) -> float | None:
-    """The mean of a field over a column, endless where there is no rate; None if nothing passes in it."""
-    found: list[float] = []
+    """The mean of a field over a column, infinite for no rate; None if no packet passes in it."""
+    values: list[float] = []
     for sample in range(_SAMPLES):
         time_s = (column + (sample + 0.5) / _SAMPLES) * length_s / _COLUMNS
-        phase = next(each for each in reversed(timeline.phases) if each.at_s <= time_s)
+        phase = next(phase for phase in reversed(timeline.phases) if phase.at_s <= time_s)
         if timeline.at(time_s) is None or phase.hold_s is not None or phase.impairment.loss_ratio == 1:
             continue
-        holds = phase.impairment
+        impairment = phase.impairment
         if phase.toward is not None:
-            holds = between(holds, phase.toward, min((time_s - phase.at_s) / phase.over_s, 1.0))
-        unsaid = math.inf if field == "rate_bps" else 0.0
-        found.append(float(getattr(holds, field) or unsaid))
-    return sum(found) / len(found) if found else None
+            impairment = between(impairment, phase.toward, min((time_s - phase.at_s) / phase.over_s, 1.0))
+        default = math.inf if field == "rate_bps" else 0.0
+        values.append(float(getattr(impairment, field) or default))
+    return sum(values) / len(values) if values else None
 
 
 def _silence(timeline: Timeline, column: int, length_s: float) -> str | None:
-    """The mark of a column in which all is lost, however shortly, or is held for more than half of it."""
+    """The mark of a column in which packets are all lost for any time, or held for more than half of it."""
     begin_s, end_s = column * length_s / _COLUMNS, (column + 1) * length_s / _COLUMNS
 
-    def meets(from_s: float, to_s: float) -> bool:
+    def overlaps(from_s: float, to_s: float) -> bool:
         return from_s < end_s and to_s > begin_s
 
-    if any(meets(each.at_s, each.ends_s) for each in timeline.outages):
+    if any(overlaps(outage.at_s, outage.ends_s) for outage in timeline.outages):
         return _SILENT
     held_s = 0.0
-    for number, each in enumerate(timeline.phases):
-        later_s = timeline.phases[number + 1].at_s if number + 1 < len(timeline.phases) else length_s
-        if each.toward is None and each.impairment.loss_ratio == 1 and meets(each.at_s, later_s):
+    ends_s = [*(phase.at_s for phase in timeline.phases[1:]), length_s]
+    for phase, phase_end_s in zip(timeline.phases, ends_s, strict=True):
+        if not overlaps(phase.at_s, phase_end_s):
+            continue
+        if phase.toward is None and phase.impairment.loss_ratio == 1:
             return _SILENT
-        if each.hold_s is not None and meets(each.at_s, later_s):
-            held_s += min(later_s, end_s) - max(each.at_s, begin_s)
+        if phase.hold_s is not None:
+            held_s += min(phase_end_s, end_s) - max(phase.at_s, begin_s)
     return _HELD if held_s > (end_s - begin_s) / 2 else None
 
 
@@ -155,7 +158,7 @@ def _rate(value_bps: float) -> str:
 
 
 def profile_json(profile: Profile) -> dict[str, Any]:
-    """A profile as JSON: the words, tc's, the quantiles of the delay, and a timeline's moments."""
+    """A profile as JSON: its words, tc's words, the quantiles of the delay, the moments of a timeline."""
     return {
         "name": profile.name,
         "description": profile.description,
@@ -168,14 +171,16 @@ def _side_json(side: Impairment | Timeline) -> dict[str, Any]:
     if isinstance(side, Impairment):
         quantiles = {str(share): value_s for share, value_s in quantiles_s(side).items()} if is_known(side) else None
         return {**_impairment_json(side), "delay_quantiles_s": quantiles}
-    schedule = compile_timeline(side)
-    moments: Sequence[dict[str, Any]] = [
-        {"at_s": round(each.at_s, 6), **_impairment_json(each.impairment)} for each in schedule.moments
-    ]
     return {
-        "trace": side.trace, "length_s": side.length_s, "repeat_s": side.repeat_s,
-        "outages": [{"at_s": each.at_s, "for_s": each.for_s} for each in side.outages], "moments": moments,
-    }  # fmt: skip
+        "trace": side.trace,
+        "length_s": side.length_s,
+        "repeat_s": side.repeat_s,
+        "outages": [{"at_s": outage.at_s, "for_s": outage.for_s} for outage in side.outages],
+        "moments": [
+            {"at_s": round(moment.at_s, 6), **_impairment_json(moment.impairment)}
+            for moment in compile_timeline(side).moments
+        ],
+    }
 
 
 def _impairment_json(impairment: Impairment) -> dict[str, Any]:

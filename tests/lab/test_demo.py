@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed import Lab
-from testbed.commands import demo
+from testbed.paper import demo
 
 CONNECT_THEN_SEND = """
 import socket

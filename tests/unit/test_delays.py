@@ -88,14 +88,14 @@ def test_a_timeline_is_drawn_where_it_changes() -> None:
 
 def test_a_distribution_is_drawn_and_said_to_be_worked_out() -> None:
     text = drawn("both: {delay: 100ms, jitter: 10ms, distribution: normal}")
-    assert "worked out from the shape of netem's normal table" in text
+    assert "computed from netem's normal table" in text
     assert "50% 100ms" in text
     assert text.count("█") > 50
 
 
 def test_a_table_of_ones_own_is_not_drawn_and_that_is_said() -> None:
     text = "both: {delay: 100ms, jitter: 10ms, distribution: mine.dist}"
-    assert "a table of your own, mine.dist, which is not drawn" in drawn(text)
+    assert "your own table mine.dist, which is not drawn" in drawn(text)
     assert profile_json(parse_profile("x", text))["forward"]["delay_quantiles_s"] is None
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from testbed.evidence.demo import DemoRun, ProfileRun, median
+from testbed.paper.demo import DemoRun, ProfileRun, median
+from testbed.paper.demotable import demo_row, milliseconds
 from testbed.report import evidence
-from testbed.report.console import milliseconds
 
 _WIDTH, _HEIGHT = 1000, 520
 _LEFT, _RIGHT, _TOP, _BOTTOM = 104, 18, 34, 64
@@ -43,12 +43,11 @@ pre { background: var(--band); padding: .8rem; overflow-x: auto; font-size: 12.5
 
 def demo_page(run: DemoRun) -> str:
     """The whole page."""
-    sent = sum(len(each.messages) for each in run.profiles)
-    delivered = sum(each.delivered for each in run.profiles)
-    verdict = (
-        f"All {sent} messages were delivered." if delivered == sent
-        else f"{delivered} of {sent} messages were delivered. " + _undelivered(run)
-    )  # fmt: skip
+    sent = sum(len(profile.messages) for profile in run.profiles)
+    delivered = sum(profile.delivered for profile in run.profiles)
+    verdict = f"All {sent} messages were delivered."
+    if delivered < sent:
+        verdict = f"{delivered} of {sent} messages were delivered. {_undelivered(run)}"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>testbed demo: the paper's client and server on bad links</title><style>{STYLE}</style></head><body>
@@ -59,7 +58,7 @@ from one container to its server in another. Both directions of the link were im
 <p class="faint">{escape(run.started)}</p>
 <h2>Delivery time, every message a point</h2>
 <p class="faint">From the client's <code>send</code> to the server's printed line. Bar: the median. Dashed: the one-way
-delay that was asked (its mean, where there is jitter). The scale is logarithmic.</p>
+delay asked (its mean, where there is jitter). The scale is logarithmic.</p>
 {delivery_plot(run.profiles)}
 <h2>Figures</h2>
 {_table(run.profiles)}
@@ -67,7 +66,7 @@ delay that was asked (its mean, where there is jitter). The scale is logarithmic
 <pre>{escape(_commands(run.profiles))}</pre>
 <h2>Asked, kernel, seen</h2>
 <p class="faint">Before the messages, probes went over each link: numbered, time-stamped datagrams, judged by exact
-tests that condemn an honest link once in a million proofs.</p>
+tests that fail a link that is as asked once in a million proofs.</p>
 {evidence.html_table((f"{run.profile}: {link}", checks) for run in run.profiles for link, checks in run.proof)}
 <h2>The server's own output</h2>
 <pre>{escape(run.server_output.strip())}</pre>
@@ -76,16 +75,13 @@ tests that condemn an honest link once in a million proofs.</p>
 
 
 def _undelivered(run: DemoRun) -> str:
-    said = []
-    if run.under_way:
-        said.append(f"{run.under_way} were still under way when we stopped waiting")
-    if run.lost:
-        said.append(f"{run.lost} were lost")
-    return f"Of the others, {' and '.join(said)}."
+    parts = [f"{run.under_way} were still under way at the end"] * bool(run.under_way)
+    parts += [f"{run.lost} were lost"] * bool(run.lost)
+    return f"Of the others, {' and '.join(parts)}."
 
 
 def delivery_plot(profiles: Sequence[ProfileRun]) -> str:
-    """A strip plot in SVG: a column a profile, a point a message, time on a logarithmic axis."""
+    """A strip plot in SVG: a column per profile, a point per message, time on a logarithmic axis."""
     times = [time for run in profiles for time in run.delivery_times_s]
     low, high = _decades(times)
     bottom, top = _HEIGHT - _BOTTOM, _TOP + _LOST_BAND
@@ -144,19 +140,19 @@ def _column(run: ProfileRun, left: float, width: float, colour: str, y: _Scale, 
     count = len(run.messages)
     for number, message in enumerate(run.messages):
         x = middle + half * (2 * (number + 0.5) / count - 1) * 0.86
-        told = message.under_way or message.error or milliseconds(message.delivery_s)
-        said = f"<title>{escape(message.text)}: {escape(told)}</title>"
+        fate = message.under_way or message.error or milliseconds(message.delivery_s)
+        title = f"<title>{escape(message.text)}: {escape(fate)}</title>"
         if message.under_way is not None:
-            parts.append(f'<circle class="later" cx="{x:.1f}" cy="{_TOP + 10}" r="4.5">{said}</circle>')
+            parts.append(f'<circle class="later" cx="{x:.1f}" cy="{_TOP + 10}" r="4.5">{title}</circle>')
             continue
         if message.delivery_s is None:
             y1, y2 = _TOP + 5, _TOP + 15
             cross = f"M{x - 5:.1f} {y1}L{x + 5:.1f} {y2}M{x + 5:.1f} {y1}L{x - 5:.1f} {y2}"
-            parts.append(f'<path class="lost" d="{cross}">{said}</path>')
+            parts.append(f'<path class="lost" d="{cross}">{title}</path>')
             continue
         place = y(message.delivery_s)
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{place:.1f}" r="4.5" fill="{colour}" fill-opacity=".62">{said}</circle>'
+            f'<circle cx="{x:.1f}" cy="{place:.1f}" r="4.5" fill="{colour}" fill-opacity=".62">{title}</circle>'
         )
     middle_time = median(run.delivery_times_s)
     if middle_time is not None:
@@ -172,15 +168,10 @@ def _table(profiles: Sequence[ProfileRun]) -> str:
     rows = []
     for run in profiles:
         bad = "" if run.delivered == len(run.messages) else ' class="bad"'
-        asked = run.forward if run.forward == run.reverse else f"{run.forward} / back {run.reverse}"
-        cells = [
-            milliseconds(median(run.connect_times_s)), milliseconds(max(run.connect_times_s, default=None)),
-            milliseconds(median(run.delivery_times_s)), milliseconds(max(run.delivery_times_s, default=None)),
-            str(run.retransmitted_segments), str(run.dropped_packets),
-        ]  # fmt: skip
+        impairment = run.forward if run.forward == run.reverse else f"{run.forward} / back {run.reverse}"
+        profile, delivered, *cells = demo_row(run)
         rows.append(
-            f"<tr><td>{escape(run.profile)}<small>{escape(asked)}</small></td>"
-            f"<td{bad}>{run.delivered}/{len(run.messages)}</td>"
+            f"<tr><td>{escape(profile)}<small>{escape(impairment)}</small></td><td{bad}>{delivered}</td>"
             + "".join(f"<td>{cell}</td>" for cell in cells)
             + "</tr>"
         )
