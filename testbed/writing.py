@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 from pathlib import Path
+from typing import BinaryIO
 
 _MODE = 0o666  # less the user's umask
 
@@ -59,6 +60,12 @@ def _temporary(path: Path, data: bytes) -> Path:
             beside.unlink()
             raise
     return beside
+
+
+def to_append(path: Path, *, below: Path) -> BinaryIO:
+    """A file open for more at its end. Raises OSError."""
+    refuse_links(path, below)
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE), "ab")
 
 
 class Lines:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from testbed.backends.docker.engine import NoEngineError
-from testbed.commands import hosts, links, machine, paper, results, stack
+from testbed.commands import ab, compare, hosts, links, machine, paper, results, stack
 from testbed.commands.console import ERR
 from testbed.commands.options import example
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError, TestbedError, UserError
@@ -64,15 +64,9 @@ def cli() -> None:
     """Network regression testing for programs that run in containers."""
 
 
-for _command in (
-    *stack.COMMANDS,
-    *hosts.COMMANDS,
-    *links.COMMANDS,
-    *machine.COMMANDS,
-    *paper.COMMANDS,
-    *results.COMMANDS,
-):
-    cli.add_command(_command)
+for _module in (stack, hosts, links, machine, paper, results, ab, compare):
+    for _command in _module.COMMANDS:
+        cli.add_command(_command)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from testbed.errors import UserError
 from testbed.evidence.verdict import Verdict
 from testbed.report import console as tables
 from testbed.report import evidence
+from testbed.versions.worktrees import clear_stale as clear_trees
 
 
 @command()
@@ -33,7 +34,7 @@ from testbed.report import evidence
 @compose_profile_option
 @netem_option
 @up_deadline_option
-@example("testbed up --netem carried --up-deadline 10m")
+@example("testbed up --netem carried --up-deadline 10min")
 def up(compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], netem: str, up_deadline: str) -> int:
     """Bring the stack up, ready to be impaired; it stays until `testbed down`."""
     lab = ComposeLab(
@@ -52,13 +53,18 @@ def up(compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], netem: 
 @command()
 @compose_file_option
 @running_lab_option
-@click.option("--stale", is_flag=True, help="Also remove what killed runs left, of any stack.")
+@click.option(
+    "--stale",
+    is_flag=True,
+    help="Also remove what killed runs left: stacks of any Compose file, worktrees of `testbed ab`.",
+)
 @click.option("--all", "everything", is_flag=True, help="Remove every run of testbed on the engine, alive or not.")
 @example("""testbed down
              testbed down --stale""")
 def down(compose_file: tuple[Path, ...], stale: bool, everything: bool) -> int:
     """Heal and remove the stack that `testbed up` started here."""
     if stale or everything:
+        clear_trees(say)
         engine = Engine()
         problems: list[str] = []
         if everything:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from testbed.lab.lab import Lab
 
 
-_RESULTS = "testbed-results-file"
 _INVALID = Verdict.INVALID.of("test")
 
 
@@ -41,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     given = config.getoption("--testbed-seed") if worker is None else worker["testbed_seed"]
     config.stash[state.SEED] = int.from_bytes(os.urandom(4)) if given is None else given
     if worker is None:
-        config.pluginmanager.register(results.ResultsFile(config), _RESULTS)
+        config.pluginmanager.register(results.ResultsFile(config), results.NAME)
     config.addinivalue_line(
         "markers",
         'impair(link, profile | delay="40ms", loss="2%", …): impair a link during the test: "a -> b" one way, '
@@ -53,6 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.stash[state.PROBLEMS] = []
     config.stash[state.WARNED] = {}
+    if state.is_told(config):
+        from testbed.pytest import passes
+
+        passes.listen(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -199,7 +202,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"{report.nodeid}: {report.testbed_reason}")
             for text in getattr(report, "testbed_sections", ()):
                 terminalreporter.write_line(text)
-    written = config.pluginmanager.get_plugin(_RESULTS)
+    written = config.pluginmanager.get_plugin(results.NAME)
     if notable := [*config.stash[state.WARNED], *(written.notable if written is not None else ())]:
         terminalreporter.section("testbed: warnings", yellow=True)
         for line in notable:

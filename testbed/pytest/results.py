@@ -19,6 +19,8 @@ from testbed.text import several
 if TYPE_CHECKING:
     from testbed.writing import Lines
 
+NAME = "testbed-results-file"
+"""Of the plugin that writes them."""
 _ONE_MORE = "say --testbed-results FILE"
 
 

@@ -20,7 +20,7 @@ import pytest
 from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.evidence.verdict import Verdict, words
 from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of, wanted
-from testbed.pytest.state import KEPT_OPTIONS, LAB, SEED, chosen, fail_if_not_up
+from testbed.pytest.state import KEPT_OPTIONS, LAB, SEED, chosen, fail_if_not_up, is_told
 from testbed.text import shortened
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ def replay_command(item: pytest.Item, lab: Lab) -> str:
             words += [option, name]
     for option, usual in KEPT_OPTIONS:
         said: str = config.getoption(option)
-        if said != usual:
+        if said != usual and not (option == "--testbed-results" and is_told(config)):  # else it is a pass's own
             words += [option, said]
     return shlex.join(words)
 

@@ -78,7 +78,7 @@ def add_options(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption(
         "--up-deadline", metavar="TIME", type=_duration, default=UP_DEADLINE,
-        help="how long the stack may take to start, as in 10m (default: %(default)s)",
+        help="how long the stack may take to start, as in 10min (default: %(default)s)",
     )  # fmt: skip
     group.addoption(
         "--testbed-seed", metavar="N", type=_seed,
@@ -105,6 +105,12 @@ def add_options(parser: pytest.Parser) -> None:
         "--testbed-results", metavar="FILE", default=str(_DEFAULT_RESULTS),
         help="where the results of tests with a lab are written, as JSON lines (default: %(default)s)",
     )  # fmt: skip
+    group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`
+
+
+def is_told(config: pytest.Config) -> bool:
+    """Whether another process tells this session when to run its tests: `testbed.pytest.passes`."""
+    return config.getoption("--testbed-passes") is not None
 
 
 def _duration(text: str) -> str:

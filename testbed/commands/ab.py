@@ -1,0 +1,196 @@
+"""`testbed ab`: two versions side by side in one run, until every cell is decided."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.live import Live
+from rich.text import Text
+
+from testbed.commands.console import ERR, say
+from testbed.commands.options import command, example
+from testbed.commands.verdicts import deliver, fail_on_option, json_option, markdown_option
+from testbed.errors import Problems, UserError
+from testbed.judge.changes import Change
+from testbed.judge.comparison import ALPHA
+from testbed.report import comparison as words
+from testbed.text import shown
+from testbed.units import format_time, parse_time
+from testbed.versions import worktrees
+from testbed.versions.arm import Arm
+from testbed.versions.pairs import Pairs, Plan, Progress
+
+_OURS = ("--testbed-seed", "--testbed-results", "--testbed-passes")
+_MINUTES = re.compile(r"([\d.]+)m")
+"""As people write them; in an impairment an ``m`` alone could be anything."""
+_MOST_UNDECIDED = 3
+_INTERRUPTED, _STATUS_INTERRUPTED = "interrupted", 130
+
+
+@command()
+@click.option("--base", "revision", metavar="REV", help="The git revision that this checkout is compared with.")
+@click.option("--aa", is_flag=True, help="Compare this checkout with itself: what is then found is a false alarm.")
+@click.option("--pairs", "most_pairs", type=click.IntRange(min=1), help="The most pairs that are run.")
+@click.option("--most-pairs", "most_pairs", type=click.IntRange(min=1), hidden=True)
+@click.option("--budget", default="10m", show_default=True, metavar="TIME", help="How long pairs may be run.")
+@click.option("--fresh", is_flag=True, help="A new stack, and a new pytest, for each run.")
+@click.option("--dirty", is_flag=True, help="Compare this checkout although it has changes that are not committed.")
+@click.option("--seed", type=click.IntRange(min=0), help="Draw coins and the pairs' seeds from it (default: drawn).")
+@click.option("--keep", type=click.Path(path_type=Path), help="The folder for all results (default: report/ab/…).")
+@json_option
+@markdown_option
+@fail_on_option
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
+@example("""testbed ab --base main -- tests/test_upload.py
+             testbed ab --aa --budget 1min -- tests/test_upload.py""")
+def ab(
+    revision: str | None, aa: bool, most_pairs: int | None, budget: str, fresh: bool, dirty: bool, seed: int | None,
+    keep: Path | None, as_json: bool, markdown: Path | None, fail_on: str, pytest_args: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Run tests on two versions side by side, in pairs of the same losses, and say what regressed.
+
+    Exit status 0 if nothing regressed, 1 if something did, 2 for wrong use or an unfit machine, 3 if undecided.
+    """
+    budget_s = _checked(revision, aa=aa, budget=budget, words=pytest_args)
+    begun = datetime.now(UTC)
+    folder = (keep or Path("report", "ab", begun.strftime("%Y%m%d-%H%M%S"))).absolute()
+    seed = secrets.randbelow(1 << 31) if seed is None else seed
+    with ExitStack() as undo:
+        base, head = _versions(undo, revision, aa=aa, dirty=dirty)
+        _make(folder)
+        plan = Plan(
+            folder=folder, seed=seed, budget_s=budget_s, most_pairs=most_pairs, alpha=ALPHA,
+            about={"base": base.name, "head": head.name, "pytest": pytest_args, "started": begun.isoformat()},
+        )  # fmt: skip
+        arms = [
+            Arm(name=each.name, folder=each.folder, words=pytest_args, log=folder / f"{side}.log", fresh=fresh)
+            for side, each in (("base", base), ("head", head))
+        ]
+        live = undo.enter_context(_live())
+        pairs = Pairs(plan, base=arms[0], head=arms[1], tell=live.show)
+        undo.callback(pairs.close)
+        try:
+            ended = pairs.run(say)
+        except KeyboardInterrupt:
+            pairs.cut_short()
+            ended = _INTERRUPTED
+    say(f"{ended}; all results are in {_near(folder)}: testbed compare {_near(folder)}/base {_near(folder)}/head")
+    status = deliver(
+        pairs.comparison, base=base.name, head=head.name, as_json=as_json, markdown=markdown, fail_on=fail_on
+    )
+    return _STATUS_INTERRUPTED if ended == _INTERRUPTED else status
+
+
+class _Version:
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+
+
+def _checked(revision: str | None, *, aa: bool, budget: str, words: Sequence[str]) -> float:
+    """The budget in seconds. Raises UserError with all that is wrong."""
+    problems = Problems()
+    if revision is None and not aa:
+        problems.append("what head is compared with: say --base REV, or --aa for itself")
+    if revision is not None and aa:
+        problems.append("--aa compares this checkout with itself: leave out --base")
+    budget_s = 0.0
+    with problems.gathered():
+        budget_s = parse_time(_MINUTES.sub(r"\1min", budget) if _MINUTES.fullmatch(budget) else budget, name="--budget")
+        if budget_s <= 0:
+            problems.append(f"--budget {shown(budget)}: must be more than 0")
+    for word in words:
+        if any(word == ours or word.startswith(f"{ours}=") for ours in _OURS):
+            problems.append(f"{word}: `testbed ab` gives it to pytest itself; leave it out")
+        elif word.startswith(("-n", "--numprocesses", "--dist")) and not word.startswith(("--no", "-no")):
+            problems.append(f"{word}: the runs of a pair are compared as they are, one test at a time; leave it out")
+    problems.tell()
+    return budget_s
+
+
+def _versions(undo: ExitStack, revision: str | None, *, aa: bool, dirty: bool) -> tuple[_Version, _Version]:
+    here = Path.cwd()
+    if aa:
+        return _Version("base (this checkout)", here), _Version("head (this checkout)", here)
+    repository = worktrees.checkout(here)
+    worktrees.clear_stale(say)
+    commit = worktrees.commit_of(repository, str(revision))
+    if repository.changed and not dirty:
+        raise UserError(
+            f"this checkout has changes that are not committed, in {repository.changed[0]!r} and "
+            f"{len(repository.changed)} files in all, so its results could not be told by a commit: commit or stash "
+            f"them, or say --dirty"
+        )
+    folder = undo.enter_context(worktrees.worktree(repository, commit))
+    changed = " with changes" if repository.changed else ""
+    return (
+        _Version(f"base ({revision}, {commit[:8]})", folder),
+        _Version(f"head ({repository.commit[:8]}{changed})", here),
+    )
+
+
+def _make(folder: Path) -> None:
+    try:
+        for name in ("base", "head", "warm-up"):
+            (folder / name).mkdir(parents=True, exist_ok=False)
+    except FileExistsError as error:
+        raise UserError(f"{error.filename}: is there already; say --keep FOLDER with a new one") from None
+    except OSError as error:
+        raise UserError(f"no results in {folder}: {error.strerror or error}; say --keep FOLDER") from None
+
+
+def _near(folder: Path) -> str:
+    """A path as one writes it from here."""
+    return os.path.relpath(folder)
+
+
+# --- progress ----------------------------------------------------------------------------------------
+
+
+class _Live:
+    """Progress on the terminal: redrawn where there is one, else a line a pair."""
+
+    def __init__(self, live: Live | None) -> None:
+        self._live = live
+
+    def show(self, progress: Progress) -> None:
+        """Tell how far it has come."""
+        lines = list(progress_lines(progress))
+        if self._live is None:
+            say("; ".join(lines[:1] + lines[1:2]))
+        else:
+            self._live.update(Text("\n".join(lines)), refresh=True)
+
+
+@contextmanager
+def _live() -> Iterator[_Live]:
+    if not ERR.is_terminal:
+        yield _Live(None)
+        return
+    with Live(console=ERR, auto_refresh=False, transient=True) as live:
+        yield _Live(live)
+
+
+def progress_lines(progress: Progress) -> Iterator[str]:
+    """Pairs done, verdicts so far, what it would take to decide the rest."""
+    compared = progress.comparison
+    verdicts = [f"{len(cells)} {change}" for change in Change if (cells := compared.of(change))]
+    thrown = f", {progress.thrown_away} thrown away" if progress.thrown_away else ""
+    spent = f"{format_time(round(progress.spent_s))} of {format_time(progress.budget_s)}"
+    yield (
+        f"pair {progress.pairs}{thrown}: {', '.join(verdicts) or 'nothing to judge yet'}; {spent}, "
+        f"{progress.affordable} more pairs fit"
+    )
+    for each in sorted(compared.waiting, key=lambda one: one.more or 0, reverse=True)[:_MOST_UNDECIDED]:
+        yield f"{each.cell.test}: {each.cell.name}: {words.effect(each)}; {words.more_in_words(each)}"
+    for each in compared.of(Change.REGRESSED):
+        yield words.cell_line(each)
+
+
+COMMANDS = (ab,)

@@ -1,0 +1,45 @@
+"""What `testbed ab` and `testbed compare` do with a comparison: print it, write it, and end with a status."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from testbed.commands.console import OUT
+from testbed.errors import UserError
+from testbed.evidence.results import as_text
+from testbed.judge.comparison import Comparison
+from testbed.report import comparison as words
+from testbed.writing import to_append, write_whole
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
+markdown_option = click.option(
+    "--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Also write a summary for a pull request."
+)
+fail_on_option = click.option(
+    "--fail-on", type=click.Choice(["regressed", "undecided", "never"]), default="undecided", show_default=True,
+    help="What ends with a status other than 0: what regressed alone, what is undecided too, or nothing.",
+)  # fmt: skip
+
+
+def deliver(comparison: Comparison, *, base: str, head: str, as_json: bool, markdown: Path | None, fail_on: str) -> int:
+    """Print a comparison, write its summaries, and return the exit status. Raises UserError if one cannot be written.
+
+    In a GitHub job the summary is added to the job's page, too.
+    """
+    if as_json:
+        OUT.print_json(as_text(words.as_json(comparison)))
+    else:
+        words.print_comparison(OUT, comparison)
+    text = words.markdown(comparison, base=base, head=head)
+    try:
+        if markdown is not None:
+            write_whole(markdown, text, below=Path.cwd())
+        if step := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with to_append(Path(step), below=Path(step).parent) as file:
+                file.write(f"{text}\n".encode())
+    except OSError as error:
+        raise UserError(f"the summary cannot be written: {error.strerror or error}: {error.filename}") from None
+    return words.exit_status(comparison, fail_on)

@@ -1,0 +1,341 @@
+"""Cells: what is compared of two versions, a metric of a test under its links. Pure.
+
+A *run* is one results file: the tests of a session under one seed. Runs become *pairs* where base and head had the same
+seed. Of each pair a cell has one difference, base to head:
+
+``ratio``       ln(head / base), for values above 0
+``difference``  head − base, for whole numbers that may be 0
+``count``       head − base of what has the unit ``count`` or ``share``: failed tests, samples beyond a limit; any
+                difference that is found matters, however small
+
+A metric with several values in a run is two cells: its body, each run's median, and its tail, the share of samples
+beyond a limit that the first pair sets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from statistics import fmean, median
+from typing import Any
+
+from testbed.errors import InvalidValueError
+from testbed.evidence.metric import RECORDED, TIMED, Metric
+from testbed.evidence.verdict import Verdict
+from testbed.text import shown
+
+_COUNTED_UNITS = ("count", "share")
+_TAIL_FROM = 20
+"""Samples a run, from which on a tail is looked at."""
+_TAIL_FACTOR = 3
+"""A sample is in the tail beyond so many medians of the first pair: 200 ms of a repeated segment are, and a second."""
+_QUANTILE_NEEDS = 5
+_LARGEST_LOGARITHM = 700
+"""Beyond it a ratio is more than a float can hold."""
+_DECIDING = (RECORDED, TIMED, "programs")
+
+
+class Kind(StrEnum):
+    """How base and head are compared."""
+
+    RATIO = "ratio"
+    DIFFERENCE = "difference"
+    COUNT = "count"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestRun:
+    """One test in one run."""
+
+    __test__ = False  # pytest must not collect it
+
+    id: str
+    profile: str | None = None
+    links: tuple[tuple[str, str], ...] = ()
+    """Each impaired or cut link, and what was asked of it, without seeds."""
+    outcome: Verdict = Verdict.HOLDS
+    reason: str | None = None
+    replay: str | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed."""
+        return self.outcome is Verdict.FAILS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One results file."""
+
+    source: str
+    seed: int
+    tests: Mapping[str, TestRun]
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    started: str = ""
+
+    @property
+    def invalid(self) -> TestRun | None:
+        """A test whose result does not count, if there is one."""
+        return next((test for test in self.tests.values() if test.outcome is Verdict.INVALID), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A run of base and one of head under the same seed."""
+
+    base: Run
+    head: Run
+
+    @property
+    def invalid(self) -> TestRun | None:
+        """A test of either that makes the pair worthless, if there is one."""
+        return self.base.invalid or self.head.invalid
+
+
+def matched(base: Sequence[Run], head: Sequence[Run]) -> list[Pair]:
+    """Pairs of runs of the same seed, in the order of base's; the first with the first where a seed is there twice."""
+    waiting: dict[int, list[Run]] = {}
+    for run in head:
+        waiting.setdefault(run.seed, []).append(run)
+    return [Pair(base=run, head=waiting[run.seed].pop(0)) for run in base if waiting.get(run.seed)]
+
+
+# --- one cell ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A metric of a test under its links, and what it was in each run."""
+
+    test: str
+    metric: str
+    part: str = ""
+    """Which part of the samples: ``median``, ``beyond 120 ms``, ``quantile 0.9``; empty for single values."""
+    links: str
+    unit: str
+    kind: Kind
+    better: str
+    least_effect: float
+    """A share of base's value; 0 of counts and shares."""
+    decides: bool
+    """Whether a comparison waits for it; of the others it only says if they are found to be worse."""
+    of_outcome: bool = False
+    """Whether it is not a metric but how often the test failed."""
+    base: tuple[float, ...]
+    head: tuple[float, ...]
+    """One value a run; paired ones at the same place."""
+
+    @property
+    def name(self) -> str:
+        """Metric and part."""
+        return f"{self.metric}, {self.part}" if self.part else self.metric
+
+    @property
+    def worse(self) -> int:
+        """The sign of a difference for the worse."""
+        return 1 if self.better == "lower" else -1
+
+    @property
+    def margin(self) -> float:
+        """The least effect of interest on the scale of the differences."""
+        if self.kind is Kind.RATIO:
+            return math.log1p(self.least_effect)
+        return self.least_effect * fmean((*self.base, *self.head))
+
+    def scaled(self, values: Iterable[float]) -> list[float]:
+        """Values on the scale on which differences are taken."""
+        return [math.log(value) for value in values] if self.kind is Kind.RATIO else list(values)
+
+    def as_effect(self, difference: float) -> float:
+        """From the scale of differences to shares of base's value; of counts and shares, as it is."""
+        if self.kind is not Kind.RATIO:
+            return difference
+        if math.isinf(difference):
+            return difference
+        return math.expm1(difference) if difference < _LARGEST_LOGARITHM else math.inf
+
+    @property
+    def differences(self) -> list[float]:
+        """Head's to base's, pair by pair."""
+        return [head - base for base, head in zip(self.scaled(self.base), self.scaled(self.head), strict=True)]
+
+
+Extract = Callable[[Metric], float]
+
+
+def run_quantile(values: Sequence[float], q: float) -> float:
+    """The q-quantile of a run's samples. Raises InvalidValueError below 5 / (1 − q) samples: too few lie beyond it."""
+    if not 0 < q < 1:
+        raise InvalidValueError(f"quantile {shown(q)}: lies between 0 and 1")
+    needed = math.ceil(_QUANTILE_NEEDS / (1 - q) - 1e-9)
+    if len(values) < needed:
+        raise InvalidValueError(
+            f"the {q:g}-quantile of {len(values)} samples: needs {needed} a run, so that 5 lie beyond it"
+        )
+    return sorted(values)[math.ceil(q * len(values)) - 1]
+
+
+@dataclass(kw_only=True)
+class Cells:
+    """The cells of two versions, and what is wrong with the others."""
+
+    cells: list[Cell] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    not_judged: dict[str, None] = field(default_factory=dict)
+    """Metrics of which neither more nor less is worse."""
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tests of one version alone, by ``base`` and ``head``."""
+
+
+def cells(base: Sequence[Run], head: Sequence[Run], *, paired: bool, quantiles: Sequence[float] = ()) -> Cells:
+    """Every cell that both versions have. ``paired``: runs at the same place are of one pair, and stay together."""
+    found = Cells()
+    tests = {name: list(dict.fromkeys(test for run in runs for test in run.tests))
+             for name, runs in (("base", base), ("head", head))}  # fmt: skip
+    for name, other in (("base", "head"), ("head", "base")):
+        if alone := tuple(test for test in tests[name] if test not in tests[other]):
+            found.only[name] = alone
+    for test in tests["base"]:
+        if test in tests["head"]:
+            sides = _of_test(test, base, head, paired=paired)
+            if failures := _failures(test, *sides):
+                found.cells.append(failures)
+            _metrics(found, test, *_passed(*sides, paired=paired), paired=paired, quantiles=quantiles)
+    return found
+
+
+def _of_test(
+    test: str, base: Sequence[Run], head: Sequence[Run], *, paired: bool
+) -> tuple[list[TestRun], list[TestRun]]:
+    """A test's runs that passed or failed."""
+
+    def ran(run: Run) -> bool:
+        return test in run.tests and run.tests[test].outcome in (Verdict.HOLDS, Verdict.FAILS)
+
+    if paired:
+        both = [pair for pair in zip(base, head, strict=True) if all(map(ran, pair))]
+        base, head = [one for one, _ in both], [other for _, other in both]
+    return [run.tests[test] for run in base if ran(run)], [run.tests[test] for run in head if ran(run)]
+
+
+def _passed(base: Sequence[TestRun], head: Sequence[TestRun], *, paired: bool) -> tuple[list[TestRun], list[TestRun]]:
+    """Those whose metrics count: what a test measured before it failed is not comparable."""
+    if paired:
+        both = [pair for pair in zip(base, head, strict=True) if not any(each.failed for each in pair)]
+        return [one for one, _ in both], [other for _, other in both]
+    return [each for each in base if not each.failed], [each for each in head if not each.failed]
+
+
+def in_words(test: TestRun) -> str:
+    """The links of a test."""
+    return "; ".join(" ".join((link, asked)).strip() for link, asked in test.links) or "no impaired link"
+
+
+def _failures(test: str, base: Sequence[TestRun], head: Sequence[TestRun]) -> Cell | None:
+    if not base or not head:
+        return None
+    return Cell(
+        test=test, metric="failed", links=in_words(head[0]), unit="share of runs", kind=Kind.COUNT, better="lower",
+        least_effect=0.0, decides=True, of_outcome=True,
+        base=tuple(float(each.failed) for each in base),
+        head=tuple(float(each.failed) for each in head),
+    )  # fmt: skip
+
+
+def _metrics(
+    found: Cells, test: str, base: Sequence[TestRun], head: Sequence[TestRun], *, paired: bool,
+    quantiles: Sequence[float],
+) -> None:  # fmt: skip
+    in_base = dict.fromkeys(name for each in base for name in each.metrics)
+    in_head = {name for each in head for name in each.metrics}
+    for name in (each for each in in_base if each in in_head):
+        sides = [[each.metrics.get(name) for each in side] for side in (base, head)]
+        if paired:
+            both = [pair for pair in zip(*sides, strict=True) if all(each and each.values for each in pair)]
+            sides = [[pair[0] for pair in both], [pair[1] for pair in both]]
+        ours = [[each for each in side if each and each.values] for side in sides]
+        if not all(ours):
+            continue
+        where = f"{test}: metric {shown(name)}"
+        first, last = ours[0][0], ours[1][0]
+        if said := _at_odds(ours):
+            found.problems.append(f"{where}: {said}")
+        elif first.better is None:
+            found.not_judged[name] = None
+        else:
+            made = partial(
+                Cell, test=test, metric=name, links=in_words(head[0]), unit=first.unit, better=first.better,
+                decides=first.group in _DECIDING,
+            )  # fmt: skip
+            for cell in _parts(found, where, made, last.least_effect, ours[0], ours[1], quantiles):
+                found.cells.append(cell)
+
+
+def _at_odds(sides: Sequence[Sequence[Metric]]) -> str:
+    """What a metric is not the same in, in all runs; empty if nothing."""
+    for what in ("unit", "better"):
+        base, head = (dict.fromkeys(getattr(each, what) for each in side) for side in sides)
+        if len({*base, *head}) > 1:
+            said = [" and ".join(shown(each) for each in side) for side in (base, head)]
+            return f"{what} {said[0]} in base, {said[1]} in head: they cannot be compared; record the same in both"
+    return ""
+
+
+def _parts(
+    found: Cells, where: str, made: Callable[..., Cell], least_effect: float, base: Sequence[Metric],
+    head: Sequence[Metric], quantiles: Sequence[float],
+) -> Iterator[Cell]:  # fmt: skip
+    """The cells of one metric: one, or body, tail and quantiles."""
+    several = any(len(each.values) > 1 for each in (*base, *head))
+    body = [tuple(each.median for each in side) for side in (base, head)]
+    unit = base[0].unit
+    try:
+        kind = _kind(unit, [*body[0], *body[1]])
+    except InvalidValueError as error:
+        found.problems.append(f"{where}: {error}")
+        return
+    effect = 0.0 if kind is Kind.COUNT else least_effect
+    yield made(part="median" if several else "", kind=kind, least_effect=effect, base=body[0], head=body[1])
+    if all(len(each.values) >= _TAIL_FROM for each in (*base, *head)) and kind is Kind.RATIO:
+        yield _tail(made, base, head)
+    for q in quantiles if several else ():
+        try:
+            values = [tuple(run_quantile(each.values, q) for each in side) for side in (base, head)]
+            kind = _kind(unit, [*values[0], *values[1]])
+        except InvalidValueError as error:
+            found.problems.append(f"{where}: {error}")
+            continue
+        yield made(part=f"quantile {q:g}", kind=kind, least_effect=effect, base=values[0], head=values[1])
+
+
+def _kind(unit: str, values: Sequence[float]) -> Kind:
+    """How these values are compared. Raises InvalidValueError where one must be above 0, and is not."""
+    if unit in _COUNTED_UNITS:
+        return Kind.COUNT
+    if all(value > 0 for value in values):
+        return Kind.RATIO
+    if all(value >= 0 and value == int(value) for value in values):
+        return Kind.DIFFERENCE
+    wrong = next(value for value in values if value <= 0)
+    raise InvalidValueError(
+        f"{wrong:g} {unit}: a ratio needs values above 0, and a count whole numbers from 0 on; record what is never 0, "
+        f"or a count"
+    )
+
+
+def _tail(made: Callable[..., Cell], base: Sequence[Metric], head: Sequence[Metric]) -> Cell:
+    """The share of samples on the worse side of a limit, which both runs of the first pair set alike."""
+    middle = median((*base[0].values, *head[0].values))
+    lower = base[0].better == "lower"
+    limit = middle * _TAIL_FACTOR if lower else middle / _TAIL_FACTOR
+    beyond = [
+        tuple(fmean((value > limit) if lower else (value < limit) for value in each.values) for each in side)
+        for side in (base, head)
+    ]
+    part = f"{'beyond' if lower else 'below'} {limit:.3g} {base[0].unit}"
+    cell = made(part=part, kind=Kind.COUNT, least_effect=0.0, base=beyond[0], head=beyond[1])
+    return replace(cell, unit="share of samples", better="lower", decides=False)

@@ -1,0 +1,103 @@
+"""The tests of a session run again and again, as another process asks: one side of `testbed ab`.
+
+What has session scope, the stack with it, stays up from pass to pass; all else is set up anew. Each pass has a seed and
+a results file of its own. The other process holds the far end of a socket, whose number ``--testbed-passes`` gives. It
+sends a JSON line per pass, ``{"seed": …, "results": …}``, and hears ``{"tests": […], "once": […]}`` when the tests are
+collected, ``{"not_up": …}`` after each pass, and ``{"problems": […]}`` where none can begin. When it closes the socket,
+or dies, the session ends as any other does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from testbed.pytest import results, running, state
+from testbed.pytest.markers import id_of
+
+_NAME = "testbed-passes"
+
+
+def listen(config: pytest.Config) -> None:
+    """Have this session run its tests as it is told, if it is asked to."""
+    number = config.getoption("--testbed-passes")
+    if number is not None:
+        os.set_inheritable(number, False)  # the programs that tests start must not hold it open
+        config.pluginmanager.register(Passes(config, socket.socket(fileno=number)), _NAME)
+
+
+class _After(pytest.Item):
+    """What comes after the last test of a pass: it needs nothing but the session, so that all else is torn down."""
+
+    def runtest(self) -> None:
+        """It is never run."""
+
+
+class Passes:
+    """Takes the place of pytest's own loop over the tests."""
+
+    def __init__(self, config: pytest.Config, channel: socket.socket) -> None:
+        self._config = config
+        self._channel = channel
+        self._lines = channel.makefile("r", encoding="utf-8")
+        self._started = False
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run all tests for each line that comes."""
+        if session.testsfailed and not session.config.option.continue_on_collection_errors:
+            raise session.Interrupted(f"{session.testsfailed} errors during collection")
+        self._started = True
+        self._tell(tests=[id_of(item) for item in session.items], once=self._once())
+        for line in self._lines:
+            self._run(session, json.loads(line))
+            self._tell(not_up=self._config.stash.get(state.NOT_UP, None))
+        return True
+
+    def pytest_sessionfinish(self) -> None:
+        """Say why no pass could begin, if that is so."""
+        if not self._started:
+            problems: list[str] = self._config.stash[state.PROBLEMS]
+            self._tell(problems=[*dict.fromkeys(problems)])
+
+    def pytest_unconfigure(self) -> None:
+        """Close the socket."""
+        self._lines.close()
+        self._channel.close()
+
+    def _once(self) -> list[str]:
+        """What a machine has once, so that two stacks of this kind cannot be up at the same time."""
+        return list(state.lab_of(self._config).only_one) if state.has_stack(self._config) else []
+
+    def _run(self, session: pytest.Session, asked: Mapping[str, Any]) -> None:
+        self._config.stash[state.SEED] = asked["seed"]
+        self._config.option.testbed_results = asked["results"]
+        plugins = self._config.pluginmanager
+        if (before := plugins.get_plugin(results.NAME)) is not None:
+            plugins.unregister(before)
+        written = results.ResultsFile(self._config)
+        plugins.register(written, results.NAME)
+        most_failed = self._config.getvalue("maxfail")
+        session.testsfailed = 0
+        after = _After.from_parent(session, name="after")
+        for item, following in zip(session.items, [*session.items[1:], after], strict=True):
+            if running.RESULT in item.stash:
+                del item.stash[running.RESULT]
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            # Not `shouldfail`, which stays set from pass to pass.
+            if session.shouldstop or (most_failed and session.testsfailed >= most_failed):
+                break
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED if session.testsfailed else pytest.ExitCode.OK
+        written.pytest_sessionfinish(session)
+        plugins.unregister(written)
+
+    def _tell(self, **said: object) -> None:
+        try:
+            self._channel.sendall(f"{json.dumps(said)}\n".encode())
+        except OSError:  # whoever asked has gone: the next line will not come
+            return

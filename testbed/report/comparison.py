@@ -1,0 +1,221 @@
+"""A comparison of two versions in words: lines, a table, Markdown, JSON. What matters most comes first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed.judge.cells import Cell, Kind
+from testbed.judge.changes import Change, Judged
+from testbed.judge.comparison import Broken, Comparison
+from testbed.text import shortened, visible
+
+LINES_THAT_MATTER = 5
+_MOST_LISTED = 3
+_MOST_REASON = 200
+_STYLES = {Change.REGRESSED: "bold red", Change.IMPROVED: "green", Change.UNDECIDED: "yellow", Change.SAME: "dim"}
+_ORDER = list(Change)
+
+
+def headline(comparison: Comparison) -> str:
+    """The verdict in one line."""
+    counts = ", ".join(f"{len(cells)} {change}" for change in Change if (cells := comparison.of(change)))
+    runs = f"{comparison.base_runs} pairs" if comparison.paired else (
+        f"{comparison.base_runs} runs of base and {comparison.head_runs} of head"
+    )  # fmt: skip
+    across = f", across different {' and '.join(comparison.across)}" if comparison.across else ""
+    return f"{str(comparison.change).upper()}{across}: {counts or 'nothing could be judged'} ({runs})"
+
+
+def matters(comparison: Comparison, most: int = LINES_THAT_MATTER) -> list[str]:
+    """The lines that matter most: tests that fail now, what regressed, what is undecided, what does not count."""
+    lines = [headline(comparison), *map(broken_line, comparison.broken)]
+    lines += [cell_line(each) for each in _by_size(comparison.of(Change.REGRESSED)) if not each.cell.of_outcome]
+    lines += [f"cannot be compared: {each}" for each in comparison.problems]
+    lines += [cell_line(each) for each in comparison.waiting if not _is_broken(comparison, each)]
+    lines += [cell_line(each) for each in _by_size(comparison.of(Change.IMPROVED))]
+    lines.append(how(comparison))
+    return lines[:most]
+
+
+def broken_line(broken: Broken) -> str:
+    """A test that fails more often now, and the line that repeats it."""
+    reason = shortened(" ".join(broken.reason.split()), _MOST_REASON)
+    return (
+        f"{broken.test} ({broken.links}): failed in {broken.head_failed} of {broken.head_runs} runs of head, "
+        f"{broken.base_failed} of {broken.base_runs} of base ({broken.change})"
+        f"{f': {reason}' if reason else ''}{f'; again: {broken.replay}' if broken.replay else ''}"
+    )
+
+
+def cell_line(judged: Judged) -> str:
+    """A cell and its verdict in a sentence."""
+    cell = judged.cell
+    return f"{cell.test}: {cell.name} ({cell.links}): {judged.change}: {effect(judged)}{_outlook(judged)}"
+
+
+def how(comparison: Comparison) -> str:
+    """By what the versions were compared."""
+    said = "paired by seed" if comparison.paired else "two independent samples: no seed is in both"
+    parts = [f"{said}, false alarms at most {comparison.alpha:.0%} over {len(comparison.judged)} cells"]
+    if comparison.thrown_away:
+        parts.append(f"{len(comparison.thrown_away)} thrown away as INVALID ({comparison.thrown_away[0]})")
+    if comparison.unmatched:
+        parts.append(f"{comparison.unmatched} runs left out: their seed is in one version alone")
+    return "; ".join(parts)
+
+
+def effect(judged: Judged) -> str:
+    """The difference between base and head, and where it lies for sure."""
+    cell = judged.cell
+    low, high = (_amount(cell, each) for each in (judged.low, judged.high))
+    base, head = (_value(cell, each) for each in (cell.base, cell.head))
+    sure = "" if math.isinf(judged.low) and math.isinf(judged.high) else f" [{low} to {high}]"
+    return f"{_amount(cell, judged.effect)}{sure}, {base} to {head}"
+
+
+def _outlook(judged: Judged) -> str:
+    if judged.change is not Change.UNDECIDED:
+        return ""
+    found = "" if judged.findable is None else f"; {_amount(judged.cell, judged.findable)} would have been found"
+    return f"{found}; {more_in_words(judged)}"
+
+
+def more_in_words(judged: Judged) -> str:
+    """What it would take to decide an undecided cell."""
+    return "no number like these would decide it" if judged.more is None else f"about {judged.more} more decide it"
+
+
+def _is_broken(comparison: Comparison, judged: Judged) -> bool:
+    return judged.cell.of_outcome and judged.cell.test in {each.test for each in comparison.broken}
+
+
+def _by_size(judged: Sequence[Judged]) -> list[Judged]:
+    return sorted(judged, key=lambda each: -abs(each.effect) if math.isfinite(each.effect) else -math.inf)
+
+
+def _amount(cell: Cell, value: float) -> str:
+    if not math.isfinite(value):
+        return "?"
+    if cell.kind is Kind.DIFFERENCE or cell.unit == "count":
+        return f"{value + 0:+.3g}"
+    return f"{value * 100:+.1f} points" if cell.kind is Kind.COUNT else f"{value:+.1%}"
+
+
+def _value(cell: Cell, values: Sequence[float]) -> str:
+    middle = sum(values) / len(values) if cell.kind is Kind.COUNT else sorted(values)[len(values) // 2]
+    if cell.kind is Kind.COUNT and cell.unit != "count":
+        return f"{middle:.1%}"
+    return f"{middle:.4g} {cell.unit}"
+
+
+def rows(comparison: Comparison) -> Iterator[tuple[Judged, tuple[str, ...]]]:
+    """The table: the worst verdict first, then by test."""
+    for each in sorted(comparison.judged, key=lambda one: _ORDER.index(one.change)):
+        low, high = _amount(each.cell, each.low), _amount(each.cell, each.high)
+        findable = "—" if each.findable is None else _amount(each.cell, each.findable)
+        yield each, (
+            str(each.change), each.cell.test, each.cell.links, each.cell.name, _value(each.cell, each.cell.base),
+            _value(each.cell, each.cell.head), _amount(each.cell, each.effect), f"{low} to {high}", findable,
+        )  # fmt: skip
+
+
+HEADINGS = ("verdict", "test", "links", "metric", "base", "head", "change", "for sure", "findable")
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """The lines that matter, and the table."""
+    for line in matters(comparison, most=LINES_THAT_MATTER + len(comparison.broken) + len(comparison.problems)):
+        console.print(visible(line), markup=False, soft_wrap=True)
+    if comparison.judged:
+        table = Table(*HEADINGS)
+        for judged, row in rows(comparison):
+            table.add_row(*map(visible, row), style=_STYLES[judged.change])
+        console.print(table)
+    for line in notes(comparison):
+        console.print(visible(line), markup=False, soft_wrap=True)
+
+
+def notes(comparison: Comparison) -> Iterator[str]:
+    """What was left out."""
+    for side, tests in comparison.only.items():
+        more = f" and {len(tests) - _MOST_LISTED} more" if len(tests) > _MOST_LISTED else ""
+        yield f"only in {side}, and not compared: {', '.join(tests[:_MOST_LISTED])}{more}"
+    if comparison.not_judged:
+        yield f"not judged, as neither more nor less is worse: {', '.join(comparison.not_judged)}"
+    yield from (f"thrown away: {each}" for each in comparison.thrown_away)
+
+
+def markdown(comparison: Comparison, *, base: str, head: str) -> str:
+    """For a pull request: the lines that matter, the table, and the details folded away."""
+    lines = [f"### testbed: {_escaped(head)} against {_escaped(base)}", ""]
+    lines += [f"* {_escaped(line)}" for line in matters(comparison)]
+    table = [row for judged, row in rows(comparison) if judged.change is not Change.SAME]
+    if table:
+        lines += ["", *_table(table)]
+    same = [row for judged, row in rows(comparison) if judged.change is Change.SAME]
+    if same:
+        summary = f"<summary>{len(same)} cells are the same</summary>"
+        lines += ["", "<details>", summary, "", *_table(same), "", "</details>"]
+    details = [*map(broken_line, comparison.broken), *comparison.problems, *notes(comparison), how(comparison)]
+    lines += ["", "<details>", "<summary>details</summary>", "", *(f"* {_escaped(line)}" for line in details), ""]
+    return "\n".join([*lines, "</details>", ""])
+
+
+def _table(table: Sequence[Sequence[str]]) -> list[str]:
+    head = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
+    return head + [f"| {' | '.join(map(_escaped, row))} |" for row in table]
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    for character in "\\`*_[]<>|&~#":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(visible(text).split())
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything, for programs."""
+    return {
+        "change": str(comparison.change),
+        "paired": comparison.paired,
+        "base_runs": comparison.base_runs,
+        "head_runs": comparison.head_runs,
+        "alpha": comparison.alpha,
+        "across": list(comparison.across),
+        "thrown_away": list(comparison.thrown_away),
+        "unmatched": comparison.unmatched,
+        "problems": list(comparison.problems),
+        "not_judged": list(comparison.not_judged),
+        "only": {side: list(tests) for side, tests in comparison.only.items()},
+        "broken": [{**vars(each), "change": str(each.change)} for each in comparison.broken],
+        "cells": [_cell_json(each) for each in comparison.judged],
+    }
+
+
+def _cell_json(judged: Judged) -> dict[str, Any]:
+    cell = judged.cell
+    return {
+        "test": cell.test, "metric": cell.metric, "part": cell.part, "links": cell.links, "unit": cell.unit,
+        "kind": str(cell.kind), "better": cell.better, "least_effect": cell.least_effect, "decides": cell.decides,
+        "change": str(judged.change), "effect": judged.effect, "low": judged.low, "high": judged.high,
+        "findable": judged.findable, "more": judged.more, "base": list(cell.base), "head": list(cell.head),
+    }  # fmt: skip
+
+
+def exit_status(comparison: Comparison, fail_on: str = "undecided") -> int:
+    """0 nothing regressed, 1 regressed, 2 something could not be compared, 3 undecided.
+
+    ``fail_on``: ``undecided``; ``regressed``, to which undecided is 0; ``never``, to which all is.
+    """
+    if fail_on == "never":
+        return 0
+    if comparison.change is Change.REGRESSED:
+        return 1
+    if comparison.problems:
+        return 2
+    return 3 if comparison.change is Change.UNDECIDED and fail_on != "regressed" else 0

@@ -1,0 +1,181 @@
+"""Pairs of runs of two versions, until every cell is decided or the budget is spent; each run's results are kept.
+
+Of a pair both runs have the same seed, and a coin draws which is first. A pair with an INVALID test is thrown away
+whole. Before the first pair each version runs once without being counted: images are built, caches are filled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import EnvironmentUnfitError, UserError
+from testbed.judge.cells import Pair, Run
+from testbed.judge.comparison import Comparison, compare
+from testbed.text import shortened
+from testbed.units import format_time
+from testbed.versions.arm import Arm, BudgetSpentError
+from testbed.versions.runs import read
+from testbed.writing import Lines
+
+SCHEMA = "testbed-ab/1"
+_WARM_UP_WITHIN_S = 1800.0
+_MOST_THROWN = 5
+"""Pairs in a row that do not count, after which it is no use to go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done, and how long at the most."""
+
+    folder: Path
+    seed: int
+    budget_s: float
+    most_pairs: int | None
+    alpha: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What the two versions are, for whoever reads the folder later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far it has come."""
+
+    pairs: int
+    thrown_away: int
+    spent_s: float
+    budget_s: float
+    pair_s: float
+    """What a pair takes."""
+    comparison: Comparison
+
+    @property
+    def affordable(self) -> int:
+        """Pairs that the rest of the budget allows."""
+        return max(math.floor((self.budget_s - self.spent_s) / self.pair_s), 0) if self.pair_s > 0 else 0
+
+
+class Pairs:
+    """Runs them; what is known so far is there at any time, also after an interrupt."""
+
+    def __init__(self, plan: Plan, *, base: Arm, head: Arm, tell: Callable[[Progress], None]) -> None:
+        self._plan = plan
+        self._arms = {"base": base, "head": head}
+        self._tell = tell
+        self._kept: list[Pair] = []
+        self._coin = random.Random(f"{plan.seed} coin")  # noqa: S311  # a fair coin that can be drawn again
+        self.comparison = compare([], [], alpha=plan.alpha)
+
+    def run(self, say: Callable[[str], None]) -> str:
+        """Run pairs; why they ended. Raises ArmError, EnvironmentUnfitError, UserError for too small a budget."""
+        plan = self._plan
+        lines = Lines(plan.folder / "ab.jsonl", below=plan.folder)
+        lines.append(json.dumps({"schema": SCHEMA, "seed": plan.seed, "alpha": plan.alpha, **plan.about}))
+        try:
+            pair_s = self._warm_up(say)
+            return self._pairs(lines, pair_s)
+        finally:
+            lines.close()
+
+    def _warm_up(self, say: Callable[[str], None]) -> float:
+        """Start both, see that they can be compared, and run each once. The seconds that a pair takes."""
+        base, head = self._arms["base"], self._arms["head"]
+        for arm in (base, head):
+            say(f"{arm.name}: collecting its tests")
+            arm.start()
+        if not set(base.tests) & set(head.tests):
+            raise UserError(
+                f"{base.name} has none of the tests of {head.name}: there is, for example, {base.tests[0]} in base, "
+                f"{head.tests[0]} in head"
+            )
+        once = dict.fromkeys((*base.once, *head.once))
+        if once and not head.fresh:
+            say(f"a new stack for each run, as with --fresh, because a machine has once: {'; '.join(once)}")
+            base.fresh = head.fresh = True
+        if head.fresh:
+            base.close()
+            head.close()
+        taken_s = 0.0
+        for name, arm in self._arms.items():
+            say(f"{arm.name}: a run to warm up")
+            file = self._file("warm-up", name)
+            try:
+                taken_s += arm.run(seed=self._plan.seed, results=file, until=time.monotonic() + _WARM_UP_WITHIN_S)
+            except BudgetSpentError:
+                arm.cut_short()
+                raise EnvironmentUnfitError(
+                    f"{arm.name}: its tests are not over after {_WARM_UP_WITHIN_S:g} s; name fewer of them"
+                ) from None
+        if taken_s > self._plan.budget_s:
+            raise UserError(
+                f"--budget {format_time(self._plan.budget_s)}: too small for one pair, which takes about "
+                f"{format_time(round(taken_s, 1))} here; the results of the warm-up are in {self._plan.folder}"
+            )
+        return taken_s
+
+    def _pairs(self, lines: Lines, pair_s: float) -> str:
+        """Until there is a reason to end, which is returned."""
+        plan, begun, number, in_a_row = self._plan, time.monotonic(), 0, 0
+        until = begun + plan.budget_s
+        while True:
+            if plan.most_pairs is not None and number >= plan.most_pairs:
+                return f"after {number} pairs, as asked"
+            if time.monotonic() + pair_s > until:
+                return "the budget is spent"
+            number += 1
+            order = ("base", "head") if self._coin.random() < 0.5 else ("head", "base")  # a fair coin
+            seed = int.from_bytes(hashlib.sha256(f"{plan.seed} pair {number}".encode()).digest()[:4])
+            said: dict[str, Any] = {"pair": number, "seed": seed, "first": order[0]}
+            try:
+                runs = {name: self._one(name, number, seed, until, said) for name in order}
+            except BudgetSpentError:
+                lines.append(json.dumps({**said, "thrown_away": "not over when the budget was spent"}))
+                return "the budget is spent"
+            pair = Pair(base=runs["base"], head=runs["head"])
+            reason = None if (test := pair.invalid) is None else f"{test.id}: {shortened(test.reason or '')}"
+            lines.append(json.dumps({**said, "thrown_away": reason}))
+            self._kept.append(pair)
+            in_a_row = 0 if reason is None else in_a_row + 1
+            pair_s = said["base_s"] + said["head_s"]
+            self.comparison = compare(
+                [each.base for each in self._kept], [each.head for each in self._kept], alpha=plan.alpha
+            )
+            self._tell(
+                Progress(
+                    pairs=number, thrown_away=len(self.comparison.thrown_away), spent_s=time.monotonic() - begun,
+                    budget_s=plan.budget_s, pair_s=pair_s, comparison=self.comparison,
+                )
+            )  # fmt: skip
+            if in_a_row >= _MOST_THROWN and not self.comparison.base_runs:
+                raise EnvironmentUnfitError(f"none of {in_a_row} pairs counts: {reason}")
+            if self.comparison.base_runs and not self.comparison.waiting and self.comparison.judged:
+                return "every cell is decided"
+
+    def _one(self, name: str, number: int, seed: int, until: float, said: dict[str, Any]) -> Run:
+        arm, file = self._arms[name], self._file(name, f"{number:04}")
+        try:
+            said[f"{name}_s"] = arm.run(seed=seed, results=file, until=until)
+        except BudgetSpentError:
+            arm.cut_short()
+            raise
+        return read(file)
+
+    def _file(self, folder: str, name: str) -> Path:
+        return self._plan.folder / folder / f"{name}.jsonl"
+
+    def close(self) -> None:
+        """End both versions' processes; their stacks go down."""
+        for arm in self._arms.values():
+            arm.close()
+
+    def cut_short(self) -> None:
+        """End them in the middle of their tests."""
+        for arm in self._arms.values():
+            arm.cut_short()
