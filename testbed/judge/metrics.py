@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
 
+from testbed.judge.statistics import accepted
+
 # --- quantiles -------------------------------------------------------------------------------------
 
 
@@ -40,24 +42,8 @@ def rank_bounds(samples: int, q: float, confidence: float = 0.95) -> tuple[int, 
     """
     if not (0 < q < 1 and 0 < confidence < 1 and samples >= 0):
         raise ValueError(f"quantile {q}, confidence {confidence}, {samples} samples: both shares lie between 0 and 1")
-    tail = (1 - confidence) / 2
-    return _binomial_rank(samples, q, tail), samples + 1 - _binomial_rank(samples, 1 - q, tail)
-
-
-def _binomial_rank(samples: int, q: float, tail: float) -> int:
-    """The largest k with P(B(n, q) < k) <= tail."""
-    mean, sigma = samples * q, math.sqrt(samples * q * (1 - q))
-    k = max(0, math.floor(mean - 40 * sigma - 40))  # the probability below rounds to 0
-    logarithm = math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
-    logarithm += k * math.log(q) + (samples - k) * math.log1p(-q)
-    below = 0.0
-    while k <= samples:
-        below += math.exp(logarithm)
-        if below > tail:
-            return k
-        logarithm += math.log(samples - k) - math.log(k + 1) + math.log(q) - math.log1p(-q) if k < samples else 0.0
-        k += 1
-    return samples
+    low, high = accepted(samples, q, 1 - confidence)
+    return low, high + 1
 
 
 def quantile(samples: Sequence[float], q: float, *, lost: int = 0, confidence: float = 0.95) -> Quantile:

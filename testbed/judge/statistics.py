@@ -7,21 +7,16 @@ The false-alarm rate ``alpha`` of a test is how often it may condemn an honest l
 from __future__ import annotations
 
 import math
-import random
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import ModuleType
 
 ALPHA = 1e-6
 """The false-alarm rate of one proof, unless another is asked for."""
 
 POWER = 0.9
 """How surely a test finds what it is said to find."""
-
-_TINY = 1e-300
-_PRECISION = 1e-15
-_STEPS = 200
 
 
 def share(alpha: float, tests: int) -> float:
@@ -41,7 +36,7 @@ def at_most(k: int, n: int, p: float) -> float:
         return 1.0
     if p == 1:
         return 0.0
-    return _beta_cdf(1 - p, n - k, k + 1)
+    return float(_special().betaincc(k + 1, n - k, p))
 
 
 def at_least(k: int, n: int, p: float) -> float:
@@ -53,7 +48,7 @@ def at_least(k: int, n: int, p: float) -> float:
         return 0.0
     if p == 1:
         return 1.0
-    return _beta_cdf(p, k, n - k + 1)
+    return float(_special().betainc(k, n - k + 1, p))
 
 
 def two_sided(k: int, n: int, p: float) -> float:
@@ -68,8 +63,8 @@ def interval(k: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
     """
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n}: a part of the whole is needed")
-    low = 0.0 if k == 0 else _solve(lambda p: at_least(k, n, p) - alpha / 2)
-    high = 1.0 if k == n else _solve(lambda p: alpha / 2 - at_most(k, n, p))
+    low = 0.0 if k == 0 else float(_special().betaincinv(k, n - k + 1, alpha / 2))
+    high = 1.0 if k == n else float(_special().betainccinv(k + 1, n - k, alpha / 2))
     return low, high
 
 
@@ -112,8 +107,8 @@ def found_shares(first: int, last: int, n: int, power: float = POWER) -> tuple[f
 
     The one below is 0, the one above 1, where none is found.
     """
-    low = 0.0 if first <= 0 else _solve(lambda p: power - at_most(first - 1, n, p))
-    high = 1.0 if last >= n else _solve(lambda p: at_least(last + 1, n, p) - power)
+    low = 0.0 if first <= 0 else float(_special().betainccinv(first, n - first + 1, power))
+    high = 1.0 if last >= n else float(_special().betaincinv(last + 1, n - last, power))
     return low, high
 
 
@@ -172,58 +167,15 @@ def bursts(lost: Sequence[bool]) -> list[int]:
     return lengths
 
 
-# --- two samples -------------------------------------------------------------------------------------
-
-
-def mann_whitney(a: Sequence[float], b: Sequence[float]) -> float:
-    """The two-sided p-value that two samples are of one distribution; exact for up to 20 values without ties.
-
-    Mann and Whitney, "On a test of whether one of two random variables is stochastically larger", 1947; for larger
-    samples and ties by the normal approximation with the tie correction and the continuity correction.
-    """
-    if not a or not b:
-        return 1.0
-    n, m = len(a), len(b)
-    u = sum((x > y) + 0.5 * (x == y) for x in a for y in b)
-    pooled = sorted([*a, *b])
-    ties = [pooled.count(value) for value in dict.fromkeys(pooled)]
-    if n + m <= 20 and max(ties) == 1:
-        counts = _u_counts(n, m)
-        extreme = min(u, n * m - u)
-        return min(1.0, 2 * sum(counts[: int(extreme) + 1]) / math.comb(n + m, n))
-    total = n + m
-    spread = n * m / 12 * (total + 1 - sum(t**3 - t for t in ties) / (total * (total - 1)))
-    if spread <= 0:
-        return 1.0
-    z = max(abs(u - n * m / 2) - 0.5, 0.0) / math.sqrt(spread)
-    return math.erfc(z / math.sqrt(2))
-
-
-def bootstrap_ratio(
-    a: Sequence[float], b: Sequence[float], *, alpha: float = 0.05, rounds: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """A percentile bootstrap interval for median(b) / median(a); the same seed gives the same interval."""
-    draw = random.Random(seed)  # noqa: S311  # a simulation, not a secret
-    ratios = sorted(
-        statistics.median(draw.choices(b, k=len(b))) / statistics.median(draw.choices(a, k=len(a)))
-        for _ in range(rounds)
-    )
-    cut = int(rounds * alpha / 2)
-    return ratios[cut], ratios[-1 - cut]
-
-
-def _u_counts(n: int, m: int) -> list[int]:
-    """How many of the arrangements of n and m values have U = 0, 1, …: coefficients of a Gaussian binomial."""
-    counts = [1] + [0] * (n * m)
-    for i in range(1, n + 1):
-        for power in range(n * m, m + i - 1, -1):
-            counts[power] -= counts[power - m - i]
-        for power in range(i, n * m + 1):
-            counts[power] += counts[power - i]
-    return counts
-
-
 # --- how -----------------------------------------------------------------------------------------------
+
+
+def _special() -> ModuleType:
+    """Scipy's special functions, imported where a number is needed first: they take 0.1 s, of use to few commands."""
+    from scipy import special
+
+    module: ModuleType = special
+    return module
 
 
 def _check_share(p: float) -> None:
@@ -238,47 +190,3 @@ def first_count(holds: Callable[[int], bool], n: int) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
     return low
-
-
-def _solve(rising: Callable[[float], float]) -> float:
-    """Where a rising function crosses 0 between 0 and 1, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
-    return (low + high) / 2
-
-
-def _beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b)."""
-    if x <= 0:
-        return 0.0
-    if x >= 1:
-        return 1.0
-    front = a * math.log(x) + b * math.log1p(-x) - (math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
-    # The continued fraction converges fast on the side of the mean where x is small (DLMF 8.17.22).
-    if x < (a + 1) / (a + b + 2):
-        return math.exp(front) * _fraction(x, a, b) / a
-    return 1 - math.exp(front) * _fraction(1 - x, b, a) / b
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction of the incomplete beta function, by Lentz's method."""
-    c, d = 1.0, 1 - (a + b) * x / (a + 1)
-    d = 1 / (d if abs(d) > _TINY else _TINY)
-    value = d
-    for m in range(1, 100_000):
-        for step in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 + step * d
-            d = 1 / (d if abs(d) > _TINY else _TINY)
-            c = 1 + step / c
-            c = c if abs(c) > _TINY else _TINY
-            value *= d * c
-        if abs(d * c - 1) < _PRECISION:
-            break
-    return value

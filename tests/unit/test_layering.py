@@ -201,7 +201,7 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.versions.worktrees",
     },
     "numpy": {"testbed.judge.betting"},
-    "scipy": {"testbed.judge.unpaired"},
+    "scipy": {"testbed.judge.statistics", "testbed.judge.unpaired"},
     "hypothesis": set(),
 }
 
