@@ -139,6 +139,7 @@ class HostPort(AttachedPort):
     def __init__(self, name: str, veth: str, ifindex: int, tc: LocalTc, *, before: Mapping[str, Any]) -> None:
         super().__init__(name, veth, ifindex, tc, before=before)
         self.device, self.device_index = veth, ifindex
+        self._counted_before = self._counts()
 
     def prepare(self) -> None:
         """Give the veth a queue: Docker's have none."""
@@ -168,6 +169,18 @@ class HostPort(AttachedPort):
         if self.released:
             self.prepare()
             self.released = False
+
+    def counted(self) -> dict[str, int]:
+        """Packets that came to the veth since it was attached, and those that it dropped, its qdiscs' drops left out.
+
+        A device drops what comes while it is given another root qdisc (`noop_enqueue`; recent kernels count that, as
+        6.18), and what the host's end does not take. Raises OSError if the veth is gone.
+        """
+        return {name: count - self._counted_before[name] for name, count in self._counts().items()}
+
+    def _counts(self) -> dict[str, int]:
+        sent, dropped = (devices.statistic(self.veth, name) for name in ("tx_packets", "tx_dropped"))
+        return {"came_packets": sent + dropped, "refused_packets": dropped}
 
     @property
     def gate(self) -> str:

@@ -59,6 +59,7 @@ class Ports:
             "tc": self.tc,
             "sides": self.sides,
             "carried": self.carried,
+            "dropped": self.dropped,
             "paths": self.paths,
             "heard": self.heard,
             "repair": self.repair,
@@ -263,6 +264,15 @@ class Ports:
                 with suppress(OSError):  # its taps went with its kernel
                     passed[name] = attached.passed()
         return passed
+
+    def dropped(self, *, ports: Sequence[str]) -> dict[str, dict[str, int]]:
+        """What came to each of these ports that has no carried kernel, and was dropped; see `HostPort.counted`."""
+        counts = {}
+        for name in ports:
+            if isinstance(attached := self._ports.get(name), HostPort):
+                with suppress(OSError):  # its veth went with its host
+                    counts[name] = attached.counted()
+        return counts
 
     def paths(self, *, ports: Sequence[str]) -> dict[str, dict[str, Any]]:
         """What is ``amiss`` with the path of each port's packets: nothing if all is as it was attached.

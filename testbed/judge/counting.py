@@ -185,6 +185,16 @@ def tap_problem(at_taps: AtTaps | None) -> str | None:
     return f"{tap_warning(at_taps)}: more than it takes. Send less at once, or use an engine with netem of its own"
 
 
+def port_warning(dropped: AtTaps | None) -> str | None:
+    """The warning of packets that a port without a carried kernel dropped; None if there were none."""
+    if dropped is None or not dropped.refused_packets:
+        return None
+    return (
+        f"{dropped.refused_packets} of {dropped.came_packets} packets, of this link and those that share its port, "
+        "were lost there and not by netem: while the port was given its qdiscs, or because the host did not take them"
+    )
+
+
 def class_packets(classes: Iterable[Mapping[str, Any]], minor: int) -> int | None:
     """The packets that a class has passed on, from ``tc -s -j class show``; None if there is no such class."""
     handle = f"1:{minor:x}"

@@ -1,4 +1,4 @@
-"""What found the queue before a carried kernel full in a test, by link: it was lost, and no netem made it so.
+"""What was lost in a test before a carried kernel or at a port without one, by link, and no netem made it so.
 
 A tap's queue takes what its kernel has not yet taken in, of all that use a port. A packet of a link passes two: the
 one at its sender's own port, if that is carried, and the one at its receiver's.
@@ -6,7 +6,7 @@ one at its sender's own port, if that is carried, and the one at its receiver's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from testbed.errors import AgentError
@@ -17,9 +17,19 @@ from testbed.spec.links import LinkRef, PortRef
 
 _NONE = AtTaps(0, 0)
 
+_AT_PORT = "at port"
+
+
+def _ways(counts: Mapping[str, Mapping[str, int]]) -> dict[str, AtTaps]:
+    """Of a carried port, by way."""
+    return {
+        way: AtTaps(each["in_packets"] + each["refused_packets"], each["refused_packets"])
+        for way, each in counts.items()
+    }
+
 
 class Taps:
-    """What was refused at each carried port since a test began."""
+    """What each port was brought and lost since a test began."""
 
     def __init__(self) -> None:
         self._before: dict[tuple[PortRef, str], AtTaps] = {}
@@ -34,23 +44,20 @@ class Taps:
 
     def look(self, ports: Iterable[Port]) -> None:
         """Read the counters of these ports now; those of one whose agent is gone stay as they were."""
-        by_channel: dict[int, tuple[Channel, dict[str, PortRef]]] = {}
+        by_channel: dict[tuple[int, bool], tuple[Channel, dict[str, PortRef]]] = {}
         for port in ports:
-            if port.kernel is not None:
-                by_channel.setdefault(id(port.channel), (port.channel, {}))[1][port.name] = port.ref
-        for channel, refs in by_channel.values():
+            key = id(port.channel), port.kernel is not None
+            by_channel.setdefault(key, (port.channel, {}))[1][port.name] = port.ref
+        for (_, carried), (channel, refs) in by_channel.items():
             try:
-                told = channel.call("carried", ports=list(refs))
+                told = channel.call("carried" if carried else "dropped", ports=list(refs))
             except AgentError:
                 continue  # whoever needs it says so
-            for name, ways in told.items():
-                ref = refs[name]
-                for way, counts in ways.items():
-                    lost = counts["refused_packets"]
-                    now = AtTaps(counts["in_packets"] + lost, lost)
-                    if now.came_packets < self._now.get((ref, way), _NONE).came_packets:
-                        self._before.pop((ref, way), None)  # attached anew, it counts from 0
-                    self._now[ref, way] = now
+            for name, counts in told.items():
+                for way, now in (_ways(counts) if carried else {_AT_PORT: AtTaps(**counts)}).items():
+                    if now.came_packets < self._now.get((refs[name], way), _NONE).came_packets:
+                        self._before.pop((refs[name], way), None)  # attached anew, it counts from 0
+                    self._now[refs[name], way] = now
 
     @contextmanager
     def leaving_out(self, ports: Sequence[Port]) -> Iterator[None]:
@@ -72,6 +79,11 @@ class Taps:
             if grown
             else None
         )
+
+    def dropped(self, ref: LinkRef) -> AtTaps | None:
+        """At the port of a link's receiver, by its own device; None where a kernel is carried."""
+        key = (ref.receivers_port, _AT_PORT)
+        return self._grown(key) if key in self._now else None
 
     def _grown(self, key: tuple[PortRef, str]) -> AtTaps:
         return self._now[key] - self._before.get(key, _NONE)

@@ -184,7 +184,8 @@ class Verifier:
         asked, at_taps = held.asked, self.taps.refused(ref)
         tally = _tally(source, port, held, reading)
         problems, warnings = self._met(ref, source, asked, tally)
-        warnings += [text for text in (counting.tap_warning(at_taps),) if text]
+        lost = (counting.tap_warning(at_taps), counting.port_warning(self.taps.dropped(ref)))
+        warnings += [text for text in lost if text]
         problems += [text for text in (counting.tap_problem(at_taps),) if text]
         others = source.others(reading.filters)
         past = (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref))

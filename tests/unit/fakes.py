@@ -41,6 +41,8 @@ class FakeAgent:
         self.entry: list[dict[str, Any]] = []
         """What feeds the port, as `tc -s -j filter show` has it."""
         self.at_taps: dict[str, Any] = {}
+        self.at_port = {"came_packets": 0, "refused_packets": 0}
+        """By the port's own device, if no kernel carries it."""
         self.passages_ns: dict[str, list[int]] = {}
         """By carried kernel, how long frames took through it."""
 
@@ -126,6 +128,9 @@ class FakeAgent:
 
     def _carried(self, *, ports: list[str]) -> dict[str, Any]:
         return dict.fromkeys(ports, self.at_taps)
+
+    def _dropped(self, *, ports: list[str]) -> dict[str, Any]:
+        return dict.fromkeys(ports, self.at_port)
 
     def _clocks(self, *, running: bool = True) -> dict[str, Any]:
         return {}

@@ -251,6 +251,19 @@ def test_what_was_refused_before_the_carrier_and_at_the_port_is_the_test_befores
     assert (link.at_taps.came_packets, link.at_taps.refused_packets) == (0, 0)
 
 
+def test_what_a_port_lost_as_it_was_given_its_qdiscs_is_in_the_evidence_of_that_test_alone(lab: FakeLab) -> None:
+    lab.impair(LINK, delay="1ms")
+    unread(lab)
+    lab.agent.at_port = {"came_packets": 400, "refused_packets": 5}
+    lab.verify()
+    assert any("5 of 400 packets" in each and "not by netem" in each for each in lab.evidence[0].warnings)
+    lab.begin("next")
+    lab.impair(LINK, delay="1ms")
+    unread(lab)
+    lab.verify()
+    assert not any("not by netem" in each for each in lab.evidence[0].warnings)
+
+
 def test_a_port_that_was_given_back_is_made_anew_from_its_root(lab: FakeLab) -> None:
     lab.impair(LINK, delay="1ms", loss="2%")
     lab.impair(LINK, delay="1ms")  # a field vanished: the spare handle

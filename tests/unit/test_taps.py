@@ -23,11 +23,15 @@ class Counting:
 
     def __init__(self) -> None:
         self.told: dict[str, Any] | None = {}
+        """Of ports with a carried kernel."""
+        self.dropped: dict[str, Any] = {}
+        """Of ports without one."""
 
-    def call(self, _operation: str, *, ports: list[str]) -> dict[str, Any]:
+    def call(self, operation: str, *, ports: list[str]) -> dict[str, Any]:
         if self.told is None:
             raise AgentError("it died")
-        return {name: self.told[name] for name in ports if name in self.told}
+        told = {"carried": self.told, "dropped": self.dropped}[operation]
+        return {name: told[name] for name in ports if name in told}
 
 
 def port(agent: Counting, host: str, kernel: str | None = "tbk") -> Port:
@@ -70,6 +74,19 @@ def test_where_no_kernel_is_carried_nothing_is_known_and_an_agent_that_died_chan
     agent.told = None
     taps.begin([port(agent, "b", kernel=None)])
     taps.look([port(agent, "b")])
+    assert taps.refused(LINK) is None
+
+
+def test_a_port_without_a_carried_kernel_tells_what_it_dropped() -> None:
+    agent, taps = Counting(), Taps()
+    agent.dropped = {"b@lan": {"came_packets": 100, "refused_packets": 50}}
+    taps.begin([port(agent, "b", kernel=None)])
+    assert taps.dropped(LINK) == AtTaps(0, 0)
+    agent.dropped = {
+        "a@lan": {"came_packets": 7, "refused_packets": 7}, "b@lan": {"came_packets": 150, "refused_packets": 52}
+    }  # fmt: skip
+    taps.look([port(agent, "a", kernel=None), port(agent, "b", kernel=None)])
+    assert taps.dropped(LINK) == AtTaps(50, 2)
     assert taps.refused(LINK) is None
 
 
