@@ -10,7 +10,7 @@ import pytest
 
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, UserError
 from testbed.pytest.state import PROBLEMS, WRONG_USE, lab_of
-from testbed.pytest.workers import TOLD_PROBLEMS, side_by_side, worker_of
+from testbed.pytest.workers import OUTPUT_PROBLEMS, side_by_side, worker_of
 from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
@@ -25,37 +25,37 @@ class Wanted:
     """What the markers of a test ask of the links of a lab."""
 
     links: dict[LinkRef, tuple[Impairment | Timeline, str]] = field(default_factory=dict)
-    """Of each link; and the name of the profile that says so."""
+    """The impairment of each link, and the profile that it comes from; empty if it is in words."""
     prove: set[LinkRef] = field(default_factory=set)
     by_marker: dict[str, tuple[LinkRef, ...]] = field(default_factory=dict)
-    """What each marker, as it is written, names."""
+    """The links of each marker, by its text."""
 
 
 WANTED: pytest.StashKey[Wanted] = pytest.StashKey()
 ID: pytest.StashKey[str] = pytest.StashKey()
-"""The node id that a test was collected by: pytest-xdist may add the name of a group to it."""
+"""The node id at collection: pytest-xdist may add the name of a group to it later."""
 
 
 def id_of(item: pytest.Item) -> str:
-    """The node id of a test, the same whoever runs it."""
+    """The node id of a test, the same in every process."""
     return item.stash.get(ID, item.nodeid)
 
 
 def marked(item: pytest.Item) -> bool:
-    """Whether a test's markers ask for something."""
+    """Whether a test's markers impair a link."""
     return WANTED in item.stash and bool(item.stash[WANTED].links)
 
 
 def needs_lab(item: pytest.Item) -> bool:
-    """Whether a test is one of ours: it is marked, or its fixture `lab` is ours."""
+    """Whether a test needs a lab: it is marked, or uses our fixture `lab`."""
     if marked(item):
         return True
-    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get("lab", ())
-    return bool(known) and getattr(known[-1].func, "__module__", "") == "testbed.pytest.plugin"
+    fixtures = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {}).get("lab", ())
+    return bool(fixtures) and getattr(fixtures[-1].func, "__module__", "") == "testbed.pytest.plugin"
 
 
 def one_each(metafunc: pytest.Metafunc) -> None:
-    """Make one test of each profile that ``impair_each`` names."""
+    """Make one test for each profile of ``impair_each``."""
     marks = list(metafunc.definition.iter_markers("impair_each"))
     if not marks:
         return
@@ -63,12 +63,9 @@ def one_each(metafunc: pytest.Metafunc) -> None:
     where = metafunc.definition.nodeid
     names: tuple[Any, ...] = ()
     if len(marks) > 1:
-        problems.append(f"{where}: impair_each stands twice; one test runs under one list of profiles")
+        problems.append(f"{where}: impair_each twice; a test runs under one list of profiles")
     elif not marks[0].args or marks[0].kwargs or not all(isinstance(word, str) for word in marks[0].args):
-        given = _given(marks[0])
-        problems.append(
-            f'{where}: impair_each({", ".join(given)}): write impair_each("client <-> server", "clean", "lossy")'
-        )
+        problems.append(f'{where}: {_text(marks[0])}: write impair_each("client <-> server", "clean", "lossy")')
     else:
         names = marks[0].args[1:]
         if not names:
@@ -82,7 +79,7 @@ def one_each(metafunc: pytest.Metafunc) -> None:
 
 
 def read(session: pytest.Session) -> None:
-    """Read the markers of the chosen tests, and note every problem."""
+    """Read the markers of the selected tests, and note every problem."""
     problems = session.config.stash[PROBLEMS]
     tests: dict[str, list[str]] = {}
     for item in session.items:
@@ -94,7 +91,7 @@ def read(session: pytest.Session) -> None:
         except UserError as error:
             for problem in error.problems:
                 tests.setdefault(problem, []).append(id_of(item))
-    for problem, ids in tests.items():  # of a marker on a class, or of impair_each, once
+    for problem, ids in tests.items():  # one of a marker on a class, or of impair_each, only once
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
         problems.append(f"{ids[0]}{more}: {problem}")
     workers = side_by_side(session.config)
@@ -103,12 +100,12 @@ def read(session: pytest.Session) -> None:
 
 
 def _only_one(config: pytest.Config, workers: int) -> list[str]:
-    """What keeps several workers from having a stack each."""
+    """Why several workers cannot have a stack each."""
     try:
-        found = lab_of(config).only_one
-    except (UserError, EnvironmentUnfitError):  # told where the stack is to start
+        reasons = lab_of(config).only_one
+    except (UserError, EnvironmentUnfitError):  # reported where the stack is to start
         return []
-    return [f"{workers} stacks side by side (-n {workers}): {each}; or run without -n" for each in found]
+    return [f"{workers} stacks side by side (-n {workers}): {reason}; or run without -n" for reason in reasons]
 
 
 def refuse(session: pytest.Session) -> None:
@@ -117,16 +114,16 @@ def refuse(session: pytest.Session) -> None:
     if not problems:
         return
     unique = list(dict.fromkeys(problems))
-    if worker_of(session.config) is not None:  # one that exits is replaced by another; one without tests is at its end
+    if worker_of(session.config) is not None:  # a worker that exits is replaced; one without tests ends
         session.items.clear()
-        session.config.workeroutput[TOLD_PROBLEMS] = unique  # type: ignore[attr-defined]  # xdist's
+        session.config.workeroutput[OUTPUT_PROBLEMS] = unique  # type: ignore[attr-defined]  # xdist's
         return
-    told = tell_problems(session.config, unique)
-    pytest.exit(f"{len(unique)} problem(s) in testbed's markers and options; {told}", returncode=WRONG_USE)
+    where = tell_problems(session.config, unique)
+    pytest.exit(f"{len(unique)} problem(s) in testbed's markers and options; {where}", returncode=WRONG_USE)
 
 
 def tell_problems(config: pytest.Config, problems: list[str]) -> str:
-    """Print what is wrong with the markers, or return it, where nothing can be printed."""
+    """Print the problems; return them where nothing can be printed, else that nothing was started."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is None:
         return "\n".join(problems)
@@ -137,67 +134,85 @@ def tell_problems(config: pytest.Config, problems: list[str]) -> str:
 
 
 def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
-    """What a test's markers ask of each link of a lab, which is made if there are any. Raises UserError: every problem.
+    """The impairments of a test's markers by link; ``lab_of_it`` is called if there are any.
 
-    Of the session's own lab what is wrong with the user's files is told once, of the files.
+    Raises UserError with every problem. Problems of the user's files are reported once, not once per marker.
     """
-    found = Wanted()
-    said_by: dict[LinkRef, str] = {}
+    wanted = Wanted()
+    markers: dict[LinkRef, str] = {}
     problems: list[str] = []
-    for said, marker, link, profile, words in _asked(item, problems):
+    for request in _requests(item, problems):
         from testbed.lab.prober import unprovable
         from testbed.lab.wanted import InvalidWantError, profile_name
 
-        lab = lab_of_it()
-        lab.topology  # noqa: B018  # what is wrong with the stack is told once, and not of each marker
-        prove = words.pop("prove", False)
+        lab, text = lab_of_it(), request.text
+        lab.topology  # noqa: B018  # a faulty stack is reported here, once
+        prove = request.words.pop("prove", False)
         if not isinstance(prove, bool):
-            problems.append(f"{said}: prove={shown(prove)}: must be True or False")
+            problems.append(f"{text}: prove={shown(prove)}: must be True or False")
             continue
         try:
-            asked = lab.wanted(link, profile, words)
+            impairments = lab.wanted(request.link, request.profile, request.words)
         except InvalidWantError as error:
-            problems += [f"{marker}: {problem}" for problem in error.of_link]
-            problems += [f"{said}: {problem}" for problem in error.of_impairment]
+            problems += [f"{request.marker}: {problem}" for problem in error.of_link]
+            problems += [f"{text}: {problem}" for problem in error.of_impairment]
             continue
         except UserError as error:
-            problems += [f"{said}: {problem}" for problem in error.problems]
+            problems += [f"{text}: {problem}" for problem in error.problems]
             continue
-        problems += [f"{said}: {problem}" for problem in (unprovable(asked) if prove else ())]
-        found.by_marker[said] = tuple(asked)
-        for ref, impairment in asked.items():
-            if ref in said_by:
-                problems.append(f"{ref} is impaired twice, by {said_by[ref]} and by {said}; a link has one impairment")
-            found.links[ref], said_by[ref] = (impairment, profile_name(profile)), said
+        problems += [f"{text}: {problem}" for problem in (unprovable(impairments) if prove else ())]
+        wanted.by_marker[text] = tuple(impairments)
+        for ref, impairment in impairments.items():
+            if ref in markers:
+                problems.append(f"{ref} is impaired twice, by {markers[ref]} and by {text}; a link has one impairment")
+            wanted.links[ref], markers[ref] = (impairment, profile_name(request.profile)), text
             if prove:
-                found.prove.add(ref)
+                wanted.prove.add(ref)
     if problems:
         raise UserError(problems)
-    return found
+    return wanted
 
 
 def profile_of(item: pytest.Item) -> str | None:
     """The profile that ``impair_each`` runs a test under."""
     callspec = getattr(item, "callspec", None)
-    said = callspec.params.get("profile") if callspec is not None else None
-    return said if isinstance(said, str) and next(item.iter_markers("impair_each"), None) is not None else None
+    profile = callspec.params.get("profile") if callspec is not None else None
+    parametrized = next(item.iter_markers("impair_each"), None) is not None
+    return profile if isinstance(profile, str) and parametrized else None
 
 
-def _given(mark: pytest.Mark) -> list[str]:
-    """The arguments of a marker, as they were written, more or less."""
-    return [*map(shown, mark.args), *(f"{shortened(word)}={shown(value)}" for word, value in mark.kwargs.items())]
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What a marker wants of one test."""
+
+    text: str
+    """As if it was written for this test alone."""
+    marker: str
+    """The marker without what differs between its tests."""
+    link: str
+    profile: Any = None
+    words: dict[str, Any] = field(default_factory=dict)
 
 
-def _asked(item: pytest.Item, problems: list[str]) -> Iterator[tuple[str, str, str, Any, dict[str, Any]]]:
-    """Each marker of a test: what it asks of this test in words, itself in words; link, profile and words."""
+def _text(mark: pytest.Mark) -> str:
+    """A marker about as it was written."""
+    arguments = [*map(shown, mark.args), *(f"{shortened(word)}={shown(value)}" for word, value in mark.kwargs.items())]
+    return f"{mark.name}({', '.join(arguments)})"
+
+
+def _requests(item: pytest.Item, problems: list[str]) -> Iterator[_Request]:
+    """The requests of a test's markers."""
     for mark in item.iter_markers("impair"):
-        given = _given(mark)
-        said = f"impair({', '.join(given)})"
-        if not 1 <= len(mark.args) <= 2 or not isinstance(mark.args[0], str):
-            problems.append(f'{said}: write impair("client -> server", "lossy") or impair("a -> b", delay="40ms")')
-            continue
-        yield said, said, mark.args[0], mark.args[1] if len(mark.args) == 2 else None, dict(mark.kwargs)
+        text = _text(mark)
+        match mark.args:
+            case (str() as link,):
+                yield _Request(text=text, marker=text, link=link, words=dict(mark.kwargs))
+            case (str() as link, profile):
+                yield _Request(text=text, marker=text, link=link, profile=profile, words=dict(mark.kwargs))
+            case _:
+                problems.append(f'{text}: write impair("client -> server", "lossy") or impair("a -> b", delay="40ms")')
     for mark in item.iter_markers("impair_each"):
         if (profile := profile_of(item)) is not None:
             link = shown(mark.args[0])
-            yield f"impair_each({link}, {shown(profile)})", f"impair_each({link})", mark.args[0], profile, {}
+            text = f"impair_each({link}, {shown(profile)})"
+            yield _Request(text=text, marker=f"impair_each({link})", link=mark.args[0], profile=profile)

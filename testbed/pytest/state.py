@@ -1,4 +1,4 @@
-"""What a session of tests has: its lab, its seed, the profiles; and the options."""
+"""A session of tests: its lab, its seed, its problems; and the options."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import pytest
 
 from testbed.compose.options import LAB_CHOICES, NETEM_CHOICES, UP_DEADLINE, find_compose_file
 from testbed.errors import EnvironmentUnfitError, ServiceFailedError, TestbedError, UserError
-from testbed.text import shown
+from testbed.text import shortened, shown
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
 
-_MOST_TOLD = 200
 WRONG_USE = 2
 """The exit status where the machine, the Compose file or the markers are at fault, and no test."""
 
@@ -33,7 +32,7 @@ KEPT_OPTIONS = (
     ("--testbed-capture", _CAPTURE_CHOICES[0]),
     ("--testbed-results", str(_DEFAULT_RESULTS)),
 )
-"""Options that change no network, and what they are by themselves."""
+"""Options that change no network, with their defaults."""
 
 
 LAB: pytest.StashKey[Lab] = pytest.StashKey()
@@ -43,7 +42,7 @@ NOT_UP: pytest.StashKey[str] = pytest.StashKey()
 UNFIT: pytest.StashKey[bool] = pytest.StashKey()
 """Whether that is a fault of the machine or of the Compose file."""
 WARNED: pytest.StashKey[dict[str, None]] = pytest.StashKey()
-"""What Compose warns of in its file, each once; told at the end."""
+"""Compose's warnings of its file, each once; shown at the end."""
 PROBLEMS: pytest.StashKey[list[str]] = pytest.StashKey()
 SEED: pytest.StashKey[int] = pytest.StashKey()
 
@@ -59,52 +58,73 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare the options."""
     group = parser.getgroup("testbed", "network regression testing")
     group.addoption(
-        "--compose-file", metavar="FILE", action="append", default=[],
+        "--compose-file",
+        metavar="FILE",
+        action="append",
+        default=[],
         help="the Compose file; repeatable: later files add to earlier ones, as with docker compose (default: the "
         "file that Compose finds: compose.yaml, …)",
-    )  # fmt: skip
+    )
     group.addoption(
         "--compose-profile", metavar="NAME", action="append", default=[], help="activate a Compose profile; repeatable"
     )
     group.addoption(
-        "--lab", choices=LAB_CHOICES, default="auto",
+        "--lab",
+        choices=LAB_CHOICES,
+        default="auto",
         help="where the stack runs: containers of an engine (compose), namespaces of this machine (local), or compose "
         "where an engine answers and local elsewhere (default: auto)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--netem", choices=NETEM_CHOICES, default="auto",
+        "--netem",
+        choices=NETEM_CHOICES,
+        default="auto",
         help="who executes netem: this kernel, a kernel that testbed brings, or auto: this kernel if it has netem "
         "(default: auto)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--up-deadline", metavar="TIME", type=_duration, default=UP_DEADLINE,
+        "--up-deadline",
+        metavar="TIME",
+        type=_duration,
+        default=UP_DEADLINE,
         help="how long the stack may take to start, as in 10min (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--testbed-seed", metavar="N", type=_seed,
+        "--testbed-seed",
+        metavar="N",
+        type=_seed,
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--testbed-lateness", choices=_LATENESS_CHOICES, default=_LATENESS_CHOICES[0],
+        "--testbed-lateness",
+        choices=_LATENESS_CHOICES,
+        default=_LATENESS_CHOICES[0],
         help="outcome of a test whose carried kernel was late beyond the tolerance, but by less than one second: "
         "INVALID, or only a warning, for machines that are always busy (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--testbed-reseed-reruns", action="store_true",
+        "--testbed-reseed-reruns",
+        action="store_true",
         help="draw other random losses for each attempt of a test that is run again (default: the same losses)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--testbed-vacuous", choices=_VACUOUS_CHOICES, default=_VACUOUS_CHOICES[0],
+        "--testbed-vacuous",
+        choices=_VACUOUS_CHOICES,
+        default=_VACUOUS_CHOICES[0],
         help="outcome of a test that passed although no packet met what its marker impairs (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--testbed-capture", choices=_CAPTURE_CHOICES, default=_CAPTURE_CHOICES[0],
+        "--testbed-capture",
+        choices=_CAPTURE_CHOICES,
+        default=_CAPTURE_CHOICES[0],
         help="keep the packets at each impaired port as pcapng files in report/captures/ (default: of failed tests)",
-    )  # fmt: skip
+    )
     group.addoption(
-        "--testbed-results", metavar="FILE", default=str(_DEFAULT_RESULTS),
+        "--testbed-results",
+        metavar="FILE",
+        default=str(_DEFAULT_RESULTS),
         help="where the results of tests with a lab are written, as JSON lines (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`
 
 
@@ -114,7 +134,7 @@ def is_told(config: pytest.Config) -> bool:
 
 
 def _duration(text: str) -> str:
-    if text == UP_DEADLINE:  # the default is read, too, by each pytest start
+    if text == UP_DEADLINE:  # each pytest start parses the default, too: no import for it
         return text
     from testbed.errors import InvalidValueError
     from testbed.units import parse_time
@@ -128,14 +148,14 @@ def _duration(text: str) -> str:
 
 
 def has_stack(config: pytest.Config) -> bool:
-    """Whether there is a Compose file. A project without one is none of ours: no engine is asked for its sake."""
+    """Whether there is a Compose file. For a project without one no engine is looked for."""
     if config.getoption("--compose-file") or os.environ.get("COMPOSE_FILE"):
         return True
     return any(find_compose_file(folder) for folder in (config.invocation_params.dir, config.rootpath))
 
 
 def chosen(config: pytest.Config) -> tuple[str, str]:
-    """The kind of lab, and why; settled once."""
+    """The kind of lab, and why; decided once."""
     from testbed.backends.choice import decide
 
     if CHOSEN not in config.stash:
@@ -144,7 +164,7 @@ def chosen(config: pytest.Config) -> tuple[str, str]:
 
 
 def lab_of(config: pytest.Config) -> Lab:
-    """The session's lab: known from the start, up only when a test needs it."""
+    """The session's lab, which is up only once a test needs it."""
     from testbed.backends.choice import make_lab
 
     if LAB not in config.stash:
@@ -164,20 +184,20 @@ def lab_of(config: pytest.Config) -> Lab:
 def _default_file(config: pytest.Config) -> Path | None:
     """None where Compose finds a file by itself; else the one at pytest's root, for runs from a subfolder."""
     for folder in (config.invocation_params.dir, config.rootpath):
-        if (found := find_compose_file(folder)) is not None:
-            return None if folder == Path.cwd() else found
+        if (path := find_compose_file(folder)) is not None:
+            return None if folder == Path.cwd() else path
     return None
 
 
 def sayer(config: pytest.Config) -> Callable[[str], None]:
-    """What prints one line for the user while tests run."""
+    """A function that prints one line while tests run."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
 
     def say(text: str) -> None:
         capture = config.pluginmanager.get_plugin("capturemanager")
         if terminal is None or capture is None or config.get_verbosity() < 0:
             return
-        with capture.global_and_fixture_disabled():  # what a fixture prints goes to the test's report otherwise
+        with capture.global_and_fixture_disabled():  # or the output of a fixture goes to the test's report
             terminal.ensure_newline()
             terminal.write_line(f"testbed: {text}")
 
@@ -185,14 +205,15 @@ def sayer(config: pytest.Config) -> Callable[[str], None]:
 
 
 def bring_up(config: pytest.Config, lab: Lab) -> bool:
-    """Bring the session's lab up; if it does not start, keep why: it is told once, not once a test."""
+    """Bring the session's lab up; if it does not start, keep why: it is reported once, not once per test."""
     try:
         lab.up()
     except TestbedError as error:
-        told = str(error)
-        if config.getoption("--lab") == "auto" and (found := chosen(config))[0] == "local":
-            told += f"\n(the local lab was chosen because {found[1]})"
-        config.stash[NOT_UP] = told
+        message = str(error)
+        kind, why = chosen(config)
+        if config.getoption("--lab") == "auto" and kind == "local":
+            message += f"\n(the local lab was chosen because {why})"
+        config.stash[NOT_UP] = message
         config.stash[UNFIT] = isinstance(error, UserError | EnvironmentUnfitError | ServiceFailedError)
         return False
     return True
@@ -202,12 +223,11 @@ def fail_if_not_up(config: pytest.Config) -> None:
     """Fail a test, or a fixture, that needs the stack where it did not start."""
     if NOT_UP in config.stash:
         first = config.stash[NOT_UP].partition("\n")[0]
-        said = first if len(first) <= _MOST_TOLD else f"{first[:_MOST_TOLD]} …"
-        pytest.fail(f"the stack is not up: {said} (told in full at the end)", pytrace=False)
+        pytest.fail(f"the stack is not up: {shortened(first)} (in full at the end)", pytrace=False)
 
 
 def told_at_close(config: pytest.Config, text: str) -> None:
-    """Print what must be seen, also with -q."""
+    """Print a line also with -q."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is None:
         sys.stderr.write(f"{text}\n")

@@ -180,7 +180,7 @@ def test_tests_that_fail_in_their_set_up_are_in_it_and_why_is_told_once(project:
     assert found.end["not_up"].startswith("no Docker engine answers")
     output = result.stdout.str()
     assert output.count("at one that runs") == 1, "the whole of it, once"
-    assert output.count("(told in full at the end)") >= 3
+    assert output.count("(in full at the end)") >= 3
 
 
 # --- where it is written -----------------------------------------------------------------------------
