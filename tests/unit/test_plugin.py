@@ -48,7 +48,7 @@ WRONG = [
         'impair("client -> scaled", "lossy")',
         "*'scaled' has 3 replicas; name one, as scaled[[]1[]], or all, scaled[[][*]",
     ),
-    ('impair("client -> hostly", "lossy")', "*host 'hostly' has `network_mode: host` and so no port of its own*"),
+    ('impair("client -> hostly", "lossy")', "*host 'hostly' has `network_mode: host`, and so no port of its own*"),
     ('impair("client -> alone", "lossy")', "*host 'alone' has `network_mode: none`*"),
     ('impair("client -> sometimes", "lossy")', "*host 'sometimes': belongs to the Compose profile 'rarely'*"),
     ('impair("client -> server on wan", "lossy")', "*network 'wan': unknown; did you mean 'lan'? Known: lan*"),
