@@ -3,19 +3,19 @@
 ::
 
     TestbedError
-    ├── UserError                    the user wrote something that cannot be honoured
+    ├── UserError                    the user wrote something that is not possible
     │   ├── InvalidValueError        a value: "loss=120%"
-    │   │   └── UnreadableError      a file of the user's that cannot be read, or is none (testbed.reading)
+    │   │   └── UnreadableError      a user's file that cannot be read (testbed.reading)
     │   └── InvalidComposeError      the Compose file, or what it describes
     ├── EnvironmentUnfitError        the machine lacks something: an engine, Compose, tun, a kernel
     │   └── ImageBuildError          an image could not be built or pulled
-    ├── LabError                     the stack is there but did not do what was awaited
+    ├── LabError                     the stack is up but did not do what was expected
     │   ├── ServiceFailedError       a service exited, or is unhealthy
     │   ├── CommandTimeoutError      a program in a host did not end, or was not ready, in time
-    │   └── AgentError               the agent beside the network died, or refused
-    └── ImpairmentNotAppliedError    the kernel does not hold what was asked: the result must not count
+    │   └── AgentError               the agent died, or refused an operation
+    └── ImpairmentNotAppliedError    the kernel does not hold the impairment: the result must not count
 
-A ``UserError`` carries every problem found, not the first alone. The command line and the pytest plugin map
+A ``UserError`` carries every problem, not only the first. The command line and the pytest plugin map
 ``UserError``, ``EnvironmentUnfitError`` and ``ServiceFailedError`` (a stack that does not come up) to exit status 2.
 """
 
@@ -28,13 +28,13 @@ from testbed.text import shortened, visible
 
 _MOST_PROBLEMS = 100
 _MOST_CHARACTERS = 2_000
-"""Of one problem; values in it are quoted in fewer."""
+"""The most characters of a problem; quoted values are shorter."""
 _LONGEST = 40_000
-"""Of a message, with the last lines that services printed in it."""
+"""The most characters of a message, which may contain the last output of services."""
 
 
 class TestbedError(Exception):
-    """Whatever testbed raises on purpose. Its message acts on no terminal, whatever it quotes, and has an end."""
+    """The base of testbed's errors. The message is bounded and free of control characters, whatever it quotes."""
 
     __test__ = False  # the name starts with "Test"; pytest must not collect it
 
@@ -43,11 +43,11 @@ class TestbedError(Exception):
 
 
 class UserError(TestbedError):
-    """What the user wrote cannot be honoured; ``problems`` names everything that is wrong with it."""
+    """The user wrote something that is not possible; ``problems`` has all that is wrong with it."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        said = (problems,) if isinstance(problems, str) else problems
-        self.problems: tuple[str, ...] = tuple(shortened(visible(each), _MOST_CHARACTERS) for each in said)
+        texts = (problems,) if isinstance(problems, str) else problems
+        self.problems: tuple[str, ...] = tuple(shortened(visible(text), _MOST_CHARACTERS) for text in texts)
         more = len(self.problems) - _MOST_PROBLEMS
         rest = [f"… and {more} more"] if more > 0 else []
         super().__init__("\n".join([*self.problems[:_MOST_PROBLEMS], *rest]))
@@ -58,11 +58,11 @@ class InvalidValueError(UserError):
 
 
 class InvalidComposeError(UserError):
-    """The Compose file is missing, invalid, or describes something that a lab cannot be."""
+    """The Compose file is missing or invalid, or describes something that a lab cannot do."""
 
 
 class Problems(list[str]):
-    """What is wrong with a user's words, gathered so that all of it is told at once."""
+    """Problems of a user's input, gathered to be reported together."""
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -73,13 +73,13 @@ class Problems(list[str]):
             self += error.problems
 
     def tell(self) -> None:
-        """Raise InvalidValueError with each problem once, if there are any."""
+        """Raise InvalidValueError with every problem once, if there are any."""
         if self:
             raise InvalidValueError(dict.fromkeys(self))
 
 
 class EnvironmentUnfitError(TestbedError):
-    """The machine lacks something that the request needs; the message says how to get it."""
+    """The machine lacks something that is needed; the message says how to get it."""
 
 
 class ImageBuildError(EnvironmentUnfitError):
@@ -87,15 +87,15 @@ class ImageBuildError(EnvironmentUnfitError):
 
 
 class LabError(TestbedError):
-    """The stack is there but did not do what was awaited."""
+    """The stack is up but did not do what was expected."""
 
 
 class ServiceFailedError(LabError):
-    """A service exited, or did not become healthy; the message carries its last log lines."""
+    """A service exited, or did not become healthy; the message has its last log lines."""
 
 
 class CommandTimeoutError(LabError):
-    """A program did not end, or did not become ready, before its deadline; says what was seen last."""
+    """A program did not end, or did not become ready, before its deadline; the message has the last observation."""
 
 
 class AgentError(LabError):
@@ -107,4 +107,4 @@ class AgentError(LabError):
 
 
 class ImpairmentNotAppliedError(TestbedError):
-    """The kernel does not hold the impairment that was asked for; a result on this link must not count."""
+    """The kernel does not hold the requested impairment; a result on this link must not count."""

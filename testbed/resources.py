@@ -1,4 +1,4 @@
-"""Files that ship with testbed: in the wheel below ``testbed/_data``, in a checkout where they are edited."""
+"""Files that ship with testbed: in a wheel below ``testbed/_data``, in a checkout at their own places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text for people: values and messages in few characters, all of them visible. Pure."""
+"""Text for people: values and messages, shortened and without control characters. Pure."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 VALUE_CHARACTERS = 200
-"""The most characters in which a value is quoted."""
+"""The most characters of a quoted value."""
 _DEEPEST = 20
 _MOST_BITS = 1000
-"""Of a whole number that is written out; Python itself refuses above 4300 digits."""
-# What a terminal obeys, what reverses or breaks a line, what is no character at all. Line feed and tab stay.
+"""The most bits of a whole number that is written out; Python refuses more than 4300 digits."""
+# Control characters, marks that reverse or break a line, and surrogates. Line feed and tab stay.
 _UNSEEN = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    r"""A text in which no character acts on a terminal: ESC is ``\x1b``; line feeds and tabs stay."""
+    r"""The text with escapes for what acts on a terminal: ESC becomes ``\x1b``; line feeds and tabs stay."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
 def shortened(text: str, most: int = VALUE_CHARACTERS) -> str:
-    """A text, or its beginning and an ellipsis: at most so many characters."""
+    """The text, or its beginning and an ellipsis: at most ``most`` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def shown(value: object, most: int = VALUE_CHARACTERS) -> str:
-    """A value as Python writes it, in at most so many characters, for values of any kind and size.
+    """A value of any kind and size as Python writes it, in at most ``most`` characters.
 
-    What is nested, shared or in itself is followed no further than that; an object whose ``repr`` fails is named by
+    Nested, shared and recursive values are followed no further than that. An object whose ``repr`` fails is named by
     its type.
     """
     written = ""
@@ -51,11 +51,11 @@ def _pieces(value: object, depth: int) -> Iterator[str]:
             yield "…"
         case dict() if type(value).__repr__ is dict.__repr__:
             yield "{"
-            for number, (key, each) in enumerate(islice(dict.items(value), VALUE_CHARACTERS)):
+            for number, (key, item) in enumerate(islice(dict.items(value), VALUE_CHARACTERS)):
                 yield ", " * bool(number)
                 yield from _pieces(key, depth + 1)
                 yield ": "
-                yield from _pieces(each, depth + 1)
+                yield from _pieces(item, depth + 1)
             yield "}"
         case list() if type(value).__repr__ is list.__repr__:
             yield from _row("[", value, "]", depth)
@@ -66,20 +66,20 @@ def _pieces(value: object, depth: int) -> Iterator[str]:
         case _:
             try:
                 yield repr(value)
-            except Exception as error:  # noqa: BLE001  # of somebody else's code, which may raise anything
+            except Exception as error:  # noqa: BLE001  # code of others may raise anything
                 yield f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
 
 
 def _row(begin: str, values: Iterable[object], end: str, depth: int) -> Iterator[str]:
     yield begin
-    for number, each in enumerate(islice(values, VALUE_CHARACTERS)):
+    for number, value in enumerate(islice(values, VALUE_CHARACTERS)):
         yield ", " * bool(number)
-        yield from _pieces(each, depth + 1)
+        yield from _pieces(value, depth + 1)
     yield end
 
 
 def several(names: Sequence[str], most: int = 3) -> str:
-    """The first of several names, and how many there are beside them: ``a, b, c and 9 more``."""
+    """The first names, and the number of others: ``a, b, c and 9 more``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

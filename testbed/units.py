@@ -1,8 +1,8 @@
-"""Units: ``"40ms"``, ``"10mbit"``, ``"2%"`` to SI numbers and back; nowhere else.
+"""Units: ``"40ms"``, ``"10mbit"``, ``"2%"`` to SI numbers and back; the only place that converts them.
 
-The words are tc's where tc is unambiguous. ``mbps`` is refused: to tc it means megabytes a second, to
-nearly everybody else megabits. Numbers without a unit are refused too, because ``delay=5`` has meant
-microseconds, milliseconds and seconds in one tool or another.
+The words are tc's where tc is unambiguous. ``mbps`` is refused: it means megabytes per second to tc, and megabits to
+most others. Numbers without a unit are refused, too: ``delay=5`` means microseconds, milliseconds or seconds to
+different tools.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from testbed.errors import InvalidValueError
 from testbed.text import shortened, shown
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\s\d]*)\s*", re.ASCII)
-# Powers of ten beyond this are typing errors, and at some point more than Decimal can multiply.
+# Larger powers of ten are typing errors, and Decimal cannot multiply very large ones.
 _LARGEST_POWER = 100
 _LONGEST_NUMBER = 20
-"""Of a number without a unit that is written once more, with one."""
+"""The longest number without a unit that a message repeats with one."""
 
 _TIME = {
     "ns": Decimal("1e-9"),
     "us": Decimal("1e-6"),
-    "µs": Decimal("1e-6"),  # the micro sign; the Greek letter, which looks the same, is read as it
+    "µs": Decimal("1e-6"),  # the micro sign; the Greek letter, which looks the same, is replaced by it
     "ms": Decimal("1e-3"),
     "s": Decimal(1),
     "min": Decimal(60),
@@ -34,7 +34,7 @@ _RATE = {
 }
 
 
-# RFC-like words in capital B, so that kb (tc: 1024 bytes) and kbit are not taken for each other.
+# With a capital B, so that kb (1024 bytes to tc) and kbit are not confused.
 _SIZE = {
     "B": Decimal(1),
     **{f"{prefix}B": Decimal(1000) ** power for power, prefix in enumerate(("k", "M", "G"), start=1)},
@@ -48,7 +48,7 @@ def _split(text: str) -> tuple[Decimal, str] | None:
         return None
     try:
         value = Decimal(match[1])
-    except InvalidOperation:  # its exponent has more digits than Decimal can hold
+    except InvalidOperation:  # the exponent has too many digits
         return None
     if abs(value.adjusted()) > _LARGEST_POWER:
         return None
@@ -73,11 +73,11 @@ def parse_rate(text: object, *, name: str = "rate") -> float:
     """
     if isinstance(text, str) and re.fullmatch(r"\s*[\d.]+\s*[kmgt]?i?bps\s*", text.lower()):
         raise InvalidValueError(
-            f'{name}={shown(text)}: "bps" means bytes a second to tc and bits a second to most others; '
-            f'write bits: "8mbit" is one megabyte a second'
+            f'{name}={shown(text)}: "bps" means bytes per second to tc and bits per second to most others; '
+            f'write bits: "8mbit" is one megabyte per second'
         )
     example = _example(text, name, "mbit", "kbit", instead="10mbit")
-    not_positive = f'{name}={shown(text)}: a rate must be above 0; to let nothing through, say loss="100%"'
+    not_positive = f'{name}={shown(text)}: a rate must be above 0; to let nothing through, write loss="100%"'
     if _is_number(text) and _value(text) <= 0:
         raise InvalidValueError(not_positive)
     value, unit = _parse(text, name, "rate", example, _RATE)
@@ -93,9 +93,9 @@ def parse_ratio(text: object, *, name: str = "ratio") -> float:
     """
     if _is_number(text):
         share = _value(text)
-        meant = f' or, if that is a share of 1, "{format_ratio(share)}"' if 0 < share < 1 else ""
+        of_one = f' or, if that is a share of 1, "{format_ratio(share)}"' if 0 < share < 1 else ""
         example = _example(text, name, "%", instead="2%")
-        raise InvalidValueError(f"{name}={_plain(text)}: a percentage needs its sign; {example}{meant}")
+        raise InvalidValueError(f"{name}={_plain(text)}: a percentage needs its sign; {example}{of_one}")
     value, unit = _parse(text, name, "percentage", f'write for example {name}="2%"', {"%": Decimal("0.01")})
     if not 0 <= value <= 100:
         raise InvalidValueError(f"{name}={shown(text)}: a percentage lies between 0% and 100%")
@@ -115,21 +115,21 @@ def parse_size(text: object, *, name: str = "size") -> int:
 
 
 def _example(text: object, name: str, *units: str, instead: str) -> str:
-    """What to write: a number with one of these units behind it, or, of what is no usable number, another one."""
+    """What to write: the number with one of these units, or ``instead`` if it is no usable number."""
     if _is_number(text) and len(plain := _plain(text)) <= _LONGEST_NUMBER and math.isfinite(_value(text)):
         return f"write {name}=" + " or ".join(f'"{plain}{unit}"' for unit in units)
     return f'write for example {name}="{instead}"'
 
 
 def _plain(number: object) -> str:
-    """A number without a unit, as it was written."""
+    """A number without a unit, as written."""
     return shortened(number) if isinstance(number, str) else shown(number)
 
 
 def _value(number: object) -> float:
-    """Its value; infinite where that is beyond all numbers of a computer."""
+    """The value of a number; infinite if a float cannot hold it."""
     try:
-        return float(number)  # type: ignore[arg-type]  # `_is_number` has it
+        return float(number)  # type: ignore[arg-type]  # `_is_number` has checked it
     except OverflowError:
         return math.inf
 
@@ -166,7 +166,7 @@ def _scaled(value: float, scale: Decimal) -> float:
 
 
 def format_time(seconds: float) -> str:
-    """In the largest of tc's units that is exact to six digits, else in whole nanoseconds: 0.04 → ``40ms``."""
+    """A time in the largest of tc's units that is exact to six digits, else in whole nanoseconds: 0.04 → ``40ms``."""
     if seconds == 0:
         return "0s"
     for unit in ("s", "ms", "us"):
@@ -177,7 +177,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_rate(bits_per_second: float) -> str:
-    """In the largest of tc's decimal units that is exact to three digits, else in whole bits: 10000000 → ``10mbit``."""
+    """A rate in the largest of tc's decimal units that is exact to three digits, else in whole bits: ``10mbit``."""
     for prefix in ("g", "m", "k"):
         scaled = _scaled(bits_per_second, _RATE[f"{prefix}bit"])
         if scaled >= 1 and scaled == round(scaled, 3):
@@ -186,7 +186,7 @@ def format_rate(bits_per_second: float) -> str:
 
 
 def format_size(size_bytes: int) -> str:
-    """In the largest decimal unit that is exact: 16000 → ``16kB``."""
+    """A size in the largest decimal unit that is exact: 16000 → ``16kB``."""
     for prefix in ("G", "M", "k"):
         whole, rest = divmod(size_bytes, int(_SIZE[f"{prefix}B"]))
         if whole and not rest:

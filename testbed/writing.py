@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and files of lines; neither is ever written through a symbolic link."""
+"""Files written whole or not at all, and files of lines; never through a symbolic link."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import secrets
 from pathlib import Path
 from typing import BinaryIO
 
-_MODE = 0o666  # less the user's umask
+_MODE = 0o666  # minus the user's umask
 
 
 def refuse_links(path: Path, below: Path) -> None:
-    """Raise OSError if a path, or what leads to it from the folder ``below``, is a symbolic link.
+    """Raise OSError if a path, or a folder between ``below`` and it, is a symbolic link.
 
-    What leads to a path elsewhere is the machine's or the user's own arrangement.
+    Links above ``below``, or on the way to a path elsewhere, are the user's own arrangement.
     """
     path, below = path.absolute(), below.absolute()
     inside = path.relative_to(below).parts if path.is_relative_to(below) else (path.name,)
@@ -22,11 +22,11 @@ def refuse_links(path: Path, below: Path) -> None:
     for part in inside:
         place /= part
         if place.is_symlink():
-            raise OSError(errno.ELOOP, f"{place} is a symbolic link, and nothing is written through one")
+            raise OSError(errno.ELOOP, f"{place} is a symbolic link; testbed does not write through links")
 
 
 def make_room(path: Path, below: Path) -> None:
-    """Make the folder of a file, and see that a file can be written there. Raises OSError."""
+    """Make the folder of a file, and check that a file can be written there. Raises OSError."""
     refuse_links(path, below)
     if path.parent.exists() and not path.parent.is_dir():
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
@@ -37,7 +37,7 @@ def make_room(path: Path, below: Path) -> None:
 
 
 def write_whole(path: Path, content: str | bytes, *, below: Path) -> None:
-    """Write a file so that a reader sees the old one or the new one, and no part of either. Raises OSError."""
+    """Write a file so that a reader sees the old file or the new one, never a part. Raises OSError."""
     refuse_links(path, below)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = _temporary(path, content.encode() if isinstance(content, str) else content)
@@ -50,9 +50,8 @@ def write_whole(path: Path, content: str | bytes, *, below: Path) -> None:
 
 def _temporary(path: Path, data: bytes) -> Path:
     beside = path.with_name(f".testbed-{secrets.token_hex(6)}")
-    with open(
-        os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE), "wb"
-    ) as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(beside, flags, _MODE), "wb") as file:
         try:
             file.write(data)
             file.flush()
@@ -68,8 +67,8 @@ def to_append(path: Path, *, below: Path) -> BinaryIO:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE), "ab")
 
 
-class Lines:
-    """A file of lines, begun anew; each is handed to the kernel as a whole, and outlives us from then on."""
+class LineFile:
+    """A new file of lines; a line that was appended stays, even if the process is killed."""
 
     def __init__(self, path: Path, *, below: Path) -> None:
         """Raises OSError."""
@@ -85,5 +84,5 @@ class Lines:
             data = data[self._file.write(data) :]
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""What was found out about a machine, as values."""
+"""The capabilities of a machine, as values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ class Finding:
     state: str
     """``ok``; ``limited``: there is another way; ``missing``: a lab cannot run without it."""
     found: str
+    """What the machine has."""
     costs: str = ""
-    """What does not work, or works worse, for the lack of it."""
+    """What does not work, or works worse, without it."""
     remedy: str = ""
     """How to get it."""
 

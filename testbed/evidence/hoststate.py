@@ -1,4 +1,4 @@
-"""The state of a host as its engine tells it, and what became of one between two looks. Pure."""
+"""The state of a host as its engine reports it, and changes between two states. Pure."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class HostState:
     status: str
     """``running``, ``paused``, ``exited``, ``gone``, or another word of the engine's."""
     id: str = ""
-    """Another when the host was made anew: the container's id; in a local lab, its first process if it has one."""
+    """The container's id; in a local lab, the host's first process, if it has one. It changes with a new container."""
     started: str = ""
-    """When its program was started: the engine's time stamp; in a local lab, the program's number."""
+    """When the program was started: the engine's time stamp; in a local lab, the program's number."""
     restarts: int = 0
-    """How often the engine started it again by itself."""
+    """How often the engine restarted it by itself."""
     exit_code: int | None = None
-    """Of a program that has ended."""
+    """The exit status of a program that has ended."""
     endpoints: Mapping[str, str] = field(default_factory=dict)
-    """The engine's name for its end of each network; another one after each start."""
+    """By network, the engine's name for the host's endpoint; it changes with each start."""
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
@@ -35,21 +35,22 @@ class HostState:
 
 @dataclass(frozen=True, kw_only=True)
 class HostChange:
-    """What became of a host during a test."""
+    """A change of a host during a test."""
 
     host: str
     what: str
+    """The end of the sentence "host `server` …"."""
     by_test: bool
-    """Whether the test did it, by `Lab.host`."""
+    """Whether the test made it, through `Lab.host`."""
     before: HostState
     after: HostState
     last_lines: tuple[str, ...] = ()
-    """What its program printed last, if it ended by itself."""
+    """The last output of its program, if that ended by itself."""
 
     def __str__(self) -> str:
-        whose = "" if self.by_test else ", and not by it"
+        by_whom = "" if self.by_test else ", and not by it"
         last = f"; it printed last: {shown(' | '.join(self.last_lines))}" if self.last_lines else ""
-        return f"host `{self.host}` {self.what} during the test{whose}{last}"
+        return f"host `{self.host}` {self.what} during the test{by_whom}{last}"
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
@@ -57,9 +58,9 @@ class HostChange:
 
 
 def change(before: HostState, after: HostState, *, may_end: bool = False) -> str:
-    """What became of a host, as the end of a sentence; empty if nothing did.
+    """The change of a host, as the end of a sentence; empty if there is none.
 
-    ``may_end``: its program is meant to end: with status 0 it has done its work.
+    ``may_end``: its program is expected to end with status 0.
     """
     if after.status == GONE and before.status != GONE:
         return "is gone"
@@ -80,28 +81,28 @@ def change(before: HostState, after: HostState, *, may_end: bool = False) -> str
 
 
 def is_whole(home: HostState, now: HostState) -> bool:
-    """Whether a host is as it was when the stack came up, made anew or not: it runs, on all of its networks."""
+    """Whether a host runs on all of its networks, as when the stack came up; its container may be a new one."""
     if home.status != RUNNING:
         return True
     return now.status == RUNNING and set(home.endpoints) <= set(now.endpoints)
 
 
 def meant_to_end(services: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
-    """The services whose program may end with status 0: a migration, or another job.
+    """The services whose program may end with status 0, such as a migration.
 
-    One that others await the end of; and one that nobody needs to run: it has neither a health check nor published
-    ports, and no service depends on it as started or healthy.
+    These are services whose end others await, and services that nothing needs: without health check and published
+    ports, and not started or healthy as a condition of another service.
     """
     awaited: set[str] = set()
     needed: set[str] = set()
     for body in services.values():
-        for name, how in _conditions(body.get("depends_on")):
-            (awaited if how == "service_completed_successfully" else needed).add(name)
+        for name, condition in _conditions(body.get("depends_on")):
+            (awaited if condition == "service_completed_successfully" else needed).add(name)
     served = {name for name, body in services.items() if body.get("healthcheck") or body.get("ports")}
     return frozenset((set(services) - needed - served) | awaited)
 
 
 def _conditions(depends_on: Any) -> Iterable[tuple[str, str]]:
     if isinstance(depends_on, Mapping):
-        return [(name, str((how or {}).get("condition", "service_started"))) for name, how in depends_on.items()]
+        return [(name, str((body or {}).get("condition", "service_started"))) for name, body in depends_on.items()]
     return [(str(name), "service_started") for name in depends_on or ()]

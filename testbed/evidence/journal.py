@@ -1,4 +1,4 @@
-"""A program's journal, read: rows of JSON lines, checked. The programs in images/ write it (images/README.md).
+"""Reads and checks the journal of a program: JSON lines. The programs in images/ write it (images/README.md).
 
 A row is the array of one line, as it was written: the kind, then the columns of its record in `ROWS`. Rows are lists,
 because a journal has millions of them. Times are nanoseconds of CLOCK_MONOTONIC, which all containers of one engine
@@ -150,10 +150,10 @@ class Header:
 
 
 class Journal:
-    """One program's journal: its header, and its rows in blocks, read as they are asked for.
+    """A program's journal: its header, and its rows in blocks, read on demand.
 
-    ``lines`` are its lines, as bytes or text; ``name`` is whose it is, for errors and in accounts. Raises
-    InvalidValueError, at once for a wrong header and while reading for wrong rows, naming the lines.
+    ``lines``: as bytes or text; ``name``: the program's, for errors and accounts. Raises InvalidValueError naming the
+    lines: at once for a wrong header, while reading for wrong rows.
     """
 
     def __init__(self, lines: Iterable[str | bytes], *, name: str) -> None:
@@ -161,11 +161,11 @@ class Journal:
         self._lines = iter(lines)
         self.header = self._read_header()
         self.cut_short: str | None = None
-        """After all was read: why the journal is not complete; None if it is."""
+        """Once all was read: why the journal is incomplete; None if it is complete."""
 
     @classmethod
     def of(cls, content: bytes, *, name: str) -> Journal:
-        """Of a file's content; a last line without its end is left out, as the program died over it."""
+        """The journal in a file's content."""
         return cls(content.splitlines(keepends=True), name=name)
 
     def _read_header(self) -> Header:
@@ -191,7 +191,7 @@ class Journal:
         return Header(program=str(first.get("program", "")), transport=first["transport"])
 
     def blocks(self) -> Iterator[list[Row]]:
-        """Its rows, up to a thousand at a time. Raises InvalidValueError with the first ten wrong lines."""
+        """The rows, up to a thousand at a time. Raises InvalidValueError with the first ten wrong lines."""
         number, begun, ended, counted = 2, 0, 0, 0
         cut = None
         while lines := list(islice(self._lines, _LINES_AT_ONCE)):
@@ -203,7 +203,7 @@ class Journal:
                     begun += 1
                 elif row[0] == "end":
                     ended += 1
-                    counted += row[3]
+                    counted += EndRow(*row).lines
             number += len(rows)
             if rows:
                 yield rows
@@ -211,19 +211,19 @@ class Journal:
         if cut is None and (not begun or ended < begun):
             cut = f"{begun - ended} of its {begun} processes wrote no end: killed?"
         if cut is None and counted != written:
-            cut = f"its processes say that they wrote {counted} lines, it has {written}"
+            cut = f"its processes report {counted} lines, it has {written}"
         self.cut_short = cut
 
     def _rows(self, lines: list[Any], number: int) -> list[Row]:
-        """The rows of some lines. One call of the JSON reader for all of them; line by line only for its errors."""
+        """The rows of some lines, by one call of the JSON reader; one call per line only to find errors."""
         if not lines:
             return []
         try:
             rows = json.loads(b"[%b]" % b",".join(lines) if isinstance(lines[0], bytes) else f"[{','.join(lines)}]")
             if len(rows) == len(lines) and _all_well(rows):
-                return rows  # type: ignore[no-any-return]  # each was checked
+                return rows  # type: ignore[no-any-return]  # all were checked
         except (ValueError, TypeError, LookupError):
-            pass  # found again below, with its line
+            pass  # reported below, with its line
         problems = []
         for offset, line in enumerate(lines):
             try:
@@ -236,7 +236,7 @@ class Journal:
 
 
 def _all_well(rows: list[Row]) -> bool:
-    """Whether nothing is wrong with any row; column by column for messages, of which there are so many."""
+    """Whether nothing is wrong with any row; messages, the most frequent rows, are checked column by column."""
     for kind in ("sent", "received"):
         if not (alike := [row for row in rows if row[0] == kind]):
             continue
@@ -244,7 +244,7 @@ def _all_well(rows: list[Row]) -> bool:
         if [set(map(type, column)) for column in columns] != _USUAL[kind] or (
             kind == "received" and not set(columns[-1]) <= _KNOWN_STATES
         ):
-            break  # null columns, for instance: each row is looked at below
+            break  # null columns, for instance: every row is checked below
     else:
         return all(row[0] in _USUAL or _problem(row) is None for row in rows)
     return all(_problem(row) is None for row in rows)
@@ -265,9 +265,9 @@ def _problem(row: Any) -> str | None:
         return f"{len(row) - 1} columns; {row[0]!r} has {len(columns)}: {', '.join(columns)}"
     for (name, types), value in zip(columns.items(), row[1:], strict=True):
         if type(value) not in types:
-            return f"{name} is {json.dumps(value)}; it is {' or '.join(_WORDS[wanted] for wanted in types)}"
-    if row[0] == "received" and row[7] not in STATES:
-        return f"state {row[7]!r}; known: {', '.join(STATES)}"
+            return f"{name} is {json.dumps(value)}; it is {' or '.join(_WORDS[kind] for kind in types)}"
+    if row[0] == "received" and (state := ReceivedRow(*row).state) not in STATES:
+        return f"state {state!r}; known: {', '.join(STATES)}"
     return None
 
 

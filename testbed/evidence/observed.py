@@ -11,33 +11,33 @@ Counters = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class LinkCounts:
-    """What the netem of one link counted between two moments."""
+    """What the netem of a link counted between two moments."""
 
     sent_packets: int
     dropped_packets: int
     """Lost on the link, by injected loss, a full queue or a cut."""
     queued_packets: int = 0
-    """Still under way at the end."""
+    """Still in the queue at the end."""
     duplicates: bool = False
-    """Whether it sends packets twice; a copy may be dropped, and then nothing is missing."""
+    """Whether it sends packets twice; if a copy is dropped, nothing is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The kernel's side of a run. What was not observed is absent, not zero."""
+    """What kernels counted during a run. What was not observed is absent, not zero."""
 
     kernel: Mapping[str, Counters] = field(default_factory=dict)
-    """By host: what its counters grew by."""
+    """By host: the growth of its counters."""
     links: Mapping[tuple[str, str], LinkCounts] = field(default_factory=dict)
     """By source and destination host."""
 
     def counted(self, host: str, group: str, name: str) -> int | None:
-        """What one counter of a host grew by; None if the host was not observed or its kernel has no such counter."""
+        """The growth of a host's counter; None if the host was not observed or its kernel has no such counter."""
         return self.kernel.get(host, {}).get(group, {}).get(name)
 
 
 def difference(before: Counters, after: Counters) -> dict[str, dict[str, int]]:
-    """What each counter grew by."""
+    """The growth of every counter."""
     return {
         group: {name: value - before.get(group, {}).get(name, 0) for name, value in counters.items()}
         for group, counters in after.items()

@@ -1,4 +1,4 @@
-"""What was asked of a link, what the kernel held, what was seen: values, side by side."""
+"""The evidence about a link: what was asked, what the kernel held, what was seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from testbed.evidence.verdict import Verdict, worst
 from testbed.spec.timeline import Taken
 
 MOST_STEPS = 10_000
-"""So many steps of one link are written to the results file."""
+"""The most steps of one link that the results file has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,19 +18,19 @@ class Check:
     """One field of an impairment."""
 
     field: str
-    """The user's word, or what was measured where there is none."""
+    """The user's word, or else what was measured."""
     asked: str = "—"
     kernel: str = "—"
-    """As ``tc qdisc show`` reported it."""
+    """Reported by ``tc qdisc show``."""
     seen: str = "—"
-    """As counters or probes saw it."""
+    """Measured by counters or probes."""
     verdict: Verdict = Verdict.SHOWN
     how: str = ""
     """The test that gave the verdict, with its figures; or why there is none."""
     cause: str = ""
-    """Of a failure: what probably did it."""
+    """The probable cause of a failure."""
     maybe_busy: bool = False
-    """Of a failure: whether a busy machine causes the same, so that it is worth another look."""
+    """Whether a busy machine causes the same failure, so that the probes should be repeated."""
 
     def __str__(self) -> str:
         how = f" ({self.how})" if self.how else ""
@@ -44,21 +44,21 @@ class Check:
 
 
 def of_probes(checks: Iterable[Check]) -> Verdict:
-    """Level 3 of a link's evidence, from what probes gave; `NOT_ASKED` of no check."""
+    """Level 3 of a link's evidence, from the checks of probes; `NOT_ASKED` if there are none."""
     verdicts = [check.verdict for check in checks]
     return worst(Verdict.HOLDS, *verdicts) if verdicts else Verdict.NOT_ASKED
 
 
 @dataclass(frozen=True)
 class Span:
-    """How many packets something befell, as far as it can be known."""
+    """Number of packets affected, as an interval."""
 
     low: int
-    """At least."""
+    """The least."""
     high: int
-    """At most; equal where it is known."""
+    """The most; equal to ``low`` if the number is known."""
     how: str
-    """How it is known: counted by whom, or derived from what."""
+    """The source: a counter, or what it was derived from."""
 
     def __str__(self) -> str:
         return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
@@ -72,44 +72,44 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What the netem of a link counted, each kind apart as far as it can be known."""
+    """What the netem of a link counted, by kind as far as that is known."""
 
     sent_packets: int
     dropped_packets: int
-    """By injected loss and a full queue together: netem counts both alike."""
+    """Lost by injected loss or a full queue: netem counts both together."""
     queued_packets: int
     tail_drops: tuple[int, int]
-    """How many of them a full queue dropped: at least, at most. Equal where it is known."""
+    """Packets among them that a full queue dropped: the least and the most."""
     tail_drops_from: str
-    """How that is known."""
+    """The source of that number."""
     duplicated: Span
-    """Second copies that netem made."""
+    """Copies that netem made."""
     reordered: Span
-    """Packets that netem sent ahead of those that wait."""
+    """Packets that netem sent ahead of waiting ones."""
     corrupted: Span
-    """Packets of which netem changed a bit."""
+    """Packets in which netem changed a bit."""
 
     @property
     def arrived_packets(self) -> int:
-        """Packets that came to the netem, its own duplicates included."""
+        """Packets that netem received, its own duplicates included."""
         return self.sent_packets + self.dropped_packets + self.queued_packets
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
         low, high = self.tail_drops
-        told = {name: getattr(self, name).as_json() for name in ("duplicated", "reordered", "corrupted")}
+        spans = {name: getattr(self, name).as_json() for name in ("duplicated", "reordered", "corrupted")}
         drops = low if low == high else {"at_least": low, "at_most": high}
-        return {**asdict(self), "tail_drops": drops, **told}
+        return {**asdict(self), "tail_drops": drops, **spans}
 
 
 @dataclass(frozen=True)
 class AtTaps:
-    """What the queues before the carried kernels on a link's way did with packets, whichever link they were of."""
+    """Packets at the queues in front of the carried kernels on a link's path, those of other links included."""
 
     came_packets: int
-    """Those that were refused included."""
+    """All that arrived."""
     refused_packets: int
-    """That found a queue full: lost, and netem never saw them."""
+    """Lost because a queue was full; netem never received them."""
 
     def __sub__(self, other: AtTaps) -> AtTaps:
         return AtTaps(self.came_packets - other.came_packets, self.refused_packets - other.refused_packets)
@@ -117,40 +117,40 @@ class AtTaps:
 
 @dataclass(frozen=True, kw_only=True)
 class LinkEvidence:
-    """All that is known about one impaired link during one test."""
+    """The evidence about one impaired link during one test."""
 
     link: str
     network: str
     asked: Mapping[str, Any]
-    """In the user's words; the seed included, whoever chose it."""
+    """In the user's words; with the seed, even if testbed chose it."""
     command: str
     checks: Sequence[Check] = ()
     read_back: Verdict = Verdict.HOLDS
-    """Level 1: every field in the kernel equals what was asked, before and after."""
+    """Level 1: every field in the kernel equals the asked value, before and after the test."""
     counters: Verdict = Verdict.SHOWN
-    """Level 2: the netem saw the packets that the link carried, and its queue did not overflow by itself."""
+    """Level 2: netem received the link's packets, and its queue did not overflow by itself."""
     probe: Verdict = Verdict.NOT_ASKED
-    """Level 3: probes saw what was asked."""
+    """Level 3: probes measured the asked values."""
     tally: Tally | None = None
     at_taps: AtTaps | None = None
-    """None where no kernel is carried."""
+    """None without a carried kernel."""
     lateness: Mapping[str, Any] | None = None
-    """How late its carrier was; None where that was not watched."""
+    """How late the carried kernel was; None if that was not watched."""
     problems: Sequence[str] = field(default_factory=tuple)
-    """What its counters say against it: why the test's result must not count."""
+    """Why the test's result must not count."""
     earlier_packets: int | None = None
-    """Packets of connections that began before the test; None where none crossed it. At least so many: see checks."""
+    """Packets of connections that began before the test, a lower bound; None if there were none."""
     met_packets: int | None = None
-    """Packets that came to it, those that it lost included; None if that is not known."""
+    """Packets that reached the impairment, lost ones included; None if that is not known."""
     profile: str = ""
-    """The profile that asked for it; empty if words did."""
+    """The name of its profile; empty if it is from words."""
     warnings: Sequence[str] = field(default_factory=tuple)
     steps: Sequence[Taken] = field(default_factory=tuple)
-    """What was taken of its timeline, or of its coming and going, in order."""
+    """Steps taken of its timeline, or of its flapping, in order."""
 
     @property
     def failures(self) -> list[Check]:
-        """The fields that are not as asked."""
+        """The failed checks."""
         return [check for check in self.checks if check.verdict is Verdict.FAILS]
 
     def as_json(self) -> dict[str, Any]:
@@ -170,6 +170,6 @@ class LinkEvidence:
             "earlier_packets": self.earlier_packets,
             "met_packets": self.met_packets,
             "warnings": list(self.warnings),
-            "steps": [each.as_json() for each in self.steps[:MOST_STEPS]],
+            "steps": [step.as_json() for step in self.steps[:MOST_STEPS]],
             "steps_left_out": max(len(self.steps) - MOST_STEPS, 0),
         }

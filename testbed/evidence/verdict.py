@@ -6,20 +6,20 @@ from enum import StrEnum
 from typing import Literal
 
 Subject = Literal["test", "account", "claim"]
-"""What has words of its own: pytest's tests, the oracle's accounts of messages, the paper's claims."""
+"""Subjects with their own words: pytest's tests, the oracle's accounts of messages, the paper's claims."""
 
 
 class Verdict(StrEnum):
-    """From best to worst: of several, the last one here counts (`worst`). The values are the words for links."""
+    """From best to worst; of several, the worst counts (`worst`). The values are the words for links."""
 
     NOT_ASKED = "not asked"
-    """Nobody asked for it to be judged."""
+    """No verdict was requested."""
     SHOWN = "shown"
-    """There is no exact test: the figures are shown, and the reader judges."""
+    """No exact test exists: the figures are shown for the reader to judge."""
     HOLDS = "holds"
-    """As asked, promised or claimed; of a claim: under every condition that was tried."""
+    """As asked, promised or claimed; a claim: under every condition that was tried."""
     HOLDS_WITHIN = "holds within"
-    """Up to a boundary that was found and is named."""
+    """Up to a named boundary."""
     SKIPPED = "skipped"
     """Not run."""
     FAILS = "fails"
@@ -27,10 +27,10 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
     """Not measured, or the evidence does not decide."""
     INVALID = "invalid"
-    """The conditions were not met, or the sums do not balance: the result says nothing about the program."""
+    """The conditions were not met, or the counts do not balance: the result says nothing about the program."""
 
     def of(self, subject: Subject) -> str:
-        """The word for this subject, as it is written and shown. Raises KeyError if the subject has no such verdict."""
+        """The word for this subject. Raises KeyError if the subject has no such verdict."""
         return _WORDS[subject][self]
 
 
@@ -57,10 +57,10 @@ _WORDS: dict[Subject, dict[Verdict, str]] = {
 
 
 def words(subject: Subject) -> dict[str, Verdict]:
-    """Every verdict that a subject can have, best first, by its word."""
+    """The verdicts that a subject can have, best first, by their words."""
     return {word: verdict for verdict, word in _WORDS[subject].items()}
 
 
 def worst(*verdicts: Verdict, none: Verdict = Verdict.HOLDS) -> Verdict:
-    """The verdict on the whole. ``none``: what it is if there is none."""
+    """The worst of several verdicts; ``none`` if there are none."""
     return max(verdicts, key=list(Verdict).index, default=none)

@@ -17,7 +17,7 @@ from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, WRONG_USE, told_at_clos
 from testbed.text import several
 
 if TYPE_CHECKING:
-    from testbed.writing import Lines
+    from testbed.writing import LineFile
 
 NAME = "testbed-results-file"
 """Of the plugin that writes them."""
@@ -62,7 +62,7 @@ class ResultsFile:
         """What is known of the lab on which the last test ran."""
         self._machine: Mapping[str, Any] = {}
         """What the file says of the machine."""
-        self._lines: Lines | None = None
+        self._lines: LineFile | None = None
         self._own: Mapping[str, Any] = {}
         """This machine's facts, once they are needed."""
         self._unwritten = ""
@@ -84,7 +84,7 @@ class ResultsFile:
 
     def _append(self, said: Mapping[str, Any]) -> None:
         from testbed.evidence.results import as_text, head
-        from testbed.writing import Lines
+        from testbed.writing import LineFile
 
         if self._unwritten:
             return
@@ -93,7 +93,7 @@ class ResultsFile:
                 from testbed.pytest.machine import fingerprint
 
                 self._own = fingerprint(self._config.invocation_params.dir)
-                self._lines = Lines(_file(self._config), below=self._config.invocation_params.dir)
+                self._lines = LineFile(_file(self._config), below=self._config.invocation_params.dir)
                 self._machine = self._whole_machine()
                 first = head(started=self._begun, seed=self._config.stash[SEED], machine=self._machine)
                 self._lines.append(as_text(first))

@@ -33,7 +33,7 @@ from testbed.spec.words import (
     Slot,
 )
 
-# netem keeps the rate in unsigned 64-bit bytes a second.
+# netem keeps the rate in unsigned 64-bit bytes per second.
 _FASTEST_BPS = math.nextafter(8 * 2.0**64, 0)
 # A token bucket never passes a packet larger than itself: 1500 bytes and an Ethernet header (tc-tbf(8), burst).
 _FULL_PACKET_BYTES = 1514

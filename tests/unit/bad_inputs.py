@@ -110,7 +110,7 @@ CASES: dict[str, Case] = {
             ("delay", "'nanms'", "not a duration"),
             ("delay", "''", "not a duration"), ("delay", "[1ms]", "not a duration"), ("delay", "{a: 1}", "not a dur"),
             ("delay", "true", "not a duration"), ("loss", "120%", "between 0%"), ("loss", "1e-30%", "2⁻³²"),
-            ("rate", "0", "above 0"), ("rate", "1e30tbit", "2⁶⁷"), ("rate", "5mbps", "bytes a second"),
+            ("rate", "0", "above 0"), ("rate", "1e30tbit", "2⁶⁷"), ("rate", "5mbps", "bytes per second"),
             ("limit", "9999999999999999999", "2³²-1"), ("limit", "1.5", "whole number"), ("seed", "-1", "2⁶⁴-1"),
             ("burst", "-1", "between 1"), ("gemodel", "'1% 2% 3% 4% 5%'", "two to four"), ("jitter", "5s", "widest"),
             ("distribution", "../../etc/passwd", "unknown"), ("distribution", "nosuch.dist", "without jitter") ,

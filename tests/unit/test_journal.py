@@ -85,7 +85,7 @@ def test_a_program_without_a_path_writes_nothing() -> None:
     [
         (SENT, "1 of its 1 processes wrote no end: killed?"),
         (SENT + '["end",9,7,3', "its last line breaks off: '[\"end\",9,7,3'"),
-        (SENT + '["end",9,7,4]\n', "its processes say that they wrote 4 lines, it has 3"),
+        (SENT + '["end",9,7,4]\n', "its processes report 4 lines, it has 3"),
         (SENT + '["end",9,7,3]\n', None),
         (SENT + '["begin",2,8]\n["end",9,7,3]\n', "1 of its 2 processes wrote no end: killed?"),
     ],

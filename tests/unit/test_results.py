@@ -25,7 +25,7 @@ from testbed.judge.lateness import Lateness
 from testbed.resources import resource
 from testbed.spec.impairment import CLEAN
 from testbed.spec.timeline import Taken
-from testbed.writing import Lines, refuse_links, write_whole
+from testbed.writing import LineFile, refuse_links, write_whole
 
 RESULTS = "report/results.jsonl"
 SCHEMA = json.loads(resource(f"testbed/evidence/{results.SCHEMA_FILE}").read_text())
@@ -205,7 +205,7 @@ def test_nothing_is_written_through_a_symbolic_link(project: pytest.Pytester, li
     (project.path / link).symlink_to(elsewhere)
     result = run(project, "def test_one(lab): pass", "-q")
     assert result.ret == 2
-    result.stdout.fnmatch_lines([f"*{link} is a symbolic link, and nothing is written through one*"])
+    result.stdout.fnmatch_lines([f"*{link} is a symbolic link; testbed does not write through links*"])
     assert list(elsewhere.iterdir()) == [] if elsewhere.is_dir() else elsewhere.read_text() == ""
 
 
@@ -225,7 +225,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [each.name for each in file.parent.iterdir()] == ["file"], "nothing temporary is left"
     file.unlink()
     file.symlink_to(tmp_path / "target")
-    for attempt in (lambda: write_whole(file, "three", below=tmp_path), lambda: Lines(file, below=tmp_path)):
+    for attempt in (lambda: write_whole(file, "three", below=tmp_path), lambda: LineFile(file, below=tmp_path)):
         with pytest.raises(OSError, match="symbolic link"):
             attempt()
     assert not (tmp_path / "target").exists()
@@ -379,7 +379,7 @@ def test_a_demo_that_cannot_write_its_report_starts_nothing(
         [sys.executable, "-m", "testbed.commands.cli", *argv], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 2
-    assert "is a symbolic link, and nothing is written through one; say --report FOLDER" in " ".join(
+    assert "is a symbolic link; testbed does not write through links; say --report FOLDER" in " ".join(
         done.stderr.split()
     )
     assert list((project.path / "elsewhere").iterdir()) == []

@@ -164,8 +164,8 @@ def test_a_rate_is_read_in_bits_a_second(text: str, bits_per_second: float) -> N
 @pytest.mark.parametrize("text", ["8bps", "8mbps", "8 Mbps", "8gbps", "8kibps", "1.5MBPS"])
 def test_bps_is_refused_for_it_means_two_things(text: str) -> None:
     assert refusal_of_rate(text) == (
-        f'rate={text!r}: "bps" means bytes a second to tc and bits a second to most others; '
-        f'write bits: "8mbit" is one megabyte a second'
+        f'rate={text!r}: "bps" means bytes per second to tc and bits per second to most others; '
+        f'write bits: "8mbit" is one megabyte per second'
     )
 
 
@@ -176,7 +176,7 @@ def test_a_rate_without_a_unit_is_refused(text: object) -> None:
 
 @pytest.mark.parametrize("text", ["0mbit", "0bit", "-1mbit"])
 def test_a_rate_must_be_above_0_and_the_way_to_pass_nothing_is_named(text: str) -> None:
-    assert refusal_of_rate(text) == f'rate={text!r}: a rate must be above 0; to let nothing through, say loss="100%"'
+    assert refusal_of_rate(text) == f'rate={text!r}: a rate must be above 0; to let nothing through, write loss="100%"'
 
 
 @pytest.mark.parametrize("unit", ["mb", "mb/s", "mbit/h", "ms", "pbit", "bit/s/s", "mbits"])
