@@ -23,7 +23,7 @@ from testbed.text import shortened
 from testbed.units import format_time
 from testbed.versions.arm import Arm, BudgetSpentError
 from testbed.versions.runs import read
-from testbed.writing import Lines
+from testbed.writing import LineFile
 
 SCHEMA = "testbed-ab/1"
 _WARM_UP_WITHIN_S = 1800.0
@@ -76,7 +76,7 @@ class Pairs:
     def run(self, say: Callable[[str], None]) -> str:
         """Run pairs; why they ended. Raises ArmError, EnvironmentUnfitError, UserError for too small a budget."""
         plan = self._plan
-        lines = Lines(plan.folder / "ab.jsonl", below=plan.folder)
+        lines = LineFile(plan.folder / "ab.jsonl", below=plan.folder)
         lines.append(json.dumps({"schema": SCHEMA, "seed": plan.seed, "alpha": plan.alpha, **plan.about}))
         try:
             pair_s = self._warm_up(say)
@@ -120,7 +120,7 @@ class Pairs:
             )
         return taken_s
 
-    def _pairs(self, lines: Lines, pair_s: float) -> str:
+    def _pairs(self, lines: LineFile, pair_s: float) -> str:
         """Until there is a reason to end, which is returned."""
         plan, begun, number, in_a_row = self._plan, time.monotonic(), 0, 0
         until = begun + plan.budget_s
