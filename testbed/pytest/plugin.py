@@ -1,10 +1,10 @@
-"""The pytest plugin: its hooks and fixtures; what they do is in `testbed.pytest`.
+"""The pytest plugin: its hooks and fixtures; the other modules of `testbed.pytest` implement them.
 
-Nothing here needs an engine until a test that uses ``lab`` or ``stack`` is set up; collection needs Compose
-alone, and only where a test carries one of our markers.
+An engine is needed only from the set-up of a test that uses ``lab`` or ``stack``. Collection needs Compose, and only
+where a test has one of our markers.
 
-Every pytest start on a machine with testbed imports this module, most of them in projects that have no stack. So it
-imports at once what is small; labs, and all that needs a library, are imported where a hook or a fixture needs them.
+Every pytest start on a machine with testbed imports this module, mostly in projects without a stack. So it imports
+small modules only; hooks and fixtures import labs, and whatever needs a library, where they need them.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist what all of them must know."""
+    """Send a worker of pytest-xdist what all of them must share."""
     workers.tell_worker(node)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Hear from a worker of pytest-xdist what was wrong."""
+    """Take the problems of a worker of pytest-xdist."""
     workers.hear_worker(node)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say which stack, which lab and, if it was not said on the command line, why that one; and which engine."""
+    """The stack, the lab (with the reason, where it was chosen automatically), the netem engine and the seed."""
     file = " and ".join(config.getoption("--compose-file")) or "as Compose finds it"
     lab = config.getoption("--lab")
     if lab == "auto" and state.has_stack(config):
@@ -83,18 +83,18 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test of each profile that ``impair_each`` names."""
+    """Make one test for each profile of ``impair_each``."""
     markers.one_each(metafunc)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep each test's own name."""
+    """Keep each test's id at collection."""
     item.stash[markers.ID] = item.nodeid
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Check every marker of the chosen tests; end the run with all problems if there are any."""
+    """Check the markers of the selected tests; end the run with all problems if there are any."""
     markers.read(session)
     results.prepare(session)
     markers.refuse(session)
@@ -143,7 +143,7 @@ def lab(request: pytest.FixtureRequest, stack: Any) -> Iterator[Lab]:
 
 @pytest.fixture(autouse=True)
 def _testbed_links(request: pytest.FixtureRequest) -> Iterator[None]:
-    """See to it that a marked test gets its impairments, whatever fixtures it asks for, and before its own fixtures."""
+    """Impair the links of a marked test before its own fixtures run, whatever fixtures it uses."""
     with running.links_of_markers(request):
         yield
 
@@ -160,14 +160,14 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Begin its links' sequences and timelines with the test's body, and read back after it that all is still in force.
+    """Begin the links' sequences and timelines with the test's body; read back after it that all is still in force.
 
-    Else its result does not count.
+    If it is not, the result does not count.
     """
     running.play(item)
     try:
         result = yield
-    except (Exception, pytest.fail.Exception):  # pytest.fail's is none of the former
+    except (Exception, pytest.fail.Exception):  # pytest.fail's is a BaseException
         running.verify(item)
         raise
     running.verify(item)
@@ -178,7 +178,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report a test whose impairment was not in force as INVALID. The outermost: `xfail` would make it a success."""
+    """Report a test whose impairment was not in force as INVALID. Outermost, or `xfail` would make it a success."""
     report = yield
     running.judge(item, call, report)
     return report
@@ -187,14 +187,14 @@ def pytest_runtest_makereport(
 def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """INVALID is an outcome of its own; an attempt that a plugin has run again is that plugin's to name."""
+    """INVALID is an outcome of its own; an attempt that a re-run plugin repeats is named by that plugin."""
     if getattr(report, "testbed_verdict", None) == _INVALID and report.outcome == "failed":
         return _INVALID, "I", ("INVALID", {"red": True})
     return None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say of each INVALID test what was asked and what was found; what links were warned of; what the machine lacks."""
+    """The evidence of each INVALID test; warnings of links; why the stack did not start."""
     invalid = terminalreporter.stats.get(_INVALID, [])
     if invalid:
         terminalreporter.section("INVALID: the impairment was not in force, or nothing met it", red=True)
@@ -212,11 +212,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(config.stash[state.NOT_UP])
     problems = config.stash[state.PROBLEMS]
     if problems and workers.worker_of(config) is None and config.pluginmanager.has_plugin("dsession"):
-        markers.tell_problems(config, problems)  # which workers have told, and could not print
+        markers.tell_problems(config, problems)  # of the workers, which cannot print
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Exit status 2 where the machine or the Compose file or the markers, not a test, are at fault."""
+    """Exit status 2 where the machine, the Compose file or the markers are at fault, and no test."""
     if session.config.stash.get(state.UNFIT, False) or session.config.stash[state.PROBLEMS]:
         session.exitstatus = state.WRONG_USE
     workers.tell_controller(session.config)

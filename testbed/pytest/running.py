@@ -1,6 +1,6 @@
 """One test on a lab: its links before, during and after it, and its verdict.
 
-What is known of the attempt that runs now lies in the test's stash, and is begun anew when it is run again.
+The state of the running attempt is in the test's stash; another attempt begins with a new one.
 """
 
 from __future__ import annotations
@@ -30,46 +30,46 @@ if TYPE_CHECKING:
     from testbed.pytest.markers import Wanted
 
 SESSION_LAB = "_testbed_stack"
-"""The fixture that brings the session's own lab up."""
+"""The fixture that brings up the session's own lab."""
 
 
 @dataclass
-class Run:
-    """What is known of a test's attempt while it runs."""
+class RunningAttempt:
+    """An attempt of a test while it runs."""
 
     seed: int
     attempt: Attempt | None = None
-    """What is written of it, if it needs a lab."""
+    """Its entry in the results, if it needs a lab."""
     lab: Lab | None = None
     wanted: Wanted | None = None
     captures: KeptCaptures | None = None
     lost: list[str] = field(default_factory=list)
-    """Which packets each link lost, by their numbers."""
+    """The packets that each link lost, by number."""
     vacuous: list[str] = field(default_factory=list)
     """Markers whose links no packet met."""
     facts: dict[str, Any] | None = None
-    """What its lab was, while it was up: see `testbed.evidence.machine`."""
+    """The facts of its lab while it was up: see `testbed.evidence.machine`."""
     properties: list[tuple[str, str]] = field(default_factory=list)
-    """What was added to the test's, for JUnit."""
+    """The properties that were added to the test, for JUnit."""
 
 
-RUN: pytest.StashKey[Run] = pytest.StashKey()
+RUN: pytest.StashKey[RunningAttempt] = pytest.StashKey()
 RESULT: pytest.StashKey[TestResult] = pytest.StashKey()
 
 
-def run_of(item: pytest.Item) -> Run:
-    """The attempt that runs now."""
+def run_of(item: pytest.Item) -> RunningAttempt:
+    """The running attempt."""
     if RUN not in item.stash:
-        item.stash[RUN] = Run(seed=item.config.stash[SEED])
+        item.stash[RUN] = RunningAttempt(seed=item.config.stash[SEED])
     return item.stash[RUN]
 
 
 def lab_on(item: pytest.Item) -> Lab | None:
-    """The lab that a test has its links on, from the time when they were set."""
+    """The lab of a test's links, once they are set."""
     return item.stash[RUN].lab if RUN in item.stash else None
 
 
-def tell(item: pytest.Item, name: str, value: str) -> None:
+def add_property(item: pytest.Item, name: str, value: str) -> None:
     """Add a property to a test, for JUnit."""
     item.user_properties.append((name, value))
     run_of(item).properties.append((name, value))
@@ -79,11 +79,11 @@ def tell(item: pytest.Item, name: str, value: str) -> None:
 
 
 def begin(item: pytest.Item) -> None:
-    """Begin an attempt: nothing of one before is in it."""
+    """Begin an attempt, without anything of an earlier one."""
     if RUN in item.stash:
-        for each in item.stash[RUN].properties:
-            if each in item.user_properties:
-                item.user_properties.remove(each)
+        for entry in item.stash[RUN].properties:
+            if entry in item.user_properties:
+                item.user_properties.remove(entry)
         del item.stash[RUN]
     earlier = len(item.stash[RESULT].attempts) if RESULT in item.stash else 0
     run_of(item).seed = _seed_of(item.config, earlier)
@@ -92,7 +92,7 @@ def begin(item: pytest.Item) -> None:
 
 
 def _seed_of(config: pytest.Config, earlier: int) -> int:
-    """Of an attempt: the session's, unless re-runs are asked to have others."""
+    """The seed of an attempt: the session's, unless re-runs are to have others."""
     seed = config.stash[SEED]
     if not earlier or not config.getoption("--testbed-reseed-reruns"):
         return seed
@@ -100,7 +100,7 @@ def _seed_of(config: pytest.Config, earlier: int) -> int:
 
 
 def result_of(item: pytest.Item) -> TestResult:
-    """What is known so far of a test, its earlier attempts included."""
+    """The result of a test so far, earlier attempts included."""
     from testbed.evidence.results import TestResult
 
     if RESULT not in item.stash:
@@ -109,15 +109,15 @@ def result_of(item: pytest.Item) -> TestResult:
 
 
 def _seeded_by(item: pytest.Item) -> str:
-    """What tells a test's seeds from others': its file's name and its own, not the folder.
+    """The text that makes a test's seeds its own: its file's name and its own, not the folder.
 
-    Which folder pytest counts from depends on the files among its arguments, too.
+    pytest's root, from which a path is relative, depends also on its arguments.
     """
     return "::".join([item.path.name, *id_of(item).split("::")[1:]])
 
 
 def _attempt_of(item: pytest.Item) -> Attempt:
-    """What is written of the attempt that runs."""
+    """The entry of the running attempt in the results."""
     from testbed.evidence.results import Attempt
 
     run = run_of(item)
@@ -129,9 +129,9 @@ def _attempt_of(item: pytest.Item) -> Attempt:
 
 @contextmanager
 def links_of_markers(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a marked test asks of its links, in force; whether it asks for our fixtures or not, and whoever made them.
+    """Impair the links of a marked test, whether it uses our fixtures or not.
 
-    On the lab that its fixture ``lab`` or ``stack`` gives, if one of them does: else on the session's own.
+    On the lab that its fixture ``lab`` or ``stack`` gives, if one of them does; else on the session's own.
     """
     item: pytest.Item = request.node
     if not marked(item):
@@ -142,7 +142,7 @@ def links_of_markers(request: pytest.FixtureRequest) -> Iterator[None]:
     for name in ("lab", "stack"):
         if name in request.fixturenames:
             given = request.getfixturevalue(name)
-            if lab_on(item) is not None:  # ours, perhaps beneath another
+            if lab_on(item) is not None:  # our fixture, perhaps wrapped by the user's
                 yield
                 return
             if isinstance(given, Lab):
@@ -166,22 +166,22 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
 
     run, config = run_of(item), item.config
     ours = config.stash.get(LAB, None) is lab
-    asked = item.stash[WANTED] if ours and WANTED in item.stash else wanted(item, lambda: lab)
+    requests = item.stash[WANTED] if ours and WANTED in item.stash else wanted(item, lambda: lab)
     lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
-    run.lab, run.wanted = lab, asked  # at once: an agent may die while it begins
-    # Heals also what a test that uses `stack` alone may have put there.
-    lab.begin(f"{run.seed}:{_seeded_by(item)}", asked.links)
+    run.lab, run.wanted = lab, requests  # at once: an agent may die while it begins
+    # This also heals the impairments of a test that uses `stack` alone.
+    lab.begin(f"{run.seed}:{_seeded_by(item)}", requests.links)
     if (mode := config.getoption("--testbed-capture")) != "never":
         folder = config.rootpath / "report" / "captures" / keeping.file_name(id_of(item))
         run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.rootpath)
         lab.impairer.putting = captures.putting
     try:
-        for ref in lab.there(asked.links):
-            impairment, name = asked.links[ref]
+        for ref in lab.there(requests.links):
+            impairment, name = requests.links[ref]
             applied = lab.impairer.arm(ref, impairment, profile=name)
-            tell(item, f"impaired {ref}", f"{impairment.describe()} ({lab.netem_engine} engine)")
-            tell(item, f"tc {ref}", applied.command)
-        for ref in lab.there(sorted(asked.prove)):
+            add_property(item, f"impaired {ref}", f"{impairment.describe()} ({lab.netem_engine} engine)")
+            add_property(item, f"tc {ref}", applied.command)
+        for ref in lab.there(sorted(requests.prove)):
             lab.prove(f"{ref.src} -> {ref.dst} {ref.traffic}".strip() + f" on {ref.network}")
         lab.carriage.settle()
         yield lab
@@ -192,55 +192,53 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
         if lab.left_over:
             warnings.warn(LeftOverWarning(f"may send in the next test: {lab.left_over}"), stacklevel=1)
         for ref, steps in lab.ledger.stepped.items():
-            tell(item, f"timeline {ref}", steps_in_words(steps))
+            add_property(item, f"timeline {ref}", steps_in_words(steps))
             if late := late_in_words(steps):
                 warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
         for metric in lab.ledger.metrics.values():
-            tell(item, metric.name, metric.describe())
+            add_property(item, metric.name, metric.describe())
 
 
 # --- around and after the body ------------------------------------------------------------------------
 
 
 def play(item: pytest.Item) -> None:
-    """Begin its links' sequences and timelines with a test's body.
+    """Begin the sequences and timelines of a test's links with its body.
 
-    Raises ImpairmentNotAppliedError if what they ask was not set at all: that cannot be a test's doing.
+    Raises ImpairmentNotAppliedError if its markers were not applied at all, which is not the test's fault.
     """
     lab = lab_on(item)
     if lab is not None:
         lab.begin_body()
     elif marked(item):
-        said = ", ".join(item.stash[WANTED].by_marker)
+        markers = ", ".join(item.stash[WANTED].by_marker)
         raise ImpairmentNotAppliedError(
-            f"{said}: not set: the fixture `_testbed_links` of testbed was not run, which something else has replaced"
+            f"{markers}: not set: testbed's fixture `_testbed_links` did not run; something else has replaced it"
         )
 
 
 def verify(item: pytest.Item) -> None:
-    """Read back, after a test's body, that its links are still in force. Raises ImpairmentNotAppliedError."""
+    """Read back after a test's body that its impairments are still in force. Raises ImpairmentNotAppliedError."""
     lab = lab_on(item)
     if lab is not None:
         lab.verify()
         run_of(item).vacuous[:] = _vacuous(run_of(item), lab)
 
 
-def _vacuous(run: Run, lab: Lab) -> Iterator[str]:
-    """The markers none of whose links a packet met, as far as that is known."""
-    for said, refs in (run.wanted.by_marker if run.wanted else {}).items():
-        met = [
-            each.met_packets for each in lab.evidence for ref in refs
-            if (each.link, each.network) == (str(ref), ref.network)
-        ]  # fmt: skip
-        if met and not any(count is None or count for count in met):
+def _vacuous(run: RunningAttempt, lab: Lab) -> Iterator[str]:
+    """A sentence for each marker of whose links none carried a packet, as far as that is known."""
+    for marker, refs in (run.wanted.by_marker if run.wanted else {}).items():
+        names = {(str(ref), ref.network) for ref in refs}
+        counts = [link.met_packets for link in lab.evidence if (link.link, link.network) in names]
+        if counts and all(count == 0 for count in counts):
             yield (
-                f"{said}: no packet met what it impairs: the test would pass without it, too. Does its traffic go "
+                f"{marker}: no packet met what it impairs: the test would pass without it, too. Does its traffic go "
                 f"another way, or to another lab? --testbed-vacuous warn lets it pass"
             )
 
 
 def end_captures(item: pytest.Item, *, save: bool) -> str:
-    """End what is captured for a test, and keep it or not; what to say of it. Says so too if it cannot be had."""
+    """End the captures of a test, and save them or not; the paths of the files, or why there are none."""
     run = run_of(item)
     captures, run.captures = run.captures, None
     if captures is None:
@@ -251,48 +249,48 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
         if not save:
             captures.drop()
             return ""
-        said = [str(path) for path in captures.save()]
+        lines = [str(path) for path in captures.save()]
         run.lost = captures.losses
         if captures.failed:
-            said.append(f"not kept: {captures.failed}")
+            lines.append(f"not kept: {captures.failed}")
     except (LabError, OSError) as error:
-        said = [f"not kept: {getattr(error, 'strerror', None) or error}"]
-    for line in said:
-        tell(item, "capture", line)
-    return "\n".join(said)
+        lines = [f"not kept: {getattr(error, 'strerror', None) or error}"]
+    for line in lines:
+        add_property(item, "capture", line)
+    return "\n".join(lines)
 
 
 def keep(item: pytest.Item, lab: Lab) -> None:
-    """Keep what was found of the test's links, for the results file and JUnit."""
+    """Keep the evidence of a test, for the results file and JUnit."""
     attempt = _attempt_of(item)
     attempt.links, attempt.replay = tuple(lab.evidence), replay_command(item, lab)
     attempt.hosts = tuple(lab.whole.changes)
-    for each in lab.whole.changes:
-        tell(item, f"host {each.host}", str(each))
+    for change in lab.whole.changes:
+        add_property(item, f"host {change.host}", str(change))
     run_of(item).facts = lab.facts()
     attempt.metrics = tuple(lab.ledger.metrics.values())
     for link in lab.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"
-        tell(item, f"proof {link.link}", levels)
+        add_property(item, f"proof {link.link}", levels)
         for check in link.checks:
             seen = f"asked {check.asked}, kernel {check.kernel}, seen {check.seen}: {check.verdict}"
-            tell(item, f"{link.link} {check.field}", seen)
+            add_property(item, f"{link.link} {check.field}", seen)
         for warning in link.warnings:
-            tell(item, f"{link.link} warning", warning)
+            add_property(item, f"{link.link} warning", warning)
 
 
 # --- the verdict --------------------------------------------------------------------------------------
 
 
 def judge(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-    """Report a test whose impairment was not in force as INVALID, whatever it was expected to do.
+    """Report a test as INVALID if its impairment was not in force, whatever its outcome.
 
-    And one that passed, or failed as it was expected to, though no packet met what a marker impairs.
+    Also if it passed, or failed as expected, although no packet met what a marker impairs.
     """
     error = _not_in_force(call.excinfo.value) if call.excinfo is not None else None
     reason = None if error is None else str(error)
     lab = lab_on(item)
-    if reason is None and report.failed and lab is not None:  # an agent's death is none of the test's failures
+    if reason is None and report.failed and lab is not None:  # the death of an agent is not the test's failure
         reason = "\n".join(map(str, lab.succession.look())) or None
     green = report.when == "call" and (report.passed or hasattr(report, "wasxfail"))
     if reason is None and green and item.config.getoption("--testbed-vacuous") == "invalid":
@@ -302,10 +300,9 @@ def judge(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
 
         report.outcome, report.longrepr = "failed", f"INVALID: {reason}"
         vars(report).pop("wasxfail", None)
-        vars(report).update(
-            testbed_verdict=Verdict.INVALID.of("test"), testbed_reason=reason
-        )  # reports carry plugins' words this way
-        tell(item, *INVALID_PROPERTY)
+        # A report carries the data of plugins as attributes.
+        vars(report).update(testbed_verdict=Verdict.INVALID.of("test"), testbed_reason=reason)
+        add_property(item, *INVALID_PROPERTY)
         report.user_properties.append(INVALID_PROPERTY)
     if report.failed and lab is not None:
         _explain(item, lab, report)
@@ -314,23 +311,23 @@ def judge(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
 
 
 def _not_in_force(error: BaseException) -> ImpairmentNotAppliedError | None:
-    """The first in what was raised, which may be several errors at once, that says that the result must not count."""
+    """The first error, of a group of errors too, that says that an impairment was not in force."""
     if isinstance(error, ImpairmentNotAppliedError):
         return error
-    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return next((found for each in inner if (found := _not_in_force(each)) is not None), None)
+    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return next(filter(None, map(_not_in_force, members)), None)
 
 
 def _explain(item: pytest.Item, lab: Lab, report: pytest.TestReport) -> None:
     sections: list[tuple[str, str]] = []
-    if kept := end_captures(item, save=True):
-        sections.append(("what passed the impaired ports, before and after", kept))
+    if captures := end_captures(item, save=True):
+        sections.append(("packets at the impaired ports, before and after", captures))
     if lab.evidence:
         from testbed.report import evidence
 
         seen = "\n".join(line for link in lab.evidence for line in evidence.lines(link))
         sections.append(("asked, kernel, seen", seen))
-    sections.append(("to run it again under the same network", _replay(item, lab)))
+    sections.append(("to repeat it under the same network", _replay(item, lab)))
     report.sections += [(f"testbed: {title}", text) for title, text in sections]
     vars(report).update(testbed_sections=[text for _, text in sections])
 
@@ -339,7 +336,7 @@ def _keep_phase(item: pytest.Item, report: pytest.TestReport, outcome: Verdict) 
     attempt = _attempt_of(item)
     attempt.add(outcome, None if report.passed else report.longreprtext)
     attempt.duration_s = report.duration if report.when == "call" else attempt.duration_s
-    if report.when == "teardown":  # all is known by now; with pytest-xdist, the report alone reaches the controller
+    if report.when == "teardown":  # the last phase; with pytest-xdist, only reports reach the controller
         vars(report).update(
             testbed_result=result_of(item).as_json(),
             testbed_lab=run_of(item).facts,
@@ -349,22 +346,22 @@ def _keep_phase(item: pytest.Item, report: pytest.TestReport, outcome: Verdict) 
 def replay_command(item: pytest.Item, lab: Lab) -> str:
     """The command that repeats a test under the same network."""
     config, run = item.config, run_of(item)
-    _, *inside = id_of(item).split("::")  # which has no path where the file lies outside pytest's root
-    path = os.path.relpath(item.path, config.invocation_params.dir)  # the line is for where pytest was started
+    _, *inside = id_of(item).split("::")  # the id has no path where the file is outside pytest's root
+    path = os.path.relpath(item.path, config.invocation_params.dir)
     words = ["pytest", "::".join([path, *inside]), "--testbed-seed", str(run.seed)]
     words += ["--netem", lab.netem_engine, "--lab", chosen(config)[0]]
     for option in ("--compose-file", "--compose-profile"):
         for name in config.getoption(option):
             words += [option, name]
-    for option, usual in KEPT_OPTIONS:
-        said: str = config.getoption(option)
-        if said != usual and not (option == "--testbed-results" and is_told(config)):  # else it is a pass's own
-            words += [option, said]
+    for option, default in KEPT_OPTIONS:
+        value: str = config.getoption(option)
+        if value != default and not (option == "--testbed-results" and is_told(config)):  # else it is a pass's own
+            words += [option, value]
     return shlex.join(words)
 
 
 def _replay(item: pytest.Item, lab: Lab) -> str:
-    """That command, what was put on the links, and what they lost; each line short enough for a terminal."""
+    """That command, the impairments of the links, and their losses; each line short enough for a terminal."""
     links = [f"{applied.link}: {applied.describe()}" for applied in lab.ledger.history]
     unseeded = [] if lab.seedable else ["(unseeded: this kernel's netem takes no seed; --netem carried does)"]
     captured = item.config.getoption("--testbed-capture") != "never"
@@ -373,18 +370,18 @@ def _replay(item: pytest.Item, lab: Lab) -> str:
 
 
 def _earlier(lab: Lab) -> Iterator[str]:
-    """Which links carried packets of connections that began before the test: in another run there may be others."""
+    """A line for each link with packets of connections that began before the test: another run may have others."""
     from testbed.lab.rows import EARLIER
 
-    for each in lab.evidence:
-        if each.earlier_packets is not None:
-            said = next(check.seen for check in each.checks if check.field == EARLIER)
-            yield f"{each.link}: {said}, which began before the test, took numbers of the sequence"
+    for link in lab.evidence:
+        if link.earlier_packets is not None:
+            seen = next(check.seen for check in link.checks if check.field == EARLIER)
+            yield f"{link.link}: {seen}, which began before the test, took numbers of the sequence"
 
 
 def _counted_losses(lab: Lab, *, captured: bool) -> Iterator[str]:
-    """What each link lost, where no capture tells which packets these were."""
-    which = "" if captured else "; which, --testbed-capture on-failure tells"
-    for each in lab.evidence:
-        if each.tally is not None and each.tally.dropped_packets:
-            yield (f"{each.link}: lost {each.tally.dropped_packets} of {each.tally.arrived_packets} packets{which}")
+    """The number of packets that each link lost, where there is no capture to number them."""
+    which = "" if captured else "; --testbed-capture on-failure tells which"
+    for link in lab.evidence:
+        if link.tally is not None and link.tally.dropped_packets:
+            yield f"{link.link}: lost {link.tally.dropped_packets} of {link.tally.arrived_packets} packets{which}"
