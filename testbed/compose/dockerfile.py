@@ -1,6 +1,6 @@
-"""What a Dockerfile says, as far as a local lab can honour it: files, settings, programs; nothing installed but Python.
+"""Reads a Dockerfile as far as a local lab can follow it: files, settings, programs; it installs only Python.
 
-Pure: text in, values out. Which files a COPY means is for `buildcontext` to look up.
+Pure: text in, values out. `buildcontext` looks up the files of a COPY.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ from typing import NoReturn
 from testbed.text import shown
 
 _BASES = re.compile(r"(docker\.io/)?(library/)?(debian|ubuntu|python|alpine)(:[\w.-]+)?(@\S+)?", re.IGNORECASE)
-_INSTRUCTIONS = {
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD",
-    "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
-}  # fmt: skip
-# Nothing that a program of this image sees; ONBUILD is for images that are built from it.
+# Programs of the image see nothing of these; ONBUILD is for images that are built from it.
 _IGNORED = {"LABEL", "EXPOSE", "MAINTAINER", "ONBUILD"}
-# The PATH of every base that we know, and what BuildKit gives an image without one (system.DefaultPathEnv).
+_REFUSED = {"VOLUME": "a local lab keeps no volumes; write below /tmp, or name it under the service's `volumes:`"}
+# The PATH of every known base, and BuildKit's for an image without one (system.DefaultPathEnv).
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHELL = ("/bin/sh", "-c")
 # Set by BuildKit (reference, "Automatic platform ARGs in the global scope").
@@ -36,7 +33,7 @@ class Problem:
     """What is wrong with a line of a Dockerfile."""
 
     line: int
-    """0: it concerns the file of what is left out of the context, which has lines of its own."""
+    """0: the problem is in ``.dockerignore``, which has its own lines."""
     text: str
 
     def __str__(self) -> str:
@@ -52,42 +49,41 @@ class Instruction:
     name: str
     rest: str
     heredoc: bool = False
-    """Whether lines after it belong to it: ``<<EOF``."""
+    """Whether a heredoc follows: ``<<EOF``."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {' '.join(self.rest.split())}".strip()[:80]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder that is made unless it is there: of a WORKDIR, or of ``mkdir``."""
+    """A folder of a WORKDIR or ``mkdir``, made if it does not exist."""
 
     line: int
     path: str
     mode: int = 0o755
     owner: str = ""
-    """As USER has it, with or without a group."""
+    """In the form of USER, with or without a group."""
 
-    @property
-    def said(self) -> str:
-        """For messages."""
+    def __str__(self) -> str:
         return f"folder {self.path}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """A COPY or an ADD: patterns of the build context, and where they go."""
+    """A COPY or an ADD: patterns of the build context, and their target."""
 
     line: int
     sources: tuple[str, ...]
     target: str
-    """Absolute; ends with a slash if it is a folder for sure."""
+    """Absolute; ends with a slash if it must be a folder."""
     owner: str = ""
-    """As ``--chown`` has it; root's if empty."""
+    """In the form of ``--chown``; empty: root."""
     mode: int | None = None
     unpacks: bool = False
     """Whether it is an ADD, which unpacks archives."""
 
-    @property
-    def said(self) -> str:
-        """For messages."""
+    def __str__(self) -> str:
         return f"{'ADD' if self.unpacks else 'COPY'} {' '.join(self.sources)}"
 
 
@@ -104,25 +100,25 @@ class HealthCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """What a container starts with."""
+    """The content and settings of an image."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     workdir: str = "/"
     layers: tuple[Copy | Folder, ...] = ()
-    """What is put into its file system, in this order."""
+    """What is put into the file system, in this order."""
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     shell: tuple[str, ...] = _SHELL
-    """What a line for the shell is given to."""
+    """The command that runs a shell line."""
     health_check: HealthCheck | None = None
     stop_signal: str = "SIGTERM"
     user: str = ""
     python: bool = False
-    """Whether its programs count on a ``python3``."""
+    """Whether its programs need ``python3``."""
 
 
 def base(reference: str) -> Image | None:
-    """The image of this name, if it is one whose contents a machine with Python can stand in for."""
+    """A base image, if a machine with Python can replace its contents; else None."""
     match = _BASES.fullmatch(reference)
     if match is None:
         return None
@@ -138,7 +134,7 @@ _HEREDOC = re.compile(r"(?:^|\s)\d*<<-?(['\"]?)([A-Za-z_]\w*)\1(?=\s|$)")
 
 def instructions(text: str) -> list[Instruction]:
     """The instructions, with continued lines joined and comments left out."""
-    found: list[Instruction] = []
+    read: list[Instruction] = []
     first, pending = 0, ""
     lines = enumerate(text.splitlines(), start=1)
     for number, raw in lines:
@@ -149,15 +145,15 @@ def instructions(text: str) -> list[Instruction]:
         if (end := _CONTINUED.search(pending)) is not None:
             pending = pending[: end.start()]
             continue
-        each = _instruction(first, pending)
-        found.append(each)
-        if each.heredoc:
-            for ending in (match[2] for match in _HEREDOC.finditer(each.rest)):
+        instruction = _instruction(first, pending)
+        read.append(instruction)
+        if instruction.heredoc:
+            for ending in (match[2] for match in _HEREDOC.finditer(instruction.rest)):
                 next((line for _, line in lines if line.strip() == ending), None)
         first, pending = 0, ""
     if pending.strip():
-        found.append(_instruction(first, pending))
-    return found
+        read.append(_instruction(first, pending))
+    return read
 
 
 def _instruction(line: int, text: str) -> Instruction:
@@ -167,32 +163,32 @@ def _instruction(line: int, text: str) -> Instruction:
 
 
 def _directive_problems(text: str) -> Iterator[Problem]:
-    """What is wrong with the comments at the top that are more (reference, "Parser directives")."""
+    """What is wrong with the directives at the top (reference, "Parser directives")."""
     for number, line in enumerate(text.splitlines(), start=1):
         directive = re.fullmatch(r"#\s*(\w+)\s*=\s*(\S+)\s*", line.strip())
         if directive is None:
             return
         if directive[1].lower() == "escape" and directive[2] != "\\":
-            yield Problem(number, f"{line.strip()}: a local lab knows no escape character but \\; {_WAY_OUT}")
+            yield Problem(number, f"{line.strip()}: a local lab knows only the escape character \\; {_WAY_OUT}")
 
 
 # --- instructions to an image ------------------------------------------------------------------------
 
 
 def read(text: str, *, arguments: Mapping[str, str] | None = None) -> tuple[Image, list[Problem]]:
-    """The image that a Dockerfile describes, and every problem, each with its line.
+    """The image of a Dockerfile, and every problem, with its line.
 
-    ``arguments``: what ``build: args:`` gives its ARGs.
+    ``arguments``: the values of its ARGs from ``build: args:``.
     """
-    reader = _Reader(arguments or {})
-    for each in instructions(text):
-        reader.take(each)
-    problems = reader.problems if reader.stages else [Problem(1, "no FROM")]
-    return reader.image, [*_directive_problems(text), *problems]
+    builder = _ImageBuilder(arguments or {})
+    for instruction in instructions(text):
+        builder.take(instruction)
+    problems = builder.problems if builder.stages else [Problem(1, "no FROM")]
+    return builder.image, [*_directive_problems(text), *problems]
 
 
-class _Reader:
-    """An image as it grows, instruction by instruction."""
+class _ImageBuilder:
+    """Builds an image instruction by instruction."""
 
     def __init__(self, given: Mapping[str, str]) -> None:
         self.image = Image()
@@ -200,32 +196,29 @@ class _Reader:
         self.problems: list[Problem] = []
         self._given = given
         self._global: dict[str, str] = {}
-        """The ARGs before FROM: known in FROM, and after it where an ARG without a value names them."""
+        """The ARGs before FROM: known in FROM, and after an ARG that repeats their name."""
         self._arguments: dict[str, str] = {}
         self._has_command = False
 
-    def take(self, each: Instruction) -> None:
-        """Do what it says, or note what is wrong."""
+    def take(self, instruction: Instruction) -> None:
+        """Follow an instruction, or note what is wrong."""
         try:
-            if each.heredoc:
+            if instruction.heredoc:
                 raise ValueError(f"a heredoc (<<) cannot be followed; write a file and COPY it, or {_WAY_OUT}")
-            if each.name not in _INSTRUCTIONS:
-                raise ValueError("is no instruction of a Dockerfile")
-            if not self.stages and each.name not in ("ARG", "FROM"):
+            if not self.stages and instruction.name not in ("ARG", "FROM"):
                 raise ValueError("comes before FROM")
-            if not each.rest:
+            if not instruction.rest:
                 raise ValueError("needs an argument")
-            self._step(each)
+            self._step(instruction)
         except ValueError as error:
-            self._wrong(each, str(error))
+            self._wrong(instruction, error)
 
-    def _wrong(self, each: Instruction, text: str) -> None:
-        said = f"{each.name} {' '.join(each.rest.split())}".strip()
-        self.problems.append(Problem(each.line, f"{said[:80]}: {text}"))
+    def _wrong(self, instruction: Instruction, error: ValueError) -> None:
+        self.problems.append(Problem(instruction.line, f"{instruction}: {error}"))
 
     @property
     def _known(self) -> Mapping[str, str]:
-        """The variables of ENV and ARG; of two with one name the later counts, as with BuildKit."""
+        """The variables of ENV and ARG; the later of two with one name counts, as with BuildKit."""
         return {**self.image.environment, **self._arguments}
 
     def _expand(self, word: str) -> str:
@@ -234,9 +227,9 @@ class _Reader:
     def _set(self, **values: object) -> None:
         self.image = replace(self.image, **values)  # type: ignore[arg-type]  # names fields of an Image
 
-    def _step(self, each: Instruction) -> None:
-        rest = each.rest
-        match each.name:
+    def _step(self, instruction: Instruction) -> None:
+        rest, line = instruction.rest, instruction.line
+        match instruction.name:
             case name if name in _IGNORED:
                 pass
             case "FROM":
@@ -244,7 +237,7 @@ class _Reader:
             case "ARG":
                 self._arg(rest)
             case "RUN":
-                self._run(each)
+                self._run(instruction)
             case "ENV":
                 assigned = _assignments(rest, self._known)
                 self._set(environment={**self.image.environment, **assigned})
@@ -252,14 +245,14 @@ class _Reader:
             case "WORKDIR":
                 workdir = _joined(self.image.workdir, self._expand(rest))
                 self._set(workdir=workdir)
-                self._add(Folder(line=each.line, path=workdir, owner=_owner(self.image.user)))
+                self._add(Folder(line=line, path=workdir, owner=_owner(self.image.user)))
             case "COPY" | "ADD":
-                self._add(_copy(each, self.image.workdir, self._known))
+                self._add(_copy(instruction, self.image.workdir, self._known))
             case "CMD":
                 self._has_command = True
                 self._set(command=self._program(rest))
             case "ENTRYPOINT":
-                # One of the base image alone is forgotten (reference, "Understand how CMD and ENTRYPOINT interact").
+                # The base image's CMD is dropped (reference, "Understand how CMD and ENTRYPOINT interact").
                 self._set(entrypoint=self._program(rest), command=self.image.command if self._has_command else ())
             case "SHELL":
                 shell = _exec_form(rest)
@@ -272,10 +265,8 @@ class _Reader:
                 self._set(user=self._expand(rest))
             case "HEALTHCHECK":
                 self._set(health_check=self._health_check(rest))
-            case _:
-                raise ValueError(
-                    "a local lab keeps no volumes; write below /tmp, or name it under the service's `volumes:`"
-                )
+            case name:
+                raise ValueError(_REFUSED.get(name, "is no instruction of a Dockerfile"))
 
     def _add(self, layer: Copy | Folder) -> None:
         self._set(layers=(*self.image.layers, layer))
@@ -289,10 +280,10 @@ class _Reader:
         words = [expand(word, self._global) for word in rest.split()]
         if not (len(words) == 1 or (len(words) == 3 and words[1].upper() == "AS")):
             raise ValueError("write FROM IMAGE, or FROM IMAGE AS NAME")
-        found = base(words[0])
-        if found is None:
+        image = base(words[0])
+        if image is None:
             raise ValueError(f"the contents of {words[0]} are unknown without an engine; {_WAY_OUT}")
-        self.image = found
+        self.image = image
 
     def _arg(self, rest: str) -> None:
         for word in _words(rest):
@@ -303,24 +294,24 @@ class _Reader:
             if value is None and self.stages:
                 value = self._global.get(name)
             if value is None and _PLATFORM.fullmatch(name):
-                raise ValueError(f"{name} is the builder's to say; give it under `build: args:`, or use --lab compose")
+                raise ValueError(f"the builder sets {name}; give it under `build: args:`, or use --lab compose")
             if value is not None:
                 (self._arguments if self.stages else self._global)[name] = value
 
     def _program(self, text: str) -> tuple[str, ...]:
-        """The argv of ``["a", "b"]``, or of a line for the shell."""
+        """The argv of ``["a", "b"]``, or of a shell line."""
         words = _exec_form(text)
         return (*self.image.shell, text) if words is None else tuple(words)
 
-    def _run(self, each: Instruction) -> None:
-        """Check that a RUN makes folders, and installs Python, and nothing else; each of its commands."""
-        _, rest = _options(each.rest, {"mount", "network", "security"})
+    def _run(self, instruction: Instruction) -> None:
+        """Follow the commands of a RUN, which may only make folders and install Python."""
+        _, rest = _options(instruction.rest, {"mount", "network", "security"})
         words = _exec_form(rest)
         for command in _commands(rest) if words is None else [[f"'{word}'" for word in words]]:
             try:
-                self._command(each.line, command)
+                self._command(instruction.line, command)
             except ValueError as error:
-                self._wrong(each, str(error))
+                self._wrong(instruction, error)
 
     def _command(self, line: int, raw: list[str]) -> None:
         """One command of a RUN, in the shell's own words."""
@@ -330,8 +321,8 @@ class _Reader:
 
         while raw and re.match(r"[A-Za-z_]\w*=", raw[0]):
             raw = raw[1:]
-        # What only a shell knows: other commands' output, variables that are none of the Dockerfile's; for `mkdir`,
-        # patterns. An operator between commands is a word of its own.
+        # Only a shell knows the output of other commands, variables that the Dockerfile does not set, and, for
+        # `mkdir`, patterns. An operator between commands is a separate word.
         if any(re.fullmatch(r"[|&<>()]+", word) for word in raw):
             not_to_be_run()
         unquoted = [word for word in raw if not word.startswith("'")]
@@ -353,7 +344,7 @@ class _Reader:
                 if kind in ("install", "add"):
                     wrong = [package for package in packages if not _PYTHON_PACKAGES.fullmatch(package)]
                     if wrong:
-                        raise ValueError(f"installs {', '.join(wrong)}; a local lab gives Python alone; {_WAY_OUT}")
+                        raise ValueError(f"installs {', '.join(wrong)}; a local lab has only Python; {_WAY_OUT}")
                     self._set(python=self.image.python or bool(packages))
                 elif kind not in _APT_HARMLESS:
                     not_to_be_run()
@@ -374,40 +365,40 @@ class _Reader:
         for option, name in (("interval", "interval_s"), ("timeout", "timeout_s"), ("start-period", "start_period_s")):
             if option in options and (time_s := duration_s(options[option])):  # 0 is the default
                 check = replace(check, **{name: time_s})  # type: ignore[arg-type]  # names a float
-        duration_s(options.get("start-interval", "0"))  # a local lab asks sooner than that anyway
+        duration_s(options.get("start-interval", "0"))  # checked only: a local lab checks more often anyway
         return check
 
 
 def _options(rest: str, known: set[str]) -> tuple[dict[str, str], str]:
-    """The ``--name=value`` in front, and what follows. Raises ValueError for one that is not known."""
-    found: dict[str, str] = {}
+    """The options ``--name=value`` at the beginning, and the rest. Raises ValueError for an unknown option."""
+    options: dict[str, str] = {}
     while rest.startswith("--"):
         option, rest = [*rest.split(maxsplit=1), ""][:2]
         name, _, value = option.removeprefix("--").partition("=")
         if name not in known:
             raise ValueError(f"option --{name} cannot be followed; {_WAY_OUT}")
-        found[name] = value
-    return found, rest
+        options[name] = value
+    return options, rest
 
 
 def _assignments(rest: str, known: Mapping[str, str]) -> dict[str, str]:
     words = _words(rest)
-    if "=" not in words[0]:  # the old form: ENV NAME value
+    if "=" not in words[0]:  # the old form, ENV NAME value
         name, value = [*rest.split(maxsplit=1), ""][:2]
         if not value:
             raise ValueError("write ENV NAME=value")
         return {name: expand(value, known)}
-    found = {}
+    values = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise ValueError(f"{shown(word)} is not of the form NAME=value")
-        found[expand(name, known)] = expand(value, known)
-    return found
+        values[expand(name, known)] = expand(value, known)
+    return values
 
 
-def _copy(each: Instruction, workdir: str, known: Mapping[str, str]) -> Copy:
-    options, rest = _options(each.rest, {"chown", "chmod", "link", "from"})
+def _copy(instruction: Instruction, workdir: str, known: Mapping[str, str]) -> Copy:
+    options, rest = _options(instruction.rest, {"chown", "chmod", "link", "from"})
     if "from" in options:
         raise ValueError(f"copies from another image, or another stage; {_WAY_OUT}")
     mode = expand(options.get("chmod", ""), known)
@@ -424,22 +415,22 @@ def _copy(each: Instruction, workdir: str, known: Mapping[str, str]) -> Copy:
     if len(sources) > 1 and not folder:
         raise ValueError(f"{shown(target)} must end with a slash: several sources go into a folder")
     return Copy(
-        line=each.line,
+        line=instruction.line,
         sources=tuple(sources),
         target=_joined(workdir, target).rstrip("/") + folder,
         owner=_owner(expand(options.get("chown", ""), known)),
         mode=int(mode, 8) if mode else None,
-        unpacks=each.name == "ADD",
+        unpacks=instruction.name == "ADD",
     )
 
 
 def _owner(user: str) -> str:
-    """Whose the builder's own files are: a number alone is the group's as well (reference, "COPY --chown")."""
+    """The owner of the builder's files: a number alone is also the group (reference, "COPY --chown")."""
     return f"{user}:{user}" if user.isdecimal() else user
 
 
 def _exec_form(text: str) -> list[str] | None:
-    """The words of ``["a", "b"]``; None for anything else. Raises ValueError for a list of other things."""
+    """The words of ``["a", "b"]``; None for anything else. Raises ValueError for a list of other values."""
     try:
         words = json.loads(text)
     except (ValueError, RecursionError):
@@ -447,7 +438,7 @@ def _exec_form(text: str) -> list[str] | None:
     if not isinstance(words, list):
         return None
     if not all(isinstance(word, str) for word in words):
-        raise ValueError("a list may hold nothing but strings")
+        raise ValueError("a list may contain nothing but strings")
     return words
 
 
@@ -462,12 +453,12 @@ _OPERATOR = re.compile(r"\}|:?[-+?]")
 
 
 def _words(text: str) -> list[str]:
-    """A line at its blanks, those in quotes and behind a backslash apart."""
+    """A line split at blanks, except in quotes and after backslashes."""
     return _WORD.findall(text)
 
 
 def _commands(text: str) -> list[list[str]]:
-    """A line for the shell at its ``&&`` and ``;``."""
+    """A shell line split at ``&&`` and ``;``."""
     commands: list[list[str]] = [[]]
     for token in _TOKEN.findall(_REDIRECTED.sub("", text)):
         if token in ("&&", ";"):
@@ -478,7 +469,7 @@ def _commands(text: str) -> list[list[str]]:
 
 
 def _made(options: list[str], line: int, image: Image) -> list[Folder]:
-    """The folders of a ``mkdir``; none if it cannot be told."""
+    """The folders of a ``mkdir``; empty if they are not known."""
     mode, paths, left = 0o755, [], list(options)
     while left:
         word = left.pop(0)
@@ -486,8 +477,8 @@ def _made(options: list[str], line: int, image: Image) -> list[Folder]:
             word = f"--mode={left.pop(0)}"
         if re.fullmatch(r"-[pv]+|--parents|--verbose", word):
             continue
-        if (said := re.fullmatch(r"--mode=(0?[0-7]{3,4})", word)) is not None:
-            mode = int(said[1], 8)
+        if (option := re.fullmatch(r"--mode=(0?[0-7]{3,4})", word)) is not None:
+            mode = int(option[1], 8)
         elif word.startswith("-") or not word:
             return []
         else:
@@ -496,12 +487,12 @@ def _made(options: list[str], line: int, image: Image) -> list[Folder]:
 
 
 def expand(text: str, known: Mapping[str, str]) -> str:
-    """A word as Docker's builder reads it (shell/lex.go): quotes gone, variables put in. Raises ValueError."""
+    """A word as Docker's builder reads it (shell/lex.go): without quotes, variables replaced. Raises ValueError."""
     return _expanded(text, 0, "", known)[0]
 
 
 def _expanded(text: str, at: int, stop: str, known: Mapping[str, str]) -> tuple[str, int]:
-    """From a place to a character that ends it, or to the end; and the place behind."""
+    """The text from a position to the character ``stop`` or the end, expanded; and the position after it."""
     result, quoted = "", False
     while at < len(text):
         char, following = text[at], text[at + 1 : at + 2]
@@ -533,7 +524,7 @@ def _expanded(text: str, at: int, stop: str, known: Mapping[str, str]) -> tuple[
 
 
 def _variable(text: str, at: int, known: Mapping[str, str]) -> tuple[str, int]:
-    """The value of the variable that begins here, and the place behind it."""
+    """The value of the variable at a position, and the position after it."""
     braces = text[at + 1 : at + 2] == "{"
     match = _NAME.match(text, at + 1 + braces)
     if not braces:
@@ -545,13 +536,13 @@ def _variable(text: str, at: int, known: Mapping[str, str]) -> tuple[str, int]:
     if operator[0] == "}":
         return value or "", operator.end()
     word, at = _expanded(text, operator.end(), "}", known)
-    there = bool(value) if operator[0].startswith(":") else value is not None
+    given = bool(value) if operator[0].startswith(":") else value is not None
     match operator[0][-1]:
-        case "-" if not there:
+        case "-" if not given:
             return word, at
         case "+":
-            return word if there else "", at
-        case "?" if not there:
+            return word if given else "", at
+        case "?" if not given:
             raise ValueError(f"{shown(text)}: variable {name} is not set{': ' + word if word else ''}")
     return value or "", at
 
@@ -561,7 +552,7 @@ _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0
 
 
 def duration_s(text: str) -> float:
-    """A duration as Go and Compose write it, ``"1m30s"``, in seconds. Raises ValueError."""
+    """A duration in the form of Go and Compose, ``"1m30s"``, in seconds. Raises ValueError."""
     if text == "0":
         return 0.0
     if not _DURATION.fullmatch(text):
@@ -571,9 +562,9 @@ def duration_s(text: str) -> float:
 
 
 def signal_name(text: str) -> str:
-    """``SIGTERM`` of ``SIGTERM``, ``TERM`` or ``15``. Raises ValueError."""
+    """``SIGTERM`` for ``SIGTERM``, ``TERM`` or ``15``. Raises ValueError."""
     word = text.strip().upper()
-    known = {str(int(each)): name for name, each in Signals.__members__.items()}
+    known = {str(int(number)): name for name, number in Signals.__members__.items()}
     name = known.get(word, word if word.startswith("SIG") else f"SIG{word}")
     if name not in Signals.__members__:
         raise ValueError(f"{shown(text)} is no signal; write SIGTERM, or 15")

@@ -1,8 +1,8 @@
-r"""Files of variables, ``.env`` and those that ``env_file:`` names, as Compose reads them (compose-go, dotenv). Pure.
+r"""Files of variables, ``.env`` and those of ``env_file:``, read as Compose does (compose-go, dotenv). Pure.
 
-``NAME=value`` or ``NAME: value``, with or without ``export``. A variable in an unquoted or doubly quoted value is put
-in its place: the environment's, or one from further up. Doubly quoted: ``\n`` and the like are what they mean. A name
-alone is taken from the environment.
+``NAME=value`` or ``NAME: value``, with or without ``export``. In unquoted and doubly quoted values, variables are
+replaced: by those of the environment, or by earlier ones. In double quotes, ``\n`` and the like are escapes. A name
+without a value is taken from the environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from testbed.text import shown
 
 MOST_CHARACTERS = 1 << 20
-"""Of all values of a file, variables put in; a program can be given fewer yet."""
+"""The most characters of all values of a file, with variables replaced."""
 Expand = Callable[[str, Mapping[str, str]], str]
 
 _BLANKS = "\t\v\f\r \x85\xa0"
@@ -40,58 +40,58 @@ class _Read(NamedTuple):
 
 
 def parse(text: str, environment: Mapping[str, str], *, expand: Expand) -> tuple[dict[str, str], list[tuple[int, str]]]:
-    """The variables of a file; and what is wrong with it, with its line. ``expand`` puts variables in their places."""
+    """The variables of a file; and its problems, with their lines. ``expand`` replaces variables in a value."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    found: dict[str, str] = {}
-    known = ChainMap(dict(environment), found)
+    values: dict[str, str] = {}
+    known = ChainMap(dict(environment), values)
     at = length = 0
     try:
         while (at := _statement(text, at)) < len(text):
             name, at, alone = _name(text, at)
             if alone:
                 if name in environment:
-                    found[name] = environment[name]
+                    values[name] = environment[name]
                 continue
             start = at
             try:
-                found[name], at = _value(text, at, lambda said: expand(said, known))
-                length += len(found[name])
+                values[name], at = _value(text, at, lambda value: expand(value, known))
+                length += len(values[name])
                 if length > MOST_CHARACTERS:
                     raise ValueError(
                         f"{shown(name)}: the variables up to here are more than {MOST_CHARACTERS} characters"
                     )
-                if "\0" in found[name]:
+                if "\0" in values[name]:
                     raise ValueError(f"{shown(name)}: a variable's value has no NUL")
             except ValueError:
                 at = start
                 raise
     except ValueError as error:
-        return found, [(text.count("\n", 0, at) + 1, str(error))]
-    return found, []
+        return values, [(text.count("\n", 0, at) + 1, str(error))]
+    return values, []
 
 
 def parse_raw(text: str, environment: Mapping[str, str]) -> tuple[dict[str, str], list[tuple[int, str]]]:
-    """The same of a file in the format ``raw``: ``NAME=value``, of which all is meant as it is written."""
-    found: dict[str, str] = {}
+    """The same of a file in the format ``raw``: lines ``NAME=value``, without quotes and variables."""
+    values: dict[str, str] = {}
     problems = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        said = line.removesuffix("\r").lstrip(" \t")
-        if not said or said.startswith("#"):
+        statement = line.removesuffix("\r").lstrip(" \t")
+        if not statement or statement.startswith("#"):
             continue
-        name, equals, value = said.partition("=")
+        name, equals, value = statement.partition("=")
         if not name or any(blank in name for blank in _BLANKS):
             problems.append(
                 (number, f"{shown(name)}: a variable's name is not empty and has no blanks; write NAME=value")
             )
-        elif "\0" in said:
-            problems.append((number, f"{shown(said)}: a variable has no NUL"))
+        elif "\0" in statement:
+            problems.append((number, f"{shown(statement)}: a variable has no NUL"))
         elif equals or name in environment:
-            found[name] = value if equals else environment[name]
-    return found, problems
+            values[name] = value if equals else environment[name]
+    return values, problems
 
 
 def _statement(text: str, at: int) -> int:
-    """Where the next statement begins: behind blanks and comments."""
+    """The position of the next statement, after blanks and comments."""
     while at < len(text):
         if text[at] == "#":
             end = text.find("\n", at)
@@ -103,7 +103,7 @@ def _statement(text: str, at: int) -> int:
 
 
 def _name(text: str, at: int) -> tuple[str, int, bool]:
-    """A name, where its value begins, and whether it stands alone."""
+    """A name, the position of its value, and whether it has none."""
     if match := re.compile(r"export\s+").match(text, at):
         at = match.end()
     end = at
@@ -130,7 +130,7 @@ def _value(text: str, at: int, expand: Callable[[str], str]) -> _Read:
     inside, end = "", at + 1
     while end < len(text) and text[end] != quote:
         if text[end] == "\\" and end + 1 < len(text):
-            # Another character behind it is for `_ESCAPE` to judge, and a single quote's text is as it is.
+            # `_ESCAPE` replaces other escapes, in double quotes.
             inside += text[end + 1] if text[end + 1] == quote else text[end : end + 2]
             end += 2
         else:
@@ -145,5 +145,5 @@ def _escaped(match: re.Match[str]) -> str:
     digits = match[1]
     if digits is None:
         return _ESCAPES[match[2]]
-    # Go's octal escapes have three digits and no 0 before them; of another, compose-go leaves the 0 out.
+    # Go's octal escapes have three digits and no leading 0; compose-go removes the 0 of others.
     return chr(int(digits, 8)) if re.fullmatch(r"[0-3][0-7]{2}", digits) else f"\\{digits}"

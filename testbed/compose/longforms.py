@@ -83,14 +83,14 @@ class LongForms:
         def wrong(text: str) -> None:
             self._wrong(text, key, number)
 
-        found: list[Any] = []
+        long_forms: list[Any] = []
         for number, item in enumerate(items or ()):
             if item is not None:
-                found += [
+                long_forms += [
                     {**written, "item": number} if isinstance(written, dict) else written
                     for written in long_form(item, wrong)
                 ]
-        return found
+        return long_forms
 
     def _words(self, text: str, name: str) -> list[str]:
         try:
@@ -131,8 +131,8 @@ class LongForms:
                     self._wrong(f"env_file {shown(str(path))} does not exist", *where)
                 continue
             known = {**values, **self._variables}
-            found, problems = env_file(path, known, self._folder, raw=options.get("format") == "raw")
-            values.update(found)
+            of_file, problems = env_file(path, known, self._folder, raw=options.get("format") == "raw")
+            values.update(of_file)
             for line, text in problems:
                 if line:
                     self._problems.add((*self._at, *where), text, place=(path, line))

@@ -1,7 +1,6 @@
-"""Which kind of value each key of a Compose file takes: all that is wrong, before anything reads it. Pure.
+"""The kinds of values that the keys of a Compose file take; checks all of them before anything uses one. Pure.
 
-What is wrong is left out of what is returned, so that the rest can be read: a key is left out, or has nothing in it; of
-a list, the item is None.
+A wrong value is left out, so that the rest can be read: its key is missing or empty; in a list, the item is None.
 """
 
 from __future__ import annotations
@@ -21,42 +20,44 @@ Wrong = Callable[[Where, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What may stand in a place: a plain value, a list, a mapping, or one of several of these."""
+    """What a place may contain: a plain value, a list, a mapping, or one of several of these."""
 
     write: str
-    """What to write instead of something else."""
+    """What to write instead of a wrong value."""
     plain: Callable[[Any], Any] | None = None
     """Reads a plain value; raises ValueError with what is wrong."""
     item: Shape | None = None
+    """The items of a list."""
     words: Mapping[str, Shape] | None = None
+    """The known keys of a mapping."""
     others: Shape | None = None
-    """Of a mapping's keys that are none of the words; None refuses them."""
+    """The other keys of a mapping; None refuses them."""
     required: tuple[str, ...] = ()
     empty: bool = False
-    """Whether there may be nothing: ``key:``."""
+    """Whether the value may be missing: ``key:``."""
     names: str = ""
-    """What a mapping's keys must match, where they are names."""
+    """A pattern for the keys of a mapping, if they are names."""
 
 
 def read(shape: Shape, value: Any, wrong: Wrong, where: Where = ()) -> Any:
-    """What is right of a value; ``wrong`` hears of all that is not, with its place."""
-    return _Reader(wrong).read(shape, value, where)
+    """The value without what is wrong in it; ``wrong`` is called with the place and text of every problem."""
+    return _ShapeReader(wrong).read(shape, value, where)
 
 
 def called(where: Where) -> str:
-    """How a place is named in a message: ``service 'a': ulimits.nofile``."""
+    """The name of a place in messages: ``service 'a': ulimits.nofile``."""
     head: list[str] = []
     rest = where
     if len(where) > 1 and where[0] in ("services", "networks", "volumes"):
         head, rest = [f"{str(where[0])[:-1]} {shown(where[1])}"], where[2:]
-    path = ".".join(str(each) for each in rest if not isinstance(each, int))
+    path = ".".join(str(key) for key in rest if not isinstance(key, int))
     return ": ".join([*head, *([path] if path else [])])
 
 
 _LEFT_OUT = object()
 
 
-class _Reader:
+class _ShapeReader:
     def __init__(self, wrong: Wrong) -> None:
         self._wrong = wrong
 
@@ -73,8 +74,8 @@ class _Reader:
             case Mapping() if shape.words is not None or shape.others is not None:
                 return self._mapping(shape, value, where)
             case list() if shape.item is not None:
-                items = [self._read(shape.item, each, (*where, number)) for number, each in enumerate(value)]
-                return [None if each is _LEFT_OUT else each for each in items]
+                items = [self._read(shape.item, item, (*where, number)) for number, item in enumerate(value)]
+                return [None if item is _LEFT_OUT else item for item in items]
             case None | Mapping() | list():
                 pass
             case _ if shape.plain is not None:
@@ -90,26 +91,26 @@ class _Reader:
 
     def _mapping(self, shape: Shape, value: Mapping[str, Any], where: Where) -> Any:
         words = shape.words or {}
-        found = {}
-        for key, each in value.items():
+        mapping = {}
+        for key, item in value.items():
             kind = words.get(key, shape.others)
             if shape.names and not re.fullmatch(shape.names, key):
-                self._say((*where, key), "a name has letters, digits, dots, dashes and underscores alone, at most 255")
+                self._say((*where, key), "a name has letters, digits, dots, dashes and underscores only, at most 255")
             elif kind is None:
                 if not str(key).startswith("x-"):
                     self._say((*where, key), unknown(str(key), words))
-            elif (read := self._read(kind, each, (*where, key))) is not _LEFT_OUT:
-                found[key] = read
+            elif (read := self._read(kind, item, (*where, key))) is not _LEFT_OUT:
+                mapping[key] = read
         if lacking := [key for key in shape.required if value.get(key) is None]:
             self._say(where, f"{quoted(value)}: needs `{'` and `'.join(lacking)}`; write {shape.write}")
-        return found if all(key in found for key in shape.required) else _LEFT_OUT
+        return mapping if all(key in mapping for key in shape.required) else _LEFT_OUT
 
     def _say(self, where: Where, text: str) -> None:
         self._wrong(where, f"{called(where)}: {text}" if called(where) else text)
 
 
 def quoted(value: Any) -> str:
-    """A value as it was written, more or less."""
+    """A value about as it was written."""
     if value is None:
         return "nothing"
     return str(value).lower() if isinstance(value, bool) else shown(value, 80)
@@ -131,7 +132,7 @@ def plain(value: Any) -> Any:
 
 
 def whole(value: Any) -> int:
-    """A whole number, also in quotes. Raises ValueError."""
+    """A whole number; quotes are allowed. Raises ValueError."""
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d{1,18}", value.strip()):
         return int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -148,7 +149,7 @@ def count(value: Any) -> int:
 
 
 def flag(value: Any) -> bool:
-    """True or false, also as YAML 1.1 has them, which Compose takes where nothing else is meant. Raises ValueError."""
+    """True or false; the other words of YAML 1.1, too, as Compose takes them for flags. Raises ValueError."""
     word = str(value).lower()
     if isinstance(value, float) or word not in (*_TRUE, *_FALSE):
         raise ValueError("must be true or false")
@@ -176,7 +177,7 @@ def signal(value: Any) -> str:
 
 
 def limit(value: Any) -> int:
-    """A limit: a number, -1 if there is none. Raises ValueError."""
+    """A limit: a number, or -1 for no limit. Raises ValueError."""
     number = whole(value)
     if number < -1:
         raise ValueError("must be a number from 0, or -1 for no limit")
@@ -184,7 +185,7 @@ def limit(value: Any) -> int:
 
 
 def project(value: Any) -> str:
-    """A project's name, as Compose makes one of any text: small letters, digits, dashes. Raises ValueError."""
+    """A project name, made of a text as Compose does: small letters, digits, dashes. Raises ValueError."""
     word = re.sub(r"[^a-z0-9_-]", "", text(value).lower()).lstrip("_-")
     if not word:
         raise ValueError("a project's name has letters or digits")
@@ -192,7 +193,7 @@ def project(value: Any) -> str:
 
 
 def env_format(value: Any) -> str:
-    """How a file of variables is written. Raises ValueError."""
+    """The format of a file of variables. Raises ValueError."""
     if (word := text(value)) not in ("", "raw"):
         raise ValueError("must be raw, or left out")
     return word

@@ -1,8 +1,8 @@
-"""Run a command that ends with its owner, with every process that came of it; a program of its own.
+"""Runs a command that ends with its owner, together with all its descendants. A separate program.
 
-``python3 -I -S tied.py FD COMMAND…``: FD is a pidfd of the owner. The kernel's PR_SET_PDEATHSIG alone would not do: it
-follows the thread that started a process, and reaches no grandchild (`docker compose` is a child of `docker`). SIGTERM
-ends the command likewise. The exit status is the command's, or 128 and the number of the signal that ended it.
+``python3 -I -S tied.py FD COMMAND…``: FD is a pidfd of the owner. The kernel's PR_SET_PDEATHSIG is not enough: it
+follows the thread that started a process, and does not reach grandchildren (`docker compose` is a child of `docker`).
+SIGTERM ends the command, too. The exit status is the command's, or 128 plus the number of the signal that ended it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _CANNOT_START = 127
 
 
 def main(owner: int, argv: Sequence[str]) -> int:
-    """Run it until it or its owner ends."""
+    """Run the command until it or its owner ends."""
     os.set_inheritable(owner, False)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # Ctrl-C reaches the command by itself, and it may take its time to end.
+    # Ctrl-C reaches the command by itself, which may take a while to end.
     interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)
     us = os.getpid()
     try:
@@ -34,9 +34,9 @@ def main(owner: int, argv: Sequence[str]) -> int:
             _become(argv, us, ignoring_interrupts=interrupts == signal.SIG_IGN)
         ended = os.pidfd_open(command)
         poll = select.poll()
-        for each in (owner, ended):
-            poll.register(each, select.POLLIN)
-        ready = [each for each, _ in poll.poll()]
+        for descriptor in (owner, ended):
+            poll.register(descriptor, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poll.poll()]
         if ended in ready:
             status = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
             return status if status >= 0 else 128 - status
@@ -47,16 +47,12 @@ def main(owner: int, argv: Sequence[str]) -> int:
 
 
 def _become(argv: Sequence[str], parent: int, *, ignoring_interrupts: bool) -> NoReturn:
-    """Be the command from here on."""
+    """Become the command."""
     try:
-        # What Python ignores, the command would inherit as ignored.
-        for each in (
-            signal.SIGPIPE,
-            signal.SIGXFSZ,
-            signal.SIGTERM,
-            *(() if ignoring_interrupts else (signal.SIGINT,)),
-        ):
-            signal.signal(each, signal.SIG_DFL)
+        # The command would inherit the signals that Python ignores.
+        interrupt = () if ignoring_interrupts else (signal.SIGINT,)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, *interrupt):
+            signal.signal(number, signal.SIG_DFL)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == parent:
             os.execvp(argv[0], list(argv))  # noqa: S606  # a shell would be one more process to end
@@ -68,7 +64,7 @@ def _become(argv: Sequence[str], parent: int, *, ignoring_interrupts: bool) -> N
 
 
 def _end_children() -> None:
-    """Kill all that came of us; whoever loses its parent becomes our child."""
+    """Kill all descendants; orphans become our children."""
     while True:
         for pid in _descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
@@ -82,12 +78,12 @@ def _end_children() -> None:
 def _descendants(ancestor: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as stat:  # it ended while we looked
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as stat:  # a process that has ended meanwhile
             children.setdefault(int(stat.read().rpartition(")")[2].split()[1]), []).append(int(name))
-    found = list(children.get(ancestor, ()))
-    for each in found:  # it grows as we go
-        found += children.get(each, ())
-    return found
+    descendants = list(children.get(ancestor, ()))
+    for pid in descendants:  # the list grows meanwhile
+        descendants += children.get(pid, ())
+    return descendants
 
 
 def _prctl(option: int, value: int) -> None:

@@ -217,7 +217,7 @@ def test_a_python_image_has_python_and_a_health_check_can_be_taken_off() -> None
         ("ENV A=${B:-c", "without its closing brace"),
         ("ENV A", "write ENV NAME=value"),
         ("ENV A=1 B", "'B' is not of the form NAME=value"),
-        ("ARG TARGETARCH", "TARGETARCH is the builder's to say"),
+        ("ARG TARGETARCH", "the builder sets TARGETARCH"),
         ("WORKDIR", "needs an argument"),
         ("COPPY a b", "is no instruction of a Dockerfile"),
     ],
@@ -234,7 +234,7 @@ def test_every_problem_is_told() -> None:
     assert [problem.partition(":")[0] for problem in problems] == ["line 1", "line 2", "line 2", "line 2", "line 3"]
     assert read("CMD a")[1] == ["line 1: no FROM"]
     assert read("ENV A=1\nFROM debian")[1] == ["line 1: ENV A=1: comes before FROM"]
-    assert "no escape character" in read("# escape=`\nFROM debian")[1][0]
+    assert "only the escape character" in read("# escape=`\nFROM debian")[1][0]
     assert read("FROM debian\n# escape=`\n")[1] == []
 
 

@@ -140,7 +140,7 @@ def _built_image(service: ServiceSource, build: Mapping[str, Any]) -> Storage | 
     entries, missing = buildcontext.entries(context, path, image.layers)
     problems += missing
     problems += [
-        dockerfile.Problem(layer.line, f"{layer.said}: owner {shown(layer.owner)}: {reason}")
+        dockerfile.Problem(layer.line, f"{layer}: owner {shown(layer.owner)}: {reason}")
         for layer in image.layers
         if (reason := user_problem(layer.owner))
     ]
