@@ -1,4 +1,4 @@
-"""What commands print, and where: tables to stdout, everything else to stderr."""
+"""What commands print, and where: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from rich.console import Console
 from testbed.errors import UserError
 from testbed.writing import make_room
 
-# Where there is no terminal to ask, a table is not squeezed into 80 columns.
+# Without a terminal that has a width, a table is not squeezed into 80 columns.
 OUT = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 150)
 ERR = Console(stderr=True, highlight=False, emoji=False)
 
 
+def write(text: str) -> None:
+    """Print a line of results, neither wrapped nor with markup."""
+    OUT.print(text, markup=False, soft_wrap=True)
+
+
 def say(text: str) -> None:
-    """Tell what is being done."""
+    """Print what is being done."""
     ERR.print(f"testbed: {text}", style="dim", markup=False, soft_wrap=True)
 
 
 def see_room(folder: Path, *names: str) -> None:
-    """See that these files can be written. Raises UserError."""
+    """Check that these files can be written. Raises UserError."""
     for name in names:
         try:
             make_room(folder / name, Path.cwd())

@@ -1,4 +1,4 @@
-"""Commands on one host: a program in it, and what becomes of it."""
+"""Commands on one host: run a program in it, stop, start, kill or pause it."""
 
 from __future__ import annotations
 
@@ -9,91 +9,86 @@ from pathlib import Path
 import click
 
 from testbed.backends import terminal
-from testbed.backends.docker.lab import ComposeLab
-from testbed.commands.console import OUT
-from testbed.commands.labs import chosen_lab, taken_up
+from testbed.commands.console import write
+from testbed.commands.labs import chosen_lab, running, running_or_own
 from testbed.commands.options import (
     command,
     compose_file_option,
     compose_profile_option,
     example,
     impair_option,
-    lab_option,
-    netem_option,
+    own_stack_options,
     running_lab_option,
-    up_deadline_option,
 )
-from testbed.commands.words import impaired_first
+from testbed.commands.words import link_requests
 from testbed.lab.lab import Lab
 
 
 @command()
-@compose_file_option
+@own_stack_options
 @compose_profile_option
-@lab_option
-@netem_option
-@up_deadline_option
 @impair_option
 @click.argument("host")
 @example("""testbed shell client
              testbed shell --lab local --impair "client <-> server=lossy" client""")
 def shell(
-    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, up_deadline: str,
-    impaired: tuple[str, ...], host: str,
-) -> int:  # fmt: skip
+    compose_file: tuple[Path, ...],
+    kind: str,
+    netem: str,
+    up_deadline: str,
+    compose_profile: tuple[str, ...],
+    impaired: tuple[str, ...],
+    host: str,
+) -> int:
     """Open a shell in HOST: of the running stack, or of one that lasts as long as the shell."""
     return in_host(chosen_lab(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, terminal.SHELL)
 
 
 @command("exec")
-@compose_file_option
+@own_stack_options
 @compose_profile_option
-@lab_option
-@netem_option
-@up_deadline_option
 @impair_option
 @click.argument("host")
 @click.argument("argv", nargs=-1, required=True)
 @example("""testbed exec client -- python3 paper_client.py server""")
 def execute(
-    compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], kind: str, netem: str, up_deadline: str,
-    impaired: tuple[str, ...], host: str, argv: tuple[str, ...],
-) -> int:  # fmt: skip
+    compose_file: tuple[Path, ...],
+    kind: str,
+    netem: str,
+    up_deadline: str,
+    compose_profile: tuple[str, ...],
+    impaired: tuple[str, ...],
+    host: str,
+    argv: tuple[str, ...],
+) -> int:
     """Run ARGV in HOST, and exit with its status: of the running stack, or of one that lasts as long as it runs."""
     return in_host(chosen_lab(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, argv)
 
 
 def in_host(lab: Lab, impaired: Sequence[str], host: str, argv: Sequence[str]) -> int:
     """Run a program in a host: of the stack that `testbed up` started, if one is up; else of one of its own."""
-    wanted = impaired_first(lab, impaired, host)
-    with ExitStack() as undo:
-        if isinstance(lab, ComposeLab) and lab.take_up():
-            undo.callback(lab.leave)
-        else:
-            undo.enter_context(lab)
+    requests = link_requests(lab, impaired, host)
+    with running_or_own(lab):
         place = lab.host(host)
-        with ExitStack() as healed:  # nothing half-applied
-            for asked in wanted:
-                for applied in lab.impair(asked.link, asked.profile, **asked.words):
-                    healed.callback(lab.impairer.clear, applied.link)
-            healed.pop_all()
+        with ExitStack() as undo:  # all links or none are impaired
+            for request in requests:
+                for applied in request.impair(lab):
+                    undo.callback(lab.impairer.clear, applied.link)
+            undo.pop_all()
         return terminal.interact(place, argv)
 
 
 def _host_command(verb: str, done: str, help_text: str) -> click.Command:
-    """A command that does to a host of the running stack what `Host` does by the same name."""
+    """A command that calls the method ``verb`` of a host of the running stack."""
 
     @command(verb, help=f"{help_text}\n\n\b\nExample:\n  testbed {verb} server")
     @compose_file_option
     @running_lab_option
     @click.argument("host")
     def act(compose_file: tuple[Path, ...], host: str) -> int:
-        lab = taken_up(compose_file)
-        try:
+        with running(compose_file) as lab:
             getattr(lab.host(host), verb)()
-            OUT.print(f"{host}: {done}", markup=False)
-        finally:
-            lab.leave()
+            write(f"{host}: {done}")
         return 0
 
     return act

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from testbed.backends.choice import decide, make_lab
@@ -16,10 +17,13 @@ NOT_UP = "no stack of this Compose file is up; start it: testbed up"
 
 
 def chosen_lab(
-    kind: str, compose_file: tuple[Path, ...], netem: str, compose_profiles: Sequence[str] = (),
+    kind: str,
+    compose_file: tuple[Path, ...],
+    netem: str,
+    compose_profiles: Sequence[str] = (),
     up_deadline: str = UP_DEADLINE,
-) -> Lab:  # fmt: skip
-    """The lab that was asked for, or that this machine allows; not up yet."""
+) -> Lab:
+    """The lab of this kind, or for ``auto`` the one that this machine allows; not up yet."""
     chosen, why = decide(kind)
     if chosen == "local" and kind == "auto":
         say(f"a local lab: {why}")
@@ -28,10 +32,34 @@ def chosen_lab(
     )
 
 
-def taken_up(compose_file: tuple[Path, ...], check: Callable[[ComposeLab], object] = lambda _lab: None) -> ComposeLab:
-    """The running stack. ``check``: raises UserError where what is asked of it is wrong, whether it is up or not."""
+@contextmanager
+def running(
+    compose_file: tuple[Path, ...], check: Callable[[ComposeLab], object] = lambda _lab: None
+) -> Iterator[ComposeLab]:
+    """The running stack. ``check`` is called before, and raises UserError for wrong arguments of a command."""
     lab = ComposeLab(compose_file, say=say)
     check(lab)
     if not lab.take_up():
         raise UserError(NOT_UP)
-    return lab
+    try:
+        yield lab
+    finally:
+        lab.leave()
+
+
+@contextmanager
+def running_or_own(lab: Lab, *, unless: str = "") -> Iterator[Lab]:
+    """A lab on the stack that `testbed up` started; if none is up, on its own, for as long as the block runs.
+
+    ``unless``: why it must not have its own; raises UserError with it then.
+    """
+    if isinstance(lab, ComposeLab) and lab.take_up():
+        try:
+            yield lab
+        finally:
+            lab.leave()
+    elif unless:
+        raise UserError(unless)
+    else:
+        with lab:
+            yield lab

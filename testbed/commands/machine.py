@@ -11,7 +11,7 @@ from rich.table import Table
 from testbed.backends.docker import images as image_store
 from testbed.backends.docker.engine import Engine
 from testbed.commands import doctor as diagnosis
-from testbed.commands.console import OUT, say
+from testbed.commands.console import OUT, say, write
 from testbed.commands.options import command, example
 from testbed.netem.profiles import find_profile, load_profiles
 from testbed.report import console as tables
@@ -23,7 +23,7 @@ from testbed.spec.features import WORDS
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @example("testbed doctor --json")
 def doctor(as_json: bool) -> int:
-    """Find out what this machine can do, what is missing, what that costs, and how to get it.
+    """Try what this machine can do; show what is missing, what that costs, and how to get it.
 
     Exit status 1 if a lab cannot run here.
     """
@@ -53,14 +53,16 @@ def profiles(words: bool, as_json: bool, name: str | None) -> int:
         OUT.print(table)
         return 0
     known = load_profiles(Path("netem"))
-    chosen = [find_profile(known, name)] if name is not None else [each for _, each in sorted(known.checked().items())]
-    if as_json:
-        found = [explained.profile_json(each) for each in chosen]
-        OUT.print_json(json.dumps(found if name is None else found[0]))
-    elif name is None:
-        tables.print_profiles(OUT, known)
+    if name is not None:
+        profile = find_profile(known, name)
+        if as_json:
+            OUT.print_json(json.dumps(explained.profile_json(profile)))
+        else:
+            explained.print_profile(OUT, profile)
+    elif as_json:
+        OUT.print_json(json.dumps([explained.profile_json(profile) for _, profile in sorted(known.checked().items())]))
     else:
-        explained.print_profile(OUT, chosen[0])
+        tables.print_profiles(OUT, known)
     return 0
 
 
@@ -76,7 +78,7 @@ def images(check: bool, base_reachable: bool) -> int:
     if check:
         return 0 if engine.image_labels(image_store.netem_tag()) is not None else 1
     image_store.ensure_base(engine, say)
-    OUT.print(f"{image_store.BASE}\n{image_store.ensure_netem(engine, say)}", markup=False)
+    write(f"{image_store.BASE}\n{image_store.ensure_netem(engine, say)}")
     return 0
 
 

@@ -16,20 +16,30 @@ _AFTER_A_SENTENCE = re.compile(r"(?<=\.) ")
 
 
 compose_file_option = click.option(
-    "--compose-file", "-f", type=click.Path(path_type=Path), multiple=True,
+    "--compose-file",
+    "-f",
+    type=click.Path(path_type=Path),
+    multiple=True,
     help="The Compose file; repeatable: later files add to earlier ones (default: the file that Compose finds here).",
-)  # fmt: skip
+)
 compose_profile_option = click.option(
     "--compose-profile", multiple=True, help="Activate a Compose profile; repeatable."
 )
 lab_option = click.option(
-    "--lab", "kind", type=click.Choice(LAB_CHOICES), default="auto", show_default=True,
+    "--lab",
+    "kind",
+    type=click.Choice(LAB_CHOICES),
+    default="auto",
+    show_default=True,
     help="Containers of an engine, namespaces of this machine, or auto: containers if an engine answers.",
-)  # fmt: skip
+)
 netem_option = click.option(
-    "--netem", type=click.Choice(NETEM_CHOICES), default="auto", show_default=True,
+    "--netem",
+    type=click.Choice(NETEM_CHOICES),
+    default="auto",
+    show_default=True,
     help="Who executes netem: this kernel, a kernel that testbed brings, or auto: this kernel if it has netem.",
-)  # fmt: skip
+)
 up_deadline_option = click.option(
     "--up-deadline",
     default=UP_DEADLINE,
@@ -37,6 +47,11 @@ up_deadline_option = click.option(
     metavar="TIME",
     help="How long the stack may take to start.",
 )
+
+
+def own_stack_options(function: Any) -> Any:
+    """The options of commands that can start a stack of their own."""
+    return compose_file_option(lab_option(netem_option(up_deadline_option(function))))
 
 
 def _with_an_engine(_context: click.Context, _option: click.Parameter, kind: str) -> None:
@@ -48,16 +63,23 @@ def _with_an_engine(_context: click.Context, _option: click.Parameter, kind: str
 
 
 running_lab_option = click.option(
-    "--lab", type=click.Choice(LAB_CHOICES), default="auto", expose_value=False, callback=_with_an_engine,
+    "--lab",
+    type=click.Choice(LAB_CHOICES),
+    default="auto",
+    expose_value=False,
+    callback=_with_an_engine,
     help="Only containers of an engine can be left running: local is refused.",
-)  # fmt: skip
+)
 reject_option = click.option(
     "--reject", is_flag=True, help="Answer lost packets with TCP resets and ICMP errors, as a firewall does."
 )
 impair_option = click.option(
-    "--impair", "impaired", multiple=True, metavar="LINK=PROFILE|WORDS",
+    "--impair",
+    "impaired",
+    multiple=True,
+    metavar="LINK=PROFILE|WORDS",
     help='Impair a link first, as in "a -> b=lossy" or "a -> b=delay=5ms loss=1%"; repeatable.',
-)  # fmt: skip
+)
 
 
 def example(text: str) -> Callable[[Any], Any]:
@@ -73,7 +95,7 @@ def example(text: str) -> Callable[[Any], Any]:
 
 
 class Command(click.Command):
-    """A command whose summary in the list of all is its first sentence, not as much of it as fits on a line."""
+    """A command whose summary in the list of commands is its first sentence."""
 
     def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002  # click's
         """The first sentence."""

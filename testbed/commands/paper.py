@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
 
 from testbed import paper as the_paper
 from testbed.backends.choice import decide
-from testbed.commands.console import OUT, say, see_room
+from testbed.commands.console import OUT, say, see_room, write
 from testbed.commands.labs import chosen_lab
-from testbed.commands.options import command, compose_file_option, example, lab_option, netem_option, up_deadline_option
+from testbed.commands.options import command, example, own_stack_options
 from testbed.evidence.verdict import Verdict
 from testbed.paper import demo as demonstration
 from testbed.paper.demopage import demo_page
@@ -20,50 +22,54 @@ from testbed.paper.demotable import LiveDemo, print_server_output, print_undeliv
 from testbed.writing import write_whole
 
 
+def _report_option(default: Path, help_text: str) -> Callable[[Any], Any]:
+    path = click.Path(path_type=Path, file_okay=False)
+    return click.option(
+        "--report", "folder", type=path, default=default, show_default=True, metavar="FOLDER", help=help_text
+    )
+
+
 @command()
-@compose_file_option
-@lab_option
-@netem_option
-@up_deadline_option
+@own_stack_options
 @click.option("--messages", type=click.IntRange(1, 1000), default=20, show_default=True, help="Messages per profile.")
-@click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report"),
-              show_default=True, help="Where demo.json and index.html go.")  # fmt: skip
+@_report_option(Path("report"), "Where demo.json and index.html go.")
 @click.argument("profiles", nargs=-1)
 @example("""testbed demo
              testbed demo --messages 50 clean latency awful""")
 def demo(
-    compose_file: tuple[Path, ...], kind: str, netem: str, up_deadline: str, messages: int, folder: Path,
+    compose_file: tuple[Path, ...],
+    kind: str,
+    netem: str,
+    up_deadline: str,
+    messages: int,
+    folder: Path,
     profiles: tuple[str, ...],
-) -> int:  # fmt: skip
+) -> int:
     """Run the paper's client and server across the stack under each of PROFILES.
 
     Without PROFILES: clean lan latency lossy lossy-latency awful. Exit status 1 if a message was lost: the server did
-    not print it, and no kernel still holds it. Messages that TCP is still sending at the end are listed apart.
+    not print it, and no kernel still holds it. Messages that TCP is still sending at the end are listed separately.
     """
-    wanted = chosen_lab(kind, compose_file, netem, up_deadline=up_deadline)
-    demonstration.check(wanted, profiles or demonstration.PROFILES)  # before anything is started
+    lab = chosen_lab(kind, compose_file, netem, up_deadline=up_deadline)
+    demonstration.check(lab, profiles or demonstration.PROFILES)  # before anything is started
     see_room(folder, "demo.json", "index.html")
-    with wanted as lab, LiveDemo(OUT) as live:
+    with lab, LiveDemo(OUT) as live:
         run = demonstration.run(lab, profiles or demonstration.PROFILES, messages=messages, see=live.update)
     print_undelivered(OUT, run)
     print_server_output(OUT, run)
     write_whole(folder / "demo.json", json.dumps(run.as_json(), indent=1), below=Path.cwd())
     write_whole(folder / "index.html", demo_page(run), below=Path.cwd())
-    OUT.print(f"\nWritten: {folder / 'index.html'} (every message a point), {folder / 'demo.json'}", markup=False)
+    write(f"\nWritten: {folder / 'index.html'} (every message a point), {folder / 'demo.json'}")
     return 1 if run.lost else 0
 
 
 @command()
-@compose_file_option
-@lab_option
-@netem_option
-@up_deadline_option
+@own_stack_options
 @click.option("--only", default="", metavar="C2,C6", help="Only these claims.")
 @click.option("--quick", is_flag=True, help="Try fewer conditions; takes a minute or two.")
 @click.option("--again", is_flag=True, help="Repeat claims whose outcome FOLDER already has.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcomes as JSON.")
-@click.option("--report", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report", "paper"),
-              show_default=True, metavar="FOLDER", help="Where claims.json, pages and evidence go.")  # fmt: skip
+@_report_option(Path("report", "paper"), "Where claims.json, pages and evidence go.")
 @example("""testbed paper --quick
              testbed paper --only C2,C6""")
 def paper(
@@ -82,32 +88,27 @@ def paper(
     Each outcome is written to FOLDER at once. The next run keeps it, unless the experiments or the lab have changed.
     Exit status 1 if a claim could not be decided (INVALID). A claim that BREAKS is a finding, not a failure.
     """
-    wanted = the_paper.chosen(only.split(","))
-    chosen = decide(kind)[0]
-    given = the_paper.inputs(chosen, netem=netem, quick=quick)
-    known = {} if again and not only else the_paper.kept(folder, given)
-    afresh = {claim.id for claim in wanted} if again else set()
-    found = {name: outcome for name, outcome in known.items() if name not in afresh}
-    todo = [claim for claim in wanted if claim.id not in found]
+    claims = the_paper.chosen(only.split(","))
+    inputs = the_paper.inputs(decide(kind)[0], netem=netem, quick=quick)
+    outcomes = {} if again and not only else the_paper.kept(folder, inputs)
+    todo = [claim for claim in claims if again or claim.id not in outcomes]
+    for claim in todo:
+        outcomes.pop(claim.id, None)
     see_room(folder, *the_paper.WRITTEN)
-    if len(todo) < len(wanted):
-        say(f"{len(wanted) - len(todo)} of {len(wanted)} claims are decided already, in {folder}; --again seeks anew")
+    if len(todo) < len(claims):
+        say(f"{len(claims) - len(todo)} of {len(claims)} claims are decided already, in {folder}; --again repeats them")
     if todo:
         with chosen_lab(kind, compose_file, netem, up_deadline=up_deadline) as lab:
             for number, claim in enumerate(todo, 1):
                 say(f"[{number}/{len(todo)}] {claim.id} {claim.name}: {claim.text}")
-                found[claim.id] = the_paper.examine(claim, lab, folder, quick=quick, say=say, earlier=found)
-                the_paper.keep(folder, found, given)
-                the_paper.write_report(folder, found, given)
+                outcome = the_paper.examine(claim, lab, folder, quick=quick, say=say, earlier=outcomes)
+                outcomes[claim.id] = outcome
+                the_paper.keep(folder, outcomes, inputs)
+                the_paper.write_report(folder, outcomes, inputs)
                 if not as_json:
-                    outcome = found[claim.id]
-                    OUT.print(
-                        f"{claim.id:<4}{outcome.finding.of('claim'):<13} {outcome.sentence}",
-                        markup=False,
-                        soft_wrap=True,
-                    )
-    the_paper.write_report(folder, found, given)
-    decided = {claim.id: found[claim.id] for claim in wanted}
+                    write(f"{claim.id:<4}{outcome.finding.of('claim'):<13} {outcome.sentence}")
+    the_paper.write_report(folder, outcomes, inputs)
+    decided = {claim.id: outcomes[claim.id] for claim in claims}
     if as_json:
         OUT.print_json(json.dumps({name: outcome.as_json() for name, outcome in decided.items()}))
     else:
@@ -115,7 +116,7 @@ def paper(
         for name, outcome in decided.items():
             table.add_row(name, the_paper.CLAIMS[name].text, outcome.finding.of("claim"), f"{outcome.took_s:.0f} s")
         OUT.print(table)
-        OUT.print(f"Written: {folder / 'index.html'}, and the evidence beside it", markup=False)
+        write(f"Written: {folder / 'index.html'}, and the evidence beside it")
     return 1 if any(outcome.finding is Verdict.INVALID for outcome in decided.values()) else 0
 
 

@@ -10,8 +10,8 @@ import click
 from testbed.backends.docker.engine import Engine
 from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.docker.runs import clear_stale, foreigners, remove_run, runs
-from testbed.commands.console import OUT, say
-from testbed.commands.labs import NOT_UP, taken_up
+from testbed.commands.console import OUT, say, write
+from testbed.commands.labs import NOT_UP, running
 from testbed.commands.options import (
     command,
     compose_file_option,
@@ -38,14 +38,18 @@ from testbed.versions.worktrees import clear_stale as clear_trees
 def up(compose_file: tuple[Path, ...], compose_profile: tuple[str, ...], netem: str, up_deadline: str) -> int:
     """Bring the stack up, ready to be impaired; it stays until `testbed down`."""
     lab = ComposeLab(
-        compose_file, netem=netem, compose_profiles=compose_profile, up_deadline=up_deadline, say=say,
+        compose_file,
+        netem=netem,
+        compose_profiles=compose_profile,
+        up_deadline=up_deadline,
+        say=say,
         outlives_us=True,
-    )  # fmt: skip
+    )
     if lab.take_up():
-        OUT.print(f"already up, as run {lab.run_id}: {', '.join(lab.hosts)}", markup=False)
+        write(f"already up, as run {lab.run_id}: {', '.join(lab.hosts)}")
     else:
         lab.up()
-        OUT.print(f"up, as run {lab.run_id} ({lab.netem_engine} netem): {', '.join(lab.hosts)}", markup=False)
+        write(f"up, as run {lab.run_id} ({lab.netem_engine} netem): {', '.join(lab.hosts)}")
     lab.leave()
     return 0
 
@@ -74,9 +78,9 @@ def down(compose_file: tuple[Path, ...], stale: bool, everything: bool) -> int:
                 ids.append(run.id)
         else:
             ids, problems = clear_stale(engine, say)
-        for each in foreigners(engine):
-            say(f"left alone: {each}")
-        OUT.print(f"removed: {', '.join(ids) or ('nothing' if problems else 'nothing was left')}", markup=False)
+        for foreigner in foreigners(engine):
+            say(f"left alone: {foreigner}")
+        write(f"removed: {', '.join(ids) or ('nothing' if problems else 'nothing was left')}")
         return 1 if problems else 0
     lab = ComposeLab(compose_file, say=say)
     if lab.take_up():
@@ -84,7 +88,7 @@ def down(compose_file: tuple[Path, ...], stale: bool, everything: bool) -> int:
         ids = [lab.run_id]
     elif not (ids := lab.remove_left()):
         raise UserError(NOT_UP)
-    OUT.print(f"down: run {', '.join(ids)}", markup=False)
+    write(f"down: run {', '.join(ids)}")
     return 0
 
 
@@ -98,34 +102,32 @@ def show(compose_file: tuple[Path, ...], as_json: bool) -> int:
 
     Exit status 1 if a link is not as asked.
     """
-    lab = taken_up(compose_file)
-    try:
-        links = [
-            {
-                "link": str(ref), "network": ref.network, "asked": held.asked.words(),
-                "kernel": held.netem, "differences": [str(each) for each in held.found],
-                "realised": held.asked.realised,
-            }
-            for ref in lab.ports.impaired if (held := lab.verifier.held_now(ref)) is not None
-        ]  # fmt: skip
+    with running(compose_file) as lab:
+        held = {ref: lab.verifier.held_now(ref) for ref in lab.ports.impaired}
         cuts = [lab.cutter.evidence(ref) for ref in lab.ports.cut]
         hosts = {name: list(host.addresses()) for name, host in lab.hosts.items()}
-    finally:
-        lab.leave()
+    links = [
+        {
+            "link": str(ref),
+            "network": ref.network,
+            "asked": state.asked.words(),
+            "kernel": state.netem,
+            "differences": [str(difference) for difference in state.found],
+            "realised": state.asked.realised,
+        }
+        for ref, state in held.items()
+        if state is not None
+    ]
     if as_json:
-        found = {"run": lab.run_id, "engine": lab.netem_engine, "hosts": hosts, "links": links,
-                 "cuts": [each.as_json() for each in cuts]}  # fmt: skip
-        OUT.print_json(json.dumps(found))
+        body = {"run": lab.run_id, "engine": lab.netem_engine, "hosts": hosts, "links": links}
+        OUT.print_json(json.dumps({**body, "cuts": [cut.as_json() for cut in cuts]}))
     else:
-        tables.print_stack(
-            OUT, run_id=lab.run_id, engine=lab.netem_engine, hosts=hosts, links=links, cuts=len(cuts)
-        )  # fmt: skip
-        for each in cuts:
-            for line in evidence.lines(each):
-                OUT.print(line, markup=False, soft_wrap=True)
-    return (
-        1 if any(each["differences"] for each in links) or any(each.read_back is Verdict.FAILS for each in cuts) else 0
-    )
+        tables.print_stack(OUT, run_id=lab.run_id, engine=lab.netem_engine, hosts=hosts, links=links, cuts=len(cuts))
+        for cut in cuts:
+            for line in evidence.lines(cut):
+                write(line)
+    good = all(not link["differences"] for link in links) and all(cut.read_back is not Verdict.FAILS for cut in cuts)
+    return 0 if good else 1
 
 
 COMMANDS = (up, down, show)

@@ -60,7 +60,7 @@ class StandIn(AbstractContextManager["StandIn"]):
 
 
 def asked(link: str, *what: str) -> Any:
-    return words.asked_of(StandIn(), link, what)  # type: ignore[arg-type]  # what the function needs of a lab
+    return words.link_request(StandIn(), link, what)  # type: ignore[arg-type]  # what the function needs of a lab
 
 
 def problems_of(link: str, *what: str) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def test_the_doctor_names_the_setting_that_closes_the_way_and_how_to_open_it(tmp
     name, _, value = closed.partition("=")
     remedy = closers(settings(tmp_path, {**_OPEN, name: value}))
     assert remedy == _REMEDIES[closed]
-    (finding,) = doctor._local(LocalAbilities(closed="unshare: Operation not permitted", remedy=remedy))
+    finding = doctor._local(LocalAbilities(closed="unshare: Operation not permitted", remedy=remedy))
     assert (finding.state, finding.found, finding.remedy) == ("limited", "unshare: Operation not permitted", remedy)
 
 
