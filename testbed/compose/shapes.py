@@ -214,73 +214,94 @@ _PROGRAM = Shape(write='a text or a list: "A B" or [A, B]', plain=text, item=_TE
 _PAIRS = Shape(write="a mapping or a list: {NAME: value} or [NAME=value]", item=_TEXT, others=_PLAIN)
 
 
-def _table(write: str, /, *, empty: bool = False, **words: Shape) -> Shape:
-    return Shape(write=write, words=words, empty=empty)
+_OPTIONS = Shape(write="{NAME: value}", others=_PLAIN)
+_MAPPING = Shape(write="a mapping", others=ANY)
+
+
+def _table(write: str, /, **words: Shape) -> Shape:
+    return Shape(write=write, words=words)
+
+
+def _optional(write: str, /, **words: Shape) -> Shape:
+    return Shape(write=write, words=words, empty=True)
+
+
+def _keys(shape: Shape, names: str) -> dict[str, Shape]:
+    """Several keys that take the same."""
+    return dict.fromkeys(names.split(), shape)
 
 
 _DEPENDENCY = Shape(
     write="{condition: service_started}",
-    words={"condition": _TEXT, "required": _FLAG, "restart": _FLAG},
+    words={"condition": _TEXT, **_keys(_FLAG, "required restart")},
     required=("condition",),
 )
 _HEALTH_CHECK = _table(
-    '{test: ["CMD", "program"]}', test=_TEXT_OR_TEXTS, interval=_DURATION, timeout=_DURATION, retries=_COUNT,
-    start_period=_DURATION, start_interval=_DURATION, disable=_FLAG,
-)  # fmt: skip
+    '{test: ["CMD", "program"]}',
+    test=_TEXT_OR_TEXTS,
+    retries=_COUNT,
+    disable=_FLAG,
+    **_keys(_DURATION, "interval timeout start_period start_interval"),
+)
 _PORT = Shape(
     write='"8080:80" or {target: 80, published: 8080}',
     plain=plain,
     words={
-        "target": _WHOLE, "published": _PLAIN, "protocol": _TEXT, "host_ip": _TEXT, "mode": _TEXT, "name": _TEXT,
-        "app_protocol": _TEXT,
+        "target": _WHOLE,
+        "published": _PLAIN,
+        **_keys(_TEXT, "protocol host_ip mode name app_protocol"),
     },
     required=("target",),
-)  # fmt: skip
+)
 _VOLUME = Shape(
     write='"./folder:/data" or {type: bind, source: ./folder, target: /data}',
     plain=text,
     words={
-        "type": _TEXT, "source": _TEXT, "target": _TEXT, "read_only": _FLAG, "consistency": _TEXT,
-        "bind": Shape(write="a mapping", others=ANY), "volume": Shape(write="a mapping", others=ANY),
-        "tmpfs": Shape(write="a mapping", others=ANY), "image": Shape(write="a mapping", others=ANY),
+        **_keys(_TEXT, "type source target consistency"),
+        "read_only": _FLAG,
+        **_keys(_MAPPING, "bind volume tmpfs image"),
     },
     required=("type", "target"),
-)  # fmt: skip
-_JOINED = _table(
-    "{aliases: [NAME], ipv4_address: ADDRESS}", empty=True, aliases=_TEXTS, ipv4_address=_TEXT, ipv6_address=_TEXT,
-    link_local_ips=_TEXTS, mac_address=_TEXT, interface_name=_TEXT, driver_opts=Shape(write="a mapping", others=_PLAIN),
-    priority=_WHOLE, gw_priority=_WHOLE,
-)  # fmt: skip
+)
+_JOINED = _optional(
+    "{aliases: [NAME], ipv4_address: ADDRESS}",
+    driver_opts=_OPTIONS,
+    **_keys(_TEXTS, "aliases link_local_ips"),
+    **_keys(_TEXT, "ipv4_address ipv6_address mac_address interface_name"),
+    **_keys(_WHOLE, "priority gw_priority"),
+)
 _LIMIT = Shape(
-    write="a number or {soft: 1024, hard: 2048}", plain=limit,
-    words={"soft": Shape(write="a number", plain=limit), "hard": Shape(write="a number", plain=limit)},
+    write="a number or {soft: 1024, hard: 2048}",
+    plain=limit,
+    words=_keys(Shape(write="a number", plain=limit), "soft hard"),
     required=("soft", "hard"),
-)  # fmt: skip
+)
 _BUILD = Shape(
     write="a folder, or {context: FOLDER, dockerfile: NAME}",
     plain=text,
-    words={"context": _TEXT, "dockerfile": _TEXT, "args": _PAIRS, "labels": _PAIRS, "tags": _TEXTS},
+    words={**_keys(_TEXT, "context dockerfile"), **_keys(_PAIRS, "args labels"), "tags": _TEXTS},
     others=ANY,
 )
-_ENV_FILE = Shape(write='"FILE" or [FILE, {path: FILE, required: false}]', plain=text, item=Shape(
-    write='"FILE" or {path: FILE, required: false}', plain=text,
-    words={"path": _TEXT, "required": _FLAG, "format": Shape(write="raw", plain=env_format)}, required=("path",),
-))  # fmt: skip
+_ONE_ENV_FILE = Shape(
+    write='"FILE" or {path: FILE, required: false}',
+    plain=text,
+    words={"path": _TEXT, "required": _FLAG, "format": Shape(write="raw", plain=env_format)},
+    required=("path",),
+)
+_ADDRESSES = Shape(write="an address", plain=text, item=_TEXT)
 _LOCAL = _table("{path: FOLDER, python: true}", path=_TEXT, python=_FLAG)
-
 _SERVICE = Shape(
     write="a mapping, as in {image: NAME, command: [PROGRAM]}",
     words={
+        **_keys(_TEXT, "image working_dir user network_mode hostname container_name restart platform pull_policy"),
+        "domainname": _TEXT,
+        **_keys(_PROGRAM, "command entrypoint"),
+        **_keys(_PAIRS, "environment labels annotations"),
+        **_keys(_TEXTS, "cap_add cap_drop profiles"),
+        **_keys(_FLAG, "init read_only privileged stdin_open tty attach"),
         "build": _BUILD,
-        "image": _TEXT,
-        "command": _PROGRAM,
-        "entrypoint": _PROGRAM,
-        "environment": _PAIRS,
-        "env_file": _ENV_FILE,
-        "working_dir": _TEXT,
-        "user": _TEXT,
+        "env_file": Shape(write='"FILE" or [FILE, {path: FILE, required: false}]', plain=text, item=_ONE_ENV_FILE),
         "networks": Shape(write="a list or a mapping: [lan] or {lan: {aliases: [NAME]}}", item=_TEXT, others=_JOINED),
-        "network_mode": _TEXT,
         "ports": Shape(write='a list: ["8080:80"]', item=_PORT),
         "volumes": Shape(write='a list: ["./folder:/data"]', item=_VOLUME),
         "depends_on": Shape(
@@ -288,62 +309,55 @@ _SERVICE = Shape(
         ),
         "healthcheck": _HEALTH_CHECK,
         "deploy": Shape(
-            write="{replicas: 2}", words={"replicas": _COUNT, "mode": _TEXT, "endpoint_mode": _TEXT}, others=ANY,
+            write="{replicas: 2}",
+            words={"replicas": _COUNT, **_keys(_TEXT, "mode endpoint_mode")},
+            others=ANY,
             empty=True,
         ),
         "scale": _COUNT,
         "stop_signal": Shape(write="a signal, as in SIGTERM", plain=signal),
         "stop_grace_period": _DURATION,
         "ulimits": Shape(write="{nofile: 1024}", others=_LIMIT),
-        "sysctls": Shape(write="a mapping or a list: {NAME: value} or [NAME=value]", item=_TEXT, others=_PLAIN),
-        "hostname": _TEXT,
-        "container_name": _TEXT,
+        "sysctls": _PAIRS,
         "extra_hosts": Shape(
-            write='a mapping or a list: {NAME: ADDRESS} or ["NAME=ADDRESS"]', item=_TEXT,
-            others=Shape(write="an address", plain=text, item=_TEXT),
+            write='a mapping or a list: {NAME: ADDRESS} or ["NAME=ADDRESS"]', item=_TEXT, others=_ADDRESSES
         ),
-        "cap_add": _TEXTS,
-        "cap_drop": _TEXTS,
         "tmpfs": _TEXT_OR_TEXTS,
-        "labels": _PAIRS,
-        "profiles": _TEXTS,
-        "init": _FLAG,
-        "read_only": _FLAG,
-        "privileged": _FLAG,
-        "restart": _TEXT,
-        "stdin_open": _FLAG,
-        "tty": _FLAG,
-        "attach": _FLAG,
         "expose": Shape(write="a list: [80]", item=Shape(write="a port", plain=plain)),
         "logging": Shape(write="{driver: NAME}", others=ANY),
-        "annotations": _PAIRS,
-        "platform": _TEXT,
-        "pull_policy": _TEXT,
-        "domainname": _TEXT,
-        "x-testbed": _table("{router: true} or {local: {path: FOLDER}}", empty=True, local=_LOCAL, router=_FLAG),
+        "x-testbed": _optional("{router: true} or {local: {path: FOLDER}}", local=_LOCAL, router=_FLAG),
     },
     others=ANY,
-)  # fmt: skip
+)
 
+_EXTERNAL = Shape(write="true or false", plain=flag, words={"name": _TEXT})
 _SUBNET = _table(
-    "{subnet: 10.0.0.0/24}", subnet=_TEXT, gateway=_TEXT, ip_range=_TEXT,
+    "{subnet: 10.0.0.0/24}",
     aux_addresses=Shape(write="{NAME: ADDRESS}", others=_TEXT),
-)  # fmt: skip
-_NETWORK = _table(
-    "a mapping, as in {ipam: {config: [{subnet: 10.0.0.0/24}]}}", empty=True,
-    name=_TEXT, driver=_TEXT, driver_opts=Shape(write="{NAME: value}", others=_PLAIN), attachable=_FLAG,
-    external=Shape(write="true or false", plain=flag, words={"name": _TEXT}), internal=_FLAG, enable_ipv4=_FLAG,
-    enable_ipv6=_FLAG, labels=_PAIRS,
-    ipam=_table(
-        "{config: [{subnet: 10.0.0.0/24}]}", driver=_TEXT, options=Shape(write="{NAME: value}", others=_PLAIN),
-        config=Shape(write="a list: [{subnet: 10.0.0.0/24}]", item=_SUBNET),
-    ),
-)  # fmt: skip
-_STORE = _table(
-    "a mapping, or nothing", empty=True, name=_TEXT, driver=_TEXT,
-    driver_opts=Shape(write="{NAME: value}", others=_PLAIN),
-    external=Shape(write="true or false", plain=flag, words={"name": _TEXT}), labels=_PAIRS,
-)  # fmt: skip
+    **_keys(_TEXT, "subnet gateway ip_range"),
+)
+_IPAM = _table(
+    "{config: [{subnet: 10.0.0.0/24}]}",
+    driver=_TEXT,
+    options=_OPTIONS,
+    config=Shape(write="a list: [{subnet: 10.0.0.0/24}]", item=_SUBNET),
+)
+_NETWORK = _optional(
+    "a mapping, as in {ipam: {config: [{subnet: 10.0.0.0/24}]}}",
+    driver_opts=_OPTIONS,
+    external=_EXTERNAL,
+    labels=_PAIRS,
+    ipam=_IPAM,
+    **_keys(_TEXT, "name driver"),
+    **_keys(_FLAG, "attachable internal enable_ipv4 enable_ipv6"),
+)
+_STORE = _optional(
+    "a mapping, or nothing",
+    driver_opts=_OPTIONS,
+    external=_EXTERNAL,
+    labels=_PAIRS,
+    **_keys(_TEXT, "name driver"),
+)
 
 _NAME = "[a-zA-Z0-9._-]{1,255}"
 
@@ -355,8 +369,8 @@ FILE = Shape(
         "services": Shape(write="a mapping: {NAME: {image: NAME}}", others=_SERVICE, names=_NAME),
         "networks": Shape(write="a mapping: {NAME: {}}", others=_NETWORK, names=_NAME),
         "volumes": Shape(write="a mapping: {NAME: {}}", others=_STORE, names=_NAME),
-        **dict.fromkeys(("include", "configs", "secrets", "models"), ANY),
-        "x-testbed": _table("{topology: {chain: 5}}", empty=True, topology=ANY),
+        **_keys(ANY, "include configs secrets models"),
+        "x-testbed": _optional("{topology: {chain: 5}}", topology=ANY),
     },
 )
 """A Compose file."""

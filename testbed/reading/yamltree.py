@@ -259,10 +259,8 @@ class _Builder:
             if key_node.tag == _MERGE:
                 for part in _not_mergeable(value_node):
                     written = shown(part.value) if isinstance(part, yaml.ScalarNode) else "[…]"
-                    self._wrong(
-                        (*where, "<<"), part.start_mark.line + 1,
-                        f"`<<: {written}`: write a mapping or a list of mappings, as in `<<: *name`",
-                    )  # fmt: skip
+                    text = f"`<<: {written}`: write a mapping or a list of mappings, as in `<<: *name`"
+                    self._wrong((*where, "<<"), part.start_mark.line + 1, text)
                     node.value = [pair for pair in node.value if pair[1] is not value_node]
         self._loader.flatten_mapping(node)
         mapping: dict[str, Any] = {}
