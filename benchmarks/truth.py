@@ -26,7 +26,7 @@ _QUICK_S = 36.0
 _QUICK_FAULTS = (
     "agent killed", "container recreated", "container restarted", "container gone", "kernel frozen 0.3 s",
     "splice deleted", "link down at the veth", "qdisc deleted", "container paused", "address added", "fragments",
-    "stray network", "machine starved",
+    "stray network", "kernel starved",
 )  # fmt: skip
 
 

@@ -173,7 +173,11 @@ def test_what_others_do_to_a_host_makes_the_test_invalid_and_the_next_has_it_bac
     begin(stack)
     try:
         stack.impair("other -> api", delay="1ms")
+        program = stack.host("db").start(["sleep", "60"])
         ways[what](stack)  # type: ignore[arg-type]  # the ways of this kind of lab
+        if what in ("removed", "recreated"):
+            with pytest.raises(LabError, match="sleep 60: its container was removed, and how it ended is not known"):
+                program.stop("SIGKILL")
         with pytest.raises(ImpairmentNotAppliedError, match=r"host `db` .* during the test, and not by it"):
             stack.verify()
         stack.verify()  # told once

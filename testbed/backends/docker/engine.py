@@ -436,8 +436,14 @@ class Engine:
         return Exec(id=created["Id"], stream=Demultiplexed(raw))
 
     def exec_state(self, program: Exec) -> tuple[int | None, int]:
-        """Its exit status (None while it runs) and its process number on the engine's machine."""
-        state = self._api.exec_inspect(program.id)
+        """Its exit status (None while it runs) and its process number on the engine's machine.
+
+        Raises LabError if its container was removed: the engine knows nothing of the program any more.
+        """
+        try:
+            state = self._api.exec_inspect(program.id)
+        except docker.errors.NotFound:
+            raise LabError("its container was removed, and how it ended is not known") from None
         return (None if state["Running"] else state["ExitCode"]), int(state["Pid"])
 
     def leaders(self, container: Container) -> list[tuple[int, str]]:

@@ -56,7 +56,7 @@ class ComposeProgram(ReadProgram):
         """The engine's word; a program may close its output a moment before it ends."""
         try:
             status, _ = await_condition(
-                lambda: self._engine.exec_state(self._exec), lambda state: state[0] is not None,
+                self._state, lambda state: state[0] is not None,
                 deadline_s=max(1.0, left_s), every_s=0.002,
             )  # fmt: skip
         except NotSeenError:
@@ -68,6 +68,12 @@ class ComposeProgram(ReadProgram):
             )
         return -1 if status is None else status
 
+    def _state(self) -> tuple[int | None, int]:
+        try:
+            return self._engine.exec_state(self._exec)
+        except LabError as error:
+            raise LabError(f"{self.command}: {error}") from None
+
     def result(self, *, left_s: float, timeout: str) -> Result:
         """How it ended; the engine's words on a program that is not there are no output of it."""
         ended = super().result(left_s=left_s, timeout=timeout)
@@ -78,7 +84,7 @@ class ComposeProgram(ReadProgram):
     def signal(self, name: str) -> None:
         """Signal it; the engine answers a request to start a program before it knows its number."""
         status, pid = await_condition(
-            lambda: self._engine.exec_state(self._exec),
+            self._state,
             lambda state: state[0] is not None or state[1] > 0,
             deadline_s=5,
             every_s=0.01,
