@@ -61,6 +61,7 @@ class Hosts:
             "put": self.put,
             "get": self.get,
             "counters": self.counters,
+            "counters_of": self.counters_of,
             "connections": self.connections,
             "tcp_connections": self.tcp_connections,
             "destroy_tcp": self.destroy_tcp,
@@ -116,6 +117,10 @@ class Hosts:
         """The kernel's own counters of a host: groups of /proc/net/snmp and /proc/net/netstat."""
         with self._within(host):
             return inside.counters()
+
+    def counters_of(self, *, hosts: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+        """The same of each of these hosts that has not been halted."""
+        return {name: self.counters(host=name) for name in hosts if not self.named(name).halted}
 
     def connections(self, *, host: str) -> list[dict[str, Any]]:
         """Every TCP connection that a host's kernel still works on; see `inside.connections`."""

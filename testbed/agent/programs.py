@@ -64,8 +64,9 @@ class Programs:
     ) -> dict[str, Any]:
         """Start a program; returns a number to signal it by, and why it could not be started, if so (``refused``).
 
-        Behind the ticket: its stdin, stdout and stderr, and where to write the four bytes of its exit status (as a
-        shell has it: 128 and the signal's number if it was killed; 126 or 127 if it was not started).
+        Behind the ticket: its stdin, stdout and stderr, and where to write how it ended, as ``=id``: its exit status
+        (as a shell has it: 128 and the signal's number if it was killed; 126 or 127 if it was not started), and the
+        seconds of processor time of it and of the children that it waited for.
         """
         descriptors = self._tickets.take(ticket)
         try:
@@ -133,10 +134,10 @@ class Programs:
         if (running := self._running.get(number)) is None:
             return
         with contextlib.suppress(ChildProcessError):
-            pid, status = os.waitpid(running.pid, os.WNOHANG)
+            pid, status, used = os.wait4(running.pid, os.WNOHANG)
             if pid:
                 with contextlib.suppress(OSError):  # the lab does not want to know any more
-                    os.write(running.status, struct.pack("=i", exit_status(status)))
+                    os.write(running.status, struct.pack("=id", exit_status(status), used.ru_utime + used.ru_stime))
                 os.close(running.status)
                 del self._running[number]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +23,7 @@ from testbed.lab.lab import Lab
 from testbed.lab.observer import spots_of_port
 from testbed.lab.succession import CAPTURE, PORTS, beside
 from testbed.netem.profiles import Profiles, Tables, load_profiles, read_trace
+from testbed.observe.counters import Readings
 from testbed.spec.links import PortRef
 
 SomeHost = TypeVar("SomeHost", bound=AgentHost)
@@ -226,6 +227,15 @@ class StackLab(Lab, Generic[SomeHost]):
             self, self.channel, host=host, network=network, src=src, members=self.members(network),
             end=lambda name: self.port_of_sender(name, network), attached=self.ports.at(host, network) is not None,
         )  # fmt: skip
+
+    def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
+        """See `Backend`."""
+        found: dict[str, Readings] = {}
+        for name in hosts:
+            if (inside := self._hosts[name].known_inside) is not None:
+                with suppress(AgentError):  # its host has ended
+                    found[name] = inside.call("counters")
+        return found
 
     def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
         """See `Backend`."""

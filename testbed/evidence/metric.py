@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, SupportsFloat
 
 from testbed.errors import InvalidValueError, Problems
-from testbed.text import shown
+from testbed.text import shortened, shown, visible
 from testbed.units import parse_ratio
 
 BETTER = ("lower", "higher")
@@ -19,14 +19,14 @@ RECORDED = "recorded"
 TIMED = "timed"
 AUTOMATIC = {
     "programs": "how long each program ran that the test started in a host",
-    "cpu": "processor time of what ran in each host",
-    "wire": "bytes and packets that each host sent and received",
-    "tcp": "segments that each host sent again, and time-outs of its SYNs",
+    "cpu": "processor time of the programs that the test started in a host (local lab)",
+    "wire": "packets that came to each impaired link, and bytes that it passed on",
+    "tcp": "segments that each host sent, and sent again",
     "netem": "packets that netem dropped on each impaired link",
-    "goodput": "payload that TCP delivered on each impaired link, per second",
 }
 """The groups of metrics that come by themselves, and what is in them. Each such metric's name begins with its group."""
 LEAST_EFFECT = 0.05
+NAME_CHARACTERS = 200
 
 _PREFIXES = {
     "s": ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")),
@@ -93,6 +93,8 @@ def recorded(
     problems = Problems()
     if not isinstance(name, str) or not name.strip():
         problems.append(f"name={shown(name)}: must be text")
+    elif _one_line(name) != name or len(name) > NAME_CHARACTERS:
+        problems.append(f"name={shown(name)}: must be one line of at most {NAME_CHARACTERS} printable characters")
     elif reserved := _RESERVED.match(name):
         problems.append(f"name={shown(name)}: {shown(reserved[0])} begins the names of metrics that come by themselves")
     if not isinstance(unit, str):
@@ -117,6 +119,17 @@ def recorded(
         name=str(name), values=tuple(map(float, samples)), unit=str(unit), better=str(better),
         least_effect=ratio, group=group,
     )  # fmt: skip
+
+
+def _one_line(text: str) -> str:
+    """A text that names may be made of: in tables, in XML and on a terminal."""
+    return " ".join(visible(text).split())
+
+
+def automatic(group: str, what: str, values: Iterable[float], unit: str, better: str | None = "lower") -> Metric:
+    """A metric that comes by itself."""
+    name = shortened(_one_line(f"{group}: {what}"), NAME_CHARACTERS)
+    return Metric(name=name, values=tuple(map(float, values)), unit=unit, better=better, group=group)
 
 
 def _is_number(value: object) -> bool:

@@ -78,6 +78,8 @@ class Tally:
     dropped_packets: int
     """Lost by injected loss or a full queue: netem counts both together."""
     queued_packets: int
+    sent_bytes: int | None = None
+    """Of the packets that were sent, their Ethernet headers included; None where that is not known."""
     tail_drops: tuple[int, int]
     """Packets among them that a full queue dropped: the least and the most."""
     tail_drops_from: str

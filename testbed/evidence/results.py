@@ -24,6 +24,7 @@ from typing import Any
 
 from testbed.evidence.hoststate import HostChange
 from testbed.evidence.metric import Metric
+from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import LinkEvidence
 from testbed.evidence.verdict import Verdict, worst
 
@@ -42,6 +43,9 @@ class Attempt:
     reason: str | None = None
     replay: str | None = None
     metrics: Sequence[Metric] = ()
+    programs: Sequence[ProgramRun] = ()
+    captures: Sequence[str] = ()
+    """Paths of the files of packets that were kept, from where pytest was started."""
     links: Sequence[LinkEvidence] = field(default_factory=tuple)
     hosts: Sequence[HostChange] = field(default_factory=tuple)
     """What became of hosts meanwhile, by the test and by others."""
@@ -57,6 +61,8 @@ class Attempt:
             **vars(self),
             "outcome": self.outcome.of("test"),
             "metrics": [metric.as_json() for metric in self.metrics],
+            "programs": [program.as_json() for program in self.programs],
+            "captures": list(self.captures),
             "links": [link.as_json() for link in self.links],
             "hosts": [host.as_json() for host in self.hosts],
         }

@@ -93,6 +93,7 @@ def tally(
         sent_packets=sent,
         dropped_packets=dropped,
         queued_packets=queued,
+        sent_bytes=netem.get("bytes"),
         tail_drops=(min(low, high), high),
         tail_drops_from=how,
         duplicated=_duplicated(impairment, arrived, changing, beyond, lossy=lossy),

@@ -14,6 +14,7 @@ from testbed.lab.channel import Channel
 from testbed.lab.host import Host
 from testbed.observe.capture import Place
 from testbed.observe.connections import Table
+from testbed.observe.counters import Readings
 from testbed.spec.links import PortRef
 from testbed.spec.profile import Profile
 from testbed.spec.topology import Topology
@@ -152,6 +153,10 @@ class Backend(abc.ABC):
 
     def tcp_tables(self) -> dict[str, Table]:
         """The TCP connections of `tcp_hosts`; of one that is gone, none."""
+        return {}
+
+    def tcp_counters(self, _hosts: Sequence[str]) -> dict[str, Readings]:
+        """What the kernel of each of these of `tcp_hosts` has counted (/proc/net/snmp, netstat); not of those gone."""
         return {}
 
     def destroy_tcp(self, _host: str, _ids: Sequence[str]) -> str | None:

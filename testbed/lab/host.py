@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, overload
 
 from testbed import units
 from testbed.errors import InvalidValueError, LabError
+from testbed.evidence.programs import ProgramRun
 from testbed.lab.channel import Channel
 from testbed.lab.wholeness import Wholeness
 
@@ -25,6 +26,8 @@ class Result:
     stderr: str
     duration_s: float
     """From the request to start it to the end of its output; seconds."""
+    cpu_s: float | None = None
+    """Processor time of it and of what it waited for, in a local lab; seconds. None where that is not known."""
 
     @property
     def ok(self) -> bool:
@@ -34,6 +37,11 @@ class Result:
 
 class Program(abc.ABC):
     """A program running in a host."""
+
+    @property
+    def account(self) -> ProgramRun | None:
+        """What the results say of it; None if that is not known."""
+        return None
 
     @abc.abstractmethod
     def wait(self, timeout: str = "30s") -> Result:

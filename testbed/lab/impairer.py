@@ -258,6 +258,7 @@ class Impairer:
             qdiscs = [*leaf, *behind]
             kernel = readback.find_netem(qdiscs, minor) or {}
             source.sent_before, source.dropped_before = kernel.get("packets", 0), kernel.get("drops", 0)
+            source.bytes_before = kernel.get("bytes", 0)
             misled = readback.filter_differences(flat(filters), leading)
             source.led = (source.led or bool(leading)) and not misled
             source.counted = by_number

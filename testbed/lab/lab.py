@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Self
 
 from testbed.errors import InvalidValueError, LabError, Problems
-from testbed.evidence.metric import recorded
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.judge import statistics as exact
 from testbed.judge.plan import MOST_S
@@ -27,9 +26,11 @@ from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.host import Host
 from testbed.lab.impairer import Impairer
 from testbed.lab.ledger import Applied, Ledger
+from testbed.lab.measuring import Measuring
 from testbed.lab.observer import LIMIT_BYTES, SNAP_BYTES, Observer, PortCapture
 from testbed.lab.ports import Port, Ports
 from testbed.lab.prober import Prober
+from testbed.lab.recording import Recording
 from testbed.lab.succession import Succession
 from testbed.lab.suspensions import Suspensions
 from testbed.lab.verifier import Verifier
@@ -118,7 +119,7 @@ class Link:
         return self._lab.counters(self.ref)
 
 
-class Lab(Backend):
+class Lab(Recording, Backend):
     """Hosts and links that are up together; a context manager."""
 
     def __init__(self) -> None:
@@ -138,6 +139,7 @@ class Lab(Backend):
             self.whole, self.succession, self,
         )  # fmt: skip
         self.prober = Prober(self.ports, self.ledger, self.impairer, self.cutter, self.verifier, self)
+        self.measuring = Measuring(self.ports, self)
         self.observer = Observer(self.ports, self.impairer, self)
         self.suspensions = Suspensions(self.ports, self.impairer, self.cutter, self.verifier)
         self.left_over = ""
@@ -165,11 +167,13 @@ class Lab(Backend):
         self.carriage.begin()
         self.verifier.begin()
         self.connections.begin()
+        self.measuring.forget()
         self.left_over = ""
 
     def begin_body(self) -> None:
         """The packets of a test's body come now: begin the links' sequences, then the timelines, with them."""
         self.connections.begin_body()
+        self.measuring.begin()
         sequences.begin(self.ports, self.impairer)
         self.impairer.play()
 
@@ -200,22 +204,13 @@ class Lab(Backend):
         its queue overflowed though neither a rate nor a limit was asked, if the traffic took another path, or if an
         agent died.
         """
+        self.measuring.end()
         self.verifier.verify()
 
     @property
     def evidence(self) -> list[LinkEvidence]:
         """What `verify` found of each impaired link, last."""
         return self.ledger.evidence
-
-    def record(
-        self, name: str, value: float | Iterable[float], *, unit: str, better: str, least_effect: str = "5%"
-    ) -> None:
-        """Add a metric to the test's result: one value or several, the samples; another call adds samples.
-
-        ``better`` is ``lower`` or ``higher``; ``least_effect`` is the smallest relative change that matters, for
-        `testbed compare`. Raises InvalidValueError with every problem; infinity and NaN are refused.
-        """
-        self.ledger.record(recorded(name, value, unit=unit, better=better, least_effect=least_effect))
 
     # --- context ---------------------------------------------------------------------------------
 

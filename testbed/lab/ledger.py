@@ -105,8 +105,12 @@ class Ledger:
 
     def record(self, metric: Metric) -> None:
         """Keep a metric; of one that is there already, the samples are added. Raises InvalidValueError."""
+        self.metrics[metric.name] = self.check(metric)
+
+    def check(self, metric: Metric) -> Metric:
+        """A metric with the samples of it that are there already. Raises InvalidValueError if it is another."""
         known = self.metrics.get(metric.name)
-        self.metrics[metric.name] = metric if known is None else known.with_more(metric)
+        return metric if known is None else known.with_more(metric)
 
 
 def derived_seed(*parts: str) -> int:

@@ -53,6 +53,8 @@ class Source:
     """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
     dropped_before: int = 0
     """Likewise, dropped."""
+    bytes_before: int = 0
+    """Likewise, bytes of those that were sent."""
     beyond_before: int | None = None
     """What the port's root had seen beyond what was brought to the port when copies were first asked for."""
     since_s: float = 0.0

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from testbed.errors import CommandTimeoutError
+from testbed.evidence.programs import MOST_OUTPUT, ProgramRun
 from testbed.lab import readiness
 from testbed.lab.host import Program, Result, seconds
 
@@ -21,6 +22,7 @@ class ReadProgram(Program):
 
     def __init__(self, host: str, argv: Sequence[str]) -> None:
         """``host``: the name of the host it runs in."""
+        self.host = host
         self.argv = tuple(argv)
         self.command = f"`{host}`: {' '.join(argv)}"
         """Host and program, as errors begin."""
@@ -28,6 +30,8 @@ class ReadProgram(Program):
         self._done = threading.Event()
         self._started = time.perf_counter()
         self._duration_s = 0.0
+        self._result: Result | None = None
+        self._stopped = False
 
     def printed(self, stream: int, data: bytes) -> None:
         """It printed something to stdout (1) or stderr (2)."""
@@ -58,13 +62,30 @@ class ReadProgram(Program):
         started = time.monotonic()
         if not self._done.wait(deadline_s):
             raise CommandTimeoutError(f"{self.command}: no end after {timeout}; {readiness.last_output(self)}")
-        return self.result(left_s=deadline_s - (time.monotonic() - started), timeout=timeout)
+        self._result = self.result(left_s=deadline_s - (time.monotonic() - started), timeout=timeout)
+        return self._result
 
     def result(self, *, left_s: float, timeout: str) -> Result:
         """How it ended, now that its output has; ``left_s`` of ``timeout`` are left to find that out."""
         return Result(
             argv=self.argv, exit_code=self.await_status(left_s=left_s, timeout=timeout), stdout=self.printed_to(1),
-            stderr=self.printed_to(2), duration_s=self._duration_s,
+            stderr=self.printed_to(2), duration_s=self._duration_s, cpu_s=self.cpu_s,
+        )  # fmt: skip
+
+    @property
+    def cpu_s(self) -> float | None:
+        """Processor time of it and of what it waited for, once it has ended; seconds. None where nobody tells."""
+        return None
+
+    @property
+    def account(self) -> ProgramRun:
+        """How it ended, as far as somebody waited for it, and the end of its output."""
+        known = self._result
+        output = self.output
+        return ProgramRun(
+            host=self.host, argv=self.argv, exit_code=None if known is None else known.exit_code,
+            duration_s=None if known is None else known.duration_s, cpu_s=None if known is None else known.cpu_s,
+            stopped=self._stopped, output=output[-MOST_OUTPUT:], output_left_out=max(len(output) - MOST_OUTPUT, 0),
         )  # fmt: skip
 
     @abc.abstractmethod
@@ -74,6 +95,7 @@ class ReadProgram(Program):
     def stop(self, signal: str = "SIGTERM", timeout: str = _STOPS_WITHIN) -> Result:
         """Signal it, wait, and kill it if need be; see `Program.stop`."""
         if not self.ended:
+            self._stopped = True
             self.signal(signal)
             if not self._done.wait(seconds(timeout)) and signal != "SIGKILL":
                 self.signal("SIGKILL")

@@ -245,6 +245,8 @@ def _tally(source: Source, port: Port, held: Held, reading: Reading) -> Tally | 
     counted = {
         **netem, "packets": netem["packets"] - source.sent_before, "drops": netem["drops"] - source.dropped_before
     }  # fmt: skip
+    if "bytes" in netem:
+        counted["bytes"] = netem["bytes"] - source.bytes_before
     refused = reading.refused
     return counting.tally(
         held.asked, counted, limit_packets=qdisc.sized_limit(held.asked),

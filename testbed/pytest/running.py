@@ -20,7 +20,7 @@ import pytest
 from testbed.errors import ImpairmentNotAppliedError, LabError
 from testbed.evidence.verdict import Verdict, words
 from testbed.pytest.markers import WANTED, id_of, marked, needs_lab, profile_of, wanted
-from testbed.pytest.state import KEPT_OPTIONS, LAB, SEED, chosen, fail_if_not_up, is_told
+from testbed.pytest.state import KEPT_OPTIONS, LAB, SEED, chosen, fail_if_not_up, is_told, metric_groups
 from testbed.text import shortened
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from testbed.lab.lab import Lab
     from testbed.pytest.markers import Wanted
 
+_MOST_PROGRAMS = 100
+"""Of one attempt are in the results; the metrics are of all."""
 SESSION_LAB = "_testbed_stack"
 """The fixture that brings up the session's own lab."""
 
@@ -43,6 +45,8 @@ class RunningAttempt:
     lab: Lab | None = None
     wanted: Wanted | None = None
     captures: KeptCaptures | None = None
+    kept: list[str] = field(default_factory=list)
+    """The files of packets, from where pytest was started."""
     lost: list[str] = field(default_factory=list)
     """The packets that each link lost, by number."""
     vacuous: list[str] = field(default_factory=list)
@@ -167,6 +171,7 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     run, config = run_of(item), item.config
     ours = config.stash.get(LAB, None) is lab
     requests = item.stash[WANTED] if ours and WANTED in item.stash else wanted(item, lambda: lab)
+    lab.measuring.groups = metric_groups(config.getoption("--testbed-metrics"))
     lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
     run.lab, run.wanted = lab, requests  # at once: an agent may die while it begins
     # This also heals the impairments of a test that uses `stack` alone.
@@ -195,7 +200,7 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
             add_property(item, f"timeline {ref}", steps_in_words(steps))
             if late := late_in_words(steps):
                 warnings.warn(LateStepWarning(f"{ref}: {late}"), stacklevel=1)
-        for metric in lab.ledger.metrics.values():
+        for metric in _attempt_of(item).metrics:
             add_property(item, metric.name, metric.describe())
 
 
@@ -249,7 +254,9 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
         if not save:
             captures.drop()
             return ""
-        lines = [str(path) for path in captures.save()]
+        saved = captures.save()
+        lines = [str(path) for path in saved]
+        run.kept = [os.path.relpath(path, item.config.invocation_params.dir) for path in saved]
         run.lost = captures.losses
         if captures.failed:
             lines.append(f"not kept: {captures.failed}")
@@ -268,7 +275,9 @@ def keep(item: pytest.Item, lab: Lab) -> None:
     for change in lab.whole.changes:
         add_property(item, f"host {change.host}", str(change))
     run_of(item).facts = lab.facts()
-    attempt.metrics = tuple(lab.ledger.metrics.values())
+    programs = [run for program in lab.ledger.programs if (run := program.account) is not None]
+    attempt.programs, attempt.captures = programs[:_MOST_PROGRAMS], run_of(item).kept
+    attempt.metrics = (*lab.ledger.metrics.values(), *lab.measuring.metrics(programs, lab.evidence))
     for link in lab.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"
         add_property(item, f"proof {link.link}", levels)

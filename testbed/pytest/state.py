@@ -24,6 +24,7 @@ WRONG_USE = 2
 _DEFAULT_RESULTS = Path("report", "results.jsonl")
 _LATENESS_CHOICES = ("invalid", "warn")
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
+_ALL_METRICS, _NO_METRICS = "all", "none"
 _VACUOUS_CHOICES = ("invalid", "warn")
 KEPT_OPTIONS = (
     ("--up-deadline", UP_DEADLINE),
@@ -31,6 +32,7 @@ KEPT_OPTIONS = (
     ("--testbed-vacuous", _VACUOUS_CHOICES[0]),
     ("--testbed-capture", _CAPTURE_CHOICES[0]),
     ("--testbed-results", str(_DEFAULT_RESULTS)),
+    ("--testbed-metrics", _ALL_METRICS),
 )
 """Options that change no network, with their defaults."""
 
@@ -125,12 +127,45 @@ def add_options(parser: pytest.Parser) -> None:
         default=str(_DEFAULT_RESULTS),
         help="where the results of tests with a lab are written, as JSON lines (default: %(default)s)",
     )
+    group.addoption(
+        "--testbed-metrics",
+        metavar="GROUPS",
+        type=_groups,
+        default=_ALL_METRICS,
+        help="the groups of metrics that come by themselves: all, none, or some of programs, cpu, wire, tcp, netem, "
+        "as in wire,tcp (default: %(default)s)",
+    )
     group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`
 
 
 def is_told(config: pytest.Config) -> bool:
     """Whether another process tells this session when to run its tests: `testbed.pytest.passes`."""
     return config.getoption("--testbed-passes") is not None
+
+
+def metric_groups(text: str) -> frozenset[str]:
+    """The groups that ``--testbed-metrics`` names. Raises InvalidValueError."""
+    from testbed.errors import InvalidValueError
+    from testbed.evidence.metric import AUTOMATIC
+    from testbed.spec.words import unknown
+
+    if text in (_ALL_METRICS, _NO_METRICS):
+        return frozenset(AUTOMATIC if text == _ALL_METRICS else ())
+    named = [each.strip() for each in text.split(",")]
+    if wrong := [f"{shown(each)}: {unknown(each, AUTOMATIC)}" for each in named if each not in AUTOMATIC]:
+        raise InvalidValueError(wrong)
+    return frozenset(named)
+
+
+def _groups(text: str) -> str:
+    if text != _ALL_METRICS:  # the default is read, too, by each pytest start
+        from testbed.errors import InvalidValueError
+
+        try:
+            metric_groups(text)
+        except InvalidValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _duration(text: str) -> str:

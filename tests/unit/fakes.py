@@ -16,6 +16,7 @@ from testbed.lab.host import Host
 from testbed.lab.succession import CAPTURE, PORTS
 from testbed.netem import qdisc
 from testbed.observe.connections import Connection, Table
+from testbed.observe.counters import Readings
 from testbed.spec.links import PortRef
 from testbed.spec.topology import Topology
 
@@ -206,6 +207,8 @@ class FakeLab(Lab):
         self.states: dict[str, HostState] = {}
         self.tables_of: dict[str, list[Connection]] = {}
         """The TCP connections of hosts."""
+        self.counted: dict[str, Readings] = {}
+        """What their kernels have counted."""
         self._others = {name: FakeAgent() for name in MACS if name != "server"}
         self._fakes = {name: cast("Host", FakeHost(name, number)) for number, name in enumerate(MACS, start=2)}
 
@@ -251,6 +254,10 @@ class FakeLab(Lab):
     def tcp_tables(self) -> dict[str, Table]:
         """As a test says."""
         return {host: Table(connections=tuple(known)) for host, known in self.tables_of.items()}
+
+    def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
+        """As a test says."""
+        return {host: self.counted[host] for host in hosts if host in self.counted}
 
     def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
         """At once."""

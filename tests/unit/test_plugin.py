@@ -273,11 +273,13 @@ def test_a_service_of_an_active_compose_profile_is_known(project: pytest.Pyteste
 NOT_IN_FORCE = """
 from testbed import ImpairmentNotAppliedError
 from testbed.lab.ledger import Ledger
+from testbed.lab.measuring import Measuring
 from testbed.pytest import running
 
 class Lab:
     ledger, evidence, seedable, netem_engine = Ledger(), [], True, "carried"
     def facts(self): return {"netem": "carried"}
+    measuring = Measuring(None, None)
     def begin_body(self):
         pass
 
@@ -304,6 +306,7 @@ def test_what_was_not_in_force_makes_any_test_invalid_and_the_run_fail(
 
 LINKED = """
 from testbed.lab.ledger import Ledger
+from testbed.lab.measuring import Measuring
 from testbed.pytest import running
 from testbed.evidence.proof import Check, LinkEvidence, Span, Tally
 from testbed.evidence.verdict import Verdict
@@ -323,6 +326,7 @@ class Lab:
     whole, succession, ledger = Whole(), Succession(), Ledger()
     seedable, netem_engine = True, "carried"
     def facts(self): return {"netem": "carried"}
+    measuring = Measuring(None, None)
     evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
         checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=Verdict.FAILS)],

@@ -1,4 +1,4 @@
-"""Metrics: what a test may record, and what of it is refused."""
+"""Metrics: what a test may record, what of it is refused, and those that come by themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from testbed.errors import InvalidValueError
-from testbed.evidence.metric import Metric, recorded
+from testbed.evidence.metric import AUTOMATIC, Metric, automatic, recorded
+from testbed.evidence.programs import ProgramRun
+from testbed.pytest.state import metric_groups
 from tests.unit.fakes import FakeLab
 
 
@@ -67,3 +69,126 @@ def test_the_same_name_means_the_same_metric() -> None:
 )  # fmt: skip
 def test_a_metric_is_described_in_a_unit_that_reads_well(unit: str, values: tuple[float, ...], described: str) -> None:
     assert Metric(name="n", values=values, unit=unit, better="lower").describe() == described
+
+
+def test_a_name_is_a_line_that_tables_xml_and_terminals_take() -> None:
+    for name in ("a\nb", "a\x1b[31m", "x" * 201, " a"):
+        with pytest.raises(InvalidValueError, match="must be one line of at most 200 printable characters"):
+            recorded(name, 1, unit="s", better="lower", least_effect="5%")
+    assert automatic("programs", "sh -c 'a\n\x00b'", [1], "s").name == "programs: sh -c 'a \\x00b'"
+
+
+# --- lab.timed ---------------------------------------------------------------------------------------
+
+
+def test_a_block_is_timed_and_one_that_raises_is_not_recorded() -> None:
+    lab = FakeLab()
+    for _ in range(2):
+        with lab.timed("work", least_effect="1%"):
+            pass
+    with pytest.raises(KeyError), lab.timed("work", least_effect="1%"):
+        raise KeyError
+    metric = lab.ledger.metrics["work"]
+    assert (metric.unit, metric.better, metric.least_effect, metric.group) == ("s", "lower", 0.01, "timed")
+    assert len(metric.values) == 2
+    assert all(value > 0 for value in metric.values)
+
+
+def test_what_is_wrong_with_a_timed_block_is_told_before_it_runs() -> None:
+    lab = FakeLab()
+    lab.record("work", 1, unit="s", better="lower")
+    for name in ("", "work"):
+        with pytest.raises(InvalidValueError), lab.timed(name):
+            pytest.fail("it ran")
+
+
+# --- by themselves -----------------------------------------------------------------------------------
+
+READINGS = {"Tcp": {"OutSegs": 10, "RetransSegs": 1}, "TcpExt": {"TCPSynRetrans": 0}}
+
+
+def program(**changed: Any) -> ProgramRun:
+    told = {
+        "host": "client", "argv": ("upload",), "exit_code": 0, "duration_s": 1.0, "cpu_s": 0.25, "stopped": False,
+        "output": "", "output_left_out": 0, **changed,
+    }  # fmt: skip
+    return ProgramRun(**told)
+
+
+def values(lab: FakeLab, *programs: ProgramRun) -> dict[str, tuple[float, ...]]:
+    return {metric.name: metric.values for metric in lab.measuring.metrics(programs, lab.evidence)}
+
+
+def test_programs_that_were_awaited_are_samples_of_their_command_and_processor_time_is_each_hosts() -> None:
+    lab = FakeLab()
+    ran = [program(), program(duration_s=2.0), program(stopped=True), program(duration_s=None, cpu_s=None),
+           program(host="server", cpu_s=None, argv=("x" * 99, "y"))]  # fmt: skip
+    assert values(lab, *ran) == {
+        "programs: client: upload": (1.0, 2.0), f"programs: server: {'x' * 99}…": (1.0,), "cpu: client": (0.75,),
+    }  # fmt: skip
+
+
+def test_what_netem_counted_during_the_body_is_of_the_test() -> None:
+    lab = FakeLab()
+    lab.begin("seed")
+    lab.impair("client -> server", delay="1ms")
+    (netem,) = lab.agent.netems.values()
+    netem.update(packets=5, bytes=500, drops=0)
+    lab.impair("client -> server", loss="30%")
+    lab.begin_body()
+    (netem,) = lab.agent.netems.values()
+    netem.update(packets=12, bytes=1500, drops=3)
+    lab.verify()
+    lab.heal()
+    lab.verify()
+    assert values(lab) == {
+        "wire: packets client -> server on lan": (10.0,), "wire: bytes client -> server on lan": (1000.0,),
+        "netem: drops client -> server on lan": (3.0,),
+    }  # fmt: skip
+
+
+def test_what_a_hosts_kernel_counted_during_the_body_is_of_the_test() -> None:
+    lab = FakeLab()
+    lab.tables_of = {"client": [], "server": [], "other": []}
+    lab.counted = dict.fromkeys(lab.tables_of, READINGS)
+    lab.begin("seed")
+    lab.begin_body()
+    lab.counted = {
+        "client": {"Tcp": {"OutSegs": 30, "RetransSegs": 3}, "TcpExt": {"TCPSynRetrans": 1}},
+        "server": {"Tcp": {"OutSegs": 2, "RetransSegs": 0}, "TcpExt": {"TCPSynRetrans": 0}},  # it was started again
+        "other": READINGS,
+    }
+    lab.verify()
+    expected = {
+        "tcp: segments sent by client": (20.0,), "tcp: segments sent again by client": (2.0,),
+        "tcp: SYN time-outs of client": (1.0,),
+    }  # fmt: skip
+    assert values(lab) == expected
+    lab.measuring.groups = {"wire"}
+    assert values(lab) == {}
+    lab.begin("next")
+    lab.measuring.groups = AUTOMATIC
+    assert values(lab) == {}, "nothing of the test before"
+
+
+def test_of_many_hosts_only_those_at_an_impaired_link_are_read() -> None:
+    lab = FakeLab()
+    lab.tables_of = {host: [] for host in (*(f"host{number}" for number in range(40)), "client", "server")}
+    lab.counted = dict.fromkeys(lab.tables_of, READINGS)
+    lab.begin("seed")
+    lab.impair("client -> server", delay="1ms")
+    lab.begin_body()
+    lab.verify()
+    assert set(lab.measuring.counted) == {"client", "server"}
+
+
+@pytest.mark.parametrize(("text", "groups"), [("all", set(AUTOMATIC)), ("none", set()), ("wire, tcp", {"wire", "tcp"})])
+def test_groups_can_be_switched_off(text: str, groups: set[str]) -> None:
+    assert metric_groups(text) == groups
+
+
+def test_an_unknown_group_is_refused_before_anything_runs(pytester: pytest.Pytester) -> None:
+    done = pytester.runpytest_inprocess("--testbed-metrics", "wires,tcp,packets")
+    assert done.ret == 4
+    done.stderr.fnmatch_lines(["*'wires': unknown; did you mean 'wire'? Known: programs, cpu, wire, tcp, netem*",
+                               "*'packets': unknown; known: *"])  # fmt: skip

@@ -18,6 +18,7 @@ import pytest
 from testbed.evidence import results, stored
 from testbed.evidence.hoststate import HostChange, HostState
 from testbed.evidence.metric import Metric
+from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import AtTaps, Check, LinkEvidence, Span, Tally
 from testbed.evidence.stored import Session
 from testbed.evidence.verdict import Verdict
@@ -34,7 +35,9 @@ FAKE = """
 import os, pytest, signal
 from testbed import ImpairmentNotAppliedError
 from testbed.lab.ledger import Ledger
+from testbed.lab.measuring import Measuring
 from testbed.pytest import running
+from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import LinkEvidence
 
 attempts = []
@@ -49,7 +52,7 @@ class Lab:
     evidence, seedable, netem_engine, whole = [], True, "carried", Whole
     def facts(self): return {"lab": "local", "netem": "carried", "netem_kernel": "6.12.1", "offloads": None}
     succession = Succession
-    def __init__(self): self.ledger = Ledger()
+    def __init__(self): self.ledger, self.measuring = Ledger(), Measuring(None, None)
     def begin_body(self): pass
     def verify(self): pass
 
@@ -396,7 +399,12 @@ def test_all_that_can_be_written_is_as_the_schema_has_it() -> None:
     state = HostState(status="exited")
     host = HostChange(host="a", what="ended", by_test=True, before=state, after=state)
     metric = Metric(name="t", values=(1.0,), unit="s", better="lower")
-    attempt = results.Attempt(seed=1, metrics=[metric], links=[link], hosts=[host])
+    program = ProgramRun(
+        host="a", argv=("true",), exit_code=0, duration_s=1.0, cpu_s=None, stopped=False, output="", output_left_out=0
+    )  # fmt: skip
+    attempt = results.Attempt(
+        seed=1, metrics=[metric], links=[link], hosts=[host], programs=[program], captures=["a.pcapng"]
+    )  # fmt: skip
     VALIDATOR.validate({"test": json.loads(json.dumps(results.TestResult(id="t", attempts=[attempt] * 2).as_json()))})
 
 

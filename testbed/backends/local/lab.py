@@ -34,6 +34,7 @@ from testbed.lab.host import seconds
 from testbed.lab.perpacket import PerPacket
 from testbed.lab.wholeness import LAST_LINES
 from testbed.observe.connections import Table
+from testbed.observe.counters import Readings
 from testbed.spec.drawings import Drawing
 from testbed.spec.topology import Topology
 
@@ -373,6 +374,11 @@ class LocalLab(StackLab[LocalHost]):
             return {}
         told = self._agent.call("tcp_connections", hosts=list(self._hosts))
         return {name: Table.read(name, each) for name, each in told.items()}
+
+    def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
+        """See `Backend`."""
+        found: dict[str, Readings] = self.channel.call("counters_of", hosts=list(hosts))
+        return found
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -18,9 +18,13 @@ from testbed.lab.programs import Lines, ReadProgram
 _ENDED_WITH_THE_LAB = 137
 
 
-def exit_code(answer: bytes) -> int:
-    """What the agent tells of a program's end in four bytes; 137 if it ended with the lab."""
-    return int(struct.unpack("=i", answer)[0]) if len(answer) == 4 else _ENDED_WITH_THE_LAB
+_END = struct.Struct("=id")
+
+
+def how_it_ended(answer: bytes) -> tuple[int, float | None]:
+    """What the agent tells of a program's end: its status and its processor time; 137 if it ended with the lab."""
+    status, cpu_s = _END.unpack(answer) if len(answer) == _END.size else (_ENDED_WITH_THE_LAB, None)
+    return status, cpu_s
 
 
 class LocalProgram(ReadProgram):
@@ -35,6 +39,7 @@ class LocalProgram(ReadProgram):
         self.lines = Lines()
         """What it prints to stdout."""
         self._exit_code = -1
+        self._cpu_s: float | None = None
         with ExitStack() as theirs:
             ends: list[int] = []
             ours: list[int] = []
@@ -61,15 +66,20 @@ class LocalProgram(ReadProgram):
         if stream == 1:
             self.lines.feed(data)
 
-    def has_ended(self, code: int) -> None:
+    def has_ended(self, code: int, cpu_s: float | None) -> None:
         """It ended, or nobody knows how any more."""
-        self._exit_code = code
+        self._exit_code, self._cpu_s = code, cpu_s
         self.lines.end()
         self.end_output()
 
     def await_status(self, *, left_s: float, timeout: str) -> int:  # noqa: ARG002  # it is known
         """What the agent told with the end of the output."""
         return self._exit_code
+
+    @property
+    def cpu_s(self) -> float | None:
+        """What the agent told with it."""
+        return self._cpu_s
 
     def signal(self, name: str) -> None:
         """Have the agent signal it, and all it started."""
@@ -89,7 +99,7 @@ class Attached:
     def wait(self) -> int:
         """Wait for its end; its exit status."""
         with os.fdopen(self._status, "rb") as status:
-            return exit_code(status.read(4))
+            return how_it_ended(status.read(_END.size))[0]
 
 
 class Reader:
@@ -170,7 +180,7 @@ class Reader:
         program: LocalProgram,
     ) -> None:
         """Its status came: take in what is still in its pipes. What its children hold open is not waited for."""
-        answer = os.read(descriptor, 4)
+        answer = os.read(descriptor, _END.size)
         waiting.unregister(descriptor)
         stdout, stderr, status = live.pop(program)
         registered = waiting.get_map()
@@ -181,14 +191,14 @@ class Reader:
                 waiting.unregister(each)
             os.close(each)
         os.close(status)
-        program.has_ended(exit_code(answer))
+        program.has_ended(*how_it_ended(answer))
 
     def _end(self, waiting: selectors.BaseSelector, live: dict[LocalProgram, list[int]]) -> None:
         self._take_new(waiting, live)
         for program, descriptors in live.items():
             for descriptor in descriptors:
                 os.close(descriptor)
-            program.has_ended(_ENDED_WITH_THE_LAB)
+            program.has_ended(*how_it_ended(b""))
         for key in list(waiting.get_map().values()):
             if key.data is None:
                 os.close(key.fd)

@@ -1,0 +1,54 @@
+"""The metrics that come by themselves, on a real kernel: what is known to have been sent is what is counted."""
+
+from __future__ import annotations
+
+from testbed import Lab
+from tests.lab.conftest import Datagrams
+
+_LINK = "client -> server"
+_SEND = """
+import socket
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(50): sender.sendto(bytes(100), ("{}", 9))
+"""
+_FRAME_BYTES = 14 + 20 + 8 + 100
+_CONNECT = """
+import socket
+try: socket.create_connection(("{}", 8888), timeout=1.5)
+except OSError: pass
+"""
+
+
+def measured(lab: Lab) -> dict[str, float]:
+    programs = [run for program in lab.ledger.programs if (run := program.account) is not None]
+    return {metric.name: metric.median for metric in lab.measuring.metrics(programs, lab.evidence)}
+
+
+def test_packets_bytes_drops_and_programs(lab: Lab, datagrams: Datagrams, kind: str) -> None:
+    lab.impair(_LINK, drop_packets=[3, 4], delay="1ms")
+    address = lab.host("server").addresses("lan")[0]
+    lab.begin_body()
+    done = lab.host("client").run(["python3", "-c", _SEND.format(address)])
+    assert done.ok, done.stderr
+    lab.verify()
+    found = measured(lab)
+    assert found[f"wire: packets {_LINK} on lan"] == 50
+    assert found[f"wire: bytes {_LINK} on lan"] == 48 * _FRAME_BYTES
+    (took_s,) = (value for name, value in found.items() if name.startswith("programs: client: python3 -c"))
+    assert took_s == done.duration_s
+    if kind == "local":
+        assert 0.005 < found["cpu: client"] <= done.duration_s + 0.01
+    else:
+        assert "cpu: client" not in found
+
+
+def test_a_lost_syn_is_a_time_out(lab: Lab) -> None:
+    lab.impair(_LINK, drop_packets=[1])
+    address = lab.host("server").addresses("lan")[0]
+    lab.begin_body()
+    assert lab.host("client").run(["python3", "-c", _CONNECT.format(address)]).ok
+    lab.verify()
+    found = measured(lab)
+    assert found["tcp: SYN time-outs of client"] == 1
+    assert found["tcp: segments sent again by client"] == 1
+    assert found[f"wire: packets {_LINK} on lan"] >= 3, "the lost one, the one sent again, and its ACK"
