@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from testbed.backends.docker.engine import Engine, NoEngineError
@@ -37,12 +37,19 @@ def make_lab(
     *,
     netem: str,
     compose_profiles: Sequence[str] = (),
+    images: Mapping[str, str] | None = None,
     up_deadline: str = UP_DEADLINE,
     say: Callable[[str], None],
     warn: Callable[[str], None] | None = None,
 ) -> ComposeLab | LocalLab:
-    """The lab that was decided on, of one Compose file, or of several that add to the first; not up yet."""
+    """The lab that was decided on, of one Compose file, or of several that add to the first; not up yet.
+
+    ``images``: by service, an image in place of the file's; a local lab runs none.
+    """
     made = LocalLab if kind == "local" else ComposeLab
-    return made(
+    lab = made(
         compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say, warn=warn
     )
+    if isinstance(lab, ComposeLab):
+        lab.composer.images = dict(images or {})
+    return lab

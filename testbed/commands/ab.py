@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,6 +37,12 @@ _INTERRUPTED, _STATUS_INTERRUPTED = "interrupted", 130
 
 @command()
 @click.option("--base", "revision", metavar="REV", help="The git revision that this checkout is compared with.")
+@click.option(
+    "--base-image", "base_images", multiple=True, metavar="SERVICE=IMAGE", help="An image of base's; repeatable."
+)
+@click.option(
+    "--head-image", "head_images", multiple=True, metavar="SERVICE=IMAGE", help="An image of head's; repeatable."
+)
 @click.option("--aa", is_flag=True, help="Compare this checkout with itself: what is then found is a false alarm.")
 @click.option("--pairs", "most_pairs", type=click.IntRange(min=1), help="The most pairs that are run.")
 @click.option("--most-pairs", "most_pairs", type=click.IntRange(min=1), hidden=True)
@@ -49,28 +56,36 @@ _INTERRUPTED, _STATUS_INTERRUPTED = "interrupted", 130
 @fail_on_option
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 @example("""testbed ab --base main -- tests/test_upload.py
+             testbed ab --base-image api=shop/api:1.4 --head-image api=shop/api:1.5 -- tests/
              testbed ab --aa --budget 1min -- tests/test_upload.py""")
 def ab(
-    revision: str | None, aa: bool, most_pairs: int | None, budget: str, fresh: bool, dirty: bool, seed: int | None,
-    keep: Path | None, as_json: bool, markdown: Path | None, fail_on: str, pytest_args: tuple[str, ...],
+    revision: str | None, base_images: tuple[str, ...], head_images: tuple[str, ...], aa: bool, most_pairs: int | None,
+    budget: str, fresh: bool, dirty: bool, seed: int | None, keep: Path | None, as_json: bool, markdown: Path | None,
+    fail_on: str, pytest_args: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Run tests on two versions side by side, in pairs of the same losses, and say what regressed.
 
     Exit status 0 if nothing regressed, 1 if something did, 2 for wrong use or an unfit machine, 3 if undecided.
     """
-    budget_s = _checked(revision, aa=aa, budget=budget, words=pytest_args)
+    budget_s = _checked(revision, base_images, head_images, aa=aa, budget=budget, words=pytest_args)
     begun = datetime.now(UTC)
     folder = (keep or Path("report", "ab", begun.strftime("%Y%m%d-%H%M%S"))).absolute()
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     with ExitStack() as undo:
-        base, head = _versions(undo, revision, aa=aa, dirty=dirty)
+        base, head = _versions(undo, revision, base_images, head_images, dirty=dirty)
         _make(folder)
         plan = Plan(
             folder=folder, seed=seed, budget_s=budget_s, most_pairs=most_pairs, alpha=ALPHA,
             about={"base": base.name, "head": head.name, "pytest": pytest_args, "started": begun.isoformat()},
         )  # fmt: skip
         arms = [
-            Arm(name=each.name, folder=each.folder, words=pytest_args, log=folder / f"{side}.log", fresh=fresh)
+            Arm(
+                name=each.name,
+                folder=each.folder,
+                words=(*each.words, *pytest_args),
+                log=folder / f"{side}.log",
+                fresh=fresh,
+            )
             for side, each in (("base", base), ("head", head))
         ]
         live = undo.enter_context(_live())
@@ -88,18 +103,33 @@ def ab(
     return _STATUS_INTERRUPTED if ended == _INTERRUPTED else status
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Version:
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder = name, folder
+    name: str
+    folder: Path
+    images: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """What pytest is given for its images."""
+        return [word for image in self.images for word in ("--testbed-image", image)]
 
 
-def _checked(revision: str | None, *, aa: bool, budget: str, words: Sequence[str]) -> float:
+def _checked(
+    revision: str | None, base_images: Sequence[str], head_images: Sequence[str], *, aa: bool, budget: str,
+    words: Sequence[str],
+) -> float:  # fmt: skip
     """The budget in seconds. Raises UserError with all that is wrong."""
     problems = Problems()
-    if revision is None and not aa:
-        problems.append("what head is compared with: say --base REV, or --aa for itself")
-    if revision is not None and aa:
-        problems.append("--aa compares this checkout with itself: leave out --base")
+    given = {"--base": revision, "--base-image": base_images, "--head-image": head_images}
+    others = [word for word, value in given.items() if value]
+    if not others and not aa:
+        problems.append("what head is compared with: say --base REV, --base-image SERVICE=IMAGE, or --aa for itself")
+    if others and aa:
+        problems.append(f"--aa compares this checkout with itself: leave out {' and '.join(others)}")
+    for image in (*base_images, *head_images):
+        if not all(image.partition("=")[::2]):
+            problems.append(f"{shown(image)}: write SERVICE=IMAGE, as in api=shop/api:1.5")
     budget_s = 0.0
     with problems.gathered():
         budget_s = parse_time(_MINUTES.sub(r"\1min", budget) if _MINUTES.fullmatch(budget) else budget, name="--budget")
@@ -114,13 +144,19 @@ def _checked(revision: str | None, *, aa: bool, budget: str, words: Sequence[str
     return budget_s
 
 
-def _versions(undo: ExitStack, revision: str | None, *, aa: bool, dirty: bool) -> tuple[_Version, _Version]:
+def _versions(
+    undo: ExitStack, revision: str | None, base_images: tuple[str, ...], head_images: tuple[str, ...], *, dirty: bool
+) -> tuple[_Version, _Version]:
     here = Path.cwd()
-    if aa:
-        return _Version("base (this checkout)", here), _Version("head (this checkout)", here)
+    if revision is None:
+        ours, theirs = (", ".join(images) or "this checkout" for images in (base_images, head_images))
+        return (
+            _Version(name=f"base ({ours})", folder=here, images=base_images),
+            _Version(name=f"head ({theirs})", folder=here, images=head_images),
+        )
     repository = worktrees.checkout(here)
     worktrees.clear_stale(say)
-    commit = worktrees.commit_of(repository, str(revision))
+    commit = worktrees.commit_of(repository, revision)
     if repository.changed and not dirty:
         raise UserError(
             f"this checkout has changes that are not committed, in {repository.changed[0]!r} and "
@@ -129,9 +165,10 @@ def _versions(undo: ExitStack, revision: str | None, *, aa: bool, dirty: bool) -
         )
     folder = undo.enter_context(worktrees.worktree(repository, commit))
     changed = " with changes" if repository.changed else ""
+    ours, theirs = ("".join(f", {image}" for image in images) for images in (base_images, head_images))
     return (
-        _Version(f"base ({revision}, {commit[:8]})", folder),
-        _Version(f"head ({repository.commit[:8]}{changed})", here),
+        _Version(name=f"base ({revision}, {commit[:8]}{ours})", folder=folder, images=base_images),
+        _Version(name=f"head ({repository.commit[:8]}{changed}{theirs})", folder=here, images=head_images),
     )
 
 

@@ -11,22 +11,38 @@ from rich.table import Table
 from testbed.backends.docker import images as image_store
 from testbed.backends.docker.engine import Engine
 from testbed.commands import doctor as diagnosis
+from testbed.commands import noise as noises
 from testbed.commands.console import OUT, say, write
 from testbed.commands.options import command, example
+from testbed.errors import UserError
 from testbed.netem.profiles import find_profile, load_profiles
 from testbed.report import console as tables
 from testbed.report import profile as explained
 from testbed.spec.features import WORDS
+from testbed.text import shown
 
 
 @command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@example("testbed doctor --json")
-def doctor(as_json: bool) -> int:
+@click.option("--noise", is_flag=True, help="Instead, run tests against themselves for a minute: see below.")
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
+@example("""testbed doctor --json
+             testbed doctor --noise -- tests/test_upload.py""")
+def doctor(as_json: bool, noise: bool, pytest_args: tuple[str, ...]) -> int:
     """Try what this machine can do; show what is missing, what that costs, and how to get it.
 
+    With --noise and what pytest is to run: the smallest effect that `testbed ab` can find here, by number of pairs.
     Exit status 1 if a lab cannot run here.
     """
+    if noise:
+        comparison, pair_s = noises.measure(pytest_args)
+        if as_json:
+            OUT.print_json(json.dumps({"pair_s": pair_s, "metrics": list(noises.found(comparison))}))
+        else:
+            noises.show(OUT, comparison, pair_s)
+        return 0
+    if pytest_args:
+        raise UserError(f"{shown(pytest_args[0])}: tests are given to --noise alone")
     findings = diagnosis.examine(say)
     if as_json:
         OUT.print_json(json.dumps([finding.as_json() for finding in findings]))

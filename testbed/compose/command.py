@@ -19,6 +19,7 @@ from testbed.compose import tied
 from testbed.compose.options import find_compose_file
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, LabError
 from testbed.reading import yamltree
+from testbed.spec.words import unknown
 from testbed.text import shown
 
 HOW_TO_GET = (
@@ -74,6 +75,19 @@ def _reports_failure(argv: Sequence[str]) -> bool:
     return done.returncode != 0
 
 
+def with_images(config: dict[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
+    """A configuration in which services run other images than it says. Raises InvalidComposeError for no service."""
+    services = dict(config.get("services", {}))
+    if strangers := [name for name in images if name not in services]:
+        raise InvalidComposeError(
+            f"an image for service {shown(name)}: {unknown(name, services)}" for name in strangers
+        )  # fmt: skip
+    for name, image in images.items():
+        services[name] = {key: value for key, value in services[name].items() if key not in ("build", "pull_policy")}
+        services[name]["image"] = image
+    return {**config, "services": services}
+
+
 class Composer:
     """Compose for one project: its Compose files, one project name."""
 
@@ -84,6 +98,8 @@ class Composer:
         self.profiles = tuple(profiles)
         self.warnings: tuple[str, ...] = ()
         """Compose's warnings about the file, without duplicates."""
+        self.images: Mapping[str, str] = {}
+        """By service, an image in place of the one that the files name or build."""
 
     def config(self) -> dict[str, Any]:
         """The file as Compose prints it, with all defaults. Needs no engine.
@@ -109,8 +125,7 @@ class Composer:
             raise InvalidComposeError(
                 f"Compose file {self._where}: {'.'.join(map(str, at))}: {text}" for at, _, text in printed.problems
             )
-        config: dict[str, Any] = printed.value
-        return config
+        return with_images(printed.value, self.images)
 
     def build(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
         """Build the images of these services; None, or the last lines of the builder if that fails."""

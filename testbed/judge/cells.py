@@ -146,6 +146,12 @@ class Cell:
             return math.log1p(self.least_effect)
         return self.least_effect * fmean((*self.base, *self.head))
 
+    @property
+    def spread(self) -> float:
+        """The median size of the differences from pair to pair, as an effect."""
+        sizes = [abs(each) for each in self.differences]
+        return self.as_effect(median(sizes)) if sizes else 0.0
+
     def scaled(self, values: Iterable[float]) -> list[float]:
         """Values on the scale on which differences are taken."""
         return [math.log(value) for value in values] if self.kind is Kind.RATIO else list(values)

@@ -72,11 +72,16 @@ class Comparison:
         return [each for each in self.of(Change.UNDECIDED) if each.cell.decides]
 
     @property
+    def decided(self) -> bool:
+        """Whether there is a cell, and none that a comparison waits for."""
+        return bool(self.judged) and not self.waiting
+
+    @property
     def change(self) -> Change:
         """The verdict on the whole: regressed if a cell is, undecided if one that is waited for is."""
         if self.of(Change.REGRESSED):
             return Change.REGRESSED
-        if self.waiting or not self.judged:
+        if not self.decided:
             return Change.UNDECIDED
         return Change.IMPROVED if self.of(Change.IMPROVED) else Change.SAME
 

@@ -96,6 +96,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Check the markers of the selected tests; end the run with all problems if there are any."""
     markers.read(session)
+    state.check_images(session.config)
     results.prepare(session)
     markers.refuse(session)
 

@@ -56,6 +56,13 @@ def _seed(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{shown(text)}: not a whole number") from None
 
 
+def _image(text: str) -> str:
+    service, _, image = text.partition("=")
+    if not service or not image:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: write SERVICE=IMAGE, as in api=shop/api:1.5")
+    return text
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Declare the options."""
     group = parser.getgroup("testbed", "network regression testing")
@@ -69,6 +76,14 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--compose-profile", metavar="NAME", action="append", default=[], help="activate a Compose profile; repeatable"
+    )
+    group.addoption(
+        "--testbed-image",
+        metavar="SERVICE=IMAGE",
+        type=_image,
+        action="append",
+        default=[],
+        help="run another image in a service than the Compose file says; repeatable; containers alone",
     )
     group.addoption(
         "--lab",
@@ -198,6 +213,14 @@ def chosen(config: pytest.Config) -> tuple[str, str]:
     return config.stash[CHOSEN]
 
 
+def check_images(config: pytest.Config) -> None:
+    """Note a problem if images are given to a lab that runs none."""
+    if config.getoption("--testbed-image") and chosen(config)[0] == "local":
+        config.stash[PROBLEMS].append(
+            "--testbed-image: a local lab takes programs from this machine and runs no images: --lab compose"
+        )
+
+
 def lab_of(config: pytest.Config) -> Lab:
     """The session's lab, which is up only once a test needs it."""
     from testbed.backends.choice import make_lab
@@ -209,6 +232,7 @@ def lab_of(config: pytest.Config) -> Lab:
             [config.invocation_params.dir / file for file in files] or _default_file(config),
             netem=config.getoption("--netem"),
             compose_profiles=config.getoption("--compose-profile"),
+            images=dict(each.split("=", 1) for each in config.getoption("--testbed-image")),
             up_deadline=config.getoption("--up-deadline"),
             say=sayer(config),
             warn=lambda text: config.stash[WARNED].setdefault(text),

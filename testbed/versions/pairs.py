@@ -40,6 +40,8 @@ class Plan:
     budget_s: float
     most_pairs: int | None
     alpha: float
+    to_the_end: bool = False
+    """Whether pairs are run until the budget is spent, although every cell is decided."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What the two versions are, for whoever reads the folder later."""
 
@@ -155,7 +157,12 @@ class Pairs:
             )  # fmt: skip
             if in_a_row >= _MOST_THROWN and not self.comparison.base_runs:
                 raise EnvironmentUnfitError(f"none of {in_a_row} pairs counts: {reason}")
-            if self.comparison.base_runs and not self.comparison.waiting and self.comparison.judged:
+            if (
+                not plan.to_the_end
+                and self.comparison.base_runs
+                and not self.comparison.waiting
+                and self.comparison.judged
+            ):
                 return "every cell is decided"
 
     def _one(self, name: str, number: int, seed: int, until: float, said: dict[str, Any]) -> Run:

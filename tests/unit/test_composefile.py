@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from testbed import reading
 from testbed.compose import composefile, places
-from testbed.compose.command import Composer
+from testbed.compose.command import Composer, with_images
 from testbed.compose.options import find_compose_file
 from testbed.compose.problems import NeedsComposeError
 from testbed.compose.variables import interpolate
@@ -308,3 +308,16 @@ def test_services_that_extend_each_other_without_end_are_followed_once(tmp_path:
     lines = [f"  s{n}: {{extends: s{(n + 1) % 1500}}}" for n in range(1500)]
     path.write_text("\n".join(["services:", *lines]), encoding="utf-8")
     assert places.Places({}).of_service(path, "s0")[()] == (path, 2)
+
+
+def test_services_can_be_given_other_images_in_place_of_what_is_built() -> None:
+    config: dict[str, Any] = {
+        "name": "shop",
+        "services": {"api": {"build": ".", "pull_policy": "build"}, "db": {"image": "postgres"}},
+    }
+    found = with_images(config, {"api": "shop/api:1.5"})
+    assert found == {"name": "shop", "services": {"api": {"image": "shop/api:1.5"}, "db": {"image": "postgres"}}}
+    assert "build" in config["services"]["api"], "what was given is as it was"
+    assert with_images(config, {}) == config
+    with pytest.raises(InvalidComposeError, match=r"an image for service 'apy': unknown; did you mean 'api'\?"):
+        with_images(config, {"apy": "x", "db": "postgres:17"})

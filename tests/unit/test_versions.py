@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from testbed.commands import noise
 from testbed.errors import UserError
 from testbed.versions import worktrees
 from testbed.versions.arm import Arm, ArmError, BudgetSpentError
@@ -45,6 +47,15 @@ def test_upload(lab, request):
     seed = request.config.stash[SEED]
     lab.record("upload", FACTOR * (2 + random.Random(seed).random()), unit="s", better="lower")
     lab.record("seed", float(seed % 1000 + 1), unit="ms", better="lower")
+"""
+
+
+NOISY = """
+import random
+
+def test_upload(lab):
+    lab.record("noisy", random.lognormvariate(0, 0.1), unit="s", better="lower")
+    lab.record("still", 5, unit="s", better="lower")
 """
 
 
@@ -186,7 +197,7 @@ def test_upload(lab):
 WRONG: list[tuple[tuple[str, ...], str]] = [
     (("--base", "nowhere"), "--base 'nowhere': no commit of "),
     (("--base", "--evil"), "no commit of "),
-    (("--budget", "5"), "what head is compared with: say --base REV, or --aa for itself\n"),
+    (("--budget", "5"), "what head is compared with: say --base REV, --base-image SERVICE=IMAGE, or --aa for itself\n"),
     (("--aa", "--base", "base"), "--aa compares this checkout with itself: leave out --base"),
     (("--aa", "--budget", "0s"), "--budget '0s': must be more than 0"),
     (("--aa", "--", "-n", "2"), "-n: the runs of a pair are compared as they are, one test at a time; leave it out"),
@@ -238,6 +249,38 @@ def test_a_base_whose_tests_do_not_import_is_told_with_pytests_words(repository:
     assert status == 2
     assert "base (unfit, " in err
     assert "No module named 'nowhere_to_be_found'" in err
+
+
+def test_images_that_are_compared_are_given_to_each_versions_pytest(repository: Path) -> None:
+    (repository / "compose.yaml").write_text("services: {api: {image: shop/api}}\n")
+    status, _, err = command(
+        repository, "ab", "--base-image", "api=shop/api:1", "--head-image", "api=shop/api:2", "--", "--lab", "local",
+        "test_it.py",
+    )  # fmt: skip
+    assert status == 2
+    assert "base (api=shop/api:1): its tests cannot be run: --testbed-image: a local lab takes programs from" in err
+    status, _, err = command(repository, "ab", "--base-image", "api", "--", "test_it.py")
+    assert (status, "'api': write SERVICE=IMAGE, as in api=shop/api:1.5" in err) == (2, True)
+
+
+def test_the_noise_of_a_machine_is_measured_by_tests_against_themselves(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(noise, "BUDGET_S", 1.5)
+    (repository / "test_it.py").write_text(NOISY)
+    comparison, pair_s = noise.measure(["test_it.py"])
+    assert comparison.base_runs >= 5
+    assert pair_s < 1.5
+    found = {row["metric"]: row for row in noise.found(comparison)}
+    assert found["still"]["spread"] == 0
+    assert found["still"]["findable"][30] == pytest.approx(0.05, abs=0.001)
+    assert 0.005 < found["noisy"]["spread"] < 0.4
+    assert found["noisy"]["findable"][120] > 0.05
+    noise.show(Console(width=200), comparison, pair_s)
+    out = capsys.readouterr().out
+    assert "test_it.py::test_upload" in out
+    assert f"from {comparison.base_runs} pairs of these tests against themselves on this machine now" in out
 
 
 # --- after an interrupt, after a kill ----------------------------------------------------------------

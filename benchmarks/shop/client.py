@@ -1,0 +1,104 @@
+"""Uses each service of the server once, and prints what it measured as JSON: client.py SERVER."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from pathlib import Path
+
+from faults import FAULTS
+
+_PORT = 9100
+_REQUESTS, _CHUNKS, _CHUNK_BYTES, _MESSAGES, _LONG_BYTES = 4, 10, 10_000, 50, 3_000
+_PAUSE_S = 0.008
+
+
+def _connected(letter: str, server: str, *, nodelay: bool = True) -> socket.socket:
+    connection = socket.create_connection((server, _PORT), timeout=20)
+    if nodelay:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(letter.encode())
+    return connection
+
+
+def _echo(server: str) -> list[float]:
+    """Seconds per request."""
+    times = []
+    with _connected("e", server) as connection:
+        for _ in range(_REQUESTS):
+            began = time.monotonic()
+            connection.sendall(b"x" * 100)
+            connection.recv(10)
+            times.append(time.monotonic() - began)
+    return times
+
+
+def _two_writes(server: str) -> list[float]:
+    """Seconds per request that is written in two parts."""
+    times = []
+    with _connected("w", server, nodelay="Nagle" not in FAULTS) as connection:
+        for _ in range(_REQUESTS):
+            began = time.monotonic()
+            connection.sendall(b"h" * 40)
+            connection.sendall(b"b" * 60)
+            connection.recv(10)
+            times.append(time.monotonic() - began)
+    return times
+
+
+def _upload(server: str) -> tuple[float, int]:
+    """Bits per second of what the server was sent, and the bytes that left the host for it."""
+    chunk = b"u" * (_CHUNK_BYTES * 105 // 100 if "more bytes" in FAULTS else _CHUNK_BYTES)
+    pause_s = _PAUSE_S / 0.85 if "slow sender" in FAULTS else _PAUSE_S
+    before = _sent_bytes()
+    with _connected("u", server) as connection:
+        began = time.monotonic()
+        for _ in range(_CHUNKS):
+            connection.sendall(chunk)
+            time.sleep(pause_s)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(10)
+        took_s = time.monotonic() - began
+    return 8 * _CHUNKS * _CHUNK_BYTES / took_s, _sent_bytes() - before
+
+
+def _sent_bytes() -> int:
+    """By all devices of this host but its loopback."""
+    lines = Path("/proc/net/dev").read_text().splitlines()[2:]
+    return sum(int(line.split(":")[1].split()[8]) for line in lines if line.split(":")[0].strip() != "lo")
+
+
+def _acknowledged(server: str) -> float:
+    """The share of messages that the server acknowledged."""
+    with _connected("a", server) as connection:
+        connection.sendall(b"".join(b"%d\n" % number for number in range(_MESSAGES)))
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as answers:
+            return len(answers.readlines()) / _MESSAGES
+
+
+def _received(server: str) -> float:
+    """The share of a long message that the server says it received."""
+    with _connected("m", server) as connection:
+        connection.sendall(b"m" + b"x" * (_LONG_BYTES - 1) + b"\n")
+        with connection.makefile("rb") as answer:
+            return int(answer.readline()) / _LONG_BYTES
+
+
+def main(server: str) -> None:
+    """Measure, and print it."""
+    rate_bps, sent_bytes = _upload(server)
+    print(
+        json.dumps(
+            {
+                "response": _echo(server), "two writes": _two_writes(server), "goodput": rate_bps,
+                "bytes": sent_bytes, "acknowledged": _acknowledged(server), "received": _received(server),
+            }
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,3 @@
+"""Which faults are planted in this version; `benchmarks/power.py` writes another line here."""
+
+FAULTS: tuple[str, ...] = ()
