@@ -17,7 +17,7 @@ from benchmarks.common import Check, Report
 from testbed.backends.choice import decide, make_lab
 from testbed.evidence.verdict import Verdict
 from testbed.paper import CLAIMS, chosen, examine
-from testbed.paper.outcomes import Outcome
+from testbed.paper.outcomes import ClaimOutcome
 
 _RUNS = 3
 _BRIEF = ("C3", "C5", "C11", "C12")
@@ -25,7 +25,7 @@ _BRIEF = ("C3", "C5", "C11", "C12")
 
 def measure(report: Report) -> None:
     """Run them. Raises EnvironmentUnfitError if a lab cannot run here."""
-    found: dict[str, dict[str, Outcome]] = {}
+    found: dict[str, dict[str, ClaimOutcome]] = {}
     took_s: dict[str, float] = {}
     for name, kind in _runs(1 if report.quick else _RUNS):
         began_s = time.monotonic()
@@ -54,8 +54,8 @@ def _runs(count: int) -> Iterator[tuple[str, str]]:
             yield f"{kind} {number}", kind
 
 
-def _examined(kind: str, ids: tuple[str, ...], report: Report, name: str) -> dict[str, Outcome]:
-    found: dict[str, Outcome] = {}
+def _examined(kind: str, ids: tuple[str, ...], report: Report, name: str) -> dict[str, ClaimOutcome]:
+    found: dict[str, ClaimOutcome] = {}
     with (
         tempfile.TemporaryDirectory(prefix="testbed-claims-") as folder,
         make_lab(decide(kind)[0], common.STACK, netem="auto", say=report.say) as lab,
@@ -66,7 +66,7 @@ def _examined(kind: str, ids: tuple[str, ...], report: Report, name: str) -> dic
     return found
 
 
-def _told(outcome: Outcome) -> str:
+def _told(outcome: ClaimOutcome) -> str:
     """The finding, and under how many of the conditions it held."""
     held = Counter(row.held for row in outcome.rows)
     return f"{outcome.finding.of('claim')} ({held[True]} of {held[True] + held[False]} conditions)"

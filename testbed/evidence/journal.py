@@ -214,6 +214,10 @@ class Journal:
             cut = f"its processes report {counted} lines, it has {written}"
         self.cut_short = cut
 
+    def rows(self, kind: str) -> Iterator[Row]:
+        """Its rows of one kind; see `blocks`."""
+        return (row for block in self.blocks() for row in block if row[0] == kind)
+
     def _rows(self, lines: list[Any], number: int) -> list[Row]:
         """The rows of some lines, by one call of the JSON reader; one call per line only to find errors."""
         if not lines:

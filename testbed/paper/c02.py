@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from testbed.drive.messages import PORTS, exchange
 from testbed.evidence.verdict import Verdict
 from testbed.lab.host import Program
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.observe.wire import Flow
-from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError, said
-from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
+from testbed.paper.context import BOTH, PAPER_PORT, THERE, ExperimentContext, NotAsMeantError, printed_json
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
 
 _RECV_BYTES = 1024
 """Of the paper's ``recv(1024)``."""
@@ -32,19 +34,19 @@ _LINKS: tuple[tuple[str, dict[str, object]], ...] = (
     ("10 % corrupt", {"delay": "10ms", "corrupt": "10%", "seed": 6}),
 )
 _QUICK_LINKS = slice(1, 4)
-_SILENT, _UNASKED = "nothing", "—"
+_NOT_INFORMED = "nothing"
 
 Numbers = dict[str, float]
 
 
-def delivery(context: Context) -> Outcome:
+def delivery(context: ExperimentContext) -> ClaimOutcome:
     """Our framed messages and the paper's cross links that lose, corrupt and fail for a while; then five ways to lose.
 
     Held if each message arrives whole. The oracle accounts for ours one by one; of the paper's the server's printed
     line counts. The ways to lose: a message longer than ``recv(1024)``, one in three pieces, a peer that closes with
     unread data, more clients than ``listen(5)`` has room for, and an outage longer than the sender's patience.
     """
-    rows: list[Row] = []
+    rows: list[Condition] = []
     facts: Numbers = {}
     for name, words in _LINKS[_QUICK_LINKS] if context.quick else _LINKS:
         context.say(f"C2: {name}")
@@ -53,30 +55,37 @@ def delivery(context: Context) -> Outcome:
     context.await_closed(PAPER_PORT)
     for breaking in (_edge, _pieces, _unread, _backlog, _outages):
         context.say(f"C2: {(breaking.__doc__ or '').splitlines()[0]}")
-        found, numbers = breaking(context)
-        rows += found
+        conditions, numbers = breaking(context)
+        rows += conditions
         facts.update(numbers)
-    context.keep_json(
-        "C2.json", {"rows": [{"condition": row.condition, **row.values} for row in rows], "numbers": facts}
-    )
-    delivered = [(float(at), float(row.values["delivered"].rstrip(" %"))) for at, row in enumerate(rows)]
-    return Outcome(
+    context.keep_json("C2.json", {"rows": [{"condition": row.name, **row.values} for row in rows], "numbers": facts})
+    delivered = [(float(at), 100 * row.numbers["delivered_ratio"]) for at, row in enumerate(rows)]
+    return ClaimOutcome(
         finding=finding_of(rows),
         sentence=unless(
             rows[:links],
             "Between the kernels it holds over every link that passes packets at last; at the ends it does not. "
             "What was lost or corrupted on the way was sent again.",
-        ) + f" But {_sentence(facts)}.",
-        rows=rows, mechanism=facts,
-        plots=[Plot(title="Share of the bytes sent that the receiving program got", x="condition", y="delivered, %",
-                    series={"delivered": delivered}, categories=tuple(row.condition for row in rows))],
-    )  # fmt: skip
+        )
+        + f" But {_sentence(facts)}.",
+        rows=rows,
+        mechanism=facts,
+        plots=[
+            Plot(
+                title="Share of the bytes sent that the receiving program got",
+                x="condition",
+                y="delivered, %",
+                series={"delivered": delivered},
+                categories=tuple(row.name for row in rows),
+            )
+        ],
+    )
 
 
 def _sentence(facts: Mapping[str, float]) -> str:
     return (
         f"of {_RECV_BYTES + 1:,} bytes to the paper's server {facts['arrived_of_1025']:,.0f} arrive and the client is "
-        f"told {'nothing' if not facts['told_of_1025'] else 'of it'}; of three small pieces one arrives, and the first "
+        f"{'not ' if not facts['informed_of_1025'] else ''}informed; of three small pieces one arrives, and the first "
         f"error comes with piece {facts['first_error_at_piece']:.0f}; of {_STORM} clients at once "
         f"{facts['storm_delivered']:.0f} get through listen({_BACKLOG}); and what an outage keeps longer than the "
         "connection's time-out is lost"
@@ -86,7 +95,7 @@ def _sentence(facts: Mapping[str, float]) -> str:
 # --- over links --------------------------------------------------------------------------------------
 
 
-def _over_links(context: Context, name: str, words: dict[str, object]) -> Row:
+def _over_links(context: ExperimentContext, name: str, words: dict[str, object]) -> Condition:
     text = f"delivery over {name}"
     context.impair(BOTH, None, **words)
     cut = "outage" in name
@@ -98,36 +107,40 @@ def _over_links(context: Context, name: str, words: dict[str, object]) -> Row:
             with _outage(context, _OUTAGE_S):
                 paper = context.begin_paper_client(text)
                 await_condition(lambda: _connecting(context), bool, deadline_s=10)
-            context.told(paper)
+            context.client_times(paper)
         else:
             context.paper_client(text)
         run = running.finish()
     account = run.judge()
-    there = account.direction("client", "server")
+    direction = account.direction("client", "server")
     printed = _await_line(context, f"Message {text}")
     context.heal()
     context.await_closed(PORTS["tcp"])
     if cut:
         context.keep_journals("C2-outage", run.journals)
-    arrived = there.delivered + there.late
+    arrived, sent = direction.arrived, direction.sent
     kernels = run.evidence.kernel.values()
-    lost = sum(each.dropped_packets for each in run.evidence.links.values())
-    corrupt = sum(each["Tcp"]["InCsumErrors"] + each["Ip"]["InHdrErrors"] for each in kernels)
-    again = sum(each["Tcp"]["RetransSegs"] for each in kernels)
+    lost = sum(link.dropped_packets for link in run.evidence.links.values())
+    corrupt = sum(counters["Tcp"]["InCsumErrors"] + counters["Ip"]["InHdrErrors"] for counters in kernels)
+    again = sum(counters["Tcp"]["RetransSegs"] for counters in kernels)
     if not again:
         raise NotAsMeantError(f"{name}: nothing had to be sent again, of {lost} packets lost and {corrupt} corrupt")
-    return Row(
-        condition=name, held=arrived == there.sent and printed and account.passed,
-        values={"delivered": f"{100 * arrived / there.sent:.0f} %",
-                "what": f"{arrived} of {there.sent} of ours, the paper's {'' if printed else 'not '}printed",
-                "client told": _UNASKED,
-                "mechanism": f"{lost} packets lost, {corrupt} refused as corrupt, {again} sent again"},
-    )  # fmt: skip
+    return Condition(
+        name=name,
+        held=arrived == sent and printed and account.passed,
+        values={
+            "delivered": f"{100 * arrived / sent:.0f} %",
+            "what": f"{arrived} of {sent} of ours, the paper's {'' if printed else 'not '}printed",
+            "client informed of": "—",
+            "mechanism": f"{lost} packets lost, {corrupt} refused as corrupt, {again} sent again",
+        },
+        numbers={"delivered_ratio": arrived / sent},
+    )
 
 
 @contextmanager
-def _outage(context: Context, least_s: float) -> Iterator[None]:
-    """Cut the link both ways for as long as the block takes, and for so long after a packet was lost in it."""
+def _outage(context: ExperimentContext, least_s: float) -> Iterator[None]:
+    """Cut the link both ways for as long as the block takes, and ``least_s`` more."""
     before = context.lab.link(THERE).lost_in_cut()
     context.lab.cut(BOTH)
     await_condition(lambda: context.lab.link(THERE).lost_in_cut() - before, bool, deadline_s=30)
@@ -137,13 +150,13 @@ def _outage(context: Context, least_s: float) -> Iterator[None]:
     context.lab.mend()
 
 
-def _connecting(context: Context) -> bool:
-    """Whether the paper's client has sent a SYN that is not answered."""
-    return any(each["remote_port"] == PAPER_PORT and each["state"] == "SYN-SENT"
-               for each in context.lab.host("client").connections())  # fmt: skip
+def _connecting(context: ExperimentContext) -> bool:
+    """Whether the paper's client waits for the answer to a SYN."""
+    connections = context.lab.host("client").connections()
+    return any((end["remote_port"], end["state"]) == (PAPER_PORT, "SYN-SENT") for end in connections)
 
 
-def _await_line(context: Context, line: str, deadline_s: float = 60.0) -> bool:
+def _await_line(context: ExperimentContext, line: str, deadline_s: float = 60.0) -> bool:
     try:
         await_condition(context.printed, lambda lines: line in lines, deadline_s=deadline_s)
     except NotSeenError:
@@ -151,119 +164,146 @@ def _await_line(context: Context, line: str, deadline_s: float = 60.0) -> bool:
     return True
 
 
-def _next_lines(context: Context, before: int, count: int = 1, *, deadline_s: float = 60.0) -> list[str]:
-    """What the paper's server prints after so many lines. Raises NotSeenError if it is less than ``count``."""
+def _next_lines(context: ExperimentContext, before: int, count: int = 1, *, deadline_s: float = 60.0) -> list[str]:
+    """The paper's server's lines after the first ``before``. Raises NotSeenError if there are less than ``count``."""
     return await_condition(lambda: context.printed()[before:], lambda lines: len(lines) >= count, deadline_s=deadline_s)
 
 
 # --- at the ends -------------------------------------------------------------------------------------
 
 
-def _edge(context: Context) -> tuple[list[Row], Numbers]:
-    """The paper's ``recv(1024)``: a byte more is lost, and the client is told nothing."""
-    rows: list[Row] = []
+def _at_end(name: str, *, ratio: float, what: str, informed: str, mechanism: str, silent: bool = False) -> Condition:
+    """A condition that loses data at an end; ``silent``: without an error for the client."""
+    return Condition(
+        name=name,
+        held=ratio == 1,
+        values={
+            "delivered": f"{round(100 * ratio, 1):g} %",
+            "what": what,
+            "client informed of": informed,
+            "mechanism": mechanism,
+        },
+        numbers={"delivered_ratio": ratio, "at_an_end": 1.0, "silent": float(silent)},
+    )
+
+
+def _edge(context: ExperimentContext) -> tuple[list[Condition], Numbers]:
+    """The paper's ``recv(1024)``: a byte more is lost, and the client is not informed."""
+    rows: list[Condition] = []
     numbers: Numbers = {}
     for size in (_RECV_BYTES, _RECV_BYTES + 1):
         before = len(context.printed())
         with context.lab.observe(captures=[THERE]) as seen:
-            told = context.paper_client("x" * size)
+            times = context.paper_client("x" * size)
             (line,) = _next_lines(context, before)
             context.await_closed(PAPER_PORT)
         arrived = len(line.removeprefix("Message "))
         resets = _resets(seen.flows("server"))
-        error = told.get("error")
+        error = times.get("error")
         aborts = seen.host("server").counters.aborts_on_close
-        numbers |= {f"arrived_of_{size}": arrived, f"told_of_{size}": float(error is not None),
-                    f"aborts_on_close_of_{size}": aborts}  # fmt: skip
+        numbers |= {f"arrived_of_{size}": arrived, f"informed_of_{size}": float(error is not None)}
+        numbers[f"aborts_on_close_of_{size}"] = aborts
         if size > _RECV_BYTES:
             context.keep_flows("C2-1025-bytes.txt", _to_paper(seen.flows("server")))
             context.keep_capture("C2-1025-bytes.pcapng", seen.capture("server"))
-        rows.append(Row(
-            condition=f"a message of {size:,} bytes to the paper's server", held=arrived == size,
-            values={"delivered": f"{100 * arrived / size:.1f} %", "what": f"{arrived:,} of {size:,} bytes",
-                    "client told": str(error or _SILENT),
-                    "mechanism": f"recv({_RECV_BYTES}) and close with {size - arrived} unread: {resets} RST" if aborts
-                    else "read in one go"},
-        ))  # fmt: skip
+        rows.append(
+            _at_end(
+                f"a message of {size:,} bytes to the paper's server",
+                ratio=arrived / size,
+                what=f"{arrived:,} of {size:,} bytes",
+                informed=str(error or _NOT_INFORMED),
+                mechanism=f"recv({_RECV_BYTES}) and close with {size - arrived} unread: {resets} RST"
+                if aborts
+                else "read in one go",
+                silent=error is None,
+            )
+        )
     return rows, numbers
 
 
-def _pieces(context: Context) -> tuple[list[Row], Numbers]:
+def _pieces(context: ExperimentContext) -> tuple[list[Condition], Numbers]:
     """Three small pieces: the server reads one and closes; the error comes with the third."""
     pieces = ("one", "two", "three")
     before = len(context.printed())
     with context.lab.observe(captures=[THERE]) as seen:
-        told = json.loads(context.call("pieces", PAPER_PORT, *pieces).stdout)
+        results = json.loads(context.call("pieces", PAPER_PORT, *pieces).stdout)
         lines = _next_lines(context, before)
     context.keep_flows("C2-three-pieces.txt", _to_paper(seen.flows("server")))
     resets = _resets(seen.flows("server"))
     arrived = len("".join(line.removeprefix("Message ") for line in lines))
     whole = len("".join(pieces))
-    error = next((number for number, each in enumerate(told, 1) if isinstance(each, str)), 0)
-    return [Row(
-        condition="a message in three small pieces to the paper's server", held=arrived == whole,
-        values={"delivered": f"{100 * arrived / whole:.0f} %",
-                "what": f"{arrived} of {whole} bytes: {', '.join(lines)}",
-                "client told": f"send: {', '.join(map(str, told))}",
-                "mechanism": f"closed after the first; the second is answered with {resets} RST"},
-    )], {"first_error_at_piece": error, "arrived_of_pieces": arrived, "resets_of_pieces": resets}  # fmt: skip
+    error = next((number for number, result in enumerate(results, 1) if isinstance(result, str)), 0)
+    condition = _at_end(
+        "a message in three small pieces to the paper's server",
+        ratio=arrived / whole,
+        what=f"{arrived} of {whole} bytes: {', '.join(lines)}",
+        informed=f"send: {', '.join(map(str, results))}",
+        mechanism=f"closed after the first; the second is answered with {resets} RST",
+    )
+    return [condition], {"first_error_at_piece": error, "arrived_of_pieces": arrived, "resets_of_pieces": resets}
 
 
-def _unread(context: Context) -> tuple[list[Row], Numbers]:
-    """A peer that closes with unread data resets the connection; a client that listens hears of it."""
+def _unread(context: ExperimentContext) -> tuple[list[Condition], Numbers]:
+    """A peer that closes with unread data resets the connection; a client that reads learns of it."""
     size = 3 * _RECV_BYTES
     before = len(context.printed())
     with context.lab.observe(captures=[THERE]) as seen:
-        told = json.loads(context.call("listening_client", PAPER_PORT, size).stdout)
+        result = json.loads(context.call("listening_client", PAPER_PORT, size).stdout)
         (line,) = _next_lines(context, before)
     arrived = len(line.removeprefix("Message "))
     context.keep_flows("C2-unread-data.txt", _to_paper(seen.flows("server")))
-    return [Row(
-        condition=f"{size:,} bytes from a client that listens for the end", held=arrived == size,
-        values={"delivered": f"{100 * arrived / size:.0f} %", "what": f"{arrived:,} of {size:,} bytes",
-                "client told": f"send: {told['taken']:,}; recv: {told['heard']}",
-                "mechanism": f"close with unread data: {_resets(seen.flows('server'))} RST (RFC 2525 2.17)"},
-    )], {"arrived_of_3072": arrived, "reset_heard": float(told["heard"] == "ConnectionResetError")}  # fmt: skip
+    condition = _at_end(
+        f"{size:,} bytes from a client that reads until the end",
+        ratio=arrived / size,
+        what=f"{arrived:,} of {size:,} bytes",
+        informed=f"send: {result['taken']:,}; recv: {result['received']}",
+        mechanism=f"close with unread data: {_resets(seen.flows('server'))} RST (RFC 2525 2.17)",
+    )
+    reset = result["received"] == "ConnectionResetError"
+    return [condition], {"arrived_of_3072": arrived, "reset_heard": float(reset)}
 
 
-def _backlog(context: Context) -> tuple[list[Row], Numbers]:
-    """Twelve clients at once, while the iterative server sits in ``recv`` for one that says nothing."""
+def _backlog(context: ExperimentContext) -> tuple[list[Condition], Numbers]:
+    """Twelve clients at once, while the iterative server waits in ``recv`` for a silent one."""
     before = len(context.printed())
     patience_s = _QUICK_PATIENCE_S if context.quick else _STORM_PATIENCE_S
     stalled = context.begin("stall", PAPER_PORT, ready="connected")
     with context.lab.observe(hosts=["server"], captures=[]) as seen:
-        told = json.loads(context.call("storm", PAPER_PORT, _STORM, patience_s).stdout)
+        results = json.loads(context.call("storm", PAPER_PORT, _STORM, patience_s).stdout)
         stalled.stop("SIGKILL")
-        sent = sum(what == "sent" for what, _took in told)
-        # The queue is accepted now, the stalled client's empty message first. Not every message that a client sent
-        # need come: the kernel may have forgotten a connection that it had no room for.
+        fates = Counter(fate for fate, _took_s in results)
+        sent = fates.pop("sent", 0)
+        # The queue is accepted now, the stalled client's empty message first. A message that a client sent need not
+        # arrive: the kernel may have dropped a connection that it had no room for.
         context.await_closed(PAPER_PORT, 120)
         with suppress(NotSeenError):
             _next_lines(context, before, sent + 1, deadline_s=5)
         lines = context.printed()[before:]
     counters = seen.host("server").counters
     printed = sum(line.startswith("Message storm") for line in lines)
-    others: dict[str, int] = {}
-    for what, _took in told:
-        if what != "sent":
-            others[what] = others.get(what, 0) + 1
-    refused = ", ".join(f"{count} {what}" for what, count in others.items())
-    return [Row(
-        condition=f"{_STORM} clients at once while the paper's server waits for another", held=printed == _STORM,
-        values={"delivered": f"{100 * printed / _STORM:.0f} %", "what": f"{printed} of {_STORM} messages",
-                "client told": f"{sent} sent, {refused or 'none refused'} after {patience_s:g} s",
-                "mechanism": f"listen({_BACKLOG}) holds {_BACKLOG + 1}; {counters.listen_overflows} overflows"},
-    )], {"storm_delivered": printed, "storm_sent": sent, "listen_overflows": counters.listen_overflows}  # fmt: skip
+    refused = ", ".join(f"{count} {fate}" for fate, count in fates.items())
+    condition = _at_end(
+        f"{_STORM} clients at once while the paper's server waits for another",
+        ratio=printed / _STORM,
+        what=f"{printed} of {_STORM} messages",
+        informed=f"{sent} sent, {refused or 'none refused'} after {patience_s:g} s",
+        mechanism=f"listen({_BACKLOG}) holds {_BACKLOG + 1}; {counters.listen_overflows} overflows",
+    )
+    return [condition], {
+        "storm_delivered": printed,
+        "storm_sent": sent,
+        "listen_overflows": counters.listen_overflows,
+    }
 
 
-def _outages(context: Context) -> tuple[list[Row], Numbers]:
+def _outages(context: ExperimentContext) -> tuple[list[Condition], Numbers]:
     """One outage, shorter than one connection's patience and longer than another's (TCP_USER_TIMEOUT)."""
     outage_s, short_ms = (1.2, 500) if context.quick else (8.0, 3000)
     flag = context.flag("client")
     servers: dict[str, Program] = {}
     clients: dict[str, Program] = {}
     for number, (which, timeout_ms) in enumerate((("shorter", 0), ("longer", short_ms))):
-        port = 8890 + number  # a server each: one that waits for ever must not hold up the other's
+        port = 8890 + number  # two servers: one that waits for ever must not delay the other
         servers[which] = context.lab.host("server").start(["python3", "paper_server.py", "", str(port)], ready=port)
         clients[which] = context.begin("patience", port, timeout_ms, flag, ready="connected")
     context.lab.cut(BOTH)
@@ -274,25 +314,28 @@ def _outages(context: Context) -> tuple[list[Row], Numbers]:
     context.lab.verify()
     lost = context.lab.link(THERE).lost_in_cut() - before
     context.lab.mend()
-    rows: list[Row] = []
+    rows: list[Condition] = []
     numbers: Numbers = {"lost_in_outage": lost}
     for which, client in clients.items():
-        told = said(client)
-        if not told["error"]:
+        result = printed_json(client)
+        if not result["error"]:
             _await_output(servers[which], "Message late")
-        elif any(each["remote_port"] == 8891 for each in context.lab.host("client").connections()):
-            raise NotAsMeantError("the client was told of an error, and its kernel still works on the connection")
+        elif any(end["remote_port"] == 8891 for end in context.lab.host("client").connections()):
+            raise NotAsMeantError("the client got an error, but its kernel still has the connection")
         arrived = "Message late" in servers[which].output
-        waits = any(each["local_port"] == 8891 and each["state"] == "ESTABLISHED"
-                    for each in context.lab.host("server").connections()) and not arrived  # fmt: skip
+        ends = context.lab.host("server").connections()
+        waits = not arrived and any((end["local_port"], end["state"]) == (8891, "ESTABLISHED") for end in ends)
         patience = "the kernel's own patience" if which == "shorter" else f"a time-out of {short_ms / 1000:g} s"
         numbers[f"arrived_outage_{which}"] = float(arrived)
-        rows.append(Row(
-            condition=f"an outage of {outage_s:g} s, {which} than the connection's time-out", held=arrived,
-            values={"delivered": "100 %" if arrived else "0 %", "what": f"{int(arrived)} of 1 message",
-                    "client told": f"send: {told['taken']}; then {told['error'] or 'end of file'}",
-                    "mechanism": patience + ("; the server waits in recv for ever" if waits else "")},
-        ))  # fmt: skip
+        rows.append(
+            _at_end(
+                f"an outage of {outage_s:g} s, {which} than the connection's time-out",
+                ratio=float(arrived),
+                what=f"{int(arrived)} of 1 message",
+                informed=f"send: {result['taken']}; then {result['error'] or 'end of file'}",
+                mechanism=patience + ("; the server waits in recv for ever" if waits else ""),
+            )
+        )
     for server in servers.values():
         server.stop("SIGKILL")
     return rows, numbers
@@ -302,33 +345,40 @@ def _await_output(program: Program, text: str) -> None:
     await_condition(lambda: program.output, lambda output: text in output, deadline_s=60)
 
 
-def _to_paper(found: list[Flow]) -> list[Flow]:
-    return [each for each in found if each.server.src.port == PAPER_PORT]
+def _to_paper(flows: list[Flow]) -> list[Flow]:
+    return [flow for flow in flows if flow.server.src.port == PAPER_PORT]
 
 
-def _resets(found: list[Flow]) -> int:
-    return sum(len(each.server.resets) for each in _to_paper(found))
+def _resets(flows: list[Flow]) -> int:
+    return sum(len(flow.server.resets) for flow in _to_paper(flows))
 
 
 # --- C8 ----------------------------------------------------------------------------------------------
 
 
-def no_losses(context: Context) -> Outcome:
-    """C2's experiment again, read for one thing: who detected what."""
+def no_losses(context: ExperimentContext) -> ClaimOutcome:
+    """C2's experiment again: who detected the losses."""
     whole = context.earlier.get("C2") or delivery(context)
     if whole.finding is Verdict.INVALID:
         raise NotAsMeantError(f"it rests on C2, which is INVALID: {whole.sentence}")
     losing = [row for row in whole.rows if row.held is False]
-    between = [row for row in losing if row.values["client told"] == _UNASKED]
-    silent = [row for row in losing if row.values["client told"] == _SILENT]
-    return Outcome(
+    between = [row for row in losing if not row.numbers.get("at_an_end")]
+    silent = [row for row in losing if row.numbers.get("silent")]
+    return ClaimOutcome(
         finding=finding_of(whole.rows),
         sentence=f"“No losses were detected” because nobody looked: of {len(whole.rows)} conditions "
         f"{len(losing) - len(between)} lost data at the ends, {len(silent)} of them without a word to the client, and "
         f"{len(between) or 'none'} between the kernels.",
-        rows=[Row(condition=row.condition, held=row.held,
-                  values={"lost": "nothing" if row.held else "data", "client told": row.values["client told"]})
-              for row in whole.rows],
+        rows=[
+            replace(
+                row,
+                values={
+                    "lost": "nothing" if row.held else "data",
+                    "client informed of": row.values["client informed of"],
+                },
+            )
+            for row in whole.rows
+        ],
         mechanism={"conditions": len(whole.rows), "losing": len(losing), "unheard": len(silent)},
         plots=whole.plots,
-    )  # fmt: skip
+    )

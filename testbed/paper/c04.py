@@ -11,8 +11,8 @@ from testbed.lab.waiting import await_condition
 from testbed.observe.counters import Counters
 from testbed.observe.series import sendings
 from testbed.observe.wire import Flow
-from testbed.paper.context import BACK, PAPER_PORT, THERE, Context, NotAsMeantError, said
-from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
+from testbed.paper.context import BACK, PAPER_PORT, THERE, ExperimentContext, NotAsMeantError, printed_json
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
 from testbed.paper.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
 
 _FIRST_DATA = 3
@@ -54,13 +54,14 @@ class Seen:
     def by(self) -> str:
         """What sent it again, by the sender's own counters."""
         said_of = (
-            (self.counters.loss_probes, "loss probe"), (self.counters.timeouts, "time-out"),
+            (self.counters.loss_probes, "loss probe"),
+            (self.counters.timeouts, "time-out"),
             (self.counters.fast_retransmissions, "fast retransmission"),
-        )  # fmt: skip
+        )
         return ", ".join(f"{count} {name}{'s' * (count > 1)}" for count, name in said_of if count) or "—"
 
 
-def retransmission(context: Context) -> Outcome:
+def retransmission(context: ExperimentContext) -> ClaimOutcome:
     """Exactly the k-th segment of ten is lost, for each k; then a lone segment, its probe too, and a whole flight.
 
     The time between the two sendings is read from the capture ahead of the loss, and held against what the mechanism
@@ -68,14 +69,14 @@ def retransmission(context: Context) -> Outcome:
     remembers that this destination's packets are reordered), a probe's time-out (RFC 8985), a time-out (RFC 6298).
     Last an outage, in which the time-out doubles (RFC 6298 5.5).
     """
-    rows: list[Row] = []
+    rows: list[Condition] = []
     by_place: dict[str, list[tuple[float, float]]] = {}
-    found: list[Seen] = []
+    observations: list[Seen] = []
     for delay_ms in (20,) if context.quick else (20, 50):
         for loss in _losses(context.quick):
             context.say(f"C4: {loss.name}, round trip {2 * delay_ms} ms")
-            seen = _lose(context, loss, delay_ms, _PORTS + len(found))
-            found.append(seen)
+            seen = _lose(context, loss, delay_ms, _PORTS + len(observations))
+            observations.append(seen)
             rows.append(_row(seen))
             if loss.segments == _FLIGHT:
                 place = loss.packets[0] - _FIRST_DATA + 1
@@ -84,19 +85,27 @@ def retransmission(context: Context) -> Outcome:
     context.say("C4: an outage")
     outage_s = 3.0 if context.quick else 12.0  # three time-outs, each twice the last, also of a busy machine
     waits_s, rto_s = _backoff(context, outage_s)
-    rows.append(Row(
-        condition=f"an outage of {outage_s:g} s", held=doubles(waits_s, rto_s),
-        values={"sent again after": ", ".join(f"{each:.2f} s" for each in waits_s),
+    rows.append(
+        Condition(
+            name=f"an outage of {outage_s:g} s",
+            held=doubles(waits_s, rto_s),
+            values={
+                "sent again after": ", ".join(f"{wait_s:.2f} s" for wait_s in waits_s),
                 "at the least": f"{rto_s:.2f} s, then twice the one before",
-                "by": f"{len(waits_s)} time-outs"},
-    ))  # fmt: skip
-    context.keep_json("C4.json", [
-        {"lost": each.loss.name, "round_trip_s": each.round_trip_s, "waits_s": each.waits_s, "by": each.by}
-        for each in found
-    ])  # fmt: skip
-    fast = [each for each in found if not each.counters.timeouts and not each.counters.loss_probes]
+                "by": f"{len(waits_s)} time-outs",
+            },
+        )
+    )
+    context.keep_json(
+        "C4.json",
+        [
+            {"lost": seen.loss.name, "round_trip_s": seen.round_trip_s, "waits_s": seen.waits_s, "by": seen.by}
+            for seen in observations
+        ],
+    )
+    fast = [seen for seen in observations if not seen.counters.timeouts and not seen.counters.loss_probes]
     theory = [(float(number + 1), rto_s * 2.0**number) for number in range(len(waits_s))]
-    return Outcome(
+    return ClaimOutcome(
         finding=finding_of(rows),
         sentence=unless(
             rows,
@@ -105,16 +114,33 @@ def retransmission(context: Context) -> Outcome:
             f"{MIN_RTO_S:g} s or more where the probe is lost too, and in an outage a time that doubles.",
         ),
         rows=rows,
-        mechanism={"losses": len(found), "fast": len(fast), "backoffs": len(waits_s),
-                   "timeouts": sum(each.counters.timeouts for each in found)},
+        mechanism={
+            "losses": len(observations),
+            "fast": len(fast),
+            "backoffs": len(waits_s),
+            "timeouts": sum(seen.counters.timeouts for seen in observations),
+        },
         plots=[
-            Plot(title="Waiting for the k-th of ten segments, lost", x="k", y="sent again after, ms", series=by_place,
-                 dashed=frozenset(name for name in by_place if name.startswith("one"))),
-            Plot(title="The time-out doubles in an outage", x="time-out", y="waited, s", logarithmic=True,
-                 series={"seen": [(float(number), each) for number, each in enumerate(waits_s, 1)], "doubling": theory},
-                 dashed=frozenset({"doubling"})),
+            Plot(
+                title="Waiting for the k-th of ten segments, lost",
+                x="k",
+                y="sent again after, ms",
+                series=by_place,
+                dashed=frozenset(name for name in by_place if name.startswith("one")),
+            ),
+            Plot(
+                title="The time-out doubles in an outage",
+                x="time-out",
+                y="waited, s",
+                logarithmic=True,
+                series={
+                    "seen": [(float(number), wait_s) for number, wait_s in enumerate(waits_s, 1)],
+                    "doubling": theory,
+                },
+                dashed=frozenset({"doubling"}),
+            ),
         ],
-    )  # fmt: skip
+    )
 
 
 _PORTS = 9510
@@ -122,15 +148,25 @@ _PORTS = 9510
 
 def _losses(quick: bool) -> Iterator[Loss]:
     for place in (1, 9, 10) if quick else range(1, _FLIGHT + 1):
-        yield Loss(name=f"segment {place} of {_FLIGHT}", segments=_FLIGHT, packets=(_FIRST_DATA + place - 1,),
-                   position=(place - 1) * _SEGMENT_BYTES, resends=1)  # fmt: skip
+        yield Loss(
+            name=f"segment {place} of {_FLIGHT}",
+            segments=_FLIGHT,
+            packets=(_FIRST_DATA + place - 1,),
+            position=(place - 1) * _SEGMENT_BYTES,
+            resends=1,
+        )
     yield Loss(name="the only segment", segments=1, packets=(_FIRST_DATA,), position=0, resends=1)
     yield Loss(name="both of two segments", segments=2, packets=(_FIRST_DATA, _FIRST_DATA + 1), position=0, resends=1)
-    yield Loss(name="the only segment, and its probe", segments=1, packets=(_FIRST_DATA, _FIRST_DATA + 1), position=0,
-               resends=2)  # fmt: skip
+    yield Loss(
+        name="the only segment, and its probe",
+        segments=1,
+        packets=(_FIRST_DATA, _FIRST_DATA + 1),
+        position=0,
+        resends=2,
+    )
 
 
-def _lose(context: Context, loss: Loss, delay_ms: int, port: int) -> Seen:
+def _lose(context: ExperimentContext, loss: Loss, delay_ms: int, port: int) -> Seen:
     link = f"{THERE} tcp/{port}"
     count = loss.segments * _SEGMENT_BYTES
     context.impair(BACK, delay=f"{delay_ms}ms")
@@ -139,21 +175,24 @@ def _lose(context: Context, loss: Loss, delay_ms: int, port: int) -> Seen:
         sink = context.serve("sink", port, count)
         # Without pacing, so that the ten leave together.
         context.call("send", port, count, "--congestion", "reno")
-        told = said(sink)
+        received = printed_json(sink)
     dropped = context.lab.link(link).dropped_by_number()
     context.heal()
-    if told["count"] != count:
-        raise NotAsMeantError(f"{loss.name}: {told['count']} of {count} bytes arrived")
+    if received["count"] != count:
+        raise NotAsMeantError(f"{loss.name}: {received['count']} of {count} bytes arrived")
     flow = _flow(seen.flows("server"), port)
     context.keep_flows(f"C4-{loss.name.replace(' ', '-').replace(',', '')}-{2 * delay_ms}ms.txt", [flow])
     times = sendings(flow.client, loss.position)
     return Seen(
-        loss=loss, round_trip_s=2 * delay_ms / 1e3, dropped=dropped, counters=seen.host("client").counters,
+        loss=loss,
+        round_trip_s=2 * delay_ms / 1e3,
+        dropped=dropped,
+        counters=seen.host("client").counters,
         waits_s=tuple((later - earlier) / 1e9 for earlier, later in pairwise(times)),
-    )  # fmt: skip
+    )
 
 
-def _row(seen: Seen) -> Row:
+def _row(seen: Seen) -> Condition:
     least = _least_s(seen.loss, seen.round_trip_s)
     waits = seen.waits_s
     held = bool(
@@ -162,11 +201,15 @@ def _row(seen: Seen) -> Row:
         and all(wait >= bound * _EARLY for wait, bound in zip(waits, least, strict=False))
         and (seen.counters.timeouts or seen.loss.resends == 1)
     )
-    return Row(
-        condition=f"{seen.loss.name}, round trip {seen.round_trip_s * 1e3:g} ms", held=held,
-        values={"sent again after": ", ".join(f"{each * 1e3:.0f} ms" for each in waits),
-                "at the least": ", ".join(f"{each * 1e3:.0f} ms" for each in least), "by": seen.by},
-    )  # fmt: skip
+    return Condition(
+        name=f"{seen.loss.name}, round trip {seen.round_trip_s * 1e3:g} ms",
+        held=held,
+        values={
+            "sent again after": ", ".join(f"{wait_s * 1e3:.0f} ms" for wait_s in waits),
+            "at the least": ", ".join(f"{wait_s * 1e3:.0f} ms" for wait_s in least),
+            "by": seen.by,
+        },
+    )
 
 
 def _least_s(loss: Loss, round_trip_s: float) -> list[float]:
@@ -184,14 +227,14 @@ def _least_s(loss: Loss, round_trip_s: float) -> list[float]:
     return [round_trip_s]  # a later one must arrive first, and be reported
 
 
-def _flow(found: list[Flow], port: int) -> Flow:
-    ours = [each for each in found if each.server.src.port == port]
+def _flow(flows: list[Flow], port: int) -> Flow:
+    ours = [flow for flow in flows if flow.server.src.port == port]
     if len(ours) != 1:
         raise NotAsMeantError(f"{len(ours)} connections to port {port} were captured, one was made")
     return ours[0]
 
 
-def _backoff(context: Context, outage_s: float) -> tuple[list[float], float]:
+def _backoff(context: ExperimentContext, outage_s: float) -> tuple[list[float], float]:
     """Seconds between the time-outs of one segment while the link is cut, and the sender's first time-out."""
     port = PAPER_PORT + 1
     flag = context.flag("client")
@@ -207,7 +250,7 @@ def _backoff(context: Context, outage_s: float) -> tuple[list[float], float]:
         context.lab.verify()
         context.lab.mend()
         program.wait("60s")
-        said(sink)
+        printed_json(sink)
     context.keep_capture("C4-outage.pcapng", seen.capture("server"))
     context.heal()
     flow = _flow(seen.flows("server"), port)

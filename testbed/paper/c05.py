@@ -9,8 +9,8 @@ from testbed.observe.observation import Observation
 from testbed.observe.series import Series, at, outstanding, running_count, sendings, stairs
 from testbed.observe.tcp_info import TcpSocket
 from testbed.observe.wire import Flow, segment
-from testbed.paper.context import BACK, THERE, Context, NotAsMeantError, said
-from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
+from testbed.paper.context import BACK, THERE, ExperimentContext, NotAsMeantError, printed_json
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
 
 _PORT = 9540
 _DELAY_MS = 10
@@ -20,18 +20,21 @@ _AGREE = 0.9
 """Share of looks at which kernel and wire are to agree: on a busy machine some come too late for it."""
 
 
-def acknowledgement(context: Context) -> Outcome:
+def acknowledgement(context: ExperimentContext) -> ClaimOutcome:
     """1 MB over a link that loses 2 % of the packets, captured at both ends, with TCP_INFO every 10 ms.
 
     Held if every byte was acknowledged at the end, each segment that was lost was sent again, the receiver reported
     gaps (SACK, RFC 2018), and what the sender's kernel holds unacknowledged is what the capture says.
     """
     count = 1_000_000
-    rows: list[Row] = []
+    rows: list[Condition] = []
     plots: list[Plot] = []
     facts: dict[str, float] = {}
-    conditions = (("2 % loss", "2%", 5),) if context.quick else (("no loss", None, 5), ("2 % loss", "2%", 5),
-                                                                 ("5 % loss", "5%", 6))  # fmt: skip
+    conditions = (
+        (("2 % loss", "2%", 5),)
+        if context.quick
+        else (("no loss", None, 5), ("2 % loss", "2%", 5), ("5 % loss", "5%", 6))
+    )
     for number, (name, loss, seed) in enumerate(conditions):
         context.say(f"C5: {name}")
         port = _PORT + number
@@ -41,18 +44,18 @@ def acknowledgement(context: Context) -> Outcome:
         with context.lab.observe(captures=[THERE, BACK]) as seen:
             sink = context.serve("sink", port, count)
             context.call("send", port, count, timeout="120s")
-            told = said(sink)
+            received = printed_json(sink)
         dropped = context.lab.link(THERE).counters().dropped_packets
         context.heal()
-        row, found = _examine(seen, port, name, arrived=told["count"] == count, count=count, dropped=dropped)
+        row, figures = _examine(seen, port, name, arrived=received["count"] == count, count=count, dropped=dropped)
         rows.append(row)
         if loss == "2%":
-            facts = found
+            facts = figures
             plots = _plots(seen, port)
             context.keep_capture("C5.pcapng", seen.capture("server"))
             context.keep_flows("C5.txt", [_flow(seen, port)])
     proven = facts["dropped"] > 0 and facts["with_sack"] > 0
-    return Outcome(
+    return ClaimOutcome(
         finding=finding_of(rows) if proven else Verdict.INVALID,
         sentence=unless(
             rows,
@@ -60,21 +63,23 @@ def acknowledgement(context: Context) -> Outcome:
             f"reported the gaps in {facts['with_sack']:.0f} acknowledgements (SACK), each was sent again, and at the "
             "end nothing was left unacknowledged.",
         ),
-        rows=rows, mechanism=facts, plots=plots,
-    )  # fmt: skip
+        rows=rows,
+        mechanism=facts,
+        plots=plots,
+    )
 
 
 def _flow(seen: Observation, port: int, host: str = "server", side: str = "before") -> Flow:
     """The connection as it enters the link to the server; or elsewhere."""
-    found = [each for each in seen.flows(host, side) if each.server.src.port == port]
-    if len(found) != 1:
-        raise NotAsMeantError(f"{len(found)} connections to port {port} were captured, one was made")
-    return found[0]
+    flows = [flow for flow in seen.flows(host, side) if flow.server.src.port == port]
+    if len(flows) != 1:
+        raise NotAsMeantError(f"{len(flows)} connections to port {port} were captured, one was made")
+    return flows[0]
 
 
 def _examine(
     seen: Observation, port: int, name: str, *, arrived: bool, count: int, dropped: int
-) -> tuple[Row, dict[str, float]]:
+) -> tuple[Condition, dict[str, float]]:
     connection = seen.host("client").connection(remote_port=port)
     flow = _flow(seen, port)
     lost = _lost_positions(seen, flow)
@@ -83,30 +88,37 @@ def _examine(
     # In bytes, as the end that follows counts as a segment (RFC 9293, 3.3.2) and is acknowledged last, if it is seen.
     unacked = max(0, _SYN + count - connection.final.bytes_acked)
     facts = {
-        "dropped": dropped, "lost_segments": len(lost), "with_sack": len(flow.server.with_sack),
-        "duplicate_acks": len(flow.server.duplicate_acks), "agreement": agreement,
-        "unacked_at_end": unacked, "sent_again": len(flow.client.retransmissions),
-    }  # fmt: skip
+        "dropped": dropped,
+        "lost_segments": len(lost),
+        "with_sack": len(flow.server.with_sack),
+        "duplicate_acks": len(flow.server.duplicate_acks),
+        "agreement": agreement,
+        "unacked_at_end": unacked,
+        "sent_again": len(flow.client.retransmissions),
+    }
     held = (
-        arrived and not unrepaired and not unacked and agreement >= _AGREE
-        and bool(lost) == bool(flow.server.with_sack)
-    )  # fmt: skip
-    return Row(
-        condition=f"{name}, round trip 20 ms", held=held,
-        values={"segments lost": str(len(lost)), "of these sent again": str(len(lost) - len(unrepaired)),
-                "sent again in all": str(len(flow.client.retransmissions)),
-                "duplicate acknowledgements": str(len(flow.server.duplicate_acks)),
-                "with SACK": str(len(flow.server.with_sack)),
-                "kernel and wire agree": f"{100 * agreement:.0f} % of {len(connection.states)} looks",
-                "unacknowledged at most": str(max(each.unacked_segments for each in connection.states)),
-                "at the end": f"{unacked} bytes"},
-    ), facts  # fmt: skip
+        arrived and not unrepaired and not unacked and agreement >= _AGREE and bool(lost) == bool(flow.server.with_sack)
+    )
+    return Condition(
+        name=f"{name}, round trip 20 ms",
+        held=held,
+        values={
+            "segments lost": str(len(lost)),
+            "of these sent again": str(len(lost) - len(unrepaired)),
+            "sent again in all": str(len(flow.client.retransmissions)),
+            "duplicate acknowledgements": str(len(flow.server.duplicate_acks)),
+            "with SACK": str(len(flow.server.with_sack)),
+            "kernel and wire agree": f"{100 * agreement:.0f} % of {len(connection.states)} looks",
+            "unacknowledged at most": str(max(state.unacked_segments for state in connection.states)),
+            "at the end": f"{unacked} bytes",
+        },
+    ), facts
 
 
 def _lost_positions(seen: Observation, flow: Flow) -> list[int]:
     """Where the payload of each segment begins that entered the link and did not leave it."""
-    lost = (segment(each.before) for each in seen.passages("server") if each.lost)
-    return [flow.client.position(each.seq) for each in lost if each and each.src == flow.client.src and each.payload]
+    lost = (segment(passage.before) for passage in seen.passages("server") if passage.lost)
+    return [flow.client.position(part.seq) for part in lost if part and part.src == flow.client.src and part.payload]
 
 
 def _agreement(connection: TcpSocket, wire: Series) -> float:
@@ -114,13 +126,13 @@ def _agreement(connection: TcpSocket, wire: Series) -> float:
 
     To a few milliseconds: a segment that the kernel has sent waits for a processor before it is captured.
     """
-    looks = [each for each in connection.states if wire and wire[0][0] <= each.time_ns <= wire[-1][0]]
+    looks = [state for state in connection.states if wire and wire[0][0] <= state.time_ns <= wire[-1][0]]
     agreed = 0
-    for each in looks:
-        near = [value for moment, value in wire if abs(moment - each.time_ns) <= _NEAR_NS]
-        near += [value for value in (at(wire, each.time_ns - _NEAR_NS),) if value is not None]
-        held = each.unacked_segments * each.mss_bytes
-        agreed += min(near) - each.mss_bytes <= held <= max(near) + each.mss_bytes
+    for state in looks:
+        near = [value for moment, value in wire if abs(moment - state.time_ns) <= _NEAR_NS]
+        near += [value for value in (at(wire, state.time_ns - _NEAR_NS),) if value is not None]
+        held = state.unacked_segments * state.mss_bytes
+        agreed += min(near) - state.mss_bytes <= held <= max(near) + state.mss_bytes
     return agreed / len(looks) if looks else 0.0
 
 
@@ -128,21 +140,35 @@ def _plots(seen: Observation, port: int) -> list[Plot]:
     connection = seen.host("client").connection(remote_port=port)
     flow = _flow(seen, port)
     begin = flow.segments[0].time_ns
-    mss = max(each.mss_bytes for each in connection.states)
+    mss = max(state.mss_bytes for state in connection.states)
 
     def timed(series: Series, unit: float = 1.0) -> list[tuple[float, float]]:
         return [((moment - begin) / 1e9, value / unit) for moment, value in series]
 
-    unacked = [((moment - begin) / 1e9, value) for moment, value in
-               connection.values(lambda state: state.unacked_segments) if moment >= begin]  # fmt: skip
+    unacked = [
+        ((moment - begin) / 1e9, value)
+        for moment, value in connection.values(lambda state: state.unacked_segments)
+        if moment >= begin
+    ]
     wire = outstanding(_flow(seen, port, "client", "after"))
-    lost = [each.before.time_ns for each in seen.passages("server") if each.lost]
+    lost = [passage.before.time_ns for passage in seen.passages("server") if passage.lost]
     return [
-        Plot(title="Sent and not yet acknowledged", x="time, s", y="segments",
-             series={"kernel (TCP_INFO)": unacked, "wire (capture)": stairs(timed(wire, mss))}),
-        Plot(title="Losses, and what the receiver says of them", x="time, s", y="count, so far", logarithmic=True,
-             series={"segments lost": [((moment - begin) / 1e9, number) for number, moment in enumerate(lost, 1)],
-                     "duplicate ACKs": timed(running_count(flow.server.duplicate_acks)),
-                     "ACKs with SACK": timed(running_count(flow.server.with_sack)),
-                     "sent again": timed(running_count(flow.client.retransmissions))}),
-    ]  # fmt: skip
+        Plot(
+            title="Sent and not yet acknowledged",
+            x="time, s",
+            y="segments",
+            series={"kernel (TCP_INFO)": unacked, "wire (capture)": stairs(timed(wire, mss))},
+        ),
+        Plot(
+            title="Losses, and what the receiver says of them",
+            x="time, s",
+            y="count, so far",
+            logarithmic=True,
+            series={
+                "segments lost": [((moment - begin) / 1e9, number) for number, moment in enumerate(lost, 1)],
+                "duplicate ACKs": timed(running_count(flow.server.duplicate_acks)),
+                "ACKs with SACK": timed(running_count(flow.server.with_sack)),
+                "sent again": timed(running_count(flow.client.retransmissions)),
+            },
+        ),
+    ]

@@ -12,8 +12,8 @@ from testbed.lab.waiting import await_condition
 from testbed.observe.observation import Observation
 from testbed.observe.series import Series, outstanding, stairs, windows
 from testbed.observe.wire import Flow
-from testbed.paper.context import BACK, BOTH, THERE, Context, NotAsMeantError, said
-from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
+from testbed.paper.context import BACK, BOTH, THERE, ExperimentContext, NotAsMeantError, printed_json
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
 
 _COUNT = 500_000
 _BUFFER_BYTES = 65_536
@@ -37,7 +37,7 @@ class _Run:
     blocked_s: float
     lost_updates: int
 
-    def row(self) -> Row:
+    def row(self) -> Condition:
         """Its line of the table, and whether the claim held."""
         client, server = self.seen.host("client").counters, self.seen.host("server").counters
         again = len(self.flow.client.retransmissions)
@@ -48,17 +48,21 @@ class _Run:
         if self.delay_ms == _NEAR_MS:
             # Whether the probe comes before the delayed acknowledgment is chance.
             held = None if slowed and unharmed else False
-        return Row(
-            condition=self.name, held=held,
-            values={"arrived": "all, unchanged" if self.arrived else "not all",
-                    "send() blocked": f"{self.blocked_s:.2f} s",
-                    "zero windows": str(len(self.flow.server.zero_windows)),
-                    "probes of the window": str(len(self.flow.client.window_probes)),
-                    "window updates lost": str(self.lost_updates),
-                    "segments sent again": str(again), "of these loss probes": str(client.loss_probes if again else 0),
-                    "time-outs": str(self.timeouts),
-                    "overrun at the receiver": str(overrun)},
-        )  # fmt: skip
+        return Condition(
+            name=self.name,
+            held=held,
+            values={
+                "arrived": "all, unchanged" if self.arrived else "not all",
+                "send() blocked": f"{self.blocked_s:.2f} s",
+                "zero windows": str(len(self.flow.server.zero_windows)),
+                "probes of the window": str(len(self.flow.client.window_probes)),
+                "window updates lost": str(self.lost_updates),
+                "segments sent again": str(again),
+                "of these loss probes": str(client.loss_probes if again else 0),
+                "time-outs": str(self.timeouts),
+                "overrun at the receiver": str(overrun),
+            },
+        )
 
     @property
     def timeouts(self) -> int:
@@ -70,10 +74,10 @@ class _Run:
     def stood_still(self) -> bool:
         """Whether the sender's kernel knew of a window of zero, and had data that it did not send."""
         states = self.seen.host("client").connection(remote_port=self.port).states
-        return any(each.send_window_bytes == 0 and each.unsent_bytes for each in states)
+        return any(state.send_window_bytes == 0 and state.unsent_bytes for state in states)
 
 
-def flow_control(context: Context) -> Outcome:
+def flow_control(context: ExperimentContext) -> ClaimOutcome:
     """A server with a buffer of 64 kB reads nothing for a while, then all of 500 kB; captured at its port.
 
     Held if it announced a window of zero, the sender stood still with data in hand, and everything arrived with
@@ -83,28 +87,28 @@ def flow_control(context: Context) -> Outcome:
     """
     busy_s = 0.5 if context.quick else 3.0
     runs = []
-    conditions = ((_FAR_MS, False), (_FAR_MS, True)) if context.quick else (
-        (_FAR_MS, False), (_FAR_MS, True), (_NEAR_MS, False)
-    )  # fmt: skip
+    conditions = (
+        ((_FAR_MS, False), (_FAR_MS, True)) if context.quick else ((_FAR_MS, False), (_FAR_MS, True), (_NEAR_MS, False))
+    )
     for number, (delay_ms, lose) in enumerate(conditions):
         name = f"a reader busy for {busy_s:g} s, round trip {2 * delay_ms} ms"
         name += ", the window's opening lost" if lose else ""
         context.say(f"C6: {name}")
         runs.append(_transfer(context, name, 9560 + number, delay_ms, busy_s, lose=lose))
-    rows = [each.row() for each in runs]
+    rows = [run.row() for run in runs]
     first, second, *near = runs
-    probes = sum(len(each.flow.client.retransmissions) for each in near)
+    probes = sum(len(run.flow.client.retransmissions) for run in near)
     extra = ""
     if probes:
         extra = (
             f" Over a round trip of {2 * _NEAR_MS} ms {probes} segment{'s' * (probes > 1)} went twice: the kernel's "
             "loss probe does not await an acknowledgment that the receiver delays."
         )
-    zero = sum(len(each.flow.server.zero_windows) for each in runs)
+    zero = sum(len(run.flow.server.zero_windows) for run in runs)
     meant = second.lost_updates > 0 and first.blocked_s >= busy_s
     context.keep_capture("C6.pcapng", first.seen.capture("server"))
     context.keep_flows("C6-window-update-lost.txt", [second.flow])
-    return Outcome(
+    return ClaimOutcome(
         finding=finding_of(rows) if meant else Verdict.INVALID,
         sentence=unless(
             rows,
@@ -114,16 +118,19 @@ def flow_control(context: Context) -> Outcome:
             "them)." + extra,
         ),
         rows=rows,
-        mechanism={"zero_windows": zero, "lost_updates": second.lost_updates,
-                   "window_probes": len(second.flow.client.window_probes),
-                   "sent_again": sum(len(each.flow.client.retransmissions) for each in (first, second)),
-                   "loss_probes_at_a_short_round_trip": probes,
-                   "timeouts": sum(each.timeouts for each in runs)},
+        mechanism={
+            "zero_windows": zero,
+            "lost_updates": second.lost_updates,
+            "window_probes": len(second.flow.client.window_probes),
+            "sent_again": sum(len(run.flow.client.retransmissions) for run in (first, second)),
+            "loss_probes_at_a_short_round_trip": probes,
+            "timeouts": sum(run.timeouts for run in runs),
+        },
         plots=[_plot(first), _plot(second)],
-    )  # fmt: skip
+    )
 
 
-def _transfer(context: Context, name: str, port: int, delay_ms: int, busy_s: float, *, lose: bool) -> _Run:
+def _transfer(context: ExperimentContext, name: str, port: int, delay_ms: int, busy_s: float, *, lose: bool) -> _Run:
     wanted = hashlib.sha256(random.Random(7).randbytes(_COUNT)).hexdigest()  # noqa: S311  # the same bytes at both ends
     flag, lost_updates = context.flag("server"), 0
     context.impair(BOTH, delay=f"{delay_ms}ms")
@@ -144,26 +151,31 @@ def _transfer(context: Context, name: str, port: int, delay_ms: int, busy_s: flo
             lost_updates = context.lab.link(BACK).lost_in_cut() - earlier
             context.lab.verify()
             context.lab.mend()
-        heard, told = said(sink), said(sender)
+        received, times = printed_json(sink), printed_json(sender)
     context.heal()
-    found = [each for each in seen.flows("server") if each.server.src.port == port]
-    if len(found) != 1:
-        raise NotAsMeantError(f"{len(found)} connections to port {port} were captured, one was made")
+    flows = [flow for flow in seen.flows("server") if flow.server.src.port == port]
+    if len(flows) != 1:
+        raise NotAsMeantError(f"{len(flows)} connections to port {port} were captured, one was made")
     return _Run(
-        name=name, port=port, delay_ms=delay_ms, seen=seen, flow=found[0],
-        arrived=heard == {"count": _COUNT, "digest": wanted},
-        blocked_s=(int(str(told["taken_ns"])) - int(str(told["began_ns"]))) / 1e9, lost_updates=lost_updates,
-    )  # fmt: skip
+        name=name,
+        port=port,
+        delay_ms=delay_ms,
+        seen=seen,
+        flow=flows[0],
+        arrived=received == {"count": _COUNT, "digest": wanted},
+        blocked_s=(int(str(times["taken_ns"])) - int(str(times["began_ns"]))) / 1e9,
+        lost_updates=lost_updates,
+    )
 
 
-def _zero_windows(context: Context) -> int:
+def _zero_windows(context: ExperimentContext) -> int:
     return context.lab.host("server").counters()["TcpExt"]["TCPToZeroWindowAdv"]
 
 
-def _unread(context: Context, port: int) -> int:
+def _unread(context: ExperimentContext, port: int) -> int:
     """Bytes that lie in the receive buffers of the port's connections."""
-    ours = (each for each in context.lab.host("server").connections() if each["local_port"] == port)
-    return sum(int(each["receive_queue_bytes"]) for each in ours)
+    ours = (connection for connection in context.lab.host("server").connections() if connection["local_port"] == port)
+    return sum(int(connection["receive_queue_bytes"]) for connection in ours)
 
 
 def _plot(run: _Run) -> Plot:
@@ -174,7 +186,11 @@ def _plot(run: _Run) -> Plot:
 
     later = run.delay_ms * 1_000_000
     return Plot(
-        title=run.name[0].upper() + run.name[1:], x="time, s", y="kB",
-        series={"window announced": timed(windows(run.flow.server)),
-                "sent and not acknowledged": timed(outstanding(run.flow, acks_later_ns=later))},
-    )  # fmt: skip
+        title=run.name[0].upper() + run.name[1:],
+        x="time, s",
+        y="kB",
+        series={
+            "window announced": timed(windows(run.flow.server)),
+            "sent and not acknowledged": timed(outstanding(run.flow, acks_later_ns=later)),
+        },
+    )

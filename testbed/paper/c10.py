@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from testbed.drive.messages import Run, game
-from testbed.evidence.journal import Journal
+from testbed.evidence.journal import Journal, ReceivedRow, SentRow
 from testbed.evidence.verdict import Verdict
-from testbed.paper.context import BACK, BOTH, THERE, Context
-from testbed.paper.outcomes import Outcome, Plot, Row
+from testbed.paper.context import BACK, BOTH, THERE, ExperimentContext
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
 from testbed.paper.staleness import Staleness, staleness
 
 _RATE_PER_S = 60
@@ -17,9 +17,17 @@ _FREEZE_S = 0.1
 _REAL_SHARE = 0.1
 """Of the time: two games over the same link may differ by less, as the losses fall and as the machine is busy."""
 _PROFILES = (
-    "clean", "wifi", "wifi-congested", "lossy-1", "lossy-5", "bursty", "satellite-leo", "4g-edge", "lossy-latency",
+    "clean",
+    "wifi",
+    "wifi-congested",
+    "lossy-1",
+    "lossy-5",
+    "bursty",
+    "satellite-leo",
+    "4g-edge",
+    "lossy-latency",
     "conference",
-)  # fmt: skip
+)
 _SHOWN = "lossy-latency"
 """Its journals are kept as evidence."""
 _QUICK = ("clean", _SHOWN)
@@ -74,7 +82,7 @@ class Match:
         return self.more_frozen < -_REAL_SHARE
 
 
-def games(context: Context) -> Outcome:
+def games(context: ExperimentContext) -> ClaimOutcome:
     """A player gets the state of the world sixty times a second, over UDP, then over TCP, over links of every kind.
 
     A freeze is a pause of more than 100 ms in which nothing newer came. How stale the picture is at any moment is the
@@ -86,66 +94,85 @@ def games(context: Context) -> Outcome:
     for profile in _QUICK if context.quick else _PROFILES:
         match = _match(context, profile)
         if match.worse or match.better:
-            match = min(match, _match(context, profile), key=lambda each: abs(each.more_frozen))
+            match = min(match, _match(context, profile), key=lambda played: abs(played.more_frozen))
         matches.append(match)
-    context.keep_json("C10.json", [
-        {"profile": each.profile, **{
-            name: {"sent": one.sent, "arrived": one.seen.arrived, "late": one.seen.late, "dropped": one.dropped,
-                   "freezes_s": one.freezes, "frozen": one.frozen, "mean_age_s": one.seen.mean_s,
-                   "ages_s": [one.seen.quantile(q / 100) for q in range(0, 101, 5)]}
-            for name, one in (("udp", each.udp), ("tcp", each.tcp))
-        }}
-        for each in matches
-    ])  # fmt: skip
+    context.keep_json(
+        "C10.json",
+        [
+            {
+                "profile": match.profile,
+                **{
+                    name: {
+                        "sent": played.sent,
+                        "arrived": played.seen.arrived,
+                        "late": played.seen.late,
+                        "dropped": played.dropped,
+                        "freezes_s": played.freezes,
+                        "frozen": played.frozen,
+                        "mean_age_s": played.seen.mean_s,
+                        "ages_s": [played.seen.quantile(q / 100) for q in range(0, 101, 5)],
+                    }
+                    for name, played in (("udp", match.udp), ("tcp", match.tcp))
+                },
+            }
+            for match in matches
+        ],
+    )
     return judge(matches)
 
 
 # --- judging ---------------------------------------------------------------------------------------
 
 
-def judge(matches: Sequence[Match]) -> Outcome:
+def judge(matches: Sequence[Match]) -> ClaimOutcome:
     """The claim's outcome: HOLDS if TCP freezes less somewhere and nowhere more, BREAKS if nowhere less and somewhere.
 
     INVALID if nothing arrived, or no link lost a packet of either: then nothing was put to the test.
     """
-    empty = [each.profile for each in matches if not (each.udp.seen.arrived and each.tcp.seen.arrived)]
+    empty = [match.profile for match in matches if not (match.udp.seen.arrived and match.tcp.seen.arrived)]
     if empty:
-        return Outcome(finding=Verdict.INVALID, sentence=f"No update arrived over {', '.join(empty)}.")
-    if not any(each.udp.dropped and each.tcp.dropped for each in matches):
-        return Outcome(finding=Verdict.INVALID, sentence="No link lost packets of both games, as it was asked to.")
-    worse, better = ([each for each in matches if pick(each)] for pick in (_worse, _better))
-    udp_froze = [each for each in matches if each.udp.freezes]
-    gaps = [each for each in matches if not each.udp.complete]
-    torn = [each for each in matches if not each.tcp.complete]
+        return ClaimOutcome(finding=Verdict.INVALID, sentence=f"No update arrived over {', '.join(empty)}.")
+    if not any(match.udp.dropped and match.tcp.dropped for match in matches):
+        return ClaimOutcome(finding=Verdict.INVALID, sentence="No link lost packets of both games, as it was asked to.")
+    worse, better = ([match for match in matches if pick(match)] for pick in (_worse, _better))
+    udp_froze = [match for match in matches if match.udp.freezes]
+    gaps = [match for match in matches if not match.udp.complete]
+    torn = [match for match in matches if not match.tcp.complete]
     finding = Verdict.HOLDS if better and not worse else Verdict.HOLDS_WITHIN if better else Verdict.FAILS
-    said = [
+    sentences = [
         "TCP does not end the freezes: "
         * (finding is Verdict.FAILS)
         + f"UDP's game stood still for over 100 ms on {len(udp_froze)} of {len(matches)} links, TCP's on "
-        f"{sum(bool(each.tcp.freezes) for each in matches)}.",
+        f"{sum(bool(match.tcp.freezes) for match in matches)}.",
         f"TCP delivers every update where UDP leaves some out ({len(gaps)} of {len(matches)} links)"
         + (f", but not over {_names(torn)}." if torn else "."),
     ]
     if worse:
-        worst = max(worse, key=lambda each: each.more_frozen)
-        said.append(
+        worst = max(worse, key=lambda match: match.more_frozen)
+        sentences.append(
             f"TCP is worse over {_names(worse)}, as it holds back what came until what was lost is sent again: over "
             f"{worst.profile} the picture stood still for {100 * worst.tcp.frozen:.0f} % of the time, with UDP for "
             f"{100 * worst.udp.frozen:.0f} %."
         )
-    said.append(f"It freezes less over {_names(better)}." if better else "It freezes less over none of them.")
-    return Outcome(
-        finding=finding, sentence=" ".join(said), rows=[_row(each) for each in matches], plots=_plots(matches),
+    sentences.append(f"It freezes less over {_names(better)}." if better else "It freezes less over none of them.")
+    return ClaimOutcome(
+        finding=finding,
+        sentence=" ".join(sentences),
+        rows=[_row(match) for match in matches],
+        plots=_plots(matches),
         mechanism={
-            "links": len(matches), "tcp_incomplete": len(torn), "udp_incomplete": len(gaps),
-            "tcp_worse": len(worse), "tcp_better": len(better),
-            "udp_late": sum(each.udp.seen.late for each in matches),
-            "tcp_freezes": sum(len(each.tcp.freezes) for each in matches),
-            "udp_freezes": sum(len(each.udp.freezes) for each in matches),
-            "tcp_longest_freeze_s": max(each.tcp.seen.longest_pause_s for each in matches),
-            "udp_longest_freeze_s": max(each.udp.seen.longest_pause_s for each in matches),
+            "links": len(matches),
+            "tcp_incomplete": len(torn),
+            "udp_incomplete": len(gaps),
+            "tcp_worse": len(worse),
+            "tcp_better": len(better),
+            "udp_late": sum(match.udp.seen.late for match in matches),
+            "tcp_freezes": sum(len(match.tcp.freezes) for match in matches),
+            "udp_freezes": sum(len(match.udp.freezes) for match in matches),
+            "tcp_longest_freeze_s": max(match.tcp.seen.longest_pause_s for match in matches),
+            "udp_longest_freeze_s": max(match.udp.seen.longest_pause_s for match in matches),
         },
-    )  # fmt: skip
+    )
 
 
 def _worse(match: Match) -> bool:
@@ -157,30 +184,40 @@ def _better(match: Match) -> bool:
 
 
 def _names(matches: Sequence[Match]) -> str:
-    return ", ".join(each.profile for each in matches)
+    return ", ".join(match.profile for match in matches)
 
 
-def _row(match: Match) -> Row:
+def _row(match: Match) -> Condition:
     values: dict[str, str] = {}
-    for name, one in (("UDP", match.udp), ("TCP", match.tcp)):
-        values[f"{name}: updates"] = f"{one.seen.arrived} of {one.sent}"
-        values[f"{name}: freezes"] = f"{len(one.freezes)}, {100 * one.frozen:.0f} % of the time"
-        values[f"{name}: longest pause"] = f"{one.seen.longest_pause_s * 1e3:.0f} ms"
+    for name, played in (("UDP", match.udp), ("TCP", match.tcp)):
+        values[f"{name}: updates"] = f"{played.seen.arrived} of {played.sent}"
+        values[f"{name}: freezes"] = f"{len(played.freezes)}, {100 * played.frozen:.0f} % of the time"
+        values[f"{name}: longest pause"] = f"{played.seen.longest_pause_s * 1e3:.0f} ms"
         values[f"{name}: age of the picture, half and 99 % of the time"] = " / ".join(
-            "—" if age is None else f"{age * 1e3:.0f} ms" for age in (one.seen.quantile(0.5), one.seen.quantile(0.99))
+            "—" if age is None else f"{age * 1e3:.0f} ms"
+            for age in (played.seen.quantile(0.5), played.seen.quantile(0.99))
         )
     values["frozen less"] = "UDP" if match.worse else "TCP" if match.better else "neither"
-    return Row(condition=match.profile, held=not match.worse, values=values)
+    return Condition(name=match.profile, held=not match.worse, values=values)
 
 
 def _plots(matches: Sequence[Match]) -> list[Plot]:
-    names = tuple(each.profile for each in matches)
+    names = tuple(match.profile for match in matches)
 
     def bars(title: str, y: str, of: str) -> Plot:
-        return Plot(title=title, x="link", y=y, categories=names, series={
-            name: [(float(n), _figure(one, of)) for n, one in enumerate(games)]
-            for name, games in (("UDP", [each.udp for each in matches]), ("TCP", [each.tcp for each in matches]))
-        })  # fmt: skip
+        return Plot(
+            title=title,
+            x="link",
+            y=y,
+            categories=names,
+            series={
+                name: [(float(n), _figure(played, of)) for n, played in enumerate(games)]
+                for name, games in (
+                    ("UDP", [match.udp for match in matches]),
+                    ("TCP", [match.tcp for match in matches]),
+                )
+            },
+        )
 
     return [
         bars("Time in which the picture stood still for over 100 ms", "share of the time, %", "frozen"),
@@ -189,18 +226,18 @@ def _plots(matches: Sequence[Match]) -> list[Plot]:
     ]
 
 
-def _figure(one: Game, of: str) -> float:
+def _figure(played: Game, of: str) -> float:
     if of == "frozen":
-        return 100 * one.frozen
+        return 100 * played.frozen
     if of == "age":
-        return 1e3 * (one.seen.quantile(0.99) or 0.0)
-    return 100 * (one.sent - one.seen.arrived) / one.sent
+        return 1e3 * (played.seen.quantile(0.99) or 0.0)
+    return 100 * (played.sent - played.seen.arrived) / played.sent
 
 
 # --- measuring -------------------------------------------------------------------------------------
 
 
-def _match(context: Context, profile: str) -> Match:
+def _match(context: ExperimentContext, profile: str) -> Match:
     played = []
     for transport in ("udp", "tcp"):
         context.say(f"C10: {profile}, {transport.upper()}")
@@ -208,12 +245,12 @@ def _match(context: Context, profile: str) -> Match:
     return Match(profile=profile, udp=played[0], tcp=played[1])
 
 
-def _play(context: Context, profile: str, transport: str, updates: int) -> Game:
+def _play(context: ExperimentContext, profile: str, transport: str, updates: int) -> Game:
     context.lab.ledger.seeds_from = f"C10 {profile} {transport}"
     context.impair(BOTH, profile)
     run = game(context.lab, THERE, transport=transport, updates=updates, rate_per_s=_RATE_PER_S)
     impaired = [context.lab.link(way) for way in (THERE, BACK)]
-    dropped = sum(each.counters().dropped_packets for each in impaired if each.impairment is not None)
+    dropped = sum(link.counters().dropped_packets for link in impaired if link.impairment is not None)
     context.heal()
     if profile == _SHOWN:
         context.keep_journals(f"C10-{profile}-{transport}", run.journals)
@@ -221,15 +258,17 @@ def _play(context: Context, profile: str, transport: str, updates: int) -> Game:
 
 
 def taken(run: Run, dropped: int) -> Game:
-    """What the player's journal holds. Raises InvalidValueError if one of the journals cannot be read."""
-    server, client = ([row for rows in Journal.of(run.journals[name], name=name).blocks() for row in rows]
-                      for name in ("server", "client"))  # fmt: skip
-    sent = [row for row in server if row[0] == "sent"]
+    """The game of the journals. Raises InvalidValueError if one of them cannot be read."""
+    journals = {name: Journal.of(run.journals[name], name=name) for name in ("server", "client")}
+    sent = [SentRow._make(row) for row in journals["server"].rows("sent")]
+    received = [ReceivedRow._make(row) for row in journals["client"].rows("received")]
     updates = [
-        (row[4], row[6], row[1]) for row in client
-        if row[0] == "received" and row[7] == "whole" and row[4] is not None and row[6] is not None
-    ]  # fmt: skip
+        (update.sequence, update.sent_ns, update.time_ns)
+        for update in received
+        if update.state == "whole" and update.sequence is not None and update.sent_ns is not None
+    ]
     return Game(
-        sent=len({row[4] for row in sent}), dropped=dropped,
-        seen=staleness(updates, max((row[1] for row in sent), default=0)),
-    )  # fmt: skip
+        sent=len({update.sequence for update in sent}),
+        dropped=dropped,
+        seen=staleness(updates, max((update.time_ns for update in sent), default=0)),
+    )

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from testbed.errors import CommandTimeoutError
 from testbed.evidence.verdict import Verdict
 from testbed.lab.waiting import NotSeenError, await_condition
-from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, argv_of
-from testbed.paper.outcomes import Outcome, Plot, Row
+from testbed.paper.context import BOTH, PAPER_PORT, THERE, ExperimentContext, argv_of
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
 
 MESSAGE = "Test message"
 FIGURE_4 = f"Message {MESSAGE}\n"
@@ -21,7 +21,7 @@ _PATIENCE_S = 150.0
 _OTHERS_PER_S = 100
 
 
-def figure_4(context: Context) -> Outcome:
+def figure_4(context: ExperimentContext) -> ClaimOutcome:
     """The paper's client sends its message to the paper's server over every profile, and once more with another text.
 
     Held if the server then has printed figure 4's line, byte for byte, the other one after it, and nothing else. Over
@@ -30,7 +30,7 @@ def figure_4(context: Context) -> Outcome:
     """
     context.await_closed(PAPER_PORT, _PATIENCE_S)  # what an earlier experiment sent must not be printed in between
     names = _QUICK if context.quick else sorted(context.lab.profiles)
-    rows: list[Row] = []
+    rows: list[Condition] = []
     times: dict[str, float] = {}
     for name in names:
         context.say(f"C11: {name}")
@@ -41,20 +41,28 @@ def figure_4(context: Context) -> Outcome:
         elif name != _PASSES_NOTHING:
             break  # the server still waits for that client, and would print nothing of the next one's either
     printed = sum(bool(row.held) for row in rows)
-    failed = [row.condition for row in rows if not row.held]
+    failed = [row.name for row in rows if not row.held]
     within = failed == [_PASSES_NOTHING]
-    return Outcome(
+    return ClaimOutcome(
         finding=Verdict.HOLDS_WITHIN if within else Verdict.HOLDS if not failed else Verdict.FAILS,
         sentence=f"Figure 4's line, “{FIGURE_4.strip()}”, was printed byte for byte and exactly once over {printed} of "
         f"{len(rows)} profiles: " + (f"all but {', '.join(failed)}." if failed else "all of them."),
-        rows=rows, mechanism={"profiles": len(rows), "printed": printed},
-        plots=[Plot(title="Until both messages were printed, by profile", x="profile", y="time, s", logarithmic=True,
-                    series={"two messages": [(float(at), each) for at, each in enumerate(times.values())]},
-                    categories=tuple(times))],
-    )  # fmt: skip
+        rows=rows,
+        mechanism={"profiles": len(rows), "printed": printed},
+        plots=[
+            Plot(
+                title="Until both messages were printed, by profile",
+                x="profile",
+                y="time, s",
+                logarithmic=True,
+                series={"two messages": [(float(at), took_s) for at, took_s in enumerate(times.values())]},
+                categories=tuple(times),
+            )
+        ],
+    )
 
 
-def _over(context: Context, name: str) -> tuple[Row, float]:
+def _over(context: ExperimentContext, name: str) -> tuple[Condition, float]:
     server = context.lab.host("server")
     before = server.logs()
     second = f"after {name} {len(before)}"
@@ -73,42 +81,46 @@ def _over(context: Context, name: str) -> tuple[Row, float]:
         took_s = time.monotonic() - began
     printed = server.logs().removeprefix(before)
     context.heal()
-    return Row(
-        condition=name, held=printed == wanted,
-        values={"printed": "byte for byte" if printed == wanted else repr(printed),
-                "two messages took": f"{took_s:.2f} s"},
-    ), took_s  # fmt: skip
+    return Condition(
+        name=name,
+        held=printed == wanted,
+        values={
+            "printed": "byte for byte" if printed == wanted else repr(printed),
+            "two messages took": f"{took_s:.2f} s",
+        },
+    ), took_s
 
 
 @contextmanager
-def _other_traffic(context: Context) -> Iterator[None]:
+def _other_traffic(context: ExperimentContext) -> Iterator[None]:
     """Beside the message, where losses come in bursts.
 
     netem's burst lasts for a number of packets and not for a time: alone, a message would be sent again for each of
     them, and wait twice as long each time.
     """
     lab = context.lab
-    bursty = any(each.loss_burst_packets or each.loss_gemodel or each.loss_state for each in lab.impairments.values())
+    bursty = any(impairment.bursty for impairment in lab.impairments.values())
     addresses = {name: lab.host(name).addresses("lan")[0] for name in ("client", "server")}
     beside = [
         lab.host(src).start(argv_of("hum", addresses[dst], _OTHERS_PER_S), ready="ready")
-        for src, dst in (("client", "server"), ("server", "client")) if bursty
-    ]  # fmt: skip
+        for src, dst in (("client", "server"), ("server", "client"))
+        if bursty
+    ]
     try:
         yield
     finally:
-        for each in beside:
-            each.stop("SIGKILL")
+        for program in beside:
+            program.stop("SIGKILL")
 
 
-def _over_nothing(context: Context, name: str, before: str) -> tuple[Row, float]:
+def _over_nothing(context: ExperimentContext, name: str, before: str) -> tuple[Condition, float]:
     try:
-        told = context.paper_client(MESSAGE, timeout="1s")
-        said = f"client: {told.get('error', 'nothing')}"
+        times = context.paper_client(MESSAGE, timeout="1s")
+        outcome = f"client: {times.get('error', 'nothing')}"
     except CommandTimeoutError:
-        said = "client: still connecting after 1 s"
+        outcome = "client: still connecting after 1 s"
     printed = context.lab.host("server").logs().removeprefix(before)
     context.heal(met=THERE)  # of what never arrives there is no answer
-    return Row(
-        condition=name, held=printed == FIGURE_4, values={"printed": repr(printed), "two messages took": said}
+    return Condition(
+        name=name, held=printed == FIGURE_4, values={"printed": repr(printed), "two messages took": outcome}
     ), 0.0

@@ -9,9 +9,9 @@ from testbed.evidence.verdict import Verdict
 from testbed.observe.capture import Capture
 from testbed.observe.packet import Layer, layers
 from testbed.observe.wire import Flow
-from testbed.paper.context import BOTH, PAPER_PORT, THERE, Context, NotAsMeantError
+from testbed.paper.context import BOTH, PAPER_PORT, THERE, ExperimentContext, NotAsMeantError
 from testbed.paper.layers import Part, stack_picture
-from testbed.paper.outcomes import Outcome, Plot, Row
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
 
 _MESSAGE = "Test message"
 _SIZES = (1, 12, 100, 500, 1024)
@@ -49,7 +49,7 @@ class Cost:
     frames: int
 
 
-def stack(context: Context) -> Outcome:
+def stack(context: ExperimentContext) -> ClaimOutcome:
     """The paper's message, caught on the wire and taken apart by layer.
 
     Each header is read by the length that it states itself, and its neighbours must agree; what is left over must be
@@ -60,22 +60,32 @@ def stack(context: Context) -> Outcome:
     costs = []
     for size in _SIZES:
         around, connection, _ = _catch(context, "x" * size)
-        costs.append(Cost(
-            message_bytes=size, frame_bytes=sum(len(each.data) for each in around), frames=len(connection.segments),
-            session_bytes=sum(each.packet.length_bytes for each in connection.segments),
-        ))  # fmt: skip
+        costs.append(
+            Cost(
+                message_bytes=size,
+                frame_bytes=sum(len(layer.data) for layer in around),
+                frames=len(connection.segments),
+                session_bytes=sum(segment.packet.length_bytes for segment in connection.segments),
+            )
+        )
     context.heal()
-    context.keep("C12.svg", stack_picture(
-        [_part(each) for each in parts], title=f"“{_MESSAGE}” of the paper's client, as each layer hands it on"
-    ))  # fmt: skip
+    context.keep(
+        "C12.svg",
+        stack_picture(
+            [_part(layer) for layer in parts], title=f"“{_MESSAGE}” of the paper's client, as each layer hands it on"
+        ),
+    )
     context.keep_capture("C12.pcapng", capture)
     context.keep_flows("C12-connection.txt", [flow])
-    context.keep("C12-message.txt", "".join(
-        f"{each.name}, {len(each.data)} bytes: {each.data.hex(' ')}\n"
-        + "".join(f"    {name}: {value}\n" for name, value in each.fields)
-        for each in parts
-    ))  # fmt: skip
-    context.keep_json("C12.json", [vars(each) for each in costs])
+    context.keep(
+        "C12-message.txt",
+        "".join(
+            f"{layer.name}, {len(layer.data)} bytes: {layer.data.hex(' ')}\n"
+            + "".join(f"    {name}: {value}\n" for name, value in layer.fields)
+            for layer in parts
+        ),
+    )
+    context.keep_json("C12.json", [vars(cost) for cost in costs])
     return judge(parts, costs)
 
 
@@ -84,7 +94,7 @@ def stack(context: Context) -> Outcome:
 
 def agrees(parts: Sequence[Layer]) -> bool:
     """Whether the lengths that the headers state are those that were found."""
-    if tuple(each.name for each in parts) not in _WHOLE:
+    if tuple(layer.name for layer in parts) not in _WHOLE:
         return False
     _, internet, transport, payload = parts
     stated, above = dict(internet.fields), len(transport.data) + len(payload.data)
@@ -95,95 +105,111 @@ def agrees(parts: Sequence[Layer]) -> bool:
     return within == above and int(dict(transport.fields)["data offset"]) == len(transport.data)
 
 
-def judge(parts: Sequence[Layer], costs: Sequence[Cost]) -> Outcome:
+def judge(parts: Sequence[Layer], costs: Sequence[Cost]) -> ClaimOutcome:
     """The claim's outcome: HOLDS if each header is of one layer of OSI, and each layer of OSI has a header.
 
     HOLDS WITHIN if there are layers left that have none, BREAKS if there is a header of no layer.
     """
-    whole = sum(len(each.data) for each in parts)
+    whole = sum(len(layer.data) for layer in parts)
     message = len(parts[-1].data)
-    sizes = [len(each.data) for each in parts[:-1]]
+    sizes = [len(layer.data) for layer in parts[:-1]]
     mapped = agrees(parts)
-    bare = [layer for each in parts for layer in _OSI.get(each.name, ())[1:]]
-    small, large = min(costs, key=lambda each: each.message_bytes), max(costs, key=lambda each: each.message_bytes)
-    said = (
+    bare = [name for layer in parts for name in _OSI.get(layer.name, ())[1:]]
+    small, large = (end(costs, key=lambda cost: cost.message_bytes) for end in (min, max))
+    sentence = (
         f"The frame of {whole} bytes is {' + '.join(map(str, sizes))} bytes of header and {message} of message: each "
         f"header belongs to one layer of TCP/IP, and to one of OSI. OSI's {' and '.join(sorted(bare))} have no header "
         "of their own: they are left to the program, but for the session that TCP's handshake opens. A message of "
         f"{small.message_bytes} byte takes {small.session_bytes} bytes on the wire, its connection included, one of "
         f"{large.message_bytes:,} takes {large.session_bytes:,}."
-        if mapped else "The headers do not state what was found: "
-        + ", ".join(f"{each.name} of {len(each.data)} bytes" for each in parts) + "."
-    )  # fmt: skip
-    return Outcome(
+        if mapped
+        else "The headers do not state what was found: "
+        + ", ".join(f"{layer.name} of {len(layer.data)} bytes" for layer in parts)
+        + "."
+    )
+    return ClaimOutcome(
         finding=Verdict.HOLDS_WITHIN if mapped and bare else Verdict.HOLDS if mapped else Verdict.FAILS,
-        sentence=said, rows=[*(_row(each, whole) for each in parts), *(_cost_row(each) for each in costs)],
+        sentence=sentence,
+        rows=[*(_row(layer, whole) for layer in parts), *(_cost_row(cost) for cost in costs)],
         plots=[_overhead(costs)],
         mechanism={
-            "frame_bytes": whole, "message_bytes": message, "header_bytes": sum(sizes),
-            **{f"{each.name}_bytes": len(each.data) for each in parts[:-1]}, "lengths_agree": float(mapped),
+            "frame_bytes": whole,
+            "message_bytes": message,
+            "header_bytes": sum(sizes),
+            **{f"{layer.name}_bytes": len(layer.data) for layer in parts[:-1]},
+            "lengths_agree": float(mapped),
         },
-    )  # fmt: skip
+    )
 
 
-def _row(part: Layer, whole: int) -> Row:
-    said = [f"{name} {value}" for name, value in part.fields]
+def _row(part: Layer, whole: int) -> Condition:
+    contents = [f"{name} {value}" for name, value in part.fields]
     if part.name == "payload":
-        said = [repr(part.data.decode("utf-8", "replace"))]
-    return Row(
-        condition=part.name if part.name != "payload" else "the message", held=part.name in _OSI,
+        contents = [repr(part.data.decode("utf-8", "replace"))]
+    return Condition(
+        name=part.name if part.name != "payload" else "the message",
+        held=part.name in _OSI,
         values={
-            "bytes": str(len(part.data)), "share of the frame": f"{100 * len(part.data) / whole:.0f} %",
+            "bytes": str(len(part.data)),
+            "share of the frame": f"{100 * len(part.data) / whole:.0f} %",
             "TCP/IP (RFC 1122)": _TCP_IP.get(part.name, "none"),
             "OSI (ISO/IEC 7498-1)": ", ".join(_OSI.get(part.name, ())),
-            "carries it": _WHAT.get(part.name, ""), "what it holds": "; ".join(said),
+            "carries it": _WHAT.get(part.name, ""),
+            "what it holds": "; ".join(contents),
         },
-    )  # fmt: skip
+    )
 
 
-def _cost_row(cost: Cost) -> Row:
-    return Row(
-        condition=f"a message of {cost.message_bytes:,} byte{'s' * (cost.message_bytes > 1)}", held=None,
+def _cost_row(cost: Cost) -> Condition:
+    return Condition(
+        name=f"a message of {cost.message_bytes:,} byte{'s' * (cost.message_bytes > 1)}",
+        held=None,
         values={
             "bytes": str(cost.message_bytes),
             "share of the frame": f"{100 * cost.message_bytes / cost.frame_bytes:.0f} %",
             "what it holds": f"a frame of {cost.frame_bytes:,} bytes, and {_UNSEEN_BYTES} that no capture shows; its "
             f"connection takes {cost.frames} frames of {cost.session_bytes:,} bytes",
         },
-    )  # fmt: skip
+    )
 
 
 def _overhead(costs: Sequence[Cost]) -> Plot:
     lines = {
-        "of the frame that carries it": [(float(each.message_bytes), 100 * each.message_bytes / each.frame_bytes)
-                                         for each in costs],
-        "of all frames of its connection": [(float(each.message_bytes), 100 * each.message_bytes / each.session_bytes)
-                                            for each in costs],
-    }  # fmt: skip
+        "of the frame that carries it": [
+            (float(cost.message_bytes), 100 * cost.message_bytes / cost.frame_bytes) for cost in costs
+        ],
+        "of all frames of its connection": [
+            (float(cost.message_bytes), 100 * cost.message_bytes / cost.session_bytes) for cost in costs
+        ],
+    }
     return Plot(
-        title="How much of what goes over the wire is message", x="message, bytes", y="share of the bytes, %",
+        title="How much of what goes over the wire is message",
+        x="message, bytes",
+        y="share of the bytes, %",
         series=lines,
-    )  # fmt: skip
+    )
 
 
 def _part(layer: Layer) -> Part:
     return Part(
-        name=layer.name if layer.name != "payload" else "message", size_bytes=len(layer.data),
-        tcp_ip=_TCP_IP.get(layer.name, ""), osi=_OSI.get(layer.name, ()),
+        name=layer.name if layer.name != "payload" else "message",
+        size_bytes=len(layer.data),
+        tcp_ip=_TCP_IP.get(layer.name, ""),
+        osi=_OSI.get(layer.name, ()),
         text=layer.data.decode("utf-8", "replace") if layer.name == "payload" else layer.data.hex(" "),
-    )  # fmt: skip
+    )
 
 
 # --- measuring -------------------------------------------------------------------------------------
 
 
-def _catch(context: Context, message: str) -> tuple[tuple[Layer, ...], Flow, Capture]:
+def _catch(context: ExperimentContext, message: str) -> tuple[tuple[Layer, ...], Flow, Capture]:
     """Let the paper's client send a message; the frame that carried it, its connection, and all that was caught."""
     with context.lab.capture(THERE) as caught:
         context.paper_client(message)
         context.await_closed(PAPER_PORT)
-    (flow,) = [each for each in caught.flows() if each.handshake.complete and each.server.src.port == PAPER_PORT]
-    carriers = [each for each in flow.client.originals if each.payload == message.encode()]
+    (flow,) = [flow for flow in caught.flows() if flow.handshake.complete and flow.server.src.port == PAPER_PORT]
+    carriers = [segment for segment in flow.client.originals if segment.payload == message.encode()]
     if len(carriers) != 1:
         raise NotAsMeantError(
             f"a message of {len(message)} bytes went in {len(carriers)} frames of its own, not in one"

@@ -61,15 +61,19 @@ def stack_picture(parts: Sequence[Part], *, title: str) -> str:
         out.append(f'<text x="16" y="{y + 25}">{escape(part.tcp_ip)}</text>')
         lines = part.osi or ("",)
         begin = y + 25 - 8 * (len(lines) - 1)
-        out += [f'<text x="{_WIDTH - _RIGHT + 20}" y="{begin + 16 * number}">{escape(line)}</text>'
-                for number, line in enumerate(lines)]  # fmt: skip
+        out += [
+            f'<text x="{_WIDTH - _RIGHT + 20}" y="{begin + 16 * number}">{escape(line)}</text>'
+            for number, line in enumerate(lines)
+        ]
         for number in range(first, rows):
             out.append(_box(parts[number], begins[number], y, widths[number], rows - 1 - number))
     if parts:
         y, total = _TOP + rows * _ROW, sum(part.size_bytes for part in parts)
         out.append(f'<text x="16" y="{y + 14}">wire</text>')
-        out.append(f'<text x="{_LEFT}" y="{y + 14}">{total:,} bytes, as signals; preamble, check sequence and gap are '
-                   "not in a capture</text>")  # fmt: skip
+        out.append(
+            f'<text x="{_LEFT}" y="{y + 14}">{total:,} bytes, as signals; preamble, check sequence and gap are '
+            "not in a capture</text>"
+        )
         out.append(f'<text x="{_WIDTH - _RIGHT + 20}" y="{y + 14}">1 physical</text>')
     return "\n".join([*out, "</svg>\n"])
 

@@ -1,7 +1,7 @@
-"""What became of a claim: verdicts and findings, as values. Pure.
+"""The outcome of a claim, as values. Pure.
 
-Vocabulary: an *experiment* puts one claim to the test under several *conditions*, a row each; its *outcome* is a
-verdict, one true sentence with the boundary in it, and the numbers behind it.
+Vocabulary: an *experiment* tests one claim under several *conditions*. Its *outcome* is a verdict, a true sentence
+with the boundary, and the numbers behind it.
 """
 
 from __future__ import annotations
@@ -14,86 +14,89 @@ from testbed.evidence.verdict import Verdict, words
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One condition of an experiment."""
+class Condition:
+    """One condition of an experiment: a row of its table."""
 
-    condition: str
+    name: str
     held: bool | None
-    """Whether the claim held here; None: this row is context."""
+    """Whether the claim held; None: this row only informs."""
     values: Mapping[str, str]
-    """What was seen, by the name of the column; units are in the text."""
+    """Cells of the table by column, units included."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Figures that other experiments and plots use, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A picture's data: lines or points over two axes."""
+    """The data of a plot: lines or points over two axes."""
 
     title: str
     x: str
-    """Of the axis, its unit included."""
+    """Title of the axis, its unit included."""
     y: str
     series: Mapping[str, Sequence[tuple[float, float]]]
     logarithmic: bool = False
-    """The y axis."""
+    """Whether the y axis is."""
     logarithmic_x: bool = False
     dashed: frozenset[str] = frozenset()
-    """Series that are theory, or what was asked, and not seen."""
+    """Series that are theory or asked, not measured."""
     categories: Sequence[str] = ()
-    """Names for x = 0, 1, …, where it is no quantity: drawn as bars."""
+    """Names for x = 0, 1, … where x is no quantity: drawn as bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What an experiment found."""
+class ClaimOutcome:
+    """The outcome of an experiment."""
 
     finding: Verdict
     sentence: str
-    """One that is true, with the boundary and the mechanism."""
-    rows: Sequence[Row] = ()
+    """A true one, with the boundary and the mechanism."""
+    rows: Sequence[Condition] = ()
     plots: Sequence[Plot] = ()
     mechanism: Mapping[str, float] = field(default_factory=dict)
-    """The numbers that show why, by name."""
+    """Numbers that show why, by name."""
     evidence: Sequence[str] = ()
     """Files beside the report."""
     conditions: Sequence[str] = ()
-    """What was put on the links, as the kernel was told it and read back."""
+    """The impairments of the links, each read back."""
     took_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """As claims.json has it."""
-        plots = [{**asdict(each), "dashed": sorted(each.dashed)} for each in self.plots]
+        """As in claims.json."""
+        plots = [{**asdict(plot), "dashed": sorted(plot.dashed)} for plot in self.plots]
         return {**asdict(self), "finding": self.finding.of("claim"), "plots": plots}
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Outcome:
-        """The same back. Raises KeyError, TypeError or ValueError if it is none."""
-        plots = [
-            Plot(**{
-                **each, "dashed": frozenset(each["dashed"]),
-                "series": {name: [(x, y) for x, y in points] for name, points in each["series"].items()},
-            })
-            for each in said["plots"]
-        ]  # fmt: skip
-        rows = [Row(**row) for row in said["rows"]]
-        return cls(**{
-            **said, "finding": words("claim")[said["finding"]], "rows": rows, "plots": plots,
-            "evidence": tuple(said["evidence"]), "conditions": tuple(said["conditions"]),
-        })  # fmt: skip
+    def from_json(cls, body: Mapping[str, Any]) -> ClaimOutcome:
+        """The outcome of `as_json`. Raises KeyError, TypeError or ValueError for anything else."""
+        parsed = {
+            "finding": words("claim")[body["finding"]],
+            "rows": [Condition(**row) for row in body["rows"]],
+            "plots": [_plot(plot) for plot in body["plots"]],
+            "evidence": tuple(body["evidence"]),
+            "conditions": tuple(body["conditions"]),
+        }
+        return cls(**{**body, **parsed})
 
 
-def invalid(reason: str) -> Outcome:
-    """Of an experiment that could not be carried out as it was meant to be."""
-    return Outcome(finding=Verdict.INVALID, sentence=reason)
+def _plot(body: Mapping[str, Any]) -> Plot:
+    series = {name: [(x, y) for x, y in points] for name, points in body["series"].items()}
+    return Plot(**{**body, "dashed": frozenset(body["dashed"]), "series": series})
 
 
-def unless(rows: Iterable[Row], sentence: str) -> str:
-    """A sentence that is true if the claim held under each of these conditions; else, those under which it did not."""
-    failed = [row.condition for row in rows if row.held is False]
+def invalid(reason: str) -> ClaimOutcome:
+    """The outcome of an experiment whose conditions were not met."""
+    return ClaimOutcome(finding=Verdict.INVALID, sentence=reason)
+
+
+def unless(rows: Iterable[Condition], sentence: str) -> str:
+    """A sentence that is true if the claim held under all of these conditions; else the conditions where it failed."""
+    failed = [row.name for row in rows if row.held is False]
     return f"It did not hold under: {'; '.join(failed)}." if failed else sentence
 
 
-def finding_of(rows: Iterable[Row]) -> Verdict:
-    """HOLDS if it held under each condition, FAILS if under none, else HOLDS_WITHIN; INVALID of no condition."""
+def finding_of(rows: Iterable[Condition]) -> Verdict:
+    """HOLDS if it held under all conditions, FAILS under none, HOLDS_WITHIN under some; INVALID without conditions."""
     held = [row.held for row in rows if row.held is not None]
     if not held:
         return Verdict.INVALID

@@ -11,7 +11,7 @@ from textwrap import wrap
 
 from testbed.evidence.verdict import Verdict
 from testbed.paper.demopage import STYLE
-from testbed.paper.outcomes import Outcome, Plot, Row
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 340, 84, 52, 34, 20
 _BAR, _NAMES = 28, 330  # of a bar's row, and the room for its name
@@ -20,8 +20,11 @@ _SERIES = 4
 _MOST_DOTS = 60
 _MOST_DECADES = 8
 _COLOURS = {
-    Verdict.HOLDS: "holds", Verdict.HOLDS_WITHIN: "within", Verdict.FAILS: "breaks", Verdict.INVALID: "invalid",
-}  # fmt: skip
+    Verdict.HOLDS: "holds",
+    Verdict.HOLDS_WITHIN: "within",
+    Verdict.FAILS: "breaks",
+    Verdict.INVALID: "invalid",
+}
 
 _STYLE = """
 :root { --s0: #2b6cb0; --s1: #c05621; --s2: #2f7d5d; --s3: #6b46c1; --s4: #b7791f;
@@ -59,7 +62,7 @@ class Page:
     """Where the paper makes it."""
     how: str
     """What the experiment does."""
-    outcome: Outcome
+    outcome: ClaimOutcome
 
     @property
     def file(self) -> str:
@@ -69,16 +72,16 @@ class Page:
 
 def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
     """The verdicts, a line a claim. ``about``: under what all of it was found."""
-    counts = {finding: sum(each.outcome.finding is finding for each in pages) for finding in _COLOURS}
+    counts = {finding: sum(page.outcome.finding is finding for page in pages) for finding in _COLOURS}
     tally = ", ".join(
-        f'<span class="badge {_COLOURS[each]}">{each.of("claim")} {count}</span>'
-        for each, count in counts.items()
+        f'<span class="badge {_COLOURS[page]}">{page.of("claim")} {count}</span>'
+        for page, count in counts.items()
         if count
     )
     lines = "".join(
-        f'<tr><td><a href="{each.file}">{each.id} {escape(each.name)}</a><small>{escape(each.text)}</small></td>'
-        f"<td>{_badge(each.outcome)}</td><td>{_shown(each.outcome.sentence)}</td></tr>"
-        for each in pages
+        f'<tr><td><a href="{page.file}">{page.id} {escape(page.name)}</a><small>{escape(page.text)}</small></td>'
+        f"<td>{_badge(page.outcome)}</td><td>{_shown(page.outcome.sentence)}</td></tr>"
+        for page in pages
     )
     known = "; ".join(f"{escape(name)}: {escape(value)}" for name, value in about.items())
     return _html(
@@ -104,7 +107,7 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
         for file in outcome.evidence
         if file.endswith(".svg")
     )
-    conditions = "".join(f"<li>{escape(each)}</li>" for each in outcome.conditions)
+    conditions = "".join(f"<li>{escape(condition)}</li>" for condition in outcome.conditions)
     numbers = "".join(
         f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{_number(value)}</td></tr>"
         for name, value in outcome.mechanism.items()
@@ -118,7 +121,7 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
 <h1>{page.id} {escape(page.name)}: {_badge(outcome)}</h1>
 <blockquote>{escape(page.text)} <span class="faint">(the paper, {escape(page.section)})</span></blockquote>
 <p class="lead">{escape(first)}</p>{f"<p>{escape(others)}</p>" if others else ""}
-{pictures}{"".join(plot(each) for each in outcome.plots)}
+{pictures}{"".join(plot(condition) for condition in outcome.plots)}
 <h2>The experiment</h2><p>{escape(" ".join(page.how.replace("``", "").split()))}</p>
 {_table(outcome.rows)}
 {f"<h2>Evidence</h2><ul class='files'>{links}</ul>" if links else ""}
@@ -153,7 +156,7 @@ def _html(title: str, body: str) -> str:
 """
 
 
-def _badge(outcome: Outcome) -> str:
+def _badge(outcome: ClaimOutcome) -> str:
     return f'<span class="badge {_COLOURS[outcome.finding]}">{outcome.finding.of("claim")}</span>'
 
 
@@ -166,14 +169,14 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Condition]) -> str:
     if not rows:
         return ""
     columns = list(dict.fromkeys(column for row in rows for column in row.values))
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     marks = {True: ('<span class="badge holds">✓</span>'), False: ('<span class="badge breaks">✗</span>'), None: ""}
     body = "".join(
-        f"<tr><td>{marks[row.held]}</td><td>{escape(row.condition)}</td>"
+        f"<tr><td>{marks[row.held]}</td><td>{escape(row.name)}</td>"
         + "".join(f"<td>{_bound(escape(row.values.get(column, '')))}</td>" for column in columns)
         + "</tr>"
         for row in rows
@@ -225,7 +228,7 @@ class _Axis:
     @classmethod
     def of(cls, values: Sequence[float], begin: float, end: float, *, logarithmic: bool, zero: bool = True) -> _Axis:
         if logarithmic:
-            above = [each for each in values if each > 0] or [1.0]
+            above = [value for value in values if value > 0] or [1.0]
             low, high = 10 ** math.floor(math.log10(min(above))), 10 ** math.ceil(math.log10(max(above)))
             high = high if high > low else low * 10
         else:
@@ -255,7 +258,7 @@ class _Axis:
 
 def _round_step(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * each for each in (1, 2, 5, 10) if power * each >= rough * 0.999)
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
 
 
 def _lines(picture: Plot) -> str:
@@ -280,8 +283,10 @@ def _lines(picture: Plot) -> str:
             ]
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 12}" text-anchor="middle">{escape(picture.x)}</text>')
-    parts.append(f'<text x="16" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 16 {_HEIGHT / 2})">'
-                 f"{escape(picture.y)}</text>")  # fmt: skip
+    parts.append(
+        f'<text x="16" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 16 {_HEIGHT / 2})">'
+        f"{escape(picture.y)}</text>"
+    )
     return "\n".join([*parts, "</svg>"])
 
 
@@ -298,8 +303,10 @@ def _bars(picture: Plot) -> str:
     for place, name in enumerate(picture.categories):
         lines = wrap(name, _NAME_LETTERS, max_lines=2, placeholder=" …") or [""]
         y = place * room + room / 2 + 3 - 6 * (len(lines) - 1)
-        parts += [f'<text x="{_NAMES - 8}" y="{y + 12 * at:.1f}" text-anchor="end">{escape(line)}</text>'
-                  for at, line in enumerate(lines)]  # fmt: skip
+        parts += [
+            f'<text x="{_NAMES - 8}" y="{y + 12 * at:.1f}" text-anchor="end">{escape(line)}</text>'
+            for at, line in enumerate(lines)
+        ]
     thick = (room - 8) / count
     for number, line in enumerate(picture.series.values()):
         for x, y in line:

@@ -42,8 +42,8 @@ def doubles(waits_s: Sequence[float], first_s: float) -> bool:
         raise ValueError(f"first_s={first_s}: a time-out is above 0")
     due = [first_s * 2**number for number in range(len(waits_s))]
     return len(waits_s) >= 3 and all(
-        _EARLIEST * asked - _STAMPED_LATE_S <= seen <= _LATEST * asked + _BUSY_S
-        for asked, seen in zip(due, waits_s, strict=True)
+        _EARLIEST * due_s - _STAMPED_LATE_S <= wait_s <= _LATEST * due_s + _BUSY_S
+        for due_s, wait_s in zip(due, waits_s, strict=True)
     )
 
 

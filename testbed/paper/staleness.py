@@ -49,8 +49,10 @@ class Staleness:
         if not total:
             return None
         # Each piece passes through its ages at the same pace, so the time at or below an age is a sum of ramps.
-        edges = sorted([(age, 1) for age, lasted in self.pieces if lasted]
-                       + [(age + lasted, -1) for age, lasted in self.pieces if lasted])  # fmt: skip
+        edges = sorted(
+            [(age, 1) for age, lasted in self.pieces if lasted]
+            + [(age + lasted, -1) for age, lasted in self.pieces if lasted]
+        )
         wanted, below, slope, at = q * total, 0.0, 0, edges[0][0]
         for edge, change in edges:
             if slope and below + slope * (edge - at) >= wanted:
@@ -74,7 +76,7 @@ def staleness(updates: Iterable[tuple[int, int, int]], until_ns: int) -> Stalene
 
     Raises ValueError if one arrived before it was sent: the clocks differ.
     """
-    ordered = sorted(updates, key=lambda each: each[2])
+    ordered = sorted(updates, key=lambda update: update[2])
     pieces: list[tuple[int, int]] = []
     seen: set[int] = set()
     newest_ns: int | None = None

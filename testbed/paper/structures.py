@@ -56,9 +56,11 @@ class Served:
 
 def preferable(served: Sequence[Served]) -> tuple[str, ...]:
     """The structures that answered the most, and of these those whose last client waited about the least."""
-    most = max((len(each.waits_s) for each in served), default=0)
-    best = [each for each in served if most and len(each.waits_s) == most]
-    shortest = min((each.last_s for each in best if each.last_s is not None), default=0.0)
+    most = max((len(candidate.waits_s) for candidate in served), default=0)
+    best = [candidate for candidate in served if most and len(candidate.waits_s) == most]
+    shortest = min((candidate.last_s for candidate in best if candidate.last_s is not None), default=0.0)
     return tuple(
-        each.structure for each in best if (each.last_s or 0.0) <= max(AS_GOOD * shortest, shortest + NOTICED_S)
+        candidate.structure
+        for candidate in best
+        if (candidate.last_s or 0.0) <= max(AS_GOOD * shortest, shortest + NOTICED_S)
     )

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def test_tcp_completes_the_game_and_freezes_it(lab: Lab, tmp_path: Path) -> None:
     outcome = examine(CLAIMS["C10"], lab, tmp_path, quick=True)
     assert outcome.finding is Verdict.FAILS, outcome
-    held = {row.condition: row.held for row in outcome.rows}
+    held = {row.name: row.held for row in outcome.rows}
     assert (held["clean"], held["lossy-latency"]) == (True, False), outcome
     seen = outcome.mechanism
     assert (seen["tcp_incomplete"], seen["tcp_better"]) == (0, 0), outcome

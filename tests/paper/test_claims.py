@@ -10,7 +10,7 @@ import pytest
 from testbed import Lab
 from testbed.evidence.verdict import Verdict
 from testbed.paper import CLAIMS, examine
-from testbed.paper.outcomes import Outcome
+from testbed.paper.outcomes import ClaimOutcome
 
 EXPECTED: dict[str, Verdict] = {  # C7, C9, C10 and C12 have modules of their own
     "C1": Verdict.HOLDS,
@@ -25,7 +25,7 @@ EXPECTED: dict[str, Verdict] = {  # C7, C9, C10 and C12 have modules of their ow
 EXACTLY: dict[str, dict[str, float]] = {
     "C1": {"syns_dropped": 1},
     # 1,025 bytes deliver 1,024 and the client is told nothing; of three small pieces the first error is on the third.
-    "C2": {"arrived_of_1024": 1024, "aborts_on_close_of_1024": 0, "arrived_of_1025": 1024, "told_of_1025": 0,
+    "C2": {"arrived_of_1024": 1024, "aborts_on_close_of_1024": 0, "arrived_of_1025": 1024, "informed_of_1025": 0,
            "aborts_on_close_of_1025": 1, "first_error_at_piece": 3, "arrived_of_pieces": 3, "arrived_of_3072": 1024,
            "reset_heard": 1, "arrived_outage_shorter": 1, "arrived_outage_longer": 0},
     "C5": {"unacked_at_end": 0},
@@ -53,7 +53,7 @@ BESIDES: dict[str, Callable[[Mapping[str, float]], object]] = {
     ids=" ".join,
 )
 def test_a_claim_is_found_as_it_is_and_by_its_mechanism(lab: Lab, names: tuple[str, ...], tmp_path: Path) -> None:
-    earlier: dict[str, Outcome] = {}
+    earlier: dict[str, ClaimOutcome] = {}
     for name in names:
         outcome = earlier[name] = examine(CLAIMS[name], lab, tmp_path, quick=True, earlier=earlier)
         assert outcome.finding is EXPECTED[name], outcome

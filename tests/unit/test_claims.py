@@ -18,16 +18,16 @@ from testbed.evidence.verdict import Verdict
 from testbed.lab.lab import Lab
 from testbed.lab.ledger import Ledger
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
-from testbed.paper.context import Context
-from testbed.paper.outcomes import Outcome, Plot, Row, finding_of, unless
+from testbed.paper.context import ExperimentContext
+from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
 from testbed.paper.pages import Page, claim_page, index_page, plot
 
 GIVEN = {"quick": True, "lab": "compose", "netem": "auto", "experiments": "0123"}
 numbers = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 9))
 
 
-def row(held: bool | None, condition: str = "here") -> Row:
-    return Row(condition=condition, held=held, values={"seen": "1"})
+def row(held: bool | None, condition: str = "here") -> Condition:
+    return Condition(name=condition, held=held, values={"seen": "1"})
 
 
 class NoLab:
@@ -43,11 +43,13 @@ class NoLab:
         self.ended = True
 
 
-def claim(experiment: Callable[[Context], Outcome]) -> Claim:
+def claim(experiment: Callable[[ExperimentContext], ClaimOutcome]) -> Claim:
     return Claim(id="C99", name="made up", text="it is so", section="nowhere", experiment=experiment)
 
 
-def examined(experiment: Callable[[Context], Outcome], folder: Path, lab: NoLab | None = None) -> Outcome:
+def examined(
+    experiment: Callable[[ExperimentContext], ClaimOutcome], folder: Path, lab: NoLab | None = None
+) -> ClaimOutcome:
     return examine(claim(experiment), cast(Lab, lab or NoLab()), folder)
 
 
@@ -78,7 +80,7 @@ def test_a_sentence_that_presumes_that_it_held_is_not_told_where_it_did_not() ->
     "error", [ZeroDivisionError("a bug"), StopIteration(), AssertionError("so"), KeyError("x"), LabError("gone")]
 )
 def test_a_crash_is_invalid_and_never_holds(error: Exception, tmp_path: Path) -> None:
-    def crashes(_: Context) -> Outcome:
+    def crashes(_: ExperimentContext) -> ClaimOutcome:
         raise error
 
     lab = NoLab()
@@ -89,7 +91,7 @@ def test_a_crash_is_invalid_and_never_holds(error: Exception, tmp_path: Path) ->
 
 
 def test_conditions_that_were_not_in_force_are_invalid_and_say_so(tmp_path: Path) -> None:
-    def unimpaired(_: Context) -> Outcome:
+    def unimpaired(_: ExperimentContext) -> ClaimOutcome:
         raise ImpairmentNotAppliedError("asked loss 2 %, the kernel reports 0 %")
 
     outcome = examined(unimpaired, tmp_path)
@@ -102,13 +104,13 @@ def test_a_lab_that_cannot_be_healed_makes_what_was_found_invalid(tmp_path: Path
         def end(self) -> None:
             raise LabError("still impaired")
 
-    outcome = examined(lambda _: Outcome(finding=Verdict.HOLDS, sentence="fine"), tmp_path, Stuck())
+    outcome = examined(lambda _: ClaimOutcome(finding=Verdict.HOLDS, sentence="fine"), tmp_path, Stuck())
     assert outcome.finding is Verdict.INVALID
 
 
 def test_seeds_come_from_the_claim_alone(tmp_path: Path) -> None:
     lab = NoLab()
-    examined(lambda _: Outcome(finding=Verdict.HOLDS, sentence="fine"), tmp_path, lab)
+    examined(lambda _: ClaimOutcome(finding=Verdict.HOLDS, sentence="fine"), tmp_path, lab)
     assert lab.began == "paper C99"
 
 
@@ -135,9 +137,9 @@ def test_each_claim_says_what_its_experiment_does() -> None:
 # --- what is kept --------------------------------------------------------------------------------------
 
 
-def outcome_of(finding: Verdict = Verdict.HOLDS, evidence: tuple[str, ...] = ()) -> Outcome:
+def outcome_of(finding: Verdict = Verdict.HOLDS, evidence: tuple[str, ...] = ()) -> ClaimOutcome:
     picture = Plot(title="t", x="time, s", y="kB", series={"a": [(0.0, 1.0)]}, dashed=frozenset({"a"}))
-    return Outcome(finding=finding, sentence="so it is", rows=[row(True)], plots=[picture],
+    return ClaimOutcome(finding=finding, sentence="so it is", rows=[row(True)], plots=[picture],
                    mechanism={"lost": 1}, evidence=evidence)  # fmt: skip
 
 
@@ -160,7 +162,7 @@ def test_what_was_not_decided_and_what_lost_its_evidence_is_sought_again(tmp_pat
     assert list(kept(tmp_path, GIVEN)) == ["C3"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"version": 3, "inputs": GIVEN, "claims": {"C1": 3}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "not json", '{"version": 4, "inputs": GIVEN, "claims": {"C1": 3}}'])
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
     text = text.replace("GIVEN", json.dumps(GIVEN))
     (tmp_path / "claims.json").write_text(text)
@@ -220,13 +222,13 @@ def test_the_report_has_a_page_a_claim_and_every_link_leads_to_a_file(tmp_path: 
         assert all((tmp_path / target).exists() for target in read(page.read_text()).targets), page
 
 
-def page(outcome: Outcome) -> Page:
+def page(outcome: ClaimOutcome) -> Page:
     return Page(id="C1", name="session", text="a <claim>", section="protocol", how="by doing", outcome=outcome)
 
 
 def test_a_page_shows_every_condition_and_escapes_what_programs_said() -> None:
-    rows = [Row(condition="<b>", held=False, values={"told": "<script>"}), row(None, "context")]
-    outcome = Outcome(finding=Verdict.FAILS, sentence="x < y", rows=rows, conditions=["2% & more"])
+    rows = [Condition(name="<b>", held=False, values={"told": "<script>"}), row(None, "context")]
+    outcome = ClaimOutcome(finding=Verdict.FAILS, sentence="x < y", rows=rows, conditions=["2% & more"])
     text = claim_page(page(outcome))
     read(text)
     assert "<script>" not in text
@@ -284,13 +286,13 @@ def test_a_long_name_of_a_bar_is_told_in_full_in_two_lines() -> None:
 
 
 def test_a_number_is_not_parted_from_its_unit() -> None:
-    rows = [Row(condition="a", held=True, values={"seen": "54 in 7.85 s, 3 sent"})]
-    text = claim_page(page(Outcome(finding=Verdict.HOLDS, sentence="So.", rows=rows)))
+    rows = [Condition(name="a", held=True, values={"seen": "54 in 7.85 s, 3 sent"})]
+    text = claim_page(page(ClaimOutcome(finding=Verdict.HOLDS, sentence="So.", rows=rows)))
     assert "<td>54 in 7.85\N{NO-BREAK SPACE}s, 3 sent</td>" in text
 
 
 def test_a_page_begins_with_the_first_sentence_alone() -> None:
-    text = claim_page(page(Outcome(finding=Verdict.HOLDS, sentence="It holds at 0.5 s (RFC 1, 2.3). It is so.")))
+    text = claim_page(page(ClaimOutcome(finding=Verdict.HOLDS, sentence="It holds at 0.5 s (RFC 1, 2.3). It is so.")))
     assert '<p class="lead">It holds at 0.5 s (RFC 1, 2.3).</p><p>It is so.</p>' in text
 
 

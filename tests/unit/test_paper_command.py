@@ -16,8 +16,8 @@ from testbed.commands import paper as paper_command
 from testbed.evidence.verdict import Verdict
 from testbed.lab.ledger import Ledger
 from testbed.paper import Claim
-from testbed.paper.context import Context
-from testbed.paper.outcomes import Outcome, Row
+from testbed.paper.context import ExperimentContext
+from testbed.paper.outcomes import ClaimOutcome, Condition
 
 
 class NoLab:
@@ -47,14 +47,16 @@ class Claims:
         self.interrupted_at: str | None = None
 
     def claim(self, name: str) -> Claim:
-        def experiment(context: Context) -> Outcome:
+        def experiment(context: ExperimentContext) -> ClaimOutcome:
             """Do it."""
             if name == self.interrupted_at:
                 raise KeyboardInterrupt
             self.sought.append(name)
             context.keep(f"{name}.txt", "seen")
             finding = self.findings[name]
-            return Outcome(finding=finding, sentence=f"{name} it is.", rows=[Row(condition="a", held=True, values={})])
+            return ClaimOutcome(
+                finding=finding, sentence=f"{name} it is.", rows=[Condition(name="a", held=True, values={})]
+            )
 
         return Claim(id=name, name=name.lower(), text="so", section="there", experiment=experiment)
 

@@ -14,7 +14,7 @@ from testbed.judge.metrics import Distribution
 from testbed.observe.packet import Layer, layers
 from testbed.paper import c07, c09, c10, c12
 from testbed.paper.layers import Part, stack_picture
-from testbed.paper.outcomes import Outcome
+from testbed.paper.outcomes import ClaimOutcome
 from testbed.paper.staleness import staleness
 from testbed.paper.structures import Served
 from tests.unit.frames import CLIENT, CLIENT_PORT, SERVER, SERVER_PORT, ipv4, tcp
@@ -26,12 +26,12 @@ MS = 10**6
 
 def deliveries(
     delay_ms: float, loss: str = "", *, slow_ms: Sequence[int] = (), sent: int = 100, **more: int
-) -> c07.Deliveries:
+) -> c07.MessageStream:
     """Messages that take the link's delay, but for the first few."""
-    link = c07.Link(delay_ms=delay_ms, loss=loss)
+    link = c07.GridLink(delay_ms=delay_ms, loss=loss)
     plain = [int((delay_ms + 1) * MS)] * (sent - len(slow_ms))
     found = {"dropped": 0, "resent": 0, "window_full": 0, "lost": 0, **more}
-    return c07.Deliveries(
+    return c07.MessageStream(
         link=link, sent=sent + found["lost"], application=Distribution([*(each * MS for each in slow_ms), *plain]),
         wire=Distribution([int(delay_ms * MS)] * sent), head_of_line=Distribution([0] * sent),
         late=tuple(n for n, each in enumerate(slow_ms) if each / 1e3 > c07.late_after_s(link)),
@@ -63,7 +63,7 @@ def test_no_delays_holds_on_a_short_link_alone() -> None:
 
 def test_no_delays_is_invalid_where_the_link_did_not_do_what_it_was_asked() -> None:
     assert c07.judge([deliveries(50, "5%")]).finding is Verdict.INVALID
-    too_quick = replace(deliveries(0), link=c07.Link(delay_ms=50))
+    too_quick = replace(deliveries(0), link=c07.GridLink(delay_ms=50))
     assert c07.judge([too_quick]).finding is Verdict.INVALID
 
 
@@ -81,7 +81,7 @@ def crowd(situation: str, delay_ms: int, clients: int, iterative_s: Sequence[flo
     return c09.Crowd(situation=situation, delay_ms=delay_ms, served=(papers, *others))
 
 
-def structures(lost: int = 0) -> Outcome:
+def structures(lost: int = 0) -> ClaimOutcome:
     far = replace(STORM, believed=12, printed=12 - lost, resets=lost)
     memory = [c09.Memory(structure=name, delay_ms=0, connected=100, client_bytes=size)
               for name, size in (("fork", 1024.0 * 1024), ("threads", 2048.0))]  # fmt: skip

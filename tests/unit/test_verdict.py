@@ -7,7 +7,7 @@ import pytest
 from testbed.evidence.proof import Check, LinkEvidence, of_probes
 from testbed.evidence.results import Attempt, TestResult
 from testbed.evidence.verdict import Verdict, words, worst
-from testbed.paper.outcomes import Outcome
+from testbed.paper.outcomes import ClaimOutcome
 
 
 def test_the_worst_verdict_counts() -> None:
@@ -64,7 +64,7 @@ def test_files_and_pytest_xdist_get_plain_strings() -> None:
     """execnet, by which reports travel, refuses subclasses of str."""
     link = LinkEvidence(link="a -> b", network="lan", asked={}, command="tc", checks=[Check(field="delay")])
     written = [TestResult(id="x", attempts=[Attempt(seed=1, links=[link])]).as_json()]
-    written += [Outcome(finding=Verdict.FAILS, sentence="So.").as_json()]
+    written += [ClaimOutcome(finding=Verdict.FAILS, sentence="So.").as_json()]
     strings: list[str] = []
 
     def collect(value: object) -> None:

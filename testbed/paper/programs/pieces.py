@@ -1,6 +1,6 @@
 """``pieces.py HOST PORT PIECE...``: send one piece after the other, trusting ``send``, and print what it returned.
 
-A piece goes once the kernel has heard what became of the one before: acknowledged, or the connection reset.
+A piece is sent once the one before is acknowledged, or the connection is reset.
 """
 
 import json
@@ -13,7 +13,7 @@ _TCP_INFO_UNACKED = 24  # offset of tcpi_unacked in struct tcp_info, linux/tcp.h
 _DEADLINE_S = 30.0
 
 peer = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-told: list[object] = []
+results: list[object] = []
 
 
 def settled() -> bool:
@@ -25,10 +25,10 @@ def settled() -> bool:
 
 for piece in sys.argv[3:]:
     try:
-        told.append(peer.send(piece.encode()))
+        results.append(peer.send(piece.encode()))
     except OSError as error:
-        told.append(type(error).__name__)
+        results.append(type(error).__name__)
     deadline = time.monotonic() + _DEADLINE_S
     while not settled() and time.monotonic() < deadline:
         time.sleep(0.005)
-print(json.dumps(told))
+print(json.dumps(results))

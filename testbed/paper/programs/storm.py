@@ -1,4 +1,4 @@
-"""``storm.py HOST PORT COUNT PATIENCE``: so many clients at once, a message each; what became of each, as it saw it."""
+"""``storm.py HOST PORT COUNT PATIENCE``: COUNT clients at once, a message each; the outcome of each, as it saw it."""
 
 import json
 import socket
@@ -7,7 +7,7 @@ import threading
 import time
 
 host, port, count, patience_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-told: list[tuple[str, float]] = []
+outcomes: list[tuple[str, float]] = []
 
 
 def one(number: int) -> None:
@@ -19,12 +19,12 @@ def one(number: int) -> None:
         outcome = "sent"
     except OSError as error:
         outcome = type(error).__name__
-    told.append((outcome, time.monotonic() - began))
+    outcomes.append((outcome, time.monotonic() - began))
 
 
 threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
-for each in threads:
-    each.start()
-for each in threads:
-    each.join()
-print(json.dumps(told))
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps(outcomes))
