@@ -51,18 +51,25 @@ def _group() -> click.Group:
 
 
 def _command_line() -> Iterator[str]:
-    group = _group()
-    for name, command in sorted(group.commands.items()):
+    for name, command in _commands(_group(), ""):
         context = click.Context(command, info_name=f"testbed {name}", max_content_width=100)
         help_text, _, example = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample:\n")
         yield from (f"## testbed {name}", "", _paragraphs(help_text), "")
         yield from _literal(context.get_usage().removeprefix("Usage: "))
         options = [option for option in command.params if isinstance(option, click.Option)]
-        yield from _table(
-            ("option", "meaning"), ((", ".join(_forms(each, context)), _meaning(each, context)) for each in options)
-        )
+        if options:
+            rows = ((", ".join(_forms(each, context)), _meaning(each, context)) for each in options)
+            yield from _table(("option", "meaning"), rows)
         if example:
             yield from ("Example:", "", *_literal(inspect.cleandoc(example)))
+
+
+def _commands(group: click.Group, before: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command with its name, each behind the group that it is in."""
+    for name, command in sorted(group.commands.items()):
+        yield f"{before}{name}", command
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{before}{name} ")
 
 
 def _paragraphs(help_text: str) -> str:

@@ -11,18 +11,21 @@ from click.testing import CliRunner
 
 from testbed.commands.cli import cli
 
-COMMANDS = ["", *cli.commands]
+GROUPS = {name: each for name, each in cli.commands.items() if isinstance(each, click.Group)}
+COMMANDS = ["", *cli.commands, *(f"{name} {inner}" for name, each in GROUPS.items() for inner in each.commands)]
 WIDTH = 80
 
 
 def helped(name: str) -> str:
-    result = CliRunner().invoke(cli, [*([name] if name else []), "--help"], terminal_width=WIDTH)
+    result = CliRunner().invoke(cli, [*name.split(), "--help"], terminal_width=WIDTH)
     assert result.exit_code == 0
     return result.output
 
 
 def paragraphs(name: str) -> list[str]:
-    command: click.Command = cli.commands[name] if name else cli
+    command: click.Command = cli
+    for word in name.split():
+        command = command.commands[word] if isinstance(command, click.Group) else command
     said = inspect.cleandoc(command.help or "").split("\n\n")
     return [" ".join(each.split()) for each in said if not each.startswith("\b")]
 

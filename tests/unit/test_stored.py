@@ -155,3 +155,69 @@ def test_all_of_a_folder_in_the_order_of_their_begin_and_all_that_is_wrong_at_on
     (tmp_path / "none").mkdir()
     with pytest.raises(InvalidValueError, match=r"no \.jsonl file in this folder"):
         load_all(tmp_path / "none")
+
+
+# --- testbed baseline --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands are run, with two sessions."""
+    monkeypatch.chdir(tmp_path)
+    program = {"host": "a", "argv": ["x"], "exit_code": 0, "duration_s": 1.0, "cpu_s": None, "stopped": False,
+               "output": "chatter", "output_left_out": 3}  # fmt: skip
+    (tmp_path / "runs").mkdir()
+    for number in (1, 2):
+        lines = HEAD + line_of("t::good", programs=[program]) + line_of("t::bad", Verdict.FAILS) + END
+        (tmp_path / "runs" / f"{number}.jsonl").write_text(lines)
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[str, str]:
+    """What a command prints, and the error that it ends with."""
+    done = CliRunner().invoke(cli, arguments)
+    return done.output, "" if done.exit_code in (0, None) else str(done.exception)
+
+
+def test_a_baseline_is_what_was_measured_without_what_programs_printed(folder: Path) -> None:
+    output, error = run("baseline", "save", "main", "runs")
+    assert error == ""
+    assert "warning: not passed: t::bad" in " ".join(output.split())
+    assert load_all(folder / "baselines" / "main")[1].tests[0].last.content["programs"][0]["output_left_out"] == 10
+    assert "chatter" not in (folder / "baselines" / "main" / "001.jsonl").read_text()
+    saved, before = load_all(folder / "baselines" / "main"), load_all(folder / "runs")
+    assert [[test.last.metrics for test in session.tests] for session in saved] == [
+        [test.last.metrics for test in session.tests] for session in before
+    ]
+    assert [(each.machine, each.seed, each.started, each.end) for each in saved] == [
+        (each.machine, each.seed, each.started, each.end) for each in before
+    ]
+
+
+def test_nothing_is_lost_and_every_problem_is_told(folder: Path) -> None:
+    run("baseline", "save", "main", "runs")
+    before = (folder / "baselines" / "main" / "001.jsonl").read_text()
+    (folder / "r.jsonl").write_text(HEAD)
+    _, error = run("baseline", "save", "main", "r.jsonl")
+    assert error.splitlines() == [
+        "r.jsonl: the session did not come to its end",
+        "baselines/main is there already; --replace puts this in its place", "r.jsonl: has no test",
+    ]  # fmt: skip
+    assert run("baseline", "save", "../out", "runs")[1].startswith("name '../out': must be letters")
+    assert (folder / "baselines" / "main" / "001.jsonl").read_text() == before
+    (folder / "r.jsonl").write_text(HEAD + line_of("t::other") + END)
+    assert run("baseline", "save", "--replace", "main", "r.jsonl")[1] == ""
+    assert [test.id for session in load_all(folder / "baselines" / "main") for test in session.tests] == ["t::other"]
+
+
+def test_baselines_are_listed_and_shown(folder: Path) -> None:
+    assert run("baseline", "show", "main")[1] == (
+        "baseline 'main': not in baselines; there is none; `testbed baseline save NAME` makes one"
+    )
+    run("baseline", "save", "main", "runs")
+    assert re.search(r"main +2026-01-01T00:00:00\+00:00 +— +2 +2 +host, 6\.1", run("baseline", "show")[0])
+    assert "t::good" in run("baseline", "show", "main")[0]
+    assert [each["tests"] for each in json.loads(run("baseline", "show", "--json")[0])["main"]] == [
+        ["t::good", "t::bad"]
+    ] * 2
+    assert run("baseline", "show", "man")[1] == "baseline 'man': not in baselines; there are: main"
