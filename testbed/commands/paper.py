@@ -1,4 +1,4 @@
-"""Commands on the paper: its demonstration, and its claims put to the test."""
+"""Commands on the paper: its demonstration, and the tests of its claims."""
 
 from __future__ import annotations
 

@@ -46,49 +46,42 @@ class Claim:
         return (self.experiment.__doc__ or "").strip()
 
 
-def _claim(
-    id_: str, name: str, text: str, section: str, experiment: Callable[[ExperimentContext], ClaimOutcome]
-) -> Claim:
-    return Claim(id=id_, name=name, text=text, section=section, experiment=experiment)
-
-
-CLAIMS: dict[str, Claim] = {
-    claim.id: claim
-    for claim in (
-        _claim("C1", "session", "TCP establishes a session before data, and ends it", "protocol", c01.session),
-        _claim("C2", "delivery", "every segment is delivered, without exception", "protocol", c02.delivery),
-        _claim(
-            "C3",
-            "order",
-            "data is delivered in the order of sending, over routes of different rate",
-            "protocol",
-            c03.order,
-        ),
-        _claim("C4", "retransmission", "lost data is sent again after a waiting time", "protocol", c04.retransmission),
-        _claim("C5", "acknowledgement", "segments are tracked and acknowledged", "protocol", c05.acknowledgement),
-        _claim(
-            "C6",
-            "flow control",
-            "a busy receiver slows the sender; nothing is overrun or sent again for it",
-            "protocol",
-            c06.flow_control,
-        ),
-        _claim("C7", "no delays", "it works without delays", "conclusion", c07.no_delays),
-        _claim("C8", "no losses", "“no losses were detected”", "conclusion", c02.no_losses),
-        _claim(
-            "C9",
-            "blocking structures",
-            "the server may use one or another blocking structure",
-            "server",
-            c09.structures,
-        ),
-        _claim(
-            "C10", "games", "games freeze with UDP; switching to TCP solves many problems", "introduction", c10.games
-        ),
-        _claim("C11", "figure 4", "the server prints the message", "figure 4", c11.figure_4),
-        _claim("C12", "layers", "the TCP/IP stack maps onto OSI", "stack", c12.stack),
-    )
+_EXPERIMENTS: dict[str, Callable[[ExperimentContext], ClaimOutcome]] = {
+    "C1": c01.session,
+    "C2": c02.delivery,
+    "C3": c03.order,
+    "C4": c04.retransmission,
+    "C5": c05.acknowledgement,
+    "C6": c06.flow_control,
+    "C7": c07.no_delays,
+    "C8": c02.no_losses,
+    "C9": c09.structures,
+    "C10": c10.games,
+    "C11": c11.figure_4,
+    "C12": c12.stack,
 }
+_CLAIMS = """
+C1  | session             | TCP establishes a session before data, and ends it                        | protocol
+C2  | delivery            | every segment is delivered, without exception                             | protocol
+C3  | order               | data is delivered in the order of sending, over routes of different rate  | protocol
+C4  | retransmission      | lost data is sent again after a waiting time                              | protocol
+C5  | acknowledgement     | segments are tracked and acknowledged                                     | protocol
+C6  | flow control        | a busy receiver slows the sender; nothing is overrun or sent again for it | protocol
+C7  | no delays           | it works without delays                                                   | conclusion
+C8  | no losses           | “no losses were detected”                                                 | conclusion
+C9  | blocking structures | the server may use one or another blocking structure                      | server
+C10 | games               | games freeze with UDP; switching to TCP solves many problems              | introduction
+C11 | figure 4            | the server prints the message                                             | figure 4
+C12 | layers              | the TCP/IP stack maps onto OSI                                            | stack
+"""
+
+
+def _claim(line: str) -> Claim:
+    id_, name, text, section = (cell.strip() for cell in line.split("|"))
+    return Claim(id=id_, name=name, text=text, section=section, experiment=_EXPERIMENTS[id_])
+
+
+CLAIMS: dict[str, Claim] = {claim.id: claim for claim in map(_claim, _CLAIMS.strip().splitlines())}
 
 
 def chosen(ids: Iterable[str]) -> list[Claim]:

@@ -14,7 +14,7 @@ _DELAYS_MS, _QUICK_DELAYS_MS = (5, 10, 40, 100, 200), (5, 10, 20, 40, 80)
 _TRIES = 3
 _EARLY = 0.98
 _SLOPE = 0.15
-"""By how much connecting may grow faster or slower than the round trip: another one would be 1."""
+"""Largest deviation of the slope from one round trip; a second round trip would be 1."""
 
 
 def session(context: ExperimentContext) -> ClaimOutcome:
@@ -90,7 +90,7 @@ def _connect(context: ExperimentContext, delay_ms: int) -> tuple[Condition, floa
 
 
 def _established_first(flow: Flow) -> bool:
-    """Whether the three of the handshake came before the first byte of payload."""
+    """Whether the handshake's three segments came before the first byte of payload."""
     first = next((segment.time_ns for segment in flow.segments if segment.payload_bytes), None)
     done = flow.handshake.ack_ns
     return flow.handshake.complete and first is not None and done is not None and done <= first

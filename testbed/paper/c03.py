@@ -24,7 +24,7 @@ _CONDITIONS: tuple[tuple[str, dict[str, object]], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Wire:
-    """The order in which a transfer's segments left the impairment, as numbers in the order of sending."""
+    """A transfer's segments in the order in which they left the impairment, numbered in the order of sending."""
 
     numbers: list[int]
     reordering: Reordering
@@ -100,7 +100,7 @@ def order(context: ExperimentContext) -> ClaimOutcome:
 
 
 def _order_of(capture: Capture, port: int) -> _Wire:
-    """The order behind the impairment, numbered by the position of what was sent."""
+    """The order behind the impairment, numbered by position in the stream."""
     connections = [connection for connection in flows(capture.at("after")) if connection.server.src.port == port]
     if len(connections) != 1:
         raise NotAsMeantError(

@@ -16,43 +16,43 @@ from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, un
 from testbed.paper.recovery import MIN_RTO_S, doubles, first_rto_s, probe_timeout_s
 
 _FIRST_DATA = 3
-"""The number of the first packet with data from the client: a SYN and an ACK are ahead of it."""
+"""Number of the client's first packet with data, after a SYN and an ACK."""
 _FLIGHT = 10
-"""Segments that may be sent at once at the beginning (RFC 6928)."""
+"""The initial window, in segments (RFC 6928)."""
 _SEGMENT_BYTES = 1448
 """Payload of a full segment: 1500, less 20 of IPv4 and 32 of TCP with time stamps."""
 _EARLY = 0.98
-"""A kernel's timer is never early; what is left is for the measuring of the round trip."""
+"""A kernel's timer is never early; this is the tolerance of the measured round trip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What is lost of a message: so many segments, and which packets of the connection."""
+    """A planned loss: the segments of the message, and the packets of the connection that are lost."""
 
     name: str
     segments: int
     packets: tuple[int, ...]
     position: int
-    """Of the first byte lost."""
+    """Position of the first lost byte."""
     resends: int
-    """How often at least it is to be sent again."""
+    """Least number of retransmissions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One loss, and what came of it."""
+    """One loss and its repair."""
 
     loss: Loss
     round_trip_s: float
     waits_s: tuple[float, ...]
-    """Between the sendings of the byte that was lost first."""
+    """Times between the sendings of the first lost byte."""
     dropped: int
     counters: Counters
-    """Of the sender."""
+    """The sender's counters."""
 
     @property
     def by(self) -> str:
-        """What sent it again, by the sender's own counters."""
+        """The mechanism that sent it again, by the sender's counters."""
         said_of = (
             (self.counters.loss_probes, "loss probe"),
             (self.counters.timeouts, "time-out"),
@@ -62,7 +62,7 @@ class Seen:
 
 
 def retransmission(context: ExperimentContext) -> ClaimOutcome:
-    """Exactly the k-th segment of ten is lost, for each k; then a lone segment, its probe too, and a whole flight.
+    """Lose exactly the k-th segment of ten, for each k; then a lone segment, its probe too, and a whole flight.
 
     The time between the two sendings is read from the capture ahead of the loss, and held against what the mechanism
     may take at the least: a round trip until later segments are reported (RFC 5681, 8985; longer where the kernel
@@ -213,7 +213,7 @@ def _row(seen: Seen) -> Condition:
 
 
 def _least_s(loss: Loss, round_trip_s: float) -> list[float]:
-    """The least time between the sendings of what was lost, by the mechanism that repairs it."""
+    """The least time between the sendings of a lost segment, by the mechanism that repairs it."""
     rto_s = first_rto_s(round_trip_s)
     last = loss.packets[-1] == _FIRST_DATA + loss.segments - 1 and loss.segments > 1
     if loss.resends > 1:

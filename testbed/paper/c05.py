@@ -17,7 +17,7 @@ _DELAY_MS = 10
 _NEAR_NS = 5_000_000
 _SYN = 1  # which tcpi_bytes_acked counts
 _AGREE = 0.9
-"""Share of looks at which kernel and wire are to agree: on a busy machine some come too late for it."""
+"""Least ratio of samples in which kernel and wire agree: on a busy machine some samples come too late."""
 
 
 def acknowledgement(context: ExperimentContext) -> ClaimOutcome:
@@ -70,7 +70,7 @@ def acknowledgement(context: ExperimentContext) -> ClaimOutcome:
 
 
 def _flow(seen: Observation, port: int, host: str = "server", side: str = "before") -> Flow:
-    """The connection as it enters the link to the server; or elsewhere."""
+    """The connection at the begin of the link to the server, or at another capture point."""
     flows = [flow for flow in seen.flows(host, side) if flow.server.src.port == port]
     if len(flows) != 1:
         raise NotAsMeantError(f"{len(flows)} connections to port {port} were captured, one was made")
@@ -116,13 +116,13 @@ def _examine(
 
 
 def _lost_positions(seen: Observation, flow: Flow) -> list[int]:
-    """Where the payload of each segment begins that entered the link and did not leave it."""
+    """The positions of segments that were lost on the link."""
     lost = (segment(passage.before) for passage in seen.passages("server") if passage.lost)
     return [flow.client.position(part.seq) for part in lost if part and part.src == flow.client.src and part.payload]
 
 
 def _agreement(connection: TcpSocket, wire: Series) -> float:
-    """Share of looks at which the kernel's count of unacknowledged bytes was the wire's, to the segment.
+    """Ratio of samples in which the kernel's count of unacknowledged bytes equals the wire's, to the segment.
 
     To a few milliseconds: a segment that the kernel has sent waits for a processor before it is captured.
     """

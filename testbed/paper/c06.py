@@ -17,7 +17,7 @@ from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, un
 
 _COUNT = 500_000
 _BUFFER_BYTES = 65_536
-"""Of each side; the kernel doubles it, and no longer tunes it by what it remembers of the destination."""
+"""Buffer of each side. The kernel doubles it, and then does not tune it from its memory of the destination."""
 _FAR_MS, _NEAR_MS = 60, 5
 """One-way delays. A receiver may delay an acknowledgment by up to 200 ms (TCP_DELACK_MAX, include/net/tcp.h), and the
 sender's loss probe is due after two round trips: of 120 ms it can never be sent for a delayed acknowledgment alone, of
@@ -26,7 +26,7 @@ sender's loss probe is due after two round trips: of 120 ms it can never be sent
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """One transfer to a reader that was busy at first."""
+    """One transfer to a reader that is busy at first."""
 
     name: str
     port: int
@@ -38,7 +38,7 @@ class _Run:
     lost_updates: int
 
     def row(self) -> Condition:
-        """Its line of the table, and whether the claim held."""
+        """Its condition, and whether the claim held."""
         client, server = self.seen.host("client").counters, self.seen.host("server").counters
         again = len(self.flow.client.retransmissions)
         overrun = server.receive_queue_drops + server.pruned
@@ -66,13 +66,13 @@ class _Run:
 
     @property
     def timeouts(self) -> int:
-        """The sender's, for data: of the connection alone where the kernel counts them, else of the host."""
+        """The sender's time-outs for data: of the connection where the kernel counts them, else of the host."""
         own = self.seen.host("client").connection(remote_port=self.port).final.timeouts
         return self.seen.host("client").counters.timeouts if own is None else own
 
     @property
     def stood_still(self) -> bool:
-        """Whether the sender's kernel knew of a window of zero, and had data that it did not send."""
+        """Whether the sender's kernel saw a zero window while it had unsent data."""
         states = self.seen.host("client").connection(remote_port=self.port).states
         return any(state.send_window_bytes == 0 and state.unsent_bytes for state in states)
 
@@ -173,7 +173,7 @@ def _zero_windows(context: ExperimentContext) -> int:
 
 
 def _unread(context: ExperimentContext, port: int) -> int:
-    """Bytes that lie in the receive buffers of the port's connections."""
+    """Bytes in the receive buffers of the port's connections."""
     ours = (connection for connection in context.lab.host("server").connections() if connection["local_port"] == port)
     return sum(int(connection["receive_queue_bytes"]) for connection in ours)
 

@@ -127,7 +127,7 @@ def games(context: ExperimentContext) -> ClaimOutcome:
 def judge(matches: Sequence[Match]) -> ClaimOutcome:
     """The claim's outcome: HOLDS if TCP freezes less somewhere and nowhere more, BREAKS if nowhere less and somewhere.
 
-    INVALID if nothing arrived, or no link lost a packet of either: then nothing was put to the test.
+    INVALID if nothing arrived, or no link lost a packet of either: then nothing was tested.
     """
     empty = [match.profile for match in matches if not (match.udp.seen.arrived and match.tcp.seen.arrived)]
     if empty:

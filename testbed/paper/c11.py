@@ -14,7 +14,7 @@ from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
 
 MESSAGE = "Test message"
 FIGURE_4 = f"Message {MESSAGE}\n"
-"""What the server prints in the paper's figure 4."""
+"""The server's output in the paper's figure 4."""
 _QUICK = ("clean", "lossy", "satellite-geo", "duplicating", "blackhole")
 _PASSES_NOTHING = "blackhole"
 _PATIENCE_S = 150.0
@@ -28,7 +28,7 @@ def figure_4(context: ExperimentContext) -> ClaimOutcome:
     a link that passes nothing the client is ended after a second, and nothing may be printed. Where losses come in
     bursts, other packets go beside the message, as on a link that is shared.
     """
-    context.await_closed(PAPER_PORT, _PATIENCE_S)  # what an earlier experiment sent must not be printed in between
+    context.await_closed(PAPER_PORT, _PATIENCE_S)  # nothing of an earlier experiment may be printed
     names = _QUICK if context.quick else sorted(context.lab.profiles)
     rows: list[Condition] = []
     times: dict[str, float] = {}
@@ -39,7 +39,7 @@ def figure_4(context: ExperimentContext) -> ClaimOutcome:
         if row.held:
             times[name] = took_s
         elif name != _PASSES_NOTHING:
-            break  # the server still waits for that client, and would print nothing of the next one's either
+            break  # the server still waits for that client, and would not print the next message either
     printed = sum(bool(row.held) for row in rows)
     failed = [row.name for row in rows if not row.held]
     within = failed == [_PASSES_NOTHING]
@@ -93,10 +93,10 @@ def _over(context: ExperimentContext, name: str) -> tuple[Condition, float]:
 
 @contextmanager
 def _other_traffic(context: ExperimentContext) -> Iterator[None]:
-    """Beside the message, where losses come in bursts.
+    """Send other packets as well where losses come in bursts.
 
-    netem's burst lasts for a number of packets and not for a time: alone, a message would be sent again for each of
-    them, and wait twice as long each time.
+    A burst of netem lasts for a number of packets, not for a time. A lone message would be retransmitted once per lost
+    packet, after twice the time each time.
     """
     lab = context.lab
     bursty = any(impairment.bursty for impairment in lab.impairments.values())
@@ -120,7 +120,7 @@ def _over_nothing(context: ExperimentContext, name: str, before: str) -> tuple[C
     except CommandTimeoutError:
         outcome = "client: still connecting after 1 s"
     printed = context.lab.host("server").logs().removeprefix(before)
-    context.heal(met=THERE)  # of what never arrives there is no answer
+    context.heal(met=THERE)  # nothing arrives, so there are no answers
     return Condition(
         name=name, held=printed == FIGURE_4, values={"printed": repr(printed), "two messages took": outcome}
     ), 0.0

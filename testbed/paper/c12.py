@@ -16,7 +16,7 @@ from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
 _MESSAGE = "Test message"
 _SIZES = (1, 12, 100, 500, 1024)
 _UNSEEN_BYTES = 24
-"""What Ethernet adds to a frame and no capture shows: preamble 8, frame check sequence 4, gap 12 (IEEE 802.3)."""
+"""Bytes of Ethernet that no capture shows: preamble 8, frame check sequence 4, gap 12 (IEEE 802.3)."""
 _TCP_IP = {"Ethernet": "link", "IPv4": "internet", "IPv6": "internet", "TCP": "transport", "payload": "application"}
 """RFC 1122, 1.1.3."""
 _OSI = {
@@ -26,7 +26,7 @@ _OSI = {
     "TCP": ("4 transport",),
     "payload": ("7 application", "6 presentation", "5 session"),
 }
-"""ISO/IEC 7498-1, 6.2. What is above TCP is one body of bytes: no header tells its three layers apart."""
+"""ISO/IEC 7498-1, 6.2. Above TCP there is one body of bytes: no header separates its three layers."""
 _WHOLE = (("Ethernet", "IPv4", "TCP", "payload"), ("Ethernet", "IPv6", "TCP", "payload"))
 _WHAT = {
     "Ethernet": "from one adapter to the next",
@@ -39,18 +39,18 @@ _WHAT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a message of a size costs on the wire, with the whole connection that it takes."""
+    """The bytes on the wire for a message of a size, with its whole connection."""
 
     message_bytes: int
     frame_bytes: int
-    """Of the frame that carries it."""
+    """The frame that carries it."""
     session_bytes: int
-    """Of all frames of the connection, both ways: handshake, acknowledgements and end too."""
+    """All frames of the connection, both ways: handshake, acknowledgements and end included."""
     frames: int
 
 
 def stack(context: ExperimentContext) -> ClaimOutcome:
-    """The paper's message, caught on the wire and taken apart by layer.
+    """The paper's message, captured on the wire and parsed by layer.
 
     Each header is read by the length that it states itself, and its neighbours must agree; what is left over must be
     the message. Then messages of other sizes, for what the headers cost, and the connection around them.
@@ -93,7 +93,7 @@ def stack(context: ExperimentContext) -> ClaimOutcome:
 
 
 def agrees(parts: Sequence[Layer]) -> bool:
-    """Whether the lengths that the headers state are those that were found."""
+    """Whether the headers state the actual lengths."""
     if tuple(layer.name for layer in parts) not in _WHOLE:
         return False
     _, internet, transport, payload = parts
@@ -204,7 +204,7 @@ def _part(layer: Layer) -> Part:
 
 
 def _catch(context: ExperimentContext, message: str) -> tuple[tuple[Layer, ...], Flow, Capture]:
-    """Let the paper's client send a message; the frame that carried it, its connection, and all that was caught."""
+    """Have the paper's client send a message; its frame by layer, its connection, and the capture."""
     with context.lab.capture(THERE) as caught:
         context.paper_client(message)
         context.await_closed(PAPER_PORT)

@@ -52,7 +52,7 @@ td:nth-child(2) { min-width: 11rem; } table.facts { width: auto; } table.facts t
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A claim and what was found of it."""
+    """A claim and its outcome."""
 
     id: str
     name: str
@@ -71,11 +71,11 @@ class Page:
 
 
 def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
-    """The verdicts, a line a claim. ``about``: under what all of it was found."""
+    """The verdicts, one claim per line. ``about``: the conditions of the whole run."""
     counts = {finding: sum(page.outcome.finding is finding for page in pages) for finding in _COLOURS}
     tally = ", ".join(
-        f'<span class="badge {_COLOURS[page]}">{page.of("claim")} {count}</span>'
-        for page, count in counts.items()
+        f'<span class="badge {_COLOURS[finding]}">{finding.of("claim")} {count}</span>'
+        for finding, count in counts.items()
         if count
     )
     lines = "".join(
@@ -83,18 +83,18 @@ def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
         f"<td>{_badge(page.outcome)}</td><td>{_shown(page.outcome.sentence)}</td></tr>"
         for page in pages
     )
-    known = "; ".join(f"{escape(name)}: {escape(value)}" for name, value in about.items())
+    facts = "; ".join(f"{escape(name)}: {escape(value)}" for name, value in about.items())
     return _html(
-        "The paper's claims, put to the test",
-        f"""<h1>The paper's claims, put to the test</h1>
+        "The paper's claims, tested",
+        f"""<h1>The paper's claims, tested</h1>
 <p class="lead">“The development of the TCP protocol in Python” (G. Zholdangarova, 2020) says of TCP that it met all
-expectations, “without delays and losses”. Its evidence was one message on loopback. Here each of its claims met two
-hosts and a link impaired by real kernel netem, read back before and after.</p>
+expectations, “without delays and losses”. Its evidence was one message on loopback. Here each of its claims is tested
+between two hosts, over a link impaired by real kernel netem and read back before and after.</p>
 <p>{tally}</p>
 <table><thead><tr><th>claim</th><th>verdict</th><th>what is true</th></tr></thead><tbody>{lines}</tbody></table>
-<p class="faint">HOLDS: under every condition tried. HOLDS WITHIN: up to a boundary, which is named. BREAKS: not as it
-is said. INVALID: the conditions were not met, so it says nothing.</p>
-<p class="faint">{known}</p>""",
+<p class="faint">HOLDS: under every condition tried. HOLDS WITHIN: up to a boundary, which is named. BREAKS: not as
+stated. INVALID: the conditions were not met, so there is no verdict.</p>
+<p class="faint">{facts}</p>""",
     )
 
 

@@ -1,4 +1,4 @@
-"""What theory says of waiting times in TCP: probe, time-out, back-off. Pure.
+"""TCP's waiting times in theory: probe, time-out, back-off. Pure.
 
 RFC 6298 (retransmission time-out), RFC 8985 (RACK and tail loss probe), RFC 5681 (duplicate acknowledgements).
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MIN_RTO_S = 0.2
-"""Linux's least time-out (TCP_RTO_MIN, include/net/tcp.h); RFC 6298 2.4 has 1 s."""
+"""Linux's shortest time-out (TCP_RTO_MIN, include/net/tcp.h); RFC 6298 2.4 has 1 s."""
 INITIAL_RTO_S = 1.0
-"""Of a SYN, whose round trip is not known yet (RFC 6298 2.1)."""
+"""Time-out of a SYN, before the round trip is known (RFC 6298 2.1)."""
 DELAYED_ACK_S = 0.2
-"""What a probe allows for a delayed acknowledgment of a single segment (RFC 8985 7.2: WCDelAckT)."""
+"""A probe's allowance for a delayed acknowledgment of a single segment (RFC 8985 7.2: WCDelAckT)."""
 
 
 def first_rto_s(round_trip_s: float) -> float:
@@ -34,9 +34,9 @@ def probe_timeout_s(*, srtt_s: float, rto_s: float, segments_in_flight: int) -> 
 def doubles(waits_s: Sequence[float], first_s: float) -> bool:
     """Whether at least three waits are those of a time-out of ``first_s`` that is doubled each time (RFC 6298 5.5).
 
-    A timer is never early, but for the rounding of the time-out that the kernel tells. It is late by up to an eighth
-    (kernel/time/timer.c: LVL_CLK_DIV), and by what the machine makes of it, which does not grow with the wait. A busy
-    machine also stamps a packet late: a wait that begins with such a packet looks shorter by as much.
+    A timer is never early, but the kernel reports its time-out rounded. It is late by up to an eighth
+    (kernel/time/timer.c: LVL_CLK_DIV), and on a busy machine by a time that does not grow with the wait. A busy machine
+    also stamps packets late: a wait that begins with such a packet looks shorter.
     """
     if first_s <= 0:
         raise ValueError(f"first_s={first_s}: a time-out is above 0")

@@ -1,8 +1,8 @@
-"""How old is what a receiver knows: the age of information. Pure.
+"""The age of information of a receiver. Pure.
 
-S. Kaul, R. Yates, M. Gruteser, "Real-time status: how often should one update?" (INFOCOM 2012): at any moment, the age
-is the time since the newest of the updates that have arrived was sent. It grows by one second a second, and falls when
-an update arrives that is newer than those before; one that is not, as it was overtaken or doubled, changes nothing.
+S. Kaul, R. Yates, M. Gruteser, "Real-time status: how often should one update?" (INFOCOM 2012): the age is the time
+since the sending of the newest update that has arrived. It grows by one second per second, and falls when a newer
+update arrives. An update that was overtaken or duplicated changes nothing.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Staleness:
-    """The ages of what a receiver knew, from the first update that arrived to the end."""
+    """The age of information from the first arrival to the end."""
 
     pieces: tuple[tuple[int, int], ...]
-    """From each newer update to the next: the age at its beginning, and how long it lasted; nanoseconds."""
+    """For each newer update, until the next: the age at its begin, and its duration; nanoseconds."""
     arrived: int
-    """Updates that arrived, copies left out."""
+    """Updates that arrived, without copies."""
     late: int
-    """Of these, those that were of no more use: a newer one was there already."""
+    """Updates that arrived after a newer one."""
 
     @property
     def watched_s(self) -> float:
-        """How long there was anything to be known."""
+        """The time from the first arrival to the end."""
         return sum(lasted for _, lasted in self.pieces) / 1e9
 
     @property
     def least_s(self) -> float:
-        """The smallest age: that of the update that came quickest. Raises ValueError of nothing."""
+        """The smallest age, which is the shortest delay. Raises ValueError without arrivals."""
         return min(age for age, _ in self.pieces) / 1e9
 
     @property
     def mean_s(self) -> float | None:
-        """The mean over time; None if there was no time."""
+        """The mean over time; None without time."""
         total = sum(lasted for _, lasted in self.pieces)
         return sum(lasted * (age + lasted / 2) for age, lasted in self.pieces) / total / 1e9 if total else None
 
     def quantile(self, q: float) -> float | None:
-        """The age, in seconds, that was not exceeded in this share of the time; None if there was no time.
+        """The age, in seconds, that was not exceeded in this share of the time; None without time.
 
         Raises ValueError outside 0 <= q <= 1.
         """
@@ -62,17 +62,17 @@ class Staleness:
         return at / 1e9
 
     def freezes(self, longer_than_s: float) -> tuple[float, ...]:
-        """The pauses longer than this in which nothing newer came; seconds, in order."""
+        """Pauses longer than this without a newer update; seconds, in order."""
         return tuple(lasted / 1e9 for _, lasted in self.pieces if lasted / 1e9 > longer_than_s)
 
     @property
     def longest_pause_s(self) -> float:
-        """The longest time in which nothing newer came; 0 of nothing."""
+        """The longest pause without a newer update; 0 without arrivals."""
         return max((lasted for _, lasted in self.pieces), default=0) / 1e9
 
 
 def staleness(updates: Iterable[tuple[int, int, int]], until_ns: int) -> Staleness:
-    """Of updates (their number, when sent, when arrived; nanoseconds), watched until a moment, or the last arrival.
+    """The age of updates (number, sent, arrived; nanoseconds) until ``until_ns`` or the last arrival.
 
     Raises ValueError if one arrived before it was sent: the clocks differ.
     """

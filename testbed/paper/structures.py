@@ -1,4 +1,4 @@
-"""Servers of different blocking structures in the same situation: which is preferable. Pure."""
+"""Servers of different blocking structures in the same situation, and which is preferable. Pure."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from dataclasses import dataclass
 from testbed.judge.metrics import Quantile, quantile
 
 AS_GOOD = 2.0
-"""Waits within this factor of the shortest count as equal: what two runs on a busy machine may differ by."""
+"""Waits within this factor of the shortest are equal: two runs on a busy machine may differ by it."""
 NOTICED_S = 0.05
-"""So do waits that are longer by less than this, which nobody notices."""
+"""Waits longer by less than this are equal, too: nobody notices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What one structure made of a situation."""
+    """One structure in a situation."""
 
     structure: str
     clients: int
-    """Who came at once."""
+    """Number of clients at once."""
     waits_s: tuple[float, ...]
-    """Of those who were answered: from the moment when all came; seconds."""
+    """Waits of answered clients, from the common begin."""
     overflows: int = 0
-    """How often a connection or its completion found the listener's queue full: ListenOverflows."""
+    """Connections, or their completion, that met a full listener queue: ListenOverflows."""
     drops: int = 0
     """SYNs and completing ACKs that the listener dropped, for any reason: ListenDrops."""
     cpu_s: float | None = None
-    """What the server took of the processor meanwhile, all its threads and children together; None: not measured."""
+    """CPU time of the server meanwhile, threads and children included; None: not measured."""
 
     @property
     def answer_cpu_s(self) -> float | None:
-        """What one answer cost of the processor; None if nobody was answered or it was not measured."""
+        """CPU time per answer; None if there was none, or it was not measured."""
         return self.cpu_s / len(self.waits_s) if self.cpu_s is not None and self.waits_s else None
 
     @property
     def all_answered(self) -> bool:
-        """Whether everybody was."""
+        """Whether all clients were answered."""
         return len(self.waits_s) == self.clients
 
     @property
     def last_s(self) -> float | None:
-        """How long the last of those answered waited; None if nobody was."""
+        """The longest wait of an answered client; None if none was answered."""
         return max(self.waits_s, default=None)
 
     def wait(self, q: float) -> Quantile | None:
-        """A quantile of the waiting time; who was not answered waited for ever. None if nobody came."""
+        """A quantile of the waits; clients without an answer waited for ever. None without clients."""
         return quantile(self.waits_s, q, lost=self.clients - len(self.waits_s)) if self.clients else None
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Served:
 
 
 def preferable(served: Sequence[Served]) -> tuple[str, ...]:
-    """The structures that answered the most, and of these those whose last client waited about the least."""
+    """The structures with the most answers; of these, the ones with about the shortest longest wait."""
     most = max((len(candidate.waits_s) for candidate in served), default=0)
     best = [candidate for candidate in served if most and len(candidate.waits_s) == most]
     shortest = min((candidate.last_s for candidate in best if candidate.last_s is not None), default=0.0)
