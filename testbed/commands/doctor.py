@@ -33,7 +33,7 @@ def examine(say: Callable[[str], None]) -> list[Finding]:
     local = probe_local(say)
     local_only = "local labs alone can run" if local.closed is None else "no lab can run"
     without_engine: State = "limited" if local.impairs else "missing"
-    findings += [_compose(without_engine, local_only), _local(local)]
+    findings += [_compose(without_engine, local_only), local_finding(local)]
     try:
         engine = Engine()
     except EnvironmentUnfitError as error:
@@ -47,7 +47,7 @@ def examine(say: Callable[[str], None]) -> list[Finding]:
         return [*findings, _problem("agent's image", error, "missing", costs=_NO_LINK, remedy=remedy)]
     findings.append(Finding(name="agent's image", state="ok", found=tag))
     try:
-        findings += _netem(probe_netem(engine, tag))
+        findings += netem_findings(probe_netem(engine, tag))
     except TestbedError as error:
         remedy = "does the engine allow host networking and NET_ADMIN for containers?"
         findings.append(_problem("agent", error, "missing", costs=_NO_LINK, remedy=remedy))
@@ -70,7 +70,8 @@ def _tried(name: str, works: str, problem: str | None, state: State, *, costs: s
     return _problem(name, problem, state, costs=costs, remedy=remedy)
 
 
-def _local(able: LocalAbilities) -> Finding:
+def local_finding(able: LocalAbilities) -> Finding:
+    """Whether local labs run, and with which netem."""
     name = "local lab"
     if able.closed is not None:
         return _problem(name, able.closed, "limited", costs="`--lab local` does not work", remedy=able.remedy)
@@ -98,7 +99,8 @@ def _base(engine: Engine) -> Finding:
     return _tried("base image", f"{images.BASE} is on the engine", problem, "limited", costs=costs, remedy=remedy)
 
 
-def _netem(able: NetemAbilities) -> list[Finding]:
+def netem_findings(able: NetemAbilities) -> list[Finding]:
+    """What executes netem in containers' labs, and how well."""
     carried_needed: State = "limited" if able.host_netem is None else "missing"
     findings = [
         _tried(

@@ -26,7 +26,7 @@ _CLIENTS = 4
 """Clients at once. 30 % loss both ways costs seconds per message, so several. A client does not wait until its message
 is read, and the paper's server holds five unread connections and drops further ones, so no more."""
 
-_PATIENCE_S = 28.0
+PATIENCE_S = 28.0
 _PATIENCE_PER_MESSAGE_S = 1.4
 """How long the messages of a profile may take together, whichever is longer. TCP doubles its timeout with each
 consecutive loss, and the paper's server reads one client at a time: at 30 % loss one message in a hundred takes a
@@ -145,11 +145,12 @@ def median(values: Sequence[float]) -> float | None:
 See = Callable[[Sequence[ProfileRun], str | None], None]
 
 
-def run(lab: Lab, profiles: Sequence[str], *, messages: int, see: See) -> DemoRun:
+def run(lab: Lab, profiles: Sequence[str], *, messages: int, see: See, patience_s: float = PATIENCE_S) -> DemoRun:
     """Send ``messages`` messages under each profile; ``see`` is called at each step.
 
-    Needs hosts ``client`` and ``server`` with the programs of ``images/``. Raises InvalidValueError for unknown
-    profiles and hosts before anything is sent.
+    The messages of a profile may take ``patience_s``, or longer if there are many. Needs hosts ``client`` and
+    ``server`` with the programs of ``images/``. Raises InvalidValueError for unknown profiles and hosts before anything
+    is sent.
     """
     chosen = check(lab, profiles)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -159,7 +160,7 @@ def run(lab: Lab, profiles: Sequence[str], *, messages: int, see: See) -> DemoRu
         with lab.host("server").follow() as log:
             for profile in chosen:
                 see(done, profile.name)
-                done.append(_run_profile(lab, profile, messages, log, clients))
+                done.append(_run_profile(lab, profile, messages, log, clients, patience_s))
     finally:
         clients.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C a client ends with its container
     see(done, None)
@@ -181,7 +182,9 @@ def check(lab: Lab, profiles: Sequence[str]) -> list[Profile]:
     return chosen
 
 
-def _run_profile(lab: Lab, profile: Profile, count: int, log: Log, clients: ThreadPoolExecutor) -> ProfileRun:
+def _run_profile(
+    lab: Lab, profile: Profile, count: int, log: Log, clients: ThreadPoolExecutor, patience_s: float
+) -> ProfileRun:
     client, server = lab.hosts["client"], lab.hosts["server"]
     lab.heal()
     applied = lab.impair(LINK, profile)
@@ -190,7 +193,7 @@ def _run_profile(lab: Lab, profile: Profile, count: int, log: Log, clients: Thre
         lab.prove(f"{link} on {link.network}", most_s=_PROBES_S)
     before = _retransmitted(client) + _retransmitted(server)
     began = time.monotonic()
-    until = began + max(_PATIENCE_S, _PATIENCE_PER_MESSAGE_S * count)
+    until = began + max(patience_s, _PATIENCE_PER_MESSAGE_S * count)
     texts = [f"Test message {number:02d} ({profile.name})" for number in range(1, count + 1)]
     messages = tuple(clients.map(lambda text: _send(client, server, text, log, until), texts))
     lab.verify()
@@ -228,7 +231,7 @@ def _send(client: Host, server: Host, text: str, log: Log, until: float) -> Mess
     if "error" not in sent:
         arrived_ns = log.when(f"Message {text}", max(until - time.monotonic(), 0.0))
         if arrived_ns is None:
-            under_way = _whereabouts(client, server, sent["local_port"])
+            under_way = whereabouts(client, server, sent["local_port"])
             arrived_ns = log.when(f"Message {text}", 0.0)  # it may have arrived meanwhile
 
     def between(start: str, end_ns: int | None) -> float | None:
@@ -243,7 +246,7 @@ def _send(client: Host, server: Host, text: str, log: Log, until: float) -> Mess
     )
 
 
-def _whereabouts(client: Host, server: Host, port: int) -> str | None:
+def whereabouts(client: Host, server: Host, port: int) -> str | None:
     """Which kernel holds the message sent from this port, by the connection tables; None if neither."""
     for connection in client.connections():
         if connection["local_port"] == port and connection["send_queue_bytes"]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from testbed import Lab
 from testbed.paper import demo
 
@@ -17,11 +15,8 @@ client.close()
 """
 
 
-def test_a_client_that_cannot_connect_is_still_connecting_and_not_lost(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demo, "_PATIENCE_S", 3.0)
-    run = demo.run(lab, ["blackhole"], messages=1, see=lambda _done, _current: None)
+def test_a_client_that_cannot_connect_is_still_connecting_and_not_lost(lab: Lab) -> None:
+    run = demo.run(lab, ["blackhole"], messages=1, see=lambda _done, _current: None, patience_s=3.0)
     (message,) = run.profiles[0].messages
     assert (message.delivery_s, message.under_way) == (None, "the client was still connecting")
     assert (run.lost, run.under_way) == (0, 1)
@@ -35,11 +30,11 @@ def test_a_message_that_the_kernel_sends_again_is_found_there_and_when_it_came_n
     with server.follow() as log:
         program = client.start(["python3", "-c", CONNECT_THEN_SEND], ready="\n")
         port = int(program.output)
-        assert demo._whereabouts(client, server, port) is not None  # connected: both kernels know it
+        assert demo.whereabouts(client, server, port) is not None  # connected: both kernels know it
         lab.cut("client -> server")
         assert client.run(["sh", "-c", "echo > /tmp/go"]).ok
         assert program.wait().ok
-        assert "the client's kernel" in (demo._whereabouts(client, server, port) or "")
+        assert "the client's kernel" in (demo.whereabouts(client, server, port) or "")
         lab.mend()
         assert log.when("Message late", 60) is not None
-    assert demo._whereabouts(client, server, 1) is None
+    assert demo.whereabouts(client, server, 1) is None

@@ -39,7 +39,7 @@ def settings(folder: Path, values: dict[str, str]) -> Path:
 @pytest.mark.parametrize(("missing", "state"), [(None, "ok"), ("Failed to load TC action module", "limited")])
 def test_the_doctor_names_act_skbedit_where_this_kernels_netem_runs_without_it(missing: str | None, state: str) -> None:
     able = NetemAbilities(kernel="6.12.0", host_netem=None, tun=None, boot_s=1.0, host_marks=missing)
-    (marks,) = (each for each in doctor._netem(able) if "act_skbedit" in each.name)
+    (marks,) = (each for each in doctor.netem_findings(able) if "act_skbedit" in each.name)
     assert marks.state == state
     assert ("modprobe act_skbedit" in marks.remedy) == (missing is not None)
 
@@ -49,7 +49,7 @@ def test_the_doctor_names_the_setting_that_closes_the_way_and_how_to_open_it(tmp
     name, _, value = closed.partition("=")
     remedy = closers(settings(tmp_path, {**_OPEN, name: value}))
     assert remedy == _REMEDIES[closed]
-    finding = doctor._local(LocalAbilities(closed="unshare: Operation not permitted", remedy=remedy))
+    finding = doctor.local_finding(LocalAbilities(closed="unshare: Operation not permitted", remedy=remedy))
     assert (finding.state, finding.found, finding.remedy) == ("limited", "unshare: Operation not permitted", remedy)
 
 
