@@ -10,7 +10,7 @@ from testbed.evidence.journal import ReceivedRow, SentRow
 from testbed.evidence.observed import Evidence
 from testbed.evidence.verdict import Verdict, worst
 from testbed.judge.account import Account, Balance, Cause, DirectionAccount, Expectation
-from testbed.judge.causes import Attribution
+from testbed.judge.attribution import Attribution
 from testbed.judge.flow import HostRecord, MessageFlow
 from testbed.judge.metrics import Distribution, loss_runs
 
