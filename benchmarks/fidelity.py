@@ -148,13 +148,13 @@ class Bench:
         self.backward: list[int] = []
         self.link = lab.topology.links(LINK)[0]
         self.back = lab.topology.links(BACK)[0]
-        self.lab.impairer.put(self.link, CLEAN)
+        self.lab.impairer.apply(self.link, CLEAN)
         self.clean = self._fly(200, 0.001)
 
     def _put(self, asked: Impairment) -> None:
         self.report.say(asked.describe())
-        self.lab.impairer.put(self.link, asked)
-        self.lab.impairer.put_afresh(self.link, asked)
+        self.lab.impairer.apply(self.link, asked)
+        self.lab.impairer.rewrite(self.link, asked)
 
     def _fly(self, count: int, pace_s: float, *, longest_s: float = 0.0, **options: Any) -> Flight:
         options = {"size_bytes": 64, **options}
@@ -347,7 +347,7 @@ class Bench:
                     self.lab.hosts[host].inside().call("per_packet", interface=interface)
 
     def _mathis(self, name: str) -> Cell:
-        self.lab.impairer.put(self.back, Impairment(delay_s=_MATHIS_DELAY_S))
+        self.lab.impairer.apply(self.back, Impairment(delay_s=_MATHIS_DELAY_S))
         asked = Impairment(delay_s=_MATHIS_DELAY_S, loss_ratio=_MATHIS_LOSS, seed=2020)
         self._put(asked)
         server, client = self.lab.hosts["server"], self.lab.hosts["client"]
@@ -357,7 +357,7 @@ class Bench:
         if not sent.ok:
             raise BenchmarkError(f"Reno's sender: {sent.stderr.strip()}")
         got = json.loads(sink.wait("60s").stdout)
-        counters = self.lab.counters(self.link)
+        counters = self.lab.ports.counters(self.link)
         self.lab.impairer.clear(self.back)
         goodput = got["bytes"] * 8 / got["seconds"]
         p = counters.dropped_packets / (counters.sent_packets + counters.dropped_packets)

@@ -208,7 +208,7 @@ def _among_many(
 
 def _host_mechanism(lab: ComposeLab) -> Contestant | None:
     """The host engine's way in this kernel, with a qdisc that it has: agent, tc, and one qdisc read back."""
-    port = Port.of(lab.attach_to_count("client", "lan"))
+    port = Port.of(lab.attach("client", "lan", to_count=True))
     if port.channel.call("capabilities")["host_netem"] is None:
         return None  # it is measured itself
     minors = [0x10 + number for number in range(RULES)]

@@ -40,7 +40,7 @@ _STAMPED = "/tmp/stamped.py"  # noqa: S108  # in a host of ours
 def measure(report: Report) -> None:
     """On a local lab. Raises EnvironmentUnfitError if none can run here."""
     with LocalLab(common.STACK, netem="carried", say=report.say) as lab:
-        lab.begin("lateness")
+        lab.lifecycle.begin("lateness")
         lab.impair(LINK, delay=f"{_DELAY_S}s")
         (port,) = lab.ports
         report.note(f"the carried kernel runs first: {port.channel.call('boot')['waits_its_turn'] or 'yes'}")
@@ -49,14 +49,14 @@ def measure(report: Report) -> None:
             lab.host(name).put(_STAMPED, Path(stamped.__file__).read_bytes())
         with _received(lab), _streamed(lab):
             _measure_cost(report, lab, port, f"beside {1 / _STREAM_S:.0f} packets a second")
-        lab.end()
-        lab.begin("lateness")  # by a clock that is the test's own again
+        lab.lifecycle.end()
+        lab.lifecycle.begin("lateness")  # by a clock that is the test's own again
         lab.impair(LINK, delay=f"{_DELAY_S}s")
         for busy in (0, 4 * (os.cpu_count() or 1)):
             with _received(lab), busy_processes(busy):
                 _measure_lateness(report, lab, f"beside {busy} busy processes")
         lab.heal()
-        lab.end()
+        lab.lifecycle.end()
 
 
 def _measure_cost(report: Report, lab: Lab, port: Port, when: str) -> None:

@@ -131,7 +131,7 @@ def _tell_host_engine() -> None:
     for _round in range(_ROUNDS):
         with LocalLab(common.STACK, say=lambda _text: None, netem="host") as lab:
             rounds.append(timed(lambda lab=lab: lab.impair("client <-> server", delay="1ms")))  # type: ignore[misc]  # bound at once
-            lab.verify()
+            lab.verifier.verify()
     json.dump(rounds, sys.stdout)
 
 

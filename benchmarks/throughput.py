@@ -159,7 +159,7 @@ def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
         lab.host(name).put(_BULK, Path(bulk.__file__).read_bytes())
     lab.host("server").start(["python3", _BULK, "serve"], ready="ready")
     times: dict[tuple[str, str, int], list[float]] = {}
-    lab.begin(None)
+    lab.lifecycle.begin(None)
     (ref,) = lab.topology.links("client -> server")
     for phase in ("before", "during", "after"):
         report.say(f"{engine}: {rounds} rounds of bulk, {phase} an impairment")
@@ -183,8 +183,8 @@ def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
                 )
             )  # fmt: skip
         if phase == "during":
-            lab.end()
-            lab.begin(None)
+            lab.lifecycle.end()
+            lab.lifecycle.begin(None)
     for sender in _SENDERS[:-1]:
         for size in _SIZES:
             share = {

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from testbed.backends.starting import Wellness
 from testbed.errors import InvalidValueError
 from testbed.lab import readiness
 from testbed.lab.channel import Channel
@@ -36,6 +37,26 @@ class AgentHost(Host):
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
+
+    # --- the service -----------------------------------------------------------------------------
+
+    @property
+    def service_name(self) -> str:
+        """The service in the Compose file of which it is a replica; empty if there is none."""
+        service = self._lab.topology.service_of(self.name)
+        return service.name if service else ""
+
+    def check_health(self) -> None:
+        """Take its health check one step on, if nobody else does."""
+        return
+
+    @abc.abstractmethod
+    def wellness(self) -> Wellness:
+        """Whether its service is well now."""
+
+    def last_lines(self, most: int) -> tuple[str, ...]:
+        """The last lines that its service printed."""
+        return tuple(self.logs().splitlines()[-most:])
 
     # --- programs --------------------------------------------------------------------------------
 

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import abc
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from testbed.backends.hosts import AgentHost
-from testbed.backends.starting import allowed_s
+from testbed.backends.starting import allowed_s, await_well
 from testbed.compose.options import NETEM_CHOICES
 from testbed.errors import AgentError, EnvironmentUnfitError, LabError
-from testbed.evidence.hoststate import meant_to_end
+from testbed.evidence.hoststate import PAUSED, HostState, meant_to_end
 from testbed.lab.backend import Attached, Spot
 from testbed.lab.channel import Channel
+from testbed.lab.host import seconds
 from testbed.lab.lab import Lab
 from testbed.lab.observer import spots_of_port
 from testbed.lab.succession import CAPTURE, PORTS, beside
-from testbed.netem.profiles import Profiles, Tables, load_profiles, read_trace
+from testbed.lab.wholeness import LAST_LINES
+from testbed.netem.profiles import Profiles, Tables, load_profiles
 from testbed.observe.counters import Readings
 from testbed.spec.links import PortRef
 
@@ -35,6 +37,8 @@ class StackLab(Lab, Generic[SomeHost]):
 
     versions: Mapping[str, str] = {}
     """Of the programs that run its hosts."""
+    look_every_s = 0.05
+    """How often to look at hosts that are awaited."""
 
     def __init__(
         self, *, kind: str, netem: str, up_deadline: str, say: Callable[[str], None],
@@ -44,13 +48,12 @@ class StackLab(Lab, Generic[SomeHost]):
 
         Nothing is read or started yet. Raises EnvironmentUnfitError, InvalidValueError.
         """
-        super().__init__()
+        super().__init__(say)
         if netem not in NETEM_CHOICES:
             raise EnvironmentUnfitError(f"netem={netem!r}: must be one of {', '.join(NETEM_CHOICES)}")
         self.run_id = secrets.token_hex(4)
         self.kind = kind
         self._asked_netem = netem
-        self._say = say
         self._warn = warn or say
         self._up_deadline_s = allowed_s(up_deadline)
         self._profiles: Profiles | None = None
@@ -65,8 +68,6 @@ class StackLab(Lab, Generic[SomeHost]):
         """What the first host's interface that was made to send packet by packet had before."""
         self._carried_kernel: str | None = None
         """Its release, once one was started."""
-        self.failed_logs: dict[str, str] = {}
-        """The logs of services that failed while the stack came up, by host."""
 
     # --- what is known before anything runs ------------------------------------------------------
 
@@ -89,26 +90,51 @@ class StackLab(Lab, Generic[SomeHost]):
             self._tables = Tables(self.netem_folder)
         return self._tables
 
-    def read_trace(self, name: str) -> str:
-        """The text of a trace in ``netem/`` beside the Compose file, or of our own. Raises InvalidValueError."""
-        return read_trace(name, self.netem_folder)
-
     @property
     def hosts(self) -> Mapping[str, SomeHost]:
         """Every host of the running stack, by name."""
         return self._hosts
 
+    # --- up and down -----------------------------------------------------------------------------
+
+    def down(self) -> None:
+        """Take everything down; what can be removed is removed even if something fails."""
+        self.ports.clear()
+        self.elsewhere.watched.clear()
+        self._undo.close()
+
+    def forget(self) -> None:
+        """Know no more of what was up."""
+        self._hosts.clear()
+        self._agent = self._capture_agent = None
+
+    def close_agents(self) -> None:
+        """Let go of the agents beside the one that holds the ports."""
+        with ExitStack() as undo:
+            for host in self._hosts.values():
+                undo.callback(host.close)
+            undo.callback(self.close_capture_agent)
+
+    def _await_well(self, hosts: Collection[SomeHost], timeout_s: float) -> None:
+        await_well(hosts, deadline_s=timeout_s, late=f"not well after {timeout_s:g} s", every_s=self.look_every_s)
+
     # --- netem -----------------------------------------------------------------------------------
 
-    def host_executes(self, able: Mapping[str, Any]) -> bool:
-        """Whether this kernel's own netem is used, given what the agent is able to. Raises EnvironmentUnfitError."""
-        self._able = able
+    def choose_engine(self, channel: Channel) -> None:
+        """Find out whether netem is this kernel's own or a carried one's.
+
+        Raises EnvironmentUnfitError.
+        """
+        self._able = able = channel.call("capabilities")
         if self._asked_netem == "host" and able["host_netem"]:
             raise EnvironmentUnfitError(
                 f"--netem host: this kernel ({able['kernel']}) has no usable netem: {able['host_netem'].rstrip('.')}. "
                 f"Load it (modprobe sch_netem) or use --netem carried."
             )
-        return self._asked_netem == "host" or (self._asked_netem == "auto" and not able["host_netem"])
+        if self._asked_netem == "carried" or able["host_netem"]:
+            self.netem_engine, self.seedable = "carried", True
+        else:
+            self.netem_engine, self.seedable = "host", able["host_seed"]
 
     def boot(self, channel: Channel) -> None:
         """Have the agent start the carried kernel, if it does not run. Raises EnvironmentUnfitError."""
@@ -128,7 +154,7 @@ class StackLab(Lab, Generic[SomeHost]):
             "versions": self.versions,
         }  # fmt: skip
 
-    # --- what becomes of hosts: `wholeness.Backend` ----------------------------------------------
+    # --- what becomes of hosts: `wholeness.HostControl` --------------------------------------
 
     @property
     @abc.abstractmethod
@@ -137,21 +163,46 @@ class StackLab(Lab, Generic[SomeHost]):
 
     def may_end(self, host: str) -> bool:
         """Whether its program is meant to end: see `hoststate.meant_to_end`."""
-        return self.service_name(host) in meant_to_end(self.services)
+        return self._hosts[host].service_name in meant_to_end(self.services)
 
-    def service_name(self, host: str) -> str:
-        """Of which service a host is; empty if it is of none."""
-        service = self.topology.service_of(host)
-        return service.name if service else ""
+    def last_lines(self, host: str) -> tuple[str, ...]:
+        """See `HostControl`."""
+        return self._hosts[host].last_lines(LAST_LINES)
 
-    def check_needed(self, host: str, needed: Iterable[tuple[str, str]]) -> None:
-        """Raise LabError if a host waits, as it starts, for one that does not run.
+    @abc.abstractmethod
+    def start_host(self, host: SomeHost) -> None:
+        """Start a host; its service is not awaited."""
 
-        ``needed``: each host that its service depends on, with the condition.
-        """
-        for name, condition in needed:
-            if condition != "service_completed_successfully" and not self.whole.running(name):
-                raise LabError(f"`{host}` depends on `{name}`, which does not run; start that first")
+    def revive(self, host: str, timeout: str | None) -> None:
+        """See `HostControl`. Raises LabError if a host that it depends on does not run."""
+        for name, dependency in self._depends_on(self._hosts[host].service_name).items():
+            needed = self.topology.services[name].hosts if name in self.topology.services else ()
+            if (dependency or {}).get("condition") == "service_completed_successfully":
+                continue
+            if stopped := next((other for other in needed if not self.whole.running(other)), None):
+                raise LabError(f"`{host}` depends on `{stopped}`, which does not run; start that first")
+        self.start_host(self._hosts[host])
+        self._await_well([self._hosts[host]], self._up_deadline_s if timeout is None else seconds(timeout))
+
+    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
+        """See `HostControl`."""
+        for name in sorted(wrong, key=lambda name: self._depth(self._hosts[name].service_name)):
+            self.restore(self._hosts[name], wrong[name])
+            self._await_well([self._hosts[name]], self._up_deadline_s)
+
+    def restore(self, host: SomeHost, state: HostState) -> None:
+        """Have a host run as when the stack was up; its service is not awaited."""
+        if state.status == PAUSED:
+            self.thaw(host.name)
+        else:
+            self.start_host(host)
+
+    def _depends_on(self, service: str) -> Mapping[str, Any]:
+        return self.services.get(service, {}).get("depends_on") or {}
+
+    def _depth(self, service: str) -> int:
+        """The length of the longest chain of services that wait for each other, up to this one."""
+        return 1 + max(map(self._depth, self._depends_on(service)), default=0)
 
     # --- agents ----------------------------------------------------------------------------------
 
@@ -180,21 +231,21 @@ class StackLab(Lab, Generic[SomeHost]):
             self._capture_agent = None
 
     def agents(self) -> Mapping[str, Channel]:
-        """See `Backend`."""
+        """See `AgentOwner`."""
         known = {PORTS: self._agent, CAPTURE: self._capture_agent}
         for name, host in self._hosts.items():
             known |= {beside(role, name): agent for role, agent in host.agents().items()}
         return {role: agent for role, agent in known.items() if agent is not None}
 
     def went_with_its_host(self, role: str) -> bool:
-        """See `Backend`."""
+        """See `AgentOwner`."""
         return any(
             role == beside(known, name) and host.began_anew(known)
             for name, host in self._hosts.items() for known in host.agents()
         )  # fmt: skip
 
     def forget_agent(self, role: str) -> None:
-        """See `Backend`."""
+        """See `AgentOwner`."""
         if role == CAPTURE:
             self.close_capture_agent()
         for name, host in self._hosts.items():
@@ -202,18 +253,21 @@ class StackLab(Lab, Generic[SomeHost]):
                 if role == beside(known, name):
                     host.forget_agent(known)
 
+    def sweep(self) -> None:
+        """Forget the ports that went with their hosts: before anything is sent to hosts that were started again."""
+        if self._agent is not None:
+            gone = set(self._agent.call("sweep"))
+            self.ports.forget(*(port for port in self.ports if port.name in gone))
+            self.elsewhere.forget(gone)
+
     # --- ports -----------------------------------------------------------------------------------
 
-    def attach(self, host: str, network: str) -> Attached:
+    def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:
         """See `Backend`."""
-        return self._attach(str(ref := PortRef(host, network)), ref, self.netem_engine)
-
-    def attach_to_count(self, host: str, network: str) -> Attached:
-        """See `Backend`."""
-        return self._attach(f"{(ref := PortRef(host, network))} watched", ref, "host")
-
-    def _attach(self, name: str, ref: PortRef, engine: str) -> Attached:
-        channel, ifindex = self.channel, self.port_of_sender(ref.host, ref.network)
+        ref = PortRef(host, network)
+        name = f"{ref} watched" if to_count else str(ref)
+        engine = "host" if to_count else self.netem_engine
+        channel, ifindex = self.channel, self.port_of_sender(host, network)
         port = channel.call("attach", port=name, ifindex=ifindex, engine=engine)
         return Attached(ref=ref, name=name, channel=channel, port=port, ifindex=ifindex)
 
@@ -238,6 +292,6 @@ class StackLab(Lab, Generic[SomeHost]):
         return found
 
     def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
-        """See `Backend`."""
+        """See `Sockets`."""
         refused: str | None = self._hosts[host].ask("destroy_tcp", ids=list(ids))["refused"]
         return refused

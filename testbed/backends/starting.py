@@ -1,15 +1,17 @@
-"""While a stack starts: what is awaited, told now and then."""
+"""While a stack starts: its hosts are awaited until they are well, and what is not well yet is told now and then."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
-from testbed.errors import InvalidValueError, TestbedError
-from testbed.lab.readiness import indented
+from testbed.errors import InvalidValueError, ServiceFailedError, TestbedError
+from testbed.lab.readiness import indented, last_lines
+from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.text import shortened, shown
 from testbed.units import parse_time
 
@@ -97,26 +99,95 @@ def in_words(awaited: Mapping[str, str], *, since_s: float, allowed_s: float) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unwell:
-    """A service's container that is not well."""
+class Wellness:
+    """Whether the service of a host is well."""
 
-    service: str
     state: str
-    """In words."""
-    failed: bool
-    """Whether it, or the engine that was to start it, failed; others may only have waited."""
-    began: bool
+    """``well``, ``waiting`` or ``failed``."""
+    words: str
+    """What is known of it, as the rest of a sentence."""
+    began: bool = True
     """Whether its program was ever started."""
-    last_lines: Sequence[str]
 
 
-def unwell_in_words(found: Sequence[Unwell]) -> Iterator[str]:
-    """What failed first, with its last lines; then what was waited for; what waited for those by name alone."""
-    for each in sorted((each for each in found if each.began or each.failed), key=lambda each: not each.failed):
-        last = f"; its last lines:\n{indented(each.last_lines)}" if each.began else ""
-        yield f"service `{each.service}` {each.state}{last}"
-    if idle := dict.fromkeys(f"`{each.service}`" for each in found if not each.began and not each.failed):
-        yield f"not started yet: {', '.join(idle)}"
+class Awaited(Protocol):
+    """A host whose service is awaited."""
+
+    name: str
+
+    @property
+    def service_name(self) -> str:
+        """The service in the Compose file."""
+
+    def check_health(self) -> None:
+        """Take its health check one step on, if nobody else does."""
+
+    def wellness(self) -> Wellness:
+        """Whether its service is well now."""
+
+    def logs(self) -> str:
+        """What its service has printed."""
+
+
+def await_well(
+    hosts: Collection[Awaited], *, deadline_s: float, late: str, step: Callable[[], None] = lambda: None,
+    every_s: float = 0.05,
+) -> None:  # fmt: skip
+    """Wait until every host is well; ``step`` is called before each look.
+
+    Raises ServiceFailedError: at the deadline with ``late`` as its last line, or before that if one has failed.
+    """
+
+    def look() -> set[str]:
+        for host in hosts:
+            host.check_health()
+        step()
+        return {host.wellness().state for host in hosts}
+
+    try:
+        states = await_condition(
+            look,
+            lambda states: "failed" in states or "waiting" not in states,
+            deadline_s=max(deadline_s, 0.1),
+            every_s=every_s,
+        )
+    except NotSeenError:
+        raise service_failed(hosts, late) from None
+    if "failed" in states:
+        raise service_failed(hosts)
+
+
+def await_healthy(not_healthy: Callable[[], Collection[Awaited]], *, deadline_s: float) -> None:
+    """Wait until no host is left whose health check does not pass. Raises ServiceFailedError at the deadline."""
+    try:
+        await_condition(not_healthy, lambda hosts: not hosts, deadline_s=deadline_s)
+    except NotSeenError:
+        raise service_failed(not_healthy(), f"not healthy after {deadline_s:g} s") from None
+
+
+def not_well_yet(hosts: Collection[Awaited]) -> dict[str, str]:
+    """The hosts that are not well, and what is known of each."""
+    seen = {host.name: host.wellness() for host in hosts}
+    return {name: wellness.words for name, wellness in seen.items() if wellness.state != "well"}
+
+
+def service_failed(hosts: Collection[Awaited], context: str = "") -> ServiceFailedError:
+    """The error that names each host that is not well, with its service's last lines; ``context`` is its last line."""
+    seen = [(host, wellness) for host in hosts if (wellness := host.wellness()).state != "well"]
+    lines = [*_unwell_in_words(seen), *([context] if context else [])]
+    return ServiceFailedError("\n".join(lines))
+
+
+def _unwell_in_words(seen: Sequence[tuple[Awaited, Wellness]]) -> Iterator[str]:
+    """What failed, with its last lines; then what was waited for; then the names of what waited for those."""
+    for state in ("failed", "waiting"):
+        for host, wellness in seen:
+            if wellness.state == state and (wellness.began or state == "failed"):
+                last = f"; its last lines:\n{indented(last_lines(host.logs()))}" if wellness.began else ""
+                yield f"service `{host.service_name}` {wellness.words}{last}"
+    idle = [host.service_name for host, wellness in seen if wellness.state == "waiting" and not wellness.began]
+    if idle:
+        yield f"not started yet: {', '.join(f'`{name}`' for name in dict.fromkeys(idle))}"
 
 
 def last_check(output: str | None) -> str:

@@ -21,6 +21,7 @@ from testbed.commands.options import (
 from testbed.commands.words import link_request
 from testbed.evidence.verdict import Verdict
 from testbed.judge.statistics import ALPHA
+from testbed.lab.cutter import check_flap
 from testbed.lab.lab import Lab
 from testbed.report import evidence
 from testbed.spec.impairment import CLEAN
@@ -195,7 +196,7 @@ def isolate(compose_file: tuple[Path, ...], host: str, *, reject: bool) -> int:
 @example("""testbed flap --up 2s --down 500ms "client <-> server" """)
 def flap(compose_file: tuple[Path, ...], up: str, down: str, link: str, *, reject: bool) -> int:
     """Have LINK of the running stack go up and down until `testbed heal`. Its impairment stays."""
-    with running(compose_file, lambda lab: lab.check_flap(link, up=up, down=down)) as lab:
+    with running(compose_file, lambda lab: check_flap(lab.topology, link, up=up, down=down)) as lab:
         lab.flap(link, up=up, down=down, reject=reject)
         for ref in lab.topology.links(link):
             write(f"{ref}: flapping, up {up}, down {down}, {_how(reject)}")
@@ -214,9 +215,9 @@ def heal(compose_file: tuple[Path, ...], link: str | None) -> int:
         refs = lab.topology.links(link) if link else tuple(dict.fromkeys([*lab.ports.impaired, *lab.ports.cut]))
         for ref in refs:
             lab.impairer.clear(ref)
-            lab.mend_link(ref)
+            lab.lifecycle.mend_link(ref)
             write(f"{ref}: healed")
-        lab.release()
+        lab.lifecycle.release()
     return 0
 
 

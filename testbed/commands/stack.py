@@ -86,7 +86,7 @@ def down(compose_file: tuple[Path, ...], stale: bool, everything: bool) -> int:
     if lab.take_up():
         lab.down()
         ids = [lab.run_id]
-    elif not (ids := lab.remove_left()):
+    elif not (ids := lab.stack.remove_left()):
         raise UserError(NOT_UP)
     write(f"down: run {', '.join(ids)}")
     return 0

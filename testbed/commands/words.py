@@ -10,6 +10,7 @@ from typing import Any
 from testbed.errors import InvalidValueError, Problems
 from testbed.lab.lab import Lab
 from testbed.lab.ledger import Applied
+from testbed.lab.wanted import impairments_of
 from testbed.reading import yamltree
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
@@ -46,7 +47,7 @@ def link_request(lab: Lab, link: str, arguments: Sequence[str]) -> LinkRequest:
         if profile is None and not words:
             lab.topology.links(link)
         else:
-            wanted = lab.wanted(link, profile, words)
+            wanted = impairments_of(lab, link, profile, words)
     problems.tell()
     return LinkRequest(link=link, profile=profile, words=words, wanted=wanted)
 

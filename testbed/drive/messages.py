@@ -174,10 +174,10 @@ class Exchange:
         links = {}
         for ref in (self._ref, self._back):
             cut = self._lab.cutter.lost_packets(ref)
-            seen = self._lab.counters(ref) if self._lab.ports.netem(ref) is not None else None
+            seen = self._lab.ports.counters(ref) if self._lab.ports.netem(ref) is not None else None
             if seen is None and not cut:
                 continue
-            impairment = self._lab.impairments.get(ref)
+            impairment = self._lab.impairer.impairments().get(ref)
             links[ref] = LinkCounts(
                 sent_packets=seen.sent_packets if seen else 0,
                 dropped_packets=cut + (seen.dropped_packets if seen else 0),

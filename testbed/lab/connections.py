@@ -7,13 +7,14 @@ is sent again then would take a place in the next test's sequence.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from testbed.errors import AgentError
 from testbed.lab.backend import Backend
 from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.observe.connections import Connection, Crossed, Over, Table, crossed, over
+from testbed.observe.counters import Readings
 from testbed.spec.links import LinkRef
 
 _ENDS_ITSELF_S = 2.0
@@ -28,11 +29,33 @@ class LeftOverWarning(UserWarning):
     """Connections of a test may send something in the next one."""
 
 
+class Sockets:
+    """What a kind of lab says of its hosts' TCP connections. One that overrides nothing knows of none."""
+
+    @property
+    def tcp_hosts(self) -> Sequence[str]:
+        """The hosts whose connections can be read now."""
+        return ()
+
+    def tcp_tables(self) -> dict[str, Table]:
+        """The TCP connections of `tcp_hosts`; of a host that is gone, none."""
+        return {}
+
+    def tcp_counters(self, _hosts: Sequence[str]) -> dict[str, Readings]:
+        """The counters of the kernels of these hosts (/proc/net/snmp, netstat); of a host that is gone, none."""
+        return {}
+
+    def destroy_tcp(self, _host: str, _ids: Sequence[str]) -> str | None:
+        """Destroy connections of a host; why its kernel cannot, or None. Raises AgentError if the host is gone."""
+        return None
+
+
 class Connections:
     """The connections of a lab's hosts that began before a test."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, sockets: Sockets) -> None:
         self._backend = backend
+        self._sockets = sockets
         self._earlier: dict[str, set[str]] = {}
         """By host, the ids of those that were there when the test began."""
         self._before: dict[str, list[Connection]] = {}
@@ -42,11 +65,11 @@ class Connections:
     def begin(self) -> None:
         """A test begins."""
         self._earlier, self._before, self._now = {}, {}, None
-        self._learn(self._backend.tcp_tables())
+        self._learn(self._sockets.tcp_tables())
 
     def begin_body(self) -> None:
         """Its body begins: what earlier connections send from now on is counted."""
-        tables = self._backend.tcp_tables()
+        tables = self._sockets.tcp_tables()
         self._learn(tables)
         self._before = {
             host: [each for each in table.connections if each.id in self._earlier[host]]
@@ -60,7 +83,7 @@ class Connections:
 
     def look(self) -> None:
         """Look at what the earlier ones have sent, if there are any."""
-        self._now = self._backend.tcp_tables() if any(self._before.values()) else {}
+        self._now = self._sockets.tcp_tables() if any(self._before.values()) else {}
 
     def crossed(self, ref: LinkRef) -> Crossed | None:
         """What they had sent on a link at the last look; None if nothing, or if it is not known."""
@@ -68,7 +91,7 @@ class Connections:
         if not before or self._now is None or ref.to:
             return None
         now = self._now[ref.src].connections if ref.src in self._now else ()
-        sources = self._backend.source_addresses(ref.src, ref.network)
+        sources = self._backend.hosts[ref.src].source_addresses(ref.network)
         targets = self._backend.hosts[ref.dst].addresses(ref.network)
         return crossed(before, now, sources=sources, targets=targets, traffic=ref.traffic)
 
@@ -79,13 +102,13 @@ class Connections:
         """
         earlier = {each for ids in self._earlier.values() for each in ids}
         host_of = {
-            address: name for name in self._backend.tcp_hosts for address in self._backend.hosts[name].addresses()
+            address: name for name in self._sockets.tcp_hosts for address in self._backend.hosts[name].addresses()
         }
         refused: list[str] = []
         patience = time.monotonic() + _ENDS_ITSELF_S
 
         def left() -> list[Over]:
-            found = over(self._backend.tcp_tables(), earlier, host_of) if host_of else []
+            found = over(self._sockets.tcp_tables(), earlier, host_of) if host_of else []
             late = time.monotonic() > patience
             doomed: dict[str, list[str]] = {}
             for each in found:
@@ -93,7 +116,7 @@ class Connections:
                     doomed.setdefault(each.connection.host, []).append(each.connection.id)
             for host, ids in doomed.items():
                 with suppress(AgentError):  # the host is gone, and its connections with it
-                    refused.extend(filter(None, [self._backend.destroy_tcp(host, ids)]))
+                    refused.extend(filter(None, [self._sockets.destroy_tcp(host, ids)]))
             return found
 
         deadline_s = _ENDS_ITSELF_S + _GONE_S

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from testbed import units
-from testbed.errors import AgentError, EnvironmentUnfitError, ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed.errors import (
+    AgentError,
+    EnvironmentUnfitError,
+    ImpairmentNotAppliedError,
+    InvalidValueError,
+    LabError,
+    Problems,
+)
 from testbed.evidence.proof import LinkEvidence
 from testbed.lab import cuts, elsewhere, strangers
 from testbed.lab.backend import Backend
@@ -18,6 +26,7 @@ from testbed.lab.running import begin_together
 from testbed.netem import qdisc, readback
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
+from testbed.spec.topology import Topology
 from testbed.text import shown
 
 # A step within 10 ms of its time, and one apart from the next.
@@ -45,11 +54,21 @@ class Cutter:
 
     # --- as asked --------------------------------------------------------------------------------
 
-    def cut(self, ref: LinkRef, *, reject: bool, watched: bool = True) -> None:
-        """Cut one direction and read it back; ``watched``: count also what takes another network.
+    def cut(self, refs: Iterable[LinkRef], *, reject: bool, watched: bool = True) -> tuple[LinkRef, ...]:
+        """Cut these links, or none if one of them cannot be; each is read back. Returns the links.
 
-        Raises ImpairmentNotAppliedError.
+        ``watched``: also count packets that take another network. Raises ImpairmentNotAppliedError.
         """
+        before, refs = self._ports.cut, tuple(refs)
+        with ExitStack() as undo:
+            for ref in refs:
+                if ref not in before:
+                    undo.callback(self.mend, ref)
+                self._cut_one(ref, reject=reject, watched=watched)
+            undo.pop_all()
+        return refs
+
+    def _cut_one(self, ref: LinkRef, *, reject: bool, watched: bool) -> None:
         how = cuts.REJECT if reject else cuts.DROP
         known = self._of(ref)
         if known is not None and known.flapping is not None:
@@ -70,12 +89,12 @@ class Cutter:
         for ref in refs:
             self.mend(ref)
             try:
-                self._arm(ref, up_s, down_s, how)
+                self._prepare(ref, up_s, down_s, how)
             except AgentError as error:
                 if error.kind != "gone":
                     raise
                 self._ports.renew(ref, by=self)
-                self._arm(ref, up_s, down_s, how)
+                self._prepare(ref, up_s, down_s, how)
             self._elsewhere.watch(ref)
         begin_together(
             (self._ports.known(ref)[0].channel, cut.flapping)
@@ -282,14 +301,14 @@ class Cutter:
             hints = [_GATE_NEEDS[self._backend.netem_engine]] if complaints and cut.at_gate else []
             raise self._ports.not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}", *hints)
 
-    def _arm(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> None:
+    def _prepare(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> None:
         """Have the agent ready to let a link come and go."""
         port = self._ports.ready(ref)
         source, cut = port.sources[ref], self._new(port, ref, how)
         running = cut.flap(f"{ref} on {ref.network}", up_s, down_s)
         source.cut = cut
         self._put(port, ref, cut, cut.prepare(), [cut.show()])
-        running.arm(
+        running.prepare(
             port.channel, port=port.name, lines=[cut.delete(), cut.put()], show=cut.show(), needs=[source.ifindex],
             filters=cut.handles(), at_gate=cut.at_gate,
         )  # fmt: skip
@@ -313,6 +332,17 @@ def _refuse_silence(port: Port, ref: LinkRef) -> None:
         around = other != ref and other.covers(ref)
         if around and source.cut is not None and source.cut.at_gate:
             raise InvalidValueError(f"{ref} cannot be cut silently while {other} rejects: mend that, or reject both")
+
+
+def check_flap(topology: Topology, text: str, *, up: str, down: str) -> tuple[tuple[LinkRef, ...], tuple[float, float]]:
+    """The links that are to flap, and `flapping_times`. Raises InvalidValueError with every problem."""
+    problems = Problems()
+    with problems.gathered():
+        refs = topology.links(text)
+    with problems.gathered():
+        times_s = flapping_times(up, down)
+    problems.tell()
+    return refs, times_s
 
 
 def flapping_times(up: str, down: str) -> tuple[float, float]:

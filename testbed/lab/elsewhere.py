@@ -71,7 +71,9 @@ class Elsewhere:
         whole = self._backend.netem_engine == "host"
         root = qdisc.root(port.device) if whole else [watching.root(port.device)]
         lines = [] if port.rooted else root
-        lines += watching.source(port.device, minor, self._backend.source_addresses(ref.src, network), ref.traffic)
+        lines += watching.source(
+            port.device, minor, self._backend.hosts[ref.src].source_addresses(network), ref.traffic
+        )
         complaints = self._ports.tc(port, lines, resume=port.released)["complaints"]
         if complaints:
             return None
@@ -85,7 +87,7 @@ class Elsewhere:
         for known in self.watched.values():
             if known.port.ref == PortRef(host, network):
                 return known.port
-        return Port.of(self._backend.attach_to_count(host, network))
+        return Port.of(self._backend.attach(host, network, to_count=True))
 
     def forget(self, ports: Collection[str]) -> None:
         """Count no more at ports of these names, which are gone."""

@@ -189,6 +189,22 @@ class Host(abc.ABC):
     def addresses(self, network: str | None = None) -> tuple[str, ...]:
         """Its IP addresses: of one network, or of all."""
 
+    def mac(self, _network: str) -> str | None:
+        """The MAC address of its interface on a network, if it is known."""
+        return None
+
+    def source_addresses(self, network: str) -> tuple[str, ...]:
+        """Every address that its packets on a network may come from."""
+        return self.addresses(network)
+
+    def marks(self, network: str) -> tuple[str, ...]:
+        """What distinguishes the packets that it sends on a network: their source addresses, IP and MAC.
+
+        Packets with other addresses, which it passes on, are recognized by the interface.
+        """
+        mac = self.mac(network)
+        return (*self.source_addresses(network), *(() if mac is None else (mac,)))
+
     @abc.abstractmethod
     def published(self, port: int, *, protocol: str = "tcp") -> tuple[str, int]:
         """Where this machine reaches a port that the Compose file publishes (``ports:``): address and port number.
@@ -220,6 +236,10 @@ class Host(abc.ABC):
     @abc.abstractmethod
     def follow(self) -> Log:
         """Follow what its main program prints; a context manager."""
+
+    def end_test(self) -> None:
+        """Let go of what a test alone needed."""
+        return
 
 
 class Log(Protocol):

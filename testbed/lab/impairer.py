@@ -43,10 +43,10 @@ class Impairer:
 
     # --- as asked --------------------------------------------------------------------------------
 
-    def arm(self, ref: LinkRef, wanted: Impairment | Timeline, *, profile: str = "") -> Applied:
-        """Put an impairment, or a timeline's beginning, on a link and read it back; a timeline goes on with `play`.
+    def apply(self, ref: LinkRef, wanted: Impairment | Timeline, *, profile: str = "") -> Applied:
+        """Apply what a test or a user asks: write it, read it back, and note it in the history.
 
-        ``profile``: whose half it is, to be told with it.
+        Of a timeline the first step is written; `play` begins the rest. ``profile``: its name, for reports.
 
         Raises ImpairmentNotAppliedError, and InvalidValueError where a timeline's steps cannot follow each other.
         """
@@ -56,38 +56,32 @@ class Impairer:
         if isinstance(wanted, Timeline):
             schedule = compile_timeline(wanted, seed=seed)
             self.halt(ref)
-            applied = replace(self._put_or_renew(ref, schedule.moments[0].impairment, started), timeline=wanted)
-            self._arm(ref, Running(name=f"{ref} on {ref.network}", schedule=schedule))
+            applied = replace(self._write_or_renew(ref, schedule.moments[0].impairment, started), timeline=wanted)
+            self._prepare(ref, Running(name=f"{ref} on {ref.network}", schedule=schedule))
         else:
             self.halt(ref)
-            applied = self._put_or_renew(ref, wanted if seed is None else replace(wanted, seed=seed), started)
+            applied = self._write_or_renew(ref, wanted if seed is None else replace(wanted, seed=seed), started)
         applied = replace(applied, profile=profile)
         self._ledger.history.append(applied)
         return applied
 
-    def put(self, ref: LinkRef, wanted: Impairment | Timeline) -> Applied:
-        """The same as `arm`, and a timeline begins at once."""
-        applied = self.arm(ref, wanted)
-        self.play()
-        return applied
-
     def play(self) -> None:
-        """Begin every timeline that is armed, all at the same moment, which is their 0 s."""
+        """Begin every timeline that is prepared, all at the same moment, which is their 0 s."""
         begin_together(
             (port.channel, source.running)
             for port in self._ports for source in port.sources.values()
             if source.running is not None and not source.running.begun
         )  # fmt: skip
 
-    def put_afresh(self, ref: LinkRef, impairment: Impairment) -> None:
-        """Put an impairment on a link as a new netem, whose random numbers begin with its seed; not in the history."""
+    def rewrite(self, ref: LinkRef, impairment: Impairment) -> None:
+        """Write an impairment as a new netem, whose random numbers begin with its seed; not in the history."""
         self._write(ref, impairment, time.perf_counter(), afresh=True)
 
-    def put_back(self, ref: LinkRef, impairment: Impairment, running: Running | None) -> None:
-        """Put on a link again what it had, and have its timeline ready for `play`; not in the history."""
-        self._put_or_renew(ref, impairment, time.perf_counter())
+    def restore(self, ref: LinkRef, impairment: Impairment, running: Running | None) -> None:
+        """Write again what a link had, and prepare its timeline for `play`; not in the history."""
+        self._write_or_renew(ref, impairment, time.perf_counter())
         if running is not None:
-            self._arm(ref, running)
+            self._prepare(ref, running)
 
     def restart(self, ref: LinkRef, *, keep_queue: bool) -> None:
         """Begin a link's sequence of random numbers, or of numbered packets, once more; ``keep_queue``: in place."""
@@ -146,12 +140,12 @@ class Impairer:
 
     # --- timelines -------------------------------------------------------------------------------
 
-    def _arm(self, ref: LinkRef, running: Running) -> None:
+    def _prepare(self, ref: LinkRef, running: Running) -> None:
         port, source = self._ports.known(ref)
         for moment in running.schedule.moments:
             refuse_small_bucket(ref, moment.impairment, mtu=port.mtu)
             self._store_tables(port, moment.impairment)
-        running.arm(
+        running.prepare(
             port.channel, port=port.name, show=qdisc.get(port.device, source.minor), parent=f"1:{source.minor:x}",
             needs=[source.ifindex],
             lines=[
@@ -192,23 +186,24 @@ class Impairer:
 
     # --- how it gets there -----------------------------------------------------------------------
 
-    def _put_or_renew(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
+    def _write_or_renew(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
         """Put an impairment on a link, on a new port if its own is gone, and read it back."""
         self.before_first(ref)
+
+        def write() -> Applied:
+            self._ports.ready(ref)
+            with self.putting(ref, False):
+                return self._write(ref, impairment, started)
+
         try:
-            applied = self._put_once(ref, impairment, started)
+            applied = write()
         except AgentError as error:
             if error.kind != "gone":
                 raise
             self._ports.renew(ref, by=self)
-            applied = self._put_once(ref, impairment, started)
+            applied = write()
         self._elsewhere.watch(ref)
         return applied
-
-    def _put_once(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
-        self._ports.ready(ref)
-        with self.putting(ref, False):
-            return self._write(ref, impairment, started)
 
     def _write(self, ref: LinkRef, impairment: Impairment, started: float, *, afresh: bool = False) -> Applied:
         port = self._ports.ready(ref)

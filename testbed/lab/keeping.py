@@ -116,7 +116,7 @@ class KeptCaptures:
         found = []
         for ref, asked in here.items():
             chosen = partial(
-                losses, capture.capture, self._lab.marks(ref.src, ref.network), protocol=ref.traffic.protocol,
+                losses, capture.capture, self._lab.hosts[ref.src].marks(ref.network), protocol=ref.traffic.protocol,
                 port=ref.traffic.port, longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),
             )  # fmt: skip
             before_ns, after_ns = self._began.get(ref, (0, 0))

@@ -16,7 +16,7 @@ from testbed.errors import LabError
 from testbed.evidence.metric import AUTOMATIC, Metric, automatic
 from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import LinkEvidence
-from testbed.lab.backend import Backend
+from testbed.lab.connections import Sockets
 from testbed.lab.ports import Ports
 from testbed.observe.counters import Counters, Readings
 from testbed.text import shortened
@@ -29,9 +29,9 @@ _COMMAND_CHARACTERS = 100
 class Measuring:
     """What a lab's kernels count during a test's body."""
 
-    def __init__(self, ports: Ports, backend: Backend) -> None:
+    def __init__(self, ports: Ports, sockets: Sockets) -> None:
         self._ports = ports
-        self._backend = backend
+        self._sockets = sockets
         self.groups: Collection[str] = AUTOMATIC
         """Those that are wanted, of `metric.AUTOMATIC`."""
         self._before: Mapping[str, Readings] = {}
@@ -58,7 +58,7 @@ class Measuring:
                 continue  # the host was started again, and what it had counted is gone
 
     def _chosen(self) -> list[str]:
-        known = self._backend.tcp_hosts
+        known = self._sockets.tcp_hosts
         if len(known) <= _MOST_HOSTS:
             return list(known)
         ends = {host for ref in self._ports.impaired for host in (ref.src, ref.dst)}
@@ -66,7 +66,7 @@ class Measuring:
 
     def _read(self, hosts: Sequence[str]) -> Mapping[str, Readings]:
         try:
-            return self._backend.tcp_counters(hosts) if hosts else {}
+            return self._sockets.tcp_counters(hosts) if hosts else {}
         except LabError:
             return {}  # an agent has died: `verify` tells of it
 

@@ -54,7 +54,7 @@ def spots_of_port(
     # What a router sends on bears others' addresses: of its port, all is kept.
     service = None if src is None else backend.topology.service_of(src)
     routed = service is not None and service.router
-    sources = () if src is None or routed else backend.source_addresses(src, network)
+    sources = () if src is None or routed else backend.hosts[src].source_addresses(network)
     impaired = attached and sides["after"] is not None
     if sides["before"] is not None:
         return [
@@ -88,7 +88,7 @@ def spots_of_port(
             f"its own impairment",
         )  # fmt: skip
         theirs = {"ifindex": end(other)}
-        found.append(Spot(place=before, interface=theirs, addresses=backend.source_addresses(host, network)))
+        found.append(Spot(place=before, interface=theirs, addresses=backend.hosts[host].source_addresses(network)))
     return found
 
 

@@ -37,7 +37,7 @@ class Source:
     ifindex: int
     """Of its own port on the engine's machine; a host that is started again has another."""
     addresses: tuple[str, ...]
-    """What its packets are told by; see `Backend.marks`."""
+    """What its packets are told by; see `Host.marks`."""
     part: int = 0
     """Which of its sender's traffic it is, of those that the port tells apart; see `qdisc.filters`."""
     targets: tuple[str, ...] = ()
@@ -342,7 +342,7 @@ class Ports:
             raise LabError(f"port of {ref.dst}: more than {len(port.sources)} sources")
         if part >= qdisc.MOST_PARTS:
             raise LabError(f"port of {ref.dst}: more than {part} parts of the traffic of {ref.src}")
-        addresses, targets = self._backend.marks(ref.src, ref.network), tuple[str, ...]()
+        addresses, targets = self._backend.hosts[ref.src].marks(ref.network), tuple[str, ...]()
         if ref.to:  # of what goes to a router also what comes from an address on another network
             own = self._backend.hosts[ref.src].addresses()
             addresses = tuple(dict.fromkeys((*own, *addresses)))
@@ -350,10 +350,17 @@ class Ports:
         port.sources[ref] = Source(minor=minor, ifindex=ifindex, addresses=addresses, part=part, targets=targets)
         return port
 
+    def counters(self, ref: LinkRef) -> readback.NetemCounters:
+        """The counters of a link's netem. Raises LabError if there is none."""
+        netem = self.netem(ref)
+        if netem is None:
+            raise LabError(f"{ref} is not impaired: there is nothing that counts its packets")
+        return readback.counters(netem)
+
     def watch_fragments(self, ref: LinkRef) -> None:
         """Begin to count fragments of other traffic that go a narrowed link's way, unless it is impaired or cut."""
         port, source = self.known(ref)
-        mac = self._backend.mac(ref.src, ref.network)
+        mac = self._backend.hosts[ref.src].mac(ref.network)
         if source.impairment is not None or source.cut is not None or mac is None:
             return
         source.since_s = time.monotonic()

@@ -199,15 +199,15 @@ class Prober:
         ends = (ref.senders_port, ref.receivers_port)
         with self._verifier.taps.leaving_out([port for port in self._ports if port.ref in ends]):
             try:
-                self._impairer.put_afresh(ref, CLEAN)
+                self._impairer.rewrite(ref, CLEAN)
                 clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), row(plan.clean_train, 0.0)
-                self._impairer.put_afresh(ref, asked)
+                self._impairer.rewrite(ref, asked)
                 flight = paced(plan.count, plan.pace_s)
                 spread = paced(plan.spread, plan.spread_pace_s) if plan.spread else None
-                self._impairer.put_afresh(ref, asked)
+                self._impairer.rewrite(ref, asked)
                 train = row(plan.train, plan.train_pace_s)
             finally:
-                self._impairer.put_afresh(ref, asked)
+                self._impairer.rewrite(ref, asked)
         return impairments.judge(
             asked, flight, clean=clean, spread=spread, train=train, clean_train=clean_train, table=table, alpha=alpha
         )
@@ -225,7 +225,7 @@ class Prober:
             kernel = self._ports.ready(ref).kernel
             if kernel in self.clocks_proven:
                 return
-            self._impairer.put_afresh(ref, asked)
+            self._impairer.rewrite(ref, asked)
         except AgentError as error:
             if error.kind != "gone":
                 raise

@@ -32,7 +32,7 @@ class Running:
     cuts: bool = False
     """Whether its steps cut the link and mend it, over what impairs it, in place of changing that."""
 
-    def arm(
+    def prepare(
         self, channel: Channel, *, port: str, lines: Sequence[Sequence[str]], show: qdisc.Line, needs: Sequence[int],
         parent: str = "", filters: Sequence[tuple[int, int]] = (), at_gate: bool = False,
     ) -> None:  # fmt: skip

@@ -39,11 +39,10 @@ def problem(backend: Backend, ref: LinkRef, port: Port) -> str | None:
 
 def _known(backend: Backend) -> set[str | None]:
     known = set[str | None]()
-    for host in backend.hosts:
-        service = backend.topology.service_of(host)
-        for network in service.networks if service is not None else ():
+    for name, host in backend.hosts.items():
+        for network in backend.topology.networks_of(name):
             try:
-                known.add(backend.mac(host, network))
+                known.add(host.mac(network))
             except (AgentError, LabError):
                 continue  # it has ended, or changed its address: then that is strange
     return known

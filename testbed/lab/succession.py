@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.errors import AgentError, LabError
-from testbed.lab.backend import Backend
 from testbed.lab.channel import Channel
 from testbed.lab.host import Program
 from testbed.lab.ports import Port
@@ -43,18 +42,41 @@ class AgentDeath:
         return f"{which} ended during the test, and nobody had asked it to"
 
 
+class AgentOwner:
+    """What a kind of lab says of its agents. One that overrides nothing has none that could die."""
+
+    def agents(self) -> Mapping[str, Channel]:
+        """The agents that run now, by role: see `AgentDeath`."""
+        return {}
+
+    def replace_agent(self, _left: Sequence[Mapping[str, Any]]) -> None:
+        """Start another agent that holds ports, and put right what the dead one left of these. Raises LabError.
+
+        ``left``: how the dead one found each host's own port.
+        """
+        raise LabError("the agent has died, and this kind of lab cannot start another")
+
+    def went_with_its_host(self, _role: str) -> bool:
+        """Whether an agent in a host's namespaces ended because the host did, or was started again."""
+        return False
+
+    def forget_agent(self, _role: str) -> None:
+        """Let go of one that is not the ports', so that another is started when it is needed."""
+        return
+
+
 class Succession:
     """Which agents of a lab have died, and what they left."""
 
     def __init__(
-        self, backend: Backend, programs: Sequence[Program], *, unwatch: Callable[[str], None],
+        self, owner: AgentOwner, programs: Sequence[Program], *, unwatch: Callable[[str], None],
         forget: Callable[[], list[Port]],
     ) -> None:  # fmt: skip
         """``programs``: those of the test. ``unwatch``: told why lateness cannot be known any more.
 
         ``forget``: has all be forgotten that was on ports; gives the ports.
         """
-        self._backend = backend
+        self._owner = owner
         self._programs = programs
         self._unwatch = unwatch
         self._forget_ports = forget
@@ -66,11 +88,11 @@ class Succession:
     def look(self) -> list[AgentDeath]:
         """Ask each agent whether it is there; the deaths so far. To one that is not, nothing more is said."""
         known = {death.role for death in self.deaths}
-        for role, agent in self._backend.agents().items():
+        for role, agent in self._owner.agents().items():
             if role in known or _answers(agent):
                 continue
             agent.give_up()
-            if self._backend.went_with_its_host(role):
+            if self._owner.went_with_its_host(role):
                 continue  # what became of the host is told of it
             self.deaths.append(AgentDeath(role=role, silent_s=agent.silent_s))
             if role in (PORTS, CAPTURE):
@@ -99,7 +121,7 @@ class Succession:
         self.look()
         if self.died:
             self._leave()
-            self._backend.replace_agent(list(self._left.values()))
+            self._owner.replace_agent(list(self._left.values()))
             self._left = {}  # now, for the next may die as it starts
         self._forget()
         self.deaths.clear()
@@ -109,9 +131,9 @@ class Succession:
         self._left |= {port.ifindex: dict(port.found) for port in self._forget_ports()}
 
     def _forget(self) -> None:
-        for role, agent in self._backend.agents().items():
+        for role, agent in self._owner.agents().items():
             if role != PORTS and not agent.answers:
-                self._backend.forget_agent(role)
+                self._owner.forget_agent(role)
 
 
 def _answers(agent: Channel) -> bool:

@@ -86,11 +86,11 @@ class Suspensions:
                 continue
             del self.links[ref]
             if kept.impairment is not None:
-                self._impairer.put_back(ref, kept.impairment, kept.running)
+                self._impairer.restore(ref, kept.impairment, kept.running)
             if kept.down_s:
                 self._cutter.flap([ref], kept.up_s, kept.down_s, reject=kept.how == cuts.REJECT)
             elif kept.how:
-                self._cutter.cut(ref, reject=kept.how == cuts.REJECT)
+                self._cutter.cut([ref], reject=kept.how == cuts.REJECT)
         self._impairer.play()
 
     def heal(self, ref: LinkRef) -> None:

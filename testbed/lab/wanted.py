@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from testbed.errors import InvalidValueError
-from testbed.netem.profiles import checked_side, find_profile, find_table
+from testbed.lab.backend import Backend
+from testbed.netem.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
 from testbed.spec.profile import Profile
 from testbed.spec.timeline import Timeline
-from testbed.spec.topology import Topology
 from testbed.text import shown
 
 
@@ -24,16 +24,12 @@ class InvalidWantError(InvalidValueError):
 
 
 def impairments_of(
-    topology: Topology,
-    profiles: Mapping[str, Profile],
+    backend: Backend,
     text: str,
     profile: str | Profile | Sequence[object] | None,
     words: Mapping[str, object],
-    *,
-    tables: Mapping[str, Path],
-    side: Callable[[object], Impairment | Timeline] = checked_side,
 ) -> dict[LinkRef, Impairment | Timeline]:
-    """What the words of a marker, a call or a command line ask of each link; ``side`` reads the words.
+    """What a marker, a call or a command line asks of each link, by a lab's hosts, profiles and tables.
 
     Raises InvalidWantError with every problem of the link, the profile, the words and their tables at once.
     """
@@ -43,7 +39,7 @@ def impairments_of(
     reverse: tuple[LinkRef, ...] = ()
     chosen: Profile | None = None
     try:
-        forward, reverse = topology.directions(text)
+        forward, reverse = backend.topology.directions(text)
     except InvalidValueError as error:
         of_link = error.problems
     try:
@@ -52,19 +48,19 @@ def impairments_of(
         elif isinstance(profile, Profile):
             chosen = profile
         elif isinstance(profile, list | tuple) and any(isinstance(step, Mapping) for step in profile):
-            both = side(profile)
+            both = side(backend, profile)
             chosen = Profile(name="", forward=both, reverse=both)
         elif profile is not None:
-            chosen = find_profile(profiles, profile)
+            chosen = find_profile(backend.profiles, profile)
         elif not words:
             problems.append(
                 f'{shown(text)}: what is it impaired with? Give a profile\'s name or words such as delay="40ms"'
             )
         else:
-            same = side(words)
+            same = side(backend, words)
             chosen = Profile(name="", forward=same, reverse=same)
         for half in (chosen.forward, chosen.reverse) if chosen is not None else ():
-            problems += _missing_tables(half, tables)
+            problems += _missing_tables(half, backend.tables)
     except InvalidValueError as error:
         problems += error.problems
     if of_link or problems or chosen is None:
@@ -72,9 +68,15 @@ def impairments_of(
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
 
 
-def profile_name(said: object) -> str:
-    """Of what a marker or a call gives for a profile, its name; empty if it is words or steps."""
-    return said.name if isinstance(said, Profile) else said if isinstance(said, str) else ""
+def side(backend: Backend, words: object) -> Impairment | Timeline:
+    """What words or a list of steps ask of a link. Raises InvalidValueError with every problem."""
+    folders = [] if backend.netem_folder is None else [backend.netem_folder]
+    return checked_side(words, lambda name: read_trace(name, *folders))
+
+
+def profile_name(profile: object) -> str:
+    """The name of the profile that a marker or a call gives; empty if it gives words or steps."""
+    return profile.name if isinstance(profile, Profile) else profile if isinstance(profile, str) else ""
 
 
 def _missing_tables(half: Impairment | Timeline, tables: Mapping[str, Path]) -> list[str]:

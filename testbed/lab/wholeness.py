@@ -1,14 +1,13 @@
 """Whether the hosts are as a test left them: it stops and starts them, and what others did to them is found out.
 
-The lab says how a host is stopped, started and looked at (`Life`); this says when, what becomes of the links, and
-what is told.
+A kind of lab says how a host is stopped, started and looked at (`HostControl`). This says when, what becomes of the
+links, and what is told.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Protocol
 
 from testbed.errors import AgentError, LabError
 from testbed.evidence.hoststate import EXITED, PAUSED, RUNNING, HostChange, HostState, change, is_whole
@@ -19,51 +18,69 @@ LAST_LINES = 3
 """How many are told of a host that ended."""
 
 
-class Life(Protocol):
-    """What a lab can do with its hosts, and must know of them."""
+class HostControl:
+    """What a kind of lab can do with its hosts. One that overrides nothing has hosts that stay as they are."""
 
     def host_states(self) -> Mapping[str, HostState]:
         """Every host now; of containers that were made anew, the new one is taken as the host from here on."""
+        return {}
 
-    def may_end(self, host: str) -> bool:
+    def may_end(self, _host: str) -> bool:
         """Whether its program is meant to end."""
+        return False
 
-    def last_lines(self, host: str) -> tuple[str, ...]:
-        """The few lines that its program printed last."""
+    def last_lines(self, _host: str) -> tuple[str, ...]:
+        """The last few lines that its program printed."""
+        return ()
 
-    def halt(self, host: str, grace: str | None) -> None:
-        """Ask its program to end, end it after so long, and all else in the host with it."""
+    def halt(self, host: str, _grace: str | None) -> None:
+        """Ask its program to end, end it after ``grace``, and all else in the host with it."""
+        raise _cannot(host, "stopped")
 
-    def kill_host(self, host: str, signal: str) -> None:
+    def kill_host(self, host: str, _signal: str) -> None:
         """Signal its program; with SIGKILL, return once it has ended."""
+        raise _cannot(host, "killed")
 
-    def revive(self, host: str, timeout: str | None) -> None:
+    def revive(self, host: str, _timeout: str | None) -> None:
         """Start its program again; return once it is well. Raises ServiceFailedError."""
+        raise _cannot(host, "started")
 
     def freeze(self, host: str) -> None:
         """Have nothing in the host run, until it is thawed."""
+        raise _cannot(host, "paused")
 
     def thaw(self, host: str) -> None:
         """Have it go on."""
+        raise _cannot(host, "resumed")
 
     def bring_back(self, wrong: Mapping[str, HostState]) -> None:
-        """Have these hosts run again, in their order, whatever became of them; and every one of them well."""
+        """Have these hosts run again, whatever became of them, in the order in which the stack came up; all well."""
+        raise _cannot(", ".join(wrong), "brought back")
 
     def await_healthy(self) -> None:
         """Wait until every health check passes that passed once. Raises ServiceFailedError."""
+        return
 
-    def suspend(self, host: str) -> None:
-        """Take the impairments and cuts off a host's links, and keep what they were."""
 
-    def resume_links(self, hosts: Collection[str]) -> None:
-        """Put back what `suspend` kept, as far as the ends of the links are up; these hosts have new ports."""
+def _cannot(host: str, what: str) -> LabError:
+    return LabError(f"`{host}`: hosts of this kind of lab cannot be {what}")
 
 
 class Wholeness:
     """What is known of the hosts of one lab."""
 
-    def __init__(self, backend: Life) -> None:
-        self._backend = backend
+    def __init__(
+        self, control: HostControl, *, suspend: Callable[[str], None], resume_links: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """``suspend``: takes the impairments and cuts off a host's links, and keeps what they were.
+
+        ``resume_links``: puts back what was kept, as far as the ends of the links are up.
+        """
+        self._control = control
+        self._suspend = suspend
+        self._resume_links = resume_links
+        self._say = say
         self._home: dict[str, HostState] = {}
         """As each was when the stack was up."""
         self._known: dict[str, HostState] = {}
@@ -76,7 +93,7 @@ class Wholeness:
 
     def up(self) -> None:
         """The stack is up: this is how it shall be."""
-        self._known = dict(self._backend.host_states())
+        self._known = dict(self._control.host_states())
         self._home = dict(self._known)
 
     def begin(self) -> None:
@@ -85,36 +102,35 @@ class Wholeness:
         self._ending.clear()
         if not self._home:
             return
-        states = self._backend.host_states()
+        states = self._control.host_states()
         for host, home in self._home.items():
             now = states.get(host, NOBODY)
-            if home.status == RUNNING and now.status == EXITED and not now.exit_code and self._backend.may_end(host):
+            if home.status == RUNNING and now.status == EXITED and not now.exit_code and self._control.may_end(host):
                 self._home[host] = now  # it has done its work
         wrong = {name: states.get(name, NOBODY) for name, home in self._home.items()
                  if not is_whole(home, states.get(name, NOBODY))}  # fmt: skip
         if wrong:
-            self._backend.bring_back(wrong)
-        self._backend.await_healthy()
-        before, self._known = self._known, dict(self._backend.host_states())
-        anew = {host for host, state in self._known.items() if state.endpoints != before.get(host, NOBODY).endpoints}
-        if anew:
-            self._backend.resume_links(anew)
+            self._control.bring_back(wrong)
+        self._control.await_healthy()
+        before, self._known = self._known, dict(self._control.host_states())
+        if any(state.endpoints != before.get(host, NOBODY).endpoints for host, state in self._known.items()):
+            self._resume_links()
 
     def look(self) -> list[HostChange]:
         """What became of hosts, not by the test, since it was looked last."""
         if not self._home:
             return []
         found = []
-        for host, now in self._backend.host_states().items():
+        for host, now in self._control.host_states().items():
             before = self._known.get(host, NOBODY)
             self._known[host] = now
-            if not (what := change(before, now, may_end=self._backend.may_end(host))):
+            if not (what := change(before, now, may_end=self._control.may_end(host))):
                 continue
             ours = host in self._ending and now.status == EXITED
             ended = now.status == EXITED or now.restarts != before.restarts
             found.append(
                 HostChange(host=host, what=what, by_test=ours, before=before, after=now,
-                           last_lines=self._backend.last_lines(host) if ended and not ours else ())
+                           last_lines=self._control.last_lines(host) if ended and not ours else ())
             )  # fmt: skip
         self.changes += found
         return [each for each in found if not each.by_test]
@@ -126,7 +142,7 @@ class Wholeness:
         done = known is not None and known.status == EXITED and home is not None and home.status == EXITED
         return known if done else None
 
-    def there(self, refs: Iterable[LinkRef], say: Callable[[str], None]) -> tuple[LinkRef, ...]:
+    def there(self, refs: Iterable[LinkRef]) -> tuple[LinkRef, ...]:
         """Those of these links whose hosts have not ended: what has done its work is left out, and that is said once.
 
         Raises LabError if none is left.
@@ -140,7 +156,7 @@ class Wholeness:
             raise LabError(f"{', '.join(map(str, refs))}: {'; '.join(texts.values())}: no link is left")
         for host, text in texts.items():
             if host not in self._told:
-                say(f"{text}: its links are left out")
+                self._say(f"{text}: its links are left out")
         self._told |= ended.keys()
         return left
 
@@ -162,21 +178,21 @@ class Wholeness:
         """See `Host.stop`."""
         if self._now(host).status == PAUSED:
             self.resume(host)
-        self._end(host, lambda: self._backend.halt(host, grace))
+        self._end(host, lambda: self._control.halt(host, grace))
 
     def kill(self, host: str, signal: str) -> None:
         """See `Host.kill`."""
         if signal == "SIGKILL":
-            self._end(host, lambda: self._backend.kill_host(host, signal))
+            self._end(host, lambda: self._control.kill_host(host, signal))
             return
         self._require(host, RUNNING)
         self._ending.add(host)
-        self._backend.kill_host(host, signal)
+        self._control.kill_host(host, signal)
 
     def _end(self, host: str, how: Callable[[], None]) -> None:
         if self._now(host).status == EXITED:
             return
-        self._backend.suspend(host)
+        self._suspend(host)
         with self._by_test(host):
             how()
 
@@ -187,8 +203,8 @@ class Wholeness:
         if self._now(host).status == PAUSED:
             raise LabError(f"`{host}` is paused; resume it")
         with self._by_test(host):
-            self._backend.revive(host, timeout)
-        self._backend.resume_links({host})
+            self._control.revive(host, timeout)
+        self._resume_links()
 
     def restart(self, host: str, grace: str | None, timeout: str | None) -> None:
         """See `Host.restart`."""
@@ -199,7 +215,7 @@ class Wholeness:
         """See `Host.pause`."""
         self._require(host, RUNNING)
         with self._by_test(host):
-            self._backend.freeze(host)
+            self._control.freeze(host)
 
     def resume(self, host: str) -> None:
         """See `Host.resume`."""
@@ -207,7 +223,7 @@ class Wholeness:
             return
         self._require(host, PAUSED)
         with self._by_test(host):
-            self._backend.thaw(host)
+            self._control.thaw(host)
 
     def resume_all(self) -> None:
         """Have everything go on that a test paused: nothing in there could be ended."""
@@ -217,7 +233,7 @@ class Wholeness:
 
     def _now(self, host: str) -> HostState:
         if host in self._ending:
-            return self._backend.host_states().get(host, NOBODY)
+            return self._control.host_states().get(host, NOBODY)
         return self._known.get(host, NOBODY)
 
     def _require(self, host: str, status: str) -> None:
@@ -232,7 +248,7 @@ class Wholeness:
             yield
         finally:
             with contextlib.suppress(AgentError):  # then the block has failed as well, and says why
-                self._known[host] = after = self._backend.host_states().get(host, NOBODY)
+                self._known[host] = after = self._control.host_states().get(host, NOBODY)
                 what = change(before, after)
                 if what:
                     done = HostChange(host=host, what=what, by_test=True, before=before, after=after)

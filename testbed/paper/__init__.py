@@ -109,7 +109,7 @@ def examine(
     """
     context = ExperimentContext(lab=lab, folder=folder, quick=quick, say=say, earlier=earlier)
     started = time.monotonic()
-    lab.begin(f"paper {claim.id}")
+    lab.lifecycle.begin(f"paper {claim.id}")
     try:
         outcome = claim.experiment(context)
     except ImpairmentNotAppliedError as error:
@@ -121,7 +121,7 @@ def examine(
         context.keep(f"{claim.id}-crash.txt", traceback.format_exc())
     applied = [f"{change.link}: {change.describe()}" for change in lab.ledger.history]
     try:
-        lab.end()
+        lab.lifecycle.end()
     except TestbedError as error:
         outcome = invalid(f"The links could not be healed after it: {error}")
     return replace(

@@ -146,7 +146,7 @@ def _outage(context: ExperimentContext, least_s: float) -> Iterator[None]:
     await_condition(lambda: context.lab.link(THERE).lost_in_cut() - before, bool, deadline_s=30)
     yield
     time.sleep(least_s)  # not readiness: an outage of that length is the condition
-    context.lab.verify()
+    context.lab.verifier.verify()
     context.lab.mend()
 
 
@@ -311,7 +311,7 @@ def _outages(context: ExperimentContext) -> tuple[list[Condition], Numbers]:
     flag.raise_()
     await_condition(lambda: context.lab.link(THERE).lost_in_cut() - before, lambda lost: lost >= 2, deadline_s=30)
     time.sleep(outage_s)  # not readiness: an outage of that length is the condition
-    context.lab.verify()
+    context.lab.verifier.verify()
     lost = context.lab.link(THERE).lost_in_cut() - before
     context.lab.mend()
     rows: list[Condition] = []

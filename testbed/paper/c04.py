@@ -247,7 +247,7 @@ def _backoff(context: ExperimentContext, outage_s: float) -> tuple[list[float], 
         flag.raise_()
         await_condition(lambda: context.lab.link(THERE).lost_in_cut() - before, bool, deadline_s=30)
         time.sleep(outage_s)  # not readiness: an outage of that length is the condition
-        context.lab.verify()
+        context.lab.verifier.verify()
         context.lab.mend()
         program.wait("60s")
         printed_json(sink)

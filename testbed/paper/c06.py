@@ -149,7 +149,7 @@ def _transfer(context: ExperimentContext, name: str, port: int, delay_ms: int, b
             await_condition(lambda: context.lab.link(BACK).lost_in_cut() - earlier, bool, deadline_s=30)
             await_condition(lambda: _unread(context, port), lambda unread: not unread, deadline_s=30)
             lost_updates = context.lab.link(BACK).lost_in_cut() - earlier
-            context.lab.verify()
+            context.lab.verifier.verify()
             context.lab.mend()
         received, times = printed_json(sink), printed_json(sender)
     context.heal()

@@ -99,7 +99,7 @@ def _other_traffic(context: ExperimentContext) -> Iterator[None]:
     packet, after twice the time each time.
     """
     lab = context.lab
-    bursty = any(impairment.bursty for impairment in lab.impairments.values())
+    bursty = any(impairment.bursty for impairment in lab.impairer.impairments().values())
     addresses = {name: lab.host(name).addresses("lan")[0] for name in ("client", "server")}
     beside = [
         lab.host(src).start(argv_of("hum", addresses[dst], _OTHERS_PER_S), ready="ready")

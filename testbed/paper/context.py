@@ -55,9 +55,9 @@ class ExperimentContext:
         Raises ImpairmentNotAppliedError if one is not in force, or no packet met it; ``met`` limits the latter to a
         link.
         """
-        self.lab.verify()
+        self.lab.verifier.verify()
         refs = self.lab.ports.impaired if met is None else self.lab.topology.links(met)
-        counters = {ref: self.lab.counters(ref) for ref in refs}
+        counters = {ref: self.lab.ports.counters(ref) for ref in refs}
         idle = [str(ref) for ref, counts in counters.items() if not counts.sent_packets + counts.dropped_packets]
         if idle:
             raise ImpairmentNotAppliedError(f"no packet met the impairment of {', '.join(idle)}")

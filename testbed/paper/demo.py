@@ -196,8 +196,8 @@ def _run_profile(
     until = began + max(patience_s, _PATIENCE_PER_MESSAGE_S * count)
     texts = [f"Test message {number:02d} ({profile.name})" for number in range(1, count + 1)]
     messages = tuple(clients.map(lambda text: _send(client, server, text, log, until), texts))
-    lab.verify()
-    dropped_packets = sum(lab.counters(change.link).dropped_packets for change in applied)
+    lab.verifier.verify()
+    dropped_packets = sum(lab.ports.counters(change.link).dropped_packets for change in applied)
     return ProfileRun(
         profile=profile.name,
         description=profile.description,

@@ -143,7 +143,7 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
     problems: list[str] = []
     for request in _requests(item, problems):
         from testbed.lab.prober import unprovable
-        from testbed.lab.wanted import InvalidWantError, profile_name
+        from testbed.lab.wanted import InvalidWantError, impairments_of, profile_name
 
         lab, text = lab_of_it(), request.text
         lab.topology  # noqa: B018  # a faulty stack is reported here, once
@@ -152,7 +152,7 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
             problems.append(f"{text}: prove={shown(prove)}: must be True or False")
             continue
         try:
-            impairments = lab.wanted(request.link, request.profile, request.words)
+            impairments = impairments_of(lab, request.link, request.profile, request.words)
         except InvalidWantError as error:
             problems += [f"{request.marker}: {problem}" for problem in error.of_link]
             problems += [f"{text}: {problem}" for problem in error.of_impairment]

@@ -175,27 +175,27 @@ def impaired(item: pytest.Item, lab: Lab) -> Iterator[Lab]:
     lab.carriage.warn_only = config.getoption("--testbed-lateness") == "warn"
     run.lab, run.wanted = lab, requests  # at once: an agent may die while it begins
     # This also heals the impairments of a test that uses `stack` alone.
-    lab.begin(f"{run.seed}:{_seeded_by(item)}", requests.links)
+    lab.lifecycle.begin(f"{run.seed}:{_seeded_by(item)}", requests.links)
     if (mode := config.getoption("--testbed-capture")) != "never":
         folder = config.rootpath / "report" / "captures" / keeping.file_name(id_of(item))
         run.captures = captures = keeping.KeptCaptures(lab, folder, below=config.rootpath)
         lab.impairer.putting = captures.putting
     try:
-        for ref in lab.there(requests.links):
+        for ref in lab.whole.there(requests.links):
             impairment, name = requests.links[ref]
-            applied = lab.impairer.arm(ref, impairment, profile=name)
+            applied = lab.impairer.apply(ref, impairment, profile=name)
             add_property(item, f"impaired {ref}", f"{impairment.describe()} ({lab.netem_engine} engine)")
             add_property(item, f"tc {ref}", applied.command)
-        for ref in lab.there(sorted(requests.prove)):
+        for ref in lab.whole.there(sorted(requests.prove)):
             lab.prove(f"{ref.src} -> {ref.dst} {ref.traffic}".strip() + f" on {ref.network}")
         lab.carriage.settle()
         yield lab
     finally:
         end_captures(item, save=mode == "always")
         keep(item, lab)
-        lab.end()
-        if lab.left_over:
-            warnings.warn(LeftOverWarning(f"may send in the next test: {lab.left_over}"), stacklevel=1)
+        lab.lifecycle.end()
+        if lab.lifecycle.left_over:
+            warnings.warn(LeftOverWarning(f"may send in the next test: {lab.lifecycle.left_over}"), stacklevel=1)
         for ref, steps in lab.ledger.stepped.items():
             add_property(item, f"timeline {ref}", steps_in_words(steps))
             if late := late_in_words(steps):
@@ -214,7 +214,7 @@ def play(item: pytest.Item) -> None:
     """
     lab = lab_on(item)
     if lab is not None:
-        lab.begin_body()
+        lab.lifecycle.begin_body()
     elif marked(item):
         markers = ", ".join(item.stash[WANTED].by_marker)
         raise ImpairmentNotAppliedError(
@@ -226,7 +226,8 @@ def verify(item: pytest.Item) -> None:
     """Read back after a test's body that its impairments are still in force. Raises ImpairmentNotAppliedError."""
     lab = lab_on(item)
     if lab is not None:
-        lab.verify()
+        lab.lifecycle.end_body()
+        lab.verifier.verify()
         run_of(item).vacuous[:] = _vacuous(run_of(item), lab)
 
 
@@ -234,7 +235,7 @@ def _vacuous(run: RunningAttempt, lab: Lab) -> Iterator[str]:
     """A sentence for each marker of whose links none carried a packet, as far as that is known."""
     for marker, refs in (run.wanted.by_marker if run.wanted else {}).items():
         names = {(str(ref), ref.network) for ref in refs}
-        counts = [link.met_packets for link in lab.evidence if (link.link, link.network) in names]
+        counts = [link.met_packets for link in lab.ledger.evidence if (link.link, link.network) in names]
         if counts and all(count == 0 for count in counts):
             yield (
                 f"{marker}: no packet met what it impairs: the test would pass without it, too. Does its traffic go "
@@ -270,15 +271,15 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
 def keep(item: pytest.Item, lab: Lab) -> None:
     """Keep the evidence of a test, for the results file and JUnit."""
     attempt = _attempt_of(item)
-    attempt.links, attempt.replay = tuple(lab.evidence), replay_command(item, lab)
+    attempt.links, attempt.replay = tuple(lab.ledger.evidence), replay_command(item, lab)
     attempt.hosts = tuple(lab.whole.changes)
     for change in lab.whole.changes:
         add_property(item, f"host {change.host}", str(change))
     run_of(item).facts = lab.facts()
     programs = [run for program in lab.ledger.programs if (run := program.account) is not None]
     attempt.programs, attempt.captures = programs[:_MOST_PROGRAMS], run_of(item).kept
-    attempt.metrics = (*lab.ledger.metrics.values(), *lab.measuring.metrics(programs, lab.evidence))
-    for link in lab.evidence:
+    attempt.metrics = (*lab.ledger.metrics.values(), *lab.measuring.metrics(programs, lab.ledger.evidence))
+    for link in lab.ledger.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"
         add_property(item, f"proof {link.link}", levels)
         for check in link.checks:
@@ -331,10 +332,10 @@ def _explain(item: pytest.Item, lab: Lab, report: pytest.TestReport) -> None:
     sections: list[tuple[str, str]] = []
     if captures := end_captures(item, save=True):
         sections.append(("packets at the impaired ports, before and after", captures))
-    if lab.evidence:
+    if lab.ledger.evidence:
         from testbed.report import evidence
 
-        seen = "\n".join(line for link in lab.evidence for line in evidence.lines(link))
+        seen = "\n".join(line for link in lab.ledger.evidence for line in evidence.lines(link))
         sections.append(("asked, kernel, seen", seen))
     sections.append(("to repeat it under the same network", _replay(item, lab)))
     report.sections += [(f"testbed: {title}", text) for title, text in sections]
@@ -382,7 +383,7 @@ def _earlier(lab: Lab) -> Iterator[str]:
     """A line for each link with packets of connections that began before the test: another run may have others."""
     from testbed.lab.rows import EARLIER
 
-    for link in lab.evidence:
+    for link in lab.ledger.evidence:
         if link.earlier_packets is not None:
             seen = next(check.seen for check in link.checks if check.field == EARLIER)
             yield f"{link.link}: {seen}, which began before the test, took numbers of the sequence"
@@ -391,6 +392,6 @@ def _earlier(lab: Lab) -> Iterator[str]:
 def _counted_losses(lab: Lab, *, captured: bool) -> Iterator[str]:
     """The number of packets that each link lost, where there is no capture to number them."""
     which = "" if captured else "; --testbed-capture on-failure tells which"
-    for link in lab.evidence:
+    for link in lab.ledger.evidence:
         if link.tally is not None and link.tally.dropped_packets:
             yield f"{link.link}: lost {link.tally.dropped_packets} of {link.tally.arrived_packets} packets{which}"

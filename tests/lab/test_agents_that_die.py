@@ -164,20 +164,20 @@ def test_of_a_kernel_that_died_no_process_is_left_to_its_agent(stack: Lab) -> No
     """A container has a limit for them, and one that nobody reaps counts: forty dead kernels would reach it."""
     if stack.netem_engine != "carried":
         pytest.skip("no kernel is carried")
-    stack.begin("kernel dies")
+    stack.lifecycle.begin("kernel dies")
     stack.impair(truth.LINK, delay="1ms")
     kernel, *others = truth.place(stack).kernel
     agent = int(_stat(kernel)[1])
     assert others, "it has processes of its own"
     os.kill(kernel, signal.SIGKILL)
-    stack.end()
-    stack.begin("next")
+    stack.lifecycle.end()
+    stack.lifecycle.begin("next")
     try:
         stack.impair(truth.LINK, delay="1ms")
         assert truth.place(stack).kernel[0] != kernel
         await_condition(lambda: _dead(agent), lambda pids: not pids, deadline_s=5)
     finally:
-        stack.end()
+        stack.lifecycle.end()
 
 
 def _dead(parent: int) -> list[int]:

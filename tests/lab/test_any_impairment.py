@@ -44,7 +44,7 @@ def test_whatever_makes_no_sense_is_refused_before_anything_changes(lab: Lab, as
         assert any(asked.odd in problem for problem in refused.value.problems)
     assert lab.ports.netem(link.ref) == held
     assert lab.ports.impaired == [link.ref]
-    assert lab.impairments[link.ref].delay_s == 0.007
+    assert lab.impairer.impairments()[link.ref].delay_s == 0.007
     assert len(lab.ledger.history) == done
 
 

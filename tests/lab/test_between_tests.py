@@ -41,8 +41,8 @@ def sent(lab: Lab, state: str | None = None) -> list[str]:
 def fresh(lab: Lab) -> Lab:
     """Both hosts known, as after the first impaired test of a session."""
     lab.impair("client <-> server", delay="1ms")
-    lab.end()
-    lab.begin("one")
+    lab.lifecycle.end()
+    lab.lifecycle.begin("one")
     return lab
 
 
@@ -56,12 +56,12 @@ def test_no_connection_of_a_test_sends_in_the_next_whatever_its_links_did_to_it(
         lambda: [each for each in client.connections() if each["retransmits"] >= 3], lambda seen: len(seen) == 8,
         deadline_s=20,
     )  # fmt: skip
-    fresh.end()
-    assert fresh.left_over == ""
+    fresh.lifecycle.end()
+    assert fresh.lifecycle.left_over == ""
     assert sent(fresh, "FIN_WAIT1") == sent(fresh, "LAST_ACK") == sent(fresh, "ESTABLISHED") == []
-    fresh.begin("two")
+    fresh.lifecycle.begin("two")
     fresh.impair("client <-> server", loss="1%", seed=1)
-    fresh.begin_body()
+    fresh.lifecycle.begin_body()
     before = fresh.ports.counts()
     # Longer than the kernels would have waited before they sent again.
     late = 0.2 * 2 ** max(each["retransmits"] for each in stuck)
@@ -77,23 +77,23 @@ def test_a_connection_that_lives_for_the_session_lives_on_and_its_packets_are_co
     pool = list(fresh.ledger.programs)
     fresh.ledger.programs.clear()  # as those that a session's fixture has started
     try:
-        fresh.end()
+        fresh.lifecycle.end()
         assert len(sent(fresh, "ESTABLISHED")) == 2, "begun in the test that ends, and still owned: it goes on"
-        fresh.begin("two")
+        fresh.lifecycle.begin("two")
         fresh.impair("client -> server", loss="5%", seed=3)
-        fresh.begin_body()
+        fresh.lifecycle.begin_body()
         await_condition(
             lambda: fresh.link("client -> server").counters().arrived_packets, lambda count: count > 20, deadline_s=20
         )
-        fresh.verify()
-        link = next(each for each in fresh.evidence if each.link == "client -> server")
+        fresh.verifier.verify()
+        link = next(each for each in fresh.ledger.evidence if each.link == "client -> server")
         (check,) = [each for each in link.checks if each.field == "earlier connections"]
         assert link.tally is not None
         assert link.earlier_packets is not None
         # Two looks at two counters, one after the other: a packet or two may come between.
         assert abs(link.earlier_packets - link.tally.arrived_packets) <= 5
         assert check.seen.startswith(f"{link.earlier_packets} packets of {client.addresses('lan')[0]}:")
-        fresh.end()
+        fresh.lifecycle.end()
         assert len(sent(fresh, "ESTABLISHED")) == 2, "nor does it end with a test in which it was an earlier one"
     finally:
         for each in pool:

@@ -35,9 +35,9 @@ def three(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(three: Lab) -> Iterator[Lab]:
-    three.begin(None)
+    three.lifecycle.begin(None)
     yield three
-    three.end()
+    three.lifecycle.end()
 
 
 def carried(lab: Lab) -> dict[str, dict[str, int]]:
@@ -65,7 +65,7 @@ def test_a_bystander_loses_nothing_when_a_port_is_attached_released_and_taken_up
     for _ in range(10):
         lab.impair("client -> server", delay="1ms")
         lab.heal()
-        lab.release()
+        lab.lifecycle.release()
     counted = json.loads(asking.stop().stdout.splitlines()[-1])
     assert counted["sent"] > 100, counted
     if lab.netem_engine == "host":  # a device that is given a root qdisc sends nothing for a moment
@@ -146,18 +146,18 @@ def test_what_finds_the_queue_before_a_carried_kernel_full_is_in_the_evidence_an
     assert went["refused_packets"] > 0.01 * sent, went
     assert went["in_packets"] + went["refused_packets"] >= sent, went
     with pytest.raises(ImpairmentNotAppliedError, match="found the queue before the carried kernel full"):
-        lab.verify()
-    (evidence,) = lab.evidence
+        lab.verifier.verify()
+    (evidence,) = lab.ledger.evidence
     assert evidence.at_taps is not None
     assert evidence.at_taps.refused_packets >= went["refused_packets"]
     assert evidence.at_taps.came_packets >= sent
     assert any(f"{evidence.at_taps.refused_packets} of " in each for each in evidence.warnings), evidence.warnings
-    lab.end()
-    lab.begin(None)
+    lab.lifecycle.end()
+    lab.lifecycle.begin(None)
     lab.impair("client -> server", delay="1ms")
     sent_tcp(lab, "client", address_of(lab), 5_000)
-    lab.verify()
-    assert [each.at_taps is not None and each.at_taps.refused_packets for each in lab.evidence] == [0]
+    lab.verifier.verify()
+    assert [each.at_taps is not None and each.at_taps.refused_packets for each in lab.ledger.evidence] == [0]
 
 
 def test_a_port_that_nothing_impairs_any_more_is_as_if_it_had_never_been(lab: Lab) -> None:
@@ -167,8 +167,8 @@ def test_a_port_that_nothing_impairs_any_more_is_as_if_it_had_never_been(lab: La
     lab.cut("other -> server")
     impaired = sent_tcp(lab, "client", address_of(lab), 5_000)
     assert impaired > 0.01
-    lab.end()
-    lab.begin(None)
+    lab.lifecycle.end()
+    lab.lifecycle.begin(None)
     assert offloads_of(lab) == before
     went_before = passed_when_the_bridge_is_quiet(lab)
     for src in ("client", "other"):
@@ -179,29 +179,29 @@ def test_a_port_that_nothing_impairs_any_more_is_as_if_it_had_never_been(lab: La
 def test_a_port_that_the_next_test_impairs_stays_where_it_is(lab: Lab) -> None:
     (ref,) = lab.topology.links("client -> server")
     lab.impair("client -> server", delay="5ms")
-    lab.end()
-    lab.begin(None, [ref])
+    lab.lifecycle.end()
+    lab.lifecycle.begin(None, [ref])
     port = lab.ports.of(ref)
     assert port is not None
     assert not port.released
     lab.impair("client -> server", delay="20ms")
     assert sent_tcp(lab, "client", address_of(lab), 5_000) > 0.04
-    lab.verify()
-    lab.end()
-    lab.begin(None)
+    lab.verifier.verify()
+    lab.lifecycle.end()
+    lab.lifecycle.begin(None)
     assert port.released
     lab.impair("client -> server", delay="20ms")
     assert not port.released
     assert sent_tcp(lab, "client", address_of(lab), 5_000) > 0.04
-    lab.verify()
-    assert [each.read_back for each in lab.evidence] == ["holds"]
-    lab.end()
-    lab.begin(None)
+    lab.verifier.verify()
+    assert [each.read_back for each in lab.ledger.evidence] == ["holds"]
+    lab.lifecycle.end()
+    lab.lifecycle.begin(None)
     lab.cut("client -> server")
     lost = lab.hosts["client"].run(["python3", "-c", _CONNECT, address_of(lab)])
     assert lost.stdout == "timed out\n"
     assert lab.link("client -> server").lost_in_cut() > 0
-    lab.verify()
+    lab.verifier.verify()
 
 
 _CONNECT = """

@@ -295,7 +295,7 @@ def test_the_commands_keep_their_hands_off_a_stack_that_a_test_run_owns(project:
             done = cli(*command, "-f", "compose.yaml", cwd=project)
             assert done.returncode == 2
             assert "no stack of this Compose file is up" in done.stderr
-        running.verify()
+        running.verifier.verify()
 
 
 def test_a_stack_whose_agent_is_gone_is_still_taken_down(project: Path, stack: ComposeLab) -> None:

@@ -37,9 +37,9 @@ def two_hosts(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def pair(two_hosts: Lab) -> Iterator[Lab]:
-    two_hosts.begin(None)
+    two_hosts.lifecycle.begin(None)
     yield two_hosts
-    two_hosts.end()
+    two_hosts.lifecycle.end()
 
 
 def do(lab: Lab, *words: object) -> str:
@@ -85,8 +85,8 @@ def test_no_fragment_passes_what_is_narrowed_to_its_port(pair: Lab, how: str, fa
     assert arrived(pair, lambda: do(pair, "send", to, 5000, BIG, COUNT)) == 0
     if how != "protocol":
         assert arrived(pair, lambda: do(pair, "send", to, 6000, 1000, COUNT)) == COUNT
-    pair.verify()
-    rows = [check for each in pair.evidence for check in each.checks if check.field == "traffic"]
+    pair.verifier.verify()
+    rows = [check for each in pair.ledger.evidence for check in each.checks if check.field == "traffic"]
     assert {(row.verdict, row.seen) for row in rows} == {(Verdict.HOLDS, "0 fragmented datagrams of other traffic")}
 
 
@@ -94,7 +94,7 @@ def test_fragments_are_as_late_as_their_datagram(pair: Lab) -> None:
     pair.impair("a -> b udp/5000 on lan", delay="150ms")
     for family in (4, 6):
         assert float(do(pair, "ask", address(pair, family), 5000, BIG)) >= 0.150
-    pair.verify()
+    pair.verifier.verify()
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -103,10 +103,10 @@ def test_a_fragmented_datagram_of_another_port_makes_the_test_invalid(pair: Lab,
     NARROWED[how](pair)
     do(pair, "send", address(pair, family), 6000, BIG, 3)
     with pytest.raises(ImpairmentNotAppliedError, match="3 fragmented datagrams that may not be of udp/5000"):
-        pair.verify()
-    assert [each.counters for each in pair.evidence] == [Verdict.FAILS]
-    pair.begin(None)
-    pair.verify()  # what an earlier test sent is not this one's
+        pair.verifier.verify()
+    assert [each.counters for each in pair.ledger.evidence] == [Verdict.FAILS]
+    pair.lifecycle.begin(None)
+    pair.verifier.verify()  # what an earlier test sent is not this one's
 
 
 @pytest.mark.parametrize("how", ["cut", "loss"])
@@ -117,10 +117,10 @@ def test_parts_of_one_senders_traffic_are_told_apart_but_for_their_fragments(pai
     for to in (address(pair, 4), address(pair, 6)):
         for port, count in ((5000, 0), (5002, 0), (5004, 0), (6000, COUNT)):
             assert arrived(pair, partial(do, pair, "send", to, port, 100, COUNT)) == count
-    pair.verify()
+    pair.verifier.verify()
     do(pair, "send", address(pair, 4), 5004, BIG, 2)
     with pytest.raises(ImpairmentNotAppliedError, match="2 fragmented datagrams that may not be of udp/5000"):
-        pair.verify()
+        pair.verifier.verify()
     for part in parts[:-1]:
         pair.link(part).heal()
         pair.link(part).mend()
@@ -175,19 +175,19 @@ def test_what_a_host_sends_from_an_address_that_it_took_meets_what_the_link_is(
     assert arrived(pair, lambda: do(pair, "send", other, 6000, 100, COUNT, new)) == COUNT
     in_force()
     assert arrived(pair, lambda: do(pair, "send", other, 6000, 100, COUNT, new)) == 0
-    pair.verify()
+    pair.verifier.verify()
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_what_a_host_passes_on_meets_what_the_link_is(pair: Lab, in_force: Callable[[], None]) -> None:
     """As a router's packets are: from its interface, and from anybody's address."""
     _own, other, _new = lan(pair)
-    mac = str(pair.mac("a", "lan"))
+    mac = str(pair.host("a").mac("lan"))
     foreign = "203.0.113.7"  # RFC 5737
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, mac, foreign, 0)) == COUNT + 1  # and a greeting
     in_force()
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, mac, foreign, 0)) == 0
-    pair.verify()
+    pair.verifier.verify()
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -224,7 +224,7 @@ def test_frames_with_a_vlans_tag_and_those_that_are_no_ip_meet_what_the_link_is(
     in_force()
     for kind in ("8100", "88a8", "88b5"):  # 802.1Q, 802.1ad, and what is for local experiments (IEEE 802)
         assert came(kind) < COUNT // 2  # a few of others, such as ARP
-    pair.verify()
+    pair.verifier.verify()
 
 
 STRANGE = "02:ab:cd:00:00:07"
@@ -241,7 +241,7 @@ def by_macvlan(pair: Lab) -> None:
 
 
 def changed(pair: Lab) -> None:
-    (own, other, new), mac = lan(pair), str(pair.mac("a", "lan"))
+    (own, other, new), mac = lan(pair), str(pair.host("a").mac("lan"))
     do(pair, "address", f"{new}/16")
     do(pair, "interface", STRANGE, own)
     try:
@@ -260,8 +260,8 @@ def test_what_a_host_sends_from_another_mac_address_makes_the_test_invalid(
     in_force()
     sending(pair)
     with pytest.raises(ImpairmentNotAppliedError, match="MAC addresses that no host of the lab has"):
-        pair.verify()
-    assert Verdict.FAILS in [each.counters for each in pair.evidence]
+        pair.verifier.verify()
+    assert Verdict.FAILS in [each.counters for each in pair.ledger.evidence]
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -271,9 +271,9 @@ def test_no_other_sender_and_no_earlier_one_makes_the_test_invalid(pair: Lab, in
     forged(pair)
     arrived(pair, lambda: None)  # one exchange later
     in_force()
-    do(pair, "forge", other, 6000, COUNT, pair.mac("b", "back"), own, 0)  # as a bridge does
+    do(pair, "forge", other, 6000, COUNT, pair.host("b").mac("back"), own, 0)  # as a bridge does
     pair.hosts["b"].run(["python3", PROGRAM, "forge", own, "6000", str(COUNT), STRANGE, other, "0"])
-    pair.verify()
+    pair.verifier.verify()
 
 
 # --- other networks --------------------------------------------------------------------------------------
@@ -285,15 +285,15 @@ def test_what_takes_another_network_alone_makes_the_test_invalid(pair: Lab, in_f
     to = next(each for each in pair.hosts["b"].addresses("back") if "." in each)
     do(pair, "send", to, 6000, 100, COUNT)
     with pytest.raises(ImpairmentNotAppliedError, match=f"no packet .*, but {COUNT} packets took `back`"):
-        pair.verify()
-    assert [each.counters for each in pair.evidence] == [Verdict.FAILS]
+        pair.verifier.verify()
+    assert [each.counters for each in pair.ledger.evidence] == [Verdict.FAILS]
 
 
 def test_what_takes_another_network_and_is_no_part_of_what_is_cut_is_nobodys_business(pair: Lab) -> None:
     pair.cut("a -> b udp/5000 on lan")
     do(pair, "send", next(each for each in pair.hosts["b"].addresses("back") if "." in each), 6000, 100, COUNT)
-    pair.verify()
-    assert pair.evidence[0].warnings == ["no packet met the cut"]
+    pair.verifier.verify()
+    assert pair.ledger.evidence[0].warnings == ["no packet met the cut"]
 
 
 def test_what_takes_another_network_beside_a_cut_that_was_met_is_told(pair: Lab) -> None:
@@ -301,5 +301,5 @@ def test_what_takes_another_network_beside_a_cut_that_was_met_is_told(pair: Lab)
     pair.cut("a -> b on lan")
     do(pair, "send", other, 6000, 100, COUNT)
     do(pair, "send", next(each for each in pair.hosts["b"].addresses("back") if "." in each), 6000, 100, COUNT)
-    pair.verify()
-    assert pair.evidence[0].warnings == [f"{COUNT} packets took `back`, which this cut does not reach"]
+    pair.verifier.verify()
+    assert pair.ledger.evidence[0].warnings == [f"{COUNT} packets took `back`, which this cut does not reach"]

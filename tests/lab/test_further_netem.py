@@ -72,12 +72,12 @@ def test_what_a_token_buckets_queue_cannot_hold_is_lost(lab: ComposeLab, quiet: 
 def test_a_token_bucket_that_was_taken_away_is_found(lab: ComposeLab) -> None:
     link = lab.link(LINK)
     handle = int(link.impair(delay="1ms", rate="1mbit", bucket="16kB").kernel["handle"].rstrip(":"), 16)
-    lab.verify()
+    lab.verifier.verify()
     port = lab.ports.attached("server", "lan")
     line = f"qdisc delete dev {port.device} parent {handle:x}:1 handle {handle | 0x2000:x}:"
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
     with pytest.raises(ImpairmentNotAppliedError, match=r"asked bucket 16kB, the kernel reports none"):
-        lab.verify()
+        lab.verifier.verify()
     link.heal()
 
 
@@ -86,7 +86,7 @@ def test_a_token_bucket_is_changed_in_place_and_gone_when_not_asked(lab: Compose
     first = link.impair(rate="1mbit", bucket="16kB").kernel["handle"]
     assert link.impair(rate="2mbit", bucket="32kB", queue="100kB").kernel["handle"] == first
     assert link.impair(rate="2mbit").kernel["handle"] != first
-    lab.verify()
+    lab.verifier.verify()
 
 
 # --- tables ----------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_a_table_of_ones_own_shapes_the_jitter(
 def test_a_table_that_is_not_there_is_refused_before_anything_changes(lab: ComposeLab) -> None:
     with pytest.raises(InvalidValueError, match=r"distribution='measured.dist': of the tables in netem/"):
         lab.impair(LINK, delay="5ms", jitter="1ms", distribution="measured.dist")
-    assert lab.impairments == {}
+    assert lab.impairer.impairments() == {}
 
 
 # --- by number -------------------------------------------------------------------------------------
@@ -126,8 +126,9 @@ def test_exactly_the_numbered_packets_are_lost_each_time_that_it_is_asked(lab: C
         lab.link(LINK).impair(delay="5ms", drop_packets=[3, "17-20"])
         assert missing(quiet.arrived(100), 100) == [3, 17, 18, 19, 20]
         assert lab.link(LINK).dropped_by_number() == 5
-        lab.verify()
-        assert [each.seen for each in lab.evidence[-1].checks if each.field == "drop_packets"] == ["5 packets lost"]
+        lab.verifier.verify()
+        checks = lab.ledger.evidence[-1].checks
+        assert [check.seen for check in checks if check.field == "drop_packets"] == ["5 packets lost"]
 
 
 def test_every_so_manieth_packet_is_lost(lab: ComposeLab, quiet: Datagrams) -> None:
@@ -150,7 +151,7 @@ def test_no_packet_is_lost_by_its_number_any_more_when_that_is_no_longer_asked(
     link = lab.link(LINK)
     link.impair(drop_every=2)
     link.impair(delay="2ms")
-    lab.verify()
+    lab.verifier.verify()
     assert missing(quiet.arrived(20), 20) == []
     link.impair(drop_every=2)
     link.heal()
@@ -171,5 +172,5 @@ def test_a_program_that_was_taken_off_or_changed_is_found(lab: ComposeLab) -> No
         port = lab.ports.attached("server", "lan")
         assert port.channel.call("tc", port=port.name, lines=spoil(port))["complaints"] == []
         with pytest.raises(ImpairmentNotAppliedError, match=f"asked drop_packets program .*{seen}"):
-            lab.verify()
+            lab.verifier.verify()
         link.heal()

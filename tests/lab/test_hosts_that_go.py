@@ -43,12 +43,12 @@ def said(stack: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def lab(stack: Lab) -> Iterator[Lab]:
     begin(stack)
     yield stack
-    stack.end()
+    stack.lifecycle.end()
 
 
 def begin(lab: Lab) -> None:
     """Begin a test in which it does not count how late the machine is, which others keep busy."""
-    lab.begin(None)
+    lab.lifecycle.begin(None)
     lab.carriage._testing = False
 
 
@@ -66,8 +66,8 @@ def assert_impaired(lab: Lab) -> None:
     took_s = answer_s(lab)
     assert took_s is not None
     assert took_s >= _ASKED_S
-    lab.verify()
-    assert {each.read_back for each in lab.evidence} == {"holds"}
+    lab.verifier.verify()
+    assert {each.read_back for each in lab.ledger.evidence} == {"holds"}
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
@@ -80,7 +80,7 @@ def test_a_host_that_the_test_ends_and_starts_is_ready_and_its_links_are_impaire
     assert answer_s(lab) is None
     with pytest.raises(LabError, match="db"):
         db.run(["true"])
-    lab.verify()
+    lab.verifier.verify()
     assert lab.suspensions.links
     db.start()
     assert starts(lab) == before + 1
@@ -95,10 +95,10 @@ def test_a_host_that_was_cut_off_is_cut_off_again_when_it_has_been_restarted(lab
     lab.flap("other -> db", up="10s", down="50ms")
     lab.host("db").restart()
     assert answer_s(lab) is None
-    lab.verify()
+    lab.verifier.verify()
     lab.mend()
     assert answer_s(lab) is not None
-    lab.verify()
+    lab.verifier.verify()
 
 
 def test_a_paused_host_stands_still_and_goes_on_and_what_was_sent_to_it_is_heard(lab: Lab) -> None:
@@ -118,21 +118,21 @@ def test_a_paused_host_stands_still_and_goes_on_and_what_was_sent_to_it_is_heard
 def test_what_a_test_leaves_stopped_runs_again_in_the_next(stack: Lab, left: str) -> None:
     begin(stack)
     getattr(stack.host("db"), left)()
-    stack.end()
+    stack.lifecycle.end()
     begin(stack)
     assert answer_s(stack) is not None
-    stack.verify()
+    stack.verifier.verify()
     assert stack.whole.changes == []
-    stack.end()
+    stack.lifecycle.end()
 
 
 def test_after_another_signal_the_host_may_end(lab: Lab) -> None:
     lab.host("db").kill("SIGTERM")
     await_condition(lambda: lab.host_states()["db"].status, lambda status: status == "exited", deadline_s=10)
-    lab.verify()
+    lab.verifier.verify()
     lab.host("db").start()
     assert answer_s(lab) is not None
-    lab.verify()
+    lab.verifier.verify()
 
 
 def recreate(lab: ComposeLab) -> None:
@@ -179,18 +179,18 @@ def test_what_others_do_to_a_host_makes_the_test_invalid_and_the_next_has_it_bac
             with pytest.raises(LabError, match="sleep 60: its container was removed, and how it ended is not known"):
                 program.stop("SIGKILL")
         with pytest.raises(ImpairmentNotAppliedError, match=r"host `db` .* during the test, and not by it"):
-            stack.verify()
-        stack.verify()  # told once
+            stack.verifier.verify()
+        stack.verifier.verify()  # told once
         assert [each.host for each in stack.whole.changes] == ["db"]
     finally:
-        stack.end()
+        stack.lifecycle.end()
     begin(stack)
     try:
         stack.impair("api -> db", delay=f"{_DELAY_S}s")
         assert_impaired(stack)
         assert stack.whole.changes == []
     finally:
-        stack.end()
+        stack.lifecycle.end()
 
 
 def test_a_host_that_has_done_its_work_is_left_out_and_that_is_said_once(lab: Lab, said: list[str]) -> None:
@@ -201,7 +201,7 @@ def test_a_host_that_has_done_its_work_is_left_out_and_that_is_said_once(lab: La
     lab.mend()
     assert {str(each.link) for each in lab.impair("* -> db", delay="1ms")} == {"api -> db", "other -> db"}
     assert len(lab.impair("* -> *", delay="1ms")) == 6
-    lab.verify()
+    lab.verifier.verify()
     assert said == ["`migrate` has ended (exit status 0): its links are left out"]
     with pytest.raises(LabError, match=r"api -> migrate: `migrate` has ended \(exit status 0\): no link is left"):
         lab.impair("api -> migrate", delay="1ms")

@@ -42,7 +42,7 @@ def most_of(late_s: list[float]) -> float:
 def test_beside_busy_processes_packets_are_in_time_and_so_are_frames(carried: Lab) -> None:
     client, server = carried.hosts["client"], carried.hosts["server"]
     prepare(client, server)
-    carried.begin("in time")
+    carried.lifecycle.begin("in time")
     try:
         carried.impair(truth.LINK, delay=f"{DELAY_S}s")
         port = carried.ports.attached("server", "lan")
@@ -56,7 +56,7 @@ def test_beside_busy_processes_packets_are_in_time_and_so_are_frames(carried: La
             (told,) = carried.capture_agent().call("passages")["kernels"].values()
     finally:
         carried.heal()
-        carried.end()
+        carried.lifecycle.end()
     delays_s = [each.delay_s for each in seen.passages("server@lan") if each.delay_s is not None]
     assert len(delays_s) >= PACKETS
     packets_s = [each - DELAY_S for each in delays_s]
@@ -90,7 +90,7 @@ def test_a_carried_kernel_is_woken_for_packets_that_it_missed_also_while_its_age
 
 def test_one_frame_goes_round_while_a_test_runs_and_none_after_it(carried: Lab) -> None:
     for name in ("one", "next"):  # whose frame is another
-        carried.begin(name)
+        carried.lifecycle.begin(name)
         try:
             carried.impair(truth.LINK, delay="10ms")
             carried.carriage.settle()
@@ -103,7 +103,7 @@ def test_one_frame_goes_round_while_a_test_runs_and_none_after_it(carried: Lab) 
             assert 20 < frames <= rounds + 1, "a second one goes round"
         finally:
             carried.heal()
-            carried.end()
+            carried.lifecycle.end()
     time.sleep(CLOCK_DELAY_S)  # the last may be under way
     last = came_back(place, tap)
     time.sleep(5 * CLOCK_DELAY_S)  # none comes in a time in which some would
@@ -111,7 +111,7 @@ def test_one_frame_goes_round_while_a_test_runs_and_none_after_it(carried: Lab) 
 
 
 def test_who_reads_when_frames_passed_may_be_late(carried: Lab) -> None:
-    carried.begin("late reader")
+    carried.lifecycle.begin("late reader")
     try:
         carried.impair(truth.LINK, delay="10ms")
         carried.carriage.settle()
@@ -127,7 +127,7 @@ def test_who_reads_when_frames_passed_may_be_late(carried: Lab) -> None:
         (told,) = carried.capture_agent().call("passages")["kernels"].values()
     finally:
         carried.heal()
-        carried.end()
+        carried.lifecycle.end()
     assert len(told["passages_ns"]) > 10 + 0.3 / CLOCK_DELAY_S
     assert max(told["passages_ns"]) < 0.3e9
 

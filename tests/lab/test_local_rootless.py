@@ -41,5 +41,5 @@ def test_the_machines_kernel_takes_no_program_from_him_and_nothing_is_changed(la
     port = lab.ports.attached("server", "lan")
     path = next(path for name, path in port.stored.items() if name.endswith(".o"))
     assert "Unable to load program" in port.channel.call("try_program", path=path)
-    lab.verify()
+    lab.verifier.verify()
     link.heal()

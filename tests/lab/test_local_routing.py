@@ -82,7 +82,7 @@ def test_a_link_between_routers_is_impaired_for_what_they_pass_on(chain: LocalLa
         chain.link("r2 -> r1").impair(delay="300ms")
         assert min(flow.round_trips(2)) >= 0.600
         assert chain.link("r1 -> r2").counters().sent_packets >= 6
-        chain.verify()
+        chain.verifier.verify()
         chain.link("r1 -> r2").heal()
         chain.link("r2 -> r1").impair(loss="100%")
         assert "nobody heard" in chain.host("left").run([
@@ -97,7 +97,7 @@ def test_what_a_router_may_not_pass_on_is_rejected_to_who_sent_it(chain: LocalLa
     left = chain.host("left")
     left.put("/tmp/knock.py", (HERE / "programs" / "knock.py").read_bytes())
     target = chain.host("right").addresses("r3-right")[0 if version == 4 else 1]
-    chain.begin(None)
+    chain.lifecycle.begin(None)
     try:
         before = chain.link("r1 -> r2 udp/9007").lost_in_cut()
         chain.cut("r1 -> r2 udp/9007", reject=True)
@@ -108,7 +108,7 @@ def test_what_a_router_may_not_pass_on_is_rejected_to_who_sent_it(chain: LocalLa
         assert (cut, closed) == ("ECONNREFUSED", "ECONNREFUSED")
         assert cut_s < 0.200 <= closed_s
         assert chain.link("r1 -> r2 udp/9007").lost_in_cut() == before + 1
-        chain.verify()
+        chain.verifier.verify()
     finally:
         chain.heal()
 
@@ -116,7 +116,7 @@ def test_what_a_router_may_not_pass_on_is_rejected_to_who_sent_it(chain: LocalLa
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("reject", [False, True])
 def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalLab, version: int, reject: bool) -> None:
-    chain.begin(None)
+    chain.lifecycle.begin(None)
     for name in ("left", "r2", "right"):
         chain.host(name).put("/tmp/knock.py", (HERE / "programs" / "knock.py").read_bytes())
         chain.host(name).start(["python3", "/tmp/knock.py", "open", "9010"], ready="ready")
@@ -138,8 +138,8 @@ def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalL
         assert knocked("right", "left", "r2") == [said, "ok"]
         # More than one where the end of an earlier connection is under way.
         assert all(chain.cutter.lost_packets(ref) > before[ref] for ref in chain.ports.cut)
-        chain.verify()
-        assert {each.link: each.read_back for each in chain.evidence} == {
+        chain.verifier.verify()
+        assert {each.link: each.read_back for each in chain.ledger.evidence} == {
             "left -> right over r1": "holds", "right -> left over r3": "holds",
         }  # fmt: skip
         chain.mend()
@@ -147,7 +147,7 @@ def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalL
         chain.partition({"left"}, {"right"}, traffic="udp", reject=reject)
         assert knocked("left", "right") == ["ok"]
     finally:
-        chain.end()
+        chain.lifecycle.end()
 
 
 def test_a_dumbbells_bottleneck_is_shared_and_its_sides_are_not(kind: str, pytestconfig: pytest.Config) -> None:

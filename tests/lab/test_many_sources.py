@@ -23,12 +23,12 @@ def many(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 
 def test_250_sources_at_one_port_are_impaired_each_in_its_own_way(many: Lab) -> None:
-    many.begin(None)
+    many.lifecycle.begin(None)
     for number in CLIENTS:
         many.link(f"client[{number}] -> server").impair(delay=f"{number}ms", loss="0.1%", seed=number)
     many.link("client[125] -> server").heal()
-    many.verify()
-    asked = {each.link: (each.asked, each.read_back) for each in many.evidence}
+    many.verifier.verify()
+    asked = {each.link: (each.asked, each.read_back) for each in many.ledger.evidence}
     assert asked == {
         f"client[{number}] -> server": ({"delay": f"{number}ms", "loss": "0.1%", "seed": number}, "holds")
         for number in CLIENTS

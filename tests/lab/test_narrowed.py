@@ -29,9 +29,9 @@ def stack_of_replicas(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def scaled(stack_of_replicas: Lab) -> Iterator[Lab]:
-    stack_of_replicas.begin(None)
+    stack_of_replicas.lifecycle.begin(None)
     yield stack_of_replicas
-    stack_of_replicas.verify()
+    stack_of_replicas.verifier.verify()
     stack_of_replicas.heal()
 
 
@@ -102,7 +102,7 @@ def test_every_replica_is_impaired_by_one_word_and_each_for_itself(scaled: Lab) 
 
 
 def addresses_by_family(lab: Lab, host: str) -> dict[str, str]:
-    old, new, link_local = lab.source_addresses(host, "lan")
+    old, new, link_local = lab.host(host).source_addresses("lan")
     return {"IPv4": old, "IPv6": new, "link-local": f"{link_local}%eth0"}
 
 
@@ -206,8 +206,8 @@ def test_a_cut_that_rejects_tells_its_sender_at_once_and_no_other(scaled: Lab) -
     assert seen == {door: told(door) for door in seen}
     assert set(knocked(scaled, "client[2]").values()) == {"ok"}
     assert link.lost_in_cut() - before == 10  # one packet each: nobody asked again
-    scaled.verify()
-    (told_of,) = scaled.evidence
+    scaled.verifier.verify()
+    (told_of,) = scaled.ledger.evidence
     assert told_of.checks[0].seen == ("10 packets rejected; its sender was told by 4 resets and 6 ICMP errors")
     scaled.mend()
     assert set(knocked(scaled).values()) == {"ok"}

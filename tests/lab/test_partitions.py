@@ -34,9 +34,9 @@ def shared(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def four(shared: Lab) -> Iterator[Lab]:
-    shared.begin(None)
+    shared.lifecycle.begin(None)
     yield shared
-    shared.end()
+    shared.lifecycle.end()
 
 
 def heard(lab: Lab) -> Pairs:
@@ -83,8 +83,8 @@ def test_a_partition_cuts_across_groups_and_not_within(four: Lab) -> None:
 def test_a_partition_that_rejects_cuts_the_same(four: Lab) -> None:
     four.partition({"a", "b"}, {"c", "d"}, reject=True)
     assert heard(four) == PAIRS - between("ab", "cd")
-    four.verify()
-    (ends, *_) = [each for each in four.evidence if each.link == "a -> c"]
+    four.verifier.verify()
+    (ends, *_) = [each for each in four.ledger.evidence if each.link == "a -> c"]
     assert ends.checks[0].seen.startswith("3 packets rejected; its sender was told by 0 resets and 6 ICMP errors")
     four.cut("a -> c")  # from now on silently
     assert heard(four) == PAIRS - between("ab", "cd")
@@ -116,7 +116,7 @@ def test_a_partition_of_a_port_cuts_that_port_and_no_other(four: Lab) -> None:
 def test_what_impaired_the_link_before_impairs_it_again_after_the_cut(four: Lab) -> None:
     four.impair("a -> b", delay="5ms")
     four.cut("a <-> b")
-    four.verify()
+    four.verifier.verify()
     assert heard(four) == PAIRS - between("a", "b")
     before = four.link("a -> b").counters().sent_packets
     four.mend()
@@ -136,8 +136,8 @@ def test_a_connection_that_is_cut_longer_than_its_time_out_ends_and_says_so(four
     assert result.exit_code == 1
     assert result.stderr.strip().endswith("TimeoutError: [Errno 110] Connection timed out")
     assert a.counters()["TcpExt"]["TCPAbortOnTimeout"] >= 1
-    four.verify()
-    assert {each.link: each.read_back for each in four.evidence} == {"a -> b": "holds", "b -> a": "holds"}
+    four.verifier.verify()
+    assert {each.link: each.read_back for each in four.ledger.evidence} == {"a -> b": "holds", "b -> a": "holds"}
     server.stop("SIGKILL")
 
 
@@ -185,7 +185,7 @@ def test_a_cut_that_was_mended_behind_our_back_is_found(four: Lab) -> None:
     line = way.delete(port.device)
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
     with pytest.raises(ImpairmentNotAppliedError, match=r"a -> b.*asked filter .* led to 1:40.*reports none"):
-        four.verify()
+        four.verifier.verify()
 
 
 def flapped(link: Link) -> list[Taken]:
@@ -220,8 +220,8 @@ def test_a_link_that_flaps_loses_what_comes_while_it_is_down_and_nothing_else(fo
     lost = link.lost_in_cut() - lost_before
     assert lost == len(said) - len(arrived) > 0
     assert link.counters().sent_packets - sent_before >= len(arrived)  # they went through what impairs the link
-    four.verify()
-    (evidence,) = [each for each in four.evidence if "cut" in each.asked]
+    four.verifier.verify()
+    (evidence,) = [each for each in four.ledger.evidence if "cut" in each.asked]
     assert evidence.checks[0].asked == "flapping, up 250ms, down 150ms, silently"
     assert evidence.steps == steps
 
@@ -252,8 +252,8 @@ def test_a_link_that_flaps_and_rejects_tells_its_sender_while_it_is_down(four: L
     a, b = four.hosts["a"], four.hosts["b"]
     hearing = b.start(["python3", "-c", _HEAR], ready="ready")
     said, refused = json.loads(a.run(["python3", "-c", _SAY_AND_HEAR_OF_IT, b.addresses()[0]]).stdout)
-    four.verify()
-    (evidence,) = [each for each in four.evidence if "cut" in each.asked]
+    four.verifier.verify()
+    (evidence,) = [each for each in four.ledger.evidence if "cut" in each.asked]
     four.mend()
     assert a.run(["python3", "-c", _SAY, b.addresses()[0], "end"]).ok
     arrived = set(json.loads(hearing.wait().stdout.splitlines()[1]))

@@ -15,9 +15,9 @@ def test_a_program_that_a_test_left_running_is_gone_when_the_next_begins(lab: La
 
 def test_a_program_that_is_started_for_the_session_goes_on(stack: Lab) -> None:
     program = stack.host("server").start(["sleep", "60"])
-    stack.begin(None)
+    stack.lifecycle.begin(None)
     stack.host("server").start(["sleep", "61"])
-    stack.end()
+    stack.lifecycle.end()
     assert not program.ended
     running = stack.host("server").run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
     assert "sleep 60" in running

@@ -31,9 +31,9 @@ def two_networks(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def wide(two_networks: Lab) -> Iterator[Lab]:
-    two_networks.begin(None)
+    two_networks.lifecycle.begin(None)
     yield two_networks
-    two_networks.end()
+    two_networks.lifecycle.end()
 
 
 def tc(lab: Lab, line: str) -> None:
@@ -50,16 +50,16 @@ def test_traffic_that_takes_another_path_makes_the_test_invalid(wide: Lab) -> No
     wide.impair("other -> server on lan", delay="20ms")
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(20)
     with pytest.raises(ImpairmentNotAppliedError, match=r"no packet crossed it, but \d+ packets took `back`"):
-        wide.verify()
-    assert [each.counters for each in wide.evidence] == [Verdict.FAILS]
+        wide.verifier.verify()
+    assert [each.counters for each in wide.ledger.evidence] == [Verdict.FAILS]
 
 
 def test_traffic_on_both_paths_is_only_told(wide: Lab) -> None:
     wide.impair("other -> server on lan", delay="20ms")
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
     Datagrams(wide.hosts["other"], wide.hosts["server"], "lan").arrived(5)
-    wide.verify()
-    assert any("took `back`, unimpaired" in each for each in wide.evidence[0].warnings)
+    wide.verifier.verify()
+    assert any("took `back`, unimpaired" in each for each in wide.ledger.evidence[0].warnings)
 
 
 def stray(lab: Lab, count: int) -> None:
@@ -78,8 +78,8 @@ for _ in range(int(sys.argv[3])): s.sendto(b"word", (sys.argv[2], 9))
 def test_packets_from_an_address_that_nobody_told_us_are_packets_of_the_link(wide: Lab) -> None:
     wide.impair("other -> server on lan", delay="20ms")
     stray(wide, 3)
-    wide.verify()
-    (evidence,) = wide.evidence
+    wide.verifier.verify()
+    (evidence,) = wide.ledger.evidence
     assert evidence.tally is not None
     assert evidence.tally.arrived_packets == 3
 
@@ -87,8 +87,8 @@ def test_packets_from_an_address_that_nobody_told_us_are_packets_of_the_link(wid
 def test_what_went_the_other_way_before_is_not_held_against_the_test(wide: Lab) -> None:
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
     wide.impair("other -> server on lan", delay="20ms")
-    wide.verify()
-    assert wide.evidence[0].warnings[0] == "no packet crossed it"
+    wide.verifier.verify()
+    assert wide.ledger.evidence[0].warnings[0] == "no packet crossed it"
 
 
 def test_other_hosts_on_the_other_path_are_nobodys_business(wide: Lab) -> None:
@@ -96,11 +96,11 @@ def test_other_hosts_on_the_other_path_are_nobodys_business(wide: Lab) -> None:
     Datagrams(wide.hosts["server"], wide.hosts["other"], "back").arrived(5)
     Datagrams(wide.hosts["client"], wide.hosts["server"], "lan").arrived(5)
     with pytest.raises(ImpairmentNotAppliedError, match="took `back`"):
-        wide.verify()  # the receiver answers the sender's end: two datagrams of `other -> server`
+        wide.verifier.verify()  # the receiver answers the sender's end: two datagrams of `other -> server`
     wide.heal()
     wide.impair("client -> server", delay="20ms")
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
-    wide.verify()
+    wide.verifier.verify()
 
 
 def test_a_queue_that_overflows_though_neither_rate_nor_limit_was_asked_makes_the_test_invalid(
@@ -111,7 +111,7 @@ def test_a_queue_that_overflows_though_neither_rate_nor_limit_was_asked_makes_th
     lab.impair("client -> server", delay="4s")
     datagrams.arrived(2000, pace_s=0.0005)
     with pytest.raises(ImpairmentNotAppliedError, match=r"its queue overflowed and dropped \d+ of \d+ packets.*1000"):
-        lab.verify()
+        lab.verifier.verify()
     lab.heal()
 
 
@@ -119,8 +119,8 @@ def test_a_queue_that_overflows_though_neither_rate_nor_limit_was_asked_makes_th
 def test_a_queue_may_overflow_where_it_was_asked_for(lab: Lab, datagrams: Datagrams, words: dict[str, Any]) -> None:
     lab.impair("client -> server", **words)
     datagrams.arrived(200, pace_s=0)
-    lab.verify()
-    (evidence,) = lab.evidence
+    lab.verifier.verify()
+    (evidence,) = lab.ledger.evidence
     assert evidence.tally is not None
     low, high = evidence.tally.tail_drops
     assert low == high == evidence.tally.dropped_packets > 0
@@ -129,8 +129,8 @@ def test_a_queue_may_overflow_where_it_was_asked_for(lab: Lab, datagrams: Datagr
 def test_injected_losses_are_no_overflow(lab: Lab, datagrams: Datagrams) -> None:
     lab.impair("client -> server", loss="20%", delay="5ms")
     datagrams.arrived(1500, pace_s=0.0005)
-    lab.verify()
-    (evidence,) = lab.evidence
+    lab.verifier.verify()
+    (evidence,) = lab.ledger.evidence
     assert evidence.tally is not None
     assert evidence.tally.dropped_packets > 100
     assert evidence.tally.tail_drops == (0, 0)
@@ -138,8 +138,8 @@ def test_injected_losses_are_no_overflow(lab: Lab, datagrams: Datagrams) -> None
 
 def test_an_idle_link_is_no_failure_but_a_warning(lab: Lab) -> None:
     lab.impair("client -> server", delay="5ms")
-    lab.verify()
-    assert lab.evidence[0].warnings[0] == "no packet crossed it"
+    lab.verifier.verify()
+    assert lab.ledger.evidence[0].warnings[0] == "no packet crossed it"
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line
     link.impair(delay="5ms")
     tc(lab, line.replace("MINOR", f"{lab.ports.attached('server', 'lan').sources[link.ref].minor:x}"))
     with pytest.raises(ImpairmentNotAppliedError, match=said):
-        lab.verify()
-    assert [each.read_back for each in lab.evidence] == [Verdict.FAILS]
+        lab.verifier.verify()
+    assert [each.read_back for each in lab.ledger.evidence] == [Verdict.FAILS]
     lab.ports.renew(link.ref)
     lab.heal()
 
@@ -168,8 +168,8 @@ def test_a_link_that_was_healed_before_the_tests_end_is_proven_as_it_was(lab: La
     link.impair(delay="5ms")
     datagrams.arrived(10)
     link.heal()
-    lab.verify()
-    (evidence,) = lab.evidence
+    lab.verifier.verify()
+    (evidence,) = lab.ledger.evidence
     assert (evidence.link, evidence.asked, evidence.read_back) == ("client -> server", {"delay": "5ms"}, Verdict.HOLDS)
     assert evidence.counters == Verdict.HOLDS
     assert evidence.tally is not None
@@ -178,8 +178,8 @@ def test_a_link_that_was_healed_before_the_tests_end_is_proven_as_it_was(lab: La
     tc(lab, f"qdisc delete dev DEVICE parent 1:{lab.ports.attached('server', 'lan').sources[link.ref].minor:x}")
     lab.heal()
     with pytest.raises(ImpairmentNotAppliedError, match=r"asked netem delay=5ms, .* none on this link"):
-        lab.verify()
-    lab.verify()  # told once
+        lab.verifier.verify()
+    lab.verifier.verify()  # told once
 
 
 # --- probes --------------------------------------------------------------------------------------------
@@ -190,8 +190,8 @@ def test_probes_see_what_was_asked_in_both_directions(lab: Lab) -> None:
     for checks in lab.ledger.probed.values():
         assert {check.field: check.verdict for check in checks} == {"delay": Verdict.HOLDS, "loss": Verdict.HOLDS}
         assert {check.kernel for check in checks} == {"20ms", "10%"}
-    lab.verify()
-    assert [each.probe for each in lab.evidence] == [Verdict.HOLDS, Verdict.HOLDS]
+    lab.verifier.verify()
+    assert [each.probe for each in lab.ledger.evidence] == [Verdict.HOLDS, Verdict.HOLDS]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_probes_condemn_a_link_that_does_something_else(
 ) -> None:
     """As if read-back had been fooled: the kernel is changed each time after the lab has put its netem."""
     lab.impair("client -> server", delay="40ms")
-    put = lab.impairer.put_afresh
+    put = lab.impairer.rewrite
 
     def tampered(ref: object, impairment: object) -> None:
         put(ref, impairment)  # type: ignore[arg-type]  # passed on as they came
@@ -249,13 +249,13 @@ def test_a_proof_does_not_put_there_again_what_is_not_there_any_more(lab: Lab) -
         lab.prove("client -> server")
     assert lab.ports.netem(link.ref) is None, "left as it was found"
     with pytest.raises(ImpairmentNotAppliedError, match="asked netem delay=5ms, the kernel reports none on this link"):
-        lab.verify()
+        lab.verifier.verify()
     lab.heal()
 
 
 def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.impair("client -> server", rate="40mbit")
-    ref, put = lab.link("client -> server").ref, lab.impairer.put_afresh
+    ref, put = lab.link("client -> server").ref, lab.impairer.rewrite
 
     def rate() -> Check:
         found = next(check for check in lab.prober.probe(ref) if check.field == "rate")
@@ -281,15 +281,15 @@ def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.Monk
 
 def test_what_netem_makes_of_words_together_is_told_and_judged(lab: Lab) -> None:
     lab.impair("client -> server", loss="30%", duplicate="50%", prove=True)
-    lab.verify()
-    (evidence,) = lab.evidence
+    lab.verifier.verify()
+    (evidence,) = lab.ledger.evidence
     assert any("15% are lost, not 30%, about 24.5% arrive twice" in each for each in evidence.warnings)
     assert {each.field: each.verdict for each in evidence.checks if each.field in ("loss", "duplicate")} == {
         "loss": Verdict.HOLDS, "duplicate": Verdict.HOLDS,
     }  # fmt: skip
     lab.impair("client -> server", rate="1mbit", delay="20ms", reorder="50%", prove=True)
-    lab.verify()
-    evidence = lab.evidence[-1]
+    lab.verifier.verify()
+    evidence = lab.ledger.evidence[-1]
     assert any("up to 2 Mbit/s pass in all" in each for each in evidence.warnings)
     assert {each.field: each.verdict for each in evidence.checks}["rate"] == Verdict.HOLDS
 
@@ -350,7 +350,7 @@ def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
         with pytest.raises(ImpairmentNotAppliedError, match=r"a delay of 10 ms took \d(\.\d+)? ms.*psched"):
             lab.impair("client -> server", delay="40ms")
     assert truth is readback.differences
-    assert lab.impairments == {}
+    assert lab.impairer.impairments() == {}
     lab.impair("client -> server", delay="40ms")
     lab.heal()
 
@@ -358,8 +358,8 @@ def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
 def test_second_copies_are_counted_apart(lab: Lab, datagrams: Datagrams) -> None:
     lab.impair("client -> server", duplicate="20%", delay="5ms")
     came = datagrams.arrived(1000, pace_s=0.0005)
-    lab.verify()
-    (evidence,) = lab.evidence
+    lab.verifier.verify()
+    (evidence,) = lab.ledger.evidence
     assert evidence.tally is not None
     copies = evidence.tally.duplicated
     assert len(came) > 1100
@@ -376,19 +376,19 @@ def test_an_impairment_that_no_longer_held_when_another_took_its_place_is_told(l
     tc(lab, f"qdisc delete dev DEVICE parent 1:{minor:x}")
     lab.impair("client -> server", delay="30ms")
     with pytest.raises(ImpairmentNotAppliedError, match="asked netem delay=20ms, the kernel reports none on this link"):
-        lab.verify()
-    lab.verify()  # told once
+        lab.verifier.verify()
+    lab.verifier.verify()  # told once
     lab.heal()
 
 
 def test_what_cannot_be_probed_is_refused_before_anything_is_changed(wide: Lab) -> None:
     wide.impair("client -> server", delay="3ms")
-    before = dict(wide.impairments)
+    before = dict(wide.impairer.impairments())
     with pytest.raises(InvalidValueError, match="tcp/80: cannot be probed: probes are UDP datagrams"):
         wide.impair("client -> server tcp/80", delay="5ms", prove=True)
     with pytest.raises(InvalidValueError, match="client -> server: a timeline cannot be probed"):
         wide.impair("client -> server", [{"at": "1s", "loss": "1%"}], prove=True)
-    assert dict(wide.impairments) == before
+    assert dict(wide.impairer.impairments()) == before
     assert len(wide.ledger.history) == 1
 
 

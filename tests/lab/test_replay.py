@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from testbed import Lab
+from testbed.lab import wanted
 from tests.lab.conftest import Datagrams, await_quiet, prepare
 
 BELOW_THE_LAB = True
@@ -48,14 +49,14 @@ def test_a_sequence_begins_with_the_body_of_a_test_whatever_crossed_the_link_bef
     lost = []
     for before in (0, 7):
         lab.heal()
-        lab.begin("of one test")
-        lab.impairer.arm(ref, lab.side(words))
+        lab.lifecycle.begin("of one test")
+        lab.impairer.apply(ref, wanted.side(lab, words))
         if before:
             datagrams.arrived(before)
-        lab.begin_body()
+        lab.lifecycle.begin_body()
         lost.append(sorted(set(range(200)) - set(datagrams.arrived(200, pace_s=0.001))))
-        lab.verify()
-        (tally,) = [each.tally for each in lab.evidence]
+        lab.verifier.verify()
+        (tally,) = [each.tally for each in lab.ledger.evidence]
         assert tally is not None
         # Those of the body and the words that end it; by number, they are lost before netem.
         assert 150 <= tally.arrived_packets <= 260, "and none of before"

@@ -30,4 +30,4 @@ def test_a_link_of_576_bytes_is_impaired(kind: str, pytestconfig: pytest.Config,
         prepare(client, server)
         lab.impair("client -> server", delay="20ms")
         assert min(Datagrams(client, server, network="default").round_trips(3)) >= 0.02
-        lab.verify()
+        lab.verifier.verify()

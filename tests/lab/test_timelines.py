@@ -160,7 +160,7 @@ def test_a_step_keeps_what_is_queued_also_where_its_rate_ends(lab: ComposeLab, f
     assert in_place(lab) == handle
     assert not [each for each in seen if each.arrived_s is None]
     assert link.counters().dropped_packets == 0
-    lab.verify()
+    lab.verifier.verify()
 
 
 def test_a_ramp_rises_and_never_falls_behind_its_stairs(lab: ComposeLab, flow: Flow) -> None:
@@ -203,7 +203,7 @@ def test_both_directions_begin_at_the_same_moment_and_repeat(lab: ComposeLab) ->
     lab.impair("client <-> server", [{"delay": "5ms"}, {"at": "100ms", "delay": "25ms"}, {"repeat": "200ms"}])
     there, back = lab.link("client -> server"), lab.link("server -> client")
     await_condition(lambda: len(there.steps()), lambda count: count >= 8, deadline_s=10)
-    lab.verify()
+    lab.verifier.verify()
     firsts = [due_s(link.steps()[0]) for link in (there, back)]
     assert firsts[0] == pytest.approx(firsts[1], abs=1e-6)
     planned = [each.planned_s for each in there.steps()]
@@ -222,7 +222,7 @@ def test_healing_ends_a_timeline_for_good(lab: ComposeLab) -> None:
     assert len(link.steps()) == taken
     link.impair(delay="1ms")
     time.sleep(0.1)
-    lab.verify()
+    lab.verifier.verify()
 
 
 def test_a_step_that_finds_its_port_undone_makes_the_result_invalid(lab: ComposeLab) -> None:
@@ -235,7 +235,7 @@ def test_a_step_that_finds_its_port_undone_makes_the_result_invalid(lab: Compose
         assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
         await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
         with pytest.raises(ImpairmentNotAppliedError, match=r"client -> server.*the step at 1\.000 s of its timeline"):
-            lab.verify()
+            lab.verifier.verify()
     finally:
         # The tree is gone: begin the port anew, or this test would be INVALID itself.
         link.heal()
@@ -248,13 +248,13 @@ def test_a_netem_changed_between_two_steps_is_found_against_the_step_in_force(la
     link = lab.link("client -> server")
     link.impair([{"delay": "5ms"}, {"at": "50ms", "delay": "25ms"}])
     await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
-    lab.verify()
+    lab.verifier.verify()
     port = lab.ports.attached("server", "lan")
     minor = port.sources[link.ref].minor
     line = f"qdisc replace dev {port.device} parent 1:{minor:x} netem limit 30000 delay 5ms"
     assert port.channel.call("tc", port=port.name, lines=[line])["complaints"] == []
     with pytest.raises(ImpairmentNotAppliedError, match="asked delay 25ms, the kernel reports 5ms"):
-        lab.verify()
+        lab.verifier.verify()
     lab.heal()
 
 
@@ -274,8 +274,8 @@ def test_a_markers_timeline_begins_with_the_body_of_the_test(
     await_condition(lambda: len(link.steps()), lambda count: count == 2, deadline_s=10)
     assert due_s(link.steps()[0]) >= slow_set_up
     assert datagrams.arrived(3) == [0, 1, 2]  # else no packet meets what the marker impairs
-    lab.verify()
-    words = [each.as_json()["in_force"].split()[0] for each in lab.evidence[0].steps]
+    lab.verifier.verify()
+    words = [each.as_json()["in_force"].split()[0] for each in lab.ledger.evidence[0].steps]
     assert words == ["delay=5ms", "delay=25ms"]
 
 
@@ -289,7 +289,7 @@ with make_lab(sys.argv[2], Path(sys.argv[1]), netem="auto", say=lambda _text: No
     link.impair([{"delay": "5ms"}, {"at": "500ms", "delay": "25ms"}, {"at": "1s", "outage": "300ms"}])
     os.kill(os.getpid(), signal.SIGSTOP)
     print(json.dumps([[step.planned_s, step.monotonic_s, step.complaint] for step in link.steps()]))
-    lab.verify()
+    lab.verifier.verify()
 """
 
 

@@ -67,7 +67,7 @@ def test_a_fault_in_mid_test_is_never_passed_and_the_next_test_finds_all_in_orde
 @pytest.mark.parametrize("fault", ["splice deleted", "kernel stopped"], ids=lambda word: word.replace(" ", "-"))
 def test_a_path_is_put_right_without_harm_to_what_else_the_kernel_carries(carried: Lab, fault: str) -> None:
     """What a stopped kernel needs to go on is the end of one that runs."""
-    carried.begin("repair")
+    carried.lifecycle.begin("repair")
     try:
         carried.impair(truth.LINK, delay="10ms")
         carried.impair("server -> client on lan", delay="10ms")
@@ -80,7 +80,7 @@ def test_a_path_is_put_right_without_harm_to_what_else_the_kernel_carries(carrie
         carried.impair(truth.LINK, delay="10ms")
         assert truth.place(carried).port.kernel == place.port.kernel
     finally:
-        carried.end()
+        carried.lifecycle.end()
 
 
 @pytest.mark.parametrize("impairment", ["delay", "cut"])
@@ -88,29 +88,29 @@ def test_a_network_connected_between_two_tests_is_in_the_evidence_of_the_next(ca
     if not isinstance(carried, ComposeLab):
         pytest.skip("nobody but the lab connects a local lab's namespaces to a network")
     with truth.connected(carried, "client", "server") as name:
-        carried.begin("next")
+        carried.lifecycle.begin("next")
         try:
             _ASKED[impairment].put(carried)
             with pytest.raises(ImpairmentNotAppliedError, match=f"are connected to '{name}' too"):
-                carried.verify()
+                carried.verifier.verify()
         finally:
-            carried.end()
+            carried.lifecycle.end()
     assert truth.cell(carried, "none", _ASKED[impairment]).right
 
 
 def test_how_late_the_carrier_was_is_in_the_evidence(carried: Lab) -> None:
-    carried.begin("lateness")
+    carried.lifecycle.begin("lateness")
     try:
         carried.impair(truth.LINK, delay="40ms")
         carried.carriage.settle()
         truth.await_frames(carried, _FRAMES)
         try:
-            carried.verify()
+            carried.verifier.verify()
         finally:
-            (link,) = carried.evidence
+            (link,) = carried.ledger.evidence
             told = link.lateness
     finally:
-        carried.end()
+        carried.lifecycle.end()
     assert told is not None
     assert told["frames"] >= _FRAMES
     assert 0 < told["median_s"] <= told["worst_s"]

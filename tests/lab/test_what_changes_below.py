@@ -69,10 +69,10 @@ def test_a_source_with_another_address_is_found_out_and_led_to_its_impairment_ag
     network.disconnect(lab.hosts["client"].container)
     network.connect(lab.hosts["client"].container)
     with pytest.raises(ImpairmentNotAppliedError, match=r"client -> server.*asked delay=300ms.*left the network"):
-        lab.verify()
+        lab.verifier.verify()
 
     lab.impair("client -> server", delay="300ms")
-    lab.verify()
+    lab.verifier.verify()
     assert round_trip(lab, "client") >= 0.300
     assert 0.100 <= round_trip(lab, "other") < 0.300, "the other source kept its own"
 
@@ -82,11 +82,11 @@ def test_a_receiver_that_was_started_again_is_found_out_and_gets_every_impairmen
     lab.impair("other -> server", delay="100ms")
     lab.hosts["server"].container.restart(timeout=5)
     with pytest.raises(ImpairmentNotAppliedError, match=r"its veth .* no longer exists"):
-        lab.verify()
+        lab.verifier.verify()
 
     lab.impair("client -> server", delay="310ms")
-    lab.verify()
-    assert {str(ref): each.describe() for ref, each in lab.impairments.items()} == {
+    lab.verifier.verify()
+    assert {str(ref): each.describe() for ref, each in lab.impairer.impairments().items()} == {
         "client -> server": "delay=310ms",
         "other -> server": "delay=100ms",
     }
@@ -101,7 +101,7 @@ def test_when_the_carried_kernel_dies_the_test_is_invalid_and_the_next_has_a_new
     lab.impair("client -> server", delay="300ms")
     os.kill(kernel(lab.run_id), signal.SIGKILL)
     with pytest.raises(ImpairmentNotAppliedError, match=r"the carried kernel exited with status -9"):
-        lab.verify()
+        lab.verifier.verify()
     lab.heal()
     datagrams = Datagrams(lab.hosts["client"], lab.hosts["server"])
     assert statistics.median(datagrams.round_trips(5)) < 0.150, "the cables are whole again"

@@ -190,5 +190,5 @@ def test_everything_at_once_is_read_back(lab: Lab) -> None:
 def test_every_profile_is_held_by_the_kernel(lab: Lab) -> None:
     for name in lab.profiles:
         assert len(lab.impair("client <-> server", name)) == 2, name
-        lab.verify()
+        lab.verifier.verify()
     assert len(lab.profiles) >= 31

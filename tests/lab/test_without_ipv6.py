@@ -44,8 +44,8 @@ with LocalLab("compose.yaml", netem="host") as lab:
     told["flows"] = len(capture.flows())
     lab.cut("client -> server tcp/8888", reject=True)
     told["rejected"], told["beside"] = tried(), tried(9)
-    lab.verify()
-    told["evidence"] = [check.seen for each in lab.evidence for check in each.checks]
+    lab.verifier.verify()
+    told["evidence"] = [check.seen for each in lab.ledger.evidence for check in each.checks]
 open("/tmp/compose.yaml", "w").write(sys.argv[1])
 try:
     LocalLab("/tmp/compose.yaml", netem="host").up()

@@ -458,8 +458,8 @@ def _only_late(lab: Lab) -> bool:
 
     A step that is passed over leaves the next one nothing to undo, which fails, too.
     """
-    failed = {check.field for link in lab.evidence for check in link.failures}
-    passed_over = any(step.passed_over for link in lab.evidence for step in link.steps)
+    failed = {check.field for link in lab.ledger.evidence for check in link.failures}
+    passed_over = any(step.passed_over for link in lab.ledger.evidence for step in link.steps)
     return failed <= {"lateness"} and (bool(failed) or passed_over)
 
 
@@ -482,12 +482,12 @@ def _test(lab: Lab, asked: Asked, fault: str, *, after: bool = False) -> tuple[A
     undo: list[object] = []
     try:
         lab.carriage.warn_only = after  # whatever this suite's other tests are run with
-        lab.begin("truth")
+        lab.lifecycle.begin("truth")
         try:
             asked.put(lab)
             lab.carriage.settle()
             receiver = _send(lab, fault, undo, count=_COUNT_AFTER if after else COUNT)
-            lab.verify()
+            lab.verifier.verify()
             lines = receiver.stop("SIGKILL").stdout.splitlines()[1:]
             seen = Arrivals(delays_s=dict(_read(lines)))
         except ImpairmentNotAppliedError as error:
@@ -499,7 +499,7 @@ def _test(lab: Lab, asked: Asked, fault: str, *, after: bool = False) -> tuple[A
             for each in undo:
                 if callable(each):
                     each()
-            lab.end()
+            lab.lifecycle.end()
     except Exception as error:  # noqa: BLE001  # whatever broke, this cell is wrong and the others are run
         return None, "FAILED", f"{reason}; then {type(error).__name__}: {error}"
     return seen, verdict, reason

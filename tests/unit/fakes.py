@@ -177,6 +177,21 @@ class FakeHost:
         """Its own, on the only network."""
         return (self._address,)
 
+    def mac(self, _network: str) -> str:
+        """Its own."""
+        return MACS[self.name]
+
+    def source_addresses(self, network: str) -> tuple[str, ...]:
+        """Its own address."""
+        return self.addresses(network)
+
+    def marks(self, network: str) -> tuple[str, ...]:
+        """Both."""
+        return (*self.addresses(network), self.mac(network))
+
+    def end_test(self) -> None:
+        """Nothing is held."""
+
     def send_per_packet(self, _network: str) -> dict[str, bool]:
         """As if offloads had been on."""
         return {"tso": True}
@@ -269,11 +284,7 @@ class FakeLab(Lab):
         """The fakes."""
         return self._fakes
 
-    def mac(self, host: str, _network: str) -> str | None:
-        """Its own."""
-        return MACS[host]
-
-    def attach(self, host: str, network: str) -> Attached:
+    def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:  # the same here
         """At an agent of its own."""
         port: dict[str, Any] = {
             "device": "veth1", "entry": None, "kernel": None, "released": False, "mtu": 1500, "found": {}
@@ -281,8 +292,6 @@ class FakeLab(Lab):
         channel = cast("Channel", self._others.get(host, self.agent))
         ref = PortRef(host, network)
         return Attached(ref=ref, name=str(ref), channel=channel, port=port, ifindex=self._index(host))
-
-    attach_to_count = attach
 
     def port_of_sender(self, host: str, _network: str) -> int:
         """A number of its own."""

@@ -15,8 +15,6 @@ from testbed.backends import terminal
 from testbed.commands import hosts, words
 from testbed.commands.cli import cli
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
-from testbed.lab.lab import Lab
-from testbed.netem.profiles import checked_side
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
 from testbed.spec.profile import Profile
@@ -32,8 +30,7 @@ class StandIn(AbstractContextManager["StandIn"]):
     """A lab that notes what is done to it."""
 
     topology = TOPOLOGY
-    side = staticmethod(checked_side)
-    wanted = Lab.wanted
+    netem_folder = None
 
     def __init__(self, wrong: str = "") -> None:
         self.done: list[str] = []

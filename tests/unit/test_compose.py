@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
+from testbed.backends.docker import inspection
 from testbed.backends.docker.programs import nanoseconds
-from testbed.backends.docker.wellness import describe
-from testbed.backends.docker.wellness import wellness as wellness_of
 
 
 def _inspected(status: str, **state: Any) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def _inspected(status: str, **state: Any) -> dict[str, Any]:
         # What it was before it ended does not count.
         (_inspected("exited", ExitCode=1, Health={"Status": "healthy"}), "failed", "exited with status 1"),
         (_inspected("created"), "waiting", "was created and not started"),
-        (_inspected("created", Error="no such file"), "waiting", "was created and not started: no such file"),
+        (_inspected("created", Error="no such file"), "failed", "was created and not started: no such file"),
         (_inspected("restarting", ExitCode=1), "waiting", "is restarting"),
         (_inspected("paused"), "failed", "is paused"),
         (_inspected("removing"), "failed", "is removing"),
@@ -61,8 +60,9 @@ def _inspected(status: str, **state: Any) -> dict[str, Any]:
 def test_a_container_is_well_waiting_or_failed_and_says_why(
     inspected: dict[str, Any], wellness: str, described: str
 ) -> None:
-    assert wellness_of(inspected) == wellness
-    assert describe(inspected) == described
+    seen = inspection.wellness(inspected)
+    assert (seen.state, seen.words) == (wellness, described)
+    assert seen.began == ("created" not in described)
 
 
 # --- time stamps -----------------------------------------------------------------------------------

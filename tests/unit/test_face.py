@@ -27,9 +27,9 @@ BACK = LinkRef("server", "client", "lan")
 @pytest.fixture
 def lab() -> Iterator[FakeLab]:
     lab = FakeLab()
-    lab.begin("seeds")
+    lab.lifecycle.begin("seeds")
     yield lab
-    lab.end()
+    lab.lifecycle.end()
 
 
 def passed(lab: FakeLab, packets: int, drops: int = 0, parent: str = "1:10") -> None:
@@ -43,10 +43,10 @@ def passed(lab: FakeLab, packets: int, drops: int = 0, parent: str = "1:10") -> 
 def test_a_link_is_impaired_at_its_receivers_port_and_read_back(lab: FakeLab) -> None:
     (applied,) = lab.impair(LINK, delay="40ms")
     assert applied.command == "tc qdisc replace dev veth1 parent 1:10 handle 10: netem limit 41000 delay 40ms"
-    assert lab.impairments == {REF: Impairment(delay_s=0.04)}
+    assert lab.impairer.impairments() == {REF: Impairment(delay_s=0.04)}
     assert {each["options"]["classid"] for each in lab.agent.filters.values() if each["pref"] > 2} == {"1:10"}
     lab.heal()
-    assert lab.impairments == {}
+    assert lab.impairer.impairments() == {}
     assert lab.agent.netems == {}
 
 
@@ -86,8 +86,8 @@ def test_a_port_that_begins_anew_has_all_that_was_on_it_again(lab: FakeLab) -> N
     lab.agent.netems.clear()
     lab.agent.filters.clear()
     lab.ports.renew(REF)
-    lab.verify()
-    assert lab.impairments == {REF: Impairment(delay_s=0.04)}
+    lab.verifier.verify()
+    assert lab.impairer.impairments() == {REF: Impairment(delay_s=0.04)}
     assert [str(ref) for ref in lab.ports.cut] == ["other -> server"]
     lab.mend()
 
@@ -98,9 +98,9 @@ def test_a_port_goes_to_another_process_as_it_is(lab: FakeLab) -> None:
     other = FakeLab()
     other.agent = lab.agent
     other.ports.take_up(lab.ports.state(), lab.capture_agent())
-    assert other.impairments == lab.impairments
+    assert other.impairer.impairments() == lab.impairer.impairments()
     assert other.ports.cut == lab.ports.cut
-    other.verify()
+    other.verifier.verify()
     other.heal()
     assert lab.agent.netems.keys() <= {"1:4011"}, "a cut's class stays, with nothing led to it"
 
@@ -112,14 +112,14 @@ def test_what_was_found_is_in_the_evidence(lab: FakeLab) -> None:
     lab.impair(LINK, delay="40ms", loss="2%")
     lab.cut("other -> server")
     passed(lab, 90, 10)
-    lab.verify()
-    link, cut = lab.evidence
+    lab.verifier.verify()
+    link, cut = lab.ledger.evidence
     assert (link.link, link.read_back, link.counters, link.met_packets) == (LINK, Verdict.HOLDS, Verdict.HOLDS, 100)
     assert cut.warnings == ["no packet met the cut"]
     lab.impair("server -> client", delay="1ms")
     lab.heal()
-    lab.verify()
-    assert [each.link for each in lab.evidence] == [LINK, "server -> client", "other -> server"]
+    lab.verifier.verify()
+    assert [each.link for each in lab.ledger.evidence] == [LINK, "server -> client", "other -> server"]
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_what_does_not_hold_is_raised_once_and_not_again_by_healing(
     lab: FakeLab, broken: Callable[[FakeLab], None], said: str
 ) -> None:
     lab.impair(LINK, delay="40ms")
-    lab.verify()
+    lab.verifier.verify()
     broken(lab)
     with pytest.raises(ImpairmentNotAppliedError, match=said):
-        lab.verify()
-    assert [Verdict.FAILS in (each.read_back, each.counters) for each in lab.evidence] == [True]
+        lab.verifier.verify()
+    assert [Verdict.FAILS in (each.read_back, each.counters) for each in lab.ledger.evidence] == [True]
     lab.agent.amiss.clear()
-    lab.begin(None)
-    lab.verify()
+    lab.lifecycle.begin(None)
+    lab.verifier.verify()
 
 
 def test_a_reason_that_links_share_is_told_once_and_each_links_own_with_it(
@@ -154,7 +154,7 @@ def test_a_reason_that_links_share_is_told_once_and_each_links_own_with_it(
     lab.agent.netems["1:10"]["options"]["limit"] = 1
     monkeypatch.setattr(lab.carriage, "timed", lambda evidence, *_, **__: (evidence, ["the machine was late"]))
     with pytest.raises(ImpairmentNotAppliedError) as raised:
-        lab.verify()
+        lab.verifier.verify()
     own, shared = str(raised.value).splitlines()
     assert own.startswith("port of `server` on `lan` (client -> server), engine host: asked limit 41000")
     assert shared == (
@@ -168,8 +168,8 @@ def test_what_is_healed_in_mid_test_is_looked_at_before(lab: FakeLab) -> None:
     lab.agent.netems["1:10"]["options"]["limit"] = 1
     lab.link(LINK).heal()
     with pytest.raises(ImpairmentNotAppliedError, match="asked limit 41000, the kernel reports 1"):
-        lab.verify()
-    lab.verify()  # once
+        lab.verifier.verify()
+    lab.verifier.verify()  # once
 
 
 # --- between tests -------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def ended() -> Program:
 
 
 STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab], Any], Any]] = {
-    "impairment": ([delay], lambda lab: lab.impairments, {}),
+    "impairment": ([delay], lambda lab: lab.impairer.impairments(), {}),
     "cut": ([cut], lambda lab: lab.ports.cut, []),
     "history": ([delay], lambda lab: lab.ledger.history, []),
     "record": ([lambda lab: lab.record("n", 1, unit="s", better="lower")], lambda lab: lab.ledger.metrics, {}),
@@ -196,9 +196,9 @@ STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab]
     "probed": ([lambda lab: lab.ledger.probed.update({REF: []})], lambda lab: lab.ledger.probed, {}),
     "step": ([lambda lab: lab.ledger.add_steps(REF, [])], lambda lab: lab.ledger.steps, {}),
     "told": ([lambda lab: lab.ledger.told.add(REF)], lambda lab: lab.ledger.told, set()),
-    "evidence": ([delay, FakeLab.verify], lambda lab: lab.evidence, []),
+    "evidence": ([delay, lambda lab: lab.verifier.verify()], lambda lab: lab.ledger.evidence, []),
     "over": ([cut, FakeLab.mend], lambda lab: lab.ledger.over, []),
-    "suspended": ([cut, lambda lab: lab.suspend("server")], lambda lab: lab.suspensions.links, {}),
+    "suspended": ([cut, lambda lab: lab.suspensions.suspend("server")], lambda lab: lab.suspensions.links, {}),
     "met a cut": (
         [cut, lambda lab: passed(lab, 0, 3, "1:4010"), FakeLab.mend],
         lambda lab: lab.ports.known(REF)[1].met_cut, False,
@@ -207,7 +207,7 @@ STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab]
     "released": ([delay], lambda lab: {port.released for port in lab.ports}, {True}),
     "seeds": ([], lambda lab: lab.ledger.seeds_from, "the next"),
     "carriage": ([delay], lambda lab: any(map(lab.carriage.used, lab.ports)), False),
-    "left over": ([lambda lab: setattr(lab, "left_over", "a connection")], lambda lab: lab.left_over, ""),
+    "left over": ([lambda lab: setattr(lab.lifecycle, "left_over", "a connection")], lambda lab: lab.lifecycle.left_over, ""),
 }  # fmt: skip
 
 
@@ -217,25 +217,25 @@ def test_the_next_test_knows_nothing_of_the_one_before(lab: FakeLab, what: str) 
     for step in steps:
         step(lab)
     assert look(lab) != fresh, "or this test could not fail"
-    lab.end()
-    lab.begin("the next")
+    lab.lifecycle.end()
+    lab.lifecycle.begin("the next")
     assert look(lab) == fresh
 
 
 def test_what_a_healed_link_was_is_not_the_next_tests_finding(lab: FakeLab) -> None:
     lab.impair(LINK, delay="40ms")
     lab.agent.netems["1:10"]["options"]["limit"] = 1
-    lab.end()
-    lab.begin(None)
-    lab.verify()
-    assert lab.evidence == []
+    lab.lifecycle.end()
+    lab.lifecycle.begin(None)
+    lab.verifier.verify()
+    assert lab.ledger.evidence == []
 
 
 def test_a_seed_is_the_links_and_the_times_own_and_the_same_in_the_next_run(lab: FakeLab) -> None:
     first = [each.asked.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))]
     (other,) = lab.impair("other -> server", loss="1%")
     assert len({*first, other.asked.seed}) == 3
-    lab.begin("seeds")
+    lab.lifecycle.begin("seeds")
     assert [each.asked.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))] == first
     (named,) = lab.impair(LINK, loss="1%", seed=7)
     assert named.asked.seed == 7
@@ -246,10 +246,10 @@ def test_a_sequence_begins_with_the_body_only_where_packets_came_before(lab: Fak
     lab.impair(LINK, loss="2%")
     handle = lab.agent.netems["1:10"]["handle"]
     before = lab.agent.calls.count("tc")
-    lab.begin_body()
+    lab.lifecycle.begin_body()
     assert lab.agent.calls.count("tc") == before + 1, "looked at, and nothing put"
     passed(lab, 5)
-    lab.begin_body()
+    lab.lifecycle.begin_body()
     assert lab.agent.calls.count("tc") > before + 2
     assert lab.agent.netems["1:10"]["handle"] == handle, "in place: what is queued stays"
 
@@ -307,17 +307,17 @@ def test_a_cut_lies_over_an_impairment_that_stays(lab: FakeLab) -> None:
 def test_what_a_stopped_host_had_is_put_back_when_it_runs(lab: FakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.impair(LINK, delay="40ms")
     lab.cut("server -> client")
-    lab.suspend("server")
+    lab.suspensions.suspend("server")
     assert (lab.ports.impaired, lab.ports.cut) == ([], [])
     monkeypatch.setattr(lab.whole, "running", lambda _host: True)
-    lab.resume_links({"server"})
+    lab.suspensions.resume(lab.whole.running)
     assert (lab.ports.impaired, lab.ports.cut) == ([REF], [BACK])
 
 
 def test_an_impairment_of_nothing_is_still_one(lab: FakeLab) -> None:
     lab.impair(LINK, Profile(name="clean"))
-    assert lab.impairments == {REF: CLEAN}
-    lab.verify()
-    (link,) = lab.evidence
+    assert lab.impairer.impairments() == {REF: CLEAN}
+    lab.verifier.verify()
+    (link,) = lab.ledger.evidence
     assert (link.counters, link.met_packets, link.at_taps) == (Verdict.SHOWN, 0, None)
     assert AtTaps(3, 1) - AtTaps(2, 1) == AtTaps(1, 0)

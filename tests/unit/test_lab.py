@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from testbed.errors import InvalidValueError
+from testbed.lab.backend import Backend
 from testbed.lab.wanted import impairments_of
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import LinkRef
@@ -21,7 +25,8 @@ THERE, BACK = LinkRef("client", "server", "lan"), LinkRef("server", "client", "l
 
 
 def asked(text: str, profile: str | Profile | None = None, **words: object) -> dict[LinkRef, Impairment | Timeline]:
-    return impairments_of(TOPOLOGY, PROFILES, text, profile, words, tables={})
+    lab = SimpleNamespace(topology=TOPOLOGY, profiles=PROFILES, tables={}, netem_folder=None)
+    return impairments_of(cast("Backend", lab), text, profile, words)
 
 
 def problems_of(text: str, profile: str | Profile | None = None, **words: object) -> tuple[str, ...]:

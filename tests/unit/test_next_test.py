@@ -23,9 +23,9 @@ LINK, REF = "client -> server", LinkRef("client", "server", "lan")
 @pytest.fixture
 def lab() -> Iterator[FakeLab]:
     lab = FakeLab()
-    lab.begin("one")
+    lab.lifecycle.begin("one")
     yield lab
-    lab.end()
+    lab.lifecycle.end()
 
 
 def unread(lab: FakeLab) -> None:
@@ -41,7 +41,7 @@ def test_at_the_end_links_are_healed_programs_killed_and_nobody_watches_any_more
     lab.ledger.programs.append(cast("Program", SimpleNamespace(ended=False, stop=stopped.append)))
     lab.impair(LINK, delay="1ms")
     lab.cut("other -> server")
-    lab.end()
+    lab.lifecycle.end()
     assert (lab.ports.impaired, lab.ports.cut, stopped) == ([], [], ["SIGKILL"])
     assert lab.agent.calls.count("rest") == 1
 
@@ -53,14 +53,14 @@ def test_at_the_end_a_paused_host_goes_on_before_anything_in_it_is_ended(lab: Fa
     ran: list[str] = []
     program = SimpleNamespace(ended=False, stop=lambda _signal: ran.append(lab.states["server"].status))
     lab.ledger.programs.append(cast("Program", program))
-    lab.end()
+    lab.lifecycle.end()
     assert ran == [RUNNING]
 
 
 def test_at_the_end_a_broken_path_is_taken_out(lab: FakeLab) -> None:
     lab.impair(LINK, delay="1ms")
     lab.agent.amiss["server@lan"] = ["a tap is down"]
-    lab.end()
+    lab.lifecycle.end()
     assert lab.agent.calls.count("repair") == 1
     assert lab.ports.at("server", "lan") is None
 
@@ -69,17 +69,17 @@ def test_out_of_a_test_a_healed_port_is_given_back_at_once_in_one_before_the_nex
     lab.impair(LINK, delay="1ms")
     lab.heal()
     assert not lab.ports.attached("server", "lan").released
-    lab.end()
+    lab.lifecycle.end()
     watched = lab.agent.calls.count("watch_passages")
     lab.impair(LINK, delay="1ms")
     lab.heal()
     assert lab.ports.attached("server", "lan").released
     assert lab.agent.calls.count("watch_passages") == watched, "nobody asks how late anything is"
     lab.impair(LINK, delay="1ms")
-    lab.verify()
-    assert not [check for check in lab.evidence[-1].checks if check.field == "lateness"]
+    lab.verifier.verify()
+    assert not [check for check in lab.ledger.evidence[-1].checks if check.field == "lateness"]
     lab.heal()
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     lab.impair(LINK, delay="1ms")
     lab.link(LINK).heal()
     assert not lab.ports.attached("server", "lan").released
@@ -88,13 +88,13 @@ def test_out_of_a_test_a_healed_port_is_given_back_at_once_in_one_before_the_nex
 def test_where_an_agent_died_the_test_ends_all_the_same(lab: FakeLab) -> None:
     lab.impair(LINK, delay="1ms")
     lab.agent.die()
-    lab.end()
+    lab.lifecycle.end()
     assert list(lab.ports) == []
     lab.agent.lives = lab.agent.answers = True
     lab.impair(LINK, delay="1ms")
     lab.heal()
     assert lab.ports.attached("server", "lan").released, "no test runs"
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     assert lab.left
 
 
@@ -109,14 +109,14 @@ def connection(number: int, state: str = "FIN_WAIT1") -> Connection:
 
 def test_connections_of_a_test_end_with_it_and_those_before_it_live_on(lab: FakeLab) -> None:
     lab.tables_of = {"client": [], "server": []}
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     lab.tables_of["client"].append(connection(1))
-    lab.end()
+    lab.lifecycle.end()
     assert lab.tables_of["client"] == []
     lab.tables_of["client"].append(connection(2))
-    lab.begin("third")  # it was there before
+    lab.lifecycle.begin("third")  # it was there before
     lab.tables_of["client"].append(connection(3))
-    lab.end()
+    lab.lifecycle.end()
     assert [known.id for known in lab.tables_of["client"]] == ["c2"]
 
 
@@ -125,9 +125,9 @@ def test_connections_of_a_test_end_with_it_and_those_before_it_live_on(lab: Fake
 
 def test_a_test_that_broke_off_leaves_no_finding(lab: FakeLab) -> None:
     lab.cut(LINK)  # healed by the next one's beginning, which finds what it was
-    lab.left_over = "a connection"
-    lab.begin("next")
-    assert (lab.ledger.over, lab.left_over, lab.ports.cut) == ([], "", [])
+    lab.lifecycle.left_over = "a connection"
+    lab.lifecycle.begin("next")
+    assert (lab.ledger.over, lab.lifecycle.left_over, lab.ports.cut) == ([], "", [])
 
 
 def test_what_is_told_of_a_test_whose_beginning_fails_is_not_of_the_one_before(
@@ -138,7 +138,7 @@ def test_what_is_told_of_a_test_whose_beginning_fails_is_not_of_the_one_before(
     with monkeypatch.context() as broken:
         broken.setattr(lab.whole, "begin", lambda: pytest.fail("no host"))
         with pytest.raises(pytest.fail.Exception):
-            lab.begin("next")
+            lab.lifecycle.begin("next")
     assert (lab.ledger.metrics, lab.ledger.history, lab.ledger.seeds_from) == ({}, [], "next")
 
 
@@ -146,7 +146,7 @@ def test_a_host_that_a_test_left_stopped_runs_again(lab: FakeLab) -> None:
     lab.states["server"] = HostState(status=RUNNING)
     lab.whole.up()
     lab.states["server"] = HostState(status=EXITED, exit_code=1)
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     assert lab.states["server"].status == RUNNING
 
 
@@ -154,31 +154,33 @@ def test_another_agent_is_given_what_the_dead_one_held_and_the_death_is_told_onc
     lab.impair(LINK, delay="1ms")
     lab.agent.die()
     with pytest.raises(ImpairmentNotAppliedError, match="the agent that holds the impairments ended"):
-        lab.verify()
-    lab.begin("next")
+        lab.verifier.verify()
+    lab.lifecycle.begin("next")
     assert len(lab.left) == 1
-    lab.verify()
+    lab.verifier.verify()
     lab.impair("server -> client", delay="1ms")
     lab.agent.die()
     lab.left = []
-    lab.begin("third")  # what the first left is put right, and not handed on: this one held the client's port alone
+    lab.lifecycle.begin(
+        "third"
+    )  # what the first left is put right, and not handed on: this one held the client's port alone
     assert len(lab.left) == 1
 
 
 def test_an_agent_that_died_and_holds_no_ports_is_let_go_of(lab: FakeLab) -> None:
     lab.capturing.die()
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     assert lab.forgotten == [CAPTURE]
 
 
 def test_a_broken_path_is_put_right_and_one_beyond_repair_refused_in_that_test_alone(lab: FakeLab) -> None:
     lab.impair(LINK, delay="1ms")
     lab.agent.amiss["server@lan"], lab.agent.beyond_repair = ["a tap is gone"], ["the bridge is gone"]
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     with pytest.raises(ImpairmentNotAppliedError, match="beyond repair: the bridge is gone"):
         lab.impair(LINK, delay="1ms")
     lab.agent.amiss.clear()
-    lab.begin("third")
+    lab.lifecycle.begin("third")
     lab.impair(LINK, delay="1ms")
 
 
@@ -192,16 +194,16 @@ def test_lateness_is_watched_anew_and_known_though_it_was_not_before(
         broken.setattr(lab, "capture_agent", fails)
         lab.impair(LINK, delay="1ms")
         unread(lab)
-        lab.verify()
-        assert any("no agent captures" in warning for each in lab.evidence for warning in each.warnings)
+        lab.verifier.verify()
+        assert any("no agent captures" in warning for each in lab.ledger.evidence for warning in each.warnings)
     for name in ("next", "third"):
-        lab.begin(name)
+        lab.lifecycle.begin(name)
         before = lab.agent.calls.count("watch_passages")
         lab.impair(LINK, delay="1ms")
         unread(lab)
-        lab.verify()
+        lab.verifier.verify()
         assert lab.agent.calls.count("watch_passages") == before + 1
-        (link,) = lab.evidence
+        (link,) = lab.ledger.evidence
         assert [check.kernel for check in link.checks if check.field == "lateness"] == ["this machine's timer"]
 
 
@@ -213,24 +215,24 @@ def test_a_test_that_does_not_count_for_lateness_says_what_to_do(lab: FakeLab) -
     with pytest.raises(
         ImpairmentNotAppliedError, match=r"500ms late.*run fewer tests at once.*--testbed-lateness=warn"
     ):
-        lab.verify()
+        lab.verifier.verify()
 
 
 @pytest.mark.parametrize("asked", ["impaired", "cut"])
 def test_a_network_to_which_both_ends_were_connected_between_two_tests_is_told(lab: FakeLab, asked: str) -> None:
     lab.states |= {name: HostState(status=RUNNING, endpoints={"lan": name}) for name in ("client", "server", "other")}
     lab.whole.up()
-    lab.end()
+    lab.lifecycle.end()
     for name in ("client", "server"):
         lab.states[name] = HostState(status=RUNNING, endpoints={"lan": name, "by hand": name})
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     for link in (LINK, "other -> server"):
         if asked == "cut":
             lab.cut(link)
         else:
             lab.impair(link, delay="1ms")
     with pytest.raises(ImpairmentNotAppliedError, match="`client` and `server` are connected to 'by hand' too") as told:
-        lab.verify()
+        lab.verifier.verify()
     assert "`other`" not in str(told.value)
 
 
@@ -241,12 +243,12 @@ def test_what_was_refused_before_the_carrier_and_at_the_port_is_the_test_befores
     lab.agent.at_taps = {"to_host": {"in_packets": 10, "refused_packets": 90}, "from_host": {}}
     lab.agent.at_taps["from_host"] = dict.fromkeys(("in_packets", "refused_packets"), 0)
     lab.agent.entry = [{"options": {"actions": [{"kind": "mirred", "stats": {"packets": 500, "overlimits": 400}}]}}]
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     assert port.refused == 400
     lab.impair(LINK, delay="1ms")
     unread(lab)
-    lab.verify()
-    (link,) = lab.evidence
+    lab.verifier.verify()
+    (link,) = lab.ledger.evidence
     assert link.at_taps is not None
     assert (link.at_taps.came_packets, link.at_taps.refused_packets) == (0, 0)
 
@@ -269,7 +271,7 @@ def test_a_port_that_was_given_back_is_made_anew_from_its_root(lab: FakeLab) -> 
     lab.impair(LINK, delay="1ms")  # a field vanished: the spare handle
     (source,) = lab.ports.attached("server", "lan").sources.values()
     source.beyond_before = 3
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     assert not source.led
     assert not source.spare
     assert source.beyond_before is None
@@ -284,7 +286,7 @@ def test_a_port_that_was_given_back_is_made_anew_from_its_root(lab: FakeLab) -> 
     lab.impair(LINK, delay="1ms")
     assert any("root handle 1: htb" in line for line in lines if isinstance(line, str))
     unread(lab)
-    lab.verify()
+    lab.verifier.verify()
 
 
 def test_a_paused_host_is_not_forgotten_where_the_test_broke_off(lab: FakeLab) -> None:
@@ -292,5 +294,5 @@ def test_a_paused_host_is_not_forgotten_where_the_test_broke_off(lab: FakeLab) -
     lab.whole.up()
     lab.whole.pause("server")
     assert lab.states["server"].status == PAUSED
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     assert lab.states["server"].status == RUNNING

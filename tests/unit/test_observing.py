@@ -42,7 +42,8 @@ def lab() -> Any:
 
 def observer(lab: Any) -> Observer:
     ports = Ports(lab)
-    return Observer(ports, Impairer(ports, Ledger(), Elsewhere(ports, Wholeness(lab), lab), lab), lab)
+    whole = Wholeness(lab, suspend=print, resume_links=print, say=print)
+    return Observer(ports, Impairer(ports, Ledger(), Elsewhere(ports, whole, lab), lab), lab)
 
 
 @pytest.mark.parametrize(

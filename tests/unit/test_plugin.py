@@ -277,7 +277,8 @@ from testbed.lab.measuring import Measuring
 from testbed.pytest import running
 
 class Lab:
-    ledger, evidence, seedable, netem_engine = Ledger(), [], True, "carried"
+    ledger, seedable, netem_engine = Ledger(), True, "carried"
+    lifecycle = verifier = property(lambda self: self)
     def facts(self): return {"netem": "carried"}
     measuring = Measuring(None, None)
     def begin_body(self):
@@ -325,9 +326,10 @@ class Succession:
 class Lab:
     whole, succession, ledger = Whole(), Succession(), Ledger()
     seedable, netem_engine = True, "carried"
+    lifecycle = verifier = property(lambda self: self)
     def facts(self): return {"netem": "carried"}
     measuring = Measuring(None, None)
-    evidence = [LinkEvidence(
+    ledger.evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
         checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=Verdict.FAILS)],
         probe=Verdict.FAILS,

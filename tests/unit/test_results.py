@@ -49,7 +49,8 @@ class Succession:
     def look(): return []
 
 class Lab:
-    evidence, seedable, netem_engine, whole = [], True, "carried", Whole
+    seedable, netem_engine, whole = True, "carried", Whole
+    lifecycle = verifier = property(lambda self: self)
     def facts(self): return {"lab": "local", "netem": "carried", "netem_kernel": "6.12.1", "offloads": None}
     succession = Succession
     def __init__(self): self.ledger, self.measuring = Ledger(), Measuring(None, None)
@@ -312,7 +313,7 @@ def unmet(fake, request):
     from testbed.spec.links import LinkRef
     ref = LinkRef(src="a", dst="b", network="default")
     running.run_of(request.node).wanted = Wanted(by_marker={"impair('a -> b')": (ref,)})
-    fake.evidence = [LinkEvidence(link="a -> b", network="default", asked={}, command="", met_packets=MET)]
+    fake.ledger.evidence = [LinkEvidence(link="a -> b", network="default", asked={}, command="", met_packets=MET)]
 def test_passes(unmet): pass
 @pytest.mark.xfail
 def test_expected(unmet): assert 0
@@ -339,7 +340,7 @@ def test_what_is_green_though_no_packet_met_the_marker_is_invalid(
 
 def test_warnings_are_in_the_summary_one_line_each(project: pytest.Pytester) -> None:
     body = (
-        "def test_it(fake): fake.evidence = [LinkEvidence(link='a -> b', network='n', asked={}, command='', "
+        "def test_it(fake): fake.ledger.evidence = [LinkEvidence(link='a -> b', network='n', asked={}, command='', "
         "warnings=['one', 'two\\nlines'])]"
     )
     result = run(project, body, "-q")
@@ -349,7 +350,7 @@ def test_warnings_are_in_the_summary_one_line_each(project: pytest.Pytester) -> 
 
 def test_a_warning_of_many_links_is_one_line(project: pytest.Pytester) -> None:
     body = (
-        "def test_it(fake): fake.evidence = [LinkEvidence(link=f'a -> b{n}', network='n', asked={}, command='', "
+        "def test_it(fake): fake.ledger.evidence = [LinkEvidence(link=f'a -> b{n}', network='n', asked={}, command='', "
         "warnings=['late', f'own {n}'] if n == 2 else ['late']) for n in (1, 1, 2, 3, 4, 5)]"
     )
     lines = run(project, body).outlines

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
-from testbed.backends.starting import Progress, Unwell, allowed_s, in_words, last_check, unwell_in_words
-from testbed.errors import InvalidValueError, LabError
+from testbed.backends.starting import (
+    Progress,
+    Wellness,
+    allowed_s,
+    await_well,
+    in_words,
+    last_check,
+    not_well_yet,
+)
+from testbed.errors import InvalidValueError, LabError, ServiceFailedError
 
 
 def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_s_in_the_end() -> None:
@@ -51,20 +61,70 @@ def test_a_deadline_is_a_time_above_0(text: str) -> None:
         allowed_s(text)
 
 
-def test_what_failed_is_told_first_and_what_waited_for_it_by_name() -> None:
-    def unwell(service: str, state: str, *, failed: bool = False, began: bool = False, log: str = "") -> Unwell:
-        return Unwell(service=service, state=state, failed=failed, began=began, last_lines=log.splitlines())
+@dataclass
+class Made:
+    """A host whose service becomes well as it is told."""
 
-    found = [
-        unwell("client", "was created and not started"),
-        unwell("cache", "is running and starting", began=True, log="ready"),
-        unwell("web", "was created and not started: port is already allocated", failed=True),
-        unwell("client", "was created and not started"),
-        unwell("db", "exited with status 3", failed=True, began=True),
+    name: str
+    states: list[Wellness]
+    """At each look, the last one from then on."""
+    printed: str = ""
+
+    @property
+    def service_name(self) -> str:
+        return self.name.partition("[")[0]
+
+    def check_health(self) -> None:
+        """A step on."""
+        if len(self.states) > 1:
+            del self.states[0]
+
+    def wellness(self) -> Wellness:
+        return self.states[0]
+
+    def logs(self) -> str:
+        return self.printed
+
+
+WELL, WAITING = Wellness(state="well", words="is running"), Wellness(state="waiting", words="is running and starting")
+IDLE = Wellness(state="waiting", words="was created and not started", began=False)
+
+
+def failed(words: str, *, began: bool = True) -> Wellness:
+    return Wellness(state="failed", words=words, began=began)
+
+
+def test_what_failed_is_told_first_and_what_waited_for_it_by_name() -> None:
+    hosts = [
+        Made("client[1]", [IDLE]),
+        Made("cache", [WAITING], "ready"),
+        Made("web", [failed("was created and not started: port is already allocated", began=False)]),
+        Made("client[2]", [IDLE]),
+        Made("db", [failed("exited with status 3")]),
+        Made("proxy", [WELL]),
     ]
-    assert list(unwell_in_words(found)) == [
+    with pytest.raises(ServiceFailedError) as raised:
+        await_well(hosts, deadline_s=60, late="late")
+    assert str(raised.value).splitlines() == [
         "service `web` was created and not started: port is already allocated",
-        "service `db` exited with status 3; its last lines:\n    (it printed nothing)",
-        "service `cache` is running and starting; its last lines:\n    ready",
+        "service `db` exited with status 3; its last lines:",
+        "    (it printed nothing)",
+        "service `cache` is running and starting; its last lines:",
+        "    ready",
         "not started yet: `client`",
     ]
+    assert list(not_well_yet(hosts)) == ["client[1]", "cache", "web", "client[2]", "db"]
+
+
+def test_hosts_are_awaited_until_all_are_well_or_one_has_failed_or_it_is_late() -> None:
+    steps: list[str] = []
+    slow = Made("slow", [IDLE, WAITING, WAITING, WELL])
+    await_well([slow, Made("fast", [WELL])], deadline_s=60, late="late", step=lambda: steps.append("."), every_s=0)
+    assert (slow.states, steps) == ([WELL], ["."] * 3)
+    with pytest.raises(ServiceFailedError, match=r"^service `ill` is ill; .*\n.*\nservice `slow` is running and"):
+        await_well(
+            [Made("slow", [WAITING]), Made("ill", [WAITING, WAITING, failed("is ill")])],
+            deadline_s=60, late="late", every_s=0,
+        )  # fmt: skip
+    with pytest.raises(ServiceFailedError, match=r"(?s)^service `slow` is running.*\nnot well after 0 s$"):
+        await_well([Made("slow", [WAITING])], deadline_s=0, late="not well after 0 s", every_s=0.01)

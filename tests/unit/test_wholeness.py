@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
 from testbed.errors import LabError, ServiceFailedError
 from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
-from testbed.lab.wholeness import Wholeness
+from testbed.lab.wholeness import HostControl, Wholeness
 from testbed.spec.links import LinkRef
 
 
-class Hosts:
+class Hosts(HostControl):
     """A database, and a migration that may end; whatever is done to them is noted."""
 
     def __init__(self) -> None:
@@ -21,6 +21,8 @@ class Hosts:
                        for name in ("db", "migrate")}  # fmt: skip
         self.done: list[str] = []
         self.refuses = ""
+        self.lines: list[str] = []
+        """What was said."""
 
     def become(self, host: str, status: str = RUNNING, exit_code: int | None = None) -> None:
         """By others, or by what is done below; a start gives other endpoints."""
@@ -73,8 +75,8 @@ class Hosts:
     def suspend(self, host: str) -> None:
         self.done.append(f"suspend {host}")
 
-    def resume_links(self, hosts: Collection[str]) -> None:
-        self.done.append(f"links of {', '.join(sorted(hosts))}")
+    def resume_links(self) -> None:
+        self.done.append("links")
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def hosts() -> Hosts:
 
 @pytest.fixture
 def whole(hosts: Hosts) -> Wholeness:
-    whole = Wholeness(hosts)
+    whole = Wholeness(hosts, suspend=hosts.suspend, resume_links=hosts.resume_links, say=hosts.lines.append)
     whole.up()
     whole.begin()
     hosts.done.clear()
@@ -110,7 +112,7 @@ def test_the_next_test_finds_it_running_and_its_links_are_put_back(hosts: Hosts,
     hosts.become("db", EXITED, 1)
     whole.look()
     whole.begin()
-    assert hosts.done == ["bring back db", "await", "links of db"]
+    assert hosts.done == ["bring back db", "await", "links"]
     assert whole.changes == []
     assert whole.look() == []
 
@@ -134,12 +136,11 @@ def test_a_job_that_has_done_its_work_is_left_in_peace(hosts: Hosts, whole: Whol
     assert hosts.done == ["await"]
     assert whole.ended("migrate") == hosts.states["migrate"]
     assert whole.ended("db") is None
-    said: list[str] = []
     refs = [LinkRef("api", "db", "lan"), LinkRef("api", "migrate", "lan")]
-    assert [whole.there(refs, said.append) for _ in range(2)] == [(refs[0],)] * 2
-    assert said == ["`migrate` has ended (exit status 0): its links are left out"]
+    assert [whole.there(refs) for _ in range(2)] == [(refs[0],)] * 2
+    assert hosts.lines == ["`migrate` has ended (exit status 0): its links are left out"]
     with pytest.raises(LabError, match=r"api -> migrate: `migrate` has ended \(exit status 0\): no link is left"):
-        whole.there(refs[1:], said.append)
+        whole.there(refs[1:])
 
 
 def test_a_job_that_failed_is_told_and_run_again(hosts: Hosts, whole: Wholeness) -> None:
@@ -154,7 +155,7 @@ def test_what_the_test_does_is_no_fault_and_its_links_are_suspended_meanwhile(ho
     assert whole.look() == []
     whole.start("db", None)
     assert whole.look() == []
-    assert hosts.done == ["suspend db", "halt db", "revive db", "links of db"]
+    assert hosts.done == ["suspend db", "halt db", "revive db", "links"]
     assert [(each.what, each.by_test, each.last_lines) for each in whole.changes] == [
         ("ended (exit status 0)", True, ()), ("was started again", True, ()),
     ]  # fmt: skip
@@ -166,7 +167,7 @@ def test_a_start_that_fails_is_the_tests_own_and_says_why(hosts: Hosts, whole: W
     with pytest.raises(ServiceFailedError, match="`db` does not revive"):
         whole.start("db", None)
     assert whole.look() == []
-    assert "links of db" not in hosts.done
+    assert "links" not in hosts.done
 
 
 def test_after_another_signal_its_end_is_the_tests_own(hosts: Hosts, whole: Wholeness) -> None:

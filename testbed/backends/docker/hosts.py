@@ -9,10 +9,11 @@ import docker.errors
 from docker.models.containers import Container
 
 from testbed.backends import hostfiles
-from testbed.backends.docker import wellness
+from testbed.backends.docker import inspection
 from testbed.backends.docker.engine import Engine
 from testbed.backends.docker.programs import ComposeProgram, FollowedLog
 from testbed.backends.hosts import AgentHost
+from testbed.backends.starting import Wellness
 from testbed.errors import LabError
 from testbed.evidence.hoststate import EXITED, HostState
 from testbed.lab.channel import Channel
@@ -65,6 +66,10 @@ class ComposeHost(AgentHost):
             )  # fmt: skip
         return self._state_then
 
+    def wellness(self) -> Wellness:
+        """By the engine's inspection."""
+        return inspection.wellness(self._inspected())
+
     # --- programs --------------------------------------------------------------------------------
 
     def begin(
@@ -84,6 +89,13 @@ class ComposeHost(AgentHost):
     def logs(self) -> str:
         """What the container's main program has printed."""
         return self._engine.logs(self.container)
+
+    def last_lines(self, most: int) -> tuple[str, ...]:
+        """See `AgentHost`."""
+        try:
+            return tuple(self._engine.logs(self.container, last=most).splitlines())
+        except docker.errors.APIError:  # it has gone since: the next look says so
+            return ()
 
     def follow(self) -> FollowedLog:
         """The same as it grows, each line with the engine's time stamp; a context manager."""
@@ -148,8 +160,7 @@ class ComposeHost(AgentHost):
     @property
     def networks(self) -> Sequence[str]:
         """See `AgentHost`."""
-        service = self._lab.topology.service_of(self.name)
-        return tuple(service.networks) if service else ()
+        return self._lab.topology.networks_of(self.name)
 
     def attachments(self) -> dict[str, dict[str, Any]]:
         """The engine's settings of each network that the container is on now, by the Compose file's name."""
@@ -166,7 +177,7 @@ class ComposeHost(AgentHost):
         """See `AgentHost`."""
         seen = self._inspected()
         if not seen.get("State", {}).get("Running"):
-            raise LabError(f"`{self.name}` publishes no port now: the container {wellness.describe(seen)}")
+            raise LabError(f"`{self.name}` publishes no port now: the container {inspection.wellness(seen).words}")
         found: dict[tuple[int, str], tuple[str, int]] = {}
         for place, bindings in (seen.get("NetworkSettings", {}).get("Ports") or {}).items():
             number, _, protocol = place.partition("/")
@@ -179,13 +190,20 @@ class ComposeHost(AgentHost):
         """The container's interface on a network. Raises LabError if it has none now."""
         mac = self.attachments().get(network, {}).get("MacAddress")
         if not mac:
-            state = wellness.describe(self._inspected())
-            raise LabError(f"`{self.name}` is not on network `{network}` now: the container {state}")
+            raise LabError(f"`{self.name}` is not on network `{network}` now: the container {self.wellness().words}")
         seen: list[dict[str, Any]] = self.ask("interfaces")
         for interface in seen:
             if interface["mac"] == mac:
                 return interface
         raise LabError(f"`{self.name}` has no interface with address {mac}; it has {seen}")
+
+    def mac(self, network: str) -> str | None:
+        """See `Host`."""
+        return str(self.interface(network)["mac"])
+
+    def source_addresses(self, network: str) -> tuple[str, ...]:
+        """See `Host`."""
+        return (*self.addresses(network), *self.interface(network)["link_local"])
 
     def interface_name(self, network: str) -> str:
         """See `AgentHost`."""
@@ -207,5 +225,5 @@ class ComposeHost(AgentHost):
         return f"{self.container.id} {state.get('StartedAt', '')}" if state.get("Running") else ""
 
     def end_test(self) -> None:
-        """Let go of what a test alone needed."""
+        """See `Host`."""
         self.forget_agent("files")

@@ -20,14 +20,14 @@ from testbed.backends.docker import images
 from testbed.backends.docker.agents import Agents
 from testbed.backends.docker.engine import RUN_LABEL, Engine, refusals_told
 from testbed.backends.docker.hosts import ComposeHost
-from testbed.backends.docker.runs import DETACHED, clear_stale, remove_run
-from testbed.backends.docker.stack import Stack, depth, host_name
+from testbed.backends.docker.runs import clear_stale
+from testbed.backends.docker.stack import Stack, host_name
 from testbed.backends.stacklab import StackLab
-from testbed.backends.starting import said_if_slow
+from testbed.backends.starting import Progress, await_healthy, await_well, not_well_yet, said_if_slow, service_failed
 from testbed.compose import composefile
 from testbed.compose.command import Composer
 from testbed.compose.options import UP_DEADLINE, files_of
-from testbed.errors import AgentError, EnvironmentUnfitError, InvalidComposeError
+from testbed.errors import AgentError, EnvironmentUnfitError, InvalidComposeError, LabError
 from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
 from testbed.lab.backend import Attached
 from testbed.lab.channel import Channel
@@ -35,10 +35,9 @@ from testbed.lab.host import seconds
 from testbed.lab.perpacket import PerPacket
 from testbed.lab.succession import beside
 from testbed.lab.suspensions import Suspended
-from testbed.lab.wholeness import LAST_LINES
 from testbed.observe.connections import Table
 from testbed.spec import drawings
-from testbed.spec.links import LinkRef, PortRef
+from testbed.spec.links import LinkRef
 from testbed.spec.topology import Topology
 
 _END_WITHIN_S = 20
@@ -71,16 +70,15 @@ class ComposeLab(StackLab[ComposeHost]):
 
         ``compose_file``: one, or several that add to the first, as with ``docker compose -f a -f b``. ``netem``:
         ``host`` (this kernel's), ``carried`` (a kernel that we bring) or ``auto`` (the host's where it has one).
-        ``say`` hears one line for each step that may take longer than a second, ``warn`` what Compose warns of in its
-        file (by itself ``say``). ``outlives_us``: the stack and its impairments stay when this process ends, until
-        `down`; `take_up` finds them again.
+        ``say`` gets one line for each step that may take longer than a second, ``warn`` the warnings of Compose
+        (default: ``say``). ``outlives_us``: the stack and its impairments stay when this process ends, until `down`;
+        `take_up` finds them again.
         """
         super().__init__(kind="compose", netem=netem, up_deadline=up_deadline, say=say, warn=warn)
         self.composer = Composer(files_of(compose_file), project=f"testbed-{self.run_id}", profiles=compose_profiles)
         self.stack = Stack(
-            self.composer, run_id=self.run_id, outlives_us=outlives_us, up_deadline_s=self._up_deadline_s, say=say,
-            failed_logs=self.failed_logs,
-        )  # fmt: skip
+            self.composer, run_id=self.run_id, outlives_us=outlives_us, up_deadline_s=self._up_deadline_s, say=say
+        )
         self._config: dict[str, Any] | None = None
         self._topology: Topology | None = None
         self._warned: set[str] = set()
@@ -145,19 +143,42 @@ class ComposeLab(StackLab[ComposeHost]):
         self.netem_image = images.ensure_netem(engine, self._say)
         config = stack.labelled(stack.with_images(self._config or {}, topology))
         with contextlib.ExitStack() as undo, ThreadPoolExecutor(1, "testbed-agent") as pool:
+            undo.callback(self.forget)
             undo.callback(self._remove_stack)
             agent = pool.submit(self._start_agent)
             undo.callback(self._stop_agent, agent)
             if self._asked_netem == "host":
                 agent.result()  # quick, with no kernel to boot; and no stack is started for nothing
             with said_if_slow(self._say, "starting the stack"):
-                self._name_hosts(stack.up(config))
+                self._start_services(config)
             with said_if_slow(self._say, "waiting for the agent"):
-                self._agent, self.netem_engine = agent.result()
-            stack.look_again([host.container for host in self._hosts.values()])
+                self._agent = agent.result()
+            hosts = self._hosts.values()
+            if any(host.wellness().state == "failed" for host in hosts):  # it ended while the agent was awaited
+                raise service_failed(hosts)
             stack.config_up = config
             self.whole.up()
             self._undo = undo.pop_all()
+
+    def _start_services(self, config: dict[str, Any]) -> None:
+        """Have Compose start every service, and wait until all are well. Raises ServiceFailedError."""
+        progress = Progress(self._say, allowed_s=self._up_deadline_s)
+        late = f"not well after {self._up_deadline_s:g} s (the up-deadline)"
+        with progress.meanwhile(self._not_well_yet):
+            failure = self.stack.up(config)
+            self._hosts |= self._hosts_of(self.stack.containers())
+            hosts = self._hosts.values()
+            if failure is not None:
+                what = late if progress.left_s <= 0 else "`docker compose up` failed"
+                raise service_failed(hosts, f"{what}: {failure}")
+            await_well(hosts, deadline_s=progress.left_s, late=late)
+
+    def _not_well_yet(self) -> Mapping[str, str]:
+        """While Compose starts the services: those that are not well. Raises LabError."""
+        try:
+            return not_well_yet(self._hosts_of(self.stack.containers()).values())
+        except (docker.errors.APIError, OSError) as error:
+            raise LabError(str(error)) from None
 
     @refusals_told()
     def take_up(self) -> bool:
@@ -176,13 +197,14 @@ class ComposeLab(StackLab[ComposeHost]):
             self.agent_container = agent
             kill = partial(self.engine.remove, agent)
             self._agent = channel = Channel(self.engine.attach(agent), name="agent", kill=kill)
+            self._undo.callback(self.forget)
             self._undo.callback(self._remove_stack)
             self._undo.callback(self._end_agent, channel)
             self._undo.callback(stack.stay_no_more)
             kept = channel.call("recall") or {"engine": "", "seedable": False, "ports": [], "per_packet": []}
             self.netem_engine, self.seedable = kept["engine"], kept["seedable"]
             self.ports.per_packet = PerPacket(kept["per_packet"])
-            self._name_hosts(self.engine.containers(com_docker_compose_project=self.composer.project))
+            self._hosts |= self._hosts_of(self.engine.containers(com_docker_compose_project=self.composer.project))
             self.whole.up()
             self.suspensions.links = {
                 LinkRef.from_state(each["link"]): Suspended.from_state(each["kept"])
@@ -191,17 +213,6 @@ class ComposeLab(StackLab[ComposeHost]):
             self.ports.take_up(kept["ports"], channel)
             return True
         return False
-
-    @refusals_told()
-    def remove_left(self) -> list[str]:
-        """Remove what is left of stacks of this Compose file whose agent is gone, and the links healed with it.
-
-        Returns their ids; a run that a living process owns is none of them.
-        """
-        ids = sorted(run.id for run in self.stack.left() if run.stays or run.is_stale)
-        for run_id in ids:
-            remove_run(self.engine, run_id, DETACHED)
-        return ids
 
     def leave(self) -> None:
         """Let go of a lab that outlives us: it stays as it is, impairments included."""
@@ -220,30 +231,21 @@ class ComposeLab(StackLab[ComposeHost]):
         self._undo.pop_all()
         self._agent = None
 
-    def end(self) -> None:
-        """End a test; see `Lab.end`."""
-        with contextlib.ExitStack() as each:
-            for host in self._hosts.values():
-                each.callback(host.end_test)
-            each.callback(super().end)
-
     @refusals_told()
     def down(self) -> None:
         """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
-        self.ports.clear()
-        self.elsewhere.watched.clear()
         with said_if_slow(self._say, "taking the stack down"):
-            self._undo.close()
-        self._hosts.clear()
-        self._agent = None
-        self._capture_agent = None
+            super().down()
 
-    def _name_hosts(self, containers: Sequence[Container]) -> None:
-        for container in containers:
-            if name := host_name(self.topology, container.labels):
-                self._hosts[name] = ComposeHost(self, name, container, engine=self.engine, beside=self._starting.beside)
+    def _hosts_of(self, containers: Sequence[Container]) -> dict[str, ComposeHost]:
+        """The hosts that these containers are, by name."""
+        return {
+            name: ComposeHost(self, name, container, engine=self.engine, beside=self._starting.beside)
+            for container in containers
+            if (name := host_name(self.topology, container.labels))
+        }
 
-    # --- what becomes of hosts: `wholeness.Backend` ----------------------------------------------
+    # --- hosts that stop and start: `wholeness.HostControl` --------------------------------------
 
     def host_states(self) -> Mapping[str, HostState]:
         """Every host as the engine tells it now. One whose container was made anew is that container from here on."""
@@ -254,13 +256,6 @@ class ComposeLab(StackLab[ComposeHost]):
             if name in self._hosts and (name not in found or each["Created"] >= found[name]["Created"]):
                 found[name] = each
         return {name: host.state(found.get(name)) for name, host in self._hosts.items()}
-
-    def last_lines(self, host: str) -> tuple[str, ...]:
-        """Of a container's log; none if it is gone."""
-        try:
-            return tuple(self.engine.logs(self._hosts[host].container, last=LAST_LINES).splitlines())
-        except docker.errors.APIError:  # it has gone since: the next look says so
-            return ()
 
     def halt(self, host: str, grace: str | None) -> None:
         """Stop a container."""
@@ -278,18 +273,11 @@ class ComposeLab(StackLab[ComposeHost]):
                 container.wait(timeout=_END_WITHIN_S)
                 self._hosts[host].close()
 
-    def revive(self, host: str, timeout: str | None) -> None:
-        """Start a container, and return once it is well."""
-        place = self._hosts[host]
-        depends_on = self.services.get(self.service_name(host), {}).get("depends_on")
-        self.check_needed(host, (
-            (needed, (how or {}).get("condition", "")) for name, how in (depends_on or {}).items()
-            if name in self.topology.services for needed in self.topology.services[name].hosts
-        ))  # fmt: skip
-        with self.engine.asked_to("start", place.container):
-            place.container.start()
-        self._sweep()
-        self.stack.await_well([place.container], self._up_deadline_s if timeout is None else seconds(timeout))
+    def start_host(self, host: ComposeHost) -> None:
+        """See `StackLab`."""
+        with self.engine.asked_to("start", host.container):
+            host.container.start()
+        self.sweep()
 
     def freeze(self, host: str) -> None:
         """Pause a container."""
@@ -301,37 +289,30 @@ class ComposeLab(StackLab[ComposeHost]):
         with self.engine.asked_to("resume", self._hosts[host].container):
             self._hosts[host].container.unpause()
 
-    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
-        """Have these hosts run again, in the order in which the stack came up. Raises LabError."""
-        for host in sorted(wrong, key=lambda name: depth(self.services, self.service_name(name))):
-            place, state = self._hosts[host], wrong[host]
-            whole = set(self.topology.networks_of(host)) <= set(state.endpoints)
-            if state.status == PAUSED:
-                self.thaw(host)
-            if state.status in (RUNNING, PAUSED, EXITED) and whole:
-                with self.engine.asked_to("start", place.container):
-                    place.container.start()
-            else:
-                self.stack.make_anew(host, self.service_name(host), place.container, gone=state.status == GONE)
-            self._sweep()
-            self.host_states()  # by which the host is the container that there is now
-            self.stack.await_well([place.container], self._up_deadline_s)
-
-    def _sweep(self) -> None:
-        if self._agent is not None:
-            self.sweep(self._agent)
+    def restore(self, host: ComposeHost, state: HostState) -> None:
+        """See `StackLab`. A container that is gone, or off one of its networks, is made anew. Raises LabError."""
+        whole = set(host.networks) <= set(state.endpoints)
+        if state.status in (RUNNING, PAUSED, EXITED) and whole:
+            super().restore(host, state)
+            return
+        self.stack.make_anew(host.name, host.service_name, host.container, gone=state.status == GONE)
+        self.sweep()
+        self.host_states()  # which takes the new container as the host
 
     def await_healthy(self) -> None:
         """Wait until no running service's health check fails. Raises ServiceFailedError."""
-        self._sweep()
-        self.stack.await_healthy([host.container for host in self._hosts.values()])
+        self.sweep()
+        await_healthy(self._not_healthy, deadline_s=self._up_deadline_s)
+
+    def _not_healthy(self) -> list[ComposeHost]:
+        ids = self.engine.not_healthy(com_docker_compose_project=self.composer.project)
+        return [host for host in self._hosts.values() if host.container.id in ids]
 
     def _remove_stack(self) -> None:
-        with contextlib.ExitStack() as each:
-            each.callback(self.stack.remove)
-            for host in self._hosts.values():
-                each.callback(host.close)
-            each.callback(self.close_capture_agent)
+        try:
+            self.close_agents()
+        finally:
+            self.stack.remove()
 
     # --- the agent -------------------------------------------------------------------------------
 
@@ -339,37 +320,35 @@ class ComposeLab(StackLab[ComposeHost]):
     def _starting(self) -> Agents:
         return Agents(engine=self.engine, image=self.netem_image, identity=self.stack.identity)
 
-    def _start_agent(self) -> tuple[Channel, str]:
+    def _start_agent(self) -> Channel:
         """Start the agent's container and, where netem must be carried, its kernel."""
         container, channel = self._starting.ports(tag=self.run_id[:6], outlives_us=self.stack.outlives_us)
         self.agent_container = container
         try:
-            return channel, self.choose_engine(channel)
+            self.choose_engine(channel)
         except BaseException:
             channel.close()
             self.engine.await_removed(container, _AGENT_ENDS_WITHIN_S)
             raise
+        return channel
 
-    def choose_engine(self, channel: Channel) -> str:
-        """Who executes netem, ``host`` or ``carried``; the carried kernel runs then. Raises EnvironmentUnfitError."""
-        able = channel.call("capabilities")
-        if self.host_executes(able):
-            self.seedable = able["host_seed"]
-            return "host"
-        if able["tun"]:
+    def choose_engine(self, channel: Channel) -> None:
+        """See `StackLab`. A carried kernel runs then."""
+        super().choose_engine(channel)
+        if self.netem_engine != "carried":
+            return
+        if tun := self._able["tun"]:
+            why = self._able["host_netem"] or "--netem carried"
             raise EnvironmentUnfitError(
-                f"netem must be carried here ({able['host_netem'] or '--netem carried'}), and a carried kernel needs "
-                f"taps, which the engine's machine does not give: {able['tun']}. Load the module: modprobe tun"
+                f"netem must be carried here ({why}), and a carried kernel needs taps, which the engine's machine "
+                f"does not give: {tun}. Load the module: modprobe tun"
             )
         self.boot(channel)
-        self.seedable = True
-        return "carried"
 
-    def _stop_agent(self, agent: Future[tuple[Channel, str]]) -> None:
+    def _stop_agent(self, agent: Future[Channel]) -> None:
         """Have the agent put everything back, and wait until its container is gone."""
-        if agent.exception() is not None:
-            return  # it has put itself away
-        self._end_agent(agent.result()[0])
+        if agent.exception() is None:  # else it has put itself away
+            self._end_agent(agent.result())
 
     def _end_agent(self, channel: Channel) -> None:
         channel = self._agent or channel  # another may have taken its place
@@ -396,12 +375,12 @@ class ComposeLab(StackLab[ComposeHost]):
         self.engine.remove(self.agent_container)
         self.engine.await_removed(self.agent_container, _AGENT_ENDS_WITHIN_S)
         self._asked_netem = self.netem_engine
-        self._agent, self.netem_engine = self._start_agent()
-        found = {**self._found, **{each["ifindex"]: each for each in left}}
-        self._agent.call("put_right", veths=list(found.values()))
+        self._agent = self._start_agent()
+        veths = self._found | {veth["ifindex"]: veth for veth in left}
+        self._agent.call("put_right", veths=list(veths.values()))
 
     def forget_agent(self, role: str) -> None:
-        """See `Backend`. Another is started at once in a host's network: it is to tell of the connections."""
+        """See `AgentOwner`. Another is started at once in a host's network: it is to tell of the connections."""
         super().forget_agent(role)
         for name, host in self._hosts.items():
             if role == beside("inside", name) and self.whole.running(name):
@@ -409,8 +388,9 @@ class ComposeLab(StackLab[ComposeHost]):
 
     # --- ports -----------------------------------------------------------------------------------
 
-    def _attach(self, name: str, ref: PortRef, engine: str) -> Attached:
-        attached = super()._attach(name, ref, engine)
+    def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:
+        """See `Backend`."""
+        attached = super().attach(host, network, to_count=to_count)
         self._found.setdefault(attached.ifindex, attached.port["found"])
         return attached
 
@@ -422,15 +402,6 @@ class ComposeLab(StackLab[ComposeHost]):
         """See `StackLab`."""
         return [name for name, host in self._hosts.items() if network in host.attachments()]
 
-    def mac(self, host: str, network: str) -> str | None:
-        """See `Backend`."""
-        return str(self._hosts[host].interface(network)["mac"])
-
-    def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
-        """See `Backend`."""
-        link_local = self._hosts[host].interface(network)["link_local"]
-        return (*self._hosts[host].addresses(network), *link_local)
-
     # --- connections -----------------------------------------------------------------------------
 
     @property
@@ -439,7 +410,7 @@ class ComposeLab(StackLab[ComposeHost]):
         return [name for name, host in self._hosts.items() if host.known_inside is not None]
 
     def tcp_tables(self) -> dict[str, Table]:
-        """See `Backend`."""
+        """See `Sockets`."""
         found = {}
         for name in self.tcp_hosts:
             if (inside := self._hosts[name].known_inside) is not None:

@@ -12,10 +12,9 @@ from testbed.backends.local import settings
 from testbed.backends.local.agent import LocalAgent
 from testbed.backends.local.blueprint import HostPlan, Interface, ServicePlan
 from testbed.backends.local.programs import Attached, LocalProgram
-from testbed.backends.starting import last_check
+from testbed.backends.starting import Wellness, last_check
 from testbed.errors import LabError
 from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
-from testbed.lab import readiness
 from testbed.lab.channel import Channel
 from testbed.lab.lab import Lab
 from testbed.lab.programs import Lines
@@ -124,16 +123,19 @@ class LocalHost(AgentHost):
         if self.service_plan.argv:
             self.service = self.begin(self.service_plan.argv)
 
-    @property
-    def wellness(self) -> str:
-        """``well``, ``waiting`` or ``failed``."""
+    def wellness(self) -> Wellness:
+        """By its program, and by its health check as far as `check_health` has taken it."""
         if self.service is None:
-            return "well" if self._begun else "waiting"
+            words = "was not started: what it depends on is not well"
+            return Wellness(state="well" if self._begun else "waiting", words=words, began=False)
         if self.service.refused:
-            return "failed"
+            return Wellness(state="failed", words=f"cannot be started: {self.service.refused}", began=False)
         if self.service.ended:
-            return "well" if self.service.wait().exit_code == 0 else "failed"
-        return "failed" if self._unhealthy else "well" if self._healthy else "waiting"
+            code = self.service.wait().exit_code
+            return Wellness(state="failed" if code else "well", words=f"exited with status {code}")
+        state = "failed" if self._unhealthy else "well" if self._healthy else "waiting"
+        health = "unhealthy" if self._unhealthy else "starting"
+        return Wellness(state=state, words=f"is running and {health}; {last_check(self._check_said)}")
 
     def meets(self, condition: str) -> bool:
         """Whether a service that depends on this one by such a condition may start."""
@@ -168,23 +170,6 @@ class LocalHost(AgentHost):
             allowed_s = check.start_period_s + check.retries * (check.interval_s + check.timeout_s)
             self._unhealthy = not self._healthy and now - self._check_began > allowed_s
 
-    def describe_unwell(self) -> str:
-        """What is wrong with its service, with its last lines."""
-        said = f"service `{self.plan.service}` {self.in_words()}"
-        if self.service is None or self.service.refused:
-            return said
-        return f"{said}; its last lines:\n{readiness.indented(readiness.last_lines(self.logs()))}"
-
-    def in_words(self) -> str:
-        """The state of its service."""
-        if self.service is None:
-            return "was not started: what it depends on is not well"
-        if self.service.refused:
-            return f"cannot be started: {self.service.refused}"
-        if self.service.ended:
-            return f"exited with status {self.service.wait().exit_code}"
-        return f"is running and {'unhealthy' if self._unhealthy else 'starting'}; {last_check(self._check_said)}"
-
     # --- files -----------------------------------------------------------------------------------
 
     def put(self, path: str, content: bytes | str, *, mode: int = 0o644) -> None:
@@ -210,6 +195,20 @@ class LocalHost(AgentHost):
     def interface(self, network: str) -> Interface:
         """Its interface on a network."""
         return next(each for each in self.plan.interfaces if each.network == network)
+
+    def mac(self, network: str) -> str | None:
+        """See `Host`."""
+        return self.interface(network).mac
+
+    def source_addresses(self, network: str) -> tuple[str, ...]:
+        """See `Host`."""
+        interface = self.interface(network)
+        return (*interface.plain, *interface.link_local)
+
+    def marks(self, network: str) -> tuple[str, ...]:
+        """See `Host`. A router's packets are recognized by the interface alone."""
+        marks = super().marks(network)
+        return marks[-1:] if self.plan.router else marks
 
     def interface_name(self, network: str) -> str:
         """See `AgentHost`."""

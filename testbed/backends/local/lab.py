@@ -26,13 +26,12 @@ from testbed.compose.command import Composer
 from testbed.compose.composefile import ComposeFile
 from testbed.compose.options import COMPOSE_FILE_NAMES, UP_DEADLINE, files_of, find_compose_file
 from testbed.compose.problems import NeedsComposeError
-from testbed.errors import AgentError, EnvironmentUnfitError, InvalidComposeError, LabError, ServiceFailedError
-from testbed.evidence.hoststate import PAUSED, HostState
+from testbed.errors import AgentError, EnvironmentUnfitError, InvalidComposeError, LabError
+from testbed.evidence.hoststate import HostState
 from testbed.lab.backend import Attached
 from testbed.lab.channel import Channel
 from testbed.lab.host import seconds
 from testbed.lab.perpacket import PerPacket
-from testbed.lab.wholeness import LAST_LINES
 from testbed.observe.connections import Table
 from testbed.observe.counters import Readings
 from testbed.spec.drawings import Drawing
@@ -54,6 +53,8 @@ class LocalLab(StackLab[LocalHost]):
             lab.impair("client <-> server", "lossy")
             assert lab.host("client").run(["python3", "paper_client.py", "server"]).ok
     """
+
+    look_every_s = services.LOOK_EVERY_S
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ class LocalLab(StackLab[LocalHost]):
         plan = self.plan
         progress = Progress(self._say, allowed_s=self._up_deadline_s)
         with ExitStack() as undo:
-            undo.callback(self._forget)
+            undo.callback(self.forget)
             listeners = publishing.listen(undo, plan)
             self._agent = channel = self.agent.start(tag=self.run_id[:6])
             undo.callback(self.agent.end)
@@ -175,18 +176,10 @@ class LocalLab(StackLab[LocalHost]):
             publishing.hand_over(self.agent, plan, listeners)
             hosts = self._hosts.values()
             undo.callback(services.stop, channel, hosts, self._say)
-            undo.callback(self._close_agents)
-            if failed := services.start(plan, hosts, progress):
-                self._raise_unwell(failed)
+            undo.callback(self.close_agents)
+            services.start(plan, hosts, progress, f"not well after {self._up_deadline_s:g} s (the up-deadline)")
             self.whole.up()
             self._undo = undo.pop_all()
-
-    def _raise_unwell(self, unwell: Sequence[LocalHost]) -> None:
-        self.failed_logs = {host.name: host.logs() for host in unwell}
-        late = [] if any(host.wellness == "failed" for host in unwell) else [
-            f"not well after {self._up_deadline_s:g} s (the up-deadline)"
-        ]  # fmt: skip
-        raise ServiceFailedError("\n".join([*(host.describe_unwell() for host in unwell), *late]))
 
     @staticmethod
     def _check_limits(hosts: int, programs: int) -> None:
@@ -194,43 +187,22 @@ class LocalLab(StackLab[LocalHost]):
             raise EnvironmentUnfitError(f"{hosts} hosts need {'; '.join(lacking)}")
         limits.room_for_programs(hosts)
 
-    def down(self) -> None:
-        """Stop the services and end the agent, and all there is with it."""
-        self.ports.clear()
-        self._undo.close()
-
-    def _close_agents(self) -> None:
-        for host in self._hosts.values():
-            host.close()
-        self.close_capture_agent()
-
-    def _forget(self) -> None:
-        self._hosts.clear()
+    def forget(self) -> None:
+        """See `StackLab`."""
+        super().forget()
         self._ifindexes.clear()
-        self._agent = None
 
     def choose_engine(self, channel: Channel) -> None:
-        """Find out whether netem is this kernel's or a carried one's. Raises EnvironmentUnfitError."""
-        able = channel.call("capabilities")
-        if self.host_executes(able):
-            self.netem_engine, self.seedable = "host", able["host_seed"]
-            self.counts_classes = _version(able["tc"]) >= _TC_WITH_CLASSES
-            return
-        # The kernel itself is started when a link is impaired first.
-        self.netem_engine, self.seedable, self.counts_classes = "carried", True, True
-        self._not_carried = able["tun"]
-
-    def facts(self) -> dict[str, Any]:
-        """See `Backend`. A carried kernel brings a tc of its own, which this machine's does not tell of."""
-        own = super().facts()
-        return {**own, "tc": own["tc"] if self.netem_engine == "host" else None}
+        """See `StackLab`. A carried kernel is started when a link is impaired first."""
+        super().choose_engine(channel)
+        self.counts_classes = self.netem_engine == "carried" or _version(self._able["tc"]) >= _TC_WITH_CLASSES
 
     def _carry(self, channel: Channel) -> None:
         """Have the carried kernel run. Raises EnvironmentUnfitError."""
-        if self._not_carried:
+        if tun := self._able["tun"]:
             raise EnvironmentUnfitError(
                 f"netem must be carried here, and a carried kernel needs taps, which this machine does not give "
-                f"{'root' if os.geteuid() == 0 else 'this user'}: {self._not_carried}. As root: modprobe tun; "
+                f"{'root' if os.geteuid() == 0 else 'this user'}: {tun}. As root: modprobe tun; "
                 f"chmod 0666 /dev/net/tun"
             )
         root = kernel.ensure_root(self._say)
@@ -247,17 +219,13 @@ class LocalLab(StackLab[LocalHost]):
         for host in plan.hosts:
             self._hosts[host.name] = LocalHost(self, self.agent, host, plan.services[host.service])
 
-    # --- what becomes of hosts -------------------------------------------------------------------
+    # --- hosts that stop and start: `wholeness.HostControl` --------------------------------------
 
     def host_states(self) -> Mapping[str, HostState]:
         """Every host as the agent tells it now."""
         told = self.channel.call("host_states")
         return {name: host.state(**told[name], endpoints=self._ifindexes.get(name, {}))
                 for name, host in self._hosts.items()}  # fmt: skip
-
-    def last_lines(self, host: str) -> tuple[str, ...]:
-        """Of what its program printed."""
-        return tuple(self._hosts[host].logs().splitlines()[-LAST_LINES:])
 
     def halt(self, host: str, grace: str | None) -> None:
         """Have a host's program end as its stop_signal says, and all else in the host with it."""
@@ -284,21 +252,12 @@ class LocalLab(StackLab[LocalHost]):
         else:
             self.channel.call("signal", programs=[place.service.number], name=signal)
 
-    def revive(self, host: str, timeout: str | None) -> None:
-        """Start a host's program again, and return once it is well."""
-        place = self._hosts[host]
-        depends_on = place.service_plan.depends_on
-        self.check_needed(host, (
-            (each.name, depends_on[each.plan.service]) for each in self._hosts.values()
-            if each.plan.service in depends_on
-        ))  # fmt: skip
-        self._revive(place, self._up_deadline_s if timeout is None else seconds(timeout))
-
-    def _revive(self, place: LocalHost, allowed_s: float) -> None:
-        if not place.halted:
-            self._end_host(place)
-        self.channel.call("revive_host", host=place.name)
-        services.start_again(place, allowed_s)
+    def start_host(self, host: LocalHost) -> None:
+        """See `StackLab`."""
+        if not host.halted:
+            self._end_host(host)
+        self.channel.call("revive_host", host=host.name)
+        host.start_again()
 
     def freeze(self, host: str) -> None:
         """Have all in a host stand still."""
@@ -307,16 +266,6 @@ class LocalLab(StackLab[LocalHost]):
     def thaw(self, host: str) -> None:
         """Have it go on."""
         self.channel.call("thaw_host", host=host)
-
-    def bring_back(self, wrong: Mapping[str, HostState]) -> None:
-        """Have these hosts run again, in the order in which the stack came up."""
-        order = list(self.plan.services)
-        for place in sorted((self._hosts[name] for name in wrong), key=lambda each: order.index(each.plan.service)):
-            if wrong[place.name].status == PAUSED:
-                self.thaw(place.name)
-            else:
-                self._end_host(place)
-                self._revive(place, self._up_deadline_s)
 
     # --- agents ----------------------------------------------------------------------------------
 
@@ -333,11 +282,11 @@ class LocalLab(StackLab[LocalHost]):
 
     # --- ports -----------------------------------------------------------------------------------
 
-    def attach(self, host: str, network: str) -> Attached:
+    def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:
         """See `Backend`."""
-        if self.netem_engine == "carried":
+        if self.netem_engine == "carried" and not to_count:
             self._carry(self.channel)
-        return super().attach(host, network)
+        return super().attach(host, network, to_count=to_count)
 
     def port_of_sender(self, host: str, network: str) -> int:
         """See `Backend`."""
@@ -347,20 +296,6 @@ class LocalLab(StackLab[LocalHost]):
         """See `StackLab`."""
         return [name for name, ends in self._ifindexes.items() if network in ends]
 
-    def mac(self, host: str, network: str) -> str | None:
-        """See `Backend`."""
-        return self._hosts[host].interface(network).mac
-
-    def source_addresses(self, host: str, network: str) -> tuple[str, ...]:
-        """See `Backend`."""
-        interface = self._hosts[host].interface(network)
-        return (*interface.plain, *interface.link_local)
-
-    def marks(self, host: str, network: str) -> tuple[str, ...]:
-        """See `Backend`. What a router sends is told by its interface alone."""
-        marks = super().marks(host, network)
-        return marks[-1:] if self._hosts[host].plan.router else marks
-
     # --- connections -----------------------------------------------------------------------------
 
     @property
@@ -369,7 +304,7 @@ class LocalLab(StackLab[LocalHost]):
         return list(self._hosts)
 
     def tcp_tables(self) -> dict[str, Table]:
-        """See `Backend`."""
+        """See `Sockets`."""
         if self._agent is None:
             return {}
         told = self._agent.call("tcp_connections", hosts=list(self._hosts))

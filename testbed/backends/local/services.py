@@ -2,66 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Collection
 
 from testbed.backends.local.blueprint import Plan
 from testbed.backends.local.hosts import LocalHost
 from testbed.backends.local.programs import LocalProgram
-from testbed.backends.starting import Progress
-from testbed.errors import AgentError, ServiceFailedError
+from testbed.backends.starting import Progress, await_well, not_well_yet
+from testbed.errors import AgentError
 from testbed.lab.channel import Channel
-from testbed.lab.waiting import NotSeenError, await_condition
 
 _STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a ComposeLab; `stop_grace_period:` goes before
-_LOOK_EVERY_S = 0.005
+LOOK_EVERY_S = 0.005
 
 
-def start(plan: Plan, hosts: Collection[LocalHost], progress: Progress) -> list[LocalHost]:
-    """Start each service once what it depends on is as it should be, and wait; the hosts that are not well."""
+def start(plan: Plan, hosts: Collection[LocalHost], progress: Progress, late: str) -> None:
+    """Start each service once what it depends on is as it should be, and wait until all are well.
+
+    Raises ServiceFailedError; ``late`` is its last line at the deadline.
+    """
     waiting = dict(plan.services)
     by_service: dict[str, list[LocalHost]] = {name: [] for name in plan.services}
     for host in hosts:
         by_service[host.plan.service].append(host)
 
-    def not_well_yet() -> dict[str, str]:
-        return {host.name: host.in_words() for host in hosts if host.wellness != "well"}
-
-    def step() -> bool:
-        for host in hosts:
-            host.check_health()
+    def step() -> None:
         for name, service in list(waiting.items()):
             conditions = service.depends_on.items()
             if all(host.meets(condition) for other, condition in conditions for host in by_service[other]):
                 del waiting[name]
                 for host in by_service[name]:
                     host.start_service()
-        progress.tell(not_well_yet)
-        states = [host.wellness for host in hosts]
-        return "failed" in states or (not waiting and "waiting" not in states)
+        progress.tell(lambda: not_well_yet(hosts))
 
-    with contextlib.suppress(NotSeenError):
-        await_condition(step, bool, deadline_s=max(progress.left_s, 0.1), every_s=_LOOK_EVERY_S)
-    unwell = [host for host in hosts if host.wellness != "well"]
-    return [host for host in unwell if host.wellness == "failed"] or unwell
-
-
-def start_again(host: LocalHost, allowed_s: float) -> None:
-    """Start the service of a host that was stopped, and wait until it is well. Raises ServiceFailedError."""
-    host.start_again()
-
-    def look() -> str:
-        host.check_health()
-        return host.wellness
-
-    late = ""
-    try:
-        await_condition(look, lambda seen: seen != "waiting", deadline_s=allowed_s, every_s=_LOOK_EVERY_S)
-    except NotSeenError:
-        late = f"\nnot well after {allowed_s:g} s"
-    if host.wellness != "well":
-        raise ServiceFailedError(host.describe_unwell() + late)
+    await_well(hosts, deadline_s=progress.left_s, late=late, step=step, every_s=LOOK_EVERY_S)
 
 
 def stop(channel: Channel, hosts: Collection[LocalHost], say: Callable[[str], None]) -> None:

@@ -116,7 +116,7 @@ def drive(checkout: str, steps: Steps) -> dict[str, Any]:
 
         lab.impair("client <-> server", delay="50ms")
         seen["delay"] = {"round_trips_s": datagrams.round_trips(10), "netems": netems()}
-        lab.verify()
+        lab.verifier.verify()
         steps.done("delayed round trips")
 
         lab.heal()
@@ -128,7 +128,7 @@ def drive(checkout: str, steps: Steps) -> dict[str, Any]:
             arrived = datagrams.arrived(200)
             dropped = link.counters().dropped_packets - before
             seen["loss"].append({"arrived": arrived, "dropped": dropped, "netems": netems()})
-        lab.verify()
+        lab.verifier.verify()
         steps.done("lost datagrams, twice")
 
         lab.heal()
