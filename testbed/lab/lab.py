@@ -204,7 +204,7 @@ class Lab(Recording, Backend, HostControl, AgentOwner, Sockets):
         applied: list[Applied] = []
         try:
             for ref in self.whole.there(impairments):
-                applied.append(self.impairer.apply(ref, impairments[ref], profile=name))  # noqa: PERF401  # some are to be cleared if one fails
+                applied.append(self.impairer.apply(ref, impairments[ref], profile=name))  # noqa: PERF401  # cleared if one fails
             if prove:
                 self.prove(text)
             self.impairer.play()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from testbed import ImpairmentNotAppliedError, InvalidValueError, LabError
+from testbed import ImpairmentNotAppliedError, InvalidValueError, Lab, LabError
 from testbed.evidence.proof import AtTaps
 from testbed.evidence.verdict import Verdict
 from testbed.lab.host import Program
@@ -35,6 +36,16 @@ def lab() -> Iterator[FakeLab]:
 def passed(lab: FakeLab, packets: int, drops: int = 0, parent: str = "1:10") -> None:
     """As if the netem had seen them."""
     lab.agent.netems[parent] |= {"packets": packets, "drops": drops}
+
+
+# --- the face ------------------------------------------------------------------------------------------
+
+
+def test_a_lab_has_in_public_what_the_reference_teaches_and_nothing_else() -> None:
+    reference = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    _, _, members = reference.partition(".. autoclass:: testbed.Lab\n   :members: ")
+    taught = {name.strip() for name in members.partition("\n\n")[0].split(",")}
+    assert {name for name in vars(Lab) if not name.startswith("_")} | {"hosts"} == taught
 
 
 # --- ports ---------------------------------------------------------------------------------------------
@@ -207,7 +218,9 @@ STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab]
     "released": ([delay], lambda lab: {port.released for port in lab.ports}, {True}),
     "seeds": ([], lambda lab: lab.ledger.seeds_from, "the next"),
     "carriage": ([delay], lambda lab: any(map(lab.carriage.used, lab.ports)), False),
-    "left over": ([lambda lab: setattr(lab.lifecycle, "left_over", "a connection")], lambda lab: lab.lifecycle.left_over, ""),
+    "left over": (
+        [lambda lab: setattr(lab.lifecycle, "left_over", "a connection")], lambda lab: lab.lifecycle.left_over, ""
+    ),
 }  # fmt: skip
 
 
