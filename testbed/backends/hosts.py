@@ -71,9 +71,15 @@ class AgentHost(Host):
         """Await a listener on a TCP port: whether it is ``listening``, and the ``ports`` that are listened on."""
 
     def launch(
-        self, argv: Sequence[str], *, ready: int | str | Callable[[Program], bool] | None, timeout: str,
-        env: Mapping[str, str] | None, workdir: str | None, user: str,
-    ) -> Program:  # fmt: skip
+        self,
+        argv: Sequence[str],
+        *,
+        ready: int | str | Callable[[Program], bool] | None,
+        timeout: str,
+        env: Mapping[str, str] | None,
+        workdir: str | None,
+        user: str,
+    ) -> Program:
         """Start a program in the host; see `Host.start`."""
         readiness.check_argv(argv)
         readiness.check_free(self.name, argv, ready, self.listeners)

@@ -41,9 +41,14 @@ class StackLab(Lab, Generic[SomeHost]):
     """How often to look at hosts that are awaited."""
 
     def __init__(
-        self, *, kind: str, netem: str, up_deadline: str, say: Callable[[str], None],
+        self,
+        *,
+        kind: str,
+        netem: str,
+        up_deadline: str,
+        say: Callable[[str], None],
         warn: Callable[[str], None] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``kind``: its name among `compose.options.LAB_CHOICES`.
 
         Nothing is read or started yet. Raises EnvironmentUnfitError, InvalidValueError.
@@ -148,11 +153,15 @@ class StackLab(Lab, Generic[SomeHost]):
         own = self._able.get("kernel")
         self._offloads = self._offloads or next((each["offloads"] for each in self.ports.per_packet.state()), None)
         return {
-            "kernel": own, "netem": self.netem_engine, "tc": self._able.get("tc"), "offloads": self._offloads,
-            "netem_kernel": own if self.netem_engine == "host" else self._carried_kernel, "lab": self.kind,
+            "kernel": own,
+            "netem": self.netem_engine,
+            "tc": self._able.get("tc"),
+            "offloads": self._offloads,
+            "netem_kernel": own if self.netem_engine == "host" else self._carried_kernel,
+            "lab": self.kind,
             "images": {name: host.image for name, host in self._hosts.items() if host.image},
             "versions": self.versions,
-        }  # fmt: skip
+        }
 
     # --- what becomes of hosts: `wholeness.HostControl` --------------------------------------
 
@@ -241,8 +250,9 @@ class StackLab(Lab, Generic[SomeHost]):
         """See `AgentOwner`."""
         return any(
             role == beside(known, name) and host.began_anew(known)
-            for name, host in self._hosts.items() for known in host.agents()
-        )  # fmt: skip
+            for name, host in self._hosts.items()
+            for known in host.agents()
+        )
 
     def forget_agent(self, role: str) -> None:
         """See `AgentOwner`."""
@@ -278,9 +288,15 @@ class StackLab(Lab, Generic[SomeHost]):
     def spots(self, host: str, network: str, src: str | None) -> list[Spot]:
         """See `Backend`."""
         return spots_of_port(
-            self, self.channel, host=host, network=network, src=src, members=self.members(network),
-            end=lambda name: self.port_of_sender(name, network), attached=self.ports.at(host, network) is not None,
-        )  # fmt: skip
+            self,
+            self.channel,
+            host=host,
+            network=network,
+            src=src,
+            members=self.members(network),
+            end=lambda name: self.port_of_sender(name, network),
+            attached=self.ports.at(host, network) is not None,
+        )
 
     def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
         """See `Backend`."""

@@ -130,9 +130,13 @@ class Awaited(Protocol):
 
 
 def await_well(
-    hosts: Collection[Awaited], *, deadline_s: float, late: str, step: Callable[[], None] = lambda: None,
+    hosts: Collection[Awaited],
+    *,
+    deadline_s: float,
+    late: str,
+    step: Callable[[], None] = lambda: None,
     every_s: float = 0.05,
-) -> None:  # fmt: skip
+) -> None:
     """Wait until every host is well; ``step`` is called before each look.
 
     Raises ServiceFailedError: at the deadline with ``late`` as its last line, or before that if one has failed.

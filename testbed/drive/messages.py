@@ -234,9 +234,12 @@ def exchange(
         "--connections", str(connections), "--deadline", str(deadline_s), *(["--replies"] if replies else []),
     ]  # fmt: skip
     return Exchange(
-        lab, link, server_argv=[*server, "--port", port, *server_options], client_argv=[*client, *client_options],
+        lab,
+        link,
+        server_argv=[*server, "--port", port, *server_options],
+        client_argv=[*client, *client_options],
         ready=int(port) if transport == "tcp" else "ready",
-    )  # fmt: skip
+    )
 
 
 def messages(lab: Lab, link: str = "client -> server", *, deadline_s: float = 30.0, **options: object) -> Run:

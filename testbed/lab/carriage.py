@@ -176,17 +176,19 @@ class Carriage:
         if self._unknown or kernel not in self._watched:
             why = self._unknown or "it was not watched"
             return replace(
-                evidence, warnings=[*evidence.warnings, f"how late {carrier} was is not known: {why}"],
-                checks=[
-                    *evidence.checks, lateness.not_measured(carrier=carrier, tolerance_s=tolerance_s, why=why)
-                ],
-            ), []  # fmt: skip
+                evidence,
+                warnings=[*evidence.warnings, f"how late {carrier} was is not known: {why}"],
+                checks=[*evidence.checks, lateness.not_measured(carrier=carrier, tolerance_s=tolerance_s, why=why)],
+            ), []
         if kernel:
             seen = told["kernels"].get(kernel, {"passages_ns": [], "missing_ns": []})
             found = lateness.lateness(
-                [each / 1e9 for each in seen["passages_ns"]], missing_s=[each / 1e9 for each in seen["missing_ns"]],
-                carrier=carrier, due_s=told["due_ns"] / 1e9, tolerance_s=tolerance_s,
-            )  # fmt: skip
+                [each / 1e9 for each in seen["passages_ns"]],
+                missing_s=[each / 1e9 for each in seen["missing_ns"]],
+                carrier=carrier,
+                due_s=told["due_ns"] / 1e9,
+                tolerance_s=tolerance_s,
+            )
         else:
             late_s = [each / 1e9 for each in told["overslept_ns"]]
             found = lateness.lateness(late_s, carrier=carrier, due_s=0.0, tolerance_s=tolerance_s)
@@ -195,9 +197,11 @@ class Carriage:
         problem = f"{found.problem}: {found.remedy}" if counts and found.problem else None
         warning = found.warning if counts else found.problem or found.warning
         return replace(
-            evidence, checks=[*evidence.checks, row], lateness=found.as_json(),
+            evidence,
+            checks=[*evidence.checks, row],
+            lateness=found.as_json(),
             warnings=[*evidence.warnings, *([warning] if warning else [])],
-        ), [problem] if problem else []  # fmt: skip
+        ), [problem] if problem else []
 
     def _fetched(self) -> dict[str, Any]:
         if self._watched and time.monotonic() - self._told_at > _FRESH_S:

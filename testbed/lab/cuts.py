@@ -113,8 +113,9 @@ class Cut:
 
     def left(self, filters: Any) -> list[str]:
         """Each filter that is still there."""
-        differing = [rejecting.missing(filters, each) if self.at_gate else readback.missing(filters, each)
-                     for each in self.ways]  # fmt: skip
+        differing = [
+            rejecting.missing(filters, each) if self.at_gate else readback.missing(filters, each) for each in self.ways
+        ]
         return [str(dict(each.keys)) for each, gone in zip(self.ways, differing, strict=True) if not gone]
 
     # --- flapping --------------------------------------------------------------------------------
@@ -148,11 +149,16 @@ class Cut:
     def state(self) -> dict[str, Any]:
         """As JSON, without what its source says."""
         return {
-            "how": self.how, "device": self.device, "tap": self.tap, "mark": self.mark,
-            "up_s": self.up_s, "down_s": self.down_s, "lost_before": self.lost_before,
+            "how": self.how,
+            "device": self.device,
+            "tap": self.tap,
+            "mark": self.mark,
+            "up_s": self.up_s,
+            "down_s": self.down_s,
+            "lost_before": self.lost_before,
             "answered_before": dict(self.answered_before),
             "flapping": self.flapping and self.flapping.state(),
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], minor: int, ways: Sequence[qdisc.Filter]) -> Self:
@@ -162,10 +168,19 @@ class Cut:
 
 
 def evidence(
-    ref: LinkRef, cut: Cut, *, command: str, found: Sequence[str], lost_packets: int, steps: Sequence[Taken],
-    answered: Mapping[str, int] | None, others: int | None = None, elsewhere: str = "", another_path: str = "",
+    ref: LinkRef,
+    cut: Cut,
+    *,
+    command: str,
+    found: Sequence[str],
+    lost_packets: int,
+    steps: Sequence[Taken],
+    answered: Mapping[str, int] | None,
+    others: int | None = None,
+    elsewhere: str = "",
+    another_path: str = "",
     past: Sequence[str] = (),
-) -> LinkEvidence:  # fmt: skip
+) -> LinkEvidence:
     """What is known of a cut: whether the kernel held it, how many packets met it and what became of them.
 
     ``answered``: how the agent has answered what it rejected of this sender, on this link and on others. ``others``: so
@@ -192,11 +207,18 @@ def evidence(
     elif elsewhere:
         problems, warnings = [*problems, f"no packet met the cut, but {elsewhere}: {another_path}"], []
     return LinkEvidence(
-        link=str(ref), network=ref.network, asked={"cut": cut.describe()}, command=command,
-        checks=[check, *narrowed], read_back=Verdict.FAILS if found else Verdict.HOLDS,
-        counters=Verdict.FAILS if problems else Verdict.HOLDS if lost_packets else Verdict.SHOWN, problems=problems,
-        met_packets=lost_packets, warnings=warnings, steps=steps,
-    )  # fmt: skip
+        link=str(ref),
+        network=ref.network,
+        asked={"cut": cut.describe()},
+        command=command,
+        checks=[check, *narrowed],
+        read_back=Verdict.FAILS if found else Verdict.HOLDS,
+        counters=Verdict.FAILS if problems else Verdict.HOLDS if lost_packets else Verdict.SHOWN,
+        problems=problems,
+        met_packets=lost_packets,
+        warnings=warnings,
+        steps=steps,
+    )
 
 
 def _plural(count: int, name: str) -> str:

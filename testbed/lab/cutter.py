@@ -34,9 +34,10 @@ _SHORTEST_FLAP_S = 0.05
 _GATE_NEEDS = {
     engine: f"To reject, the machine's own kernel must have {', '.join(names)}: modprobe -a {' '.join(names)}"
     for engine, names in {
-        "host": ("cls_bpf", "act_mirred", "act_skbedit"), "carried": ("cls_bpf", "act_mirred")
+        "host": ("cls_bpf", "act_mirred", "act_skbedit"),
+        "carried": ("cls_bpf", "act_mirred"),
     }.items()
-}  # fmt: skip
+}
 
 
 class Cutter:
@@ -44,7 +45,7 @@ class Cutter:
 
     def __init__(
         self, ports: Ports, ledger: Ledger, elsewhere: Elsewhere, carriage: Carriage, backend: Backend
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._ports = ports
         self._ledger = ledger
         self._elsewhere = elsewhere
@@ -98,8 +99,9 @@ class Cutter:
             self._elsewhere.watch(ref)
         begin_together(
             (self._ports.known(ref)[0].channel, cut.flapping)
-            for ref in refs if (cut := self._of(ref)) is not None and cut.flapping is not None
-        )  # fmt: skip
+            for ref in refs
+            if (cut := self._of(ref)) is not None and cut.flapping is not None
+        )
 
     def mend(self, ref: LinkRef) -> None:
         """End the cut of one direction and read back that nothing leads into it. Raises LabError.
@@ -200,12 +202,18 @@ class Cutter:
         steps = [step for step in self._ledger.stepped.get(ref, ()) if step.cut is not None]
         ways = elsewhere.ways(self._elsewhere.went(ref))
         evidence = cuts.evidence(
-            ref, cut, command=f"tc {cut.put()[0]}" if cut.ways else "", found=[str(each) for each in found],
-            lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before, steps=steps,
-            answered=answered, elsewhere=ways, another_path=self._elsewhere.what_to_do(ref) if ways else "",
+            ref,
+            cut,
+            command=f"tc {cut.put()[0]}" if cut.ways else "",
+            found=[str(each) for each in found],
+            lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before,
+            steps=steps,
+            answered=answered,
+            elsewhere=ways,
+            another_path=self._elsewhere.what_to_do(ref) if ways else "",
             others=source.others(reading.filters),
             past=[text for text in (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref)) if text],
-        )  # fmt: skip
+        )
         return self._carriage.timed(evidence, port, None, nothing_passes=cut.flapping is None)
 
     def lost_packets(self, ref: LinkRef) -> int:
@@ -276,8 +284,15 @@ class Cutter:
             if error.kind == "gone":
                 raise
             raise EnvironmentUnfitError(f"{ref}: to reject packets, the agent needs a tap: {error}") from None
-        return cuts.Cut(how=how, device=place["gate"], minor=source.minor, ways=ways, tap=place["tap"],
-                        mark=place["mark"], answered_before=place["counts"])  # fmt: skip
+        return cuts.Cut(
+            how=how,
+            device=place["gate"],
+            minor=source.minor,
+            ways=ways,
+            tap=place["tap"],
+            mark=place["mark"],
+            answered_before=place["counts"],
+        )
 
     def _put(
         self, port: Port, ref: LinkRef, cut: cuts.Cut, lines: Sequence[qdisc.Line], shows: Sequence[qdisc.Line]
@@ -309,9 +324,14 @@ class Cutter:
         source.cut = cut
         self._put(port, ref, cut, cut.prepare(), [cut.show()])
         running.prepare(
-            port.channel, port=port.name, lines=[cut.delete(), cut.put()], show=cut.show(), needs=[source.ifindex],
-            filters=cut.handles(), at_gate=cut.at_gate,
-        )  # fmt: skip
+            port.channel,
+            port=port.name,
+            lines=[cut.delete(), cut.put()],
+            show=cut.show(),
+            needs=[source.ifindex],
+            filters=cut.handles(),
+            at_gate=cut.at_gate,
+        )
 
     def _take_off(self, port: Port, cut: cuts.Cut) -> tuple[Any, list[str]]:
         """Take a cut's filters off; tc's answer, and which are there still."""

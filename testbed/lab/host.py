@@ -134,9 +134,15 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def launch(
-        self, argv: Sequence[str], *, ready: int | str | Callable[[Program], bool] | None, timeout: str,
-        env: Mapping[str, str] | None, workdir: str | None, user: str,
-    ) -> Program:  # fmt: skip
+        self,
+        argv: Sequence[str],
+        *,
+        ready: int | str | Callable[[Program], bool] | None,
+        timeout: str,
+        env: Mapping[str, str] | None,
+        workdir: str | None,
+        user: str,
+    ) -> Program:
         """Start a program: see `start`."""
 
     # --- the host itself -------------------------------------------------------------------------

@@ -69,9 +69,10 @@ class Impairer:
         """Begin every timeline that is prepared, all at the same moment, which is their 0 s."""
         begin_together(
             (port.channel, source.running)
-            for port in self._ports for source in port.sources.values()
+            for port in self._ports
+            for source in port.sources.values()
             if source.running is not None and not source.running.begun
-        )  # fmt: skip
+        )
 
     def rewrite(self, ref: LinkRef, impairment: Impairment) -> None:
         """Write an impairment as a new netem, whose random numbers begin with its seed; not in the history."""
@@ -146,13 +147,16 @@ class Impairer:
             refuse_small_bucket(ref, moment.impairment, mtu=port.mtu)
             self._store_tables(port, moment.impairment)
         running.prepare(
-            port.channel, port=port.name, show=qdisc.get(port.device, source.minor), parent=f"1:{source.minor:x}",
+            port.channel,
+            port=port.name,
+            show=qdisc.get(port.device, source.minor),
+            parent=f"1:{source.minor:x}",
             needs=[source.ifindex],
             lines=[
                 [qdisc.leaf(port.device, source.minor, moment.impairment, spare=source.spare)]
                 for moment in running.schedule.moments
             ],
-        )  # fmt: skip
+        )
         source.running = running
 
     def halt(self, ref: LinkRef) -> None:
@@ -319,7 +323,12 @@ def lost(ledger: Ledger, ref: LinkRef, asked: Impairment) -> LinkEvidence:
     """The evidence of a link whose port is gone."""
     command, profile = ledger.last_put(ref)
     return LinkEvidence(
-        link=str(ref), network=ref.network, asked=asked.words(), command=command, profile=profile,
-        read_back=Verdict.FAILS, counters=Verdict.UNKNOWN,
+        link=str(ref),
+        network=ref.network,
+        asked=asked.words(),
+        command=command,
+        profile=profile,
+        read_back=Verdict.FAILS,
+        counters=Verdict.UNKNOWN,
         probe=Verdict.HOLDS if ref in ledger.probed else Verdict.NOT_ASKED,
-    )  # fmt: skip
+    )

@@ -109,16 +109,19 @@ class KeptCaptures:
 
     def _losses(self, capture: PortCapture) -> list[str]:
         """What each link that was impaired at a port has lost since."""
-        here = {each.link: each.asked for each in self._lab.ledger.history
-                if each.link.receivers_port == capture.port}  # fmt: skip
+        here = {each.link: each.asked for each in self._lab.ledger.history if each.link.receivers_port == capture.port}
         if len(capture.packets) > _MOST_NUMBERED:
             return [f"{ref}: too many packets to say by number which were lost" for ref in here]
         found = []
         for ref, asked in here.items():
             chosen = partial(
-                losses, capture.capture, self._lab.hosts[ref.src].marks(ref.network), protocol=ref.traffic.protocol,
-                port=ref.traffic.port, longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),
-            )  # fmt: skip
+                losses,
+                capture.capture,
+                self._lab.hosts[ref.src].marks(ref.network),
+                protocol=ref.traffic.protocol,
+                port=ref.traffic.port,
+                longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),
+            )
             before_ns, after_ns = self._began.get(ref, (0, 0))
             seen = chosen(since_ns=before_ns)
             if seen is None:

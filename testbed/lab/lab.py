@@ -140,17 +140,36 @@ class Lab(Recording, Backend, HostControl, AgentOwner, Sockets):
         self.impairer = Impairer(self.ports, self.ledger, self.elsewhere, self)
         self.cutter = Cutter(self.ports, self.ledger, self.elsewhere, self.carriage, self)
         self.verifier = Verifier(
-            self.ports, self.ledger, self.impairer, self.cutter, self.elsewhere, self.carriage, self.connections,
-            self.whole, self.succession, self,
-        )  # fmt: skip
+            self.ports,
+            self.ledger,
+            self.impairer,
+            self.cutter,
+            self.elsewhere,
+            self.carriage,
+            self.connections,
+            self.whole,
+            self.succession,
+            self,
+        )
         self.prober = Prober(self.ports, self.ledger, self.impairer, self.cutter, self.verifier, self)
         self.measuring = Measuring(self.ports, self)
         self.observer = Observer(self.ports, self.impairer, self)
         self.suspensions = Suspensions(self.ports, self.impairer, self.cutter, self.verifier)
         self.lifecycle = Lifecycle(
-            self.ports, self.ledger, self.impairer, self.cutter, self.verifier, self.elsewhere, self.carriage,
-            self.connections, self.whole, self.succession, self.suspensions, self.measuring, self,
-        )  # fmt: skip
+            self.ports,
+            self.ledger,
+            self.impairer,
+            self.cutter,
+            self.verifier,
+            self.elsewhere,
+            self.carriage,
+            self.connections,
+            self.whole,
+            self.succession,
+            self.suspensions,
+            self.measuring,
+            self,
+        )
 
     # --- context ---------------------------------------------------------------------------------
 

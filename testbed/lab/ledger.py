@@ -70,8 +70,15 @@ class Ledger:
         """Forget all that is of the test before."""
         self.seeds_from = seeds_from
         for known in (
-            self.metrics, self.history, self.steps, self.programs, self.probed, self.over, self.told, self.evidence
-        ):  # fmt: skip
+            self.metrics,
+            self.history,
+            self.steps,
+            self.programs,
+            self.probed,
+            self.over,
+            self.told,
+            self.evidence,
+        ):
             known.clear()
 
     def seed(self, ref: LinkRef, wanted: Impairment | Timeline, *, seedable: bool) -> int | None:

@@ -26,10 +26,21 @@ class Lifecycle:
     """Begins and ends tests; heals links within a test and between two."""
 
     def __init__(
-        self, ports: Ports, ledger: Ledger, impairer: Impairer, cutter: Cutter, verifier: Verifier,
-        elsewhere: Elsewhere, carriage: Carriage, connections: Connections, whole: Wholeness, succession: Succession,
-        suspensions: Suspensions, measuring: Measuring, backend: Backend,
-    ) -> None:  # fmt: skip
+        self,
+        ports: Ports,
+        ledger: Ledger,
+        impairer: Impairer,
+        cutter: Cutter,
+        verifier: Verifier,
+        elsewhere: Elsewhere,
+        carriage: Carriage,
+        connections: Connections,
+        whole: Wholeness,
+        succession: Succession,
+        suspensions: Suspensions,
+        measuring: Measuring,
+        backend: Backend,
+    ) -> None:
         self._ports = ports
         self._ledger = ledger
         self._impairer = impairer

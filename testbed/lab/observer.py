@@ -42,9 +42,16 @@ _WHOLE = 0x40000
 
 
 def spots_of_port(
-    backend: Backend, agent: Channel, *, host: str, network: str, src: str | None, members: Sequence[str],
-    end: Callable[[str], int], attached: bool,
-) -> list[Spot]:  # fmt: skip
+    backend: Backend,
+    agent: Channel,
+    *,
+    host: str,
+    network: str,
+    src: str | None,
+    members: Sequence[str],
+    end: Callable[[str], int],
+    attached: bool,
+) -> list[Spot]:
     """Where the packets of a port pass; ``members`` are on the network, ``end`` their switch ports' ifindex.
 
     ``attached``: whether the port was made impairable.
@@ -60,14 +67,16 @@ def spots_of_port(
         return [
             Spot(
                 place=Place(
-                    name=f"{name} {side} the impairment", side=side,
+                    name=f"{name} {side} the impairment",
+                    side=side,
                     description=f"{sides[side]}, the tap on the {where} side of the carried kernel that has the "
                     f"netem for packets toward {host}; packets from {host} pass it unimpaired",
                 ),
-                interface={"device": sides[side]}, addresses=sources,
+                interface={"device": sides[side]},
+                addresses=sources,
             )
             for side, where in (("before", "bridge's"), ("after", "container's"))
-        ]  # fmt: skip
+        ]
     ours = {"ifindex": end(host)}
     if not impaired:
         place = Place(name=name, description=f"the host-side veth of {host}, which no netem impairs")
@@ -78,15 +87,14 @@ def spots_of_port(
         f"as it sent them",
     )
     found = [Spot(place=after, interface=ours, addresses=sources)]
-    others = [src] if src is not None else [
-        other for other in members if other != host
-    ]  # fmt: skip
+    others = [src] if src is not None else [other for other in members if other != host]
     for other in others:
         before = Place(
-            name=f"{name} before the impairment, from {other}", side="before",
+            name=f"{name} before the impairment, from {other}",
+            side="before",
             description=f"the host-side veth of {other}: packets from it as it sent them, packets toward it after "
             f"its own impairment",
-        )  # fmt: skip
+        )
         theirs = {"ifindex": end(other)}
         found.append(Spot(place=before, interface=theirs, addresses=backend.hosts[host].source_addresses(network)))
     return found
@@ -104,9 +112,15 @@ class PortCapture:
     """
 
     def __init__(
-        self, backend: Backend, ports: Ports, impairer: Impairer, text: str, *, limit_bytes: int = LIMIT_BYTES,
+        self,
+        backend: Backend,
+        ports: Ports,
+        impairer: Impairer,
+        text: str,
+        *,
+        limit_bytes: int = LIMIT_BYTES,
         snap_bytes: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Nothing is started yet. Raises InvalidValueError for a port that does not exist."""
         if limit_bytes <= 0 or (snap_bytes is not None and not 0 < snap_bytes <= _WHOLE):
             raise InvalidValueError(
@@ -131,9 +145,12 @@ class PortCapture:
         self._spots = self._backend.spots(self.port.host, self.port.network, self._src)
         self._channel = self._backend.capture_agent()
         self._channel.call(
-            "capture", name=self._id, snap_bytes=self._snap_bytes, limit_bytes=self._limit_bytes // len(self._spots),
+            "capture",
+            name=self._id,
+            snap_bytes=self._snap_bytes,
+            limit_bytes=self._limit_bytes // len(self._spots),
             interfaces=[{**spot.interface, "addresses": spot.addresses} for spot in self._spots],
-        )  # fmt: skip
+        )
 
     def end(self, *, at_once: bool = False) -> None:
         """End it; the packets stay where they are until they are asked for.
@@ -282,9 +299,14 @@ class Observer:
 
     @contextmanager
     def observe(
-        self, *, hosts: Iterable[Host], captures: Iterable[str] | None, snap_bytes: int | None, limit_bytes: int,
+        self,
+        *,
+        hosts: Iterable[Host],
+        captures: Iterable[str] | None,
+        snap_bytes: int | None,
+        limit_bytes: int,
         every: str,
-    ) -> Iterator[Observation]:  # fmt: skip
+    ) -> Iterator[Observation]:
         """Observe while the block runs; see `Lab.observe`."""
         every_s = units.parse_time(every, name="every")
         if every_s <= 0:
@@ -331,8 +353,9 @@ def _finish_host(
         return
     seen.ended_ns = max(seen.ended_ns, told["monotonic_ns"])
     seen.hosts[name] = HostObservation(
-        name=name, addresses=addresses, counters=counters, sockets=tuple(sockets(records)),
-        sampling=Sampling(
-            samples=told["samples"], ran_s=told["ran_s"], cpu_s=told["cpu_s"], left_out=told["left_out"]
-        ),
-    )  # fmt: skip
+        name=name,
+        addresses=addresses,
+        counters=counters,
+        sockets=tuple(sockets(records)),
+        sampling=Sampling(samples=told["samples"], ran_s=told["ran_s"], cpu_s=told["cpu_s"], left_out=told["left_out"]),
+    )

@@ -164,12 +164,16 @@ class Port:
                 if cut is None
                 else cuts.ways(cut["how"], minor, addresses, link.traffic, targets, part=source.get("part", 0))
             )
-            sources[link] = Source(**{
-                **source, "addresses": addresses, "targets": targets,
-                "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
-                "running": None if source["running"] is None else Running.from_state(source["running"]),
-                "cut": None if cut is None else cuts.Cut.from_state(cut, minor, ways),
-            })  # fmt: skip
+            sources[link] = Source(
+                **{
+                    **source,
+                    "addresses": addresses,
+                    "targets": targets,
+                    "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
+                    "running": None if source["running"] is None else Running.from_state(source["running"]),
+                    "cut": None if cut is None else cuts.Cut.from_state(cut, minor, ways),
+                }
+            )
         return cls(
             ref=ref,
             name=str(ref),
@@ -214,9 +218,7 @@ class LinkNotAppliedError(ImpairmentNotAppliedError):
     """The same of one link."""
 
     def __init__(self, ref: LinkRef, engine: str, *reasons: str) -> None:
-        super().__init__(
-            f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {engine}: {'. '.join(reasons)}"
-        )  # fmt: skip
+        super().__init__(f"port of `{ref.dst}` on `{ref.network}` ({ref}), engine {engine}: {'. '.join(reasons)}")
         self.ref = ref
         self.engine = engine
         self.reasons = reasons
@@ -232,8 +234,9 @@ def together(errors: Sequence[ImpairmentNotAppliedError]) -> str:
     lines = [str(error) for error in errors if not isinstance(error, LinkNotAppliedError)]
     lines += [
         str(LinkNotAppliedError(error.ref, error.engine, *own))
-        for error in of_links if (own := [reason for reason in error.reasons if len(whose[reason]) == 1])
-    ]  # fmt: skip
+        for error in of_links
+        if (own := [reason for reason in error.reasons if len(whose[reason]) == 1])
+    ]
     for reason, sharing in whose.items():
         if len(sharing) > 1:
             lines.append(f"{several([f'{ref} on `{ref.network}`' for ref in sharing])}: {reason}")
@@ -395,9 +398,14 @@ class Ports:
     # --- tc --------------------------------------------------------------------------------------
 
     def tc(
-        self, port: Port, lines: Sequence[qdisc.Line], source: Source | None = None, *, at_gate: bool = False,
+        self,
+        port: Port,
+        lines: Sequence[qdisc.Line],
+        source: Source | None = None,
+        *,
+        at_gate: bool = False,
         resume: bool = False,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Run lines on a port, or at its gate; ``resume``: and have a released port's packets come there again.
 
         Refused as ``gone`` if the port, or the source's own, is no more the one we know.

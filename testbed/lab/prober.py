@@ -70,7 +70,7 @@ class Prober:
 
     def __init__(
         self, ports: Ports, ledger: Ledger, impairer: Impairer, cutter: Cutter, verifier: Verifier, backend: Backend
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._ports = ports
         self._ledger = ledger
         self._impairer = impairer
@@ -82,9 +82,13 @@ class Prober:
         impairer.before_first = self.prove_clock
 
     def plan(
-        self, wanted: Mapping[LinkRef, Impairment | Timeline | None], *, alpha: float = exact.ALPHA,
-        most_s: float = MOST_S, tolerance: float | None = None,
-    ) -> dict[LinkRef, ProbePlan]:  # fmt: skip
+        self,
+        wanted: Mapping[LinkRef, Impairment | Timeline | None],
+        *,
+        alpha: float = exact.ALPHA,
+        most_s: float = MOST_S,
+        tolerance: float | None = None,
+    ) -> dict[LinkRef, ProbePlan]:
         """How links that are impaired so are probed: see `Lab.prove`; None for what is no impairment alone.
 
         Raises InvalidValueError with all that forbids it.
@@ -158,12 +162,17 @@ class Prober:
         checks = self._ledger.probed.get(ref, [])
         command, profile = self._ledger.last_put(ref)
         return LinkEvidence(
-            link=str(ref), network=ref.network, asked=held.asked.words(), command=command, profile=profile,
+            link=str(ref),
+            network=ref.network,
+            asked=held.asked.words(),
+            command=command,
+            profile=profile,
             checks=proven_rows(held, checks),
-            read_back=Verdict.FAILS if held.found else Verdict.HOLDS, counters=Verdict.NOT_ASKED,
+            read_back=Verdict.FAILS if held.found else Verdict.HOLDS,
+            counters=Verdict.NOT_ASKED,
             probe=of_probes(checks),
             warnings=[*(str(each) for each in held.found), *held.asked.realised],
-        )  # fmt: skip
+        )
 
     # --- how -------------------------------------------------------------------------------------
 
@@ -185,16 +194,20 @@ class Prober:
     ) -> list[Check]:
         def paced(count: int, pace_s: float) -> Flight:
             return self.fly(
-                ref, count=count, pace_s=pace_s, size_bytes=plan.size_bytes, quiet_s=plan.quiet_s,
+                ref,
+                count=count,
+                pace_s=pace_s,
+                size_bytes=plan.size_bytes,
+                quiet_s=plan.quiet_s,
                 checksum=plan.checksum,
-            )  # fmt: skip
+            )
 
         def row(count: int, pace_s: float) -> Flight | None:
             if not count:
                 return None
             return self.fly(
                 ref, count=count, pace_s=pace_s, size_bytes=plan.train_bytes, quiet_s=plan.quiet_s, rush=True
-            )  # fmt: skip
+            )
 
         ends = (ref.senders_port, ref.receivers_port)
         with self._verifier.taps.leaving_out([port for port in self._ports if port.ref in ends]):
@@ -243,9 +256,16 @@ class Prober:
             )
 
     def fly(
-        self, ref: LinkRef, *, count: int, pace_s: float, size_bytes: int, quiet_s: float, checksum: bool = True,
+        self,
+        ref: LinkRef,
+        *,
+        count: int,
+        pace_s: float,
+        size_bytes: int,
+        quiet_s: float,
+        checksum: bool = True,
         rush: bool = False,
-    ) -> Flight:  # fmt: skip
+    ) -> Flight:
         """Send one flight of probes over a link as it is, and collect it.
 
         ``rush``: what was sent too late is made up for.
@@ -258,15 +278,27 @@ class Prober:
         lasts_s = count * max(pace_s, 0.001) * 2 + 10
         try:
             sent: dict[str, Any] = src.inside().call(
-                "probe_send", source=source, address=address, port=heard["port"], flight=number, count=count,
-                pace_s=pace_s, size_bytes=size_bytes, checksum=checksum, source_port=ref.traffic.port, rush=rush,
+                "probe_send",
+                source=source,
+                address=address,
+                port=heard["port"],
+                flight=number,
+                count=count,
+                pace_s=pace_s,
+                size_bytes=size_bytes,
+                checksum=checksum,
+                source_port=ref.traffic.port,
+                rush=rush,
                 answer_within_s=lasts_s + 20,
-            )  # fmt: skip
+            )
         finally:
             seen: dict[str, Any] = dst.inside().call(
-                "probe_collect", expect=count, quiet_s=quiet_s, deadline_s=quiet_s + lasts_s,
+                "probe_collect",
+                expect=count,
+                quiet_s=quiet_s,
+                deadline_s=quiet_s + lasts_s,
                 answer_within_s=quiet_s + lasts_s + 20,
-            )  # fmt: skip
+            )
         return Flight(
             sent_ns=sent["sent_ns"],
             arrivals=[(int(number), int(when)) for number, when in seen["arrivals"]],

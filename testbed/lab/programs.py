@@ -68,9 +68,13 @@ class ReadProgram(Program):
     def result(self, *, left_s: float, timeout: str) -> Result:
         """How it ended, now that its output has; ``left_s`` of ``timeout`` are left to find that out."""
         return Result(
-            argv=self.argv, exit_code=self.await_status(left_s=left_s, timeout=timeout), stdout=self.printed_to(1),
-            stderr=self.printed_to(2), duration_s=self._duration_s, cpu_s=self.cpu_s,
-        )  # fmt: skip
+            argv=self.argv,
+            exit_code=self.await_status(left_s=left_s, timeout=timeout),
+            stdout=self.printed_to(1),
+            stderr=self.printed_to(2),
+            duration_s=self._duration_s,
+            cpu_s=self.cpu_s,
+        )
 
     @property
     def cpu_s(self) -> float | None:
@@ -83,10 +87,15 @@ class ReadProgram(Program):
         known = self._result
         output = self.output
         return ProgramRun(
-            host=self.host, argv=self.argv, exit_code=None if known is None else known.exit_code,
-            duration_s=None if known is None else known.duration_s, cpu_s=None if known is None else known.cpu_s,
-            stopped=self._stopped, output=output[-MOST_OUTPUT:], output_left_out=max(len(output) - MOST_OUTPUT, 0),
-        )  # fmt: skip
+            host=self.host,
+            argv=self.argv,
+            exit_code=None if known is None else known.exit_code,
+            duration_s=None if known is None else known.duration_s,
+            cpu_s=None if known is None else known.cpu_s,
+            stopped=self._stopped,
+            output=output[-MOST_OUTPUT:],
+            output_left_out=max(len(output) - MOST_OUTPUT, 0),
+        )
 
     @abc.abstractmethod
     def await_status(self, *, left_s: float, timeout: str) -> int:

@@ -14,9 +14,7 @@ from testbed.lab.ports import Port, Ports
 from testbed.spec.links import LinkRef
 
 
-def release(
-    ports: Ports, elsewhere: Elsewhere, hosts: Mapping[str, Host], *, but: Collection[LinkRef] = ()
-) -> None:  # fmt: skip
+def release(ports: Ports, elsewhere: Elsewhere, hosts: Mapping[str, Host], *, but: Collection[LinkRef] = ()) -> None:
     """Take what is ours out of the way at every port that nothing impairs or cuts; ``but``: links about to be impaired.
 
     Raises AgentError.

@@ -33,20 +33,36 @@ class Running:
     """Whether its steps cut the link and mend it, over what impairs it, in place of changing that."""
 
     def prepare(
-        self, channel: Channel, *, port: str, lines: Sequence[Sequence[str]], show: qdisc.Line, needs: Sequence[int],
-        parent: str = "", filters: Sequence[tuple[int, int]] = (), at_gate: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        channel: Channel,
+        *,
+        port: str,
+        lines: Sequence[Sequence[str]],
+        show: qdisc.Line,
+        needs: Sequence[int],
+        parent: str = "",
+        filters: Sequence[tuple[int, int]] = (),
+        at_gate: bool = False,
+    ) -> None:
         """Give it to the agent; ``lines`` are the tc lines of each of its moments.
 
         Read back is the qdisc of the class ``parent``, or these ``filters``, by priority and handle. If it cuts, its
         first moment is in force before it begins. ``at_gate``: the lines are for the port's gate, not for the port.
         """
         channel.call(
-            "arm", name=self.name, port=port, at_s=[each.at_s for each in self.schedule.moments],
-            lines=list(map(list, lines)), show=show, parent=parent, filters=list(map(list, filters)),
-            repeat_s=self.schedule.repeat_s, needs=list(needs), in_force=self.cuts,
+            "arm",
+            name=self.name,
+            port=port,
+            at_s=[each.at_s for each in self.schedule.moments],
+            lines=list(map(list, lines)),
+            show=show,
+            parent=parent,
+            filters=list(map(list, filters)),
+            repeat_s=self.schedule.repeat_s,
+            needs=list(needs),
+            in_force=self.cuts,
             at_gate=at_gate,
-        )  # fmt: skip
+        )
 
     def look(self, channel: Channel, differences: Differences = readback.differences) -> Look:
         """The steps since the last look, and what is in force now.
@@ -76,17 +92,22 @@ class Running:
         """As JSON."""
         moments = [[each.at_s, each.impairment.words()] for each in self.schedule.moments]
         return {
-            "name": self.name, "fetched": self.fetched, "begun": self.begun, "cuts": self.cuts,
-            "moments": moments, "repeat_s": self.schedule.repeat_s,
-        }  # fmt: skip
+            "name": self.name,
+            "fetched": self.fetched,
+            "begun": self.begun,
+            "cuts": self.cuts,
+            "moments": moments,
+            "repeat_s": self.schedule.repeat_s,
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Running:
         """As another process left it."""
         moments = tuple(Moment(at_s=at_s, impairment=Impairment.parse(words)) for at_s, words in state["moments"])
         schedule = Schedule(moments=moments, repeat_s=state["repeat_s"])
-        return cls(name=state["name"], schedule=schedule, fetched=state["fetched"], begun=state["begun"],
-                   cuts=state["cuts"])  # fmt: skip
+        return cls(
+            name=state["name"], schedule=schedule, fetched=state["fetched"], begun=state["begun"], cuts=state["cuts"]
+        )
 
     def _taken(self, record: Mapping[str, Any], begun_s: float, seen: Sequence[Any], differences: Differences) -> Taken:
         asked = self.schedule.moments[record["index"]].impairment

@@ -69,9 +69,13 @@ class Succession:
     """Which agents of a lab have died, and what they left."""
 
     def __init__(
-        self, owner: AgentOwner, programs: Sequence[Program], *, unwatch: Callable[[str], None],
+        self,
+        owner: AgentOwner,
+        programs: Sequence[Program],
+        *,
+        unwatch: Callable[[str], None],
         forget: Callable[[], list[Port]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``programs``: those of the test. ``unwatch``: told why lateness cannot be known any more.
 
         ``forget``: has all be forgotten that was on ports; gives the ports.

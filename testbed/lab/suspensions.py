@@ -32,18 +32,24 @@ class Suspended:
     def state(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "impairment": self.impairment and self.impairment.words(), "running": self.running and self.running.state(),
-            "how": self.how, "up_s": self.up_s, "down_s": self.down_s,
-        }  # fmt: skip
+            "impairment": self.impairment and self.impairment.words(),
+            "running": self.running and self.running.state(),
+            "how": self.how,
+            "up_s": self.up_s,
+            "down_s": self.down_s,
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """As another process left it."""
         impairment, running = state["impairment"], state["running"]
-        return cls(**{
-            **state, "impairment": None if impairment is None else Impairment.parse(impairment),
-            "running": None if running is None else Running.from_state(running),
-        })  # fmt: skip
+        return cls(
+            **{
+                **state,
+                "impairment": None if impairment is None else Impairment.parse(impairment),
+                "running": None if running is None else Running.from_state(running),
+            }
+        )
 
 
 class Suspensions:
@@ -70,8 +76,10 @@ class Suspensions:
                 self.links[ref] = Suspended(
                     impairment=source.impairment if running is None else running.schedule.moments[0].impairment,
                     running=running and Running(name=running.name, schedule=running.schedule),
-                    how=cut.how if cut else "", up_s=cut.up_s if cut else 0.0, down_s=cut.down_s if cut else 0.0,
-                )  # fmt: skip
+                    how=cut.how if cut else "",
+                    up_s=cut.up_s if cut else 0.0,
+                    down_s=cut.down_s if cut else 0.0,
+                )
                 self._verifier.take_leave(ref)
                 self._impairer.clear(ref)
                 self._cutter.mend(ref)

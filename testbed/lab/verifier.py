@@ -35,9 +35,18 @@ class Verifier:
     """What was found of a lab's impaired and cut links."""
 
     def __init__(
-        self, ports: Ports, ledger: Ledger, impairer: Impairer, cutter: Cutter, elsewhere: Elsewhere,
-        carriage: Carriage, connections: Connections, whole: Wholeness, succession: Succession, backend: Backend,
-    ) -> None:  # fmt: skip
+        self,
+        ports: Ports,
+        ledger: Ledger,
+        impairer: Impairer,
+        cutter: Cutter,
+        elsewhere: Elsewhere,
+        carriage: Carriage,
+        connections: Connections,
+        whole: Wholeness,
+        succession: Succession,
+        backend: Backend,
+    ) -> None:
         self._ports = ports
         self._ledger = ledger
         self._impairer = impairer
@@ -148,7 +157,7 @@ class Verifier:
         asked = source.impairment or CLEAN
         filters = qdisc.filters(
             source.minor, source.addresses, ref.traffic, part=source.part, by_number=asked.by_number
-        )  # fmt: skip
+        )
         found = readback.filter_differences(reading.filters, filters)
         if source.running is not None:
             now = self._now(ref)
@@ -218,9 +227,7 @@ class Verifier:
         )
         return evidence, held.found
 
-    def _met(
-        self, ref: LinkRef, source: Source, asked: Impairment, tally: Tally | None
-    ) -> tuple[list[str], list[str]]:  # fmt: skip
+    def _met(self, ref: LinkRef, source: Source, asked: Impairment, tally: Tally | None) -> tuple[list[str], list[str]]:
         """What is wrong, and what is to be told, of the packets that a link's netem met or should have met."""
         problems, warnings = list[str](), [*asked.realised]
         if tally is None:
@@ -243,16 +250,21 @@ def _tally(source: Source, port: Port, held: Held, reading: Reading) -> Tally | 
     if netem is None:
         return None
     counted = {
-        **netem, "packets": netem["packets"] - source.sent_before, "drops": netem["drops"] - source.dropped_before
-    }  # fmt: skip
+        **netem,
+        "packets": netem["packets"] - source.sent_before,
+        "drops": netem["drops"] - source.dropped_before,
+    }
     if "bytes" in netem:
         counted["bytes"] = netem["bytes"] - source.bytes_before
     refused = reading.refused
     return counting.tally(
-        held.asked, counted, limit_packets=qdisc.sized_limit(held.asked),
+        held.asked,
+        counted,
+        limit_packets=qdisc.sized_limit(held.asked),
         refused=None if refused is None else refused - port.refused,
-        changing=source.running is not None, beyond=_copies(source, port, reading),
-    )  # fmt: skip
+        changing=source.running is not None,
+        beyond=_copies(source, port, reading),
+    )
 
 
 def _copies(source: Source, port: Port, reading: Reading) -> int | None:

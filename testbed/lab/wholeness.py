@@ -70,9 +70,13 @@ class Wholeness:
     """What is known of the hosts of one lab."""
 
     def __init__(
-        self, control: HostControl, *, suspend: Callable[[str], None], resume_links: Callable[[], None],
+        self,
+        control: HostControl,
+        *,
+        suspend: Callable[[str], None],
+        resume_links: Callable[[], None],
         say: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``suspend``: takes the impairments and cuts off a host's links, and keeps what they were.
 
         ``resume_links``: puts back what was kept, as far as the ends of the links are up.
@@ -107,8 +111,11 @@ class Wholeness:
             now = states.get(host, NOBODY)
             if home.status == RUNNING and now.status == EXITED and not now.exit_code and self._control.may_end(host):
                 self._home[host] = now  # it has done its work
-        wrong = {name: states.get(name, NOBODY) for name, home in self._home.items()
-                 if not is_whole(home, states.get(name, NOBODY))}  # fmt: skip
+        wrong = {
+            name: states.get(name, NOBODY)
+            for name, home in self._home.items()
+            if not is_whole(home, states.get(name, NOBODY))
+        }
         if wrong:
             self._control.bring_back(wrong)
         self._control.await_healthy()
@@ -129,9 +136,15 @@ class Wholeness:
             ours = host in self._ending and now.status == EXITED
             ended = now.status == EXITED or now.restarts != before.restarts
             found.append(
-                HostChange(host=host, what=what, by_test=ours, before=before, after=now,
-                           last_lines=self._control.last_lines(host) if ended and not ours else ())
-            )  # fmt: skip
+                HostChange(
+                    host=host,
+                    what=what,
+                    by_test=ours,
+                    before=before,
+                    after=now,
+                    last_lines=self._control.last_lines(host) if ended and not ours else (),
+                )
+            )
         self.changes += found
         return [each for each in found if not each.by_test]
 

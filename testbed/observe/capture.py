@@ -93,8 +93,11 @@ def packets(records: bytes, *, realtime_minus_monotonic_ns: int) -> tuple[Packet
             raise ValueError(f"the records end within a packet of {kept} bytes, at byte {at} of {len(records)}")
         found.append(
             Packet(
-                time_ns=moment - realtime_minus_monotonic_ns, place=place, data=records[at - kept : at],
-                length_bytes=length, left=bool(left),
+                time_ns=moment - realtime_minus_monotonic_ns,
+                place=place,
+                data=records[at - kept : at],
+                length_bytes=length,
+                left=bool(left),
             )
-        )  # fmt: skip
+        )
     return tuple(found)

@@ -104,9 +104,13 @@ class Crossed:
 
 
 def crossed(
-    before: Sequence[Connection], now: Iterable[Connection], *, sources: Collection[str], targets: Collection[str],
+    before: Sequence[Connection],
+    now: Iterable[Connection],
+    *,
+    sources: Collection[str],
+    targets: Collection[str],
     traffic: Traffic,
-) -> Crossed | None:  # fmt: skip
+) -> Crossed | None:
     """What connections of the link's sender sent on it between two looks; None if they sent nothing there."""
     if traffic.protocol not in ("", "tcp"):
         return None

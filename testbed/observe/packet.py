@@ -62,9 +62,13 @@ def layers(packet: Packet | bytes) -> tuple[Layer, ...]:
         elif ip.first_fragment and ip.protocol == UDP and end - at >= 8:
             source, destination, length, checksum = struct.unpack_from(">HHHH", data, at)
             take(
-                "UDP", 8, ("source port", source), ("destination port", destination), ("length", length),
+                "UDP",
+                8,
+                ("source port", source),
+                ("destination port", destination),
+                ("length", length),
                 ("checksum", f"0x{checksum:04x}"),
-            )  # fmt: skip
+            )
     if taken < end:
         take("payload", end - taken)
     if taken < len(data):
@@ -97,15 +101,27 @@ def ip_of(data: bytes) -> Ip | None:
         if header < 20 or len(data) < 14 + header or total < header:
             return None
         return Ip(
-            version=4, header_bytes=header, total_bytes=total, protocol=data[23], src=data[26:30], dst=data[30:34],
-            identification=identification, first_fragment=not fragment & 0x1FFF,
-        )  # fmt: skip
+            version=4,
+            header_bytes=header,
+            total_bytes=total,
+            protocol=data[23],
+            src=data[26:30],
+            dst=data[30:34],
+            identification=identification,
+            first_fragment=not fragment & 0x1FFF,
+        )
     if kind == _IPV6 and len(data) >= 54 and data[14] >> 4 == 6:
         (length,) = struct.unpack_from(">H", data, 18)
         return Ip(
-            version=6, header_bytes=40, total_bytes=40 + length, protocol=data[20], src=data[22:38], dst=data[38:54],
-            identification=0, first_fragment=True,
-        )  # fmt: skip
+            version=6,
+            header_bytes=40,
+            total_bytes=40 + length,
+            protocol=data[20],
+            src=data[22:38],
+            dst=data[38:54],
+            identification=0,
+            first_fragment=True,
+        )
     return None
 
 
@@ -114,10 +130,15 @@ def _ip_fields(data: bytes, ip: Ip) -> list[tuple[str, object]]:
     if ip.version == 6:
         first, length, following, hops = struct.unpack_from(">IHBB", data, 14)
         return [
-            ("version", 6), ("traffic class", f"0x{first >> 20 & 255:02x}"), ("flow label", f"0x{first & 0xFFFFF:05x}"),
-            ("payload length", length), ("next header", following), ("hop limit", hops),
-            ("source", src), ("destination", dst),
-        ]  # fmt: skip
+            ("version", 6),
+            ("traffic class", f"0x{first >> 20 & 255:02x}"),
+            ("flow label", f"0x{first & 0xFFFFF:05x}"),
+            ("payload length", length),
+            ("next header", following),
+            ("hop limit", hops),
+            ("source", src),
+            ("destination", dst),
+        ]
     _, service, total, identification, fragment, ttl, protocol, checksum = struct.unpack_from(">BBHHHBBH", data, 14)
     return [
         ("version", 4), ("header length", ip.header_bytes), ("type of service", f"0x{service:02x}"),
@@ -133,11 +154,17 @@ def _tcp_fields(data: bytes, at: int) -> list[tuple[str, object]]:
     header = (offset >> 4) * 4
     options = tcp_options(data[at + 20 : at + header])
     return [
-        ("source port", sport), ("destination port", dport), ("sequence number", seq),
-        ("acknowledgment number", ack), ("data offset", header), ("flags", ", ".join(flag_names(flags)) or "none"),
-        ("window", window), ("checksum", f"0x{checksum:04x}"), ("urgent pointer", urgent),
+        ("source port", sport),
+        ("destination port", dport),
+        ("sequence number", seq),
+        ("acknowledgment number", ack),
+        ("data offset", header),
+        ("flags", ", ".join(flag_names(flags)) or "none"),
+        ("window", window),
+        ("checksum", f"0x{checksum:04x}"),
+        ("urgent pointer", urgent),
         *((f"option {name}", value) for name, value in options.items()),
-    ]  # fmt: skip
+    ]
 
 
 def _mac(data: bytes) -> str:

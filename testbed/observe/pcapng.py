@@ -37,8 +37,10 @@ def write(capture: Capture) -> bytes:
     blocks = [_block(_SECTION, body, {_COMMENT: json.dumps(told).encode(), _USERAPPL: b"testbed"})]
     for place in capture.places:
         options = {
-            _NAME: place.name.encode(), _DESCRIPTION: place.description.encode(), _RESOLUTION: bytes([_NANOSECONDS])
-        }  # fmt: skip
+            _NAME: place.name.encode(),
+            _DESCRIPTION: place.description.encode(),
+            _RESOLUTION: bytes([_NANOSECONDS]),
+        }
         blocks.append(_block(_INTERFACE, struct.pack("<HHI", _ETHERNET, 0, 0), options))
     moment = 0
     for packet in capture.packets:

@@ -160,9 +160,10 @@ def sockets(records: bytes) -> list[TcpSocket]:
         known = found.get(identity := message[:1] + message[4:52])
         if known is None:
             known = found[identity] = TcpSocket(
-                local=_endpoint(family, src, sport), remote=_endpoint(family, dst, dport),
+                local=_endpoint(family, src, sport),
+                remote=_endpoint(family, dst, dport),
                 cookie=struct.unpack("=Q", cookie)[0],
-            )  # fmt: skip
+            )
         if info is not None:
             known.states.append(
                 _state(info, time_ns=time_ns, last=last, state=state, queues=(receive_queue, send_queue))

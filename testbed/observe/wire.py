@@ -99,15 +99,22 @@ def segment(packet: Packet) -> Segment | None:
     sack, stamps = options.get("SACK", ()), options.get("timestamps")
     mss, scale = options.get("maximum segment size"), options.get("window scale")
     return Segment(
-        time_ns=packet.time_ns, packet=packet,
+        time_ns=packet.time_ns,
+        packet=packet,
         src=Endpoint(address=str(ipaddress.ip_address(ip.src)), port=sport),
         dst=Endpoint(address=str(ipaddress.ip_address(ip.dst)), port=dport),
-        seq=seq, ack=ack, flags=flags, window=window, payload_bytes=payload_bytes,
-        payload=data[at + header : at + header + payload_bytes], identification=ip.identification,
+        seq=seq,
+        ack=ack,
+        flags=flags,
+        window=window,
+        payload_bytes=payload_bytes,
+        payload=data[at + header : at + header + payload_bytes],
+        identification=ip.identification,
         sack_blocks=sack if isinstance(sack, tuple) else (),
         timestamp=stamps[0] if isinstance(stamps, tuple) else None,
-        mss=mss if isinstance(mss, int) else None, window_scale=scale if isinstance(scale, int) else None,
-    )  # fmt: skip
+        mss=mss if isinstance(mss, int) else None,
+        window_scale=scale if isinstance(scale, int) else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,9 +316,12 @@ class Flow:
                 None,
             )
         return Handshake(
-            syn_ns=syns[0].time_ns if syns else None, syn_ack_ns=answers[0].time_ns if answers else None, ack_ns=done,
-            syns=len(syns), syn_acks=len(answers),
-        )  # fmt: skip
+            syn_ns=syns[0].time_ns if syns else None,
+            syn_ack_ns=answers[0].time_ns if answers else None,
+            ack_ns=done,
+            syns=len(syns),
+            syn_acks=len(answers),
+        )
 
     def sent_by(self, address: str) -> Direction:
         """What the side with this address sent. Raises ValueError if neither has it."""

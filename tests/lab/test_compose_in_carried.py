@@ -23,9 +23,10 @@ import pytest
 
 from testbed import ComposeLab
 from testbed.backends.docker.agents import ROLES
-from testbed.backends.docker.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Demultiplexed, Engine, tar_archive
+from testbed.backends.docker.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine, tar_archive
 from testbed.backends.docker.images import ensure_netem
 from testbed.backends.docker.runs import owner
+from testbed.backends.docker.streams import Demultiplexed
 from tests.lab.conftest import HERE
 
 LABS = ("compose",)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from testbed.backends.docker.engine import Demultiplexed
+from testbed.backends.docker.streams import Demultiplexed
 from testbed.backends.local.child import PipeStream
 from testbed.errors import AgentError
 from testbed.lab.channel import Channel, Stream

@@ -16,13 +16,13 @@ from docker.models.containers import Container
 from testbed.backends.choice import decide
 from testbed.backends.docker.agents import ROLES, start_ports_agent
 from testbed.backends.docker.engine import (
-    Demultiplexed,
     Engine,
     NoEngineError,
     NoPermissionError,
     RefusedError,
     refusals_told,
 )
+from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError
 
 # --- which programs run in a container ---------------------------------------------------------------

@@ -14,8 +14,9 @@ from typing import Any
 import docker
 import pytest
 
-from testbed.backends.docker.engine import Demultiplexed, Engine, Exec
+from testbed.backends.docker.engine import Engine, Exec
 from testbed.backends.docker.programs import ComposeProgram
+from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import AgentError, LabError
 from testbed.lab.channel import Channel
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from docker.models.containers import Container
 
-from testbed.backends.docker.engine import Demultiplexed, Engine, RefusedError
+from testbed.backends.docker.engine import Engine, RefusedError
+from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import LabError
 from testbed.lab.channel import Channel
 
@@ -64,20 +65,22 @@ class Role:
 
 
 # The peaks beside them: two impaired hosts, a carried kernel, captures, files of 8 MB.
-ROLES: Mapping[str, Role] = MappingProxyType({
-    # Beside the network: 57 MB, of which the carried kernel's 33, and 10 tasks. SYS_NICE, of whatever it is itself, has
-    # the carried kernel run in time on a busy machine.
-    "ports": Role(capabilities=("NET_ADMIN", "SYS_NICE"), network="host", devices=(TUN,)),
-    # 43 MB. What it keeps of each capture is the user's to say.
-    "capture": Role(capabilities=("NET_RAW",), network="host", memory_bytes=4096 * _MIB),
-    # In a host's network: offloads, counters, probes. 13 MB.
-    "inside": Role(capabilities=("NET_ADMIN",), network="container"),
-    # Among a host's files, by its first process: 68 MB, more with the file.
-    "files": Role(
-        capabilities=("SYS_CHROOT", "SYS_PTRACE", "DAC_OVERRIDE"), sees_processes=True, memory_bytes=4096 * _MIB
-    ),
-    "signal": Role(capabilities=("KILL",), sees_processes=True),
-})  # fmt: skip
+ROLES: Mapping[str, Role] = MappingProxyType(
+    {
+        # Beside the network: 57 MB, of which the carried kernel's 33, and 10 tasks. SYS_NICE keeps the carried kernel
+        # in time on a busy machine.
+        "ports": Role(capabilities=("NET_ADMIN", "SYS_NICE"), network="host", devices=(TUN,)),
+        # 43 MB. What it keeps of each capture is the user's to say.
+        "capture": Role(capabilities=("NET_RAW",), network="host", memory_bytes=4096 * _MIB),
+        # In a host's network: offloads, counters, probes. 13 MB.
+        "inside": Role(capabilities=("NET_ADMIN",), network="container"),
+        # Among a host's files, by its first process: 68 MB, more with the file.
+        "files": Role(
+            capabilities=("SYS_CHROOT", "SYS_PTRACE", "DAC_OVERRIDE"), sees_processes=True, memory_bytes=4096 * _MIB
+        ),
+        "signal": Role(capabilities=("KILL",), sees_processes=True),
+    }
+)
 
 
 def start_ports_agent(

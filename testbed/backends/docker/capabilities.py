@@ -53,10 +53,16 @@ def probe_netem(engine: Engine, image: str) -> NetemAbilities:
             except AgentError as error:
                 reason = str(error)
         return NetemAbilities(
-            kernel=able["kernel"], host_netem=able["host_netem"], tun=able["tun"],
-            boot_s=boot_s, carried_kernel=release, not_booted=reason, waits_its_turn=waits,
-            host_marks=able["host_marks"], noise=noise,
-        )  # fmt: skip
+            kernel=able["kernel"],
+            host_netem=able["host_netem"],
+            tun=able["tun"],
+            boot_s=boot_s,
+            carried_kernel=release,
+            not_booted=reason,
+            waits_its_turn=waits,
+            host_marks=able["host_marks"],
+            noise=noise,
+        )
     finally:
         channel.close()
         engine.await_removed(container, 10)

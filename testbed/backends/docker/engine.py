@@ -8,8 +8,6 @@ import io
 import json
 import os
 import posixpath
-import socket
-import struct
 import sys
 import tarfile
 import time
@@ -26,6 +24,7 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
+from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 from testbed.text import shown
 
@@ -41,7 +40,6 @@ INPUTS_LABEL = "testbed.inputs"
 _USERS = {"rootless": "rootless", "userns": "with users of its own for containers (userns-remap)"}
 """Engines whose root is not the machine's, by what they say of their security."""
 _UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
-_STDOUT = 1
 _THE_KERNELS = ("/dev", "/proc", "/sys")
 _STEPS = 400
 """Of a path, links included: path_resolution(7) follows 40 of them."""
@@ -101,73 +99,6 @@ class Labelled:
     def is_agent(self) -> bool:
         """Whether it runs our agent, and none of the user's programs."""
         return ROLE_LABEL in self.labels
-
-
-class Demultiplexed:
-    """An attached stream of the engine: frames of an 8-byte header (stream number, length) and a body."""
-
-    def __init__(self, raw: Any) -> None:
-        # On a plain socket docker-py hands out a SocketIO around it, on TLS and SSH the socket itself.
-        self._holder = raw
-        self._socket: socket.socket = getattr(raw, "_sock", raw)
-        self._pending = _read_ahead(raw, self._socket)
-        self._stderr: deque[bytes] = deque(maxlen=50)
-
-    def send(self, data: bytes, deadline_s: float) -> None:
-        """Write to the program's stdin. Raises TimeoutError."""
-        self._socket.settimeout(deadline_s)
-        self._socket.sendall(data)
-
-    def frame(self, deadline_s: float) -> tuple[int, bytes] | None:
-        """The next stream number and body; None at the end. Raises TimeoutError, or OSError if it is torn."""
-        deadline = time.monotonic() + deadline_s
-        if not self._has(1, deadline):
-            return None
-        number, length = struct.unpack(">BxxxI", self._exactly(8, deadline))
-        return number, self._exactly(length, deadline)
-
-    def receive(self, deadline_s: float) -> bytes:
-        """What the program wrote to stdout next; its stderr is kept for `last_words`."""
-        while (frame := self.frame(deadline_s)) is not None:
-            number, body = frame
-            if number == _STDOUT:
-                return body
-            self._stderr.append(body)
-        return b""
-
-    def last_words(self) -> str:
-        """What it wrote to stderr last."""
-        return b"".join(self._stderr).decode(errors="replace").strip()
-
-    def close(self) -> None:
-        """End the stream, and with it the program's stdin."""
-        with contextlib.suppress(OSError):  # the other side may have closed first
-            self._socket.shutdown(socket.SHUT_RDWR)
-        # docker-py keeps the answer here that the stream came with. It goes first: its finaliser would flush a file
-        # whose socket is closed, which Python 3.13 reports.
-        answer = getattr(self._holder, "_response", None)
-        if answer is not None:
-            answer.close()
-        self._holder.close()
-
-    def _exactly(self, length: int, deadline: float) -> bytes:
-        if not self._has(length, deadline):
-            raise ConnectionError(f"the engine's stream ended within a frame, {len(self._pending)} of {length} bytes")
-        taken, self._pending = self._pending[:length], self._pending[length:]
-        return taken
-
-    def _has(self, length: int, deadline: float) -> bool:
-        """Wait for so many bytes; whether they came before the end."""
-        while len(self._pending) < length:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            data = self._socket.recv(65536)
-            if not data:
-                return False
-            self._pending += data
-        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,9 +176,15 @@ class Engine:
         """Build from a tar archive, yielding the builder's progress. Raises ImageBuildError with its last lines."""
         last: deque[str] = deque(maxlen=25)
         lines = self._api.build(
-            fileobj=io.BytesIO(context), custom_context=True, tag=tag, dockerfile=dockerfile,
-            labels=dict(labels), rm=True, forcerm=True, decode=True,
-        )  # fmt: skip
+            fileobj=io.BytesIO(context),
+            custom_context=True,
+            tag=tag,
+            dockerfile=dockerfile,
+            labels=dict(labels),
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
         for line in lines:
             if "error" in line:
                 raise ImageBuildError(f"image {tag} could not be built: {line['error']}\n" + "".join(last).rstrip())
@@ -329,12 +266,18 @@ class Engine:
             if image not in images:
                 images[image] = self.image_labels(image) or {}
             found.append(
-                Labelled(kind="container", name=container.name or "", labels=container.labels, of_image=images[image],
-                         handle=container)
-            )  # fmt: skip
+                Labelled(
+                    kind="container",
+                    name=container.name or "",
+                    labels=container.labels,
+                    of_image=images[image],
+                    handle=container,
+                )
+            )
         others: dict[str, Iterable[Any]] = {
-            "network": self._client.networks.list(filters=wanted), "volume": self._client.volumes.list(filters=wanted)
-        }  # fmt: skip
+            "network": self._client.networks.list(filters=wanted),
+            "volume": self._client.volumes.list(filters=wanted),
+        }
         for kind, listed in others.items():
             found += [
                 Labelled(kind=kind, name=each.name, labels=each.attrs.get("Labels") or {}, handle=each)
@@ -429,9 +372,15 @@ class Engine:
     ) -> Exec:
         """Start a program in a running container."""
         created = self._api.exec_create(
-            container.id, list(argv), stdout=True, stderr=True, stdin=False,
-            environment=dict(env), workdir=workdir, user=user,
-        )  # fmt: skip
+            container.id,
+            list(argv),
+            stdout=True,
+            stderr=True,
+            stdin=False,
+            environment=dict(env),
+            workdir=workdir,
+            user=user,
+        )
         raw = self._api.exec_start(created["Id"], socket=True)
         return Exec(id=created["Id"], stream=Demultiplexed(raw))
 
@@ -459,9 +408,11 @@ class Engine:
             gone = error.status_code in (requests.codes.not_found, requests.codes.conflict)
             if gone or not self.state(container).get("State", {}).get("Running"):
                 return []
-            remedy = "A rootless engine can on a machine with cgroup v2" if self.rootless else (
-                "It runs `ps` on its own machine; Debian or Ubuntu: apt-get install procps"
-            )  # fmt: skip
+            remedy = (
+                "A rootless engine can on a machine with cgroup v2"
+                if self.rootless
+                else ("It runs `ps` on its own machine; Debian or Ubuntu: apt-get install procps")
+            )
             raise EnvironmentUnfitError(
                 f"the engine cannot list the processes of a container, which sending a signal needs: "
                 f"{_explanation(error)}. {remedy}"
@@ -523,20 +474,6 @@ class Engine:
             if content is None:
                 raise IsADirectoryError(path)
             return content.read()
-
-
-def _read_ahead(holder: Any, below: socket.socket) -> bytes:
-    """What came with the head of the engine's answer, on a busy machine all of a short program's output.
-
-    docker-py hands out the socket below the reader that took in that head; what else is in the reader would be lost.
-    """
-    reader = getattr(getattr(getattr(getattr(holder, "_response", None), "raw", None), "_fp", None), "fp", None)
-    if not isinstance(reader, io.BufferedReader):
-        return bytes(getattr(reader, "_rbuffer", b""))  # paramiko's, of an engine behind ssh://
-    below.setblocking(False)  # with nothing in the reader, `peek` reads once
-    with contextlib.suppress(OSError):  # nothing there now; and of what is broken the next read tells
-        return reader.peek()
-    return b""
 
 
 def _explanation(error: docker.errors.APIError) -> str:

@@ -58,12 +58,17 @@ class ComposeHost(AgentHost):
             inspected = self._inspected()
             told = inspected.get("State", {})
             networks = {network.engine_name: name for name, network in self._lab.topology.networks.items()}
-            self._listed, self._state_then = brief, HostState(
-                status=str(listed["State"]), id=listed["Id"][:12], started=str(told.get("StartedAt", "")),
-                restarts=int(inspected.get("RestartCount", 0)),
-                exit_code=told.get("ExitCode") if listed["State"] == EXITED else None,
-                endpoints={networks.get(name, name): end[:12] for name, end in ends.items()},
-            )  # fmt: skip
+            self._listed, self._state_then = (
+                brief,
+                HostState(
+                    status=str(listed["State"]),
+                    id=listed["Id"][:12],
+                    started=str(told.get("StartedAt", "")),
+                    restarts=int(inspected.get("RestartCount", 0)),
+                    exit_code=told.get("ExitCode") if listed["State"] == EXITED else None,
+                    endpoints={networks.get(name, name): end[:12] for name, end in ends.items()},
+                ),
+            )
         return self._state_then
 
     def wellness(self) -> Wellness:
@@ -77,9 +82,15 @@ class ComposeHost(AgentHost):
     ) -> ComposeProgram:
         """Start a program in the container."""
         return ComposeProgram(
-            self._engine, self.container, argv, host=self.name, send_signal=self.signal, env=env, workdir=workdir,
+            self._engine,
+            self.container,
+            argv,
+            host=self.name,
+            send_signal=self.signal,
+            env=env,
+            workdir=workdir,
             user=user,
-        )  # fmt: skip
+        )
 
     def listeners(self, port: int, deadline_s: float) -> dict[str, Any]:
         """See `AgentHost`."""

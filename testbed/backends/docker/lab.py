@@ -219,10 +219,16 @@ class ComposeLab(StackLab[ComposeHost]):
         if self._agent is None:
             return
         suspended = [{"link": ref.state(), "kept": kept.state()} for ref, kept in self.suspensions.links.items()]
-        self._agent.call("keep", state={
-            "engine": self.netem_engine, "seedable": self.seedable, "ports": self.ports.state(), "suspended": suspended,
-            "per_packet": self.ports.per_packet.state(),
-        })  # fmt: skip
+        self._agent.call(
+            "keep",
+            state={
+                "engine": self.netem_engine,
+                "seedable": self.seedable,
+                "ports": self.ports.state(),
+                "suspended": suspended,
+                "per_packet": self.ports.per_packet.state(),
+            },
+        )
         self._agent.close()
         self.stack.stay()
         self.close_capture_agent()

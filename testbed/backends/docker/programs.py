@@ -27,9 +27,17 @@ class ComposeProgram(ReadProgram):
     """A program that the engine runs in a container."""
 
     def __init__(
-        self, engine: Engine, container: Container, argv: Sequence[str], *, host: str,
-        send_signal: Callable[[int, str], None], env: Mapping[str, str] | None, workdir: str | None, user: str,
-    ) -> None:  # fmt: skip
+        self,
+        engine: Engine,
+        container: Container,
+        argv: Sequence[str],
+        *,
+        host: str,
+        send_signal: Callable[[int, str], None],
+        env: Mapping[str, str] | None,
+        workdir: str | None,
+        user: str,
+    ) -> None:
         """Start it. ``send_signal``: sends a signal to the program of a number on the engine's machine."""
         super().__init__(host, argv)
         self._engine = engine
@@ -56,9 +64,11 @@ class ComposeProgram(ReadProgram):
         """The engine's word; a program may close its output a moment before it ends."""
         try:
             status, _ = await_condition(
-                self._state, lambda state: state[0] is not None,
-                deadline_s=max(1.0, left_s), every_s=0.002,
-            )  # fmt: skip
+                self._state,
+                lambda state: state[0] is not None,
+                deadline_s=max(1.0, left_s),
+                every_s=0.002,
+            )
         except NotSeenError:
             raise CommandTimeoutError(f"{self.command}: closed its output but did not end within {timeout}") from None
         if self._lost:

@@ -65,9 +65,13 @@ def probe_local(say: Callable[[str], None]) -> LocalAbilities:
             say("booting a kernel to carry")
             carried = _boot(channel)
         return LocalAbilities(
-            closed=None, root=root, host_netem=able["host_netem"], tun=able["tun"], carried=carried,
+            closed=None,
+            root=root,
+            host_netem=able["host_netem"],
+            tun=able["tun"],
+            carried=carried,
             fetched=kernel.present(),
-        )  # fmt: skip
+        )
     except (EnvironmentUnfitError, AgentError) as error:
         return LocalAbilities(closed=str(error), remedy=closers(), root=root)
     finally:

@@ -53,14 +53,18 @@ class ChildAgent:
         self._passing = ours
         self._stderr = os.memfd_create("testbed-agent-stderr")
         owner = os.pidfd_open(os.getpid())
-        argv = testbed.agent.command(
-            "local", "--tag", tag, "--passing", str(theirs.fileno()), "--owner", str(owner)
-        )  # fmt: skip
+        argv = testbed.agent.command("local", "--tag", tag, "--passing", str(theirs.fileno()), "--owner", str(owner))
         try:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0,
-                pass_fds=(theirs.fileno(), owner), start_new_session=True, cwd="/",
-            )  # fmt: skip
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                bufsize=0,
+                pass_fds=(theirs.fileno(), owner),
+                start_new_session=True,
+                cwd="/",
+            )
         finally:
             os.close(owner)
             theirs.close()

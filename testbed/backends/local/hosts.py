@@ -90,9 +90,11 @@ class LocalHost(AgentHost):
         """Host, environment, folder and user of a program, as the agent is told them."""
         service = self.service_plan
         return {
-            "host": self.name, "env": settings.environment(self.plan, service, env or {}),
-            "workdir": workdir or service.workdir, "user": user or service.user,
-        }  # fmt: skip
+            "host": self.name,
+            "env": settings.environment(self.plan, service, env or {}),
+            "workdir": workdir or service.workdir,
+            "user": user or service.user,
+        }
 
     def publications(self) -> Mapping[tuple[int, str], tuple[str, int]]:
         """See `AgentHost`."""
@@ -105,10 +107,12 @@ class LocalHost(AgentHost):
         ended = self.service is not None and self.service.ended
         status = EXITED if self.halted or ended else GONE if not lives else PAUSED if frozen else RUNNING
         return HostState(
-            status=status, id=str(init or ""), started="" if self.service is None else str(self.service.number),
+            status=status,
+            id=str(init or ""),
+            started="" if self.service is None else str(self.service.number),
             exit_code=self.service.wait().exit_code if self.service is not None and ended else None,
             endpoints={} if self.halted else {name: str(index) for name, index in endpoints.items()},
-        )  # fmt: skip
+        )
 
     def start_again(self) -> None:
         """Start it after a halt, its health unknown."""

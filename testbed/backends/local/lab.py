@@ -224,8 +224,10 @@ class LocalLab(StackLab[LocalHost]):
     def host_states(self) -> Mapping[str, HostState]:
         """Every host as the agent tells it now."""
         told = self.channel.call("host_states")
-        return {name: host.state(**told[name], endpoints=self._ifindexes.get(name, {}))
-                for name, host in self._hosts.items()}  # fmt: skip
+        return {
+            name: host.state(**told[name], endpoints=self._ifindexes.get(name, {}))
+            for name, host in self._hosts.items()
+        }
 
     def halt(self, host: str, grace: str | None) -> None:
         """Have a host's program end as its stop_signal says, and all else in the host with it."""

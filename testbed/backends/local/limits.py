@@ -45,14 +45,12 @@ class Machine:
             line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemAvailable:")
         )
         return cls(
-            namespaces={
-                kind: int((proc / "sys/user" / f"max_{kind}_namespaces").read_text()) for kind in NAMESPACES
-            },
+            namespaces={kind: int((proc / "sys/user" / f"max_{kind}_namespaces").read_text()) for kind in NAMESPACES},
             descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
             pids=int((proc / "sys/kernel/pid_max").read_text()),
             processes=hard if bound else None,
             memory_bytes=int(available.split()[1]) * 1024,
-        )  # fmt: skip
+        )
 
 
 def shortages(machine: Machine, *, hosts: int, programs: int) -> Iterator[str]:

@@ -32,11 +32,13 @@ def networks(plan: Plan) -> list[dict[str, Any]]:
     """Every network; see `testbed.agent.hosts.Hosts.build`."""
     return [
         {
-            "name": network.name, "mtu": network.mtu, "addresses": network.gateways,
+            "name": network.name,
+            "mtu": network.mtu,
+            "addresses": network.gateways,
             "names": "\n".join(plan.names_on(network.name)),
         }
         for network in plan.networks
-    ]  # fmt: skip
+    ]
 
 
 def host(plan: Plan, of: HostPlan) -> dict[str, Any]:
