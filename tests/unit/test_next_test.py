@@ -257,13 +257,13 @@ def test_what_a_port_lost_as_it_was_given_its_qdiscs_is_in_the_evidence_of_that_
     lab.impair(LINK, delay="1ms")
     unread(lab)
     lab.agent.at_port = {"came_packets": 400, "refused_packets": 5}
-    lab.verify()
-    assert any("5 of 400 packets" in each and "not by netem" in each for each in lab.evidence[0].warnings)
-    lab.begin("next")
+    lab.verifier.verify()
+    assert any("5 of 400 packets" in each and "not by netem" in each for each in lab.ledger.evidence[0].warnings)
+    lab.lifecycle.begin("next")
     lab.impair(LINK, delay="1ms")
     unread(lab)
-    lab.verify()
-    assert not any("not by netem" in each for each in lab.evidence[0].warnings)
+    lab.verifier.verify()
+    assert not any("not by netem" in each for each in lab.ledger.evidence[0].warnings)
 
 
 def test_a_port_that_was_given_back_is_made_anew_from_its_root(lab: FakeLab) -> None:
