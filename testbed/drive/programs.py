@@ -21,12 +21,12 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 @cache
 def archive() -> bytes:
     """A zip archive of the programs and the modules that they share; ``python3 ARCHIVE NAME …`` runs one of them."""
-    found = {"__main__.py": _MAIN.encode()}
+    files = {"__main__.py": _MAIN.encode()}
     for folder in _FOLDERS:
-        found |= {path.name: path.read_bytes() for path in sorted(resource(folder).glob("*.py"))}
+        files |= {path.name: path.read_bytes() for path in sorted(resource(folder).glob("*.py"))}
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as written:
-            for name, content in found.items():
+            for name, content in files.items():
                 written.writestr(zipfile.ZipInfo(name), content)  # without a time: the same content, the same bytes
         return file.getvalue()
 

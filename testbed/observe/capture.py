@@ -66,13 +66,13 @@ class Capture:
     @property
     def missing(self) -> str:
         """How many packets are not in it though they passed, place by place; empty if none."""
-        said = [
+        problems = [
             f"{count} {what} ({place.name})"
             for place in self.places
             for count, what in ((place.lost, "came too fast to be kept"), (place.overwritten, "gave way to later ones"))
             if count
         ]
-        return ", ".join(said)
+        return ", ".join(problems)
 
     def at(self, side: str) -> list[Packet]:
         """The packets seen at the places on one side of the impairment: ``before`` or ``after``."""
@@ -82,7 +82,7 @@ class Capture:
 
 def packets(records: bytes, *, realtime_minus_monotonic_ns: int) -> tuple[Packet, ...]:
     """The packets in the agent's records. Raises ValueError if these end in the middle of one."""
-    found = []
+    packets = []
     at = 0
     while at < len(records):
         if at + _RECORD.size > len(records):
@@ -91,7 +91,7 @@ def packets(records: bytes, *, realtime_minus_monotonic_ns: int) -> tuple[Packet
         at += _RECORD.size + kept
         if at > len(records):
             raise ValueError(f"the records end within a packet of {kept} bytes, at byte {at} of {len(records)}")
-        found.append(
+        packets.append(
             Packet(
                 time_ns=moment - realtime_minus_monotonic_ns,
                 place=place,
@@ -100,4 +100,4 @@ def packets(records: bytes, *, realtime_minus_monotonic_ns: int) -> tuple[Packet
                 left=bool(left),
             )
         )
-    return tuple(found)
+    return tuple(packets)

@@ -44,11 +44,11 @@ class Table:
     @classmethod
     def read(cls, host: str, answer: Mapping[str, Any]) -> Table:
         """From the agent's answer (`testbed.agent.connections`)."""
-        found = [
-            Connection(**{**each, "host": host, "local": _end(*each["local"]), "remote": _end(*each["remote"])})
-            for each in answer["connections"]
+        connections = [
+            Connection(**{**fields, "host": host, "local": _end(*fields["local"]), "remote": _end(*fields["remote"])})
+            for fields in answer["connections"]
         ]
-        return cls(connections=tuple(found), routes=answer["routes"])
+        return cls(connections=tuple(connections), routes=answer["routes"])
 
 
 def _end(address: str, port: int) -> Endpoint:
@@ -74,19 +74,23 @@ def over(tables: Mapping[str, Table], earlier: Collection[str], host_of: Mapping
     does not know them any more. Not what a program goes on with, nor what may be somebody's behind a router.
     ``host_of``: whose each address is.
     """
-    ends = {(each.local, each.remote): each for table in tables.values() for each in table.connections}
-    found = []
+    ends = {
+        (connection.local, connection.remote): connection
+        for table in tables.values()
+        for connection in table.connections
+    }
+    ending = []
     for table in tables.values():
-        for each in table.connections:
-            if each.id in earlier:
+        for connection in table.connections:
+            if connection.id in earlier:
                 continue
-            other, peer = ends.get((each.remote, each.local)), host_of.get(each.remote.address, "")
+            other, peer = ends.get((connection.remote, connection.local)), host_of.get(connection.remote.address, "")
             gone = other is None and peer in tables and not tables[peer].routes
-            if not each.owned and each.state in _CLOSING:
-                found.append(Over(connection=each, unheard=gone or (other is not None and not other.owned)))
-            elif gone and each.unacknowledged_bytes and each.state != "SYN_SENT":
-                found.append(Over(connection=each, unheard=False))
-    return found
+            if not connection.owned and connection.state in _CLOSING:
+                ending.append(Over(connection=connection, unheard=gone or (other is not None and not other.owned)))
+            elif gone and connection.unacknowledged_bytes and connection.state != "SYN_SENT":
+                ending.append(Over(connection=connection, unheard=False))
+    return ending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +103,8 @@ class Crossed:
     connections: tuple[str, ...]
 
     def __str__(self) -> str:
-        said = "at least " if self.at_least else ""
-        return f"{said}{self.packets} packets of {', '.join(self.connections)}"
+        bound = "at least " if self.at_least else ""
+        return f"{bound}{self.packets} packets of {', '.join(self.connections)}"
 
 
 def crossed(
@@ -114,17 +118,17 @@ def crossed(
     """What connections of the link's sender sent on it between two looks; None if they sent nothing there."""
     if traffic.protocol not in ("", "tcp"):
         return None
-    latest = {each.id: each for each in now}
+    latest = {connection.id: connection for connection in now}
     packets, at_least, senders = 0, False, list[str]()
-    for each in before:
-        on_link = each.local.address in sources and each.remote.address in targets
-        if not on_link or (traffic.port and traffic.port not in (each.local.port, each.remote.port)):
+    for connection in before:
+        on_link = connection.local.address in sources and connection.remote.address in targets
+        if not on_link or (traffic.port and traffic.port not in (connection.local.port, connection.remote.port)):
             continue
-        last = latest.get(each.id)
-        if last is None or last.segments_sent is None or each.segments_sent is None:
+        last = latest.get(connection.id)
+        if last is None or last.segments_sent is None or connection.segments_sent is None:
             at_least = True
-            senders.append(f"{each.local} — {each.remote}")
-        elif last.segments_sent != each.segments_sent:
-            packets += last.segments_sent - each.segments_sent
-            senders.append(f"{each.local} — {each.remote}")
+            senders.append(f"{connection.local} — {connection.remote}")
+        elif last.segments_sent != connection.segments_sent:
+            packets += last.segments_sent - connection.segments_sent
+            senders.append(f"{connection.local} — {connection.remote}")
     return Crossed(packets=packets, at_least=at_least, connections=tuple(senders)) if senders else None

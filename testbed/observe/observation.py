@@ -53,21 +53,21 @@ class HostObservation:
     @property
     def connections(self) -> tuple[TcpSocket, ...]:
         """Its sockets without the listeners."""
-        return tuple(each for each in self.sockets if not each.is_listener)
+        return tuple(socket for socket in self.sockets if not socket.is_listener)
 
     def connection(self, *, local_port: int | None = None, remote_port: int | None = None) -> TcpSocket:
         """The only connection with these ports. Raises LabError saying what there is if there is none, or several."""
-        found = [
-            each
-            for each in self.connections
-            if local_port in (None, each.local.port) and remote_port in (None, each.remote.port)
+        sockets = [
+            socket
+            for socket in self.connections
+            if local_port in (None, socket.local.port) and remote_port in (None, socket.remote.port)
         ]
-        if len(found) != 1:
+        if len(sockets) != 1:
             raise LabError(
-                f"`{self.name}`: {len(found)} connections with local_port={local_port}, remote_port={remote_port}; "
+                f"`{self.name}`: {len(sockets)} connections with local_port={local_port}, remote_port={remote_port}; "
                 f"seen were: {'; '.join(map(str, self.connections)) or 'none'}"
             )
-        return found[0]
+        return sockets[0]
 
 
 @dataclass(kw_only=True)

@@ -37,14 +37,14 @@ def layers(packet: Packet | bytes) -> tuple[Layer, ...]:
     was cut off, is payload. Padding of short frames is a layer of that name.
     """
     data = packet if isinstance(packet, bytes) else packet.data
-    found: list[Layer] = []
+    stack: list[Layer] = []
     taken = 0
     end = len(data)
 
     def take(name: str, length: int, *fields: tuple[str, object]) -> None:
         nonlocal taken
-        said = tuple((field_name, str(value)) for field_name, value in fields)
-        found.append(Layer(name=name, data=data[taken : taken + length], offset=taken, fields=said))
+        texts = tuple((field_name, str(value)) for field_name, value in fields)
+        stack.append(Layer(name=name, data=data[taken : taken + length], offset=taken, fields=texts))
         taken += length
 
     kind = None
@@ -73,7 +73,7 @@ def layers(packet: Packet | bytes) -> tuple[Layer, ...]:
         take("payload", end - taken)
     if taken < len(data):
         take("padding", len(data) - taken)
-    return tuple(found)
+    return tuple(stack)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +178,7 @@ def flag_names(flags: int) -> list[str]:
 
 def tcp_options(data: bytes) -> dict[str, object]:
     """Maximum segment size, window scale, SACK permitted, SACK blocks, time stamps (RFC 9293, 7323, 2018)."""
-    found: dict[str, object] = {}
+    options: dict[str, object] = {}
     at = 0
     while at < len(data) and data[at]:
         if data[at] == 1:
@@ -190,20 +190,20 @@ def tcp_options(data: bytes) -> dict[str, object]:
         value = data[at + 2 : at + length]
         match data[at], len(value):
             case 2, 2:
-                found["maximum segment size"] = int.from_bytes(value, "big")
+                options["maximum segment size"] = int.from_bytes(value, "big")
             case 3, 1:
-                found["window scale"] = value[0]
+                options["window scale"] = value[0]
             case 4, 0:
-                found["SACK permitted"] = True
+                options["SACK permitted"] = True
             case 5, size if size % 8 == 0:
                 edges = struct.unpack(f">{size // 4}I", value)
-                found["SACK"] = tuple(zip(edges[::2], edges[1::2], strict=True))
+                options["SACK"] = tuple(zip(edges[::2], edges[1::2], strict=True))
             case 8, 8:
-                found["timestamps"] = struct.unpack(">II", value)
+                options["timestamps"] = struct.unpack(">II", value)
             case kind, _:
-                found[f"{kind}"] = value.hex()
+                options[f"{kind}"] = value.hex()
         at += length
-    return found
+    return options
 
 
 def refuse_missing(capture: Capture, *advice: str) -> None:

@@ -53,14 +53,14 @@ def passages(before: Iterable[Packet], after: Iterable[Packet]) -> list[Passage]
         entered[identity].append(packet)
         order.append((identity, packet))
     left = {identity: len(packets) for identity, packets in entered.items()}
-    found = []
+    matched = []
     for identity, packet in order:
         copies = arrived[identity]
         left[identity] -= 1
         # The last of equal packets takes all that is there, as doubled packets do; the others one each.
         count = len(copies) if not left[identity] else min(1, len(copies))
-        found.append(Passage(before=packet, after=tuple(copies.popleft() for _ in range(count))))
-    return found
+        matched.append(Passage(before=packet, after=tuple(copies.popleft() for _ in range(count))))
+    return matched
 
 
 def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
@@ -106,8 +106,8 @@ def losses(
     if capture.missing or not any(place.side == "before" for place in capture.places):
         return None
     wanted = {
-        bytes.fromhex(each.replace(":", "")) if _MAC.fullmatch(each) else ipaddress.ip_address(each).packed
-        for each in sources
+        bytes.fromhex(source.replace(":", "")) if _MAC.fullmatch(source) else ipaddress.ip_address(source).packed
+        for source in sources
     }
 
     def chosen(side: str) -> list[Packet]:
@@ -116,9 +116,11 @@ def losses(
     last_ns = max((packet.time_ns for packet in capture.packets), default=0)
     until_ns = max(last_ns, capture.ended_ns or 0) - round(longest_s * 1e9)
     passed = [
-        each for each in passages(chosen("before"), chosen("after")) if since_ns <= each.before.time_ns <= until_ns
+        passage
+        for passage in passages(chosen("before"), chosen("after"))
+        if since_ns <= passage.before.time_ns <= until_ns
     ]
-    return len(passed), [number for number, each in enumerate(passed, start=1) if each.lost]
+    return len(passed), [number for number, passage in enumerate(passed, start=1) if passage.lost]
 
 
 def _is_of_link(packet: Packet, sources: set[bytes], protocol: str, port: int) -> bool:

@@ -26,7 +26,7 @@ _DIRECTION, _INBOUND, _OUTBOUND = 3, 1, 2
 
 def write(capture: Capture) -> bytes:
     """The file."""
-    told = {
+    comment = {
         "testbed": 1,
         "comment": capture.comment,
         "realtime_minus_monotonic_ns": capture.realtime_minus_monotonic_ns,
@@ -34,7 +34,7 @@ def write(capture: Capture) -> bytes:
         "overwritten": [place.overwritten for place in capture.places],
     }
     body = struct.pack("<IHHq", _MAGIC, 1, 0, -1)
-    blocks = [_block(_SECTION, body, {_COMMENT: json.dumps(told).encode(), _USERAPPL: b"testbed"})]
+    blocks = [_block(_SECTION, body, {_COMMENT: json.dumps(comment).encode(), _USERAPPL: b"testbed"})]
     for place in capture.places:
         options = {
             _NAME: place.name.encode(),
@@ -62,18 +62,18 @@ def read(data: bytes) -> Capture:
     """
     places: list[Place] = []
     per_second: list[int] = []
-    found: list[Packet] = []
-    told: dict[str, Any] = {}
+    packets: list[Packet] = []
+    comment: dict[str, Any] = {}
     for at, kind, body in _blocks(data):
         try:
             if kind == _SECTION:
-                told = _told(_options(body[16:]).get(_COMMENT, b""))
+                comment = _told(_options(body[16:]).get(_COMMENT, b""))
             elif kind == _INTERFACE:
                 options = _options(body[8:])
                 places.append(_place(body, options))
                 per_second.append(_per_second(options.get(_RESOLUTION, bytes([_MICROSECONDS]))))
             elif kind == _PACKET:
-                found.append(_packet(body, per_second))
+                packets.append(_packet(body, per_second))
             elif kind == _STATISTICS:
                 (number,) = struct.unpack_from("<I", body)
                 lost = int.from_bytes(_options(body[12:]).get(_DROPPED, b""), "little")
@@ -82,11 +82,11 @@ def read(data: bytes) -> Capture:
             raise ValueError(f"byte {at}: a block of type {kind} that says less than it must") from None
         except ValueError as error:
             raise ValueError(f"byte {at}: {error}") from None
-    clock = told.get("realtime_minus_monotonic_ns", 0)
-    sides = told.get("sides", ["after"] * len(places))
-    overwritten = told.get("overwritten", [0] * len(places))
+    clock = comment.get("realtime_minus_monotonic_ns", 0)
+    sides = comment.get("sides", ["after"] * len(places))
+    overwritten = comment.get("overwritten", [0] * len(places))
     if not (isinstance(clock, int) and isinstance(sides, list) and isinstance(overwritten, list)):
-        raise ValueError(f"the section's comment is none of ours: {told}")
+        raise ValueError(f"the section's comment is none of ours: {comment}")
     if not len(sides) == len(overwritten) == len(places):
         raise ValueError(f"the comment tells of {len(sides)} interfaces, the file has {len(places)}")
     return Capture(
@@ -94,9 +94,11 @@ def read(data: bytes) -> Capture:
             replace(place, side=side, overwritten=count)
             for place, side, count in zip(places, sides, overwritten, strict=True)
         ),
-        packets=tuple(replace(packet, time_ns=packet.time_ns - clock) for packet in found) if clock else tuple(found),
+        packets=tuple(replace(packet, time_ns=packet.time_ns - clock) for packet in packets)
+        if clock
+        else tuple(packets),
         realtime_minus_monotonic_ns=clock,
-        comment=told.get("comment", ""),
+        comment=comment.get("comment", ""),
     )
 
 
@@ -131,7 +133,7 @@ def _blocks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _options(data: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
+    options: dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(data):
         code, length = struct.unpack_from("<HH", data, at)
@@ -139,9 +141,9 @@ def _options(data: bytes) -> dict[int, bytes]:
             break
         if at + 4 + length > len(data):
             raise ValueError(f"an option of {length} bytes that its block does not hold")
-        found.setdefault(code, data[at + 4 : at + 4 + length])
+        options.setdefault(code, data[at + 4 : at + 4 + length])
         at += 4 + (length + 3 & ~3)
-    return found
+    return options
 
 
 def _place(body: bytes, options: dict[int, bytes]) -> Place:
@@ -177,10 +179,10 @@ def _per_second(resolution: bytes) -> int:
 def _told(comment: bytes) -> dict[str, Any]:
     """What we wrote into the comment; nothing of somebody else's."""
     try:
-        told = json.loads(comment)
+        fields = json.loads(comment)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) and told.get("testbed") == 1 else {}
+    return fields if isinstance(fields, dict) and fields.get("testbed") == 1 else {}
 
 
 def _stamp(moment_ns: int) -> bytes:

@@ -16,11 +16,11 @@ Series = list[tuple[int, int]]
 
 def sendings(direction: Direction, position: int) -> list[int]:
     """When the byte at a position was sent, and sent again, in order; copies by the network are left out."""
-    copies = {id(each) for each in direction.copies}
+    copies = {id(segment) for segment in direction.copies}
     return [
-        each.time_ns
-        for each in direction.segments
-        if id(each) not in copies and 0 <= position - direction.position(each.seq) < each.payload_bytes
+        segment.time_ns
+        for segment in direction.segments
+        if id(segment) not in copies and 0 <= position - direction.position(segment.seq) < segment.payload_bytes
     ]
 
 
@@ -31,21 +31,23 @@ def outstanding(flow: Flow, *, acks_later_ns: int = 0) -> Series:
     """
     ours = flow.client
     events = [
-        (each.time_ns, ours.position(each.seq) + each.payload_bytes, 0) for each in ours.segments if each.payload_bytes
+        (segment.time_ns, ours.position(segment.seq) + segment.payload_bytes, 0)
+        for segment in ours.segments
+        if segment.payload_bytes
     ]
     events += [
-        (each.time_ns + acks_later_ns, 0, ours.position(each.ack))
-        for each in flow.server.segments
-        if each.acks and not each.syn and not each.rst
+        (segment.time_ns + acks_later_ns, 0, ours.position(segment.ack))
+        for segment in flow.server.segments
+        if segment.acks and not segment.syn and not segment.rst
     ]
-    found: Series = []
+    series: Series = []
     sent = acked = 0
     for time_ns, sent_to, acked_to in sorted(events):
         sent, acked = max(sent, sent_to), max(acked, acked_to)
         value = max(sent - acked, 0)
-        if not found or found[-1][1] != value:
-            found.append((time_ns, value))
-    return found
+        if not series or series[-1][1] != value:
+            series.append((time_ns, value))
+    return series
 
 
 def windows(direction: Direction) -> Series:
@@ -53,36 +55,36 @@ def windows(direction: Direction) -> Series:
 
     Raises ValueError if its SYN was not seen, which alone says the scale.
     """
-    syn = next((each for each in direction.segments if each.syn), None)
+    syn = next((segment for segment in direction.segments if segment.syn), None)
     if syn is None:
         raise ValueError(f"{direction.src}: the scale of its window is in its SYN, which was not captured")
-    found: Series = []
-    for each in direction.segments:
-        if each.acks and not each.rst:
-            value = each.window << (0 if each.syn else syn.window_scale or 0)
-            if not found or found[-1][1] != value:
-                found.append((each.time_ns, value))
-    return found
+    series: Series = []
+    for segment in direction.segments:
+        if segment.acks and not segment.rst:
+            value = segment.window << (0 if segment.syn else syn.window_scale or 0)
+            if not series or series[-1][1] != value:
+                series.append((segment.time_ns, value))
+    return series
 
 
 def running_count(segments: Sequence[Segment]) -> Series:
     """How many there have been, at each of them."""
-    return [(each.time_ns, number) for number, each in enumerate(segments, 1)]
+    return [(segment.time_ns, number) for number, segment in enumerate(segments, 1)]
 
 
 def at(series: Series, time_ns: int) -> int | None:
     """The value that holds at a time; None before the first."""
     value = None
-    for moment, each in series:
+    for moment, later in series:
         if moment > time_ns:
             break
-        value = each
+        value = later
     return value
 
 
 def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Points of values that hold until the next one, with the corners between them: what a line through them needs."""
-    found = list(points[:1])
+    corners = list(points[:1])
     for (_, before), (x, y) in pairwise(points):
-        found += [(x, before), (x, y)]
-    return found
+        corners += [(x, before), (x, y)]
+    return corners

@@ -127,7 +127,7 @@ class TcpSocket:
     @property
     def is_listener(self) -> bool:
         """Whether it only ever listened."""
-        return all(each.state == "LISTEN" for each in self.states)
+        return all(state.state == "LISTEN" for state in self.states)
 
     @property
     def final(self) -> TcpState:
@@ -136,12 +136,12 @@ class TcpSocket:
 
     def at(self, time_ns: int) -> TcpState | None:
         """What held at a time of CLOCK_MONOTONIC; None before it was first seen."""
-        earlier = [each for each in self.states if each.time_ns <= time_ns]
+        earlier = [state for state in self.states if state.time_ns <= time_ns]
         return earlier[-1] if earlier else None
 
     def values(self, of: Callable[[TcpState], float | None]) -> list[tuple[int, float]]:
         """Time and value of one quantity, ``socket.values(lambda state: state.cwnd_segments)``; without absent ones."""
-        return [(each.time_ns, value) for each in self.states if (value := of(each)) is not None]
+        return [(state.time_ns, value) for state in self.states if (value := of(state)) is not None]
 
     def __str__(self) -> str:
         return f"{self.local} — {self.remote}"
@@ -152,14 +152,14 @@ def sockets(records: bytes) -> list[TcpSocket]:
 
     Raises ValueError if the records end in the middle of one.
     """
-    found: dict[bytes, TcpSocket] = {}
+    by_identity: dict[bytes, TcpSocket] = {}
     for time_ns, last, message in _messages(records):
         fields = _MESSAGE.unpack_from(message)
         family, state, _, _, sport, dport, src, dst, _, cookie, _, receive_queue, send_queue, _, _ = fields
         info = _info(message)
-        known = found.get(identity := message[:1] + message[4:52])
+        known = by_identity.get(identity := message[:1] + message[4:52])
         if known is None:
-            known = found[identity] = TcpSocket(
+            known = by_identity[identity] = TcpSocket(
                 local=_endpoint(family, src, sport),
                 remote=_endpoint(family, dst, dport),
                 cookie=struct.unpack("=Q", cookie)[0],
@@ -168,7 +168,7 @@ def sockets(records: bytes) -> list[TcpSocket]:
             known.states.append(
                 _state(info, time_ns=time_ns, last=last, state=state, queues=(receive_queue, send_queue))
             )
-    return [each for each in found.values() if each.states]
+    return [socket for socket in by_identity.values() if socket.states]
 
 
 def _messages(records: bytes) -> Iterator[tuple[int, bool, bytes]]:

@@ -194,7 +194,9 @@ class Direction:
     @property
     def wire_order(self) -> list[tuple[int, int]]:
         """Position and length of each payload, as they passed."""
-        return [(self.position(each.seq), each.payload_bytes) for each in self.segments if each.payload_bytes]
+        return [
+            (self.position(segment.seq), segment.payload_bytes) for segment in self.segments if segment.payload_bytes
+        ]
 
     @property
     def payload_bytes(self) -> int:
@@ -213,11 +215,11 @@ class Direction:
         Raises LabError if bytes that passed here were not kept.
         """
         pieces: dict[int, bytes] = {}
-        for each in self.segments:
-            if each.payload:
-                begin = self.position(each.seq)
-                if len(pieces.get(begin, b"")) < len(each.payload):
-                    pieces[begin] = each.payload
+        for segment in self.segments:
+            if segment.payload:
+                begin = self.position(segment.seq)
+                if len(pieces.get(begin, b"")) < len(segment.payload):
+                    pieces[begin] = segment.payload
         whole = bytearray()
         for begin, piece in sorted(pieces.items()):
             if begin > len(whole):
@@ -225,65 +227,65 @@ class Direction:
             whole += piece[max(len(whole) - begin, 0) :]
         passed = next((end for begin, end in self._payload_ranges() if begin <= 0 < end), 0)
         if len(whole) < passed:
-            longest = max(len(each.packet.data) for each in self.segments)
+            longest = max(len(segment.packet.data) for segment in self.segments)
             raise LabError(
                 f"payload from {self.src}: {passed} bytes passed, and byte {len(whole)} was not kept: the capture kept "
                 f"at most {longest} bytes of each packet; capture or observe with snap_bytes=None"
             )
         return bytes(whole)
 
-    def _note(self, each: Segment, other: Direction) -> None:
+    def _note(self, segment: Segment, other: Direction) -> None:
         """Take a segment in."""
-        self.segments.append(each)
-        if each.syn and self.initial_seq is None:
-            self.initial_seq = each.seq
-            self._base, self._edge = (each.seq + 1) % _WHOLE, -1
+        self.segments.append(segment)
+        if segment.syn and self.initial_seq is None:
+            self.initial_seq = segment.seq
+            self._base, self._edge = (segment.seq + 1) % _WHOLE, -1
         elif self._base is None:
-            self._base = each.seq
-        if each.rst:
-            self.resets.append(each)
-        if each.fin:
-            self.fins.append(each)
-        if each.sack_blocks:
-            self.with_sack.append(each)
-        self._note_sequence(each, other)
-        if each.acks and not each.rst:
-            self._note_window(each, other)
+            self._base = segment.seq
+        if segment.rst:
+            self.resets.append(segment)
+        if segment.fin:
+            self.fins.append(segment)
+        if segment.sack_blocks:
+            self.with_sack.append(segment)
+        self._note_sequence(segment, other)
+        if segment.acks and not segment.rst:
+            self._note_window(segment, other)
 
-    def _note_sequence(self, each: Segment, other: Direction) -> None:
-        begin = self.position(each.seq)
-        probe = other._window == 0 and each.payload_bytes <= 1 and not each.flags & (_SYN | _FIN | _RST)
-        if probe and begin == self._edge - 1 + (each.payload_bytes and begin == self._edge):
-            self.window_probes.append(each)
+    def _note_sequence(self, segment: Segment, other: Direction) -> None:
+        begin = self.position(segment.seq)
+        probe = other._window == 0 and segment.payload_bytes <= 1 and not segment.flags & (_SYN | _FIN | _RST)
+        if probe and begin == self._edge - 1 + (segment.payload_bytes and begin == self._edge):
+            self.window_probes.append(segment)
             return
-        if not each.length:
+        if not segment.length:
             return
-        key = (each.identification, each.seq, each.length, each.timestamp)
-        end = begin + each.length
-        if each.identification and key in self._keys:
-            self.copies.append(each)
+        key = (segment.identification, segment.seq, segment.length, segment.timestamp)
+        end = begin + segment.length
+        if segment.identification and key in self._keys:
+            self.copies.append(segment)
         elif _covers(self._seen, begin, end):
-            self.retransmissions.append(each)
+            self.retransmissions.append(segment)
         else:
-            self.originals.append(each)
+            self.originals.append(segment)
             if begin < self._edge:
-                self.out_of_order.append(each)
+                self.out_of_order.append(segment)
         self._keys.add(key)
         _cover(self._seen, begin, end)
         self._edge = max(self._edge, end)
 
-    def _note_window(self, each: Segment, other: Direction) -> None:
-        acked = other.position(each.ack)
-        if each.window == 0:
-            self.zero_windows.append(each)
-        if self._acked == acked and not each.length:
+    def _note_window(self, segment: Segment, other: Direction) -> None:
+        acked = other.position(segment.ack)
+        if segment.window == 0:
+            self.zero_windows.append(segment)
+        if self._acked == acked and not segment.length:
             outstanding = other._edge > acked
-            if each.window == self._window and outstanding:
-                self.duplicate_acks.append(each)
-            elif self._window is not None and each.window > self._window:
-                self.window_updates.append(each)
+            if segment.window == self._window and outstanding:
+                self.duplicate_acks.append(segment)
+            elif self._window is not None and segment.window > self._window:
+                self.window_updates.append(segment)
         if self._acked is None or acked >= self._acked:
-            self._acked, self._window = acked, each.window
+            self._acked, self._window = acked, segment.window
 
 
 @dataclass(kw_only=True)
@@ -297,21 +299,21 @@ class Flow:
     @property
     def segments(self) -> list[Segment]:
         """Of both directions, in the order of time."""
-        return sorted([*self.client.segments, *self.server.segments], key=lambda each: each.time_ns)
+        return sorted([*self.client.segments, *self.server.segments], key=lambda segment: segment.time_ns)
 
     @property
     def handshake(self) -> Handshake:
         """How it began."""
-        syns = [each for each in self.client.segments if each.syn]
-        answers = [each for each in self.server.segments if each.syn and each.acks]
+        syns = [segment for segment in self.client.segments if segment.syn]
+        answers = [segment for segment in self.server.segments if segment.syn and segment.acks]
         done = None
         if answers:
             number = (answers[0].seq + 1) % _WHOLE
             done = next(
                 (
-                    each.time_ns
-                    for each in self.client.segments
-                    if each.acks and not each.syn and (each.ack - number) % _WHOLE < _HALF
+                    segment.time_ns
+                    for segment in self.client.segments
+                    if segment.acks and not segment.syn and (segment.ack - number) % _WHOLE < _HALF
                 ),
                 None,
             )
@@ -325,9 +327,9 @@ class Flow:
 
     def sent_by(self, address: str) -> Direction:
         """What the side with this address sent. Raises ValueError if neither has it."""
-        for each in (self.client, self.server):
-            if each.src.address == address:
-                return each
+        for direction in (self.client, self.server):
+            if direction.src.address == address:
+                return direction
         raise ValueError(f"{address} is no side of {self}")
 
     def __str__(self) -> str:
@@ -340,24 +342,24 @@ def flows(packets: Iterable[Packet]) -> list[Flow]:
     A SYN with another sequence number begins a new one between the same two ports. Raises LabError for a packet whose
     headers were cut off.
     """
-    found: list[Flow] = []
+    conversations: list[Flow] = []
     latest: dict[frozenset[Endpoint], Flow] = {}
     for packet in packets:
-        each = segment(packet)
+        new = segment(packet)
         if not packet.whole:
             refuse_cut_headers(packet)
-        if each is None:
+        if new is None:
             continue
-        key = frozenset((each.src, each.dst))
+        key = frozenset((new.src, new.dst))
         flow = latest.get(key)
-        opens = each.syn and not each.acks
-        if flow is None or (opens and _is_new(flow, each)):
-            opener, other = (each.dst, each.src) if each.syn and each.acks else (each.src, each.dst)
+        opens = new.syn and not new.acks
+        if flow is None or (opens and _is_new(flow, new)):
+            opener, other = (new.dst, new.src) if new.syn and new.acks else (new.src, new.dst)
             flow = latest[key] = Flow(client=Direction(src=opener), server=Direction(src=other))
-            found.append(flow)
-        ours, theirs = (flow.client, flow.server) if each.src == flow.client.src else (flow.server, flow.client)
-        ours._note(each, theirs)
-    return found
+            conversations.append(flow)
+        ours, theirs = (flow.client, flow.server) if new.src == flow.client.src else (flow.server, flow.client)
+        ours._note(new, theirs)
+    return conversations
 
 
 def flows_at(capture: Capture, side: str, *, partial: bool = False) -> list[Flow]:
