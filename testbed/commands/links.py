@@ -43,7 +43,7 @@ def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> 
     with running(compose_file, lambda lab: link_request(lab, link, what)) as lab:
         for applied in link_request(lab, link, what).impair(lab):
             write(f"{applied.link}: {shortened(applied.describe())}   ({shortened(applied.command)})")
-            for line in applied.asked.realised:
+            for line in applied.impairment.realised:
                 write(f"    warning: {line}")
     return 0
 
@@ -105,7 +105,7 @@ def prove(
             request.impair(lab)
         for ref in refs:
             held = lab.verifier.held_now(ref)
-            if held is None or not held.found:  # a link that is not as asked is reported without probing
+            if held is None or not held.differences:  # a link that is not as asked is reported without probing
                 lab.prober.probe(ref, alpha=alpha, most_s=seconds, tolerance=tolerance)
         links = [lab.prober.proven(ref) for ref in refs]
     if as_json:

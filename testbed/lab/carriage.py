@@ -112,15 +112,15 @@ class Carriage:
         by_agent: dict[int, list[Port]] = {}
         for port in ports:
             by_agent.setdefault(id(port.channel), []).append(port)
-        found: dict[str, Way] = {}
+        ways: dict[str, Way] = {}
         for some in by_agent.values():
             try:
-                told = some[0].channel.call("paths", ports=[port.name for port in some])
+                answer = some[0].channel.call("paths", ports=[port.name for port in some])
             except AgentError as error:
-                found |= {port.name: Way(amiss=(f"it cannot be read: {error}",), gone=False) for port in some}
+                ways |= {port.name: Way(amiss=(f"it cannot be read: {error}",), gone=False) for port in some}
                 continue
-            found |= {name: Way(amiss=tuple(each["amiss"]), gone=each["gone"]) for name, each in told.items()}
-        return found
+            ways |= {name: Way(amiss=tuple(way["amiss"]), gone=way["gone"]) for name, way in answer.items()}
+        return ways
 
     def used(self, port: Port) -> bool:
         """Whether a link of the port was impaired or cut since `begin`."""
@@ -158,7 +158,7 @@ class Carriage:
         self._told_at = 0.0
 
     def timed(
-        self, evidence: LinkEvidence, port: Port, asked: Impairment | None, *, nothing_passes: bool = False
+        self, evidence: LinkEvidence, port: Port, impairment: Impairment | None, *, nothing_passes: bool = False
     ) -> tuple[LinkEvidence, list[str]]:
         """A link's evidence with how late its carrier was, and why the test does not count for that.
 
@@ -167,10 +167,10 @@ class Carriage:
         if not self._testing:
             return evidence, []
         kernel = port.kernel or ""
-        tolerance_s = lateness.AT_ONCE_S if nothing_passes else lateness.tolerance_s(asked)
+        tolerance_s = lateness.AT_ONCE_S if nothing_passes else lateness.tolerance_s(impairment)
         carrier = f"carried kernel {kernel}" if kernel else _MACHINE
         try:
-            told = self._fetched()
+            passages = self._fetched()
         except LabError as error:
             self._unknown = str(error)
         if self._unknown or kernel not in self._watched:
@@ -181,25 +181,25 @@ class Carriage:
                 checks=[*evidence.checks, lateness.not_measured(carrier=carrier, tolerance_s=tolerance_s, why=why)],
             ), []
         if kernel:
-            seen = told["kernels"].get(kernel, {"passages_ns": [], "missing_ns": []})
-            found = lateness.lateness(
-                [each / 1e9 for each in seen["passages_ns"]],
-                missing_s=[each / 1e9 for each in seen["missing_ns"]],
+            seen = passages["kernels"].get(kernel, {"passages_ns": [], "missing_ns": []})
+            measured = lateness.lateness(
+                [ns / 1e9 for ns in seen["passages_ns"]],
+                missing_s=[ns / 1e9 for ns in seen["missing_ns"]],
                 carrier=carrier,
-                due_s=told["due_ns"] / 1e9,
+                due_s=passages["due_ns"] / 1e9,
                 tolerance_s=tolerance_s,
             )
         else:
-            late_s = [each / 1e9 for each in told["overslept_ns"]]
-            found = lateness.lateness(late_s, carrier=carrier, due_s=0.0, tolerance_s=tolerance_s)
-        counts = bool(kernel) and not (self.warn_only and found.worst_s < lateness.STOOD_STILL_S)
-        row = lateness.check(found, counts=counts)
-        problem = f"{found.problem}: {found.remedy}" if counts and found.problem else None
-        warning = found.warning if counts else found.problem or found.warning
+            late_s = [ns / 1e9 for ns in passages["overslept_ns"]]
+            measured = lateness.lateness(late_s, carrier=carrier, due_s=0.0, tolerance_s=tolerance_s)
+        counts = bool(kernel) and not (self.warn_only and measured.worst_s < lateness.STOOD_STILL_S)
+        row = lateness.check(measured, counts=counts)
+        problem = f"{measured.problem}: {measured.remedy}" if counts and measured.problem else None
+        warning = measured.warning if counts else measured.problem or measured.warning
         return replace(
             evidence,
             checks=[*evidence.checks, row],
-            lateness=found.as_json(),
+            lateness=measured.as_json(),
             warnings=[*evidence.warnings, *([warning] if warning else [])],
         ), [problem] if problem else []
 

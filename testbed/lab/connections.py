@@ -72,14 +72,14 @@ class Connections:
         tables = self._sockets.tcp_tables()
         self._learn(tables)
         self._before = {
-            host: [each for each in table.connections if each.id in self._earlier[host]]
+            host: [connection for connection in table.connections if connection.id in self._earlier[host]]
             for host, table in tables.items()
         }
 
     def _learn(self, tables: Mapping[str, Table]) -> None:
         """Of a host that is looked at for the first time, every connection is an earlier one."""
         for host, table in tables.items():
-            self._earlier.setdefault(host, {each.id for each in table.connections})
+            self._earlier.setdefault(host, {connection.id for connection in table.connections})
 
     def look(self) -> None:
         """Look at what the earlier ones have sent, if there are any."""
@@ -100,7 +100,7 @@ class Connections:
 
         Those that no program has at either end are destroyed at once, the others after a while.
         """
-        earlier = {each for ids in self._earlier.values() for each in ids}
+        earlier = {id_ for ids in self._earlier.values() for id_ in ids}
         host_of = {
             address: name for name in self._sockets.tcp_hosts for address in self._backend.hosts[name].addresses()
         }
@@ -108,16 +108,16 @@ class Connections:
         patience = time.monotonic() + _ENDS_ITSELF_S
 
         def left() -> list[Over]:
-            found = over(self._sockets.tcp_tables(), earlier, host_of) if host_of else []
+            ending = over(self._sockets.tcp_tables(), earlier, host_of) if host_of else []
             late = time.monotonic() > patience
             doomed: dict[str, list[str]] = {}
-            for each in found:
-                if not refused and (late or each.unheard):
-                    doomed.setdefault(each.connection.host, []).append(each.connection.id)
+            for pending in ending:
+                if not refused and (late or pending.unheard):
+                    doomed.setdefault(pending.connection.host, []).append(pending.connection.id)
             for host, ids in doomed.items():
                 with suppress(AgentError):  # the host is gone, and its connections with it
                     refused.extend(filter(None, [self._sockets.destroy_tcp(host, ids)]))
-            return found
+            return ending
 
         deadline_s = _ENDS_ITSELF_S + _GONE_S
         try:
@@ -134,6 +134,6 @@ class Connections:
         return ""
 
 
-def _said(found: list[Over]) -> str:
+def _said(ending: list[Over]) -> str:
     """What is left, in words."""
-    return ", ".join(str(each.connection) for each in found)
+    return ", ".join(str(pending.connection) for pending in ending)

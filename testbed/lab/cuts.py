@@ -30,7 +30,7 @@ def ways(
 ) -> tuple[qdisc.Filter, ...]:
     """What leads into a cut. At the gate a port's own filters follow fragments, and need none beside them."""
     chosen = qdisc.cut_filters(minor, addresses, traffic, targets, part=part)
-    return tuple(each for each in chosen if how == DROP or "ip_flags" not in each.keys)
+    return tuple(way for way in chosen if how == DROP or "ip_flags" not in way.keys)
 
 
 @dataclass
@@ -69,14 +69,14 @@ class Cut:
     def put(self) -> list[str]:
         """The lines that cut."""
         if self.at_gate:
-            return [rejecting.put(self.device, each, self.tap, self.mark) for each in self.ways]
-        return [each.put(self.device) for each in self.ways]
+            return [rejecting.put(self.device, way, self.tap, self.mark) for way in self.ways]
+        return [way.put(self.device) for way in self.ways]
 
     def delete(self) -> list[str]:
         """The lines that mend."""
         if self.at_gate:
-            return [rejecting.delete(self.device, each) for each in self.ways]
-        return [each.delete(self.device) for each in self.ways]
+            return [rejecting.delete(self.device, way) for way in self.ways]
+        return [way.delete(self.device) for way in self.ways]
 
     def show(self) -> str:
         """The read-back of its filters, among others."""
@@ -84,7 +84,7 @@ class Cut:
 
     def handles(self) -> list[tuple[int, int]]:
         """Priority and handle of each of its filters."""
-        return [(each.priority, each.handle) for each in self.ways]
+        return [(way.priority, way.handle) for way in self.ways]
 
     def differences(self, filters: Any, qdiscs: Any) -> list[readback.Difference]:
         """Every way in which the kernel does not cut as asked."""
@@ -114,9 +114,9 @@ class Cut:
     def left(self, filters: Any) -> list[str]:
         """Each filter that is still there."""
         differing = [
-            rejecting.missing(filters, each) if self.at_gate else readback.missing(filters, each) for each in self.ways
+            rejecting.missing(filters, way) if self.at_gate else readback.missing(filters, way) for way in self.ways
         ]
-        return [str(dict(each.keys)) for each, gone in zip(self.ways, differing, strict=True) if not gone]
+        return [str(dict(way.keys)) for way, gone in zip(self.ways, differing, strict=True) if not gone]
 
     # --- flapping --------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Cut:
         """Whether a step that cuts, or mends, was taken: from the filters that were read back behind it."""
         filters = seen or ()
         if not cut:
-            return [readback.Difference("filter", "none", each) for each in self.left(filters)]
+            return [readback.Difference("filter", "none", way) for way in self.left(filters)]
         if self.at_gate:
             return rejecting.differences(filters, self.ways, self.tap, self.mark)
         return readback.filter_differences(filters, self.ways)
@@ -172,7 +172,7 @@ def evidence(
     cut: Cut,
     *,
     command: str,
-    found: Sequence[str],
+    differences: Sequence[str],
     lost_packets: int,
     steps: Sequence[Taken],
     answered: Mapping[str, int] | None,
@@ -195,12 +195,16 @@ def evidence(
         seen += f"; its sender was told by {_plural(resets, 'reset')} and {_plural(errors, 'ICMP error')}"
         seen += f"; {none} may not be answered" if none else ""
         seen += f"; {_plural(failed, 'answer')} the kernel did not take" if failed else ""
-    kernel = "; ".join(found) or ("as asked" if cut.flapping is None else f"{len(steps)} steps taken")
+    kernel = "; ".join(differences) or ("as asked" if cut.flapping is None else f"{len(steps)} steps taken")
     check = Check(
-        field="cut", asked=cut.describe(), kernel=kernel, seen=seen, verdict=Verdict.FAILS if found else Verdict.SHOWN
+        field="cut",
+        asked=cut.describe(),
+        kernel=kernel,
+        seen=seen,
+        verdict=Verdict.FAILS if differences else Verdict.SHOWN,
     )
     narrowed = [fragments.check(ref.traffic, others)] if ref.traffic.protocol else []
-    problems = [each for each in (fragments.problem(ref.traffic, others), *past) if each]
+    problems = [problem for problem in (fragments.problem(ref.traffic, others), *past) if problem]
     warnings = [] if lost_packets else ["no packet met the cut"]
     if elsewhere and lost_packets:
         warnings = [f"{elsewhere}, which this cut does not reach"]
@@ -212,7 +216,7 @@ def evidence(
         asked={"cut": cut.describe()},
         command=command,
         checks=[check, *narrowed],
-        read_back=Verdict.FAILS if found else Verdict.HOLDS,
+        read_back=Verdict.FAILS if differences else Verdict.HOLDS,
         counters=Verdict.FAILS if problems else Verdict.HOLDS if lost_packets else Verdict.SHOWN,
         problems=problems,
         met_packets=lost_packets,

@@ -113,14 +113,14 @@ class Cutter:
         port, source = self._ports.known(ref)
         try:
             self.fetch_steps(ref, halt=True)
-            evidence, found, lost_packets, late = self._look(ref)
+            evidence, differences, lost_packets, late = self._look(ref)
             answer, still = self._take_off(port, cut)
         except (AgentError, ImpairmentNotAppliedError) as error:
             if isinstance(error, AgentError) and error.kind != "gone":
                 raise
             source.cut = None  # it went with the port
             gone = f"it ended before it was mended: {error}"
-            evidence = cuts.evidence(ref, cut, command="", found=[gone], lost_packets=0, steps=(), answered=None)
+            evidence = cuts.evidence(ref, cut, command="", differences=[gone], lost_packets=0, steps=(), answered=None)
             self._ledger.over.append((evidence, [self._ports.not_applied(ref, [], gone)]))
             return
         if still:
@@ -129,7 +129,7 @@ class Cutter:
         if cut.at_gate:
             source.rejected_packets += lost_packets
         problems = [*self._ledger.step_problems(ref, cuts=True), *evidence.problems, *late]
-        self._ledger.over.append((evidence, self._ports.errors(ref, found, problems)))
+        self._ledger.over.append((evidence, self._ports.errors(ref, differences, problems)))
         source.cut = None
 
     # --- as it is --------------------------------------------------------------------------------
@@ -151,8 +151,8 @@ class Cutter:
             return
         look = cut.flapping.halt if halt else cut.flapping.look
 
-        def differences(asked: Impairment, seen: Any) -> list[readback.Difference]:
-            return cut.step_differences(asked == qdisc.CUT, seen)
+        def differences(impairment: Impairment, seen: Any) -> list[readback.Difference]:
+            return cut.step_differences(impairment == qdisc.CUT, seen)
 
         self._ledger.add_steps(ref, look(self._ports.known(ref)[0].channel, differences).taken)
 
@@ -169,19 +169,19 @@ class Cutter:
         cut = source.cut
         assert cut is not None  # noqa: S101  # both callers have looked
         reading = self._ports.read(port, [ref])
-        found = self._differences(cut, reading)
+        differences = self._differences(cut, reading)
         lost_packets = cut.lost_packets(reading.at_gate, reading.qdiscs, self._answered(ref, cut))
-        evidence, late = self._evidence(ref, cut, reading, found)
-        return evidence, found, lost_packets, late
+        evidence, late = self._evidence(ref, cut, reading, differences)
+        return evidence, differences, lost_packets, late
 
     def examine(
         self, ref: LinkRef, cut: cuts.Cut, reading: Reading
     ) -> tuple[LinkEvidence, list[readback.Difference], list[str]]:
         """What is known of a cut, how it differs from what was asked, and why the test does not count."""
         self.fetch_steps(ref)
-        found = self._differences(cut, reading)
-        evidence, late = self._evidence(ref, cut, reading, found)
-        return evidence, found, [*self._ledger.step_problems(ref, cuts=True), *evidence.problems, *late]
+        differences = self._differences(cut, reading)
+        evidence, late = self._evidence(ref, cut, reading, differences)
+        return evidence, differences, [*self._ledger.step_problems(ref, cuts=True), *evidence.problems, *late]
 
     def _differences(self, cut: cuts.Cut, reading: Reading) -> list[readback.Difference]:
         if cut.flapping is not None:  # its steps were read back one by one
@@ -194,7 +194,7 @@ class Cutter:
         return port.channel.call("rejected", ifindex=source.ifindex) if cut.at_gate else None
 
     def _evidence(
-        self, ref: LinkRef, cut: cuts.Cut, reading: Reading, found: Sequence[readback.Difference]
+        self, ref: LinkRef, cut: cuts.Cut, reading: Reading, differences: Sequence[readback.Difference]
     ) -> tuple[LinkEvidence, list[str]]:
         """What is known of a cut, and why the test does not count for its carrier's lateness."""
         port, source = self._ports.known(ref)
@@ -205,7 +205,7 @@ class Cutter:
             ref,
             cut,
             command=f"tc {cut.put()[0]}" if cut.ways else "",
-            found=[str(each) for each in found],
+            differences=[str(difference) for difference in differences],
             lost_packets=cut.lost_packets(reading.at_gate, reading.qdiscs, answered) - cut.lost_before,
             steps=steps,
             answered=answered,
@@ -306,15 +306,17 @@ class Cutter:
         failed = [complaint["line"] for complaint in answer["complaints"]]
         port.rooted = port.rooted or (not cut.at_gate and not any(line in failed for line in qdisc.root(port.device)))
         complaints = [f"{qdisc.describe(complaint['line'])}: {complaint['text']}" for complaint in answer["complaints"]]
-        found: list[readback.Difference] = []
+        differences: list[readback.Difference] = []
         if not complaints:
             filters, qdiscs = answer["shown"][0], flat(answer["shown"][1:])
-            found = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
+            differences = cut.netem_differences(qdiscs) if cut.flapping else cut.differences(filters, qdiscs)
             cut.lost_before = cut.lost_packets((), qdiscs)
-        if complaints or found:
+        if complaints or differences:
             self._ports.suspect(port)
             hints = [_GATE_NEEDS[self._backend.netem_engine]] if complaints and cut.at_gate else []
-            raise self._ports.not_applied(ref, found, *complaints, f"The link was to be cut, {cut.describe()}", *hints)
+            raise self._ports.not_applied(
+                ref, differences, *complaints, f"The link was to be cut, {cut.describe()}", *hints
+            )
 
     def _prepare(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> None:
         """Have the agent ready to let a link come and go."""

@@ -51,7 +51,7 @@ class Impairer:
         Raises ImpairmentNotAppliedError, and InvalidValueError where a timeline's steps cannot follow each other.
         """
         started = time.perf_counter()
-        self._ledger.told.discard(ref)
+        self._ledger.reported.discard(ref)
         seed = self._ledger.seed(ref, wanted, seedable=self._backend.seedable)
         if isinstance(wanted, Timeline):
             schedule = compile_timeline(wanted, seed=seed)
@@ -120,14 +120,14 @@ class Impairer:
     def now(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
         """What an impaired link is impaired with at this moment, and the kernel's own account of it, or None."""
         port, source = self._ports.known(ref)
-        asked = port.applied[ref]
+        impairment = port.applied[ref]
         if source.running is None:
-            return asked, self._ports.netem(ref)
+            return impairment, self._ports.netem(ref)
         look = source.running.look(port.channel)
         self._ledger.add_steps(ref, look.taken)
-        if look.played and look.asked is not None:
-            return look.asked, look.kernel
-        return asked, self._ports.netem(ref)
+        if look.played and look.impairment is not None:
+            return look.impairment, look.kernel
+        return impairment, self._ports.netem(ref)
 
     def impairments(self) -> dict[LinkRef, Impairment]:
         """What each impaired link is impaired with; of a timeline, the step in force."""
@@ -168,7 +168,7 @@ class Impairer:
         look = running.halt(port.channel)
         self._ledger.add_steps(ref, look.taken)
         if look.played:
-            source.impairment = look.asked
+            source.impairment = look.impairment
 
     # --- a port that begins anew: `ports.Tenant` -------------------------------------------------
 
@@ -179,8 +179,8 @@ class Impairer:
                 continue
             self.halt(ref)
             if steps := self._ledger.steps.get(ref):
-                said = "the port began anew, because a host at it was started again, and the timeline ended here"
-                steps.append(replace(steps[-1], complaint=said))
+                complaint = "the port began anew, because a host at it was started again, and the timeline ended here"
+                steps.append(replace(steps[-1], complaint=complaint))
 
     def move_in(self, port: Port, *, but: LinkRef | None) -> None:
         """Put the impairments of a port on the new one in its place."""
@@ -236,7 +236,7 @@ class Impairer:
         lines += [qdisc.show_count(device, minor)] if by_number else []
         lines += [filter_.get(device) for filter_ in leading]
         lines += [qdisc.get(device, minor), qdisc.get_bucket(device, minor, spare=spare)]
-        former = None if afresh or ref in self._ledger.told else source.impairment
+        former = None if afresh or ref in self._ledger.reported else source.impairment
         before = [] if former is None else [qdisc.get(device, minor)]
         if impairment.duplicate_ratio and not (source.impairment and source.impairment.duplicate_ratio):
             self._begin_counting_copies(port, source)
@@ -250,7 +250,7 @@ class Impairer:
             source.spare, source.impairment = spare, impairment
         source.counted = source.counted or by_number
         complaints = [f"{qdisc.describe(complaint['line'])}: {complaint['text']}" for complaint in answer["complaints"]]
-        found: list[readback.Difference] = []
+        differences: list[readback.Difference] = []
         kernel: Mapping[str, Any] = {}
         if not complaints:
             *filters, leaf, behind = answer["shown"]
@@ -261,20 +261,26 @@ class Impairer:
             misled = readback.filter_differences(flat(filters), leading)
             source.led = (source.led or bool(leading)) and not misled
             source.counted = by_number
-            found = netem_differences(impairment, kernel or None, qdiscs, flat(filters)) + misled
-        if complaints or found:
+            differences = netem_differences(impairment, kernel or None, qdiscs, flat(filters)) + misled
+        if complaints or differences:
             source.led = False
             self._ports.suspect(port)
-            raise self._ports.not_applied(ref, found, *complaints, f"Command: tc {command}")
+            raise self._ports.not_applied(ref, differences, *complaints, f"Command: tc {command}")
         return Applied(
-            link=ref, asked=impairment, command=f"tc {command}", kernel=kernel, took_s=time.perf_counter() - started
+            link=ref,
+            impairment=impairment,
+            command=f"tc {command}",
+            kernel=kernel,
+            took_s=time.perf_counter() - started,
         )
 
     def _look_at_former(self, ref: LinkRef, former: Impairment, netem: Mapping[str, Any] | None) -> None:
         """Whether an impairment still held when another took its place; if not, the next `verify` says so."""
-        if found := readback.differences(former, netem):
-            evidence = replace(lost(self._ledger, ref, former), warnings=[str(each) for each in found])
-            self._ledger.over.append((evidence, [self._ports.not_applied(ref, found, HELD)]))
+        if differences := readback.differences(former, netem):
+            evidence = replace(
+                lost(self._ledger, ref, former), warnings=[str(difference) for difference in differences]
+            )
+            self._ledger.over.append((evidence, [self._ports.not_applied(ref, differences, HELD)]))
 
     def _begin_counting_copies(self, port: Port, source: Source) -> None:
         """Note what the port's root saw beyond what was brought to it: what is more, from now on, are second copies."""
@@ -312,20 +318,20 @@ class Impairer:
 
 
 def netem_differences(
-    asked: Impairment, netem: Mapping[str, Any] | None, qdiscs: Any, filters: Any
+    impairment: Impairment, netem: Mapping[str, Any] | None, qdiscs: Any, filters: Any
 ) -> list[readback.Difference]:
     """Every way in which what the kernel holds for one link is not what was asked."""
-    found = readback.differences(asked, netem) + readback.bucket_differences(asked, qdiscs, netem)
-    return found + (readback.count_differences(asked, filters) if asked.by_number else [])
+    differences = readback.differences(impairment, netem) + readback.bucket_differences(impairment, qdiscs, netem)
+    return differences + (readback.count_differences(impairment, filters) if impairment.by_number else [])
 
 
-def lost(ledger: Ledger, ref: LinkRef, asked: Impairment) -> LinkEvidence:
+def lost(ledger: Ledger, ref: LinkRef, impairment: Impairment) -> LinkEvidence:
     """The evidence of a link whose port is gone."""
     command, profile = ledger.last_put(ref)
     return LinkEvidence(
         link=str(ref),
         network=ref.network,
-        asked=asked.words(),
+        asked=impairment.words(),
         command=command,
         profile=profile,
         read_back=Verdict.FAILS,

@@ -109,52 +109,56 @@ class KeptCaptures:
 
     def _losses(self, capture: PortCapture) -> list[str]:
         """What each link that was impaired at a port has lost since."""
-        here = {each.link: each.asked for each in self._lab.ledger.history if each.link.receivers_port == capture.port}
+        here = {
+            applied.link: applied.impairment
+            for applied in self._lab.ledger.history
+            if applied.link.receivers_port == capture.port
+        }
         if len(capture.packets) > _MOST_NUMBERED:
             return [f"{ref}: too many packets to say by number which were lost" for ref in here]
-        found = []
-        for ref, asked in here.items():
+        lines = []
+        for ref, impairment in here.items():
             chosen = partial(
                 losses,
                 capture.capture,
                 self._lab.hosts[ref.src].marks(ref.network),
                 protocol=ref.traffic.protocol,
                 port=ref.traffic.port,
-                longest_s=(asked.delay_s or 0.0) + 4 * (asked.jitter_s or 0.0),
+                longest_s=(impairment.delay_s or 0.0) + 4 * (impairment.jitter_s or 0.0),
             )
             before_ns, after_ns = self._began.get(ref, (0, 0))
             seen = chosen(since_ns=before_ns)
             if seen is None:
-                found.append(f"{ref}: which packets were lost is not known: not all were captured")
+                lines.append(f"{ref}: which packets were lost is not known: not all were captured")
                 continue
             count, numbers = seen
             if not numbers:
                 continue
             if chosen(since_ns=after_ns) != seen:
-                said = "which numbers is not known: packets came while its sequence began"
+                which = "which numbers is not known: packets came while its sequence began"
             else:
-                said = f"drop_packets={write_numbers(_ranges(numbers))}"
-            found.append(f"{ref}: lost {len(numbers)} of {count} packets: {said}")
-        return found
+                which = f"drop_packets={write_numbers(_ranges(numbers))}"
+            lines.append(f"{ref}: lost {len(numbers)} of {count} packets: {which}")
+        return lines
 
     def drop(self) -> None:
         """End every capture and forget the packets."""
-        with ExitStack() as each:
+        with ExitStack() as undo:
             for captures in self._running.values():
                 for _, capture in captures:
-                    each.callback(capture.drop)
+                    undo.callback(capture.drop)
         self._running.clear()
 
 
 def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
     """Rising numbers as ranges, first and last."""
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1] = (ranges[-1][0], number)
         else:
-            found.append((number, number))
-    return tuple(found)
+            ranges.append((number, number))
+    return tuple(ranges)
 
 
 def file_name(test_id: str) -> str:

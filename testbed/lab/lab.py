@@ -69,8 +69,8 @@ class Link:
                 f'link.impair({shown(impairment)}): give words such as delay="40ms"; '
                 f'for a profile write lab.impair("{self.ref} on {self.ref.network}", {shown(impairment)})'
             )
-        asked = wanted.side(self._lab, words) if impairment is None else impairment
-        applied = self._lab.impairer.apply(self.ref, asked)
+        impairment = wanted.side(self._lab, words) if impairment is None else impairment
+        applied = self._lab.impairer.apply(self.ref, impairment)
         self._lab.impairer.play()
         return applied
 

@@ -21,7 +21,7 @@ class Applied:
     """An impairment that the kernel was read back to hold."""
 
     link: LinkRef
-    asked: Impairment
+    impairment: Impairment
     command: str
     """The tc line that put it there."""
     kernel: Mapping[str, Any]
@@ -29,18 +29,18 @@ class Applied:
     took_s: float
     """From the call to the verified read-back; seconds."""
     timeline: Timeline | None = None
-    """The timeline whose beginning ``asked`` is; `Lab.steps` has the steps that were taken."""
+    """The timeline whose beginning ``impairment`` is; `Lab.steps` has the steps that were taken."""
     profile: str = ""
     """The profile that asked it; empty if words did."""
 
     def describe(self) -> str:
         """What was asked, in the user's words: of a timeline, all that it takes to ask the same again."""
-        said = self.asked.describe()
+        text = self.impairment.describe()
         if self.timeline is not None:
-            said = f"{self.timeline.describe()}; begins with {said}"
+            text = f"{self.timeline.describe()}; begins with {text}"
         if self.profile:
-            return f"{said} (profile {self.profile})"
-        return said if self.timeline is None else f"{said}; asked: {self.timeline.words}"
+            return f"{text} (profile {self.profile})"
+        return text if self.timeline is None else f"{text}; asked: {self.timeline.words}"
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Ledger:
     """What probes saw of each link that was proven."""
     over: list[tuple[LinkEvidence, Sequence[ImpairmentNotAppliedError]]] = field(default_factory=list)
     """What was found of links as they were healed and of cuts as they were mended, and what of it is to be raised."""
-    told: set[LinkRef] = field(default_factory=set)
+    reported: set[LinkRef] = field(default_factory=set)
     """Links that were found wrong: what was raised is not raised again once they are healed."""
     evidence: list[LinkEvidence] = field(default_factory=list)
     """What was found of each impaired link, last."""
@@ -76,7 +76,7 @@ class Ledger:
             self.programs,
             self.probed,
             self.over,
-            self.told,
+            self.reported,
             self.evidence,
         ):
             known.clear()
@@ -107,7 +107,7 @@ class Ledger:
 
     def last_put(self, ref: LinkRef) -> tuple[str, str]:
         """How a link was impaired last: the tc line, and the profile that asked it; each may be empty."""
-        applied = next((each for each in reversed(self.history) if each.link == ref), None)
+        applied = next((change for change in reversed(self.history) if change.link == ref), None)
         return (applied.command, applied.profile) if applied else ("", "")
 
     def record(self, metric: Metric) -> None:

@@ -86,7 +86,7 @@ def spots_of_port(
         description=f"the host-side veth of {host}: packets toward it have passed the netem, packets from it are "
         f"as it sent them",
     )
-    found = [Spot(place=after, interface=ours, addresses=sources)]
+    spots = [Spot(place=after, interface=ours, addresses=sources)]
     others = [src] if src is not None else [other for other in members if other != host]
     for other in others:
         before = Place(
@@ -96,8 +96,8 @@ def spots_of_port(
             f"its own impairment",
         )
         theirs = {"ifindex": end(other)}
-        found.append(Spot(place=before, interface=theirs, addresses=backend.hosts[host].source_addresses(network)))
-    return found
+        spots.append(Spot(place=before, interface=theirs, addresses=backend.hosts[host].source_addresses(network)))
+    return spots
 
 
 class PortCapture:
@@ -175,7 +175,7 @@ class PortCapture:
 
         def queued() -> int:
             seen = [readback.counters(netem) for ref in ours if (netem := self._ports.netem(ref)) is not None]
-            return sum(each.queued_packets for each in seen)
+            return sum(netem.queued_packets for netem in seen)
 
         # Suppressed: a host that goes on sending keeps the queue filled; what came in before has passed by now.
         with suppress(NotSeenError):
@@ -212,8 +212,8 @@ class PortCapture:
             channel.call("drop", name=self._id)
             self._capture = Capture(
                 places=tuple(
-                    replace(spot.place, lost=told["lost"], overwritten=told["overwritten"])
-                    for spot, told in zip(self._spots, ended["interfaces"], strict=True)
+                    replace(spot.place, lost=interface["lost"], overwritten=interface["overwritten"])
+                    for spot, interface in zip(self._spots, ended["interfaces"], strict=True)
                 ),
                 packets=packets(records, realtime_minus_monotonic_ns=offset),
                 realtime_minus_monotonic_ns=offset,
@@ -345,17 +345,19 @@ def _finish_host(
         if host.inside() is not channel:
             seen.missing[name] = f"`{name}` was started again meanwhile: its kernel counts anew"
             return
-        told = channel.call("end_watch_tcp")
+        answer = channel.call("end_watch_tcp")
         counters = Counters.between(before, channel.call("counters"))
         records = fetch(lambda offset: channel.call("fetch_tcp", offset=offset))
     except (AgentError, ValueError) as error:
         seen.missing[name] = str(error)
         return
-    seen.ended_ns = max(seen.ended_ns, told["monotonic_ns"])
+    seen.ended_ns = max(seen.ended_ns, answer["monotonic_ns"])
     seen.hosts[name] = HostObservation(
         name=name,
         addresses=addresses,
         counters=counters,
         sockets=tuple(sockets(records)),
-        sampling=Sampling(samples=told["samples"], ran_s=told["ran_s"], cpu_s=told["cpu_s"], left_out=told["left_out"]),
+        sampling=Sampling(
+            samples=answer["samples"], ran_s=answer["ran_s"], cpu_s=answer["cpu_s"], left_out=answer["left_out"]
+        ),
     )

@@ -75,7 +75,7 @@ class Source:
         """How many packets were lost for their number, where they are counted."""
         if not self.counted:
             return None
-        return readback.dropped_by_number([each for each in filters if each.get("chain", 0) == self.minor])
+        return readback.dropped_by_number([filter_ for filter_ in filters if filter_.get("chain", 0) == self.minor])
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Port:
     """Of the host's own port on the engine's machine; a host that is started again has another."""
     mtu: int = 0
     """Bytes; 0 where it is not known."""
-    found: Mapping[str, Any] = field(default_factory=dict)
+    original: Mapping[str, Any] = field(default_factory=dict)
     """How the agent found the host's own port, for another to put it right: `agent.leftover`."""
     released: bool = False
     """Whether packets go past what is ours here, until something is put on a link again: see `releasing`."""
@@ -110,14 +110,14 @@ class Port:
     @classmethod
     def of(cls, attached: Attached) -> Port:
         """The port as the agent tells of it once it is attached."""
-        told = attached.port
+        answer = attached.port
         return cls(
             ref=attached.ref,
             name=attached.name,
             channel=attached.channel,
             ifindex=attached.ifindex,
-            found=told.get("found", {}),
-            **{key: told[key] for key in ("device", "entry", "kernel", "released", "mtu")},
+            original=answer.get("found", {}),
+            **{key: answer[key] for key in ("device", "entry", "kernel", "released", "mtu")},
         )
 
     def let_go(self) -> None:
@@ -132,7 +132,7 @@ class Port:
     @property
     def applied(self) -> dict[LinkRef, Impairment]:
         """What each impaired link that ends here is impaired with."""
-        return {ref: each.impairment for ref, each in self.sources.items() if each.impairment is not None}
+        return {ref: source.impairment for ref, source in self.sources.items() if source.impairment is not None}
 
     def state(self) -> dict[str, Any]:
         """What another process must know to take the port up, as JSON."""
@@ -140,13 +140,13 @@ class Port:
             {
                 "link": ref.state(),
                 "source": {
-                    **vars(each),
-                    "impairment": each.impairment and each.impairment.words(),
-                    "cut": each.cut and each.cut.state(),
-                    "running": each.running and each.running.state(),
+                    **vars(source),
+                    "impairment": source.impairment and source.impairment.words(),
+                    "cut": source.cut and source.cut.state(),
+                    "running": source.running and source.running.state(),
                 },
             }
-            for ref, each in self.sources.items()
+            for ref, source in self.sources.items()
         ]
         return {**{key: getattr(self, key) for key in _KEPT}, "sources": sources}
 
@@ -154,9 +154,9 @@ class Port:
     def from_state(cls, ref: PortRef, channel: Channel, state: Mapping[str, Any]) -> Port:
         """The port as another process left it."""
         sources = {}
-        for each in state["sources"]:
-            link = LinkRef.from_state(each["link"])
-            source = each["source"]
+        for entry in state["sources"]:
+            link = LinkRef.from_state(entry["link"])
+            source = entry["source"]
             addresses, targets = tuple(source["addresses"]), tuple(source.get("targets", ()))
             minor, cut = source["minor"], source["cut"]
             ways = (
@@ -183,7 +183,7 @@ class Port:
         )
 
 
-_KEPT = ("device", "rooted", "entry", "kernel", "ifindex", "released", "mtu", "found")
+_KEPT = ("device", "rooted", "entry", "kernel", "ifindex", "released", "mtu", "original")
 """What of a port another process takes up as it is."""
 
 
@@ -298,7 +298,7 @@ class Ports:
 
     def forget(self, *ports: Port) -> None:
         """Know no more of ports that were taken out; when a link of one is impaired again it is attached anew."""
-        self._ports = {ref: port for ref, port in self._ports.items() if not any(port is each for each in ports)}
+        self._ports = {ref: port for ref, port in self._ports.items() if not any(port is gone for gone in ports)}
 
     def clear(self) -> list[Port]:
         """Know no more of any port; returns them."""
@@ -312,9 +312,9 @@ class Ports:
 
     def take_up(self, state: Iterable[Mapping[str, Any]], channel: Channel) -> None:
         """Know the ports that another process left; see `state`."""
-        for each in state:
-            ref = PortRef(each["host"], each["network"])
-            self._ports[ref] = Port.from_state(ref, channel, each)
+        for entry in state:
+            ref = PortRef(entry["host"], entry["network"])
+            self._ports[ref] = Port.from_state(ref, channel, entry)
 
     # --- ports that are made ready ---------------------------------------------------------------
 
@@ -429,8 +429,8 @@ class Ports:
         except AgentError as error:
             ref = next((each for each in refs if not self._is_there(port, port.sources[each])), refs[0])
             impairment = port.sources[ref].impairment
-            asked = "a cut" if impairment is None else impairment.describe()
-            raise self.not_applied(ref, [], f"asked {asked}; {error}", HELD) from None
+            what = "a cut" if impairment is None else impairment.describe()
+            raise self.not_applied(ref, [], f"asked {what}; {error}", HELD) from None
         if len(answer["shown"]) != len(lines):
             raise self.not_applied(refs[0], [], f"cannot be read back: {answer['complaints']}", HELD)
         filters, qdiscs, *entry = answer["shown"]
@@ -476,17 +476,17 @@ class Ports:
         return {ref: readback.counters(netem) for ref, netem in netems.items() if netem is not None}
 
     def not_applied(
-        self, ref: LinkRef, found: Sequence[readback.Difference], *context: str
+        self, ref: LinkRef, differences: Sequence[readback.Difference], *context: str
     ) -> ImpairmentNotAppliedError:
         """What to raise for a link that does not hold what it was given."""
-        return LinkNotAppliedError(ref, self._backend.netem_engine, ". ".join([*map(str, found), *context]))
+        return LinkNotAppliedError(ref, self._backend.netem_engine, ". ".join([*map(str, differences), *context]))
 
     def errors(
-        self, ref: LinkRef, found: Sequence[readback.Difference], problems: Sequence[str]
+        self, ref: LinkRef, differences: Sequence[readback.Difference], problems: Sequence[str]
     ) -> list[ImpairmentNotAppliedError]:
         """What to raise of a link that was read back, for what the kernel holds and for all else that is wrong."""
-        wrong = [self.not_applied(ref, found, HELD)] if found else []
-        if found and (port := self.of(ref)) is not None:
+        wrong = [self.not_applied(ref, differences, HELD)] if differences else []
+        if differences and (port := self.of(ref)) is not None:
             self.suspect(port)
         return [*wrong, LinkNotAppliedError(ref, self._backend.netem_engine, *problems)] if problems else wrong
 
@@ -498,4 +498,4 @@ def show_entry(port: Port) -> list[str]:
 
 def flat(shown: Iterable[Any]) -> list[Any]:
     """The objects of all that tc has shown."""
-    return [each for array in shown for each in array]
+    return [item for array in shown for item in array]

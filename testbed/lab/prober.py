@@ -53,16 +53,16 @@ def unfit(ref: LinkRef, *, timeline: bool) -> str | None:
 
 def unprovable(wanted: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:
     """Why some of what is asked cannot be proven by probes, however it is put there."""
-    told = (unfit(ref, timeline=isinstance(each, Timeline)) for ref, each in wanted.items())
-    return [each for each in told if each]
+    reasons = (unfit(ref, timeline=isinstance(impairment, Timeline)) for ref, impairment in wanted.items())
+    return [reason for reason in reasons if reason]
 
 
 def planned(
-    asked: Impairment, *, alpha: float = exact.ALPHA, most_s: float = MOST_S, tolerance: float | None = None
+    impairment: Impairment, *, alpha: float = exact.ALPHA, most_s: float = MOST_S, tolerance: float | None = None
 ) -> ProbePlan:
     """How a link with this impairment is probed: see `Lab.prove`. Raises InvalidValueError."""
-    limit_packets = qdisc.sized_limit(asked)
-    return plan(asked, limit_packets=limit_packets, alpha=alpha, most_s=most_s, tolerance=tolerance)
+    limit_packets = qdisc.sized_limit(impairment)
+    return plan(impairment, limit_packets=limit_packets, alpha=alpha, most_s=most_s, tolerance=tolerance)
 
 
 class Prober:
@@ -129,7 +129,7 @@ class Prober:
         seen = {ref: self.probe(ref, alpha=alpha, most_s=most_s, tolerance=tolerance) for ref in refs}
         for ref, checks in seen.items():
             if wrong := [str(check) for check in checks if check.verdict is Verdict.FAILS]:
-                self._ledger.evidence[:] = [self.proven(each) for each in seen]
+                self._ledger.evidence[:] = [self.proven(ref) for ref in seen]
                 raise self._ports.not_applied(ref, [], "probes did not see what was asked", *wrong)
         return seen
 
@@ -144,8 +144,8 @@ class Prober:
         impairment = self.asked(ref)
         plans = self.plan({ref: impairment}, alpha=alpha, most_s=most_s, tolerance=tolerance)
         held = self._verifier.held_now(ref)
-        if held is not None and held.found:
-            raise self._ports.not_applied(ref, held.found, HELD)
+        if held is not None and held.differences:
+            raise self._ports.not_applied(ref, held.differences, HELD)
         kernel = impairments.kernel_words(((held and held.netem) or {}).get("options", {}))
         checks = [
             replace(check, kernel=kernel.get(check.field, check.kernel))
@@ -164,33 +164,33 @@ class Prober:
         return LinkEvidence(
             link=str(ref),
             network=ref.network,
-            asked=held.asked.words(),
+            asked=held.impairment.words(),
             command=command,
             profile=profile,
             checks=proven_rows(held, checks),
-            read_back=Verdict.FAILS if held.found else Verdict.HOLDS,
+            read_back=Verdict.FAILS if held.differences else Verdict.HOLDS,
             counters=Verdict.NOT_ASKED,
             probe=of_probes(checks),
-            warnings=[*(str(each) for each in held.found), *held.asked.realised],
+            warnings=[*(str(difference) for difference in held.differences), *held.impairment.realised],
         )
 
     # --- how -------------------------------------------------------------------------------------
 
-    def _probe(self, ref: LinkRef, asked: Impairment, plan: ProbePlan, alpha: float) -> list[Check]:
+    def _probe(self, ref: LinkRef, impairment: Impairment, plan: ProbePlan, alpha: float) -> list[Check]:
         """Probe a link whose impairment is in force; its netem is put there afresh before and after.
 
         Raises AgentError, ImpairmentNotAppliedError.
         """
-        table = self._table(ref, asked)
+        table = self._table(ref, impairment)
         checks: list[Check] = []
         for _look in range(_LOOKS):
-            checks = self._probe_once(ref, asked, plan, table, alpha)
+            checks = self._probe_once(ref, impairment, plan, table, alpha)
             if not impairments.perhaps_busy(checks):
                 break
         return checks
 
     def _probe_once(
-        self, ref: LinkRef, asked: Impairment, plan: ProbePlan, table: Sequence[int], alpha: float
+        self, ref: LinkRef, impairment: Impairment, plan: ProbePlan, table: Sequence[int], alpha: float
     ) -> list[Check]:
         def paced(count: int, pace_s: float) -> Flight:
             return self.fly(
@@ -214,15 +214,22 @@ class Prober:
             try:
                 self._impairer.rewrite(ref, CLEAN)
                 clean, clean_train = paced(_CLEAN_PROBES, _CLEAN_PACE_S), row(plan.clean_train, 0.0)
-                self._impairer.rewrite(ref, asked)
+                self._impairer.rewrite(ref, impairment)
                 flight = paced(plan.count, plan.pace_s)
                 spread = paced(plan.spread, plan.spread_pace_s) if plan.spread else None
-                self._impairer.rewrite(ref, asked)
+                self._impairer.rewrite(ref, impairment)
                 train = row(plan.train, plan.train_pace_s)
             finally:
-                self._impairer.rewrite(ref, asked)
+                self._impairer.rewrite(ref, impairment)
         return impairments.judge(
-            asked, flight, clean=clean, spread=spread, train=train, clean_train=clean_train, table=table, alpha=alpha
+            impairment,
+            flight,
+            clean=clean,
+            spread=spread,
+            train=train,
+            clean_train=clean_train,
+            table=table,
+            alpha=alpha,
         )
 
     def prove_clock(self, ref: LinkRef) -> None:
@@ -233,12 +240,12 @@ class Prober:
         """
         if self._backend.netem_engine != "carried" or unfit(ref, timeline=False) or self._cut(ref):
             return
-        asked = Impairment(delay_s=_CLOCK_DELAY_S)
+        impairment = Impairment(delay_s=_CLOCK_DELAY_S)
         try:
             kernel = self._ports.ready(ref).kernel
             if kernel in self.clocks_proven:
                 return
-            self._impairer.rewrite(ref, asked)
+            self._impairer.rewrite(ref, impairment)
         except AgentError as error:
             if error.kind != "gone":
                 raise
@@ -248,7 +255,7 @@ class Prober:
             flight = self.fly(ref, count=_CLOCK_PROBES, pace_s=0.001, size_bytes=64, quiet_s=_CLOCK_DELAY_S * 10)
         finally:
             self._impairer.clear(ref)
-        if early := [each for each in flight.delays_s.values() if each < _CLOCK_DELAY_S]:
+        if early := [delay_s for delay_s in flight.delays_s.values() if delay_s < _CLOCK_DELAY_S]:
             seen = statistics.median(early)
             raise ImpairmentNotAppliedError(
                 f"{ref}: the clock of the carried kernel's netem is wrong: a delay of {_CLOCK_DELAY_S * 1e3:g} ms took "
@@ -306,12 +313,12 @@ class Prober:
             size_bytes=size_bytes,
         )
 
-    def _table(self, ref: LinkRef, asked: Impairment) -> list[int]:
-        if not asked.jitter_s or asked.distribution == "uniform":
+    def _table(self, ref: LinkRef, impairment: Impairment) -> list[int]:
+        if not impairment.jitter_s or impairment.distribution == "uniform":
             return []
-        if is_table(asked.distribution):
-            return table_numbers(find_table(self._backend.tables, asked.distribution))
-        table: list[int] = self._backend.hosts[ref.dst].inside().call("delay_table", name=asked.distribution)
+        if is_table(impairment.distribution):
+            return table_numbers(find_table(self._backend.tables, impairment.distribution))
+        table: list[int] = self._backend.hosts[ref.dst].inside().call("delay_table", name=impairment.distribution)
         return table
 
 
@@ -319,7 +326,8 @@ def _addresses(sources: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str,
     """One address of each host, of the same family; IPv4 first."""
     for version in (4, 6):
         mine, theirs = (
-            [each for each in addresses if ip_address(each).version == version] for addresses in (sources, targets)
+            [address for address in addresses if ip_address(address).version == version]
+            for addresses in (sources, targets)
         )
         if mine and theirs:
             return mine[0], theirs[0]

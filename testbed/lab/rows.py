@@ -18,10 +18,10 @@ from testbed.spec.impairment import Impairment
 class Held:
     """One impaired link as the kernel has it at one moment."""
 
-    asked: Impairment
+    impairment: Impairment
     netem: Mapping[str, Any] | None
     """The kernel's own account; None if there is none."""
-    found: Sequence[readback.Difference]
+    differences: Sequence[readback.Difference]
     """Every way in which this is not what was asked."""
 
 
@@ -33,41 +33,44 @@ _ROWS = {"gemodel": "loss", "loss_state": "loss", "burst": "loss", "jitter": "de
 
 def rows(held: Held, tally: Tally | None, probed: Sequence[Check] = (), by_number: int | None = None) -> list[Check]:
     """A link's table: what probes saw, then what was asked and nothing probed."""
-    return _contradicted([*probed, *_unprobed(held, tally, probed, by_number)], held.found)
+    return _contradicted([*probed, *_unprobed(held, tally, probed, by_number)], held.differences)
 
 
 def proven_rows(held: Held, probed: Sequence[Check]) -> list[Check]:
     """The table of a link that was just probed, whose counters begin anew: all else that was asked if it was not."""
     unprobed = _unprobed(held, None, probed)
-    return _contradicted([*probed, *(row for row in unprobed if not probed or row.field == "seed")], held.found)
+    return _contradicted([*probed, *(row for row in unprobed if not probed or row.field == "seed")], held.differences)
 
 
-def _contradicted(checks: Sequence[Check], found: Sequence[readback.Difference]) -> list[Check]:
+def _contradicted(checks: Sequence[Check], differences: Sequence[readback.Difference]) -> list[Check]:
     """The rows, those failing in whose fields the kernel holds something else: one reading gives both verdicts."""
     table = {check.field: check for check in checks}
-    for each in found:
-        name = next((word for word in (each.field, each.word, _ROWS.get(each.word, "")) if word in table), None)
+    for difference in differences:
+        name = next(
+            (word for word in (difference.field, difference.word, _ROWS.get(difference.word, "")) if word in table),
+            None,
+        )
         if name is None:
-            table[each.field] = Check(
-                field=each.field, asked=each.requested, kernel=each.reported, verdict=Verdict.FAILS
+            table[difference.field] = Check(
+                field=difference.field, asked=difference.requested, kernel=difference.reported, verdict=Verdict.FAILS
             )
             continue
-        row, said = table[name], "; ".join(text for text in (table[name].how, str(each)) if text)
+        row, how = table[name], "; ".join(text for text in (table[name].how, str(difference)) if text)
         table[name] = replace(
-            row, kernel=each.reported if name == each.field else row.kernel, verdict=Verdict.FAILS, how=said
+            row, kernel=difference.reported if name == difference.field else row.kernel, verdict=Verdict.FAILS, how=how
         )
     return list(table.values())
 
 
 def _unprobed(held: Held, tally: Tally | None, probed: Sequence[Check], by_number: int | None = None) -> list[Check]:
     """Each word that was asked and that no probe looked at, as the kernel holds it and as its counters saw it."""
-    asked, netem = held.asked, held.netem
+    impairment, netem = held.impairment, held.netem
     kernel = kernel_words((netem or {}).get("options", {}))
     kernel["limit"] = str((netem or {}).get("options", {}).get("limit", "—"))
     kernel["seed"] = str((netem or {}).get("options", {}).get("seed", "none"))
     done = {check.field for check in probed}
     checks = []
-    for word, value in {"limit": "sized", **asked.words()}.items():
+    for word, value in {"limit": "sized", **impairment.words()}.items():
         name = _ROWS.get(word, word)
         if name in done:
             continue
@@ -75,21 +78,23 @@ def _unprobed(held: Held, tally: Tally | None, probed: Sequence[Check], by_numbe
         in_kernel = "none" if netem is None else kernel.get(name, "as asked")
         seen = "not measured"
         if name == "limit":
-            sized = f"{qdisc.sized_limit(asked)} (sized)"
-            seen, value = _overflowed(tally), sized if asked.limit_packets is None else value
+            sized = f"{qdisc.sized_limit(impairment)} (sized)"
+            seen, value = _overflowed(tally), sized if impairment.limit_packets is None else value
         elif name == "loss" and tally is not None and tally.arrived_packets:
             share = tally.dropped_packets / tally.arrived_packets
             seen = f"{share * 100:.3g}% ({tally.dropped_packets} dropped of {tally.arrived_packets})"
         elif name in ("duplicate", "reorder", "corrupt"):
             seen = _befell(tally, name)
         elif name in ("drop_packets", "drop_every") and by_number is not None:
-            both = " by either" if asked.drop_packets and asked.drop_every else ""
+            both = " by either" if impairment.drop_packets and impairment.drop_every else ""
             seen = f"{_packets(by_number)} lost{both}"
         elif name in ("seed", "ecn", "gap", "overhead", "reorder_by_jitter", "correlation"):
             seen = "—"
-        said = " ".join(str(text) for key, text in asked.words().items() if _ROWS.get(key, key) == name and key != word)
-        verdict = Verdict.FAILS if netem is None and held.found else Verdict.SHOWN
-        checks.append(Check(field=name, asked=f"{value} {said}".strip(), kernel=in_kernel, seen=seen, verdict=verdict))
+        extra = " ".join(
+            str(text) for key, text in impairment.words().items() if _ROWS.get(key, key) == name and key != word
+        )
+        verdict = Verdict.FAILS if netem is None and held.differences else Verdict.SHOWN
+        checks.append(Check(field=name, asked=f"{value} {extra}".strip(), kernel=in_kernel, seen=seen, verdict=verdict))
     return checks
 
 

@@ -53,7 +53,7 @@ class Running:
             "arm",
             name=self.name,
             port=port,
-            at_s=[each.at_s for each in self.schedule.moments],
+            at_s=[moment.at_s for moment in self.schedule.moments],
             lines=list(map(list, lines)),
             show=show,
             parent=parent,
@@ -78,19 +78,19 @@ class Running:
 
     def _read(self, answer: Mapping[str, Any], differences: Differences) -> Look:
         moments, begun_s = self.schedule.moments, answer["begun_s"]
-        taken = [self._taken(each, begun_s, answer["seen"], differences) for each in answer["records"]]
+        taken = [self._taken(record, begun_s, answer["seen"], differences) for record in answer["records"]]
         self.fetched = answer["recorded"]
         in_force = answer["in_force"]
         return Look(
             taken=taken,
-            asked=moments[in_force or 0].impairment,
+            impairment=moments[in_force or 0].impairment,
             kernel=answer.get("now"),
             played=in_force is not None,
         )
 
     def state(self) -> dict[str, Any]:
         """As JSON."""
-        moments = [[each.at_s, each.impairment.words()] for each in self.schedule.moments]
+        moments = [[moment.at_s, moment.impairment.words()] for moment in self.schedule.moments]
         return {
             "name": self.name,
             "fetched": self.fetched,
@@ -110,22 +110,22 @@ class Running:
         )
 
     def _taken(self, record: Mapping[str, Any], begun_s: float, seen: Sequence[Any], differences: Differences) -> Taken:
-        asked = self.schedule.moments[record["index"]].impairment
+        impairment = self.schedule.moments[record["index"]].impairment
         complaint = record["complaint"]
         passed_over = record["passed_over"]
         if passed_over and _matters(record["index"], self.schedule):
             complaint = "passed over: it came so late that the next step was due, too"
         elif complaint is None and not passed_over:
-            complaint = "; ".join(map(str, differences(asked, seen[record["seen"]]))) or None
+            complaint = "; ".join(map(str, differences(impairment, seen[record["seen"]]))) or None
         return Taken(
             planned_s=record["planned_s"],
             actual_s=record["monotonic_s"] - begun_s,
             monotonic_s=record["monotonic_s"],
             unix_s=record["unix_s"],
-            impairment=asked,
+            impairment=impairment,
             complaint=complaint,
             passed_over=passed_over,
-            cut=asked.loss_ratio == 1 if self.cuts else None,
+            cut=impairment.loss_ratio == 1 if self.cuts else None,
         )
 
 
@@ -145,7 +145,7 @@ class Look:
     """What the agent says of a timeline."""
 
     taken: list[Taken] = field(default_factory=list)
-    asked: Impairment | None = None
+    impairment: Impairment | None = None
     """Of the step in force."""
     kernel: Mapping[str, Any] | None = None
     """The kernel's account at the same moment."""

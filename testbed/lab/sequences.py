@@ -21,29 +21,35 @@ def begin(ports: Ports, impairer: Impairer) -> None:
             for ref, source in port.sources.items()
             if source.impairment is not None and not (source.running is not None and source.running.begun)
         ]
-        if not any(_has_sequence(asked) for _, _, asked in sources):
+        if not any(_has_sequence(impairment) for _, _, impairment in sources):
             continue
         try:
             counted = ports.counts_at(port)
-            for ref, source, asked in sources:
+            for ref, source, impairment in sources:
                 seen = counted.get(ref)
                 used = seen is not None and seen.arrived_packets > source.sent_before + source.dropped_before
-                if _has_sequence(asked) and (used or asked.by_number):
-                    impairer.restart(ref, keep_queue=not _has_state(asked) or source.running is not None)
+                if _has_sequence(impairment) and (used or impairment.by_number):
+                    impairer.restart(ref, keep_queue=not _has_state(impairment) or source.running is not None)
         except AgentError as error:
             if error.kind != "gone":
                 raise
             continue  # `verify` tells of it
 
 
-def _has_sequence(asked: Impairment) -> bool:
-    return (asked.is_random and asked.seed is not None) or asked.by_number
+def _has_sequence(impairment: Impairment) -> bool:
+    return (impairment.is_random and impairment.seed is not None) or impairment.by_number
 
 
-def _has_state(asked: Impairment) -> bool:
+def _has_state(impairment: Impairment) -> bool:
     """Whether netem remembers something of earlier packets that a change with the same seed leaves as it is.
 
     sch_netem.c, netem_change: it seeds the random numbers again; the packets since one was sent ahead, the state of a
     loss model and a slot's begin are not sure to begin again in every version.
     """
-    return bool(asked.reorder_ratio or asked.reorder_gap_packets or asked.gilbert or asked.loss_state or asked.slot)
+    return bool(
+        impairment.reorder_ratio
+        or impairment.reorder_gap_packets
+        or impairment.gilbert
+        or impairment.loss_state
+        or impairment.slot
+    )

@@ -21,7 +21,7 @@ def problem(backend: Backend, ref: LinkRef, port: Port) -> str | None:
     Addresses of the lab's other hosts are none of them: the sender may be a bridge.
     """
     source = port.sources[ref]
-    own = next((each for each in source.addresses if qdisc.is_mac(each)), None)  # as its filters know it
+    own = next((address for address in source.addresses if qdisc.is_mac(address)), None)  # as its filters know it
     if own is None:
         return None
     ages_s: dict[str, float] = port.channel.call("heard", ifindex=source.ifindex)

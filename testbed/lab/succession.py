@@ -132,7 +132,7 @@ class Succession:
 
     def _leave(self) -> None:
         """Know no more of any port but how its host's own was found."""
-        self._left |= {port.ifindex: dict(port.found) for port in self._forget_ports()}
+        self._left |= {port.ifindex: dict(port.original) for port in self._forget_ports()}
 
     def _forget(self) -> None:
         for role, agent in self._owner.agents().items():

@@ -23,8 +23,8 @@ _AT_PORT = "at port"
 def _ways(counts: Mapping[str, Mapping[str, int]]) -> dict[str, AtTaps]:
     """Of a carried port, by way."""
     return {
-        way: AtTaps(each["in_packets"] + each["refused_packets"], each["refused_packets"])
-        for way, each in counts.items()
+        way: AtTaps(counters["in_packets"] + counters["refused_packets"], counters["refused_packets"])
+        for way, counters in counts.items()
     }
 
 
@@ -50,10 +50,10 @@ class Taps:
             by_channel.setdefault(key, (port.channel, {}))[1][port.name] = port.ref
         for (_, carried), (channel, refs) in by_channel.items():
             try:
-                told = channel.call("carried" if carried else "dropped", ports=list(refs))
+                answer = channel.call("carried" if carried else "dropped", ports=list(refs))
             except AgentError:
                 continue  # whoever needs it says so
-            for name, counts in told.items():
+            for name, counts in answer.items():
                 for way, now in (_ways(counts) if carried else {_AT_PORT: AtTaps(**counts)}).items():
                     if now.came_packets < self._now.get((refs[name], way), _NONE).came_packets:
                         self._before.pop((refs[name], way), None)  # attached anew, it counts from 0
@@ -75,9 +75,7 @@ class Taps:
         ways = ((ref.receivers_port, "to_host"), (ref.senders_port, "from_host"))
         grown = [self._grown(key) for key in ways if key in self._now]
         return (
-            AtTaps(sum(each.came_packets for each in grown), sum(each.refused_packets for each in grown))
-            if grown
-            else None
+            AtTaps(sum(tap.came_packets for tap in grown), sum(tap.refused_packets for tap in grown)) if grown else None
         )
 
     def dropped(self, ref: LinkRef) -> AtTaps | None:

@@ -75,13 +75,13 @@ class Verifier:
         """Read every impaired link again: see `Lab.verify`."""
         evidence, over = self._ledger.evidence, self._ledger.over
         if deaths := self._succession.look():
-            evidence[:] = [found for found, _ in over]
+            evidence[:] = [healed for healed, _ in over]
             raise ImpairmentNotAppliedError("\n".join(map(str, deaths)))
         self._connections.look()
-        evidence[:] = [found for found, _ in over]
+        evidence[:] = [healed for healed, _ in over]
         changed = [ImpairmentNotAppliedError(str(change)) for change in self._whole.look()]
         wrong = [*changed, *(error for _, errors in over for error in errors)]
-        over[:] = [(found, ()) for found, _ in over]  # raised once
+        over[:] = [(healed, ()) for healed, _ in over]  # raised once
         self._carriage.look()
         self.taps.look(self._ports)
         # A host that is stopped has no path to it; what its links had is suspended.
@@ -94,13 +94,13 @@ class Verifier:
                 reading = self._ports.read(port, refs) if refs else Reading((), (), ())
             except ImpairmentNotAppliedError as error:
                 wrong.append(error)
-                self._ledger.told.update(refs)
-                evidence += [impairer.lost(self._ledger, ref, asked) for ref, asked in port.applied.items()]
+                self._ledger.reported.update(refs)
+                evidence += [impairer.lost(self._ledger, ref, impairment) for ref, impairment in port.applied.items()]
                 continue
             for ref in refs:
                 errors = self._verify(ref, port, reading)
                 wrong += errors
-                self._ledger.told.update([ref] if errors else [])
+                self._ledger.reported.update([ref] if errors else [])
         if wrong:  # an agent that died meanwhile is why
             deaths = self._succession.look()
             raise ImpairmentNotAppliedError("\n".join(map(str, deaths)) if deaths else together(wrong))
@@ -128,10 +128,10 @@ class Verifier:
         self, ref: LinkRef, port: Port, reading: Reading
     ) -> tuple[LinkEvidence, list[ImpairmentNotAppliedError]]:
         source = port.sources[ref]
-        asked = source.impairment or CLEAN
+        impairment = source.impairment or CLEAN
         evidence, differences = self._examine(ref, port, reading)
         timed, late = self._carriage.timed(
-            evidence, port, asked, nothing_passes=asked.loss_ratio == 1.0 and not source.running
+            evidence, port, impairment, nothing_passes=impairment.loss_ratio == 1.0 and not source.running
         )
         problems = [*evidence.problems, *self._ledger.step_problems(ref, cuts=False), *late]
         return timed, self._ports.errors(ref, differences, problems)
@@ -139,7 +139,7 @@ class Verifier:
     def take_leave(self, ref: LinkRef) -> None:
         """Look at an impaired link before it is healed. What was found wrong before is not told again."""
         port = self._ports.of(ref)
-        if port is None or ref not in port.applied or ref in self._ledger.told:
+        if port is None or ref not in port.applied or ref in self._ledger.reported:
             return
         try:
             reading = self._ports.read(port, [ref])
@@ -154,17 +154,17 @@ class Verifier:
     def held(self, ref: LinkRef, port: Port, reading: Reading) -> Held:
         """What a link is impaired with at this moment, and what the kernel holds."""
         source = port.sources[ref]
-        asked = source.impairment or CLEAN
+        impairment = source.impairment or CLEAN
         filters = qdisc.filters(
-            source.minor, source.addresses, ref.traffic, part=source.part, by_number=asked.by_number
+            source.minor, source.addresses, ref.traffic, part=source.part, by_number=impairment.by_number
         )
-        found = readback.filter_differences(reading.filters, filters)
+        differences = readback.filter_differences(reading.filters, filters)
         if source.running is not None:
             now = self._now(ref)
-            return Held(*now, readback.differences(*now) + found)
+            return Held(*now, readback.differences(*now) + differences)
         netem = readback.find_netem(reading.qdiscs, source.minor)
-        own = [each for each in reading.filters if each.get("chain", 0) in (0, source.minor)]
-        return Held(asked, netem, impairer.netem_differences(asked, netem, reading.qdiscs, own) + found)
+        own = [filter_ for filter_ in reading.filters if filter_.get("chain", 0) in (0, source.minor)]
+        return Held(impairment, netem, impairer.netem_differences(impairment, netem, reading.qdiscs, own) + differences)
 
     def held_now(self, ref: LinkRef) -> Held | None:
         """The same, read now; None if the link is not impaired."""
@@ -174,8 +174,8 @@ class Verifier:
         try:
             reading = self._ports.read(port, [ref])
         except ImpairmentNotAppliedError as error:
-            asked = port.applied.get(ref, CLEAN)
-            return Held(asked, None, [readback.Difference("the link", "with both ends", f"{error}")])
+            impairment = port.applied.get(ref, CLEAN)
+            return Held(impairment, None, [readback.Difference("the link", "with both ends", f"{error}")])
         return self.held(ref, port, reading)
 
     def _now(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
@@ -190,9 +190,9 @@ class Verifier:
         """What is known of an impaired link, and how the kernel differs from what was asked."""
         source, ledger = port.sources[ref], self._ledger
         held = self.held(ref, port, reading)
-        asked, at_taps = held.asked, self.taps.refused(ref)
+        impairment, at_taps = held.impairment, self.taps.refused(ref)
         tally = _tally(source, port, held, reading)
-        problems, warnings = self._met(ref, source, asked, tally)
+        problems, warnings = self._met(ref, source, impairment, tally)
         lost = (counting.tap_warning(at_taps), counting.port_warning(self.taps.dropped(ref)))
         warnings += [text for text in lost if text]
         problems += [text for text in (counting.tap_problem(at_taps),) if text]
@@ -206,12 +206,12 @@ class Verifier:
         evidence = LinkEvidence(
             link=str(ref),
             network=ref.network,
-            asked=asked.words(),
+            asked=impairment.words(),
             command=command,
             profile=profile,
             checks=[*rows(held, tally, probed, by_number), *narrowed, *earlier(crossed)],
             earlier_packets=None if crossed is None else crossed.packets,
-            read_back=Verdict.FAILS if held.found else Verdict.HOLDS,
+            read_back=Verdict.FAILS if held.differences else Verdict.HOLDS,
             counters=Verdict.FAILS
             if problems
             else Verdict.HOLDS
@@ -225,14 +225,16 @@ class Verifier:
             warnings=warnings,
             steps=[step for step in ledger.stepped.get(ref, ()) if step.cut is None],
         )
-        return evidence, held.found
+        return evidence, held.differences
 
-    def _met(self, ref: LinkRef, source: Source, asked: Impairment, tally: Tally | None) -> tuple[list[str], list[str]]:
+    def _met(
+        self, ref: LinkRef, source: Source, impairment: Impairment, tally: Tally | None
+    ) -> tuple[list[str], list[str]]:
         """What is wrong, and what is to be told, of the packets that a link's netem met or should have met."""
-        problems, warnings = list[str](), [*asked.realised]
+        problems, warnings = list[str](), [*impairment.realised]
         if tally is None:
             return problems, warnings
-        overflow = counting.overflow_problem(asked, tally, limit_packets=qdisc.sized_limit(asked))
+        overflow = counting.overflow_problem(impairment, tally, limit_packets=qdisc.sized_limit(impairment))
         problems += [text for text in (overflow,) if text]
         ways = elsewhere.ways(self._elsewhere.went(ref))
         if ways and not tally.arrived_packets and not source.cut and not source.met_cut:
@@ -258,9 +260,9 @@ def _tally(source: Source, port: Port, held: Held, reading: Reading) -> Tally | 
         counted["bytes"] = netem["bytes"] - source.bytes_before
     refused = reading.refused
     return counting.tally(
-        held.asked,
+        held.impairment,
         counted,
-        limit_packets=qdisc.sized_limit(held.asked),
+        limit_packets=qdisc.sized_limit(held.impairment),
         refused=None if refused is None else refused - port.refused,
         changing=source.running is not None,
         beyond=_copies(source, port, reading),
@@ -269,7 +271,7 @@ def _tally(source: Source, port: Port, held: Held, reading: Reading) -> Tally | 
 
 def _copies(source: Source, port: Port, reading: Reading) -> int | None:
     """Second copies that a link's netem has made, where it is the only one at its port that makes any."""
-    doubling = [each for each in port.sources.values() if each.impairment and each.impairment.duplicate_ratio]
+    doubling = [source for source in port.sources.values() if source.impairment and source.impairment.duplicate_ratio]
     if source.beyond_before is None or len(doubling) != 1 or doubling[0] is not source:
         return None
     now = counting.beyond(reading.entry, reading.qdiscs)

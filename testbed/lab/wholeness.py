@@ -127,7 +127,7 @@ class Wholeness:
         """What became of hosts, not by the test, since it was looked last."""
         if not self._home:
             return []
-        found = []
+        changes = []
         for host, now in self._control.host_states().items():
             before = self._known.get(host, NOBODY)
             self._known[host] = now
@@ -135,7 +135,7 @@ class Wholeness:
                 continue
             ours = host in self._ending and now.status == EXITED
             ended = now.status == EXITED or now.restarts != before.restarts
-            found.append(
+            changes.append(
                 HostChange(
                     host=host,
                     what=what,
@@ -145,8 +145,8 @@ class Wholeness:
                     last_lines=self._control.last_lines(host) if ended and not ours else (),
                 )
             )
-        self.changes += found
-        return [each for each in found if not each.by_test]
+        self.changes += changes
+        return [new for new in changes if not new.by_test]
 
     def ended(self, host: str) -> HostState | None:
         """The state of a host whose program has done its work and ended; None of any other."""

@@ -206,7 +206,7 @@ STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab]
     "program": ([lambda lab: lab.ledger.programs.append(ended())], lambda lab: lab.ledger.programs, []),
     "probed": ([lambda lab: lab.ledger.probed.update({REF: []})], lambda lab: lab.ledger.probed, {}),
     "step": ([lambda lab: lab.ledger.add_steps(REF, [])], lambda lab: lab.ledger.steps, {}),
-    "told": ([lambda lab: lab.ledger.told.add(REF)], lambda lab: lab.ledger.told, set()),
+    "told": ([lambda lab: lab.ledger.reported.add(REF)], lambda lab: lab.ledger.reported, set()),
     "evidence": ([delay, lambda lab: lab.verifier.verify()], lambda lab: lab.ledger.evidence, []),
     "over": ([cut, FakeLab.mend], lambda lab: lab.ledger.over, []),
     "suspended": ([cut, lambda lab: lab.suspensions.suspend("server")], lambda lab: lab.suspensions.links, {}),
@@ -245,13 +245,13 @@ def test_what_a_healed_link_was_is_not_the_next_tests_finding(lab: FakeLab) -> N
 
 
 def test_a_seed_is_the_links_and_the_times_own_and_the_same_in_the_next_run(lab: FakeLab) -> None:
-    first = [each.asked.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))]
+    first = [each.impairment.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))]
     (other,) = lab.impair("other -> server", loss="1%")
-    assert len({*first, other.asked.seed}) == 3
+    assert len({*first, other.impairment.seed}) == 3
     lab.lifecycle.begin("seeds")
-    assert [each.asked.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))] == first
+    assert [each.impairment.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))] == first
     (named,) = lab.impair(LINK, loss="1%", seed=7)
-    assert named.asked.seed == 7
+    assert named.impairment.seed == 7
     assert Ledger().seed(REF, Impairment(loss_ratio=0.1), seedable=True) is None, "nothing to derive it from"
 
 
