@@ -14,16 +14,16 @@ from testbed.errors import EnvironmentUnfitError
 from testbed.text import shown
 
 
-def decide(asked: str) -> tuple[str, str]:
+def decide(kind: str) -> tuple[str, str]:
     """``compose`` or ``local``, and why: for ``auto``, compose where an engine answers us.
 
     Also where DOCKER_HOST names one that does not answer: who sets it means that engine, as with every other program of
     Docker's. A lab then says so; tests that need none run as they do.
     """
-    if asked not in LAB_CHOICES:
-        raise EnvironmentUnfitError(f"lab {shown(asked)}: must be one of {', '.join(LAB_CHOICES)}")
-    if asked != "auto":
-        return asked, "as asked"
+    if kind not in LAB_CHOICES:
+        raise EnvironmentUnfitError(f"lab {shown(kind)}: must be one of {', '.join(LAB_CHOICES)}")
+    if kind != "auto":
+        return kind, "as asked"
     try:
         return "compose", Engine().describe()
     except EnvironmentUnfitError as error:

@@ -25,6 +25,6 @@ def names_and_subnets(config: Mapping[str, Any]) -> Iterator[str]:
         if body.get("container_name"):
             yield f"service {shown(name)} has `container_name: {shown(body['container_name'])}`: leave it out"
     for name, body in (config.get("networks") or {}).items():
-        for each in ((body or {}).get("ipam") or {}).get("config") or ():
-            if each.get("subnet"):
-                yield f"network {shown(name)} has `subnet: {each['subnet']}`: leave it out"
+        for pool in ((body or {}).get("ipam") or {}).get("config") or ():
+            if pool.get("subnet"):
+                yield f"network {shown(name)} has `subnet: {pool['subnet']}`: leave it out"

@@ -151,7 +151,7 @@ class StackLab(Lab, Generic[SomeHost]):
     def facts(self) -> dict[str, Any]:
         """See `Backend`."""
         own = self._able.get("kernel")
-        self._offloads = self._offloads or next((each["offloads"] for each in self.ports.per_packet.state()), None)
+        self._offloads = self._offloads or next((entry["offloads"] for entry in self.ports.per_packet.state()), None)
         return {
             "kernel": own,
             "netem": self.netem_engine,

@@ -22,10 +22,10 @@ _MOST_SAID = 80
 
 def allowed_s(up_deadline: str) -> float:
     """How long a stack may take to start, in seconds. Raises InvalidValueError."""
-    found = parse_time(up_deadline, name="up_deadline")
-    if found <= 0:
+    time_s = parse_time(up_deadline, name="up_deadline")
+    if time_s <= 0:
         raise InvalidValueError(f"up_deadline={shown(up_deadline)}: must be more than 0")
-    return found
+    return time_s
 
 
 class Progress:

@@ -120,7 +120,7 @@ class Engine:
         try:
             self._client = docker.from_env(timeout=_ANSWERS_WITHIN_S)
             self.version: str = self._client.version()["Version"]
-            self._security = [str(each) for each in self._client.info().get("SecurityOptions") or ()]
+            self._security = [str(option) for option in self._client.info().get("SecurityOptions") or ()]
             self._client.api.timeout = _WORKS_FOR_S
         except (docker.errors.DockerException, *_UNREACHABLE) as error:
             raise _unreachable(error) from None
@@ -260,12 +260,12 @@ class Engine:
         """Every container, network and volume with this label: of this value, or of any, the empty one included."""
         wanted: dict[str, Any] = {"label": label if value is None else f"{label}={value}"}
         images: dict[str, Mapping[str, str]] = {}
-        found = []
+        objects = []
         for container in self._client.containers.list(all=True, filters=wanted, ignore_removed=True):
             image = str(container.attrs["Image"])
             if image not in images:
                 images[image] = self.image_labels(image) or {}
-            found.append(
+            objects.append(
                 Labelled(
                     kind="container",
                     name=container.name or "",
@@ -279,24 +279,24 @@ class Engine:
             "volume": self._client.volumes.list(filters=wanted),
         }
         for kind, listed in others.items():
-            found += [
-                Labelled(kind=kind, name=each.name, labels=each.attrs.get("Labels") or {}, handle=each)
-                for each in listed
+            objects += [
+                Labelled(kind=kind, name=item.name, labels=item.attrs.get("Labels") or {}, handle=item)
+                for item in listed
             ]
-        return found
+        return objects
 
-    def discard(self, each: Labelled) -> None:
+    def discard(self, item: Labelled) -> None:
         """Remove a container, network or volume; one that is gone already is removed. Raises LabError."""
         try:
-            if each.kind == "container":
-                self.remove(each.handle)
+            if item.kind == "container":
+                self.remove(item.handle)
             else:
-                each.handle.remove()
+                item.handle.remove()
         except docker.errors.NotFound:
             return
         except docker.errors.APIError as error:
             raise LabError(
-                f"the engine does not remove {each.kind} {each.name}: {error.explanation or error}"
+                f"the engine does not remove {item.kind} {item.name}: {error.explanation or error}"
             ) from None
 
     def remove(self, container: Container) -> None:
@@ -322,20 +322,20 @@ class Engine:
     def state(self, container: Container) -> dict[str, Any]:
         """The engine's word on a container: Status, ExitCode, Health, …; empty if it is gone."""
         try:
-            found: dict[str, Any] = self._api.inspect_container(container.id or "")
+            inspected: dict[str, Any] = self._api.inspect_container(container.id or "")
         except docker.errors.NotFound:
             return {}
-        return found
+        return inspected
 
     def listing(self, **labels: str) -> list[dict[str, Any]]:
         """Every container with these labels in the engine's short form, running or not."""
-        found: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": _label_filter(labels)})
-        return found
+        rows: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": _label_filter(labels)})
+        return rows
 
     def not_healthy(self, **labels: str) -> list[str]:
         """The ids of running containers with these labels whose health check does not pass, or not yet."""
         filters = {"label": _label_filter(labels), "health": ["starting", "unhealthy"], "status": ["running"]}
-        return [str(each["Id"]) for each in self._api.containers(filters=filters)]
+        return [str(row["Id"]) for row in self._api.containers(filters=filters)]
 
     def container(self, id_: str) -> Container:
         """A container by its id. Raises LabError if it is gone."""
@@ -433,11 +433,11 @@ class Engine:
         That is a tmpfs, and what is the kernel's. Links are followed, for they may lead there.
         """
         inspected = self.state(container)
-        mounts = [each["Destination"] for each in inspected.get("Mounts", ()) if each.get("Type") == "tmpfs"]
+        mounts = [mount["Destination"] for mount in inspected.get("Mounts", ()) if mount.get("Type") == "tmpfs"]
         host = inspected.get("HostConfig", {})
         mounts += [*(host.get("Tmpfs") or {}), *_THE_KERNELS]
-        mounts += [each["Target"] for each in host.get("Mounts") or () if each.get("Type") == "tmpfs"]
-        hidden = [PurePosixPath(posixpath.normpath(each)) for each in mounts]
+        mounts += [mount["Target"] for mount in host.get("Mounts") or () if mount.get("Type") == "tmpfs"]
+        hidden = [PurePosixPath(posixpath.normpath(mount)) for mount in mounts]
         place, left = PurePosixPath("/"), path.split("/")[::-1]
         for _ in range(_STEPS):
             if not left:
@@ -446,7 +446,7 @@ class Engine:
             if name in ("", "."):
                 continue
             place = place.parent if name == ".." else place / name
-            if any(place.is_relative_to(each) for each in hidden):
+            if any(place.is_relative_to(mount) for mount in hidden):
                 return False
             if (target := self._link(container, place)) is not None:
                 place, left = PurePosixPath("/"), left + target.split("/")[::-1]

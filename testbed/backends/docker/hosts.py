@@ -52,22 +52,20 @@ class ComposeHost(AgentHost):
         if listed["Id"] != self.container.id:
             self.container = self._engine.container(listed["Id"])
         settings = listed["NetworkSettings"]["Networks"] or {}
-        ends = {name: str(each.get("EndpointID") or "") for name, each in settings.items()}
+        ends = {name: str(end.get("EndpointID") or "") for name, end in settings.items()}
         brief = (listed["Id"], listed["State"], ends)
         if brief != self._listed or not any(ends.values()):  # each start gives it other endpoints, if it has any
             inspected = self._inspected()
-            told = inspected.get("State", {})
+            state = inspected.get("State", {})
             networks = {network.engine_name: name for name, network in self._lab.topology.networks.items()}
-            self._listed, self._state_then = (
-                brief,
-                HostState(
-                    status=str(listed["State"]),
-                    id=listed["Id"][:12],
-                    started=str(told.get("StartedAt", "")),
-                    restarts=int(inspected.get("RestartCount", 0)),
-                    exit_code=told.get("ExitCode") if listed["State"] == EXITED else None,
-                    endpoints={networks.get(name, name): end[:12] for name, end in ends.items()},
-                ),
+            self._listed = brief
+            self._state_then = HostState(
+                status=str(listed["State"]),
+                id=listed["Id"][:12],
+                started=str(state.get("StartedAt", "")),
+                restarts=int(inspected.get("RestartCount", 0)),
+                exit_code=state.get("ExitCode") if listed["State"] == EXITED else None,
+                endpoints={networks.get(name, name): end[:12] for name, end in ends.items()},
             )
         return self._state_then
 
@@ -177,7 +175,7 @@ class ComposeHost(AgentHost):
         """The engine's settings of each network that the container is on now, by the Compose file's name."""
         settings = self._inspected().get("NetworkSettings", {}).get("Networks", {})
         names = {network.engine_name: name for name, network in self._lab.topology.networks.items()}
-        return {names[name]: each for name, each in settings.items() if name in names}
+        return {names[name]: end for name, end in settings.items() if name in names}
 
     def addressed(self) -> Iterator[tuple[str, Sequence[str]]]:
         """See `AgentHost`."""
@@ -189,13 +187,13 @@ class ComposeHost(AgentHost):
         seen = self._inspected()
         if not seen.get("State", {}).get("Running"):
             raise LabError(f"`{self.name}` publishes no port now: the container {inspection.wellness(seen).words}")
-        found: dict[tuple[int, str], tuple[str, int]] = {}
+        places: dict[tuple[int, str], tuple[str, int]] = {}
         for place, bindings in (seen.get("NetworkSettings", {}).get("Ports") or {}).items():
             number, _, protocol = place.partition("/")
-            for each in sorted(bindings or (), key=lambda binding: ":" in binding["HostIp"]):  # IPv4 first
-                address = self._engine.machine or each["HostIp"]
-                found.setdefault((int(number), protocol), (address, int(each["HostPort"])))
-        return found
+            for binding in sorted(bindings or (), key=lambda binding: ":" in binding["HostIp"]):  # IPv4 first
+                address = self._engine.machine or binding["HostIp"]
+                places.setdefault((int(number), protocol), (address, int(binding["HostPort"])))
+        return places
 
     def interface(self, network: str) -> dict[str, Any]:
         """The container's interface on a network. Raises LabError if it has none now."""

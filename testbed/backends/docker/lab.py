@@ -207,8 +207,8 @@ class ComposeLab(StackLab[ComposeHost]):
             self._hosts |= self._hosts_of(self.engine.containers(com_docker_compose_project=self.composer.project))
             self.whole.up()
             self.suspensions.links = {
-                LinkRef.from_state(each["link"]): Suspended.from_state(each["kept"])
-                for each in kept.get("suspended", ())
+                LinkRef.from_state(entry["link"]): Suspended.from_state(entry["kept"])
+                for entry in kept.get("suspended", ())
             }
             self.ports.take_up(kept["ports"], channel)
             return True
@@ -255,13 +255,13 @@ class ComposeLab(StackLab[ComposeHost]):
 
     def host_states(self) -> Mapping[str, HostState]:
         """Every host as the engine tells it now. One whose container was made anew is that container from here on."""
-        found: dict[str, dict[str, Any]] = {}
-        for each in self.engine.listing(com_docker_compose_project=self.composer.project):
-            name = host_name(self.topology, each["Labels"])
+        rows: dict[str, dict[str, Any]] = {}
+        for row in self.engine.listing(com_docker_compose_project=self.composer.project):
+            name = host_name(self.topology, row["Labels"])
             # While Compose makes one anew there are both.
-            if name in self._hosts and (name not in found or each["Created"] >= found[name]["Created"]):
-                found[name] = each
-        return {name: host.state(found.get(name)) for name, host in self._hosts.items()}
+            if name in self._hosts and (name not in rows or row["Created"] >= rows[name]["Created"]):
+                rows[name] = row
+        return {name: host.state(rows.get(name)) for name, host in self._hosts.items()}
 
     def halt(self, host: str, grace: str | None) -> None:
         """Stop a container."""
@@ -417,9 +417,9 @@ class ComposeLab(StackLab[ComposeHost]):
 
     def tcp_tables(self) -> dict[str, Table]:
         """See `Sockets`."""
-        found = {}
+        tables = {}
         for name in self.tcp_hosts:
             if (inside := self._hosts[name].known_inside) is not None:
                 with contextlib.suppress(AgentError):  # its container has ended, and with it its connections
-                    found[name] = Table.read(name, inside.call("tcp_connections"))
-        return found
+                    tables[name] = Table.read(name, inside.call("tcp_connections"))
+        return tables

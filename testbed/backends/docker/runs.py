@@ -48,18 +48,18 @@ class Run:
     @property
     def stack(self) -> str:
         """Of which Compose file it is."""
-        return next((name for each in self.objects if (name := each.labels.get(STACK_LABEL))), "")
+        return next((name for item in self.objects if (name := item.labels.get(STACK_LABEL))), "")
 
     @property
     def stays(self) -> bool:
         """Whether it is to stay though no process owns it."""
-        return self.owner == DETACHED and any(UP_LABEL in each.labels for each in self.objects)
+        return self.owner == DETACHED and any(UP_LABEL in item.labels for item in self.objects)
 
     @property
     def is_stale(self) -> bool:
         """Whether whoever owns it is surely dead; or who brought it up, of one that was to stay and is not whole."""
         if self.owner == DETACHED:
-            return not self.stays and all(is_orphaned(each.labels.get(STARTER_LABEL, "")) for each in self.objects)
+            return not self.stays and all(is_orphaned(item.labels.get(STARTER_LABEL, "")) for item in self.objects)
         return is_orphaned(self.owner)
 
 
@@ -83,17 +83,17 @@ def is_orphaned(label: str) -> bool:
 
     Owners on other machines, or in other process namespaces of this one, cannot be judged from here.
     """
-    said = _OWNER.fullmatch(label)
-    if said is None:
+    process = _OWNER.fullmatch(label)
+    if process is None:
         return False
     here_machine, here_boot, here_namespace = _here()
-    if said["machine"] != here_machine or here_machine == "-":
+    if process["machine"] != here_machine or here_machine == "-":
         return False
-    if "-" in (said["boot"], here_boot, said["namespace"], here_namespace):
+    if "-" in (process["boot"], here_boot, process["namespace"], here_namespace):
         return False
-    if said["boot"] != here_boot:
+    if process["boot"] != here_boot:
         return True
-    return said["namespace"] == here_namespace and _start_time(int(said["pid"])) != said["start"]
+    return process["namespace"] == here_namespace and _start_time(int(process["pid"])) != process["start"]
 
 
 def _start_time(pid: int) -> str | None:
@@ -111,17 +111,17 @@ def _read(path: str) -> str:
 # --- whose is what ---------------------------------------------------------------------------------
 
 
-def flaw(each: Labelled) -> str | None:
+def flaw(item: Labelled) -> str | None:
     """Why an object with our label is no run's; None if its record is whole."""
-    run_id, said = each.labels.get(RUN_LABEL, ""), each.labels.get(OWNER_LABEL)
+    run_id, its_owner = item.labels.get(RUN_LABEL, ""), item.labels.get(OWNER_LABEL)
     if _RUN_ID.fullmatch(run_id) is None:
         return f"its label {RUN_LABEL}={_shown(run_id)} names no run"
-    if each.of_image.get(RUN_LABEL) == run_id:
+    if item.of_image.get(RUN_LABEL) == run_id:
         return f"its label {RUN_LABEL}={run_id} is its image's"
-    if said is None:
+    if its_owner is None:
         return f"it has no label {OWNER_LABEL}"
-    if said != DETACHED and _OWNER.fullmatch(said) is None:
-        return f"its label {OWNER_LABEL}={_shown(said)} names no process"
+    if its_owner != DETACHED and _OWNER.fullmatch(its_owner) is None:
+        return f"its label {OWNER_LABEL}={_shown(its_owner)} names no process"
     return None
 
 
@@ -129,16 +129,16 @@ def _shown(value: str) -> str:
     return repr(value if len(value) <= _MOST_SHOWN else f"{value[:_MOST_SHOWN]}…")
 
 
-def sort(found: Iterable[Labelled]) -> tuple[list[Run], list[str]]:
+def sort(items: Iterable[Labelled]) -> tuple[list[Run], list[str]]:
     """The runs that objects with our label belong to; and of each object that is no run's why that is so."""
     known: dict[tuple[str, str], Run] = {}
     foreign: list[str] = []
-    for each in found:
-        if (wrong := flaw(each)) is not None:
-            foreign.append(f"{each.kind} {each.name}: {wrong}")
+    for item in items:
+        if (wrong := flaw(item)) is not None:
+            foreign.append(f"{item.kind} {item.name}: {wrong}")
             continue
-        record = each.labels[RUN_LABEL], each.labels[OWNER_LABEL]
-        known.setdefault(record, Run(id=record[0], owner=record[1])).objects.append(each)
+        record = item.labels[RUN_LABEL], item.labels[OWNER_LABEL]
+        known.setdefault(record, Run(id=record[0], owner=record[1])).objects.append(item)
     return list(known.values()), foreign
 
 
@@ -164,8 +164,8 @@ def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], 
     problems: dict[str, str] = {}
     quiet_since = float("-inf")
     while True:
-        found = [run for run in runs(engine) if run.is_stale and run.id not in problems]
-        for run in found:
+        stale = [run for run in runs(engine) if run.is_stale and run.id not in problems]
+        for run in stale:
             if run.id not in removed:
                 say(f"clearing up after run {run.id}, whose owner is gone")
             try:
@@ -176,7 +176,7 @@ def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], 
             else:
                 removed.append(run.id)
         # What a client asked for before it was killed the engine may still be about to do, and shows once done.
-        if found:
+        if stale:
             quiet_since = time.monotonic()
         if time.monotonic() - quiet_since >= _SETTLES_WITHIN_S:
             return list(dict.fromkeys(removed)), list(problems.values())
@@ -189,26 +189,26 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
     def look() -> tuple[list[Labelled], bool]:
         """What the run has, and whether anything of somebody else's bears its id."""
         known, foreign = sort(engine.labelled(RUN_LABEL, run_id))
-        return [each for run in known if run.owner == its_owner for each in run.objects], bool(foreign[:1] or known[1:])
+        return [item for run in known if run.owner == its_owner for item in run.objects], bool(foreign[:1] or known[1:])
 
     objects, shared = look()
-    for each in objects:
-        if each.is_agent:
-            engine.discard(each)
-    said = ""
+    for item in objects:
+        if item.is_agent:
+            engine.discard(item)
+    reason = ""
     if objects and not shared:  # Compose stops services in order, but whoever bears the project's name
         try:
             Composer((), project=f"testbed-{run_id}").down(timeout_s=120)
         except LabError as error:
-            said = str(error)
+            reason = str(error)
     for _ in range(_TIMES):  # while we remove some, the engine may do what a killed client asked for
         refused = ""
-        for each in sorted(look()[0], key=lambda each: each.kind != "container"):  # containers use the rest
+        for item in sorted(look()[0], key=lambda item: item.kind != "container"):  # containers use the rest
             try:
-                engine.discard(each)
+                engine.discard(item)
             except LabError as error:
-                refused = said = str(error)
+                refused = reason = str(error)
         if refused or not look()[0]:
             break
     if stayed := look()[0]:
-        raise LabError(f"run {run_id}: could not remove {', '.join(each.name for each in stayed)}: {said}")
+        raise LabError(f"run {run_id}: could not remove {', '.join(item.name for item in stayed)}: {reason}")

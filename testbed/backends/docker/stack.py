@@ -98,9 +98,9 @@ class Stack:
 
     def stay_no_more(self) -> None:
         """Begin to take it down: if we are killed meanwhile, the rest is stale."""
-        for each in self.engine.labelled(RUN_LABEL, self.run_id):
-            if UP_LABEL in each.labels:
-                self.engine.discard(each)
+        for item in self.engine.labelled(RUN_LABEL, self.run_id):
+            if UP_LABEL in item.labels:
+                self.engine.discard(item)
 
     # --- up and down -----------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ class HostPlan:
     @property
     def hears_of(self) -> tuple[str, ...]:
         """Every network whose hosts it knows by name, the nearest first."""
-        return (*(each.network for each in self.interfaces), *self.reached)
+        return (*(interface.network for interface in self.interfaces), *self.reached)
 
 
 @dataclass(frozen=True, kw_only=True)

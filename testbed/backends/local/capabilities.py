@@ -89,12 +89,12 @@ def _boot(channel: Channel) -> str | None:
 
 def closers(proc_sys: Path = Path("/proc/sys")) -> str:
     """What to do as root so that an ordinary user gets namespaces."""
-    found = []
+    settings = []
     for name, value, command in _CLOSERS:
         path = proc_sys / name
         if path.is_file() and path.read_text().strip() == value:
-            found.append(f"{command} ({name.replace('/', '.')} is {value})")
-    return "; ".join(found) or "run as root; in a container, with --security-opt seccomp=unconfined"
+            settings.append(f"{command} ({name.replace('/', '.')} is {value})")
+    return "; ".join(settings) or "run as root; in a container, with --security-opt seccomp=unconfined"
 
 
 def main() -> int:

@@ -198,7 +198,7 @@ class LocalHost(AgentHost):
 
     def interface(self, network: str) -> Interface:
         """Its interface on a network."""
-        return next(each for each in self.plan.interfaces if each.network == network)
+        return next(interface for interface in self.plan.interfaces if interface.network == network)
 
     def mac(self, network: str) -> str | None:
         """See `Host`."""

@@ -170,9 +170,9 @@ class LocalLab(StackLab[LocalHost]):
             undo.callback(self.agent.end)
             self.choose_engine(channel)
             self._build(channel, plan)
-            for each in listeners:
-                address, number, *_ = each.socket.getsockname()
-                self._hosts[each.host].published_at.setdefault((each.port, "tcp"), (address, number))
+            for listener in listeners:
+                address, number, *_ = listener.socket.getsockname()
+                self._hosts[listener.host].published_at.setdefault((listener.port, "tcp"), (address, number))
             publishing.hand_over(self.agent, plan, listeners)
             hosts = self._hosts.values()
             undo.callback(services.stop, channel, hosts, self._say)
@@ -223,9 +223,9 @@ class LocalLab(StackLab[LocalHost]):
 
     def host_states(self) -> Mapping[str, HostState]:
         """Every host as the agent tells it now."""
-        told = self.channel.call("host_states")
+        answer = self.channel.call("host_states")
         return {
-            name: host.state(**told[name], endpoints=self._ifindexes.get(name, {}))
+            name: host.state(**answer[name], endpoints=self._ifindexes.get(name, {}))
             for name, host in self._hosts.items()
         }
 
@@ -309,8 +309,8 @@ class LocalLab(StackLab[LocalHost]):
         """See `Sockets`."""
         if self._agent is None:
             return {}
-        told = self._agent.call("tcp_connections", hosts=list(self._hosts))
-        return {name: Table.read(name, each) for name, each in told.items()}
+        answer = self._agent.call("tcp_connections", hosts=list(self._hosts))
+        return {name: Table.read(name, table) for name, table in answer.items()}
 
     def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
         """See `Backend`."""

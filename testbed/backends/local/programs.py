@@ -184,12 +184,12 @@ class Reader:
         waiting.unregister(descriptor)
         stdout, stderr, status = live.pop(program)
         registered = waiting.get_map()
-        for each, stream in ((stdout, 1), (stderr, 2)):
-            while each in registered and self._hear(waiting, each, program, stream):
+        for pipe, stream in ((stdout, 1), (stderr, 2)):
+            while pipe in registered and self._hear(waiting, pipe, program, stream):
                 pass
-            if each in registered:
-                waiting.unregister(each)
-            os.close(each)
+            if pipe in registered:
+                waiting.unregister(pipe)
+            os.close(pipe)
         os.close(status)
         program.has_ended(*how_it_ended(answer))
 

@@ -54,7 +54,9 @@ def hand_over(agent: LocalAgent, plan: Plan, listeners: list[Listener]) -> None:
     if not listeners:
         return
     first = {host.name: host.interfaces[0].plain[0] for host in plan.hosts if host.interfaces}
-    ticket = agent.child.passed([each.socket.fileno() for each in listeners])
-    agent.channel.call("publish", ticket=ticket, targets=[(first[each.host], each.port) for each in listeners])
-    for each in listeners:
-        each.socket.close()
+    ticket = agent.child.passed([listener.socket.fileno() for listener in listeners])
+    agent.channel.call(
+        "publish", ticket=ticket, targets=[(first[listener.host], listener.port) for listener in listeners]
+    )
+    for listener in listeners:
+        listener.socket.close()

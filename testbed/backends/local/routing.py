@@ -27,14 +27,16 @@ class Routing:
 
     def _hops_to(self, destination: str) -> dict[str, int]:
         """How many networks each router is away from one; itself on it: 0. A router that cannot reach it is not in."""
-        found = {router: 0 for router in self._routers if destination in self._ends[router]}
-        newest = list(found)
+        hops = {router: 0 for router in self._routers if destination in self._ends[router]}
+        newest = list(hops)
         while newest:
             around = {network for router in newest for network in self._ends[router]}
-            nearer = found[newest[0]]
-            newest = [each for each in self._routers if each not in found and around.intersection(self._ends[each])]
-            found.update(dict.fromkeys(newest, nearer + 1))
-        return found
+            nearer = hops[newest[0]]
+            newest = [
+                router for router in self._routers if router not in hops and around.intersection(self._ends[router])
+            ]
+            hops.update(dict.fromkeys(newest, nearer + 1))
+        return hops
 
     def reached(self, host: str) -> list[str]:
         """Every network that a host is not on and that routers lead to, the nearest first."""
@@ -58,20 +60,20 @@ class Routing:
 
         Of a host that is no router, the gateway that most of them share is the default one.
         """
-        found: list[tuple[Subnet, str]] = []
+        ways: list[tuple[Subnet, str]] = []
         for destination in self.reached(host):
             way = self._way(host, destination)
             if way is None:
                 continue
             _, router, network = way
             for subnet in self._subnets[destination]:
-                via = [each for each in self._ends[router][network] if (":" in each) == (subnet.version == 6)]
-                found += [(subnet, each) for each in via[:1]]
+                via = [address for address in self._ends[router][network] if (":" in address) == (subnet.version == 6)]
+                ways += [(subnet, address) for address in via[:1]]
         if host in self._routers:
-            return tuple((str(subnet), via) for subnet, via in found)
+            return tuple((str(subnet), via) for subnet, via in ways)
         routes: list[Route] = []
         for version, everywhere in ((4, "0.0.0.0/0"), (6, "::/0")):
-            those = [(subnet, via) for subnet, via in found if subnet.version == version]
+            those = [(subnet, via) for subnet, via in ways if subnet.version == version]
             if those:
                 ((default, _),) = Counter(via for _, via in those).most_common(1)
                 routes.append((everywhere, default))

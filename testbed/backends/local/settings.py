@@ -47,8 +47,13 @@ def host(plan: Plan, of: HostPlan) -> dict[str, Any]:
     return {
         "name": of.name,
         "interfaces": [
-            {"network": each.network, "name": each.name, "mac": each.mac, "addresses": each.addresses}
-            for each in of.interfaces
+            {
+                "network": interface.network,
+                "name": interface.name,
+                "mac": interface.mac,
+                "addresses": interface.addresses,
+            }
+            for interface in of.interfaces
         ],
         "routes": of.routes,
         "names": of.hears_of,
