@@ -36,6 +36,11 @@ class NoLab:
     def __init__(self) -> None:
         self.ledger = Ledger()
 
+    @property
+    def lifecycle(self) -> NoLab:
+        """Its tests."""
+        return self
+
     def begin(self, seeds_from: str | None) -> None:
         self.began = seeds_from
 

@@ -31,6 +31,11 @@ class NoLab:
     def __exit__(self, *_: object) -> None:
         pass
 
+    @property
+    def lifecycle(self) -> NoLab:
+        """Its tests."""
+        return self
+
     def begin(self, seeds_from: str | None) -> None:
         pass
 
