@@ -110,10 +110,10 @@ def show(compose_file: tuple[Path, ...], as_json: bool) -> int:
         {
             "link": str(ref),
             "network": ref.network,
-            "asked": state.asked.words(),
+            "asked": state.impairment.words(),
             "kernel": state.netem,
-            "differences": [str(difference) for difference in state.found],
-            "realised": state.asked.realised,
+            "differences": [str(difference) for difference in state.differences],
+            "realised": state.impairment.realised,
         }
         for ref, state in held.items()
         if state is not None
