@@ -21,16 +21,17 @@ except OSError: pass
 
 def measured(lab: Lab) -> dict[str, float]:
     programs = [run for program in lab.ledger.programs if (run := program.account) is not None]
-    return {metric.name: metric.median for metric in lab.measuring.metrics(programs, lab.evidence)}
+    return {metric.name: metric.median for metric in lab.measuring.metrics(programs, lab.ledger.evidence)}
 
 
 def test_packets_bytes_drops_and_programs(lab: Lab, datagrams: Datagrams, kind: str) -> None:
     lab.impair(_LINK, drop_packets=[3, 4], delay="1ms")
     address = lab.host("server").addresses("lan")[0]
-    lab.begin_body()
+    lab.lifecycle.begin_body()
     done = lab.host("client").run(["python3", "-c", _SEND.format(address)])
     assert done.ok, done.stderr
-    lab.verify()
+    lab.lifecycle.end_body()
+    lab.verifier.verify()
     found = measured(lab)
     assert found[f"wire: packets {_LINK} on lan"] == 50
     assert found[f"wire: bytes {_LINK} on lan"] == 48 * _FRAME_BYTES
@@ -45,9 +46,10 @@ def test_packets_bytes_drops_and_programs(lab: Lab, datagrams: Datagrams, kind: 
 def test_a_lost_syn_is_a_time_out(lab: Lab) -> None:
     lab.impair(_LINK, drop_packets=[1])
     address = lab.host("server").addresses("lan")[0]
-    lab.begin_body()
+    lab.lifecycle.begin_body()
     assert lab.host("client").run(["python3", "-c", _CONNECT.format(address)]).ok
-    lab.verify()
+    lab.lifecycle.end_body()
+    lab.verifier.verify()
     found = measured(lab)
     assert found["tcp: SYN time-outs of client"] == 1
     assert found["tcp: segments sent again by client"] == 1

@@ -14,6 +14,7 @@ from testbed.evidence.proof import AtTaps
 from testbed.evidence.verdict import Verdict
 from testbed.lab.host import Program
 from testbed.lab.ledger import Ledger
+from testbed.lab.recording import Recording
 from testbed.netem import qdisc
 from testbed.spec.impairment import CLEAN, Impairment
 from testbed.spec.links import LinkRef
@@ -45,7 +46,7 @@ def test_a_lab_has_in_public_what_the_reference_teaches_and_nothing_else() -> No
     reference = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     _, _, members = reference.partition(".. autoclass:: testbed.Lab\n   :members: ")
     taught = {name.strip() for name in members.partition("\n\n")[0].split(",")}
-    assert {name for name in vars(Lab) if not name.startswith("_")} | {"hosts"} == taught
+    assert {name for part in (Lab, Recording) for name in vars(part) if not name.startswith("_")} | {"hosts"} == taught
 
 
 # --- ports ---------------------------------------------------------------------------------------------

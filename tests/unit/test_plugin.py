@@ -283,6 +283,8 @@ class Lab:
     measuring = Measuring(None, None)
     def begin_body(self):
         pass
+    def end_body(self):
+        pass
 
     def verify(self):
         raise ImpairmentNotAppliedError("asked loss 2%, the kernel reports 0%")
@@ -337,6 +339,8 @@ class Lab:
                     duplicated=NONE, reordered=NONE, corrupted=NONE),
     )]
     def begin_body(self):
+        pass
+    def end_body(self):
         pass
     def verify(self):
         pass

@@ -116,7 +116,7 @@ def program(**changed: Any) -> ProgramRun:
 
 
 def values(lab: FakeLab, *programs: ProgramRun) -> dict[str, tuple[float, ...]]:
-    return {metric.name: metric.values for metric in lab.measuring.metrics(programs, lab.evidence)}
+    return {metric.name: metric.values for metric in lab.measuring.metrics(programs, lab.ledger.evidence)}
 
 
 def test_programs_that_were_awaited_are_samples_of_their_command_and_processor_time_is_each_hosts() -> None:
@@ -130,17 +130,19 @@ def test_programs_that_were_awaited_are_samples_of_their_command_and_processor_t
 
 def test_what_netem_counted_during_the_body_is_of_the_test() -> None:
     lab = FakeLab()
-    lab.begin("seed")
+    lab.lifecycle.begin("seed")
     lab.impair("client -> server", delay="1ms")
     (netem,) = lab.agent.netems.values()
     netem.update(packets=5, bytes=500, drops=0)
     lab.impair("client -> server", loss="30%")
-    lab.begin_body()
+    lab.lifecycle.begin_body()
     (netem,) = lab.agent.netems.values()
     netem.update(packets=12, bytes=1500, drops=3)
-    lab.verify()
+    lab.lifecycle.end_body()
+    lab.verifier.verify()
     lab.heal()
-    lab.verify()
+    lab.lifecycle.end_body()
+    lab.verifier.verify()
     assert values(lab) == {
         "wire: packets client -> server on lan": (10.0,), "wire: bytes client -> server on lan": (1000.0,),
         "netem: drops client -> server on lan": (3.0,),
@@ -151,14 +153,15 @@ def test_what_a_hosts_kernel_counted_during_the_body_is_of_the_test() -> None:
     lab = FakeLab()
     lab.tables_of = {"client": [], "server": [], "other": []}
     lab.counted = dict.fromkeys(lab.tables_of, READINGS)
-    lab.begin("seed")
-    lab.begin_body()
+    lab.lifecycle.begin("seed")
+    lab.lifecycle.begin_body()
     lab.counted = {
         "client": {"Tcp": {"OutSegs": 30, "RetransSegs": 3}, "TcpExt": {"TCPSynRetrans": 1}},
         "server": {"Tcp": {"OutSegs": 2, "RetransSegs": 0}, "TcpExt": {"TCPSynRetrans": 0}},  # it was started again
         "other": READINGS,
     }
-    lab.verify()
+    lab.lifecycle.end_body()
+    lab.verifier.verify()
     expected = {
         "tcp: segments sent by client": (20.0,), "tcp: segments sent again by client": (2.0,),
         "tcp: SYN time-outs of client": (1.0,),
@@ -166,7 +169,7 @@ def test_what_a_hosts_kernel_counted_during_the_body_is_of_the_test() -> None:
     assert values(lab) == expected
     lab.measuring.groups = {"wire"}
     assert values(lab) == {}
-    lab.begin("next")
+    lab.lifecycle.begin("next")
     lab.measuring.groups = AUTOMATIC
     assert values(lab) == {}, "nothing of the test before"
 
@@ -175,10 +178,11 @@ def test_of_many_hosts_only_those_at_an_impaired_link_are_read() -> None:
     lab = FakeLab()
     lab.tables_of = {host: [] for host in (*(f"host{number}" for number in range(40)), "client", "server")}
     lab.counted = dict.fromkeys(lab.tables_of, READINGS)
-    lab.begin("seed")
+    lab.lifecycle.begin("seed")
     lab.impair("client -> server", delay="1ms")
-    lab.begin_body()
-    lab.verify()
+    lab.lifecycle.begin_body()
+    lab.lifecycle.end_body()
+    lab.verifier.verify()
     assert set(lab.measuring.counted) == {"client", "server"}
 
 

@@ -55,6 +55,7 @@ class Lab:
     succession = Succession
     def __init__(self): self.ledger, self.measuring = Ledger(), Measuring(None, None)
     def begin_body(self): pass
+    def end_body(self): pass
     def verify(self): pass
 
 @pytest.fixture
