@@ -84,14 +84,14 @@ class Wholeness:
         self._control = control
         self._suspend = suspend
         self._resume_links = resume_links
-        self._say = say
+        self.say = say
         self._home: dict[str, HostState] = {}
         """As each was when the stack was up."""
         self._known: dict[str, HostState] = {}
         """As each is known to be, by what was seen last or done by us."""
         self._ending: set[str] = set()
         """Hosts that a test sent a signal: they may end."""
-        self._told: set[str] = set()
+        self.announced: set[str] = set()
         self.changes: list[HostChange] = []
         """What became of hosts since the test began."""
 
@@ -168,9 +168,9 @@ class Wholeness:
         if refs and not left:
             raise LabError(f"{', '.join(map(str, refs))}: {'; '.join(texts.values())}: no link is left")
         for host, text in texts.items():
-            if host not in self._told:
-                self._say(f"{text}: its links are left out")
-        self._told |= ended.keys()
+            if host not in self.announced:
+                self.say(f"{text}: its links are left out")
+        self.announced |= ended.keys()
         return left
 
     def running(self, host: str) -> bool:

@@ -35,7 +35,7 @@ def stack(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 @pytest.fixture
 def said(stack: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
-    monkeypatch.setattr(stack, "_say", told.append)
+    monkeypatch.setattr(stack.whole, "say", told.append)
     return told
 
 
@@ -194,7 +194,7 @@ def test_what_others_do_to_a_host_makes_the_test_invalid_and_the_next_has_it_bac
 
 
 def test_a_host_that_has_done_its_work_is_left_out_and_that_is_said_once(lab: Lab, said: list[str]) -> None:
-    lab.whole._told.clear()
+    lab.whole.announced.clear()
     cut = lab.isolate("db")
     assert {ref.src for ref in cut} == {"db", "api", "other"}
     assert answer_s(lab) is None

@@ -234,7 +234,7 @@ def test_probes_condemn_a_link_that_does_something_else(
         tc(lab, line.replace("handle 10:", ""))
 
     with monkeypatch.context() as behind_our_back:
-        behind_our_back.setattr(lab.impairer, "put_afresh", tampered)
+        behind_our_back.setattr(lab.impairer, "rewrite", tampered)
         with pytest.raises(ImpairmentNotAppliedError, match=field):
             lab.prove("client -> server")
     lab.ports.renew(lab.link("client -> server").ref)
@@ -271,7 +271,7 @@ def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.Monk
 
     try:
         with monkeypatch.context() as behind_our_back:
-            behind_our_back.setattr(lab.impairer, "put_afresh", slower)
+            behind_our_back.setattr(lab.impairer, "rewrite", slower)
             slowed = rate()
     finally:
         lab.ports.renew(ref)
