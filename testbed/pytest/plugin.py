@@ -9,7 +9,6 @@ small modules only; hooks and fixtures import labs, and whatever needs a library
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
         workers.die_with(worker["testbed_controller"])
         if worker["testbed_lab"] is not None:
             config.stash[state.CHOSEN] = worker["testbed_lab"]
-    given = config.getoption("--testbed-seed") if worker is None else worker["testbed_seed"]
-    config.stash[state.SEED] = int.from_bytes(os.urandom(4)) if given is None else given
+    config.stash[state.SEED] = state.check_options(config) if worker is None else worker["testbed_seed"]
     if worker is None:
         config.pluginmanager.register(results.ResultsFile(config), results.NAME)
     config.addinivalue_line(

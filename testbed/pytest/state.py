@@ -49,20 +49,6 @@ PROBLEMS: pytest.StashKey[list[str]] = pytest.StashKey()
 SEED: pytest.StashKey[int] = pytest.StashKey()
 
 
-def _seed(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: not a whole number") from None
-
-
-def _image(text: str) -> str:
-    service, _, image = text.partition("=")
-    if not service or not image:
-        raise argparse.ArgumentTypeError(f"{shown(text)}: write SERVICE=IMAGE, as in api=shop/api:1.5")
-    return text
-
-
 def add_options(parser: pytest.Parser) -> None:
     """Declare the options."""
     group = parser.getgroup("testbed", "network regression testing")
@@ -80,7 +66,6 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--testbed-image",
         metavar="SERVICE=IMAGE",
-        type=_image,
         action="append",
         default=[],
         help="run another image in a service than the Compose file says; repeatable; containers alone",
@@ -102,14 +87,12 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--up-deadline",
         metavar="TIME",
-        type=_duration,
         default=UP_DEADLINE,
         help="how long the stack may take to start, as in 10min (default: %(default)s)",
     )
     group.addoption(
         "--testbed-seed",
         metavar="N",
-        type=_seed,
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
     )
     group.addoption(
@@ -145,7 +128,6 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--testbed-metrics",
         metavar="GROUPS",
-        type=_groups,
         default=_ALL_METRICS,
         help="the groups of metrics that come by themselves: all, none, or some of programs, cpu, wire, tcp, netem, "
         "as in wire,tcp (default: %(default)s)",
@@ -166,35 +148,55 @@ def metric_groups(text: str) -> frozenset[str]:
 
     if text in (_ALL_METRICS, _NO_METRICS):
         return frozenset(AUTOMATIC if text == _ALL_METRICS else ())
-    named = [each.strip() for each in text.split(",")]
-    if wrong := [f"{shown(each)}: {unknown(each, AUTOMATIC)}" for each in named if each not in AUTOMATIC]:
+    named = [name.strip() for name in text.split(",")]
+    if wrong := [
+        f"--testbed-metrics {shown(name)}: {unknown(name, AUTOMATIC)}" for name in named if name not in AUTOMATIC
+    ]:
         raise InvalidValueError(wrong)
     return frozenset(named)
 
 
-def _groups(text: str) -> str:
-    if text != _ALL_METRICS:  # the default is read, too, by each pytest start
-        from testbed.errors import InvalidValueError
-
-        try:
-            metric_groups(text)
-        except InvalidValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _duration(text: str) -> str:
-    if text == UP_DEADLINE:  # each pytest start parses the default, too: no import for it
-        return text
-    from testbed.errors import InvalidValueError
+def _deadline(text: str) -> None:
     from testbed.units import parse_time
 
+    if parse_time(text, name="--up-deadline") <= 0:
+        raise UserError(f"--up-deadline={shown(text)}: must be more than 0")
+
+
+def _image(text: str) -> None:
+    service, _, image = text.partition("=")
+    if not service or not image:
+        raise UserError(f"--testbed-image={shown(text)}: write SERVICE=IMAGE, as in api=shop/api:1.5")
+
+
+def _seed(text: str) -> None:
     try:
-        if parse_time(text, name="--up-deadline") <= 0:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be more than 0")
-    except InvalidValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+        int(text)
+    except ValueError:
+        raise UserError(f"--testbed-seed={shown(text)}: not a whole number") from None
+
+
+def check_options(config: pytest.Config) -> int:
+    """The seed: as given, or drawn. Ends the session with every problem of the options' values.
+
+    argparse would end it at the first, with pytest's usage and exit status 4.
+    """
+    seed, deadline, metrics = map(config.getoption, ("--testbed-seed", "--up-deadline", "--testbed-metrics"))
+    checks: list[tuple[Callable[[str], object], str]] = [
+        *((_image, image) for image in config.getoption("--testbed-image")),
+        *([(_seed, seed)] if seed is not None else []),
+        *([(_deadline, deadline)] if deadline != UP_DEADLINE else []),  # the defaults need no imports
+        *([(metric_groups, metrics)] if metrics != _ALL_METRICS else []),
+    ]
+    problems: list[str] = []
+    for check, text in checks:
+        try:
+            check(text)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        pytest.exit("\n".join(problems), returncode=WRONG_USE)
+    return int.from_bytes(os.urandom(4)) if seed is None else int(seed)
 
 
 def has_stack(config: pytest.Config) -> bool:

@@ -40,6 +40,15 @@ def run(project: pytest.Pytester, body: str, *arguments: str) -> pytest.RunResul
     return project.runpytest_inprocess("-p", "no:cacheprovider", "--lab", "compose", *arguments)
 
 
+def test_values_of_options_that_cannot_be_are_refused_at_once(project: pytest.Pytester) -> None:
+    result = project.runpytest_subprocess("--testbed-seed", "nan", "--up-deadline", "0s")
+    assert result.ret == 2
+    result.stderr.fnmatch_lines(
+        ["Exit: --testbed-seed='nan': not a whole number", "--up-deadline='0s': must be more than 0"], consecutive=True
+    )
+    assert not [line for line in result.errlines if "usage" in line.lower()]
+
+
 WRONG = [
     ('impair("client -> srver", "lossy")', "host 'srver': unknown; did you mean 'server'? Known: alone, client, *"),
     ('impair("client => server", "lossy")', "link 'client => server': write \"client -> server\" for one *"),
