@@ -5,7 +5,7 @@
     run = messages(lab, "client -> server", structure="threads", count=200, replies=True)
     assert run.judge().passed, run.judge()
 
-The hosts need Python 3 and a /tmp; the programs of images/ are put there.
+The hosts need Python 3 and a /tmp; the programs of images/ are copied there.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ STRUCTURES = ("iterative", "threads", "fork", "selectors", "asyncio")
 TRANSPORTS = ("tcp", "udp")
 
 PORTS = {"tcp": 8901, "udp": 8902, "game": 8903}
-"""Where the servers listen."""
-_MARGIN_S = 20.0  # beyond a client's own deadline: it starts, ends, and is heard of
+"""The servers' ports."""
+_MARGIN_S = 20.0  # beyond a client's own deadline, for its start and end
 _QUIET_DEADLINE_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """What came of one exchange."""
+class ExchangeResult:
+    """The result of one exchange."""
 
     client: Result
     server: Result
@@ -48,23 +48,23 @@ class Run:
     evidence: Evidence
 
     def judge(self, *, expect: Expectation | None = None, stall_s: float = 0.1) -> Account:
-        """The oracle's account of it. Raises InvalidValueError if a journal cannot be read."""
-        read = [Journal.of(content, name=name) for name, content in self.journals.items()]
-        return oracle.judge(read, self.evidence, expect=expect, stall_s=stall_s)
+        """The oracle's account. Raises InvalidValueError if a journal cannot be read."""
+        journals = [Journal.of(content, name=name) for name, content in self.journals.items()]
+        return oracle.judge(journals, self.evidence, expect=expect, stall_s=stall_s)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Counted:
+class _Counts:
     hosts: dict[str, Counters]
     links: dict[LinkRef, LinkCounts]
 
 
 class Exchange:
-    """A server and a client that run; a context manager that leaves neither behind.
+    """A running server and client; a context manager that ends both.
 
-    ``link`` is ``"client -> server"``. An argv begins with the name of a program of ours, without ``.py``, and gets
-    ``--journal FILE`` at its end. While they run, the lab is yours to impair, cut and mend; `finish` waits for the
-    client, for packets under way, and stops the server.
+    ``link`` is ``"client -> server"``. An argv begins with the name of one of our programs, without ``.py``, and gets
+    ``--journal FILE`` appended. While they run, links can be impaired, cut and mended. `finish` waits for the client
+    and for packets under way, and stops the server.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Exchange:
         self._ready = ready
         self._server: Program | None = None
         self._client: Program | None = None
-        self._before: _Counted | None = None
+        self._before: _Counts | None = None
 
     @property
     def server_address(self) -> str:
-        """Where the client reaches the server on this link's network."""
+        """The server's address on this link's network."""
         return self._server_host.addresses(self._ref.network)[0]
 
     def __enter__(self) -> Self:
@@ -109,8 +109,8 @@ class Exchange:
             if program is not None and not program.ended:
                 program.stop("SIGKILL")
 
-    def finish(self, timeout: str = "60s") -> Run:
-        """Wait for the client, let the links run empty, stop the server, and collect everything.
+    def finish(self, timeout: str = "60s") -> ExchangeResult:
+        """Wait for the client and for packets under way, stop the server, and collect journals and counters.
 
         Raises CommandTimeoutError if the client does not end, LabError if a program was used wrongly.
         """
@@ -120,22 +120,22 @@ class Exchange:
         self._await_empty_links()
         return self._collect(client, self._server.stop("SIGTERM"))
 
-    def stop_server_first(self, timeout: str = "60s") -> Run:
-        """Ask the server to stop while the client still sends, then wait for the client and collect everything."""
+    def stop_server_first(self, timeout: str = "60s") -> ExchangeResult:
+        """Stop the server while the client still sends, then wait for the client; the rest as `finish`."""
         if self._client is None or self._server is None:
             raise LabError("an exchange is finished inside its `with` block")
         server = self._server.stop("SIGTERM", timeout)
         return self._collect(self._client.wait(timeout), server)
 
     def await_server_busy(self, segments: int = 50, deadline_s: float = 20.0) -> None:
-        """Wait until the server's host has received so many TCP segments or UDP datagrams since the beginning."""
+        """Wait until the server's host has received this number of TCP segments and UDP datagrams."""
         if self._before is None:
             raise LabError("an exchange is waited for inside its `with` block")
         before = self._before.hosts[self._ref.dst]
 
         def received() -> int:
-            grown = difference(before, self._server_host.counters())
-            return grown["Tcp"]["InSegs"] + grown["Udp"]["InDatagrams"]
+            growth = difference(before, self._server_host.counters())
+            return growth["Tcp"]["InSegs"] + growth["Udp"]["InDatagrams"]
 
         try:
             await_condition(received, lambda count: count >= segments, deadline_s=deadline_s)
@@ -144,7 +144,7 @@ class Exchange:
                 f"`{self._ref.dst}` received {error.last} segments within {deadline_s:g} s, {segments} were awaited"
             ) from None
 
-    def _collect(self, client: Result, server: Result) -> Run:
+    def _collect(self, client: Result, server: Result) -> ExchangeResult:
         if self._before is None:
             raise LabError("an exchange is finished inside its `with` block")
         for host, result in ((self._ref.src, client), (self._ref.dst, server)):
@@ -155,40 +155,42 @@ class Exchange:
         after = self._count()
         evidence = Evidence(
             kernel={host: difference(self._before.hosts[host], counters) for host, counters in after.hosts.items()},
-            links={(ref.src, ref.dst): _since(self._before.links.get(ref), seen) for ref, seen in after.links.items()},
+            links={
+                (ref.src, ref.dst): _growth(self._before.links.get(ref), counts) for ref, counts in after.links.items()
+            },
         )
         journals = {host: self._lab.host(host).get(path) for host, path in self._paths.items()}
-        return Run(client=client, server=server, journals=journals, evidence=evidence)
+        return ExchangeResult(client=client, server=server, journals=journals, evidence=evidence)
 
     def _await_empty_links(self) -> None:
         def queued() -> int:
-            seen = (self._lab.ports.netem(ref) for ref in (self._ref, self._back))
-            return sum(netem["qlen"] for netem in seen if netem is not None)
+            netems = (self._lab.ports.netem(ref) for ref in (self._ref, self._back))
+            return sum(netem["qlen"] for netem in netems if netem is not None)
 
         try:
             await_condition(queued, lambda packets: not packets, deadline_s=_QUIET_DEADLINE_S)
         except NotSeenError:
-            return  # they are counted as under way, and the judge says so
+            return  # the account counts them as under way
 
-    def _count(self) -> _Counted:
+    def _count(self) -> _Counts:
         links = {}
         for ref in (self._ref, self._back):
             cut = self._lab.cutter.lost_packets(ref)
-            seen = self._lab.ports.counters(ref) if self._lab.ports.netem(ref) is not None else None
-            if seen is None and not cut:
+            counters = self._lab.ports.counters(ref) if self._lab.ports.netem(ref) is not None else None
+            if counters is None and not cut:
                 continue
             impairment = self._lab.impairer.impairments().get(ref)
             links[ref] = LinkCounts(
-                sent_packets=seen.sent_packets if seen else 0,
-                dropped_packets=cut + (seen.dropped_packets if seen else 0),
-                queued_packets=seen.queued_packets if seen else 0,
+                sent_packets=counters.sent_packets if counters else 0,
+                dropped_packets=cut + (counters.dropped_packets if counters else 0),
+                queued_packets=counters.queued_packets if counters else 0,
                 duplicates=bool(impairment and impairment.duplicate_ratio),
             )
         hosts = {self._ref.src: self._client_host.counters(), self._ref.dst: self._server_host.counters()}
-        return _Counted(hosts=dict(hosts), links=links)
+        return _Counts(hosts=dict(hosts), links=links)
 
 
-def _since(before: LinkCounts | None, after: LinkCounts) -> LinkCounts:
+def _growth(before: LinkCounts | None, after: LinkCounts) -> LinkCounts:
     if before is None:
         return after
     return LinkCounts(
@@ -214,9 +216,9 @@ def exchange(
     server_options: Sequence[str] = (),
     client_options: Sequence[str] = (),
 ) -> Exchange:
-    """An exchange of ``count`` messages on each of ``connections``, to be entered; `messages` does it in one call.
+    """An exchange of ``count`` messages per connection, to be entered; `messages` runs one in a single call.
 
-    ``server_options`` and ``client_options`` are further words for the programs: ``["--work", "0.01"]``. Raises
+    ``server_options`` and ``client_options`` are further arguments of the programs: ``["--work", "0.01"]``. Raises
     InvalidValueError for an unknown transport, structure or link.
     """
     problems = [
@@ -229,10 +231,12 @@ def exchange(
     port = str(PORTS[transport])
     server = ["server", "--structure", structure] if transport == "tcp" else ["udp_server"]
     client = [
-        "client" if transport == "tcp" else "udp_client", "{server}", port,
-        "--messages", str(count), "--size", str(size_bytes), "--rate", str(rate_per_s),
-        "--connections", str(connections), "--deadline", str(deadline_s), *(["--replies"] if replies else []),
-    ]  # fmt: skip
+        "client" if transport == "tcp" else "udp_client",
+        "{server}",
+        port,
+        *_options(messages=count, size=size_bytes, rate=rate_per_s, connections=connections, deadline=deadline_s),
+        *(["--replies"] if replies else []),
+    ]
     return Exchange(
         lab,
         link,
@@ -242,7 +246,13 @@ def exchange(
     )
 
 
-def messages(lab: Lab, link: str = "client -> server", *, deadline_s: float = 30.0, **options: object) -> Run:
+def _options(**values: object) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def messages(
+    lab: Lab, link: str = "client -> server", *, deadline_s: float = 30.0, **options: object
+) -> ExchangeResult:
     """Run an exchange to its end; the same options as `exchange`."""
     with exchange(lab, link, deadline_s=deadline_s, **options) as running:  # type: ignore[arg-type]  # exchange's own, checked there
         return running.finish(f"{deadline_s + _MARGIN_S:g}s")
@@ -257,21 +267,18 @@ def game(
     rate_per_s: float = 60.0,
     size_bytes: int = 200,
     deadline_s: float = 60.0,
-) -> Run:
-    """A player at the link's beginning gets state updates from a game's server at its end; so they go back.
+) -> ExchangeResult:
+    """A game: the client of the link gets state updates from the server, so they travel in the reverse direction.
 
     Judge with ``run.judge(stall_s=0.1)``: the direction server -> client has stalls (freezes) and delays.
     """
     if transport not in TRANSPORTS:
         raise InvalidValueError(f"transport {transport!r}: {unknown(transport, TRANSPORTS)}")
     port = str(PORTS["game"])
-    running = Exchange(
-        lab, link,
-        server_argv=["game_server", "--transport", transport, "--port", port, "--updates", str(updates),
-                     "--rate", str(rate_per_s), "--size", str(size_bytes)],
-        client_argv=["game_client", "{server}", "--transport", transport, "--port", port,
-                     "--deadline", str(deadline_s)],
-        ready=int(port) if transport == "tcp" else "ready",
-    )  # fmt: skip
+    both = _options(transport=transport, port=port)
+    server = ["game_server", *both, *_options(updates=updates, rate=rate_per_s, size=size_bytes)]
+    client = ["game_client", "{server}", *both, *_options(deadline=deadline_s)]
+    ready = int(port) if transport == "tcp" else "ready"
+    running = Exchange(lab, link, server_argv=server, client_argv=client, ready=ready)
     with running:
         return running.finish(f"{deadline_s + _MARGIN_S:g}s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from testbed.drive.messages import Run, game
+from testbed.drive.messages import ExchangeResult, game
 from testbed.evidence.journal import Journal, ReceivedRow, SentRow
 from testbed.evidence.verdict import Verdict
 from testbed.paper.context import BACK, BOTH, THERE, ExperimentContext
@@ -257,7 +257,7 @@ def _play(context: ExperimentContext, profile: str, transport: str, updates: int
     return taken(run, dropped)
 
 
-def taken(run: Run, dropped: int) -> Game:
+def taken(run: ExchangeResult, dropped: int) -> Game:
     """The game of the journals. Raises InvalidValueError if one of them cannot be read."""
     journals = {name: Journal.of(run.journals[name], name=name) for name in ("server", "client")}
     sent = [SentRow._make(row) for row in journals["server"].rows("sent")]
