@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from . import devices, offloads, splice
 from .batch import Batch
-from .carried import CarriedKernel
+from .carried import CLOCK_DEVICE, FRAME_BYTES, QUEUE_ETHERTYPE, CarriedKernel
 from .detour import Detour
 from .localtc import LocalTc
 from .protocol import Refused
@@ -222,6 +222,7 @@ class CarriedPort(AttachedPort):
         self._persistent_taps = persistent_taps
         self._detour: Detour | None = None
         self._passed_before: dict[str, dict[str, int]] = {}
+        self._queues_shown = False
 
     def prepare(self) -> None:
         """Plug two devices into the kernel and splice them there; the port is released until `resume`."""
@@ -314,15 +315,42 @@ class CarriedPort(AttachedPort):
         problems += splice.amiss(devices.device(self._end))
         return problems + (splice.amiss(devices.device(self.bridge)) if self.bridge is not None else [])
 
+    def show_queues(self) -> dict[str, str]:
+        """Have frames of `QUEUE_ETHERTYPE` that come to a tap go on to the kernel's clock; the tap of each way.
+
+        How much longer than the clock they take is how long packets wait in the tap's queue.
+        """
+        if not self._queues_shown:
+            self.kernel.tc.checked([each.put() for each in self._to_clock.values()])
+            self._queues_shown = True
+        return {"to_host": self._gate, "from_host": self._end}
+
+    @property
+    def _to_clock(self) -> dict[str, splice.Redirect]:
+        return {
+            way: splice.Redirect(source=device, target=CLOCK_DEVICE, protocol=f"{QUEUE_ETHERTYPE:#x}", priority=1)
+            for way, device in (("to_host", self.entry), ("from_host", self.device))
+        }
+
     def passed(self) -> dict[str, dict[str, int]]:
         """Packets and bytes that its kernel took and gave, each way, since it was attached.
 
-        The taps send some when they come up; those are left out. Raises OSError if the taps are gone.
+        The taps send some when they come up; those are left out, and so are the frames of `show_queues`. Raises OSError
+        if the taps are gone.
         """
-        return {
+        passed = {
             way: {name: count - self._passed_before[way][name] for name, count in counts.items()}
             for way, counts in self._counts().items()
         }
+        if self._queues_shown:
+            redirects = self._to_clock
+            for (way, redirect), shown in zip(
+                redirects.items(), self.kernel.tc.run([each.show() for each in redirects.values()]).shown, strict=False
+            ):
+                frames = redirect.packets(shown)
+                passed[way]["in_packets"] -= frames
+                passed[way]["in_bytes"] -= frames * FRAME_BYTES
+        return passed
 
     def _counts(self) -> dict[str, dict[str, int]]:
         return {"to_host": _way(self._gate, self._end), "from_host": _way(self._end, self._gate)}

@@ -50,11 +50,13 @@ _MCONSOLE_DATA = 512
 
 
 # Of a device that no port has.
-_CLOCK_DEVICE = "vec9999"
+CLOCK_DEVICE = "vec9999"
 CLOCK_MTU = 1500
 CLOCK_DELAY_S = 0.03
-CLOCK_ETHERTYPE = 0x88B5
-"""For local experiments (linux/if_ether.h)."""
+FRAME_BYTES = 60
+"""Of each frame below: the shortest that Ethernet has."""
+CLOCK_ETHERTYPE, QUEUE_ETHERTYPE = 0x88B5, 0x88B6
+"""Both for local experiments (linux/if_ether.h): of the clock's frame, and of frames that wait in a port's queue."""
 
 
 def find_kernel(root: Path | None = None) -> str | None:
@@ -213,11 +215,11 @@ class CarriedKernel:
         How late that is, is how late all else in there is: a packet is taken in, waits for a timer, and goes out.
         See `passage`.
         """
-        self.plug(_CLOCK_DEVICE, tap, mtu=CLOCK_MTU)
-        back = splice.Redirect(source=_CLOCK_DEVICE, target=_CLOCK_DEVICE)
-        self.ip.checked([f"link set dev {_CLOCK_DEVICE} promisc on up"])
-        self.thread(_CLOCK_DEVICE)
-        netem = f"qdisc add dev {_CLOCK_DEVICE} root netem limit 1000 delay {CLOCK_DELAY_S}s"
+        self.plug(CLOCK_DEVICE, tap, mtu=CLOCK_MTU)
+        back = splice.Redirect(source=CLOCK_DEVICE, target=CLOCK_DEVICE)
+        self.ip.checked([f"link set dev {CLOCK_DEVICE} promisc on up"])
+        self.thread(CLOCK_DEVICE)
+        netem = f"qdisc add dev {CLOCK_DEVICE} root netem limit 1000 delay {CLOCK_DELAY_S}s"
         self.tc.checked([netem, *splice.lines([back])])
         self.clock = tap
 

@@ -315,9 +315,14 @@ class Ports:
         return splice.amiss(devices.device(attached.veth), master=attached.bridge, far_end=FAR_END)
 
     def clocks(self, *, running: bool = True) -> dict[str, dict[str, Any]]:
-        """See `KernelPool.clocks`."""
+        """See `KernelPool.clocks`. And the ``queues`` before each kernel, by port: see `CarriedPort.show_queues`."""
         self._bury()
-        return self._kernels.clocks(self._tc.batch(), running=running)
+        clocks = {name: {**clock, "queues": {}} for name, clock in
+                  self._kernels.clocks(self._tc.batch(), running=running).items()}  # fmt: skip
+        for port in self._ports.values():
+            if isinstance(port, CarriedPort) and port.kernel.name in clocks:
+                clocks[port.kernel.name]["queues"][port.name] = port.show_queues()
+        return clocks
 
     # --- how ---------------------------------------------------------------------------------------
 

@@ -54,6 +54,14 @@ class Redirect:
             for each in shown
         )  # fmt: skip
 
+    def packets(self, shown: Iterable[Mapping[str, Any]]) -> int:
+        """How many it has sent on, by what that line shows."""
+        return sum(
+            int(action.get("stats", {}).get("packets", 0))
+            for each in shown if each.get("pref") == self.priority
+            for action in each.get("options", {}).get("actions", ()) if action.get("to_dev") == self.target
+        )  # fmt: skip
+
     def __str__(self) -> str:
         what = "ARP" if self.protocol == "arp" else "packets"
         return f"what leads {what} from {self.source} to {self.target}"

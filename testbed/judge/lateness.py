@@ -106,6 +106,20 @@ def lateness(
     )
 
 
+def queue_warning(late_s: Sequence[float], *, tolerance_s: float) -> str | None:
+    """What to say of packets that waited in the queue before a carried kernel; None where none waited for long.
+
+    ``late_s``: how long frames waited that were sent there while many packets passed.
+    """
+    waited = sum(each > tolerance_s for each in late_s)
+    if not waited:
+        return None
+    return (
+        f"packets waited in the queue before the carried kernel, which nobody asked for: {waited} of {len(late_s)} "
+        f"frames more than {_time(tolerance_s)}, the longest {_time(max(late_s))}"
+    )
+
+
 def not_measured(*, carrier: str, tolerance_s: float, why: str) -> Check:
     """The check of a carrier whose lateness is unknown."""
     asked = f"≤ {_time(tolerance_s)} for 99%"

@@ -19,6 +19,7 @@ from testbed.lab.backend import Backend
 from testbed.lab.channel import Channel
 from testbed.lab.ports import Port, Ports
 from testbed.spec.impairment import Impairment
+from testbed.spec.links import LinkRef
 
 # So long one look serves the links that are looked at one after the other.
 _FRESH_S = 0.5
@@ -158,8 +159,9 @@ class Carriage:
         self._told_at = 0.0
 
     def timed(
-        self, evidence: LinkEvidence, port: Port, impairment: Impairment | None, *, nothing_passes: bool = False
-    ) -> tuple[LinkEvidence, list[str]]:
+        self, evidence: LinkEvidence, ref: LinkRef, port: Port, impairment: Impairment | None, *,
+        nothing_passes: bool = False,
+    ) -> tuple[LinkEvidence, list[str]]:  # fmt: skip
         """A link's evidence with how late its carrier was, and why the test does not count for that.
 
         ``nothing_passes``: of a link that loses everything, only that its carrier stood still is told.
@@ -194,14 +196,21 @@ class Carriage:
             measured = lateness.lateness(late_s, carrier=carrier, due_s=0.0, tolerance_s=tolerance_s)
         counts = bool(kernel) and not (self.warn_only and measured.worst_s < lateness.STOOD_STILL_S)
         row = lateness.check(measured, counts=counts)
+        waited = lateness.queue_warning(self._waits_s(ref, kernel), tolerance_s=tolerance_s)
         problem = f"{measured.problem}: {measured.remedy}" if counts and measured.problem else None
         warning = measured.warning if counts else measured.problem or measured.warning
         return replace(
             evidence,
             checks=[*evidence.checks, row],
             lateness=measured.as_json(),
-            warnings=[*evidence.warnings, *([warning] if warning else [])],
+            warnings=[*evidence.warnings, *(text for text in (warning, waited) if text)],
         ), [problem] if problem else []
+
+    def _waits_s(self, ref: LinkRef, kernel: str) -> list[float]:
+        """How long frames waited in the queues before this kernel on a link's way, in seconds."""
+        ways = {(str(ref.receivers_port), "to_host"), (str(ref.senders_port), "from_host")}
+        queues = self._told.get("kernels", {}).get(kernel, {}).get("queues", ())
+        return [ns / 1e9 for queue in queues if (queue["port"], queue["way"]) in ways for ns in queue["late_ns"]]
 
     def _fetched(self) -> dict[str, Any]:
         if self._watched and time.monotonic() - self._told_at > _FRESH_S:

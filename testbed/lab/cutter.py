@@ -214,7 +214,7 @@ class Cutter:
             others=source.others(reading.filters),
             past=[text for text in (strangers.problem(self._backend, ref, port), self._elsewhere.problem(ref)) if text],
         )
-        return self._carriage.timed(evidence, port, None, nothing_passes=cut.flapping is None)
+        return self._carriage.timed(evidence, ref, port, None, nothing_passes=cut.flapping is None)
 
     def lost_packets(self, ref: LinkRef) -> int:
         """How many packets the cuts of a link have swallowed or rejected."""

@@ -131,7 +131,7 @@ class Verifier:
         impairment = source.impairment or CLEAN
         evidence, differences = self._examine(ref, port, reading)
         timed, late = self._carriage.timed(
-            evidence, port, impairment, nothing_passes=impairment.loss_ratio == 1.0 and not source.running
+            evidence, ref, port, impairment, nothing_passes=impairment.loss_ratio == 1.0 and not source.running
         )
         problems = [*evidence.problems, *self._ledger.step_problems(ref, cuts=False), *late]
         return timed, self._ports.errors(ref, differences, problems)

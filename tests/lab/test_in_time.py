@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from statistics import quantiles
 
 import pytest
 
-from testbed import Lab
+from testbed import ImpairmentNotAppliedError, Lab
 from testbed.agent.carried import CLOCK_DELAY_S, WAKE_EVERY_S
 from testbed.lab.waiting import await_condition
 from tests.lab import truth
@@ -130,6 +131,40 @@ def test_who_reads_when_frames_passed_may_be_late(carried: Lab) -> None:
         carried.lifecycle.end()
     assert len(told["passages_ns"]) > 10 + 0.3 / CLOCK_DELAY_S
     assert max(told["passages_ns"]) < 0.3e9
+
+
+_FLOOD = """
+import socket, sys, time
+_UDP_SEGMENT, AT_ONCE, BYTES = 103, 50, 100
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, BYTES)
+until = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until: s.sendto(bytes(BYTES * AT_ONCE), (sys.argv[1], 9))
+"""
+
+
+@pytest.mark.parametrize("flooded", [True, False])
+def test_how_long_packets_wait_in_the_queue_of_a_saturated_port_is_told(carried: Lab, flooded: bool) -> None:
+    carried.begin("queue")
+    try:
+        carried.impair(truth.LINK, delay="10ms")
+        carried.carriage.settle()
+        server = next(each for each in carried.host("server").addresses("lan") if "." in each)
+        carried.host("client").run(["python3", "-c", _FLOOD, server, "1" if flooded else "0"])
+        truth.await_frames(carried, 20)
+        with contextlib.suppress(ImpairmentNotAppliedError):  # that so much was lost is another thing
+            carried.verify()
+        (link,) = carried.evidence
+        (port,) = carried.ports
+        before = port.channel.call("carried", ports=[port.name])[port.name]["to_host"]
+        way = await_condition(
+            lambda: port.channel.call("carried", ports=[port.name])[port.name]["to_host"],
+            lambda way: way["in_packets"] == way["out_packets"], deadline_s=5,
+        )  # fmt: skip
+        assert way["in_packets"] >= before["in_packets"]
+    finally:
+        carried.heal()
+        carried.end()
+    assert any("waited in the queue before the carried kernel" in each for each in link.warnings) == flooded
 
 
 def came_back(place: truth.Place, tap: str) -> int:

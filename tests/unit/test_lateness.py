@@ -122,3 +122,15 @@ def test_a_tenth_late_is_always_condemned_beyond_what_chance_allows(frames: int,
     late = round(frames * share)
     found = seen(*[0.02] * late, on_time=frames - late)
     assert (found.problem is not None) == (late > exact.accepted(frames, lateness.LATE_RATIO)[1])
+
+
+@pytest.mark.parametrize(
+    ("late_s", "told"),
+    [([], ""), ([0.001, 0.005], ""), ([0.001, 0.0051, 0.012], "2 of 3 frames more than 5ms, the longest 12ms")],
+)
+def test_packets_that_waited_before_a_carried_kernel_for_longer_than_the_tolerance_are_told(
+    late_s: list[float], told: str
+) -> None:
+    text = lateness.queue_warning(late_s, tolerance_s=0.005)
+    assert (text or "").endswith(told)
+    assert bool(text) == bool(told)
