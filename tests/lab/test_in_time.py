@@ -144,7 +144,7 @@ while time.monotonic() < until: s.sendto(bytes(BYTES * AT_ONCE), (sys.argv[1], 9
 
 @pytest.mark.parametrize("flooded", [True, False])
 def test_how_long_packets_wait_in_the_queue_of_a_saturated_port_is_told(carried: Lab, flooded: bool) -> None:
-    carried.begin("queue")
+    carried.lifecycle.begin("queue")
     try:
         carried.impair(truth.LINK, delay="10ms")
         carried.carriage.settle()
@@ -152,18 +152,16 @@ def test_how_long_packets_wait_in_the_queue_of_a_saturated_port_is_told(carried:
         carried.host("client").run(["python3", "-c", _FLOOD, server, "1" if flooded else "0"])
         truth.await_frames(carried, 20)
         with contextlib.suppress(ImpairmentNotAppliedError):  # that so much was lost is another thing
-            carried.verify()
-        (link,) = carried.evidence
+            carried.verifier.verify()
+        (link,) = carried.ledger.evidence
         (port,) = carried.ports
-        before = port.channel.call("carried", ports=[port.name])[port.name]["to_host"]
-        way = await_condition(
+        await_condition(  # the frames are none of what went in and must come out
             lambda: port.channel.call("carried", ports=[port.name])[port.name]["to_host"],
             lambda way: way["in_packets"] == way["out_packets"], deadline_s=5,
         )  # fmt: skip
-        assert way["in_packets"] >= before["in_packets"]
     finally:
         carried.heal()
-        carried.end()
+        carried.lifecycle.end()
     assert any("waited in the queue before the carried kernel" in each for each in link.warnings) == flooded
 
 
