@@ -235,10 +235,10 @@ class LocalTool:
     ) -> None:
         """``root``: the root file system that the tool comes from, if not this one."""
         self._root = root
-        self._argv = list(argv)
+        self.argv = list(argv)
         self._environment = environment
         self._sync = sync
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._batch: Batch | None = None
         self._lock = threading.RLock()
 
@@ -248,11 +248,11 @@ class LocalTool:
             return self._running()
 
     def _running(self) -> Batch:
-        running = self._process is not None and self._process.poll() is None
+        running = self.process is not None and self.process.poll() is None
         if self._batch is None or self._batch.closed or not running:
             self.close()
-            self._process = process = subprocess.Popen(
-                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
+            self.process = process = subprocess.Popen(
+                self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
                 env=self._environment, preexec_fn=in_root(self._root),
             )  # fmt: skip
             assert process.stdin is not None  # noqa: S101  # for the type checker: PIPE was asked
@@ -265,7 +265,7 @@ class LocalTool:
                 return None if process.poll() is None else f"exit status {process.returncode}"
 
             self._batch = batch = Batch(
-                process.stdin.fileno(), process.stdout.fileno(), self._argv[0], sync=self._sync, alive=ended
+                process.stdin.fileno(), process.stdout.fileno(), self.argv[0], sync=self._sync, alive=ended
             )
             batch.synchronise(deadline_s=5.0)
         return self._batch
@@ -278,11 +278,11 @@ class LocalTool:
     def _close(self) -> None:
         if self._batch is not None:
             self._batch.close()
-        if self._process is not None:
-            assert self._process.stdin is not None  # noqa: S101  # for the type checker: PIPE was asked
-            assert self._process.stdout is not None  # noqa: S101
-            self._process.stdin.close()
-            self._process.stdout.close()
-            self._process.kill()
-            self._process.wait()
-        self._process = self._batch = None
+        if self.process is not None:
+            assert self.process.stdin is not None  # noqa: S101  # for the type checker: PIPE was asked
+            assert self.process.stdout is not None  # noqa: S101
+            self.process.stdin.close()
+            self.process.stdout.close()
+            self.process.kill()
+            self.process.wait()
+        self.process = self._batch = None

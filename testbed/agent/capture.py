@@ -38,7 +38,7 @@ _BLOCK_BYTES, _BLOCKS = 1 << 18, 16
 _FRAME_BYTES = 1 << 11  # of no effect on version 3, which packs packets closely
 _RETIRE_MS = 40
 _ALL_BYTES = 0x40000
-_RECORD = struct.Struct("<QIIBB")
+RECORD = struct.Struct("<QIIBB")
 """A packet as it is handed over, before its bytes: time of CLOCK_REALTIME in ns, its length on the wire, how many
 bytes of it follow, which interface of the capture (0, 1, …), and whether it left this kernel through it (1) or came
 in (0)."""
@@ -120,7 +120,7 @@ class Tap:
                 ahead, seconds, nanoseconds, kept, length, _, offset = _PACKET.unpack_from(block, at)
                 moment = seconds * 1_000_000_000 + nanoseconds
                 left = block[at + _PACKET_TYPE] == _PACKET_OUTGOING
-                head = _RECORD.pack(moment, length, kept, number, left)
+                head = RECORD.pack(moment, length, kept, number, left)
                 found.append((moment, head + block[at + offset : at + offset + kept]))
                 at += ahead
         return found

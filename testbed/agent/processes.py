@@ -35,7 +35,7 @@ def send(*, args: str, rank: int, of: int, name: str) -> dict[str, list[int] | N
     if name not in signal.Signals.__members__:
         raise Refused(f"unknown signal {name!r}; write it as SIGTERM or SIGINT")
     found = processes()
-    leaders = sorted((start, pid) for pid, parent, _, start in found if parent == 0 and _same(_args(pid), args))
+    leaders = sorted((start, pid) for pid, parent, _, start in found if parent == 0 and same(command_of(pid), args))
     if len(leaders) != of or not 0 <= rank < of or leaders[rank][1] == 1:
         return {"signalled": None}
     leader = leaders[rank][1]
@@ -49,12 +49,13 @@ def send(*, args: str, rank: int, of: int, name: str) -> dict[str, list[int] | N
     return {"signalled": reached}
 
 
-def _same(ours: str, theirs: str) -> bool:
+def same(ours: str, theirs: str) -> bool:
     """Whether ps would print ours as theirs: it puts ``?`` in place of what is not printable."""
     return _PLAIN.sub("", ours) == _PLAIN.sub("", theirs)
 
 
-def _args(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """The command line of a process, as ps prints it; empty if there is none."""
     try:
         return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except (FileNotFoundError, ProcessLookupError):

@@ -37,7 +37,7 @@ _BUSY, _AFTER_BUSY = 168, 192  # and tcpi_busy_time to tcpi_sndbuf_limited, whic
 # All of include/net/tcp_states.h but TIME_WAIT and CLOSE, whose sockets have no TCP_INFO.
 _STATES = 0xFFF & ~(1 << 6 | 1 << 7 | 1)
 
-_RECORD = struct.Struct("<QBH")
+RECORD = struct.Struct("<QBH")
 """A state as it is handed over, before the kernel's message (struct inet_diag_msg and its attributes): time of
 CLOCK_MONOTONIC in ns, whether it is the socket's last (1), and the message's length."""
 _LISTEN = 10
@@ -59,7 +59,7 @@ class Watch:
         self.samples = 0
         self.cpu_s = 0.0
         self.error = ""
-        self._known: dict[bytes, bytes] = {}
+        self.known: dict[bytes, bytes] = {}
         """The comparable part of the last state of each socket, by its sockid."""
         self._asked, self._requests = [0, 0], [b"", b""]
         """What to ask in between: of all but the listeners, and of all; how many answers come, and the messages."""
@@ -138,8 +138,8 @@ class Watch:
             self._counted, self._dumped, self._gone = counted, now, False
             self._ask.send(_request(_TCPDIAG_GETSOCK, _REQUEST | _DUMP, bytes(4)))
             seen = self._answers(None)
-            self._known = {identity: self._known[identity] for identity in seen}
-            others = [each for each in seen if self._known[each][1] != _LISTEN]
+            self.known = {identity: self.known[identity] for identity in seen}
+            others = [each for each in seen if self.known[each][1] != _LISTEN]
             self._asked = [len(others), len(seen)]
             self._requests = [
                 b"".join(_request(_BY_FAMILY, _REQUEST, each) for each in some) for some in (others, seen)
@@ -197,13 +197,13 @@ class Watch:
             + message[info + _AFTER_AGO : info + _BUSY]
             + message[info + _AFTER_BUSY :]
         )
-        if last or self._known.get(identity) != comparable:
+        if last or self.known.get(identity) != comparable:
             if self._kept_bytes + len(message) > _MOST_BYTES:
                 self.left_out += 1
             else:
-                self._kept.append(_RECORD.pack(now, last, len(message)) + message)
-                self._kept_bytes += len(message) + _RECORD.size
-        self._known[identity] = comparable
+                self._kept.append(RECORD.pack(now, last, len(message)) + message)
+                self._kept_bytes += len(message) + RECORD.size
+        self.known[identity] = comparable
         return identity
 
 

@@ -26,7 +26,7 @@ SHELL = ("/bin/sh", "-c", "exec $(command -v bash || echo sh)")
 def interact(host: Host, argv: Sequence[str]) -> int:
     """Run a program in a host on our own stdin, stdout and stderr, a terminal if they are one; its exit status."""
     if isinstance(host, LocalHost):
-        return _on_a_terminal(host, argv) if sys.stdin.isatty() else host.attached(argv, (0, 1, 2)).wait()
+        return on_a_terminal(host, argv) if sys.stdin.isatty() else host.attached(argv, (0, 1, 2)).wait()
     if isinstance(host, ComposeHost):
         docker = shutil.which("docker")
         if docker is None:
@@ -36,7 +36,8 @@ def interact(host: Host, argv: Sequence[str]) -> int:
     raise EnvironmentUnfitError(f"{host!r} has no terminal to offer")
 
 
-def _on_a_terminal(host: LocalHost, argv: Sequence[str]) -> int:
+def on_a_terminal(host: LocalHost, argv: Sequence[str]) -> int:
+    """Run a program on a terminal of the host, joined to ours; its exit status."""
     ours, theirs = host.terminal()
     try:
         try:

@@ -129,16 +129,16 @@ class Composer:
 
     def build(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
         """Build the images of these services; None, or the last lines of the builder if that fails."""
-        return self._with(config, ["build", *services], timeout_s)
+        return self.with_config(config, ["build", *services], timeout_s)
 
     def up(self, config: Mapping[str, Any], *, timeout_s: float) -> str | None:
         """Start everything in the background, as `docker compose up -d` does; None, or its last lines if that fails."""
-        return self._with(config, ["up", "--detach", "--no-build", "--quiet-pull"], timeout_s)
+        return self.with_config(config, ["up", "--detach", "--no-build", "--quiet-pull"], timeout_s)
 
     def up_again(self, config: Mapping[str, Any], services: Sequence[str], *, timeout_s: float) -> str | None:
         """Start only these services, and make their missing containers; None, or the last lines if that fails."""
         up = ["up", "--detach", "--no-build", "--quiet-pull", "--no-deps", "--no-recreate"]
-        return self._with(config, [*up, *services], timeout_s)
+        return self.with_config(config, [*up, *services], timeout_s)
 
     def down(self, *, timeout_s: float) -> None:
         """Stop and remove all objects of the project. Raises LabError if Compose fails."""
@@ -151,7 +151,8 @@ class Composer:
         if done.returncode:
             raise LabError(f"`docker compose down` of {self.project} failed: {done.stderr.strip()}")
 
-    def _with(self, config: Mapping[str, Any], arguments: Sequence[str], timeout_s: float) -> str | None:
+    def with_config(self, config: Mapping[str, Any], arguments: Sequence[str], timeout_s: float) -> str | None:
+        """Run Compose on this configuration; why it failed, or None."""
         done = self._run(["--progress", "plain", "--file", "-", *arguments], timeout_s=timeout_s, config=config)
         if done.returncode == 0:
             return None

@@ -38,7 +38,7 @@ class Channel:
 
     def __init__(self, stream: Stream, *, name: str, kill: Callable[[], object] = lambda: None) -> None:
         """``kill``: what ends an agent that does not answer, nor notice that its stream is closed."""
-        self._stream = stream
+        self.stream = stream
         self._name = name
         self._kill = kill
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class Channel:
                 self.silent_s += within_s
                 raise AgentError(f"{self._name}: no answer to {operation!r} within {within_s:g} s") from None
             except (OSError, EOFError, ValueError) as error:
-                self.give_up(f"ended during {operation!r}: {self._stream.last_words() or error}")
+                self.give_up(f"ended during {operation!r}: {self.stream.last_words() or error}")
                 raise AgentError(f"{self._name}: {self._over}") from None
         if not answer["ok"]:
             raise AgentError(f"{self._name}: {answer['error']}", kind=answer.get("kind", ""))
@@ -93,20 +93,20 @@ class Channel:
 
     def close(self) -> None:
         """Close the stream; an agent that does not notice is killed."""
-        self._stream.close()
+        self.stream.close()
         if self.silent_s:
             self._kill()
 
     def _send(self, data: bytes, within_s: float) -> None:
         try:
-            self._stream.send(data, within_s)
+            self.stream.send(data, within_s)
         except TimeoutError:  # a part of the line may have been taken: what comes next would be none
             self.give_up()
             raise
 
     def _line(self, deadline: float) -> bytes:
         while b"\n" not in self._pending:
-            data = self._stream.receive(max(deadline - time.monotonic(), 0.0))
+            data = self.stream.receive(max(deadline - time.monotonic(), 0.0))
             if not data:
                 raise EOFError("its output ended")
             self._pending += data

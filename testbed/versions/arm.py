@@ -43,7 +43,7 @@ class Arm:
         self._folder = folder
         self._words = tuple(words)
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._received = b""
         self.tests: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Arm:
         """Start pytest and have it collect its tests. Raises ArmError."""
         ours, theirs = socket.socketpair()
         with theirs, to_append(self._log, below=self._log.parent) as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *self._words, "--testbed-passes", str(theirs.fileno())],
                 cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()], start_new_session=True,
@@ -76,12 +76,12 @@ class Arm:
 
         Raises ArmError if its stack is not up or pytest ended, BudgetSpentError.
         """
-        if self._process is None:
+        if self.process is None:
             self.start()
         begun = time.monotonic()
         asked = json.dumps({"seed": seed, "results": str(results)})
         try:
-            self._connected.sendall(f"{asked}\n".encode())
+            self.connected.sendall(f"{asked}\n".encode())
             said = self._hear(until)
         except OSError:
             said = None
@@ -97,8 +97,8 @@ class Arm:
 
     def close(self) -> None:
         """End the process; its session takes its stack down."""
-        process, channel = self._process, self._channel
-        self._process = self._channel = None
+        process, channel = self.process, self._channel
+        self.process = self._channel = None
         if channel is not None:
             channel.close()
         if process is None:
@@ -115,19 +115,20 @@ class Arm:
 
     def cut_short(self) -> None:
         """End it in the middle of its tests."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
         self.close()
 
     @property
-    def _connected(self) -> socket.socket:
+    def connected(self) -> socket.socket:
+        """The socket to its pytest. Raises ArmError if that does not run."""
         if self._channel is None:
             raise ArmError(f"{self.name}: pytest does not run")
         return self._channel
 
     def _hear(self, until: float) -> Mapping[str, Any] | None:
         """The next line; None at the end. Raises BudgetSpentError."""
-        channel = self._connected
+        channel = self.connected
         while b"\n" not in self._received:
             left = until - time.monotonic()
             if left <= 0:
@@ -149,5 +150,5 @@ class Arm:
     def _last_lines(self) -> str:
         text = self._log.read_text(encoding="utf-8", errors="replace")
         lines = [line for line in visible(text).splitlines() if line.strip()]
-        status = "" if self._process is None else f" (exit status {self._process.poll()})"
+        status = "" if self.process is None else f" (exit status {self.process.poll()})"
         return f"its last lines{status}, of {self._log}:\n" + "\n".join(lines[-_LAST_LINES:])

@@ -35,8 +35,8 @@ def process_of(lab, role):
         (container, *_) = lab.engine.containers(testbed_run=lab.run_id, testbed_role=role)
         return lab.engine.state(container)["State"]["Pid"]
     # The process at the other end of its pipe.
-    streams = {{"ports": lambda: lab.agent.child._stdout.fileno(), "capture": lambda: lab.capture_agent()._stream._read,
-               "inside": lambda: lab.host("api").inside()._stream._read}}
+    streams = {{"ports": lambda: lab.agent.child.fileno(), "capture": lambda: lab.capture_agent().stream.fileno(),
+               "inside": lambda: lab.host("api").inside().stream.fileno()}}
     pipe = f"pipe:[{{os.fstat(streams[role]()).st_ino}}]"
     return next(pid for pid in relatives(lab.agent.child.pid)
                 if pipe in [os.readlink(fd) for fd in Path(f"/proc/{{pid}}/fd").iterdir()])

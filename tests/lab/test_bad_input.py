@@ -9,6 +9,7 @@ from pathlib import Path
 from time import sleep
 from uuid import uuid4
 
+import docker
 import pytest
 
 from testbed import (
@@ -152,14 +153,14 @@ def test_an_image_is_built_again_only_when_its_inputs_change(stack: ComposeLab, 
         said.clear()
         lab = ComposeLab(path, say=said.append)
         config = lab.stack.with_images(lab.composer.config(), lab.topology)
-        container = stack.engine._client.containers.create(config["services"]["app"]["image"])
+        container = docker.from_env().containers.create(config["services"]["app"]["image"])
         assert stack.engine.get(container, "/word").decode() == word
         container.remove()
         assert ("building app" in said) == builds, said
     repository = images.service_image({"context": str(tmp_path)}, "app")[0]
 
     def tags() -> list[str]:
-        return [tag for image in stack.engine._client.images.list(name=repository) for tag in image.tags]
+        return [tag for image in docker.from_env().images.list(name=repository) for tag in image.tags]
 
     assert len(tags()) == 2, "a build that another checkout may be about to use is kept for an hour"
     stack.engine.remove_images(repository, older_than_s=0)

@@ -139,7 +139,7 @@ def recreate(lab: ComposeLab) -> None:
     """As `docker compose up --force-recreate db`, in another process."""
     assert lab.stack.config_up is not None
     words = ["up", "--detach", "--force-recreate", "--no-build", "--no-deps", "db"]
-    assert lab.composer._with(lab.stack.config_up, words, 60) is None
+    assert lab.composer.with_config(lab.stack.config_up, words, 60) is None
 
 
 def disconnect(lab: ComposeLab) -> None:

@@ -71,7 +71,7 @@ def test_a_carried_kernel_is_woken_for_packets_that_it_missed_also_while_its_age
     carried.impair(truth.LINK, delay="1ms")
     port = carried.ports.attached("server", "lan")
     assert port.kernel is not None
-    kernel, *_ = truth._kernel(port.kernel)  # the only one who finds a container's, too
+    kernel, *_ = truth.kernel_of(port.kernel)  # the only one who finds a container's, too
     agent = int(Path(f"/proc/{kernel}/stat").read_text().rpartition(")")[2].split()[1])
     sleeper = subprocess.Popen([sys.executable, "-c", f"import time\nwhile True: time.sleep({WAKE_EVERY_S})"])
     os.kill(agent, signal.SIGSTOP)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
 from testbed import ComposeLab
@@ -69,12 +70,12 @@ def _ids(engine: Engine) -> set[str]:
     return {run.id for run in runs(engine)}
 
 
-def _devices(run_id: str) -> list[str]:
+def devices(run_id: str) -> list[str]:
     """Taps of a run's agent."""
     return sorted(name for name in os.listdir("/sys/class/net") if name.startswith(f"tb{run_id[:6]}"))
 
 
-def _kernels(run_id: str) -> list[str]:
+def kernels(run_id: str) -> list[str]:
     """Carried kernels of a run's agent."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -108,8 +109,8 @@ def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
     run_id = (tmp_path / "impaired").read_text()
     carried = stack.netem_engine == "carried"
     if carried:
-        assert len(_devices(run_id)) == 6, "two taps a port, the kernel's clock, and where rejected packets end"
-        assert _kernels(run_id)
+        assert len(devices(run_id)) == 6, "two taps a port, the kernel's clock, and where rejected packets end"
+        assert kernels(run_id)
         assert _bridged(engine, run_id) == 2, "a tap in place of each veth"
     (label,) = (run.owner for run in runs(engine) if run.id == run_id)
     assert not is_orphaned(label)
@@ -119,7 +120,7 @@ def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
 
     def left() -> dict[str, object]:
         agents = [each.name for each in engine.labelled(RUN_LABEL, run_id) if each.is_agent]
-        return {"taps": _devices(run_id), "kernels": _kernels(run_id), "agents": agents}
+        return {"taps": devices(run_id), "kernels": kernels(run_id), "agents": agents}
 
     await_condition(left, lambda seen: not any(seen.values()), deadline_s=5)
     assert is_orphaned(label)
@@ -142,18 +143,15 @@ def test_ctrl_c_takes_everything_down(killed: subprocess.Popen[str], stack: Comp
     output, _ = killed.communicate(timeout=60)
     assert killed.returncode == pytest.ExitCode.INTERRUPTED, output
     assert run_id not in _ids(stack.engine)
-    assert _devices(run_id) == []
-    assert _kernels(run_id) == []
+    assert devices(run_id) == []
+    assert kernels(run_id) == []
 
 
 def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> None:
     engine = stack.engine
     # No owner that is dead: a testbed from before this test would take the empty label for every run's.
     labels = {"empty": {RUN_LABEL: ""}, "named": {RUN_LABEL: "mine", OWNER_LABEL: "me"}}
-    made = {
-        name: engine._client.containers.create(stack.netem_image, labels=each)  # what a user does by other means
-        for name, each in labels.items()
-    }
+    made = {name: docker.from_env().containers.create(stack.netem_image, labels=each) for name, each in labels.items()}
     try:
         assert [each.name for each in engine.labelled(RUN_LABEL, "")] == [made["empty"].name]
         assert {each.name for each in made.values()} < {each.name for each in engine.labelled(RUN_LABEL)}
@@ -214,4 +212,4 @@ def test_a_stack_whose_owner_is_killed_as_it_starts_is_started_no_further_and_is
     done = cli("down", "--stale")
     assert f"run {run.id}: could not" not in done.stderr
     assert [each.name for each in engine.labelled(RUN_LABEL, run.id)] == []
-    assert (_devices(run.id), _kernels(run.id)) == ([], [])
+    assert (devices(run.id), kernels(run.id)) == ([], [])

@@ -25,7 +25,7 @@ from testbed.backends.docker.runs import Run, clear_stale, runs
 from testbed.commands.results import load
 from testbed.lab.waiting import NotSeenError, await_condition
 from tests.lab.conftest import ROOT
-from tests.lab.test_kill import _devices, _kernels
+from tests.lab.test_kill import devices, kernels
 from tests.lab.test_local_death import alive, mounts, named_after, named_namespaces, relatives
 
 _WITHIN_S = 5.0
@@ -141,8 +141,8 @@ class Project:
         ids = {*self.noted("run"), *(run.id for run in self.runs() if self.kind == "compose")}
         return {
             "processes": alive(everyone | _marked(self.mark)),
-            "devices": [name for each in ids for name in (*_devices(each), *named_after(each))],
-            "kernels": [pid for each in ids for pid in _kernels(each)],
+            "devices": [name for each in ids for name in (*devices(each), *named_after(each))],
+            "kernels": [pid for each in ids for pid in kernels(each)],
             "mounts": (mounts() | named_namespaces()) - self._mounted if self.kind == "local" else (),
             "files": list((self.folder / "temporary").iterdir()),
         }
@@ -285,7 +285,7 @@ def test_after_the_death_of_an_agent_or_a_kernel_the_session_goes_on(
                 # Each time some tests were whole since the last one.
                 _at(process, partial(project.came_to, _TESTS_EACH * killed + 1), draw, 0.6)
                 assert process.poll() is None, project.output
-                pids = _agents(process, run_id, kind) if victim == "agent" else [int(pid) for pid in _kernels(run_id)]
+                pids = _agents(process, run_id, kind) if victim == "agent" else [int(pid) for pid in kernels(run_id)]
                 if pids:
                     with contextlib.suppress(ProcessLookupError):  # UML has several, which go together
                         os.kill(min(pids), signal.SIGKILL)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
+
 from testbed import ComposeLab, ImpairmentNotAppliedError, Lab, LabError, LocalLab
 from testbed.judge import lateness
 from testbed.lab.host import Program
@@ -179,7 +181,7 @@ def place(lab: Lab, *, network: str = "lan") -> Place:
     port = next(each for each in lab.ports if each.ref == ref.receivers_port)
     target = next(each for each in lab.host(ref.dst).addresses(network) if "." in each)
     spare = str(ipaddress.ip_address(target) + 100)
-    return Place(lab=lab, ref=ref, port=port, kernel=_kernel(port.kernel or ""), target=target, spare=spare)
+    return Place(lab=lab, ref=ref, port=port, kernel=kernel_of(port.kernel or ""), target=target, spare=spare)
 
 
 def _enter(whose: int | Sequence[int], *argv: str) -> bytes:
@@ -258,7 +260,7 @@ def _recreate(lab: ComposeLab) -> None:
     """As `docker compose up --force-recreate server`, in another process."""
     assert lab.stack.config_up is not None
     words = ["up", "--detach", "--force-recreate", "--no-build", "--no-deps", "server"]
-    assert lab.composer._with(lab.stack.config_up, words, 60) is None
+    assert lab.composer.with_config(lab.stack.config_up, words, 60) is None
 
 
 def _restart(lab: LocalLab) -> None:
@@ -283,7 +285,7 @@ def capturing(lab: Lab) -> set[int]:
         (container,) = lab.engine.containers(testbed_run=lab.run_id, testbed_role="capture")
         return {int(lab.engine.state(container)["State"]["Pid"])}
     assert isinstance(lab, LocalLab)
-    pipe = f"pipe:[{os.fstat(lab.capture_agent()._stream._read).st_ino}]"  # type: ignore[attr-defined]
+    pipe = f"pipe:[{os.fstat(lab.capture_agent().stream.fileno()).st_ino}]"  # type: ignore[attr-defined]
     return {
         pid for pid in relatives(lab.agent.child.pid)
         if any(os.readlink(each) == pipe for each in Path(f"/proc/{pid}/fd").iterdir())
@@ -304,7 +306,7 @@ def _kill_capturing(at: Place) -> None:
 @contextlib.contextmanager
 def connected(lab: ComposeLab, *hosts: str) -> Iterator[str]:
     """Hosts on another network, as `docker network connect` puts them; its name."""
-    client = lab.engine._client
+    client = docker.from_env()
     network = client.networks.create(f"{lab.composer.project}-stray", labels={"testbed.run": lab.run_id})
     ends = [lab.hosts[name].container for name in hosts]
     try:
@@ -388,7 +390,7 @@ def _processes() -> Iterator[tuple[int, list[bytes]]]:
             continue  # it ended while we looked
 
 
-def _kernel(name: str) -> tuple[int, ...]:
+def kernel_of(name: str) -> tuple[int, ...]:
     """The processes of a carried kernel, the kernel itself first and then those of its programs."""
     umid = f"umid={name}".encode()
     return tuple(sorted(pid for pid, words in _processes() if words[0].endswith(b"linux.uml") and umid in words))

@@ -127,7 +127,7 @@ def test_checked_raises_every_complaint_and_passes_what_has_none(tc: LocalTool) 
     assert seen(batch.checked(["qdisc show dev a"]).shown) == ["a"]
     with pytest.raises(Refused) as refused:
         batch.checked(["qdisc fail one", "qdisc set x", "qdisc fail two"])
-    name = tc._argv[0]
+    name = tc.argv[0]
     assert str(refused.value) == f"`{name} qdisc fail one`: one; `{name} qdisc fail two`: two"
 
 
@@ -150,7 +150,7 @@ def test_failures_are_named_rightly_across_pieces(tc: LocalTool) -> None:
 def test_what_is_not_one_short_line_is_refused_and_nothing_is_run(tc: LocalTool, line: str) -> None:
     batch = tc.batch()
     before = batch.run(["qdisc show dev a"]).shown[0][0]["line"]
-    assert refusal_of(batch, "qdisc set before", line) == f"{tc._argv[0]}: not one short line: {line[:120]!r}"
+    assert refusal_of(batch, "qdisc set before", line) == f"{tc.argv[0]}: not one short line: {line[:120]!r}"
     assert batch.run(["qdisc show dev a"]).shown[0][0]["line"] == before + 2
 
 
@@ -169,7 +169,7 @@ def test_an_answer_that_is_late_is_not_taken_for_the_next(tc: LocalTool) -> None
 
 def test_a_tool_that_a_line_made_exit_is_reported_with_what_it_said(tc: LocalTool) -> None:
     assert refusal_of(tc.batch(), "qdisc warn first", "qdisc wrong frob", "qdisc show dev a") == (
-        f"{tc._argv[0]} ended: exit status 255; "
+        f"{tc.argv[0]} ended: exit status 255; "
         """last seen: 'warn first; Error: argument "frob" is wrong: limit'"""
     )
 
@@ -208,7 +208,7 @@ def test_a_tool_that_ends_at_once_says_why(tmp_path: Path) -> None:
 
 def test_closing_ends_the_process_and_twice_is_once(tc: LocalTool) -> None:
     tc.batch()
-    process = tc._process
+    process = tc.process
     assert process is not None
     tc.close()
     tc.close()

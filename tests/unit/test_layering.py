@@ -266,3 +266,56 @@ def _too_long(module: str) -> list[str]:
 @pytest.mark.parametrize("module", FILES)
 def test_no_file_and_no_class_is_too_long_to_enter(module: str) -> None:
     assert _too_long(module) == []
+
+
+# --- private members -------------------------------------------------------------------------------
+
+OF_TUPLES = {"_make", "_replace", "_asdict", "_fields"}
+"""What namedtuples have in public."""
+CHECKED = {
+    str(path.relative_to(PACKAGE.parent)): ast.parse(path.read_text(encoding="utf-8"))
+    for folder in ("testbed", "tests", "benchmarks")
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py"))
+}
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in OF_TUPLES
+
+
+def _own(tree: ast.Module) -> Iterator[str]:
+    """The private names that a module defines: of its functions, classes, variables and attributes."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Attribute(ctx=ast.Store()):
+                yield node.attr
+            case ast.Name(ctx=ast.Store()):
+                yield node.id
+
+
+def _others(tree: ast.Module, own: set[str]) -> Iterator[str]:
+    """The private names that a module uses and does not define, but those inherited; ``own``: what it defines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=str(module)) if module.partition(".")[0] in ("testbed", "tests"):
+                yield from (f"{module}.{alias.name}" for alias in node.names if _is_private(alias.name))
+            case ast.Attribute(value=ast.Name(id="self" | "cls") | ast.Call(func=ast.Name(id="super"))):
+                continue
+            case ast.Attribute(attr=name) if _is_private(name) and name not in own and name in PRIVATE:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+OWN = {file: {name for name in _own(tree) if _is_private(name)} for file, tree in CHECKED.items()}
+PRIVATE = set[str]().union(*OWN.values())
+
+
+@pytest.mark.parametrize("file", CHECKED)
+def test_private_members_are_used_where_they_are_defined_alone(file: str) -> None:
+    assert list(_others(CHECKED[file], OWN[file])) == []
+
+
+def test_uses_of_private_members_are_seen() -> None:
+    tree = ast.parse("from testbed.units import _parse\nself._own\nother._hosts.x\nrow._replace(a=1)\nmine._mine")
+    assert list(_others(tree, {"_mine"})) == ["testbed.units._parse", "line 3: other._hosts"]

@@ -62,5 +62,5 @@ def test_a_terminal_that_nobody_takes_is_closed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(host, "attached", fail)
     before = open_now()
     with pytest.raises(LabError):
-        terminal._on_a_terminal(host, ["true"])
+        terminal.on_a_terminal(host, ["true"])
     assert open_now() == before

@@ -91,7 +91,7 @@ def test_a_capture_is_complete_if_nothing_was_lost_overwritten_or_cut_off() -> N
 
 
 def test_the_agents_records_become_packets_on_the_monotonic_clock() -> None:
-    records = agent._RECORD.pack(1_000_000_500, 60, 3, 1, 1) + b"abc" + agent._RECORD.pack(1_000_000_900, 2, 2, 0, 0)
+    records = agent.RECORD.pack(1_000_000_500, 60, 3, 1, 1) + b"abc" + agent.RECORD.pack(1_000_000_900, 2, 2, 0, 0)
     records += b"de"
     assert packets(records, realtime_minus_monotonic_ns=1_000_000_000) == (
         Packet(time_ns=500, place=1, data=b"abc", length_bytes=60, left=True),

@@ -78,7 +78,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     sent: list[tuple[int, int]] = []
     lines = {row[0]: row[4] for row in TABLE}
     monkeypatch.setattr(processes, "processes", lambda: [row[:4] for row in TABLE])
-    monkeypatch.setattr(processes, "_args", lines.__getitem__)
+    monkeypatch.setattr(processes, "command_of", lines.__getitem__)
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
     return sent
 
@@ -118,15 +118,15 @@ def test_a_command_line_is_seen_as_ps_prints_it() -> None:
         printed = subprocess.run(
             ["ps", "-ww", "-o", "args=", "-p", str(child.pid)], capture_output=True, text=True, check=True
         )
-        assert processes._same(processes._args(child.pid), printed.stdout.strip())
-        assert not processes._same(processes._args(child.pid), printed.stdout.strip() + " more")
+        assert processes.same(processes.command_of(child.pid), printed.stdout.strip())
+        assert not processes.same(processes.command_of(child.pid), printed.stdout.strip() + " more")
 
 
 def test_a_process_that_ended_has_no_command_line() -> None:
     with running(sys.executable, "-c", WAITING) as child:
         child.kill()
         child.wait()
-        assert processes._args(child.pid) == ""
+        assert processes.command_of(child.pid) == ""
 
 
 def test_the_signal_that_is_named_is_sent(killed: list[tuple[int, int]]) -> None:

@@ -39,7 +39,7 @@ def message(
 
 
 def record(time_ns: int, body: bytes, *, last: bool = False) -> bytes:
-    return agent._RECORD.pack(time_ns, last, len(body)) + body
+    return agent.RECORD.pack(time_ns, last, len(body)) + body
 
 
 def only(records: bytes) -> TcpSocket:
@@ -139,7 +139,7 @@ def test_a_connection_is_seen_while_it_lives_and_its_last_state_is_told_by_the_k
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as ours, listener.accept()[0] as theirs:
             deadline = time.monotonic() + 5
-            while not any(port == int.from_bytes(known[3:5], "big") for known in watch._known):
+            while not any(port == int.from_bytes(known[3:5], "big") for known in watch.known):
                 assert time.monotonic() < deadline, "not seen in 5 s"
                 ours.sendall(b"x" * 1000)
                 assert theirs.recv(65536)

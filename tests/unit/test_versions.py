@@ -418,7 +418,7 @@ def test_a_pytest_that_dies_is_told_with_its_last_lines(repository: Path, arm: C
 
 def test_a_pytest_whose_master_dies_ends(repository: Path, arm: Callable[..., Arm]) -> None:
     ours = arm()
-    process = ours._process
+    process = ours.process
     assert process is not None
-    os.close(ours._connected.detach())
+    os.close(ours.connected.detach())
     assert process.wait(30) == 0

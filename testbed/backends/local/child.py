@@ -35,6 +35,10 @@ class PipeStream:
             raise TimeoutError
         return os.read(self._read, 1 << 20)
 
+    def fileno(self) -> int:
+        """The descriptor that is read."""
+        return self._read
+
     def last_words(self) -> str:
         """It says nothing but answers."""
         return ""
@@ -91,6 +95,10 @@ class ChildAgent:
                     f"`testbed doctor` says what closes the way"
                 )
         return data
+
+    def fileno(self) -> int:
+        """The descriptor that is read."""
+        return self._stdout.fileno()
 
     def last_words(self) -> str:
         """What it wrote to stderr."""
