@@ -51,7 +51,7 @@ def _two_writes(server: str) -> list[float]:
 def _upload(server: str) -> tuple[float, int]:
     """Bits per second of what the server was sent, and the bytes that left the host for it."""
     chunk = b"u" * (_CHUNK_BYTES * 105 // 100 if "more bytes" in FAULTS else _CHUNK_BYTES)
-    pause_s = _PAUSE_S / 0.85 if "slow sender" in FAULTS else _PAUSE_S
+    pause_s = _PAUSE_S / 0.9 if "slow sender" in FAULTS else _PAUSE_S
     before = _sent_bytes()
     with _connected("u", server) as connection:
         began = time.monotonic()
@@ -82,7 +82,7 @@ def _acknowledged(server: str) -> float:
 def _received(server: str) -> float:
     """The share of a long message that the server says it received."""
     with _connected("m", server) as connection:
-        connection.sendall(b"m" + b"x" * (_LONG_BYTES - 1) + b"\n")
+        connection.sendall(b"x" * (_LONG_BYTES - 1) + b"\n")
         with connection.makefile("rb") as answer:
             return int(answer.readline()) / _LONG_BYTES
 

@@ -19,8 +19,8 @@ class Service(socketserver.BaseRequestHandler):
         """Serve what the first letter asks for, until the client ends."""
         connection: socket.socket = self.request
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        letter = connection.recv(1)
         stream = connection.makefile("rb")
-        letter = stream.read(1)
         if letter == b"e":
             while request := stream.read(100):
                 if "slow server" in FAULTS:
@@ -38,9 +38,9 @@ class Service(socketserver.BaseRequestHandler):
                 if "not acknowledged" not in FAULTS or number % _UNACKNOWLEDGED:
                     connection.sendall(line)
         elif letter == b"m":
-            stream.read(1)
             message = connection.recv(1024) if "truncated" in FAULTS else stream.readline()
             connection.sendall(f"{len(message)}\n".encode())
+            stream.read()  # until the client ends: a close with unread data would reset the connection
 
 
 class Server(socketserver.ThreadingTCPServer):

@@ -35,7 +35,7 @@ _TAIL_FACTOR = 3
 _QUANTILE_NEEDS = 5
 _LARGEST_LOGARITHM = 700
 """Beyond it a ratio is more than a float can hold."""
-_DECIDING = (RECORDED, TIMED, "programs")
+_OWN, _PROGRAMS = (RECORDED, TIMED), "programs"
 
 
 class Kind(StrEnum):
@@ -256,6 +256,7 @@ def _metrics(
     found: Cells, test: str, base: Sequence[TestRun], head: Sequence[TestRun], *, paired: bool,
     quantiles: Sequence[float],
 ) -> None:  # fmt: skip
+    has_own = any(metric.group in _OWN for each in (*base, *head) for metric in each.metrics.values())
     in_base = dict.fromkeys(name for each in base for name in each.metrics)
     in_head = {name for each in head for name in each.metrics}
     for name in (each for each in in_base if each in in_head):
@@ -275,7 +276,7 @@ def _metrics(
         else:
             made = partial(
                 Cell, test=test, metric=name, links=in_words(head[0]), unit=first.unit, better=first.better,
-                decides=first.group in _DECIDING,
+                decides=first.group in _OWN or (first.group == _PROGRAMS and not has_own),
             )  # fmt: skip
             for cell in _parts(found, where, made, last.least_effect, ours[0], ours[1], quantiles):
                 found.cells.append(cell)

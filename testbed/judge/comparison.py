@@ -94,8 +94,13 @@ def compare(
     quantiles: Sequence[float] = (),
     across: Sequence[str] = (),
     problems: Sequence[str] = (),
+    brief: bool = False,
 ) -> Comparison:
-    """Judge head against base: by pairs where seeds agree, else as two independent samples."""
+    """Judge head against base: by pairs where seeds agree, else as two independent samples.
+
+    ``across``: in what the runs differ that should be alike; ``problems``: what else could not be compared; both are
+    handed on. ``brief``: pairs without bounds, for many looks in a row.
+    """
     pairs = matched(base, head)
     if pairs:
         worthless = [(pair, test) for pair in pairs if (test := pair.invalid) is not None]
@@ -108,7 +113,7 @@ def compare(
         )  # fmt: skip
         base_runs, head_runs = ([run for run in runs if run.invalid is None] for runs in (base, head))
     found = cells(base_runs, head_runs, paired=bool(pairs), quantiles=quantiles)
-    judged = judge(found.cells, paired=bool(pairs), alpha=alpha)
+    judged = judge(found.cells, paired=bool(pairs), alpha=alpha, brief=brief)
     return Comparison(
         paired=bool(pairs), base_runs=len(base_runs), head_runs=len(head_runs), thrown_away=thrown,
         unmatched=len(base) + len(head) - 2 * len(pairs) if pairs else 0, alpha=alpha, judged=judged,
@@ -117,12 +122,12 @@ def compare(
     )  # fmt: skip
 
 
-def judge(found: Sequence[Cell], *, paired: bool, alpha: float = ALPHA) -> tuple[Judged, ...]:
+def judge(found: Sequence[Cell], *, paired: bool, alpha: float = ALPHA, brief: bool = False) -> tuple[Judged, ...]:
     """A verdict on each cell, for a false-alarm rate of ``alpha`` over all of them."""
     if not found:
         return ()
     if paired:
-        return tuple(of_pairs(cell, math.log(len(found) / alpha)) for cell in found)
+        return tuple(of_pairs(cell, math.log(len(found) / alpha), brief=brief) for cell in found)
     return tuple(of_samples(cell, alpha / len(found)) for cell in found)
 
 

@@ -73,7 +73,7 @@ class Pairs:
         self._tell = tell
         self._kept: list[Pair] = []
         self._coin = random.Random(f"{plan.seed} coin")  # noqa: S311  # a fair coin that can be drawn again
-        self.comparison = compare([], [], alpha=plan.alpha)
+        self._comparison = self._compare(brief=True)
 
     def run(self, say: Callable[[str], None]) -> str:
         """Run pairs; why they ended. Raises ArmError, EnvironmentUnfitError, UserError for too small a budget."""
@@ -146,22 +146,20 @@ class Pairs:
             self._kept.append(pair)
             in_a_row = 0 if reason is None else in_a_row + 1
             pair_s = said["base_s"] + said["head_s"]
-            self.comparison = compare(
-                [each.base for each in self._kept], [each.head for each in self._kept], alpha=plan.alpha
-            )
+            self._comparison = self._compare(brief=True)
             self._tell(
                 Progress(
-                    pairs=number, thrown_away=len(self.comparison.thrown_away), spent_s=time.monotonic() - begun,
-                    budget_s=plan.budget_s, pair_s=pair_s, comparison=self.comparison,
+                    pairs=number, thrown_away=len(self._comparison.thrown_away), spent_s=time.monotonic() - begun,
+                    budget_s=plan.budget_s, pair_s=pair_s, comparison=self._comparison,
                 )
             )  # fmt: skip
-            if in_a_row >= _MOST_THROWN and not self.comparison.base_runs:
+            if in_a_row >= _MOST_THROWN and not self._comparison.base_runs:
                 raise EnvironmentUnfitError(f"none of {in_a_row} pairs counts: {reason}")
             if (
                 not plan.to_the_end
-                and self.comparison.base_runs
-                and not self.comparison.waiting
-                and self.comparison.judged
+                and self._comparison.base_runs
+                and not self._comparison.waiting
+                and self._comparison.judged
             ):
                 return "every cell is decided"
 
@@ -176,6 +174,15 @@ class Pairs:
 
     def _file(self, folder: str, name: str) -> Path:
         return self._plan.folder / folder / f"{name}.jsonl"
+
+    @property
+    def comparison(self) -> Comparison:
+        """What all pairs so far say."""
+        return self._compare(brief=False)
+
+    def _compare(self, *, brief: bool) -> Comparison:
+        base, head = [pair.base for pair in self._kept], [pair.head for pair in self._kept]
+        return compare(base, head, alpha=self._plan.alpha, brief=brief)
 
     def close(self) -> None:
         """End both versions' processes; their stacks go down."""

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from testbed.commands.compare import compare
 from testbed.errors import InvalidValueError, UserError
+from testbed.evidence.metric import Metric
+from testbed.evidence.results import Attempt, TestResult
 
 MACHINE = {"kernel": "6.12", "lab": "local", "netem": "carried", "offloads": {"tso": False}}
 LINK = {"link": "client -> server", "asked": {"loss": "2%", "seed": 5}}
@@ -20,13 +22,8 @@ Write = Callable[..., Path]
 
 
 def test_line(value: float, **more: Any) -> dict[str, Any]:
-    metric = {
-        "name": "upload", "values": [value], "unit": "s", "better": "lower", "least_effect": 0.05, "group": "recorded",
-    }  # fmt: skip
-    said = {
-        "id": "t.py::test_it", "profile": None, "outcome": "passed", "seed": 1, "duration_s": 1.0, "reason": None,
-        "replay": None, "metrics": [metric], "links": [LINK], "hosts": [], "flaky": False, "earlier_attempts": [],
-    }  # fmt: skip
+    metric = Metric(name="upload", values=(value,), unit="s", better="lower")
+    said = TestResult(id="t.py::test_it", attempts=[Attempt(seed=1, metrics=[metric])]).as_json() | {"links": [LINK]}
     return {**said, **more}
 
 

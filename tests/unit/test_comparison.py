@@ -301,6 +301,15 @@ def test_what_comes_by_itself_alarms_but_is_not_waited_for() -> None:
     assert (cell(worse, "cpu").change, worse.change) == (Change.REGRESSED, Change.REGRESSED)
 
 
+@pytest.mark.parametrize(("own", "waited"), [(True, ["failed", "upload"]), (False, ["failed", "programs: a"])])
+def test_durations_of_programs_are_waited_for_where_a_test_measures_nothing_itself(
+    own: bool, waited: list[str]
+) -> None:
+    metrics = [metric(1.0, name="programs: a", group="programs"), *([metric(2.0)] if own else [])]
+    runs = [run(n, *metrics) for n in range(20)]
+    assert sorted(each.cell.name for each in compare(runs, runs).judged if each.cell.decides) == waited
+
+
 def test_of_no_runs_nothing_is_said() -> None:
     found = compare([], [])
     assert (found.change, found.judged, found.base_runs) == (Change.UNDECIDED, (), 0)
