@@ -6,7 +6,8 @@ import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 _GIT_WITHIN_S = 5.0
 
 
-def fingerprint(root: Path) -> dict[str, Any]:
-    """The machine's facts, without a lab's; ``root``: a folder of the repository that pytest runs in."""
+@cache
+def fingerprint(root: Path) -> Mapping[str, Any]:
+    """The machine's facts, without a lab's, as they are when a process asks first; ``root``: where pytest runs."""
     return {
         "kernel": os.uname().release,
         "processor": next(_cpu_models(), None),

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from testbed.commands import noise
-from testbed.errors import UserError
+from testbed.commands.ab import ab
+from testbed.errors import EnvironmentUnfitError, UserError
 from testbed.versions import worktrees
 from testbed.versions.arm import Arm, ArmError, BudgetSpentError
 
@@ -197,7 +199,7 @@ def test_upload(lab):
 WRONG: list[tuple[tuple[str, ...], str]] = [
     (("--base", "nowhere"), "--base 'nowhere': no commit of "),
     (("--base", "--evil"), "no commit of "),
-    (("--budget", "5"), "what head is compared with: say --base REV, --base-image SERVICE=IMAGE, or --aa for itself\n"),
+    (("--budget", "5"), "what head is compared with: say --base REV, --base-image SERVICE=IMAGE, or --aa for itself"),
     (("--aa", "--base", "base"), "--aa compares this checkout with itself: leave out --base"),
     (("--aa", "--budget", "0s"), "--budget '0s': must be more than 0"),
     (("--aa", "--", "-n", "2"), "-n: the runs of a pair are compared as they are, one test at a time; leave it out"),
@@ -211,17 +213,18 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
 @pytest.mark.parametrize(
     ("words", "message"), WRONG, ids=lambda each: " ".join(each) if isinstance(each, tuple) else ""
 )
-def test_what_is_wrong_is_told_with_exit_status_2(words: tuple[str, ...], message: str, repository: Path) -> None:
+def test_what_is_wrong_is_told_and_nothing_is_left(
+    words: tuple[str, ...], message: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if "test_new.py" in words:
         (repository / "test_new.py").write_text(TEST)
         commit(repository, "new")
     if words[-1] == "100ms":
-        change(repository, "import random\n", "import random, time\ntime.sleep(0.3)\n")
-        change(repository, "    seed =", "    time.sleep(0.1)\n    seed =")
-    status, out, err = command(repository, "ab", *words)
-    assert (status, out) == (2, ""), err
-    assert message in err
-    assert "Traceback" not in err
+        change(repository, "    seed =", "    import time; time.sleep(0.1)\n    seed =")
+    monkeypatch.chdir(repository)
+    with pytest.raises((UserError, EnvironmentUnfitError)) as caught:
+        CliRunner().invoke(ab, words, standalone_mode=False, catch_exceptions=False)
+    assert message in str(caught.value)
     assert trees(repository) == []
 
 
@@ -267,11 +270,11 @@ def test_the_noise_of_a_machine_is_measured_by_tests_against_themselves(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(noise, "BUDGET_S", 1.5)
+    monkeypatch.setattr(noise, "BUDGET_S", 4)
     (repository / "test_it.py").write_text(NOISY)
     comparison, pair_s = noise.measure(["test_it.py"])
-    assert comparison.base_runs >= 5
-    assert pair_s < 1.5
+    assert comparison.base_runs >= 3
+    assert pair_s < 4
     found = {row["metric"]: row for row in noise.found(comparison)}
     assert found["still"]["spread"] == 0
     assert found["still"]["findable"][30] == pytest.approx(0.05, abs=0.001)
