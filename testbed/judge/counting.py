@@ -199,4 +199,4 @@ def port_warning(dropped: AtTaps | None) -> str | None:
 def class_packets(classes: Iterable[Mapping[str, Any]], minor: int) -> int | None:
     """The packets that a class has passed on, from ``tc -s -j class show``; None if there is no such class."""
     handle = f"1:{minor:x}"
-    return next((int(klass["stats"]["packets"]) for klass in classes if klass.get("handle") == handle), None)
+    return next((int(entry["stats"]["packets"]) for entry in classes if entry.get("handle") == handle), None)

@@ -54,7 +54,7 @@ def needs_lab(item: pytest.Item) -> bool:
     return bool(fixtures) and getattr(fixtures[-1].func, "__module__", "") == "testbed.pytest.plugin"
 
 
-def one_each(metafunc: pytest.Metafunc) -> None:
+def one_per_profile(metafunc: pytest.Metafunc) -> None:
     """Make one test for each profile of ``impair_each``."""
     marks = list(metafunc.definition.iter_markers("impair_each"))
     if not marks:

@@ -82,7 +82,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test for each profile of ``impair_each``."""
-    markers.one_each(metafunc)
+    markers.one_per_profile(metafunc)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
