@@ -166,7 +166,7 @@ class Distribution:
         value = self._edges(max(1, math.ceil(q * total - 1e-9)))
         return Quantile(
             q=q,
-            value=(value[0] + value[1]) / 2,
+            value=sum(value) / 2,
             low=self._edges(low)[0],
             high=self._edges(high)[1],
             confidence=confidence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -39,7 +40,7 @@ def rate(case: Case) -> list[Check]:
     check = Check(field="rate", asked=units.format_rate(impairment.rate_bps))
     early = case.early(case.train)
     # What skips the delay skips the rate.
-    kept = [arrival for arrival in case.train.arrivals if arrival[0] not in (early or ())]
+    kept = [(number, time_ns) for number, time_ns in case.train.arrivals if number not in (early or ())]
     train = replace(case.train, arrivals=_without_overtakers(kept) if impairment.reorder_ratio else kept)
     rate_bps = seen_rate_bps(impairment, train)
     if rate_bps is None:
@@ -87,9 +88,11 @@ def _without_overtakers(arrivals: Sequence[tuple[int, int]]) -> list[tuple[int, 
     Probes that skipped the delay but came late, because the machine was busy, are known by those that they overtook.
     """
     kept: list[tuple[int, int]] = []
+    latest_ns = -math.inf
     for number, arrived_ns in sorted(arrivals):
-        if not kept or arrived_ns >= kept[-1][1]:
+        if arrived_ns >= latest_ns:
             kept.append((number, arrived_ns))
+            latest_ns = arrived_ns
     return kept
 
 
@@ -99,10 +102,10 @@ def _gaps_s(train: Flight) -> list[float]:
     A packet lost by a slow receiver took the link's time, one lost by the link did not; so arrivals behind a loss say
     nothing.
     """
-    ordered = sorted(train.arrivals, key=lambda arrival: arrival[1])
+    by_time = sorted((arrived_ns, number) for number, arrived_ns in train.arrivals)
     return [
         (next_ns - arrived_ns) / 1e9
-        for (number, arrived_ns), (next_number, next_ns) in pairwise(ordered)
+        for (arrived_ns, number), (next_ns, next_number) in pairwise(by_time)
         if next_number == number + 1
     ]
 

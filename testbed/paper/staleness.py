@@ -76,12 +76,12 @@ def staleness(updates: Iterable[tuple[int, int, int]], until_ns: int) -> Stalene
 
     Raises ValueError if one arrived before it was sent: the clocks differ.
     """
-    ordered = sorted(updates, key=lambda update: update[2])
+    by_arrival = sorted((arrived_ns, number, sent_ns) for number, sent_ns, arrived_ns in updates)
     pieces: list[tuple[int, int]] = []
     seen: set[int] = set()
     newest_ns: int | None = None
     began_ns = late = 0
-    for number, sent_ns, arrived_ns in ordered:
+    for arrived_ns, number, sent_ns in by_arrival:
         if arrived_ns < sent_ns:
             raise ValueError(f"update {number} arrived {sent_ns - arrived_ns} ns before it was sent: other clocks?")
         if number in seen:
@@ -94,6 +94,6 @@ def staleness(updates: Iterable[tuple[int, int, int]], until_ns: int) -> Stalene
             pieces.append((began_ns - newest_ns, arrived_ns - began_ns))
         newest_ns, began_ns = sent_ns, arrived_ns
     if newest_ns is not None:
-        end_ns = max(until_ns, *(arrived_ns for _, _, arrived_ns in ordered))
+        end_ns = max(until_ns, *(arrived_ns for arrived_ns, _, _ in by_arrival))
         pieces.append((began_ns - newest_ns, end_ns - began_ns))
     return Staleness(pieces=tuple(pieces), arrived=len(seen), late=late)
