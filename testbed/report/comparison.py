@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from testbed.judge.cells import Cell, Kind
 from testbed.judge.changes import Change, Judged
@@ -17,6 +18,8 @@ from testbed.text import shortened, visible
 LINES_THAT_MATTER = 5
 _MOST_LISTED = 3
 _MOST_REASON = 200
+_MOST_SAME = 20
+"""Cells without a change that are in the terminal's table."""
 _STYLES = {Change.REGRESSED: "bold red", Change.IMPROVED: "green", Change.UNDECIDED: "yellow", Change.SAME: "dim"}
 _ORDER = list(Change)
 
@@ -132,12 +135,23 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     for line in matters(comparison, most=LINES_THAT_MATTER + len(comparison.broken) + len(comparison.problems)):
         console.print(visible(line), markup=False, soft_wrap=True)
     if comparison.judged:
-        table = Table(*HEADINGS)
-        for judged, row in rows(comparison):
-            table.add_row(*map(visible, row), style=_STYLES[judged.change])
-        console.print(table)
+        _print_table(console, comparison)
     for line in notes(comparison):
         console.print(visible(line), markup=False, soft_wrap=True)
+
+
+def _print_table(console: Console, comparison: Comparison) -> None:
+    """A row per cell, in columns few enough for a narrow terminal."""
+    table = Table(Column("verdict", no_wrap=True), "cell", "base", "head", "change", "findable")
+    same = len(comparison.of(Change.SAME))
+    for judged, (change, test, links, metric, base, head, amount, sure, findable) in rows(comparison):
+        if judged.change is not Change.SAME or same <= _MOST_SAME:
+            cell = f"{metric}\n{test}\n{links}"
+            row = (change, cell, base, head, f"{amount}\n{sure}", findable)
+            table.add_row(*(Text(visible(each)) for each in row), style=_STYLES[judged.change])
+    console.print(table)
+    if same > _MOST_SAME:
+        console.print(f"and {same} cells that are the same; --json and --markdown have them", markup=False)
 
 
 def notes(comparison: Comparison) -> Iterator[str]:

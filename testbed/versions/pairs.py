@@ -22,7 +22,7 @@ from testbed.judge.comparison import Comparison, compare
 from testbed.text import shortened
 from testbed.units import format_time
 from testbed.versions.arm import Arm, BudgetSpentError
-from testbed.versions.runs import read
+from testbed.versions.runs import read, unlike
 from testbed.writing import LineFile
 
 SCHEMA = "testbed-ab/1"
@@ -104,7 +104,7 @@ class Pairs:
         if head.fresh:
             base.close()
             head.close()
-        taken_s = 0.0
+        taken_s, runs = 0.0, []
         for name, arm in self._arms.items():
             say(f"{arm.name}: a run to warm up")
             file = self._file("warm-up", name)
@@ -115,6 +115,13 @@ class Pairs:
                 raise EnvironmentUnfitError(
                     f"{arm.name}: its tests are not over after {_WARM_UP_WITHIN_S:g} s; name fewer of them"
                 ) from None
+            if not file.is_file():
+                raise UserError(
+                    f"{arm.name}: no test uses `lab` or a marker of testbed, so there is nothing to compare"
+                )
+            runs.append(read(file))
+        if differences := unlike(*([run] for run in runs)):
+            raise UserError(f"not compared: {each.how}" for each in differences)
         if taken_s > self._plan.budget_s:
             raise UserError(
                 f"--budget {format_time(self._plan.budget_s)}: too small for one pair, which takes about "

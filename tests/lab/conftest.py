@@ -53,7 +53,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return wanted
 
 
-def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: str, cwd: Path | None = None, within_s: float = 100) -> subprocess.CompletedProcess[str]:
     """The command line, as its user types it."""
     return subprocess.run(
         [sys.executable, "-m", "testbed.commands.cli", *arguments],
@@ -61,7 +61,7 @@ def cli(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         text=True,
         check=False,
         cwd=cwd or ROOT,
-        timeout=100,
+        timeout=within_s,
     )
 
 

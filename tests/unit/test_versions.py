@@ -286,6 +286,25 @@ def test_the_noise_of_a_machine_is_measured_by_tests_against_themselves(
     assert f"from {comparison.base_runs} pairs of these tests against themselves on this machine now" in out
 
 
+def test_tests_without_a_lab_and_links_that_are_others_on_head_are_not_compared(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "test_plain.py").write_text("def test_plain(): pass\n")
+    change(repository, "    seed =", '    lab.impair("client -> server", loss="2%")\n    seed =')
+    commit(repository, "lossy")
+    change(repository, "2%", "5%")
+    commit(repository, "lossier")
+    monkeypatch.chdir(repository)
+    with pytest.raises(UserError, match="no test uses `lab` or a marker of testbed"):
+        CliRunner().invoke(ab, ["--aa", "test_plain.py"], standalone_mode=False, catch_exceptions=False)
+    message = (
+        r"not compared: links of .*test_upload: client -> server loss 2% in base, client -> server loss 5% in head"
+    )
+    words = ["--base", "lossy", "--keep", "kept", "test_it.py"]
+    with pytest.raises(UserError, match=message):
+        CliRunner().invoke(ab, words, standalone_mode=False, catch_exceptions=False)
+
+
 # --- after an interrupt, after a kill ----------------------------------------------------------------
 
 
