@@ -65,6 +65,14 @@ def cli(*arguments: str, cwd: Path | None = None, within_s: float = 100) -> subp
     )
 
 
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the paper's Compose file: no other stack is meant, and none of it is up."""
+    (tmp_path / "images").symlink_to(ROOT / "images")
+    (tmp_path / "compose.yaml").write_text((ROOT / "compose.yaml").read_text())
+    return tmp_path
+
+
 def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:
     """A lab of this kind for a Compose file; not up yet."""
     lab = make_lab(kind, file, netem=config.getoption("--netem"), say=lambda _text: None)

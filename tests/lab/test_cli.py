@@ -14,18 +14,16 @@ from click.testing import CliRunner
 
 import testbed.commands.cli
 from testbed import ComposeLab
-from tests.lab.conftest import ROOT, cli
+from tests.lab.conftest import cli
 
 LABS = ("compose",)
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a Compose file of its own, so that no other stack is meant."""
-    (tmp_path / "images").symlink_to(ROOT / "images")
-    (tmp_path / "compose.yaml").write_text((ROOT / "compose.yaml").read_text())
-    yield tmp_path
-    cli("down", cwd=tmp_path)
+def project(project: Path) -> Iterator[Path]:
+    """A folder with a Compose file of its own, whose stack is taken down."""
+    yield project
+    cli("down", cwd=project)
 
 
 def test_a_proof_that_cannot_be_made_is_refused_before_a_stack_is_up(project: Path) -> None:
@@ -219,20 +217,6 @@ def test_a_host_that_is_killed_and_restarted_is_ready_and_impaired_again(project
     wrong = cli("kill", "srver", cwd=project)
     assert wrong.returncode == 2
     assert "did you mean 'server'?" in wrong.stderr
-
-
-def test_the_demonstration_delivers_and_writes_its_report(tmp_path: Path) -> None:
-    done = cli("demo", "--messages", "4", "--report", str(tmp_path), "clean", "latency")
-    assert done.returncode == 0, done.stderr
-    run = json.loads((tmp_path / "demo.json").read_text())
-    by_profile = {each["profile"]: each for each in run["profiles"]}
-    assert by_profile["clean"]["delivered"] == by_profile["latency"]["delivered"] == 4
-    assert min(each["delivery_s"] for each in by_profile["latency"]["messages"]) >= 0.050
-    assert min(each["connect_s"] for each in by_profile["latency"]["messages"]) >= 0.100
-    assert "Message Test message 01 (clean)" in done.stdout
-    page = (tmp_path / "index.html").read_text()
-    assert page.count("<circle") == 8, "every message a point"
-    assert "://" not in page.replace("http://www.w3.org", ""), "nothing is loaded from elsewhere"
 
 
 @pytest.mark.usefixtures("kind")
