@@ -11,7 +11,11 @@ from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.local.lab import LocalLab
 from testbed.compose.options import LAB_CHOICES, UP_DEADLINE
 from testbed.errors import EnvironmentUnfitError
+from testbed.lab.lab import Lab
 from testbed.text import shown
+
+LABS: Mapping[str, Callable[..., Lab]] = {"compose": ComposeLab, "local": LocalLab}
+"""Each kind of lab, by its name in `LAB_CHOICES`; the arguments are `make_lab`'s."""
 
 
 def decide(kind: str) -> tuple[str, str]:
@@ -41,15 +45,13 @@ def make_lab(
     up_deadline: str = UP_DEADLINE,
     say: Callable[[str], None],
     warn: Callable[[str], None] | None = None,
-) -> ComposeLab | LocalLab:
+) -> Lab:
     """The lab that was decided on, of one Compose file, or of several that add to the first; not up yet.
 
-    ``images``: by service, an image in place of the file's; a local lab runs none.
+    ``images``: by service, an image in place of the file's; a lab that runs no images takes no notice.
     """
-    made = LocalLab if kind == "local" else ComposeLab
-    lab = made(
+    lab = LABS[kind](
         compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say, warn=warn
     )
-    if isinstance(lab, ComposeLab):
-        lab.composer.images = dict(images or {})
+    lab.run_images(images or {})
     return lab

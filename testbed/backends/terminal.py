@@ -6,43 +6,41 @@ import contextlib
 import fcntl
 import os
 import select
-import shutil
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import tty
-from collections.abc import Iterator, Sequence
-
-from testbed.backends.docker.hosts import ComposeHost
-from testbed.backends.local.hosts import LocalHost
-from testbed.errors import EnvironmentUnfitError
-from testbed.lab.host import Host
-
-SHELL = ("/bin/sh", "-c", "exec $(command -v bash || echo sh)")
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 
-def interact(host: Host, argv: Sequence[str]) -> int:
-    """Run a program in a host on our own stdin, stdout and stderr, a terminal if they are one; its exit status."""
-    if isinstance(host, LocalHost):
-        return on_a_terminal(host, argv) if sys.stdin.isatty() else host.attached(argv, (0, 1, 2)).wait()
-    if isinstance(host, ComposeHost):
-        docker = shutil.which("docker")
-        if docker is None:
-            raise EnvironmentUnfitError("the docker command is not here, and it alone joins a container to a terminal")
-        options = ["-it"] if sys.stdin.isatty() else ["-i"]
-        return subprocess.run([docker, "exec", *options, str(host.container.id), *argv], check=False).returncode
-    raise EnvironmentUnfitError(f"{host!r} has no terminal to offer")
+class Attachment(Protocol):
+    """A program on descriptors of ours."""
+
+    def fileno(self) -> int:
+        """For select(2): readable once the program has ended."""
+
+    def wait(self) -> int:
+        """Wait for its end; its exit status."""
 
 
-def on_a_terminal(host: LocalHost, argv: Sequence[str]) -> int:
-    """Run a program on a terminal of the host, joined to ours; its exit status."""
-    ours, theirs = host.terminal()
+def run(argv: Sequence[str]) -> int:
+    """Run a command of this machine on our own stdin, stdout and stderr; its exit status."""
+    return subprocess.run(argv, check=False).returncode
+
+
+def join(terminal: tuple[int, int], start: Callable[[int], Attachment]) -> int:
+    """Join our terminal to a program's; its exit status.
+
+    ``terminal``: the end that shows what the program prints, and the program's end; closed here. ``start``: starts the
+    program on its end.
+    """
+    ours, theirs = terminal
     try:
         try:
             _copy_size(ours)
-            program = host.attached(argv, (theirs, theirs, theirs), tty=True)
+            program = start(theirs)
         finally:
             os.close(theirs)
         with _raw(), _following_size(ours):

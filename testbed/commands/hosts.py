@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from testbed.backends import terminal
 from testbed.commands.console import write
 from testbed.commands.labs import chosen_lab, running, running_or_own
 from testbed.commands.options import (
@@ -22,6 +21,8 @@ from testbed.commands.options import (
 )
 from testbed.commands.words import link_requests
 from testbed.lab.lab import Lab
+
+_SHELL = ("/bin/sh", "-c", "exec $(command -v bash || echo sh)")
 
 
 @command()
@@ -41,7 +42,7 @@ def shell(
     host: str,
 ) -> int:
     """Open a shell in HOST: of the running stack, or of one that lasts as long as the shell."""
-    return in_host(chosen_lab(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, terminal.SHELL)
+    return in_host(chosen_lab(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, _SHELL)
 
 
 @command("exec")
@@ -75,7 +76,7 @@ def in_host(lab: Lab, impaired: Sequence[str], host: str, argv: Sequence[str]) -
                 for applied in request.impair(lab):
                     undo.callback(lab.impairer.clear, applied.link)
             undo.pop_all()
-        return terminal.interact(place, argv)
+        return place.interact(argv)
 
 
 def _host_command(verb: str, done: str, help_text: str) -> click.Command:

@@ -86,6 +86,10 @@ class Backend(abc.ABC):
         """The folder of the user's profiles, traces and tables, if there is one."""
         return None
 
+    def run_images(self, _images: Mapping[str, str]) -> None:
+        """Run these images in place of the Compose file's, by service. A lab that runs no images takes no notice."""
+        return
+
     def facts(self) -> dict[str, Any]:
         """What measurements on this lab depend on, as the results file has it: see `testbed.evidence.machine`."""
         return {"netem": self.netem_engine}

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, overload
 
 from testbed import units
-from testbed.errors import InvalidValueError, LabError
+from testbed.errors import EnvironmentUnfitError, InvalidValueError, LabError
 from testbed.evidence.programs import ProgramRun
 from testbed.lab.channel import Channel
 from testbed.lab.wholeness import Wholeness
@@ -174,6 +174,13 @@ class Host(abc.ABC):
     def resume(self) -> None:
         """Resume a paused host. Does nothing if it runs."""
         self._whole.resume(self.name)
+
+    def interact(self, _argv: Sequence[str]) -> int:
+        """Run a program on our own stdin, stdout and stderr, which may be a terminal; its exit status.
+
+        Raises EnvironmentUnfitError if programs of this kind of host cannot have them.
+        """
+        raise EnvironmentUnfitError(f"`{self.name}`: programs in this kind of host cannot be joined to a terminal")
 
     @abc.abstractmethod
     def logs(self) -> str:

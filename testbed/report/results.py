@@ -27,7 +27,7 @@ def print_session(console: Console, session: Session) -> None:
         column.justify = "right"
     for test in session.tests:
         last = test.last
-        word = Text(last.outcome.of("test") + (" (flaky)" if test.flaky else ""), style=_COLOURS[last.outcome])
+        word = Text(last.outcome.of("test") + (" (flaky)" if test.flaky else ""), style=_COLOURS.get(last.outcome, ""))
         links = "\n".join(links_asked(last.content)) or "—"
         tests.add_row(word, Text(visible(test.id)), Text(visible(links)), f"{last.duration_s:.2f} s")
         for row in _metric_rows(test):

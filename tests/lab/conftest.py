@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from testbed import CommandTimeoutError, Host, Lab, LabError, Result
-from testbed.backends.choice import decide, make_lab
+from testbed.backends.choice import LABS, decide, make_lab
 from testbed.lab.waiting import await_condition
 
 HERE = Path(__file__).parent
@@ -34,7 +34,7 @@ _CLOSED = {"07", "0A", "06"}  # CLOSE, LISTEN, TIME_WAIT of include/net/tcp_stat
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that needs a lab on each kind of it."""
     if "kind" in metafunc.fixturenames:
-        kinds = getattr(metafunc.module, "LABS", ("compose", "local"))
+        kinds = getattr(metafunc.module, "LABS", tuple(LABS))
         below = getattr(metafunc.module, "BELOW_THE_LAB", False)
         marks = {"compose": pytest.mark.slow} if below and len(kinds) > 1 else {}
         params = [pytest.param(each, marks=marks.get(each, ())) for each in kinds]

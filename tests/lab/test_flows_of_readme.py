@@ -52,7 +52,7 @@ def refused(lab: Lab) -> bool:
 @pytest.mark.impair("server -> client", delay="40ms", loss="2%")
 def test_1_a_marker_impairs_by_a_profile_and_by_values(lab: Lab) -> None:
     assert connect_s(lab) >= 0.030 + 0.040  # of 50 ± 5 ms, normal, hardly a packet in 100,000 takes less than 30 ms
-    assert {str(ref): impairment.loss_ratio for ref, impairment in lab.impairments.items()} == {
+    assert {str(ref): impairment.loss_ratio for ref, impairment in lab.impairer.impairments().items()} == {
         "client -> server": 0.05,
         "server -> client": 0.02,
     }
@@ -129,8 +129,8 @@ def test_8_a_host_that_was_killed_starts_again_behind_the_same_link(lab: Lab) ->
 @pytest.mark.impair("client -> server", delay="30ms", loss="5%", prove=True)
 def test_9_probes_prove_a_link(lab: Lab) -> None:
     connect_s(lab)
-    lab.verify()
-    (link,) = lab.evidence
+    lab.verifier.verify()
+    (link,) = lab.ledger.evidence
     assert [check.verdict for check in link.checks if check.field in ("delay", "loss")] == [Verdict.HOLDS] * 2
     assert link.probe is Verdict.HOLDS
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from testbed.backends import terminal
 from testbed.commands import hosts, words
 from testbed.commands.cli import cli
 from testbed.errors import ImpairmentNotAppliedError, InvalidValueError
@@ -46,8 +45,12 @@ class StandIn(AbstractContextManager["StandIn"]):
     def __exit__(self, *_error: object) -> None:
         self.done.append("down")
 
-    def host(self, name: str) -> str:
-        return name
+    def host(self, _name: str) -> Any:
+        return SimpleNamespace(interact=self._interact)
+
+    def _interact(self, argv: Sequence[str]) -> int:
+        self.done.append(f"run {argv}")
+        return 0
 
     def impair(self, link: str, profile: object, **words: object) -> list[Any]:
         if link == self._wrong:
@@ -66,19 +69,9 @@ def problems_of(link: str, *what: str) -> tuple[str, ...]:
     return refused.value.problems
 
 
-@pytest.fixture
-def execute(monkeypatch: pytest.MonkeyPatch) -> Any:
+def execute(lab: StandIn, impaired: Sequence[str], host: str = "a") -> int:
     """`testbed exec` on a lab that stands in; its status."""
-
-    def run(lab: StandIn, impaired: Sequence[str], host: str = "a") -> int:
-        def interact(_place: object, argv: Sequence[str]) -> int:
-            lab.done.append(f"run {argv}")
-            return 0
-
-        monkeypatch.setattr(terminal, "interact", interact)
-        return hosts.in_host(lab, impaired, host, "true")  # type: ignore[arg-type]  # what the function needs of a lab
-
-    return run
+    return hosts.in_host(lab, impaired, host, "true")  # type: ignore[arg-type]  # what the function needs of a lab
 
 
 def test_a_profile_or_words_or_steps_are_read_with_the_link() -> None:
@@ -113,7 +106,7 @@ def test_what_the_lab_calls_its_arguments_is_no_word(word: str) -> None:
     assert problem.startswith(f"{word}: unknown; ")
 
 
-def test_a_link_to_impair_first_ends_at_the_first_sign_and_a_value_before_the_next_word(execute: Any) -> None:
+def test_a_link_to_impair_first_ends_at_the_first_sign_and_a_value_before_the_next_word() -> None:
     lab = StandIn()
     said = ["a -> b = slow ", "b -> a=delay=5ms gemodel=1% 25% drop_packets=3, 17-20 seed=4", "b -> c=[{delay: 5ms}]"]
     assert execute(lab, said) == 0
@@ -123,14 +116,14 @@ def test_a_link_to_impair_first_ends_at_the_first_sign_and_a_value_before_the_ne
     ]  # fmt: skip
 
 
-def test_what_is_described_can_be_asked_for_again(execute: Any) -> None:
+def test_what_is_described_can_be_asked_for_again() -> None:
     lab = StandIn()
     described = Impairment(delay_s=0.005, loss_gemodel=(0.01, 0.25, 1, 0), drop_packets=((3, 3), (17, 20))).describe()
     execute(lab, [f"a -> b={described}"])
     assert lab.done[1] == "a -> b: {'delay': '5ms', 'gemodel': '1% 25% 100% 0%', 'drop_packets': '3, 17-20'}"
 
 
-def test_what_is_wrong_with_any_of_them_or_the_host_is_told_before_anything_is_started(execute: Any) -> None:
+def test_what_is_wrong_with_any_of_them_or_the_host_is_told_before_anything_is_started() -> None:
     lab = StandIn()
     with pytest.raises(InvalidValueError) as refused:
         execute(lab, ["a -> b=slow", "a <-> b=slow", "a -> b", "=slow", "b -> c=slower", "b -> z=delay=5"], "zz")
@@ -148,7 +141,7 @@ def test_what_is_wrong_with_any_of_them_or_the_host_is_told_before_anything_is_s
     assert lab.done == []
 
 
-def test_of_links_to_impair_first_none_stays_impaired_if_one_cannot_be(execute: Any) -> None:
+def test_of_links_to_impair_first_none_stays_impaired_if_one_cannot_be() -> None:
     lab = StandIn(wrong="b -> c")
     with pytest.raises(ImpairmentNotAppliedError):
         execute(lab, ["a <-> b=slow", "b -> c=slow"])

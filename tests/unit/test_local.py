@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from testbed.backends import terminal
+from testbed.backends.choice import LABS
 from testbed.backends.local.agent import LocalAgent
 from testbed.backends.local.blueprint import ServicePlan
-from testbed.backends.local.hosts import LocalHost
 from testbed.backends.local.settings import CAPABILITIES, DEFAULT_CAPABILITIES, capabilities
+from testbed.compose.options import LAB_CHOICES
 from testbed.errors import LabError
 
 
@@ -56,11 +57,12 @@ def test_a_program_that_is_not_attached_leaves_no_descriptor(monkeypatch: pytest
     assert open_now() == before
 
 
-def test_a_terminal_that_nobody_takes_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    host: Any = LocalHost.__new__(LocalHost)
-    monkeypatch.setattr(host, "terminal", os.pipe)
-    monkeypatch.setattr(host, "attached", fail)
+def test_a_terminal_that_nobody_takes_is_closed() -> None:
     before = open_now()
     with pytest.raises(LabError):
-        terminal.on_a_terminal(host, ["true"])
+        terminal.join(os.pipe(), fail)
     assert open_now() == before
+
+
+def test_each_kind_of_lab_can_be_chosen_by_its_name() -> None:
+    assert ("auto", *LABS) == LAB_CHOICES

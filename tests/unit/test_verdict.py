@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from testbed.evidence.proof import Check, LinkEvidence, of_probes
-from testbed.evidence.results import Attempt, TestResult
+from testbed.evidence.results import SCHEMA_FILE, Attempt, TestResult
 from testbed.evidence.verdict import Verdict, words, worst
 from testbed.paper.outcomes import ClaimOutcome
+from testbed.resources import resource
 
 
 def test_the_worst_verdict_counts() -> None:
@@ -27,6 +31,13 @@ def test_every_subject_has_its_words_best_first() -> None:
         verdicts = [*words(subject).values()]
         assert verdicts == sorted(verdicts, key=[*Verdict].index)
         assert [each.of(subject) for each in verdicts] == [*words(subject)]
+
+
+def test_the_schema_of_results_has_each_word_of_a_test() -> None:
+    schema = resource(f"testbed/evidence/{SCHEMA_FILE}").read_text(encoding="utf-8")
+    outcomes = re.findall(r'"outcome": \{[^}]*"enum": (\[[^]]*\])', schema)
+    assert outcomes
+    assert all(sorted(json.loads(listed)) == sorted(words("test")) for listed in outcomes)
 
 
 def test_a_subject_without_a_verdict_does_not_get_it() -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import docker.errors
 from docker.models.containers import Container
 
-from testbed.backends import hostfiles
+from testbed.backends import hostfiles, terminal
 from testbed.backends.docker import inspection
 from testbed.backends.docker.engine import Engine
 from testbed.backends.docker.programs import ComposeProgram, FollowedLog
 from testbed.backends.hosts import AgentHost
 from testbed.backends.starting import Wellness
-from testbed.errors import LabError
+from testbed.errors import EnvironmentUnfitError, LabError
 from testbed.evidence.hoststate import EXITED, HostState
 from testbed.lab.channel import Channel
 from testbed.lab.lab import Lab
@@ -74,6 +76,14 @@ class ComposeHost(AgentHost):
         return inspection.wellness(self._inspected())
 
     # --- programs --------------------------------------------------------------------------------
+
+    def interact(self, argv: Sequence[str]) -> int:
+        """See `Host`."""
+        docker = shutil.which("docker")
+        if docker is None:
+            raise EnvironmentUnfitError("the docker command is not here, and it alone joins a container to a terminal")
+        options = ["-it"] if sys.stdin.isatty() else ["-i"]
+        return terminal.run([docker, "exec", *options, str(self.container.id), *argv])
 
     def begin(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""

@@ -131,6 +131,10 @@ class ComposeLab(StackLab[ComposeHost]):
     # --- up and down -----------------------------------------------------------------------------
 
     @refusals_told()
+    def run_images(self, images: Mapping[str, str]) -> None:
+        """See `Backend`."""
+        self.composer.images = dict(images)
+
     def up(self) -> None:
         """Bring the stack and its agent up, at the same time, and wait until every service is well.
 

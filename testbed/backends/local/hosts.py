@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from testbed.backends import hostfiles
+from testbed.backends import hostfiles, terminal
 from testbed.backends.hosts import AgentHost
 from testbed.backends.local import settings
 from testbed.backends.local.agent import LocalAgent
 from testbed.backends.local.blueprint import HostPlan, Interface, ServicePlan
-from testbed.backends.local.programs import Attached, LocalProgram
+from testbed.backends.local.programs import LocalProgram
 from testbed.backends.starting import Wellness, last_check
 from testbed.errors import LabError
 from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
@@ -76,13 +77,14 @@ class LocalHost(AgentHost):
             raise LabError(f"`{self.name}` runs no service")
         return self.service.lines
 
-    def attached(self, argv: Sequence[str], streams: Sequence[int], *, tty: bool = False) -> Attached:
-        """Start a program on descriptors of ours; ``tty``: they are a `terminal` of this host's, its own from now."""
-        return self._lab_agent.attached(argv, streams, self._circumstances(), tty=tty)
-
-    def terminal(self) -> tuple[int, int]:
-        """A terminal that programs in this host find under its name: the end that shows, and the one for a program."""
-        return self._lab_agent.terminal(self.name)
+    def interact(self, argv: Sequence[str]) -> int:
+        """See `Host`."""
+        agent, circumstances = self._lab_agent, self._circumstances()
+        if not sys.stdin.isatty():
+            return agent.attached(argv, (0, 1, 2), circumstances, tty=False).wait()
+        return terminal.join(
+            agent.terminal(self.name), lambda end: agent.attached(argv, (end, end, end), circumstances, tty=True)
+        )
 
     def _circumstances(
         self, *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""
