@@ -80,10 +80,8 @@ class Tally:
     queued_packets: int
     sent_bytes: int | None = None
     """Of the packets that were sent, their Ethernet headers included; None where that is not known."""
-    tail_drops: tuple[int, int]
-    """Packets among them that a full queue dropped: the least and the most."""
-    tail_drops_from: str
-    """The source of that number."""
+    tail_drops: Span
+    """Packets among the dropped ones that a full queue dropped."""
     duplicated: Span
     """Copies that netem made."""
     reordered: Span
@@ -98,10 +96,13 @@ class Tally:
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
-        low, high = self.tail_drops
+        low, high = self.tail_drops.low, self.tail_drops.high
+        drops = {
+            "tail_drops": low if low == high else {"at_least": low, "at_most": high},
+            "tail_drops_from": self.tail_drops.how,
+        }
         spans = {name: getattr(self, name).as_json() for name in ("duplicated", "reordered", "corrupted")}
-        drops = low if low == high else {"at_least": low, "at_most": high}
-        return {**asdict(self), "tail_drops": drops, **spans}
+        return {**asdict(self), **drops, **spans}
 
 
 @dataclass(frozen=True)

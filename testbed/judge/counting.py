@@ -94,8 +94,7 @@ def tally(
         dropped_packets=dropped,
         queued_packets=queued,
         sent_bytes=netem.get("bytes"),
-        tail_drops=(min(low, high), high),
-        tail_drops_from=how,
+        tail_drops=Span(min(low, high), high, how),
         duplicated=_duplicated(impairment, arrived, changing, beyond, lossy=lossy),
         reordered=_reordered(impairment, sent + queued, changing),
         corrupted=_corrupted(impairment, sent + queued, high, changing),
@@ -155,13 +154,12 @@ def _corrupted(impairment: Impairment, passed: int, overflowed: int, changing: b
 
 def overflow_problem(impairment: Impairment, tally: Tally, *, limit_packets: int) -> str | None:
     """The problem of a queue that overflowed though neither a rate nor a limit asked for it; None if it did not."""
-    if impairment.rate_bps is not None or impairment.limit_packets is not None or not tally.tail_drops[0]:
+    if impairment.rate_bps is not None or impairment.limit_packets is not None or not tally.tail_drops.low:
         return None
-    low, high = tally.tail_drops
-    count = str(low) if low == high else f"{low} to {high}"
     return (
-        f"its queue overflowed and dropped {count} of {tally.arrived_packets} packets, which nobody asked for: more "
-        f"than limit={limit_packets} packets were on their way at once. Ask for a limit that holds them, or for a rate"
+        f"its queue overflowed and dropped {tally.tail_drops} of {tally.arrived_packets} packets, which nobody asked "
+        f"for: more than limit={limit_packets} packets were on their way at once. Ask for a limit that holds them, or "
+        f"for a rate"
     )
 
 

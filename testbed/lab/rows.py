@@ -110,10 +110,7 @@ def _befell(tally: Tally | None, name: str) -> str:
 
 
 def _overflowed(tally: Tally | None) -> str:
-    if tally is None:
-        return "unknown"
-    low, high = tally.tail_drops
-    return f"{low if low == high else f'{low} to {high}'} overflowed ({tally.tail_drops_from})"
+    return "unknown" if tally is None else f"{tally.tail_drops} overflowed ({tally.tail_drops.how})"
 
 
 def earlier(crossed: Crossed | None) -> list[Check]:

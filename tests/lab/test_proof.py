@@ -122,8 +122,8 @@ def test_a_queue_may_overflow_where_it_was_asked_for(lab: Lab, datagrams: Datagr
     lab.verifier.verify()
     (evidence,) = lab.ledger.evidence
     assert evidence.tally is not None
-    low, high = evidence.tally.tail_drops
-    assert low == high == evidence.tally.dropped_packets > 0
+    drops = evidence.tally.tail_drops
+    assert drops.low == drops.high == evidence.tally.dropped_packets > 0
 
 
 def test_injected_losses_are_no_overflow(lab: Lab, datagrams: Datagrams) -> None:
@@ -133,7 +133,7 @@ def test_injected_losses_are_no_overflow(lab: Lab, datagrams: Datagrams) -> None
     (evidence,) = lab.ledger.evidence
     assert evidence.tally is not None
     assert evidence.tally.dropped_packets > 100
-    assert evidence.tally.tail_drops == (0, 0)
+    assert str(evidence.tally.tail_drops) == "0"
 
 
 def test_an_idle_link_is_no_failure_but_a_warning(lab: Lab) -> None:

@@ -344,7 +344,7 @@ class Lab:
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
         checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=Verdict.FAILS)],
         probe=Verdict.FAILS,
-        tally=Tally(sent_packets=38, dropped_packets=2, queued_packets=0, tail_drops=(0, 0), tail_drops_from="counted",
+        tally=Tally(sent_packets=38, dropped_packets=2, queued_packets=0, tail_drops=Span(0, 0, "counted"),
                     duplicated=NONE, reordered=NONE, corrupted=NONE),
     )]
     def begin_body(self):

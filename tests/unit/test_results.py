@@ -393,7 +393,7 @@ def test_a_demo_that_cannot_write_its_report_starts_nothing(
 def test_all_that_can_be_written_is_as_the_schema_has_it() -> None:
     link = LinkEvidence(
         link="a -> b", network="n", asked={}, command="", checks=[Check(field="delay")],
-        tally=Tally(sent_packets=1, dropped_packets=0, queued_packets=0, tail_drops=(0, 1), tail_drops_from="",
+        tally=Tally(sent_packets=1, dropped_packets=0, queued_packets=0, tail_drops=Span(0, 1, ""),
                     duplicated=Span(0, 0, ""), reordered=Span(0, 1, ""), corrupted=Span(0, 0, "")),
         at_taps=AtTaps(1, 0), steps=[Taken(planned_s=0, actual_s=0, monotonic_s=0, unix_s=0, impairment=CLEAN)],
         lateness=Lateness(carrier="", frames=1, median_s=0, worst_s=0, late=0, tolerance_s=0.005).as_json(),
