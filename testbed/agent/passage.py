@@ -96,6 +96,14 @@ class _Clock:
             queue.close()
         self.socket.close()
 
+    def see(self, port: str, way: str, tap: str) -> None:
+        """Watch the queue at this tap too: another one, once its port was attached anew."""
+        known = self.queues.get((port, way))
+        if known is None or known.tap != tap:
+            self.queues[port, way] = _Queue(tap)
+            if known is not None:
+                known.close()
+
     def look(self, since_s: float) -> bool:
         """Send a frame through each busy queue; whether there was one."""
         busy = [(number, each) for number, each in enumerate(self.queues.values()) if each.is_busy(since_s)]
@@ -195,8 +203,7 @@ class Passages:
             for name, clock in self._clocks.items():
                 for port, taps in clocks[name]["queues"].items():
                     for way, tap in taps.items():
-                        if (port, way) not in clock.queues:
-                            clock.queues[port, way] = _Queue(tap)
+                        clock.see(port, way, tap)
             self._watching.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="passages", daemon=True)
