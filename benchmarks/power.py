@@ -38,6 +38,7 @@ FAULTS = {
 """Each fault, the metric that shows it, and what it is."""
 _SHOP = Path(__file__).parent / "shop"
 _RUNS, _AGAINST_ITSELF, _SIMULATED, _SIMULATED_QUICK = 20, 100, 10_000, 300
+_OF_CONNECTS = 20
 _PAIRS_AGAINST_ITSELF, _SIMULATED_PAIRS = 20, 48
 _BUDGET = "3min"
 _STALL_S, _STALLS = 1.0, 0.05
@@ -57,8 +58,13 @@ def measure(report: Report) -> None:
         _faults(report, planted)
         pairs = "2" if report.quick else str(_PAIRS_AGAINST_ITSELF)
         same = [_ab(shop, ["--aa", "--pairs", pairs], tests, report) for _ in range(against_itself)]
+        connects = [] if report.quick else [
+            _ab(shop, ["--aa", "--pairs", str(_PAIRS_AGAINST_ITSELF)], ["test_connects.py"], report)
+            for _ in range(_OF_CONNECTS)
+        ]  # fmt: skip
     if not report.quick:
-        _false_alarms(report, same)
+        _false_alarms(report, "the same version twice", same)
+        _false_alarms(report, "many short connections over a lossy link, twice", connects)
     recorded = [cell for found in same for cell in found["cells"]]
     recorded += [{**cell, "head": []} for found in planted for cell in found["cells"]]
     _simulated(report, recorded)
@@ -151,14 +157,14 @@ def _faults(report: Report, planted: Sequence[Mapping[str, Any]]) -> None:
     report.note(f"pairs until all was decided, or {_BUDGET} were spent: {min(pairs)} to {max(pairs)}")
 
 
-def _false_alarms(report: Report, same: Sequence[Mapping[str, Any]]) -> None:
+def _false_alarms(report: Report, what: str, same: Sequence[Mapping[str, Any]]) -> None:
     shares = {
         name: fmean(any(map(judge, found["cells"])) for found in same) for name, judge in JUDGES.items()
     }  # fmt: skip
     cells = fmean(len(found["cells"]) for found in same)
     report.check(
         Check(
-            name=f"the same version twice: {len(same)} comparisons of {cells:.0f} cells, with a false alarm",
+            name=f"{what}: {len(same)} comparisons of {cells:.0f} cells, with a false alarm",
             value=shares["testbed ab"], bound=_ALPHA, unit="", rivals=_told(shares),
         )
     )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Uses each service of the server once, and prints what it measured as JSON: client.py SERVER."""
+"""Uses each service of the server once, and prints what it measured as JSON: client.py SERVER [connects].
+
+With ``connects`` it only opens many connections, and prints how long each took.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from faults import FAULTS
@@ -13,6 +17,7 @@ from faults import FAULTS
 _PORT = 9100
 _REQUESTS, _CHUNKS, _CHUNK_BYTES, _MESSAGES, _LONG_BYTES = 4, 10, 10_000, 50, 3_000
 _PAUSE_S = 0.008
+_CONNECTS, _AT_A_TIME = 48, 16
 
 
 def _connected(letter: str, server: str, *, nodelay: bool = True) -> socket.socket:
@@ -87,6 +92,18 @@ def _received(server: str) -> float:
             return int(answer.readline()) / _LONG_BYTES
 
 
+def _connects(server: str) -> list[float]:
+    """Seconds per connection; a lost SYN costs a second."""
+
+    def connect(_number: int) -> float:
+        began = time.monotonic()
+        with _connected("u", server):
+            return time.monotonic() - began
+
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return list(pool.map(connect, range(_CONNECTS)))
+
+
 def main(server: str) -> None:
     """Measure, and print it."""
     rate_bps, sent_bytes = _upload(server)
@@ -101,4 +118,7 @@ def main(server: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[2:] == ["connects"]:
+        print(json.dumps(_connects(sys.argv[1])))
+    else:
+        main(sys.argv[1])

@@ -96,6 +96,9 @@ def ab(
         except KeyboardInterrupt:
             pairs.cut_short()
             ended = _INTERRUPTED
+        except SystemExit:  # a signal
+            pairs.cut_short()
+            raise
     say(f"{ended}; all results are in {_near(folder)}: testbed compare {_near(folder)}/base {_near(folder)}/head")
     status = deliver(
         pairs.comparison, base=base.name, head=head.name, as_json=as_json, markdown=markdown, fail_on=fail_on

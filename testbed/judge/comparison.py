@@ -23,6 +23,7 @@ from testbed.judge.unpaired import of_samples
 
 ALPHA = 0.01
 """The false-alarm rate of a whole comparison."""
+_FEWEST_IN_TURNS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,9 @@ class Comparison:
     base_runs: int
     head_runs: int
     """Runs that count; of pairs, both are the number of pairs."""
+    one_after_other: bool = False
+    """Whether all pairs' runs of one version are earlier than all of the other: no coin ordered them, and what the
+    machine did meanwhile counts as a difference."""
     thrown_away: tuple[str, ...] = ()
     """Why pairs, or runs, do not count."""
     unmatched: int = 0
@@ -116,10 +120,19 @@ def compare(
     judged = judge(found.cells, paired=bool(pairs), alpha=alpha, brief=brief)
     return Comparison(
         paired=bool(pairs), base_runs=len(base_runs), head_runs=len(head_runs), thrown_away=thrown,
+        one_after_other=bool(pairs) and _one_after_other(base_runs, head_runs),
         unmatched=len(base) + len(head) - 2 * len(pairs) if pairs else 0, alpha=alpha, judged=judged,
         broken=_broken(judged, head_runs), problems=(*problems, *found.problems), across=tuple(across),
         not_judged=tuple(found.not_judged), only=found.only,
     )  # fmt: skip
+
+
+def _one_after_other(base: Sequence[Run], head: Sequence[Run]) -> bool:
+    """Whether the times at which sessions started do not interleave; of one pair that says nothing."""
+    times = [sorted(run.started for run in runs) for runs in (base, head)]
+    if any(len(each) < _FEWEST_IN_TURNS or not each[0] for each in times):
+        return False
+    return times[0][-1] < times[1][0] or times[1][-1] < times[0][0]
 
 
 def judge(found: Sequence[Cell], *, paired: bool, alpha: float = ALPHA, brief: bool = False) -> tuple[Judged, ...]:

@@ -65,6 +65,8 @@ def how(comparison: Comparison) -> str:
     """By what the versions were compared."""
     said = "paired by seed" if comparison.paired else "two independent samples: no seed is in both"
     parts = [f"{said}, false alarms at most {comparison.alpha:.0%} over {len(comparison.judged)} cells"]
+    if comparison.one_after_other:
+        parts.append("one version was run after the other, so what the machine did meanwhile counts as a difference")
     if comparison.thrown_away:
         parts.append(f"{len(comparison.thrown_away)} thrown away as INVALID ({comparison.thrown_away[0]})")
     if comparison.unmatched:
@@ -197,6 +199,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "change": str(comparison.change),
         "paired": comparison.paired,
+        "one_after_other": comparison.one_after_other,
         "base_runs": comparison.base_runs,
         "head_runs": comparison.head_runs,
         "alpha": comparison.alpha,

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ _ENDS_WITHIN_S = 60.0
 _DIES_WITHIN_S = 10.0
 _LAST_LINES = 15
 _PART_S = 1.0
+
+
+def _alone() -> list[str]:
+    """What keeps pytest-xdist's workers away, whatever the project's own options say."""
+    return [] if find_spec("xdist") is None else ["-n", "0"]
 
 
 class ArmError(EnvironmentUnfitError):
@@ -56,7 +62,7 @@ class Arm:
         ours, theirs = socket.socketpair()
         with theirs, to_append(self._log, below=self._log.parent) as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *self._words, "--testbed-passes", str(theirs.fileno())],
+                [sys.executable, "-m", "pytest", *self._words, *_alone(), "--testbed-passes", str(theirs.fileno())],
                 cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()], start_new_session=True,
             )  # fmt: skip

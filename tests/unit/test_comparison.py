@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -267,6 +268,18 @@ def test_seeds_that_one_version_alone_has_are_counted() -> None:
     base, head = sides(20, 1.3)
     found = compare(base, head[5:])
     assert (found.paired, found.base_runs, found.unmatched) == (True, 15, 5)
+
+
+def test_pairs_that_were_not_run_in_turns_are_told() -> None:
+    base, head = sides(4, 1.0)
+
+    def at(runs: list[Run], *hours: int) -> list[Run]:
+        return [replace(each, started=f"2026-08-01T{hour:02}") for each, hour in zip(runs, hours, strict=True)]
+
+    assert compare(at(base, 1, 2, 3, 4), at(head, 5, 6, 7, 8)).one_after_other
+    assert compare(at(base, 5, 6, 7, 8), at(head, 1, 2, 3, 4)).one_after_other
+    assert not compare(at(base, 1, 4, 5, 8), at(head, 2, 3, 6, 7)).one_after_other
+    assert not compare(at(base[:1], 1), at(head[:1], 2)).one_after_other
 
 
 def test_a_seed_that_is_there_twice_is_two_pairs() -> None:

@@ -394,6 +394,7 @@ def test_the_stack_stays_up_from_pass_to_pass_and_all_else_begins_anew(
     repository: Path, arm: Callable[..., Arm]
 ) -> None:
     (repository / "test_more.py").write_text(TEST.replace("FACTOR * ", ""))
+    (repository / "pytest.ini").write_text("[pytest]\naddopts = -n 2\n")  # which a pass has no use for
     ours = arm()
     assert ours.tests == ("test_it.py::test_upload", "test_more.py::test_upload")
     for number in range(3):
