@@ -55,19 +55,6 @@ class Counters:
         group, name = key
         return self.changes.get(group, {}).get(name, 0)
 
-    def knows(self, group: str, name: str) -> bool:
-        """Whether this kernel has the counter at all."""
-        return name in self.changes.get(group, {})
-
-    def nonzero(self) -> dict[str, int]:
-        """Everything that happened, as ``{"Tcp RetransSegs": 3}``."""
-        return {
-            f"{group} {name}": change
-            for group, named in self.changes.items()
-            for name, change in named.items()
-            if change
-        }
-
     # --- TCP: sessions ---------------------------------------------------------------------------
 
     @property

@@ -325,13 +325,6 @@ class Flow:
             syn_acks=len(answers),
         )
 
-    def sent_by(self, address: str) -> Direction:
-        """What the side with this address sent. Raises ValueError if neither has it."""
-        for direction in (self.client, self.server):
-            if direction.src.address == address:
-                return direction
-        raise ValueError(f"{address} is no side of {self}")
-
     def __str__(self) -> str:
         return f"{self.client.src} -> {self.server.src}"
 
