@@ -12,7 +12,7 @@ from testbed.lab import readiness
 from testbed.lab.channel import Channel
 from testbed.lab.host import Host, Program
 from testbed.lab.lab import Lab
-from testbed.lab.programs import ReadProgram
+from testbed.lab.output import ReadProgram
 from testbed.spec.words import unknown
 from testbed.text import shown
 

@@ -28,7 +28,7 @@ def allowed_s(up_deadline: str) -> float:
     return time_s
 
 
-class Progress:
+class StartProgress:
     """Says one line after 3 s, and then after twice as long each time, every 30 s in the end."""
 
     def __init__(

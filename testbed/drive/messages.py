@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from testbed.drive.programs import put_programs
+from testbed.drive.archive import put_programs
 from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.evidence.journal import Journal
 from testbed.evidence.observed import Counters, Evidence, LinkCounts, difference

@@ -27,7 +27,7 @@ _MACHINE = "this machine's timer"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class PortPath:
     """What was read of the way that packets take through a port."""
 
     amiss: tuple[str, ...]
@@ -91,7 +91,7 @@ class Carriage:
         """Have a port that did not hold what it was given taken out at the end of the test."""
         self._suspect.add(port.name)
 
-    def repair(self, paths: Mapping[str, Way]) -> None:
+    def repair(self, paths: Mapping[str, PortPath]) -> None:
         """Take every broken port out, so that it is attached anew when it is needed; what is beyond repair is kept."""
         suspect, self._suspect = self._suspect, set()
         for port in self._ports:
@@ -108,19 +108,19 @@ class Carriage:
 
     # --- the path --------------------------------------------------------------------------------
 
-    def paths(self, ports: Iterable[Port]) -> dict[str, Way]:
+    def paths(self, ports: Iterable[Port]) -> dict[str, PortPath]:
         """What is read of these ports now, by name."""
         by_agent: dict[int, list[Port]] = {}
         for port in ports:
             by_agent.setdefault(id(port.channel), []).append(port)
-        ways: dict[str, Way] = {}
+        ways: dict[str, PortPath] = {}
         for some in by_agent.values():
             try:
                 answer = some[0].channel.call("paths", ports=[port.name for port in some])
             except AgentError as error:
-                ways |= {port.name: Way(amiss=(f"it cannot be read: {error}",), gone=False) for port in some}
+                ways |= {port.name: PortPath(amiss=(f"it cannot be read: {error}",), gone=False) for port in some}
                 continue
-            ways |= {name: Way(amiss=tuple(way["amiss"]), gone=way["gone"]) for name, way in answer.items()}
+            ways |= {name: PortPath(amiss=tuple(way["amiss"]), gone=way["gone"]) for name, way in answer.items()}
         return ways
 
     def used(self, port: Port) -> bool:

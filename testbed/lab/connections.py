@@ -29,7 +29,7 @@ class LeftOverWarning(UserWarning):
     """Connections of a test may send something in the next one."""
 
 
-class Sockets:
+class TcpTables:
     """What a kind of lab says of its hosts' TCP connections. One that overrides nothing knows of none."""
 
     @property
@@ -53,7 +53,7 @@ class Sockets:
 class Connections:
     """The connections of a lab's hosts that began before a test."""
 
-    def __init__(self, backend: Backend, sockets: Sockets) -> None:
+    def __init__(self, backend: Backend, sockets: TcpTables) -> None:
         self._backend = backend
         self._sockets = sockets
         self._earlier: dict[str, set[str]] = {}

@@ -14,7 +14,7 @@ from typing import Any, Self
 from testbed import units
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.evidence.verdict import Verdict
-from testbed.lab.running import Running
+from testbed.lab.playback import Playback
 from testbed.netem import fragments, qdisc, readback, rejecting
 from testbed.netem.schedule import Moment, Schedule
 from testbed.spec.impairment import CLEAN
@@ -49,7 +49,7 @@ class Cut:
     """Where a cut that rejects redirects to."""
     mark: int | None = None
     """By which answers are told at the gate: they pass."""
-    flapping: Running | None = None
+    flapping: Playback | None = None
     up_s: float = 0.0
     down_s: float = 0.0
     lost_before: int = 0
@@ -120,12 +120,12 @@ class Cut:
 
     # --- flapping --------------------------------------------------------------------------------
 
-    def flap(self, name: str, up_s: float, down_s: float) -> Running:
+    def flap(self, name: str, up_s: float, down_s: float) -> Playback:
         """Have it come and go: first the link is up."""
         self.up_s, self.down_s = up_s, down_s
         moments = (Moment(at_s=0.0, impairment=CLEAN), Moment(at_s=up_s, impairment=qdisc.CUT))
         schedule = Schedule(moments=moments, repeat_s=round(up_s + down_s, 9))
-        self.flapping = Running(name=f"{name} flaps", schedule=schedule, cuts=True)
+        self.flapping = Playback(name=f"{name} flaps", schedule=schedule, cuts=True)
         return self.flapping
 
     def step_differences(self, cut: bool, seen: Any) -> list[readback.Difference]:
@@ -163,7 +163,7 @@ class Cut:
     @classmethod
     def from_state(cls, state: Mapping[str, Any], minor: int, ways: Sequence[qdisc.Filter]) -> Self:
         """As another process left it."""
-        flapping = state["flapping"] and Running.from_state(state["flapping"])
+        flapping = state["flapping"] and Playback.from_state(state["flapping"])
         return cls(**{**state, "flapping": flapping}, minor=minor, ways=ways)
 
 

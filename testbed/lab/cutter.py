@@ -21,8 +21,8 @@ from testbed.lab.backend import Backend
 from testbed.lab.carriage import Carriage
 from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.ledger import Ledger
+from testbed.lab.playback import begin_together
 from testbed.lab.ports import Port, Ports, Reading, flat
-from testbed.lab.running import begin_together
 from testbed.netem import qdisc, readback
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef

@@ -16,8 +16,8 @@ from testbed.judge import counting
 from testbed.lab.backend import Backend
 from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.ledger import Applied, Ledger
+from testbed.lab.playback import Playback, begin_together
 from testbed.lab.ports import HELD, Port, Ports, Source, flat, show_entry
-from testbed.lab.running import Running, begin_together
 from testbed.netem import indexed, qdisc, readback
 from testbed.netem.buckets import refuse_small_bucket
 from testbed.netem.profiles import find_table
@@ -57,7 +57,7 @@ class Impairer:
             schedule = compile_timeline(wanted, seed=seed)
             self.halt(ref)
             applied = replace(self._write_or_renew(ref, schedule.moments[0].impairment, started), timeline=wanted)
-            self._prepare(ref, Running(name=f"{ref} on {ref.network}", schedule=schedule))
+            self._prepare(ref, Playback(name=f"{ref} on {ref.network}", schedule=schedule))
         else:
             self.halt(ref)
             applied = self._write_or_renew(ref, wanted if seed is None else replace(wanted, seed=seed), started)
@@ -78,7 +78,7 @@ class Impairer:
         """Write an impairment as a new netem, whose random numbers begin with its seed; not in the history."""
         self._write(ref, impairment, time.perf_counter(), afresh=True)
 
-    def restore(self, ref: LinkRef, impairment: Impairment, running: Running | None) -> None:
+    def restore(self, ref: LinkRef, impairment: Impairment, running: Playback | None) -> None:
         """Write again what a link had, and prepare its timeline for `play`; not in the history."""
         self._write_or_renew(ref, impairment, time.perf_counter())
         if running is not None:
@@ -141,7 +141,7 @@ class Impairer:
 
     # --- timelines -------------------------------------------------------------------------------
 
-    def _prepare(self, ref: LinkRef, running: Running) -> None:
+    def _prepare(self, ref: LinkRef, running: Playback) -> None:
         port, source = self._ports.known(ref)
         for moment in running.schedule.moments:
             refuse_small_bucket(ref, moment.impairment, mtu=port.mtu)

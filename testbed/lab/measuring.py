@@ -16,7 +16,7 @@ from testbed.errors import LabError
 from testbed.evidence.metric import AUTOMATIC, Metric, automatic
 from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import LinkEvidence
-from testbed.lab.connections import Sockets
+from testbed.lab.connections import TcpTables
 from testbed.lab.ports import Ports
 from testbed.observe.counters import Counters, Readings
 from testbed.text import shortened
@@ -29,7 +29,7 @@ _COMMAND_CHARACTERS = 100
 class Measuring:
     """What a lab's kernels count during a test's body."""
 
-    def __init__(self, ports: Ports, sockets: Sockets) -> None:
+    def __init__(self, ports: Ports, sockets: TcpTables) -> None:
         self._ports = ports
         self._sockets = sockets
         self.groups: Collection[str] = AUTOMATIC

@@ -19,7 +19,7 @@ from testbed.lab import cuts
 from testbed.lab.backend import Attached, Backend
 from testbed.lab.channel import Channel
 from testbed.lab.perpacket import PerPacket
-from testbed.lab.running import Running
+from testbed.lab.playback import Playback
 from testbed.netem import fragments, qdisc, readback, rejecting
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef, PortRef
@@ -64,7 +64,7 @@ class Source:
     """By cuts that were mended since."""
     met_cut: bool = False
     """Whether a cut that was mended since the test began had lost any."""
-    running: Running | None = None
+    running: Playback | None = None
     """The timeline whose beginning ``impairment`` is."""
 
     def others(self, filters: Sequence[Mapping[str, Any]]) -> int | None:
@@ -170,7 +170,7 @@ class Port:
                     "addresses": addresses,
                     "targets": targets,
                     "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
-                    "running": None if source["running"] is None else Running.from_state(source["running"]),
+                    "running": None if source["running"] is None else Playback.from_state(source["running"]),
                     "cut": None if cut is None else cuts.Cut.from_state(cut, minor, ways),
                 }
             )

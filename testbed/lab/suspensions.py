@@ -9,8 +9,8 @@ from typing import Any, Self
 from testbed.lab import cuts
 from testbed.lab.cutter import Cutter
 from testbed.lab.impairer import Impairer
+from testbed.lab.playback import Playback
 from testbed.lab.ports import Ports
-from testbed.lab.running import Running
 from testbed.lab.verifier import Verifier
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
@@ -22,7 +22,7 @@ class Suspended:
 
     impairment: Impairment | None
     """Of a timeline, its beginning."""
-    running: Running | None = None
+    running: Playback | None = None
     how: str = ""
     """Of a cut: `cuts.DROP` or `cuts.REJECT`; empty if there was none."""
     up_s: float = 0.0
@@ -47,7 +47,7 @@ class Suspended:
             **{
                 **state,
                 "impairment": None if impairment is None else Impairment.parse(impairment),
-                "running": None if running is None else Running.from_state(running),
+                "running": None if running is None else Playback.from_state(running),
             }
         )
 
@@ -75,7 +75,7 @@ class Suspensions:
                 running, cut = source.running, source.cut
                 self.links[ref] = Suspended(
                     impairment=source.impairment if running is None else running.schedule.moments[0].impairment,
-                    running=running and Running(name=running.name, schedule=running.schedule),
+                    running=running and Playback(name=running.name, schedule=running.schedule),
                     how=cut.how if cut else "",
                     up_s=cut.up_s if cut else 0.0,
                     down_s=cut.down_s if cut else 0.0,

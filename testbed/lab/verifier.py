@@ -15,7 +15,7 @@ from testbed.evidence.verdict import Verdict
 from testbed.judge import counting
 from testbed.lab import elsewhere, impairer, strangers
 from testbed.lab.backend import Backend
-from testbed.lab.carriage import Carriage, Way
+from testbed.lab.carriage import Carriage, PortPath
 from testbed.lab.connections import Connections
 from testbed.lab.cutter import Cutter
 from testbed.lab.elsewhere import Elsewhere
@@ -105,7 +105,7 @@ class Verifier:
             deaths = self._succession.look()
             raise ImpairmentNotAppliedError("\n".join(map(str, deaths)) if deaths else together(wrong))
 
-    def _along(self, port: Port, path: Way | None, refs: Sequence[LinkRef]) -> None:
+    def _along(self, port: Port, path: PortPath | None, refs: Sequence[LinkRef]) -> None:
         """Raise ImpairmentNotAppliedError if packets had no whole way through a port on which these links end."""
         if path is None or not path.amiss or (path.gone and not refs):
             return

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from testbed.backends.docker.engine import RUN_LABEL, Engine
-from testbed.backends.docker.runs import Run, clear_stale, runs
+from testbed.backends.docker.runs import StackRun, clear_stale, runs
 from testbed.commands.results import load
 from testbed.lab.waiting import NotSeenError, await_condition
 from tests.lab.conftest import ROOT
@@ -130,7 +130,7 @@ class Project:
     def output(self) -> str:
         return (self.folder / "output").read_text()
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[StackRun]:
         """Those of its stack that have something on the engine; a local lab's has nothing there, and needs none."""
         if self.kind == "local":
             return []

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from testbed.backends.docker import stack as compose
-from testbed.backends.local import agent as local
+from testbed.backends.local import localagent as local
 from testbed.commands import cli, machine, stack
 from testbed.netem.profiles import load_profiles
 

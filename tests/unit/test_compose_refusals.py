@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from testbed.backends.local import localplan
-from testbed.backends.local.blueprint import Plan
+from testbed.backends.local.blueprint import LabPlan
 from testbed.compose import composefile, shapes
 from testbed.compose.command import find
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError
 from testbed.spec.topology import Topology
 
 
-def plan(path: Path, text: str | bytes) -> Plan:
+def plan(path: Path, text: str | bytes) -> LabPlan:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     file = composefile.read(path, environment={})
     return localplan.make(file, Topology.from_compose(file.config))

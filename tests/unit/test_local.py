@@ -10,8 +10,8 @@ import pytest
 
 from testbed.backends import terminal
 from testbed.backends.choice import LABS
-from testbed.backends.local.agent import LocalAgent
 from testbed.backends.local.blueprint import ServicePlan
+from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.local.settings import CAPABILITIES, DEFAULT_CAPABILITIES, capabilities
 from testbed.compose.options import LAB_CHOICES
 from testbed.errors import LabError

@@ -14,7 +14,7 @@ import pytest
 from testbed import reading
 from testbed.agent import kernelcalls
 from testbed.backends.local import localplan, settings
-from testbed.backends.local.blueprint import Plan, Published
+from testbed.backends.local.blueprint import LabPlan, Published
 from testbed.compose import composefile
 from testbed.compose.dockerfile import HealthCheck
 from testbed.errors import InvalidComposeError
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def plan(folder: Path, text: str) -> Plan:
+def plan(folder: Path, text: str) -> LabPlan:
     path = folder / "compose.yaml"
     path.write_text(text, encoding="utf-8")
     file = composefile.read(path, environment={})
@@ -44,7 +44,7 @@ def problems(folder: Path, text: str) -> list[str]:
     return [problem.partition("compose.yaml:")[2] for problem in refused.value.problems]
 
 
-def addresses(made: Plan) -> dict[str, list[str]]:
+def addresses(made: LabPlan) -> dict[str, list[str]]:
     return {host.name: [cidr for each in host.interfaces for cidr in each.addresses] for host in made.hosts}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from testbed import LocalLab
 from testbed.backends.local import localplan
-from testbed.backends.local.blueprint import Plan
+from testbed.backends.local.blueprint import LabPlan
 from testbed.compose import composefile, shellwords
 from testbed.compose.command import Composer, unset
 from testbed.errors import InvalidComposeError
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose: None) -> Pa
     return place
 
 
-def plans(folder: Path, text: str, *, project: str = "") -> tuple[Plan | str, Plan | str]:
+def plans(folder: Path, text: str, *, project: str = "") -> tuple[LabPlan | str, LabPlan | str]:
     """What our own reader plans of a file, and what is planned of Compose's output; or what each refuses."""
     path = folder / "compose.yaml"
     path.write_text(text, encoding="utf-8")
@@ -44,7 +44,7 @@ def plans(folder: Path, text: str, *, project: str = "") -> tuple[Plan | str, Pl
         composer.project = project
         return composefile.of_compose(path, composer.config(), [path], environment=os.environ)
 
-    found: list[Plan | str] = []
+    found: list[LabPlan | str] = []
     for read in (own, theirs):
         try:
             file = read()
@@ -81,8 +81,8 @@ SAME = {
 @pytest.mark.parametrize("what", SAME)
 def test_both_plan_the_same(what: str, folder: Path) -> None:
     own, theirs = plans(folder, SAME[what])
-    assert isinstance(own, Plan), own
-    assert isinstance(theirs, Plan), theirs
+    assert isinstance(own, LabPlan), own
+    assert isinstance(theirs, LabPlan), theirs
     assert own.networks == theirs.networks
     assert own.services == theirs.services
 
@@ -92,7 +92,7 @@ def test_the_environment_names_the_project_for_both(folder: Path, monkeypatch: p
         monkeypatch.setenv("COMPOSE_PROJECT_NAME", name)
         own, theirs = plans(folder, service("environment: {N: $COMPOSE_PROJECT_NAME}", "name: mine\n"))
         assert (isinstance(own, str), isinstance(theirs, str)) == (refused, refused)
-        if isinstance(own, Plan) and isinstance(theirs, Plan):
+        if isinstance(own, LabPlan) and isinstance(theirs, LabPlan):
             assert own.services["a"].environment["N"] == theirs.services["a"].environment["N"] == "other"
 
 

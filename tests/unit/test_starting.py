@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from testbed.backends.starting import (
-    Progress,
+    StartProgress,
     Wellness,
     allowed_s,
     await_well,
@@ -20,7 +20,7 @@ from testbed.errors import InvalidValueError, LabError, ServiceFailedError
 
 def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_s_in_the_end() -> None:
     now, told = 0.0, list[float]()
-    progress = Progress(lambda _text: told.append(now), allowed_s=200, clock=lambda: now)
+    progress = StartProgress(lambda _text: told.append(now), allowed_s=200, clock=lambda: now)
     for second in range(160):
         now = float(second)
         progress.tell(lambda: {"db": "is running and starting"})
@@ -30,7 +30,7 @@ def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_
 
 def test_nothing_is_told_where_all_is_well_and_what_cannot_be_looked_at_is_told() -> None:
     now, told = 4.0, list[str]()
-    progress = Progress(told.append, allowed_s=200, clock=lambda: now)
+    progress = StartProgress(told.append, allowed_s=200, clock=lambda: now)
     now = 8.0
     progress.tell(dict)
     assert told == []

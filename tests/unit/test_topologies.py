@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testbed.backends.local import localplan
-from testbed.backends.local.blueprint import Plan
+from testbed.backends.local.blueprint import LabPlan
 from testbed.backends.local.routing import Routing
 from testbed.compose import composefile
 from testbed.errors import InvalidComposeError, InvalidValueError
@@ -18,19 +18,19 @@ from testbed.spec.drawings import Drawing
 from testbed.spec.topology import Topology
 
 
-def plan_of(drawing: Drawing) -> Plan:
+def plan_of(drawing: Drawing) -> LabPlan:
     file = composefile.of_drawing(drawing, environment={})
     return localplan.make(file, Topology.from_compose(file.config))
 
 
-def read(folder: Path, text: str) -> Plan:
+def read(folder: Path, text: str) -> LabPlan:
     path = folder / "compose.yaml"
     path.write_text(text, encoding="utf-8")
     file = composefile.read(path, environment={})
     return localplan.make(file, Topology.from_compose(file.config))
 
 
-def routes(plan: Plan) -> dict[str, dict[str, str]]:
+def routes(plan: LabPlan) -> dict[str, dict[str, str]]:
     return {host.name: dict(host.routes) for host in plan.hosts}
 
 

@@ -23,7 +23,14 @@ from testbed.backends.docker.hosts import ComposeHost
 from testbed.backends.docker.runs import clear_stale
 from testbed.backends.docker.stack import Stack, host_name
 from testbed.backends.stacklab import StackLab
-from testbed.backends.starting import Progress, await_healthy, await_well, not_well_yet, said_if_slow, service_failed
+from testbed.backends.starting import (
+    StartProgress,
+    await_healthy,
+    await_well,
+    not_well_yet,
+    said_if_slow,
+    service_failed,
+)
 from testbed.compose import composefile
 from testbed.compose.command import Composer
 from testbed.compose.options import UP_DEADLINE, files_of
@@ -166,7 +173,7 @@ class ComposeLab(StackLab[ComposeHost]):
 
     def _start_services(self, config: dict[str, Any]) -> None:
         """Have Compose start every service, and wait until all are well. Raises ServiceFailedError."""
-        progress = Progress(self._say, allowed_s=self._up_deadline_s)
+        progress = StartProgress(self._say, allowed_s=self._up_deadline_s)
         late = f"not well after {self._up_deadline_s:g} s (the up-deadline)"
         with progress.meanwhile(self._not_well_yet):
             failure = self.stack.up(config)

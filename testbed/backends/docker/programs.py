@@ -16,7 +16,7 @@ from testbed.backends.docker.engine import Engine, Exec
 from testbed.errors import CommandTimeoutError, LabError
 from testbed.lab import readiness
 from testbed.lab.host import Result
-from testbed.lab.programs import Lines, ReadProgram
+from testbed.lab.output import Lines, ReadProgram
 from testbed.lab.waiting import NotSeenError, await_condition
 
 _CANNOT_BE_STARTED = (126, 127)  # as a shell has it

@@ -38,7 +38,7 @@ _SETTLES_WITHIN_S, _LOOK_AGAIN_S = 1.5, 0.25
 
 
 @dataclass(kw_only=True)
-class Run:
+class StackRun:
     """A run that has something on the engine."""
 
     id: str
@@ -129,20 +129,20 @@ def _shown(value: str) -> str:
     return repr(value if len(value) <= _MOST_SHOWN else f"{value[:_MOST_SHOWN]}…")
 
 
-def sort(items: Iterable[Labelled]) -> tuple[list[Run], list[str]]:
+def sort(items: Iterable[Labelled]) -> tuple[list[StackRun], list[str]]:
     """The runs that objects with our label belong to; and of each object that is no run's why that is so."""
-    known: dict[tuple[str, str], Run] = {}
+    known: dict[tuple[str, str], StackRun] = {}
     foreign: list[str] = []
     for item in items:
         if (wrong := flaw(item)) is not None:
             foreign.append(f"{item.kind} {item.name}: {wrong}")
             continue
         record = item.labels[RUN_LABEL], item.labels[OWNER_LABEL]
-        known.setdefault(record, Run(id=record[0], owner=record[1])).objects.append(item)
+        known.setdefault(record, StackRun(id=record[0], owner=record[1])).objects.append(item)
     return list(known.values()), foreign
 
 
-def runs(engine: Engine) -> list[Run]:
+def runs(engine: Engine) -> list[StackRun]:
     """Every run that has something on the engine."""
     return sort(engine.labelled(RUN_LABEL))[0]
 
@@ -156,7 +156,7 @@ def foreigners(engine: Engine) -> list[str]:
 
 
 def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
-    """Remove every run that `Run.is_stale`; returns the ids of those removed, and why others could not be.
+    """Remove every run that `StackRun.is_stale`; returns the ids of those removed, and why others could not be.
 
     What an engine does not let go of is no reason not to start another stack.
     """

@@ -16,7 +16,16 @@ from docker.models.containers import Container
 from testbed.backends.docker import images
 from testbed.backends.docker.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine, refusals_told
 from testbed.backends.docker.inspection import wellness
-from testbed.backends.docker.runs import DETACHED, STACK_LABEL, STARTER_LABEL, UP_LABEL, Run, owner, remove_run, runs
+from testbed.backends.docker.runs import (
+    DETACHED,
+    STACK_LABEL,
+    STARTER_LABEL,
+    UP_LABEL,
+    StackRun,
+    owner,
+    remove_run,
+    runs,
+)
 from testbed.compose import composefile
 from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError, LabError
@@ -76,7 +85,7 @@ class Stack:
             "name": f"{self.composer.project}-{role}-{secrets.token_hex(3)}",
         }
 
-    def left(self) -> list[Run]:
+    def left(self) -> list[StackRun]:
         """The runs of this Compose file that are to stay though no process owns them."""
         return [run for run in runs(self.engine) if run.owner == DETACHED and run.stack == self.name]
 

@@ -119,7 +119,7 @@ class HostPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LabPlan:
     """Everything that a local lab builds."""
 
     topology: Topology

@@ -10,15 +10,15 @@ from typing import Any
 from testbed.backends import hostfiles, terminal
 from testbed.backends.hosts import AgentHost
 from testbed.backends.local import settings
-from testbed.backends.local.agent import LocalAgent
 from testbed.backends.local.blueprint import HostPlan, Interface, ServicePlan
+from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.local.programs import LocalProgram
 from testbed.backends.starting import Wellness, last_check
 from testbed.errors import LabError
 from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
 from testbed.lab.channel import Channel
 from testbed.lab.lab import Lab
-from testbed.lab.programs import Lines
+from testbed.lab.output import Lines
 from testbed.lab.waiting import NotSeenError, await_condition
 
 _CHECK_AGAIN_S = 0.05

@@ -16,11 +16,11 @@ from typing import Any
 from testbed import kernel
 from testbed.backends import onlyone
 from testbed.backends.local import limits, localplan, publishing, services, settings
-from testbed.backends.local.agent import LocalAgent
-from testbed.backends.local.blueprint import Plan
+from testbed.backends.local.blueprint import LabPlan
 from testbed.backends.local.hosts import LocalHost
+from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.stacklab import StackLab
-from testbed.backends.starting import Progress
+from testbed.backends.starting import StartProgress
 from testbed.compose import command, composefile
 from testbed.compose.command import Composer
 from testbed.compose.composefile import ComposeFile
@@ -73,14 +73,14 @@ class LocalLab(StackLab[LocalHost]):
         self._compose_profiles = tuple(compose_profiles)
         self._config: ComposeFile | None = None
         self._topology: Topology | None = None
-        self._plan: Plan | None = None
+        self._plan: LabPlan | None = None
         self.agent = LocalAgent()
         self._ifindexes: dict[str, dict[str, int]] = {}
 
     # --- what is known before anything runs ------------------------------------------------------
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> LabPlan:
         """What the Compose file asks for. Raises InvalidComposeError with all that cannot be honoured."""
         if self._plan is None:
             self._plan = localplan.make(self._compose_file(), self.topology)
@@ -162,7 +162,7 @@ class LocalLab(StackLab[LocalHost]):
         """
         self._check_limits(*localplan.counts(self._compose_file(), self.topology))
         plan = self.plan
-        progress = Progress(self._say, allowed_s=self._up_deadline_s)
+        progress = StartProgress(self._say, allowed_s=self._up_deadline_s)
         with ExitStack() as undo:
             undo.callback(self.forget)
             listeners = publishing.listen(undo, plan)
@@ -210,7 +210,7 @@ class LocalLab(StackLab[LocalHost]):
             channel.call("carry_from", root=str(root))
         self.boot(channel)
 
-    def _build(self, channel: Channel, plan: Plan) -> None:
+    def _build(self, channel: Channel, plan: LabPlan) -> None:
         hosts = [settings.host(plan, host) for host in plan.hosts]
         try:
             self._ifindexes = channel.call("build", networks=settings.networks(plan), hosts=hosts, answer_within_s=60)

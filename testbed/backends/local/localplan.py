@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from testbed.backends.local import addressing, servicekeys
-from testbed.backends.local.blueprint import Plan
+from testbed.backends.local.blueprint import LabPlan
 from testbed.backends.local.source import WAY_OUT, ServiceSource
 from testbed.compose.composefile import ComposeFile
 from testbed.compose.problems import FileProblems
@@ -17,7 +17,7 @@ from testbed.text import shown
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
-def make(file: ComposeFile, topology: Topology) -> Plan:
+def make(file: ComposeFile, topology: Topology) -> LabPlan:
     """The plan of a Compose file. Raises InvalidComposeError naming all that a local lab cannot honour, by line."""
     problems = file.problems.copy()
     sources = [
@@ -32,7 +32,7 @@ def make(file: ComposeFile, topology: Topology) -> Plan:
     hosts = addressing.hosts(file, topology, networks, problems)
     order = _order({name: service.depends_on for name, service in services.items()}, problems)
     problems.raise_if_any()
-    return Plan(
+    return LabPlan(
         topology=topology,
         networks=tuple(networks.values()),
         services={name: services[name] for name in order},
@@ -64,7 +64,7 @@ def _check_volumes(file: ComposeFile, problems: FileProblems) -> None:
                 problems.of_part(where, f"volume {shown(name)}: `{key}: {body[key]}` needs an engine; {WAY_OUT}")
 
 
-class _Listener(NamedTuple):
+class _PublishedPort(NamedTuple):
     service: ServiceSource
     host_ip: str
     item: int
@@ -72,13 +72,13 @@ class _Listener(NamedTuple):
 
 def _check_published(sources: list[ServiceSource], topology: Topology) -> None:
     """Refuse a port of the machine that two services publish."""
-    known: dict[int, list[_Listener]] = {}
+    known: dict[int, list[_PublishedPort]] = {}
     for service in sources:
         for port in service.body["ports"]:
             published = str(port.get("published") or "0")
             if port.get("protocol", "tcp") != "tcp" or not published.isdecimal() or int(published) == 0:
                 continue
-            listener = _Listener(service, str(port.get("host_ip") or "127.0.0.1"), port["item"])
+            listener = _PublishedPort(service, str(port.get("host_ip") or "127.0.0.1"), port["item"])
             if (replicas := topology.services[service.name].replicas) > 1:
                 service.refuse(
                     f"port {published} of this machine for {replicas} replicas; leave it out and each gets one of its "
@@ -98,7 +98,7 @@ def _check_published(sources: list[ServiceSource], topology: Topology) -> None:
             others.append(listener)
 
 
-def _clash(a: _Listener, b: _Listener) -> bool:
+def _clash(a: _PublishedPort, b: _PublishedPort) -> bool:
     return a.host_ip == b.host_ip or bool({a.host_ip, b.host_ip} & {"0.0.0.0", "::"})  # noqa: S104  # compared only
 
 

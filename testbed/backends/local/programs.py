@@ -13,7 +13,7 @@ from typing import Any
 from testbed.backends.local.child import ChildAgent
 from testbed.errors import AgentError, LabError
 from testbed.lab.channel import Channel
-from testbed.lab.programs import Lines, ReadProgram
+from testbed.lab.output import Lines, ReadProgram
 
 _ENDED_WITH_THE_LAB = 137
 
@@ -28,10 +28,15 @@ def how_it_ended(answer: bytes) -> tuple[int, float | None]:
 
 
 class LocalProgram(ReadProgram):
-    """A program in a host; a `Reader` reads what it prints."""
+    """A program in a host; an `OutputReader` reads what it prints."""
 
     def __init__(
-        self, agent: ChildAgent, channel: Channel, reader: Reader, argv: Sequence[str], circumstances: Mapping[str, Any]
+        self,
+        agent: ChildAgent,
+        channel: Channel,
+        reader: OutputReader,
+        argv: Sequence[str],
+        circumstances: Mapping[str, Any],
     ) -> None:
         """Start it; ``circumstances``: host, environment, folder and user, as the agent is told them."""
         super().__init__(circumstances["host"], argv)
@@ -86,7 +91,7 @@ class LocalProgram(ReadProgram):
         self._agent.call("signal", programs=[self.number], name=name)
 
 
-class Attached:
+class AttachedProgram:
     """A program on descriptors of ours. It has no output here; `fileno` is readable once the program has ended."""
 
     def __init__(self, status: int) -> None:
@@ -102,7 +107,7 @@ class Attached:
             return how_it_ended(status.read(_END.size))[0]
 
 
-class Reader:
+class OutputReader:
     """One thread that reads what every program of a lab prints, and hears how it ended."""
 
     def __init__(self) -> None:

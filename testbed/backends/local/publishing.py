@@ -7,8 +7,8 @@ import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from testbed.backends.local.agent import LocalAgent
-from testbed.backends.local.blueprint import Plan, Published
+from testbed.backends.local.blueprint import LabPlan, Published
+from testbed.backends.local.localagent import LocalAgent
 from testbed.errors import EnvironmentUnfitError
 
 
@@ -21,7 +21,7 @@ class Listener:
     socket: socket.socket
 
 
-def listen(undo: ExitStack, plan: Plan) -> list[Listener]:
+def listen(undo: ExitStack, plan: LabPlan) -> list[Listener]:
     """A listening socket of the machine's for each published port. Raises EnvironmentUnfitError: all taken."""
     listeners: list[Listener] = []
     taken: list[str] = []
@@ -49,7 +49,7 @@ def listener_at(published: Published) -> socket.socket:
     return socket.create_server((published.host_ip, published.last or published.port), family=family)
 
 
-def hand_over(agent: LocalAgent, plan: Plan, listeners: list[Listener]) -> None:
+def hand_over(agent: LocalAgent, plan: LabPlan, listeners: list[Listener]) -> None:
     """Have the agent accept what connects, from now on."""
     if not listeners:
         return

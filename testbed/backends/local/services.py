@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from testbed.backends.local.blueprint import Plan
+from testbed.backends.local.blueprint import LabPlan
 from testbed.backends.local.hosts import LocalHost
 from testbed.backends.local.programs import LocalProgram
-from testbed.backends.starting import Progress, await_well, not_well_yet
+from testbed.backends.starting import StartProgress, await_well, not_well_yet
 from testbed.errors import AgentError
 from testbed.lab.channel import Channel
 
@@ -16,7 +16,7 @@ _STOP_WITHIN_S = 1.0  # as `docker compose down --timeout 1`, which ends a Compo
 LOOK_EVERY_S = 0.005
 
 
-def start(plan: Plan, hosts: Collection[LocalHost], progress: Progress, late: str) -> None:
+def start(plan: LabPlan, hosts: Collection[LocalHost], progress: StartProgress, late: str) -> None:
     """Start each service once what it depends on is as it should be, and wait until all are well.
 
     Raises ServiceFailedError; ``late`` is its last line at the deadline.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Set
 from typing import Any
 
-from testbed.backends.local.blueprint import HostPlan, Plan, ServicePlan
+from testbed.backends.local.blueprint import HostPlan, LabPlan, ServicePlan
 from testbed.compose import dockerfile
 from testbed.text import word_set
 
@@ -28,7 +28,7 @@ CAPABILITIES = DEFAULT_CAPABILITIES | word_set("""
 """)
 
 
-def networks(plan: Plan) -> list[dict[str, Any]]:
+def networks(plan: LabPlan) -> list[dict[str, Any]]:
     """Every network; see `testbed.agent.hosts.Hosts.build`."""
     return [
         {
@@ -41,7 +41,7 @@ def networks(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def host(plan: Plan, of: HostPlan) -> dict[str, Any]:
+def host(plan: LabPlan, of: HostPlan) -> dict[str, Any]:
     """One host; see `testbed.agent.hosts.Hosts.build`."""
     service = plan.services[of.service]
     return {

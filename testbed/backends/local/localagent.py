@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from testbed.backends.local.child import ChildAgent, PipeStream
-from testbed.backends.local.programs import Attached, LocalProgram, Reader
+from testbed.backends.local.programs import AttachedProgram, LocalProgram, OutputReader
 from testbed.errors import LabError
 from testbed.lab.channel import Channel
 
@@ -20,7 +20,7 @@ class LocalAgent:
     """The process that has all namespaces of a lab; there is none before `start` and after `end`."""
 
     def __init__(self) -> None:
-        self._reader = Reader()
+        self._reader = OutputReader()
         self._child: ChildAgent | None = None
         self._channel: Channel | None = None
 
@@ -58,7 +58,7 @@ class LocalAgent:
 
     def attached(
         self, argv: Sequence[str], streams: Sequence[int], circumstances: Mapping[str, Any], *, tty: bool
-    ) -> Attached:
+    ) -> AttachedProgram:
         """Start a program on descriptors of ours; see `LocalHost.attached`."""
         read, write = os.pipe()
         try:
@@ -70,7 +70,7 @@ class LocalAgent:
         except BaseException:
             os.close(read)
             raise
-        return Attached(read)
+        return AttachedProgram(read)
 
     def terminal(self, host: str) -> tuple[int, int]:
         """A terminal in a host; see `LocalHost.terminal`."""

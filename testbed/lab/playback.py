@@ -20,7 +20,7 @@ Differences = Callable[[Impairment, Any], Sequence[readback.Difference]]
 
 
 @dataclass
-class Running:
+class Playback:
     """The timeline of one link."""
 
     name: str
@@ -101,7 +101,7 @@ class Running:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Running:
+    def from_state(cls, state: Mapping[str, Any]) -> Playback:
         """As another process left it."""
         moments = tuple(Moment(at_s=at_s, impairment=Impairment.parse(words)) for at_s, words in state["moments"])
         schedule = Schedule(moments=moments, repeat_s=state["repeat_s"])
@@ -129,9 +129,9 @@ class Running:
         )
 
 
-def begin_together(armed: Iterable[tuple[Channel, Running]]) -> None:
+def begin_together(armed: Iterable[tuple[Channel, Playback]]) -> None:
     """Begin what is armed, all of one agent at the same moment."""
-    by_channel: dict[int, tuple[Channel, list[Running]]] = {}
+    by_channel: dict[int, tuple[Channel, list[Playback]]] = {}
     for channel, running in armed:
         by_channel.setdefault(id(channel), (channel, []))[1].append(running)
     for channel, together in by_channel.values():
