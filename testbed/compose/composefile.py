@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from testbed import reading
 from testbed.compose import shapes
@@ -26,6 +26,7 @@ from testbed.spec import drawings
 from testbed.spec.words import unknown
 from testbed.text import shown
 
+T = TypeVar("T")
 _PROJECT = "COMPOSE_PROJECT_NAME"
 
 
@@ -84,21 +85,35 @@ def of_compose(
     placed = Places(variables)
     for file in files:
         places.update(placed.of_file(file))
-    active = tree.get("services") or {}
+    active = tree["services"] = in_order(tree.get("services") or {}, placed.services())
     left_out = {name: profiles for name, profiles in (inactive or {}).items() if name not in active}
     return replace(_read(path, tree, FileProblems(path, places), {}, ("*",)), inactive=left_out)
 
 
-def look_through(
-    files: Iterable[Path], *, environment: Mapping[str, str], profiles: Sequence[str] = ()
-) -> dict[str, tuple[str, ...]]:
+def in_order(services: Mapping[str, T], order: Sequence[str]) -> dict[str, T]:
+    """Services in this order; others come last."""
+    return {name: services[name] for name in (*(name for name in order if name in services), *services)}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The services that Compose files declare."""
+
+    order: tuple[str, ...]
+    """All, in the order of the files."""
+    profiles: Mapping[str, tuple[str, ...]]
+    """By service that belongs to Compose profiles: these."""
+
+
+def look_through(files: Iterable[Path], *, environment: Mapping[str, str], profiles: Sequence[str] = ()) -> Declared:
     """Check all that Compose is about to read, for it reads devices, FIFOs and YAML bombs.
 
-    Returns the services that belong to Compose profiles, with these. Raises InvalidComposeError for a file that cannot
+    Raises InvalidComposeError for a file that cannot
     be read, for one that is too large or too deep, for a file outside the folder that should hold variables and does
     not (Compose would quote it), and for one of ``profiles`` that no service has.
     """
     profiles_of: dict[str, tuple[str, ...]] = {}
+    order: dict[str, None] = {}
     for file in files:
         variables, wrong = variables_of(file.parent, environment)
         if wrong:
@@ -107,6 +122,7 @@ def look_through(
             )
         places = Places(variables)
         places.of_file(file)
+        order.update(dict.fromkeys(places.services()))
         for placed in places.files():
             for path in placed.beside:
                 try:
@@ -123,7 +139,7 @@ def look_through(
     _check_profiles(profiles, profiles_of.values(), problems.append)
     if problems:
         raise InvalidComposeError(problems)
-    return profiles_of
+    return Declared(tuple(order), profiles_of)
 
 
 def _check_profiles(
@@ -181,7 +197,7 @@ def _read(
     chosen = {*(profiles or map(str.strip, variables.get("COMPOSE_PROFILES", "").split(",")))}
     services: dict[str, Any] = {}
     inactive: dict[str, tuple[str, ...]] = {}
-    for name, body in sorted(tree["services"].items()):  # Compose sorts them, too
+    for name, body in tree["services"].items():
         if not body.get("profiles") or "*" in chosen or chosen.intersection(map(str, body["profiles"])):
             given = {key: value for key, value in body.items() if value is not None}
             services[name] = LongForms(name, path.parent, variables, problems).read(given)

@@ -99,6 +99,10 @@ class Places:
         """Every file that was read."""
         return self._files.values()
 
+    def services(self) -> tuple[str, ...]:
+        """The services of these files, in their order there; Compose prints them sorted by name."""
+        return tuple(dict.fromkeys(name for file in self.files() for name in file.services))
+
     def _read(self, path: Path) -> PlacedFile:
         real = self._real(path)
         if real not in self._files:

@@ -61,7 +61,7 @@ def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: Co
 
     up = cli("up", cwd=project)
     assert up.returncode == 0, up.stderr
-    assert "client, server" in up.stdout
+    assert "server, client" in up.stdout, "as the Compose file has them"
 
     impaired = cli("impair", "client <-> server", "delay=40ms", "loss=2%", cwd=project)
     assert impaired.returncode == 0, impaired.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import LocalLab
+from testbed import ComposeLab, LocalLab
 from testbed.backends.local import localplan
 from testbed.backends.local.blueprint import Published
 from testbed.compose import composefile
@@ -59,6 +59,18 @@ def test_what_compose_alone_reads_is_planned(what: str, folder: Path, compose: N
         assert service.argv == ("echo", "V=${V}"), "Compose prints every dollar sign twice"
         assert service.environment == {"E": "a$b"}
         assert service.binds == ((str(folder / "app"), "/app", True),)
+
+
+_UNSORTED = "services:\n  zeta: {image: python}\n  mid: {image: python}\n  alpha: {image: python}\n"
+
+
+@pytest.mark.parametrize("files", [("one.yaml",), ("one.yaml", "two.yaml")])
+@pytest.mark.parametrize("kind", [ComposeLab, LocalLab])
+def test_hosts_are_in_the_order_of_the_files_which_compose_sorts(
+    kind: type[ComposeLab] | type[LocalLab], files: tuple[str, ...], folder: Path, compose: None
+) -> None:
+    write(folder, one=_UNSORTED, two="services:\n  alpha: {init: true}\n  last: {image: python}\n")
+    assert kind(files).topology.hosts == ("zeta", "mid", "alpha", *(["last"] if len(files) > 1 else []))
 
 
 @pytest.mark.parametrize("where", ["environment", ".env"])

@@ -99,17 +99,18 @@ class ComposeLab(StackLab[ComposeHost]):
         """Hosts and networks of the Compose file. Raises InvalidComposeError."""
         if self._topology is None:
             files = list(self.composer.files) or composefile.files_by_default(os.environ)
-            profiles = composefile.look_through(
+            declared = composefile.look_through(
                 filter(reading.exists, files), environment=os.environ, profiles=self.composer.profiles
             )
-            self._config = self.composer.config()
+            self._config = config = self.composer.config()
+            config["services"] = composefile.in_order(config.get("services") or {}, declared.order)
             for warning in self.composer.warnings:
                 if warning not in self._warned:
                     self._warned.add(warning)
                     self._warn(warning)
             if unable := list(drawings.only_local(self._config)):
                 raise InvalidComposeError(f"{key}: only a local lab can do this; use --lab local" for key in unable)
-            self._topology = Topology.from_compose(self._config, inactive=profiles)
+            self._topology = Topology.from_compose(self._config, inactive=declared.profiles)
         return self._topology
 
     @property
@@ -255,11 +256,12 @@ class ComposeLab(StackLab[ComposeHost]):
             super().down()
 
     def _hosts_of(self, containers: Sequence[Container]) -> dict[str, ComposeHost]:
-        """The hosts that these containers are, by name."""
+        """The hosts that these containers are, by name, in the order of the Compose file."""
+        named = {host_name(self.topology, container.labels): container for container in containers}
         return {
-            name: ComposeHost(self, name, container, engine=self.engine, beside=self._starting.beside)
-            for container in containers
-            if (name := host_name(self.topology, container.labels))
+            name: ComposeHost(self, name, named[name], engine=self.engine, beside=self._starting.beside)
+            for name in self.topology.hosts
+            if name in named
         }
 
     # --- hosts that stop and start: `wholeness.HostControl` --------------------------------------

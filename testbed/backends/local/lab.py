@@ -114,7 +114,7 @@ class LocalLab(StackLab[LocalHost]):
             return composefile.read(named, environment=os.environ, profiles=self._compose_profiles)
         except NeedsComposeError as needs:
             files = listed or [named, *several]
-            inactive = composefile.look_through(files, environment=os.environ, profiles=self._compose_profiles)
+            declared = composefile.look_through(files, environment=os.environ, profiles=self._compose_profiles)
             compose = Composer(self._files, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
             try:
                 config = compose.config()
@@ -122,7 +122,7 @@ class LocalLab(StackLab[LocalHost]):
                 raise EnvironmentUnfitError(f"{needs}: Compose alone reads this. {error}") from None
             for warning in compose.warnings:
                 self._warn(warning)
-            return composefile.of_compose(named, config, files, environment=os.environ, inactive=inactive)
+            return composefile.of_compose(named, config, files, environment=os.environ, inactive=declared.profiles)
 
     @property
     def topology(self) -> Topology:  # type: ignore[override]  # read lazily, as ComposeLab's
