@@ -23,6 +23,7 @@ from testbed.evidence.verdict import Verdict
 from testbed.judge.statistics import ALPHA
 from testbed.lab.cutter import check_flap
 from testbed.lab.lab import Lab
+from testbed.lab.wanted import separate_rates
 from testbed.report import evidence
 from testbed.spec.impairment import CLEAN
 from testbed.spec.links import LinkRef
@@ -41,10 +42,13 @@ from testbed.text import shortened, shown
 def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> int:
     """Impair LINK of the running stack, with a profile, with words or with a list of steps, and read it back."""
     with running(compose_file, lambda lab: link_request(lab, link, what)) as lab:
-        for applied in link_request(lab, link, what).impair(lab):
+        request = link_request(lab, link, what)
+        for applied in request.impair(lab):
             write(f"{applied.link}: {shortened(applied.describe())}   ({shortened(applied.command)})")
             for line in applied.impairment.realised:
                 write(f"    warning: {line}")
+        for line in separate_rates(request.wanted):
+            write(f"note: {line}")
     return 0
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.lab.backend import Backend
 from testbed.netem.profiles import checked_side, find_profile, find_table, read_trace
 from testbed.spec.impairment import Impairment
-from testbed.spec.links import LinkRef
+from testbed.spec.links import LinkRef, PortRef
 from testbed.spec.profile import Profile
 from testbed.spec.timeline import Timeline
 from testbed.text import shown
@@ -72,6 +73,20 @@ def side(backend: Backend, words: object) -> Impairment | Timeline:
     """What words or a list of steps ask of a link. Raises InvalidValueError with every problem."""
     folders = [] if backend.netem_folder is None else [backend.netem_folder]
     return checked_side(words, lambda name: read_trace(name, *folders))
+
+
+def separate_rates(impairments: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:
+    """One line per receiver to which several senders have a rate: what they may send together."""
+    rates: dict[PortRef, dict[str, float]] = {}
+    for ref, impairment in impairments.items():
+        if isinstance(impairment, Impairment) and impairment.rate_bps is not None:
+            rates.setdefault(ref.receivers_port, {})[ref.src] = impairment.rate_bps
+    return [
+        f"{len(of_senders)} senders do not share a rate, each has its own: up to "
+        f"{units.format_rate(sum(of_senders.values()))} together reach `{port.host}` on `{port.network}`"
+        for port, of_senders in rates.items()
+        if len(of_senders) > 1
+    ]
 
 
 def profile_name(profile: object) -> str:

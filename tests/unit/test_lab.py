@@ -9,9 +9,9 @@ import pytest
 
 from testbed.errors import InvalidValueError
 from testbed.lab.backend import Backend
-from testbed.lab.wanted import impairments_of
+from testbed.lab.wanted import impairments_of, separate_rates
 from testbed.spec.impairment import CLEAN, Impairment
-from testbed.spec.links import LinkRef
+from testbed.spec.links import LinkRef, Traffic
 from testbed.spec.profile import Profile
 from testbed.spec.timeline import Timeline
 from testbed.spec.topology import Topology
@@ -85,3 +85,16 @@ def test_the_problems_of_the_link_and_of_the_words_are_named_at_once() -> None:
 
 def test_a_good_profile_does_not_save_a_bad_link() -> None:
     assert problems_of("client -> client", "dsl") == ("link 'client -> client': a host has no link to itself",)
+
+
+def test_senders_that_one_could_take_for_sharing_a_rate_are_told_with_their_sum() -> None:
+    def links(*ends: tuple[str, str], rate_bps: float | None = 8e6) -> dict[LinkRef, Impairment | Timeline]:
+        return {LinkRef(src, dst, "lan"): Impairment(rate_bps=rate_bps, delay_s=0.001) for src, dst in ends}
+
+    assert separate_rates(links(("a", "s"), ("b", "s"), ("c", "s"), ("s", "a"))) == [
+        "3 senders do not share a rate, each has its own: up to 24mbit together reach `s` on `lan`"
+    ]
+    assert separate_rates(links(("a", "s"), ("s", "a"))) == []
+    assert separate_rates(links(("a", "s"), ("b", "s"), rate_bps=None)) == []
+    narrowed = {LinkRef("a", "s", "lan", Traffic("tcp", port)): Impairment(rate_bps=8e6) for port in (1, 2)}
+    assert separate_rates(dict(narrowed)) == []
