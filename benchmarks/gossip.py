@@ -21,7 +21,7 @@ from typing import Any
 
 from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.evidence.journal import Journal
-from testbed.evidence.observed import Counters, Evidence, LinkCounts, difference
+from testbed.evidence.observed import CounterGroups, KernelEvidence, LinkCounts, difference
 from testbed.evidence.verdict import Verdict
 from testbed.judge import oracle
 from testbed.judge.account import Account, Cause, Expectation
@@ -208,7 +208,7 @@ def _parts(content: bytes) -> dict[int, list[bytes]]:
 
 def _accounts(
     talking: Sequence[tuple[str, str]], journals: Mapping[str, Mapping[int, list[bytes]]],
-    kernel: Mapping[str, Counters], links: Mapping[LinkRef, readback.NetemCounters], messages: int,
+    kernel: Mapping[str, CounterGroups], links: Mapping[LinkRef, readback.NetemCounters], messages: int,
 ) -> Iterator[tuple[tuple[str, str], Account]]:  # fmt: skip
     conns: Counter[str] = Counter()
     for pair in talking:
@@ -225,6 +225,6 @@ def _accounts(
             for ref in (LinkRef(pair[0], pair[1], _NETWORK), LinkRef(pair[1], pair[0], _NETWORK))
             if (seen := links.get(ref)) is not None
         }
-        evidence = Evidence(kernel={name: kernel[name] for name in pair}, links=counted)
+        evidence = KernelEvidence(kernel={name: kernel[name] for name in pair}, links=counted)
         expect = Expectation(messages=messages, most_lost_ratio=1.0, most_duplicate_ratio=1.0)
         yield pair, oracle.judge(read, evidence, expect=expect)

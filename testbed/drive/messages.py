@@ -19,7 +19,7 @@ from typing import Self
 from testbed.drive.archive import put_programs
 from testbed.errors import CommandTimeoutError, InvalidValueError, LabError
 from testbed.evidence.journal import Journal
-from testbed.evidence.observed import Counters, Evidence, LinkCounts, difference
+from testbed.evidence.observed import CounterGroups, KernelEvidence, LinkCounts, difference
 from testbed.judge import oracle
 from testbed.judge.account import Account, Expectation
 from testbed.lab.host import Program, Result
@@ -45,7 +45,7 @@ class ExchangeResult:
     server: Result
     journals: dict[str, bytes]
     """By host."""
-    evidence: Evidence
+    evidence: KernelEvidence
 
     def judge(self, *, expect: Expectation | None = None, stall_s: float = 0.1) -> Account:
         """The oracle's account. Raises InvalidValueError if a journal cannot be read."""
@@ -55,7 +55,7 @@ class ExchangeResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Counts:
-    hosts: dict[str, Counters]
+    hosts: dict[str, CounterGroups]
     links: dict[LinkRef, LinkCounts]
 
 
@@ -153,7 +153,7 @@ class Exchange:
                     f"`{host}`: {' '.join(result.argv)}: exit status {result.exit_code}: {result.stderr[-2000:]}"
                 )
         after = self._count()
-        evidence = Evidence(
+        evidence = KernelEvidence(
             kernel={host: difference(self._before.hosts[host], counters) for host, counters in after.hosts.items()},
             links={
                 (ref.src, ref.dst): _growth(self._before.links.get(ref), counts) for ref, counts in after.links.items()

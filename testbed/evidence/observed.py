@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Counters = Mapping[str, Mapping[str, int]]
+CounterGroups = Mapping[str, Mapping[str, int]]
 """A host's counters by group, as `Host.counters` returns them: ``["Udp"]["RcvbufErrors"]``."""
 
 
@@ -23,10 +23,10 @@ class LinkCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class KernelEvidence:
     """What kernels counted during a run. What was not observed is absent, not zero."""
 
-    kernel: Mapping[str, Counters] = field(default_factory=dict)
+    kernel: Mapping[str, CounterGroups] = field(default_factory=dict)
     """By host: the growth of its counters."""
     links: Mapping[tuple[str, str], LinkCounts] = field(default_factory=dict)
     """By source and destination host."""
@@ -36,7 +36,7 @@ class Evidence:
         return self.kernel.get(host, {}).get(group, {}).get(name)
 
 
-def difference(before: Counters, after: Counters) -> dict[str, dict[str, int]]:
+def difference(before: CounterGroups, after: CounterGroups) -> dict[str, dict[str, int]]:
     """The growth of every counter."""
     return {
         group: {name: value - before.get(group, {}).get(name, 0) for name, value in counters.items()}

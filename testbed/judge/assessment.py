@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from testbed import units
 from testbed.evidence.journal import ReceivedRow, SentRow
-from testbed.evidence.observed import Evidence
+from testbed.evidence.observed import KernelEvidence
 from testbed.evidence.verdict import Verdict, worst
 from testbed.judge.account import Account, Balance, Cause, DirectionAccount, Expectation
 from testbed.judge.attribution import Attribution
@@ -26,7 +26,7 @@ class Assessment:
         hosts: Mapping[str, HostRecord],
         problems: Sequence[str],
         expect: Expectation,
-        evidence: Evidence,
+        evidence: KernelEvidence,
     ) -> None:
         self._flows, self._hosts, self._expect, self._evidence = flows, hosts, expect, evidence
         for flow in flows.values():

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from testbed.evidence.journal import ReceivedRow, SentRow
-from testbed.evidence.observed import Evidence
+from testbed.evidence.observed import KernelEvidence
 from testbed.judge.account import Balance, Cause
 from testbed.judge.flow import ConnectionRecord, HostRecord, MessageFlow
 
@@ -22,7 +22,7 @@ _REFUSED_DATAGRAMS = {
 class Attribution:
     """Finds causes, direction by direction."""
 
-    def __init__(self, hosts: Mapping[str, HostRecord], evidence: Evidence) -> None:
+    def __init__(self, hosts: Mapping[str, HostRecord], evidence: KernelEvidence) -> None:
         self._hosts, self._evidence = hosts, evidence
         self.undecided: list[str] = []
         """Why the evidence does not decide."""

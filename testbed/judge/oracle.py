@@ -22,7 +22,7 @@ from testbed.evidence.journal import (
     Row,
     SentRow,
 )
-from testbed.evidence.observed import Evidence
+from testbed.evidence.observed import KernelEvidence
 from testbed.judge.account import Account, Expectation
 from testbed.judge.assessment import Assessment
 from testbed.judge.flow import HostRecord, MessageFlow
@@ -254,14 +254,14 @@ class Oracle:
 
     # --- judging -------------------------------------------------------------------------------------
 
-    def judge(self, evidence: Evidence | None = None) -> Account:
+    def judge(self, evidence: KernelEvidence | None = None) -> Account:
         """The account of all rows that were taken."""
-        return Assessment(self._flows, self._hosts, self._problems, self.expect, evidence or Evidence()).account()
+        return Assessment(self._flows, self._hosts, self._problems, self.expect, evidence or KernelEvidence()).account()
 
 
 def judge(
     journals: Iterable[Journal],
-    evidence: Evidence | None = None,
+    evidence: KernelEvidence | None = None,
     *,
     expect: Expectation | None = None,
     stall_s: float = 0.1,

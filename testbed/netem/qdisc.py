@@ -33,7 +33,7 @@ from testbed.netem import indexed
 from testbed.spec.features import FEATURES, Feature
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import ALL_TRAFFIC, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Traffic
-from testbed.spec.words import SHAPE, SIZE, TURNS, Kind, Slot
+from testbed.spec.words import SHAPE, SIZE, TURNS, Slot, ValueKind
 
 Read = dict[str, dict[str, Any]]
 """Read one qdisc back: ``read_qdisc``, with ``device`` and ``parent``, the number that tc writes as 1:10."""
@@ -151,7 +151,7 @@ def _slot_clause(slot: Slot) -> str:
     return " ".join([*shape, *(units.format_time(time_s or 0.0) for time_s in slot.times_s)])
 
 
-_WRITTEN: Mapping[Kind, Callable[[Any], str]] = {
+_WRITTEN: Mapping[ValueKind, Callable[[Any], str]] = {
     SHAPE: lambda table: str(table).removesuffix(".dist"),
     SIZE: str,
     TURNS: _slot_clause,

@@ -15,7 +15,7 @@ from testbed import units
 from testbed.netem import indexed, qdisc
 from testbed.spec.features import FEATURES, Feature
 from testbed.spec.impairment import Impairment
-from testbed.spec.words import RATE, SHARE, TIME, TRUTH, WHOLE, Kind
+from testbed.spec.words import RATE, SHARE, TIME, TRUTH, WHOLE, ValueKind
 
 # netem counts time in 64 ns ticks where it has no 64-bit attributes (PSCHED_SHIFT 6), and loss in units of 2^-32; tc
 # prints both with six significant digits. A rate is a whole number of bytes per second; from 1 kbit on, tc multiplies
@@ -120,7 +120,7 @@ def _reported(options: Mapping[str, Any], key: str) -> Any:
 
 
 def _compared(
-    word: str, kind: Kind, want: Any, have: Any, *, part: str = "", none: str = "none"
+    word: str, kind: ValueKind, want: Any, have: Any, *, part: str = "", none: str = "none"
 ) -> Iterator[Difference]:
     """The difference between two values, if there is one; None counts as zero."""
     if kind is RATE:
@@ -138,7 +138,7 @@ def _compared(
         yield Difference(word, requested, reported, part)
 
 
-def _in_words(kind: Kind, value: Any) -> str:
+def _in_words(kind: ValueKind, value: Any) -> str:
     return str(bool(value)).lower() if kind is TRUTH else str(kind.write(value or 0))
 
 

@@ -29,8 +29,8 @@ from testbed.spec.words import (
     TURNS,
     WHOLE,
     WIDEST_S,
-    Kind,
     Slot,
+    ValueKind,
 )
 
 # netem keeps the rate in unsigned 64-bit bytes per second.
@@ -69,7 +69,7 @@ class Feature:
 
     name: str
     """The user's word."""
-    kind: Kind
+    kind: ValueKind
     """How its values are read, written and checked."""
     help: str
     _: KW_ONLY

@@ -237,7 +237,7 @@ def write_numbers(ranges: Iterable[tuple[int, int]]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Kind:
+class ValueKind:
     """One kind of value: how it is read, written and checked."""
 
     read: Callable[[object, str], Any]
@@ -288,7 +288,7 @@ def _odd_numbers(ranges: Sequence[tuple[int, int]]) -> Iterator[str]:
         yield f"{len(ranges)} numbers and ranges; at most {_MOST_RANGES} are possible"
 
 
-def shares(*parts: str, defaults: tuple[str, ...] = (), needs: str) -> Kind:
+def shares(*parts: str, defaults: tuple[str, ...] = (), needs: str) -> ValueKind:
     """A row of shares with these names, the last ones with defaults; ``needs``: what to write."""
 
     def read(written: object, name: str) -> tuple[float, ...]:
@@ -308,20 +308,20 @@ def shares(*parts: str, defaults: tuple[str, ...] = (), needs: str) -> Kind:
         if len(value) != len(parts) or not all(0 <= share <= 1 for share in value):
             yield f"must be {len(parts)} shares between 0 and 1"
 
-    return Kind(read, write_shares, odd=odd, parts=parts)
+    return ValueKind(read, write_shares, odd=odd, parts=parts)
 
 
-TIME = Kind(
+TIME = ValueKind(
     _time, units.format_time, types=_NUMBER, least=0, most=LONGEST_DELAY_S, unit=" seconds", odd=_odd_time, ramps=True
 )
-SHARE = Kind(_share, units.format_ratio, types=_NUMBER, least=0, most=1, odd=_odd_share, ramps=True)
-RATE = Kind(_rate, units.format_rate, types=_NUMBER, ramps=True)
-SIZE = Kind(_size, units.format_size, types=(int,))
-WHOLE = Kind(_whole, int, types=(int,))
-MEAN = Kind(_mean, lambda value: f"{value:.10g}", types=_NUMBER)
-TRUTH = Kind(_truth, bool)
-SHAPE = Kind(_shape, str, odd=_odd_shape)
-TURNS = Kind(_turns, Slot.words, odd=Slot.problems)
-NUMBERS = Kind(_numbers, write_numbers, odd=_odd_numbers)
+SHARE = ValueKind(_share, units.format_ratio, types=_NUMBER, least=0, most=1, odd=_odd_share, ramps=True)
+RATE = ValueKind(_rate, units.format_rate, types=_NUMBER, ramps=True)
+SIZE = ValueKind(_size, units.format_size, types=(int,))
+WHOLE = ValueKind(_whole, int, types=(int,))
+MEAN = ValueKind(_mean, lambda value: f"{value:.10g}", types=_NUMBER)
+TRUTH = ValueKind(_truth, bool)
+SHAPE = ValueKind(_shape, str, odd=_odd_shape)
+TURNS = ValueKind(_turns, Slot.words, odd=Slot.problems)
+NUMBERS = ValueKind(_numbers, write_numbers, odd=_odd_numbers)
 GILBERT_ELLIOTT = shares("p", "r", "1-h", "1-k", defaults=("100%", "0%"), needs='two to four shares, "p r 1-h 1-k"')
 FOUR_STATES = shares("p13", "p31", "p32", "p23", "p14", needs='five shares, "p13 p31 p32 p23 p14"')

@@ -8,7 +8,7 @@ import pytest
 
 from testbed import ComposeLab
 from testbed.drive.messages import STRUCTURES, exchange, game, messages
-from testbed.evidence.observed import Evidence, difference
+from testbed.evidence.observed import KernelEvidence, difference
 from testbed.evidence.verdict import Verdict
 from testbed.judge.account import Cause, Expectation
 from testbed.lab.waiting import await_condition
@@ -108,7 +108,7 @@ def test_of_1025_bytes_the_papers_server_prints_1024_and_the_client_is_told_noth
     message = "x" * size
     sent = client.run(["python3", "paper_client.py", "server", str(port), message])
     await_condition(lambda: program.output, lambda text: text.endswith("\n"), deadline_s=10)
-    evidence = Evidence(kernel={"server": difference(before, server.counters())})
+    evidence = KernelEvidence(kernel={"server": difference(before, server.counters())})
     printed = program.stop("SIGINT").stdout.removeprefix("Message ").removesuffix("\n")
 
     assert printed == message[:arrives]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.evidence.journal import VERSION, Journal
-from testbed.evidence.observed import Evidence, LinkCounts
+from testbed.evidence.observed import KernelEvidence, LinkCounts
 from testbed.judge.account import Cause
 
 MS = 1_000_000
@@ -70,7 +70,7 @@ class Datagrams:
     fates: Sequence[str]
     client: Written
     server: Written
-    evidence: Evidence
+    evidence: KernelEvidence
     causes: Counter[Cause]
     arrivals: list[int]
     """The first whole copies in order of arrival."""
@@ -104,7 +104,7 @@ def datagrams(fates: Sequence[str], *, replies_to: int = 0) -> Datagrams:
         if row[7] == "whole" and sequence not in arrivals:
             arrivals.append(sequence)
     taken = sum(fate != "never" for fate in fates)
-    evidence = Evidence(
+    evidence = KernelEvidence(
         kernel={"server": counters(buffer=causes[Cause.RECEIVE_BUFFER], checksum=causes[Cause.CHECKSUM])},
         links={
             ("client", "server"): LinkCounts(
@@ -162,5 +162,5 @@ def connections(fates: Sequence[str]) -> Datagrams:
         client.add("close", at + 8 * MS, conn, "done", 0, 0)
         if fate != "not_accepted":
             server.add("close", at + 9 * MS, conn, why, 0, 0)
-    evidence = Evidence(kernel={"server": counters(ListenOverflows=causes[Cause.LISTEN_QUEUE])})
+    evidence = KernelEvidence(kernel={"server": counters(ListenOverflows=causes[Cause.LISTEN_QUEUE])})
     return Datagrams(fates, client, server, evidence, +causes, arrivals)

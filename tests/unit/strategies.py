@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from testbed.spec.features import FEATURES, WORDS, Feature
 from testbed.spec.impairment import Impairment
-from testbed.spec.words import DISTRIBUTIONS, SHARE, SIZE, TIME, TRUTH, WHOLE, Kind, Slot
+from testbed.spec.words import DISTRIBUTIONS, SHARE, SIZE, TIME, TRUTH, WHOLE, Slot, ValueKind
 
 # 0, and from netem's nanosecond to an hour.
 _TIMES = st.just(0.0) | st.floats(min_value=1e-9, max_value=3600)
@@ -58,7 +58,7 @@ def chains_of_four(draw: st.DrawFn) -> tuple[float, float, float, float, float]:
     return p13, p31, p32, draw(_SOME if p13 and p32 else _SHARES), p14
 
 
-_OF_A_KIND: dict[Kind, st.SearchStrategy[Any]] = {TIME: _TIMES, SHARE: _SHARES, TRUTH: st.booleans()}
+_OF_A_KIND: dict[ValueKind, st.SearchStrategy[Any]] = {TIME: _TIMES, SHARE: _SHARES, TRUTH: st.booleans()}
 _WITH_OTHERS = {
     "delay", "jitter", "correlation", "distribution", "loss", "burst", "gemodel", "loss_state", "duplicate", "reorder",
     "gap", "rate", "overhead", "bucket", "queue", "slot", "drop_packets", "drop_every",

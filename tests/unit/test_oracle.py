@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.evidence.observed import Evidence, LinkCounts
+from testbed.evidence.observed import KernelEvidence, LinkCounts
 from testbed.evidence.verdict import Verdict
 from testbed.judge.account import Account, Cause, Expectation
 from testbed.judge.oracle import Oracle, judge
@@ -32,7 +32,7 @@ from tests.unit.journals import (
 IN_TIME = Expectation(late_after_s=LATE_AFTER_S)
 
 
-def judged(run: Datagrams, expect: Expectation = IN_TIME, evidence: Evidence | None = None) -> Account:
+def judged(run: Datagrams, expect: Expectation = IN_TIME, evidence: KernelEvidence | None = None) -> Account:
     return judge([run.client.journal(), run.server.journal()], evidence or run.evidence, expect=expect)
 
 
@@ -124,13 +124,13 @@ def test_a_run_whose_record_was_tampered_with_is_invalid(fates: list[str], data:
 
 def test_what_no_counter_was_read_for_is_lost_for_an_unknown_cause() -> None:
     run = datagrams(["delivered", "network"])
-    account = judged(run, evidence=Evidence())
+    account = judged(run, evidence=KernelEvidence())
     assert (account.verdict, account.causes) == (Verdict.FAILS, {Cause.UNKNOWN: 1})
 
 
 def test_a_link_that_saw_fewer_packets_than_were_sent_was_not_in_the_way() -> None:
     run = datagrams(["delivered"] * 5)
-    evidence = Evidence(links={("client", "server"): LinkCounts(sent_packets=0, dropped_packets=0)})
+    evidence = KernelEvidence(links={("client", "server"): LinkCounts(sent_packets=0, dropped_packets=0)})
     account = judged(run, evidence=evidence)
     assert account.verdict is Verdict.INVALID
     assert "packets that the link saw ≥ datagrams sent: 0 ≥ 5" in account.reasons[0]
@@ -161,7 +161,7 @@ def test_drops_beyond_what_is_missing_may_be_of_what_else_the_host_sent_and_of_n
     link = LinkCounts(sent_packets=3, dropped_packets=3)
     for segments, verdict in ((2, Verdict.FAILS), (1, Verdict.INVALID)):
         kernel = {**run.evidence.kernel, "client": {"Tcp": {"OutSegs": segments}}}
-        account = judged(run, evidence=Evidence(kernel=kernel, links={("client", "server"): link}))
+        account = judged(run, evidence=KernelEvidence(kernel=kernel, links={("client", "server"): link}))
         assert account.verdict is verdict, str(account)
 
 
@@ -257,13 +257,13 @@ def test_a_message_sent_again_may_arrive_as_either_copy() -> None:
 def test_a_full_listener_queue_is_named_only_if_the_kernel_counted_it() -> None:
     run = connections(["not_accepted"])
     assert judged(run).causes == {Cause.LISTEN_QUEUE: 1}
-    assert judged(run, evidence=Evidence(kernel={"server": counters()})).causes == {Cause.NOT_ACCEPTED: 1}
+    assert judged(run, evidence=KernelEvidence(kernel={"server": counters()})).causes == {Cause.NOT_ACCEPTED: 1}
 
 
 def test_dropped_acknowledgements_are_told_and_cost_nothing() -> None:
     run = connections(["delivered"])
     link = LinkCounts(sent_packets=70, dropped_packets=30)
-    account = judged(run, evidence=Evidence(links={("server", "client"): link}))
+    account = judged(run, evidence=KernelEvidence(links={("server", "client"): link}))
     assert account.verdict is Verdict.HOLDS
     assert account.network == (
         "link server -> client: 30 of 100 packets dropped; it carries replies and acknowledgements",
