@@ -50,7 +50,7 @@ def test_values_of_options_that_cannot_be_are_refused_at_once(project: pytest.Py
 
 
 WRONG = [
-    ('impair("client -> srver", "lossy")', "host 'srver': unknown; did you mean 'server'? Known: alone, client, *"),
+    ('impair("client -> srver", "lossy")', "host 'srver': unknown; did you mean 'server'? Known: client, server, *"),
     ('impair("client => server", "lossy")', "link 'client => server': write \"client -> server\" for one *"),
     ('impair("client -> client", "lossy")', "link 'client -> client': a host has no link to itself"),
     (
