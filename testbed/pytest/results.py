@@ -29,6 +29,11 @@ def _file(config: pytest.Config) -> Path:
     return config.invocation_params.dir / said
 
 
+def _page(file: Path) -> Path:
+    """Where the report of a results file is: beside it, ``index.html`` of ``results.jsonl``, else of the same name."""
+    return file.with_name("index.html") if file.name == _USUAL_NAME else file.with_suffix(".html")
+
+
 def prepare(session: pytest.Session) -> None:
     """Before tests that need a lab: see that results can be written, and take away what an earlier run has written.
 
@@ -41,8 +46,9 @@ def prepare(session: pytest.Session) -> None:
 
     below = config.invocation_params.dir
     try:
-        writing.make_room(_file(config), below)
-        _file(config).unlink(missing_ok=True)
+        for path in (_file(config), _page(_file(config))):
+            writing.make_room(path, below)
+            path.unlink(missing_ok=True)
     except OSError as error:
         config.stash[PROBLEMS].append(f"results cannot be written to {_file(config)}: {_why(error)}; {_ONE_MORE}")
 
@@ -155,6 +161,23 @@ class ResultsFile:
             if not problems:  # else this is among them
                 told_at_close(config, f"testbed: {self._unwritten}; {_ONE_MORE}")
             session.exitstatus = WRONG_USE
+        elif self._tests:
+            self._write_page(session)
+
+    def _write_page(self, session: pytest.Session) -> None:
+        """Write the report of what the file says. A report that cannot be written is told; no result is lost by it."""
+        from testbed.evidence import stored
+        from testbed.report import page, run
+        from testbed.writing import write_whole
+
+        file = _file(self._config)
+        try:
+            with file.open(encoding="utf-8") as lines:
+                text = page.render(run.page(stored.read(lines, name=file.name)))
+            write_whole(_page(file), text, below=self._config.invocation_params.dir)
+        except OSError as error:
+            told_at_close(self._config, f"testbed: the report is not written to {_page(file)}: {_why(error)}")
+            session.exitstatus = WRONG_USE
 
     def _mark_invalid(self, path: str | None) -> None:
         """In the JUnit file, if there is one and something in it is to be changed. Raises OSError."""
@@ -174,6 +197,7 @@ class ResultsFile:
         write_whole(file, written, below=self._config.invocation_params.dir)
 
 
+_USUAL_NAME = "results.jsonl"
 _MOST_CHARACTERS = 1 << 20
 """Of a first line that is read."""
 _CUT_SHORT = (2, 3, 4)

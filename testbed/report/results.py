@@ -28,7 +28,7 @@ def print_session(console: Console, session: Session) -> None:
     for test in session.tests:
         last = test.last
         word = Text(last.outcome.of("test") + (" (flaky)" if test.flaky else ""), style=_COLOURS.get(last.outcome, ""))
-        links = "\n".join(links_asked(last.content)) or "—"
+        links = "\n".join(asked_words(last.content)) or "—"
         tests.add_row(word, Text(visible(test.id)), Text(visible(links)), f"{last.duration_s:.2f} s")
         for row in _metric_rows(test):
             metrics.add_row(*(Text(visible(cell)) for cell in row))
@@ -49,7 +49,7 @@ def _metric_rows(test: StoredTest) -> Iterator[tuple[str, ...]]:
         ))  # fmt: skip
 
 
-def links_asked(test: Mapping[str, Any]) -> list[str]:
+def asked_words(test: Mapping[str, Any]) -> list[str]:
     """Each impaired link of a test, and what was asked of it, without seeds."""
     found = []
     for link in test["links"]:

@@ -204,6 +204,7 @@ ONLY_IN: dict[str, set[str]] = {
     "numpy": {"testbed.judge.betting"},
     "scipy": {"testbed.judge.statistics", "testbed.judge.unpaired"},
     "hypothesis": set(),
+    "jinja2": {"testbed.report.page"},
 }
 
 

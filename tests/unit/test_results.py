@@ -237,6 +237,30 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     refuse_links(file.parent / "other", tmp_path)
 
 
+@pytest.mark.parametrize(("file", "page"), [("report/results.jsonl", "report/index.html"), ("a/b.jsonl", "a/b.html")])
+def test_a_report_lies_beside_the_results_and_an_old_one_is_gone_at_once(
+    project: pytest.Pytester, file: str, page: str
+) -> None:
+    place = project.path / page
+    place.parent.mkdir()
+    place.write_text("old")
+    body = f"def test_one(fake): assert not os.path.exists({page!r})\ndef test_lab(lab): pass"
+    run(project, body, "--testbed-results", file)
+    assert "1 of 2 tests passed" in place.read_text()
+
+
+def test_a_report_that_cannot_be_written_loses_no_result(project: pytest.Pytester) -> None:
+    result = run(project, "def test_one(fake): os.makedirs('report/index.html')")
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["testbed: the report is not written to *index.html: Is a directory"])
+    assert outcomes(written(project)) == [("test_one", "passed")]
+
+
+def test_without_a_test_on_a_lab_there_is_no_report(project: pytest.Pytester) -> None:
+    run(project, "def test_one(): pass")
+    assert not (project.path / "report").exists()
+
+
 # --- attempts ----------------------------------------------------------------------------------------
 
 FLAKY = """

@@ -1,0 +1,183 @@
+"""A report as one page of HTML: what is in it, as values, and how it is written. Pure but for the template.
+
+The page needs no network: style, script and plotting library are in it. Charts are drawn by Observable Plot (on D3,
+0.5 MB, the same for every report), in the browser, when what they are in is opened. It was chosen by what 200 cells of
+two charts each cost: matplotlib's SVG took 40 s and 5.4 MB, pygal's 6 s and 13.5 MB, Plotly's script alone has 4.8 MB;
+with Plot, a cell costs the data of its points. Its marks are SVG in the colour of the text, which light and dark pages
+share, with roles and labels for screen readers.
+
+Templates escape by themselves (Jinja2); the only texts that they take as they are lie beside them in `assets`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from testbed.resources import resource
+
+_DIGITS = 6
+_SCRIPTS = ("d3.min.js", "plot.umd.min.js", "report.js")
+Tone = str
+"""``good``, ``bad``, ``odd`` (the result does not count), ``mild`` (needs a look) or ``none``: a colour and no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """Samples of one thing in several groups: every point, and each group's cumulative distribution."""
+
+    title: str
+    unit: str
+    groups: Mapping[str, Sequence[float]]
+    logarithmic: bool = False
+    kind: str = "points"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """One value a run of two versions; run by run, and the differences pair by pair if they are paired."""
+
+    title: str
+    unit: str
+    base: Sequence[float]
+    head: Sequence[float]
+    paired: bool
+    ratio: bool
+    """Whether differences are shares of base's value."""
+    kind: str = "pairs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One quantity over time."""
+
+    name: str
+    unit: str
+    times_s: Sequence[float]
+    values: Sequence[float]
+    step: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverTime:
+    """Quantities over time, those of one unit together, all on one axis of time."""
+
+    title: str
+    lines: Sequence[Line]
+    kind: str = "time"
+
+
+Chart = Points | Pairs | OverTime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows below heads; a row's tone colours its last cell."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    tones: Sequence[Tone] = ()
+    numeric_from: int = 99
+    """From which column on cells are numbers, which stand on the right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Text as a terminal shows it; with a button that copies it, if it is to be run."""
+
+    title: str
+    text: str
+    copied: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charts:
+    """Charts side by side, as far as there is room."""
+
+    title: str
+    charts: Sequence[Chart]
+
+
+Part = Table | Text | Charts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is known of one row of the matrix in one column."""
+
+    row: str
+    column: str
+    word: str
+    """The outcome or verdict."""
+    tone: Tone
+    brief: str = ""
+    """What stands beside the word."""
+    parts: Sequence[Part] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A report."""
+
+    title: str
+    lead: str
+    """What matters, in a sentence or two."""
+    facts: Sequence[tuple[str, str]] = ()
+    counts: Sequence[tuple[str, int, Tone]] = ()
+    """How many cells have each word."""
+    notes: Sequence[str] = ()
+    rows: str = "test"
+    """What a row of the matrix is of."""
+    cells: Sequence[Cell] = ()
+    parts: Sequence[Part] = ()
+    """What is of no cell; after the matrix."""
+    open_first: bool = field(default=False)
+    """Whether the first cell is open from the start."""
+
+
+def render(page: Page) -> str:
+    """The whole page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 30 ms, of no use to a session without a lab
+    from markupsafe import Markup
+
+    folder = resource("testbed/report/assets")
+    template = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html.j2")  # fmt: skip
+    own = {name: Markup((folder / name).read_text(encoding="utf-8")) for name in ("report.css", *_SCRIPTS)}  # noqa: S704  # ours
+    charts: list[dict[str, Any]] = []
+
+    def place(chart: Chart) -> int:
+        """Keep a chart's data; the number by which the script finds it."""
+        charts.append(_rounded(asdict(chart)))
+        return len(charts) - 1
+
+    return template.render(
+        page=page, columns=list(dict.fromkeys(cell.column for cell in page.cells)), table=_matrix(page.cells),
+        style=own["report.css"], scripts=[own[name] for name in _SCRIPTS], place=place, charts=charts, kind=_kind,
+    )  # fmt: skip
+
+
+def _kind(part: Part) -> str:
+    return type(part).__name__.lower()
+
+
+def _matrix(cells: Sequence[Cell]) -> dict[str, dict[str, list[tuple[int, Cell]]]]:
+    """By row and column, the cells there with their numbers."""
+    found: dict[str, dict[str, list[tuple[int, Cell]]]] = {}
+    for number, cell in enumerate(cells):
+        found.setdefault(cell.row, {}).setdefault(cell.column, []).append((number, cell))
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers with as many digits as a chart can show; what is not finite is null, which is not drawn."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value

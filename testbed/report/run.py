@@ -1,0 +1,177 @@
+"""A pytest run as a page: tests and links, and for each what was asked, held, seen, measured and printed. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from testbed.evidence.metric import Metric
+from testbed.evidence.stored import Session, StoredAttempt, StoredTest
+from testbed.evidence.verdict import Verdict
+from testbed.report.page import Cell, Chart, Charts, Line, OverTime, Page, Part, Points, Table, Text, Tone
+from testbed.report.results import asked_words, machine_rows
+from testbed.text import visible
+
+TONES: dict[Verdict, Tone] = {
+    Verdict.HOLDS: "good", Verdict.FAILS: "bad", Verdict.INVALID: "odd", Verdict.SKIPPED: "mild",
+    Verdict.UNKNOWN: "mild",
+}  # fmt: skip
+_MOST_OUTPUT = 2_000_000
+"""Characters of programs' output in a whole report: so that its size has an end; of what did not pass first."""
+_MOST_REASON = 20_000
+_CHART_FROM = 3
+"""So many samples are drawn; fewer are in the table."""
+
+
+def page(session: Session) -> Page:
+    """The report of a session."""
+    tests = session.tests
+    counts = Counter(test.last.outcome for test in tests)
+    outputs = _outputs(tests)
+    lead = f"{counts[Verdict.HOLDS]} of {len(tests)} tests passed."
+    if counts[Verdict.INVALID]:
+        lead += f" {counts[Verdict.INVALID]} INVALID: the network was not as asked, or no packet met what was asked."
+    end = session.end or {}
+    notes = [f"{session.incomplete}: it was killed, or broke off."] if session.incomplete else []
+    notes += [*end.get("problems", ()), *([end["not_up"]] if end.get("not_up") else [])]
+    notes += [f"{test.id}: flaky: {', '.join(each.outcome.of('test') for each in test.attempts)}"
+              for test in tests if test.flaky]  # fmt: skip
+    facts = [("started", session.started), ("seed", str(session.seed)), *machine_rows(session.machine)]
+    return Page(
+        title="testbed: tests over bad networks", lead=lead, facts=facts, notes=[visible(note) for note in notes],
+        counts=[(verdict.of("test"), counts[verdict], tone) for verdict, tone in TONES.items() if counts[verdict]],
+        cells=[_cell(test, outputs[test.id]) for test in tests], open_first=len(tests) == 1,
+    )  # fmt: skip
+
+
+def column(test: StoredTest) -> str:
+    """The links that a test ran over, in a few words."""
+    if test.profile is not None:
+        return test.profile
+    return "\n".join(asked_words(test.last.content)) or "no impairment"
+
+
+def row(test: StoredTest) -> str:
+    """A test without the profile that `impair_each` gave it."""
+    return test.id if test.profile is None else test.id.replace(f"[{test.profile}]", "")
+
+
+def _cell(test: StoredTest, outputs: Sequence[str]) -> Cell:
+    last = test.last
+    brief = [f"{last.duration_s:.2f} s"] + ["flaky"] * test.flaky
+    parts: list[Part] = []
+    if last.reason:
+        parts.append(Text(title="Why it did not pass", text=visible(last.reason[:_MOST_REASON])))
+    if last.replay:
+        parts.append(Text(title="To run it again under the same network", text=visible(last.replay), copied=True))
+    parts += links(last.content["links"])
+    parts += metrics(last.metrics)
+    parts += _hosts(last.content["hosts"])
+    parts += _programs(last.content["programs"], outputs)
+    if last.content["captures"]:
+        said = "\n".join(map(visible, last.content["captures"]))
+        parts.append(Text(title="Packets, for Wireshark", text=said))
+    parts += _earlier(test.attempts[:-1])
+    return Cell(
+        row=row(test), column=column(test), word=last.outcome.of("test"), tone=TONES.get(last.outcome, "none"),
+        brief=", ".join(brief), parts=parts,
+    )  # fmt: skip
+
+
+def links(found: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """What each link was asked, held and was seen to do."""
+    verdicts = {str(verdict): tone for verdict, tone in TONES.items()}
+    for link in found:
+        checks = link["checks"]
+        rows = [[check["field"], check["asked"], check["kernel"], check["seen"], check["how"] or "", check["verdict"]]
+                for check in checks]  # fmt: skip
+        proof = ", ".join(f"{level.replace('_', '-')} {verdict}" for level, verdict in link["proof"].items())
+        yield Table(
+            title=f"{link['link']} on {link['network']}: {proof}",
+            heads=("field", "asked", "kernel", "seen", "how", "verdict"), rows=[_shown(cells) for cells in rows],
+            tones=[verdicts.get(check["verdict"], "none") for check in checks],
+        )  # fmt: skip
+        said = [("problem", each) for each in link["problems"]] + [("warning", each) for each in link["warnings"]]
+        if said:
+            tones = ["bad" if kind == "problem" else "mild" for kind, _ in said]
+            yield Table(title="", heads=("", "said of it"), rows=[_shown(each) for each in said], tones=tones)
+
+
+def metrics(found: Sequence[Metric]) -> Iterator[Table | Charts]:
+    """Each metric; of several samples, every one as a point."""
+    if not found:
+        return
+    rows = []
+    for metric in found:
+        several = len(metric.values) > 1
+        ends = [metric.text(min(metric.values)), metric.text(max(metric.values))] if several else ["", ""]
+        better = metric.better or ""
+        rows.append([metric.name, better, metric.group, str(len(metric.values)), metric.text(metric.median), *ends])
+    yield Table(
+        title="Metrics", heads=("metric", "better", "group", "samples", "median", "least", "most"), numeric_from=3,
+        rows=[_shown(cells) for cells in rows],
+    )  # fmt: skip
+    charts: list[Chart] = [
+        Points(title=metric.name, unit=metric.unit, groups={"samples": metric.values})
+        for metric in found if len(metric.values) >= _CHART_FROM
+    ]  # fmt: skip
+    if charts:
+        yield Charts(title="Samples", charts=charts)
+
+
+def over_time(title: str, series: Sequence[Mapping[str, Any]]) -> OverTime:
+    """What was observed, on one axis of time."""
+    return OverTime(title=title, lines=[
+        Line(name=each["name"], unit=each["unit"], times_s=each["times_s"], values=each["values"]) for each in series
+    ])  # fmt: skip
+
+
+def _hosts(found: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    if found:
+        rows = [[each["host"], each["what"], "the test" if each["by_test"] else "not the test",
+                 " | ".join(each["last_lines"])] for each in found]  # fmt: skip
+        yield Table(title="Hosts", heads=("host", "what became of it", "by", "its last lines"),
+                    rows=[_shown(cells) for cells in rows])  # fmt: skip
+
+
+def _programs(found: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> Iterator[Table | Text]:
+    if not found:
+        return
+    rows = []
+    for each in found:
+        ended = "ran on" if each["exit_code"] is None else f"status {each['exit_code']}"
+        took = "" if each["duration_s"] is None else f"{each['duration_s']:.3f} s"
+        used = "" if each["cpu_s"] is None else f"{each['cpu_s']:.3f} s"
+        rows.append([each["host"], " ".join(each["argv"])[:500], "stopped" if each["stopped"] else ended, took, used])
+    yield Table(title="Programs", heads=("host", "program", "ended", "took", "processor"), numeric_from=3,
+                rows=[_shown(cells) for cells in rows])  # fmt: skip
+    for each, output in zip(found, outputs, strict=True):
+        if output:
+            left = f", the last {len(output)} characters" if each["output_left_out"] or output != each["output"] else ""
+            yield Text(title=f"Output of {each['argv'][0][:80]} in {each['host']}{left}", text=visible(output))
+
+
+def _outputs(tests: Sequence[StoredTest]) -> dict[str, list[str]]:
+    """How much of each program's output has room: what did not pass comes first."""
+    left, kept = _MOST_OUTPUT, dict[str, list[str]]()
+    for test in sorted(tests, key=lambda each: each.last.outcome in (Verdict.HOLDS, Verdict.SKIPPED)):
+        kept[test.id] = []
+        for each in test.last.content["programs"]:
+            text = each["output"][-left:] if left else ""
+            kept[test.id].append(text)
+            left -= len(text)
+    return kept
+
+
+def _earlier(attempts: Sequence[StoredAttempt]) -> Iterator[Table]:
+    if attempts:
+        rows = [[str(number), str(each.seed), f"{each.duration_s:.2f} s", (each.reason or "").strip()[-500:],
+                 each.outcome.of("test")] for number, each in enumerate(attempts, start=1)]  # fmt: skip
+        tones = [TONES.get(each.outcome, "none") for each in attempts]
+        yield Table(title="Earlier attempts", heads=("attempt", "seed", "took", "reason", "outcome"), tones=tones,
+                    rows=[_shown(cells) for cells in rows])  # fmt: skip
+
+
+def _shown(cells: Sequence[object]) -> list[str]:
+    return [visible(str(cell)) for cell in cells]

@@ -1,0 +1,196 @@
+"""Reports: what is in a page, that nothing in it acts, its size, and how it is in a browser."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from testbed.report import run
+from testbed.report.page import Charts, Line, OverTime, Page, Pairs, Part, Points, Table, Text, render
+from testbed.resources import resource
+from tests.unit import browser
+from tests.unit.browser import Browser, chromium
+from tests.unit.reports import NASTY, session
+
+ROOT = Path(__file__).parents[2]
+CHARTS = Charts(title="Base and head", charts=[
+    Pairs(title="pairs", unit="s", base=[1.0, 1.1, 1.2], head=[1.1, 1.1, 1.4], paired=True, ratio=True),
+    Pairs(title="runs", unit="count", base=[1.0, 0.0], head=[2.0, 1.0, 3.0], paired=False, ratio=False),
+    Points(title="many", unit="s", groups={"base": [number / 1e4 for number in range(1, 400)], "head": [0.01, 0.02]}),
+    Points(title="decades", unit="s", groups={"one": [1e-3, 1.0, 10.0]}, logarithmic=True),
+    OverTime(title="time", lines=[
+        Line(name="cwnd", unit="segments", times_s=[0.0, 1.0], values=[10.0, 20.0]),
+        Line(name="srtt", unit="s", times_s=[0.5, 1.5], values=[0.04, float("nan")]),
+    ]),
+])  # fmt: skip
+
+
+def test_of_200_cells_a_page_is_written_in_time_and_no_larger_than_5_mb() -> None:
+    found = session(200)
+    began = time.process_time()
+    text = render(run.page(found))
+    assert time.process_time() - began < 5.0
+    assert len(text.encode()) < 5_000_000
+    assert text.count('<details class="cell"') == 200
+
+
+def test_outputs_have_an_end_and_those_of_tests_that_failed_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_MOST_OUTPUT", 30_000)
+    printed = {
+        number: (cell.word, sum(len(part.text) for part in cell.parts
+                                if isinstance(part, Text) and part.title.startswith("Output")))
+        for number, cell in enumerate(run.page(session(40)).cells)
+    }  # fmt: skip
+    bad = [length for word, length in printed.values() if word in ("failed", "invalid")]
+    assert bad
+    assert min(bad) >= 3000
+    assert sum(length for _, length in printed.values()) < 31_000, "an escape is longer than what it stands for"
+
+
+def test_what_programs_print_is_text_and_nothing_else() -> None:
+    text = render(run.page(session(5)))
+    assert "<script>alert" not in text
+    assert "49" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL).partition("it&#39;s")[2][:30]
+    assert html.escape(NASTY.replace("\x1b", "\\x1b")).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text
+    assert "\x1b" not in text
+    assert len(re.findall(r"<script\b", text)) == 4, "the data, the library in two files, ours"
+
+
+def test_every_part_of_a_test_is_in_its_cell() -> None:
+    found = session(7)
+    cell = run.page(found).cells[3]
+    heads = [part.title for part in cell.parts]
+    assert cell.word == "invalid", "the seed gives one"
+    assert (cell.row, cell.column) == ("tests/test_upload.py::test_number_0", "satellite-geo")
+    assert heads == [
+        "Why it did not pass", "To run it again under the same network",
+        "client -> server on lan: read-back holds, counters shown, probe not asked", "Metrics", "Samples", "Programs",
+        "Output of python3 in client", "Packets, for Wireshark",
+    ]  # fmt: skip
+    (samples,) = (part for part in cell.parts if isinstance(part, Charts))
+    metric = found.tests[3].last.metric("request")
+    assert metric is not None
+    first = samples.charts[0]
+    assert isinstance(first, Points)
+    assert first.groups == {"samples": metric.values}, "every point"
+
+
+def test_an_incomplete_session_says_so() -> None:
+    page = run.page(replace(session(2), end=None))
+    assert page.notes == ["r.jsonl: the session did not come to its end: it was killed, or broke off."]
+
+
+def test_the_library_is_the_one_that_is_pinned() -> None:
+    pinned = [line.split() for line in (ROOT / "scripts/requirements/assets.lock").read_text().splitlines()
+              if not line.startswith("#")]  # fmt: skip
+    assert len(pinned) == 2
+    for _, path, digest in pinned:
+        content = resource(f"testbed/report/assets/{Path(path).name}").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest
+        assert b"</script" not in content.lower()
+
+
+# --- in a browser ------------------------------------------------------------------------------------
+
+needs_chromium = pytest.mark.skipif(browser.BINARY is None, reason="no Chromium here; CI installs it")
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(opened: Browser) -> Iterator[Browser]:
+    opened.said.clear()
+    yield opened
+    assert opened.said == []
+
+
+def written(folder: Path, content: Page) -> Path:
+    file = folder / "index.html"
+    file.write_text(render(content))
+    return file
+
+
+@needs_chromium
+def test_every_chart_of_200_cells_is_drawn_when_its_cell_is_opened(page: Browser, tmp_path: Path) -> None:
+    page.open(written(tmp_path, run.page(session(200, samples=12))))
+    assert page.js("document.querySelectorAll('.chart svg').length") == 0, "none before"
+    for first in range(0, 200, 25):
+        cells = f"[...document.querySelectorAll('details.cell')].slice({first}, {first + 25})"
+        charts = f"{cells}.flatMap(cell => [...cell.querySelectorAll('.chart')])"
+        page.js(f"{cells}.forEach(cell => {{ cell.open = true }})")
+        page.await_true(f"{charts}.every(chart => chart.querySelectorAll('svg').length === 2)")
+        widths = page.js(f"{charts}.flatMap(each => [...each.querySelectorAll('svg')].map(svg => svg.clientWidth))")
+        assert len(widths) == 100
+        assert min(widths) > 200
+        page.js(f"{cells}.forEach(cell => {{ cell.open = false }})")
+    assert page.js("document.querySelectorAll('.chart svg circle').length") == 400 * 12, "every sample is a point"
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_each_kind_of_chart_is_drawn_wide_and_narrow_light_and_dark(
+    page: Browser, tmp_path: Path, width: int, dark: bool
+) -> None:
+    parts: list[Part] = [CHARTS, Table(title="t", heads=["a"], rows=[["x" * 300]]), Text(title="t", text="y" * 3000)]
+    page.open(written(tmp_path, Page(title="charts", lead="all", parts=parts)), width=width, height=3000, dark=dark)
+    drawn = page.js("[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('svg').length)")
+    assert drawn[:4] == [2, 1, 2, 2]
+    assert drawn[4] >= 2
+    last = "[...document.querySelectorAll('.chart')].at(-1).querySelectorAll('svg')"
+    path = page.js(f"[...{last}].at(-1).querySelector('[aria-label=line] path').getAttribute('d')")
+    assert path.count(",") == 1, "what is not finite is not drawn"
+    assert page.js("document.documentElement.scrollWidth") <= width, "the page itself does not scroll sideways"
+    assert "NaN" not in page.js("[...document.querySelectorAll('svg')].map(svg => svg.outerHTML).join('')")
+    ink, paper = page.js("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+    assert (luminance(ink) > luminance(paper)) is dark
+    if kept := os.environ.get("TESTBED_SCREENSHOTS"):
+        page.screenshot(Path(kept) / f"charts-{width}.png")
+
+
+def luminance(colour: str) -> float:
+    return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+
+@needs_chromium
+def test_a_cell_is_reached_and_opened_by_keyboard(page: Browser, tmp_path: Path) -> None:
+    page.open(written(tmp_path, run.page(session(7))))
+    page.press("Tab")
+    assert page.js("document.activeElement.className") == "skip"
+    for _ in range(30):
+        page.press("Tab")
+        if page.js("document.activeElement.matches('.matrix a')"):
+            break
+    where = page.js("document.activeElement.getAttribute('href')")
+    page.press("Enter")
+    page.await_true(f"document.querySelector('{where}').open")
+    page.await_true(f"document.activeElement === document.querySelector('{where} summary')")
+    page.await_true(f"document.querySelectorAll('{where} .chart svg').length === 4")
+    page.press("Enter")
+    page.await_true(f"!document.querySelector('{where}').open")
+
+
+@needs_chromium
+def test_cells_are_filtered_by_word_and_outcome(page: Browser, tmp_path: Path) -> None:
+    content = run.page(session(40))
+    page.open(written(tmp_path, content))
+    shown = "[...document.querySelectorAll('details.cell')].filter(cell => !cell.hidden).length"
+    page.js("document.querySelector('[value=passed]').click()")
+    assert page.js(shown) == sum(cell.word != "passed" for cell in content.cells)
+    page.js("words.value = 'NUMBER_3 4g'; words.dispatchEvent(new Event('input', {bubbles: true}))")
+    expected = [
+        cell for cell in content.cells if cell.word != "passed" and "number_3" in cell.row and cell.column == "4g"
+    ]
+    assert page.js(shown) == len(expected)
+    assert page.js("document.getElementById('shown').textContent") == f"{len(expected)} of 40"
