@@ -194,10 +194,10 @@ def test_11_a_run_reports_what_did_not_count_and_repeats_what_failed(stack: Lab,
         "asked, kernel and seen stand side by side"
     )
     session = load(tmp_path / "report" / "results.jsonl")
-    tests = {test.id.partition("::")[2]: test.last.content for test in session.tests}
+    tests = {test.id.partition("::")[2]: test.last for test in session.tests}
     failed, invalid = tests["test_fails[a b]"], tests["test_over_the_wrong_link"]
-    assert (failed["outcome"], invalid["outcome"]) == ("failed", "invalid")
-    assert [(record["name"], record["value"]) for record in failed["records"]] == [("datagrams", 40)]
+    assert (failed.outcome, invalid.outcome) == (Verdict.FAILS, Verdict.INVALID)
+    assert [list(metric.values) for metric in failed.metrics if metric.name == "datagrams"] == [[40]]
     assert {path.name for path in tmp_path.glob("report/captures/*test_fails*/*")} >= {"server@lan.pcapng"}
 
     command = next(line for line in first.splitlines() if line.startswith("pytest "))
