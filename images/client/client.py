@@ -1,13 +1,12 @@
-"""A TCP client: numbered messages of a size, at a rate, over connections; every send checked.
+"""A TCP client: sends numbered messages over connections, and checks every send.
 
     client.py HOST [PORT] [--connections C] [--messages N] [--size BYTES] [--rate PER_S] [--replies] …
 
-Each connection is a flow of its own and sends N messages; flow numbers count from ``--first-flow``. A message is
-due n / rate after the first connect, whatever became of the one before; ``--rate 0`` sends as fast as the kernel
-takes. A connection that breaks is opened again, after a wait that doubles, until ``--deadline``; with ``--replies``
-what was not answered is then sent again. At the end it says that it sends no more and waits until the server has read
-all.
-Exit status: see images/README.md. The last line of its output is a JSON object of what it did.
+Each connection is a flow and sends N messages; flow numbers start at ``--first-flow``. Message n is due n / rate after
+the first connect, whatever became of earlier ones; with ``--rate 0`` messages are sent as fast as the kernel takes
+them. A broken connection is opened again, after a wait that doubles each time, until ``--deadline``; with ``--replies``
+unanswered messages are then sent again. At the end the client shuts its side down, and waits until the server has read
+everything. Exit status: see images/README.md. The last line of its output is a JSON object with counts.
 """
 
 import argparse
@@ -23,7 +22,7 @@ import time
 from collections import deque
 
 import wire
-from journal import Journal, now_ns
+from journal import JournalWriter, now_ns
 from stopping import Stop
 
 _READ_BYTES = 65536
@@ -31,38 +30,38 @@ _FINISH_S = 2.0  # after a signal
 
 
 class GaveUpError(Exception):
-    """The deadline is over, or the program was asked to stop."""
+    """The deadline has passed, or the program was asked to stop."""
 
 
 class ConnectionNumbers:
-    """A number for each attempt to connect."""
+    """Numbers the attempts to connect; thread-safe."""
 
     def __init__(self) -> None:
         self._last, self._lock = 0, threading.Lock()
 
     def next(self) -> int:
-        """The next one."""
+        """The next number."""
         with self._lock:
             self._last += 1
             return self._last
 
 
-class Flow:
-    """The messages of one connection and of those that replace it."""
+class TcpFlow:
+    """The messages of one connection and of its replacements."""
 
     def __init__(
-        self, number: int, options: argparse.Namespace, journal: Journal, numbers: ConnectionNumbers, stop: Stop
+        self, number: int, options: argparse.Namespace, journal: JournalWriter, numbers: ConnectionNumbers, stop: Stop
     ) -> None:
         self.number, self.options, self.journal, self.numbers, self.stop = number, options, journal, numbers, stop
         self.to_send = deque(range(options.messages))
         self.unanswered: dict[int, None] = {}
         self.taken = self.answered = self.connects = self.errors = 0
         self.finished = self.cut_short = False
-        self._random = random.Random(number)  # noqa: S311  # spreads out attempts to connect; nothing secret
+        self._random = random.Random(number)  # noqa: S311  # spreads attempts to connect; nothing secret
         self._began = self._paced_from = time.monotonic()
 
     def run(self) -> None:
-        """Send everything, over as many connections as it takes."""
+        """Send everything, over as many connections as necessary."""
         wait_s = self.options.back_off
         while not self.finished:
             conn = self.numbers.next()
@@ -80,8 +79,8 @@ class Flow:
                 self.unanswered.clear()
                 if self.options.no_reconnect:
                     return
-                refused_s = wait_s * (0.5 + self._random.random() / 2)
-                if time.monotonic() + refused_s >= self._deadline or self._stopped(refused_s):
+                back_off_s = wait_s * (0.5 + self._random.random() / 2)
+                if time.monotonic() + back_off_s >= self._deadline or self._stopped(back_off_s):
                     return
                 wait_s = min(2 * wait_s, 2.0)
 
@@ -100,7 +99,7 @@ class Flow:
             sock.settimeout(max(self._deadline - time.monotonic(), 0.001))
             sock.connect((self.options.host, self.options.port))
             if not self.connects:
-                self._paced_from = time.monotonic()  # else what waited for a lost SYN would be sent all at once
+                self._paced_from = time.monotonic()  # otherwise a lost SYN would be followed by a burst
             self.connects += 1
             self.journal.connect(conn, began_ns, sock)
         except OSError as error:
@@ -123,8 +122,8 @@ class Flow:
             self.journal.error(conn, "exchange", error)
             raise
         except GaveUpError:
-            why = "stop" if self.stop.asked else "error"
-            if not self.stop.asked:
+            why = "stop" if self.stop.requested else "error"
+            if not self.stop.requested:
                 self.journal.error(conn, "exchange", TimeoutError(f"not done within {self.options.deadline:g} s"))
             raise
         finally:
@@ -134,7 +133,7 @@ class Flow:
         return self._paced_from + (sequence / self.options.rate if self.options.rate else 0.0)
 
     def _send_carelessly(self, conn: int, sock: socket.socket) -> None:
-        """As the paper's client: whatever `send` returns is taken for success, and nothing is awaited."""
+        """Send as the paper's client does: take any return of `send` as success, and wait for nothing."""
         sock.settimeout(None)
         while self.to_send:
             sequence = self.to_send[0]
@@ -152,7 +151,7 @@ class Flow:
             self.to_send.popleft()
 
     def _exchange(self, conn: int, sock: socket.socket) -> None:
-        """Send what is due, read replies, until all is sent and answered."""
+        """Send due messages and read replies, until all are sent and answered."""
         sock.setblocking(False)
         replies = wire.Deframer()
         kind = wire.REQUEST if self.options.replies else wire.MESSAGE
@@ -170,11 +169,11 @@ class Flow:
                     if not rest:
                         self._note_sent(conn, at_ns, sequence, size)
                         if not self.options.replies and (self.options.rate == 0 or not self.to_send):
-                            continue  # nothing to wait for, and nothing to read
+                            continue  # nothing to wait for or to read
                 self._await(sock, sending=bool(rest))
                 self._read(conn, sock, replies)
         finally:
-            if rest:  # it broke off, perhaps in the middle of a message
+            if rest:  # the connection broke, perhaps within a message
                 done = size - len(rest)
                 self.journal.sent(at_ns, conn, self.number, sequence, size=size, believed=done, taken=done)
                 self.to_send.appendleft(sequence)
@@ -194,7 +193,7 @@ class Flow:
         """Wait until the socket is ready or a message is due. Raises GaveUpError."""
         now = time.monotonic()
         until = self._deadline
-        if self.stop.asked:  # what was sent is still answered
+        if self.stop.requested:  # replies to sent messages still count
             self.cut_short = self.cut_short or bool(self.to_send)
             self.to_send.clear()
             until = min(until, now + (self.stop.left_s(_FINISH_S) or 0.0))
@@ -202,7 +201,7 @@ class Flow:
             until = min(until, self._due(self.to_send[0]))
         poll = select.poll()
         poll.register(sock, select.POLLIN | (select.POLLOUT if sending else 0))
-        if not self.stop.asked:
+        if not self.stop.requested:
             poll.register(self.stop, select.POLLIN)
         poll.poll(max(0.0, 1000 * (until - now)))
         if self.stop.left_s(_FINISH_S) == 0.0 or time.monotonic() >= self._deadline:
@@ -216,15 +215,13 @@ class Flow:
         if not data:
             raise ConnectionResetError("the server closed the connection before all was sent and answered")
         for reply in replies.feed(data):
-            self.journal.received(
-                conn, reply.flow, reply.sequence, size=reply.size_bytes, sent_ns=reply.sent_ns, state=reply.state
-            )
+            self.journal.received(conn, reply)
             if reply.state == wire.WHOLE and reply.sequence in self.unanswered:
                 del self.unanswered[reply.sequence]
                 self.answered += 1
 
     def _await_end(self, sock: socket.socket) -> None:
-        """Say that this was all, and wait until the server, having read it, closes too."""
+        """Shut the sending side down, and wait until the server has read everything and closes."""
         sock.shutdown(socket.SHUT_WR)
         while True:
             self._await(sock, sending=False)
@@ -236,68 +233,55 @@ class Flow:
 
 
 def main() -> int:
-    """Run all flows; 0 if each message was taken by the kernel, and answered where replies are asked for."""
+    """Run all flows; 0 if the kernel took each message, and each request was answered."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("host", nargs="?", default=os.environ.get("SERVER_HOST", "localhost"))
     parser.add_argument("port", nargs="?", type=int, default=int(os.environ.get("SERVER_PORT", "8888")))
     parser.add_argument("--connections", type=int, default=1, metavar="C")
-    parser.add_argument("--messages", type=int, default=1, metavar="N", help="of each connection (default: 1)")
+    parser.add_argument("--messages", type=int, default=1, metavar="N", help="per connection (default: 1)")
     parser.add_argument(
-        "--size", type=int, default=100, metavar="BYTES", help="of a message, its header of 28 included"
+        "--size", type=int, default=100, metavar="BYTES", help="size of a message, 28 of header included"
     )
-    parser.add_argument("--rate", type=float, default=0.0, metavar="PER_S", help="messages a second on each connection")
-    parser.add_argument("--replies", action="store_true", help="ask for a reply to each message and await it")
-    parser.add_argument(
-        "--window", type=int, default=64, metavar="N", help="messages without reply at most (default: 64)"
-    )
+    parser.add_argument("--rate", type=float, default=0.0, metavar="PER_S", help="messages per second and connection")
+    parser.add_argument("--replies", action="store_true", help="request a reply to each message and wait for it")
+    parser.add_argument("--window", type=int, default=64, metavar="N", help="most messages without reply (default: 64)")
     parser.add_argument("--first-flow", type=int, default=0, metavar="N")
     parser.add_argument("--deadline", type=float, default=60.0, metavar="SECONDS", help="for everything (default: 60)")
-    parser.add_argument(
-        "--back-off", type=float, default=0.1, metavar="SECONDS", help="before the second attempt to connect"
-    )
+    parser.add_argument("--back-off", type=float, default=0.1, metavar="SECONDS", help="before the second attempt")
     parser.add_argument("--no-reconnect", action="store_true", help="end a flow with its first connection")
-    parser.add_argument("--careless", action="store_true",
-                        help="the paper's way: trust send(), await nothing; implies --no-reconnect")  # fmt: skip
+    parser.add_argument("--careless", action="store_true", help="as the paper: trust send(), wait for nothing")
     parser.add_argument("--journal", metavar="FILE")
     options = parser.parse_args()
-    problems = [
-        f"--{name} {getattr(options, name):g}: must be {words}"
-        for name, fits, words in (
-            ("size", wire.HEADER_BYTES <= options.size <= wire.MOST_BYTES,
-             f"{wire.HEADER_BYTES} to {wire.MOST_BYTES} bytes"),
-            ("connections", options.connections >= 1, "1 or more"),
-            ("messages", 0 <= options.messages < 2**32, "0 or more"),
-            ("rate", options.rate >= 0, "0 (no limit) or more a second"),
-            ("window", options.window >= 1, "1 or more"),
-            ("deadline", options.deadline > 0, "above 0"),
-        )
-        if not fits
-    ]  # fmt: skip
+    size_fits = wire.HEADER_BYTES <= options.size <= wire.MOST_BYTES
+    ranges = (
+        ("size", size_fits, f"{wire.HEADER_BYTES} to {wire.MOST_BYTES} bytes"),
+        ("connections", options.connections >= 1, "1 or more"),
+        ("messages", 0 <= options.messages < 2**32, "0 or more"),
+        ("rate", options.rate >= 0, "0 (no limit) or more per second"),
+        ("window", options.window >= 1, "1 or more"),
+        ("deadline", options.deadline > 0, "above 0"),
+    )
+    problems = [f"--{name} {getattr(options, name):g}: must be {words}" for name, fits, words in ranges if not fits]
     if options.careless and options.replies:
-        problems.append("--careless --replies: who trusts send() awaits no reply")
+        problems.append("--careless --replies: exclude each other, because a careless client waits for no reply")
     if problems:
         parser.error("; ".join(problems))
     options.no_reconnect = options.no_reconnect or options.careless
     stop, numbers = Stop(), ConnectionNumbers()
     threading.stack_size(256 * 1024)
-    with Journal(options.journal, program="client.py", transport="tcp") as journal:
-        flows = [
-            Flow(options.first_flow + number, options, journal, numbers, stop) for number in range(options.connections)
-        ]
+    with JournalWriter(options.journal, program="client.py", transport="tcp") as journal:
+        numbered = range(options.first_flow, options.first_flow + options.connections)
+        flows = [TcpFlow(number, options, journal, numbers, stop) for number in numbered]
         running = [threading.Thread(target=flow.run) for flow in flows[1:]]
         for thread in running:
             thread.start()
         flows[0].run()
         for thread in running:
             thread.join()
-    print(
-        json.dumps({
-            "messages": options.connections * options.messages,
-            "finished_flows": sum(flow.finished for flow in flows),
-            **{name: sum(vars(flow)[name] for flow in flows) for name in ("taken", "answered", "connects", "errors")},
-        }),
-        flush=True,
-    )  # fmt: skip
+    counts = {name: sum(vars(flow)[name] for flow in flows) for name in ("taken", "answered", "connects", "errors")}
+    finished = sum(flow.finished for flow in flows)
+    messages = options.connections * options.messages
+    print(json.dumps({"messages": messages, "finished_flows": finished, **counts}), flush=True)
     return 0 if all(flow.finished for flow in flows) else 1
 
 

@@ -1,9 +1,8 @@
-"""A game's player: asks for the state of the world and notes each update as it comes.
+"""A game's player: requests state updates and notes each as it arrives.
 
     game_client.py HOST [--transport udp|tcp] [--port 8890] [--journal FILE] …
 
-Ends when the server has said that this was all. Exit status: 0 then, 1 if that did not come within the deadline
-(images/README.md).
+Stops at the end of the updates. Exit status: 0, or 1 if the end did not arrive within the deadline (images/README.md).
 """
 
 import argparse
@@ -15,56 +14,54 @@ import sys
 import time
 
 import wire
-from journal import Journal, now_ns
+from journal import JournalWriter, now_ns
 from stopping import Stop
 
-_SAY_AGAIN_S = 0.2
+_REPEAT_HELLO_S = 0.2
 
 
 class Player:
     """One player."""
 
-    def __init__(self, sock: socket.socket, options: argparse.Namespace, journal: Journal, stop: Stop) -> None:
+    def __init__(self, sock: socket.socket, options: argparse.Namespace, journal: JournalWriter, stop: Stop) -> None:
         self.sock, self.options, self.journal, self.stop = sock, options, journal, stop
         self.updates = 0
         self.ended = False
         self.frames = wire.Deframer()
 
     def play(self) -> None:
-        """Take updates until the end."""
+        """Receive updates until the end."""
         deadline = time.monotonic() + self.options.deadline
-        say_at = time.monotonic()
+        hello_at = time.monotonic()
         udp = self.options.transport == "udp"
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         poll.register(self.stop, select.POLLIN)
-        while not self.ended and not self.stop.asked and (now := time.monotonic()) < deadline:
+        while not self.ended and not self.stop.requested and (now := time.monotonic()) < deadline:
             until = deadline
             if udp and not self.updates:
-                if now >= say_at:
-                    self._say(wire.HELLO)
-                    say_at = now + _SAY_AGAIN_S
-                until = min(say_at, deadline)
+                if now >= hello_at:
+                    self._send(wire.HELLO)
+                    hello_at = now + _REPEAT_HELLO_S
+                until = min(hello_at, deadline)
             poll.poll(max(0.0, 1000 * (until - time.monotonic())))
-            if self.stop.asked:
+            if self.stop.requested:
                 return
             if udp:
                 self._read_datagram()
             else:
                 self._read_stream()
 
-    def _say(self, kind: int) -> None:
+    def _send(self, kind: int) -> None:
         try:
             self.sock.send(wire.frame(kind, 0, 0, now_ns()))
             self.journal.control(1, 0, "sent")
-        except OSError as error:  # the server is not there yet
+        except OSError as error:  # the server does not listen yet
             self.journal.error(1, "send", error)
 
     def _take(self, message: wire.Message) -> None:
         self.updates += 1
-        self.journal.received(
-            1, message.flow, message.sequence, size=message.size_bytes, sent_ns=message.sent_ns, state=message.state
-        )
+        self.journal.received(1, message)
 
     def _read_datagram(self) -> None:
         try:
@@ -76,10 +73,10 @@ class Player:
             return
         message = wire.read_datagram(data)
         if message is None:
-            self.journal.received(1, None, None, size=len(data), sent_ns=None, state=wire.CORRUPT)
+            self.journal.unreadable(1, len(data))
         elif message.kind == wire.END:
             self.journal.control(1, message.flow, "received")
-            self._say(wire.ENDED)
+            self._send(wire.ENDED)
             self.ended = True
         else:
             self._take(message)
@@ -105,7 +102,7 @@ def main() -> int:
     options = parser.parse_args()
     stop = Stop()
     kind = socket.SOCK_DGRAM if options.transport == "udp" else socket.SOCK_STREAM
-    with Journal(options.journal, program="game_client.py", transport=options.transport) as journal:
+    with JournalWriter(options.journal, program="game_client.py", transport=options.transport) as journal:
         with socket.socket(socket.AF_INET, kind) as sock:
             began_ns, why = now_ns(), "done"
             player = Player(sock, options, journal, stop)
@@ -117,7 +114,7 @@ def main() -> int:
             except (OSError, wire.StreamCorruptError) as error:
                 journal.error(1, "play", error)
                 why = "reset" if isinstance(error, ConnectionError) else "error"
-            journal.close(1, why if player.ended else "stop" if stop.asked else "error", sock)
+            journal.close(1, why if player.ended else "stop" if stop.requested else "error", sock)
         print(json.dumps({"updates": player.updates, "ended": player.ended}), flush=True)
     return 0 if player.ended else 1
 

@@ -1,22 +1,6 @@
-"""A program's journal: what it sent and received, as JSON lines; buffered, and written out at exit and on signals.
+"""A program's journal: what it sent and received, as JSON lines; buffered, and written at exit and on signals.
 
-The first line is an object; each other line an array, whose first word says what the rest is. Times are
-CLOCK_MONOTONIC in nanoseconds, sizes bytes with the header of 28::
-
-    {"journal": "testbed", "version": 1, "program": …, "transport": "tcp" | "udp", "clock": "CLOCK_MONOTONIC"}
-    ["begin",    time, pid]
-    ["connect",  time, conn, began, local, peer]           the handshake took time - began
-    ["accept",   time, conn, local, peer]
-    ["sent",     time, conn, flow, sequence, size, believed, taken]
-                 time: before the first send; believed: what the program takes for sent; taken: by the kernel
-    ["received", time, conn, flow, sequence, size, sent_ns, "whole" | "truncated" | "corrupt"]
-                 flow, sequence and sent_ns are null where nothing of the message can be read
-    ["control",  time, conn, flow, "sent" | "received"]    a datagram that carries no message (end of a flow, …)
-    ["error",    time, conn, operation, errno, text]       conn is null where there is none
-    ["close",    time, conn, why, unread, unsent]          why: eof, done, reset, error, stop; bytes in the kernel
-    ["end",      time, pid, lines]                         lines that this process wrote, this one included
-
-Each process begins and ends; without its "end" a journal was cut short.
+The format is described in images/README.md.
 """
 
 import fcntl
@@ -30,13 +14,15 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+import wire
+
 VERSION = 1
 _LINES_AT_ONCE = 256  # half a millisecond of writing at a time
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-class Journal:
-    """What one program writes; without a path it forgets everything. Safe to use from threads."""
+class JournalWriter:
+    """Writes a program's journal; without a path it writes nothing. Thread-safe."""
 
     def __init__(self, path: str | None, *, program: str, transport: str) -> None:
         self._rows: list[tuple[Any, ...]] = []
@@ -44,13 +30,10 @@ class Journal:
         self._lock = threading.Lock()
         self._file: int | None = None
         if path:
-            # Appending, so that the processes of a program that forks write whole lines into one file.
+            # Appending, so that the processes of a program that forks write complete lines into one file.
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-            first = {
-                "journal": "testbed", "version": VERSION, "program": program, "transport": transport,
-                "clock": "CLOCK_MONOTONIC",
-            }  # fmt: skip
-            self._write(_encode(first) + "\n")
+            what = {"journal": "testbed", "version": VERSION, "program": program, "transport": transport}
+            self._write(_encode({**what, "clock": "CLOCK_MONOTONIC"}) + "\n")
             self._begin()
 
     def __enter__(self) -> Self:
@@ -66,31 +49,34 @@ class Journal:
         self.flush()
 
     def forked(self) -> None:
-        """Begin anew in a child process: what the parent has not written yet is the parent's."""
+        """Start again in a child process: lines that the parent has not written yet are the parent's."""
         self._lock = threading.Lock()
         if self._file is not None:
             self._begin()
 
     def connect(self, conn: int, began_ns: int, sock: socket.socket) -> None:
-        """A connection that this side opened stands."""
+        """A connection was opened by this side."""
         self._add("connect", now_ns(), conn, began_ns, _name(sock.getsockname()), _name(sock.getpeername()))
 
     def accept(self, conn: int, sock: socket.socket, peer: Any) -> None:
-        """A connection was taken from the listener's queue."""
+        """A connection was accepted."""
         self._add("accept", now_ns(), conn, _name(sock.getsockname()), _name(peer))
 
     def sent(self, at_ns: int, conn: int, flow: int, sequence: int, *, size: int, believed: int, taken: int) -> None:
-        """A message was given to the kernel, or was to be."""
+        """A message was given to the kernel, or should have been."""
         self._add("sent", at_ns, conn, flow, sequence, size, believed, taken)
 
-    def received(
-        self, conn: int, flow: int | None, sequence: int | None, *, size: int, sent_ns: int | None, state: str
-    ) -> None:
-        """A message, or some of one, arrived in the program."""
-        self._add("received", now_ns(), conn, flow, sequence, size, sent_ns, state)
+    def received(self, conn: int, message: wire.Message) -> None:
+        """A message, or part of one, reached the program."""
+        row = (message.flow, message.sequence, message.size_bytes, message.sent_ns, message.state)
+        self._add("received", now_ns(), conn, *row)
+
+    def unreadable(self, conn: int, size: int, state: str = wire.CORRUPT) -> None:
+        """Bytes reached the program that are not a message, or too few of one."""
+        self._add("received", now_ns(), conn, None, None, size, None, state)
 
     def control(self, conn: int, flow: int, direction: str) -> None:
-        """A datagram that carries no message was ``sent`` or ``received``."""
+        """A datagram without a message was ``sent`` or ``received``."""
         self._add("control", now_ns(), conn, flow, direction)
 
     def error(self, conn: int | None, operation: str, error: BaseException) -> None:
@@ -98,7 +84,7 @@ class Journal:
         self._add("error", now_ns(), conn, operation, getattr(error, "errno", None), f"{type(error).__name__}: {error}")
 
     def close(self, conn: int, why: str, sock: socket.socket) -> None:
-        """The program is about to close a socket; with what is still in the kernel's buffers."""
+        """The program is about to close a socket; notes the bytes in the kernel's buffers."""
         self._add("close", now_ns(), conn, why, _queued(sock, termios.FIONREAD), _queued(sock, termios.TIOCOUTQ))
 
     def _add(self, *row: Any) -> None:
@@ -121,7 +107,7 @@ class Journal:
             self._write("\n".join(map(_encode, rows)) + "\n")
 
     def end(self) -> None:
-        """Write everything, and the line without which a journal counts as cut short."""
+        """Write everything, and the last line, without which a journal counts as cut short."""
         if self._file is None:
             return
         self.flush()

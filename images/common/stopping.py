@@ -1,4 +1,4 @@
-"""Stop on SIGTERM and SIGINT when it suits the program: a flag, and a descriptor to poll beside sockets."""
+"""Graceful stop on SIGTERM and SIGINT: a flag, and a descriptor to poll together with sockets."""
 
 import os
 import select
@@ -14,37 +14,39 @@ class Stop:
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        # Written to at once: a handler runs only when a wait has ended, and a signal just before it ends none.
+        # Python writes to it at once. A handler would run only when a wait ends, and a signal just before ends none.
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self.asked_at: float | None = None
+        self.requested_at: float | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask)
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked_at = self.asked_at or time.monotonic()
+        self.requested_at = self.requested_at or time.monotonic()
 
     def fileno(self) -> int:
-        """What becomes readable."""
+        """The descriptor that becomes readable."""
         return self._reader
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether the program was asked to stop."""
-        return self.asked_at is not None
+        return self.requested_at is not None
 
     def left_s(self, drain_s: float) -> float | None:
-        """How much is left of the time to finish; None before the program was asked to stop."""
-        return None if self.asked_at is None else max(0.0, self.asked_at + drain_s - time.monotonic())
+        """The rest of the time to finish, in seconds; None before the program was asked to stop."""
+        return None if self.requested_at is None else max(0.0, self.requested_at + drain_s - time.monotonic())
 
     def await_ready(self, sock: socket.socket, events: int, drain_s: float) -> bool:
-        """Wait for a socket; the wait ends ``drain_s`` after the program was asked to stop. Whether it is ready."""
+        """Wait until a socket is ready, at most until ``drain_s`` after the stop; returns whether it is ready."""
         poll = select.poll()
         poll.register(sock, events)
-        if not self.asked:
+        if not self.requested:
             poll.register(self._reader, select.POLLIN)
             ready = poll.poll()
-            if all(descriptor != self._reader for descriptor, _ in ready) and not self.asked:
+            if all(descriptor != self._reader for descriptor, _ in ready) and not self.requested:
                 return True
-            self.asked_at = self.asked_at or time.monotonic()  # a forked child hears of it through the pipe alone
+            self.requested_at = (
+                self.requested_at or time.monotonic()
+            )  # a forked child learns of it only through the pipe
             poll.unregister(self._reader)
         return bool(poll.poll(1000 * (self.left_s(drain_s) or 0.0)))

@@ -1,11 +1,11 @@
-"""Messages on the wire: framing, checks, and taking a byte stream apart again.
+"""Messages on the wire: framing, checksums, and deframing of byte streams.
 
 A message is a header of 28 bytes, in network byte order, and a payload::
 
     magic "TB" | version u8 | kind u8 | flow i32 | sequence u32 | sent_ns i64 | payload length u32 | CRC-32 u32
 
 The CRC covers the rest of the header and the payload. ``sent_ns`` is the sender's CLOCK_MONOTONIC, which all
-containers of one engine share. A reply to flow f belongs to flow -1-f and has the sequence of what it answers.
+containers of one engine share. The reply to a request of flow f belongs to flow -1-f and has the request's sequence.
 """
 
 import struct
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 VERSION = 1
 MESSAGE, REQUEST, REPLY, END, ENDED, HELLO = range(6)
-"""A message; one that asks for a reply; a reply; "that was all" and its answer; "send to me" (datagrams)."""
+"""A message; a request, which asks for a reply; a reply; the end of a flow and its answer; a player's hello."""
 
 WHOLE, TRUNCATED, CORRUPT = "whole", "truncated", "corrupt"
 
@@ -24,13 +24,13 @@ _HEAD = struct.Struct("!2sBBiIqI")
 _CRC = struct.Struct("!I")
 HEADER_BYTES = _HEAD.size + _CRC.size
 MOST_BYTES = 1 << 26
-"""The largest message; a longer length in a stream is taken for corruption."""
+"""The largest message; a longer length in a stream counts as corruption."""
 
 _FILLER = bytes(range(256))
 
 
 class StreamCorruptError(ValueError):
-    """What follows in a byte stream is no message; where the next one begins cannot be known."""
+    """A byte stream does not continue with a message; the start of the next one is unknown."""
 
 
 class Message(NamedTuple):
@@ -41,13 +41,13 @@ class Message(NamedTuple):
     sequence: int
     sent_ns: int
     size_bytes: int
-    """What arrived of it, header included."""
+    """The bytes that arrived, header included."""
     state: str
-    """WHOLE, TRUNCATED or CORRUPT; of a corrupt one the other fields may be wrong."""
+    """WHOLE, TRUNCATED or CORRUPT; the other fields of a corrupt message may be wrong."""
 
 
 def frame(kind: int, flow: int, sequence: int, sent_ns: int, size_bytes: int = HEADER_BYTES) -> bytes:
-    """A message of so many bytes in all. Raises ValueError below the header's 28 and above 64 MiB."""
+    """A message of this size, header included. Raises ValueError below the header's 28 bytes and above 64 MiB."""
     if not HEADER_BYTES <= size_bytes <= MOST_BYTES:
         raise ValueError(
             f"a message of {size_bytes} bytes: from {HEADER_BYTES} (its header) to {MOST_BYTES} are possible"
@@ -64,7 +64,7 @@ def reply_to(message: Message, now_ns: int, size_bytes: int = HEADER_BYTES) -> b
 
 
 def read_datagram(data: bytes, *, cut: bool = False) -> Message | None:
-    """The message of a datagram; ``cut`` if its end was cut off by the kernel. None if it is none of ours."""
+    """The message in a datagram, or None if it is not one; ``cut``: whether the kernel cut off its end."""
     if len(data) < HEADER_BYTES or data[:2] != _MAGIC or data[2] != VERSION:
         return None
     _, _, kind, flow, sequence, sent_ns, length = _HEAD.unpack_from(data)
@@ -78,19 +78,19 @@ def read_datagram(data: bytes, *, cut: bool = False) -> Message | None:
 def _intact(data: bytes | bytearray, begin: int, end: int) -> bool:
     (crc,) = _CRC.unpack_from(data, begin + _HEAD.size)
     view = memoryview(data)
-    found = zlib.crc32(view[begin + HEADER_BYTES : end], zlib.crc32(view[begin : begin + _HEAD.size]))
-    view.release()  # a bytearray with a view on it cannot be shortened
-    return bool(found == crc)
+    computed = zlib.crc32(view[begin + HEADER_BYTES : end], zlib.crc32(view[begin : begin + _HEAD.size]))
+    view.release()  # a bytearray with a view cannot be shortened
+    return bool(computed == crc)
 
 
 class Deframer:
-    """Messages out of a byte stream, however it was cut into reads."""
+    """Extracts messages from a byte stream, whatever its reads are."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Every message that is complete now. Raises StreamCorruptError at bytes that are no message."""
+        """Add data; every message that is complete now. Raises StreamCorruptError at bytes that are not a message."""
         buffer = self._buffer
         buffer += data
         at = 0
@@ -109,7 +109,7 @@ class Deframer:
             del buffer[:at]
 
     def partial(self) -> Message | None:
-        """The message that the stream broke off in; None between messages, or before its header was complete."""
+        """The incomplete message at the end; None if there is none, or its header is incomplete."""
         if len(self._buffer) < HEADER_BYTES:
             return None
         magic, version, kind, flow, sequence, sent_ns, _ = _HEAD.unpack_from(self._buffer)
@@ -119,5 +119,5 @@ class Deframer:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of a message that is not complete yet."""
+        """Bytes of an incomplete message."""
         return len(self._buffer)

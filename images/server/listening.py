@@ -1,4 +1,4 @@
-"""Health check: exit 0 if a TCP socket listens on the port. Connects to nothing, so the server sees no client."""
+"""Health check: exit 0 if a TCP socket listens on the port. It does not connect, so the server sees no client."""
 
 import os
 import sys

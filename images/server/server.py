@@ -3,9 +3,9 @@
     server.py [--structure iterative|threads|fork|selectors|asyncio] [--port 8888] [--journal FILE] …
 
 iterative serves one connection after the other, as the paper's server does; threads and fork start one thread or
-process a connection; selectors and asyncio serve all in one thread. Ready when it listens. SIGTERM and SIGINT stop
-it gracefully: connections in the listener's queue are still taken, and every message that has arrived is read and
-answered, for at most ``--drain`` seconds. Exit status: see images/README.md.
+process per connection; selectors and asyncio serve all in one thread. Ready when it listens. On SIGTERM and SIGINT it
+still accepts the connections in the listener's queue, and reads and answers the messages that have arrived, for at most
+``--drain`` seconds; then it stops. Exit status: see images/README.md.
 """
 
 import argparse
@@ -24,43 +24,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import wire
-from journal import Journal, now_ns
+from journal import JournalWriter, now_ns
 from stopping import Stop
 
 _READ_BYTES = 65536
 
 
 @dataclass
-class Session:
-    """One connection: its messages in, its replies out. Knows the protocol, not how one waits."""
+class TcpSession:
+    """One connection: messages in, replies out. Implements the protocol, but not waiting."""
 
     conn: int
-    journal: Journal
+    journal: JournalWriter
     options: argparse.Namespace
     sock: socket.socket
     frames: wire.Deframer = field(default_factory=wire.Deframer)
     replies: deque[tuple[wire.Message, int, memoryview]] = field(default_factory=deque)
-    """What each answers, its own time stamp, and what the kernel has not taken yet."""
+    """Of each reply: the request, its time stamp, and the bytes that the kernel has not taken yet."""
     why: str = "done"
 
     @property
     def read_bytes(self) -> int:
-        """How much to read at once."""
+        """The size of a read."""
         return self.options.one_recv or _READ_BYTES
 
     def take(self, data: bytes) -> bool:
-        """Take what was read; whether the connection goes on."""
+        """Process data that was read; returns whether the connection continues."""
         if not data:
             self.why = "eof"
             return False
         try:
             for message in self.frames.feed(data):
                 if self.options.work:
-                    time.sleep(self.options.work)  # computing holds its thread, a sleep does so without the heat
-                self.journal.received(
-                    self.conn, message.flow, message.sequence,
-                    size=message.size_bytes, sent_ns=message.sent_ns, state=message.state,
-                )  # fmt: skip
+                    time.sleep(self.options.work)  # occupies the thread, as computing would
+                self.journal.received(self.conn, message)
                 if message.kind == wire.REQUEST:
                     at_ns = now_ns()
                     reply = wire.reply_to(message, at_ns, self.options.reply_size)
@@ -70,13 +67,13 @@ class Session:
         return not self.options.one_recv
 
     def fail(self, operation: str, error: BaseException) -> bool:
-        """Note an error; the connection does not go on."""
+        """Note an error; returns False, because the connection does not continue."""
         self.journal.error(self.conn, operation, error)
         self.why = "reset" if isinstance(error, ConnectionResetError | BrokenPipeError) else "error"
         return False
 
     def sent(self, count: int) -> None:
-        """The kernel took so many bytes of the first reply."""
+        """Note that the kernel took ``count`` bytes of the first reply."""
         message, at_ns, rest = self.replies[0]
         if count < len(rest):
             self.replies[0] = (message, at_ns, rest[count:])
@@ -89,15 +86,11 @@ class Session:
         self.journal.sent(at_ns, self.conn, flow, message.sequence, size=size, believed=taken, taken=taken)
 
     def close(self) -> None:
-        """Note what is left behind, then close."""
+        """Note incomplete messages and replies, then close."""
         if (part := self.frames.partial()) is not None:
-            self.journal.received(
-                self.conn, part.flow, part.sequence, size=part.size_bytes, sent_ns=part.sent_ns, state=part.state
-            )
+            self.journal.received(self.conn, part)
         elif self.frames.held_bytes:
-            self.journal.received(
-                self.conn, None, None, size=self.frames.held_bytes, sent_ns=None, state=wire.TRUNCATED
-            )
+            self.journal.unreadable(self.conn, self.frames.held_bytes, wire.TRUNCATED)
         for message, at_ns, rest in self.replies:
             self._note_reply(message, at_ns, self.options.reply_size - len(rest))
         self.replies.clear()
@@ -105,21 +98,21 @@ class Session:
         self.sock.close()
 
     def drained(self) -> None:
-        """Read what has arrived when the time to finish is over: without waiting."""
+        """Process what has arrived, without waiting, because the time to finish is over."""
         self.why = "stop"
         self.sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self.take(self.sock.recv(_READ_BYTES)):
                 pass
-            with contextlib.suppress(OSError):  # the client reads no more
+            with contextlib.suppress(OSError):  # the client does not read any more
                 while self.replies:
                     self.sent(self.sock.send(self.replies[0][2]))
 
 
-class Server:
-    """The listener, and what the structures share."""
+class TcpServer:
+    """The listener, and methods that all structures use."""
 
-    def __init__(self, options: argparse.Namespace, journal: Journal, stop: Stop) -> None:
+    def __init__(self, options: argparse.Namespace, journal: JournalWriter, stop: Stop) -> None:
         self.options, self.journal, self.stop = options, journal, stop
         self.connections = 0
         self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -130,34 +123,34 @@ class Server:
         self.listener.listen(options.backlog)
         print(f"ready {options.structure} {self.listener.getsockname()[1]}", flush=True)
 
-    def session(self, sock: socket.socket, peer: Any) -> Session:
-        """A connection that was accepted."""
+    def session(self, sock: socket.socket, peer: Any) -> TcpSession:
+        """The session of an accepted connection."""
         self.connections += 1
         sock.setblocking(True)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.journal.accept(self.connections, sock, peer)
-        return Session(self.connections, self.journal, self.options, sock)
+        return TcpSession(self.connections, self.journal, self.options, sock)
 
-    def accepted(self) -> Iterator[Session]:
-        """Wait for connections; once asked to stop, take those that stand in the queue, and close the listener."""
+    def accepted(self) -> Iterator[TcpSession]:
+        """Accept connections; once asked to stop, those left in the queue, and close the listener."""
         self.listener.setblocking(False)
         while self.stop.await_ready(self.listener, select.POLLIN, 0.0):
             try:
                 yield self.session(*self.listener.accept())
             except BlockingIOError:
-                continue  # it went away between poll and accept
+                continue  # it was gone between poll and accept
             except OSError as error:
                 self.refused(error)
         self.listener.close()
 
     def refused(self, error: OSError) -> None:
-        """Note that nothing could be accepted. Where descriptors or memory lack, those who wait stay in the queue."""
+        """Note that accept failed. If descriptors or memory are short, connections stay in the queue."""
         self.journal.error(None, "accept", error)
         if not isinstance(error, ConnectionAbortedError):
-            time.sleep(0.01)  # or the next attempt would come at once, and all the time be spent on them
+            time.sleep(0.01)  # otherwise attempts would take all CPU time
 
-    def serve(self, session: Session) -> None:
-        """Serve one connection, blocking, to its end."""
+    def serve(self, session: TcpSession) -> None:
+        """Serve one connection to its end, blocking."""
         drain_s = self.options.drain
         try:
             while self.stop.await_ready(session.sock, select.POLLIN, drain_s):
@@ -175,18 +168,18 @@ class Server:
             session.close()
 
 
-def iterative(server: Server) -> None:
-    """One after the other."""
+def iterative(server: TcpServer) -> None:
+    """Serve connections one after the other."""
     for session in server.accepted():
         server.serve(session)
 
 
-def threads(server: Server) -> None:
-    """One thread a connection."""
+def threads(server: TcpServer) -> None:
+    """Serve each connection in a thread."""
     threading.stack_size(256 * 1024)
     running: list[threading.Thread] = []
     for session in server.accepted():
-        running = [each for each in running if each.is_alive()]
+        running = [thread for thread in running if thread.is_alive()]
         thread = threading.Thread(target=server.serve, args=(session,))
         thread.start()
         running.append(thread)
@@ -194,8 +187,8 @@ def threads(server: Server) -> None:
         thread.join()
 
 
-def fork(server: Server) -> None:
-    """One process a connection."""
+def fork(server: TcpServer) -> None:
+    """Serve each connection in a process."""
     children: set[int] = set()
 
     def reap(flags: int) -> None:
@@ -222,20 +215,20 @@ def fork(server: Server) -> None:
             server.journal.end()
             status = 0
         finally:
-            os._exit(status)  # what the parent registered at exit is the parent's
+            os._exit(status)  # without the parent's exit handlers
     reap(0)
 
 
-def with_selectors(server: Server) -> None:  # noqa: C901  # small functions around one loop's state
-    """All in one thread, with readiness from epoll."""
+def with_selectors(server: TcpServer) -> None:  # noqa: C901  # small functions around one loop's state
+    """Serve all connections in one thread, with readiness from epoll."""
     ready = selectors.DefaultSelector()
     ready.register(server.listener, selectors.EVENT_READ)
     ready.register(server.stop, selectors.EVENT_READ)
     server.listener.setblocking(False)
-    open_sessions: dict[int, Session] = {}
+    open_sessions: dict[int, TcpSession] = {}
     ending: set[int] = set()
 
-    def end(session: Session) -> None:
+    def end(session: TcpSession) -> None:
         ready.unregister(session.sock)
         open_sessions.pop(session.conn)
         ending.discard(session.conn)
@@ -254,7 +247,7 @@ def with_selectors(server: Server) -> None:  # noqa: C901  # small functions aro
         ready.register(session.sock, selectors.EVENT_READ, session)
         return True
 
-    def step(session: Session, events: int) -> None:
+    def step(session: TcpSession, events: int) -> None:
         try:
             if events & selectors.EVENT_READ and session.conn not in ending:
                 with contextlib.suppress(BlockingIOError):
@@ -281,8 +274,8 @@ def with_selectors(server: Server) -> None:  # noqa: C901  # small functions aro
         if left_s is not None and listening:
             while accept():
                 pass
-            for each in (server.listener, server.stop):
-                ready.unregister(each)
+            ready.unregister(server.listener)
+            ready.unregister(server.stop)
             server.listener.close()
             listening = False
         if left_s == 0.0 or not (listening or open_sessions):
@@ -300,20 +293,20 @@ def with_selectors(server: Server) -> None:  # noqa: C901  # small functions aro
         end(session)
 
 
-def with_asyncio(server: Server) -> None:
-    """All in one thread, as coroutines."""
+def with_asyncio(server: TcpServer) -> None:
+    """Serve all connections in one thread, as coroutines."""
     asyncio.run(_coroutines(server))
 
 
-async def _coroutines(server: Server) -> None:
+async def _coroutines(server: TcpServer) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
-    def asked() -> None:
+    def on_stop() -> None:
         loop.remove_reader(server.stop.fileno())
         stopping.set()
 
-    loop.add_reader(server.stop.fileno(), asked)
+    loop.add_reader(server.stop.fileno(), on_stop)
     server.listener.setblocking(False)
     running: set[asyncio.Task[None]] = set()
 
@@ -333,7 +326,7 @@ async def _coroutines(server: Server) -> None:
         except OSError as error:
             server.refused(error)
 
-    # Not by sock_accept and sock_recv: what they have taken when their task is cancelled is lost.
+    # Not sock_accept and sock_recv: they lose what they have taken when their task is cancelled.
     async def accept() -> None:
         while True:
             take()
@@ -352,7 +345,7 @@ async def _coroutines(server: Server) -> None:
     await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _coroutine(loop: asyncio.AbstractEventLoop, session: Session) -> None:
+async def _coroutine(loop: asyncio.AbstractEventLoop, session: TcpSession) -> None:
     more = True
     try:
         while more:
@@ -377,16 +370,16 @@ async def _coroutine(loop: asyncio.AbstractEventLoop, session: Session) -> None:
 
 
 async def _ready(add: Callable[..., None], remove: Callable[..., object], sock: socket.socket) -> None:
-    """Wait until a socket is ready; ``add`` and ``remove`` are the loop's, for readers or writers."""
-    can: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    """Wait until a socket is ready; ``add`` and ``remove``: the loop's methods for readers or for writers."""
+    readiness: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ready() -> None:
-        if not can.done():
-            can.set_result(None)
+        if not readiness.done():
+            readiness.set_result(None)
 
     add(sock, ready)
     try:
-        await can
+        await readiness
     finally:
         remove(sock)
 
@@ -406,24 +399,21 @@ def main() -> int:
     parser.add_argument("--structure", choices=STRUCTURES, default="iterative")
     parser.add_argument("--host", default=os.environ.get("SERVER_HOST", ""))
     parser.add_argument("--port", type=int, default=int(os.environ.get("SERVER_PORT", "8888")))
-    parser.add_argument("--journal", metavar="FILE", help="where to write the journal; without it there is none")
+    parser.add_argument("--journal", metavar="FILE", help="write a journal to this file")
     parser.add_argument("--backlog", type=int, default=5, metavar="N", help="of listen(); the paper's is 5 (default)")
     parser.add_argument("--reply-size", type=int, default=wire.HEADER_BYTES, metavar="BYTES")
     parser.add_argument("--receive-buffer", type=int, metavar="BYTES", help="SO_RCVBUF; the kernel doubles it")
+    parser.add_argument("--work", type=float, default=0.0, metavar="SECONDS", help="time per message (default: 0)")
+    parser.add_argument("--drain", type=float, default=5.0, metavar="SECONDS", help="to finish at a stop (default: 5)")
     parser.add_argument(
-        "--work", type=float, default=0.0, metavar="SECONDS", help="that each message costs (default: 0)"
+        "--one-recv", type=int, metavar="BYTES", help="as the paper: one recv() of this size, then close"
     )
-    parser.add_argument(
-        "--drain", type=float, default=5.0, metavar="SECONDS", help="to finish after a signal (default: 5)"
-    )
-    parser.add_argument("--one-recv", type=int, metavar="BYTES",
-                        help="the paper's way: one recv() of so many bytes a connection, then close")  # fmt: skip
     options = parser.parse_args()
     if not wire.HEADER_BYTES <= options.reply_size <= wire.MOST_BYTES:
         parser.error(f"--reply-size {options.reply_size}: from {wire.HEADER_BYTES} to {wire.MOST_BYTES} bytes")
     stop = Stop()
-    with Journal(options.journal, program=f"server.py {options.structure}", transport="tcp") as journal:
-        STRUCTURES[options.structure](Server(options, journal, stop))
+    with JournalWriter(options.journal, program=f"server.py {options.structure}", transport="tcp") as journal:
+        STRUCTURES[options.structure](TcpServer(options, journal, stop))
     return 0
 
 

@@ -1,16 +1,16 @@
 """The agent: a standard-library program that runs where the ports are, or where a host's sockets are.
 
-It imports nothing from the rest of testbed, so that the image needs nothing but this folder. It speaks JSON
-lines: a request ``{"id": 1, "op": "attach", …}`` on stdin, an answer ``{"id": 1, "ok": true, "result": …}`` or
-``{"id": 1, "ok": false, "error": "…"}`` on stdout, and puts everything back the moment stdin closes.
+It imports nothing from the rest of testbed, so its image needs only this folder. It speaks JSON lines: a request
+``{"id": 1, "op": "attach", …}`` on stdin, a reply ``{"id": 1, "ok": true, "result": …}`` or ``{"id": 1, "ok": false,
+"error": "…"}`` on stdout. As soon as stdin closes it puts everything back.
 
-``python3 -m agent ports``  beside the network: ports, kernels, tc (testbed.agent.ports)
-``python3 -m agent capture`` beside the network, with CAP_NET_RAW and no more: packets (testbed.agent.capture)
-``python3 -m agent inside`` in one host's network namespace: interfaces, offloads, counters (testbed.agent.inside),
-    its TCP sockets over time (testbed.agent.sockets)
-``python3 -m agent signal`` in one host's process namespace: end a program that was started there
-``python3 -m agent files``  in the same: write and read a host's files, as its programs see them (testbed.agent.files)
-``python3 -m agent local``  the switch and all hosts of a local lab (testbed.agent.namespaces)
+``python3 -m agent ports``   beside the network: ports, kernels, tc (testbed.agent.ports)
+``python3 -m agent capture`` beside the network, with CAP_NET_RAW only: packets (testbed.agent.capture)
+``python3 -m agent inside``  in one host's network namespace: interfaces, offloads, counters (testbed.agent.inside), its
+    TCP sockets over time (testbed.agent.sockets)
+``python3 -m agent signal``  in one host's process namespace: signal a program (testbed.agent.processes)
+``python3 -m agent files``   in the same: write and read a host's files, as its programs see them (testbed.agent.files)
+``python3 -m agent local``   the switch and all hosts of a local lab (testbed.agent.namespaces)
 ``python3 -m agent machine`` a carried kernel that runs a program; ``first`` in that kernel (testbed.agent.machine)
 """
 
@@ -25,25 +25,25 @@ _START = (
 )
 
 GUEST_FILES = ("guest-init", "guesthelper.py")
-"""What runs inside a carried kernel, beside this file."""
+"""The files beside this one that run inside a carried kernel."""
 _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 def search_path() -> str:
-    """PATH, and behind it where tc, ip and ethtool are, which Debian leaves out of an ordinary user's."""
+    """PATH, and after it the folders of tc, ip and ethtool, which Debian leaves out of an ordinary user's PATH."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join([*folders, *(each for each in _SYSTEM_FOLDERS if each not in folders)])
+    return os.pathsep.join([*folders, *(folder for folder in _SYSTEM_FOLDERS if folder not in folders)])
 
 
 def guest_folder() -> str:
-    """Name of the folder in a root of a carried kernel where `GUEST_FILES` are.
+    """The folder of `GUEST_FILES` in the root file system of a carried kernel.
 
-    It tells their version: several may share one root, and the files of one would not do for another's agent.
+    Its name contains their checksum: agents of several versions may share one root file system.
     """
-    whole = b"".join(Path(__file__).with_name(name).read_bytes() for name in GUEST_FILES)
-    return f"testbed-{zlib.crc32(whole):08x}"
+    content = b"".join(Path(__file__).with_name(name).read_bytes() for name in GUEST_FILES)
+    return f"testbed-{zlib.crc32(content):08x}"
 
 
 def command(*arguments: str) -> list[str]:
-    """What starts the agent on this machine: as a package of its own, which is up in half the time."""
+    """The command that starts the agent on this machine: as a top-level package, which halves the time to start."""
     return [sys.executable, "-I", "-S", "-c", _START, str(Path(__file__).parent.parent), *arguments]

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from . import connections, files, inside, machine, namespaces, passage, ports, processes, protocol, search_path, sockets
+from . import connections, echoes, files, inside, machine, namespaces, ports, processes, protocol, search_path, sockets
 
 
 def main() -> int:
@@ -14,12 +14,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="agent", description="testbed's agent; speaks JSON lines on stdin and stdout")
     parser.add_argument("role", choices=("ports", "capture", "inside", "signal", "files", "local", "machine", "first"))
     parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
-    parser.add_argument("--passing", type=int, help="local: descriptor of a socket where descriptors arrive")
-    parser.add_argument("--owner", type=int, help="local: pidfd of the process to die with")
-    parser.add_argument("--machine", help="first: the file that describes it")
-    parser.add_argument("--log", type=int, help="machine: descriptor for what its kernel says")
+    parser.add_argument("--passing", type=int, help="local: descriptor of the socket where descriptors arrive")
+    parser.add_argument("--owner", type=int, help="local: pidfd of the process to end with")
+    parser.add_argument("--machine", help="first: the file that describes the machine")
+    parser.add_argument("--log", type=int, help="machine: descriptor for its kernel's console")
     parser.add_argument("--status", type=int, help="machine: descriptor for the program's exit status")
-    parser.add_argument("words", nargs="*", help="first: what its kernel adds, for another")
+    parser.add_argument("words", nargs="*", help="first: words that the kernel appends; ignored")
     role = parser.parse_args()
     os.environ["PATH"] = search_path()
     if role.role == "local":
@@ -29,13 +29,13 @@ def main() -> int:
     if role.role == "first":
         machine.first(role.machine)
     if role.role == "ports":
-        with ports.Ports(tag=role.tag) as beside:
+        with ports.AttachedPorts(tag=role.tag) as beside:
             protocol.serve(beside.operations(), sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "capture":
-        from . import capture  # see `Hosts.capturing`
+        from . import capture  # see `Helpers.capturing`
 
         with capture.Captures() as captures:
-            operations = {**captures.operations(), **passage.Passages().operations()}
+            operations = {**captures.operations(), **echoes.Echoes().operations()}
             protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "inside":
         watched = sockets.Sockets()

@@ -1,7 +1,7 @@
-"""What a firewall that rejects a packet tells its sender: frame in, frame out. Pure: no device, no clock.
+"""How a firewall that rejects a packet answers its sender: frame in, frame out. Pure: no device, no clock.
 
-TCP is answered with a reset, everything else with an ICMP or ICMPv6 error, as Linux' own REJECT does
-(net/ipv4/netfilter/nf_reject_ipv4.c and its IPv6 twin). The answer comes from the address that was written to.
+TCP gets a reset, everything else an ICMP or ICMPv6 error, as from Linux' own REJECT
+(net/ipv4/netfilter/nf_reject_ipv4.c and its IPv6 twin). The answer's source is the packet's destination.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 ANSWERER = bytes.fromhex("027462726a00")
-"""Source of every answer's frame, locally administered (IEEE 802). No filter trusts it: anybody can send from it."""
+"""Source of every answer's frame, locally administered (IEEE 802). No filter relies on it: anyone can send from it."""
 
 RESET, ERROR = "reset", "error"
 
@@ -24,22 +24,22 @@ _TCP_BYTES, _UDP_BYTES, _IPV6_BYTES = 20, 8, 40
 # RFC 792 and 1812 5.2.7.1: type 3, code 3 and 13; RFC 4443 3.1: type 1, code 4 and 1.
 _UNREACHABLE_V4, _PORT_V4, _PROHIBITED_V4 = 3, 3, 13
 _UNREACHABLE_V6, _PORT_V6, _PROHIBITED_V6 = 1, 4, 1
-# RFC 1812 4.3.2.3: of the packet as much as makes 576 bytes in all; RFC 4443 2.4 (c): 1280.
+# RFC 1812 4.3.2.3: as much of the packet as makes 576 bytes in all; RFC 4443 2.4 (c): 1280.
 _QUOTED_V4, _QUOTED_V6 = 576 - 20 - 8, 1280 - _IPV6_BYTES - 8
 # RFC 1812 4.3.2.5: precedence 6, internetwork control.
 _ERROR_TOS = 0xC0
 # RFC 792, 1256 and 1122 3.2.2: destination unreachable, source quench, redirect, time exceeded, parameter problem.
 _ICMP_ERRORS = frozenset({3, 4, 5, 11, 12})
-_ICMPV6_FIRST_QUESTION = 128  # RFC 4443 2.1: below it are errors
+_ICMPV6_FIRST_QUERY = 128  # RFC 4443 2.1: smaller types are errors
 
-# RFC 8200 4.1, and 4302 for the authentication header, which counts otherwise.
+# RFC 8200 4.1, and 4302 for the authentication header, which counts its length differently.
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _OPTIONS = 0, 43, 44, 51, 60
 _EXTENSIONS = frozenset({_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _OPTIONS})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back."""
+    """The answer to one packet."""
 
     kind: str
     """`RESET` or `ERROR`."""
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Packet:
-    """An IP packet, as far as an answer needs it."""
+    """The parts of an IP packet that an answer needs."""
 
     version: int
     source: bytes
@@ -59,14 +59,14 @@ class _Packet:
     payload: bytes
     """From the protocol's own header on."""
     is_fragment: bool
-    """A first one: of the others nothing is known, and none is answered (RFC 1122 3.2.2)."""
+    """Whether it is a first fragment; later ones are not answered (RFC 1122 3.2.2)."""
 
 
 def answer(frame: bytes) -> Answer | None:
-    """The answer to an Ethernet frame that is rejected; None if there must be none.
+    """The answer to a rejected Ethernet frame; None if there must be none.
 
-    None is due to whatever is not whole or has a wrong checksum; to resets, ICMP errors and fragments but the first;
-    and to what was sent to many or by nobody in particular (RFC 1122 3.2.2, RFC 4443 2.4 (e), RFC 9293 3.10.7.1).
+    There is none to a packet that is truncated or has a wrong checksum; to a reset, an ICMP error, or a later fragment;
+    and to one whose source or destination is not a single host (RFC 1122 3.2.2, RFC 4443 2.4 (e), RFC 9293 3.10.7.1).
     """
     if len(frame) < _ETHERNET_BYTES or frame[0] & 1 or frame[6] & 1:
         return None
@@ -81,9 +81,9 @@ def answer(frame: bytes) -> Answer | None:
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071); 0 of data that carries its own and is whole.
+    """The Internet checksum (RFC 1071); 0 for intact data that contains its own checksum.
 
-    The sum of 16-bit words with the carries added back is the remainder by 0xFFFF, for that is what 2¹⁶ leaves 1 of.
+    The sum of 16-bit words with end-around carry is the remainder modulo 0xFFFF, because 2¹⁶ modulo 0xFFFF is 1.
     """
     if len(data) % 2:
         data += b"\0"
@@ -101,12 +101,12 @@ def _read_v4(data: bytes) -> _Packet | None:
     header_bytes, length = (data[0] & 0xF) * 4, int.from_bytes(data[2:4])
     if not 20 <= header_bytes <= length <= len(data) or checksum(data[:header_bytes]):
         return None
-    place = int.from_bytes(data[6:8])
+    fragment = int.from_bytes(data[6:8])
     source, target = data[12:16], data[16:20]
-    # RFC 1122 3.2.1.3: none of these is one host: this network, multicast, reserved and broadcast.
-    if place & 0x1FFF or source[0] == 0 or source[0] >= 224 or target[0] >= 224:
+    # RFC 1122 3.2.1.3: this network, multicast, reserved and broadcast addresses are not a single host.
+    if fragment & 0x1FFF or source[0] == 0 or source[0] >= 224 or target[0] >= 224:
         return None
-    return _Packet(4, source, target, data[:length], data[9], data[header_bytes:length], bool(place & 0x2000))
+    return _Packet(4, source, target, data[:length], data[9], data[header_bytes:length], bool(fragment & 0x2000))
 
 
 def _read_v6(data: bytes) -> _Packet | None:
@@ -121,10 +121,10 @@ def _read_v6(data: bytes) -> _Packet | None:
         if start + 8 > length:
             return None
         if protocol == _FRAGMENT:
-            place = int.from_bytes(whole[start + 2 : start + 4])
-            if place & 0xFFF8:
+            fragment = int.from_bytes(whole[start + 2 : start + 4])
+            if fragment & 0xFFF8:
                 return None
-            is_fragment = is_fragment or bool(place & 1)
+            is_fragment = is_fragment or bool(fragment & 1)
             size = 8
         else:
             size = (whole[start + 1] + 2) * 4 if protocol == _AUTHENTICATION else (whole[start + 1] + 1) * 8
@@ -133,7 +133,7 @@ def _read_v6(data: bytes) -> _Packet | None:
 
 
 def _is_sound(packet: _Packet) -> bool:
-    """Whether its own header is there, and its checksum right as far as it can be known."""
+    """Whether its transport header is complete and its checksum correct, as far as one packet shows."""
     data = packet.payload
     if packet.protocol == _TCP:
         if len(data) < _TCP_BYTES or not _TCP_BYTES <= (data[12] >> 4) * 4 <= len(data):
@@ -142,31 +142,31 @@ def _is_sound(packet: _Packet) -> bool:
         if len(data) < _UDP_BYTES:
             return False
         if packet.version == 4 and not any(data[6:8]):
-            return True  # RFC 768: none was sent
+            return True  # RFC 768: it has no checksum
     else:
         return True
     return packet.is_fragment or not checksum(_pseudo_header(packet, packet.protocol, len(data)) + data)
 
 
 def _pseudo_header(packet: _Packet, protocol: int, length: int) -> bytes:
-    """RFC 9293 3.1 and RFC 8200 8.1; the same for the way there and back, for a sum knows no order."""
+    """RFC 9293 3.1 and RFC 8200 8.1; the same for both directions, because a sum does not depend on order."""
     if packet.version == 4:
         return packet.source + packet.target + struct.pack("!BBH", 0, protocol, length)
     return packet.source + packet.target + struct.pack("!II", length, protocol)
 
 
 def _reset(packet: _Packet) -> bytes | None:
-    """RFC 9293 3.10.7.1: with the sequence number that the sender expects, or acknowledging all that it sent."""
+    """RFC 9293 3.10.7.1: a reset with the sequence number that the sender expects, or that acknowledges all it sent."""
     data = packet.payload
     source_port, target_port, sequence, acknowledged, offset, flags = struct.unpack_from("!HHIIBB", data)
     if flags & _RST:
         return None
     if flags & _ACK:
-        numbers, said = (acknowledged, 0), _RST
+        numbers, flags_back = (acknowledged, 0), _RST
     else:
         length = len(data) - (offset >> 4) * 4 + bool(flags & _SYN) + bool(flags & _FIN)
-        numbers, said = (0, (sequence + length) % 2**32), _RST | _ACK
-    segment = struct.pack("!HHIIBBHHH", target_port, source_port, *numbers, (_TCP_BYTES // 4) << 4, said, 0, 0, 0)
+        numbers, flags_back = (0, (sequence + length) % 2**32), _RST | _ACK
+    segment = struct.pack("!HHIIBBHHH", target_port, source_port, *numbers, (_TCP_BYTES // 4) << 4, flags_back, 0, 0, 0)
     sums = checksum(_pseudo_header(packet, _TCP, len(segment)) + segment)
     return _ip_back(packet, _TCP, segment[:16] + sums.to_bytes(2) + segment[18:])
 
@@ -180,7 +180,7 @@ def _error(packet: _Packet) -> bytes | None:
         message = struct.pack("!BBHI", _UNREACHABLE_V4, code, 0, 0) + packet.whole[:_QUOTED_V4]
         sums = checksum(message)
         return _ip_back(packet, _ICMP, message[:2] + sums.to_bytes(2) + message[4:], tos=_ERROR_TOS)
-    if packet.protocol == _ICMPV6 and (kind is None or kind < _ICMPV6_FIRST_QUESTION):
+    if packet.protocol == _ICMPV6 and (kind is None or kind < _ICMPV6_FIRST_QUERY):
         return None
     code = _PORT_V6 if packet.protocol == _UDP else _PROHIBITED_V6
     message = struct.pack("!BBHI", _UNREACHABLE_V6, code, 0, 0) + packet.whole[:_QUOTED_V6]
@@ -189,7 +189,7 @@ def _error(packet: _Packet) -> bytes | None:
 
 
 def _ip_back(packet: _Packet, protocol: int, payload: bytes, *, tos: int = 0) -> bytes:
-    """An IP packet from whom the packet was for to whom it is from."""
+    """An IP packet from the packet's destination to its source."""
     if packet.version == 4:
         fields = (0x45, tos, 20 + len(payload), 0, 0x4000, _HOPS, protocol, 0)
         header = struct.pack("!BBHHHBBH", *fields) + packet.target + packet.source

@@ -18,7 +18,7 @@ from .carried import CLOCK_DEVICE, FRAME_BYTES, QUEUE_ETHERTYPE, CarriedKernel
 from .detour import Detour
 from .localtc import LocalTc
 from .protocol import Refused
-from .qdiscs import Qdiscs
+from .qdiscreader import QdiscReader
 from .taps import make_tap
 
 FAR_END = "the host's own end of it"
@@ -54,7 +54,7 @@ class AttachedPort(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self) -> None:
-        """Change what the port needs. What was changed is put back when ``undo`` is closed. Raises Refused."""
+        """NetlinkRequest what the port needs. What was changed is put back when ``undo`` is closed. Raises Refused."""
 
     @abc.abstractmethod
     def release(self) -> None:
@@ -80,7 +80,7 @@ class AttachedPort(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def qdiscs(self) -> Qdiscs:
+    def qdisc_reader(self) -> QdiscReader:
         """Reads single qdiscs of that kernel."""
 
     @property
@@ -171,10 +171,10 @@ class HostPort(AttachedPort):
             self.released = False
 
     def counted(self) -> dict[str, int]:
-        """Packets that came to the veth since it was attached, and those that it dropped, its qdiscs' drops left out.
+        """Packets that came to the veth since it was attached, and those that it dropped, without its qdiscs' drops.
 
-        A device drops what comes while it is given another root qdisc (`noop_enqueue`; recent kernels count that, as
-        6.18), and what the host's end does not take. Raises OSError if the veth is gone.
+        A device drops packets while it gets a new root qdisc (`noop_enqueue`; counted by recent kernels, such as 6.18),
+        and those that the host's end does not take. Raises OSError if the veth is gone.
         """
         return {name: count - self._counted_before[name] for name, count in self._counts().items()}
 
@@ -197,9 +197,9 @@ class HostPort(AttachedPort):
         return self.tc.batch()
 
     @property
-    def qdiscs(self) -> Qdiscs:
-        """Qdiscs of this machine's kernel."""
-        return self.tc.qdiscs
+    def qdisc_reader(self) -> QdiscReader:
+        """QdiscReader of this machine's kernel."""
+        return self.tc.qdisc_reader
 
 
 class CarriedPort(AttachedPort):
@@ -211,10 +211,19 @@ class CarriedPort(AttachedPort):
     entry: str
 
     def __init__(
-        self, name: str, veth: str, ifindex: int, tc: LocalTc, *, before: Mapping[str, Any], kernel: CarriedKernel,
-        tag: str, number: int, persistent_taps: bool,
-    ) -> None:  # fmt: skip
-        """``tag`` and ``number`` name its devices. ``persistent_taps``: see `ports.Ports`, ``own_net``."""
+        self,
+        name: str,
+        veth: str,
+        ifindex: int,
+        tc: LocalTc,
+        *,
+        before: Mapping[str, Any],
+        kernel: CarriedKernel,
+        tag: str,
+        number: int,
+        persistent_taps: bool,
+    ) -> None:
+        """``tag`` and ``number`` name its devices. ``persistent_taps``: see `ports.AttachedPorts`, ``own_net``."""
         super().__init__(name, veth, ifindex, tc, before=before)
         self.kernel = kernel
         self.device, self.entry = f"vec{2 * number}", f"vec{2 * number + 1}"
@@ -287,9 +296,9 @@ class CarriedPort(AttachedPort):
         return self.kernel.tc
 
     @property
-    def qdiscs(self) -> Qdiscs:
-        """Qdiscs of the carried kernel."""
-        return self.kernel.qdiscs
+    def qdisc_reader(self) -> QdiscReader:
+        """QdiscReader of the carried kernel."""
+        return self.kernel.qdisc_reader
 
     @property
     def inner(self) -> list[splice.Redirect]:
@@ -316,12 +325,12 @@ class CarriedPort(AttachedPort):
         return problems + (splice.amiss(devices.device(self.bridge)) if self.bridge is not None else [])
 
     def show_queues(self) -> dict[str, str]:
-        """Have frames of `QUEUE_ETHERTYPE` that come to a tap go on to the kernel's clock; the tap of each way.
+        """Redirect frames of `QUEUE_ETHERTYPE` from a tap to the kernel's clock; returns the tap of each direction.
 
-        How much longer than the clock they take is how long packets wait in the tap's queue.
+        The time that they take beyond the clock's delay is the time that packets wait in the tap's queue.
         """
         if not self._queues_shown:
-            self.kernel.tc.checked([each.put() for each in self._to_clock.values()])
+            self.kernel.tc.checked([redirect.put() for redirect in self._to_clock.values()])
             self._queues_shown = True
         return {"to_host": self._gate, "from_host": self._end}
 
@@ -335,8 +344,8 @@ class CarriedPort(AttachedPort):
     def passed(self) -> dict[str, dict[str, int]]:
         """Packets and bytes that its kernel took and gave, each way, since it was attached.
 
-        The taps send some when they come up; those are left out, and so are the frames of `show_queues`. Raises OSError
-        if the taps are gone.
+        Frames that the taps send when they come up, and those of `show_queues`, do not count. Raises OSError if the
+        taps are gone.
         """
         passed = {
             way: {name: count - self._passed_before[way][name] for name, count in counts.items()}
@@ -344,9 +353,8 @@ class CarriedPort(AttachedPort):
         }
         if self._queues_shown:
             redirects = self._to_clock
-            for (way, redirect), shown in zip(
-                redirects.items(), self.kernel.tc.run([each.show() for each in redirects.values()]).shown, strict=False
-            ):
+            output = self.kernel.tc.run([redirect.show() for redirect in redirects.values()])
+            for (way, redirect), shown in zip(redirects.items(), output.shown, strict=False):
                 frames = redirect.packets(shown)
                 passed[way]["in_packets"] -= frames
                 passed[way]["in_bytes"] -= frames * FRAME_BYTES

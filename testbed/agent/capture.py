@@ -1,8 +1,8 @@
-"""Packets as they pass interfaces of this network namespace, the last so many bytes of them.
+"""Capture packets at interfaces of this network namespace; of each interface the latest are kept.
 
-Each interface has a packet socket with a ring that the kernel fills (packet(7), TPACKET_V3): whole blocks of packets
-change hands, so that a packet costs this process nothing. CAP_NET_RAW is all that it needs, and no interface is set
-promiscuous: those that we look at carry other hosts' frames as it is.
+Each interface has a packet socket with a ring that the kernel fills (packet(7), TPACKET_V3). The kernel hands over
+whole blocks, so a single packet costs this process nothing. Needs CAP_NET_RAW only. No interface is set promiscuous:
+ports of a switch carry other hosts' frames anyway.
 """
 
 from __future__ import annotations
@@ -35,17 +35,16 @@ _PACKET = struct.Struct("=IIIIIIH")  # the head of struct tpacket3_hdr, up to tp
 _PACKET_TYPE = 48 + 10  # struct sockaddr_ll follows the header; its sll_pkttype
 
 _BLOCK_BYTES, _BLOCKS = 1 << 18, 16
-_FRAME_BYTES = 1 << 11  # of no effect on version 3, which packs packets closely
+_FRAME_BYTES = 1 << 11  # without effect in version 3, which packs packets densely
 _RETIRE_MS = 40
-_ALL_BYTES = 0x40000
+
 RECORD = struct.Struct("<QIIBB")
-"""A packet as it is handed over, before its bytes: time of CLOCK_REALTIME in ns, its length on the wire, how many
-bytes of it follow, which interface of the capture (0, 1, …), and whether it left this kernel through it (1) or came
-in (0)."""
+"""The head of a packet in the parcel, before its bytes: time of CLOCK_REALTIME in ns, its length on the wire, how many
+bytes follow, the number of its interface in the capture, from 0, and whether it left this kernel (1) or came in (0)."""
 
 
-class Tap:
-    """One interface that is looked at."""
+class PacketRing:
+    """One captured interface."""
 
     def __init__(self, device: str, *, program: bytes, limit_bytes: int) -> None:
         self.device = device
@@ -73,7 +72,7 @@ class Tap:
             raise Refused(f"cannot capture on {device}: {error.strerror or error}") from None
 
     def take(self) -> bool:
-        """Take over what the kernel has finished; whether there was anything."""
+        """Take the blocks that the kernel has finished; returns whether there were any."""
         taken = False
         while True:
             at = self._next * _BLOCK_BYTES
@@ -82,7 +81,7 @@ class Tap:
                 return taken
             (length,) = struct.unpack_from("=I", self._ring, at + _LENGTH)
             self._keep(self._ring[at : at + length])
-            struct.pack_into("=I", self._ring, at + _PACKETS, 0)  # of a block that is not yet begun again
+            struct.pack_into("=I", self._ring, at + _PACKETS, 0)  # until the kernel starts the block again
             struct.pack_into("=I", self._ring, at + _STATUS, 0)
             self._next = (self._next + 1) % _BLOCKS
             taken = True
@@ -96,15 +95,15 @@ class Tap:
             self.overwritten += struct.unpack_from("=I", oldest, _PACKETS)[0]
 
     def settled(self) -> bool:
-        """Whether nothing is left in the block that the kernel fills now."""
+        """Whether the kernel's current block is empty."""
         return not struct.unpack_from("=I", self._ring, self._next * _BLOCK_BYTES + _PACKETS)[0]
 
     def refuse(self) -> None:
-        """Let no further packet in."""
+        """Take no further packets."""
         _attach(self.socket, filter_program((), snap_bytes=0))
 
     def close(self) -> None:
-        """Give the ring back; what was taken stays."""
+        """Release the ring; the blocks taken so far remain."""
         if self.socket.fileno() >= 0:
             # Reading the statistics resets them, so they are read once.
             _, self.lost, _ = struct.unpack("=3I", self.socket.getsockopt(_SOL_PACKET, _STATISTICS, 12))
@@ -112,8 +111,8 @@ class Tap:
             self.socket.close()
 
     def records(self, number: int) -> list[tuple[int, bytes]]:
-        """Each packet that was kept: its time, and the record that goes over."""
-        found = []
+        """Every packet: its time in ns, and its record (`RECORD` and bytes)."""
+        packets = []
         for block in self._kept:
             count, at = struct.unpack_from("=II", block, _PACKETS)
             for _ in range(count):
@@ -121,22 +120,22 @@ class Tap:
                 moment = seconds * 1_000_000_000 + nanoseconds
                 left = block[at + _PACKET_TYPE] == _PACKET_OUTGOING
                 head = RECORD.pack(moment, length, kept, number, left)
-                found.append((moment, head + block[at + offset : at + offset + kept]))
+                packets.append((moment, head + block[at + offset : at + offset + kept]))
                 at += ahead
-        return found
+        return packets
 
 
 class Captures:
-    """Every capture that runs, or has ended and was not let go yet."""
+    """Every capture that runs, or has ended and was not dropped yet."""
 
     def __init__(self) -> None:
-        self._taps: dict[str, list[Tap]] = {}
-        self._running: dict[int, Tap] = {}
+        self._rings: dict[str, list[PacketRing]] = {}
+        self._running: dict[int, PacketRing] = {}
         self._clock: dict[str, list[int]] = {}
         self._parcels: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self._closing = ThreadPoolExecutor(1, "closing")
-        self._poll = select.epoll()  # which hears of descriptors that are added while it waits
+        self._poll = select.epoll()  # it includes descriptors that are added while it waits
         self._wake, self._woken = os.pipe()
         self._poll.register(self._wake, select.EPOLLIN)
         self._thread = threading.Thread(target=self._collect, name="capture", daemon=True)
@@ -145,21 +144,24 @@ class Captures:
     def operations(self) -> dict[str, Operation]:
         """The protocol's operations."""
         return {
-            "capture": self.capture, "end": self.end, "fetch": self.fetch, "drop": self.drop,
+            "capture": self.capture,
+            "end": self.end,
+            "fetch": self.fetch,
+            "drop": self.drop,
             "clock": time.monotonic_ns,
-        }  # fmt: skip
+        }
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
         with self._lock:
-            taps = list(self._running.values())
+            rings = list(self._running.values())
             self._running.clear()
         os.write(self._woken, b"x")
         self._thread.join(2)
-        for tap in taps:
-            tap.close()
+        for ring in rings:
+            ring.close()
         self._closing.shutdown()
 
     # --- operations --------------------------------------------------------------------------------
@@ -167,58 +169,61 @@ class Captures:
     def capture(
         self, *, name: str, interfaces: Sequence[dict[str, Any]], snap_bytes: int, limit_bytes: int
     ) -> dict[str, list[str]]:
-        """Begin a capture; returns the interfaces' names.
+        """Start a capture; returns the interfaces' names.
 
         ``interfaces``: each with ``device`` or ``ifindex``, and ``addresses``: only packets from or to one of these
-        are kept, all if there are none. ``snap_bytes``: how much of each packet; ``limit_bytes``: how much in all on
-        each interface, of which the last is kept.
+        are kept; all if there are none. ``snap_bytes``: how much of each packet. ``limit_bytes``: how much per
+        interface; then the oldest packets are overwritten.
         """
-        if name in self._taps:
+        if name in self._rings:
             raise Refused(f"capture {name!r} runs already")
-        wanted = [
-            (_device(each), filter_program(each.get("addresses", ()), snap_bytes=snap_bytes)) for each in interfaces
+        filters = [
+            (_device(interface), filter_program(interface.get("addresses", ()), snap_bytes=snap_bytes))
+            for interface in interfaces
         ]
-        # Side by side: each waits for the kernel to settle, and they can wait for the same.
-        with ThreadPoolExecutor(max(len(wanted), 1)) as pool:
-            begun = [pool.submit(Tap, device, program=program, limit_bytes=limit_bytes) for device, program in wanted]
-        errors = [error for each in begun if (error := each.exception()) is not None]
+        # In parallel: each waits until the kernel has synchronised its processors, and all can wait at once.
+        with ThreadPoolExecutor(max(len(filters), 1)) as pool:
+            starts = [
+                pool.submit(PacketRing, device, program=program, limit_bytes=limit_bytes) for device, program in filters
+            ]
+        errors = [error for start in starts if (error := start.exception()) is not None]
         if errors:
-            for each in begun:
-                if each.exception() is None:
-                    each.result().close()
+            for start in starts:
+                if start.exception() is None:
+                    start.result().close()
             raise errors[0]
-        taps = [each.result() for each in begun]
-        self._taps[name] = taps
+        rings = [start.result() for start in starts]
+        self._rings[name] = rings
         self._clock[name] = [time.time_ns() - time.monotonic_ns()]
         with self._lock:
-            for tap in taps:
-                self._running[tap.socket.fileno()] = tap
-                self._poll.register(tap.socket.fileno(), select.EPOLLIN)
-        return {"devices": [tap.device for tap in taps]}
+            for ring in rings:
+                self._running[ring.socket.fileno()] = ring
+                self._poll.register(ring.socket.fileno(), select.EPOLLIN)
+        return {"devices": [ring.device for ring in rings]}
 
     def end(self, *, name: str) -> dict[str, Any]:
-        """End a capture and say what it has: how many packets were lost or overwritten on each interface.
+        """End a capture; returns how many packets were lost or overwritten on each interface.
 
-        ``realtime_minus_monotonic_ns``: how to bring its times to CLOCK_MONOTONIC, at its begin and at its end;
-        ``ended_ns``: that end.
+        ``realtime_minus_monotonic_ns``: the difference of the clocks, at its start and at its end; ``ended_ns``: its
+        end by CLOCK_MONOTONIC.
         """
-        taps = self._known(name)
-        for tap in taps:
-            tap.refuse()
+        rings = self._known(name)
+        for ring in rings:
+            ring.refuse()
         ended_ns = time.monotonic_ns()
         self._clock[name].append(time.time_ns() - ended_ns)
         deadline = time.monotonic() + 2.0
-        while any(not tap.ended and not self._done(tap) for tap in taps) and time.monotonic() < deadline:
+        while any(not ring.ended and not self._done(ring) for ring in rings) and time.monotonic() < deadline:
             time.sleep(0.005)
         with self._lock:
-            for tap in taps:
-                self._let_go(tap)
-                tap.take()
-                tap.close()
+            for ring in rings:
+                self._let_go(ring)
+                ring.take()
+                ring.close()
         return {
             "interfaces": [
-                {"device": tap.device, "lost": tap.lost, "overwritten": tap.overwritten, "ended": tap.ended}
-                for tap in taps
+                {"device": ring.device, "lost": ring.lost, "overwritten": ring.overwritten, "ended": ring.ended}
+                for ring in rings
             ],
             "realtime_minus_monotonic_ns": self._clock[name],
             "ended_ns": ended_ns,
@@ -227,71 +232,70 @@ class Captures:
     def fetch(self, *, name: str, offset: int) -> dict[str, Any]:
         """A piece of an ended capture: records, in the order of their time."""
         if name not in self._parcels:
-            taps = self._known(name)
+            rings = self._known(name)
             records = sorted(
-                (record for number, tap in enumerate(taps) for record in tap.records(number)),
+                (record for number, ring in enumerate(rings) for record in ring.records(number)),
                 key=lambda record: record[0],
             )
             self._parcels[name] = b"".join(record for _, record in records)
         return piece(self._parcels[name], offset)
 
     def drop(self, *, name: str) -> None:
-        """Forget a capture; one that runs is ended, and its packets are gone."""
-        taps = self._known(name)
-        del self._taps[name], self._clock[name]
+        """Forget a capture with its packets; a running one ends."""
+        rings = self._known(name)
+        del self._rings[name], self._clock[name]
         self._parcels.pop(name, None)
         with self._lock:
-            for tap in taps:
-                self._let_go(tap)
-        # Giving rings back takes the kernel some ten milliseconds each: nobody has to wait for that.
-        for tap in taps:
-            self._closing.submit(tap.close)
+            for ring in rings:
+                self._let_go(ring)
+        # Releasing rings takes the kernel some ten milliseconds each: nobody needs to wait for that.
+        for ring in rings:
+            self._closing.submit(ring.close)
 
     # --- how ---------------------------------------------------------------------------------------
 
-    def _known(self, name: str) -> list[Tap]:
-        if name not in self._taps:
-            raise Refused(f"no capture {name!r}; there are: {', '.join(self._taps) or 'none'}")
-        return self._taps[name]
+    def _known(self, name: str) -> list[PacketRing]:
+        if name not in self._rings:
+            raise Refused(f"no capture {name!r}; there are: {', '.join(self._rings) or 'none'}")
+        return self._rings[name]
 
-    def _let_go(self, tap: Tap) -> None:
-        """Look at it no more; one that has ended is not looked at already."""
-        if self._running.pop(tap.socket.fileno(), None) and not tap.ended:
-            self._poll.unregister(tap.socket.fileno())
+    def _let_go(self, ring: PacketRing) -> None:
+        """Stop polling it, unless it has ended."""
+        if self._running.pop(ring.socket.fileno(), None) and not ring.ended:
+            self._poll.unregister(ring.socket.fileno())
 
-    def _done(self, tap: Tap) -> bool:
+    def _done(self, ring: PacketRing) -> bool:
         with self._lock:
-            tap.take()
-            return tap.settled()
+            ring.take()
+            return ring.settled()
 
     def _collect(self) -> None:
-        """Take blocks over as they come, until the pipe is written to."""
+        """Take blocks as they come, until the pipe is written to."""
         while True:
             for descriptor, events in self._poll.poll():
                 if descriptor == self._wake:
                     return
                 with self._lock:
-                    tap = self._running.get(descriptor)
-                    if tap is None:
+                    ring = self._running.get(descriptor)
+                    if ring is None:
                         continue
-                    tap.take()
+                    ring.take()
                     if events & (select.EPOLLERR | select.EPOLLHUP):
-                        code = tap.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                        tap.ended = os.strerror(code) if code else "the interface is gone"
+                        code = ring.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                        ring.ended = os.strerror(code) if code else "the interface is gone"
                         self._poll.unregister(descriptor)
 
 
 def filter_program(addresses: Sequence[str], *, snap_bytes: int) -> bytes:
-    """A classic BPF program: packets from or to one of the addresses, cut to ``snap_bytes`` (0: none at all).
+    """A classic BPF program that accepts packets from or to one of the addresses, cut to ``snap_bytes`` (0: none).
 
-    Without addresses every packet passes. Linux: networking/filter.rst.
+    Without addresses it accepts every packet. Linux: networking/filter.rst.
     """
     accept = (0x06, 0, 0, snap_bytes)
     if not addresses or not snap_bytes:
         return _packed([accept])
-    wanted = [ipaddress.ip_address(address) for address in addresses]
     blocks: list[list[tuple[int, int, int, int]]] = []
-    for address in wanted:
+    for address in map(ipaddress.ip_address, addresses):
         words = [int.from_bytes(address.packed[at : at + 4], "big") for at in range(0, len(address.packed), 4)]
         protocol, offsets = (_ETH_P_IP, (26, 30)) if address.version == 4 else (_ETH_P_IPV6, (22, 38))
         for offset in offsets:
@@ -307,11 +311,10 @@ def _packed(lines: Sequence[tuple[int, int, int, int]]) -> bytes:
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
 
 
-def _attach(each: socket.socket, program: bytes) -> None:
+def _attach(packets: socket.socket, program: bytes) -> None:
     lines = ctypes.create_string_buffer(program)
-    each.setsockopt(
-        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(lines))
-    )
+    sock_fprog = struct.pack("@HP", len(program) // 8, ctypes.addressof(lines))
+    packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, sock_fprog)
 
 
 def _device(interface: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """A carried kernel: User-Mode Linux as an ordinary process, with netem, for machines whose kernel has none.
 
-Its root file system is ours, read-only (hostfs); its first process is ``guest-init`` beside this file. Network
-devices are plugged in through UML's management console; each opens a tap of this network namespace, which is
-gone when the kernel is, however it dies.
+Its root file system is ours, read-only (hostfs); its first process is ``guest-init`` beside this file. Network devices
+are plugged in through UML's management console. Each opens a tap of this network namespace, which vanishes with the
+kernel, however that ends.
 """
 
 from __future__ import annotations
@@ -20,26 +20,25 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
 
-from . import guest_folder, kernelcalls, qdiscs, splice
+from . import guest_folder, kernelcalls, qdiscreader, splice
 from .batch import Batch, in_root
 from .protocol import Refused
 
 TC_SYNC = "filter show dev lo"
-"""A show of tc that always succeeds and looks at nothing else; one of qdiscs goes over those of every device."""
+"""A show of tc that always succeeds and is cheap; one of qdiscs would go through those of every device."""
 
 _MEMORY = "192M"
 _BOOT_DEADLINE_S = 30.0
 
-# Debian's kernel finds out at each start which way of computing RAID 6 is the fastest: 0.85 s of its 1.2 s.
-_NOT_NEEDED = "raid6_select_algo"
+# Debian's kernel measures at each start which RAID 6 algorithm is the fastest: 0.85 s of its 1.2 s.
+_SKIPPED_INITCALL = "raid6_select_algo"
 
 WAKE_EVERY_S = 0.002
 
-# Its share of a processor, before all that share one fairly: without, packets wait for whatever else is busy.
-# The first that is to be had: where many kernels run, or few processors, a quarter is not (EBUSY). Less than a tenth
-# would be worse than a turn among the others: beyond its share, one of many that are all busy does not run at all.
+# The kernel's reservation of CPU time; without one, packets wait for any busy process. The first runtime that is
+# granted counts: with many kernels or few processors a quarter is refused (EBUSY). Less than a tenth would be worse
+# than none: when all kernels are busy, a kernel gets no CPU time beyond its reservation.
 _RUNTIMES_NS, _PERIOD_NS = (500_000, 200_000), 2_000_000
 _WAKER_RUNTIMES_NS = (20_000,)
 
@@ -48,15 +47,13 @@ _MCONSOLE_MAGIC = 0xCAFEBABE
 _MCONSOLE_VERSION = 2
 _MCONSOLE_DATA = 512
 
-
-# Of a device that no port has.
-CLOCK_DEVICE = "vec9999"
+CLOCK_DEVICE = "vec9999"  # no port has it
 CLOCK_MTU = 1500
 CLOCK_DELAY_S = 0.03
 FRAME_BYTES = 60
-"""Of each frame below: the shortest that Ethernet has."""
+"""The shortest Ethernet frame."""
 CLOCK_ETHERTYPE, QUEUE_ETHERTYPE = 0x88B5, 0x88B6
-"""Both for local experiments (linux/if_ether.h): of the clock's frame, and of frames that wait in a port's queue."""
+"""Of the clock's frame, and of frames through a port's queue; for local experiments (linux/if_ether.h)."""
 
 
 def find_kernel(root: Path | None = None) -> str | None:
@@ -67,16 +64,21 @@ def find_kernel(root: Path | None = None) -> str | None:
 
 
 def start_first(
-    argv: Sequence[str], *, runtimes_ns: Sequence[int], period_ns: int = _PERIOD_NS, root: Path | None = None,
-    pass_fds: Sequence[int] = (), stdout: int = subprocess.DEVNULL,
-) -> tuple[subprocess.Popen[bytes], str]:  # fmt: skip
-    """Start a program that runs before others, for the first of these runtimes that is to be had in each period.
+    argv: Sequence[str],
+    *,
+    runtimes_ns: Sequence[int],
+    period_ns: int = _PERIOD_NS,
+    root: Path | None = None,
+    pass_fds: Sequence[int] = (),
+    stdout: int = subprocess.DEVNULL,
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a program with a reservation of CPU time: the first of these runtimes, per period, that is granted.
 
-    Returns it, and the reason why it runs when its turn comes; an empty one if it does not. ``root``: its root file
-    system; ``stdout``: where its output and its errors go.
+    Returns it, and why it has no reservation; empty if it has one. ``root``: its root file system; ``stdout``: for its
+    output and errors.
 
-    The child asks for itself before it becomes the program: a process that forks while another sets its policy may
-    see EAGAIN, for the copy of it is half old and half new (`sched_fork` of kernel/sched/core.c).
+    The child makes the reservation itself, before it becomes the program. If another process changed the policy of one
+    that forks at that moment, the fork might fail with EAGAIN (`sched_fork` of kernel/sched/core.c).
     """
     reasons, reason = os.pipe()
     enter = in_root(root)
@@ -88,30 +90,35 @@ def start_first(
 
     try:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stdout, pass_fds=pass_fds, start_new_session=True,
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stdout,
+            pass_fds=pass_fds,
+            start_new_session=True,
             preexec_fn=prepare,
-        )  # fmt: skip
+        )
     finally:
         os.close(reason)
         with open(reasons, "rb") as pipe:
-            why = pipe.read().decode()
-    return process, why
+            refusal = pipe.read().decode()
+    return process, refusal
 
 
 def _run_first(runtimes_ns: Iterable[int], period_ns: int) -> str:
-    why = ""
+    refusal = ""
     for runtime_ns in runtimes_ns:
         try:
             kernelcalls.run_first(runtime_ns=runtime_ns, period_ns=period_ns)
         except OSError as error:
-            why = error.strerror or str(error)
+            refusal = error.strerror or str(error)
         else:
             return ""
-    return why
+    return refusal
 
 
 def _waker(pid: int) -> tuple[subprocess.Popen[bytes], str]:
-    """Start who sends a kernel the signals that it misses: see `wake`."""
+    """Start the program that sends a kernel the signals it misses; see `wake`."""
     program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("wake.py")), str(pid), str(WAKE_EVERY_S)]
     return start_first(program, runtimes_ns=_WAKER_RUNTIMES_NS)
 
@@ -125,52 +132,44 @@ class CarriedKernel:
     """One running kernel and the two tools in it."""
 
     def __init__(self, *, name: str, tables: Path | None = None, root: Path | None = None) -> None:
-        """Boot; raises Refused with the kernel's last lines if it is not up in time.
+        """Boot. Raises Refused with the kernel's last lines if it is not up in time.
 
-        ``tables``: the folder where its tc finds tables of delays. ``root``: a root file system that has a User-Mode
-        Linux and its own tc, where this machine has none. It holds our files in `guest_folder`, and shows
-        the machine's /dev and /proc; ``tables`` is below one of them.
+        ``tables``: the folder of delay tables for its tc. ``root``: a root file system with a User-Mode Linux and its
+        own tc, if this machine has none. It must contain our files in `guest_folder`, and the machine's /dev and /proc;
+        ``tables`` must be visible in it.
         """
         binary = find_kernel(root)
         if binary is None:
             raise Refused(f"no user-mode-linux here: linux.uml is not {'on PATH' if root is None else f'in {root}'}")
         self.name = name
         self.clock: str | None = None
-        """The tap of `open_clock`, once it is there."""
+        """The tap of `open_clock`, once it has been called."""
         self.waits_its_turn: str
-        """Why it runs when its turn comes, as other processes do; empty if it runs before them."""
-        # UML holds its memory in a file that it maps executable: TMPDIR must not be mounted noexec.
+        """Why it has no reservation of CPU time, and waits its turn; empty if it has one."""
+        # UML maps its memory, executable, from a file in TMPDIR, which must not be mounted noexec.
         self._folder = Path(tempfile.mkdtemp(prefix=f"testbed-{name}-"))
         self._log = self._folder / "console"
-        tc_in, ip_in, helper_in = os.pipe(), os.pipe(), os.pipe()
-        tc_out, ip_out, helper_out = os.pipe(), os.pipe(), os.pipe()
-        ours = (tc_in[1], tc_out[0], ip_in[1], ip_out[0], helper_in[1], helper_out[0])
-        theirs = (tc_in[0], tc_out[1], ip_in[0], ip_out[1], helper_in[0], helper_out[1])
-        self._descriptors = ours
+        inputs, outputs = [os.pipe() for _ in range(3)], [os.pipe() for _ in range(3)]  # of tc, ip and guesthelper
+        theirs = [*(read for read, _ in inputs), *(write for _, write in outputs)]
+        self._descriptors = [*(write for _, write in inputs), *(read for read, _ in outputs)]
         started = time.monotonic()
         with self._log.open("wb") as log:
+            console = log.fileno()
+            consoles = ["con=null", f"con0=null,fd:{console}"]
+            for number, ((read, _), (_, write)) in enumerate(zip(inputs, outputs, strict=True), start=1):
+                consoles.append(f"con{number}=fd:{read},fd:{write}")
+            argv = self._command(binary, consoles, tables=tables, root=root)
             self._process, self.waits_its_turn = start_first(
-                [
-                    binary, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet",
-                    f"umid={name}", f"uml_dir={self._folder}/", f"initcall_blacklist={_NOT_NEEDED}",
-                    "con=null", f"con0=null,fd:{log.fileno()}",
-                    f"con1=fd:{tc_in[0]},fd:{tc_out[1]}", f"con2=fd:{ip_in[0]},fd:{ip_out[1]}",
-                    f"con3=fd:{helper_in[0]},fd:{helper_out[1]}",
-                    # What a kernel does not know and has the form of a variable goes into its init's environment.
-                    *([f"TC_LIB_DIR={tables}"] if tables else []),
-                    f"GUEST_PYTHON={sys.executable if root is None else '/usr/bin/python3'}",
-                    f"GUEST_HELPER={_inside(root, 'guesthelper.py')}",
-                    "init=/bin/sh", "--", _inside(root, "guest-init"),
-                ],
-                runtimes_ns=_RUNTIMES_NS, root=root, pass_fds=(*theirs, log.fileno()), stdout=log.fileno(),
-            )  # fmt: skip
+                argv, runtimes_ns=_RUNTIMES_NS, root=root, pass_fds=(*theirs, console), stdout=console
+            )
         for descriptor in theirs:
             os.close(descriptor)
         self._waker: subprocess.Popen[bytes] | None = None
-        self.tc = Batch(tc_in[1], tc_out[0], "tc", sync=TC_SYNC, alive=self.died)
-        self.ip = Batch(ip_in[1], ip_out[0], "ip", sync="link show dev lo", alive=self.died)
-        helper = qdiscs.Relayed(helper_in[1], helper_out[0], alive=self.died)
-        self.qdiscs = qdiscs.Qdiscs(helper)
+        (tc_in, ip_in, helper_in), (tc_out, ip_out, helper_out) = self._descriptors[:3], self._descriptors[3:]
+        self.tc = Batch(tc_in, tc_out, "tc", sync=TC_SYNC, alive=self.died)
+        self.ip = Batch(ip_in, ip_out, "ip", sync="link show dev lo", alive=self.died)
+        helper = qdiscreader.RelayedKernel(helper_in, helper_out, alive=self.died)
+        self.qdisc_reader = qdiscreader.QdiscReader(helper)
         self._tools = [self.ip, self.tc]
         try:
             for tool in self._tools:
@@ -179,15 +178,30 @@ class CarriedKernel:
             helper.await_ready(deadline_s=_BOOT_DEADLINE_S)
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
-            # Not before: without a handler, the signal would end it.
+            # No earlier: without a handler the signal would end the kernel.
             self._waker, waits = _waker(self._process.pid)
             self.waits_its_turn = self.waits_its_turn or waits
         except BaseException:
             self.kill()
             raise
 
+    def _command(self, binary: str, consoles: Sequence[str], *, tables: Path | None, root: Path | None) -> list[str]:
+        # An unknown parameter that has the form of a variable goes into the first process's environment.
+        environment = {
+            "GUEST_PYTHON": sys.executable if root is None else "/usr/bin/python3",
+            "GUEST_HELPER": _inside(root, "guesthelper.py"),
+            **({"TC_LIB_DIR": str(tables)} if tables else {}),
+        }
+        return [
+            *(binary, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"),
+            *(f"umid={self.name}", f"uml_dir={self._folder}/", f"initcall_blacklist={_SKIPPED_INITCALL}"),
+            *consoles,
+            *(f"{name}={value}" for name, value in environment.items()),
+            *("init=/bin/sh", "--", _inside(root, "guest-init")),
+        ]
+
     def died(self) -> str | None:
-        """What it died of, with its last lines; None while it lives."""
+        """Its exit status and last lines; None while it lives."""
         if self._process.poll() is None:
             return None
         with self._log.open(errors="replace") as log:
@@ -196,24 +210,24 @@ class CarriedKernel:
 
     def plug(self, device: str, tap: str, *, mtu: int) -> None:
         """Give the kernel a network device that opens the tap of this name when it is set up; ``mtu`` in bytes."""
-        # gro would hand several packets to netem as one; a deep queue is what carries throughput. The MTU sizes
-        # the driver's buffers and cannot grow later.
+        # GRO would hand several packets to netem as one. Throughput needs a deep queue. The MTU determines the size of
+        # the driver's buffers, and cannot grow later.
         self._mconsole(f"config {device}:transport=tap,ifname={tap},depth=128,gro=0,mtu={mtu}")
 
     def thread(self, device: str) -> None:
-        """Have a device that is up take its packets in a thread, which other work in there comes between.
+        """Have a device that is up receive in a kernel thread, so that the scheduler can run other work.
 
-        Without, they are taken where the interrupt is (NAPI's softirq), and a saturated flow leaves tc, the consoles
-        and all else no time for seconds. Documentation/networking/napi.rst, threaded NAPI.
+        Otherwise it receives in softirq (NAPI), and a saturated flow leaves tc, consoles and all else no CPU time for
+        seconds. See Documentation/networking/napi.rst, threaded NAPI.
         """
-        if reason := self.qdiscs.write(f"/sys/class/net/{device}/threaded", "1"):
+        if reason := self.qdisc_reader.write(f"/sys/class/net/{device}/threaded", "1"):
             raise Refused(f"carried kernel, threads for {device}: {reason}")
 
     def open_clock(self, tap: str) -> None:
-        """Have a device of its own send back, `CLOCK_DELAY_S` later, whatever the tap of this name brings.
+        """Give the kernel a device that sends the frames of a tap back after `CLOCK_DELAY_S`.
 
-        How late that is, is how late all else in there is: a packet is taken in, waits for a timer, and goes out.
-        See `passage`.
+        A frame is received, waits for a timer, and is sent, as packets at ports are. So its lateness is theirs; see
+        `echoes`.
         """
         self.plug(CLOCK_DEVICE, tap, mtu=CLOCK_MTU)
         back = splice.Redirect(source=CLOCK_DEVICE, target=CLOCK_DEVICE)
@@ -228,28 +242,28 @@ class CarriedKernel:
         """Whether its process is stopped, by SIGSTOP or a debugger (proc_pid_stat(5))."""
         try:
             stat = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:  # it died: `died` says so
+        except OSError:  # it has died; see `died`
             return False
         return stat.rpartition(")")[2].split()[0] in "Tt"
 
     def go_on(self) -> None:
-        """Have it go on where it was stopped.
+        """Let a stopped kernel continue.
 
-        Itself alone: it traces its programs, and dies of a SIGCONT that it sees one of them get.
+        The signal goes to its main process only: it traces its programs, and dies if one of them gets a SIGCONT.
         """
         if self.stopped:
             self._process.send_signal(signal.SIGCONT)
 
     def links(self, devices: Iterable[str]) -> dict[str, str]:
-        """Of each of its devices: ``up``, ``down`` or ``gone``."""
+        """The state of each of its devices: ``up``, ``down`` or ``gone``."""
         names = list(devices)
         shown = self.ip.run([f"link show dev {name}" for name in names]).shown
-        flags = {each["ifname"]: each["flags"] for array in shown for each in array}
+        flags = {link["ifname"]: link["flags"] for links in shown for link in links}
         return {name: "gone" if name not in flags else "up" if "UP" in flags[name] else "down" for name in names}
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Have the kernel stand still while a block of some milliseconds runs: what comes to its taps waits there."""
+        """Suspend the kernel while a block of some milliseconds runs; packets wait at its taps."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -257,11 +271,11 @@ class CarriedKernel:
             self._process.send_signal(signal.SIGCONT)
 
     def unplug(self, device: str) -> None:
-        """Take a network device out again; its tap goes with it."""
+        """Remove a network device; its tap vanishes."""
         self._mconsole(f"remove {device}")
 
     def _mconsole(self, command: str) -> str:
-        """One command of UML's management console (Documentation/virt/uml)."""
+        """Run a command of UML's management console (Documentation/virt/uml); returns its output."""
         own = self._folder / "client"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as console:
             console.bind(str(own))
@@ -270,43 +284,37 @@ class CarriedKernel:
                 data = command.encode()
                 request = struct.pack(f"<III{_MCONSOLE_DATA}s", _MCONSOLE_MAGIC, _MCONSOLE_VERSION, len(data), data)
                 console.sendto(request, str(self._folder / self.name / "mconsole"))
-                answer = console.recv(4096)
+                reply = console.recv(4096)
             except OSError as error:
                 raise Refused(f"carried kernel, `{command}`: {self.died() or error}") from None
             finally:
                 own.unlink()
-        failed, _more, length = struct.unpack_from("<III", answer)
-        text = answer[12 : 12 + length].rstrip(b"\0").decode(errors="replace")
+        failed, _more, length = struct.unpack_from("<III", reply)
+        text = reply[12 : 12 + length].rstrip(b"\0").decode(errors="replace")
         if failed:
             raise Refused(f"carried kernel, `{command}`: {text}")
         return text
 
     def end(self) -> None:
-        """End the kernel at once; if it died, what outlived it: each of its processes holds its taps open.
+        """Kill the kernel's processes, including those that outlived it, because each holds its taps open.
 
-        Of a kernel that died, its processes are left to the first one here. If that is us, we reap them: a container
-        has a limit for them.
+        The processes of a dead kernel become children of the first process here. If that is us we reap them, because a
+        container has a limit of processes.
         """
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        with contextlib.suppress(ChildProcessError):  # none is left, or none to us
+        with contextlib.suppress(ChildProcessError):  # none is left, or they are not our children
             while True:
                 os.waitpid(-self._process.pid, 0)
         if self._waker is not None:
-            self._waker.wait()  # it finds nobody to wake
+            self._waker.wait()  # it ends when its kernel has
 
     def kill(self) -> None:
-        """End the kernel at once, and forget it. Its taps vanish."""
+        """End the kernel and release its files and descriptors. Its taps vanish."""
         self.end()
         for tool in self._tools:
             tool.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         shutil.rmtree(self._folder)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.kill()

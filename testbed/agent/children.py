@@ -1,4 +1,4 @@
-"""Child processes of the local lab's agent: forked, kept until they are known, and the one that holds a host."""
+"""Child processes of the local lab's agent: forking them, delaying their reaping, and a host's first process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 
 def fork(work: Callable[[], None]) -> int:
-    """A child that does the work and ends; its number."""
+    """Fork a child that does the work and ends; returns its process number."""
     pid = os.fork()
     if pid:
         return pid
@@ -19,7 +19,7 @@ def fork(work: Callable[[], None]) -> int:
     try:
         work()
         status = 0
-    except BaseException:  # noqa: BLE001  # nothing of the child may run on in the parent's code
+    except BaseException:  # noqa: BLE001  # a child must never continue in the parent's code
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)
@@ -27,7 +27,7 @@ def fork(work: Callable[[], None]) -> int:
 
 @contextlib.contextmanager
 def unreaped() -> Iterator[None]:
-    """Meanwhile no child is reaped, by which its number stays its own: SIGCHLD waits."""
+    """Block SIGCHLD, so that no child is reaped and no process number is used again."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
         yield
@@ -36,7 +36,7 @@ def unreaped() -> Iterator[None]:
 
 
 def hold() -> NoReturn:
-    """Be a host's first process: hold its namespaces and reap what is left to it."""
+    """Be a host's first process: keep its namespaces alive, and reap orphans."""
     for descriptor in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the listing's own is closed already
             if int(descriptor) > 2:

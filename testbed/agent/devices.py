@@ -1,4 +1,4 @@
-"""Network devices of this kernel: read below /sys/class/net, and set up, by name or index."""
+"""Network devices of this machine's kernel: read from /sys/class/net, and set up, by name or index."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from . import splice
-from .netlink import Netlink, delete, queue, speechless, up
+from .netlink import Netlink, delete, queue, up, without_addresses
 from .protocol import Refused
 
 SYS_NET = Path("/sys/class/net")
@@ -23,7 +23,7 @@ def device(name: str) -> splice.Device:
         return splice.Device(name=name, flags=None)
     try:
         carrier = (folder / "carrier").read_text().strip() == "1"
-    except OSError:  # of one that is down
+    except OSError:  # the device is down
         carrier = False
     try:
         master = (folder / "master").readlink().name
@@ -33,7 +33,7 @@ def device(name: str) -> splice.Device:
 
 
 def name_of(ifindex: int) -> str:
-    """Its name. Raises Refused."""
+    """The name of the device with this index. Raises Refused."""
     try:
         return socket.if_indextoname(ifindex)
     except OSError:
@@ -41,15 +41,20 @@ def name_of(ifindex: int) -> str:
 
 
 def index_of(device: str) -> int | None:
-    """Its index, or None if there is no such device."""
+    """The index of a device; None if it does not exist."""
     try:
         return int((SYS_NET / device / "ifindex").read_text())
     except OSError:
         return None
 
 
+def mac(device: str) -> bytes:
+    """A device's MAC address. Raises OSError if the device is gone."""
+    return bytes.fromhex((SYS_NET / device / "address").read_text().strip().replace(":", ""))
+
+
 def is_interface(ifindex: int) -> bool:
-    """Whether there is one with this index."""
+    """Whether a device with this index exists."""
     try:
         socket.if_indextoname(ifindex)
     except OSError:
@@ -58,7 +63,7 @@ def is_interface(ifindex: int) -> bool:
 
 
 def statistic(device: str, name: str) -> int:
-    """One of a device's counters, by the kernel's name of it. Raises OSError if it is gone."""
+    """One of a device's counters, by the kernel's name for it. Raises OSError if the device is gone."""
     return int((SYS_NET / device / "statistics" / name).read_text())
 
 
@@ -69,13 +74,13 @@ def set_queue(ifindex: int, packets: int) -> None:
 
 
 def have_up(tap: str, *, mtu: int, queue_packets: int) -> None:
-    """Set a tap up that is on no bridge, and has no address of its own."""
+    """Set a tap up that is on no bridge and has no address."""
     index = socket.if_nametoindex(tap)
     with Netlink() as here:
-        here.apply([speechless(index, mtu=mtu, queue_packets=queue_packets), up(index)])
+        here.apply([without_addresses(index, mtu=mtu, queue_packets=queue_packets), up(index)])
 
 
 def delete_tap(name: str) -> None:
-    """Take a tap away that does not vanish by itself."""
+    """Delete a persistent tap."""
     with Netlink() as here:
         here.apply([delete(socket.if_nametoindex(name))])

@@ -1,4 +1,4 @@
-"""A host's files as its programs see them: what is mounted is seen, links are followed, a new file appears whole."""
+"""A host's files as its programs see them: with mounts, through links; a written file appears complete."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _INIT_ROOT = "/proc/1/root"
 
 
 def operations() -> dict[str, Operation]:
-    """The protocol's operations, in the process namespace of a container: the root of its first process becomes ours.
+    """The protocol's operations, in a container's process namespace; enters the root of its first process.
 
-    The engine's own way into a container's files goes past what is mounted while it runs, a tmpfs above all.
+    The engine's own access to a container's files ignores what is mounted while it runs, such as a tmpfs.
     """
     os.chroot(_INIT_ROOT)
     os.chdir("/")
@@ -33,7 +33,7 @@ def put(*, path: str, data: str, mode: int) -> None:
 
 
 def get(*, path: str) -> str:
-    """A file, in base64. Raises Refused, as ``missing`` if there is none and as ``folder`` if it is one."""
+    """A file, in base64. Raises Refused: ``missing`` if there is none, ``folder`` if it is a folder."""
     try:
         return base64.b64encode(read(path)).decode()
     except OSError as error:
@@ -41,25 +41,25 @@ def get(*, path: str) -> str:
 
 
 def refused(error: OSError) -> Refused:
-    """What to answer where a file cannot be read or written."""
+    """The exception for a file that cannot be read or written."""
     kind = {errno.ENOENT: "missing", errno.EISDIR: "folder"}.get(error.errno or 0, "refused")
     return Refused(error.strerror or str(error), kind=kind)
 
 
 def write(path: str, content: bytes, mode: int) -> None:
-    """Put a file there that is complete, mode included, in the moment it is seen; its folder must exist.
+    """Replace a file by a complete one, with its mode, in one step; its folder must exist.
 
-    What cannot be replaced, such as a file that is mounted or one in a folder that is read-only, is written in place.
+    A file that cannot be replaced, because it is a mount or its folder is read-only, is overwritten in place.
     """
     target = os.path.realpath(path)
-    if (seen := _mode(target)) is not None and not stat.S_ISREG(seen):
-        number = errno.EISDIR if stat.S_ISDIR(seen) else errno.EINVAL
-        raise OSError(number, "Is a directory" if stat.S_ISDIR(seen) else "Is no regular file", path)
+    if (present := _mode(target)) is not None and not stat.S_ISREG(present):
+        number = errno.EISDIR if stat.S_ISDIR(present) else errno.EINVAL
+        raise OSError(number, "Is a directory" if stat.S_ISDIR(present) else "Not a regular file", path)
     beside = f"{os.path.dirname(target)}/.testbed-{os.urandom(8).hex()}"
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if seen is None:
+        if present is None:
             raise OSError(error.errno, error.strerror, path) from None
         _overwrite(target, content, mode)
         return
@@ -69,11 +69,11 @@ def write(path: str, content: bytes, mode: int) -> None:
             file.write(content)
         os.rename(beside, target)
     except OSError as error:
-        with contextlib.suppress(OSError):  # whoever empties the folder may have been faster
+        with contextlib.suppress(OSError):  # another process may have removed it
             os.unlink(beside)
         if error.errno != errno.EBUSY:
             raise OSError(error.errno, error.strerror, path) from None
-        _overwrite(target, content, mode)  # rename(2): something is mounted on it
+        _overwrite(target, content, mode)  # EBUSY: it is a mount, see rename(2)
 
 
 def _mode(path: str) -> int | None:
@@ -90,8 +90,8 @@ def _overwrite(path: str, content: bytes, mode: int) -> None:
 
 
 def read(path: str) -> bytes:
-    """All of a file. Raises OSError, also for what is neither a file nor a link to one: it might never end."""
-    seen = os.stat(path).st_mode
-    if not (stat.S_ISREG(seen) or stat.S_ISDIR(seen)):
-        raise OSError(errno.EINVAL, "Is no regular file", path)
+    """A file's content. Raises OSError, also for a device or a pipe, whose content might never end."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "Not a regular file", path)
     return Path(path).read_bytes()

@@ -1,19 +1,18 @@
-"""Inside a carried kernel, for the agent outside: what neither tc nor ip can do there.
+"""Inside a carried kernel, for the agent outside: operations that neither tc nor ip has.
 
-Netlink messages come in on stdin. Each goes to the kernel, and what that answers, up to its acknowledgement, goes out
-on stdout as it is. One of type NLMSG_NOOP is for us: a path and what to write there, with a zero byte between, or
-nothing; it is answered as the kernel would.
+Netlink messages arrive on stdin. Each goes to the kernel, whose replies, up to the acknowledgement, go to stdout
+unchanged. A message of type NLMSG_NOOP is for this program: a path and the text to write there, separated by a zero
+byte, or nothing; it is acknowledged as by the kernel.
 
-`guest-init` runs this file as a program, and nothing imports it; built-in modules alone, with which Python starts in
-50 ms in there.
+`guest-init` runs this file as a program. It imports built-in modules only, so that Python starts in 50 ms in there.
 """
 
-import _socket  # socket itself takes half as long again
+import _socket  # socket would make the start half as long again
 import os
 import sys
 
 _HEADER_BYTES = 16
-_NOOP, _ERROR = 1, 2  # linux/netlink.h; an acknowledgement is an error, too
+_NOOP, _ERROR = 1, 2  # linux/netlink.h; an acknowledgement is an error with code 0
 
 
 def _exactly(count: int) -> bytes:
@@ -26,7 +25,7 @@ def _exactly(count: int) -> bytes:
     return data
 
 
-def _say(data: bytes) -> None:
+def _write_all(data: bytes) -> None:
     while data:
         data = data[os.write(1, data) :]
 
@@ -36,7 +35,7 @@ def _number(data: bytes) -> int:
 
 
 def _write(path: bytes, text: bytes = b"") -> int:
-    """Write a file, if one is named; what went wrong as a negative error number, or 0."""
+    """Write a file, if one is named; returns 0 or a negative error number."""
     if not path:
         return 0
     try:
@@ -53,20 +52,20 @@ def _write(path: bytes, text: bytes = b"") -> int:
 def _serve() -> None:
     netlink = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)
     netlink.bind((0, 0))
-    _say(b"ready\n")
+    _write_all(b"ready\n")
     while True:
         header = _exactly(_HEADER_BYTES)
         body = _exactly(_number(header[:4]) - _HEADER_BYTES)
         if _number(header[4:6]) == _NOOP:
             code = _write(*body.split(b"\0", 1)).to_bytes(4, sys.byteorder, signed=True)
             length, kind = (_HEADER_BYTES + 4).to_bytes(4, sys.byteorder), _ERROR.to_bytes(2, sys.byteorder)
-            _say(length + kind + header[6:] + code)
+            _write_all(length + kind + header[6:] + code)
             continue
         netlink.send(header + body)
         while True:
-            answer = netlink.recv(65536)
-            _say(answer)
-            if _number(answer[4:6]) == _ERROR:
+            reply = netlink.recv(65536)
+            _write_all(reply)
+            if _number(reply[4:6]) == _ERROR:
                 break
 
 

@@ -1,4 +1,4 @@
-"""Agents beside that of a local lab: each a child of its own, for what must not wait for it or has threads."""
+"""Helper agents of a local lab: child processes for work that must not wait for the agent, or that needs threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import BinaryIO
 
-from . import connections, inside, kernelcalls, passage, protocol, relay, sockets
+from . import connections, echoes, inside, kernelcalls, protocol, relay, sockets
 from .children import fork, unreaped
 from .hosts import Hosts
 from .protocol import Operation, Refused
@@ -17,7 +17,7 @@ from .tickets import Tickets
 
 
 class Helpers:
-    """The agents beside this one."""
+    """The helper agents."""
 
     def __init__(self, hosts: Hosts, tickets: Tickets) -> None:
         self._hosts = hosts
@@ -34,7 +34,7 @@ class Helpers:
         }
 
     def publish(self, *, ticket: str, targets: list[tuple[str, int]]) -> None:
-        """Pass on every connection to the listening sockets behind a ticket, each to its own address and port."""
+        """Relay connections to a ticket's listening sockets; ``targets``: address and port for each socket."""
         listeners = self._tickets.take(ticket)
         if len(listeners) != len(targets):
             raise Refused(f"{len(listeners)} sockets for {len(targets)} published ports")
@@ -48,46 +48,46 @@ class Helpers:
             os.close(listener)
 
     def inside(self, *, host: str, ticket: str) -> int:
-        """Start an agent in a host's network namespace; behind the ticket, where it reads and where it answers.
+        """Start an agent in a host's network namespace; the ticket's descriptors are its stdin and stdout.
 
-        Returns its number, for `end_helper`.
+        Returns its process number, for `end_helper`.
         """
-        place = self._hosts.named(host)
+        target = self._hosts.named(host)
 
-        def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-            kernelcalls.setns(place.net, kernelcalls.NEWNET)
+        def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+            kernelcalls.setns(target.net, kernelcalls.NEWNET)
             watched = sockets.Sockets()
             operations = {**inside.operations(), **connections.operations(), **watched.operations()}
-            protocol.serve(operations, requests, answers)
+            protocol.serve(operations, requests, replies)
 
         return self._serve_beside(ticket, serve)
 
     def capturing(self, *, ticket: str) -> int:
-        """Start an agent that captures at the switch's ports; as `inside`."""
+        """Start an agent that captures at the switch's ports; see `inside`."""
 
-        def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-            from . import capture  # its thread pool's modules are a tenth of an agent's start
+        def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+            from . import capture  # importing thread pools takes a tenth of an agent's start
 
             with capture.Captures() as captures:
-                protocol.serve({**captures.operations(), **passage.Passages().operations()}, requests, answers)
+                protocol.serve({**captures.operations(), **echoes.Echoes().operations()}, requests, replies)
 
         return self._serve_beside(ticket, serve)
 
     def end_helper(self, *, pid: int) -> None:
-        """Kill one of the agents beside this one, if it is still there."""
+        """Kill a helper agent, if it still runs."""
         with unreaped():
             if pid in self._helpers:
                 os.kill(pid, signal.SIGKILL)
 
     def _serve_beside(self, ticket: str, work: Callable[[BinaryIO, BinaryIO], None]) -> int:
-        """A child that answers requests of its own; its number."""
+        """Start a helper that serves requests; returns its process number."""
         descriptors = self._tickets.take(ticket)
 
         def serve() -> None:
             for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
-            with os.fdopen(0, "rb") as requests, os.fdopen(1, "wb") as answers:
-                work(requests, answers)
+            with os.fdopen(0, "rb") as requests, os.fdopen(1, "wb") as replies:
+                work(requests, replies)
 
         pid = self._help(serve)
         for descriptor in descriptors:
@@ -95,7 +95,7 @@ class Helpers:
         return pid
 
     def _help(self, work: Callable[[], None]) -> int:
-        """A child that works beside the programs; its number."""
+        """Fork a helper; returns its process number."""
 
         def begin() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -109,7 +109,7 @@ class Helpers:
         return pid
 
     def reap(self) -> None:
-        """Know no more of those that have ended."""
+        """Reap helpers that have ended."""
         for pid in list(self._helpers):
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG)[0]:

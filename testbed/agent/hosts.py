@@ -1,7 +1,8 @@
-"""Hosts that are network namespaces: joined by bridges in the agent's own, each with a root of its own for programs.
+"""Hosts that are network namespaces, joined by bridges in the agent's own; each has its own root file system.
 
-A host is a descriptor until its first program starts: then it gets process, mount, name and IPC namespaces as well,
-held by a process that reaps what is left to it. Nothing has a name outside: all of it ends with the agent.
+At first a host is just the descriptor of its network namespace. When its first program starts, it gets process, mount,
+UTS and IPC namespaces as well, held by its first process, which reaps orphans. Nothing has a name outside, so all of it
+ends with the agent.
 """
 
 from __future__ import annotations
@@ -26,30 +27,35 @@ from .protocol import Operation, Refused
 from .sysctls import Sysctls, set_sysctls
 
 _FREEZE_ROUNDS, _FREEZE_AGAIN_S = 400, 0.005
+_NAMESPACES = {
+    kernelcalls.NEWPID: "pid",
+    kernelcalls.NEWNS: "mnt",
+    kernelcalls.NEWUTS: "uts",
+    kernelcalls.NEWIPC: "ipc",
+}
+"""The kinds that a host gets with its first process, and their files below /proc/PID/ns."""
 
 
 @dataclass(kw_only=True)
-class Host(switch.Endpoint):
+class NamespaceHost(switch.CabledHost):
     """One host."""
 
     name: str
-    ifindexes: dict[str, int] = field(default_factory=dict)
-    """Of the switch's end of its cable to each network."""
     init: int = 0
-    """The process that holds its other namespaces, or 0."""
+    """The first process, which holds its other namespaces; 0 if there is none."""
     namespaces: dict[int, int] = field(default_factory=dict)
-    """Descriptors of those, by kind."""
+    """Descriptors of those namespaces, by kind."""
     halted: bool = False
-    """Whether nothing may run in it, and its cables are dead."""
+    """Whether nothing may run in it, and its cables are down."""
     frozen: bool = False
-    """Whether what runs in it stands still."""
+    """Whether its processes are stopped."""
 
 
 class Hosts:
     """Every host of this agent."""
 
     def __init__(self) -> None:
-        self._hosts: dict[str, Host] = {}
+        self._hosts: dict[str, NamespaceHost] = {}
         self._names: dict[str, str] = {}
         self._own_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._switch = switch.Switch()
@@ -80,10 +86,10 @@ class Hosts:
 
         A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix), ``names`` (lines for /etc/hosts).
         A host: ``name``, ``interfaces`` (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination,
-        gateway), ``sysctls`` (``*`` in a name is each interface), and what its programs see: ``hostname``,
-        ``hosts_head``, ``names`` (the networks whose names it knows), ``files`` (of its image, in their order: source,
-        target, mode, owner; no source for a folder, no mode for the source's own), ``folders``, ``binds``,
-        ``volumes``, ``python``, ``capabilities``, ``limits``. Raises Refused; then the agent is of no more use.
+        gateway), ``sysctls`` (``*`` in a name stands for each interface); and for its programs: ``hostname``,
+        ``hosts_head``, ``names`` (the networks whose names it resolves), ``files`` of its image in order (source,
+        target, mode, owner; no source: a folder; no mode: the source's), ``folders``, ``binds``, ``volumes``,
+        ``python``, ``capabilities``, ``limits``. After Refused the agent cannot be used any more.
         """
         self._names = {network["name"]: network["names"] for network in networks}
         rootfs.prepare(name for settings in hosts for name, *_ in settings["volumes"])
@@ -91,7 +97,9 @@ class Hosts:
             with self._switch.left():
                 for settings in hosts:
                     try:
-                        host = Host(name=settings["name"], net=switch.new_namespace(sysctls), settings=settings)
+                        host = NamespaceHost(
+                            name=settings["name"], net=switch.new_namespace(sysctls), settings=settings
+                        )
                     except OSError as error:
                         raise Refused(
                             f"network namespace {len(self._hosts) + 1} of {len(hosts)}: {error}; "
@@ -101,7 +109,7 @@ class Hosts:
             self._switch.connect(networks, list(self._hosts.values()), sysctls)
         return {host.name: host.ifindexes for host in self._hosts.values()}
 
-    def named(self, name: str) -> Host:
+    def named(self, name: str) -> NamespaceHost:
         """The host of this name. Raises Refused."""
         if name not in self._hosts:
             raise Refused(f"no host {name!r}; known: {', '.join(self._hosts) or 'none'}")
@@ -111,7 +119,7 @@ class Hosts:
         """In the host's network namespace, for what is opened there."""
         return self._switch.within(self.named(host).net)
 
-    # --- what their kernel tells of them, and offloads ---------------------------------------------
+    # --- their kernel's counters and sockets, and offloads ------------------------------------------
 
     def counters(self, *, host: str) -> dict[str, dict[str, int]]:
         """The kernel's own counters of a host: groups of /proc/net/snmp and /proc/net/netstat."""
@@ -119,16 +127,16 @@ class Hosts:
             return inside.counters()
 
     def counters_of(self, *, hosts: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
-        """The same of each of these hosts that has not been halted."""
+        """See `counters`; by host, without halted hosts."""
         return {name: self.counters(host=name) for name in hosts if not self.named(name).halted}
 
     def connections(self, *, host: str) -> list[dict[str, Any]]:
-        """Every TCP connection that a host's kernel still works on; see `inside.connections`."""
+        """See `inside.connections`."""
         with self._within(host):
             return inside.connections()
 
     def tcp_connections(self, *, hosts: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """What `connections.tcp_connections` tells of each of these hosts."""
+        """See `connections.tcp_connections`; by host."""
         reports = {}
         for name in hosts:
             with self._within(name):
@@ -146,85 +154,84 @@ class Hosts:
             return sorted(inside.listening_ports())
 
     def per_packet(self, *, host: str, interface: str) -> dict[str, bool]:
-        """Switch segmentation offloads off, so that a lost packet is one packet; Refused if one stays on.
+        """Switch segmentation offloads off, so that a lost packet is one packet; returns their state, for `put_back`.
 
-        Returns what they were, for `put_back`.
+        Raises Refused if one stays on.
         """
         with self._within(host):
             return offloads.switch_off(interface)
 
     def put_back(self, *, host: str, interface: str, offloads_were: dict[str, bool]) -> dict[str, bool]:
-        """Set segmentation offloads to what they were; returns what is in force."""
+        """Restore segmentation offloads; returns what is in force."""
         with self._within(host):
             return offloads.put_back(interface, offloads_were)
 
     # --- hosts that come and go --------------------------------------------------------------------
 
     def host_states(self) -> dict[str, dict[str, Any]]:
-        """Of each host its first process (0: none yet), whether that lives, and whether the host was made to stand."""
-        return {
-            name: {
-                "init": host.init, "lives": not host.init or _state(host.init) not in ("", "Z", "X"),
-                "frozen": host.frozen or (host.init != 0 and _state(host.init) == "T"),
-            }
-            for name, host in self._hosts.items()
-        }  # fmt: skip
+        """By host: its first process (0: none yet), whether that lives, and whether the host is paused."""
+        states = {}
+        for name, host in self._hosts.items():
+            state = _state(host.init) if host.init else "R"
+            lives, frozen = state not in ("", "Z", "X"), host.frozen or state == "T"
+            states[name] = {"init": host.init, "lives": lives, "frozen": frozen}
+        return states
 
     def halt_host(self, *, host: str) -> None:
-        """End all that runs in a host, and take its cables' carrier; its files stay, as a stopped container's do."""
-        place = self.named(host)
-        if place.init:
-            # The kernel ends the first process once all others in there are reaped: those of ours by our handler.
+        """Kill a host's processes and set its cables down; its files stay, as those of a stopped container."""
+        target = self.named(host)
+        if target.init:
+            # The kernel ends the first process when all others in there are reaped; our handler reaps our children.
             with contextlib.suppress(ProcessLookupError):
-                os.kill(place.init, signal.SIGKILL)
+                os.kill(target.init, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(place.init, 0)
-            place.init = 0
-            os.close(place.namespaces.pop(kernelcalls.NEWPID))
-        place.halted, place.frozen = True, False
+                os.waitpid(target.init, 0)
+            target.init = 0
+            os.close(target.namespaces.pop(kernelcalls.NEWPID))
+        target.halted, target.frozen = True, False
         with Netlink() as here:
-            here.apply([down(index) for index in place.ifindexes.values()])
+            here.apply([down(index) for index in target.ifindexes.values()])
 
     def revive_host(self, *, host: str) -> None:
-        """Have a halted host be one that programs may be started in again."""
-        place = self.named(host)
+        """Let programs be started in a halted host again."""
+        target = self.named(host)
         with Netlink() as here:
-            here.apply([up(index) for index in place.ifindexes.values()])
-        place.halted = False
+            here.apply([up(index) for index in target.ifindexes.values()])
+        target.halted = False
 
     def freeze_host(self, *, host: str) -> None:
-        """Have all that runs in a host stand still; Refused if something in there begins faster than it is stopped."""
-        place = self.named(host)
-        place.frozen = True
+        """Stop all processes of a host. Raises Refused if new ones start faster than they are stopped."""
+        target = self.named(host)
+        target.frozen = True
         for _ in range(_FREEZE_ROUNDS):
-            moving = [pid for pid in self._inside(place) if _state(pid) not in ("T", "Z", "X", "")]
-            if not moving:
+            running = [pid for pid in self._processes_of(target) if _state(pid) not in ("T", "Z", "X", "")]
+            if not running:
                 return
-            for pid in moving:
-                with contextlib.suppress(ProcessLookupError):  # it ended
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):  # it has ended
                     os.kill(pid, signal.SIGSTOP)
             time.sleep(_FREEZE_AGAIN_S)
         self.thaw_host(host=host)
-        raise Refused(f"host {host!r} cannot be paused: processes {moving} do not stand still")
+        raise Refused(f"host {host!r} cannot be paused: processes {running} do not stop")
 
     def thaw_host(self, *, host: str) -> None:
-        """Have a host go on."""
-        place = self.named(host)
-        for pid in self._inside(place):
-            with contextlib.suppress(ProcessLookupError):  # it ended
+        """Let a host's processes continue."""
+        target = self.named(host)
+        for pid in self._processes_of(target):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
                 os.kill(pid, signal.SIGCONT)
-        place.frozen = False
+        target.frozen = False
 
     @staticmethod
-    def _inside(host: Host) -> list[int]:
+    def _processes_of(host: NamespaceHost) -> list[int]:
         """Every process in a host's process namespace."""
         if not host.init:
             return []
-        ours = os.fstat(host.namespaces[kernelcalls.NEWPID]).st_ino
+        namespace = os.fstat(host.namespaces[kernelcalls.NEWPID]).st_ino
         members = []
         for pid, *_ in processes():
-            with contextlib.suppress(OSError):  # it ended while we looked
-                if os.stat(f"/proc/{pid}/ns/pid").st_ino == ours:
+            with contextlib.suppress(OSError):  # it has ended
+                if os.stat(f"/proc/{pid}/ns/pid").st_ino == namespace:
                     members.append(pid)
         return members
 
@@ -237,37 +244,37 @@ class Hosts:
             files.write(path, base64.b64decode(data), mode)
             return b""
 
-        self._look(host, write)
+        self._in_files_of(host, write)
 
     def get(self, *, host: str, path: str) -> str:
-        """A file of a host, in base64. Raises Refused; its kind: see `files.get`."""
-        return base64.b64encode(self._look(host, lambda: files.read(path))).decode()
+        """A file of a host, in base64. Raises Refused; for its kind see `files.get`."""
+        return base64.b64encode(self._in_files_of(host, lambda: files.read(path))).decode()
 
-    def _look(self, name: str, work: Callable[[], bytes]) -> bytes:
-        """Do something in a host's view of the file system; what it returned. Raises Refused."""
+    def _in_files_of(self, name: str, work: Callable[[], bytes]) -> bytes:
+        """Do some work in a host's mount namespace; returns its result. Raises Refused."""
         host = self.ready(name)
         read, write = os.pipe()
 
-        def there() -> None:
+        def in_child() -> None:
             try:
                 kernelcalls.setns(host.namespaces[kernelcalls.NEWNS], kernelcalls.NEWNS)
-                answer = b"\0" + work()
+                result = b"\0" + work()
             except OSError as error:
-                answer = bytes([error.errno or errno.EIO]) + (error.strerror or str(error)).encode()
-            with os.fdopen(write, "wb") as out:
-                out.write(answer)
+                result = bytes([error.errno or errno.EIO]) + (error.strerror or str(error)).encode()
+            with os.fdopen(write, "wb") as pipe:
+                pipe.write(result)
 
-        pid = fork(there)
+        pid = fork(in_child)
         os.close(write)
-        with os.fdopen(read, "rb") as answer:
-            code, *_ = data = answer.read() or bytes([errno.EIO])
+        with os.fdopen(read, "rb") as pipe:
+            code, *_ = data = pipe.read() or bytes([errno.EIO])
         os.waitpid(pid, 0)
         if code:
             raise files.refused(OSError(code, data[1:].decode(errors="replace")))
         return data[1:]
 
-    def fork_into(self, host: Host, work: Callable[[], None]) -> int:
-        """A child in the host's process namespace; its number."""
+    def fork_into(self, host: NamespaceHost, work: Callable[[], None]) -> int:
+        """Fork a child in the host's process namespace; returns its process number."""
         kernelcalls.setns(host.namespaces[kernelcalls.NEWPID], kernelcalls.NEWPID)
         try:
             return fork(work)
@@ -276,13 +283,13 @@ class Hosts:
 
     # --- their processes ---------------------------------------------------------------------------
 
-    def ready(self, name: str) -> Host:
-        """The host of this name, with a first process and a file system of its own. Raises Refused."""
+    def ready(self, name: str) -> NamespaceHost:
+        """The host of this name, with its first process and its file system. Raises Refused."""
         host = self.named(name)
         self._ensure_init(host)
         return host
 
-    def _ensure_init(self, host: Host) -> None:
+    def _ensure_init(self, host: NamespaceHost) -> None:
         if host.halted or host.frozen:
             raise Refused(f"host {host.name!r} is {'stopped' if host.halted else 'paused'}")
         if host.init:
@@ -314,32 +321,27 @@ class Hosts:
         finally:
             kernelcalls.setns(self._own_pid, kernelcalls.NEWPID)
         os.close(write)
-        with os.fdopen(read, "rb") as answer:
-            problem = answer.read().decode(errors="replace")
+        with os.fdopen(read, "rb") as pipe:
+            problem = pipe.read().decode(errors="replace")
         if problem:
             os.waitpid(pid, 0)
             raise Refused(f"host {host.name!r} cannot be furnished: {problem}")
-        kinds = {
-            kernelcalls.NEWPID: "pid", kernelcalls.NEWNS: "mnt", kernelcalls.NEWUTS: "uts", kernelcalls.NEWIPC: "ipc",
-        }  # fmt: skip
-        for kind, word in kinds.items():
-            if kind in host.namespaces:
-                continue  # it was halted, and has its own again
-            host.namespaces[kind] = os.open(f"/proc/{pid}/ns/{word}", os.O_RDONLY | os.O_CLOEXEC)
+        for kind, name in _NAMESPACES.items():
+            if kind not in host.namespaces:  # a host that was halted enters its own again
+                host.namespaces[kind] = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
         host.init = pid
 
 
-def _enter_again(host: Host) -> None:
-    """In the first process of a host that was halted: its file system, with what is new at each start made new."""
+def _enter_again(host: NamespaceHost) -> None:
+    """In the first process of a host that was halted: enter its namespaces, and renew what is new at each start."""
     for kind in (kernelcalls.NEWUTS, kernelcalls.NEWIPC, kernelcalls.NEWNS):
         kernelcalls.setns(host.namespaces[kind], kind)
     kernelcalls.setns(host.net, kernelcalls.NEWNET)
-    # Over the old one, whose processes are no more: an ordinary user may mount it only where one is to be seen.
     rootfs.renew(host.settings)
 
 
 def _state(pid: int) -> str:
-    """The letter of a process's state, as in proc(5); empty if there is none."""
+    """The letter of a process's state, as in proc(5); empty if the process does not exist."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -13,16 +13,23 @@ from . import offloads
 from .probes import Probes
 from .protocol import Operation
 
-_SYS_NET = Path("/sys/class/net")
-_IF_INET6 = Path("/proc/net/if_inet6")
+SYS_NET = Path("/sys/class/net")
+IF_INET6 = Path("/proc/net/if_inet6")
 # include/net/tcp_states.h
 _LISTEN = "0A"
 _STATES = {
-    "01": "ESTABLISHED", "02": "SYN-SENT", "03": "SYN-RECEIVED", "04": "FIN-WAIT-1", "05": "FIN-WAIT-2",
-    "08": "CLOSE-WAIT", "09": "LAST-ACK", "0B": "CLOSING", "0C": "SYN-RECEIVED",
-}  # fmt: skip
+    "01": "ESTABLISHED",
+    "02": "SYN-SENT",
+    "03": "SYN-RECEIVED",
+    "04": "FIN-WAIT-1",
+    "05": "FIN-WAIT-2",
+    "08": "CLOSE-WAIT",
+    "09": "LAST-ACK",
+    "0B": "CLOSING",
+    "0C": "SYN-RECEIVED",
+}
 _POLL_S = 0.005
-_SNMP6_GROUP = re.compile(r"(Ip|Icmp|Udp|UdpLite)6(?=[A-Z])")
+_SNMP6_GROUP = re.compile(r"(Ip|Icmp|Udp|UdpLite)6(?=[A-Z])")  # the kernel's names: Ip6InReceives, Udp6NoPorts, …
 _LINK_SCOPE = "20"  # net/ipv6.h, IPV6_ADDR_LINKLOCAL
 
 
@@ -40,27 +47,24 @@ def operations() -> dict[str, Operation]:
 
 
 def interfaces() -> list[dict[str, Any]]:
-    """Every interface but loopback: name, index, its peer's index on the other side, MAC address, MTU."""
-    found = []
-    for path in sorted(_SYS_NET.iterdir()):
-        if path.name == "lo" or not (path / "iflink").exists():
-            continue
-        found.append(
-            {
-                "name": path.name,
-                "ifindex": int((path / "ifindex").read_text()),
-                "peer_ifindex": int((path / "iflink").read_text()),
-                "mac": (path / "address").read_text().strip(),
-                "mtu": int((path / "mtu").read_text()),
-                "link_local": _link_local(path.name),
-            }
-        )
-    return found
+    """Every interface but loopback: name, index, the index of its peer on the other side, MAC address, MTU."""
+    return [
+        {
+            "name": path.name,
+            "ifindex": int((path / "ifindex").read_text()),
+            "peer_ifindex": int((path / "iflink").read_text()),
+            "mac": (path / "address").read_text().strip(),
+            "mtu": int((path / "mtu").read_text()),
+            "link_local": _link_local(path.name),
+        }
+        for path in sorted(SYS_NET.iterdir())
+        if path.name != "lo" and (path / "iflink").exists()
+    ]
 
 
 def _link_local(interface: str) -> list[str]:
-    """The IPv6 addresses of an interface that no engine knows of (Documentation/networking: /proc/net/if_inet6)."""
-    lines = [line.split() for line in _IF_INET6.read_text().splitlines()] if _IF_INET6.exists() else []
+    """An interface's link-local IPv6 addresses, which no engine knows."""
+    lines = [line.split() for line in IF_INET6.read_text().splitlines()] if IF_INET6.exists() else []
     return [
         socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
         for address, _index, _length, scope, _flags, name in lines
@@ -69,7 +73,7 @@ def _link_local(interface: str) -> list[str]:
 
 
 def per_packet(*, interface: str) -> dict[str, bool]:
-    """Switch segmentation offloads off, so that a lost packet is one packet; returns what they were.
+    """Switch segmentation offloads off, so that a lost packet is one packet; returns their former state.
 
     Raises Refused if one of them stays on.
     """
@@ -77,15 +81,15 @@ def per_packet(*, interface: str) -> dict[str, bool]:
 
 
 def put_back(*, interface: str, offloads_were: dict[str, bool]) -> dict[str, bool]:
-    """Set segmentation offloads to what they were before `per_packet`; returns what is in force."""
+    """Restore the segmentation offloads of before `per_packet`; returns what is in force."""
     return offloads.put_back(interface, offloads_were)
 
 
 def counters() -> dict[str, dict[str, int]]:
     """The kernel's own counters of this namespace: groups of /proc/net/snmp, netstat, snmp6, sockstat and sockstat6.
 
-    Those of sockstat are levels, not counts, and stand in groups such as ``sockets TCP`` (``inuse``, ``orphan``,
-    ``tw``, ``alloc``, ``mem``); those of snmp6 in groups such as ``Ip6``, which a kernel without IPv6 has not.
+    Those of sockstat are levels, not counts; their groups are called ``sockets TCP`` and so on (``inuse``, ``orphan``,
+    ``tw``, ``alloc``, ``mem``). The groups of snmp6, such as ``Ip6``, are missing in a kernel without IPv6.
     """
     groups: dict[str, dict[str, int]] = {}
     for path in ("/proc/net/snmp", "/proc/net/netstat"):
@@ -96,8 +100,8 @@ def counters() -> dict[str, dict[str, int]]:
             groups.setdefault(group, {}).update(zip(keys.split(), map(int, numbers), strict=True))
     for line in _lines("/proc/net/snmp6"):
         name, number = line.split()
-        if found := _SNMP6_GROUP.match(name):
-            groups.setdefault(found[0], {})[name.removeprefix(found[0])] = int(number)
+        if match := _SNMP6_GROUP.match(name):
+            groups.setdefault(match[0], {})[name.removeprefix(match[0])] = int(number)
     for path in ("/proc/net/sockstat", "/proc/net/sockstat6"):
         for line in _lines(path):
             group, _, rest = line.partition(":")
@@ -112,26 +116,26 @@ def _lines(path: str) -> list[str]:
 
 
 def await_listener(*, port: int, deadline_s: float) -> dict[str, Any]:
-    """Wait until a TCP socket listens on the port; ``listening`` false and what does listen if none does in time."""
+    """Wait until a TCP socket listens on the port; ``listening``: whether one does; ``ports``: all that do."""
     deadline = time.monotonic() + deadline_s
     while True:
-        seen = listening_ports()
-        if port in seen or time.monotonic() >= deadline:
-            return {"listening": port in seen, "ports": sorted(seen)}
+        ports = listening_ports()
+        if port in ports or time.monotonic() >= deadline:
+            return {"listening": port in ports, "ports": sorted(ports)}
         time.sleep(_POLL_S)
 
 
 def connections() -> list[dict[str, Any]]:
-    """Every TCP connection of this namespace that the kernel still works on; not those in TIME_WAIT.
+    """Every TCP connection of this namespace that may still exchange data; not those in TIME_WAIT.
 
-    ``state`` is the name of RFC 9293; ``retransmits`` how often the oldest unacknowledged segment was sent again
-    without an answer; the queues in bytes.
+    ``state`` is RFC 9293's name. ``retransmits``: how often the oldest unacknowledged segment was retransmitted without
+    an acknowledgement.
     """
-    found = []
+    open_connections = []
     for fields in _tcp_table():
         if (state := _STATES.get(fields[3])) is not None:
             unsent, unread = fields[4].split(":")
-            found.append(
+            open_connections.append(
                 {
                     "local_port": _port(fields[1]),
                     "remote_port": _port(fields[2]),
@@ -141,7 +145,7 @@ def connections() -> list[dict[str, Any]]:
                     "retransmits": int(fields[6], 16),
                 }
             )
-    return found
+    return open_connections
 
 
 def listening_ports() -> set[int]:

@@ -1,4 +1,4 @@
-"""System calls that Python's library lacks: namespaces, mounts, capabilities. Each raises OSError naming itself."""
+"""System calls that Python's library lacks: namespaces, mounts, capabilities. Each names itself in its OSError."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ _SYS_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 _PR_SET_PDEATHSIG, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 23, 24
 
 # linux/capability.h, by number
-CAPABILITIES = (
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
-    "CHECKPOINT_RESTORE",
-)  # fmt: skip
+_CAPABILITIES = """
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+    SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+    MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
+CAPABILITIES = tuple(_CAPABILITIES.split())
 
 
 class _MountAttr(ctypes.Structure):
@@ -53,10 +52,10 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def _checked(result: int, what: str) -> None:
+def _checked(result: int, call: str) -> None:
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
 def unshare(flags: int) -> None:
@@ -76,24 +75,23 @@ def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, optio
 
 
 def bind(source: str | Path, target: str | Path, *, read_only: bool = False) -> None:
-    """Show a file, or a folder with all that is mounted below it, in another place as well."""
+    """Bind a file, or a folder with all mounts below it, to another place."""
     mount(str(source), target, "", MS_BIND | MS_REC)
     if read_only:
-        attributes = _MountAttr(set=_MOUNT_ATTR_RDONLY)
-        arguments = (
-            ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD), str(target).encode(),
-            ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)),
-        )  # fmt: skip
-        _checked(_libc.syscall(*arguments), f"mount_setattr {target} read-only")
+        number, here = ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_int(_AT_FDCWD)
+        flags, attributes = ctypes.c_uint(_AT_RECURSIVE), _MountAttr(set=_MOUNT_ATTR_RDONLY)
+        size = ctypes.c_size_t(ctypes.sizeof(attributes))
+        result = _libc.syscall(number, here, str(target).encode(), flags, ctypes.byref(attributes), size)
+        _checked(result, f"mount_setattr {target} read-only")
 
 
 def unmount(target: str | Path) -> None:
-    """Take a mount away, once nobody uses it."""
+    """Detach a mount; it ends when nobody uses it any more."""
     _checked(_libc.umount2(str(target).encode(), _MNT_DETACH), f"umount2 {target}")
 
 
 def pivot_root(new_root: str | Path) -> None:
-    """Make a mount the root of this mount namespace, and let the old one go (as NOTES of its man page has it)."""
+    """Make a mount the root of this mount namespace, and detach the old one, as NOTES in its man page describe."""
     os.chdir(new_root)
     _checked(_libc.pivot_root(b".", b"."), f"pivot_root {new_root}")
     _checked(_libc.umount2(b".", _MNT_DETACH), "umount2 of the old root")
@@ -101,7 +99,7 @@ def pivot_root(new_root: str | Path) -> None:
 
 
 def sethostname(name: str) -> None:
-    """Name the machine, as this UTS namespace sees it."""
+    """Set the host name of this UTS namespace."""
     encoded = name.encode()
     _checked(_libc.sethostname(encoded, ctypes.c_size_t(len(encoded))), f"sethostname {name}")
 
@@ -112,21 +110,21 @@ def die_with_parent() -> None:
 
 
 def keep_capabilities(names: frozenset[str]) -> None:
-    """Drop every capability but these from what this process and its children can ever have."""
+    """Drop all other capabilities from the bounding set of this process and its children."""
     for number, name in enumerate(CAPABILITIES):
         if name not in names and _libc.prctl(_PR_CAPBSET_READ, ctypes.c_ulong(number), 0, 0, 0) == 1:
             _checked(_libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0), f"drop CAP_{name}")
 
 
 def run_first(*, runtime_ns: int, period_ns: int) -> None:
-    """Have this process run before all that share a processor fairly, ``runtime_ns`` of every ``period_ns`` at least.
+    """Reserve ``runtime_ns`` of CPU time in every ``period_ns`` for this process, which then runs before others.
 
-    More only of what no other such process has reserved, and never all: a twentieth is left to the others. Its
-    children are as others are. CAP_SYS_NICE is needed, of no user namespace. See sched(7), SCHED_DEADLINE.
+    It also gets time that nobody has reserved, but never all: a twentieth is left to other processes. Its children have
+    no reservation. Needs CAP_SYS_NICE in the initial user namespace. See sched(7), SCHED_DEADLINE.
     """
     number = _SYS_SCHED_SETATTR.get(os.uname().machine)
     if number is None:
-        raise OSError(errno.ENOSYS, f"sched_setattr: its number on {os.uname().machine} is not known here")
+        raise OSError(errno.ENOSYS, f"sched_setattr: unknown system call number on {os.uname().machine}")
     flags = _RESET_ON_FORK | _RECLAIM
-    asked = _SCHED_ATTR.pack(_SCHED_ATTR.size, _SCHED_DEADLINE, flags, 0, 0, runtime_ns, period_ns, period_ns)
-    _checked(_libc.syscall(number, 0, asked, 0), "sched_setattr SCHED_DEADLINE")
+    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, _SCHED_DEADLINE, flags, 0, 0, runtime_ns, period_ns, period_ns)
+    _checked(_libc.syscall(number, 0, attributes, 0), "sched_setattr SCHED_DEADLINE")

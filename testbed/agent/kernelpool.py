@@ -23,7 +23,7 @@ class KernelPool:
     """Every carried kernel of this agent."""
 
     def __init__(self, *, tag: str, tables: Path, own_net: bool) -> None:
-        """``tag``: part of their names. ``tables``: the folder of delay tables. ``own_net``: see `ports.Ports`."""
+        """``tag``: part of their names. ``tables``: the folder of delay tables. ``own_net``: see `AttachedPorts`."""
         self._tag, self._tables, self._own_net = tag, tables, own_net
         self.root: Path | None = None
         """The root file system that has the kernel, if not this machine's PATH; see `carried.CarriedKernel`."""
@@ -71,7 +71,7 @@ class KernelPool:
     def clocks(self, tc: Batch, *, running: bool) -> dict[str, dict[str, Any]]:
         """By kernel name: the ``tap`` that shows how late the kernel is, and the ``token`` of the frame to send there.
 
-        ``running``: whether that frame is returned whenever the kernel sends it; see `passage`. ``tc``: this machine's.
+        ``running``: whether the frame is returned to the kernel each time; see `echoes`. ``tc``: this machine's.
         """
         if not running:
             tc.run([f"filter delete dev {kernel.clock} parent ffff:" for kernel in self.running if kernel.clock])
@@ -80,11 +80,12 @@ class KernelPool:
         for kernel in self.running:
             if kernel.name not in self._clocks and not kernel.stopped:
                 self._clocks[kernel.name] = self._start_clock(kernel, tc)
-        self._clocks = {each.name: self._clocks[each.name] for each in self.running if each.name in self._clocks}
+        names = {kernel.name for kernel in self.running}
+        self._clocks = {name: clock for name, clock in self._clocks.items() if name in names}
         return self._clocks
 
     def _start_clock(self, kernel: CarriedKernel, tc: Batch) -> dict[str, Any]:
-        """Return frames with a new token from now on: a frame with an earlier one is dropped."""
+        """Return frames with a new token from now on; frames with an earlier one are dropped."""
         lines = []
         if (tap := kernel.clock) is None:
             tap = f"{kernel.name}c"
@@ -94,9 +95,8 @@ class KernelPool:
             devices.have_up(tap, mtu=CLOCK_MTU, queue_packets=devices.QUEUE_PACKETS)
             lines = [f"qdisc add dev {tap} ingress"]
         token = secrets.randbits(32)
-        back = splice.Redirect(
-            source=tap, target=tap, protocol=f"{CLOCK_ETHERTYPE:#x}", match=f"{token:#x} 0xffffffff at 0"
-        )
+        match = f"{token:#x} 0xffffffff at 0"
+        back = splice.Redirect(source=tap, target=tap, protocol=f"{CLOCK_ETHERTYPE:#x}", match=match)
         tc.checked([*lines, back.put()])
         return {"tap": tap, "token": token}
 

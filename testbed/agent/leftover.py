@@ -1,26 +1,25 @@
-"""What an agent that died has left at veths: put right by the next, which is told how the first had found them.
+"""Veths after the death of an agent: the next agent restores the state that the first had recorded.
 
-Its taps went with it, and with them the way through a carried kernel: a veth that was led there reaches nothing.
+The taps vanish with the agent, and with them the path through a carried kernel: its veth reaches nothing.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from .batch import Batch
-from .detour import bridge_settings, whole_port
-from .netlink import Change, Netlink, enslave, queue
+from .detour import bridge_settings, open_port
+from .devices import SYS_NET
+from .netlink import Netlink, NetlinkRequest, enslave, queue
 
-_SYS_NET = Path("/sys/class/net")
-_OURS = ("root", "clsact", "ingress")
+_OUR_QDISCS = ("root", "clsact", "ingress")
 
 
-def found(veth: str, ifindex: int) -> dict[str, Any]:
-    """How a veth is before it is attached, as JSON."""
-    folder = _SYS_NET / veth
+def state_of(veth: str, ifindex: int) -> dict[str, Any]:
+    """A veth's state before it is attached, as JSON."""
+    folder = SYS_NET / veth
     on_bridge = (folder / "brport").exists()
     return {
         "ifindex": ifindex,
@@ -30,19 +29,19 @@ def found(veth: str, ifindex: int) -> dict[str, Any]:
     }
 
 
-def put_right(veths: Sequence[Mapping[str, Any]], tc: Batch) -> list[str]:
-    """Have these veths be as they were `found`; those that are gone are left out. Returns the others' names."""
+def put_right(states: Sequence[Mapping[str, Any]], tc: Batch) -> list[str]:
+    """Restore the state of the veths that still exist; returns their names. ``states``: see `state_of`."""
     names = dict(socket.if_nameindex())
-    there = [each for each in veths if each["ifindex"] in names]
+    existing = {names[state["ifindex"]]: state for state in states if state["ifindex"] in names}
     bridges = {name: index for index, name in names.items()}
-    changes = list[Change]()
-    for each in there:
-        index = each["ifindex"]
-        changes.append(queue(index, each["queue_packets"]))
-        if (bridge := bridges.get(each["bridge"] or "")) is not None:
-            changes += [enslave(index, bridge), whole_port(index, each["settings"])]
+    changes = list[NetlinkRequest]()
+    for state in existing.values():
+        index = state["ifindex"]
+        changes.append(queue(index, state["queue_packets"]))
+        if (bridge := bridges.get(state["bridge"] or "")) is not None:
+            changes += [enslave(index, bridge), open_port(index, state["settings"])]
     with Netlink() as here:
         here.apply(changes)
-    # One that is not there is as good.
-    tc.run([f"qdisc delete dev {names[each['ifindex']]} {kind}" for each in there for kind in _OURS])
-    return [names[each["ifindex"]] for each in there]
+    # Fails where there is none, which is as good.
+    tc.run([f"qdisc delete dev {name} {qdisc}" for name in existing for qdisc in _OUR_QDISCS])
+    return list(existing)

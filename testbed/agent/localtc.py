@@ -12,7 +12,7 @@ from pathlib import Path
 from .batch import Batch, LocalTool
 from .carried import TC_SYNC
 from .protocol import Refused
-from .qdiscs import OwnKernel, Qdiscs
+from .qdiscreader import OwnKernel, QdiscReader
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Where distributions put iproute2's tables. tc looks in one folder only, which must hold the user's tables as well.
@@ -29,7 +29,7 @@ class LocalTc:
         for folder in _TABLES:
             for table in folder.glob("*.dist"):
                 shutil.copy(table, self.folder)
-        self.qdiscs = Qdiscs(OwnKernel())
+        self.qdisc_reader = QdiscReader(OwnKernel())
         self._tool = self._in_root(None)
 
     def _in_root(self, root: Path | None) -> LocalTool:

@@ -1,8 +1,9 @@
-"""A carried kernel as a machine: it runs a program with this machine's files, as if its own kernel had netem.
+"""A carried kernel as a machine: it runs a program with this machine's files, but with netem in its kernel.
 
-Twice the agent. `outside`, in namespaces of its own, it becomes a User-Mode Linux; as that kernel's `first` process it
-makes a machine of it, runs the program, and goes off. The files are this machine's, read-only (hostfs), but for folders
-that may be written; /tmp, /var/tmp and /run are its own and go with it. Time is this machine's, the processor is one.
+The agent has two roles here. `outside` enters namespaces of its own and becomes a User-Mode Linux. `first` is that
+kernel's first process: it sets the machine up, runs the program, and powers off. The files are this machine's,
+read-only (hostfs), except for writable folders; /tmp, /var/tmp and /run belong to the machine and vanish with it. Time
+is this machine's; there is one processor.
 """
 
 from __future__ import annotations
@@ -23,13 +24,22 @@ from . import kernelcalls
 from .namespaces import UNFIT, enter
 from .processes import reap_until
 
-# In the root of the kernel: where its memory is, and below that this machine's files.
+# In the kernel's root file system: the folder of its memory, and below that this machine's files.
 _SCRATCH, _MACHINE = "/run", "/run/machine"
-_TOOLS = Path("/var/tmp/testbed-tools")  # noqa: S108  # of its own; /run is the local lab's
-_MODULES = (
-    "veth", "bridge", "tun", "sch_netem", "sch_htb", "sch_tbf", "sch_ingress", "cls_u32", "cls_flower", "cls_bpf",
-    "act_mirred", "act_gact", "act_pedit", "act_skbedit",
-)  # fmt: skip
+_TOOLS = Path("/var/tmp/testbed-tools")  # noqa: S108  # the machine's own; /run is the local lab's
+_DEVICES = ("veth", "bridge", "tun")
+_SCHEDULERS = ("sch_netem", "sch_htb", "sch_tbf", "sch_ingress")
+_CLASSIFIERS = ("cls_u32", "cls_flower", "cls_bpf")
+_ACTIONS = ("act_mirred", "act_gact", "act_pedit", "act_skbedit")
+_MOUNTS = {
+    "/sys": "sysfs",
+    "/dev/pts": "devpts",
+    "/dev/shm": "tmpfs",  # noqa: S108  # the machine's own
+    "/sys/fs/cgroup": "cgroup2",
+    "/run": "tmpfs",
+    "/tmp": "tmpfs",  # noqa: S108
+    "/var/tmp": "tmpfs",  # noqa: S108
+}
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _POWER_OFF = 0x4321FEDC  # linux/reboot.h
 _LAST_OUTPUT_S = 5.0
@@ -38,46 +48,45 @@ _LAST_OUTPUT_S = 5.0
 def outside(*, log: int, status: int) -> int:
     """Boot the machine that stdin describes (`testbed.kernel.machine`), and wait until it is off.
 
-    ``log``, ``status``: descriptors that get what the kernel says and the program's exit status.
+    ``log``, ``status``: descriptors for the kernel's console and the program's exit status.
     """
-    asked = json.load(sys.stdin)
+    machine = json.load(sys.stdin)
     try:
         kernelcalls.die_with_parent()
         enter()
         child = os.fork()
         if child == 0:
-            _be_first(asked, log, status)
+            _be_first(machine, log, status)
     except OSError as error:
         os.write(2, f"{error}\n".encode())
         return UNFIT
-    _, how = os.waitpid(child, 0)
-    return max(os.waitstatus_to_exitcode(how), 0)
+    _, wait_status = os.waitpid(child, 0)
+    return max(os.waitstatus_to_exitcode(wait_status), 0)
 
 
-def _be_first(asked: Mapping[str, Any], log: int, status: int) -> NoReturn:
-    """The first process of a namespace, with which the kernel ends: one that is first itself cannot even abort."""
+def _be_first(machine: Mapping[str, Any], log: int, status: int) -> NoReturn:
+    """The first process of a process namespace; the kernel is its child, because a first process cannot abort."""
     outcome = UNFIT
     try:
         kernelcalls.die_with_parent()
         kernel = os.fork()
         if kernel == 0:
-            _become(asked, log, status)
+            _become_kernel(machine, log, status)
         outcome = reap_until(kernel)
     except OSError as error:
         os.write(2, f"{error}\n".encode())
     os._exit(outcome)
 
 
-def _become(asked: Mapping[str, Any], log: int, status: int) -> NoReturn:
-    """Become the kernel."""
+def _become_kernel(machine: Mapping[str, Any], log: int, status: int) -> NoReturn:
     try:
-        root = asked["root"]
+        root = machine["root"]
         kernelcalls.mount("none", "/", "", kernelcalls.MS_REC | kernelcalls.MS_PRIVATE)
         # Executable: UML maps its memory from a file here.
         kernelcalls.mount("tmpfs", f"{root}{_SCRATCH}", "tmpfs", 0, "mode=1777,size=90%")
         Path(f"{root}{_MACHINE}").mkdir()
-        described = Path(f"{root}{_SCRATCH}/machine.json")
-        described.write_text(json.dumps(asked), encoding="utf-8")
+        description = Path(f"{root}{_SCRATCH}/machine.json")
+        description.write_text(json.dumps(machine), encoding="utf-8")
         kernelcalls.bind("/", f"{root}{_MACHINE}")
         kernelcalls.bind("/dev", f"{root}/dev")
         kernelcalls.mount("proc", f"{root}/proc", "proc")
@@ -88,14 +97,13 @@ def _become(asked: Mapping[str, Any], log: int, status: int) -> NoReturn:
             os.dup2(source, target)
         os.chroot(root)
         os.chdir("/")
-        argv = [
-            "linux.uml", f"mem={asked['memory']}", "root=/dev/root", "rootfstype=hostfs", f"rootflags={_MACHINE}", "ro",
-            "quiet", f"uml_dir={_SCRATCH}/", "initcall_blacklist=raid6_select_algo",
-            "con=null", "con0=null,fd:1", f"con1=null,fd:{out}", f"con2=null,fd:{err}", f"con3=null,fd:{status}",
-            # What a kernel does not know and has the form of a variable goes into its first process's environment.
-            *asked["parameters"], f"PYTHONPATH={asked['agent']}", f"init={asked['python']}", "--",
-            "-S", "-B", "-m", "agent", "--machine", str(described), "first",
-        ]  # fmt: skip
+        files = ["root=/dev/root", "rootfstype=hostfs", f"rootflags={_MACHINE}", "ro", f"uml_dir={_SCRATCH}/"]
+        consoles = ["con=null", *(f"con{number}=null,fd:{file}" for number, file in enumerate((1, out, err, status)))]
+        # An unknown parameter that has the form of a variable goes into the first process's environment.
+        first_process = [f"PYTHONPATH={machine['agent']}", f"init={machine['python']}", "--"]
+        arguments = ["-S", "-B", "-m", "agent", "--machine", str(description), "first"]
+        kernel = ["linux.uml", f"mem={machine['memory']}", "quiet", "initcall_blacklist=raid6_select_algo"]
+        argv = [*kernel, *files, *consoles, *machine["parameters"], *first_process, *arguments]
         os.execve("/usr/bin/linux.uml", argv, {"TMPDIR": _SCRATCH, "PATH": _PATH})  # noqa: S606  # no shell is wanted
     except OSError as error:
         os.write(2, f"{error}\n".encode())
@@ -103,37 +111,35 @@ def _become(asked: Mapping[str, Any], log: int, status: int) -> NoReturn:
 
 
 def first(path: str) -> NoReturn:
-    """The first process of the machine that a file describes; the machine goes off when it is done."""
+    """The first process of the machine that a file describes; powers the machine off at the end."""
     try:
         kernelcalls.mount("proc", "/proc", "proc")
-        asked = json.loads(Path(path).read_text(encoding="utf-8"))
-        _furnish(asked)
-        status = _run(asked)
+        machine = json.loads(Path(path).read_text(encoding="utf-8"))
+        _furnish(machine)
+        status = _run(machine)
         os.write(_raw_console(3), str(status).encode())
-    except Exception as error:  # noqa: BLE001  # nobody else could tell what it died of
+    except Exception as error:  # noqa: BLE001  # nobody else could report it
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
     os.sync()
     ctypes.CDLL(None).reboot(_POWER_OFF)
     os._exit(1)
 
 
-def _furnish(asked: Mapping[str, Any]) -> None:
-    """Mount, load, and set up what a machine has."""
-    for target, kind in (
-        ("/sys", "sysfs"), ("/dev/pts", "devpts"), ("/dev/shm", "tmpfs"), ("/sys/fs/cgroup", "cgroup2"),  # noqa: S108
-        ("/run", "tmpfs"), ("/tmp", "tmpfs"), ("/var/tmp", "tmpfs"),  # noqa: S108  # its own
-    ):  # fmt: skip
+def _furnish(machine: Mapping[str, Any]) -> None:
+    """Mount file systems, load modules, and provide tools."""
+    for target, kind in _MOUNTS.items():
         Path(target).mkdir(exist_ok=True)
         kernelcalls.mount(kind, target, kind, 0, "mode=1777" if kind == "tmpfs" else "")
-    root = asked["root"]
-    shown = [(root, kernelcalls.MS_RDONLY), (asked["cwd"], kernelcalls.MS_RDONLY)]  # either may lie below /tmp
-    for folder, flags in (*shown, *((each, 0) for each in asked["writable"])):
+    root = machine["root"]
+    read_only = [(folder, kernelcalls.MS_RDONLY) for folder in (root, machine["cwd"])]  # either may be below /tmp
+    writable = [(folder, 0) for folder in machine["writable"]]
+    for folder, flags in (*read_only, *writable):
         Path(folder).mkdir(parents=True, exist_ok=True)
         kernelcalls.mount("hostfs", folder, "hostfs", flags, f"{_MACHINE}{folder}")
     kernelcalls.mount("proc", f"{root}/proc", "proc")
-    modprobe = ["chroot", root, "/sbin/modprobe", "-a", *_MODULES]
+    modprobe = ["chroot", root, "/sbin/modprobe", "-a", *_DEVICES, *_SCHEDULERS, *_CLASSIFIERS, *_ACTIONS]
     subprocess.run(modprobe, check=True, env={"PATH": _PATH})
-    # The machine's own may be older than the kernel, and know no seed.
+    # This machine's tc may be older than the kernel, and take no seed.
     _TOOLS.mkdir()
     loader = f"{root}/lib64/ld-linux-x86-64.so.2 --library-path {root}/lib/x86_64-linux-gnu"
     for name in ("tc", "ip"):
@@ -143,28 +149,33 @@ def _furnish(asked: Mapping[str, Any]) -> None:
     subprocess.run([_TOOLS / "ip", "link", "set", "lo", "up"], check=True)
 
 
-def _run(asked: Mapping[str, Any]) -> int:
-    """Run the program, pass on what it prints, wait for whatever loses its parent, too; the program's exit status."""
-    # Its output is a pipe, as a program's in CI is, and no terminal.
-    passers, ends = [], []
+def _run(machine: Mapping[str, Any]) -> int:
+    """Run the program, relay its output, reap orphans; returns the program's exit status."""
+    # Its output is a pipe, as in CI, not a terminal.
+    relays, ends = [], []
     for number in (1, 2):
         console = _raw_console(number)
         read, write = os.pipe()
-        passer = subprocess.Popen(["cat"], stdin=read, stdout=console, env={"PATH": _PATH})
-        passers.append(os.pidfd_open(passer.pid))
+        relay = subprocess.Popen(["cat"], stdin=read, stdout=console, env={"PATH": _PATH})
+        relays.append(os.pidfd_open(relay.pid))
         ends.append(write)
         os.close(read)
-    environment = asked["environment"]
+    environment = machine["environment"]
     program = subprocess.Popen(
-        asked["argv"], cwd=asked["cwd"], env={**environment, "PATH": f"{_TOOLS}:{environment.get('PATH', _PATH)}"},
-        stdin=subprocess.DEVNULL, stdout=ends[0], stderr=ends[1], start_new_session=True,
-    )  # fmt: skip
+        machine["argv"],
+        cwd=machine["cwd"],
+        env={**environment, "PATH": f"{_TOOLS}:{environment.get('PATH', _PATH)}"},
+        stdin=subprocess.DEVNULL,
+        stdout=ends[0],
+        stderr=ends[1],
+        start_new_session=True,
+    )
     for end in ends:
         os.close(end)
     program.returncode = reap_until(program.pid)
-    deadline = time.monotonic() + _LAST_OUTPUT_S  # whom it left behind may hold its output open
-    for each in passers:
-        select.select([each], [], [], max(0.0, deadline - time.monotonic()))
+    deadline = time.monotonic() + _LAST_OUTPUT_S  # processes that it left behind may keep its output open
+    for relay_fd in relays:
+        select.select([relay_fd], [], [], max(0.0, deadline - time.monotonic()))
     return program.returncode
 
 

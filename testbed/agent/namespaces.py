@@ -1,8 +1,8 @@
-"""The agent of a local lab: the switch's own namespaces, and the ends of everything in them.
+"""The agent of a local lab, in namespaces of its own.
 
-Three processes. The *keeper* stays in the machine's process namespace and watches the lab's owner: if that dies, it
-kills the second, the *first process* of a namespace of our own, and with it the kernel kills all there is in it:
-the third, which is the agent proper, programs, carried kernels. Mounts, bridges, taps and files go likewise.
+There are three processes. The *keeper* stays in the machine's process namespace and watches the lab's owner. If the
+owner dies, the keeper kills the *first process* of our process namespace, and with it the kernel kills all other
+processes there: the agent proper, programs, carried kernels. Mounts, bridges, taps and files vanish as well.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from pathlib import Path
 from . import kernelcalls, protocol
 from .helpers import Helpers
 from .hosts import Hosts
-from .ports import Ports
+from .ports import AttachedPorts
 from .processes import reap_until
 from .programs import Programs
 from .rootfs import SCRATCH
 from .tickets import Tickets
 
 UNFIT = 3
-"""Exit status where the machine lets nobody have namespaces; the reason is on stderr."""
+"""Exit status if the machine does not permit namespaces; the reason is on stderr."""
 
 
 def serve(*, tag: str, passing: int, owner: int | None) -> int:
-    """Serve until stdin closes or the owner dies. ``passing``, ``owner``: descriptors (see `Tickets`; a pidfd)."""
+    """Serve until stdin closes or the owner dies.
+
+    ``passing``: the descriptor of the socket for `Tickets`; ``owner``: the owner's pidfd.
+    """
     try:
         rootless = enter()
     except OSError as error:
@@ -44,7 +47,7 @@ def serve(*, tag: str, passing: int, owner: int | None) -> int:
 
 
 def enter() -> bool:
-    """New namespaces for our children; whether a user namespace was needed for that."""
+    """Create new namespaces for our children; returns whether that needed a user namespace."""
     uid, gid = os.geteuid(), os.getegid()
     rootless = False
     try:
@@ -73,7 +76,7 @@ def _keep(first: int, owner: int | None) -> int:
 
 
 def _be_first(tag: str, passing: int, owner: int | None, *, may_change_user: bool) -> None:
-    """The first process of the namespace: start the agent, reap, and end with it."""
+    """Be the first process of the namespace: start the agent, reap orphans, and end with the agent."""
     status = 70  # EX_SOFTWARE
     try:
         kernelcalls.die_with_parent()
@@ -95,7 +98,7 @@ def _be_first(tag: str, passing: int, owner: int | None, *, may_change_user: boo
 
 
 def _furnish() -> None:
-    """The agent's own mounts. tc without a /proc miscounts every delay."""
+    """Make the agent's own mounts. Without /proc tc computes wrong delays."""
     kernelcalls.mount("none", "/", "", kernelcalls.MS_REC | kernelcalls.MS_PRIVATE)
     kernelcalls.mount("proc", "/proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV | kernelcalls.MS_NOEXEC)
     kernelcalls.mount("sysfs", "/sys", "sysfs", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV | kernelcalls.MS_NOEXEC)
@@ -107,7 +110,7 @@ def _furnish() -> None:
 def _serve(tag: str, passing: int, *, may_change_user: bool) -> int:
     os.setsid()
     with socket.socket(fileno=passing) as descriptors:
-        ports = Ports(tag=tag, files_in=str(SCRATCH), own_net=True)
+        ports = AttachedPorts(tag=tag, files_in=str(SCRATCH), own_net=True)
         hosts, tickets = Hosts(), Tickets(descriptors)
         programs, helpers = Programs(hosts, tickets, may_change_user=may_change_user), Helpers(hosts, tickets)
 
@@ -118,15 +121,14 @@ def _serve(tag: str, passing: int, *, may_change_user: bool) -> int:
         signal.signal(signal.SIGCHLD, reap)
 
         def carry_from(*, root: str) -> None:
-            """Take the kernel to carry, and its programs, from this folder: see `carried.CarriedKernel`."""
+            """Take the kernel to carry, and its programs, from this folder; see `carried.CarriedKernel`."""
             if ports.carried_root is None:
                 for name in ("proc", "dev", SCRATCH.name):
                     kernelcalls.bind(f"/{name}", Path(root, name))
                 ports.carry_from(Path(root))
 
-        operations = {
-            **ports.operations(), **hosts.operations(), **programs.operations(), **helpers.operations(),
-            "carry_from": carry_from,
-        }  # fmt: skip
+        operations = {"carry_from": carry_from}
+        for part in (ports, hosts, programs, helpers):
+            operations |= part.operations()
         protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
-    return 0  # nothing is put back: all of it ends with this process
+    return 0  # nothing needs to be put back: all of it ends with this process

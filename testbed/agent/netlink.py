@@ -1,4 +1,4 @@
-"""Network devices, addresses and routes over one rtnetlink socket: many changes in one write, no process each.
+"""Changes to network devices, addresses and routes over one rtnetlink socket: many per write, without processes.
 
 Message formats: rtnetlink(7), linux/if_link.h, linux/if_addr.h, linux/neighbour.h, linux/rtnetlink.h.
 """
@@ -37,118 +37,119 @@ _NDA_LLADDR, _NUD_REACHABLE, _NTF_MASTER = 2, 0x02, 0x04
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
 
 BRIDGE_PORT = {"hairpin": 4, "learning": 8, "flood": 9, "mcast_flood": 27, "bcast_flood": 30, "isolated": 33}
-"""What a port keeps on its bridge, in the words of bridge(8), and its number in linux/if_link.h, IFLA_BRPORT_…."""
+"""Settings of a bridge port: bridge(8)'s name of each, and its IFLA_BRPORT_… number in linux/if_link.h."""
 
-_IPV6_LEAST_MTU = 1280
+_IPV6_MIN_MTU = 1280
 _IF_INET6 = Path("/proc/net/if_inet6")
 
-# An answer takes some 800 bytes of the socket's buffer, which holds 200 KiB.
-_AT_ONCE = 64
+# A reply takes some 800 bytes of the socket's buffer, which holds 200 KiB.
+_REQUESTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Change:
-    """One request, and what it is for, in words for an error message."""
+class NetlinkRequest:
+    """One request."""
 
-    what: str
+    description: str
+    """For error messages."""
     kind: int
     flags: int
     body: bytes
 
 
-def bridge(name: str, index: int, *, mtu: int) -> Change:
+def bridge(name: str, index: int, *, mtu: int) -> NetlinkRequest:
     """Create a bridge, up. ``mtu`` in bytes."""
     info = _attribute(_IFLA_LINKINFO, _text(_INFO_KIND, "bridge"))
     attributes = _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu) + info
-    return Change(f"bridge {name}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, _IFF_UP) + attributes)
+    return NetlinkRequest(f"bridge {name}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, _IFF_UP) + attributes)
 
 
 def veth(
     name: str, index: int, *, master: int, peer: str, peer_namespace: int, peer_mac: str, mtu: int, queue_packets: int
-) -> Change:
+) -> NetlinkRequest:
     """Create a pair: one end here on a bridge, up; the other in the namespace behind a descriptor, still down.
 
-    (The kernel refuses to set the other up before the two know of each other.)
+    (The kernel cannot set the other one up in the same request.)
     """
     other = _link(0, 0) + _text(_IFLA_IFNAME, peer) + _u32(_IFLA_MTU, mtu)
     other += _attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", ""))) + _u32(_IFLA_NET_NS_FD, peer_namespace)
     info = _text(_INFO_KIND, "veth") + _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, other))
     attributes = _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu) + _u32(_IFLA_MASTER, master)
     attributes += _u32(_IFLA_TXQLEN, queue_packets) + _attribute(_IFLA_LINKINFO, info)
-    return Change(f"veth {name} to {peer}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, _IFF_UP) + attributes)
+    return NetlinkRequest(f"veth {name} to {peer}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, _IFF_UP) + attributes)
 
 
-def cable(name: str, index: int, peer: str, peer_index: int, *, mtu: int) -> Change:
+def cable(name: str, index: int, peer: str, peer_index: int, *, mtu: int) -> NetlinkRequest:
     """Create a pair with both ends here, still down and on no bridge."""
     other = _link(peer_index, 0) + _text(_IFLA_IFNAME, peer) + _u32(_IFLA_MTU, mtu)
     info = _text(_INFO_KIND, "veth") + _attribute(_INFO_DATA, _attribute(_VETH_INFO_PEER, other))
     attributes = _text(_IFLA_IFNAME, name) + _u32(_IFLA_MTU, mtu) + _attribute(_IFLA_LINKINFO, info)
-    return Change(f"cable {name} to {peer}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, 0) + attributes)
+    return NetlinkRequest(f"cable {name} to {peer}", _RTM_NEWLINK, _CREATE | _EXCL, _link(index, 0) + attributes)
 
 
-def up(index: int) -> Change:
+def up(index: int) -> NetlinkRequest:
     """Set a device up."""
-    return Change(f"device {index} up", _RTM_NEWLINK, 0, _link(index, _IFF_UP))
+    return NetlinkRequest(f"device {index} up", _RTM_NEWLINK, 0, _link(index, _IFF_UP))
 
 
-def down(index: int) -> Change:
+def down(index: int) -> NetlinkRequest:
     """Set a device down."""
     link = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, _IFF_UP)
-    return Change(f"device {index} down", _RTM_NEWLINK, 0, link)
+    return NetlinkRequest(f"device {index} down", _RTM_NEWLINK, 0, link)
 
 
-def enslave(index: int, master: int) -> Change:
+def enslave(index: int, master: int) -> NetlinkRequest:
     """Put a device on a bridge; 0 takes it off."""
-    return Change(f"device {index} on {master}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_MASTER, master))
+    return NetlinkRequest(f"device {index} on {master}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_MASTER, master))
 
 
-def bridge_port(index: int, **settings: bool) -> Change:
-    """Say how a device behaves on the bridge that it is on; the words of `BRIDGE_PORT`."""
+def bridge_port(index: int, **settings: bool) -> NetlinkRequest:
+    """NetlinkRequest settings of a device as a bridge port, by their names in `BRIDGE_PORT`."""
     data = b"".join(_attribute(BRIDGE_PORT[name], bytes([on])) for name, on in settings.items())
     info = _text(_INFO_SLAVE_KIND, "bridge") + _attribute(_INFO_SLAVE_DATA, data)
-    return Change(
+    return NetlinkRequest(
         f"bridge port {index}: {settings}", _RTM_NEWLINK, 0, _link(index, 0) + _attribute(_IFLA_LINKINFO, info)
     )
 
 
-def reached_through(index: int, mac: bytes) -> Change:
-    """Have the bridge that a device is on send frames for this address there, as if it had learned so."""
+def reached_through(index: int, mac: bytes) -> NetlinkRequest:
+    """Have the device's bridge send frames for this MAC address to the device, as if it had learned that."""
     body = struct.pack("=BxxxiHBB", socket.AF_BRIDGE, index, _NUD_REACHABLE, _NTF_MASTER, 0)
-    return Change(
+    return NetlinkRequest(
         f"{mac.hex(':')} through device {index}", _RTM_NEWNEIGH, _CREATE | _REPLACE, body + _attribute(_NDA_LLADDR, mac)
     )
 
 
-def queue(index: int, packets: int) -> Change:
-    """Say how many packets a device's own queue holds; a classful qdisc takes its children's length from that."""
-    return Change(f"queue of device {index}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_TXQLEN, packets))
+def queue(index: int, packets: int) -> NetlinkRequest:
+    """Set the length of a device's queue; a classful qdisc takes its children's length from it."""
+    return NetlinkRequest(f"queue of device {index}", _RTM_NEWLINK, 0, _link(index, 0) + _u32(_IFLA_TXQLEN, packets))
 
 
-def speechless(index: int, *, mtu: int, queue_packets: int) -> Change:
-    """Prepare a device, still down, that is to carry others' frames and have no address of its own."""
+def without_addresses(index: int, *, mtu: int, queue_packets: int) -> NetlinkRequest:
+    """Set MTU and queue length of a device that is still down, and let it have no IPv6 address."""
     attributes = _u32(_IFLA_MTU, mtu) + _u32(_IFLA_TXQLEN, queue_packets)
-    # Below RFC 8200's least MTU, or without IPv6, a device has no such part, and the kernel refuses to set it.
-    if mtu >= _IPV6_LEAST_MTU and _IF_INET6.exists():
+    # Below RFC 8200's minimum MTU, or without IPv6, the kernel refuses the attribute.
+    if mtu >= _IPV6_MIN_MTU and _IF_INET6.exists():
         none = _attribute(_IFLA_INET6_ADDR_GEN_MODE, struct.pack("=B", _IN6_ADDR_GEN_MODE_NONE))
         attributes += _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET6, none))
-    return Change(f"device {index} to carry", _RTM_NEWLINK, 0, _link(index, 0) + attributes)
+    return NetlinkRequest(f"device {index} without addresses", _RTM_NEWLINK, 0, _link(index, 0) + attributes)
 
 
-def delete(index: int) -> Change:
+def delete(index: int) -> NetlinkRequest:
     """Delete a device, and its peer with it."""
-    return Change(f"delete device {index}", _RTM_DELLINK, 0, _link(index, 0))
+    return NetlinkRequest(f"delete device {index}", _RTM_DELLINK, 0, _link(index, 0))
 
 
-def address(index: int, cidr: str) -> Change:
-    """Give a device an address, ``"172.18.0.2/16"``; IPv6 without waiting for duplicates (RFC 4862 5.4).
+def address(index: int, cidr: str) -> NetlinkRequest:
+    """Add an address such as ``"172.18.0.2/16"`` to a device; without duplicate address detection (RFC 4862 5.4).
 
-    Raises Refused if it is IPv6's, and the kernel knows none.
+    Raises Refused for an IPv6 address if the kernel has no IPv6.
     """
     interface = ip_interface(cidr)
     if interface.version == 6 and not _IF_INET6.exists():
         raise Refused(
             f"this machine has no IPv6 (its kernel was started with ipv6.disable=1, or was built without), and a "
-            f"network asks for {cidr}: take `enable_ipv6` and IPv6 subnets out of the Compose file"
+            f"network needs {cidr}: remove `enable_ipv6` and IPv6 subnets from the Compose file"
         )
     packed = interface.ip.packed
     family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
@@ -159,11 +160,11 @@ def address(index: int, cidr: str) -> Change:
             body += _attribute(_IFA_BROADCAST, interface.network.broadcast_address.packed)
         case IPv6Interface():
             body += _u32(_IFA_FLAGS, _IFA_F_NODAD)
-    return Change(f"address {cidr}", _RTM_NEWADDR, _CREATE | _EXCL, body)
+    return NetlinkRequest(f"address {cidr}", _RTM_NEWADDR, _CREATE | _EXCL, body)
 
 
-def route(destination: str, gateway: str) -> Change:
-    """Add a route, ``"0.0.0.0/0"`` being the default one."""
+def route(destination: str, gateway: str) -> NetlinkRequest:
+    """Add a route; the default route's destination is ``"0.0.0.0/0"``."""
     network, via = ip_network(destination), ip_address(gateway)
     family = socket.AF_INET if network.version == 4 else socket.AF_INET6
     fields = (family, network.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
@@ -171,11 +172,11 @@ def route(destination: str, gateway: str) -> Change:
     if network.prefixlen:
         body += _attribute(_RTA_DST, network.network_address.packed)
     body += _attribute(_RTA_GATEWAY, via.packed)
-    return Change(f"route {destination} via {gateway}", _RTM_NEWROUTE, _CREATE | _EXCL, body)
+    return NetlinkRequest(f"route {destination} via {gateway}", _RTM_NEWROUTE, _CREATE | _EXCL, body)
 
 
 class Netlink:
-    """An rtnetlink socket in the network namespace where it was opened, wherever it is used later."""
+    """An rtnetlink socket; it stays in the network namespace where it was opened."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
@@ -189,35 +190,35 @@ class Netlink:
     def __exit__(self, *_exception: object) -> None:
         self._socket.close()
 
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Make the changes in order. Raises Refused naming every one that failed; the others are made."""
-        failed: list[str] = []
-        for start in range(0, len(changes), _AT_ONCE):
-            failed += self._apply(changes[start : start + _AT_ONCE])
-        if failed:
-            raise Refused("; ".join(failed))
+    def apply(self, changes: Sequence[NetlinkRequest]) -> None:
+        """Make the changes in order, continuing after one that fails. Raises Refused naming every failed one."""
+        problems: list[str] = []
+        for start in range(0, len(changes), _REQUESTS_AT_ONCE):
+            problems += self._apply(changes[start : start + _REQUESTS_AT_ONCE])
+        if problems:
+            raise Refused("; ".join(problems))
 
-    def _apply(self, changes: Sequence[Change]) -> list[str]:
-        asked: dict[int, Change] = {}
-        request = b""
+    def _apply(self, changes: Sequence[NetlinkRequest]) -> list[str]:
+        pending: dict[int, NetlinkRequest] = {}
+        requests = b""
         for change in changes:
             self._sequence += 1
-            asked[self._sequence] = change
+            pending[self._sequence] = change
             header = (16 + len(change.body), change.kind, _REQUEST | _ACK | change.flags, self._sequence, 0)
-            request += _padded(struct.pack("=IHHII", *header) + change.body)
-        self._socket.send(request)
-        failed = []
-        while asked:
-            answer = self._socket.recv(65536)
-            while answer:
-                length, kind, _flags, sequence, _port = struct.unpack_from("=IHHII", answer)
-                if kind == _NLMSG_ERROR and sequence in asked:
-                    change = asked.pop(sequence)
-                    (code,) = struct.unpack_from("=i", answer, 16)
+            requests += _padded(struct.pack("=IHHII", *header) + change.body)
+        self._socket.send(requests)
+        problems = []
+        while pending:
+            reply = self._socket.recv(65536)
+            while reply:
+                length, kind, _flags, sequence, _port = struct.unpack_from("=IHHII", reply)
+                if kind == _NLMSG_ERROR and sequence in pending:
+                    change = pending.pop(sequence)
+                    (code,) = struct.unpack_from("=i", reply, 16)
                     if code:
-                        failed.append(f"{change.what}: {_reason(-code)}")
-                answer = answer[(length + 3) & ~3 :]
-        return failed
+                        problems.append(f"{change.description}: {_reason(-code)}")
+                reply = reply[(length + 3) & ~3 :]
+        return problems
 
 
 def _reason(code: int) -> str:

@@ -1,4 +1,4 @@
-"""The own noise of a machine: how late timers fire, how long an idle round trip takes, how much time was stolen."""
+"""The noise of a machine: the lateness of its timers, the time of an idle round trip, the share of stolen time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STAT = Path("/proc/stat")
 
 
 def noise() -> dict[str, Any]:
-    """Measure for about half a second: raw samples in seconds, and the shares of /proc/stat during that time."""
+    """Measure for about half a second; returns samples in seconds, and shares of CPU time by /proc/stat."""
     before = _processor_time()
     overshoots = []
     for _ in range(_SLEEPS):
@@ -38,14 +38,14 @@ def _processor_time() -> list[int]:
 
 
 def _round_trips() -> list[float]:
-    """Datagrams to another thread and back, over loopback."""
+    """The times of datagrams to another thread and back, over loopback; seconds."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
     ):
-        for each in (here, there):
-            each.bind(("127.0.0.1", 0))
-            each.settimeout(1.0)
+        for end in (here, there):
+            end.bind(("127.0.0.1", 0))
+            end.settimeout(1.0)
 
         def echo() -> None:
             for _ in range(_ROUND_TRIPS):

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from .protocol import Refused
 
 _SIOCETHTOOL = 0x8946
-# Name: the command that asks, the command that sets.
+# The commands of each that get and set it.
 _OFFLOADS = {"tso": (0x1E, 0x1F), "gso": (0x23, 0x24), "gro": (0x2B, 0x2C)}
 
 
 def switch_off(interface: str) -> dict[str, bool]:
-    """Switch TSO, GSO and GRO off; returns what they were. Raises Refused if one of them stays on."""
+    """Switch TSO, GSO and GRO off; returns their former state. Raises Refused if one of them stays on."""
     before = _state(interface)
     state = put_back(interface, dict.fromkeys(_OFFLOADS, False))
     if any(state.values()):
@@ -29,7 +29,7 @@ def switch_off(interface: str) -> dict[str, bool]:
 
 
 def put_back(interface: str, wanted: Mapping[str, bool]) -> dict[str, bool]:
-    """Set them to what they were; returns what is in force. Raises Refused."""
+    """Set offloads to this state; returns what is in force. Raises Refused."""
     with _control(interface) as control:
         for name, on in wanted.items():
             _ethtool(control, interface, _OFFLOADS[name][1], int(on))
@@ -38,7 +38,7 @@ def put_back(interface: str, wanted: Mapping[str, bool]) -> dict[str, bool]:
 
 def _state(interface: str) -> dict[str, bool]:
     with _control(interface) as control:
-        return {name: bool(_ethtool(control, interface, ask)) for name, (ask, _) in _OFFLOADS.items()}
+        return {name: bool(_ethtool(control, interface, get)) for name, (get, _) in _OFFLOADS.items()}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Many bytes over the protocol: compressed, and taken in pieces that fit a line."""
+"""Large amounts of bytes over the protocol: compressed, in pieces that fit a line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ PIECE_BYTES = 1 << 20
 
 
 def piece(data: bytes, offset: int) -> dict[str, Any]:
-    """The piece of data that begins at an offset, compressed and in base 64, and where the next one begins.
-
-    ``next`` is None with the last piece.
-    """
+    """The piece of data at an offset, compressed and in base 64; ``next``: the offset of the next piece, or None."""
     end = offset + PIECE_BYTES
     packed = base64.b64encode(zlib.compress(data[offset:end], 1)).decode()
     return {"data": packed, "next": end if end < len(data) else None}

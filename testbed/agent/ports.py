@@ -1,4 +1,4 @@
-"""Ports: where impairments live. Attach one, run tc on it, read it, put it back."""
+"""AttachedPorts: where impairments live. Attach one, run tc on it, read it, put it back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from . import carried, devices, leftover, paths, splice
 from .attached import FAR_END, AttachedPort, CarriedPort, HostPort
-from .batch import Outcome
+from .batch import BatchOutput
 from .carried import CarriedKernel
 from .detour import learned
 from .kernelpool import KernelPool
@@ -20,14 +20,14 @@ from .localtc import LocalTc
 from .netlink import Netlink, up
 from .noise import noise
 from .protocol import Operation, Refused
-from .qdiscs import Line
+from .qdiscreader import Line
 from .rejecting import Rejecting
 from .schedule import Schedules
 from .taps import no_tun
 from .trials import Trials, run
 
 
-class Ports:
+class AttachedPorts:
     """Every port that this agent has attached."""
 
     def __init__(self, *, tag: str, files_in: str = "/tmp", own_net: bool = False) -> None:  # noqa: S108  # made by mkdtemp
@@ -136,26 +136,38 @@ class Ports:
     def _new_port(self, name: str, ifindex: int, engine: str) -> HostPort | CarriedPort:
         veth = devices.name_of(ifindex)
         others = (port.before for port in self._ports.values() if port.ifindex == ifindex)
-        before = next(others, None) or leftover.found(veth, ifindex)
+        before = next(others, None) or leftover.state_of(veth, ifindex)
         if engine == HostPort.engine:
             return HostPort(name, veth, ifindex, self._tc, before=before)
         if engine == CarriedPort.engine:
             return CarriedPort(
-                name, veth, ifindex, self._tc, before=before, tag=self._tag, persistent_taps=self._own_net,
+                name,
+                veth,
+                ifindex,
+                self._tc,
+                before=before,
+                tag=self._tag,
+                persistent_taps=self._own_net,
                 kernel=self._kernels.with_room(port.kernel for port in self._ports.values() if port.kernel),
                 number=next(self._carried_ports),
-            )  # fmt: skip
+            )
         raise Refused(f"engine {engine!r}: must be host or carried")
 
     def tc(
-        self, *, port: str, lines: Sequence[Line], needs: Sequence[int] = (), deadline_s: float = 5.0,
-        at_gate: bool = False, resume: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        *,
+        port: str,
+        lines: Sequence[Line],
+        needs: Sequence[int] = (),
+        deadline_s: float = 5.0,
+        at_gate: bool = False,
+        resume: bool = False,
+    ) -> dict[str, Any]:
         """Run a batch of lines in the port's kernel; returns parsed shows and the complaints, line by line.
 
-        A line is one of tc's, or the read-back of one qdisc: see `qdiscs.Line`. ``at_gate``: in this machine's kernel,
-        which has the port's gate, whatever kernel has its qdiscs. ``resume``: have the packets of a port that is new,
-        or was released, go to its qdiscs.
+        A line is one of tc's, or the read-back of one qdisc: see `qdiscreader.Line`. ``at_gate``: in this machine's
+        kernel, which has the port's gate, whatever kernel has its qdiscs. ``resume``: have the packets of a port that
+        is new, or was released, go to its qdiscs.
 
         Raises Refused of kind ``gone``, before any line is run, if the port's veth, an interface of ``needs`` (the
         ifindex of each host's port that the lines match), or the port's carried kernel no longer exists.
@@ -315,10 +327,10 @@ class Ports:
         return splice.amiss(devices.device(attached.veth), master=attached.bridge, far_end=FAR_END)
 
     def clocks(self, *, running: bool = True) -> dict[str, dict[str, Any]]:
-        """See `KernelPool.clocks`. And the ``queues`` before each kernel, by port: see `CarriedPort.show_queues`."""
+        """See `KernelPool.clocks`; plus the ``queues`` before each kernel, by port: see `CarriedPort.show_queues`."""
         self._bury()
-        clocks = {name: {**clock, "queues": {}} for name, clock in
-                  self._kernels.clocks(self._tc.batch(), running=running).items()}  # fmt: skip
+        running_clocks = self._kernels.clocks(self._tc.batch(), running=running)
+        clocks: dict[str, dict[str, Any]] = {name: {**clock, "queues": {}} for name, clock in running_clocks.items()}
         for port in self._ports.values():
             if isinstance(port, CarriedPort) and port.kernel.name in clocks:
                 clocks[port.kernel.name]["queues"][port.name] = port.show_queues()
@@ -327,20 +339,26 @@ class Ports:
     # --- how ---------------------------------------------------------------------------------------
 
     def _run(
-        self, port: str, lines: Sequence[Line], needs: Sequence[int], /, deadline_s: float = 5.0, *,
+        self,
+        port: str,
+        lines: Sequence[Line],
+        needs: Sequence[int],
+        /,
+        deadline_s: float = 5.0,
+        *,
         at_gate: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """Run lines on a port. The timelines' thread does so, too: change nothing of this object here."""
         attached = self._existing(port, needs)
-        outcome = Outcome()
+        output = BatchOutput()
         for is_for_tc, group in itertools.groupby(lines, lambda line: isinstance(line, str)):
             if is_for_tc:
                 tool = self._tc.batch() if at_gate else attached.qdisc_tc
-                tool.run([line for line in group if isinstance(line, str)], outcome, deadline_s=deadline_s)
+                tool.run([line for line in group if isinstance(line, str)], output, deadline_s=deadline_s)
             else:
                 reads = [line for line in group if not isinstance(line, str)]
-                _read_qdiscs(attached, reads, outcome, deadline_s)
-        return {"shown": outcome.shown, "complaints": outcome.complaints, "notes": outcome.notes}
+                _read_qdiscs(attached, reads, output, deadline_s)
+        return {"shown": output.shown, "complaints": output.complaints, "notes": output.notes}
 
     def _existing(self, port: str, needs: Sequence[int]) -> AttachedPort:
         """The port of this name. Raises Refused (``gone``) if it, or an interface of ``needs``, does not exist."""
@@ -373,17 +391,19 @@ class Ports:
         port.undo.close()
 
 
-def _read_qdiscs(port: AttachedPort, lines: Iterable[Mapping[str, Any]], outcome: Outcome, deadline_s: float) -> None:
+def _read_qdiscs(
+    port: AttachedPort, lines: Iterable[Mapping[str, Any]], output: BatchOutput, deadline_s: float
+) -> None:
     """Read back single qdiscs of a port."""
     own: list[Mapping[str, Any]] = []
     for line in lines:
         if line["read_qdisc"]["device"] == port.device:
             own.append(line)
         else:
-            outcome.complaints.append({"line": line, "text": f"the device of port {port.name} is {port.device}"})
+            output.complaints.append({"line": line, "text": f"the device of port {port.name} is {port.device}"})
     places = [(port.device_index, line["read_qdisc"]["parent"]) for line in own]
-    for line, account in zip(own, port.qdiscs.get(places, deadline_s=deadline_s), strict=True):
+    for line, account in zip(own, port.qdisc_reader.get(places, deadline_s=deadline_s), strict=True):
         if isinstance(account, str):
-            outcome.complaints.append({"line": line, "text": account})
+            output.complaints.append({"line": line, "text": account})
         else:
-            outcome.shown.append([] if account is None else [account])
+            output.shown.append([] if account is None else [account])

@@ -1,7 +1,7 @@
-"""Probes: numbered, time-stamped datagrams between two hosts, each sent and received in its own namespace.
+"""Probes: numbered, time-stamped datagrams between two hosts, sent in one namespace and received in another.
 
 Containers of one engine share the clock, so the difference of two stamps is a one-way delay (RFC 7679). The receiver's
-stamp is the kernel's own (SO_TIMESTAMPNS, socket(7)): a late wake-up of this program is not a delay.
+stamp is the kernel's (SO_TIMESTAMPNS, socket(7)), so that a late wake-up of this program does not count.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _SO_RCVBUFFORCE = 33
 _SO_TIMESTAMPNS = 35
 
 _HEADER = struct.Struct("!QII")
-"""Which flight, which probe of it, and the CRC-32 of the datagram with 0 in this place."""
+"""The numbers of the flight and of the probe in it, and the CRC-32 of the datagram with 0 in this field."""
 _STAMP = struct.Struct("@ll")
 _LARGEST = 65_507
 _BUFFER_BYTES = 16 * 2**20
 _POLL_S = 0.005
-# What the kernel reckons for a datagram that waits (skb->truesize), at the most.
+# An upper bound of the memory that the kernel charges for a queued datagram (skb->truesize).
 _HELD_TIMES, _HELD_BYTES = 4, 1024
 _TABLES = (Path("/usr/lib/tc"), Path("/usr/share/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"))
 
@@ -56,8 +56,8 @@ class Probes:
     def listen(self, *, address: str, flight: int, hold: int = 0, size_bytes: int = 0) -> dict[str, int]:
         """Receive the probes of a flight on a free port of this address, from now on.
 
-        ``hold``: so many of ``size_bytes`` the kernel is to hold until they are collected, if it will hold as much. On
-        few processors whoever reads probes takes time from whoever sends them, and a train would be the sender's.
+        ``hold``: how many probes of ``size_bytes`` the kernel should hold until they are collected, if its buffer is
+        large enough. On few processors the receiver would take CPU time from the sender, which would shape a train.
         """
         self._close()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -65,7 +65,7 @@ class Probes:
         receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         try:
             receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-        except PermissionError:  # as much as an ordinary user may have
+        except PermissionError:  # the maximum for an ordinary user
             receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         try:
             receiver.bind((address, 0))
@@ -75,11 +75,8 @@ class Probes:
         receiver.settimeout(_POLL_S)
         self._flight, self._arrivals, self._numbers, self._damaged = flight, [], set(), 0
         self._last = time.monotonic()
-        if (
-            not 0
-            < hold * _HELD_TIMES * (size_bytes + _HELD_BYTES)
-            <= receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        ):
+        held_bytes = hold * _HELD_TIMES * (size_bytes + _HELD_BYTES)
+        if not 0 < held_bytes <= receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF):
             self._begin()
         return {"port": receiver.getsockname()[1]}
 
@@ -99,29 +96,38 @@ class Probes:
             except OSError:  # it was closed
                 return
             self._last = time.monotonic()
-            flight, number, sum_ = _HEADER.unpack_from(data) if len(data) >= _HEADER.size else (0, 0, 0)
-            if sum_ != _sum(flight, number, data[_HEADER.size :]):
+            flight, number, crc = _HEADER.unpack_from(data) if len(data) >= _HEADER.size else (0, 0, 0)
+            if crc != _crc(flight, number, data[_HEADER.size :]):
                 self._damaged += 1
             elif flight == self._flight:
                 self._arrivals.append((number, _stamp(ancillary)))
                 self._numbers.add(number)
 
     def send(
-        self, *, source: str, address: str, port: int, flight: int, count: int, pace_s: float, size_bytes: int,
-        checksum: bool = True, source_port: int = 0, rush: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Send ``count`` probes of so many bytes, one every ``pace_s`` seconds; the time of each, in nanoseconds.
+        self,
+        *,
+        source: str,
+        address: str,
+        port: int,
+        flight: int,
+        count: int,
+        pace_s: float,
+        size_bytes: int,
+        checksum: bool = True,
+        source_port: int = 0,
+        rush: bool = False,
+    ) -> dict[str, Any]:
+        """Send ``count`` probes of ``size_bytes``, one every ``pace_s`` seconds; returns their times in nanoseconds.
 
-        One that is late is not made up for by a rush, unless it is asked for (``rush``): the next is due half a pace
-        after it at the earliest.
-        ``checksum`` false leaves UDP's out, so that a damaged probe arrives and can be counted.
-        ``source_port``: from this one, where a link is narrowed to a port; 0 for any.
+        ``rush``: after a late probe send the next ones faster; otherwise the next is due half a pace later at the
+        earliest. ``checksum``: without it a damaged probe arrives and can be counted. ``source_port``: for a link that
+        is narrowed to a port; 0 for any.
         """
         if not _HEADER.size <= size_bytes <= _LARGEST:
             raise Refused(f"size_bytes={size_bytes}: must lie between {_HEADER.size} and {_LARGEST}")
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         filler = bytes(size_bytes - _HEADER.size)
-        whole = [_HEADER.pack(flight, number, _sum(flight, number, filler)) + filler for number in range(count)]
+        probes = [_HEADER.pack(flight, number, _crc(flight, number, filler)) + filler for number in range(count)]
         stamps: list[int] = []
         with socket.socket(family, socket.SOCK_DGRAM) as sender:
             if not checksum:
@@ -130,19 +136,19 @@ class Probes:
                 sender.bind((source, source_port))
                 sender.connect((address, port))
                 due = time.monotonic()
-                for data in whole:
+                for probe in probes:
                     while (left_s := due - time.monotonic()) > 0:
                         time.sleep(left_s)
                     stamps.append(time.time_ns())
-                    sender.send(data)
+                    sender.send(probe)
                     due = due + pace_s if rush else max(due + pace_s, time.monotonic() + pace_s / 2)
             except OSError as error:
-                said = error.strerror
-                raise Refused(f"probe {len(stamps)} from {source} to {address} was not sent: {said}") from None
+                reason = f"probe {len(stamps)} from {source} to {address} was not sent: {error.strerror}"
+                raise Refused(reason) from None
         return {"sent_ns": stamps}
 
     def collect(self, *, expect: int, quiet_s: float, deadline_s: float) -> dict[str, Any]:
-        """Wait for that many different probes, or for ``quiet_s`` without any; what arrived, and stop receiving."""
+        """Wait for ``expect`` different probes, or ``quiet_s`` without any; stop receiving, and return the arrivals."""
         self._begin()
         begin = time.monotonic()
         while len(self._numbers) < expect and (now := time.monotonic()) - begin < deadline_s:
@@ -162,7 +168,7 @@ class Probes:
 
 
 def delay_table(*, name: str) -> list[int]:
-    """A table of delays as tc gives it to netem: iproute2's NAME.dist; its unit is the jitter / 8192."""
+    """A table of delays as tc gives it to netem, from iproute2's NAME.dist; in units of the jitter / 8192."""
     for folder in _TABLES:
         path = folder / f"{name}.dist"
         if path.is_file():
@@ -171,7 +177,7 @@ def delay_table(*, name: str) -> list[int]:
     raise Refused(f"no table {name}.dist in {', '.join(map(str, _TABLES))}")
 
 
-def _sum(flight: int, number: int, filler: bytes) -> int:
+def _crc(flight: int, number: int, filler: bytes) -> int:
     return zlib.crc32(filler, zlib.crc32(_HEADER.pack(flight, number, 0)))
 
 

@@ -1,4 +1,4 @@
-"""Programs in the hosts of a local lab: started in all of a host's namespaces, signalled, and told of when they end."""
+"""Programs in the hosts of a local lab: started in all of a host's namespaces, signalled, reaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from . import kernelcalls, users
 from .children import unreaped
-from .hosts import Host, Hosts
+from .hosts import Hosts, NamespaceHost
 from .processes import exit_status, processes
 from .protocol import Operation, Refused
 from .tickets import Tickets
@@ -26,23 +26,23 @@ _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 
 
 @dataclass
-class Running:
+class HostProcess:
     """A program that was started in a host."""
 
     pid: int
     status: int
-    """Descriptor that hears how it ended."""
+    """The descriptor that gets its exit status."""
 
 
 class Programs:
-    """The programs that this agent has started and that run."""
+    """The running programs that this agent has started."""
 
     def __init__(self, hosts: Hosts, tickets: Tickets, *, may_change_user: bool) -> None:
-        """Raises our own limit of open files to the most; programs have what we had."""
+        """Raises the agent's limit of open files to the maximum; programs keep the limit that it had before."""
         self._hosts = hosts
         self._tickets = tickets
         self._may_change_user = may_change_user
-        self._running: dict[int, Running] = {}
+        self._running: dict[int, HostProcess] = {}
         self._started = 0
         self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._limits[1], self._limits[1]))
@@ -64,69 +64,69 @@ class Programs:
     ) -> dict[str, Any]:
         """Start a program; returns a number to signal it by, and why it could not be started, if so (``refused``).
 
-        Behind the ticket: its stdin, stdout and stderr, and where to write how it ended, as ``=id``: its exit status
-        (as a shell has it: 128 and the signal's number if it was killed; 126 or 127 if it was not started), and the
-        seconds of processor time of it and of the children that it waited for.
+        The ticket's descriptors: its stdin, stdout and stderr, and where to write its end as a struct ``=id``: its exit
+        status (a shell's: 128 plus the signal's number if it was killed; 126 or 127 if it was not started), and the CPU
+        time, in seconds, of the program and of the children that it waited for.
         """
         descriptors = self._tickets.take(ticket)
         try:
-            place = self._hosts.ready(host)
-            read, write = os.pipe()  # closed by the kernel as the program takes the child's place
+            target = self._hosts.ready(host)
+            read, write = os.pipe()  # closed by the kernel when the child becomes the program
 
             def become() -> NoReturn:
-                self._become_program(place, argv, env, workdir, user, descriptors[:3], tty=tty, refused=write)
+                self._become_program(target, argv, env, workdir, user, descriptors[:3], tty=tty, refused=write)
 
-            with os.fdopen(read, "rb") as answer:
+            with os.fdopen(read, "rb") as refusal:
                 try:
                     with unreaped():
-                        pid = self._hosts.fork_into(place, become)
+                        pid = self._hosts.fork_into(target, become)
                         self._started += 1
-                        self._running[self._started] = Running(pid, os.dup(descriptors[3]))
+                        self._running[self._started] = HostProcess(pid, os.dup(descriptors[3]))
                 finally:
                     os.close(write)
                 number = self._started
-                # Where there are threads the signal comes through one of them, blocked here or not: the program may
-                # have ended before it was known, and nobody would be told.
+                # In a process with threads, SIGCHLD may arrive through another thread although it is blocked in this
+                # one. So the program may have ended, unreported, before we registered it.
                 self._reap_one(number)
-                return {"program": number, "refused": answer.read().decode(errors="replace")}
+                return {"program": number, "refused": refusal.read().decode(errors="replace")}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
     def terminal(self, *, host: str, ticket: str) -> None:
-        """Open a terminal of a host's own, whose name its programs find; its ends go to the socket behind the ticket.
+        """Open a pseudo-terminal in a host's own devpts; sends its ends through the socket of the ticket.
 
-        The first is the one that shows, the second the one for a program. Raises Refused.
+        The first is the master, the second the slave, for a program. Raises Refused.
         """
         (descriptor,) = self._tickets.take(ticket)
         with socket.socket(fileno=descriptor) as receiver:
-            place = self._hosts.ready(host)
+            target = self._hosts.ready(host)
             ends: list[int] = []
             try:
-                ends.append(os.open(f"/proc/{place.init}/root/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+                ends.append(os.open(f"/proc/{target.init}/root/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
                 fcntl.ioctl(ends[0], _TIOCSPTLCK, struct.pack("=i", 0))
                 ends.append(fcntl.ioctl(ends[0], _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
                 socket.send_fds(receiver, [b"ends"], ends)
             except OSError as error:
-                raise Refused(f"host {host!r} has no terminal to give: {error}") from None
+                raise Refused(f"host {host!r} can open no terminal: {error}") from None
             finally:
                 for end in ends:
                     os.close(end)
 
     def signal(self, *, programs: list[int], name: str) -> list[int]:
-        """Signal programs and all that they started and that has not left their session; returns who was reached."""
+        """Signal programs and all processes in their sessions; returns the numbers of the processes signalled."""
         if name not in signal.Signals.__members__:
             raise Refused(f"unknown signal {name!r}; write it as SIGTERM or SIGINT")
         leaders = {self._running[number].pid for number in programs if number in self._running}
-        reached = []
+        signalled = []
         for pid in leaders.union(pid for pid, _, session, _ in processes() if session in leaders):
-            with contextlib.suppress(ProcessLookupError):  # it ended first, which is what is wanted
+            with contextlib.suppress(ProcessLookupError):  # it has ended already, as wanted
                 os.kill(pid, signal.Signals[name])
-                reached.append(pid)
-        return reached
+                signalled.append(pid)
+        return signalled
 
     def reap(self) -> None:
-        """Tell of every program that has ended."""
+        """Report the exit status of every program that has ended."""
         for number in list(self._running):
             self._reap_one(number)
 
@@ -136,18 +136,26 @@ class Programs:
         with contextlib.suppress(ChildProcessError):
             pid, status, used = os.wait4(running.pid, os.WNOHANG)
             if pid:
-                with contextlib.suppress(OSError):  # the lab does not want to know any more
+                with contextlib.suppress(OSError):  # the lab has closed its end
                     os.write(running.status, struct.pack("=id", exit_status(status), used.ru_utime + used.ru_stime))
                 os.close(running.status)
                 del self._running[number]
 
     def _become_program(
-        self, host: Host, argv: Sequence[str], env: Mapping[str, str], workdir: str, user: str,
-        streams: Sequence[int], *, tty: bool, refused: int,
-    ) -> NoReturn:  # fmt: skip
+        self,
+        host: NamespaceHost,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        workdir: str,
+        user: str,
+        streams: Sequence[int],
+        *,
+        tty: bool,
+        refused: int,
+    ) -> NoReturn:
         """In the child: enter the host and become the program.
 
-        If that cannot be, it ends with a shell's exit status, and the reason is told on stderr and to ``refused``.
+        If that fails, it writes the reason to stderr and ``refused``, and ends with a shell's exit status.
         """
 
         def give_up(reason: str, status: int) -> NoReturn:

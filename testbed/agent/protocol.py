@@ -17,10 +17,10 @@ _AT_ONCE_BYTES = 1 << 16
 
 
 class Refused(Exception):  # noqa: N818  # the word of the protocol
-    """An operation was not carried out; the message says what was attempted, on what, and what was seen.
+    """An operation failed; the message says what was attempted, on what, and what was observed.
 
-    ``kind`` is for the other side's program where it can do something about it: ``gone``, the port as it was
-    attached is no more, because a host at it was started again or the kernel that carried it died: attach it anew.
+    ``kind`` is for the caller's program, if it can react: ``gone`` means that the port must be attached again, because
+    a host at it was started again or its carried kernel died.
     """
 
     def __init__(self, message: str, *, kind: str = "refused") -> None:
@@ -29,17 +29,16 @@ class Refused(Exception):  # noqa: N818  # the word of the protocol
 
 
 class Ended(BaseException):
-    """The agent was told to end by a signal; like KeyboardInterrupt, for no handler of ours to swallow."""
+    """A signal asked the agent to end; a BaseException, so that no handler swallows it."""
 
 
-def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests until stdin ends, ``stop`` is asked, or SIGTERM or SIGINT arrives; then return.
+def serve(operations: Mapping[str, Operation], requests: BinaryIO, replies: BinaryIO) -> None:
+    """Reply to requests until stdin ends, a ``stop`` request or SIGTERM or SIGINT arrives; then return.
 
-    An operation's keyword arguments are the request's fields other than ``id`` and ``op``. One that raises
-    Refused is answered with its message; a crash is answered with its traceback, never with success. ``alive`` is
-    answered, and no more.
+    An operation's keyword arguments are the request's fields other than ``id`` and ``op``. If it raises Refused, the
+    reply has its message; if it crashes, the reply has the traceback. ``alive`` does nothing but reply.
 
-    A signal's handler runs at once, though nobody asks for anything: see `_lines`.
+    A signal's handler runs at once, also while no request arrives: see `_lines`.
     """
 
     def end(_number: int, _frame: object) -> None:
@@ -49,34 +48,34 @@ def serve(operations: Mapping[str, Operation], requests: BinaryIO, answers: Bina
         signal.signal(number, end)
     try:
         for line in _lines(requests.fileno()):
-            answer, stop = _answer(operations, line)
-            answers.write(answer)
-            answers.flush()
+            reply, stop = _reply(operations, line)
+            replies.write(reply)
+            replies.flush()
             if stop:
                 return
     except (Ended, BrokenPipeError):
-        # Whoever asked is gone or told us to go: what was changed is put back by the caller's `with`.
+        # The client is gone, or asked us to end: the caller's `with` puts everything back.
         return
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # putting back must not be cut short
+            signal.signal(number, signal.SIG_IGN)  # putting back must not be interrupted
 
 
 def _lines(descriptor: int) -> Iterator[bytes]:
-    """The lines that come by a descriptor, the last also without its newline.
+    """The lines that arrive at a descriptor, the last also without a newline.
 
-    Python runs a signal's handler when it comes back from what it waits in. A signal that came just before it began to
-    wait, or through another thread, ends no wait; the byte that Python writes for each signal does.
+    Python runs a signal's handler when a system call returns. A signal that arrives just before the call, or in another
+    thread, does not interrupt it; the byte that Python writes for each signal does.
     """
     woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     try:
         waiting = select.poll()
-        for each in (descriptor, woken):
-            waiting.register(each, select.POLLIN)
+        waiting.register(descriptor, select.POLLIN)
+        waiting.register(woken, select.POLLIN)
         pending: list[bytes] = []
         while True:
-            ready = [each for each, _ in waiting.poll()]
+            ready = [file for file, _ in waiting.poll()]
             if woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(woken, _AT_ONCE_BYTES)
@@ -98,8 +97,8 @@ def _lines(descriptor: int) -> Iterator[bytes]:
         os.close(wakes)
 
 
-def _answer(operations: Mapping[str, Operation], line: bytes) -> tuple[bytes, bool]:
-    """The line to answer a request with, and whether it is the last one."""
+def _reply(operations: Mapping[str, Operation], line: bytes) -> tuple[bytes, bool]:
+    """The reply to a request, and whether it is the last one."""
     try:
         request = json.loads(line)
         number, name = request.pop("id"), request.pop("op")
@@ -115,9 +114,9 @@ def _answer(operations: Mapping[str, Operation], line: bytes) -> tuple[bytes, bo
         return _line(id=number, ok=True, result=operation(**request)), False
     except Refused as refused:
         return _line(id=number, ok=False, kind=refused.kind, error=str(refused)), False
-    except Exception:  # noqa: BLE001  # whatever broke, the other side must hear of it and go on
+    except Exception:  # noqa: BLE001  # the client must get a reply whatever broke
         return _line(id=number, ok=False, error=f"{name} crashed:\n{traceback.format_exc()}"), False
 
 
-def _line(**answer: Any) -> bytes:
-    return json.dumps(answer).encode() + b"\n"
+def _line(**reply: Any) -> bytes:
+    return json.dumps(reply).encode() + b"\n"

@@ -25,10 +25,6 @@ _FRAMES_PER_TURN = 256
 """Of one tap, before the others get their turn."""
 
 
-def _address_of(device: str) -> bytes:
-    return bytes.fromhex((devices.SYS_NET / device / "address").read_text().strip().replace(":", ""))
-
-
 @dataclass
 class Tap:
     """Where one sender's rejected packets end."""
@@ -104,7 +100,7 @@ class Rejecting:
         """The tap of a sender, created if there is none. Raises Refused."""
         with self._changed:
             if key not in self._taps:
-                tap = Tap(name, open_tap(name), _address_of(name))
+                tap = Tap(name, open_tap(name), devices.mac(name))
                 self._taps[key] = tap
                 self._poll.register(tap.descriptor, select.EPOLLIN)
             if self._thread is None:

@@ -1,4 +1,4 @@
-"""Published ports: connections to a socket of the machine's own are passed on to a host of the lab."""
+"""Published ports: relays connections from the machine's own sockets to hosts of the lab."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Pipe:
 
 
 def serve(published: Sequence[tuple[socket.socket, tuple[str, int]]]) -> None:
-    """Pass connections on for ever; ``published``: each listening socket, and the address to connect to."""
+    """Relay connections for ever; ``published``: listening sockets and the address that each connects to."""
     with selectors.DefaultSelector() as waiting:
         for listener, target in published:
             waiting.register(listener, selectors.EVENT_READ, target)
@@ -39,17 +39,17 @@ def _accept(waiting: selectors.BaseSelector, listener: socket.socket, target: tu
     try:
         outer, _ = listener.accept()
     except OSError:
-        return  # whoever called has hung up already
+        return  # the client has closed the connection already
     try:
         inner = socket.create_connection(target, timeout=_CONNECT_WITHIN_S)
     except OSError:
-        outer.close()  # nobody listens in the host, which the caller sees as Docker's proxy shows it
+        outer.close()  # no program listens in the host; Docker's proxy closes the connection as well
         return
-    for each in (outer, inner):
-        each.settimeout(_CONNECT_WITHIN_S)
-    there, back = _Pipe(outer, inner), _Pipe(inner, outer)
-    there.other, back.other = back, there
-    waiting.register(outer, selectors.EVENT_READ, there)
+    for end in (outer, inner):
+        end.settimeout(_CONNECT_WITHIN_S)
+    forth, back = _Pipe(outer, inner), _Pipe(inner, outer)
+    forth.other, back.other = back, forth
+    waiting.register(outer, selectors.EVENT_READ, forth)
     waiting.register(inner, selectors.EVENT_READ, back)
 
 

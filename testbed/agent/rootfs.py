@@ -1,6 +1,6 @@
-"""The root file system of a host of a local lab: most of it the machine's, read-only, and what the host has of its own.
+"""The root file system of a host of a local lab: mostly the machine's, read-only, plus the host's own files.
 
-All of it happens in the host's first process, in a mount namespace that is the host's.
+All of this runs in the host's first process, in the host's mount namespace.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from .protocol import Refused
 from .users import identity
 
 SCRATCH = Path("/run")
-"""The agent's own tmpfs, in its own mount namespace. Not /tmp, where a project may lie whose files are to be shown; nor
-below /dev: a carried kernel, which reads what is here, has one of its own."""
+"""The agent's own tmpfs, in its own mount namespace. Not /tmp, which may contain the project; nor below /dev, because a
+carried kernel, which reads files here, has a /dev of its own."""
 _NEW_ROOT = SCRATCH / "root"
 _VOLUMES = SCRATCH / "volumes"
 _BELOW = SCRATCH / "below"
 
-# What a host has of its own; the rest of the machine's file system is shown read-only.
+# A host has its own of these; the rest of the machine's file system is visible read-only.
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
 _HIDDEN = ("proc", "sys", "dev")
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
-# The machine's name servers cannot be reached from here, and would be waited for; loopback refuses at once.
+# The machine's name servers are unreachable from here, so resolvers would wait; loopback refuses at once.
 _NO_NAME_SERVER = "nameserver 127.0.0.1\n"
 _LINKS_FOLLOWED = 40  # path_resolution(7)
 
 
 def prepare(volumes: Iterable[str]) -> None:
-    """Once, before any host is furnished: where the new roots and these volumes lie."""
+    """Make the folders of new roots and of these volumes; once, before any host is furnished."""
     _NEW_ROOT.mkdir(exist_ok=True)
     for name in volumes:
         _volume(name).mkdir(parents=True, exist_ok=True)
 
 
 def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
-    """In a host's first process: a file system of its own, most of it the machine's, read-only."""
+    """Give the host whose first process this is its file system."""
     kernelcalls.sethostname(settings["hostname"])
     root = _NEW_ROOT
     _tmpfs(root, "755")
@@ -67,14 +67,14 @@ def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
             put_file(root, source, target, mode, owner)
         else:
             put_folder(root, target, mode, owner)
-    for name, target, _ in settings["volumes"]:  # out of the image, before anything is shown over that
+    for name, target, _ in settings["volumes"]:  # from the image, before anything is mounted over that
         volume, below = _volume(name), f"{target.rstrip('/')}/"
         if any(f"{path}/".startswith(below) for _, path, *_ in settings["files"]) and not any(volume.iterdir()):
             _copy_all(place_for(root, target), volume)  # as the engine fills a new volume
-    shown: list[tuple[str, str, bool]] = [("", target, False) for target in settings["folders"]]
-    shown += [(str(_volume(name)), target, read_only) for name, target, read_only in settings["volumes"]]
-    shown += settings["binds"]
-    for source, target, read_only in sorted(shown, key=lambda mount: _depth(mount[1])):  # as the engine has it
+    mounts: list[tuple[str, str, bool]] = [("", target, False) for target in settings["folders"]]
+    mounts += [(str(_volume(name)), target, read_only) for name, target, read_only in settings["volumes"]]
+    mounts += settings["binds"]
+    for source, target, read_only in sorted(mounts, key=lambda mount: _depth(mount[1])):  # in the engine's order
         if source:
             kernelcalls.bind(source, place_for(root, target, a_file=not os.path.isdir(source)), read_only=read_only)
         else:
@@ -82,14 +82,14 @@ def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
     _own_file(root, "etc/hosts", hosts_file)
     _own_file(root, "etc/hostname", settings["hostname"] + "\n")
     _own_file(root, "etc/resolv.conf", _NO_NAME_SERVER)
-    closed = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
-    kernelcalls.mount("none", root, "", closed)
+    read_only_root = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
+    kernelcalls.mount("none", root, "", read_only_root)
     kernelcalls.pivot_root(root)
 
 
 def renew(settings: Mapping[str, Any]) -> None:
-    """In the first process of a host that was halted: what is new at each start is made new."""
-    # Over the old one, whose processes are no more: an ordinary user may mount it only where one is to be seen.
+    """Renew, for a host that was halted, what is new at each start: /proc and the tmpfs of its folders."""
+    # Over the old /proc, whose processes are gone: an ordinary user may mount one only where one is visible.
     kernelcalls.mount("proc", "/proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
     kernelcalls.bind("/proc/sys", "/proc/sys", read_only=True)
     for target, mode in (*((folder, "755") for folder in settings["folders"]), ("/dev/shm", "1777")):  # noqa: S108  # the host's own
@@ -98,7 +98,7 @@ def renew(settings: Mapping[str, Any]) -> None:
 
 
 def _volume(name: str) -> Path:
-    """Where a volume lies, whatever its name is."""
+    """A volume's folder; its name may be any."""
     return _VOLUMES / f"volume-{name}"
 
 
@@ -111,7 +111,7 @@ def _tmpfs(target: Path, mode: str) -> None:
 
 
 def _mirror(source: Path, target: Path, *, read_only: bool = False, leave_out: frozenset[str] = frozenset()) -> None:
-    """Show everything of one folder in another, read-only or as each is there."""
+    """Bind all entries of a folder into another one; symbolic links are copied."""
     for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
         place = target / entry.name
         if entry.name in leave_out:
@@ -124,7 +124,7 @@ def _mirror(source: Path, target: Path, *, read_only: bool = False, leave_out: f
 
 
 def place_for(root: Path, path: str, *, a_file: bool = False) -> Path:
-    """A folder, or a file, to mount on in the new root; made where the machine has none."""
+    """A folder, or a file, to mount on in the new root; created if the machine has none."""
     place = _inside(root, path)
     _refuse_hidden(root, place, path)
     if not place.exists():
@@ -140,7 +140,7 @@ def place_for(root: Path, path: str, *, a_file: bool = False) -> Path:
 
 
 def _inside(root: Path, path: str) -> Path:
-    """Where a path leads in the new root: symbolic links are followed as a program there would follow them."""
+    """Where a path leads in the new root, with symbolic links resolved as for a program there."""
     left, place, links = path.split("/")[::-1], root, 0
     while left:
         name = left.pop()
@@ -168,34 +168,34 @@ def _make_searchable(folder: Path) -> None:
         _open_up(folder)
 
 
-def _refuse_hidden(root: Path, place: Path, path: str, *, also_if_said: bool = False) -> None:
-    """Raises Refused for a path that leads, by a link, to what is the kernel's and not the host's alone.
+def _refuse_hidden(root: Path, place: Path, path: str, *, even_direct: bool = False) -> None:
+    """Raise Refused if a path leads through a link to /proc, /sys or /dev; ``even_direct``: also without a link.
 
-    What is bound from the machine's /dev is its own: whoever writes, chowns or chmods there does it to the machine.
+    Files bound from the machine's /dev are the machine's: a write, chown or chmod there would change them.
     """
     top = place.relative_to(root).parts[:1]
-    if top and top[0] in _HIDDEN and (also_if_said or posixpath.normpath(path).split("/")[1] != top[0]):
+    if top and top[0] in _HIDDEN and (even_direct or posixpath.normpath(path).split("/")[1] != top[0]):
         raise Refused(f"{path} leads to /{place.relative_to(root)}, and a host has its own there")
 
 
 def _open_up(folder: Path) -> None:
-    """Put a tmpfs in a folder's place that shows what the folder has, to write beside that.
+    """Mount a tmpfs over a folder that shows the folder's entries, so that new ones can be added.
 
-    Where we may not look into it, an ordinary user's lab shows it empty: nobody in there could look into it either.
+    If we may not read it, as in an ordinary user's lab, it appears empty: no program there could read it either.
     """
-    seen, readable = folder.stat(), os.access(folder, os.R_OK | os.X_OK)
+    before, readable = folder.stat(), os.access(folder, os.R_OK | os.X_OK)
     _BELOW.mkdir(exist_ok=True)
     kernelcalls.bind(folder, _BELOW)
-    _tmpfs(folder, f"{stat.S_IMODE(seen.st_mode):o}")
-    with contextlib.suppress(OSError):  # an ordinary user has nobody to give it to
-        os.chown(folder, seen.st_uid, seen.st_gid)
+    _tmpfs(folder, f"{stat.S_IMODE(before.st_mode):o}")
+    with contextlib.suppress(OSError):  # an ordinary user cannot
+        os.chown(folder, before.st_uid, before.st_gid)
     if readable:
         _mirror(_BELOW, folder)
     kernelcalls.unmount(_BELOW)
 
 
 def put_folder(root: Path, path: str, mode: int, owner: str) -> Path:
-    """A folder of the image: made, with those it lies in, unless it is there; one to write in."""
+    """Create a folder of the image, writable, with its parents, unless it exists."""
     place, missing = _inside(root, path), []
     _refuse_hidden(root, place, path)
     while not place.is_dir():
@@ -207,7 +207,7 @@ def put_folder(root: Path, path: str, mode: int, owner: str) -> Path:
         at_the_top = place == root
         place /= missing.pop()
         place.mkdir()
-        if at_the_top:  # what lies in the root itself cannot be written to
+        if at_the_top:  # a folder in the root itself is not writable
             _tmpfs(place, "755")
         _own(place, owner)
         place.chmod(0o755 if missing else mode)
@@ -215,14 +215,14 @@ def put_folder(root: Path, path: str, mode: int, owner: str) -> Path:
 
 
 def put_file(root: Path, source: str, target: str, mode: int | None, owner: str) -> None:
-    """A file of the image, or a symbolic link: in its folder, or over the machine's file of that name.
+    """Put a file of the image, or a symbolic link, into its folder, or over the machine's file of that name.
 
-    What is a link there is replaced, as BuildKit does it, and never followed.
+    A link there is replaced, as by BuildKit, and never followed.
     """
     folder, _, name = target.rpartition("/")
     inside = _inside(root, folder)
     place = inside / name
-    _refuse_hidden(root, place, target, also_if_said=True)
+    _refuse_hidden(root, place, target, even_direct=True)
     _make_searchable(inside)
     a_link, over = os.path.islink(source), None
     if a_link or place.is_symlink() or not place.exists():
@@ -246,7 +246,7 @@ def put_file(root: Path, source: str, target: str, mode: int | None, owner: str)
 
 
 def _remove(place: Path) -> None:
-    """Take away a link or a file, if one is there: what a folder that was opened up has of the machine is mounted."""
+    """Remove a link or a file, if there is one: the machine's files in a folder that was opened up are mounts."""
     if place.is_symlink():
         place.unlink()
     elif place.is_file():
@@ -257,23 +257,23 @@ def _remove(place: Path) -> None:
 
 
 def _copy_all(source: Path, target: Path) -> None:
-    """Everything in a folder, with its owners."""
+    """Copy a folder's content, with its owners."""
     shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
     for folder, _, names in os.walk(source):
         for place in (Path(folder), *(Path(folder, name) for name in names)):
-            seen = place.lstat()
-            os.chown(target / place.relative_to(source), seen.st_uid, seen.st_gid, follow_symlinks=False)
+            status = place.lstat()
+            os.chown(target / place.relative_to(source), status.st_uid, status.st_gid, follow_symlinks=False)
 
 
 def _own(place: Path, owner: str) -> None:
-    """Give a new file, folder or link to its owner. Raises Refused where that cannot be."""
+    """Set the owner of a new file, folder or link. Raises Refused if that is impossible."""
     if owner in ("", "root", "0", "0:0", "root:root"):
         return
     uid, gid = identity(owner)
     try:
         os.chown(place, uid, gid, follow_symlinks=False)
     except OSError as error:
-        why = "without root, everything in a local lab is root's" if error.errno == errno.EINVAL else error.strerror
+        why = "without root, all files in a local lab are root's" if error.errno == errno.EINVAL else error.strerror
         raise Refused(f"owner {owner!r} of /{place.relative_to(_NEW_ROOT)}: {why}") from None
 
 
@@ -291,13 +291,13 @@ def _devices(folder: Path) -> None:
     (folder / "pts").mkdir()
     (folder / "shm").mkdir()
     _tmpfs(folder / "shm", "1777")
-    with contextlib.suppress(OSError):  # a program without a terminal needs none; one with it has been given it
+    with contextlib.suppress(OSError):  # most programs need no terminal; `Programs.terminal` reports that there is none
         kernelcalls.mount("devpts", folder / "pts", "devpts", kernelcalls.MS_NOSUID, "newinstance,ptmxmode=0666")
         (folder / "ptmx").symlink_to("pts/ptmx")
 
 
 def _own_file(root: Path, name: str, content: str) -> None:
-    """Put a file of the host's own over the machine's; where that is a link, or is not there, leave it."""
+    """Bind the host's own version over a file of the machine; not over a link, nor where there is no file."""
     place = root / name
     if place.is_symlink() or not place.is_file():
         return

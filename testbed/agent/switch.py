@@ -15,32 +15,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import kernelcalls
-from .netlink import Change, Netlink, address, bridge, cable, enslave, route, up, veth
+from .devices import QUEUE_PACKETS
+from .netlink import Netlink, NetlinkRequest, address, bridge, cable, enslave, route, up, veth
 from .sysctls import Sysctls, set_sysctls
 
-# linux/if.h: 15 characters; an index of our own choice spares asking for it.
+# We choose the indexes of devices, so that we need not look them up. Names have at most 15 characters (linux/if.h).
 _FIRST_BRIDGE, _FIRST_VETH = 1000, 10_000
-_QUEUE_PACKETS = 1000
-_PORTS_A_BRIDGE = 128
+_PORTS_PER_BRIDGE = 128
 
-# What Docker sets in a container's network namespace (libnetwork, moby daemon/oci).
+# As in a container's network namespace by Docker (libnetwork, moby daemon/oci).
 _NO_IPV6 = {"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
 AS_DOCKERS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ip_forward": "0"}
-"""Also set by Docker; seen by programs alone, or where there are several interfaces: set no sooner."""
-# Addresses of the kernel's own making are of use at once, as ours are: nobody here has another's (RFC 4862 5.4).
+"""Set by Docker as well; of effect only for programs, or with several interfaces, so set no earlier."""
+# Addresses that the kernel generates are usable at once, as ours are: nobody here has another's (RFC 4862 5.4).
 _NO_DUPLICATES = {"net.ipv6.conf.all.accept_dad": "0", "net.ipv6.conf.default.accept_dad": "0"}
 _SWITCH_SYSCTLS = {**_NO_IPV6, **_NO_DUPLICATES, "net.ipv4.ip_forward": "0"}
 
 
 @dataclass(kw_only=True)
-class Endpoint:
-    """What the switch knows of a host."""
+class CabledHost:
+    """A host, as the switch needs it."""
 
     net: int
     """Descriptor of its network namespace."""
     settings: Mapping[str, Any]
     ifindexes: dict[str, int] = field(default_factory=dict)
-    """Of the switch's end of its cable to each network."""
+    """By network: the index of the switch's end of the cable."""
 
 
 class Switch:
@@ -52,7 +52,7 @@ class Switch:
 
     @contextlib.contextmanager
     def left(self) -> Iterator[None]:
-        """Come back at the end, whichever network namespace is entered meanwhile."""
+        """At the end, return to the switch's network namespace from whichever was entered."""
         try:
             yield
         finally:
@@ -60,13 +60,13 @@ class Switch:
 
     @contextlib.contextmanager
     def within(self, net: int) -> Iterator[None]:
-        """In another network namespace, for what is opened there."""
+        """Be in another network namespace; what is opened there stays there."""
         with self.left():
             kernelcalls.setns(net, kernelcalls.NEWNET)
             yield
 
-    def connect(self, networks: Sequence[Mapping[str, Any]], hosts: Sequence[Endpoint], sysctls: Sysctls) -> None:
-        """Make every network, and connect and address every host; fills in their `Endpoint.ifindexes`."""
+    def connect(self, networks: Sequence[Mapping[str, Any]], hosts: Sequence[CabledHost], sysctls: Sysctls) -> None:
+        """Make every network; connect every host and give it addresses; fills in `CabledHost.ifindexes`."""
         bridges = _make_bridges(networks, hosts)
         _address_gateways(networks)
         mtus = {network["name"]: network["mtu"] for network in networks}
@@ -76,10 +76,16 @@ class Switch:
             name, index = interface["network"], _FIRST_VETH + number
             changes.append(
                 veth(
-                    f"veth{number + 1}", index, master=next(bridges[name]), peer=interface["name"],
-                    peer_namespace=host.net, peer_mac=interface["mac"], mtu=mtus[name], queue_packets=_QUEUE_PACKETS,
+                    f"veth{number + 1}",
+                    index,
+                    master=next(bridges[name]),
+                    peer=interface["name"],
+                    peer_namespace=host.net,
+                    peer_mac=interface["mac"],
+                    mtu=mtus[name],
+                    queue_packets=QUEUE_PACKETS,
                 )
-            )  # fmt: skip
+            )
             host.ifindexes[name] = index
         with Netlink() as here:
             here.apply(changes)
@@ -89,33 +95,33 @@ class Switch:
 
 
 def own_namespace() -> int:
-    """Descriptor of the network namespace that we are in."""
+    """The descriptor of the current network namespace."""
     return os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def new_namespace(sysctls: Sysctls) -> int:
-    """Enter a new network namespace; its descriptor."""
+    """Enter a new network namespace; returns its descriptor."""
     kernelcalls.unshare(kernelcalls.NEWNET)
-    sysctls.set(_NO_IPV6)  # before a link comes up: each would solicit and be solicited
+    sysctls.set(_NO_IPV6)  # before links come up and send solicitations
     return own_namespace()
 
 
-def _make_bridges(networks: Sequence[Mapping[str, Any]], hosts: Sequence[Endpoint]) -> dict[str, Iterator[int]]:
-    """Make every network's bridges; by its name, the index of the bridge for each next cable to it."""
+def _make_bridges(networks: Sequence[Mapping[str, Any]], hosts: Sequence[CabledHost]) -> dict[str, Iterator[int]]:
+    """Make every network's bridges; by network, an iterator over the bridge's index for each cable."""
     ends = Counter(interface["network"] for host in hosts for interface in host.settings["interfaces"])
     free = itertools.count(_FIRST_BRIDGE + len(networks))
-    changes: list[Change] = []
+    changes: list[NetlinkRequest] = []
     bridges: dict[str, Iterator[int]] = {}
     for number, network in enumerate(networks):
-        made, bridges[network["name"]] = _bridges(number, network, ends[network["name"]], free)
-        changes += made
+        creations, bridges[network["name"]] = _bridges(number, network, ends[network["name"]], free)
+        changes += creations
     with Netlink() as here:
         here.apply(changes)
     return bridges
 
 
 def _address_gateways(networks: Sequence[Mapping[str, Any]]) -> None:
-    changes: list[Change] = []
+    changes: list[NetlinkRequest] = []
     for number, network in enumerate(networks):
         if any(":" in cidr for cidr in network["addresses"]):
             set_sysctls({f"net.ipv6.conf.br{number}.disable_ipv6": "0"})
@@ -126,28 +132,28 @@ def _address_gateways(networks: Sequence[Mapping[str, Any]]) -> None:
 
 def _bridges(
     number: int, network: Mapping[str, Any], ends: int, free: Iterator[int]
-) -> tuple[list[Change], Iterator[int]]:
-    """What makes a network's switch, and the bridge for each cable to it; ``free``: indexes for further devices.
+) -> tuple[list[NetlinkRequest], Iterator[int]]:
+    """The changes that make a network's switch, and the bridge for each cable; ``free``: indexes for further devices.
 
-    One bridge, or one with further ones around it: what a port costs a bridge grows with the ports it has, as it looks
-    at all of them for each (br_if.c, br_features_recompute), and it has 1,023 at the most.
+    One bridge, or a core bridge with further ones around it: the cost of adding a port grows with the number of ports,
+    all of which the bridge examines (br_if.c, br_features_recompute), and a bridge has at most 1,023.
     """
     core, mtu = _FIRST_BRIDGE + number, network["mtu"]
     changes = [bridge(f"br{number}", core, mtu=mtu)]
-    if ends <= _PORTS_A_BRIDGE:
+    if ends <= _PORTS_PER_BRIDGE:
         return changes, itertools.repeat(core)
     leaves = []
-    for leaf in range(-(-ends // _PORTS_A_BRIDGE)):
+    for leaf in range(-(-ends // _PORTS_PER_BRIDGE)):
         index, near, far = next(free), next(free), next(free)
         leaves.append(index)
         changes.append(bridge(f"br{number}x{leaf}", index, mtu=mtu))
         changes.append(cable(f"tr{number}x{leaf}", near, f"tr{number}y{leaf}", far, mtu=mtu))
         changes += [enslave(near, core), enslave(far, index), up(near), up(far)]
-    return changes, (leaf for leaf in leaves for _ in range(_PORTS_A_BRIDGE))
+    return changes, (leaf for leaf in leaves for _ in range(_PORTS_PER_BRIDGE))
 
 
 def _address(settings: Mapping[str, Any], sysctls: Sysctls) -> None:
-    """In a host's network namespace: addresses, routes, sysctls."""
+    """In a host's network namespace: set sysctls, add addresses and routes."""
     has_ipv6 = any(":" in cidr for interface in settings["interfaces"] for cidr in interface["addresses"])
     if has_ipv6:
         own = {f"net.ipv6.conf.{interface['name']}.accept_dad": "0" for interface in settings["interfaces"]}

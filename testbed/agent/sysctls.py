@@ -1,4 +1,4 @@
-"""Settings of network namespaces, by their sysctl(8) names: quick however many namespaces there are."""
+"""Sysctls of network namespaces, at a cost that does not grow with the number of namespaces."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ from .rootfs import SCRATCH
 
 _FRESH_PROC = SCRATCH / "proc"
 _PROC_SYS = Path("/proc/sys")
-_NAMESPACES_A_PROC = 64
+_NAMESPACES_PER_PROC = 64
 
 
 class Sysctls:
-    """The way to the settings of many network namespaces: a /proc that is new every now and then.
+    """Sets sysctls of many network namespaces through a /proc that is mounted anew now and then.
 
-    Each way into /proc/sys of a namespace is as long as there are namespaces that were there before, for a file system
-    keeps their entries of one name in one chain (fs/proc/proc_sysctl.c, proc_sys_compare); each mount has its own
-    (since Linux 5.8).
+    The cost of a path below /proc/sys grows with the number of namespaces that used the mount before, because entries
+    of the same name share one hash chain (fs/proc/proc_sysctl.c, proc_sys_compare). Since Linux 5.8 each mount has its
+    own chains.
     """
 
     def __init__(self) -> None:
-        self._taken = 0
+        self._used = 0
 
     def __enter__(self) -> Self:
         _FRESH_PROC.mkdir(exist_ok=True)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._taken:
+        if self._used:
             kernelcalls.unmount(_FRESH_PROC)
 
     def set(self, values: Mapping[str, str]) -> None:
-        """Set these in the network namespace that we are in. Raises Refused."""
-        if self._taken % _NAMESPACES_A_PROC == 0:
-            if self._taken:
+        """Set these in the current network namespace. Raises Refused."""
+        if self._used % _NAMESPACES_PER_PROC == 0:
+            if self._used:
                 kernelcalls.unmount(_FRESH_PROC)
             kernelcalls.mount("proc", _FRESH_PROC, "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
-        self._taken += 1
+        self._used += 1
         set_sysctls(values, proc_sys=_FRESH_PROC / "sys")
 
 
 def set_sysctls(values: Mapping[str, str], *, but_not: Container[str] = (), proc_sys: Path = _PROC_SYS) -> None:
-    """Set these, without those of ``but_not``, in the network namespace that we are in. Raises Refused."""
+    """Set these, except those in ``but_not``, in the current network namespace. Raises Refused."""
     by_folder: dict[str, dict[str, str]] = {}
     for name, value in values.items():
         if name not in but_not:
-            # net.ipv4, net.ipv6, …: one way in for all of it, see above.
+            # net.ipv4, net.ipv6, …: one path lookup for all of a folder, see above.
             folder = "/".join(name.split(".")[:2])
             by_folder.setdefault(folder, {})[name] = value
-    for folder, those in by_folder.items():
+    for folder, group in by_folder.items():
         try:
-            place = os.open(proc_sys / folder, os.O_PATH | os.O_DIRECTORY)
+            descriptor = os.open(proc_sys / folder, os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
-            place = -1
+            descriptor = -1
         try:
-            for name, value in those.items():
-                _set_sysctl(place, name, value)
+            for name, value in group.items():
+                _set_sysctl(descriptor, name, value)
         finally:
-            if place >= 0:
-                os.close(place)
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def _set_sysctl(folder: int, name: str, value: str) -> None:
-    """Set one below the folder of its first two words."""
+    """Set one sysctl, relative to the folder of the first two parts of its name."""
     try:
         if folder < 0:
             raise FileNotFoundError
@@ -77,7 +77,7 @@ def _set_sysctl(folder: int, name: str, value: str) -> None:
         finally:
             os.close(file)
     except FileNotFoundError:
-        if not name.startswith("net.ipv6."):  # a kernel without IPv6 has none to switch off
-            raise Refused(f"sysctl {name}: this kernel has none of that name in a network namespace") from None
+        if not name.startswith("net.ipv6."):  # a kernel without IPv6 need not switch it off
+            raise Refused(f"sysctl {name}: this kernel has no such sysctl in a network namespace") from None
     except OSError as error:
         raise Refused(f"sysctl {name}={value}: {error.strerror}") from None

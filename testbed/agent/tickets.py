@@ -1,4 +1,4 @@
-"""Descriptors for requests: they come by a socket of their own, each message with the ticket that a request names."""
+"""Descriptors for requests: they arrive at a separate socket, in messages with the ticket that a request names."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _MOST_DESCRIPTORS = 64
 
 
 class Tickets:
-    """The descriptors that were passed and that nobody has taken yet."""
+    """The descriptors that have been passed, by ticket."""
 
     def __init__(self, passing: socket.socket) -> None:
-        """``passing``: where they arrive."""
+        """``passing``: the socket where they arrive."""
         self._passing = passing
         self._passed: dict[str, list[int]] = {}
 
     def take(self, ticket: str) -> list[int]:
-        """The descriptors that were passed with a ticket; the caller closes them. Raises Refused."""
+        """Take the descriptors of a ticket, which the caller must close. Raises Refused."""
         while ticket not in self._passed:
             message, descriptors, _flags, _address = socket.recv_fds(self._passing, _MESSAGE_BYTES, _MOST_DESCRIPTORS)
             if not message:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from . import splice
-from .batch import Outcome
+from .batch import BatchOutput
 from .localtc import LocalTc
 from .protocol import Refused
 from .taps import no_tun, open_tap
@@ -39,14 +39,14 @@ class Trials:
                 f"qdisc add dev {device} {netem}",
                 f"filter add dev {device} parent 1: protocol ip prio 1 flower src_ip 192.0.2.1 classid 1:10",
             ]
-            outcome = tc.run(lines)
+            output = tc.run(lines)
             # Separately: an iproute2 before 6.6 takes no seed, and does all the rest.
             seeding = tc.run([f"qdisc replace dev {device} {netem} seed 1", f"qdisc show dev {device}"])
             marks = splice.Redirect(source=device, target=device, first=f"{splice.mark(1)} pipe ")
             marking = tc.run(list(splice.lines([marks])))
         qdiscs = seeding.shown[0] if seeding.shown else []
         seeded = any(qdisc.get("options", {}).get("seed") == 1 for qdisc in qdiscs if qdisc["kind"] == "netem")
-        return {"host_netem": _reasons(outcome), "host_seed": seeded, "host_marks": _reasons(marking)}
+        return {"host_netem": _reasons(output), "host_seed": seeded, "host_marks": _reasons(marking)}
 
     def program(self, path: str) -> str | None:
         """Why this machine's kernel refuses to drop packets by a stored program; None if it does not refuse."""
@@ -72,9 +72,9 @@ class Trials:
             yield device
 
 
-def _reasons(outcome: Outcome) -> str | None:
+def _reasons(output: BatchOutput) -> str | None:
     """Why lines failed, each reason once; None if none did."""
-    return "; ".join(dict.fromkeys(complaint["text"] for complaint in outcome.complaints)) or None
+    return "; ".join(dict.fromkeys(complaint["text"] for complaint in output.complaints)) or None
 
 
 def run(*argv: str) -> str:

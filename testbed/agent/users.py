@@ -1,4 +1,4 @@
-"""Users and groups of a program in a local lab: as the machine's /etc/passwd and /etc/group have them."""
+"""Users and groups of programs in a local lab, by the machine's /etc/passwd and /etc/group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .protocol import Refused
 
 
 def identity(user: str) -> tuple[int, int]:
-    """The numbers of ``user`` or ``user:group``, as the machine has them. Raises Refused."""
+    """The user and group numbers of ``user`` or ``user:group``. Raises Refused."""
     name, _, group = user.partition(":")
     gid = 0
     try:
@@ -31,7 +31,7 @@ def identity(user: str) -> tuple[int, int]:
 
 
 def home(user: str) -> str:
-    """What HOME is to this user, as the engine says it."""
+    """The user's HOME, as the engine sets it."""
     name = user.partition(":")[0] or "0"
     try:
         return (pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)).pw_dir

@@ -1,11 +1,11 @@
-"""Send a carried kernel SIGIO every so often: a program of its own, so that nothing the agent does makes it late.
+"""Send a carried kernel SIGIO every EVERY_S seconds; a separate program, so that the agent's work does not delay it.
 
     python wake.py PID EVERY_S
 
-UML (6.12) is told of a packet by SIGIO, and then asks epoll, at the edge, what came. The tap signals before it tells
-epoll (drivers/net/tun.c, tun_net_xmit): a kernel that is quick finds nothing, and the packet lies in its tap until the
-next signal, for seconds where nothing else is sent. So does one whose signal comes while UML goes to sleep
-(os_idle_sleep). This ends when the kernel has.
+UML (6.12) gets SIGIO for a packet, and then asks edge-triggered epoll what arrived. The tap signals before it notifies
+epoll (drivers/net/tun.c, tun_net_xmit), so a fast kernel finds nothing, and the packet waits in its tap until the next
+signal, which may take seconds. The same happens if the signal arrives while UML goes to sleep (os_idle_sleep). The
+program ends when the kernel has.
 """
 
 import os

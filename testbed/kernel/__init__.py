@@ -1,7 +1,7 @@
-"""Kernels that testbed carries: where one is found, and how it is got where there is none.
+"""The kernel that testbed carries: finding it, and fetching it where there is none.
 
-A *root* is a folder with a User-Mode Linux and the few programs that its first process needs, out of Debian's
-archive: apt-get checks every signature and checksum, dpkg-deb unpacks, and neither needs to be root.
+A *root* is a folder with a User-Mode Linux and the few programs that its first process needs, from Debian's archive.
+apt-get verifies every signature and checksum, dpkg-deb unpacks; neither needs root privileges.
 """
 
 from __future__ import annotations
@@ -19,15 +19,12 @@ import testbed.agent
 from testbed.errors import EnvironmentUnfitError
 
 SUITE = "trixie"
-"""Debian 13: the first whose User-Mode Linux (6.12) and iproute2 (6.15) know netem's seed."""
+"""Debian 13: the first whose User-Mode Linux (6.12) and iproute2 (6.15) support netem's seed."""
 
 _PACKAGES = ("user-mode-linux", "iproute2", "dash", "coreutils", "kmod", "mount", "python3-minimal")
 _RECIPE = 4
-"""Counts up when a root is put together differently."""
-_KEYRINGS = (
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-)
+"""Incremented when roots are assembled differently."""
+_KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
 _MIRROR_VARIABLE = "TESTBED_DEBIAN_MIRROR"
 _FETCH_DEADLINE_S = 300.0
 _UNFINISHED = "fetch-"
@@ -35,59 +32,59 @@ _FILE_FOR_ALL, _FOLDER_FOR_ALL = 0o644, 0o755
 
 
 def cache() -> Path:
-    """Where roots are kept: ``testbed`` in XDG_CACHE_HOME."""
+    """The folder of roots: ``testbed`` in XDG_CACHE_HOME."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "testbed"
 
 
 def root_folder() -> Path:
-    """Where this machine's root is, or will be."""
+    """The root of this machine, which may not exist yet."""
     return cache() / f"kernel-{SUITE}-{os.uname().machine}-{_RECIPE}"
 
 
 def present() -> bool:
-    """Whether it is there."""
+    """Whether it exists."""
     return (root_folder() / "usr/bin/linux.uml").is_file()
 
 
 def ensure_root(say: Callable[[str], None]) -> Path:
-    """The root of a kernel to carry; fetched the first time (50 MB). Raises EnvironmentUnfitError."""
+    """The root of the kernel to carry; fetched the first time (50 MB). Raises EnvironmentUnfitError."""
     root = root_folder()
     if present():
         if any(_unfinished(root)):
-            with suppress(OSError), _locked(root, fcntl.LOCK_EX | fcntl.LOCK_NB):  # another time, or another user
+            with suppress(OSError), _locked(root, fcntl.LOCK_EX | fcntl.LOCK_NB):  # later, or by another user
                 _clear_up(root)
     else:
         root.parent.mkdir(parents=True, exist_ok=True)
         with _locked(root, fcntl.LOCK_EX):
             _clear_up(root)
             if not present():
-                say(f"getting a kernel to carry from Debian's archive, once (50 MB, into {root})")
+                say(f"fetching a kernel to carry from Debian's archive, once (50 MB, into {root})")
                 _fetch(root)
     folder = root / testbed.agent.guest_folder()
     if not folder.is_dir():
-        with tempfile.TemporaryDirectory(dir=root) as made:
+        with tempfile.TemporaryDirectory(dir=root) as temporary:
             for name in testbed.agent.GUEST_FILES:
-                shutil.copyfile(Path(testbed.agent.__file__).with_name(name), Path(made, name))
-                Path(made, name).chmod(_FILE_FOR_ALL)
-            Path(made).chmod(_FOLDER_FOR_ALL)
-            with suppress(OSError):  # another has just done the same
-                Path(made).rename(folder)
-                Path(made).mkdir()  # to be removed
+                shutil.copyfile(Path(testbed.agent.__file__).with_name(name), Path(temporary, name))
+                Path(temporary, name).chmod(_FILE_FOR_ALL)
+            Path(temporary).chmod(_FOLDER_FOR_ALL)
+            with suppress(OSError):  # another process has just done the same
+                Path(temporary).rename(folder)
+                Path(temporary).mkdir()  # for its removal
     return root
 
 
 @contextmanager
-def _locked(root: Path, how: int) -> Iterator[None]:
+def _locked(root: Path, operation: int) -> Iterator[None]:
     with (root.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, how)
+        fcntl.flock(lock, operation)
         yield
 
 
 def _clear_up(root: Path) -> None:
-    """With the lock: what one left that was killed, for another at work would have the lock."""
-    for left in _unfinished(root):
-        shutil.rmtree(left)
+    """Remove the folders of processes that were killed while fetching. Needs the lock, which one at work would hold."""
+    for folder in _unfinished(root):
+        shutil.rmtree(folder)
 
 
 def _unfinished(root: Path) -> Iterator[Path]:
@@ -103,29 +100,29 @@ def _fetch(root: Path) -> None:
             )
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root.parent) as folder:
         archives = _download(Path(folder))
-        made = Path(folder) / "root"
-        made.mkdir()
+        new = Path(folder) / "root"
+        new.mkdir()
         for name in ("bin", "sbin", "lib", "lib64"):
-            (made / "usr" / name).mkdir(parents=True)
-            (made / name).symlink_to(f"usr/{name}")
+            (new / "usr" / name).mkdir(parents=True)
+            (new / name).symlink_to(f"usr/{name}")
         for archive in archives:
-            _run(["dpkg-deb", "--extract", str(archive), str(made)])
+            _run(["dpkg-deb", "--extract", str(archive), str(new)])
         for name in ("proc", "sys", "dev", "run"):
-            (made / name).mkdir()
-        (made / "usr/lib/modules").mkdir(exist_ok=True)
-        for modules in (made / "usr/lib/uml/modules").iterdir():
-            (made / "usr/lib/modules" / modules.name).symlink_to(f"../uml/modules/{modules.name}")
-        # Without root, files of root are nobody's to the guest, and a setuid mount refuses.
-        _run(["chmod", "--recursive", "u+rwX,ug-s", str(made)])
-        made.rename(root)
+            (new / name).mkdir()
+        (new / "usr/lib/modules").mkdir(exist_ok=True)
+        for modules in (new / "usr/lib/uml/modules").iterdir():
+            (new / "usr/lib/modules" / modules.name).symlink_to(f"../uml/modules/{modules.name}")
+        # In an ordinary user's lab root's files are nobody's to the guest, and a setuid mount refuses.
+        _run(["chmod", "--recursive", "u+rwX,ug-s", str(new)])
+        new.rename(root)
 
 
 def _download(folder: Path) -> list[Path]:
-    """Every package and what it needs, checked by apt; none of it installed."""
+    """Download every package with its dependencies, verified by apt; nothing is installed."""
     keyring = next((path for path in _KEYRINGS if Path(path).is_file()), None)
     if keyring is None:
         raise EnvironmentUnfitError(
-            f"Debian's keys are not here ({_KEYRINGS[0]}): apt-get install debian-archive-keyring"
+            f"Debian's keys are missing ({_KEYRINGS[0]}): apt-get install debian-archive-keyring"
         )
     for name in ("lists/partial", "archives/partial", "etc/sources.list.d", "etc/preferences.d", "etc/apt.conf.d"):
         (folder / name).mkdir(parents=True)
@@ -133,11 +130,19 @@ def _download(folder: Path) -> list[Path]:
     source = f"deb [signed-by={keyring}] {_mirror()} {SUITE} main\n"
     (folder / "etc/sources.list").write_text(source, encoding="utf-8")
     options = {
-        "Dir::State": folder, "Dir::State::lists": folder / "lists", "Dir::State::status": folder / "status",
-        "Dir::Cache": folder, "Dir::Cache::archives": folder / "archives", "Dir::Etc::sourcelist": "sources.list",
-        "Dir::Etc": folder / "etc", "Dir::Etc::sourceparts": "sources.list.d", "Dir::Etc::parts": "apt.conf.d",
-        "APT::Sandbox::User": "", "APT::Install-Recommends": "false", "Acquire::Languages": "none",
-    }  # fmt: skip
+        "Dir::State": folder,
+        "Dir::State::lists": folder / "lists",
+        "Dir::State::status": folder / "status",
+        "Dir::Cache": folder,
+        "Dir::Cache::archives": folder / "archives",
+        "Dir::Etc": folder / "etc",
+        "Dir::Etc::sourcelist": "sources.list",
+        "Dir::Etc::sourceparts": "sources.list.d",
+        "Dir::Etc::parts": "apt.conf.d",
+        "APT::Sandbox::User": "",
+        "APT::Install-Recommends": "false",
+        "Acquire::Languages": "none",
+    }
     argv = ["apt-get", "--quiet", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
     _run([*argv, "update"])
     _run([*argv, "install", "--yes", "--download-only", *_PACKAGES])
@@ -145,16 +150,16 @@ def _download(folder: Path) -> list[Path]:
 
 
 def _mirror() -> str:
-    """The Debian mirror that this machine's own apt is set up with."""
-    if given := os.environ.get(_MIRROR_VARIABLE):
-        return given
-    wanted = ["indextargets", "--format", "$(REPO_URI) $(COMPONENT) $(RELEASE)", "Created-By: Packages"]
-    for line in _run(["apt-get", *wanted]).splitlines():
+    """The Debian mirror that this machine's apt is configured with, or that the environment names."""
+    if mirror := os.environ.get(_MIRROR_VARIABLE):
+        return mirror
+    query = ["indextargets", "--format", "$(REPO_URI) $(COMPONENT) $(RELEASE)", "Created-By: Packages"]
+    for line in _run(["apt-get", *query]).splitlines():
         uri, component, release = line.split(" ", 2)
         if component == "main" and uri.rstrip("/").endswith("/debian") and "/" not in release:
             return uri
     raise EnvironmentUnfitError(
-        f"this machine's apt knows no Debian mirror to get a kernel from; name one: {_MIRROR_VARIABLE}=ADDRESS"
+        f"this machine's apt has no Debian mirror to fetch a kernel from; name one: {_MIRROR_VARIABLE}=ADDRESS"
     )
 
 
@@ -162,23 +167,28 @@ def _run(argv: list[str]) -> str:
     try:
         with _group_that_dies_with_us() as group:
             done = subprocess.run(
-                argv, capture_output=True, text=True, check=False, timeout=_FETCH_DEADLINE_S, stdin=subprocess.DEVNULL,
+                argv,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_FETCH_DEADLINE_S,
+                stdin=subprocess.DEVNULL,
                 process_group=group,
-            )  # fmt: skip
+            )
     except subprocess.TimeoutExpired:
         raise EnvironmentUnfitError(f"`{' '.join(argv)}` did not end within {_FETCH_DEADLINE_S:g} s") from None
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-1000:]
-        raise EnvironmentUnfitError(f"getting a kernel to carry: `{' '.join(argv)}` failed: {said}")
+        output = (done.stderr or done.stdout).strip()[-1000:]
+        raise EnvironmentUnfitError(f"fetching a kernel to carry: `{' '.join(argv)}` failed: {output}")
     return done.stdout
 
 
 @contextmanager
 def _group_that_dies_with_us() -> Iterator[int]:
-    """A process group for a program and all that it starts: killed at the block's end, however that comes.
+    """A process group for a program and its children, killed at the end of the block or of this process.
 
-    A parent-death signal would end the program alone: apt-get's methods may wait for a mirror for minutes. Its leader
-    waits for the end of a pipe that we alone hold.
+    A parent-death signal would end the program only, but apt-get's methods may wait for a mirror for minutes. The
+    group's leader waits for the end of a pipe that only this process has open.
     """
     with subprocess.Popen(["sh", "-c", "read _; kill -KILL 0"], stdin=subprocess.PIPE, process_group=0) as leader:
         yield leader.pid

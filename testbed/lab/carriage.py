@@ -1,7 +1,7 @@
 """Whether packets were carried as asked: in time, and along the whole path; and what is broken, put right again.
 
 Before a test every attached port's path is read, after it once more. While it runs, the agent that captures watches how
-late each carried kernel is (`testbed.agent.passage`), or on the host's engine how late its own timer is.
+late each carried kernel is (`testbed.agent.echoes`), or on the host's engine how late its own timer is.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ _ORDERING_RATE_BPS = 1e12
 
 # tc-netem(8) LIMITATIONS: the queue holds every delayed packet. A veth passes fewer than a million packets per second;
 # if a rate is requested, the smallest Ethernet frame bounds how many packets fit in the delay.
-_MOST_PACKETS_PER_S = 1e6
+MOST_PACKETS_PER_S = 1e6
 _SMALLEST_FRAME_BITS = 64 * 8
 _QUEUE_PACKETS = 1000
 
@@ -102,7 +102,7 @@ def sized_limit(impairment: Impairment) -> int:
     jitter_s = impairment.jitter_s or 0.0
     reach = 1 if impairment.distribution == "uniform" else _TABLE_REACH
     longest_s = (impairment.delay_s or 0.0) + reach * jitter_s
-    packets_per_s = _MOST_PACKETS_PER_S
+    packets_per_s = MOST_PACKETS_PER_S
     if impairment.rate_bps is not None:
         packets_per_s = min(packets_per_s, impairment.rate_bps / _SMALLEST_FRAME_BITS)
     return min(_QUEUE_PACKETS + math.ceil(packets_per_s * longest_s), 2**32 - 1)

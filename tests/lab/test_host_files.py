@@ -42,7 +42,7 @@ def test_a_file_that_is_not_there_and_one_that_is_none_are_told(lab: Lab) -> Non
         with pytest.raises(LabError, match=f"`api`: cannot write {folder}: .*[Ii]s a directory"):
             api.put(folder, "")
         assert api.run(["mkfifo", f"{folder}/fifo"]).ok
-        with pytest.raises(LabError, match=r"Is no regular file"):
+        with pytest.raises(LabError, match=r"Not a regular file"):
             api.put(f"{folder}/fifo", "")
         assert api.run(["sh", "-c", f"ls -A {folder} | grep testbed"]).stdout == "", "nothing is left beside"
 

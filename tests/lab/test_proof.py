@@ -107,7 +107,7 @@ def test_a_queue_that_overflows_though_neither_rate_nor_limit_was_asked_makes_th
     lab: Lab, datagrams: Datagrams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With netem's own limit of 1000 and a delay of 4 s, 2000 datagrams in 1 s overflow: what `limit` is sized for."""
-    monkeypatch.setattr(qdisc, "_MOST_PACKETS_PER_S", 0.0)
+    monkeypatch.setattr(qdisc, "MOST_PACKETS_PER_S", 0.0)
     lab.impair("client -> server", delay="4s")
     datagrams.arrived(2000, pace_s=0.0005)
     with pytest.raises(ImpairmentNotAppliedError, match=r"its queue overflowed and dropped \d+ of \d+ packets.*1000"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.agent import answers, rejecting
+from testbed.agent import answers, devices, rejecting
 from testbed.agent import taps as agent_taps
 from testbed.agent.protocol import Refused
 from testbed.lab.waiting import await_condition
@@ -33,7 +33,7 @@ def wires(monkeypatch: pytest.MonkeyPatch) -> dict[str, socket.socket]:
         return ours.detach()
 
     monkeypatch.setattr(rejecting, "open_tap", open_tap)
-    monkeypatch.setattr(rejecting, "_address_of", lambda _name: b"\2\2\2\2\2\2")
+    monkeypatch.setattr(devices, "mac", lambda _name: b"\2\2\2\2\2\2")
     return ends
 
 

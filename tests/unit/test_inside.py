@@ -147,13 +147,13 @@ def test_every_interface_with_a_peer_is_told_but_loopback(tmp_path: Path, monkey
         for file, content in files.items():
             (tmp_path / name / file).write_text(f"{content}\n")
     (tmp_path / "bonding_masters").write_text("")
-    monkeypatch.setattr(inside, "_SYS_NET", tmp_path)
+    monkeypatch.setattr(inside, "SYS_NET", tmp_path)
     (tmp_path / "if_inet6").write_text(
         "fe80000000000000004212fffe000007 07 40 20 80     eth0\n"
         "fd000000000000000000000000000002 07 40 00 80     eth0\n"
         "fe80000000000000004212fffe000001 01 40 20 80       lo\n"
     )
-    monkeypatch.setattr(inside, "_IF_INET6", tmp_path / "if_inet6")
+    monkeypatch.setattr(inside, "IF_INET6", tmp_path / "if_inet6")
     assert inside.interfaces() == [
         {"name": "eth0", "ifindex": 7, "peer_ifindex": 8, "mac": "02:42:ac:12:00:07", "mtu": 1500,
          "link_local": ["fe80::42:12ff:fe00:7"]},

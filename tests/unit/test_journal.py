@@ -9,6 +9,7 @@ from pathlib import Path
 
 import journal as written_by
 import pytest
+import wire
 
 from testbed.errors import InvalidValueError
 from testbed.evidence import journal
@@ -35,10 +36,10 @@ def problems(text: str) -> tuple[str, ...]:
 
 def test_what_a_program_writes_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    with written_by.Journal(str(path), program="client.py", transport="tcp") as writing:
+    with written_by.JournalWriter(str(path), program="client.py", transport="tcp") as writing:
         writing.sent(5, 1, 0, 3, size=100, believed=100, taken=90)
-        writing.received(1, -1, 3, size=28, sent_ns=6, state="whole")
-        writing.received(1, None, None, size=3, sent_ns=None, state="truncated")
+        writing.received(1, wire.Message(wire.REPLY, -1, 3, 6, 28, wire.WHOLE))
+        writing.unreadable(1, 3, wire.TRUNCATED)
         writing.control(1, 0, "sent")
         writing.error(None, "accept", OSError(24, "Too many open files"))
     reading = Journal.of(path.read_bytes(), name="client")
@@ -52,7 +53,7 @@ def test_what_a_program_writes_is_read_back(tmp_path: Path) -> None:
 
 def test_threads_and_a_forked_child_write_whole_lines_into_one_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    with written_by.Journal(str(path), program="server.py", transport="tcp") as writing:
+    with written_by.JournalWriter(str(path), program="server.py", transport="tcp") as writing:
 
         def write(flow: int) -> None:
             for sequence in range(700):
@@ -76,7 +77,7 @@ def test_threads_and_a_forked_child_write_whole_lines_into_one_journal(tmp_path:
 
 
 def test_a_program_without_a_path_writes_nothing() -> None:
-    with written_by.Journal(None, program="p", transport="udp") as writing:
+    with written_by.JournalWriter(None, program="p", transport="udp") as writing:
         writing.control(1, 0, "sent")
 
 

@@ -262,8 +262,8 @@ def test_a_player_gets_every_update_of_a_game(tmp_path: Path, transport: str) ->
     ("program", "words", "told"),
     [
         ("client.py", ["--size", "5"], "--size 5: must be 28 to 67108864 bytes"),
-        ("client.py", ["--size", "5", "--rate", "-1"], "--rate -1: must be 0 (no limit) or more a second"),
-        ("client.py", ["--careless", "--replies"], "who trusts send() awaits no reply"),
+        ("client.py", ["--size", "5", "--rate", "-1"], "--rate -1: must be 0 (no limit) or more per second"),
+        ("client.py", ["--careless", "--replies"], "a careless client waits for no reply"),
         ("server.py", ["--structure", "thread"], "invalid choice: 'thread'"),
         ("server.py", ["--reply-size", "1"], "--reply-size 1"),
         ("udp_client.py", ["--size", "70000"], "a datagram holds 28 to 65507 bytes"),

@@ -54,4 +54,4 @@ def test_a_device_is_to_be_there_up_joined_and_where_it_belongs() -> None:
     (far,) = splice.amiss(Device(name="veth1", flags=splice.IFF_UP, carrier=False), far_end="the host's own end of it")
     assert far == "veth1 has no carrier: the host's own end of it is down"
     (astray,) = splice.amiss(Device(name="tapB", flags=splice.IFF_UP), master="br0")
-    assert astray == "tapB is on no bridge, and belongs on br0"
+    assert astray == "tapB is on no bridge, but belongs on br0"

@@ -185,7 +185,7 @@ def test_watching_takes_no_more_of_a_core_than_was_allowed() -> None:
 
 def test_one_watch_at_a_time() -> None:
     operations = agent.Sockets().operations()
-    with pytest.raises(Refused, match="not watched"):
+    with pytest.raises(Refused, match="not being watched"):
         operations["end_watch_tcp"]()
     operations["watch_tcp"](every_s=0.01, most_cpu=0.02)
     with pytest.raises(Refused, match="watched already"):

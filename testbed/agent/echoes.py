@@ -1,12 +1,12 @@
-"""How late carried kernels are: a frame that goes round through each of them, and the kernel's time stamps of it.
+"""How late carried kernels are, measured by a frame that circulates through each of them.
 
-Each carried kernel has a tap (`CarriedKernel.open_clock`). It sends back what comes there through a netem of its own,
-and while `KernelPool.clocks` has it run, the one frame that bears its token is redirected into the tap again. So a
-frame that is put there goes round by itself, whoever is late here. We need only read, now and then, when it passed: the
-kernel notes that (SO_TIMESTAMPNS, socket(7)). CAP_NET_RAW is needed.
+Each carried kernel has a tap (`CarriedKernel.open_clock`) whose frames it sends back through a netem of its own. While
+`KernelPool.clocks` lets the clock run, the frame with its token is redirected into the tap again, so that it circulates
+without this process. The process only reads, now and then, the time stamps of its passages, which this machine's kernel
+makes (SO_TIMESTAMPNS, socket(7)). Needs CAP_NET_RAW.
 
-That frame has a queue of its own. Through a port's queue we send others, while many packets pass there: each bears the
-time at which it was sent, and comes out of the clock's tap as late as packets have waited.
+That frame has a queue of its own. While many packets pass a port, other frames are sent through the port's queue. Each
+bears its time of sending, and leaves at the clock's tap as late as packets had to wait.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from .protocol import Operation, Refused
 # linux/if_packet.h, asm-generic/socket.h, linux/if_ether.h
 _SO_TIMESTAMPNS, _SOL_PACKET, _IGNORE_OUTGOING = 35, 263, 23
 _ETH_P_ALL = 0x0003
-# An address that no bridge passes on (IEEE 802.1Q, 8.6.3), and one that is local.
+# To an address that no bridge forwards (IEEE 802.1Q, 8.6.3), from a locally administered one.
 _ADDRESSES = bytes.fromhex("0180c200000f") + bytes.fromhex("027462726b00")
 _HEAD, _QUEUE_HEAD = (_ADDRESSES + struct.pack("!H", kind) for kind in (CLOCK_ETHERTYPE, QUEUE_ETHERTYPE))
 _TOKEN, _SENT = struct.Struct("!I"), struct.Struct("!HQ")
-"""What each begins with; and of a frame through a queue, which queue it is, and when it was sent."""
+"""After the head: the clock's token; then, in a frame through a queue, the queue's number and the time of sending."""
 
 _DUE_NS = round(CLOCK_DELAY_S * 1e9)
 _READ_EVERY_S = 2.0
-"""A socket holds what passes in some seven times as long."""
+"""The socket's buffer holds the passages of some seven times as long."""
 _SOCKET_BYTES = 1 << 20
-"""The kernel gives as much of it as it lets anybody have (net.core.rmem_max)."""
+"""The kernel limits it to net.core.rmem_max."""
 _MOST = 200_000
-"""So many passages of one kernel are remembered, the last of them: more than an hour's."""
+"""How many of a kernel's latest passages are remembered: more than an hour's."""
 _LOOK_EVERY_S = 0.1
 _UNSURE_NS = 1_000_000
 _BUSY_PER_S = 2000
-"""A port with fewer packets a second has no queue to speak of."""
+"""With fewer packets per second a port's queue is practically empty."""
 
 
 class _Queue:
@@ -54,15 +54,15 @@ class _Queue:
         self._counter = os.open(f"/sys/class/net/{tap}/statistics/tx_packets", os.O_RDONLY)
         self._counted = self._count()
         self.late_ns = array("q")
-        """How long each frame has waited."""
+        """How long each frame waited."""
         self.unsure: set[int] = set()
-        """The times of frames that were perhaps sent later: we were interrupted."""
+        """The stamps of frames that may have been sent later, because we were interrupted."""
 
     def _count(self) -> int:
         return int(os.pread(self._counter, 32, 0))
 
     def is_busy(self, since_s: float) -> bool:
-        """Whether many packets passed in the time since this was asked last."""
+        """Whether many packets passed since the last call, ``since_s`` seconds ago."""
         try:
             before, self._counted = self._counted, self._count()
         except OSError:  # the tap is gone
@@ -70,34 +70,34 @@ class _Queue:
         return self._counted - before >= _BUSY_PER_S * since_s
 
     def close(self) -> None:
-        """Look no more."""
+        """Close the counter's file."""
         os.close(self._counter)
 
 
 @dataclass
 class _Clock:
-    """One kernel that is watched."""
+    """One watched kernel."""
 
     socket: socket.socket
     token: int
     since_ns: int = 0
-    """When its frame passed last, was sent, or `begin` was called; by CLOCK_REALTIME."""
+    """When its frame last passed or was sent, or `begin` was called; by CLOCK_REALTIME."""
     whole: bool = False
-    """Whether the frame has been on its way since then."""
+    """Whether the current passage started at that time, rather than before."""
     passages_ns: array[int] = field(default_factory=lambda: array("q"))
-    """How long it took each time."""
+    """The duration of each passage."""
     ended: str = ""
     queues: dict[tuple[str, str], _Queue] = field(default_factory=dict)
-    """By port and way."""
+    """By port and direction."""
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         for queue in self.queues.values():
             queue.close()
         self.socket.close()
 
     def see(self, port: str, way: str, tap: str) -> None:
-        """Watch the queue at this tap too: another one, once its port was attached anew."""
+        """Watch the queue at this tap, too; it replaces another tap's, if the port was attached again."""
         known = self.queues.get((port, way))
         if known is None or known.tap != tap:
             self.queues[port, way] = _Queue(tap)
@@ -105,33 +105,33 @@ class _Clock:
                 known.close()
 
     def look(self, since_s: float) -> bool:
-        """Send a frame through each busy queue; whether there was one."""
-        busy = [(number, each) for number, each in enumerate(self.queues.values()) if each.is_busy(since_s)]
+        """Send a frame through each busy queue; returns whether there was one."""
+        busy = [(number, queue) for number, queue in enumerate(self.queues.values()) if queue.is_busy(since_s)]
         for number, queue in busy:
             before = time.time_ns()
             frame = _QUEUE_HEAD + _TOKEN.pack(self.token) + _SENT.pack(number, before)
             try:
                 self.socket.sendto(frame.ljust(FRAME_BYTES, b"\0"), (queue.tap, 0))
             except OSError:
-                continue  # the queue is full, which its tap counts; or the tap is gone
+                continue  # the queue is full, as the tap's counter shows; or the tap is gone
             if time.time_ns() - before > _UNSURE_NS:
                 queue.unsure.add(before)
         return bool(busy)
 
     @property
-    def _begins(self) -> bytes:
+    def _prefix(self) -> bytes:
         return _HEAD + _TOKEN.pack(self.token)
 
     def send(self) -> None:
-        """Put its frame there."""
+        """Send its frame for the first time."""
         try:
-            self.socket.send(self._begins.ljust(FRAME_BYTES, b"\0"))
+            self.socket.send(self._prefix.ljust(FRAME_BYTES, b"\0"))
         except OSError as error:
             self.ended = error.strerror or str(error)
         self.since_ns, self.whole = time.time_ns(), True
 
     def begin(self) -> None:
-        """Forget what was seen. Of the passage that is under way only what is yet to come counts."""
+        """Forget all measurements; of the current passage only the time from now on counts."""
         self.take()
         self.since_ns, self.whole = time.time_ns(), False
         del self.passages_ns[:]
@@ -139,7 +139,7 @@ class _Clock:
             del queue.late_ns[:]
 
     def take(self) -> None:
-        """Note the passages so far."""
+        """Read the time stamps of the passages so far."""
         while not self.ended:
             try:
                 frame, ancillary, _, _ = self.socket.recvmsg(FRAME_BYTES, 64)
@@ -153,7 +153,7 @@ class _Clock:
                 continue
             seconds, nanoseconds = struct.unpack("=qq", stamps[0])
             now_ns = seconds * 1_000_000_000 + nanoseconds
-            if frame.startswith(self._begins):
+            if frame.startswith(self._prefix):
                 self._passed(now_ns)
             elif frame.startswith(_QUEUE_HEAD + _TOKEN.pack(self.token)):
                 number, sent_ns = _SENT.unpack_from(frame, len(_QUEUE_HEAD) + _TOKEN.size)
@@ -170,8 +170,8 @@ class _Clock:
         self.since_ns, self.whole = now_ns, True
 
 
-class Passages:
-    """Every kernel that is watched, or this machine's timer, and the thread that reads."""
+class Echoes:
+    """Every watched kernel, or this machine's timer, and the thread that reads."""
 
     def __init__(self) -> None:
         self._clocks: dict[str, _Clock] = {}
@@ -182,12 +182,12 @@ class Passages:
 
     def operations(self) -> dict[str, Operation]:
         """The protocol's operations."""
-        return {"watch_passages": self.watch, "passages": self.told, "rest": self.rest}
+        return {"watch_passages": self.watch, "passages": self.report, "rest": self.rest}
 
     def watch(self, *, clocks: Mapping[str, Mapping[str, Any]], anew: bool = True) -> None:
-        """Watch the kernels with these clocks, by name, as `KernelPool.clocks` tells of them; if none, our own timer.
+        """Watch the kernels with these clocks, by name (see `KernelPool.clocks`); if there are none, our own timer.
 
-        ``anew``: forget what was seen so far.
+        ``anew``: forget earlier passages.
         """
         with self._lock:
             for name, clock in list(self._clocks.items()):
@@ -210,33 +210,33 @@ class Passages:
             self._thread.start()
 
     def rest(self) -> None:
-        """Watch nothing until `watch` is asked."""
+        """Stop until the next `watch`."""
         with self._lock:
             self._watching.clear()
             for clock in self._clocks.values():
                 clock.close()
             self._clocks.clear()
 
-    def told(self) -> dict[str, Any]:
-        """Of each kernel: how long its frame took each time, and how long it is under way by now; ns.
+    def report(self) -> dict[str, Any]:
+        """For each kernel, in ns: the duration of each passage of its frame, and that of the current one so far.
 
-        And of its ``queues``, how long the frames waited that were sent through them.
-
-        ``overslept_ns``: how late our own timer was, each time, where no kernel is watched.
+        ``queues``: how long frames waited in each queue. ``overslept_ns``: how late our own timer was each time, if no
+        kernel is watched.
         """
         with self._lock:
-            found = {}
+            kernels = {}
             for name, clock in self._clocks.items():
                 clock.take()
-                found[name] = {
-                    "passages_ns": list(clock.passages_ns), "missing_ns": [time.time_ns() - clock.since_ns],
+                kernels[name] = {
+                    "passages_ns": list(clock.passages_ns),
+                    "missing_ns": [time.time_ns() - clock.since_ns],
                     "ended": clock.ended,
                     "queues": [
                         {"port": port, "way": way, "late_ns": list(queue.late_ns)}
                         for (port, way), queue in clock.queues.items()
                     ],
-                }  # fmt: skip
-            return {"kernels": found, "due_ns": _DUE_NS, "overslept_ns": list(self._overslept_ns)}
+                }
+            return {"kernels": kernels, "due_ns": _DUE_NS, "overslept_ns": list(self._overslept_ns)}
 
     def _run(self) -> None:
         busy, read_at = False, 0.0
@@ -259,16 +259,16 @@ class Passages:
 
 def _open(tap: str) -> socket.socket:
     try:
-        # All types: those of one alone are handed out behind the ingress filters.
-        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        # For all protocols: a socket for one protocol gets frames only after the ingress filters.
+        packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     except PermissionError as error:
         raise Refused(f"a packet socket needs CAP_NET_RAW: {error.strerror}") from None
     try:
-        opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BYTES)
-        opened.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-        opened.bind((tap, _ETH_P_ALL))
+        packets.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BYTES)
+        packets.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+        packets.bind((tap, _ETH_P_ALL))
     except OSError as error:
-        opened.close()
+        packets.close()
         raise Refused(f"cannot watch {tap}: {error.strerror}") from None
-    return opened
+    return packets

@@ -1,9 +1,8 @@
-"""One qdisc, read back from a kernel by netlink: what tc can only show together with all others.
+"""Read a single qdisc back by netlink.
 
-``tc qdisc show`` asks for every qdisc of every device, and takes milliseconds where one device has some hundred. The
-kernel tells of a single one at once (RTM_GETQDISC without NLM_F_DUMP; net/sched/sch_api.c, tc_get_qdisc). The account
-has the names and units of ``tc -s -j``; formats: linux/pkt_sched.h, linux/gen_stats.h, and iproute2's q_netem.c and
-q_tbf.c for what tc makes of them.
+``tc qdisc show`` dumps every qdisc of every device, which takes milliseconds for some hundred of them. The kernel
+reports a single one at once (RTM_GETQDISC without NLM_F_DUMP; net/sched/sch_api.c, tc_get_qdisc). The result has the
+names and units of ``tc -s -j``. Formats: linux/pkt_sched.h and linux/gen_stats.h; iproute2's q_netem.c and q_tbf.c.
 """
 
 from __future__ import annotations
@@ -33,69 +32,66 @@ _TICK_S = 64e-9  # PSCHED_SHIFT 6
 _WHOLE = 2**32 - 1  # a share of 1
 
 NUDGE_AFTER_S = 0.1
-"""A carried kernel under load misses now and then that its console has something to read, until more comes."""
+"""A carried kernel under load sometimes does not notice input on its console until more input arrives."""
 _NUDGE = _HEADER.pack(_HEADER.size, _NOOP, _REQUEST, 0, 0)
 
-# Of a carried kernel's console, which drops what exceeds 4096 bytes that nobody has read yet.
-_AT_ONCE = 50
+_REQUESTS_AT_ONCE = 50
+"""A carried kernel's console holds 4096 unread bytes and drops the rest."""
 
-
+Account = dict[str, Any]
+"""A qdisc, as in ``tc -s -j qdisc show``."""
 Line = str | Mapping[str, Any]
-"""A line for tc; or ``{"read_qdisc": {"device": …, "parent": …}}``, which shows the qdisc below one parent.
+"""A line for tc; or ``{"read_qdisc": {"device": …, "parent": …}}``, which reads back the qdisc below one parent.
 
-The parent is the kernel's number, 0x10010 for what tc writes as 1:10.
+The parent is the kernel's number: 0x10010 where tc writes 1:10.
 """
 
 
-class Way(Protocol):
-    """How netlink messages reach a kernel and come back."""
+class NetlinkChannel(Protocol):
+    """Carries netlink messages to a kernel and back."""
 
     def send(self, data: bytes) -> None:
-        """Write all of it."""
+        """Write all bytes."""
 
     def receive(self, deadline: float) -> bytes:
-        """Whatever came, at least one byte. Raises Refused at the deadline (of time.monotonic)."""
+        """Whatever has arrived, at least one byte. Raises Refused at the deadline (of time.monotonic)."""
 
 
 class OwnKernel:
-    """Our own kernel, in the network namespace where this was made."""
+    """The kernel of this machine, in the network namespace where the object was created."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
         self._socket.bind((0, 0))
 
     def send(self, data: bytes) -> None:
-        """Write all of it."""
+        """Write all bytes."""
         self._socket.send(data)
 
     def receive(self, deadline: float) -> bytes:
-        """Whatever came; see `Way`."""
+        """See `NetlinkChannel`."""
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
             return self._socket.recv(65536)
         except TimeoutError:
             raise Refused("the kernel did not answer a request by netlink in time") from None
 
-    def close(self) -> None:
-        """Let go of the socket."""
-        self._socket.close()
 
-
-class Relayed:
+class RelayedKernel:
     """A kernel in which `guesthelper` runs, at the other end of two descriptors."""
 
     def __init__(self, write_fd: int, read_fd: int, *, alive: Callable[[], str | None]) -> None:
-        """``alive`` says why nobody answers any more, or None."""
+        """``alive``: why the kernel has ended, or None while it has not."""
         self._write_fd, self._read_fd, self._alive = write_fd, read_fd, alive
 
     def await_ready(self, *, deadline_s: float) -> None:
-        """Wait for the line ``ready``, which says that the console can be written to."""
-        seen, deadline = b"", time.monotonic() + deadline_s
-        while not seen.endswith(b"ready\n"):
-            seen += self.receive(deadline)
+        """Wait for the line ``ready``: from then on the console can be written to."""
+        data, deadline = b"", time.monotonic() + deadline_s
+        while not data.endswith(b"ready\n"):
+            data += self.receive(deadline)
 
     def send(self, data: bytes) -> None:
-        """Write all of it."""
+        """Write all bytes."""
         try:
             while data:
                 data = data[os.write(self._write_fd, data) :]
@@ -103,10 +99,10 @@ class Relayed:
             raise Refused(f"netlink of the carried kernel ended: {self._alive() or 'it closed its end'}") from None
 
     def receive(self, deadline: float) -> bytes:
-        """Whatever came; see `Way`."""
+        """See `NetlinkChannel`."""
         while True:
             left = deadline - time.monotonic()
-            # Not select(2), which knows no descriptor above 1023: a lab of many hosts has them.
+            # Not select(2), which takes no descriptor above 1023: a lab of many hosts has such.
             waiting = select.poll()
             waiting.register(self._read_fd, select.POLLIN)
             ready = waiting.poll(1000 * max(0.0, min(left, NUDGE_AFTER_S)))
@@ -120,32 +116,32 @@ class Relayed:
                 raise Refused("the carried kernel did not answer a request by netlink in time")
 
 
-class Qdiscs:
-    """Reads single qdiscs of one kernel; safe to use from several threads."""
+class QdiscReader:
+    """Reads single qdiscs of one kernel; thread-safe."""
 
-    def __init__(self, way: Way) -> None:
-        self._way = way
+    def __init__(self, channel: NetlinkChannel) -> None:
+        self._channel = channel
         self._lock = threading.Lock()
         self._sequence = 0
         self._pending = b""
 
-    def get(self, places: Sequence[tuple[int, int]], *, deadline_s: float = 5.0) -> list[dict[str, Any] | str | None]:
-        """What hangs at each place (ifindex, parent): an account as tc's, None if nothing does, or why it is unknown.
+    def get(self, places: Sequence[tuple[int, int]], *, deadline_s: float = 5.0) -> list[Account | str | None]:
+        """For each place (ifindex, parent): the qdisc there, None if there is none, or the reason of an error.
 
         Raises Refused if the kernel does not answer.
         """
         with self._lock:
-            found: list[dict[str, Any] | str | None] = []
-            for start in range(0, len(places), _AT_ONCE):
-                found += self._get(places[start : start + _AT_ONCE], time.monotonic() + deadline_s)
-            return found
+            results: list[Account | str | None] = []
+            for start in range(0, len(places), _REQUESTS_AT_ONCE):
+                results += self._get(places[start : start + _REQUESTS_AT_ONCE], time.monotonic() + deadline_s)
+            return results
 
     def write(self, path: str, text: str, *, deadline_s: float = 5.0) -> str | None:
-        """Have a carried kernel's `guesthelper` write a file in there; why it could not, or None."""
+        """Have a carried kernel's `guesthelper` write a file in that kernel; the reason if it fails, or None."""
         with self._lock:
             self._sequence += 1
             body = f"{path}\0{text}".encode()
-            self._way.send(_HEADER.pack(_HEADER.size + len(body), _NOOP, _REQUEST, self._sequence, 0) + body)
+            self._channel.send(_HEADER.pack(_HEADER.size + len(body), _NOOP, _REQUEST, self._sequence, 0) + body)
             deadline = time.monotonic() + deadline_s
             while True:
                 kind, number, answer = self._message(deadline)
@@ -153,29 +149,29 @@ class Qdiscs:
                     (code,) = struct.unpack_from("=i", answer)
                     return os.strerror(-code) if code else None
 
-    def _get(self, places: Sequence[tuple[int, int]], deadline: float) -> Iterator[dict[str, Any] | str | None]:
+    def _get(self, places: Sequence[tuple[int, int]], deadline: float) -> Iterator[Account | str | None]:
         first = self._sequence + 1
         self._sequence += len(places)
-        self._way.send(b"".join(_request(number, *place) for number, place in enumerate(places, first)))
-        found: dict[int, dict[str, Any] | str | None] = {}
+        self._channel.send(b"".join(_request(number, *place) for number, place in enumerate(places, first)))
+        results: dict[int, Account | str | None] = {}
         ended: set[int] = set()
         while len(ended) < len(places):
             kind, number, body = self._message(deadline)
             if number < first:
-                continue  # to a nudge, or late, to one who waits no more
+                continue  # the reply to a nudge, or a late one
             if kind == _RTM_NEWQDISC:
-                found[number] = account(body)
+                results[number] = account(body)
             elif kind == _ERROR:
                 ended.add(number)
                 (code,) = struct.unpack_from("=i", body)
-                if code and -code != errno.ENOENT:  # no such class: nothing hangs there
-                    found[number] = os.strerror(-code)
-        return (found.get(number) for number in range(first, first + len(places)))
+                if code and -code != errno.ENOENT:  # ENOENT: no such class, so no qdisc
+                    results[number] = os.strerror(-code)
+        return (results.get(number) for number in range(first, first + len(places)))
 
     def _message(self, deadline: float) -> tuple[int, int, bytes]:
         """Type, sequence number and body of the next message."""
         while len(self._pending) < _HEADER.size or len(self._pending) < self._length():
-            self._pending += self._way.receive(deadline)
+            self._pending += self._channel.receive(deadline)
         length = self._length()
         _, kind, _, number, _ = _HEADER.unpack_from(self._pending)
         body, self._pending = self._pending[_HEADER.size : length], self._pending[(length + 3) & ~3 :]
@@ -187,35 +183,35 @@ class Qdiscs:
 
 
 def _request(number: int, ifindex: int, parent: int) -> bytes:
-    # Older kernels tell whoever listens (RTNLGRP_TC), and the one who asked only with NLM_F_ECHO.
+    # Older kernels reply to listeners (RTNLGRP_TC), and to the requester only with NLM_F_ECHO.
     header = (_HEADER.size + _TCMSG.size, _RTM_GETQDISC, _REQUEST | _ACK | _ECHO, number, 0)
     return _HEADER.pack(*header) + _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0)
 
 
-def account(body: bytes) -> dict[str, Any]:
-    """A qdisc as ``tc -s -j qdisc show`` tells of it, from a message's body: struct tcmsg and attributes."""
+def account(body: bytes) -> Account:
+    """A qdisc as in ``tc -s -j qdisc show``, from a message's body: struct tcmsg and attributes."""
     _, _, handle, parent, _ = _TCMSG.unpack_from(body)
     attributes = _attributes(body[_TCMSG.size :])
     kind = attributes[_TCA_KIND].rstrip(b"\0").decode()
-    options, told = attributes.get(_TCA_OPTIONS, b""), _OPTIONS.get(kind)
+    options, parse = attributes.get(_TCA_OPTIONS, b""), _PARSERS.get(kind)
     return {
         "kind": kind,
         "handle": f"{handle >> 16:x}:",
         "parent": f"{parent >> 16:x}:{parent & 0xFFFF:x}",
-        "options": told(options) if told and options else {},
+        "options": parse(options) if parse and options else {},
         **_statistics(_attributes(attributes.get(_TCA_STATS2, b""))),
     }
 
 
 def _attributes(data: bytes) -> dict[int, bytes]:
-    found, at = {}, 0
+    attributes, at = {}, 0
     while at + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, at)
         if length < _ATTRIBUTE.size:
             break
-        found[kind & _KIND_MASK] = data[at + _ATTRIBUTE.size : at + length]
+        attributes[kind & _KIND_MASK] = data[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
-    return found
+    return attributes
 
 
 def _statistics(groups: Mapping[int, bytes]) -> dict[str, int]:
@@ -237,28 +233,28 @@ def _netem(data: bytes) -> dict[str, Any]:
     latency, limit, loss, gap, duplicate, jitter = _QOPT.unpack_from(data)
     more = _attributes(data[_QOPT.size :])
     of_delay, of_loss, of_duplicates = struct.unpack_from("=3I", more.get(_CORRELATIONS, bytes(12)))
-    told: dict[str, Any] = {"limit": limit, "gap": gap, "ecn": any(more.get(_ECN, b""))}
+    options: dict[str, Any] = {"limit": limit, "gap": gap, "ecn": any(more.get(_ECN, b""))}
     delay_s, jitter_s = (
         struct.unpack("=q", more[kind])[0] / 1e9 if kind in more else ticks * _TICK_S
         for kind, ticks in ((_LATENCY64, latency), (_JITTER64, jitter))
     )
     if delay_s or jitter_s:
-        told["delay"] = {"delay": delay_s, "jitter": jitter_s, "correlation": of_delay / _WHOLE}
+        options["delay"] = {"delay": delay_s, "jitter": jitter_s, "correlation": of_delay / _WHOLE}
     if loss:
-        told["loss-random"] = {"loss": loss / _WHOLE, "correlation": of_loss / _WHOLE}
-    told |= _model(_attributes(more.get(_LOSS, b"")))
+        options["loss-random"] = {"loss": loss / _WHOLE, "correlation": of_loss / _WHOLE}
+    options |= _model(_attributes(more.get(_LOSS, b"")))
     if duplicate:
-        told["duplicate"] = {"duplicate": duplicate / _WHOLE, "correlation": of_duplicates / _WHOLE}
+        options["duplicate"] = {"duplicate": duplicate / _WHOLE, "correlation": of_duplicates / _WHOLE}
     for name, kind in (("reorder", _REORDER), ("corrupt", _CORRUPT)):
         share, correlation = struct.unpack_from("=2I", more.get(kind, bytes(8)))
         if share:
-            told[name] = {name: share / _WHOLE, "correlation": correlation / _WHOLE}
-    told |= _rate(more)
+            options[name] = {name: share / _WHOLE, "correlation": correlation / _WHOLE}
+    options |= _rate(more)
     if _SLOT in more:
-        told["slot"] = _slot(more[_SLOT])
+        options["slot"] = _slot(more[_SLOT])
     if _SEED in more:
-        told["seed"] = struct.unpack("=Q", more[_SEED])[0]
-    return told
+        options["seed"] = struct.unpack("=Q", more[_SEED])[0]
+    return options
 
 
 def _model(models: Mapping[int, bytes]) -> dict[str, Any]:
@@ -267,14 +263,14 @@ def _model(models: Mapping[int, bytes]) -> dict[str, Any]:
         shares = struct.unpack_from("=5I", models[_LOSS_STATE])
         names = ("p13", "p31", "p32", "p14", "p23")
         return {"loss-state": {name: share / _WHOLE for name, share in zip(names, shares, strict=True)}}
-    if _LOSS_GILBERT in models:  # struct tc_netem_gemodel; h is kept, and 1-h is spoken of
+    if _LOSS_GILBERT in models:  # struct tc_netem_gemodel; it has h where tc shows 1-h
         p, r, h, k1 = struct.unpack_from("=4I", models[_LOSS_GILBERT])
         return {"loss-gemodel": {"p": p / _WHOLE, "r": r / _WHOLE, "1-h": 1 - h / _WHOLE, "1-k": k1 / _WHOLE}}
     return {}
 
 
 def _rate(more: Mapping[int, bytes]) -> dict[str, Any]:
-    """Bytes a second, and what the rate counts for each packet on top (struct tc_netem_rate)."""
+    """Bytes per second, and the overhead per packet (struct tc_netem_rate)."""
     rate, overhead, cell, cell_overhead = struct.unpack_from("=IiIi", more.get(_RATE, bytes(16)))
     if _RATE64 in more:
         (rate,) = struct.unpack("=Q", more[_RATE64])
@@ -284,7 +280,7 @@ def _rate(more: Mapping[int, bytes]) -> dict[str, Any]:
 
 
 def _slot(data: bytes) -> dict[str, Any]:
-    """Struct tc_netem_slot: from least to most, or around a mean."""
+    """Struct tc_netem_slot: between two delays, or around a mean."""
     least_ns, most_ns, packets, count, mean_ns, jitter_ns = struct.unpack_from("=qqiiqq", data)
     if jitter_ns:
         times = {"distribution": mean_ns / 1e9, "jitter": jitter_ns / 1e9}
@@ -301,7 +297,7 @@ _RATE_AT = 8  # in struct tc_ratespec
 
 
 def _tbf(data: bytes) -> dict[str, Any]:
-    """As tc counts: the bucket from the time that it takes at the rate, the latency of a full queue beyond it in µs."""
+    """As tc reports: the bucket in bytes, computed from its time at the rate; ``lat``, in µs, of a full queue."""
     attributes = _attributes(data)
     parameters = attributes[_TBF_PARMS]
     (rate,) = struct.unpack_from("=I", parameters, _RATE_AT)
@@ -312,4 +308,4 @@ def _tbf(data: bytes) -> dict[str, Any]:
     return {"rate": rate, "burst": round(rate * bucket_s), "lat": (limit / rate - bucket_s) * 1e6 if rate else 0.0}
 
 
-_OPTIONS: Mapping[str, Callable[[bytes], dict[str, Any]]] = {"netem": _netem, "tbf": _tbf}
+_PARSERS: Mapping[str, Callable[[bytes], dict[str, Any]]] = {"netem": _netem, "tbf": _tbf}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from testbed.agent.protocol import Refused
-from testbed.agent.qdiscs import Qdiscs, Relayed, account
+from testbed.agent.qdiscreader import QdiscReader, RelayedKernel, account
 
 
 def attribute(kind: int, data: bytes) -> bytes:
@@ -64,7 +64,7 @@ def test_each_place_has_its_own_answer_whatever_the_pieces() -> None:
     answers = (message(36, 1, qdisc(limit=5)), end(1), end(2), message(36, 3, qdisc(limit=9)), end(3))
     for piece_bytes in (1, 7, 4096):
         kernel = Kernel(*answers, piece_bytes=piece_bytes)
-        first, second, third = Qdiscs(kernel).get(PLACES)
+        first, second, third = QdiscReader(kernel).get(PLACES)
         assert isinstance(first, dict)
         assert isinstance(third, dict)
         assert (first["options"]["limit"], second, third["options"]["limit"]) == (5, None, 9)
@@ -72,14 +72,14 @@ def test_each_place_has_its_own_answer_whatever_the_pieces() -> None:
 
 
 def test_a_class_that_is_not_there_has_no_qdisc_and_any_other_error_is_told() -> None:
-    assert Qdiscs(Kernel(end(1, 2), end(2, 19), end(3, 1))).get(PLACES) == [
+    assert QdiscReader(Kernel(end(1, 2), end(2, 19), end(3, 1))).get(PLACES) == [
         None, "No such device", "Operation not permitted",
     ]  # fmt: skip
 
 
 def test_a_late_answer_is_nobodys() -> None:
     kernel = Kernel()
-    qdiscs = Qdiscs(kernel)
+    qdiscs = QdiscReader(kernel)
     with pytest.raises(Refused, match="silence"):
         qdiscs.get(PLACES[:1])
     kernel.data = message(36, 1, qdisc(limit=5)) + end(1) + end(2)
@@ -95,7 +95,7 @@ def test_hundreds_are_asked_in_turns_that_a_console_holds() -> None:
             super().send(data)
             self.data += b"".join(end(number) for number, _, _ in self.requests[-len(data) // 36 :])
 
-    assert Qdiscs(Counting()).get([(7, 0x10010 + number) for number in range(250)]) == [None] * 250
+    assert QdiscReader(Counting()).get([(7, 0x10010 + number) for number in range(250)]) == [None] * 250
     assert max(sent) <= 2048
     assert sum(sent) == 250 * 36
 
@@ -138,7 +138,7 @@ def test_a_token_bucket_is_told_as_tc_tells_it() -> None:
 
 def test_a_file_is_written_by_the_helper_or_the_reason_is_told() -> None:
     kernel = Kernel(end(1), end(1, 2), end(2, 2))
-    qdiscs = Qdiscs(kernel)
+    qdiscs = QdiscReader(kernel)
     assert qdiscs.write("/sys/a", "1") is None
     assert qdiscs.write("/sys/b", "1") == "No such file or directory", "the second answer to the first is passed over"
 
@@ -157,7 +157,7 @@ def test_a_console_that_was_overlooked_is_nudged_until_it_answers() -> None:
     console = threading.Thread(target=overlook_the_first)
     console.start()
     try:
-        (found,) = Qdiscs(Relayed(write_fd, read_fd, alive=lambda: None)).get(PLACES[:1])
+        (found,) = QdiscReader(RelayedKernel(write_fd, read_fd, alive=lambda: None)).get(PLACES[:1])
     finally:
         console.join(5)
         for descriptor in (theirs, write_fd, read_fd, answers):
