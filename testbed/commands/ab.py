@@ -44,8 +44,7 @@ _INTERRUPTED, _STATUS_INTERRUPTED = "interrupted", 130
     "--head-image", "head_images", multiple=True, metavar="SERVICE=IMAGE", help="An image of head's; repeatable."
 )
 @click.option("--aa", is_flag=True, help="Compare this checkout with itself: what is then found is a false alarm.")
-@click.option("--pairs", "most_pairs", type=click.IntRange(min=1), help="The most pairs that are run.")
-@click.option("--most-pairs", "most_pairs", type=click.IntRange(min=1), hidden=True)
+@click.option("--most-pairs", "--pairs", "most_pairs", type=click.IntRange(min=1), help="The most pairs that are run.")
 @click.option("--budget", default="10m", show_default=True, metavar="TIME", help="How long pairs may be run.")
 @click.option("--fresh", is_flag=True, help="A new stack, and a new pytest, for each run.")
 @click.option("--dirty", is_flag=True, help="Compare this checkout although it has changes that are not committed.")

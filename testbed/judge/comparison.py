@@ -71,6 +71,11 @@ class Comparison:
         return [each for each in self.judged if each.change is change]
 
     @property
+    def failing(self) -> list[str]:
+        """Tests that failed in every run of both versions: nothing else of them could be compared."""
+        return [each.cell.test for each in self.judged if each.cell.of_outcome and min(each.cell.base + each.cell.head)]
+
+    @property
     def waiting(self) -> list[Judged]:
         """The undecided cells that a comparison waits for."""
         return [each for each in self.of(Change.UNDECIDED) if each.cell.decides]

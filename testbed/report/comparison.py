@@ -37,6 +37,7 @@ def headline(comparison: Comparison) -> str:
 def matters(comparison: Comparison, most: int = LINES_THAT_MATTER) -> list[str]:
     """The lines that matter most: tests that fail now, what regressed, what is undecided, what does not count."""
     lines = [headline(comparison), *map(broken_line, comparison.broken)]
+    lines += [f"{test}: failed in every run of both, so nothing else of it was compared" for test in comparison.failing]
     lines += [cell_line(each) for each in _by_size(comparison.of(Change.REGRESSED)) if not each.cell.of_outcome]
     lines += [f"cannot be compared: {each}" for each in comparison.problems]
     lines += [cell_line(each) for each in comparison.waiting if not _is_broken(comparison, each)]
@@ -207,6 +208,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "thrown_away": list(comparison.thrown_away),
         "unmatched": comparison.unmatched,
         "problems": list(comparison.problems),
+        "failing": comparison.failing,
         "not_judged": list(comparison.not_judged),
         "only": {side: list(tests) for side, tests in comparison.only.items()},
         "broken": [{**vars(each), "change": str(each.change)} for each in comparison.broken],

@@ -179,6 +179,13 @@ def test_as_json_there_is_everything(write: Write) -> None:
     assert cell["effect"] == pytest.approx(0.2)
 
 
+def test_a_test_that_fails_in_both_is_told_although_nothing_regressed(write: Write) -> None:
+    runs = [write(side, *FAST, outcome="failed", reason="boom") for side in "ab"]
+    status, out = judge(*runs)
+    assert (status, out.splitlines()[0]) == (0, "SAME: 1 same (20 pairs)")
+    assert "t.py::test_it: failed in every run of both, so nothing else of it was compared" in out
+
+
 def test_what_a_test_prints_acts_on_no_terminal_and_on_no_page(write: Write) -> None:
     evil = "\x1b[31m<script>|*boom*"
     head = write("b", *FAST, outcome="failed", reason=evil, replay="pytest x")

@@ -254,6 +254,18 @@ def test_a_base_whose_tests_do_not_import_is_told_with_pytests_words(repository:
     assert "No module named 'nowhere_to_be_found'" in err
 
 
+def test_a_base_whose_stack_does_not_start_is_told(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository / "conftest.py").unlink()  # and the lab is testbed's own
+    (repository / "compose.yaml").write_text("services: {api: {image: shop/api}}\n")
+    commit(repository, "unfit")
+    monkeypatch.chdir(repository)
+    message = r"(?s)base \(unfit, .*its stack does not start: .*`image: shop/api` is of unknown content"
+    words = ["--base", "unfit", "--", "--lab", "local", "test_it.py"]
+    with pytest.raises(EnvironmentUnfitError, match=message):
+        CliRunner().invoke(ab, words, standalone_mode=False, catch_exceptions=False)
+    assert trees(repository) == []
+
+
 def test_images_that_are_compared_are_given_to_each_versions_pytest(repository: Path) -> None:
     (repository / "compose.yaml").write_text("services: {api: {image: shop/api}}\n")
     status, _, err = command(
