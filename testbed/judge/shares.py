@@ -29,9 +29,8 @@ def loss(case: Case) -> list[Check]:
     n = case.offered
     reached = len(arrived.keys() - numbered)
     missing = n - reached - min(flight.damaged, n - reached)
-    words = " ".join(f"{name}={value}" for name, value in impairment.words().items() if name in _LOSS_WORDS)
     if impairment.gilbert is not None or impairment.loss_state is not None:
-        return [*checks, *_bursts(case, words, missing)]
+        return [*checks, *_bursts(case, impairment.describe(*_LOSS_WORDS), missing)]
     # A packet that is lost and duplicated arrives once. A packet damaged in its headers never arrives.
     hidden = HEADERS_BYTES / (HEADERS_BYTES + flight.size_bytes)
     low = (impairment.loss_ratio or 0.0) * (1 - (impairment.duplicate_ratio or 0.0))
@@ -42,7 +41,7 @@ def loss(case: Case) -> list[Check]:
         cause = "a full queue (limit), or a receiver that cannot keep up, drops more than was asked"
     else:
         cause = ANOTHER_PATH
-    asked = words.removeprefix("loss=") or "0%"
+    asked = str(impairment.words().get("loss", "0%"))
     return [*checks, case.count_check("loss", asked, k=missing, n=n, low=low, high=high, cause=cause)]
 
 
@@ -54,7 +53,7 @@ def _by_number(impairment: Impairment, numbered: set[int], arrived: Mapping[int,
     return [
         Check(
             field="lost by number",
-            asked=" ".join(f"{name}={value}" for name, value in impairment.words().items() if name.startswith("drop_")),
+            asked=impairment.describe("drop_packets", "drop_every"),
             seen=f"{len(numbered) - len(survivors)} of {len(numbered)}{which}",
             verdict=Verdict.FAILS if survivors else Verdict.HOLDS,
             how="every one of them, and by its number",

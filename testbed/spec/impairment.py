@@ -139,9 +139,10 @@ class Impairment(Features):
             0.0,
         )
 
-    def describe(self) -> str:
-        """In the user's words: ``delay=40ms jitter=5ms loss=2%``; ``clean`` if it does nothing."""
-        return " ".join(f"{name}={value}" for name, value in self.words().items()) or "clean"
+    def describe(self, *names: str) -> str:
+        """In the user's words, or those of ``names``: ``delay=40ms jitter=5ms loss=2%``; ``clean`` without any."""
+        words = self.words().items()
+        return " ".join(f"{name}={value}" for name, value in words if not names or name in names) or "clean"
 
     def words(self) -> dict[str, str | int | bool]:
         """The impairment as a profile has it."""
