@@ -29,7 +29,7 @@ class Attached:
     port: Mapping[str, Any]
     """The agent's account of it."""
     ifindex: int
-    """Of the host's own port on the engine's machine."""
+    """The host's own port on the engine's machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Backend(abc.ABC):
     """Where the hosts of a lab run.
 
     A kind of lab that does not override a method with a body cannot do what it is for. What else it may be able to do
-    is in `wholeness.HostControl`, `succession.AgentOwner` and `connections.Sockets`.
+    is in `wholeness.HostControl`, `succession.AgentOwner` and `connections.TcpTables`.
     """
 
     run_id: str
@@ -87,7 +87,7 @@ class Backend(abc.ABC):
         return None
 
     def run_images(self, _images: Mapping[str, str]) -> None:
-        """Run these images in place of the Compose file's, by service. A lab that runs no images takes no notice."""
+        """Run these images in place of the Compose file's, by service. A lab without images ignores it."""
         return
 
     def facts(self) -> dict[str, Any]:

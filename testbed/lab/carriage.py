@@ -1,7 +1,7 @@
-"""Whether packets were carried as asked: in time, and along the whole path; and what is broken, put right again.
+"""Whether packets were carried in time and along the whole path; broken ports are repaired.
 
-Before a test every attached port's path is read, after it once more. While it runs, the agent that captures watches how
-late each carried kernel is (`testbed.agent.echoes`), or on the host's engine how late its own timer is.
+The path of every attached port is read before and after a test. During the test, the agent that captures measures how
+late each carried kernel is (`testbed.agent.echoes`); on the host's engine, how late its own timer is.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from testbed.lab.ports import Port, Ports
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
 
-# So long one look serves the links that are looked at one after the other.
+# For so long, one reading serves several links that are examined one after the other.
 _FRESH_S = 0.5
 _MACHINE = "this machine's timer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PortPath:
-    """What was read of the way that packets take through a port."""
+    """The path of packets through a port, as it was read."""
 
     amiss: tuple[str, ...]
     """What is wrong with it, in words."""
     gone: bool
-    """Whether it is no more the port that was attached."""
+    """Whether the port that was attached is gone."""
 
 
 class Carriage:
-    """What a lab knows of how its packets are carried, in one test."""
+    """How a lab's packets are carried, in one test."""
 
     def __init__(self, ports: Ports, backend: Backend) -> None:
         self._ports = ports
@@ -45,11 +45,11 @@ class Carriage:
         ports.use, ports.suspect = self.watch, self.suspect
         self._testing = False
         self._watched: set[str] = set()
-        """Carried kernels that are watched; an empty name is this machine's own timer."""
+        """Carried kernels whose lateness is measured; the empty name is this machine's own timer."""
         self._used: set[str] = set()
         self._suspect: set[str] = set()
         self._clocks: dict[str, Any] = {}
-        """Of each carried kernel, as its agent tells of it; none with the host's engine."""
+        """One for each carried kernel, as its agent reports it; none with the host's engine."""
         self._clocked: dict[int, Channel] = {}
         """The agents whose kernels' clocks run, by identity."""
         self._told: dict[str, Any] = {}
@@ -57,12 +57,12 @@ class Carriage:
         self._unknown = ""
         self._beyond_repair: dict[str, list[str]] = {}
         self.warn_only = False
-        """Whether a lateness below `lateness.STOOD_STILL_S` is no more than a warning."""
+        """Whether a lateness below `lateness.STOOD_STILL_S` is only a warning."""
 
     # --- begin and end ---------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Before a test: put every broken port right, and forget how late whatever was before."""
+        """Before a test: repair every broken port, and forget earlier lateness."""
         self._testing = True
         self._watched.clear()
         self._used.clear()
@@ -73,7 +73,7 @@ class Carriage:
         self.repair(self.paths(self._ports))
 
     def end(self) -> None:
-        """After a test: take out what is broken, which nothing else could be asked of; watch no more."""
+        """After a test: remove broken ports, and stop measuring lateness."""
         broken = self.paths(port for port in self._ports if port.name in self._used)
         self.repair(broken)
         if self._watched and self._unknown == "":
@@ -84,15 +84,15 @@ class Carriage:
         self._testing = False
 
     def watch_no_more(self, reason: str) -> None:
-        """How late all is cannot be known in this test."""
+        """Lateness cannot be measured in this test. ``why``: the reason."""
         self._unknown = self._unknown or reason
 
     def suspect(self, port: Port) -> None:
-        """Have a port that did not hold what it was given taken out at the end of the test."""
+        """Note a port that did not hold its impairment: it is removed at the end of the test."""
         self._suspect.add(port.name)
 
     def repair(self, paths: Mapping[str, PortPath]) -> None:
-        """Take every broken port out, so that it is attached anew when it is needed; what is beyond repair is kept."""
+        """Remove every broken port, so that it is attached anew on demand; ports beyond repair are kept."""
         suspect, self._suspect = self._suspect, set()
         for port in self._ports:
             path = paths.get(port.name)
@@ -109,7 +109,7 @@ class Carriage:
     # --- the path --------------------------------------------------------------------------------
 
     def paths(self, ports: Iterable[Port]) -> dict[str, PortPath]:
-        """What is read of these ports now, by name."""
+        """The paths of these ports as they are now, by name."""
         by_agent: dict[int, list[Port]] = {}
         for port in ports:
             by_agent.setdefault(id(port.channel), []).append(port)
@@ -130,7 +130,7 @@ class Carriage:
     # --- time ------------------------------------------------------------------------------------
 
     def watch(self, port: Port) -> None:
-        """Have its kernel watched from now on; once it is, this does nothing.
+        """Measure the lateness of a port's kernel from now on. Does nothing if that is measured already.
 
         Raises ImpairmentNotAppliedError for a port whose path is beyond repair.
         """
@@ -150,21 +150,21 @@ class Carriage:
             self._unknown = str(error)
 
     def settle(self) -> None:
-        """Begin to watch anew, once all that a test asks for is there: to put it there keeps a kernel busy."""
+        """Start the measurement again once all impairments are in force: applying them keeps a kernel busy."""
         if self._watched and not self._unknown:
             self._backend.capture_agent().call("watch_passages", clocks=self._clocks)
 
     def look(self) -> None:
-        """Fetch how late all was until now."""
+        """Fetch the lateness up to now."""
         self._told_at = 0.0
 
     def timed(
         self, evidence: LinkEvidence, ref: LinkRef, port: Port, impairment: Impairment | None, *,
         nothing_passes: bool = False,
     ) -> tuple[LinkEvidence, list[str]]:  # fmt: skip
-        """A link's evidence with how late its carrier was, and why the test does not count for that.
+        """A link's evidence with the lateness of its carrier, and whether the test does not count because of it.
 
-        ``nothing_passes``: of a link that loses everything, only that its carrier stood still is told.
+        ``nothing_passes``: the link loses everything, so only a carrier that stood still matters.
         """
         if not self._testing:
             return evidence, []
@@ -207,7 +207,7 @@ class Carriage:
         ), [problem] if problem else []
 
     def _waits_s(self, ref: LinkRef, kernel: str) -> list[float]:
-        """How long frames waited in the queues before this kernel on a link's way, in seconds."""
+        """How long frames waited in the queues on the way to this kernel; seconds."""
         ways = {(str(ref.receivers_port), "to_host"), (str(ref.senders_port), "from_host")}
         queues = self._told.get("kernels", {}).get(kernel, {}).get("queues", ())
         return [ns / 1e9 for queue in queues if (queue["port"], queue["way"]) in ways for ns in queue["late_ns"]]

@@ -12,19 +12,19 @@ from typing import Any, Protocol
 from testbed.errors import AgentError
 
 ANSWERS_WITHIN_S = 20.0
-"""How long an agent is waited for where nothing else is said."""
+"""How long to wait for an answer by default; seconds."""
 _ONCE_MORE_S = 2.0
-"""How long an agent that has kept silent is waited for when it is asked again."""
+"""How long to wait for an answer of an agent that did not answer the last request; seconds."""
 
 
 class Stream(Protocol):
-    """The seam: how bytes reach an agent, in a container or in a child process."""
+    """How bytes reach an agent, in a container or in a child process."""
 
     def send(self, data: bytes, deadline_s: float) -> None:
         """Write all of it. Raises OSError if the agent is gone, TimeoutError if it does not take it in time."""
 
     def receive(self, deadline_s: float) -> bytes:
-        """Whatever came, at least a byte. Empty at the end of the stream; raises TimeoutError at the deadline."""
+        """The next bytes, at least one. Empty at the end of the stream; raises TimeoutError at the deadline."""
 
     def last_words(self) -> str:
         """What the agent wrote to stderr last, for an error message."""
@@ -37,20 +37,20 @@ class Channel:
     """Calls to one agent; safe to use from several threads, one call at a time."""
 
     def __init__(self, stream: Stream, *, name: str, kill: Callable[[], object] = lambda: None) -> None:
-        """``kill``: what ends an agent that does not answer, nor notice that its stream is closed."""
+        """``kill``: ends an agent that neither answers nor notices that its stream is closed."""
         self.stream = stream
         self._name = name
         self._kill = kill
         self._lock = threading.Lock()
-        # Several channels may be attached to one agent, one after the other: their answers must not be mixed up.
+        # Several channels may use one agent, one after the other; their answers must not be confused.
         self._number = secrets.randbits(40)
         self._pending = b""
         self.lives = True
-        """Whether its stream is whole; of one that has ended there is no more use."""
+        """Whether its stream is whole."""
         self._over = ""
-        """Why there is no more use of it."""
+        """Why the channel cannot be used any more."""
         self.silent_s = 0.0
-        """How long it was waited for in vain since it answered last; seconds."""
+        """How long the agent has not answered; seconds."""
 
     def call(self, operation: str, *, answer_within_s: float | None = None, **arguments: Any) -> Any:
         """Run an operation and return its result. Raises AgentError if it is refused or the agent is gone."""
@@ -68,8 +68,8 @@ class Channel:
                 while True:
                     answer = _answer(self._line(deadline))
                     self.silent_s = 0.0
-                    # A request that timed out earlier may still be answered: that answer is not ours.
-                    # One without a number says that what we sent was no request: it is nobody else's.
+                    # An earlier request that timed out may still be answered; that answer is skipped.
+                    # An answer without a number says that our line was no request, so it is ours.
                     if answer["id"] in (number, None):
                         break
             except TimeoutError:
@@ -84,7 +84,7 @@ class Channel:
 
     @property
     def answers(self) -> bool:
-        """Whether there is use of it: it lives, and has answered what it was asked last."""
+        """Whether it lives and has answered the last request."""
         return self.lives and not self.silent_s
 
     def give_up(self, why: str = "it did not answer") -> None:
@@ -100,7 +100,7 @@ class Channel:
     def _send(self, data: bytes, within_s: float) -> None:
         try:
             self.stream.send(data, within_s)
-        except TimeoutError:  # a part of the line may have been taken: what comes next would be none
+        except TimeoutError:  # the agent may have read a part of the line, so the next line would be damaged
             self.give_up()
             raise
 
@@ -115,7 +115,7 @@ class Channel:
 
 
 def _answer(line: bytes) -> dict[str, Any]:
-    """The answer in a line. Raises ValueError quoting it if it is none."""
+    """The answer in a line. Raises ValueError that quotes the line if it is none."""
     try:
         answer: dict[str, Any] = json.loads(line)
         if {"id", "ok"} <= answer.keys():

@@ -1,7 +1,7 @@
-"""Between two tests: no connection of the one sends anything in the other, and what lives longer is counted.
+"""Between two tests: connections of the first do not send in the second; packets of those that live on are counted.
 
-A program that a test started has ended with it, but its kernel goes on until the other side has acknowledged all. What
-is sent again then would take a place in the next test's sequence.
+A program that a test started ends with the test, but its kernel retransmits until the other side has acknowledged all.
+Such a retransmission would take a number in the next test's sequence.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from testbed.observe.counters import Readings
 from testbed.spec.links import LinkRef
 
 _ENDS_ITSELF_S = 2.0
-"""How long a connection may take to end as TCP ends it, before it is destroyed: what a program at the other end would
-read as an end of the stream would be a reset for it."""
+"""How long a connection may take to close by itself. Then it is destroyed, which its peer sees as a reset."""
 _GONE_S = 2.0
 _WITHOUT_DESTROYING_S = 5.0
 _EVERY_S = 0.02
@@ -30,7 +29,7 @@ class LeftOverWarning(UserWarning):
 
 
 class TcpTables:
-    """What a kind of lab says of its hosts' TCP connections. One that overrides nothing knows of none."""
+    """The TCP connections of a kind of lab's hosts. A lab that overrides nothing knows none."""
 
     @property
     def tcp_hosts(self) -> Sequence[str]:
@@ -68,7 +67,7 @@ class Connections:
         self._learn(self._sockets.tcp_tables())
 
     def begin_body(self) -> None:
-        """Its body begins: what earlier connections send from now on is counted."""
+        """The test's body begins: count what earlier connections send from now on."""
         tables = self._sockets.tcp_tables()
         self._learn(tables)
         self._before = {
@@ -77,16 +76,16 @@ class Connections:
         }
 
     def _learn(self, tables: Mapping[str, Table]) -> None:
-        """Of a host that is looked at for the first time, every connection is an earlier one."""
+        """Note the connections of hosts that are read for the first time: all of them are earlier ones."""
         for host, table in tables.items():
             self._earlier.setdefault(host, {connection.id for connection in table.connections})
 
     def look(self) -> None:
-        """Look at what the earlier ones have sent, if there are any."""
+        """Read what the earlier connections have sent, if there are any."""
         self._now = self._sockets.tcp_tables() if any(self._before.values()) else {}
 
     def crossed(self, ref: LinkRef) -> Crossed | None:
-        """What they had sent on a link at the last look; None if nothing, or if it is not known."""
+        """What they had sent on a link at the last reading; None if nothing, or if that is unknown."""
         before = self._before.get(ref.src)
         if not before or self._now is None or ref.to:
             return None
@@ -96,9 +95,9 @@ class Connections:
         return crossed(before, now, sources=sources, targets=targets, traffic=ref.traffic)
 
     def settle(self) -> str:
-        """Have the connections end that the test began and that only kernels still work on; what is left, or nothing.
+        """End the test's connections that only kernels still work on. Returns those left, as text; empty if none.
 
-        Those that no program has at either end are destroyed at once, the others after a while.
+        Connections without a program at either end are destroyed at once, the others after a while.
         """
         earlier = {id_ for ids in self._earlier.values() for id_ in ids}
         host_of = {

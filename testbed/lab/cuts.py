@@ -1,8 +1,8 @@
-"""Cut links: what the kernel is told for each manner of cut, how it is read back, and what is known of it afterwards.
+"""The state of a cut link: its tc lines, their read-back, and the evidence.
 
-Silent cuts are filters and a netem that loses everything, on the port like any impairment, and asked before them.
-Rejecting cuts are filters at the port's gate, before it, which redirect to a tap where the agent answers; see
-`netem.rejecting`. Either may come and go by itself: a link that flaps.
+A silent cut is filters and a netem that loses everything. They are on the port, before the impairments' filters. A cut
+that rejects is filters at the port's gate, which redirect to a tap where the agent answers; see `netem.rejecting`. A
+link that flaps is cut and mended in turns, in either way.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SILENTLY = {DROP: "silently", REJECT: "rejecting"}
 def ways(
     how: str, minor: int, addresses: Sequence[str], traffic: Traffic, targets: Sequence[str] = (), *, part: int = 0
 ) -> tuple[qdisc.Filter, ...]:
-    """What leads into a cut. At the gate a port's own filters follow fragments, and need none beside them."""
+    """The filters that lead into a cut. The gate needs none for fragments: the port's own filters follow them."""
     chosen = qdisc.cut_filters(minor, addresses, traffic, targets, part=part)
     return tuple(way for way in chosen if how == DROP or "ip_flags" not in way.keys)
 
 
 @dataclass
 class Cut:
-    """A cut that is in force, or comes and goes."""
+    """A cut that is in force, or a link that flaps."""
 
     how: str
     """`DROP` or `REJECT`."""
@@ -48,14 +48,14 @@ class Cut:
     tap: str = ""
     """Where a cut that rejects redirects to."""
     mark: int | None = None
-    """By which answers are told at the gate: they pass."""
+    """The mark of answers, which pass the gate."""
     flapping: Playback | None = None
     up_s: float = 0.0
     down_s: float = 0.0
     lost_before: int = 0
-    """Packets that the netem behind it had lost when it was put there: that of an earlier cut counts on."""
+    """Packets that the netem behind it had lost before: an earlier cut's netem keeps its count."""
     answered_before: Mapping[str, int] = field(default_factory=dict)
-    """How this sender's rejected packets had been answered when it was put there: `agent.rejecting.Tap`."""
+    """How this sender's rejected packets had been answered before: `agent.rejecting.Tap`."""
 
     @property
     def at_gate(self) -> bool:
@@ -63,7 +63,7 @@ class Cut:
         return self.how == REJECT
 
     def prepare(self) -> list[str]:
-        """The lines that make what its filters lead to."""
+        """The tc lines for what its filters lead to."""
         return [] if self.at_gate else qdisc.cut(self.device, self.minor, ())
 
     def put(self) -> list[str]:
@@ -79,7 +79,7 @@ class Cut:
         return [way.delete(self.device) for way in self.ways]
 
     def show(self) -> str:
-        """The read-back of its filters, among others."""
+        """The tc line that reads its filters back, among others."""
         return rejecting.show(self.device) if self.at_gate else qdisc.show_filters(self.device)
 
     def handles(self) -> list[tuple[int, int]]:
@@ -99,10 +99,10 @@ class Cut:
         return readback.differences(qdisc.CUT, readback.find_netem(qdiscs, qdisc.cut_minor(self.minor)))
 
     def lost_packets(self, at_gate: Any, qdiscs: Any, answered: Mapping[str, int] | None = None) -> int:
-        """How many packets went into it, by the filters at the gate or by the netem, which counts all cuts.
+        """Number of packets that met it, by the filters at the gate or by the netem, which counts all cuts.
 
-        A gate's filters that come and go count from 0 each time. Then it is what the tap has read of their sender since
-        (``answered``): what other cuts reject of it at the same time is among it.
+        The gate's filters of a link that flaps count from 0 each time. Then the tap's count of their sender is used
+        (``answered``), which includes packets that other cuts reject.
         """
         if self.at_gate and self.flapping is not None:
             return 0 if answered is None else answered["read"] - self.answered_before.get("read", 0)
@@ -121,7 +121,7 @@ class Cut:
     # --- flapping --------------------------------------------------------------------------------
 
     def flap(self, name: str, up_s: float, down_s: float) -> Playback:
-        """Have it come and go: first the link is up."""
+        """Its timeline as a link that flaps; the link is up first."""
         self.up_s, self.down_s = up_s, down_s
         moments = (Moment(at_s=0.0, impairment=CLEAN), Moment(at_s=up_s, impairment=qdisc.CUT))
         schedule = Schedule(moments=moments, repeat_s=round(up_s + down_s, 9))
@@ -129,7 +129,7 @@ class Cut:
         return self.flapping
 
     def step_differences(self, cut: bool, seen: Any) -> list[readback.Difference]:
-        """Whether a step that cuts, or mends, was taken: from the filters that were read back behind it."""
+        """Whether a step cut or mended the link, by the filters that were read back after it."""
         filters = seen or ()
         if not cut:
             return [readback.Difference("filter", "none", way) for way in self.left(filters)]
@@ -181,11 +181,11 @@ def evidence(
     another_path: str = "",
     past: Sequence[str] = (),
 ) -> LinkEvidence:
-    """What is known of a cut: whether the kernel held it, how many packets met it and what became of them.
+    """The evidence of a cut: whether the kernel held it, how many packets met it, and their fate.
 
-    ``answered``: how the agent has answered what it rejected of this sender, on this link and on others. ``others``: so
-    many fragmented datagrams of other traffic met it, too. ``elsewhere``: how many packets took which other network;
-    what is to be done if none met the cut is ``another_path``. ``past``: how packets may have gone past it.
+    ``answered``: how the agent answered this sender's rejected packets, on this link and others. ``others``: number of
+    fragmented datagrams of other traffic that met it. ``elsewhere``: how many packets took which other network;
+    ``another_path``: what to do if none met the cut. ``past``: ways by which packets may have passed it.
     """
     seen = f"{_plural(lost_packets, 'packet')} {'rejected' if cut.at_gate else 'lost'}"
     if answered is not None:

@@ -1,4 +1,4 @@
-"""Cut links, have them come and go, and mend them; each read back."""
+"""Cut links, make them flap, and mend them; each change is read back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from testbed.spec.links import LinkRef
 from testbed.spec.topology import Topology
 from testbed.text import shown
 
-# A step within 10 ms of its time, and one apart from the next.
+# Steps are at most 10 ms late, and must not run into the next one.
 _SHORTEST_FLAP_S = 0.05
 _GATE_NEEDS = {
     engine: f"To reject, the machine's own kernel must have {', '.join(names)}: modprobe -a {' '.join(names)}"
@@ -85,7 +85,7 @@ class Cutter:
             self._elsewhere.watch(ref)
 
     def flap(self, refs: Sequence[LinkRef], up_s: float, down_s: float, *, reject: bool) -> None:
-        """Have these links come and go from now on, all at the same moment. Raises ImpairmentNotAppliedError."""
+        """Make these links flap from now on, all in step. Raises ImpairmentNotAppliedError."""
         how = cuts.REJECT if reject else cuts.DROP
         for ref in refs:
             self.mend(ref)
@@ -106,7 +106,7 @@ class Cutter:
     def mend(self, ref: LinkRef) -> None:
         """End the cut of one direction and read back that nothing leads into it. Raises LabError.
 
-        What it was, and whether it held until now, goes into the next `Verifier.verify`.
+        The next `Verifier.verify` reports it, and whether it held until now.
         """
         if (cut := self._of(ref)) is None:
             return
@@ -139,13 +139,13 @@ class Cutter:
         return None if source is None else source.cut
 
     def around(self, ref: LinkRef) -> LinkRef | None:
-        """A cut, or a link that flaps, that all packets of this link meet; None if there is none."""
+        """The cut, or flapping link, that all packets of this link meet; None if there is none."""
         port = self._ports.of(ref)
         sources = port.sources.items() if port is not None else ()
         return next((other for other, source in sources if source.cut is not None and other.covers(ref)), None)
 
     def fetch_steps(self, ref: LinkRef, *, halt: bool = False) -> None:
-        """Fetch the steps of a link that flaps; ``halt``: and end it, as it is."""
+        """Fetch the steps of a link that flaps. ``halt``: also stop it, in its present state."""
         cut = self._of(ref)
         if cut is None or cut.flapping is None:
             return
@@ -157,14 +157,14 @@ class Cutter:
         self._ledger.add_steps(ref, look(self._ports.known(ref)[0].channel, differences).taken)
 
     def evidence(self, ref: LinkRef) -> LinkEvidence:
-        """What is known of a cut at this moment. Raises LabError if the link is not cut."""
+        """The evidence of a cut at this moment. Raises LabError if the link is not cut."""
         if self._of(ref) is None:
             raise LabError(f"{ref} is not cut")
         self.fetch_steps(ref)
         return self._look(ref)[0]
 
     def _look(self, ref: LinkRef) -> tuple[LinkEvidence, list[readback.Difference], int, list[str]]:
-        """What is known of a cut, how it differs from what was asked, how many packets met it, and what was late."""
+        """The evidence of a cut, its differences, the number of packets that met it, and problems of lateness."""
         port, source = self._ports.known(ref)
         cut = source.cut
         assert cut is not None  # noqa: S101  # both callers have looked
@@ -177,7 +177,7 @@ class Cutter:
     def examine(
         self, ref: LinkRef, cut: cuts.Cut, reading: Reading
     ) -> tuple[LinkEvidence, list[readback.Difference], list[str]]:
-        """What is known of a cut, how it differs from what was asked, and why the test does not count."""
+        """The evidence of a cut, its differences, and why the test does not count."""
         self.fetch_steps(ref)
         differences = self._differences(cut, reading)
         evidence, late = self._evidence(ref, cut, reading, differences)
@@ -189,14 +189,14 @@ class Cutter:
         return cut.differences(reading.at_gate if cut.at_gate else reading.filters, reading.qdiscs)
 
     def _answered(self, ref: LinkRef, cut: cuts.Cut) -> Mapping[str, int] | None:
-        """How the rejected packets of a link's source were answered so far; None of a silent cut."""
+        """How the rejected packets of a link's source were answered so far; None for a silent cut."""
         port, source = self._ports.known(ref)
         return port.channel.call("rejected", ifindex=source.ifindex) if cut.at_gate else None
 
     def _evidence(
         self, ref: LinkRef, cut: cuts.Cut, reading: Reading, differences: Sequence[readback.Difference]
     ) -> tuple[LinkEvidence, list[str]]:
-        """What is known of a cut, and why the test does not count for its carrier's lateness."""
+        """The evidence of a cut, and why the test does not count because of its carrier's lateness."""
         port, source = self._ports.known(ref)
         answered = self._answered(ref, cut)
         steps = [step for step in self._ledger.stepped.get(ref, ()) if step.cut is not None]
@@ -217,7 +217,7 @@ class Cutter:
         return self._carriage.timed(evidence, ref, port, None, nothing_passes=cut.flapping is None)
 
     def lost_packets(self, ref: LinkRef) -> int:
-        """How many packets the cuts of a link have swallowed or rejected."""
+        """Number of packets that the cuts of a link have lost or rejected."""
         source = self._ports.source(ref)
         if source is None:
             return 0
@@ -228,7 +228,7 @@ class Cutter:
                 filters = flat(self._ports.tc(port, [source.cut.show()], source, at_gate=True)["shown"])
                 rejected += source.cut.lost_packets(filters, (), self._answered(ref, source.cut))
         except AgentError as error:
-            if error.kind != "gone":  # with the port, or with the source's own, went what it had counted
+            if error.kind != "gone":  # its counters went with the port
                 raise
             return 0
         return rejected + (0 if netem is None else readback.counters(netem).dropped_packets)
@@ -239,7 +239,7 @@ class Cutter:
         """A cut goes with its port."""
 
     def move_in(self, port: Port, *, but: LinkRef | None) -> None:
-        """Cut the links of a port on the new one in its place as they were."""
+        """Cut links on a new port as they were cut on the one before it."""
         for ref, source in port.sources.items():
             if ref == but or source.cut is None:
                 continue
@@ -256,7 +256,7 @@ class Cutter:
         if source.cut is not None and source.cut.how == how:
             return
         before, cut = source.cut, self._new(port, ref, how)
-        source.cut = cut  # or half of it: mending takes off what is there
+        source.cut = cut  # perhaps only a part of it; mending removes what is there
         try:
             self._put(port, ref, cut, [*cut.prepare(), *cut.put()], [cut.show()])
         except BaseException:
@@ -270,7 +270,7 @@ class Cutter:
             source.cut = cut
 
     def _new(self, port: Port, ref: LinkRef, how: str) -> cuts.Cut:
-        """A cut that is not there yet, with all that it needs. Raises InvalidValueError, EnvironmentUnfitError."""
+        """A new cut, with what it needs. Raises InvalidValueError, EnvironmentUnfitError."""
         source = port.sources[ref]
         self._ports.watch_fragments(ref)
         ways = cuts.ways(how, source.minor, source.addresses, ref.traffic, source.targets, part=source.part)
@@ -319,7 +319,7 @@ class Cutter:
             )
 
     def _prepare(self, ref: LinkRef, up_s: float, down_s: float, how: str) -> None:
-        """Have the agent ready to let a link come and go."""
+        """Prepare a flapping link at the agent."""
         port = self._ports.ready(ref)
         source, cut = port.sources[ref], self._new(port, ref, how)
         running = cut.flap(f"{ref} on {ref.network}", up_s, down_s)
@@ -336,13 +336,13 @@ class Cutter:
         )
 
     def _take_off(self, port: Port, cut: cuts.Cut) -> tuple[Any, list[str]]:
-        """Take a cut's filters off; tc's answer, and which are there still."""
+        """Remove a cut's filters. Returns tc's answer, and the filters that are still there."""
         answer = self._ports.tc(port, [*cut.delete(), cut.show()], at_gate=cut.at_gate)
         return answer, cut.left(answer["shown"][-1]) if answer["shown"] else ["nothing can be read back: perhaps"]
 
 
 def _refuse_rejection(port: Port, ref: LinkRef) -> None:
-    """What rejects comes before what is silent: a part that is lost silently cannot be within it."""
+    """Refuse a silent cut of a part of traffic that is rejected: filters that reject come first."""
     for other, source in port.sources.items():
         within = other != ref and ref.covers(other)
         if within and source.cut is not None and not source.cut.at_gate:
@@ -368,7 +368,7 @@ def check_flap(topology: Topology, text: str, *, up: str, down: str) -> tuple[tu
 
 
 def flapping_times(up: str, down: str) -> tuple[float, float]:
-    """How long a link that flaps is whole, and cut; seconds. Raises InvalidValueError with every problem."""
+    """How long a link that flaps is up and cut in each turn; seconds. Raises InvalidValueError with every problem."""
     times, problems = [], list[str]()
     for name, text in (("up", up), ("down", down)):
         try:

@@ -1,4 +1,4 @@
-"""Other ways from one end of an impaired link to the other: networks that the two share, and what is counted there."""
+"""Other paths between the ends of an impaired link: shared networks, and the packets counted there."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from testbed.text import shown
 
 @dataclass
 class Watched:
-    """One way that is not the impaired one."""
+    """One path beside the impaired link."""
 
     port: Port
     minor: int
     before: dict[LinkRef, int] = field(default_factory=dict)
-    """Packets that had gone this way when a link was impaired or cut, for each of which it is another way."""
+    """Packets that had taken this path when each link beside it was impaired or cut."""
 
 
 class Elsewhere:
-    """The other ways of a lab's impaired and cut links."""
+    """The other paths of a lab's impaired and cut links."""
 
     def __init__(self, ports: Ports, whole: Wholeness, backend: Backend) -> None:
         self._ports = ports
         self._whole = whole
         self._backend = backend
         self.watched: dict[LinkRef, Watched] = {}
-        """By the link that each way would be."""
+        """By the link that each path would be."""
 
     def watch(self, ref: LinkRef) -> None:
-        """Count what goes from one end of an impaired or cut link to the other over another network that they share."""
+        """Count packets from one end of a link to the other that take a second network, which both ends share."""
         topology = self._backend.topology
         ends = [topology.service_of(host) for host in (ref.src, ref.dst)]
         shared = [
@@ -50,7 +50,7 @@ class Elsewhere:
                     watched = self._begin(ref, network)
                     if watched is None:
                         continue
-                    # What it counts, the counts of a whole of which it is a part miss from now on.
+                    # From now on, the counter of the whole link misses the packets of this part.
                     wholes = {whole for known in self.watched.values() for whole in known.before if _is_way(key, whole)}
                     watched.before.update(dict.fromkeys(wholes, 0))
                     self.watched[key] = watched
@@ -60,10 +60,10 @@ class Elsewhere:
             except AgentError as error:
                 if error.kind != "gone":
                     raise
-                self.watched.pop(key, None)  # a host was started again: begun anew the next time
+                self.watched.pop(key, None)  # a host was started again; counting begins anew the next time
 
     def _begin(self, ref: LinkRef, network: str) -> Watched | None:
-        """None where the kernel cannot count: the other path then goes unseen."""
+        """None where the kernel cannot count; packets on the other path are not noticed then."""
         if not self._backend.counts_classes:
             return None
         port = self._port(ref.dst, network)
@@ -81,7 +81,7 @@ class Elsewhere:
         return Watched(port=port, minor=minor)
 
     def _port(self, host: str, network: str) -> Port:
-        """The port toward a host in the machine's own kernel, which counts whoever executes netem."""
+        """The port toward a host in the machine's own kernel, which can count with either netem engine."""
         if self._backend.netem_engine == "host":
             return self._ports.attached(host, network)
         for known in self.watched.values():
@@ -90,11 +90,11 @@ class Elsewhere:
         return Port.of(self._backend.attach(host, network, to_count=True))
 
     def forget(self, ports: Collection[str]) -> None:
-        """Count no more at ports of these names, which are gone."""
+        """Forget ports of these names, which are gone."""
         self.watched = {ref: watched for ref, watched in self.watched.items() if watched.port.name not in ports}
 
     def went(self, ref: LinkRef) -> dict[str, int]:
-        """How many packets took each other network since the link was impaired or cut."""
+        """Number of packets per other network since the link was impaired or cut."""
         went: dict[str, int] = {}
         for other, watched in self.watched.items():
             if ref in watched.before:
@@ -108,7 +108,7 @@ class Elsewhere:
         return {network: packets for network, packets in went.items() if packets}
 
     def problem(self, ref: LinkRef) -> str | None:
-        """Why a test does not count whose link has both ends on a network that the Compose file does not have."""
+        """A problem if both ends of a link are on a network that is not in the Compose file; None if not."""
         shared = set(self._whole.networks(ref.src)) & set(self._whole.networks(ref.dst))
         strange = sorted(shared - set(self._backend.topology.networks_of(ref.src)))
         if not strange:
@@ -127,12 +127,12 @@ class Elsewhere:
 
 
 def ways(went: dict[str, int]) -> str:
-    """How many packets took which network, in words."""
+    """The packets per network, in words."""
     return ", ".join(f"{packets} packets took `{network}`" for network, packets in went.items())
 
 
 def _is_way(other: LinkRef, ref: LinkRef) -> bool:
-    """Whether packets of the one are packets of the other on another network."""
+    """Whether two links carry the same traffic on different networks."""
     return other.network != ref.network and ref.covers(replace(other, network=ref.network))
 
 

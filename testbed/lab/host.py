@@ -1,4 +1,4 @@
-"""A host as its lab's users see it: where programs run; and the programs."""
+"""Hosts and programs as a lab's users see them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Program(abc.ABC):
 
     @property
     def account(self) -> ProgramRun | None:
-        """What the results say of it; None if that is not known."""
+        """What the results file says about it; None if that is unknown."""
         return None
 
     @abc.abstractmethod
@@ -251,12 +251,12 @@ class Host(abc.ABC):
         """Follow what its main program prints; a context manager."""
 
     def end_test(self) -> None:
-        """Let go of what a test alone needed."""
+        """Release what only the test needed."""
         return
 
 
 class Log(Protocol):
-    """What a host's main program prints, while it does; a context manager."""
+    """The output of a host's main program, line by line as it comes; a context manager."""
 
     def __enter__(self) -> Self:
         """Begin to read."""
@@ -267,7 +267,7 @@ class Log(Protocol):
         """Let go of it."""
 
     def when(self, line: str, deadline_s: float) -> int | None:
-        """Wait for a line; when it was first printed, in nanoseconds since the epoch. None if it was not in time."""
+        """Wait for a line. Returns when it was first printed, in ns since the epoch; None after the deadline."""
 
 
 def check_signal(name: object) -> None:
@@ -277,5 +277,5 @@ def check_signal(name: object) -> None:
 
 
 def seconds(text: str, name: str = "timeout") -> float:
-    """A deadline in the user's words, in seconds."""
+    """The seconds of a deadline such as ``"10s"``."""
     return units.parse_time(text, name=name)

@@ -1,4 +1,4 @@
-"""Put impairments on links, have timelines run there, and take all off again; each read back."""
+"""Apply impairments to links, play timelines, and clear them; each change is read back."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Impairer:
         self._elsewhere = elsewhere
         self._backend = backend
         self.before_first: Callable[[LinkRef], None] = lambda _ref: None
-        """Done before a link is impaired; may raise ImpairmentNotAppliedError."""
+        """Called before a link is impaired; may raise ImpairmentNotAppliedError."""
         self.putting: Callable[[LinkRef, bool], AbstractContextManager[None]] = lambda _ref, _again: nullcontext()
-        """What is done around putting an impairment on a link; True where it is put again, for its sequence's sake."""
+        """Wraps the writing of an impairment. Its second argument: whether the sequence only begins again."""
         ports.tenants.append(self)
 
     # --- as asked --------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ class Impairer:
         return applied
 
     def play(self) -> None:
-        """Begin every timeline that is prepared, all at the same moment, which is their 0 s."""
+        """Begin every prepared timeline at the same moment, their 0 s."""
         begin_together(
             (port.channel, source.running)
             for port in self._ports
@@ -79,19 +79,19 @@ class Impairer:
         self._write(ref, impairment, time.perf_counter(), afresh=True)
 
     def restore(self, ref: LinkRef, impairment: Impairment, running: Playback | None) -> None:
-        """Write again what a link had, and prepare its timeline for `play`; not in the history."""
+        """Write an earlier impairment again, and prepare its timeline for `play`; not in the history."""
         self._write_or_renew(ref, impairment, time.perf_counter())
         if running is not None:
             self._prepare(ref, running)
 
     def restart(self, ref: LinkRef, *, keep_queue: bool) -> None:
-        """Begin a link's sequence of random numbers, or of numbered packets, once more; ``keep_queue``: in place."""
+        """Begin a link's sequence of random numbers, or packet numbers, again. ``keep_queue``: change it in place."""
         port, _ = self._ports.known(ref)
         with self.putting(ref, True):
             self._write(ref, port.applied[ref], time.perf_counter(), afresh=not keep_queue)
 
     def clear(self, ref: LinkRef) -> None:
-        """Take a link's impairment off and read back that it is gone."""
+        """Remove a link's impairment, and read back that it is gone."""
         port = self._ports.of(ref)
         if port is None or ref not in port.applied:
             return
@@ -99,7 +99,7 @@ class Impairer:
         self.halt(ref)
         lines = [qdisc.clear(port.device, source.minor)]
         if ref.traffic != ALL_TRAFFIC or source.counted:
-            # A part of the traffic would be kept from what the whole link is impaired with next.
+            # The filters of a part would keep its traffic from the whole link's next impairment.
             filters = qdisc.filters(source.minor, source.addresses, ref.traffic, part=source.part)
             lines += [filter_.delete(port.device) for filter_ in filters]
             lines += [qdisc.stop_counting(port.device, source.minor)] if source.counted else []
@@ -118,7 +118,7 @@ class Impairer:
     # --- as it is --------------------------------------------------------------------------------
 
     def now(self, ref: LinkRef) -> tuple[Impairment, Mapping[str, Any] | None]:
-        """What an impaired link is impaired with at this moment, and the kernel's own account of it, or None."""
+        """The impairment of a link at this moment, and the kernel's own account of it, or None."""
         port, source = self._ports.known(ref)
         impairment = port.applied[ref]
         if source.running is None:
@@ -130,7 +130,7 @@ class Impairer:
         return impairment, self._ports.netem(ref)
 
     def impairments(self) -> dict[LinkRef, Impairment]:
-        """What each impaired link is impaired with; of a timeline, the step in force."""
+        """The impairment of each impaired link; of a timeline, the step in force."""
         return {ref: self.now(ref)[0] for ref in self._ports.impaired}
 
     def fetch_steps(self, ref: LinkRef) -> None:
@@ -160,7 +160,7 @@ class Impairer:
         source.running = running
 
     def halt(self, ref: LinkRef) -> None:
-        """Stop a link's timeline, if one runs, where it is."""
+        """Stop a link's timeline, if one runs, at its present step."""
         port, source = self._ports.of(ref), self._ports.source(ref)
         if port is None or source is None or source.running is None:
             return
@@ -173,7 +173,7 @@ class Impairer:
     # --- a port that begins anew: `ports.Tenant` -------------------------------------------------
 
     def evict(self, port: Port) -> None:
-        """Stop the timelines of a port that is no more: what they did is kept, and that they did not go on."""
+        """Stop the timelines of a port that is gone. Keeps their steps, and notes that they ended early."""
         for ref, source in port.sources.items():
             if source.running is None:
                 continue
@@ -183,7 +183,7 @@ class Impairer:
                 steps.append(replace(steps[-1], complaint=complaint))
 
     def move_in(self, port: Port, *, but: LinkRef | None) -> None:
-        """Put the impairments of a port on the new one in its place."""
+        """Write the impairments of a port on the new one in its place."""
         for ref, source in port.sources.items():
             if ref != but and source.impairment is not None:
                 self._write(ref, source.impairment, time.perf_counter())
@@ -191,7 +191,7 @@ class Impairer:
     # --- how it gets there -----------------------------------------------------------------------
 
     def _write_or_renew(self, ref: LinkRef, impairment: Impairment, started: float) -> Applied:
-        """Put an impairment on a link, on a new port if its own is gone, and read it back."""
+        """Write an impairment, on a new port if the old one is gone, and read it back."""
         self.before_first(ref)
 
         def write() -> Applied:
@@ -246,7 +246,7 @@ class Impairer:
             self._look_at_former(ref, former, readback.find_netem(answer["shown"].pop(0), minor))
         port.rooted = port.rooted or not any(line in failed for line in qdisc.root(device))
         if command not in failed:
-            # The kernel holds something new for this source, whether or not it is what was asked.
+            # The kernel now holds something new for this source, right or wrong.
             source.spare, source.impairment = spare, impairment
         source.counted = source.counted or by_number
         complaints = [f"{qdisc.describe(complaint['line'])}: {complaint['text']}" for complaint in answer["complaints"]]
@@ -275,7 +275,7 @@ class Impairer:
         )
 
     def _look_at_former(self, ref: LinkRef, former: Impairment, netem: Mapping[str, Any] | None) -> None:
-        """Whether an impairment still held when another took its place; if not, the next `verify` says so."""
+        """Check that an impairment held until another replaced it; if not, the next `verify` reports it."""
         if differences := readback.differences(former, netem):
             evidence = replace(
                 lost(self._ledger, ref, former), warnings=[str(difference) for difference in differences]
@@ -283,7 +283,7 @@ class Impairer:
             self._ledger.over.append((evidence, [self._ports.not_applied(ref, differences, HELD)]))
 
     def _begin_counting_copies(self, port: Port, source: Source) -> None:
-        """Note what the port's root saw beyond what was brought to it: what is more, from now on, are second copies."""
+        """Note by how much the root's count exceeds the port's arrivals; any further excess is duplicates."""
         if port.entry is None:
             return
         lines = [*show_entry(port), qdisc.show(port.device)]
@@ -292,12 +292,12 @@ class Impairer:
             source.beyond_before = counting.beyond(*answer["shown"])
 
     def _store_tables(self, port: Port, impairment: Impairment) -> None:
-        """Have the agent keep the tables of one's own that tc is to read. Raises InvalidValueError."""
+        """Store the user's delay tables at the agent, for tc to read. Raises InvalidValueError."""
         for name in impairment.own_tables:
             self._ports.store(port, name, reading.read_bytes(find_table(self._backend.tables, name)))
 
     def store_count(self, port: Port, impairment: Impairment) -> str:
-        """Have the agent keep the program that drops packets by number; its path. Raises EnvironmentUnfitError."""
+        """Store a program that drops packets by number at the agent. Returns its path; raises EnvironmentUnfitError."""
         name = f"{indexed.tag(impairment.drop_packets, impairment.drop_every)}.o"
         path = self._ports.store(port, name, indexed.elf_object(impairment.drop_packets, impairment.drop_every))
         if self._backend.netem_engine == "host" and (reason := port.channel.call("try_program", path=path)):
@@ -308,7 +308,7 @@ class Impairer:
         return path
 
     def dropped_by_number(self, ref: LinkRef) -> int:
-        """How many packets of a link ``drop_packets`` and ``drop_every`` have lost since they were put there."""
+        """Number of packets that the current ``drop_packets`` and ``drop_every`` have lost on a link."""
         source = self._ports.source(ref)
         if source is None or not source.counted:
             return 0
@@ -320,7 +320,7 @@ class Impairer:
 def netem_differences(
     impairment: Impairment, netem: Mapping[str, Any] | None, qdiscs: Any, filters: Any
 ) -> list[readback.Difference]:
-    """Every way in which what the kernel holds for one link is not what was asked."""
+    """Every difference between what was asked for a link and what the kernel holds."""
     differences = readback.differences(impairment, netem) + readback.bucket_differences(impairment, qdiscs, netem)
     return differences + (readback.count_differences(impairment, filters) if impairment.by_number else [])
 

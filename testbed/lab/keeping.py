@@ -1,4 +1,4 @@
-"""Captures kept for a test: begun at each port as it is impaired, written to files or forgotten when it is over."""
+"""Captures of a test's packets: started at each port as it is impaired, saved or dropped at its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from testbed.spec.links import LinkRef, PortRef
 
 _NAME_LENGTH = 120
-# Following a packet from side to side takes some 20 µs, and the user waits for it.
+# To follow a packet through a port takes some 20 µs, and the user waits.
 _MOST_NUMBERED = 50_000
 
 
@@ -30,20 +30,20 @@ class KeptCaptures:
     """The captures of one test."""
 
     def __init__(self, lab: Lab, folder: Path, *, below: Path) -> None:
-        """``folder``: where this test's files go; what an earlier run of it left there is removed.
+        """``folder``: for this test's files; those of an earlier run are removed.
 
-        Nothing is written or removed through a symbolic link between ``below`` and there: see `save`.
+        Nothing is written or removed through a symbolic link between ``below`` and ``folder``: see `save`.
         """
         self._lab = lab
         self._folder = folder
         self._below = below
         self._running: dict[PortRef, list[tuple[Port | None, PortCapture]]] = {}
         self._began: dict[LinkRef, tuple[int, int]] = {}
-        """Between which two times each link's sequence began; CLOCK_MONOTONIC in ns."""
+        """The two times between which each link's sequence began; CLOCK_MONOTONIC in ns."""
         self.losses: list[str] = []
-        """What each link lost, by the packets' numbers; known once it is saved."""
+        """The packets that each link lost, by number; known after `save`."""
         self.failed = ""
-        """Why packets of some port could not be captured; empty if they could."""
+        """Why the packets of a port could not be captured; empty if they could."""
         try:
             refuse_links(folder, below)
             for path in (*folder.glob("*.pcapng"), folder / "lost.txt"):
@@ -53,9 +53,9 @@ class KeptCaptures:
 
     @contextmanager
     def putting(self, ref: LinkRef, again: bool) -> Iterator[None]:
-        """Capture at the link's port from before an impairment is put there; ``again``: its sequence begins once more.
+        """Capture at the link's port, beginning before the impairment. ``again``: only its sequence begins again.
 
-        If it cannot be done the test goes on without.
+        If capturing fails, the test continues without.
         """
         if not again:
             self._begin(ref)
@@ -76,7 +76,7 @@ class KeptCaptures:
             return None
 
     def _begin(self, ref: LinkRef) -> None:
-        """Begin to capture at the link's port, unless that is done already and the port is still the same."""
+        """Begin to capture at the link's port, unless a capture runs there already."""
         port = self._lab.ports.of(ref)
         known = self._running.setdefault(ref.receivers_port, [])
         if known and known[-1][0] is port:
@@ -90,9 +90,9 @@ class KeptCaptures:
             known.append((port, capture))
 
     def save(self) -> list[Path]:
-        """End every capture and write it, and what was lost to ``lost.txt``; the files' paths.
+        """End every capture and write it, and the lost packets to ``lost.txt``. Returns the files' paths.
 
-        Raises LabError if they cannot be had, OSError if they cannot be written.
+        Raises LabError if a capture cannot be fetched, OSError if it cannot be written.
         """
         saved = []
         for port, captures in self._running.items():
@@ -108,7 +108,7 @@ class KeptCaptures:
         return saved
 
     def _losses(self, capture: PortCapture) -> list[str]:
-        """What each link that was impaired at a port has lost since."""
+        """A line for each link impaired at a port: the packets that it has lost."""
         here = {
             applied.link: applied.impairment
             for applied in self._lab.ledger.history
@@ -151,7 +151,7 @@ class KeptCaptures:
 
 
 def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Rising numbers as ranges, first and last."""
+    """Ascending numbers as ranges, first to last."""
     ranges: list[tuple[int, int]] = []
     for number in numbers:
         if ranges and ranges[-1][1] == number - 1:
@@ -162,7 +162,7 @@ def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 def file_name(test_id: str) -> str:
-    """A test's id as the name of a folder, another for each test."""
+    """A folder's name for a test's id; different ids give different names."""
     plain = re.sub(r"[^\w.\-]+", "_", test_id).strip("_.")
     if len(plain) <= _NAME_LENGTH and plain == test_id:
         return plain
