@@ -126,7 +126,7 @@ class Lab(Recording, Backend, HostControl, AgentOwner, TcpTables):
     """Hosts and links that are up together; a context manager."""
 
     def __init__(self, say: Callable[[str], None] = lambda _text: None) -> None:
-        """``say``: takes a line about what is going on."""
+        """``say``: called with each line about the lab's progress."""
         self._say = say
         self.ledger = Ledger()
         self.ports = Ports(self)
@@ -238,8 +238,8 @@ class Lab(Recording, Backend, HostControl, AgentOwner, TcpTables):
     ) -> dict[LinkRef, list[Check]]:
         """Send probes over each direction of a link, and compare what arrives with the impairment.
 
-        Takes a few seconds per direction. ``alpha``: the probability that a direction that is as asked fails.
-        ``most_s``: for how long probes are sent, per direction; seconds. ``tolerance``: the relative error of a share
+        Takes a few seconds per direction. ``alpha``: the probability that a correct direction fails.
+        ``most_s``: the longest sending time per direction, seconds. ``tolerance``: the relative error of a share
         (of losses, duplicates, …) to detect with 90 % power, 0.5 for 50 %; raises InvalidValueError before probes are
         sent if that takes longer than ``most_s``. Without it, the checks say what can be detected in that time.
         Afterwards the link's random sequence begins anew. Raises ImpairmentNotAppliedError naming each field that is
@@ -297,7 +297,7 @@ class Lab(Recording, Backend, HostControl, AgentOwner, TcpTables):
         """
         _check_truth("reject", reject)
         refs = self._part_of(traffic, lambda part: self.topology.links_between(*groups, traffic=part))
-        return self._cut(refs, reject=reject, watched=False)  # on every network: there is no other to watch
+        return self._cut(refs, reject=reject, watched=False)  # no other path is left to watch
 
     def isolate(self, host: str, *, traffic: str = "", reject: bool = False) -> tuple[LinkRef, ...]:
         """Cut every link of a host, or of several, as in ``"a[*]"``. Arguments: see `partition`."""
@@ -373,6 +373,6 @@ class Lab(Recording, Backend, HostControl, AgentOwner, TcpTables):
 
 
 def _check_truth(name: str, value: object) -> None:
-    """Refuse what is neither True nor False: any text would be true."""
+    """Refuse values other than True and False: any text would count as true."""
     if not isinstance(value, bool):
         raise InvalidValueError(f"{name}={shown(value)}: must be True or False")

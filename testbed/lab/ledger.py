@@ -1,4 +1,4 @@
-"""What a test asked of its lab, what it did there, and what was found."""
+"""The record of one test: what it asked of its lab, what it did, and the evidence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from testbed.spec.timeline import Taken, Timeline
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """An impairment that the kernel was read back to hold."""
+    """An impairment that the kernel holds, by its read-back."""
 
     link: LinkRef
     impairment: Impairment
@@ -29,12 +29,12 @@ class Applied:
     took_s: float
     """From the call to the verified read-back; seconds."""
     timeline: Timeline | None = None
-    """The timeline whose beginning ``impairment`` is; `Lab.steps` has the steps that were taken."""
+    """The timeline that begins with ``impairment``; `Link.steps` has the steps taken."""
     profile: str = ""
-    """The profile that asked it; empty if words did."""
+    """The name of the profile; empty if it was given in words."""
 
     def describe(self) -> str:
-        """What was asked, in the user's words: of a timeline, all that it takes to ask the same again."""
+        """The impairment in the user's words; for a timeline, all words that repeat it."""
         text = self.impairment.describe()
         if self.timeline is not None:
             text = f"{self.timeline.describe()}; begins with {text}"
@@ -48,26 +48,26 @@ class Ledger:
     """One test's."""
 
     seeds_from: str | None = None
-    """What the seeds of random impairments that name none are derived from; None leaves them to the kernel."""
+    """What to derive the seeds of random impairments from that name none; None leaves them to the kernel."""
     metrics: dict[str, Metric] = field(default_factory=dict)
     """What the test recorded and timed, by name."""
     history: list[Applied] = field(default_factory=list)
     """Every impairment that was put on a link."""
     steps: dict[LinkRef, list[Taken]] = field(default_factory=dict)
-    """The steps of each link that has or had a timeline, or flaps, as far as they were fetched; as they came."""
+    """The steps that were fetched, by link, in the order of their arrival."""
     programs: list[Program] = field(default_factory=list)
     """Every program that was started in a host."""
     probed: dict[LinkRef, list[Check]] = field(default_factory=dict)
     """What probes saw of each link that was proven."""
     over: list[tuple[LinkEvidence, Sequence[ImpairmentNotAppliedError]]] = field(default_factory=list)
-    """What was found of links as they were healed and of cuts as they were mended, and what of it is to be raised."""
+    """Evidence of links that were healed and cuts that were mended, each with the errors to raise."""
     reported: set[LinkRef] = field(default_factory=set)
-    """Links that were found wrong: what was raised is not raised again once they are healed."""
+    """Links whose errors were raised; they are not raised again when the link is healed."""
     evidence: list[LinkEvidence] = field(default_factory=list)
-    """What was found of each impaired link, last."""
+    """The latest evidence of each impaired link."""
 
     def begin(self, seeds_from: str | None) -> None:
-        """Forget all that is of the test before."""
+        """Forget the test before."""
         self.seeds_from = seeds_from
         for known in (
             self.metrics,
@@ -82,7 +82,7 @@ class Ledger:
             known.clear()
 
     def seed(self, ref: LinkRef, wanted: Impairment | Timeline, *, seedable: bool) -> int | None:
-        """A seed of its own for each link and each time, if it is random, names none, and seeds work here."""
+        """A seed per link and application, if the impairment is random, names none, and netem takes seeds."""
         if self.seeds_from is None or wanted.seed is not None or not (wanted.is_random and seedable):
             return wanted.seed
         earlier = sum(applied.link == ref for applied in self.history)
@@ -94,11 +94,11 @@ class Ledger:
 
     @property
     def stepped(self) -> dict[LinkRef, list[Taken]]:
-        """The same as `steps`, each link's in order."""
+        """The steps of each link in order of time."""
         return {ref: sorted(steps, key=lambda step: step.monotonic_s) for ref, steps in self.steps.items()}
 
     def step_problems(self, ref: LinkRef, *, cuts: bool) -> list[str]:
-        """What went wrong with steps of a link's timeline, or of its coming and going."""
+        """Problems of the steps of a link's timeline, or of its flapping (``cuts``)."""
         return [
             f"the step at {step.planned_s:.3f} s of its timeline, {step.describe()}: {step.complaint}"
             for step in self.steps.get(ref, ())
@@ -106,20 +106,20 @@ class Ledger:
         ]
 
     def last_put(self, ref: LinkRef) -> tuple[str, str]:
-        """How a link was impaired last: the tc line, and the profile that asked it; each may be empty."""
+        """The tc line and the profile of a link's latest impairment; each may be empty."""
         applied = next((change for change in reversed(self.history) if change.link == ref), None)
         return (applied.command, applied.profile) if applied else ("", "")
 
     def record(self, metric: Metric) -> None:
-        """Keep a metric; of one that is there already, the samples are added. Raises InvalidValueError."""
+        """Keep a metric, or add its samples to those of that name. Raises InvalidValueError."""
         self.metrics[metric.name] = self.check(metric)
 
     def check(self, metric: Metric) -> Metric:
-        """A metric with the samples of it that are there already. Raises InvalidValueError if it is another."""
+        """A metric joined with the samples of that name. Raises InvalidValueError if it is a different metric."""
         known = self.metrics.get(metric.name)
         return metric if known is None else known.with_more(metric)
 
 
 def derived_seed(*parts: str) -> int:
-    """A seed from 0 to 2⁶³-1 that the same parts always give."""
+    """A seed from 0 to 2⁶³-1; the same parts give the same seed."""
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8]) >> 1

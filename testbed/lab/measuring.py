@@ -22,7 +22,7 @@ from testbed.observe.counters import Counters, Readings
 from testbed.text import shortened
 
 _MOST_HOSTS = 32
-"""So many hosts are read whether their links are impaired or not; of more, those at an impaired link's ends."""
+"""A lab of at most so many hosts is read wholly; of a larger one, only hosts at the ends of impaired links."""
 _COMMAND_CHARACTERS = 100
 
 
@@ -33,7 +33,7 @@ class Measuring:
         self._ports = ports
         self._sockets = sockets
         self.groups: Collection[str] = AUTOMATIC
-        """Those that are wanted, of `metric.AUTOMATIC`."""
+        """The groups of `metric.AUTOMATIC` to measure."""
         self._before: Mapping[str, Readings] = {}
         self.counted: dict[str, Counters] = {}
         """By host, from begin to end."""
@@ -71,7 +71,7 @@ class Measuring:
             return {}  # an agent has died: `verify` tells of it
 
     def metrics(self, programs: Iterable[ProgramRun], links: Iterable[LinkEvidence]) -> list[Metric]:
-        """All that was counted, of the groups that are wanted."""
+        """The metrics of the chosen groups."""
         found = [*of_programs(programs), *of_links(links), *of_hosts(self.counted)]
         return [metric for metric in found if metric.group in self.groups]
 

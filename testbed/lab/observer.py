@@ -1,4 +1,4 @@
-"""Observing a lab while it runs: starts and ends what looks, and brings what was seen over."""
+"""Observe a lab while it runs: start and end captures and readings, and fetch their results."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from testbed.spec.words import unknown
 from testbed.writing import write_whole
 
 LIMIT_BYTES = 16 << 20
-"""How much is kept of a port's packets, the last of them, if nothing else is asked."""
+"""Bytes kept of a port's packets by default; the latest are kept."""
 SNAP_BYTES = 256
-"""How much of each packet is kept where nobody asked for it: its headers, and the beginning of a message."""
+"""Bytes kept of each packet by default: headers, and the beginning of a message."""
 MOST_CPU = 0.02
-"""Of one core, for watching the sockets of a host."""
+"""Share of one core that reading the sockets of a host may take."""
 _WHOLE = 0x40000
 
 
@@ -52,13 +52,13 @@ def spots_of_port(
     end: Callable[[str], int],
     attached: bool,
 ) -> list[Spot]:
-    """Where the packets of a port pass; ``members`` are on the network, ``end`` their switch ports' ifindex.
+    """Where the packets of a port pass. ``members``: hosts on the network; ``end``: the ifindex of their switch ports.
 
     ``attached``: whether the port was made impairable.
     """
     name = str(PortRef(host, network))
     sides = agent.call("sides", port=name)
-    # What a router sends on bears others' addresses: of its port, all is kept.
+    # Packets that a router forwards have other hosts' addresses, so all packets of its port are kept.
     service = None if src is None else backend.topology.service_of(src)
     routed = service is not None and service.router
     sources = () if src is None or routed else backend.hosts[src].source_addresses(network)
@@ -153,10 +153,10 @@ class PortCapture:
         )
 
     def end(self, *, at_once: bool = False) -> None:
-        """End it; the packets stay where they are until they are asked for.
+        """End the capture; its packets stay at the agent until they are fetched.
 
-        A packet that waits in the port's netem would be missing behind it, so these are waited for first, as long as
-        they can be there; not with ``at_once``.
+        Packets that still wait in the port's netem would be missing behind it. So this waits until the netem can be
+        empty, unless ``at_once``.
         """
         if self._channel is not None and self._ended is None:
             if not at_once:
@@ -202,7 +202,7 @@ class PortCapture:
 
     @property
     def capture(self) -> Capture:
-        """What was captured. Raises LabError if it has not ended."""
+        """The captured packets. Raises LabError if the capture has not ended."""
         if self._capture is None:
             if self._channel is None or self._ended is None:
                 raise LabError(f"capture of {self.port}: there are no packets to be had before it has ended")
@@ -224,7 +224,7 @@ class PortCapture:
 
     @property
     def packets(self) -> tuple[Packet, ...]:
-        """The packets of both sides, in the order of time."""
+        """The packets of both sides, in order of time."""
         return self.capture.packets
 
     def flows(self, side: str = "before", *, partial: bool = False) -> list[Flow]:
@@ -232,14 +232,13 @@ class PortCapture:
         return flows_at(self.capture, side, partial=partial)
 
     def passages(self) -> list[Passage]:
-        """What became of each packet toward the host between the two sides; see `Observation.passages`."""
+        """The fate of each packet toward the host between the two sides; see `Observation.passages`."""
         return crossing(self.capture, self._backend.hosts[self.port.host].addresses(self.port.network))
 
     def save(self, path: str | Path, *, below: Path | None = None) -> Path:
-        """Write a pcapng file, which Wireshark opens; makes its folder if need be.
+        """Write a pcapng file, which Wireshark opens; its folder is made if needed.
 
-        Not through a symbolic link: neither of the file nor, if it lies in the folder ``below``, of what leads there
-        from it. Raises OSError.
+        The file must not be a symbolic link; nor may a folder between ``below`` and it, if given. Raises OSError.
         """
         path = Path(path)
         write_whole(path, pcapng.write(self.capture), below=below or path.parent)
@@ -273,7 +272,7 @@ def port_of(backend: Backend, text: str) -> tuple[PortRef, str | None]:
 
 
 def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:
-    """All that an agent hands over in pieces."""
+    """All pieces of an answer that an agent gives in pieces."""
     whole = []
     offset: int | None = 0
     while offset is not None:
@@ -284,7 +283,7 @@ def fetch(piece: Callable[[int], Mapping[str, Any]]) -> bytes:
 
 
 class Observer:
-    """Looks at a lab while it runs."""
+    """Observes a lab while it runs."""
 
     def __init__(self, ports: Ports, impairer: Impairer, backend: Backend) -> None:
         self._ports = ports

@@ -1,4 +1,4 @@
-"""Programs whose output is read as it comes: the output, its lines and their times, the end. The same in every lab."""
+"""A program's output as it comes: bytes, lines and their times, the end. The same in every kind of lab."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STOPS_WITHIN = "10s"
 
 
 class ReadProgram(Program):
-    """A program whose output a thread of ours reads: `printed` and `end_output` are called from there."""
+    """A program whose output a thread of ours reads; the thread calls `printed` and `end_output`."""
 
     def __init__(self, host: str, argv: Sequence[str]) -> None:
         """``host``: the name of the host it runs in."""
         self.host = host
         self.argv = tuple(argv)
         self.command = f"`{host}`: {' '.join(argv)}"
-        """Host and program, as errors begin."""
+        """Host and program, for the beginning of an error."""
         self._chunks: list[tuple[int, bytes]] = []
         self._done = threading.Event()
         self._started = time.perf_counter()
@@ -43,7 +43,7 @@ class ReadProgram(Program):
         self._done.set()
 
     def await_end(self, deadline_s: float) -> bool:
-        """Wait for the end of its output; whether it came."""
+        """Wait for the end of its output. Returns whether it came in time."""
         return self._done.wait(deadline_s)
 
     @property
@@ -66,7 +66,7 @@ class ReadProgram(Program):
         return self._result
 
     def result(self, *, left_s: float, timeout: str) -> Result:
-        """How it ended, now that its output has; ``left_s`` of ``timeout`` are left to find that out."""
+        """Its result, now that its output has ended; ``left_s`` of ``timeout`` are left."""
         return Result(
             argv=self.argv,
             exit_code=self.await_status(left_s=left_s, timeout=timeout),
@@ -83,7 +83,7 @@ class ReadProgram(Program):
 
     @property
     def account(self) -> ProgramRun:
-        """How it ended, as far as somebody waited for it, and the end of its output."""
+        """Its result, if somebody waited for it, and the last part of its output."""
         known = self._result
         output = self.output
         return ProgramRun(
@@ -148,13 +148,13 @@ class Lines:
             self._grown.notify_all()
 
     def when(self, line: str, deadline_s: float) -> int | None:
-        """Wait for a line; when it was first printed, in nanoseconds since the epoch. None if it was not in time."""
+        """Wait for a line. Returns when it was first printed, in ns since the epoch; None after the deadline."""
         with self._grown:
             self._grown.wait_for(lambda: line in self._seen or self._ended, timeout=deadline_s)
             return self._seen.get(line)
 
     def __enter__(self) -> Self:
-        """As a `Log`: somebody else reads."""
+        """See `Log`: another thread reads."""
         return self
 
     def __exit__(

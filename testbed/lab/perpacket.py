@@ -1,4 +1,4 @@
-"""Which hosts' interfaces were made to send packet by packet, and what their offloads were before."""
+"""Interfaces of hosts whose segmentation offloads are off, and what the offloads were before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.spec.links import PortRef
 
 
 class PerPacket:
-    """The interfaces that send packet by packet for us."""
+    """The interfaces that send packet by packet because of us."""
 
     def __init__(self, state: Iterable[Mapping[str, Any]] = ()) -> None:
         """``state``: as another process left it; see `state`."""
@@ -20,18 +20,18 @@ class PerPacket:
         }
 
     def want(self, host: Host, port: PortRef, ifindex: int) -> None:
-        """Have a host's interface send packet by packet; ``ifindex``: of its port, another once it is started again."""
+        """Have an interface send packet by packet. ``ifindex``: of its port; a restarted host has another."""
         if self._before.get(port, (0, {}))[0] != ifindex:
             self._before[port] = (ifindex, host.send_per_packet(port.network))
 
     def give_back(self, hosts: Mapping[str, Host], *, but: Collection[PortRef]) -> None:
-        """Set every other interface to what it was."""
+        """Restore the offloads of every interface, except ``but``."""
         for port in [port for port in self._before if port not in but]:
             _, offloads = self._before.pop(port)
             try:
                 hosts[port.host].send_as_before(port.network, offloads)
             except (LabError, KeyError):
-                continue  # it is gone, and was started again, if at all, with what is usual
+                continue  # the host has ended; if it was started again, it has its usual offloads
 
     def state(self) -> list[dict[str, Any]]:
         """What another process must know, as JSON."""

@@ -1,7 +1,6 @@
-"""A timeline on a link, from the lab's side: given to the agent, begun, looked at, and its steps judged.
+"""A timeline on a link, as the lab sees it: sent to the agent, begun, and its steps checked.
 
-The agent runs it alone from `play` on. What it did is fetched afterwards, and each step's read-back compared with
-what the step asked.
+The agent plays it alone. Afterwards its steps are fetched, and the read-back of each is compared with the step.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ class Playback:
     """What the agent knows it by."""
     schedule: Schedule
     fetched: int = 0
-    """How many of its steps were fetched."""
+    """Number of steps that were fetched."""
     begun: bool = False
     cuts: bool = False
-    """Whether its steps cut the link and mend it, over what impairs it, in place of changing that."""
+    """Whether its steps cut and mend the link, instead of changing its impairment."""
 
     def prepare(
         self,
@@ -44,10 +43,10 @@ class Playback:
         filters: Sequence[tuple[int, int]] = (),
         at_gate: bool = False,
     ) -> None:
-        """Give it to the agent; ``lines`` are the tc lines of each of its moments.
+        """Send it to the agent. ``lines``: the tc lines of each moment.
 
-        Read back is the qdisc of the class ``parent``, or these ``filters``, by priority and handle. If it cuts, its
-        first moment is in force before it begins. ``at_gate``: the lines are for the port's gate, not for the port.
+        Each step is read back: the qdisc of the class ``parent``, or these ``filters``, by priority and handle. The
+        first moment of one that cuts is in force before it begins. ``at_gate``: the lines are for the port's gate.
         """
         channel.call(
             "arm",
@@ -65,14 +64,14 @@ class Playback:
         )
 
     def look(self, channel: Channel, differences: Differences = readback.differences) -> Look:
-        """The steps since the last look, and what is in force now.
+        """The steps since the last look, and the impairment in force.
 
-        ``differences`` tells how what was read back behind a step is not what the step asked.
+        ``differences``: compares a step's impairment with its read-back.
         """
         return self._read(channel.call("look", name=self.name, since=self.fetched), differences)
 
     def halt(self, channel: Channel, differences: Differences = readback.differences) -> Look:
-        """Stop it; the steps since the last look."""
+        """Stop it. Returns the steps since the last look."""
         answer = channel.call("halt", name=self.name, since=self.fetched)
         return Look() if answer is None else self._read(answer, differences)
 
@@ -130,7 +129,7 @@ class Playback:
 
 
 def begin_together(armed: Iterable[tuple[Channel, Playback]]) -> None:
-    """Begin what is armed, all of one agent at the same moment."""
+    """Begin what is prepared, all of one agent at the same moment."""
     by_channel: dict[int, tuple[Channel, list[Playback]]] = {}
     for channel, running in armed:
         by_channel.setdefault(id(channel), (channel, []))[1].append(running)
@@ -142,7 +141,7 @@ def begin_together(armed: Iterable[tuple[Channel, Playback]]) -> None:
 
 @dataclass(frozen=True)
 class Look:
-    """What the agent says of a timeline."""
+    """The agent's account of a timeline."""
 
     taken: list[Taken] = field(default_factory=list)
     impairment: Impairment | None = None
@@ -154,7 +153,7 @@ class Look:
 
 
 def _matters(index: int, schedule: Schedule) -> bool:
-    """Whether leaving a step out is more than a stair of a ramp or a trace that came late."""
+    """Whether a missing step matters: more than one late stair of a ramp or a trace."""
     moments = schedule.moments
     end_s = moments[index + 1].at_s if index + 1 < len(moments) else schedule.repeat_s
     return (

@@ -1,7 +1,7 @@
-"""The ports of a lab: which are attached, what the kernel says of them, and where tc runs.
+"""The ports of a lab: which are attached, what the kernel reports of them, and where tc runs.
 
-They know the agents' channels and the backend, and nothing of tests. Whoever puts something on ports that must be put
-there again when a port begins anew is one of their tenants.
+They know the agents' channels and the backend, but not tests. A part whose lines must be written again when a port
+begins anew is a tenant.
 """
 
 from __future__ import annotations
@@ -30,49 +30,49 @@ HELD = "It was in force when it was put there"
 
 @dataclass
 class Source:
-    """A host, or a part of its traffic, that a port tells apart."""
+    """A sender, or a part of its traffic, with a class of its own at a port."""
 
     minor: int
     """Of its class on the port."""
     ifindex: int
     """Of its own port on the engine's machine; a host that is started again has another."""
     addresses: tuple[str, ...]
-    """What its packets are told by; see `Host.marks`."""
+    """The addresses by which its packets are recognized; see `Host.marks`."""
     part: int = 0
-    """Which of its sender's traffic it is, of those that the port tells apart; see `qdisc.filters`."""
+    """The number of this part among the parts of its sender's traffic; see `qdisc.filters`."""
     targets: tuple[str, ...] = ()
-    """Where they go, if only some of them are meant; see `LinkRef.to`."""
+    """The destination addresses, if only some are meant; see `LinkRef.to`."""
     led: bool = False
-    """Whether its filters were read back to lead to its class, or to the chain that counts its packets."""
+    """Filters verified by read-back."""
     counted: bool = False
-    """Whether there is such a chain."""
+    """Whether a chain counts its packets."""
     spare: bool = False
     """Whether its netem has the spare handle (`qdisc.leaf`)."""
     impairment: Impairment | None = None
     sent_before: int = 0
-    """Packets that its netem had sent when the impairment was put there: a change in place counts on."""
+    """Packets that its netem had sent before the impairment; a netem that is changed in place keeps its count."""
     dropped_before: int = 0
     """Likewise, dropped."""
     bytes_before: int = 0
-    """Likewise, bytes of those that were sent."""
+    """Likewise, bytes sent."""
     beyond_before: int | None = None
-    """What the port's root had seen beyond what was brought to the port when copies were first asked for."""
+    """By how much the root's count exceeded the port's arrivals when duplicates were first asked for."""
     since_s: float = 0.0
-    """When its link began to be impaired or cut, or the test did; on the machine's monotonic clock."""
+    """When its link was first impaired or cut, or the test began; on the machine's monotonic clock."""
     cut: cuts.Cut | None = None
     rejected_packets: int = 0
-    """By cuts that were mended since."""
+    """Packets rejected by cuts that were mended since."""
     met_cut: bool = False
-    """Whether a cut that was mended since the test began had lost any."""
+    """Whether packets met a cut that was mended since the test began."""
     running: Playback | None = None
     """The timeline whose beginning ``impairment`` is."""
 
     def others(self, filters: Sequence[Mapping[str, Any]]) -> int | None:
-        """Fragmented datagrams of other traffic that went its way since it is impaired or cut; None: nothing counts."""
+        """Fragmented datagrams of other traffic in its class since it was impaired or cut; None if not counted."""
         return fragments.counted(filters, self.minor)
 
     def lost_by_number(self, filters: Sequence[Mapping[str, Any]]) -> int | None:
-        """How many packets were lost for their number, where they are counted."""
+        """Number of packets lost by their number, if they are counted."""
         if not self.counted:
             return None
         return readback.dropped_by_number([filter_ for filter_ in filters if filter_.get("chain", 0) == self.minor])
@@ -80,7 +80,7 @@ class Source:
 
 @dataclass
 class Port:
-    """The switch's egress toward one host: which kernel, which device, which sources it knows."""
+    """The switch's egress toward one host: its kernel, its device, its sources."""
 
     ref: PortRef
     name: str
@@ -93,23 +93,23 @@ class Port:
     """Files that the agent keeps for tc: name and path."""
     sources: dict[LinkRef, Source] = field(default_factory=dict)
     entry: str | None = None
-    """The device whose redirect feeds it and counts what it refused; None where there is no such thing."""
+    """The device whose redirect feeds it and counts refused packets; None if there is none."""
     refused: int = 0
-    """What it had refused when the test began."""
+    """Packets that it had refused when the test began."""
     kernel: str | None = None
     """The carried kernel that has its qdiscs; None where it is the engine's own."""
     ifindex: int = 0
     """Of the host's own port on the engine's machine; a host that is started again has another."""
     mtu: int = 0
-    """Bytes; 0 where it is not known."""
+    """Bytes; 0 if unknown."""
     original: Mapping[str, Any] = field(default_factory=dict)
-    """How the agent found the host's own port, for another to put it right: `agent.leftover`."""
+    """The original state of the host's own port, for another agent to restore: `agent.leftover`."""
     released: bool = False
-    """Whether packets go past what is ours here, until something is put on a link again: see `releasing`."""
+    """Whether packets pass our qdiscs by, until a link is impaired again: see `releasing`."""
 
     @classmethod
     def of(cls, attached: Attached) -> Port:
-        """The port as the agent tells of it once it is attached."""
+        """The port by the agent's account, once it is attached."""
         answer = attached.port
         return cls(
             ref=attached.ref,
@@ -121,7 +121,7 @@ class Port:
         )
 
     def let_go(self) -> None:
-        """It was released: of the engine's own kernel, its qdiscs are gone."""
+        """Note that it was released: with the host's engine, its qdiscs are gone."""
         self.released = True
         if self.kernel is None:
             self.rooted = False
@@ -131,7 +131,7 @@ class Port:
 
     @property
     def applied(self) -> dict[LinkRef, Impairment]:
-        """What each impaired link that ends here is impaired with."""
+        """The impairment of each impaired link that ends here."""
         return {ref: source.impairment for ref, source in self.sources.items() if source.impairment is not None}
 
     def state(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class Reading:
 
     @property
     def refused(self) -> int | None:
-        """Packets that its redirect could not hand over; None where nothing counts them."""
+        """Packets that its redirect could not hand over; None if they are not counted."""
         return counting.overflows(self.entry)
 
 
@@ -208,10 +208,10 @@ class Tenant(Protocol):
     """Who has something on ports."""
 
     def evict(self, port: Port) -> None:
-        """The port is about to be no more."""
+        """The port is about to go."""
 
     def move_in(self, port: Port, *, but: LinkRef | None) -> None:
-        """What was on this port is to be put on the new one in its place; of one link, it is about to be."""
+        """Write on the new port what the old one had; ``but``: not for this link, which is about to be written."""
 
 
 class LinkNotAppliedError(ImpairmentNotAppliedError):
@@ -225,7 +225,7 @@ class LinkNotAppliedError(ImpairmentNotAppliedError):
 
 
 def together(errors: Sequence[ImpairmentNotAppliedError]) -> str:
-    """What to say of them all: a reason that several links share, such as a kernel that carries them, once."""
+    """The text of several errors; a reason that links share, such as their kernel's, is given once."""
     of_links = [error for error in errors if isinstance(error, LinkNotAppliedError)]
     whose: dict[str, list[LinkRef]] = {}
     for error in of_links:
@@ -251,9 +251,9 @@ class Ports:
         self._ports: dict[PortRef, Port] = {}
         self.per_packet = PerPacket()
         self.use: Callable[[Port], None] = lambda _port: None
-        """Told of each port that is about to be used; may raise ImpairmentNotAppliedError."""
+        """Called with each port before its use; may raise ImpairmentNotAppliedError."""
         self.suspect: Callable[[Port], None] = lambda _port: None
-        """Told of each port that does not hold what it was given."""
+        """Called with each port that does not hold its impairment."""
         self.tenants: list[Tenant] = []
 
     def __iter__(self) -> Iterator[Port]:
@@ -266,11 +266,11 @@ class Ports:
         return self._ports.get(PortRef(host, network))
 
     def of(self, ref: LinkRef) -> Port | None:
-        """The port at a link's end, if it is attached; another once it had to begin anew."""
+        """The port at a link's end, if it is attached; one that began anew is another object."""
         return self._ports.get(ref.receivers_port)
 
     def source(self, ref: LinkRef) -> Source | None:
-        """What is known of a link at its port; None if it was never impaired or cut."""
+        """The source of a link at its port; None if it was never impaired or cut."""
         port = self.of(ref)
         return port.sources.get(ref) if port is not None else None
 
@@ -297,11 +297,11 @@ class Ports:
         return self._ports[ref]
 
     def forget(self, *ports: Port) -> None:
-        """Know no more of ports that were taken out; when a link of one is impaired again it is attached anew."""
+        """Forget ports that were removed; they are attached anew when one of their links is impaired."""
         self._ports = {ref: port for ref, port in self._ports.items() if not any(port is gone for gone in ports)}
 
     def clear(self) -> list[Port]:
-        """Know no more of any port; returns them."""
+        """Forget every port. Returns them."""
         left = list(self._ports.values())
         self._ports.clear()
         return left
@@ -311,7 +311,7 @@ class Ports:
         return [{**vars(ref), **port.state()} for ref, port in self._ports.items()]
 
     def take_up(self, state: Iterable[Mapping[str, Any]], channel: Channel) -> None:
-        """Know the ports that another process left; see `state`."""
+        """Take over the ports that another process left; see `state`."""
         for entry in state:
             ref = PortRef(entry["host"], entry["network"])
             self._ports[ref] = Port.from_state(ref, channel, entry)
@@ -323,12 +323,12 @@ class Ports:
         port = self.of(ref)
         if port is None or ref not in port.sources:
             port = self._prepare(ref)
-        if self._backend.netem_engine == "host":  # before a carried kernel, packets are cut at its tap, whoever sends
+        if self._backend.netem_engine == "host":  # at a carried kernel's tap, packets are segmented, whoever sends them
             hosts = self._backend.hosts
             self.per_packet.want(hosts[ref.src], ref.senders_port, port.sources[ref].ifindex)
             self.per_packet.want(hosts[ref.dst], ref.receivers_port, port.ifindex)
         if port.released:
-            # With its root: a device that is given one while packets pass loses some.
+            # With its root qdisc: a device that gets one while packets pass loses some.
             answer = self.tc(port, [] if port.rooted else qdisc.root(port.device), resume=True)
             port.rooted = port.rooted or not answer["complaints"]
         self.use(port)
@@ -346,7 +346,7 @@ class Ports:
         if part >= qdisc.MOST_PARTS:
             raise LabError(f"port of {ref.dst}: more than {part} parts of the traffic of {ref.src}")
         addresses, targets = self._backend.hosts[ref.src].marks(ref.network), tuple[str, ...]()
-        if ref.to:  # of what goes to a router also what comes from an address on another network
+        if ref.to:  # toward a router, packets may come from an address on another network
             own = self._backend.hosts[ref.src].addresses()
             addresses = tuple(dict.fromkeys((*own, *addresses)))
             targets = self._backend.hosts[ref.to].addresses()
@@ -361,7 +361,7 @@ class Ports:
         return readback.counters(netem)
 
     def watch_fragments(self, ref: LinkRef) -> None:
-        """Begin to count fragments of other traffic that go a narrowed link's way, unless it is impaired or cut."""
+        """Begin to count other traffic's fragments in a narrowed link's class, unless the link is impaired or cut."""
         port, source = self.known(ref)
         mac = self._backend.hosts[ref.src].mac(ref.network)
         if source.impairment is not None or source.cut is not None or mac is None:
@@ -370,27 +370,27 @@ class Ports:
         watch = fragments.watch(port.device, source.minor, mac, ref.traffic, source.targets)
         if not watch:
             return
-        # A kernel that cannot count them impairs all the same; the evidence then says that they were not counted.
+        # A kernel that cannot count them can impair; the evidence says that they were not counted.
         root = [] if port.rooted else qdisc.root(port.device)
         failed = {complaint["line"] for complaint in self.tc(port, [*root, *watch], source)["complaints"]}
         port.rooted = port.rooted or failed.isdisjoint(root)
 
     def renew(self, ref: LinkRef, by: Tenant | None = None) -> None:
-        """Begin a port anew after a host at it was started again: what was there is put there again.
+        """Begin a port anew after a host at it was started again, and have all tenants write again what it had.
 
-        Of this link not what the one has there by whom it is asked: that puts something else there.
+        ``by``: the tenant that asks; it writes this link itself.
         """
         old = self._ports[ref.receivers_port]
         for tenant in self.tenants:
             tenant.evict(old)
         self.forget(old)
         port = self.attached(ref.dst, ref.network)
-        self.tc(port, [f"qdisc delete dev {port.device} root"])  # where a source alone is new, the old tree is there
+        self.tc(port, [f"qdisc delete dev {port.device} root"])  # the old one may still be there
         for tenant in self.tenants:
             tenant.move_in(old, but=ref if tenant is by else None)
 
     def store(self, port: Port, name: str, data: bytes) -> str:
-        """Have the agent keep a file for tc; its path there."""
+        """Store a file for tc at the agent. Returns its path there."""
         if name not in port.stored:
             port.stored[name] = port.channel.call("store", name=name, data=base64.b64encode(data).decode())["path"]
         return port.stored[name]
@@ -406,9 +406,9 @@ class Ports:
         at_gate: bool = False,
         resume: bool = False,
     ) -> Any:
-        """Run lines on a port, or at its gate; ``resume``: and have a released port's packets come there again.
+        """Run tc lines on a port, or at its gate. ``resume``: also lead a released port's packets there again.
 
-        Refused as ``gone`` if the port, or the source's own, is no more the one we know.
+        Refused as ``gone`` if the port, or the source's own port, has been replaced.
         """
         needs = [] if source is None else [source.ifindex]
         answer = port.channel.call("tc", port=port.name, lines=list(lines), needs=needs, at_gate=at_gate, resume=resume)
@@ -416,7 +416,7 @@ class Ports:
         return answer
 
     def read(self, port: Port, refs: Sequence[LinkRef]) -> Reading:
-        """All filters and qdiscs of a port, what feeds it, and the filters at its gate if some of these links reject.
+        """The filters and qdiscs of a port, its redirect, and the filters at its gate if some of these links reject.
 
         Raises ImpairmentNotAppliedError naming the link whose end is gone.
         """
@@ -444,7 +444,7 @@ class Ports:
         return True
 
     def entry(self, port: Port) -> Sequence[Mapping[str, Any]]:
-        """The redirect that feeds a port, if something does."""
+        """The redirect that feeds a port, if there is one."""
         return flat(self.tc(port, show_entry(port))["shown"]) if port.entry is not None else ()
 
     def netem(self, ref: LinkRef) -> Mapping[str, Any] | None:
@@ -478,13 +478,13 @@ class Ports:
     def not_applied(
         self, ref: LinkRef, differences: Sequence[readback.Difference], *context: str
     ) -> ImpairmentNotAppliedError:
-        """What to raise for a link that does not hold what it was given."""
+        """The error of a link that does not hold its impairment."""
         return LinkNotAppliedError(ref, self._backend.netem_engine, ". ".join([*map(str, differences), *context]))
 
     def errors(
         self, ref: LinkRef, differences: Sequence[readback.Difference], problems: Sequence[str]
     ) -> list[ImpairmentNotAppliedError]:
-        """What to raise of a link that was read back, for what the kernel holds and for all else that is wrong."""
+        """The errors of a link that was read back: for the kernel's differences, and for other problems."""
         wrong = [self.not_applied(ref, differences, HELD)] if differences else []
         if differences and (port := self.of(ref)) is not None:
             self.suspect(port)
@@ -492,10 +492,10 @@ class Ports:
 
 
 def show_entry(port: Port) -> list[str]:
-    """The line that shows what feeds a port, if something does."""
+    """The tc line that shows a port's redirect, if there is one."""
     return [] if port.entry is None else [f"filter show dev {port.entry} parent ffff:"]
 
 
 def flat(shown: Iterable[Any]) -> list[Any]:
-    """The objects of all that tc has shown."""
+    """The objects in all of tc's answers."""
     return [item for array in shown for item in array]

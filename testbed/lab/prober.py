@@ -1,7 +1,7 @@
-"""Prove a link by probes: send them from host to host, have them judged, and leave the link as it was.
+"""Prove a link by probes: send them from host to host, judge what arrives, and leave the link as it was.
 
-The probes draw from the netem's random numbers. So the netem is put there afresh afterwards, with its seed: what a
-test sends is lost as if there had been no proof.
+The probes use up random numbers of the netem. So the netem is written anew afterwards, with its seed: a test's packets
+have the same fate as without the proof.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from testbed.spec.words import is_table
 
 _CLEAN_PROBES = 100
 _CLEAN_PACE_S = 0.001
-# What is late or slow the machine may have done: it condemns a link only if it is so each time.
+# A busy machine can make packets late or slow, so such a check fails only if it fails each time.
 _LOOKS = 3
 _CLOCK_PROBES = 5
 _CLOCK_DELAY_S = 0.01
@@ -52,7 +52,7 @@ def unfit(ref: LinkRef, *, timeline: bool) -> str | None:
 
 
 def unprovable(wanted: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:
-    """Why some of what is asked cannot be proven by probes, however it is put there."""
+    """Why some impairments can never be proven by probes."""
     reasons = (unfit(ref, timeline=isinstance(impairment, Timeline)) for ref, impairment in wanted.items())
     return [reason for reason in reasons if reason]
 
@@ -60,7 +60,7 @@ def unprovable(wanted: Mapping[LinkRef, Impairment | Timeline]) -> list[str]:
 def planned(
     impairment: Impairment, *, alpha: float = exact.ALPHA, most_s: float = MOST_S, tolerance: float | None = None
 ) -> ProbePlan:
-    """How a link with this impairment is probed: see `Lab.prove`. Raises InvalidValueError."""
+    """The plan of probes for an impairment: see `Lab.prove`. Raises InvalidValueError."""
     limit_packets = qdisc.sized_limit(impairment)
     return plan(impairment, limit_packets=limit_packets, alpha=alpha, most_s=most_s, tolerance=tolerance)
 
@@ -78,7 +78,7 @@ class Prober:
         self._verifier = verifier
         self._backend = backend
         self.clocks_proven: set[str | None] = set()
-        """The carried kernels that were seen to keep a delay."""
+        """The carried kernels whose clock was proven."""
         impairer.before_first = self.prove_clock
 
     def plan(
@@ -89,9 +89,9 @@ class Prober:
         most_s: float = MOST_S,
         tolerance: float | None = None,
     ) -> dict[LinkRef, ProbePlan]:
-        """How links that are impaired so are probed: see `Lab.prove`; None for what is no impairment alone.
+        """The plan of probes for each of these impairments: see `Lab.prove`; None for a timeline.
 
-        Raises InvalidValueError with all that forbids it.
+        Raises InvalidValueError with every reason against probing.
         """
         plans: dict[LinkRef, ProbePlan] = {}
         problems: list[str] = []
@@ -111,11 +111,11 @@ class Prober:
         return plans
 
     def _cut(self, ref: LinkRef) -> LinkRef | None:
-        """The cut, or the link that flaps, in which probes of this link would be lost and counted; None if none is."""
+        """The cut, or flapping link, that would lose and count this link's probes; None if there is none."""
         return self._cutter.around(replace(ref, traffic=replace(ref.traffic, protocol="udp")))
 
     def asked(self, ref: LinkRef) -> Impairment | None:
-        """What a link is impaired with; None if a timeline runs there."""
+        """A link's impairment; None if a timeline runs there."""
         source = self._ports.source(ref)
         if source is not None and source.running is not None:
             return None
@@ -138,8 +138,7 @@ class Prober:
     ) -> list[Check]:
         """The same for one direction, without raising: the verdicts are in the checks, and in the evidence.
 
-        Of an impaired link that the kernel does not hold any more nothing is sent, because what is there would be put
-        there afresh for it: that raises.
+        Raises if the kernel no longer holds the impairment: probing would reinstall it and hide the fault.
         """
         impairment = self.asked(ref)
         plans = self.plan({ref: impairment}, alpha=alpha, most_s=most_s, tolerance=tolerance)
@@ -157,7 +156,7 @@ class Prober:
         return checks
 
     def proven(self, ref: LinkRef) -> LinkEvidence:
-        """What is known of a link by read-back, and by probes if it was just probed: they reset the counters."""
+        """The evidence of a link by read-back, and by probes if it was just probed; probes reset the counters."""
         held = self._verifier.held_now(ref) or Held(CLEAN, None, ())
         checks = self._ledger.probed.get(ref, [])
         command, profile = self._ledger.last_put(ref)
@@ -177,7 +176,7 @@ class Prober:
     # --- how -------------------------------------------------------------------------------------
 
     def _probe(self, ref: LinkRef, impairment: Impairment, plan: ProbePlan, alpha: float) -> list[Check]:
-        """Probe a link whose impairment is in force; its netem is put there afresh before and after.
+        """Probe a link whose impairment is in force; its netem is written anew before and after.
 
         Raises AgentError, ImpairmentNotAppliedError.
         """
@@ -233,10 +232,10 @@ class Prober:
         )
 
     def prove_clock(self, ref: LinkRef) -> None:
-        """Once for each carried kernel of a lab: have its netem keep one delay, and measure it.
+        """Measure one delay of each carried kernel's netem, once per kernel.
 
-        tc reads from /proc/net/psched in which unit its kernel counts time; where it cannot, it sets 1/15.6 of every
-        delay and reads back the asked one. Raises ImpairmentNotAppliedError. Says nothing where no probe arrives.
+        tc reads the kernel's unit of time from /proc/net/psched. Without that file it sets 1/15.6 of every delay, and
+        its read-back still shows the requested delay. Raises ImpairmentNotAppliedError; not if no probe arrives.
         """
         if self._backend.netem_engine != "carried" or unfit(ref, timeline=False) or self._cut(ref):
             return
@@ -249,7 +248,7 @@ class Prober:
         except AgentError as error:
             if error.kind != "gone":
                 raise
-            return  # the port begins anew; the next one shows it
+            return  # the port begins anew; the next impairment proves the clock
         self.clocks_proven.add(kernel)
         try:
             flight = self.fly(ref, count=_CLOCK_PROBES, pace_s=0.001, size_bytes=64, quiet_s=_CLOCK_DELAY_S * 10)
@@ -275,7 +274,7 @@ class Prober:
     ) -> Flight:
         """Send one flight of probes over a link as it is, and collect it.
 
-        ``rush``: what was sent too late is made up for.
+        ``rush``: catch up after a late probe.
         """
         src, dst = self._backend.hosts[ref.src], self._backend.hosts[ref.dst]
         source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))

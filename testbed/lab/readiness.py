@@ -1,4 +1,4 @@
-"""When a program is ready: a port listened on, a text printed, or whatever a function says."""
+"""When a program is ready: it listens on a TCP port, has printed a string, or a callable returns true."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def last_output(program: Program) -> str:
 
 
 def last_lines(output: str) -> list[str]:
-    """As many of the last lines as an error message has room for."""
+    """The last lines, as many as fit in an error message."""
     return output.splitlines()[-_LAST_LINES:]
 
 
@@ -41,7 +41,7 @@ def check_argv(argv: Sequence[str]) -> None:
 
 
 def check_free(host: str, argv: Sequence[str], ready: Ready | None, listener: Listener) -> None:
-    """Raise LabError if the port that is to tell readiness is listened on already."""
+    """Raise LabError if another program listens on the port that is to show readiness."""
     if isinstance(ready, int) and listener(ready, 0.0)["listening"]:
         raise LabError(
             f"`{host}`: {' '.join(argv)}: tcp/{ready} is listened on already, so it cannot tell when this "
@@ -73,7 +73,7 @@ def await_ready(
 def _await_listener(
     program: Program, port: int, timeout: str, listener: Listener, not_ready: Callable[[str], NoReturn]
 ) -> None:
-    """Wait for a listener on the port; not for that of a program that failed."""
+    """Wait for a listener on the port. Ends early if the program failed."""
     deadline = time.monotonic() + seconds(timeout)
     while True:
         left_s = max(deadline - time.monotonic(), 0.0)

@@ -1,4 +1,4 @@
-"""What a test adds to its result: metrics of its own."""
+"""Metrics that a test adds to its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.lab.ledger import Ledger
 
 
 class Recording:
-    """The part of a lab that a test gives its metrics to."""
+    """The part of a lab that records a test's own metrics."""
 
     ledger: Ledger
 

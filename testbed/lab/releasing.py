@@ -1,6 +1,6 @@
-"""Give back what is not impaired any more: ports to their switch, and to hosts the offloads that they had.
+"""Restore ports that nothing impairs any more, and the offloads of hosts.
 
-A test must find what it would have found alone, whatever was impaired before it. What takes time to prepare is kept.
+A test must find the same lab whatever was impaired before it. What takes long to prepare is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from testbed.spec.links import LinkRef
 
 
 def release(ports: Ports, elsewhere: Elsewhere, hosts: Mapping[str, Host], *, but: Collection[LinkRef] = ()) -> None:
-    """Take what is ours out of the way at every port that nothing impairs or cuts; ``but``: links about to be impaired.
+    """Take packets past our qdiscs at every port that nothing impairs or cuts. ``but``: links about to be impaired.
 
     Raises AgentError.
     """

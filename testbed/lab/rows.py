@@ -1,4 +1,4 @@
-"""The table of a link's evidence: each word that was asked, as the kernel holds it and as probes or counters saw it."""
+"""The table of a link's evidence: each word as asked, in the kernel, and as probes or counters saw it."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from testbed.spec.impairment import Impairment
 
 @dataclass(frozen=True)
 class Held:
-    """One impaired link as the kernel has it at one moment."""
+    """An impaired link and the kernel's account of it, at one moment."""
 
     impairment: Impairment
     netem: Mapping[str, Any] | None
     """The kernel's own account; None if there is none."""
     differences: Sequence[readback.Difference]
-    """Every way in which this is not what was asked."""
+    """The differences between the two."""
 
 
 EARLIER = "earlier connections"
 """The row of what connections that began before the test sent on a link."""
 _ROWS = {"gemodel": "loss", "loss_state": "loss", "burst": "loss", "jitter": "delay", "distribution": "delay"}
-"""Words that are told in the row of another."""
+"""Words that are part of another word's row."""
 
 
 def rows(held: Held, tally: Tally | None, probed: Sequence[Check] = (), by_number: int | None = None) -> list[Check]:
-    """A link's table: what probes saw, then what was asked and nothing probed."""
+    """A link's table: the rows of probes, then those of words that were not probed."""
     return _contradicted([*probed, *_unprobed(held, tally, probed, by_number)], held.differences)
 
 
 def proven_rows(held: Held, probed: Sequence[Check]) -> list[Check]:
-    """The table of a link that was just probed, whose counters begin anew: all else that was asked if it was not."""
+    """The table of a link that was just probed; its counters begin anew. All words, if it was not probed."""
     unprobed = _unprobed(held, None, probed)
     return _contradicted([*probed, *(row for row in unprobed if not probed or row.field == "seed")], held.differences)
 
 
 def _contradicted(checks: Sequence[Check], differences: Sequence[readback.Difference]) -> list[Check]:
-    """The rows, those failing in whose fields the kernel holds something else: one reading gives both verdicts."""
+    """The rows; those fail where the kernel differs. So one reading decides the rows and the read-back."""
     table = {check.field: check for check in checks}
     for difference in differences:
         name = next(
@@ -63,7 +63,7 @@ def _contradicted(checks: Sequence[Check], differences: Sequence[readback.Differ
 
 
 def _unprobed(held: Held, tally: Tally | None, probed: Sequence[Check], by_number: int | None = None) -> list[Check]:
-    """Each word that was asked and that no probe looked at, as the kernel holds it and as its counters saw it."""
+    """A row for each word that was not probed: as asked, in the kernel, and by its counters."""
     impairment, netem = held.impairment, held.netem
     kernel = kernel_words((netem or {}).get("options", {}))
     kernel["limit"] = str((netem or {}).get("options", {}).get("limit", "—"))
@@ -114,5 +114,5 @@ def _overflowed(tally: Tally | None) -> str:
 
 
 def earlier(crossed: Crossed | None) -> list[Check]:
-    """What connections that began before the test sent on a link: its sequence has them, too."""
+    """The packets that earlier connections sent on a link; they are part of its sequence."""
     return [] if crossed is None else [Check(field=EARLIER, seen=str(crossed), verdict=Verdict.SHOWN)]

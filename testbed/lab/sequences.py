@@ -1,8 +1,8 @@
-"""Where the sequence of an impaired link begins: with the first packet of the test's body.
+"""The sequence of an impaired link begins with the first packet of the test's body.
 
-A seed decides what befalls the first, the second, the third packet that a netem gets. Packets of the set-up, of health
-checks or of connections that live for the session use numbers up, another count each time. So immediately before the
-body, a netem that has had packets is seeded again, and so is the count of those that are lost by their number.
+A seed decides the fate of the first, second, third packet of a netem. Packets of set-up, health checks and connections
+of the session use up numbers, a different count each time. So a netem that has had packets is seeded again immediately
+before the body, and packet numbers begin again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from testbed.spec.impairment import Impairment
 
 
 def begin(ports: Ports, impairer: Impairer) -> None:
-    """Begin the sequence of each impaired link anew whose netem has had packets. Raises ImpairmentNotAppliedError."""
+    """Restart the sequence of each link whose netem has had packets. Raises ImpairmentNotAppliedError."""
     for port in ports:
         sources = [
             (ref, source, source.impairment)
@@ -41,10 +41,10 @@ def _has_sequence(impairment: Impairment) -> bool:
 
 
 def _has_state(impairment: Impairment) -> bool:
-    """Whether netem remembers something of earlier packets that a change with the same seed leaves as it is.
+    """Whether netem keeps a state of earlier packets that a change with the same seed does not reset.
 
-    sch_netem.c, netem_change: it seeds the random numbers again; the packets since one was sent ahead, the state of a
-    loss model and a slot's begin are not sure to begin again in every version.
+    sch_netem.c, netem_change: it seeds the random numbers again. Not every version resets the packets since the last
+    reordered one, the state of a loss model, and the start of a slot.
     """
     return bool(
         impairment.reorder_ratio

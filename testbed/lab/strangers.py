@@ -1,7 +1,7 @@
-"""MAC addresses that a host sends from and that no host of the lab has: a macvlan's, a changed one, a virtual router's.
+"""Unknown MAC addresses behind a host's port: of a macvlan, a changed address, a virtual router.
 
-Filters know a sender by its addresses. What it sends from a MAC and an IP address that nobody told us goes past them.
-The switch learns each MAC address behind a port, and when it was seen last; not where its packets went.
+Filters recognize a sender by its addresses. Packets from an unknown MAC and IP address pass them. The switch learns
+each MAC address behind a port and when it was last seen, but not where its packets went.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from testbed.spec.links import LinkRef
 
 
 def problem(backend: Backend, ref: LinkRef, port: Port) -> str | None:
-    """Why a test does not count in which a link's sender sent from such an address. Raises AgentError.
+    """A problem if a link's sender sent from an unknown address; None if not. Raises AgentError.
 
-    Addresses of the lab's other hosts are none of them: the sender may be a bridge.
+    The addresses of the lab's other hosts are known: the sender may be a bridge.
     """
     source = port.sources[ref]
     own = next((address for address in source.addresses if qdisc.is_mac(address)), None)  # as its filters know it
     if own is None:
         return None
     ages_s: dict[str, float] = port.channel.call("heard", ifindex=source.ifindex)
-    since_s = time.monotonic() - source.since_s  # not before: what came while we asked is rather told than not
+    since_s = time.monotonic() - source.since_s  # after the request: better report an address than miss it
     heard = {mac for mac, age_s in ages_s.items() if age_s <= since_s and mac != own}
     strange = sorted(heard - _known(backend)) if heard else []
     if not strange:
@@ -44,5 +44,5 @@ def _known(backend: Backend) -> set[str | None]:
             try:
                 known.add(host.mac(network))
             except (AgentError, LabError):
-                continue  # it has ended, or changed its address: then that is strange
+                continue  # it has ended, or changed its address, which is unknown then
     return known

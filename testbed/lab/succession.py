@@ -1,7 +1,7 @@
-"""The death of an agent: found out, the test in which it happened told of it, and another one started for the next.
+"""Agents that die: noticed, reported by the test in which it happened, and replaced for the next.
 
-The agents meant are the one that holds the ports, the one that captures, and those in hosts' namespaces. One that did
-not answer in time, nor when it was asked once more, is as good as dead: it is killed.
+This concerns the agent that holds the ports, the one that captures, and those in hosts' namespaces. An agent that does
+not answer in time, nor a second request, is killed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _BESIDE = {"inside": "in the network of", "files": "among the files of"}
 
 
 def beside(role: str, host: str) -> str:
-    """What an agent in a host's namespaces is called among a lab's agents."""
+    """The role of an agent in a host's namespaces, among a lab's agents."""
     return f"{_BESIDE[role]} `{host}`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentDeath:
-    """An agent that ended, and nobody had asked it to, or that does not answer any more."""
+    """An agent that ended without being asked to, or that does not answer any more."""
 
     role: str
     """``ports``, ``capture``, or `beside` of a host."""
     silent_s: float = 0.0
-    """How long it was waited for in vain; 0 if it ended."""
+    """How long it did not answer; 0 if it ended."""
 
     def __str__(self) -> str:
         which = f"the agent {_HELD.get(self.role, self.role)}"
@@ -43,16 +43,16 @@ class AgentDeath:
 
 
 class AgentOwner:
-    """What a kind of lab says of its agents. One that overrides nothing has none that could die."""
+    """The agents of a kind of lab. A lab that overrides nothing has none that could die."""
 
     def agents(self) -> Mapping[str, Channel]:
         """The agents that run now, by role: see `AgentDeath`."""
         return {}
 
     def replace_agent(self, _left: Sequence[Mapping[str, Any]]) -> None:
-        """Start another agent that holds ports, and put right what the dead one left of these. Raises LabError.
+        """Start another agent for the ports, and repair what the dead one left of them. Raises LabError.
 
-        ``left``: how the dead one found each host's own port.
+        ``left``: the original state of each host's own port.
         """
         raise LabError("the agent has died, and this kind of lab cannot start another")
 
@@ -61,7 +61,7 @@ class AgentOwner:
         return False
 
     def forget_agent(self, _role: str) -> None:
-        """Let go of one that is not the ports', so that another is started when it is needed."""
+        """Release an agent other than the ports', so that another is started on demand."""
         return
 
 
@@ -76,28 +76,28 @@ class Succession:
         unwatch: Callable[[str], None],
         forget: Callable[[], list[Port]],
     ) -> None:
-        """``programs``: those of the test. ``unwatch``: told why lateness cannot be known any more.
+        """``programs``: those of the test. ``unwatch``: called with the reason why lateness cannot be measured.
 
-        ``forget``: has all be forgotten that was on ports; gives the ports.
+        ``forget``: forgets everything on ports, and returns them.
         """
         self._owner = owner
         self._programs = programs
         self._unwatch = unwatch
         self._forget_ports = forget
         self.deaths: list[AgentDeath] = []
-        """Those of this test, and of the time since the one before."""
+        """The deaths in this test, and since the test before."""
         self._left: dict[int, Mapping[str, Any]] = {}
-        """How each host's own port was found that a dead agent had attached, by its ifindex."""
+        """The original state of hosts' own ports that a dead agent had attached, by ifindex."""
 
     def look(self) -> list[AgentDeath]:
-        """Ask each agent whether it is there; the deaths so far. To one that is not, nothing more is said."""
+        """Check that each agent answers. Returns the deaths so far; a dead agent gets no more requests."""
         known = {death.role for death in self.deaths}
         for role, agent in self._owner.agents().items():
             if role in known or _answers(agent):
                 continue
             agent.give_up()
             if self._owner.went_with_its_host(role):
-                continue  # what became of the host is told of it
+                continue  # the change of its host is reported instead
             self.deaths.append(AgentDeath(role=role, silent_s=agent.silent_s))
             if role in (PORTS, CAPTURE):
                 self._unwatch(str(self.deaths[-1]))
@@ -109,7 +109,7 @@ class Succession:
         return any(death.role == PORTS for death in self.deaths)
 
     def end(self) -> bool:
-        """End a test: whether the agent has died. Then nothing is known of ports any more, and of what was on them."""
+        """End a test. Returns whether the agent of the ports has died; then all ports are forgotten."""
         self.look()
         if not self.died:
             self._forget()
@@ -126,12 +126,12 @@ class Succession:
         if self.died:
             self._leave()
             self._owner.replace_agent(list(self._left.values()))
-            self._left = {}  # now, for the next may die as it starts
+            self._left = {}  # now, for the new agent may die as it starts
         self._forget()
         self.deaths.clear()
 
     def _leave(self) -> None:
-        """Know no more of any port but how its host's own was found."""
+        """Forget all ports, but keep the original state of their hosts' own ports."""
         self._left |= {port.ifindex: dict(port.original) for port in self._forget_ports()}
 
     def _forget(self) -> None:

@@ -1,4 +1,4 @@
-"""What impairs the links of a host that is stopped: kept, and put back when it runs again."""
+"""The impairments and cuts of a stopped host's links: kept, and applied again when it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from testbed.spec.links import LinkRef
 
 @dataclass(frozen=True, kw_only=True)
 class Suspended:
-    """What a link was impaired with, and how it was cut."""
+    """The impairment and the cut that a link had."""
 
     impairment: Impairment | None
     """Of a timeline, its beginning."""
@@ -64,9 +64,9 @@ class Suspensions:
         """What impaired them."""
 
     def suspend(self, host: str) -> None:
-        """Heal and mend every link of a host that is about to stop. What held until now is in the evidence.
+        """Heal and mend every link of a host that is about to stop. The evidence has what held until now.
 
-        A port that goes with the host would take its impairment with it, and it would look as if it had not held.
+        Otherwise the impairment would vanish with the host's port, and look as if it had not held.
         """
         for port in self._ports:
             for ref, source in list(port.sources.items()):
@@ -85,7 +85,7 @@ class Suspensions:
                 self._cutter.mend(ref)
 
     def resume(self, running: Callable[[str], bool]) -> None:
-        """Put back what was suspended, as far as both ends of the links are ``running``; timelines begin anew.
+        """Apply again what was suspended, on links whose ends are ``running``; timelines begin anew.
 
         Raises ImpairmentNotAppliedError.
         """
@@ -102,10 +102,10 @@ class Suspensions:
         self._impairer.play()
 
     def heal(self, ref: LinkRef) -> None:
-        """Have nothing put back on a link."""
+        """Drop what was kept of a link."""
         self.links.pop(ref, None)
 
     def mend(self, ref: LinkRef) -> None:
-        """Have no cut put back on a link."""
+        """Drop the cut that was kept of a link."""
         if ref in self.links:
             self.links[ref] = replace(self.links[ref], how="", down_s=0.0)

@@ -1,7 +1,7 @@
-"""What was lost in a test before a carried kernel or at a port without one, by link, and no netem made it so.
+"""Packets that a link lost in a test without netem: before a carried kernel, or at a port on the host's engine.
 
-A tap's queue takes what its kernel has not yet taken in, of all that use a port. A packet of a link passes two: the
-one at its sender's own port, if that is carried, and the one at its receiver's.
+A tap's queue holds the packets that its kernel has not yet read, of all links of a port. A packet of a link passes two
+taps: the one at its sender's own port, if that is carried, and the one at its receiver's.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ def _ways(counts: Mapping[str, Mapping[str, int]]) -> dict[str, AtTaps]:
 
 
 class Taps:
-    """What each port was brought and lost since a test began."""
+    """The packets that came to each port since a test began, and those it lost."""
 
     def __init__(self) -> None:
         self._before: dict[tuple[PortRef, str], AtTaps] = {}
-        """By port and way: what came and what was refused that is none of the test's."""
+        """By port and direction: packets that do not belong to the test."""
         self._now: dict[tuple[PortRef, str], AtTaps] = {}
 
     def begin(self, ports: Iterable[Port]) -> None:
-        """What was refused so far is none of the test's."""
+        """A test begins: the packets so far do not belong to it."""
         self._now.clear()
         self.look(ports)
         self._before = dict(self._now)
 
     def look(self, ports: Iterable[Port]) -> None:
-        """Read the counters of these ports now; those of one whose agent is gone stay as they were."""
+        """Read the counters of these ports; those of a port whose agent is gone stay as they were."""
         by_channel: dict[tuple[int, bool], tuple[Channel, dict[str, PortRef]]] = {}
         for port in ports:
             key = id(port.channel), port.kernel is not None
@@ -56,12 +56,12 @@ class Taps:
             for name, counts in answer.items():
                 for way, now in (_ways(counts) if carried else {_AT_PORT: AtTaps(**counts)}).items():
                     if now.came_packets < self._now.get((refs[name], way), _NONE).came_packets:
-                        self._before.pop((refs[name], way), None)  # attached anew, it counts from 0
+                        self._before.pop((refs[name], way), None)  # a port that was attached anew counts from 0
                     self._now[refs[name], way] = now
 
     @contextmanager
     def leaving_out(self, ports: Sequence[Port]) -> Iterator[None]:
-        """What comes to these ports meanwhile is none of the test's: probes of ours."""
+        """Packets that come to these ports in this block do not belong to the test: they are our probes."""
         self.look(ports)
         so_far = {key: self._grown(key) for key in self._now}
         try:
@@ -71,7 +71,7 @@ class Taps:
             self._before = {key: now - so_far.get(key, _NONE) for key, now in self._now.items()}
 
     def refused(self, ref: LinkRef) -> AtTaps | None:
-        """Of a link's way, as of the last look; None where nothing on it is carried."""
+        """The packets of a link at its taps, as last read; None where no kernel is carried."""
         ways = ((ref.receivers_port, "to_host"), (ref.senders_port, "from_host"))
         grown = [self._grown(key) for key in ways if key in self._now]
         return (
@@ -79,7 +79,7 @@ class Taps:
         )
 
     def dropped(self, ref: LinkRef) -> AtTaps | None:
-        """At the port of a link's receiver, by its own device; None where a kernel is carried."""
+        """The packets at the receiver's port, by its own device; None where a kernel is carried."""
         key = (ref.receivers_port, _AT_PORT)
         return self._grown(key) if key in self._now else None
 

@@ -1,6 +1,6 @@
-"""Find out what links were during a test: whether the kernel held what was asked, and what the packets met.
+"""Verify the links of a test: whether the kernel held each impairment, and what the packets met.
 
-Levels 1 and 2 of a link's proof: read-back, and counters. Probes are level 3: `proving`.
+These are levels 1 and 2 of a link's proof: read-back and counters. Probes are level 3: `prober`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from testbed.spec.links import LinkRef
 
 
 class Verifier:
-    """What was found of a lab's impaired and cut links."""
+    """Verifies a lab's impaired and cut links."""
 
     def __init__(
         self,
@@ -58,17 +58,17 @@ class Verifier:
         self._succession = succession
         self._backend = backend
         self.taps = Taps()
-        """Counts what found the queues before carried kernels full."""
+        """Counts packets that met a full queue before a carried kernel."""
 
     def begin(self) -> None:
-        """Before a test: what the ports had refused so far is none of its doing."""
+        """Before a test: note what the ports have refused so far."""
         self.taps.begin(self._ports)
         for port in self._ports:
             for source in port.sources.values():
                 source.met_cut, source.since_s = False, time.monotonic()
             try:
                 port.refused = counting.overflows(self._ports.entry(port)) or 0
-            except AgentError:  # it is gone; a new one begins at 0
+            except AgentError:  # the port is gone; a new one counts from 0
                 port.refused = 0
 
     def verify(self) -> None:
@@ -84,7 +84,7 @@ class Verifier:
         over[:] = [(healed, ()) for healed, _ in over]  # raised once
         self._carriage.look()
         self.taps.look(self._ports)
-        # A host that is stopped has no path to it; what its links had is suspended.
+        # There is no path to a stopped host; its links are suspended.
         standing = [port for port in self._ports if not self._whole.down(port.ref.host)]
         paths = self._carriage.paths(port for port in standing if self._carriage.used(port))
         for port in self._ports:
@@ -101,12 +101,12 @@ class Verifier:
                 errors = self._verify(ref, port, reading)
                 wrong += errors
                 self._ledger.reported.update([ref] if errors else [])
-        if wrong:  # an agent that died meanwhile is why
+        if wrong:  # because an agent has died
             deaths = self._succession.look()
             raise ImpairmentNotAppliedError("\n".join(map(str, deaths)) if deaths else together(wrong))
 
     def _along(self, port: Port, path: PortPath | None, refs: Sequence[LinkRef]) -> None:
-        """Raise ImpairmentNotAppliedError if packets had no whole way through a port on which these links end."""
+        """Raise ImpairmentNotAppliedError if the path through a port at which these links end is broken."""
         if path is None or not path.amiss or (path.gone and not refs):
             return
         ref = next(iter(refs or port.sources))
@@ -137,7 +137,7 @@ class Verifier:
         return timed, self._ports.errors(ref, differences, problems)
 
     def take_leave(self, ref: LinkRef) -> None:
-        """Look at an impaired link before it is healed. What was found wrong before is not told again."""
+        """Verify an impaired link before it is healed. Errors that were raised before are not raised again."""
         port = self._ports.of(ref)
         if port is None or ref not in port.applied or ref in self._ledger.reported:
             return
@@ -152,7 +152,7 @@ class Verifier:
     # --- one link --------------------------------------------------------------------------------
 
     def held(self, ref: LinkRef, port: Port, reading: Reading) -> Held:
-        """What a link is impaired with at this moment, and what the kernel holds."""
+        """A link's impairment at this moment, and the kernel's account of it."""
         source = port.sources[ref]
         impairment = source.impairment or CLEAN
         filters = qdisc.filters(
@@ -167,7 +167,7 @@ class Verifier:
         return Held(impairment, netem, impairer.netem_differences(impairment, netem, reading.qdiscs, own) + differences)
 
     def held_now(self, ref: LinkRef) -> Held | None:
-        """The same, read now; None if the link is not impaired."""
+        """The same, read from the kernel now; None if the link is not impaired."""
         port = self._ports.of(ref)
         if port is None or ref not in port.applied:
             return None
@@ -187,7 +187,7 @@ class Verifier:
     def _examine(
         self, ref: LinkRef, port: Port, reading: Reading
     ) -> tuple[LinkEvidence, Sequence[readback.Difference]]:
-        """What is known of an impaired link, and how the kernel differs from what was asked."""
+        """The evidence of an impaired link, and the kernel's differences."""
         source, ledger = port.sources[ref], self._ledger
         held = self.held(ref, port, reading)
         impairment, at_taps = held.impairment, self.taps.refused(ref)
@@ -230,7 +230,7 @@ class Verifier:
     def _met(
         self, ref: LinkRef, source: Source, impairment: Impairment, tally: Tally | None
     ) -> tuple[list[str], list[str]]:
-        """What is wrong, and what is to be told, of the packets that a link's netem met or should have met."""
+        """Problems and warnings about the packets that a link's netem met, or should have met."""
         problems, warnings = list[str](), [*impairment.realised]
         if tally is None:
             return problems, warnings
@@ -247,7 +247,7 @@ class Verifier:
 
 
 def _tally(source: Source, port: Port, held: Held, reading: Reading) -> Tally | None:
-    """What a link's netem counted since it was put there; None if there is none."""
+    """What a link's netem counted since it was written; None if there is none."""
     netem = readback.find_netem(reading.qdiscs, source.minor)
     if netem is None:
         return None
@@ -270,7 +270,7 @@ def _tally(source: Source, port: Port, held: Held, reading: Reading) -> Tally | 
 
 
 def _copies(source: Source, port: Port, reading: Reading) -> int | None:
-    """Second copies that a link's netem has made, where it is the only one at its port that makes any."""
+    """Duplicates that a link's netem has made; known where it is the only one at its port that makes any."""
     doubling = [source for source in port.sources.values() if source.impairment and source.impairment.duplicate_ratio]
     if source.beyond_before is None or len(doubling) != 1 or doubling[0] is not source:
         return None

@@ -1,4 +1,4 @@
-"""What a marker, a call or a command line asks of each link."""
+"""The impairment of each link that a marker, a call or a command line asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from testbed.text import shown
 
 
 class InvalidWantError(InvalidValueError):
-    """A link, or what it is to be impaired with, that cannot be."""
+    """An invalid link, or an invalid impairment for it."""
 
     def __init__(self, of_link: Sequence[str], of_impairment: Sequence[str]) -> None:
         self.of_link, self.of_impairment = of_link, of_impairment
@@ -30,7 +30,7 @@ def impairments_of(
     profile: str | Profile | Sequence[object] | None,
     words: Mapping[str, object],
 ) -> dict[LinkRef, Impairment | Timeline]:
-    """What a marker, a call or a command line asks of each link, by a lab's hosts, profiles and tables.
+    """The impairment of each link that a marker, a call or a command line asks for.
 
     Raises InvalidWantError with every problem of the link, the profile, the words and their tables at once.
     """
@@ -70,7 +70,7 @@ def impairments_of(
 
 
 def side(backend: Backend, words: object) -> Impairment | Timeline:
-    """What words or a list of steps ask of a link. Raises InvalidValueError with every problem."""
+    """The impairment that words or a list of steps describe. Raises InvalidValueError with every problem."""
     folders = [] if backend.netem_folder is None else [backend.netem_folder]
     return checked_side(words, lambda name: read_trace(name, *folders))
 

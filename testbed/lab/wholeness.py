@@ -1,7 +1,6 @@
-"""Whether the hosts are as a test left them: it stops and starts them, and what others did to them is found out.
+"""The state of a lab's hosts: tests stop and start them, and changes by others are noticed.
 
-A kind of lab says how a host is stopped, started and looked at (`HostControl`). This says when, what becomes of the
-links, and what is told.
+`HostControl` stops, starts and reads hosts. `Wholeness` decides when, keeps their links impaired, and reports changes.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from testbed.spec.links import LinkRef
 
 NOBODY = HostState(status="gone")
 LAST_LINES = 3
-"""How many are told of a host that ended."""
+"""Number of lines that are reported of a host that ended."""
 
 
 class HostControl:
-    """What a kind of lab can do with its hosts. One that overrides nothing has hosts that stay as they are."""
+    """What a kind of lab can do with its hosts. The hosts of a lab that overrides nothing stay as they are."""
 
     def host_states(self) -> Mapping[str, HostState]:
-        """Every host now; of containers that were made anew, the new one is taken as the host from here on."""
+        """The state of every host now. A container that was made anew is the host from here on."""
         return {}
 
     def may_end(self, _host: str) -> bool:
@@ -46,7 +45,7 @@ class HostControl:
         raise _cannot(host, "started")
 
     def freeze(self, host: str) -> None:
-        """Have nothing in the host run, until it is thawed."""
+        """Pause every process in the host until `thaw`."""
         raise _cannot(host, "paused")
 
     def thaw(self, host: str) -> None:
@@ -54,7 +53,7 @@ class HostControl:
         raise _cannot(host, "resumed")
 
     def bring_back(self, wrong: Mapping[str, HostState]) -> None:
-        """Have these hosts run again, whatever became of them, in the order in which the stack came up; all well."""
+        """Have these hosts run again, in the order in which the stack came up, and wait until they are well."""
         raise _cannot(", ".join(wrong), "brought back")
 
     def await_healthy(self) -> None:
@@ -67,7 +66,7 @@ def _cannot(host: str, what: str) -> LabError:
 
 
 class Wholeness:
-    """What is known of the hosts of one lab."""
+    """The states of the hosts of one lab."""
 
     def __init__(
         self,
@@ -77,31 +76,31 @@ class Wholeness:
         resume_links: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """``suspend``: takes the impairments and cuts off a host's links, and keeps what they were.
+        """``suspend``: removes the impairments and cuts of a host's links, and keeps them.
 
-        ``resume_links``: puts back what was kept, as far as the ends of the links are up.
+        ``resume_links``: applies them again on links whose ends are up.
         """
         self._control = control
         self._suspend = suspend
         self._resume_links = resume_links
         self.say = say
         self._home: dict[str, HostState] = {}
-        """As each was when the stack was up."""
+        """The state of each when the stack was up."""
         self._known: dict[str, HostState] = {}
-        """As each is known to be, by what was seen last or done by us."""
+        """The last known state of each."""
         self._ending: set[str] = set()
-        """Hosts that a test sent a signal: they may end."""
+        """Hosts that a test sent a signal, which may end them."""
         self.announced: set[str] = set()
         self.changes: list[HostChange] = []
-        """What became of hosts since the test began."""
+        """The changes of hosts since the test began."""
 
     def up(self) -> None:
-        """The stack is up: this is how it shall be."""
+        """The stack is up: note the state of every host."""
         self._known = dict(self._control.host_states())
         self._home = dict(self._known)
 
     def begin(self) -> None:
-        """Begin a test: bring back what is not as it was when the stack came up. Raises LabError saying why not."""
+        """Begin a test: bring back hosts that have changed since the stack came up. Raises LabError."""
         self.changes.clear()
         self._ending.clear()
         if not self._home:
@@ -124,7 +123,7 @@ class Wholeness:
             self._resume_links()
 
     def look(self) -> list[HostChange]:
-        """What became of hosts, not by the test, since it was looked last."""
+        """The changes of hosts since the last look that the test did not make."""
         if not self._home:
             return []
         changes = []
@@ -149,14 +148,14 @@ class Wholeness:
         return [new for new in changes if not new.by_test]
 
     def ended(self, host: str) -> HostState | None:
-        """The state of a host whose program has done its work and ended; None of any other."""
+        """The state of a host whose program has done its work and ended; None for other hosts."""
         known = self._known.get(host)
         home = self._home.get(host)
         done = known is not None and known.status == EXITED and home is not None and home.status == EXITED
         return known if done else None
 
     def there(self, refs: Iterable[LinkRef]) -> tuple[LinkRef, ...]:
-        """Those of these links whose hosts have not ended: what has done its work is left out, and that is said once.
+        """These links without those of hosts that have done their work and ended; each such host is announced once.
 
         Raises LabError if none is left.
         """
@@ -178,7 +177,7 @@ class Wholeness:
         return self._known.get(host, NOBODY).status in (RUNNING, PAUSED)
 
     def networks(self, host: str) -> Collection[str]:
-        """Those that a host is known to be on; of one that the Compose file does not have, the engine's name."""
+        """The networks that a host is on, as far as known; one outside the Compose file has the engine's name."""
         return self._known.get(host, NOBODY).endpoints.keys()
 
     def down(self, host: str) -> bool:
@@ -239,7 +238,7 @@ class Wholeness:
             self._control.thaw(host)
 
     def resume_all(self) -> None:
-        """Have everything go on that a test paused: nothing in there could be ended."""
+        """Resume every host that a test paused: programs in a paused host cannot be ended."""
         for host, state in list(self._known.items()):
             if state.status == PAUSED:
                 self.resume(host)
@@ -255,12 +254,12 @@ class Wholeness:
 
     @contextlib.contextmanager
     def _by_test(self, host: str) -> Iterator[None]:
-        """What becomes of a host in this block, the test did: also if it fails half-way."""
+        """Changes of a host in this block are the test's, even if the block fails."""
         before = self._known.get(host, NOBODY)
         try:
             yield
         finally:
-            with contextlib.suppress(AgentError):  # then the block has failed as well, and says why
+            with contextlib.suppress(AgentError):  # then the block has failed for the same reason
                 self._known[host] = after = self._control.host_states().get(host, NOBODY)
                 what = change(before, after)
                 if what:
