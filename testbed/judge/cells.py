@@ -141,7 +141,10 @@ class Cell:
 
     @property
     def margin(self) -> float:
-        """The least effect of interest on the scale of the differences."""
+        """The least effect of interest on the scale of the differences.
+
+        Of whole numbers, of the mean of all runs of both: which run of a pair is base's does not change it.
+        """
         if self.kind is Kind.RATIO:
             return math.log1p(self.least_effect)
         return self.least_effect * fmean((*self.base, *self.head))

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
 from testbed.commands.compare import compare
 from testbed.errors import InvalidValueError, UserError
 from testbed.evidence.metric import Metric
-from testbed.evidence.results import Attempt, TestResult
+from testbed.evidence.results import Attempt, TestResult, as_text
+from testbed.evidence.verdict import Verdict
+from testbed.judge import comparison
+from testbed.judge.cells import Run, TestRun
+from testbed.report import comparison as words
 
 MACHINE = {"kernel": "6.12", "lab": "local", "netem": "carried", "offloads": {"tso": False}}
 LINK = {"link": "client -> server", "asked": {"loss": "2%", "seed": 5}}
@@ -194,3 +203,46 @@ def test_what_a_test_prints_acts_on_no_terminal_and_on_no_page(write: Write) -> 
     text = Path("out.md").read_text()
     assert "<script>" not in text
     assert "\\<script\\>\\|\\*boom\\*" in text
+
+
+VALUES = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(0, 3).map(float),
+    st.sampled_from([0.0, 5e-324, 1e308]),
+)
+METRICS = st.lists(
+    st.builds(
+        Metric, name=st.sampled_from("abc"), values=st.lists(VALUES, min_size=1, max_size=25).map(tuple),
+        unit=st.sampled_from(["s", "ms", "count", "share"]), better=st.sampled_from(["lower", "higher", None]),
+        least_effect=st.sampled_from([1e-9, 0.05, 10.0]), group=st.sampled_from(["recorded", "programs", "wire"]),
+    ),
+    max_size=3,
+)  # fmt: skip
+TESTS = st.builds(
+    TestRun, id=st.sampled_from(["t::one", "t::two"]), reason=st.none() | st.text(), replay=st.none() | st.text(),
+    outcome=st.sampled_from([Verdict.HOLDS, Verdict.FAILS, Verdict.INVALID, Verdict.SKIPPED]),
+    metrics=METRICS.map(lambda metrics: {metric.name: metric for metric in metrics}),
+)  # fmt: skip
+RUNS = st.lists(
+    st.builds(
+        Run, source=st.text(max_size=5), seed=st.integers(0, 4), started=st.sampled_from(["", "2026", "2027"]),
+        tests=st.lists(TESTS, max_size=2).map(lambda tests: {test.id: test for test in tests}),
+    ),
+    max_size=14,
+)  # fmt: skip
+
+
+@given(RUNS, RUNS, st.sampled_from([(), (0.5,)]), st.booleans())
+@settings(deadline=None, max_examples=150)
+def test_of_any_results_there_is_a_verdict_that_can_be_told(
+    base: list[Run], head: list[Run], quantiles: tuple[float, ...], brief: bool
+) -> None:
+    found = comparison.compare(base, head, quantiles=quantiles, brief=brief)
+    assert found.paired == bool({run.seed for run in base} & {run.seed for run in head})
+    assert json.loads(as_text(words.as_json(found)))["change"] == found.change
+    assert words.exit_status(found) in (0, 1, 2, 3)
+    assert words.markdown(found, base="base", head="head").startswith("### testbed: head against base")
+    words.print_comparison(Console(file=io.StringIO(), width=80), found)
+    for judged in found.judged:
+        assert not math.isnan(judged.effect)
+        assert judged.low <= judged.high
