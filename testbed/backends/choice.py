@@ -21,8 +21,8 @@ LABS: Mapping[str, Callable[..., Lab]] = {"compose": ComposeLab, "local": LocalL
 def decide(kind: str) -> tuple[str, str]:
     """``compose`` or ``local``, and why: for ``auto``, compose where an engine answers us.
 
-    Also where DOCKER_HOST names one that does not answer: who sets it means that engine, as with every other program of
-    Docker's. A lab then says so; tests that need none run as they do.
+    Also ``compose`` where DOCKER_HOST names an engine that does not answer: its user means that engine. Then a lab
+    reports that; tests without a lab run as usual.
     """
     if kind not in LAB_CHOICES:
         raise EnvironmentUnfitError(f"lab {shown(kind)}: must be one of {', '.join(LAB_CHOICES)}")
@@ -48,7 +48,7 @@ def make_lab(
 ) -> Lab:
     """The lab that was decided on, of one Compose file, or of several that add to the first; not up yet.
 
-    ``images``: by service, an image in place of the file's; a lab that runs no images takes no notice.
+    ``images``: by service, an image in place of the file's; a lab without images ignores it.
     """
     lab = LABS[kind](
         compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say, warn=warn

@@ -1,4 +1,4 @@
-"""A host of either lab: its programs, what an agent in its network tells of it, and the agents in its namespaces."""
+"""A host with agents: its programs, its network as an agent sees it, and the agents in its namespaces."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from testbed.spec.words import unknown
 from testbed.text import shown
 
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared only
-"""Where this machine reaches what listens at each of its addresses."""
+"""The address of this machine for each address that a port is published at."""
 
 
 class AgentHost(Host):
-    """A host that an agent knows from within."""
+    """A host whose network an agent sees from within."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         self.name = name
         self._lab = lab
         self._whole = lab.whole
         self._agents: dict[str, tuple[Channel, str]] = {}
-        """Those in its namespaces, by role, and the start of the host that each was started for."""
+        """The agents in its namespaces by role, each with the start of the host that it belongs to."""
 
     @property
     def image(self) -> str:
@@ -64,7 +64,7 @@ class AgentHost(Host):
     def begin(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""
     ) -> ReadProgram:
-        """Start a program in the host, whose output is read from now on."""
+        """Start a program in the host, and read its output."""
 
     @abc.abstractmethod
     def listeners(self, port: int, deadline_s: float) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class AgentHost(Host):
     @property
     @abc.abstractmethod
     def networks(self) -> Sequence[str]:
-        """The networks that it is on by the Compose file."""
+        """Its networks by the Compose file."""
 
     @abc.abstractmethod
     def addressed(self) -> Iterable[tuple[str, Sequence[str]]]:
@@ -110,7 +110,7 @@ class AgentHost(Host):
 
     @abc.abstractmethod
     def interface_name(self, network: str) -> str:
-        """What its interface on a network is called in it."""
+        """The name of its interface on a network."""
 
     @abc.abstractmethod
     def ask(self, operation: str, **arguments: Any) -> Any:
@@ -160,11 +160,11 @@ class AgentHost(Host):
         """Start an agent in its namespaces."""
 
     def its_start(self) -> str:
-        """What tells this start of the host from another, after which its namespaces are others."""
+        """An id of this start of the host; after another start its namespaces are new."""
         return ""
 
     def agent(self, role: str) -> Channel:
-        """An agent in its namespaces: the one that is there, unless that has died, or the host was started again."""
+        """An agent in its namespaces; a new one if there is none, it has died, or the host was started again."""
         start = self.its_start()
         known, of_start = self._agents.get(role, (None, ""))
         if known is not None and of_start == start:
@@ -187,7 +187,7 @@ class AgentHost(Host):
         return channel if channel is not None and channel.answers else None
 
     def agents(self) -> dict[str, Channel]:
-        """Those in its namespaces, by role."""
+        """The agents in its namespaces, by role."""
         return {role: channel for role, (channel, _) in list(self._agents.items())}
 
     def began_anew(self, role: str) -> bool:

@@ -9,7 +9,7 @@ from testbed.text import shown
 
 
 def ports(config: Mapping[str, Any]) -> Iterator[str]:
-    """Published ports with a fixed number; of a range, as of no number, each stack takes a free one."""
+    """Published ports with a fixed number; a range or no number gives each stack a free port."""
     for name, body in (config.get("services") or {}).items():
         for port in body.get("ports") or ():
             published, target = str(port.get("published") or "0"), port["target"]

@@ -1,6 +1,6 @@
-"""A lab of a Compose file: what the engine's lab and the local one have in common.
+"""A lab of a Compose file: the common part of the engine's lab and the local one.
 
-Their differences are how hosts come up, what becomes of them, and where the agents run.
+They differ in how hosts are started and stopped, and where the agents run.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class StackLab(Lab, Generic[SomeHost]):
     """A Compose file, brought up."""
 
     versions: Mapping[str, str] = {}
-    """Of the programs that run its hosts."""
+    """The versions of the programs that run its hosts."""
     look_every_s = 0.05
-    """How often to look at hosts that are awaited."""
+    """Seconds between two looks at hosts that are awaited."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class StackLab(Lab, Generic[SomeHost]):
         self._capture_agent: Channel | None = None
         self._undo = ExitStack()
         self._able: Mapping[str, Any] = {}
-        """What the agent is able to, once it was asked."""
+        """The agent's answer to `capabilities`; empty before that."""
         self._offloads: dict[str, bool] | None = None
-        """What the first host's interface that was made to send packet by packet had before."""
+        """The original offloads of the first interface whose offloads were switched off."""
         self._carried_kernel: str | None = None
-        """Its release, once one was started."""
+        """The release of the carried kernel, once one was started."""
 
     # --- what is known before anything runs ------------------------------------------------------
 
@@ -114,7 +114,7 @@ class StackLab(Lab, Generic[SomeHost]):
         self._agent = self._capture_agent = None
 
     def close_agents(self) -> None:
-        """Let go of the agents beside the one that holds the ports."""
+        """End the agents other than the one that holds the ports."""
         with ExitStack() as undo:
             for host in self._hosts.values():
                 undo.callback(host.close)
@@ -200,7 +200,7 @@ class StackLab(Lab, Generic[SomeHost]):
             self._await_well([self._hosts[name]], self._up_deadline_s)
 
     def restore(self, host: SomeHost, state: HostState) -> None:
-        """Have a host run as when the stack was up; its service is not awaited."""
+        """Have a host run again as when the stack came up; its service is not awaited."""
         if state.status == PAUSED:
             self.thaw(host.name)
         else:
@@ -227,7 +227,7 @@ class StackLab(Lab, Generic[SomeHost]):
         """Start the agent that captures."""
 
     def capture_agent(self) -> Channel:
-        """The agent that captures, started when it is needed first."""
+        """The agent that captures, started on first use."""
         self.channel  # noqa: B018  # the lab must be up
         if self._capture_agent is None:
             self._capture_agent = self.start_capture_agent()
@@ -264,7 +264,7 @@ class StackLab(Lab, Generic[SomeHost]):
                     host.forget_agent(known)
 
     def sweep(self) -> None:
-        """Forget the ports that went with their hosts: before anything is sent to hosts that were started again."""
+        """Forget ports that went with their hosts, before packets are sent to hosts that were started again."""
         if self._agent is not None:
             gone = set(self._agent.call("sweep"))
             self.ports.forget(*(port for port in self.ports if port.name in gone))

@@ -1,4 +1,4 @@
-"""While a stack starts: its hosts are awaited until they are well, and what is not well yet is told now and then."""
+"""While a stack starts: wait until its hosts are well, and say now and then which are not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StartProgress:
     def __init__(
         self, say: Callable[[str], None], *, allowed_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """The time that is ``allowed_s`` begins now."""
+        """``allowed_s`` begins now."""
         self._say, self._allowed_s, self._clock = say, allowed_s, clock
         self._began = clock()
         self._gap_s = _FIRST_S
@@ -46,7 +46,7 @@ class StartProgress:
         return self._began + self._allowed_s - self._clock()
 
     def tell(self, look: Callable[[], Mapping[str, str]]) -> None:
-        """If a line is due, look what is not well yet, service to state, and say it."""
+        """If a line is due, say it. ``look``: returns the state of each host that is not well."""
         now = self._clock()
         if now < self._next:
             return
@@ -62,7 +62,7 @@ class StartProgress:
 
     @contextmanager
     def meanwhile(self, look: Callable[[], Mapping[str, str]]) -> Iterator[None]:
-        """Tell during a block that waits by itself; ``look`` is called in another thread."""
+        """Say due lines during a block that waits; ``look`` is called in another thread."""
         over = threading.Event()
 
         def watch() -> None:
@@ -91,7 +91,7 @@ def said_if_slow(say: Callable[[str], None], what: str) -> Iterator[None]:
 
 
 def in_words(awaited: Mapping[str, str], *, since_s: float, allowed_s: float) -> str:
-    """One line: how long of which deadline, and each service that is not well with its state."""
+    """The line: time and deadline, and each host that is not well with its state."""
     named = [f"{name} ({shortened(state, _MOST_SAID)})" for name, state in awaited.items()]
     more = [f"{len(named) - _MOST_NAMED} more"] if len(named) > _MOST_NAMED else []
     waits = ", ".join([*named[:_MOST_NAMED], *more])
@@ -105,7 +105,7 @@ class Wellness:
     state: str
     """``well``, ``waiting`` or ``failed``."""
     words: str
-    """What is known of it, as the rest of a sentence."""
+    """Its state in words that follow its name."""
     began: bool = True
     """Whether its program was ever started."""
 
@@ -183,7 +183,7 @@ def service_failed(hosts: Collection[Awaited], context: str = "") -> ServiceFail
 
 
 def _unwell_in_words(seen: Sequence[tuple[Awaited, Wellness]]) -> Iterator[str]:
-    """What failed, with its last lines; then what was waited for; then the names of what waited for those."""
+    """Services that failed, with their last lines; then those that are waited for; then the names of the idle."""
     for state in ("failed", "waiting"):
         for host, wellness in seen:
             if wellness.state == state and (wellness.began or state == "failed"):

@@ -51,9 +51,9 @@ def join(terminal: tuple[int, int], start: Callable[[int], Attachment]) -> int:
 
 
 def _copy(master: int, ended: int) -> None:
-    """What is typed goes there, what is printed comes here, until the program has ended; what it started may go on.
+    """Copy input and output until the program has ended; its own children may go on.
 
-    ``ended`` can be read then. The terminal of a leader that has ended takes no more, so what is in it is all.
+    ``ended``: becomes readable then. A terminal whose leader has ended accepts no more output, so the rest is complete.
     """
     watched = [0, master, ended]
     while True:

@@ -1,4 +1,4 @@
-"""The agent's containers: what each may do, by its role, the least with which it works, and tried; and their start.
+"""The agent's containers: the least privileges of each role, found by trial, and their start.
 
 Common to all: every other capability dropped, no way to gain one (no-new-privileges), Docker's seccomp filter, a
 read-only root, no mount but two empty tmpfs, no port published, and limits of memory and tasks that end a run-away and
@@ -42,7 +42,7 @@ class Role:
     """Processes and threads."""
 
     def options(self, beside: str = "", *, users: str = "") -> dict[str, Any]:
-        """As the engine's client takes them; ``beside``: the id of the container whose namespaces it shares.
+        """The options of the engine's client. ``beside``: the id of the container whose namespaces the agent shares.
 
         ``users``: that container's user namespace, as the engine tells it: one cannot be in the other namespaces from
         another (user_namespaces(7)). The machine's network belongs to the machine's own users, also where the engine
@@ -64,13 +64,13 @@ class Role:
         }
 
 
-# The peaks beside them: two impaired hosts, a carried kernel, captures, files of 8 MB.
+# With each, its peak with two impaired hosts, a carried kernel, captures, and files of 8 MB.
 ROLES: Mapping[str, Role] = MappingProxyType(
     {
         # Beside the network: 57 MB, of which the carried kernel's 33, and 10 tasks. SYS_NICE keeps the carried kernel
         # in time on a busy machine.
         "ports": Role(capabilities=("NET_ADMIN", "SYS_NICE"), network="host", devices=(TUN,)),
-        # 43 MB. What it keeps of each capture is the user's to say.
+        # 43 MB. The user sets the size of captures.
         "capture": Role(capabilities=("NET_RAW",), network="host", memory_bytes=4096 * _MIB),
         # In a host's network: offloads, counters, probes. 13 MB.
         "inside": Role(capabilities=("NET_ADMIN",), network="container"),

@@ -1,4 +1,4 @@
-"""Find out, by an agent of its own, what the engine's machine can do."""
+"""Find out with an agent what the engine's machine can do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testbed.lab.channel import Channel
 
 @dataclass(frozen=True, kw_only=True)
 class NetemAbilities:
-    """What was tried on the engine's machine; a reason of None means that it works."""
+    """The results of trials on the engine's machine; each is the reason of a failure, or None."""
 
     kernel: str
     host_netem: str | None
@@ -26,11 +26,11 @@ class NetemAbilities:
     carried_kernel: str = ""
     not_booted: str | None = None
     waits_its_turn: str = ""
-    """Why the carried kernel runs when its turn comes, as other processes do; empty if it runs before them."""
+    """Why the carried kernel has no priority over other processes; empty if it has."""
     host_marks: str | None = None
     """Cuts that reject need it where this kernel's own netem runs."""
     noise: Noise | None = None
-    """What the machine itself adds to delays."""
+    """The delays that the machine itself adds."""
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -39,7 +39,7 @@ class NetemAbilities:
 
 
 def probe_netem(engine: Engine, image: str) -> NetemAbilities:
-    """Start an agent, ask it what it can do, boot its kernel, and let it go. Raises AgentError."""
+    """Start an agent, ask what it can do, boot its kernel, and end it. Raises AgentError."""
     container, stream = start_ports_agent(engine, image, tag=secrets.token_hex(3))
     channel = Channel(stream, name="agent")
     try:

@@ -38,12 +38,12 @@ INPUTS_LABEL = "testbed.inputs"
 """On our images: a digest of what they were built from."""
 
 _USERS = {"rootless": "rootless", "userns": "with users of its own for containers (userns-remap)"}
-"""Engines whose root is not the machine's, by what they say of their security."""
+"""Engines whose root is not the machine's, by their security options."""
 _UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 _THE_KERNELS = ("/dev", "/proc", "/sys")
 _STEPS = 400
-"""Of a path, links included: path_resolution(7) follows 40 of them."""
-# Whether there is an engine is asked at every start of pytest; to build or to pull takes longer.
+"""Most steps in resolving a path, symbolic links included; path_resolution(7) follows 40 links."""
+# Every start of pytest looks for an engine; to build or to pull takes longer.
 _ANSWERS_WITHIN_S, _WORKS_FOR_S = 10, 120
 
 
@@ -51,7 +51,7 @@ class NoEngineError(EnvironmentUnfitError):
     """No engine answers this user."""
 
     def __init__(self, reason: str, remedy: str) -> None:
-        """``reason``: what was found, as a sentence without its full stop; ``remedy``: what to do, whole sentences."""
+        """``reason``: a sentence without its full stop. ``remedy``: what to do, in whole sentences."""
         super().__init__(f"{reason}. {remedy}")
         self.reason = reason
 
@@ -66,7 +66,7 @@ class RefusedError(EnvironmentUnfitError):
 
 @contextlib.contextmanager
 def refusals_told() -> Iterator[None]:
-    """Whatever the engine's client raises in this block is told as a RefusedError. Decorates functions, too."""
+    """Turn errors of the engine's client in this block into RefusedError. Decorates functions, too."""
     try:
         yield
     except docker.errors.APIError as error:
@@ -91,7 +91,7 @@ class Labelled:
     name: str
     labels: Mapping[str, str]
     of_image: Mapping[str, str] = field(default_factory=dict)
-    """What a container's image is labelled: the container has it, too."""
+    """The labels of a container's image, which the container has, too."""
     handle: Any = None
     """The engine client's."""
 
@@ -113,7 +113,7 @@ class Engine:
     """A connection to the engine that DOCKER_HOST, the Docker context or the default socket points at."""
 
     _security: Sequence[str] = ()
-    """What it says of its security."""
+    """Its security options."""
 
     def __init__(self) -> None:
         """Connect; raises EnvironmentUnfitError saying what was tried and what came back."""
@@ -198,7 +198,7 @@ class Engine:
 
         Another checkout on this engine may be about to use what it has just built.
         """
-        # As the engine lists them: what the SDK's own list asks of each may be gone by then, removed by another run.
+        # By the engine's own list: the SDK's asks about each image, which another run may have removed by then.
         for image in self._api.images(name=repository, filters={"label": INPUTS_LABEL}):
             if time.time() - image["Created"] < older_than_s:
                 continue
@@ -257,7 +257,7 @@ class Engine:
         self._client.volumes.create(name, labels=dict(labels))
 
     def labelled(self, label: str, value: str | None = None) -> list[Labelled]:
-        """Every container, network and volume with this label: of this value, or of any, the empty one included."""
+        """Every container, network and volume with this label, of this value or (None) of any."""
         wanted: dict[str, Any] = {"label": label if value is None else f"{label}={value}"}
         images: dict[str, Mapping[str, str]] = {}
         objects = []
@@ -320,7 +320,7 @@ class Engine:
         return True
 
     def state(self, container: Container) -> dict[str, Any]:
-        """The engine's word on a container: Status, ExitCode, Health, …; empty if it is gone."""
+        """The engine's inspection of a container: Status, ExitCode, Health, …; empty if it is gone."""
         try:
             inspected: dict[str, Any] = self._api.inspect_container(container.id or "")
         except docker.errors.NotFound:
@@ -346,7 +346,7 @@ class Engine:
 
     @contextlib.contextmanager
     def asked_to(self, what: str, container: Container) -> Iterator[None]:
-        """Whatever the engine refuses in this block is told as a LabError."""
+        """Turn refusals of the engine in this block into LabError. ``what``: the verb of the message."""
         try:
             yield
         except docker.errors.APIError as error:
@@ -396,11 +396,10 @@ class Engine:
         return (None if state["Running"] else state["ExitCode"]), int(state["Pid"])
 
     def leaders(self, container: Container) -> list[tuple[int, str]]:
-        """The container's first process and each program started in it, in the order in which they began.
+        """The container's first process and each program started in it, in order of their start.
 
-        Each by its number on the engine's machine and its command line as ps prints it. Numbers alone would not do:
-        they begin again when the machine has used them up. None of them if the container does not run; raises
-        EnvironmentUnfitError if the engine cannot tell.
+        Returns for each its number on the engine's machine and its command line as ps prints it: numbers are reused.
+        Empty if the container does not run. Raises EnvironmentUnfitError if the engine cannot list them.
         """
         try:
             listing = container.top(ps_args="-eo pid,ppid,args --sort=start_time")
@@ -428,9 +427,9 @@ class Engine:
         self._api.put_archive(container.id or "", str(target.parent), archive)
 
     def shows(self, container: Container, path: str) -> bool:
-        """Whether `get` reads what the container's programs read: the engine goes past what it mounts for them alone.
+        """Whether `get` reads the file that the container's programs see: the engine does not see their mounts.
 
-        That is a tmpfs, and what is the kernel's. Links are followed, for they may lead there.
+        Those are every tmpfs, and /dev, /proc and /sys. Symbolic links are followed, as they may lead there.
         """
         inspected = self.state(container)
         mounts = [mount["Destination"] for mount in inspected.get("Mounts", ()) if mount.get("Type") == "tmpfs"]
@@ -450,11 +449,11 @@ class Engine:
                 return False
             if (target := self._link(container, place)) is not None:
                 place, left = PurePosixPath("/"), left + target.split("/")[::-1]
-        return False  # links in a circle: its own kernel shall say so
+        return False  # links in a circle; the container's kernel reports that
 
     def _link(self, container: Container, path: PurePosixPath) -> str | None:
-        """Where a link in a container leads, from its root; None if it is none, or is not there."""
-        # docker-py asks for this (HEAD /containers/ID/archive) together with the file's content alone.
+        """The target of a symbolic link in a container; None if it is not one, or does not exist."""
+        # docker-py has this request (HEAD /containers/ID/archive) only together with the file's content.
         url = f"{self._api.base_url}/v{self._api.api_version}/containers/{container.id}/archive"
         answer = self._api.head(url, params={"path": str(path)}, timeout=_WORKS_FOR_S)
         if not answer.ok:

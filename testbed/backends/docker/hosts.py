@@ -36,7 +36,7 @@ class ComposeHost(AgentHost):
         self._engine = engine
         self._beside = beside
         self._listed: object = None
-        """What the engine's short form of it was when its state was looked at last."""
+        """The engine's short form of it at the last look."""
         self._state_then = NOBODY
 
     @property
@@ -48,7 +48,7 @@ class ComposeHost(AgentHost):
     # --- its state -------------------------------------------------------------------------------
 
     def state(self, listed: Mapping[str, Any] | None) -> HostState:
-        """Its state by the engine's short form of its container, which is taken as the host from here on."""
+        """Its state by the engine's short form of its container; this container is the host from here on."""
         if listed is None:
             return NOBODY
         if listed["Id"] != self.container.id:
@@ -113,7 +113,7 @@ class ComposeHost(AgentHost):
         """See `AgentHost`."""
         try:
             return tuple(self._engine.logs(self.container, last=most).splitlines())
-        except docker.errors.APIError:  # it has gone since: the next look says so
+        except docker.errors.APIError:  # it has gone since; the next look reports that
             return ()
 
     def follow(self) -> FollowedLog:
@@ -165,7 +165,7 @@ class ComposeHost(AgentHost):
             raise LabError(f"`{self.name}`: cannot read {path}: {error.explanation or error}") from None
 
     def _files(self) -> Channel:
-        """An agent that sees the container's files; its programs see it among them, at the most until a test's end."""
+        """An agent that sees the container's files. The container's programs see its process until the test ends."""
         return self.agent("files")
 
     def _runs(self) -> bool:
@@ -239,7 +239,7 @@ class ComposeHost(AgentHost):
         return self._beside(self.container, role)
 
     def its_start(self) -> str:
-        """By the container, and when the engine started it; empty if it does not run."""
+        """The container's id and its start time; empty if it does not run."""
         state = self._inspected().get("State", {})
         return f"{self.container.id} {state.get('StartedAt', '')}" if state.get("Running") else ""
 

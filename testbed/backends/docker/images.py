@@ -1,4 +1,4 @@
-"""Images: the base that all of ours start from, the agent's, and those that a Compose file builds.
+"""Images: our common base, the agent's image, and those that a Compose file builds.
 
 Each image of ours carries a digest of what it was built from and is built again only when that changes.
 """
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 def ensure_base(engine: Engine, say: Say) -> None:
-    """Have ``debian:trixie-slim``: present, else pulled, else built from Debian's archive with mmdebstrap.
+    """Provide ``debian:trixie-slim``: present, else pulled, else built from Debian's archive with mmdebstrap.
 
     Raises EnvironmentUnfitError saying what was tried.
     """
@@ -87,7 +87,7 @@ def netem_tag() -> str:
 
 
 def ensure_netem(engine: Engine, say: Say) -> str:
-    """Have the agent's image; returns its tag. Raises ImageBuildError or EnvironmentUnfitError."""
+    """Provide the agent's image; returns its tag. Raises ImageBuildError or EnvironmentUnfitError."""
     context = _netem_context()
     digest = _digest(context)
     tag = f"{NETEM_REPOSITORY}:{digest}"
@@ -108,7 +108,7 @@ def _netem_context() -> dict[str, bytes]:
 
 _MOST_FILES = 50_000
 _MOST_BYTES = 2 << 30
-"""Of a build's folder, to be looked through each time; a larger one is Compose's, and its cache's."""
+"""Files of a build context that are read each time; a larger context is left to Compose and its cache."""
 
 
 def _digest(files: Mapping[str, bytes]) -> str:
@@ -149,7 +149,7 @@ def service_image(build: Mapping[str, Any], service: str) -> tuple[str, str | No
             if len(files) > _MOST_FILES or left_bytes < 0:
                 return repository, None
             files.update([_entry(path, name)])
-    except OSError:  # it has gone meanwhile, or is not for us to read: perhaps the build does not need it
+    except OSError:  # it has gone meanwhile, or we may not read it; perhaps the build does not need it
         return repository, None
     # Where the context lies does not matter: two checkouts of the same files share the image.
     files["\0build"] = yaml.safe_dump({key: value for key, value in build.items() if key != "context"}).encode()
@@ -157,7 +157,7 @@ def service_image(build: Mapping[str, Any], service: str) -> tuple[str, str | No
 
 
 def _entry(path: Path, name: Path) -> tuple[str, bytes]:
-    """What of one entry of a context ends up in an image."""
+    """The part of a context's entry that ends up in an image."""
     if path.is_symlink():
         return f"{name}\0link", os.fsencode(path.readlink())
     kind = f"{path.stat().st_mode:o}"
@@ -180,5 +180,5 @@ def starts_from_base(build: Mapping[str, Any]) -> bool:
         try:
             text = reading.read_text(dockerfile)
         except reading.UnreadableError:
-            return False  # Compose reports what is wrong with it, better than we could
+            return False  # Compose reports the problem
     return _FROM_BASE.search(str(text)) is not None

@@ -1,4 +1,4 @@
-"""The Compose lab: a stack of containers, the agent beside its network, and nothing left of either."""
+"""The Compose lab: a stack of containers, and the agent beside its network; both are removed at the end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from testbed.spec.links import LinkRef
 from testbed.spec.topology import Topology
 
 _END_WITHIN_S = 20
-"""How long the engine may take to tell that what it killed has ended."""
+"""How long the engine may take to report the end of a container that it killed; seconds."""
 _AGENT_ENDS_WITHIN_S = 10
 
 
@@ -90,7 +90,7 @@ class ComposeLab(StackLab[ComposeHost]):
         self._topology: Topology | None = None
         self._warned: set[str] = set()
         self._found: dict[int, Any] = {}
-        """How agents have found each port that they attached: of one that was forgotten, too, to put it right."""
+        """The original state of every port that an agent attached, forgotten ones included, to restore it."""
 
     # --- what is known before anything runs ------------------------------------------------------
 
@@ -160,7 +160,7 @@ class ComposeLab(StackLab[ComposeHost]):
             agent = pool.submit(self._start_agent)
             undo.callback(self._stop_agent, agent)
             if self._asked_netem == "host":
-                agent.result()  # quick, with no kernel to boot; and no stack is started for nothing
+                agent.result()  # quick without a kernel to boot, and it may fail before the stack is started
             with said_if_slow(self._say, "starting the stack"):
                 self._start_services(config)
             with said_if_slow(self._say, "waiting for the agent"):
@@ -201,10 +201,10 @@ class ComposeLab(StackLab[ComposeHost]):
         stack = self.stack
         for agent in self.engine.containers(testbed_stack=stack.name, testbed_role="ports"):
             if not any(run.stays and run.id == agent.labels.get(RUN_LABEL) for run in stack.left()):
-                continue  # somebody is in it, or it was never wholly up
+                continue  # a process uses it, or it was never wholly up
             self.run_id = agent.labels[RUN_LABEL]
             stack.take(self.run_id)
-            self._topology = None  # if it was read before, then with the engine's names of another run
+            self._topology = None  # an earlier reading had the engine's names of another run
             self.netem_image = str(agent.attrs["Config"]["Image"])
             self.agent_container = agent
             kill = partial(self.engine.remove, agent)
@@ -227,7 +227,7 @@ class ComposeLab(StackLab[ComposeHost]):
         return False
 
     def leave(self) -> None:
-        """Let go of a lab that outlives us: it stays as it is, impairments included."""
+        """Leave a lab that outlives us as it is, impairments included."""
         if self._agent is None:
             return
         suspended = [{"link": ref.state(), "kept": kept.state()} for ref, kept in self.suspensions.links.items()]
@@ -267,11 +267,11 @@ class ComposeLab(StackLab[ComposeHost]):
     # --- hosts that stop and start: `wholeness.HostControl` --------------------------------------
 
     def host_states(self) -> Mapping[str, HostState]:
-        """Every host as the engine tells it now. One whose container was made anew is that container from here on."""
+        """The state of every host now. A container that was made anew is the host from here on."""
         rows: dict[str, dict[str, Any]] = {}
         for row in self.engine.listing(com_docker_compose_project=self.composer.project):
             name = host_name(self.topology, row["Labels"])
-            # While Compose makes one anew there are both.
+            # While Compose makes a container anew, the old one exists, too.
             if name in self._hosts and (name not in rows or row["Created"] >= rows[name]["Created"]):
                 rows[name] = row
         return {name: host.state(rows.get(name)) for name, host in self._hosts.items()}
@@ -365,12 +365,12 @@ class ComposeLab(StackLab[ComposeHost]):
         self.boot(channel)
 
     def _stop_agent(self, agent: Future[Channel]) -> None:
-        """Have the agent put everything back, and wait until its container is gone."""
-        if agent.exception() is None:  # else it has put itself away
+        """Have the agent restore everything, and wait until its container is gone."""
+        if agent.exception() is None:  # else it has ended by itself
             self._end_agent(agent.result())
 
     def _end_agent(self, channel: Channel) -> None:
-        channel = self._agent or channel  # another may have taken its place
+        channel = self._agent or channel  # it may have been replaced
         try:
             channel.call("stop")
         except AgentError as error:
@@ -387,7 +387,7 @@ class ComposeLab(StackLab[ComposeHost]):
     # --- agents that died: `succession` ----------------------------------------------------------
 
     def replace_agent(self, left: Sequence[Mapping[str, Any]]) -> None:
-        """Start another container of the agent's, and have it put the dead one's ports right."""
+        """Start another container of the agent's, and have it repair the dead one's ports."""
         self._say("the agent has died: starting another")
         if self._agent is not None:
             self._agent.close()
@@ -399,7 +399,7 @@ class ComposeLab(StackLab[ComposeHost]):
         self._agent.call("put_right", veths=list(veths.values()))
 
     def forget_agent(self, role: str) -> None:
-        """See `AgentOwner`. Another is started at once in a host's network: it is to tell of the connections."""
+        """See `AgentOwner`. In a host's network another is started at once, to read the connections."""
         super().forget_agent(role)
         for name, host in self._hosts.items():
             if role == beside("inside", name) and self.whole.running(name):
@@ -425,7 +425,7 @@ class ComposeLab(StackLab[ComposeHost]):
 
     @property
     def tcp_hosts(self) -> Sequence[str]:
-        """Those with an agent inside: each at an end of a link that is, or was, impaired."""
+        """The hosts with an agent inside: those at the ends of links that are or were impaired."""
         return [name for name, host in self._hosts.items() if host.known_inside is not None]
 
     def tcp_tables(self) -> dict[str, Table]:

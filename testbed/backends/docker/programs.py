@@ -43,7 +43,7 @@ class ComposeProgram(ReadProgram):
         self._engine = engine
         self._send_signal = send_signal
         self._lost = ""
-        """What broke its output off; empty if that came whole."""
+        """The error that ended its output; empty if the output is complete."""
         try:
             self._exec: Exec = engine.exec(container, argv, env=env or {}, workdir=workdir, user=user)
         except docker.errors.APIError as error:
@@ -61,7 +61,7 @@ class ComposeProgram(ReadProgram):
             self.end_output()
 
     def await_status(self, *, left_s: float, timeout: str) -> int:
-        """The engine's word; a program may close its output a moment before it ends."""
+        """By the engine; a program may close its output a moment before it ends."""
         try:
             status, _ = await_condition(
                 self._state,
@@ -85,14 +85,14 @@ class ComposeProgram(ReadProgram):
             raise LabError(f"{self.command}: {error}") from None
 
     def result(self, *, left_s: float, timeout: str) -> Result:
-        """How it ended; the engine's words on a program that is not there are no output of it."""
+        """Its result; the engine's message about a missing program is not part of its stdout."""
         ended = super().result(left_s=left_s, timeout=timeout)
         if ended.exit_code in _CANNOT_BE_STARTED and ended.stdout.startswith("OCI runtime exec failed"):
             return replace(ended, stdout="", stderr=ended.stderr + ended.stdout)
         return ended
 
     def signal(self, name: str) -> None:
-        """Signal it; the engine answers a request to start a program before it knows its number."""
+        """Signal it, once the engine knows its number: it accepts a program before that."""
         status, pid = await_condition(
             self._state,
             lambda state: state[0] is not None or state[1] > 0,
@@ -104,7 +104,7 @@ class ComposeProgram(ReadProgram):
 
 
 class FollowedLog(Lines):
-    """What a container's main program prints, while it does; a thread of ours reads it."""
+    """The output of a container's main program as it comes; a thread of ours reads it."""
 
     def __init__(self, engine: Engine, container: Container) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs and their owners: what on an engine belongs to which run, whose run that is, and the removal of runs.
+"""Runs and their owners: which run an object on an engine belongs to, who owns the run, and its removal.
 
 All that a run makes carries two labels: ``testbed.run``, the run's id, and ``testbed.owner``, the process that owns the
 run, or `DETACHED`. Both together are its *record*. Anybody can write such labels, and an image that was committed from
@@ -21,9 +21,9 @@ from testbed.errors import LabError
 DETACHED = "detached"
 """The owner of a stack that stays when the process that brought it up has ended."""
 STACK_LABEL = "testbed.stack"
-"""Of which Compose file it is: the file's path, several with a colon between them."""
+"""The path of its Compose file; several are separated by colons."""
 STARTER_LABEL = "testbed.starter"
-"""Of a stack that stays: the process that brought it up."""
+"""On a stack that stays: the process that brought it up."""
 UP_LABEL = "testbed.up"
 """On a volume of a stack that stays, from the moment when it was wholly up until it begins to be taken down."""
 
@@ -33,13 +33,13 @@ _OWNER = re.compile(
 )
 _MOST_SHOWN = 60
 _TIMES = 10
-# For how long nothing of a dead owner may have appeared until nothing more is expected.
+# How long nothing new of a dead owner must have appeared until the run is removed.
 _SETTLES_WITHIN_S, _LOOK_AGAIN_S = 1.5, 0.25
 
 
 @dataclass(kw_only=True)
 class StackRun:
-    """A run that has something on the engine."""
+    """A run that has objects on the engine."""
 
     id: str
     owner: str
@@ -52,12 +52,12 @@ class StackRun:
 
     @property
     def stays(self) -> bool:
-        """Whether it is to stay though no process owns it."""
+        """Whether it stays without a process that owns it."""
         return self.owner == DETACHED and any(UP_LABEL in item.labels for item in self.objects)
 
     @property
     def is_stale(self) -> bool:
-        """Whether whoever owns it is surely dead; or who brought it up, of one that was to stay and is not whole."""
+        """Whether its owner is surely dead; for an incomplete stack that was to stay, the process that started it."""
         if self.owner == DETACHED:
             return not self.stays and all(is_orphaned(item.labels.get(STARTER_LABEL, "")) for item in self.objects)
         return is_orphaned(self.owner)
@@ -112,7 +112,7 @@ def _read(path: str) -> str:
 
 
 def flaw(item: Labelled) -> str | None:
-    """Why an object with our label is no run's; None if its record is whole."""
+    """Why an object with our label belongs to no run; None if its record is complete."""
     run_id, its_owner = item.labels.get(RUN_LABEL, ""), item.labels.get(OWNER_LABEL)
     if _RUN_ID.fullmatch(run_id) is None:
         return f"its label {RUN_LABEL}={_shown(run_id)} names no run"
@@ -130,7 +130,7 @@ def _shown(value: str) -> str:
 
 
 def sort(items: Iterable[Labelled]) -> tuple[list[StackRun], list[str]]:
-    """The runs that objects with our label belong to; and of each object that is no run's why that is so."""
+    """The runs of objects with our label, and a line for each object that belongs to no run."""
     known: dict[tuple[str, str], StackRun] = {}
     foreign: list[str] = []
     for item in items:
@@ -143,12 +143,12 @@ def sort(items: Iterable[Labelled]) -> tuple[list[StackRun], list[str]]:
 
 
 def runs(engine: Engine) -> list[StackRun]:
-    """Every run that has something on the engine."""
+    """Every run that has objects on the engine."""
     return sort(engine.labelled(RUN_LABEL))[0]
 
 
 def foreigners(engine: Engine) -> list[str]:
-    """What carries our label and is no run's, and why; it is never touched."""
+    """Objects with our label that belong to no run, and why; they are never touched."""
     return sort(engine.labelled(RUN_LABEL))[1]
 
 
@@ -158,7 +158,7 @@ def foreigners(engine: Engine) -> list[str]:
 def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
     """Remove every run that `StackRun.is_stale`; returns the ids of those removed, and why others could not be.
 
-    What an engine does not let go of is no reason not to start another stack.
+    An object that the engine does not remove does not prevent another stack.
     """
     removed: list[str] = []
     problems: dict[str, str] = {}
@@ -175,7 +175,7 @@ def clear_stale(engine: Engine, say: Callable[[str], None]) -> tuple[list[str], 
                 say(str(error))
             else:
                 removed.append(run.id)
-        # What a client asked for before it was killed the engine may still be about to do, and shows once done.
+        # The engine may still carry out the requests of a client that was killed.
         if stale:
             quiet_since = time.monotonic()
         if time.monotonic() - quiet_since >= _SETTLES_WITHIN_S:
@@ -187,7 +187,7 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
     """Remove everything that has this run's record, and nothing else. Raises LabError if something stays."""
 
     def look() -> tuple[list[Labelled], bool]:
-        """What the run has, and whether anything of somebody else's bears its id."""
+        """The run's objects, and whether an object of another owner has its id."""
         known, foreign = sort(engine.labelled(RUN_LABEL, run_id))
         return [item for run in known if run.owner == its_owner for item in run.objects], bool(foreign[:1] or known[1:])
 
@@ -196,12 +196,12 @@ def remove_run(engine: Engine, run_id: str, its_owner: str) -> None:
         if item.is_agent:
             engine.discard(item)
     reason = ""
-    if objects and not shared:  # Compose stops services in order, but whoever bears the project's name
+    if objects and not shared:  # Compose stops services in order, but also objects of others with the project's name
         try:
             Composer((), project=f"testbed-{run_id}").down(timeout_s=120)
         except LabError as error:
             reason = str(error)
-    for _ in range(_TIMES):  # while we remove some, the engine may do what a killed client asked for
+    for _ in range(_TIMES):  # meanwhile the engine may carry out requests of a killed client
         refused = ""
         for item in sorted(look()[0], key=lambda item: item.kind != "container"):  # containers use the rest
             try:

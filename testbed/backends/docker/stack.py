@@ -1,7 +1,7 @@
 """The containers of one run: images built, everything labelled, and Compose's `up`.
 
-Every run has a project name of its own and a label, ``testbed.run=<id>``, on everything it owns; its owner's
-process is in a second label, so that the next run can clear up after one that was killed.
+Every run has its own project name, and a label ``testbed.run=<id>`` on everything it owns. A second label names the
+owner's process, so that the next run can clear up after a process that was killed.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ class Stack:
     # --- whose it is -----------------------------------------------------------------------------
 
     def take(self, run_id: str) -> None:
-        """From now on it is the stack of a run that another process has left."""
+        """Take over the stack of a run that another process has left."""
         self.run_id = run_id
         self.composer.project = f"testbed-{run_id}"
         self.outlives_us = True
 
     @property
     def name(self) -> str:
-        """The files that Compose reads, whether they were named or it finds them."""
+        """The files that Compose reads, named ones or those that it finds."""
         files = self.composer.files or composefile.files_by_default(os.environ)
         return os.pathsep.join(str(file.resolve()) for file in files) or str(self.composer.directory)
 
     def labels(self) -> dict[str, str]:
-        """What everything of this run carries."""
+        """The labels of everything of this run."""
         return {
             RUN_LABEL: self.run_id,
             **({OWNER_LABEL: DETACHED, STARTER_LABEL: owner()} if self.outlives_us else {OWNER_LABEL: owner()}),
@@ -86,14 +86,14 @@ class Stack:
         }
 
     def left(self) -> list[StackRun]:
-        """The runs of this Compose file that are to stay though no process owns them."""
+        """The runs of this Compose file that stay without a process that owns them."""
         return [run for run in runs(self.engine) if run.owner == DETACHED and run.stack == self.name]
 
     @refusals_told()
     def remove_left(self) -> list[str]:
-        """Remove what is left of stacks of this Compose file whose agent is gone, and the links healed with it.
+        """Remove the rest of stacks of this Compose file whose agent is gone. Returns the runs' ids.
 
-        Returns their ids; a run that a living process owns is none of them.
+        Runs that a living process owns are left alone.
         """
         ids = sorted(run.id for run in self.left() if run.stays or run.is_stale)
         for run_id in ids:
@@ -101,12 +101,12 @@ class Stack:
         return ids
 
     def stay(self) -> None:
-        """It is wholly up, and stays so when this process ends."""
+        """Note that the stack is wholly up and stays when this process ends."""
         if self.config_up is not None:
             self.engine.make_volume(f"{self.composer.project}-up", {**self.labels(), UP_LABEL: ""})
 
     def stay_no_more(self) -> None:
-        """Begin to take it down: if we are killed meanwhile, the rest is stale."""
+        """Note that the stack is being taken down: if we are killed meanwhile, the rest is stale."""
         for item in self.engine.labelled(RUN_LABEL, self.run_id):
             if UP_LABEL in item.labels:
                 self.engine.discard(item)
@@ -163,11 +163,11 @@ class Stack:
         return config
 
     def up(self, config: dict[str, Any]) -> str | None:
-        """Have Compose bring it up; why it could not, or None."""
+        """Have Compose bring the stack up. Returns why it could not, or None."""
         return self.composer.up(config, timeout_s=self._up_deadline_s)
 
     def containers(self) -> list[Container]:
-        """Those that Compose made for this run."""
+        """The containers that Compose made for this run."""
         return self.engine.containers(testbed_run=self.run_id, com_docker_compose_project=self.composer.project)
 
     def make_anew(self, host: str, service: str, container: Container, *, gone: bool) -> None:
@@ -183,12 +183,12 @@ class Stack:
             raise LabError(f"`{host}` could not be made anew: {failed}")
 
     def remove(self) -> None:
-        """Remove all that carries the run's label; anything still there afterwards is an error."""
+        """Remove everything with the run's label. Raises LabError if something stays."""
         remove_run(self.engine, self.run_id, self.labels()[OWNER_LABEL])
 
 
 def host_name(topology: Topology, labels: Mapping[str, str]) -> str:
-    """Which host a container is, by the labels that Compose gives it; empty if it is none."""
+    """The name of the host that a container is, by Compose's labels; empty if it is none."""
     service = topology.services.get(labels.get("com.docker.compose.service", ""))
     if service is None:
         return ""

@@ -29,7 +29,7 @@ class Demultiplexed:
         self._socket.sendall(data)
 
     def frame(self, deadline_s: float) -> tuple[int, bytes] | None:
-        """The next stream number and body; None at the end. Raises TimeoutError, or OSError if it is torn."""
+        """The next stream number and body; None at the end. Raises TimeoutError, or OSError for an incomplete frame."""
         deadline = time.monotonic() + deadline_s
         if not self._has(1, deadline):
             return None
@@ -67,7 +67,7 @@ class Demultiplexed:
         return taken
 
     def _has(self, length: int, deadline: float) -> bool:
-        """Wait for so many bytes; whether they came before the end."""
+        """Wait for so many bytes. Returns whether they came before the end."""
         while len(self._pending) < length:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -81,14 +81,14 @@ class Demultiplexed:
 
 
 def _read_ahead(holder: Any, below: socket.socket) -> bytes:
-    """What came with the head of the engine's answer, on a busy machine all of a short program's output.
+    """Bytes that came with the head of the engine's answer: on a busy machine, all output of a short program.
 
-    docker-py hands out the socket below the reader that took in that head; what else is in the reader would be lost.
+    docker-py returns the socket below the reader that has read the head; other bytes in the reader would be lost.
     """
     reader = getattr(getattr(getattr(getattr(holder, "_response", None), "raw", None), "_fp", None), "fp", None)
     if not isinstance(reader, io.BufferedReader):
         return bytes(getattr(reader, "_rbuffer", b""))  # paramiko's, of an engine behind ssh://
     below.setblocking(False)  # with nothing in the reader, `peek` reads once
-    with contextlib.suppress(OSError):  # nothing there now; and of what is broken the next read tells
+    with contextlib.suppress(OSError):  # no bytes yet; the next read raises if the stream is broken
         return reader.peek()
     return b""

@@ -1,4 +1,4 @@
-"""What a local lab builds: networks, hosts, and the service that each host runs. Pure values."""
+"""The plan of a local lab: networks, hosts, and the service that each host runs. Pure values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Interface:
 
     @property
     def link_local(self) -> tuple[str, ...]:
-        """The address that the kernel makes of the MAC address where there is IPv6 (RFC 4291, appendix A)."""
+        """The address that the kernel derives from the MAC address, if it has IPv6 (RFC 4291, appendix A)."""
         if not any(":" in cidr for cidr in self.addresses):
             return ()
         mac = bytes.fromhex(self.mac.replace(":", ""))
@@ -50,20 +50,20 @@ class NetworkPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A port of a host that the machine's loopback shows."""
+    """A port of a host that is published on the machine."""
 
     host_ip: str
     port: int
     """On the machine; 0 lets the kernel choose."""
     target: int
     last: int = 0
-    """Of a range, of which the first that is free is taken; 0 for none."""
+    """The last port of a range, of which the first free one is taken; 0 if there is no range."""
     protocol: str = "tcp"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServicePlan:
-    """What every replica of a service runs, and sees."""
+    """What every replica of a service runs and sees."""
 
     name: str
     argv: tuple[str, ...]
@@ -87,11 +87,11 @@ class ServicePlan:
     folders: tuple[str, ...] = ()
     """Folders of each replica's own, writable."""
     files: tuple[Entry, ...] = ()
-    """What its image puts among the machine's files, before all the others; in this order."""
+    """Files of its image, added to the machine's files in this order, before binds and volumes."""
     binds: tuple[tuple[str, str, bool], ...] = ()
-    """Shown as well: what, where, whether read-only."""
+    """Files and folders of the machine: source, target, whether read-only."""
     volumes: tuple[tuple[str, str, bool], ...] = ()
-    """Folders that the lab's hosts share: name, where, whether read-only; each has its own of a name with a colon."""
+    """Named folders that hosts share: name, target, whether read-only. A name with a colon is each host's own."""
     python: bool = False
 
 
@@ -104,13 +104,13 @@ class HostPlan:
     hostname: str
     interfaces: tuple[Interface, ...]
     names: Mapping[str, tuple[str, ...]]
-    """By network, the names that it has there."""
+    """Its names on each network."""
     extra_hosts: tuple[tuple[str, str], ...] = ()
     routes: tuple[Route, ...] = ()
     reached: tuple[str, ...] = ()
-    """The networks that it is not on and that routers lead to."""
+    """Networks that it reaches through routers."""
     router: bool = False
-    """Whether it passes on what is not meant for it."""
+    """Whether it forwards packets."""
 
     @property
     def hears_of(self) -> tuple[str, ...]:
@@ -125,16 +125,16 @@ class LabPlan:
     topology: Topology
     networks: tuple[NetworkPlan, ...]
     services: Mapping[str, ServicePlan]
-    """In an order in which each comes after those that it depends on."""
+    """Each after those that it depends on."""
     hosts: tuple[HostPlan, ...]
 
     def hosts_file(self, host: HostPlan) -> str:
-        """What /etc/hosts says in a host: itself, and every name on a network that it reaches; hosts(5)."""
+        """The text of a host's /etc/hosts: itself, and every name on a network that it reaches; hosts(5)."""
         lines = [self.hosts_head(host), *("\n".join(self.names_on(network)) for network in host.hears_of)]
         return "\n".join(lines) + "\n"
 
     def hosts_head(self, host: HostPlan) -> str:
-        """What is a host's own in its /etc/hosts."""
+        """The lines about a host itself in its /etc/hosts."""
         lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
         own = host.interfaces[0].plain[0] if host.interfaces else "127.0.0.1"
         lines.append(f"{own} {host.hostname}")
@@ -142,7 +142,7 @@ class LabPlan:
         return "\n".join(lines)
 
     def names_on(self, network: str) -> list[str]:
-        """The lines for everybody on a network."""
+        """The lines of all hosts on a network."""
         cached: dict[str, list[str]] = self.__dict__.setdefault("_names", {})
         if network not in cached:
             cached[network] = [

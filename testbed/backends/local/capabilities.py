@@ -1,4 +1,4 @@
-"""Find out what a local lab can do here, by starting its agent; and what closes the way where it cannot."""
+"""Find out what a local lab can do here by starting its agent, and what prevents it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CLOSERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LocalAbilities:
-    """What was tried; a reason of None means that it works."""
+    """The results of trials; each is the reason of a failure, or None."""
 
     closed: str | None
     """Why no local lab can be had."""
@@ -46,7 +46,7 @@ class LocalAbilities:
 
 
 def probe_local(say: Callable[[str], None]) -> LocalAbilities:
-    """Start an agent, ask it what it can do, let it go; boot a kernel if the one to carry is here."""
+    """Start an agent, ask what it can do, and end it; boot a kernel if the one to carry is here."""
     root = os.geteuid() == 0
     missing = [tool for tool in ("ip", "tc") if shutil.which(tool, path=search_path()) is None]
     if missing:
@@ -98,7 +98,7 @@ def closers(proc_sys: Path = Path("/proc/sys")) -> str:
 
 
 def main() -> int:
-    """Say whether a local lab can be had: exit status 0 or 1. For scripts/bootstrap."""
+    """Say whether a local lab works here: exit status 0 or 1. For scripts/bootstrap."""
     able = probe_local(lambda _text: None)
     if able.closed is not None:
         print(f"no local lab: {able.closed}. {able.remedy}")  # noqa: T201  # that is what it is for

@@ -50,7 +50,7 @@ class PipeStream:
 
 
 class ChildAgent:
-    """An agent in namespaces of its own, that ends with us however we end. A `channel.Stream`."""
+    """An agent in namespaces of its own, which ends with us in any case. A `channel.Stream`."""
 
     def __init__(self, *, tag: str) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -106,7 +106,7 @@ class ChildAgent:
         return os.pread(self._stderr, 4000, max(size - 4000, 0)).decode(errors="replace").strip()
 
     def passed(self, descriptors: Sequence[int]) -> str:
-        """Hand over copies of descriptors; the ticket that a request then names."""
+        """Pass copies of descriptors to it. Returns the ticket for the request that uses them."""
         ticket = secrets.token_hex(8)
         socket.send_fds(self._passing, [ticket.encode()], list(descriptors))
         return ticket
@@ -142,7 +142,7 @@ def _write(pipe: int, data: bytes, deadline_s: float) -> None:
 
 
 def _is_ready(descriptor: int, event: int, deadline_s: float) -> bool:
-    """Whether it can be read from, or written to, in time. Not by select(2), which knows no descriptor beyond 1023."""
+    """Whether it can be read from, or written to, in time. select(2) would not take descriptors above 1023."""
     poll = select.poll()
     poll.register(descriptor, event)
     return bool(poll.poll(deadline_s * 1e3))

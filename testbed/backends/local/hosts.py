@@ -34,7 +34,7 @@ class LocalHost(AgentHost):
         self.service: LocalProgram | None = None
         """The program that the Compose file starts here."""
         self.published_at: dict[tuple[int, str], tuple[str, int]] = {}
-        """Its ports that listen on this machine too: number and protocol, address and number there."""
+        """Its published ports: number and protocol, to address and number on this machine."""
         self._lab_agent = agent
         self._begun = False
         self.halted = False
@@ -105,7 +105,7 @@ class LocalHost(AgentHost):
     # --- the service -----------------------------------------------------------------------------
 
     def state(self, *, init: int, lives: bool, frozen: bool, endpoints: Mapping[str, int]) -> HostState:
-        """What the agent tells, and what is known here of its program."""
+        """Its state, by the agent's answer and its program here."""
         ended = self.service is not None and self.service.ended
         status = EXITED if self.halted or ended else GONE if not lives else PAUSED if frozen else RUNNING
         return HostState(
@@ -156,7 +156,7 @@ class LocalHost(AgentHost):
                 return not self.service.refused
 
     def check_health(self) -> None:
-        """Take the health check one step on. It is asked sooner than Compose would, and given up no sooner."""
+        """Take the health check one step on. It runs more often than Compose would run it, and gives up no sooner."""
         check = self.service_plan.health_check
         if check is None or self._healthy or self._unhealthy or self.service is None or self.service.ended:
             return
@@ -221,7 +221,7 @@ class LocalHost(AgentHost):
         return self.interface(network).name
 
     def ask(self, operation: str, **arguments: Any) -> Any:
-        """Ask the lab's agent, which is in no host's namespace and sees each."""
+        """Ask the lab's agent, which sees every host's namespace."""
         return self._lab_agent.channel.call(operation, host=self.name, **arguments)
 
     def start_agent(self, role: str) -> Channel:

@@ -1,7 +1,6 @@
-"""The local lab: the same Compose file as network namespaces under one agent of ours; no engine, no root needed.
+"""The local lab: a Compose file as network namespaces under one agent of ours; it needs no engine and no root.
 
-Nothing of it has a name outside the agent's namespaces, so nothing can be left: it ends with the process that
-brought it up.
+Nothing of it has a name outside the agent's namespaces, so it ends with the process that brought it up.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ from testbed.spec.drawings import Drawing
 from testbed.spec.topology import Topology
 
 _GRACE_S = 10.0
-"""As the engine's, where there is no ``stop_grace_period:``."""
+"""The engine's default of ``stop_grace_period:``; seconds."""
 _END_WITHIN_S = 20.0
 _TC_WITH_CLASSES = (6, 6)
-"""The iproute2 from which on `tc -j class show` prints nothing but JSON, for sure."""
+"""The first iproute2 whose `tc -j class show` surely prints only JSON."""
 
 
 class LocalLab(StackLab[LocalHost]):
@@ -81,7 +80,7 @@ class LocalLab(StackLab[LocalHost]):
 
     @property
     def plan(self) -> LabPlan:
-        """What the Compose file asks for. Raises InvalidComposeError with all that cannot be honoured."""
+        """The plan of the Compose file. Raises InvalidComposeError with everything that cannot be honoured."""
         if self._plan is None:
             self._plan = localplan.make(self._compose_file(), self.topology)
         return self._plan
@@ -131,7 +130,7 @@ class LocalLab(StackLab[LocalHost]):
             file = self._compose_file()
             topology = Topology.from_compose(file.config, inactive=file.inactive)
             if file.problems:
-                localplan.make(file, topology)  # which tells of them, and of all else that is wrong
+                localplan.make(file, topology)  # which reports them with all other problems
             for name in file.unset:
                 self._warn(command.unset(name))
             self._topology = topology
@@ -222,7 +221,7 @@ class LocalLab(StackLab[LocalHost]):
     # --- hosts that stop and start: `wholeness.HostControl` --------------------------------------
 
     def host_states(self) -> Mapping[str, HostState]:
-        """Every host as the agent tells it now."""
+        """The state of every host now, by the agent."""
         answer = self.channel.call("host_states")
         return {
             name: host.state(**answer[name], endpoints=self._ifindexes.get(name, {}))
@@ -230,7 +229,7 @@ class LocalLab(StackLab[LocalHost]):
         }
 
     def halt(self, host: str, grace: str | None) -> None:
-        """Have a host's program end as its stop_signal says, and all else in the host with it."""
+        """Send a host's program its stop signal, and end everything else in the host."""
         place = self._hosts[host]
         if place.service is not None and not place.service.ended:
             self.channel.call("signal", programs=[place.service.number], name=place.service_plan.stop_signal)
@@ -245,7 +244,7 @@ class LocalLab(StackLab[LocalHost]):
             raise LabError(f"`{place.name}`: its program did not end after SIGKILL within {_END_WITHIN_S:g} s")
 
     def kill_host(self, host: str, signal: str) -> None:
-        """Signal a host's own program; with SIGKILL all in the host ends with it."""
+        """Signal a host's own program; SIGKILL ends everything in the host."""
         place = self._hosts[host]
         if signal == "SIGKILL":
             self._end_host(place)
@@ -262,7 +261,7 @@ class LocalLab(StackLab[LocalHost]):
         host.start_again()
 
     def freeze(self, host: str) -> None:
-        """Have all in a host stand still."""
+        """Pause every process in a host."""
         self.channel.call("freeze_host", host=host)
 
     def thaw(self, host: str) -> None:
@@ -272,7 +271,7 @@ class LocalLab(StackLab[LocalHost]):
     # --- agents ----------------------------------------------------------------------------------
 
     def replace_agent(self, _left: Sequence[Mapping[str, object]]) -> None:
-        """Take what is left of the lab down and bring it up again: all there was is gone with the agent."""
+        """Take the rest of the lab down and bring it up again: the hosts went with the agent."""
         self._say("the agent has died, and with it every host: bringing the lab up again")
         self.down()
         self.ports.per_packet = PerPacket()

@@ -1,4 +1,4 @@
-"""What so many hosts take of the machine, against what it gives: found before anything is started."""
+"""The resources that hosts need, compared with the machine's limits before anything is started."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROGRAM_BYTES = 10 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What this machine gives to this user."""
+    """The limits of this machine for this user."""
 
     namespaces: Mapping[str, int]
     """``user.max_*_namespaces``, by kind."""
@@ -38,7 +38,7 @@ class Machine:
 
     @classmethod
     def look(cls, proc: Path = Path("/proc")) -> Machine:
-        """What the kernel says of it now."""
+        """The limits by the kernel, now."""
         hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
         bound = os.geteuid() != 0 and hard != resource.RLIM_INFINITY
         available = next(
@@ -54,7 +54,7 @@ class Machine:
 
 
 def shortages(machine: Machine, *, hosts: int, programs: int) -> Iterator[str]:
-    """Everything that so many hosts, so many of them with a program, lack here; each with the way to raise it."""
+    """Each resource that is too small for so many hosts and programs, with the way to raise it."""
     for kind, most in machine.namespaces.items():
         needed = hosts + 1
         if most < needed:

@@ -1,4 +1,4 @@
-"""The agent of a local lab: requests to it, the descriptors that go with them, and what it starts on these."""
+"""The agent of a local lab: requests, the descriptors passed with them, and the programs that it starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MESSAGE_BYTES = 64
 
 
 class LocalAgent:
-    """The process that has all namespaces of a lab; there is none before `start` and after `end`."""
+    """The process that holds all namespaces of a lab, from `start` to `end`."""
 
     def __init__(self) -> None:
         self._reader = OutputReader()
@@ -25,14 +25,14 @@ class LocalAgent:
         self._channel: Channel | None = None
 
     def start(self, tag: str) -> Channel:
-        """Start it; ``tag``: what its interfaces are named after. Raises EnvironmentUnfitError."""
+        """Start it. ``tag``: the beginning of its interfaces' names. Raises EnvironmentUnfitError."""
         self._child = ChildAgent(tag=tag)
         self._channel = Channel(self._child, name="local agent")
         self._reader.start()
         return self._channel
 
     def end(self) -> None:
-        """End it, and with it all that is in its namespaces."""
+        """End it, and everything in its namespaces."""
         if self._child is not None:
             self._reader.stop()
             self._child.close()

@@ -1,4 +1,4 @@
-"""Programs in the hosts of a local lab: one thread reads what all of them print, and hears how each ended."""
+"""Programs in the hosts of a local lab: one thread reads the output and the exit status of all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LocalProgram(ReadProgram):
         argv: Sequence[str],
         circumstances: Mapping[str, Any],
     ) -> None:
-        """Start it; ``circumstances``: host, environment, folder and user, as the agent is told them."""
+        """Start it. ``circumstances``: host, environment, folder and user, for the agent."""
         super().__init__(circumstances["host"], argv)
         self._agent = channel
         self.lines = Lines()
@@ -63,7 +63,7 @@ class LocalProgram(ReadProgram):
             raise LabError(f"`{circumstances['host']}`: cannot start {' '.join(argv)}: {error}") from None
         self.number: int = answer["program"]
         self.refused: str = answer["refused"]
-        """Why it could not be started; its exit status is a shell's then. Empty if it was."""
+        """Why it could not be started; its exit status is then as a shell's. Empty if it was started."""
 
     def printed(self, stream: int, data: bytes) -> None:
         """It printed something."""
@@ -72,13 +72,13 @@ class LocalProgram(ReadProgram):
             self.lines.feed(data)
 
     def has_ended(self, code: int, cpu_s: float | None) -> None:
-        """It ended, or nobody knows how any more."""
+        """It ended with this status, or its status is lost."""
         self._exit_code, self._cpu_s = code, cpu_s
         self.lines.end()
         self.end_output()
 
     def await_status(self, *, left_s: float, timeout: str) -> int:  # noqa: ARG002  # it is known
-        """What the agent told with the end of the output."""
+        """The status that came with the end of the output."""
         return self._exit_code
 
     @property
@@ -108,7 +108,7 @@ class AttachedProgram:
 
 
 class OutputReader:
-    """One thread that reads what every program of a lab prints, and hears how it ended."""
+    """One thread that reads the output and the exit status of every program of a lab."""
 
     def __init__(self) -> None:
         self._waiting: selectors.BaseSelector | None = None
@@ -128,7 +128,7 @@ class OutputReader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take what still runs as ended."""
+        """Stop reading; programs that still run count as ended."""
         os.close(self._wake)
         if self._thread is not None:
             self._thread.join(5.0)
@@ -166,7 +166,7 @@ class OutputReader:
                 waiting.register(descriptor, selectors.EVENT_READ, (program, stream))
 
     def _hear(self, waiting: selectors.BaseSelector, descriptor: int, program: LocalProgram, stream: int) -> bool:
-        """Take in what one stream has; whether it may have more."""
+        """Read from one stream. Returns whether it may have more."""
         try:
             data = os.read(descriptor, 1 << 18)
         except BlockingIOError:
@@ -184,7 +184,7 @@ class OutputReader:
         descriptor: int,
         program: LocalProgram,
     ) -> None:
-        """Its status came: take in what is still in its pipes. What its children hold open is not waited for."""
+        """Its status came: read what is still in its pipes. Pipes that its children hold open are not waited for."""
         answer = os.read(descriptor, _END.size)
         waiting.unregister(descriptor)
         stdout, stderr, status = live.pop(program)

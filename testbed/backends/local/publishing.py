@@ -14,7 +14,7 @@ from testbed.errors import EnvironmentUnfitError
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """A listening socket, and where in the lab what connects to it is led."""
+    """A listening socket, and the host and port that its connections lead to."""
 
     host: str
     port: int
@@ -22,7 +22,7 @@ class Listener:
 
 
 def listen(undo: ExitStack, plan: LabPlan) -> list[Listener]:
-    """A listening socket of the machine's for each published port. Raises EnvironmentUnfitError: all taken."""
+    """A listening socket of the machine for each published port. Raises EnvironmentUnfitError if some are taken."""
     listeners: list[Listener] = []
     taken: list[str] = []
     for host in plan.hosts:
@@ -41,7 +41,7 @@ def listen(undo: ExitStack, plan: LabPlan) -> list[Listener]:
 
 
 def listener_at(published: Published) -> socket.socket:
-    """A listening socket at a published port, of a range the first that is free. Raises OSError."""
+    """A listening socket at a published port; at the first free port of a range. Raises OSError."""
     family = socket.AF_INET6 if ":" in published.host_ip else socket.AF_INET
     for port in range(published.port, published.last):
         with contextlib.suppress(OSError):  # the last one's is raised

@@ -26,7 +26,7 @@ class Routing:
         self._hops = {network: self._hops_to(network) for network in subnets} if self._routers else {}
 
     def _hops_to(self, destination: str) -> dict[str, int]:
-        """How many networks each router is away from one; itself on it: 0. A router that cannot reach it is not in."""
+        """The distance of each router from a network, in networks; 0 on it. Only routers that can reach it."""
         hops = {router: 0 for router in self._routers if destination in self._ends[router]}
         newest = list(hops)
         while newest:

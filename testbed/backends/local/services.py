@@ -39,7 +39,7 @@ def start(plan: LabPlan, hosts: Collection[LocalHost], progress: StartProgress, 
 
 
 def stop(channel: Channel, hosts: Collection[LocalHost], say: Callable[[str], None]) -> None:
-    """Ask every service to stop as its stop_signal says; what does not in time ends with the agent."""
+    """Send every service its stop signal; those that do not end in time end with the agent."""
     by_signal: dict[str, list[LocalProgram]] = {}
     for host in hosts:
         if host.service is not None and not host.service.ended:

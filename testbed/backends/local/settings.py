@@ -1,4 +1,4 @@
-"""What the agent of a local lab is told of each host, and of each program in it. Pure, but for where Python is."""
+"""The requests of a local lab to its agent for each host and program. Pure, but for the place of Python."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def host(plan: LabPlan, of: HostPlan) -> dict[str, Any]:
 
 
 def environment(of: HostPlan, service: ServicePlan, env: Mapping[str, str]) -> dict[str, str]:
-    """What a program in a host finds in its environment; ``env`` goes before what the Compose file says."""
+    """The environment of a program in a host. ``env`` overrides the Compose file."""
     ours = {"PATH": dockerfile.PATH, "HOSTNAME": of.hostname, **service.environment, **env}
     return {**ours, "PATH": _with_python(ours["PATH"])}
 
