@@ -100,8 +100,10 @@ def ab(
             raise
     say(f"{ended}; all results are in {_near(folder)}: testbed compare {_near(folder)}/base {_near(folder)}/head")
     status = deliver(
-        pairs.comparison, base=base.name, head=head.name, as_json=as_json, markdown=markdown, fail_on=fail_on
-    )
+        pairs.comparison, pairs.runs, base=base.name, head=head.name, as_json=as_json, markdown=markdown,
+        report=folder / "index.html", fail_on=fail_on,
+    )  # fmt: skip
+    say(f"the report is {_near(folder)}/index.html")
     return _STATUS_INTERRUPTED if ended == _INTERRUPTED else status
 
 

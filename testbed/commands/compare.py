@@ -8,7 +8,7 @@ import click
 
 from testbed.commands.options import command, example
 from testbed.commands.results import load_all
-from testbed.commands.verdicts import deliver, fail_on_option, json_option, markdown_option
+from testbed.commands.verdicts import deliver, fail_on_option, json_option, markdown_option, report_option
 from testbed.errors import Problems, UserError
 from testbed.judge import comparison
 from testbed.versions.runs import as_run, unlike
@@ -22,6 +22,7 @@ from testbed.versions.runs import as_run, unlike
 )  # fmt: skip
 @json_option
 @markdown_option
+@report_option
 @fail_on_option
 @click.argument("base", type=click.Path(path_type=Path))
 @click.argument("head", type=click.Path(path_type=Path))
@@ -29,7 +30,7 @@ from testbed.versions.runs import as_run, unlike
              testbed compare report/ab/20260801-120000/base report/ab/20260801-120000/head""")
 def compare(
     base: Path, head: Path, across: bool, quantiles: tuple[float, ...], as_json: bool, markdown: Path | None,
-    fail_on: str,
+    report: Path | None, fail_on: str,
 ) -> int:  # fmt: skip
     """Judge the results HEAD against the results BASE: files, or folders of them; by pairs where seeds agree.
 
@@ -48,7 +49,9 @@ def compare(
         *runs, quantiles=quantiles, across=[each.what for each in differences],
         problems=[session.cut for side in sessions for session in side if session.cut],
     )  # fmt: skip
-    return deliver(found, base=str(base), head=str(head), as_json=as_json, markdown=markdown, fail_on=fail_on)
+    return deliver(
+        found, runs, base=str(base), head=str(head), as_json=as_json, markdown=markdown, report=report, fail_on=fail_on
+    )
 
 
 COMMANDS = (compare,)

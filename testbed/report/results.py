@@ -62,8 +62,8 @@ def asked_words(test: Mapping[str, Any]) -> list[str]:
 def machine_rows(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is known of a machine, as names and values for people."""
     git = machine.get("git")
-    yield "kernel", str(machine["kernel"])
-    for key, name in (("lab", "lab"), ("netem", "netem"), ("netem_kernel", "netem's kernel"), ("tc", "tc"),
+    for key, name in (("kernel", "kernel"),
+                      ("lab", "lab"), ("netem", "netem"), ("netem_kernel", "netem's kernel"), ("tc", "tc"),
                       ("processor", "processor"), ("processors", "processors"),
                       ("congestion_control", "congestion control")):  # fmt: skip
         if machine.get(key) is not None:

@@ -183,6 +183,11 @@ class Pairs:
         return self._plan.folder / folder / f"{name}.jsonl"
 
     @property
+    def runs(self) -> tuple[list[Run], list[Run]]:
+        """Base's and head's, of the pairs that were run."""
+        return [pair.base for pair in self._kept], [pair.head for pair in self._kept]
+
+    @property
     def comparison(self) -> Comparison:
         """What all pairs so far say."""
         return self._compare(brief=False)

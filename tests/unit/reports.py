@@ -23,16 +23,16 @@ MACHINE = {
 NASTY = '<script>alert(1)</script> & "quotes" </script> \x1b[31m it\'s {{ 7 * 7 }}'
 
 
-def session(cells: int, *, seed: int = 1, samples: int = 40, output: int = 3000) -> Session:
-    """A run of so many tests, each under one of five profiles."""
-    return stored.read(list(lines(cells, seed=seed, samples=samples, output=output)), name="r.jsonl")
+def session(cells: int, *, seed: int = 1, samples: int = 40, output: int = 3000, factor: float = 1.0) -> Session:
+    """A run of so many tests, each under one of five profiles; ``factor``: by how much its own metrics are larger."""
+    return stored.read(list(lines(cells, seed=seed, samples=samples, output=output, factor=factor)), name="r.jsonl")
 
 
-def lines(cells: int, *, seed: int, samples: int, output: int) -> Iterator[str]:
+def lines(cells: int, *, seed: int, samples: int, output: int, factor: float) -> Iterator[str]:
     draw = random.Random(seed)  # noqa: S311  # no secret
     yield _line(results.head(started="2026-01-01T00:00:00+00:00", seed=seed, machine=MACHINE))
     for number in range(cells):
-        yield _line({"test": _test(draw, number, samples=samples, output=output)})
+        yield _line({"test": _test(draw, number, samples=samples, output=output, factor=factor)})
     yield _line(results.end(duration_s=1.0, exit_status=1))
 
 
@@ -40,7 +40,7 @@ def _line(said: Any) -> str:
     return results.as_text(said) + "\n"
 
 
-def _test(draw: random.Random, number: int, *, samples: int, output: int) -> dict[str, Any]:
+def _test(draw: random.Random, number: int, *, samples: int, output: int, factor: float) -> dict[str, Any]:
     profile = PROFILES[number % len(PROFILES)]
     outcome = draw.choices(
         [Verdict.HOLDS, Verdict.FAILS, Verdict.INVALID, Verdict.SKIPPED], weights=[85, 8, 4, 3]
@@ -53,7 +53,7 @@ def _test(draw: random.Random, number: int, *, samples: int, output: int) -> dic
         tally=Tally(sent_packets=100, dropped_packets=2, queued_packets=0, tail_drops=Span(0, 0, ""),
                     duplicated=Span(0, 0, ""), reordered=Span(0, 0, ""), corrupted=Span(0, 0, "")),
     )  # fmt: skip
-    own = [Metric(name=name, values=tuple(draw.lognormvariate(-3, 0.6) for _ in range(samples)), unit="s",
+    own = [Metric(name=name, values=tuple(factor * draw.lognormvariate(-3, 0.6) for _ in range(samples)), unit="s",
                   better="lower") for name in ("request", "upload")]  # fmt: skip
     counted = [automatic(group, f"metric {name}", [draw.randint(1, 10_000)], "packets")
                for group in ("wire", "tcp", "netem", "programs") for name in range(3)]  # fmt: skip

@@ -205,6 +205,16 @@ def test_what_a_test_prints_acts_on_no_terminal_and_on_no_page(write: Write) -> 
     assert "\\<script\\>\\|\\*boom\\*" in text
 
 
+def test_a_report_is_written_as_a_page(write: Write, tmp_path: Path) -> None:
+    judge(write("base", *FAST), write("head", *SLOW), "--report", "out/page.html")
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert "REGRESSED" in page
+    assert "t.py::test_it" in page
+    (tmp_path / "plain").touch()
+    with pytest.raises(UserError, match="the summary cannot be written"):
+        judge(tmp_path / "base", tmp_path / "head", "--report", "plain/page.html")
+
+
 VALUES = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.integers(0, 3).map(float),

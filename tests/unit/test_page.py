@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from testbed.evidence.verdict import Verdict
+from testbed.judge.comparison import compare
+from testbed.report import compared as compared_page
 from testbed.report import run
 from testbed.report.page import Charts, Line, OverTime, Page, Pairs, Part, Points, Table, Text, render
 from testbed.resources import resource
+from testbed.versions.runs import as_run
 from tests.unit import browser
 from tests.unit.browser import Browser, chromium
 from tests.unit.reports import NASTY, session
@@ -81,6 +85,42 @@ def test_every_part_of_a_test_is_in_its_cell() -> None:
     first = samples.charts[0]
     assert isinstance(first, Points)
     assert first.groups == {"samples": metric.values}, "every point"
+
+
+def compared(tests: int, pairs: int) -> Page:
+    base, head = ([as_run(session(tests, seed=seed, samples=20, factor=factor)) for seed in range(pairs)]
+                  for factor in (1.0, 1.3))  # fmt: skip
+    found = compare(base, head)
+    return compared_page.page(found, base="main", head="<b>fix</b>", base_runs=base, head_runs=head)
+
+
+def test_a_comparison_has_what_regressed_first_with_every_pair_and_every_sample() -> None:
+    page = compared(1, 40)
+    (cell,) = page.cells
+    assert (page.counts, cell.word, cell.tone) == ([("regressed", 1, "bad")], "regressed", "bad")
+    (table,) = (part for part in cell.parts if isinstance(part, Table))
+    verdicts = [row[-1] for row in table.rows]
+    assert verdicts == sorted(verdicts, key=["regressed", "undecided", "improved", "same"].index)
+    assert verdicts[0] == "regressed"
+    (charts,) = (part.charts for part in cell.parts if isinstance(part, Charts))
+    first = charts[0]
+    assert isinstance(first, Pairs)
+    assert len(first.base) == len(first.head) > 20
+    samples = next(chart for chart in charts if isinstance(chart, Points))
+    passed = sum(session(1, seed=seed).tests[0].last.outcome is Verdict.HOLDS for seed in range(40))
+    assert {name: len(values) for name, values in samples.groups.items()} == {"base": passed * 20, "head": passed * 20}
+    text = render(page)
+    assert "&lt;b&gt;fix&lt;/b&gt; against main" in text
+    assert "<b>fix" not in text
+
+
+def test_very_many_samples_are_thinned_out_over_their_whole_range() -> None:
+    runs = [as_run(session(1, seed=seed, samples=700)) for seed in range(9)]
+    (test,) = runs[0].tests
+    values = compared_page._samples(runs, test, "upload")  # no page can be asked for it without as many pairs
+    assert 500 < len(values) <= 1000
+    every = sorted(value for run in runs for value in run.tests[test].metrics["upload"].values)
+    assert (values[0], values[-1] > every[-20]) == (every[0], True)
 
 
 def test_an_incomplete_session_says_so() -> None:
@@ -161,6 +201,16 @@ def test_each_kind_of_chart_is_drawn_wide_and_narrow_light_and_dark(
 
 def luminance(colour: str) -> float:
     return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+
+@needs_chromium
+def test_a_comparison_is_drawn(page: Browser, tmp_path: Path) -> None:
+    page.open(written(tmp_path, compared(3, 12)), height=2600)
+    page.js("document.querySelectorAll('details.cell').forEach(cell => { cell.open = true })")
+    page.await_true("document.querySelectorAll('.chart').length > 3")
+    page.await_true("[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg circle'))")
+    if kept := os.environ.get("TESTBED_SCREENSHOTS"):
+        page.screenshot(Path(kept) / "compared.png")
 
 
 @needs_chromium

@@ -55,7 +55,7 @@
     const left = Math.min(120, Math.max(52, 8 + 7 * d3.max(names, name => name.length)));
     return [
       Plot.plot(base(figure, `${chart.title}: every sample`, {
-        height: 40 + row * names.length, x, y: {axis: null, domain: many ? [-.2, 1.2] : undefined}, fy: {label: null, domain: names}, color: colour(names),
+        height: 40 + row * names.length, x, y: {axis: null, domain: many ? [-.2, 1.2] : undefined}, fy: {label: null, domain: names, axis: names.length > 1 ? "right" : null}, color: colour(names),
         marginLeft: 12, marginRight: names.length > 1 ? left : 16,
         marks: [
           Plot.dot(samples, many ? {...dots, y: "place"} : Plot.dodgeY("middle", dots)),
