@@ -80,12 +80,12 @@ def _charts(comparison: Comparison, judged: Judged, base: Sequence[Run], head: S
         title=f"{visible(cell.name)}: {judged.change}", unit=cell.unit, base=cell.base, head=cell.head,
         paired=comparison.paired, ratio=cell.kind is Kind.RATIO,
     )  # fmt: skip
-    samples = {name: _samples(runs, cell.test, cell.metric) for name, runs in (("base", base), ("head", head))}
+    samples = {name: samples_of(runs, cell.test, cell.metric) for name, runs in (("base", base), ("head", head))}
     if cell.part in ("", "median") and all(samples.values()) and sum(map(len, samples.values())) > len(cell.base) * 2:
         yield Points(title=f"{visible(cell.metric)}: every sample of runs that passed", unit=cell.unit, groups=samples)
 
 
-def _samples(runs: Sequence[Run], test: str, metric: str) -> list[float]:
+def samples_of(runs: Sequence[Run], test: str, metric: str) -> list[float]:
     """Every sample of the runs in which the test passed; thinned out evenly where that is too many to be drawn."""
     passed = [run.tests[test] for run in runs if test in run.tests and run.tests[test].outcome is Verdict.HOLDS]
     found = [value for each in passed if metric in each.metrics for value in each.metrics[metric].values]

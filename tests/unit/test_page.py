@@ -117,7 +117,7 @@ def test_a_comparison_has_what_regressed_first_with_every_pair_and_every_sample(
 def test_very_many_samples_are_thinned_out_over_their_whole_range() -> None:
     runs = [as_run(session(1, seed=seed, samples=700)) for seed in range(9)]
     (test,) = runs[0].tests
-    values = compared_page._samples(runs, test, "upload")  # no page can be asked for it without as many pairs
+    values = compared_page.samples_of(runs, test, "upload")
     assert 500 < len(values) <= 1000
     every = sorted(value for run in runs for value in run.tests[test].metrics["upload"].values)
     assert (values[0], values[-1] > every[-20]) == (every[0], True)
