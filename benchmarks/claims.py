@@ -36,7 +36,7 @@ def measure(report: Report) -> None:
         report.check(
             Check(
                 name=f"{claim.id} {claim.name}: different outcomes in {len(outcomes)} runs",
-                value=len({_told(each) for each in outcomes.values()}), bound=1, unit="",
+                value=len({_told(outcome) for outcome in outcomes.values()}), bound=1, unit="",
                 rivals={f"{count} ×": told for told, count in Counter(map(_told, outcomes.values())).items()},
             )
         )  # fmt: skip

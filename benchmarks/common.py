@@ -150,8 +150,8 @@ def _ended_politely() -> Iterator[None]:
     ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def end(number: int, _frame: FrameType | None) -> None:
-        for each in ending:
-            signal.signal(each, signal.SIG_IGN)
+        for process in ending:
+            signal.signal(process, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, end) for number in ending}

@@ -100,11 +100,11 @@ def measure(report: Report) -> None:
     if measured[0].engine == "carried":
         measured.append(_in_carried(report))
         report.note("host: by the local lab on the machine of a carried kernel, for this one's kernel has no netem")
-    for each in measured:
-        _hold(report, each)
+    for check in measured:
+        _hold(report, check)
     if report.quick:
         report.note("--quick: a subset of the grid, fewer probes, the same tests; Reno against Mathis needs a full run")
-    cells = [cell for each in measured for cell in each.cells]
+    cells = [cell for check in measured for cell in check.cells]
     folder = common.ROOT / "report"
     folder.mkdir(exist_ok=True)
     (folder / "fidelity.json").write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
@@ -280,7 +280,7 @@ class Bench:
 
     def _judged(self, asked: Impairment, flight: Flight) -> dict[str, Judged]:
         # judge() shares its alpha among 20 tests; each cell here is one.
-        return {each.field: each for each in impairments.judge(asked, flight, clean=self.clean, alpha=20 * ALPHA)}
+        return {check.field: check for check in impairments.judge(asked, flight, clean=self.clean, alpha=20 * ALPHA)}
 
     def bursts(self) -> None:
         """Gilbert's model: where bursts begin, and where they end."""
@@ -293,7 +293,7 @@ class Bench:
             both = [judged["bursts begin"], judged["bursts end"]]
             self.cells.append(Cell(
                 kind="burst", words=asked.describe(), asked=burst, seen=statistics.fmean(lengths), unit="packets",
-                ok=all(each.verdict != Verdict.FAILS for each in both),
+                ok=all(check.verdict != Verdict.FAILS for check in both),
                 how=f"{judged['loss'].seen}; begin {both[0].seen}; end {both[1].seen}",
             ))  # fmt: skip
 
@@ -308,7 +308,7 @@ class Bench:
             def trains(asked: Impairment = asked, count: int = count) -> list[float]:
                 self._put(asked)
                 flights = [self._fly(count, 0.0, longest_s=0.5, size_bytes=1400) for _ in range(self.size.trains)]
-                return [rate for each in flights for rate in [seen_rate_bps(asked, each)] if rate is not None]
+                return [rate for flight in flights for rate in [seen_rate_bps(asked, flight)] if rate is not None]
 
             rates, busy = self._when_quiet(trains)
             if not rates:
@@ -333,9 +333,9 @@ class Bench:
             return
         for offloads in (False, True):
             ends = [
-                (host, each["name"])
+                (host, interface["name"])
                 for host in ("client", "server")
-                for each in self.lab.hosts[host].inside().call("interfaces")
+                for interface in self.lab.hosts[host].inside().call("interfaces")
             ]
             for host, interface in ends:
                 all_of_them = dict.fromkeys(("tso", "gso", "gro"), offloads)

@@ -63,14 +63,14 @@ class Talked:
     def complete(self) -> bool:
         """Whether every host sent everything to each neighbour, in both directions of each pair."""
         return all(
-            len(account.directions) == 2 and all(each.sent == self.messages for each in account.directions)
+            len(account.directions) == 2 and all(direction.sent == self.messages for direction in account.directions)
             for account in self.accounts.values()
         )
 
     @property
     def sent(self) -> int:
         """Messages, in all."""
-        return sum(each.sent for account in self.accounts.values() for each in account.directions)
+        return sum(direction.sent for account in self.accounts.values() for direction in account.directions)
 
     @property
     def causes(self) -> Counter[Cause]:
@@ -149,7 +149,7 @@ def _start(
         programs[name] = program = lab.host(name).start([
             "python3", "gossip.py", "--messages", str(messages), "--rate", str(rate_per_s),
             "--deadline", str(deadline_s), "--begin", f"{_SHARED}/now", "--journal", _JOURNAL,
-            *(word for each in told for word in ("--peer", each)),
+            *(word for message in told for word in ("--peer", message)),
         ])  # fmt: skip
         undo.callback(_kill, program)
     return programs
@@ -163,7 +163,7 @@ class _Still:
 
     def __call__(self, seen: Mapping[LinkRef, readback.NetemCounters]) -> bool:
         same, self._before = seen == self._before, seen
-        return same and not any(each.queued_packets for each in seen.values())
+        return same and not any(sample.queued_packets for sample in seen.values())
 
 
 def _kill(program: Program) -> None:

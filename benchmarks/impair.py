@@ -133,7 +133,7 @@ def _measure_case(report: Report, case: Case) -> None:
         rivals = _rivals(report, case, lab, stack)
         first_s = timed(functools.partial(ours.change, -1))  # attaches the port; the changes after it count
         rounds = _QUICK_ROUNDS if report.quick else _ROUNDS
-        report.say(f"{case.name}: {rounds} rounds of {', '.join(each.name for each in (ours, *rivals))}")
+        report.say(f"{case.name}: {rounds} rounds of {', '.join(tool.name for tool in (ours, *rivals))}")
         for _ in range(rounds):
             for contestant in (*rivals, ours):
                 for _ in range(_OURS_A_TURN):
@@ -201,8 +201,8 @@ def _among_many(
     for _ in range(_QUICK_ROUNDS):
         for rival in rivals:
             rival.tolerant_turn()
-    for each in port_words:
-        lab.link(each).heal()
+    for port_word in port_words:
+        lab.link(port_word).heal()
     return found
 
 
@@ -378,7 +378,7 @@ def _replace(shaper: _Shaper, number: int) -> list[str]:
 
 
 def _verify(shaper: _Shaper, number: int, shown: str) -> None:
-    root = next((each for each in json.loads(shown) if each.get("root") and each["kind"] == shaper.kind), None)
+    root = next((row for row in json.loads(shown) if row.get("root") and row["kind"] == shaper.kind), None)
     if root is None or not shaper.holds(number, root):
         raise BenchmarkError(f"asked for {shaper.line(number)}, found {shown.strip()}")
 

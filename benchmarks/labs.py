@@ -108,7 +108,7 @@ def _verdicts(root: ElementTree.Element) -> Iterator[tuple[str, dict[str, str]]]
         if not bracket or parts[0] not in ("compose", "local"):
             continue
         rest = f"[{parts[1]}]" if len(parts) > 1 else ""
-        outcome = next((each.tag for each in case if each.tag in ("failure", "error", "skipped")), "passed")
+        outcome = next((text.tag for text in case if text.tag in ("failure", "error", "skipped")), "passed")
         found.setdefault(f"{case.get('classname')}::{name}{rest}", {})[parts[0]] = outcome
     yield from found.items()
 

@@ -95,9 +95,9 @@ def _measure_lateness(report: Report, lab: Lab, when: str) -> None:
         (told,) = lab.capture_agent().call("passages")["kernels"].values()
         if not done.ok:
             raise BenchmarkError(f"the sender failed with status {done.exit_code}: {done.stderr}")
-    passages = [each.delay_s for each in seen.passages("server@lan") if each.delay_s is not None]
-    packets = _late("packets", [each - _DELAY_S for each in passages])
-    frames = _late("frames", [each / 1e9 - CLOCK_DELAY_S for each in told["passages_ns"]])
+    passages = [passage.delay_s for passage in seen.passages("server@lan") if passage.delay_s is not None]
+    packets = _late("packets", [passage - _DELAY_S for passage in passages])
+    frames = _late("frames", [passage_ns / 1e9 - CLOCK_DELAY_S for passage_ns in told["passages_ns"]])
     report.check(
         Check(
             name=f"how late 99 % of {len(passages)} packets are at the most, {when}", value=1000 * packets[98],
@@ -116,7 +116,7 @@ def _late(what: str, late_s: Sequence[float]) -> list[float]:
 
 
 def _ms(percentiles: Sequence[float]) -> str:
-    return ", ".join(f"{1000 * percentiles[each - 1]:.2f}" for each in (50, 90, 99)) + " ms"
+    return ", ".join(f"{1000 * percentiles[percent - 1]:.2f}" for percent in (50, 90, 99)) + " ms"
 
 
 def _ran_ns() -> int:
@@ -126,7 +126,7 @@ def _ran_ns() -> int:
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if words[0].endswith(b"linux.uml") or b"-I" in words:  # as `testbed.agent.command` starts one
-                ran += sum(int(each.read_text().split()[0]) for each in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+                ran += sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
         except OSError:
             continue  # it ended while we looked
     return ran
@@ -135,12 +135,12 @@ def _ran_ns() -> int:
 def _descendants(pid: int) -> Iterator[int]:
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            children = [int(each) for each in task.read_text().split()]
+            children = [int(word) for word in task.read_text().split()]
         except OSError:
             continue  # it ended while we looked
-        for each in children:
-            yield each
-            yield from _descendants(each)
+        for child in children:
+            yield child
+            yield from _descendants(child)
 
 
 @contextmanager

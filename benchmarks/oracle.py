@@ -54,7 +54,7 @@ def measure(report: Report) -> None:
         )
     )  # fmt: skip
     report.check(Check(name="losses miscounted in them", value=abs(found - lost), bound=0, unit=""))
-    report.note(f"CPU time, which is all it takes: {', '.join(f'{each:.2f}' for each in took_s)} s")
+    report.note(f"CPU time, which is all it takes: {', '.join(f'{duration_s:.2f}' for duration_s in took_s)} s")
     report.check(
         Check(
             name="most remembered on the way, for each message lost or under way",
@@ -149,7 +149,7 @@ def _account(run: Datagrams) -> Account:
 
 def _right(run: Datagrams, account: Account) -> bool:
     there = account.direction("client", "server")
-    late, copies = run.fates.count("late"), sum(run.fates.count(each) for each in ("duplicated", "again"))
+    late, copies = run.fates.count("late"), sum(run.fates.count(key) for key in ("duplicated", "again"))
     good = not run.causes and not late and not copies
     return (
         account.verdict is (Verdict.HOLDS if good else Verdict.FAILS)

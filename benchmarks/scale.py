@@ -71,8 +71,8 @@ def measure(report: Report) -> None:
         report.say(f"round {number + 1} of {rounds}: {', '.join(map(str, sizes))} hosts")
         for hosts in sizes:
             seen[hosts] += [_up_and_down(hosts) for _ in range(3 if hosts <= _SMALL and not report.quick else 1)]
-    times, down = ({hosts: median(each[which] for each in seen[hosts]) for hosts in sizes} for which in range(2))
-    for hosts in (each for each in sizes if each in BOUNDS_S):
+    times, down = ({hosts: median(sample[which] for sample in seen[hosts]) for hosts in sizes} for which in range(2))
+    for hosts in (size for size in sizes if size in BOUNDS_S):
         rivals = _rivals(report, hosts) if hosts == 100 else {}
         report.check(
             Check(
@@ -88,7 +88,7 @@ def measure(report: Report) -> None:
                       value=rivals[_MININET] / (times[hosts] + down[hosts]), at_least=True)
             )  # fmt: skip
     if memory:
-        _tell_constancy(report, {hosts: min(each[0] for each in seen[hosts]) for hosts in sizes}, memory)
+        _tell_constancy(report, {hosts: min(sample[0] for sample in seen[hosts]) for hosts in sizes}, memory)
     _measure_gossip(report)
 
 
@@ -348,8 +348,8 @@ def _measure_gossip(report: Report) -> None:
     took_s = time.perf_counter() - started
     lost = ", ".join(f"{count:,} {cause}" for cause, count in talked.causes.items())
     report.note(f"gossip: {talked.sent:,} messages between {len(talked.accounts):,} pairs; {lost or 'none lost'}.")
-    for each in talked.unexplained[:5]:
-        report.note(f"not explained: {each}")
+    for message in talked.unexplained[:5]:
+        report.note(f"not explained: {message}")
     words = f"gossip, {hosts} hosts, {_NEIGHBOURS} neighbours each"
     planned = hosts * _NEIGHBOURS * talked.messages
     report.check(

@@ -30,7 +30,7 @@ def measure(report: Report) -> None:
         folder = Path(name)
         (folder / "test_nothing.py").write_text("def test_nothing(): pass\n", encoding="utf-8")
         pairs = [(_cpu_s(folder, ["-p", "no:testbed"]), _cpu_s(folder, [])) for _ in range(rounds + 1)][1:]
-    without_s, ours_s = (min(each) for each in zip(*pairs, strict=True))
+    without_s, ours_s = (min(times_s) for times_s in zip(*pairs, strict=True))
     report.check(
         Check(
             name=f"CPU of a start that the plugin adds, least of {rounds} each",

@@ -196,7 +196,7 @@ def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
             what = f"{engine}: {sender}, {size:,} bytes"
             # The engine's proxy costs a sender behind a published port, also where nothing is carried.
             anyway = min(1.0, median(share["before"]))
-            beside = [each / anyway for each in share["during"]]
+            beside = [sample / anyway for sample in share["during"]]
             _check_ratio(report, f"{what}: rate beside an impaired link, to that of per-packet traffic", beside)
             _check_ratio(report, f"{what}: that share once the next test began, to that before", again)
             rates = ", ".join(

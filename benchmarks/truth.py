@@ -75,25 +75,25 @@ class _Run:
 
 def _tell(name: str, runs: Sequence[_Run], report: Report) -> None:
     """The table of a kind of lab's cells, those that are wrong in words, and the check."""
-    cells = [cell for each in runs for cell in each.cells]
-    asked = [each.name for each in truth.IMPAIRMENTS]
+    cells = [cell for run in runs for cell in run.cells]
+    asked = [impairment.name for impairment in truth.IMPAIRMENTS]
     for fault in truth.FAULTS:
-        row = {each.impairment: each.told for each in cells if each.fault == fault}
+        row = {cell.impairment: cell.told for cell in cells if cell.fault == fault}
         if row:
-            report.note(f"{name}, {fault}: " + "; ".join(f"{each}: {row[each]}" for each in asked if each in row))
-    for fault in (fault for each in runs for fault in each.left_out):
+            report.note(f"{name}, {fault}: " + "; ".join(f"{word}: {row[word]}" for word in asked if word in row))
+    for fault in (fault for run in runs for fault in run.left_out):
         report.note(f"{name}: no time was left for: {fault}")
-    broken = [text for each in runs for text in each.broken]
+    broken = [text for run in runs for text in run.broken]
     for text in broken:
         report.note(f"WRONG: {name}: {text}")
-    wrong = [each for each in cells if not each.right]
-    for each in wrong:
-        report.note(f"WRONG: {name}, {_told(each)}: {each.reason or 'no reason'}; next: {each.next_verdict}")
+    wrong = [cell for cell in cells if not cell.right]
+    for problem in wrong:
+        report.note(f"WRONG: {name}, {_told(problem)}: {problem.reason or 'no reason'}; next: {problem.next_verdict}")
     report.check(
         Check(
             name=f"{name}: cells of {len(cells)} that passed and should not, or spoiled the next test",
             value=len(wrong) + len(broken) if cells else None, bound=0, unit="", bound_words="none",
-            rivals={each.fault: each.impairment for each in wrong},
+            rivals={problem.fault: problem.impairment for problem in wrong},
         )
     )  # fmt: skip
 
@@ -123,11 +123,11 @@ def measure(report: Report) -> None:
         runs[kind] = [_Run(kind, part, report, ended, until) for part in parts]
     try:
         if report.quick:
-            together = [each for some in runs.values() for each in some]
+            together = [run for some in runs.values() for run in some]
             with ThreadPoolExecutor(len(together)) as pool:
                 try:
-                    for each in [pool.submit(run.measure) for run in together]:
-                        each.result()
+                    for future in [pool.submit(run.measure) for run in together]:
+                        future.result()
                 finally:
                     ended.set()
         else:

@@ -114,7 +114,7 @@ def _additions(config: Mapping[str, Any], run_id: str) -> Iterator[Path]:
 
 
 def _each(seconds: list[float]) -> str:
-    return ", ".join(f"{each:.2f}" for each in seconds) + " s"
+    return ", ".join(f"{second:.2f}" for second in seconds) + " s"
 
 
 if __name__ == "__main__":

@@ -208,6 +208,6 @@ def busy_processes(count: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for each in burning:
-            each.kill()
-            each.wait()
+        for process in burning:
+            process.kill()
+            process.wait()

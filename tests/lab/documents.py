@@ -72,7 +72,7 @@ class Command:
         lines = iter([_outline(line) for line in output.splitlines()])
         for line in self.shown:
             begin, cut, _ = _outline(line).partition("…")
-            if not any(each.startswith(begin.strip()) if cut else each == begin for each in lines):
+            if not any(line.startswith(begin.strip()) if cut else line == begin for line in lines):
                 return line
         return None
 
@@ -135,13 +135,13 @@ def _steps(block: re.Match[str]) -> Iterator[Step]:
 def _commands(code: str) -> Iterator[Command]:
     if not code.startswith("$ "):
         raise ValueError(f"a console begins with a command, behind $: {code}")
-    for each in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
-        line, *shown = each.replace("\\\n", "").splitlines()
+    for word in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
+        line, *shown = word.replace("\\\n", "").splitlines()
         status = _STATUS.search(line)
         yield Command(
             line=_STATUS.sub("", line),
             status=int(status[1]) if status else 0,
-            shown=tuple(each for each in shown if each.strip() not in ("", "…")),
+            shown=tuple(line for line in shown if line.strip() not in ("", "…")),
         )
 
 

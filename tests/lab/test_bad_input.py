@@ -38,8 +38,8 @@ def compose_file(folder: Path, text: str) -> Path:
 
 
 def assert_nothing_left(engine: Engine, lab: ComposeLab) -> None:
-    assert [each.name for each in engine.containers(testbed_run=lab.run_id)] == []
-    assert [each.name for each in engine.networks(testbed_run=lab.run_id)] == []
+    assert [container.name for container in engine.containers(testbed_run=lab.run_id)] == []
+    assert [network.name for network in engine.networks(testbed_run=lab.run_id)] == []
 
 
 def test_of_a_service_that_exits_at_once_the_last_lines_are_shown(stack: ComposeLab, tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ def python(host: Host, program: str, *words: object, ready: str) -> None:
 def sent(lab: Lab, state: str | None = None) -> list[str]:
     """The connections of client and server, as the kernel tells them."""
     return [
-        str(each) for table in lab.tcp_tables().values() for each in table.connections if state in (None, each.state)
+        str(connection)
+        for table in lab.tcp_tables().values()
+        for connection in table.connections
+        if state in (None, connection.state)
     ]
 
 
@@ -53,9 +56,10 @@ def test_no_connection_of_a_test_sends_in_the_next_whatever_its_links_did_to_it(
     python(client, LEAVE, address, 9300, ready="connected")
     fresh.cut("client <-> server")  # the kernels send again, ever more rarely
     stuck = await_condition(
-        lambda: [each for each in client.connections() if each["retransmits"] >= 3], lambda seen: len(seen) == 8,
+        lambda: [connection for connection in client.connections() if connection["retransmits"] >= 3],
+        lambda seen: len(seen) == 8,
         deadline_s=20,
-    )  # fmt: skip
+    )
     fresh.lifecycle.end()
     assert fresh.lifecycle.left_over == ""
     assert sent(fresh, "FIN_WAIT1") == sent(fresh, "LAST_ACK") == sent(fresh, "ESTABLISHED") == []
@@ -64,7 +68,7 @@ def test_no_connection_of_a_test_sends_in_the_next_whatever_its_links_did_to_it(
     fresh.lifecycle.begin_body()
     before = fresh.ports.counts()
     # Longer than the kernels would have waited before they sent again.
-    late = 0.2 * 2 ** max(each["retransmits"] for each in stuck)
+    late = 0.2 * 2 ** max(connection["retransmits"] for connection in stuck)
     with pytest.raises(TimeoutError):
         await_condition(fresh.ports.counts, lambda now: now != before, deadline_s=late)
 
@@ -86,8 +90,8 @@ def test_a_connection_that_lives_for_the_session_lives_on_and_its_packets_are_co
             lambda: fresh.link("client -> server").counters().arrived_packets, lambda count: count > 20, deadline_s=20
         )
         fresh.verifier.verify()
-        link = next(each for each in fresh.ledger.evidence if each.link == "client -> server")
-        (check,) = [each for each in link.checks if each.field == "earlier connections"]
+        link = next(link for link in fresh.ledger.evidence if link.link == "client -> server")
+        (check,) = [check for check in link.checks if check.field == "earlier connections"]
         assert link.tally is not None
         assert link.earlier_packets is not None
         # Two looks at two counters, one after the other: a packet or two may come between.
@@ -96,5 +100,5 @@ def test_a_connection_that_lives_for_the_session_lives_on_and_its_packets_are_co
         fresh.lifecycle.end()
         assert len(sent(fresh, "ESTABLISHED")) == 2, "nor does it end with a test in which it was an earlier one"
     finally:
-        for each in pool:
-            each.stop("SIGKILL")
+        for program in pool:
+            program.stop("SIGKILL")

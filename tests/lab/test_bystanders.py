@@ -79,7 +79,7 @@ def test_every_byte_that_goes_into_the_carried_kernel_comes_out(lab: Lab, family
     """Hosts that nobody prepared, TCP in whole writes and UDP in segments, beside an impaired link that loses none."""
     lab.impair("client -> server", delay="5ms")
     before = carried(lab)
-    address = next(each for each in lab.hosts["server"].addresses("lan") if (":" in each) == (family == 6))
+    address = next(address for address in lab.hosts["server"].addresses("lan") if (":" in address) == (family == 6))
     for count in (5_000, 100_000, 1_000_000):
         sent_tcp(lab, "other", address, count)
     with ThreadPoolExecutor(5) as pool:
@@ -112,7 +112,7 @@ def test_a_port_that_is_published_is_reached_from_this_machine(lab: Lab) -> None
 
 
 def since(before: dict[str, dict[str, int]], now: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    return {way: {each: now[way][each] - before[way][each] for each in counts} for way, counts in now.items()}
+    return {way: {count: now[way][count] - before[way][count] for count in counts} for way, counts in now.items()}
 
 
 def drained(went: Any) -> bool:
@@ -151,13 +151,13 @@ def test_what_finds_the_queue_before_a_carried_kernel_full_is_in_the_evidence_an
     assert evidence.at_taps is not None
     assert evidence.at_taps.refused_packets >= went["refused_packets"]
     assert evidence.at_taps.came_packets >= sent
-    assert any(f"{evidence.at_taps.refused_packets} of " in each for each in evidence.warnings), evidence.warnings
+    assert any(f"{evidence.at_taps.refused_packets} of " in warning for warning in evidence.warnings), evidence.warnings
     lab.lifecycle.end()
     lab.lifecycle.begin(None)
     lab.impair("client -> server", delay="1ms")
     sent_tcp(lab, "client", address_of(lab), 5_000)
     lab.verifier.verify()
-    assert [each.at_taps is not None and each.at_taps.refused_packets for each in lab.ledger.evidence] == [0]
+    assert [link.at_taps is not None and link.at_taps.refused_packets for link in lab.ledger.evidence] == [0]
 
 
 def test_a_port_that_nothing_impairs_any_more_is_as_if_it_had_never_been(lab: Lab) -> None:
@@ -194,7 +194,7 @@ def test_a_port_that_the_next_test_impairs_stays_where_it_is(lab: Lab) -> None:
     assert not port.released
     assert sent_tcp(lab, "client", address_of(lab), 5_000) > 0.04
     lab.verifier.verify()
-    assert [each.read_back for each in lab.ledger.evidence] == ["holds"]
+    assert [link.read_back for link in lab.ledger.evidence] == ["holds"]
     lab.lifecycle.end()
     lab.lifecycle.begin(None)
     lab.cut("client -> server")
@@ -221,7 +221,7 @@ def passed(lab: Lab) -> Any:
     assert port is not None
     counts = port.channel.call("carried", ports=[port.name]).get(port.name)
     shown = port.channel.call("tc", port=port.name, lines=[f"qdisc show dev {port.device}"])["shown"]
-    return counts or [each["kind"] for each in shown[0] if each.get("root")]
+    return counts or [row["kind"] for row in shown[0] if row.get("root")]
 
 
 def passed_when_the_bridge_is_quiet(lab: Lab) -> Any:
@@ -253,5 +253,5 @@ def offloads_of(lab: Lab) -> dict[str, Any]:
         "    print(struct.unpack_from('=I', value.raw, 4)[0])\n"
     )
     done = {name: host.run(["python3", "-c", script]) for name, host in lab.hosts.items()}
-    assert all(each.ok for each in done.values()), done
+    assert all(result.ok for result in done.values()), done
     return {name: each.stdout.split() for name, each in done.items()}

@@ -52,8 +52,8 @@ def test_what_netem_makes_of_words_together_is_told_where_they_are_put_shown_and
     assert "cannot be probed while client -> server is cut" in refused.stderr
     assert cli("impair", "client -> server", "delay=3ms", cwd=project).returncode == 0
     shown = json.loads(cli("show", "--json", cwd=project).stdout)
-    assert [each["warnings"] for each in shown["cuts"]] == [["no packet met the cut"]]
-    assert [each["asked"] for each in shown["links"]] == [{"delay": "3ms"}]
+    assert [cut["warnings"] for cut in shown["cuts"]] == [["no packet met the cut"]]
+    assert [link["asked"] for link in shown["links"]] == [{"delay": "3ms"}]
 
 
 def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: ComposeLab) -> None:
@@ -73,19 +73,19 @@ def test_a_stack_stays_up_and_impaired_between_commands(project: Path, stack: Co
     assert flapping.returncode == 0, flapping.stderr
 
     shown = json.loads(cli("show", "--json", cwd=project).stdout)
-    links = {each["link"]: each for each in shown["links"]}
+    links = {link["link"]: link for link in shown["links"]}
     assert links["client -> server"]["asked"] == {"delay": "40ms", "loss": "2%"}
     assert links["client -> server"]["kernel"]["options"]["delay"]["delay"] == 0.04
     assert links["server -> client"]["asked"] == {"delay": "50ms"}
-    assert all(each["differences"] == [] for each in links.values())
-    assert {each["link"]: (each["asked"]["cut"], each["proof"]["read_back"]) for each in shown["cuts"]} == {
+    assert all(link["differences"] == [] for link in links.values())
+    assert {cut["link"]: (cut["asked"]["cut"], cut["proof"]["read_back"]) for cut in shown["cuts"]} == {
         "client -> server tcp/9": ("rejecting", "holds"),
         "server -> client": ("flapping, up 3600s, down 100ms, silently", "holds"),
     }
 
     assert cli("heal", "client -> server", cwd=project).stdout == "client -> server: healed\n"
     shown = json.loads(cli("show", "--json", cwd=project).stdout)
-    assert [each["link"] for each in shown["links"]] == ["server -> client"]
+    assert [link["link"] for link in shown["links"]] == ["server -> client"]
 
     for command in ("impair", "prove"):
         wrong = cli(command, "client -> srver", "delay=5", "lss=1%", "gap=3", "gap=3", cwd=project)
@@ -112,7 +112,7 @@ def proven(project: Path, *arguments: str) -> tuple[int, dict[str, dict[str, Any
     """The exit status of `testbed prove`, and its evidence by link."""
     done = cli("prove", "--json", "--seconds", "1", *arguments, cwd=project)
     assert done.returncode < 2, done.stderr
-    return done.returncode, {each["link"]: each for each in json.loads(done.stdout)}
+    return done.returncode, {row["link"]: row for row in json.loads(done.stdout)}
 
 
 @pytest.mark.slow
@@ -124,16 +124,16 @@ def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, mon
 
     status, found = proven(project, "client -> server")
     assert (status, found["client -> server"]["proof"]["probe"]) == (0, "holds")
-    (delay,) = (each for each in found["client -> server"]["checks"] if each["field"] == "delay")
+    (delay,) = (check for check in found["client -> server"]["checks"] if check["field"] == "delay")
     assert (delay["asked"], delay["kernel"], delay["verdict"]) == ("30ms", "30ms", "holds")
 
     status, found = proven(project, "client <-> server", "delay=20ms", "loss=10%")
     assert status == 0
     for evidence in found.values():
-        judged = {each["field"]: (each["asked"], each["verdict"]) for each in evidence["checks"]}
+        judged = {check["field"]: (check["asked"], check["verdict"]) for check in evidence["checks"]}
         assert (judged["delay"], judged["loss"]) == (("20ms", "holds"), ("10%", "holds"))
     assert set(found) == {"client -> server", "server -> client"}
-    assert all(each["asked"] == {"delay": "20ms", "loss": "10%"} for each in shown(project)), "it stays impaired"
+    assert all(link["asked"] == {"delay": "20ms", "loss": "10%"} for link in shown(project)), "it stays impaired"
 
     cannot = cli("prove", "client -> server tcp/80", "delay=10ms", cwd=project)
     assert cannot.returncode == 2
@@ -151,14 +151,14 @@ def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, mon
     assert found["client -> server"]["proof"] == {"read_back": "fails", "counters": "not asked", "probe": "not asked"}
     assert "the kernel reports none on this link" in found["client -> server"]["warnings"][0]
     assert found["server -> client"]["proof"]["probe"] == "holds"
-    assert [each["link"] for each in shown(project) if each["differences"]] == ["client -> server"], "left as it was"
+    assert [link["link"] for link in shown(project) if link["differences"]] == ["client -> server"], "left as it was"
 
     assert behind.take_up()
     port = behind.ports.attached("client", "lan")
     port.channel.call("tc", port=port.name, lines=[f"filter del dev {port.device} parent 1:"])
     behind.leave()
-    (other,) = [each for each in shown(project) if each["link"] == "server -> client"]
-    assert any("filter" in each for each in other["differences"]), "the netem alone would still be as asked"
+    (other,) = [link for link in shown(project) if link["link"] == "server -> client"]
+    assert any("filter" in difference for difference in other["differences"]), "the netem alone would still be as asked"
 
 
 def shown(project: Path) -> list[dict[str, Any]]:
@@ -223,7 +223,7 @@ def test_a_host_that_is_killed_and_restarted_is_ready_and_impaired_again(project
 def test_the_doctor_finds_this_machine_fit() -> None:
     done = cli("doctor", "--json")
     assert done.returncode == 0, done.stderr
-    findings = {each["name"]: each for each in json.loads(done.stdout)}
+    findings = {row["name"]: row for row in json.loads(done.stdout)}
     assert findings["Docker engine"]["state"] == "ok"
     assert findings["local lab"]["state"] == "ok"
     assert findings["carried kernel"]["state"] == "ok"

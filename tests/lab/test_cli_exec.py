@@ -12,7 +12,7 @@ def test_all_that_is_wrong_is_told_before_anything_is_started(kind: str, project
         "client -> server=lossy", "client <-> server=delay=5ms", "server -> srver=losy",
         "server -> client=delay=5 lss=1%", "client -> server", "=lossy", "client -> server=",
     ]  # fmt: skip
-    options = [word for each in impaired for word in ("--impair", each)]
+    options = [word for ref in impaired for word in ("--impair", ref)]
     done = cli("exec", "--lab", kind, *options, "clint", "--", "true", cwd=project)
     assert done.returncode == 2
     for problem in (

@@ -144,8 +144,8 @@ def test_the_host_engine_delays_each_way(inside: dict[str, Any]) -> None:
 
 def test_the_kernels_own_tc_shows_what_was_asked(inside: dict[str, Any]) -> None:
     assert inside["clean"]["netems"] == []
-    assert [each["options"]["delay"]["delay"] for each in inside["delay"]["netems"]] == [0.05, 0.05]
-    assert {each["dev"] for each in inside["delay"]["netems"]} == set(inside["veths"]["up"])
+    assert [netem["options"]["delay"]["delay"] for netem in inside["delay"]["netems"]] == [0.05, 0.05]
+    assert {netem["dev"] for netem in inside["delay"]["netems"]} == set(inside["veths"]["up"])
     for attempt in inside["loss"]:
         (netem,) = attempt["netems"]
         assert netem["options"]["loss-random"]["loss"] == pytest.approx(0.2, abs=1e-6)

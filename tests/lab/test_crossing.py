@@ -49,7 +49,7 @@ def do(lab: Lab, *words: object) -> str:
 
 
 def address(lab: Lab, family: int) -> str:
-    return next(each for each in lab.hosts["b"].addresses("lan") if ipaddress.ip_address(each).version == family)
+    return next(own for own in lab.hosts["b"].addresses("lan") if ipaddress.ip_address(own).version == family)
 
 
 def received(lab: Lab) -> int:
@@ -86,7 +86,7 @@ def test_no_fragment_passes_what_is_narrowed_to_its_port(pair: Lab, how: str, fa
     if how != "protocol":
         assert arrived(pair, lambda: do(pair, "send", to, 6000, 1000, COUNT)) == COUNT
     pair.verifier.verify()
-    rows = [check for each in pair.ledger.evidence for check in each.checks if check.field == "traffic"]
+    rows = [check for link in pair.ledger.evidence for check in link.checks if check.field == "traffic"]
     assert {(row.verdict, row.seen) for row in rows} == {(Verdict.HOLDS, "0 fragmented datagrams of other traffic")}
 
 
@@ -104,14 +104,14 @@ def test_a_fragmented_datagram_of_another_port_makes_the_test_invalid(pair: Lab,
     do(pair, "send", address(pair, family), 6000, BIG, 3)
     with pytest.raises(ImpairmentNotAppliedError, match="3 fragmented datagrams that may not be of udp/5000"):
         pair.verifier.verify()
-    assert [each.counters for each in pair.ledger.evidence] == [Verdict.FAILS]
+    assert [link.counters for link in pair.ledger.evidence] == [Verdict.FAILS]
     pair.lifecycle.begin(None)
     pair.verifier.verify()  # what an earlier test sent is not this one's
 
 
 @pytest.mark.parametrize("how", ["cut", "loss"])
 def test_parts_of_one_senders_traffic_are_told_apart_but_for_their_fragments(pair: Lab, how: str) -> None:
-    parts = [f"a -> b {each} on lan" for each in ("udp/5000", "tcp/5001", "udp/5002", "tcp/5003", "udp/5004")]
+    parts = [f"a -> b {traffic} on lan" for traffic in ("udp/5000", "tcp/5001", "udp/5002", "tcp/5003", "udp/5004")]
     for part in parts:
         pair.cut(part) if how == "cut" else pair.impair(part, loss="100%")
     for to in (address(pair, 4), address(pair, 6)):
@@ -194,10 +194,10 @@ def test_what_a_host_passes_on_meets_what_the_link_is(pair: Lab, in_force: Calla
 def test_no_mac_address_and_no_mark_is_a_way_past(pair: Lab, in_force: Callable[[], None]) -> None:
     """Not that from which the agent answers for those who are cut, nor the mark by which its answers pass."""
     own, other, _new = lan(pair)
-    answerer = ":".join(f"{each:02x}" for each in ANSWERER)
+    answerer = ":".join(f"{word:02x}" for word in ANSWERER)
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, 1)) == COUNT + 1
     in_force()
-    cuts = [each.cut for each in pair.ports.attached("b", "lan").sources.values() if each.cut is not None]
+    cuts = [source.cut for source in pair.ports.attached("b", "lan").sources.values() if source.cut is not None]
     (mark, *_) = [*(cut.mark for cut in cuts if cut.mark is not None), 1]
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, mark)) == 0
 
@@ -261,7 +261,7 @@ def test_what_a_host_sends_from_another_mac_address_makes_the_test_invalid(
     sending(pair)
     with pytest.raises(ImpairmentNotAppliedError, match="MAC addresses that no host of the lab has"):
         pair.verifier.verify()
-    assert Verdict.FAILS in [each.counters for each in pair.ledger.evidence]
+    assert Verdict.FAILS in [link.counters for link in pair.ledger.evidence]
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -286,7 +286,7 @@ def test_what_takes_another_network_alone_makes_the_test_invalid(pair: Lab, in_f
     do(pair, "send", to, 6000, 100, COUNT)
     with pytest.raises(ImpairmentNotAppliedError, match=f"no packet .*, but {COUNT} packets took `back`"):
         pair.verifier.verify()
-    assert [each.counters for each in pair.ledger.evidence] == [Verdict.FAILS]
+    assert [link.counters for link in pair.ledger.evidence] == [Verdict.FAILS]
 
 
 def test_what_takes_another_network_and_is_no_part_of_what_is_cut_is_nobodys_business(pair: Lab) -> None:

@@ -50,7 +50,7 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
     lines: dict[str, list[str] | str] = {
         "delay": [
             *qdisc.root(device), qdisc.make_class(device, minor),
-            *(each.put(device) for each in qdisc.filters(minor, ["10.9.0.1"])),
+            *(filter_.put(device) for filter_ in qdisc.filters(minor, ["10.9.0.1"])),
             qdisc.leaf(device, minor, _DELAY), qdisc.show(device),
         ],
         "loss": [qdisc.leaf(device, minor, _LOSS), qdisc.show(device)],
@@ -120,7 +120,7 @@ def test_the_host_engine_rejects(inside: dict[str, Any]) -> None:
 
 
 def test_the_host_engine_heals_when_its_stdin_closes(inside: dict[str, Any]) -> None:
-    assert [each["kind"] for each in inside["after"]] == ["noqueue"]
+    assert [row["kind"] for row in inside["after"]] == ["noqueue"]
     assert inside["queue_length_after"] == 0
     assert [name for name in inside["devices_after"] if name.startswith("tb")] == []
     assert statistics.median(inside["healed"]) < 0.025
@@ -143,6 +143,6 @@ def test_the_host_engine_with_the_stack(stack: ComposeLab) -> None:
 
 def left_of(engine: Engine, run_id: str) -> list[str]:
     """What carries a run's label, and its threads."""
-    threads = [each.name for each in threading.enumerate() if run_id in each.name]
-    containers = [str(each.name) for each in engine.containers(testbed_run=run_id)]
-    return [*containers, *(str(each.name) for each in engine.networks(testbed_run=run_id)), *threads]
+    threads = [thread.name for thread in threading.enumerate() if run_id in thread.name]
+    containers = [str(container.name) for container in engine.containers(testbed_run=run_id)]
+    return [*containers, *(str(network.name) for network in engine.networks(testbed_run=run_id)), *threads]

@@ -67,7 +67,7 @@ def assert_impaired(lab: Lab) -> None:
     assert took_s is not None
     assert took_s >= _ASKED_S
     lab.verifier.verify()
-    assert {each.read_back for each in lab.ledger.evidence} == {"holds"}
+    assert {link.read_back for link in lab.ledger.evidence} == {"holds"}
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
@@ -85,8 +85,8 @@ def test_a_host_that_the_test_ends_and_starts_is_ready_and_its_links_are_impaire
     db.start()
     assert starts(lab) == before + 1
     assert_impaired(lab)
-    assert {str(each) for each in lab.ports.impaired} == {"api -> db", "other -> db", "db -> api"}
-    assert [each.by_test for each in lab.whole.changes] == [True, True]
+    assert {str(ref) for ref in lab.ports.impaired} == {"api -> db", "other -> db", "db -> api"}
+    assert [change.by_test for change in lab.whole.changes] == [True, True]
     assert lab.host("other").run(["python3", "-c", ASK]).exit_code == 1, "all of its packets are lost again"
 
 
@@ -143,7 +143,7 @@ def recreate(lab: ComposeLab) -> None:
 
 
 def disconnect(lab: ComposeLab) -> None:
-    network = next(each for each in lab.engine.networks(testbed_run=lab.run_id) if "lan" in each.name)
+    network = next(network for network in lab.engine.networks(testbed_run=lab.run_id) if "lan" in network.name)
     network.disconnect(lab.hosts["db"].container)
 
 
@@ -181,7 +181,7 @@ def test_what_others_do_to_a_host_makes_the_test_invalid_and_the_next_has_it_bac
         with pytest.raises(ImpairmentNotAppliedError, match=r"host `db` .* during the test, and not by it"):
             stack.verifier.verify()
         stack.verifier.verify()  # told once
-        assert [each.host for each in stack.whole.changes] == ["db"]
+        assert [change.host for change in stack.whole.changes] == ["db"]
     finally:
         stack.lifecycle.end()
     begin(stack)
@@ -199,7 +199,7 @@ def test_a_host_that_has_done_its_work_is_left_out_and_that_is_said_once(lab: La
     assert {ref.src for ref in cut} == {"db", "api", "other"}
     assert answer_s(lab) is None
     lab.mend()
-    assert {str(each.link) for each in lab.impair("* -> db", delay="1ms")} == {"api -> db", "other -> db"}
+    assert {str(applied.link) for applied in lab.impair("* -> db", delay="1ms")} == {"api -> db", "other -> db"}
     assert len(lab.impair("* -> *", delay="1ms")) == 6
     lab.verifier.verify()
     assert said == ["`migrate` has ended (exit status 0): its links are left out"]

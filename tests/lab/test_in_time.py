@@ -58,10 +58,10 @@ def test_beside_busy_processes_packets_are_in_time_and_so_are_frames(carried: La
     finally:
         carried.heal()
         carried.lifecycle.end()
-    delays_s = [each.delay_s for each in seen.passages("server@lan") if each.delay_s is not None]
+    delays_s = [passage.delay_s for passage in seen.passages("server@lan") if passage.delay_s is not None]
     assert len(delays_s) >= PACKETS
-    packets_s = [each - DELAY_S for each in delays_s]
-    frames_s = [each / 1e9 - CLOCK_DELAY_S for each in told["passages_ns"]]
+    packets_s = [delay_s - DELAY_S for delay_s in delays_s]
+    frames_s = [passage_ns / 1e9 - CLOCK_DELAY_S for passage_ns in told["passages_ns"]]
     assert min(packets_s) > -1e-4, "a packet was early: it met no delay"
     assert most_of(packets_s) < MOST_LATE_S
     assert most_of(frames_s) < MOST_LATE_S
@@ -96,7 +96,7 @@ def test_one_frame_goes_round_while_a_test_runs_and_none_after_it(carried: Lab) 
             carried.impair(truth.LINK, delay="10ms")
             carried.carriage.settle()
             place = truth.place(carried)
-            (tap,) = (each["tap"] for each in place.port.channel.call("clocks").values())
+            (tap,) = (clock["tap"] for clock in place.port.channel.call("clocks").values())
             truth.await_frames(carried, 20)
             began, before = time.monotonic(), came_back(place, tap)
             truth.await_frames(carried, 50)
@@ -118,13 +118,13 @@ def test_who_reads_when_frames_passed_may_be_late(carried: Lab) -> None:
         carried.carriage.settle()
         truth.await_frames(carried, 10)
         reader = truth.capturing(carried)
-        for each in reader:
-            os.kill(each, signal.SIGSTOP)
+        for line in reader:
+            os.kill(line, signal.SIGSTOP)
         try:
             time.sleep(0.5)  # what is asked is that it stood still for a while
         finally:
-            for each in reader:
-                os.kill(each, signal.SIGCONT)
+            for line in reader:
+                os.kill(line, signal.SIGCONT)
         (told,) = carried.capture_agent().call("passages")["kernels"].values()
     finally:
         carried.heal()
@@ -148,7 +148,7 @@ def test_how_long_packets_wait_in_the_queue_of_a_saturated_port_is_told(carried:
     try:
         carried.impair(truth.LINK, delay="10ms")
         carried.carriage.settle()
-        server = next(each for each in carried.host("server").addresses("lan") if "." in each)
+        server = next(address for address in carried.host("server").addresses("lan") if "." in address)
         carried.host("client").run(["python3", "-c", _FLOOD, server, "1" if flooded else "0"])
         truth.await_frames(carried, 20)
         with contextlib.suppress(ImpairmentNotAppliedError):  # that so much was lost is another thing
@@ -162,7 +162,7 @@ def test_how_long_packets_wait_in_the_queue_of_a_saturated_port_is_told(carried:
     finally:
         carried.heal()
         carried.lifecycle.end()
-    assert any("waited in the queue before the carried kernel" in each for each in link.warnings) == flooded
+    assert any("waited in the queue before the carried kernel" in warning for warning in link.warnings) == flooded
 
 
 def came_back(place: truth.Place, tap: str) -> int:

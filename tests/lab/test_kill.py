@@ -119,7 +119,7 @@ def test_a_killed_run_leaves_its_links_healed_and_the_next_run_clears_its_stack(
     killed.communicate()
 
     def left() -> dict[str, object]:
-        agents = [each.name for each in engine.labelled(RUN_LABEL, run_id) if each.is_agent]
+        agents = [container.name for container in engine.labelled(RUN_LABEL, run_id) if container.is_agent]
         return {"taps": devices(run_id), "kernels": kernels(run_id), "agents": agents}
 
     await_condition(left, lambda seen: not any(seen.values()), deadline_s=5)
@@ -153,17 +153,21 @@ def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> 
     labels = {"empty": {RUN_LABEL: ""}, "named": {RUN_LABEL: "mine", OWNER_LABEL: "me"}}
     made = {name: docker.from_env().containers.create(stack.netem_image, labels=each) for name, each in labels.items()}
     try:
-        assert [each.name for each in engine.labelled(RUN_LABEL, "")] == [made["empty"].name]
-        assert {each.name for each in made.values()} < {each.name for each in engine.labelled(RUN_LABEL)}
+        assert [container.name for container in engine.labelled(RUN_LABEL, "")] == [made["empty"].name]
+        assert {container.name for container in made.values()} < {
+            container.name for container in engine.labelled(RUN_LABEL)
+        }
         done = cli("down", "--stale")
         assert done.returncode in (0, 1), done.stderr  # 1: of somebody's run the engine does not let go of something
         assert f"left alone: container {made['empty'].name}: its label testbed.run='' names no run" in done.stderr
         assert f"left alone: container {made['named'].name}: its label testbed.run='mine' names no run" in done.stderr
-        assert {engine.state(each).get("Id") for each in made.values()} == {each.id for each in made.values()}
+        assert {engine.state(container).get("Id") for container in made.values()} == {
+            container.id for container in made.values()
+        }
         assert stack.run_id in _ids(engine)
     finally:
-        for each in made.values():
-            engine.remove(each)
+        for container in made.values():
+            engine.remove(container)
 
 
 _LAB = """
@@ -194,7 +198,7 @@ def test_a_stack_whose_owner_is_killed_as_it_starts_is_started_no_further_and_is
 
     def running() -> list[str]:
         listed = engine.listing(testbed_stack=str(file))
-        return [each["Labels"].get("com.docker.compose.service", "") for each in listed if each["State"] == "running"]
+        return [line["Labels"].get("com.docker.compose.service", "") for line in listed if line["State"] == "running"]
 
     with subprocess.Popen([sys.executable, *command, str(file)]) as owner:
         try:
@@ -211,5 +215,5 @@ def test_a_stack_whose_owner_is_killed_as_it_starts_is_started_no_further_and_is
     assert "client" not in running()
     done = cli("down", "--stale")
     assert f"run {run.id}: could not" not in done.stderr
-    assert [each.name for each in engine.labelled(RUN_LABEL, run.id)] == []
+    assert [container.name for container in engine.labelled(RUN_LABEL, run.id)] == []
     assert (devices(run.id), kernels(run.id)) == ([], [])

@@ -141,8 +141,8 @@ class Project:
         ids = {*self.noted("run"), *(run.id for run in self.runs() if self.kind == "compose")}
         return {
             "processes": alive(everyone | _marked(self.mark)),
-            "devices": [name for each in ids for name in (*devices(each), *named_after(each))],
-            "kernels": [pid for each in ids for pid in kernels(each)],
+            "devices": [name for run_id in ids for name in (*devices(run_id), *named_after(run_id))],
+            "kernels": [pid for run_id in ids for pid in kernels(run_id)],
             "mounts": (mounts() | named_namespaces()) - self._mounted if self.kind == "local" else (),
             "files": list((self.folder / "temporary").iterdir()),
         }
@@ -160,8 +160,8 @@ class Project:
         said: list[str] = []
         if ids := [run.id for run in self.runs()]:
             clear_stale(engine := Engine(), said.append)
-            for each in ids:
-                assert [one.name for one in engine.labelled(RUN_LABEL, each)] == [], said
+            for run_id in ids:
+                assert [one.name for one in engine.labelled(RUN_LABEL, run_id)] == [], said
         assert self.runs() == []
         self.assert_nothing_is_left(set())
 
@@ -217,7 +217,7 @@ def _assert_results_are_whole(project: Project) -> int:
     ended, path = project.noted("ended"), project.folder / "report" / "results.jsonl"
     *lines, torn = path.read_text().split("\n") if path.exists() else [""]
     found = [json.loads(line) for line in lines]
-    outcomes = {each["test"]["id"]: each["test"]["outcome"] for each in found if "test" in each}
+    outcomes = {line["test"]["id"]: line["test"]["outcome"] for line in found if "test" in line}
     assert set(ended) <= set(outcomes), (outcomes, torn, project.output)
     path.unlink(missing_ok=True)  # of a run that is killed before its first test none is written
     return len(ended)
@@ -311,7 +311,7 @@ def _agents(process: subprocess.Popen[str], run_id: str, kind: str) -> list[int]
     if kind == "compose":
         engine = Engine()
         found = engine.containers(testbed_run=run_id, testbed_role="ports")
-        return [pid for each in found if (pid := engine.state(each).get("State", {}).get("Pid"))]
+        return [pid for line in found if (pid := engine.state(line).get("State", {}).get("Pid"))]
     with contextlib.suppress(OSError):
         keepers = [pid for pid in _children(process.pid) if b"testbed" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return [agent for keeper in keepers for first in _children(keeper) for agent in _children(first)][:1]
@@ -319,4 +319,4 @@ def _agents(process: subprocess.Popen[str], run_id: str, kind: str) -> list[int]
 
 
 def _children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -286,6 +286,6 @@ def test_every_programs_end_is_told_while_a_timeline_runs_on_a_busy_machine(kind
         try:
             assert all(lab.host("client").run(["true"], timeout="10s").ok for _ in range(150))
         finally:
-            for each in busy:
-                each.kill()
-                each.wait()
+            for process in busy:
+                process.kill()
+                process.wait()

@@ -62,7 +62,7 @@ def test_ipv6_is_ready_when_the_lab_is(kind: str) -> None:
     for name, table in tables.items():
         flags = {line.split()[5]: int(line.split()[4], 16) for line in table.splitlines() if line.startswith("fe80")}
         assert len(flags) == (1 if name in ("left", "right") else 2), table
-        assert not any(each & _IFA_F_TENTATIVE for each in flags.values()), table
+        assert not any(flag & _IFA_F_TENTATIVE for flag in flags.values()), table
 
 
 def test_names_beyond_the_routers_resolve(chain: LocalLab) -> None:
@@ -139,7 +139,7 @@ def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalL
         # More than one where the end of an earlier connection is under way.
         assert all(chain.cutter.lost_packets(ref) > before[ref] for ref in chain.ports.cut)
         chain.verifier.verify()
-        assert {each.link: each.read_back for each in chain.ledger.evidence} == {
+        assert {link.link: link.read_back for link in chain.ledger.evidence} == {
             "left -> right over r1": "holds", "right -> left over r3": "holds",
         }  # fmt: skip
         chain.mend()
@@ -157,7 +157,7 @@ def test_a_dumbbells_bottleneck_is_shared_and_its_sides_are_not(kind: str, pytes
         far = [Datagrams(lab.host(f"left[{n}]"), lab.host(f"right[{n}]"), network="right") for n in (1, 2)]
         lab.impair("r1 -> r2", delay="300ms")
         assert min(near.round_trips(3)) < 0.150
-        assert all(min(each.round_trips(2)) >= 0.300 for each in far)
+        assert all(min(address.round_trips(2)) >= 0.300 for address in far)
 
 
 def test_a_compose_lab_refuses_what_it_cannot_route() -> None:

@@ -78,4 +78,4 @@ def netems(lab: Lab, ref: LinkRef) -> dict[str, dict[str, Any]]:
     port = lab.ports.of(ref)
     assert port is not None
     answer = port.channel.call("tc", port=port.name, lines=[qdisc.show(port.device)])
-    return {each["parent"]: each for each in answer["shown"][0] if each["kind"] == "netem"}
+    return {row["parent"]: row for row in answer["shown"][0] if row["kind"] == "netem"}

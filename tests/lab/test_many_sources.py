@@ -28,7 +28,7 @@ def test_250_sources_at_one_port_are_impaired_each_in_its_own_way(many: Lab) -> 
         many.link(f"client[{number}] -> server").impair(delay=f"{number}ms", loss="0.1%", seed=number)
     many.link("client[125] -> server").heal()
     many.verifier.verify()
-    asked = {each.link: (each.asked, each.read_back) for each in many.ledger.evidence}
+    asked = {link.link: (link.asked, link.read_back) for link in many.ledger.evidence}
     assert asked == {
         f"client[{number}] -> server": ({"delay": f"{number}ms", "loss": "0.1%", "seed": number}, "holds")
         for number in CLIENTS

@@ -88,17 +88,17 @@ def test_what_netem_dropped_was_seen_before_it_and_not_after_and_was_sent_again(
     capture = seen.capture("server")
     assert capture.complete
     passages = seen.passages("server@lan")
-    lost = [each for each in passages if each.lost]
+    lost = [passage for passage in passages if passage.lost]
     assert len(lost) == after.dropped_packets - before.dropped_packets > 0
-    assert all(each.delay_s is None or each.delay_s >= 0.005 for each in passages)
+    assert all(passage.delay_s is None or passage.delay_s >= 0.005 for passage in passages)
 
     (flow,) = seen.flows("server", "before")
     sent_again = flow.client.retransmissions
     assert len(sent_again) == seen.host("client").counters.retransmitted_segments > 0
     assert len(sent_again) == seen.host("client").connection(remote_port=PORT).final.total_retransmissions
     assert flow.client.payload() == b"x" * 600_000
-    again = {each.seq for each in sent_again}
-    lost_data = {each.seq for each in flow.client.segments if each.payload_bytes and each.packet in
+    again = {segment.seq for segment in sent_again}
+    lost_data = {segment.seq for segment in flow.client.segments if segment.payload_bytes and segment.packet in
                  {passage.before for passage in lost}}  # fmt: skip
     assert lost_data <= again
     (arrived,) = seen.flows("server", "after")
@@ -113,7 +113,7 @@ def test_the_same_transfer_over_a_clean_link_shows_none_of_it(lab: ComposeLab, a
     lab.impair("client -> server", delay="5ms")
     with lab.observe(captures=["client -> server"], snap_bytes=None) as seen:
         transfer(lab, address, 600_000)
-    assert not [each for each in seen.passages("server@lan") if each.lost]
+    assert not [passage for passage in seen.passages("server@lan") if passage.lost]
     (flow,) = seen.flows("server", "after")
     assert (flow.client.out_of_order, flow.client.copies, flow.server.with_sack) == ([], [], [])
     assert flow.client.payload() == b"x" * 600_000
@@ -125,10 +125,10 @@ def test_what_netem_doubled_is_told_from_what_tcp_sent_again(lab: ComposeLab, ad
         transfer(lab, address, 300_000)
     (before,) = seen.flows("server", "before")
     (after,) = seen.flows("server", "after")
-    doubled = [each for each in seen.passages("server@lan") if len(each.after) == 2]
+    doubled = [passage for passage in seen.passages("server@lan") if len(passage.after) == 2]
     assert len(doubled) > 10
     assert before.client.copies == []
-    data = [each for each in doubled if before.client.segments[0].packet != each.before]
+    data = [segment for segment in doubled if before.client.segments[0].packet != segment.before]
     assert 0 < len(after.client.copies) <= len(data) + 1
     assert len(after.client.retransmissions) <= len(before.client.retransmissions)
 
@@ -151,14 +151,14 @@ def test_of_a_reader_that_does_not_read_packets_sockets_and_counters_tell_alike(
         assert word.ok, word.stderr
         assert sender.wait("60s").ok
         assert reader.wait("60s").stdout.split() == ["ready", "200000"]
-    flow = next(each for each in seen.flows("server") if each.server.src.port == PORT)
+    flow = next(flow for flow in seen.flows("server") if flow.server.src.port == PORT)
     assert flow.server.zero_windows
     assert flow.server.window_updates
-    assert not [each for each in seen.passages("server@lan") if each.lost]
+    assert not [passage for passage in seen.passages("server@lan") if passage.lost]
     connection = seen.host("client").connection(remote_port=PORT)
-    held = [each for each in connection.states if each.send_window_bytes == 0 and each.state == "ESTABLISHED"]
+    held = [state for state in connection.states if state.send_window_bytes == 0 and state.state == "ESTABLISHED"]
     assert held
-    assert max(each.send_queue_bytes for each in held) > 0
+    assert max(connection.send_queue_bytes for connection in held) > 0
     assert connection.final.window_limited_s > 0
     # One time axis: the kernel knew of the closed window after the segment that told it had passed.
     assert flow.server.zero_windows[0].time_ns <= held[-1].time_ns
@@ -181,11 +181,11 @@ def test_a_capture_is_a_file_that_is_read_back_and_a_packet_of_it_comes_apart(
     path = capture.save(tmp_path / "deep" / "server.pcapng")
     assert pcapng.read(path.read_bytes()) == capture.capture
     (flow,) = capture.flows()
-    (message,) = [each for each in flow.client.originals if each.payload_bytes]
+    (message,) = [original for original in flow.client.originals if original.payload_bytes]
     taken = layers(message.packet)
-    assert [each.name for each in taken] == ["Ethernet", "IPv4", "TCP", "payload"]
+    assert [step.name for step in taken] == ["Ethernet", "IPv4", "TCP", "payload"]
     assert taken[-1].data == b"Test message"
-    assert b"".join(each.data for each in taken) == message.packet.data
+    assert b"".join(step.data for step in taken) == message.packet.data
     assert dict(taken[1].fields)["destination"] == address
 
 
@@ -264,8 +264,8 @@ def test_with_the_host_engine_packets_are_seen_at_the_senders_port_and_at_the_re
     for capture in (link, port):
         assert [place.side for place in capture.capture.places] == ["after", "before"]
         passages = capture.passages()
-        assert sum(each.lost for each in passages) == dropped > 0
-        assert all(each.delay_s is None or each.delay_s >= 0.005 for each in passages)
+        assert sum(passage.lost for passage in passages) == dropped > 0
+        assert all(passage.delay_s is None or passage.delay_s >= 0.005 for passage in passages)
         (flow,) = capture.flows("after")
         assert flow.client.payload() == b"x" * 300_000
 

@@ -84,7 +84,7 @@ def test_a_partition_that_rejects_cuts_the_same(four: Lab) -> None:
     four.partition({"a", "b"}, {"c", "d"}, reject=True)
     assert heard(four) == PAIRS - between("ab", "cd")
     four.verifier.verify()
-    (ends, *_) = [each for each in four.ledger.evidence if each.link == "a -> c"]
+    (ends, *_) = [link for link in four.ledger.evidence if link.link == "a -> c"]
     assert ends.checks[0].seen.startswith("3 packets rejected; its sender was told by 0 resets and 6 ICMP errors")
     four.cut("a -> c")  # from now on silently
     assert heard(four) == PAIRS - between("ab", "cd")
@@ -137,7 +137,7 @@ def test_a_connection_that_is_cut_longer_than_its_time_out_ends_and_says_so(four
     assert result.stderr.strip().endswith("TimeoutError: [Errno 110] Connection timed out")
     assert a.counters()["TcpExt"]["TCPAbortOnTimeout"] >= 1
     four.verifier.verify()
-    assert {each.link: each.read_back for each in four.ledger.evidence} == {"a -> b": "holds", "b -> a": "holds"}
+    assert {link.link: link.read_back for link in four.ledger.evidence} == {"a -> b": "holds", "b -> a": "holds"}
     server.stop("SIGKILL")
 
 
@@ -190,10 +190,10 @@ def test_a_cut_that_was_mended_behind_our_back_is_found(four: Lab) -> None:
 
 def flapped(link: Link) -> list[Taken]:
     """The steps of a link that was up for 250 ms and down for 150 ms, in turns: every one was taken."""
-    steps = [each for each in link.steps() if each.cut is not None]
-    assert [each.complaint for each in steps] == [None] * len(steps)
-    assert [each.cut for each in steps] == [bool(number % 2) for number in range(len(steps))]
-    assert [each.planned_s for each in steps[:4]] == pytest.approx([0, 0.25, 0.4, 0.65])
+    steps = [step for step in link.steps() if step.cut is not None]
+    assert [step.complaint for step in steps] == [None] * len(steps)
+    assert [step.cut for step in steps] == [bool(number % 2) for number in range(len(steps))]
+    assert [step.planned_s for step in steps[:4]] == pytest.approx([0, 0.25, 0.4, 0.65])
     assert len(steps) >= 6
     return steps
 
@@ -213,15 +213,15 @@ def test_a_link_that_flaps_loses_what_comes_while_it_is_down_and_nothing_else(fo
     # The agent's clock is the hosts' own. A step is in force at the latest when it was read back, 20 ms before at the
     # most (what is nearer than that to one is not judged).
     for number, sent_s in enumerate(said):
-        last = [each for each in steps if each.monotonic_s <= sent_s][-1:]
-        later = [each for each in steps if each.monotonic_s > sent_s][:1]
+        last = [step for step in steps if step.monotonic_s <= sent_s][-1:]
+        later = [step for step in steps if step.monotonic_s > sent_s][:1]
         if last and sent_s - last[0].monotonic_s > 0.005 and (not later or later[0].monotonic_s - sent_s > 0.02):
             assert (number in arrived) == (not last[0].cut), (number, sent_s, last)
     lost = link.lost_in_cut() - lost_before
     assert lost == len(said) - len(arrived) > 0
     assert link.counters().sent_packets - sent_before >= len(arrived)  # they went through what impairs the link
     four.verifier.verify()
-    (evidence,) = [each for each in four.ledger.evidence if "cut" in each.asked]
+    (evidence,) = [link for link in four.ledger.evidence if "cut" in link.asked]
     assert evidence.checks[0].asked == "flapping, up 250ms, down 150ms, silently"
     assert evidence.steps == steps
 
@@ -253,7 +253,7 @@ def test_a_link_that_flaps_and_rejects_tells_its_sender_while_it_is_down(four: L
     hearing = b.start(["python3", "-c", _HEAR], ready="ready")
     said, refused = json.loads(a.run(["python3", "-c", _SAY_AND_HEAR_OF_IT, b.addresses()[0]]).stdout)
     four.verifier.verify()
-    (evidence,) = [each for each in four.ledger.evidence if "cut" in each.asked]
+    (evidence,) = [link for link in four.ledger.evidence if "cut" in link.asked]
     four.mend()
     assert a.run(["python3", "-c", _SAY, b.addresses()[0], "end"]).ok
     arrived = set(json.loads(hearing.wait().stdout.splitlines()[1]))
@@ -302,7 +302,10 @@ def test_a_partition_of_unknown_hosts_cuts_nothing(four: Lab) -> None:
         four.partition({"a"})
     with pytest.raises(InvalidValueError) as caught:
         four.partition({"a"}, set(), traffic="tpc/80")
-    assert [each.partition(":")[0] for each in caught.value.problems] == ["'tpc/80'", "a group of a partition is empty"]
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "'tpc/80'",
+        "a group of a partition is empty",
+    ]
     with pytest.raises(InvalidValueError, match="traffic=80: must be text"):
         four.partition({"a"}, {"b"}, traffic=80)  # type: ignore[arg-type]  # wrong use
     assert four.ports.cut == []

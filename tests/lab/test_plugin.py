@@ -207,7 +207,7 @@ def test_two_compose_files_an_own_trace_profiles_and_a_capture_that_would_go_thr
         "test_fails": ("failed", None),
     }  # fmt: skip
     assert f"not kept: {project / 'report' / 'captures'} is a symbolic link, and nothing is written" in done.stdout
-    assert [each.name for each in (project / "elsewhere").rglob("*") if each.is_file()] == ["precious.pcapng"]
+    assert [path.name for path in (project / "elsewhere").rglob("*") if path.is_file()] == ["precious.pcapng"]
 
 
 def test_with_loadgroup_the_seed_is_the_same_and_the_line_that_repeats_it_works(project: Path, kind: str) -> None:

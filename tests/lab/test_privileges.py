@@ -29,7 +29,7 @@ CAPABILITIES = {
     "signal": {"KILL"},
 }
 SHARES = {"ports": "host", "capture": "host", "inside": "container", "files": "none", "signal": "none"}
-DEVICES = {f"/dev/{each}" for each in ("null", "zero", "full", "random", "urandom", "tty")}
+DEVICES = {f"/dev/{device}" for device in ("null", "zero", "full", "random", "urandom", "tty")}
 """Which each container has; where root is not the machine's, as mounts (the OCI's runtime specification)."""
 KERNELS_OWN = {"proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"}
 # What the agent's container sees of itself; in those among a host's processes, /proc/self alone is its own.
@@ -81,14 +81,14 @@ def told(stack: ComposeLab) -> Iterator[dict[str, tuple[Any, Mapping[str, Any]]]
         host.put("/tmp/file", b"")
         undo.callback(host.start_agent("signal").close)
         found: dict[str, tuple[Any, Mapping[str, Any]]] = {}
-        for each in stack.engine.labelled(RUN_LABEL, stack.run_id):
-            if (role := each.labels.get(ROLE_LABEL)) is not None and role not in found:
-                ran = stack.engine.exec(each.handle, ["python3", "-c", _TELL], env={}, workdir=None, user="")
+        for container in stack.engine.labelled(RUN_LABEL, stack.run_id):
+            if (role := container.labels.get(ROLE_LABEL)) is not None and role not in found:
+                ran = stack.engine.exec(container.handle, ["python3", "-c", _TELL], env={}, workdir=None, user="")
                 output = b""
                 while (frame := ran.stream.frame(30.0)) is not None:
                     output += frame[1]
                 ran.stream.close()
-                found[role] = json.loads(output), stack.engine.state(each.handle)
+                found[role] = json.loads(output), stack.engine.state(container.handle)
         yield found
 
 
@@ -102,14 +102,16 @@ def test_a_container_of_ours_may_do_what_it_must_and_no_more(
 ) -> None:
     seen, inspected = told[role]
     status = {key: value.strip() for key, value in seen["status"].items()}
-    mask = sum(1 << BITS[each] for each in CAPABILITIES[role])
+    mask = sum(1 << BITS[capability] for capability in CAPABILITIES[role])
     assert {key: int(status[key], 16) for key in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")} == {
         "CapPrm": mask, "CapEff": mask, "CapBnd": mask, "CapInh": 0, "CapAmb": 0,
     }  # fmt: skip
     assert status["NoNewPrivs"] == "1"
     assert status["Uid"].split() == ["0"] * 4
     info = docker.from_env().info()  # what this engine can do at all
-    assert status["Seccomp"] == ("2" if any("name=seccomp" in each for each in info["SecurityOptions"]) else "0")
+    assert status["Seccomp"] == (
+        "2" if any("name=seccomp" in securityoption for securityoption in info["SecurityOptions"]) else "0"
+    )
 
     host = inspected["HostConfig"]
     assert host["NetworkMode"].partition(":")[0] == SHARES[role]

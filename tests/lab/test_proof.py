@@ -51,7 +51,7 @@ def test_traffic_that_takes_another_path_makes_the_test_invalid(wide: Lab) -> No
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(20)
     with pytest.raises(ImpairmentNotAppliedError, match=r"no packet crossed it, but \d+ packets took `back`"):
         wide.verifier.verify()
-    assert [each.counters for each in wide.ledger.evidence] == [Verdict.FAILS]
+    assert [link.counters for link in wide.ledger.evidence] == [Verdict.FAILS]
 
 
 def test_traffic_on_both_paths_is_only_told(wide: Lab) -> None:
@@ -59,7 +59,7 @@ def test_traffic_on_both_paths_is_only_told(wide: Lab) -> None:
     Datagrams(wide.hosts["other"], wide.hosts["server"], "back").arrived(5)
     Datagrams(wide.hosts["other"], wide.hosts["server"], "lan").arrived(5)
     wide.verifier.verify()
-    assert any("took `back`, unimpaired" in each for each in wide.ledger.evidence[0].warnings)
+    assert any("took `back`, unimpaired" in warning for warning in wide.ledger.evidence[0].warnings)
 
 
 def stray(lab: Lab, count: int) -> None:
@@ -158,7 +158,7 @@ def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line
     tc(lab, line.replace("MINOR", f"{lab.ports.attached('server', 'lan').sources[link.ref].minor:x}"))
     with pytest.raises(ImpairmentNotAppliedError, match=said):
         lab.verifier.verify()
-    assert [each.read_back for each in lab.ledger.evidence] == [Verdict.FAILS]
+    assert [link.read_back for link in lab.ledger.evidence] == [Verdict.FAILS]
     lab.ports.renew(link.ref)
     lab.heal()
 
@@ -191,7 +191,7 @@ def test_probes_see_what_was_asked_in_both_directions(lab: Lab) -> None:
         assert {check.field: check.verdict for check in checks} == {"delay": Verdict.HOLDS, "loss": Verdict.HOLDS}
         assert {check.kernel for check in checks} == {"20ms", "10%"}
     lab.verifier.verify()
-    assert [each.probe for each in lab.ledger.evidence] == [Verdict.HOLDS, Verdict.HOLDS]
+    assert [link.probe for link in lab.ledger.evidence] == [Verdict.HOLDS, Verdict.HOLDS]
 
 
 @pytest.mark.parametrize(
@@ -283,15 +283,15 @@ def test_what_netem_makes_of_words_together_is_told_and_judged(lab: Lab) -> None
     lab.impair("client -> server", loss="30%", duplicate="50%", prove=True)
     lab.verifier.verify()
     (evidence,) = lab.ledger.evidence
-    assert any("15% are lost, not 30%, about 24.5% arrive twice" in each for each in evidence.warnings)
-    assert {each.field: each.verdict for each in evidence.checks if each.field in ("loss", "duplicate")} == {
+    assert any("15% are lost, not 30%, about 24.5% arrive twice" in warning for warning in evidence.warnings)
+    assert {check.field: check.verdict for check in evidence.checks if check.field in ("loss", "duplicate")} == {
         "loss": Verdict.HOLDS, "duplicate": Verdict.HOLDS,
     }  # fmt: skip
     lab.impair("client -> server", rate="1mbit", delay="20ms", reorder="50%", prove=True)
     lab.verifier.verify()
     evidence = lab.ledger.evidence[-1]
-    assert any("up to 2 Mbit/s pass in all" in each for each in evidence.warnings)
-    assert {each.field: each.verdict for each in evidence.checks}["rate"] == Verdict.HOLDS
+    assert any("up to 2 Mbit/s pass in all" in warning for warning in evidence.warnings)
+    assert {check.field: check.verdict for check in evidence.checks}["rate"] == Verdict.HOLDS
 
 
 def test_no_probe_of_ours_is_sent_into_a_cut(lab: Lab) -> None:
@@ -399,7 +399,7 @@ def test_a_broken_table_hides_no_other_problem_of_what_is_asked(
     monkeypatch.setattr(type(wide), "tables", Tables(tmp_path))
     with pytest.raises(InvalidValueError) as caught:
         wide.impair("client -> nobody", delay="5ms", jitter="1ms", distribution="measured.dist")
-    assert [each.partition(": ")[0] for each in caught.value.problems] == [
+    assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
         "link 'client -> nobody'", f"{tmp_path}/measured.dist:1",
     ]  # fmt: skip
     wide.impair("client -> server", delay="5ms")

@@ -42,11 +42,11 @@ def both(lab: Lab, port: Port, minor: int) -> tuple[list[dict[str, Any]], list[d
     answer = port.channel.call("tc", port=port.name, lines=[qdisc.get(port.device, minor), qdisc.show(port.device)])
     assert answer["complaints"] == []
     (alone, shown), parents = answer["shown"], {f"1:{minor:x}"}
-    for handle in [each["handle"] for each in alone]:
+    for handle in [row["handle"] for row in alone]:
         parents.add(f"{handle}1")
         line = qdisc.read(port.device, int(handle.removesuffix(":"), 16), 1)
         alone += port.channel.call("tc", port=port.name, lines=[line])["shown"][0]
-    theirs = [each for each in shown if each.get("parent") in parents]
+    theirs = [line for line in shown if line.get("parent") in parents]
     return alone, sorted(theirs, key=lambda each: each["parent"] != alone[0]["parent"])
 
 
@@ -71,7 +71,7 @@ def test_netlink_and_tc_tell_the_same_of_every_field(stack: Lab, words: dict[str
         # One is asked after the other: what left in between makes them differ, but not for ever.
         alone, shown = await_condition(
             lambda: both(stack, port, minor),
-            lambda seen: [each["packets"] for each in seen[0]] == [each["packets"] for each in seen[1]],
+            lambda seen: [row["packets"] for row in seen[0]] == [row["packets"] for row in seen[1]],
             deadline_s=20.0,
         )
         for mine, theirs in zip(alone, shown, strict=True):

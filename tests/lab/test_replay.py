@@ -56,7 +56,7 @@ def test_a_sequence_begins_with_the_body_of_a_test_whatever_crossed_the_link_bef
         lab.lifecycle.begin_body()
         lost.append(sorted(set(range(200)) - set(datagrams.arrived(200, pace_s=0.001))))
         lab.verifier.verify()
-        (tally,) = [each.tally for each in lab.ledger.evidence]
+        (tally,) = [link.tally for link in lab.ledger.evidence]
         assert tally is not None
         # Those of the body and the words that end it; by number, they are lost before netem.
         assert 150 <= tally.arrived_packets <= 260, "and none of before"
@@ -129,7 +129,7 @@ def _failures(folder: Path, argv: list[str]) -> tuple[list[str], list[tuple[int,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("pytest ")]
-    lost = [(int(each[1]), set(_numbers(each[2]))) for each in _LOST.finditer(done.stdout)]
+    lost = [(int(match[1]), set(_numbers(match[2]))) for match in _LOST.finditer(done.stdout)]
     assert len(lines) == len(lost), done.stdout
     return lines, lost
 
@@ -162,7 +162,7 @@ def test_the_replay_line_loses_the_same_packets_whatever_earlier_tests_left_behi
     for line, (sent, numbers) in zip(lines, lost, strict=True):
         _, [(sent_again, numbers_again)] = _failures(tmp_path, shlex.split(line))
         common = min(sent, sent_again)
-        first, again = ({each for each in some if each <= common} for some in (numbers, numbers_again))
+        first, again = ({number for number in some if number <= common} for some in (numbers, numbers_again))
         if first != again or common < 60:
             differing.append(f"{line}: {sent} packets, lost {sorted(first)}; {sent_again}, lost {sorted(again)}")
     assert not differing, "\n".join(differing)

@@ -82,20 +82,22 @@ def test_the_delay_changes_at_the_step_and_not_before(lab: ComposeLab, flow: Flo
     link.impair([{"delay": "20ms"}, {"at": "1s", "delay": "120ms"}, {"at": "2s", "delay": "20ms"}])
     seen = flow.finish()
     first, second, third = link.steps()
-    assert [each.planned_s for each in (first, second, third)] == [0, 1, 2]
-    assert all(each.complaint is None and each.late_s >= 0 for each in (first, second, third))
+    assert [step.planned_s for step in (first, second, third)] == [0, 1, 2]
+    assert all(step.complaint is None and step.late_s >= 0 for step in (first, second, third))
 
     due_s = second.monotonic_s - second.late_s
-    before = [each for each in seen if first.monotonic_s < each.sent_s < due_s - 0.005]
-    slow = [each for each in seen if second.monotonic_s < each.sent_s < third.monotonic_s - third.late_s - 0.005]
-    after = [each for each in seen if each.sent_s > third.monotonic_s]
+    before = [datagram for datagram in seen if first.monotonic_s < datagram.sent_s < due_s - 0.005]
+    slow = [
+        datagram for datagram in seen if second.monotonic_s < datagram.sent_s < third.monotonic_s - third.late_s - 0.005
+    ]
+    after = [datagram for datagram in seen if datagram.sent_s > third.monotonic_s]
     assert min(map(len, (before, slow, after))) >= 50
-    assert min(each.delay_s for each in before) >= 0.020
-    assert min(each.delay_s for each in slow) >= 0.120
+    assert min(datagram.delay_s for datagram in before) >= 0.020
+    assert min(datagram.delay_s for datagram in slow) >= 0.120
     # The median, not the worst: this machine may be busy.
-    assert sorted(each.delay_s for each in before)[len(before) // 2] < 0.060
-    assert sorted(each.delay_s for each in after)[len(after) // 2] < 0.060
-    assert not [each for each in seen if each.arrived_s is None], "a step lost what was queued"
+    assert sorted(datagram.delay_s for datagram in before)[len(before) // 2] < 0.060
+    assert sorted(datagram.delay_s for datagram in after)[len(after) // 2] < 0.060
+    assert not [datagram for datagram in seen if datagram.arrived_s is None], "a step lost what was queued"
 
 
 def test_steps_are_taken_within_10_ms_by_the_agents_clock_and_by_what_arrives(lab: ComposeLab, flow: Flow) -> None:
@@ -105,13 +107,17 @@ def test_steps_are_taken_within_10_ms_by_the_agents_clock_and_by_what_arrives(la
     link.impair([{"at": f"{300 * number}ms", "delay": f"{each * 1e3:g}ms"} for number, each in enumerate(delays_s)])
     seen = flow.finish()
     steps = link.steps()
-    assert [each.planned_s for each in steps] == pytest.approx([0.3 * number for number in range(8)])
-    late_s = sorted(each.late_s for each in steps)
+    assert [step.planned_s for step in steps] == pytest.approx([0.3 * number for number in range(8)])
+    late_s = sorted(step.late_s for step in steps)
     by_arrivals_s = []
     for (step, delay_s), after in zip(list(zip(steps, delays_s, strict=True))[1:-1], steps[2:], strict=True):
         # Sent once it was due, up to half of the way to the next: the first to have the new delay.
-        there = [each for each in seen if due_s(step) <= each.sent_s < (due_s(step) + due_s(after)) / 2]
-        new = [each.sent_s for each in there if each.arrived_s and (each.delay_s > 0.07) == (delay_s > 0.07)]
+        there = [datagram for datagram in seen if due_s(step) <= datagram.sent_s < (due_s(step) + due_s(after)) / 2]
+        new = [
+            datagram.sent_s
+            for datagram in there
+            if datagram.arrived_s and (datagram.delay_s > 0.07) == (delay_s > 0.07)
+        ]
         by_arrivals_s.append(min(new) - due_s(step) if new else math.inf)
     # A busy machine is late now and then. But not each time: the second best of eight, and of six.
     assert late_s[1] <= LATE_S, late_s
@@ -125,13 +131,15 @@ def test_an_outage_loses_what_is_sent_in_it_and_nothing_else(lab: ComposeLab, fl
     seen = flow.finish()
     _, begins, ends = link.steps()
     assert begins.impairment.loss_ratio == 1
-    lost = [each for each in seen if each.arrived_s is None]
-    inside = [each for each in seen if begins.monotonic_s < each.sent_s < ends.monotonic_s - ends.late_s - 0.005]
+    lost = [datagram for datagram in seen if datagram.arrived_s is None]
+    inside = [
+        datagram for datagram in seen if begins.monotonic_s < datagram.sent_s < ends.monotonic_s - ends.late_s - 0.005
+    ]
     assert len(inside) >= 50
-    assert all(each.arrived_s is None for each in inside)
+    assert all(datagram.arrived_s is None for datagram in inside)
     # Those under way when it began arrive: it is at the port's entrance. 5 ms for a datagram to get there.
     early_s = begins.monotonic_s - begins.late_s - 0.005
-    assert all(early_s <= each.sent_s <= ends.monotonic_s for each in lost)
+    assert all(early_s <= number.sent_s <= ends.monotonic_s for number in lost)
     assert link.counters().dropped_packets >= len(lost)
 
 
@@ -158,7 +166,7 @@ def test_a_step_keeps_what_is_queued_also_where_its_rate_ends(lab: ComposeLab, f
     seen = flow.finish()
     assert waiting > 20, "a fresh netem would have begun with an empty queue"
     assert in_place(lab) == handle
-    assert not [each for each in seen if each.arrived_s is None]
+    assert not [datagram for datagram in seen if datagram.arrived_s is None]
     assert link.counters().dropped_packets == 0
     lab.verifier.verify()
 
@@ -174,9 +182,9 @@ def test_a_ramp_rises_and_never_falls_behind_its_stairs(lab: ComposeLab, flow: F
         least_s = step.impairment.delay_s or 0.0
         assert after.impairment.delay_s is not None
         assert after.impairment.delay_s > least_s
-        on_it = [each for each in seen if step.monotonic_s < each.sent_s < due_s(after) - 0.005]
-        assert all(each.delay_s >= least_s for each in on_it)
-    assert [each for each in seen if each.sent_s > steps[-1].monotonic_s and each.delay_s >= 0.210]
+        on_it = [datagram for datagram in seen if step.monotonic_s < datagram.sent_s < due_s(after) - 0.005]
+        assert all(datagram.delay_s >= least_s for datagram in on_it)
+    assert [datagram for datagram in seen if datagram.sent_s > steps[-1].monotonic_s and datagram.delay_s >= 0.210]
 
 
 def test_a_trace_without_a_rate_holds_packets_back_and_loses_none(lab: ComposeLab, flow: Flow) -> None:
@@ -188,15 +196,15 @@ def test_a_trace_without_a_rate_holds_packets_back_and_loses_none(lab: ComposeLa
     flow.start(400)
     link.impair(trace)
     await_condition(
-        lambda: max((each.planned_s for each in link.steps()), default=0.0), lambda last_s: last_s > 1.9, deadline_s=10
+        lambda: max((step.planned_s for step in link.steps()), default=0.0), lambda last_s: last_s > 1.9, deadline_s=10
     )
     steps = link.steps()
     link.heal()
     seen = flow.finish()
     begin_s = due_s(steps[0])
-    held = [each for each in seen if steps[1].monotonic_s < each.sent_s < begin_s + 0.890]
+    held = [datagram for datagram in seen if steps[1].monotonic_s < datagram.sent_s < begin_s + 0.890]
     assert len(held) >= 20
-    assert all(each.arrived_s is not None and each.arrived_s >= begin_s + 0.899 for each in held)
+    assert all(connection.arrived_s is not None and connection.arrived_s >= begin_s + 0.899 for connection in held)
 
 
 def test_both_directions_begin_at_the_same_moment_and_repeat(lab: ComposeLab) -> None:
@@ -206,9 +214,9 @@ def test_both_directions_begin_at_the_same_moment_and_repeat(lab: ComposeLab) ->
     lab.verifier.verify()
     firsts = [due_s(link.steps()[0]) for link in (there, back)]
     assert firsts[0] == pytest.approx(firsts[1], abs=1e-6)
-    planned = [each.planned_s for each in there.steps()]
+    planned = [step.planned_s for step in there.steps()]
     assert planned[:5] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
-    assert {each.impairment.delay_s for each in there.steps()} == {0.005, 0.025}
+    assert {step.impairment.delay_s for step in there.steps()} == {0.005, 0.025}
 
 
 def test_healing_ends_a_timeline_for_good(lab: ComposeLab) -> None:
@@ -275,7 +283,7 @@ def test_a_markers_timeline_begins_with_the_body_of_the_test(
     assert due_s(link.steps()[0]) >= slow_set_up
     assert datagrams.arrived(3) == [0, 1, 2]  # else no packet meets what the marker impairs
     lab.verifier.verify()
-    words = [each.as_json()["in_force"].split()[0] for each in lab.ledger.evidence[0].steps]
+    words = [step.as_json()["in_force"].split()[0] for step in lab.ledger.evidence[0].steps]
     assert words == ["delay=5ms", "delay=25ms"]
 
 

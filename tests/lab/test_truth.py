@@ -14,7 +14,7 @@ from tests.lab import truth
 from tests.lab.conftest import lab_of
 
 _FRAMES = 10
-_ASKED = {each.name: each for each in truth.IMPAIRMENTS}
+_ASKED = {impairment.name: impairment for impairment in truth.IMPAIRMENTS}
 
 # Each kind of fault once, and each impairment. (A stopped kernel is below; hosts that are gone: test_hosts_that_go.)
 CELLS = (
@@ -72,7 +72,7 @@ def test_a_path_is_put_right_without_harm_to_what_else_the_kernel_carries(carrie
         carried.impair(truth.LINK, delay="10ms")
         carried.impair("server -> client on lan", delay="10ms")
         place = truth.place(carried)
-        other = next(each for each in carried.ports if each.name == "client@lan")
+        other = next(port for port in carried.ports if port.name == "client@lan")
         truth.FAULTS[fault](place)
         carried.carriage.repair(carried.carriage.paths([place.port]))
         assert place.port not in carried.ports

@@ -110,7 +110,7 @@ def test_two_images_of_a_service_are_compared_on_an_engine(tmp_path: Path) -> No
         lab = ["--lab", "compose", "--testbed-lateness", "warn", "-p", "no:cacheprovider"]
         done = cli("ab", *words, "--", *lab, cwd=tmp_path)
         assert done.returncode == 3, done.stderr
-        (cell,) = [each for each in json.loads(done.stdout)["cells"] if each["metric"] == "version"]
+        (cell,) = [cell for cell in json.loads(done.stdout)["cells"] if cell["metric"] == "version"]
         assert (cell["base"], cell["head"]) == ([1.0], [2.0])
     finally:
         subprocess.run(["docker", "image", "rm", "-f", *images], check=False, capture_output=True)

@@ -75,6 +75,6 @@ def test_where_the_kernel_knows_no_ipv6_links_are_impaired_cut_narrowed_captured
     assert told["flows"] == 1
     assert "Connection refused" in told["rejected"]
     assert "Connection refused" in told["beside"]  # nobody listens there: the server itself says so
-    assert any("told by 1 reset" in each for each in told["evidence"])
+    assert any("told by 1 reset" in link for link in told["evidence"])
     assert "has no IPv6" in told["asked"]
     assert "fd00:fc::1/64" in told["asked"]

@@ -88,8 +88,8 @@ def _all_within(least_s: float, most_s: float) -> Callable[[Arrivals], bool]:
     """All arrived, none early, and no more of them late than a test that passes allows of the frames of its carrier."""
 
     def told(seen: Arrivals) -> bool:
-        late_s = [each - most_s for each in seen.delays_s.values()]
-        late = sum(each > lateness.LEAST_TOLERANCE_S for each in late_s)
+        late_s = [delay_s - most_s for delay_s in seen.delays_s.values()]
+        late = sum(lateness_s > lateness.LEAST_TOLERANCE_S for lateness_s in late_s)
         return (
             len(late_s) == COUNT and min(seen.delays_s.values()) >= least_s - 1e-4
             and late <= COUNT * _MOST_LATE_RATIO and max(late_s) <= lateness.AT_ONCE_S + lateness.LEAST_TOLERANCE_S
@@ -150,9 +150,7 @@ class Place:
     def veth(self) -> Any:
         """The receiver's veth, on the switch's side."""
         ifindex = self.lab.port_of_sender(self.ref.dst, self.ref.network)  # nothing else tells it of both labs
-        return next(
-            each["ifname"] for each in json.loads(self.beside("ip", "-j", "link")) if each["ifindex"] == ifindex
-        )
+        return next(row["ifname"] for row in json.loads(self.beside("ip", "-j", "link")) if row["ifindex"] == ifindex)
 
     @property
     def taps(self) -> tuple[str, str]:
@@ -178,8 +176,8 @@ class Place:
 def place(lab: Lab, *, network: str = "lan") -> Place:
     """Where a fault is done, once `LINK` is impaired or cut; ``network``: where datagrams are sent."""
     ref = lab.link(LINK).ref
-    port = next(each for each in lab.ports if each.ref == ref.receivers_port)
-    target = next(each for each in lab.host(ref.dst).addresses(network) if "." in each)
+    port = next(port for port in lab.ports if port.ref == ref.receivers_port)
+    target = next(address for address in lab.host(ref.dst).addresses(network) if "." in address)
     spare = str(ipaddress.ip_address(target) + 100)
     return Place(lab=lab, ref=ref, port=port, kernel=kernel_of(port.kernel or ""), target=target, spare=spare)
 
@@ -210,9 +208,9 @@ def _starved(_at: Place) -> None:
     try:
         time.sleep(0.5)
     finally:
-        for each in burning:
-            each.kill()
-            each.wait()
+        for process in burning:
+            process.kill()
+            process.wait()
 
 
 def _kernel_starved(at: Place) -> None:
@@ -245,8 +243,8 @@ def _address_added(at: Place) -> Callable[[], object]:
         try:
             _enter(namespaces, "ip", "address", "delete", f"{at.spare}/32", "dev", device)
         finally:
-            for each in namespaces:
-                os.close(each)
+            for namespace in namespaces:
+                os.close(namespace)
 
     return undo
 
@@ -288,7 +286,7 @@ def capturing(lab: Lab) -> set[int]:
     pipe = f"pipe:[{os.fstat(lab.capture_agent().stream.fileno()).st_ino}]"  # type: ignore[attr-defined]
     return {
         pid for pid in relatives(lab.agent.child.pid)
-        if any(os.readlink(each) == pipe for each in Path(f"/proc/{pid}/fd").iterdir())
+        if any(os.readlink(path) == pipe for path in Path(f"/proc/{pid}/fd").iterdir())
     }  # fmt: skip
 
 
@@ -310,12 +308,12 @@ def connected(lab: ComposeLab, *hosts: str) -> Iterator[str]:
     network = client.networks.create(f"{lab.composer.project}-stray", labels={"testbed.run": lab.run_id})
     ends = [lab.hosts[name].container for name in hosts]
     try:
-        for each in ends:
-            network.connect(each)
+        for end in ends:
+            network.connect(end)
         yield str(network.name)
     finally:
-        for each in ends:
-            network.disconnect(each, force=True)
+        for end in ends:
+            network.disconnect(end, force=True)
         network.remove()
 
 
@@ -372,7 +370,7 @@ OF_CONTAINERS = frozenset({"stray network, connected meanwhile"})
 
 def faults(lab: type[Lab]) -> list[str]:
     """Those that can befall a lab of this kind."""
-    return [each for each in FAULTS if issubclass(lab, ComposeLab) or each not in OF_CONTAINERS]
+    return [fault for fault in FAULTS if issubclass(lab, ComposeLab) or fault not in OF_CONTAINERS]
 
 
 _BYTES = {"fragments": 4000}
@@ -470,7 +468,7 @@ def await_frames(lab: Lab, count: int) -> None:
 
     def seen() -> list[int]:
         kernels = lab.capture_agent().call("passages")["kernels"].values()
-        return [len(each["passages_ns"]) for each in kernels]
+        return [len(kernel["passages_ns"]) for kernel in kernels]
 
     await_condition(seen, lambda counts: bool(counts) and min(counts) >= count, deadline_s=20)
 
@@ -498,9 +496,9 @@ def _test(lab: Lab, asked: Asked, fault: str, *, after: bool = False) -> tuple[A
             deaths = lab.succession.look()
             verdict, reason = ("INVALID", "; ".join(map(str, deaths))) if deaths else ("FAILED", str(error))
         finally:
-            for each in undo:
-                if callable(each):
-                    each()
+            for callback in undo:
+                if callable(callback):
+                    callback()
             lab.lifecycle.end()
     except Exception as error:  # noqa: BLE001  # whatever broke, this cell is wrong and the others are run
         return None, "FAILED", f"{reason}; then {type(error).__name__}: {error}"

@@ -18,8 +18,8 @@ def test_the_papers_structure_fails_beside_a_silent_client_and_queues_those_far_
     outcome = examine(CLAIMS["C9"], lab, tmp_path, quick=True)
     assert outcome.finding is Verdict.HOLDS_WITHIN, outcome
     seen = outcome.mechanism
-    assert {each: seen[f"{each}_answered"] for each in STRUCTURES} == {
-        each: 0 if each == "iterative" else 5 for each in STRUCTURES
+    assert {structure: seen[f"{structure}_answered"] for structure in STRUCTURES} == {
+        structure: 0 if structure == "iterative" else 5 for structure in STRUCTURES
     }
     # Twelve at once at the paper's listen(5): six find room in its queue (backlog + 1), the others do not. These time
     # out if that was so when their SYN came, and believe to have sent if the queue filled while they shook hands.

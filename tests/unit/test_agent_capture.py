@@ -125,7 +125,9 @@ def ended(captures: capture.Captures, name: str) -> tuple[dict[str, Any], list[P
 
 def of(found: list[Packet], port: socket.socket) -> list[Packet]:
     wanted = port.getsockname()[1].to_bytes(2, "big")
-    return [each for each in found if each.data[23:24] == b"\x11" and each.data[36:38] == wanted and each.left]
+    return [
+        packet for packet in found if packet.data[23:24] == b"\x11" and packet.data[36:38] == wanted and packet.left
+    ]
 
 
 def test_every_datagram_is_there_in_order_with_its_time(running: capture.Captures, port: socket.socket) -> None:
@@ -134,8 +136,8 @@ def test_every_datagram_is_there_in_order_with_its_time(running: capture.Capture
     send(port, b"first", b"second" * 300, b"third")
     told, found = ended(running, "a")
     mine = of(found, port)
-    assert [each.data[42:] for each in mine] == [b"first", b"second" * 300, b"third"]
-    assert all(each.whole for each in mine)
+    assert [packet.data[42:] for packet in mine] == [b"first", b"second" * 300, b"third"]
+    assert all(packet.whole for packet in mine)
     assert began <= mine[0].time_ns <= mine[1].time_ns <= mine[2].time_ns <= time.monotonic_ns()
     assert told["interfaces"] == [{"device": "lo", "lost": 0, "overwritten": 0, "ended": ""}]
 
@@ -152,7 +154,7 @@ def test_what_is_over_the_limit_gives_way_from_the_beginning(running: capture.Ca
     count = 1500
     send(port, *(number.to_bytes(4, "big") + bytes(1000) for number in range(count)))
     told, found = ended(running, "a")
-    numbers = [int.from_bytes(each.data[42:46], "big") for each in of(found, port)]
+    numbers = [int.from_bytes(packet.data[42:46], "big") for packet in of(found, port)]
     (interface,) = told["interfaces"]
     assert interface["lost"] == 0
     assert interface["overwritten"] > 0
@@ -170,9 +172,9 @@ def test_two_captures_run_side_by_side_and_slow_traffic_takes_no_room(
         time.sleep(0.05)
     for name in ("a", "b"):
         told, found = ended(running, name)
-        assert [each.data[42] for each in of(found, port) if each.place == 0] == list(range(20))
+        assert [packet.data[42] for packet in of(found, port) if packet.place == 0] == list(range(20))
         assert len(of(found, port)) == 40, "once at each of the two"
-        assert [each["lost"] for each in told["interfaces"]] == [0, 0]
+        assert [interface["lost"] for interface in told["interfaces"]] == [0, 0]
 
 
 def test_a_capture_that_is_dropped_while_it_runs_is_gone_and_the_next_is_not_disturbed(
@@ -184,7 +186,7 @@ def test_a_capture_that_is_dropped_while_it_runs_is_gone_and_the_next_is_not_dis
         running.drop(name="a")
     running.capture(name="a", interfaces=[loopback(port)], snap_bytes=0x40000, limit_bytes=1 << 20)
     send(port, b"kept")
-    assert [each.data[42:] for each in of(ended(running, "a")[1], port)] == [b"kept"]
+    assert [packet.data[42:] for packet in of(ended(running, "a")[1], port)] == [b"kept"]
 
 
 def test_nothing_of_a_capture_that_cannot_begin_stays(running: capture.Captures) -> None:

@@ -14,7 +14,7 @@ COUNT = 200
 
 def reading() -> int:
     """How many threads read probes; others of this process begin and end as they like."""
-    return [each.name for each in threading.enumerate()].count("probes")
+    return [thread.name for thread in threading.enumerate()].count("probes")
 
 
 @pytest.mark.parametrize(("hold", "reads_at_once"), [(0, True), (COUNT, False), (2**31, True)])

@@ -89,7 +89,7 @@ def test_closing_ends_the_thread_and_lets_every_tap_go(wires: dict[str, socket.s
     rejects.open(7, "one")
     rejects.close()
     assert wires["one"].recv(9) == b""  # the other end is closed
-    assert "rejecting" not in [each.name for each in threading.enumerate()]
+    assert "rejecting" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_tap_that_cannot_be_had_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

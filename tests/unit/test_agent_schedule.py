@@ -76,9 +76,9 @@ def test_steps_are_taken_in_order_and_none_early(schedules: Schedules, kernel: K
     begun_s = schedules.play(names=["x"])["monotonic_s"]
     taken = records(schedules, 3)
     assert kernel.took == ["a", "b", "c"]
-    assert [each["planned_s"] for each in taken] == [0, 0.2, 0.5]
-    assert all(each["monotonic_s"] >= begun_s + each["planned_s"] for each in taken)
-    assert all(each["complaint"] is None for each in taken)
+    assert [step["planned_s"] for step in taken] == [0, 0.2, 0.5]
+    assert all(step["monotonic_s"] >= begun_s + step["planned_s"] for step in taken)
+    assert all(step["complaint"] is None for step in taken)
     assert abs(time.time() - taken[-1]["unix_s"]) < 60
 
 
@@ -94,8 +94,8 @@ def test_it_repeats_until_halted_and_then_nothing_more_is_taken(schedules: Sched
     arm(schedules, (0, "a"), (0.01, "b"), repeat_s=0.03)
     schedules.play(names=["x"])
     taken = records(schedules, 5)
-    assert [each["index"] for each in taken] == [0, 1, 0, 1, 0]
-    assert [each["planned_s"] for each in taken] == pytest.approx([0, 0.01, 0.03, 0.04, 0.06])
+    assert [step["index"] for step in taken] == [0, 1, 0, 1, 0]
+    assert [step["planned_s"] for step in taken] == pytest.approx([0, 0.01, 0.03, 0.04, 0.06])
     halted = schedules.halt(name="x")
     assert halted is not None
     assert len(kernel.took) <= halted["recorded"]
@@ -111,10 +111,10 @@ def test_each_step_is_read_back_and_the_same_account_is_kept_once(schedules: Sch
     look: Callable[[], Any] = lambda: schedules.look(name="x")  # noqa: E731  # a name for what is awaited
     # Where the machine is busy, either may be passed over many times.
     answer = await_condition(look, lambda seen: seen["recorded"] >= 6 and len(seen["seen"]) >= 2, deadline_s=10)
-    assert sorted(each["options"]["name"] for each in answer["seen"]) == ["a", "b"]
+    assert sorted(state["options"]["name"] for state in answer["seen"]) == ["a", "b"]
     assert "packets" not in answer["seen"][0]
-    read = [each for each in answer["records"] if not each["passed_over"]]  # where the machine is busy
-    assert all(answer["seen"][each["seen"]]["options"]["name"] == "ab"[each["index"]] for each in read)
+    read = [record for record in answer["records"] if not record["passed_over"]]  # where the machine is busy
+    assert all(answer["seen"][row["seen"]]["options"]["name"] == "ab"[row["index"]] for row in read)
 
 
 def test_what_is_in_force_is_looked_at_between_steps(schedules: Schedules) -> None:
@@ -130,7 +130,7 @@ def test_only_new_records_are_fetched(schedules: Schedules) -> None:
     arm(schedules, (0, "a"), (0.01, "b"))
     schedules.play(names=["x"])
     records(schedules, 2)
-    assert [each["index"] for each in schedules.look(name="x", since=1)["records"]] == [1]
+    assert [record["index"] for record in schedules.look(name="x", since=1)["records"]] == [1]
     assert schedules.look(name="x", since=2)["records"] == []
 
 
@@ -138,7 +138,7 @@ def test_a_refused_step_is_told_and_the_next_ones_are_taken(schedules: Schedules
     arm(schedules, (0, "a"), (0.2, "refused"), (0.4, "c"))
     schedules.play(names=["x"])
     taken = records(schedules, 3)
-    assert [each["complaint"] for each in taken] == [None, "no such name", None]
+    assert [step["complaint"] for step in taken] == [None, "no such name", None]
     assert kernel.took == ["a", "c"]
 
 
@@ -150,7 +150,7 @@ def test_a_port_that_is_gone_and_even_a_crash_are_told_in_the_record(
     kernel.breaks = error
     schedules.play(names=["x"])
     taken = records(schedules, 2)
-    assert all(str(error.args[0]) in each["complaint"] for each in taken)
+    assert all(str(error.args[0]) in step["complaint"] for step in taken)
     assert schedules.look(name="x")["in_force"] is None
 
 
@@ -165,7 +165,7 @@ def test_a_step_that_is_due_with_the_one_behind_it_is_passed_over_and_told(
     kernel.stuck.set()
     taken = records(schedules, 3)
     assert kernel.took == ["a", "c"]
-    assert [each["passed_over"] for each in taken] == [False, True, False]
+    assert [step["passed_over"] for step in taken] == [False, True, False]
     assert taken[2]["monotonic_s"] - taken[0]["monotonic_s"] >= 0
 
 
@@ -190,7 +190,7 @@ def test_closing_ends_the_thread(kernel: Kernel) -> None:
     arm(schedules, (0, "a"), repeat_s=0.01)
     schedules.play(names=["x"])
     schedules.close()
-    assert "timelines" not in [each.name for each in threading.enumerate()]
+    assert "timelines" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_filters_are_put_and_taken_off_and_the_first_step_needs_no_line_the_first_time() -> None:
@@ -218,8 +218,8 @@ def test_filters_are_put_and_taken_off_and_the_first_step_needs_no_line_the_firs
     finally:
         schedules.close()
     assert ran[:2] == ["put", "delete"]
-    assert [each["complaint"] for each in taken] == [None] * 3
-    assert [seen[each["seen"]] for each in taken] == [[], [own], []]
+    assert [step["complaint"] for step in taken] == [None] * 3
+    assert [seen[step["seen"]] for step in taken] == [[], [own], []]
 
 
 def test_a_filter_at_the_gate_is_read_back_without_what_it_has_counted() -> None:

@@ -72,7 +72,7 @@ def test_a_key_that_is_there_twice_is_refused_with_both_lines(tmp_path: Path) ->
     file = composefile.read(path, environment={})
     with pytest.raises(InvalidComposeError) as refused:
         file.problems.raise_if_any()
-    assert [each.partition("compose.yaml:")[2] for each in refused.value.problems] == [
+    assert [problem.partition("compose.yaml:")[2] for problem in refused.value.problems] == [
         "5: 'image' is here a second time; line 3 has it already",
         "7: 'a' is here a second time; line 2 has it already",
     ]

@@ -22,8 +22,8 @@ def by_hand(differences: Sequence[float], place: float = 0.0) -> float:
     total = 0.0
     for rate in (0.05, 0.15, 0.5, 1.5):
         wealth, sizes = 1.0, []
-        for each in differences:
-            x = each - place
+        for difference in differences:
+            x = difference - place
             if x:
                 sizes.append(abs(x))
             sizes.sort()
@@ -39,7 +39,9 @@ def by_hand(differences: Sequence[float], place: float = 0.0) -> float:
 def test_it_is_the_formula(differences: list[float], place: float) -> None:
     found = betting.evidence(differences, place)
     assert found.above[-1] == pytest.approx(math.log(by_hand(differences, place)), abs=1e-6)
-    assert found.below[-1] == pytest.approx(math.log(by_hand([-each for each in differences], -place)), abs=1e-6)
+    assert found.below[-1] == pytest.approx(
+        math.log(by_hand([-difference for difference in differences], -place)), abs=1e-6
+    )
 
 
 @given(SIZES)
@@ -53,13 +55,13 @@ def test_over_all_ways_the_coins_can_fall_it_is_1_on_average(sizes: list[float])
 
 @given(DIFFERENCES, st.floats(0.001, 1000))
 def test_units_do_not_matter(differences: list[float], factor: float) -> None:
-    some, scaled = (betting.evidence(each).above[-1] for each in (differences, [factor * d for d in differences]))
+    some, scaled = (betting.evidence(sample).above[-1] for sample in (differences, [factor * d for d in differences]))
     assert scaled == pytest.approx(some, abs=1e-6)
 
 
 @given(DIFFERENCES)
 def test_above_and_below_are_each_other_turned_round(differences: list[float]) -> None:
-    found, turned = betting.evidence(differences), betting.evidence([-each for each in differences])
+    found, turned = betting.evidence(differences), betting.evidence([-difference for difference in differences])
     assert list(found.above) == list(turned.below)
 
 
@@ -110,7 +112,7 @@ def test_bounds_move_with_the_differences(shift: float, seed: int) -> None:
     draw = random.Random(seed)  # noqa: S311  # data for a test
     differences = [draw.gauss(0, 1) for _ in range(30)]
     low, high = betting.bounds(differences, math.log(400))
-    moved = betting.bounds([each + shift for each in differences], math.log(400))
+    moved = betting.bounds([difference + shift for difference in differences], math.log(400))
     assert moved == pytest.approx((low + shift, high + shift), abs=0.01)
     assert low < 0.9
     assert high > -0.9

@@ -36,19 +36,19 @@ def read(context: Path, text: str) -> tuple[list[buildcontext.Entry], list[str]]
     image, problems = dockerfile.read(path.read_text())
     assert problems == []
     found, wrong = buildcontext.entries(context, path, image.layers)
-    return found, [str(each) for each in wrong]
+    return found, [str(problem) for problem in wrong]
 
 
 def made(context: Path, text: str) -> dict[str, str]:
     """What is where: ``folder``, or the name in the context."""
     entries, problems = read(context, text)
     assert problems == []
-    return {each.target: os.path.relpath(each.source, context) if each.source else "folder" for each in entries}
+    return {entry.target: os.path.relpath(entry.source, context) if entry.source else "folder" for entry in entries}
 
 
 def test_a_folders_contents_are_meant_with_their_folders_links_and_modes(context: Path) -> None:
     entries, _ = read(context, "COPY d7 /new/t")
-    found = [(each.target, each.mode, bool(each.source)) for each in entries]
+    found = [(entry.target, entry.mode, bool(entry.source)) for entry in entries]
     assert found == [
         ("/new/t", 0o755, False), ("/new/t/dangling", None, True), ("/new/t/e", 0o755, False),
         ("/new/t/sub", 0o710, False), ("/new/t/sub/f", None, True),
@@ -59,9 +59,9 @@ def test_a_folders_contents_are_meant_with_their_folders_links_and_modes(context
 
 def test_owner_and_mode_go_to_all_that_is_copied(context: Path) -> None:
     entries, _ = read(context, "COPY --chown=3:4 --chmod=705 d7 /c/t")
-    assert {each.owner for each in entries} == {"3:4"}
-    assert {each.target: each.mode for each in entries}["/c/t"] == 0o755
-    assert {each.mode for each in entries} == {0o755, 0o705}
+    assert {entry.owner for entry in entries} == {"3:4"}
+    assert {entry.target: entry.mode for entry in entries}["/c/t"] == 0o755
+    assert {entry.mode for entry in entries} == {0o755, 0o705}
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_seeds_come_from_the_claim_alone(tmp_path: Path) -> None:
 
 
 def test_claims_are_chosen_in_their_own_order_whatever_the_case() -> None:
-    assert [each.id for each in chosen(["c6", " C2 "])] == ["C2", "C6"]
+    assert [claim_.id for claim_ in chosen(["c6", " C2 "])] == ["C2", "C6"]
     assert len(chosen([""])) == len(CLAIMS)
 
 
@@ -266,8 +266,8 @@ def test_a_plot_of_anything_is_well_formed_and_within_its_frame(
     read(drawn)
     svg = ET.fromstring(drawn[drawn.rindex("<svg") : drawn.rindex("</svg>") + 6])  # noqa: S314  # our own
     width, height = map(float, svg.attrib["viewBox"].split()[2:])
-    for each in svg.iter("polyline"):
-        for pair in each.attrib["points"].split():
+    for element in svg.iter("polyline"):
+        for pair in element.attrib["points"].split():
             x, y = map(float, pair.split(","))
             assert 0 <= x <= width
             assert 0 <= y <= height
@@ -276,16 +276,16 @@ def test_a_plot_of_anything_is_well_formed_and_within_its_frame(
 def test_bars_are_as_long_as_their_values() -> None:
     drawn = plot(Plot(title="t", x="profile", y="s", series={"a": [(0.0, 1.0), (1.0, 2.0)]}, categories=("p", "q")))
     svg = ET.fromstring(drawn[drawn.rindex("<svg") : drawn.rindex("</svg>") + 6])  # noqa: S314  # our own
-    first, second = (float(each.attrib["width"]) for each in svg.iter("rect"))
+    first, second = (float(element.attrib["width"]) for element in svg.iter("rect"))
     assert second == pytest.approx(2 * first, rel=0.01)
-    assert {"p", "q"} <= {each.text for each in svg.iter("text")}
+    assert {"p", "q"} <= {element.text for element in svg.iter("text")}
 
 
 def test_a_long_name_of_a_bar_is_told_in_full_in_two_lines() -> None:
     name = "12 clients at once while the paper's server waits for another"
     drawn = plot(Plot(title="t", x="condition", y="%", series={"a": [(0.0, 1.0)]}, categories=(name,)))
     svg = ET.fromstring(drawn[drawn.rindex("<svg") : drawn.rindex("</svg>") + 6])  # noqa: S314  # our own
-    lines = [each.text or "" for each in svg.iter("text") if each.attrib.get("text-anchor") == "end"]
+    lines = [element.text or "" for element in svg.iter("text") if element.attrib.get("text-anchor") == "end"]
     assert " ".join(lines) == name
     assert max(map(len, lines)) <= 46
 

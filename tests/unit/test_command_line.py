@@ -152,7 +152,7 @@ def test_of_links_to_impair_first_none_stays_impaired_if_one_cannot_be() -> None
     "command",
     [["up"], ["down"], ["show"], ["impair", "client -> server", "lossy"], ["cut", "client -> server"],
      ["partition", "client", "server"], ["isolate", "server"], ["flap", "--up=1s", "--down=1s", "client -> server"],
-     ["heal"], *([each, "server"] for each in ("stop", "start", "restart", "kill", "pause", "resume"))],
+     ["heal"], *([verb, "server"] for verb in ("stop", "start", "restart", "kill", "pause", "resume"))],
     ids=" ".join,
 )  # fmt: skip
 def test_what_needs_a_running_stack_refuses_the_local_lab_and_says_why(command: list[str]) -> None:

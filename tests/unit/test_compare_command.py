@@ -68,7 +68,7 @@ SLOW, FAST, MIXED = [1.2] * 20, [1.0] * 20, [1.0, 1.4, 0.8, 1.1] * 5
 
 
 def test_folders_are_paired_by_seed_and_the_status_is_the_verdicts(write: Write) -> None:
-    base, slow, fast, mixed = (write(*each) for each in (("a", *FAST), ("b", *SLOW), ("c", *FAST), ("d", *MIXED)))
+    base, slow, fast, mixed = (write(*run) for run in (("a", *FAST), ("b", *SLOW), ("c", *FAST), ("d", *MIXED)))
     assert [judge(base, other)[0] for other in (slow, fast, mixed)] == [1, 0, 3]
     assert judge(slow, base)[0] == 0, "an improvement"
     statuses = [judge(base, mixed, "--fail-on", word)[0] for word in ("undecided", "regressed", "never")]
@@ -181,7 +181,7 @@ def test_as_json_there_is_everything(write: Write) -> None:
     _, out = judge(write("a", *FAST), write("b", *SLOW), "--json")
     said = json.loads(out)
     assert (said["change"], said["paired"], said["base_runs"]) == ("regressed", True, 20)
-    cell = next(each for each in said["cells"] if each["metric"] == "upload")
+    cell = next(cell for cell in said["cells"] if cell["metric"] == "upload")
     assert (cell["change"], cell["links"], cell["base"], cell["head"]) == (
         "regressed", "client -> server loss 2%", FAST, SLOW,
     )  # fmt: skip

@@ -28,7 +28,7 @@ def metric(*values: float, name: str = "upload", unit: str = "s", better: str | 
 
 
 def run(seed: int, *metrics: Metric, test: str = "test_upload", **more: Any) -> Run:
-    made = TestRun(id=test, links=LINKS, metrics={each.name: each for each in metrics}, **more)
+    made = TestRun(id=test, links=LINKS, metrics={name.name: name for name in metrics}, **more)
     return Run(source=f"{seed}.jsonl", seed=seed, tests={test: made})
 
 
@@ -43,7 +43,7 @@ def sides(pairs: int, head: float = 1.0, spread: float = 0.02, offset: int = 0) 
 
 
 def cell(comparison: Comparison, name: str = "upload") -> Judged:
-    (found,) = [each for each in comparison.judged if each.cell.name == name]
+    (found,) = [judgement for judgement in comparison.judged if judgement.cell.name == name]
     return found
 
 
@@ -143,7 +143,7 @@ def with_tail(seed: int, *, late: int, of: int = 40) -> Run:
 
 def test_a_lost_syn_in_ten_is_in_the_tail_and_leaves_the_body() -> None:
     found = compare([with_tail(n, late=n % 2) for n in range(20)], [with_tail(n, late=4 + n % 2) for n in range(20)])
-    body, tail = (each for each in found.judged if each.cell.metric == "connect")
+    body, tail = (judgement for judgement in found.judged if judgement.cell.metric == "connect")
     assert (body.cell.part, body.change) == ("median", Change.SAME)
     assert tail.cell.part.startswith("beyond 3")
     assert tail.change is Change.REGRESSED
@@ -154,7 +154,7 @@ def test_the_same_tail_in_other_runs_is_no_regression() -> None:
     found = compare(
         [with_tail(n, late=n * 7 % 5) for n in range(40)], [with_tail(n, late=n * 3 % 5) for n in range(40)]
     )
-    assert {each.change for each in found.judged} <= {Change.SAME, Change.UNDECIDED}
+    assert {judgement.change for judgement in found.judged} <= {Change.SAME, Change.UNDECIDED}
     assert found.change is Change.SAME, "a tail is not waited for"
 
 
@@ -218,7 +218,7 @@ def test_other_units_in_base_and_head_are_refused() -> None:
         "test_upload: metric 'upload': unit 's' in base, 'ms' in head: they cannot be compared; record the same in "
         "both",
     )
-    assert [each.cell.name for each in found.judged] == ["failed"]
+    assert [judgement.cell.name for judgement in found.judged] == ["failed"]
 
 
 def test_a_test_that_fails_now_is_told_with_its_replay_and_judged_by_how_often() -> None:
@@ -290,7 +290,7 @@ def test_a_seed_that_is_there_twice_is_two_pairs() -> None:
 def test_what_one_version_alone_has_is_not_judged() -> None:
     base = [run(n, metric(1.0), metric(1.0, name="old")) for n in range(20)]
     head = [run(n, metric(1.0), metric(1.0, name="new")) for n in range(20)]
-    assert [each.cell.name for each in compare(base, head).judged] == ["failed", "upload"]
+    assert [judgement.cell.name for judgement in compare(base, head).judged] == ["failed", "upload"]
     other = [run(n, metric(1.0), test="test_other") for n in range(20)]
     found = compare(base, other)
     assert found.only == {"base": ("test_upload",), "head": ("test_other",)}
@@ -301,7 +301,7 @@ def test_what_is_neither_better_nor_worse_is_not_judged() -> None:
     runs = [run(n, metric(float(n), name="packets", better=None)) for n in range(20)]
     found = compare(runs, runs)
     assert found.not_judged == ("packets",)
-    assert [each.cell.name for each in found.judged] == ["failed"]
+    assert [judgement.cell.name for judgement in found.judged] == ["failed"]
 
 
 def test_what_comes_by_itself_alarms_but_is_not_waited_for() -> None:
@@ -320,7 +320,7 @@ def test_durations_of_programs_are_waited_for_where_a_test_measures_nothing_itse
 ) -> None:
     metrics = [metric(1.0, name="programs: a", group="programs"), *([metric(2.0)] if own else [])]
     runs = [run(n, *metrics) for n in range(20)]
-    assert sorted(each.cell.name for each in compare(runs, runs).judged if each.cell.decides) == waited
+    assert sorted(judgement.cell.name for judgement in compare(runs, runs).judged if judgement.cell.decides) == waited
 
 
 def test_of_no_runs_nothing_is_said() -> None:

@@ -31,7 +31,7 @@ def plan(path: Path, text: str | bytes) -> LabPlan:
 def told(path: Path, text: str | bytes) -> list[str]:
     with pytest.raises(InvalidComposeError) as refused:
         plan(path, text)
-    return [each.partition(f"{path}:")[2] for each in refused.value.problems]
+    return [problem.partition(f"{path}:")[2] for problem in refused.value.problems]
 
 
 SERVICES = {
@@ -291,7 +291,7 @@ networks:
   default: {driver: overlay}
 """,
     )
-    assert [int(each.partition(":")[0]) for each in said] == [4, 6, 7, 8, 9, 9, 10, 11, 12, 16, 17, 19]
+    assert [int(problem.partition(":")[0]) for problem in said] == [4, 6, 7, 8, 9, 9, 10, 11, 12, 16, 17, 19]
 
 
 def test_a_port_of_the_machine_is_named_once(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def plain(key: str, value: Any) -> Any:
             return {name: how["condition"] for name, how in value.items()}
         case "volumes":
             names = ("type", "source", "target", "read_only")
-            return [{name: each[name] for name in names if name in each} for each in value]
+            return [{name: item[name] for name in names if name in item} for item in value]
         case _:
             return value
 
@@ -154,10 +154,10 @@ def test_compose_reads_the_same(name: str, tmp_path: Path, monkeypatch: pytest.M
             assert json.dumps(plain(key, seen or None) if seen else None, sort_keys=True) == json.dumps(
                 plain(key, body[key]) if body.get(key) else None, sort_keys=True
             ), f"{service}.{key}"
-        ports = [(each["target"], each.get("published", ""), each.get("protocol", "tcp"), each.get("host_ip"))
-                 for each in ours["services"][service]["ports"]]  # fmt: skip
-        assert ports == [(each["target"], each.get("published", ""), each["protocol"], each.get("host_ip"))
-                         for each in body.get("ports", [])]  # fmt: skip
+        ports = [(port["target"], port.get("published", ""), port.get("protocol", "tcp"), port.get("host_ip"))
+                 for port in ours["services"][service]["ports"]]  # fmt: skip
+        assert ports == [(port["target"], port.get("published", ""), port["protocol"], port.get("host_ip"))
+                         for port in body.get("ports", [])]  # fmt: skip
     assert list(ours["networks"]) == list(theirs["networks"])
 
 
@@ -231,7 +231,7 @@ def test_a_raw_file_of_variables_is_taken_as_it_is_written(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("how", "line", "problem"),
-    [("raw", "=x", "''"), *((how, *each) for how in ("raw", "''") for each in (("A B=x", "'A B'"), ("A=x\0y", "NUL")))],
+    [("raw", "=x", "''"), *((how, *case) for how in ("raw", "''") for case in (("A B=x", "'A B'"), ("A=x\0y", "NUL")))],
 )
 def test_what_is_wrong_with_a_file_of_variables_is_told(how: str, line: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "e").write_text(f"N=1\n{line}\n", encoding="utf-8")

@@ -22,13 +22,16 @@ def end(host: str = "a", state: str = "ESTABLISHED", **words: object) -> Connect
 
 def tables(*connections: Connection, routes: str = "") -> dict[str, Table]:
     return {
-        host: Table(connections=tuple(each for each in connections if each.host == host), routes=host == routes)
+        host: Table(
+            connections=tuple(connection for connection in connections if connection.host == host),
+            routes=host == routes,
+        )
         for host in "ab"
     }
 
 
 def ids(found: dict[str, Table], earlier: tuple[str, ...] = ()) -> dict[str, bool]:
-    return {each.connection.id: each.unheard for each in over(found, earlier, HOSTS)}
+    return {connection.connection.id: connection.unheard for connection in over(found, earlier, HOSTS)}
 
 
 @pytest.mark.parametrize("state", ["FIN_WAIT1", "CLOSING", "LAST_ACK", "SYN_RECV"])

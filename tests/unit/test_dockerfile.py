@@ -32,7 +32,7 @@ CMD ["server.py"]
 
 def read(text: str, **arguments: str) -> tuple[Image, list[str]]:
     image, problems = dockerfile.read(text, arguments=arguments)
-    return image, [str(each) for each in problems]
+    return image, [str(problem) for problem in problems]
 
 
 def good(text: str, **arguments: str) -> Image:
@@ -140,7 +140,7 @@ def test_folders_are_made_in_their_order_by_those_who_make_them() -> None:
 
 def test_a_number_alone_is_the_group_of_what_the_builder_makes_and_not_of_what_a_program_makes() -> None:
     image = good("USER 6\nWORKDIR /w\nRUN mkdir /m\nCOPY --chown=7 a /b\nCOPY --chown=man a /c")
-    assert [each.owner for each in image.layers] == ["6:6", "6", "7:7", "man"]
+    assert [layer.owner for layer in image.layers] == ["6:6", "6", "7:7", "man"]
 
 
 def test_what_a_program_does_not_see_is_passed_over() -> None:

@@ -23,7 +23,7 @@ OTHER = {"kind": "netem", "options": {"limit": 1000, "gap": 0, "delay": {"delay"
 
 def told(netem: Mapping[str, object] | None) -> dict[str, Check]:
     held = Held(ASKED, netem, readback.differences(ASKED, netem))
-    return {each.field: each for each in rows(held, None)}
+    return {row.field: row for row in rows(held, None)}
 
 
 def test_what_read_back_found_wrong_fails_in_its_row_with_the_same_figures() -> None:
@@ -40,14 +40,14 @@ def test_what_read_back_found_wrong_fails_in_its_row_with_the_same_figures() -> 
 
 
 def test_where_there_is_no_netem_every_row_fails() -> None:
-    assert {each.verdict for each in told(None).values()} == {Verdict.FAILS}
+    assert {text.verdict for text in told(None).values()} == {Verdict.FAILS}
     assert told(None)["delay"].kernel == "none"
 
 
 def test_what_a_probe_saw_before_fails_if_the_kernel_holds_another_value_now() -> None:
     held = Held(ASKED, OTHER, readback.differences(ASKED, OTHER))
     probed = [Check(field="delay", asked="10ms ± 1ms", kernel="10ms ± 1ms", seen="10.2 ms", verdict=Verdict.HOLDS)]
-    (delay,) = [each for each in rows(held, None, probed) if each.field == "delay"]
+    (delay,) = [row for row in rows(held, None, probed) if row.field == "delay"]
     assert (delay.kernel, delay.verdict) == ("20ms", Verdict.FAILS)
 
 
@@ -60,7 +60,7 @@ def test_what_is_as_asked_is_shown() -> None:
 
 
 def test_each_verdict_is_printed_as_it_is() -> None:
-    checks = [Check(field=each, verdict=each) for each in (Verdict.HOLDS, Verdict.FAILS, Verdict.SHOWN)]
+    checks = [Check(field=verdict, verdict=verdict) for verdict in (Verdict.HOLDS, Verdict.FAILS, Verdict.SHOWN)]
     _, _, *printed = evidence.lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=checks))
     assert [line.split()[-1] for line in printed[:3]] == ["holds", "FAILS", "shown"]
 

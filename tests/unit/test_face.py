@@ -56,7 +56,7 @@ def test_a_link_is_impaired_at_its_receivers_port_and_read_back(lab: FakeLab) ->
     (applied,) = lab.impair(LINK, delay="40ms")
     assert applied.command == "tc qdisc replace dev veth1 parent 1:10 handle 10: netem limit 41000 delay 40ms"
     assert lab.impairer.impairments() == {REF: Impairment(delay_s=0.04)}
-    assert {each["options"]["classid"] for each in lab.agent.filters.values() if each["pref"] > 2} == {"1:10"}
+    assert {filter_["options"]["classid"] for filter_ in lab.agent.filters.values() if filter_["pref"] > 2} == {"1:10"}
     lab.heal()
     assert lab.impairer.impairments() == {}
     assert lab.agent.netems == {}
@@ -131,7 +131,7 @@ def test_what_was_found_is_in_the_evidence(lab: FakeLab) -> None:
     lab.impair("server -> client", delay="1ms")
     lab.heal()
     lab.verifier.verify()
-    assert [each.link for each in lab.ledger.evidence] == [LINK, "server -> client", "other -> server"]
+    assert [link.link for link in lab.ledger.evidence] == [LINK, "server -> client", "other -> server"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_does_not_hold_is_raised_once_and_not_again_by_healing(
     broken(lab)
     with pytest.raises(ImpairmentNotAppliedError, match=said):
         lab.verifier.verify()
-    assert [Verdict.FAILS in (each.read_back, each.counters) for each in lab.ledger.evidence] == [True]
+    assert [Verdict.FAILS in (link.read_back, link.counters) for link in lab.ledger.evidence] == [True]
     lab.agent.amiss.clear()
     lab.lifecycle.begin(None)
     lab.verifier.verify()
@@ -246,11 +246,13 @@ def test_what_a_healed_link_was_is_not_the_next_tests_finding(lab: FakeLab) -> N
 
 
 def test_a_seed_is_the_links_and_the_times_own_and_the_same_in_the_next_run(lab: FakeLab) -> None:
-    first = [each.impairment.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))]
+    first = [applied.impairment.seed for applied in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))]
     (other,) = lab.impair("other -> server", loss="1%")
     assert len({*first, other.impairment.seed}) == 3
     lab.lifecycle.begin("seeds")
-    assert [each.impairment.seed for each in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))] == first
+    assert [
+        applied.impairment.seed for applied in (*lab.impair(LINK, loss="1%"), *lab.impair(LINK, loss="2%"))
+    ] == first
     (named,) = lab.impair(LINK, loss="1%", seed=7)
     assert named.impairment.seed == 7
     assert Ledger().seed(REF, Impairment(loss_ratio=0.1), seedable=True) is None, "nothing to derive it from"
@@ -303,7 +305,7 @@ def test_a_partition_cuts_both_ways_and_a_mended_one_leaves_nothing_led(lab: Fak
     assert lab.link(LINK).lost_in_cut() == 3
     lab.mend()
     assert lab.ports.cut == []
-    assert [each for each in lab.agent.filters.values() if each["pref"] > 2] == []
+    assert [filter_ for filter_ in lab.agent.filters.values() if filter_["pref"] > 2] == []
 
 
 def test_a_cut_lies_over_an_impairment_that_stays(lab: FakeLab) -> None:

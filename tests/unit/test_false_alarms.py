@@ -39,7 +39,7 @@ def comparison(draw: random.Random, pairs: int, *, worse: float = 1.0) -> dict[s
         base, head = (tuple(sample(draw) for _ in range(pairs)) for _ in range(2))
         cell = Cell(
             test="t", metric=name, links="", unit=unit, kind=kind, better="lower", decides=True, base=base,
-            head=tuple(worse * each for each in head), least_effect=0.0 if kind is Kind.COUNT else 0.05,
+            head=tuple(worse * run for run in head), least_effect=0.0 if kind is Kind.COUNT else 0.05,
         )  # fmt: skip
         found[name] = change_of(cell, threshold)
     return found
@@ -68,4 +68,4 @@ def test_what_is_half_again_as_large_is_found_in_the_same_noise() -> None:
     draw = random.Random(3)  # noqa: S311  # a simulation, the same each time
     found = [comparison(draw, 40, worse=1.5) for _ in range(20)]
     for metric in ("duration", "response", "goodput", "bytes"):
-        assert all(each[metric] is Change.REGRESSED for each in found), metric
+        assert all(value[metric] is Change.REGRESSED for value in found), metric

@@ -55,7 +55,7 @@ def found(asked: Impairment, there: Impairment) -> list[str]:
         actions = [{"control_action": {"type": "drop"}}]
         shown = [{"kind": "bpf", "options": {"prog": program, "actions": actions}}]
         differences += readback.count_differences(asked, shown)
-    return [each.field for each in differences]
+    return [difference.field for difference in differences]
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: str(feature.name))

@@ -97,7 +97,7 @@ def test_of_packets_that_were_overwritten_no_number_is_known() -> None:
 def test_a_message_comes_apart_into_the_layers_of_the_stack() -> None:
     frame = ipv4(CLIENT, SERVER, 6, tcp(CLIENT_PORT, SERVER_PORT, seq=7, flags=PSH | ACK, payload=b"Test message"))
     taken = layers(frame)
-    assert [(each.name, len(each.data), each.offset) for each in taken] == [
+    assert [(step.name, len(step.data), step.offset) for step in taken] == [
         ("Ethernet", 14, 0), ("IPv4", 20, 14), ("TCP", 20, 34), ("payload", 12, 54),
     ]  # fmt: skip
     assert taken[3].data == b"Test message"
@@ -112,7 +112,7 @@ def test_a_message_comes_apart_into_the_layers_of_the_stack() -> None:
 
 def test_padding_of_a_short_frame_is_not_payload() -> None:
     frame = ipv4(CLIENT, SERVER, 6, tcp(1, 2)) + bytes(6)
-    assert [each.name for each in layers(frame)] == ["Ethernet", "IPv4", "TCP", "padding"]
+    assert [layer.name for layer in layers(frame)] == ["Ethernet", "IPv4", "TCP", "padding"]
     each = segment(Packet(time_ns=0, place=0, data=frame, length_bytes=len(frame)))
     assert each is not None
     assert each.payload == b""
@@ -120,15 +120,20 @@ def test_padding_of_a_short_frame_is_not_payload() -> None:
 
 def test_udp_ipv6_and_what_is_neither() -> None:
     datagram = b"\x00\x35\x00\x36\x00\x0a\x00\x00hi"
-    assert [each.name for each in layers(ipv4(CLIENT, SERVER, 17, datagram))] == ["Ethernet", "IPv4", "UDP", "payload"]
-    assert [each.name for each in layers(ipv6("fe80::1", "fe80::2", 6, tcp(1, 2)))] == ["Ethernet", "IPv6", "TCP"]
-    assert [each.name for each in layers(ethernet(0x0806, bytes(28)))] == ["Ethernet", "payload"]
+    assert [layer.name for layer in layers(ipv4(CLIENT, SERVER, 17, datagram))] == [
+        "Ethernet",
+        "IPv4",
+        "UDP",
+        "payload",
+    ]
+    assert [layer.name for layer in layers(ipv6("fe80::1", "fe80::2", 6, tcp(1, 2)))] == ["Ethernet", "IPv6", "TCP"]
+    assert [layer.name for layer in layers(ethernet(0x0806, bytes(28)))] == ["Ethernet", "payload"]
 
 
 @given(st.binary(max_size=120), st.booleans())
 def test_the_layers_of_anything_are_its_bytes_again(data: bytes, framed: bool) -> None:
     frame = ipv4(CLIENT, SERVER, 6, data) if framed else data
-    assert b"".join(each.data for each in layers(frame)) == frame
+    assert b"".join(layer.data for layer in layers(frame)) == frame
     segment(Packet(time_ns=0, place=0, data=frame, length_bytes=len(frame)))
 
 
@@ -163,7 +168,7 @@ def test_a_syn_that_was_sent_twice_is_a_retransmission_of_one_handshake() -> Non
     wire.server(-1, flags=SYN | ACK, at_ms=1001)
     flow = only(wire)
     assert (flow.handshake.syns, flow.handshake.complete, flow.handshake.round_trip_s) == (2, False, None)
-    assert [each.time_ns for each in flow.client.retransmissions] == [1_000_000_000]
+    assert [retransmission.time_ns for retransmission in flow.client.retransmissions] == [1_000_000_000]
 
 
 def test_a_syn_with_another_number_begins_another_connection_between_the_same_ports(wire: Wire) -> None:
@@ -207,7 +212,7 @@ def test_a_segment_that_comes_again_is_a_retransmission(wire: Wire) -> None:
     wire.client(3, b"def")
     again = wire.client(0, b"abc")
     flow = only(wire)
-    assert [each.packet for each in flow.client.retransmissions] == [again]
+    assert [retransmission.packet for retransmission in flow.client.retransmissions] == [again]
     assert flow.client.wire_order == [(0, 3), (3, 3), (0, 3)]
     assert (flow.client.payload(), flow.client.payload_bytes) == (b"abcdef", 6)
     assert flow.client.out_of_order == []
@@ -218,7 +223,7 @@ def test_a_retransmission_cut_differently_is_one_too_but_not_with_new_bytes_in_i
     wire.client(2, b"cd")
     wire.client(4, b"efgh")
     flow = only(wire)
-    assert [each.payload for each in flow.client.retransmissions] == [b"cd"]
+    assert [retransmission.payload for retransmission in flow.client.retransmissions] == [b"cd"]
     assert flow.client.payload() == b"abcdefgh"
 
 
@@ -302,8 +307,8 @@ def test_a_window_that_closes_is_probed_and_opens_again(wire: Wire) -> None:
     opened = wire.server(0, ack=3, window=700)
     flow = only(wire)
     assert len(flow.server.zero_windows) == 2
-    assert [each.packet for each in flow.client.window_probes] == [probe]
-    assert [each.packet for each in flow.server.window_updates] == [opened]
+    assert [window_probe.packet for window_probe in flow.client.window_probes] == [probe]
+    assert [window_update.packet for window_update in flow.server.window_updates] == [opened]
     assert flow.client.retransmissions == []
 
 
@@ -330,7 +335,7 @@ def datagram(number: int, *, at_ns: int, checksum: int = 0) -> Packet:
 def test_each_packet_arrives_is_lost_or_is_doubled() -> None:
     before = [datagram(number, at_ns=number) for number in range(3)]
     after = [datagram(2, at_ns=12), datagram(0, at_ns=20), datagram(2, at_ns=30)]
-    assert [(each.lost, len(each.after), each.delay_s) for each in passages(before, after)] == [
+    assert [(passage.lost, len(passage.after), passage.delay_s) for passage in passages(before, after)] == [
         (False, 1, 20e-9), (True, 0, None), (False, 2, 10e-9),
     ]  # fmt: skip
 
@@ -343,18 +348,18 @@ def test_a_checksum_that_was_filled_in_on_the_way_makes_no_other_packet() -> Non
 def test_equal_packets_are_paired_in_their_order() -> None:
     before = [datagram(1, at_ns=0), datagram(1, at_ns=10)]
     after = [datagram(1, at_ns=7), datagram(1, at_ns=17)]
-    assert [each.delay_s for each in passages(before, after)] == [7e-9, 7e-9]
+    assert [passage.delay_s for passage in passages(before, after)] == [7e-9, 7e-9]
 
 
 def test_only_packets_toward_the_host_cross_its_impairment() -> None:
     wire = Wire()
     wire.handshake()
-    after = [Packet(time_ns=each.time_ns + 5, place=1, data=each.data, length_bytes=each.length_bytes)
-             for each in wire.packets[:1]]  # fmt: skip
+    after = [Packet(time_ns=packet.time_ns + 5, place=1, data=packet.data, length_bytes=packet.length_bytes)
+             for packet in wire.packets[:1]]  # fmt: skip
     capture = Capture(
         places=(Place(name="b", side="before"), Place(name="a", side="after")), packets=(*wire.packets, *after)
     )
-    assert [each.lost for each in crossing(capture, [SERVER])] == [False, True]
+    assert [passage.lost for passage in crossing(capture, [SERVER])] == [False, True]
 
 
 # --- what is not in the capture ---------------------------------------------------------------------
@@ -368,7 +373,7 @@ def test_a_payload_that_was_not_kept_whole_is_refused_and_the_error_says_what_ke
     wire.client(0, b"a" * 300)
     wire.client(300, b"b" * 300)
     headers = len(wire.packets[0].data)
-    short = [cut(each, headers + 100) for each in wire.packets]
+    short = [cut(packet, headers + 100) for packet in wire.packets]
     (flow,) = flows(short)
     assert flow.client.payload_bytes == 600, "headers say it"
     with pytest.raises(LabError, match=r"600 bytes passed, and byte 100 was not kept.*snap_bytes=None"):
@@ -443,7 +448,7 @@ def test_tshark_reads_our_file_and_sees_the_same_segments(wire: Wire, tmp_path: 
               "frame.time_epoch", "tcp.analysis.zero_window"]  # fmt: skip
     argv = ["tshark", "-r", str(path), "-T", "json", *(word for name in fields for word in ("-e", name))]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
-    seen = [each["_source"]["layers"] for each in json.loads(done.stdout)]
+    seen = [row["_source"]["layers"] for row in json.loads(done.stdout)]
     assert [
         (int(each["tcp.seq_raw"][0]), int(each["tcp.ack_raw"][0]), int(each["tcp.len"][0]),
          int(each["tcp.window_size_value"][0]), round(float(each["frame.time_epoch"][0]) * 1e9))

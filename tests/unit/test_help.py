@@ -27,7 +27,7 @@ def paragraphs(name: str) -> list[str]:
     for word in name.split():
         command = command.commands[word] if isinstance(command, click.Group) else command
     said = inspect.cleandoc(command.help or "").split("\n\n")
-    return [" ".join(each.split()) for each in said if not each.startswith("\b")]
+    return [" ".join(line.split()) for line in said if not line.startswith("\b")]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -35,7 +35,7 @@ def test_every_sentence_is_printed_whole_on_lines_that_begin_alike(name: str) ->
     assert paragraphs(name)
     text = helped(name).partition("\n\n")[2].partition("\n\n  Example:\n")[0]
     printed = text.split("\n\n")
-    assert [" ".join(each.split()) for each in printed] == paragraphs(name)
+    assert [" ".join(line.split()) for line in printed] == paragraphs(name)
     for line in text.splitlines():
         assert not line or re.fullmatch(r"  \S+( \S+)*", line), f"{line!r}: indented, or with a gap in it"
         assert len(line) <= WIDTH

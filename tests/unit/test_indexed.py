@@ -76,8 +76,8 @@ def test_the_object_is_an_elf_with_the_program_in_its_section(ranges: list[tuple
     headers_at, count = struct.unpack_from("<Q", whole, 40)[0], struct.unpack_from("<H", whole, 60)[0]
     sections = [struct.unpack_from("<IIQQQQ", whole, headers_at + 64 * number) for number in range(count)]
     strings_at = sections[-1][4]
-    named = {whole[strings_at + each[0] :].split(b"\0")[0].decode(): whole[each[4] : each[4] + each[5]]
-             for each in sections}  # fmt: skip
+    named = {whole[strings_at + section[0] :].split(b"\0")[0].decode(): whole[section[4] : section[4] + section[5]]
+             for section in sections}  # fmt: skip
     assert named[indexed.SECTION] == code
     assert named["license"] == b"GPL\0"
     assert struct.unpack("<QQ", named[f".rel{indexed.SECTION}"]) == (0, 1 << 32 | 1)

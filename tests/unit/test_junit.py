@@ -22,8 +22,10 @@ WRITTEN = (
 
 def test_an_invalid_test_is_an_error_of_its_own_type_and_no_failure_whatever_the_texts_say() -> None:
     suite = Tree.fromstring(invalid_as_error(WRITTEN))[0]  # noqa: S314  # ours
-    outcomes = {test.get("name"): [(each.tag, each.get("type")) for each in test if each.tag != "properties"]
-                for test in suite}  # fmt: skip
+    outcomes = {
+        test.get("name"): [(element.tag, element.get("type")) for element in test if element.tag != "properties"]
+        for test in suite
+    }
     assert outcomes == {
         "good": [], "invalid": [("error", "testbed.invalid")], "wrong": [("failure", None)],
         "says": [("failure", None)], "unset": [("error", "testbed.invalid")],

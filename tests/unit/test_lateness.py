@@ -20,7 +20,7 @@ TIMES = st.lists(st.floats(0.001, 5.0), max_size=300)
 
 def seen(*late_s: float, on_time: int = 0, missing_s: tuple[float, ...] = ()) -> lateness.Lateness:
     """Frames that were late so, and others that were 0.1 ms late."""
-    took = [DUE_S + each for each in (*late_s, *[0.0001] * on_time)]
+    took = [DUE_S + lateness_s for lateness_s in (*late_s, *[0.0001] * on_time)]
     return lateness.lateness(took, carrier=KERNEL, missing_s=missing_s, due_s=DUE_S, tolerance_s=0.005)
 
 

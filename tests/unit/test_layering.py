@@ -244,11 +244,11 @@ def test_files_are_written_in_one_place() -> None:
             if not isinstance(node, ast.Call):
                 continue
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            modes = [each.value for each in node.args if isinstance(each, ast.Constant)] if called == "open" else []
-            if called in _WRITES or any(isinstance(each, str) and set(each) & set("wax+") for each in modes):
+            modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)] if called == "open" else []
+            if called in _WRITES or any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes):
                 found.append(f"{module}:{node.lineno}: {called}")
     # The archive that it opens so is in memory.
-    assert [each for each in found if not each.startswith("testbed.backends.docker.engine:")] == []
+    assert [write for write in found if not write.startswith("testbed.backends.docker.engine:")] == []
 
 
 # --- sizes -----------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def problems(folder: Path, text: str) -> list[str]:
 
 
 def addresses(made: LabPlan) -> dict[str, list[str]]:
-    return {host.name: [cidr for each in host.interfaces for cidr in each.addresses] for host in made.hosts}
+    return {host.name: [cidr for interface in host.interfaces for cidr in interface.addresses] for host in made.hosts}
 
 
 # --- addresses and names ---------------------------------------------------------------------------
@@ -67,7 +67,7 @@ networks:
     assert addresses(made) == {
         "a[1]": ["10.0.0.1/29"], "a[2]": ["10.0.0.4/29"], "b": ["10.0.0.3/29"], "c": ["172.18.0.2/16", "10.0.0.5/29"],
     }  # fmt: skip
-    assert [each.name for each in made.hosts[3].interfaces] == ["eth0", "eth1"]
+    assert [interface.name for interface in made.hosts[3].interfaces] == ["eth0", "eth1"]
     assert made.hosts[2].interfaces[0].mac == "02:42:0a:00:00:03"
 
 
@@ -81,7 +81,7 @@ networks:
   two: {}
 """,
     )
-    assert [str(each.subnets[0]) for each in made.networks] == ["172.18.4.0/24", "172.19.0.0/16"]
+    assert [str(network.subnets[0]) for network in made.networks] == ["172.18.4.0/24", "172.19.0.0/16"]
 
 
 def test_a_host_knows_the_names_on_its_own_networks_and_no_others(folder: Path) -> None:
@@ -210,7 +210,7 @@ volumes:
   v: {driver: nfs}
 """,
     )
-    told_lines = [(int(line), text) for line, _, text in (each.partition(": ") for each in told)]
+    told_lines = [(int(line), text) for line, _, text in (problem.partition(": ") for problem in told)]
     expected = [
         (4, "`image: redis:7` is of unknown content"), (7, "`privileged: True`"), (8, "`restart: always`"),
         (9, "sysctl 'kernel.msgmax'"), (10, "`deploy: resources`"), (11, "TCP ports alone"),
@@ -403,7 +403,7 @@ def test_a_volume_with_a_name_that_is_a_path_is_refused(folder: Path, name: str)
         f"services:\n  a:\n    image: python\n    command: [x]\n"
         f"    volumes: [{{type: volume, source: '{name}', target: /v}}]\nvolumes: {{'{name}': }}\n",
     )
-    assert any(f"volume {name!r}: write letters" in each for each in told), told
+    assert any(f"volume {name!r}: write letters" in problem for problem in told), told
 
 
 def test_a_volume_without_a_name_has_one_that_no_volume_can_have(folder: Path) -> None:
@@ -417,7 +417,7 @@ def test_an_owner_whom_the_machine_does_not_know_is_told_with_its_line(folder: P
     path = folder / "app/Dockerfile"
     path.write_text("FROM python\nCOPY --chown=nosuchuser main.py /a/\nCOPY --chown=0:nosuch main.py /b/\nCMD x\n")
     told = problems(folder, "services: {a: {build: app}}\n")
-    assert [each.partition(f"{path}, ")[2] for each in told] == [
+    assert [problem.partition(f"{path}, ")[2] for problem in told] == [
         "line 2: COPY main.py: owner 'nosuchuser': 'nosuchuser' is not in this machine's /etc/passwd",
         "line 3: COPY main.py: owner '0:nosuch': 'nosuch' is not in this machine's /etc/group",
     ]

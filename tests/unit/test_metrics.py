@@ -83,7 +83,7 @@ def test_a_distribution_knows_quantiles_within_a_bucket(
 ) -> None:
     whole, other = Distribution(first), Distribution(second)
     whole.merge(other)
-    exact = quantile([each / 1e9 for each in first + second], q, lost=lost)
+    exact = quantile([value / 1e9 for value in first + second], q, lost=lost)
     found = whole.quantile(q, lost=lost)
     assert found is not None
     assert found.samples == exact.samples
@@ -122,21 +122,21 @@ def test_no_loss_has_no_run_and_nothing_sent_has_no_ratio() -> None:
 
 def test_packets_1_2_4_3_are_one_reordered_singleton() -> None:
     order = Reordering()
-    assert [order.arrive(each) for each in (0, 1, 3, 2)][-1] is Arrival.REORDERED
+    assert [order.arrive(number) for number in (0, 1, 3, 2)][-1] is Arrival.REORDERED
     assert (order.reordered, order.ratio, order.extents, order.degrees) == (1, 0.25, {1: 1}, {1: 1})
 
 
 def test_three_packets_overtaken_by_four_have_extents_4_5_6_and_only_the_first_comes_right_behind_them() -> None:
     order = Reordering()
-    for each in (1, 2, 3, 7, 8, 9, 10, 4, 5, 6):
-        order.arrive(each - 1)
+    for number in (1, 2, 3, 7, 8, 9, 10, 4, 5, 6):
+        order.arrive(number - 1)
     assert order.extents == {4: 1, 5: 1, 6: 1}
     assert order.degrees == {4: 1, 0: 2}
 
 
 def test_the_same_packet_twice_is_duplication_and_not_reordering() -> None:
     order = Reordering()
-    assert [order.arrive(each) for each in (0, 1, 0, 1)][2:] == [Arrival.DUPLICATE, Arrival.DUPLICATE]
+    assert [order.arrive(number) for number in (0, 1, 0, 1)][2:] == [Arrival.DUPLICATE, Arrival.DUPLICATE]
     assert (order.reordered, order.duplicates, order.arrived) == (0, 2, 2)
 
 
@@ -158,7 +158,7 @@ def test_reordering_is_what_its_definition_says_of_every_arrival(arrivals: list[
             degrees[n] = degrees.get(n, 0) + 1
         seen.append(sequence)
     assert (order.extents, order.degrees, order.duplicates) == (extents, degrees, duplicates)
-    assert all(order.has(each) == (each in seen) for each in range(27))
+    assert all(order.has(number) == (number in seen) for number in range(27))
 
 
 # --- what applications feel ------------------------------------------------------------------------

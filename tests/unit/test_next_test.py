@@ -195,7 +195,7 @@ def test_lateness_is_watched_anew_and_known_though_it_was_not_before(
         lab.impair(LINK, delay="1ms")
         unread(lab)
         lab.verifier.verify()
-        assert any("no agent captures" in warning for each in lab.ledger.evidence for warning in each.warnings)
+        assert any("no agent captures" in warning for link in lab.ledger.evidence for warning in link.warnings)
     for name in ("next", "third"):
         lab.lifecycle.begin(name)
         before = lab.agent.calls.count("watch_passages")
@@ -258,12 +258,14 @@ def test_what_a_port_lost_as_it_was_given_its_qdiscs_is_in_the_evidence_of_that_
     unread(lab)
     lab.agent.at_port = {"came_packets": 400, "refused_packets": 5}
     lab.verifier.verify()
-    assert any("5 of 400 packets" in each and "not by netem" in each for each in lab.ledger.evidence[0].warnings)
+    assert any(
+        "5 of 400 packets" in warning and "not by netem" in warning for warning in lab.ledger.evidence[0].warnings
+    )
     lab.lifecycle.begin("next")
     lab.impair(LINK, delay="1ms")
     unread(lab)
     lab.verifier.verify()
-    assert not any("not by netem" in each for each in lab.ledger.evidence[0].warnings)
+    assert not any("not by netem" in warning for warning in lab.ledger.evidence[0].warnings)
 
 
 def test_a_port_that_was_given_back_is_made_anew_from_its_root(lab: FakeLab) -> None:

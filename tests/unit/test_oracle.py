@@ -40,7 +40,7 @@ def assert_no_false_verdict(run: Datagrams, account: Account) -> None:
     """What a judge that knows the fates would say."""
     there = account.direction("client", "server")
     fates = Counter(run.fates)
-    assert not [str(each) for each in account.balances if not each.holds]
+    assert not [str(balance) for balance in account.balances if not balance.holds]
     assert account.causes == run.causes
     assert there.sent == len(run.fates)
     assert (there.truncated, there.corrupt) == (fates["truncated"] + fates["torn"] + fates["partly"], fates["corrupt"])
@@ -65,7 +65,7 @@ def test_no_false_verdict_on_datagrams_of_known_fate(fates: list[str]) -> None:
     run = datagrams(fates)
     account = judged(run)
     assert_no_false_verdict(run, account)
-    later = [at for at, sequence in enumerate(run.arrivals) if any(each > sequence for each in run.arrivals[:at])]
+    later = [at for at, sequence in enumerate(run.arrivals) if any(arrival > sequence for arrival in run.arrivals[:at])]
     assert account.direction("client", "server").reordered == len(later)
 
 
@@ -166,7 +166,7 @@ def test_drops_beyond_what_is_missing_may_be_of_what_else_the_host_sent_and_of_n
 
 
 def test_nothing_at_all_is_no_success() -> None:
-    assert judge([each.journal() for each in by_hand()]).verdict is Verdict.INVALID
+    assert judge([row.journal() for row in by_hand()]).verdict is Verdict.INVALID
 
 
 def test_messages_that_were_never_tried_are_missed_if_one_says_how_many_there_are() -> None:

@@ -89,7 +89,7 @@ def command(tmp_path: Path, claims: Claims) -> Command:
 def test_each_claim_is_put_to_the_test_and_a_page_written(command: Command, claims: Claims, tmp_path: Path) -> None:
     result = command()
     assert (result.return_value, claims.sought) == (0, ["C1", "C2", "C3"]), result
-    assert {each.name for each in tmp_path.glob("*.html")} == {"index.html", "C1.html", "C2.html", "C3.html"}
+    assert {path.name for path in tmp_path.glob("*.html")} == {"index.html", "C1.html", "C2.html", "C3.html"}
     assert "[2/3] C2 c2: so" in result.stderr
 
 
@@ -110,7 +110,7 @@ def test_only_those_named_are_sought_and_what_was_found_before_stays(
     command("--only", "C1")
     command("--only", "c3")
     assert claims.sought == ["C1", "C3"]
-    assert {each.name for each in tmp_path.glob("C*.html")} == {"C1.html", "C3.html"}
+    assert {path.name for path in tmp_path.glob("C*.html")} == {"C1.html", "C3.html"}
 
 
 def test_again_seeks_what_is_decided(command: Command, claims: Claims) -> None:

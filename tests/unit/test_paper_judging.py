@@ -32,7 +32,7 @@ def deliveries(
     plain = [int((delay_ms + 1) * MS)] * (sent - len(slow_ms))
     found = {"dropped": 0, "resent": 0, "window_full": 0, "lost": 0, **more}
     return c07.MessageStream(
-        link=link, sent=sent + found["lost"], application=Distribution([*(each * MS for each in slow_ms), *plain]),
+        link=link, sent=sent + found["lost"], application=Distribution([*(slow_m * MS for slow_m in slow_ms), *plain]),
         wire=Distribution([int(delay_ms * MS)] * sent), head_of_line=Distribution([0] * sent),
         late=tuple(n for n, each in enumerate(slow_ms) if each / 1e3 > c07.late_after_s(link)),
         dropped=found["dropped"], resent=found["resent"], initial_window=10, window_full=found["window_full"],
@@ -127,7 +127,7 @@ def played(*, missing: Sequence[int] = (), stuck_ms: int = 0, dropped: int = 1, 
     updates = [(n, n * 16 * MS, end if begin <= n * 16 * MS < end else n * 16 * MS) for n in range(sent)]
     return c10.Game(
         sent=sent, dropped=dropped,
-        seen=staleness([each for each in updates if each[0] not in missing], sent * 16 * MS),
+        seen=staleness([update for update in updates if update[0] not in missing], sent * 16 * MS),
     )  # fmt: skip
 
 
@@ -191,11 +191,11 @@ def test_the_picture_has_a_box_for_each_part_at_each_layer_below_it() -> None:
              for name, size in (("Ethernet", 14), ("IPv4", 20), ("TCP", 32), ("message", 12))]  # fmt: skip
     drawn = ElementTree.fromstring(stack_picture(parts, title="A & B"))  # noqa: S314  # we wrote it
     space = "{http://www.w3.org/2000/svg}"
-    boxes = [each for group in drawn.iter(f"{space}g") for each in group.iter(f"{space}rect")]
+    boxes = [element for group in drawn.iter(f"{space}g") for element in group.iter(f"{space}rect")]
     assert len(boxes) == 4 + 3 + 2 + 1
-    last = [each for each in boxes if each.get("y") == boxes[-1].get("y")]
-    ends = [float(each.get("x", "")) + float(each.get("width", "")) for each in last]
-    begins = [float(each.get("x", "")) for each in last]
+    last = [box for box in boxes if box.get("y") == boxes[-1].get("y")]
+    ends = [float(element.get("x", "")) + float(element.get("width", "")) for element in last]
+    begins = [float(element.get("x", "")) for element in last]
     assert all(begin - end == pytest.approx(2, abs=0.2) for end, begin in zip(ends, begins[1:], strict=False))
     assert ends[-1] <= 960 - 230
     assert ElementTree.fromstring(stack_picture([], title="none")).tag == f"{space}svg"  # noqa: S314  # we wrote it

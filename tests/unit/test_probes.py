@@ -224,7 +224,7 @@ def test_a_fast_train_that_waited_for_one_turn_of_another_process_is_shown_and_n
 @pytest.mark.parametrize("asked_bps", [1e6, 20e6, 50e6, 200e6])
 def test_a_rate_is_judged_to_a_tenth_up_to_200_mbit(asked_bps: float) -> None:
     def rate(share: float, loss: float | None = None) -> Check:
-        asked, seen = (Impairment(rate_bps=each, loss_ratio=loss) for each in (asked_bps, asked_bps * share))
+        asked, seen = (Impairment(rate_bps=rate_bps, loss_ratio=loss) for rate_bps in (asked_bps, asked_bps * share))
         return next(check for check in judged(asked, seen, own_rate_bps=600e6) if check.field == "rate")
 
     assert rate(1.0).verdict == Verdict.HOLDS
@@ -257,7 +257,7 @@ def test_a_train_that_the_machine_sent_too_slowly_is_shown_and_not_judged() -> N
     )
     paced = Flight(sent_ns=[0], arrivals=[(0, 1)])
     (rate,) = [
-        each for each in judge(asked, paced, clean=paced, train=train, clean_train=clean) if each.field == "rate"
+        check for check in judge(asked, paced, clean=paced, train=train, clean_train=clean) if check.field == "rate"
     ]
     assert rate.verdict == Verdict.SHOWN
     assert "the machine sent no more than 160 Mbit/s" in rate.how
@@ -275,7 +275,7 @@ def test_what_a_receiver_lost_is_no_slower_link() -> None:
         arrivals = [(number, number * one_ns) for number in range(5000) if number % 4 >= lost]
         train = Flight(sent_ns=[0] * 5000, arrivals=arrivals, size_bytes=1400)
         checks = judge(asked, paced, clean=paced, train=train, clean_train=clean)
-        return next(each.verdict for each in checks if each.field == "rate")
+        return next(check.verdict for check in checks if check.field == "rate")
 
     assert verdict(lost=0) == Verdict.HOLDS
     assert verdict(lost=1) == Verdict.SHOWN, "three of four at their time are 150 Mbit/s, and none was late"
@@ -303,7 +303,7 @@ def test_what_skipped_the_delay_and_came_late_is_not_taken_for_a_faster_link() -
         train = Flight(sent_ns=[0] * 80, arrivals=kept + skipped, size_bytes=1400)
         clean = Flight(sent_ns=[0] * 100, arrivals=[(number, 50_000) for number in range(100)])
         checks = judge(asked, clean, clean=clean, train=train, clean_train=train)
-        return next(each for each in checks if each.field == "rate")
+        return next(check for check in checks if check.field == "rate")
 
     assert check(1.0).verdict == Verdict.HOLDS
     assert check(1.05).verdict == Verdict.FAILS
@@ -360,8 +360,8 @@ def test_a_tolerance_is_kept_or_refused_with_the_time_it_takes(asked: Impairment
     with pytest.raises(InvalidValueError) as refused:
         plan(asked, limit_packets=10**6, most_s=0.1, tolerance=tolerance)
     times = [
-        re.search(r"a relative error of ([\d.]+) in .* takes (\d+) probes, (\d+) s", each)
-        for each in refused.value.problems
+        re.search(r"a relative error of ([\d.]+) in .* takes (\d+) probes, (\d+) s", problem)
+        for problem in refused.value.problems
     ]
     assert all(found and float(found[1]) == tolerance for found in times)
     longest_s = max(int(found[3]) for found in times if found)
@@ -468,7 +468,7 @@ def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:
 
     def verdict(flight: Flight) -> str:
         clean = Flight(sent_ns=[0], arrivals=[(0, 1)])
-        (rate,) = [each for each in judge(asked, clean, clean=clean, train=flight) if each.field == "rate"]
+        (rate,) = [check for check in judge(asked, clean, clean=clean, train=flight) if check.field == "rate"]
         return rate.verdict
 
     assert verdict(train(3)) == Verdict.HOLDS

@@ -39,7 +39,7 @@ def settings(folder: Path, values: dict[str, str]) -> Path:
 @pytest.mark.parametrize(("missing", "state"), [(None, "ok"), ("Failed to load TC action module", "limited")])
 def test_the_doctor_names_act_skbedit_where_this_kernels_netem_runs_without_it(missing: str | None, state: str) -> None:
     able = NetemAbilities(kernel="6.12.0", host_netem=None, tun=None, boot_s=1.0, host_marks=missing)
-    (marks,) = (each for each in doctor.netem_findings(able) if "act_skbedit" in each.name)
+    (marks,) = (netem_finding for netem_finding in doctor.netem_findings(able) if "act_skbedit" in netem_finding.name)
     assert marks.state == state
     assert ("modprobe act_skbedit" in marks.remedy) == (missing is not None)
 
@@ -54,7 +54,7 @@ def test_the_doctor_names_the_setting_that_closes_the_way_and_how_to_open_it(tmp
 
 
 def test_all_that_closes_it_is_named(tmp_path: Path) -> None:
-    closed = dict(each.split("=") for each in _REMEDIES)
+    closed = dict(remedy.split("=") for remedy in _REMEDIES)
     assert closers(settings(tmp_path, closed)) == "; ".join(_REMEDIES.values())
 
 

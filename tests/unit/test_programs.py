@@ -58,7 +58,7 @@ def serving(cwd: Path, program: str, *words: str) -> Iterator[tuple[subprocess.P
 def established(port: int) -> list[str]:
     """The connections of a port of this machine's, at the end that was connected to (proc(5), /proc/net/tcp)."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return [each[2] for each in lines if each[1].endswith(f":{port:04X}") and each[3] == "01"]
+    return [line[2] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"]
 
 
 def run(program: str, *words: str, cwd: Path) -> tuple[int, dict[str, int]]:

@@ -60,7 +60,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def answers_to(*requests: dict[str, Any] | bytes) -> list[dict[str, Any]]:
-    lines = [each if isinstance(each, bytes) else json.dumps(each).encode() + b"\n" for each in requests]
+    lines = [request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n" for request in requests]
     answers = io.BytesIO()
     with coming(b"".join(lines)) as asked:
         serve(OPERATIONS, asked, answers)

@@ -105,18 +105,18 @@ def test_what_no_address_names_is_led_by_the_interface_behind_all_that_addresses
     for chosen, first in ((qdisc.filters(0x1F, two), 30_000), (qdisc.cut_filters(0x1F, two), 10_000)):
         by_address, *by_interface = chosen
         assert by_address.priority == first + 9_990
-        assert [(each.family, each.priority) for each in by_interface] == [
+        assert [(filter_.family, filter_.priority) for filter_ in by_interface] == [
             ("ip", first + 19_990),
             ("ipv6", first + 19_991),
             ("all", first + 19_992),  # what is neither, or bears a VLAN's tag
         ]
-        assert all(each.keys == {"src_mac": "02:00:00:00:00:01"} for each in by_interface)
-    assert {each.family for each in qdisc.filters(0x1F, two, Traffic("udp"))} == {"ip", "ipv6"}
+        assert all(filter_.keys == {"src_mac": "02:00:00:00:00:01"} for filter_ in by_interface)
+    assert {filter_.family for filter_ in qdisc.filters(0x1F, two, Traffic("udp"))} == {"ip", "ipv6"}
     # Whatever is cut is cut before it is impaired, and a part of the traffic before the whole of it.
     every = ["172.18.0.2", "fd00::2", "02:00:00:00:00:01"]
-    cuts = {each.priority for traffic in ALL for each in qdisc.cut_filters(0x1F, every, traffic)}
-    assert max(cuts) < min(each.priority for traffic in ALL for each in qdisc.filters(0x1F, every, traffic))
-    parts = [{each.priority for each in qdisc.filters(0x10, every[2:], traffic)} for traffic in ALL]
+    cuts = {cut_filter.priority for traffic in ALL for cut_filter in qdisc.cut_filters(0x1F, every, traffic)}
+    assert max(cuts) < min(filter_.priority for traffic in ALL for filter_ in qdisc.filters(0x1F, every, traffic))
+    parts = [{filter_.priority for filter_ in qdisc.filters(0x10, every[2:], traffic)} for traffic in ALL]
     assert [max(earlier) < min(later) for earlier, later in pairwise(parts)] == [True, True]
 
 
@@ -130,15 +130,15 @@ def test_the_root_passes_what_no_filter_names_and_neighbour_discovery_whatever_t
         f"ip_proto icmpv6 type {number} classid 1:0" for number in (130, 131, 132, 143, 133, 134, 135, 136, 137)
     ]
     cut = qdisc.cut_filters(qdisc.FIRST_MINOR, ["fd00::2"], Traffic("icmp"))
-    assert all(f" prio {each.priority} " not in line for each in cut for line in neighbours)
-    assert min(each.priority for each in cut) > 4
+    assert all(f" prio {ref.priority} " not in line for ref in cut for line in neighbours)
+    assert min(ref.priority for ref in cut) > 4
 
 
 ALL = (Traffic("udp", 53), Traffic("udp"), Traffic())
 
 
 def lines_of(filters: list[qdisc.Filter]) -> list[str]:
-    return [each.put("veth1") for each in filters]
+    return [filter_.put("veth1") for filter_ in filters]
 
 
 def test_a_source_is_led_to_its_class_by_each_of_its_addresses() -> None:
@@ -167,13 +167,15 @@ def test_a_port_is_matched_at_either_end_before_the_protocol_and_that_before_all
         "flower src_ip 172.18.0.2 ip_proto tcp ip_flags frag classid 1:10",  # they bear no ports
     ]
     priorities = [
-        {each.priority for each in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], traffic)} for traffic in ALL
+        {filter_.priority for filter_ in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], traffic)} for traffic in ALL
     ]
     assert [max(earlier) < min(later) for earlier, later in pairwise(priorities)] == [True, True]
 
 
 def test_icmp_is_icmpv6_among_ipv6() -> None:
-    protocols = [each.keys["ip_proto"] for each in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], Traffic("icmp"))]
+    protocols = [
+        filter_.keys["ip_proto"] for filter_ in qdisc.filters(0x10, ["172.18.0.2", "fd00::2"], Traffic("icmp"))
+    ]
     # 60: what was fragmented may begin with destination options (RFC 8200, 4.5), and then no fragment says more.
     assert protocols == ["icmp", "icmpv6", "0x3c"]
 
@@ -265,18 +267,18 @@ def test_a_cut_is_a_class_of_its_own_where_all_is_lost() -> None:
 
 def test_a_cut_of_what_goes_to_some_addresses_matches_both_ends_in_each_family() -> None:
     chosen = qdisc.cut_filters(0x10, ADDRESSES, Traffic("udp", 53), ["10.0.0.9", "10.0.0.8", "fd00::9"])
-    assert [(each.family, each.keys["src_ip"], each.keys["dst_ip"]) for each in chosen] == [
+    assert [(filter_.family, filter_.keys["src_ip"], filter_.keys["dst_ip"]) for filter_ in chosen] == [
         *[("ip", "172.18.0.2", "10.0.0.9"), ("ip", "172.18.0.2", "10.0.0.8")] * 3,
         *[("ipv6", "fd00::2", "fd00::9")] * 4,
     ]
-    assert len({each.handle for each in chosen}) == len(chosen)
+    assert len({filter_.handle for filter_ in chosen}) == len(chosen)
 
 
 @pytest.mark.parametrize("cut", [Traffic(), Traffic("tcp"), Traffic("tcp", 8888)])
 @pytest.mark.parametrize("impaired", [Traffic(), Traffic("tcp"), Traffic("tcp", 8888)])
 def test_a_cut_of_any_traffic_is_asked_before_an_impairment_of_any(cut: Traffic, impaired: Traffic) -> None:
-    before = {each.priority for each in qdisc.cut_filters(qdisc.LAST_MINOR, ADDRESSES, cut)}
-    after = {each.priority for each in qdisc.filters(qdisc.FIRST_MINOR, ADDRESSES, impaired)}
+    before = {cut_filter.priority for cut_filter in qdisc.cut_filters(qdisc.LAST_MINOR, ADDRESSES, cut)}
+    after = {filter_.priority for filter_ in qdisc.filters(qdisc.FIRST_MINOR, ADDRESSES, impaired)}
     assert max(before) < min(after)
 
 
@@ -284,18 +286,20 @@ def test_a_cut_of_any_traffic_is_asked_before_an_impairment_of_any(cut: Traffic,
 def test_no_two_filters_of_a_port_share_a_place_or_say_the_same_at_one_priority(minors: set[int]) -> None:
     traffics = [*(Traffic(name) for name in ("", "tcp", "udp", "icmp")), *(Traffic("tcp", n) for n in range(80, 100))]
     every = [
-        each
+        filter_
         for part, (minor, traffic) in enumerate(zip(sorted(minors), traffics, strict=False))  # all of one sender
-        for each in (
+        for filter_ in (
             *qdisc.filters(minor, ADDRESSES, traffic, part=part),
             *qdisc.cut_filters(minor, ADDRESSES, traffic, part=part),
         )
     ]
-    assert len({(each.family, each.priority, each.handle) for each in every}) == len(every)
-    assert len({(each.priority, *sorted(each.keys.items())) for each in every}) == len(every), "flower: File exists"
+    assert len({(filter_.family, filter_.priority, filter_.handle) for filter_ in every}) == len(every)
+    assert len({(filter_.priority, *sorted(filter_.keys.items())) for filter_ in every}) == len(every), (
+        "flower: File exists"
+    )
     families: dict[int, set[str]] = {}
-    for each in every:
-        families.setdefault(each.priority, set()).add(each.family)
+    for filter_ in every:
+        families.setdefault(filter_.priority, set()).add(filter_.family)
     assert all(len(family) == 1 for family in families.values()), "tc binds a priority to one protocol"
 
 

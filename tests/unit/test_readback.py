@@ -163,7 +163,7 @@ PERTURBED: dict[str, Callable[[dict[str, Any]], None]] = {
 def test_a_single_departure_is_named_and_nothing_else(field: str, asked: Impairment) -> None:
     kernel = faithful(qdisc.netem(asked), tick_ns=1)
     PERTURBED[field](kernel["options"])
-    assert [each.field for each in readback.differences(asked, kernel)] == [field]
+    assert [difference.field for difference in readback.differences(asked, kernel)] == [field]
 
 
 @given(impairments(), st.integers(min_value=0, max_value=2**64 - 1))
@@ -171,7 +171,7 @@ def test_another_seed_than_the_asked_one_is_named(asked: Impairment, seed: int) 
     kernel = faithful(qdisc.netem(asked), tick_ns=1)
     kernel["options"]["seed"] = seed
     wrong = asked.seed is not None and asked.seed != seed
-    assert [each.field for each in readback.differences(asked, kernel)] == ["seed"] * wrong
+    assert [difference.field for difference in readback.differences(asked, kernel)] == ["seed"] * wrong
 
 
 FULL = Impairment(delay_s=0.05, jitter_s=0.005, loss_ratio=0.02, rate_bps=1e6, limit_packets=300, seed=7)
@@ -193,7 +193,7 @@ def test_what_the_kernel_forgot_is_said_in_the_users_units(
     kernel = faithful(qdisc.netem(FULL), tick_ns=1)
     assert readback.differences(FULL, kernel) == []
     forget(kernel["options"])
-    assert [str(each) for each in readback.differences(FULL, kernel)] == differences
+    assert [str(difference) for difference in readback.differences(FULL, kernel)] == differences
 
 
 @pytest.mark.parametrize("rate_bps", [8, 15, 15.6, 16])
@@ -202,13 +202,13 @@ def test_the_smallest_rates_are_seen_to_be_missing(rate_bps: float) -> None:
     kernel = faithful(qdisc.netem(asked), tick_ns=1)
     assert readback.differences(asked, kernel) == []
     del kernel["options"]["rate"]
-    assert [each.field for each in readback.differences(asked, kernel)] == ["rate"]
+    assert [difference.field for difference in readback.differences(asked, kernel)] == ["rate"]
 
 
 @pytest.mark.parametrize(("rate_bps", "found_bytes"), [(8, 2), (9, 2), (15, 0), (15, 2), (16, 1), (16, 3)])
 def test_the_smallest_rates_are_compared_to_the_byte(rate_bps: float, found_bytes: int) -> None:
     kernel = {"options": {"limit": 1000, "rate": {"rate": found_bytes}}}
-    assert [each.field for each in readback.differences(Impairment(rate_bps=rate_bps), kernel)] == ["rate"]
+    assert [difference.field for difference in readback.differences(Impairment(rate_bps=rate_bps), kernel)] == ["rate"]
 
 
 def test_a_long_limit_is_compared_to_the_last_packet() -> None:
@@ -219,13 +219,13 @@ def test_a_long_limit_is_compared_to_the_last_packet() -> None:
 
 
 def test_no_netem_is_one_difference_that_says_what_was_asked() -> None:
-    assert [str(each) for each in readback.differences(Impairment(delay_s=0.04, loss_ratio=0.02), None)] == [
-        "asked netem delay=40ms loss=2%, the kernel reports none on this link"
-    ]
+    assert [
+        str(difference) for difference in readback.differences(Impairment(delay_s=0.04, loss_ratio=0.02), None)
+    ] == ["asked netem delay=40ms loss=2%, the kernel reports none on this link"]
 
 
 def test_a_netem_without_options_is_not_in_force() -> None:
-    assert [each.field for each in readback.differences(Impairment(delay_s=0.04), {"kind": "netem"})] == [
+    assert [difference.field for difference in readback.differences(Impairment(delay_s=0.04), {"kind": "netem"})] == [
         "delay",
         "limit",
     ]
@@ -292,14 +292,16 @@ def test_a_token_bucket_as_the_kernel_prints_it_is_in_force() -> None:
 )
 def test_another_token_bucket_is_named(options: dict[str, int], difference: str) -> None:
     changed = {**TBF, "options": {**TBF["options"], **options}}  # type: ignore[dict-item]  # a dict, as it stands above
-    assert difference in [str(each) for each in readback.bucket_differences(BUCKET, [NETEM, changed], NETEM)]
+    assert difference in [
+        str(difference) for difference in readback.bucket_differences(BUCKET, [NETEM, changed], NETEM)
+    ]
 
 
 def test_of_a_queue_smaller_than_its_bucket_tc_says_that_it_is_and_no_more() -> None:
     small = replace(BUCKET, queue_bytes=2000)
     smaller = {**TBF, "options": {**TBF["options"], "lat": 0}}  # type: ignore[dict-item]  # likewise
     assert readback.bucket_differences(small, [NETEM, smaller], NETEM) == []
-    assert [each.field for each in readback.bucket_differences(small, [NETEM, TBF], NETEM)] == ["queue"]
+    assert [difference.field for difference in readback.bucket_differences(small, [NETEM, TBF], NETEM)] == ["queue"]
 
 
 @pytest.mark.parametrize(("queue_bytes", "fields"), [(2000, []), (9000, ["queue"])])
@@ -307,13 +309,13 @@ def test_what_we_read_by_netlink_says_how_much_smaller(queue_bytes: int, fields:
     small = replace(BUCKET, queue_bytes=2000)
     lat_us = (queue_bytes - 16384) / 625000 * 1e6
     smaller = {**TBF, "options": {**TBF["options"], "lat": lat_us}}  # type: ignore[dict-item]  # likewise
-    assert [each.field for each in readback.bucket_differences(small, [NETEM, smaller], NETEM)] == fields
+    assert [difference.field for difference in readback.bucket_differences(small, [NETEM, smaller], NETEM)] == fields
 
 
 def test_a_token_bucket_that_is_not_there_or_not_asked_is_named() -> None:
-    assert [each.field for each in readback.bucket_differences(BUCKET, [NETEM], NETEM)] == ["bucket"]
-    assert [each.field for each in readback.bucket_differences(CLEAN, [NETEM, TBF], NETEM)] == ["bucket"]
-    assert [each.field for each in readback.bucket_differences(BUCKET, [TBF], None)] == ["bucket"]
+    assert [difference.field for difference in readback.bucket_differences(BUCKET, [NETEM], NETEM)] == ["bucket"]
+    assert [difference.field for difference in readback.bucket_differences(CLEAN, [NETEM, TBF], NETEM)] == ["bucket"]
+    assert [difference.field for difference in readback.bucket_differences(BUCKET, [TBF], None)] == ["bucket"]
 
 
 BY_NUMBER = Impairment(drop_packets=((3, 3), (17, 20)), drop_every=50)
@@ -338,10 +340,10 @@ def test_the_program_is_known_by_the_kernels_own_tag() -> None:
 def test_a_program_that_drops_nothing_or_is_not_there_is_named() -> None:
     kept = copy.deepcopy(COUNT)
     kept["options"]["actions"][0]["control_action"]["type"] = "pass"
-    assert [each.reported for each in readback.count_differences(BY_NUMBER, [kept])] == [
+    assert [difference.reported for difference in readback.count_differences(BY_NUMBER, [kept])] == [
         "program ed51d9022ed501e5, pass"
     ]
-    assert [each.reported for each in readback.count_differences(BY_NUMBER, [])] == ["none"]
+    assert [difference.reported for difference in readback.count_differences(BY_NUMBER, [])] == ["none"]
 
 
 # --- filters ---------------------------------------------------------------------------------------
@@ -369,7 +371,7 @@ def test_a_filter_that_matches_and_leads_as_asked_is_no_difference() -> None:
 
 
 def test_flags_and_numbers_are_read_as_each_tc_writes_them() -> None:
-    *_, (options) = (each for each in qdisc.filters(0x10, ["fd00::2"], Traffic("udp")))
+    *_, (options) = (filter_ for filter_ in qdisc.filters(0x10, ["fd00::2"], Traffic("udp")))
     for flags, number in (({"frag": True}, "0x3c"), ("frag", "3c")):
         keys = {"src_ip": "fd00::2", "ip_proto": number, "ip_flags": flags}
         shown = {
@@ -379,7 +381,7 @@ def test_flags_and_numbers_are_read_as_each_tc_writes_them() -> None:
         }
         assert readback.filter_differences([shown], [options]) == []
     shown["options"]["keys"]["ip_flags"] = {"frag": False}  # type: ignore[index]  # written by hand above
-    assert [each.reported for each in readback.filter_differences([shown], [options])] == [
+    assert [difference.reported for difference in readback.filter_differences([shown], [options])] == [
         "src_ip fd00::2 ip_proto 0x3c ip_flags nofrag led to 1:10"
     ]
 
@@ -397,6 +399,6 @@ def test_flags_and_numbers_are_read_as_each_tc_writes_them() -> None:
 )  # fmt: skip
 def test_a_filter_that_is_missing_or_another_is_named(changed: dict[str, Any], seen: str) -> None:
     shown = [SHOWN_FILTERS[0], changed, *SHOWN_FILTERS[2:]]
-    assert [str(each) for each in readback.filter_differences(shown, WANTED)] == [
+    assert [str(difference) for difference in readback.filter_differences(shown, WANTED)] == [
         f"asked filter src_ip 172.18.0.2 ip_proto tcp dst_port 8888 led to 1:10, the kernel reports {seen}"
     ]

@@ -29,8 +29,8 @@ class Kernel:
     def matches(self, frame: bytes) -> bool:
         family = {0x0800: "ip", 0x86DD: "ipv6"}.get(int.from_bytes(frame[12:14]), self.filter.family)
         return any(
-            runs(rejecting.program(each), frame)
-            for each in (self.filter, *self.others) if each.family == family
+            runs(rejecting.program(filter_), frame)
+            for filter_ in (self.filter, *self.others) if filter_.family == family
         )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def runs(program: bpf.Program, frame: bytes) -> bool:
     """Whether this machine's kernel matches a frame with a program."""
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with left, right:
-        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in program))
+        code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
         right.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code)))
         right.setblocking(False)
         left.send(frame)
@@ -86,7 +86,9 @@ def test_a_routers_packets_are_told_by_its_own_address_in_both_families() -> Non
 
 
 def test_what_is_no_ip_is_told_by_its_interface_alone() -> None:
-    (rest,) = [each for each in qdisc.cut_filters(0x10, ["02:00:00:00:00:01"]) if each.family == "all"]
+    (rest,) = [
+        cut_filter for cut_filter in qdisc.cut_filters(0x10, ["02:00:00:00:00:01"]) if cut_filter.family == "all"
+    ]
     program = rejecting.program(rest, 0x5EED)
     tagged = ethernet(0x8100, struct.pack("!HH", 7, 0x0800) + bytes(40))
     assert runs(program, tagged)
@@ -94,7 +96,9 @@ def test_what_is_no_ip_is_told_by_its_interface_alone() -> None:
     # linux/filter.h: SKF_AD_PROTOCOL 0, SKF_AD_VLAN_TAG_PRESENT 48. On this socket a frame has neither.
     assert [step[3] for step in program[2:5]] == [2**32 - 0x1000 + 48, 0, 2**32 - 0x1000]
     assert {step[3] for step in program[5:8]} == {0x0800, 0x86DD, 0x0806}
-    assert not any(each.family == "all" for each in qdisc.cut_filters(0x10, ["02:00:00:00:00:01"], Traffic("udp")))
+    assert not any(
+        cut_filter.family == "all" for cut_filter in qdisc.cut_filters(0x10, ["02:00:00:00:00:01"], Traffic("udp"))
+    )
 
 
 @pytest.mark.parametrize("kind", range(128, 146))
@@ -121,11 +125,11 @@ def test_an_answer_is_told_by_its_mark_and_by_nothing_that_a_frame_can_bear() ->
 @pytest.mark.parametrize(("said", "number"), [("tcp", 6), ("udp", 17), ("icmp", 1)])
 def test_a_protocol_matches_alone(said: str, number: int) -> None:
     old, new = Kernel(said, A4), Kernel(said, A6)
-    for each in (1, 6, 17, 132):
-        assert old.matches(ipv4(A4, B4, each, bytes(20))) == (each == number)
+    for protocol in (1, 6, 17, 132):
+        assert old.matches(ipv4(A4, B4, protocol, bytes(20))) == (protocol == number)
     wanted = 58 if said == "icmp" else number
-    for each in (58, 6, 17, 132):
-        assert new.matches(ipv6(A6, B6, each, bytes(20))) == (each == wanted)
+    for protocol in (58, 6, 17, 132):
+        assert new.matches(ipv6(A6, B6, protocol, bytes(20))) == (protocol == wanted)
 
 
 def test_a_port_matches_at_either_end_and_behind_ip_options() -> None:
@@ -281,7 +285,7 @@ def shown(chosen: qdisc.Filter, *, program: bpf.Program | None = None, to: str =
             "handle": hex(chosen.handle), "not_in_hw": True,
             "bytecode": {
                 "length": len(code),
-                "insns": [dict(zip(("code", "jt", "jf", "k"), each, strict=True)) for each in code],
+                "insns": [dict(zip(("code", "jt", "jf", "k"), instruction, strict=True)) for instruction in code],
             },
             "actions": [{
                 "order": 1, "kind": "mirred", "mirred_action": "redirect", "direction": "egress", "to_dev": to,
@@ -296,9 +300,11 @@ def test_what_the_kernel_holds_is_compared_with_what_was_compiled() -> None:
     kernel = [{"protocol": "ip", "pref": 14, "kind": "bpf", "chain": 0}, shown(old), shown(new)]
     assert rejecting.differences(kernel, [old, new], "tb0r0", None) == []
     assert rejecting.rejected_packets(kernel, [old, new]) == 4
-    assert [each.reported for each in rejecting.differences(kernel[:2], [old, new], "tb0r0", None)] == ["none"]
+    assert [difference.reported for difference in rejecting.differences(kernel[:2], [old, new], "tb0r0", None)] == [
+        "none"
+    ]
     other = [shown(old, program=rejecting.program(new)), shown(new, to="eth0")]
-    assert [each.reported for each in rejecting.differences(other, [old, new], "tb0r0", None)] == [
+    assert [difference.reported for difference in rejecting.differences(other, [old, new], "tb0r0", None)] == [
         "another program", "redirect eth0",
     ]  # fmt: skip
     assert rejecting.missing([], old)
@@ -309,8 +315,8 @@ def test_every_line_fits_into_a_batch() -> None:
     last = qdisc.LAST_MINOR
     for said in ("", "tcp", "udp/65535", "icmp"):
         addresses = ["255.255.255.254", *["ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"] * 8]
-        for each in cuts.ways(cuts.REJECT, last, addresses, Traffic.parse(said), addresses):
-            line = rejecting.put("tb0123456789ab", each, "tb0123456789ab", 2**32 - 1)
+        for way in cuts.ways(cuts.REJECT, last, addresses, Traffic.parse(said), addresses):
+            line = rejecting.put("tb0123456789ab", way, "tb0123456789ab", 2**32 - 1)
             assert len(line) <= LONGEST_LINE
         for target in ((), addresses):
             for line in fragments.watch("tb0123456789ab", last, "ff:ff:ff:ff:ff:fe", Traffic.parse(said), target):

@@ -227,7 +227,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     with file.open() as reader:
         write_whole(file, "two", below=tmp_path)
         assert (reader.read(), file.read_text()) == ("one", "two")
-    assert [each.name for each in file.parent.iterdir()] == ["file"], "nothing temporary is left"
+    assert [path.name for path in file.parent.iterdir()] == ["file"], "nothing temporary is left"
     file.unlink()
     file.symlink_to(tmp_path / "target")
     for attempt in (lambda: write_whole(file, "three", below=tmp_path), lambda: LineFile(file, below=tmp_path)):

@@ -141,7 +141,10 @@ def test_a_record_is_whole_or_the_object_is_nobodys(each: Labelled, said: str | 
 
 def test_what_names_a_run_and_another_owner_is_not_of_the_run() -> None:
     known, foreign = sort([labelled(run=RUN, owner=DEAD), labelled(name="odd", run=RUN, owner=DETACHED)])
-    assert [(run.owner, [each.name for each in run.objects]) for run in known] == [(DEAD, ["it"]), (DETACHED, ["odd"])]
+    assert [(run.owner, [labelled.name for labelled in run.objects]) for run in known] == [
+        (DEAD, ["it"]),
+        (DETACHED, ["odd"]),
+    ]
     assert foreign == []
 
 
@@ -169,7 +172,11 @@ class _Engine:
         """What is there only once all else is removed."""
 
     def labelled(self, label: str, value: str | None = None) -> list[Labelled]:
-        return [each for each in self.objects if label in each.labels and value in (None, each.labels[label])]
+        return [
+            labelled
+            for labelled in self.objects
+            if label in labelled.labels and value in (None, labelled.labels[label])
+        ]
 
     def discard(self, each: Labelled) -> None:
         if each.name == "stuck":
@@ -180,7 +187,7 @@ class _Engine:
 
     @property
     def names(self) -> set[str]:
-        return {each.name for each in self.objects}
+        return {labelled.name for labelled in self.objects}
 
 
 @pytest.fixture

@@ -33,13 +33,13 @@ def problems_of(*steps: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def times(schedule: Schedule) -> list[float]:
-    return [each.at_s for each in schedule.moments]
+    return [moment.at_s for moment in schedule.moments]
 
 
 def test_a_ramp_is_stairs_of_100_ms_each_at_its_middle_and_ends_exactly() -> None:
     schedule = compiled({"delay": "0ms"}, {"at": "1s", "ramp": "0ms -> 100ms over 500ms"})
     assert times(schedule) == pytest.approx([0, 1, 1.1, 1.2, 1.3, 1.4, 1.5])
-    assert [each.impairment.delay_s for each in schedule.moments] == pytest.approx(
+    assert [moment.impairment.delay_s for moment in schedule.moments] == pytest.approx(
         [0, 0.01, 0.03, 0.05, 0.07, 0.09, 0.1]
     )
     assert RESOLUTION_S == 0.1
@@ -61,8 +61,8 @@ def test_a_long_ramp_has_longer_stairs() -> None:
 
 def test_an_outage_loses_everything_and_comes_back_to_where_the_ramp_beneath_is() -> None:
     schedule = compiled({"ramp": "0ms -> 100ms over 1s"}, {"at": "250ms", "outage": "500ms"})
-    assert [each.at_s for each in schedule.moments if each.impairment.loss_ratio == 1] == [0.25]
-    assert [round(each.at_s, 6) for each in schedule.moments] == [0, 0.1, 0.2, 0.25, 0.75, 0.8, 0.9, 1.0]
+    assert [moment.at_s for moment in schedule.moments if moment.impairment.loss_ratio == 1] == [0.25]
+    assert [round(moment.at_s, 6) for moment in schedule.moments] == [0, 0.1, 0.2, 0.25, 0.75, 0.8, 0.9, 1.0]
     assert schedule.at(0.76).impairment.delay_s == 0.075
 
 
@@ -80,20 +80,28 @@ def test_nothing_gets_through_an_outage_by_being_sent_twice_or_marked() -> None:
 def test_a_hold_is_a_delay_until_its_end_and_then_the_rate_that_follows() -> None:
     FILES["x.csv"] = "time_s,rate_mbit\n0,10\n1,0\n1.25,2\n"
     schedule = compiled(trace="x.csv", delay="5ms")
-    assert [(round(each.at_s, 6), each.impairment.delay_s, each.impairment.rate_bps) for each in schedule.moments] == [
-        (0, 0.005, 1e7), (1, 0.255, 2e6), (1.1, 0.155, 2e6), (1.2, 0.055, 2e6), (1.25, 0.005, 2e6),
-    ]  # fmt: skip
+    assert [
+        (round(moment.at_s, 6), moment.impairment.delay_s, moment.impairment.rate_bps) for moment in schedule.moments
+    ] == [
+        (0, 0.005, 1e7),
+        (1, 0.255, 2e6),
+        (1.1, 0.155, 2e6),
+        (1.2, 0.055, 2e6),
+        (1.25, 0.005, 2e6),
+    ]
 
 
 def test_a_step_without_a_rate_among_steps_with_one_is_given_a_rate_beyond_any_link() -> None:
     schedule = compiled({"rate": "1mbit"}, {"at": "1s", "rate": None}, {"at": "2s", "delay": "9ms", "jitter": "1ms"})
-    assert [each.impairment.rate_bps for each in schedule.moments] == [1e6, NO_RATE_BPS, None]
+    assert [moment.impairment.rate_bps for moment in schedule.moments] == [1e6, NO_RATE_BPS, None]
     assert qdisc.effective_rate_bps(schedule.moments[2].impairment) is not None
 
 
 def test_the_queue_is_as_long_as_the_longest_that_any_step_needs() -> None:
     schedule = compiled({"delay": "500ms"}, {"at": "1s", "delay": "1ms"})
-    assert {each.impairment.limit_packets for each in schedule.moments} == {qdisc.sized_limit(Impairment(delay_s=0.5))}
+    assert {moment.impairment.limit_packets for moment in schedule.moments} == {
+        qdisc.sized_limit(Impairment(delay_s=0.5))
+    }
 
 
 def test_steps_that_change_nothing_are_left_out_for_each_begins_the_random_numbers_anew() -> None:
@@ -102,12 +110,12 @@ def test_steps_that_change_nothing_are_left_out_for_each_begins_the_random_numbe
 
 def test_each_random_step_has_a_seed_of_its_own_that_the_same_seed_always_gives() -> None:
     steps = ({"delay": "1ms"}, {"at": "1s", "loss": "1%"}, {"at": "2s", "loss": "2%"})
-    seeds = [each.impairment.seed for each in compiled(*steps, seed=7).moments]
+    seeds = [moment.impairment.seed for moment in compiled(*steps, seed=7).moments]
     assert seeds == [None, step_seed(7, 1), step_seed(7, 2)]
     assert len(set(seeds)) == 3
     named = compiled({"loss": "1%", "seed": 9}, {"at": "1s", "loss": "2%"}, seed=7)
-    assert [each.impairment.seed for each in named.moments] == [9, step_seed(9, 1)]
-    assert [each.impairment.seed for each in compiled(*steps).moments] == [None, None, None]
+    assert [moment.impairment.seed for moment in named.moments] == [9, step_seed(9, 1)]
+    assert [moment.impairment.seed for moment in compiled(*steps).moments] == [None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +198,7 @@ def test_a_mahimahi_trace_offers_its_bytes_outside_of_holds(opportunities: list[
     FILES["m"] = "\n".join(map(str, sorted(opportunities)))
     schedule = compiled(trace="m")
     assert schedule.repeat_s == max(opportunities) / 1000
-    holds = {each.at_s for each in mahimahi_rows(FILES["m"]) if each.rate_bps == 0}
+    holds = {row.at_s for row in mahimahi_rows(FILES["m"]) if row.rate_bps == 0}
     ends = [*times(schedule)[1:], schedule.repeat_s]
     carried = sum(
         (each.impairment.rate_bps or 0) * (end_s - each.at_s) / 8
@@ -198,4 +206,4 @@ def test_a_mahimahi_trace_offers_its_bytes_outside_of_holds(opportunities: list[
         if not each.impairment.delay_s
     )
     assert carried == pytest.approx(1500 * len(opportunities))
-    assert holds <= {each.at_s for each in schedule.moments if each.impairment.delay_s}
+    assert holds <= {moment.at_s for moment in schedule.moments if moment.impairment.delay_s}

@@ -54,9 +54,9 @@ def test_a_byte_is_sent_as_often_as_a_segment_carries_it() -> None:
     wire.client(100, b"x" * 100)  # 4 ms
     wire.client(100, b"x" * 50, at_ms=300)
     client = only(wire).client
-    assert [each / 1e6 for each in sendings(client, 100)] == [4, 300]
-    assert [each / 1e6 for each in sendings(client, 149)] == [4, 300]
-    assert [each / 1e6 for each in sendings(client, 150)] == [4]
+    assert [sending / 1e6 for sending in sendings(client, 100)] == [4, 300]
+    assert [sending / 1e6 for sending in sendings(client, 149)] == [4, 300]
+    assert [sending / 1e6 for sending in sendings(client, 150)] == [4]
     assert sendings(client, 200) == []
 
 

@@ -22,9 +22,9 @@ def shown(redirect: Redirect, **changed: Any) -> dict[str, Any]:
 def everything(but: Redirect | None = None) -> dict[str, list[dict[str, Any]]]:
     """All of it, or all but one."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for each in ALL:
-        if each is not but:
-            found.setdefault(each.show(), []).append(shown(each))
+    for line in ALL:
+        if line is not but:
+            found.setdefault(line.show(), []).append(shown(line))
     return found
 
 
@@ -36,8 +36,8 @@ def test_the_lines_make_each_qdisc_once_and_first() -> None:
 
 def test_what_is_there_is_not_missing_and_each_that_is_gone_is_named() -> None:
     assert splice.missing(ALL, everything()) == []
-    for each in ALL:
-        assert splice.missing(ALL, everything(but=each)) == [f"{each} is gone"]
+    for line in ALL:
+        assert splice.missing(ALL, everything(but=line)) == [f"{line} is gone"]
     assert len(splice.missing(ALL, {})) == len(ALL)
 
 

@@ -217,7 +217,7 @@ def test_baselines_are_listed_and_shown(folder: Path) -> None:
     run("baseline", "save", "main", "runs")
     assert re.search(r"main +2026-01-01T00:00:00\+00:00 +— +2 +2 +host, 6\.1", run("baseline", "show")[0])
     assert "t::good" in run("baseline", "show", "main")[0]
-    assert [each["tests"] for each in json.loads(run("baseline", "show", "--json")[0])["main"]] == [
+    assert [row["tests"] for row in json.loads(run("baseline", "show", "--json")[0])["main"]] == [
         ["t::good", "t::bad"]
     ] * 2
     assert run("baseline", "show", "man")[1] == "baseline 'man': not in baselines; there are: main"

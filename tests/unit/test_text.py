@@ -39,10 +39,25 @@ RECURSIVE.append(RECURSIVE)
 
 @pytest.mark.parametrize(
     "value",
-    [shared(9), RECURSIVE, "9" * 10**6, b"x" * 10**6, 10**5000, -(10**5000), Raises(), [Raises()], Sly("a"),
-     {1: shared(9)}, list(range(10**6)), {str(each) for each in range(10**4)}, "\x1b[2J" * 1000, object(), {"a": {}}],
+    [
+        shared(9),
+        RECURSIVE,
+        "9" * 10**6,
+        b"x" * 10**6,
+        10**5000,
+        -(10**5000),
+        Raises(),
+        [Raises()],
+        Sly("a"),
+        {1: shared(9)},
+        list(range(10**6)),
+        {str(number) for number in range(10**4)},
+        "\x1b[2J" * 1000,
+        object(),
+        {"a": {}},
+    ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_a_value_of_any_kind_is_quoted_in_few_characters_and_soon(value: object) -> None:
     begun = time.process_time()
     said = shown(value)

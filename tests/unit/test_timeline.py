@@ -57,18 +57,18 @@ def test_words_without_time_are_an_impairment() -> None:
 
 def test_a_step_changes_what_it_names_and_the_rest_stays() -> None:
     wanted = timeline({"delay": "40ms", "rate": "10mbit"}, {"at": "2s", "loss": "5%"}, {"at": "3s", "rate": None})
-    assert [each.impairment for each in wanted.phases] == [
+    assert [phase.impairment for phase in wanted.phases] == [
         Impairment(delay_s=0.04, rate_bps=1e7),
         Impairment(delay_s=0.04, rate_bps=1e7, loss_ratio=0.05),
         Impairment(delay_s=0.04, loss_ratio=0.05),
     ]
-    assert [each.at_s for each in wanted.phases] == [0, 2, 3]
+    assert [phase.at_s for phase in wanted.phases] == [0, 2, 3]
     assert wanted.length_s == 3
 
 
 def test_clean_begins_with_nothing() -> None:
     wanted = timeline({"delay": "40ms"}, {"at": "1s", "clean": True}, {"at": "2s", "clean": True, "loss": "1%"})
-    assert [each.impairment for each in wanted.phases[1:]] == [CLEAN, Impairment(loss_ratio=0.01)]
+    assert [phase.impairment for phase in wanted.phases[1:]] == [CLEAN, Impairment(loss_ratio=0.01)]
 
 
 def test_what_depends_on_a_word_goes_with_it() -> None:
@@ -218,7 +218,7 @@ def test_between_lies_between(first: Impairment, last: Impairment, share: float)
     except InvalidValueError:
         return  # the two have words that cannot hold together, which a timeline's own ends never have
     for name in ("delay_s", "rate_bps", "loss_ratio"):
-        a, b, found = (getattr(each, name) for each in (first, last, middle))
+        a, b, found = (getattr(part, name) for part in (first, last, middle))
         if a is not None and b is not None and name != "loss_ratio":
             assert min(a, b) - 1e-9 <= found <= max(a, b) + 1e-9
 
@@ -228,18 +228,18 @@ def test_between_lies_between(first: Impairment, last: Impairment, share: float)
 
 def test_a_csv_says_what_changes_and_empty_cells_say_nothing() -> None:
     wanted = trace(trace="drive.csv", jitter="1ms")
-    assert [(each.at_s, each.impairment.rate_bps, each.impairment.delay_s) for each in wanted.phases] == [
+    assert [(phase.at_s, phase.impairment.rate_bps, phase.impairment.delay_s) for phase in wanted.phases] == [
         (0, 1e7, 0.02), (1, 1e7, 0.03), (2, 5e6, 0.03), (3, 5e6, 0.03),
     ]  # fmt: skip
-    assert {each.impairment.jitter_s for each in wanted.phases} == {0.001}
+    assert {phase.impairment.jitter_s for phase in wanted.phases} == {0.001}
     assert wanted.describe() == "trace drive.csv, 4 steps over 3s"
 
 
 def test_rate_0_holds_until_there_is_a_rate_again_also_around_the_end() -> None:
-    assert [each.hold_s for each in trace(trace="drive.csv").phases] == [None, None, 1.0, None]
+    assert [phase.hold_s for phase in trace(trace="drive.csv").phases] == [None, None, 1.0, None]
     FILES["wraps.csv"] = "time_s,rate_mbit\n0,0\n1,5\n2,0\n"
     wanted = trace(trace="wraps.csv", repeat="4s")
-    assert [(each.hold_s, each.impairment.rate_bps) for each in wanted.phases] == [
+    assert [(phase.hold_s, phase.impairment.rate_bps) for phase in wanted.phases] == [
         (1.0, 5e6), (None, 5e6), (3.0, 5e6),
     ]  # fmt: skip
 
@@ -252,7 +252,7 @@ def test_units_stand_in_the_header_in_the_usual_ways(header: str) -> None:
 
 def test_units_may_stand_in_the_cells_and_lines_may_be_comments() -> None:
     rows = csv_rows("# made by hand\ntime,loss\n\n250ms, 2%\n1s,\n")
-    assert [(each.line, each.at_s, dict(each.words)) for each in rows] == [(4, 0.25, {"loss": "2%"}), (5, 1, {})]
+    assert [(row.line, row.at_s, dict(row.words)) for row in rows] == [(4, 0.25, {"loss": "2%"}), (5, 1, {})]
 
 
 @pytest.mark.parametrize(
@@ -309,17 +309,17 @@ def test_a_word_that_a_traces_column_says_too_is_refused() -> None:
 def test_a_mahimahi_trace_is_averaged_over_windows_and_begins_again_at_its_last_line() -> None:
     wanted = trace(trace="up", delay="20ms")
     # 4 packets in the first 100 ms; the 50 ms behind them, half a window, are one of their own, with 1.
-    assert [(each.at_s, each.impairment.rate_bps) for each in wanted.phases] == [
+    assert [(phase.at_s, phase.impairment.rate_bps) for phase in wanted.phases] == [
         (0, 4 * 12_000 / 0.1), (0.1, 12_000 / 0.05),
     ]  # fmt: skip
     assert wanted.repeat_s == 0.15
-    assert {each.impairment.delay_s for each in wanted.phases} == {0.02}
+    assert {phase.impairment.delay_s for phase in wanted.phases} == {0.02}
 
 
 def test_a_window_without_opportunities_is_a_hold_around_the_end_too() -> None:
     FILES["gap"] = "\n".join(["250"] * 3 + ["400"])
     wanted = trace(trace="gap")
-    assert [(each.at_s, each.hold_s) for each in wanted.phases] == [(0, 0.2), (0.2, None), (0.3, None)]
+    assert [(phase.at_s, phase.hold_s) for phase in wanted.phases] == [(0, 0.2), (0.2, None), (0.3, None)]
 
 
 @given(
@@ -328,7 +328,7 @@ def test_a_window_without_opportunities_is_a_hold_around_the_end_too() -> None:
 )
 def test_the_bytes_of_all_windows_are_those_of_all_opportunities(times: list[int], window_s: float) -> None:
     rows = mahimahi_rows("\n".join(map(str, sorted(times))), window_s=window_s)
-    starts = [each.at_s for each in rows]
+    starts = [row.at_s for row in rows]
     assert starts == sorted(set(starts))
     assert starts[0] == 0
     assert rows[-1].at_s == max(times) / 1000

@@ -42,12 +42,12 @@ def test_a_star_is_one_network() -> None:
     assert [host.name for host in plan.hosts][::299] == ["host[1]", "host[300]"]
     (network,) = plan.networks
     assert str(network.subnets[0]) == "10.0.0.0/23", "254 addresses would not do"
-    assert len({each for host in plan.hosts for each in host.interfaces[0].plain}) == 300
+    assert len({address for host in plan.hosts for address in host.interfaces[0].plain}) == 300
 
 
 def test_a_chain_has_a_network_a_hop() -> None:
     plan = plan_of(drawings.chain(2))
-    assert {host.name: [each.network for each in host.interfaces] for host in plan.hosts} == {
+    assert {host.name: [interface.network for interface in host.interfaces] for host in plan.hosts} == {
         "left": ["left-r1"], "r1": ["left-r1", "r1-r2"], "r2": ["r1-r2", "r2-right"], "right": ["r2-right"],
     }  # fmt: skip
     assert [host.name for host in plan.hosts if host.router] == ["r1", "r2"]

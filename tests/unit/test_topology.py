@@ -292,7 +292,7 @@ def joined(networks: dict[str, str], *routers: str, drivers: dict[str, str] | No
             name: {"networks": dict.fromkeys(on), "x-testbed": {"router": name in routers}}
             for name, on in networks.items()
         },
-        "networks": {each: {"driver": (drivers or {}).get(each, "bridge")} for each in {*"".join(networks.values())}},
+        "networks": {name: {"driver": (drivers or {}).get(name, "bridge")} for name in {*"".join(networks.values())}},
     })  # fmt: skip
 
 
@@ -304,11 +304,11 @@ def refused(topology: Topology, *groups: Iterable[str]) -> tuple[str, ...]:
 
 def test_links_between_groups_go_both_ways_over_every_shared_network() -> None:
     topology = joined({"a": "lb", "b": "lb", "c": "l"})
-    assert {(each.src, each.dst, each.network) for each in topology.links_between({"a"}, ["b", "c"])} == {
+    assert {(link.src, link.dst, link.network) for link in topology.links_between({"a"}, ["b", "c"])} == {
         ("a", "b", "l"), ("b", "a", "l"), ("a", "b", "b"), ("b", "a", "b"), ("a", "c", "l"), ("c", "a", "l"),
     }  # fmt: skip
-    assert {str(each) for each in topology.links_between("b", "c")} == {"b -> c", "c -> b"}
-    assert {str(each) for each in topology.links_between("b", "c", traffic=Traffic("tcp", 80))} == {
+    assert {str(link) for link in topology.links_between("b", "c")} == {"b -> c", "c -> b"}
+    assert {str(link) for link in topology.links_between("b", "c", traffic=Traffic("tcp", 80))} == {
         "b -> c tcp/80", "c -> b tcp/80",
     }  # fmt: skip
 
@@ -329,11 +329,11 @@ def test_groups_name_hosts_as_links_do_and_get_the_same_hints() -> None:
 
 def test_of_several_hosts_that_are_isolated_each_is_alone() -> None:
     topology = joined({"a": "l", "b": "l", "c": "l"})
-    assert {str(each) for each in topology.links_around("a")} == {"a -> b", "b -> a", "a -> c", "c -> a"}
+    assert {str(ref) for ref in topology.links_around("a")} == {"a -> b", "b -> a", "a -> c", "c -> a"}
     assert len(topology.links_around("a,b")) == 6
     assert len(topology.links_around("*")) == 6
     around = TOPOLOGY.links_around("web[*]", traffic=Traffic("udp"))
-    assert {str(each) for each in around} >= {"web[1] -> web[2] udp", "server -> web[1] udp"}
+    assert {str(ref) for ref in around} >= {"web[1] -> web[2] udp", "server -> web[1] udp"}
     with pytest.raises(InvalidValueError, match=r"'web' has 2 replicas; name one, as web\[1\], or all, web\[\*\]"):
         TOPOLOGY.links_around("web")
     with pytest.raises(InvalidValueError, match=r"'a': nothing to cut: there is no other host"):
@@ -346,7 +346,7 @@ def test_groups_that_nothing_joins_cannot_be_parted() -> None:
         "nothing to cut: these groups share no network, and no router joins them: x is on a; y is on b. "
         "A service that forwards packets has links of its own to cut",
     )
-    assert {str(each) for each in apart.links_between({"x"}, {"y", "z"})} == {"x -> z", "z -> x"}
+    assert {str(link) for link in apart.links_between({"x"}, {"y", "z"})} == {"x -> z", "z -> x"}
     assert refused(apart, {"x"}, set()) == ("a group of a partition is empty: no host to cut off",)
     assert refused(apart, ["x", 3], {"y"}) == ("3 is not the name of a host: write a text",)  # type: ignore[list-item]  # wrong
     assert refused(apart, {"x"}) == ('a partition needs two groups of hosts: partition({"a", "b"}, {"c"})',)
@@ -376,19 +376,19 @@ CHAIN = joined({"left": "a", "r1": "ab", "r2": "bc", "r3": "cd", "right": "d"}, 
 )
 def test_what_routers_lead_from_group_to_group_is_cut_beside_its_sender(groups: Any, links: set[str]) -> None:
     found = CHAIN.links_between(*groups)
-    assert {str(each) for each in found} == links
-    assert all(each.network in CHAIN.networks for each in found)
+    assert {str(ref) for ref in found} == links
+    assert all(ref.network in CHAIN.networks for ref in found)
 
 
 def test_an_isolated_host_needs_its_own_links_cut_alone() -> None:
-    assert {str(each) for each in CHAIN.links_around("left")} == {"left -> r1", "r1 -> left"}
+    assert {str(ref) for ref in CHAIN.links_around("left")} == {"left -> r1", "r1 -> left"}
 
 
 def test_hosts_beside_each_other_do_not_speak_over_the_router_that_both_have() -> None:
     dumbbell = joined({"a": "l", "b": "l", "r1": "lm", "r2": "mr", "c": "r"}, "r1", "r2")
-    assert {str(each) for each in dumbbell.links_between("a", "b")} == {"a -> b", "b -> a"}
+    assert {str(link) for link in dumbbell.links_between("a", "b")} == {"a -> b", "b -> a"}
     both = joined({"a": "l", "b": "lr", "r": "lr"}, "r")  # here they do: to the other address of b
-    assert {str(each) for each in both.links_between("a", "b")} == {"a -> b", "b -> a", "a -> b over r"}
+    assert {str(link) for link in both.links_between("a", "b")} == {"a -> b", "b -> a", "a -> b over r"}
 
 
 def test_a_link_covers_what_is_a_part_of_it() -> None:

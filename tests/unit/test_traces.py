@@ -70,9 +70,9 @@ def test_a_file_that_changed_is_read_anew_and_so_is_its_trace(tmp_path: Path) ->
     first = phases()
     assert phases() is first
     trace.write_text("time_s,delay_ms\n0,1\n5,3\n")
-    assert [each.impairment.delay_s for each in phases()] == [0.001, 0.003]
+    assert [phase.impairment.delay_s for phase in phases()] == [0.001, 0.003]
     profile.write_text("both: {trace: mine.csv, loss: 1%}\n")
-    assert {each.impairment.loss_ratio for each in phases()} == {0.01}
+    assert {phase.impairment.loss_ratio for phase in phases()} == {0.01}
     trace.unlink()
     with pytest.raises(InvalidValueError, match=r"mine\.yaml: both: trace 'mine\.csv': no such file"):
         load_profiles(tmp_path)["mine"]

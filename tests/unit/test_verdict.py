@@ -30,7 +30,7 @@ def test_every_subject_has_its_words_best_first() -> None:
     for subject in ("test", "account", "claim"):
         verdicts = [*words(subject).values()]
         assert verdicts == sorted(verdicts, key=[*Verdict].index)
-        assert [each.of(subject) for each in verdicts] == [*words(subject)]
+        assert [verdict.of(subject) for verdict in verdicts] == [*words(subject)]
 
 
 def test_the_schema_of_results_has_each_word_of_a_test() -> None:
@@ -64,7 +64,7 @@ def test_a_test_that_passed_after_a_bad_outcome_is_flaky(before: Verdict, *, fla
 
 def test_what_probes_gave_is_the_links_third_level() -> None:
     def level(*verdicts: Verdict) -> Verdict:
-        return of_probes(Check(field="delay", verdict=each) for each in verdicts)
+        return of_probes(Check(field="delay", verdict=verdict) for verdict in verdicts)
 
     assert level() is Verdict.NOT_ASKED
     assert level(Verdict.SHOWN, Verdict.HOLDS) is level(Verdict.SHOWN) is Verdict.HOLDS
@@ -82,11 +82,11 @@ def test_files_and_pytest_xdist_get_plain_strings() -> None:
         if isinstance(value, dict):
             collect([*value, *value.values()])
         elif isinstance(value, list | tuple):
-            for each in value:
-                collect(each)
+            for item in value:
+                collect(item)
         elif isinstance(value, str):
             strings.append(value)
 
     collect(written)
     assert {"passed", "holds", "shown", "not asked", "BREAKS"} <= set(strings)
-    assert {type(each) for each in strings} == {str}
+    assert {type(string) for string in strings} == {str}

@@ -105,7 +105,7 @@ def test_a_host_that_others_end_is_told_once_with_its_last_lines(hosts: Hosts, w
 
 def test_of_a_host_that_did_not_end_no_lines_are_told(hosts: Hosts, whole: Wholeness) -> None:
     hosts.become("db", PAUSED)
-    assert [(each.what, each.last_lines) for each in whole.look()] == [("was paused", ())]
+    assert [(change.what, change.last_lines) for change in whole.look()] == [("was paused", ())]
 
 
 def test_the_next_test_finds_it_running_and_its_links_are_put_back(hosts: Hosts, whole: Wholeness) -> None:
@@ -145,7 +145,7 @@ def test_a_job_that_has_done_its_work_is_left_in_peace(hosts: Hosts, whole: Whol
 
 def test_a_job_that_failed_is_told_and_run_again(hosts: Hosts, whole: Wholeness) -> None:
     hosts.become("migrate", EXITED, 3)
-    assert [each.what for each in whole.look()] == ["ended (exit status 3)"]
+    assert [change.what for change in whole.look()] == ["ended (exit status 3)"]
     whole.begin()
     assert hosts.done[0] == "bring back migrate"
 
@@ -156,7 +156,7 @@ def test_what_the_test_does_is_no_fault_and_its_links_are_suspended_meanwhile(ho
     whole.start("db", None)
     assert whole.look() == []
     assert hosts.done == ["suspend db", "halt db", "revive db", "links"]
-    assert [(each.what, each.by_test, each.last_lines) for each in whole.changes] == [
+    assert [(change.what, change.by_test, change.last_lines) for change in whole.changes] == [
         ("ended (exit status 0)", True, ()), ("was started again", True, ()),
     ]  # fmt: skip
 
@@ -174,10 +174,10 @@ def test_after_another_signal_its_end_is_the_tests_own(hosts: Hosts, whole: Whol
     whole.kill("db", "SIGTERM")
     hosts.become("db", EXITED, 143)
     assert whole.look() == []
-    assert [each.by_test for each in whole.changes] == [True]
+    assert [change.by_test for change in whole.changes] == [True]
     whole.begin()
     hosts.become("db", EXITED, 143)
-    assert [each.by_test for each in whole.look()] == [False], "but not in the next test"
+    assert [change.by_test for change in whole.look()] == [False], "but not in the next test"
 
 
 def test_what_makes_no_sense_is_refused_and_nothing_is_done(hosts: Hosts, whole: Wholeness) -> None:

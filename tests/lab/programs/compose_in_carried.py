@@ -52,12 +52,12 @@ def run(*argv: str) -> str:
 def netems() -> list[dict[str, Any]]:
     """Every netem of this kernel's own devices, in tc's words: asked of tc itself, past testbed."""
     shown: list[dict[str, Any]] = json.loads(run("tc", "-j", "qdisc", "show"))
-    return [each for each in shown if each["kind"] == "netem"]
+    return [line for line in shown if line["kind"] == "netem"]
 
 
 def veths() -> list[str]:
     """The host's ends of every container's link."""
-    return [each["ifname"] for each in json.loads(run("ip", "-j", "link", "show", "type", "veth"))]
+    return [row["ifname"] for row in json.loads(run("ip", "-j", "link", "show", "type", "veth"))]
 
 
 class Steps:
@@ -139,8 +139,8 @@ def drive(checkout: str, steps: Steps) -> dict[str, Any]:
         seen["veths"] = {"up": veths()}
     seen["veths"]["down"] = veths()
     seen["left"] = [
-        str(each.name)
-        for each in (*lab.engine.containers(testbed_run=lab.run_id), *lab.engine.networks(testbed_run=lab.run_id))
+        str(container.name)
+        for container in (*lab.engine.containers(testbed_run=lab.run_id), *lab.engine.networks(testbed_run=lab.run_id))
     ]
     steps.done("the stack is down")
     return seen

@@ -90,8 +90,8 @@ def hold(address: str, port: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "open":
-        serve([int(each) for each in sys.argv[2:]])
+        serve([int(word) for word in sys.argv[2:]])
     elif sys.argv[1] == "at":
-        print(json.dumps([knock(each) for each in sys.argv[2:]]))
+        print(json.dumps([knock(word) for word in sys.argv[2:]]))
     else:
         hold(sys.argv[2], int(sys.argv[3]))
