@@ -1,4 +1,4 @@
-"""The programs of ``images/`` as one file that a host's own Python runs, so that a host needs nothing of ours."""
+"""The programs of ``images/`` as one file for a host's own Python; the host needs nothing else of ours."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def archive() -> bytes:
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w") as written:
             for name, content in files.items():
-                written.writestr(zipfile.ZipInfo(name), content)  # without a time: the same content, the same bytes
+                written.writestr(zipfile.ZipInfo(name), content)  # no time: equal content, equal bytes
         return file.getvalue()
 
 
 def put_programs(host: Host) -> list[str]:
-    """Put the archive into a host's ``/tmp``; the beginning of the argv that runs a program, by its module's name."""
+    """Put the archive into a host's ``/tmp``. Returns the first words of the argv that runs one of its modules."""
     path = f"/tmp/testbed-programs-{hashlib.sha256(archive()).hexdigest()[:12]}.pyz"  # noqa: S108  # in a host of the lab's; put is atomic, and whoever wrote it before wrote the same
     host.put(path, archive())
     return ["python3", path]

@@ -1,1 +1,1 @@
-"""What was observed: kernel counters, TCP_INFO over time, packets. Pure: values and what follows from them."""
+"""What was observed: kernel counters, TCP_INFO over time, packets. Pure values and functions of them."""

@@ -17,9 +17,9 @@ class Packet:
     place: int
     """Its number among the capture's places."""
     data: bytes
-    """From the Ethernet header on, as much of it as was kept."""
+    """The kept bytes, from the Ethernet header on."""
     length_bytes: int
-    """On the wire, without the frame check sequence."""
+    """Length on the wire, without the frame check sequence."""
     left: bool = False
     """Whether it left the engine's kernel through that interface; else it came in."""
 
@@ -41,7 +41,7 @@ class Place:
     lost: int = 0
     """Packets that the capture could not keep up with."""
     overwritten: int = 0
-    """Packets of the beginning that gave way to later ones, as the capture is limited."""
+    """Early packets that were overwritten, because the capture's size is limited."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +52,20 @@ class Capture:
     packets: tuple[Packet, ...]
     """In the order of their time."""
     realtime_minus_monotonic_ns: int = 0
-    """Brings times of CLOCK_MONOTONIC to the time of day, in which the file has them."""
+    """Offset from CLOCK_MONOTONIC to the time of day, which the file has."""
     ended_ns: int | None = field(default=None, compare=False)
-    """When it ended; CLOCK_MONOTONIC. None where that is not known, as from a file."""
+    """When it ended; CLOCK_MONOTONIC. None if unknown, as for a file."""
     comment: str = ""
-    """What was captured, in a line."""
+    """A line about the capture."""
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was lost, overwritten or cut off."""
+        """Whether no packet was lost, overwritten or cut off."""
         return not self.missing and all(packet.whole for packet in self.packets)
 
     @property
     def missing(self) -> str:
-        """How many packets are not in it though they passed, place by place; empty if none."""
+        """How many packets passed and are not in it, by place; empty if none."""
         problems = [
             f"{count} {what} ({place.name})"
             for place in self.places

@@ -1,4 +1,4 @@
-"""Connections that outlive the test that made them: which are over, and what earlier ones sent on a link. Pure."""
+"""Connections that outlive their test: which are over, and what earlier ones sent on a link. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from testbed.observe.tcp_info import Endpoint
 from testbed.spec.links import Traffic
 
 _CLOSING = ("FIN_WAIT1", "CLOSING", "LAST_ACK", "SYN_RECV")
-"""States in which the kernel sends again, by itself, what no program waits for any more."""
+"""States in which the kernel retransmits by itself, and no program waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """One end of a TCP connection, as its kernel tells it."""
+    """One end of a TCP connection, by its kernel."""
 
     host: str
     id: str
-    """Tells it from every other, also from a later one of the same ends."""
+    """Unique, also among later connections of the same ends."""
     local: Endpoint
     remote: Endpoint
     state: str
@@ -39,7 +39,7 @@ class Table:
 
     connections: tuple[Connection, ...]
     routes: bool = False
-    """Whether it passes packets of others on."""
+    """Whether the host forwards packets."""
 
     @classmethod
     def read(cls, host: str, answer: Mapping[str, Any]) -> Table:
@@ -52,7 +52,7 @@ class Table:
 
 
 def _end(address: str, port: int) -> Endpoint:
-    """With an IPv4 address as such, also where the socket is one of IPv6 (RFC 4291, 2.5.5.2)."""
+    """An end; an IPv4 address of an IPv6 socket is written as IPv4 (RFC 4291, 2.5.5.2)."""
     parsed = ipaddress.ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return Endpoint(address=str(mapped or parsed), port=port)
@@ -60,19 +60,19 @@ def _end(address: str, port: int) -> Endpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Over:
-    """A connection that is over for its program, and that its kernel still works on."""
+    """A connection that its program has left and its kernel still works on."""
 
     connection: Connection
     unheard: bool
-    """Whether no program is at its other end either: nobody notices that it is destroyed."""
+    """Whether no program is at its other end either, so that no one notices its end."""
 
 
 def over(tables: Mapping[str, Table], earlier: Collection[str], host_of: Mapping[str, str]) -> list[Over]:
-    """Which connections that are not among ``earlier`` (their ids) only the kernels still work on.
+    """Connections that only kernels still work on, except ``earlier`` ones (their ids).
 
-    Those that their program has closed, or never had; and those that have sent what nobody acknowledges to a host that
-    does not know them any more. Not what a program goes on with, nor what may be somebody's behind a router.
-    ``host_of``: whose each address is.
+    A program has closed them or never had them, or they wait for an acknowledgment of a host that no longer knows them.
+    Not those that a program still uses, nor those to unknown addresses, perhaps behind a router. ``host_of``: the host
+    of each address.
     """
     ends = {
         (connection.local, connection.remote): connection
@@ -95,11 +95,11 @@ def over(tables: Mapping[str, Table], earlier: Collection[str], host_of: Mapping
 
 @dataclass(frozen=True, kw_only=True)
 class Crossed:
-    """What connections that began before a test sent on a link during it."""
+    """The packets that earlier connections sent on a link during a test."""
 
     packets: int
     at_least: bool
-    """Whether there may be more: one of them has ended meanwhile, or its kernel does not count."""
+    """Whether there may be more: a connection has ended meanwhile, or its kernel does not count."""
     connections: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ def crossed(
     targets: Collection[str],
     traffic: Traffic,
 ) -> Crossed | None:
-    """What connections of the link's sender sent on it between two looks; None if they sent nothing there."""
+    """The packets that connections of a link's sender sent on it between two readings; None if none."""
     if traffic.protocol not in ("", "tcp"):
         return None
     latest = {connection.id: connection for connection in now}

@@ -1,7 +1,7 @@
-"""The kernel's counters of one host, and what they say of a test: a difference of two readings.
+"""The kernel's counters of one host during a test: the difference of two readings.
 
-The names are the kernel's own (net/ipv4/proc.c; Documentation/networking/snmp_counter.rst). Each counts what happened
-on that host, whatever the other side made of it.
+The names are the kernel's own (net/ipv4/proc.c; Documentation/networking/snmp_counter.rst). Each counts events
+on that host alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 Readings = Mapping[str, Mapping[str, int]]
 
-# Levels and constants: there is no sense in a difference of them.
+# Levels and constants: their difference has no meaning.
 _LEVELS = {
     "Ip": {"Forwarding", "DefaultTTL"},
     "Tcp": {"RtoAlgorithm", "RtoMin", "RtoMax", "MaxConn", "CurrEstab"},
@@ -28,13 +28,13 @@ class Counters:
     """
 
     changes: Readings
-    """By group and name; only what is a count."""
+    """By group and name; only counters."""
     levels: Readings
-    """What is no count but a level, such as ``levels["sockets TCP"]["inuse"]``, at the second reading."""
+    """Levels at the second reading, such as ``levels["sockets TCP"]["inuse"]``."""
 
     @classmethod
     def between(cls, before: Readings, after: Readings) -> Counters:
-        """From two readings of one host. Raises ValueError naming what went backwards: the host was started anew."""
+        """From two readings of one host. Raises ValueError if a counter decreased: the host was started again."""
         changes: dict[str, dict[str, int]] = {}
         levels: dict[str, dict[str, int]] = {}
         for group, readings in after.items():

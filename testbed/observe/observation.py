@@ -1,4 +1,4 @@
-"""All that was observed during a while, on one time axis. Pure.
+"""Everything that was observed while a block ran, on one time axis. Pure.
 
 Every time is of CLOCK_MONOTONIC on the engine's machine, in nanoseconds: that of TCP_INFO, of packets, and of what
 programs in containers record with ``time.monotonic_ns()``.
@@ -20,14 +20,14 @@ from testbed.spec.links import PortRef
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How closely the sockets were watched."""
+    """How often the sockets were read."""
 
     samples: int
     ran_s: float
     cpu_s: float
     """What it took of a core."""
     left_out: int
-    """States for which there was no room."""
+    """Socket states that were not kept for lack of room."""
 
     @property
     def every_s(self) -> float:
@@ -56,7 +56,7 @@ class HostObservation:
         return tuple(socket for socket in self.sockets if not socket.is_listener)
 
     def connection(self, *, local_port: int | None = None, remote_port: int | None = None) -> TcpSocket:
-        """The only connection with these ports. Raises LabError saying what there is if there is none, or several."""
+        """The only connection with these ports. Raises LabError listing them if there is not exactly one."""
         sockets = [
             socket
             for socket in self.connections
@@ -72,19 +72,19 @@ class HostObservation:
 
 @dataclass(kw_only=True)
 class Observation:
-    """What was seen from begin to end; filled when the observing ends."""
+    """Everything that was observed; filled at the end of the block."""
 
     began_ns: int = 0
     ended_ns: int = 0
     realtime_minus_monotonic_ns: int = 0
-    """Brings times to the time of day (nanoseconds since 1970)."""
+    """Offset from CLOCK_MONOTONIC to the time of day (nanoseconds since 1970)."""
     hosts: dict[str, HostObservation] = field(default_factory=dict)
     captures: dict[PortRef, Capture] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """Why there is nothing of a host or a port: it was started again meanwhile, for example."""
+    """Why a host or a port was not observed, for example because it was started again."""
 
     def host(self, name: str) -> HostObservation:
-        """What was seen of a host. Raises LabError saying why there is nothing."""
+        """The observation of a host. Raises LabError with the reason if there is none."""
         if name not in self.hosts:
             raise LabError(f"`{name}` was not observed: {self._why(name, self.hosts)}")
         return self.hosts[name]
@@ -101,7 +101,7 @@ class Observation:
         return flows_at(self.capture(port), side, partial=partial)
 
     def passages(self, port: str) -> list[Passage]:
-        """What became of each packet toward a port's host, between the two sides of its impairment.
+        """The fate of each packet toward a port's host, between the two sides of its impairment.
 
         Raises LabError if packets are missing, and if the port was not impaired when the observing began.
         """

@@ -1,4 +1,4 @@
-"""What one packet says: its headers, field by field. Pure."""
+"""The headers of one packet, field by field. Pure."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _MOST_HEADERS_BYTES = 14 + 60 + 60  # Ethernet, IPv4 and TCP with all options
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer of a packet: its header, or at the end what it carries."""
+    """One layer of a packet: a header, or the payload."""
 
     name: str
     """Ethernet, IPv4, IPv6, TCP, UDP or payload."""
     data: bytes
-    """Its bytes alone, without those of the layers in it."""
+    """Its bytes, without those of inner layers."""
     offset: int
-    """Where these begin in the packet."""
+    """Its position in the packet."""
     fields: tuple[tuple[str, str], ...] = ()
-    """Names as in the RFC, and values as one reads them."""
+    """Names as in the RFC, and readable values."""
 
 
 def layers(packet: Packet | bytes) -> tuple[Layer, ...]:
@@ -78,7 +78,7 @@ def layers(packet: Packet | bytes) -> tuple[Layer, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ip:
-    """The header of an IP packet, as far as it tells the packet's link and its length."""
+    """The fields of an IP header that identify the packet's link and its length."""
 
     version: int
     header_bytes: int
@@ -207,14 +207,14 @@ def tcp_options(data: bytes) -> dict[str, object]:
 
 
 def refuse_missing(capture: Capture, *advice: str) -> None:
-    """Raise LabError if packets that passed while it ran are not in a capture."""
+    """Raise LabError if packets passed that are not in the capture."""
     if capture.missing:
         what = ", ".join(("keep more with limit_bytes=, or less of each packet with snap_bytes=", *advice))
         raise LabError(f"the capture has not all packets: {capture.missing}; {what}")
 
 
 def refuse_cut_headers(packet: Packet) -> None:
-    """Raise LabError if a packet was cut off within its IP or TCP header: it cannot be told whose it is."""
+    """Raise LabError if a packet was cut off within its IP or TCP header: its connection is unknown."""
     data = packet.data
     kind = struct.unpack_from(">H", data, 12)[0] if len(data) >= 14 else None
     ip = ip_of(data)

@@ -1,4 +1,4 @@
-"""What became of each packet between two places of its way. Pure."""
+"""The fate of each packet between two capture points. Pure."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _HOP_BY_HOP = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """What became of one packet between two places."""
+    """The fate of one packet between two capture points."""
 
     before: Packet
     after: tuple[Packet, ...]
-    """As it was seen again: once if all went well, not at all if it was lost, more often if it was doubled."""
+    """The packet at the second point: once normally, never if lost, several times if duplicated."""
 
     @property
     def lost(self) -> bool:
-        """Whether it was not seen again: also one that was corrupted, or still waited when the capture ended."""
+        """Whether it was not seen again: lost, corrupted, or still queued when the capture ended."""
         return not self.after
 
     @property
     def delay_s(self) -> float | None:
-        """How long it took (RFC 7679), by one clock; None if it was lost (RFC 7680)."""
+        """Its one-way delay (RFC 7679), by one clock; None if it was lost (RFC 7680)."""
         return (self.after[0].time_ns - self.before.time_ns) / 1e9 if self.after else None
 
 
 def passages(before: Iterable[Packet], after: Iterable[Packet]) -> list[Passage]:
-    """Follow each packet from one place to the other: those that entered, in order, and what became of them.
+    """Follow each packet from the first point to the second; in order of arrival at the first.
 
-    A packet is known again by its IP packet without the checksums, which a kernel fills in as late as it can. Among
-    equal ones (the same datagram sent twice with identification 0) the first one seen is the first one sent.
+    A packet is identified by its IP packet without checksums, which a kernel fills in late. Equal packets (the same
+    datagram sent twice with identification 0) are matched in order.
     """
     arrived: dict[bytes, deque[Packet]] = defaultdict(deque)
     for packet in after:
@@ -57,14 +57,14 @@ def passages(before: Iterable[Packet], after: Iterable[Packet]) -> list[Passage]
     for identity, packet in order:
         copies = arrived[identity]
         left[identity] -= 1
-        # The last of equal packets takes all that is there, as doubled packets do; the others one each.
+        # Each of several equal packets gets one copy, and the last one all that remain.
         count = len(copies) if not left[identity] else min(1, len(copies))
         matched.append(Passage(before=packet, after=tuple(copies.popleft() for _ in range(count))))
     return matched
 
 
 def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
-    """What became of each packet toward one of these addresses, between the two sides of a port's impairment.
+    """The fate of each packet toward one of these addresses, between the two sides of a port's impairment.
 
     Raises LabError if packets are missing, which would count as lost, and if the port had no impairment when the
     capture began: then there are no two sides.
@@ -132,7 +132,7 @@ def _is_of_link(packet: Packet, sources: set[bytes], protocol: str, port: int) -
     at = 14 + ip.header_bytes
     if protocol and ip.protocol not in {"tcp": (TCP,), "udp": (UDP,)}.get(protocol, (ICMP, ICMPV6)):
         return False
-    if not port or not ip.first_fragment:  # a later fragment has no port, and goes with those that may have it
+    if not port or not ip.first_fragment:  # a later fragment has no port, so it counts as possibly matching
         return True
     ends = packet.data[at : at + 4]
     return port in (int.from_bytes(ends[:2]), int.from_bytes(ends[2:]))

@@ -1,7 +1,7 @@
 """A capture as a pcapng file, which Wireshark opens, and back. Pure.
 
 The format is draft-ietf-opsawg-pcapng: a section header, a description of each interface (here: each place where
-packets were seen), the packets, statistics. What pcapng has no field for stands as JSON in the section's comment.
+packets were seen), the packets, statistics. Values without a pcapng field are JSON in the section's comment.
 """
 
 from __future__ import annotations
@@ -171,13 +171,13 @@ def _packet(body: bytes, per_second: list[int]) -> Packet:
 
 
 def _per_second(resolution: bytes) -> int:
-    """Units a second: a power of ten, or of two if the highest bit is set."""
+    """Units per second: a power of ten, or of two if the highest bit is set."""
     exponent = resolution[0] & 0x7F
     return int(2**exponent if resolution[0] & 0x80 else 10**exponent)
 
 
 def _told(comment: bytes) -> dict[str, Any]:
-    """What we wrote into the comment; nothing of somebody else's."""
+    """Our fields in the comment; empty for another program's comment."""
     try:
         fields = json.loads(comment)
     except ValueError:

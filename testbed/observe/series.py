@@ -1,4 +1,4 @@
-"""Series over time out of one TCP connection at one place: what was outstanding, what was allowed, when. Pure.
+"""Time series of one TCP connection at one capture point: outstanding data, windows. Pure.
 
 Positions count payload bytes, as `Direction.position` does; times are CLOCK_MONOTONIC in nanoseconds.
 """
@@ -68,7 +68,7 @@ def windows(direction: Direction) -> Series:
 
 
 def running_count(segments: Sequence[Segment]) -> Series:
-    """How many there have been, at each of them."""
+    """The running count of segments, at the time of each."""
     return [(segment.time_ns, number) for number, segment in enumerate(segments, 1)]
 
 
@@ -83,7 +83,7 @@ def at(series: Series, time_ns: int) -> int | None:
 
 
 def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points of values that hold until the next one, with the corners between them: what a line through them needs."""
+    """The points of a stepped line through values that hold until the next one."""
     corners = list(points[:1])
     for (_, before), (x, y) in pairwise(points):
         corners += [(x, before), (x, y)]

@@ -1,4 +1,4 @@
-"""TCP_INFO over time: the kernel's messages about a socket, taken apart. Pure.
+"""TCP_INFO over time: the kernel's messages about a socket, decoded. Pure.
 
 The layouts are those of linux/inet_diag.h and linux/tcp.h, which only ever grow at their end.
 """
@@ -27,12 +27,12 @@ _NO_SSTHRESH = 0x7FFFFFFF
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TcpState:
-    """What the kernel said of a socket at one time (tcp(7), linux/tcp.h)."""
+    """The state of a socket at one time, by the kernel (tcp(7), linux/tcp.h)."""
 
     time_ns: int
     """CLOCK_MONOTONIC."""
     last: bool
-    """Whether this is what it said when it destroyed the socket."""
+    """Whether this is the state at the socket's destruction."""
     state: str
     """ESTABLISHED, FIN_WAIT1, …; for a listener, LISTEN."""
     receive_queue_bytes: int
@@ -40,9 +40,9 @@ class TcpState:
     send_queue_bytes: int
     """Written by the program and not yet acknowledged, sent or not; of a listener: how many connections may wait."""
     retransmits: int
-    """Time-outs in a row of the segment that is waited for; 0 once something is acknowledged."""
+    """Consecutive time-outs of the oldest segment; 0 after an acknowledgment."""
     probes: int
-    """Zero-window or keep-alive probes in a row that nothing came back for."""
+    """Consecutive zero-window or keep-alive probes without an answer."""
     backoff: int
     """How often the time-out was doubled (RFC 6298 5.5)."""
     rto_s: float
@@ -52,7 +52,7 @@ class TcpState:
     rttvar_s: float
     """Its variation."""
     min_rtt_s: float | None
-    """The least round trip of the last minutes; None before the first measurement."""
+    """The smallest round trip of the last minutes; None before the first measurement."""
     mss_bytes: int
     """Of segments that it sends."""
     cwnd_segments: int
@@ -70,9 +70,9 @@ class TcpState:
     total_retransmissions: int
     """Segments sent again, over the connection's life."""
     send_window_bytes: int
-    """The other side's announced window: 0 if it takes nothing more."""
+    """The other side's announced window."""
     receive_space_bytes: int
-    """What the kernel's receive buffer tuning reckons that the program reads in a round trip."""
+    """Bytes that the program reads per round trip, as the kernel's receive buffer tuning estimates."""
     receive_window_bytes: int | None
     """The window that this side announced last; None on kernels before 6.2."""
     delivery_rate_bps: float
@@ -92,13 +92,13 @@ class TcpState:
     out_of_order_segments: int
     """Received while an earlier one was missing."""
     duplicates_reported: int
-    """Segments that the other side said it had had already (DSACK, RFC 2883)."""
+    """Segments that the other side reported as duplicates (DSACK, RFC 2883)."""
     busy_s: float
-    """How long it had something in flight or to send."""
+    """How long it had data in flight or to send."""
     window_limited_s: float
-    """Of this, how long the other side's window held it up."""
+    """Of this, how long the other side's window limited it."""
     buffer_limited_s: float
-    """Of this, how long its own send buffer did."""
+    """Of this, how long its own send buffer limited it."""
     timeouts: int | None
     """Retransmission time-outs, over the connection's life; None on kernels before 6.7."""
 
@@ -121,7 +121,7 @@ class TcpSocket:
     local: Endpoint
     remote: Endpoint
     cookie: int
-    """The kernel's own number of it, which it gives to no other."""
+    """The kernel's unique number of the socket."""
     states: list[TcpState] = field(default_factory=list)
 
     @property
@@ -135,7 +135,7 @@ class TcpSocket:
         return self.states[-1]
 
     def at(self, time_ns: int) -> TcpState | None:
-        """What held at a time of CLOCK_MONOTONIC; None before it was first seen."""
+        """The state at a time of CLOCK_MONOTONIC; None before the first one."""
         earlier = [state for state in self.states if state.time_ns <= time_ns]
         return earlier[-1] if earlier else None
 

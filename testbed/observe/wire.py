@@ -1,7 +1,7 @@
-"""TCP flows and what happened in them, as packets tell. Pure.
+"""TCP flows and their events, from packets. Pure.
 
-Everything is said of one place at a time: a segment that was dropped behind that place was seen there, and the one that
-repaired it too.
+Each statement concerns one capture point. A segment that was dropped behind that point was seen there, and so was its
+retransmission.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WHOLE = 1 << 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
-    """One TCP segment as it was seen at one place."""
+    """One TCP segment at one capture point."""
 
     time_ns: int
     """CLOCK_MONOTONIC."""
@@ -33,7 +33,7 @@ class Segment:
     seq: int
     """As on the wire; `Flow.position` counts from the flow's begin."""
     ack: int
-    """Of no meaning without the flag ACK."""
+    """Meaningless without the flag ACK."""
     flags: int
     window: int
     """As on the wire, not scaled."""
@@ -41,7 +41,7 @@ class Segment:
     payload: bytes
     """As much of it as was kept."""
     identification: int
-    """Of the IPv4 packet: a copy that the network made has its original's."""
+    """Of the IPv4 packet; a duplicate made by the network has the same."""
     sack_blocks: tuple[tuple[int, int], ...] = ()
     """Sequence numbers, begin and end, that the sender of this segment reports to have (RFC 2018)."""
     timestamp: int | None = None
@@ -71,7 +71,7 @@ class Segment:
 
     @property
     def length(self) -> int:
-        """How many sequence numbers it takes: its payload, and one each for SYN and FIN."""
+        """Number of sequence numbers that it takes: its payload, and one each for SYN and FIN."""
         return self.payload_bytes + self.syn + self.fin
 
     def __str__(self) -> str:
@@ -128,7 +128,7 @@ class Handshake:
     ack_ns: int | None
     """Of the first segment that acknowledges it."""
     syns: int
-    """How many SYNs there were: more than one if the first was lost, or its answer."""
+    """Number of SYNs; more than one if the first or its answer was lost."""
     syn_acks: int
 
     @property
@@ -138,42 +138,42 @@ class Handshake:
 
     @property
     def round_trip_s(self) -> float | None:
-        """From the first SYN to the acknowledgment of its answer: one round trip, wherever one stands on the path."""
+        """From the first SYN to the acknowledgment of its answer: one round trip, at any point of the path."""
         return None if self.syn_ns is None or self.ack_ns is None else (self.ack_ns - self.syn_ns) / 1e9
 
 
 @dataclass(kw_only=True)
 class Direction:
-    """What one side of a connection sent, in the order of the wire."""
+    """The segments of one side of a connection, in the order of the wire."""
 
     src: Endpoint
     segments: list[Segment] = field(default_factory=list)
     originals: list[Segment] = field(default_factory=list)
-    """Segments that brought something new."""
+    """Segments with new data, SYN or FIN."""
     retransmissions: list[Segment] = field(default_factory=list)
-    """Segments that take sequence numbers which had all been seen here before, and are no copies; SYN and FIN too."""
+    """Segments whose sequence numbers were all seen before, except copies; SYN and FIN included."""
     copies: list[Segment] = field(default_factory=list)
-    """Segments that the network doubled: IPv4 identification, numbers and time stamp are those of an earlier one.
+    """Duplicates made by the network: IPv4 identification, numbers and time stamp equal an earlier segment's.
 
     Where there is no identification (IPv6, and the SYN-ACKs of Linux) copies count as retransmissions: follow the
     packets by `passages` instead.
     """
     out_of_order: list[Segment] = field(default_factory=list)
-    """Of the originals, those that came after a later one: on the way here they were overtaken, or repaired."""
+    """Originals that came after a later one: they were reordered, or retransmitted, before this point."""
     duplicate_acks: list[Segment] = field(default_factory=list)
     """As RFC 5681 section 2 defines them: same number and window, no payload, while data is outstanding."""
     with_sack: list[Segment] = field(default_factory=list)
-    """Segments that report what arrived beyond a gap (RFC 2018)."""
+    """Segments that report data beyond a gap (RFC 2018)."""
     zero_windows: list[Segment] = field(default_factory=list)
-    """Segments that allow nothing more to be sent."""
+    """Segments that announce a window of zero."""
     window_updates: list[Segment] = field(default_factory=list)
-    """Segments with no payload that acknowledge nothing new and allow more than the one before."""
+    """Segments without payload and without a new acknowledgment that enlarge the window."""
     window_probes: list[Segment] = field(default_factory=list)
     """Segments without payload or with a byte of it, one number back, while the other side's window is zero."""
     resets: list[Segment] = field(default_factory=list)
     fins: list[Segment] = field(default_factory=list)
     initial_seq: int | None = None
-    """Of its SYN; None if that was not seen."""
+    """The sequence number of its SYN; None if that was not seen."""
     _base: int | None = None
     _edge: int = 0
     _seen: list[tuple[int, int]] = field(default_factory=list)
@@ -193,14 +193,14 @@ class Direction:
 
     @property
     def wire_order(self) -> list[tuple[int, int]]:
-        """Position and length of each payload, as they passed."""
+        """Position and length of each payload, in the order of the wire."""
         return [
             (self.position(segment.seq), segment.payload_bytes) for segment in self.segments if segment.payload_bytes
         ]
 
     @property
     def payload_bytes(self) -> int:
-        """How many different bytes of payload were seen."""
+        """Number of distinct payload bytes that were seen."""
         return sum(end - begin for begin, end in self._payload_ranges())
 
     def _payload_ranges(self) -> list[tuple[int, int]]:
@@ -290,10 +290,10 @@ class Direction:
 
 @dataclass(kw_only=True)
 class Flow:
-    """One TCP connection as it was seen at one place."""
+    """One TCP connection at one capture point."""
 
     client: Direction
-    """The side that opened it; of a connection that was open before, the one that was seen sending first."""
+    """The side that opened it; if it was open before, the side that sent first."""
     server: Direction
 
     @property
@@ -380,7 +380,7 @@ def _covers(ranges: Sequence[tuple[int, int]], begin: int, end: int) -> bool:
 
 
 def _cover(ranges: list[tuple[int, int]], begin: int, end: int) -> None:
-    """Add a range, joining those that it touches. New data mostly lies at the end: looked at from there."""
+    """Add a range, and join those that it touches. Searches from the end, where new data mostly lies."""
     at = len(ranges)
     while at and ranges[at - 1][1] >= begin:
         at -= 1
