@@ -83,14 +83,14 @@ def growth(differences: Sequence[float], place: float = 0.0, *, signs_alone: boo
 def bounds(differences: Sequence[float], log_threshold: float, *, signs_alone: bool = False) -> tuple[float, float]:
     """The places that are not refused: those outside have seen an e-value of the threshold. Infinite where none is."""
     low = _bound(differences, log_threshold, signs_alone=signs_alone)
-    high = -_bound([-each for each in differences], log_threshold, signs_alone=signs_alone)
+    high = -_bound([-value for value in differences], log_threshold, signs_alone=signs_alone)
     return low, high
 
 
 def least_pairs(log_threshold: float) -> int:
     """How many pairs an e-value needs to come to the threshold, where all differences are alike."""
     pairs, logs = 0, [0.0] * len(LAMBDAS)
-    steps = [math.log1p(math.tanh(min(each, _LARGEST_STAKE))) for each in LAMBDAS]
+    steps = [math.log1p(math.tanh(min(value, _LARGEST_STAKE))) for value in LAMBDAS]
     while math.log(math.fsum(map(math.exp, logs)) / len(logs)) < log_threshold:
         pairs, logs = pairs + 1, [log + step for log, step in zip(logs, steps, strict=True)]
     return pairs

@@ -23,8 +23,8 @@ def of_samples(cell: Cell, alpha: float) -> Judged:
     """Judge one cell at a false-alarm rate of ``alpha``, by one-sided tests at the least effect."""
     if cell.of_outcome:
         return _of_failures(cell, alpha)
-    base = [cell.worse * each for each in cell.scaled(cell.base)]
-    head = [cell.worse * each for each in cell.scaled(cell.head)]
+    base = [cell.worse * value for value in cell.scaled(cell.base)]
+    head = [cell.worse * value for value in cell.scaled(cell.head)]
     margin = cell.margin
     change = _change(base, head, margin, alpha)
     of = fmean if cell.kind is Kind.COUNT else median
@@ -37,10 +37,14 @@ def of_samples(cell: Cell, alpha: float) -> Judged:
         lacking = least_runs(alpha) - min(len(base), len(head))
         more = lacking if lacking > 0 else None
     return Judged(
-        cell=cell, change=change, effect=cell.as_effect(cell.worse * middle), low=cell.as_effect(ends[0]),
-        high=cell.as_effect(ends[1]), findable=None if math.isinf(low) else cell.as_effect(margin + middle - low),
+        cell=cell,
+        change=change,
+        effect=cell.as_effect(cell.worse * middle),
+        low=cell.as_effect(ends[0]),
+        high=cell.as_effect(ends[1]),
+        findable=None if math.isinf(low) else cell.as_effect(margin + middle - low),
         more=more,
-    )  # fmt: skip
+    )
 
 
 def _change(base: Sequence[float], head: Sequence[float], margin: float, alpha: float) -> Change:
@@ -67,7 +71,7 @@ def _larger(some: Sequence[float], others: Sequence[float], by: float) -> float:
     """
     from scipy.stats import mannwhitneyu
 
-    shifted = [each - by for each in some]
+    shifted = [value - by for value in some]
     if len({*shifted, *others}) == 1:
         return 1.0
     method: Literal["exact", "asymptotic"] = (
@@ -92,8 +96,8 @@ def _of_failures(cell: Cell, alpha: float) -> Judged:
     """How often a test failed in each, by Fisher's exact test ("Statistical Methods for Research Workers", 21.02)."""
     from scipy.stats import fisher_exact
 
-    failed = [round(sum(each)) for each in (cell.base, cell.head)]
-    passed = [len(each) - bad for each, bad in zip((cell.base, cell.head), failed, strict=True)]
+    failed = [round(sum(runs)) for runs in (cell.base, cell.head)]
+    passed = [len(runs) - bad for runs, bad in zip((cell.base, cell.head), failed, strict=True)]
 
     def p_value(alternative: Literal["less", "greater"]) -> float:
         return float(fisher_exact([[failed[1], passed[1]], [failed[0], passed[0]]], alternative=alternative).pvalue)
@@ -107,6 +111,10 @@ def _of_failures(cell: Cell, alpha: float) -> Judged:
         change = Change.SAME
     lacking = least_runs(alpha) - min(len(cell.base), len(cell.head))
     return Judged(
-        cell=cell, change=change, effect=fmean(cell.head) - fmean(cell.base), low=-math.inf, high=math.inf,
+        cell=cell,
+        change=change,
+        effect=fmean(cell.head) - fmean(cell.base),
+        low=-math.inf,
+        high=math.inf,
         more=lacking if change is Change.UNDECIDED and lacking > 0 else None,
-    )  # fmt: skip
+    )

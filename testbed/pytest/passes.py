@@ -74,9 +74,9 @@ class Passes:
         """What a machine has once, so that two stacks of this kind cannot be up at the same time."""
         return list(state.lab_of(self._config).only_one) if state.has_stack(self._config) else []
 
-    def _run(self, session: pytest.Session, asked: Mapping[str, Any]) -> None:
-        self._config.stash[state.SEED] = asked["seed"]
-        self._config.option.testbed_results = asked["results"]
+    def _run(self, session: pytest.Session, request: Mapping[str, Any]) -> None:
+        self._config.stash[state.SEED] = request["seed"]
+        self._config.option.testbed_results = request["results"]
         plugins = self._config.pluginmanager
         if (before := plugins.get_plugin(results.NAME)) is not None:
             plugins.unregister(before)
@@ -96,8 +96,8 @@ class Passes:
         written.pytest_sessionfinish(session)
         plugins.unregister(written)
 
-    def _tell(self, **said: object) -> None:
+    def _tell(self, **message: object) -> None:
         try:
-            self._channel.sendall(f"{json.dumps(said)}\n".encode())
+            self._channel.sendall(f"{json.dumps(message)}\n".encode())
         except OSError:  # whoever asked has gone: the next line will not come
             return
