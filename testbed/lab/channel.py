@@ -56,7 +56,7 @@ class Channel:
         """Run an operation and return its result. Raises AgentError if it is refused or the agent is gone."""
         with self._lock:
             if not self.lives:
-                raise AgentError(f"{self._name}: {operation!r} was not asked: {self._over}")
+                raise AgentError(f"{self._name}: {operation!r} was not sent: {self._over}")
             self._number += 1
             number = self._number
             request = {"id": number, "op": operation, **arguments}

@@ -302,8 +302,8 @@ class Impairer:
         path = self._ports.store(port, name, indexed.elf_object(impairment.drop_packets, impairment.drop_every))
         if self._backend.netem_engine == "host" and (reason := port.channel.call("try_program", path=path)):
             raise EnvironmentUnfitError(
-                f"drop_packets and drop_every load a program into the kernel, which this machine's does not take from "
-                f"us: {reason}. Use --netem carried"
+                f"drop_packets and drop_every load a program into the kernel, which this machine's refuses: "
+                f"{reason}. Use --netem carried"
             )
         return path
 

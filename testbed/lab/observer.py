@@ -205,7 +205,7 @@ class PortCapture:
         """The captured packets. Raises LabError if the capture has not ended."""
         if self._capture is None:
             if self._channel is None or self._ended is None:
-                raise LabError(f"capture of {self.port}: there are no packets to be had before it has ended")
+                raise LabError(f"capture of {self.port}: its packets can be read only once it has ended")
             channel, ended = self._channel, self._ended
             offset = min(ended["realtime_minus_monotonic_ns"])
             records = fetch(lambda at: channel.call("fetch", name=self._id, offset=at))

@@ -357,7 +357,7 @@ class Ports:
         """The counters of a link's netem. Raises LabError if there is none."""
         netem = self.netem(ref)
         if netem is None:
-            raise LabError(f"{ref} is not impaired: there is nothing that counts its packets")
+            raise LabError(f"{ref} is not impaired, so nothing counts its packets")
         return readback.counters(netem)
 
     def watch_fragments(self, ref: LinkRef) -> None:

@@ -44,8 +44,8 @@ def check_free(host: str, argv: Sequence[str], ready: Ready | None, listener: Li
     """Raise LabError if another program listens on the port that is to show readiness."""
     if isinstance(ready, int) and listener(ready, 0.0)["listening"]:
         raise LabError(
-            f"`{host}`: {' '.join(argv)}: tcp/{ready} is listened on already, so it cannot tell when this "
-            f"program is ready; stop the other one first"
+            f"`{host}`: {' '.join(argv)}: another program listens on tcp/{ready} already, so the port cannot show "
+            f"when this program is ready; stop the other one first"
         )
 
 

@@ -46,7 +46,7 @@ class Counters:
                 if change < 0:
                     raise ValueError(
                         f"{group} {name} went from {before[group][name]} to {value}: the host was started again "
-                        f"between the two readings, which so say nothing of each other"
+                        f"between the two readings, which cannot be compared"
                     )
                 changes.setdefault(group, {})[name] = change
         return cls(changes=changes, levels=levels)

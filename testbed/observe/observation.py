@@ -65,7 +65,7 @@ class HostObservation:
         if len(sockets) != 1:
             raise LabError(
                 f"`{self.name}`: {len(sockets)} connections with local_port={local_port}, remote_port={remote_port}; "
-                f"seen were: {'; '.join(map(str, self.connections)) or 'none'}"
+                f"seen: {'; '.join(map(str, self.connections)) or 'none'}"
             )
         return sockets[0]
 

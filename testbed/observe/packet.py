@@ -210,7 +210,7 @@ def refuse_missing(capture: Capture, *advice: str) -> None:
     """Raise LabError if packets passed that are not in the capture."""
     if capture.missing:
         what = ", ".join(("keep more with limit_bytes=, or less of each packet with snap_bytes=", *advice))
-        raise LabError(f"the capture has not all packets: {capture.missing}; {what}")
+        raise LabError(f"the capture is incomplete: {capture.missing}; {what}")
 
 
 def refuse_cut_headers(packet: Packet) -> None:
@@ -226,6 +226,6 @@ def refuse_cut_headers(packet: Packet) -> None:
         needed = len(data) + 1
     if len(data) < min(needed, packet.length_bytes):
         raise LabError(
-            f"a packet of {packet.length_bytes} bytes was kept to its byte {len(data)}, within its headers; capture "
+            f"a packet of {packet.length_bytes} bytes was cut off at byte {len(data)}, within its headers; capture "
             f"with snap_bytes={_MOST_HEADERS_BYTES} or more, or None"
         )

@@ -71,9 +71,9 @@ def crossing(capture: Capture, toward: Iterable[str]) -> list[Passage]:
     """
     refuse_missing(capture)
     if not {"before", "after"} <= {place.side for place in capture.places}:
+        names = ", ".join(place.name for place in capture.places) or "none"
         raise LabError(
-            f"the capture has one place alone, {', '.join(place.name for place in capture.places) or 'none'}: its port "
-            f"was not impaired when it began; impair first"
+            f"the capture has only one capture point, {names}: its port was not impaired when it began; impair first"
         )
     for packet in capture.packets:
         if not packet.whole:

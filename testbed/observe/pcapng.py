@@ -79,16 +79,16 @@ def read(data: bytes) -> Capture:
                 lost = int.from_bytes(_options(body[12:]).get(_DROPPED, b""), "little")
                 places[number] = replace(places[number], lost=lost)
         except (struct.error, IndexError):
-            raise ValueError(f"byte {at}: a block of type {kind} that says less than it must") from None
+            raise ValueError(f"byte {at}: a block of type {kind} that is too short") from None
         except ValueError as error:
             raise ValueError(f"byte {at}: {error}") from None
     clock = comment.get("realtime_minus_monotonic_ns", 0)
     sides = comment.get("sides", ["after"] * len(places))
     overwritten = comment.get("overwritten", [0] * len(places))
     if not (isinstance(clock, int) and isinstance(sides, list) and isinstance(overwritten, list)):
-        raise ValueError(f"the section's comment is none of ours: {comment}")
+        raise ValueError(f"the section's comment is not testbed's: {comment}")
     if not len(sides) == len(overwritten) == len(places):
-        raise ValueError(f"the comment tells of {len(sides)} interfaces, the file has {len(places)}")
+        raise ValueError(f"the comment has {len(sides)} interfaces, the file has {len(places)}")
     return Capture(
         places=tuple(
             replace(place, side=side, overwritten=count)
@@ -149,7 +149,7 @@ def _options(data: bytes) -> dict[int, bytes]:
 def _place(body: bytes, options: dict[int, bytes]) -> Place:
     (link,) = struct.unpack_from("<H", body)
     if link != _ETHERNET:
-        raise ValueError(f"an interface of link type {link}; Ethernet (1) is all that we read")
+        raise ValueError(f"an interface of link type {link}; only Ethernet (1) can be read")
     return Place(
         name=options.get(_NAME, b"").decode(errors="replace"),
         description=options.get(_DESCRIPTION, b"").decode(errors="replace"),

@@ -248,7 +248,7 @@ def test_a_program_that_does_not_become_ready_says_what_was_seen(lab: ComposeLab
         server.start(["sh", "-c", "echo bind failed; exit 4"], ready="ready", timeout="5s")
     with pytest.raises(CommandTimeoutError, match=r"ended before it was ready .*exit status 4.*\n    bind failed"):
         server.start(["sh", "-c", "echo bind failed; exit 4"], ready=7777, timeout="60s")
-    with pytest.raises(LabError, match=r"paper_server\.py  8888: tcp/8888 is listened on already"):
+    with pytest.raises(LabError, match=r"paper_server\.py  8888: another program listens on tcp/8888 already"):
         server.start(["python3", "paper_server.py", "", "8888"], ready=8888)
 
 

@@ -9,7 +9,7 @@ from testbed import Lab
 
 @pytest.mark.parametrize("time", ["first", "second"])
 def test_a_program_that_a_test_left_running_is_gone_when_the_next_begins(lab: Lab, time: str) -> None:
-    # Would be refused the second time: tcp/9300 is listened on already.
+    # Would be refused the second time: another program listens on tcp/9300 already.
     lab.host("server").start(["python3", "paper_server.py", "", "9300"], ready=9300)
 
 

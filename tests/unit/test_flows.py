@@ -391,7 +391,7 @@ def test_a_packet_that_was_cut_within_its_headers_is_refused_and_not_passed_over
     wire.client(0, b"abc", options=sack((1004, 1007)))
     whole = (Place(name="b", side="before"), Place(name="a", side="after"))
     packets = (*wire.packets[:-1], cut(wire.packets[-1], kept))
-    with pytest.raises(LabError, match=rf"kept to its byte {kept}, within its headers.*snap_bytes=134"):
+    with pytest.raises(LabError, match=rf"cut off at byte {kept}, within its headers.*snap_bytes=134"):
         flows(packets)
     with pytest.raises(LabError, match=r"within its headers"):
         crossing(Capture(places=whole, packets=packets), [SERVER])
@@ -417,7 +417,7 @@ def test_of_a_capture_that_has_not_all_packets_nothing_is_said_unless_that_is_al
 def test_a_port_that_was_not_impaired_has_no_passages_and_that_is_said(wire: Wire) -> None:
     """An empty list would pass every test of what was lost."""
     capture = Capture(places=(Place(name="server@lan"),), packets=tuple(wire.packets))
-    with pytest.raises(LabError, match=r"one place alone, server@lan: its port was not impaired"):
+    with pytest.raises(LabError, match=r"only one capture point, server@lan: its port was not impaired"):
         crossing(capture, [SERVER])
     assert len(flows_at(capture, "before")) == 1, "of connections there are those of the one place"
 

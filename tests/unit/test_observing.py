@@ -82,7 +82,7 @@ def test_limits_that_keep_nothing_are_refused(lab: Any, options: dict[str, int])
 
 
 def test_a_capture_that_has_not_ended_has_no_packets_yet(lab: Any) -> None:
-    with pytest.raises(LabError, match="server@lan: there are no packets to be had before it has ended"):
+    with pytest.raises(LabError, match="server@lan: its packets can be read only once it has ended"):
         _ = observer(lab).capture("server").packets
 
 

@@ -345,7 +345,7 @@ class Engine:
             raise LabError(f"container {id_[:12]} is gone") from None
 
     @contextlib.contextmanager
-    def asked_to(self, what: str, container: Container) -> Iterator[None]:
+    def requesting(self, what: str, container: Container) -> Iterator[None]:
         """Turn refusals of the engine in this block into LabError. ``what``: the verb of the message."""
         try:
             yield

@@ -136,7 +136,8 @@ class ComposeHost(AgentHost):
         try:
             await_condition(reached, bool, deadline_s=5)
         except NotSeenError:
-            raise LabError(f"`{self.name}`: {name} did not reach process {pid}: too much begins and ends") from None
+            problem = f"{name} did not reach process {pid}: processes begin and end too fast"
+            raise LabError(f"`{self.name}`: {problem}") from None
         finally:
             channel.close()
 

@@ -279,14 +279,14 @@ class ComposeLab(StackLab[ComposeHost]):
     def halt(self, host: str, grace: str | None) -> None:
         """Stop a container."""
         container = self._hosts[host].container
-        with self.engine.asked_to("stop", container):
+        with self.engine.requesting("stop", container):
             container.stop(**({} if grace is None else {"timeout": math.ceil(seconds(grace))}))
         self._hosts[host].close()
 
     def kill_host(self, host: str, signal: str) -> None:
         """Signal a container's first process."""
         container = self._hosts[host].container
-        with self.engine.asked_to(f"send {signal} to", container):
+        with self.engine.requesting(f"send {signal} to", container):
             container.kill(signal)
             if signal == "SIGKILL":
                 container.wait(timeout=_END_WITHIN_S)
@@ -294,18 +294,18 @@ class ComposeLab(StackLab[ComposeHost]):
 
     def start_host(self, host: ComposeHost) -> None:
         """See `StackLab`."""
-        with self.engine.asked_to("start", host.container):
+        with self.engine.requesting("start", host.container):
             host.container.start()
         self.sweep()
 
     def freeze(self, host: str) -> None:
         """Pause a container."""
-        with self.engine.asked_to("pause", self._hosts[host].container):
+        with self.engine.requesting("pause", self._hosts[host].container):
             self._hosts[host].container.pause()
 
     def thaw(self, host: str) -> None:
         """Have a paused container go on."""
-        with self.engine.asked_to("resume", self._hosts[host].container):
+        with self.engine.requesting("resume", self._hosts[host].container):
             self._hosts[host].container.unpause()
 
     def restore(self, host: ComposeHost, state: HostState) -> None:

@@ -73,7 +73,7 @@ class ComposeProgram(ReadProgram):
             raise CommandTimeoutError(f"{self.command}: closed its output but did not end within {timeout}") from None
         if self._lost:
             raise LabError(
-                f"{self.command}: exit status {status}, and of its output something is missing: {self._lost}; "
+                f"{self.command}: exit status {status}, but a part of its output is missing: {self._lost}; "
                 f"{readiness.last_output(self)}"
             )
         return -1 if status is None else status

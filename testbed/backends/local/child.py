@@ -92,7 +92,7 @@ class ChildAgent:
             if self._process.returncode == _UNFIT:
                 raise EnvironmentUnfitError(
                     f"a local lab needs namespaces of its own, which this machine refuses: {self.last_words()}. "
-                    f"`testbed doctor` says what closes the way"
+                    f"`testbed doctor` says what prevents it"
                 )
         return data
 
