@@ -119,7 +119,7 @@ def test_an_agent_that_keeps_silent_is_waited_for_once_as_long_as_was_asked_and_
             channel.call("tc")
     assert (stream.deadlines_s, channel.silent_s) == ([20, 2], 22)
     channel.give_up()
-    with pytest.raises(AgentError, match=r"^agent: 'tc' was not asked: it did not answer$"):
+    with pytest.raises(AgentError, match=r"^agent: 'tc' was not sent: it did not answer$"):
         channel.call("tc")
     channel.close()
     assert killed == ["it"]
