@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from testbed.commands import noise
 from testbed.commands.ab import ab
+from testbed.commands.cli import cli
 from testbed.errors import EnvironmentUnfitError, UserError
 from testbed.versions import worktrees
 from testbed.versions.arm import Arm, ArmError, BudgetSpentError
@@ -105,10 +107,15 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def command(folder: Path, *words: str) -> tuple[int, str, str]:
-    """Exit status, output, errors of a command."""
-    process = start(folder, *words)
-    out, err = process.communicate(timeout=100)
-    return process.returncode, out, err
+    """Exit status, output, errors of a command that is run in this process, which starts the sooner."""
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(cli, words, standalone_mode=False)
+    match done.exception:
+        case None:
+            return done.return_value, done.stdout, done.stderr
+        case UserError() | EnvironmentUnfitError():
+            return 2, done.stdout, f"{done.stderr}{done.exception}"
+    raise done.exception
 
 
 def trees(repository: Path) -> list[str]:
