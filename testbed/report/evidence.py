@@ -1,9 +1,6 @@
-"""Asked, kernel, seen: side by side, as plain lines and as HTML. Pure."""
+"""Asked, kernel, seen: side by side, as plain lines. Pure."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from html import escape
 
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.evidence.verdict import Verdict
@@ -36,15 +33,3 @@ def lines(evidence: LinkEvidence, *, explained: bool = False) -> list[str]:
 def _row(check: Check) -> tuple[str, ...]:
     verdict = check.verdict.upper() if check.verdict is Verdict.FAILS else check.verdict
     return check.field, check.asked, check.kernel, check.seen, verdict
-
-
-def html_table(links: Iterable[tuple[str, Sequence[Check]]]) -> str:
-    """Several links as one table, each a title and its checks."""
-    head = "".join(f"<th>{name}</th>" for name in (*_HEADINGS, "how"))
-    body = []
-    for title, checks in links:
-        body.append(f'<tr><td colspan="{len(_HEADINGS) + 1}"><b>{escape(title)}</b></td></tr>')
-        for check in checks:
-            cells = "".join(f"<td>{escape(cell)}</td>" for cell in (*_row(check), check.how))
-            body.append(f'<tr class="bad">{cells}</tr>' if check.verdict is Verdict.FAILS else f"<tr>{cells}</tr>")
-    return f'<table class="proof"><tr>{head}</tr>{"".join(body)}</table>'

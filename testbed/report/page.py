@@ -32,6 +32,8 @@ class Points:
     unit: str
     groups: Mapping[str, Sequence[float]]
     logarithmic: bool = False
+    marked: Mapping[str, float] = field(default_factory=dict)
+    """A value of a group that is marked: what was asked, for example."""
     kind: str = "points"
 
 
@@ -69,7 +71,37 @@ class OverTime:
     kind: str = "time"
 
 
-Chart = Points | Pairs | OverTime
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Lines over two axes."""
+
+    title: str
+    x: str
+    """Title of the axis, with its unit."""
+    y: str
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+    dashed: Sequence[str] = ()
+    """Those that are theory, or asked, and not measured."""
+    logarithmic_x: bool = False
+    logarithmic_y: bool = False
+    kind: str = "curves"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """A bar for each of several names, or one for each of several series."""
+
+    title: str
+    y: str
+    """Title of the values' axis, with its unit."""
+    names: Sequence[str]
+    series: Mapping[str, Mapping[str, float]]
+    """By series, the values by name."""
+    logarithmic: bool = False
+    kind: str = "bars"
+
+
+Chart = Points | Pairs | OverTime | Curves | Bars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +112,8 @@ class Table:
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     tones: Sequence[Tone] = ()
+    links: Sequence[str] = ()
+    """Where the first cell of each row leads: files beside the page."""
     numeric_from: int = 99
     """From which column on cells are numbers, which stand on the right."""
 
@@ -101,7 +135,16 @@ class Charts:
     charts: Sequence[Chart]
 
 
-Part = Table | Text | Charts
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """Files beside the page, each with its name; those that are pictures are shown."""
+
+    title: str
+    files: Sequence[tuple[str, str]]
+    pictures: Sequence[str] = ()
+
+
+Part = Table | Text | Charts | Links
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +174,8 @@ class Page:
     notes: Sequence[str] = ()
     rows: str = "test"
     """What a row of the matrix is of."""
+    before: Sequence[Part] = ()
+    """What stands before the matrix."""
     cells: Sequence[Cell] = ()
     parts: Sequence[Part] = ()
     """What is of no cell; after the matrix."""
@@ -144,10 +189,12 @@ def render(page: Page) -> str:
     from markupsafe import Markup
 
     folder = resource("testbed/report/assets")
-    template = Environment(
+    environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template("report.html.j2")  # fmt: skip
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # groups are drawn in their order
+    template = environment.get_template("report.html.j2")
     own = {name: Markup((folder / name).read_text(encoding="utf-8")) for name in ("report.css", *_SCRIPTS)}  # noqa: S704  # ours
     charts: list[dict[str, Any]] = []
 

@@ -81,21 +81,26 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> Cell:
 
 def links(found: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     """What each link was asked, held and was seen to do."""
-    verdicts = {str(verdict): tone for verdict, tone in TONES.items()}
     for link in found:
-        checks = link["checks"]
-        rows = [[check["field"], check["asked"], check["kernel"], check["seen"], check["how"] or "", check["verdict"]]
-                for check in checks]  # fmt: skip
+        rows, tones = check_rows(link["checks"])
         proof = ", ".join(f"{level.replace('_', '-')} {verdict}" for level, verdict in link["proof"].items())
         yield Table(
             title=f"{link['link']} on {link['network']}: {proof}",
-            heads=("field", "asked", "kernel", "seen", "how", "verdict"), rows=[_shown(cells) for cells in rows],
-            tones=[verdicts.get(check["verdict"], "none") for check in checks],
+            heads=("field", "asked", "kernel", "seen", "how", "verdict"), rows=rows, tones=tones,
         )  # fmt: skip
         said = [("problem", each) for each in link["problems"]] + [("warning", each) for each in link["warnings"]]
         if said:
             tones = ["bad" if kind == "problem" else "mild" for kind, _ in said]
             yield Table(title="", heads=("", "said of it"), rows=[_shown(each) for each in said], tones=tones)
+
+
+def check_rows(checks: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[Tone]]:
+    """Each check as a row, and the tone of its verdict."""
+    verdicts = {str(verdict): tone for verdict, tone in TONES.items()}
+    keys = ("field", "asked", "kernel", "seen", "how", "verdict")
+    return [_shown([check[key] for key in keys]) for check in checks], [
+        verdicts.get(check["verdict"], "none") for check in checks
+    ]
 
 
 def metrics(found: Sequence[Metric]) -> Iterator[Table | Charts]:

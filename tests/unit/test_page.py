@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from testbed.evidence.proof import Check
 from testbed.evidence.verdict import Verdict
 from testbed.judge.comparison import compare
+from testbed.paper.demo import DemoRun, Message, ProfileRun
+from testbed.paper.demopage import demo_page
 from testbed.report import compared as compared_page
 from testbed.report import run
-from testbed.report.page import Charts, Line, OverTime, Page, Pairs, Part, Points, Table, Text, render
+from testbed.report.page import Bars, Charts, Curves, Line, OverTime, Page, Pairs, Part, Points, Table, Text, render
 from testbed.resources import resource
 from testbed.versions.runs import as_run
 from tests.unit import browser
@@ -30,6 +33,10 @@ CHARTS = Charts(title="Base and head", charts=[
     Pairs(title="runs", unit="count", base=[1.0, 0.0], head=[2.0, 1.0, 3.0], paired=False, ratio=False),
     Points(title="many", unit="s", groups={"base": [number / 1e4 for number in range(1, 400)], "head": [0.01, 0.02]}),
     Points(title="decades", unit="s", groups={"one": [1e-3, 1.0, 10.0]}, logarithmic=True),
+    Curves(title="curves", x="time, s", y="kB", dashed=["theory"], curves={
+        "measured": [(0.0, 1.0), (1.0, 3.0)], "theory": [(0.0, 1.0), (1.0, 2.0)],
+    }),
+    Bars(title="bars", y="s", names=["a long name", "other"], series={"a": {"a long name": 1.0, "other": 2.0}}),
     OverTime(title="time", lines=[
         Line(name="cwnd", unit="segments", times_s=[0.0, 1.0], values=[10.0, 20.0]),
         Line(name="srtt", unit="s", times_s=[0.5, 1.5], values=[0.04, float("nan")]),
@@ -123,6 +130,13 @@ def test_very_many_samples_are_thinned_out_over_their_whole_range() -> None:
     assert (values[0], values[-1] > every[-20]) == (every[0], True)
 
 
+def test_groups_keep_their_order() -> None:
+    text = render(Page(title="t", lead="", parts=[Charts(title="", charts=[
+        Points(title="p", unit="s", groups={"second": [1.0], "first": [2.0]}),
+    ])]))  # fmt: skip
+    assert '"groups": {"second": [1.0], "first": [2.0]}' in text
+
+
 def test_an_incomplete_session_says_so() -> None:
     page = run.page(replace(session(2), end=None))
     assert page.notes == ["r.jsonl: the session did not come to its end: it was killed, or broke off."]
@@ -186,8 +200,10 @@ def test_each_kind_of_chart_is_drawn_wide_and_narrow_light_and_dark(
     parts: list[Part] = [CHARTS, Table(title="t", heads=["a"], rows=[["x" * 300]]), Text(title="t", text="y" * 3000)]
     page.open(written(tmp_path, Page(title="charts", lead="all", parts=parts)), width=width, height=3000, dark=dark)
     drawn = page.js("[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('svg').length)")
-    assert drawn[:4] == [2, 1, 2, 2]
-    assert drawn[4] >= 2
+    assert drawn == [2, 1, 2, 2, 1, 1, 2]
+    bars = page.js("[...document.querySelectorAll('.chart')][5].querySelectorAll('[aria-label=rect] rect')"
+                   ".values().map(bar => bar.getBoundingClientRect().width).toArray()")  # fmt: skip
+    assert bars[1] == pytest.approx(2 * bars[0], rel=0.02)
     last = "[...document.querySelectorAll('.chart')].at(-1).querySelectorAll('svg')"
     path = page.js(f"[...{last}].at(-1).querySelector('[aria-label=line] path').getAttribute('d')")
     assert path.count(",") == 1, "what is not finite is not drawn"
@@ -211,6 +227,29 @@ def test_a_comparison_is_drawn(page: Browser, tmp_path: Path) -> None:
     page.await_true("[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg circle'))")
     if kept := os.environ.get("TESTBED_SCREENSHOTS"):
         page.screenshot(Path(kept) / "compared.png")
+
+
+@needs_chromium
+def test_the_demonstration_is_drawn(page: Browser, tmp_path: Path) -> None:
+    messages = tuple(
+        Message(text=f"m{number}", connect_s=0.1, delivery_s=0.01 * (number + 1) if number else None)
+        for number in range(20)
+    )  # fmt: skip
+    check = Check(field="delay", asked="40ms", kernel="40ms", seen="41 ms", verdict=Verdict.HOLDS)
+    profiles = tuple(
+        ProfileRun(
+            profile=name, description="so", forward="delay 40ms", reverse="delay 40ms", commands=("tc qdisc …",),
+            proof=(("client -> server", (check,)),), delay_s=0.04, messages=messages, retransmitted_segments=1,
+            dropped_packets=2, duration_s=1.0,
+        ) for name in ("lan", "<lossy>")
+    )  # fmt: skip
+    file = tmp_path / "index.html"
+    file.write_text(demo_page(DemoRun(engine="host", started="2026", profiles=profiles, server_output="</script>m")))
+    page.open(file, height=2000)
+    assert page.js("document.querySelectorAll('.chart svg circle').length") == 38, "every message that came is a point"
+    assert page.js("document.querySelector('.lead').textContent").startswith("38 of 40 messages were delivered.")
+    if kept := os.environ.get("TESTBED_SCREENSHOTS"):
+        page.screenshot(Path(kept) / "demo.png")
 
 
 @needs_chromium

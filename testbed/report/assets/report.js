@@ -54,11 +54,14 @@
     const row = Math.min(90, Math.max(44, 260 / names.length));
     const left = Math.min(120, Math.max(52, 8 + 7 * d3.max(names, name => name.length)));
     return [
+      names.length > 1 ? legend(names) : null,
       Plot.plot(base(figure, `${chart.title}: every sample`, {
         height: 40 + row * names.length, x, y: {axis: null, domain: many ? [-.2, 1.2] : undefined}, fy: {label: null, domain: names, axis: names.length > 1 ? "right" : null}, color: colour(names),
         marginLeft: 12, marginRight: names.length > 1 ? left : 16,
         marks: [
           Plot.dot(samples, many ? {...dots, y: "place"} : Plot.dodgeY("middle", dots)),
+          Plot.tickX(names.filter(name => name in (chart.marked || {})).map(name =>
+            ({name, value: chart.marked[name] / scale})), {x: "value", fy: facet, strokeDasharray: "4 3"}),
           Plot.tickX(samples, Plot.groupZ({x: "median"}, {
             x: "value", z: "name", fy: facet, stroke: "name", strokeWidth: 2.5,
           })),
@@ -125,7 +128,47 @@
     return [legend(names), ...drawn];
   };
 
-  const drawers = {points, pairs, time};
+  // Lines over two axes; what is dashed was not measured.
+  const curves = (figure, chart) => {
+    const names = Object.keys(chart.curves);
+    const rows = names.flatMap(name => chart.curves[name].map(([x, y]) => ({name, x, y})));
+    const measured = rows.filter(row => !chart.dashed.includes(row.name));
+    figure.classList.add("across");
+    return [names.length > 1 ? legend(names) : null, Plot.plot(base(figure, chart.title, {
+      height: 320, marginLeft: 64, color: colour(names),
+      x: {label: chart.x, type: chart.logarithmic_x ? "log" : "linear", nice: true, grid: true},
+      y: {label: chart.y, type: chart.logarithmic_y ? "log" : "linear", nice: true, grid: true, zero: !chart.logarithmic_y},
+      marks: [
+        Plot.line(measured, {x: "x", y: "y", stroke: "name", strokeWidth: 1.8, tip: true}),
+        Plot.line(rows.filter(row => chart.dashed.includes(row.name)),
+          {x: "x", y: "y", stroke: "name", strokeWidth: 1.8, strokeDasharray: "6 5", tip: true}),
+        measured.length <= 300 ? Plot.dot(measured, {x: "x", y: "y", fill: "name", r: 3}) : null,
+      ],
+    }))];
+  };
+
+  // Bars with their values at their ends; the names stand above them, in full.
+  const bars = (figure, chart) => {
+    const series = Object.keys(chart.series);
+    const rows = series.flatMap(name => Object.entries(chart.series[name]).map(([key, value]) => ({name, key, value})));
+    const least = d3.min(rows.filter(row => row.value > 0), row => row.value) || 1;
+    const begin = chart.logarithmic ? 10 ** Math.floor(Math.log10(least)) : 0;
+    figure.classList.add("across");
+    return [series.length > 1 ? legend(series) : null, Plot.plot(base(figure, chart.title, {
+      height: 74 + chart.names.length * (26 + 18 * series.length), marginLeft: 12, marginTop: 34, marginRight: 70, color: colour(series),
+      x: {label: chart.y, grid: true, type: chart.logarithmic ? "log" : "linear", nice: true},
+      y: {axis: null, domain: series}, fy: {axis: null, domain: chart.names, padding: .45},
+      marks: [
+        Plot.rectX(rows, {x1: begin, x2: row => Math.max(row.value, begin), y: "name", fy: "key", fill: "name",
+          title: row => `${row.key}: ${row.value}`}),
+        Plot.text(rows, {x: row => Math.max(row.value, begin), y: "name", fy: "key", dx: 5, textAnchor: "start",
+          text: row => d3.format(",.3~r")(row.value)}),
+        Plot.text(chart.names, {fy: name => name, text: name => name, frameAnchor: "top-left", dy: -14, lineWidth: 60}),
+      ],
+    }))];
+  };
+
+  const drawers = {points, pairs, time, curves, bars};
   const draw = figure => {
     if (figure.dataset.drawn) return;
     figure.dataset.drawn = "yes";
