@@ -20,9 +20,9 @@ from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, Testbed
 from testbed.evidence.verdict import Verdict
 from testbed.lab.lab import Lab
 from testbed.paper import c01, c02, c03, c04, c05, c06, c07, c09, c10, c11, c12
+from testbed.paper.claimpages import Page, claim_page, index_page
 from testbed.paper.context import ExperimentContext
 from testbed.paper.outcomes import ClaimOutcome, invalid
-from testbed.paper.pages import Page, claim_page, index_page
 from testbed.spec.words import unknown
 from testbed.text import shown
 from testbed.writing import write_whole

@@ -15,9 +15,9 @@ from testbed.evidence.verdict import Verdict
 from testbed.lab.lab import Lab
 from testbed.lab.ledger import Ledger
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
+from testbed.paper.claimpages import Page, chart, claim_page, index_page
 from testbed.paper.context import ExperimentContext
 from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
-from testbed.paper.pages import Page, chart, claim_page, index_page
 from testbed.report.page import Bars, Curves
 
 GIVEN = {"quick": True, "lab": "compose", "netem": "auto", "experiments": "0123"}
