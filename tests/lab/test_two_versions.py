@@ -72,12 +72,13 @@ def test_ten_milliseconds_in_the_server_are_found_on_the_local_lab(shop: Path) -
     assert response["effect"] > 0.5, "10 ms are added to a round trip of 10 ms"
     assert min(response["base"]) < 0.020 < min(response["head"])
     assert metrics["received"]["change"] != "regressed", "what is as before is not called worse"
-    assert said["base_runs"] + len(said["thrown_away"]) == _PAIRS
+    pairs = said["base_runs"] + len(said["thrown_away"])
+    assert 16 <= pairs <= _PAIRS, "so many decide these cells; it ends when all are decided"
     assert git(shop, "worktree", "list").count("\n") == 1
     (folder,) = (shop / "report" / "ab").iterdir()
     seeds = [_seeds(folder / side) for side in ("base", "head")]
     assert seeds[0] == seeds[1]
-    assert len(set(seeds[0])) == _PAIRS
+    assert len(set(seeds[0])) == pairs
     assert _dropped(folder / "base") > 0, "the link loses packets"
 
 
