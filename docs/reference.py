@@ -6,6 +6,7 @@ one place, `RESULTS` and `CLAIMS`. Docstrings of the public API are Sphinx's aut
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import sys
@@ -122,6 +123,8 @@ def _pytest_options() -> Iterator[str]:
     _plugin().pytest_addoption(options)
     rows = []
     for names, said in options.declared:
+        if said["help"] == argparse.SUPPRESS:
+            continue
         metavar = said.get("metavar") or "|".join(said.get("choices", ()))
         default = said.get("default")
         meaning = said["help"].replace("%(default)s", str(default))
