@@ -40,7 +40,7 @@ def deliver(
     too.
     """
     if as_json:
-        OUT.print_json(as_text(words.as_json(comparison)))
+        OUT.print_json(as_text({"base": base, "head": head, **words.as_json(comparison)}))
     else:
         words.print_comparison(OUT, comparison)
     text = words.markdown(comparison, base=base, head=head)
