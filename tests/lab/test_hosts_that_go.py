@@ -173,7 +173,8 @@ def test_what_others_do_to_a_host_makes_the_test_invalid_and_the_next_has_it_bac
     begin(stack)
     try:
         stack.impair("other -> api", delay="1ms")
-        program = stack.host("db").start(["sleep", "60"])
+        # Once it runs: an engine cannot pause a container while a program is being started in it.
+        program = stack.host("db").start(["sh", "-c", "echo up; exec sleep 60"], ready="up")
         ways[what](stack)  # type: ignore[arg-type]  # the ways of this kind of lab
         if what in ("removed", "recreated"):
             with pytest.raises(LabError, match="sleep 60: its container was removed, and how it ended is not known"):
