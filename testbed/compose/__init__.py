@@ -1,1 +1,1 @@
-"""What a Compose file says, read as Compose reads it; and Compose itself."""
+"""Compose files, read as Compose does; and the Compose command."""

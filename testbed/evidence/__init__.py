@@ -1,1 +1,1 @@
-"""What was found: of links, hosts, programs and tests."""
+"""Evidence about links, hosts, programs and tests."""

@@ -1,1 +1,1 @@
-"""What is asked of links: impairments, timelines, profiles, and the topology that they are asked on."""
+"""Impairments, timelines and profiles; hosts, networks and links that they belong to."""

@@ -1,4 +1,4 @@
-"""A profile: what each direction of a link is impaired with, under a name."""
+"""A profile: a named pair of impairments, one per direction of a link."""
 
 from __future__ import annotations
 
