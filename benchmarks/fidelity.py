@@ -151,10 +151,10 @@ class Bench:
         self.lab.impairer.apply(self.link, CLEAN)
         self.clean = self._fly(200, 0.001)
 
-    def _put(self, asked: Impairment) -> None:
-        self.report.say(asked.describe())
-        self.lab.impairer.apply(self.link, asked)
-        self.lab.impairer.rewrite(self.link, asked)
+    def _put(self, impairment: Impairment) -> None:
+        self.report.say(impairment.describe())
+        self.lab.impairer.apply(self.link, impairment)
+        self.lab.impairer.rewrite(self.link, impairment)
 
     def _fly(self, count: int, pace_s: float, *, longest_s: float = 0.0, **options: Any) -> Flight:
         options = {"size_bytes": 64, **options}
@@ -187,14 +187,14 @@ class Bench:
     def delays(self) -> None:
         """The median of each delay, and that none comes before it."""
         for ms in (1, 25) if self.size.quick else (1, 5, 25, 120, 600):
-            asked = Impairment(delay_s=ms / 1000)
-            self._put(asked)
+            impairment = Impairment(delay_s=ms / 1000)
+            self._put(impairment)
             flight = self._fly(self.size.delays, 0.002, longest_s=ms / 1000)
             seen = list(flight.delays_s.values())
             median, early = statistics.median(seen), sum(value < ms / 1000 for value in seen)
             off = median - ms / 1000
             self.cells.append(Cell(
-                kind="delay", words=asked.describe(), asked=ms / 1000, seen=median, unit="s",
+                kind="delay", words=impairment.describe(), asked=ms / 1000, seen=median, unit="s",
                 ok=not early and 0 <= off <= DELAY_OFF_S,
                 how=f"median {off * 1e3:+.3f} ms off, {early} of {len(seen)} before it, the earliest "
                     f"{(min(seen) - ms / 1000) * 1e3:+.3f} ms, 99th percentile "
@@ -213,16 +213,16 @@ class Bench:
             words: dict[str, Any] = (
                 {"distribution": distribution, "reorder_by_jitter": may_overtake} if jitter_s else {}
             )
-            asked = Impairment(delay_s=0.12, jitter_s=jitter_s or None, **words)
+            impairment = Impairment(delay_s=0.12, jitter_s=jitter_s or None, **words)
             pace_s = 0.00025 if may_overtake or not jitter_s else 2 * jitter_s + 0.002
 
             sigma, count = self._shape(distribution)
 
             def fly(
-                asked: Impairment = asked, longest_s: float = 0.12 + 4 * jitter_s, count: int = count,
+                impairment: Impairment = impairment, longest_s: float = 0.12 + 4 * jitter_s, count: int = count,
                 pace_s: float = pace_s,
             ) -> Flight:  # fmt: skip
-                self._put(asked)
+                self._put(impairment)
                 return self._fly(count, pace_s, longest_s=longest_s)
 
             flight, busy = self._when_quiet(fly)
@@ -233,7 +233,7 @@ class Bench:
             sigma *= jitter_s
             off = abs(seen / sigma - 1) if sigma else math.nan
             self.cells.append(Cell(
-                kind="jitter", words=f"{asked.describe()}", asked=sigma, seen=seen, unit="s",
+                kind="jitter", words=f"{impairment.describe()}", asked=sigma, seen=seen, unit="s",
                 ok=math.isnan(off) or off <= SIGMA_OFF,
                 how=f"σ {seen * 1e3:.3f} ms, the distribution's {sigma * 1e3:.3f} ms; "
                     f"{late} of {len(flight.first)} came later than it reaches and are left out{busy}",
@@ -266,33 +266,35 @@ class Bench:
             self._share("corrupt", Impairment(corrupt_ratio=share), share, size_bytes=1000, checksum=False)
         self._untouched()
 
-    def _share(self, kind: str, asked: Impairment, share: float, **options: Any) -> None:
-        self._put(asked)
-        flight = self._fly(self.size.shares, 0.00025, longest_s=asked.delay_s or 0.0, **options)
-        check = self._judged(asked, flight)[kind]
+    def _share(self, kind: str, impairment: Impairment, share: float, **options: Any) -> None:
+        self._put(impairment)
+        flight = self._fly(self.size.shares, 0.00025, longest_s=impairment.delay_s or 0.0, **options)
+        check = self._judged(impairment, flight)[kind]
         count, total = _counted(check)
         if kind == "corrupt":  # the rest hits headers
             total = round(total * flight.size_bytes / (flight.size_bytes + HEADERS_BYTES))
         self.cells.append(Cell(
-            kind=kind, words=asked.describe(), asked=share, seen=count / total, unit="",
+            kind=kind, words=impairment.describe(), asked=share, seen=count / total, unit="",
             ok=check.verdict != Verdict.FAILS, how=f"{check.seen}; {check.how}",
         ))  # fmt: skip
 
-    def _judged(self, asked: Impairment, flight: Flight) -> dict[str, Judged]:
+    def _judged(self, impairment: Impairment, flight: Flight) -> dict[str, Judged]:
         # judge() shares its alpha among 20 tests; each cell here is one.
-        return {check.field: check for check in impairments.judge(asked, flight, clean=self.clean, alpha=20 * ALPHA)}
+        return {
+            check.field: check for check in impairments.judge(impairment, flight, clean=self.clean, alpha=20 * ALPHA)
+        }
 
     def bursts(self) -> None:
         """Gilbert's model: where bursts begin, and where they end."""
         for burst in (3,) if self.size.quick else (3, 8):
-            asked = Impairment(loss_ratio=0.05, loss_burst_packets=burst)
-            self._put(asked)
+            impairment = Impairment(loss_ratio=0.05, loss_burst_packets=burst)
+            self._put(impairment)
             flight = self._fly(self.size.shares, 0.00025)
-            judged = self._judged(asked, flight)
+            judged = self._judged(impairment, flight)
             lengths = exact.bursts([number not in flight.first for number in range(flight.count)])
             both = [judged["bursts begin"], judged["bursts end"]]
             self.cells.append(Cell(
-                kind="burst", words=asked.describe(), asked=burst, seen=statistics.fmean(lengths), unit="packets",
+                kind="burst", words=impairment.describe(), asked=burst, seen=statistics.fmean(lengths), unit="packets",
                 ok=all(check.verdict != Verdict.FAILS for check in both),
                 how=f"{judged['loss'].seen}; begin {both[0].seen}; end {both[1].seen}",
             ))  # fmt: skip
@@ -300,24 +302,24 @@ class Bench:
     def rates(self) -> None:
         """UDP's payload over the time from the first to the last arrival of a train that waits in the queue."""
         for mbit in (5, 50) if self.size.quick else (0.5, 5, 50, 200):
-            asked = Impairment(rate_bps=mbit * 1e6)
+            impairment = Impairment(rate_bps=mbit * 1e6)
             bits, payload = (1400 + HEADERS_BYTES) * 8, 1400 * 8
             # All at once, so that the sender is never slower than the link; the queue holds 1000.
             count = min(max(int(self.size.train_s * mbit * 1e6 / bits), 20), 500)
 
-            def trains(asked: Impairment = asked, count: int = count) -> list[float]:
-                self._put(asked)
+            def trains(impairment: Impairment = impairment, count: int = count) -> list[float]:
+                self._put(impairment)
                 flights = [self._fly(count, 0.0, longest_s=0.5, size_bytes=1400) for _ in range(self.size.trains)]
-                return [rate for flight in flights for rate in [seen_rate_bps(asked, flight)] if rate is not None]
+                return [rate for flight in flights for rate in [seen_rate_bps(impairment, flight)] if rate is not None]
 
             rates, busy = self._when_quiet(trains)
             if not rates:
-                raise BenchmarkError(f"{asked.describe()}: no train of {count} probes arrived")
+                raise BenchmarkError(f"{impairment.describe()}: no train of {count} probes arrived")
             rate = statistics.median(rates)
             goodput, exact_bps = rate * payload / bits, mbit * 1e6 * payload / bits
             off = goodput / exact_bps - 1
             self.cells.append(Cell(
-                kind="rate", words=asked.describe(), asked=exact_bps, seen=goodput, unit="bit/s",
+                kind="rate", words=impairment.describe(), asked=exact_bps, seen=goodput, unit="bit/s",
                 ok=abs(off) <= RATE_OFF,
                 how=f"goodput {goodput / 1e6:.4g} Mbit/s, {off:+.2%} off; the median of "
                     f"{len(rates)} trains of {count}{busy}",
@@ -348,8 +350,8 @@ class Bench:
 
     def _mathis(self, name: str) -> Cell:
         self.lab.impairer.apply(self.back, Impairment(delay_s=_MATHIS_DELAY_S))
-        asked = Impairment(delay_s=_MATHIS_DELAY_S, loss_ratio=_MATHIS_LOSS, seed=2020)
-        self._put(asked)
+        impairment = Impairment(delay_s=_MATHIS_DELAY_S, loss_ratio=_MATHIS_LOSS, seed=2020)
+        self._put(impairment)
         server, client = self.lab.hosts["server"], self.lab.hosts["client"]
         sink = server.start(["python3", "-c", _SINK], ready=9300)
         address, lasts = server.addresses("lan")[0], f"{self.size.reno_s:g}"
@@ -365,7 +367,7 @@ class Bench:
         # goodput = MSS / RTT × C / √p.
         c = goodput * json.loads(sent.stdout)["rtt_s"] * math.sqrt(p) / (_MSS_BYTES * 8)
         return Cell(
-            kind="mathis", words=f"{name}: {asked.describe()}", asked=1.22, seen=c, unit="C",
+            kind="mathis", words=f"{name}: {impairment.describe()}", asked=1.22, seen=c, unit="C",
             ok=MATHIS[0] <= c <= MATHIS[1],
             how=f"{goodput / 1e6:.3g} Mbit/s at {p:.2%} loss and a smoothed RTT of "
                 f"{json.loads(sent.stdout)['rtt_s'] * 1e3:.4g} ms: C = {c:.3g}",

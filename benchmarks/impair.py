@@ -263,9 +263,9 @@ def _exec_among_many(lab: ComposeLab, stack: ExitStack) -> list[Contestant]:
         replace = ["tc", "qdisc", "replace", "dev", _DEVICE, *place, *shaper.line(number).split()]
         _called([docker, "exec", beside, *replace])
         show = ["tc", "-j", "qdisc", "show", "dev", _DEVICE, "parent", place[1]]
-        found = json.loads(_called([docker, "exec", beside, *show]))
-        if len(found) != 1 or not shaper.holds(number, found[0]):
-            raise BenchmarkError(f"asked for {shaper.line(number)}, found {found}")
+        document = json.loads(_called([docker, "exec", beside, *show]))
+        if len(document) != 1 or not shaper.holds(number, document[0]):
+            raise BenchmarkError(f"asked for {shaper.line(number)}, found {document}")
 
     words = "" if shaper.kind == "netem" else f"{shaper.kind}, as netem was refused: {why_not}"
     return [Contestant("docker exec", words, change)]
@@ -276,13 +276,13 @@ def _exec_among_many(lab: ComposeLab, stack: ExitStack) -> list[Contestant]:
 
 def _rivals(report: Report, case: Case, lab: ComposeLab, stack: ExitStack) -> list[Contestant]:
     """Every rival that can run here; a line in the report for each that cannot."""
-    found: list[Contestant] = []
+    present: list[Contestant] = []
     for prepare in (_docker_rivals, _tcconfig):
         try:
-            found += prepare(report, lab, stack)
+            present += prepare(report, lab, stack)
         except EnvironmentUnfitError as error:
             report.note(f"{case.name}: {error}")
-    return found
+    return present
 
 
 @dataclass(frozen=True)

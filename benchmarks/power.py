@@ -100,9 +100,9 @@ def _ab(shop: Path, words: Sequence[str], tests: Sequence[str], report: Report) 
     if done.returncode not in (0, 1, 3):
         raise BenchmarkError(f"testbed ab: exit status {done.returncode}: {done.stderr[-2000:]}")
     shutil.rmtree(shop / "report", ignore_errors=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    report.say(f"{' '.join(words)}: {found['change']} in {found['base_runs']} pairs")
-    return found
+    document: dict[str, Any] = json.loads(done.stdout)
+    report.say(f"{' '.join(words)}: {document['change']} in {document['base_runs']} pairs")
+    return document
 
 
 # --- the three judges --------------------------------------------------------------------------------

@@ -314,13 +314,13 @@ def _compose(report: Report, hosts: int) -> dict[str, float]:
         )
         composer = Composer([path], project=f"testbed-scale-{os.getpid()}")
         config = composer.config()
-        said: list[str | None] = []
+        messages: list[str | None] = []
         try:
-            up_s = timed(lambda: said.append(composer.up(config, timeout_s=_DEADLINE_S)))
+            up_s = timed(lambda: messages.append(composer.up(config, timeout_s=_DEADLINE_S)))
         finally:
             down_s = timed(lambda: _down(composer))
-    if said[0] is not None:
-        report.note(f"Docker Compose failed: {said[0][-200:]}")
+    if messages[0] is not None:
+        report.note(f"Docker Compose failed: {messages[0][-200:]}")
         return {}
     report.note(f"docker compose down of {hosts} containers: {down_s:.2f} s.")
     return {f"docker compose up, {hosts} containers": up_s}

@@ -13,13 +13,13 @@ def measured(lab: Lab) -> None:
     """Run the client and record what it measured."""
     done = lab.host("client").run(["python3", "client.py", "server"], timeout="60s")
     assert done.ok, done.stderr
-    found = json.loads(done.stdout)
-    lab.record("response", found["response"], unit="s", better="lower")
-    lab.record("two writes", found["two writes"], unit="s", better="lower")
-    lab.record("goodput", found["goodput"], unit="bit/s", better="higher")
-    lab.record("bytes", found["bytes"], unit="B", better="lower", least_effect="2%")
-    lab.record("acknowledged", found["acknowledged"], unit="share", better="higher")
-    lab.record("received", found["received"], unit="share", better="higher")
+    document = json.loads(done.stdout)
+    lab.record("response", document["response"], unit="s", better="lower")
+    lab.record("two writes", document["two writes"], unit="s", better="lower")
+    lab.record("goodput", document["goodput"], unit="bit/s", better="higher")
+    lab.record("bytes", document["bytes"], unit="B", better="lower", least_effect="2%")
+    lab.record("acknowledged", document["acknowledged"], unit="share", better="higher")
+    lab.record("received", document["received"], unit="share", better="higher")
 
 
 @pytest.mark.impair("client <-> server", delay="5ms")

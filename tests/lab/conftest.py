@@ -45,9 +45,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def kind(request: pytest.FixtureRequest) -> str:
     """The kind of lab that this test runs on; skipped where it cannot be had."""
     wanted: str = getattr(request, "param", "compose")
-    asked = request.config.getoption("--lab")
-    if asked not in ("auto", wanted):
-        pytest.skip(f"--lab {asked}")
+    lab = request.config.getoption("--lab")
+    if lab not in ("auto", wanted):
+        pytest.skip(f"--lab {lab}")
     if wanted == "compose" and (found := decide("auto"))[0] != "compose":
         pytest.skip(found[1])
     return wanted

@@ -182,12 +182,12 @@ def test_of_a_kernel_that_died_no_process_is_left_to_its_agent(stack: Lab) -> No
 
 def _dead(parent: int) -> list[int]:
     """The children of a process that ended and were not reaped."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended while we looked
             if _stat(int(path.name))[:2] == ["Z", str(parent)]:
-                found.append(int(path.name))
-    return found
+                pids.append(int(path.name))
+    return pids
 
 
 def _stat(pid: int) -> list[str]:

@@ -31,17 +31,17 @@ def test_any_impairment_is_taken_by_the_kernel_and_reads_back_equal(lab: Lab, im
     max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )  # fmt: skip
-@given(asked=nonsense())
-@example(asked=Nonsense({"dealy": "5ms"}, "dealy"))
-def test_whatever_makes_no_sense_is_refused_before_anything_changes(lab: Lab, asked: Nonsense) -> None:
+@given(sample=nonsense())
+@example(sample=Nonsense({"dealy": "5ms"}, "dealy"))
+def test_whatever_makes_no_sense_is_refused_before_anything_changes(lab: Lab, sample: Nonsense) -> None:
     link = lab.link("client -> server")
     if lab.ports.impaired != [link.ref]:  # the first example's
         link.impair(delay="7ms", loss="3%", seed=4)
     held, done = lab.ports.netem(link.ref), len(lab.ledger.history)
     for impair in (link.impair, lambda **words: lab.impair("client <-> server", **words)):
         with pytest.raises(InvalidValueError) as refused:
-            impair(**asked.words)
-        assert any(asked.odd in problem for problem in refused.value.problems)
+            impair(**sample.words)
+        assert any(sample.odd in problem for problem in refused.value.problems)
     assert lab.ports.netem(link.ref) == held
     assert lab.ports.impaired == [link.ref]
     assert lab.impairer.impairments()[link.ref].delay_s == 0.007

@@ -146,17 +146,17 @@ def test_an_image_that_cannot_be_built_shows_the_builders_last_lines(stack: Comp
 def test_an_image_is_built_again_only_when_its_inputs_change(stack: ComposeLab, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f'FROM {IMAGE}\nCOPY word /word\nCMD ["sleep", "60"]\n')
     path = compose_file(tmp_path, "services:\n  app: {build: ., init: true}\n")
-    said: list[str] = []
+    messages: list[str] = []
     one, two = uuid4().hex, uuid4().hex  # never built before, not even by a run that was killed in this test
     for word, builds in ((one, True), (one, False), (two, True)):
         (tmp_path / "word").write_text(word)
-        said.clear()
-        lab = ComposeLab(path, say=said.append)
+        messages.clear()
+        lab = ComposeLab(path, say=messages.append)
         config = lab.stack.with_images(lab.composer.config(), lab.topology)
         container = docker.from_env().containers.create(config["services"]["app"]["image"])
         assert stack.engine.get(container, "/word").decode() == word
         container.remove()
-        assert ("building app" in said) == builds, said
+        assert ("building app" in messages) == builds, messages
     repository = images.service_image({"context": str(tmp_path)}, "app")[0]
 
     def tags() -> list[str]:

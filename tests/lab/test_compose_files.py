@@ -20,11 +20,11 @@ services:
 """
 
 
-@pytest.mark.parametrize("said", ["-f twice", "COMPOSE_FILE"])
-def test_the_later_file_adds_to_the_former(kind: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["-f twice", "COMPOSE_FILE"])
+def test_the_later_file_adds_to_the_former(kind: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(_BASE)
     (tmp_path / "extra.yaml").write_text("services: {a: {environment: {MODE: test}}}\n")
-    named = ["-f", "base.yaml", "-f", "extra.yaml"] if said == "-f twice" else []
+    named = ["-f", "base.yaml", "-f", "extra.yaml"] if text == "-f twice" else []
     environment = {} if named else {"COMPOSE_FILE": f"base.yaml{os.pathsep}extra.yaml"}
     argv = ["exec", "--lab", kind, *named, "a", "--", "printenv", "MODE"]
     done = subprocess.run(

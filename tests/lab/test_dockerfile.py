@@ -134,9 +134,9 @@ def test_the_machines_own_files_beside_them_stay_read_only(lab: Lab, kind: str) 
     if kind != "local":
         pytest.skip("a container has files of its own alone")
     for path in ("/etc/passwd", "/usr/bin/env", "/usr/local/share", "/usr/local/share/new", "/usr/new"):
-        said = lab.host("app").run(["touch", path])
-        assert said.exit_code == 1, path
-        assert "Read-only file system" in said.stderr or not OWNED, path
+        done = lab.host("app").run(["touch", path])
+        assert done.exit_code == 1, path
+        assert "Read-only file system" in done.stderr or not OWNED, path
 
 
 def test_an_empty_entrypoint_resets_the_images(lab: Lab) -> None:
@@ -151,8 +151,8 @@ def test_python_is_found_where_the_image_has_it(lab: Lab, kind: str) -> None:
 
 @pytest.mark.skipif(not OWNED, reason="a local lab's programs are root's without root")
 def test_another_user_has_a_home_of_his_own(lab: Lab) -> None:
-    said = lab.host("app").run(["sh", "-c", "id -u; id -g; echo $HOME"], user="man").stdout
-    assert said.split() == ["6", "12", "/var/cache/man"]
+    output = lab.host("app").run(["sh", "-c", "id -u; id -g; echo $HOME"], user="man").stdout
+    assert output.split() == ["6", "12", "/var/cache/man"]
 
 
 def test_an_owner_that_cannot_be_given_is_refused_with_the_reason(

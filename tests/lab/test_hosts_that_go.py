@@ -34,9 +34,9 @@ def stack(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def said(stack: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    told: list[str] = []
-    monkeypatch.setattr(stack.whole, "say", told.append)
-    return told
+    messages: list[str] = []
+    monkeypatch.setattr(stack.whole, "say", messages.append)
+    return messages
 
 
 @pytest.fixture

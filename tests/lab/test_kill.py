@@ -77,15 +77,15 @@ def devices(run_id: str) -> list[str]:
 
 def kernels(run_id: str) -> list[str]:
     """Carried kernels of a run's agent."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes()
         except OSError:
             continue  # it ended while we looked
         if b"linux.uml" in command and f"umid=tb{run_id[:6]}".encode() in command:
-            found.append(path.parent.name)
-    return found
+            pids.append(path.parent.name)
+    return pids
 
 
 def _bridged(engine: Engine, run_id: str) -> int:

@@ -157,11 +157,11 @@ class Project:
 
     def assert_stale_is_cleared(self) -> None:
         """As `testbed down --stale` does it."""
-        said: list[str] = []
+        messages: list[str] = []
         if ids := [run.id for run in self.runs()]:
-            clear_stale(engine := Engine(), said.append)
+            clear_stale(engine := Engine(), messages.append)
             for run_id in ids:
-                assert [one.name for one in engine.labelled(RUN_LABEL, run_id)] == [], said
+                assert [one.name for one in engine.labelled(RUN_LABEL, run_id)] == [], messages
         assert self.runs() == []
         self.assert_nothing_is_left(set())
 
@@ -216,8 +216,8 @@ def _assert_results_are_whole(project: Project) -> int:
     """Of each test that had ended there is a whole line; how many there were."""
     ended, path = project.noted("ended"), project.folder / "report" / "results.jsonl"
     *lines, torn = path.read_text().split("\n") if path.exists() else [""]
-    found = [json.loads(line) for line in lines]
-    outcomes = {line["test"]["id"]: line["test"]["outcome"] for line in found if "test" in line}
+    printed = [json.loads(line) for line in lines]
+    outcomes = {line["test"]["id"]: line["test"]["outcome"] for line in printed if "test" in line}
     assert set(ended) <= set(outcomes), (outcomes, torn, project.output)
     path.unlink(missing_ok=True)  # of a run that is killed before its first test none is written
     return len(ended)
@@ -295,8 +295,8 @@ def test_after_the_death_of_an_agent_or_a_kernel_the_session_goes_on(
             process.wait(deadline_s)
         finally:
             process.kill()
-    told = load(tmp_path / "report" / "results.jsonl")
-    outcomes = [test.last.outcome.of("test") for test in told.tests]
+    session = load(tmp_path / "report" / "results.jsonl")
+    outcomes = [test.last.outcome.of("test") for test in session.tests]
     _tell(f"{victim}: {count} killed: {outcomes.count('passed')} passed, {outcomes.count('invalid')} invalid")
     assert set(outcomes) <= {"passed", "invalid"}, project.output
     assert len(outcomes) == _TESTS_EACH * count + 2, project.output

@@ -41,24 +41,24 @@ def sandboxed(kind: str, prepare: str, code: str) -> str:
 
 
 def test_without_taps_a_lab_comes_up_and_what_must_be_carried_is_refused_with_the_way_out(kind: str) -> None:
-    said = sandboxed(kind, "mount -t tmpfs none /dev/net;", _TRY)
-    assert said.startswith("up\n")
-    assert "netem must be carried here, and a carried kernel needs taps" in said
-    assert "/dev/net/tun: No such file or directory. As root: modprobe tun; chmod 0666 /dev/net/tun" in said
+    done = sandboxed(kind, "mount -t tmpfs none /dev/net;", _TRY)
+    assert done.startswith("up\n")
+    assert "netem must be carried here, and a carried kernel needs taps" in done
+    assert "/dev/net/tun: No such file or directory. As root: modprobe tun; chmod 0666 /dev/net/tun" in done
 
 
 def test_without_network_namespaces_the_setting_to_raise_is_named(kind: str) -> None:
-    said = sandboxed(kind, "echo 1 >/proc/sys/user/max_net_namespaces;", _TRY)
-    assert said.startswith("2 hosts need 3 net namespaces; user.max_net_namespaces is 1: sysctl user.max_net_names")
+    done = sandboxed(kind, "echo 1 >/proc/sys/user/max_net_namespaces;", _TRY)
+    assert done.startswith("2 hosts need 3 net namespaces; user.max_net_namespaces is 1: sysctl user.max_net_names")
 
 
 def test_without_user_namespaces_it_is_told_what_closes_the_way(kind: str) -> None:
     closed = 'echo 0 >/proc/sys/user/max_user_namespaces; set -- setpriv --bounding-set=-sys_admin "$0" "$1";'
     argv_first = 'exec "$1" "$2" "$3" -c "$4"; '
     assert "this machine refuses" in sandboxed(kind, closed + argv_first, _TRY)
-    told = sandboxed(kind, closed + argv_first, _DOCTOR)
-    assert told.startswith("no local lab: ")
-    assert "sysctl user.max_user_namespaces=10000 (user.max_user_namespaces is 0)" in told
+    done = sandboxed(kind, closed + argv_first, _DOCTOR)
+    assert done.startswith("no local lab: ")
+    assert "sysctl user.max_user_namespaces=10000 (user.max_user_namespaces is 0)" in done
 
 
 def test_tools_are_found_where_an_ordinary_users_path_does_not_lead(kind: str) -> None:
@@ -133,14 +133,14 @@ def test_a_program_that_makes_itself_a_daemon_ends_with_the_lab(kind: str) -> No
     marker = "77.012345"
 
     def running() -> list[int]:
-        found = []
+        results = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 if marker.encode() in path.read_bytes().split(b"\0"):
-                    found.append(int(path.parent.name))
+                    results.append(int(path.parent.name))
             except OSError:
                 continue  # it ended while we looked
-        return found
+        return results
 
     with LocalLab(topologies.star(1)) as lab:
         assert lab.host("host").run(["setsid", "--fork", "sleep", marker]).ok

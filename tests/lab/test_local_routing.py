@@ -66,8 +66,8 @@ def test_ipv6_is_ready_when_the_lab_is(kind: str) -> None:
 
 
 def test_names_beyond_the_routers_resolve(chain: LocalLab) -> None:
-    found = chain.host("left").run(["getent", "ahostsv4", "right"])
-    assert found.stdout.split()[0] == chain.host("right").addresses()[0]
+    done = chain.host("left").run(["getent", "ahostsv4", "right"])
+    assert done.stdout.split()[0] == chain.host("right").addresses()[0]
     # No name server of the machine's is waited for: it could not be reached.
     nobody = chain.host("left").run(["getent", "hosts", "nobody.example"], timeout="4s")
     assert (nobody.exit_code, nobody.stdout) == (2, "")

@@ -32,15 +32,15 @@ def test_packets_bytes_drops_and_programs(lab: Lab, datagrams: Datagrams, kind: 
     assert done.ok, done.stderr
     lab.lifecycle.end_body()
     lab.verifier.verify()
-    found = measured(lab)
-    assert found[f"wire: packets {_LINK} on lan"] == 50
-    assert found[f"wire: bytes {_LINK} on lan"] == 48 * _FRAME_BYTES
-    (took_s,) = (value for name, value in found.items() if name.startswith("programs: client: python3 -c"))
+    measures = measured(lab)
+    assert measures[f"wire: packets {_LINK} on lan"] == 50
+    assert measures[f"wire: bytes {_LINK} on lan"] == 48 * _FRAME_BYTES
+    (took_s,) = (value for name, value in measures.items() if name.startswith("programs: client: python3 -c"))
     assert took_s == done.duration_s
     if kind == "local":
-        assert 0.005 < found["cpu: client"] <= done.duration_s + 0.01
+        assert 0.005 < measures["cpu: client"] <= done.duration_s + 0.01
     else:
-        assert "cpu: client" not in found
+        assert "cpu: client" not in measures
 
 
 def test_a_lost_syn_is_a_time_out(lab: Lab) -> None:
@@ -50,7 +50,7 @@ def test_a_lost_syn_is_a_time_out(lab: Lab) -> None:
     assert lab.host("client").run(["python3", "-c", _CONNECT.format(address)]).ok
     lab.lifecycle.end_body()
     lab.verifier.verify()
-    found = measured(lab)
-    assert found["tcp: SYN time-outs of client"] == 1
-    assert found["tcp: segments sent again by client"] == 1
-    assert found[f"wire: packets {_LINK} on lan"] >= 3, "the lost one, the one sent again, and its ACK"
+    measures = measured(lab)
+    assert measures["tcp: SYN time-outs of client"] == 1
+    assert measures["tcp: segments sent again by client"] == 1
+    assert measures[f"wire: packets {_LINK} on lan"] >= 3, "the lost one, the one sent again, and its ACK"

@@ -205,20 +205,20 @@ def test_a_link_that_flaps_loses_what_comes_while_it_is_down_and_nothing_else(fo
     four.flap("a -> b", up="250ms", down="150ms")
     a, b = four.hosts["a"], four.hosts["b"]
     hearing = b.start(["python3", "-c", _HEAR], ready="ready")
-    said = json.loads(a.run(["python3", "-c", _SAY, b.addresses()[0]]).stdout)
+    document = json.loads(a.run(["python3", "-c", _SAY, b.addresses()[0]]).stdout)
     four.mend()
     assert a.run(["python3", "-c", _SAY, b.addresses()[0], "end"]).ok
     arrived = set(json.loads(hearing.wait().stdout.splitlines()[1]))
     steps = flapped(link)
     # The agent's clock is the hosts' own. A step is in force at the latest when it was read back, 20 ms before at the
     # most (what is nearer than that to one is not judged).
-    for number, sent_s in enumerate(said):
+    for number, sent_s in enumerate(document):
         last = [step for step in steps if step.monotonic_s <= sent_s][-1:]
         later = [step for step in steps if step.monotonic_s > sent_s][:1]
         if last and sent_s - last[0].monotonic_s > 0.005 and (not later or later[0].monotonic_s - sent_s > 0.02):
             assert (number in arrived) == (not last[0].cut), (number, sent_s, last)
     lost = link.lost_in_cut() - lost_before
-    assert lost == len(said) - len(arrived) > 0
+    assert lost == len(document) - len(arrived) > 0
     assert link.counters().sent_packets - sent_before >= len(arrived)  # they went through what impairs the link
     four.verifier.verify()
     (evidence,) = [link for link in four.ledger.evidence if "cut" in link.asked]

@@ -182,9 +182,9 @@ def test_markers_hold_whatever_fixtures_are_called(project: Path, kind: str) -> 
         (project / f"test_{name}.py").write_text(text)
     done = run_pytest(project, "-v", "--compose-file", "base.yaml")
     assert f"== {2 * len(_OWN)} passed" in done.stdout, done.stdout
-    found = outcomes(project)
+    tests = outcomes(project)
     for name in _OWN:
-        (link,) = found[f"test_{name}.py::test_marked"]["links"]
+        (link,) = tests[f"test_{name}.py::test_marked"]["links"]
         assert (link["link"], link["asked"]["delay"], link["proof"]["read_back"]) == ("a -> b", "80ms", "holds")
         assert link["met_packets"], "as far as it is known"
 
@@ -200,8 +200,8 @@ def test_two_compose_files_an_own_trace_profiles_and_a_capture_that_would_go_thr
     (elsewhere / "precious.pcapng").touch()
     done = run_pytest(project, *_TWO)
     assert "== 1 failed, 4 passed" in done.stdout, done.stdout
-    found = outcomes(project)
-    assert {name.partition("::")[2]: (each["outcome"], each["profile"]) for name, each in found.items()} == {
+    tests = outcomes(project)
+    assert {name.partition("::")[2]: (each["outcome"], each["profile"]) for name, each in tests.items()} == {
         "test_both_files_are_read": ("passed", None), "test_own_trace": ("passed", None),
         "test_each[clean]": ("passed", "clean"), "test_each[latency]": ("passed", "latency"),
         "test_fails": ("failed", None),

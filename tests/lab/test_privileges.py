@@ -142,7 +142,7 @@ def test_a_container_of_ours_may_do_what_it_must_and_no_more(
 
 def test_no_service_of_the_users_is_given_more_than_its_file_says(stack: ComposeLab) -> None:
     for host in stack.hosts.values():
-        said = stack.engine.state(host.container)["HostConfig"]
-        assert not said["Privileged"]
-        assert [said[key] for key in ("CapAdd", "Binds", "Devices") if said.get(key)] == []
-        assert re.fullmatch(r"testbed-[0-9a-f]{8}_\w+", said["NetworkMode"])
+        state = stack.engine.state(host.container)["HostConfig"]
+        assert not state["Privileged"]
+        assert [state[key] for key in ("CapAdd", "Binds", "Devices") if state.get(key)] == []
+        assert re.fullmatch(r"testbed-[0-9a-f]{8}_\w+", state["NetworkMode"])

@@ -143,7 +143,7 @@ def test_an_idle_link_is_no_failure_but_a_warning(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "text"),
     [
         ("filter delete dev DEVICE parent 1:", r"asked filter .* led to 1:"),
         ("qdisc delete dev DEVICE parent 1:MINOR", r"asked netem delay=5ms, the kernel reports none on this link"),
@@ -152,11 +152,11 @@ def test_an_idle_link_is_no_failure_but_a_warning(lab: Lab) -> None:
         ("qdisc replace dev DEVICE root handle 9: netem delay 5ms", r"asked netem delay=5ms, .* none on this link"),
     ],
 )
-def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line: str, said: str) -> None:
+def test_what_is_deleted_or_replaced_in_mid_test_makes_it_invalid(lab: Lab, line: str, text: str) -> None:
     link = lab.link("client -> server")
     link.impair(delay="5ms")
     tc(lab, line.replace("MINOR", f"{lab.ports.attached('server', 'lan').sources[link.ref].minor:x}"))
-    with pytest.raises(ImpairmentNotAppliedError, match=said):
+    with pytest.raises(ImpairmentNotAppliedError, match=text):
         lab.verifier.verify()
     assert [link.read_back for link in lab.ledger.evidence] == [Verdict.FAILS]
     lab.ports.renew(link.ref)

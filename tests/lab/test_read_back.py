@@ -61,8 +61,8 @@ def flat(told: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize("words", FIELDS, ids=lambda words: " ".join(words) or "nothing")
 def test_netlink_and_tc_tell_the_same_of_every_field(stack: Lab, words: dict[str, object]) -> None:
     link = stack.link(LINK)
-    asked = Impairment.parse(words)
-    applied = link.impair(asked)
+    impairment = Impairment.parse(words)
+    applied = link.impair(impairment)
     try:
         stack.host("client").run(["python3", "-c", _SEND, stack.host("server").addresses()[0]])
         port = stack.ports.of(link.ref)
@@ -82,7 +82,7 @@ def test_netlink_and_tc_tell_the_same_of_every_field(stack: Lab, words: dict[str
             assert all(value == theirs[name] or value == pytest.approx(theirs[name], rel=1e-5, abs=1e-9)
                        for name, value in mine.items()), f"{mine} {theirs}"  # fmt: skip
         assert len(alone) == 1 + ("bucket" in words)
-        assert readback.differences(asked, applied.kernel) == []
+        assert readback.differences(impairment, applied.kernel) == []
     finally:
         link.heal()
 

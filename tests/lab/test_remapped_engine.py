@@ -52,8 +52,8 @@ def remapped(stack: ComposeLab) -> Iterator[dict[str, str]]:
             )  # fmt: skip
 
         def answers() -> bool:
-            asked = subprocess.run(["docker", "version"], env=environment, capture_output=True, check=False)
-            return asked.returncode == 0 or engine.poll() is not None
+            done = subprocess.run(["docker", "version"], env=environment, capture_output=True, check=False)
+            return done.returncode == 0 or engine.poll() is not None
 
         try:
             await_condition(answers, bool, deadline_s=60)
@@ -70,9 +70,9 @@ def remapped(stack: ComposeLab) -> Iterator[dict[str, str]]:
 
 def test_there_the_doctor_finds_nothing_missing_and_says_which_engine_it_is(remapped: dict[str, str]) -> None:
     argv = [sys.executable, "-c", "from testbed import doctor; print(*doctor.examine(print), sep='\\n')"]
-    told = subprocess.run(argv, env=remapped, capture_output=True, text=True, check=False, timeout=200)
-    assert told.returncode == 0, told.stderr
-    findings = {name: line for line in told.stdout.splitlines() for name in ("Docker engine", "carried kernel")
+    done = subprocess.run(argv, env=remapped, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    findings = {name: line for line in done.stdout.splitlines() for name in ("Docker engine", "carried kernel")
                 if f"name='{name}'" in line}  # fmt: skip
     assert "userns-remap" in findings["Docker engine"]
     assert "state='ok'" in findings["carried kernel"]

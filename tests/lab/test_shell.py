@@ -97,9 +97,9 @@ class Typist:
                 self.screen += os.read(self._terminal, 65536).decode(errors="replace")
             return re.search(pattern, self.screen)
 
-        found = await_condition(look, bool, deadline_s=deadline_s, every_s=0.01)
-        assert found is not None
-        return found
+        state = await_condition(look, bool, deadline_s=deadline_s, every_s=0.01)
+        assert state is not None
+        return state
 
     def await_end(self, deadline_s: float) -> int:
         """The exit status."""

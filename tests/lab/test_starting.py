@@ -41,30 +41,30 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_what_is_awaited_is_told_until_it_is_well(kind: str, file: Path, pytestconfig: pytest.Config) -> None:
-    told: list[str] = []
+    lines: list[str] = []
 
     def say(text: str) -> None:
         if "not well yet" in text:
-            told.append(text)
+            lines.append(text)
             if "still warming up" in text:
                 (file.parent / "state" / "ready").touch()
 
     with make_lab(kind, file, netem=pytestconfig.getoption("--netem"), up_deadline="90s", say=say) as lab:
         assert set(lab.hosts) == {"slow", "app"}
-    assert told[-1].startswith("starting, ")
-    assert " s of 90 s (the up-deadline); not well yet: " in told[-1]
-    assert "is running and starting; its last check said: 'still warming up'" in told[-1]
-    assert "app" in told[-1].partition("not well yet: ")[2]
+    assert lines[-1].startswith("starting, ")
+    assert " s of 90 s (the up-deadline); not well yet: " in lines[-1]
+    assert "is running and starting; its last check said: 'still warming up'" in lines[-1]
+    assert "app" in lines[-1].partition("not well yet: ")[2]
 
 
 def test_once_the_deadline_is_over_each_service_is_told_with_what_its_check_said(kind: str, file: Path) -> None:
     lab = make_lab(kind, file, netem="auto", up_deadline="12s", say=lambda _text: None)
     with pytest.raises(ServiceFailedError) as raised:
         lab.up()
-    said = str(raised.value)
-    assert "service `slow` is running and starting; its last check said: 'still warming up'" in said
-    assert re.search("not started yet: `app`|service `app` was not started", said), said
-    assert "not well after 12 s (the up-deadline)" in said
+    text = str(raised.value)
+    assert "service `slow` is running and starting; its last check said: 'still warming up'" in text
+    assert re.search("not started yet: `app`|service `app` was not started", text), text
+    assert "not well after 12 s (the up-deadline)" in text
 
 
 def test_the_command_line_has_the_deadline_and_tells_too(kind: str, file: Path) -> None:

@@ -108,11 +108,11 @@ def test_how_late_the_carrier_was_is_in_the_evidence(carried: Lab) -> None:
             carried.verifier.verify()
         finally:
             (link,) = carried.ledger.evidence
-            told = link.lateness
+            lateness = link.lateness
     finally:
         carried.lifecycle.end()
-    assert told is not None
-    assert told["frames"] >= _FRAMES
-    assert 0 < told["median_s"] <= told["worst_s"]
-    assert told["tolerance_s"] == 0.005
+    assert lateness is not None
+    assert lateness["frames"] >= _FRAMES
+    assert 0 < lateness["median_s"] <= lateness["worst_s"]
+    assert lateness["tolerance_s"] == 0.005
     assert [check.field for check in link.checks][-1] == "lateness"

@@ -64,15 +64,15 @@ def test_ten_milliseconds_in_the_server_are_found_on_the_local_lab(shop: Path) -
     ab = ["ab", "--base", "base", "--pairs", str(_PAIRS), "--seed", "1", "--json"]
     done = cli(*ab, "--", *words, cwd=shop, within_s=_WITHIN_S)
     assert done.returncode == 1, done.stderr
-    said = json.loads(done.stdout)
-    metrics = {cell["metric"]: cell for cell in said["cells"] if cell["part"] in ("", "median")}
+    document = json.loads(done.stdout)
+    metrics = {cell["metric"]: cell for cell in document["cells"] if cell["part"] in ("", "median")}
     response = metrics["response"]
     assert response["links"] == "client -> server delay 10ms loss 1%"
     assert response["change"] == "regressed"
     assert response["effect"] > 0.5, "10 ms are added to a round trip of 10 ms"
     assert min(response["base"]) < 0.020 < min(response["head"])
     assert metrics["received"]["change"] != "regressed", "what is as before is not called worse"
-    pairs = said["base_runs"] + len(said["thrown_away"])
+    pairs = document["base_runs"] + len(document["thrown_away"])
     assert 16 <= pairs <= _PAIRS, "so many decide these cells; it ends when all are decided"
     assert git(shop, "worktree", "list").count("\n") == 1
     (folder,) = (shop / "report" / "ab").iterdir()

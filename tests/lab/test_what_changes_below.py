@@ -111,15 +111,15 @@ def test_when_the_carried_kernel_dies_the_test_is_invalid_and_the_next_has_a_new
 
 def kernel(run_id: str) -> int:
     """The first process of the run's carried kernel."""
-    found = []
+    kernels = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue  # it ended while we looked
         if words[0].endswith(b"linux.uml") and f"umid=tb{run_id[:6]}".encode() in words:
-            found.append(int(path.parent.name))
-    return min(found)
+            kernels.append(int(path.parent.name))
+    return min(kernels)
 
 
 def test_a_source_whose_filter_is_missing_is_refused_each_time(

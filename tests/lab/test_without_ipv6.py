@@ -66,15 +66,15 @@ def test_where_the_kernel_knows_no_ipv6_links_are_impaired_cut_narrowed_captured
         cwd="/", capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["inet6"] == "Address family not supported by protocol"
-    assert told["clean"] == told["mended"] == "connected"
-    assert told["proof"] == ["holds"]
-    assert "timed out" in told["cut"]
-    assert told["lost"] > 0
-    assert told["flows"] == 1
-    assert "Connection refused" in told["rejected"]
-    assert "Connection refused" in told["beside"]  # nobody listens there: the server itself says so
-    assert any("told by 1 reset" in link for link in told["evidence"])
-    assert "has no IPv6" in told["asked"]
-    assert "fd00:fc::1/64" in told["asked"]
+    document = json.loads(done.stdout)
+    assert document["inet6"] == "Address family not supported by protocol"
+    assert document["clean"] == document["mended"] == "connected"
+    assert document["proof"] == ["holds"]
+    assert "timed out" in document["cut"]
+    assert document["lost"] > 0
+    assert document["flows"] == 1
+    assert "Connection refused" in document["rejected"]
+    assert "Connection refused" in document["beside"]  # nobody listens there: the server itself says so
+    assert any("told by 1 reset" in link for link in document["evidence"])
+    assert "has no IPv6" in document["asked"]
+    assert "fd00:fc::1/64" in document["asked"]

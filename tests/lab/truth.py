@@ -431,21 +431,21 @@ class Cell:
         return (invalid or (self.verdict == "PASSED" and self.in_force)) and self.mended
 
 
-def cell(lab: Lab, fault: str, asked: Asked) -> Cell:
+def cell(lab: Lab, fault: str, request: Asked) -> Cell:
     """Run one test and the next; again where the machine was late, and that alone spoiled a test without a fault.
 
     Then nothing is known of the fault: the cell is run again, `_ATTEMPTS` times in all; the last counts as it is.
     """
     for late in range(_ATTEMPTS):
-        seen, verdict, reason = _test(lab, asked, fault)
+        seen, verdict, reason = _test(lab, request, fault)
         spoiled = fault == "none" and _only_late(lab)
         next_verdict, after = "PASSED", ""
         if not spoiled:
-            _, next_verdict, after = _test(lab, asked, "none", after=True)
+            _, next_verdict, after = _test(lab, request, "none", after=True)
             spoiled = next_verdict == "INVALID" and _only_late(lab)
         found = Cell(
-            fault=fault, impairment=asked.name, verdict=verdict, reason=reason,
-            in_force=seen is not None and asked.in_force(seen), late=late,
+            fault=fault, impairment=request.name, verdict=verdict, reason=reason,
+            in_force=seen is not None and request.in_force(seen), late=late,
             next_verdict=f"{next_verdict}: {after}" if after else next_verdict,
         )  # fmt: skip
         if not spoiled:
@@ -473,7 +473,7 @@ def await_frames(lab: Lab, count: int) -> None:
     await_condition(seen, lambda counts: bool(counts) and min(counts) >= count, deadline_s=20)
 
 
-def _test(lab: Lab, asked: Asked, fault: str, *, after: bool = False) -> tuple[Arrivals | None, str, str]:
+def _test(lab: Lab, request: Asked, fault: str, *, after: bool = False) -> tuple[Arrivals | None, str, str]:
     """What arrived, the verdict as pytest's plugin has it, and the reason; empty for a test that passed.
 
     ``after`` a fault, a few datagrams will do; and that the machine is late is nothing that a fault has left.
@@ -484,7 +484,7 @@ def _test(lab: Lab, asked: Asked, fault: str, *, after: bool = False) -> tuple[A
         lab.carriage.warn_only = after  # whatever this suite's other tests are run with
         lab.lifecycle.begin("truth")
         try:
-            asked.put(lab)
+            request.put(lab)
             lab.carriage.settle()
             receiver = _send(lab, fault, undo, count=_COUNT_AFTER if after else COUNT)
             lab.verifier.verify()

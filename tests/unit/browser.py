@@ -78,9 +78,9 @@ class Browser:
 
     def js(self, expression: str) -> Any:
         """The value of an expression. Raises AssertionError if it throws."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def await_true(self, expression: str) -> None:
         """Wait until an expression is true."""

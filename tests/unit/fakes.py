@@ -142,15 +142,15 @@ class FakeAgent:
 
 
 def _place(line: str) -> tuple[int, int]:
-    found = _PLACE.search(line)
-    assert found is not None, line
-    return int(found[1]), int(found[2], 16)
+    match = _PLACE.search(line)
+    assert match is not None, line
+    return int(match[1]), int(match[2], 16)
 
 
 def _parent(line: str) -> str:
-    found = _PARENT.search(line)
-    assert found is not None, line
-    return found[1]
+    match = _PARENT.search(line)
+    assert match is not None, line
+    return match[1]
 
 
 def _options(words: list[str]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ def lines(cells: int, *, seed: int, samples: int, output: int, factor: float) ->
     yield _line(results.end(duration_s=1.0, exit_status=1))
 
 
-def _line(said: Any) -> str:
-    return results.as_text(said) + "\n"
+def _line(value: Any) -> str:
+    return results.as_text(value) + "\n"
 
 
 def _test(draw: random.Random, number: int, *, samples: int, output: int, factor: float) -> dict[str, Any]:
@@ -68,5 +68,5 @@ def _test(draw: random.Random, number: int, *, samples: int, output: int, factor
     )  # fmt: skip
     name = f"tests/test_upload.py::test_number_{number // len(PROFILES)}[{profile}]"
     result = results.TestResult(id=name, profile=profile, attempts=[attempt])
-    told: dict[str, Any] = json.loads(results.as_text(result.as_json()))
-    return told
+    document: dict[str, Any] = json.loads(results.as_text(result.as_json()))
+    return document

@@ -55,9 +55,9 @@ def test_what_comes_is_answered_at_the_same_tap_and_counted(
     wires["one"].send(RST_FRAME)
     wires["one"].send(SYN_FRAME[:6] + b"\2\2\2\2\2\2" + SYN_FRAME[12:])  # the machine's own: no packet of the sender
     wires["one"].send(SYN_FRAME)
-    said = answers.answer(SYN_FRAME)
-    assert said is not None
-    assert wires["one"].recv(9999) == said.frame
+    reply = answers.answer(SYN_FRAME)
+    assert reply is not None
+    assert wires["one"].recv(9999) == reply.frame
     read = await_condition(lambda: taps.counts(7), lambda seen: bool(seen and seen["reset"]), deadline_s=5)
     assert read == {"read": 2, "reset": 1, "error": 0, "unanswered": 1, "failed": 0}
     assert taps.counts(8) == {"read": 0, "reset": 0, "error": 0, "unanswered": 0, "failed": 0}

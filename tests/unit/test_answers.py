@@ -56,12 +56,12 @@ def to_tcp(**fields: int | bytes) -> bytes:
 
 def reset(frame: bytes) -> Segment:
     """The reset that a frame is answered with, its sums checked by the textbook."""
-    said = answer(frame)
-    assert said is not None
-    assert said.kind == RESET
-    assert summed(said.frame) == said.frame
-    assert said.frame[:12] == frame[6:12] + ANSWERER
-    read = segment(Packet(time_ns=0, place=0, data=said.frame, length_bytes=len(said.frame)))
+    reply = answer(frame)
+    assert reply is not None
+    assert reply.kind == RESET
+    assert summed(reply.frame) == reply.frame
+    assert reply.frame[:12] == frame[6:12] + ANSWERER
+    read = segment(Packet(time_ns=0, place=0, data=reply.frame, length_bytes=len(reply.frame)))
     assert read is not None
     assert read.payload_bytes == 0
     return read
@@ -69,19 +69,19 @@ def reset(frame: bytes) -> Segment:
 
 def error(frame: bytes) -> tuple[int, int, bytes]:
     """Type, code and quotation of the ICMP message that a frame is answered with, its sums checked."""
-    said = answer(frame)
-    assert said is not None
-    assert said.kind == ERROR
-    assert said.frame[:12] == frame[6:12] + ANSWERER
-    assert said.frame[12:14] == frame[12:14]
-    ip = said.frame[14:]
+    reply = answer(frame)
+    assert reply is not None
+    assert reply.kind == ERROR
+    assert reply.frame[:12] == frame[6:12] + ANSWERER
+    assert reply.frame[12:14] == frame[12:14]
+    ip = reply.frame[14:]
     if ip[0] >> 4 == 4:
-        assert summed(said.frame) == said.frame
+        assert summed(reply.frame) == reply.frame
         assert (ip[9], ip[12:16], ip[16:20]) == (1, frame[30:34], frame[26:30])
         message = ip[20:]
         assert by_the_textbook(message) == 0
     else:
-        assert summed(said.frame) == said.frame
+        assert summed(reply.frame) == reply.frame
         assert (ip[6], ip[8:24], ip[24:40]) == (58, frame[38:54], frame[22:38])
         message = ip[40:]
     assert message[4:8] == bytes(4)
@@ -105,15 +105,15 @@ def test_the_checksum_is_the_textbooks(data: bytes) -> None:
 
 def test_a_syn_is_refused_with_a_reset_that_acknowledges_it() -> None:
     # RFC 9293 3.10.7.1: <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>; a SYN counts as one.
-    said = reset(to_tcp(seq=7000, flags=SYN, options=bytes.fromhex("020405b4")))
-    assert (said.seq, said.ack, said.flags) == (0, 7001, RST | ACK)
-    assert (str(said.src), str(said.dst)) == ("10.0.0.2:80", "10.0.0.1:40000")
+    reply = reset(to_tcp(seq=7000, flags=SYN, options=bytes.fromhex("020405b4")))
+    assert (reply.seq, reply.ack, reply.flags) == (0, 7001, RST | ACK)
+    assert (str(reply.src), str(reply.dst)) == ("10.0.0.2:80", "10.0.0.1:40000")
 
 
 def test_a_segment_that_acknowledges_is_reset_with_the_number_that_its_sender_expects() -> None:
     # RFC 9293 3.10.7.1: <SEQ=SEG.ACK><CTL=RST>; RFC 5961 3.2 wants exactly that number.
-    said = reset(to_tcp(seq=7001, ack=90, flags=PSH | ACK, payload=b"odd"))
-    assert (said.seq, said.ack, said.flags) == (90, 0, RST)
+    reply = reset(to_tcp(seq=7001, ack=90, flags=PSH | ACK, payload=b"odd"))
+    assert (reply.seq, reply.ack, reply.flags) == (90, 0, RST)
 
 
 def test_what_a_segment_without_acknowledgement_brings_counts_and_numbers_wrap() -> None:
@@ -127,8 +127,8 @@ def test_padding_of_a_short_frame_is_no_data() -> None:
 
 def test_over_ipv6_and_behind_ip_options_the_same() -> None:
     frame = summed(ipv6(A6, B6, 6, tcp(40000, 80, seq=1, flags=SYN)))
-    said = reset(frame)
-    assert (said.ack, str(said.src), str(said.dst)) == (2, "[fd00::2]:80", "[fd00::1]:40000")
+    reply = reset(frame)
+    assert (reply.ack, str(reply.src), str(reply.dst)) == (2, "[fd00::2]:80", "[fd00::1]:40000")
     plain = ipv4(A4, B4, 6, b"\x01\x01\x01\x00" + tcp(40000, 80, seq=1, flags=SYN))
     options = summed(plain[:14] + b"\x46" + plain[15:])  # a header of six words
     assert reset(options).ack == 2
@@ -170,9 +170,9 @@ def test_any_other_protocol_is_administratively_prohibited() -> None:
 def test_no_more_is_quoted_than_makes_576_bytes_or_1280_in_all() -> None:
     old, new = (summed(each) for each in (ipv4(A4, B4, 17, udp(bytes(1400))), ipv6(A6, B6, 17, udp(bytes(1400)))))
     for frame, most in ((old, 576), (new, 1280)):
-        said = answer(frame)
-        assert said is not None
-        assert len(said.frame) - 14 == most
+        reply = answer(frame)
+        assert reply is not None
+        assert len(reply.frame) - 14 == most
         _, _, quoted = error(frame)
         assert frame[14:].startswith(quoted)
 
@@ -215,10 +215,10 @@ def test_extension_headers_are_passed_over() -> None:
     hop, routing, options = (bytes([following, size]) + bytes(6 + 8 * size) for following, size in
                              ((43, 0), (60, 1), (51, 0)))  # fmt: skip
     authentication = bytes([6, 4]) + bytes(22)  # RFC 4302 2.2: in words of four bytes, less two
-    said = answer(ipv6(A6, B6, 0, hop + routing + options + authentication + segment_))
-    assert said is not None
-    assert said.kind == RESET
-    assert summed(said.frame) == said.frame
+    reply = answer(ipv6(A6, B6, 0, hop + routing + options + authentication + segment_))
+    assert reply is not None
+    assert reply.kind == RESET
+    assert summed(reply.frame) == reply.frame
 
 
 def test_a_chain_of_headers_that_leads_out_of_the_packet_is_not_answered() -> None:

@@ -59,14 +59,14 @@ def command(case: Case, lab: str) -> list[str]:
     return ["exec", "--lab", lab, *(("--impair", said) if said else ()), *case.more, "client", "--", "true"]
 
 
-def check(status: object, said: str, part: str) -> None:
-    assert status == 2, said[-2000:]
-    assert part in said, said[:2000]
-    assert "Traceback" not in said
-    assert len(said) <= LONGEST
-    assert said.isascii() or "\x1b" not in said
+def check(status: object, text: str, part: str) -> None:
+    assert status == 2, text[-2000:]
+    assert part in text, text[:2000]
+    assert "Traceback" not in text
+    assert len(text) <= LONGEST
+    assert text.isascii() or "\x1b" not in text
     for secret in Path("/etc/passwd").read_text().splitlines():
-        assert secret not in said
+        assert secret not in text
 
 
 def peak_kib() -> int:
@@ -227,14 +227,14 @@ def test_what_is_wrong_of_many_tests_is_told_once(pytester: pytest.Pytester) -> 
     )
     result = pytester.runpytest_inprocess("--lab", "local", "-p", "no:cacheprovider")
     assert result.ret == 2
-    said = [line for line in result.outlines if ".py::" in line]
+    lines = [line for line in result.outlines if ".py::" in line]
     profiles = len(load_profiles(Path("none")))
-    assert [line.partition(": ")[0].partition("::")[2] for line in said] == [
+    assert [line.partition(": ")[0].partition("::")[2] for line in lines] == [
         f"test_each[3g] and {profiles - 1} more", f"test_each[3g] and {profiles - 1} more",
         "TestIt::test_a and 1 more", "test_one[nosuch]",
     ]  # fmt: skip
-    assert "impair_each('x -> y'): link 'x -> y': host 'x': unknown" in said[0]
-    assert "impair_each('client -> server', 'nosuch'): profile 'nosuch': unknown" in said[3]
+    assert "impair_each('x -> y'): link 'x -> y': host 'x': unknown" in lines[0]
+    assert "impair_each('client -> server', 'nosuch'): profile 'nosuch': unknown" in lines[3]
 
 
 @pytest.mark.parametrize("name", MARKERS)

@@ -37,9 +37,9 @@ def by_hand(differences: Sequence[float], place: float = 0.0) -> float:
 
 @given(DIFFERENCES, st.floats(-10, 10))
 def test_it_is_the_formula(differences: list[float], place: float) -> None:
-    found = betting.evidence(differences, place)
-    assert found.above[-1] == pytest.approx(math.log(by_hand(differences, place)), abs=1e-6)
-    assert found.below[-1] == pytest.approx(
+    evidence = betting.evidence(differences, place)
+    assert evidence.above[-1] == pytest.approx(math.log(by_hand(differences, place)), abs=1e-6)
+    assert evidence.below[-1] == pytest.approx(
         math.log(by_hand([-difference for difference in differences], -place)), abs=1e-6
     )
 
@@ -92,8 +92,8 @@ def test_so_many_pairs_are_needed_at_least(cells: int, pairs: int) -> None:
 
 
 def test_it_is_remembered_that_an_e_value_was_high() -> None:
-    found = betting.evidence([1.0] * 12 + [-1.0] * 12)
-    assert found.highest_above == found.above[11] > math.log(100) > found.above[-1]
+    evidence = betting.evidence([1.0] * 12 + [-1.0] * 12)
+    assert evidence.highest_above == evidence.above[11] > math.log(100) > evidence.above[-1]
 
 
 def test_growth_foretells_how_many_more_pairs() -> None:

@@ -179,10 +179,10 @@ def test_a_summary_for_a_pull_request_has_what_matters_first(write: Write, monke
 
 def test_as_json_there_is_everything(write: Write) -> None:
     _, out = judge(write("a", *FAST), write("b", *SLOW), "--json")
-    said = json.loads(out)
-    assert (said["change"], said["paired"], said["base_runs"]) == ("regressed", True, 20)
-    assert (Path(said["base"]).name, Path(said["head"]).name) == ("a", "b")
-    cell = next(cell for cell in said["cells"] if cell["metric"] == "upload")
+    document = json.loads(out)
+    assert (document["change"], document["paired"], document["base_runs"]) == ("regressed", True, 20)
+    assert (Path(document["base"]).name, Path(document["head"]).name) == ("a", "b")
+    cell = next(cell for cell in document["cells"] if cell["metric"] == "upload")
     assert (cell["change"], cell["links"], cell["base"], cell["head"]) == (
         "regressed", "client -> server loss 2%", FAST, SLOW,
     )  # fmt: skip

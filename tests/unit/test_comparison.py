@@ -56,11 +56,11 @@ def cell(comparison: Comparison, name: str = "upload") -> Judged:
     [(1.12, Change.REGRESSED), (0.85, Change.IMPROVED), (1.0, Change.SAME), (1.05, Change.UNDECIDED)],
 )
 def test_a_change_is_found_whether_the_runs_are_pairs_or_not(factor: float, change: Change, offset: int) -> None:
-    found = compare(*sides(25, factor, offset=offset))
-    assert found.paired == (offset == 0)
-    assert cell(found).change is change
-    assert cell(found).low < factor - 1 < cell(found).high
-    assert cell(found).effect == pytest.approx(factor - 1, abs=0.02)
+    comparison = compare(*sides(25, factor, offset=offset))
+    assert comparison.paired == (offset == 0)
+    assert cell(comparison).change is change
+    assert cell(comparison).low < factor - 1 < cell(comparison).high
+    assert cell(comparison).effect == pytest.approx(factor - 1, abs=0.02)
 
 
 def test_more_is_worse_or_better_as_the_metric_says() -> None:
@@ -90,13 +90,13 @@ def test_pairs_see_through_losses_that_both_have() -> None:
 
 @pytest.mark.parametrize("pairs", range(1, 13))
 def test_few_pairs_decide_nothing_and_say_how_many_would(pairs: int) -> None:
-    found = cell(compare(*sides(pairs, 2.0)))
+    judgement = cell(compare(*sides(pairs, 2.0)))
     least = 12  # of two cells: the metric, and whether the test failed
-    assert (found.change is Change.REGRESSED) == (pairs >= least)
+    assert (judgement.change is Change.REGRESSED) == (pairs >= least)
     if pairs < least:
-        assert found.more is not None
-        assert found.more >= least - pairs
-        assert found.findable is None
+        assert judgement.more is not None
+        assert judgement.more >= least - pairs
+        assert judgement.findable is None
 
 
 def test_what_an_undecided_cell_needs_is_about_what_it_then_takes() -> None:
@@ -142,8 +142,10 @@ def with_tail(seed: int, *, late: int, of: int = 40) -> Run:
 
 
 def test_a_lost_syn_in_ten_is_in_the_tail_and_leaves_the_body() -> None:
-    found = compare([with_tail(n, late=n % 2) for n in range(20)], [with_tail(n, late=4 + n % 2) for n in range(20)])
-    body, tail = (judgement for judgement in found.judged if judgement.cell.metric == "connect")
+    comparison = compare(
+        [with_tail(n, late=n % 2) for n in range(20)], [with_tail(n, late=4 + n % 2) for n in range(20)]
+    )
+    body, tail = (judgement for judgement in comparison.judged if judgement.cell.metric == "connect")
     assert (body.cell.part, body.change) == ("median", Change.SAME)
     assert tail.cell.part.startswith("beyond 3")
     assert tail.change is Change.REGRESSED
@@ -151,19 +153,19 @@ def test_a_lost_syn_in_ten_is_in_the_tail_and_leaves_the_body() -> None:
 
 
 def test_the_same_tail_in_other_runs_is_no_regression() -> None:
-    found = compare(
+    comparison = compare(
         [with_tail(n, late=n * 7 % 5) for n in range(40)], [with_tail(n, late=n * 3 % 5) for n in range(40)]
     )
-    assert {judgement.change for judgement in found.judged} <= {Change.SAME, Change.UNDECIDED}
-    assert found.change is Change.SAME, "a tail is not waited for"
+    assert {judgement.change for judgement in comparison.judged} <= {Change.SAME, Change.UNDECIDED}
+    assert comparison.change is Change.SAME, "a tail is not waited for"
 
 
 def test_of_what_is_better_high_the_tail_is_below() -> None:
     def rates(low: int) -> list[Run]:
         return [run(n, metric(*([10.0] * low + [100.0] * 30), unit="bit/s", better="higher")) for n in range(20)]
 
-    found = cell(compare(rates(0), rates(5)), "upload, below 33.3 bit/s")
-    assert found.change is Change.REGRESSED
+    judgement = cell(compare(rates(0), rates(5)), "upload, below 33.3 bit/s")
+    assert judgement.change is Change.REGRESSED
 
 
 @pytest.mark.parametrize(("q", "needed"), [(0.5, 10), (0.9, 50), (0.99, 500)])
@@ -195,30 +197,30 @@ def test_whole_numbers_that_may_be_0_are_compared_by_difference() -> None:
     def runs(more: int) -> list[Run]:
         return [run(n, metric(float(n % 4 + more), name="retries", unit="retries")) for n in range(40)]
 
-    found = cell(compare(runs(0), runs(3)), "retries")
-    assert (found.cell.kind, found.change, found.effect) == (Kind.DIFFERENCE, Change.REGRESSED, 3)
+    judgement = cell(compare(runs(0), runs(3)), "retries")
+    assert (judgement.cell.kind, judgement.change, judgement.effect) == (Kind.DIFFERENCE, Change.REGRESSED, 3)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.5])
 def test_a_ratio_of_what_is_not_above_0_is_refused_and_the_rest_is_judged(wrong: float) -> None:
     base = [run(n, metric(1.0), metric(2.5, name="other")) for n in range(20)]
     head = [run(n, metric(wrong if n == 7 else 1.5), metric(2.5, name="other")) for n in range(20)]
-    found = compare(base, head)
-    assert found.problems == (
+    comparison = compare(base, head)
+    assert comparison.problems == (
         f"test_upload: metric 'upload': {wrong:g} s: a ratio needs values above 0, and a count whole numbers from 0 "
         f"on; record what is never 0, or a count",
     )
-    assert cell(found, "other").change is Change.SAME
+    assert cell(comparison, "other").change is Change.SAME
 
 
 def test_other_units_in_base_and_head_are_refused() -> None:
     base, head = [run(n, metric(1.0)) for n in range(20)], [run(n, metric(1000.0, unit="ms")) for n in range(20)]
-    found = compare(base, head)
-    assert found.problems == (
+    comparison = compare(base, head)
+    assert comparison.problems == (
         "test_upload: metric 'upload': unit 's' in base, 'ms' in head: they cannot be compared; record the same in "
         "both",
     )
-    assert [judgement.cell.name for judgement in found.judged] == ["failed"]
+    assert [judgement.cell.name for judgement in comparison.judged] == ["failed"]
 
 
 def test_a_test_that_fails_now_is_told_with_its_replay_and_judged_by_how_often() -> None:
@@ -229,19 +231,19 @@ def test_a_test_that_fails_now_is_told_with_its_replay_and_judged_by_how_often()
         else base[n]
         for n in range(30)
     ]
-    found = compare(base, head)
-    (broken,) = found.broken
+    comparison = compare(base, head)
+    (broken,) = comparison.broken
     assert (broken.base_failed, broken.base_runs, broken.head_failed, broken.head_runs) == (0, 30, 20, 30)
     assert (broken.reason, broken.replay, broken.change) == ("boom", "pytest --testbed-seed 1", Change.REGRESSED)
-    assert found.change is Change.REGRESSED
-    assert len(cell(found).cell.base) == 10, "what a failed run measured does not count, nor does its pair"
+    assert comparison.change is Change.REGRESSED
+    assert len(cell(comparison).cell.base) == 10, "what a failed run measured does not count, nor does its pair"
 
 
 def test_a_test_that_failed_once_is_told_and_not_called_a_regression() -> None:
     base = [run(n) for n in range(30)]
     head = [*base[:-1], run(29, outcome=Verdict.FAILS, reason="boom")]
-    found = compare(base, head)
-    assert (found.broken[0].change, found.change) == (Change.UNDECIDED, Change.UNDECIDED)
+    comparison = compare(base, head)
+    assert (comparison.broken[0].change, comparison.change) == (Change.UNDECIDED, Change.UNDECIDED)
     assert compare(base, base).judged[0].change is Change.SAME
 
 
@@ -258,16 +260,16 @@ def test_failures_of_runs_that_are_no_pairs_are_judged_by_fishers_test() -> None
 def test_a_pair_with_an_invalid_test_is_thrown_away_whole_and_counted() -> None:
     base, head = sides(20, 1.3)
     spoilt = [run(0, metric(50.0), outcome=Verdict.INVALID, reason="no packet met it"), *head[1:]]
-    found = compare(base, spoilt)
-    assert (found.base_runs, found.head_runs) == (19, 19)
-    assert found.thrown_away == ("seed 0: test_upload: no packet met it",)
-    assert len(cell(found).cell.base) == 19
+    comparison = compare(base, spoilt)
+    assert (comparison.base_runs, comparison.head_runs) == (19, 19)
+    assert comparison.thrown_away == ("seed 0: test_upload: no packet met it",)
+    assert len(cell(comparison).cell.base) == 19
 
 
 def test_seeds_that_one_version_alone_has_are_counted() -> None:
     base, head = sides(20, 1.3)
-    found = compare(base, head[5:])
-    assert (found.paired, found.base_runs, found.unmatched) == (True, 15, 5)
+    comparison = compare(base, head[5:])
+    assert (comparison.paired, comparison.base_runs, comparison.unmatched) == (True, 15, 5)
 
 
 def test_pairs_that_were_not_run_in_turns_are_told() -> None:
@@ -292,16 +294,16 @@ def test_what_one_version_alone_has_is_not_judged() -> None:
     head = [run(n, metric(1.0), metric(1.0, name="new")) for n in range(20)]
     assert [judgement.cell.name for judgement in compare(base, head).judged] == ["failed", "upload"]
     other = [run(n, metric(1.0), test="test_other") for n in range(20)]
-    found = compare(base, other)
-    assert found.only == {"base": ("test_upload",), "head": ("test_other",)}
-    assert (found.judged, found.change) == ((), Change.UNDECIDED)
+    comparison = compare(base, other)
+    assert comparison.only == {"base": ("test_upload",), "head": ("test_other",)}
+    assert (comparison.judged, comparison.change) == ((), Change.UNDECIDED)
 
 
 def test_what_is_neither_better_nor_worse_is_not_judged() -> None:
     runs = [run(n, metric(float(n), name="packets", better=None)) for n in range(20)]
-    found = compare(runs, runs)
-    assert found.not_judged == ("packets",)
-    assert [judgement.cell.name for judgement in found.judged] == ["failed"]
+    comparison = compare(runs, runs)
+    assert comparison.not_judged == ("packets",)
+    assert [judgement.cell.name for judgement in comparison.judged] == ["failed"]
 
 
 def test_what_comes_by_itself_alarms_but_is_not_waited_for() -> None:
@@ -324,8 +326,8 @@ def test_durations_of_programs_are_waited_for_where_a_test_measures_nothing_itse
 
 
 def test_of_no_runs_nothing_is_said() -> None:
-    found = compare([], [])
-    assert (found.change, found.judged, found.base_runs) == (Change.UNDECIDED, (), 0)
+    comparison = compare([], [])
+    assert (comparison.change, comparison.judged, comparison.base_runs) == (Change.UNDECIDED, (), 0)
 
 
 # --- independent samples -----------------------------------------------------------------------------
@@ -338,9 +340,9 @@ def test_the_rank_test_needs_so_many_runs(alpha: float, runs: int) -> None:
 
 
 def test_one_run_of_each_decides_nothing_and_says_how_many_more() -> None:
-    found = compare([run(1, metric(1.0))], [run(2, metric(5.0))])
-    assert not found.paired
-    assert (cell(found).change, cell(found).more) == (Change.UNDECIDED, 4)
+    comparison = compare([run(1, metric(1.0))], [run(2, metric(5.0))])
+    assert not comparison.paired
+    assert (cell(comparison).change, cell(comparison).more) == (Change.UNDECIDED, 4)
 
 
 @given(st.integers(0, 1000), st.integers(5, 30), st.integers(5, 30))
@@ -348,6 +350,6 @@ def test_one_run_of_each_decides_nothing_and_says_how_many_more() -> None:
 def test_of_samples_of_any_size_the_bounds_hold_the_estimate(seed: int, base: int, head: int) -> None:
     ours, theirs = noisy(seed), noisy(seed + 1, 1.2)
     runs: list[Sequence[Run]] = [[run(n, ours(n)) for n in range(base)], [run(n + 99, theirs(n)) for n in range(head)]]
-    found = cell(compare(*runs))
-    assert found.low <= found.effect + 0.01
-    assert found.effect - 0.01 <= found.high
+    judgement = cell(compare(*runs))
+    assert judgement.low <= judgement.effect + 0.01
+    assert judgement.effect - 0.01 <= judgement.high

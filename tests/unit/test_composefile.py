@@ -198,8 +198,8 @@ def test_what_compose_alone_can_read_is_left_to_it(what: str, tmp_path: Path) ->
 def test_every_problem_is_told_at_once_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidComposeError) as refused:
         read(tmp_path, 'services:\n  a:\n    build: .\n    ports: ["eighty"]\n  b: 5\n  c:\n    volumes: [5]\n')
-    told = [problem.partition("compose.yaml:")[2] for problem in refused.value.problems]
-    assert told == [
+    problems = [problem.partition("compose.yaml:")[2] for problem in refused.value.problems]
+    assert problems == [
         "4: service 'a': port 'eighty': write \"8080:80\" or \"127.0.0.1:8080:80\"",
         "5: service 'b': 5: write a mapping, as in {image: NAME, command: [PROGRAM]}",
         "7: service 'c': volumes: 5: must be a text; put it in quotes: '5'",
@@ -289,18 +289,18 @@ def test_files_that_name_each_other_are_read_once(tmp_path: Path, monkeypatch: p
     back = [f"  y{n}: {{extends: {{file: ../a.yaml, service: z}}}}" for n in numbers]
     (tmp_path / "a.yaml").write_text("\n".join(["services:", *there, "  z:\n    image: x\n"]), encoding="utf-8")
     (tmp_path / "sub" / "b.yaml").write_text("\n".join(["include: [../a.yaml]\nservices:", *back]), encoding="utf-8")
-    asked: list[Path] = []
+    results: list[Path] = []
     text_of = places.compose_text
 
     def text(path: Path) -> str:
-        asked.append(path)
+        results.append(path)
         return text_of(path)
 
     monkeypatch.setattr(places, "compose_text", text)
     config = {"services": {f"x{n}": {"image": "x", "privileged": True} for n in numbers}}
     file = composefile.of_compose(tmp_path / "a.yaml", config, [tmp_path / "a.yaml"], environment={})
     assert file.problems.place(("services", "x7", "image")) == (tmp_path / "a.yaml", 22)
-    assert len(asked) == 2
+    assert len(results) == 2
 
 
 def test_services_that_extend_each_other_without_end_are_followed_once(tmp_path: Path) -> None:

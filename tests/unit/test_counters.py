@@ -56,15 +56,15 @@ def test_two_changes_add_up(first: dict[str, dict[str, int]], more: dict[str, di
 def test_every_named_counter_is_one_that_this_machines_kernel_has() -> None:
     """A name mistyped would be zero for ever."""
     here = Counters.between({}, inside.counters())
-    asked: list[tuple[str, str]] = []
+    results: list[tuple[str, str]] = []
 
     class Listening(Counters):
         def __getitem__(self, key: tuple[str, str]) -> int:
-            asked.append(key)
+            results.append(key)
             return 0
 
     listening = Listening(changes={}, levels={})
     for name, _property in inspect.getmembers(Counters, lambda each: isinstance(each, property)):
         getattr(listening, name)
-    assert len(asked) > 25
-    assert [key for key in asked if key[1] not in here.changes.get(key[0], {}) and key[0] != "Udp6"] == []
+    assert len(results) > 25
+    assert [key for key in results if key[1] not in here.changes.get(key[0], {}) and key[0] != "Udp6"] == []

@@ -67,7 +67,7 @@ def test_nothing_dropped_is_nothing_overflowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("impairment", "flag"),
     [
         (DELAY, True),
         (Impairment(delay_s=0.1, limit_packets=50), False),
@@ -75,12 +75,12 @@ def test_nothing_dropped_is_nothing_overflowed() -> None:
         (Impairment(delay_s=0.1, jitter_s=0.01), True),  # the rate that keeps order was not asked for
     ],
 )
-def test_an_overflow_is_told_unless_a_rate_or_a_limit_asked_for_it(asked: Impairment, told: bool) -> None:
-    said = overflow_problem(asked, tally(asked, netem(310, 690), limit_packets=50), limit_packets=50)
-    assert (said is not None) == told
-    if said is not None:
-        assert "dropped 690 of 1000 packets" in said
-        assert "limit=50" in said
+def test_an_overflow_is_told_unless_a_rate_or_a_limit_asked_for_it(impairment: Impairment, flag: bool) -> None:
+    problem = overflow_problem(impairment, tally(impairment, netem(310, 690), limit_packets=50), limit_packets=50)
+    assert (problem is not None) == flag
+    if problem is not None:
+        assert "dropped 690 of 1000 packets" in problem
+        assert "limit=50" in problem
 
 
 def test_what_the_redirect_was_refused_is_its_overlimits() -> None:
@@ -141,8 +141,8 @@ def test_what_was_not_asked_did_not_happen() -> None:
 
 
 def test_what_the_root_saw_beyond_what_was_brought_are_second_copies() -> None:
-    asked = Impairment(duplicate_ratio=0.1)
-    counted = tally(asked, netem(1104, 0), limit_packets=1000, beyond=104)
+    impairment = Impairment(duplicate_ratio=0.1)
+    counted = tally(impairment, netem(1104, 0), limit_packets=1000, beyond=104)
     assert (counted.duplicated.low, counted.duplicated.high) == (104, 104)
     assert counted.duplicated.how.startswith("counted")
     assert counted.as_json()["duplicated"] == {"packets": 104, "from": counted.duplicated.how}
@@ -173,22 +173,22 @@ def test_of_copies_where_packets_are_lost_too_only_the_most_is_said() -> None:
 @pytest.mark.parametrize(("gap", "expected"), [(1, 500), (5, 167)])
 def test_packets_sent_ahead_follow_from_share_and_gap(gap: int, expected: int) -> None:
     # One goes ahead after gap - 1 that cannot, and a mean of two that could: 1000 / (gap - 1 + 2).
-    asked = Impairment(delay_s=0.01, reorder_ratio=0.5, reorder_gap_packets=gap)
-    span = tally(asked, netem(1000, 0), limit_packets=2000).reordered
+    impairment = Impairment(delay_s=0.01, reorder_ratio=0.5, reorder_gap_packets=gap)
+    span = tally(impairment, netem(1000, 0), limit_packets=2000).reordered
     assert span.low < expected < span.high
     assert span.high - span.low < 200
 
 
 def test_a_share_of_all_with_a_gap_sends_every_gapth_ahead() -> None:
-    asked = Impairment(delay_s=0.01, reorder_ratio=1.0, reorder_gap_packets=5)
-    span = tally(asked, netem(1000, 0), limit_packets=2000).reordered
+    impairment = Impairment(delay_s=0.01, reorder_ratio=1.0, reorder_gap_packets=5)
+    span = tally(impairment, netem(1000, 0), limit_packets=2000).reordered
     assert span.low <= 200 <= span.high
     assert span.high - span.low <= 1
 
 
 def test_corrupted_ones_may_be_among_those_that_overflowed() -> None:
-    asked = Impairment(corrupt_ratio=1.0, rate_bps=1e6)
-    span = tally(asked, netem(600, 400), limit_packets=50).corrupted
+    impairment = Impairment(corrupt_ratio=1.0, rate_bps=1e6)
+    span = tally(impairment, netem(600, 400), limit_packets=50).corrupted
     assert (span.low, span.high) == (200, 600)  # which of the 1000 was dropped is not known
 
 

@@ -100,9 +100,9 @@ def test_a_table_of_ones_own_is_not_drawn_and_that_is_said() -> None:
 
 
 def test_json_has_every_moment_in_the_users_words_and_tcs() -> None:
-    found = json.loads(json.dumps(profile_json(parse_profile("x", "forward: [{delay: 1ms}, {at: 1s, outage: 1s}]"))))
-    assert [moment["at_s"] for moment in found["forward"]["moments"]] == [0, 1, 2]
-    assert found["forward"]["moments"][1]["words"]["loss"] == "100%"
-    assert "loss 100%" in found["forward"]["moments"][1]["netem"]
-    assert found["reverse"]["words"] == {}
-    assert found["reverse"]["delay_quantiles_s"]["0.5"] == 0
+    document = json.loads(json.dumps(profile_json(parse_profile("x", "forward: [{delay: 1ms}, {at: 1s, outage: 1s}]"))))
+    assert [moment["at_s"] for moment in document["forward"]["moments"]] == [0, 1, 2]
+    assert document["forward"]["moments"][1]["words"]["loss"] == "100%"
+    assert "loss 100%" in document["forward"]["moments"][1]["netem"]
+    assert document["reverse"]["words"] == {}
+    assert document["reverse"]["delay_quantiles_s"]["0.5"] == 0

@@ -116,18 +116,18 @@ def test_an_engine_that_starts_no_agent_is_told_in_words_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "text"),
     [
         (docker.errors.APIError("400 Client Error", explanation="no such driver"), "engine refuses: no such driver$"),
         (requests.exceptions.ConnectionError("Connection aborted"), "does not answer any more: Connection aborted$"),
     ],
 )
-def test_whatever_the_client_raises_is_told_as_an_unfit_machine(error: Exception, told: str) -> None:
+def test_whatever_the_client_raises_is_told_as_an_unfit_machine(error: Exception, text: str) -> None:
     @refusals_told()
     def ask() -> None:
         raise error
 
-    with pytest.raises(EnvironmentUnfitError, match=told):
+    with pytest.raises(EnvironmentUnfitError, match=text):
         ask()
 
 

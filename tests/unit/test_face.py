@@ -135,7 +135,7 @@ def test_what_was_found_is_in_the_evidence(lab: FakeLab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "text"),
     [
         (lambda lab: lab.agent.netems.clear(), "none on this link"),
         (lambda lab: lab.agent.netems["1:10"]["options"]["delay"].update(delay=0.1), "kernel reports 100ms"),
@@ -145,12 +145,12 @@ def test_what_was_found_is_in_the_evidence(lab: FakeLab) -> None:
     ],
 )
 def test_what_does_not_hold_is_raised_once_and_not_again_by_healing(
-    lab: FakeLab, broken: Callable[[FakeLab], None], said: str
+    lab: FakeLab, broken: Callable[[FakeLab], None], text: str
 ) -> None:
     lab.impair(LINK, delay="40ms")
     lab.verifier.verify()
     broken(lab)
-    with pytest.raises(ImpairmentNotAppliedError, match=said):
+    with pytest.raises(ImpairmentNotAppliedError, match=text):
         lab.verifier.verify()
     assert [Verdict.FAILS in (link.read_back, link.counters) for link in lab.ledger.evidence] == [True]
     lab.agent.amiss.clear()
@@ -274,7 +274,7 @@ def test_a_sequence_begins_with_the_body_only_where_packets_came_before(lab: Fak
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "text"),
     [
         (lambda lab: lab.host("srver"), "host 'srver': unknown; did you mean 'server'"),
         (lambda lab: lab.link("client <-> server"), "names 2 links"),
@@ -288,11 +288,11 @@ def test_a_sequence_begins_with_the_body_only_where_packets_came_before(lab: Fak
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_done(
-    lab: FakeLab, call: Callable[[FakeLab], object], said: str
+    lab: FakeLab, call: Callable[[FakeLab], object], text: str
 ) -> None:
     with pytest.raises(InvalidValueError) as refused:
         call(lab)
-    assert said in str(refused.value)
+    assert text in str(refused.value)
     assert (lab.ports.impaired, lab.ports.cut, lab.agent.netems) == ([], [], {})
 
 

@@ -39,22 +39,22 @@ def told(impairment: Impairment) -> tuple[object, ...]:
     return qdisc.netem(impairment), qdisc.bucket("eth0", 0x10, impairment), counted
 
 
-def found(asked: Impairment, there: Impairment) -> list[str]:
+def found(impairment: Impairment, there: Impairment) -> list[str]:
     """The fields that are found to be otherwise, where a kernel has what another impairment asks."""
     kernel: dict[str, Any] = faithful(qdisc.netem(there), tick_ns=1)
-    differences = readback.differences(asked, kernel)
-    if asked.bucket_bytes is not None and there.bucket_bytes is None:
-        differences += readback.bucket_differences(asked, [kernel], kernel)
-    if asked.queue_bytes is not None and there.bucket_bytes is not None:
+    differences = readback.differences(impairment, kernel)
+    if impairment.bucket_bytes is not None and there.bucket_bytes is None:
+        differences += readback.bucket_differences(impairment, [kernel], kernel)
+    if impairment.queue_bytes is not None and there.bucket_bytes is not None:
         size, rate = qdisc.sized_queue_bytes(there), (there.rate_bps or 0) / 8
         options = {"rate": rate, "burst": there.bucket_bytes, "lat": (size - there.bucket_bytes) / rate * 1e6}
         tbf = {"kind": "tbf", "handle": "2010:", "parent": "10:1", "options": options}
-        differences += readback.bucket_differences(asked, [kernel, tbf], kernel)
-    if asked.by_number:
+        differences += readback.bucket_differences(impairment, [kernel, tbf], kernel)
+    if impairment.by_number:
         program = {"tag": indexed.tag(there.drop_packets, there.drop_every) if there.by_number else "0"}
         actions = [{"control_action": {"type": "drop"}}]
         shown = [{"kind": "bpf", "options": {"prog": program, "actions": actions}}]
-        differences += readback.count_differences(asked, shown)
+        differences += readback.count_differences(impairment, shown)
     return [difference.field for difference in differences]
 
 

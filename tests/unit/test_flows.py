@@ -398,18 +398,18 @@ def test_a_packet_that_was_cut_within_its_headers_is_refused_and_not_passed_over
 
 
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("missing", "text"),
     [({"lost": 3}, r"3 came too fast to be kept \(b\)"), ({"overwritten": 7}, r"7 gave way to later ones \(b\)")],
 )
 def test_of_a_capture_that_has_not_all_packets_nothing_is_said_unless_that_is_allowed(
-    wire: Wire, missing: dict[str, int], said: str
+    wire: Wire, missing: dict[str, int], text: str
 ) -> None:
     places = (Place(name="b", side="before", **missing), Place(name="a", side="after"))  # type: ignore[arg-type]
     capture = Capture(places=places, packets=tuple(wire.packets))
-    with pytest.raises(LabError, match=f"{said}.*limit_bytes.*partial=True"):
+    with pytest.raises(LabError, match=f"{text}.*limit_bytes.*partial=True"):
         flows_at(capture, "before")
     assert len(flows_at(capture, "before", partial=True)) == 1
-    with pytest.raises(LabError, match=f"{said}.*limit_bytes") as refused:
+    with pytest.raises(LabError, match=f"{text}.*limit_bytes") as refused:
         crossing(capture, [SERVER])
     assert "partial" not in str(refused.value), "what is missing would count as lost"
 

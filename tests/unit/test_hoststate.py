@@ -124,15 +124,15 @@ def test_which_programs_may_end(services: dict[str, Any], ending: set[str]) -> N
 
 def test_a_crash_is_told_with_the_programs_last_lines_visibly_and_in_short() -> None:
     lines = ("Traceback", "\x1b[31mKeyError: 'x'\x1b[0m", "y" * 500)
-    told = str(
+    text = str(
         HostChange(host="db", what="ended (exit status 1)", by_test=False, before=UP, after=DOWN, last_lines=lines)
     )
-    assert told.startswith(
+    assert text.startswith(
         'host `db` ended (exit status 1) during the test, and not by it; it printed last: "Traceback | \\x1b[31mKey'
     )
-    assert "\x1b" not in told
-    assert len(told) < 300
-    assert told.endswith("…")
+    assert "\x1b" not in text
+    assert len(text) < 300
+    assert text.endswith("…")
 
 
 def test_what_a_test_did_and_what_printed_nothing_is_told_without() -> None:

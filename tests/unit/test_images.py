@@ -25,9 +25,9 @@ def context(tmp_path: Path) -> Path:
 
 
 def digest(build: dict[str, Any], service: str = "web") -> str:
-    found = service_image(build, service)[1]
-    assert found is not None
-    return found
+    image = service_image(build, service)[1]
+    assert image is not None
+    return image
 
 
 @pytest.mark.parametrize("place", ["/", "/proc", "/proc/self", "/sys/class", "/dev"])

@@ -221,8 +221,8 @@ def test_every_problem_is_named_at_once() -> None:
 
 @given(nonsense())
 @settings(max_examples=400)
-def test_any_nonsense_is_refused_by_the_name_of_what_is_odd(asked: Nonsense) -> None:
-    assert any(asked.odd in problem for problem in problems_in(asked.words))
+def test_any_nonsense_is_refused_by_the_name_of_what_is_odd(sample: Nonsense) -> None:
+    assert any(sample.odd in problem for problem in problems_in(sample.words))
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -423,7 +423,7 @@ def test_any_impairment_is_read_back_from_its_own_words(impairment: Impairment) 
 
 
 @pytest.mark.parametrize(
-    ("said", "read"),
+    ("words", "read"),
     [
         ({"limit": "1000"}, Impairment(limit_packets=1000)),
         ({"seed": " 7 "}, Impairment(seed=7)),
@@ -434,31 +434,31 @@ def test_any_impairment_is_read_back_from_its_own_words(impairment: Impairment) 
         ({"reorder_by_jitter": "false"}, Impairment()),
     ],
 )
-def test_the_command_line_says_numbers_and_truths_as_text(said: dict[str, object], read: Impairment) -> None:
-    assert Impairment.parse(said) == read
+def test_the_command_line_says_numbers_and_truths_as_text(words: dict[str, object], read: Impairment) -> None:
+    assert Impairment.parse(words) == read
 
 
-@pytest.mark.parametrize("said", [1.0, True, "1.5", "many", None, "9" * 5000])
-def test_a_limit_is_a_whole_number(said: object) -> None:
-    assert problems_in({"limit": said}) == (f"limit={shown(said)}: not a whole number",)
+@pytest.mark.parametrize("value", [1.0, True, "1.5", "many", None, "9" * 5000])
+def test_a_limit_is_a_whole_number(value: object) -> None:
+    assert problems_in({"limit": value}) == (f"limit={shown(value)}: not a whole number",)
 
 
-@pytest.mark.parametrize("said", [1, 0, "yes", None])
-def test_a_truth_is_true_or_false(said: object) -> None:
-    assert problems_in({"reorder_by_jitter": said}) == (f"reorder_by_jitter={said!r}: must be true or false",)
+@pytest.mark.parametrize("value", [1, 0, "yes", None])
+def test_a_truth_is_true_or_false(value: object) -> None:
+    assert problems_in({"reorder_by_jitter": value}) == (f"reorder_by_jitter={value!r}: must be true or false",)
 
 
-@pytest.mark.parametrize("said", ["Normal", None, 5, ["normal"]])
-def test_a_distribution_is_one_of_four(said: object) -> None:
-    (problem,) = problems_in({"distribution": said})
-    assert problem.startswith(f"distribution={said!r}: unknown")
+@pytest.mark.parametrize("value", ["Normal", None, 5, ["normal"]])
+def test_a_distribution_is_one_of_four(value: object) -> None:
+    (problem,) = problems_in({"distribution": value})
+    assert problem.startswith(f"distribution={value!r}: unknown")
     assert problem.endswith(
         "nown: uniform, normal, pareto, paretonormal, or NAME.dist for netem/NAME.dist beside the Compose file"
     )
 
 
 @pytest.mark.parametrize(
-    ("said", "ranges"),
+    ("value", "ranges"),
     [
         (3, ((3, 3),)),
         ([3, "17-20"], ((3, 3), (17, 20))),
@@ -468,13 +468,13 @@ def test_a_distribution_is_one_of_four(said: object) -> None:
         (" [ 3 ,'17 - 20', \"25\" ] ", ((3, 3), (17, 20), (25, 25))),
     ],
 )
-def test_packet_numbers_are_sorted_and_joined(said: object, ranges: tuple[tuple[int, int], ...]) -> None:
-    assert Impairment.parse({"drop_packets": said}).drop_packets == ranges
+def test_packet_numbers_are_sorted_and_joined(value: object, ranges: tuple[tuple[int, int], ...]) -> None:
+    assert Impairment.parse({"drop_packets": value}).drop_packets == ranges
 
 
-@pytest.mark.parametrize("said", [0, "3-2", "", "a", [True], "1-", [1.5], None, "[3", "3]", "[]", "['3]", "'3'"])
-def test_what_is_no_packet_number_is_refused(said: object) -> None:
-    (problem,) = problems_in({"drop_packets": said})
+@pytest.mark.parametrize("value", [0, "3-2", "", "a", [True], "1-", [1.5], None, "[3", "3]", "[]", "['3]", "'3'"])
+def test_what_is_no_packet_number_is_refused(value: object) -> None:
+    (problem,) = problems_in({"drop_packets": value})
     assert "is neither a packet number, counted from 1, nor a range" in problem
 
 
@@ -545,14 +545,14 @@ def test_a_field_of_the_wrong_kind_is_refused_with_the_way_to_say_it(field: str,
 
 
 @pytest.mark.parametrize(
-    ("said", "report"),
+    ("text", "report"),
     [
         ("lossi", "unknown; did you mean 'lossy'? Known: clean, lossy"),
         ("zebra", "unknown; known: clean, lossy"),
     ],
 )
-def test_an_unknown_name_is_reported_with_the_nearest_if_one_is_near(said: str, report: str) -> None:
-    assert unknown(said, iter(["clean", "lossy"])) == report
+def test_an_unknown_name_is_reported_with_the_nearest_if_one_is_near(text: str, report: str) -> None:
+    assert unknown(text, iter(["clean", "lossy"])) == report
 
 
 def test_a_profile_is_clean_both_ways_unless_said() -> None:

@@ -70,8 +70,8 @@ def test_the_remedy_names_the_option_that_accepts_it_unless_the_carrier_stood_st
 
 
 def test_within_a_longer_tolerance_100_ms_at_once_are_none() -> None:
-    asked = Impairment(delay_s=5.0)
-    found = lateness.lateness([DUE_S + 0.3], carrier=KERNEL, due_s=DUE_S, tolerance_s=lateness.tolerance_s(asked))
+    impairment = Impairment(delay_s=5.0)
+    found = lateness.lateness([DUE_S + 0.3], carrier=KERNEL, due_s=DUE_S, tolerance_s=lateness.tolerance_s(impairment))
     assert (found.problem, found.warning) == (None, None)
 
 
@@ -125,12 +125,12 @@ def test_a_tenth_late_is_always_condemned_beyond_what_chance_allows(frames: int,
 
 
 @pytest.mark.parametrize(
-    ("late_s", "told"),
+    ("late_s", "message"),
     [([], ""), ([0.001, 0.005], ""), ([0.001, 0.0051, 0.012], "2 of 3 frames more than 5ms, the longest 12ms")],
 )
 def test_packets_that_waited_before_a_carried_kernel_for_longer_than_the_tolerance_are_told(
-    late_s: list[float], told: str
+    late_s: list[float], message: str
 ) -> None:
     text = lateness.queue_warning(late_s, tolerance_s=0.005)
-    assert (text or "").endswith(told)
-    assert bool(text) == bool(told)
+    assert (text or "").endswith(message)
+    assert bool(text) == bool(message)

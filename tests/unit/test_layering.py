@@ -236,7 +236,7 @@ _WRITERS = ("testbed.writing", "testbed.agent", "testbed.kernel")
 
 
 def test_files_are_written_in_one_place() -> None:
-    found = []
+    results = []
     for module, path in FILES.items():
         if _below(module, _WRITERS):
             continue
@@ -246,9 +246,9 @@ def test_files_are_written_in_one_place() -> None:
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)] if called == "open" else []
             if called in _WRITES or any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes):
-                found.append(f"{module}:{node.lineno}: {called}")
+                results.append(f"{module}:{node.lineno}: {called}")
     # The archive that it opens so is in memory.
-    assert [write for write in found if not write.startswith("testbed.backends.docker.engine:")] == []
+    assert [write for write in results if not write.startswith("testbed.backends.docker.engine:")] == []
 
 
 # --- sizes -----------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ services:
 
 
 @pytest.mark.parametrize(
-    ("said", "argv"),  # as docker inspect shows what `docker compose create` makes of them
+    ("text", "argv"),  # as docker inspect shows what `docker compose create` makes of them
     [
         ("", ["/bin/echo", "E", "C"]),
         ("entrypoint: []", ["C"]),
@@ -147,10 +147,10 @@ services:
     ],
 )
 def test_an_entrypoint_and_a_command_replace_the_images_as_the_engine_does_it(
-    folder: Path, said: str, argv: list[str]
+    folder: Path, text: str, argv: list[str]
 ) -> None:
     (folder / "app" / "Dockerfile").write_text('FROM debian\nENTRYPOINT ["/bin/echo", "E"]\nCMD ["C"]\n')
-    assert plan(folder, f"services: {{a: {{build: app, {said}}}}}\n").services["a"].argv == tuple(argv)
+    assert plan(folder, f"services: {{a: {{build: app, {text}}}}}\n").services["a"].argv == tuple(argv)
 
 
 @pytest.mark.parametrize("args", ['{V: "2", W: }', "[V=2, W]", "{V: 2, W: , NOT_DECLARED: 3}"])
@@ -186,7 +186,7 @@ services:
 
 
 def test_all_that_cannot_be_honoured_is_told_at_once_with_its_line(folder: Path) -> None:
-    told = problems(
+    listed = problems(
         folder,
         """
 services:
@@ -210,7 +210,7 @@ volumes:
   v: {driver: nfs}
 """,
     )
-    told_lines = [(int(line), text) for line, _, text in (problem.partition(": ") for problem in told)]
+    told_lines = [(int(line), text) for line, _, text in (problem.partition(": ") for problem in listed)]
     expected = [
         (4, "`image: redis:7` is of unknown content"), (7, "`privileged: True`"), (8, "`restart: always`"),
         (9, "sysctl 'kernel.msgmax'"), (10, "`deploy: resources`"), (11, "TCP ports alone"),
@@ -227,7 +227,7 @@ def test_all_that_is_wrong_with_a_dockerfile_is_told_with_its_file_and_line(fold
     path = folder / "app" / "Dockerfile"
     run = "RUN pip install flask && apt-get install -y curl"
     path.write_text(f"FROM debian\n{run}\nCOPY none /a/\nVOLUME /v\nCOPY main.py /proc/x\n")
-    told = problems(folder, "services:\n  a:\n    build: app\n    stop_signal: SIGFOO\n")
+    listed = problems(folder, "services:\n  a:\n    build: app\n    stop_signal: SIGFOO\n")
     expected = [
         f"2: {run}: `pip install flask` cannot be run",
         f"2: {run}: installs curl",
@@ -235,14 +235,14 @@ def test_all_that_is_wrong_with_a_dockerfile_is_told_with_its_file_and_line(fold
         "4: VOLUME /v: ",
         "5: COPY main.py: /proc: a host has its own there",
     ]
-    assert len(told) == 6
-    for each, part in zip(told[:-1], expected, strict=True):
+    assert len(listed) == 6
+    for each, part in zip(listed[:-1], expected, strict=True):
         assert each.startswith(f"3: service 'a': {path}, line {part}")
-    assert told[-1] == "4: service 'a': stop_signal: 'SIGFOO': is no signal; write SIGTERM, or 15"
+    assert listed[-1] == "4: service 'a': stop_signal: 'SIGFOO': is no signal; write SIGTERM, or 15"
 
 
 def test_every_clash_of_addresses_is_told(folder: Path) -> None:
-    told = problems(
+    listed = problems(
         folder,
         """
 services:
@@ -265,7 +265,7 @@ networks:
         "8: service 'f': 'ten' is no IPv4 address",
         "11: networks 'lan' and 'other' overlap: 10.0.0.0/24 and 10.0.0.128/25",
     ]
-    assert told == expected
+    assert listed == expected
 
 
 def test_a_subnet_that_is_too_small_is_told(folder: Path) -> None:
@@ -280,7 +280,7 @@ networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/29}]}}}
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"),
+    ("text", "given"),
     [
         ("timeout: 0s, interval: 0s, start_period: 0s, retries: 0", {}),
         ("timeout: 2s, retries: 4", {"timeout_s": 2.0, "retries": 4}),
@@ -290,10 +290,10 @@ networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/29}]}}}
     "image", ["", "HEALTHCHECK --retries=7 --timeout=9s CMD x\n", "HEALTHCHECK --retries=0 CMD x\n"]
 )
 def test_nought_in_a_health_check_is_the_images_or_the_default(
-    folder: Path, asked: str, given: dict[str, float], image: str
+    folder: Path, text: str, given: dict[str, float], image: str
 ) -> None:
     (folder / "app" / "Dockerfile").write_text(f"FROM debian\n{image}CMD x\n")
-    made = plan(folder, f"services: {{a: {{build: app, healthcheck: {{test: [CMD, y], {asked}}}}}}}\n")
+    made = plan(folder, f"services: {{a: {{build: app, healthcheck: {{test: [CMD, y], {text}}}}}}}\n")
     base = HealthCheck(test=("y",), **({"retries": 7, "timeout_s": 9.0} if "7" in image else {}))  # type: ignore[arg-type]
     assert made.services["a"].health_check == replace(base, **given)  # type: ignore[arg-type]  # names numbers
 
@@ -398,12 +398,12 @@ def test_a_file_of_a_build_that_cannot_be_read_is_told(
 
 @pytest.mark.parametrize("name", ["..", ".", ".data", "-data", "_x"])
 def test_a_volume_with_a_name_that_is_a_path_is_refused(folder: Path, name: str) -> None:
-    told = problems(
+    listed = problems(
         folder,
         f"services:\n  a:\n    image: python\n    command: [x]\n"
         f"    volumes: [{{type: volume, source: '{name}', target: /v}}]\nvolumes: {{'{name}': }}\n",
     )
-    assert any(f"volume {name!r}: write letters" in problem for problem in told), told
+    assert any(f"volume {name!r}: write letters" in problem for problem in listed), listed
 
 
 def test_a_volume_without_a_name_has_one_that_no_volume_can_have(folder: Path) -> None:
@@ -416,8 +416,8 @@ def test_a_volume_without_a_name_has_one_that_no_volume_can_have(folder: Path) -
 def test_an_owner_whom_the_machine_does_not_know_is_told_with_its_line(folder: Path) -> None:
     path = folder / "app/Dockerfile"
     path.write_text("FROM python\nCOPY --chown=nosuchuser main.py /a/\nCOPY --chown=0:nosuch main.py /b/\nCMD x\n")
-    told = problems(folder, "services: {a: {build: app}}\n")
-    assert [problem.partition(f"{path}, ")[2] for problem in told] == [
+    listed = problems(folder, "services: {a: {build: app}}\n")
+    assert [problem.partition(f"{path}, ")[2] for problem in listed] == [
         "line 2: COPY main.py: owner 'nosuchuser': 'nosuchuser' is not in this machine's /etc/passwd",
         "line 3: COPY main.py: owner '0:nosuch': 'nosuch' is not in this machine's /etc/group",
     ]

@@ -51,8 +51,8 @@ def test_an_interval_holds_the_true_quantile_as_often_as_it_says() -> None:
     chance = random.Random(3)  # noqa: S311  # repeatable samples, no secret
     held = 0
     for _ in range(400):
-        found = quantile([chance.random() for _ in range(50)], 0.9, confidence=0.9)
-        held += found.low <= 0.9 <= found.high
+        estimate = quantile([chance.random() for _ in range(50)], 0.9, confidence=0.9)
+        held += estimate.low <= 0.9 <= estimate.high
     # At least 90 % of 400, less 4σ of a binomial: 360 - 4·6.
     assert held >= 336
 
@@ -84,15 +84,15 @@ def test_a_distribution_knows_quantiles_within_a_bucket(
     whole, other = Distribution(first), Distribution(second)
     whole.merge(other)
     exact = quantile([value / 1e9 for value in first + second], q, lost=lost)
-    found = whole.quantile(q, lost=lost)
-    assert found is not None
-    assert found.samples == exact.samples
+    estimate = whole.quantile(q, lost=lost)
+    assert estimate is not None
+    assert estimate.samples == exact.samples
     if math.isinf(exact.value):
-        assert found.value == exact.value
+        assert estimate.value == exact.value
     else:
-        assert found.value == pytest.approx(exact.value, rel=0.008, abs=1e-9)
-    assert found.low <= exact.low
-    assert found.high >= exact.high
+        assert estimate.value == pytest.approx(exact.value, rel=0.008, abs=1e-9)
+    assert estimate.low <= exact.low
+    assert estimate.high >= exact.high
     assert (whole.min_s, whole.max_s) == (min(first + second) / 1e9, max(first + second) / 1e9)
     assert whole.mean_s == pytest.approx(sum(first + second) / len(first + second) / 1e9)
 

@@ -218,8 +218,8 @@ def test_a_test_that_does_not_count_for_lateness_says_what_to_do(lab: FakeLab) -
         lab.verifier.verify()
 
 
-@pytest.mark.parametrize("asked", ["impaired", "cut"])
-def test_a_network_to_which_both_ends_were_connected_between_two_tests_is_told(lab: FakeLab, asked: str) -> None:
+@pytest.mark.parametrize("text", ["impaired", "cut"])
+def test_a_network_to_which_both_ends_were_connected_between_two_tests_is_told(lab: FakeLab, text: str) -> None:
     lab.states |= {name: HostState(status=RUNNING, endpoints={"lan": name}) for name in ("client", "server", "other")}
     lab.whole.up()
     lab.lifecycle.end()
@@ -227,7 +227,7 @@ def test_a_network_to_which_both_ends_were_connected_between_two_tests_is_told(l
         lab.states[name] = HostState(status=RUNNING, endpoints={"lan": name, "by hand": name})
     lab.lifecycle.begin("next")
     for link in (LINK, "other -> server"):
-        if asked == "cut":
+        if text == "cut":
             lab.cut(link)
         else:
             lab.impair(link, delay="1ms")

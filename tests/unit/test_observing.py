@@ -60,7 +60,7 @@ def test_a_port_is_named_by_its_host_or_by_a_link(lab: Any, text: str, port: tup
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("srver", "host 'srver': unknown; did you mean 'server'"),
         ("server on wan", "network 'wan': unknown"),
@@ -69,8 +69,8 @@ def test_a_port_is_named_by_its_host_or_by_a_link(lab: Any, text: str, port: tup
         ("client -> srver", "host 'srver': unknown; did you mean 'server'"),
     ],
 )
-def test_a_port_that_is_none_is_refused_with_what_was_written(lab: Any, text: str, said: str) -> None:
-    with pytest.raises(InvalidValueError, match=said) as refused:
+def test_a_port_that_is_none_is_refused_with_what_was_written(lab: Any, text: str, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message) as refused:
         observer(lab).capture(text)
     assert text.partition(" ")[0] in str(refused.value)
 

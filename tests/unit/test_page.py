@@ -97,8 +97,8 @@ def test_every_part_of_a_test_is_in_its_cell() -> None:
 def compared(tests: int, pairs: int) -> Page:
     base, head = ([as_run(session(tests, seed=seed, samples=20, factor=factor)) for seed in range(pairs)]
                   for factor in (1.0, 1.3))  # fmt: skip
-    found = compare(base, head)
-    return compared_page.page(found, base="main", head="<b>fix</b>", base_runs=base, head_runs=head)
+    comparison = compare(base, head)
+    return compared_page.page(comparison, base="main", head="<b>fix</b>", base_runs=base, head_runs=head)
 
 
 def test_a_comparison_has_what_regressed_first_with_every_pair_and_every_sample() -> None:

@@ -52,13 +52,13 @@ def test_late_is_over_two_delays_and_an_interval() -> None:
 
 
 def test_no_delays_holds_on_a_short_link_alone() -> None:
-    found = c07.judge(
+    verdict = c07.judge(
         [deliveries(0), deliveries(50, slow_ms=[150], window_full=3), deliveries(50, "5%", slow_ms=[300], dropped=2)]
     )
-    assert found.finding is Verdict.HOLDS_WITHIN
-    assert [row.held for row in found.rows] == [True, False, False]
-    assert "10 segments may go before the first acknowledgement (RFC 6928), and message 1 waits" in found.sentence
-    assert "1 of 100 messages took more than 110 ms, the longest 0.30 s" in found.sentence
+    assert verdict.finding is Verdict.HOLDS_WITHIN
+    assert [row.held for row in verdict.rows] == [True, False, False]
+    assert "10 segments may go before the first acknowledgement (RFC 6928), and message 1 waits" in verdict.sentence
+    assert "1 of 100 messages took more than 110 ms, the longest 0.30 s" in verdict.sentence
 
 
 def test_no_delays_is_invalid_where_the_link_did_not_do_what_it_was_asked() -> None:
@@ -93,23 +93,23 @@ def structures(lost: int = 0) -> ClaimOutcome:
 
 
 def test_it_matters_which_structure_as_the_papers_fails_beside_a_silent_client() -> None:
-    found = structures()
-    assert found.finding is Verdict.HOLDS_WITHIN
-    assert [row.held for row in found.rows] == [False, True, False, True, True, None, None, None]
-    assert found.rows[2].values["preferable"] == "threads, selectors"
-    assert found.rows[3].values["preferable"] == "any"
-    near, far, memory = found.rows[5:]
+    outcome = structures()
+    assert outcome.finding is Verdict.HOLDS_WITHIN
+    assert [row.held for row in outcome.rows] == [False, True, False, True, True, None, None, None]
+    assert outcome.rows[2].values["preferable"] == "threads, selectors"
+    assert outcome.rows[3].values["preferable"] == "any"
+    near, far, memory = outcome.rows[5:]
     assert (near.values["iterative"], near.values["preferable"]) == ("0.30 ms, of 50", "selectors")
     assert far.values["threads"] == "0.20 ms, of 10"
     assert (memory.values["fork"], memory.values["threads"]) == ("1,024 KiB", "2 KiB")
-    assert found.mechanism["queueing"] == pytest.approx(2.2 / 0.4)
-    assert "lost without an error" not in found.sentence
+    assert outcome.mechanism["queueing"] == pytest.approx(2.2 / 0.4)
+    assert "lost without an error" not in outcome.sentence
 
 
 def test_messages_that_the_queue_destroyed_are_named() -> None:
-    found = structures(lost=6)
-    assert "12 clients believed to have sent, and 6 messages were lost without an error (6 resets)" in found.sentence
-    assert found.mechanism["far_storm_lost"] == 6
+    outcome = structures(lost=6)
+    assert "12 clients believed to have sent, and 6 messages were lost without an error (6 resets)" in outcome.sentence
+    assert outcome.mechanism["far_storm_lost"] == 6
 
 
 def test_without_anybody_who_answers_all_there_is_nothing_to_compare_the_papers_with() -> None:
@@ -136,17 +136,17 @@ def match(udp: c10.Game, tcp: c10.Game) -> c10.Match:
 
 
 def test_tcp_is_worse_where_its_picture_stands_still_for_longer() -> None:
-    found = c10.judge([match(played(missing=[50]), played(stuck_ms=900))])
-    assert (found.finding, found.rows[0].held) == (Verdict.FAILS, False)
-    assert found.mechanism["udp_incomplete"] == found.mechanism["tcp_worse"] == 1
-    assert (found.mechanism["tcp_incomplete"], found.mechanism["udp_freezes"]) == (0, 0)
-    assert "the picture stood still for 19 % of the time, with UDP for 0 %" in found.sentence
+    verdict = c10.judge([match(played(missing=[50]), played(stuck_ms=900))])
+    assert (verdict.finding, verdict.rows[0].held) == (Verdict.FAILS, False)
+    assert verdict.mechanism["udp_incomplete"] == verdict.mechanism["tcp_worse"] == 1
+    assert (verdict.mechanism["tcp_incomplete"], verdict.mechanism["udp_freezes"]) == (0, 0)
+    assert "the picture stood still for 19 % of the time, with UDP for 0 %" in verdict.sentence
 
 
 def test_a_short_freeze_more_is_no_difference() -> None:
-    found = c10.judge([match(played(), played(stuck_ms=200))])
-    assert found.rows[0].values["frozen less"] == "neither"
-    assert found.finding is Verdict.FAILS, "it solves nothing"
+    verdict = c10.judge([match(played(), played(stuck_ms=200))])
+    assert verdict.rows[0].values["frozen less"] == "neither"
+    assert verdict.finding is Verdict.FAILS, "it solves nothing"
 
 
 def test_tcp_solves_it_only_where_udp_froze_and_tcp_does_not() -> None:
@@ -171,11 +171,11 @@ def frame(payload: bytes) -> tuple[Layer, ...]:
 
 
 def test_each_header_is_of_one_layer_and_two_layers_of_osi_have_none() -> None:
-    found = c12.judge(frame(b"Test message"), COSTS)
-    assert found.finding is Verdict.HOLDS_WITHIN
-    assert "5 session and 6 presentation have no header of their own" in found.sentence
-    assert found.mechanism["message_bytes"] == 12
-    assert found.mechanism["frame_bytes"] == sum(found.mechanism[f"{name}_bytes"] for name in ("header", "message"))
+    verdict = c12.judge(frame(b"Test message"), COSTS)
+    assert verdict.finding is Verdict.HOLDS_WITHIN
+    assert "5 session and 6 presentation have no header of their own" in verdict.sentence
+    assert verdict.mechanism["message_bytes"] == 12
+    assert verdict.mechanism["frame_bytes"] == sum(verdict.mechanism[f"{name}_bytes"] for name in ("header", "message"))
 
 
 def test_a_length_that_does_not_agree_breaks_it() -> None:

@@ -111,7 +111,9 @@ def test_capinfos_finds_both_places_and_their_losses(tmp_path: Path) -> None:
     capture = Capture(places=places, packets=(Packet(time_ns=5, place=1, data=bytes(60), length_bytes=1500),))
     path = tmp_path / "two.pcapng"
     path.write_bytes(pcapng.write(capture))
-    told = subprocess.run(["capinfos", "-M", str(path)], capture_output=True, text=True, check=True, timeout=30).stdout
-    assert "Number of interfaces in file: 2" in told
-    assert "Name = server@lan before the impairment" in told
-    assert "Number of packets:   1" in told
+    output = subprocess.run(
+        ["capinfos", "-M", str(path)], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    assert "Number of interfaces in file: 2" in output
+    assert "Name = server@lan before the impairment" in output
+    assert "Number of packets:   1" in output

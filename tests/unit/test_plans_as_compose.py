@@ -44,14 +44,14 @@ def plans(folder: Path, text: str, *, project: str = "") -> tuple[LabPlan | str,
         composer.project = project
         return composefile.of_compose(path, composer.config(), [path], environment=os.environ)
 
-    found: list[LabPlan | str] = []
+    results: list[LabPlan | str] = []
     for read in (own, theirs):
         try:
             file = read()
-            found.append(localplan.make(file, Topology.from_compose(file.config)))
+            results.append(localplan.make(file, Topology.from_compose(file.config)))
         except InvalidComposeError as error:
-            found.append(str(error))
-    return found[0], found[1]
+            results.append(str(error))
+    return results[0], results[1]
 
 
 def service(words: str, others: str = "") -> str:
@@ -139,14 +139,14 @@ def test_a_command_in_one_text_is_taken_apart_alike(folder: Path) -> None:
     commands = [*COMMANDS, *islice(_more_commands(), 500)]
     lines = [f"  s{number:03}: {{image: x, command: {_quoted(said)}}}" for number, said in enumerate(commands)]
     (folder / "compose.yaml").write_text("\n".join(["services:", *lines]), encoding="utf-8")
-    found = Composer([folder / "compose.yaml"], project="x").config()["services"]
-    theirs = [[word.replace("$$", "$") for word in found[name]["command"] or ()] for name in sorted(found)]
+    config = Composer([folder / "compose.yaml"], project="x").config()["services"]
+    theirs = [[word.replace("$$", "$") for word in config[name]["command"] or ()] for name in sorted(config)]
     assert [shellwords.split(said.replace("$$", "$")) for said in commands] == theirs
 
 
-def _quoted(said: str) -> str:
+def _quoted(text: str) -> str:
     inside = (
-        said.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+        text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     )
     return f'"{inside}"'
 
@@ -172,11 +172,11 @@ def test_a_variable_that_is_not_set_is_told_once(ours: bool, folder: Path, monke
     monkeypatch.setenv("SET", "")
     text = service("environment: {A: '$NOT_SET', B: '${NOT_SET}', C: '${D:-x}$SET', E: '${F+x}', G: '${H:-$NOR_THIS}'}")
     (folder / "compose.yaml").write_text(text if ours else text + "---\nservices: {}\n")
-    said: list[str] = []
-    lab = LocalLab(say=said.append)
+    messages: list[str] = []
+    lab = LocalLab(say=messages.append)
     for _ in range(2):
         assert lab.topology.hosts == ("a",)
-    assert sorted(said) == [unset("NOR_THIS"), unset("NOT_SET")]
+    assert sorted(messages) == [unset("NOR_THIS"), unset("NOT_SET")]
 
 
 def test_a_host_of_a_compose_profile_that_is_not_active_is_told_with_it(folder: Path) -> None:
@@ -191,9 +191,9 @@ def test_a_host_of_a_compose_profile_that_is_not_active_is_told_with_it(folder: 
 
 
 @pytest.mark.parametrize("variable", [None, "", "ci", " ci , debug", "ci,", "*"])
-@pytest.mark.parametrize("asked", [[], ["debug"]])
+@pytest.mark.parametrize("lines", [[], ["debug"]])
 def test_the_profiles_that_are_active_are_those_of_compose(
-    asked: list[str], variable: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+    lines: list[str], variable: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("COMPOSE_PROFILES", variable)
@@ -207,8 +207,8 @@ def test_the_profiles_that_are_active_are_those_of_compose(
     rows = [f"  {name}: {{image: python, command: [x]{more}}}" for name, more in said.items()]
     path = folder / "compose.yaml"
     path.write_text("\n".join(["services:", *rows]))
-    own = composefile.read(path, environment=os.environ, profiles=asked).config
-    theirs = Composer([path], project="x", profiles=asked).config()
+    own = composefile.read(path, environment=os.environ, profiles=lines).config
+    theirs = Composer([path], project="x", profiles=lines).config()
     assert own["services"].keys() == theirs["services"].keys()
 
 

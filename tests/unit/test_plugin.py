@@ -91,8 +91,8 @@ def test_every_wrong_marker_fails_at_collection_with_one_clear_error(project: py
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*problem(s) in testbed's markers and options; nothing was started*"])
     for number, (_, message) in enumerate(WRONG):
-        told = [line for line in result.outlines if f"::test_{number:02d}" in line]
-        assert fnmatch.filter(told, f"*{message}*"), f"{WRONG[number]}: told {told}"
+        lines = [line for line in result.outlines if f"::test_{number:02d}" in line]
+        assert fnmatch.filter(lines, f"*{message}*"), f"{WRONG[number]}: told {lines}"
 
 
 @pytest.mark.parametrize("options", [(), ("-q",), ("-n", "2")], ids=" ".join)
@@ -111,8 +111,8 @@ def pytest_runtest_setup(item): pytest.skip("no stack")
 """
     project.makeconftest("import pytest\n" + body.rpartition("\n\n")[2])
     result = run(project, body, "--lab", lab, *options)
-    said = [line for line in result.outlines + result.errlines if "NOT_SET" in line]
-    assert said == ['The "NOT_SET" variable is not set. Defaulting to a blank string.']
+    lines = [line for line in result.outlines + result.errlines if "NOT_SET" in line]
+    assert lines == ['The "NOT_SET" variable is not set. Defaulting to a blank string.']
 
 
 def test_every_problem_is_told_at_once(project: pytest.Pytester) -> None:
@@ -191,10 +191,10 @@ def test_a_broken_file_is_told_to_who_needs_it_and_to_nobody_else(project: pytes
              "table": "delay='5ms', jitter='1ms', distribution='measured.dist'"}  # fmt: skip
     result = run(project, "".join(marked.format(words, name) for name, words in tests.items()))
     assert result.ret == 2
-    told = [line.rpartition("::")[2] for line in result.outlines if "::test_" in line]
-    assert [line.partition(": ")[0] for line in told] == ["test_unknown", "test_broken", "test_table", "test_table"]
-    assert "netem/mine.yaml: both: dealy: unknown" in told[1]
-    assert "netem/measured.dist:1: 'one' is not a whole number" in told[2]
+    lines = [line.rpartition("::")[2] for line in result.outlines if "::test_" in line]
+    assert [line.partition(": ")[0] for line in lines] == ["test_unknown", "test_broken", "test_table", "test_table"]
+    assert "netem/mine.yaml: both: dealy: unknown" in lines[1]
+    assert "netem/measured.dist:1: 'one' is not a whole number" in lines[2]
     assert run(project, marked.format("'lossy'", "whole"), "--collect-only").ret == 0
 
 
@@ -374,13 +374,13 @@ def written(project: pytest.Pytester, file: str = "report/results.jsonl") -> Ses
 
 def test_the_results_file_has_every_test_of_a_lab_with_what_was_asked_held_and_seen(project: pytest.Pytester) -> None:
     run(project, LINKED, "--testbed-seed", "5", "--testbed-results", "out/of/it.jsonl", "--junitxml", "junit.xml")
-    found = written(project, "out/of/it.jsonl")
-    assert found.end is not None
-    assert (found.seed, found.end["exit_status"]) == (5, 1)
-    assert {test.id.split("::")[1]: test.last.outcome.of("test") for test in found.tests} == {
+    tests = written(project, "out/of/it.jsonl")
+    assert tests.end is not None
+    assert (tests.seed, tests.end["exit_status"]) == (5, 1)
+    assert {test.id.split("::")[1]: test.last.outcome.of("test") for test in tests.tests} == {
         "test_good": "passed", "test_bad": "failed",
     }  # fmt: skip
-    good, bad = (test.last.content for test in found.tests)
+    good, bad = (test.last.content for test in tests.tests)
     assert bad["reason"].endswith("AssertionError")
     assert good["reason"] is None
     assert good["replay"].startswith("pytest ")
@@ -438,9 +438,9 @@ def test_without_a_lab_no_results_are_written(project: pytest.Pytester) -> None:
     assert not (project.path / "report").exists()
 
 
-@pytest.mark.parametrize("said", ["'yes'", "1", "None"])
-def test_prove_is_true_or_false(project: pytest.Pytester, said: str) -> None:
-    body = f'@pytest.mark.impair("client -> server", loss="1%", prove={said})\ndef test_it(lab): pass'
+@pytest.mark.parametrize("text", ["'yes'", "1", "None"])
+def test_prove_is_true_or_false(project: pytest.Pytester, text: str) -> None:
+    body = f'@pytest.mark.impair("client -> server", loss="1%", prove={text})\ndef test_it(lab): pass'
     result = run(project, body)
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*must be True or False*"])
@@ -450,20 +450,20 @@ def test_with_xdist_one_results_file_has_what_every_worker_found(project: pytest
     invalid = NOT_IN_FORCE.replace("Lab", "Broken") + "\ndef test_it(broken): pass\n"
     result = run(project, LINKED + invalid, "-n", "2", "--testbed-seed", "5")
     result.stdout.fnmatch_lines(["*test_it: asked loss 2%, the kernel reports 0%", "*1 invalid*"])
-    found = written(project)
-    assert found.end is not None
-    assert (found.seed, found.machine["netem"], found.end["exit_status"]) == (5, "carried", 1)
-    assert {test.id.split("::")[1]: test.last.outcome.of("test") for test in found.tests} == {
+    tests = written(project)
+    assert tests.end is not None
+    assert (tests.seed, tests.machine["netem"], tests.end["exit_status"]) == (5, "carried", 1)
+    assert {test.id.split("::")[1]: test.last.outcome.of("test") for test in tests.tests} == {
         "test_good": "passed", "test_bad": "failed", "test_it": "invalid",
     }  # fmt: skip
-    assert all("--testbed-seed 5 " in test.last.replay for test in found.tests if test.last.replay)
+    assert all("--testbed-seed 5 " in test.last.replay for test in tests.tests if test.last.replay)
 
 
 def test_with_xdist_all_workers_have_the_seed_that_the_controller_drew(project: pytest.Pytester) -> None:
     run(project, LINKED, "-n", "2")
-    found = written(project)
-    assert found.tests
-    assert all(f"--testbed-seed {found.seed} " in str(test.last.replay) for test in found.tests)
+    tests = written(project)
+    assert tests.tests
+    assert all(f"--testbed-seed {tests.seed} " in str(test.last.replay) for test in tests.tests)
 
 
 def test_with_xdist_a_wrong_marker_is_told_once_and_nothing_is_run(project: pytest.Pytester) -> None:
@@ -493,13 +493,13 @@ def test_with_xdist_what_only_one_stack_can_have_is_refused_before_anything_star
     file = project.makefile(".yaml", compose=_ALONE)
     result = run(project, _TWO, "-n", "2")
     assert result.ret == 2
-    said = result.stdout.str()
+    text = result.stdout.str()
     port = "service 'client' publishes port 8080: write `ports: ['127.0.0.1::80']` for a free one"
-    assert f"2 stacks side by side (-n 2): {port}; or run without -n" in said
-    assert said.count("side by side") == 3
-    assert "'server' has `container_name: 'own'`: leave it out" in said
-    assert "'default' has `subnet: 10.9.0.0/24`: leave it out" in said
-    assert "could not start" not in said
+    assert f"2 stacks side by side (-n 2): {port}; or run without -n" in text
+    assert text.count("side by side") == 3
+    assert "'server' has `container_name: 'own'`: leave it out" in text
+    assert "'default' has `subnet: 10.9.0.0/24`: leave it out" in text
+    assert "could not start" not in text
     assert LocalLab(file).only_one == (port,), "names and subnets are each local lab's own"
 
 
@@ -527,8 +527,8 @@ def header(project: pytest.Pytester, *arguments: str) -> str:
 def test_the_header_says_which_lab_was_chosen_and_why(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = header(project)
-    assert ", lab compose (no Docker engine answers at DOCKER_HOST='unix:///nowhere/docker.sock' (" in said
+    line = header(project)
+    assert ", lab compose (no Docker engine answers at DOCKER_HOST='unix:///nowhere/docker.sock' (" in line
 
     def refuse(*_arguments: object, **_words: object) -> None:
         raise docker.errors.DockerException("nobody there")
@@ -536,15 +536,15 @@ def test_the_header_says_which_lab_was_chosen_and_why(
     monkeypatch.delenv("DOCKER_HOST")
     monkeypatch.setattr(docker, "from_env", refuse)
     assert ", lab local (no Docker engine answers (nobody there)" in header(project)
-    asked = []
+    results = []
 
     def decide(kind: str) -> tuple[str, str]:
-        asked.append(kind)
+        results.append(kind)
         return "compose", "Docker Engine 99 at the local socket"
 
     monkeypatch.setattr(choice, "decide", decide)
     assert ", lab compose (Docker Engine 99 at the local socket), netem auto" in header(project)
-    assert asked == ["auto"]
+    assert results == ["auto"]
 
 
 def test_what_was_asked_for_needs_no_reason_and_where_nothing_is_to_be_chosen_no_engine_is_asked(

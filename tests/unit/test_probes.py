@@ -22,7 +22,7 @@ from testbed.spec.impairment import Impairment
 _NOISE_S = 0.0001
 
 
-def netem(asked: Impairment, draw: random.Random, count: int, pace_s: float, size_bytes: int = 64) -> Flight:
+def netem(impairment: Impairment, draw: random.Random, count: int, pace_s: float, size_bytes: int = 64) -> Flight:
     """What an honest netem does to a flight: the draws and their order are sch_netem.c's."""
     bits = 8 * (size_bytes + 42)
     sent, arrivals, damaged = [], [], 0
@@ -31,12 +31,12 @@ def netem(asked: Impairment, draw: random.Random, count: int, pace_s: float, siz
 
     def lose() -> bool:
         nonlocal bad
-        if asked.gilbert:
-            p, r = asked.gilbert[:2]
+        if impairment.gilbert:
+            p, r = impairment.gilbert[:2]
             before = bad
             bad = (draw.random() >= r) if bad else (draw.random() < p)
             return before
-        return draw.random() < (asked.loss_ratio or 0)
+        return draw.random() < (impairment.loss_ratio or 0)
 
     def offer(number: int, now_s: float, duplicate: float) -> None:
         nonlocal last_s, seen_s, damaged, counter
@@ -45,18 +45,18 @@ def netem(asked: Impairment, draw: random.Random, count: int, pace_s: float, siz
             return
         if copies > 1:
             offer(number, now_s, 0.0)
-        hit = draw.random() < (asked.corrupt_ratio or 0)
+        hit = draw.random() < (impairment.corrupt_ratio or 0)
         if hit and draw.random() < 42 / (42 + size_bytes):
             return  # in the headers: it never arrives
-        gap = asked.reorder_gap_packets or 1
-        if asked.reorder_ratio and counter >= gap - 1 and draw.random() < asked.reorder_ratio:
+        gap = impairment.reorder_gap_packets or 1
+        if impairment.reorder_ratio and counter >= gap - 1 and draw.random() < impairment.reorder_ratio:
             counter, due_s = 0, now_s
         else:
             counter += 1
-            jitter = (asked.jitter_s or 0) * (2 * draw.random() - 1)
-            due_s = now_s + max(0.0, (asked.delay_s or 0) + jitter)
-            if asked.rate_bps or (asked.jitter_s and not asked.reorder_by_jitter):
-                due_s = max(due_s, last_s) + (bits / asked.rate_bps if asked.rate_bps else 0)
+            jitter = (impairment.jitter_s or 0) * (2 * draw.random() - 1)
+            due_s = now_s + max(0.0, (impairment.delay_s or 0) + jitter)
+            if impairment.rate_bps or (impairment.jitter_s and not impairment.reorder_by_jitter):
+                due_s = max(due_s, last_s) + (bits / impairment.rate_bps if impairment.rate_bps else 0)
                 last_s = due_s
         arrives_s = due_s + draw.random() * _NOISE_S
         if due_s == last_s:  # what left in order arrives in order
@@ -68,19 +68,19 @@ def netem(asked: Impairment, draw: random.Random, count: int, pace_s: float, siz
 
     for number in range(count):
         sent.append(round(number * pace_s * 1e9))
-        offer(number, number * pace_s, asked.duplicate_ratio or 0)
+        offer(number, number * pace_s, impairment.duplicate_ratio or 0)
     return Flight(
         sent_ns=sent, arrivals=sorted(arrivals, key=lambda each: each[1]), damaged=damaged, size_bytes=size_bytes
     )
 
 
 def judged(
-    asked: Impairment, real: Impairment | None = None, seed: int = 1, own_rate_bps: float = 400e6
+    impairment: Impairment, real: Impairment | None = None, seed: int = 1, own_rate_bps: float = 400e6
 ) -> list[Check]:
     """What is said of ``asked`` where the link really does ``real``."""
     draw = random.Random(seed)  # noqa: S311  # a simulation
-    real = real or asked
-    chosen = plan(asked, limit_packets=1000)
+    real = real or impairment
+    chosen = plan(impairment, limit_packets=1000)
     spread = train = own = None
     if chosen.spread:
         spread = netem(real, draw, chosen.spread, chosen.spread_pace_s)
@@ -88,7 +88,7 @@ def judged(
         train = netem(real, draw, chosen.train, chosen.train_pace_s, chosen.train_bytes)
         own = netem(Impairment(rate_bps=own_rate_bps), draw, chosen.clean_train, 0.0, chosen.train_bytes)
     return judge(
-        asked,
+        impairment,
         netem(real, draw, chosen.count, chosen.pace_s, chosen.size_bytes),
         clean=netem(Impairment(), draw, 100, 0.001),
         spread=spread,
@@ -177,13 +177,15 @@ WRONG = [
 
 
 @pytest.mark.parametrize(
-    ("asked", "real", "field", "cause"), WRONG, ids=[f"{a.describe()} / {b.describe()}" for a, b, _, _ in WRONG]
+    ("impairment", "real", "field", "cause"), WRONG, ids=[f"{a.describe()} / {b.describe()}" for a, b, _, _ in WRONG]
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_a_link_that_does_something_else_is_condemned(
-    asked: Impairment, real: Impairment, field: str, cause: str, seed: int
+    impairment: Impairment, real: Impairment, field: str, cause: str, seed: int
 ) -> None:
-    failed = [check for check in judged(asked, real, seed) if check.verdict == Verdict.FAILS and check.field == field]
+    failed = [
+        check for check in judged(impairment, real, seed) if check.verdict == Verdict.FAILS and check.field == field
+    ]
     assert failed, "condemned, and for this field"
     assert cause in failed[0].cause
     assert failed[0].asked in str(failed[0])
@@ -246,7 +248,7 @@ def test_a_train_is_never_longer_than_its_queue_holds() -> None:
 
 
 def test_a_train_that_the_machine_sent_too_slowly_is_shown_and_not_judged() -> None:
-    asked = Impairment(rate_bps=200e6)
+    impairment = Impairment(rate_bps=200e6)
     one_ns = 1442 * 8 * 5  # at 200 Mbit/s, in ns
     sent = [number * one_ns * 5 // 4 for number in range(5000)]
     train = Flight(
@@ -257,14 +259,16 @@ def test_a_train_that_the_machine_sent_too_slowly_is_shown_and_not_judged() -> N
     )
     paced = Flight(sent_ns=[0], arrivals=[(0, 1)])
     (rate,) = [
-        check for check in judge(asked, paced, clean=paced, train=train, clean_train=clean) if check.field == "rate"
+        check
+        for check in judge(impairment, paced, clean=paced, train=train, clean_train=clean)
+        if check.field == "rate"
     ]
     assert rate.verdict == Verdict.SHOWN
     assert "the machine sent no more than 160 Mbit/s" in rate.how
 
 
 def test_what_a_receiver_lost_is_no_slower_link() -> None:
-    asked = Impairment(rate_bps=200e6)
+    impairment = Impairment(rate_bps=200e6)
     one_ns = 1442 * 8 * 5
     clean = Flight(
         sent_ns=[0] * 400, arrivals=[(number, number * one_ns // 3) for number in range(400)], size_bytes=1400
@@ -274,7 +278,7 @@ def test_what_a_receiver_lost_is_no_slower_link() -> None:
     def verdict(lost: int) -> str:
         arrivals = [(number, number * one_ns) for number in range(5000) if number % 4 >= lost]
         train = Flight(sent_ns=[0] * 5000, arrivals=arrivals, size_bytes=1400)
-        checks = judge(asked, paced, clean=paced, train=train, clean_train=clean)
+        checks = judge(impairment, paced, clean=paced, train=train, clean_train=clean)
         return next(check.verdict for check in checks if check.field == "rate")
 
     assert verdict(lost=0) == Verdict.HOLDS
@@ -282,18 +286,20 @@ def test_what_a_receiver_lost_is_no_slower_link() -> None:
 
 
 def test_packets_that_skip_the_delay_skip_the_rate_and_the_others_are_judged() -> None:
-    asked = Impairment(rate_bps=1e6, delay_s=0.02, reorder_ratio=0.5)
-    (rate,) = [check for check in judged(asked) if check.field == "rate"]
+    impairment = Impairment(rate_bps=1e6, delay_s=0.02, reorder_ratio=0.5)
+    (rate,) = [check for check in judged(impairment) if check.field == "rate"]
     assert rate.verdict == Verdict.HOLDS
     assert "that skipped the delay" in rate.seen
     for real_bps in (1.2e6, 0.8e6):
-        (rate,) = [check for check in judged(asked, replace(asked, rate_bps=real_bps)) if check.field == "rate"]
+        (rate,) = [
+            check for check in judged(impairment, replace(impairment, rate_bps=real_bps)) if check.field == "rate"
+        ]
         assert rate.verdict == Verdict.FAILS
 
 
 def test_what_skipped_the_delay_and_came_late_is_not_taken_for_a_faster_link() -> None:
     """A machine that was busy for longer than the delay gave three probes to the receiver in the train's middle."""
-    asked = Impairment(rate_bps=1e6, delay_s=0.02, reorder_ratio=0.5)
+    impairment = Impairment(rate_bps=1e6, delay_s=0.02, reorder_ratio=0.5)
     one_ns = 1442 * 8 * 1000
 
     def check(real: float) -> Check:
@@ -302,7 +308,7 @@ def test_what_skipped_the_delay_and_came_late_is_not_taken_for_a_faster_link() -
         skipped[20:23] = [(number, 45_000_000) for number, _ in skipped[20:23]]
         train = Flight(sent_ns=[0] * 80, arrivals=kept + skipped, size_bytes=1400)
         clean = Flight(sent_ns=[0] * 100, arrivals=[(number, 50_000) for number in range(100)])
-        checks = judge(asked, clean, clean=clean, train=train, clean_train=train)
+        checks = judge(impairment, clean, clean=clean, train=train, clean_train=train)
         return next(check for check in checks if check.field == "rate")
 
     assert check(1.0).verdict == Verdict.HOLDS
@@ -310,10 +316,10 @@ def test_what_skipped_the_delay_and_came_late_is_not_taken_for_a_faster_link() -
 
 
 def test_where_all_that_arrived_had_skipped_the_delay_that_is_said() -> None:
-    asked = Impairment(delay_s=0.04, reorder_ratio=0.9)
-    (delay,) = [check for check in judged(asked, NO) if check.field == "delay"]
+    impairment = Impairment(delay_s=0.04, reorder_ratio=0.9)
+    (delay,) = [check for check in judged(impairment, NO) if check.field == "delay"]
     assert (delay.verdict, delay.how) == (Verdict.SHOWN, "all 200 that arrived had skipped the delay: not judged")
-    (delay,) = [check for check in judged(asked, Impairment(loss_ratio=1)) if check.field == "delay"]
+    (delay,) = [check for check in judged(impairment, Impairment(loss_ratio=1)) if check.field == "delay"]
     assert delay.how == "nothing arrived: not judged"
 
 
@@ -378,9 +384,9 @@ def test_a_share_that_is_off_by_the_tolerance_is_found_nine_times_in_ten() -> No
 
 
 def test_a_tolerance_is_refused_for_what_is_judged_as_a_range() -> None:
-    asked = Impairment(loss_ratio=0.01, corrupt_ratio=0.05)
+    impairment = Impairment(loss_ratio=0.01, corrupt_ratio=0.05)
     with pytest.raises(InvalidValueError, match=r"tolerance=0.2: with corrupt=5% .* loss=1% is judged as a range"):
-        plan(asked, limit_packets=1000, most_s=600, tolerance=0.2)
+        plan(impairment, limit_packets=1000, most_s=600, tolerance=0.2)
     assert plan(Impairment(corrupt_ratio=0.05), limit_packets=1000, most_s=600, tolerance=0.2).count > 1000
 
 
@@ -399,13 +405,13 @@ def test_no_probes_are_sent_for_a_reordering_that_is_not_judged(asked: Impairmen
 
 def test_without_a_tolerance_the_note_says_what_would_be_found() -> None:
     (loss,) = [check for check in judged(Impairment(loss_ratio=0.02)) if check.field == "loss"]
-    found = re.search(r"90% power to detect a share below ([\d.]+)% or above ([\d.]+)%", loss.how)
-    assert found
-    assert float(found[1]) < 2 < float(found[2]) < 4
+    match = re.search(r"90% power to detect a share below ([\d.]+)% or above ([\d.]+)%", loss.how)
+    assert match
+    assert float(match[1]) < 2 < float(match[2]) < 4
 
 
 @pytest.mark.parametrize(
-    ("said", "problem"),
+    ("words", "problem"),
     [
         ({"alpha": 2}, "alpha=2: must be a ratio from 1e-12 to 0.1: how often a link that is as asked may fail"),
         ({"alpha": 0}, "alpha=0: must be a ratio"),
@@ -418,9 +424,9 @@ def test_without_a_tolerance_the_note_says_what_would_be_found() -> None:
     ],
     ids=str,
 )
-def test_what_no_proof_can_be_made_with_is_refused(said: dict[str, Any], problem: str) -> None:
+def test_what_no_proof_can_be_made_with_is_refused(words: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidValueError) as refused:
-        plan(Impairment(loss_ratio=0.1), limit_packets=1000, **said)
+        plan(Impairment(loss_ratio=0.1), limit_packets=1000, **words)
     assert [each[: len(problem)] for each in refused.value.problems] == [problem]
 
 
@@ -446,20 +452,20 @@ def test_a_trains_rate_leaves_the_first_packet_out() -> None:
 
 
 def test_packets_lost_by_their_number_are_each_looked_for() -> None:
-    asked = Impairment(drop_packets=((3, 3), (17, 20)), drop_every=50)
+    impairment = Impairment(drop_packets=((3, 3), (17, 20)), drop_every=50)
     sent = [number * 1_000_000 for number in range(200)]
     numbered = {2, 16, 17, 18, 19, 49, 99, 149, 199}
     honest = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n not in numbered])
-    found = {check.field: check for check in judge(asked, honest, clean=honest)}
+    found = {check.field: check for check in judge(impairment, honest, clean=honest)}
     assert (found["lost by number"].verdict, found["loss"].verdict) == (Verdict.HOLDS, Verdict.HOLDS)
     shifted = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n + 1 not in numbered])
-    found = {check.field: check for check in judge(asked, shifted, clean=honest)}
+    found = {check.field: check for check in judge(impairment, shifted, clean=honest)}
     assert (found["lost by number"].verdict, found["loss"].verdict) == (Verdict.FAILS, Verdict.FAILS)
     assert "probe 3 arrived" in found["lost by number"].seen
 
 
 def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:
-    asked = Impairment(rate_bps=1e6, bucket_bytes=4326)  # three packets of 1442 bytes on the wire
+    impairment = Impairment(rate_bps=1e6, bucket_bytes=4326)  # three packets of 1442 bytes on the wire
     pace_ns = 1442 * 8 * 1000  # what one takes at 1 Mbit/s
 
     def train(at_once: int) -> Flight:
@@ -468,18 +474,18 @@ def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:
 
     def verdict(flight: Flight) -> str:
         clean = Flight(sent_ns=[0], arrivals=[(0, 1)])
-        (rate,) = [check for check in judge(asked, clean, clean=clean, train=flight) if check.field == "rate"]
+        (rate,) = [check for check in judge(impairment, clean, clean=clean, train=flight) if check.field == "rate"]
         return rate.verdict
 
     assert verdict(train(3)) == Verdict.HOLDS
     assert verdict(train(8)) == Verdict.FAILS
-    chosen = plan(asked, limit_packets=1000)
+    chosen = plan(impairment, limit_packets=1000)
     assert chosen.train * 1442 <= 4326 + 1e6 / 8 * 0.1, "the bucket and its queue hold the train"
 
 
 def test_a_chain_that_cannot_be_told_from_outside_is_shown_with_its_mean() -> None:
-    asked = Impairment(loss_gemodel=(0.01, 0.25, 0.5, 0.1))
-    (loss,) = [check for check in judged(asked, Impairment(loss_ratio=0.1)) if check.field == "loss"]
+    impairment = Impairment(loss_gemodel=(0.01, 0.25, 0.5, 0.1))
+    (loss,) = [check for check in judged(impairment, Impairment(loss_ratio=0.1)) if check.field == "loss"]
     assert loss.verdict == Verdict.SHOWN
     # (p·(1-h) + r·(1-k)) / (p + r) = (0.01·0.5 + 0.25·0.1) / 0.26
     assert "11.5%" in loss.how

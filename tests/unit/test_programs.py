@@ -85,11 +85,11 @@ def test_every_structure_takes_all_messages_of_three_connections(
     words = ["--connections", "3", "--messages", "50", "--size", "5000", *replies]
     with serving(tmp_path, "server.py", "--structure", structure) as (_, port):
         code, did = run("client.py", "127.0.0.1", port, *words, cwd=tmp_path)
-    found = account(tmp_path)
+    balance = account(tmp_path)
     assert (code, did["taken"], did["answered"]) == (0, 150, 150 if replies else 0)
-    assert found.verdict is Verdict.HOLDS, str(found)
-    assert found.direction("client", "server").delivered == 150
-    assert found.connect["client"].count == 3
+    assert balance.verdict is Verdict.HOLDS, str(balance)
+    assert balance.direction("client", "server").delivered == 150
+    assert balance.connect["client"].count == 3
 
 
 def test_a_paced_client_without_replies_ends_when_all_is_sent(tmp_path: Path) -> None:
@@ -117,10 +117,10 @@ def test_what_was_sent_before_a_server_is_asked_to_stop_is_read_before_it_ends(
         server.send_signal(ending)
         server.send_signal(signal.SIGCONT)
         server.wait(DEADLINE_S)
-    found = account(tmp_path)
+    balance = account(tmp_path)
     assert (code, did["taken"]) == (0, 20)
-    assert found.verdict is Verdict.HOLDS, str(found)
-    assert found.direction("client", "server").delivered == 20
+    assert balance.verdict is Verdict.HOLDS, str(balance)
+    assert balance.direction("client", "server").delivered == 20
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -152,10 +152,10 @@ def test_a_stalled_client_stalls_an_iterative_server_and_no_other(tmp_path: Path
 def test_a_server_that_reads_once_tears_a_message_and_the_careless_client_is_told_nothing(tmp_path: Path) -> None:
     with serving(tmp_path, "server.py", "--one-recv", "1024") as (_, port):
         code, _ = run("client.py", "127.0.0.1", port, "--careless", "--size", "1025", cwd=tmp_path)
-    found = account(tmp_path)
+    balance = account(tmp_path)
     assert code == 0
-    assert (found.verdict, found.causes) == (Verdict.FAILS, {Cause.CUT_BY_RECV: 1})
-    assert found.direction("client", "server").truncated == 1
+    assert (balance.verdict, balance.causes) == (Verdict.FAILS, {Cause.CUT_BY_RECV: 1})
+    assert balance.direction("client", "server").truncated == 1
 
 
 def test_a_client_that_awaits_the_end_is_told_that_its_message_was_torn(tmp_path: Path) -> None:
@@ -185,11 +185,11 @@ def test_a_client_connects_again_until_the_server_is_there_and_sends_again_what_
     finally:
         client.kill()
         server.kill()
-    found = account(tmp_path)
+    balance = account(tmp_path)
     did = json.loads(output)
     assert (client.returncode, did["answered"], did["connects"]) == (0, 3, 2)
-    assert found.verdict is Verdict.HOLDS, str(found)
-    assert found.direction("client", "server").resent >= 1
+    assert balance.verdict is Verdict.HOLDS, str(balance)
+    assert balance.direction("client", "server").resent >= 1
 
 
 def test_nobody_there_is_exit_status_1_after_the_deadline(tmp_path: Path) -> None:
@@ -224,17 +224,17 @@ def test_datagrams_arrive_and_are_answered(tmp_path: Path, replies: Sequence[str
     words = ["--connections", "2", "--messages", "50", "--rate", "1000", *replies]
     with serving(tmp_path, "udp_server.py") as (_, port):
         code, did = run("udp_client.py", "127.0.0.1", port, *words, cwd=tmp_path)
-    found = account(tmp_path)
+    balance = account(tmp_path)
     assert (code, did["taken"], did["ended"]) == (0, 100, 2)
-    assert found.verdict is Verdict.HOLDS, str(found)
+    assert balance.verdict is Verdict.HOLDS, str(balance)
 
 
 def test_a_datagram_longer_than_what_is_read_is_truncated(tmp_path: Path) -> None:
     with serving(tmp_path, "udp_server.py", "--read-size", "512") as (_, port):
         run("udp_client.py", "127.0.0.1", port, "--messages", "3", "--size", "600", cwd=tmp_path)
-    found = account(tmp_path)
-    assert found.causes == {Cause.CUT_BY_RECV: 3}
-    assert found.direction("client", "server").truncated == 3
+    balance = account(tmp_path)
+    assert balance.causes == {Cause.CUT_BY_RECV: 3}
+    assert balance.direction("client", "server").truncated == 3
 
 
 def test_datagrams_to_a_port_that_nobody_has_open_are_noted_as_refused(tmp_path: Path) -> None:
@@ -252,14 +252,14 @@ def test_a_player_gets_every_update_of_a_game(tmp_path: Path, transport: str) ->
     with serving(tmp_path, "game_server.py", "--transport", transport, "--updates", "30") as (_, port):
         words = ["127.0.0.1", "--transport", transport, "--port", port]
         code, did = run("game_client.py", *words, cwd=tmp_path)
-    found = account(tmp_path)
+    balance = account(tmp_path)
     assert (code, did["updates"]) == (0, 30)
-    assert found.verdict is Verdict.HOLDS, str(found)
-    assert found.direction("server", "client").delivered == 30
+    assert balance.verdict is Verdict.HOLDS, str(balance)
+    assert balance.direction("server", "client").delivered == 30
 
 
 @pytest.mark.parametrize(
-    ("program", "words", "told"),
+    ("program", "words", "text"),
     [
         ("client.py", ["--size", "5"], "--size 5: must be 28 to 67108864 bytes"),
         ("client.py", ["--size", "5", "--rate", "-1"], "--rate -1: must be 0 (no limit) or more per second"),
@@ -270,11 +270,11 @@ def test_a_player_gets_every_update_of_a_game(tmp_path: Path, transport: str) ->
         ("game_server.py", ["--rate", "0"], "--rate: above 0"),
     ],
 )
-def test_wrong_use_is_exit_status_2_and_says_what(tmp_path: Path, program: str, words: list[str], told: str) -> None:
+def test_wrong_use_is_exit_status_2_and_says_what(tmp_path: Path, program: str, words: list[str], text: str) -> None:
     wrong = started(program, *words, "--journal", "journal", cwd=tmp_path)
     _, errors = wrong.communicate(timeout=DEADLINE_S)
     assert wrong.returncode == 2
-    assert told in errors
+    assert text in errors
     assert not (tmp_path / "journal").exists()
 
 

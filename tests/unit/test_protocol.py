@@ -94,7 +94,7 @@ def test_a_refusal_is_answered_with_its_words_and_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "text"),
     [
         ({"op": "crash"}, "ZeroDivisionError: what broke"),
         ({"op": "add"}, "TypeError: "),
@@ -103,11 +103,11 @@ def test_a_refusal_is_answered_with_its_words_and_kind() -> None:
         ({"op": "no_json"}, "TypeError: Object of type set is not JSON serializable"),
     ],
 )
-def test_a_crash_is_answered_with_its_traceback_and_the_loop_goes_on(request_: dict[str, Any], said: str) -> None:
+def test_a_crash_is_answered_with_its_traceback_and_the_loop_goes_on(request_: dict[str, Any], text: str) -> None:
     broken, sound = answers_to({"id": 1, **request_}, {"id": 2, "op": "add", "a": 1})
     assert (broken["id"], broken["ok"]) == (1, False)
     assert broken["error"].startswith(f"{request_['op']} crashed:\nTraceback (most recent call last):\n")
-    assert said in broken["error"]
+    assert text in broken["error"]
     assert sound == {"id": 2, "ok": True, "result": 2}
 
 

@@ -112,8 +112,8 @@ def faithful(words: str, *, tick_ns: int) -> dict[str, Any]:
 
 
 @given(impairments(), st.sampled_from([1, 64]))
-def test_whatever_a_faithful_kernel_reports_is_in_force(asked: Impairment, tick_ns: int) -> None:
-    assert readback.differences(asked, faithful(qdisc.netem(asked), tick_ns=tick_ns)) == []
+def test_whatever_a_faithful_kernel_reports_is_in_force(impairment: Impairment, tick_ns: int) -> None:
+    assert readback.differences(impairment, faithful(qdisc.netem(impairment), tick_ns=tick_ns)) == []
 
 
 def test_a_seed_that_was_not_asked_for_is_the_kernels_own() -> None:
@@ -159,19 +159,19 @@ PERTURBED: dict[str, Callable[[dict[str, Any]], None]] = {
 
 @pytest.mark.parametrize("field", PERTURBED)
 @settings(max_examples=25)  # of each field
-@given(asked=impairments())
-def test_a_single_departure_is_named_and_nothing_else(field: str, asked: Impairment) -> None:
-    kernel = faithful(qdisc.netem(asked), tick_ns=1)
+@given(impairment=impairments())
+def test_a_single_departure_is_named_and_nothing_else(field: str, impairment: Impairment) -> None:
+    kernel = faithful(qdisc.netem(impairment), tick_ns=1)
     PERTURBED[field](kernel["options"])
-    assert [difference.field for difference in readback.differences(asked, kernel)] == [field]
+    assert [difference.field for difference in readback.differences(impairment, kernel)] == [field]
 
 
 @given(impairments(), st.integers(min_value=0, max_value=2**64 - 1))
-def test_another_seed_than_the_asked_one_is_named(asked: Impairment, seed: int) -> None:
-    kernel = faithful(qdisc.netem(asked), tick_ns=1)
+def test_another_seed_than_the_asked_one_is_named(impairment: Impairment, seed: int) -> None:
+    kernel = faithful(qdisc.netem(impairment), tick_ns=1)
     kernel["options"]["seed"] = seed
-    wrong = asked.seed is not None and asked.seed != seed
-    assert [difference.field for difference in readback.differences(asked, kernel)] == ["seed"] * wrong
+    wrong = impairment.seed is not None and impairment.seed != seed
+    assert [difference.field for difference in readback.differences(impairment, kernel)] == ["seed"] * wrong
 
 
 FULL = Impairment(delay_s=0.05, jitter_s=0.005, loss_ratio=0.02, rate_bps=1e6, limit_packets=300, seed=7)
@@ -198,11 +198,11 @@ def test_what_the_kernel_forgot_is_said_in_the_users_units(
 
 @pytest.mark.parametrize("rate_bps", [8, 15, 15.6, 16])
 def test_the_smallest_rates_are_seen_to_be_missing(rate_bps: float) -> None:
-    asked = Impairment(rate_bps=rate_bps)
-    kernel = faithful(qdisc.netem(asked), tick_ns=1)
-    assert readback.differences(asked, kernel) == []
+    impairment = Impairment(rate_bps=rate_bps)
+    kernel = faithful(qdisc.netem(impairment), tick_ns=1)
+    assert readback.differences(impairment, kernel) == []
     del kernel["options"]["rate"]
-    assert [difference.field for difference in readback.differences(asked, kernel)] == ["rate"]
+    assert [difference.field for difference in readback.differences(impairment, kernel)] == ["rate"]
 
 
 @pytest.mark.parametrize(("rate_bps", "found_bytes"), [(8, 2), (9, 2), (15, 0), (15, 2), (16, 1), (16, 3)])

@@ -23,8 +23,8 @@ _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 class Kernel:
     """A kernel that runs a program on frames: what it matches comes through a socket that filters."""
 
-    def __init__(self, said: str, address: str, *targets: str) -> None:
-        (self.filter, *self.others) = cuts.ways(cuts.REJECT, 0x10, [address], Traffic.parse(said), targets)
+    def __init__(self, text: str, address: str, *targets: str) -> None:
+        (self.filter, *self.others) = cuts.ways(cuts.REJECT, 0x10, [address], Traffic.parse(text), targets)
 
     def matches(self, frame: bytes) -> bool:
         family = {0x0800: "ip", 0x86DD: "ipv6"}.get(int.from_bytes(frame[12:14]), self.filter.family)
@@ -122,12 +122,12 @@ def test_an_answer_is_told_by_its_mark_and_by_nothing_that_a_frame_can_bear() ->
     assert not runs(rejecting.program(whole, 0), frame)
 
 
-@pytest.mark.parametrize(("said", "number"), [("tcp", 6), ("udp", 17), ("icmp", 1)])
-def test_a_protocol_matches_alone(said: str, number: int) -> None:
-    old, new = Kernel(said, A4), Kernel(said, A6)
+@pytest.mark.parametrize(("text", "number"), [("tcp", 6), ("udp", 17), ("icmp", 1)])
+def test_a_protocol_matches_alone(text: str, number: int) -> None:
+    old, new = Kernel(text, A4), Kernel(text, A6)
     for protocol in (1, 6, 17, 132):
         assert old.matches(ipv4(A4, B4, protocol, bytes(20))) == (protocol == number)
-    wanted = 58 if said == "icmp" else number
+    wanted = 58 if text == "icmp" else number
     for protocol in (58, 6, 17, 132):
         assert new.matches(ipv6(A6, B6, protocol, bytes(20))) == (protocol == wanted)
 
@@ -152,8 +152,8 @@ def test_ports_are_found_behind_as_many_extension_headers_as_are_promised() -> N
             following = kind
         for port in (80, 81):
             frame = ipv6(A6, B6, following, headers + tcp(40000, port))
-            found = Kernel("tcp/80", A6).matches(frame)
-            assert found == (port == 80 and count <= bpf.EXTENSION_HEADERS)
+            way = Kernel("tcp/80", A6).matches(frame)
+            assert way == (port == 80 and count <= bpf.EXTENSION_HEADERS)
 
 
 def fragment6(place: int, protocol: int, payload: bytes, *, before: int = 0) -> bytes:
@@ -197,10 +197,10 @@ def test_what_stands_in_a_later_fragment_is_no_kind_of_message() -> None:
 # --- fragments of other traffic ----------------------------------------------------------------------
 
 
-def counted(said: str, frame: bytes, target: str | None = None) -> bool:
+def counted(text: str, frame: bytes, target: str | None = None) -> bool:
     """Whether a frame from `a`'s interface is counted as one of another datagram than those that are meant."""
     family = "ip" if frame[12:14] == b"\x08\0" else "ipv6"
-    code = fragments.program(family, MAC, Traffic.parse(said), target)
+    code = fragments.program(family, MAC, Traffic.parse(text), target)
     frame = frame[:6] + bytes.fromhex(MAC.replace(":", "")) + frame[12:]
     return code is not None and runs(code, frame)
 

@@ -82,10 +82,10 @@ def run(project: pytest.Pytester, body: str, *arguments: str) -> pytest.RunResul
 
 def lines(project: pytest.Pytester) -> list[dict[str, Any]]:
     """The lines of the results file, each as the schema has it."""
-    found = [json.loads(line) for line in (project.path / RESULTS).read_text().splitlines()]
-    for line in found:
+    printed = [json.loads(line) for line in (project.path / RESULTS).read_text().splitlines()]
+    for line in printed:
         VALIDATOR.validate(line)
-    return found
+    return printed
 
 
 def written(project: pytest.Pytester) -> Session:
@@ -116,11 +116,11 @@ def test_what_had_ended_is_there_after_a_kill_and_no_old_file_says_passed(projec
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--lab", "compose", "--testbed-seed", "5"]
     done = subprocess.run(argv, cwd=project.path, capture_output=True, check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
-    found = written(project)
-    assert outcomes(found) == [("test_one", "passed"), ("test_two", "failed")]
-    assert found.seed == 5
-    assert found.end is None
-    assert found.incomplete == "report/results.jsonl: the session did not come to its end"
+    tests = written(project)
+    assert outcomes(tests) == [("test_one", "passed"), ("test_two", "failed")]
+    assert tests.seed == 5
+    assert tests.end is None
+    assert tests.incomplete == "report/results.jsonl: the session did not come to its end"
 
 
 def test_the_head_has_the_machine_and_its_lab_and_a_line_tells_when_more_is_known(project: pytest.Pytester) -> None:
@@ -153,18 +153,18 @@ def test_a_run_that_ends_with_2_leaves_no_old_file_that_says_passed(
 ) -> None:
     old_results(project)
     assert run(project, WRONG, *arguments).ret == 2
-    found = written(project)
-    assert found.end is not None
-    assert (found.tests, found.end["exit_status"]) == ((), 2)
-    assert "nobody" in found.end["problems"][0]
+    tests = written(project)
+    assert tests.end is not None
+    assert (tests.tests, tests.end["exit_status"]) == ((), 2)
+    assert "nobody" in tests.end["problems"][0]
 
 
 def test_nor_does_one_that_collects_nothing(project: pytest.Pytester) -> None:
     old_results(project)
     assert run(project, "import nowhere_at_all").ret == 2
-    found = written(project)
-    assert found.end is not None
-    assert (found.tests, found.end["exit_status"]) == ((), 2)
+    tests = written(project)
+    assert tests.end is not None
+    assert (tests.tests, tests.end["exit_status"]) == ((), 2)
 
 
 def test_a_file_that_is_none_of_ours_stays(project: pytest.Pytester) -> None:
@@ -179,10 +179,10 @@ def test_tests_that_fail_in_their_set_up_are_in_it_and_why_is_told_once(project:
     body = f"def test_one(lab): pass\ndef test_two(lab): pass\n{marked}"
     result = run(project, body)
     assert result.ret == 2
-    found = written(project)
-    assert [outcome for _, outcome in outcomes(found)] == ["failed"] * 3
-    assert found.end is not None
-    assert found.end["not_up"].startswith("no Docker engine answers")
+    tests = written(project)
+    assert [outcome for _, outcome in outcomes(tests)] == ["failed"] * 3
+    assert tests.end is not None
+    assert tests.end["not_up"].startswith("no Docker engine answers")
     output = result.stdout.str()
     assert output.count("at one that runs") == 1, "the whole of it, once"
     assert output.count("(in full at the end)") >= 3
@@ -348,7 +348,7 @@ def test_skips(unmet): pytest.skip("so")
 
 
 @pytest.mark.parametrize(
-    ("met", "arguments", "told"),
+    ("met", "arguments", "text"),
     [
         ("0", (), "*1 failed, 1 skipped, 2 invalid*"),
         ("0", ("--testbed-vacuous", "warn"), "*1 failed, 1 passed, 1 skipped, 1 xfailed*"),
@@ -357,10 +357,10 @@ def test_skips(unmet): pytest.skip("so")
     ],
 )
 def test_what_is_green_though_no_packet_met_the_marker_is_invalid(
-    project: pytest.Pytester, met: str, arguments: tuple[str, ...], told: str
+    project: pytest.Pytester, met: str, arguments: tuple[str, ...], text: str
 ) -> None:
     result = run(project, VACUOUS.replace("MET", met), *arguments)
-    result.stdout.fnmatch_lines([told])
+    result.stdout.fnmatch_lines([text])
 
 
 def test_warnings_are_in_the_summary_one_line_each(project: pytest.Pytester) -> None:

@@ -215,8 +215,8 @@ def test_an_empty_label_beside_a_dead_owner_is_not_taken_for_every_run(downed: l
         labelled(name="dead net", kind="network", run="00000000", owner=dead),
         labelled(name="of the dead, it says", run="00000000", owner=DETACHED),
     )
-    said: list[str] = []
-    assert clear_stale(engine, said.append) == (["00000000"], [])  # type: ignore[arg-type]  # what it needs of one
+    messages: list[str] = []
+    assert clear_stale(engine, messages.append) == (["00000000"], [])  # type: ignore[arg-type]  # what it needs of one
     assert engine.names == {"alive", "net", "empty", "inherited", "unowned", "of the dead, it says"}
     assert downed == [], "Compose would remove by the project's name, whoever bears it"
 
@@ -244,12 +244,12 @@ def test_what_the_engine_does_not_let_go_of_keeps_nobody_from_starting(downed: l
         labelled(name="volume", kind="volume", run="00000000", owner=dead),
         labelled(name="dead", run="11111111", owner=dead),
     )
-    said: list[str] = []
-    removed, problems = clear_stale(engine, said.append)  # type: ignore[arg-type]  # what it needs of one
+    messages: list[str] = []
+    removed, problems = clear_stale(engine, messages.append)  # type: ignore[arg-type]  # what it needs of one
     assert removed == ["11111111"]
     assert problems == ["run 00000000: could not remove stuck: network stuck has active endpoints"]
     assert engine.names == {"stuck"}
-    assert problems[0] in said
+    assert problems[0] in messages
     assert downed == ["testbed-00000000", "testbed-11111111"]
 
 
@@ -258,8 +258,8 @@ def test_what_the_engine_still_does_for_a_killed_client_is_removed_as_well(downe
     dead = _label(**HERE, start="1")
     engine = _Engine(labelled(name="made", run="00000000", owner=dead))
     engine.late = [labelled(name=name, run="00000000", owner=dead) for name in ("later", "late")]
-    said: list[str] = []
-    assert clear_stale(engine, said.append) == (["00000000"], [])  # type: ignore[arg-type]  # what it needs of one
+    messages: list[str] = []
+    assert clear_stale(engine, messages.append) == (["00000000"], [])  # type: ignore[arg-type]  # what it needs of one
     assert engine.names == set()
-    assert said == ["clearing up after run 00000000, whose owner is gone"]
+    assert messages == ["clearing up after run 00000000, whose owner is gone"]
     assert set(downed) == {"testbed-00000000"}

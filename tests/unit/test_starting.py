@@ -45,10 +45,10 @@ def test_nothing_is_told_where_all_is_well_and_what_cannot_be_looked_at_is_told(
 
 
 def test_a_line_stays_a_line_whatever_is_awaited() -> None:
-    said = in_words({f"s{number}": "x" * 900 for number in range(50)}, since_s=12.4, allowed_s=180)
-    assert said.startswith("starting, 12 s of 180 s (the up-deadline); not well yet: s0 (xxx")
-    assert said.endswith(", 44 more")
-    assert len(said) < 700
+    line = in_words({f"s{number}": "x" * 900 for number in range(50)}, since_s=12.4, allowed_s=180)
+    assert line.startswith("starting, 12 s of 180 s (the up-deadline); not well yet: s0 (xxx")
+    assert line.endswith(", 44 more")
+    assert len(line) < 700
     assert last_check("a\x1b[2J\nb" * 200) == "its last check said: " + last_check("a\x1b[2J\nb" * 200)[21:]
     assert "\x1b" not in last_check("a\x1b[2J\nb" * 200)
     assert len(last_check("a" * 9000)) < 250

@@ -65,7 +65,7 @@ def test_a_line_that_breaks_off_is_told_and_what_stands_before_it_is_kept(length
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "printed"),
     [
         ((), ["r.jsonl: is empty; a killed session has at least its first line"]),
         (('{"schema": "testbed-results/1"}\n', line_of()),
@@ -98,8 +98,8 @@ def test_a_line_that_breaks_off_is_told_and_what_stands_before_it_is_kept(length
           "file by itself"]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_file_is_told_with_the_line(lines: tuple[str, ...], told: list[str]) -> None:
-    assert problems(*lines) == told
+def test_what_is_wrong_with_a_file_is_told_with_the_line(lines: tuple[str, ...], printed: list[str]) -> None:
+    assert problems(*lines) == printed
 
 
 def test_an_unknown_fact_speaks_neither_for_nor_against_two_machines_being_alike() -> None:

@@ -16,8 +16,8 @@ def test_who_answers_more_is_preferable_however_long_it_takes() -> None:
 
 
 def test_of_those_who_answer_as_many_the_last_client_decides_up_to_a_factor_of_two() -> None:
-    found = preferable([served("a", 1, 1.0), served("b", 1, 2.0), served("c", 1, 2.1)])
-    assert found == ("a", "b")
+    choice = preferable([served("a", 1, 1.0), served("b", 1, 2.0), served("c", 1, 2.1)])
+    assert choice == ("a", "b")
 
 
 def test_what_nobody_notices_makes_none_preferable() -> None:

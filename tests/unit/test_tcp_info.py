@@ -48,13 +48,13 @@ def only(records: bytes) -> TcpSocket:
 
 
 def test_each_quantity_is_read_where_the_kernel_puts_it() -> None:
-    said = info(
+    tcp_info = info(
         u8_2=3, u8_4=2, u32_8=204000, u32_16=1448, u32_24=10, u32_28=4, u32_32=2, u32_36=1, u32_68=20500, u32_72=1500,
         u32_76=7, u32_80=12, u32_96=65536, u32_100=5, u64_120=1001, u64_128=77, u32_136=40, u32_140=41, u32_144=5000,
         u32_148=19000, u64_160=125_000, u64_168=3_000_000, u64_176=2_000_000, u64_184=1_000_000, u64_200=2000,
         u64_208=300, u32_216=6, u32_224=8, u32_228=0,
     )  # fmt: skip
-    each = only(record(5, message(said, state=4, queues=(11, 22)))).final
+    each = only(record(5, message(tcp_info, state=4, queues=(11, 22)))).final
     assert (each.time_ns, each.last, each.state) == (5, False, "FIN_WAIT1")
     assert (each.receive_queue_bytes, each.send_queue_bytes) == (11, 22)
     assert (each.retransmits, each.backoff, each.total_retransmissions) == (3, 2, 5)
@@ -95,8 +95,8 @@ def test_states_of_a_socket_are_a_series_and_of_two_two() -> None:
 
 
 def test_an_address_of_ipv4_in_ipv6_is_told_as_what_it_is() -> None:
-    each = only(record(0, message(info(), family=socket.AF_INET6, src=_V6_MAPPED, dst=_V6_MAPPED)))
-    assert each.local == Endpoint(address="10.0.0.1", port=40000)
+    connection = only(record(0, message(info(), family=socket.AF_INET6, src=_V6_MAPPED, dst=_V6_MAPPED)))
+    assert connection.local == Endpoint(address="10.0.0.1", port=40000)
     assert str(Endpoint(address="fe80::1", port=80)) == "[fe80::1]:80"
 
 
@@ -152,11 +152,14 @@ def test_a_connection_is_seen_while_it_lives_and_its_last_state_is_told_by_the_k
     while not watched(watch, port).final.last and time.monotonic() < deadline:
         time.sleep(0.01)
     watch.stop()
-    each = watched(watch, port)
-    assert each.final.last
-    assert each.final.bytes_sent >= 1500
-    assert each.final.bytes_sent == each.final.bytes_acked - 2, "and one number each for SYN and FIN"
-    assert all(earlier.time_ns <= later.time_ns for earlier, later in zip(each.states, each.states[1:], strict=False))
+    connection = watched(watch, port)
+    assert connection.final.last
+    assert connection.final.bytes_sent >= 1500
+    assert connection.final.bytes_sent == connection.final.bytes_acked - 2, "and one number each for SYN and FIN"
+    assert all(
+        earlier.time_ns <= later.time_ns
+        for earlier, later in zip(connection.states, connection.states[1:], strict=False)
+    )
 
 
 def test_a_socket_that_nothing_happens_to_is_kept_once() -> None:

@@ -60,10 +60,10 @@ RECURSIVE.append(RECURSIVE)
 )
 def test_a_value_of_any_kind_is_quoted_in_few_characters_and_soon(value: object) -> None:
     begun = time.process_time()
-    said = shown(value)
+    text = shown(value)
     assert time.process_time() - begun < 0.5
-    assert 0 < len(said) <= 200
-    assert "\x1b" not in said
+    assert 0 < len(text) <= 200
+    assert "\x1b" not in text
 
 
 @given(st.recursive(st.none() | st.integers() | st.text() | st.binary() | st.floats() | st.booleans(), lambda inner: (

@@ -115,8 +115,8 @@ services:
     )
     with pytest.raises(InvalidComposeError) as refused:
         _ = LocalLab().plan
-    told = [problem.replace(f"{folder}/", "").split(": ", 3)[:3] for problem in refused.value.problems]
-    assert [(place, service) for place, service, _ in told] == [
+    problems = [problem.replace(f"{folder}/", "").split(": ", 3)[:3] for problem in refused.value.problems]
+    assert [(place, service) for place, service, _ in problems] == [
         ("compose.override.yaml:4", "service 'a'"),
         ("compose.yaml:5", "service 'a'"),
         ("compose.yaml:5", "service 'b'"),

@@ -42,9 +42,9 @@ def trace(**words: object) -> Timeline:
     return side
 
 
-def problems_of(said: object) -> tuple[str, ...]:
+def problems_of(value: object) -> tuple[str, ...]:
     with pytest.raises(InvalidValueError) as refused:
-        parse_side(said, read_trace=read)
+        parse_side(value, read_trace=read)
     return refused.value.problems
 
 
@@ -369,9 +369,9 @@ _KEYS = st.sampled_from(["at", "ramp", "outage", "repeat", "clean", "delay", "lo
         _LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=4), max_leaves=12
     )
 )
-def test_anything_that_yaml_can_say_is_read_or_refused(said: object) -> None:
+def test_anything_that_yaml_can_say_is_read_or_refused(value: object) -> None:
     with suppress(InvalidValueError):
-        parse_side(said, read_trace=read)
+        parse_side(value, read_trace=read)
 
 
 # --- what was taken ----------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_without_routers_there_are_no_routes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "problem"),
+    ("value", "problem"),
     [
         ("chain", "write {chain: 5}"),
         ({"ring": 5}, "topology: 'ring': unknown"),
@@ -157,9 +157,9 @@ def test_without_routers_there_are_no_routes() -> None:
         ({"chain": 5, "host": "x"}, "has no `host:`"),
     ],
 )
-def test_a_wrong_shape_is_told_in_the_users_words(said: Any, problem: str) -> None:
+def test_a_wrong_shape_is_told_in_the_users_words(value: Any, problem: str) -> None:
     with pytest.raises(InvalidValueError) as refused:
-        drawings.from_words(said, {})
+        drawings.from_words(value, {})
     assert problem in str(refused.value)
 
 

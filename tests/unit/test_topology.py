@@ -375,9 +375,9 @@ CHAIN = joined({"left": "a", "r1": "ab", "r2": "bc", "r3": "cd", "right": "d"}, 
     ],
 )
 def test_what_routers_lead_from_group_to_group_is_cut_beside_its_sender(groups: Any, links: set[str]) -> None:
-    found = CHAIN.links_between(*groups)
-    assert {str(ref) for ref in found} == links
-    assert all(ref.network in CHAIN.networks for ref in found)
+    refs = CHAIN.links_between(*groups)
+    assert {str(ref) for ref in refs} == links
+    assert all(ref.network in CHAIN.networks for ref in refs)
 
 
 def test_an_isolated_host_needs_its_own_links_cut_alone() -> None:

@@ -266,10 +266,10 @@ def test_a_share_survives_writing_and_reading(ratio: float) -> None:
 
 
 @given(st.one_of(st.text(), st.from_regex(r"[-+]?[0-9.e]{1,9} ?[a-zµ%/]{0,5}", fullmatch=True), st.none(), st.floats()))
-def test_whatever_is_said_is_read_or_refused_with_its_name(said: object) -> None:
+def test_whatever_is_said_is_read_or_refused_with_its_name(value: object) -> None:
     for parse in (parse_time, parse_rate, parse_ratio):
         try:
-            outcome = str(parse(said, name="word"))
+            outcome = str(parse(value, name="word"))
         except InvalidValueError as error:
             outcome = str(error)
         assert outcome.startswith("word=") or float(outcome) >= 0

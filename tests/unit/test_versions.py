@@ -161,11 +161,11 @@ def test_a_test_that_fails_on_head_is_told_first_with_its_replay(repository: Pat
     status, out, err = command(repository, "ab", "--base", "checked", "--pairs", "9", "--seed", "1", "test_it.py")
     assert status == 3, out + err
     assert "after 9 pairs, as asked" in err
-    told = out.splitlines()[1]
-    assert told.startswith("test_it.py::test_upload (no impaired link): failed in ")
-    assert " of 9 runs of head, 0 of 9 of base (undecided)" in told
-    assert "again: pytest test_it.py::test_upload --testbed-seed " in told
-    assert "--testbed-results" not in told
+    lines = out.splitlines()[1]
+    assert lines.startswith("test_it.py::test_upload (no impaired link): failed in ")
+    assert " of 9 runs of head, 0 of 9 of base (undecided)" in lines
+    assert "again: pytest test_it.py::test_upload --testbed-seed " in lines
+    assert "--testbed-results" not in lines
     assert (
         command(repository, "ab", "--base", "checked", "--pairs", "1", "--fail-on", "regressed", "test_it.py")[0] == 0
     )
@@ -356,11 +356,11 @@ def test_after_a_kill_the_worktree_goes_with_the_next_run(repository: Path) -> N
     process.kill()
     process.communicate(timeout=60)
     assert len(trees(repository)) == 1
-    said: list[str] = []
-    assert worktrees.clear_stale(said.append) == 1
-    assert said[0].startswith("removed a worktree that a killed run left: ")
+    messages: list[str] = []
+    assert worktrees.clear_stale(messages.append) == 1
+    assert messages[0].startswith("removed a worktree that a killed run left: ")
     assert trees(repository) == []
-    assert worktrees.clear_stale(said.append) == 0
+    assert worktrees.clear_stale(messages.append) == 0
 
 
 def test_a_worktree_whose_maker_lives_is_left_alone(repository: Path) -> None:
@@ -405,8 +405,8 @@ def arm(repository: Path, request: pytest.FixtureRequest) -> Callable[..., Arm]:
 
 
 def _outcomes(file: Path) -> list[Any]:
-    said = [json.loads(line) for line in file.read_text().splitlines()]
-    return [line["test"]["outcome"] for line in said if "test" in line]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [line["test"]["outcome"] for line in lines if "test" in line]
 
 
 def test_the_stack_stays_up_from_pass_to_pass_and_all_else_begins_anew(

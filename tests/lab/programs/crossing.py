@@ -47,14 +47,16 @@ def interface_of(address: str) -> str:
     """The name of the interface that has this address, or is on its network."""
     for _, name in socket.if_nameindex():
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            found = []
+            interfaces = []
             for request in (0x8915, 0x891B):  # SIOCGIFADDR, SIOCGIFNETMASK
                 try:
                     answer = fcntl.ioctl(asking, request, struct.pack("16s24x", name.encode()))
                 except OSError:
                     break
-                found.append(socket.inet_ntoa(answer[20:24]))
-        if len(found) == 2 and ipaddress.ip_address(address) in ipaddress.ip_network("/".join(found), strict=False):
+                interfaces.append(socket.inet_ntoa(answer[20:24]))
+        if len(interfaces) == 2 and ipaddress.ip_address(address) in ipaddress.ip_network(
+            "/".join(interfaces), strict=False
+        ):
             return name
     raise SystemExit(f"no interface is on the network of {address}")
 
