@@ -300,12 +300,12 @@ class StackLab(Lab, Generic[SomeHost]):
 
     def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
         """See `Backend`."""
-        found: dict[str, Readings] = {}
+        readings: dict[str, Readings] = {}
         for name in hosts:
             if (inside := self._hosts[name].known_inside) is not None:
                 with suppress(AgentError):  # its host has ended
-                    found[name] = inside.call("counters")
-        return found
+                    readings[name] = inside.call("counters")
+        return readings
 
     def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
         """See `Sockets`."""

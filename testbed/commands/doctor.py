@@ -10,7 +10,7 @@ from typing import Literal
 from testbed import units
 from testbed.backends.docker import images
 from testbed.backends.docker.capabilities import NetemAbilities, probe_netem
-from testbed.backends.docker.engine import Engine, refusals_told
+from testbed.backends.docker.engine import Engine, refusals_raised
 from testbed.backends.docker.runs import runs
 from testbed.backends.local.capabilities import LocalAbilities, probe_local
 from testbed.compose import command
@@ -26,7 +26,7 @@ _NO_LINK = "no link can be impaired"
 State = Literal["ok", "limited", "missing"]
 
 
-@refusals_told()
+@refusals_raised()
 def examine(say: Callable[[str], None]) -> list[Finding]:
     """Try everything that a lab needs. Builds the agent's image if it is missing, as a lab would."""
     findings = [Finding(name="Python", state="ok", found=f"{platform.python_version()} on {os.uname().machine}")]

@@ -52,8 +52,8 @@ class Carriage:
         """One for each carried kernel, as its agent reports it; none with the host's engine."""
         self._clocked: dict[int, Channel] = {}
         """The agents whose kernels' clocks run, by identity."""
-        self._told: dict[str, Any] = {}
-        self._told_at = 0.0
+        self._passages: dict[str, Any] = {}
+        self._fetched_at = 0.0
         self._unknown = ""
         self._beyond_repair: dict[str, list[str]] = {}
         self.warn_only = False
@@ -66,7 +66,7 @@ class Carriage:
         self._testing = True
         self._watched.clear()
         self._used.clear()
-        self._told, self._told_at, self._unknown = {}, 0.0, ""
+        self._passages, self._fetched_at, self._unknown = {}, 0.0, ""
         self._beyond_repair = {}
         self._clocks = {}
         self._clocked.clear()
@@ -156,7 +156,7 @@ class Carriage:
 
     def look(self) -> None:
         """Fetch the lateness up to now."""
-        self._told_at = 0.0
+        self._fetched_at = 0.0
 
     def timed(
         self, evidence: LinkEvidence, ref: LinkRef, port: Port, impairment: Impairment | None, *,
@@ -209,11 +209,11 @@ class Carriage:
     def _waits_s(self, ref: LinkRef, kernel: str) -> list[float]:
         """How long frames waited in the queues on the way to this kernel; seconds."""
         ways = {(str(ref.receivers_port), "to_host"), (str(ref.senders_port), "from_host")}
-        queues = self._told.get("kernels", {}).get(kernel, {}).get("queues", ())
+        queues = self._passages.get("kernels", {}).get(kernel, {}).get("queues", ())
         return [ns / 1e9 for queue in queues if (queue["port"], queue["way"]) in ways for ns in queue["late_ns"]]
 
     def _fetched(self) -> dict[str, Any]:
-        if self._watched and time.monotonic() - self._told_at > _FRESH_S:
-            self._told = self._backend.capture_agent().call("passages")
-            self._told_at = time.monotonic()
-        return self._told
+        if self._watched and time.monotonic() - self._fetched_at > _FRESH_S:
+            self._passages = self._backend.capture_agent().call("passages")
+            self._fetched_at = time.monotonic()
+        return self._passages

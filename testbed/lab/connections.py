@@ -120,14 +120,14 @@ class Connections:
 
         deadline_s = _ENDS_ITSELF_S + _GONE_S
         try:
-            await_condition(left, lambda found: not found, deadline_s=deadline_s, every_s=_EVERY_S)
+            await_condition(left, lambda ending: not ending, deadline_s=deadline_s, every_s=_EVERY_S)
         except NotSeenError:
             if not refused:
                 return _said(left())
         else:
             return ""
         try:
-            await_condition(left, lambda found: not found, deadline_s=_WITHOUT_DESTROYING_S, every_s=_EVERY_S)
+            await_condition(left, lambda ending: not ending, deadline_s=_WITHOUT_DESTROYING_S, every_s=_EVERY_S)
         except NotSeenError:
             return f"{_said(left())}; this kernel cannot destroy them: {refused[0]}"
         return ""

@@ -72,8 +72,8 @@ class Measuring:
 
     def metrics(self, programs: Iterable[ProgramRun], links: Iterable[LinkEvidence]) -> list[Metric]:
         """The metrics of the chosen groups."""
-        found = [*of_programs(programs), *of_links(links), *of_hosts(self.counted)]
-        return [metric for metric in found if metric.group in self.groups]
+        metrics = [*of_programs(programs), *of_links(links), *of_hosts(self.counted)]
+        return [metric for metric in metrics if metric.group in self.groups]
 
 
 def of_programs(programs: Iterable[ProgramRun]) -> Iterator[Metric]:

@@ -427,7 +427,7 @@ class Ports:
             answer = port.channel.call("tc", port=port.name, lines=lines, needs=needs)
             at_gate = [] if gate is None else flat(self.tc(port, [rejecting.show(gate)], at_gate=True)["shown"])
         except AgentError as error:
-            ref = next((each for each in refs if not self._is_there(port, port.sources[each])), refs[0])
+            ref = next((ref for ref in refs if not self._is_there(port, port.sources[ref])), refs[0])
             impairment = port.sources[ref].impairment
             what = "a cut" if impairment is None else impairment.describe()
             raise self.not_applied(ref, [], f"asked {what}; {error}", HELD) from None

@@ -20,7 +20,7 @@ from testbed.backends.docker.engine import (
     NoEngineError,
     NoPermissionError,
     RefusedError,
-    refusals_told,
+    refusals_raised,
 )
 from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError
@@ -123,7 +123,7 @@ def test_an_engine_that_starts_no_agent_is_told_in_words_of_ours() -> None:
     ],
 )
 def test_whatever_the_client_raises_is_told_as_an_unfit_machine(error: Exception, text: str) -> None:
-    @refusals_told()
+    @refusals_raised()
     def ask() -> None:
         raise error
 

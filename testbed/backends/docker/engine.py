@@ -65,7 +65,7 @@ class RefusedError(EnvironmentUnfitError):
 
 
 @contextlib.contextmanager
-def refusals_told() -> Iterator[None]:
+def refusals_raised() -> Iterator[None]:
     """Turn errors of the engine's client in this block into RefusedError. Decorates functions, too."""
     try:
         yield

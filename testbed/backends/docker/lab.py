@@ -18,7 +18,7 @@ from testbed import reading
 from testbed.backends import onlyone
 from testbed.backends.docker import images
 from testbed.backends.docker.agents import Agents
-from testbed.backends.docker.engine import RUN_LABEL, Engine, refusals_told
+from testbed.backends.docker.engine import RUN_LABEL, Engine, refusals_raised
 from testbed.backends.docker.hosts import ComposeHost
 from testbed.backends.docker.runs import clear_stale
 from testbed.backends.docker.stack import Stack, host_name
@@ -89,7 +89,7 @@ class ComposeLab(StackLab[ComposeHost]):
         self._config: dict[str, Any] | None = None
         self._topology: Topology | None = None
         self._warned: set[str] = set()
-        self._found: dict[int, Any] = {}
+        self._original: dict[int, Any] = {}
         """The original state of every port that an agent attached, forgotten ones included, to restore it."""
 
     # --- what is known before anything runs ------------------------------------------------------
@@ -138,7 +138,7 @@ class ComposeLab(StackLab[ComposeHost]):
 
     # --- up and down -----------------------------------------------------------------------------
 
-    @refusals_told()
+    @refusals_raised()
     def run_images(self, images: Mapping[str, str]) -> None:
         """See `Backend`."""
         self.composer.images = dict(images)
@@ -192,7 +192,7 @@ class ComposeLab(StackLab[ComposeHost]):
         except (docker.errors.APIError, OSError) as error:
             raise LabError(str(error)) from None
 
-    @refusals_told()
+    @refusals_raised()
     def take_up(self) -> bool:
         """Find the stack that another process brought up from the same Compose file and left; False if none is up.
 
@@ -249,7 +249,7 @@ class ComposeLab(StackLab[ComposeHost]):
         self._undo.pop_all()
         self._agent = None
 
-    @refusals_told()
+    @refusals_raised()
     def down(self) -> None:
         """Heal, stop the agent, remove the stack. What can be removed is removed even if something fails."""
         with said_if_slow(self._say, "taking the stack down"):
@@ -395,7 +395,7 @@ class ComposeLab(StackLab[ComposeHost]):
         self.engine.await_removed(self.agent_container, _AGENT_ENDS_WITHIN_S)
         self._asked_netem = self.netem_engine
         self._agent = self._start_agent()
-        veths = self._found | {veth["ifindex"]: veth for veth in left}
+        veths = self._original | {veth["ifindex"]: veth for veth in left}
         self._agent.call("put_right", veths=list(veths.values()))
 
     def forget_agent(self, role: str) -> None:
@@ -410,7 +410,7 @@ class ComposeLab(StackLab[ComposeHost]):
     def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:
         """See `Backend`."""
         attached = super().attach(host, network, to_count=to_count)
-        self._found.setdefault(attached.ifindex, attached.port["found"])
+        self._original.setdefault(attached.ifindex, attached.port["found"])
         return attached
 
     def port_of_sender(self, host: str, network: str) -> int:

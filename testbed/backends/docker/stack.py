@@ -14,7 +14,7 @@ from typing import Any
 from docker.models.containers import Container
 
 from testbed.backends.docker import images
-from testbed.backends.docker.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine, refusals_told
+from testbed.backends.docker.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine, refusals_raised
 from testbed.backends.docker.inspection import wellness
 from testbed.backends.docker.runs import (
     DETACHED,
@@ -89,7 +89,7 @@ class Stack:
         """The runs of this Compose file that stay without a process that owns them."""
         return [run for run in runs(self.engine) if run.owner == DETACHED and run.stack == self.name]
 
-    @refusals_told()
+    @refusals_raised()
     def remove_left(self) -> list[str]:
         """Remove the rest of stacks of this Compose file whose agent is gone. Returns the runs' ids.
 

@@ -313,8 +313,8 @@ class LocalLab(StackLab[LocalHost]):
 
     def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
         """See `Backend`."""
-        found: dict[str, Readings] = self.channel.call("counters_of", hosts=list(hosts))
-        return found
+        readings: dict[str, Readings] = self.channel.call("counters_of", hosts=list(hosts))
+        return readings
 
 
 def _version(text: str) -> tuple[int, ...]:
