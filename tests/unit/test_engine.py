@@ -13,6 +13,7 @@ import pytest
 import requests
 from docker.models.containers import Container
 
+from testbed import ComposeLab
 from testbed.backends.choice import decide
 from testbed.backends.docker.agents import ROLES, start_ports_agent
 from testbed.backends.docker.engine import (
@@ -129,6 +130,17 @@ def test_whatever_the_client_raises_is_told_as_an_unfit_machine(error: Exception
 
     with pytest.raises(EnvironmentUnfitError, match=text):
         ask()
+
+
+def test_an_engine_that_stops_answering_while_a_stack_starts_is_an_unfit_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def silent(_lab: ComposeLab) -> None:
+        raise requests.exceptions.ReadTimeout("Read timed out.")
+
+    monkeypatch.setattr(ComposeLab, "topology", property(silent))
+    with pytest.raises(RefusedError, match=r"the Docker engine does not answer any more: Read timed out\."):
+        ComposeLab("compose.yaml").up()
 
 
 # --- an attached stream ------------------------------------------------------------------------------

@@ -138,11 +138,11 @@ class ComposeLab(StackLab[ComposeHost]):
 
     # --- up and down -----------------------------------------------------------------------------
 
-    @refusals_raised()
     def run_images(self, images: Mapping[str, str]) -> None:
         """See `Backend`."""
         self.composer.images = dict(images)
 
+    @refusals_raised()
     def up(self) -> None:
         """Bring the stack and its agent up, at the same time, and wait until every service is well.
 
