@@ -176,6 +176,22 @@ class Datagrams:
                 echo.stop("SIGKILL")
 
 
+def as_one_test(lab: Lab) -> Iterator[Lab]:
+    """What a fixture yields from: the lab, within a test of its own."""
+    lab.lifecycle.begin(None)
+    yield lab
+    lab.lifecycle.end()
+
+
+@pytest.fixture(scope="module")
+def three(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """Three hosts, of which `other` and `server` share two networks."""
+    own_subnet()
+    with lab_of(kind, pytestconfig, HERE / "stacks" / "three.yaml") as lab:
+        prepare(*lab.hosts.values())
+        yield lab
+
+
 def prepare(*hosts: Host) -> None:
     """Put the program into the hosts."""
     for host in hosts:

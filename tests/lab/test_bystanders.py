@@ -13,7 +13,7 @@ import pytest
 
 from testbed import ComposeLab, ImpairmentNotAppliedError, InvalidValueError, Lab
 from testbed.lab.waiting import await_condition
-from tests.lab.conftest import HERE, lab_of, own_subnet
+from tests.lab.conftest import HERE, as_one_test, lab_of, own_subnet
 from tests.lab.programs import bulk
 
 _PROGRAM, _STEADY = "/tmp/bulk.py", "/tmp/steady.py"
@@ -35,9 +35,7 @@ def three(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(three: Lab) -> Iterator[Lab]:
-    three.lifecycle.begin(None)
-    yield three
-    three.lifecycle.end()
+    yield from as_one_test(three)
 
 
 def carried(lab: Lab) -> dict[str, dict[str, int]]:

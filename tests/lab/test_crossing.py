@@ -15,7 +15,7 @@ from testbed import ImpairmentNotAppliedError, Lab
 from testbed.agent.answers import ANSWERER
 from testbed.evidence.verdict import Verdict
 from testbed.lab.waiting import await_condition
-from tests.lab.conftest import HERE, lab_of, own_subnet
+from tests.lab.conftest import HERE, as_one_test, lab_of, own_subnet
 
 BELOW_THE_LAB = True
 COUNT = 20
@@ -37,9 +37,7 @@ def two_hosts(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def pair(two_hosts: Lab) -> Iterator[Lab]:
-    two_hosts.lifecycle.begin(None)
-    yield two_hosts
-    two_hosts.lifecycle.end()
+    yield from as_one_test(two_hosts)
 
 
 def do(lab: Lab, *words: object) -> str:

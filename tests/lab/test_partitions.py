@@ -14,7 +14,7 @@ from testbed.lab.lab import Link
 from testbed.lab.waiting import await_condition
 from testbed.netem import qdisc
 from testbed.spec.timeline import Taken
-from tests.lab.conftest import HERE, lab_of
+from tests.lab.conftest import HERE, as_one_test, lab_of
 
 HOSTS = ("a", "b", "c", "d")
 PAIRS = set(permutations(HOSTS, 2))
@@ -34,9 +34,7 @@ def shared(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 @pytest.fixture
 def four(shared: Lab) -> Iterator[Lab]:
-    shared.lifecycle.begin(None)
-    yield shared
-    shared.lifecycle.end()
+    yield from as_one_test(shared)
 
 
 def heard(lab: Lab) -> Pairs:

@@ -15,25 +15,15 @@ from testbed.evidence.verdict import Verdict
 from testbed.netem import qdisc, readback
 from testbed.netem.profiles import Tables
 from testbed.spec.impairment import Impairment
-from tests.lab.conftest import HERE, Datagrams, await_quiet, lab_of, own_subnet, prepare
+from tests.lab.conftest import Datagrams, as_one_test, await_quiet
 
 BELOW_THE_LAB = True
 
 
-@pytest.fixture(scope="module")
-def two_networks(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
-    """Hosts `other` and `server` share two networks."""
-    own_subnet()
-    with lab_of(kind, pytestconfig, HERE / "stacks" / "three.yaml") as lab:
-        prepare(*lab.hosts.values())
-        yield lab
-
-
 @pytest.fixture
-def wide(two_networks: Lab) -> Iterator[Lab]:
-    two_networks.lifecycle.begin(None)
-    yield two_networks
-    two_networks.lifecycle.end()
+def wide(three: Lab) -> Iterator[Lab]:
+    """Its hosts `other` and `server` share two networks."""
+    yield from as_one_test(three)
 
 
 def tc(lab: Lab, line: str) -> None:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
 
 import pytest
 
 from testbed import InvalidValueError, Lab
 from testbed.backends.docker.hosts import ComposeHost
-from tests.lab.conftest import HERE, Datagrams, lab_of, own_subnet, prepare
-
-
-@pytest.fixture(scope="module")
-def three(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
-    own_subnet()
-    with lab_of(kind, pytestconfig, HERE / "stacks" / "three.yaml") as lab:
-        prepare(*lab.hosts.values())
-        yield lab
+from tests.lab.conftest import Datagrams, own_subnet, prepare
 
 
 def test_a_third_hosts_packets_to_the_same_port_are_untouched(three: Lab) -> None:
