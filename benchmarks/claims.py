@@ -36,10 +36,12 @@ def measure(report: Report) -> None:
         report.check(
             Check(
                 name=f"{claim.id} {claim.name}: different outcomes in {len(outcomes)} runs",
-                value=len({_told(outcome) for outcome in outcomes.values()}), bound=1, unit="",
+                value=len({_told(outcome) for outcome in outcomes.values()}),
+                bound=1,
+                unit="",
                 rivals={f"{count} ×": told for told, count in Counter(map(_told, outcomes.values())).items()},
             )
-        )  # fmt: skip
+        )
     invalid = [(name, claim, each) for name, outcomes in found.items() for claim, each in outcomes.items()
                if each.finding is Verdict.INVALID]  # fmt: skip
     report.check(Check(name="outcomes that say nothing (INVALID)", value=len(invalid), bound=0, unit=""))

@@ -158,9 +158,7 @@ class Bench:
 
     def _fly(self, count: int, pace_s: float, *, longest_s: float = 0.0, **options: Any) -> Flight:
         options = {"size_bytes": 64, **options}
-        return self.lab.prober.fly(
-            self.link, count=count, pace_s=pace_s, quiet_s=2 * longest_s + 0.3, **options
-        )  # fmt: skip
+        return self.lab.prober.fly(self.link, count=count, pace_s=pace_s, quiet_s=2 * longest_s + 0.3, **options)
 
     def _untouched(self) -> None:
         back = self.lab.prober.fly(self.back, count=500, pace_s=0.001, size_bytes=64, quiet_s=0.3)
@@ -219,9 +217,11 @@ class Bench:
             sigma, count = self._shape(distribution)
 
             def fly(
-                impairment: Impairment = impairment, longest_s: float = 0.12 + 4 * jitter_s, count: int = count,
+                impairment: Impairment = impairment,
+                longest_s: float = 0.12 + 4 * jitter_s,
+                count: int = count,
                 pace_s: float = pace_s,
-            ) -> Flight:  # fmt: skip
+            ) -> Flight:
                 self._put(impairment)
                 return self._fly(count, pace_s, longest_s=longest_s)
 

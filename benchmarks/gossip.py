@@ -207,9 +207,12 @@ def _parts(content: bytes) -> dict[int, list[bytes]]:
 
 
 def _accounts(
-    talking: Sequence[tuple[str, str]], journals: Mapping[str, Mapping[int, list[bytes]]],
-    kernel: Mapping[str, CounterGroups], links: Mapping[LinkRef, readback.NetemCounters], messages: int,
-) -> Iterator[tuple[tuple[str, str], Account]]:  # fmt: skip
+    talking: Sequence[tuple[str, str]],
+    journals: Mapping[str, Mapping[int, list[bytes]]],
+    kernel: Mapping[str, CounterGroups],
+    links: Mapping[LinkRef, readback.NetemCounters],
+    messages: int,
+) -> Iterator[tuple[tuple[str, str], Account]]:
     conns: Counter[str] = Counter()
     for pair in talking:
         read = []

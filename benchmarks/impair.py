@@ -145,9 +145,12 @@ def _measure_case(report: Report, case: Case) -> None:
     report.check(
         Check(
             name=f"{case.name}: one change, median of {len(ours.took_s)}",
-            value=1000 * ours.median_s, bound=1000 * MOST_S, unit="ms", rivals=told,
+            value=1000 * ours.median_s,
+            bound=1000 * MOST_S,
+            unit="ms",
+            rivals=told,
         )
-    )  # fmt: skip
+    )
     for rival in rivals:
         if rival.failures:
             report.note(f"{case.name}: {rival.name} failed with: {rival.failures[-1]}")
@@ -157,18 +160,23 @@ def _measure_case(report: Report, case: Case) -> None:
         Check(
             name=f"{case.name}: times faster than the fastest rival",
             value=None if fastest is None else fastest.median_s / ours.median_s,
-            bound=LEAST_TIMES_FASTER, unit="×", at_least=True,
+            bound=LEAST_TIMES_FASTER,
+            unit="×",
+            at_least=True,
             rivals={} if fastest is None else {"fastest": fastest.name},
         )
-    )  # fmt: skip
+    )
     for among, others in crowded:
         report.check(
             Check(
                 name=f"{among.name}: one change among {RULES} rules at its port, median of {len(among.took_s)}",
-                value=1000 * among.median_s, bound=1000 * MOST_S, unit="ms", bound_words=among.words,
+                value=1000 * among.median_s,
+                bound=1000 * MOST_S,
+                unit="ms",
+                bound_words=among.words,
                 rivals={rival.name: rival.describe() for rival in others},
             )
-        )  # fmt: skip
+        )
     report.note(
         f"{case.name}: our slowest change took {1000 * max(ours.took_s):.1f} ms; the first one of a link, which "
         f"attaches its port and is not among them, {1000 * first_s:.0f} ms."

@@ -56,11 +56,13 @@ def _measure_delays(report: Report) -> None:
             report.check(
                 Check(
                     name=f"{delay_s * 1e3:g} ms on both labs: how far apart at most, {flights} flights each",
-                    value=abs(mean) + half, bound=APART_S, unit="s",
+                    value=abs(mean) + half,
+                    bound=APART_S,
+                    unit="s",
                     bound_words=f"99 % interval {(mean - half) * 1e3:+.3f} to {(mean + half) * 1e3:+.3f} ms",
                     rivals={"Compose, median": f"{compose_s * 1e3:.3f} ms", "local": f"{local_s * 1e3:.3f} ms"},
                 )
-            )  # fmt: skip
+            )
 
 
 def _median_s(lab: Lab, delay_s: float) -> float:

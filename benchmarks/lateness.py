@@ -77,11 +77,13 @@ def _measure_cost(report: Report, lab: Lab, port: Port, when: str) -> None:
         costs.append(used[True] - used[False])
     report.check(
         Check(
-            name=f"share of a core that the watch takes, {when}, median of {rounds}", value=100 * median(costs),
-            bound=100 * MOST_CPU_RATIO, unit="%",
+            name=f"share of a core that the watch takes, {when}, median of {rounds}",
+            value=100 * median(costs),
+            bound=100 * MOST_CPU_RATIO,
+            unit="%",
             bound_words=f"{100 * min(costs):.2f} to {100 * max(costs):.2f}",
         )
-    )  # fmt: skip
+    )
 
 
 def _measure_lateness(report: Report, lab: Lab, when: str) -> None:
@@ -100,10 +102,13 @@ def _measure_lateness(report: Report, lab: Lab, when: str) -> None:
     frames = _late("frames", [passage_ns / 1e9 - CLOCK_DELAY_S for passage_ns in told["passages_ns"]])
     report.check(
         Check(
-            name=f"how late 99 % of {len(passages)} packets are at the most, {when}", value=1000 * packets[98],
-            bound=1000 * MOST_LATE_S, unit="ms", rivals={"frames": f"{1000 * frames[98]:.2f} ms"},
+            name=f"how late 99 % of {len(passages)} packets are at the most, {when}",
+            value=1000 * packets[98],
+            bound=1000 * MOST_LATE_S,
+            unit="ms",
+            rivals={"frames": f"{1000 * frames[98]:.2f} ms"},
         )
-    )  # fmt: skip
+    )
     report.note(
         f"{when}, 50 %, 90 %, 99 %: packets {_ms(packets)}, frames {_ms(frames)}; load {os.getloadavg()[0]:.0f}"
     )

@@ -151,24 +151,32 @@ def measure(report: Report) -> None:
     lost, low, high = limited.interval(_lost)
     report.check(
         Check(
-            name=f"{lab.netem_engine}: goodput lost at 50 Mbit/s, median", value=100 * lost,
-            bound=100 * MOST_GOODPUT_LOST, unit="%", bound_words=f"95 %: {100 * low:.2f} to {100 * high:.2f}",
+            name=f"{lab.netem_engine}: goodput lost at 50 Mbit/s, median",
+            value=100 * lost,
+            bound=100 * MOST_GOODPUT_LOST,
+            unit="%",
+            bound_words=f"95 %: {100 * low:.2f} to {100 * high:.2f}",
         )
-    )  # fmt: skip
+    )
     added, low, high = slow.interval(lambda plain, observed: (observed - plain) / 2)
     report.check(
         Check(
-            name=f"{lab.netem_engine}: one-way delay added, median", value=1000 * added,
-            bound=1000 * MOST_DELAY_ADDED_S, unit="ms",
+            name=f"{lab.netem_engine}: one-way delay added, median",
+            value=1000 * added,
+            bound=1000 * MOST_DELAY_ADDED_S,
+            unit="ms",
             bound_words=f"half of the round trip; 95 %: {1000 * low:.3f} to {1000 * high:.3f}",
         )
-    )  # fmt: skip
+    )
     report.check(
         Check(
-            name="sampler's share of a core, median of all turns", value=100 * median(run.cpu), bound=100 * MOST_CPU,
-            unit="%", bound_words=f"it looked every {1000 * median(run.every_s):.1f} ms",
+            name="sampler's share of a core, median of all turns",
+            value=100 * median(run.cpu),
+            bound=100 * MOST_CPU,
+            unit="%",
+            bound_words=f"it looked every {1000 * median(run.every_s):.1f} ms",
         )
-    )  # fmt: skip
+    )
     lost, low, high = fast.interval(_lost)
     report.note(
         f"as fast as this machine can, {median(fast.plain) / 1e6:.0f} Mbit/s, goodput was {100 * lost:.1f} % less "

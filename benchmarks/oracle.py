@@ -50,18 +50,22 @@ def measure(report: Report) -> None:
     report.check(
         Check(
             name=f"{RECORDS:,} records read and judged, the fastest of {len(took_s)}",
-            value=min(took_s), bound=MOST_S, unit="s",
+            value=min(took_s),
+            bound=MOST_S,
+            unit="s",
         )
-    )  # fmt: skip
+    )
     report.check(Check(name="losses miscounted in them", value=abs(found - lost), bound=0, unit=""))
     report.note(f"CPU time, which is all it takes: {', '.join(f'{duration_s:.2f}' for duration_s in took_s)} s")
     report.check(
         Check(
             name="most remembered on the way, for each message lost or under way",
-            value=_most_remembered(client, server) / (lost + _DELAY_NS / _SPACING_NS), bound=4, unit="",
+            value=_most_remembered(client, server) / (lost + _DELAY_NS / _SPACING_NS),
+            bound=4,
+            unit="",
             bound_words="itself, its gap, and a block read ahead",
         )
-    )  # fmt: skip
+    )
     count = _QUICK_JOURNALS if report.quick else JOURNALS
     report.say(f"judging {count:,} journals with known faults, drawn by Hypothesis")
     judged, falsely = _draw(count)

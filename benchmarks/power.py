@@ -134,8 +134,10 @@ def _worse(cell: Cell, difference: float) -> float:
 
 
 JUDGES: Mapping[str, Callable[[Cell], bool]] = {
-    "testbed ab": ours, "means, 10 %": by_means, "Mann-Whitney, p < 0.05": by_ranks,
-}  # fmt: skip
+    "testbed ab": ours,
+    "means, 10 %": by_means,
+    "Mann-Whitney, p < 0.05": by_ranks,
+}
 
 
 # --- what is found -----------------------------------------------------------------------------------
@@ -158,16 +160,17 @@ def _faults(report: Report, planted: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _false_alarms(report: Report, what: str, same: Sequence[Mapping[str, Any]]) -> None:
-    shares = {
-        name: fmean(any(map(judge, found["cells"])) for found in same) for name, judge in JUDGES.items()
-    }  # fmt: skip
+    shares = {name: fmean(any(map(judge, found["cells"])) for found in same) for name, judge in JUDGES.items()}
     cells = fmean(len(found["cells"]) for found in same)
     report.check(
         Check(
             name=f"{what}: {len(same)} comparisons of {cells:.0f} cells, with a false alarm",
-            value=shares["testbed ab"], bound=_ALPHA, unit="", rivals=_told(shares),
+            value=shares["testbed ab"],
+            bound=_ALPHA,
+            unit="",
+            rivals=_told(shares),
         )
-    )  # fmt: skip
+    )
 
 
 def _told(shares: Mapping[str, float]) -> dict[str, str]:
@@ -198,10 +201,12 @@ def _simulated(report: Report, recorded: Sequence[Cell]) -> None:
         Check(
             name=f"the same version twice, {rounds} simulated comparisons of {len(values)} cells, half with 5 % stalls "
             f"of 1 s, watched after each of {_SIMULATED_PAIRS} pairs: with a false alarm",
-            value=alarms["testbed ab"] / rounds, bound=_ALPHA, unit="",
+            value=alarms["testbed ab"] / rounds,
+            bound=_ALPHA,
+            unit="",
             rivals=_told({name: count / rounds for name, count in alarms.items()}),
         )
-    )  # fmt: skip
+    )
 
 
 def _drawn(cell: Cell, known: Sequence[float], draw: random.Random, stalls: float) -> dict[str, Any]:

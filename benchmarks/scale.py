@@ -76,10 +76,13 @@ def measure(report: Report) -> None:
         rivals = _rivals(report, hosts) if hosts == 100 else {}
         report.check(
             Check(
-                name=f"{hosts} hosts up, median of {rounds}", value=times[hosts], bound=BOUNDS_S[hosts], unit="s",
+                name=f"{hosts} hosts up, median of {rounds}",
+                value=times[hosts],
+                bound=BOUNDS_S[hosts],
+                unit="s",
                 rivals={name: f"{took_s:.2f} s" for name, took_s in rivals.items()},
             )
-        )  # fmt: skip
+        )
         if hosts == 100:
             report.check(Check(name="100 hosts down", value=down[hosts], bound=DOWN_S, unit="s"))
         if _MININET in rivals:
@@ -203,8 +206,10 @@ def _settle(alive: int | None) -> None:
 
 def _tell_constancy(report: Report, times: Mapping[int, float], memory: Mapping[int, float]) -> None:
     first, *sizes = sorted(times)
-    for name, unit, of in (("time, the fastest of all rounds", "ms", {n: 1e3 * t for n, t in times.items()}),
-                           ("the kernel's memory", "KiB", {n: m / 1024 for n, m in memory.items()})):  # fmt: skip
+    for name, unit, of in (
+        ("time, the fastest of all rounds", "ms", {n: 1e3 * t for n, t in times.items()}),
+        ("the kernel's memory", "KiB", {n: m / 1024 for n, m in memory.items()}),
+    ):
         # What the lab itself costs is in a lab of one.
         each = {hosts: (of[hosts] - of[first]) / (hosts - first) for hosts in sizes}
         told = ", ".join(f"{cost:.3g} ({hosts} hosts)" for hosts, cost in each.items())
@@ -214,16 +219,19 @@ def _tell_constancy(report: Report, times: Mapping[int, float], memory: Mapping[
             Check(
                 name=f"{name}: how far off the line through {first} and {sizes[-1]} hosts the others are",
                 value=max(abs(of[hosts] / (of[first] + (hosts - first) * line) - 1) for hosts in sizes),
-                bound=CONSTANT_WITHIN, unit="",
+                bound=CONSTANT_WITHIN,
+                unit="",
             )
-        )  # fmt: skip
+        )
         slopes = [(of[big] - of[small]) / (big - small) for small, big in pairwise(sizes)]
         report.check(
             Check(
                 name=f"{name} a further host costs, {sizes[0]} to {sizes[-1]} hosts: largest over smallest, less 1",
-                value=max(slopes) / min(slopes) - 1 if min(slopes) > 0 else None, bound=CONSTANT_WITHIN, unit="",
+                value=max(slopes) / min(slopes) - 1 if min(slopes) > 0 else None,
+                bound=CONSTANT_WITHIN,
+                unit="",
             )
-        )  # fmt: skip
+        )
     folder = common.ROOT / "report"
     folder.mkdir(exist_ok=True)
     (folder / "scale.svg").write_text(plot(times, memory), encoding="utf-8")

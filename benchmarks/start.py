@@ -34,10 +34,12 @@ def measure(report: Report) -> None:
     report.check(
         Check(
             name=f"CPU of a start that the plugin adds, least of {rounds} each",
-            value=ours_s - without_s, bound=MORE_S, unit="s",
+            value=ours_s - without_s,
+            bound=MORE_S,
+            unit="s",
             rivals={"pytest -p no:testbed": f"{without_s:.3f} s in all"},
         )
-    )  # fmt: skip
+    )
 
 
 def _cpu_s(folder: Path, arguments: Sequence[str]) -> float:

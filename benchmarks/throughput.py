@@ -178,20 +178,25 @@ def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
             refused = went["refused"] - counted["refused"]
             report.check(
                 Check(
-                    name=f"{engine}: bytes that went into the kernel and did not come out", value=missing, bound=0,
-                    unit="bytes", bound_words=f"of {passed}; {refused} packets found its queue full",
+                    name=f"{engine}: bytes that went into the kernel and did not come out",
+                    value=missing,
+                    bound=0,
+                    unit="bytes",
+                    bound_words=f"of {passed}; {refused} packets found its queue full",
                 )
-            )  # fmt: skip
+            )
         if phase == "during":
             lab.lifecycle.end()
             lab.lifecycle.begin(None)
     for sender in _SENDERS[:-1]:
         for size in _SIZES:
             share = {
-                phase: [control / ours for control, ours in
-                        zip(times[phase, "packets", size], times[phase, sender, size], strict=True)]
+                phase: [
+                    control / ours
+                    for control, ours in zip(times[phase, "packets", size], times[phase, sender, size], strict=True)
+                ]
                 for phase in ("before", "during", "after")
-            }  # fmt: skip
+            }
             again = [after / before for before, after in zip(share["before"], share["after"], strict=True)]
             what = f"{engine}: {sender}, {size:,} bytes"
             # The engine's proxy costs a sender behind a published port, also where nothing is carried.
@@ -302,11 +307,14 @@ def _check_latency(
     low, high = _interval(added)
     report.check(
         Check(
-            name=f"{name}, median of {len(added)} pairs", value=1000 * median(added), bound=1000 * most_s, unit="ms",
+            name=f"{name}, median of {len(added)} pairs",
+            value=1000 * median(added),
+            bound=1000 * most_s,
+            unit="ms",
             bound_words=f"95 %: {1000 * low:.3f} to {1000 * high:.3f}",
             rivals={"the untouched port": f"{1000 * median(control for _, control in after):.3f} ms"},
         )
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

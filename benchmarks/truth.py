@@ -92,10 +92,13 @@ def _tell(name: str, runs: Sequence[_Run], report: Report) -> None:
     report.check(
         Check(
             name=f"{name}: cells of {len(cells)} that passed and should not, or spoiled the next test",
-            value=len(wrong) + len(broken) if cells else None, bound=0, unit="", bound_words="none",
+            value=len(wrong) + len(broken) if cells else None,
+            bound=0,
+            unit="",
+            bound_words="none",
             rivals={problem.fault: problem.impairment for problem in wrong},
         )
-    )  # fmt: skip
+    )
 
 
 def _told(cell: truth.Cell) -> str:

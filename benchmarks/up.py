@@ -51,11 +51,13 @@ def measure(report: Report) -> None:
     report.check(
         Check(
             name=f"lab.up of the paper's stack, {netem} netem, median of {rounds}",
-            value=median(ours_s), bound=TIMES_PLAIN * plain + AND_S, unit="s",
+            value=median(ours_s),
+            bound=TIMES_PLAIN * plain + AND_S,
+            unit="s",
             bound_words=f"{TIMES_PLAIN:g} × plain + {AND_S:g} s",
             rivals={"docker compose up -d --wait": f"{plain:.2f} s"},
         )
-    )  # fmt: skip
+    )
     report.note(f"lab.up: {_each(ours_s)}; plain: {_each(plain_s)}.")
 
 

@@ -119,9 +119,10 @@ def test_next_after_it(lab):
 """
 _PASSES, _FAILS, _ASKS = "pass", "assert False, 'for want of it'", "lab.impair('api -> other', delay='1ms')"
 _SAID = {
-    "ports": "the agent that holds the impairments", "capture": "the agent that captures",
+    "ports": "the agent that holds the impairments",
+    "capture": "the agent that captures",
     "inside": "the agent in the network of `",
-}  # fmt: skip
+}
 _FAULTS = (
     ("ports", "killed", _ASKS), ("ports", "hung", _PASSES), ("capture", "killed", _FAILS), ("capture", "hung", _PASSES),
     ("inside", "killed", _PASSES), ("inside", "hung", _FAILS),

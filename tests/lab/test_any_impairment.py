@@ -16,9 +16,11 @@ LABS = ("local",)
 
 # No shrinking: each example is told whole, and a kernel is asked some milliseconds each.
 @settings(
-    max_examples=150, deadline=None, phases=(Phase.explicit, Phase.generate),
+    max_examples=150,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
-)  # fmt: skip
+)
 @given(impairment=impairments())
 def test_any_impairment_is_taken_by_the_kernel_and_reads_back_equal(lab: Lab, impairment: Impairment) -> None:
     # Each after the one before: whatever that left behind must not show.
@@ -28,9 +30,11 @@ def test_any_impairment_is_taken_by_the_kernel_and_reads_back_equal(lab: Lab, im
 
 # Few examples: what is drawn is refused by the model, which tests/unit tries with many.
 @settings(
-    max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate),
+    max_examples=40,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
-)  # fmt: skip
+)
 @given(sample=nonsense())
 @example(sample=Nonsense({"dealy": "5ms"}, "dealy"))
 def test_whatever_makes_no_sense_is_refused_before_anything_changes(lab: Lab, sample: Nonsense) -> None:
@@ -62,7 +66,7 @@ def test_whatever_makes_no_sense_is_refused_before_anything_changes(lab: Lab, sa
         (lambda lab: lab.prove("client -> server", tolerance=-1), "tolerance=-1: must be a number from 0.001 to 1"),
         (lambda lab: lab.prove("client -> server", tolerance=0.1), r"a relative error of 0\.1 in loss=3% takes \d+"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_answer_is_refused_before_anything_changes(
     lab: Lab, ask: Callable[[Lab], object], problem: str
 ) -> None:

@@ -223,8 +223,11 @@ def test_a_carried_kernel_really_needs_tun(stack: ComposeLab) -> None:
 def test_without_an_engine_the_command_line_says_how_to_get_one(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "testbed.commands.cli", *command],
-        capture_output=True, text=True, check=False, env={**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"},
+    )
     assert done.returncode == 2
     assert "no Docker engine answers" in done.stderr
     assert "Start one" in done.stderr

@@ -101,9 +101,10 @@ def test_a_port_that_is_published_is_reached_from_this_machine(lab: Lab) -> None
     address, port = lab.host("server").published(bulk.PORT)
     assert bulk.send(address, 5_000, port) > 0
     for host, number, protocol, listed in (
-        ("server", 81, "tcp", f"{bulk.PORT}/tcp"), ("server", bulk.PORT, "udp", f"{bulk.PORT}/tcp"),
+        ("server", 81, "tcp", f"{bulk.PORT}/tcp"),
+        ("server", bulk.PORT, "udp", f"{bulk.PORT}/tcp"),
         ("other", bulk.PORT, "tcp", "none"),
-    ):  # fmt: skip
+    ):
         told = f"`{host}`: port {number}/'{protocol}' is not published; published: {listed}. "
         with pytest.raises(InvalidValueError, match=re.escape(told)):
             lab.host(host).published(number, protocol=protocol)

@@ -248,10 +248,13 @@ def changed(pair: Lab) -> None:
         do(pair, "interface", mac, own)
 
 
-@pytest.mark.parametrize(("how", "sending"), [
-    *((how, forged) for how in WAYS | PLAIN),
-    *((how, sending) for how in ("cut", "narrowed", "delay") for sending in (by_macvlan, changed)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("how", "sending"),
+    [
+        *((how, forged) for how in WAYS | PLAIN),
+        *((how, sending) for how in ("cut", "narrowed", "delay") for sending in (by_macvlan, changed)),
+    ],
+)
 def test_what_a_host_sends_from_another_mac_address_makes_the_test_invalid(
     pair: Lab, in_force: Callable[[], None], sending: Callable[[Lab], None]
 ) -> None:

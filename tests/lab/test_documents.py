@@ -58,9 +58,11 @@ _SERVER = {
     "command": ["python3", "server.py"],
     "healthcheck": {
         "test": ["CMD", "python3", "-c", "import socket; socket.create_connection(('localhost', 8888), 5)"],
-        "interval": "1s", "timeout": "10s", "retries": 30,
+        "interval": "1s",
+        "timeout": "10s",
+        "retries": 30,
     },
-}  # fmt: skip
+}
 _NAMES = ("client", "a", "b", "c")
 _PYTEST = "#!{}\nimport sys\nimport pytest\nsys.exit(pytest.main())\n"
 # This machine may be busy; and whether a program ends in time at 30 % loss is not left to chance.

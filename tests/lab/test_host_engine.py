@@ -49,16 +49,18 @@ def inside(stack: ComposeLab) -> dict[str, Any]:
     device, minor = "vethb", qdisc.FIRST_MINOR
     lines: dict[str, list[str] | str] = {
         "delay": [
-            *qdisc.root(device), qdisc.make_class(device, minor),
+            *qdisc.root(device),
+            qdisc.make_class(device, minor),
             *(filter_.put(device) for filter_ in qdisc.filters(minor, ["10.9.0.1"])),
-            qdisc.leaf(device, minor, _DELAY), qdisc.show(device),
+            qdisc.leaf(device, minor, _DELAY),
+            qdisc.show(device),
         ],
         "loss": [qdisc.leaf(device, minor, _LOSS), qdisc.show(device)],
         # Back from b everything is cut, too, at a's own port: answers to a must pass.
         "silent": [*qdisc.root("vetha"), *qdisc.cut("vetha", minor, qdisc.cut_filters(minor, ["10.9.0.2"]))],
         "reject": [rejecting.put(device, _WAY, "TAP", _MARK), rejecting.show(device)],
         "mark": str(_MARK),
-    }  # fmt: skip
+    }
     given = {
         "host_engine.py": (HERE / "programs" / "host_engine.py").read_text(),
         "lines.json": json.dumps(lines),

@@ -157,8 +157,9 @@ def test_how_long_packets_wait_in_the_queue_of_a_saturated_port_is_told(carried:
         (port,) = carried.ports
         await_condition(  # the frames are none of what went in and must come out
             lambda: port.channel.call("carried", ports=[port.name])[port.name]["to_host"],
-            lambda way: way["in_packets"] == way["out_packets"], deadline_s=5,
-        )  # fmt: skip
+            lambda way: way["in_packets"] == way["out_packets"],
+            deadline_s=5,
+        )
     finally:
         carried.heal()
         carried.lifecycle.end()

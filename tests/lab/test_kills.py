@@ -92,17 +92,22 @@ class Project:
         self.folder, self.kind, self.mark = folder, kind, secrets.token_hex(8)
         stack = (ROOT / "compose.yaml").read_text().replace("context: images", f"context: {ROOT / 'images'}")
         for name, text in {
-            "compose.yaml": stack, "conftest.py": _CONFTEST, "test_it.py": _TESTS.format(tests=tests, more=more)
-        }.items():  # fmt: skip
+            "compose.yaml": stack,
+            "conftest.py": _CONFTEST,
+            "test_it.py": _TESTS.format(tests=tests, more=more),
+        }.items():
             (folder / name).write_text(text)
         (folder / "temporary").mkdir()
         self._mounted = mounts() | named_namespaces()
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
         environment = {
-            **os.environ, _MARK: self.mark, "TMPDIR": str(self.folder / "temporary"), "PYTHONDONTWRITEBYTECODE": "1",
+            **os.environ,
+            _MARK: self.mark,
+            "TMPDIR": str(self.folder / "temporary"),
+            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-        }  # fmt: skip
+        }
         with (self.folder / "output").open("w") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", module, *arguments], cwd=self.folder, env=environment, text=True,

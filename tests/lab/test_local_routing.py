@@ -140,8 +140,9 @@ def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalL
         assert all(chain.cutter.lost_packets(ref) > before[ref] for ref in chain.ports.cut)
         chain.verifier.verify()
         assert {link.link: link.read_back for link in chain.ledger.evidence} == {
-            "left -> right over r1": "holds", "right -> left over r3": "holds",
-        }  # fmt: skip
+            "left -> right over r1": "holds",
+            "right -> left over r3": "holds",
+        }
         chain.mend()
         assert knocked("left", "right") == ["ok"]
         chain.partition({"left"}, {"right"}, traffic="udp", reject=reject)

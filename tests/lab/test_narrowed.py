@@ -230,8 +230,9 @@ def test_a_connection_that_stands_is_reset(scaled: Lab) -> None:
     scaled.cut("client[1] -> server", reject=True)
     scaled.hosts["client[1]"].put("/tmp/go", "")
     assert {family: each.wait("5s").stdout.split() for family, each in connections.items()} == {
-        "IPv4": ["held", "ECONNRESET"], "IPv6": ["held", "ECONNRESET"],
-    }  # fmt: skip
+        "IPv4": ["held", "ECONNRESET"],
+        "IPv6": ["held", "ECONNRESET"],
+    }
 
 
 def test_the_answer_passes_whatever_else_is_cut_or_impaired(scaled: Lab) -> None:

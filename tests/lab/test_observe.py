@@ -98,8 +98,11 @@ def test_what_netem_dropped_was_seen_before_it_and_not_after_and_was_sent_again(
     assert len(sent_again) == seen.host("client").connection(remote_port=PORT).final.total_retransmissions
     assert flow.client.payload() == b"x" * 600_000
     again = {segment.seq for segment in sent_again}
-    lost_data = {segment.seq for segment in flow.client.segments if segment.payload_bytes and segment.packet in
-                 {passage.before for passage in lost}}  # fmt: skip
+    lost_data = {
+        segment.seq
+        for segment in flow.client.segments
+        if segment.payload_bytes and segment.packet in {passage.before for passage in lost}
+    }
     assert lost_data <= again
     (arrived,) = seen.flows("server", "after")
     assert arrived.client.payload() == b"x" * 600_000
@@ -255,9 +258,10 @@ def test_with_the_host_engine_packets_are_seen_at_the_senders_port_and_at_the_re
     call = lab.channel.call
     with monkeypatch.context() as as_on_a_host:
         as_on_a_host.setattr(
-            lab.channel, "call",
+            lab.channel,
+            "call",
             lambda name, **words: {"before": None, "after": "veth"} if name == "sides" else call(name, **words),
-        )  # fmt: skip
+        )
         with lab.capture("client -> server") as link, lab.capture("server") as port:
             transfer(lab, address, 300_000)
     dropped = lab.link("client -> server").counters().dropped_packets

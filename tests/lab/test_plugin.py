@@ -65,9 +65,10 @@ _OWN = {
     "made": (
         "from testbed.backends.choice import make_lab\n@pytest.fixture(scope='module')\ndef lab():\n"
         "    with make_lab('local', 'base.yaml', netem='auto', say=print) as made: yield made",
-        "lab", "lab",
+        "lab",
+        "lab",
     ),
-}  # fmt: skip
+}
 """Fixtures that users have; what a test asks for, and which of it is the lab."""
 _REST = """
 import pytest
@@ -202,10 +203,12 @@ def test_two_compose_files_an_own_trace_profiles_and_a_capture_that_would_go_thr
     assert "== 1 failed, 4 passed" in done.stdout, done.stdout
     tests = outcomes(project)
     assert {name.partition("::")[2]: (each["outcome"], each["profile"]) for name, each in tests.items()} == {
-        "test_both_files_are_read": ("passed", None), "test_own_trace": ("passed", None),
-        "test_each[clean]": ("passed", "clean"), "test_each[latency]": ("passed", "latency"),
+        "test_both_files_are_read": ("passed", None),
+        "test_own_trace": ("passed", None),
+        "test_each[clean]": ("passed", "clean"),
+        "test_each[latency]": ("passed", "latency"),
         "test_fails": ("failed", None),
-    }  # fmt: skip
+    }
     assert f"not kept: {project / 'report' / 'captures'} is a symbolic link, and nothing is written" in done.stdout
     assert [path.name for path in (project / "elsewhere").rglob("*") if path.is_file()] == ["precious.pcapng"]
 

@@ -275,8 +275,9 @@ def test_what_netem_makes_of_words_together_is_told_and_judged(lab: Lab) -> None
     (evidence,) = lab.ledger.evidence
     assert any("15% are lost, not 30%, about 24.5% arrive twice" in warning for warning in evidence.warnings)
     assert {check.field: check.verdict for check in evidence.checks if check.field in ("loss", "duplicate")} == {
-        "loss": Verdict.HOLDS, "duplicate": Verdict.HOLDS,
-    }  # fmt: skip
+        "loss": Verdict.HOLDS,
+        "duplicate": Verdict.HOLDS,
+    }
     lab.impair("client -> server", rate="1mbit", delay="20ms", reorder="50%", prove=True)
     lab.verifier.verify()
     evidence = lab.ledger.evidence[-1]
@@ -390,6 +391,7 @@ def test_a_broken_table_hides_no_other_problem_of_what_is_asked(
     with pytest.raises(InvalidValueError) as caught:
         wide.impair("client -> nobody", delay="5ms", jitter="1ms", distribution="measured.dist")
     assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
-        "link 'client -> nobody'", f"{tmp_path}/measured.dist:1",
-    ]  # fmt: skip
+        "link 'client -> nobody'",
+        f"{tmp_path}/measured.dist:1",
+    ]
     wide.impair("client -> server", delay="5ms")

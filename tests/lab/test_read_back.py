@@ -79,8 +79,10 @@ def test_netlink_and_tc_tell_the_same_of_every_field(stack: Lab, words: dict[str
                 theirs["options"] = {name: theirs["options"][name] for name in ("rate", "burst", "lat")}
             mine, theirs = flat(mine), flat(theirs)
             assert mine.keys() == theirs.keys()
-            assert all(value == theirs[name] or value == pytest.approx(theirs[name], rel=1e-5, abs=1e-9)
-                       for name, value in mine.items()), f"{mine} {theirs}"  # fmt: skip
+            assert all(
+                value == theirs[name] or value == pytest.approx(theirs[name], rel=1e-5, abs=1e-9)
+                for name, value in mine.items()
+            ), f"{mine} {theirs}"
         assert len(alone) == 1 + ("bucket" in words)
         assert readback.differences(impairment, applied.kernel) == []
     finally:

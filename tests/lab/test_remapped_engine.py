@@ -48,8 +48,11 @@ def remapped(stack: ComposeLab) -> Iterator[dict[str, str]]:
         with Path(folder, "log").open("wb") as log:
             engine = subprocess.Popen(
                 ["unshare", "--mount", "--net", "sh", "-c", _START, folder],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
         def answers() -> bool:
             done = subprocess.run(["docker", "version"], env=environment, capture_output=True, check=False)
@@ -59,9 +62,7 @@ def remapped(stack: ComposeLab) -> Iterator[dict[str, str]]:
             await_condition(answers, bool, deadline_s=60)
             assert engine.poll() is None, Path(folder, "log").read_text()
             with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as saved:
-                subprocess.run(
-                    ["docker", "load"], stdin=saved.stdout, env=environment, check=True, capture_output=True
-                )  # fmt: skip
+                subprocess.run(["docker", "load"], stdin=saved.stdout, env=environment, check=True, capture_output=True)
             yield environment
         finally:
             engine.send_signal(signal.SIGTERM)

@@ -91,9 +91,11 @@ def _all_within(least_s: float, most_s: float) -> Callable[[Arrivals], bool]:
         late_s = [delay_s - most_s for delay_s in seen.delays_s.values()]
         late = sum(lateness_s > lateness.LEAST_TOLERANCE_S for lateness_s in late_s)
         return (
-            len(late_s) == COUNT and min(seen.delays_s.values()) >= least_s - 1e-4
-            and late <= COUNT * _MOST_LATE_RATIO and max(late_s) <= lateness.AT_ONCE_S + lateness.LEAST_TOLERANCE_S
-        )  # fmt: skip
+            len(late_s) == COUNT
+            and min(seen.delays_s.values()) >= least_s - 1e-4
+            and late <= COUNT * _MOST_LATE_RATIO
+            and max(late_s) <= lateness.AT_ONCE_S + lateness.LEAST_TOLERANCE_S
+        )
 
     return told
 
@@ -285,9 +287,10 @@ def capturing(lab: Lab) -> set[int]:
     assert isinstance(lab, LocalLab)
     pipe = f"pipe:[{os.fstat(lab.capture_agent().stream.fileno()).st_ino}]"  # type: ignore[attr-defined]
     return {
-        pid for pid in relatives(lab.agent.child.pid)
+        pid
+        for pid in relatives(lab.agent.child.pid)
         if any(os.readlink(path) == pipe for path in Path(f"/proc/{pid}/fd").iterdir())
-    }  # fmt: skip
+    }
 
 
 def _kill_capturing(at: Place) -> None:

@@ -41,7 +41,7 @@ BESIDES: dict[str, Callable[[Mapping[str, float]], object]] = {
     "C4": lambda seen: seen["fast"] >= 1 and seen["timeouts"] >= 1 and seen["backoffs"] >= 3,
     "C5": lambda seen: seen["sent_again"] >= seen["lost_segments"] > 0 and seen["with_sack"] > 0,
     "C6": lambda seen: seen["zero_windows"] > 0 and seen["lost_updates"] > 0 and seen["window_probes"] > 0,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

@@ -204,10 +204,12 @@ class FakeLab(Lab):
     """Client, server and other on one network."""
 
     run_id, netem_engine, seedable = "abc123", "host", True
-    topology = Topology.from_compose({
-        "services": {name: {"image": "x", "networks": {"lan": None}} for name in MACS},
-        "networks": {"lan": {"name": "p_lan"}},
-    })  # fmt: skip
+    topology = Topology.from_compose(
+        {
+            "services": {name: {"image": "x", "networks": {"lan": None}} for name in MACS},
+            "networks": {"lan": {"name": "p_lan"}},
+        }
+    )
     profiles: Mapping[str, Any] = {}
     tables: Mapping[str, Path] = {}
 

@@ -42,9 +42,7 @@ def _line(value: Any) -> str:
 
 def _test(draw: random.Random, number: int, *, samples: int, output: int, factor: float) -> dict[str, Any]:
     profile = PROFILES[number % len(PROFILES)]
-    outcome = draw.choices(
-        [Verdict.HOLDS, Verdict.FAILS, Verdict.INVALID, Verdict.SKIPPED], weights=[85, 8, 4, 3]
-    )[0]  # fmt: skip
+    outcome = draw.choices([Verdict.HOLDS, Verdict.FAILS, Verdict.INVALID, Verdict.SKIPPED], weights=[85, 8, 4, 3])[0]
     link = LinkEvidence(
         link="client -> server", network="lan", asked={"delay": "40ms", "loss": "2%", "seed": 7}, command="tc …",
         profile=profile, met_packets=draw.randint(50, 5000), warnings=["late once"] if number % 7 == 0 else [],
@@ -55,8 +53,11 @@ def _test(draw: random.Random, number: int, *, samples: int, output: int, factor
     )  # fmt: skip
     own = [Metric(name=name, values=tuple(factor * draw.lognormvariate(-3, 0.6) for _ in range(samples)), unit="s",
                   better="lower") for name in ("request", "upload")]  # fmt: skip
-    counted = [automatic(group, f"metric {name}", [draw.randint(1, 10_000)], "packets")
-               for group in ("wire", "tcp", "netem", "programs") for name in range(3)]  # fmt: skip
+    counted = [
+        automatic(group, f"metric {name}", [draw.randint(1, 10_000)], "packets")
+        for group in ("wire", "tcp", "netem", "programs")
+        for name in range(3)
+    ]
     program = ProgramRun(
         host="client", argv=("python3", "upload.py", NASTY), exit_code=0, duration_s=1.0, cpu_s=0.2, stopped=False,
         output=(NASTY + "\n" + "transferred 1,024 bytes in 3 segments\n" * 200)[:output], output_left_out=0,

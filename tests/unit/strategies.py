@@ -93,14 +93,16 @@ def _with_others(draw: st.DrawFn) -> dict[str, Any]:
     loss: dict[str, Any] = draw(
         st.one_of(
             st.fixed_dictionaries({"loss_ratio": ratio}),
-            st.fixed_dictionaries({
-                "loss_ratio": st.floats(min_value=1e-6, max_value=0.9),
-                "loss_burst_packets": st.floats(min_value=10, max_value=1000),
-            }),
+            st.fixed_dictionaries(
+                {
+                    "loss_ratio": st.floats(min_value=1e-6, max_value=0.9),
+                    "loss_burst_packets": st.floats(min_value=10, max_value=1000),
+                }
+            ),
             st.fixed_dictionaries({"loss_gemodel": chains_of_two()}),
             st.fixed_dictionaries({"loss_state": chains_of_four()}),
         )
-    )  # fmt: skip
+    )
     gap = draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1))
     reorder = draw(ratio if gap is not None and gap > 1 else st.none() | _LESS_THAN_ALL) if delay_s else None
     numbered: dict[str, Any] = draw(st.fixed_dictionaries({

@@ -212,8 +212,9 @@ def test_of_a_fragmented_packet_the_first_is_answered_and_no_other() -> None:
 
 def test_extension_headers_are_passed_over() -> None:
     segment_ = summed(ipv6(A6, B6, 6, tcp(40000, 80, seq=1, flags=SYN)))[54:]
-    hop, routing, options = (bytes([following, size]) + bytes(6 + 8 * size) for following, size in
-                             ((43, 0), (60, 1), (51, 0)))  # fmt: skip
+    hop, routing, options = (
+        bytes([following, size]) + bytes(6 + 8 * size) for following, size in ((43, 0), (60, 1), (51, 0))
+    )
     authentication = bytes([6, 4]) + bytes(22)  # RFC 4302 2.2: in words of four bytes, less two
     reply = answer(ipv6(A6, B6, 0, hop + routing + options + authentication + segment_))
     assert reply is not None

@@ -138,9 +138,12 @@ WITHOUT_A_STACK = {
 
 @pytest.mark.parametrize("argv", WITHOUT_A_STACK, ids=" ".join)
 def test_what_is_wrong_with_a_command_is_told_whether_a_stack_is_up_or_not(
-    argv: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    argv: tuple[str, ...],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     compose: None,
-) -> None:  # fmt: skip
+) -> None:
     (folder / "compose.yaml").write_text(GOOD)
     status, said = told(list(argv), monkeypatch, capsys)
     for part in WITHOUT_A_STACK[argv]:
@@ -230,9 +233,11 @@ def test_what_is_wrong_of_many_tests_is_told_once(pytester: pytest.Pytester) -> 
     lines = [line for line in result.outlines if ".py::" in line]
     profiles = len(load_profiles(Path("none")))
     assert [line.partition(": ")[0].partition("::")[2] for line in lines] == [
-        f"test_each[3g] and {profiles - 1} more", f"test_each[3g] and {profiles - 1} more",
-        "TestIt::test_a and 1 more", "test_one[nosuch]",
-    ]  # fmt: skip
+        f"test_each[3g] and {profiles - 1} more",
+        f"test_each[3g] and {profiles - 1} more",
+        "TestIt::test_a and 1 more",
+        "test_one[nosuch]",
+    ]
     assert "impair_each('x -> y'): link 'x -> y': host 'x': unknown" in lines[0]
     assert "impair_each('client -> server', 'nosuch'): profile 'nosuch': unknown" in lines[3]
 

@@ -50,9 +50,12 @@ def test_a_folders_contents_are_meant_with_their_folders_links_and_modes(context
     entries, _ = read(context, "COPY d7 /new/t")
     found = [(entry.target, entry.mode, bool(entry.source)) for entry in entries]
     assert found == [
-        ("/new/t", 0o755, False), ("/new/t/dangling", None, True), ("/new/t/e", 0o755, False),
-        ("/new/t/sub", 0o710, False), ("/new/t/sub/f", None, True),
-    ]  # fmt: skip
+        ("/new/t", 0o755, False),
+        ("/new/t/dangling", None, True),
+        ("/new/t/e", 0o755, False),
+        ("/new/t/sub", 0o710, False),
+        ("/new/t/sub/f", None, True),
+    ]
     assert os.path.islink(entries[1].source)
     assert made(context, "COPY linked/ /new/t") == made(context, "COPY d7 /new/t")
 

@@ -135,8 +135,9 @@ def test_what_cannot_be_read_is_told_of_both_sides_at_once(write: Write, tmp_pat
     with pytest.raises(InvalidValueError) as caught:
         judge(base, head)
     assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
-        f"{base}/0003.jsonl:1", f"{head}/0004.jsonl:1",
-    ]  # fmt: skip
+        f"{base}/0003.jsonl:1",
+        f"{head}/0004.jsonl:1",
+    ]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidValueError, match=r"no \.jsonl file in this folder"):
         judge(tmp_path / "empty", head)
@@ -184,8 +185,11 @@ def test_as_json_there_is_everything(write: Write) -> None:
     assert (Path(document["base"]).name, Path(document["head"]).name) == ("a", "b")
     cell = next(cell for cell in document["cells"] if cell["metric"] == "upload")
     assert (cell["change"], cell["links"], cell["base"], cell["head"]) == (
-        "regressed", "client -> server loss 2%", FAST, SLOW,
-    )  # fmt: skip
+        "regressed",
+        "client -> server loss 2%",
+        FAST,
+        SLOW,
+    )
     assert cell["effect"] == pytest.approx(0.2)
 
 
@@ -230,17 +234,23 @@ METRICS = st.lists(
     max_size=3,
 )  # fmt: skip
 TESTS = st.builds(
-    TestRun, id=st.sampled_from(["t::one", "t::two"]), reason=st.none() | st.text(), replay=st.none() | st.text(),
+    TestRun,
+    id=st.sampled_from(["t::one", "t::two"]),
+    reason=st.none() | st.text(),
+    replay=st.none() | st.text(),
     outcome=st.sampled_from([Verdict.HOLDS, Verdict.FAILS, Verdict.INVALID, Verdict.SKIPPED]),
     metrics=METRICS.map(lambda metrics: {metric.name: metric for metric in metrics}),
-)  # fmt: skip
+)
 RUNS = st.lists(
     st.builds(
-        Run, source=st.text(max_size=5), seed=st.integers(0, 4), started=st.sampled_from(["", "2026", "2027"]),
+        Run,
+        source=st.text(max_size=5),
+        seed=st.integers(0, 4),
+        started=st.sampled_from(["", "2026", "2027"]),
         tests=st.lists(TESTS, max_size=2).map(lambda tests: {test.id: test for test in tests}),
     ),
     max_size=14,
-)  # fmt: skip
+)
 
 
 @given(RUNS, RUNS, st.sampled_from([(), (0.5,)]), st.booleans())

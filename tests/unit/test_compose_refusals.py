@@ -135,7 +135,7 @@ SERVICES = {
     "x-testbed: {local: yes}": "x-testbed.local: 'yes': write {path: FOLDER",
     "x-testbed: 5": "x-testbed: 5: write {router: true}",
     "x-testbed: {local: {path: nosuch}}": "x-testbed.local.path 'nosuch'",
-}  # fmt: skip
+}
 
 
 def service(words: str) -> str:

@@ -52,11 +52,14 @@ def test_a_variable_is_put_in_its_place(text: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("${NONE:?where to}", "variable NONE is not set: where to"), ("${EMPTY:?}", "variable EMPTY is not set"),
-        ("${A", "without its closing brace"), ("${1}", "is no variable"),
-        ("${A:=d}", "is no variable"), ("${}", "is no variable"),
+        ("${NONE:?where to}", "variable NONE is not set: where to"),
+        ("${EMPTY:?}", "variable EMPTY is not set"),
+        ("${A", "without its closing brace"),
+        ("${1}", "is no variable"),
+        ("${A:=d}", "is no variable"),
+        ("${}", "is no variable"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_variable_is_told(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match="|".join([problem.replace("$", r"\$")])):
         interpolate(text, VARIABLES)
@@ -154,10 +157,14 @@ def test_compose_reads_the_same(name: str, tmp_path: Path, monkeypatch: pytest.M
             assert json.dumps(plain(key, seen or None) if seen else None, sort_keys=True) == json.dumps(
                 plain(key, body[key]) if body.get(key) else None, sort_keys=True
             ), f"{service}.{key}"
-        ports = [(port["target"], port.get("published", ""), port.get("protocol", "tcp"), port.get("host_ip"))
-                 for port in ours["services"][service]["ports"]]  # fmt: skip
-        assert ports == [(port["target"], port.get("published", ""), port["protocol"], port.get("host_ip"))
-                         for port in body.get("ports", [])]  # fmt: skip
+        ports = [
+            (port["target"], port.get("published", ""), port.get("protocol", "tcp"), port.get("host_ip"))
+            for port in ours["services"][service]["ports"]
+        ]
+        assert ports == [
+            (port["target"], port.get("published", ""), port["protocol"], port.get("host_ip"))
+            for port in body.get("ports", [])
+        ]
     assert list(ours["networks"]) == list(theirs["networks"])
 
 

@@ -77,8 +77,10 @@ def test_quotes_and_variables_are_read_as_the_builder_reads_them(written: str, v
 
 def test_the_old_form_of_env_takes_the_whole_line() -> None:
     assert good('ARG V=2\nENV OLD some "quoted"  $V rest\nENV L M=1').environment == {
-        "PATH": PATH, "OLD": "some quoted  2 rest", "L": "M=1",
-    }  # fmt: skip
+        "PATH": PATH,
+        "OLD": "some quoted  2 rest",
+        "L": "M=1",
+    }
 
 
 def test_variables_of_one_env_do_not_see_each_other() -> None:
@@ -132,10 +134,13 @@ def test_folders_are_made_in_their_order_by_those_who_make_them() -> None:
         'RUN ["mkdir", "--parents", "x y"]\nCOPY --chown=$D:3 --chmod=0750 --link a "b" .'
     )
     assert image.layers == (
-        Folder(line=3, path="/data/a"), Folder(line=3, path="/data/b c"), Folder(line=3, path="/rel", mode=0o700),
-        Folder(line=5, path="/w", owner="man"), Folder(line=6, path="/w/x y", owner="man"),
+        Folder(line=3, path="/data/a"),
+        Folder(line=3, path="/data/b c"),
+        Folder(line=3, path="/rel", mode=0o700),
+        Folder(line=5, path="/w", owner="man"),
+        Folder(line=6, path="/w/x y", owner="man"),
         Copy(line=7, sources=("a", "b"), target="/w/", owner="/data:3", mode=0o750),
-    )  # fmt: skip
+    )
 
 
 def test_a_number_alone_is_the_group_of_what_the_builder_makes_and_not_of_what_a_program_makes() -> None:

@@ -53,8 +53,11 @@ def test_what_a_probe_saw_before_fails_if_the_kernel_holds_another_value_now() -
 
 def test_what_is_as_asked_is_shown() -> None:
     options = {
-        "limit": 12000, "gap": 0, "delay": {"delay": 0.01, "jitter": 0.001}, "rate": {"rate": 125_000_000_000},
-    }  # fmt: skip
+        "limit": 12000,
+        "gap": 0,
+        "delay": {"delay": 0.01, "jitter": 0.001},
+        "rate": {"rate": 125_000_000_000},
+    }
     found = told({"kind": "netem", "options": options})
     assert {name: each.verdict for name, each in found.items()} == {"limit": Verdict.SHOWN, "delay": Verdict.SHOWN}
 

@@ -213,16 +213,19 @@ STATE: dict[str, tuple[Sequence[Callable[[FakeLab], object]], Callable[[FakeLab]
     "suspended": ([cut, lambda lab: lab.suspensions.suspend("server")], lambda lab: lab.suspensions.links, {}),
     "met a cut": (
         [cut, lambda lab: passed(lab, 0, 3, "1:4010"), FakeLab.mend],
-        lambda lab: lab.ports.known(REF)[1].met_cut, False,
+        lambda lab: lab.ports.known(REF)[1].met_cut,
+        False,
     ),
     "offloads": ([delay], lambda lab: lab.ports.per_packet.state(), []),
     "released": ([delay], lambda lab: {port.released for port in lab.ports}, {True}),
     "seeds": ([], lambda lab: lab.ledger.seeds_from, "the next"),
     "carriage": ([delay], lambda lab: any(map(lab.carriage.used, lab.ports)), False),
     "left over": (
-        [lambda lab: setattr(lab.lifecycle, "left_over", "a connection")], lambda lab: lab.lifecycle.left_over, ""
+        [lambda lab: setattr(lab.lifecycle, "left_over", "a connection")],
+        lambda lab: lab.lifecycle.left_over,
+        "",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", STATE)
@@ -299,8 +302,11 @@ def test_what_is_wrong_is_refused_before_anything_is_done(
 def test_a_partition_cuts_both_ways_and_a_mended_one_leaves_nothing_led(lab: FakeLab) -> None:
     cut = lab.partition({"client"}, {"server", "other"})
     assert sorted(map(str, cut)) == [
-        "client -> other", "client -> server", "other -> client", "server -> client",
-    ]  # fmt: skip
+        "client -> other",
+        "client -> server",
+        "other -> client",
+        "server -> client",
+    ]
     passed(lab, 0, 3, "1:4010")
     assert lab.link(LINK).lost_in_cut() == 3
     lab.mend()

@@ -77,9 +77,10 @@ def test_what_a_word_needs_stands_before_it() -> None:
     names = list(WORDS)
     assert [
         (feature.name, needed)
-        for feature in FEATURES for needed in feature.needs
+        for feature in FEATURES
+        for needed in feature.needs
         if feature.fades and len(feature.needs) == 1 and names.index(needed) > names.index(feature.name)
-    ] == []  # fmt: skip
+    ] == []
 
 
 def test_what_may_be_ramped_is_a_time_a_share_or_a_rate() -> None:

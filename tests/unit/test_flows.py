@@ -58,9 +58,10 @@ def lost_of(*arrived: int, **words: object) -> tuple[int, list[int]] | None:
     """Six packets from the client, one from another host and one back; those of these numbers arrive."""
     sent = [
         *(ipv4(CLIENT, SERVER, 17, struct.pack(">4HI", 40000, 53 + number % 2, 12, 0, number)) for number in range(5)),
-        ipv4("10.0.0.9", SERVER, 17, bytes(12)), ipv4(SERVER, CLIENT, 17, bytes(12)),
+        ipv4("10.0.0.9", SERVER, 17, bytes(12)),
+        ipv4(SERVER, CLIENT, 17, bytes(12)),
         ipv4(CLIENT, SERVER, 6, tcp(40000, 80)),
-    ]  # fmt: skip
+    ]
     packets = [
         Packet(time_ns=number * 10**9, place=0, data=data, length_bytes=len(data)) for number, data in enumerate(sent)
     ]
@@ -98,16 +99,24 @@ def test_a_message_comes_apart_into_the_layers_of_the_stack() -> None:
     frame = ipv4(CLIENT, SERVER, 6, tcp(CLIENT_PORT, SERVER_PORT, seq=7, flags=PSH | ACK, payload=b"Test message"))
     taken = layers(frame)
     assert [(step.name, len(step.data), step.offset) for step in taken] == [
-        ("Ethernet", 14, 0), ("IPv4", 20, 14), ("TCP", 20, 34), ("payload", 12, 54),
-    ]  # fmt: skip
+        ("Ethernet", 14, 0),
+        ("IPv4", 20, 14),
+        ("TCP", 20, 34),
+        ("payload", 12, 54),
+    ]
     assert taken[3].data == b"Test message"
     assert dict(taken[0].fields)["type"] == "0x0800"
     assert {name: dict(taken[1].fields)[name] for name in ("source", "destination", "total length", "protocol")} == {
-        "source": CLIENT, "destination": SERVER, "total length": "52", "protocol": "6",
-    }  # fmt: skip
+        "source": CLIENT,
+        "destination": SERVER,
+        "total length": "52",
+        "protocol": "6",
+    }
     assert {name: dict(taken[2].fields)[name] for name in ("sequence number", "flags", "data offset")} == {
-        "sequence number": "7", "flags": "PSH, ACK", "data offset": "20",
-    }  # fmt: skip
+        "sequence number": "7",
+        "flags": "PSH, ACK",
+        "data offset": "20",
+    }
 
 
 def test_padding_of_a_short_frame_is_not_payload() -> None:
@@ -336,8 +345,10 @@ def test_each_packet_arrives_is_lost_or_is_doubled() -> None:
     before = [datagram(number, at_ns=number) for number in range(3)]
     after = [datagram(2, at_ns=12), datagram(0, at_ns=20), datagram(2, at_ns=30)]
     assert [(passage.lost, len(passage.after), passage.delay_s) for passage in passages(before, after)] == [
-        (False, 1, 20e-9), (True, 0, None), (False, 2, 10e-9),
-    ]  # fmt: skip
+        (False, 1, 20e-9),
+        (True, 0, None),
+        (False, 2, 10e-9),
+    ]
 
 
 def test_a_checksum_that_was_filled_in_on_the_way_makes_no_other_packet() -> None:
@@ -354,8 +365,10 @@ def test_equal_packets_are_paired_in_their_order() -> None:
 def test_only_packets_toward_the_host_cross_its_impairment() -> None:
     wire = Wire()
     wire.handshake()
-    after = [Packet(time_ns=packet.time_ns + 5, place=1, data=packet.data, length_bytes=packet.length_bytes)
-             for packet in wire.packets[:1]]  # fmt: skip
+    after = [
+        Packet(time_ns=packet.time_ns + 5, place=1, data=packet.data, length_bytes=packet.length_bytes)
+        for packet in wire.packets[:1]
+    ]
     capture = Capture(
         places=(Place(name="b", side="before"), Place(name="a", side="after")), packets=(*wire.packets, *after)
     )
@@ -442,8 +455,9 @@ def test_tshark_reads_our_file_and_sees_the_same_segments(wire: Wire, tmp_path: 
     wire.client(3, flags=FIN | ACK)
     flow = only(wire)
     path = tmp_path / "ours.pcapng"
-    path.write_bytes(pcapng.write(Capture(places=(Place(name="here", description="by hand"),),
-                                          packets=tuple(wire.packets))))  # fmt: skip
+    path.write_bytes(
+        pcapng.write(Capture(places=(Place(name="here", description="by hand"),), packets=tuple(wire.packets)))
+    )
     fields = ["frame.interface_name", "tcp.seq_raw", "tcp.ack_raw", "tcp.len", "tcp.window_size_value",
               "frame.time_epoch", "tcp.analysis.zero_window"]  # fmt: skip
     argv = ["tshark", "-r", str(path), "-T", "json", *(word for name in fields for word in ("-e", name))]

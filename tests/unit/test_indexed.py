@@ -63,9 +63,10 @@ def test_packets_are_matched_by_number_and_by_multiple() -> None:
 def test_exactly_the_asked_packets_are_matched(ranges: tuple[tuple[int, int], ...], every: int | None) -> None:
     count = 60
     wanted = [
-        number for number in range(1, count + 1)
+        number
+        for number in range(1, count + 1)
         if any(first <= number <= last for first, last in ranges) or (every is not None and number % every == 0)
-    ]  # fmt: skip
+    ]
     assert matched(indexed.program(ranges, every), count) == wanted
 
 
@@ -76,8 +77,10 @@ def test_the_object_is_an_elf_with_the_program_in_its_section(ranges: list[tuple
     headers_at, count = struct.unpack_from("<Q", whole, 40)[0], struct.unpack_from("<H", whole, 60)[0]
     sections = [struct.unpack_from("<IIQQQQ", whole, headers_at + 64 * number) for number in range(count)]
     strings_at = sections[-1][4]
-    named = {whole[strings_at + section[0] :].split(b"\0")[0].decode(): whole[section[4] : section[4] + section[5]]
-             for section in sections}  # fmt: skip
+    named = {
+        whole[strings_at + section[0] :].split(b"\0")[0].decode(): whole[section[4] : section[4] + section[5]]
+        for section in sections
+    }
     assert named[indexed.SECTION] == code
     assert named["license"] == b"GPL\0"
     assert struct.unpack("<QQ", named[f".rel{indexed.SECTION}"]) == (0, 1 << 32 | 1)

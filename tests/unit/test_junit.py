@@ -27,9 +27,12 @@ def test_an_invalid_test_is_an_error_of_its_own_type_and_no_failure_whatever_the
         for test in suite
     }
     assert outcomes == {
-        "good": [], "invalid": [("error", "testbed.invalid")], "wrong": [("failure", None)],
-        "says": [("failure", None)], "unset": [("error", "testbed.invalid")],
-    }  # fmt: skip
+        "good": [],
+        "invalid": [("error", "testbed.invalid")],
+        "wrong": [("failure", None)],
+        "says": [("failure", None)],
+        "unset": [("error", "testbed.invalid")],
+    }
     assert (suite.get("errors"), suite.get("failures"), suite.get("tests")) == ("2", "2", "5")
 
 

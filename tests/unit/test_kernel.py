@@ -59,9 +59,11 @@ def getting(tools: Path) -> Iterator[subprocess.Popen[str]]:
 
 def get(tools: Path) -> subprocess.Popen[str]:
     environment = {
-        **os.environ, "PATH": f"{tools}:/usr/bin:/bin", "XDG_CACHE_HOME": str(tools.parent),
+        **os.environ,
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "XDG_CACHE_HOME": str(tools.parent),
         "TESTBED_DEBIAN_MIRROR": "http://localhost:9/",
-    }  # fmt: skip
+    }
     argv = [sys.executable, "-c", _GET]
     return subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 

@@ -85,17 +85,19 @@ def test_the_row_says_fails_only_where_it_counts() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        lateness.check(seen()), lateness.check(seen(missing_s=(0.002,))),
+        lateness.check(seen()),
+        lateness.check(seen(missing_s=(0.002,))),
         lateness.not_measured(carrier=KERNEL, tolerance_s=0.005, why="the agent is gone"),
     ],
-)  # fmt: skip
+)
 def test_what_was_not_measured_is_unknown_and_never_shown(row: Check) -> None:
     assert (row.verdict, row.kernel, row.asked) == (Verdict.UNKNOWN, KERNEL, "≤ 5ms for 99%")
     assert row.how, "it says why"
     (printed,) = (
-        line for line in lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=[row]))
+        line
+        for line in lines(LinkEvidence(link="a -> b", network="lan", asked={}, command="", checks=[row]))
         if "lateness" in line
-    )  # fmt: skip
+    )
     assert printed.split()[-3:] == ["not", "measured", "unknown"]
 
 

@@ -16,9 +16,12 @@ from testbed.errors import EnvironmentUnfitError
 from testbed.spec import drawings
 
 AMPLE = Machine(
-    namespaces=dict.fromkeys(NAMESPACES, 100_000), descriptors=1_000_000, pids=4_194_304, processes=None,
+    namespaces=dict.fromkeys(NAMESPACES, 100_000),
+    descriptors=1_000_000,
+    pids=4_194_304,
+    processes=None,
     memory_bytes=2**40,
-)  # fmt: skip
+)
 
 
 def test_an_ample_machine_lacks_nothing() -> None:
@@ -27,9 +30,12 @@ def test_an_ample_machine_lacks_nothing() -> None:
 
 def test_everything_that_5000_hosts_lack_is_told_with_the_setting_to_raise() -> None:
     small = Machine(
-        namespaces={**dict.fromkeys(NAMESPACES, 5001), "net": 5000}, descriptors=20_000, pids=16_384, processes=None,
+        namespaces={**dict.fromkeys(NAMESPACES, 5001), "net": 5000},
+        descriptors=20_000,
+        pids=16_384,
+        processes=None,
         memory_bytes=2**30,
-    )  # fmt: skip
+    )
     assert list(shortages(small, hosts=5000, programs=5000)) == [
         "5,001 net namespaces; user.max_net_namespaces is 5,000: sysctl user.max_net_namespaces=10002",
         "25,064 open files in one process; the limit is 20,000: ulimit -Hn 50128 (as root)",
@@ -71,6 +77,7 @@ def test_programs_are_counted_as_they_are_planned() -> None:
     server = {"command": ["x"], "x-testbed": {"local": {}}}
     lab = LocalLab(drawings.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}))
     planned = sum(bool(lab.plan.services[host.service].argv) for host in lab.plan.hosts)
-    file = composefile.of_drawing(drawings.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}),
-                                  environment={})  # fmt: skip
+    file = composefile.of_drawing(
+        drawings.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}), environment={}
+    )
     assert localplan.counts(file, lab.topology) == (len(lab.plan.hosts), planned) == (7, 5)

@@ -65,8 +65,11 @@ networks:
 """,
     )
     assert addresses(made) == {
-        "a[1]": ["10.0.0.1/29"], "a[2]": ["10.0.0.4/29"], "b": ["10.0.0.3/29"], "c": ["172.18.0.2/16", "10.0.0.5/29"],
-    }  # fmt: skip
+        "a[1]": ["10.0.0.1/29"],
+        "a[2]": ["10.0.0.4/29"],
+        "b": ["10.0.0.3/29"],
+        "c": ["172.18.0.2/16", "10.0.0.5/29"],
+    }
     assert [interface.name for interface in made.hosts[3].interfaces] == ["eth0", "eth1"]
     assert made.hosts[2].interfaces[0].mac == "02:42:0a:00:00:03"
 

@@ -29,14 +29,16 @@ from tests.unit.frames import SERVER, Wire
 @pytest.fixture
 def lab() -> Any:
     """What a lab knows before it is up."""
-    topology = Topology.from_compose({
-        "services": {
-            "client": {"image": "x", "networks": {"lan": None}},
-            "server": {"image": "x", "networks": {"lan": None}},
-            "router": {"image": "x", "networks": {"lan": None, "wan": None}},
-        },
-        "networks": {"lan": {"name": "p_lan"}, "wan": {"name": "p_wan"}},
-    })  # fmt: skip
+    topology = Topology.from_compose(
+        {
+            "services": {
+                "client": {"image": "x", "networks": {"lan": None}},
+                "server": {"image": "x", "networks": {"lan": None}},
+                "router": {"image": "x", "networks": {"lan": None, "wan": None}},
+            },
+            "networks": {"lan": {"name": "p_lan"}, "wan": {"name": "p_wan"}},
+        }
+    )
     return SimpleNamespace(topology=topology, hosts=dict.fromkeys(topology.hosts))
 
 
@@ -97,9 +99,12 @@ def test_two_tests_have_two_folders_which_any_file_system_takes(one: str, other:
 
 def host(name: str, *connections: TcpSocket) -> HostObservation:
     return HostObservation(
-        name=name, addresses=(SERVER,), counters=Counters(changes={}, levels={}), sockets=connections,
+        name=name,
+        addresses=(SERVER,),
+        counters=Counters(changes={}, levels={}),
+        sockets=connections,
         sampling=Sampling(samples=100, ran_s=2.0, cpu_s=0.02, left_out=0),
-    )  # fmt: skip
+    )
 
 
 def connection(port: int) -> TcpSocket:

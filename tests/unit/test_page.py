@@ -56,10 +56,12 @@ def test_of_200_cells_a_page_is_written_in_time_and_no_larger_than_5_mb() -> Non
 def test_outputs_have_an_end_and_those_of_tests_that_failed_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_MOST_OUTPUT", 30_000)
     printed = {
-        number: (cell.word, sum(len(part.text) for part in cell.parts
-                                if isinstance(part, Text) and part.title.startswith("Output")))
+        number: (
+            cell.word,
+            sum(len(part.text) for part in cell.parts if isinstance(part, Text) and part.title.startswith("Output")),
+        )
         for number, cell in enumerate(run.page(session(40)).cells)
-    }  # fmt: skip
+    }
     bad = [length for word, length in printed.values() if word in ("failed", "invalid")]
     assert bad
     assert min(bad) >= 3000
@@ -95,8 +97,9 @@ def test_every_part_of_a_test_is_in_its_cell() -> None:
 
 
 def compared(tests: int, pairs: int) -> Page:
-    base, head = ([as_run(session(tests, seed=seed, samples=20, factor=factor)) for seed in range(pairs)]
-                  for factor in (1.0, 1.3))  # fmt: skip
+    base, head = (
+        [as_run(session(tests, seed=seed, samples=20, factor=factor)) for seed in range(pairs)] for factor in (1.0, 1.3)
+    )
     comparison = compare(base, head)
     return compared_page.page(comparison, base="main", head="<b>fix</b>", base_runs=base, head_runs=head)
 
@@ -143,8 +146,11 @@ def test_an_incomplete_session_says_so() -> None:
 
 
 def test_the_library_is_the_one_that_is_pinned() -> None:
-    pinned = [line.split() for line in (ROOT / "scripts/requirements/assets.lock").read_text().splitlines()
-              if not line.startswith("#")]  # fmt: skip
+    pinned = [
+        line.split()
+        for line in (ROOT / "scripts/requirements/assets.lock").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     assert len(pinned) == 2
     for _, path, digest in pinned:
         content = resource(f"testbed/report/assets/{Path(path).name}").read_bytes()
@@ -201,8 +207,10 @@ def test_each_kind_of_chart_is_drawn_wide_and_narrow_light_and_dark(
     page.open(written(tmp_path, Page(title="charts", lead="all", parts=parts)), width=width, height=3000, dark=dark)
     drawn = page.js("[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('svg').length)")
     assert drawn == [2, 1, 2, 2, 1, 1, 2]
-    bars = page.js("[...document.querySelectorAll('.chart')][5].querySelectorAll('[aria-label=rect] rect')"
-                   ".values().map(bar => bar.getBoundingClientRect().width).toArray()")  # fmt: skip
+    bars = page.js(
+        "[...document.querySelectorAll('.chart')][5].querySelectorAll('[aria-label=rect] rect')"
+        ".values().map(bar => bar.getBoundingClientRect().width).toArray()"
+    )
     assert bars[1] == pytest.approx(2 * bars[0], rel=0.02)
     last = "[...document.querySelectorAll('.chart')].at(-1).querySelectorAll('svg')"
     path = page.js(f"[...{last}].at(-1).querySelector('[aria-label=line] path').getAttribute('d')")
@@ -234,7 +242,7 @@ def test_the_demonstration_is_drawn(page: Browser, tmp_path: Path) -> None:
     messages = tuple(
         Message(text=f"m{number}", connect_s=0.1, delivery_s=0.01 * (number + 1) if number else None)
         for number in range(20)
-    )  # fmt: skip
+    )
     check = Check(field="delay", asked="40ms", kernel="40ms", seen="41 ms", verdict=Verdict.HOLDS)
     profiles = tuple(
         ProfileRun(

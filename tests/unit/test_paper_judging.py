@@ -83,12 +83,15 @@ def crowd(situation: str, delay_ms: int, clients: int, iterative_s: Sequence[flo
 
 def structures(lost: int = 0) -> ClaimOutcome:
     far = replace(STORM, believed=12, printed=12 - lost, resets=lost)
-    memory = [c09.Memory(structure=name, delay_ms=0, connected=100, client_bytes=size)
-              for name, size in (("fork", 1024.0 * 1024), ("threads", 2048.0))]  # fmt: skip
+    memory = [
+        c09.Memory(structure=name, delay_ms=0, connected=100, client_bytes=size)
+        for name, size in (("fork", 1024.0 * 1024), ("threads", 2048.0))
+    ]
     crowds = [
-        crowd(c09.SILENT, 0, 12, [], 0.01), crowd(c09.AT_ONCE, 0, 50, [0.02] * 50, 0.01),
+        crowd(c09.SILENT, 0, 12, [], 0.01),
+        crowd(c09.AT_ONCE, 0, 50, [0.02] * 50, 0.01),
         crowd(c09.AT_ONCE, 100, 10, [0.4, 2.2] * 5, 0.4),
-    ]  # fmt: skip
+    ]
     return c09.judge({0: STORM, 100: far}, crowds, memory)
 
 
@@ -126,9 +129,10 @@ def played(*, missing: Sequence[int] = (), stuck_ms: int = 0, dropped: int = 1, 
     begin, end = 100 * 16 * MS, (100 * 16 + stuck_ms) * MS
     updates = [(n, n * 16 * MS, end if begin <= n * 16 * MS < end else n * 16 * MS) for n in range(sent)]
     return c10.Game(
-        sent=sent, dropped=dropped,
+        sent=sent,
+        dropped=dropped,
         seen=staleness([update for update in updates if update[0] not in missing], sent * 16 * MS),
-    )  # fmt: skip
+    )
 
 
 def match(udp: c10.Game, tcp: c10.Game) -> c10.Match:
@@ -162,8 +166,10 @@ def test_games_are_not_judged_without_losses_or_without_updates() -> None:
 
 # --- C12 -------------------------------------------------------------------------------------------
 
-COSTS = [c12.Cost(message_bytes=1, frame_bytes=67, session_bytes=600, frames=9),
-         c12.Cost(message_bytes=1024, frame_bytes=1090, session_bytes=1568, frames=8)]  # fmt: skip
+COSTS = [
+    c12.Cost(message_bytes=1, frame_bytes=67, session_bytes=600, frames=9),
+    c12.Cost(message_bytes=1024, frame_bytes=1090, session_bytes=1568, frames=8),
+]
 
 
 def frame(payload: bytes) -> tuple[Layer, ...]:
@@ -187,8 +193,10 @@ def test_a_length_that_does_not_agree_breaks_it() -> None:
 
 
 def test_the_picture_has_a_box_for_each_part_at_each_layer_below_it() -> None:
-    parts = [Part(name=name, size_bytes=size, tcp_ip=name, osi=("2 x",), text="<&>")
-             for name, size in (("Ethernet", 14), ("IPv4", 20), ("TCP", 32), ("message", 12))]  # fmt: skip
+    parts = [
+        Part(name=name, size_bytes=size, tcp_ip=name, osi=("2 x",), text="<&>")
+        for name, size in (("Ethernet", 14), ("IPv4", 20), ("TCP", 32), ("message", 12))
+    ]
     drawn = ElementTree.fromstring(stack_picture(parts, title="A & B"))  # noqa: S314  # we wrote it
     space = "{http://www.w3.org/2000/svg}"
     boxes = [element for group in drawn.iter(f"{space}g") for element in group.iter(f"{space}rect")]

@@ -29,9 +29,11 @@ def captures(draw: st.DrawFn) -> Capture:
         length_bytes=st.integers(0, 70000), left=st.booleans(),
     )  # fmt: skip
     return Capture(
-        places=tuple(places), packets=tuple(draw(st.lists(whole, max_size=6))),
-        realtime_minus_monotonic_ns=draw(st.integers(0, 2**62)), comment=draw(st.text(max_size=30)),
-    )  # fmt: skip
+        places=tuple(places),
+        packets=tuple(draw(st.lists(whole, max_size=6))),
+        realtime_minus_monotonic_ns=draw(st.integers(0, 2**62)),
+        comment=draw(st.text(max_size=30)),
+    )
 
 
 @given(captures())

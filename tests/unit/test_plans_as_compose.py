@@ -99,10 +99,12 @@ def test_the_environment_names_the_project_for_both(folder: Path, monkeypatch: p
 BOTH_REFUSE = {
     "container_name: '${UNSET}'": "container_name ''",
     "volumes: ['${UNSET}:/code']": "volume ':/code': nothing between",
-    "volumes: ['/x:${UNSET}']": "volume '/x:': nothing", "extra_hosts: ['h:${UNSET}']": "'' is no address",
-    "ports: ['70-71:80-82']": "as many ports outside as inside", "command: 'a (b)'": "quote it",
+    "volumes: ['/x:${UNSET}']": "volume '/x:': nothing",
+    "extra_hosts: ['h:${UNSET}']": "'' is no address",
+    "ports: ['70-71:80-82']": "as many ports outside as inside",
+    "command: 'a (b)'": "quote it",
     "command: 'a \\'": "backslash",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("words", BOTH_REFUSE)

@@ -378,8 +378,9 @@ def test_the_results_file_has_every_test_of_a_lab_with_what_was_asked_held_and_s
     assert tests.end is not None
     assert (tests.seed, tests.end["exit_status"]) == (5, 1)
     assert {test.id.split("::")[1]: test.last.outcome.of("test") for test in tests.tests} == {
-        "test_good": "passed", "test_bad": "failed",
-    }  # fmt: skip
+        "test_good": "passed",
+        "test_bad": "failed",
+    }
     good, bad = (test.last.content for test in tests.tests)
     assert bad["reason"].endswith("AssertionError")
     assert good["reason"] is None
@@ -387,8 +388,11 @@ def test_the_results_file_has_every_test_of_a_lab_with_what_was_asked_held_and_s
     assert "--testbed-seed 5 --netem carried" in good["replay"]
     (host,) = good["hosts"]
     assert (host["host"], host["by_test"], host["before"]["status"], host["after"]["exit_code"]) == (
-        "db", True, "running", 137,
-    )  # fmt: skip
+        "db",
+        True,
+        "running",
+        137,
+    )
     (link,) = good["links"]
     assert link["proof"] == {"read_back": "holds", "counters": "shown", "probe": "fails"}
     assert link["checks"][0]["seen"] == "1.8% (18 of 1000)"
@@ -411,10 +415,12 @@ def test_the_line_that_repeats_a_test_has_every_option_that_was_given(project: p
             "-p", "no:cacheprovider", "--testbed-seed", "5", "--lab", "compose", "--compose-file", "stack.yaml",
             "--compose-profile", "rarely", "--compose-profile", "never", "--testbed-capture", "never",
         )  # fmt: skip
-    result.stdout.fnmatch_lines([
-        "pytest test_it.py::test_bad --testbed-seed 5 --netem carried --lab compose --compose-file stack.yaml "
-        "--compose-profile rarely --compose-profile never --testbed-capture never",
-    ])  # fmt: skip
+    result.stdout.fnmatch_lines(
+        [
+            "pytest test_it.py::test_bad --testbed-seed 5 --netem carried --lab compose --compose-file stack.yaml "
+            "--compose-profile rarely --compose-profile never --testbed-capture never",
+        ]
+    )
 
 
 def test_where_nothing_is_captured_the_counters_say_how_many_packets_were_lost(project: pytest.Pytester) -> None:
@@ -454,8 +460,10 @@ def test_with_xdist_one_results_file_has_what_every_worker_found(project: pytest
     assert tests.end is not None
     assert (tests.seed, tests.machine["netem"], tests.end["exit_status"]) == (5, "carried", 1)
     assert {test.id.split("::")[1]: test.last.outcome.of("test") for test in tests.tests} == {
-        "test_good": "passed", "test_bad": "failed", "test_it": "invalid",
-    }  # fmt: skip
+        "test_good": "passed",
+        "test_bad": "failed",
+        "test_it": "invalid",
+    }
     assert all("--testbed-seed 5 " in test.last.replay for test in tests.tests if test.last.replay)
 
 

@@ -493,9 +493,11 @@ def test_a_chain_that_cannot_be_told_from_outside_is_shown_with_its_mean() -> No
 
 def test_what_the_kernel_holds_is_said_in_the_words_of_the_checks() -> None:
     options = {
-        "delay": {"delay": 0.02, "jitter": 0.003}, "loss-random": {"loss": 0.02}, "rate": {"rate": 625_000},
+        "delay": {"delay": 0.02, "jitter": 0.003},
+        "loss-random": {"loss": 0.02},
+        "rate": {"rate": 625_000},
         "reorder": {"reorder": 0.1},
-    }  # fmt: skip
+    }
     words = kernel_words(options)
     assert (words["delay"], words["loss"], words["rate"], words["reorder"]) == ("20ms ± 3ms", "2%", "5mbit", "10%")
     assert words["duplicate"] == "0%"

@@ -32,9 +32,12 @@ def started(program: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
     paths = os.pathsep.join([str(IMAGES / "common"), str(IMAGES / role)])
     return subprocess.Popen(
         [sys.executable, str(IMAGES / role / program), *words],
-        cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
+    )
 
 
 @contextmanager

@@ -73,8 +73,10 @@ def test_each_place_has_its_own_answer_whatever_the_pieces() -> None:
 
 def test_a_class_that_is_not_there_has_no_qdisc_and_any_other_error_is_told() -> None:
     assert QdiscReader(Kernel(end(1, 2), end(2, 19), end(3, 1))).get(PLACES) == [
-        None, "No such device", "Operation not permitted",
-    ]  # fmt: skip
+        None,
+        "No such device",
+        "Operation not permitted",
+    ]
 
 
 def test_a_late_answer_is_nobodys() -> None:

@@ -391,12 +391,14 @@ def test_flags_and_numbers_are_read_as_each_tc_writes_them() -> None:
     [
         (_shown(0x10, dst_port=8889), "ip_proto tcp src_ip 172.18.0.2 dst_port 8889 led to 1:10"),
         (_shown(0x10, dst_port=8888, flow="1:11"), "ip_proto tcp src_ip 172.18.0.2 dst_port 8888 led to 1:11"),
-        (_shown(0x10, dst_port=8888, dst_ip="1.2.3.4"),
-         "ip_proto tcp src_ip 172.18.0.2 dst_port 8888 dst_ip 1.2.3.4 led to 1:10"),
+        (
+            _shown(0x10, dst_port=8888, dst_ip="1.2.3.4"),
+            "ip_proto tcp src_ip 172.18.0.2 dst_port 8888 dst_ip 1.2.3.4 led to 1:10",
+        ),
         (_shown(0x11, dst_port=8888), "none"),
         (_shown(0x10, pref=39_990, dst_port=8888), "none"),
     ],
-)  # fmt: skip
+)
 def test_a_filter_that_is_missing_or_another_is_named(changed: dict[str, Any], seen: str) -> None:
     shown = [SHOWN_FILTERS[0], changed, *SHOWN_FILTERS[2:]]
     assert [str(difference) for difference in readback.filter_differences(shown, WANTED)] == [

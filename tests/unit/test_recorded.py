@@ -36,10 +36,12 @@ def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(InvalidValueError) as raised:
         recorded("", [], unit=3, better="fast", least_effect=0.05)
     assert list(raised.value.problems) == [
-        "name='': must be text", "unit=3: must be text", "better='fast': must be 'lower' or 'higher'",
+        "name='': must be text",
+        "unit=3: must be text",
+        "better='fast': must be 'lower' or 'higher'",
         'least_effect=0.05: a percentage needs its sign; write least_effect="0.05%" or, if that is a share of 1, "5%"',
         "record('', []): no value",
-    ]  # fmt: skip
+    ]
     with pytest.raises(InvalidValueError, match=r"least_effect='0%': must be more than 0"):
         recorded("a", 1, unit="s", better="lower", least_effect="0%")
     with pytest.raises(InvalidValueError, match=r"'wire: ' begins the names of metrics that come by themselves"):
@@ -52,21 +54,23 @@ def test_the_same_name_means_the_same_metric() -> None:
     with pytest.raises(InvalidValueError) as raised:
         lab.record("speed", 2, unit="ms", better="higher", least_effect="1%")
     assert list(raised.value.problems) == [
-        "record('speed'): unit='ms', and before 's'", "record('speed'): better='higher', and before 'lower'",
+        "record('speed'): unit='ms', and before 's'",
+        "record('speed'): better='higher', and before 'lower'",
         "record('speed'): least_effect=0.01, and before 0.05",
-    ]  # fmt: skip
+    ]
     assert lab.ledger.metrics["speed"].values == (1.0,)
 
 
 @pytest.mark.parametrize(
     ("unit", "values", "described"),
     [
-        ("s", (0.0125,), "12.5 ms (lower is better)"), ("s", (0.0,), "0 ns (lower is better)"),
+        ("s", (0.0125,), "12.5 ms (lower is better)"),
+        ("s", (0.0,), "0 ns (lower is better)"),
         ("B", (1234567.0,), "1.235 MB (lower is better)"),
         ("", (1.0, 2.0, 30000.0), "2 (median of 3, 1 to 30000) (lower is better)"),
         ("s", (4000.0, 2e-7), "2000 s (median of 2, 200 ns to 4000 s) (lower is better)"),
     ],
-)  # fmt: skip
+)
 def test_a_metric_is_described_in_a_unit_that_reads_well(unit: str, values: tuple[float, ...], described: str) -> None:
     assert Metric(name="n", values=values, unit=unit, better="lower").describe() == described
 
@@ -124,8 +128,10 @@ def test_programs_that_were_awaited_are_samples_of_their_command_and_processor_t
     ran = [program(), program(duration_s=2.0), program(stopped=True), program(duration_s=None, cpu_s=None),
            program(host="server", cpu_s=None, argv=("x" * 99, "y"))]  # fmt: skip
     assert values(lab, *ran) == {
-        "programs: client: upload": (1.0, 2.0), f"programs: server: {'x' * 99}…": (1.0,), "cpu: client": (0.75,),
-    }  # fmt: skip
+        "programs: client: upload": (1.0, 2.0),
+        f"programs: server: {'x' * 99}…": (1.0,),
+        "cpu: client": (0.75,),
+    }
 
 
 def test_what_netem_counted_during_the_body_is_of_the_test() -> None:
@@ -144,9 +150,10 @@ def test_what_netem_counted_during_the_body_is_of_the_test() -> None:
     lab.lifecycle.end_body()
     lab.verifier.verify()
     assert values(lab) == {
-        "wire: packets client -> server on lan": (10.0,), "wire: bytes client -> server on lan": (1000.0,),
+        "wire: packets client -> server on lan": (10.0,),
+        "wire: bytes client -> server on lan": (1000.0,),
         "netem: drops client -> server on lan": (3.0,),
-    }  # fmt: skip
+    }
 
 
 def test_what_a_hosts_kernel_counted_during_the_body_is_of_the_test() -> None:
@@ -163,9 +170,10 @@ def test_what_a_hosts_kernel_counted_during_the_body_is_of_the_test() -> None:
     lab.lifecycle.end_body()
     lab.verifier.verify()
     expected = {
-        "tcp: segments sent by client": (20.0,), "tcp: segments sent again by client": (2.0,),
+        "tcp: segments sent by client": (20.0,),
+        "tcp: segments sent again by client": (2.0,),
         "tcp: SYN time-outs of client": (1.0,),
-    }  # fmt: skip
+    }
     assert values(lab) == expected
     lab.measuring.groups = {"wire"}
     assert values(lab) == {}

@@ -30,8 +30,9 @@ class Kernel:
         family = {0x0800: "ip", 0x86DD: "ipv6"}.get(int.from_bytes(frame[12:14]), self.filter.family)
         return any(
             runs(rejecting.program(filter_), frame)
-            for filter_ in (self.filter, *self.others) if filter_.family == family
-        )  # fmt: skip
+            for filter_ in (self.filter, *self.others)
+            if filter_.family == family
+        )
 
 
 def runs(program: bpf.Program, frame: bytes) -> bool:
@@ -305,8 +306,9 @@ def test_what_the_kernel_holds_is_compared_with_what_was_compiled() -> None:
     ]
     other = [shown(old, program=rejecting.program(new)), shown(new, to="eth0")]
     assert [difference.reported for difference in rejecting.differences(other, [old, new], "tb0r0", None)] == [
-        "another program", "redirect eth0",
-    ]  # fmt: skip
+        "another program",
+        "redirect eth0",
+    ]
     assert rejecting.missing([], old)
     assert not rejecting.missing(kernel, old)
 

@@ -128,8 +128,11 @@ def test_the_head_has_the_machine_and_its_lab_and_a_line_tells_when_more_is_know
     for argv in (["init", "-q"], ["add", "compose.yaml"], commit):
         subprocess.run(["git", "-C", str(project.path), *argv], check=True, timeout=30)
     (project.path / "compose.yaml").write_text("services: {a: {image: nobody/none}}")
-    run(project, "def test_one(fake): pass\ndef test_two(fake): fake.facts = lambda: {'lab': 'local', 'tc': 'tc 6'}\n"
-        "def test_three(fake): pass\ndef test_none(): pass")  # fmt: skip
+    run(
+        project,
+        "def test_one(fake): pass\ndef test_two(fake): fake.facts = lambda: {'lab': 'local', 'tc': 'tc 6'}\n"
+        "def test_three(fake): pass\ndef test_none(): pass",
+    )
     head, *rest = lines(project)
     assert head["schema"] == "testbed-results/2"
     assert [next(iter(line)) for line in rest] == ["test", "machine", "test", "machine", "test", "end"]
@@ -369,8 +372,9 @@ def test_warnings_are_in_the_summary_one_line_each(project: pytest.Pytester) -> 
         "warnings=['one', 'two\\nlines'])]"
     )
     result = run(project, body, "-q")
-    result.stdout.fnmatch_lines(["*testbed: warnings*", "test_it.py::test_it: a -> b: one",
-                                 "test_it.py::test_it: a -> b: two lines"])  # fmt: skip
+    result.stdout.fnmatch_lines(
+        ["*testbed: warnings*", "test_it.py::test_it: a -> b: one", "test_it.py::test_it: a -> b: two lines"]
+    )
 
 
 def test_a_warning_of_many_links_is_one_line(project: pytest.Pytester) -> None:
@@ -380,8 +384,9 @@ def test_a_warning_of_many_links_is_one_line(project: pytest.Pytester) -> None:
     )
     lines = run(project, body).outlines
     assert [line for line in lines if line.startswith("test_it.py::test_it: a")] == [
-        "test_it.py::test_it: a -> b1, a -> b2, a -> b3 and 2 more: late", "test_it.py::test_it: a -> b2: own 2",
-    ]  # fmt: skip
+        "test_it.py::test_it: a -> b1, a -> b2, a -> b3 and 2 more: late",
+        "test_it.py::test_it: a -> b2: own 2",
+    ]
 
 
 def test_a_marker_whose_links_were_not_set_never_passes(project: pytest.Pytester) -> None:
@@ -427,10 +432,10 @@ def test_all_that_can_be_written_is_as_the_schema_has_it() -> None:
     metric = Metric(name="t", values=(1.0,), unit="s", better="lower")
     program = ProgramRun(
         host="a", argv=("true",), exit_code=0, duration_s=1.0, cpu_s=None, stopped=False, output="", output_left_out=0
-    )  # fmt: skip
+    )
     attempt = results.Attempt(
         seed=1, metrics=[metric], links=[link], hosts=[host], programs=[program], captures=["a.pcapng"]
-    )  # fmt: skip
+    )
     VALIDATOR.validate({"test": json.loads(json.dumps(results.TestResult(id="t", attempts=[attempt] * 2).as_json()))})
 
 

@@ -47,9 +47,11 @@ def test_a_ramp_is_stairs_of_100_ms_each_at_its_middle_and_ends_exactly() -> Non
 
 def test_a_ramp_that_ends_where_the_next_step_or_the_whole_begins_makes_no_step_of_no_time() -> None:
     schedule = compiled(
-        {"at": "100ms", "ramp": "1ms -> 2ms over 200ms"}, {"at": "300ms", "delay": "9ms"}, {"at": "400ms", "ramp":
-        "9ms -> 1ms over 100ms"}, {"repeat": "500ms"}
-    )  # fmt: skip
+        {"at": "100ms", "ramp": "1ms -> 2ms over 200ms"},
+        {"at": "300ms", "delay": "9ms"},
+        {"at": "400ms", "ramp": "9ms -> 1ms over 100ms"},
+        {"repeat": "500ms"},
+    )
     assert times(schedule) == [0, 0.1, 0.2, 0.3, 0.4]
     assert schedule.at(0.3).impairment.delay_s == 0.009
 

@@ -14,9 +14,11 @@ def shown(redirect: Redirect, **changed: Any) -> dict[str, Any]:
     """A filter as ``tc -j filter show`` has it."""
     action = {"kind": "mirred", "mirred_action": "redirect", "direction": redirect.into, "to_dev": redirect.target}
     return {
-        "kind": "u32", "protocol": redirect.protocol, "pref": redirect.priority,
+        "kind": "u32",
+        "protocol": redirect.protocol,
+        "pref": redirect.priority,
         "options": {"actions": [{**action, **changed}]},
-    }  # fmt: skip
+    }
 
 
 def everything(but: Redirect | None = None) -> dict[str, list[dict[str, Any]]]:

@@ -124,7 +124,9 @@ def test_hosts_are_awaited_until_all_are_well_or_one_has_failed_or_it_is_late() 
     with pytest.raises(ServiceFailedError, match=r"^service `ill` is ill; .*\n.*\nservice `slow` is running and"):
         await_well(
             [Made("slow", [WAITING]), Made("ill", [WAITING, WAITING, failed("is ill")])],
-            deadline_s=60, late="late", every_s=0,
-        )  # fmt: skip
+            deadline_s=60,
+            late="late",
+            every_s=0,
+        )
     with pytest.raises(ServiceFailedError, match=r"(?s)^service `slow` is running.*\nnot well after 0 s$"):
         await_well([Made("slow", [WAITING])], deadline_s=0, late="not well after 0 s", every_s=0.01)

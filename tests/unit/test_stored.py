@@ -201,8 +201,9 @@ def test_nothing_is_lost_and_every_problem_is_told(folder: Path) -> None:
     _, error = run("baseline", "save", "main", "r.jsonl")
     assert error.splitlines() == [
         "r.jsonl: the session did not come to its end",
-        "baselines/main is there already; --replace puts this in its place", "r.jsonl: has no test",
-    ]  # fmt: skip
+        "baselines/main is there already; --replace puts this in its place",
+        "r.jsonl: has no test",
+    ]
     assert run("baseline", "save", "../out", "runs")[1].startswith("name '../out': must be letters")
     assert (folder / "baselines" / "main" / "001.jsonl").read_text() == before
     (folder / "r.jsonl").write_text(HEAD + line_of("t::other") + END)

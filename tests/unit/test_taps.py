@@ -83,8 +83,9 @@ def test_a_port_without_a_carried_kernel_tells_what_it_dropped() -> None:
     taps.begin([port(agent, "b", kernel=None)])
     assert taps.dropped(LINK) == AtTaps(0, 0)
     agent.dropped = {
-        "a@lan": {"came_packets": 7, "refused_packets": 7}, "b@lan": {"came_packets": 150, "refused_packets": 52}
-    }  # fmt: skip
+        "a@lan": {"came_packets": 7, "refused_packets": 7},
+        "b@lan": {"came_packets": 150, "refused_packets": 52},
+    }
     taps.look([port(agent, "a", kernel=None), port(agent, "b", kernel=None)])
     assert taps.dropped(LINK) == AtTaps(50, 2)
     assert taps.refused(LINK) is None

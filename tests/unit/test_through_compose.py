@@ -43,12 +43,14 @@ FILES: dict[str, dict[str, str]] = {
         "service: a}}}\n",
         "other": _A,
     },
-    "include": {"compose": "include: [other.yaml]\nservices: {b: {extends: {file: other.yaml, service: a}}}\n",
-                "other": _A},
+    "include": {
+        "compose": "include: [other.yaml]\nservices: {b: {extends: {file: other.yaml, service: a}}}\n",
+        "other": _A,
+    },
     "secrets": {"compose": _A + "  b: {extends: a}\nsecrets: {s: {file: app}}\n"},
     "configs": {"compose": _A + "  b: {extends: a}\nconfigs: {s: {file: app}}\n"},
     "an override": {"compose": _A, "compose_override": "services: {b: {extends: {file: compose.yaml, service: a}}}\n"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", FILES)

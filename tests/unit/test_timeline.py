@@ -119,8 +119,9 @@ def test_a_ramp_of_several_words_keeps_what_holds_beneath_and_its_end_stays() ->
 
 
 def test_jitter_may_ramp_from_nothing_with_a_shape() -> None:
-    wanted = timeline({"delay": "9ms"}, {"at": "1s", "distribution": "normal", "ramp": {"jitter": "0ms -> 4ms",
-                                                                                     "over": "1s"}})  # fmt: skip
+    wanted = timeline(
+        {"delay": "9ms"}, {"at": "1s", "distribution": "normal", "ramp": {"jitter": "0ms -> 4ms", "over": "1s"}}
+    )
     assert wanted.at(1.5) == Impairment(delay_s=0.009, jitter_s=0.002, distribution="normal")
 
 
@@ -229,8 +230,11 @@ def test_between_lies_between(first: Impairment, last: Impairment, share: float)
 def test_a_csv_says_what_changes_and_empty_cells_say_nothing() -> None:
     wanted = trace(trace="drive.csv", jitter="1ms")
     assert [(phase.at_s, phase.impairment.rate_bps, phase.impairment.delay_s) for phase in wanted.phases] == [
-        (0, 1e7, 0.02), (1, 1e7, 0.03), (2, 5e6, 0.03), (3, 5e6, 0.03),
-    ]  # fmt: skip
+        (0, 1e7, 0.02),
+        (1, 1e7, 0.03),
+        (2, 5e6, 0.03),
+        (3, 5e6, 0.03),
+    ]
     assert {phase.impairment.jitter_s for phase in wanted.phases} == {0.001}
     assert wanted.describe() == "trace drive.csv, 4 steps over 3s"
 
@@ -240,8 +244,10 @@ def test_rate_0_holds_until_there_is_a_rate_again_also_around_the_end() -> None:
     FILES["wraps.csv"] = "time_s,rate_mbit\n0,0\n1,5\n2,0\n"
     wanted = trace(trace="wraps.csv", repeat="4s")
     assert [(phase.hold_s, phase.impairment.rate_bps) for phase in wanted.phases] == [
-        (1.0, 5e6), (None, 5e6), (3.0, 5e6),
-    ]  # fmt: skip
+        (1.0, 5e6),
+        (None, 5e6),
+        (3.0, 5e6),
+    ]
 
 
 @pytest.mark.parametrize("header", ["time_s,delay_ms", "time [s], delay [ms]", "Time(s),Delay (ms)", "time/s,delay/ms"])
@@ -310,8 +316,9 @@ def test_a_mahimahi_trace_is_averaged_over_windows_and_begins_again_at_its_last_
     wanted = trace(trace="up", delay="20ms")
     # 4 packets in the first 100 ms; the 50 ms behind them, half a window, are one of their own, with 1.
     assert [(phase.at_s, phase.impairment.rate_bps) for phase in wanted.phases] == [
-        (0, 4 * 12_000 / 0.1), (0.1, 12_000 / 0.05),
-    ]  # fmt: skip
+        (0, 4 * 12_000 / 0.1),
+        (0.1, 12_000 / 0.05),
+    ]
     assert wanted.repeat_s == 0.15
     assert {phase.impairment.delay_s for phase in wanted.phases} == {0.02}
 

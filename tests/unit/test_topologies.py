@@ -48,8 +48,11 @@ def test_a_star_is_one_network() -> None:
 def test_a_chain_has_a_network_a_hop() -> None:
     plan = plan_of(drawings.chain(2))
     assert {host.name: [interface.network for interface in host.interfaces] for host in plan.hosts} == {
-        "left": ["left-r1"], "r1": ["left-r1", "r1-r2"], "r2": ["r1-r2", "r2-right"], "right": ["r2-right"],
-    }  # fmt: skip
+        "left": ["left-r1"],
+        "r1": ["left-r1", "r1-r2"],
+        "r2": ["r1-r2", "r2-right"],
+        "right": ["r2-right"],
+    }
     assert [host.name for host in plan.hosts if host.router] == ["r1", "r2"]
     assert plan.services["r1"].sysctls["net.ipv4.ip_forward"] == "1"
     assert "net.ipv4.ip_forward" not in plan.services["left"].sysctls
@@ -123,9 +126,11 @@ networks:
 def test_the_shorter_way_is_taken_and_what_leads_nowhere_is_not() -> None:
     # a - p - z, and the long way a - q - r - z; "island" is no router's.
     ends = {
-        "h": {"a": ("10.0.0.9",)}, "p": {"a": ("10.0.0.1",), "z": ("10.9.0.1",)},
-        "q": {"a": ("10.0.0.2",), "m": ("10.5.0.2",)}, "r": {"m": ("10.5.0.3",), "z": ("10.9.0.3",)},
-    }  # fmt: skip
+        "h": {"a": ("10.0.0.9",)},
+        "p": {"a": ("10.0.0.1",), "z": ("10.9.0.1",)},
+        "q": {"a": ("10.0.0.2",), "m": ("10.5.0.2",)},
+        "r": {"m": ("10.5.0.3",), "z": ("10.9.0.3",)},
+    }
     subnets = {
         name: (ip_network(text),)
         for name, text in (("a", "10.0.0.0/24"), ("m", "10.5.0.0/24"), ("z", "10.9.0.0/24"), ("island", "10.7.0.0/24"))

@@ -309,8 +309,9 @@ def test_links_between_groups_go_both_ways_over_every_shared_network() -> None:
     }  # fmt: skip
     assert {str(link) for link in topology.links_between("b", "c")} == {"b -> c", "c -> b"}
     assert {str(link) for link in topology.links_between("b", "c", traffic=Traffic("tcp", 80))} == {
-        "b -> c tcp/80", "c -> b tcp/80",
-    }  # fmt: skip
+        "b -> c tcp/80",
+        "c -> b tcp/80",
+    }
 
 
 def test_groups_name_hosts_as_links_do_and_get_the_same_hints() -> None:
@@ -351,9 +352,7 @@ def test_groups_that_nothing_joins_cannot_be_parted() -> None:
     assert refused(apart, ["x", 3], {"y"}) == ("3 is not the name of a host: write a text",)  # type: ignore[list-item]  # wrong
     assert refused(apart, {"x"}) == ('a partition needs two groups of hosts: partition({"a", "b"}, {"c"})',)
     wide = joined({"a": "lw", "b": "lw"}, drivers={"w": "overlay"})
-    assert refused(wide, {"a"}, {"b"}) == (
-        "a and b share network 'w' of driver 'overlay', which has no ports to cut",
-    )  # fmt: skip
+    assert refused(wide, {"a"}, {"b"}) == ("a and b share network 'w' of driver 'overlay', which has no ports to cut",)
 
 
 CHAIN = joined({"left": "a", "r1": "ab", "r2": "bc", "r3": "cd", "right": "d"}, "r1", "r2", "r3")

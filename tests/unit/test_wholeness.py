@@ -17,8 +17,10 @@ class Hosts(HostControl):
     """A database, and a migration that may end; whatever is done to them is noted."""
 
     def __init__(self) -> None:
-        self.states = {name: HostState(status=RUNNING, id=name, started="1", endpoints={"lan": f"{name}1"})
-                       for name in ("db", "migrate")}  # fmt: skip
+        self.states = {
+            name: HostState(status=RUNNING, id=name, started="1", endpoints={"lan": f"{name}1"})
+            for name in ("db", "migrate")
+        }
         self.done: list[str] = []
         self.refuses = ""
         self.lines: list[str] = []
@@ -157,8 +159,9 @@ def test_what_the_test_does_is_no_fault_and_its_links_are_suspended_meanwhile(ho
     assert whole.look() == []
     assert hosts.done == ["suspend db", "halt db", "revive db", "links"]
     assert [(change.what, change.by_test, change.last_lines) for change in whole.changes] == [
-        ("ended (exit status 0)", True, ()), ("was started again", True, ()),
-    ]  # fmt: skip
+        ("ended (exit status 0)", True, ()),
+        ("was started again", True, ()),
+    ]
 
 
 def test_a_start_that_fails_is_the_tests_own_and_says_why(hosts: Hosts, whole: Wholeness) -> None:
