@@ -152,7 +152,7 @@ class Cell:
     @property
     def spread(self) -> float:
         """The median size of the differences from pair to pair, as an effect."""
-        sizes = [abs(each) for each in self.differences]
+        sizes = [abs(difference) for difference in self.differences]
         return self.as_effect(median(sizes)) if sizes else 0.0
 
     def scaled(self, values: Iterable[float]) -> list[float]:
@@ -171,9 +171,6 @@ class Cell:
     def differences(self) -> list[float]:
         """Head's to base's, pair by pair."""
         return [head - base for base, head in zip(self.scaled(self.base), self.scaled(self.head), strict=True)]
-
-
-Extract = Callable[[Metric], float]
 
 
 def run_quantile(values: Sequence[float], q: float) -> float:
@@ -202,19 +199,19 @@ class Cells:
 
 def cells(base: Sequence[Run], head: Sequence[Run], *, paired: bool, quantiles: Sequence[float] = ()) -> Cells:
     """Every cell that both versions have. ``paired``: runs at the same place are of one pair, and stay together."""
-    found = Cells()
+    collected = Cells()
     tests = {name: list(dict.fromkeys(test for run in runs for test in run.tests))
              for name, runs in (("base", base), ("head", head))}  # fmt: skip
     for name, other in (("base", "head"), ("head", "base")):
         if alone := tuple(test for test in tests[name] if test not in tests[other]):
-            found.only[name] = alone
+            collected.only[name] = alone
     for test in tests["base"]:
         if test in tests["head"]:
             sides = _of_test(test, base, head, paired=paired)
             if failures := _failures(test, *sides):
-                found.cells.append(failures)
-            _metrics(found, test, *_passed(*sides, paired=paired), paired=paired, quantiles=quantiles)
-    return found
+                collected.cells.append(failures)
+            _metrics(collected, test, *_passed(*sides, paired=paired), paired=paired, quantiles=quantiles)
+    return collected
 
 
 def _of_test(
@@ -234,9 +231,9 @@ def _of_test(
 def _passed(base: Sequence[TestRun], head: Sequence[TestRun], *, paired: bool) -> tuple[list[TestRun], list[TestRun]]:
     """Those whose metrics count: what a test measured before it failed is not comparable."""
     if paired:
-        both = [pair for pair in zip(base, head, strict=True) if not any(each.failed for each in pair)]
+        both = [pair for pair in zip(base, head, strict=True) if not any(run.failed for run in pair)]
         return [one for one, _ in both], [other for _, other in both]
-    return [each for each in base if not each.failed], [each for each in head if not each.failed]
+    return [run for run in base if not run.failed], [run for run in head if not run.failed]
 
 
 def in_words(test: TestRun) -> str:
@@ -250,90 +247,91 @@ def _failures(test: str, base: Sequence[TestRun], head: Sequence[TestRun]) -> Ce
     return Cell(
         test=test, metric="failed", links=in_words(head[0]), unit="share of runs", kind=Kind.COUNT, better="lower",
         least_effect=0.0, decides=True, of_outcome=True,
-        base=tuple(float(each.failed) for each in base),
-        head=tuple(float(each.failed) for each in head),
+        base=tuple(float(run.failed) for run in base),
+        head=tuple(float(run.failed) for run in head),
     )  # fmt: skip
 
 
 def _metrics(
-    found: Cells, test: str, base: Sequence[TestRun], head: Sequence[TestRun], *, paired: bool,
+    collected: Cells, test: str, base: Sequence[TestRun], head: Sequence[TestRun], *, paired: bool,
     quantiles: Sequence[float],
 ) -> None:  # fmt: skip
-    has_own = any(metric.group in _OWN for each in (*base, *head) for metric in each.metrics.values())
-    in_base = dict.fromkeys(name for each in base for name in each.metrics)
-    in_head = {name for each in head for name in each.metrics}
-    for name in (each for each in in_base if each in in_head):
-        sides = [[each.metrics.get(name) for each in side] for side in (base, head)]
+    has_own = any(metric.group in _OWN for run in (*base, *head) for metric in run.metrics.values())
+    in_base = dict.fromkeys(name for run in base for name in run.metrics)
+    in_head = {name for run in head for name in run.metrics}
+    for name in (name for name in in_base if name in in_head):
         if paired:
-            both = [pair for pair in zip(*sides, strict=True) if all(each and each.values for each in pair)]
-            sides = [[pair[0] for pair in both], [pair[1] for pair in both]]
-        ours = [[each for each in side if each and each.values] for side in sides]
-        if not all(ours):
+            both = [pair for pair in zip(base, head, strict=True) if all(name in run.metrics for run in pair)]
+            sides = [[run.metrics[name] for run in side] for side in zip(*both, strict=True)]
+        else:
+            sides = [[run.metrics[name] for run in side if name in run.metrics] for side in (base, head)]
+        if not sides:
             continue
+        first = sides[0][0]
         where = f"{test}: metric {shown(name)}"
-        first, last = ours[0][0], ours[1][0]
-        if said := _at_odds(ours):
-            found.problems.append(f"{where}: {said}")
+        if contradiction := _contradiction(sides):
+            collected.problems.append(f"{where}: {contradiction}")
         elif first.better is None:
-            found.not_judged[name] = None
+            collected.not_judged[name] = None
         else:
             made = partial(
                 Cell, test=test, metric=name, links=in_words(head[0]), unit=first.unit, better=first.better,
                 decides=first.group in _OWN or (first.group == _PROGRAMS and not has_own),
             )  # fmt: skip
-            for cell in _parts(found, where, made, last.least_effect, ours[0], ours[1], quantiles):
-                found.cells.append(cell)
+            collected.cells += _parts(collected, where, made, sides[0], sides[1], quantiles)
 
 
-def _at_odds(sides: Sequence[Sequence[Metric]]) -> str:
+def _contradiction(sides: Sequence[Sequence[Metric]]) -> str:
     """What a metric is not the same in, in all runs; empty if nothing."""
-    for what in ("unit", "better"):
-        base, head = (dict.fromkeys(getattr(each, what) for each in side) for side in sides)
+    for attribute in ("unit", "better"):
+        base, head = (dict.fromkeys(getattr(metric, attribute) for metric in side) for side in sides)
         if len({*base, *head}) > 1:
-            said = [" and ".join(shown(each) for each in side) for side in (base, head)]
-            return f"{what} {said[0]} in base, {said[1]} in head: they cannot be compared; record the same in both"
+            ours, theirs = (" and ".join(map(shown, values)) for values in (base, head))
+            return f"{attribute} {ours} in base, {theirs} in head: they cannot be compared; record the same in both"
     return ""
 
 
 def _parts(
-    found: Cells, where: str, made: Callable[..., Cell], least_effect: float, base: Sequence[Metric],
-    head: Sequence[Metric], quantiles: Sequence[float],
+    collected: Cells, where: str, made: Callable[..., Cell], base: Sequence[Metric], head: Sequence[Metric],
+    quantiles: Sequence[float],
 ) -> Iterator[Cell]:  # fmt: skip
     """The cells of one metric: one, or body, tail and quantiles."""
-    several = any(len(each.values) > 1 for each in (*base, *head))
-    body = [tuple(each.median for each in side) for side in (base, head)]
-    unit = base[0].unit
+    several = any(len(metric.values) > 1 for metric in (*base, *head))
+    body = [tuple(metric.median for metric in side) for side in (base, head)]
     try:
-        kind = _kind(unit, [*body[0], *body[1]])
+        kind = _kind(base[0], [*body[0], *body[1]])
     except InvalidValueError as error:
-        found.problems.append(f"{where}: {error}")
+        collected.problems.append(f"{where}: {error}")
         return
-    effect = 0.0 if kind is Kind.COUNT else least_effect
+    effect = 0.0 if kind is Kind.COUNT else head[0].least_effect
     yield made(part="median" if several else "", kind=kind, least_effect=effect, base=body[0], head=body[1])
-    if all(len(each.values) >= _TAIL_FROM for each in (*base, *head)) and kind is Kind.RATIO:
+    if all(len(metric.values) >= _TAIL_FROM for metric in (*base, *head)) and kind is Kind.RATIO:
         yield _tail(made, base, head)
     for q in quantiles if several else ():
         try:
-            values = [tuple(run_quantile(each.values, q) for each in side) for side in (base, head)]
-            kind = _kind(unit, [*values[0], *values[1]])
+            values = [tuple(run_quantile(metric.values, q) for metric in side) for side in (base, head)]
+            kind = _kind(base[0], [*values[0], *values[1]])
         except InvalidValueError as error:
-            found.problems.append(f"{where}: {error}")
+            collected.problems.append(f"{where}: {error}")
             continue
         yield made(part=f"quantile {q:g}", kind=kind, least_effect=effect, base=values[0], head=values[1])
 
 
-def _kind(unit: str, values: Sequence[float]) -> Kind:
-    """How these values are compared. Raises InvalidValueError where one must be above 0, and is not."""
-    if unit in _COUNTED_UNITS:
+def _kind(metric: Metric, values: Sequence[float]) -> Kind:
+    """How these values are compared. Raises InvalidValueError where one must be above 0, and is not.
+
+    A metric that comes by itself may be 0 whatever it is: a program needs less processor time than the kernel counts.
+    """
+    if metric.unit in _COUNTED_UNITS:
         return Kind.COUNT
     if all(value > 0 for value in values):
         return Kind.RATIO
-    if all(value >= 0 and value == int(value) for value in values):
+    if all(value >= 0 and (metric.group not in _OWN or value == int(value)) for value in values):
         return Kind.DIFFERENCE
     wrong = next(value for value in values if value <= 0)
     raise InvalidValueError(
-        f"{wrong:g} {unit}: a ratio needs values above 0, and a count whole numbers from 0 on; record what is never 0, "
-        f"or a count"
+        f"{wrong:g} {metric.unit}: a ratio needs values above 0, and a count whole numbers from 0 on; record what is "
+        f"never 0, or a count"
     )
 
 
@@ -343,7 +341,7 @@ def _tail(made: Callable[..., Cell], base: Sequence[Metric], head: Sequence[Metr
     lower = base[0].better == "lower"
     limit = middle * _TAIL_FACTOR if lower else middle / _TAIL_FACTOR
     beyond = [
-        tuple(fmean((value > limit) if lower else (value < limit) for value in each.values) for each in side)
+        tuple(fmean((value > limit) if lower else (value < limit) for value in metric.values) for metric in side)
         for side in (base, head)
     ]
     part = f"{'beyond' if lower else 'below'} {limit:.3g} {base[0].unit}"

@@ -68,17 +68,18 @@ class Comparison:
 
     def of(self, change: Change) -> list[Judged]:
         """The cells with this verdict."""
-        return [each for each in self.judged if each.change is change]
+        return [judged for judged in self.judged if judged.change is change]
 
     @property
     def failing(self) -> list[str]:
         """Tests that failed in every run of both versions: nothing else of them could be compared."""
-        return [each.cell.test for each in self.judged if each.cell.of_outcome and min(each.cell.base + each.cell.head)]
+        outcomes = [judged.cell for judged in self.judged if judged.cell.of_outcome]
+        return [cell.test for cell in outcomes if min(cell.base + cell.head)]
 
     @property
     def waiting(self) -> list[Judged]:
         """The undecided cells that a comparison waits for."""
-        return [each for each in self.of(Change.UNDECIDED) if each.cell.decides]
+        return [judged for judged in self.of(Change.UNDECIDED) if judged.cell.decides]
 
     @property
     def decided(self) -> bool:
@@ -121,14 +122,14 @@ def compare(
             f"{run.source}: {test.id}: {test.reason or ''}" for run in (*base, *head) if (test := run.invalid)
         )  # fmt: skip
         base_runs, head_runs = ([run for run in runs if run.invalid is None] for runs in (base, head))
-    found = cells(base_runs, head_runs, paired=bool(pairs), quantiles=quantiles)
-    judged = judge(found.cells, paired=bool(pairs), alpha=alpha, brief=brief)
+    collected = cells(base_runs, head_runs, paired=bool(pairs), quantiles=quantiles)
+    judged = judge(collected.cells, paired=bool(pairs), alpha=alpha, brief=brief)
     return Comparison(
         paired=bool(pairs), base_runs=len(base_runs), head_runs=len(head_runs), thrown_away=thrown,
         one_after_other=bool(pairs) and _one_after_other(base_runs, head_runs),
         unmatched=len(base) + len(head) - 2 * len(pairs) if pairs else 0, alpha=alpha, judged=judged,
-        broken=_broken(judged, head_runs), problems=(*problems, *found.problems), across=tuple(across),
-        not_judged=tuple(found.not_judged), only=found.only,
+        broken=_broken(judged, head_runs), problems=(*problems, *collected.problems), across=tuple(across),
+        not_judged=tuple(collected.not_judged), only=collected.only,
     )  # fmt: skip
 
 
@@ -140,13 +141,13 @@ def _one_after_other(base: Sequence[Run], head: Sequence[Run]) -> bool:
     return times[0][-1] < times[1][0] or times[1][-1] < times[0][0]
 
 
-def judge(found: Sequence[Cell], *, paired: bool, alpha: float = ALPHA, brief: bool = False) -> tuple[Judged, ...]:
+def judge(compared: Sequence[Cell], *, paired: bool, alpha: float = ALPHA, brief: bool = False) -> tuple[Judged, ...]:
     """A verdict on each cell, for a false-alarm rate of ``alpha`` over all of them."""
-    if not found:
+    if not compared:
         return ()
     if paired:
-        return tuple(of_pairs(cell, math.log(len(found) / alpha), brief=brief) for cell in found)
-    return tuple(of_samples(cell, alpha / len(found)) for cell in found)
+        return tuple(of_pairs(cell, math.log(len(compared) / alpha), brief=brief) for cell in compared)
+    return tuple(of_samples(cell, alpha / len(compared)) for cell in compared)
 
 
 # --- tests that fail now -----------------------------------------------------------------------------
@@ -155,8 +156,8 @@ def judge(found: Sequence[Cell], *, paired: bool, alpha: float = ALPHA, brief: b
 def _broken(judged: Sequence[Judged], head: Sequence[Run]) -> tuple[Broken, ...]:
     """Tests that failed more often on head than on base, the most often first."""
     broken = []
-    for each in judged:
-        cell = each.cell
+    for result in judged:
+        cell = result.cell
         if not cell.of_outcome or sum(cell.head) <= sum(cell.base):
             continue
         failed = _failed(head, cell.test)
@@ -165,10 +166,10 @@ def _broken(judged: Sequence[Judged], head: Sequence[Run]) -> tuple[Broken, ...]
                 test=cell.test, links=cell.links, base_failed=round(sum(cell.base)), base_runs=len(cell.base),
                 head_failed=round(sum(cell.head)), head_runs=len(cell.head),
                 reason=failed.reason or "", replay=failed.replay,
-                change=each.change,
+                change=result.change,
             )
         )  # fmt: skip
-    return tuple(sorted(broken, key=lambda each: each.base_failed - each.head_failed))
+    return tuple(sorted(broken, key=lambda test: test.base_failed - test.head_failed))
 
 
 def _failed(runs: Sequence[Run], test: str) -> TestRun:

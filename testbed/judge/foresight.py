@@ -31,7 +31,7 @@ def findable(cell: Cell, pairs: int, *, alpha: float, cells: int) -> float | Non
 
     def power(shift: float) -> float:
         found = sum(
-            betting.evidence([each + shift for each in trial], cell.margin).highest_above >= log_threshold
+            betting.evidence([difference + shift for difference in trial], cell.margin).highest_above >= log_threshold
             for trial in trials
         )
         return found / _TRIALS

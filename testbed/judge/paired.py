@@ -50,7 +50,7 @@ def of_pairs(cell: Cell, log_threshold: float, *, brief: bool = False) -> Judged
 
 
 def _bets(cell: Cell) -> _Bets:
-    oriented = [cell.worse * each for each in cell.differences]
+    oriented = [cell.worse * difference for difference in cell.differences]
     margin, signs_alone = cell.margin, cell.kind is Kind.DIFFERENCE
     return _Bets(
         oriented=oriented, margin=margin, signs_alone=signs_alone,

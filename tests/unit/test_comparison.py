@@ -201,6 +201,17 @@ def test_whole_numbers_that_may_be_0_are_compared_by_difference() -> None:
     assert (judgement.cell.kind, judgement.change, judgement.effect) == (Kind.DIFFERENCE, Change.REGRESSED, 3)
 
 
+def test_what_comes_by_itself_may_be_0_and_is_no_problem() -> None:
+    def runs(ticks: int) -> list[Run]:
+        return [run(n, metric((n % 2 + ticks) / 100, name="cpu: client", group="cpu")) for n in range(40)]
+
+    found = compare(runs(0), runs(5))
+    assert found.problems == ()
+    assert (cell(found, "cpu: client").cell.kind, cell(found, "cpu: client").change) == (
+        Kind.DIFFERENCE, Change.REGRESSED,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("wrong", [0.0, -1.5])
 def test_a_ratio_of_what_is_not_above_0_is_refused_and_the_rest_is_judged(wrong: float) -> None:
     base = [run(n, metric(1.0), metric(2.5, name="other")) for n in range(20)]
