@@ -32,13 +32,13 @@ def put_back(interface: str, wanted: Mapping[str, bool]) -> dict[str, bool]:
     """Set offloads to this state; returns what is in force. Raises Refused."""
     with _control(interface) as control:
         for name, on in wanted.items():
-            _ethtool(control, interface, _OFFLOADS[name][1], int(on))
+            ethtool(control, interface, _OFFLOADS[name][1], int(on))
     return _state(interface)
 
 
 def _state(interface: str) -> dict[str, bool]:
     with _control(interface) as control:
-        return {name: bool(_ethtool(control, interface, get)) for name, (get, _) in _OFFLOADS.items()}
+        return {name: bool(ethtool(control, interface, get)) for name, (get, _) in _OFFLOADS.items()}
 
 
 @contextmanager
@@ -50,7 +50,8 @@ def _control(interface: str) -> Iterator[socket.socket]:
         raise Refused(f"offloads of {interface}: {error.strerror}") from None
 
 
-def _ethtool(control: socket.socket, interface: str, command: int, wanted: int = 0) -> int:
+def ethtool(control: socket.socket, interface: str, command: int, wanted: int = 0) -> int:
+    """The answer to an ioctl SIOCETHTOOL. Raises OSError."""
     value = ctypes.create_string_buffer(struct.pack("=II", command, wanted))
     fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), ctypes.addressof(value)))
     (result,) = struct.unpack_from("=I", value.raw, 4)

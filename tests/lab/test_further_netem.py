@@ -97,7 +97,7 @@ def test_a_table_of_ones_own_shapes_the_jitter(
 ) -> None:
     table = tmp_path / "two-ways.dist"
     table.write_text("# one jitter less or one more, and nothing between\n" + "-8192 8192\n" * 64)
-    monkeypatch.setattr(lab, "_tables", {"two-ways.dist": table})
+    monkeypatch.setattr(type(lab), "tables", {"two-ways.dist": table})
     lab.link(LINK).impair(delay="60ms", jitter="50ms", distribution="two-ways.dist", seed=4)
     times = quiet.round_trips(40)
     short, long = [t for t in times if t < 0.060], [t for t in times if t >= 0.110]

@@ -45,8 +45,10 @@ class _Refusing(Container):
 class _Engine(Engine):
     """An engine that knows one thing: whether the container runs."""
 
-    def __init__(self, *, running: bool) -> None:
-        self._running = running
+    rootless = False
+
+    def __init__(self, *, running: bool, rootless: bool = False) -> None:
+        self._running, self.rootless = running, rootless
 
     def state(self, container: Container) -> dict[str, Any]:
         return {"State": {"Running": self._running}}
@@ -72,8 +74,7 @@ def test_an_engine_that_cannot_list_programs_is_not_taken_for_a_container_withou
 
 
 def test_of_a_rootless_engine_it_is_said_what_lists_programs_there() -> None:
-    engine = _Engine(running=True)
-    engine._security = ["name=seccomp,profile=default", "name=rootless"]
+    engine = _Engine(running=True, rootless=True)
     with pytest.raises(EnvironmentUnfitError, match=r"unable to get all container pids\. A rootless .* cgroup v2"):
         engine.leaders(_Refusing(500, "unable to get all container pids"))
 

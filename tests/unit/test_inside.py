@@ -185,7 +185,7 @@ class Ethtool:
 @pytest.fixture
 def ethtool(monkeypatch: pytest.MonkeyPatch) -> Ethtool:
     kernel = Ethtool()
-    monkeypatch.setattr(offloads, "_ethtool", kernel.ioctl)
+    monkeypatch.setattr(offloads, "ethtool", kernel.ioctl)
     return kernel
 
 

@@ -33,7 +33,7 @@ needs_machine_id = pytest.mark.usefixtures("machine_id")
 @pytest.fixture
 def machine_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has an id and a boot, whether or not this one does."""
-    monkeypatch.setattr("testbed.backends.docker.runs._here", lambda: ("0123456789ab", "01234567", "4026531836"))
+    monkeypatch.setattr("testbed.backends.docker.runs.this_place", lambda: ("0123456789ab", "01234567", "4026531836"))
 
 
 HERE = {"machine": "0123456789ab", "boot": "01234567", "namespace": "4026531836"}
@@ -96,7 +96,7 @@ def test_only_what_is_surely_dead_is_orphaned(label: str, orphaned: bool) -> Non
 def test_a_place_that_knows_nothing_of_itself_judges_nobody(monkeypatch: pytest.MonkeyPatch, unknown: int) -> None:
     here = ["0123456789ab", "01234567", "4026531836"]
     here[unknown] = "-"
-    monkeypatch.setattr("testbed.backends.docker.runs._here", lambda: tuple(here))
+    monkeypatch.setattr("testbed.backends.docker.runs.this_place", lambda: tuple(here))
     assert not is_orphaned(_label(**HERE, start="1"))
     assert not is_orphaned(":".join((*here, PID, "1")))
     assert not is_orphaned(_label(**{**HERE, "boot": "fffffff0"}))

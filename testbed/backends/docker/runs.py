@@ -65,10 +65,11 @@ class StackRun:
 
 def owner() -> str:
     """The running process, so that another can tell whether it lives: machine, boot, namespace, number, start."""
-    return ":".join([*_here(), str(os.getpid()), _start_time(os.getpid()) or "0"])
+    return ":".join([*this_place(), str(os.getpid()), _start_time(os.getpid()) or "0"])
 
 
-def _here() -> tuple[str, str, str]:
+def this_place() -> tuple[str, str, str]:
+    """The machine's id, its boot, and our process namespace; "-" for each that is unknown."""
     machine = _read("/etc/machine-id")[:12] or "-"
     boot = _read("/proc/sys/kernel/random/boot_id")[:8] or "-"
     try:
@@ -86,7 +87,7 @@ def is_orphaned(label: str) -> bool:
     process = _OWNER.fullmatch(label)
     if process is None:
         return False
-    here_machine, here_boot, here_namespace = _here()
+    here_machine, here_boot, here_namespace = this_place()
     if process["machine"] != here_machine or here_machine == "-":
         return False
     if "-" in (process["boot"], here_boot, process["namespace"], here_namespace):
