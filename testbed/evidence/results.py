@@ -26,6 +26,7 @@ from testbed.evidence.hoststate import HostChange
 from testbed.evidence.metric import Metric
 from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import LinkEvidence
+from testbed.evidence.series import Series
 from testbed.evidence.verdict import Verdict, worst
 
 SCHEMA = "testbed-results/2"
@@ -44,6 +45,7 @@ class Attempt:
     replay: str | None = None
     metrics: Sequence[Metric] = ()
     programs: Sequence[ProgramRun] = ()
+    series: Sequence[Series] = ()
     captures: Sequence[str] = ()
     """Paths of the files of packets that were kept, from where pytest was started."""
     links: Sequence[LinkEvidence] = field(default_factory=tuple)
@@ -62,6 +64,7 @@ class Attempt:
             "outcome": self.outcome.of("test"),
             "metrics": [metric.as_json() for metric in self.metrics],
             "programs": [program.as_json() for program in self.programs],
+            "series": [each.as_json() for each in self.series],
             "captures": list(self.captures),
             "links": [link.as_json() for link in self.links],
             "hosts": [host.as_json() for host in self.hosts],

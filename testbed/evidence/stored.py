@@ -187,7 +187,7 @@ class _Reader:
 def _attempt(where: str, said: object, problems: list[str]) -> StoredAttempt | None:
     known: _Kinds = {
         "outcome": str, "seed": int, "duration_s": float, "reason": (str, None), "replay": (str, None), "metrics": list,
-        "programs": list, "captures": list, "links": list, "hosts": list,
+        "programs": list, "series": list, "captures": list, "links": list, "hosts": list,
     }  # fmt: skip
     if not isinstance(said, Mapping):
         problems.append(f"{where}: attempt {shown(said)}: must be an object")

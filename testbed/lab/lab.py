@@ -353,7 +353,12 @@ class Lab(Recording, Backend, HostControl, AgentOwner, TcpTables):
         """
         chosen = [self.host(name) for name in (self.hosts if hosts is None else hosts)]
         return self.observer.observe(
-            hosts=chosen, captures=captures, snap_bytes=snap_bytes, limit_bytes=limit_bytes, every=every
+            hosts=chosen,
+            captures=captures,
+            snap_bytes=snap_bytes,
+            limit_bytes=limit_bytes,
+            every=every,
+            keep=self.ledger.observed.append,
         )
 
     # --- what the parts need of each other -------------------------------------------------------

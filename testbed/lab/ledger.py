@@ -11,6 +11,7 @@ from testbed.errors import ImpairmentNotAppliedError
 from testbed.evidence.metric import Metric
 from testbed.evidence.proof import Check, LinkEvidence
 from testbed.lab.host import Program
+from testbed.observe.observation import Observation
 from testbed.spec.impairment import Impairment
 from testbed.spec.links import LinkRef
 from testbed.spec.timeline import Taken, Timeline
@@ -59,6 +60,8 @@ class Ledger:
     """Every program that was started in a host."""
     probed: dict[LinkRef, list[Check]] = field(default_factory=dict)
     """What probes saw of each link that was proven."""
+    observed: list[Observation] = field(default_factory=list)
+    """What `Lab.observe` has seen."""
     over: list[tuple[LinkEvidence, Sequence[ImpairmentNotAppliedError]]] = field(default_factory=list)
     """Evidence of links that were healed and cuts that were mended, each with the errors to raise."""
     reported: set[LinkRef] = field(default_factory=set)
@@ -75,6 +78,7 @@ class Ledger:
             self.steps,
             self.programs,
             self.probed,
+            self.observed,
             self.over,
             self.reported,
             self.evidence,

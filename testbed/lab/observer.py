@@ -305,8 +305,9 @@ class Observer:
         snap_bytes: int | None,
         limit_bytes: int,
         every: str,
+        keep: Callable[[Observation], None] = lambda _seen: None,
     ) -> Iterator[Observation]:
-        """Observe while the block runs; see `Lab.observe`."""
+        """Observe while the block runs; see `Lab.observe`. ``keep`` is given what was seen, once it is complete."""
         every_s = units.parse_time(every, name="every")
         if every_s <= 0:
             raise InvalidValueError(f"every={every!r}: must be above 0")
@@ -315,6 +316,7 @@ class Observer:
         ports = [self.capture(text, snap_bytes=snap_bytes, limit_bytes=limit_bytes) for text in captures]
         seen = Observation()
         with ExitStack() as stack:
+            stack.callback(keep, seen)
             for port in ports:
                 port.begin()
                 stack.callback(_finish_port, port, seen)

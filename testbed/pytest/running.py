@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _MOST_PROGRAMS = 100
 """Of one attempt are in the results; the metrics are of all."""
+_MOST_SERIES = 40
 SESSION_LAB = "_testbed_stack"
 """The fixture that brings up the session's own lab."""
 
@@ -270,6 +271,8 @@ def end_captures(item: pytest.Item, *, save: bool) -> str:
 
 def keep(item: pytest.Item, lab: Lab) -> None:
     """Keep the evidence of a test, for the results file and JUnit."""
+    from testbed.lab import overtime
+
     attempt = _attempt_of(item)
     attempt.links, attempt.replay = tuple(lab.ledger.evidence), replay_command(item, lab)
     attempt.hosts = tuple(lab.whole.changes)
@@ -278,6 +281,7 @@ def keep(item: pytest.Item, lab: Lab) -> None:
     run_of(item).facts = lab.facts()
     programs = [run for program in lab.ledger.programs if (run := program.account) is not None]
     attempt.programs, attempt.captures = programs[:_MOST_PROGRAMS], run_of(item).kept
+    attempt.series = [each for seen in lab.ledger.observed for each in overtime.series(seen)][:_MOST_SERIES]
     attempt.metrics = (*lab.ledger.metrics.values(), *lab.measuring.metrics(programs, lab.ledger.evidence))
     for link in lab.ledger.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"

@@ -67,6 +67,8 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> Cell:
         parts.append(Text(title="To run it again under the same network", text=visible(last.replay), copied=True))
     parts += links(last.content["links"])
     parts += metrics(last.metrics)
+    if last.content["series"]:
+        parts.append(Charts(title="Observed", charts=[over_time("over time", last.content["series"])]))
     parts += _hosts(last.content["hosts"])
     parts += _programs(last.content["programs"], outputs)
     if last.content["captures"]:

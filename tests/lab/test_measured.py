@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from testbed import Lab
+from testbed.lab import overtime
 from tests.lab.conftest import Datagrams
 
 _LINK = "client -> server"
@@ -54,3 +55,18 @@ def test_a_lost_syn_is_a_time_out(lab: Lab) -> None:
     assert measures["tcp: SYN time-outs of client"] == 1
     assert measures["tcp: segments sent again by client"] == 1
     assert measures[f"wire: packets {_LINK} on lan"] >= 3, "the lost one, the one sent again, and its ACK"
+
+
+def test_what_is_observed_is_kept_over_time(lab: Lab) -> None:
+    lab.lifecycle.begin("seed")
+    lab.impair(_LINK, delay="30ms", drop_packets=[1])
+    address = lab.host("server").addresses("lan")[0]
+    with lab.observe():
+        assert lab.host("client").run(["python3", "-c", _CONNECT.format(address)]).ok
+    (seen,) = lab.ledger.observed
+    found = {each.name.rpartition(": ")[2]: each for each in overtime.series(seen) if "client" in each.name}
+    found |= {each.name: each for each in overtime.series(seen) if each.name.startswith("server@lan")}
+    assert max(found["congestion window"].values) >= 1
+    assert min(found["server@lan: one-way delay"].values) >= 0.03
+    assert list(found["server@lan: packets lost"].values) == [0.0, 1.0]
+    assert found["server@lan: packets lost"].times_s[1] < found["server@lan: one-way delay"].times_s[-1]

@@ -11,6 +11,7 @@ from testbed.evidence import results, stored
 from testbed.evidence.metric import Metric, automatic
 from testbed.evidence.programs import ProgramRun
 from testbed.evidence.proof import Check, LinkEvidence, Span, Tally
+from testbed.evidence.series import Series
 from testbed.evidence.stored import Session
 from testbed.evidence.verdict import Verdict
 
@@ -63,6 +64,7 @@ def _test(draw: random.Random, number: int, *, samples: int, output: int, factor
         output=(NASTY + "\n" + "transferred 1,024 bytes in 3 segments\n" * 200)[:output], output_left_out=0,
     )  # fmt: skip
     attempt = results.Attempt(
+        series=_series(number) if number % 10 == 9 else [],
         seed=1, outcome=outcome, duration_s=draw.random(), reason=None if outcome is Verdict.HOLDS else NASTY,
         replay="pytest 'tests/test_upload.py::test_it' --testbed-seed 1", metrics=[*own, *counted], links=[link],
         programs=[program], captures=["report/captures/x/server@lan.pcapng"],
@@ -71,3 +73,12 @@ def _test(draw: random.Random, number: int, *, samples: int, output: int, factor
     result = results.TestResult(id=name, profile=profile, attempts=[attempt])
     document: dict[str, Any] = json.loads(results.as_text(result.as_json()))
     return document
+
+
+def _series(number: int) -> list[Series]:
+    draw = random.Random(number)  # noqa: S311  # no secret
+    kinds = (("congestion window", "segments", 50), ("smoothed round trip", "s", 0.1))
+    return [
+        Series.of(f"client :4000 -> server: {name}", unit, [(at / 10, draw.random() * scale) for at in range(60)])
+        for name, unit, scale in kinds
+    ]
