@@ -1,1 +1,1 @@
-"""Benchmarks: what testbed promises about its own speed, measured beside what one would use in its place."""
+"""Benchmarks: the speed that testbed promises, measured beside its alternatives."""

@@ -1,4 +1,4 @@
-"""Whether the paper's claims come out the same each time, and on either lab.
+"""Whether the paper's claims have the same findings in every run and on both labs.
 
 The quick experiments of `testbed paper`, three times on each lab, in turns; with ``--quick`` once on each, and only
 those that take a few seconds. What is compared is the finding of each claim and of each of its conditions.

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, their checks and how these are told.
+"""What the benchmarks share: options, checks, and how results are printed.
 
 Exit status: 0 every bound holds, 1 one does not or could not be measured, 2 wrong use or nothing to measure on.
 """

@@ -1,4 +1,4 @@
-"""Asked against seen: what probes see of each impairment, over a grid, judged by the proof's own exact tests.
+"""Requested against seen: what probes measure of each impairment over a grid, judged by the proof's exact tests.
 
 The stack is the paper's; ``client -> server`` is impaired, and ``server -> client`` must stay untouched. By either
 engine: where this machine's kernel has no netem, the host engine is measured in the local lab on the machine of a

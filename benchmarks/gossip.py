@@ -1,4 +1,4 @@
-"""Hosts that talk with their neighbours on a ring, all at once, and what became of every message.
+"""Hosts on a ring that send to their neighbours all at once, and the fate of every message.
 
 ::
 

@@ -1,4 +1,4 @@
-"""How long one impairment change takes, from the call to the verified read-back, beside what others do for it.
+"""How long a change of impairment takes, from the call to the verified read-back, beside other tools.
 
 The stack is the paper's. We change ``client -> server``; the rivals change the traffic of ``client``'s own
 interface, or toward it, so that nobody's qdisc is in another's way. All of them take turns on the same running

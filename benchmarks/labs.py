@@ -1,4 +1,4 @@
-"""Whether both labs say the same: each test's verdict on either, and the delays of one profile side by side.
+"""Whether both labs agree: the verdict of each test on both, and the delays of one profile side by side.
 
 The delays are measured in turns, flight by flight, on a Compose stack and a local one that are up together; what is
 judged is the 99 % confidence interval of the mean difference of the flights' medians (Student's t). The full run takes

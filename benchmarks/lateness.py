@@ -1,4 +1,4 @@
-"""What the watch on carried kernels costs, and whether its frames are as late as packets, also beside busy processes.
+"""The cost of watching carried kernels, and whether watch frames are as late as packets, also on a busy machine.
 
 The cost is processor time of the carried kernel and of the agents, with the watch and without, in turns: idle, and
 beside a stream of packets. How late a packet was is what it took between two captures beyond its delay.

@@ -1,4 +1,4 @@
-"""What observing costs the observed: goodput and delay of a flow with it and without, taking turns in one run.
+"""The cost of observing: goodput and delay of a flow with it and without, in turns in one run.
 
 Observing is all of it: counters, the sockets of both hosts every 10 ms, and packets on both sides of the impairment.
 The flow runs through a netem that delays it, at a rate that a link may have. Without a rate it is as fast as the

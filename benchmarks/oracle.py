@@ -1,4 +1,4 @@
-"""How fast the oracle judges, how much it remembers meanwhile, and whether it ever judges falsely.
+"""How fast the oracle judges, how much memory it needs, and whether it ever judges falsely.
 
 Journals are generated here, as the programs in images/ write them, with faults that are known; nothing is sent.
 """

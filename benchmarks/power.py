@@ -1,4 +1,4 @@
-"""How often `testbed ab` is wrong: faults that it does not find, and alarms where nothing was changed.
+"""How often `testbed ab` is wrong: faults that it misses, and false alarms.
 
 On the local lab: six faults planted together in a small shop, each with a metric of its own, on four links; and the
 same version against itself. Simulated: ten thousand comparisons of a version with itself, drawn from what was recorded,

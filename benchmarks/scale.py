@@ -1,4 +1,4 @@
-"""How many hosts a local lab brings up, how fast, and what each costs; beside Mininet and Docker Compose, the same run.
+"""How many hosts a local lab starts, how fast, and the cost of each; beside Mininet and Docker Compose in one run.
 
 Hosts have nothing to run: a namespace, a cable, an address and a place on one bridge. Mininet's have a shell each,
 Compose's a `sleep`. Mininet is compared where it is installed (as root: apt-get install --no-install-recommends

@@ -1,4 +1,4 @@
-"""What the plugin costs each pytest start in a project that has no stack: CPU time with it and without, in turns.
+"""The plugin's cost at each start of pytest in a project without a stack: CPU time with it and without, in turns.
 
 Of each the least counts: what else the machine does can only add to it.
 """

@@ -1,4 +1,4 @@
-"""What a port passes, and what being impaired costs those who are not: TCP per packet, and latency in pairs.
+"""What a port passes, and what an impaired port costs unimpaired traffic: TCP per packet, and latency in pairs.
 
 ``client -> server`` is impaired. ``other -> server`` passes the same port, unimpaired, and ``plain`` is a host whose
 port nobody has touched: the control, measured in turn with it. Who comes first changes each round, so that what the

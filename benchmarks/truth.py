@@ -1,4 +1,4 @@
-"""Whether nothing passes that was not in force: every fault in a running test, with every impairment, on both labs.
+"""Whether a test passes over a wrong network: every fault during a test, with every impairment, on both labs.
 
 A cell is right if its test was INVALID, or what was asked was in force by what arrived; and the next test, without a
 fault, found all in order. ``--quick`` takes each kind of fault once, on two labs of each kind at the same time.

@@ -1,4 +1,4 @@
-"""What the tests on real labs share: each test on each kind of lab, programs in the hosts, and no sockets left.
+"""What tests on real labs share: parametrisation by kind of lab, programs in the hosts, waiting for closed sockets.
 
 A test that uses ``lab``, ``stack`` or ``kind`` runs once on containers and once on namespaces; a module for which one
 of them alone will do says so: ``LABS = ("compose",)``. One that asks what netem does, what is seen of it or how that is

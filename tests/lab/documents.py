@@ -1,4 +1,4 @@
-"""The examples of a page of documentation, in order: files, tests, scripts and commands, as its reader would take them.
+"""The examples of a page of documentation in order: files, tests, scripts and commands, as a reader would use them.
 
 A fenced block is one of these, and anything else is refused, so that no example goes without a test:
 

@@ -1,4 +1,4 @@
-"""Whatever may be asked, the kernel takes and holds as it was asked; whatever may not, changes nothing."""
+"""The kernel holds every valid impairment as requested; an invalid one changes nothing."""
 
 from __future__ import annotations
 

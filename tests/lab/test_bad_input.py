@@ -1,4 +1,4 @@
-"""What the user or the machine got wrong: one clear error, exit status 2 or a verdict, and nothing left behind."""
+"""Errors of the user or the machine: one clear message, exit status 2 or a verdict, and nothing left behind."""
 
 from __future__ import annotations
 

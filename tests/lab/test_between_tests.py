@@ -1,4 +1,4 @@
-"""What a test leaves behind does not reach the next one, and what lives longer is let live, and counted."""
+"""Connections of a test do not reach the next one; connections of the session live on, and are counted."""
 
 from __future__ import annotations
 

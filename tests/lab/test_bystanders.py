@@ -1,4 +1,4 @@
-"""What those have of it who are not impaired, when a link to the same host is: nothing is lost, and nothing slows."""
+"""Links of other hosts at the same port: they lose nothing and do not slow down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several Compose files, as Compose joins them, on the command line and in the environment; both labs."""
+"""Several Compose files, merged as Compose does it, from the command line and from the environment; both labs."""
 
 from __future__ import annotations
 

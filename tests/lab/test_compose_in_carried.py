@@ -1,4 +1,4 @@
-"""The host engine from end to end: an engine, a Compose stack and testbed, all inside a carried kernel, by hand.
+"""The host engine from end to end, by hand: an engine, a Compose stack and testbed inside a carried kernel.
 
 This kernel may have no netem; a carried one has. So a container that may do nothing runs User-Mode Linux, which boots
 with that container as its machine, starts dockerd there, and drives the paper's stack with ``netem="host"``. Takes

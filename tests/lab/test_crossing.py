@@ -1,4 +1,4 @@
-"""Packets that filters might miss: fragments, addresses that nobody told, what is passed on, forged frames, other ways.
+"""Packets that filters might miss: fragments, unknown addresses, forwarded packets, forged frames, other paths.
 
 None passes a cut or an impairment without a word: it is impaired, or the test does not count.
 """

@@ -1,4 +1,4 @@
-"""The demonstration tells a message that is still under way from one that is lost."""
+"""The demonstration distinguishes a message that is still being sent from a lost one."""
 
 from __future__ import annotations
 

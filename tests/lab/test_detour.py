@@ -1,4 +1,4 @@
-"""A port's way through a carried kernel, in a network namespace of the test's own."""
+"""A port's path through a carried kernel, in a network namespace of the test."""
 
 from __future__ import annotations
 

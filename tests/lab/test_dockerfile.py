@@ -1,4 +1,4 @@
-"""One Dockerfile, both labs: its programs find the same environment, arguments, folder and files."""
+"""One Dockerfile on both labs: programs find the same environment, arguments, folder and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots, token buckets, tables of one's own, packets lost by their number: asked, read back, and seen by datagrams."""
+"""Slots, token buckets, the user's own tables, packets lost by number: requested, read back, and seen by datagrams."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_exactly_the_numbered_packets_are_lost_each_time_that_it_is_asked(lab: C
         assert [check.seen for check in checks if check.field == "drop_packets"] == ["5 packets lost"]
 
 
-def test_every_so_manieth_packet_is_lost(lab: ComposeLab, quiet: Datagrams) -> None:
+def test_every_nth_packet_is_lost(lab: ComposeLab, quiet: Datagrams) -> None:
     lab.link(LINK).impair(drop_every=10, drop_packets="1")
     assert missing(quiet.arrived(45), 45) == [1, 10, 20, 30, 40]
 

@@ -1,4 +1,4 @@
-"""The host engine: with the stack where this kernel has netem, and in a carried kernel, which has it, everywhere."""
+"""The host engine: on the stack where this kernel has netem, and everywhere inside a carried kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `put` wrote is there for the host's programs, whole from the first moment; `get` reads what they would read."""
+"""A file from `put` appears complete to the host's programs; `get` reads what they read."""
 
 from __future__ import annotations
 

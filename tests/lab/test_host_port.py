@@ -1,4 +1,4 @@
-"""A port whose qdiscs are on the veth itself, in a network namespace of the test's own."""
+"""A port whose qdiscs are on the veth itself, in a network namespace of the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts that are stopped, killed, paused: by the test, whose links are impaired again, or by others, which is found."""
+"""Hosts that the test stops, kills or pauses have their links impaired again; other causes make the test INVALID."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What netem is said to do is what datagrams see. Each test fails if the impairment is silently missing."""
+"""Datagrams see what netem is told to do. Each test fails if the impairment is silently missing."""
 
 from __future__ import annotations
 

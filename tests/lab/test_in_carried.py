@@ -1,4 +1,4 @@
-"""A carried kernel as a machine, ``scripts/in-carried``: there the host engine is tested, whatever this kernel has."""
+"""A carried kernel as a machine (``scripts/in-carried``): tests of the host engine on any kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A carried kernel carries packets in time, also beside busy processes; the frames that watch it tell what they met."""
+"""A carried kernel carries packets in time, also on a busy machine; watch frames show its lateness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine may lack for a local lab, and what programs in it may not do."""
+"""What a machine may lack for a local lab, and what programs in the lab may not do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Compose file says of hosts, seen in the hosts: volumes, limits, sysctls, names, ports, order, and the stop."""
+"""Keys of a Compose file, seen from within hosts: volumes, limits, sysctls, names, ports, order, and stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 of the process that owns a local lab, at whatever moment, leaves nothing of it within two seconds."""
+"""kill -9 of the owner of a local lab, at any moment: within two seconds nothing is left of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Topologies from code: packets go the routers' way, hop by hop, and each hop's links are impaired like any other."""
+"""Topologies from code: routers forward packets hop by hop, and each hop can be impaired."""
 
 from __future__ import annotations
 

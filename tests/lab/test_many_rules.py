@@ -1,4 +1,4 @@
-"""Hundreds of sources at one port: a change of one is exact, and touches no other."""
+"""Hundreds of sources at one port: changing one is exact, and touches no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""250 hosts, each impaired in its own way at one port: each has its own, and changing one leaves the others alone."""
+"""250 hosts at one port, each impaired differently: changing one leaves the others alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics that come by themselves, on a real kernel: what is known to have been sent is what is counted."""
+"""Automatic metrics on a real kernel: they count exactly the packets that were sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confusions told apart, on real links: who dropped it, which way, lost or late, and what nobody was told."""
+"""The oracle on real links: who dropped a message, in which direction, lost or late, and losses nobody reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's client and server over every first profile: figure 4's line, once and only once."""
+"""The paper's client and server over the first profiles: the line of figure 4 appears exactly once."""
 
 from __future__ import annotations
 

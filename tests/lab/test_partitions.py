@@ -1,4 +1,4 @@
-"""Cuts and partitions: exactly the cut pairs fail, in exactly the cut direction, and their packets are counted."""
+"""Cuts and partitions: exactly the cut pairs fail, only in the cut direction, and their packets are counted."""
 
 from __future__ import annotations
 

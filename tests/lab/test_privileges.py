@@ -1,4 +1,4 @@
-"""What every container of ours may do, read from the running ones: SECURITY.md claims it."""
+"""The rights of every container of testbed, read from running ones: what SECURITY.md claims."""
 
 from __future__ import annotations
 

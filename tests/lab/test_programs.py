@@ -1,4 +1,4 @@
-"""What a test starts ends with it."""
+"""Programs that a test started end with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proof fails where the link is not as asked, and costs a test nothing where it is."""
+"""A proof fails where the link is not as requested, and does not disturb a test where it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One qdisc read by netlink is, field by field, what tc shows of it: two readers of the same kernel."""
+"""Netlink and tc report the same qdisc, field by field."""
 
 from __future__ import annotations
 

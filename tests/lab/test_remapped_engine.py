@@ -1,4 +1,4 @@
-"""An engine that gives containers users of their own (``userns-remap``): one is started beside the machine's, by hand.
+"""An engine that remaps the users of containers (``userns-remap``), started beside the machine's; by hand.
 
 It has a network, mounts and images of its own, and ends with the test. Takes a minute, and root.
 """

@@ -1,4 +1,4 @@
-"""The same seed, the same packets, the same losses; and the line that a failed test prints."""
+"""The same seed loses the same packets, and so does the printed command of a failed test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``testbed shell``, ``exec`` and ``prove`` on a local lab: exit status, stdin, and a terminal that is one."""
+"""``testbed shell``, ``exec`` and ``prove`` on a local lab: exit status, stdin, and a real terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network whose MTU is below what IPv6 needs: a device there has no IPv6 part that could be set."""
+"""A network whose MTU is below the minimum of IPv6: its devices have no IPv6 settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stack that is slow to start: what is awaited is told meanwhile, and of each service once the deadline is over."""
+"""A stack that starts slowly: progress is printed, and at the deadline the state of each service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing passes that was not in force: faults in a running test, each with an impairment, on both labs.
+"""No test passes over a network that was not in force: faults during a test, on both labs.
 
 Some cells for every run; `benchmarks.truth` has all of them.
 """

@@ -1,4 +1,4 @@
-"""`testbed ab` on real links: a slower server is found, by metric and link; images are compared on an engine."""
+"""`testbed ab` on real links finds a slower server by metric and link; images are compared on an engine."""
 
 from __future__ import annotations
 

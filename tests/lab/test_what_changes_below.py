@@ -1,4 +1,4 @@
-"""What moves under a lab while it is up: a host is started again, gets another address, the carried kernel dies."""
+"""Changes under a running lab: a host restarts, gets another address, or the carried kernel dies."""
 
 from __future__ import annotations
 

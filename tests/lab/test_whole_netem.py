@@ -1,4 +1,4 @@
-"""Every further field of netem, asked of a real kernel, read back, and seen by datagrams.
+"""The other fields of netem on a real kernel: requested, read back, and seen by datagrams.
 
 Counts are judged by 5 σ of the binomial distribution: one honest seed in a million falls outside.
 """

@@ -1,4 +1,4 @@
-"""A kernel that knows no IPv6: one that is carried as a machine (``scripts/in-carried --no-ipv6``)."""
+"""A kernel without IPv6: carried as a machine (``scripts/in-carried --no-ipv6``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults and impairments, each with each: what is done to a running test, and whether what was asked was in force.
+"""Faults and impairments in every combination: what is done to a running test, and whether its network was in force.
 
 For the matrix of `test_truth` and `benchmarks.truth`. A cell is one test's worth: impair, send datagrams, do the fault
 among them, verify; then whether the next test finds all in order.

@@ -1,4 +1,4 @@
-"""The claims come out the same on either lab: each on namespaces, and, where there is time for it, on containers."""
+"""Each claim on namespaces and, as a slow test, on containers."""
 
 from __future__ import annotations
 

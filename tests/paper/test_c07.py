@@ -1,4 +1,4 @@
-"""C7, no delays: on a short link alone; a first window, and each loss, delay what comes behind."""
+"""C7, no delays: it holds on a short link alone; the first window and each loss delay what follows."""
 
 from __future__ import annotations
 

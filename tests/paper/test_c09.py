@@ -1,4 +1,4 @@
-"""C9, blocking structures: beside a silent client every one serves but the paper's."""
+"""C9, blocking structures: beside a silent client all serve but the paper's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C10, games: TCP brings every update, and stands still for more of the time where packets are lost far away."""
+"""C10, games: TCP delivers every update, and stands still longer on long lossy links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C12, layers: a header a layer, and two layers of OSI without one."""
+"""C12, layers: one header per layer, and two layers of OSI without one."""
 
 from __future__ import annotations
 

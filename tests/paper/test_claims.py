@@ -1,4 +1,4 @@
-"""Each claim of the paper, put to the test: the verdict, and the mechanism behind it."""
+"""Each claim of the paper: its verdict and the mechanism behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad inputs as a table: files, what is asked for, and a part of the one message that tells of it.
+"""Bad inputs as a table: files, arguments, and a part of the expected message.
 
 The kinds are those that users and fuzzers brought: what is no file, what has no end, what multiplies, what is too long,
 what acts on a terminal. Each names a part of the message.

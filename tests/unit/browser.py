@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over two pipes (--remote-debugging-pipe): no port is opened."""
+"""A headless Chromium, controlled over two pipes (--remote-debugging-pipe): no port is opened."""
 
 from __future__ import annotations
 

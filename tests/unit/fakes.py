@@ -1,4 +1,4 @@
-"""A lab without an engine: hosts that run nothing, and agents that keep what tc is told as a kernel would."""
+"""A lab without an engine: hosts that run nothing, and agents that hold tc's settings as a kernel would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames written by hand, for tests of what is read in them."""
+"""Frames written by hand, for tests that parse them."""
 
 from __future__ import annotations
 

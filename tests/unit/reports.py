@@ -1,4 +1,4 @@
-"""Results as a long run leaves them, drawn from a seed: for reports of many cells."""
+"""Results of a long run, drawn from a seed: for reports with many cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Hypothesis draws: every impairment that may be asked for, and such as may not."""
+"""Hypothesis strategies: every valid impairment, and invalid ones."""
 
 from __future__ import annotations
 

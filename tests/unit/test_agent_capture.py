@@ -1,4 +1,4 @@
-"""The agent that captures: its filter, and packets over this machine's own loopback."""
+"""The capturing agent: its filter, and packets over this machine's loopback."""
 
 from __future__ import annotations
 

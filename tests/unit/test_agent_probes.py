@@ -1,4 +1,4 @@
-"""The agent's probes over loopback: what waits in the kernel until it is collected bears the time of its arrival."""
+"""The agent's probes over loopback: a packet that waits in the kernel keeps the time of its arrival."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who answers at a tap: frames through a pair of sockets in its place, and what is counted."""
+"""Answers at a tap: frames through a pair of sockets in its place, and the counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent's timelines, with a kernel that is a dictionary: order, repetition, lateness, and what goes wrong."""
+"""The agent's timelines on a kernel that is a dictionary: order, repetition, lateness, and errors."""
 
 from __future__ import annotations
 

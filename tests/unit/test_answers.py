@@ -1,4 +1,4 @@
-"""What a rejected packet is answered with: frames written by hand, sums by the textbook, expectations from the RFCs."""
+"""Answers to rejected packets: frames by hand, checksums by the textbook, expectations from the RFCs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalars, files of variables and refusals: what we make of them is what Compose itself makes of them.
+"""Scalars, files of variables and refusals: testbed reads them as Compose does.
 
 Compose is the judge where it is installed; what it was seen to say (2.40.3) stands here too.
 """

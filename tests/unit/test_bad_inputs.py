@@ -1,4 +1,4 @@
-"""Each bad input is one error of ours, exit status 2, soon and in little memory; nothing is started, nothing is shown.
+"""Each bad input gives one error of testbed and exit status 2, soon and in little memory; nothing is started.
 
 Most run in this process, which counts its processor time and its largest memory; some as commands, under limits of the
 kernel, with Compose asked as well.

@@ -1,4 +1,4 @@
-"""The framing of one long-lived tc, against a tool that speaks as tc does and misbehaves on request."""
+"""The framing of one long-lived tc, against a tool that behaves as tc does, or misbehaves on request."""
 
 from __future__ import annotations
 

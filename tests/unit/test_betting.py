@@ -1,4 +1,4 @@
-"""E-values: what a bettor can make of coins, and what he cannot."""
+"""E-values: what a bettor can win on coins, and what not."""
 
 from __future__ import annotations
 

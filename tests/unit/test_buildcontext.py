@@ -1,4 +1,4 @@
-"""What a COPY means: which files of a build's folder, and where they go. Each case was tried with `docker build`."""
+"""Which files of a build's folder a COPY copies, and where to. Each case was tried with `docker build`."""
 
 from __future__ import annotations
 

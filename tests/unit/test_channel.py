@@ -1,4 +1,4 @@
-"""The lab's end of an agent, over a stream that does what an agent, or the network, may do."""
+"""The lab's end of an agent's channel, over a stream that behaves as an agent or a network may."""
 
 from __future__ import annotations
 

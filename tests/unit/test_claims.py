@@ -1,4 +1,4 @@
-"""Verdicts, what is kept of them, and the pages, on made-up experiments; no lab."""
+"""Verdicts of claims, how they are stored, and their pages, on made-up experiments; no lab."""
 
 from __future__ import annotations
 

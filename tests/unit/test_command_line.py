@@ -1,4 +1,4 @@
-"""How the command line reads what a link is impaired with; no engine."""
+"""How the command line reads impairments of links; no engine."""
 
 from __future__ import annotations
 

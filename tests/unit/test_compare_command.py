@@ -1,4 +1,4 @@
-"""`testbed compare` on files, and how a comparison is told."""
+"""`testbed compare` on files, and how it prints a comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts on two versions, of small results whose differences are known."""
+"""Verdicts on two versions, from small results with known differences."""
 
 from __future__ import annotations
 

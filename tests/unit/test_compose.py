@@ -1,4 +1,4 @@
-"""What the engine's words mean, and which runs nobody owns any more."""
+"""The meaning of the engine's answers, and which runs have no owner any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a Compose file is told, each thing once, all at once, with its line; nothing of it is a traceback.
+"""Every problem of a Compose file is reported once, all together, with its line and without a traceback.
 
 The services of one file are each wrong in one way, so that a problem that hides another shows.
 """

@@ -1,4 +1,4 @@
-"""A Compose file read without Compose: variables, short forms, lines; the same as Compose itself has it."""
+"""A Compose file read without Compose: variables, short forms, lines; equal to what Compose reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which connections are over, and what earlier ones sent on a link."""
+"""Which connections are over, and how many packets earlier ones sent on a link."""
 
 from __future__ import annotations
 

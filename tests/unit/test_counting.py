@@ -1,4 +1,4 @@
-"""What a netem counted, each kind of drop apart as far as it can be known; figures as tc reported them."""
+"""What a netem counted, each kind of drop apart where counters allow it; figures as tc reported them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shapes of netem's tables, and their drawing; expectations from the definitions, worked out by hand."""
+"""The shapes of netem's tables and their drawing; expectations by hand from the definitions."""
 
 from __future__ import annotations
 

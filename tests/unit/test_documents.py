@@ -1,4 +1,4 @@
-"""Examples are found in a page's text, whatever is no example is refused, and what a command prints is compared."""
+"""How examples are found in a page, which blocks are refused, and how output is compared."""
 
 from __future__ import annotations
 

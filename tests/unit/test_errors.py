@@ -1,4 +1,4 @@
-"""Problems are gathered, and told at once."""
+"""Problems are collected, and reported together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence: one reading gives the verdict of a link and those of its rows; no verdict is made up."""
+"""One reading of the kernel gives the verdicts of a link and of its rows; no verdict is made up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lab's face and its parts, on agents that stand in: what is put on links, found of them, and forgotten."""
+"""The face of a lab and its parts, on fake agents: what is put on links, what is found, and what is forgotten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A version against itself, simulated: how often a comparison that is looked at after each pair cries wolf.
+"""A version against itself, simulated: how often a comparison that is checked after each pair gives a false alarm.
 
 What one looks at is the highest e-value of all pairs so far; so a stop at any time is in it.
 """

@@ -1,4 +1,4 @@
-"""What is read out of packets, on connections that are written down segment by segment."""
+"""What is read from packets, on connections written segment by segment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is foreseen to be found, is found; and less is not."""
+"""The effects that a plan promises to detect are detected; smaller ones are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words that people bring from elsewhere: what they mean here is told, not that they are unknown."""
+"""Words of other tools: the message names the word of testbed."""
 
 from __future__ import annotations
 

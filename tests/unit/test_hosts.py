@@ -1,4 +1,4 @@
-"""What the local lab's agent does to files and to itself where something is amiss; without namespaces."""
+"""What the local lab's agent does to files and to itself when something is wrong; without namespaces."""
 
 from __future__ import annotations
 

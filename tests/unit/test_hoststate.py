@@ -1,4 +1,4 @@
-"""What became of a host between two looks, and which hosts are whole; by states on which the eye can rest."""
+"""What became of a host between two looks, and which hosts are whole; on states written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When an image is built again, what it is called, and whether our base would help."""
+"""When an image is built again, its name, and whether testbed's base image would help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The impairment as a value: what it refuses, how it is said and read back."""
+"""The impairment as a value: what it refuses, and how it is written and read."""
 
 from __future__ import annotations
 

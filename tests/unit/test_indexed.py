@@ -1,4 +1,4 @@
-"""The program that drops packets by their number, run here by a small interpreter of its few instructions."""
+"""The program that drops packets by their number, run by a small interpreter."""
 
 from __future__ import annotations
 

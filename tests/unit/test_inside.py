@@ -1,4 +1,4 @@
-"""What the agent reads in a host's network namespace: here, in ours, and in files written by hand."""
+"""What the agent reads in a host's network namespace: here in our own, and in files written by hand."""
 
 from __future__ import annotations
 

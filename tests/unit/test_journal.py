@@ -1,4 +1,4 @@
-"""Journals: what programs write is what is read; what is wrong is refused with its line; what is missing is said."""
+"""Journals: what programs write is read back; wrong lines are refused by number; missing ones are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the kernel to carry is got: by an apt-get of ours, which tells what it does and gets nothing."""
+"""How a kernel to carry is fetched: with a fake apt-get that notes its calls and fetches nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a marker, a call or a command line asks of each link, before anything is touched."""
+"""What a marker, a call or a command line requests of each link, before anything is changed."""
 
 from __future__ import annotations
 

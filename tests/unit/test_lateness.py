@@ -1,4 +1,4 @@
-"""Whether a carrier was in time: from the times that frames took, on paper."""
+"""Whether a carrier was in time, computed from the times of frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom. What is pure stays pure, and each outside thing has one module that knows it."""
+"""Which room may import which. Pure rooms stay pure, and each outside thing belongs to named modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lab of many hosts lacks on a machine is told before it begins, with the setting to raise."""
+"""What a machine lacks for a lab of many hosts is reported before the start, with the setting to raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a local lab makes of a Compose file: addresses, names, programs; and every refusal at once, with its line."""
+"""The local lab's plan of a Compose file: addresses, names, programs; and all refusals at once, with their lines."""
 
 from __future__ import annotations
 

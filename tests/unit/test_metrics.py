@@ -1,4 +1,4 @@
-"""Each measure against its definition, and against the slow way to compute it."""
+"""Each measure against its definition, and against a slow way to compute it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test finds nothing of the one before, whether that ended or broke off: each thing that is put back, by itself."""
+"""State that is reset between two tests, each piece by itself, after a test that ended or was broken off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine's own noise, and what it leaves to be trusted."""
+"""The noise of a machine, and the smallest delays that are reliable on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of ports and of what was seen; no engine."""
+"""How ports are named, and what an observation says; no engine."""
 
 from __future__ import annotations
 

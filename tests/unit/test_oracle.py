@@ -1,4 +1,4 @@
-"""What became of every message. Journals written by hand, and drawn with faults that are known."""
+"""The fate of every message, from journals written by hand or drawn with known faults."""
 
 from __future__ import annotations
 

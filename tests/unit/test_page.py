@@ -1,4 +1,4 @@
-"""Reports: what is in a page, that nothing in it acts, its size, and how it is in a browser."""
+"""Reports as pages: content, no active parts, size, and how a browser shows them."""
 
 from __future__ import annotations
 

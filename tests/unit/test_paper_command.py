@@ -1,4 +1,4 @@
-"""`testbed paper` on made-up claims and no lab: what is sought, what is kept, what is told."""
+"""`testbed paper` on made-up claims without a lab: which are run, stored and printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the claims' experiments make of their numbers: C7, C9, C10, C12, on figures made by hand."""
+"""How the experiments of C7, C9, C10 and C12 judge their numbers, on figures written by hand."""
 
 from __future__ import annotations
 

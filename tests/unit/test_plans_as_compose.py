@@ -1,4 +1,4 @@
-"""A file that testbed reads by itself is planned as it is when Compose has read it; both refuse, or neither."""
+"""A file that testbed reads itself is planned like the same file read by Compose; both refuse, or neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge of probes, on flights through a netem written down here from sch_netem.c: honest ones pass, others fail."""
+"""The judge of probes, on flights through a netem modelled after sch_netem.c: correct links pass, others fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What closes the way to namespaces, by settings of a kernel that we made up."""
+"""Which kernel settings forbid namespaces, on made-up settings."""
 
 from __future__ import annotations
 

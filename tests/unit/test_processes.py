@@ -1,4 +1,4 @@
-"""Signalling a program that the engine started: which processes are meant, and what /proc says of them."""
+"""Signals to a program that the engine started: which processes are meant, by /proc."""
 
 from __future__ import annotations
 

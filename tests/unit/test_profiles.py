@@ -1,4 +1,4 @@
-"""Profiles: what a file may say, which file wins, and that ours are sound."""
+"""Profiles: what a file may contain, which file wins, and that the built-in ones are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs of images/ on this machine's loopback: as users run them, with the oracle as judge."""
+"""The programs of images/ over this machine's loopback, as users run them, judged by the oracle."""
 
 from __future__ import annotations
 

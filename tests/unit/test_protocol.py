@@ -1,4 +1,4 @@
-"""The agent's loop: every request is answered once, and nothing but its end ends it."""
+"""The agent's loop: every request is answered once, and only its end ends it."""
 
 from __future__ import annotations
 

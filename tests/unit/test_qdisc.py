@@ -1,4 +1,4 @@
-"""Impairments compiled to tc lines: the lines word by word, and the sizes behind them by hand."""
+"""Impairments compiled to tc lines: the lines word by word, and their sizes computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One qdisc by netlink: the answers put together from pieces, told apart from late ones, and taken to pieces."""
+"""One qdisc by netlink: answers are joined from pieces, told apart from late ones, and parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is it in force? What a faithful kernel reports is accepted, and every single departure from it is named."""
+"""Whether an impairment is in force: a faithful kernel's report is accepted, and every departure is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file of the user's is a regular file of a bounded size and UTF-8, or is told; nothing is waited for."""
+"""A user's file is a regular file of bounded size in UTF-8, or an error; reading never waits."""
 
 from __future__ import annotations
 

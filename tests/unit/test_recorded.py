@@ -1,4 +1,4 @@
-"""Metrics: what a test may record, what of it is refused, and those that come by themselves."""
+"""Metrics: what a test may record, what is refused, and the automatic ones."""
 
 from __future__ import annotations
 

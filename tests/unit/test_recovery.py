@@ -1,4 +1,4 @@
-"""Waiting times of TCP, against the RFCs' own arithmetic."""
+"""TCP's time-outs against the arithmetic of the RFCs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written of tests: as they end, at the close, after a re-run; and what of it decides."""
+"""What is written of tests as they end, at the close and after a re-run; and which attempt counts."""
 
 from __future__ import annotations
 

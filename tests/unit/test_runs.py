@@ -1,4 +1,4 @@
-"""Whose is what on an engine: labels of ours, whoever wrote them, and owners that may be dead."""
+"""Ownership of objects on an engine: our labels, forged labels, and owners that may be dead."""
 
 from __future__ import annotations
 

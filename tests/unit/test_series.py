@@ -1,4 +1,4 @@
-"""Series out of a connection that is written down segment by segment."""
+"""Series from a connection that is written segment by segment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The splice's description against what tc shows of it: what is made is found, and what is not there is named."""
+"""The splice's description against tc's output: what is there is found, and what is missing is named."""
 
 from __future__ import annotations
 

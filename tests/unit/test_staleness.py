@@ -1,4 +1,4 @@
-"""How old is what a receiver knows: by hand, and against sampling."""
+"""The age of a receiver's knowledge: by hand, and against sampling."""
 
 from __future__ import annotations
 

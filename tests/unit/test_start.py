@@ -1,4 +1,4 @@
-"""What a pytest start costs in a project that has no stack: testbed is installed, and no concern of it."""
+"""What the plugin imports at each start of pytest in a project without a stack."""
 
 from __future__ import annotations
 

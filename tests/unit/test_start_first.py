@@ -1,4 +1,4 @@
-"""A program that runs before others does so from its first instruction, or the reason is known."""
+"""A program with a scheduling policy has it from its first instruction, or the reason why not is known."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What is told while a stack starts: when, and in which words."""
+"""Messages while a stack starts: when they come, and what they say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that are read back: what is in them, and what is wrong with a file."""
+"""Results that are read back: their content, and errors of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program prints comes whole through the engine's client, or it is an error: never short, and all looks well."""
+"""The output of a program comes complete through the engine's client, or it is an error."""
 
 from __future__ import annotations
 

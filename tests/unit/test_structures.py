@@ -1,4 +1,4 @@
-"""Which blocking structure is preferable: by hand."""
+"""Which blocking structure is preferable, by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was refused before carried kernels, by link and test."""
+"""Packets that were refused before carried kernels, by link and test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel says of sockets: messages written by hand, and sockets of our own through the agent's sampler."""
+"""What the kernel reports of sockets: messages by hand, and real sockets through the agent's sampler."""
 
 from __future__ import annotations
 

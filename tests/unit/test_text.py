@@ -1,4 +1,4 @@
-"""Whatever is quoted is quoted in few characters, all of them visible; no value breaks the message that quotes it."""
+"""Quoted values are short and visible; no value breaks the message that quotes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that Compose alone can read: what it prints is planned like any other, and problems keep their places."""
+"""Files that only Compose can read: its output is planned like any other, and problems keep their lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Compose's processes are tied to: the process that wants them, whichever of its threads asked."""
+"""Compose's processes end with the process that started them, whichever thread that was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timelines: what steps and traces may say, and how what is wrong with them is told."""
+"""Timelines: what steps and traces may contain, and how problems are reported."""
 
 from __future__ import annotations
 

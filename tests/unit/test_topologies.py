@@ -1,4 +1,4 @@
-"""Stars, chains and dumbbells: who is on which network, which way the packets go, and what is refused."""
+"""Stars, chains and dumbbells: networks, routes, and refusals."""
 
 from __future__ import annotations
 

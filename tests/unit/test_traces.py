@@ -1,4 +1,4 @@
-"""The traces that ship: their generator writes them again to the byte, and profiles can be made of all of them."""
+"""The built-in traces: their generator writes them again to the byte, and profiles can use all of them."""
 
 from __future__ import annotations
 

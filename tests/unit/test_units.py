@@ -1,4 +1,4 @@
-"""Quantities in words: what is read, what is refused and how, and that writing and reading undo each other."""
+"""Quantities in words: which are read or refused, and that reading undoes writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two versions of a small repository whose lab is a fake: worktrees, a pytest that runs when it is told to, pairs."""
+"""Two versions of a small repository on a fake lab: worktrees, a pytest that runs on command, pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for a condition: looking again until it holds, and saying what was seen if it never does."""
+"""Waiting for a condition: it is checked until it holds; a time-out says what was seen last."""
 
 from __future__ import annotations
 

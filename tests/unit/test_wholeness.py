@@ -1,4 +1,4 @@
-"""When hosts are stopped, started and looked at, what is told and what becomes of links; on hosts that are made up."""
+"""Hosts that are stopped, started and watched: messages and links; on made-up hosts."""
 
 from __future__ import annotations
 

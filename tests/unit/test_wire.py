@@ -1,4 +1,4 @@
-"""Framing: what goes in comes out, however it is cut; what is broken is seen to be."""
+"""Framing: messages survive any cut of the stream; broken ones are recognised."""
 
 from __future__ import annotations
 
