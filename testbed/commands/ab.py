@@ -79,13 +79,13 @@ def ab(
         )  # fmt: skip
         arms = [
             Arm(
-                name=each.name,
-                folder=each.folder,
-                words=(*each.words, *pytest_args),
+                name=version.name,
+                folder=version.folder,
+                words=(*version.words, *pytest_args),
                 log=folder / f"{side}.log",
                 fresh=fresh,
             )
-            for side, each in (("base", base), ("head", head))
+            for side, version in (("base", base), ("head", head))
         ]
         live = undo.enter_context(_live())
         pairs = Pairs(plan, base=arms[0], head=arms[1], tell=live.show)
@@ -140,7 +140,7 @@ def _checked(
         if budget_s <= 0:
             problems.append(f"--budget {shown(budget)}: must be more than 0")
     for word in words:
-        if any(word == ours or word.startswith(f"{ours}=") for ours in _OURS):
+        if any(word == option or word.startswith(f"{option}=") for option in _OURS):
             problems.append(f"{word}: `testbed ab` gives it to pytest itself; leave it out")
         elif word.startswith(("-n", "--numprocesses", "--dist")) and not word.startswith(("--no", "-no")):
             problems.append(f"{word}: the runs of a pair are compared as they are, one test at a time; leave it out")
@@ -153,10 +153,10 @@ def _versions(
 ) -> tuple[_Version, _Version]:
     here = Path.cwd()
     if revision is None:
-        ours, theirs = (", ".join(images) or "this checkout" for images in (base_images, head_images))
+        base_name, head_name = (", ".join(images) or "this checkout" for images in (base_images, head_images))
         return (
-            _Version(name=f"base ({ours})", folder=here, images=base_images),
-            _Version(name=f"head ({theirs})", folder=here, images=head_images),
+            _Version(name=f"base ({base_name})", folder=here, images=base_images),
+            _Version(name=f"head ({head_name})", folder=here, images=head_images),
         )
     repository = worktrees.checkout(here)
     worktrees.clear_stale(say)
@@ -169,10 +169,10 @@ def _versions(
         )
     folder = undo.enter_context(worktrees.worktree(repository, commit))
     changed = " with changes" if repository.changed else ""
-    ours, theirs = ("".join(f", {image}" for image in images) for images in (base_images, head_images))
+    base_name, head_name = ("".join(f", {image}" for image in images) for images in (base_images, head_images))
     return (
-        _Version(name=f"base ({revision}, {commit[:8]}{ours})", folder=folder, images=base_images),
-        _Version(name=f"head ({repository.commit[:8]}{changed}{theirs})", folder=here, images=head_images),
+        _Version(name=f"base ({revision}, {commit[:8]}{base_name})", folder=folder, images=base_images),
+        _Version(name=f"head ({repository.commit[:8]}{changed}{head_name})", folder=here, images=head_images),
     )
 
 
@@ -228,10 +228,10 @@ def progress_lines(progress: Progress) -> Iterator[str]:
         f"pair {progress.pairs}{thrown}: {', '.join(verdicts) or 'nothing to judge yet'}; {spent}, "
         f"{progress.affordable} more pairs fit"
     )
-    for each in sorted(compared.waiting, key=lambda one: one.more or 0, reverse=True)[:_MOST_UNDECIDED]:
-        yield f"{each.cell.test}: {each.cell.name}: {words.effect(each)}; {words.more_in_words(each)}"
-    for each in compared.of(Change.REGRESSED):
-        yield words.cell_line(each)
+    for judged in sorted(compared.waiting, key=lambda judged: judged.more or 0, reverse=True)[:_MOST_UNDECIDED]:
+        yield f"{judged.cell.test}: {judged.cell.name}: {words.effect(judged)}; {words.more_in_words(judged)}"
+    for judged in compared.of(Change.REGRESSED):
+        yield words.cell_line(judged)
 
 
 COMMANDS = (ab,)

@@ -44,13 +44,13 @@ def compare(
     runs = [list(map(as_run, side)) for side in sessions]
     differences = unlike(*runs)
     if differences and not across:
-        raise UserError(f"not compared, unless --across is given: {each.how}" for each in differences)
-    found = comparison.compare(
-        *runs, quantiles=quantiles, across=[each.what for each in differences],
+        raise UserError(f"not compared, unless --across is given: {difference.how}" for difference in differences)
+    judged = comparison.compare(
+        *runs, quantiles=quantiles, across=[difference.what for difference in differences],
         problems=[session.cut for side in sessions for session in side if session.cut],
     )  # fmt: skip
     return deliver(
-        found, runs, base=str(base), head=str(head), as_json=as_json, markdown=markdown, report=report, fail_on=fail_on
+        judged, runs, base=str(base), head=str(head), as_json=as_json, markdown=markdown, report=report, fail_on=fail_on
     )
 
 

@@ -37,7 +37,7 @@ def doctor(as_json: bool, noise: bool, pytest_args: tuple[str, ...]) -> int:
     if noise:
         comparison, pair_s = noises.measure(pytest_args)
         if as_json:
-            OUT.print_json(json.dumps({"pair_s": pair_s, "metrics": list(noises.found(comparison))}))
+            OUT.print_json(json.dumps({"pair_s": pair_s, "metrics": list(noises.effects(comparison))}))
         else:
             noises.show(OUT, comparison, pair_s)
         return 0

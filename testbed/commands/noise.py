@@ -46,14 +46,15 @@ def measure(words: Sequence[str]) -> tuple[Comparison, float]:
     return pairs.comparison, seen[-1].pair_s if seen else math.nan
 
 
-def found(comparison: Comparison) -> Iterator[dict[str, Any]]:
+def effects(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Of each metric that a comparison waits for: its spread from pair to pair, and the smallest effects found."""
     for judged in comparison.judged:
         cell = judged.cell
         if cell.decides and not cell.of_outcome:
-            effects = {pairs: findable(cell, pairs, alpha=ALPHA, cells=len(comparison.judged)) for pairs in PAIRS}
+            smallest = {pairs: findable(cell, pairs, alpha=ALPHA, cells=len(comparison.judged)) for pairs in PAIRS}
             yield {
-                "test": cell.test, "metric": cell.name, "links": cell.links, "spread": cell.spread, "findable": effects,
+                "test": cell.test, "metric": cell.name, "links": cell.links, "spread": cell.spread,
+                "findable": smallest,
             }  # fmt: skip
 
 
@@ -61,9 +62,9 @@ def show(console: Console, comparison: Comparison, pair_s: float) -> None:
     """Print that, a line per metric."""
     heads = [f"{pairs} pairs\n{format_time(round(pairs * pair_s))}" for pairs in PAIRS]
     table = Table("test", "metric", "links", "spread\npair to pair", *heads)
-    for row in found(comparison):
-        effects = ["—" if each is None else _percent(each) for each in row["findable"].values()]
-        table.add_row(*map(visible, (row["test"], row["metric"], row["links"], _percent(row["spread"]), *effects)))
+    for row in effects(comparison):
+        cells = ["—" if effect is None else _percent(effect) for effect in row["findable"].values()]
+        table.add_row(*map(visible, (row["test"], row["metric"], row["links"], _percent(row["spread"]), *cells)))
     console.print(table)
     console.print(
         f"The smallest effects that so many pairs find in nine of ten comparisons; from {comparison.base_runs} pairs "

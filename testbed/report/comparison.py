@@ -38,10 +38,10 @@ def matters(comparison: Comparison, most: int = LINES_THAT_MATTER) -> list[str]:
     """The lines that matter most: tests that fail now, what regressed, what is undecided, what does not count."""
     lines = [headline(comparison), *map(broken_line, comparison.broken)]
     lines += [f"{test}: failed in every run of both, so nothing else of it was compared" for test in comparison.failing]
-    lines += [cell_line(each) for each in _by_size(comparison.of(Change.REGRESSED)) if not each.cell.of_outcome]
-    lines += [f"cannot be compared: {each}" for each in comparison.problems]
-    lines += [cell_line(each) for each in comparison.waiting if not _is_broken(comparison, each)]
-    lines += [cell_line(each) for each in _by_size(comparison.of(Change.IMPROVED))]
+    lines += [cell_line(judged) for judged in _by_size(comparison.of(Change.REGRESSED)) if not judged.cell.of_outcome]
+    lines += [f"cannot be compared: {problem}" for problem in comparison.problems]
+    lines += [cell_line(judged) for judged in comparison.waiting if not _is_broken(comparison, judged)]
+    lines += [cell_line(judged) for judged in _by_size(comparison.of(Change.IMPROVED))]
     lines.append(how(comparison))
     return lines[:most]
 
@@ -64,8 +64,8 @@ def cell_line(judged: Judged) -> str:
 
 def how(comparison: Comparison) -> str:
     """By what the versions were compared."""
-    said = "paired by seed" if comparison.paired else "two independent samples: no seed is in both"
-    parts = [f"{said}, false alarms at most {comparison.alpha:.0%} over {len(comparison.judged)} cells"]
+    pairing = "paired by seed" if comparison.paired else "two independent samples: no seed is in both"
+    parts = [f"{pairing}, false alarms at most {comparison.alpha:.0%} over {len(comparison.judged)} cells"]
     if comparison.one_after_other:
         parts.append("one version was run after the other, so what the machine did meanwhile counts as a difference")
     if comparison.thrown_away:
@@ -78,8 +78,8 @@ def how(comparison: Comparison) -> str:
 def effect(judged: Judged) -> str:
     """The difference between base and head, and where it lies for sure."""
     cell = judged.cell
-    low, high = (_amount(cell, each) for each in (judged.low, judged.high))
-    base, head = (_value(cell, each) for each in (cell.base, cell.head))
+    low, high = (_amount(cell, bound) for bound in (judged.low, judged.high))
+    base, head = (_value(cell, values) for values in (cell.base, cell.head))
     sure = "" if math.isinf(judged.low) and math.isinf(judged.high) else f" [{low} to {high}]"
     return f"{_amount(cell, judged.effect)}{sure}, {base} to {head}"
 
@@ -87,8 +87,8 @@ def effect(judged: Judged) -> str:
 def _outlook(judged: Judged) -> str:
     if judged.change is not Change.UNDECIDED:
         return ""
-    found = "" if judged.findable is None else f"; {_amount(judged.cell, judged.findable)} would have been found"
-    return f"{found}; {more_in_words(judged)}"
+    findable = "" if judged.findable is None else f"; {_amount(judged.cell, judged.findable)} would have been found"
+    return f"{findable}; {more_in_words(judged)}"
 
 
 def more_in_words(judged: Judged) -> str:
@@ -97,11 +97,11 @@ def more_in_words(judged: Judged) -> str:
 
 
 def _is_broken(comparison: Comparison, judged: Judged) -> bool:
-    return judged.cell.of_outcome and judged.cell.test in {each.test for each in comparison.broken}
+    return judged.cell.of_outcome and judged.cell.test in {broken.test for broken in comparison.broken}
 
 
 def _by_size(judged: Sequence[Judged]) -> list[Judged]:
-    return sorted(judged, key=lambda each: -abs(each.effect) if math.isfinite(each.effect) else -math.inf)
+    return sorted(judged, key=lambda cell: -abs(cell.effect) if math.isfinite(cell.effect) else -math.inf)
 
 
 def _amount(cell: Cell, value: float) -> str:
@@ -121,12 +121,13 @@ def _value(cell: Cell, values: Sequence[float]) -> str:
 
 def rows(comparison: Comparison) -> Iterator[tuple[Judged, tuple[str, ...]]]:
     """The table: the worst verdict first, then by test."""
-    for each in sorted(comparison.judged, key=lambda one: _ORDER.index(one.change)):
-        low, high = _amount(each.cell, each.low), _amount(each.cell, each.high)
-        findable = "—" if each.findable is None else _amount(each.cell, each.findable)
-        yield each, (
-            str(each.change), each.cell.test, each.cell.links, each.cell.name, _value(each.cell, each.cell.base),
-            _value(each.cell, each.cell.head), _amount(each.cell, each.effect), f"{low} to {high}", findable,
+    for judged in sorted(comparison.judged, key=lambda judged: _ORDER.index(judged.change)):
+        cell, change = judged.cell, str(judged.change)
+        low, high = _amount(cell, judged.low), _amount(cell, judged.high)
+        findable = "—" if judged.findable is None else _amount(cell, judged.findable)
+        yield judged, (
+            change, cell.test, cell.links, cell.name, _value(cell, cell.base), _value(cell, cell.head),
+            _amount(cell, judged.effect), f"{low} to {high}", findable,
         )  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def _print_table(console: Console, comparison: Comparison) -> None:
         if judged.change is not Change.SAME or same <= _MOST_SAME:
             cell = f"{metric}\n{test}\n{links}"
             row = (change, cell, base, head, f"{amount}\n{sure}", findable)
-            table.add_row(*(Text(visible(each)) for each in row), style=_STYLES[judged.change])
+            table.add_row(*(Text(visible(text)) for text in row), style=_STYLES[judged.change])
     console.print(table)
     if same > _MOST_SAME:
         console.print(f"and {same} cells that are the same; --json and --markdown have them", markup=False)
@@ -164,7 +165,7 @@ def notes(comparison: Comparison) -> Iterator[str]:
         yield f"only in {side}, and not compared: {', '.join(tests[:_MOST_LISTED])}{more}"
     if comparison.not_judged:
         yield f"not judged, as neither more nor less is worse: {', '.join(comparison.not_judged)}"
-    yield from (f"thrown away: {each}" for each in comparison.thrown_away)
+    yield from (f"thrown away: {reason}" for reason in comparison.thrown_away)
 
 
 def markdown(comparison: Comparison, *, base: str, head: str) -> str:
@@ -211,8 +212,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "failing": comparison.failing,
         "not_judged": list(comparison.not_judged),
         "only": {side: list(tests) for side, tests in comparison.only.items()},
-        "broken": [{**vars(each), "change": str(each.change)} for each in comparison.broken],
-        "cells": [_cell_json(each) for each in comparison.judged],
+        "broken": [{**vars(broken), "change": str(broken.change)} for broken in comparison.broken],
+        "cells": [_cell_json(judged) for judged in comparison.judged],
     }
 
 

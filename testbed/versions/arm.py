@@ -59,20 +59,20 @@ class Arm:
 
     def start(self) -> None:
         """Start pytest and have it collect its tests. Raises ArmError."""
-        ours, theirs = socket.socketpair()
-        with theirs, to_append(self._log, below=self._log.parent) as log:
+        our_end, their_end = socket.socketpair()
+        with their_end, to_append(self._log, below=self._log.parent) as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *self._words, *_alone(), "--testbed-passes", str(theirs.fileno())],
+                [sys.executable, "-m", "pytest", *self._words, *_alone(), "--testbed-passes", str(their_end.fileno())],
                 cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()], start_new_session=True,
+                pass_fds=[their_end.fileno()], start_new_session=True,
             )  # fmt: skip
-        self._channel, self._received = ours, b""
-        said = self._hear(time.monotonic() + _COLLECTS_WITHIN_S)
-        if said is None or "tests" not in said:
-            problems = "\n".join((said or {}).get("problems", ()))
+        self._channel, self._received = our_end, b""
+        message = self._hear(time.monotonic() + _COLLECTS_WITHIN_S)
+        if message is None or "tests" not in message:
+            problems = "\n".join((message or {}).get("problems", ()))
             self.close()
             raise ArmError(f"{self.name}: its tests cannot be run: {problems or self._last_lines()}")
-        self.tests, self.once = tuple(said["tests"]), tuple(said["once"])
+        self.tests, self.once = tuple(message["tests"]), tuple(message["once"])
         if not self.tests:
             self.close()
             raise ArmError(f"{self.name}: pytest {' '.join(self._words)} finds no test there")
@@ -85,18 +85,18 @@ class Arm:
         if self.process is None:
             self.start()
         begun = time.monotonic()
-        asked = json.dumps({"seed": seed, "results": str(results)})
+        request = json.dumps({"seed": seed, "results": str(results)})
         try:
-            self.connected.sendall(f"{asked}\n".encode())
-            said = self._hear(until)
+            self.connected.sendall(f"{request}\n".encode())
+            message = self._hear(until)
         except OSError:
-            said = None
-        if said is None or "not_up" not in said:
+            message = None
+        if message is None or "not_up" not in message:
             self.close()
             raise ArmError(f"{self.name}: pytest ended during its tests: {self._last_lines()}")
-        if said["not_up"]:
+        if message["not_up"]:
             self.close()
-            raise ArmError(f"{self.name}: its stack does not start: {said['not_up']}")
+            raise ArmError(f"{self.name}: its stack does not start: {message['not_up']}")
         if self.fresh:
             self.close()
         return time.monotonic() - begun
@@ -150,8 +150,8 @@ class Arm:
                 return None
             self._received += data
         line, self._received = self._received.split(b"\n", 1)
-        said: Mapping[str, Any] = json.loads(line)
-        return said
+        message: Mapping[str, Any] = json.loads(line)
+        return message
 
     def _last_lines(self) -> str:
         text = self._log.read_text(encoding="utf-8", errors="replace")

@@ -121,7 +121,7 @@ class Pairs:
                 )
             runs.append(read(file))
         if differences := unlike(*([run] for run in runs)):
-            raise UserError(f"not compared: {each.how}" for each in differences)
+            raise UserError(f"not compared: {difference.how}" for difference in differences)
         if taken_s > self._plan.budget_s:
             raise UserError(
                 f"--budget {format_time(self._plan.budget_s)}: too small for one pair, which takes about "
@@ -141,18 +141,18 @@ class Pairs:
             number += 1
             order = ("base", "head") if self._coin.random() < 0.5 else ("head", "base")  # a fair coin
             seed = int.from_bytes(hashlib.sha256(f"{plan.seed} pair {number}".encode()).digest()[:4])
-            said: dict[str, Any] = {"pair": number, "seed": seed, "first": order[0]}
+            entry: dict[str, Any] = {"pair": number, "seed": seed, "first": order[0]}
             try:
-                runs = {name: self._one(name, number, seed, until, said) for name in order}
+                runs = {name: self._one(name, number, seed, until, entry) for name in order}
             except BudgetSpentError:
-                lines.append(json.dumps({**said, "thrown_away": "not over when the budget was spent"}))
+                lines.append(json.dumps({**entry, "thrown_away": "not over when the budget was spent"}))
                 return "the budget is spent"
             pair = Pair(base=runs["base"], head=runs["head"])
             reason = None if (test := pair.invalid) is None else f"{test.id}: {shortened(test.reason or '')}"
-            lines.append(json.dumps({**said, "thrown_away": reason}))
+            lines.append(json.dumps({**entry, "thrown_away": reason}))
             self._kept.append(pair)
             in_a_row = 0 if reason is None else in_a_row + 1
-            pair_s = said["base_s"] + said["head_s"]
+            pair_s = entry["base_s"] + entry["head_s"]
             self._comparison = self._compare(brief=True)
             self._tell(
                 Progress(
@@ -170,10 +170,10 @@ class Pairs:
             ):
                 return "every cell is decided"
 
-    def _one(self, name: str, number: int, seed: int, until: float, said: dict[str, Any]) -> Run:
+    def _one(self, name: str, number: int, seed: int, until: float, entry: dict[str, Any]) -> Run:
         arm, file = self._arms[name], self._file(name, f"{number:04}")
         try:
-            said[f"{name}_s"] = arm.run(seed=seed, results=file, until=until)
+            entry[f"{name}_s"] = arm.run(seed=seed, results=file, until=until)
         except BudgetSpentError:
             arm.cut_short()
             raise

@@ -37,9 +37,9 @@ def _test(test: StoredTest) -> TestRun:
     )  # fmt: skip
 
 
-def _link(said: Mapping[str, Any]) -> tuple[str, str]:
+def _link(link: Mapping[str, Any]) -> tuple[str, str]:
     """A link, and what was asked of it, without the seed."""
-    return said["link"], " ".join(f"{word} {value}" for word, value in said["asked"].items() if word != _SEED)
+    return link["link"], " ".join(f"{word} {value}" for word, value in link["asked"].items() if word != _SEED)
 
 
 # --- what must be alike ------------------------------------------------------------------------------
@@ -57,13 +57,13 @@ class Unlike:
 
 def unlike(base: Sequence[Run], head: Sequence[Run]) -> list[Unlike]:
     """In what the runs of two versions differ that must be alike."""
-    found: dict[str, Unlike] = {}
+    differences: dict[str, Unlike] = {}
     first = base[0]
     for run in (*base, *head):
         for key, pair in machine.differences(first.machine, run.machine).items():
             how = f"{machine.in_words({key: pair})}: {first.source}, {run.source}"
-            found.setdefault(key, Unlike(what=machine.DECISIVE[key], how=how))
-    return [*found.values(), *_links(base, head)]
+            differences.setdefault(key, Unlike(what=machine.DECISIVE[key], how=how))
+    return [*differences.values(), *_links(base, head)]
 
 
 def _links(base: Sequence[Run], head: Sequence[Run]) -> Iterator[Unlike]:
@@ -73,5 +73,5 @@ def _links(base: Sequence[Run], head: Sequence[Run]) -> Iterator[Unlike]:
     )
     for test in ours:
         if test in theirs and ours[test].links != theirs[test].links:
-            said = f"{in_words(ours[test])} in base, {in_words(theirs[test])} in head"
-            yield Unlike(what=f"links of {test}", how=f"links of {test}: {said}")
+            links = f"{in_words(ours[test])} in base, {in_words(theirs[test])} in head"
+            yield Unlike(what=f"links of {test}", how=f"links of {test}: {links}")

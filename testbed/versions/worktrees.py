@@ -54,13 +54,13 @@ def checkout(folder: Path) -> Checkout:
 
 def commit_of(here: Checkout, revision: str) -> str:
     """The commit that a revision names. Raises UserError if there is none of that name."""
-    found = _git(here.top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if found.returncode:
+    commit = _git(here.top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if commit.returncode:
         raise UserError(
             f"--base {shown(revision)}: no commit of {here.top} has that name; `git branch -a` and `git tag` list "
             f"names (a shallow clone has few: git fetch --unshallow)"
         )
-    return found.stdout.strip()
+    return commit.stdout.strip()
 
 
 @contextmanager
@@ -91,9 +91,9 @@ def clear_stale(say: Callable[[str], None]) -> int:
     removed = 0
     for note in sorted(_folder().glob(f"*/{_NOTE}")):
         try:
-            said = json.loads(note.read_text(encoding="utf-8"))
-            dead = is_orphaned(said["owner"])
-            repository = Path(said["repository"])
+            content = json.loads(note.read_text(encoding="utf-8"))
+            dead = is_orphaned(content["owner"])
+            repository = Path(content["repository"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             say(f"left alone: {note.parent}: its note cannot be read: {error}")
             continue

@@ -299,7 +299,7 @@ def test_the_noise_of_a_machine_is_measured_by_tests_against_themselves(
     comparison, pair_s = noise.measure(["test_it.py"])
     assert comparison.base_runs >= 3
     assert pair_s < 4
-    found = {row["metric"]: row for row in noise.found(comparison)}
+    found = {row["metric"]: row for row in noise.effects(comparison)}
     assert found["still"]["spread"] == 0
     assert found["still"]["findable"][30] == pytest.approx(0.05, abs=0.001)
     assert 0.005 < found["noisy"]["spread"] < 0.4
