@@ -33,7 +33,7 @@ HOST_ENGINE = "--host-engine"
 
 
 class BenchmarkError(TestbedError):
-    """A measurement did not come about: what was run failed, or did not do what it was run for."""
+    """A measurement failed, or did not measure what it should."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Check:
 
 @dataclass(kw_only=True)
 class Report:
-    """What a benchmark was asked and what it found."""
+    """The options and the results of a benchmark."""
 
     quick: bool
     as_json: bool
@@ -76,11 +76,11 @@ class Report:
         self.checks.append(check)
 
     def note(self, text: str) -> None:
-        """Add a line that is neither held nor failed, such as what could not be measured here and why."""
+        """Add a note, such as what could not be measured here and why."""
         self.notes.append(text)
 
     def say(self, text: str) -> None:
-        """Say on stderr what goes on."""
+        """Print progress to stderr."""
         click.echo(f"… {text}", err=True)
 
     @property
@@ -146,7 +146,7 @@ def timed(step: Callable[[], object]) -> float:
 
 @contextmanager
 def _ended_politely() -> Iterator[None]:
-    """Turn the first signal that would end us into an exception, so that all is put away; ignore the next ones."""
+    """Turn the first fatal signal into an exception, so that cleanup runs; ignore later ones."""
     ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def end(number: int, _frame: FrameType | None) -> None:

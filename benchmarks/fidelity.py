@@ -85,7 +85,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one engine did."""
+    """The results of one engine."""
 
     engine: str
     cells: Sequence[Cell]
@@ -165,7 +165,7 @@ class Bench:
         self.backward.append(500 - len(back.first) + len(back.arrivals) - len(back.first) + back.damaged)
 
     def _when_quiet(self, measure: Callable[[], _Measured]) -> tuple[_Measured, str]:
-        """Measure while the machine is quiet, as the other direction shows before and after; else say that it is not.
+        """Measure while the machine is quiet, as the other direction shows; else report that it is not.
 
         What decides about another attempt is the control, never the measurement.
         """
@@ -444,7 +444,7 @@ _INSIDE_COLOUR, _OUTSIDE_COLOUR = "#2f7d5d", "#c53030"
 
 
 def plot(cells: Sequence[Cell]) -> str:
-    """Asked against seen, a panel a kind, both axes logarithmic; on the line they are equal."""
+    """Requested against seen, one panel per kind, both axes logarithmic; they are equal on the line."""
     panels = [(kind, [cell for cell in cells if cell.kind == kind and cell.asked > 0 < cell.seen]) for kind in _PANELS]
     panels = [(kind, chosen) for kind, chosen in panels if chosen]
     step, columns = _SIDE + _GAP, 4

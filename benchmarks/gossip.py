@@ -43,7 +43,7 @@ _NETWORK = "lan"
 
 @dataclass(frozen=True, kw_only=True)
 class Talked:
-    """What came of it."""
+    """The results of one run."""
 
     accounts: Mapping[tuple[str, str], Account]
     """The oracle's account of each pair of neighbours."""
@@ -52,7 +52,7 @@ class Talked:
 
     @property
     def unexplained(self) -> list[str]:
-        """Every pair whose sums do not balance, or of whose losses one has no known cause; in words."""
+        """Every pair whose sums do not balance, or with a loss of unknown cause; in words."""
         return [
             f"{a}, {b}: {account}"
             for (a, b), account in self.accounts.items()
@@ -85,7 +85,7 @@ def drawing(hosts: int, programs: Path) -> Drawing:
 
 
 def pairs(hosts: Sequence[str], neighbours: int) -> list[tuple[str, str]]:
-    """Who talks with whom: each host with as many on either side of it. Raises InvalidValueError."""
+    """The pairs of hosts that talk: each host with as many neighbours on either side. Raises InvalidValueError."""
     if neighbours < 2 or neighbours % 2 or neighbours >= len(hosts):
         raise InvalidValueError(
             f"{neighbours} neighbours of {len(hosts)} hosts: an even number, smaller than the hosts'"

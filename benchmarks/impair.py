@@ -66,7 +66,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As it stands before each figure."""
+        """The prefix of each figure's name."""
         return self.engine
 
 
@@ -103,7 +103,7 @@ class Contestant:
         return median(self.took_s)
 
     def describe(self) -> str:
-        """The median and what it is the median of."""
+        """The median, and the number of its samples."""
         said = [self.words] if self.words else []
         if self.failures:
             said.append(f"failed in {len(self.failures)} of {len(self.failures) + len(self.took_s)} turns")
@@ -189,7 +189,7 @@ def _measure_case(report: Report, case: Case) -> None:
 def _among_many(
     report: Report, case: Case, lab: ComposeLab, stack: ExitStack
 ) -> list[tuple[Contestant, list[Contestant]]]:
-    """One change with so many other rules at the port, by who makes it; and the rivals beside ours."""
+    """One change beside many other rules at the port, by testbed and by rivals."""
     port_words = [f"client -> server tcp/{_FIRST_OTHER_PORT + number}" for number in range(1, RULES)]
     report.say(f"{case.name}: {RULES} rules at the server's port")
     for number, words in enumerate(port_words):
@@ -369,7 +369,7 @@ def _run_words(docker: str, lab: ComposeLab) -> list[str]:
 
 
 def _shaper(docker: str, beside: str) -> tuple[_Shaper, str]:
-    """The first that this kernel has, and what it said to the ones before."""
+    """The first qdisc that this kernel has, and its errors for the ones before."""
     refused: list[str] = []
     for shaper in _SHAPERS:
         try:
@@ -440,7 +440,7 @@ def _tcshow_rules(shown: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _namespace_folder() -> Iterator[None]:
-    """Remove the folder for named network namespaces again if tcconfig made it."""
+    """Remove the folder of named network namespaces if tcconfig made it."""
     folder = Path("/var/run/netns")
     was_there = folder.is_dir()
     try:
@@ -491,7 +491,7 @@ def _called(argv: Sequence[str], timeout_s: float = 30.0) -> str:
 
 
 def _refusal(line: str) -> str:
-    """The kernel's reason, to stand within a sentence."""
+    """The kernel's reason, as a part of a sentence."""
     return line.removeprefix("Error: ").rstrip(".")
 
 

@@ -125,7 +125,7 @@ def _ms(percentiles: Sequence[float]) -> str:
 
 
 def _ran_ns() -> int:
-    """What all agents of ours and their carried kernels have run so far, programs in hosts left out."""
+    """Processor time of all agents and carried kernels so far, without programs in hosts."""
     ran = 0
     for pid in _descendants(os.getpid()):
         try:
@@ -150,7 +150,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 @contextmanager
 def _received(lab: Lab) -> Iterator[None]:
-    """Have somebody listen at the port, so that no host answers that nobody does."""
+    """Listen at the port, so that no host answers with an ICMP error."""
     receiver = lab.host("server").start(["python3", _STAMPED, "receive", "9000"], ready="ready")
     try:
         yield

@@ -187,13 +187,13 @@ def measure(report: Report) -> None:
 
 
 def _size(run: Run) -> int:
-    """A transfer that takes about 0.3 s: the shorter the turns, the less of the machine's other load comes between."""
+    """A transfer of about 0.3 s: short turns share the machine's other load."""
     first = run.goodput_bps(10_000_000)
     return int(min(max(0.3 * first / 8, 5_000_000), 200_000_000))
 
 
 def _lost(plain: float, observed: float) -> float:
-    """Share of a figure that is missing."""
+    """The relative loss of a figure."""
     return 1 - observed / plain
 
 

@@ -76,7 +76,7 @@ def measure(report: Report) -> None:
 
 
 def _draw(count: int) -> tuple[int, list[str]]:
-    """So many runs: how many were judged, and those that were judged falsely, which Hypothesis makes smaller."""
+    """Judge so many runs; the number of runs, and those judged falsely, shrunk by Hypothesis."""
     judged, falsely = 0, []
 
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -137,7 +137,7 @@ def _most_remembered(client: bytes, server: bytes) -> int:
 
 
 def _judged_rightly(run: Datagrams, *, miscounted: bool) -> bool:
-    """Whether a run's account is what its faults make of it; and INVALID if a counter is off by one."""
+    """Whether the account of a run matches its faults, and is INVALID if a counter is off by one."""
     link = run.evidence.links.get(("client", "server"))
     if miscounted and link is not None and not link.duplicates:
         more = replace(link, dropped_packets=link.dropped_packets + 1)

@@ -90,7 +90,7 @@ def _repository(folder: Path) -> Path:
 
 
 def _ab(shop: Path, words: Sequence[str], tests: Sequence[str], report: Report) -> dict[str, Any]:
-    """What `testbed ab` says of one comparison."""
+    """The verdict of `testbed ab` on one comparison."""
     pytest = ["--lab", "local", "--testbed-lateness", "warn", "-p", "no:cacheprovider", *tests]
     argv = [sys.executable, "-m", "testbed.commands.cli", "ab", *words, "--json", "--", *pytest]
     environment = {key: value for key, value in os.environ.items() if key != "GITHUB_STEP_SUMMARY"}
@@ -181,7 +181,7 @@ def _told(shares: Mapping[str, float]) -> dict[str, str]:
 
 
 def _simulated(report: Report, recorded: Sequence[Cell]) -> None:
-    """A version against itself, drawn from what each metric was."""
+    """A version against itself, drawn from measured values of each metric."""
     values: dict[tuple[str, str, str], list[float]] = {}
     kinds: dict[tuple[str, str, str], Cell] = {}
     for cell in recorded:
@@ -219,7 +219,7 @@ def _drawn(cell: Cell, known: Sequence[float], draw: random.Random, stalls: floa
 
 
 def watched(cell: Cell, cells: int) -> bool:
-    """Whether it would be called regressed after any of its pairs: what the stopping rule can come to."""
+    """Whether any number of pairs would give "regressed": what the stopping rule can lead to."""
     known = {key: cell[key] for key in ("test", "metric", "links", "unit", "better", "least_effect", "decides")}
     made = cells_.Cell(**known, kind=cells_.Kind(cell["kind"]), base=tuple(cell["base"]), head=tuple(cell["head"]))
     return change_of(made, math.log(cells / _ALPHA)) is Change.REGRESSED

@@ -176,7 +176,7 @@ def _memory(report: Report, sizes: Sequence[int]) -> dict[int, float]:
 
 
 def _kernel_memory() -> float:
-    """What of the machine's memory the kernel itself uses, without files' contents; proc_meminfo(5)."""
+    """The kernel's own memory without cached files; proc_meminfo(5)."""
     wanted = ("Slab", "Percpu", "KernelStack", "PageTables")
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     found = {words[0].rstrip(":"): float(words[1]) * 1024 for words in lines}
@@ -195,7 +195,7 @@ def _namespaces() -> int | None:
 
 
 def _settle(alive: int | None) -> None:
-    """Wait until the kernel has taken the last lab's namespaces apart, which it does behind our backs."""
+    """Wait until the kernel has removed the last lab's namespaces, which it does in the background."""
     if alive is None:
         time.sleep(1.0)  # it cannot be seen, and the next measurement must not pay for this one
         return
@@ -288,7 +288,7 @@ def _rivals(report: Report, hosts: int) -> dict[str, float]:
 
 
 def _mininet(report: Report, hosts: int) -> dict[str, float]:
-    """Mininet's own time for the same number of hosts on one Linux bridge; nothing where it is not here."""
+    """Mininet's time for the same number of hosts on one Linux bridge; None if it is not installed."""
     if shutil.which("mn") is None or os.geteuid() != 0:
         report.note(
             "Mininet is not here (as root: apt-get install --no-install-recommends mininet bridge-utils): not compared."
@@ -306,7 +306,7 @@ def _mininet(report: Report, hosts: int) -> dict[str, float]:
 
 
 def _compose(report: Report, hosts: int) -> dict[str, float]:
-    """What `docker compose up` takes for so many containers of the base image; nothing where there is no engine."""
+    """The time of `docker compose up` for so many containers of the base image; None without an engine."""
     try:
         engine = Engine()
     except EnvironmentUnfitError as error:

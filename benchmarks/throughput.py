@@ -151,7 +151,7 @@ def _measure_engine(report: Report, engine: str) -> None:
 
 
 def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
-    """Bulk of senders that nobody prepared, beside one that sends packet by packet, to the same host."""
+    """Bulk traffic from unprepared senders to the host to which another sends packet by packet."""
     rounds = _QUICK_BULKS if report.quick else _BULKS
     packets = lab.hosts["packets"]
     packets.inside().call("per_packet", interface=packets.interface("lan")["name"])
@@ -301,7 +301,7 @@ def _check_latency(
     after: Sequence[tuple[float, float]],
     most_s: float,
 ) -> None:
-    """The control's change taken off: the pairs' differences afterwards, less their median before."""
+    """The pairs' differences afterwards, less their median before: the control's change is removed."""
     was_s = median(ours - control for ours, control in before)
     added = sorted(ours - control - was_s for ours, control in after)
     low, high = _interval(added)

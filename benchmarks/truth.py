@@ -47,7 +47,7 @@ class _Run:
     """Why the lab did not come up, or went down badly."""
 
     def measure(self) -> None:
-        """Run them all; a lab that a fault has spoiled is brought up anew."""
+        """Run all cells; start a new lab where a fault has spoiled one."""
         left = iter(enumerate(self.wanted, 1))
         try:
             while self._on_one_lab(left):
@@ -57,7 +57,7 @@ class _Run:
         self.left_out += [fault for _, (fault, _) in left]
 
     def _on_one_lab(self, left: Iterator[tuple[int, tuple[str, truth.Asked]]]) -> bool:
-        """Run what is left; whether the lab was spoiled before that was done."""
+        """Run the remaining cells; whether the lab was spoiled before the end."""
         with self.kind(truth.STACK, netem="carried") as lab:
             for number, (fault, asked) in left:
                 if self.ended.is_set() or time.monotonic() > self.until:
@@ -74,7 +74,7 @@ class _Run:
 
 
 def _tell(name: str, runs: Sequence[_Run], report: Report) -> None:
-    """The table of a kind of lab's cells, those that are wrong in words, and the check."""
+    """The table of cells of a kind of lab, the wrong ones in words, and the check."""
     cells = [cell for run in runs for cell in run.cells]
     asked = [impairment.name for impairment in truth.IMPAIRMENTS]
     for fault in truth.FAULTS:
@@ -107,7 +107,7 @@ def _told(cell: truth.Cell) -> str:
 
 
 def measure(report: Report) -> None:
-    """The matrix; a lab that does not come up is as wrong as a cell."""
+    """Run the matrix; a lab that does not come up counts as a wrong cell."""
     chosen, why = decide("auto")
     kinds: list[type[LocalLab | ComposeLab]] = [LocalLab]
     if chosen == "compose":

@@ -92,7 +92,7 @@ def _called(argv: list[str]) -> None:
 
 
 def _with_images(lab: ComposeLab) -> dict[str, Any]:
-    """For the second Compose file: the images that the lab has built, so that plain Compose builds nothing."""
+    """The second Compose file's images, built by the lab, so that plain Compose builds nothing."""
     services: dict[str, dict[str, Any]] = {name: {} for name in lab.topology.services}
     for name, service in lab.topology.services.items():
         if service.build is None or service.image is not None:
@@ -104,7 +104,7 @@ def _with_images(lab: ComposeLab) -> dict[str, Any]:
 
 @contextmanager
 def _additions(config: Mapping[str, Any], run_id: str) -> Iterator[Path]:
-    """The second Compose file, with a run's labels: should we be killed, the next lab clears up after us."""
+    """The second Compose file, with a run's labels: if this run is killed, the next lab removes its objects."""
     labels = {RUN_LABEL: run_id, OWNER_LABEL: owner()}
     labelled = {
         kind: {name: {**body, "labels": labels} for name, body in bodies.items()} for kind, bodies in config.items()

@@ -32,7 +32,7 @@ _CLOSED = {"07", "0A", "06"}  # CLOSE, LISTEN, TIME_WAIT of include/net/tcp_stat
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test that needs a lab on each kind of it."""
+    """Run each test that needs a lab on every kind of lab."""
     if "kind" in metafunc.fixturenames:
         kinds = getattr(metafunc.module, "LABS", tuple(LABS))
         below = getattr(metafunc.module, "BELOW_THE_LAB", False)
@@ -82,7 +82,7 @@ def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:
 
 @cache
 def _claimed() -> tuple[int, socket.socket]:
-    """A number below 512 that no other process of this machine has claimed, and what claims it as long as we live."""
+    """A number below 512 that no other process here has claimed, and the socket that claims it while we run."""
     for each in range(512):
         number, claim = (os.getpid() + each) % 512, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -95,7 +95,7 @@ def _claimed() -> tuple[int, socket.socket]:
 
 
 def own_subnet() -> str:
-    """What stands between ``198.`` and the last number in the subnet of `stacks/three.yaml`, for this process alone.
+    """The middle of the subnet of `stacks/three.yaml`, between ``198.`` and the last number, for this process alone.
 
     Two workers' stacks, or two runs', must not want the same subnet on one engine, nor one that the engine gives to
     others by itself. So they are in 198.18.0.0/15 (RFC 2544, for benchmarks); that of `stacks/scaled.yaml` in
@@ -145,7 +145,7 @@ class Datagrams:
         return numbers
 
     def arrival_times_s(self, count: int, *, pace_s: float = 0.002) -> list[float]:
-        """The same, but when each came that did, by the receiver's monotonic clock."""
+        """Send ``count`` datagrams; the arrival times by the receiver's monotonic clock, in seconds."""
         receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port)], ready="ready")
         sender = self._send(count, pace_s=pace_s)
         assert sender.ok, sender.stderr
@@ -153,14 +153,14 @@ class Datagrams:
         return times
 
     def sent_into_nothing(self, count: int) -> str:
-        """Send where nothing comes back; what the receiver has printed after the sender gave up."""
+        """Send ``count`` datagrams without an answer; what the receiver printed after the sender gave up."""
         receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port)], ready="ready")
         sender = self._send(count, attempts=1)
         assert "nobody heard the end" in sender.stderr
         return receiver.stop("SIGKILL").stdout
 
     def round_trips(self, count: int) -> list[float]:
-        """Times of that many exchanges, in seconds."""
+        """The times of ``count`` exchanges, in seconds."""
         echo = self.dst.start(["python3", _PROGRAM, "echo", str(self.port)], ready="ready")
         try:
             done = self.src.run(
@@ -177,7 +177,7 @@ class Datagrams:
 
 
 def as_one_test(lab: Lab) -> Iterator[Lab]:
-    """What a fixture yields from: the lab, within a test of its own."""
+    """Yield the lab within one test: begin before, and end after."""
     lab.lifecycle.begin(None)
     yield lab
     lab.lifecycle.end()
@@ -199,7 +199,7 @@ def prepare(*hosts: Host) -> None:
 
 
 def await_quiet(*hosts: Host) -> None:
-    """Wait until no TCP socket of an earlier test has anything left to send: it would take its place in the loss."""
+    """Wait until no TCP socket of an earlier test has data left to send: they would change which packets are lost."""
 
     def talking() -> list[str]:
         tables = [host.run(["cat", "/proc/net/tcp"]).stdout.splitlines()[1:] for host in hosts]
@@ -219,7 +219,7 @@ def datagrams(lab: Lab) -> Datagrams:
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Have so many processes compute for others."""
+    """Keep the processors busy with ``count`` processes."""
     burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -65,7 +65,7 @@ class Command:
     """What the page says that it prints."""
 
     def missing(self, output: str) -> str | None:
-        """The first line shown that the output does not have behind the ones before it; None if it has them all.
+        """The first line of the page that the output lacks after the lines before it; None if it has all.
 
         Numbers and their units, identifiers and the width of columns may differ.
         """
@@ -146,7 +146,7 @@ def _commands(code: str) -> Iterator[Command]:
 
 
 def _outline(line: str) -> str:
-    """A line without what differs between two runs."""
+    """A line without the parts that differ between two runs."""
     line = re.sub(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b", "0", line)  # a run's name
     line = re.sub(r" \(\d+:\d\d:\d\d\)", "", line)  # of pytest's, behind more than a minute
     line = re.sub(r"[\d.,]*\d ?(?:(?:ns|us|µs|ms|s|min|kB|MB)\b)?", "0", line)

@@ -162,7 +162,7 @@ def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_pat
 
 
 def test_of_a_kernel_that_died_no_process_is_left_to_its_agent(stack: Lab) -> None:
-    """A container has a limit for them, and one that nobody reaps counts: forty dead kernels would reach it."""
+    """Unreaped processes count toward a container's limit of tasks: forty dead kernels would reach it."""
     if stack.netem_engine != "carried":
         pytest.skip("no kernel is carried")
     stack.lifecycle.begin("kernel dies")

@@ -74,7 +74,7 @@ def test_a_bystander_loses_nothing_when_a_port_is_attached_released_and_taken_up
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_every_byte_that_goes_into_the_carried_kernel_comes_out(lab: Lab, family: int) -> None:
-    """Hosts that nobody prepared, TCP in whole writes and UDP in segments, beside an impaired link that loses none."""
+    """Unprepared hosts send TCP in large writes and UDP in segments, beside an impaired link that loses nothing."""
     lab.impair("client -> server", delay="5ms")
     before = carried(lab)
     address = next(address for address in lab.hosts["server"].addresses("lan") if (":" in address) == (family == 6))
@@ -160,7 +160,7 @@ def test_what_finds_the_queue_before_a_carried_kernel_full_is_in_the_evidence_an
 
 
 def test_a_port_that_nothing_impairs_any_more_is_as_if_it_had_never_been(lab: Lab) -> None:
-    """What was on it when it was healed, and what the next test finds: the same way, and the same offloads."""
+    """A healed port has the path and the offloads that it had before it was impaired."""
     before = offloads_of(lab)
     lab.impair("client <-> server", delay="5ms")
     lab.cut("other -> server")
@@ -215,7 +215,7 @@ def address_of(lab: Lab) -> str:
 
 
 def passed(lab: Lab) -> Any:
-    """What passed the carried kernel at the server's port, or the root qdisc that the host engine has there."""
+    """Packets through the carried kernel at the server's port, or through the host engine's root qdisc there."""
     port = lab.ports.of(lab.topology.links("client -> server")[0])
     assert port is not None
     counts = port.channel.call("carried", ports=[port.name]).get(port.name)
@@ -224,7 +224,7 @@ def passed(lab: Lab) -> Any:
 
 
 def passed_when_the_bridge_is_quiet(lab: Lab) -> Any:
-    """The same, once a bridge says nothing itself any more.
+    """The same counts, once the bridge sends no packets of its own any more.
 
     It listens to multicasts of its own (RFC 4286), and says so twice within some two seconds of its start, at every
     port that forwards (br_forward.c, br_flood), wherever it floods what others send.

@@ -78,7 +78,7 @@ def _save(images: list[str], path: Path) -> None:
 
 
 def _output(stream: Demultiplexed) -> str:
-    """All that the kernel prints until it ends; passed on as it comes, for `pytest -s`."""
+    """Everything that the kernel prints until it ends; shown as it comes by `pytest -s`."""
     output, deadline = b"", time.monotonic() + _DEADLINE_S
     while True:
         try:
@@ -95,7 +95,7 @@ def _output(stream: Demultiplexed) -> str:
 
 @pytest.fixture(scope="module")
 def inside(stack: ComposeLab) -> Iterator[dict[str, Any]]:
-    """What testbed saw on a machine whose own kernel has netem."""
+    """What testbed reported on a machine whose own kernel has netem."""
     engine = stack.engine
     netem = ensure_netem(engine, lambda _text: None)
     images = [netem, *(str(host.container.attrs["Config"]["Image"]) for host in stack.hosts.values())]

@@ -51,13 +51,13 @@ def address(lab: Lab, family: int) -> str:
 
 
 def received(lab: Lab) -> int:
-    """Datagrams that `b` has had of either family."""
+    """Number of datagrams that `b` received, of both families."""
     counted = lab.hosts["b"].counters()
     return sum(counted[group][name] for group in ("Udp", "Udp6") for name in ("InDatagrams", "NoPorts"))
 
 
 def arrived(lab: Lab, send: Callable[[], object]) -> int:
-    """How many datagrams arrive of what is sent and of one that nothing impairs behind it."""
+    """Number of datagrams that arrive of those sent and of an unimpaired one after them."""
     before = received(lab)
     send()
     back = lab.hosts["b"].addresses("back")[0]  # the other network's queue is the same kernel's
@@ -129,7 +129,7 @@ def test_parts_of_one_senders_traffic_are_told_apart_but_for_their_fragments(pai
 
 
 def lan(lab: Lab) -> tuple[str, str, str]:
-    """On `lan`: `a`'s IPv4 address, `b`'s, and one that nobody has."""
+    """On `lan`: the IPv4 addresses of `a` and `b`, and an unused one."""
     own, other = (next(each for each in lab.hosts[name].addresses("lan") if "." in each) for name in ("a", "b"))
     return own, other, str(ipaddress.ip_address(own) + 100)
 
@@ -154,7 +154,7 @@ def is_down(lab: Lab) -> None:
 
 @pytest.fixture
 def in_force(pair: Lab, how: str) -> Callable[[], None]:
-    """What puts a way in force; a control has run before."""
+    """Impair or cut the link in one way; a control ran before."""
 
     def put() -> None:
         (WAYS | PLAIN)[how](pair)
@@ -178,7 +178,7 @@ def test_what_a_host_sends_from_an_address_that_it_took_meets_what_the_link_is(
 
 @pytest.mark.parametrize("how", WAYS)
 def test_what_a_host_passes_on_meets_what_the_link_is(pair: Lab, in_force: Callable[[], None]) -> None:
-    """As a router's packets are: from its interface, and from anybody's address."""
+    """Forwarded packets come from the router's interface, with any source address."""
     _own, other, _new = lan(pair)
     mac = str(pair.host("a").mac("lan"))
     foreign = "203.0.113.7"  # RFC 5737
@@ -190,7 +190,7 @@ def test_what_a_host_passes_on_meets_what_the_link_is(pair: Lab, in_force: Calla
 
 @pytest.mark.parametrize("how", WAYS)
 def test_no_mac_address_and_no_mark_is_a_way_past(pair: Lab, in_force: Callable[[], None]) -> None:
-    """Not that from which the agent answers for those who are cut, nor the mark by which its answers pass."""
+    """Neither the MAC address of the agent's own answers nor their mark passes a cut."""
     own, other, _new = lan(pair)
     answerer = ":".join(f"{word:02x}" for word in ANSWERER)
     assert arrived(pair, lambda: do(pair, "forge", other, 6000, COUNT, answerer, own, 1)) == COUNT + 1
@@ -201,7 +201,7 @@ def test_no_mac_address_and_no_mark_is_a_way_past(pair: Lab, in_force: Callable[
 
 
 def frames(lab: Lab) -> int:
-    """Whatever `b` has had on `lan`."""
+    """All packets that `b` received on `lan`."""
     done = lab.hosts["b"].run(["python3", PROGRAM, "received", lan(lab)[1]])
     assert done.ok, done.stderr
     return int(done.stdout)
@@ -267,7 +267,7 @@ def test_what_a_host_sends_from_another_mac_address_makes_the_test_invalid(
 
 @pytest.mark.parametrize("how", WAYS)
 def test_no_other_sender_and_no_earlier_one_makes_the_test_invalid(pair: Lab, in_force: Callable[[], None]) -> None:
-    """Whoever sends from another's port, another host's address, or sent before the link was cut."""
+    """Packets from another port, from another host, or from before the cut make no test INVALID."""
     own, other, _new = lan(pair)
     forged(pair)
     arrived(pair, lambda: None)  # one exchange later

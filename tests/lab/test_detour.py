@@ -53,17 +53,17 @@ print(host in behind, behind.isdisjoint(own))
 
 
 def test_the_bridge_passes_packets_at_the_gate_before_any_is_led_there() -> None:
-    """The bridge itself finds out a second later, and until then says EPERM to who tells it who is behind."""
+    """The bridge notices only a second later, and refuses a forwarding entry with EPERM until then."""
     assert in_namespace(_PREPARE) == ["3", "and it is told who is behind"]
 
 
 def test_a_tap_is_not_told_to_be_behind_its_host_once_the_host_is_on_the_bridge_again() -> None:
-    """It would be, minutes after the tap is gone: an address that no host of the lab has."""
+    """Otherwise the tap's address, which no host has, would stay in the bridge for minutes after the tap is gone."""
     assert in_namespace(_PREPARE + _TAKE_OUT)[2:] == ["True True"]
 
 
 def in_namespace(program: str) -> list[str]:
-    """What it printed, by line."""
+    """The lines that it printed."""
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c",
          'mount -t sysfs none /sys && exec "$@"', "sh", sys.executable, "-c", program],

@@ -76,7 +76,7 @@ pytestmark = [
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A venv's folder of commands, with the wheel of this checkout and with what the wheel needs."""
+    """The folder of commands of a venv with this checkout's wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, env=os.environ)
     (wheel,) = folder.glob("*.whl")
@@ -96,7 +96,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def project(page: Page, folder: Path) -> Iterator[Command | Script]:
-    """Make a reader's project, and give what is to be run in it, each once the files above it are there.
+    """Make a reader's project; yield each command or script once the files above it are written.
 
     Where the page has no Compose file of its own, that is a stack of a server, a client and three hosts more.
     """
@@ -116,7 +116,7 @@ def project(page: Page, folder: Path) -> Iterator[Command | Script]:
 
 
 def test_tests_run(installed: Path, tmp_path: Path, kind: str) -> None:
-    """Those of all pages, on one stack."""
+    """The tests of all pages, on one stack."""
     for page in WITH_TESTS:
         for _ in project(page, tmp_path):
             pass  # its files alone
@@ -159,7 +159,7 @@ def test_there_are_examples_of_each_kind() -> None:
 
 
 def _shell(line: str, *, cwd: Path, commands: Path, may: tuple[int, ...] = (0,)) -> str:
-    """What a line prints that the reader types."""
+    """The output of a line that the reader types."""
     env = {**_users_environment(), "PYTEST_ADDOPTS": _PYTEST_OPTIONS, "COLUMNS": "120",
            "PATH": f"{commands}:{os.environ['PATH']}"}  # fmt: skip
     return _run(["bash", "-c", f"exec 2>&1; {line}"], cwd=cwd, may=may, env=env)

@@ -129,7 +129,7 @@ def test_the_host_engine_heals_when_its_stdin_closes(inside: dict[str, Any]) -> 
 
 
 def test_the_host_engine_with_the_stack(stack: ComposeLab) -> None:
-    """Where this kernel has netem. Where it has not, asking for it is refused with the reason."""
+    """Where this kernel has netem; elsewhere ``--netem host`` is refused with the reason."""
     lab = ComposeLab(stack.composer.files, netem="host")
     able = stack.channel.call("capabilities")
     if able["host_netem"]:
@@ -144,7 +144,7 @@ def test_the_host_engine_with_the_stack(stack: ComposeLab) -> None:
 
 
 def left_of(engine: Engine, run_id: str) -> list[str]:
-    """What carries a run's label, and its threads."""
+    """Objects with a run's label, and its threads."""
     threads = [thread.name for thread in threading.enumerate() if run_id in thread.name]
     containers = [str(container.name) for container in engine.containers(testbed_run=run_id)]
     return [*containers, *(str(network.name) for network in engine.networks(testbed_run=run_id)), *threads]

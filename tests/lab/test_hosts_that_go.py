@@ -47,7 +47,7 @@ def lab(stack: Lab) -> Iterator[Lab]:
 
 
 def begin(lab: Lab) -> None:
-    """Begin a test in which it does not count how late the machine is, which others keep busy."""
+    """Begin a test in which lateness does not count: other processes keep the machine busy."""
     lab.lifecycle.begin(None)
     lab.carriage.end()
 

@@ -36,7 +36,7 @@ def carried(stack: Lab) -> Lab:
 
 
 def most_of(late_s: list[float]) -> float:
-    """What 95 % do not exceed."""
+    """The 95th percentile."""
     return quantiles(late_s, n=20)[-1]
 
 
@@ -173,6 +173,6 @@ def came_back(place: truth.Place, tap: str) -> int:
 
 
 def woken(pid: int) -> int:
-    """How often a process went to sleep and was woken, so far (proc_pid_status(5))."""
+    """Number of voluntary context switches of a process so far (proc_pid_status(5))."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))

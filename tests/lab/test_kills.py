@@ -86,7 +86,7 @@ def _tell(text: str) -> None:
 
 
 class Project:
-    """A Compose file and tests of its own, in a folder; and what is left of it on this machine."""
+    """A project with a Compose file and tests in a folder, and what is left of it on this machine."""
 
     def __init__(self, folder: Path, kind: str, *, tests: int, more: str = "pass") -> None:
         self.folder, self.kind, self.mark = folder, kind, secrets.token_hex(8)
@@ -128,7 +128,7 @@ class Project:
         return path.read_text().split() if path.exists() else []
 
     def came_to(self, ended: int) -> bool:
-        """Whether so many tests have ended; -1: whether it has a lab, which is not up; -2: in any case."""
+        """Whether so many tests have ended; -1: whether it has a lab that is not up yet; -2: always."""
         return ended == -2 or (len(self.noted("ended")) >= ended and bool(self.noted("run")))
 
     @property
@@ -136,13 +136,13 @@ class Project:
         return (self.folder / "output").read_text()
 
     def runs(self) -> list[StackRun]:
-        """Those of its stack that have something on the engine; a local lab's has nothing there, and needs none."""
+        """The runs of its stack that have objects on the engine; none in a local lab."""
         if self.kind == "local":
             return []
         return [run for run in runs(Engine()) if run.stack == str(self.folder / "compose.yaml")]
 
     def left(self, everyone: set[int]) -> dict[str, object]:
-        """What of it is there beside containers: processes, devices, kernels, mounts, temporary files."""
+        """What is left of it besides containers: processes, devices, kernels, mounts, temporary files."""
         ids = {*self.noted("run"), *(run.id for run in self.runs() if self.kind == "compose")}
         return {
             "processes": alive(everyone | _marked(self.mark)),
@@ -153,7 +153,7 @@ class Project:
         }
 
     def assert_nothing_is_left(self, everyone: set[int]) -> None:
-        """But containers, which the next run clears, and the agents among them that outlive who started them."""
+        """Nothing but containers, which the next run removes, and the agents in them."""
         await_condition(lambda: self.left(everyone), lambda seen: not any(seen.values()), deadline_s=_WITHIN_S)
 
     def assert_nothing_runs(self, everyone: set[int]) -> None:
@@ -182,7 +182,7 @@ def _marked(mark: str) -> set[int]:
 
 
 def _kill(process: subprocess.Popen[str]) -> set[int]:
-    """Kill it; all that came of it until then."""
+    """Kill a process; every process that it had started until then."""
     process.send_signal(signal.SIGSTOP)  # it starts nothing more while we look
     everyone = relatives(process.pid) - {process.pid}
     process.kill()
@@ -191,7 +191,7 @@ def _kill(process: subprocess.Popen[str]) -> set[int]:
 
 
 def _at(process: subprocess.Popen[str], reached: Callable[[], object], draw: random.Random, most_s: float) -> None:
-    """Wait until it has come so far, or has ended, and then for a random time."""
+    """Wait until a process has come so far or has ended, and then for a random time."""
     with contextlib.suppress(NotSeenError):  # a slow machine's moment is as good
         await_condition(lambda: reached() or process.poll() is not None, bool, deadline_s=60, every_s=0.01)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -218,7 +218,7 @@ def test_of_a_killed_pytest_nothing_is_left_and_the_results_are_whole(
 
 
 def _assert_results_are_whole(project: Project) -> int:
-    """Of each test that had ended there is a whole line; how many there were."""
+    """Check that each test that had ended has a whole line; the number of lines."""
     ended, path = project.noted("ended"), project.folder / "report" / "results.jsonl"
     *lines, torn = path.read_text().split("\n") if path.exists() else [""]
     printed = [json.loads(line) for line in lines]
@@ -258,7 +258,7 @@ def test_of_a_killed_command_nothing_is_left(kind: str, tmp_path: Path, draw: ra
 
 
 def _next_command(project: Project, draw: random.Random) -> tuple[str, ...]:
-    """Of a stack that is up, whatever can be asked of it; else one that is brought up."""
+    """Random commands on a stack that is up, or one that brings it up."""
     clear_stale(Engine(), _tell)
     if not any(run.stays for run in project.runs()):
         if draw.random() < 0.5:

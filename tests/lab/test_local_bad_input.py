@@ -31,7 +31,7 @@ _DOCTOR = "from testbed.backends.local.capabilities import main; main()"
 
 
 def sandboxed(kind: str, prepare: str, code: str) -> str:
-    """What a Python prints in user and mount namespaces of its own that were prepared by these shell words."""
+    """The output of Python in its own user and mount namespaces, after these shell commands."""
     assert kind == "local"
     argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f"{prepare} exec \"$0\" -c \"$1\"",
             sys.executable, code]  # fmt: skip

@@ -191,7 +191,7 @@ COPY conf {there}
 
 @pytest.fixture(scope="module")
 def places(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLab]:
-    """A lab where one thing lies over, below or behind another."""
+    """A lab whose mounts lie over, below or behind each other."""
     folder = tmp_path_factory.mktemp("places")
     for name in ("app/folder", "conf", "node_modules"):
         (folder / name).mkdir(parents=True)

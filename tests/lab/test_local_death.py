@@ -39,7 +39,7 @@ _STACK = HERE.parents[1] / "compose.yaml"
 
 
 def relatives(pid: int) -> set[int]:
-    """A process and all that come from it."""
+    """A process and all its descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -55,7 +55,7 @@ def relatives(pid: int) -> set[int]:
 
 
 def missing(words: list[bytes], pids: set[int]) -> list[bytes]:
-    """Which of these words are in no process's command line."""
+    """The words that are in no process's command line."""
     commands = []
     for pid in pids:
         with contextlib.suppress(OSError):  # it has ended
@@ -74,7 +74,7 @@ def alive(pids: set[int]) -> set[int]:
 
 
 def mounts() -> set[str]:
-    """Every mount of ours that is no container's; the engine has other users."""
+    """Every mount of testbed outside containers; the engine has other users."""
     return {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "docker" not in line}
 
 
@@ -89,7 +89,7 @@ def named_after(run_id: str) -> list[str]:
 
 
 def named_namespaces() -> set[str]:
-    """Those of `ip netns`."""
+    """The network namespaces of `ip netns`."""
     folder = Path("/run/netns")
     return set(os.listdir(folder)) if folder.is_dir() else set()
 
@@ -129,7 +129,7 @@ def test_whoever_is_killed_nothing_is_left(owner: subprocess.Popen[str], victim:
 
 
 def test_a_lab_that_is_killed_at_whatever_moment_leaves_nothing(kind: str) -> None:
-    """As it begins, while it comes up, while a kernel is booted and a link is impaired, and afterwards."""
+    """At its start, while it comes up, while a kernel boots and a link is impaired, and afterwards."""
     assert kind == "local"
     argv = [sys.executable, "-c", _OWNER, str(_STACK), "impaired"]
     before, reached = mounts(), set[int]()
@@ -173,7 +173,7 @@ def pytest_on(folder: Path, *options: str) -> subprocess.Popen[bytes]:
 
 
 def once_begun(folder: Path, run: subprocess.Popen[bytes], tests: int) -> set[int]:
-    """All processes of a pytest's, once it is amid so many of these tests and their daemons are there."""
+    """All processes of a pytest, once so many of these tests run and their daemons are there."""
     await_condition(lambda: list(folder.glob("begun*")), lambda found: len(found) == tests, deadline_s=60)
     seen = [b"paper_server.py", b"linux.uml", b"98765"]
     return await_condition(lambda: relatives(run.pid) - {run.pid}, lambda found: not missing(seen, found), deadline_s=5)

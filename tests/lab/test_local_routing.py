@@ -50,7 +50,7 @@ _CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 9000), 10
 
 
 def test_ipv6_is_ready_when_the_lab_is(kind: str) -> None:
-    """No address waits for duplicates of itself, so no neighbour lacks one to ask by, and nothing is sent twice."""
+    """Duplicate address detection is off, so neighbours can be found at once, and nothing is sent twice."""
     assert kind == "local"
     with LocalLab(topologies.chain(3, ipv6=True)) as lab:
         tables = {name: host.run(["cat", "/proc/net/if_inet6"]).stdout for name, host in lab.hosts.items()}

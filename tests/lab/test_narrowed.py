@@ -171,7 +171,7 @@ def test_reports_of_multicast_groups_are_no_packets_of_a_link(scaled: Lab, rejec
 
 
 def knocked(lab: Lab, client: str = "client[1]") -> dict[str, str]:
-    """What a client's kernel says of each way to the server, by kind, family and port; each said within half a second.
+    """The error of the client's kernel for each kind of socket, family and port; each within half a second.
 
     Both protocols at both ports; and pings.
     """

@@ -251,7 +251,7 @@ def test_what_was_captured_before_a_port_vanished_is_kept(lab: Lab, address: str
 def test_with_the_host_engine_packets_are_seen_at_the_senders_port_and_at_the_receivers(
     lab: ComposeLab, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here a carried kernel has the netem between the two veths that are looked at there."""
+    """Here a carried kernel has the netem between the two veths at which the host engine captures."""
     lab.impair("client -> server", delay="5ms", loss="3%", seed=7)
     for name in ("client", "server"):  # as that engine has it
         lab.ports.per_packet.want(lab.hosts[name], PortRef(name, "lan"), 1)

@@ -19,7 +19,7 @@ BELOW_THE_LAB = True
 
 @pytest.fixture(autouse=True)
 def _quiet(lab: ComposeLab) -> None:
-    """What earlier tests left in TCP's queues would take a place in the loss."""
+    """Packets that earlier tests left in TCP's queues would change which ones are lost."""
     await_quiet(lab.hosts["client"], lab.hosts["server"])
 
 

@@ -38,7 +38,7 @@ def four(shared: Lab) -> Iterator[Lab]:
 
 
 def heard(lab: Lab) -> Pairs:
-    """Which pairs (who spoke, who heard) got through, once every other packet was seen to be swallowed."""
+    """The pairs (sender, receiver) that got through, once the cuts have counted every other packet."""
     before = {ref: lab.cutter.lost_packets(ref) for ref in lab.ports.cut}
     word = f"{next(ROUNDS)}"
     for name in HOSTS:

@@ -72,7 +72,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def told(stack: ComposeLab) -> Iterator[dict[str, tuple[Any, Mapping[str, Any]]]]:
-    """Of one container of each role what it sees of itself, and what the engine says of it."""
+    """One container per role: what it reports of itself, and what the engine reports of it."""
     with ExitStack() as undo:
         undo.callback(stack.heal)
         stack.link("client -> server").impair(delay="1ms")

@@ -27,7 +27,7 @@ def wide(three: Lab) -> Iterator[Lab]:
 
 
 def tc(lab: Lab, line: str) -> None:
-    """Behind our back."""
+    """Run a line of tc without the lab's knowledge."""
     port = lab.ports.attached("server", "lan")
     answer = port.channel.call("tc", port=port.name, lines=[line.replace("DEVICE", port.device)])
     assert answer["complaints"] == []
@@ -215,7 +215,7 @@ def test_every_word_that_probes_can_judge_holds(lab: Lab, words: dict[str, Any])
 def test_probes_condemn_a_link_that_does_something_else(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, line: str, field: str
 ) -> None:
-    """As if read-back had been fooled: the kernel is changed each time after the lab has put its netem."""
+    """As if read-back had been fooled: after each impairment, the kernel is changed without the lab's knowledge."""
     lab.impair("client -> server", delay="40ms")
     put = lab.impairer.rewrite
 
@@ -328,7 +328,7 @@ def test_probes_know_buckets_slots_and_numbers(lab: Lab, words: dict[str, Any], 
 def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
     two_networks: ComposeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if its tc had set 1/15.625 of the delay, and read back all of it."""
+    """As if tc had set 1/15.625 of the delay, and reported the whole."""
     lab = two_networks
     if lab.netem_engine != "carried":
         pytest.skip("no kernel is carried here")

@@ -38,7 +38,7 @@ FIELDS: tuple[dict[str, object], ...] = (
 
 
 def both(lab: Lab, port: Port, minor: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What hangs at a class and behind that, as netlink tells it and as tc does."""
+    """The qdiscs at a class and behind it, by netlink and by tc."""
     answer = port.channel.call("tc", port=port.name, lines=[qdisc.get(port.device, minor), qdisc.show(port.device)])
     assert answer["complaints"] == []
     (alone, shown), parents = answer["shown"], {f"1:{minor:x}"}
@@ -51,7 +51,7 @@ def both(lab: Lab, port: Port, minor: int) -> tuple[list[dict[str, Any]], list[d
 
 
 def flat(told: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Groups within groups, as one."""
+    """Nested groups as one flat mapping."""
     found: dict[str, Any] = {}
     for name, value in told.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

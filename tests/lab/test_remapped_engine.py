@@ -37,7 +37,7 @@ exec dockerd --userns-remap=default --data-root "$0/data" --exec-root "$0/run" -
 
 @pytest.fixture(scope="module")
 def remapped(stack: ComposeLab) -> Iterator[dict[str, str]]:
-    """The environment of who uses that engine; it has the images of the paper's stack."""
+    """The environment for that engine, which has the images of the paper's stack."""
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         pytest.skip("needs root, and dockerd")
     images = [ensure_netem(stack.engine, lambda _text: None)]

@@ -123,7 +123,7 @@ _LOST = re.compile(r"client -> server: lost \d+ of (\d+) packets: drop_packets=(
 
 
 def _failures(folder: Path, argv: list[str]) -> tuple[list[str], list[tuple[int, set[int]]]]:
-    """The replay lines of a run, and for each how many packets there were and the numbers of the lost ones."""
+    """The printed commands of a run; for each, the number of packets and the numbers of the lost ones."""
     done = subprocess.run(
         [sys.executable, "-m", *argv], cwd=folder, capture_output=True, text=True, check=False, timeout=1200
     )
@@ -145,7 +145,7 @@ def _numbers(text: str) -> Iterator[int]:
 def test_the_replay_line_loses_the_same_packets_whatever_earlier_tests_left_behind(
     kind: str, pytestconfig: pytest.Config, tmp_path: Path, count: int
 ) -> None:
-    """Up to the shorter run's end: how many packets TCP sends is a matter of time, which of them are lost is not."""
+    """Compared up to the end of the shorter run: timing decides how many packets TCP sends, not which are lost."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # or the folder of the Compose file may be the root
     (tmp_path / "test_leaky.py").write_text(_LEAKY + "".join(map(_ROUND.format, range(count))))
     options = [

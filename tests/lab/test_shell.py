@@ -77,7 +77,7 @@ def test_what_needs_an_engine_names_what_needs_none(command: str) -> None:
 
 
 class Typist:
-    """Somebody at a terminal."""
+    """A user at a terminal."""
 
     def __init__(self, *argv: str) -> None:
         self.screen = ""

@@ -34,7 +34,7 @@ _PORT = "9003"
 
 @dataclass
 class Datagram:
-    """One that was sent, by CLOCK_MONOTONIC."""
+    """A datagram that was sent; times by CLOCK_MONOTONIC."""
 
     sent_s: float
     arrived_s: float | None

@@ -39,7 +39,7 @@ _OF_THE_PATH = ("link down at the veth", "splice deleted", "redirect in the kern
 
 @pytest.fixture(scope="module")
 def own(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
-    """A stack of the module's own: what a fault may leave is no other test's."""
+    """A stack for this module alone: a fault may leave something behind."""
     with lab_of(kind, pytestconfig, truth.STACK) as lab:
         yield lab
 
@@ -66,7 +66,7 @@ def test_a_fault_in_mid_test_is_never_passed_and_the_next_test_finds_all_in_orde
 
 @pytest.mark.parametrize("fault", ["splice deleted", "kernel stopped"], ids=lambda word: word.replace(" ", "-"))
 def test_a_path_is_put_right_without_harm_to_what_else_the_kernel_carries(carried: Lab, fault: str) -> None:
-    """What a stopped kernel needs to go on is the end of one that runs."""
+    """A path is repaired without ending kernels that carry other ports."""
     carried.lifecycle.begin("repair")
     try:
         carried.impair(truth.LINK, delay="10ms")

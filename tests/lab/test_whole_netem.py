@@ -20,7 +20,7 @@ BELOW_THE_LAB = True
 
 
 def five_sigma(count: int, share: float) -> tuple[float, float]:
-    """Between which counts of successes honest draws lie."""
+    """The counts of successes within five standard deviations of the mean."""
     mean, reach = count * share, 5 * math.sqrt(count * share * (1 - share))
     return mean - reach, mean + reach
 
@@ -158,7 +158,7 @@ def test_a_delay_is_drawn_toward_the_one_before_it_as_far_as_is_told(lab: Lab, d
     link, pairs = lab.link("client -> server"), 250
 
     def alike(correlation: str) -> int:
-        """Of so many pairs of neighbours, none in two of them, how many lie on the same side of the median."""
+        """Number of pairs of neighbours, of disjoint pairs, that lie on the same side of the median."""
         link.impair(delay="40ms", jitter="15ms", correlation=correlation, reorder_by_jitter=True, seed=7)
         flight = lab.prober.fly(link.ref, count=2 * pairs, pace_s=0.002, size_bytes=64, quiet_s=0.5)
         late = [flight.delays_s[number] > 0.04 for number in range(2 * pairs)]

@@ -77,7 +77,7 @@ class Arrivals:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """An impairment, and whether what arrived bears it out."""
+    """An impairment, and a check of what arrived."""
 
     name: str
     put: Callable[[Lab], object]
@@ -85,7 +85,7 @@ class Asked:
 
 
 def _all_within(least_s: float, most_s: float) -> Callable[[Arrivals], bool]:
-    """All arrived, none early, and no more of them late than a test that passes allows of the frames of its carrier."""
+    """All arrived, none early, and no more late than the tolerance of a passing test allows."""
 
     def told(seen: Arrivals) -> bool:
         late_s = [delay_s - most_s for delay_s in seen.delays_s.values()]
@@ -105,7 +105,7 @@ def _none(seen: Arrivals) -> bool:
 
 
 def _some_of_each(seen: Arrivals) -> bool:
-    """Of a link that comes and goes every 100 ms: in each 400 ms some arrived, and some did not."""
+    """For a link that flaps every 100 ms: in each 400 ms some arrived, and some did not."""
     parts = [range(start, start + COUNT // 2) for start in (0, COUNT // 2)]
     return all(0 < sum(number in seen.delays_s for number in part) < len(part) for part in parts)
 
@@ -129,7 +129,7 @@ IMPAIRMENTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a fault is done: the port toward the server, and the processes of the kernel that carries it."""
+    """Where a fault is injected: the port toward the server, and the processes of its carried kernel."""
 
     lab: Lab
     ref: LinkRef
@@ -176,7 +176,7 @@ class Place:
 
 
 def place(lab: Lab, *, network: str = "lan") -> Place:
-    """Where a fault is done, once `LINK` is impaired or cut; ``network``: where datagrams are sent."""
+    """Where to inject a fault, once `LINK` is impaired or cut; ``network``: where datagrams are sent."""
     ref = lab.link(LINK).ref
     port = next(port for port in lab.ports if port.ref == ref.receivers_port)
     target = next(address for address in lab.host(ref.dst).addresses(network) if "." in address)
@@ -205,7 +205,7 @@ def _enter(whose: int | Sequence[int], *argv: str) -> bytes:
 
 
 def _starved(_at: Place) -> None:
-    """Have every processor compute for others, four times over, for half a second."""
+    """Keep every processor busy with four processes for half a second."""
     burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))]
     try:
         time.sleep(0.5)
@@ -216,7 +216,7 @@ def _starved(_at: Place) -> None:
 
 
 def _kernel_starved(at: Place) -> None:
-    """Have the kernel run a quarter of half a second, 10 ms at a time: less than its share, whatever schedules it."""
+    """Let the kernel run for a quarter of half a second, 10 ms at a time: less than its share under any policy."""
     for _ in range(12):
         _frozen(0.03)(at)
         time.sleep(0.01)
@@ -234,7 +234,7 @@ def _frozen(seconds: float) -> Callable[[Place], object]:
 
 
 def _address_added(at: Place) -> Callable[[], object]:
-    """Give the sender's host another address; what takes it away again."""
+    """Give the sender's host another address; returns what removes it."""
     device = json.loads(_enter(at.sender, "ip", "-j", "route", "get", at.target))[0]["dev"]
     _enter(at.sender, "ip", "address", "add", f"{at.spare}/32", "dev", device)
     namespaces = [
@@ -252,7 +252,7 @@ def _address_added(at: Place) -> Callable[[], object]:
 
 
 def _host(compose: Callable[[Any], object], local: Callable[[Any], object]) -> Callable[[Place], object]:
-    """What others do to the receiver's host, by the kind of lab."""
+    """What others do to the receiver's host, by kind of lab."""
     return lambda at: (compose if isinstance(at.lab, ComposeLab) else local)(at.lab)
 
 
@@ -264,7 +264,7 @@ def _recreate(lab: ComposeLab) -> None:
 
 
 def _restart(lab: LocalLab) -> None:
-    """End all in the host: a namespace is not restarted by others than us."""
+    """End all processes in the host: only testbed restarts a namespace."""
     lab.kill_host("server", "SIGKILL")
 
 
@@ -321,7 +321,7 @@ def connected(lab: ComposeLab, *hosts: str) -> Iterator[str]:
 
 
 def _connect(at: Place) -> Callable[[], None]:
-    """Connect both hosts to another network, and send there; what undoes it."""
+    """Connect both hosts to another network, and send there; returns what undoes it."""
     assert isinstance(at.lab, ComposeLab)
     with contextlib.ExitStack() as undo:
         name = undo.enter_context(connected(at.lab, at.ref.src, at.ref.dst))
@@ -372,7 +372,7 @@ OF_CONTAINERS = frozenset({"stray network, connected meanwhile"})
 
 
 def faults(lab: type[Lab]) -> list[str]:
-    """Those that can befall a lab of this kind."""
+    """The faults that are possible in a lab of this kind."""
     return [fault for fault in FAULTS if issubclass(lab, ComposeLab) or fault not in OF_CONTAINERS]
 
 
@@ -402,7 +402,7 @@ def kernel_of(name: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What came of one impairment under one fault."""
+    """The result of one impairment under one fault."""
 
     fault: str
     impairment: str
@@ -423,19 +423,19 @@ class Cell:
 
     @property
     def told(self) -> str:
-        """In a word or two: ``WRONG``, or the verdict, and whether what was asked was in force where it passed."""
+        """``WRONG``, or the verdict; of a passed test also whether the impairment was in force."""
         said = "PASSED, in force" if self.verdict == "PASSED" and self.in_force else self.verdict
         return said if self.right else f"WRONG ({said}; next {self.next_verdict.partition(':')[0]})"
 
     @property
     def right(self) -> bool:
-        """Whether nothing passed that should not, and the next test found all in order; without a fault, it passed."""
+        """Whether no test passed that should not, the next test was in order, and a test without a fault passed."""
         invalid = self.verdict == "INVALID" and self.fault != "none"
         return (invalid or (self.verdict == "PASSED" and self.in_force)) and self.mended
 
 
 def cell(lab: Lab, fault: str, request: Asked) -> Cell:
-    """Run one test and the next; again where the machine was late, and that alone spoiled a test without a fault.
+    """Run one test and the next; repeat if only lateness of the machine spoiled a test without a fault.
 
     Then nothing is known of the fault: the cell is run again, `_ATTEMPTS` times in all; the last counts as it is.
     """
@@ -457,7 +457,7 @@ def cell(lab: Lab, fault: str, request: Asked) -> Cell:
 
 
 def _only_late(lab: Lab) -> bool:
-    """Whether nothing failed in the test that ended last but the carrier was late, or so late were steps of a timeline.
+    """Whether the last test failed only because the carrier, or steps of a timeline, were late.
 
     A step that is passed over leaves the next one nothing to undo, which fails, too.
     """
@@ -477,7 +477,7 @@ def await_frames(lab: Lab, count: int) -> None:
 
 
 def _test(lab: Lab, request: Asked, fault: str, *, after: bool = False) -> tuple[Arrivals | None, str, str]:
-    """What arrived, the verdict as pytest's plugin has it, and the reason; empty for a test that passed.
+    """What arrived, the verdict as the plugin has it, and the reason; empty for a test that passed.
 
     ``after`` a fault, a few datagrams will do; and that the machine is late is nothing that a fault has left.
     """
@@ -509,7 +509,7 @@ def _test(lab: Lab, request: Asked, fault: str, *, after: bool = False) -> tuple
 
 
 def _send(lab: Lab, fault: str, undo: list[object], *, count: int) -> Program:
-    """What receives, after all has been sent; ``undo`` gets what undoes the fault, if that must be."""
+    """The receiving program, after everything was sent; ``undo`` gets what undoes the fault, if needed."""
     at = place(lab, network=_NETWORK.get(fault, "lan"))
     receiver = lab.host(at.ref.dst).start(["python3", "-c", _RECEIVE, str(PORT)], ready="ready")
     sender = lab.host(at.ref.src).start(
