@@ -326,10 +326,10 @@ def test_probes_know_buckets_slots_and_numbers(lab: Lab, words: dict[str, Any], 
 
 
 def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
-    two_networks: ComposeLab, monkeypatch: pytest.MonkeyPatch
+    three: ComposeLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if tc had set 1/15.625 of the delay, and reported the whole."""
-    lab = two_networks
+    lab = three
     if lab.netem_engine != "carried":
         pytest.skip("no kernel is carried here")
     lab.heal()
