@@ -11,7 +11,7 @@ from testbed.evidence.stored import Session, StoredAttempt, StoredTest
 from testbed.evidence.verdict import Verdict
 from testbed.report.page import Cell, Chart, Charts, Line, OverTime, Page, Part, Points, Table, Text, Tone
 from testbed.report.results import asked_words, machine_rows
-from testbed.text import visible
+from testbed.text import shortened, visible
 
 TONES: dict[Verdict, Tone] = {
     Verdict.HOLDS: "good", Verdict.FAILS: "bad", Verdict.INVALID: "odd", Verdict.SKIPPED: "mild",
@@ -150,7 +150,9 @@ def _programs(found: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> Ite
         ended = "ran on" if each["exit_code"] is None else f"status {each['exit_code']}"
         took = "" if each["duration_s"] is None else f"{each['duration_s']:.3f} s"
         used = "" if each["cpu_s"] is None else f"{each['cpu_s']:.3f} s"
-        rows.append([each["host"], " ".join(each["argv"])[:500], "stopped" if each["stopped"] else ended, took, used])
+        rows.append(
+            [each["host"], shortened(" ".join(each["argv"])), "stopped" if each["stopped"] else ended, took, used]
+        )
     yield Table(title="Programs", heads=("host", "program", "ended", "took", "processor"), numeric_from=3,
                 rows=[_shown(cells) for cells in rows])  # fmt: skip
     for each, output in zip(found, outputs, strict=True):

@@ -22,6 +22,7 @@ from testbed.evidence.results import Attempt, TestResult, as_text
 from testbed.evidence.verdict import Verdict
 from testbed.judge import comparison
 from testbed.judge.cells import Run, TestRun
+from testbed.report import compared
 from testbed.report import comparison as words
 
 MACHINE = {"kernel": "6.12", "lab": "local", "netem": "carried", "offloads": {"tso": False}}
@@ -264,6 +265,8 @@ def test_of_any_results_there_is_a_verdict_that_can_be_told(
     assert words.exit_status(found) in (0, 1, 2, 3)
     assert words.markdown(found, base="base", head="head").startswith("### testbed: head against base")
     words.print_comparison(Console(file=io.StringIO(), width=80), found)
+    told = compared.page(found, base="base", head="head", base_runs=base, head_runs=head)
+    assert len({(judged.cell.test, judged.cell.links) for judged in found.judged}) == len(told.cells)
     for judged in found.judged:
         assert not math.isnan(judged.effect)
         assert judged.low <= judged.high

@@ -216,6 +216,8 @@ def test_each_kind_of_chart_is_drawn_wide_and_narrow_light_and_dark(
     page.open(written(tmp_path, Page(title="charts", lead="all", parts=parts)), width=width, height=3000, dark=dark)
     drawn = page.js("[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('svg').length)")
     assert drawn == [2, 1, 2, 2, 1, 1, 2]
+    ticks = page.js("[...document.querySelectorAll('.chart')][3].querySelector('svg').textContent")
+    assert "0.001" in ticks, "1 ms of a scale in seconds has no prefix"
     bars = page.js(
         "[...document.querySelectorAll('.chart')][5].querySelectorAll('[aria-label=rect] rect')"
         ".values().map(bar => bar.getBoundingClientRect().width).toArray()"

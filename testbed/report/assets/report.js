@@ -33,6 +33,9 @@
     style: {background: "transparent", fontSize: "12px"}, className: "plot", ariaLabel: label, ...more,
   });
 
+  // On a logarithmic axis 1, 2 and 5 of each decade have their number, without a prefix of its own.
+  const decades = value => /^[125]e/.test(value.toExponential()) ? d3.format(",~r")(+value.toPrecision(3)) : "";
+
   const colour = names => ({domain: names, range: names.map((_, number) => colours[number % colours.length])});
 
   // Every sample a point, spread so that none hides another; the median a line. Below it the cumulative distribution.
@@ -40,7 +43,8 @@
     const names = Object.keys(chart.groups);
     const [scale, unit] = scaled(chart.unit, names.flatMap(name => chart.groups[name]));
     const samples = names.flatMap(name => chart.groups[name].map(value => ({name, value: value / scale})));
-    const x = {label: unit || "value", grid: true, nice: true, type: chart.logarithmic ? "log" : "linear"};
+    const x = {label: unit || "value", grid: true, nice: true, type: chart.logarithmic ? "log" : "linear",
+      tickFormat: chart.logarithmic ? decades : undefined};
     const step = names.flatMap(name => {
       const ordered = d3.sort(chart.groups[name].map(value => value / scale));
       return ordered.map((value, rank) => ({name, value, share: (rank + 1) / ordered.length}));
@@ -136,8 +140,10 @@
     figure.classList.add("across");
     return [names.length > 1 ? legend(names) : null, Plot.plot(base(figure, chart.title, {
       height: 320, marginLeft: 64, color: colour(names),
-      x: {label: chart.x, type: chart.logarithmic_x ? "log" : "linear", nice: true, grid: true},
-      y: {label: chart.y, type: chart.logarithmic_y ? "log" : "linear", nice: true, grid: true, zero: !chart.logarithmic_y},
+      x: {label: chart.x, type: chart.logarithmic_x ? "log" : "linear", nice: true, grid: true,
+        tickFormat: chart.logarithmic_x ? decades : undefined},
+      y: {label: chart.y, type: chart.logarithmic_y ? "log" : "linear", nice: true, grid: true, zero: !chart.logarithmic_y,
+        tickFormat: chart.logarithmic_y ? decades : undefined},
       marks: [
         Plot.line(measured, {x: "x", y: "y", stroke: "name", strokeWidth: 1.8, tip: true}),
         Plot.line(rows.filter(row => chart.dashed.includes(row.name)),
@@ -156,7 +162,8 @@
     figure.classList.add("across");
     return [series.length > 1 ? legend(series) : null, Plot.plot(base(figure, chart.title, {
       height: 74 + chart.names.length * (26 + 18 * series.length), marginLeft: 12, marginTop: 34, marginRight: 70, color: colour(series),
-      x: {label: chart.y, grid: true, type: chart.logarithmic ? "log" : "linear", nice: true},
+      x: {label: chart.y, grid: true, type: chart.logarithmic ? "log" : "linear", nice: true,
+        tickFormat: chart.logarithmic ? decades : undefined},
       y: {axis: null, domain: series}, fy: {axis: null, domain: chart.names, padding: .45},
       marks: [
         Plot.rectX(rows, {x1: begin, x2: row => Math.max(row.value, begin), y: "name", fy: "key", fill: "name",
