@@ -27,6 +27,7 @@ _STAMP = struct.Struct("@ll")
 _LARGEST = 65_507
 _BUFFER_BYTES = 16 * 2**20
 _POLL_S = 0.005
+_STAMPS_WITHIN_S, _STAMPS_POLL_S = 2.0, 0.0002
 # An upper bound of the memory that the kernel charges for a queued datagram (skb->truesize).
 _HELD_TIMES, _HELD_BYTES = 4, 1024
 _TABLES = (Path("/usr/lib/tc"), Path("/usr/share/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"))
@@ -73,6 +74,7 @@ class Probes:
             self._close()
             raise Refused(f"cannot receive probes on {address}: {error.strerror}") from None
         receiver.settimeout(_POLL_S)
+        _await_stamps()
         self._flight, self._arrivals, self._numbers, self._damaged = flight, [], set(), 0
         self._last = time.monotonic()
         held_bytes = hold * _HELD_TIMES * (size_bytes + _HELD_BYTES)
@@ -165,6 +167,31 @@ class Probes:
             self._thread = None
         if closing is not None:
             closing.close()
+
+
+def _await_stamps() -> None:
+    """Wait until the kernel stamps datagrams as they arrive. Raises Refused if it does not in time.
+
+    It starts to do so some time after SO_TIMESTAMPNS was set on the first socket of the machine (net/core/dev.c,
+    net_enable_timestamp). Until then a datagram gets its stamp when it is read.
+    """
+    deadline = time.monotonic() + _STAMPS_WITHIN_S
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as loop:
+            loop.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            loop.settimeout(_STAMPS_WITHIN_S)
+            loop.bind(("127.0.0.1", 0))
+            while True:
+                loop.sendto(b"", loop.getsockname())
+                sent_ns = time.time_ns()
+                _data, ancillary, _flags, _peer = loop.recvmsg(1, 64)
+                if (late_ns := _stamp(ancillary) - sent_ns) <= 0:
+                    return
+                if time.monotonic() >= deadline:
+                    raise Refused(f"the kernel stamps datagrams only as they are read, {late_ns / 1e6:g} ms late")
+                time.sleep(_STAMPS_POLL_S)
+    except OSError as error:
+        raise Refused(f"cannot try the kernel's time stamps over loopback: {error.strerror or error}") from None
 
 
 def delay_table(*, name: str) -> list[int]:
