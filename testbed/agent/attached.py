@@ -36,6 +36,10 @@ class AttachedPort(abc.ABC):
     """Its ifindex, in the kernel that has it."""
     kernel: CarriedKernel | None = None
     """The carried kernel that has the device; None if it is this machine's own."""
+    gate: str
+    """The device of this machine's kernel through which every packet to the host leaves, before the qdiscs."""
+    qdisc_reader: QdiscReader
+    """Reads single qdiscs of the kernel that has them."""
     entry: str | None = None
     """The carried kernel's other device. Its redirect feeds the first, and counts what that device's queue refused."""
 
@@ -64,11 +68,6 @@ class AttachedPort(abc.ABC):
     def resume(self) -> None:
         """Undo `release`, if the port is released."""
 
-    @property
-    @abc.abstractmethod
-    def gate(self) -> str:
-        """The device of this machine's kernel through which every packet to the host leaves, before the qdiscs."""
-
     @abc.abstractmethod
     def sides(self) -> dict[str, str | None]:
         """The devices of this machine's kernel before and after the qdiscs."""
@@ -77,11 +76,6 @@ class AttachedPort(abc.ABC):
     @abc.abstractmethod
     def qdisc_tc(self) -> Batch:
         """Tc of the kernel that has the qdiscs."""
-
-    @property
-    @abc.abstractmethod
-    def qdisc_reader(self) -> QdiscReader:
-        """Reads single qdiscs of that kernel."""
 
     @property
     def inner(self) -> list[splice.Redirect]:
@@ -139,6 +133,8 @@ class HostPort(AttachedPort):
     def __init__(self, name: str, veth: str, ifindex: int, tc: LocalTc, *, before: Mapping[str, Any]) -> None:
         super().__init__(name, veth, ifindex, tc, before=before)
         self.device, self.device_index = veth, ifindex
+        self.gate = veth  # whose egress filters come before its root qdisc
+        self.qdisc_reader = tc.qdisc_reader
         self._counted_before = self._counts()
 
     def prepare(self) -> None:
@@ -182,11 +178,6 @@ class HostPort(AttachedPort):
         sent, dropped = (devices.statistic(self.veth, name) for name in ("tx_packets", "tx_dropped"))
         return {"came_packets": sent + dropped, "refused_packets": dropped}
 
-    @property
-    def gate(self) -> str:
-        """The veth: its egress filters come before its root qdisc."""
-        return self.veth
-
     def sides(self) -> dict[str, str | None]:
         """Packets that have not passed the qdiscs yet are seen at the senders' own ports only."""
         return {"before": None, "after": self.veth}
@@ -195,11 +186,6 @@ class HostPort(AttachedPort):
     def qdisc_tc(self) -> Batch:
         """Tc of this machine's kernel."""
         return self.tc.batch()
-
-    @property
-    def qdisc_reader(self) -> QdiscReader:
-        """QdiscReader of this machine's kernel."""
-        return self.tc.qdisc_reader
 
 
 class CarriedPort(AttachedPort):
@@ -225,9 +211,9 @@ class CarriedPort(AttachedPort):
     ) -> None:
         """``tag`` and ``number`` name its devices. ``persistent_taps``: see `ports.AttachedPorts`, ``own_net``."""
         super().__init__(name, veth, ifindex, tc, before=before)
-        self.kernel = kernel
+        self.kernel, self.qdisc_reader = kernel, kernel.qdisc_reader
         self.device, self.entry = f"vec{2 * number}", f"vec{2 * number + 1}"
-        self._end, self._gate = f"tb{tag}{number}a", f"tb{tag}{number}b"
+        self._end, self.gate = f"tb{tag}{number}a", f"tb{tag}{number}b"
         self._persistent_taps = persistent_taps
         self._detour: Detour | None = None
         self._passed_before: dict[str, dict[str, int]] = {}
@@ -236,7 +222,7 @@ class CarriedPort(AttachedPort):
     def prepare(self) -> None:
         """Plug two devices into the kernel and splice them there; the port is released until `resume`."""
         mtu = int((devices.SYS_NET / self.veth / "mtu").read_text())
-        pairs = ((self.device, self._end), (self.entry, self._gate))
+        pairs = ((self.device, self._end), (self.entry, self.gate))
         for device, tap in pairs:
             if self._persistent_taps:
                 make_tap(tap)
@@ -252,7 +238,7 @@ class CarriedPort(AttachedPort):
             # UML's driver turns super-packets on when it opens the tap, but its buffers hold single packets.
             offloads.switch_off(tap)
         self.kernel.tc.checked(list(splice.lines(self.inner)))
-        self._detour = Detour(self.veth, self.ifindex, end=self._end, gate=self._gate)
+        self._detour = Detour(self.veth, self.ifindex, end=self._end, gate=self.gate)
         self.bridge = self._detour.bridge
         self.has_gate = True
         self._detour.prepare(self.tc.batch(), mtu=mtu, queue_packets=devices.QUEUE_PACKETS)
@@ -281,24 +267,14 @@ class CarriedPort(AttachedPort):
             raise Refused(f"port {self.name} was not prepared")
         return self._detour
 
-    @property
-    def gate(self) -> str:
-        """The tap on the bridge's side."""
-        return self._gate
-
     def sides(self) -> dict[str, str | None]:
         """Both taps."""
-        return {"before": self._gate, "after": self._end}
+        return {"before": self.gate, "after": self._end}
 
     @property
     def qdisc_tc(self) -> Batch:
         """Tc of the carried kernel."""
         return self.kernel.tc
-
-    @property
-    def qdisc_reader(self) -> QdiscReader:
-        """QdiscReader of the carried kernel."""
-        return self.kernel.qdisc_reader
 
     @property
     def inner(self) -> list[splice.Redirect]:
@@ -320,7 +296,7 @@ class CarriedPort(AttachedPort):
         if self.released:
             return super().devices_amiss()
         problems = splice.amiss(devices.device(self.veth), far_end=FAR_END)
-        problems += splice.amiss(devices.device(self._gate), master=self.bridge)
+        problems += splice.amiss(devices.device(self.gate), master=self.bridge)
         problems += splice.amiss(devices.device(self._end))
         return problems + (splice.amiss(devices.device(self.bridge)) if self.bridge is not None else [])
 
@@ -332,7 +308,7 @@ class CarriedPort(AttachedPort):
         if not self._queues_shown:
             self.kernel.tc.checked([redirect.put() for redirect in self._to_clock.values()])
             self._queues_shown = True
-        return {"to_host": self._gate, "from_host": self._end}
+        return {"to_host": self.gate, "from_host": self._end}
 
     @property
     def _to_clock(self) -> dict[str, splice.Redirect]:
@@ -361,7 +337,7 @@ class CarriedPort(AttachedPort):
         return passed
 
     def _counts(self) -> dict[str, dict[str, int]]:
-        return {"to_host": _way(self._gate, self._end), "from_host": _way(self._end, self._gate)}
+        return {"to_host": _way(self.gate, self._end), "from_host": _way(self._end, self.gate)}
 
 
 def _way(into: str, out_of: str) -> dict[str, int]:
