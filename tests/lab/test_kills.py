@@ -173,12 +173,12 @@ class Project:
 
 def _marked(mark: str) -> set[int]:
     """The processes that have this mark in their environment."""
-    found = set()
+    pids = set()
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it ended, or is another's
             if f"{_MARK}={mark}".encode() in path.read_bytes():
-                found.add(int(path.parent.name))
-    return found
+                pids.add(int(path.parent.name))
+    return pids
 
 
 def _kill(process: subprocess.Popen[str]) -> set[int]:
@@ -315,8 +315,8 @@ def _agents(process: subprocess.Popen[str], run_id: str, kind: str) -> list[int]
     """The process of the agent that holds the ports: of a container, or the keeper's grandchild."""
     if kind == "compose":
         engine = Engine()
-        found = engine.containers(testbed_run=run_id, testbed_role="ports")
-        return [pid for line in found if (pid := engine.state(line).get("State", {}).get("Pid"))]
+        containers_of_run = engine.containers(testbed_run=run_id, testbed_role="ports")
+        return [pid for line in containers_of_run if (pid := engine.state(line).get("State", {}).get("Pid"))]
     with contextlib.suppress(OSError):
         keepers = [pid for pid in _children(process.pid) if b"testbed" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return [agent for keeper in keepers for first in _children(keeper) for agent in _children(first)][:1]

@@ -106,8 +106,8 @@ def test_sysctls_are_those_of_the_file(lab: LocalLab) -> None:
 
 
 def test_a_host_is_known_by_its_container_name_and_knows_extra_hosts(lab: LocalLab) -> None:
-    found = lab.host("setup").run(["getent", "hosts", "the-web"]).stdout.split()
-    assert found[0] == lab.host("web").addresses()[0]
+    output = lab.host("setup").run(["getent", "hosts", "the-web"]).stdout.split()
+    assert output[0] == lab.host("web").addresses()[0]
     assert "2001:db8::7 away" in lab.host("web").run(["cat", "/etc/hosts"]).stdout.splitlines()
 
 
@@ -208,39 +208,39 @@ def places(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loca
             yield lab
 
 
-def said(lab: LocalLab, host: str, command: str) -> str:
+def output_of(lab: LocalLab, host: str, command: str) -> str:
     done = lab.host(host).run(["sh", "-c", command])
     assert done.ok, done.stderr
     return done.stdout
 
 
 def test_a_copy_replaces_a_link_and_what_it_leads_to_stays(places: LocalLab) -> None:
-    assert said(places, "built", "stat -c %F /app/n /etc/os-release; cat /app/n /app/target") == (
+    assert output_of(places, "built", "stat -c %F /app/n /etc/os-release; cat /app/n /app/target") == (
         "regular file\nregular file\nconf\nkept\n"
     )
-    assert "conf" not in said(places, "built", "cat /usr/lib/os-release")
+    assert "conf" not in output_of(places, "built", "cat /usr/lib/os-release")
 
 
 def test_a_link_takes_the_place_of_the_machines_file(places: LocalLab) -> None:
-    assert said(places, "built", "readlink /etc/debian_version; cat /etc/debian_version") == "/app/n\nconf\n"
+    assert output_of(places, "built", "readlink /etc/debian_version; cat /etc/debian_version") == "/app/n\nconf\n"
 
 
 def test_a_working_folder_hides_nothing_of_the_image_and_is_made(places: LocalLab) -> None:
     assert places.host("built").logs() == "conf\n"
-    assert said(places, "built", "pwd && touch new && ls") == "/srv/app\nbin\nnew\n"
-    assert said(places, "below", "pwd && touch new && ls . ..") == (
+    assert output_of(places, "built", "pwd && touch new && ls") == "/srv/app\nbin\nnew\n"
+    assert output_of(places, "below", "pwd && touch new && ls . ..") == (
         "/app/sub\n.:\nnew\n\n..:\ndebian_version\nn\nsub\ntarget\n"
     )
 
 
 def test_what_the_machine_has_in_its_tmp_does_not_matter(places: LocalLab) -> None:
     there = places.plan.services["tmp"].workdir
-    assert said(places, "built", f"cat {there}") == "conf\n"
-    assert said(places, "tmp", "pwd && ls") == f"{there}\n"
+    assert output_of(places, "built", f"cat {there}") == "conf\n"
+    assert output_of(places, "tmp", "pwd && ls") == f"{there}\n"
 
 
 def test_what_is_shown_deeper_is_shown_over_what_is_not(places: LocalLab) -> None:
-    assert said(places, "under", "touch /app/node_modules/new && ls /app/conf /app/node_modules") == (
+    assert output_of(places, "under", "touch /app/node_modules/new && ls /app/conf /app/node_modules") == (
         "/app/conf:\nseen\n\n/app/node_modules:\nnew\n"
     )
     source = Path(places.plan.services["under"].binds[-1][0])
@@ -249,12 +249,12 @@ def test_what_is_shown_deeper_is_shown_over_what_is_not(places: LocalLab) -> Non
 
 def test_each_host_has_volumes_without_a_name_for_itself(places: LocalLab) -> None:
     for host in ("own[1]", "own[2]"):
-        hostname, *listed = said(places, host, "echo $HOSTNAME; ls /named /own").splitlines()
+        hostname, *listed = output_of(places, host, "echo $HOSTNAME; ls /named /own").splitlines()
         assert listed == ["/named:", "", "/own:", hostname]
 
 
 def test_all_capabilities_but_one(places: LocalLab) -> None:
-    bounding = int(said(places, "most", "grep CapBnd /proc/self/status").split()[1], 16)
+    bounding = int(output_of(places, "most", "grep CapBnd /proc/self/status").split()[1], 16)
     net_raw, net_admin = 1 << 13, 1 << 12  # linux/capability.h
     assert bounding & (net_raw | net_admin) == net_admin
 

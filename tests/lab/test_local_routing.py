@@ -127,15 +127,15 @@ def test_a_partition_parts_hosts_that_routers_join_and_nobody_else(chain: LocalL
         done = chain.host(source).run(["python3", "/tmp/knock.py", "at", *doors])
         return [outcome for outcome, _ in json.loads(done.stdout)]
 
-    said = "ECONNREFUSED" if reject else "silence"
+    error = "ECONNREFUSED" if reject else "silence"
     try:
         assert knocked("left", "right", "r2") == ["ok", "ok"]
         before = {ref: chain.cutter.lost_packets(ref) for ref in chain.topology.links_between({"left"}, {"right"})}
         chain.partition({"left"}, {"right"}, reject=reject)
         assert sorted(map(str, chain.ports.cut)) == ["left -> right over r1", "right -> left over r3"]
-        assert knocked("left", "right", "r2") == [said, "ok"]
+        assert knocked("left", "right", "r2") == [error, "ok"]
         assert chain.cutter.around(LinkRef("left", "r1", "left-r1")) is None, "what ends at the router passes"
-        assert knocked("right", "left", "r2") == [said, "ok"]
+        assert knocked("right", "left", "r2") == [error, "ok"]
         # More than one where the end of an earlier connection is under way.
         assert all(chain.cutter.lost_packets(ref) > before[ref] for ref in chain.ports.cut)
         chain.verifier.verify()

@@ -43,7 +43,7 @@ def crowd(kind: str, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempP
         yield lab
 
 
-def asked(number: int) -> Impairment:
+def impairment_of(number: int) -> Impairment:
     """A different one for each source."""
     return Impairment(delay_s=2.0 + number / 1000, loss_ratio=None if number == 1 else number / 1000)
 
@@ -51,7 +51,7 @@ def asked(number: int) -> Impairment:
 def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued(crowd: Lab) -> None:
     links = {number: crowd.link(f"h[{number}] -> r") for number in range(1, SOURCES + 1)}
     for number, link in links.items():
-        link.impair(asked(number))
+        link.impair(impairment_of(number))
     receiver, burst = crowd.host("r"), 100
     got = receiver.start(["python3", "-c", _RECEIVE, str(burst)], ready="ready")
     sender = crowd.host("h[1]").run(["python3", "-c", _SEND, receiver.addresses("lan")[0], str(burst)])
@@ -68,7 +68,9 @@ def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued
     held = netems(crowd, links[1].ref)
     assert held.pop("1:11")["options"]["delay"]["delay"] == pytest.approx(0.008)
     assert "1:12" not in held
-    wanted = {f"1:{qdisc.FIRST_MINOR + number - 1:x}": asked(number) for number in links if number not in (2, 3)}
+    wanted = {
+        f"1:{qdisc.FIRST_MINOR + number - 1:x}": impairment_of(number) for number in links if number not in (2, 3)
+    }
     assert set(held) == set(wanted)
     assert not [found for parent, netem in held.items() for found in readback.differences(wanted[parent], netem)]
 

@@ -28,8 +28,8 @@ def test_250_sources_at_one_port_are_impaired_each_in_its_own_way(many: Lab) -> 
         many.link(f"client[{number}] -> server").impair(delay=f"{number}ms", loss="0.1%", seed=number)
     many.link("client[125] -> server").heal()
     many.verifier.verify()
-    asked = {link.link: (link.asked, link.read_back) for link in many.ledger.evidence}
-    assert asked == {
+    links_by_name = {link.link: (link.asked, link.read_back) for link in many.ledger.evidence}
+    assert links_by_name == {
         f"client[{number}] -> server": ({"delay": f"{number}ms", "loss": "0.1%", "seed": number}, "holds")
         for number in CLIENTS
     }, "also of the one that was healed, looked at before"

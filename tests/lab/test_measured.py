@@ -64,8 +64,8 @@ def test_what_is_observed_is_kept_over_time(lab: Lab) -> None:
     with lab.observe():
         assert lab.host("client").run(["python3", "-c", _CONNECT.format(address)]).ok
     (seen,) = lab.ledger.observed
-    found = {each.name.rpartition(": ")[2]: each for each in overtime.series(seen) if "client" in each.name}
-    found |= {each.name: each for each in overtime.series(seen) if each.name.startswith("server@lan")}
+    found = {value.name.rpartition(": ")[2]: value for value in overtime.series(seen) if "client" in value.name}
+    found |= {value.name: value for value in overtime.series(seen) if value.name.startswith("server@lan")}
     assert max(found["congestion window"].values) >= 1
     assert min(found["server@lan: one-way delay"].values) >= 0.03
     assert list(found["server@lan: packets lost"].values) == [0.0, 1.0]

@@ -193,7 +193,7 @@ def knocked(lab: Lab, client: str = "client[1]") -> dict[str, str]:
 TOLD = {"tcp": "ECONNREFUSED", "udp": "ECONNREFUSED", "icmp IPv4": "EHOSTUNREACH", "icmp IPv6": "EACCES"}
 
 
-def told(door: str) -> str:
+def error_of(door: str) -> str:
     return next(said for begin, said in TOLD.items() if door.startswith(begin))
 
 
@@ -203,7 +203,7 @@ def test_a_cut_that_rejects_tells_its_sender_at_once_and_no_other(scaled: Lab) -
     before = link.lost_in_cut()
     scaled.cut("client[1] -> server", reject=True)
     seen = knocked(scaled)
-    assert seen == {door: told(door) for door in seen}
+    assert seen == {door: error_of(door) for door in seen}
     assert set(knocked(scaled, "client[2]").values()) == {"ok"}
     assert link.lost_in_cut() - before == 10  # one packet each: nobody asked again
     scaled.verifier.verify()
@@ -239,10 +239,10 @@ def test_the_answer_passes_whatever_else_is_cut_or_impaired(scaled: Lab) -> None
     scaled.impair("server -> client[1]", delay="2s")
     scaled.cut("client[1] <-> server", reject=True)
     seen = knocked(scaled)
-    assert seen == {door: told(door) for door in seen}
+    assert seen == {door: error_of(door) for door in seen}
     scaled.cut("server -> client[1]")
     seen = knocked(scaled)
-    assert seen == {door: told(door) for door in seen}
+    assert seen == {door: error_of(door) for door in seen}
 
 
 def test_a_part_that_is_lost_silently_cannot_be_within_what_rejects(scaled: Lab) -> None:

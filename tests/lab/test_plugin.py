@@ -219,15 +219,15 @@ def test_with_loadgroup_the_seed_is_the_same_and_the_line_that_repeats_it_works(
     options = ("--compose-file", "base.yaml", "--testbed-vacuous", "warn", "--testbed-capture", "never")
     grouped = run_pytest(project, "-n", "2", "--dist", "loadgroup", "--testbed-seed", "7", *options)
 
-    def told(done: subprocess.CompletedProcess[str]) -> tuple[list[str], list[str]]:
+    def commands_and_seeds(done: subprocess.CompletedProcess[str]) -> tuple[list[str], list[str]]:
         lines = [line for line in done.stdout.splitlines() if line.startswith("pytest ")]
         return lines, re.findall(r"^E +AssertionError: (seeded \d+)", done.stdout, re.MULTILINE)
 
-    (line,), (seeded,) = told(grouped)
+    (line,), (seeded,) = commands_and_seeds(grouped)
     assert line.startswith("pytest test_group.py::test_group --testbed-seed 7 "), "without the group's name"
     assert list(outcomes(project)) == ["test_group.py::test_group"]
     again = run(project, *shlex.split(line), "-p", "no:cacheprovider")
-    assert told(again) == ([line], [seeded]), again.stdout
+    assert commands_and_seeds(again) == ([line], [seeded]), again.stdout
 
 
 def test_each_example_of_hypothesis_loses_the_same_packets_where_it_impairs_with_a_seed(
@@ -235,11 +235,11 @@ def test_each_example_of_hypothesis_loses_the_same_packets_where_it_impairs_with
 ) -> None:
     (project / "test_given.py").write_text(_GIVEN)
     options = ("test_given.py", "--compose-file", "base.yaml", "--testbed-capture", "never", "--hypothesis-seed", "3")
-    told = []
+    losses = []
     for _ in range(2):
         done = run_pytest(project, *options)
         assert "== 1 failed, 1 passed" in done.stdout, done.stdout
-        told += re.findall(r"^E +AssertionError: lost (.*)", done.stdout, re.MULTILINE)
+        losses += re.findall(r"^E +AssertionError: lost (.*)", done.stdout, re.MULTILINE)
         (link,) = outcomes(project)["test_given.py::test_given"]["links"]
         assert (link["link"], link["proof"]["read_back"]) == ("a -> b", "holds"), "one evidence"
-    assert told[0] == told[1] != "{}", "the same examples, the same losses"
+    assert losses[0] == losses[1] != "{}", "the same examples, the same losses"

@@ -71,7 +71,7 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def told(stack: ComposeLab) -> Iterator[dict[str, tuple[Any, Mapping[str, Any]]]]:
+def containers(stack: ComposeLab) -> Iterator[dict[str, tuple[Any, Mapping[str, Any]]]]:
     """One container per role: what it reports of itself, and what the engine reports of it."""
     with ExitStack() as undo:
         undo.callback(stack.heal)
@@ -92,15 +92,15 @@ def told(stack: ComposeLab) -> Iterator[dict[str, tuple[Any, Mapping[str, Any]]]
         yield found
 
 
-def test_these_are_all_kinds_of_container_that_we_start(told: Mapping[str, object]) -> None:
-    assert set(told) == set(ROLES) == set(CAPABILITIES)
+def test_these_are_all_kinds_of_container_that_we_start(containers: Mapping[str, object]) -> None:
+    assert set(containers) == set(ROLES) == set(CAPABILITIES)
 
 
 @pytest.mark.parametrize("role", CAPABILITIES)
 def test_a_container_of_ours_may_do_what_it_must_and_no_more(
-    told: Mapping[str, tuple[dict[str, Any], Mapping[str, Any]]], stack: ComposeLab, role: str
+    containers: Mapping[str, tuple[dict[str, Any], Mapping[str, Any]]], stack: ComposeLab, role: str
 ) -> None:
-    seen, inspected = told[role]
+    seen, inspected = containers[role]
     status = {key: value.strip() for key, value in seen["status"].items()}
     mask = sum(1 << BITS[capability] for capability in CAPABILITIES[role])
     assert {key: int(status[key], 16) for key in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")} == {

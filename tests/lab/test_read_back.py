@@ -50,12 +50,12 @@ def both(lab: Lab, port: Port, minor: int) -> tuple[list[dict[str, Any]], list[d
     return alone, sorted(theirs, key=lambda each: each["parent"] != alone[0]["parent"])
 
 
-def flat(told: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested groups as one flat mapping."""
-    found: dict[str, Any] = {}
-    for name, value in told.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
+    flat_mapping: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat_mapping |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat_mapping
 
 
 @pytest.mark.parametrize("words", FIELDS, ids=lambda words: " ".join(words) or "nothing")

@@ -35,9 +35,9 @@ services:
 def file(tmp_path: Path) -> Path:
     """A stack that is well once there is a file ``state/ready``."""
     (tmp_path / "state").mkdir()
-    found = tmp_path / "compose.yaml"
-    found.write_text(_STACK.format(images=ROOT / "images"))
-    return found
+    path = tmp_path / "compose.yaml"
+    path.write_text(_STACK.format(images=ROOT / "images"))
+    return path
 
 
 def test_what_is_awaited_is_told_until_it_is_well(kind: str, file: Path, pytestconfig: pytest.Config) -> None:

@@ -165,10 +165,10 @@ class Place:
         """The process that sends, as this machine numbers it."""
         ours = self.lab.run_id.encode()  # another run's hosts may have the same addresses
 
-        def found() -> list[int]:
+        def pids_of_it() -> list[int]:
             return [each for each, words in _processes() if _SEND.encode() in words and ours in words]
 
-        return await_condition(found, lambda pids: bool(pids), deadline_s=10)[0]
+        return await_condition(pids_of_it, lambda pids: bool(pids), deadline_s=10)[0]
 
     def signal(self, number: int) -> None:
         """Send the carried kernel a signal."""
@@ -199,9 +199,11 @@ def _enter(whose: int | Sequence[int], *argv: str) -> bytes:
         )
     chosen = [way for way in ways if os.geteuid() or "user" not in way]
     own = ["--preserve-credentials"] if os.geteuid() else []
-    found = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     argv = ("nsenter", *chosen, *own, *argv)
-    return subprocess.run(argv, check=True, capture_output=True, timeout=10, env=found, pass_fds=descriptors).stdout
+    return subprocess.run(
+        argv, check=True, capture_output=True, timeout=10, env=environment, pass_fds=descriptors
+    ).stdout
 
 
 def _starved(_at: Place) -> None:

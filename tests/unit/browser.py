@@ -56,16 +56,16 @@ class Browser:
         return heard
 
     def _hear(self, heard: dict[str, Any]) -> None:
-        told = heard.get("params", {})
+        parameters = heard.get("params", {})
         match heard.get("method"):
             case "Runtime.exceptionThrown":
-                self.said.append(json.dumps(told["exceptionDetails"])[:500])
+                self.said.append(json.dumps(parameters["exceptionDetails"])[:500])
             case "Log.entryAdded":
-                self.said.append(told["entry"]["text"])
+                self.said.append(parameters["entry"]["text"])
             case "Runtime.consoleAPICalled":
-                self.said.append(f"console.{told['type']}")
-            case "Network.requestWillBeSent" if not told["request"]["url"].startswith(("file:", "data:")):
-                self.said.append(f"asks the network for {told['request']['url']}")
+                self.said.append(f"console.{parameters['type']}")
+            case "Network.requestWillBeSent" if not parameters["request"]["url"].startswith(("file:", "data:")):
+                self.said.append(f"asks the network for {parameters['request']['url']}")
 
     def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Load a page, and wait until its script has run."""

@@ -155,15 +155,15 @@ def _parent(line: str) -> str:
 
 def _options(words: list[str]) -> dict[str, Any]:
     """Of delay, loss, limit and seed, as tc writes them."""
-    asked = dict(zip(words[::2], words[1::2], strict=True))
-    options: dict[str, Any] = {"limit": int(asked.pop("limit"))}
-    if "delay" in asked:
-        options["delay"] = {"delay": units.parse_time(asked.pop("delay"), name="delay"), "jitter": 0}
-    if "loss" in asked:
-        options["loss-random"] = {"loss": units.parse_ratio(asked.pop("loss"), name="loss"), "correlation": 0}
-    if "seed" in asked:
-        options["seed"] = int(asked.pop("seed"))
-    assert not asked, f"the fake knows nothing of {asked}"
+    words_left = dict(zip(words[::2], words[1::2], strict=True))
+    options: dict[str, Any] = {"limit": int(words_left.pop("limit"))}
+    if "delay" in words_left:
+        options["delay"] = {"delay": units.parse_time(words_left.pop("delay"), name="delay"), "jitter": 0}
+    if "loss" in words_left:
+        options["loss-random"] = {"loss": units.parse_ratio(words_left.pop("loss"), name="loss"), "correlation": 0}
+    if "seed" in words_left:
+        options["seed"] = int(words_left.pop("seed"))
+    assert not words_left, f"the fake knows nothing of {words_left}"
     return options
 
 

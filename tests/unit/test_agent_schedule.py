@@ -67,8 +67,8 @@ def records(schedules: Schedules, count: int) -> list[dict[str, Any]]:
     """The first records, once there are so many."""
     look: Callable[[], Any] = lambda: schedules.look(name="x")  # noqa: E731  # a name for what is awaited
     seen = await_condition(look, lambda answer: answer["recorded"] >= count, deadline_s=5)
-    found: list[dict[str, Any]] = seen["records"][:count]
-    return found
+    first: list[dict[str, Any]] = seen["records"][:count]
+    return first
 
 
 def test_steps_are_taken_in_order_and_none_early(schedules: Schedules, kernel: Kernel) -> None:

@@ -55,8 +55,8 @@ def prepare(folder: Path, case: Case) -> None:
 
 def command(case: Case, lab: str) -> list[str]:
     words = case.words if "=" in case.words and ("->" in case.words or case.words[0] == "=") else ""
-    said = words or (f"client -> server={case.words}" if case.words else "")
-    return ["exec", "--lab", lab, *(("--impair", said) if said else ()), *case.more, "client", "--", "true"]
+    text = words or (f"client -> server={case.words}" if case.words else "")
+    return ["exec", "--lab", lab, *(("--impair", text) if text else ()), *case.more, "client", "--", "true"]
 
 
 def check(status: object, text: str, part: str) -> None:
@@ -74,7 +74,9 @@ def peak_kib() -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-def told(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+def run_command(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[object, str]:
     """The exit status of a command in this process, under its limits, and what it says; it may start nothing."""
 
     def start(*_arguments: object, **_more: object) -> None:
@@ -100,7 +102,7 @@ def test_a_bad_input_is_one_error_soon_and_in_little_memory(
 ) -> None:
     case = CASES[name]
     prepare(folder, case)
-    check(*told(command(case, "local"), monkeypatch, capsys), case.part)
+    check(*run_command(command(case, "local"), monkeypatch, capsys), case.part)
 
 
 ENGINES = (
@@ -120,7 +122,7 @@ def test_a_bad_file_is_one_error_where_compose_reads_it(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compose: None
 ) -> None:
     prepare(folder, CASES[name])
-    status, said = told(command(CASES[name], "compose"), monkeypatch, capsys)
+    status, said = run_command(command(CASES[name], "compose"), monkeypatch, capsys)
     check(status, said, "testbed: ")
     assert "Engine" not in said
 
@@ -145,7 +147,7 @@ def test_what_is_wrong_with_a_command_is_told_whether_a_stack_is_up_or_not(
     compose: None,
 ) -> None:
     (folder / "compose.yaml").write_text(GOOD)
-    status, said = told(list(argv), monkeypatch, capsys)
+    status, said = run_command(list(argv), monkeypatch, capsys)
     for part in WITHOUT_A_STACK[argv]:
         check(status, said, part)
 
@@ -168,7 +170,7 @@ def test_what_stands_in_a_file_of_variables_elsewhere_is_not_quoted(
             (folder / ".env").symlink_to(secret)
             text = GOOD
     (folder / "compose.yaml").write_text(text)
-    status, said = told(command(Case(""), lab), monkeypatch, capsys)
+    status, said = run_command(command(Case(""), lab), monkeypatch, capsys)
     check(status, said, ":2: is no variable; the line is not quoted")
     for word in ("user", "host", "rounds", "19001", "and so on"):
         assert word not in said.replace(str(secret), "").replace(str(folder), "")
@@ -255,7 +257,7 @@ def test_a_marker_of_any_kind_is_told_and_nothing_is_started(name: str, pytester
     )
     result = pytester.runpytest_inprocess("--lab", "local", "-p", "no:cacheprovider")
     assert result.ret == 2
-    (told,) = [line for line in result.outlines if "::test_it: " in line]
-    assert MARKERS[name][1] in told
-    assert len(told) < LONGEST
+    (run_command,) = [line for line in result.outlines if "::test_it: " in line]
+    assert MARKERS[name][1] in run_command
+    assert len(run_command) < LONGEST
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()

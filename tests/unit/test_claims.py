@@ -159,8 +159,12 @@ def test_an_outcome_of_other_inputs_is_not_taken_up(tmp_path: Path, change: dict
 
 
 def test_what_was_not_decided_and_what_lost_its_evidence_is_sought_again(tmp_path: Path) -> None:
-    found = {"C1": outcome_of(Verdict.INVALID), "C2": outcome_of(evidence=("gone.pcapng",)), "C3": outcome_of()}
-    keep(tmp_path, found, GIVEN)
+    outcomes = {
+        "C1": outcome_of(Verdict.INVALID),
+        "C2": outcome_of(evidence=("gone.pcapng",)),
+        "C3": outcome_of(),
+    }
+    keep(tmp_path, outcomes, GIVEN)
     assert list(kept(tmp_path, GIVEN)) == ["C3"]
 
 
@@ -216,10 +220,10 @@ def read(text: str) -> Links:
 
 
 def test_the_report_has_a_page_a_claim_and_every_link_leads_to_a_file(tmp_path: Path) -> None:
-    found = {name: outcome_of(evidence=(f"{name}.txt",)) for name in CLAIMS}
+    outcomes = {name: outcome_of(evidence=(f"{name}.txt",)) for name in CLAIMS}
     for name in CLAIMS:
         (tmp_path / f"{name}.txt").write_text("seen")
-    write_report(tmp_path, found, GIVEN)
+    write_report(tmp_path, outcomes, GIVEN)
     pages = sorted(tmp_path.glob("*.html"))
     assert len(pages) == len(CLAIMS) + 1
     for page in pages:

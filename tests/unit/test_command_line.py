@@ -59,13 +59,13 @@ class StandIn(AbstractContextManager["StandIn"]):
         return [SimpleNamespace(link=ref) for ref in TOPOLOGY.links(link)]
 
 
-def asked(link: str, *what: str) -> Any:
+def requested(link: str, *what: str) -> Any:
     return words.link_request(StandIn(), link, what)  # type: ignore[arg-type]  # what the function needs of a lab
 
 
 def problems_of(link: str, *what: str) -> tuple[str, ...]:
     with pytest.raises(InvalidValueError) as refused:
-        asked(link, *what)
+        requested(link, *what)
     return refused.value.problems
 
 
@@ -75,11 +75,11 @@ def execute(lab: StandIn, impaired: Sequence[str], host: str = "a") -> int:
 
 
 def test_a_profile_or_words_or_steps_are_read_with_the_link() -> None:
-    assert asked("a <-> b", "slow").wanted == {THERE: Impairment(delay_s=1), BACK: Impairment()}
-    assert asked("a -> b", "delay=5ms", "drop_packets=[3, 17-20]").wanted == {
+    assert requested("a <-> b", "slow").wanted == {THERE: Impairment(delay_s=1), BACK: Impairment()}
+    assert requested("a -> b", "delay=5ms", "drop_packets=[3, 17-20]").wanted == {
         THERE: Impairment(delay_s=0.005, drop_packets=((3, 3), (17, 20)))
     }
-    assert asked("a -> b", "[{delay: 5ms}]").profile == [{"delay": "5ms"}]
+    assert requested("a -> b", "[{delay: 5ms}]").profile == [{"delay": "5ms"}]
 
 
 @pytest.mark.parametrize("what", [("delay=5ms", "loss=1%", "delay=5ms"), ("delay=5ms", "delay=6ms", "loss=1%")])

@@ -259,14 +259,14 @@ RUNS = st.lists(
 def test_of_any_results_there_is_a_verdict_that_can_be_told(
     base: list[Run], head: list[Run], quantiles: tuple[float, ...], brief: bool
 ) -> None:
-    found = comparison.compare(base, head, quantiles=quantiles, brief=brief)
-    assert found.paired == bool({run.seed for run in base} & {run.seed for run in head})
-    assert json.loads(as_text(words.as_json(found)))["change"] == found.change
-    assert words.exit_status(found) in (0, 1, 2, 3)
-    assert words.markdown(found, base="base", head="head").startswith("### testbed: head against base")
-    words.print_comparison(Console(file=io.StringIO(), width=80), found)
-    told = compared.page(found, base="base", head="head", base_runs=base, head_runs=head)
-    assert len({(judged.cell.test, judged.cell.links) for judged in found.judged}) == len(told.cells)
-    for judged in found.judged:
+    outcome = comparison.compare(base, head, quantiles=quantiles, brief=brief)
+    assert outcome.paired == bool({run.seed for run in base} & {run.seed for run in head})
+    assert json.loads(as_text(words.as_json(outcome)))["change"] == outcome.change
+    assert words.exit_status(outcome) in (0, 1, 2, 3)
+    assert words.markdown(outcome, base="base", head="head").startswith("### testbed: head against base")
+    words.print_comparison(Console(file=io.StringIO(), width=80), outcome)
+    told = compared.page(outcome, base="base", head="head", base_runs=base, head_runs=head)
+    assert len({(judged.cell.test, judged.cell.links) for judged in outcome.judged}) == len(told.cells)
+    for judged in outcome.judged:
         assert not math.isnan(judged.effect)
         assert judged.low <= judged.high

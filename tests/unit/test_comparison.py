@@ -205,9 +205,9 @@ def test_what_comes_by_itself_may_be_0_and_is_no_problem() -> None:
     def runs(ticks: int) -> list[Run]:
         return [run(n, metric((n % 2 + ticks) / 100, name="cpu: client", group="cpu")) for n in range(40)]
 
-    found = compare(runs(0), runs(5))
-    assert found.problems == ()
-    assert (cell(found, "cpu: client").cell.kind, cell(found, "cpu: client").change) == (
+    comparison = compare(runs(0), runs(5))
+    assert comparison.problems == ()
+    assert (cell(comparison, "cpu: client").cell.kind, cell(comparison, "cpu: client").change) == (
         Kind.DIFFERENCE, Change.REGRESSED,
     )  # fmt: skip
 

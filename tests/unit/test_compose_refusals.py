@@ -28,7 +28,7 @@ def plan(path: Path, text: str | bytes) -> LabPlan:
     return localplan.make(file, Topology.from_compose(file.config))
 
 
-def told(path: Path, text: str | bytes) -> list[str]:
+def problems_of(path: Path, text: str | bytes) -> list[str]:
     with pytest.raises(InvalidComposeError) as refused:
         plan(path, text)
     return [problem.partition(f"{path}:")[2] for problem in refused.value.problems]
@@ -155,7 +155,7 @@ def test_every_wrong_service_is_told_of_once_and_on_its_line(tmp_path: Path) -> 
     ]
     text = "\n".join(["services:", *lines])
     seen: dict[int, list[str]] = {}
-    for problem in told(tmp_path / "compose.yaml", text):
+    for problem in problems_of(tmp_path / "compose.yaml", text):
         line, _, said = problem.partition(": ")
         seen.setdefault(int(line), []).append(said)
     for number, (words, part) in enumerate(SERVICES.items()):
@@ -178,7 +178,7 @@ SCALARS = {
 
 @pytest.mark.parametrize("words", SCALARS)
 def test_a_scalar_that_nothing_can_be_given_is_told_of_once_and_on_its_line(words: str, tmp_path: Path) -> None:
-    (problem,) = told(tmp_path / "compose.yaml", f"services:\n  a: {service(words)}\n")
+    (problem,) = problems_of(tmp_path / "compose.yaml", f"services:\n  a: {service(words)}\n")
     assert problem.startswith("2: ")
     assert SCALARS[words] in problem
 
@@ -242,7 +242,7 @@ TOP = {
 
 @pytest.mark.parametrize("words", TOP)
 def test_what_is_wrong_outside_the_services_is_told(words: str, tmp_path: Path) -> None:
-    (problem,) = told(tmp_path / "compose.yaml", f"services: {{a: {{image: python}}}}\n{words}\n")
+    (problem,) = problems_of(tmp_path / "compose.yaml", f"services: {{a: {{image: python}}}}\n{words}\n")
     assert problem.startswith("2: ")
     assert TOP[words] in problem
 
@@ -263,12 +263,12 @@ def test_what_is_wrong_outside_the_services_is_told(words: str, tmp_path: Path) 
     ],
 )
 def test_what_is_no_file_for_compose_is_told(text: str | bytes, problem: str, tmp_path: Path) -> None:
-    (said,) = told(tmp_path / "compose.yaml", text)
+    (said,) = problems_of(tmp_path / "compose.yaml", text)
     assert said.startswith(problem)
 
 
 def test_no_problem_hides_another(tmp_path: Path) -> None:
-    said = told(
+    said = problems_of(
         tmp_path / "compose.yaml",
         """
 services:
@@ -295,7 +295,7 @@ networks:
 
 
 def test_a_port_of_the_machine_is_named_once(tmp_path: Path) -> None:
-    said = told(
+    said = problems_of(
         tmp_path / "compose.yaml",
         """
 services:

@@ -322,8 +322,8 @@ def test_services_can_be_given_other_images_in_place_of_what_is_built() -> None:
         "name": "shop",
         "services": {"api": {"build": ".", "pull_policy": "build"}, "db": {"image": "postgres"}},
     }
-    found = with_images(config, {"api": "shop/api:1.5"})
-    assert found == {"name": "shop", "services": {"api": {"image": "shop/api:1.5"}, "db": {"image": "postgres"}}}
+    changed = with_images(config, {"api": "shop/api:1.5"})
+    assert changed == {"name": "shop", "services": {"api": {"image": "shop/api:1.5"}, "db": {"image": "postgres"}}}
     assert "build" in config["services"]["api"], "what was given is as it was"
     assert with_images(config, {}) == config
     with pytest.raises(InvalidComposeError, match=r"an image for service 'apy': unknown; did you mean 'api'\?"):

@@ -30,8 +30,8 @@ def tables(*connections: Connection, routes: str = "") -> dict[str, Table]:
     }
 
 
-def ids(found: dict[str, Table], earlier: tuple[str, ...] = ()) -> dict[str, bool]:
-    return {connection.connection.id: connection.unheard for connection in over(found, earlier, HOSTS)}
+def ids(tables: dict[str, Table], earlier: tuple[str, ...] = ()) -> dict[str, bool]:
+    return {connection.connection.id: connection.unheard for connection in over(tables, earlier, HOSTS)}
 
 
 @pytest.mark.parametrize("state", ["FIN_WAIT1", "CLOSING", "LAST_ACK", "SYN_RECV"])

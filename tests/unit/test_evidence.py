@@ -21,13 +21,13 @@ ASKED = Impairment(delay_s=0.01, jitter_s=0.001)
 OTHER = {"kind": "netem", "options": {"limit": 1000, "gap": 0, "delay": {"delay": 0.02, "jitter": 0.001}}}
 
 
-def told(netem: Mapping[str, object] | None) -> dict[str, Check]:
+def checks_of(netem: Mapping[str, object] | None) -> dict[str, Check]:
     held = Held(ASKED, netem, readback.differences(ASKED, netem))
     return {row.field: row for row in rows(held, None)}
 
 
 def test_what_read_back_found_wrong_fails_in_its_row_with_the_same_figures() -> None:
-    found = told(OTHER)
+    found = checks_of(OTHER)
     # 1000 that wait, and 1e6 packets/s for the longest delay, 11 ms.
     assert (found["limit"].asked, found["limit"].kernel, found["limit"].verdict) == (
         "12000 (sized)",
@@ -40,8 +40,8 @@ def test_what_read_back_found_wrong_fails_in_its_row_with_the_same_figures() -> 
 
 
 def test_where_there_is_no_netem_every_row_fails() -> None:
-    assert {text.verdict for text in told(None).values()} == {Verdict.FAILS}
-    assert told(None)["delay"].kernel == "none"
+    assert {text.verdict for text in checks_of(None).values()} == {Verdict.FAILS}
+    assert checks_of(None)["delay"].kernel == "none"
 
 
 def test_what_a_probe_saw_before_fails_if_the_kernel_holds_another_value_now() -> None:
@@ -58,7 +58,7 @@ def test_what_is_as_asked_is_shown() -> None:
         "delay": {"delay": 0.01, "jitter": 0.001},
         "rate": {"rate": 125_000_000_000},
     }
-    found = told({"kind": "netem", "options": options})
+    found = checks_of({"kind": "netem", "options": options})
     assert {name: each.verdict for name, each in found.items()} == {"limit": Verdict.SHOWN, "delay": Verdict.SHOWN}
 
 
@@ -79,10 +79,10 @@ def test_a_list_of_hundreds_of_packet_numbers_is_shortened_on_a_terminal() -> No
 
 
 def test_a_stack_whose_links_are_cut_is_not_said_to_be_whole() -> None:
-    def said(cuts: int) -> str:
+    def line_of(cuts: int) -> str:
         console = Console(file=io.StringIO(), width=80)
         print_stack(console, run_id="r", engine="host", hosts={}, links=[], cuts=cuts)
         return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]  # a StringIO
 
-    assert "no link is impaired" in said(0)
-    assert "2 links are cut, none is impaired" in said(2)
+    assert "no link is impaired" in line_of(0)
+    assert "2 links are cut, none is impaired" in line_of(2)

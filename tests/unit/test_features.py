@@ -26,20 +26,20 @@ def example(feature: Feature) -> Mapping[str, object]:
 
 def without(words: Mapping[str, object], name: str) -> Impairment:
     """The same without a word and whatever needs it."""
-    left = {word: said for word, said in words.items() if word != name}
+    left = {word: value for word, value in words.items() if word != name}
     for feature in FEATURES:
         if feature.needs and not set(feature.needs) & left.keys():
             left.pop(feature.name, None)
     return Impairment.parse(left)
 
 
-def told(impairment: Impairment) -> tuple[object, ...]:
+def kernel_words(impairment: Impairment) -> tuple[object, ...]:
     """Everything that a kernel is told of an impairment."""
     counted = indexed.tag(impairment.drop_packets, impairment.drop_every) if impairment.by_number else None
     return qdisc.netem(impairment), qdisc.bucket("eth0", 0x10, impairment), counted
 
 
-def found(impairment: Impairment, there: Impairment) -> list[str]:
+def fields_that_differ(impairment: Impairment, there: Impairment) -> list[str]:
     """The fields that are found to be otherwise, where a kernel has what another impairment asks."""
     kernel: dict[str, Any] = faithful(qdisc.netem(there), tick_ns=1)
     differences = readback.differences(impairment, kernel)
@@ -61,16 +61,16 @@ def found(impairment: Impairment, there: Impairment) -> list[str]:
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: str(feature.name))
 def test_a_kernel_is_told_of_every_feature(feature: Feature) -> None:
     words = example(feature)
-    assert told(Impairment.parse(words)) != told(without(words, feature.name))
+    assert kernel_words(Impairment.parse(words)) != kernel_words(without(words, feature.name))
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: str(feature.name))
 def test_a_feature_that_a_kernel_lacks_is_found_missing(feature: Feature) -> None:
     words = example(feature)
-    differences = found(Impairment.parse(words), without(words, feature.name))
+    differences = fields_that_differ(Impairment.parse(words), without(words, feature.name))
     # A table is the one thing that a kernel does not report.
     assert bool(differences) is (feature.name != "distribution")
-    assert found(Impairment.parse(words), Impairment.parse(words)) == []
+    assert fields_that_differ(Impairment.parse(words), Impairment.parse(words)) == []
 
 
 def test_what_a_word_needs_stands_before_it() -> None:

@@ -23,11 +23,11 @@ def cell(spread: float, pairs: int = 20, *, better: str = "lower") -> Cell:
 
 def power(spread: float, pairs: int, effect: float) -> float:
     draw = random.Random(6)  # noqa: S311  # data for a test
-    found = 0
+    detected = 0
     for _ in range(100):
         differences = [draw.gauss(math.log1p(effect), spread * math.sqrt(2)) for _ in range(pairs)]
-        found += betting.evidence(differences, math.log1p(0.05)).highest_above >= math.log(400)
-    return found / 100
+        detected += betting.evidence(differences, math.log1p(0.05)).highest_above >= math.log(400)
+    return detected / 100
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.1])

@@ -26,8 +26,8 @@ def paragraphs(name: str) -> list[str]:
     command: click.Command = cli
     for word in name.split():
         command = command.commands[word] if isinstance(command, click.Group) else command
-    said = inspect.cleandoc(command.help or "").split("\n\n")
-    return [" ".join(line.split()) for line in said if not line.startswith("\b")]
+    blocks = inspect.cleandoc(command.help or "").split("\n\n")
+    return [" ".join(line.split()) for line in blocks if not line.startswith("\b")]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

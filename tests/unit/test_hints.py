@@ -41,9 +41,9 @@ def test_what_is_told_of_a_word_can_be_written() -> None:
     for word in WORDS:
         with pytest.raises(InvalidValueError) as refused:
             Impairment.parse({word: "5"})
-        said = str(refused.value).partition(". Known")[0].rpartition(" ")[2]
-        if "=" in said:
-            name, _, value = said.partition("=")
+        word_meant = str(refused.value).partition(". Known")[0].rpartition(" ")[2]
+        if "=" in word_meant:
+            name, _, value = word_meant.partition("=")
             extra = {} if name in ("delay", "rate", "loss", "duplicate", "corrupt") else {"delay": "40ms"}
             assert Impairment.parse({name: value, **extra})
 

@@ -233,8 +233,8 @@ def test_each_nonsense_of_a_word_is_refused_by_its_name(word: str) -> None:
 
 @pytest.mark.parametrize("words", AT_ODDS, ids=str)
 def test_words_at_odds_are_refused_by_the_name_of_the_first(words: dict[str, object]) -> None:
-    said = {name: value for name, value in words.items() if value is not None}
-    assert any(next(iter(words)) in problem for problem in problems_in(said))
+    given = {name: value for name, value in words.items() if value is not None}
+    assert any(next(iter(words)) in problem for problem in problems_in(given))
 
 
 @pytest.mark.parametrize(

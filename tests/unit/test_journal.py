@@ -43,12 +43,12 @@ def test_what_a_program_writes_is_read_back(tmp_path: Path) -> None:
         writing.control(1, 0, "sent")
         writing.error(None, "accept", OSError(24, "Too many open files"))
     reading = Journal.of(path.read_bytes(), name="client")
-    found = [row for block in reading.blocks() for row in block]
+    rows = [row for block in reading.blocks() for row in block]
     assert reading.cut_short is None
     assert reading.header == journal.Header(program="client.py", transport="tcp")
-    assert [row[0] for row in found] == ["begin", "sent", "received", "received", "control", "error", "end"]
-    assert SentRow._make(found[1]).taken_bytes == 90
-    assert ErrorRow._make(found[5]).errno == 24
+    assert [row[0] for row in rows] == ["begin", "sent", "received", "received", "control", "error", "end"]
+    assert SentRow._make(rows[1]).taken_bytes == 90
+    assert ErrorRow._make(rows[5]).errno == 24
 
 
 def test_threads_and_a_forked_child_write_whole_lines_into_one_journal(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_threads_and_a_forked_child_write_whole_lines_into_one_journal(tmp_path:
             os._exit(0)
         os.waitpid(pid, 0)
     reading = Journal.of(path.read_bytes(), name="server")
-    found = {(row[3], row[4]) for block in reading.blocks() for row in block if row[0] == "sent"}
+    messages = {(row[3], row[4]) for block in reading.blocks() for row in block if row[0] == "sent"}
     assert reading.cut_short is None
-    assert found == {(flow, sequence) for flow in range(4) for sequence in range(700)}
+    assert messages == {(flow, sequence) for flow in range(4) for sequence in range(700)}
 
 
 def test_a_program_without_a_path_writes_nothing() -> None:

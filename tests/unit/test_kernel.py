@@ -86,9 +86,9 @@ def alive(pids: list[int]) -> list[int]:
 def test_whoever_is_ended_while_a_kernel_is_got_ends_all_that_gets_it(
     tools: Path, getting: subprocess.Popen[str], number: signal.Signals
 ) -> None:
-    told = tools / "told"
+    notes = tools / "told"
     pids = await_condition(
-        lambda: [int(word) for word in told.read_text().split()] if told.exists() else [], bool, deadline_s=20
+        lambda: [int(word) for word in notes.read_text().split()] if notes.exists() else [], bool, deadline_s=20
     )
     assert alive(pids) == pids
     getting.send_signal(number)

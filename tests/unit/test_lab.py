@@ -24,36 +24,36 @@ PROFILES = {"dsl": DSL}
 THERE, BACK = LinkRef("client", "server", "lan"), LinkRef("server", "client", "lan")
 
 
-def asked(text: str, profile: str | Profile | None = None, **words: object) -> dict[LinkRef, Impairment | Timeline]:
+def requested(text: str, profile: str | Profile | None = None, **words: object) -> dict[LinkRef, Impairment | Timeline]:
     lab = SimpleNamespace(topology=TOPOLOGY, profiles=PROFILES, tables={}, netem_folder=None)
     return impairments_of(cast("Backend", lab), text, profile, words)
 
 
 def problems_of(text: str, profile: str | Profile | None = None, **words: object) -> tuple[str, ...]:
     with pytest.raises(InvalidValueError) as refused:
-        asked(text, profile, **words)
+        requested(text, profile, **words)
     return refused.value.problems
 
 
 def test_one_direction_takes_the_forward_half() -> None:
-    assert asked("client -> server", "dsl") == {THERE: DSL.forward}
+    assert requested("client -> server", "dsl") == {THERE: DSL.forward}
 
 
 def test_forward_is_the_direction_that_is_written_first() -> None:
-    assert asked("server -> client", "dsl") == {BACK: DSL.forward}
-    assert asked("client <-> server", "dsl") == {THERE: DSL.forward, BACK: DSL.reverse}
-    assert asked("server <-> client", "dsl") == {BACK: DSL.forward, THERE: DSL.reverse}
+    assert requested("server -> client", "dsl") == {BACK: DSL.forward}
+    assert requested("client <-> server", "dsl") == {THERE: DSL.forward, BACK: DSL.reverse}
+    assert requested("server <-> client", "dsl") == {BACK: DSL.forward, THERE: DSL.reverse}
 
 
 def test_words_are_said_of_every_direction_that_is_named() -> None:
     slow = Impairment(delay_s=0.04)
-    assert asked("client -> server", delay="40ms") == {THERE: slow}
-    assert asked("client <-> server", delay="40ms") == {THERE: slow, BACK: slow}
+    assert requested("client -> server", delay="40ms") == {THERE: slow}
+    assert requested("client <-> server", delay="40ms") == {THERE: slow, BACK: slow}
 
 
 def test_a_profile_may_be_given_as_a_value() -> None:
     mine = Profile(name="not in any folder", forward=Impairment(loss_ratio=1))
-    assert asked("client <-> server", mine) == {THERE: mine.forward, BACK: CLEAN}
+    assert requested("client <-> server", mine) == {THERE: mine.forward, BACK: CLEAN}
 
 
 @pytest.mark.parametrize(

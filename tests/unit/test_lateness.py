@@ -33,18 +33,18 @@ def test_a_tenth_of_the_delay_is_tolerated_and_at_least_5_ms(asked: Impairment |
 
 
 def test_median_worst_and_share_are_of_the_time_beyond_the_due_one() -> None:
-    found = seen(0.002, 0.004, 0.006)
-    assert (found.frames, found.late) == (3, 1)
-    assert found.late_ratio == pytest.approx(1 / 3)
-    assert found.median_s == pytest.approx(0.004)
-    assert found.worst_s == pytest.approx(0.006)
+    measured = seen(0.002, 0.004, 0.006)
+    assert (measured.frames, measured.late) == (3, 1)
+    assert measured.late_ratio == pytest.approx(1 / 3)
+    assert measured.median_s == pytest.approx(0.004)
+    assert measured.worst_s == pytest.approx(0.006)
 
 
 def test_one_frame_100_ms_late_among_10000_condemns() -> None:
-    found = seen(0.101, on_time=9_999)
-    assert found.problem is not None
-    assert found.problem == f"{KERNEL} was 101ms late, more than the allowed 100ms"
-    assert found.warning is None
+    measured = seen(0.101, on_time=9_999)
+    assert measured.problem is not None
+    assert measured.problem == f"{KERNEL} was 101ms late, more than the allowed 100ms"
+    assert measured.warning is None
 
 
 def test_a_frame_that_has_not_come_back_is_as_late_as_it_is_old() -> None:
@@ -71,8 +71,10 @@ def test_the_remedy_names_the_option_that_accepts_it_unless_the_carrier_stood_st
 
 def test_within_a_longer_tolerance_100_ms_at_once_are_none() -> None:
     impairment = Impairment(delay_s=5.0)
-    found = lateness.lateness([DUE_S + 0.3], carrier=KERNEL, due_s=DUE_S, tolerance_s=lateness.tolerance_s(impairment))
-    assert (found.problem, found.warning) == (None, None)
+    measured = lateness.lateness(
+        [DUE_S + 0.3], carrier=KERNEL, due_s=DUE_S, tolerance_s=lateness.tolerance_s(impairment)
+    )
+    assert (measured.problem, measured.warning) == (None, None)
 
 
 def test_the_row_says_fails_only_where_it_counts() -> None:
@@ -103,27 +105,27 @@ def test_what_was_not_measured_is_unknown_and_never_shown(row: Check) -> None:
 
 @given(took=TIMES, missing=TIMES, tolerance_s=st.floats(0.005, 1.0))
 def test_the_counts_hold_together(took: list[float], missing: list[float], tolerance_s: float) -> None:
-    found = lateness.lateness(took, carrier=KERNEL, missing_s=missing, due_s=DUE_S, tolerance_s=tolerance_s)
-    assert len(took) <= found.frames <= len(took) + len(missing)
-    assert 0 <= found.late <= found.frames
-    assert found.median_s <= found.worst_s or not found.frames
-    assert (found.worst_s > tolerance_s) == (found.late > 0)
-    assert found.problem is None or found.warning is None
-    assert found.problem is not None or found.worst_s <= max(lateness.AT_ONCE_S, tolerance_s)
-    assert found.late == 0 or found.problem or found.warning, "what is beyond the tolerance is always told"
+    measured = lateness.lateness(took, carrier=KERNEL, missing_s=missing, due_s=DUE_S, tolerance_s=tolerance_s)
+    assert len(took) <= measured.frames <= len(took) + len(missing)
+    assert 0 <= measured.late <= measured.frames
+    assert measured.median_s <= measured.worst_s or not measured.frames
+    assert (measured.worst_s > tolerance_s) == (measured.late > 0)
+    assert measured.problem is None or measured.warning is None
+    assert measured.problem is not None or measured.worst_s <= max(lateness.AT_ONCE_S, tolerance_s)
+    assert measured.late == 0 or measured.problem or measured.warning, "what is beyond the tolerance is always told"
 
 
 @given(frames=st.integers(1, 5000))
 def test_a_share_of_one_in_a_hundred_itself_is_never_condemned(frames: int) -> None:
-    found = seen(*[0.02] * (frames // 100), on_time=frames - frames // 100)
-    assert found.problem is None
+    measured = seen(*[0.02] * (frames // 100), on_time=frames - frames // 100)
+    assert measured.problem is None
 
 
 @given(frames=st.integers(100, 5000), share=st.floats(0.1, 1.0))
 def test_a_tenth_late_is_always_condemned_beyond_what_chance_allows(frames: int, share: float) -> None:
     late = round(frames * share)
-    found = seen(*[0.02] * late, on_time=frames - late)
-    assert (found.problem is not None) == (late > exact.accepted(frames, lateness.LATE_RATIO)[1])
+    measured = seen(*[0.02] * late, on_time=frames - late)
+    assert (measured.problem is not None) == (late > exact.accepted(frames, lateness.LATE_RATIO)[1])
 
 
 @pytest.mark.parametrize(

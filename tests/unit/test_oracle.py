@@ -82,7 +82,7 @@ def test_the_order_in_which_rows_are_read_does_not_change_what_became_of_message
     fates: list[str], chance: random.Random
 ) -> None:
     run = datagrams(fates)
-    told = set()
+    accounts = set()
     for server_first in (False, True):
         oracle = Oracle(expect=IN_TIME)
         for host in ("client", "server"):
@@ -92,8 +92,8 @@ def test_the_order_in_which_rows_are_read_does_not_change_what_became_of_message
             sides.reverse()
         for host, row in itertools.chain(*sides):
             oracle.take(host, [row])
-        told.add(str(oracle.judge(run.evidence)))
-    assert len(told) == 1
+        accounts.add(str(oracle.judge(run.evidence)))
+    assert len(accounts) == 1
 
 
 @settings(max_examples=200, deadline=None)

@@ -46,9 +46,9 @@ CHARTS = Charts(title="Base and head", charts=[
 
 
 def test_of_200_cells_a_page_is_written_in_time_and_no_larger_than_5_mb() -> None:
-    found = session(200)
+    long_run = session(200)
     began = time.process_time()
-    text = render(run.page(found))
+    text = render(run.page(long_run))
     assert time.process_time() - began < 5.0
     assert len(text.encode()) < 5_000_000
     assert text.count('<details class="cell"') == 200
@@ -79,8 +79,8 @@ def test_what_programs_print_is_text_and_nothing_else() -> None:
 
 
 def test_every_part_of_a_test_is_in_its_cell() -> None:
-    found = session(7)
-    cell = run.page(found).cells[3]
+    long_run = session(7)
+    cell = run.page(long_run).cells[3]
     heads = [part.title for part in cell.parts]
     assert cell.word == "invalid", "the seed gives one"
     assert (cell.row, cell.column) == ("tests/test_upload.py::test_number_0", "satellite-geo")
@@ -90,7 +90,7 @@ def test_every_part_of_a_test_is_in_its_cell() -> None:
         "Output of python3 in client", "Packets, for Wireshark",
     ]  # fmt: skip
     (samples,) = (part for part in cell.parts if isinstance(part, Charts))
-    metric = found.tests[3].last.metric("request")
+    metric = long_run.tests[3].last.metric("request")
     assert metric is not None
     first = samples.charts[0]
     assert isinstance(first, Points)
@@ -136,9 +136,9 @@ def test_very_many_samples_are_thinned_out_over_their_whole_range() -> None:
 
 @pytest.mark.parametrize(("count", "kept"), [(1, 1), (300, 300), (301, 151), (10_000, 296)])
 def test_a_series_of_many_points_is_thinned_out_evenly_and_its_last_point_stays(count: int, kept: int) -> None:
-    found = Series.of("n", "s", [(float(at), at * 2.0) for at in range(count)])
-    assert len(found.times_s) == len(found.values) == kept
-    assert (found.times_s[0], found.times_s[-1], found.values[-1]) == (0.0, count - 1.0, 2.0 * (count - 1))
+    packets = Series.of("n", "s", [(float(at), at * 2.0) for at in range(count)])
+    assert len(packets.times_s) == len(packets.values) == kept
+    assert (packets.times_s[0], packets.times_s[-1], packets.values[-1]) == (0.0, count - 1.0, 2.0 * (count - 1))
 
 
 def test_groups_keep_their_order() -> None:

@@ -30,12 +30,12 @@ def deliveries(
     """Messages that take the link's delay, but for the first few."""
     link = c07.GridLink(delay_ms=delay_ms, loss=loss)
     plain = [int((delay_ms + 1) * MS)] * (sent - len(slow_ms))
-    found = {"dropped": 0, "resent": 0, "window_full": 0, "lost": 0, **more}
+    counts = {"dropped": 0, "resent": 0, "window_full": 0, "lost": 0, **more}
     return c07.MessageStream(
-        link=link, sent=sent + found["lost"], application=Distribution([*(slow_m * MS for slow_m in slow_ms), *plain]),
+        link=link, sent=sent + counts["lost"], application=Distribution([*(slow_m * MS for slow_m in slow_ms), *plain]),
         wire=Distribution([int(delay_ms * MS)] * sent), head_of_line=Distribution([0] * sent),
         late=tuple(n for n, each in enumerate(slow_ms) if each / 1e3 > c07.late_after_s(link)),
-        dropped=found["dropped"], resent=found["resent"], initial_window=10, window_full=found["window_full"],
+        dropped=counts["dropped"], resent=counts["resent"], initial_window=10, window_full=counts["window_full"],
     )  # fmt: skip
 
 

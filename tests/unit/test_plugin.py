@@ -425,8 +425,8 @@ def test_the_line_that_repeats_a_test_has_every_option_that_was_given(project: p
 
 def test_where_nothing_is_captured_the_counters_say_how_many_packets_were_lost(project: pytest.Pytester) -> None:
     run(project, LINKED).stdout.fnmatch_lines(["client -> server: lost 2 of 40 packets"])  # here none can be had
-    told = "client -> server: lost 2 of 40 packets; --testbed-capture on-failure tells which"
-    run(project, LINKED, "--testbed-capture", "never").stdout.fnmatch_lines([told])
+    sentence = "client -> server: lost 2 of 40 packets; --testbed-capture on-failure tells which"
+    run(project, LINKED, "--testbed-capture", "never").stdout.fnmatch_lines([sentence])
 
 
 def test_junit_has_an_invalid_test_as_an_error_of_its_own_type(project: pytest.Pytester) -> None:

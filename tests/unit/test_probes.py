@@ -456,12 +456,12 @@ def test_packets_lost_by_their_number_are_each_looked_for() -> None:
     sent = [number * 1_000_000 for number in range(200)]
     numbered = {2, 16, 17, 18, 19, 49, 99, 149, 199}
     honest = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n not in numbered])
-    found = {check.field: check for check in judge(impairment, honest, clean=honest)}
-    assert (found["lost by number"].verdict, found["loss"].verdict) == (Verdict.HOLDS, Verdict.HOLDS)
+    checks = {check.field: check for check in judge(impairment, honest, clean=honest)}
+    assert (checks["lost by number"].verdict, checks["loss"].verdict) == (Verdict.HOLDS, Verdict.HOLDS)
     shifted = Flight(sent_ns=sent, arrivals=[(n, sent[n] + 50_000) for n in range(200) if n + 1 not in numbered])
-    found = {check.field: check for check in judge(impairment, shifted, clean=honest)}
-    assert (found["lost by number"].verdict, found["loss"].verdict) == (Verdict.FAILS, Verdict.FAILS)
-    assert "probe 3 arrived" in found["lost by number"].seen
+    checks = {check.field: check for check in judge(impairment, shifted, clean=honest)}
+    assert (checks["lost by number"].verdict, checks["loss"].verdict) == (Verdict.FAILS, Verdict.FAILS)
+    assert "probe 3 arrived" in checks["lost by number"].seen
 
 
 def test_a_token_bucket_may_pass_at_once_what_it_holds_and_no_more() -> None:

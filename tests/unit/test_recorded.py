@@ -112,11 +112,11 @@ READINGS = {"Tcp": {"OutSegs": 10, "RetransSegs": 1}, "TcpExt": {"TCPSynRetrans"
 
 
 def program(**changed: Any) -> ProgramRun:
-    told = {
+    fields = {
         "host": "client", "argv": ("upload",), "exit_code": 0, "duration_s": 1.0, "cpu_s": 0.25, "stopped": False,
         "output": "", "output_left_out": 0, **changed,
     }  # fmt: skip
-    return ProgramRun(**told)
+    return ProgramRun(**fields)
 
 
 def values(lab: FakeLab, *programs: ProgramRun) -> dict[str, tuple[float, ...]]:

@@ -111,8 +111,8 @@ RUN = "0123abcd"
 def labelled(
     kind: str = "container", name: str = "it", of_image: Mapping[str, str] | None = None, **labels: str
 ) -> Labelled:
-    said = {f"testbed.{key}": value for key, value in labels.items()}
-    return Labelled(kind=kind, name=name, labels=said, of_image=of_image or {})
+    prefixed = {f"testbed.{key}": value for key, value in labels.items()}
+    return Labelled(kind=kind, name=name, labels=prefixed, of_image=of_image or {})
 
 
 @pytest.mark.parametrize(

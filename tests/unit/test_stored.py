@@ -26,8 +26,8 @@ END = json.dumps(results.end(duration_s=1.0, exit_status=0)) + "\n"
 def line_of(name: str = "a", outcome: Verdict = Verdict.HOLDS, **changed: Any) -> str:
     metric = Metric(name="upload", values=(1.0, 2.0), unit="s", better="lower")
     attempt = results.Attempt(seed=5, outcome=outcome, metrics=[metric])
-    said = {**results.TestResult(id=name, attempts=[attempt]).as_json(), **changed}
-    return json.dumps({"test": said}) + "\n"
+    document = {**results.TestResult(id=name, attempts=[attempt]).as_json(), **changed}
+    return json.dumps({"test": document}) + "\n"
 
 
 def problems(*lines: str) -> list[str]:

@@ -30,8 +30,8 @@ class Counting:
     def call(self, operation: str, *, ports: list[str]) -> dict[str, Any]:
         if self.told is None:
             raise AgentError("it died")
-        told = {"carried": self.told, "dropped": self.dropped}[operation]
-        return {name: told[name] for name in ports if name in told}
+        reply = {"carried": self.told, "dropped": self.dropped}[operation]
+        return {name: reply[name] for name in ports if name in reply}
 
 
 def port(agent: Counting, host: str, kernel: str | None = "tbk") -> Port:

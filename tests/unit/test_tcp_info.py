@@ -54,31 +54,41 @@ def test_each_quantity_is_read_where_the_kernel_puts_it() -> None:
         u32_148=19000, u64_160=125_000, u64_168=3_000_000, u64_176=2_000_000, u64_184=1_000_000, u64_200=2000,
         u64_208=300, u32_216=6, u32_224=8, u32_228=0,
     )  # fmt: skip
-    each = only(record(5, message(tcp_info, state=4, queues=(11, 22)))).final
-    assert (each.time_ns, each.last, each.state) == (5, False, "FIN_WAIT1")
-    assert (each.receive_queue_bytes, each.send_queue_bytes) == (11, 22)
-    assert (each.retransmits, each.backoff, each.total_retransmissions) == (3, 2, 5)
-    assert (each.rto_s, each.srtt_s, each.rttvar_s, each.min_rtt_s) == (0.204, 0.0205, 0.0015, 0.019)
-    assert (each.mss_bytes, each.cwnd_segments, each.ssthresh_segments) == (1448, 12, 7)
-    assert (each.unacked_segments, each.sacked_segments, each.lost_segments) == (10, 4, 2)
-    assert each.retransmitted_in_flight_segments == 1
-    assert (each.bytes_acked, each.bytes_received, each.bytes_sent, each.bytes_retransmitted) == (1001, 77, 2000, 300)
-    assert (each.segments_sent, each.segments_received, each.unsent_bytes) == (40, 41, 5000)
-    assert each.delivery_rate_bps == 1_000_000
-    assert (each.busy_s, each.window_limited_s, each.buffer_limited_s) == (3, 2, 1)
-    assert (each.duplicates_reported, each.out_of_order_segments, each.send_window_bytes) == (6, 8, 0)
-    assert (each.receive_space_bytes, each.receive_window_bytes, each.timeouts) == (65536, None, None)
+    connection = only(record(5, message(tcp_info, state=4, queues=(11, 22)))).final
+    assert (connection.time_ns, connection.last, connection.state) == (5, False, "FIN_WAIT1")
+    assert (connection.receive_queue_bytes, connection.send_queue_bytes) == (11, 22)
+    assert (connection.retransmits, connection.backoff, connection.total_retransmissions) == (3, 2, 5)
+    assert (connection.rto_s, connection.srtt_s, connection.rttvar_s, connection.min_rtt_s) == (
+        0.204,
+        0.0205,
+        0.0015,
+        0.019,
+    )
+    assert (connection.mss_bytes, connection.cwnd_segments, connection.ssthresh_segments) == (1448, 12, 7)
+    assert (connection.unacked_segments, connection.sacked_segments, connection.lost_segments) == (10, 4, 2)
+    assert connection.retransmitted_in_flight_segments == 1
+    assert (
+        connection.bytes_acked,
+        connection.bytes_received,
+        connection.bytes_sent,
+        connection.bytes_retransmitted,
+    ) == (1001, 77, 2000, 300)
+    assert (connection.segments_sent, connection.segments_received, connection.unsent_bytes) == (40, 41, 5000)
+    assert connection.delivery_rate_bps == 1_000_000
+    assert (connection.busy_s, connection.window_limited_s, connection.buffer_limited_s) == (3, 2, 1)
+    assert (connection.duplicates_reported, connection.out_of_order_segments, connection.send_window_bytes) == (6, 8, 0)
+    assert (connection.receive_space_bytes, connection.receive_window_bytes, connection.timeouts) == (65536, None, None)
 
 
 def test_what_only_newer_kernels_say_is_read_if_it_is_there() -> None:
     newer = info() + struct.pack("=IIHHI", 4096, 0, 3, 1, 500)
-    each = only(record(0, message(newer))).final
-    assert (each.receive_window_bytes, each.timeouts) == (4096, 3)
+    connection = only(record(0, message(newer))).final
+    assert (connection.receive_window_bytes, connection.timeouts) == (4096, 3)
 
 
 def test_what_was_never_measured_is_none_and_not_a_number() -> None:
-    each = only(record(0, message(info(u32_76=0x7FFFFFFF, u32_148=0xFFFFFFFF)))).final
-    assert (each.ssthresh_segments, each.min_rtt_s) == (None, None)
+    connection = only(record(0, message(info(u32_76=0x7FFFFFFF, u32_148=0xFFFFFFFF)))).final
+    assert (connection.ssthresh_segments, connection.min_rtt_s) == (None, None)
 
 
 def test_states_of_a_socket_are_a_series_and_of_two_two() -> None:

@@ -233,8 +233,8 @@ def test_a_percentage_without_its_sign_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["0.02", 0.02])
 def test_what_may_be_meant_as_a_share_is_answered_with_both(text: object) -> None:
-    said = 'loss=0.02: a percentage needs its sign; write loss="0.02%" or, if that is a share of 1, "2%"'
-    assert refusal_of_ratio(text) == said
+    message = 'loss=0.02: a percentage needs its sign; write loss="0.02%" or, if that is a share of 1, "2%"'
+    assert refusal_of_ratio(text) == message
 
 
 @pytest.mark.parametrize("text", ["-1%", "-0.0001%", "100.0001%", "120%"])

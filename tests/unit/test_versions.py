@@ -299,11 +299,11 @@ def test_the_noise_of_a_machine_is_measured_by_tests_against_themselves(
     comparison, pair_s = noise.measure(["test_it.py"])
     assert comparison.base_runs >= 3
     assert pair_s < 4
-    found = {row["metric"]: row for row in noise.effects(comparison)}
-    assert found["still"]["spread"] == 0
-    assert found["still"]["findable"][30] == pytest.approx(0.05, abs=0.001)
-    assert 0.005 < found["noisy"]["spread"] < 0.4
-    assert found["noisy"]["findable"][120] > 0.05
+    rows = {row["metric"]: row for row in noise.effects(comparison)}
+    assert rows["still"]["spread"] == 0
+    assert rows["still"]["findable"][30] == pytest.approx(0.05, abs=0.001)
+    assert 0.005 < rows["noisy"]["spread"] < 0.4
+    assert rows["noisy"]["findable"][120] > 0.05
     noise.show(Console(width=200), comparison, pair_s)
     out = capsys.readouterr().out
     assert "test_it.py::test_upload" in out
