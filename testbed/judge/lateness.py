@@ -111,7 +111,7 @@ def queue_warning(late_s: Sequence[float], *, tolerance_s: float) -> str | None:
 
     ``late_s``: how long frames waited that were sent there while many packets passed.
     """
-    waited = sum(each > tolerance_s for each in late_s)
+    waited = sum(time_s > tolerance_s for time_s in late_s)
     if not waited:
         return None
     return (

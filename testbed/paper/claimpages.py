@@ -58,7 +58,8 @@ def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
         tones=[_TONES[page.outcome.finding] for page in pages],
     )  # fmt: skip
     return render(Content(
-        title="The paper's claims, tested", lead=_LEAD, counts=[each for each in counts if each[1]], before=[table],
+        title="The paper's claims, tested", lead=_LEAD, before=[table],
+        counts=[(word, count, tone) for word, count, tone in counts if count],
         notes=[_WORDS], facts=list(about.items()),
     ))  # fmt: skip
 
@@ -73,7 +74,7 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
     parts: list[Part] = [Links(title="", files=ways)]
     if pictures := [file for file in outcome.evidence if file.endswith(".svg")]:
         parts.append(Links(title=page.name, files=(), pictures=pictures))
-    if charts := [drawn for each in outcome.plots if (drawn := chart(each)) is not None]:
+    if charts := [drawn for plot in outcome.plots if (drawn := chart(plot)) is not None]:
         parts.append(Charts(title="What was measured", charts=charts))
     parts.append(Text(title="The experiment", text=" ".join(page.how.replace("``", "").split())))
     parts += _conditions(outcome.rows)

@@ -281,7 +281,7 @@ def keep(item: pytest.Item, lab: Lab) -> None:
     run_of(item).facts = lab.facts()
     programs = [run for program in lab.ledger.programs if (run := program.account) is not None]
     attempt.programs, attempt.captures = programs[:_MOST_PROGRAMS], run_of(item).kept
-    attempt.series = [each for seen in lab.ledger.observed for each in overtime.series(seen)][:_MOST_SERIES]
+    attempt.series = [series for seen in lab.ledger.observed for series in overtime.series(seen)][:_MOST_SERIES]
     attempt.metrics = (*lab.ledger.metrics.values(), *lab.measuring.metrics(programs, lab.ledger.evidence))
     for link in lab.ledger.evidence:
         levels = f"read-back {link.read_back}, counters {link.counters}, probe {link.probe}"

@@ -234,7 +234,7 @@ def lab_of(config: pytest.Config) -> Lab:
             [config.invocation_params.dir / file for file in files] or _default_file(config),
             netem=config.getoption("--netem"),
             compose_profiles=config.getoption("--compose-profile"),
-            images=dict(each.split("=", 1) for each in config.getoption("--testbed-image")),
+            images=dict(image.split("=", 1) for image in config.getoption("--testbed-image")),
             up_deadline=config.getoption("--up-deadline"),
             say=sayer(config),
             warn=lambda text: config.stash[WARNED].setdefault(text),
