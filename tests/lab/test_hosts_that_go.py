@@ -104,6 +104,7 @@ def test_a_host_that_was_cut_off_is_cut_off_again_when_it_has_been_restarted(lab
 def test_a_paused_host_stands_still_and_goes_on_and_what_was_sent_to_it_is_heard(lab: Lab) -> None:
     before = starts(lab)
     lab.impair("api -> db", delay=f"{_DELAY_S}s")
+    lab.host("db").start(["sleep", "100"])  # an engine hangs that is to begin it in a paused container
     lab.host("db").pause()
     assert answer_s(lab) is None
     lab.host("db").resume()

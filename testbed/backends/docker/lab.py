@@ -20,6 +20,7 @@ from testbed.backends.docker import images
 from testbed.backends.docker.agents import Agents
 from testbed.backends.docker.engine import RUN_LABEL, Engine, refusals_raised
 from testbed.backends.docker.hosts import ComposeHost
+from testbed.backends.docker.programs import ComposeProgram
 from testbed.backends.docker.runs import clear_stale
 from testbed.backends.docker.stack import Stack, host_name
 from testbed.backends.stacklab import StackLab
@@ -299,7 +300,10 @@ class ComposeLab(StackLab[ComposeHost]):
         self.sweep()
 
     def freeze(self, host: str) -> None:
-        """Pause a container."""
+        """Pause a container, once its programs have begun: an engine hangs that is to start one in a paused container."""
+        for program in self.ledger.programs:
+            if isinstance(program, ComposeProgram) and program.host == host:
+                program.await_begun()
         with self.engine.requesting("pause", self._hosts[host].container):
             self._hosts[host].container.pause()
 

@@ -91,14 +91,18 @@ class ComposeProgram(ReadProgram):
             return replace(ended, stdout="", stderr=ended.stderr + ended.stdout)
         return ended
 
-    def signal(self, name: str) -> None:
-        """Signal it, once the engine knows its number: it accepts a program before that."""
-        status, pid = await_condition(
+    def await_begun(self) -> tuple[int | None, int]:
+        """Its exit status and its number, once the engine knows either: it accepts a program before that."""
+        return await_condition(
             self._state,
             lambda state: state[0] is not None or state[1] > 0,
             deadline_s=5,
             every_s=0.01,
         )
+
+    def signal(self, name: str) -> None:
+        """Signal it."""
+        status, pid = self.await_begun()
         if status is None:
             self._send_signal(pid, name)
 
