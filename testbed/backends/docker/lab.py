@@ -300,7 +300,7 @@ class ComposeLab(StackLab[ComposeHost]):
         self.sweep()
 
     def freeze(self, host: str) -> None:
-        """Pause a container once its programs have begun: an engine that is to start one in a paused container hangs."""
+        """Pause a container, once its programs have begun: an engine that should start one in it meanwhile hangs."""
         for program in self.ledger.programs:
             if isinstance(program, ComposeProgram) and program.host == host:
                 program.await_begun()
