@@ -190,7 +190,7 @@ def test_a_host_without_a_port_of_its_own_cannot_end_a_link(tmp_path: Path, mode
         tmp_path,
         f"services:\n  a: {{image: x, network_mode: {mode}}}\n  b: {{image: x}}\n",
     )
-    with pytest.raises(InvalidValueError, match=f"`network_mode: {mode}` and so no port of its own to impair"):
+    with pytest.raises(InvalidValueError, match=f"`network_mode: {mode}`, and so no port of its own to impair"):
         ComposeLab(path).topology.links("b -> a")
 
 

@@ -255,5 +255,7 @@ def test_12_by_hand_links_are_impaired_and_proven_and_the_demonstration_runs(kin
     assert min(message["connect_s"] for message in by_profile["latency"]["messages"]) >= 0.100
     assert "Message Test message 01 (clean)" in demo.stdout
     page = (project / "report" / "index.html").read_text()
-    assert page.count("<circle") == 8, "every message a point"
+    (data,) = re.findall(r'id="data">(.*?)</script>', page)
+    (chart,) = json.loads(data)
+    assert {name: len(points) for name, points in chart["groups"].items()} == {"clean": 4, "latency": 4}
     assert "://" not in page.replace("http://www.w3.org", ""), "nothing is loaded from elsewhere"

@@ -39,7 +39,7 @@ tc = localtc.LocalTc(tag="t", files_in="/tmp")
 port = attached.HostPort("b@lan", "veth", 51, tc, before={})
 flooding = threading.Thread(target=flood, daemon=True)
 flooding.start()
-while devices.statistic("veth", "tx_dropped") < 10 and time.monotonic() < deadline:
+while devices.statistic("veth", "tx_dropped") < 200 and time.monotonic() < deadline:
     port.prepare()
     tc.batch().checked([line for line in qdisc.root("veth") if line.startswith("qdisc ")])  # flower is not everywhere
     port.release()
@@ -62,6 +62,7 @@ def test_what_a_port_loses_while_it_is_given_its_qdiscs_is_counted() -> None:
         pytest.skip("on this machine nothing was lost in 5 s")
     if not seen["dropped"]:
         pytest.skip("this machine's kernel does not count what it drops while a device is given a qdisc")
-    # The kernel itself says a little at the veth, too: multicast listeners.
-    assert seen["sent"] <= seen["came_packets"] <= seen["sent"] + 20
-    assert seen["arrived"] == seen["came_packets"] - seen["refused_packets"]
+    # The kernel itself sends a little at the veth, too, before and after the moment of a count: multicast listeners.
+    ours, lost = 20, seen["sent"] - seen["arrived"]
+    assert seen["sent"] <= seen["came_packets"] <= seen["sent"] + ours
+    assert lost - ours <= seen["refused_packets"] <= lost + ours

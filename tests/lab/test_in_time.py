@@ -154,7 +154,7 @@ def test_how_long_packets_wait_in_the_queue_of_a_saturated_port_is_told(carried:
         with contextlib.suppress(ImpairmentNotAppliedError):  # that so much was lost is another thing
             carried.verifier.verify()
         (link,) = carried.ledger.evidence
-        (port,) = carried.ports
+        port = carried.ports.attached("server", "lan")
         await_condition(  # the frames are none of what went in and must come out
             lambda: port.channel.call("carried", ports=[port.name])[port.name]["to_host"],
             lambda way: way["in_packets"] == way["out_packets"],
