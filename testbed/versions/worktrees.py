@@ -67,10 +67,16 @@ def commit_of(here: Checkout, revision: str) -> str:
 def worktree(here: Checkout, commit: str) -> Iterator[Path]:
     """A checkout of a commit, as long as the block lasts; its folder that corresponds to the user's.
 
-    Raises UserError if git cannot make it, or if there is no such folder in it.
+    Raises UserError if git cannot make it, or if there is no such folder in it; EnvironmentUnfitError if no worktree
+    can be kept in the cache.
     """
     place = _folder() / secrets.token_hex(4)
-    place.mkdir(parents=True)
+    try:
+        place.mkdir(parents=True)
+    except OSError as error:
+        raise EnvironmentUnfitError(
+            f"no worktree can be made in {place.parent}: {error.strerror}; XDG_CACHE_HOME may name another folder"
+        ) from None
     try:
         note = {"owner": owner(), "repository": str(here.top)}
         write_whole(place / _NOTE, json.dumps(note), below=place)

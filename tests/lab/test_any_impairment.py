@@ -61,7 +61,7 @@ def test_whatever_makes_no_sense_is_refused_before_anything_changes(lab: Lab, sa
         (lambda lab: lab.partition({"client"}, {"server"}, reject="no"), "reject='no'"),
         (lambda lab: lab.isolate("client", reject=None), "reject=None"),
         (lambda lab: lab.impair("client -> server", delay="5ms", prove="yes"), "prove='yes': must be True or False"),
-        (lambda lab: lab.prove("client -> server", alpha=2), "alpha=2: must be a share from 1e-12 to 0.1"),
+        (lambda lab: lab.prove("client -> server", alpha=2), "alpha=2: must be a ratio from 1e-12 to 0.1"),
         (lambda lab: lab.prove("client -> server", most_s="x"), "most_s='x': must be a number of seconds"),
         (lambda lab: lab.prove("client -> server", tolerance=-1), "tolerance=-1: must be a number from 0.001 to 1"),
         (lambda lab: lab.prove("client -> server", tolerance=0.1), r"a relative error of 0\.1 in loss=3% takes \d+"),

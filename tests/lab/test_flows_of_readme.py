@@ -258,4 +258,4 @@ def test_12_by_hand_links_are_impaired_and_proven_and_the_demonstration_runs(kin
     (data,) = re.findall(r'id="data">(.*?)</script>', page)
     (chart,) = json.loads(data)
     assert {name: len(points) for name, points in chart["groups"].items()} == {"clean": 4, "latency": 4}
-    assert "://" not in page.replace("http://www.w3.org", ""), "nothing is loaded from elsewhere"
+    assert not re.search(r"""<[^<>]*(?:src|href)\s*=\s*["']?(?:\w+:)?//""", page), "nothing is loaded from elsewhere"

@@ -368,6 +368,14 @@ def test_after_a_kill_the_worktree_goes_with_the_next_run(repository: Path) -> N
     assert worktrees.clear_stale(messages.append) == 0
 
 
+def test_a_cache_in_which_nothing_can_be_made_is_one_clear_error(repository: Path) -> None:
+    (repository.parent / "cache").write_text("a file")
+    status, _, errors = command(repository, "ab", "--base", "base", "--", "test_it.py")
+    assert status == 2
+    assert "no worktree can be made in " in errors
+    assert "XDG_CACHE_HOME may name another folder" in errors
+
+
 def test_a_worktree_whose_maker_lives_is_left_alone(repository: Path) -> None:
     here = worktrees.checkout(repository)
     with worktrees.worktree(here, here.commit) as folder:
