@@ -209,7 +209,10 @@ def test_two_compose_files_an_own_trace_profiles_and_a_capture_that_would_go_thr
         "test_each[latency]": ("passed", "latency"),
         "test_fails": ("failed", None),
     }
-    assert f"not kept: {project / 'report' / 'captures'} is a symbolic link; testbed does not write through links" in done.stdout
+    assert (
+        f"not kept: {project / 'report' / 'captures'} is a symbolic link; testbed does not write through links"
+        in done.stdout
+    )
     assert [path.name for path in (project / "elsewhere").rglob("*") if path.is_file()] == ["precious.pcapng"]
 
 
