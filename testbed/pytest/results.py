@@ -13,7 +13,7 @@ import pytest
 
 from testbed.evidence.verdict import Verdict
 from testbed.pytest.markers import needs_lab
-from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, WRONG_USE, told_at_close
+from testbed.pytest.state import NOT_UP, PROBLEMS, SEED, WRONG_USE, is_told, told_at_close
 from testbed.text import several
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def prepare(session: pytest.Session) -> None:
     Whatever becomes of this run, its results must not be taken for those.
     """
     config = session.config
-    if config.option.collectonly or not any(map(needs_lab, session.items)):
-        return
+    if config.option.collectonly or is_told(config) or not any(map(needs_lab, session.items)):
+        return  # one that is told has a file of its own for each pass, and the usual one is another run's
     from testbed import writing
 
     below = config.invocation_params.dir

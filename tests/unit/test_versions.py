@@ -158,6 +158,15 @@ def test_a_regression_is_found_and_everything_kept_and_cleared(repository: Path)
     assert (again, judged) == (1, {"failed": "same", "upload": "regressed", "seed": "same"})
 
 
+def test_results_of_an_earlier_run_of_pytest_are_kept(repository: Path) -> None:
+    files = [repository / "report" / name for name in ("results.jsonl", "index.html")]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text("of another run")
+    assert command(repository, "ab", "--base", "base", "--pairs", "1", "test_it.py")[0] == 3
+    assert [file.read_text() for file in files] == ["of another run"] * 2
+
+
 def test_a_test_that_fails_on_head_is_told_first_with_its_replay(repository: Path) -> None:
     change(repository, "    lab.record(", '    assert FACTOR == 1 or seed % 2, "odd"\n    lab.record(')
     commit(repository, "checked")
