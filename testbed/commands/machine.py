@@ -85,14 +85,24 @@ def profiles(words: bool, as_json: bool, name: str | None) -> int:
 @command()
 @click.option("--check", is_flag=True, help="Change nothing; exit status 1 if an image is missing or out of date.")
 @click.option("--base-reachable", is_flag=True, help="Exit status 1 if the base image is neither here nor pullable.")
+@click.option("--names", is_flag=True, help="Print their names, which change with their content; needs no engine.")
+@click.option(
+    "--archive", type=click.Path(path_type=Path), metavar="FILE",
+    help="Load the agent's image from this archive; if it is not in it, build it and write the archive (for CI).",
+)  # fmt: skip
 @example("testbed images")
-def images(check: bool, base_reachable: bool) -> int:
+def images(check: bool, base_reachable: bool, names: bool, archive: Path | None) -> int:
     """Build or pull the images that every lab needs: the base image and the agent's."""
+    if names:
+        write(f"{image_store.BASE}\n{image_store.netem_tag()}")
+        return 0
     engine = Engine()
     if base_reachable:
         return 0 if image_store.base_pullable(engine) else 1
     if check:
         return 0 if engine.image_labels(image_store.netem_tag()) is not None else 1
+    if archive is not None:
+        image_store.ensure_archived(engine, archive, say)
     image_store.ensure_base(engine, say)
     write(f"{image_store.BASE}\n{image_store.ensure_netem(engine, say)}")
     return 0

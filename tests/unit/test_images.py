@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from testbed.backends.docker.images import netem_tag, service_image, starts_from_base
-from testbed.errors import InvalidComposeError
+from testbed.backends.docker.engine import Engine, tar_archive
+from testbed.backends.docker.images import ensure_archived, netem_tag, service_image, starts_from_base
+from testbed.errors import InvalidComposeError, UserError
 
 
 @pytest.fixture
@@ -46,6 +48,72 @@ def test_a_context_whose_files_go_while_it_is_read_has_no_digest(
 
     monkeypatch.setattr(Path, "readlink", gone)
     assert service_image({"context": str(context)}, "web") == ("testbed/server-web", None)
+
+
+# --- the archive -----------------------------------------------------------------------------------
+
+
+class OneImage:
+    """An engine that has the agent's image, or none."""
+
+    def __init__(self, *, has: bool) -> None:
+        self.has = has
+        self.calls: list[str] = []
+
+    def image_labels(self, tag: str) -> dict[str, str] | None:
+        return {} if self.has else None
+
+    def save(self, tag: str, archive: Path) -> None:
+        self.calls.append("save")
+        archive.write_bytes(tar_archive({"manifest.json": json.dumps([{"RepoTags": [tag]}]).encode()}))
+
+    def load(self, archive: Path) -> None:
+        self.calls.append("load")
+        self.has = True
+
+
+def archived(archive: Path, *, has: bool) -> tuple[list[str], list[str]]:
+    """What the engine was asked for, and what was said."""
+    engine, said = OneImage(has=has), list[str]()
+    ensure_archived(cast(Engine, engine), archive, said.append)
+    return engine.calls, said
+
+
+def test_an_archive_is_written_once_and_loaded_where_the_image_is_missing(tmp_path: Path) -> None:
+    archive = tmp_path / "cache" / "images.tar"
+    assert archived(archive, has=True)[0] == ["save"]
+    assert archived(archive, has=True)[0] == []
+    assert archived(archive, has=False)[0] == ["load"]
+    assert list(archive.parent.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", tar_archive({"other": b""}), tar_archive({"manifest.json": b"[1]"}),
+     tar_archive({"manifest.json": b"{"})],
+)  # fmt: skip
+def test_an_archive_that_cannot_be_read_is_written_anew(tmp_path: Path, content: bytes) -> None:
+    archive = tmp_path / "images.tar"
+    archive.write_bytes(content)
+    calls, said = archived(archive, has=True)
+    assert calls == ["save"]
+    assert said[0].startswith(f"warning: {archive} is no archive of images, so it is not used: ")
+    assert archived(archive, has=True) == ([], [])
+
+
+def test_an_archive_of_another_version_is_written_anew(tmp_path: Path) -> None:
+    manifest = json.dumps([{"RepoTags": ["testbed/netem:0123456789abcdef"]}, {"RepoTags": None}]).encode()
+    (tmp_path / "images.tar").write_bytes(tar_archive({"manifest.json": manifest}))
+    assert archived(tmp_path / "images.tar", has=True)[0] == ["save"]
+
+
+def test_an_archive_where_none_can_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--archive '.*/file/images\.tar': "):
+        archived(tmp_path / "file" / "images.tar", has=True)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"^--archive '.*/folder': "):
+        archived(tmp_path / "folder", has=True)
 
 
 # --- the digest ------------------------------------------------------------------------------------

@@ -172,6 +172,22 @@ class Engine:
         with archive.open("rb") as stream:
             self._api.import_image_from_data(stream, repository=repository, tag=tag, changes=changes)
 
+    def save(self, tag: str, archive: Path) -> None:
+        """Write an image, with its name and its layers, to a tar archive. Raises OSError if it cannot be written."""
+        with archive.open("wb") as file:
+            for chunk in self._api.get_image(tag):
+                file.write(chunk)
+
+    def load(self, archive: Path) -> None:
+        """Load the images of an archive that `save` wrote. Raises ImageBuildError if the engine refuses it."""
+        with archive.open("rb") as file:
+            try:
+                lines = list(self._api.load_image(file))  # type: ignore[no-untyped-call]  # the stubs lack its types
+            except docker.errors.APIError as error:
+                raise ImageBuildError(f"{archive}: the engine does not load it: {_explanation(error)}") from None
+        if errors := [str(line["error"]) for line in lines if "error" in line]:
+            raise ImageBuildError(f"{archive}: the engine does not load it: {errors[0]}")
+
     def build(self, context: bytes, *, tag: str, dockerfile: str, labels: Mapping[str, str]) -> Iterator[ImageStep]:
         """Build from a tar archive, yielding the builder's progress. Raises ImageBuildError with its last lines."""
         last: deque[str] = deque(maxlen=25)

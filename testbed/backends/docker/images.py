@@ -6,10 +6,13 @@ Each image of ours carries a digest of what it was built from and is built again
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,9 +23,10 @@ import yaml
 import testbed.agent
 from testbed import reading
 from testbed.backends.docker.engine import INPUTS_LABEL, Engine, tar_archive
-from testbed.errors import EnvironmentUnfitError, ImageBuildError, InvalidComposeError
+from testbed.errors import EnvironmentUnfitError, ImageBuildError, InvalidComposeError, UserError
 from testbed.resources import resource
 from testbed.text import shown
+from testbed.writing import refuse_links
 
 BASE_REPOSITORY, BASE_TAG = "debian", "trixie-slim"
 BASE = f"{BASE_REPOSITORY}:{BASE_TAG}"
@@ -98,6 +102,42 @@ def ensure_netem(engine: Engine, say: Say) -> str:
         say(f"building {NETEM_REPOSITORY}: {step.text[:100]}")
     engine.remove_images(NETEM_REPOSITORY, but=tag)
     return tag
+
+
+def ensure_archived(engine: Engine, archive: Path, say: Say) -> None:
+    """Provide the agent's image, from an archive that has it; else write it to the archive.
+
+    Raises UserError if the archive cannot be written; otherwise as `ensure_netem`.
+    """
+    tag = netem_tag()
+    held = tag in _archived(archive, say)
+    if held and engine.image_labels(tag) is None:
+        say(f"loading {tag} from {archive}")
+        engine.load(archive)
+    ensure_netem(engine, say)
+    if not held:
+        say(f"writing {tag} to {archive}")
+        try:
+            refuse_links(archive, Path.cwd())
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".testbed-", dir=archive.parent) as folder:
+                new = Path(folder) / archive.name
+                engine.save(tag, new)
+                new.replace(archive)
+        except OSError as error:
+            raise UserError(f"--archive {shown(str(archive))}: {error.strerror or error}") from None
+
+
+def _archived(archive: Path, say: Say) -> set[str]:
+    """The names of the images in an archive; none if there is none, or none that can be read."""
+    if not archive.exists():
+        return set()
+    try:
+        with tarfile.open(archive, "r:") as tar, tar.extractfile("manifest.json") or io.BytesIO() as manifest:
+            return {str(name) for image in json.load(manifest) for name in image["RepoTags"] or ()}
+    except (OSError, tarfile.TarError, LookupError, TypeError, ValueError) as error:
+        say(f"warning: {archive} is no archive of images, so it is not used: {error}")
+        return set()
 
 
 def _netem_context() -> dict[str, bytes]:
