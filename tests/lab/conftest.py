@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,9 +24,11 @@ from testbed import CommandTimeoutError, Host, Lab, LabError, Result
 from testbed.backends.choice import LABS, decide, make_lab
 from testbed.lab.waiting import await_condition
 
+collect_ignore = ["repository"]  # tests/lab/test_ci_jobs.py runs it
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 _PROGRAM = "/tmp/datagrams.py"
+_PYTEST = "#!{}\nimport sys\nimport pytest\nsys.exit(pytest.main())\n"
 _PORT = "9000"
 _CLOSED = {"07", "0A", "06"}  # CLOSE, LISTEN, TIME_WAIT of include/net/tcp_states.h: these send nothing
 
@@ -63,6 +65,44 @@ def cli(*arguments: str, cwd: Path | None = None, within_s: float = 100) -> subp
         cwd=cwd or ROOT,
         timeout=within_s,
     )
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of commands of a venv with this checkout's wheel and its dependencies."""
+    folder = tmp_path_factory.mktemp("installed")
+    run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, env=os.environ)
+    (wheel,) = folder.glob("*.whl")
+    run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
+    commands = folder / "venv" / "bin"
+    python = commands / "python"
+    install = ["install", "--no-deps", "--no-index", "--no-cache-dir", str(wheel)]
+    run([sys.executable, "-m", "pip", "--python", str(python), *install], env=os.environ)
+    # What the lock file pins is here already; a .pth file does not lead to this checkout, which is another one's.
+    own = run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+    Path(own, "dependencies.pth").write_text(str(Path(pytest.__file__).parents[1]))
+    (commands / "pytest").write_text(_PYTEST.format(python))
+    (commands / "pytest").chmod(0o755)
+    where = run([str(python), "-c", "import testbed; print(testbed.__file__)"], cwd=folder)
+    assert Path(where).is_relative_to(folder), f"the wheel is what is tested, not {where}"
+    return commands
+
+
+def users_environment() -> dict[str, str]:
+    """This environment without what pytest and this checkout put there."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH"))}
+
+
+def run(
+    argv: list[str], *, cwd: Path | None = None, may: tuple[int, ...] = (0,), env: Mapping[str, str] | None = None
+) -> str:
+    """The output of a program that must end with one of these statuses."""
+    done = subprocess.run(
+        argv, cwd=cwd, env=users_environment() if env is None else env, capture_output=True, text=True, check=False,
+        timeout=600, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode in may, f"{argv}: status {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 
 from testbed.backends.choice import decide
 from tests.lab import documents
-from tests.lab.conftest import HERE, ROOT
+from tests.lab.conftest import HERE, ROOT, run, users_environment
 from tests.lab.documents import Command, File, NotRun, Page, Script, Test
 
 _SITE = sorted(path for path in (ROOT / "docs").rglob("*.md") if "generated" not in path.parts)
@@ -36,10 +34,13 @@ REASONS = {
     "it asks for another machine, which tests do not have": "DOCKER_HOST=ssh://",
     "it is for Windows": "usermod",
     "it is for macOS": "limactl",
-    "it is for a CI service": "github|gitlab",
     "it wants a terminal; tests/lab/test_shell.py gives it one": "testbed shell",
     "it takes minutes; tests/paper runs every claim": "testbed paper",
     "it installs packages; these tests run from the wheel that it would install": "pip install",
+    "it compares two revisions of your repository": "testbed ab --base main",
+    "it needs two images of yours": "testbed ab --base-image",
+    "it runs your tests for a minute": "testbed doctor --noise",
+    "the files are of two runs of yours": "testbed compare",
     "it repeats a failure, which these examples have none of": "--testbed-seed",
     "it compares two revisions of your repository": "testbed ab --base",
     "it needs two images of yours": "testbed ab --base-image",
@@ -68,7 +69,6 @@ _SERVER = {
     },
 }
 _NAMES = ("client", "a", "b", "c")
-_PYTEST = "#!{}\nimport sys\nimport pytest\nsys.exit(pytest.main())\n"
 # This machine may be busy; and whether a program ends in time at 30 % loss is not left to chance.
 _PYTEST_OPTIONS = "-p no:cacheprovider --testbed-lateness=warn --testbed-seed=1"
 
@@ -76,27 +76,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1200),
 ]  # some sixty commands, each a start of Python, on a machine that may be busy
-
-
-@pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of commands of a venv with this checkout's wheel and its dependencies."""
-    folder = tmp_path_factory.mktemp("installed")
-    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, env=os.environ)
-    (wheel,) = folder.glob("*.whl")
-    _run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")])
-    commands = folder / "venv" / "bin"
-    python = commands / "python"
-    install = ["install", "--no-deps", "--no-index", "--no-cache-dir", str(wheel)]
-    _run([sys.executable, "-m", "pip", "--python", str(python), *install], env=os.environ)
-    # What the lock file pins is here already; a .pth file does not lead to this checkout, which is another one's.
-    own = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
-    Path(own, "dependencies.pth").write_text(str(Path(pytest.__file__).parents[1]))
-    (commands / "pytest").write_text(_PYTEST.format(python))
-    (commands / "pytest").chmod(0o755)
-    where = _run([str(python), "-c", "import testbed; print(testbed.__file__)"], cwd=folder)
-    assert Path(where).is_relative_to(folder), f"the wheel is what is tested, not {where}"
-    return commands
 
 
 def project(page: Page, folder: Path) -> Iterator[Command | Script]:
@@ -140,7 +119,7 @@ def test_commands_run_one_after_the_other(installed: Path, tmp_path: Path, page:
             if isinstance(step, Script):
                 if "ping" in step.text and shutil.which("ping") is None:
                     pytest.skip("the example runs ping, which this machine lacks")
-                _run([str(installed / "python"), "-c", step.text], cwd=tmp_path)
+                run([str(installed / "python"), "-c", step.text], cwd=tmp_path)
             else:
                 printed = _shell(step.line, cwd=tmp_path, commands=installed, may=(step.status,))
                 missing = step.missing(printed)
@@ -164,21 +143,6 @@ def test_there_are_examples_of_each_kind() -> None:
 
 def _shell(line: str, *, cwd: Path, commands: Path, may: tuple[int, ...] = (0,)) -> str:
     """The output of a line that the reader types."""
-    env = {**_users_environment(), "PYTEST_ADDOPTS": _PYTEST_OPTIONS, "COLUMNS": "120",
+    env = {**users_environment(), "PYTEST_ADDOPTS": _PYTEST_OPTIONS, "COLUMNS": "120",
            "PATH": f"{commands}:{os.environ['PATH']}"}  # fmt: skip
-    return _run(["bash", "-c", f"exec 2>&1; {line}"], cwd=cwd, may=may, env=env)
-
-
-def _users_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH"))}
-
-
-def _run(
-    argv: list[str], *, cwd: Path | None = None, may: tuple[int, ...] = (0,), env: Mapping[str, str] | None = None
-) -> str:
-    done = subprocess.run(
-        argv, cwd=cwd, env=_users_environment() if env is None else env, capture_output=True, text=True, check=False,
-        timeout=600, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode in may, f"{argv}: status {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    return run(["bash", "-c", f"exec 2>&1; {line}"], cwd=cwd, may=may, env=env)

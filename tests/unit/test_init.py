@@ -1,0 +1,161 @@
+"""`testbed init`: what the jobs have, where they are written, and what is never overwritten."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from testbed.commands.cli import cli
+from testbed.commands.init import job
+from testbed.errors import UserError
+
+SERVICES = ("github", "gitlab")
+_EXPRESSION = re.compile(r"\$\{\{.*?\}\}")
+
+
+@pytest.fixture(autouse=True)
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*words: str) -> tuple[str, str]:
+    """Output and errors."""
+    done = CliRunner().invoke(cli, ["init", *words], standalone_mode=False)
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout, done.stderr
+
+
+def github() -> dict[str, Any]:
+    (job_,) = yaml.safe_load(job("github"))["jobs"].values()
+    assert isinstance(job_, dict)
+    return job_
+
+
+def gitlab() -> dict[str, Any]:
+    (job_,) = yaml.safe_load(job("gitlab")).values()
+    assert isinstance(job_, dict)
+    return job_
+
+
+def scripts(service: str) -> list[str]:
+    """Each command of a job."""
+    lines = [step["run"] for step in github()["steps"] if "run" in step] if service == "github" else gitlab()["script"]
+    assert all(isinstance(line, str) for line in lines), "a `: ` makes an object of a line that is not quoted"
+    return list(lines)
+
+
+def commands(service: str) -> Iterator[list[str]]:
+    """The words of each command of testbed's, up to the first that the shell has to fill in."""
+    for line in "\n".join(scripts(service)).splitlines():
+        for found in re.finditer(r"\btestbed ((?:images|doctor|ab|baseline)\b[^)|\n]*)", line):
+            yield found[1].split()
+
+
+# --- what is written ---------------------------------------------------------------------------------
+
+
+def test_a_job_for_github_has_what_github_asks_for() -> None:
+    whole = yaml.safe_load(job("github"))
+    assert set(whole) == {"name", True, "permissions", "jobs"}  # `on` is true in YAML 1.1
+    assert "pull_request" in whole[True]
+    assert whole["permissions"] == {"contents": "read"}
+    work = github()
+    assert set(work) == {"runs-on", "timeout-minutes", "steps"}
+    uses = {step["uses"]: step for step in work["steps"] if "uses" in step}
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in uses)
+    (checkout,) = (step for name, step in uses.items() if "checkout" in name)
+    assert checkout["with"]["fetch-depth"] == 0
+    (upload,) = (step for name, step in uses.items() if "upload-artifact" in name)
+    assert upload["if"] == "always()", "of a run that failed, too"
+    assert upload["with"]["path"].split() == ["report", "baselines"]
+    assert work["steps"][-1] is upload
+    ids = {step["id"] for step in work["steps"] if "id" in step}
+    assert set(re.findall(r"steps\.(\w+)\.", job("github"))) == ids
+
+
+def test_a_job_for_gitlab_has_what_gitlab_asks_for() -> None:
+    work = gitlab()
+    assert set(work) == {"image", "services", "variables", "rules", "timeout", "cache", "script", "artifacts"}
+    assert work["variables"]["GIT_DEPTH"] == "0"
+    assert work["artifacts"]["when"] == "always"
+    assert work["artifacts"]["paths"] == ["report", "baselines"]
+    (cached,) = work["cache"]["paths"]
+    assert any(f"--archive {cached}/" in line for line in scripts("gitlab"))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_line_of_a_script_is_for_a_shell_and_every_command_is_ours(service: str) -> None:
+    for line in scripts(service):
+        assert not _EXPRESSION.search(line), "what a branch is named must not become part of a script"
+        subprocess.run(["bash", "-n", "-c", line], check=True)
+    named = list(commands(service))
+    assert [words[0] for words in named if "--names" not in words] == ["images", "doctor", "ab", "baseline"]
+    for words in named:
+        command: Any = cli
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        options = {option for param in command.params for option in param.opts}
+        assert {word for word in words if word.startswith("--")} <= options, words
+
+
+# --- where -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("service", "path"), [("github", ".github/workflows/testbed.yml"), ("gitlab", ".gitlab-ci.yml")]
+)
+def test_a_job_is_written_where_the_service_reads_it(repository: Path, service: str, path: str) -> None:
+    assert init("--ci", service)[0] == f"{path}\n"
+    assert (repository / path).read_text() == job(service)
+
+
+def test_beside_a_file_for_gitlab_there_is_one_to_include(repository: Path) -> None:
+    own = repository / ".gitlab-ci.yml"
+    own.write_text("build: {script: [make]}\n")
+    out, err = init("--ci", "gitlab")
+    assert out == ".gitlab/testbed.yml\n"
+    line = re.search(r"add to it: (.*)", err)
+    assert line is not None
+    assert yaml.safe_load(line[1]) == {"include": [{"local": ".gitlab/testbed.yml"}]}
+    assert own.read_text() == "build: {script: [make]}\n"
+    assert (repository / ".gitlab/testbed.yml").read_text() == job("gitlab")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_nothing_is_overwritten(repository: Path, service: str) -> None:
+    paths = [".github/workflows/testbed.yml"] if service == "github" else [".gitlab-ci.yml", ".gitlab/testbed.yml"]
+    for path in paths:
+        (repository / path).parent.mkdir(parents=True, exist_ok=True)
+        (repository / path).write_text("mine\n")
+    with pytest.raises(UserError, match=rf"^{re.escape(paths[-1])} is there already.* --ci {service} --stdout$"):
+        init("--ci", service)
+    assert [(repository / path).read_text() for path in paths] == ["mine\n"] * len(paths)
+    assert init("--ci", service, "--stdout")[0] == job(service)
+
+
+def test_a_folder_in_a_repository_is_refused_and_the_top_named(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "sub").mkdir()
+    monkeypatch.chdir(repository / "sub")
+    with pytest.raises(UserError, match=f"cd {re.escape(str(repository))}$"):
+        init("--ci", "github")
+    assert list((repository / "sub").iterdir()) == []
+
+
+def test_nothing_is_written_through_a_link(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (repository / ".github").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"symbolic link.*--stdout"):
+        init("--ci", "github")
+    assert list(elsewhere.iterdir()) == []
