@@ -228,7 +228,7 @@ def _cell_json(judged: Judged) -> dict[str, Any]:
 
 
 def exit_status(comparison: Comparison, fail_on: str = "undecided") -> int:
-    """0 nothing regressed, 1 regressed, 2 something could not be compared, 3 undecided.
+    """0 nothing regressed, 1 regressed, 2 something or everything could not be compared, 3 undecided.
 
     ``fail_on``: ``undecided``; ``regressed``, to which undecided is 0; ``never``, to which all is.
     """
@@ -236,6 +236,6 @@ def exit_status(comparison: Comparison, fail_on: str = "undecided") -> int:
         return 0
     if comparison.change is Change.REGRESSED:
         return 1
-    if comparison.problems:
+    if comparison.problems or not comparison.judged:
         return 2
     return 3 if comparison.change is Change.UNDECIDED and fail_on != "regressed" else 0

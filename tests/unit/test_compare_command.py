@@ -68,6 +68,14 @@ def judge(*words: object) -> tuple[int, str]:
 SLOW, FAST, MIXED = [1.2] * 20, [1.0] * 20, [1.0, 1.4, 0.8, 1.1] * 5
 
 
+def test_where_no_test_is_in_both_nothing_is_compared_and_no_gate_passes(write: Write) -> None:
+    base, head = write("a", *FAST), write("b", *FAST, id="t.py::test_other")
+    results = [judge(base, head, "--fail-on", word) for word in ("undecided", "regressed", "never")]
+    assert [status for status, _ in results] == [2, 2, 0]
+    assert results[0][1].startswith("UNDECIDED: nothing could be judged (20 pairs)\n")
+    assert "only in head, and not compared: t.py::test_other" in results[0][1]
+
+
 def test_folders_are_paired_by_seed_and_the_status_is_the_verdicts(write: Write) -> None:
     base, slow, fast, mixed = (write(*run) for run in (("a", *FAST), ("b", *SLOW), ("c", *FAST), ("d", *MIXED)))
     assert [judge(base, other)[0] for other in (slow, fast, mixed)] == [1, 0, 3]

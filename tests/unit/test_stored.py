@@ -102,6 +102,17 @@ def test_what_is_wrong_with_a_file_is_told_with_the_line(lines: tuple[str, ...],
     assert problems(*lines) == printed
 
 
+def test_a_number_that_no_float_holds_is_told() -> None:
+    metric = {"name": "n", "values": [-(10**400)], "unit": "s", "better": None, "least_effect": 0.1, "group": "g"}
+    said = "a whole number of about 401 digits"
+    assert problems(HEAD, line_of(metrics=[metric])) == [
+        f"r.jsonl:2: metric 'n': values [{said}]: must be finite numbers, at least one"
+    ]
+    assert problems(HEAD, line_of(metrics=[{**metric, "values": [1], "least_effect": 10**400}])) == [
+        f"r.jsonl:2: metric 'n': least_effect {said}: must be a finite number"
+    ]
+
+
 def test_an_unknown_fact_speaks_neither_for_nor_against_two_machines_being_alike() -> None:
     other = {**MACHINE, "netem": None, "tc": "tc 6.1", "offloads": {"tso": False}, "git": {"commit": "x"}}
     found = differences(MACHINE, other)
