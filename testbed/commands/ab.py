@@ -170,8 +170,9 @@ def _versions(
     folder = undo.enter_context(worktrees.worktree(repository, commit))
     changed = " with changes" if repository.changed else ""
     base_name, head_name = ("".join(f", {image}" for image in images) for images in (base_images, head_images))
+    named = "" if commit.startswith(revision) else f"{revision}, "
     return (
-        _Version(name=f"base ({revision}, {commit[:8]}{base_name})", folder=folder, images=base_images),
+        _Version(name=f"base ({named}{commit[:8]}{base_name})", folder=folder, images=base_images),
         _Version(name=f"head ({repository.commit[:8]}{changed}{head_name})", folder=here, images=head_images),
     )
 

@@ -54,7 +54,7 @@ def init(service: str, stdout: bool) -> int:
     write(str(path))
     if path == _INCLUDED:
         say(f"{_GITLAB} is left as it is; add to it: include: [{{local: {path}}}]")
-    say("add what your tests need to the line of pip, and commit it")
+    say("in its line of pip, say where testbed comes from and add what your tests need; then commit it")
     return 0
 
 

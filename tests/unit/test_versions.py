@@ -163,8 +163,11 @@ def test_results_of_an_earlier_run_of_pytest_are_kept(repository: Path) -> None:
     files[0].parent.mkdir()
     for file in files:
         file.write_text("of another run")
-    assert command(repository, "ab", "--base", "base", "--pairs", "1", "test_it.py")[0] == 3
+    commit_ = git(repository, "rev-parse", "base")
+    assert command(repository, "ab", "--base", commit_, "--pairs", "1", "test_it.py")[0] == 3
     assert [file.read_text() for file in files] == ["of another run"] * 2
+    (plan,) = repository.glob("report/ab/*/ab.jsonl")
+    assert json.loads(plan.read_text().splitlines()[0])["base"] == f"base ({commit_[:8]})", "a commit is named once"
 
 
 def test_a_test_that_fails_on_head_is_told_first_with_its_replay(repository: Path) -> None:
