@@ -42,10 +42,6 @@ REASONS = {
     "it runs your tests for a minute": "testbed doctor --noise",
     "the files are of two runs of yours": "testbed compare",
     "it repeats a failure, which these examples have none of": "--testbed-seed",
-    "it compares two revisions of your repository": "testbed ab --base",
-    "it needs two images of yours": "testbed ab --base-image",
-    "it runs your tests for a minute": "testbed doctor --noise",
-    "the files are of two runs of yours": "testbed compare",
 }
 """Why a block may be left out, and what it has in it then."""
 

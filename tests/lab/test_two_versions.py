@@ -63,7 +63,7 @@ def test_ten_milliseconds_in_the_server_are_found_on_the_local_lab(shop: Path) -
     words = ["--lab", "local", "--testbed-lateness", "warn", "-p", "no:cacheprovider", "test_links.py::test_loss"]
     ab = ["ab", "--base", "base", "--pairs", str(_PAIRS), "--seed", "1", "--json"]
     done = cli(*ab, "--", *words, cwd=shop, within_s=_WITHIN_S)
-    assert done.returncode == 1 and done.stdout, done.stderr
+    assert (done.returncode, bool(done.stdout)) == (1, True), done.stderr
     document = json.loads(done.stdout)
     metrics = {cell["metric"]: cell for cell in document["cells"] if cell["part"] in ("", "median")}
     response = metrics["response"]
