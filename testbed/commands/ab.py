@@ -18,7 +18,7 @@ from rich.text import Text
 from testbed.commands.console import ERR, say
 from testbed.commands.options import command, example
 from testbed.commands.verdicts import deliver, fail_on_option, json_option, markdown_option
-from testbed.errors import Problems, UserError
+from testbed.errors import InvalidValueError, Problems, UserError
 from testbed.judge.changes import Change
 from testbed.judge.comparison import ALPHA
 from testbed.report import comparison as words
@@ -71,8 +71,8 @@ def ab(
     folder = (keep or Path("report", "ab", begun.strftime("%Y%m%d-%H%M%S"))).absolute()
     seed = secrets.randbelow(1 << 31) if seed is None else seed
     with ExitStack() as undo:
-        base, head = _versions(undo, revision, base_images, head_images, dirty=dirty)
-        _make(folder)
+        base, head = versions(undo, revision, base_images, head_images, dirty=dirty)
+        make_folders(folder, "base", "head", "warm-up")
         plan = Plan(
             folder=folder, seed=seed, budget_s=budget_s, most_pairs=most_pairs, alpha=ALPHA,
             about={"base": base.name, "head": head.name, "pytest": pytest_args, "started": begun.isoformat()},
@@ -87,8 +87,8 @@ def ab(
             )
             for side, version in (("base", base), ("head", head))
         ]
-        live = undo.enter_context(_live())
-        pairs = Pairs(plan, base=arms[0], head=arms[1], tell=live.show)
+        live = undo.enter_context(live_lines())
+        pairs = Pairs(plan, base=arms[0], head=arms[1], tell=lambda progress: live.show([*progress_lines(progress)]))
         undo.callback(pairs.close)
         try:
             ended = pairs.run(say)
@@ -98,17 +98,19 @@ def ab(
         except SystemExit:  # a signal
             pairs.cut_short()
             raise
-    say(f"{ended}; all results are in {_near(folder)}: testbed compare {_near(folder)}/base {_near(folder)}/head")
+    say(f"{ended}; all results are in {near(folder)}: testbed compare {near(folder)}/base {near(folder)}/head")
     status = deliver(
         pairs.comparison, pairs.runs, base=base.name, head=head.name, as_json=as_json, markdown=markdown,
         report=folder / "index.html", fail_on=fail_on,
     )  # fmt: skip
-    say(f"the report is {_near(folder)}/index.html")
+    say(f"the report is {near(folder)}/index.html")
     return _STATUS_INTERRUPTED if ended == _INTERRUPTED else status
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Version:
+class Version:
+    """One of the two: its name, its folder, and the images that it runs."""
+
     name: str
     folder: Path
     images: tuple[str, ...] = ()
@@ -136,27 +138,39 @@ def _checked(
             problems.append(f"{shown(image)}: write SERVICE=IMAGE, as in api=shop/api:1.5")
     budget_s = 0.0
     with problems.gathered():
-        budget_s = parse_time(_MINUTES.sub(r"\1min", budget) if _MINUTES.fullmatch(budget) else budget, name="--budget")
-        if budget_s <= 0:
-            problems.append(f"--budget {shown(budget)}: must be more than 0")
-    for word in words:
-        if any(word == option or word.startswith(f"{option}=") for option in _OURS):
-            problems.append(f"{word}: `testbed ab` gives it to pytest itself; leave it out")
-        elif word.startswith(("-n", "--numprocesses", "--dist")) and not word.startswith(("--no", "-no")):
-            problems.append(f"{word}: the runs of a pair are compared as they are, one test at a time; leave it out")
+        budget_s = budget_of(budget)
+    problems += words_of_ours("ab", words, _OURS)
     problems.tell()
     return budget_s
 
 
-def _versions(
+def budget_of(text: str) -> float:
+    """A budget in seconds. Raises InvalidValueError."""
+    budget_s = parse_time(_MINUTES.sub(r"\1min", text) if _MINUTES.fullmatch(text) else text, name="--budget")
+    if budget_s <= 0:
+        raise InvalidValueError(f"--budget {shown(text)}: must be more than 0")
+    return budget_s
+
+
+def words_of_ours(command_name: str, words: Sequence[str], ours: Sequence[str]) -> Iterator[str]:
+    """A problem for each of pytest's words that a command gives itself, and for workers side by side."""
+    for word in words:
+        if any(word == option or word.startswith(f"{option}=") for option in ours):
+            yield f"{word}: `testbed {command_name}` gives it to pytest itself; leave it out"
+        elif word.startswith(("-n", "--numprocesses", "--dist")) and not word.startswith(("--no", "-no")):
+            yield f"{word}: the runs of a pair are compared as they are, one test at a time; leave it out"
+
+
+def versions(
     undo: ExitStack, revision: str | None, base_images: tuple[str, ...], head_images: tuple[str, ...], *, dirty: bool
-) -> tuple[_Version, _Version]:
+) -> tuple[Version, Version]:
+    """Base and head; base's worktree is removed by ``undo``. Raises UserError."""
     here = Path.cwd()
     if revision is None:
         base_name, head_name = (", ".join(images) or "this checkout" for images in (base_images, head_images))
         return (
-            _Version(name=f"base ({base_name})", folder=here, images=base_images),
-            _Version(name=f"head ({head_name})", folder=here, images=head_images),
+            Version(name=f"base ({base_name})", folder=here, images=base_images),
+            Version(name=f"head ({head_name})", folder=here, images=head_images),
         )
     repository = worktrees.checkout(here)
     worktrees.clear_stale(say)
@@ -172,14 +186,15 @@ def _versions(
     base_name, head_name = ("".join(f", {image}" for image in images) for images in (base_images, head_images))
     named = "" if commit.startswith(revision) else f"{revision}, "
     return (
-        _Version(name=f"base ({named}{commit[:8]}{base_name})", folder=folder, images=base_images),
-        _Version(name=f"head ({repository.commit[:8]}{changed}{head_name})", folder=here, images=head_images),
+        Version(name=f"base ({named}{commit[:8]}{base_name})", folder=folder, images=base_images),
+        Version(name=f"head ({repository.commit[:8]}{changed}{head_name})", folder=here, images=head_images),
     )
 
 
-def _make(folder: Path) -> None:
+def make_folders(folder: Path, *names: str) -> None:
+    """Make a folder for results, with these in it. Raises UserError if it is there already, or cannot be."""
     try:
-        for name in ("base", "head", "warm-up"):
+        for name in names:
             (folder / name).mkdir(parents=True, exist_ok=False)
     except FileExistsError as error:
         raise UserError(f"{error.filename}: is there already; say --keep FOLDER with a new one") from None
@@ -187,7 +202,7 @@ def _make(folder: Path) -> None:
         raise UserError(f"no results in {folder}: {error.strerror or error}; say --keep FOLDER") from None
 
 
-def _near(folder: Path) -> str:
+def near(folder: Path) -> str:
     """A path as one writes it from here."""
     return os.path.relpath(folder)
 
@@ -195,28 +210,28 @@ def _near(folder: Path) -> str:
 # --- progress ----------------------------------------------------------------------------------------
 
 
-class _Live:
-    """Progress on the terminal: redrawn where there is one, else a line a pair."""
+class Lines:
+    """Progress on the terminal: redrawn where there is one, else the first two lines as one."""
 
     def __init__(self, live: Live | None) -> None:
         self._live = live
 
-    def show(self, progress: Progress) -> None:
+    def show(self, lines: Sequence[str]) -> None:
         """Tell how far it has come."""
-        lines = list(progress_lines(progress))
         if self._live is None:
-            say("; ".join(lines[:1] + lines[1:2]))
+            say("; ".join(lines[:2]))
         else:
             self._live.update(Text("\n".join(lines)), refresh=True)
 
 
 @contextmanager
-def _live() -> Iterator[_Live]:
+def live_lines() -> Iterator[Lines]:
+    """Progress on the terminal, as long as the block lasts."""
     if not ERR.is_terminal:
-        yield _Live(None)
+        yield Lines(None)
         return
     with Live(console=ERR, auto_refresh=False, transient=True) as live:
-        yield _Live(live)
+        yield Lines(live)
 
 
 def progress_lines(progress: Progress) -> Iterator[str]:

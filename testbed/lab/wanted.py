@@ -69,6 +69,28 @@ def impairments_of(
     return {**dict.fromkeys(forward, chosen.forward), **dict.fromkeys(reverse, chosen.reverse)}
 
 
+def varied(
+    impairments: Mapping[LinkRef, Impairment | Timeline], words: Mapping[str, str]
+) -> dict[LinkRef, Impairment | Timeline]:
+    """The impairments with other values of some words. Raises InvalidValueError if that is not possible."""
+    if not words:
+        return dict(impairments)
+    problems: list[str] = []
+    changed: dict[LinkRef, Impairment | Timeline] = {}
+    for ref, impairment in impairments.items():
+        if isinstance(impairment, Timeline):
+            problems.append(f"changes over time, so that {', '.join(words)} cannot be varied; write it in words")
+            continue
+        try:
+            changed[ref] = Impairment.parse({**impairment.words(), **words})
+        except InvalidValueError as error:
+            problems += error.problems
+    if problems:
+        values = " ".join(f"{word}={value}" for word, value in words.items())
+        raise InvalidValueError(f"with {values}: {problem}" for problem in dict.fromkeys(problems))
+    return changed
+
+
 def side(backend: Backend, words: object) -> Impairment | Timeline:
     """The impairment that words or a list of steps describe. Raises InvalidValueError with every problem."""
     folders = [] if backend.netem_folder is None else [backend.netem_folder]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError, UserError
-from testbed.pytest.state import PROBLEMS, WRONG_USE, lab_of
+from testbed.pytest.state import PROBLEMS, WRONG_USE, lab_of, variation
 from testbed.pytest.workers import OUTPUT_PROBLEMS, side_by_side, worker_of
 from testbed.text import shortened, shown
 
@@ -143,7 +143,7 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
     problems: list[str] = []
     for request in _requests(item, problems):
         from testbed.lab.prober import unprovable
-        from testbed.lab.wanted import InvalidWantError, impairments_of, profile_name
+        from testbed.lab.wanted import InvalidWantError, impairments_of, profile_name, varied
 
         lab, text = lab_of_it(), request.text
         lab.topology  # noqa: B018  # a faulty stack is reported here, once
@@ -153,6 +153,7 @@ def wanted(item: pytest.Item, lab_of_it: Callable[[], Lab]) -> Wanted:
             continue
         try:
             impairments = impairments_of(lab, request.link, request.profile, request.words)
+            impairments = varied(impairments, variation(item.config))
         except InvalidWantError as error:
             problems += [f"{request.marker}: {problem}" for problem in error.of_link]
             problems += [f"{text}: {problem}" for problem in error.of_impairment]

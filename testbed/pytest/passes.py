@@ -1,10 +1,11 @@
-"""The tests of a session run again and again, as another process asks: one side of `testbed ab`.
+"""The tests of a session run again and again, as another process asks: one side of `testbed ab`, `testbed envelope`.
 
 What has session scope, the stack with it, stays up from pass to pass; all else is set up anew. Each pass has a seed and
 a results file of its own. The other process holds the far end of a socket, whose number ``--testbed-passes`` gives. It
-sends a JSON line per pass, ``{"seed": …, "results": …}``, and hears ``{"tests": […], "once": […]}`` when the tests are
-collected, ``{"not_up": …}`` after each pass, and ``{"problems": […]}`` where none can begin. When it closes the socket,
-or dies, the session ends as any other does.
+sends a JSON line per pass, ``{"seed": …, "results": …, "vary": […]}``, and hears ``{"tests": […], "once": […]}`` when
+the tests are collected, ``{"not_up": …}`` after each pass, and ``{"problems": […]}`` where none can begin. ``vary`` is
+what ``--testbed-vary`` is given in this pass. ``{"check": [[…], …]}`` asks, without a pass, what is wrong with such
+values. When the other process closes the socket, or dies, the session ends as any other does.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
+from testbed.errors import UserError
 from testbed.pytest import results, running, state
-from testbed.pytest.markers import id_of
+from testbed.pytest.markers import WANTED, id_of, marked, wanted
 
 _NAME = "testbed-passes"
 
@@ -55,9 +57,32 @@ class Passes:
         self._started = True
         self._tell(tests=[id_of(item) for item in session.items], once=self._once())
         for line in self._lines:
-            self._run(session, json.loads(line))
+            request = json.loads(line)
+            if "check" in request:
+                self._tell(problems=list(dict.fromkeys(self._problems(session, request["check"]))))
+                continue
+            self._run(session, request)
             self._tell(not_up=self._config.stash.get(state.NOT_UP, None))
         return True
+
+    def _vary(self, session: pytest.Session, words: list[str]) -> None:
+        """Have the links of all tests impaired with these values. Raises UserError."""
+        self._config.option.testbed_vary = words
+        for item in session.items:
+            item.stash[WANTED] = wanted(item, lambda: state.lab_of(self._config))
+
+    def _problems(self, session: pytest.Session, variations: list[list[str]]) -> Iterator[str]:
+        """What is wrong with these variations of the tests' links."""
+        for item in session.items:
+            if not marked(item):
+                yield f"{id_of(item)}: no marker impairs a link of it, so there is nothing to vary; leave it out"
+        before: list[str] = self._config.option.testbed_vary
+        for words in variations:
+            try:
+                self._vary(session, words)
+            except UserError as error:
+                yield from error.problems
+        self._vary(session, before)
 
     def pytest_sessionfinish(self) -> None:
         """Say why no pass could begin, if that is so."""
@@ -77,6 +102,8 @@ class Passes:
     def _run(self, session: pytest.Session, request: Mapping[str, Any]) -> None:
         self._config.stash[state.SEED] = request["seed"]
         self._config.option.testbed_results = request["results"]
+        if request["vary"] != self._config.option.testbed_vary:
+            self._vary(session, request["vary"])
         plugins = self._config.pluginmanager
         if (before := plugins.get_plugin(results.NAME)) is not None:
             plugins.unregister(before)

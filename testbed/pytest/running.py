@@ -364,7 +364,7 @@ def replay_command(item: pytest.Item, lab: Lab) -> str:
     path = os.path.relpath(item.path, config.invocation_params.dir)
     words = ["pytest", "::".join([path, *inside]), "--testbed-seed", str(run.seed)]
     words += ["--netem", lab.netem_engine, "--lab", chosen(config)[0]]
-    for option in ("--compose-file", "--compose-profile", "--testbed-image"):
+    for option in ("--compose-file", "--compose-profile", "--testbed-image", "--testbed-vary"):
         for name in config.getoption(option):
             words += [option, name]
     for option, default in KEPT_OPTIONS:

@@ -132,7 +132,14 @@ def add_options(parser: pytest.Parser) -> None:
         help="the groups of metrics that come by themselves: all, none, or some of programs, cpu, wire, tcp, netem, "
         "as in wire,tcp (default: %(default)s)",
     )
-    group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`
+    group.addoption(
+        "--testbed-vary",
+        metavar="WORD=VALUE",
+        action="append",
+        default=[],
+        help="give each link that a marker impairs another value of a word, as in loss=3%%; repeatable",
+    )
+    group.addoption("--testbed-passes", type=int, help=argparse.SUPPRESS)  # the socket of `testbed ab`, `envelope`
 
 
 def is_told(config: pytest.Config) -> bool:
@@ -176,6 +183,22 @@ def _seed(text: str) -> None:
         raise UserError(f"--testbed-seed={shown(text)}: not a whole number") from None
 
 
+def _varied(text: str) -> None:
+    from testbed.spec.features import WORDS
+    from testbed.spec.words import unknown
+
+    word, equals, value = text.partition("=")
+    if not equals or not value:
+        raise UserError(f"--testbed-vary {shown(text)}: write WORD=VALUE, as in loss=3%")
+    if word not in WORDS:
+        raise UserError(f"--testbed-vary {shown(text)}: {unknown(word, WORDS)}")
+
+
+def variation(config: pytest.Config) -> dict[str, str]:
+    """What every impaired link is given instead of its marker's values, by word."""
+    return dict(text.split("=", 1) for text in config.getoption("--testbed-vary"))
+
+
 def check_options(config: pytest.Config) -> int:
     """The seed: as given, or drawn. Ends the session with every problem of the options' values.
 
@@ -184,6 +207,7 @@ def check_options(config: pytest.Config) -> int:
     seed, deadline, metrics = map(config.getoption, ("--testbed-seed", "--up-deadline", "--testbed-metrics"))
     checks: list[tuple[Callable[[str], object], str]] = [
         *((_image, image) for image in config.getoption("--testbed-image")),
+        *((_varied, text) for text in config.getoption("--testbed-vary")),
         *([(_seed, seed)] if seed is not None else []),
         *([(_deadline, deadline)] if deadline != UP_DEADLINE else []),  # the defaults need no imports
         *([(metric_groups, metrics)] if metrics != _ALL_METRICS else []),

@@ -77,20 +77,27 @@ class Arm:
             self.close()
             raise ArmError(f"{self.name}: pytest {' '.join(self._words)} finds no test there")
 
-    def run(self, *, seed: int, results: Path, until: float) -> float:
+    def check(self, variations: Sequence[Sequence[str]]) -> list[str]:
+        """What is wrong with other values of the words that its tests' links are impaired with. Raises ArmError."""
+        if self.process is None:
+            self.start()
+        message = self._ask({"check": variations}, time.monotonic() + _COLLECTS_WITHIN_S)
+        if message is None or "problems" not in message:
+            self.close()
+            raise ArmError(f"{self.name}: pytest ended: {self._last_lines()}")
+        return [*message["problems"]]
+
+    def run(self, *, seed: int, results: Path, until: float, vary: Sequence[str] = ()) -> float:
         """Run all tests once under a seed; the seconds it took. ``until``: when it must be over (time.monotonic()).
+
+        ``vary``: the values that links are given instead of their markers', such as ``loss=3%``.
 
         Raises ArmError if its stack is not up or pytest ended, BudgetSpentError.
         """
         if self.process is None:
             self.start()
         begun = time.monotonic()
-        request = json.dumps({"seed": seed, "results": str(results)})
-        try:
-            self.connected.sendall(f"{request}\n".encode())
-            message = self._hear(until)
-        except OSError:
-            message = None
+        message = self._ask({"seed": seed, "results": str(results), "vary": [*vary]}, until)
         if message is None or "not_up" not in message:
             self.close()
             raise ArmError(f"{self.name}: pytest ended during its tests: {self._last_lines()}")
@@ -131,6 +138,14 @@ class Arm:
         if self._channel is None:
             raise ArmError(f"{self.name}: pytest does not run")
         return self._channel
+
+    def _ask(self, request: Mapping[str, Any], until: float) -> Mapping[str, Any] | None:
+        """The answer to a request; None if its pytest ended. Raises BudgetSpentError."""
+        try:
+            self.connected.sendall(f"{json.dumps(request)}\n".encode())
+            return self._hear(until)
+        except OSError:
+            return None
 
     def _hear(self, until: float) -> Mapping[str, Any] | None:
         """The next line; None at the end. Raises BudgetSpentError."""

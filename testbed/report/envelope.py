@@ -1,0 +1,177 @@
+"""What `testbed envelope` found, in words, as JSON, and as a page. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.judge.envelope import Interval
+from testbed.report.page import Cell, Charts, Curves, Page, Part, Table, Text
+from testbed.spec.axis import Axis
+from testbed.units import format_ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One search of one version."""
+
+    version: str
+    """``head`` or ``base``."""
+    link: str
+    """The value of the second word, as in ``delay=100ms``; empty without one."""
+    interval: Interval
+    runs: Sequence[tuple[int, int]]
+    """By level: passed, failed."""
+    replay: str | None
+    """The command that repeats a failed run on the mildest link that had one."""
+
+
+def held(axis: Axis, interval: Interval) -> str | None:
+    """The worst value that holds for sure."""
+    return axis.texts[interval.first - 1] if interval.first else None
+
+
+def fails_from(axis: Axis, interval: Interval) -> str | None:
+    """The mildest value that fails for sure."""
+    return axis.texts[interval.last] if interval.last < len(axis.texts) else None
+
+
+def sentence(axis: Axis, interval: Interval) -> str:
+    """What is known, as a clause."""
+    good, bad = held(axis, interval), fails_from(axis, interval)
+    if bad == axis.texts[0]:
+        return f"already fails at the mild end, {axis.word} {bad}"
+    if good == axis.texts[-1]:
+        return f"still passes at the bad end, {axis.word} {good}"
+    known = [f"held to {axis.word} {good}"] * (good is not None) + [f"fails from {bad} on"] * (bad is not None)
+    return ", ".join(known) or f"nothing known yet between {axis.word} {axis.texts[0]} and {axis.texts[-1]}"
+
+
+def change(base: Interval, head: Interval) -> str:
+    """``worse``, ``better``, or ``no difference found``: whether there is a level where one holds and one fails."""
+    if head.last < base.first:
+        return "worse"
+    return "better" if base.last < head.first else "no difference found"
+
+
+def sentences(axis: Axis, columns: Sequence[Column], *, probability: float, confidence: float) -> Iterator[str]:
+    """The result, the most important first."""
+    yield (
+        f"a run passes with a probability of at least {format_ratio(probability)} "
+        f"(all lines together with {format_ratio(confidence)} confidence):"
+    )
+    bases = {column.link: column for column in columns if column.version == "base"}
+    for column in columns:
+        where = f"{column.link}: " if column.link else ""
+        if column.version == "base":
+            continue
+        base = bases.get(column.link)
+        if base is None:
+            yield f"{where}{sentence(axis, column.interval)} ({_runs(column)})"
+        else:
+            yield (
+                f"{where}{change(base.interval, column.interval)}: head {sentence(axis, column.interval)}; base "
+                f"{sentence(axis, base.interval)} ({_runs(column)}, {_runs(base)})"
+            )
+        if column.replay:
+            yield f"  a failed run again: {column.replay}"
+
+
+def _runs(column: Column) -> str:
+    passed, failed = (sum(counts) for counts in zip(*column.runs, strict=True))
+    return f"{passed + failed} runs of {column.version}, {failed} failed"
+
+
+def as_json(axis: Axis, columns: Sequence[Column]) -> Mapping[str, Any]:
+    """The result as data."""
+    bases = {column.link: column for column in columns if column.version == "base"}
+    return {
+        "word": axis.word,
+        "values": list(axis.texts),
+        "columns": [
+            {
+                "version": column.version, "link": column.link, "held": held(axis, column.interval),
+                "fails_from": fails_from(axis, column.interval),
+                "levels_that_hold": [column.interval.first, column.interval.last],
+                "passed": [passed for passed, _ in column.runs], "failed": [failed for _, failed in column.runs],
+                "replay": column.replay,
+                **({"change": change(base.interval, column.interval)}
+                   if column.version == "head" and (base := bases.get(column.link)) else {}),
+            }
+            for column in columns
+        ],
+    }  # fmt: skip
+
+
+# --- the page ----------------------------------------------------------------------------------------
+
+
+def page_of(
+    axis: Axis, across: Axis | None, columns: Sequence[Column], *, facts: Sequence[tuple[str, str]], confidence: float
+) -> Page:
+    """The report: a map where two words were varied, and by column the runs at each value."""
+    return Page(
+        title="Resilience envelope", rows="version",
+        lead="; ".join(_of(axis, column) for column in columns) + f". All together with {format_ratio(confidence)} "
+        f"confidence.",
+        facts=facts,
+        before=[] if across is None else [Charts(title="Map", charts=[_map(axis, across, columns)])],
+        cells=[_cell(axis, column) for column in columns], open_first=True,
+    )  # fmt: skip
+
+
+def _of(axis: Axis, column: Column) -> str:
+    return f"{column.version} {column.link}".strip() + f": {sentence(axis, column.interval)}"
+
+
+def _map(axis: Axis, across: Axis, columns: Sequence[Column]) -> Curves:
+    """For each value of the second word, the worst of the first that holds, and the mildest that fails."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for column in columns:
+        x = across.values[[across.at(number) for number in range(len(across.texts))].index(column.link)]
+        if held(axis, column.interval) is not None:
+            curves.setdefault(f"{column.version} held to", []).append((x, axis.values[column.interval.first - 1]))
+        if fails_from(axis, column.interval) is not None:
+            curves.setdefault(f"{column.version} fails from", []).append((x, axis.values[column.interval.last]))
+    return Curves(
+        title=f"The worst {axis.word} that holds", x=f"{across.word} ({_unit(across)})",
+        y=f"{axis.word} ({_unit(axis)})", curves=curves,
+        dashed=[name for name in curves if name.endswith("fails from")],
+    )  # fmt: skip
+
+
+def _unit(axis: Axis) -> str:
+    unit = re.sub(r"[\d.]", "", axis.texts[-1])
+    return {"%": "share"}.get(unit, "bit/s" if unit.endswith("bit") else "s" if unit.endswith("s") else unit or "count")
+
+
+def _cell(axis: Axis, column: Column) -> Cell:
+    interval = column.interval
+    known = held(axis, interval) is not None or fails_from(axis, interval) is not None
+    share = [
+        (axis.values[level], passed / (passed + failed))
+        for level, (passed, failed) in enumerate(column.runs)
+        if passed + failed
+    ]
+    rows = [
+        (axis.texts[level], str(passed), str(failed))
+        for level, (passed, failed) in enumerate(column.runs)
+        if passed + failed
+    ]
+    curves = Curves(
+        title="Share of runs that passed", x=f"{axis.word} ({_unit(axis)})", y="share", curves={column.version: share}
+    )
+    parts: list[Part] = [
+        Charts(title="Runs", charts=[curves]),
+        Table(title="Runs by value", heads=(axis.word, "passed", "failed"), rows=rows, numeric_from=1),
+    ]
+    if column.replay:
+        parts.append(
+            Text(title="A failed run again, on the mildest link that had one", text=column.replay, copied=True)
+        )
+    return Cell(
+        row=column.version, column=column.link or axis.word, word=sentence(axis, interval),
+        tone="none" if known else "odd", parts=parts,
+    )  # fmt: skip
