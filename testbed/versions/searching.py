@@ -229,10 +229,10 @@ def outcome(run: Run, tests: Sequence[str]) -> tuple[bool | None, str | None, tu
     for verdict in (Verdict.INVALID, Verdict.SKIPPED):
         for test in results:
             if test.outcome is verdict:
-                why = f"{test.id}: {verdict.of('test')}: {shortened(test.reason or 'no reason given')}"
+                why = shortened(test.reason or "no reason given")
                 if verdict is Verdict.SKIPPED:
-                    raise UserError(f"{why}; name only tests that run")
-                return None, why, ()
+                    raise UserError(f"{test.id}: skipped: {why}; name only tests that run")
+                return None, f"{test.id}: {why}", ()
     failed = [test for test in results if test.failed]
     if failed:
         reason = f"{failed[0].id}: {shortened(failed[0].reason or '')}"
