@@ -112,7 +112,7 @@ class Search:
         for sums, q in ((self._below, min(guess, self._probability)), (self._above, max(guess, self._probability))):
             p = self._probability
             sums[level] += math.log(q / p) if passed else math.log((1 - q) / (1 - p))
-        self._most = [max(pair) for pair in zip(self._most, self._bets(), strict=True)]
+        self._most = [max(pair) for pair in zip(self._most, self.bets(), strict=True)]
         row = self._curves.logs[level][passed]
         self._logs = [log + more for log, more in zip(self._logs, row, strict=True)]
         (self.passed if passed else self.failed)[level] += 1
@@ -156,7 +156,8 @@ class Search:
         windows = [(0, 0), (self.levels, self.levels), *((first, first + self.width) for first in inner)]
         return max(windows, key=lambda window: sums[window[1] + 1] - sums[window[0]])
 
-    def _bets(self) -> Iterator[float]:
+    def bets(self) -> Iterator[float]:
+        """Against each boundary, what the capital of 1 has become; its logarithm."""
         above = math.fsum(self._above)
         below = 0.0
         yield above

@@ -117,9 +117,9 @@ def test_a_bet_has_a_mean_of_at_most_one_against_the_true_boundary(true: int, pa
         searched = search()
         for _ in range(passes):
             searched.take(LEVELS // 2, passed=True)
-        before = list(searched._bets())[true]
+        before = list(searched.bets())[true]
         searched.take(level, passed=passed)
-        wealth.append(math.exp(list(searched._bets())[true] - before))
+        wealth.append(math.exp(list(searched.bets())[true] - before))
     assert PROBABILITY * wealth[0] + (1 - PROBABILITY) * wealth[1] <= 1 + 1e-9
     assert wealth[0] <= 1 or level >= true, "only from the boundary on do passes speak against it"
 
