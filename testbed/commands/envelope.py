@@ -28,7 +28,7 @@ from testbed.writing import write_whole
 _OURS = ("--testbed-seed", "--testbed-results", "--testbed-passes", "--testbed-vary")
 _CONFIDENCE = 0.95
 _LEVELS, _COLUMNS = 31, 5
-_WIDTH_OF_LEVELS = 15
+_WIDTH_OF_LEVELS = 10
 """The interval is narrow enough where it is one level of so many wide."""
 _STATUS_OPEN, _STATUS_INTERRUPTED = 3, 130
 

@@ -57,7 +57,7 @@ def test_the_worst_loss_is_found_and_every_run_kept(shop: Path) -> None:
     (column,) = found["columns"]
     held, fails = (float(column[key].rstrip("%")) for key in ("held", "fails_from"))
     assert held < 9.5 < fails
-    assert fails - held <= 3, "at most two levels between"
+    assert fails - held <= 4, "a tenth of the levels, at most, is undecided"
     (folder,) = (shop / "report" / "envelope").iterdir()
     head, *runs = [json.loads(line) for line in (folder / "envelope.jsonl").read_text().splitlines()]
     assert (head["schema"], head["seed"]) == ("testbed-envelope/1", 1)
