@@ -114,7 +114,7 @@ def page_of(
     """The report: a map where two words were varied, and by column the runs at each value."""
     return Page(
         title="Resilience envelope", rows="version",
-        lead="; ".join(_of(axis, column) for column in columns) + f". All together with {format_ratio(confidence)} "
+        lead="; ".join(_lead(axis, columns)) + f". All together with {format_ratio(confidence)} "
         f"confidence.",
         facts=facts,
         before=[] if across is None else [Charts(title="Map", charts=[_map(axis, across, columns)])],
@@ -122,19 +122,30 @@ def page_of(
     )  # fmt: skip
 
 
-def _of(axis: Axis, column: Column) -> str:
-    return f"{column.version} {column.link}".strip() + f": {sentence(axis, column.interval)}"
+def _lead(axis: Axis, columns: Sequence[Column]) -> Iterator[str]:
+    bases = {column.link: column for column in columns if column.version == "base"}
+    for column in columns:
+        base = bases.get(column.link) if column.version == "head" else None
+        against = f" ({change(base.interval, column.interval)})" if base is not None else ""
+        yield f"{column.version} {column.link}".strip() + f": {sentence(axis, column.interval)}{against}"
 
 
 def _map(axis: Axis, across: Axis, columns: Sequence[Column]) -> Curves:
-    """For each value of the second word, the worst of the first that holds, and the mildest that fails."""
+    """For each value of the second word, the worst of the first that holds, and the mildest that fails.
+
+    Between two values of the second word holds what holds at the worse one, and fails what fails at the milder one.
+    """
+    xs, ys = _drawn(across), _drawn(axis)
     curves: dict[str, list[tuple[float, float]]] = {}
+    places = {across.at(number): x for number, x in enumerate(xs)}
     for column in columns:
-        x = across.values[[across.at(number) for number in range(len(across.texts))].index(column.link)]
-        if held(axis, column.interval) is not None:
-            curves.setdefault(f"{column.version} held to", []).append((x, axis.values[column.interval.first - 1]))
-        if fails_from(axis, column.interval) is not None:
-            curves.setdefault(f"{column.version} fails from", []).append((x, axis.values[column.interval.last]))
+        x, interval = places[column.link], column.interval
+        if interval.first:
+            line = curves.setdefault(f"{column.version} held to", [])
+            line += [*([(line[-1][0], ys[interval.first - 1])] if line else []), (x, ys[interval.first - 1])]
+        if interval.last < len(ys):
+            line = curves.setdefault(f"{column.version} fails from", [])
+            line += [*([(x, line[-1][1])] if line else []), (x, ys[interval.last])]
     return Curves(
         title=f"The worst {axis.word} that holds", x=f"{across.word} ({_unit(across)})",
         y=f"{axis.word} ({_unit(axis)})", curves=curves,
@@ -144,16 +155,20 @@ def _map(axis: Axis, across: Axis, columns: Sequence[Column]) -> Curves:
 
 def _unit(axis: Axis) -> str:
     unit = re.sub(r"[\d.]", "", axis.texts[-1])
-    return {"%": "share"}.get(unit, "bit/s" if unit.endswith("bit") else "s" if unit.endswith("s") else unit or "count")
+    return "bit/s" if unit.endswith("bit") else "s" if unit.endswith("s") else unit or "count"
+
+
+def _drawn(axis: Axis) -> list[float]:
+    """The values in the unit of `_unit`."""
+    return [value * 100 if _unit(axis) == "%" else value for value in axis.values]
 
 
 def _cell(axis: Axis, column: Column) -> Cell:
     interval = column.interval
     known = held(axis, interval) is not None or fails_from(axis, interval) is not None
+    xs = _drawn(axis)
     share = [
-        (axis.values[level], passed / (passed + failed))
-        for level, (passed, failed) in enumerate(column.runs)
-        if passed + failed
+        (xs[level], passed / (passed + failed)) for level, (passed, failed) in enumerate(column.runs) if passed + failed
     ]
     rows = [
         (axis.texts[level], str(passed), str(failed))

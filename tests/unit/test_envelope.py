@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from testbed.errors import InvalidValueError
 from testbed.judge.envelope import Interval, Search, staircase
 from testbed.report import envelope as words
+from testbed.report.page import Charts, Curves
 from testbed.spec.axis import Axis
 
 LEVELS, PROBABILITY, ALPHA, WIDTH = 16, 0.8, 0.1, 1
@@ -206,3 +207,22 @@ def test_head_is_worse_where_a_value_fails_that_base_holds() -> None:
     assert words.change(held, failed) == "worse"
     assert words.change(failed, held) == "better"
     assert words.change(held, Interval(first=1, last=3)) == "no difference found"
+
+
+def test_the_map_says_between_two_columns_no_more_than_both_do() -> None:
+    across = Axis.parse("delay=0..100ms", 2)
+    spans = [Interval(first=3, last=4), Interval(first=1, last=2)]
+    columns = [
+        words.Column(version="head", link=across.at(number), interval=span, runs=[(1, 0)] * 5, replay=None)
+        for number, span in enumerate(spans)
+    ]
+    page = words.page_of(AXIS, across, columns, facts=[], confidence=0.95)
+    (part,) = page.before
+    assert isinstance(part, Charts)
+    (chart,) = part.charts
+    assert isinstance(chart, Curves)
+    assert chart.curves == {
+        "head held to": [(0, 2), (0, 0), (0.1, 0)],
+        "head fails from": [(0, 4), (0.1, 4), (0.1, 2)],
+    }
+    assert (chart.x, chart.y) == ("delay (s)", "loss (%)")
