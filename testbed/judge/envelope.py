@@ -18,7 +18,7 @@ responses", 2013) the runs go where the boundary seems to be. Curves of another 
 
 Simulated 100 times each, 31 levels, 95 % asked, an interval of 3 levels at α = 5 %: in the median a step from 99.9 % to
 20 % takes 107 runs, a slope over five levels 189, a test that passes on any link 99, one that never passes 4. No
-interval missed the boundary; 3 did where the test passes with the asked probability to a hair: such a search never ends.
+interval missed the boundary; 3 did where the test passes with the asked probability to a hair: no such search ends.
 """
 
 from __future__ import annotations
