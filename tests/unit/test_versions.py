@@ -151,6 +151,7 @@ def test_a_regression_is_found_and_everything_kept_and_cleared(repository: Path)
             json.loads(file.read_text().splitlines()[0])["seed"] for file in sorted((folder / side).glob("*.jsonl"))
         ]
         assert seeds == [pair["seed"] for pair in pairs], "both runs of a pair have its seed"
+    assert list(folder.rglob("*.html")) == [folder / "index.html"], "one report of all pairs"
     assert (repository / "out.md").read_text().startswith("### testbed: head (")
 
     again, out, _ = command(repository, "compare", f"{folder}/base", f"{folder}/head", "--json")
