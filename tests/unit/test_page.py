@@ -260,13 +260,17 @@ def test_the_demonstration_is_drawn(page: Browser, tmp_path: Path) -> None:
             profile=name, description="so", forward="delay 40ms", reverse="delay 40ms", commands=("tc qdisc …",),
             proof=(("client -> server", (check,)),), delay_s=0.04, messages=messages, retransmitted_segments=1,
             dropped_packets=2, duration_s=1.0,
-        ) for name in ("lan", "<lossy>")
+        ) for name in ("lan", "<lossy>", *(f"profile {number}" for number in range(4)))
     )  # fmt: skip
     file = tmp_path / "index.html"
     file.write_text(demo_page(DemoRun(engine="host", started="2026", profiles=profiles, server_output="</script>m")))
     page.open(file, height=2000)
-    assert page.js("document.querySelectorAll('.chart svg circle').length") == 38, "every message that came is a point"
-    assert page.js("document.querySelector('.lead').textContent").startswith("38 of 40 messages were delivered.")
+    assert page.js("document.querySelectorAll('.chart svg circle').length") == 6 * 19, (
+        "every message that came is a point"
+    )
+    assert page.js("document.querySelector('.lead').textContent").startswith("114 of 120 messages were delivered.")
+    assert page.js("document.getElementById('shown').textContent") == "6 of 6", "no outcome of theirs has a box"
+    assert page.js("[...document.querySelectorAll('details.cell')].filter(cell => !cell.hidden).length") == 6
     if kept := os.environ.get("TESTBED_SCREENSHOTS"):
         page.screenshot(Path(kept) / "demo.png")
 

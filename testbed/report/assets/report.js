@@ -211,11 +211,12 @@
   if (form) {
     const cells = [...document.querySelectorAll("details.cell")];
     const filter = () => {
-      const asked = document.getElementById("words").value.toLowerCase().split(/\s+/).filter(Boolean);
-      const kept = new Set([...form.querySelectorAll('[name="word"]:checked')].map(box => box.value));
+      const words = document.getElementById("words").value.toLowerCase().split(/\s+/).filter(Boolean);
+      // A word without a box of its own stays: not every page has boxes.
+      const leftOut = new Set([...form.querySelectorAll('[name="word"]:not(:checked)')].map(box => box.value));
       for (const cell of cells) {
         const name = cell.querySelector("summary").textContent.toLowerCase();
-        cell.hidden = !kept.has(cell.dataset.word) || !asked.every(word => name.includes(word));
+        cell.hidden = leftOut.has(cell.dataset.word) || !words.every(word => name.includes(word));
       }
       document.getElementById("shown").textContent = `${cells.filter(cell => !cell.hidden).length} of ${cells.length}`;
     };
