@@ -40,7 +40,7 @@ WAKE_EVERY_S = 0.002
 # granted counts: with many kernels or few processors a quarter is refused (EBUSY). Less than a tenth would be worse
 # than none: when all kernels are busy, a kernel gets no CPU time beyond its reservation.
 _RUNTIMES_NS, _PERIOD_NS = (500_000, 200_000), 2_000_000
-_WAKER_RUNTIMES_NS = (20_000,)
+_WAKER_RUNTIMES_NS = (40_000, 20_000)
 
 # arch/um/drivers/mconsole.h
 _MCONSOLE_MAGIC = 0xCAFEBABE
@@ -105,11 +105,11 @@ def start_first(
     return process, refusal
 
 
-def _run_first(runtimes_ns: Iterable[int], period_ns: int) -> str:
+def _run_first(runtimes_ns: Iterable[int], period_ns: int, pid: int = 0) -> str:
     refusal = ""
     for runtime_ns in runtimes_ns:
         try:
-            kernelcalls.run_first(runtime_ns=runtime_ns, period_ns=period_ns)
+            kernelcalls.run_first(pid, runtime_ns=runtime_ns, period_ns=period_ns)
         except OSError as error:
             refusal = error.strerror or str(error)
         else:
@@ -117,10 +117,43 @@ def _run_first(runtimes_ns: Iterable[int], period_ns: int) -> str:
     return refusal
 
 
-def _waker(pid: int) -> tuple[subprocess.Popen[bytes], str]:
-    """Start the program that sends a kernel the signals it misses; see `wake`."""
-    program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("wake.py")), str(pid), str(WAKE_EVERY_S)]
-    return start_first(program, runtimes_ns=_WAKER_RUNTIMES_NS)
+class _Waker:
+    """The program that sends a kernel the signals it misses; see `wake`."""
+
+    def __init__(self, pid: int) -> None:
+        """Start it for the kernel of this process; it waits for `begin`."""
+        program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("wake.py")), str(pid), str(WAKE_EVERY_S)]
+        self._line, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                program,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def begin(self) -> str:
+        """Have it begin, with a reservation of CPU time; why it has none, or an empty string. Raises Refused.
+
+        It is made once the program waits: its start alone needs some hundred times what is reserved per period.
+        """
+        self._line.settimeout(_BOOT_DEADLINE_S)
+        try:
+            started = self._line.recv(1)
+        except TimeoutError:
+            started = b""
+        if not started:
+            raise Refused(f"{Path(__file__).with_name('wake.py')} did not start: no kernel can be woken")
+        refusal = _run_first(_WAKER_RUNTIMES_NS, _PERIOD_NS, self._process.pid)
+        self._line.close()
+        return refusal
+
+    def end(self) -> None:
+        """End it; again if it has ended."""
+        self._process.kill()
+        self._process.wait()
+        self._line.close()
 
 
 def _inside(root: Path | None, name: str) -> str:
@@ -164,7 +197,7 @@ class CarriedKernel:
             )
         for descriptor in theirs:
             os.close(descriptor)
-        self._waker: subprocess.Popen[bytes] | None = None
+        self._waker: _Waker | None = None
         (tc_in, ip_in, helper_in), (tc_out, ip_out, helper_out) = self._descriptors[:3], self._descriptors[3:]
         self.tc = Batch(tc_in, tc_out, "tc", sync=TC_SYNC, alive=self.died)
         self.ip = Batch(ip_in, ip_out, "ip", sync="link show dev lo", alive=self.died)
@@ -172,6 +205,7 @@ class CarriedKernel:
         self.qdisc_reader = qdiscreader.QdiscReader(helper)
         self._tools = [self.ip, self.tc]
         try:
+            self._waker = _Waker(self._process.pid)
             for tool in self._tools:
                 tool.await_ready(deadline_s=_BOOT_DEADLINE_S)
                 tool.synchronise(deadline_s=_BOOT_DEADLINE_S)
@@ -179,8 +213,8 @@ class CarriedKernel:
             self.boot_s = time.monotonic() - started
             self.release = self._mconsole("version").split()[2]
             # No earlier: without a handler the signal would end the kernel.
-            self._waker, waits = _waker(self._process.pid)
-            self.waits_its_turn = self.waits_its_turn or waits
+            refusal = self._waker.begin()
+            self.waits_its_turn = self.waits_its_turn or refusal
         except BaseException:
             self.kill()
             raise
@@ -308,7 +342,7 @@ class CarriedKernel:
             while True:
                 os.waitpid(-self._process.pid, 0)
         if self._waker is not None:
-            self._waker.wait()  # it ends when its kernel has
+            self._waker.end()
 
     def kill(self) -> None:
         """End the kernel and release its files and descriptors. Its taps vanish."""

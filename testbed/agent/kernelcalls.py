@@ -116,15 +116,16 @@ def keep_capabilities(names: frozenset[str]) -> None:
             _checked(_libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0), f"drop CAP_{name}")
 
 
-def run_first(*, runtime_ns: int, period_ns: int) -> None:
-    """Reserve ``runtime_ns`` of CPU time in every ``period_ns`` for this process, which then runs before others.
+def run_first(pid: int, *, runtime_ns: int, period_ns: int) -> None:
+    """Reserve ``runtime_ns`` of CPU time in every ``period_ns`` for a process, which then runs before others.
 
     It also gets time that nobody has reserved, but never all: a twentieth is left to other processes. Its children have
-    no reservation. Needs CAP_SYS_NICE in the initial user namespace. See sched(7), SCHED_DEADLINE.
+    no reservation. ``pid``: 0 for this process; another must not fork meanwhile. Needs CAP_SYS_NICE in the initial user
+    namespace. See sched(7), SCHED_DEADLINE.
     """
     number = _SYS_SCHED_SETATTR.get(os.uname().machine)
     if number is None:
         raise OSError(errno.ENOSYS, f"sched_setattr: unknown system call number on {os.uname().machine}")
     flags = _RESET_ON_FORK | _RECLAIM
     attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, _SCHED_DEADLINE, flags, 0, 0, runtime_ns, period_ns, period_ns)
-    _checked(_libc.syscall(number, 0, attributes, 0), "sched_setattr SCHED_DEADLINE")
+    _checked(_libc.syscall(number, pid, attributes, 0), "sched_setattr SCHED_DEADLINE")

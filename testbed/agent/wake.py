@@ -2,6 +2,8 @@
 
     python wake.py PID EVERY_S
 
+It writes a byte once it has started, and begins when its stdin is closed.
+
 UML (6.12) gets SIGIO for a packet, and then asks edge-triggered epoll what arrived. The tap signals before it notifies
 epoll (drivers/net/tun.c, tun_net_xmit), so a fast kernel finds nothing, and the packet waits in its tap until the next
 signal, which may take seconds. The same happens if the signal arrives while UML goes to sleep (os_idle_sleep). The
@@ -15,6 +17,8 @@ import time
 
 if __name__ == "__main__":
     pid, every_s = int(sys.argv[1]), float(sys.argv[2])
+    os.write(1, b"1")
+    os.read(0, 1)
     try:
         while True:
             os.kill(pid, signal.SIGIO)
