@@ -76,9 +76,9 @@ def test_a_carried_kernel_is_woken_for_packets_that_it_missed_also_while_its_age
     sleeper = subprocess.Popen([sys.executable, "-c", f"import time\nwhile True: time.sleep({WAKE_EVERY_S})"])
     os.kill(agent, signal.SIGSTOP)
     try:
-        await_condition(lambda: woken(sleeper.pid), lambda times: times > 50, deadline_s=10)
+        await_woken(sleeper.pid, 51)
         before, of_sleeper = woken(kernel), woken(sleeper.pid)
-        await_condition(lambda: woken(sleeper.pid), lambda times: times > of_sleeper + 100, deadline_s=20)
+        await_woken(sleeper.pid, 101)
         times, of_sleeper = woken(kernel) - before, woken(sleeper.pid) - of_sleeper
     finally:
         os.kill(agent, signal.SIGCONT)
@@ -96,6 +96,8 @@ def test_one_frame_goes_round_while_a_test_runs_and_none_after_it(carried: Lab) 
             carried.impair(truth.LINK, delay="10ms")
             carried.carriage.settle()
             place = truth.place(carried)
+            assert place.port.kernel is not None
+            kernel, *_ = truth.kernel_of(place.port.kernel)
             (tap,) = (clock["tap"] for clock in place.port.channel.call("clocks").values())
             truth.await_frames(carried, 20)
             began, before = time.monotonic(), came_back(place, tap)
@@ -105,9 +107,9 @@ def test_one_frame_goes_round_while_a_test_runs_and_none_after_it(carried: Lab) 
         finally:
             carried.heal()
             carried.lifecycle.end()
-    time.sleep(CLOCK_DELAY_S)  # the last may be under way
+    await_woken(kernel, 10)  # the last may be under way
     last = came_back(place, tap)
-    time.sleep(5 * CLOCK_DELAY_S)  # none comes in a time in which some would
+    await_woken(kernel, 50)  # as it is to send one, if one were still there
     assert came_back(place, tap) == last
 
 
@@ -170,6 +172,12 @@ def came_back(place: truth.Place, tap: str) -> int:
     """How many frames the carried kernel has sent to its clock's tap."""
     (shown,) = json.loads(place.beside("ip", "-j", "-s", "link", "show", "dev", tap))
     return int(shown["stats64"]["rx"]["packets"])
+
+
+def await_woken(pid: int, times: int) -> None:
+    """Wait until a process was woken so many times more."""
+    before = woken(pid)
+    await_condition(lambda: woken(pid), lambda now: now >= before + times, deadline_s=20)
 
 
 def woken(pid: int) -> int:

@@ -74,7 +74,7 @@ LEAVE = "import socket, sys, time\\n" \
         "held = [socket.create_connection((sys.argv[1], int(sys.argv[2]))) for _ in range(8)]\\n" \
         "for each in held: each.setblocking(False); each.send(b'x' * 100_000)\\n" \
         "print('sent', flush=True); time.sleep(99)"
-LISTEN = "import socket, time; s = socket.socket(2, 2); s.bind(('', 9)); print('up', flush=True); time.sleep(99)"
+LISTEN = "import signal, socket; s = socket.socket(2, 2); s.bind(('', 9)); print('up', flush=True); signal.pause()"
 SEND = "import socket, sys; s = socket.socket(2, 2); [s.sendto(b'%d' % n, (sys.argv[1], 9)) for n in range(60)]"
 READ = "import socket, sys; s = socket.create_server(('', int(sys.argv[1]))); print('up', flush=True)\\n" \
        "taken, _ = s.accept()\\nwhile taken.recv(65536): pass"
