@@ -36,6 +36,7 @@ REASONS = {
     "it is for macOS": "limactl",
     "it wants a terminal; tests/lab/test_shell.py gives it one": "testbed shell",
     "it takes minutes; tests/paper runs every claim": "testbed paper",
+    "it takes minutes; tests/lab/test_envelope.py runs one": "testbed envelope --vary",
     "it installs packages; these tests run from the wheel that it would install": "pip install",
     "it compares two revisions of your repository": "testbed ab --base main",
     "it needs two images of yours": "testbed ab --base-image",
