@@ -85,8 +85,8 @@ if not TYPE_CHECKING:  # or type checkers would take any name for one of ours
         if name not in _MODULE_OF:
             raise AttributeError(f"module 'testbed' has no attribute {name!r}")
         module = import_module(_MODULE_OF[name])
-        found = globals()[name] = module if name == "topologies" else getattr(module, name)
-        return found
+        attribute = globals()[name] = module if name == "topologies" else getattr(module, name)
+        return attribute
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -114,20 +114,20 @@ def show(folder: Path, as_json: bool, name: str | None) -> int:
     if name is not None and name not in names:
         known = f"there are: {', '.join(names)}" if names else "there is none; `testbed baseline save NAME` makes one"
         raise InvalidValueError(f"baseline {shown(name)}: not in {folder}; {known}")
-    found = {each: load_all(folder / each) for each in ([name] if name is not None else names)}
+    runs = {baseline: load_all(folder / baseline) for baseline in ([name] if name is not None else names)}
     if as_json:
-        told = {each: [_brief(session) for session in sessions] for each, sessions in found.items()}
-        OUT.print_json(json.dumps(told))
+        briefs = {baseline: [_brief(session) for session in sessions] for baseline, sessions in runs.items()}
+        OUT.print_json(json.dumps(briefs))
     elif name is not None:
-        for session in found[name]:
+        for session in runs[name]:
             print_session(OUT, session)
     else:
         table = Table("baseline", "measured", "commit", "runs", "tests", "machine", box=box.SIMPLE_HEAD, pad_edge=False)
-        for each, sessions in found.items():
+        for baseline, sessions in runs.items():
             facts = dict(machine_rows(sessions[0].machine))
             where = ", ".join(facts[key] for key in ("lab", "netem", "kernel", "processor") if key in facts)
             cells = (
-                each,
+                baseline,
                 sessions[0].started,
                 facts.get("commit", "—"),
                 str(len(sessions)),

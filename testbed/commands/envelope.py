@@ -151,9 +151,9 @@ def _checked(
 
 
 def _columns(plan: Plan, envelopes: dict[str, Envelope]) -> Iterator[words.Column]:
-    for version, found in envelopes.items():
-        for number, (search, interval) in enumerate(zip(found.searches, found.intervals, strict=True)):
-            failures = [failure for failure in found.failures if failure.column == number and failure.replays]
+    for version, envelope in envelopes.items():
+        for number, (search, interval) in enumerate(zip(envelope.searches, envelope.intervals, strict=True)):
+            failures = [failure for failure in envelope.failures if failure.column == number and failure.replays]
             mildest = min(failures, key=lambda failure: failure.level, default=None)
             yield words.Column(
                 version=version, link="" if plan.across is None else plan.across.at(number), interval=interval,

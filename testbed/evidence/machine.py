@@ -25,9 +25,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     return {key: pair for key, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
 
 
-def in_words(found: Mapping[str, tuple[Any, Any]]) -> str:
+def in_words(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """What `differences` found, as a clause: ``kernel 6.1 and 6.12; tc …``."""
-    return "; ".join(f"{DECISIVE[key]} {_word(one)} and {_word(other)}" for key, (one, other) in found.items())
+    return "; ".join(f"{DECISIVE[key]} {_word(one)} and {_word(other)}" for key, (one, other) in differing.items())
 
 
 def _word(value: Any) -> str:

@@ -64,7 +64,7 @@ class Metric:
     def text(self, value: float) -> str:
         """A value in its unit, to four significant digits: ``12.5 ms`` of seconds, ``1.2 MB`` of bytes."""
         prefixes = _PREFIXES.get(self.unit, ((1.0, ""),))
-        scale, prefix = next((each for each in prefixes if abs(value) >= each[0]), prefixes[-1])
+        scale, prefix = next((row for row in prefixes if abs(value) >= row[0]), prefixes[-1])
         scaled = value / scale
         digits = f"{scaled:.0f}" if abs(scaled) >= 1000 else f"{scaled:.4g}"
         return f"{digits} {prefix}{self.unit}".strip()
@@ -77,12 +77,12 @@ class Metric:
 
     def with_more(self, other: Metric) -> Metric:
         """With the samples of another of the same name behind its own. Raises InvalidValueError if they differ."""
-        said = [
+        problems = [
             f"record({shown(self.name)}): {word}={shown(getattr(other, word))}, and before {shown(getattr(self, word))}"
             for word in ("unit", "better", "least_effect", "group") if getattr(self, word) != getattr(other, word)
         ]  # fmt: skip
-        if said:
-            raise InvalidValueError(said)
+        if problems:
+            raise InvalidValueError(problems)
         return Metric(**{**vars(self), "values": self.values + other.values})
 
 
@@ -110,7 +110,7 @@ def recorded(
     samples = list(values) if several else [values]  # type: ignore[call-overload]  # it is one
     if not samples:
         problems.append(f"record({shown(name)}, {shown(values)}): no value")
-    wrong = [each for each in samples if not _is_number(each)]
+    wrong = [sample for sample in samples if not _is_number(sample)]
     if wrong:
         more = f" (and {len(wrong) - 1} more of {len(samples)})" if len(wrong) > 1 else ""
         problems.append(f"record({shown(name)}, {shown(wrong[0])}): must be a finite number{more}")

@@ -64,7 +64,7 @@ class Attempt:
             "outcome": self.outcome.of("test"),
             "metrics": [metric.as_json() for metric in self.metrics],
             "programs": [program.as_json() for program in self.programs],
-            "series": [each.as_json() for each in self.series],
+            "series": [line.as_json() for line in self.series],
             "captures": list(self.captures),
             "links": [link.as_json() for link in self.links],
             "hosts": [host.as_json() for host in self.hosts],
@@ -86,13 +86,13 @@ class TestResult:
         """Whether it passed in the end, and had not before."""
         *earlier, last = self.attempts
         bad = (Verdict.FAILS, Verdict.INVALID)
-        return last.outcome is Verdict.HOLDS and any(each.outcome in bad for each in earlier)
+        return last.outcome is Verdict.HOLDS and any(attempt.outcome in bad for attempt in earlier)
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it: the last attempt counts, the earlier ones stand apart."""
         *earlier, last = self.attempts
-        said = {"id": self.id, "profile": self.profile, **last.as_json(), "flaky": self.flaky}
-        return {**said, "earlier_attempts": [each.as_json() for each in earlier]}
+        result = {"id": self.id, "profile": self.profile, **last.as_json(), "flaky": self.flaky}
+        return {**result, "earlier_attempts": [attempt.as_json() for attempt in earlier]}
 
 
 def as_text(value: Any, *, indent: int | None = None) -> str:
@@ -107,8 +107,8 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def head(*, started: str, seed: int, machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,5 +120,5 @@ def end(
     *, duration_s: float, exit_status: int, problems: Sequence[str] = (), not_up: str | None = None
 ) -> dict[str, Any]:
     """The last line."""
-    said = {"duration_s": duration_s, "exit_status": exit_status, "problems": list(problems), "not_up": not_up}
-    return {"end": said}
+    content = {"duration_s": duration_s, "exit_status": exit_status, "problems": list(problems), "not_up": not_up}
+    return {"end": content}

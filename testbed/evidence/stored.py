@@ -112,7 +112,7 @@ class _Reader:
         if self._stop or not line.strip():
             return
         try:
-            said = json.loads(line, parse_constant=lambda word: _refuse(f"{word} is not a number of JSON"))
+            content = json.loads(line, parse_constant=lambda word: _refuse(f"{word} is not a number of JSON"))
         except ValueError as error:
             if line.endswith("\n"):
                 self.problems.append(f"{where}: is no JSON: {error}: {_begin(line)}")
@@ -124,11 +124,11 @@ class _Reader:
                 self.cut = f"{where}: breaks off after {len(line)} characters, so its test is lost: {_begin(line)}"
             return
         if self.head is None:
-            self._take_head(where, said)
+            self._take_head(where, content)
             return
-        match said:
+        match content:
             case {"schema": _}:
-                self._refuse_second(where, said)
+                self._refuse_second(where, content)
             case {"machine": Mapping() as machine}:
                 self.machine = machine
             case {"test": Mapping() as test}:
@@ -138,8 +138,8 @@ class _Reader:
             case _:
                 self.problems.append(f"{where}: is neither a machine, a test nor the end: {_begin(line)}")
 
-    def _take_head(self, where: str, said: Any) -> None:
-        schema = said.get("schema") if isinstance(said, Mapping) else None
+    def _take_head(self, where: str, content: Any) -> None:
+        schema = content.get("schema") if isinstance(content, Mapping) else None
         self._stop = True
         if schema != SCHEMA:
             if isinstance(schema, str) and schema.startswith(_FAMILY):
@@ -147,29 +147,29 @@ class _Reader:
             else:
                 self.problems.append(f'{where}: no results of testbed: must begin with {{"schema": "{SCHEMA}", …}}')
             return
-        self.problems += _wrong(where, "", said, {"started": str, "seed": int, "machine": Mapping})
+        self.problems += _wrong(where, "", content, {"started": str, "seed": int, "machine": Mapping})
         if not self.problems:
-            self.head, self.machine, self._stop = said, said["machine"], False
+            self.head, self.machine, self._stop = content, content["machine"], False
 
-    def _refuse_second(self, where: str, said: Mapping[str, Any]) -> None:
-        other = said.get("machine")
-        found = differences(self.machine, other) if isinstance(other, Mapping) else {}
-        whose = f" and of another machine ({in_words(found)})" if found else ""
+    def _refuse_second(self, where: str, content: Mapping[str, Any]) -> None:
+        other = content.get("machine")
+        differing = differences(self.machine, other) if isinstance(other, Mapping) else {}
+        whose = f" and of another machine ({in_words(differing)})" if differing else ""
         self.problems.append(f"{where}: another session begins here{whose}; give each session's file by itself")
         self._stop = True
 
-    def _take_test(self, where: str, said: Mapping[str, Any]) -> None:
+    def _take_test(self, where: str, content: Mapping[str, Any]) -> None:
         known: _Kinds = {"id": str, "profile": (str, None), "flaky": bool, "earlier_attempts": list}
-        problems = _wrong(where, "test: ", said, known)
-        earlier = said.get("earlier_attempts")
-        contents = [*(earlier if isinstance(earlier, list) else ()), said]
-        attempts = [_attempt(where, each, problems) for each in contents]
+        problems = _wrong(where, "test: ", content, known)
+        earlier = content.get("earlier_attempts")
+        contents = [*(earlier if isinstance(earlier, list) else ()), content]
+        attempts = [_attempt(where, item, problems) for item in contents]
         self.problems += problems
         if not problems:
-            self.tests.pop(said["id"], None)  # of a test that was run again, the last line counts
-            self.tests[said["id"]] = StoredTest(
-                id=said["id"], profile=said["profile"], flaky=said["flaky"], machine=self.machine,
-                attempts=tuple(each for each in attempts if each is not None),
+            self.tests.pop(content["id"], None)  # of a test that was run again, the last line counts
+            self.tests[content["id"]] = StoredTest(
+                id=content["id"], profile=content["profile"], flaky=content["flaky"], machine=self.machine,
+                attempts=tuple(attempt for attempt in attempts if attempt is not None),
             )  # fmt: skip
 
     def session(self) -> Session:
@@ -184,28 +184,30 @@ class _Reader:
         )  # fmt: skip
 
 
-def _attempt(where: str, said: object, problems: list[str]) -> StoredAttempt | None:
+def _attempt(where: str, content: object, problems: list[str]) -> StoredAttempt | None:
     known: _Kinds = {
         "outcome": str, "seed": int, "duration_s": float, "reason": (str, None), "replay": (str, None), "metrics": list,
         "programs": list, "series": list, "captures": list, "links": list, "hosts": list,
     }  # fmt: skip
-    if not isinstance(said, Mapping):
-        problems.append(f"{where}: attempt {shown(said)}: must be an object")
+    if not isinstance(content, Mapping):
+        problems.append(f"{where}: attempt {shown(content)}: must be an object")
         return None
-    wrong = _wrong(where, "test: ", said, known)
-    if not wrong and said["outcome"] not in _OUTCOMES:
-        wrong.append(f"{where}: test: outcome {shown(said['outcome'])}: must be one of {', '.join(_OUTCOMES)}")
-    metrics = [_metric(where, each, wrong) for each in said["metrics"]] if not wrong else []
+    wrong = _wrong(where, "test: ", content, known)
+    if not wrong and content["outcome"] not in _OUTCOMES:
+        wrong.append(f"{where}: test: outcome {shown(content['outcome'])}: must be one of {', '.join(_OUTCOMES)}")
+    metrics = [_metric(where, item, wrong) for item in content["metrics"]] if not wrong else []
     problems += wrong
     if wrong:
         return None
     return StoredAttempt(
-        outcome=_OUTCOMES[said["outcome"]], seed=said["seed"], duration_s=said["duration_s"], reason=said["reason"],
-        replay=said["replay"], metrics=tuple(each for each in metrics if each is not None), content=said,
-    )  # fmt: skip
+        **{key: content[key] for key in ("seed", "duration_s", "reason", "replay")},
+        outcome=_OUTCOMES[content["outcome"]],
+        metrics=tuple(metric for metric in metrics if metric is not None),
+        content=content,
+    )
 
 
-def _metric(where: str, said: object, problems: list[str]) -> Metric | None:
+def _metric(where: str, content: object, problems: list[str]) -> Metric | None:
     known: _Kinds = {
         "name": str,
         "values": list,
@@ -214,36 +216,36 @@ def _metric(where: str, said: object, problems: list[str]) -> Metric | None:
         "least_effect": float,
         "group": str,
     }
-    if not isinstance(said, Mapping):
-        problems.append(f"{where}: metric {shown(said)}: must be an object")
+    if not isinstance(content, Mapping):
+        problems.append(f"{where}: metric {shown(content)}: must be an object")
         return None
-    whose = f"metric {shown(said.get('name'))}: "
-    wrong = _wrong(where, whose, said, known)
+    whose = f"metric {shown(content.get('name'))}: "
+    wrong = _wrong(where, whose, content, known)
     if not wrong:
-        if not said["values"] or not all(map(_is_number, said["values"])):
-            wrong.append(f"{where}: {whose}values {shown(said['values'])}: must be finite numbers, at least one")
-        if said["better"] not in (*BETTER, None):
-            wrong.append(f"{where}: {whose}better {shown(said['better'])}: must be {', '.join(BETTER)} or null")
-        if said["least_effect"] <= 0:
-            wrong.append(f"{where}: {whose}least_effect {shown(said['least_effect'])}: must be more than 0")
+        if not content["values"] or not all(map(_is_number, content["values"])):
+            wrong.append(f"{where}: {whose}values {shown(content['values'])}: must be finite numbers, at least one")
+        if content["better"] not in (*BETTER, None):
+            wrong.append(f"{where}: {whose}better {shown(content['better'])}: must be {', '.join(BETTER)} or null")
+        if content["least_effect"] <= 0:
+            wrong.append(f"{where}: {whose}least_effect {shown(content['least_effect'])}: must be more than 0")
     problems += wrong
     if wrong:
         return None
-    values = tuple(map(float, said["values"]))
-    return Metric(**{**{key: said[key] for key in known}, "values": values})
+    values = tuple(map(float, content["values"]))
+    return Metric(**{**{key: content[key] for key in known}, "values": values})
 
 
-def _wrong(where: str, whose: str, said: Mapping[str, Any], known: _Kinds) -> list[str]:
+def _wrong(where: str, whose: str, content: Mapping[str, Any], known: _Kinds) -> list[str]:
     """What is missing in an object, or of another kind than it must be."""
-    found = []
+    problems = []
     for key, kinds in known.items():
         several = kinds if isinstance(kinds, tuple) else (kinds,)
-        if key not in said:
-            found.append(f"{where}: {whose}{key} is missing")
-        elif not any(_is(said[key], kind) for kind in several):
+        if key not in content:
+            problems.append(f"{where}: {whose}{key} is missing")
+        elif not any(_is(content[key], kind) for kind in several):
             names = " or ".join(_NAMES[kind] for kind in several)
-            found.append(f"{where}: {whose}{key} {shown(said[key])}: must be {names}")
-    return found
+            problems.append(f"{where}: {whose}{key} {shown(content[key])}: must be {names}")
+    return problems
 
 
 _NAMES: dict[Any, str] = {

@@ -56,7 +56,7 @@ class Case:
         return {number for number, delay_s in flight.delays_s.items() if delay_s < limit_s - TICK_S}
 
     def count_check(
-        self, field: str, asked: str, *, k: int, n: int, low: float, high: float, of: str = "", cause: str = ""
+        self, field: str, requested: str, *, k: int, n: int, low: float, high: float, of: str = "", cause: str = ""
     ) -> Check:
         """Test a count of k in n against shares from ``low`` to ``high``, by the exact binomial tails."""
         tail = 1.0
@@ -72,7 +72,7 @@ class Case:
         power = f"{exact.POWER:.0%} power to detect a share {' or '.join(shares)}" if shares else "no power"
         return Check(
             field=field,
-            asked=asked,
+            asked=requested,
             seen=f"{percent(k / n) if n else '—'} ({k} of {n}{of})",
             verdict=Verdict.FAILS if fails else Verdict.HOLDS if shares else Verdict.SHOWN,
             how=f"binomial: {first} to {last} accepted; interval of the share {percent(lowest)} to {percent(highest)}; "

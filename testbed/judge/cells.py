@@ -238,7 +238,7 @@ def _passed(base: Sequence[TestRun], head: Sequence[TestRun], *, paired: bool) -
 
 def in_words(test: TestRun) -> str:
     """The links of a test."""
-    return "; ".join(" ".join((link, asked)).strip() for link, asked in test.links) or "no impaired link"
+    return "; ".join(" ".join((link, words)).strip() for link, words in test.links) or "no impaired link"
 
 
 def _failures(test: str, base: Sequence[TestRun], head: Sequence[TestRun]) -> Cell | None:

@@ -136,7 +136,7 @@ def compare(
 def _one_after_other(base: Sequence[Run], head: Sequence[Run]) -> bool:
     """Whether the times at which sessions started do not interleave; of one pair that says nothing."""
     times = [sorted(run.started for run in runs) for runs in (base, head)]
-    if any(len(each) < _FEWEST_IN_TURNS or not each[0] for each in times):
+    if any(len(starts) < _FEWEST_IN_TURNS or not starts[0] for starts in times):
         return False
     return times[0][-1] < times[1][0] or times[1][-1] < times[0][0]
 

@@ -30,11 +30,11 @@ def findable(cell: Cell, pairs: int, *, alpha: float, cells: int) -> float | Non
     trials = [[draw.choice(differences) * draw.choice((-1, 1)) for _ in range(pairs)] for _ in range(_TRIALS)]
 
     def power(shift: float) -> float:
-        found = sum(
+        hits = sum(
             betting.evidence([difference + shift for difference in trial], cell.margin).highest_above >= log_threshold
             for trial in trials
         )
-        return found / _TRIALS
+        return hits / _TRIALS
 
     largest = max(map(abs, differences))
     low, high = cell.margin, cell.margin + 4 * largest + 1e-9

@@ -122,8 +122,10 @@ def queue_warning(late_s: Sequence[float], *, tolerance_s: float) -> str | None:
 
 def not_measured(*, carrier: str, tolerance_s: float, why: str) -> Check:
     """The check of a carrier whose lateness is unknown."""
-    asked = f"≤ {_time(tolerance_s)} for 99%"
-    return Check(field="lateness", asked=asked, kernel=carrier, seen="not measured", verdict=Verdict.UNKNOWN, how=why)
+    requested = f"≤ {_time(tolerance_s)} for 99%"
+    return Check(
+        field="lateness", asked=requested, kernel=carrier, seen="not measured", verdict=Verdict.UNKNOWN, how=why
+    )
 
 
 def check(lateness: Lateness, *, counts: bool = True) -> Check:

@@ -43,7 +43,7 @@ def noise(measured: Mapping[str, Any]) -> Noise:
         overshoot_p99_s=_at(overshoots, 0.99),
         round_trip_median_s=statistics.median(round_trips),
         round_trip_p99_s=_at(round_trips, 0.99),
-        spread_s=max(_at(each, 0.95) - _at(each, 0.05) for each in (overshoots, round_trips)),
+        spread_s=max(_at(delays, 0.95) - _at(delays, 0.05) for delays in (overshoots, round_trips)),
         steal_ratio=measured["steal_ratio"],
         idle_ratio=measured["idle_ratio"],
     )

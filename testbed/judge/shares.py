@@ -41,8 +41,8 @@ def loss(case: Case) -> list[Check]:
         cause = "a full queue (limit), or a receiver that cannot keep up, drops more than was asked"
     else:
         cause = ANOTHER_PATH
-    asked = str(impairment.words().get("loss", "0%"))
-    return [*checks, case.count_check("loss", asked, k=missing, n=n, low=low, high=high, cause=cause)]
+    requested = str(impairment.words().get("loss", "0%"))
+    return [*checks, case.count_check("loss", requested, k=missing, n=n, low=low, high=high, cause=cause)]
 
 
 def _by_number(impairment: Impairment, numbered: set[int], arrived: Mapping[int, int]) -> list[Check]:
@@ -79,8 +79,8 @@ def _bursts(case: Case, words: str, missing: int) -> list[Check]:
     return [
         Check(field="loss", asked=words, seen=seen, how="judged by the steps of the chain, below"),
         *(
-            case.count_check(field, asked, k=k, n=n, low=ratio, high=ratio, of=of, cause=cause)
-            for field, asked, ratio, k, n, of in (
+            case.count_check(field, requested, k=k, n=n, low=ratio, high=ratio, of=of, cause=cause)
+            for field, requested, ratio, k, n, of in (
                 ("bursts begin", f"p={percent(p)}", p, steps.to_bad, steps.from_good, " delivered"),
                 ("bursts end", f"r={percent(r)}", r, steps.to_good, steps.from_bad, " lost"),
             )

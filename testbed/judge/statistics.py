@@ -158,12 +158,12 @@ def bursts(lost: Sequence[bool]) -> list[int]:
     """The lengths of the runs of lost packets."""
     lengths: list[int] = []
     before = False
-    for each in lost:
-        if each and before:
+    for is_lost in lost:
+        if is_lost and before:
             lengths[-1] += 1
-        elif each:
+        elif is_lost:
             lengths.append(1)
-        before = each
+        before = is_lost
     return lengths
 
 

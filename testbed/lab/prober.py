@@ -280,14 +280,14 @@ class Prober:
         source, address = _addresses(src.addresses(ref.network), dst.addresses(ref.network))
         number = secrets.randbits(63)
         hold = count if rush or not pace_s else 0
-        heard = dst.inside().call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes)
+        listener = dst.inside().call("probe_listen", address=address, flight=number, hold=hold, size_bytes=size_bytes)
         lasts_s = count * max(pace_s, 0.001) * 2 + 10
         try:
-            sent: dict[str, Any] = src.inside().call(
+            sending: dict[str, Any] = src.inside().call(
                 "probe_send",
                 source=source,
                 address=address,
-                port=heard["port"],
+                port=listener["port"],
                 flight=number,
                 count=count,
                 pace_s=pace_s,
@@ -298,7 +298,7 @@ class Prober:
                 answer_within_s=lasts_s + 20,
             )
         finally:
-            seen: dict[str, Any] = dst.inside().call(
+            collected: dict[str, Any] = dst.inside().call(
                 "probe_collect",
                 expect=count,
                 quiet_s=quiet_s,
@@ -306,9 +306,9 @@ class Prober:
                 answer_within_s=quiet_s + lasts_s + 20,
             )
         return Flight(
-            sent_ns=sent["sent_ns"],
-            arrivals=[(int(number), int(when)) for number, when in seen["arrivals"]],
-            damaged=seen["damaged"],
+            sent_ns=sending["sent_ns"],
+            arrivals=[(int(number), int(when)) for number, when in collected["arrivals"]],
+            damaged=collected["damaged"],
             size_bytes=size_bytes,
         )
 

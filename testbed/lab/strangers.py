@@ -26,8 +26,8 @@ def problem(backend: Backend, ref: LinkRef, port: Port) -> str | None:
         return None
     ages_s: dict[str, float] = port.channel.call("heard", ifindex=source.ifindex)
     since_s = time.monotonic() - source.since_s  # after the request: better report an address than miss it
-    heard = {mac for mac, age_s in ages_s.items() if age_s <= since_s and mac != own}
-    strange = sorted(heard - _known(backend)) if heard else []
+    senders = {mac for mac, age_s in ages_s.items() if age_s <= since_s and mac != own}
+    strange = sorted(senders - _known(backend)) if senders else []
     if not strange:
         return None
     which = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")

@@ -25,8 +25,8 @@ _ONE_MORE = "say --testbed-results FILE"
 
 
 def _file(config: pytest.Config) -> Path:
-    said: str = config.getoption("--testbed-results")
-    return config.invocation_params.dir / said
+    path: str = config.getoption("--testbed-results")
+    return config.invocation_params.dir / path
 
 
 def _page(file: Path) -> Path:
@@ -76,19 +76,19 @@ class ResultsFile:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write what a test's last report brings."""
-        found = getattr(report, "testbed_result", None)
-        if found is None and str(report.when) == "???":  # pytest-xdist's of a worker that died: it may have had a lab
+        result = getattr(report, "testbed_result", None)
+        if result is None and str(report.when) == "???":  # pytest-xdist's of a worker that died: it may have had a lab
             from testbed.evidence.results import Attempt, TestResult
 
             lost = Attempt(seed=self._config.stash[SEED], outcome=Verdict.FAILS, reason=report.longreprtext)
-            found = TestResult(id=report.nodeid, attempts=[lost]).as_json()
-        if found is not None:
-            self._tests.pop(found["id"], None)
-            self._tests[found["id"]] = found
+            result = TestResult(id=report.nodeid, attempts=[lost]).as_json()
+        if result is not None:
+            self._tests.pop(result["id"], None)
+            self._tests[result["id"]] = result
             self._lab = getattr(report, "testbed_lab", None) or self._lab
-            self._append({"test": found})
+            self._append({"test": result})
 
-    def _append(self, said: Mapping[str, Any]) -> None:
+    def _append(self, content: Mapping[str, Any]) -> None:
         from testbed.evidence.results import as_text, head
         from testbed.writing import LineFile
 
@@ -106,7 +106,7 @@ class ResultsFile:
             elif (machine := self._whole_machine()) != self._machine:
                 self._machine = machine
                 self._lines.append(as_text({"machine": machine}))
-            self._lines.append(as_text(said))
+            self._lines.append(as_text(content))
         except OSError as error:
             self._unwritten = f"results are not written to {_file(self._config)} any more: {_why(error)}"
 
@@ -125,7 +125,7 @@ class ResultsFile:
         """What is to be said of tests whatever their outcome: warnings of their links, and that they are flaky."""
         for test in self._tests.values():
             if test["flaky"]:
-                earlier = [each["outcome"] for each in test["earlier_attempts"]]
+                earlier = [attempt["outcome"] for attempt in test["earlier_attempts"]]
                 yield f"{test['id']}: flaky: {', '.join(earlier)}, then passed"
             links: dict[str, dict[str, None]] = {}
             for link in test["links"]:
@@ -150,11 +150,11 @@ class ResultsFile:
             return
         from testbed.evidence.results import end
 
-        said = end(
+        content = end(
             duration_s=(datetime.now(UTC) - self._started).total_seconds(), exit_status=int(session.exitstatus),
             problems=list(dict.fromkeys(problems)), not_up=not_up,
         )  # fmt: skip
-        self._append(said)
+        self._append(content)
         if self._lines is not None:
             self._lines.close()
         if self._unwritten:  # the tests were run all the same; their results must not be lost with a traceback
@@ -182,8 +182,8 @@ class ResultsFile:
     def _mark_invalid(self, path: str | None) -> None:
         """In the JUnit file, if there is one and something in it is to be changed. Raises OSError."""
         # As pytest's own junitxml takes the option.
-        said = Path(os.path.expandvars(path)).expanduser() if path is not None else None
-        file = self._config.invocation_params.dir / said if said is not None else None
+        given = Path(os.path.expandvars(path)).expanduser() if path is not None else None
+        file = self._config.invocation_params.dir / given if given is not None else None
         if (
             file is None
             or not file.is_file()
@@ -210,7 +210,7 @@ def _is_ours(path: Path) -> bool:
 
     try:
         with path.open(encoding="utf-8") as lines:
-            said = json.loads(lines.readline(_MOST_CHARACTERS))
+            head = json.loads(lines.readline(_MOST_CHARACTERS))
     except (OSError, ValueError):
         return False
-    return isinstance(said, dict) and str(said.get("schema", "")).startswith(SCHEMA.partition("/")[0])
+    return isinstance(head, dict) and str(head.get("schema", "")).startswith(SCHEMA.partition("/")[0])

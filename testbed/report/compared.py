@@ -26,17 +26,17 @@ def page(
     comparison: Comparison, *, base: str, head: str, base_runs: Sequence[Run] = (), head_runs: Sequence[Run] = ()
 ) -> Page:
     """The report of a comparison. ``base``, ``head``: what the versions are; of their runs come the samples."""
-    found: dict[tuple[str, str], list[Judged]] = {}
+    groups: dict[tuple[str, str], list[Judged]] = {}
     for judged in comparison.judged:
-        found.setdefault((judged.cell.test, judged.cell.links), []).append(judged)
-    cells = [_cell(comparison, group, base_runs, head_runs) for group in sorted(found.values(), key=_worst)]
+        groups.setdefault((judged.cell.test, judged.cell.links), []).append(judged)
+    cells = [_cell(comparison, group, base_runs, head_runs) for group in sorted(groups.values(), key=_worst)]
     counts = [(str(change), sum(cell.word == change for cell in cells), tone) for change, tone in _TONES.items()]
     machine = next((run.machine for run in (*base_runs, *head_runs) if run.machine), {})
     return Page(
         title=f"testbed: {visible(head)} against {visible(base)}",
         lead=words.headline(comparison),
         facts=list(machine_rows(machine)) if machine else [],
-        counts=[each for each in counts if each[1]],
+        counts=[count for count in counts if count[1]],
         notes=[visible(note) for note in (*comparison.problems, *words.notes(comparison), words.how(comparison))],
         cells=cells, open_first=bool(cells) and cells[0].word in (Change.REGRESSED, Change.IMPROVED),
     )  # fmt: skip
@@ -59,7 +59,7 @@ def _cell(comparison: Comparison, group: list[Judged], base: Sequence[Run], head
     rows = {id(judged): row for judged, row in words.rows(comparison)}
     parts.append(Table(
         title="Metrics", heads=_HEADS, numeric_from=1, tones=[_TONES[judged.change] for judged in ordered],
-        rows=[[visible(each) for each in (*rows[id(judged)][3:], rows[id(judged)][0])] for judged in ordered],
+        rows=[[visible(text) for text in (*rows[id(judged)][3:], rows[id(judged)][0])] for judged in ordered],
     ))  # fmt: skip
     charts = [chart for judged in ordered for chart in _charts(comparison, judged, base, head)]
     if charts:
@@ -88,6 +88,6 @@ def _charts(comparison: Comparison, judged: Judged, base: Sequence[Run], head: S
 def samples_of(runs: Sequence[Run], test: str, metric: str) -> list[float]:
     """Every sample of the runs in which the test passed; thinned out evenly where that is too many to be drawn."""
     passed = [run.tests[test] for run in runs if test in run.tests and run.tests[test].outcome is Verdict.HOLDS]
-    found = [value for each in passed if metric in each.metrics for value in each.metrics[metric].values]
-    step = -(-len(found) // _MOST_SAMPLES) if found else 1
-    return sorted(found)[::step] if step > 1 else found
+    samples = [value for result in passed if metric in result.metrics for value in result.metrics[metric].values]
+    step = -(-len(samples) // _MOST_SAMPLES) if samples else 1
+    return sorted(samples)[::step] if step > 1 else samples

@@ -215,10 +215,10 @@ def _kind(part: Part) -> str:
 
 def _matrix(cells: Sequence[Cell]) -> dict[str, dict[str, list[tuple[int, Cell]]]]:
     """By row and column, the cells there with their numbers."""
-    found: dict[str, dict[str, list[tuple[int, Cell]]]] = {}
+    matrix: dict[str, dict[str, list[tuple[int, Cell]]]] = {}
     for number, cell in enumerate(cells):
-        found.setdefault(cell.row, {}).setdefault(cell.column, []).append((number, cell))
-    return found
+        matrix.setdefault(cell.row, {}).setdefault(cell.column, []).append((number, cell))
+    return matrix
 
 
 def _rounded(value: Any) -> Any:
@@ -226,5 +226,5 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

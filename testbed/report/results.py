@@ -51,12 +51,12 @@ def _metric_rows(test: StoredTest) -> Iterator[tuple[str, ...]]:
 
 def asked_words(test: Mapping[str, Any]) -> list[str]:
     """Each impaired link of a test, and what was asked of it, without seeds."""
-    found = []
+    lines = []
     for link in test["links"]:
         words = {word: value for word, value in link["asked"].items() if word != "seed"}
-        said = link["profile"] or " ".join(f"{word}={value}" for word, value in words.items())
-        found.append(f"{link['link']}: {said}")
-    return found
+        requested = link["profile"] or " ".join(f"{word}={value}" for word, value in words.items())
+        lines.append(f"{link['link']}: {requested}")
+    return lines
 
 
 def machine_rows(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

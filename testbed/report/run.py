@@ -35,7 +35,7 @@ def page(session: Session) -> Page:
     end = session.end or {}
     notes = [f"{session.incomplete}: it was killed, or broke off."] if session.incomplete else []
     notes += [*end.get("problems", ()), *([end["not_up"]] if end.get("not_up") else [])]
-    notes += [f"{test.id}: flaky: {', '.join(each.outcome.of('test') for each in test.attempts)}"
+    notes += [f"{test.id}: flaky: {', '.join(attempt.outcome.of('test') for attempt in test.attempts)}"
               for test in tests if test.flaky]  # fmt: skip
     facts = [("started", session.started), ("seed", str(session.seed)), *machine_rows(session.machine)]
     return Page(
@@ -72,8 +72,8 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> Cell:
     parts += _hosts(last.content["hosts"])
     parts += _programs(last.content["programs"], outputs)
     if last.content["captures"]:
-        said = "\n".join(map(visible, last.content["captures"]))
-        parts.append(Text(title="Packets, for Wireshark", text=said))
+        files = "\n".join(map(visible, last.content["captures"]))
+        parts.append(Text(title="Packets, for Wireshark", text=files))
     parts += _earlier(test.attempts[:-1])
     return Cell(
         row=row(test), column=column(test), word=last.outcome.of("test"), tone=TONES.get(last.outcome, "none"),
@@ -81,19 +81,19 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> Cell:
     )  # fmt: skip
 
 
-def links(found: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+def links(evidence: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     """What each link was asked, held and was seen to do."""
-    for link in found:
+    for link in evidence:
         rows, tones = check_rows(link["checks"])
         proof = ", ".join(f"{level.replace('_', '-')} {verdict}" for level, verdict in link["proof"].items())
         yield Table(
             title=f"{link['link']} on {link['network']}: {proof}",
             heads=("field", "asked", "kernel", "seen", "how", "verdict"), rows=rows, tones=tones,
         )  # fmt: skip
-        said = [("problem", each) for each in link["problems"]] + [("warning", each) for each in link["warnings"]]
-        if said:
-            tones = ["bad" if kind == "problem" else "mild" for kind, _ in said]
-            yield Table(title="", heads=("", "said of it"), rows=[_shown(each) for each in said], tones=tones)
+        notes = [("problem", note) for note in link["problems"]] + [("warning", note) for note in link["warnings"]]
+        if notes:
+            tones = ["bad" if kind == "problem" else "mild" for kind, _ in notes]
+            yield Table(title="", heads=("", "said of it"), rows=[_shown(note) for note in notes], tones=tones)
 
 
 def check_rows(checks: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[Tone]]:
@@ -105,12 +105,12 @@ def check_rows(checks: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], li
     ]
 
 
-def metrics(found: Sequence[Metric]) -> Iterator[Table | Charts]:
+def metrics(recorded: Sequence[Metric]) -> Iterator[Table | Charts]:
     """Each metric; of several samples, every one as a point."""
-    if not found:
+    if not recorded:
         return
     rows = []
-    for metric in found:
+    for metric in recorded:
         several = len(metric.values) > 1
         ends = [metric.text(min(metric.values)), metric.text(max(metric.values))] if several else ["", ""]
         better = metric.better or ""
@@ -121,8 +121,9 @@ def metrics(found: Sequence[Metric]) -> Iterator[Table | Charts]:
     )  # fmt: skip
     charts: list[Chart] = [
         Points(title=metric.name, unit=metric.unit, groups={"samples": metric.values})
-        for metric in found if len(metric.values) >= _CHART_FROM
-    ]  # fmt: skip
+        for metric in recorded
+        if len(metric.values) >= _CHART_FROM
+    ]
     if charts:
         yield Charts(title="Samples", charts=charts)
 
@@ -130,44 +131,54 @@ def metrics(found: Sequence[Metric]) -> Iterator[Table | Charts]:
 def over_time(title: str, series: Sequence[Mapping[str, Any]]) -> OverTime:
     """What was observed, on one axis of time."""
     return OverTime(title=title, lines=[
-        Line(name=each["name"], unit=each["unit"], times_s=each["times_s"], values=each["values"]) for each in series
+        Line(name=line["name"], unit=line["unit"], times_s=line["times_s"], values=line["values"]) for line in series
     ])  # fmt: skip
 
 
-def _hosts(found: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
-    if found:
-        rows = [[each["host"], each["what"], "the test" if each["by_test"] else "not the test",
-                 " | ".join(each["last_lines"])] for each in found]  # fmt: skip
+def _hosts(states: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    if states:
+        rows = [[state["host"], state["what"], "the test" if state["by_test"] else "not the test",
+                 " | ".join(state["last_lines"])] for state in states]  # fmt: skip
         yield Table(title="Hosts", heads=("host", "what became of it", "by", "its last lines"),
                     rows=[_shown(cells) for cells in rows])  # fmt: skip
 
 
-def _programs(found: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> Iterator[Table | Text]:
-    if not found:
+def _programs(programs: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> Iterator[Table | Text]:
+    if not programs:
         return
     rows = []
-    for each in found:
-        ended = "ran on" if each["exit_code"] is None else f"status {each['exit_code']}"
-        took = "" if each["duration_s"] is None else f"{each['duration_s']:.3f} s"
-        used = "" if each["cpu_s"] is None else f"{each['cpu_s']:.3f} s"
+    for program in programs:
+        ended = "ran on" if program["exit_code"] is None else f"status {program['exit_code']}"
+        took = "" if program["duration_s"] is None else f"{program['duration_s']:.3f} s"
+        used = "" if program["cpu_s"] is None else f"{program['cpu_s']:.3f} s"
         rows.append(
-            [each["host"], shortened(" ".join(each["argv"])), "stopped" if each["stopped"] else ended, took, used]
+            [
+                program["host"],
+                shortened(" ".join(program["argv"])),
+                "stopped" if program["stopped"] else ended,
+                took,
+                used,
+            ]
         )
     yield Table(title="Programs", heads=("host", "program", "ended", "took", "processor"), numeric_from=3,
                 rows=[_shown(cells) for cells in rows])  # fmt: skip
-    for each, output in zip(found, outputs, strict=True):
+    for program, output in zip(programs, outputs, strict=True):
         if output:
-            left = f", the last {len(output)} characters" if each["output_left_out"] or output != each["output"] else ""
-            yield Text(title=f"Output of {each['argv'][0][:80]} in {each['host']}{left}", text=visible(output))
+            left = (
+                f", the last {len(output)} characters"
+                if program["output_left_out"] or output != program["output"]
+                else ""
+            )
+            yield Text(title=f"Output of {program['argv'][0][:80]} in {program['host']}{left}", text=visible(output))
 
 
 def _outputs(tests: Sequence[StoredTest]) -> dict[str, list[str]]:
     """How much of each program's output has room: what did not pass comes first."""
     left, kept = _MOST_OUTPUT, dict[str, list[str]]()
-    for test in sorted(tests, key=lambda each: each.last.outcome in (Verdict.HOLDS, Verdict.SKIPPED)):
+    for test in sorted(tests, key=lambda test: test.last.outcome in (Verdict.HOLDS, Verdict.SKIPPED)):
         kept[test.id] = []
-        for each in test.last.content["programs"]:
-            text = each["output"][-left:] if left else ""
+        for program in test.last.content["programs"]:
+            text = program["output"][-left:] if left else ""
             kept[test.id].append(text)
             left -= len(text)
     return kept
@@ -175,9 +186,9 @@ def _outputs(tests: Sequence[StoredTest]) -> dict[str, list[str]]:
 
 def _earlier(attempts: Sequence[StoredAttempt]) -> Iterator[Table]:
     if attempts:
-        rows = [[str(number), str(each.seed), f"{each.duration_s:.2f} s", (each.reason or "").strip()[-500:],
-                 each.outcome.of("test")] for number, each in enumerate(attempts, start=1)]  # fmt: skip
-        tones = [TONES.get(each.outcome, "none") for each in attempts]
+        rows = [[str(number), str(attempt.seed), f"{attempt.duration_s:.2f} s", (attempt.reason or "").strip()[-500:],
+                 attempt.outcome.of("test")] for number, attempt in enumerate(attempts, start=1)]  # fmt: skip
+        tones = [TONES.get(attempt.outcome, "none") for attempt in attempts]
         yield Table(title="Earlier attempts", heads=("attempt", "seed", "took", "reason", "outcome"), tones=tones,
                     rows=[_shown(cells) for cells in rows])  # fmt: skip
 

@@ -18,10 +18,10 @@ taken, _ = listener.accept()
 while not os.path.exists(flag):
     time.sleep(0.005)
 digest = hashlib.sha256()
-got = 0
-while got < count and (data := taken.recv(4096)):
-    got += len(data)
+received = 0
+while received < count and (data := taken.recv(4096)):
+    received += len(data)
     digest.update(data)
 taken.sendall(b"!")
 taken.recv(1)
-print(json.dumps({"count": got, "digest": digest.hexdigest()}))
+print(json.dumps({"count": received, "digest": digest.hexdigest()}))

@@ -42,9 +42,9 @@ def end(peer: socket.socket, error: str = "") -> None:
         peer.close()
 
 
-def step(peer: socket.socket, number: int, got: int) -> None:
+def step(peer: socket.socket, number: int, received: int) -> None:
     """Go on with one that is ready: it is connected, or an answer came."""
-    if got < 0:
+    if received < 0:
         if code := peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             end(peer, errno.errorcode[code])
             return
@@ -59,10 +59,10 @@ def step(peer: socket.socket, number: int, got: int) -> None:
     data = peer.recv(4096)
     if not data:
         end(peer, "closed")
-    elif got + len(data) >= wire.HEADER_BYTES:
+    elif received + len(data) >= wire.HEADER_BYTES:
         end(peer)
     else:
-        ready.modify(peer, selectors.EVENT_READ, (number, got + len(data)))
+        ready.modify(peer, selectors.EVENT_READ, (number, received + len(data)))
 
 
 for number in range(count):

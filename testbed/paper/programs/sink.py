@@ -11,12 +11,12 @@ listener = socket.create_server(("", port))
 print("ready", flush=True)
 taken, _ = listener.accept()
 digest = hashlib.sha256()
-got, first_ns = 0, 0
-while got < count and (data := taken.recv(65536)):
+received, first_ns = 0, 0
+while received < count and (data := taken.recv(65536)):
     first_ns = first_ns or time.monotonic_ns()
-    got += len(data)
+    received += len(data)
     digest.update(data)
 last_ns = time.monotonic_ns()
 taken.sendall(b"!")
 taken.recv(1)  # the other side closes first
-print(json.dumps({"count": got, "digest": digest.hexdigest(), "first_ns": first_ns, "last_ns": last_ns}))
+print(json.dumps({"count": received, "digest": digest.hexdigest(), "first_ns": first_ns, "last_ns": last_ns}))
