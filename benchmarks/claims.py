@@ -25,29 +25,29 @@ _BRIEF = ("C3", "C5", "C11", "C12")
 
 def measure(report: Report) -> None:
     """Run them. Raises EnvironmentUnfitError if a lab cannot run here."""
-    found: dict[str, dict[str, ClaimOutcome]] = {}
+    by_lab: dict[str, dict[str, ClaimOutcome]] = {}
     took_s: dict[str, float] = {}
     for name, kind in _runs(1 if report.quick else _RUNS):
         began_s = time.monotonic()
-        found[name] = _examined(kind, _BRIEF if report.quick else (), report, name)
+        by_lab[name] = _examined(kind, _BRIEF if report.quick else (), report, name)
         took_s[name] = time.monotonic() - began_s
     for claim in chosen(_BRIEF if report.quick else ()):
-        outcomes = {name: outcomes[claim.id] for name, outcomes in found.items()}
+        outcomes = {name: outcomes[claim.id] for name, outcomes in by_lab.items()}
         report.check(
             Check(
                 name=f"{claim.id} {claim.name}: different outcomes in {len(outcomes)} runs",
                 value=len({_told(outcome) for outcome in outcomes.values()}),
                 bound=1,
                 unit="",
-                rivals={f"{count} ×": told for told, count in Counter(map(_told, outcomes.values())).items()},
+                rivals={f"{count} ×": words for words, count in Counter(map(_told, outcomes.values())).items()},
             )
         )
-    invalid = [(name, claim, each) for name, outcomes in found.items() for claim, each in outcomes.items()
-               if each.finding is Verdict.INVALID]  # fmt: skip
+    invalid = [(name, claim, outcome) for name, outcomes in by_lab.items() for claim, outcome in outcomes.items()
+               if outcome.finding is Verdict.INVALID]  # fmt: skip
     report.check(Check(name="outcomes that say nothing (INVALID)", value=len(invalid), bound=0, unit=""))
     for name, number, outcome in invalid:
         report.note(f"{number}, {name}: {outcome.sentence}")
-    report.note("took " + ", ".join(f"{name}: {each:.0f} s" for name, each in took_s.items()))
+    report.note("took " + ", ".join(f"{name}: {lasted_s:.0f} s" for name, lasted_s in took_s.items()))
 
 
 def _runs(count: int) -> Iterator[tuple[str, str]]:
@@ -57,15 +57,15 @@ def _runs(count: int) -> Iterator[tuple[str, str]]:
 
 
 def _examined(kind: str, ids: tuple[str, ...], report: Report, name: str) -> dict[str, ClaimOutcome]:
-    found: dict[str, ClaimOutcome] = {}
+    outcomes: dict[str, ClaimOutcome] = {}
     with (
         tempfile.TemporaryDirectory(prefix="testbed-claims-") as folder,
         make_lab(decide(kind)[0], common.STACK, netem="auto", say=report.say) as lab,
     ):
         for claim in chosen(ids):
-            found[claim.id] = examine(CLAIMS[claim.id], lab, Path(folder), quick=True, earlier=found)
-            report.say(f"{name}: {claim.id} {found[claim.id].finding.of('claim')}")
-    return found
+            outcomes[claim.id] = examine(CLAIMS[claim.id], lab, Path(folder), quick=True, earlier=outcomes)
+            report.say(f"{name}: {claim.id} {outcomes[claim.id].finding.of('claim')}")
+    return outcomes
 
 
 def _told(outcome: ClaimOutcome) -> str:

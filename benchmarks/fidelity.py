@@ -128,8 +128,10 @@ def _cells(lab: Lab, report: Report) -> Measured:
 
 def _in_carried(report: Report) -> Measured:
     """What the host engine does on the machine of a carried kernel."""
-    told = common.in_carried(report, __file__, common.HOST_ENGINE, *(["--quick"] if report.quick else []))
-    return Measured(engine=told["engine"], cells=[Cell(**cell) for cell in told["cells"]], backward=told["backward"])
+    answer = common.in_carried(report, __file__, common.HOST_ENGINE, *(["--quick"] if report.quick else []))
+    return Measured(
+        engine=answer["engine"], cells=[Cell(**cell) for cell in answer["cells"]], backward=answer["backward"]
+    )
 
 
 def _tell_host_engine(*, quick: bool) -> None:
@@ -171,11 +173,11 @@ class Bench:
         """
         for _attempt in range(self.size.attempts):
             before = self._spread_s()
-            found = measure()
+            values = measure()
             worst_s = max(before, self._spread_s())
             if worst_s <= QUIET_S:
-                return found, ""
-        return found, f"; the machine is busy: the untouched direction spreads by {worst_s * 1e3:.2g} ms"
+                return values, ""
+        return values, f"; the machine is busy: the untouched direction spreads by {worst_s * 1e3:.2g} ms"
 
     def _spread_s(self) -> float:
         seen = self.lab.prober.fly(self.back, count=300, pace_s=0.001, size_bytes=64, quiet_s=0.3).delays_s.values()
@@ -358,10 +360,10 @@ class Bench:
         sent = client.run(["python3", "-c", _RENO, address, lasts], timeout=f"{self.size.reno_s + 60:g}s")
         if not sent.ok:
             raise BenchmarkError(f"Reno's sender: {sent.stderr.strip()}")
-        got = json.loads(sink.wait("60s").stdout)
+        received = json.loads(sink.wait("60s").stdout)
         counters = self.lab.ports.counters(self.link)
         self.lab.impairer.clear(self.back)
-        goodput = got["bytes"] * 8 / got["seconds"]
+        goodput = received["bytes"] * 8 / received["seconds"]
         p = counters.dropped_packets / (counters.sent_packets + counters.dropped_packets)
         # Mathis, Semke, Mahdavi, Ott, "The macroscopic behavior of the TCP congestion avoidance algorithm", 1997:
         # goodput = MSS / RTT × C / √p.

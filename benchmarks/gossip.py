@@ -91,14 +91,14 @@ def pairs(hosts: Sequence[str], neighbours: int) -> list[tuple[str, str]]:
             f"{neighbours} neighbours of {len(hosts)} hosts: an even number, smaller than the hosts'"
         )
     count = len(hosts)
-    found = [
+    pairs = [
         (hosts[number], hosts[(number + step) % count])
         for number in range(count)
         for step in range(1, neighbours // 2 + 1)
     ]
-    if len({frozenset(pair) for pair in found}) < len(found):
+    if len({frozenset(pair) for pair in pairs}) < len(pairs):
         raise InvalidValueError(f"{neighbours} neighbours of {count} hosts: some pairs would talk twice")
-    return found
+    return pairs
 
 
 def talk(
@@ -145,11 +145,11 @@ def _start(
         for own, other, flow in ((a, b, 2 * number), (b, a, 2 * number + 1)):
             peers.setdefault(own, []).append(f"{lab.host(other).addresses(_NETWORK)[0]}/{flow}")
     programs: dict[str, Program] = {}
-    for name, told in peers.items():
+    for name, addresses in peers.items():
         programs[name] = program = lab.host(name).start([
             "python3", "gossip.py", "--messages", str(messages), "--rate", str(rate_per_s),
             "--deadline", str(deadline_s), "--begin", f"{_SHARED}/now", "--journal", _JOURNAL,
-            *(word for message in told for word in ("--peer", message)),
+            *(word for address in addresses for word in ("--peer", address)),
         ])  # fmt: skip
         undo.callback(_kill, program)
     return programs

@@ -104,11 +104,11 @@ class Contestant:
 
     def describe(self) -> str:
         """The median, and the number of its samples."""
-        said = [self.words] if self.words else []
+        notes = [self.words] if self.words else []
         if self.failures:
-            said.append(f"failed in {len(self.failures)} of {len(self.failures) + len(self.took_s)} turns")
+            notes.append(f"failed in {len(self.failures)} of {len(self.failures) + len(self.took_s)} turns")
         figure = f"{1000 * self.median_s:.0f} ms" if self.took_s else "no figure"
-        return f"{figure} ({'; '.join(said)})" if said else figure
+        return f"{figure} ({'; '.join(notes)})" if notes else figure
 
 
 def measure(report: Report) -> None:
@@ -141,14 +141,14 @@ def _measure_case(report: Report, case: Case) -> None:
                 if contestant is not ours:
                     contestant.tolerant_turn()
         crowded = _among_many(report, case, lab, stack)
-    told = {rival.name: rival.describe() for rival in rivals}
+    descriptions = {rival.name: rival.describe() for rival in rivals}
     report.check(
         Check(
             name=f"{case.name}: one change, median of {len(ours.took_s)}",
             value=1000 * ours.median_s,
             bound=1000 * MOST_S,
             unit="ms",
-            rivals=told,
+            rivals=descriptions,
         )
     )
     for rival in rivals:
@@ -200,18 +200,18 @@ def _among_many(
         raise BenchmarkError(f"{RULES} rules were asked, the port has {0 if port is None else len(port.applied)}")
     ours = Contestant(case.name, "", lambda number: link.impair(CHANGES[number % len(CHANGES)]))
     rivals = _exec_among_many(lab, stack)
-    found = [(ours, rivals)]
+    mechanisms = [(ours, rivals)]
     if case.engine == "carried" and (mechanism := _host_mechanism(lab)):
-        found.append((mechanism, rivals))
+        mechanisms.append((mechanism, rivals))
     for _ in range(_QUICK_AMONG_ROUNDS if report.quick else _AMONG_ROUNDS):
-        for contestant in (each for each, _ in found):
+        for contestant in (rival for rival, _ in mechanisms):
             contestant.turn()
     for _ in range(_QUICK_ROUNDS):
         for rival in rivals:
             rival.tolerant_turn()
     for port_word in port_words:
         lab.link(port_word).heal()
-    return found
+    return mechanisms
 
 
 def _host_mechanism(lab: ComposeLab) -> Contestant | None:
@@ -308,8 +308,8 @@ def _netem_line(number: int) -> str:
 
 def _netem_holds(number: int, shown: dict[str, Any]) -> bool:
     # A rate that is not named any more stays in a netem that is changed in place: this rival leaves that open.
-    asked = CHANGES[number % len(CHANGES)]
-    return all(difference.field == "rate" for difference in readback.differences(asked, shown))
+    change = CHANGES[number % len(CHANGES)]
+    return all(difference.field == "rate" for difference in readback.differences(change, shown))
 
 
 def _tbf_rate_bps(number: int) -> int:

@@ -84,9 +84,9 @@ def _compare_verdicts(report: Report) -> None:
         if done.returncode not in (0, 1) or not path.is_file():
             raise BenchmarkError(f"pytest ended with status {done.returncode}: {(done.stdout + done.stderr)[-1000:]}")
         verdicts = dict(_verdicts(ElementTree.parse(path).getroot()))  # noqa: S314  # pytest has just written it
-    both = {name: each for name, each in verdicts.items() if {"compose", "local"} <= set(each)}
-    ran = {name: each for name, each in both.items() if "skipped" not in each.values()}
-    differ = [name for name, each in ran.items() if each["compose"] != each["local"]]
+    both = {name: outcomes for name, outcomes in verdicts.items() if {"compose", "local"} <= set(outcomes)}
+    ran = {name: outcomes for name, outcomes in both.items() if "skipped" not in outcomes.values()}
+    differ = [name for name, outcomes in ran.items() if outcomes["compose"] != outcomes["local"]]
     report.check(Check(name=f"different verdicts, of {len(ran)} tests that ran on both labs", value=len(differ) if ran
                        else None, bound=0, unit=""))  # fmt: skip
     for name in differ:
@@ -94,7 +94,7 @@ def _compare_verdicts(report: Report) -> None:
     folder_out = common.ROOT / "report"
     folder_out.mkdir(exist_ok=True)
     lines = ["| test | Compose | local |", "|---|---|---|"]
-    lines += [f"| {name} | {each['compose']} | {each['local']} |" for name, each in sorted(both.items())]
+    lines += [f"| {name} | {outcomes['compose']} | {outcomes['local']} |" for name, outcomes in sorted(both.items())]
     (folder_out / "labs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     report.note(
         f"{len(both) - len(ran)} tests say of a lab that they are not for it. Written: {folder_out / 'labs.md'}"
@@ -103,7 +103,7 @@ def _compare_verdicts(report: Report) -> None:
 
 def _verdicts(root: ElementTree.Element) -> Iterator[tuple[str, dict[str, str]]]:
     """By test, without the lab in its name: the verdict on each lab."""
-    found: dict[str, dict[str, str]] = {}
+    by_test: dict[str, dict[str, str]] = {}
     for case in root.iter("testcase"):
         name, bracket, words = str(case.get("name")).partition("[")
         parts = words.rstrip("]").split("-", 1)
@@ -111,8 +111,8 @@ def _verdicts(root: ElementTree.Element) -> Iterator[tuple[str, dict[str, str]]]
             continue
         rest = f"[{parts[1]}]" if len(parts) > 1 else ""
         outcome = next((text.tag for text in case if text.tag in ("failure", "error", "skipped")), "passed")
-        found.setdefault(f"{case.get('classname')}::{name}{rest}", {})[parts[0]] = outcome
-    yield from found.items()
+        by_test.setdefault(f"{case.get('classname')}::{name}{rest}", {})[parts[0]] = outcome
+    yield from by_test.items()
 
 
 if __name__ == "__main__":

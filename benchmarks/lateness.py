@@ -94,12 +94,12 @@ def _measure_lateness(report: Report, lab: Lab, when: str) -> None:
         done = lab.host("client").run(
             ["python3", _STAMPED, "send", server, "9000", str(count), str(_PACE_S)], timeout="120s"
         )
-        (told,) = lab.capture_agent().call("passages")["kernels"].values()
+        (kernel,) = lab.capture_agent().call("passages")["kernels"].values()
         if not done.ok:
             raise BenchmarkError(f"the sender failed with status {done.exit_code}: {done.stderr}")
     passages = [passage.delay_s for passage in seen.passages("server@lan") if passage.delay_s is not None]
     packets = _late("packets", [passage - _DELAY_S for passage in passages])
-    frames = _late("frames", [passage_ns / 1e9 - CLOCK_DELAY_S for passage_ns in told["passages_ns"]])
+    frames = _late("frames", [passage_ns / 1e9 - CLOCK_DELAY_S for passage_ns in kernel["passages_ns"]])
     report.check(
         Check(
             name=f"how late 99 % of {len(passages)} packets are at the most, {when}",

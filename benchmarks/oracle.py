@@ -46,7 +46,7 @@ def measure(report: Report) -> None:
         began_s = time.process_time()
         once()
         took_s.append(time.process_time() - began_s)
-    found = accounts[-1].direction("client", "server").lost
+    counted = accounts[-1].direction("client", "server").lost
     report.check(
         Check(
             name=f"{RECORDS:,} records read and judged, the fastest of {len(took_s)}",
@@ -55,7 +55,7 @@ def measure(report: Report) -> None:
             unit="s",
         )
     )
-    report.check(Check(name="losses miscounted in them", value=abs(found - lost), bound=0, unit=""))
+    report.check(Check(name="losses miscounted in them", value=abs(counted - lost), bound=0, unit=""))
     report.note(f"CPU time, which is all it takes: {', '.join(f'{duration_s:.2f}' for duration_s in took_s)} s")
     report.check(
         Check(

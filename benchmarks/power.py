@@ -65,8 +65,8 @@ def measure(report: Report) -> None:
     if not report.quick:
         _false_alarms(report, "the same version twice", same)
         _false_alarms(report, "many short connections over a lossy link, twice", connects)
-    recorded = [cell for found in same for cell in found["cells"]]
-    recorded += [{**cell, "head": []} for found in planted for cell in found["cells"]]
+    recorded = [cell for campaign in same for cell in campaign["cells"]]
+    recorded += [{**cell, "head": []} for campaign in planted for cell in campaign["cells"]]
     _simulated(report, recorded)
 
 
@@ -145,7 +145,7 @@ JUDGES: Mapping[str, Callable[[Cell], bool]] = {
 
 def _faults(report: Report, planted: Sequence[Mapping[str, Any]]) -> None:
     for metric, what in FAULTS.values():
-        cells = [cell for found in planted for cell in found["cells"]
+        cells = [cell for campaign in planted for cell in campaign["cells"]
                  if cell["metric"] == metric and cell["part"] in ("", "median")]  # fmt: skip
         shares = {name: sum(map(judge, cells)) / len(cells) for name, judge in JUDGES.items()}
         named = [cell for cell in cells if ours(cell) and "client" in cell["links"]]
@@ -155,13 +155,13 @@ def _faults(report: Report, planted: Sequence[Mapping[str, Any]]) -> None:
                 value=len(named) / len(cells), bound=0.95, unit="", at_least=True, rivals=_told(shares),
             )
         )  # fmt: skip
-    pairs = [found["base_runs"] for found in planted]
+    pairs = [campaign["base_runs"] for campaign in planted]
     report.note(f"pairs until all was decided, or {_BUDGET} were spent: {min(pairs)} to {max(pairs)}")
 
 
 def _false_alarms(report: Report, what: str, same: Sequence[Mapping[str, Any]]) -> None:
-    shares = {name: fmean(any(map(judge, found["cells"])) for found in same) for name, judge in JUDGES.items()}
-    cells = fmean(len(found["cells"]) for found in same)
+    shares = {name: fmean(any(map(judge, campaign["cells"])) for campaign in same) for name, judge in JUDGES.items()}
+    cells = fmean(len(campaign["cells"]) for campaign in same)
     report.check(
         Check(
             name=f"{what}: {len(same)} comparisons of {cells:.0f} cells, with a false alarm",

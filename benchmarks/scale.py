@@ -179,10 +179,10 @@ def _kernel_memory() -> float:
     """The kernel's own memory without cached files; proc_meminfo(5)."""
     wanted = ("Slab", "Percpu", "KernelStack", "PageTables")
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    found = {words[0].rstrip(":"): float(words[1]) * 1024 for words in lines}
-    if missing := [name for name in wanted if name not in found]:
+    memory = {words[0].rstrip(":"): float(words[1]) * 1024 for words in lines}
+    if missing := [name for name in wanted if name not in memory]:
         raise EnvironmentUnfitError(f"/proc/meminfo has no {', '.join(missing)}")
-    return sum(found[name] for name in wanted)
+    return sum(memory[name] for name in wanted)
 
 
 def _namespaces() -> int | None:
@@ -211,10 +211,10 @@ def _tell_constancy(report: Report, times: Mapping[int, float], memory: Mapping[
         ("the kernel's memory", "KiB", {n: m / 1024 for n, m in memory.items()}),
     ):
         # What the lab itself costs is in a lab of one.
-        each = {hosts: (of[hosts] - of[first]) / (hosts - first) for hosts in sizes}
-        told = ", ".join(f"{cost:.3g} ({hosts} hosts)" for hosts, cost in each.items())
-        report.note(f"{name}: a lab of {first} takes {of[first]:.3g} {unit}, each further host {told} {unit}.")
-        line = each[sizes[-1]]
+        growth = {hosts: (of[hosts] - of[first]) / (hosts - first) for hosts in sizes}
+        costs = ", ".join(f"{cost:.3g} ({hosts} hosts)" for hosts, cost in growth.items())
+        report.note(f"{name}: a lab of {first} takes {of[first]:.3g} {unit}, each further host {costs} {unit}.")
+        line = growth[sizes[-1]]
         report.check(
             Check(
                 name=f"{name}: how far off the line through {first} and {sizes[-1]} hosts the others are",

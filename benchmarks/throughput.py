@@ -146,8 +146,8 @@ def _measure_engine(report: Report, engine: str) -> None:
                     "unimpaired, same port": f"{median(rates['same port']) / 1e6:.0f} Mbit/s"},
         )
     )  # fmt: skip
-    for name, each in rates.items():
-        report.note(f"{engine}: {name}: {', '.join(f'{rate / 1e6:.0f}' for rate in each)} Mbit/s")
+    for name, figures in rates.items():
+        report.note(f"{engine}: {name}: {', '.join(f'{rate / 1e6:.0f}' for rate in figures)} Mbit/s")
 
 
 def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
@@ -168,8 +168,8 @@ def _measure_unprepared(report: Report, engine: str, lab: ComposeLab) -> None:
         counted = _through_kernel(lab, ref)
         for number in range(rounds):
             for sender in _SENDERS if number % 2 == 0 else reversed(_SENDERS):
-                for size, each in zip(_SIZES, _bulk(lab, sender), strict=True):
-                    times.setdefault((phase, sender, size), []).append(each)
+                for size, took_s in zip(_SIZES, _bulk(lab, sender), strict=True):
+                    times.setdefault((phase, sender, size), []).append(took_s)
         if phase == "during" and counted is not None:
             went = await_condition(
                 lambda: _through_kernel(lab, ref) or {}, lambda now: now["in"] == now["out"], deadline_s=5
@@ -217,7 +217,7 @@ def _bulk(lab: ComposeLab, sender: str) -> list[float]:
     if sender == "machine":
         (binding,) = lab.engine.state(lab.hosts["server"].container)["NetworkSettings"]["Ports"][f"{bulk.PORT}/tcp"]
         where, port = binding["HostIp"], int(binding["HostPort"])
-        return [median(bulk.send(where, size, port) for _ in range(each)) for size, each in _SIZES.items()]
+        return [median(bulk.send(where, size, port) for _ in range(count)) for size, count in _SIZES.items()]
     address = lab.host("server").addresses("lan")[0]
     done = lab.host(sender).run(["python3", "-c", _SEND_EACH, address, json.dumps(_SIZES)], timeout="60s")
     if not done.ok:

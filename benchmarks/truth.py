@@ -59,12 +59,12 @@ class _Run:
     def _on_one_lab(self, left: Iterator[tuple[int, tuple[str, truth.Asked]]]) -> bool:
         """Run the remaining cells; whether the lab was spoiled before the end."""
         with self.kind(truth.STACK, netem="carried") as lab:
-            for number, (fault, asked) in left:
+            for number, (fault, impairment) in left:
                 if self.ended.is_set() or time.monotonic() > self.until:
                     self.left_out.append(fault)
                     return False
                 began = time.monotonic()
-                cell = truth.cell(lab, fault, asked)
+                cell = truth.cell(lab, fault, impairment)
                 self.cells.append(cell)
                 took_s = time.monotonic() - began
                 self.report.say(f"{self.kind.__name__} {number} of {len(self.wanted)}: {_told(cell)} ({took_s:.1f} s)")
@@ -76,11 +76,11 @@ class _Run:
 def _tell(name: str, runs: Sequence[_Run], report: Report) -> None:
     """The table of cells of a kind of lab, the wrong ones in words, and the check."""
     cells = [cell for run in runs for cell in run.cells]
-    asked = [impairment.name for impairment in truth.IMPAIRMENTS]
+    names = [impairment.name for impairment in truth.IMPAIRMENTS]
     for fault in truth.FAULTS:
         row = {cell.impairment: cell.told for cell in cells if cell.fault == fault}
         if row:
-            report.note(f"{name}, {fault}: " + "; ".join(f"{word}: {row[word]}" for word in asked if word in row))
+            report.note(f"{name}, {fault}: " + "; ".join(f"{word}: {row[word]}" for word in names if word in row))
     for fault in (fault for run in runs for fault in run.left_out):
         report.note(f"{name}: no time was left for: {fault}")
     broken = [text for run in runs for text in run.broken]
@@ -117,7 +117,7 @@ def measure(report: Report) -> None:
     ended = threading.Event()
     runs: dict[type[LocalLab | ComposeLab], list[_Run]] = {}
     for kind in kinds:
-        wanted = [(fault, asked) for fault in truth.faults(kind) for asked in truth.IMPAIRMENTS]
+        wanted = [(fault, impairment) for fault in truth.faults(kind) for impairment in truth.IMPAIRMENTS]
         parts = [wanted]
         if report.quick:
             wanted = list(zip(_QUICK_FAULTS, itertools.cycle(truth.IMPAIRMENTS), strict=False))

@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         kinds = getattr(metafunc.module, "LABS", tuple(LABS))
         below = getattr(metafunc.module, "BELOW_THE_LAB", False)
         marks = {"compose": pytest.mark.slow} if below and len(kinds) > 1 else {}
-        params = [pytest.param(each, marks=marks.get(each, ())) for each in kinds]
+        params = [pytest.param(kind, marks=marks.get(kind, ())) for kind in kinds]
         metafunc.parametrize("kind", params, indirect=True, scope="session")
 
 
@@ -50,8 +50,8 @@ def kind(request: pytest.FixtureRequest) -> str:
     lab = request.config.getoption("--lab")
     if lab not in ("auto", wanted):
         pytest.skip(f"--lab {lab}")
-    if wanted == "compose" and (found := decide("auto"))[0] != "compose":
-        pytest.skip(found[1])
+    if wanted == "compose" and (choice := decide("auto"))[0] != "compose":
+        pytest.skip(choice[1])
     return wanted
 
 
@@ -123,8 +123,8 @@ def lab_of(kind: str, config: pytest.Config, file: Path) -> Lab:
 @cache
 def _claimed() -> tuple[int, socket.socket]:
     """A number below 512 that no other process here has claimed, and the socket that claims it while we run."""
-    for each in range(512):
-        number, claim = (os.getpid() + each) % 512, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for offset in range(512):
+        number, claim = (os.getpid() + offset) % 512, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             claim.bind(f"\0testbed-tests-subnet-{number}")  # abstract, unix(7): gone with us
         except OSError:

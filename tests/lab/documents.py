@@ -106,7 +106,7 @@ def read(path: Path, root: Path) -> Page:
     if text.count("```") != 2 * len(list(_BLOCK.finditer(text))):
         raise ValueError(f"{name}: a fenced block begins and ends at the start of a line, with three backquotes")
     try:
-        return Page(name=name, steps=tuple(step for found in _BLOCK.finditer(text) for step in _steps(found)))
+        return Page(name=name, steps=tuple(step for block in _BLOCK.finditer(text) for step in _steps(block)))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 

@@ -151,14 +151,14 @@ def test_that_test_is_invalid_and_the_next_have_another_agent(kind: str, tmp_pat
         cwd=tmp_path, capture_output=True, text=True, check=False, timeout=290,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *sys.path])},
     )  # fmt: skip
-    told = {test.id: test.last.content for test in load(results).tests}
-    assert len(told) == text.count("\ndef test_")
-    for name, each in told.items():
-        assert each["outcome"] == ("invalid" if name in hit else "passed"), done.stdout + done.stderr
-    assert told["test_it.py::test_in_whose_setup_it_is"]["links"] == [], "nothing of the test before"
+    contents = {test.id: test.last.content for test in load(results).tests}
+    assert len(contents) == text.count("\ndef test_")
+    for name, content in contents.items():
+        assert content["outcome"] == ("invalid" if name in hit else "passed"), done.stdout + done.stderr
+    assert contents["test_it.py::test_in_whose_setup_it_is"]["links"] == [], "nothing of the test before"
     for name, (role, how) in hit.items():
-        assert _SAID[role] in told[name]["reason"]
-        assert (" hung: it did not answer for " in told[name]["reason"]) == (how == "hung")
+        assert _SAID[role] in contents[name]["reason"]
+        assert (" hung: it did not answer for " in contents[name]["reason"]) == (how == "hung")
 
 
 def test_of_a_kernel_that_died_no_process_is_left_to_its_agent(stack: Lab) -> None:

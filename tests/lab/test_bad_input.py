@@ -285,7 +285,7 @@ def test_a_stack_that_does_not_come_up_is_exit_status_2(stack: ComposeLab, tmp_p
             [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 2, done.stdout
-        said = done.stdout + done.stderr
-        assert "service `broken` exited with status 3; its last lines:" in said
-        assert "no such setting" in said
-        assert "Traceback" not in said
+        output = done.stdout + done.stderr
+        assert "service `broken` exited with status 3; its last lines:" in output
+        assert "no such setting" in output
+        assert "Traceback" not in output

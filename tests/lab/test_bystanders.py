@@ -82,7 +82,7 @@ def test_every_byte_that_goes_into_the_carried_kernel_comes_out(lab: Lab, family
         sent_tcp(lab, "other", address, count)
     with ThreadPoolExecutor(5) as pool:
         bulk_of = [("other", 3_000_000)] * 3 + [("client", 3_000_000)]
-        list(pool.map(lambda each: sent_tcp(lab, each[0], address, each[1]), bulk_of))
+        list(pool.map(lambda bulk: sent_tcp(lab, bulk[0], address, bulk[1]), bulk_of))
     if isinstance(lab, ComposeLab):  # a local lab's relay is one of its hosts' neighbours already
         from_the_machine(lab, 1_000_000)
     arrived = lab.hosts["other"].run(["python3", _PROGRAM, "gso", address, "500"])
@@ -105,8 +105,8 @@ def test_a_port_that_is_published_is_reached_from_this_machine(lab: Lab) -> None
         ("server", bulk.PORT, "udp", f"{bulk.PORT}/tcp"),
         ("other", bulk.PORT, "tcp", "none"),
     ):
-        told = f"`{host}`: port {number}/'{protocol}' is not published; published: {listed}. "
-        with pytest.raises(InvalidValueError, match=re.escape(told)):
+        problem = f"`{host}`: port {number}/'{protocol}' is not published; published: {listed}. "
+        with pytest.raises(InvalidValueError, match=re.escape(problem)):
             lab.host(host).published(number, protocol=protocol)
 
 
@@ -253,4 +253,4 @@ def offloads_of(lab: Lab) -> dict[str, Any]:
     )
     done = {name: host.run(["python3", "-c", script]) for name, host in lab.hosts.items()}
     assert all(result.ok for result in done.values()), done
-    return {name: each.stdout.split() for name, each in done.items()}
+    return {name: result.stdout.split() for name, result in done.items()}

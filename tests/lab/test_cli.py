@@ -38,13 +38,13 @@ def test_a_proof_that_cannot_be_made_is_refused_before_a_stack_is_up(project: Pa
 
 @pytest.mark.slow
 def test_what_netem_makes_of_words_together_is_told_where_they_are_put_shown_and_proven(project: Path) -> None:
-    told = "warning: duplicate=50% with losses: netem keeps a packet that it chose for both, so that 15% are lost"
+    warning = "warning: duplicate=50% with losses: netem keeps a packet that it chose for both, so that 15% are lost"
     words = ("client -> server", "loss=30%", "duplicate=50%")
     proven = cli("prove", *words, cwd=project)
-    assert (proven.returncode, told in proven.stdout) == (0, True)
+    assert (proven.returncode, warning in proven.stdout) == (0, True)
     assert cli("up", cwd=project).returncode == 0
-    assert told in cli("impair", *words, cwd=project).stdout
-    assert told in cli("show", cwd=project).stdout
+    assert warning in cli("impair", *words, cwd=project).stdout
+    assert warning in cli("show", cwd=project).stdout
 
     assert cli("cut", "client -> server", cwd=project).returncode == 0
     refused = cli("prove", "client -> server", "delay=5ms", cwd=project)
@@ -122,17 +122,17 @@ def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, mon
     impaired = cli("impair", "client -> server", "delay=30ms", cwd=project)
     assert impaired.returncode == 0, impaired.stderr
 
-    status, found = proven(project, "client -> server")
-    assert (status, found["client -> server"]["proof"]["probe"]) == (0, "holds")
-    (delay,) = (check for check in found["client -> server"]["checks"] if check["field"] == "delay")
+    status, evidence = proven(project, "client -> server")
+    assert (status, evidence["client -> server"]["proof"]["probe"]) == (0, "holds")
+    (delay,) = (check for check in evidence["client -> server"]["checks"] if check["field"] == "delay")
     assert (delay["asked"], delay["kernel"], delay["verdict"]) == ("30ms", "30ms", "holds")
 
-    status, found = proven(project, "client <-> server", "delay=20ms", "loss=10%")
+    status, evidence = proven(project, "client <-> server", "delay=20ms", "loss=10%")
     assert status == 0
-    for evidence in found.values():
-        judged = {check["field"]: (check["asked"], check["verdict"]) for check in evidence["checks"]}
+    for link in evidence.values():
+        judged = {check["field"]: (check["asked"], check["verdict"]) for check in link["checks"]}
         assert (judged["delay"], judged["loss"]) == (("20ms", "holds"), ("10%", "holds"))
-    assert set(found) == {"client -> server", "server -> client"}
+    assert set(evidence) == {"client -> server", "server -> client"}
     assert all(link["asked"] == {"delay": "20ms", "loss": "10%"} for link in shown(project)), "it stays impaired"
 
     cannot = cli("prove", "client -> server tcp/80", "delay=10ms", cwd=project)
@@ -146,11 +146,15 @@ def test_a_stack_that_is_up_is_proven_as_it_is_and_with_words(project: Path, mon
     port = behind.ports.attached("server", "lan")
     port.channel.call("tc", port=port.name, lines=[f"qdisc del dev {port.device} parent 1:10"])
     behind.leave()
-    status, found = proven(project, "client <-> server")
+    status, evidence = proven(project, "client <-> server")
     assert status == 1
-    assert found["client -> server"]["proof"] == {"read_back": "fails", "counters": "not asked", "probe": "not asked"}
-    assert "the kernel reports none on this link" in found["client -> server"]["warnings"][0]
-    assert found["server -> client"]["proof"]["probe"] == "holds"
+    assert evidence["client -> server"]["proof"] == {
+        "read_back": "fails",
+        "counters": "not asked",
+        "probe": "not asked",
+    }
+    assert "the kernel reports none on this link" in evidence["client -> server"]["warnings"][0]
+    assert evidence["server -> client"]["proof"]["probe"] == "holds"
     assert [link["link"] for link in shown(project) if link["differences"]] == ["client -> server"], "left as it was"
 
     assert behind.take_up()

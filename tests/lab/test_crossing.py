@@ -130,7 +130,9 @@ def test_parts_of_one_senders_traffic_are_told_apart_but_for_their_fragments(pai
 
 def lan(lab: Lab) -> tuple[str, str, str]:
     """On `lan`: the IPv4 addresses of `a` and `b`, and an unused one."""
-    own, other = (next(each for each in lab.hosts[name].addresses("lan") if "." in each) for name in ("a", "b"))
+    own, other = (
+        next(address for address in lab.hosts[name].addresses("lan") if "." in address) for name in ("a", "b")
+    )
     return own, other, str(ipaddress.ip_address(own) + 100)
 
 
@@ -283,7 +285,7 @@ def test_no_other_sender_and_no_earlier_one_makes_the_test_invalid(pair: Lab, in
 @pytest.mark.parametrize("how", WAYS)
 def test_what_takes_another_network_alone_makes_the_test_invalid(pair: Lab, in_force: Callable[[], None]) -> None:
     in_force()
-    to = next(each for each in pair.hosts["b"].addresses("back") if "." in each)
+    to = next(address for address in pair.hosts["b"].addresses("back") if "." in address)
     do(pair, "send", to, 6000, 100, COUNT)
     with pytest.raises(ImpairmentNotAppliedError, match=f"no packet .*, but {COUNT} packets took `back`"):
         pair.verifier.verify()
@@ -292,7 +294,7 @@ def test_what_takes_another_network_alone_makes_the_test_invalid(pair: Lab, in_f
 
 def test_what_takes_another_network_and_is_no_part_of_what_is_cut_is_nobodys_business(pair: Lab) -> None:
     pair.cut("a -> b udp/5000 on lan")
-    do(pair, "send", next(each for each in pair.hosts["b"].addresses("back") if "." in each), 6000, 100, COUNT)
+    do(pair, "send", next(address for address in pair.hosts["b"].addresses("back") if "." in address), 6000, 100, COUNT)
     pair.verifier.verify()
     assert pair.ledger.evidence[0].warnings == ["no packet met the cut"]
 
@@ -301,6 +303,6 @@ def test_what_takes_another_network_beside_a_cut_that_was_met_is_told(pair: Lab)
     _own, other, _new = lan(pair)
     pair.cut("a -> b on lan")
     do(pair, "send", other, 6000, 100, COUNT)
-    do(pair, "send", next(each for each in pair.hosts["b"].addresses("back") if "." in each), 6000, 100, COUNT)
+    do(pair, "send", next(address for address in pair.hosts["b"].addresses("back") if "." in address), 6000, 100, COUNT)
     pair.verifier.verify()
     assert pair.ledger.evidence[0].warnings == [f"{COUNT} packets took `back`, which this cut does not reach"]

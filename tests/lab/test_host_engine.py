@@ -94,10 +94,10 @@ def test_the_host_engine_is_found_by_trying(inside: dict[str, Any]) -> None:
 
 
 def test_the_host_engine_puts_what_was_asked(inside: dict[str, Any]) -> None:
-    for name, asked in (("delay", _DELAY), ("loss", _LOSS)):
+    for name, impairment in (("delay", _DELAY), ("loss", _LOSS)):
         assert inside[name]["complaints"] == []
         netem = readback.find_netem(inside[name]["shown"][-1], qdisc.FIRST_MINOR)
-        assert readback.differences(asked, netem) == []
+        assert readback.differences(impairment, netem) == []
 
 
 def test_the_host_engine_delays(inside: dict[str, Any]) -> None:

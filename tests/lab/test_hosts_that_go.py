@@ -33,7 +33,7 @@ def stack(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def said(stack: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def announced(stack: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     messages: list[str] = []
     monkeypatch.setattr(stack.whole, "say", messages.append)
     return messages
@@ -195,7 +195,7 @@ def test_what_others_do_to_a_host_makes_the_test_invalid_and_the_next_has_it_bac
         stack.lifecycle.end()
 
 
-def test_a_host_that_has_done_its_work_is_left_out_and_that_is_said_once(lab: Lab, said: list[str]) -> None:
+def test_a_host_that_has_done_its_work_is_left_out_and_that_is_said_once(lab: Lab, announced: list[str]) -> None:
     lab.whole.announced.clear()
     cut = lab.isolate("db")
     assert {ref.src for ref in cut} == {"db", "api", "other"}
@@ -204,7 +204,7 @@ def test_a_host_that_has_done_its_work_is_left_out_and_that_is_said_once(lab: La
     assert {str(applied.link) for applied in lab.impair("* -> db", delay="1ms")} == {"api -> db", "other -> db"}
     assert len(lab.impair("* -> *", delay="1ms")) == 6
     lab.verifier.verify()
-    assert said == ["`migrate` has ended (exit status 0): its links are left out"]
+    assert announced == ["`migrate` has ended (exit status 0): its links are left out"]
     with pytest.raises(LabError, match=r"api -> migrate: `migrate` has ended \(exit status 0\): no link is left"):
         lab.impair("api -> migrate", delay="1ms")
 

@@ -54,14 +54,14 @@ def test_beside_busy_processes_packets_are_in_time_and_so_are_frames(carried: La
             with carried.observe(captures=[truth.LINK]) as seen:
                 assert len(Datagrams(client, server).arrived(PACKETS, pace_s=PACE_S)) == PACKETS
             truth.await_frames(carried, FRAMES)
-            (told,) = carried.capture_agent().call("passages")["kernels"].values()
+            (kernel,) = carried.capture_agent().call("passages")["kernels"].values()
     finally:
         carried.heal()
         carried.lifecycle.end()
     delays_s = [passage.delay_s for passage in seen.passages("server@lan") if passage.delay_s is not None]
     assert len(delays_s) >= PACKETS
     packets_s = [delay_s - DELAY_S for delay_s in delays_s]
-    frames_s = [passage_ns / 1e9 - CLOCK_DELAY_S for passage_ns in told["passages_ns"]]
+    frames_s = [passage_ns / 1e9 - CLOCK_DELAY_S for passage_ns in kernel["passages_ns"]]
     assert min(packets_s) > -1e-4, "a packet was early: it met no delay"
     assert most_of(packets_s) < MOST_LATE_S
     assert most_of(frames_s) < MOST_LATE_S
@@ -127,12 +127,12 @@ def test_who_reads_when_frames_passed_may_be_late(carried: Lab) -> None:
         finally:
             for line in reader:
                 os.kill(line, signal.SIGCONT)
-        (told,) = carried.capture_agent().call("passages")["kernels"].values()
+        (kernel,) = carried.capture_agent().call("passages")["kernels"].values()
     finally:
         carried.heal()
         carried.lifecycle.end()
-    assert len(told["passages_ns"]) > 10 + 0.3 / CLOCK_DELAY_S
-    assert max(told["passages_ns"]) < 0.3e9
+    assert len(kernel["passages_ns"]) > 10 + 0.3 / CLOCK_DELAY_S
+    assert max(kernel["passages_ns"]) < 0.3e9
 
 
 _FLOOD = """

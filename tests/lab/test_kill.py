@@ -151,7 +151,9 @@ def test_what_others_label_as_ours_is_left_alone_and_told(stack: ComposeLab) -> 
     engine = stack.engine
     # No owner that is dead: a testbed from before this test would take the empty label for every run's.
     labels = {"empty": {RUN_LABEL: ""}, "named": {RUN_LABEL: "mine", OWNER_LABEL: "me"}}
-    made = {name: docker.from_env().containers.create(stack.netem_image, labels=each) for name, each in labels.items()}
+    made = {
+        name: docker.from_env().containers.create(stack.netem_image, labels=label) for name, label in labels.items()
+    }
     try:
         assert [container.name for container in engine.labelled(RUN_LABEL, "")] == [made["empty"].name]
         assert {container.name for container in made.values()} < {

@@ -112,7 +112,7 @@ def test_a_service_is_stopped_by_the_signal_that_it_asks_for(kind: str, tmp_path
     (tmp_path / "compose.yaml").write_text(json.dumps({"services": services}))
     with LocalLab(tmp_path / "compose.yaml") as lab:
         for host in lab.hosts.values():
-            await_condition(host.logs, lambda said: "ready" in said, deadline_s=5)
+            await_condition(host.logs, lambda log: "ready" in log, deadline_s=5)
     assert (tmp_path / "a/by").read_text() == "SIGUSR1"
     assert (tmp_path / "b/by").read_text() == "SIGTERM"
 

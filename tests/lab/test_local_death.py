@@ -47,11 +47,11 @@ def relatives(pid: int) -> set[int]:
         except OSError:
             continue  # it ended while we looked
         children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found, new = set(), [pid]
+    family, new = set(), [pid]
     while new:
-        found.update(new)
+        family.update(new)
         new = [child for parent in new for child in children.get(parent, [])]
-    return found
+    return family
 
 
 def missing(words: list[bytes], pids: set[int]) -> list[bytes]:
@@ -111,14 +111,14 @@ def test_whoever_is_killed_nothing_is_left(owner: subprocess.Popen[str], victim:
     before = mounts()
     assert owner.stdout is not None
     wanted = owner.args[-1]  # type: ignore[index]  # a list of ours
-    said, run_id = "", ""
-    while said != wanted:
-        said, _, run_id = owner.stdout.readline().strip().partition(" ")
-        assert said, "the owner ended"
+    state, run_id = "", ""
+    while state != wanted:
+        state, _, run_id = owner.stdout.readline().strip().partition(" ")
+        assert state, "the owner ended"
     seen = [b"paper_server.py", *([b"linux.uml", b"98765"] if wanted == "impaired" else [])]  # the last is a daemon
     # One that is given another parent while we look is on neither's list.
     everyone = await_condition(
-        lambda: relatives(owner.pid) - {owner.pid}, lambda found: not missing(seen, found), deadline_s=5
+        lambda: relatives(owner.pid) - {owner.pid}, lambda pids: not missing(seen, pids), deadline_s=5
     )
 
     (keeper,) = (int(pid) for pid in Path(f"/proc/{owner.pid}/task/{owner.pid}/children").read_text().split())
@@ -174,9 +174,9 @@ def pytest_on(folder: Path, *options: str) -> subprocess.Popen[bytes]:
 
 def once_begun(folder: Path, run: subprocess.Popen[bytes], tests: int) -> set[int]:
     """All processes of a pytest, once so many of these tests run and their daemons are there."""
-    await_condition(lambda: list(folder.glob("begun*")), lambda found: len(found) == tests, deadline_s=60)
+    await_condition(lambda: list(folder.glob("begun*")), lambda files: len(files) == tests, deadline_s=60)
     seen = [b"paper_server.py", b"linux.uml", b"98765"]
-    return await_condition(lambda: relatives(run.pid) - {run.pid}, lambda found: not missing(seen, found), deadline_s=5)
+    return await_condition(lambda: relatives(run.pid) - {run.pid}, lambda pids: not missing(seen, pids), deadline_s=5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

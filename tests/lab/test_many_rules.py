@@ -53,7 +53,7 @@ def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued
     for number, link in links.items():
         link.impair(impairment_of(number))
     receiver, burst = crowd.host("r"), 100
-    got = receiver.start(["python3", "-c", _RECEIVE, str(burst)], ready="ready")
+    receiving = receiver.start(["python3", "-c", _RECEIVE, str(burst)], ready="ready")
     sender = crowd.host("h[1]").run(["python3", "-c", _SEND, receiver.addresses("lan")[0], str(burst)])
     await_condition(lambda: links[1].counters().queued_packets, lambda packets: packets == burst, deadline_s=1.5)
     changed = links[2].impair(delay="7ms", loss="50%")  # in place
@@ -62,7 +62,7 @@ def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued
     links[2].impair(delay="8ms")  # a fresh one
     links[3].heal()
     assert links[1].counters().queued_packets == burst, "they waited while another source was changed"
-    arrivals = json.loads(got.wait("10s").stdout.splitlines()[1])
+    arrivals = json.loads(receiving.wait("10s").stdout.splitlines()[1])
     assert [number for number, _ in arrivals] == list(range(burst))
     assert arrivals[-1][1] - float(sender.stdout) >= 2.0
     held = netems(crowd, links[1].ref)
@@ -72,7 +72,9 @@ def test_a_change_among_hundreds_is_exact_and_spares_what_the_others_have_queued
         f"1:{qdisc.FIRST_MINOR + number - 1:x}": impairment_of(number) for number in links if number not in (2, 3)
     }
     assert set(held) == set(wanted)
-    assert not [found for parent, netem in held.items() for found in readback.differences(wanted[parent], netem)]
+    assert not [
+        difference for parent, netem in held.items() for difference in readback.differences(wanted[parent], netem)
+    ]
 
 
 def netems(lab: Lab, ref: LinkRef) -> dict[str, dict[str, Any]]:

@@ -64,9 +64,9 @@ def test_what_is_observed_is_kept_over_time(lab: Lab) -> None:
     with lab.observe():
         assert lab.host("client").run(["python3", "-c", _CONNECT.format(address)]).ok
     (seen,) = lab.ledger.observed
-    found = {value.name.rpartition(": ")[2]: value for value in overtime.series(seen) if "client" in value.name}
-    found |= {value.name: value for value in overtime.series(seen) if value.name.startswith("server@lan")}
-    assert max(found["congestion window"].values) >= 1
-    assert min(found["server@lan: one-way delay"].values) >= 0.03
-    assert list(found["server@lan: packets lost"].values) == [0.0, 1.0]
-    assert found["server@lan: packets lost"].times_s[1] < found["server@lan: one-way delay"].times_s[-1]
+    series = {value.name.rpartition(": ")[2]: value for value in overtime.series(seen) if "client" in value.name}
+    series |= {value.name: value for value in overtime.series(seen) if value.name.startswith("server@lan")}
+    assert max(series["congestion window"].values) >= 1
+    assert min(series["server@lan: one-way delay"].values) >= 0.03
+    assert list(series["server@lan: packets lost"].values) == [0.0, 1.0]
+    assert series["server@lan: packets lost"].times_s[1] < series["server@lan: one-way delay"].times_s[-1]

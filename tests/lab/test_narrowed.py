@@ -194,7 +194,7 @@ TOLD = {"tcp": "ECONNREFUSED", "udp": "ECONNREFUSED", "icmp IPv4": "EHOSTUNREACH
 
 
 def error_of(door: str) -> str:
-    return next(said for begin, said in TOLD.items() if door.startswith(begin))
+    return next(error for begin, error in TOLD.items() if door.startswith(begin))
 
 
 def test_a_cut_that_rejects_tells_its_sender_at_once_and_no_other(scaled: Lab) -> None:
@@ -216,7 +216,7 @@ def test_a_cut_that_rejects_tells_its_sender_at_once_and_no_other(scaled: Lab) -
 def test_one_port_rejects_and_no_other(scaled: Lab) -> None:
     scaled.cut("client[1] -> server tcp/9003", reject=True)
     seen = knocked(scaled)
-    assert {door for door, said in seen.items() if said != "ok"} == {"tcp IPv4 9003", "tcp IPv6 9003"}
+    assert {door for door, outcome in seen.items() if outcome != "ok"} == {"tcp IPv4 9003", "tcp IPv6 9003"}
     assert {seen["tcp IPv4 9003"], seen["tcp IPv6 9003"]} == {"ECONNREFUSED"}
 
 
@@ -229,7 +229,7 @@ def test_a_connection_that_stands_is_reset(scaled: Lab) -> None:
     connections = {family: held(scaled, family) for family in ("IPv4", "IPv6")}
     scaled.cut("client[1] -> server", reject=True)
     scaled.hosts["client[1]"].put("/tmp/go", "")
-    assert {family: each.wait("5s").stdout.split() for family, each in connections.items()} == {
+    assert {family: program.wait("5s").stdout.split() for family, program in connections.items()} == {
         "IPv4": ["held", "ECONNRESET"],
         "IPv6": ["held", "ECONNRESET"],
     }
@@ -256,5 +256,5 @@ def test_a_part_that_is_lost_silently_cannot_be_within_what_rejects(scaled: Lab)
     scaled.cut("client[1] -> server udp", reject=True)  # beside it
     seen = knocked(scaled)
     assert seen["tcp IPv4 9003"] == "silence"
-    assert {said for door, said in seen.items() if door.startswith("udp")} == {"ECONNREFUSED"}
+    assert {outcome for door, outcome in seen.items() if door.startswith("udp")} == {"ECONNREFUSED"}
     assert {seen[door] for door in ("tcp IPv4 9004", "tcp IPv6 9004", "icmp IPv4", "icmp IPv6")} == {"ok"}

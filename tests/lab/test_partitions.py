@@ -249,14 +249,14 @@ def test_a_link_that_flaps_and_rejects_tells_its_sender_while_it_is_down(four: L
     four.flap("a -> b", up="250ms", down="150ms", reject=True)
     a, b = four.hosts["a"], four.hosts["b"]
     hearing = b.start(["python3", "-c", _HEAR], ready="ready")
-    said, refused = json.loads(a.run(["python3", "-c", _SAY_AND_HEAR_OF_IT, b.addresses()[0]]).stdout)
+    count, refused = json.loads(a.run(["python3", "-c", _SAY_AND_HEAR_OF_IT, b.addresses()[0]]).stdout)
     four.verifier.verify()
     (evidence,) = [link for link in four.ledger.evidence if "cut" in link.asked]
     four.mend()
     assert a.run(["python3", "-c", _SAY, b.addresses()[0], "end"]).ok
     arrived = set(json.loads(hearing.wait().stdout.splitlines()[1]))
     flapped(link)
-    lost = said - len(arrived)
+    lost = count - len(arrived)
     assert link.lost_in_cut() - lost_before == lost > 30
     # Each is told of by one ICMP error; the socket keeps the last of those that come before it looks.
     assert lost // 2 < refused <= lost

@@ -202,7 +202,7 @@ def test_two_compose_files_an_own_trace_profiles_and_a_capture_that_would_go_thr
     done = run_pytest(project, *_TWO)
     assert "== 1 failed, 4 passed" in done.stdout, done.stdout
     tests = outcomes(project)
-    assert {name.partition("::")[2]: (each["outcome"], each["profile"]) for name, each in tests.items()} == {
+    assert {name.partition("::")[2]: (test["outcome"], test["profile"]) for name, test in tests.items()} == {
         "test_both_files_are_read": ("passed", None),
         "test_own_trace": ("passed", None),
         "test_each[clean]": ("passed", "clean"),

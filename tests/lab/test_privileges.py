@@ -80,16 +80,16 @@ def containers(stack: ComposeLab) -> Iterator[dict[str, tuple[Any, Mapping[str, 
         host = stack.hosts["client"]
         host.put("/tmp/file", b"")
         undo.callback(host.start_agent("signal").close)
-        found: dict[str, tuple[Any, Mapping[str, Any]]] = {}
+        described: dict[str, tuple[Any, Mapping[str, Any]]] = {}
         for container in stack.engine.labelled(RUN_LABEL, stack.run_id):
-            if (role := container.labels.get(ROLE_LABEL)) is not None and role not in found:
+            if (role := container.labels.get(ROLE_LABEL)) is not None and role not in described:
                 ran = stack.engine.exec(container.handle, ["python3", "-c", _TELL], env={}, workdir=None, user="")
                 output = b""
                 while (frame := ran.stream.frame(30.0)) is not None:
                     output += frame[1]
                 ran.stream.close()
-                found[role] = json.loads(output), stack.engine.state(container.handle)
-        yield found
+                described[role] = json.loads(output), stack.engine.state(container.handle)
+        yield described
 
 
 def test_these_are_all_kinds_of_container_that_we_start(containers: Mapping[str, object]) -> None:

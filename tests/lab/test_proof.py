@@ -248,10 +248,10 @@ def test_a_fast_rate_that_is_too_low_is_found(lab: Lab, monkeypatch: pytest.Monk
     ref, put = lab.link("client -> server").ref, lab.impairer.rewrite
 
     def rate() -> Check:
-        found = next(check for check in lab.prober.probe(ref) if check.field == "rate")
-        if found.verdict == Verdict.SHOWN or (found.verdict == Verdict.HOLDS and "would not" in found.how):
-            pytest.skip(f"this machine cannot judge it now: {found.how}")
-        return found
+        check = next(check for check in lab.prober.probe(ref) if check.field == "rate")
+        if check.verdict == Verdict.SHOWN or (check.verdict == Verdict.HOLDS and "would not" in check.how):
+            pytest.skip(f"this machine cannot judge it now: {check.how}")
+        return check
 
     assert rate().verdict == Verdict.HOLDS
 
@@ -336,7 +336,11 @@ def test_a_kernel_whose_tc_counts_in_other_units_is_found_out_at_once(
     real, truth = qdisc.netem, readback.differences
     with monkeypatch.context() as broken:
         broken.setattr(lab.prober, "clocks_proven", set())
-        broken.setattr(qdisc, "netem", lambda each: real(replace(each, delay_s=(each.delay_s or 0) / 15.625 or None)))
+        broken.setattr(
+            qdisc,
+            "netem",
+            lambda impairment: real(replace(impairment, delay_s=(impairment.delay_s or 0) / 15.625 or None)),
+        )
         broken.setattr(readback, "differences", lambda *_: [])
         with pytest.raises(ImpairmentNotAppliedError, match=r"a delay of 10 ms took \d(\.\d+)? ms.*psched"):
             lab.impair("client -> server", delay="40ms")

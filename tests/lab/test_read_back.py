@@ -47,7 +47,7 @@ def both(lab: Lab, port: Port, minor: int) -> tuple[list[dict[str, Any]], list[d
         line = qdisc.read(port.device, int(handle.removesuffix(":"), 16), 1)
         alone += port.channel.call("tc", port=port.name, lines=[line])["shown"][0]
     theirs = [line for line in shown if line.get("parent") in parents]
-    return alone, sorted(theirs, key=lambda each: each["parent"] != alone[0]["parent"])
+    return alone, sorted(theirs, key=lambda row: row["parent"] != alone[0]["parent"])
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -104,7 +104,9 @@ def test_steps_are_taken_within_10_ms_by_the_agents_clock_and_by_what_arrives(la
     link = lab.link("client -> server")
     delays_s = [0.02, 0.12] * 4
     flow.start(1300, pace_s=0.002)
-    link.impair([{"at": f"{300 * number}ms", "delay": f"{each * 1e3:g}ms"} for number, each in enumerate(delays_s)])
+    link.impair(
+        [{"at": f"{300 * number}ms", "delay": f"{delay_s * 1e3:g}ms"} for number, delay_s in enumerate(delays_s)]
+    )
     seen = flow.finish()
     steps = link.steps()
     assert [step.planned_s for step in steps] == pytest.approx([0.3 * number for number in range(8)])

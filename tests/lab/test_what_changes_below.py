@@ -86,7 +86,7 @@ def test_a_receiver_that_was_started_again_is_found_out_and_gets_every_impairmen
 
     lab.impair("client -> server", delay="310ms")
     lab.verifier.verify()
-    assert {str(ref): each.describe() for ref, each in lab.impairer.impairments().items()} == {
+    assert {str(ref): impairment.describe() for ref, impairment in lab.impairer.impairments().items()} == {
         "client -> server": "delay=310ms",
         "other -> server": "delay=100ms",
     }

@@ -146,11 +146,11 @@ def test_the_losses_of_each_state_of_gilbert_elliott_are_those_asked(lab: Lab, q
     lab.link("client -> server").impair(gemodel=f"100% 100% {bad:.0%} {good:.0%}", seed=11)
     arrived = set(quiet.arrived(count, pace_s=0.001))
     turns = [[number not in arrived for number in range(first, count, 2)] for first in (0, 1)]
-    for found, share in zip(map(sum, turns), (good, bad), strict=True):
+    for lost, share in zip(map(sum, turns), (good, bad), strict=True):
         first, last = exact.accepted(count // 2, share)
-        assert first <= found <= last
+        assert first <= lost <= last
         first, last = exact.accepted(count // 2, (good + bad) / 2)
-        assert not first <= found <= last, "one loss for both states would be told from it"
+        assert not first <= lost <= last, "one loss for both states would be told from it"
 
 
 def test_a_delay_is_drawn_toward_the_one_before_it_as_far_as_is_told(lab: Lab, datagrams: Datagrams) -> None:
@@ -170,8 +170,8 @@ def test_a_delay_is_drawn_toward_the_one_before_it_as_far_as_is_told(lab: Lab, d
     assert exact.at_least(alike("99.9%"), pairs, 0.5) < 1e-6
     # And with 80 % by more than the whole of it, as netem reckons: the tool says so, and this is whether it is true.
     assert exact.two_sided(alike("80%"), pairs, 0.5) > 1e-6
-    (told,) = Impairment.parse({"delay": "40ms", "jitter": "15ms", "correlation": "80%"}).realised
-    assert "resembles the one before it only above" in told
+    (problem,) = Impairment.parse({"delay": "40ms", "jitter": "15ms", "correlation": "80%"}).realised
+    assert "resembles the one before it only above" in problem
 
 
 def test_everything_at_once_is_read_back(lab: Lab) -> None:

@@ -166,7 +166,7 @@ class Place:
         ours = self.lab.run_id.encode()  # another run's hosts may have the same addresses
 
         def pids_of_it() -> list[int]:
-            return [each for each, words in _processes() if _SEND.encode() in words and ours in words]
+            return [pid for pid, words in _processes() if _SEND.encode() in words and ours in words]
 
         return await_condition(pids_of_it, lambda pids: bool(pids), deadline_s=10)[0]
 
@@ -194,7 +194,7 @@ def _enter(whose: int | Sequence[int], *argv: str) -> bytes:
         ways, descriptors = ["-t", str(whose), "--net", "--user"], ()
     else:
         ways, descriptors = (
-            [f"--{kind}=/proc/self/fd/{each}" for kind, each in zip(("net", "user"), whose, strict=True)],
+            [f"--{kind}=/proc/self/fd/{descriptor}" for kind, descriptor in zip(("net", "user"), whose, strict=True)],
             tuple(whose),
         )
     chosen = [way for way in ways if os.geteuid() or "user" not in way]
@@ -426,8 +426,8 @@ class Cell:
     @property
     def told(self) -> str:
         """``WRONG``, or the verdict; of a passed test also whether the impairment was in force."""
-        said = "PASSED, in force" if self.verdict == "PASSED" and self.in_force else self.verdict
-        return said if self.right else f"WRONG ({said}; next {self.next_verdict.partition(':')[0]})"
+        outcome = "PASSED, in force" if self.verdict == "PASSED" and self.in_force else self.verdict
+        return outcome if self.right else f"WRONG ({outcome}; next {self.next_verdict.partition(':')[0]})"
 
     @property
     def right(self) -> bool:
@@ -448,14 +448,14 @@ def cell(lab: Lab, fault: str, request: Asked) -> Cell:
         if not spoiled:
             _, next_verdict, after = _test(lab, request, "none", after=True)
             spoiled = next_verdict == "INVALID" and _only_late(lab)
-        found = Cell(
+        result = Cell(
             fault=fault, impairment=request.name, verdict=verdict, reason=reason,
             in_force=seen is not None and request.in_force(seen), late=late,
             next_verdict=f"{next_verdict}: {after}" if after else next_verdict,
         )  # fmt: skip
         if not spoiled:
             break
-    return found
+    return result
 
 
 def _only_late(lab: Lab) -> bool:

@@ -56,7 +56,7 @@ def table(part: str, text: str | bytes | None) -> Case:
 
 def compose(part: str, text: str | bytes | None, **files: str | bytes | None) -> Case:
     """A Compose file."""
-    return Case(part, {"compose.yaml": text, **{name.replace("_", "."): each for name, each in files.items()}})
+    return Case(part, {"compose.yaml": text, **{name.replace("_", "."): content for name, content in files.items()}})
 
 
 def service(part: str, words: str) -> Case:

@@ -35,14 +35,14 @@ class Browser:
     def call(self, method: str, **parameters: Any) -> Any:
         """Ask it something; its answer. Raises AssertionError for an error."""
         self._asked += 1
-        asked = {"id": self._asked, "method": method, "params": parameters}
+        request = {"id": self._asked, "method": method, "params": parameters}
         if self._session:
-            asked["sessionId"] = self._session
-        os.write(self._to_it, json.dumps(asked).encode() + b"\0")
-        while (heard := self._next()).get("id") != self._asked:
-            self._hear(heard)
-        assert "error" not in heard, f"{method}: {heard['error']}"
-        return heard["result"]
+            request["sessionId"] = self._session
+        os.write(self._to_it, json.dumps(request).encode() + b"\0")
+        while (message := self._next()).get("id") != self._asked:
+            self._hear(message)
+        assert "error" not in message, f"{method}: {message['error']}"
+        return message["result"]
 
     def _next(self) -> dict[str, Any]:
         deadline = time.monotonic() + _ANSWERS_WITHIN_S
@@ -51,13 +51,13 @@ class Browser:
             data = os.read(self._from_it, 1 << 20) if ready else b""
             assert data, f"Chromium said nothing more within {_ANSWERS_WITHIN_S:g} s; the page said {self.said}"
             self._rest += data
-        message, _, self._rest = self._rest.partition(b"\0")
-        heard: dict[str, Any] = json.loads(message)
-        return heard
+        line, _, self._rest = self._rest.partition(b"\0")
+        message: dict[str, Any] = json.loads(line)
+        return message
 
-    def _hear(self, heard: dict[str, Any]) -> None:
-        parameters = heard.get("params", {})
-        match heard.get("method"):
+    def _hear(self, message: dict[str, Any]) -> None:
+        parameters = message.get("params", {})
+        match message.get("method"):
             case "Runtime.exceptionThrown":
                 self.said.append(json.dumps(parameters["exceptionDetails"])[:500])
             case "Log.entryAdded":

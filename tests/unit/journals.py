@@ -98,7 +98,7 @@ def datagrams(fates: Sequence[str], *, replies_to: int = 0) -> Datagrams:
             if fate == "duplicated":
                 arriving.append((at + under_way + 2 * MS + MS // 4, sequence, list(row)))
     arrivals: list[int] = []
-    for at, sequence, row in sorted(arriving, key=lambda each: each[:2]):
+    for at, sequence, row in sorted(arriving, key=lambda arrival: arrival[:2]):
         row[1] = at
         server.add(*row)
         if row[7] == "whole" and sequence not in arrivals:

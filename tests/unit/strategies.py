@@ -43,7 +43,7 @@ _LESS_THAN_ALL = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=1 - 2.0*
 @st.composite
 def chains_of_two(draw: st.DrawFn) -> tuple[float, float, float, float]:
     """Any Gilbert-Elliott model whose states are both entered and left, and which loses some and not all."""
-    bad, good = draw(st.tuples(_SHARES, _SHARES).filter(lambda each: any(each)))
+    bad, good = draw(st.tuples(_SHARES, _SHARES).filter(lambda shares: any(shares)))
     assume(min(bad, good) <= 1 - 2.0**-31)
     return draw(_SOME), draw(_SOME), bad, good
 
@@ -52,7 +52,7 @@ def chains_of_two(draw: st.DrawFn) -> tuple[float, float, float, float]:
 def chains_of_four(draw: st.DrawFn) -> tuple[float, float, float, float, float]:
     """Any model of four states that loses something, again and again, and not all; shares of one draw below all."""
     half = st.just(0.0) | st.floats(min_value=2.0**-32, max_value=0.4999)
-    p13, p14 = draw(st.tuples(half, half).filter(lambda each: any(each)))
+    p13, p14 = draw(st.tuples(half, half).filter(lambda shares: any(shares)))
     p31, p32 = draw(st.tuples(half, half))
     assume(not p13 or p31 or p32)
     return p13, p31, p32, draw(_SOME if p13 and p32 else _SHARES), p14
@@ -76,13 +76,13 @@ def values(feature: Feature) -> st.SearchStrategy[Any]:
 @st.composite
 def impairments(draw: st.DrawFn) -> Impairment:
     """Any valid impairment: jitter only with a delay, a shape only with jitter."""
-    asked: dict[str, Any] = draw(_with_others())
+    fields: dict[str, Any] = draw(_with_others())
     for feature in FEATURES:
         needed = [WORDS[name].field for name in feature.needs]
-        if feature.name not in _WITH_OTHERS and (not needed or any(asked.get(name) for name in needed)):
+        if feature.name not in _WITH_OTHERS and (not needed or any(fields.get(name) for name in needed)):
             value = draw(values(feature) if feature.kind is TRUTH else st.none() | values(feature))
-            asked[feature.field] = value
-    return Impairment(**asked)
+            fields[feature.field] = value
+    return Impairment(**fields)
 
 
 @st.composite

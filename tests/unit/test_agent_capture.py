@@ -97,10 +97,10 @@ def running() -> Iterator[capture.Captures]:
 
 @pytest.fixture
 def port() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         # An address of its own for each process and test: what others send over loopback must not fill the capture.
-        each.bind((str(IPv4Address("127.0.0.0") + (os.getpid() * 32 + next(_NUMBERS)) % 2**24), 0))
-        yield each
+        receiver.bind((str(IPv4Address("127.0.0.0") + (os.getpid() * 32 + next(_NUMBERS)) % 2**24), 0))
+        yield receiver
 
 
 def loopback(port: socket.socket) -> dict[str, Any]:
@@ -109,24 +109,24 @@ def loopback(port: socket.socket) -> dict[str, Any]:
 
 
 def send(to: socket.socket, *datagrams: bytes) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for data in datagrams:
-            each.sendto(data, to.getsockname())
+            sender.sendto(data, to.getsockname())
             with contextlib.suppress(BlockingIOError):
                 to.recv(65536, socket.MSG_DONTWAIT)
 
 
 def ended(captures: capture.Captures, name: str) -> tuple[dict[str, Any], list[Packet]]:
-    told = captures.end(name=name)
-    offset = min(told["realtime_minus_monotonic_ns"])
+    account = captures.end(name=name)
+    offset = min(account["realtime_minus_monotonic_ns"])
     records = fetch(lambda at: captures.fetch(name=name, offset=at))
-    return told, list(packets(records, realtime_minus_monotonic_ns=offset))
+    return account, list(packets(records, realtime_minus_monotonic_ns=offset))
 
 
-def of(found: list[Packet], port: socket.socket) -> list[Packet]:
+def of(captured: list[Packet], port: socket.socket) -> list[Packet]:
     wanted = port.getsockname()[1].to_bytes(2, "big")
     return [
-        packet for packet in found if packet.data[23:24] == b"\x11" and packet.data[36:38] == wanted and packet.left
+        packet for packet in captured if packet.data[23:24] == b"\x11" and packet.data[36:38] == wanted and packet.left
     ]
 
 
@@ -134,12 +134,12 @@ def test_every_datagram_is_there_in_order_with_its_time(running: capture.Capture
     began = time.monotonic_ns()
     running.capture(name="a", interfaces=[loopback(port)], snap_bytes=0x40000, limit_bytes=1 << 20)
     send(port, b"first", b"second" * 300, b"third")
-    told, found = ended(running, "a")
-    mine = of(found, port)
+    account, captured = ended(running, "a")
+    mine = of(captured, port)
     assert [packet.data[42:] for packet in mine] == [b"first", b"second" * 300, b"third"]
     assert all(packet.whole for packet in mine)
     assert began <= mine[0].time_ns <= mine[1].time_ns <= mine[2].time_ns <= time.monotonic_ns()
-    assert told["interfaces"] == [{"device": "lo", "lost": 0, "overwritten": 0, "ended": ""}]
+    assert account["interfaces"] == [{"device": "lo", "lost": 0, "overwritten": 0, "ended": ""}]
 
 
 def test_only_the_beginning_of_each_is_kept_if_so_asked(running: capture.Captures, port: socket.socket) -> None:
@@ -153,9 +153,9 @@ def test_what_is_over_the_limit_gives_way_from_the_beginning(running: capture.Ca
     running.capture(name="a", interfaces=[loopback(port)], snap_bytes=0x40000, limit_bytes=400_000)
     count = 1500
     send(port, *(number.to_bytes(4, "big") + bytes(1000) for number in range(count)))
-    told, found = ended(running, "a")
-    numbers = [int.from_bytes(packet.data[42:46], "big") for packet in of(found, port)]
-    (interface,) = told["interfaces"]
+    account, captured = ended(running, "a")
+    numbers = [int.from_bytes(packet.data[42:46], "big") for packet in of(captured, port)]
+    (interface,) = account["interfaces"]
     assert interface["lost"] == 0
     assert interface["overwritten"] > 0
     assert numbers == list(range(numbers[0], count)), "the last of them, without a gap"
@@ -171,10 +171,10 @@ def test_two_captures_run_side_by_side_and_slow_traffic_takes_no_room(
         send(port, bytes([number]))
         time.sleep(0.05)
     for name in ("a", "b"):
-        told, found = ended(running, name)
-        assert [packet.data[42] for packet in of(found, port) if packet.place == 0] == list(range(20))
-        assert len(of(found, port)) == 40, "once at each of the two"
-        assert [interface["lost"] for interface in told["interfaces"]] == [0, 0]
+        account, captured = ended(running, name)
+        assert [packet.data[42] for packet in of(captured, port) if packet.place == 0] == list(range(20))
+        assert len(of(captured, port)) == 40, "once at each of the two"
+        assert [interface["lost"] for interface in account["interfaces"]] == [0, 0]
 
 
 def test_a_capture_that_is_dropped_while_it_runs_is_gone_and_the_next_is_not_disturbed(

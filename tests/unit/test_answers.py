@@ -168,7 +168,7 @@ def test_any_other_protocol_is_administratively_prohibited() -> None:
 
 
 def test_no_more_is_quoted_than_makes_576_bytes_or_1280_in_all() -> None:
-    old, new = (summed(each) for each in (ipv4(A4, B4, 17, udp(bytes(1400))), ipv6(A6, B6, 17, udp(bytes(1400)))))
+    old, new = (summed(frame) for frame in (ipv4(A4, B4, 17, udp(bytes(1400))), ipv6(A6, B6, 17, udp(bytes(1400)))))
     for frame, most in ((old, 576), (new, 1280)):
         reply = answer(frame)
         assert reply is not None

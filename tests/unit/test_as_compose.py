@@ -159,12 +159,12 @@ def test_variables_of_files_are_read_as_compose_does(
     theirs = composefile.of_compose(path, Composer([path], project="x").config(), [path], environment={}).config
     ours = composefile.read(path, environment=_OUTSIDE)
     ours.problems.raise_if_any()
-    for service, said in environments(theirs).items():
-        assert environments(ours.config)[service] == said
+    for service, environment in environments(theirs).items():
+        assert environments(ours.config)[service] == environment
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "variables"),
     [
         ("BASE=b\nDERIVED=${BASE}-x\n", {"BASE": "b", "DERIVED": "b-x"}),
         ('C="l1\\nl2"\n', {"C": "l1\nl2"}),
@@ -175,8 +175,8 @@ def test_variables_of_files_are_read_as_compose_does(
         ("A=a\r\nB=b\r\n", {"A": "a", "B": "b"}),
     ],
 )
-def test_a_file_of_variables(text: str, found: dict[str, str]) -> None:
-    assert dotenv.parse(text, _OUTSIDE, expand=interpolate) == (found, [])
+def test_a_file_of_variables(text: str, variables: dict[str, str]) -> None:
+    assert dotenv.parse(text, _OUTSIDE, expand=interpolate) == (variables, [])
 
 
 BAD_DOTENV = {
@@ -198,9 +198,9 @@ def test_what_compose_refuses_in_a_file_of_variables_is_told_with_its_line(
     path.write_text("services: {a: {image: x}}\n", encoding="utf-8")
     with pytest.raises(InvalidComposeError):
         Composer([path], project="x").config()
-    line, problem = BAD_DOTENV[text]
+    line, part = BAD_DOTENV[text]
     with pytest.raises(InvalidComposeError) as refused:
         composefile.read(path, environment={}).problems.raise_if_any()
-    (told,) = refused.value.problems
-    assert told.startswith(f"{tmp_path}/.env:{line}: ")
-    assert problem in told
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{tmp_path}/.env:{line}: ")
+    assert part in problem

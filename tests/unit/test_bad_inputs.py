@@ -122,9 +122,9 @@ def test_a_bad_file_is_one_error_where_compose_reads_it(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compose: None
 ) -> None:
     prepare(folder, CASES[name])
-    status, said = run_command(command(CASES[name], "compose"), monkeypatch, capsys)
-    check(status, said, "testbed: ")
-    assert "Engine" not in said
+    status, output = run_command(command(CASES[name], "compose"), monkeypatch, capsys)
+    check(status, output, "testbed: ")
+    assert "Engine" not in output
 
 
 WITHOUT_A_STACK = {
@@ -147,9 +147,9 @@ def test_what_is_wrong_with_a_command_is_told_whether_a_stack_is_up_or_not(
     compose: None,
 ) -> None:
     (folder / "compose.yaml").write_text(GOOD)
-    status, said = run_command(list(argv), monkeypatch, capsys)
+    status, output = run_command(list(argv), monkeypatch, capsys)
     for part in WITHOUT_A_STACK[argv]:
-        check(status, said, part)
+        check(status, output, part)
 
 
 @pytest.mark.parametrize("lab", ["local", "compose"])
@@ -170,10 +170,10 @@ def test_what_stands_in_a_file_of_variables_elsewhere_is_not_quoted(
             (folder / ".env").symlink_to(secret)
             text = GOOD
     (folder / "compose.yaml").write_text(text)
-    status, said = run_command(command(Case(""), lab), monkeypatch, capsys)
-    check(status, said, ":2: is no variable; the line is not quoted")
+    status, output = run_command(command(Case(""), lab), monkeypatch, capsys)
+    check(status, output, ":2: is no variable; the line is not quoted")
     for word in ("user", "host", "rounds", "19001", "and so on"):
-        assert word not in said.replace(str(secret), "").replace(str(folder), "")
+        assert word not in output.replace(str(secret), "").replace(str(folder), "")
 
 
 def limit() -> None:

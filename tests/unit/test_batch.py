@@ -243,9 +243,9 @@ class Console:
 
 @pytest.fixture
 def console(request: pytest.FixtureRequest) -> Iterator[Console]:
-    each = Console(*request.param)
-    yield each
-    each.close()
+    console = Console(*request.param)
+    yield console
+    console.close()
 
 
 GREETING = b'Cannot find device "testbed-1"\r\nCommand failed -:1\r\n[{"kind":"noqueue"}]\r\n'

@@ -61,8 +61,8 @@ def test_units_do_not_matter(differences: list[float], factor: float) -> None:
 
 @given(DIFFERENCES)
 def test_above_and_below_are_each_other_turned_round(differences: list[float]) -> None:
-    found, turned = betting.evidence(differences), betting.evidence([-difference for difference in differences])
-    assert list(found.above) == list(turned.below)
+    evidence, turned = betting.evidence(differences), betting.evidence([-difference for difference in differences])
+    assert list(evidence.above) == list(turned.below)
 
 
 def test_of_nothing_there_is_no_evidence() -> None:

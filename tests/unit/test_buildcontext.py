@@ -35,8 +35,8 @@ def read(context: Path, text: str) -> tuple[list[buildcontext.Entry], list[str]]
     path.write_text(f"FROM debian\n{text}\n")
     image, problems = dockerfile.read(path.read_text())
     assert problems == []
-    found, wrong = buildcontext.entries(context, path, image.layers)
-    return found, [str(problem) for problem in wrong]
+    entries, wrong = buildcontext.entries(context, path, image.layers)
+    return entries, [str(problem) for problem in wrong]
 
 
 def made(context: Path, text: str) -> dict[str, str]:
@@ -48,8 +48,8 @@ def made(context: Path, text: str) -> dict[str, str]:
 
 def test_a_folders_contents_are_meant_with_their_folders_links_and_modes(context: Path) -> None:
     entries, _ = read(context, "COPY d7 /new/t")
-    found = [(entry.target, entry.mode, bool(entry.source)) for entry in entries]
-    assert found == [
+    listed = [(entry.target, entry.mode, bool(entry.source)) for entry in entries]
+    assert listed == [
         ("/new/t", 0o755, False),
         ("/new/t/dangling", None, True),
         ("/new/t/e", 0o755, False),
@@ -115,7 +115,7 @@ def test_the_dockerfiles_own_dockerignore_goes_first(context: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "part"),
     [
         ("COPY none /n", "line 2: COPY none: no such file in "),
         ("COPY *.none *.nor /n/", "line 2: COPY *.none *.nor: no such file in "),
@@ -133,12 +133,12 @@ def test_the_dockerfiles_own_dockerignore_goes_first(context: Path) -> None:
         ("ADD a.tgz /n/", "line 2: ADD a.tgz: a.tgz would be unpacked"),
     ],
 )
-def test_what_cannot_be_copied_is_told_with_its_line(context: Path, text: str, problem: str) -> None:
+def test_what_cannot_be_copied_is_told_with_its_line(context: Path, text: str, part: str) -> None:
     with tarfile.open(context / "a.tgz", "w:gz") as archive:
         archive.add(context / "one.txt", "one.txt")
     _, problems = read(context, text)
-    (told,) = problems
-    assert problem in told
+    (problem,) = problems
+    assert part in problem
 
 
 def test_an_archive_that_is_copied_stays_one_and_a_file_that_is_added_is_copied(context: Path) -> None:
@@ -150,8 +150,8 @@ def test_an_archive_that_is_copied_stays_one_and_a_file_that_is_added_is_copied(
 
 def test_a_pattern_that_is_none_is_told(context: Path) -> None:
     (context / ".dockerignore").write_text("[z-a]\n")
-    (told,) = read(context, "COPY . /n")[1]
-    assert told.startswith(".dockerignore: '[z-a]' is no pattern")
+    (problem,) = read(context, "COPY . /n")[1]
+    assert problem.startswith(".dockerignore: '[z-a]' is no pattern")
 
 
 def test_a_folder_below_the_machines_tmp_is_none_of_a_hosts(context: Path) -> None:

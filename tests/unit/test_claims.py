@@ -132,8 +132,8 @@ def test_every_unknown_claim_is_named_with_the_nearest() -> None:
 
 
 def test_each_claim_says_what_its_experiment_does() -> None:
-    assert [each.id for each in CLAIMS.values()] == [f"C{number}" for number in range(1, 13)]
-    assert all(each.how for each in CLAIMS.values())
+    assert [claim.id for claim in CLAIMS.values()] == [f"C{number}" for number in range(1, 13)]
+    assert all(claim.how for claim in CLAIMS.values())
 
 
 # --- what is kept --------------------------------------------------------------------------------------

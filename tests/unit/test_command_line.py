@@ -108,8 +108,12 @@ def test_what_the_lab_calls_its_arguments_is_no_word(word: str) -> None:
 
 def test_a_link_to_impair_first_ends_at_the_first_sign_and_a_value_before_the_next_word() -> None:
     lab = StandIn()
-    said = ["a -> b = slow ", "b -> a=delay=5ms gemodel=1% 25% drop_packets=3, 17-20 seed=4", "b -> c=[{delay: 5ms}]"]
-    assert execute(lab, said) == 0
+    options = [
+        "a -> b = slow ",
+        "b -> a=delay=5ms gemodel=1% 25% drop_packets=3, 17-20 seed=4",
+        "b -> c=[{delay: 5ms}]",
+    ]
+    assert execute(lab, options) == 0
     words = {"delay": "5ms", "gemodel": "1% 25%", "drop_packets": "3, 17-20", "seed": "4"}
     assert lab.done == [
         "up", "a -> b: slow", f"b -> a: {words}", "b -> c: [{'delay': '5ms'}]", "run true", "down",

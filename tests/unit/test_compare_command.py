@@ -33,8 +33,8 @@ Write = Callable[..., Path]
 
 def test_line(value: float, **more: Any) -> dict[str, Any]:
     metric = Metric(name="upload", values=(value,), unit="s", better="lower")
-    said = TestResult(id="t.py::test_it", attempts=[Attempt(seed=1, metrics=[metric])]).as_json() | {"links": [LINK]}
-    return {**said, **more}
+    result = TestResult(id="t.py::test_it", attempts=[Attempt(seed=1, metrics=[metric])]).as_json() | {"links": [LINK]}
+    return {**result, **more}
 
 
 test_line.__test__ = False  # type: ignore[attr-defined]  # it makes what pytest would write
@@ -273,8 +273,8 @@ def test_of_any_results_there_is_a_verdict_that_can_be_told(
     assert words.exit_status(outcome) in (0, 1, 2, 3)
     assert words.markdown(outcome, base="base", head="head").startswith("### testbed: head against base")
     words.print_comparison(Console(file=io.StringIO(), width=80), outcome)
-    told = compared.page(outcome, base="base", head="head", base_runs=base, head_runs=head)
-    assert len({(judged.cell.test, judged.cell.links) for judged in outcome.judged}) == len(told.cells)
+    page = compared.page(outcome, base="base", head="head", base_runs=base, head_runs=head)
+    assert len({(judged.cell.test, judged.cell.links) for judged in outcome.judged}) == len(page.cells)
     for judged in outcome.judged:
         assert not math.isnan(judged.effect)
         assert judged.low <= judged.high

@@ -43,8 +43,8 @@ def sides(pairs: int, head: float = 1.0, spread: float = 0.02, offset: int = 0) 
 
 
 def cell(comparison: Comparison, name: str = "upload") -> Judged:
-    (found,) = [judgement for judgement in comparison.judged if judgement.cell.name == name]
-    return found
+    (judgement,) = [candidate for candidate in comparison.judged if candidate.cell.name == name]
+    return judgement
 
 
 # --- verdicts ----------------------------------------------------------------------------------------
@@ -112,8 +112,8 @@ def test_what_would_have_been_found_is_found() -> None:
     same = cell(compare(base, head))
     assert same.findable is not None
     worse = [
-        run(each.seed, metric(each.tests["test_upload"].metrics["upload"].values[0] * (1.02 + same.findable)))
-        for each in head
+        run(one.seed, metric(one.tests["test_upload"].metrics["upload"].values[0] * (1.02 + same.findable)))
+        for one in head
     ]
     assert cell(compare(base, worse)).change is Change.REGRESSED
 
@@ -287,7 +287,7 @@ def test_pairs_that_were_not_run_in_turns_are_told() -> None:
     base, head = sides(4, 1.0)
 
     def at(runs: list[Run], *hours: int) -> list[Run]:
-        return [replace(each, started=f"2026-08-01T{hour:02}") for each, hour in zip(runs, hours, strict=True)]
+        return [replace(one, started=f"2026-08-01T{hour:02}") for one, hour in zip(runs, hours, strict=True)]
 
     assert compare(at(base, 1, 2, 3, 4), at(head, 5, 6, 7, 8)).one_after_other
     assert compare(at(base, 5, 6, 7, 8), at(head, 1, 2, 3, 4)).one_after_other

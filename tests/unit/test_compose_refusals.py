@@ -156,12 +156,12 @@ def test_every_wrong_service_is_told_of_once_and_on_its_line(tmp_path: Path) -> 
     text = "\n".join(["services:", *lines])
     seen: dict[int, list[str]] = {}
     for problem in problems_of(tmp_path / "compose.yaml", text):
-        line, _, said = problem.partition(": ")
-        seen.setdefault(int(line), []).append(said)
+        line, _, rest = problem.partition(": ")
+        seen.setdefault(int(line), []).append(rest)
     for number, (words, part) in enumerate(SERVICES.items()):
-        (said,) = seen.pop(number + 3, ["nothing", words])
-        assert said.startswith(f"service 's{number:02}': ")
-        assert part in said, words
+        (problem,) = seen.pop(number + 3, ["nothing", words])
+        assert problem.startswith(f"service 's{number:02}': ")
+        assert part in problem, words
     assert not seen
 
 
@@ -201,7 +201,7 @@ def test_what_compose_refuses_is_refused_for_it(tmp_path: Path) -> None:
     except EnvironmentUnfitError as error:
         pytest.skip(str(error))
     taken = []
-    for words in (each for each in SERVICES if not each.startswith(NOT_COMPOSES)):
+    for words in (words for words in SERVICES if not words.startswith(NOT_COMPOSES)):
         path = tmp_path / "compose.yaml"
         path.write_text(
             f"services:\n  a: {service(words)}\n  z: {{image: python, container_name: the_z}}\n"
@@ -248,7 +248,7 @@ def test_what_is_wrong_outside_the_services_is_told(words: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "begin"),
     [
         ("services: &x {a: *x}\n", "1: an alias of something that it is a part of"),
         ("services: {a: 3}\n", "1: service 'a': 3: write a mapping"),
@@ -262,13 +262,13 @@ def test_what_is_wrong_outside_the_services_is_told(words: str, tmp_path: Path) 
         ('services:\n  a: "\\UFFFFFFFF"\n', "2: not YAML: "),
     ],
 )
-def test_what_is_no_file_for_compose_is_told(text: str | bytes, problem: str, tmp_path: Path) -> None:
-    (said,) = problems_of(tmp_path / "compose.yaml", text)
-    assert said.startswith(problem)
+def test_what_is_no_file_for_compose_is_told(text: str | bytes, begin: str, tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path / "compose.yaml", text)
+    assert problem.startswith(begin)
 
 
 def test_no_problem_hides_another(tmp_path: Path) -> None:
-    said = problems_of(
+    problems = problems_of(
         tmp_path / "compose.yaml",
         """
 services:
@@ -291,11 +291,11 @@ networks:
   default: {driver: overlay}
 """,
     )
-    assert [int(problem.partition(":")[0]) for problem in said] == [4, 6, 7, 8, 9, 9, 10, 11, 12, 16, 17, 19]
+    assert [int(line.partition(":")[0]) for line in problems] == [4, 6, 7, 8, 9, 9, 10, 11, 12, 16, 17, 19]
 
 
 def test_a_port_of_the_machine_is_named_once(tmp_path: Path) -> None:
-    said = problems_of(
+    problems = problems_of(
         tmp_path / "compose.yaml",
         """
 services:
@@ -308,7 +308,7 @@ services:
   c: {image: python, ports: ["127.0.0.2:8081:80", "8080", "0:8080"]}
 """,
     )
-    assert said == ["8: service 'b': port 8080 of this machine is given to service 'a' (compose.yaml:3)"]
+    assert problems == ["8: service 'b': port 8080 of this machine is given to service 'a' (compose.yaml:3)"]
 
 
 def test_what_is_right_is_read(tmp_path: Path) -> None:

@@ -237,16 +237,16 @@ def test_a_raw_file_of_variables_is_taken_as_it_is_written(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("how", "line", "problem"),
+    ("how", "line", "part"),
     [("raw", "=x", "''"), *((how, *case) for how in ("raw", "''") for case in (("A B=x", "'A B'"), ("A=x\0y", "NUL")))],
 )
-def test_what_is_wrong_with_a_file_of_variables_is_told(how: str, line: str, problem: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file_of_variables_is_told(how: str, line: str, part: str, tmp_path: Path) -> None:
     (tmp_path / "e").write_text(f"N=1\n{line}\n", encoding="utf-8")
     with pytest.raises(InvalidComposeError) as refused:
         read(tmp_path, f"services: {{a: {{build: ., env_file: [{{path: e, format: {how}}}]}}}}\n")
-    (told,) = refused.value.problems
-    assert told.startswith(f"{tmp_path}/e:2: ")
-    assert problem in told
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{tmp_path}/e:2: ")
+    assert part in problem
 
 
 def test_a_text_of_the_environment_that_no_program_can_be_given_is_told(tmp_path: Path) -> None:

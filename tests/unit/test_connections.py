@@ -89,9 +89,9 @@ def test_of_another_link_or_another_part_of_its_traffic_nothing_is_counted(
 
 
 def test_an_ipv4_address_is_one_also_in_a_socket_of_ipv6() -> None:
-    told = {
+    row = {
         "id": "x", "local": ["::ffff:10.0.0.1", 1], "remote": ["fd00::2", 2], "state": "ESTABLISHED", "owned": True,
         "unacknowledged_bytes": 0, "segments_sent": None,
     }  # fmt: skip
-    (read,) = Table.read("a", {"connections": [told], "routes": False}).connections
+    (read,) = Table.read("a", {"connections": [row], "routes": False}).connections
     assert (read.local.address, read.remote.address) == ("10.0.0.1", "fd00::2")

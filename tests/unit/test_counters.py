@@ -64,7 +64,7 @@ def test_every_named_counter_is_one_that_this_machines_kernel_has() -> None:
             return 0
 
     listening = Listening(changes={}, levels={})
-    for name, _property in inspect.getmembers(Counters, lambda each: isinstance(each, property)):
+    for name, _property in inspect.getmembers(Counters, lambda member: isinstance(member, property)):
         getattr(listening, name)
     assert len(results) > 25
     assert [key for key in results if key[1] not in here.changes.get(key[0], {}) and key[0] != "Udp6"] == []

@@ -59,7 +59,7 @@ def test_quantiles_grow_and_shares_add_up(impairment: Impairment) -> None:
     values = list(quantiles_s(impairment).values())
     assert values == sorted(values)
     assert min(values) >= 0
-    assert sum(each.share for each in histogram(impairment, draws=500)) == pytest.approx(1)
+    assert sum(bar.share for bar in histogram(impairment, draws=500)) == pytest.approx(1)
 
 
 @given(st.floats(min_value=0, max_value=1))

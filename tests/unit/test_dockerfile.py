@@ -180,7 +180,7 @@ def test_a_python_image_has_python_and_a_health_check_can_be_taken_off() -> None
 
 
 @pytest.mark.parametrize(
-    ("line", "problem"),
+    ("line", "part"),
     [
         ("RUN pip install flask", "`pip install flask` cannot be run without an engine"),
         ("RUN apt-get update && apt-get install -y curl python3 jq", "installs curl, jq"),
@@ -227,11 +227,11 @@ def test_a_python_image_has_python_and_a_health_check_can_be_taken_off() -> None
         ("COPPY a b", "is no instruction of a Dockerfile"),
     ],
 )
-def test_what_cannot_be_followed_is_told_with_its_line(line: str, problem: str) -> None:
+def test_what_cannot_be_followed_is_told_with_its_line(line: str, part: str) -> None:
     _, problems = read(f"FROM debian\n\n{line}\n")
-    (told,) = problems
-    assert told.startswith("line 3: ")
-    assert problem in told
+    (problem,) = problems
+    assert problem.startswith("line 3: ")
+    assert part in problem
 
 
 def test_every_problem_is_told() -> None:

@@ -52,9 +52,9 @@ def envelope(folder: Path, *words: str) -> tuple[int, Any, str]:
 
 
 def test_the_worst_loss_is_found_and_every_run_kept(shop: Path) -> None:
-    status, found, err = envelope(shop, "--vary", "loss=0..30%", "--probability", "60%")
+    status, result, err = envelope(shop, "--vary", "loss=0..30%", "--probability", "60%")
     assert status == 0, err
-    (column,) = found["columns"]
+    (column,) = result["columns"]
     held, fails = (float(column[key].rstrip("%")) for key in ("held", "fails_from"))
     assert held < 9.5 < fails
     assert fails - held <= 4, "a tenth of the levels, at most, is undecided"
@@ -70,16 +70,16 @@ def test_the_worst_loss_is_found_and_every_run_kept(shop: Path) -> None:
         assert f"--testbed-vary {run['vary'][0]}" in again
     files = sorted((folder / "head").glob("*.jsonl"))
     assert [json.loads(file.read_text().splitlines()[0])["seed"] for file in files] == [run["seed"] for run in runs]
-    assert json.loads((folder / "envelope.json").read_text()) == found
+    assert json.loads((folder / "envelope.json").read_text()) == result
     assert "held to loss" in (folder / "index.html").read_text()
 
 
 def test_in_two_dimensions_the_boundary_is_a_staircase(shop: Path) -> None:
-    status, found, err = envelope(
+    status, result, err = envelope(
         shop, "--vary", "loss=0..30%", "--vary", "delay=0..100ms", "--columns", "3", "--probability", "50%"
     )
     assert status == 0, err
-    spans = {column["link"]: (column["held"], column["fails_from"]) for column in found["columns"]}
+    spans = {column["link"]: (column["held"], column["fails_from"]) for column in result["columns"]}
     assert list(spans) == ["delay=0s", "delay=50ms", "delay=100ms"]
     for (held, fails), limit in zip(spans.values(), (9.5, 7, 4.5), strict=True):
         assert float(held.rstrip("%")) < limit < float(fails.rstrip("%"))
@@ -104,26 +104,26 @@ def test_a_version_that_holds_less_is_called_worse(shop: Path) -> None:
 def test_both_ends_are_told(limit: str, held: str | None, fails: str | None, shop: Path) -> None:
     change(shop, "LIMIT = 9.5", f"LIMIT = {limit}")
     words = ("--vary", "loss=0..30%", "--probability", "50%")
-    status, found, err = envelope(shop, *words)
+    status, result, err = envelope(shop, *words)
     assert status == 0, err
-    (column,) = found["columns"]
+    (column,) = result["columns"]
     assert (column["held"], column["fails_from"]) == (held, fails)
 
 
 def test_when_the_budget_is_spent_the_interval_so_far_is_told(shop: Path) -> None:
-    status, found, err = envelope(shop, "--vary", "loss=0..30%", "--probability", "99.9%", "--budget", "500ms")
+    status, result, err = envelope(shop, "--vary", "loss=0..30%", "--probability", "99.9%", "--budget", "500ms")
     assert status == 3, err
-    assert found["ended"].startswith("the budget is spent")
-    assert found["columns"][0]["levels_that_hold"][1] >= 10
+    assert result["ended"].startswith("the budget is spent")
+    assert result["columns"][0]["levels_that_hold"][1] >= 10
 
 
 def test_invalid_runs_are_made_again_and_not_for_ever(shop: Path) -> None:
     change(
         shop, "    if False:", "    from testbed.pytest.state import SEED\n    if request.config.stash[SEED] % 3 == 0:"
     )
-    status, found, err = envelope(shop, "--vary", "loss=0..30%", "--levels", "11", "--probability", "50%")
+    status, result, err = envelope(shop, "--vary", "loss=0..30%", "--levels", "11", "--probability", "50%")
     assert status == 0, err
-    assert found["invalid_runs"] > 0
+    assert result["invalid_runs"] > 0
     change(shop, "request.config.stash[SEED] % 3 == 0", "True")
     status, _, err = envelope(shop, "--vary", "loss=0..30%")
     assert status == 2

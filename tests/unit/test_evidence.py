@@ -27,16 +27,20 @@ def checks_of(netem: Mapping[str, object] | None) -> dict[str, Check]:
 
 
 def test_what_read_back_found_wrong_fails_in_its_row_with_the_same_figures() -> None:
-    found = checks_of(OTHER)
+    checks = checks_of(OTHER)
     # 1000 that wait, and 1e6 packets/s for the longest delay, 11 ms.
-    assert (found["limit"].asked, found["limit"].kernel, found["limit"].verdict) == (
+    assert (checks["limit"].asked, checks["limit"].kernel, checks["limit"].verdict) == (
         "12000 (sized)",
         "1000",
         Verdict.FAILS,
     )
-    assert (found["delay"].asked, found["delay"].kernel, found["delay"].verdict) == ("10ms 1ms", "20ms", Verdict.FAILS)
-    assert found["delay"].how == "asked delay 10ms, the kernel reports 20ms"
-    assert found["rate"].verdict == Verdict.FAILS  # the rate that keeps order was not asked, and has no row else
+    assert (checks["delay"].asked, checks["delay"].kernel, checks["delay"].verdict) == (
+        "10ms 1ms",
+        "20ms",
+        Verdict.FAILS,
+    )
+    assert checks["delay"].how == "asked delay 10ms, the kernel reports 20ms"
+    assert checks["rate"].verdict == Verdict.FAILS  # the rate that keeps order was not asked, and has no row else
 
 
 def test_where_there_is_no_netem_every_row_fails() -> None:
@@ -58,8 +62,8 @@ def test_what_is_as_asked_is_shown() -> None:
         "delay": {"delay": 0.01, "jitter": 0.001},
         "rate": {"rate": 125_000_000_000},
     }
-    found = checks_of({"kind": "netem", "options": options})
-    assert {name: each.verdict for name, each in found.items()} == {"limit": Verdict.SHOWN, "delay": Verdict.SHOWN}
+    checks = checks_of({"kind": "netem", "options": options})
+    assert {name: check.verdict for name, check in checks.items()} == {"limit": Verdict.SHOWN, "delay": Verdict.SHOWN}
 
 
 def test_each_verdict_is_printed_as_it_is() -> None:

@@ -34,15 +34,15 @@ METRICS: Mapping[str, tuple[Kind, str, Draw]] = {
 
 def comparison(draw: random.Random, pairs: int, *, worse: float = 1.0) -> dict[str, Change]:
     """The verdicts on one comparison."""
-    threshold, found = math.log(len(METRICS) / ALPHA), {}
+    threshold, changes = math.log(len(METRICS) / ALPHA), {}
     for name, (kind, unit, sample) in METRICS.items():
         base, head = (tuple(sample(draw) for _ in range(pairs)) for _ in range(2))
         cell = Cell(
             test="t", metric=name, links="", unit=unit, kind=kind, better="lower", decides=True, base=base,
             head=tuple(worse * run for run in head), least_effect=0.0 if kind is Kind.COUNT else 0.05,
         )  # fmt: skip
-        found[name] = change_of(cell, threshold)
-    return found
+        changes[name] = change_of(cell, threshold)
+    return changes
 
 
 def false_alarms(comparisons: int, pairs: int, seed: int) -> int:
@@ -66,6 +66,6 @@ def test_ten_thousand_comparisons_have_no_more_false_alarms_than_said() -> None:
 def test_what_is_half_again_as_large_is_found_in_the_same_noise() -> None:
     """The other side: a judge that never cries is none."""
     draw = random.Random(3)  # noqa: S311  # a simulation, the same each time
-    found = [comparison(draw, 40, worse=1.5) for _ in range(20)]
+    comparisons = [comparison(draw, 40, worse=1.5) for _ in range(20)]
     for metric in ("duration", "response", "goodput", "bytes"):
-        assert all(value[metric] is Change.REGRESSED for value in found), metric
+        assert all(changes[metric] is Change.REGRESSED for changes in comparisons), metric

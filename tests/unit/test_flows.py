@@ -122,9 +122,9 @@ def test_a_message_comes_apart_into_the_layers_of_the_stack() -> None:
 def test_padding_of_a_short_frame_is_not_payload() -> None:
     frame = ipv4(CLIENT, SERVER, 6, tcp(1, 2)) + bytes(6)
     assert [layer.name for layer in layers(frame)] == ["Ethernet", "IPv4", "TCP", "padding"]
-    each = segment(Packet(time_ns=0, place=0, data=frame, length_bytes=len(frame)))
-    assert each is not None
-    assert each.payload == b""
+    part = segment(Packet(time_ns=0, place=0, data=frame, length_bytes=len(frame)))
+    assert part is not None
+    assert part.payload == b""
 
 
 def test_udp_ipv6_and_what_is_neither() -> None:
@@ -149,10 +149,10 @@ def test_the_layers_of_anything_are_its_bytes_again(data: bytes, framed: bool) -
 @given(st.integers(0, 74))
 def test_a_segment_of_which_the_beginning_was_kept_still_tells_its_length(kept: int) -> None:
     frame = ipv4(CLIENT, SERVER, 6, tcp(1, 2, payload=b"x" * 20))
-    each = segment(Packet(time_ns=0, place=0, data=frame[:kept], length_bytes=len(frame)))
-    assert (each is not None) == (kept >= 54)
-    if each is not None:
-        assert (each.payload_bytes, each.payload) == (20, b"x" * max(kept - 54, 0))
+    part = segment(Packet(time_ns=0, place=0, data=frame[:kept], length_bytes=len(frame)))
+    assert (part is not None) == (kept >= 54)
+    if part is not None:
+        assert (part.payload_bytes, part.payload) == (20, b"x" * max(kept - 54, 0))
 
 
 def test_a_fragment_that_is_not_the_first_has_no_tcp_header() -> None:
@@ -242,7 +242,7 @@ def test_what_fills_a_gap_is_out_of_order_and_not_a_retransmission(wire: Wire) -
     late = wire.client(0, b"abc")
     flow = only(wire)
     assert flow.client.retransmissions == []
-    assert [each.packet for each in flow.client.out_of_order] == [late]
+    assert [part.packet for part in flow.client.out_of_order] == [late]
     assert flow.client.payload() == b"abcdef"
 
 
@@ -464,9 +464,9 @@ def test_tshark_reads_our_file_and_sees_the_same_segments(wire: Wire, tmp_path: 
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
     seen = [row["_source"]["layers"] for row in json.loads(done.stdout)]
     assert [
-        (int(each["tcp.seq_raw"][0]), int(each["tcp.ack_raw"][0]), int(each["tcp.len"][0]),
-         int(each["tcp.window_size_value"][0]), round(float(each["frame.time_epoch"][0]) * 1e9))
-        for each in seen
-    ] == [(each.seq, each.ack, each.payload_bytes, each.window, each.time_ns) for each in flow.segments]  # fmt: skip
-    assert {each["frame.interface_name"][0] for each in seen} == {"here"}
-    assert sum("tcp.analysis.zero_window" in each for each in seen) == len(flow.server.zero_windows)
+        (int(row["tcp.seq_raw"][0]), int(row["tcp.ack_raw"][0]), int(row["tcp.len"][0]),
+         int(row["tcp.window_size_value"][0]), round(float(row["frame.time_epoch"][0]) * 1e9))
+        for row in seen
+    ] == [(part.seq, part.ack, part.payload_bytes, part.window, part.time_ns) for part in flow.segments]  # fmt: skip
+    assert {row["frame.interface_name"][0] for row in seen} == {"here"}
+    assert sum("tcp.analysis.zero_window" in row for row in seen) == len(flow.server.zero_windows)

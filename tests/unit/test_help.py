@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from testbed.commands.cli import cli
 
-GROUPS = {name: each for name, each in cli.commands.items() if isinstance(each, click.Group)}
-COMMANDS = ["", *cli.commands, *(f"{name} {inner}" for name, each in GROUPS.items() for inner in each.commands)]
+GROUPS = {name: command for name, command in cli.commands.items() if isinstance(command, click.Group)}
+COMMANDS = ["", *cli.commands, *(f"{name} {inner}" for name, group in GROUPS.items() for inner in group.commands)]
 WIDTH = 80
 
 

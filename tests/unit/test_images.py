@@ -74,9 +74,9 @@ class OneImage:
 
 def archived(archive: Path, *, has: bool) -> tuple[list[str], list[str]]:
     """What the engine was asked for, and what was said."""
-    engine, said = OneImage(has=has), list[str]()
-    ensure_archived(cast(Engine, engine), archive, said.append)
-    return engine.calls, said
+    engine, lines = OneImage(has=has), list[str]()
+    ensure_archived(cast(Engine, engine), archive, lines.append)
+    return engine.calls, lines
 
 
 def test_an_archive_is_written_once_and_loaded_where_the_image_is_missing(tmp_path: Path) -> None:
@@ -95,9 +95,9 @@ def test_an_archive_is_written_once_and_loaded_where_the_image_is_missing(tmp_pa
 def test_an_archive_that_cannot_be_read_is_written_anew(tmp_path: Path, content: bytes) -> None:
     archive = tmp_path / "images.tar"
     archive.write_bytes(content)
-    calls, said = archived(archive, has=True)
+    calls, lines = archived(archive, has=True)
     assert calls == ["save"]
-    assert said[0].startswith(f"warning: {archive} is no archive of images, so it is not used: ")
+    assert lines[0].startswith(f"warning: {archive} is no archive of images, so it is not used: ")
     assert archived(archive, has=True) == ([], [])
 
 

@@ -227,8 +227,8 @@ def test_any_nonsense_is_refused_by_the_name_of_what_is_odd(sample: Nonsense) ->
 
 @pytest.mark.parametrize("word", WORDS)
 def test_each_nonsense_of_a_word_is_refused_by_its_name(word: str) -> None:
-    for said in NONSENSE[word]:
-        assert any(word in problem for problem in problems_in({word: said})), f"{word}={said!r}"
+    for value in NONSENSE[word]:
+        assert any(word in problem for problem in problems_in({word: value})), f"{word}={value!r}"
 
 
 @pytest.mark.parametrize("words", AT_ODDS, ids=str)
@@ -407,15 +407,15 @@ def test_zero_is_not_absent() -> None:
 def test_any_impairment_is_read_back_from_its_own_words(impairment: Impairment) -> None:
     again = Impairment.parse(impairment.words())
     for field, step in (("delay_s", 0.51e-9), ("jitter_s", 0.51e-9), ("loss_ratio", 1e-12), ("rate_bps", 0.5)):
-        said, read = getattr(impairment, field), getattr(again, field)
-        assert (said is None) == (read is None)
-        assert math.isclose(said or 0, read or 0, rel_tol=1e-15, abs_tol=step)
+        value, read = getattr(impairment, field), getattr(again, field)
+        assert (value is None) == (read is None)
+        assert math.isclose(value or 0, read or 0, rel_tol=1e-15, abs_tol=step)
     for field in ("delay_correlation", "duplicate_ratio", "reorder_ratio", "corrupt_ratio", "loss_burst_packets"):
         assert math.isclose(getattr(impairment, field) or 0, getattr(again, field) or 0, rel_tol=1e-9, abs_tol=1e-12)
     for field in ("loss_gemodel", "loss_state"):
-        said, read = getattr(impairment, field) or (), getattr(again, field) or ()
-        assert len(said) == len(read)
-        assert all(math.isclose(a, b, abs_tol=1e-12) for a, b in zip(said, read, strict=True))
+        values, read = getattr(impairment, field) or (), getattr(again, field) or ()
+        assert len(values) == len(read)
+        assert all(math.isclose(a, b, abs_tol=1e-12) for a, b in zip(values, read, strict=True))
     for field in ("distribution", "reorder_by_jitter", "ecn", "reorder_gap_packets", "overhead_bytes", "limit_packets"):
         assert getattr(again, field) == getattr(impairment, field)
     for field in ("seed",):

@@ -16,7 +16,7 @@ from .strategies import numbers
 def matched(code: bytes, count: int) -> list[int]:
     """Which of ``count`` packets the program matches; its counter lives as long as this call (RFC 9669)."""
     instructions = list(struct.iter_unpack("<BBhi", code))
-    counter, found = 0, []
+    counter, numbers = 0, []
     for number in range(1, count + 1):
         registers, place = [0] * 11, 0
         while True:
@@ -49,8 +49,8 @@ def matched(code: bytes, count: int) -> list[int]:
                 case _:
                     raise AssertionError(f"opcode {opcode:#x}")
         if registers[0] == -1:
-            found.append(number)
-    return found
+            numbers.append(number)
+    return numbers
 
 
 def test_packets_are_matched_by_number_and_by_multiple() -> None:

@@ -57,8 +57,8 @@ def scripts(service: str) -> list[str]:
 def commands(service: str) -> Iterator[list[str]]:
     """The words of each command of testbed's, up to the first that the shell has to fill in."""
     for line in "\n".join(scripts(service)).splitlines():
-        for found in re.finditer(r"\btestbed ((?:images|doctor|ab|baseline)\b[^)|\n]*)", line):
-            yield found[1].split()
+        for match in re.finditer(r"\btestbed ((?:images|doctor|ab|baseline)\b[^)|\n]*)", line):
+            yield match[1].split()
 
 
 # --- what is written ---------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from testbed.agent.protocol import Refused
 @pytest.fixture
 def unheard() -> Iterator[socket.socket]:
     """A TCP socket that has a port and does not listen."""
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        yield each
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock
 
 
 @pytest.fixture

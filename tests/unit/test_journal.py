@@ -116,7 +116,7 @@ def test_what_is_no_journal_of_ours_is_refused(first: str, problem: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("line", "problem"),
+    ("line", "part"),
     [
         ('["sent",5,1,0,3,100,100]', "6 columns; 'sent' has 7"),
         ('["sent",5,1,0,3,100,100,"90"]', 'taken_bytes is "90"; it is a whole number'),
@@ -131,11 +131,11 @@ def test_what_is_no_journal_of_ours_is_refused(first: str, problem: str) -> None
         ('["close",5,1,"eof",0,"x"]', 'unsent_bytes is "x"; it is a whole number or null'),
     ],
 )
-def test_a_wrong_line_is_refused_with_its_number_and_itself(line: str, problem: str) -> None:
-    (told,) = problems(f"{HEADER}{BEGIN}{SENT}{line}\n{SENT}")
-    assert told.startswith("journal of client, line 4: ")
-    assert line[:20] in told
-    assert problem in told
+def test_a_wrong_line_is_refused_with_its_number_and_itself(line: str, part: str) -> None:
+    (problem,) = problems(f"{HEADER}{BEGIN}{SENT}{line}\n{SENT}")
+    assert problem.startswith("journal of client, line 4: ")
+    assert line[:20] in problem
+    assert part in problem
 
 
 def test_every_wrong_line_is_named_up_to_ten() -> None:

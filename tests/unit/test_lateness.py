@@ -25,11 +25,11 @@ def seen(*late_s: float, on_time: int = 0, missing_s: tuple[float, ...] = ()) ->
 
 
 @pytest.mark.parametrize(
-    ("asked", "tolerance_s"),
+    ("impairment", "tolerance_s"),
     [(None, 0.005), (CLEAN, 0.005), (Impairment(delay_s=0.04), 0.005), (Impairment(delay_s=0.2), 0.02)],
 )
-def test_a_tenth_of_the_delay_is_tolerated_and_at_least_5_ms(asked: Impairment | None, tolerance_s: float) -> None:
-    assert lateness.tolerance_s(asked) == tolerance_s
+def test_a_tenth_of_the_delay_is_tolerated_and_at_least_5_ms(impairment: Impairment | None, tolerance_s: float) -> None:
+    assert lateness.tolerance_s(impairment) == tolerance_s
 
 
 def test_median_worst_and_share_are_of_the_time_beyond_the_due_one() -> None:

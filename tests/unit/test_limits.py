@@ -45,8 +45,8 @@ def test_everything_that_5000_hosts_lack_is_told_with_the_setting_to_raise() -> 
 
 
 def test_an_ordinary_users_processes_are_limited() -> None:
-    (told,) = shortages(replace(AMPLE, processes=100), hosts=10, programs=50)
-    assert told == "164 processes; this user may have 100: ulimit -Hu 328 (as root)"
+    (shortage,) = shortages(replace(AMPLE, processes=100), hosts=10, programs=50)
+    assert shortage == "164 processes; this user may have 100: ulimit -Hu 328 (as root)"
 
 
 def test_this_machine_is_looked_at() -> None:

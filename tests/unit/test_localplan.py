@@ -239,8 +239,8 @@ def test_all_that_is_wrong_with_a_dockerfile_is_told_with_its_file_and_line(fold
         "5: COPY main.py: /proc: a host has its own there",
     ]
     assert len(listed) == 6
-    for each, part in zip(listed[:-1], expected, strict=True):
-        assert each.startswith(f"3: service 'a': {path}, line {part}")
+    for problem, part in zip(listed[:-1], expected, strict=True):
+        assert problem.startswith(f"3: service 'a': {path}, line {part}")
     assert listed[-1] == "4: service 'a': stop_signal: 'SIGFOO': is no signal; write SIGTERM, or 15"
 
 
@@ -272,14 +272,14 @@ networks:
 
 
 def test_a_subnet_that_is_too_small_is_told(folder: Path) -> None:
-    (told,) = problems(
+    (problem,) = problems(
         folder,
         """
 services: {a: {build: app, scale: 6, networks: [lan]}}
 networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/29}]}}}
 """,
     )
-    assert "10.0.0.0/29 has no address left" in told
+    assert "10.0.0.0/29 has no address left" in problem
 
 
 @pytest.mark.parametrize(
@@ -326,21 +326,21 @@ def test_the_capabilities_are_those_that_the_agent_knows() -> None:
 
 
 def test_a_circle_of_dependencies_is_told(folder: Path) -> None:
-    (told,) = problems(folder, "services: {a: {build: app, depends_on: [b]}, b: {build: app, depends_on: [a]}}\n")
-    assert "depend on each other in a circle" in told
+    (problem,) = problems(folder, "services: {a: {build: app, depends_on: [b]}, b: {build: app, depends_on: [a]}}\n")
+    assert "depend on each other in a circle" in problem
 
 
 @pytest.mark.parametrize(
-    ("local", "problem"),
+    ("local", "part"),
     [
         ("{pat: app}", "x-testbed.local.pat: unknown; did you mean 'path'?"),
         ("{path: none}", "is no folder"),
         ("yes", "write {path"),
     ],
 )
-def test_a_wrong_word_under_x_testbed_is_told(folder: Path, local: str, problem: str) -> None:
-    (told,) = problems(folder, f"services: {{a: {{image: x, command: [y], x-testbed: {{local: {local}}}}}}}\n")
-    assert problem in told
+def test_a_wrong_word_under_x_testbed_is_told(folder: Path, local: str, part: str) -> None:
+    (problem,) = problems(folder, f"services: {{a: {{image: x, command: [y], x-testbed: {{local: {local}}}}}}}\n")
+    assert part in problem
 
 
 # --- what lies where -------------------------------------------------------------------------------
@@ -374,10 +374,10 @@ def test_a_place_that_nobody_may_look_at_is_as_good_as_empty(folder: Path, monke
         "volumes: ['v:/closed/v']}}\nvolumes: {v: }\n",
     ).services["a"]
     assert a.folders == ("/closed/t", "/closed/w")
-    (told,) = problems(folder, "services: {a: {image: python, command: [x], volumes: ['/closed/b:/b']}}\n")
-    assert "'/closed/b' does not exist" in told
-    (told,) = problems(folder, "services: {a: {build: /closed/c}}\n")
-    assert "/closed/c/Dockerfile does not exist" in told
+    (problem,) = problems(folder, "services: {a: {image: python, command: [x], volumes: ['/closed/b:/b']}}\n")
+    assert "'/closed/b' does not exist" in problem
+    (problem,) = problems(folder, "services: {a: {build: /closed/c}}\n")
+    assert "/closed/c/Dockerfile does not exist" in problem
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore"])
@@ -394,9 +394,9 @@ def test_a_file_of_a_build_that_cannot_be_read_is_told(
         return read(path, **how)
 
     monkeypatch.setattr(reading, "read_bytes", read_bytes)
-    (told,) = problems(folder, "services: {a: {build: app}}\n")
-    assert name in told
-    assert reason in told
+    (problem,) = problems(folder, "services: {a: {build: app}}\n")
+    assert name in problem
+    assert reason in problem
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".data", "-data", "_x"])
@@ -427,5 +427,5 @@ def test_an_owner_whom_the_machine_does_not_know_is_told_with_its_line(folder: P
 
 
 def test_a_user_beyond_all_numbers_is_refused(folder: Path) -> None:
-    (told,) = problems(folder, "services: {a: {image: python, command: [x], user: '5000000000'}}\n")
-    assert "user '5000000000': 5000000000 is above 2147483647" in told
+    (problem,) = problems(folder, "services: {a: {image: python, command: [x], user: '5000000000'}}\n")
+    assert "user '5000000000': 5000000000 is above 2147483647" in problem

@@ -231,9 +231,11 @@ def test_a_network_to_which_both_ends_were_connected_between_two_tests_is_told(l
             lab.cut(link)
         else:
             lab.impair(link, delay="1ms")
-    with pytest.raises(ImpairmentNotAppliedError, match="`client` and `server` are connected to 'by hand' too") as told:
+    with pytest.raises(
+        ImpairmentNotAppliedError, match="`client` and `server` are connected to 'by hand' too"
+    ) as raised:
         lab.verifier.verify()
-    assert "`other`" not in str(told.value)
+    assert "`other`" not in str(raised.value)
 
 
 def test_what_was_refused_before_the_carrier_and_at_the_port_is_the_test_befores(lab: FakeLab) -> None:

@@ -173,8 +173,8 @@ needs_chromium = pytest.mark.skipif(browser.BINARY is None, reason="no Chromium 
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_a_claim_that_is_invalid_is_status_1_and_is_sought_the_next_time(command
 
 def test_json_is_all_that_is_printed(command: Command) -> None:
     document: dict[str, Any] = json.loads(command("--json", "--only", "C1,C2").stdout)
-    assert {name: each["finding"] for name, each in document.items()} == {"C1": "HOLDS", "C2": "BREAKS"}
+    assert {name: result["finding"] for name, result in document.items()} == {"C1": "HOLDS", "C2": "BREAKS"}
     assert document["C1"]["evidence"] == ["C1.txt"]
 
 

@@ -34,7 +34,7 @@ def deliveries(
     return c07.MessageStream(
         link=link, sent=sent + counts["lost"], application=Distribution([*(slow_m * MS for slow_m in slow_ms), *plain]),
         wire=Distribution([int(delay_ms * MS)] * sent), head_of_line=Distribution([0] * sent),
-        late=tuple(n for n, each in enumerate(slow_ms) if each / 1e3 > c07.late_after_s(link)),
+        late=tuple(n for n, delay in enumerate(slow_ms) if delay / 1e3 > c07.late_after_s(link)),
         dropped=counts["dropped"], resent=counts["resent"], initial_window=10, window_full=counts["window_full"],
     )  # fmt: skip
 
@@ -74,8 +74,8 @@ STORM = c09.Storm(clients=12, believed=6, printed_beside=0, printed=6, overflows
 
 def crowd(situation: str, delay_ms: int, clients: int, iterative_s: Sequence[float], others_s: float) -> c09.Crowd:
     others = [
-        Served(structure=each, clients=clients, waits_s=(others_s,) * clients, cpu_s=clients * cost_s)
-        for each, cost_s in (("threads", 0.0002), ("selectors", 0.0001))
+        Served(structure=structure, clients=clients, waits_s=(others_s,) * clients, cpu_s=clients * cost_s)
+        for structure, cost_s in (("threads", 0.0002), ("selectors", 0.0001))
     ]
     papers = Served(structure="iterative", clients=clients, waits_s=tuple(iterative_s), cpu_s=clients * 0.0003)
     return c09.Crowd(situation=situation, delay_ms=delay_ms, served=(papers, *others))

@@ -129,21 +129,21 @@ def _more_commands() -> Iterator[str]:
     random = Random(1)  # noqa: S311  # inputs, the same in each run
     pieces = [*" \t\n'\"`$()\\>&;1aé#", "$(", "\\t", "2>", "''", '""']
     while True:
-        said = "".join(random.choices(pieces, k=random.randint(2, 9)))
+        command = "".join(random.choices(pieces, k=random.randint(2, 9)))
         try:
-            shellwords.split(said)
+            shellwords.split(command)
         except ValueError:
             continue
-        yield said.replace("$", "$$")
+        yield command.replace("$", "$$")
 
 
 def test_a_command_in_one_text_is_taken_apart_alike(folder: Path) -> None:
     commands = [*COMMANDS, *islice(_more_commands(), 500)]
-    lines = [f"  s{number:03}: {{image: x, command: {_quoted(said)}}}" for number, said in enumerate(commands)]
+    lines = [f"  s{number:03}: {{image: x, command: {_quoted(command)}}}" for number, command in enumerate(commands)]
     (folder / "compose.yaml").write_text("\n".join(["services:", *lines]), encoding="utf-8")
     config = Composer([folder / "compose.yaml"], project="x").config()["services"]
     theirs = [[word.replace("$$", "$") for word in config[name]["command"] or ()] for name in sorted(config)]
-    assert [shellwords.split(said.replace("$$", "$")) for said in commands] == theirs
+    assert [shellwords.split(command.replace("$$", "$")) for command in commands] == theirs
 
 
 def _quoted(text: str) -> str:
@@ -199,14 +199,14 @@ def test_the_profiles_that_are_active_are_those_of_compose(
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("COMPOSE_PROFILES", variable)
-    said = {
+    profiles = {
         "a": "",
         "b": ", profiles: [ci]",
         "c": ", profiles: [debug]",
         "d": ", profiles: ['']",
         "e": ", profiles: []",
     }
-    rows = [f"  {name}: {{image: python, command: [x]{more}}}" for name, more in said.items()]
+    rows = [f"  {name}: {{image: python, command: [x]{more}}}" for name, more in profiles.items()]
     path = folder / "compose.yaml"
     path.write_text("\n".join(["services:", *rows]))
     own = composefile.read(path, environment=os.environ, profiles=lines).config
@@ -222,8 +222,9 @@ def test_a_range_takes_the_first_port_that_is_free(folder: Path) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         first = taken.getsockname()[1]
-        with listener_at(Published(host_ip="127.0.0.1", port=first, last=min(first + 50, 65535), target=80)) as got:
-            assert first < got.getsockname()[1] <= first + 50
+        published = Published(host_ip="127.0.0.1", port=first, last=min(first + 50, 65535), target=80)
+        with listener_at(published) as listener:
+            assert first < listener.getsockname()[1] <= first + 50
         with pytest.raises(OSError, match="in use"):
             listener_at(Published(host_ip="127.0.0.1", port=first, target=80))
 
@@ -231,6 +232,6 @@ def test_a_range_takes_the_first_port_that_is_free(folder: Path) -> None:
 @pytest.mark.parametrize("how", ["scale: 99999999", "deploy: {replicas: 99999999}", "scale: 9999999999999999"])
 def test_more_hosts_than_any_machine_has_are_refused_before_they_are_counted_out(how: str, folder: Path) -> None:
     own, theirs = plans(folder, service(how))
-    for said in (own, theirs):
-        assert isinstance(said, str)
-        assert "of them 'a'; a lab has at most 10000" in said or "deploy" in said or "scale" in said
+    for refusal in (own, theirs):
+        assert isinstance(refusal, str)
+        assert "of them 'a'; a lab has at most 10000" in refusal or "deploy" in refusal or "scale" in refusal

@@ -528,7 +528,7 @@ def header(project: pytest.Pytester, *arguments: str) -> str:
     project.makepyfile("import pytest\n" + _MARKED)
     result = project.runpytest_inprocess("-p", "no:cacheprovider", "--collect-only", *arguments)
     (line,) = (line for line in result.outlines if line.startswith("testbed: "))
-    assert result.outlines.index(line) < next(n for n, each in enumerate(result.outlines) if "collected" in each)
+    assert result.outlines.index(line) < next(n for n, row in enumerate(result.outlines) if "collected" in row)
     return line
 
 

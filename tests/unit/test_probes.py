@@ -70,7 +70,7 @@ def netem(impairment: Impairment, draw: random.Random, count: int, pace_s: float
         sent.append(round(number * pace_s * 1e9))
         offer(number, number * pace_s, impairment.duplicate_ratio or 0)
     return Flight(
-        sent_ns=sent, arrivals=sorted(arrivals, key=lambda each: each[1]), damaged=damaged, size_bytes=size_bytes
+        sent_ns=sent, arrivals=sorted(arrivals, key=lambda arrival: arrival[1]), damaged=damaged, size_bytes=size_bytes
     )
 
 
@@ -122,10 +122,10 @@ HONEST = [
 ]
 
 
-@pytest.mark.parametrize("asked", HONEST, ids=lambda asked: asked.describe())
+@pytest.mark.parametrize("impairment", HONEST, ids=lambda impairment: impairment.describe())
 @pytest.mark.parametrize("seed", range(5))
-def test_an_honest_link_is_never_condemned(asked: Impairment, seed: int) -> None:
-    assert fields(judged(asked, seed=seed), Verdict.FAILS) == set()
+def test_an_honest_link_is_never_condemned(impairment: Impairment, seed: int) -> None:
+    assert fields(judged(impairment, seed=seed), Verdict.FAILS) == set()
 
 
 def test_an_honest_link_is_judged_in_each_field_that_was_asked() -> None:
@@ -193,20 +193,20 @@ def test_a_link_that_does_something_else_is_condemned(
 
 def test_what_no_outcome_could_condemn_is_shown_and_not_judged() -> None:
     few = Flight(sent_ns=[0] * 20, arrivals=[(number, 10**9) for number in range(20)])
-    for asked in (Impairment(delay_s=0.02), Impairment(delay_s=0.02, jitter_s=0.003)):
-        (delay, loss) = judge(asked, few, clean=netem(NO, random.Random(1), 100, 0.001))  # noqa: S311  # a simulation
+    for impairment in (Impairment(delay_s=0.02), Impairment(delay_s=0.02, jitter_s=0.003)):
+        (delay, loss) = judge(impairment, few, clean=netem(NO, random.Random(1), 100, 0.001))  # noqa: S311  # a simulation
         assert (delay.field, delay.verdict, loss.verdict) == ("delay", Verdict.SHOWN, Verdict.HOLDS)
         assert "too few to detect a longer delay" in delay.how
-    asked = Impairment(loss_gemodel=(0.01, 0.25, 1.0, 0.0))
-    verdicts = {check.field: check.verdict for check in judged(asked, Impairment(loss_ratio=1.0))}
+    impairment = Impairment(loss_gemodel=(0.01, 0.25, 1.0, 0.0))
+    verdicts = {check.field: check.verdict for check in judged(impairment, Impairment(loss_ratio=1.0))}
     assert verdicts["bursts begin"] == Verdict.SHOWN, "of no packet that was delivered, nothing is known"
     assert verdicts["bursts end"] == Verdict.FAILS
 
 
 def test_a_rate_beyond_the_machines_own_is_shown_and_not_judged() -> None:
-    asked, seen = Impairment(rate_bps=1e9), Impairment(rate_bps=350e6)
+    impairment, real = Impairment(rate_bps=1e9), Impairment(rate_bps=350e6)
     # The first of 400 packets waits in no queue: 399 intervals at 360 Mbit/s and its noise make 360.7.
-    (rate,) = [check for check in judged(asked, seen, own_rate_bps=360e6) if check.field == "rate"]
+    (rate,) = [check for check in judged(impairment, real, own_rate_bps=360e6) if check.field == "rate"]
     assert rate.verdict == Verdict.SHOWN
     assert "own rate without impairment is 360.7 Mbit/s" in rate.how
 
@@ -226,8 +226,8 @@ def test_a_fast_train_that_waited_for_one_turn_of_another_process_is_shown_and_n
 @pytest.mark.parametrize("asked_bps", [1e6, 20e6, 50e6, 200e6])
 def test_a_rate_is_judged_to_a_tenth_up_to_200_mbit(asked_bps: float) -> None:
     def rate(share: float, loss: float | None = None) -> Check:
-        asked, seen = (Impairment(rate_bps=rate_bps, loss_ratio=loss) for rate_bps in (asked_bps, asked_bps * share))
-        return next(check for check in judged(asked, seen, own_rate_bps=600e6) if check.field == "rate")
+        wanted, real = (Impairment(rate_bps=rate_bps, loss_ratio=loss) for rate_bps in (asked_bps, asked_bps * share))
+        return next(check for check in judged(wanted, real, own_rate_bps=600e6) if check.field == "rate")
 
     assert rate(1.0).verdict == Verdict.HOLDS
     assert "would detect a rate more than 2% too high, or more than 10% too low" in rate(1.0).how
@@ -237,12 +237,12 @@ def test_a_rate_is_judged_to_a_tenth_up_to_200_mbit(asked_bps: float) -> None:
 
 
 def test_a_train_is_never_longer_than_its_queue_holds() -> None:
-    for asked, limit in ((Impairment(rate_bps=200e6), 1000), (Impairment(rate_bps=50e6, delay_s=0.05), 6000)):
-        chosen = plan(asked, limit_packets=limit)
-        one_s = 1442 * 8 / (asked.rate_bps or 1)
+    for impairment, limit in ((Impairment(rate_bps=200e6), 1000), (Impairment(rate_bps=50e6, delay_s=0.05), 6000)):
+        chosen = plan(impairment, limit_packets=limit)
+        one_s = 1442 * 8 / (impairment.rate_bps or 1)
         assert chosen.train * one_s >= 0.3
         # What is sent in the time that the whole takes, less what leaves in it, and what is on its way.
-        waits = chosen.train * (1 - chosen.train_pace_s / one_s) + (asked.delay_s or 0) / one_s
+        waits = chosen.train * (1 - chosen.train_pace_s / one_s) + (impairment.delay_s or 0) / one_s
         assert waits <= limit / 2
     assert plan(Impairment(rate_bps=50e6, delay_s=0.05), limit_packets=20).train <= 10, "or it is sent at once"
 
@@ -352,35 +352,35 @@ def test_the_sample_grows_with_the_precision_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "impairment",
     [
         Impairment(loss_ratio=0.02),
         Impairment(duplicate_ratio=0.1, loss_ratio=0.1),
         Impairment(delay_s=0.02, reorder_ratio=0.2, reorder_gap_packets=3),
         Impairment(loss_ratio=0.05, loss_burst_packets=3),
     ],
-    ids=lambda asked: asked.describe(),
+    ids=lambda impairment: impairment.describe(),
 )
 @pytest.mark.parametrize("tolerance", [0.2, 0.5, 1.0])
-def test_a_tolerance_is_kept_or_refused_with_the_time_it_takes(asked: Impairment, tolerance: float) -> None:
+def test_a_tolerance_is_kept_or_refused_with_the_time_it_takes(impairment: Impairment, tolerance: float) -> None:
     with pytest.raises(InvalidValueError) as refused:
-        plan(asked, limit_packets=10**6, most_s=0.1, tolerance=tolerance)
+        plan(impairment, limit_packets=10**6, most_s=0.1, tolerance=tolerance)
     times = [
         re.search(r"a relative error of ([\d.]+) in .* takes (\d+) probes, (\d+) s", problem)
         for problem in refused.value.problems
     ]
-    assert all(found and float(found[1]) == tolerance for found in times)
-    longest_s = max(int(found[3]) for found in times if found)
-    assert plan(asked, limit_packets=10**6, most_s=longest_s, tolerance=tolerance).count * 0.0005 <= longest_s
+    assert all(match and float(match[1]) == tolerance for match in times)
+    longest_s = max(int(match[3]) for match in times if match)
+    assert plan(impairment, limit_packets=10**6, most_s=longest_s, tolerance=tolerance).count * 0.0005 <= longest_s
 
 
 def test_a_share_that_is_off_by_the_tolerance_is_found_nine_times_in_ten() -> None:
-    asked, tolerance = Impairment(loss_ratio=0.1), 0.3
-    n = plan(asked, limit_packets=1000, most_s=60, tolerance=tolerance).count
+    impairment, tolerance = Impairment(loss_ratio=0.1), 0.3
+    n = plan(impairment, limit_packets=1000, most_s=60, tolerance=tolerance).count
     first, last = exact.accepted(n, 0.1, exact.ALPHA / 20)
     assert exact.at_most(first - 1, n, 0.07) >= 0.9
     assert exact.at_least(last + 1, n, 0.13) >= 0.9
-    assert plan(asked, limit_packets=1000, most_s=60, tolerance=0.15).count > 3 * n
+    assert plan(impairment, limit_packets=1000, most_s=60, tolerance=0.15).count > 3 * n
 
 
 def test_a_tolerance_is_refused_for_what_is_judged_as_a_range() -> None:
@@ -391,16 +391,16 @@ def test_a_tolerance_is_refused_for_what_is_judged_as_a_range() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "impairment",
     [
         Impairment(delay_s=0.04, reorder_ratio=0.005, reorder_gap_packets=5, loss_burst_packets=3, loss_ratio=0.4),
         Impairment(delay_s=0.04, jitter_s=0.0399, reorder_ratio=0.005),
     ],
-    ids=lambda asked: asked.describe(),
+    ids=lambda impairment: impairment.describe(),
 )
-def test_no_probes_are_sent_for_a_reordering_that_is_not_judged(asked: Impairment) -> None:
-    without = plan(replace(asked, reorder_ratio=None, reorder_gap_packets=None), limit_packets=1000, most_s=600)
-    assert plan(asked, limit_packets=1000, most_s=600).count == without.count
+def test_no_probes_are_sent_for_a_reordering_that_is_not_judged(impairment: Impairment) -> None:
+    without = plan(replace(impairment, reorder_ratio=None, reorder_gap_packets=None), limit_packets=1000, most_s=600)
+    assert plan(impairment, limit_packets=1000, most_s=600).count == without.count
 
 
 def test_without_a_tolerance_the_note_says_what_would_be_found() -> None:
@@ -411,7 +411,7 @@ def test_without_a_tolerance_the_note_says_what_would_be_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "problem"),
+    ("words", "begin"),
     [
         ({"alpha": 2}, "alpha=2: must be a ratio from 1e-12 to 0.1: how often a link that is as asked may fail"),
         ({"alpha": 0}, "alpha=0: must be a ratio"),
@@ -424,10 +424,10 @@ def test_without_a_tolerance_the_note_says_what_would_be_found() -> None:
     ],
     ids=str,
 )
-def test_what_no_proof_can_be_made_with_is_refused(words: dict[str, Any], problem: str) -> None:
+def test_what_no_proof_can_be_made_with_is_refused(words: dict[str, Any], begin: str) -> None:
     with pytest.raises(InvalidValueError) as refused:
         plan(Impairment(loss_ratio=0.1), limit_packets=1000, **words)
-    assert [each[: len(problem)] for each in refused.value.problems] == [problem]
+    assert [text[: len(begin)] for text in refused.value.problems] == [begin]
 
 
 def test_a_flight_counts_as_the_rfcs_do() -> None:

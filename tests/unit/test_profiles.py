@@ -174,7 +174,7 @@ def test_the_shipped_profiles_are_all_that_a_lab_knows_of_itself() -> None:
 
 
 def test_the_control_is_clean_and_no_other_profile_is() -> None:
-    clean = {name for name, each in load_profiles().items() if each.forward.is_clean and each.reverse.is_clean}
+    clean = {name for name, profile in load_profiles().items() if profile.forward.is_clean and profile.reverse.is_clean}
     assert clean == {"clean"}
 
 

@@ -62,17 +62,17 @@ OPERATIONS: dict[str, Operation] = {
 def answers_to(*requests: dict[str, Any] | bytes) -> list[dict[str, Any]]:
     lines = [request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n" for request in requests]
     answers = io.BytesIO()
-    with coming(b"".join(lines)) as asked:
-        serve(OPERATIONS, asked, answers)
+    with coming(b"".join(lines)) as requests_file:
+        serve(OPERATIONS, requests_file, answers)
     return [json.loads(line) for line in answers.getvalue().splitlines()]
 
 
 def coming(data: bytes) -> BinaryIO:
     """What is read where others wrote this, and nothing else will come."""
-    asked = tempfile.TemporaryFile()  # noqa: SIM115  # whoever asks for it closes it
-    asked.write(data)
-    asked.seek(0)
-    return asked
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # whoever asks for it closes it
+    file.write(data)
+    file.seek(0)
+    return file
 
 
 def test_a_result_is_answered_under_the_requests_number() -> None:
@@ -181,8 +181,8 @@ def test_an_asker_who_is_gone_ends_the_loop() -> None:
         def write(self, _data: object) -> int:
             raise BrokenPipeError
 
-    with coming(b'{"id": 1, "op": "add", "a": 1}\n' * 2) as asked:
-        serve(OPERATIONS, asked, Gone())
+    with coming(b'{"id": 1, "op": "add", "a": 1}\n' * 2) as requests:
+        serve(OPERATIONS, requests, Gone())
 
 
 def test_a_signal_that_ends_no_wait_is_handled_though_nobody_asks() -> None:
@@ -206,8 +206,8 @@ def test_a_signal_that_ends_no_wait_is_handled_though_nobody_asks() -> None:
     try:
         deadline.start()
         other.start()
-        with open(read, "rb") as asked:
-            serve(OPERATIONS, asked, answers)
+        with open(read, "rb") as requests:
+            serve(OPERATIONS, requests, answers)
     finally:
         deadline.cancel()
         other.join()

@@ -133,9 +133,9 @@ def test_a_token_bucket_is_told_as_tc_tells_it() -> None:
     # 16,000 bytes at 125,000 a second are 0.128 s: 2,000,000 ticks of 64 ns; 64,000 bytes are 0.512 s.
     parameters = ratespec + bytes(12) + struct.pack("=III", 64_000, 2_000_000, 0)
     body = struct.pack("=BxxxiIII", 0, 7, 0x20100000, 0x100001, 1) + attribute(1, b"tbf\0")
-    told = account(body + attribute(2, attribute(1, parameters)))
-    assert (told["handle"], told["parent"]) == ("2010:", "10:1")
-    assert told["options"] == {"rate": 125_000, "burst": 16_000, "lat": pytest.approx(384_000)}
+    row = account(body + attribute(2, attribute(1, parameters)))
+    assert (row["handle"], row["parent"]) == ("2010:", "10:1")
+    assert row["options"] == {"rate": 125_000, "burst": 16_000, "lat": pytest.approx(384_000)}
 
 
 def test_a_file_is_written_by_the_helper_or_the_reason_is_told() -> None:
@@ -147,22 +147,22 @@ def test_a_file_is_written_by_the_helper_or_the_reason_is_told() -> None:
 
 def test_a_console_that_was_overlooked_is_nudged_until_it_answers() -> None:
     (theirs, write_fd), (read_fd, answers) = os.pipe(), os.pipe()
-    heard: list[int] = []
+    kinds: list[int] = []
 
     def overlook_the_first() -> None:
-        while len(heard) < 2:  # the request, and the nudge that makes it be seen
+        while len(kinds) < 2:  # the request, and the nudge that makes it be seen
             length, kind, *_ = struct.unpack("=IHHII", os.read(theirs, 16))
             os.read(theirs, length - 16) if length > 16 else None
-            heard.append(kind)
+            kinds.append(kind)
         os.write(answers, message(36, 1, qdisc(limit=5)) + end(1) + end(0))
 
     console = threading.Thread(target=overlook_the_first)
     console.start()
     try:
-        (found,) = QdiscReader(RelayedKernel(write_fd, read_fd, alive=lambda: None)).get(PLACES[:1])
+        (row,) = QdiscReader(RelayedKernel(write_fd, read_fd, alive=lambda: None)).get(PLACES[:1])
     finally:
         console.join(5)
         for descriptor in (theirs, write_fd, read_fd, answers):
             os.close(descriptor)
-    assert isinstance(found, dict)
-    assert heard == [38, 1], "RTM_GETQDISC, then NLMSG_NOOP"
+    assert isinstance(row, dict)
+    assert kinds == [38, 1], "RTM_GETQDISC, then NLMSG_NOOP"

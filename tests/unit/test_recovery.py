@@ -48,7 +48,7 @@ def test_a_time_out_of_nothing_cannot_double() -> None:
 
 @given(times, st.lists(st.floats(1.0, 1.125), min_size=3, max_size=10))
 def test_timers_that_are_late_by_up_to_an_eighth_still_double(first_s: float, late: list[float]) -> None:
-    assert doubles([first_s * 2**number * each for number, each in enumerate(late)], first_s)
+    assert doubles([first_s * 2**number * factor for number, factor in enumerate(late)], first_s)
 
 
 @given(st.floats(0.2, 10), st.integers(3, 10))

@@ -107,9 +107,9 @@ def test_neighbour_discovery_and_listeners_reports_are_never_cut(kind: int) -> N
     message = bytes([kind]) + bytes(23)
     router_alert = bytes([58, 0, 5, 2, 0, 0, 1, 0])  # RFC 2711
     cut = kind not in (*range(130, 138), 143)
-    for said in ("", "icmp"):
-        assert Kernel(said, A6).matches(ipv6(A6, B6, 58, message)) == cut
-        assert Kernel(said, A6).matches(ipv6(A6, B6, 0, router_alert + message)) == cut
+    for traffic in ("", "icmp"):
+        assert Kernel(traffic, A6).matches(ipv6(A6, B6, 58, message)) == cut
+        assert Kernel(traffic, A6).matches(ipv6(A6, B6, 0, router_alert + message)) == cut
     assert Kernel("", A6).matches(ipv6(A6, B6, 0, bytes([17]) + router_alert[1:] + udp(1, 2)))
 
 
@@ -175,15 +175,15 @@ MORE4, MORE6 = 0x2000, 1
 
 
 def test_a_first_fragment_matches_by_its_ports_and_each_later_one_for_want_of_them() -> None:
-    for protocol, header, told in (("tcp", tcp, 6), ("udp", udp, 17)):
+    for protocol, header, number in (("tcp", tcp, 6), ("udp", udp, 17)):
         old, new, garbage = Kernel(f"{protocol}/80", A4), Kernel(f"{protocol}/80", A6), bytes([135, 136] * 8)
         for port in (80, 81):
-            assert old.matches(fragment4(MORE4, told, header(1, port))) == (port == 80)
-            assert new.matches(fragment6(MORE6, told, header(1, port))) == (port == 80)
-        assert old.matches(fragment4(MORE4 | 5, told, garbage))
-        assert old.matches(fragment4(5, told, garbage))
-        assert new.matches(fragment6(8 | MORE6, told, garbage))
-        assert new.matches(fragment6(8, told, garbage, before=2))
+            assert old.matches(fragment4(MORE4, number, header(1, port))) == (port == 80)
+            assert new.matches(fragment6(MORE6, number, header(1, port))) == (port == 80)
+        assert old.matches(fragment4(MORE4 | 5, number, garbage))
+        assert old.matches(fragment4(5, number, garbage))
+        assert new.matches(fragment6(8 | MORE6, number, garbage))
+        assert new.matches(fragment6(8, number, garbage, before=2))
         assert new.matches(fragment6(8, 60, garbage))  # options, and behind them perhaps the port
         for other in (1, 58, 132):
             assert not old.matches(fragment4(5, other, garbage))
@@ -191,8 +191,8 @@ def test_a_first_fragment_matches_by_its_ports_and_each_later_one_for_want_of_th
 
 
 def test_what_stands_in_a_later_fragment_is_no_kind_of_message() -> None:
-    for said in ("", "icmp"):
-        assert Kernel(said, A6).matches(fragment6(8, 58, bytes([135]) + bytes(23)))
+    for traffic in ("", "icmp"):
+        assert Kernel(traffic, A6).matches(fragment6(8, 58, bytes([135]) + bytes(23)))
 
 
 # --- fragments of other traffic ----------------------------------------------------------------------
@@ -315,11 +315,11 @@ def test_what_the_kernel_holds_is_compared_with_what_was_compiled() -> None:
 
 def test_every_line_fits_into_a_batch() -> None:
     last = qdisc.LAST_MINOR
-    for said in ("", "tcp", "udp/65535", "icmp"):
+    for traffic in ("", "tcp", "udp/65535", "icmp"):
         addresses = ["255.255.255.254", *["ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"] * 8]
-        for way in cuts.ways(cuts.REJECT, last, addresses, Traffic.parse(said), addresses):
+        for way in cuts.ways(cuts.REJECT, last, addresses, Traffic.parse(traffic), addresses):
             line = rejecting.put("tb0123456789ab", way, "tb0123456789ab", 2**32 - 1)
             assert len(line) <= LONGEST_LINE
         for target in ((), addresses):
-            for line in fragments.watch("tb0123456789ab", last, "ff:ff:ff:ff:ff:fe", Traffic.parse(said), target):
+            for line in fragments.watch("tb0123456789ab", last, "ff:ff:ff:ff:ff:fe", Traffic.parse(traffic), target):
                 assert len(line) <= LONGEST_LINE

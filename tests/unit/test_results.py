@@ -443,14 +443,14 @@ def test_all_that_can_be_written_is_as_the_schema_has_it() -> None:
 
 def test_each_object_of_the_schema_is_closed_and_each_property_described() -> None:
     """So that a key that is written but not in the schema fails the tests, and the reference says what each one is."""
-    for found in objects(SCHEMA):
-        assert "additionalProperties" in found, found
-        assert [key for key, each in found["properties"].items() if not {"description", "$ref"} & each.keys()] == []
+    for schema in objects(SCHEMA):
+        assert "additionalProperties" in schema, schema
+        assert [key for key, part in schema["properties"].items() if not {"description", "$ref"} & part.keys()] == []
 
 
 def objects(value: Any) -> Iterator[dict[str, Any]]:
     """Every object with properties in a schema."""
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from objects(each)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects(inner)
     if isinstance(value, dict) and isinstance(value.get("properties"), dict):
         yield value

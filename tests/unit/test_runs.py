@@ -116,7 +116,7 @@ def labelled(
 
 
 @pytest.mark.parametrize(
-    ("each", "said"),
+    ("record", "flaw_of_it"),
     [
         (labelled(run="", owner=DEAD), "its label testbed.run='' names no run"),
         (labelled(run="0123abcd ", owner=DEAD), "its label testbed.run='0123abcd ' names no run"),
@@ -135,8 +135,8 @@ def labelled(
         (labelled(run=RUN, owner="-:-:-:17:0"), None),
     ],
 )
-def test_a_record_is_whole_or_the_object_is_nobodys(each: Labelled, said: str | None) -> None:
-    assert flaw(each) == said
+def test_a_record_is_whole_or_the_object_is_nobodys(record: Labelled, flaw_of_it: str | None) -> None:
+    assert flaw(record) == flaw_of_it
 
 
 def test_what_names_a_run_and_another_owner_is_not_of_the_run() -> None:
@@ -178,10 +178,10 @@ class _Engine:
             if label in labelled.labels and value in (None, labelled.labels[label])
         ]
 
-    def discard(self, each: Labelled) -> None:
-        if each.name == "stuck":
+    def discard(self, labelled: Labelled) -> None:
+        if labelled.name == "stuck":
             raise LabError("network stuck has active endpoints")
-        self.objects.remove(each)
+        self.objects.remove(labelled)
         if not self.objects and self.late:
             self.objects.append(self.late.pop())
 

@@ -176,10 +176,10 @@ WORDS = st.fixed_dictionaries(
 
 @given(st.lists(st.tuples(st.integers(min_value=0, max_value=20), WORDS), min_size=1, max_size=6), st.booleans())
 def test_moments_are_in_order_from_0_on_and_each_can_follow_the_one_before_it(
-    said: list[tuple[int, dict[str, object]]], again: bool
+    changes: list[tuple[int, dict[str, object]]], again: bool
 ) -> None:
     steps: list[dict[str, object]] = []
-    for at_s, words in said:
+    for at_s, words in changes:
         chosen = {"outage": words["outage"]} if "outage" in words else words
         steps.append({"at": f"{at_s}s", **chosen})
     if again:
@@ -203,9 +203,9 @@ def test_a_mahimahi_trace_offers_its_bytes_outside_of_holds(opportunities: list[
     holds = {row.at_s for row in mahimahi_rows(FILES["m"]) if row.rate_bps == 0}
     ends = [*times(schedule)[1:], schedule.repeat_s]
     carried = sum(
-        (each.impairment.rate_bps or 0) * (end_s - each.at_s) / 8
-        for each, end_s in zip(schedule.moments, ends, strict=True)
-        if not each.impairment.delay_s
+        (moment.impairment.rate_bps or 0) * (end_s - moment.at_s) / 8
+        for moment, end_s in zip(schedule.moments, ends, strict=True)
+        if not moment.impairment.delay_s
     )
     assert carried == pytest.approx(1500 * len(opportunities))
     assert holds <= {moment.at_s for moment in schedule.moments if moment.impairment.delay_s}

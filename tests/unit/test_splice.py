@@ -23,11 +23,11 @@ def shown(redirect: Redirect, **changed: Any) -> dict[str, Any]:
 
 def everything(but: Redirect | None = None) -> dict[str, list[dict[str, Any]]]:
     """All of it, or all but one."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     for line in ALL:
         if line is not but:
-            found.setdefault(line.show(), []).append(shown(line))
-    return found
+            tables.setdefault(line.show(), []).append(shown(line))
+    return tables
 
 
 def test_the_lines_make_each_qdisc_once_and_first() -> None:

@@ -22,21 +22,21 @@ def policy(runtimes_ns: tuple[int, ...], folder: Path) -> tuple[int, str]:
 
 
 def test_nobody_sets_its_policy_while_it_runs(tmp_path: Path) -> None:
-    found, why = policy((20_000,), tmp_path)
+    chosen, why = policy((20_000,), tmp_path)
     if why:
-        assert found == os.SCHED_OTHER
+        assert chosen == os.SCHED_OTHER
         pytest.skip(f"no program may run first here: {why}")
-    assert found == SCHED_DEADLINE
+    assert chosen == SCHED_DEADLINE
 
 
 def test_the_first_runtime_that_is_to_be_had_counts(tmp_path: Path) -> None:
-    found, why = policy((3_000_000, 20_000), tmp_path)  # more than the period: EINVAL
+    chosen, why = policy((3_000_000, 20_000), tmp_path)  # more than the period: EINVAL
     if why:
         pytest.skip(f"no program may run first here: {why}")
-    assert found == SCHED_DEADLINE
+    assert chosen == SCHED_DEADLINE
 
 
 def test_it_starts_all_the_same_where_it_may_not(tmp_path: Path) -> None:
-    found, why = policy((3_000_000,), tmp_path)
-    assert found == os.SCHED_OTHER
+    chosen, why = policy((3_000_000,), tmp_path)
+    assert chosen == os.SCHED_OTHER
     assert why

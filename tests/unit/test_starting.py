@@ -19,29 +19,29 @@ from testbed.errors import InvalidValueError, LabError, ServiceFailedError
 
 
 def test_a_line_comes_after_3_s_then_after_twice_as_long_each_time_and_every_30_s_in_the_end() -> None:
-    now, told = 0.0, list[float]()
-    progress = StartProgress(lambda _text: told.append(now), allowed_s=200, clock=lambda: now)
+    now, lines_s = 0.0, list[float]()
+    progress = StartProgress(lambda _text: lines_s.append(now), allowed_s=200, clock=lambda: now)
     for second in range(160):
         now = float(second)
         progress.tell(lambda: {"db": "is running and starting"})
-    assert told == [3, 6, 12, 24, 48, 78, 108, 138]
+    assert lines_s == [3, 6, 12, 24, 48, 78, 108, 138]
     assert progress.left_s == 200 - 159
 
 
 def test_nothing_is_told_where_all_is_well_and_what_cannot_be_looked_at_is_told() -> None:
-    now, told = 4.0, list[str]()
-    progress = StartProgress(told.append, allowed_s=200, clock=lambda: now)
+    now, lines = 4.0, list[str]()
+    progress = StartProgress(lines.append, allowed_s=200, clock=lambda: now)
     now = 8.0
     progress.tell(dict)
-    assert told == []
+    assert lines == []
 
     def gone() -> dict[str, str]:
         raise LabError("no engine " + "x" * 500)
 
     now = 12.0
     progress.tell(gone)
-    assert told[0].startswith("what is awaited is not known: no engine x")
-    assert len(told[0]) < 120
+    assert lines[0].startswith("what is awaited is not known: no engine x")
+    assert len(lines[0]) < 120
 
 
 def test_a_line_stays_a_line_whatever_is_awaited() -> None:

@@ -104,20 +104,20 @@ def test_what_is_wrong_with_a_file_is_told_with_the_line(lines: tuple[str, ...],
 
 def test_a_number_that_no_float_holds_is_told() -> None:
     metric = {"name": "n", "values": [-(10**400)], "unit": "s", "better": None, "least_effect": 0.1, "group": "g"}
-    said = "a whole number of about 401 digits"
+    number = "a whole number of about 401 digits"
     assert problems(HEAD, line_of(metrics=[metric])) == [
-        f"r.jsonl:2: metric 'n': values [{said}]: must be finite numbers, at least one"
+        f"r.jsonl:2: metric 'n': values [{number}]: must be finite numbers, at least one"
     ]
     assert problems(HEAD, line_of(metrics=[{**metric, "values": [1], "least_effect": 10**400}])) == [
-        f"r.jsonl:2: metric 'n': least_effect {said}: must be a finite number"
+        f"r.jsonl:2: metric 'n': least_effect {number}: must be a finite number"
     ]
 
 
 def test_an_unknown_fact_speaks_neither_for_nor_against_two_machines_being_alike() -> None:
     other = {**MACHINE, "netem": None, "tc": "tc 6.1", "offloads": {"tso": False}, "git": {"commit": "x"}}
-    found = differences(MACHINE, other)
-    assert found == {"offloads": ({"tso": True}, {"tso": False})}
-    assert in_words(found) == "offloads tso on and tso off"
+    differing = differences(MACHINE, other)
+    assert differing == {"offloads": ({"tso": True}, {"tso": False})}
+    assert in_words(differing) == "offloads tso on and tso off"
 
 
 # --- testbed results ---------------------------------------------------------------------------------
@@ -200,8 +200,8 @@ def test_a_baseline_is_what_was_measured_without_what_programs_printed(folder: P
     assert [[test.last.metrics for test in session.tests] for session in saved] == [
         [test.last.metrics for test in session.tests] for session in before
     ]
-    assert [(each.machine, each.seed, each.started, each.end) for each in saved] == [
-        (each.machine, each.seed, each.started, each.end) for each in before
+    assert [(session.machine, session.seed, session.started, session.end) for session in saved] == [
+        (session.machine, session.seed, session.started, session.end) for session in before
     ]
 
 

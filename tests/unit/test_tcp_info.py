@@ -43,8 +43,8 @@ def record(time_ns: int, body: bytes, *, last: bool = False) -> bytes:
 
 
 def only(records: bytes) -> TcpSocket:
-    (each,) = sockets(records)
-    return each
+    (sock,) = sockets(records)
+    return sock
 
 
 def test_each_quantity_is_read_where_the_kernel_puts_it() -> None:
@@ -133,7 +133,7 @@ def test_any_message_is_read_or_refused(body: bytes) -> None:
 
 
 def watched(watch: agent.Watch, port: int) -> TcpSocket:
-    return next(each for each in sockets(watch.records()) if port == each.remote.port)
+    return next(sock for sock in sockets(watch.records()) if port == sock.remote.port)
 
 
 def watching(**options: float) -> agent.Watch:
@@ -203,6 +203,6 @@ def test_one_watch_at_a_time() -> None:
     operations["watch_tcp"](every_s=0.01, most_cpu=0.02)
     with pytest.raises(Refused, match="watched already"):
         operations["watch_tcp"](every_s=0.01, most_cpu=0.02)
-    told = operations["end_watch_tcp"]()
-    assert told["samples"] >= 2
+    account = operations["end_watch_tcp"]()
+    assert account["samples"] >= 2
     assert operations["fetch_tcp"](offset=0)["next"] is None

@@ -87,8 +87,8 @@ def test_the_files_of_compose_file_are_read(
     lab = LocalLab()
     with pytest.raises(InvalidComposeError) as refused:
         _ = lab.plan
-    (told,) = refused.value.problems
-    assert told.startswith("two.yaml:3: service 'a': `privileged: True`")
+    (problem,) = refused.value.problems
+    assert problem.startswith("two.yaml:3: service 'a': `privileged: True`")
 
 
 def test_problems_are_told_where_their_words_stand(folder: Path, compose: None) -> None:

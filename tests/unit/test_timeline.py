@@ -219,9 +219,9 @@ def test_between_lies_between(first: Impairment, last: Impairment, share: float)
     except InvalidValueError:
         return  # the two have words that cannot hold together, which a timeline's own ends never have
     for name in ("delay_s", "rate_bps", "loss_ratio"):
-        a, b, found = (getattr(part, name) for part in (first, last, middle))
+        a, b, value = (getattr(part, name) for part in (first, last, middle))
         if a is not None and b is not None and name != "loss_ratio":
-            assert min(a, b) - 1e-9 <= found <= max(a, b) + 1e-9
+            assert min(a, b) - 1e-9 <= value <= max(a, b) + 1e-9
 
 
 # --- CSV ---------------------------------------------------------------------------------------------

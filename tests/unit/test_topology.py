@@ -109,9 +109,9 @@ def test_a_file_without_networks_has_none() -> None:
 
 @pytest.mark.parametrize(("host", "service"), [("client", "client"), ("web[2]", "web"), ("gate-1", "gate-1")])
 def test_a_host_belongs_to_its_service(host: str, service: str) -> None:
-    found = TOPOLOGY.service_of(host)
-    assert found is not None
-    assert found.name == service
+    owner = TOPOLOGY.service_of(host)
+    assert owner is not None
+    assert owner.name == service
 
 
 @pytest.mark.parametrize("host", ["web", "web[0]", "web[3]", "client[1]", "idle", "nobody", ""])

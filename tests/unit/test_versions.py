@@ -236,7 +236,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), WRONG, ids=lambda each: " ".join(each) if isinstance(each, tuple) else ""
+    ("words", "message"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
 def test_what_is_wrong_is_told_and_nothing_is_left(
     words: tuple[str, ...], message: str, repository: Path, monkeypatch: pytest.MonkeyPatch

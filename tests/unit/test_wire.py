@@ -18,12 +18,12 @@ def test_messages_come_out_of_a_stream_however_it_was_cut(
     stream = b"".join(wire.frame(wire.MESSAGE, flow, sequence, 7, size) for flow, sequence, size in messages)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     deframer = wire.Deframer()
-    found = [
+    deframed = [
         message
         for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
         for message in deframer.feed(stream[begin:end])
     ]
-    assert found == [
+    assert deframed == [
         wire.Message(wire.MESSAGE, flow, sequence, 7, size, wire.WHOLE) for flow, sequence, size in messages
     ]
     assert (deframer.held_bytes, deframer.partial()) == (0, None)

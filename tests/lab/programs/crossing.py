@@ -181,6 +181,6 @@ def interface(mac: str, seen: str) -> None:
 
 
 if __name__ == "__main__":
-    {each.__name__: each for each in (send, forge, tagged, received, ask, echo, address, interface, macvlan)}[
+    {command.__name__: command for command in (send, forge, tagged, received, ask, echo, address, interface, macvlan)}[
         sys.argv[1]
     ](*sys.argv[2:])

@@ -26,13 +26,13 @@ def serve(ports: list[int]) -> None:
     for port in ports:
         for family in (socket.AF_INET, socket.AF_INET6):
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                each = socket.socket(family, kind)
+                listener = socket.socket(family, kind)
                 if family == socket.AF_INET6:
-                    each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                each.bind(("", port))
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind(("", port))
                 if kind == socket.SOCK_STREAM:
-                    each.listen(64)
-                ready.register(each, selectors.EVENT_READ)
+                    listener.listen(64)
+                ready.register(listener, selectors.EVENT_READ)
     held = []
     print("ready", flush=True)
     while True:
@@ -53,20 +53,20 @@ def knock(where: str) -> tuple[str, float]:
     began = time.monotonic()
     try:
         if kind == "tcp":
-            with socket.socket(_family(address), socket.SOCK_STREAM) as each:
-                each.settimeout(_PATIENCE_S)
-                each.connect(target)
+            with socket.socket(_family(address), socket.SOCK_STREAM) as probe:
+                probe.settimeout(_PATIENCE_S)
+                probe.connect(target)
         else:
             protocol, word = 0, b"word"
             if kind == "icmp":
                 new = ":" in address
                 protocol = socket.IPPROTO_ICMPV6 if new else socket.IPPROTO_ICMP
                 word = bytes([128 if new else 8]) + bytes(7)
-            with socket.socket(_family(address), socket.SOCK_DGRAM, protocol) as each:
-                each.settimeout(_PATIENCE_S)
-                each.connect(target)
-                each.send(word)
-                each.recv(99)
+            with socket.socket(_family(address), socket.SOCK_DGRAM, protocol) as probe:
+                probe.settimeout(_PATIENCE_S)
+                probe.connect(target)
+                probe.send(word)
+                probe.recv(99)
         outcome = "ok"
     except TimeoutError:
         outcome = "silence"
@@ -77,13 +77,13 @@ def knock(where: str) -> tuple[str, float]:
 
 def hold(address: str, port: int) -> None:
     """A connection that lasts until it breaks."""
-    with socket.create_connection((address, port), timeout=5) as each:
+    with socket.create_connection((address, port), timeout=5) as connection:
         print("held", flush=True)
         try:
             while not os.path.exists("/tmp/go"):
                 time.sleep(0.01)
-            each.sendall(b"word")
-            each.recv(1)
+            connection.sendall(b"word")
+            connection.recv(1)
         except OSError as error:
             print(errno.errorcode.get(error.errno or 0, str(error)))
 

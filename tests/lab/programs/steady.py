@@ -56,7 +56,7 @@ def ask(address: str) -> None:
             time.sleep(_PACE_S)
         collecting.join()
     lost = sorted(set(range(1, number + 1)) - set(came))
-    twice = sorted(each for each, times in Counter(came).items() if times > 1)
+    twice = sorted(sequence for sequence, times in Counter(came).items() if times > 1)
     print(json.dumps({"sent": number, "lost": lost, "twice": twice}))
 
 
