@@ -238,7 +238,7 @@ def _host_mechanism(lab: ComposeLab) -> Contestant | None:
     return Contestant("host", "a tbf in place of netem, which this kernel lacks", change)
 
 
-def _answered(port: Port, lines: Sequence[qdisc.Line]) -> Any:
+def _answered(port: Port, lines: Sequence[qdisc.TcLine]) -> Any:
     answer = port.channel.call("tc", port=port.name, lines=list(lines), answer_within_s=30.0)
     if answer["complaints"]:
         raise BenchmarkError(f"tc refused: {answer['complaints'][0]}")

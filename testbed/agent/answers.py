@@ -47,7 +47,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Packet:
+class _IpPacket:
     """The parts of an IP packet that an answer needs."""
 
     version: int
@@ -90,12 +90,12 @@ def checksum(data: bytes) -> int:
     return 0xFFFF - (int.from_bytes(data) % 0xFFFF or (0xFFFF if any(data) else 0))
 
 
-def _read(kind: int, data: bytes) -> _Packet | None:
+def _read(kind: int, data: bytes) -> _IpPacket | None:
     packet = _read_v4(data) if kind == _IPV4 else _read_v6(data) if kind == _IPV6 else None
     return packet if packet is not None and _is_sound(packet) else None
 
 
-def _read_v4(data: bytes) -> _Packet | None:
+def _read_v4(data: bytes) -> _IpPacket | None:
     if len(data) < 20 or data[0] >> 4 != 4:
         return None
     header_bytes, length = (data[0] & 0xF) * 4, int.from_bytes(data[2:4])
@@ -106,10 +106,10 @@ def _read_v4(data: bytes) -> _Packet | None:
     # RFC 1122 3.2.1.3: this network, multicast, reserved and broadcast addresses are not a single host.
     if fragment & 0x1FFF or source[0] == 0 or source[0] >= 224 or target[0] >= 224:
         return None
-    return _Packet(4, source, target, data[:length], data[9], data[header_bytes:length], bool(fragment & 0x2000))
+    return _IpPacket(4, source, target, data[:length], data[9], data[header_bytes:length], bool(fragment & 0x2000))
 
 
-def _read_v6(data: bytes) -> _Packet | None:
+def _read_v6(data: bytes) -> _IpPacket | None:
     if len(data) < _IPV6_BYTES or data[0] >> 4 != 6:
         return None
     length = _IPV6_BYTES + int.from_bytes(data[4:6])
@@ -129,10 +129,10 @@ def _read_v6(data: bytes) -> _Packet | None:
         else:
             size = (whole[start + 1] + 2) * 4 if protocol == _AUTHENTICATION else (whole[start + 1] + 1) * 8
         protocol, start = whole[start], start + size
-    return None if start > length else _Packet(6, source, target, whole, protocol, whole[start:], is_fragment)
+    return None if start > length else _IpPacket(6, source, target, whole, protocol, whole[start:], is_fragment)
 
 
-def _is_sound(packet: _Packet) -> bool:
+def _is_sound(packet: _IpPacket) -> bool:
     """Whether its transport header is complete and its checksum correct, as far as one packet shows."""
     data = packet.payload
     if packet.protocol == _TCP:
@@ -148,14 +148,14 @@ def _is_sound(packet: _Packet) -> bool:
     return packet.is_fragment or not checksum(_pseudo_header(packet, packet.protocol, len(data)) + data)
 
 
-def _pseudo_header(packet: _Packet, protocol: int, length: int) -> bytes:
+def _pseudo_header(packet: _IpPacket, protocol: int, length: int) -> bytes:
     """RFC 9293 3.1 and RFC 8200 8.1; the same for both directions, because a sum does not depend on order."""
     if packet.version == 4:
         return packet.source + packet.target + struct.pack("!BBH", 0, protocol, length)
     return packet.source + packet.target + struct.pack("!II", length, protocol)
 
 
-def _reset(packet: _Packet) -> bytes | None:
+def _reset(packet: _IpPacket) -> bytes | None:
     """RFC 9293 3.10.7.1: a reset with the sequence number that the sender expects, or that acknowledges all it sent."""
     data = packet.payload
     source_port, target_port, sequence, acknowledged, offset, flags = struct.unpack_from("!HHIIBB", data)
@@ -171,7 +171,7 @@ def _reset(packet: _Packet) -> bytes | None:
     return _ip_back(packet, _TCP, segment[:16] + sums.to_bytes(2) + segment[18:])
 
 
-def _error(packet: _Packet) -> bytes | None:
+def _error(packet: _IpPacket) -> bytes | None:
     kind = packet.payload[0] if packet.payload else None
     if packet.version == 4:
         if packet.protocol == _ICMP and (kind is None or kind in _ICMP_ERRORS):
@@ -188,7 +188,7 @@ def _error(packet: _Packet) -> bytes | None:
     return _ip_back(packet, _ICMPV6, message[:2] + sums.to_bytes(2) + message[4:], tos=_ERROR_TOS)
 
 
-def _ip_back(packet: _Packet, protocol: int, payload: bytes, *, tos: int = 0) -> bytes:
+def _ip_back(packet: _IpPacket, protocol: int, payload: bytes, *, tos: int = 0) -> bytes:
     """An IP packet from the packet's destination to its source."""
     if packet.version == 4:
         fields = (0x45, tos, 20 + len(payload), 0, 0x4000, _HOPS, protocol, 0)

@@ -20,7 +20,7 @@ from .localtc import LocalTc
 from .netlink import Netlink, up
 from .noise import noise
 from .protocol import Operation, Refused
-from .qdiscreader import Line
+from .qdiscreader import BatchLine
 from .rejecting import Rejecting
 from .schedule import Schedules
 from .taps import no_tun
@@ -157,7 +157,7 @@ class AttachedPorts:
         self,
         *,
         port: str,
-        lines: Sequence[Line],
+        lines: Sequence[BatchLine],
         needs: Sequence[int] = (),
         deadline_s: float = 5.0,
         at_gate: bool = False,
@@ -165,7 +165,7 @@ class AttachedPorts:
     ) -> dict[str, Any]:
         """Run a batch of lines in the port's kernel; returns parsed shows and the complaints, line by line.
 
-        A line is one of tc's, or the read-back of one qdisc: see `qdiscreader.Line`. ``at_gate``: in this machine's
+        See `qdiscreader.BatchLine`. ``at_gate``: in this machine's
         kernel, which has the port's gate, whatever kernel has its qdiscs. ``resume``: have the packets of a port that
         is new, or was released, go to its qdiscs.
 
@@ -341,7 +341,7 @@ class AttachedPorts:
     def _run(
         self,
         port: str,
-        lines: Sequence[Line],
+        lines: Sequence[BatchLine],
         needs: Sequence[int],
         /,
         deadline_s: float = 5.0,

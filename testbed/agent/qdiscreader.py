@@ -38,9 +38,9 @@ _NUDGE = _HEADER.pack(_HEADER.size, _NOOP, _REQUEST, 0, 0)
 _REQUESTS_AT_ONCE = 50
 """A carried kernel's console holds 4096 unread bytes and drops the rest."""
 
-Account = dict[str, Any]
+QdiscAccount = dict[str, Any]
 """A qdisc, as in ``tc -s -j qdisc show``."""
-Line = str | Mapping[str, Any]
+BatchLine = str | Mapping[str, Any]
 """A line for tc; or ``{"read_qdisc": {"device": …, "parent": …}}``, which reads back the qdisc below one parent.
 
 The parent is the kernel's number: 0x10010 where tc writes 1:10.
@@ -125,13 +125,13 @@ class QdiscReader:
         self._sequence = 0
         self._pending = b""
 
-    def get(self, places: Sequence[tuple[int, int]], *, deadline_s: float = 5.0) -> list[Account | str | None]:
+    def get(self, places: Sequence[tuple[int, int]], *, deadline_s: float = 5.0) -> list[QdiscAccount | str | None]:
         """For each place (ifindex, parent): the qdisc there, None if there is none, or the reason of an error.
 
         Raises Refused if the kernel does not answer.
         """
         with self._lock:
-            results: list[Account | str | None] = []
+            results: list[QdiscAccount | str | None] = []
             for start in range(0, len(places), _REQUESTS_AT_ONCE):
                 results += self._get(places[start : start + _REQUESTS_AT_ONCE], time.monotonic() + deadline_s)
             return results
@@ -149,11 +149,11 @@ class QdiscReader:
                     (code,) = struct.unpack_from("=i", answer)
                     return os.strerror(-code) if code else None
 
-    def _get(self, places: Sequence[tuple[int, int]], deadline: float) -> Iterator[Account | str | None]:
+    def _get(self, places: Sequence[tuple[int, int]], deadline: float) -> Iterator[QdiscAccount | str | None]:
         first = self._sequence + 1
         self._sequence += len(places)
         self._channel.send(b"".join(_request(number, *place) for number, place in enumerate(places, first)))
-        results: dict[int, Account | str | None] = {}
+        results: dict[int, QdiscAccount | str | None] = {}
         ended: set[int] = set()
         while len(ended) < len(places):
             kind, number, body = self._message(deadline)
@@ -188,7 +188,7 @@ def _request(number: int, ifindex: int, parent: int) -> bytes:
     return _HEADER.pack(*header) + _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0)
 
 
-def account(body: bytes) -> Account:
+def account(body: bytes) -> QdiscAccount:
     """A qdisc as in ``tc -s -j qdisc show``, from a message's body: struct tcmsg and attributes."""
     _, _, handle, parent, _ = _TCMSG.unpack_from(body)
     attributes = _attributes(body[_TCMSG.size :])

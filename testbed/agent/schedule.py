@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .protocol import Refused
-from .qdiscreader import Line
+from .qdiscreader import BatchLine
 
 _MOST_RECORDS = 100_000
 _GIVE_WAY_S = 0.001
@@ -23,12 +23,14 @@ _GIVE_WAY_S = 0.001
 class RunLines(Protocol):
     """Runs tc lines on a port, or at its gate, as the operation ``tc`` does; raises Refused."""
 
-    def __call__(self, port: str, lines: Sequence[Line], needs: Sequence[int], /, *, at_gate: bool) -> dict[str, Any]:
+    def __call__(
+        self, port: str, lines: Sequence[BatchLine], needs: Sequence[int], /, *, at_gate: bool
+    ) -> dict[str, Any]:
         """The reply of the operation ``tc``."""
 
 
 @dataclass
-class _Timeline:
+class _RunningTimeline:
     """One timeline."""
 
     port: str
@@ -36,7 +38,7 @@ class _Timeline:
     """The time of each step; seconds since the start, in order, the first 0."""
     lines: list[list[str]]
     """The tc lines of each step."""
-    show: Line
+    show: BatchLine
     parent: str
     """The class whose qdisc the lines change and ``show`` reads back."""
     filters: frozenset[tuple[int, int]]
@@ -73,7 +75,7 @@ class Schedules:
 
     def __init__(self, run: RunLines) -> None:
         self._run = run
-        self._timelines: dict[str, _Timeline] = {}
+        self._timelines: dict[str, _RunningTimeline] = {}
         # Held while a step is taken, so that every look finds a step in force.
         self._changed = threading.Condition(threading.RLock())
         self._ending = False
@@ -90,7 +92,7 @@ class Schedules:
         port: str,
         at_s: list[float],
         lines: list[list[str]],
-        show: Line,
+        show: BatchLine,
         repeat_s: float | None,
         needs: list[int],
         parent: str = "",
@@ -106,7 +108,7 @@ class Schedules:
         if not at_s or len(at_s) != len(lines) or at_s[0] != 0 or sorted(at_s) != at_s:
             raise Refused(f"timeline {name!r}: needs a time for each of {len(lines)} lines, in order, from 0 on")
         keys = frozenset((priority, handle) for priority, handle in filters)
-        timeline = _Timeline(port, at_s, lines, show, parent, keys, repeat_s, needs, in_force, at_gate)
+        timeline = _RunningTimeline(port, at_s, lines, show, parent, keys, repeat_s, needs, in_force, at_gate)
         with self._changed:
             self._timelines[name] = timeline
 
@@ -155,13 +157,13 @@ class Schedules:
 
     # --- how ---------------------------------------------------------------------------------------
 
-    def _named(self, name: str) -> _Timeline:
+    def _named(self, name: str) -> _RunningTimeline:
         if name not in self._timelines:
             raise Refused(f"timeline {name!r}: not here; running: {', '.join(self._timelines) or 'none'}")
         return self._timelines[name]
 
     @staticmethod
-    def _report(timeline: _Timeline, since: int) -> dict[str, Any]:
+    def _report(timeline: _RunningTimeline, since: int) -> dict[str, Any]:
         first = timeline.recorded - len(timeline.records)
         return {
             "begun_s": timeline.begun_s,
@@ -186,16 +188,16 @@ class Schedules:
                     # If steps take longer than their intervals, one is always due: let other threads have the lock.
                     self._changed.wait(_GIVE_WAY_S)
 
-    def _due(self) -> Iterator[tuple[_Timeline, float]]:
+    def _due(self) -> Iterator[tuple[_RunningTimeline, float]]:
         """Each running timeline with the time of its next step, by CLOCK_MONOTONIC."""
         for timeline in self._timelines.values():
             due_s = timeline.due_s(timeline.number)
             if timeline.begun_s is not None and due_s is not None:
                 yield timeline, timeline.begun_s + due_s
 
-    def _step(self, due: Sequence[_Timeline]) -> None:
+    def _step(self, due: Sequence[_RunningTimeline]) -> None:
         """Take the last due step of each timeline; then read all of them back."""
-        steps: list[tuple[_Timeline, dict[str, Any]]] = []
+        steps: list[tuple[_RunningTimeline, dict[str, Any]]] = []
         for timeline in due:
             begun_s = timeline.begun_s or 0.0
             while (next_s := timeline.due_s(timeline.number + 1)) is not None and begun_s + next_s <= time.monotonic():
@@ -213,7 +215,7 @@ class Schedules:
             record["seen"] = timeline.seen.index(reading)
             record["complaint"] = record["complaint"] or complaint
 
-    def _try(self, timeline: _Timeline, lines: Sequence[Line]) -> tuple[str | None, list[Any]]:
+    def _try(self, timeline: _RunningTimeline, lines: Sequence[BatchLine]) -> tuple[str | None, list[Any]]:
         """Run lines on a timeline's port: why they failed, or None, and their read-backs."""
         try:
             reply = self._run(timeline.port, lines, timeline.needs, at_gate=timeline.at_gate)
@@ -224,7 +226,7 @@ class Schedules:
         return "; ".join(complaint["text"] for complaint in reply["complaints"]) or None, reply["shown"]
 
     @staticmethod
-    def _record(timeline: _Timeline, complaint: str | None, *, passed_over: bool = False) -> dict[str, Any]:
+    def _record(timeline: _RunningTimeline, complaint: str | None, *, passed_over: bool = False) -> dict[str, Any]:
         record = {
             "index": timeline.number % len(timeline.lines),
             "planned_s": timeline.due_s(timeline.number),
@@ -239,7 +241,7 @@ class Schedules:
         timeline.number += 1
         return record
 
-    def _show(self, timeline: _Timeline) -> Any:
+    def _show(self, timeline: _RunningTimeline) -> Any:
         """The qdisc on a timeline's class now, with its counters; None: there is none, or the port is gone."""
         shown = self._try(timeline, [timeline.show])[1]
         return _filters(shown, timeline.filters) if timeline.filters else _qdisc(shown, timeline.parent)

@@ -26,7 +26,7 @@ from testbed.text import shown
 from testbed.units import format_time, parse_time
 from testbed.versions import worktrees
 from testbed.versions.arm import Arm
-from testbed.versions.pairs import Pairs, Plan, Progress
+from testbed.versions.pairs import Pairing, PairingPlan, PairingProgress
 
 _OURS = ("--testbed-seed", "--testbed-results", "--testbed-passes")
 _MINUTES = re.compile(r"([\d.]+)m")
@@ -73,7 +73,7 @@ def ab(
     with ExitStack() as undo:
         base, head = versions(undo, revision, base_images, head_images, dirty=dirty)
         make_folders(folder, "base", "head", "warm-up")
-        plan = Plan(
+        plan = PairingPlan(
             folder=folder, seed=seed, budget_s=budget_s, most_pairs=most_pairs, alpha=ALPHA,
             about={"base": base.name, "head": head.name, "pytest": pytest_args, "started": begun.isoformat()},
         )  # fmt: skip
@@ -88,7 +88,7 @@ def ab(
             for side, version in (("base", base), ("head", head))
         ]
         live = undo.enter_context(live_lines())
-        pairs = Pairs(plan, base=arms[0], head=arms[1], tell=lambda progress: live.show([*progress_lines(progress)]))
+        pairs = Pairing(plan, base=arms[0], head=arms[1], tell=lambda progress: live.show([*progress_lines(progress)]))
         undo.callback(pairs.close)
         try:
             ended = pairs.run(say)
@@ -210,7 +210,7 @@ def near(folder: Path) -> str:
 # --- progress ----------------------------------------------------------------------------------------
 
 
-class Lines:
+class LiveLines:
     """Progress on the terminal: redrawn where there is one, else the first two lines as one."""
 
     def __init__(self, live: Live | None) -> None:
@@ -225,16 +225,16 @@ class Lines:
 
 
 @contextmanager
-def live_lines() -> Iterator[Lines]:
+def live_lines() -> Iterator[LiveLines]:
     """Progress on the terminal, as long as the block lasts."""
     if not ERR.is_terminal:
-        yield Lines(None)
+        yield LiveLines(None)
         return
     with Live(console=ERR, auto_refresh=False, transient=True) as live:
-        yield Lines(live)
+        yield LiveLines(live)
 
 
-def progress_lines(progress: Progress) -> Iterator[str]:
+def progress_lines(progress: PairingProgress) -> Iterator[str]:
     """Pairs done, verdicts so far, what it would take to decide the rest."""
     compared = progress.comparison
     verdicts = [f"{len(cells)} {change}" for change in Change if (cells := compared.of(change))]

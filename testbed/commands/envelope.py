@@ -22,7 +22,7 @@ from testbed.spec.axis import Axis
 from testbed.text import shown
 from testbed.units import format_ratio, format_time, parse_ratio
 from testbed.versions.arm import Arm
-from testbed.versions.searching import Envelope, Plan, Progress, Searching
+from testbed.versions.searching import Envelope, Searching, SearchPlan, SearchProgress
 from testbed.writing import write_whole
 
 _OURS = ("--testbed-seed", "--testbed-results", "--testbed-passes", "--testbed-vary")
@@ -91,7 +91,7 @@ def envelope(
             base, head = versions(undo, revision, (), (), dirty=dirty)
             named = {"head": (head.name, head.folder), "base": (base.name, base.folder)}
         make_folders(folder, *named)
-        plan = Plan(
+        plan = SearchPlan(
             folder=folder, seed=seed, budget_s=budget_s, axis=axes[0], across=axes[1] if len(axes) > 1 else None,
             probability=share, alpha=round(1 - _CONFIDENCE, 9), width=max(levels // _WIDTH_OF_LEVELS, 1),
             about={
@@ -150,7 +150,7 @@ def _checked(
     return axes, share, budget_s
 
 
-def _columns(plan: Plan, envelopes: dict[str, Envelope]) -> Iterator[words.Column]:
+def _columns(plan: SearchPlan, envelopes: dict[str, Envelope]) -> Iterator[words.Column]:
     for version, envelope in envelopes.items():
         for number, (search, interval) in enumerate(zip(envelope.searches, envelope.intervals, strict=True)):
             failures = [failure for failure in envelope.failures if failure.column == number and failure.replays]
@@ -162,7 +162,7 @@ def _columns(plan: Plan, envelopes: dict[str, Envelope]) -> Iterator[words.Colum
             )  # fmt: skip
 
 
-def _progress(progress: Progress, plan: Plan, envelopes: dict[str, Envelope]) -> Iterator[str]:
+def _progress(progress: SearchProgress, plan: SearchPlan, envelopes: dict[str, Envelope]) -> Iterator[str]:
     """The last run, the time, and what is known so far."""
     invalid = f", {progress.invalid} INVALID" if progress.invalid else ""
     yield f"{progress.last}; {format_time(round(progress.spent_s))} of {format_time(plan.budget_s)}{invalid}"
@@ -171,7 +171,7 @@ def _progress(progress: Progress, plan: Plan, envelopes: dict[str, Envelope]) ->
         yield f"{column.version}{where}: {words.sentence(plan.axis, column.interval)}"
 
 
-def _deliver(plan: Plan, searching: Searching, *, named: dict[str, str], ended: str, as_json: bool) -> None:
+def _deliver(plan: SearchPlan, searching: Searching, *, named: dict[str, str], ended: str, as_json: bool) -> None:
     """Print what was found, and write it into the folder. Raises UserError if it cannot be written."""
     columns = [*_columns(plan, searching.envelopes)]
     document = {

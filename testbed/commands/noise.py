@@ -19,7 +19,7 @@ from testbed.judge.foresight import findable
 from testbed.text import visible
 from testbed.units import format_time
 from testbed.versions.arm import Arm
-from testbed.versions.pairs import Pairs, Plan, Progress
+from testbed.versions.pairs import Pairing, PairingPlan, PairingProgress
 
 PAIRS = (15, 30, 60, 120)
 BUDGET_S = 60.0
@@ -27,10 +27,10 @@ BUDGET_S = 60.0
 
 def measure(words: Sequence[str]) -> tuple[Comparison, float]:
     """Run the tests against themselves for a minute; what came of it, and how long a pair takes; seconds."""
-    seen: list[Progress] = []
+    seen: list[PairingProgress] = []
     with tempfile.TemporaryDirectory(prefix="testbed-noise-") as name:
         folder = Path(name)
-        plan = Plan(
+        plan = PairingPlan(
             folder=folder, seed=secrets.randbelow(1 << 31), budget_s=BUDGET_S, most_pairs=None, alpha=ALPHA,
             to_the_end=True,
         )  # fmt: skip
@@ -38,7 +38,7 @@ def measure(words: Sequence[str]) -> tuple[Comparison, float]:
             Arm(name=side, folder=Path.cwd(), words=words, log=folder / f"{side}.log", fresh=False)
             for side in ("base", "head")
         ]
-        pairs = Pairs(plan, base=arms[0], head=arms[1], tell=seen.append)
+        pairs = Pairing(plan, base=arms[0], head=arms[1], tell=seen.append)
         try:
             pairs.run(say)
         finally:

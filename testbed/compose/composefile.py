@@ -17,7 +17,7 @@ from testbed.compose import shapes
 from testbed.compose.longforms import LongForms
 from testbed.compose.options import find_compose_file
 from testbed.compose.places import Places, compose_text
-from testbed.compose.problems import FileProblems, NeedsComposeError, Place
+from testbed.compose.problems import FileLine, FileProblems, NeedsComposeError
 from testbed.compose.variables import env_file, interpolate, interpolate_if_possible, variables_of
 from testbed.errors import InvalidComposeError, InvalidValueError
 from testbed.reading import yamltree
@@ -81,7 +81,7 @@ def of_compose(
         for body in (tree.get("services") or {}).values():
             if body.get("networks") == {"default": None}:
                 del body["networks"]
-    places: dict[Where, Place] = {}
+    places: dict[Where, FileLine] = {}
     placed = Places(variables)
     for file in files:
         places.update(placed.of_file(file))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed import reading
-from testbed.compose.problems import Place
+from testbed.compose.problems import FileLine
 from testbed.compose.variables import interpolate_if_possible
 from testbed.errors import InvalidComposeError
 from testbed.reading import yamltree
@@ -32,8 +32,8 @@ def compose_text(path: Path) -> str:
 class PlacedFile:
     """One Compose file, and the places of its parts."""
 
-    own: Mapping[Where, Place]
-    services: Mapping[str, dict[Where, Place]]
+    own: Mapping[Where, FileLine]
+    services: Mapping[str, dict[Where, FileLine]]
     """By service, its parts by their places in it."""
     bases: Mapping[str, tuple[Path, str]]
     """By service that extends another: that one's file and name."""
@@ -60,7 +60,7 @@ class Places:
         self._files: dict[str, PlacedFile] = {}
         self._real = cache(os.path.realpath)
 
-    def of_file(self, path: Path) -> dict[Where, Place]:
+    def of_file(self, path: Path) -> dict[Where, FileLine]:
         """The places in a file and in all that it includes."""
         files = {path: None}
         seen = {self._real(path)}
@@ -71,7 +71,7 @@ class Places:
                     seen.add(real)
                     files[included] = None
                     waiting.append(included)
-        places: dict[Where, Place] = {}
+        places: dict[Where, FileLine] = {}
         for file_path in reversed(files):
             file = self._read(file_path)
             places.update(file.own)
@@ -80,9 +80,9 @@ class Places:
                 places.update((("services", name, *inside), place) for inside, place in parts.items())
         return places
 
-    def of_service(self, path: Path, name: str) -> dict[Where, Place]:
+    def of_service(self, path: Path, name: str) -> dict[Where, FileLine]:
         """The parts of a service by their places in it, those of the services that it extends included."""
-        chain: list[dict[Where, Place]] = []
+        chain: list[dict[Where, FileLine]] = []
         passed = set()
         following: tuple[Path, str] | None = (path, name)
         while following is not None and (key := (self._real(following[0]), following[1])) not in passed:
@@ -90,7 +90,7 @@ class Places:
             file = self._read(following[0])
             chain.append(file.services.get(following[1], {}))
             following = file.bases.get(following[1])
-        places: dict[Where, Place] = {}
+        places: dict[Where, FileLine] = {}
         for number, parts in reversed(list(enumerate(chain))):
             places.update((inside, place) for inside, place in parts.items() if inside or number == 0)
         return places
@@ -121,8 +121,8 @@ class Places:
             if isinstance(include, Mapping):
                 env_files += [path.parent / name for name in _paths(include.get("env_file"))]
         bodies = tree["services"] if isinstance(tree.get("services"), Mapping) else {}
-        services: dict[str, dict[Where, Place]] = {name: {} for name in bodies}
-        own: dict[Where, Place] = {}
+        services: dict[str, dict[Where, FileLine]] = {name: {} for name in bodies}
+        own: dict[Where, FileLine] = {}
         for where, line in document.lines.items():
             if any(isinstance(key, int) for key in where):
                 continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from testbed.errors import InvalidComposeError
 from testbed.reading.yamltree import Where
 
-Place = tuple[Path, int]
+FileLine = tuple[Path, int]
 """A file and a line of it."""
 
 
@@ -19,13 +19,13 @@ class NeedsComposeError(Exception):
 class FileProblems:
     """The problems of a Compose file."""
 
-    def __init__(self, path: Path, places: Mapping[Where, Place]) -> None:
+    def __init__(self, path: Path, places: Mapping[Where, FileLine]) -> None:
         self._path = path
         self._places = places
         self._unread: set[Where] = set()
         self._problems: set[tuple[str, int, str]] = set()
 
-    def add(self, where: Where, text: str, *, place: Place | None = None) -> None:
+    def add(self, where: Where, text: str, *, place: FileLine | None = None) -> None:
         """Note a part that cannot be read, at ``place`` or where it begins.
 
         Nothing is added for a part of something that could not be read: it follows from an earlier problem.
@@ -39,7 +39,7 @@ class FileProblems:
         if not self.known(where):
             self._note(where, text, None)
 
-    def _note(self, where: Where, text: str, place: Place | None) -> None:
+    def _note(self, where: Where, text: str, place: FileLine | None) -> None:
         path, line = place or self.place(where) or (self._path, 0)
         self._problems.add((str(path), line, text))
 
@@ -47,7 +47,7 @@ class FileProblems:
         """Whether a part, or what contains it, could not be read."""
         return any(where[:end] in self._unread for end in range(1, len(where) + 1))
 
-    def place(self, where: Where) -> Place | None:
+    def place(self, where: Where) -> FileLine | None:
         """Where a part stands, or the nearest one that contains it; None if that is not known."""
         return next(
             (self._places[where[:end]] for end in range(len(where), 0, -1) if where[:end] in self._places), None

@@ -138,7 +138,7 @@ _COLUMNS = {
 _LINES_AT_ONCE = 1000
 _MOST_PROBLEMS = 10
 
-Row = list[Any]
+JournalRow = list[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ class Journal:
             raise InvalidValueError(problems)
         return Header(program=str(first.get("program", "")), transport=first["transport"])
 
-    def blocks(self) -> Iterator[list[Row]]:
+    def blocks(self) -> Iterator[list[JournalRow]]:
         """The rows, up to a thousand at a time. Raises InvalidValueError with the first ten wrong lines."""
         number, begun, ended, counted = 2, 0, 0, 0
         cut = None
@@ -214,11 +214,11 @@ class Journal:
             cut = f"its processes report {counted} lines, it has {written}"
         self.cut_short = cut
 
-    def rows(self, kind: str) -> Iterator[Row]:
+    def rows(self, kind: str) -> Iterator[JournalRow]:
         """Its rows of one kind; see `blocks`."""
         return (row for block in self.blocks() for row in block if row[0] == kind)
 
-    def _rows(self, lines: list[Any], number: int) -> list[Row]:
+    def _rows(self, lines: list[Any], number: int) -> list[JournalRow]:
         """The rows of some lines, by one call of the JSON reader; one call per line only to find errors."""
         if not lines:
             return []
@@ -239,7 +239,7 @@ class Journal:
         raise InvalidValueError(problems[:_MOST_PROBLEMS])
 
 
-def _all_well(rows: list[Row]) -> bool:
+def _all_well(rows: list[JournalRow]) -> bool:
     """Whether nothing is wrong with any row; messages, the most frequent rows, are checked column by column."""
     for kind in ("sent", "received"):
         if not (alike := [row for row in rows if row[0] == kind]):

@@ -53,7 +53,7 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Curves:
+class _PassCurves:
     """Pass curves over the levels, alike for all searches of the same form."""
 
     logs: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
@@ -65,7 +65,7 @@ class _Curves:
 
 
 @cache
-def _curves(levels: int, probability: float) -> _Curves:
+def _curves(levels: int, probability: float) -> _PassCurves:
     beyond = max(round(levels * _BEYOND), 1)
     forms = [
         (middle - 0.5, slope * levels, lapse)
@@ -78,7 +78,7 @@ def _curves(levels: int, probability: float) -> _Curves:
               for middle, slope, lapse in forms)
         for level in range(levels)
     )  # fmt: skip
-    return _Curves(
+    return _PassCurves(
         logs=tuple((tuple(math.log1p(-p) for p in row), tuple(math.log(p) for p in row)) for row in passes),
         passes=passes,
         boundaries=tuple(sum(row[curve] >= probability for row in passes) for curve in range(len(forms))),

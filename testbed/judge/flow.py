@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from testbed.evidence.journal import Row
+from testbed.evidence.journal import JournalRow
 from testbed.judge.metrics import Distribution, Reordering
 
 
@@ -16,11 +16,11 @@ class MessageFlow:
     number: int
     sender: str | None = None
     receiver: str | None = None
-    missing: dict[int, Row] = field(default_factory=dict)
+    missing: dict[int, JournalRow] = field(default_factory=dict)
     """Sent and not arrived whole, by sequence number: the row of the sending; the last one, if it was resent."""
-    damaged: dict[int, Row] = field(default_factory=dict)
+    damaged: dict[int, JournalRow] = field(default_factory=dict)
     """Arrivals of missing messages that were truncated or corrupt."""
-    early: dict[int, Row] = field(default_factory=dict)
+    early: dict[int, JournalRow] = field(default_factory=dict)
     """Arrivals whose sending is not read yet."""
     skipped: set[int] = field(default_factory=set)
     """Below ``top`` and never sent."""

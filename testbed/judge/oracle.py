@@ -18,8 +18,8 @@ from testbed.evidence.journal import (
     ControlRow,
     ErrorRow,
     Journal,
+    JournalRow,
     ReceivedRow,
-    Row,
     SentRow,
 )
 from testbed.evidence.observed import KernelEvidence
@@ -52,7 +52,7 @@ class Oracle:
         """Announce a host whose rows are to come."""
         self._hosts.setdefault(name, HostRecord(transport))
 
-    def take(self, host: str, rows: Iterable[Row]) -> None:  # noqa: C901, PLR0912  # a call a row would double its time
+    def take(self, host: str, rows: Iterable[JournalRow]) -> None:  # noqa: C901, PLR0912  # a call a row would double its time
         """Take rows of a host's journal."""
         record, flows = self._hosts[host], self._flows
         taken_messages, largest = 0, record.largest
@@ -156,7 +156,7 @@ class Oracle:
         return True
 
     @staticmethod
-    def _mismatch(flow: MessageFlow, arrival: Row, sending: Row) -> None:
+    def _mismatch(flow: MessageFlow, arrival: JournalRow, sending: JournalRow) -> None:
         """An arrival does not match the known sending of its number."""
         received, sent = ReceivedRow._make(arrival), SentRow._make(sending)
         if sent.size_bytes == received.size_bytes and flow.resent:
@@ -164,7 +164,7 @@ class Oracle:
         flow.missing[sent.sequence] = sending
         flow.early[sent.sequence] = arrival
 
-    def _unusual_sending(self, flow: MessageFlow, row: Row) -> None:
+    def _unusual_sending(self, flow: MessageFlow, row: JournalRow) -> None:
         """A sending that is not simply the next one, or any while arrivals wait for their sendings."""
         sent = SentRow._make(row)
         sequence = sent.sequence
@@ -192,7 +192,7 @@ class Oracle:
                 flow.missing.pop(sequence, None)
 
     @staticmethod
-    def _damage(flow: MessageFlow, row: Row, record: HostRecord) -> None:
+    def _damage(flow: MessageFlow, row: JournalRow, record: HostRecord) -> None:
         """Note that a message arrived truncated or corrupt."""
         sequence = ReceivedRow._make(row).sequence
         if sequence is None or flow.order.has(sequence):
@@ -213,7 +213,7 @@ class Oracle:
                 self._problems.append(problem)
 
     @staticmethod
-    def _first_back(record: HostRecord, row: Row) -> None:
+    def _first_back(record: HostRecord, row: JournalRow) -> None:
         received = ReceivedRow._make(row)
         connection = record.connections.get(received.conn)
         if connection is not None and not connection.first_back:
@@ -222,7 +222,7 @@ class Oracle:
                 record.first_byte.add(max(0, received.time_ns - connection.opened_ns))
 
     @staticmethod
-    def _event(record: HostRecord, row: Row) -> None:
+    def _event(record: HostRecord, row: JournalRow) -> None:
         match row[0]:
             case "connect":
                 connect = ConnectRow._make(row)
@@ -290,7 +290,7 @@ def _uncollected() -> Iterator[None]:
 @_uncollected()
 def read(oracle: Oracle, journals: Iterable[Journal]) -> None:
     """Give an oracle all rows, block by block, so that sendings come close to their arrivals."""
-    waiting: list[tuple[Journal, Iterator[list[Row]], list[Row]]] = []
+    waiting: list[tuple[Journal, Iterator[list[JournalRow]], list[JournalRow]]] = []
     for journal in journals:
         oracle.host(journal.name, journal.header.transport)
         blocks = journal.blocks()
@@ -307,6 +307,6 @@ def read(oracle: Oracle, journals: Iterable[Journal]) -> None:
             waiting[at] = (journal, blocks, following)
 
 
-def _begin_ns(rows: list[Row]) -> int:
+def _begin_ns(rows: list[JournalRow]) -> int:
     """When the first row was written; 0 if there is none."""
     return next((time_ns for _, time_ns, *_ in rows), 0)

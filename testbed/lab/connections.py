@@ -13,7 +13,7 @@ from contextlib import suppress
 from testbed.errors import AgentError
 from testbed.lab.backend import Backend
 from testbed.lab.waiting import NotSeenError, await_condition
-from testbed.observe.connections import Connection, Crossed, Over, Table, crossed, over
+from testbed.observe.connections import Connection, ConnectionTable, Crossed, Over, crossed, over
 from testbed.observe.counters import Readings
 from testbed.spec.links import LinkRef
 
@@ -36,7 +36,7 @@ class TcpTables:
         """The hosts whose connections can be read now."""
         return ()
 
-    def tcp_tables(self) -> dict[str, Table]:
+    def tcp_tables(self) -> dict[str, ConnectionTable]:
         """The TCP connections of `tcp_hosts`; of a host that is gone, none."""
         return {}
 
@@ -59,7 +59,7 @@ class Connections:
         """By host, the ids of those that were there when the test began."""
         self._before: dict[str, list[Connection]] = {}
         """The same as they were when its body began."""
-        self._now: Mapping[str, Table] | None = None
+        self._now: Mapping[str, ConnectionTable] | None = None
 
     def begin(self) -> None:
         """A test begins."""
@@ -75,7 +75,7 @@ class Connections:
             for host, table in tables.items()
         }
 
-    def _learn(self, tables: Mapping[str, Table]) -> None:
+    def _learn(self, tables: Mapping[str, ConnectionTable]) -> None:
         """Note the connections of hosts that are read for the first time: all of them are earlier ones."""
         for host, table in tables.items():
             self._earlier.setdefault(host, {connection.id for connection in table.connections})

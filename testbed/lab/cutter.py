@@ -16,7 +16,7 @@ from testbed.errors import (
     Problems,
 )
 from testbed.evidence.proof import LinkEvidence
-from testbed.lab import cuts, elsewhere, strangers
+from testbed.lab import elsewhere, severed, strangers
 from testbed.lab.backend import Backend
 from testbed.lab.carriage import Carriage
 from testbed.lab.elsewhere import Elsewhere
@@ -70,7 +70,7 @@ class Cutter:
         return refs
 
     def _cut_one(self, ref: LinkRef, *, reject: bool, watched: bool) -> None:
-        how = cuts.REJECT if reject else cuts.DROP
+        how = severed.REJECT if reject else severed.DROP
         known = self._of(ref)
         if known is not None and known.flapping is not None:
             self.mend(ref)
@@ -86,7 +86,7 @@ class Cutter:
 
     def flap(self, refs: Sequence[LinkRef], up_s: float, down_s: float, *, reject: bool) -> None:
         """Make these links flap from now on, all in step. Raises ImpairmentNotAppliedError."""
-        how = cuts.REJECT if reject else cuts.DROP
+        how = severed.REJECT if reject else severed.DROP
         for ref in refs:
             self.mend(ref)
             try:
@@ -120,7 +120,9 @@ class Cutter:
                 raise
             source.cut = None  # it went with the port
             gone = f"it ended before it was mended: {error}"
-            evidence = cuts.evidence(ref, cut, command="", differences=[gone], lost_packets=0, steps=(), answered=None)
+            evidence = severed.evidence(
+                ref, cut, command="", differences=[gone], lost_packets=0, steps=(), answered=None
+            )
             self._ledger.over.append((evidence, [self._ports.not_applied(ref, [], gone)]))
             return
         if still:
@@ -134,7 +136,7 @@ class Cutter:
 
     # --- as it is --------------------------------------------------------------------------------
 
-    def _of(self, ref: LinkRef) -> cuts.Cut | None:
+    def _of(self, ref: LinkRef) -> severed.Cut | None:
         source = self._ports.source(ref)
         return None if source is None else source.cut
 
@@ -175,7 +177,7 @@ class Cutter:
         return evidence, differences, lost_packets, late
 
     def examine(
-        self, ref: LinkRef, cut: cuts.Cut, reading: Reading
+        self, ref: LinkRef, cut: severed.Cut, reading: Reading
     ) -> tuple[LinkEvidence, list[readback.Difference], list[str]]:
         """The evidence of a cut, its differences, and why the test does not count."""
         self.fetch_steps(ref)
@@ -183,25 +185,25 @@ class Cutter:
         evidence, late = self._evidence(ref, cut, reading, differences)
         return evidence, differences, [*self._ledger.step_problems(ref, cuts=True), *evidence.problems, *late]
 
-    def _differences(self, cut: cuts.Cut, reading: Reading) -> list[readback.Difference]:
+    def _differences(self, cut: severed.Cut, reading: Reading) -> list[readback.Difference]:
         if cut.flapping is not None:  # its steps were read back one by one
             return cut.netem_differences(reading.qdiscs)
         return cut.differences(reading.at_gate if cut.at_gate else reading.filters, reading.qdiscs)
 
-    def _answered(self, ref: LinkRef, cut: cuts.Cut) -> Mapping[str, int] | None:
+    def _answered(self, ref: LinkRef, cut: severed.Cut) -> Mapping[str, int] | None:
         """How the rejected packets of a link's source were answered so far; None for a silent cut."""
         port, source = self._ports.known(ref)
         return port.channel.call("rejected", ifindex=source.ifindex) if cut.at_gate else None
 
     def _evidence(
-        self, ref: LinkRef, cut: cuts.Cut, reading: Reading, differences: Sequence[readback.Difference]
+        self, ref: LinkRef, cut: severed.Cut, reading: Reading, differences: Sequence[readback.Difference]
     ) -> tuple[LinkEvidence, list[str]]:
         """The evidence of a cut, and why the test does not count because of its carrier's lateness."""
         port, source = self._ports.known(ref)
         answered = self._answered(ref, cut)
         steps = [step for step in self._ledger.stepped.get(ref, ()) if step.cut is not None]
         ways = elsewhere.ways(self._elsewhere.went(ref))
-        evidence = cuts.evidence(
+        evidence = severed.evidence(
             ref,
             cut,
             command=f"tc {cut.put()[0]}" if cut.ways else "",
@@ -246,7 +248,7 @@ class Cutter:
             if source.cut.flapping is None:
                 self._cut(ref, source.cut.how)
             else:
-                self.flap([ref], source.cut.up_s, source.cut.down_s, reject=source.cut.how == cuts.REJECT)
+                self.flap([ref], source.cut.up_s, source.cut.down_s, reject=source.cut.how == severed.REJECT)
 
     # --- how it gets there -----------------------------------------------------------------------
 
@@ -269,14 +271,14 @@ class Cutter:
             self.mend(ref)
             source.cut = cut
 
-    def _new(self, port: Port, ref: LinkRef, how: str) -> cuts.Cut:
+    def _new(self, port: Port, ref: LinkRef, how: str) -> severed.Cut:
         """A new cut, with what it needs. Raises InvalidValueError, EnvironmentUnfitError."""
         source = port.sources[ref]
         self._ports.watch_fragments(ref)
-        ways = cuts.ways(how, source.minor, source.addresses, ref.traffic, source.targets, part=source.part)
-        if how == cuts.DROP:
+        ways = severed.ways(how, source.minor, source.addresses, ref.traffic, source.targets, part=source.part)
+        if how == severed.DROP:
             _refuse_silence(port, ref)
-            return cuts.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
+            return severed.Cut(how=how, device=port.device, minor=source.minor, ways=ways)
         _refuse_rejection(port, ref)
         try:
             place = port.channel.call("rejecting", port=port.name, ifindex=source.ifindex)
@@ -284,7 +286,7 @@ class Cutter:
             if error.kind == "gone":
                 raise
             raise EnvironmentUnfitError(f"{ref}: to reject packets, the agent needs a tap: {error}") from None
-        return cuts.Cut(
+        return severed.Cut(
             how=how,
             device=place["gate"],
             minor=source.minor,
@@ -295,7 +297,7 @@ class Cutter:
         )
 
     def _put(
-        self, port: Port, ref: LinkRef, cut: cuts.Cut, lines: Sequence[qdisc.Line], shows: Sequence[qdisc.Line]
+        self, port: Port, ref: LinkRef, cut: severed.Cut, lines: Sequence[qdisc.TcLine], shows: Sequence[qdisc.TcLine]
     ) -> None:
         """Run lines that cut, and read back. Raises ImpairmentNotAppliedError."""
         source = port.sources[ref]
@@ -335,7 +337,7 @@ class Cutter:
             at_gate=cut.at_gate,
         )
 
-    def _take_off(self, port: Port, cut: cuts.Cut) -> tuple[Any, list[str]]:
+    def _take_off(self, port: Port, cut: severed.Cut) -> tuple[Any, list[str]]:
         """Remove a cut's filters. Returns tc's answer, and the filters that are still there."""
         answer = self._ports.tc(port, [*cut.delete(), cut.show()], at_gate=cut.at_gate)
         return answer, cut.left(answer["shown"][-1]) if answer["shown"] else ["nothing can be read back: perhaps"]

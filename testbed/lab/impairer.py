@@ -216,7 +216,7 @@ class Impairer:
         refuse_small_bucket(ref, impairment, mtu=port.mtu)
         device, minor, by_number = port.device, source.minor, impairment.by_number
         self._store_tables(port, impairment)
-        lines: list[qdisc.Line] = [] if port.rooted else [*qdisc.root(device)]
+        lines: list[qdisc.TcLine] = [] if port.rooted else [*qdisc.root(device)]
         if not source.led:
             lines.append(qdisc.make_class(device, minor))
         spare = source.spare

@@ -37,7 +37,7 @@ class Playback:
         *,
         port: str,
         lines: Sequence[Sequence[str]],
-        show: qdisc.Line,
+        show: qdisc.TcLine,
         needs: Sequence[int],
         parent: str = "",
         filters: Sequence[tuple[int, int]] = (),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from testbed.errors import AgentError, ImpairmentNotAppliedError, LabError
 from testbed.judge import counting
-from testbed.lab import cuts
+from testbed.lab import severed
 from testbed.lab.backend import Attached, Backend
 from testbed.lab.channel import Channel
 from testbed.lab.perpacket import PerPacket
@@ -59,7 +59,7 @@ class Source:
     """By how much the root's count exceeded the port's arrivals when duplicates were first asked for."""
     since_s: float = 0.0
     """When its link was first impaired or cut, or the test began; on the machine's monotonic clock."""
-    cut: cuts.Cut | None = None
+    cut: severed.Cut | None = None
     rejected_packets: int = 0
     """Packets rejected by cuts that were mended since."""
     met_cut: bool = False
@@ -162,7 +162,7 @@ class Port:
             ways = (
                 ()
                 if cut is None
-                else cuts.ways(cut["how"], minor, addresses, link.traffic, targets, part=source.get("part", 0))
+                else severed.ways(cut["how"], minor, addresses, link.traffic, targets, part=source.get("part", 0))
             )
             sources[link] = Source(
                 **{
@@ -171,7 +171,7 @@ class Port:
                     "targets": targets,
                     "impairment": None if source["impairment"] is None else Impairment.parse(source["impairment"]),
                     "running": None if source["running"] is None else Playback.from_state(source["running"]),
-                    "cut": None if cut is None else cuts.Cut.from_state(cut, minor, ways),
+                    "cut": None if cut is None else severed.Cut.from_state(cut, minor, ways),
                 }
             )
         return cls(
@@ -400,7 +400,7 @@ class Ports:
     def tc(
         self,
         port: Port,
-        lines: Sequence[qdisc.Line],
+        lines: Sequence[qdisc.TcLine],
         source: Source | None = None,
         *,
         at_gate: bool = False,

@@ -12,7 +12,7 @@ from testbed.lab.waiting import NotSeenError, await_condition
 from testbed.text import shown
 
 Ready = int | str | Callable[[Program], bool]
-Listener = Callable[[int, float], dict[str, Any]]
+ListenerLookup = Callable[[int, float], dict[str, Any]]
 """Port and deadline in seconds -> ``listening`` and the ``ports`` that are listened on."""
 
 _LAST_LINES = 20
@@ -40,7 +40,7 @@ def check_argv(argv: Sequence[str]) -> None:
         raise TypeError(f"argv must be a list of strings such as ['ping', '-c1', 'server'], not {shown(argv)}")
 
 
-def check_free(host: str, argv: Sequence[str], ready: Ready | None, listener: Listener) -> None:
+def check_free(host: str, argv: Sequence[str], ready: Ready | None, listener: ListenerLookup) -> None:
     """Raise LabError if another program listens on the port that is to show readiness."""
     if isinstance(ready, int) and listener(ready, 0.0)["listening"]:
         raise LabError(
@@ -50,7 +50,7 @@ def check_free(host: str, argv: Sequence[str], ready: Ready | None, listener: Li
 
 
 def await_ready(
-    host: str, argv: Sequence[str], program: Program, ready: Ready, timeout: str, listener: Listener
+    host: str, argv: Sequence[str], program: Program, ready: Ready, timeout: str, listener: ListenerLookup
 ) -> None:
     """Wait until a program is ready. Raises CommandTimeoutError saying what was seen instead."""
 
@@ -71,7 +71,7 @@ def await_ready(
 
 
 def _await_listener(
-    program: Program, port: int, timeout: str, listener: Listener, not_ready: Callable[[str], NoReturn]
+    program: Program, port: int, timeout: str, listener: ListenerLookup, not_ready: Callable[[str], NoReturn]
 ) -> None:
     """Wait for a listener on the port. Ends early if the program failed."""
     deadline = time.monotonic() + seconds(timeout)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from testbed.lab import cuts
+from testbed.lab import severed
 from testbed.lab.cutter import Cutter
 from testbed.lab.impairer import Impairer
 from testbed.lab.playback import Playback
@@ -24,7 +24,7 @@ class Suspended:
     """Of a timeline, its beginning."""
     running: Playback | None = None
     how: str = ""
-    """Of a cut: `cuts.DROP` or `cuts.REJECT`; empty if there was none."""
+    """Of a cut: `severed.DROP` or `severed.REJECT`; empty if there was none."""
     up_s: float = 0.0
     down_s: float = 0.0
     """Of a link that flaps, how long it is cut; else 0."""
@@ -96,9 +96,9 @@ class Suspensions:
             if kept.impairment is not None:
                 self._impairer.restore(ref, kept.impairment, kept.running)
             if kept.down_s:
-                self._cutter.flap([ref], kept.up_s, kept.down_s, reject=kept.how == cuts.REJECT)
+                self._cutter.flap([ref], kept.up_s, kept.down_s, reject=kept.how == severed.REJECT)
             elif kept.how:
-                self._cutter.cut([ref], reject=kept.how == cuts.REJECT)
+                self._cutter.cut([ref], reject=kept.how == severed.REJECT)
         self._impairer.play()
 
     def heal(self, ref: LinkRef) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-Program = tuple[tuple[int, int, int, int], ...]
+Instructions = tuple[tuple[int, int, int, int], ...]
 """Instructions: code, jumps if true and if false, operand."""
 
 # linux/bpf_common.h, linux/filter.h
@@ -84,7 +84,7 @@ class Assembler:
         self.add(TAX)
         self.add(LD_MEMORY, 0)
 
-    def end(self) -> Program:
+    def end(self) -> Instructions:
         """Match whatever reaches this point, and assemble."""
         self.label("match")
         self.add(RETURN, MATCH)
@@ -92,7 +92,7 @@ class Assembler:
         self.add(RETURN, MISS)
         return self.assemble()
 
-    def assemble(self) -> Program:
+    def assemble(self) -> Instructions:
         """The instructions, with every label replaced by a distance."""
         program: list[tuple[int, int, int, int]] = []
         for place, (code, yes, no, operand) in enumerate(self._code):
@@ -101,7 +101,7 @@ class Assembler:
         return tuple(program)
 
 
-def bytecode(code: Program) -> str:
+def bytecode(code: Instructions) -> str:
     """A program as tc's command line has it."""
     instructions = (" ".join(map(str, instruction)) for instruction in code)
     return f'bytecode "{",".join([str(len(code)), *instructions])}"'

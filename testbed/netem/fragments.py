@@ -23,7 +23,7 @@ _TARGET = 0x10000
 _HEADERS_BEFORE = 2  # how many IPv6 extension headers are skipped to find the fragment header
 
 
-def program(family: str, mac: str, traffic: Traffic, target: str | None = None) -> bpf.Program | None:
+def program(family: str, mac: str, traffic: Traffic, target: str | None = None) -> bpf.Instructions | None:
     """A program that matches the first fragment of a datagram that is impaired with ``traffic`` but may not be of it.
 
     ``target``: the destination address, if the link is narrowed to one. None if there can be no such datagram.

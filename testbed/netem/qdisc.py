@@ -35,9 +35,9 @@ from testbed.spec.impairment import Impairment
 from testbed.spec.links import ALL_TRAFFIC, MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY, Traffic
 from testbed.spec.words import SHAPE, SIZE, TURNS, Slot, ValueKind
 
-Read = dict[str, dict[str, Any]]
+ReadBack = dict[str, dict[str, Any]]
 """Read one qdisc back: ``read_qdisc``, with ``device`` and ``parent``, the number that tc writes as 1:10."""
-Line = str | Read
+TcLine = str | ReadBack
 """What the agent's operation ``tc`` runs: a line for tc, or the read-back of one qdisc."""
 
 FIRST_MINOR = 0x10
@@ -393,22 +393,22 @@ def show(device: str) -> str:
     return f"qdisc show dev {device}"
 
 
-def get(device: str, minor: int) -> Read:
+def get(device: str, minor: int) -> ReadBack:
     """The read-back of a source's netem, at a cost that does not depend on how many there are."""
     return read(device, 1, minor)
 
 
-def get_bucket(device: str, minor: int, *, spare: bool = False) -> Read:
+def get_bucket(device: str, minor: int, *, spare: bool = False) -> ReadBack:
     """The read-back of what is behind a source's netem: a token bucket, or nothing."""
     return read(device, minor | (_SPARE if spare else 0), 1)
 
 
-def read(device: str, major: int, minor: int) -> Read:
+def read(device: str, major: int, minor: int) -> ReadBack:
     """The read-back of the qdisc below one parent: an operation of the agent, not a line for tc."""
     return {"read_qdisc": {"device": device, "parent": major << 16 | minor}}
 
 
-def describe(line: Line) -> str:
+def describe(line: TcLine) -> str:
     """What a line does, for an error message."""
     if isinstance(line, str):
         return f"`tc {line}`"

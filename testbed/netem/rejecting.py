@@ -19,7 +19,7 @@ from testbed.spec.links import MULTICAST_LISTENERS, NEIGHBOUR_DISCOVERY
 _LISTENERS_OPTIONS_BYTES = 8  # RFC 3810, section 5: a router alert, and nothing else
 
 
-def program(wanted: Filter, mark: int | None = None) -> bpf.Program:
+def program(wanted: Filter, mark: int | None = None) -> bpf.Instructions:
     """A program that matches what a filter's keys match, but no packet with our ``mark`` and none that links need."""
     to = bpf.Assembler()
     if mark is not None:

@@ -34,7 +34,7 @@ class Connection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class ConnectionTable:
     """The connections of one host."""
 
     connections: tuple[Connection, ...]
@@ -42,7 +42,7 @@ class Table:
     """Whether the host forwards packets."""
 
     @classmethod
-    def read(cls, host: str, answer: Mapping[str, Any]) -> Table:
+    def read(cls, host: str, answer: Mapping[str, Any]) -> ConnectionTable:
         """From the agent's answer (`testbed.agent.connections`)."""
         connections = [
             Connection(**{**fields, "host": host, "local": _end(*fields["local"]), "remote": _end(*fields["remote"])})
@@ -67,7 +67,7 @@ class Over:
     """Whether no program is at its other end either, so that no one notices its end."""
 
 
-def over(tables: Mapping[str, Table], earlier: Collection[str], host_of: Mapping[str, str]) -> list[Over]:
+def over(tables: Mapping[str, ConnectionTable], earlier: Collection[str], host_of: Mapping[str, str]) -> list[Over]:
     """Connections that only kernels still work on, except ``earlier`` ones (their ids).
 
     A program has closed them or never had them, or they wait for an acknowledgment of a host that no longer knows them.

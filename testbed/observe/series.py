@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from testbed.observe.wire import Direction, Flow, Segment
 
-Series = list[tuple[int, int]]
+TimedValues = list[tuple[int, int]]
 """Time in ns, and a value that holds from there on."""
 
 
@@ -24,7 +24,7 @@ def sendings(direction: Direction, position: int) -> list[int]:
     ]
 
 
-def outstanding(flow: Flow, *, acks_later_ns: int = 0) -> Series:
+def outstanding(flow: Flow, *, acks_later_ns: int = 0) -> TimedValues:
     """Payload bytes that the client sent and had no acknowledgment of, each time that it changed.
 
     ``acks_later_ns``: how much later than at this place acknowledgments reach the client.
@@ -40,7 +40,7 @@ def outstanding(flow: Flow, *, acks_later_ns: int = 0) -> Series:
         for segment in flow.server.segments
         if segment.acks and not segment.syn and not segment.rst
     ]
-    series: Series = []
+    series: TimedValues = []
     sent = acked = 0
     for time_ns, sent_to, acked_to in sorted(events):
         sent, acked = max(sent, sent_to), max(acked, acked_to)
@@ -50,7 +50,7 @@ def outstanding(flow: Flow, *, acks_later_ns: int = 0) -> Series:
     return series
 
 
-def windows(direction: Direction) -> Series:
+def windows(direction: Direction) -> TimedValues:
     """The window that a side announced in bytes, scaled (RFC 7323 2.2), each time that it changed.
 
     Raises ValueError if its SYN was not seen, which alone says the scale.
@@ -58,7 +58,7 @@ def windows(direction: Direction) -> Series:
     syn = next((segment for segment in direction.segments if segment.syn), None)
     if syn is None:
         raise ValueError(f"{direction.src}: the scale of its window is in its SYN, which was not captured")
-    series: Series = []
+    series: TimedValues = []
     for segment in direction.segments:
         if segment.acks and not segment.rst:
             value = segment.window << (0 if segment.syn else syn.window_scale or 0)
@@ -67,12 +67,12 @@ def windows(direction: Direction) -> Series:
     return series
 
 
-def running_count(segments: Sequence[Segment]) -> Series:
+def running_count(segments: Sequence[Segment]) -> TimedValues:
     """The running count of segments, at the time of each."""
     return [(segment.time_ns, number) for number, segment in enumerate(segments, 1)]
 
 
-def at(series: Series, time_ns: int) -> int | None:
+def at(series: TimedValues, time_ns: int) -> int | None:
     """The value that holds at a time; None before the first."""
     value = None
     for moment, later in series:

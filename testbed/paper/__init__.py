@@ -20,7 +20,7 @@ from testbed.errors import ImpairmentNotAppliedError, InvalidValueError, Testbed
 from testbed.evidence.verdict import Verdict
 from testbed.lab.lab import Lab
 from testbed.paper import c01, c02, c03, c04, c05, c06, c07, c09, c10, c11, c12
-from testbed.paper.claimpages import Page, claim_page, index_page
+from testbed.paper.claimpages import ClaimPage, claim_page, index_page
 from testbed.paper.context import ExperimentContext
 from testbed.paper.outcomes import ClaimOutcome, invalid
 from testbed.spec.words import unknown
@@ -179,7 +179,7 @@ def kept(folder: Path, inputs: Mapping[str, object]) -> dict[str, ClaimOutcome]:
 def write_report(folder: Path, outcomes: Mapping[str, ClaimOutcome], inputs: Mapping[str, object]) -> None:
     """Write index.html and a page for each claim with an outcome."""
     pages = [
-        Page(
+        ClaimPage(
             id=claim.id,
             name=claim.name,
             text=claim.text,

@@ -39,7 +39,7 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class LossObservation:
     """One loss and its repair."""
 
     loss: Loss
@@ -71,7 +71,7 @@ def retransmission(context: ExperimentContext) -> ClaimOutcome:
     """
     rows: list[Condition] = []
     by_place: dict[str, list[tuple[float, float]]] = {}
-    observations: list[Seen] = []
+    observations: list[LossObservation] = []
     for delay_ms in (20,) if context.quick else (20, 50):
         for loss in _losses(context.quick):
             context.say(f"C4: {loss.name}, round trip {2 * delay_ms} ms")
@@ -166,7 +166,7 @@ def _losses(quick: bool) -> Iterator[Loss]:
     )
 
 
-def _lose(context: ExperimentContext, loss: Loss, delay_ms: int, port: int) -> Seen:
+def _lose(context: ExperimentContext, loss: Loss, delay_ms: int, port: int) -> LossObservation:
     link = f"{THERE} tcp/{port}"
     count = loss.segments * _SEGMENT_BYTES
     context.impair(BACK, delay=f"{delay_ms}ms")
@@ -183,7 +183,7 @@ def _lose(context: ExperimentContext, loss: Loss, delay_ms: int, port: int) -> S
     flow = _flow(seen.flows("server"), port)
     context.keep_flows(f"C4-{loss.name.replace(' ', '-').replace(',', '')}-{2 * delay_ms}ms.txt", [flow])
     times = sendings(flow.client, loss.position)
-    return Seen(
+    return LossObservation(
         loss=loss,
         round_trip_s=2 * delay_ms / 1e3,
         dropped=dropped,
@@ -192,7 +192,7 @@ def _lose(context: ExperimentContext, loss: Loss, delay_ms: int, port: int) -> S
     )
 
 
-def _row(seen: Seen) -> Condition:
+def _row(seen: LossObservation) -> Condition:
     least = _least_s(seen.loss, seen.round_trip_s)
     waits = seen.waits_s
     held = bool(

@@ -6,7 +6,7 @@ from typing import Any
 
 from testbed.evidence.verdict import Verdict
 from testbed.observe.observation import Observation
-from testbed.observe.series import Series, at, outstanding, running_count, sendings, stairs
+from testbed.observe.series import TimedValues, at, outstanding, running_count, sendings, stairs
 from testbed.observe.tcp_info import TcpSocket
 from testbed.observe.wire import Flow, segment
 from testbed.paper.context import BACK, THERE, ExperimentContext, NotAsMeantError, printed_json
@@ -121,7 +121,7 @@ def _lost_positions(seen: Observation, flow: Flow) -> list[int]:
     return [flow.client.position(part.seq) for part in lost if part and part.src == flow.client.src and part.payload]
 
 
-def _agreement(connection: TcpSocket, wire: Series) -> float:
+def _agreement(connection: TcpSocket, wire: TimedValues) -> float:
     """Ratio of samples in which the kernel's count of unacknowledged bytes equals the wire's, to the segment.
 
     To a few milliseconds: a segment that the kernel has sent waits for a processor before it is captured.
@@ -142,7 +142,7 @@ def _plots(seen: Observation, port: int) -> list[Plot]:
     begin = flow.segments[0].time_ns
     mss = max(state.mss_bytes for state in connection.states)
 
-    def timed(series: Series, unit: float = 1.0) -> list[tuple[float, float]]:
+    def timed(series: TimedValues, unit: float = 1.0) -> list[tuple[float, float]]:
         return [((moment - begin) / 1e9, value / unit) for moment, value in series]
 
     unacked = [

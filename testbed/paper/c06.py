@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from testbed.evidence.verdict import Verdict
 from testbed.lab.waiting import await_condition
 from testbed.observe.observation import Observation
-from testbed.observe.series import Series, outstanding, stairs, windows
+from testbed.observe.series import TimedValues, outstanding, stairs, windows
 from testbed.observe.wire import Flow
 from testbed.paper.context import BACK, BOTH, THERE, ExperimentContext, NotAsMeantError, printed_json
 from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
@@ -25,7 +25,7 @@ sender's loss probe is due after two round trips: of 120 ms it can never be sent
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
+class _Transfer:
     """One transfer to a reader that is busy at first."""
 
     name: str
@@ -130,7 +130,9 @@ def flow_control(context: ExperimentContext) -> ClaimOutcome:
     )
 
 
-def _transfer(context: ExperimentContext, name: str, port: int, delay_ms: int, busy_s: float, *, lose: bool) -> _Run:
+def _transfer(
+    context: ExperimentContext, name: str, port: int, delay_ms: int, busy_s: float, *, lose: bool
+) -> _Transfer:
     wanted = hashlib.sha256(random.Random(7).randbytes(_COUNT)).hexdigest()  # noqa: S311  # the same bytes at both ends
     flag, lost_updates = context.flag("server"), 0
     context.impair(BOTH, delay=f"{delay_ms}ms")
@@ -156,7 +158,7 @@ def _transfer(context: ExperimentContext, name: str, port: int, delay_ms: int, b
     flows = [flow for flow in seen.flows("server") if flow.server.src.port == port]
     if len(flows) != 1:
         raise NotAsMeantError(f"{len(flows)} connections to port {port} were captured, one was made")
-    return _Run(
+    return _Transfer(
         name=name,
         port=port,
         delay_ms=delay_ms,
@@ -178,10 +180,10 @@ def _unread(context: ExperimentContext, port: int) -> int:
     return sum(int(connection["receive_queue_bytes"]) for connection in ours)
 
 
-def _plot(run: _Run) -> Plot:
+def _plot(run: _Transfer) -> Plot:
     begin = run.flow.segments[0].time_ns
 
-    def timed(series: Series) -> list[tuple[float, float]]:
+    def timed(series: TimedValues) -> list[tuple[float, float]]:
         return stairs([((moment - begin) / 1e9, value / 1e3) for moment, value in series])
 
     later = run.delay_ms * 1_000_000

@@ -10,7 +10,7 @@ from testbed.observe.capture import Capture
 from testbed.observe.packet import Layer, layers
 from testbed.observe.wire import Flow
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, ExperimentContext, NotAsMeantError
-from testbed.paper.layers import Part, stack_picture
+from testbed.paper.layers import StackBlock, stack_picture
 from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
 
 _MESSAGE = "Test message"
@@ -190,8 +190,8 @@ def _overhead(costs: Sequence[Cost]) -> Plot:
     )
 
 
-def _part(layer: Layer) -> Part:
-    return Part(
+def _part(layer: Layer) -> StackBlock:
+    return StackBlock(
         name=layer.name if layer.name != "payload" else "message",
         size_bytes=len(layer.data),
         tcp_ip=_TCP_IP.get(layer.name, ""),

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from testbed.evidence.verdict import Verdict
 from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
-from testbed.report.page import Bars, Charts, Curves, Links, Part, Table, Text, Tone, render
-from testbed.report.page import Page as Content
+from testbed.report.page import Bars, Charts, Curves, Links, Page, Part, Table, Text, Tone, render
 from testbed.text import visible
 
 _TONES: dict[Verdict, Tone] = {
@@ -27,7 +26,7 @@ _WORDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class ClaimPage:
     """A claim and its outcome."""
 
     id: str
@@ -46,7 +45,7 @@ class Page:
         return f"{self.id}.html"
 
 
-def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
+def index_page(pages: Sequence[ClaimPage], about: Mapping[str, str]) -> str:
     """The verdicts, one claim per line. ``about``: the conditions of the whole run."""
     counts = [(finding.of("claim"), sum(page.outcome.finding is finding for page in pages), tone)
               for finding, tone in _TONES.items()]  # fmt: skip
@@ -57,14 +56,14 @@ def index_page(pages: Sequence[Page], about: Mapping[str, str]) -> str:
               for page in pages],
         tones=[_TONES[page.outcome.finding] for page in pages],
     )  # fmt: skip
-    return render(Content(
+    return render(Page(
         title="The paper's claims, tested", lead=_LEAD, before=[table],
         counts=[(word, count, tone) for word, count, tone in counts if count],
         notes=[_WORDS], facts=list(about.items()),
     ))  # fmt: skip
 
 
-def claim_page(page: Page, *, before: Page | None = None, after: Page | None = None) -> str:
+def claim_page(page: ClaimPage, *, before: ClaimPage | None = None, after: ClaimPage | None = None) -> str:
     """One claim: what it says, what was done, what came of it."""
     outcome = page.outcome
     first, others = _parted(visible(outcome.sentence))
@@ -85,7 +84,7 @@ def claim_page(page: Page, *, before: Page | None = None, after: Page | None = N
         parts.append(Table(title="The numbers behind the verdict", heads=("", "value"), rows=rows, numeric_from=1))
     if outcome.conditions:
         parts.append(Text(title="What was put on the links", text=visible("\n".join(outcome.conditions))))
-    return render(Content(
+    return render(Page(
         title=f"{page.id} {page.name}: {outcome.finding.of('claim')}", lead=first, before=parts,
         counts=[(outcome.finding.of("claim"), 1, _TONES[outcome.finding])],
         notes=[*([others] if others else []), f"The paper ({page.section}): {page.text}",

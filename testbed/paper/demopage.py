@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from testbed.paper.demo import DemoRun, ProfileRun
 from testbed.paper.demotable import demo_row
-from testbed.report.page import Cell, Charts, Page, Part, Points, Table, Text, render
+from testbed.report.page import Charts, MatrixCell, Page, Part, Points, Table, Text, render
 from testbed.report.run import check_rows
 
 _HEADS = (
@@ -51,11 +51,11 @@ def _undelivered(run: DemoRun) -> str:
     return f"Of the others, {' and '.join(parts)}."
 
 
-def _cell(run: ProfileRun) -> Cell:
+def _cell(run: ProfileRun) -> MatrixCell:
     """One profile: what was asked, held and seen, and each message that was not delivered."""
     tone = "bad" if any(message.lost for message in run.messages) else "mild" if run.under_way else "good"
     impairment = run.forward if run.forward == run.reverse else f"{run.forward}; back {run.reverse}"
-    return Cell(
+    return MatrixCell(
         row=impairment, column=run.profile, word=f"{run.delivered}/{len(run.messages)}", tone=tone,
         brief=run.description, parts=[*_parts(run)],
     )  # fmt: skip

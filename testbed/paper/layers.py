@@ -23,7 +23,7 @@ text { font: 13px system-ui, sans-serif; fill: var(--ink); } .faint { fill: var(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class StackBlock:
     """A header, or the message, as it lies in the frame."""
 
     name: str
@@ -36,7 +36,7 @@ class Part:
     """What it holds: shown where the pointer rests."""
 
 
-def stack_picture(parts: Sequence[Part], *, title: str) -> str:
+def stack_picture(parts: Sequence[StackBlock], *, title: str) -> str:
     """The layers from the program down to the wire: ``parts`` in the order of the frame, the outermost header first.
 
     A box is as wide as its share of the bytes, but for the smallest. Nothing but a title of no parts.
@@ -87,7 +87,7 @@ def _widths(sizes: Sequence[int]) -> list[float]:
     return [float(_LEAST) if number in small else size * left / rest for number, size in enumerate(sizes)]
 
 
-def _box(part: Part, x: float, y: float, width: float, colour: int) -> str:
+def _box(part: StackBlock, x: float, y: float, width: float, colour: int) -> str:
     middle, name = x + width / 2, escape(_short(part.name, width))
     return (
         f"<g><title>{escape(part.name)}: {escape(part.text)}</title>"

@@ -9,7 +9,7 @@ from testbed.judge.cells import Kind, Run
 from testbed.judge.changes import Change, Judged
 from testbed.judge.comparison import Comparison
 from testbed.report import comparison as words
-from testbed.report.page import Cell, Chart, Charts, Page, Pairs, Part, Points, Table, Text, Tone
+from testbed.report.page import Chart, Charts, MatrixCell, Page, Pairs, Part, Points, Table, Text, Tone
 from testbed.report.results import machine_rows
 from testbed.text import visible
 
@@ -46,7 +46,7 @@ def _worst(group: Sequence[Judged]) -> int:
     return min(_ORDER.index(judged.change) for judged in group)
 
 
-def _cell(comparison: Comparison, group: list[Judged], base: Sequence[Run], head: Sequence[Run]) -> Cell:
+def _cell(comparison: Comparison, group: list[Judged], base: Sequence[Run], head: Sequence[Run]) -> MatrixCell:
     """A test under its links: its metrics, those that matter first."""
     ordered = sorted(group, key=lambda judged: _ORDER.index(judged.change))
     first, change = ordered[0], ordered[0].change
@@ -66,7 +66,7 @@ def _cell(comparison: Comparison, group: list[Judged], base: Sequence[Run], head
         parts.append(Charts(title="Base and head", charts=charts))
     changed = [judged.cell.name for judged in ordered if judged.change is change]
     brief = "" if change is Change.SAME else f"{changed[0]}{f' and {len(changed) - 1} more' if changed[1:] else ''}"
-    return Cell(
+    return MatrixCell(
         row=visible(first.cell.test), column=visible(first.cell.links), word=str(change), tone=_TONES[change],
         brief=visible(brief), parts=parts,
     )  # fmt: skip

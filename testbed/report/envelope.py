@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.judge.envelope import Interval
-from testbed.report.page import Cell, Charts, Curves, Page, Part, Table, Text
+from testbed.report.page import Charts, Curves, MatrixCell, Page, Part, Table, Text
 from testbed.spec.axis import Axis
 from testbed.units import format_ratio
 
@@ -163,7 +163,7 @@ def _drawn(axis: Axis) -> list[float]:
     return [value * 100 if _unit(axis) == "%" else value for value in axis.values]
 
 
-def _cell(axis: Axis, column: Column) -> Cell:
+def _cell(axis: Axis, column: Column) -> MatrixCell:
     interval = column.interval
     known = held(axis, interval) is not None or fails_from(axis, interval) is not None
     xs = _drawn(axis)
@@ -186,7 +186,7 @@ def _cell(axis: Axis, column: Column) -> Cell:
         parts.append(
             Text(title="A failed run again, on the mildest link that had one", text=column.replay, copied=True)
         )
-    return Cell(
+    return MatrixCell(
         row=column.version, column=column.link or axis.word, word=sentence(axis, interval),
         tone="none" if known else "odd", parts=parts,
     )  # fmt: skip

@@ -148,7 +148,7 @@ Part = Table | Text | Charts | Links
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class MatrixCell:
     """What is known of one row of the matrix in one column."""
 
     row: str
@@ -176,7 +176,7 @@ class Page:
     """What a row of the matrix is of."""
     before: Sequence[Part] = ()
     """What stands before the matrix."""
-    cells: Sequence[Cell] = ()
+    cells: Sequence[MatrixCell] = ()
     parts: Sequence[Part] = ()
     """What is of no cell; after the matrix."""
     open_first: bool = field(default=False)
@@ -213,9 +213,9 @@ def _kind(part: Part) -> str:
     return type(part).__name__.lower()
 
 
-def _matrix(cells: Sequence[Cell]) -> dict[str, dict[str, list[tuple[int, Cell]]]]:
+def _matrix(cells: Sequence[MatrixCell]) -> dict[str, dict[str, list[tuple[int, MatrixCell]]]]:
     """By row and column, the cells there with their numbers."""
-    matrix: dict[str, dict[str, list[tuple[int, Cell]]]] = {}
+    matrix: dict[str, dict[str, list[tuple[int, MatrixCell]]]] = {}
     for number, cell in enumerate(cells):
         matrix.setdefault(cell.row, {}).setdefault(cell.column, []).append((number, cell))
     return matrix

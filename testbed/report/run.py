@@ -9,7 +9,7 @@ from typing import Any
 from testbed.evidence.metric import Metric
 from testbed.evidence.stored import Session, StoredAttempt, StoredTest
 from testbed.evidence.verdict import Verdict
-from testbed.report.page import Cell, Chart, Charts, Line, OverTime, Page, Part, Points, Table, Text, Tone
+from testbed.report.page import Chart, Charts, Line, MatrixCell, OverTime, Page, Part, Points, Table, Text, Tone
 from testbed.report.results import asked_words, machine_rows
 from testbed.text import shortened, visible
 
@@ -57,7 +57,7 @@ def row(test: StoredTest) -> str:
     return test.id if test.profile is None else test.id.replace(f"[{test.profile}]", "")
 
 
-def _cell(test: StoredTest, outputs: Sequence[str]) -> Cell:
+def _cell(test: StoredTest, outputs: Sequence[str]) -> MatrixCell:
     last = test.last
     brief = [f"{last.duration_s:.2f} s"] + ["flaky"] * test.flaky
     parts: list[Part] = []
@@ -75,7 +75,7 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> Cell:
         files = "\n".join(map(visible, last.content["captures"]))
         parts.append(Text(title="Packets, for Wireshark", text=files))
     parts += _earlier(test.attempts[:-1])
-    return Cell(
+    return MatrixCell(
         row=row(test), column=column(test), word=last.outcome.of("test"), tone=TONES.get(last.outcome, "none"),
         brief=", ".join(brief), parts=parts,
     )  # fmt: skip

@@ -32,7 +32,7 @@ _MOST_THROWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PairingPlan:
     """What is to be done, and how long at the most."""
 
     folder: Path
@@ -47,7 +47,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class PairingProgress:
     """How far it has come."""
 
     pairs: int
@@ -64,10 +64,10 @@ class Progress:
         return max(math.floor((self.budget_s - self.spent_s) / self.pair_s), 0) if self.pair_s > 0 else 0
 
 
-class Pairs:
+class Pairing:
     """Runs them; what is known so far is there at any time, also after an interrupt."""
 
-    def __init__(self, plan: Plan, *, base: Arm, head: Arm, tell: Callable[[Progress], None]) -> None:
+    def __init__(self, plan: PairingPlan, *, base: Arm, head: Arm, tell: Callable[[PairingProgress], None]) -> None:
         self._plan = plan
         self._arms = {"base": base, "head": head}
         self._tell = tell
@@ -155,7 +155,7 @@ class Pairs:
             pair_s = entry["base_s"] + entry["head_s"]
             self._comparison = self._compare(brief=True)
             self._tell(
-                Progress(
+                PairingProgress(
                     pairs=number, thrown_away=len(self._comparison.thrown_away), spent_s=time.monotonic() - begun,
                     budget_s=plan.budget_s, pair_s=pair_s, comparison=self._comparison,
                 )

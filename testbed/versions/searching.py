@@ -32,7 +32,7 @@ _MOST_INVALID = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SearchPlan:
     """What is to be found, and how long at the most."""
 
     folder: Path
@@ -72,7 +72,7 @@ class Failure:
 class Envelope:
     """What is known of one version."""
 
-    def __init__(self, plan: Plan, *, versions: int) -> None:
+    def __init__(self, plan: SearchPlan, *, versions: int) -> None:
         self._plan = plan
         alpha = plan.alpha / (plan.columns * versions)
         self.searches = [
@@ -99,7 +99,7 @@ class Envelope:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class SearchProgress:
     """How far it has come."""
 
     last: str
@@ -111,7 +111,7 @@ class Progress:
 class Searching:
     """Runs the searches; what is known so far is there at any time, also after an interrupt."""
 
-    def __init__(self, plan: Plan, arms: Mapping[str, Arm], tell: Callable[[Progress], None]) -> None:
+    def __init__(self, plan: SearchPlan, arms: Mapping[str, Arm], tell: Callable[[SearchProgress], None]) -> None:
         """``arms``: by the word for the version, ``head`` or ``base``."""
         self._plan, self._arms, self._tell = plan, arms, tell
         self.envelopes = {name: Envelope(plan, versions=len(arms)) for name in arms}
@@ -207,7 +207,7 @@ class Searching:
             if not passed:
                 envelope.failures.append(Failure(level=level, column=column, replays=replays))
         last = f"run {self._number}, {name}, {' '.join(words)}: {word}"
-        self._tell(Progress(last=last, invalid=self.invalid, spent_s=spent_s))
+        self._tell(SearchProgress(last=last, invalid=self.invalid, spent_s=spent_s))
 
     def close(self) -> None:
         """End the versions' processes; their stacks go down."""

@@ -15,7 +15,7 @@ from testbed.lab.channel import Channel
 from testbed.lab.host import Host
 from testbed.lab.succession import CAPTURE, PORTS
 from testbed.netem import qdisc
-from testbed.observe.connections import Connection, Table
+from testbed.observe.connections import Connection, ConnectionTable
 from testbed.observe.counters import Readings
 from testbed.spec.links import PortRef
 from testbed.spec.topology import Topology
@@ -62,7 +62,7 @@ class FakeAgent:
         answer = getattr(self, f"_{operation}", None)
         return None if answer is None else answer(**arguments)
 
-    def _tc(self, *, lines: list[qdisc.Line], **_: Any) -> dict[str, Any]:
+    def _tc(self, *, lines: list[qdisc.TcLine], **_: Any) -> dict[str, Any]:
         shown: list[list[dict[str, Any]]] = []
         complaints: list[dict[str, str]] = []
         for line in lines:
@@ -268,9 +268,9 @@ class FakeLab(Lab):
         """Those that have connections."""
         return list(self.tables_of)
 
-    def tcp_tables(self) -> dict[str, Table]:
+    def tcp_tables(self) -> dict[str, ConnectionTable]:
         """As a test says."""
-        return {host: Table(connections=tuple(known)) for host, known in self.tables_of.items()}
+        return {host: ConnectionTable(connections=tuple(known)) for host, known in self.tables_of.items()}
 
     def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
         """As a test says."""

@@ -15,7 +15,7 @@ from testbed.evidence.verdict import Verdict
 from testbed.lab.lab import Lab
 from testbed.lab.ledger import Ledger
 from testbed.paper import CLAIMS, Claim, chosen, examine, inputs, keep, kept, write_report
-from testbed.paper.claimpages import Page, chart, claim_page, index_page
+from testbed.paper.claimpages import ClaimPage, chart, claim_page, index_page
 from testbed.paper.context import ExperimentContext
 from testbed.paper.outcomes import ClaimOutcome, Condition, Plot, finding_of, unless
 from testbed.report.page import Bars, Curves
@@ -230,8 +230,8 @@ def test_the_report_has_a_page_a_claim_and_every_link_leads_to_a_file(tmp_path: 
         assert all((tmp_path / target).exists() for target in read(page.read_text()).targets), page
 
 
-def page(outcome: ClaimOutcome) -> Page:
-    return Page(id="C1", name="session", text="a <claim>", section="protocol", how="by doing", outcome=outcome)
+def page(outcome: ClaimOutcome) -> ClaimPage:
+    return ClaimPage(id="C1", name="session", text="a <claim>", section="protocol", how="by doing", outcome=outcome)
 
 
 def test_a_page_shows_every_condition_and_escapes_what_programs_said() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from testbed.observe.connections import Connection, Crossed, Table, crossed, over
+from testbed.observe.connections import Connection, ConnectionTable, Crossed, crossed, over
 from testbed.observe.tcp_info import Endpoint
 from testbed.spec.links import Traffic
 
@@ -20,9 +20,9 @@ def end(host: str = "a", state: str = "ESTABLISHED", **words: object) -> Connect
     return Connection(**{"host": host, "state": state, "segments_sent": 0, **known, **words})  # type: ignore[arg-type]
 
 
-def tables(*connections: Connection, routes: str = "") -> dict[str, Table]:
+def tables(*connections: Connection, routes: str = "") -> dict[str, ConnectionTable]:
     return {
-        host: Table(
+        host: ConnectionTable(
             connections=tuple(connection for connection in connections if connection.host == host),
             routes=host == routes,
         )
@@ -30,7 +30,7 @@ def tables(*connections: Connection, routes: str = "") -> dict[str, Table]:
     }
 
 
-def ids(tables: dict[str, Table], earlier: tuple[str, ...] = ()) -> dict[str, bool]:
+def ids(tables: dict[str, ConnectionTable], earlier: tuple[str, ...] = ()) -> dict[str, bool]:
     return {connection.connection.id: connection.unheard for connection in over(tables, earlier, HOSTS)}
 
 
@@ -93,5 +93,5 @@ def test_an_ipv4_address_is_one_also_in_a_socket_of_ipv6() -> None:
         "id": "x", "local": ["::ffff:10.0.0.1", 1], "remote": ["fd00::2", 2], "state": "ESTABLISHED", "owned": True,
         "unacknowledged_bytes": 0, "segments_sent": None,
     }  # fmt: skip
-    (read,) = Table.read("a", {"connections": [row], "routes": False}).connections
+    (read,) = ConnectionTable.read("a", {"connections": [row], "routes": False}).connections
     assert (read.local.address, read.remote.address) == ("10.0.0.1", "fd00::2")

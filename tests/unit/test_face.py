@@ -62,7 +62,7 @@ def test_a_link_is_impaired_at_its_receivers_port_and_read_back(lab: FakeLab) ->
     assert lab.agent.netems == {}
 
 
-def _misled(line: qdisc.Line) -> qdisc.Line:
+def _misled(line: qdisc.TcLine) -> qdisc.TcLine:
     return line.replace("src_ip 172.18.0.2", "src_ip 172.18.0.9") if isinstance(line, str) else line
 
 

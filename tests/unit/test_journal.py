@@ -24,7 +24,7 @@ def read(text: str) -> Journal:
     return Journal.of(text.encode(), name="client")
 
 
-def rows(text: str) -> list[journal.Row]:
+def rows(text: str) -> list[journal.JournalRow]:
     return [row for block in read(text).blocks() for row in block]
 
 

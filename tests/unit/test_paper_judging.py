@@ -13,7 +13,7 @@ from testbed.evidence.verdict import Verdict
 from testbed.judge.metrics import Distribution
 from testbed.observe.packet import Layer, layers
 from testbed.paper import c07, c09, c10, c12
-from testbed.paper.layers import Part, stack_picture
+from testbed.paper.layers import StackBlock, stack_picture
 from testbed.paper.outcomes import ClaimOutcome
 from testbed.paper.staleness import staleness
 from testbed.paper.structures import Served
@@ -194,7 +194,7 @@ def test_a_length_that_does_not_agree_breaks_it() -> None:
 
 def test_the_picture_has_a_box_for_each_part_at_each_layer_below_it() -> None:
     parts = [
-        Part(name=name, size_bytes=size, tcp_ip=name, osi=("2 x",), text="<&>")
+        StackBlock(name=name, size_bytes=size, tcp_ip=name, osi=("2 x",), text="<&>")
         for name, size in (("Ethernet", 14), ("IPv4", 20), ("TCP", 32), ("message", 12))
     ]
     drawn = ElementTree.fromstring(stack_picture(parts, title="A & B"))  # noqa: S314  # we wrote it

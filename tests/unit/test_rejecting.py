@@ -11,7 +11,7 @@ import pytest
 
 from testbed.agent.answers import ANSWERER
 from testbed.agent.batch import LONGEST_LINE
-from testbed.lab import cuts
+from testbed.lab import severed
 from testbed.netem import bpf, fragments, qdisc, rejecting
 from testbed.spec.links import Traffic
 from tests.unit.frames import ethernet, ipv4, ipv6, tcp
@@ -24,7 +24,7 @@ class Kernel:
     """A kernel that runs a program on frames: what it matches comes through a socket that filters."""
 
     def __init__(self, text: str, address: str, *targets: str) -> None:
-        (self.filter, *self.others) = cuts.ways(cuts.REJECT, 0x10, [address], Traffic.parse(text), targets)
+        (self.filter, *self.others) = severed.ways(severed.REJECT, 0x10, [address], Traffic.parse(text), targets)
 
     def matches(self, frame: bytes) -> bool:
         family = {0x0800: "ip", 0x86DD: "ipv6"}.get(int.from_bytes(frame[12:14]), self.filter.family)
@@ -35,7 +35,7 @@ class Kernel:
         )
 
 
-def runs(program: bpf.Program, frame: bytes) -> bool:
+def runs(program: bpf.Instructions, frame: bytes) -> bool:
     """Whether this machine's kernel matches a frame with a program."""
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with left, right:
@@ -277,7 +277,7 @@ def test_what_is_no_ip_does_not_bring_it_down() -> None:
 # --- read-back -------------------------------------------------------------------------------------
 
 
-def shown(chosen: qdisc.Filter, *, program: bpf.Program | None = None, to: str = "tb0r0") -> dict[str, Any]:
+def shown(chosen: qdisc.Filter, *, program: bpf.Instructions | None = None, to: str = "tb0r0") -> dict[str, Any]:
     """A filter as ``tc -s -j filter show`` has it (iproute2 6.1)."""
     code = rejecting.program(chosen) if program is None else program
     return {
@@ -317,7 +317,7 @@ def test_every_line_fits_into_a_batch() -> None:
     last = qdisc.LAST_MINOR
     for traffic in ("", "tcp", "udp/65535", "icmp"):
         addresses = ["255.255.255.254", *["ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"] * 8]
-        for way in cuts.ways(cuts.REJECT, last, addresses, Traffic.parse(traffic), addresses):
+        for way in severed.ways(severed.REJECT, last, addresses, Traffic.parse(traffic), addresses):
             line = rejecting.put("tb0123456789ab", way, "tb0123456789ab", 2**32 - 1)
             assert len(line) <= LONGEST_LINE
         for target in ((), addresses):

@@ -43,7 +43,7 @@ from testbed.lab.host import seconds
 from testbed.lab.perpacket import PerPacket
 from testbed.lab.succession import beside
 from testbed.lab.suspensions import Suspended
-from testbed.observe.connections import Table
+from testbed.observe.connections import ConnectionTable
 from testbed.spec import drawings
 from testbed.spec.links import LinkRef
 from testbed.spec.topology import Topology
@@ -432,11 +432,11 @@ class ComposeLab(StackLab[ComposeHost]):
         """The hosts with an agent inside: those at the ends of links that are or were impaired."""
         return [name for name, host in self._hosts.items() if host.known_inside is not None]
 
-    def tcp_tables(self) -> dict[str, Table]:
+    def tcp_tables(self) -> dict[str, ConnectionTable]:
         """See `Sockets`."""
         tables = {}
         for name in self.tcp_hosts:
             if (inside := self._hosts[name].known_inside) is not None:
                 with contextlib.suppress(AgentError):  # its container has ended, and with it its connections
-                    tables[name] = Table.read(name, inside.call("tcp_connections"))
+                    tables[name] = ConnectionTable.read(name, inside.call("tcp_connections"))
         return tables

@@ -31,7 +31,7 @@ from testbed.lab.backend import Attached
 from testbed.lab.channel import Channel
 from testbed.lab.host import seconds
 from testbed.lab.perpacket import PerPacket
-from testbed.observe.connections import Table
+from testbed.observe.connections import ConnectionTable
 from testbed.observe.counters import Readings
 from testbed.spec.drawings import Drawing
 from testbed.spec.topology import Topology
@@ -304,12 +304,12 @@ class LocalLab(StackLab[LocalHost]):
         """All of them."""
         return list(self._hosts)
 
-    def tcp_tables(self) -> dict[str, Table]:
+    def tcp_tables(self) -> dict[str, ConnectionTable]:
         """See `Sockets`."""
         if self._agent is None:
             return {}
         answer = self._agent.call("tcp_connections", hosts=list(self._hosts))
-        return {name: Table.read(name, table) for name, table in answer.items()}
+        return {name: ConnectionTable.read(name, table) for name, table in answer.items()}
 
     def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
         """See `Backend`."""

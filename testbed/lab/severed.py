@@ -1,4 +1,4 @@
-"""The state of a cut link: its tc lines, their read-back, and the evidence.
+"""The state of a severed link: its tc lines, their read-back, and the evidence.
 
 A silent cut is filters and a netem that loses everything. They are on the port, before the impairments' filters. A cut
 that rejects is filters at the port's gate, which redirect to a tap where the agent answers; see `netem.rejecting`. A
