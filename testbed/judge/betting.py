@@ -46,11 +46,6 @@ class Evidence:
         """At its highest: what Ville's inequality speaks of. Minus infinity without a pair."""
         return float(self.above.max(initial=-math.inf))
 
-    @property
-    def highest_below(self) -> float:
-        """Likewise."""
-        return float(self.below.max(initial=-math.inf))
-
 
 def evidence(differences: Sequence[float], place: float = 0.0, *, signs_alone: bool = False) -> Evidence:
     """The e-values for ``differences`` above and below ``place`` (θ₀), after each of them."""

@@ -129,11 +129,6 @@ class Search:
             left = [min(range(self.levels + 1), key=self._most.__getitem__)]
         return Interval(first=left[0], last=left[-1])
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the interval is narrow enough."""
-        return self.interval.narrow(self.levels, self.width)
-
     def next_level(self) -> int:
         """Where to run next: each end once, then beside the narrow interval that the boundary is likely in."""
         for end in (0, self.levels - 1):

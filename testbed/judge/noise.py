@@ -18,7 +18,6 @@ class Noise:
     overshoot_median_s: float
     overshoot_p99_s: float
     round_trip_median_s: float
-    round_trip_p99_s: float
     spread_s: float
     """From the 5th to the 95th percentile of how late timers fire, and of round trips, the larger."""
     steal_ratio: float
@@ -42,7 +41,6 @@ def noise(measured: Mapping[str, Any]) -> Noise:
         overshoot_median_s=statistics.median(overshoots),
         overshoot_p99_s=_at(overshoots, 0.99),
         round_trip_median_s=statistics.median(round_trips),
-        round_trip_p99_s=_at(round_trips, 0.99),
         spread_s=max(_at(delays, 0.95) - _at(delays, 0.05) for delays in (overshoots, round_trips)),
         steal_ratio=measured["steal_ratio"],
         idle_ratio=measured["idle_ratio"],

@@ -6,7 +6,6 @@ The false-alarm rate ``alpha`` of a test is how often it may condemn an honest l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,11 +50,6 @@ def at_least(k: int, n: int, p: float) -> float:
     return float(_special().betainc(k, n - k + 1, p))
 
 
-def two_sided(k: int, n: int, p: float) -> float:
-    """The two-sided p-value of k in n at probability p: twice the smaller tail, at most 1 (it never understates)."""
-    return min(1.0, 2 * min(at_most(k, n, p), at_least(k, n, p)))
-
-
 def interval(k: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
     """The Clopper-Pearson interval of a probability from k in n: it misses the true one at most alpha of the time.
 
@@ -69,7 +63,7 @@ def interval(k: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
 
 
 def accepted(n: int, p: float, alpha: float = ALPHA) -> tuple[int, int]:
-    """The counts in n that `two_sided` does not condemn at alpha: from the first to the last, both included."""
+    """The counts in n whose smaller tail at probability p is more than alpha/2: from the first to the last."""
     return (
         first_count(lambda k: at_most(k, n, p) > alpha / 2, n),
         first_count(lambda k: at_least(k + 1, n, p) <= alpha / 2, n),
@@ -110,22 +104,6 @@ def found_shares(first: int, last: int, n: int, power: float = POWER) -> tuple[f
     low = 0.0 if first <= 0 else float(_special().betainccinv(first, n - first + 1, power))
     high = 1.0 if last >= n else float(_special().betaincinv(last + 1, n - last, power))
     return low, high
-
-
-# --- order statistics --------------------------------------------------------------------------------
-
-
-def quantile_interval(sample: Sequence[float], q: float, alpha: float = ALPHA) -> tuple[float, float]:
-    """An interval for the q-quantile of whatever distribution the sample is from; infinite where it is too small.
-
-    The order statistics whose ranks enclose a Binomial(n, q) count (David and Nagaraja, "Order Statistics", 7.1).
-    """
-    ordered = sorted(sample)
-    n = len(ordered)
-    # x(j) > Q only if fewer than j of n lie at or below Q; x(k) < Q only if at least k do.
-    low = first_count(lambda k: at_most(k, n, q) > alpha / 2, n)
-    high = first_count(lambda k: at_least(k + 1, n, q) <= alpha / 2, n) + 1
-    return (ordered[low - 1] if low >= 1 else -math.inf, ordered[high - 1] if high <= n else math.inf)
 
 
 # --- bursts ------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from testbed.writing import to_append
 
 _COLLECTS_WITHIN_S = 300.0
 _ENDS_WITHIN_S = 60.0
-_DIES_WITHIN_S = 10.0
 _LAST_LINES = 15
 _PART_S = 1.0
 

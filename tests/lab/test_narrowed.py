@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from testbed import Host, InvalidValueError, Lab
-from testbed.judge.statistics import quantile_interval
 from testbed.lab.host import Program
+from tests.exact import quantile_interval
 from tests.lab.conftest import HERE, Datagrams, lab_of, own_subnet, prepare
 
 BELOW_THE_LAB = True

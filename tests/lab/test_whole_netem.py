@@ -14,6 +14,7 @@ import pytest
 from testbed import Lab
 from testbed.judge import statistics as exact
 from testbed.spec.impairment import Impairment
+from tests.exact import two_sided
 from tests.lab.conftest import Datagrams, await_quiet
 
 BELOW_THE_LAB = True
@@ -165,11 +166,11 @@ def test_a_delay_is_drawn_toward_the_one_before_it_as_far_as_is_told(lab: Lab, d
         return sum(one == other for one, other in zip(late[::2], late[1::2], strict=True))
 
     # Drawn for themselves, half of the pairs are alike.
-    assert exact.two_sided(alike("0%"), pairs, 0.5) > 1e-6
+    assert two_sided(alike("0%"), pairs, 0.5) > 1e-6
     # With 99.9 % a delay moves on by at most 7 % of the range: 93 of 100 pairs are alike.
     assert exact.at_least(alike("99.9%"), pairs, 0.5) < 1e-6
     # And with 80 % by more than the whole of it, as netem reckons: the tool says so, and this is whether it is true.
-    assert exact.two_sided(alike("80%"), pairs, 0.5) > 1e-6
+    assert two_sided(alike("80%"), pairs, 0.5) > 1e-6
     (problem,) = Impairment.parse({"delay": "40ms", "jitter": "15ms", "correlation": "80%"}).realised
     assert "resembles the one before it only above" in problem
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.judge import statistics as exact
+from tests.exact import quantile_interval, two_sided
 
 
 def seeded(seed: int) -> random.Random:
@@ -63,10 +64,10 @@ def test_what_is_accepted_is_what_the_two_sided_test_does_not_condemn(n: int, th
     first, last = exact.accepted(n, p, alpha)
     assert 0 <= first <= n * p + 1
     assert n * p - 1 <= last <= n
-    assert exact.two_sided(first, n, p) > alpha
-    assert exact.two_sided(last, n, p) > alpha
-    assert first == 0 or exact.two_sided(first - 1, n, p) <= alpha
-    assert last == n or exact.two_sided(last + 1, n, p) <= alpha
+    assert two_sided(first, n, p) > alpha
+    assert two_sided(last, n, p) > alpha
+    assert first == 0 or two_sided(first - 1, n, p) <= alpha
+    assert last == n or two_sided(last + 1, n, p) <= alpha
 
 
 @given(k=st.integers(0, 200), n=st.integers(200, 400), alpha=st.sampled_from([1e-6, 0.01]))
@@ -75,9 +76,9 @@ def test_the_interval_and_the_test_agree(k: int, n: int, alpha: float) -> None:
     low, high = exact.interval(k, n, alpha)
     assert low <= k / n <= high
     for inside in (low + (high - low) * part for part in (0.001, 0.5, 0.999)):
-        assert exact.two_sided(k, n, inside) >= alpha
+        assert two_sided(k, n, inside) >= alpha
     if low > 0:
-        assert exact.two_sided(k, n, low * 0.99) < alpha
+        assert two_sided(k, n, low * 0.99) < alpha
 
 
 @pytest.mark.parametrize(
@@ -117,8 +118,8 @@ def test_the_nearest_shares_that_are_found_are_found_so_surely_and_nearer_ones_a
 
 def test_a_median_lies_between_the_order_statistics_of_the_tables() -> None:
     # 95 % for the median of 10: the 2nd and the 9th (David and Nagaraja, table 7.1: coverage 0.9785).
-    assert exact.quantile_interval(list(range(1, 11)), 0.5, 0.05) == (2, 9)
-    assert exact.quantile_interval([3.0, 1.0, 2.0], 0.5) == (-math.inf, math.inf)
+    assert quantile_interval(list(range(1, 11)), 0.5, 0.05) == (2, 9)
+    assert quantile_interval([3.0, 1.0, 2.0], 0.5) == (-math.inf, math.inf)
 
 
 def test_a_quantile_interval_holds_as_often_as_it_says() -> None:
@@ -126,7 +127,7 @@ def test_a_quantile_interval_holds_as_often_as_it_says() -> None:
     alpha, rounds, q = 0.2, 600, 0.9
     missed = 0
     for _ in range(rounds):
-        low, high = exact.quantile_interval([draw.random() for _ in range(60)], q, alpha)
+        low, high = quantile_interval([draw.random() for _ in range(60)], q, alpha)
         missed += not low <= q <= high
     assert missed <= exact.accepted(rounds, alpha, 1e-6)[1]
     assert missed > rounds * alpha / 4, "and it is not needlessly wide"
@@ -150,14 +151,14 @@ def test_gilberts_model_is_two_binomials() -> None:
         bad = draw.random() >= r if bad else draw.random() < p
         lost.append(bad)
     seen = exact.transitions(lost)
-    assert exact.two_sided(seen.to_bad, seen.from_good, p) > 1e-6
-    assert exact.two_sided(seen.to_good, seen.from_bad, r) > 1e-6
+    assert two_sided(seen.to_bad, seen.from_good, p) > 1e-6
+    assert two_sided(seen.to_good, seen.from_bad, r) > 1e-6
     mean = p / (p + r)
     independent = exact.transitions([draw.random() < mean for _ in range(20_000)])
-    assert exact.two_sided(independent.to_good, independent.from_bad, r) < 1e-12
+    assert two_sided(independent.to_good, independent.from_bad, r) < 1e-12
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.1])
 def test_no_probability_is_refused(p: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        exact.two_sided(1, 2, p)
+        two_sided(1, 2, p)
