@@ -89,7 +89,8 @@ class Hosts:
         gateway), ``sysctls`` (``*`` in a name stands for each interface); and for its programs: ``hostname``,
         ``hosts_head``, ``names`` (the networks whose names it resolves), ``files`` of its image in order (source,
         target, mode, owner; no source: a folder; no mode: the source's), ``folders``, ``binds``, ``volumes``,
-        ``python``, ``capabilities``, ``limits``. After Refused the agent cannot be used any more.
+        ``python``, ``capabilities``, ``limits``, ``image`` (the folder of its files; None: it has the machine's),
+        ``workdir`` (made in an image). After Refused the agent cannot be used any more.
         """
         self._names = {network["name"]: network["names"] for network in networks}
         rootfs.prepare(name for settings in hosts for name, *_ in settings["volumes"])

@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import termios
+import warnings  # noqa: F401  # os.execvpe imports it, and an image has no such file
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import kernelcalls
+from . import imagefs, kernelcalls
 from .protocol import Refused
 from .users import identity
 
@@ -25,6 +25,7 @@ carried kernel, which reads files here, has a /dev of its own."""
 _NEW_ROOT = SCRATCH / "root"
 _VOLUMES = SCRATCH / "volumes"
 _BELOW = SCRATCH / "below"
+_HOSTS = SCRATCH / "hosts"
 
 # A host has its own of these; the rest of the machine's file system is visible read-only.
 _OWN = frozenset({"proc", "sys", "dev", "tmp", "run", "lost+found"})
@@ -46,18 +47,60 @@ def prepare(volumes: Iterable[str]) -> None:
 def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
     """Give the host whose first process this is its file system."""
     kernelcalls.sethostname(settings["hostname"])
-    root = _NEW_ROOT
+    root, image = _NEW_ROOT, settings["image"]
+    own = _HOSTS / settings["name"] if image else root / "run/testbed"
+    if image:
+        imagefs.mount_root(root, image, own)
+    else:
+        _machines_root(root)
+    _system(root)
+    if not image:
+        _add_programs(root, settings)
+    for name, target, _ in settings["volumes"]:  # from the image, before anything is mounted over that
+        volume, below = _volume(name), f"{target.rstrip('/')}/"
+        if image or any(f"{path}/".startswith(below) for _, path, *_ in settings["files"]):
+            imagefs.fill(volume, place_for(root, target))  # as the engine fills a new volume
+    mounts: list[tuple[str, str, bool]] = [("", target, False) for target in settings["folders"]]
+    mounts += [(str(_volume(name)), target, read_only) for name, target, read_only in settings["volumes"]]
+    mounts += settings["binds"]
+    for source, target, read_only in sorted(mounts, key=lambda mount: _depth(mount[1])):  # in the engine's order
+        if source:
+            kernelcalls.bind(source, place_for(root, target, a_file=not os.path.isdir(source)), read_only=read_only)
+        else:
+            _tmpfs(place_for(root, target), "755")
+    contents = {"hosts": hosts_file, "hostname": settings["hostname"] + "\n", "resolv.conf": _NO_NAME_SERVER}
+    for name, content in contents.items():
+        place = place_for(root, f"/etc/{name}", a_file=True) if image else root / "etc" / name
+        _own_file(own, place, content, read_only=not image)
+    if image:
+        place_for(root, settings["workdir"])
+    else:
+        read_only_root = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
+        kernelcalls.mount("none", root, "", read_only_root)
+    kernelcalls.pivot_root(root)
+
+
+def _machines_root(root: Path) -> None:
+    """Show the machine's files, read-only."""
     _tmpfs(root, "755")
     _mirror(Path("/"), root, read_only=True, leave_out=_OWN)
     for name in ("proc", "sys", "dev", "tmp", "run"):
         (root / name).mkdir()
     _tmpfs(root / "tmp", "1777")
     _tmpfs(root / "run", "755")
+
+
+def _system(root: Path) -> None:
+    """Mount what every host has of its own: devices, /proc and /sys."""
     _tmpfs(root / "dev", "755")
     _devices(root / "dev")
     kernelcalls.mount("proc", root / "proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
     kernelcalls.bind(root / "proc/sys", root / "proc/sys", read_only=True)
     kernelcalls.mount("sysfs", root / "sys", "sysfs", kernelcalls.MS_RDONLY | kernelcalls.MS_NOSUID)
+
+
+def _add_programs(root: Path, settings: Mapping[str, Any]) -> None:
+    """Put Python, and the files of what stands in for an image, beside the machine's files."""
     bin_folder = root / "run/testbed/bin"
     bin_folder.mkdir(parents=True)
     for name in ("python3", "python") if settings["python"] else ():
@@ -67,24 +110,6 @@ def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
             put_file(root, source, target, mode, owner)
         else:
             put_folder(root, target, mode, owner)
-    for name, target, _ in settings["volumes"]:  # from the image, before anything is mounted over that
-        volume, below = _volume(name), f"{target.rstrip('/')}/"
-        if any(f"{path}/".startswith(below) for _, path, *_ in settings["files"]) and not any(volume.iterdir()):
-            _copy_all(place_for(root, target), volume)  # as the engine fills a new volume
-    mounts: list[tuple[str, str, bool]] = [("", target, False) for target in settings["folders"]]
-    mounts += [(str(_volume(name)), target, read_only) for name, target, read_only in settings["volumes"]]
-    mounts += settings["binds"]
-    for source, target, read_only in sorted(mounts, key=lambda mount: _depth(mount[1])):  # in the engine's order
-        if source:
-            kernelcalls.bind(source, place_for(root, target, a_file=not os.path.isdir(source)), read_only=read_only)
-        else:
-            _tmpfs(place_for(root, target), "755")
-    _own_file(root, "etc/hosts", hosts_file)
-    _own_file(root, "etc/hostname", settings["hostname"] + "\n")
-    _own_file(root, "etc/resolv.conf", _NO_NAME_SERVER)
-    read_only_root = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
-    kernelcalls.mount("none", root, "", read_only_root)
-    kernelcalls.pivot_root(root)
 
 
 def renew(settings: Mapping[str, Any]) -> None:
@@ -256,15 +281,6 @@ def _remove(place: Path) -> None:
         place.unlink()
 
 
-def _copy_all(source: Path, target: Path) -> None:
-    """Copy a folder's content, with its owners."""
-    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-    for folder, _, names in os.walk(source):
-        for place in (Path(folder), *(Path(folder, name) for name in names)):
-            status = place.lstat()
-            os.chown(target / place.relative_to(source), status.st_uid, status.st_gid, follow_symlinks=False)
-
-
 def _own(place: Path, owner: str) -> None:
     """Set the owner of a new file, folder or link. Raises Refused if that is impossible."""
     if owner in ("", "root", "0", "0:0", "root:root"):
@@ -296,11 +312,9 @@ def _devices(folder: Path) -> None:
         (folder / "ptmx").symlink_to("pts/ptmx")
 
 
-def _own_file(root: Path, name: str, content: str) -> None:
-    """Bind the host's own version over a file of the machine; not over a link, nor where there is no file."""
-    place = root / name
+def _own_file(own: Path, place: Path, content: str, *, read_only: bool) -> None:
+    """Bind the host's own version over a file; not over a link, nor where there is no file."""
     if place.is_symlink() or not place.is_file():
         return
-    own = root / "run/testbed" / Path(name).name
-    own.write_text(content)
-    kernelcalls.bind(own, place, read_only=True)
+    (own / place.name).write_text(content)
+    kernelcalls.bind(own / place.name, place, read_only=read_only)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from testbed.backends.docker import images as image_store
 from testbed.backends.docker.engine import Engine
+from testbed.backends.local import images as local_images
 from testbed.commands import doctor as diagnosis
 from testbed.commands import noise as noises
 from testbed.commands.console import OUT, say, write
@@ -90,9 +92,19 @@ def profiles(words: bool, as_json: bool, name: str | None) -> int:
     "--archive", type=click.Path(path_type=Path), metavar="FILE",
     help="Load the agent's image from this archive; if it is not in it, build it and write the archive (for CI).",
 )  # fmt: skip
-@example("testbed images")
-def images(check: bool, base_reachable: bool, names: bool, archive: Path | None) -> int:
-    """Build or pull the images that every lab needs: the base image and the agent's."""
+@click.option("--unpacked", is_flag=True, help="List the images that local labs have unpacked: size and last use.")
+@click.option("--remove", metavar="NAME", help="Remove such an image, by name or id, or `all`; not one that is in use.")
+@example("""testbed images
+             testbed images --remove all""")
+def images(
+    check: bool, base_reachable: bool, names: bool, archive: Path | None, unpacked: bool, remove: str | None
+) -> int:
+    """Build or pull the images that every lab needs: the base image and the agent's.
+
+    With --unpacked or --remove: the images of services, as local labs have unpacked them.
+    """
+    if unpacked or remove is not None:
+        return _unpacked(remove)
     if names:
         write(f"{image_store.BASE}\n{image_store.netem_tag()}")
         return 0
@@ -105,6 +117,28 @@ def images(check: bool, base_reachable: bool, names: bool, archive: Path | None)
         image_store.ensure_archived(engine, archive, say)
     image_store.ensure_base(engine, say)
     write(f"{image_store.BASE}\n{image_store.ensure_netem(engine, say)}")
+    return 0
+
+
+def _unpacked(remove: str | None) -> int:
+    """Remove unpacked images of this name, then list what is left."""
+    store = local_images.cache()
+    if remove is not None:
+        chosen = [
+            image
+            for image in store.images()
+            if remove in ("all", *image.names) or image.id.removeprefix("sha256:").startswith(remove)
+        ]
+        if not chosen and remove != "all":
+            raise UserError(f"no unpacked image {shown(remove)}: see `testbed images --unpacked`")
+        store.remove_unfinished()
+        if in_use := [image for image in chosen if not store.remove(image)]:
+            raise UserError(f"in use by a lab that runs: {', '.join(image.words for image in in_use)}")
+    table = Table("image", "id", "size", "last use", "without")
+    for image in store.images():
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(image.used_at))
+        table.add_row(", ".join(image.names), image.short_id, f"{image.size_bytes / 1e6:,.0f} MB", used, image.lost)
+    OUT.print(table)
     return 0
 
 

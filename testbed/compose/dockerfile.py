@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from signal import Signals
 from typing import NoReturn
 
+from testbed.images.settings import PATH, HealthCheck, Settings
 from testbed.text import shown
 
 _BASES = re.compile(r"(docker\.io/)?(library/)?(debian|ubuntu|python|alpine)(:[\w.-]+)?(@\S+)?", re.IGNORECASE)
 # Programs of the image see nothing of these; ONBUILD is for images that are built from it.
 _IGNORED = {"LABEL", "EXPOSE", "MAINTAINER", "ONBUILD"}
 _REFUSED = {"VOLUME": "a local lab keeps no volumes; write below /tmp, or name it under the service's `volumes:`"}
-# The PATH of every known base, and BuildKit's for an image without one (system.DefaultPathEnv).
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SHELL = ("/bin/sh", "-c")
 # Set by BuildKit (reference, "Automatic platform ARGs in the global scope").
 _PLATFORM = re.compile(r"(TARGET|BUILD)(PLATFORM|OS|ARCH|VARIANT)")
 _PYTHON_PACKAGES = re.compile(r"python3(\.\d+)?(-minimal)?(=\S+)?")
@@ -88,31 +86,11 @@ class Copy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HealthCheck:
-    """A health check; times in seconds. Defaults: docker-compose and Dockerfile reference, HEALTHCHECK."""
-
-    test: tuple[str, ...]
-    interval_s: float = 30.0
-    timeout_s: float = 30.0
-    start_period_s: float = 0.0
-    retries: int = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Image:
+class Image(Settings):
     """The content and settings of an image."""
 
-    environment: Mapping[str, str] = field(default_factory=dict)
-    workdir: str = "/"
     layers: tuple[Copy | Folder, ...] = ()
     """What is put into the file system, in this order."""
-    entrypoint: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
-    shell: tuple[str, ...] = _SHELL
-    """The command that runs a shell line."""
-    health_check: HealthCheck | None = None
-    stop_signal: str = "SIGTERM"
-    user: str = ""
     python: bool = False
     """Whether its programs need ``python3``."""
 

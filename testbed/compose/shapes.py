@@ -289,7 +289,7 @@ _ONE_ENV_FILE = Shape(
     required=("path",),
 )
 _ADDRESSES = Shape(write="an address", plain=text, item=_TEXT)
-_LOCAL = _table("{path: FOLDER, python: true}", path=_TEXT, python=_FLAG)
+_LOCAL = _table("{path: FOLDER, python: true} or {image: ARCHIVE}", path=_TEXT, python=_FLAG, image=_TEXT)
 _SERVICE = Shape(
     write="a mapping, as in {image: NAME, command: [PROGRAM]}",
     words={

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.compose import dockerfile
-from testbed.compose.dockerfile import PATH, Copy, Folder, HealthCheck, Image
+from testbed.compose.dockerfile import Copy, Folder, Image
+from testbed.images.settings import PATH, HealthCheck
 
 OURS = """\
 # comment

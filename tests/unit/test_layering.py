@@ -63,7 +63,7 @@ def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("text", "writing", "resources"), ("errors",), ("units", "reading"), ("spec",), ("evidence",), ("netem",),
-    ("judge", "observe", "compose"), ("agent",), ("kernel",), ("lab",), ("backends",),
+    ("images",), ("judge", "observe", "compose"), ("agent",), ("kernel",), ("lab",), ("backends",),
     ("drive", "report", "versions"), ("paper",), ("pytest", "commands"),
 )  # fmt: skip
 """Who may import whom: a room any that stands before its own, and none beside it."""
@@ -71,6 +71,9 @@ ALONE: dict[str, tuple[str, ...]] = {
     "testbed.agent": (),
     "testbed.kernel": ("testbed.errors", "testbed.agent"),
     "testbed.text": (),
+    "testbed.images": ("testbed.errors", "testbed.text"),
+    "testbed.images.settings": (),
+    "testbed.images.tree": ("testbed.text",),
     "testbed.writing": (),
     "testbed.resources": (),
     "testbed.observe": ("testbed.errors", "testbed.spec"),
@@ -231,8 +234,8 @@ def test_testbed_can_be_used_without_pytest(module: str) -> None:
 
 
 _WRITES = {"write_text", "write_bytes", "copyfile", "copytree", "mkstemp", "NamedTemporaryFile"}
-_WRITERS = ("testbed.writing", "testbed.agent", "testbed.kernel")
-"""The one that writes for users; what runs beside the network, and the store of kernels, write places of their own."""
+_WRITERS = ("testbed.writing", "testbed.agent", "testbed.kernel", "testbed.images")
+"""The one that writes for users; what runs beside the network and the two stores write places of their own."""
 
 
 def test_files_are_written_in_one_place() -> None:

@@ -16,8 +16,8 @@ from testbed.agent import kernelcalls
 from testbed.backends.local import localplan, settings
 from testbed.backends.local.blueprint import LabPlan, Published
 from testbed.compose import composefile
-from testbed.compose.dockerfile import HealthCheck
 from testbed.errors import InvalidComposeError
+from testbed.images.settings import HealthCheck
 from testbed.spec.topology import Topology
 
 
@@ -215,7 +215,7 @@ volumes:
     )
     told_lines = [(int(line), text) for line, _, text in (problem.partition(": ") for problem in listed)]
     expected = [
-        (4, "`image: redis:7` is of unknown content"), (7, "`privileged: True`"), (8, "`restart: always`"),
+        (4, "`image: redis:7` is not found"), (7, "`privileged: True`"), (8, "`restart: always`"),
         (9, "sysctl 'kernel.msgmax'"), (10, "`deploy: resources`"), (11, "TCP ports alone"),
         (12, "ulimit 'nofiles': unknown; did you mean 'nofile'?"), (14, "Dockerfile does not exist"),
         (15, "network 'lam': unknown; did you mean 'lan'?"), (16, "depends on 'e'"), (18, "driver 'macvlan'"),

@@ -284,7 +284,7 @@ def test_a_base_whose_stack_does_not_start_is_told(repository: Path, monkeypatch
     (repository / "compose.yaml").write_text("services: {api: {image: shop/api}}\n")
     commit(repository, "unfit")
     monkeypatch.chdir(repository)
-    message = r"(?s)base \(unfit, .*its stack does not start: .*`image: shop/api` is of unknown content"
+    message = r"(?s)base \(unfit, .*its stack does not start: .*`image: shop/api` is not found"
     words = ["--base", "unfit", "--", "--lab", "local", "test_it.py"]
     with pytest.raises(EnvironmentUnfitError, match=message):
         CliRunner().invoke(ab, words, standalone_mode=False, catch_exceptions=False)

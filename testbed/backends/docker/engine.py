@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 import docker
@@ -24,7 +24,7 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
-from testbed.backends.docker.streams import Demultiplexed
+from testbed.backends.docker.streams import Chunks, Demultiplexed
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 from testbed.text import shown
 
@@ -150,11 +150,18 @@ class Engine:
 
     def image_labels(self, tag: str) -> dict[str, str] | None:
         """The labels of an image, or None if there is no such image."""
+        image = self.image(tag)
+        return None if image is None else dict((image.get("Config") or {}).get("Labels") or {})
+
+    def image(self, reference: str) -> Mapping[str, Any] | None:
+        """The engine's inspection of an image, or None if there is no such image."""
         try:
-            image = self._client.images.get(tag)
-        except docker.errors.ImageNotFound:
+            inspection: Mapping[str, Any] = self._client.images.get(reference).attrs
+        except (docker.errors.ImageNotFound, docker.errors.NullResource):
             return None
-        return dict(image.labels or {})
+        except docker.errors.APIError as error:
+            raise LabError(f"image {shown(reference)}: {_explanation(error)}") from None
+        return inspection
 
     def pull(self, repository: str, tag: str) -> str | None:
         """Pull; returns None, or why it could not be had."""
@@ -177,6 +184,10 @@ class Engine:
         with archive.open("wb") as file:
             for chunk in self._api.get_image(tag):
                 file.write(chunk)
+
+    def saved(self, image: str) -> BinaryIO:
+        """An image's archive, as a stream of all of it."""
+        return cast(BinaryIO, Chunks(self._api.get_image(image, chunk_size=1 << 20)))
 
     def load(self, archive: Path) -> None:
         """Load the images of an archive that `save` wrote. Raises ImageBuildError if the engine refuses it."""

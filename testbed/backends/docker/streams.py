@@ -8,9 +8,32 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 _STDOUT = 1
+
+
+class Chunks(io.RawIOBase):
+    """A stream of what comes in chunks; a read gives what is left of one, at most."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a part of a buffer; 0 at the end."""
+        while not self._left:
+            if (chunk := next(self._chunks, None)) is None:
+                return 0
+            self._left = memoryview(chunk)
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
 
 
 class Demultiplexed:

@@ -8,7 +8,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from testbed.backends.local.routing import Route
 from testbed.compose.buildcontext import Entry
-from testbed.compose.dockerfile import HealthCheck
+from testbed.images.found import FoundImage
+from testbed.images.settings import HealthCheck
 from testbed.spec.topology import Topology
 
 
@@ -93,6 +94,8 @@ class ServicePlan:
     volumes: tuple[tuple[str, str, bool], ...] = ()
     """Named folders that hosts share: name, target, whether read-only. A name with a colon is each host's own."""
     python: bool = False
+    image: FoundImage | None = None
+    """Whose files its hosts have; None: the machine's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,10 @@ from typing import Any
 
 from testbed import kernel
 from testbed.backends import onlyone
-from testbed.backends.local import limits, localplan, publishing, services, settings
+from testbed.backends.local import images, limits, localplan, publishing, services, settings
 from testbed.backends.local.blueprint import LabPlan
 from testbed.backends.local.hosts import LocalHost
+from testbed.backends.local.images import Images, MachinesImages
 from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.stacklab import StackLab
 from testbed.backends.starting import StartProgress
@@ -73,6 +74,7 @@ class LocalLab(StackLab[LocalHost]):
         self._config: ComposeFile | None = None
         self._topology: Topology | None = None
         self._plan: LabPlan | None = None
+        self.images: Images = MachinesImages()
         self.agent = LocalAgent()
         self._ifindexes: dict[str, dict[str, int]] = {}
 
@@ -82,7 +84,7 @@ class LocalLab(StackLab[LocalHost]):
     def plan(self) -> LabPlan:
         """The plan of the Compose file. Raises InvalidComposeError with everything that cannot be honoured."""
         if self._plan is None:
-            self._plan = localplan.make(self._compose_file(), self.topology)
+            self._plan = localplan.make(self._compose_file(), self.topology, self.images)
         return self._plan
 
     def _compose_file(self) -> ComposeFile:
@@ -130,7 +132,7 @@ class LocalLab(StackLab[LocalHost]):
             file = self._compose_file()
             topology = Topology.from_compose(file.config, inactive=file.inactive)
             if file.problems:
-                localplan.make(file, topology)  # which reports them with all other problems
+                localplan.make(file, topology, self.images)  # which reports them with all other problems
             for name in file.unset:
                 self._warn(command.unset(name))
             self._topology = topology
@@ -164,11 +166,13 @@ class LocalLab(StackLab[LocalHost]):
         progress = StartProgress(self._say, allowed_s=self._up_deadline_s)
         with ExitStack() as undo:
             undo.callback(self.forget)
+            needed = {name: service.image for name, service in plan.services.items() if service.image is not None}
+            roots = {name: str(image.root) for name, image in images.hold(needed, self._say, undo).items()}
             listeners = publishing.listen(undo, plan)
             self._agent = channel = self.agent.start(tag=self.run_id[:6])
             undo.callback(self.agent.end)
             self.choose_engine(channel)
-            self._build(channel, plan)
+            self._build(channel, plan, roots)
             for listener in listeners:
                 address, number, *_ = listener.socket.getsockname()
                 self._hosts[listener.host].published_at.setdefault((listener.port, "tcp"), (address, number))
@@ -209,8 +213,8 @@ class LocalLab(StackLab[LocalHost]):
             channel.call("carry_from", root=str(root))
         self.boot(channel)
 
-    def _build(self, channel: Channel, plan: LabPlan) -> None:
-        hosts = [settings.host(plan, host) for host in plan.hosts]
+    def _build(self, channel: Channel, plan: LabPlan, roots: Mapping[str, str]) -> None:
+        hosts = [settings.host(plan, host, roots) for host in plan.hosts]
         try:
             self._ifindexes = channel.call("build", networks=settings.networks(plan), hosts=hosts, answer_within_s=60)
         except AgentError as error:

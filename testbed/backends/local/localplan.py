@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from testbed.backends.local import addressing, servicekeys
 from testbed.backends.local.blueprint import LabPlan
+from testbed.backends.local.images import Images
 from testbed.backends.local.source import WAY_OUT, ServiceSource
 from testbed.compose.composefile import ComposeFile
 from testbed.compose.problems import FileProblems
@@ -17,11 +18,14 @@ from testbed.text import shown
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
-def make(file: ComposeFile, topology: Topology) -> LabPlan:
-    """The plan of a Compose file. Raises InvalidComposeError naming all that a local lab cannot honour, by line."""
-    problems = file.problems.copy()
+def make(file: ComposeFile, topology: Topology, images: Images | None = None) -> LabPlan:
+    """The plan of a Compose file; ``images``: where images are, nowhere if it is None.
+
+    Raises InvalidComposeError naming all that a local lab cannot honour, by line.
+    """
+    problems, images = file.problems.copy(), images or Images()
     sources = [
-        ServiceSource(name=name, body=body, file=file, problems=problems)
+        ServiceSource(name=name, body=body, file=file, problems=problems, images=images)
         for name, body in file.config["services"].items()
     ]
     _check_volumes(file, problems)

@@ -11,7 +11,7 @@ from testbed.backends.local.blueprint import Published, ServicePlan
 from testbed.backends.local.settings import CAPABILITIES
 from testbed.backends.local.source import CANNOT, WAY_OUT, ServiceSource
 from testbed.compose import dockerfile
-from testbed.compose.dockerfile import HealthCheck, Image
+from testbed.images.settings import HealthCheck, Settings
 from testbed.spec import drawings
 from testbed.spec.words import unknown
 from testbed.text import shown, word_set
@@ -62,7 +62,7 @@ def plan(service: ServiceSource) -> ServicePlan:
     place = storage.of_service(service)
     image = place.image
     user = str(body.get("user") or image.user)
-    if problem := storage.user_problem(user):
+    if place.found is None and (problem := storage.user_problem(user)):
         service.refuse(f"user {shown(user)}: {problem}", "user" if body.get("user") else "build")
     grace = body.get("stop_grace_period")
     environment = {name: value for name, value in (body.get("environment") or {}).items() if value is not None}
@@ -74,7 +74,7 @@ def plan(service: ServiceSource) -> ServicePlan:
         user=user,
         depends_on=_depends_on(service),
         health_check=_health_check(body.get("healthcheck"), image),
-        stop_signal=dockerfile.signal_name(body.get("stop_signal") or image.stop_signal),
+        stop_signal=_stop_signal(service, image),
         stop_grace_s=None if grace is None else dockerfile.duration_s(grace),
         published=tuple(_published(service)),
         sysctls={**(_FORWARDING if drawings.is_router(body) else {}), **_sysctls(service)},
@@ -85,7 +85,8 @@ def plan(service: ServiceSource) -> ServicePlan:
         files=tuple(place.files),
         binds=tuple(place.binds),
         volumes=tuple(place.volumes),
-        python=image.python,
+        python=place.python,
+        image=place.found,
     )
 
 
@@ -122,7 +123,15 @@ def _check_names(service: ServiceSource) -> None:
         )
 
 
-def _argv(service: ServiceSource, image: Image) -> tuple[str, ...]:
+def _stop_signal(service: ServiceSource, image: Settings) -> str:
+    try:
+        return dockerfile.signal_name(service.body.get("stop_signal") or image.stop_signal)
+    except ValueError as error:  # the image's; the file's was checked
+        service.refuse(f"the image's stop signal: {error}: write `stop_signal:`", "image")
+        return "SIGTERM"
+
+
+def _argv(service: ServiceSource, image: Settings) -> tuple[str, ...]:
     """What runs, as the engine merges it: an empty entrypoint is none, an empty command the image's.
 
     See moby, daemon/commit.go.
@@ -166,7 +175,7 @@ def _depends_on(service: ServiceSource) -> dict[str, str]:
     return conditions
 
 
-def _health_check(own: Any, image: Image) -> HealthCheck | None:
+def _health_check(own: Any, image: Settings) -> HealthCheck | None:
     if not own:
         return image.health_check
     test = own.get("test")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from testbed.backends.local.blueprint import HostPlan, LabPlan, ServicePlan
-from testbed.compose import dockerfile
+from testbed.images.settings import PATH
 from testbed.text import word_set
 
 _BIN = "/run/testbed/bin"
@@ -41,8 +41,8 @@ def networks(plan: LabPlan) -> list[dict[str, Any]]:
     ]
 
 
-def host(plan: LabPlan, of: HostPlan) -> dict[str, Any]:
-    """One host; see `testbed.agent.hosts.Hosts.build`."""
+def host(plan: LabPlan, of: HostPlan, roots: Mapping[str, str]) -> dict[str, Any]:
+    """One host; see `testbed.agent.hosts.Hosts.build`. ``roots``: the files of unpacked images, by service."""
     service = plan.services[of.service]
     return {
         "name": of.name,
@@ -62,18 +62,20 @@ def host(plan: LabPlan, of: HostPlan) -> dict[str, Any]:
         "hosts_head": plan.hosts_head(of),
         "folders": service.folders,
         "files": service.files,
-        "binds": [*service.binds, *_hidden_python()],
+        "binds": [*service.binds, *(_hidden_python() if service.image is None else ())],
         "volumes": [(f"{of.name}{name}" if name.startswith(":") else name, *how) for name, *how in service.volumes],
         "python": os.path.realpath(getattr(sys, "_base_executable", sys.executable)) if service.python else None,
         "capabilities": sorted(capabilities(service)),
         "limits": service.limits,
+        "image": roots.get(of.service),
+        "workdir": service.workdir,
     }
 
 
 def environment(of: HostPlan, service: ServicePlan, env: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program in a host. ``env`` overrides the Compose file."""
-    ours = {"PATH": dockerfile.PATH, "HOSTNAME": of.hostname, **service.environment, **env}
-    return {**ours, "PATH": _with_python(ours["PATH"])}
+    ours = {"PATH": PATH, "HOSTNAME": of.hostname, **service.environment, **env}
+    return {**ours, "PATH": _with_python(ours["PATH"])} if service.image is None else ours
 
 
 def capabilities(service: ServicePlan) -> Set[str]:

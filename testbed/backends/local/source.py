@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.backends.local.images import Images
 from testbed.compose.composefile import ComposeFile
 from testbed.compose.problems import FileProblems
 from testbed.text import shown
@@ -22,6 +23,7 @@ class ServiceSource:
     body: Mapping[str, Any]
     file: ComposeFile
     problems: FileProblems
+    images: Images
 
     @property
     def local(self) -> Mapping[str, Any] | None:

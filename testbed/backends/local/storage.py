@@ -19,7 +19,9 @@ from testbed import reading
 from testbed.backends.local.source import WAY_OUT, ServiceSource
 from testbed.compose import buildcontext, dockerfile
 from testbed.compose.buildcontext import Entry
-from testbed.compose.dockerfile import Image
+from testbed.errors import ImageBuildError, LabError
+from testbed.images.found import FoundImage
+from testbed.images.settings import Settings
 from testbed.text import shown
 
 # Every host has its own of these, and a lab's programs count on them.
@@ -43,8 +45,12 @@ Mount = tuple[str, str, bool]
 class Storage:
     """What a service's hosts see, beside the machine's own files."""
 
-    image: Image
+    image: Settings
     """The settings of its image."""
+    found: FoundImage | None = None
+    """The image; None: this machine's programs stand in for it."""
+    python: bool = False
+    """Whether its programs need this machine's ``python3``."""
     files: list[Entry] = field(default_factory=list)
     """What the image adds."""
     binds: list[Mount] = field(default_factory=list)
@@ -59,9 +65,10 @@ class Storage:
 def of_service(service: ServiceSource) -> Storage:
     """Everything that a service's hosts see. Problems are noted in the source."""
     # Where the image is refused, the rest is checked all the same.
-    storage = _image(service) or Storage(Image(command=("unknown",)))
+    storage = _image(service) or Storage(Settings(command=("unknown",)))
     _add_volumes(service, storage)
     _add_tmpfs(service, storage)
+    _add_images_volumes(storage)
     _add_workdir(service, storage)
     return storage
 
@@ -94,19 +101,28 @@ def _image(service: ServiceSource) -> Storage | None:
     if "build" in service.body:
         return _built_image(service, service.body["build"])
     reference = str(service.body.get("image") or "")
+    try:
+        if (found := service.images.find(reference)) is not None:
+            return Storage(found.settings, found=found)
+    except (ImageBuildError, LabError) as error:
+        service.refuse(f"`image: {reference}`: {error}", "image")
+        return None
     if (base := dockerfile.base(reference)) is not None and base.python:
-        return Storage(base)
+        return Storage(base, python=base.python)
     service.refuse(
-        f"`image: {reference}` is of unknown content: a local lab takes programs from this machine. Say which: "
-        f"`x-testbed: {{local: {{path: FOLDER, python: true}}}}` and `command:`, {WAY_OUT}",
+        f"`image: {reference}` is not found: {service.images.tried}. Pull it (docker pull), name an archive "
+        f"(`x-testbed: {{local: {{image: ./image.tar}}}}`), or programs of this machine "
+        f"(`x-testbed: {{local: {{path: FOLDER, python: true}}}}` and `command:`), {WAY_OUT}",
         "image",
     )
     return None
 
 
-def _local_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage:
+def _local_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage | None:
+    if local.get("image") is not None:
+        return _archived_image(service, local)
     python = local.get("python")
-    storage = Storage(Image(workdir="/app", python=True if python is None else python))
+    storage = Storage(Settings(workdir="/app"), python=True if python is None else python)
     if local.get("path") is None:
         return storage
     workdir = str(service.body.get("working_dir") or "/app")
@@ -120,6 +136,19 @@ def _local_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage:
     else:
         storage.binds.append((path, workdir, True))
     return storage
+
+
+def _archived_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage | None:
+    where = "x-testbed", "local", "image"
+    if others := sorted({"path", "python"} & set(local)):
+        service.refuse(f"x-testbed.local has `image:` and `{others[0]}:`: the image has programs of its own", *where)
+    path = Path(os.path.abspath(service.file.path.parent / local["image"]))
+    try:
+        found = service.images.in_archive(path, str(service.body.get("image") or service.name))
+    except ImageBuildError as error:
+        service.refuse(f"x-testbed.local.image {shown(local['image'])}: {error}", *where)
+        return None
+    return Storage(found.settings, found=found)
 
 
 def _built_image(service: ServiceSource, build: Mapping[str, Any]) -> Storage | None:
@@ -146,7 +175,7 @@ def _built_image(service: ServiceSource, build: Mapping[str, Any]) -> Storage | 
     ]
     for problem in sorted(problems, key=lambda problem: problem.line):
         service.refuse(f"{path}, {problem}", "build")
-    return None if problems else Storage(image, files=entries)
+    return None if problems else Storage(image, python=image.python, files=entries)
 
 
 def _add_volumes(service: ServiceSource, storage: Storage) -> None:
@@ -155,7 +184,8 @@ def _add_volumes(service: ServiceSource, storage: Storage) -> None:
         where = "volumes", volume["item"]
         target, read_only = str(volume["target"]), bool(volume.get("read_only"))
         source = str(volume.get("source") or "")
-        problem = _place_problem(target, a_file=volume["type"] == "bind" and os.path.isfile(source))
+        a_file = volume["type"] == "bind" and os.path.isfile(source)
+        problem = _place_problem(target, a_file=a_file, in_image=storage.found is not None)
         if posixpath.normpath(target) in taken:
             problem = "another volume has this place"
         taken.add(posixpath.normpath(target))
@@ -187,18 +217,29 @@ def _add_tmpfs(service: ServiceSource, storage: Storage) -> None:
             service.refuse(
                 f"tmpfs {shown(target)}: {shown(unknown[0])} is no option of a tmpfs; write size=64m", "tmpfs", number
             )
-        if target in buildcontext.SCRATCH:
+        if target in buildcontext.SCRATCH and storage.found is None:
             continue
-        if problem := _place_problem(target):
+        if problem := _place_problem(target, in_image=storage.found is not None):
             service.refuse(f"tmpfs {shown(target)}: {problem}", "tmpfs", number)
         else:
             storage.folders.append(target)
 
 
+def _add_images_volumes(storage: Storage) -> None:
+    """A new volume for each folder that the image wants one for, if nothing else is mounted there."""
+    taken = {*storage.folders, *(target for _, target, _ in (*storage.binds, *storage.volumes))}
+    places = {posixpath.normpath(target) for target in taken}
+    storage.volumes += [
+        (f":image{number}", target, False)
+        for number, target in enumerate(storage.image.volumes)
+        if posixpath.normpath(target) not in places
+    ]
+
+
 def _add_workdir(service: ServiceSource, storage: Storage) -> None:
     own = service.body.get("working_dir")
     workdir = storage.workdir = str(own or storage.image.workdir)
-    machines = buildcontext.is_machines_folder(workdir)
+    machines = storage.found is not None or buildcontext.is_machines_folder(workdir)
     if own and not workdir.startswith("/"):
         service.refuse(f"working_dir {shown(own)}: must be an absolute path", "working_dir")
     elif not machines and (problem := _place_problem(workdir)):
@@ -216,13 +257,16 @@ def _is_shown(path: str, places: Iterable[str]) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
-def _place_problem(target: str, *, a_file: bool = False) -> str | None:
+def _place_problem(target: str, *, a_file: bool = False, in_image: bool = False) -> str | None:
     """Why a folder, or a file, cannot be shown at this place in a host."""
     if not target.startswith("/"):
         return "must be an absolute path"
     place = posixpath.normpath(target)
     if place in _LABS_FILES:
         return "a local lab writes this file; name hosts under `extra_hosts:`"
+    if in_image:
+        own = place in ("/", "/dev", "/dev/shm") or f"{place}/".startswith(("/proc/", "/sys/"))  # noqa: S108  # compared
+        return f"a host of a local lab has its own there; name another folder, {WAY_OUT}" if own else None
     if place == "/" or place in _LABS_PLACES or any(place.startswith(f"{part}/") for part in _LABS_PARTS):
         return f"a host of a local lab has its own there; name another folder, {WAY_OUT}"
     if any(place.startswith(f"{folder}/") for folder in (*buildcontext.SCRATCH, "/dev")):

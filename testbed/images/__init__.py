@@ -1,0 +1,1 @@
+"""Images of containers, unpacked into a cache: a folder of files and a few settings each."""

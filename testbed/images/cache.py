@@ -1,0 +1,210 @@
+"""The cache of unpacked images: a folder for each, by the image's id, complete or not there.
+
+An image is unpacked beside its place and moved there in one step. A lock of its own, which the kernel takes from a
+process that dies, keeps others away meanwhile; whoever uses the image shares that lock, so that it is not removed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import ImageBuildError
+from testbed.images.unpack import Lost
+
+_RECIPE = 1
+"""Incremented when images are unpacked differently."""
+_NEW = "new-"
+_RECORD = "image.json"
+
+Unpack = Callable[[Path], Lost]
+"""Unpacks an image into ``root`` of a folder. Raises ImageBuildError, OSError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedImage:
+    """An image in the cache."""
+
+    id: str
+    folder: Path
+    names: tuple[str, ...]
+    size_bytes: int
+    """Of its files."""
+    used_at: float
+    """When it was used last; seconds since the epoch."""
+    lost: str
+    """What could not be kept of it, in words."""
+
+    @property
+    def short_id(self) -> str:
+        """The beginning of its id."""
+        return self.id.removeprefix("sha256:")[:12]
+
+    @property
+    def words(self) -> str:
+        """Its names and its id."""
+        return f"{', '.join(self.names)} ({self.short_id})"
+
+    @property
+    def root(self) -> Path:
+        """Its files."""
+        return self.folder / "root"
+
+
+class Cache:
+    """The unpacked images of a user."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _place(self, image_id: str) -> Path:
+        """Where an image is: by its id, and by what could be kept of its owners."""
+        kind = "root" if os.geteuid() == 0 else "user"
+        return self.folder / f"{image_id.removeprefix('sha256:')}-{kind}-{_RECIPE}"
+
+    def hold(self, image_id: str, name: str, unpack: Unpack, undo: ExitStack) -> CachedImage:
+        """An image, unpacked if it is not there yet; until ``undo`` ends nobody removes it. Raises ImageBuildError."""
+        place = self._place(image_id)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while True:
+                with ExitStack() as held:
+                    held.enter_context(_locked(place, fcntl.LOCK_SH))
+                    if (image := _read(place)) is not None:
+                        undo.push(held.pop_all())
+                        return _noted(image, name)
+                with _locked(place, fcntl.LOCK_EX):
+                    if _read(place) is None:
+                        self._clear_up(place)
+                        self._add(place, image_id, unpack)
+        except OSError as error:
+            raise ImageBuildError(f"image {name} cannot be unpacked into {self.folder}: {error.strerror}") from None
+
+    def _add(self, place: Path, image_id: str, unpack: Unpack) -> None:
+        new = self.folder / f"{_NEW}{secrets.token_hex(6)}-{place.name}"
+        new.mkdir(mode=0o700)
+        try:
+            lost = unpack(new)
+            record = {"id": image_id, "names": [], "size_bytes": _size(new / "root"), "lost": lost.words()}
+            (new / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+            _sync(new)
+            if place.exists():  # of no use: it has no record
+                _remove(place)
+            new.rename(place)
+            _sync(self.folder)
+        except BaseException:
+            _remove(new)
+            raise
+
+    def _clear_up(self, place: Path) -> None:
+        """Remove what was left of an image by processes that were killed. Needs its lock, which one at work has."""
+        for left in self.folder.glob(f"{_NEW}*-{place.name}"):
+            _remove(left)
+
+    def images(self) -> list[CachedImage]:
+        """All of them, the one that was used last first."""
+        if not self.folder.is_dir():
+            return []
+        known = filter(None, map(_read, (path for path in self.folder.iterdir() if not path.name.startswith(_NEW))))
+        return sorted(known, key=lambda image: -image.used_at)
+
+    def remove(self, image: CachedImage) -> bool:
+        """Remove an image; returns whether it could be: not if somebody uses it."""
+        try:
+            with _locked(image.folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
+                gone = self.folder / f"{_NEW}{secrets.token_hex(6)}-{image.folder.name}"
+                with suppress(FileNotFoundError):  # another has just done the same
+                    image.folder.rename(gone)
+                    _remove(gone)
+                lock.unlink()
+        except BlockingIOError:
+            return False
+        return True
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes have left of any image."""
+        for left in self.folder.glob(f"{_NEW}*"):
+            place = self.folder / left.name.removeprefix(_NEW).partition("-")[2]
+            with suppress(BlockingIOError), _locked(place, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                _remove(left)
+
+
+@contextmanager
+def _locked(place: Path, operation: int) -> Iterator[Path]:
+    path = place.with_name(f"{place.name}.lock")
+    while True:
+        with path.open("a") as lock:
+            fcntl.flock(lock, operation)
+            with suppress(FileNotFoundError):  # it was removed with its image before we had it
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    yield path
+                    return
+
+
+def _read(place: Path) -> CachedImage | None:
+    """The image in a folder; None if there is none."""
+    try:
+        record: Mapping[str, Any] = json.loads((place / _RECORD).read_text(encoding="utf-8"))
+        used_at = (place / _RECORD).stat().st_mtime
+        return CachedImage(
+            id=record["id"], folder=place, names=tuple(record["names"]), size_bytes=record["size_bytes"],
+            used_at=used_at, lost=record["lost"],
+        )  # fmt: skip
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _noted(image: CachedImage, name: str) -> CachedImage:
+    """Note that an image is used, and under which name."""
+    path = image.folder / _RECORD
+    if name in image.names:
+        with suppress(OSError):  # a cache that is only shown to us
+            os.utime(path, (time.time(), time.time()))
+        return image
+    record = {**json.loads(path.read_text(encoding="utf-8")), "names": [*image.names, name]}
+    beside = image.folder / f".{secrets.token_hex(6)}"
+    with suppress(OSError):  # likewise
+        beside.write_text(json.dumps(record), encoding="utf-8")
+        beside.replace(path)
+    return image
+
+
+def _size(root: Path) -> int:
+    size = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            status = os.lstat(f"{folder}/{name}")
+            size += status.st_size // status.st_nlink if stat.S_ISREG(status.st_mode) else 0
+    return size
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also one with folders that are closed to us."""
+    if os.geteuid() != 0:
+        for place, names, _ in os.walk(folder):
+            for name in names:
+                if not os.path.islink(inner := f"{place}/{name}"):
+                    os.chmod(inner, 0o700)
+    shutil.rmtree(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Have the kernel write the folder's file system out, as syncfs(2)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(descriptor)

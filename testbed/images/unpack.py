@@ -1,0 +1,201 @@
+"""Unpack an image: its layers are read once, each as a stream; its files get their places when all layers are read.
+
+The folder is new and ours alone, every folder on the way to a file is one that was made here, and nothing is followed:
+so nothing outside it is ever touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import RawIOBase
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from testbed.errors import ImageBuildError
+from testbed.images.tree import Entry, Kind, LayerError, Node, Tree
+from testbed.text import shown
+
+_KINDS: dict[bytes, Kind] = {
+    tarfile.REGTYPE: "file", tarfile.AREGTYPE: "file", tarfile.CONTTYPE: "file", tarfile.GNUTYPE_SPARSE: "file",
+    tarfile.LNKTYPE: "hardlink", tarfile.SYMTYPE: "symlink", tarfile.DIRTYPE: "folder", tarfile.FIFOTYPE: "fifo",
+    tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device",
+}  # fmt: skip
+_XATTR = "SCHILY.xattr."
+_CAPABILITY = "security.capability"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer that was read: its entries, whose content is in the spool, and the digest of its archive."""
+
+    entries: Sequence[Entry]
+    digest: str
+
+
+@dataclass(kw_only=True)
+class Lost:
+    """What could not be kept of an image's files."""
+
+    owners: int = 0
+    """Files of others than root."""
+    capabilities: int = 0
+    """Files with capabilities."""
+    attributes: int = 0
+    """Further extended attributes."""
+    devices: int = 0
+    """Device nodes: a host has those in /dev alone."""
+
+    def words(self) -> str:
+        """In a few words; empty if nothing is lost."""
+        reasons = {
+            "owners of files, which only root can give": self.owners,
+            "capabilities of files, which only root can give": self.capabilities,
+            "extended attributes": self.attributes,
+            "device nodes, which a host has in /dev alone": self.devices,
+        }
+        return ", ".join(f"{count:,} {what}" for what, count in reasons.items() if count)
+
+
+class Unpacker:
+    """Unpacks an image into ``root`` of a new folder. Raises ImageBuildError; the folder is then of no use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root, self._spool = folder / "root", folder / "spool"
+        self._spool.mkdir()
+        self._read = 0
+
+    def read(self, stream: BinaryIO, name: str) -> Layer:
+        """Read the archive of a layer, uncompressed, to its end. ``name``: in messages."""
+        hashed = _Hashed(stream)
+        try:
+            entries = list(_entries(cast(BinaryIO, hashed), self._spool, self._read))
+            while hashed.read(_CHUNK):  # what comes after the end of the archive counts for its digest
+                pass
+        except LayerError as error:
+            raise ImageBuildError(f"layer {name}: {error}") from None
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise ImageBuildError(f"layer {name} is cut short or damaged: {error}") from None
+        self._read += len(entries)
+        return Layer(entries=entries, digest=f"sha256:{hashed.hash.hexdigest()}")
+
+    def place(self, layers: Sequence[Layer], digests: Sequence[str], *, owners: bool) -> Lost:
+        """Give all files their places, once all layers are read; the lowest is the first.
+
+        ``digests``: those of the layers in the image's configuration. ``owners``: whether files can be given to others.
+        """
+        tree = Tree()
+        for number, (layer, digest) in enumerate(zip(layers, digests, strict=True), start=1):
+            if layer.digest != digest:
+                raise ImageBuildError(f"layer {number} is not the one of the image's configuration: its digest differs")
+            try:
+                tree.add_layer(layer.entries)
+            except LayerError as error:
+                raise ImageBuildError(f"layer {number}: {error}") from None
+        lost = _place(tree, self._spool, self._root, owners=owners)
+        shutil.rmtree(self._spool)
+        return lost
+
+
+class _Hashed(RawIOBase):
+    """A stream, and the digest of what was read of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.hash.update(data)
+        return data
+
+
+def _entries(stream: BinaryIO, spool: Path, first: int) -> Iterator[Entry]:
+    """The entries of a layer; the content of each file is put into the spool under its number."""
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, errors="surrogateescape") as archive:
+        for number, member in enumerate(archive, start=first):
+            kind = _KINDS.get(member.type)
+            if kind is None:
+                raise LayerError(f"entry {shown(member.name)} is of a kind that no layer has: {shown(member.type)}")
+            if kind == "file" and (content := archive.extractfile(member)) is not None:
+                with open(spool / str(number), "xb", buffering=0) as file:
+                    shutil.copyfileobj(content, file, _CHUNK)
+            yield Entry(
+                name=member.name,
+                kind=kind,
+                mode=member.mode & 0o7777,
+                uid=member.uid,
+                gid=member.gid,
+                mtime_ns=int(float(member.mtime) * 1e9),
+                link=member.linkname,
+                xattrs={
+                    key.removeprefix(_XATTR): value.encode(errors="surrogateescape")
+                    for key, value in member.pax_headers.items()
+                    if key.startswith(_XATTR)
+                },
+                content=number,
+            )
+
+
+def _place(tree: Tree, spool: Path, root: Path, *, owners: bool) -> Lost:
+    """Give every file its place, its owner, its mode and its time; folders last, for they may be read-only."""
+    lost = Lost(devices=tree.devices)
+    places: dict[Node, str] = {}
+    folders = [(str(root), tree.root.entry)]
+    root.mkdir(mode=0o700)
+    for path, node in tree.walk():
+        place, entry = f"{root}/{path}", node.entry
+        if node in places:
+            os.link(places[node], place, follow_symlinks=False)
+            continue
+        places[node] = place
+        try:
+            match entry.kind:
+                case "folder":
+                    os.mkdir(place, 0o700)
+                    folders.append((place, entry))
+                    continue
+                case "symlink":
+                    os.symlink(entry.link, place)
+                case "fifo":
+                    os.mkfifo(place, 0o600)
+                case _:
+                    os.rename(spool / str(entry.content), place)
+        except ValueError as error:
+            raise ImageBuildError(f"{shown(path)} cannot be made: {error}") from None
+        _settle(place, entry, lost, owners=owners)
+    for place, entry in reversed(folders):
+        _settle(place, entry, lost, owners=owners)
+    return lost
+
+
+def _settle(place: str, entry: Entry, lost: Lost, *, owners: bool) -> None:
+    if entry.uid or entry.gid:
+        if owners:
+            os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
+        else:
+            lost.owners += 1
+    for name, value in entry.xattrs.items():
+        if name != _CAPABILITY and not name.startswith("user."):
+            continue
+        if ".overlay." in name:  # the kernel's own, of the file system that a host's root is
+            lost.attributes += 1
+        elif name == _CAPABILITY and not owners:
+            lost.capabilities += 1
+        else:
+            try:
+                os.setxattr(place, name, value, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EPERM):
+                    raise
+                lost.attributes += 1
+    if entry.kind != "symlink":
+        os.chmod(place, entry.mode)
+    os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
