@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,15 @@ FILES = {
 }
 
 
-def imports(path: Path, module: str) -> Iterator[str]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(path: Path, module: str) -> Iterator[str]:
     """Every module that a file imports, wherever in it the import stands; a name of a package is one too."""
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -36,7 +42,21 @@ def imports(path: Path, module: str) -> Iterator[str]:
                 yield inner if inner in FILES else source
 
 
-IMPORTS = {module: frozenset(imports(path, module)) for module, path in FILES.items()}
+@pytest.fixture(scope="module", autouse=True)
+def _forget() -> Iterator[None]:
+    """Keep no tree for the tests of other modules: they take hundreds of megabytes."""
+    yield
+    parsed.cache_clear()
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    return frozenset(_imports(FILES[module], module))
+
+
+def breaches(find: Callable[[str], Iterable[str]], names: Iterable[str]) -> dict[str, list[str]]:
+    """Of each of these modules or files, what it finds; without those of which it finds nothing."""
+    return {name: results for name in names if (results := sorted(find(name)))}
 
 
 def _below(name: str, roots: tuple[str, ...]) -> bool:
@@ -44,7 +64,7 @@ def _below(name: str, roots: tuple[str, ...]) -> bool:
 
 
 def _of_testbed(module: str) -> set[str]:
-    return {name for name in IMPORTS[module] if _below(name, ("testbed",))}
+    return {name for name in imports(module) if _below(name, ("testbed",))}
 
 
 def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
@@ -53,7 +73,7 @@ def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
         "import os.path as p\nfrom .protocol import Refused\nfrom . import carried\nfrom .. import units\n"
         "from testbed.netem import readback, nothing\nimport json, re\ndef f():\n    from docker import errors\n"
     )
-    assert set(imports(path, "testbed.agent.batch")) == {
+    assert set(_imports(path, "testbed.agent.batch")) == {
         "os.path", "testbed.agent.protocol", "testbed.agent.carried", "testbed.units", "testbed.netem.readback",
         "testbed.netem", "json", "re", "docker",
     }  # fmt: skip
@@ -102,11 +122,14 @@ def _floor(room: str) -> int:
     return next(number for number, rooms in enumerate(ROOMS) if room in rooms)
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if module != "testbed"])
-def test_no_room_knows_one_above_it_or_beside_it(module: str) -> None:
+def _not_below(module: str) -> set[str]:
     own = _room(module)
     others = {_room(name) for name in _of_testbed(module) if name != "testbed"} - {own}
-    assert {room for room in others if _floor(room) >= _floor(own)} == set()
+    return {room for room in others if _floor(room) >= _floor(own)}
+
+
+def test_no_room_knows_one_above_it_or_beside_it() -> None:
+    assert breaches(_not_below, FILES.keys() - {"testbed"}) == {}
 
 
 def picture() -> str:
@@ -124,10 +147,13 @@ def test_the_picture_in_contributing_is_of_this_house() -> None:
     assert picture() in (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"), "run scripts/rooms"
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if any(_below(module, (root,)) for root in ALONE)])
-def test_who_needs_little_of_the_house_knows_no_more_of_it(module: str) -> None:
+def _beyond_what_it_needs(module: str) -> set[str]:
     root = max((root for root in ALONE if _below(module, (root,))), key=len)
-    assert {name for name in _of_testbed(module) if not _below(name, (root, *ALONE[root]))} == set()
+    return {name for name in _of_testbed(module) if not _below(name, (root, *ALONE[root]))}
+
+
+def test_who_needs_little_of_the_house_knows_no_more_of_it() -> None:
+    assert breaches(_beyond_what_it_needs, [module for module in FILES if _below(module, tuple(ALONE))]) == {}
 
 
 def test_every_room_and_rule_is_of_something_that_is_there() -> None:
@@ -135,10 +161,13 @@ def test_every_room_and_rule_is_of_something_that_is_there() -> None:
     assert set(ALONE) <= set(FILES)
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if not _below(module, ("testbed.agent",))])
-def test_the_agents_modules_run_elsewhere_and_are_imported_by_no_one_here(module: str) -> None:
+AGENT = ("testbed.agent",)
+
+
+def test_the_agents_modules_run_elsewhere_and_are_imported_by_no_one_here() -> None:
     # The folder that goes into its image is found through the package itself.
-    assert {name for name in _of_testbed(module) if _below(name, ("testbed.agent",))} <= {"testbed.agent"}
+    others = [module for module in FILES if not _below(module, AGENT)]
+    assert breaches(lambda module: {name for name in imports(module) if _below(name, AGENT)} - set(AGENT), others) == {}
 
 
 def test_no_file_imports_another_in_a_circle() -> None:
@@ -153,10 +182,12 @@ def test_no_file_imports_another_in_a_circle() -> None:
 # --- everybody else's ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if _below(module, ("testbed.agent",))])
-def test_the_agent_needs_nothing_but_python(module: str) -> None:
-    outside = {name.partition(".")[0] for name in IMPORTS[module]} - {"testbed"}
-    assert outside <= set(sys.stdlib_module_names)
+def _beyond_python(module: str) -> set[str]:
+    return {name.partition(".")[0] for name in imports(module)} - {"testbed"} - set(sys.stdlib_module_names)
+
+
+def test_the_agent_needs_nothing_but_python() -> None:
+    assert breaches(_beyond_python, [module for module in FILES if _below(module, AGENT)]) == {}
 
 
 PURE = ("text", "errors", "units", "spec", "evidence", "netem", "judge", "observe")
@@ -167,14 +198,15 @@ READS = "testbed.netem.profiles"
 """The one among these that reads files: profiles, traces and tables of the user's and of the package."""
 
 
-@pytest.mark.parametrize(
-    "module", [module for module in FILES if (_room(module) in PURE and module != READS) or module in PURE_OF_PAPER]
-)
-def test_what_is_pure_touches_no_file_process_network_or_clock(module: str) -> None:
+def _impure(module: str) -> set[str]:
     impure = {"os", "io", "pathlib", "shutil", "socket", "subprocess", "tempfile", "threading", "time", "select"}
-    assert {name for name in IMPORTS[module] if name.partition(".")[0] in impure} == set()
-    outside = {name.partition(".")[0] for name in IMPORTS[module]} - {"testbed"}
-    assert outside <= {*sys.stdlib_module_names, *(NUMERICS if _room(module) == "judge" else ())}
+    outside = _beyond_python(module) - set(NUMERICS if _room(module) == "judge" else ())
+    return {name for name in imports(module) if name.partition(".")[0] in impure} | outside
+
+
+def test_what_is_pure_touches_no_file_process_network_or_clock() -> None:
+    pure = [module for module in FILES if (_room(module) in PURE and module != READS) or module in PURE_OF_PAPER]
+    assert breaches(_impure, pure) == {}
 
 
 NUMERICS = ("numpy", "scipy")
@@ -213,24 +245,22 @@ ONLY_IN: dict[str, set[str]] = {
 
 @pytest.mark.parametrize("outside", ONLY_IN)
 def test_an_outside_thing_is_known_to_its_own_modules_alone(outside: str) -> None:
-    assert {module for module, names in IMPORTS.items() if any(_below(name, (outside,)) for name in names)} == (
-        ONLY_IN[outside]
-    )
+    assert {module for module in FILES if any(_below(name, (outside,)) for name in imports(module))} == ONLY_IN[outside]
 
 
 @pytest.mark.parametrize("module", sorted(ONLY_IN["docker"] - {"testbed.backends.docker.engine"}))
 def test_the_compose_lab_knows_dockers_errors_and_types_but_does_not_talk_to_the_engine(module: str) -> None:
-    known = {name for name in IMPORTS[module] if _below(name, ("docker",))}
+    known = {name for name in imports(module) if _below(name, ("docker",))}
     assert known <= {"docker.errors", "docker.models.containers"}
 
 
 OF_PYTEST = ("testbed.pytest",)
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if not _below(module, OF_PYTEST)])
-def test_testbed_can_be_used_without_pytest(module: str) -> None:
+def test_testbed_can_be_used_without_pytest() -> None:
     """Through others too: a module that imports the plugin would bring pytest with it."""
-    assert {name for name in IMPORTS[module] if _below(name, OF_PYTEST)} == set()
+    others = [module for module in FILES if not _below(module, OF_PYTEST)]
+    assert breaches(lambda module: {name for name in imports(module) if _below(name, OF_PYTEST)}, others) == {}
 
 
 _WRITES = {"write_text", "write_bytes", "copyfile", "copytree", "mkstemp", "NamedTemporaryFile"}
@@ -243,7 +273,7 @@ def test_files_are_written_in_one_place() -> None:
     for module, path in FILES.items():
         if _below(module, _WRITERS):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if not isinstance(node, ast.Call):
                 continue
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
@@ -262,14 +292,13 @@ MOST_LINES, MOST_LINES_OF_A_CLASS = 600, 400
 def _too_long(module: str) -> list[str]:
     """What of a module is: itself, or classes by name."""
     source = FILES[module].read_text(encoding="utf-8")
-    classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+    classes = [node for node in ast.walk(parsed(FILES[module])) if isinstance(node, ast.ClassDef)]
     classes_too_long = [node.name for node in classes if (node.end_lineno or 0) - node.lineno >= MOST_LINES_OF_A_CLASS]
     return classes_too_long + [module] * (source.count("\n") > MOST_LINES)
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_no_file_and_no_class_is_too_long_to_enter(module: str) -> None:
-    assert _too_long(module) == []
+def test_no_file_and_no_class_is_too_long_to_enter() -> None:
+    assert breaches(_too_long, FILES) == {}
 
 
 # --- private members -------------------------------------------------------------------------------
@@ -277,7 +306,7 @@ def test_no_file_and_no_class_is_too_long_to_enter(module: str) -> None:
 OF_TUPLES = {"_make", "_replace", "_asdict", "_fields"}
 """What namedtuples have in public."""
 CHECKED = {
-    str(path.relative_to(PACKAGE.parent)): ast.parse(path.read_text(encoding="utf-8"))
+    str(path.relative_to(PACKAGE.parent)): path
     for folder in ("testbed", "tests", "benchmarks")
     for path in sorted((PACKAGE.parent / folder).rglob("*.py"))
 }
@@ -287,39 +316,40 @@ def _is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in OF_TUPLES
 
 
-def _own(tree: ast.Module) -> Iterator[str]:
-    """The private names that a module defines: of its functions, classes, variables and attributes."""
+def _private(tree: ast.Module) -> tuple[set[str], list[tuple[str, str]]]:
+    """The private names that a module defines: of its functions, classes, variables and attributes. And those it uses
+    of modules and objects, but those inherited: each with where.
+    """
+    own, uses = set[str](), []
     for node in ast.walk(tree):
         match node:
-            case ast.FunctionDef() | ast.ClassDef():
-                yield node.name
-            case ast.Attribute(ctx=ast.Store()):
-                yield node.attr
-            case ast.Name(ctx=ast.Store()):
-                yield node.id
-
-
-def _others(tree: ast.Module, own: set[str]) -> Iterator[str]:
-    """The private names that a module uses and does not define, but those inherited; ``own``: what it defines."""
-    for node in ast.walk(tree):
-        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                own.add(name)
             case ast.ImportFrom(module=str(module)) if module.partition(".")[0] in ("testbed", "tests"):
-                yield from (f"{module}.{alias.name}" for alias in node.names if _is_private(alias.name))
-            case ast.Attribute(value=ast.Name(id="self" | "cls") | ast.Call(func=ast.Name(id="super"))):
-                continue
-            case ast.Attribute(attr=name) if _is_private(name) and name not in own and name in PRIVATE:
-                yield f"line {node.lineno}: {ast.unparse(node)}"
+                uses += [(f"{module}.{alias.name}", "") for alias in node.names if _is_private(alias.name)]
+            case ast.Attribute(attr=name) if _is_private(name):
+                if isinstance(node.ctx, ast.Store):
+                    own.add(name)
+                match node.value:
+                    case ast.Name(id="self" | "cls") | ast.Call(func=ast.Name(id="super")):
+                        continue
+                uses.append((name, f"line {node.lineno}: {ast.unparse(node)}"))
+    return {name for name in own if _is_private(name)}, uses
 
 
-OWN = {file: {name for name in _own(tree) if _is_private(name)} for file, tree in CHECKED.items()}
-PRIVATE = set[str]().union(*OWN.values())
+def _foreign(own: set[str], uses: list[tuple[str, str]], known: set[str]) -> list[str]:
+    """The uses of a private name that the module itself does not define, and another one does; and imports of any."""
+    return [where or name for name, where in uses if not where or name in known - own]
 
 
-@pytest.mark.parametrize("file", CHECKED)
-def test_private_members_are_used_where_they_are_defined_alone(file: str) -> None:
-    assert list(_others(CHECKED[file], OWN[file])) == []
+def test_private_members_are_used_where_they_are_defined_alone() -> None:
+    private = {file: _private(parsed(path)) for file, path in CHECKED.items()}
+    known = set[str]().union(*(own for own, _ in private.values()))
+    assert breaches(lambda file: _foreign(*private[file], known), CHECKED) == {}
 
 
 def test_uses_of_private_members_are_seen() -> None:
-    tree = ast.parse("from testbed.units import _parse\nself._own\nother._hosts.x\nrow._replace(a=1)\nmine._mine")
-    assert list(_others(tree, {"_mine"})) == ["testbed.units._parse", "line 3: other._hosts"]
+    tree = ast.parse(
+        "from testbed.units import _parse\nself._own\nother._hosts.x\nrow._replace(a=1)\nmine._mine\n_mine = 1"
+    )
+    assert _foreign(*_private(tree), {"_hosts", "_mine"}) == ["testbed.units._parse", "line 3: other._hosts"]
