@@ -256,12 +256,16 @@ def _text(data: str | bytes | None) -> str:
     return data.decode(errors="replace") if isinstance(data, bytes) else data or ""
 
 
+def version() -> str:
+    """The version of Compose. Raises EnvironmentUnfitError if there is none."""
+    return (_version(find()) or "").lstrip("v")
+
+
 def main() -> int:
     """Print the version of Compose: exit status 0, or 1 if there is none. For scripts/bootstrap."""
     try:
-        argv = find()
+        sys.stdout.write(f"Compose {version()}\n")
     except EnvironmentUnfitError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"Compose {_version(argv)}\n")
     return 0

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 from testbed import reading
 from testbed.compose import shapes
-from testbed.compose.longforms import LongForms
+from testbed.compose.longforms import LongForms, path_of
 from testbed.compose.options import find_compose_file
 from testbed.compose.places import Places, compose_text
 from testbed.compose.problems import FileLine, FileProblems, NeedsComposeError
 from testbed.compose.variables import env_file, interpolate, interpolate_if_possible, variables_of
 from testbed.errors import InvalidComposeError, InvalidValueError
 from testbed.reading import yamltree
-from testbed.reading.yamltree import Document, Where
+from testbed.reading.yamltree import Document, Where, as_text
 from testbed.spec import drawings
 from testbed.spec.words import unknown
 from testbed.text import shown
@@ -181,7 +181,11 @@ def of_drawing(drawing: drawings.Drawing, *, environment: Mapping[str, str]) -> 
 
 
 def _read(
-    path: Path, tree: Any, problems: FileProblems, variables: Mapping[str, str], profiles: Sequence[str]
+    path: Path,
+    tree: Any,
+    problems: FileProblems,
+    variables: Mapping[str, str],
+    profiles: Sequence[str],
 ) -> ComposeFile:
     drawn = isinstance(tree, Mapping) and _topology(tree) is not None
     if not isinstance(tree, Mapping) or not (drawn or isinstance(tree.get("services"), Mapping)):
@@ -210,7 +214,7 @@ def _refuse_what_needs_compose(path: Path, document: Document) -> None:
     tree = document.value
     if document.beyond is not None:
         raise NeedsComposeError(f"{path}:{document.beyond[0]}: {document.beyond[1]}")
-    for name in ("include", "configs", "secrets"):
+    for name in ("include",):
         if tree.get(name):
             raise NeedsComposeError(f"{path}:{document.lines.get((name,), 1)}: `{name}:`")
     services = tree.get("services")
@@ -266,12 +270,35 @@ def _config(
     if name and shapes.project(f"x{name}") != f"x{name}":
         problems.add((), f"{_PROJECT}={shown(name)}: must be small letters, digits, dashes and underscores")
     project = name or tree.get("name") or _name_of(path)
+    mounted = {volume.get("source") for body in services.values() for volume in body["volumes"]}
     return {
         "name": project,
         "services": services,
-        "networks": {name: {"name": f"{project}_{name}", **(body or {})} for name, body in sorted(networks.items())},
-        "volumes": dict(tree.get("volumes") or {}),
+        "networks": {name: _named(project, name, body) for name, body in sorted(networks.items())},
+        "volumes": {
+            name: _named(project, name, body) for name, body in (tree.get("volumes") or {}).items() if name in mounted
+        },
+        **{
+            kind: {name: _with_path(path, _named(project, name, body)) for name, body in (tree.get(kind) or {}).items()}
+            for kind in ("secrets", "configs")
+        },
     }
+
+
+def _with_path(path: Path, body: dict[str, Any]) -> dict[str, Any]:
+    """A secret or config with the path of its file written out."""
+    return {**body, "file": path_of(path.parent, body["file"])} if body.get("file") else body
+
+
+def _named(project: str, name: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A network, volume, secret or config with the name that the engine knows it by."""
+    body = {key: value for key, value in (body or {}).items() if value is not None}
+    external = body.get("external")
+    if isinstance(external, Mapping):
+        body.update(external=True, name=external.get("name") or body.get("name") or name)
+    if isinstance(body.get("driver_opts"), Mapping):
+        body["driver_opts"] = {key: as_text(value) for key, value in body["driver_opts"].items()}
+    return {"name": name if body.get("external") else f"{project}_{name}", **body}
 
 
 def _project(path: Path, text: str, variables: Mapping[str, str]) -> str:

@@ -192,6 +192,18 @@ def project(value: Any) -> str:
     return word
 
 
+def file_mode(value: Any) -> str:
+    """A file's mode as Compose prints it: ``0440``. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_MODE:
+        return f"0{value:o}"
+    if isinstance(value, str) and re.fullmatch("0?o?[0-7]{1,4}", value):
+        return f"0{value.lstrip('0o') or 0}"
+    raise ValueError("is no mode; write 0440")
+
+
+_MOST_MODE = 0o7777
+
+
 def env_format(value: Any) -> str:
     """The format of a file of variables. Raises ValueError."""
     if (word := text(value)) not in ("", "raw"):
@@ -288,6 +300,15 @@ _ONE_ENV_FILE = Shape(
     words={"path": _TEXT, "required": _FLAG, "format": Shape(write="raw", plain=env_format)},
     required=("path",),
 )
+_GIVEN = Shape(
+    write="a list: [NAME] or [{source: NAME, target: PLACE, mode: 0440}]",
+    item=Shape(
+        write="NAME or {source: NAME, target: PLACE, mode: 0440}",
+        plain=text,
+        words={**_keys(_TEXT, "source target uid gid"), "mode": Shape(write="a mode, as in 0440", plain=file_mode)},
+        required=("source",),
+    ),
+)
 _ADDRESSES = Shape(write="an address", plain=text, item=_TEXT)
 _LOCAL = _table("{path: FOLDER, python: true} or {image: ARCHIVE}", path=_TEXT, python=_FLAG, image=_TEXT)
 _SERVICE = Shape(
@@ -322,7 +343,11 @@ _SERVICE = Shape(
         "extra_hosts": Shape(
             write='a mapping or a list: {NAME: ADDRESS} or ["NAME=ADDRESS"]', item=_TEXT, others=_ADDRESSES
         ),
-        "tmpfs": _TEXT_OR_TEXTS,
+        **_keys(_TEXT_OR_TEXTS, "tmpfs dns dns_search"),
+        **_keys(_TEXTS, "links external_links dns_opt volumes_from group_add"),
+        **_keys(_PLAIN, "shm_size mem_limit mem_reservation memswap_limit"),
+        **_keys(_TEXT, "ipc pid"),
+        **_keys(_GIVEN, "secrets configs"),
         "expose": Shape(write="a list: [80]", item=Shape(write="a port", plain=plain)),
         "logging": Shape(write="{driver: NAME}", others=ANY),
         "x-testbed": _optional("{router: true} or {local: {path: FOLDER}}", local=_LOCAL, router=_FLAG),
@@ -359,6 +384,16 @@ _STORE = _optional(
     **_keys(_TEXT, "name driver"),
 )
 
+_SECRET = _table(
+    "{file: FILE}, {environment: NAME}, {content: TEXT} or {external: true}",
+    **{
+        **_keys(_TEXT, "file environment content name driver template_driver"),
+        "external": _EXTERNAL,
+        "labels": _PAIRS,
+        "driver_opts": _OPTIONS,
+    },
+)
+
 _NAME = "[a-zA-Z0-9._-]{1,255}"
 
 FILE = Shape(
@@ -369,7 +404,8 @@ FILE = Shape(
         "services": Shape(write="a mapping: {NAME: {image: NAME}}", others=_SERVICE, names=_NAME),
         "networks": Shape(write="a mapping: {NAME: {}}", others=_NETWORK, names=_NAME),
         "volumes": Shape(write="a mapping: {NAME: {}}", others=_STORE, names=_NAME),
-        **_keys(ANY, "include configs secrets models"),
+        **_keys(Shape(write="a mapping: {NAME: {file: FILE}}", others=_SECRET, names=_NAME), "configs secrets"),
+        **_keys(ANY, "include models"),
         "x-testbed": _optional("{topology: {chain: 5}}", topology=ANY),
     },
 )

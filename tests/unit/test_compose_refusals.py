@@ -105,7 +105,6 @@ SERVICES = {
     "volumes: ['.:/d/../proc/x']": "a volume at '/d/../proc/x': a host of a local lab has its own",
     "volumes: ['.:/etc/hosts']": "a volume at '/etc/hosts': a local lab writes this file",
     "volumes: ['data:d']": "a volume at 'd': must be an absolute path",
-    "volumes: ['data:/d', '.:/d/']": "another volume has this place",
     "tmpfs: /proc": "tmpfs '/proc': a host of a local lab has its own",
     "working_dir: /etc/passwd": "working_dir '/etc/passwd': it is a file on this machine",
     "working_dir: /etc/passwd/x": "working_dir '/etc/passwd/x': /etc/passwd is no folder",
@@ -120,7 +119,6 @@ SERVICES = {
     "container_name: a b": "container_name 'a b'",
     "user: root:nosuch": "'nosuch' is not in this machine's /etc/group",
     "user: nosuch": "'nosuch' is not in this machine's /etc/passwd",
-    "extra_hosts: ['x:host-gateway']": "do not reach this machine",
     "extra_hosts: [w]": "'' is no address",
     "cap_add: [NET_FOO]": "cap_add: 'NET_FOO': unknown",
     "sysctls: [net.x]": "sysctl 'net.x': needs a value",
@@ -334,7 +332,7 @@ volumes: {data: }
 """,
     )
     a = made.services["a"]
-    assert made.hosts[0].extra_hosts == (("v6", "::1"), ("both", "192.0.2.1"), ("both", "2001:db8::1"))
+    assert made.hosts[0].extra_hosts == (("both", "192.0.2.1"), ("both", "2001:db8::1"), ("v6", "::1"))
     named = (("data", "/ro", True), ("data", "/rw", False), ("data", "/long", True))
     assert a.volumes == (*named, (":3", "/own", False))
     assert a.folders == ("/cache",), "a host has a /run of its own"

@@ -195,7 +195,7 @@ def test_anchors_and_merges_are_followed(tmp_path: Path) -> None:
     assert file.config["services"]["c"]["init"] is False
 
 
-@pytest.mark.parametrize("what", ["include: [other.yaml]", "services: {a: {extends: b}}", "secrets: {a: {file: b}}"])
+@pytest.mark.parametrize("what", ["include: [other.yaml]", "services: {a: {extends: b}}"])
 def test_what_compose_alone_can_read_is_left_to_it(what: str, tmp_path: Path) -> None:
     services = "" if what.startswith("services") else "\nservices: {a: {build: .}}"
     with pytest.raises(NeedsComposeError, match=what.partition(":")[0] if services else "extends"):

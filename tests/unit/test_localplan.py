@@ -206,11 +206,11 @@ services:
   c:
     build: nowhere
     networks: [lam, lan]
-  d: {build: app, depends_on: [e]}
+  d: {build: app, depends_on: [e], volumes: ["vol:/x"]}
 networks:
   lan: {driver: macvlan}
 volumes:
-  v: {driver: nfs}
+  vol: {driver: nfs}
 """,
     )
     told_lines = [(int(line), text) for line, _, text in (problem.partition(": ") for problem in listed)]
@@ -371,7 +371,7 @@ def test_a_place_that_nobody_may_look_at_is_as_good_as_empty(folder: Path, monke
     a = plan(
         folder,
         "services: {a: {image: python, command: [x], working_dir: /closed/w, tmpfs: [/closed/t], "
-        "volumes: ['v:/closed/v']}}\nvolumes: {v: }\n",
+        "volumes: ['vol:/closed/v']}}\nvolumes: {vol: }\n",
     ).services["a"]
     assert a.folders == ("/closed/t", "/closed/w")
     (problem,) = problems(folder, "services: {a: {image: python, command: [x], volumes: ['/closed/b:/b']}}\n")
