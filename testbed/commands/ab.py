@@ -93,11 +93,7 @@ def ab(
         try:
             ended = pairs.run(say)
         except KeyboardInterrupt:
-            pairs.cut_short()
             ended = _INTERRUPTED
-        except SystemExit:  # a signal
-            pairs.cut_short()
-            raise
     say(f"{ended}; all results are in {near(folder)}: testbed compare {near(folder)}/base {near(folder)}/head")
     status = deliver(
         pairs.comparison, pairs.runs, base=base.name, head=head.name, as_json=as_json, markdown=markdown,
@@ -158,7 +154,7 @@ def words_of_ours(command_name: str, words: Sequence[str], ours: Sequence[str]) 
         if any(word == option or word.startswith(f"{option}=") for option in ours):
             yield f"{word}: `testbed {command_name}` gives it to pytest itself; leave it out"
         elif word.startswith(("-n", "--numprocesses", "--dist")) and not word.startswith(("--no", "-no")):
-            yield f"{word}: the runs of a pair are compared as they are, one test at a time; leave it out"
+            yield f"{word}: `testbed {command_name}` runs one test at a time; leave it out"
 
 
 def versions(

@@ -112,11 +112,7 @@ def envelope(
         try:
             ended = "found" if searching.run(say) else "the budget is spent before the answer is known closely enough"
         except KeyboardInterrupt:
-            searching.cut_short()
             ended, interrupted = "interrupted", True
-        except SystemExit:  # a signal
-            searching.cut_short()
-            raise
     _deliver(plan, searching, named={name: title for name, (title, _) in named.items()}, ended=ended, as_json=as_json)
     if interrupted:
         return _STATUS_INTERRUPTED

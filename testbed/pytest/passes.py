@@ -5,14 +5,18 @@ a results file of its own. The other process holds the far end of a socket, whos
 sends a JSON line per pass, ``{"seed": …, "results": …, "vary": […]}``, and hears ``{"tests": […], "once": […]}`` when
 the tests are collected, ``{"not_up": …}`` after each pass, and ``{"problems": […]}`` where none can begin. ``vary`` is
 what ``--testbed-vary`` is given in this pass. ``{"check": [[…], …]}`` asks, without a pass, what is wrong with such
-values. When the other process closes the socket, or dies, the session ends as any other does.
+values. When the other process closes the socket, the session ends as any other does; when it dies in the middle of a
+pass, the session is interrupted as by Ctrl-C, so that its stack is taken down at once.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +27,8 @@ from testbed.pytest import results, running, state
 from testbed.pytest.markers import WANTED, id_of, marked, wanted
 
 _NAME = "testbed-passes"
+_INTERRUPTED_WITHIN_S = 60.0
+"""How long an interrupted session may take to end, before it is killed: then its agents heal what it impaired."""
 
 
 def listen(config: pytest.Config) -> None:
@@ -48,6 +54,38 @@ class Passes:
         self._channel = channel
         self._lines = channel.makefile("r", encoding="utf-8")
         self._started = False
+        self._ends_itself = False
+        """Whether the session awaits a line, and so the socket's end, or ends already."""
+        self._turn = threading.Lock()
+        """For `_ends_itself`: what ends by itself is not interrupted."""
+        self._over = threading.Event()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited, from `nohup` for example
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Thread(target=self._end_with_owner, name=_NAME, daemon=True).start()
+
+    def _end_with_owner(self) -> None:
+        """Interrupt the session when the other process closes the socket or dies, unless it ends by itself."""
+        closed = select.poll()
+        closed.register(self._channel, select.POLLRDHUP)
+        closed.poll()
+        with self._turn:
+            if self._ends_itself:
+                return
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if not self._over.wait(_INTERRUPTED_WITHIN_S):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _requests(self) -> Iterator[Mapping[str, Any]]:
+        """What the other process asks, until it closes the socket."""
+        while True:
+            with self._turn:
+                self._ends_itself = True
+            line = self._lines.readline()
+            if not line:
+                return
+            with self._turn:
+                self._ends_itself = False
+            yield json.loads(line)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -56,8 +94,7 @@ class Passes:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
         self._started = True
         self._tell(tests=[id_of(item) for item in session.items], once=self._once())
-        for line in self._lines:
-            request = json.loads(line)
+        for request in self._requests():
             if "check" in request:
                 self._tell(problems=list(dict.fromkeys(self._problems(session, request["check"]))))
                 continue
@@ -86,12 +123,15 @@ class Passes:
 
     def pytest_sessionfinish(self) -> None:
         """Say why no pass could begin, if that is so."""
+        with self._turn:
+            self._ends_itself = True
         if not self._started:
             problems: list[str] = self._config.stash[state.PROBLEMS]
             self._tell(problems=[*dict.fromkeys(problems)])
 
     def pytest_unconfigure(self) -> None:
         """Close the socket."""
+        self._over.set()
         self._lines.close()
         self._channel.close()
 

@@ -108,7 +108,7 @@ class Arm:
         return time.monotonic() - begun
 
     def close(self) -> None:
-        """End the process; its session takes its stack down."""
+        """End the process, also in the middle of its tests; its session takes its stack down."""
         process, channel = self.process, self._channel
         self.process = self._channel = None
         if channel is not None:
@@ -124,12 +124,6 @@ class Arm:
             except subprocess.TimeoutExpired:
                 continue
             return
-
-    def cut_short(self) -> None:
-        """End it in the middle of its tests."""
-        if self.process is not None:
-            self.process.send_signal(signal.SIGINT)
-        self.close()
 
     @property
     def connected(self) -> socket.socket:

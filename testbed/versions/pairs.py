@@ -111,7 +111,7 @@ class Pairing:
             try:
                 taken_s += arm.run(seed=self._plan.seed, results=file, until=time.monotonic() + _WARM_UP_WITHIN_S)
             except BudgetSpentError:
-                arm.cut_short()
+                arm.close()
                 raise EnvironmentUnfitError(
                     f"{arm.name}: its tests are not over after {_WARM_UP_WITHIN_S:g} s; name fewer of them"
                 ) from None
@@ -175,7 +175,7 @@ class Pairing:
         try:
             entry[f"{name}_s"] = arm.run(seed=seed, results=file, until=until)
         except BudgetSpentError:
-            arm.cut_short()
+            arm.close()
             raise
         return read(file)
 
@@ -200,8 +200,3 @@ class Pairing:
         """End both versions' processes; their stacks go down."""
         for arm in self._arms.values():
             arm.close()
-
-    def cut_short(self) -> None:
-        """End them in the middle of their tests."""
-        for arm in self._arms.values():
-            arm.cut_short()

@@ -159,7 +159,7 @@ class Searching:
                 while not self.envelopes[name].runs:
                     self._one(name, 0, until, lines, spent_s=0.0)
             except BudgetSpentError:
-                arm.cut_short()
+                arm.close()
                 raise EnvironmentUnfitError(
                     f"{arm.name}: its tests are not over after {_FIRST_WITHIN_S:g} s; name fewer of them"
                 ) from None
@@ -174,7 +174,7 @@ class Searching:
             try:
                 self._one(name, column, begun + self._plan.budget_s, lines, spent_s=spent_s)
             except BudgetSpentError:
-                self._arms[name].cut_short()
+                self._arms[name].close()
                 return False
         return True
 
@@ -213,11 +213,6 @@ class Searching:
         """End the versions' processes; their stacks go down."""
         for arm in self._arms.values():
             arm.close()
-
-    def cut_short(self) -> None:
-        """End them in the middle of their tests."""
-        for arm in self._arms.values():
-            arm.cut_short()
 
 
 def outcome(run: Run, tests: Sequence[str]) -> tuple[bool | None, str | None, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from testbed.commands import noise
 from testbed.commands.ab import ab
 from testbed.commands.cli import cli
 from testbed.errors import EnvironmentUnfitError, UserError
+from testbed.lab.waiting import await_condition
 from testbed.versions import worktrees
 from testbed.versions.arm import Arm, ArmError, BudgetSpentError
 
@@ -227,7 +228,7 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("--budget", "5"), "what head is compared with: say --base REV, --base-image SERVICE=IMAGE, or --aa for itself"),
     (("--aa", "--base", "base"), "--aa compares this checkout with itself: leave out --base"),
     (("--aa", "--budget", "0s"), "--budget '0s': must be more than 0"),
-    (("--aa", "--", "-n", "2"), "-n: the runs of a pair are compared as they are, one test at a time; leave it out"),
+    (("--aa", "--", "-n", "2"), "-n: `testbed ab` runs one test at a time; leave it out"),
     (("--aa", "--", "--testbed-seed=3"), "--testbed-seed=3: `testbed ab` gives it to pytest itself; leave it out"),
     (("--aa", "--budget", "100ms"), "--budget 100ms: too small for one pair, which takes about "),
     (("--aa", "--", "test_none.py"), "file or directory not found: test_none.py"),
@@ -472,7 +473,7 @@ def test_a_pass_that_is_not_over_in_time_is_told(repository: Path, arm: Callable
     with pytest.raises(BudgetSpentError, match="head: not over in time"):
         ours.run(seed=1, results=repository / "1.jsonl", until=time.monotonic() + 0.5)
     begun = time.monotonic()
-    ours.cut_short()
+    ours.close()
     assert time.monotonic() - begun < 30
     assert "session ends" in (repository.parent / "log").read_text(), "its stack was taken down"
 
@@ -482,6 +483,25 @@ def test_a_pytest_that_dies_is_told_with_its_last_lines(repository: Path, arm: C
     ours = arm()
     with pytest.raises(ArmError, match=r"(?s)head: pytest ended during its tests: .*good night"):
         ours.run(seed=1, results=repository / "1.jsonl", until=time.monotonic() + 30)
+
+
+def test_a_pytest_whose_master_dies_in_the_middle_of_a_test_takes_its_stack_down_at_once(
+    repository: Path, arm: Callable[..., Arm]
+) -> None:
+    change(repository, "    lab.record(", "    import time; open('begun', 'w'); time.sleep(60)\n    lab.record(")
+    # As `nohup` does: what is ignored is inherited.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ours = arm()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    process, channel = ours.process, ours.connected
+    assert process is not None
+    channel.sendall(json.dumps({"seed": 1, "results": str(repository / "1.jsonl"), "vary": []}).encode() + b"\n")
+    await_condition((repository / "begun").exists, bool, deadline_s=30)
+    os.close(channel.detach())
+    assert process.wait(30) == pytest.ExitCode.INTERRUPTED
+    assert "session ends" in (repository.parent / "log").read_text()
 
 
 def test_a_pytest_whose_master_dies_ends(repository: Path, arm: Callable[..., Arm]) -> None:
