@@ -10,8 +10,7 @@ from testbed.observe.capture import Capture
 from testbed.observe.packet import Layer, layers
 from testbed.observe.wire import Flow
 from testbed.paper.context import BOTH, PAPER_PORT, THERE, ExperimentContext, NotAsMeantError
-from testbed.paper.layers import StackBlock, stack_picture
-from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
+from testbed.paper.outcomes import ClaimOutcome, Condition, Frame, FramePart, Plot
 
 _MESSAGE = "Test message"
 _SIZES = (1, 12, 100, 500, 1024)
@@ -69,12 +68,6 @@ def stack(context: ExperimentContext) -> ClaimOutcome:
             )
         )
     context.heal()
-    context.keep(
-        "C12.svg",
-        stack_picture(
-            [_part(layer) for layer in parts], title=f"“{_MESSAGE}” of the paper's client, as each layer hands it on"
-        ),
-    )
     context.keep_capture("C12.pcapng", capture)
     context.keep_flows("C12-connection.txt", [flow])
     context.keep(
@@ -132,6 +125,7 @@ def judge(parts: Sequence[Layer], costs: Sequence[Cost]) -> ClaimOutcome:
         sentence=sentence,
         rows=[*(_row(layer, whole) for layer in parts), *(_cost_row(cost) for cost in costs)],
         plots=[_overhead(costs)],
+        frame=Frame(title="The message, as each layer hands it to the next", parts=[_part(layer) for layer in parts]),
         mechanism={
             "frame_bytes": whole,
             "message_bytes": message,
@@ -190,8 +184,8 @@ def _overhead(costs: Sequence[Cost]) -> Plot:
     )
 
 
-def _part(layer: Layer) -> StackBlock:
-    return StackBlock(
+def _part(layer: Layer) -> FramePart:
+    return FramePart(
         name=layer.name if layer.name != "payload" else "message",
         size_bytes=len(layer.data),
         tcp_ip=_TCP_IP.get(layer.name, ""),

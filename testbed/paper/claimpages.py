@@ -7,8 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.evidence.verdict import Verdict
-from testbed.paper.outcomes import ClaimOutcome, Condition, Plot
-from testbed.report.page import Bars, Charts, Curves, Links, Page, Part, Table, Text, Tone, render
+from testbed.paper.outcomes import ClaimOutcome, Condition, Frame, Plot
+from testbed.report.page import (
+    Bars,
+    Charts,
+    Curves,
+    Links,
+    Nested,
+    NestedLayer,
+    Page,
+    Part,
+    Table,
+    Text,
+    Tone,
+    render,
+)
 from testbed.text import visible
 
 _TONES: dict[Verdict, Tone] = {
@@ -71,8 +84,8 @@ def claim_page(page: ClaimPage, *, before: ClaimPage | None = None, after: Claim
     ways += [(before.file, f"Before: {before.id} {before.name}")] if before else []
     ways += [(after.file, f"Next: {after.id} {after.name}")] if after else []
     parts: list[Part] = [Links(title="", files=ways)]
-    if pictures := [file for file in outcome.evidence if file.endswith(".svg")]:
-        parts.append(Links(title=page.name, files=(), pictures=pictures))
+    if outcome.frame is not None:
+        parts.append(Charts(title=page.name, charts=[frame_chart(outcome.frame)]))
     if charts := [drawn for plot in outcome.plots if (drawn := chart(plot)) is not None]:
         parts.append(Charts(title="What was measured", charts=charts))
     parts.append(Text(title="The experiment", text=" ".join(page.how.replace("``", "").split())))
@@ -117,6 +130,20 @@ def _conditions(rows: Sequence[Condition]) -> list[Table]:
 def _bound(text: str) -> str:
     """A number and its unit stay on one line."""
     return re.sub(r"(?<=[0-9∞]) (?=(?:s|ms|%|B|kB|KiB|Mbit/s)(?![a-z]))", "\N{NO-BREAK SPACE}", text)
+
+
+def frame_chart(frame: Frame) -> Nested:
+    """Each layer as it hands the frame to the next, from the program down to the wire."""
+    total = sum(part.size_bytes for part in frame.parts)
+    return Nested(
+        title=frame.title,
+        layers=[
+            NestedLayer(name=part.name, size_bytes=part.size_bytes, text=part.text,
+                  above=f"{part.tcp_ip or 'no layer'} (OSI: {', '.join(part.osi) or 'none'})")
+            for part in frame.parts
+        ],
+        below=f"wire (OSI: 1 physical): {total:,} bytes, as signals",
+    )  # fmt: skip
 
 
 def chart(plot: Plot) -> Curves | Bars | None:

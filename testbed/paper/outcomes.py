@@ -45,6 +45,29 @@ class Plot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FramePart:
+    """A header, or the message, as it lies in the frame."""
+
+    name: str
+    size_bytes: int
+    tcp_ip: str
+    """The layer of TCP/IP that it is of."""
+    osi: Sequence[str]
+    """The layers of OSI."""
+    text: str
+    """What it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """A frame, by layer."""
+
+    title: str
+    parts: Sequence[FramePart]
+    """In the order of the frame, the outermost header first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClaimOutcome:
     """The outcome of an experiment."""
 
@@ -53,6 +76,7 @@ class ClaimOutcome:
     """A true one, with the boundary and the mechanism."""
     rows: Sequence[Condition] = ()
     plots: Sequence[Plot] = ()
+    frame: Frame | None = None
     mechanism: Mapping[str, float] = field(default_factory=dict)
     """Numbers that show why, by name."""
     evidence: Sequence[str] = ()
@@ -73,6 +97,7 @@ class ClaimOutcome:
             "finding": words("claim")[body["finding"]],
             "rows": [Condition(**row) for row in body["rows"]],
             "plots": [_plot(plot) for plot in body["plots"]],
+            "frame": _frame(body.get("frame")),
             "evidence": tuple(body["evidence"]),
             "conditions": tuple(body["conditions"]),
         }
@@ -82,6 +107,10 @@ class ClaimOutcome:
 def _plot(body: Mapping[str, Any]) -> Plot:
     series = {name: [(x, y) for x, y in points] for name, points in body["series"].items()}
     return Plot(**{**body, "dashed": frozenset(body["dashed"]), "series": series})
+
+
+def _frame(body: Mapping[str, Any] | None) -> Frame | None:
+    return None if body is None else Frame(**{**body, "parts": [FramePart(**part) for part in body["parts"]]})
 
 
 def invalid(reason: str) -> ClaimOutcome:

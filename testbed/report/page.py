@@ -101,7 +101,30 @@ class Bars:
     kind: str = "bars"
 
 
-Chart = Points | Pairs | OverTime | Curves | Bars
+@dataclass(frozen=True, kw_only=True)
+class NestedLayer:
+    """What is put around what is within it: a header."""
+
+    name: str
+    size_bytes: int
+    above: str
+    """What stands above the row of which it is the outermost."""
+    text: str = ""
+    """What it holds: shown where the pointer rests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested:
+    """Layers, the outermost first: a row for each, with all that is within it."""
+
+    title: str
+    layers: Sequence[NestedLayer]
+    below: str = ""
+    """What stands below the last row."""
+    kind: str = "nested"
+
+
+Chart = Points | Pairs | OverTime | Curves | Bars | Nested
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +160,10 @@ class Charts:
 
 @dataclass(frozen=True, kw_only=True)
 class Links:
-    """Files beside the page, each with its name; those that are pictures are shown."""
+    """Files beside the page, each with its name."""
 
     title: str
     files: Sequence[tuple[str, str]]
-    pictures: Sequence[str] = ()
 
 
 Part = Table | Text | Charts | Links

@@ -192,7 +192,7 @@ def test_the_agent_needs_nothing_but_python() -> None:
 
 PURE = ("text", "errors", "units", "spec", "evidence", "netem", "judge", "observe")
 PURE_OF_PAPER = tuple(
-    f"testbed.paper.{name}" for name in ("layers", "outcomes", "claimpages", "recovery", "staleness", "structures")
+    f"testbed.paper.{name}" for name in ("outcomes", "claimpages", "recovery", "staleness", "structures")
 )
 READS = "testbed.netem.profiles"
 """The one among these that reads files: profiles, traces and tables of the user's and of the package."""

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,22 @@ from testbed.paper.demo import DemoRun, Message, ProfileRun
 from testbed.paper.demopage import demo_page
 from testbed.report import compared as compared_page
 from testbed.report import run
-from testbed.report.page import Bars, Charts, Curves, Line, OverTime, Page, Pairs, Part, Points, Table, Text, render
+from testbed.report.page import (
+    Bars,
+    Charts,
+    Curves,
+    Line,
+    Nested,
+    NestedLayer,
+    OverTime,
+    Page,
+    Pairs,
+    Part,
+    Points,
+    Table,
+    Text,
+    render,
+)
 from testbed.resources import resource
 from testbed.versions.runs import as_run
 from tests.unit import browser
@@ -38,6 +54,10 @@ CHARTS = Charts(title="Base and head", charts=[
         "measured": [(0.0, 1.0), (1.0, 3.0)], "theory": [(0.0, 1.0), (1.0, 2.0)],
     }),
     Bars(title="bars", y="s", names=["a long name", "other"], series={"a": {"a long name": 1.0, "other": 2.0}}),
+    Nested(title="nested", below="wire: 78 bytes", layers=[
+        NestedLayer(name=name, size_bytes=size, above=f"{name} (OSI: 7 application, 6 presentation, 5 session)", text="<&>")
+        for name, size in (("Ethernet", 14), ("IPv4", 20), ("TCP", 32), ("message", 1200))
+    ]),
     OverTime(title="time", lines=[
         Line(name="cwnd", unit="segments", times_s=[0.0, 1.0], values=[10.0, 20.0]),
         Line(name="srtt", unit="s", times_s=[0.5, 1.5], values=[0.04, float("nan")]),
@@ -215,7 +235,7 @@ def test_each_kind_of_chart_is_drawn_wide_and_narrow_light_and_dark(
     parts: list[Part] = [CHARTS, Table(title="t", heads=["a"], rows=[["x" * 300]]), Text(title="t", text="y" * 3000)]
     page.open(written(tmp_path, Page(title="charts", lead="all", parts=parts)), width=width, height=3000, dark=dark)
     drawn = page.js("[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('svg').length)")
-    assert drawn == [2, 1, 2, 2, 1, 1, 2]
+    assert drawn == [2, 1, 2, 2, 1, 1, 1, 2]
     ticks = page.js("[...document.querySelectorAll('.chart')][3].querySelector('svg').textContent")
     assert "0.001" in ticks, "1 ms of a scale in seconds has no prefix"
     bars = page.js(
@@ -223,6 +243,17 @@ def test_each_kind_of_chart_is_drawn_wide_and_narrow_light_and_dark(
         ".values().map(bar => bar.getBoundingClientRect().width).toArray()"
     )
     assert bars[1] == pytest.approx(2 * bars[0], rel=0.02)
+    boxes = page.js(
+        "[...document.querySelectorAll('.chart')][6].querySelectorAll('[aria-label=rect] rect')"
+        ".values().map(box => box.getBoundingClientRect().toJSON()).toArray()"
+    )
+    rows = [[box for box in boxes if box["y"] == y] for y in sorted({box["y"] for box in boxes})]
+    assert [len(row) for row in rows] == [1, 2, 3, 4], "the message alone, and a header more in each row"
+    for row in rows:
+        for box, following in pairwise(sorted(row, key=lambda box: box["x"])):
+            assert following["x"] - box["right"] == pytest.approx(2, abs=0.2), "they lie side by side"
+            assert box["width"] > 40, "its name has room"
+            assert following["right"] <= width
     last = "[...document.querySelectorAll('.chart')].at(-1).querySelectorAll('svg')"
     path = page.js(f"[...{last}].at(-1).querySelector('[aria-label=line] path').getAttribute('d')")
     assert path.count(",") == 1, "what is not finite is not drawn"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from xml.etree import ElementTree
 
 import pytest
 
@@ -13,7 +12,6 @@ from testbed.evidence.verdict import Verdict
 from testbed.judge.metrics import Distribution
 from testbed.observe.packet import Layer, layers
 from testbed.paper import c07, c09, c10, c12
-from testbed.paper.layers import StackBlock, stack_picture
 from testbed.paper.outcomes import ClaimOutcome
 from testbed.paper.staleness import staleness
 from testbed.paper.structures import Served
@@ -190,20 +188,3 @@ def test_a_length_that_does_not_agree_breaks_it() -> None:
     assert not c12.agrees([ethernet, internet, transport, shorter])
     assert c12.judge([ethernet, internet, transport, shorter], COSTS).finding is Verdict.FAILS
     assert not c12.agrees([ethernet, internet, payload])
-
-
-def test_the_picture_has_a_box_for_each_part_at_each_layer_below_it() -> None:
-    parts = [
-        StackBlock(name=name, size_bytes=size, tcp_ip=name, osi=("2 x",), text="<&>")
-        for name, size in (("Ethernet", 14), ("IPv4", 20), ("TCP", 32), ("message", 12))
-    ]
-    drawn = ElementTree.fromstring(stack_picture(parts, title="A & B"))  # noqa: S314  # we wrote it
-    space = "{http://www.w3.org/2000/svg}"
-    boxes = [element for group in drawn.iter(f"{space}g") for element in group.iter(f"{space}rect")]
-    assert len(boxes) == 4 + 3 + 2 + 1
-    last = [box for box in boxes if box.get("y") == boxes[-1].get("y")]
-    ends = [float(element.get("x", "")) + float(element.get("width", "")) for element in last]
-    begins = [float(element.get("x", "")) for element in last]
-    assert all(begin - end == pytest.approx(2, abs=0.2) for end, begin in zip(ends, begins[1:], strict=False))
-    assert ends[-1] <= 960 - 230
-    assert ElementTree.fromstring(stack_picture([], title="none")).tag == f"{space}svg"  # noqa: S314  # we wrote it

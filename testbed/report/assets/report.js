@@ -7,6 +7,7 @@
   const scales = {
     "s": [[1, "s"], [1e-3, "ms"], [1e-6, "µs"], [1e-9, "ns"]],
     "B": [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]],
+    "B/s": [[1e9, "GB/s"], [1e6, "MB/s"], [1e3, "kB/s"], [1, "B/s"]],
     "bit/s": [[1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"], [1, "bit/s"]],
   };
 
@@ -175,7 +176,41 @@
     }))];
   };
 
-  const drawers = {points, pairs, time, curves, bars};
+  // What lies in what: the innermost alone at the top, and below it a row for each that is put around it. A box is as
+  // wide as its share of the bytes, but for the smallest, whose names need room.
+  const nested = (figure, chart) => {
+    const options = base(figure, chart.title, {marginLeft: 1, marginRight: 1, marginTop: 4, marginBottom: 4});
+    const names = chart.layers.map(layer => layer.name);
+    const room = options.width - 2, least = Math.min(76, room / names.length);
+    const sizes = chart.layers.map(layer => layer.size_bytes), total = d3.sum(sizes) || 1;
+    const small = sizes.map(size => size * room < least * total);
+    const rest = d3.sum(sizes, (size, number) => small[number] ? 0 : size) || 1;
+    const left = room - least * d3.sum(small);
+    const ends = [0, ...d3.cumsum(sizes, (size, number) => small[number] ? least : size * left / rest)];
+    const rows = names.map((_, number) => names.length - 1 - number);  // each the outermost layer of its row
+    const place = outermost => rows.indexOf(outermost) * 62 + 20;
+    const boxes = rows.flatMap(outermost => chart.layers.slice(outermost).map((layer, number) => ({
+      ...layer, x1: ends[outermost + number] + 1, x2: ends[outermost + number + 1] - 1, y: place(outermost),
+    })));
+    const middle = box => (box.x1 + box.x2) / 2;
+    figure.classList.add("across");
+    return [Plot.plot({...options, height: names.length * 62 + 30,
+      x: {axis: null, domain: [0, room]}, y: {axis: null, domain: [0, names.length * 62 + 22], reverse: true},
+      color: colour(names),
+      marks: [
+        Plot.text(rows, {x: 1, y: outermost => place(outermost) - 10, text: outermost => chart.layers[outermost].above,
+          textAnchor: "start"}),
+        Plot.rect(boxes, {x1: "x1", x2: "x2", y1: "y", y2: box => box.y + 36, fill: "name", rx: 4,
+          title: box => `${box.name}: ${box.text}`}),
+        Plot.text(boxes, {x: middle, y: box => box.y + 12, text: "name", fill: "var(--paper)", fontWeight: 600}),
+        Plot.text(boxes, {x: middle, y: box => box.y + 26, text: box => `${d3.format(",")(box.size_bytes)} B`,
+          fill: "var(--paper)"}),
+        Plot.text([chart.below], {x: 1, y: names.length * 62 + 14, text: text => text, textAnchor: "start"}),
+      ],
+    })];
+  };
+
+  const drawers = {points, pairs, time, curves, bars, nested};
   const draw = figure => {
     if (figure.dataset.drawn) return;
     figure.dataset.drawn = "yes";
