@@ -6,7 +6,20 @@ import argparse
 import os
 import sys
 
-from . import connections, echoes, files, inside, machine, namespaces, ports, processes, protocol, search_path, sockets
+from . import (
+    connections,
+    echoes,
+    files,
+    inside,
+    machine,
+    namespaces,
+    payload,
+    ports,
+    processes,
+    protocol,
+    search_path,
+    sockets,
+)
 
 
 def main() -> int:
@@ -39,7 +52,10 @@ def main() -> int:
             protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "inside":
         watched = sockets.Sockets()
-        operations = {**inside.operations(), **connections.operations(), **watched.operations()}
+        received = payload.Payloads()
+        operations = {
+            **inside.operations(), **connections.operations(), **watched.operations(), **received.operations()
+        }  # fmt: skip
         protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "files":
         protocol.serve(files.operations(), sys.stdin.buffer, sys.stdout.buffer)

@@ -46,7 +46,7 @@ def tcp_connections() -> dict[str, Any]:
     ``id`` distinguishes it from all others, also from a later one with the same ends. ``owned``: whether a program has
     it, or may get it from a listener. ``segments_sent`` is None if the kernel does not report it.
     """
-    connections = [] if _no_sockets() else list(_dump())
+    connections = [] if no_sockets() else list(_dump())
     return {"connections": connections, "routes": bool(connections) and _routes()}
 
 
@@ -95,7 +95,7 @@ def _segments_sent(body: bytes) -> int | None:
     return int(struct.unpack_from("=I", body, at)[0]) if at + 4 <= len(body) else None
 
 
-def _no_sockets() -> bool:
+def no_sockets() -> bool:
     """Whether no TCP socket is in use, nor in TIME_WAIT."""
     numbers: dict[str, int] = {}
     for path in map(Path, ("/proc/net/sockstat", "/proc/net/sockstat6")):

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import BinaryIO
 
-from . import connections, echoes, inside, kernelcalls, protocol, relay, sockets
+from . import connections, echoes, inside, kernelcalls, payload, protocol, relay, sockets
 from .children import fork, unreaped
 from .hosts import Hosts
 from .protocol import Operation, Refused
@@ -57,7 +57,10 @@ class Helpers:
         def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             kernelcalls.setns(target.net, kernelcalls.NEWNET)
             watched = sockets.Sockets()
-            operations = {**inside.operations(), **connections.operations(), **watched.operations()}
+            received = payload.Payloads()
+            operations = {
+                **inside.operations(), **connections.operations(), **watched.operations(), **received.operations()
+            }  # fmt: skip
             protocol.serve(operations, requests, replies)
 
         return self._serve_beside(ticket, serve)

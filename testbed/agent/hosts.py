@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import connections, files, inside, kernelcalls, offloads, rootfs, switch
+from . import connections, files, inside, kernelcalls, offloads, payload, rootfs, switch
 from .children import fork, hold
 from .netlink import Netlink, down, up
 from .processes import processes
@@ -57,6 +57,7 @@ class Hosts:
     def __init__(self) -> None:
         self._hosts: dict[str, NamespaceHost] = {}
         self._names: dict[str, str] = {}
+        self._counting: dict[str, payload.Payload] = {}
         self._own_pid = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._switch = switch.Switch()
 
@@ -70,6 +71,8 @@ class Hosts:
             "counters_of": self.counters_of,
             "connections": self.connections,
             "tcp_connections": self.tcp_connections,
+            "count_payload": self.count_payload,
+            "payload": self.payload,
             "destroy_tcp": self.destroy_tcp,
             "listeners": self.listeners,
             "per_packet": self.per_packet,
@@ -143,6 +146,23 @@ class Hosts:
             with self._within(name):
                 reports[name] = connections.tcp_connections()
         return reports
+
+    def count_payload(self, *, hosts: Sequence[str]) -> None:
+        """Count what these hosts receive from now on; see `payload`."""
+        self.payload()
+        for name in hosts:
+            if not self.named(name).halted:
+                with self._within(name):
+                    self._counting[name] = payload.Payload()
+
+    def payload(self) -> dict[str, list[list[Any]] | None]:
+        """See `payload.Payload.end`; by host."""
+        counting, self._counting = self._counting, {}
+        received = {}
+        for name, counted in counting.items():
+            with self._within(name):
+                received[name] = counted.end()
+        return received
 
     def destroy_tcp(self, *, host: str, ids: Sequence[str]) -> dict[str, Any]:
         """See `connections.destroy_tcp`."""

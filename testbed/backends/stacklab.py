@@ -25,6 +25,7 @@ from testbed.lab.observer import spots_of_port
 from testbed.lab.succession import CAPTURE, PORTS, beside
 from testbed.lab.wholeness import LAST_LINES
 from testbed.netem.profiles import Profiles, Tables, load_profiles
+from testbed.observe.connections import Received
 from testbed.observe.counters import Readings
 from testbed.spec.links import PortRef
 
@@ -306,6 +307,23 @@ class StackLab(Lab, Generic[SomeHost]):
                 with suppress(AgentError):  # its host has ended
                     readings[name] = inside.call("counters")
         return readings
+
+    def count_payload(self, hosts: Sequence[str]) -> None:
+        """See `KernelReadings`."""
+        for name in hosts:
+            if (inside := self._hosts[name].known_inside) is not None:
+                with suppress(AgentError):  # its host has ended, or its kernel does not tell
+                    inside.call("count_payload")
+
+    def payload(self) -> Mapping[str, Sequence[Received]]:
+        """See `KernelReadings`."""
+        received = {}
+        for name, host in self._hosts.items():
+            if (inside := host.known_inside) is not None:
+                with suppress(AgentError):  # its host has ended
+                    if (answer := inside.call("payload")) is not None:
+                        received[name] = Received.read(answer)
+        return received
 
     def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
         """See `Sockets`."""

@@ -19,8 +19,9 @@ RECORDED = "recorded"
 TIMED = "timed"
 AUTOMATIC = {
     "programs": "how long each program ran that the test started in a host",
-    "cpu": "processor time of the programs that the test started in a host (local lab)",
+    "cpu": "processor time of each host's programs",
     "wire": "packets that came to each impaired link, and bytes that it passed on",
+    "goodput": "TCP payload that a host received from another, per second that the test's programs ran in either",
     "tcp": "segments that each host sent, and sent again",
     "netem": "packets that netem dropped on each impaired link",
 }
@@ -31,6 +32,7 @@ NAME_CHARACTERS = 200
 _PREFIXES = {
     "s": ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")),
     "B": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")),
+    "B/s": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")),
     "bit/s": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")),
 }
 """Of units whose values are told with a prefix: from how much on, and which."""

@@ -27,7 +27,10 @@ class ProgramRun:
     """What it printed last, stdout and stderr in order of arrival."""
     output_left_out: int
     """How many characters it had printed before that."""
+    began_s: float | None = None
+    """When it was requested, by the lab's own clock; not in the results file."""
 
     def as_json(self) -> dict[str, Any]:
         """As the results file has it."""
-        return {**vars(self), "argv": list(self.argv)}
+        kept = {name: value for name, value in vars(self).items() if name != "began_s"}
+        return {**kept, "argv": list(self.argv)}

@@ -47,7 +47,7 @@ class Backend(abc.ABC):
     """Where the hosts of a lab run.
 
     A kind of lab that does not override a method with a body cannot do what it is for. What else it may be able to do
-    is in `wholeness.HostControl`, `succession.AgentOwner` and `connections.TcpTables`.
+    is in `wholeness.HostControl`, `succession.AgentOwner` and `connections.KernelReadings`.
     """
 
     run_id: str

@@ -13,7 +13,7 @@ from contextlib import suppress
 from testbed.errors import AgentError
 from testbed.lab.backend import Backend
 from testbed.lab.waiting import NotSeenError, await_condition
-from testbed.observe.connections import Connection, ConnectionTable, Crossed, Over, crossed, over
+from testbed.observe.connections import Connection, ConnectionTable, Crossed, Over, Received, crossed, over
 from testbed.observe.counters import Readings
 from testbed.spec.links import LinkRef
 
@@ -28,8 +28,8 @@ class LeftOverWarning(UserWarning):
     """Connections of a test may send something in the next one."""
 
 
-class TcpTables:
-    """The TCP connections of a kind of lab's hosts. A lab that overrides nothing knows none."""
+class KernelReadings:
+    """What the kernels of a kind of lab's hosts tell. A lab that overrides nothing tells nothing."""
 
     @property
     def tcp_hosts(self) -> Sequence[str]:
@@ -44,6 +44,17 @@ class TcpTables:
         """The counters of the kernels of these hosts (/proc/net/snmp, netstat); of a host that is gone, none."""
         return {}
 
+    def count_payload(self, _hosts: Sequence[str]) -> None:
+        """Count the TCP payload that these hosts receive from now on."""
+
+    def payload(self) -> Mapping[str, Sequence[Received]]:
+        """What hosts have received since `count_payload`; nothing of a host whose kernel did not report all of it."""
+        return {}
+
+    def processor_times(self) -> Mapping[str, tuple[object, float]]:
+        """The processor time of each host's programs since it was started: that start's id, and seconds."""
+        return {}
+
     def destroy_tcp(self, _host: str, _ids: Sequence[str]) -> str | None:
         """Destroy connections of a host; why its kernel cannot, or None. Raises AgentError if the host is gone."""
         return None
@@ -52,7 +63,7 @@ class TcpTables:
 class Connections:
     """The connections of a lab's hosts that began before a test."""
 
-    def __init__(self, backend: Backend, sockets: TcpTables) -> None:
+    def __init__(self, backend: Backend, sockets: KernelReadings) -> None:
         self._backend = backend
         self._sockets = sockets
         self._earlier: dict[str, set[str]] = {}

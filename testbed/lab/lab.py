@@ -18,7 +18,7 @@ from testbed.judge.plan import MOST_S
 from testbed.lab import wanted
 from testbed.lab.backend import Backend
 from testbed.lab.carriage import Carriage
-from testbed.lab.connections import Connections, TcpTables
+from testbed.lab.connections import Connections, KernelReadings
 from testbed.lab.cutter import Cutter, check_flap, flapping_times
 from testbed.lab.elsewhere import Elsewhere
 from testbed.lab.host import Host
@@ -122,7 +122,7 @@ class Link:
         return self._lab.ports.counters(self.ref)
 
 
-class Lab(Recording, Backend, HostControl, AgentOwner, TcpTables):
+class Lab(Recording, Backend, HostControl, AgentOwner, KernelReadings):
     """Hosts and links that are up together; a context manager."""
 
     def __init__(self, say: Callable[[str], None] = lambda _text: None) -> None:
@@ -152,7 +152,7 @@ class Lab(Recording, Backend, HostControl, AgentOwner, TcpTables):
             self,
         )
         self.prober = Prober(self.ports, self.ledger, self.impairer, self.cutter, self.verifier, self)
-        self.measuring = Measuring(self.ports, self)
+        self.measuring = Measuring(self.ports, self, self)
         self.observer = Observer(self.ports, self.impairer, self)
         self.suspensions = Suspensions(self.ports, self.impairer, self.cutter, self.verifier)
         self.lifecycle = Lifecycle(

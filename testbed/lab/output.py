@@ -95,6 +95,7 @@ class ReadProgram(Program):
             stopped=self._stopped,
             output=output[-MOST_OUTPUT:],
             output_left_out=max(len(output) - MOST_OUTPUT, 0),
+            began_s=self._started,
         )
 
     @abc.abstractmethod

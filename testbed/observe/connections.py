@@ -52,10 +52,29 @@ class ConnectionTable:
 
 
 def _end(address: str, port: int) -> Endpoint:
-    """An end; an IPv4 address of an IPv6 socket is written as IPv4 (RFC 4291, 2.5.5.2)."""
+    return Endpoint(address=_plain(address), port=port)
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address of an IPv6 socket is written as IPv4 (RFC 4291, 2.5.5.2)."""
     parsed = ipaddress.ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return Endpoint(address=str(mapped or parsed), port=port)
+    return str(mapped or parsed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """TCP payload that a host has received from an address."""
+
+    source: str
+    """The other address."""
+    size_bytes: int
+    """A FIN counts as a byte."""
+
+    @classmethod
+    def read(cls, answer: Iterable[tuple[str, str, int]]) -> list[Received]:
+        """From the agent's answer (`testbed.agent.payload`)."""
+        return [cls(source=_plain(source), size_bytes=size) for _, source, size in answer]
 
 
 @dataclass(frozen=True, kw_only=True)

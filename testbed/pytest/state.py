@@ -129,8 +129,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--testbed-metrics",
         metavar="GROUPS",
         default=_ALL_METRICS,
-        help="the groups of metrics that come by themselves: all, none, or some of programs, cpu, wire, tcp, netem, "
-        "as in wire,tcp (default: %(default)s)",
+        help="the groups of metrics that come by themselves: all, none, or some of programs, cpu, wire, "
+        "goodput, tcp, netem, as in wire,tcp (default: %(default)s)",
     )
     group.addoption(
         "--testbed-vary",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from testbed import Lab
 from testbed.lab import overtime
 from tests.lab.conftest import Datagrams
@@ -13,6 +15,36 @@ sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for _ in range(50): sender.sendto(bytes(100), ("{}", 9))
 """
 _FRAME_BYTES = 14 + 20 + 8 + 100
+_PORT, _UPLOADED, _ANSWERED = 9100, 200_000, 10
+_RECEIVE = """
+import socket, sys, threading
+def receive(connection):
+    left = 200_000
+    while left: left -= len(connection.recv(left))
+    connection.sendall(bytes(10))
+    connection.recv(1)
+    connection.close()
+listener = socket.create_server(("", int(sys.argv[1])))
+while True: threading.Thread(target=receive, args=listener.accept()[:1]).start()
+"""
+# Three connections that end, and one that is refused.
+_UPLOAD = """
+import socket, sys
+for _ in range(3):
+    with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
+        connection.sendall(bytes(200_000))
+        connection.recv(10)
+try: socket.create_connection((sys.argv[1], 1))
+except ConnectionRefusedError: pass
+"""
+_KEEP_OPEN = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+connection.sendall(bytes(200_000))
+connection.recv(10)
+print("sent", flush=True)
+connection.recv(1)
+"""
 _CONNECT = """
 import socket
 try: socket.create_connection(("{}", 8888), timeout=1.5)
@@ -38,10 +70,27 @@ def test_packets_bytes_drops_and_programs(lab: Lab, datagrams: Datagrams, kind: 
     assert measures[f"wire: bytes {_LINK} on lan"] == 48 * _FRAME_BYTES
     (took_s,) = (value for name, value in measures.items() if name.startswith("programs: client: python3 -c"))
     assert took_s == done.duration_s
-    if kind == "local":
-        assert 0.005 < measures["cpu: client"] <= done.duration_s + 0.01
-    else:
-        assert "cpu: client" not in measures
+    assert 0.005 < measures["cpu: client"] <= done.duration_s + 0.01
+    assert "cpu: server" not in measures or kind == "compose", "in a local lab, nothing was started there"
+
+
+def test_goodput_is_exactly_the_payload_that_arrived_while_programs_ran(lab: Lab) -> None:
+    lab.impair(_LINK, delay="2ms", drop_packets=[9, 20])
+    address = lab.host("server").addresses("lan")[0]
+    lab.host("server").start(["python3", "-c", _RECEIVE, str(_PORT)], ready=_PORT)
+    for kept_open in (False, True):
+        lab.lifecycle.begin_body()
+        done = lab.host("client").run(["python3", "-c", _UPLOAD, address, str(_PORT)])
+        assert done.ok, done.stderr
+        if kept_open:
+            lab.host("client").start(["python3", "-c", _KEEP_OPEN, address, str(_PORT)], ready="sent")
+        lab.lifecycle.end_body()
+        received = lab.measuring.received
+        many = 3 + kept_open
+        assert 0 <= received["client", "server"] - many * _UPLOADED <= 3, "and a FIN of each connection that ended"
+        assert 0 <= received["server", "client"] - many * _ANSWERED <= 3
+        goodput = measured(lab)["goodput: client -> server"]
+        assert goodput == pytest.approx(received["client", "server"] / done.duration_s, rel=0.01)
 
 
 def test_a_lost_syn_is_a_time_out(lab: Lab) -> None:

@@ -15,7 +15,7 @@ from testbed.lab.channel import Channel
 from testbed.lab.host import Host
 from testbed.lab.succession import CAPTURE, PORTS
 from testbed.netem import qdisc
-from testbed.observe.connections import Connection, ConnectionTable
+from testbed.observe.connections import Connection, ConnectionTable, Received
 from testbed.observe.counters import Readings
 from testbed.spec.links import PortRef
 from testbed.spec.topology import Topology
@@ -225,6 +225,9 @@ class FakeLab(Lab):
         self.tables_of: dict[str, list[Connection]] = {}
         """The TCP connections of hosts."""
         self.counted: dict[str, Readings] = {}
+        self.counting: list[str] = []
+        self.received: dict[str, list[Received]] = {}
+        self.times: dict[str, tuple[object, float]] = {}
         """What their kernels have counted."""
         self._others = {name: FakeAgent() for name in MACS if name != "server"}
         self._fakes = {name: cast("Host", FakeHost(name, number)) for number, name in enumerate(MACS, start=2)}
@@ -275,6 +278,18 @@ class FakeLab(Lab):
     def tcp_counters(self, hosts: Sequence[str]) -> dict[str, Readings]:
         """As a test says."""
         return {host: self.counted[host] for host in hosts if host in self.counted}
+
+    def count_payload(self, hosts: Sequence[str]) -> None:
+        """Note whose."""
+        self.counting = list(hosts)
+
+    def payload(self) -> Mapping[str, Sequence[Received]]:
+        """As a test says."""
+        return self.received
+
+    def processor_times(self) -> Mapping[str, tuple[object, float]]:
+        """As a test says."""
+        return self.times
 
     def destroy_tcp(self, host: str, ids: Sequence[str]) -> str | None:
         """At once."""

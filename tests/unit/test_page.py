@@ -55,7 +55,8 @@ CHARTS = Charts(title="Base and head", charts=[
     }),
     Bars(title="bars", y="s", names=["a long name", "other"], series={"a": {"a long name": 1.0, "other": 2.0}}),
     Nested(title="nested", below="wire: 78 bytes", layers=[
-        NestedLayer(name=name, size_bytes=size, above=f"{name} (OSI: 7 application, 6 presentation, 5 session)", text="<&>")
+        NestedLayer(name=name, size_bytes=size, text="<&>",
+                    above=f"{name} (OSI: 7 application, 6 presentation, 5 session)")
         for name, size in (("Ethernet", 14), ("IPv4", 20), ("TCP", 32), ("message", 1200))
     ]),
     OverTime(title="time", lines=[

@@ -289,7 +289,7 @@ class Lab:
     ledger, seedable, netem_engine = Ledger(), True, "carried"
     lifecycle = verifier = property(lambda self: self)
     def facts(self): return {"netem": "carried"}
-    measuring = Measuring(None, None)
+    measuring = Measuring(None, None, None)
     def begin_body(self):
         pass
     def end_body(self):
@@ -339,7 +339,7 @@ class Lab:
     seedable, netem_engine = True, "carried"
     lifecycle = verifier = property(lambda self: self)
     def facts(self): return {"netem": "carried"}
-    measuring = Measuring(None, None)
+    measuring = Measuring(None, None, None)
     ledger.evidence = [LinkEvidence(
         link="client -> server", network="lan", asked={"loss": "10%"}, command="tc qdisc replace …",
         checks=[Check(field="loss", asked="10%", kernel="10%", seen="1.8% (18 of 1000)", verdict=Verdict.FAILS)],

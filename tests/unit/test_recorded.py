@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from testbed.backends.docker import cgroups
 from testbed.errors import InvalidValueError
 from testbed.evidence.metric import AUTOMATIC, Metric, automatic, recorded
 from testbed.evidence.programs import ProgramRun
+from testbed.observe.connections import Received
 from testbed.pytest.state import metric_groups
 from tests.unit.fakes import FakeLab
 
@@ -134,6 +137,72 @@ def test_programs_that_were_awaited_are_samples_of_their_command_and_processor_t
     }
 
 
+def test_of_a_host_whose_programs_are_known_as_a_whole_processor_time_is_theirs() -> None:
+    lab = FakeLab()
+    lab.times = {"client": (1, 2.0), "server": (1, 7.0), "idle": (1, 3.0)}
+    lab.lifecycle.begin_body()
+    lab.times = {"client": (1, 2.5), "server": (2, 7.5), "idle": (1, 3.0)}  # the server was started again
+    lab.lifecycle.end_body()
+    assert values(lab, program(duration_s=None), program(host="other", duration_s=None)) == {
+        "cpu: client": (0.5,), "cpu: other": (0.25,)
+    }  # fmt: skip
+    lab.lifecycle.begin("next")
+    assert values(lab) == {}
+
+
+def test_goodput_is_payload_by_the_time_in_which_awaited_programs_ran() -> None:
+    lab = FakeLab()
+    client, server = (lab.hosts[name].addresses("lan")[0] for name in ("client", "server"))
+    lab.tables_of = {"client": [], "server": []}
+    lab.lifecycle.begin_body()
+    assert lab.counting == ["client", "server"]
+    sizes = [(client, 600), (client, 300), ("203.0.113.9", 5), (server, 7)]
+    lab.received = {
+        "server": [Received(source=source, size_bytes=size) for source, size in sizes],
+        "client": [Received(source=server, size_bytes=0)],
+    }
+    lab.lifecycle.end_body()
+    begin, _ = lab.measuring.body_s
+    lab.measuring.body_s = (begin, begin + 10)
+    ran = [
+        program(began_s=begin - 1, duration_s=2.0, cpu_s=None),  # a half of it before the body
+        program(began_s=begin + 0.5, duration_s=1.5, cpu_s=None, host="server"),
+        program(began_s=begin + 5, duration_s=1.0, cpu_s=None),
+        program(began_s=begin, duration_s=9.0, cpu_s=None, host="other"),
+        program(began_s=begin, duration_s=9.0, cpu_s=None, stopped=True),
+        program(began_s=begin, duration_s=None, cpu_s=None),
+    ]
+    goodput = {name: value for name, (value, *_) in values(lab, *ran).items() if name.startswith("goodput")}
+    assert goodput == {"goodput: client -> server": pytest.approx(900 / 3)}
+    assert not [name for name in values(lab, *ran[3:]) if name.startswith("goodput")], "nothing ran there"
+
+
+CGROUPS = [
+    ("4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/docker/abc\n", "cpuacct/docker/abc", "cpuacct.usage",
+     "1500000000"),
+    ("0::/system.slice/docker-abc.scope/init.scope\n", "system.slice/docker-abc.scope", "cpu.stat",
+     "usage_usec 1500000\nuser_usec 1\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "place", "name", "content"), CGROUPS, ids=["version 1", "version 2"])
+def test_a_containers_cgroup_counts_its_processor_time(
+    tmp_path: Path, lines: str, place: str, name: str, content: str
+) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(lines)
+    assert cgroups.folder(7, "abc", proc=tmp_path, cgroups=tmp_path / "fs") is None, "it is on another machine"
+    (tmp_path / "fs" / place).mkdir(parents=True)
+    (tmp_path / "fs" / place / name).write_text(content)
+    found = cgroups.folder(7, "abc", proc=tmp_path, cgroups=tmp_path / "fs")
+    assert found == tmp_path / "fs" / place
+    number, used_s = cgroups.used_s(found) or (0, 0.0)
+    assert (number, used_s) == (found.stat().st_ino, 1.5)
+    for pid, container in ((7, "other"), (8, "abc")):
+        assert cgroups.folder(pid, container, proc=tmp_path, cgroups=tmp_path / "fs") is None
+    assert cgroups.used_s(tmp_path / "gone") is None
+
+
 def test_what_netem_counted_during_the_body_is_of_the_test() -> None:
     lab = FakeLab()
     lab.lifecycle.begin("seed")
@@ -202,5 +271,5 @@ def test_groups_can_be_switched_off(text: str, groups: set[str]) -> None:
 def test_an_unknown_group_is_refused_before_anything_runs(pytester: pytest.Pytester) -> None:
     done = pytester.runpytest_subprocess("--testbed-metrics", "wires,tcp,packets")
     assert done.ret == 2
-    done.stderr.fnmatch_lines(["*'wires': unknown; did you mean 'wire'? Known: programs, cpu, wire, tcp, netem*",
+    done.stderr.fnmatch_lines(["*'wires': unknown; did you mean 'wire'? Known: programs, cpu, wire, goodput, *",
                                "*'packets': unknown; known: *"])  # fmt: skip

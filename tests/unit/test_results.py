@@ -54,7 +54,7 @@ class Lab:
     lifecycle = verifier = property(lambda self: self)
     def facts(self): return {"lab": "local", "netem": "carried", "netem_kernel": "6.12.1", "offloads": None}
     succession = Succession
-    def __init__(self): self.ledger, self.measuring = Ledger(), Measuring(None, None)
+    def __init__(self): self.ledger, self.measuring = Ledger(), Measuring(None, None, None)
     def begin_body(self): pass
     def end_body(self): pass
     def verify(self): pass

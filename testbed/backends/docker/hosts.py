@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import docker.errors
 from docker.models.containers import Container
 
 from testbed.backends import hostfiles, terminal
-from testbed.backends.docker import inspection
+from testbed.backends.docker import cgroups, inspection
 from testbed.backends.docker.engine import Engine
 from testbed.backends.docker.programs import ComposeProgram, FollowedLog
 from testbed.backends.hosts import AgentHost
@@ -38,6 +39,9 @@ class ComposeHost(AgentHost):
         self._listed: object = None
         """The engine's short form of it at the last look."""
         self._state_then = NOBODY
+        self._cgroup: Path | None = None
+        self._cgroup_sought: HostState | None = None
+        """Its state when the engine was last asked for its first process."""
 
     @property
     def image(self) -> str:
@@ -74,6 +78,16 @@ class ComposeHost(AgentHost):
     def wellness(self) -> Wellness:
         """By the engine's inspection."""
         return inspection.wellness(self._inspected())
+
+    def processor_time(self) -> tuple[object, float] | None:
+        """Its cgroup and the processor time that its programs have used; None where that is not known."""
+        used = None if self._cgroup is None else cgroups.used_s(self._cgroup)
+        if used is None and self._cgroup_sought != self._state_then:
+            self._cgroup_sought = self._state_then  # in vain perhaps, until the container is started again
+            pid = self._inspected().get("State", {}).get("Pid") or 0
+            self._cgroup = cgroups.folder(pid, str(self.container.id))
+            used = None if self._cgroup is None else cgroups.used_s(self._cgroup)
+        return used
 
     # --- programs --------------------------------------------------------------------------------
 

@@ -440,3 +440,8 @@ class ComposeLab(StackLab[ComposeHost]):
                 with contextlib.suppress(AgentError):  # its container has ended, and with it its connections
                     tables[name] = ConnectionTable.read(name, inside.call("tcp_connections"))
         return tables
+
+    def processor_times(self) -> Mapping[str, tuple[object, float]]:
+        """See `KernelReadings`."""
+        times = {name: host.processor_time() for name, host in self._hosts.items()}
+        return {name: time for name, time in times.items() if time is not None}

@@ -32,7 +32,7 @@ from testbed.lab.backend import Attached
 from testbed.lab.channel import Channel
 from testbed.lab.host import seconds
 from testbed.lab.perpacket import PerPacket
-from testbed.observe.connections import ConnectionTable
+from testbed.observe.connections import ConnectionTable, Received
 from testbed.observe.counters import Readings
 from testbed.spec.drawings import Drawing
 from testbed.spec.topology import Topology
@@ -319,6 +319,15 @@ class LocalLab(StackLab[LocalHost]):
         """See `Backend`."""
         readings: dict[str, Readings] = self.channel.call("counters_of", hosts=list(hosts))
         return readings
+
+    def count_payload(self, hosts: Sequence[str]) -> None:
+        """See `KernelReadings`."""
+        self.channel.call("count_payload", hosts=list(hosts))
+
+    def payload(self) -> Mapping[str, Sequence[Received]]:
+        """See `KernelReadings`."""
+        answer = self.channel.call("payload")
+        return {host: Received.read(received) for host, received in answer.items() if received is not None}
 
 
 def _version(text: str) -> tuple[int, ...]:
