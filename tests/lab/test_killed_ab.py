@@ -32,7 +32,7 @@ def test_of_a_killed_ab_nothing_is_left(project: Path, kind: str) -> None:
             assert process.poll() is None, process.communicate()
             wanted = [b"--testbed-passes", *([b"sleep\x00120"] if kind == "local" else [])]
             everyone = await_condition(
-                lambda: relatives(process.pid) - {process.pid}, lambda found: not missing(wanted, found), deadline_s=10
+                lambda: relatives(process.pid) - {process.pid}, lambda pids: not missing(wanted, pids), deadline_s=10
             )
         finally:
             process.kill()

@@ -6,7 +6,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.unit.test_layering import CHECKED
+from tests.unit.test_layering import CHECKED, parsed
 
 NO_NOUNS = {"each", "asked", "said", "told", "found", "got", "heard"}
 """What a variable is not called, for its noun says more: ``host``, ``request``, ``message``, ``problem``."""
@@ -39,15 +39,15 @@ def types(tree: ast.Module) -> Iterator[str]:
 
 
 def test_variables_are_called_by_nouns() -> None:
-    assert [f"{file}:{line}: {name}" for file, tree in CHECKED.items() for line, name in variables(tree)
+    assert [f"{file}:{line}: {name}" for file, path in CHECKED.items() for line, name in variables(parsed(path))
             if name in NO_NOUNS] == []  # fmt: skip
 
 
 def test_no_two_classes_share_a_name() -> None:
     files = defaultdict(list)
-    for file, tree in CHECKED.items():
+    for file, path in CHECKED.items():
         if file.startswith("testbed/"):
-            for name in types(tree):
+            for name in types(parsed(path)):
                 files[name].append(file)
     assert {name: where for name, where in files.items() if len(where) > 1} == {}
 

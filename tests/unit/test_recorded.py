@@ -194,10 +194,10 @@ def test_a_containers_cgroup_counts_its_processor_time(
     assert cgroups.folder(7, "abc", proc=tmp_path, cgroups=tmp_path / "fs") is None, "it is on another machine"
     (tmp_path / "fs" / place).mkdir(parents=True)
     (tmp_path / "fs" / place / name).write_text(content)
-    found = cgroups.folder(7, "abc", proc=tmp_path, cgroups=tmp_path / "fs")
-    assert found == tmp_path / "fs" / place
-    number, used_s = cgroups.used_s(found) or (0, 0.0)
-    assert (number, used_s) == (found.stat().st_ino, 1.5)
+    counting = cgroups.folder(7, "abc", proc=tmp_path, cgroups=tmp_path / "fs")
+    assert counting == tmp_path / "fs" / place
+    number, used_s = cgroups.used_s(counting) or (0, 0.0)
+    assert (number, used_s) == (counting.stat().st_ino, 1.5)
     for pid, container in ((7, "other"), (8, "abc")):
         assert cgroups.folder(pid, container, proc=tmp_path, cgroups=tmp_path / "fs") is None
     assert cgroups.used_s(tmp_path / "gone") is None
