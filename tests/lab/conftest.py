@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import CommandTimeoutError, Host, Lab, LabError, Result
+from testbed import CommandTimeoutError, Host, Lab, LabError, Program, Result
 from testbed.backends.choice import LABS, decide, make_lab
 from testbed.lab.waiting import await_condition
 
@@ -165,9 +165,11 @@ class Datagrams:
     address: str = ""
     """Where to; the receiver's first address on the network if empty."""
 
+    def _sending(self, count: int, attempts: int, pace_s: float) -> list[str]:
+        return ["python3", _PROGRAM, "send", self._address, str(self.port), str(count), str(attempts), str(pace_s)]
+
     def _send(self, count: int, attempts: int = 30, pace_s: float = 0.002) -> Result:
-        argv = ["python3", _PROGRAM, "send", self._address, str(self.port), str(count), str(attempts), str(pace_s)]
-        return self.src.run(argv, timeout="60s")
+        return self.src.run(self._sending(count, attempts, pace_s), timeout="60s")
 
     @property
     def _address(self) -> str:
@@ -191,6 +193,12 @@ class Datagrams:
         assert sender.ok, sender.stderr
         times: list[float] = json.loads(receiver.wait().stdout.splitlines()[2])
         return times
+
+    def begin(self, count: int, *, pace_s: float) -> Program:
+        """Start to send ``count`` datagrams; the receiver, which prints their numbers when it has heard the end."""
+        receiver = self.dst.start(["python3", _PROGRAM, "receive", str(self.port)], ready="ready")
+        self.src.start(self._sending(count, 30, pace_s))
+        return receiver
 
     def sent_into_nothing(self, count: int) -> str:
         """Send ``count`` datagrams without an answer; what the receiver printed after the sender gave up."""

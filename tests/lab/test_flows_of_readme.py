@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed import Lab, Result
+from testbed import Lab, Program, Result
 from testbed.commands.results import load
 from testbed.evidence.verdict import Verdict
+from testbed.lab.waiting import await_condition
 from tests.lab.conftest import ROOT, Datagrams, cli
 
 _CONNECT = """
@@ -82,11 +83,19 @@ def test_4_a_link_is_narrowed_to_a_port(lab: Lab, datagrams: Datagrams) -> None:
     assert min(datagrams.round_trips(5)) < 0.060
 
 
+@pytest.fixture
+def under_way(lab: Lab, datagrams: Datagrams) -> Program:
+    """The receiver of 400 datagrams that are under way before the test's body, and with it its timelines, begin."""
+    receiver = datagrams.begin(400, pace_s=0.005)
+    await_condition(lambda: lab.link("client -> server").counters().sent_packets, bool, deadline_s=60)
+    return receiver
+
+
 @pytest.mark.impair("client -> server", [{"delay": "5ms"}, {"at": "300ms", "outage": "300ms"}])
 @pytest.mark.impair("server -> client", trace="traces/tunnel.csv")
-def test_5_a_network_changes_over_time(lab: Lab, datagrams: Datagrams) -> None:
-    arrived = datagrams.arrived(200, pace_s=0.005)
-    lost = sorted(set(range(200)) - set(arrived))
+def test_5_a_network_changes_over_time(lab: Lab, under_way: Program) -> None:
+    arrived = json.loads(under_way.wait().stdout.splitlines()[1])
+    lost = sorted(set(range(400)) - set(arrived))
     assert 0 < len(lost) < 150
     assert lost == list(range(lost[0], lost[-1] + 1)), "one outage"
     assert connect_s(lab) >= 0.005 + 0.038, "the trace begins with 39 to 41 ms"

@@ -38,7 +38,7 @@ _NARROWED = f"client -> server udp/{PORT} on lan"
 COUNT, PACE_S = 40, 0.02
 _COUNT_AFTER = 10
 _FAULT_AFTER_S = 0.25
-_ATTEMPTS = 3
+_KNOWN_WITHIN_S = 60.0
 _MOST_LATE_RATIO = 0.25
 """Of the datagrams, by more than the least tolerance: of so few, chance may have so many late where 1 % are."""
 
@@ -439,9 +439,10 @@ class Cell:
 def cell(lab: Lab, fault: str, request: Asked) -> Cell:
     """Run one test and the next; repeat if only lateness of the machine spoiled a test without a fault.
 
-    Then nothing is known of the fault: the cell is run again, `_ATTEMPTS` times in all; the last counts as it is.
+    Then nothing is known of the fault: the cell is run again, for `_KNOWN_WITHIN_S`; the last run counts as it is.
     """
-    for late in range(_ATTEMPTS):
+    late, deadline = 0, time.monotonic() + _KNOWN_WITHIN_S
+    while True:
         seen, verdict, reason = _test(lab, request, fault)
         spoiled = fault == "none" and _only_late(lab)
         next_verdict, after = "PASSED", ""
@@ -453,9 +454,9 @@ def cell(lab: Lab, fault: str, request: Asked) -> Cell:
             in_force=seen is not None and request.in_force(seen), late=late,
             next_verdict=f"{next_verdict}: {after}" if after else next_verdict,
         )  # fmt: skip
-        if not spoiled:
-            break
-    return result
+        if not spoiled or time.monotonic() > deadline:
+            return result
+        late += 1
 
 
 def _only_late(lab: Lab) -> bool:

@@ -127,7 +127,23 @@ def test_a_bad_file_is_one_error_where_compose_reads_it(
     assert "Engine" not in output
 
 
+ODD_WORDS = ("client -> srver", "delay=5", "lss=1%", "gap=3", "gap=3")
+WHAT_IS_ODD = (
+    "did you mean 'server'?", "delay=5: a duration needs a unit", "lss: unknown; did you mean 'loss'?",
+    "gap stands twice: '3' and '3'",
+)  # fmt: skip
 WITHOUT_A_STACK = {
+    ("impair", *ODD_WORDS): WHAT_IS_ODD,
+    ("prove", *ODD_WORDS): WHAT_IS_ODD,
+    ("impair", "client -> srver", "lossy", "delay=5ms"): (
+        "'lossy delay=5ms': give one profile, or words such as delay=40ms, not both",
+        "did you mean 'server'?",
+    ),
+    ("flap", "--up", "5", "--down", "1ms", "client -> srver"): (
+        "did you mean 'server'?",
+        "up=5: a duration needs a unit",
+        "down='1ms': at least 50ms",
+    ),
     ("flap", "--up", "-1s", "--down", "nan", "a -> server"): ("up='-1s'", "down='nan'", "host 'a': unknown"),
     ("impair", "a -> server", "loss=5"): ("host 'a': unknown", "loss=5"),
     ("cut", "--reject", "a -> server tcp/0"): ("host 'a': unknown", "'tcp/0'"),
