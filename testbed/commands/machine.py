@@ -125,19 +125,17 @@ def _unpacked(remove: str | None) -> int:
     store = local_images.cache()
     if remove is not None:
         chosen = [
-            image
-            for image in store.images()
-            if remove in ("all", *image.names) or image.id.removeprefix("sha256:").startswith(remove)
+            image for image in store.images() if remove in ("all", *image.names) or image.content.startswith(remove)
         ]
         if not chosen and remove != "all":
             raise UserError(f"no unpacked image {shown(remove)}: see `testbed images --unpacked`")
         store.remove_unfinished()
         if in_use := [image for image in chosen if not store.remove(image)]:
-            raise UserError(f"in use by a lab that runs: {', '.join(image.words for image in in_use)}")
-    table = Table("image", "id", "size", "last use", "without")
+            raise UserError(f"in use by a lab that runs: {', '.join(', '.join(image.names) for image in in_use)}")
+    table = Table("names", "content", "size", "last use", "without")
     for image in store.images():
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(image.used_at))
-        table.add_row(", ".join(image.names), image.short_id, f"{image.size_bytes / 1e6:,.0f} MB", used, image.lost)
+        table.add_row(", ".join(image.names), image.content[:12], f"{image.size_bytes / 1e6:,.0f} MB", used, image.lost)
     OUT.print(table)
     return 0
 

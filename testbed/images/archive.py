@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from testbed.errors import ImageBuildError
-from testbed.images.found import FoundImage
+from testbed.images.found import FoundImage, content_of
 from testbed.images.settings import of_config, platform_problem
 from testbed.images.unpack import Layer, Lost, Unpacker
 from testbed.text import several, shown
@@ -108,7 +108,12 @@ def find(path: Path, name: str, *, machine: str) -> FoundImage:
             return unpacker.place(layers, digests, owners=os.geteuid() == 0)
 
     return FoundImage(
-        id=f"sha256:{digest}", name=name, source=f"the archive {path}", settings=settings, unpack=unpack_into
+        id=f"sha256:{digest}",
+        content=content_of(digests, digest),
+        name=name,
+        source=f"the archive {path}",
+        settings=settings,
+        unpack=unpack_into,
     )
 
 

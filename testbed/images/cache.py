@@ -1,4 +1,4 @@
-"""The cache of unpacked images: a folder for each, by the image's id, complete or not there.
+"""The cache of unpacked images: a folder for each, by the digests of its layers, complete or not there.
 
 An image is unpacked beside its place and moved there in one step. A lock of its own, which the kernel takes from a
 process that dies, keeps others away meanwhile; whoever uses the image shares that lock, so that it is not removed.
@@ -36,7 +36,8 @@ Unpack = Callable[[Path], Lost]
 class CachedImage:
     """An image in the cache."""
 
-    id: str
+    content: str
+    """See `FoundImage.content`."""
     folder: Path
     names: tuple[str, ...]
     size_bytes: int
@@ -45,16 +46,6 @@ class CachedImage:
     """When it was used last; seconds since the epoch."""
     lost: str
     """What could not be kept of it, in words."""
-
-    @property
-    def short_id(self) -> str:
-        """The beginning of its id."""
-        return self.id.removeprefix("sha256:")[:12]
-
-    @property
-    def words(self) -> str:
-        """Its names and its id."""
-        return f"{', '.join(self.names)} ({self.short_id})"
 
     @property
     def root(self) -> Path:
@@ -68,14 +59,14 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _place(self, image_id: str) -> Path:
-        """Where an image is: by its id, and by what could be kept of its owners."""
+    def _place(self, content: str) -> Path:
+        """Where an image is: by its layers, and by what could be kept of its owners."""
         kind = "root" if os.geteuid() == 0 else "user"
-        return self.folder / f"{image_id.removeprefix('sha256:')}-{kind}-{_RECIPE}"
+        return self.folder / f"{content}-{kind}-{_RECIPE}"
 
-    def hold(self, image_id: str, name: str, unpack: Unpack, undo: ExitStack) -> CachedImage:
+    def hold(self, content: str, name: str, unpack: Unpack, undo: ExitStack) -> CachedImage:
         """An image, unpacked if it is not there yet; until ``undo`` ends nobody removes it. Raises ImageBuildError."""
-        place = self._place(image_id)
+        place = self._place(content)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             while True:
@@ -87,16 +78,16 @@ class Cache:
                 with _locked(place, fcntl.LOCK_EX):
                     if _read(place) is None:
                         self._clear_up(place)
-                        self._add(place, image_id, unpack)
+                        self._add(place, content, unpack)
         except OSError as error:
             raise ImageBuildError(f"image {name} cannot be unpacked into {self.folder}: {error.strerror}") from None
 
-    def _add(self, place: Path, image_id: str, unpack: Unpack) -> None:
+    def _add(self, place: Path, content: str, unpack: Unpack) -> None:
         new = self.folder / f"{_NEW}{secrets.token_hex(6)}-{place.name}"
         new.mkdir(mode=0o700)
         try:
             lost = unpack(new)
-            record = {"id": image_id, "names": [], "size_bytes": _size(new / "root"), "lost": lost.words()}
+            record = {"content": content, "names": [], "size_bytes": _size(new / "root"), "lost": lost.words()}
             (new / _RECORD).write_text(json.dumps(record), encoding="utf-8")
             _sync(new)
             if place.exists():  # of no use: it has no record
@@ -158,7 +149,7 @@ def _read(place: Path) -> CachedImage | None:
         record: Mapping[str, Any] = json.loads((place / _RECORD).read_text(encoding="utf-8"))
         used_at = (place / _RECORD).stat().st_mtime
         return CachedImage(
-            id=record["id"], folder=place, names=tuple(record["names"]), size_bytes=record["size_bytes"],
+            content=record["content"], folder=place, names=tuple(record["names"]), size_bytes=record["size_bytes"],
             used_at=used_at, lost=record["lost"],
         )  # fmt: skip
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):

@@ -152,7 +152,7 @@ def test_an_image_is_built_again_only_when_its_inputs_change(stack: ComposeLab, 
         (tmp_path / "word").write_text(word)
         messages.clear()
         lab = ComposeLab(path, say=messages.append)
-        config = lab.stack.with_images(lab.composer.config(), lab.topology)
+        config = lab.stack.with_images(lab.composer.config())
         container = docker.from_env().containers.create(config["services"]["app"]["image"])
         assert stack.engine.get(container, "/word").decode() == word
         container.remove()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from testbed import Lab, LocalLab
 from testbed.backends.docker import images
 from testbed.backends.docker.engine import Engine, NoEngineError
+from testbed.backends.docker.images import service_image
+from testbed.backends.local.images import MachinesImages
 from testbed.errors import ServiceFailedError
 from testbed.lab.waiting import await_condition
 from tests import archives
@@ -145,6 +149,31 @@ def test_an_image_of_the_engine_runs_and_meets_its_impairment(kind: str, tmp_pat
         assert lab.host("a").run(asks, timeout="20s").exit_code == 124
         lab.heal()
         assert lab.host("a").run(asks, timeout="20s").exit_code == 1
+
+
+@pytest.mark.parametrize("builder", ["an engine", "buildah"])
+def test_what_is_built_is_what_runs(builder: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kind == "local"
+    if builder == "buildah":
+        if shutil.which("buildah") is None or not ROOT:
+            pytest.skip("needs buildah (apt-get install buildah), and root or subordinate ids")
+        monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+    elif isinstance(MachinesImages(print).engine, NoEngineError):
+        pytest.skip("no engine answers")
+    (tmp_path / "Dockerfile").write_text(
+        'FROM scratch\nCOPY word /\nUSER 77:78\nENV A=1\nHEALTHCHECK --interval=1s CMD ["/usr/bin/test", "-e", "/word"]'
+        '\nENTRYPOINT ["/usr/bin/sleep", "infinity"]\n'
+    )
+    word = uuid4().hex
+    (tmp_path / "word").write_text(word)
+    links = "".join(f"'/usr/{name}:/{name}:ro', " for name in ("bin", "lib", "lib64") if Path(f"/usr/{name}").exists())
+    (tmp_path / "compose.yaml").write_text(f"services: {{a: {{build: ., volumes: [{links}'/usr:/usr:ro']}}}}\n")
+    texts: list[str] = []
+    with LocalLab(tmp_path / "compose.yaml", say=texts.append) as lab:
+        assert run(lab, "cat /word; echo; id -u; id -g; echo $A", "a").split() == [word, "77", "78", "1"]
+    assert any("from the Docker engine" in text for text in texts) == (builder == "an engine"), texts
+    if builder == "an engine":
+        Engine().remove_images(service_image({"context": str(tmp_path)}, "a")[0], older_than_s=0)
 
 
 def test_the_archive_that_an_engine_saves_is_read(kind: str, tmp_path: Path) -> None:

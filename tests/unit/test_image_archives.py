@@ -54,7 +54,7 @@ def at(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
 
 def held(cache: Cache, image: FoundImage) -> CachedImage:
     with ExitStack() as undo:
-        return cache.hold(image.id, image.name, image.unpack, undo)
+        return cache.hold(image.content, image.name, image.unpack, undo)
 
 
 @pytest.mark.parametrize("layout", ["docker", "oci", "oci folder", "stream"])
@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_nothing_and_is_said(tmp_path: Path) -> None:
 
     cache = Cache(tmp_path / "cache")
     with pytest.raises(ImageBuildError, match=r"image some cannot be unpacked into .*cache: No space left on device"):
-        cache.hold("sha256:1", "some", unpack, ExitStack())
+        cache.hold("1", "some", unpack, ExitStack())
     assert cache.images() == []
     assert [*cache.folder.glob("new-*")] == []
 
@@ -178,7 +178,7 @@ def test_an_image_in_use_is_not_removed_and_one_that_is_not_is(tmp_path: Path) -
     cache = Cache(tmp_path / "cache")
     image = found(at(tmp_path, archives.docker_files([BASE, ABOVE], CONFIG)))
     with ExitStack() as undo:
-        unpacked = cache.hold(image.id, "one", image.unpack, undo)
+        unpacked = cache.hold(image.content, "one", image.unpack, undo)
         assert not cache.remove(unpacked)
         assert unpacked.root.is_dir()
     assert cache.remove(cache.images()[0])
@@ -194,7 +194,7 @@ from testbed.images.cache import Cache
 image = archive.find(Path(sys.argv[1]), "image:1", machine=sys.argv[3])
 with ExitStack() as undo:
     print("begun", flush=True)
-    held = Cache(Path(sys.argv[2])).hold(image.id, image.name, image.unpack, undo)
+    held = Cache(Path(sys.argv[2])).hold(image.content, image.name, image.unpack, undo)
     print(len(list(held.root.iterdir())), flush=True)
 """
 

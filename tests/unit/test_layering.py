@@ -228,6 +228,7 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.agent.trials",
         "testbed.kernel",
         "testbed.kernel.machine",
+        "testbed.backends.local.builders",
         "testbed.backends.local.child",
         "testbed.compose.command",
         "testbed.pytest.machine",

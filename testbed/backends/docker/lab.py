@@ -149,12 +149,13 @@ class ComposeLab(StackLab[ComposeHost]):
 
         Raises InvalidComposeError, EnvironmentUnfitError, ServiceFailedError; on failure nothing stays.
         """
-        topology, engine, stack = self.topology, self.engine, self.stack
+        _ = self.topology  # which reads and checks the file
+        engine, stack = self.engine, self.stack
         self.versions = {"engine": engine.version}
         with said_if_slow(self._say, "looking for what killed runs left"):
             clear_stale(engine, self._say)
         self.netem_image = images.ensure_netem(engine, self._say)
-        config = stack.labelled(stack.with_images(self._config or {}, topology))
+        config = stack.labelled(stack.with_images(self._config or {}))
         with contextlib.ExitStack() as undo, ThreadPoolExecutor(1, "testbed-agent") as pool:
             undo.callback(self.forget)
             undo.callback(self._remove_stack)

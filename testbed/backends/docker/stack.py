@@ -13,8 +13,8 @@ from typing import Any
 
 from docker.models.containers import Container
 
-from testbed.backends.docker import images
-from testbed.backends.docker.engine import INPUTS_LABEL, OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine, refusals_raised
+from testbed.backends.docker import building
+from testbed.backends.docker.engine import OWNER_LABEL, ROLE_LABEL, RUN_LABEL, Engine, refusals_raised
 from testbed.backends.docker.inspection import wellness
 from testbed.backends.docker.runs import (
     DETACHED,
@@ -28,10 +28,8 @@ from testbed.backends.docker.runs import (
 )
 from testbed.compose import composefile
 from testbed.compose.command import Composer
-from testbed.errors import ImageBuildError, LabError
+from testbed.errors import LabError
 from testbed.spec.topology import Topology
-
-_BUILD_DEADLINE_S = 900.0
 
 
 class Stack:
@@ -113,52 +111,21 @@ class Stack:
 
     # --- up and down -----------------------------------------------------------------------------
 
-    def with_images(self, config: Mapping[str, Any], topology: Topology) -> dict[str, Any]:
-        """The Compose configuration with an image for each service that is built, building those that changed."""
-        config = dict(config)
-        services = {name: dict(body) for name, body in config["services"].items()}
-        config["services"] = services
-        missing: list[str] = []
-        for name, service in topology.services.items():
-            if service.build is None:
-                continue
-            repository, digest = images.service_image(service.build, name)
-            if service.image is None:
-                services[name]["image"] = f"{repository}:{digest or 'latest'}"
-            if digest is None:
-                missing.append(name)
-                continue
-            built = self.engine.image_labels(services[name]["image"])
-            if built is None or built.get(INPUTS_LABEL) != digest:
-                missing.append(name)
-            services[name]["build"] = {
-                **service.build,
-                "labels": {**_as_mapping(service.build.get("labels")), INPUTS_LABEL: digest},
-            }
-        if missing:
-            if any(images.starts_from_base(topology.services[name].build or {}) for name in missing):
-                images.ensure_base(self.engine, self._say)
-            self._say(f"building {', '.join(missing)}")
-            failed = self.composer.build(config, missing, timeout_s=_BUILD_DEADLINE_S)
-            if failed is not None:
-                raise ImageBuildError(f"`docker compose build {' '.join(missing)}` failed:\n{failed}")
-            for name in missing:
-                if topology.services[name].image is None:
-                    tag = services[name]["image"]
-                    self.engine.remove_images(tag.partition(":")[0], but=tag)
-        return config
+    def with_images(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `building.with_images`."""
+        return building.with_images(config, engine=self.engine, composer=self.composer, say=self._say)
 
     def labelled(self, config: dict[str, Any]) -> dict[str, Any]:
         """The configuration with our labels on all that it creates."""
         ours = self.labels()
         for body in config["services"].values():
-            body["labels"] = {**_as_mapping(body.get("labels")), **ours}
+            body["labels"] = {**building.as_mapping(body.get("labels")), **ours}
             body.pop("profiles", None)  # what is here was chosen already
         for kind in ("networks", "volumes"):
             for name, body in (config.get(kind) or {}).items():
                 body = dict(body or {})
                 if not body.get("external"):
-                    body["labels"] = {**_as_mapping(body.get("labels")), **ours}
+                    body["labels"] = {**building.as_mapping(body.get("labels")), **ours}
                 config[kind] = {**config[kind], name: body}
         return config
 
@@ -194,10 +161,3 @@ def host_name(topology: Topology, labels: Mapping[str, str]) -> str:
         return ""
     number = int(labels["com.docker.compose.container-number"])
     return service.name if service.replicas == 1 else f"{service.name}[{number}]"
-
-
-def _as_mapping(labels: Any) -> dict[str, str]:
-    """Labels as a mapping; Compose's own output has them so, a user's file may have a list."""
-    if isinstance(labels, list):
-        return dict(label.partition("=")[::2] for label in labels)
-    return dict(labels or {})

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from testbed import kernel
+from testbed.backends.docker import building
 from testbed.backends.docker.engine import Engine, NoEngineError
+from testbed.backends.local.builders import Builder
+from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError
 from testbed.images import archive
 from testbed.images.cache import Cache, CachedImage
-from testbed.images.found import FoundImage
+from testbed.images.found import FoundImage, content_of
 from testbed.images.settings import of_config, platform_problem
 from testbed.images.unpack import Lost
+from testbed.text import shown
 
 
 def cache() -> Cache:
@@ -28,6 +33,10 @@ class Images:
 
     def find(self, reference: str) -> FoundImage | None:  # noqa: ARG002  # there are none
         """The image of this name; None if it is nowhere. Raises ImageBuildError for one that does not run here."""
+        return None
+
+    def built(self, service: str) -> FoundImage | None:  # noqa: ARG002  # likewise
+        """The image that was built for a service; None if there is nothing that builds."""
         return None
 
     @property
@@ -45,40 +54,76 @@ class Images:
 
 
 class MachinesImages(Images):
-    """The images of this machine."""
+    """The images of this machine: the Docker engine's, and those of Podman and Buildah."""
 
-    def __init__(self) -> None:
-        self._engine: Engine | None = None
-        self._without_engine = ""
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
         self._known: dict[str, FoundImage | None] = {}
+        self._built: dict[str, FoundImage] = {}
 
-    @property
-    def engine(self) -> Engine | None:
-        """The Docker engine, if one answers."""
-        if self._engine is None and not self._without_engine:
-            try:
-                self._engine = Engine()
-            except NoEngineError as error:
-                self._without_engine = error.reason
-        return self._engine
+    @cached_property
+    def engine(self) -> Engine | NoEngineError:
+        """The Docker engine, or why none answers."""
+        try:
+            return Engine()
+        except NoEngineError as error:
+            return error
+
+    @cached_property
+    def _builder(self) -> Builder | None:
+        return Builder.of_machine()
 
     @property
     def tried(self) -> str:
         """See `Images`."""
-        return self._without_engine or "the Docker engine has no such image"
+        engine = self.engine
+        places = [engine.reason] if isinstance(engine, NoEngineError) else ["the Docker engine has none of this name"]
+        builder = self._builder
+        return " and ".join([*places, f"neither has {builder.name}" if builder else "there is no podman or buildah"])
 
     def find(self, reference: str) -> FoundImage | None:
         """See `Images`."""
-        if reference not in self._known:
-            self._known[reference] = self._in_engine(reference)
-        return self._known[reference]
+        if reference and reference not in self._known:
+            engine = self.engine
+            image = None if isinstance(engine, NoEngineError) else engine.image(reference)
+            if image is not None and isinstance(engine, Engine):
+                self._known[reference] = of_engine(engine, image, reference)
+            else:
+                self._known[reference] = None if self._builder is None else self._builder.find(reference)
+        return self._known.get(reference)
 
-    def _in_engine(self, reference: str) -> FoundImage | None:
-        engine = self.engine
-        image = None if engine is None else engine.image(reference)
-        if engine is None or image is None:
-            return None
-        return of_engine(engine, image, reference)
+    def built(self, service: str) -> FoundImage | None:
+        """See `Images`."""
+        return self._built.get(service)
+
+    def build(self, services: Mapping[str, Mapping[str, Any]], composer: Composer) -> None:
+        """Build the images of those services that say `build:`, again only if what they are built from has changed.
+
+        By Compose and the Docker engine, or by Podman or Buildah where no engine answers. Raises ImageBuildError, and
+        EnvironmentUnfitError if there is none of them.
+        """
+        wanted = {name: body for name, body in services.items() if _is_built(body) and name not in self._built}
+        if not wanted:
+            return
+        engine, builder = self.engine, self._builder
+        if isinstance(engine, Engine):
+            parts = {
+                name: {key: body[key] for key in ("build", "image") if body.get(key)} for name, body in wanted.items()
+            }
+            config = building.with_images({"services": parts}, engine=engine, composer=composer, say=self._say)
+            for name in wanted:
+                tag = config["services"][name]["image"]
+                if (image := engine.image(tag)) is None:
+                    raise ImageBuildError(f"service {shown(name)}: Compose built it, and the engine has no {tag}")
+                self._built[name] = of_engine(engine, image, tag)
+        elif builder is not None:
+            for name, body in wanted.items():
+                self._say(f"building {name} by {builder.name}")
+                self._built[name] = builder.build(body["build"], name)
+
+
+def _is_built(body: Mapping[str, Any]) -> bool:
+    return body.get("build") is not None and (body.get("x-testbed") or {}).get("local") is None
 
 
 def of_engine(engine: Engine, image: Any, reference: str) -> FoundImage:
@@ -88,19 +133,17 @@ def of_engine(engine: Engine, image: Any, reference: str) -> FoundImage:
     if problem := platform_problem(os=os_name, architecture=architecture, machine=os.uname().machine):
         raise ImageBuildError(problem)
 
-    def unpack(folder: Path) -> Lost:
-        return archive.unpack_stream(engine.saved(found_id), folder)
-
     return FoundImage(
         id=found_id,
+        content=content_of((image.get("RootFS") or {}).get("Layers") or (), found_id),
         name=reference,
         source="the Docker engine",
         settings=of_config(image.get("Config") or {}),
-        unpack=unpack,
+        unpack=lambda folder: archive.unpack_stream(engine.saved(found_id), folder),
     )
 
 
-def hold(images: dict[str, FoundImage], say: Callable[[str], None], undo: ExitStack) -> dict[str, CachedImage]:
+def hold(images: Mapping[str, FoundImage], say: Callable[[str], None], undo: ExitStack) -> dict[str, CachedImage]:
     """Have images unpacked, by service, until ``undo`` ends; says where each is from. Raises ImageBuildError."""
     store, cached = cache(), {}
     for service, image in images.items():
@@ -109,7 +152,6 @@ def hold(images: dict[str, FoundImage], say: Callable[[str], None], undo: ExitSt
             say(f"unpacking {image.name} from {image.source}")
             return image.unpack(folder)
 
-        held = cached[service] = store.hold(image.id, image.name, unpack, undo)
-        lost = f"; without {held.lost}" if held.lost else ""
-        say(f"{service}: image {image.name} ({held.short_id}) from {image.source}{lost}")
+        held = cached[service] = store.hold(image.content, image.name, unpack, undo)
+        say(f"{service}: image {image.words}{f'; without {held.lost}' if held.lost else ''}")
     return cached

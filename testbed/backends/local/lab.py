@@ -17,7 +17,7 @@ from testbed.backends import onlyone
 from testbed.backends.local import images, limits, localplan, publishing, services, settings
 from testbed.backends.local.blueprint import LabPlan
 from testbed.backends.local.hosts import LocalHost
-from testbed.backends.local.images import Images, MachinesImages
+from testbed.backends.local.images import MachinesImages
 from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.stacklab import StackLab
 from testbed.backends.starting import StartProgress
@@ -74,7 +74,7 @@ class LocalLab(StackLab[LocalHost]):
         self._config: ComposeFile | None = None
         self._topology: Topology | None = None
         self._plan: LabPlan | None = None
-        self.images: Images = MachinesImages()
+        self.images = MachinesImages(self._say)
         self.agent = LocalAgent()
         self._ifindexes: dict[str, dict[str, int]] = {}
 
@@ -84,7 +84,10 @@ class LocalLab(StackLab[LocalHost]):
     def plan(self) -> LabPlan:
         """The plan of the Compose file. Raises InvalidComposeError with everything that cannot be honoured."""
         if self._plan is None:
-            self._plan = localplan.make(self._compose_file(), self.topology, self.images)
+            file, topology = self._compose_file(), self.topology
+            composer = Composer(self._files, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
+            self.images.build(file.config["services"], composer)
+            self._plan = localplan.make(file, topology, self.images)
         return self._plan
 
     def _compose_file(self) -> ComposeFile:

@@ -98,6 +98,8 @@ def _image(service: ServiceSource) -> Storage | None:
         return _local_image(service, service.local)
     if service.unread("x-testbed", "build"):
         return None
+    if (built := service.images.built(service.name)) is not None:
+        return Storage(built.settings, found=built)
     if "build" in service.body:
         return _built_image(service, service.body["build"])
     reference = str(service.body.get("image") or "")

@@ -1,0 +1,58 @@
+"""Images of services that are built: by Compose and the engine, again only when what they are built from changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from testbed.backends.docker import images
+from testbed.backends.docker.engine import INPUTS_LABEL, Engine
+from testbed.compose.command import Composer
+from testbed.errors import ImageBuildError
+
+DEADLINE_S = 900.0
+
+
+def with_images(
+    config: Mapping[str, Any], *, engine: Engine, composer: Composer, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """A Compose configuration with an image for each service that is built, building those that changed.
+
+    Raises ImageBuildError.
+    """
+    config = dict(config)
+    services = {name: dict(body) for name, body in config["services"].items()}
+    config["services"] = services
+    missing: list[str] = []
+    unnamed = {name for name, body in services.items() if body.get("build") is not None and not body.get("image")}
+    for name, body in services.items():
+        if (build := body.get("build")) is None:
+            continue
+        repository, digest = images.service_image(build, name)
+        if name in unnamed:
+            body["image"] = f"{repository}:{digest or 'latest'}"
+        if digest is None:
+            missing.append(name)
+            continue
+        built = engine.image_labels(body["image"])
+        if built is None or built.get(INPUTS_LABEL) != digest:
+            missing.append(name)
+        body["build"] = {**build, "labels": {**as_mapping(build.get("labels")), INPUTS_LABEL: digest}}
+    if missing:
+        if any(images.starts_from_base(services[name]["build"]) for name in missing):
+            images.ensure_base(engine, say)
+        say(f"building {', '.join(missing)}")
+        failed = composer.build(config, missing, timeout_s=DEADLINE_S)
+        if failed is not None:
+            raise ImageBuildError(f"`docker compose build {' '.join(missing)}` failed:\n{failed}")
+        for name in unnamed.intersection(missing):
+            tag = services[name]["image"]
+            engine.remove_images(tag.partition(":")[0], but=tag)
+    return config
+
+
+def as_mapping(labels: Any) -> dict[str, str]:
+    """Labels in either of the forms that Compose has for them."""
+    if isinstance(labels, Mapping):
+        return dict(labels)
+    return dict(label.partition("=")[::2] for label in labels or ())
