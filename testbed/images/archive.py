@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, cast
 from testbed.errors import ImageBuildError
 from testbed.images.found import FoundImage, content_of
 from testbed.images.settings import of_config, platform_problem
-from testbed.images.unpack import Layer, Lost, Unpacker
+from testbed.images.unpack import Lost, ReadLayer, Unpacker
 from testbed.text import several, shown
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -43,7 +43,7 @@ class _Manifest:
     names: Sequence[str]
 
 
-class _Files:
+class _ArchiveFiles:
     """The files of an archive, or of a folder laid out as one."""
 
     def __init__(self, path: Path, undo: ExitStack) -> None:
@@ -118,10 +118,10 @@ def find(path: Path, name: str, *, machine: str) -> FoundImage:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Files]:
+def _opened(path: Path) -> Iterator[_ArchiveFiles]:
     """An archive's files. Raises ImageBuildError, which names it, for all that is wrong with them meanwhile."""
     with _named(str(path)), ExitStack() as undo:
-        yield _Files(path, undo)
+        yield _ArchiveFiles(path, undo)
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def _named(name: str) -> Iterator[None]:
         raise ImageBuildError(f"{name} is no image of a known layout: {type(error).__name__}: {error}") from None
 
 
-def _manifests(files: _Files, machine: str) -> Iterator[_Manifest]:
+def _manifests(files: _ArchiveFiles, machine: str) -> Iterator[_Manifest]:
     if files.has("manifest.json"):
         for item in files.json("manifest.json"):
             yield _Manifest(config=item["Config"], layers=item["Layers"] or (), names=item.get("RepoTags") or ())
@@ -152,7 +152,7 @@ def _manifests(files: _Files, machine: str) -> Iterator[_Manifest]:
 
 
 def _of_descriptor(
-    files: _Files, descriptor: Mapping[str, Any], names: Sequence[str], machine: str, depth: int
+    files: _ArchiveFiles, descriptor: Mapping[str, Any], names: Sequence[str], machine: str, depth: int
 ) -> Iterator[_Manifest]:
     """The images behind a descriptor; of an index of platforms, those that run here, or else all."""
     content = files.json(_blob(descriptor))
@@ -195,7 +195,7 @@ def unpack_stream(stream: BinaryIO, folder: Path) -> Lost:
     """Unpack the one image that an engine saves, read once, without a copy. Raises ImageBuildError, OSError."""
     unpacker = Unpacker(folder)
     texts: dict[str, bytes] = {}
-    layers: dict[str, Layer] = {}
+    layers: dict[str, ReadLayer] = {}
     links: dict[str, str] = {}
     with _named("what the engine saved"):
         with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from testbed.text import shown
 
-Kind = Literal["folder", "file", "symlink", "hardlink", "fifo", "device"]
+EntryKind = Literal["folder", "file", "symlink", "hardlink", "fifo", "device"]
 
 _WHITEOUT, _AUFS = ".wh.", ".wh..wh."
 _OPAQUE = ".wh..wh..opq"
@@ -27,11 +27,11 @@ class LayerError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LayerEntry:
     """An entry of a layer's archive."""
 
     name: str
-    kind: Kind
+    kind: EntryKind
     mode: int = 0o644
     uid: int = 0
     gid: int = 0
@@ -47,7 +47,7 @@ class Entry:
 class Node:
     """A file of the tree; one that has several names is in several places."""
 
-    entry: Entry
+    entry: LayerEntry
     children: dict[str, Node] | None = None
     """Of a folder, by name."""
 
@@ -60,7 +60,7 @@ class Tree:
         self.devices = 0
         """Device nodes that were left out, beside those in /dev, where a host has its own."""
 
-    def add_layer(self, entries: Sequence[Entry]) -> None:
+    def add_layer(self, entries: Sequence[LayerEntry]) -> None:
         """Put a layer over the layers below. Raises LayerError."""
         named = [(_parts(entry), entry) for entry in entries]
         folders = {parts for parts, entry in named if entry.kind == "folder"}
@@ -118,7 +118,7 @@ class Tree:
             left += target.split("/")[::-1]
         return way
 
-    def _add(self, parts: tuple[str, ...], entry: Entry) -> None:
+    def _add(self, parts: tuple[str, ...], entry: LayerEntry) -> None:
         if not parts:
             if entry.kind != "folder":
                 raise LayerError(f"entry {shown(entry.name)} is the root, and no folder")
@@ -138,7 +138,7 @@ class Tree:
         else:
             siblings[name] = Node(entry, {} if entry.kind == "folder" else None)
 
-    def _target(self, entry: Entry) -> Node:
+    def _target(self, entry: LayerEntry) -> Node:
         """The file that a hard link is another name of; see link(2)."""
         parts = _parts(entry, entry.link)
         way = self._way(parts[:-1], make=False)
@@ -160,10 +160,10 @@ class Tree:
 
 
 def _folder() -> Node:
-    return Node(Entry(name="", kind="folder", mode=0o755), {})
+    return Node(LayerEntry(name="", kind="folder", mode=0o755), {})
 
 
-def _parts(entry: Entry, name: str | None = None) -> tuple[str, ...]:
+def _parts(entry: LayerEntry, name: str | None = None) -> tuple[str, ...]:
     """The names on the way to an entry, from the root. Raises LayerError."""
     name = entry.name if name is None else name
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
@@ -174,5 +174,5 @@ def _parts(entry: Entry, name: str | None = None) -> tuple[str, ...]:
     return parts
 
 
-def _to(entry: Entry) -> str:
+def _to(entry: LayerEntry) -> str:
     return f": it is a link to {shown(entry.link)}" if entry.kind == "hardlink" else ""

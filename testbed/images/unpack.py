@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from testbed.errors import ImageBuildError
-from testbed.images.tree import Entry, Kind, LayerError, Node, Tree
+from testbed.images.tree import EntryKind, LayerEntry, LayerError, Node, Tree
 from testbed.text import shown
 
-_KINDS: dict[bytes, Kind] = {
+_KINDS: dict[bytes, EntryKind] = {
     tarfile.REGTYPE: "file", tarfile.AREGTYPE: "file", tarfile.CONTTYPE: "file", tarfile.GNUTYPE_SPARSE: "file",
     tarfile.LNKTYPE: "hardlink", tarfile.SYMTYPE: "symlink", tarfile.DIRTYPE: "folder", tarfile.FIFOTYPE: "fifo",
     tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device",
@@ -33,10 +33,10 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class ReadLayer:
     """A layer that was read: its entries, whose content is in the spool, and the digest of its archive."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[LayerEntry]
     digest: str
 
 
@@ -72,7 +72,7 @@ class Unpacker:
         self._spool.mkdir()
         self._read = 0
 
-    def read(self, stream: BinaryIO, name: str) -> Layer:
+    def read(self, stream: BinaryIO, name: str) -> ReadLayer:
         """Read the archive of a layer, uncompressed, to its end. ``name``: in messages."""
         hashed = _Hashed(stream)
         try:
@@ -84,9 +84,9 @@ class Unpacker:
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise ImageBuildError(f"layer {name} is cut short or damaged: {error}") from None
         self._read += len(entries)
-        return Layer(entries=entries, digest=f"sha256:{hashed.hash.hexdigest()}")
+        return ReadLayer(entries=entries, digest=f"sha256:{hashed.hash.hexdigest()}")
 
-    def place(self, layers: Sequence[Layer], digests: Sequence[str], *, owners: bool) -> Lost:
+    def place(self, layers: Sequence[ReadLayer], digests: Sequence[str], *, owners: bool) -> Lost:
         """Give all files their places, once all layers are read; the lowest is the first.
 
         ``digests``: those of the layers in the image's configuration. ``owners``: whether files can be given to others.
@@ -117,7 +117,7 @@ class _Hashed(RawIOBase):
         return data
 
 
-def _entries(stream: BinaryIO, spool: Path, first: int) -> Iterator[Entry]:
+def _entries(stream: BinaryIO, spool: Path, first: int) -> Iterator[LayerEntry]:
     """The entries of a layer; the content of each file is put into the spool under its number."""
     with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, errors="surrogateescape") as archive:
         for number, member in enumerate(archive, start=first):
@@ -127,7 +127,7 @@ def _entries(stream: BinaryIO, spool: Path, first: int) -> Iterator[Entry]:
             if kind == "file" and (content := archive.extractfile(member)) is not None:
                 with open(spool / str(number), "xb", buffering=0) as file:
                     shutil.copyfileobj(content, file, _CHUNK)
-            yield Entry(
+            yield LayerEntry(
                 name=member.name,
                 kind=kind,
                 mode=member.mode & 0o7777,
@@ -176,7 +176,7 @@ def _place(tree: Tree, spool: Path, root: Path, *, owners: bool) -> Lost:
     return lost
 
 
-def _settle(place: str, entry: Entry, lost: Lost, *, owners: bool) -> None:
+def _settle(place: str, entry: LayerEntry, lost: Lost, *, owners: bool) -> None:
     if entry.uid or entry.gid:
         if owners:
             os.chown(place, entry.uid, entry.gid, follow_symlinks=False)

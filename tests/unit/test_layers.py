@@ -6,26 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.images.tree import Entry, LayerError, Tree
+from testbed.images.tree import LayerEntry, LayerError, Tree
 
 
-def folder(name: str, **fields: int) -> Entry:
-    return Entry(name=name, kind="folder", mode=fields.get("mode", 0o755))
+def folder(name: str, **fields: int) -> LayerEntry:
+    return LayerEntry(name=name, kind="folder", mode=fields.get("mode", 0o755))
 
 
-def file(name: str, content: int = 0) -> Entry:
-    return Entry(name=name, kind="file", content=content)
+def file(name: str, content: int = 0) -> LayerEntry:
+    return LayerEntry(name=name, kind="file", content=content)
 
 
-def symlink(name: str, target: str) -> Entry:
-    return Entry(name=name, kind="symlink", link=target)
+def symlink(name: str, target: str) -> LayerEntry:
+    return LayerEntry(name=name, kind="symlink", link=target)
 
 
-def hardlink(name: str, target: str) -> Entry:
-    return Entry(name=name, kind="hardlink", link=target)
+def hardlink(name: str, target: str) -> LayerEntry:
+    return LayerEntry(name=name, kind="hardlink", link=target)
 
 
-def of(*layers: list[Entry]) -> Tree:
+def of(*layers: list[LayerEntry]) -> Tree:
     tree = Tree()
     for layer in layers:
         tree.add_layer(layer)
@@ -77,8 +77,8 @@ def test_links_to_folders_are_followed_within_the_image_alone() -> None:
         [folder("usr/lib"), symlink("lib", "usr/lib"), symlink("up", "../../../usr"), symlink("all", "/")],
         [file("lib/x", 1), file("up/y", 2), file("all/usr/z", 3), file("lib/.wh.none")],
     )
-    found = places(tree)
-    assert {name: found[name] for name in ("usr/lib/x", "usr/y", "usr/z")} == {
+    kinds = places(tree)
+    assert {name: kinds[name] for name in ("usr/lib/x", "usr/y", "usr/z")} == {
         "usr/lib/x": "1", "usr/y": "2", "usr/z": "3",
     }  # fmt: skip
 
@@ -109,15 +109,15 @@ def test_absolute_names_are_the_images_own() -> None:
         ([[file("a/" * 3000)]], "has a name that no file can have"),
     ],
 )  # fmt: skip
-def test_what_no_image_may_have_is_refused(layers: list[list[Entry]], reason: str) -> None:
+def test_what_no_image_may_have_is_refused(layers: list[list[LayerEntry]], reason: str) -> None:
     with pytest.raises(LayerError) as raised:
         of(*layers)
     assert reason in str(raised.value)
 
 
 def test_device_nodes_are_left_out_and_counted_beside_those_of_dev() -> None:
-    device = Entry(name="srv/disk", kind="device")
-    tree = of([file("srv/disk", 1)], [device, Entry(name="dev/sda", kind="device")])
+    device = LayerEntry(name="srv/disk", kind="device")
+    tree = of([file("srv/disk", 1)], [device, LayerEntry(name="dev/sda", kind="device")])
     assert (places(tree), tree.devices) == ({"srv": "/", "dev": "/"}, 1)
 
 
@@ -144,7 +144,7 @@ _LAYERS = st.lists(
 
 
 @given(_LAYERS)
-def test_every_place_is_below_folders_that_are_no_links(layers: list[list[Entry]]) -> None:
+def test_every_place_is_below_folders_that_are_no_links(layers: list[list[LayerEntry]]) -> None:
     tree = Tree()
     for layer in layers:
         try:

@@ -26,7 +26,7 @@ _KEYS = {"context", "dockerfile", "args", "target", "labels", "tags"}
 _LAST_CHARACTERS = 2000
 
 
-class Builder:
+class ImageBuilder:
     """One of them."""
 
     def __init__(self, tool: str) -> None:
@@ -34,7 +34,7 @@ class Builder:
         self._tool = tool
 
     @classmethod
-    def of_machine(cls) -> Builder | None:
+    def of_machine(cls) -> ImageBuilder | None:
         """The one that this machine has; None if it has none."""
         tool = next(filter(None, map(shutil.which, NAMES)), None)
         return None if tool is None else cls(tool)

@@ -12,7 +12,7 @@ from typing import Any
 from testbed import kernel
 from testbed.backends.docker import building
 from testbed.backends.docker.engine import Engine, NoEngineError
-from testbed.backends.local.builders import Builder
+from testbed.backends.local.builders import ImageBuilder
 from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError
 from testbed.images import archive
@@ -70,8 +70,8 @@ class MachinesImages(Images):
             return error
 
     @cached_property
-    def _builder(self) -> Builder | None:
-        return Builder.of_machine()
+    def _builder(self) -> ImageBuilder | None:
+        return ImageBuilder.of_machine()
 
     @property
     def tried(self) -> str:

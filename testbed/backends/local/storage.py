@@ -104,8 +104,8 @@ def _image(service: ServiceSource) -> Storage | None:
         return _built_image(service, service.body["build"])
     reference = str(service.body.get("image") or "")
     try:
-        if (found := service.images.find(reference)) is not None:
-            return Storage(found.settings, found=found)
+        if (image := service.images.find(reference)) is not None:
+            return Storage(image.settings, found=image)
     except (ImageBuildError, LabError) as error:
         service.refuse(f"`image: {reference}`: {error}", "image")
         return None
@@ -146,11 +146,11 @@ def _archived_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage
         service.refuse(f"x-testbed.local has `image:` and `{others[0]}:`: the image has programs of its own", *where)
     path = Path(os.path.abspath(service.file.path.parent / local["image"]))
     try:
-        found = service.images.in_archive(path, str(service.body.get("image") or service.name))
+        image = service.images.in_archive(path, str(service.body.get("image") or service.name))
     except ImageBuildError as error:
         service.refuse(f"x-testbed.local.image {shown(local['image'])}: {error}", *where)
         return None
-    return Storage(found.settings, found=found)
+    return Storage(image.settings, found=image)
 
 
 def _built_image(service: ServiceSource, build: Mapping[str, Any]) -> Storage | None:
