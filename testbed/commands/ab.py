@@ -89,7 +89,7 @@ def ab(
         ]
         live = undo.enter_context(live_lines())
         pairs = Pairing(plan, base=arms[0], head=arms[1], tell=lambda progress: live.show([*progress_lines(progress)]))
-        undo.callback(pairs.close)
+        undo.callback(pairs.arms.close)
         try:
             ended = pairs.run(say)
         except KeyboardInterrupt:

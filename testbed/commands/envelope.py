@@ -107,7 +107,7 @@ def envelope(
         searching = Searching(
             plan, arms, tell=lambda progress: live.show([*_progress(progress, plan, searching.envelopes)])
         )
-        undo.callback(searching.close)
+        undo.callback(searching.arms.close)
         interrupted = False
         try:
             ended = "found" if searching.run(say) else "the budget is spent before the answer is known closely enough"

@@ -9,14 +9,13 @@ from pathlib import Path
 import click
 
 from testbed.commands.console import write
-from testbed.commands.labs import chosen_lab, running, running_or_own
+from testbed.commands.labs import OwnStack, own_stack_options, running, running_or_own
 from testbed.commands.options import (
     command,
     compose_file_option,
     compose_profile_option,
     example,
     impair_option,
-    own_stack_options,
     running_lab_option,
 )
 from testbed.commands.words import link_requests
@@ -32,17 +31,9 @@ _SHELL = ("/bin/sh", "-c", "exec $(command -v bash || echo sh)")
 @click.argument("host")
 @example("""testbed shell client
              testbed shell --lab local --impair "client <-> server=lossy" client""")
-def shell(
-    compose_file: tuple[Path, ...],
-    kind: str,
-    netem: str,
-    up_deadline: str,
-    compose_profile: tuple[str, ...],
-    impaired: tuple[str, ...],
-    host: str,
-) -> int:
+def shell(stack: OwnStack, impaired: tuple[str, ...], host: str) -> int:
     """Open a shell in HOST: of the running stack, or of one that lasts as long as the shell."""
-    return in_host(chosen_lab(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, _SHELL)
+    return in_host(stack.lab(), impaired, host, _SHELL)
 
 
 @command("exec")
@@ -52,18 +43,9 @@ def shell(
 @click.argument("host")
 @click.argument("argv", nargs=-1, required=True)
 @example("""testbed exec client -- python3 paper_client.py server""")
-def execute(
-    compose_file: tuple[Path, ...],
-    kind: str,
-    netem: str,
-    up_deadline: str,
-    compose_profile: tuple[str, ...],
-    impaired: tuple[str, ...],
-    host: str,
-    argv: tuple[str, ...],
-) -> int:
+def execute(stack: OwnStack, impaired: tuple[str, ...], host: str, argv: tuple[str, ...]) -> int:
     """Run ARGV in HOST, and exit with its status: of the running stack, or of one that lasts as long as it runs."""
-    return in_host(chosen_lab(kind, compose_file, netem, compose_profile, up_deadline), impaired, host, argv)
+    return in_host(stack.lab(), impaired, host, argv)
 
 
 def in_host(lab: Lab, impaired: Sequence[str], host: str, argv: Sequence[str]) -> int:

@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from testbed.backends.choice import decide, make_lab
 from testbed.backends.docker.lab import ComposeLab
 from testbed.commands.console import say
-from testbed.compose.options import UP_DEADLINE
+from testbed.commands.options import compose_file_option, lab_option, netem_option, up_deadline_option
 from testbed.errors import UserError
 from testbed.lab.lab import Lab
 
 NOT_UP = "no stack of this Compose file is up; start it: testbed up"
 
 
-def chosen_lab(
-    kind: str,
-    compose_file: tuple[Path, ...],
-    netem: str,
-    compose_profiles: Sequence[str] = (),
-    up_deadline: str = UP_DEADLINE,
-) -> Lab:
-    """The lab of this kind, or for ``auto`` the one that this machine allows; not up yet."""
-    chosen, why = decide(kind)
-    if chosen == "local" and kind == "auto":
-        say(f"a local lab: {why}")
-    return make_lab(
-        chosen, compose_file, netem=netem, compose_profiles=compose_profiles, up_deadline=up_deadline, say=say
-    )
+@dataclass(frozen=True, kw_only=True)
+class OwnStack:
+    """The options of a command that can start a stack of its own (`own_stack_options`)."""
+
+    compose_file: tuple[Path, ...]
+    kind: str
+    netem: str
+    up_deadline: str
+    compose_profile: tuple[str, ...] = ()
+
+    def lab(self) -> Lab:
+        """The lab of this kind, or for ``auto`` the one that this machine allows; not up yet."""
+        chosen, why = decide(self.kind)
+        if chosen == "local" and self.kind == "auto":
+            say(f"a local lab: {why}")
+        return make_lab(
+            chosen,
+            self.compose_file,
+            netem=self.netem,
+            compose_profiles=self.compose_profile,
+            up_deadline=self.up_deadline,
+            say=say,
+        )
+
+
+def own_stack_options(function: Any) -> Any:
+    """Add the options of `OwnStack`, which the function gets as ``stack``."""
+
+    @wraps(function)
+    def call(**arguments: Any) -> int:
+        own = {field.name: arguments.pop(field.name) for field in fields(OwnStack) if field.name in arguments}
+        return int(function(stack=OwnStack(**own), **arguments))
+
+    return compose_file_option(lab_option(netem_option(up_deadline_option(call))))
 
 
 @contextmanager

@@ -9,12 +9,11 @@ from pathlib import Path
 import click
 
 from testbed.commands.console import OUT, write
-from testbed.commands.labs import NOT_UP, chosen_lab, running, running_or_own
+from testbed.commands.labs import NOT_UP, OwnStack, own_stack_options, running, running_or_own
 from testbed.commands.options import (
     command,
     compose_file_option,
     example,
-    own_stack_options,
     reject_option,
     running_lab_option,
 )
@@ -80,10 +79,7 @@ def impair(compose_file: tuple[Path, ...], link: str, what: tuple[str, ...]) -> 
              testbed prove "client -> server" delay=40ms jitter=5ms loss=2%
              testbed prove --tolerance 0.2 --seconds 30 "client -> server" loss=2%""")
 def prove(
-    compose_file: tuple[Path, ...],
-    kind: str,
-    netem: str,
-    up_deadline: str,
+    stack: OwnStack,
     as_json: bool,
     seconds: float,
     alpha: float,
@@ -96,7 +92,7 @@ def prove(
     If `testbed up` started a stack, it is used, and the link stays impaired; without PROFILE or words the link is
     proven as it is. Else a stack is started for this command. Exit status 1 if the link is not as asked.
     """
-    lab = chosen_lab(kind, compose_file, netem, up_deadline=up_deadline)
+    lab = stack.lab()
     request = link_request(lab, link, what) if what else None
     refs = lab.topology.links(link)
     impairments = {ref: request.wanted.get(ref, CLEAN) if request is not None else CLEAN for ref in refs}

@@ -42,7 +42,7 @@ def measure(words: Sequence[str]) -> tuple[Comparison, float]:
         try:
             pairs.run(say)
         finally:
-            pairs.close()
+            pairs.arms.close()
     return pairs.comparison, seen[-1].pair_s if seen else math.nan
 
 

@@ -49,11 +49,6 @@ up_deadline_option = click.option(
 )
 
 
-def own_stack_options(function: Any) -> Any:
-    """The options of commands that can start a stack of their own."""
-    return compose_file_option(lab_option(netem_option(up_deadline_option(function))))
-
-
 def _with_an_engine(_context: click.Context, _option: click.Parameter, kind: str) -> None:
     if kind == "local":
         raise click.BadParameter(

@@ -13,8 +13,8 @@ from rich.table import Table
 from testbed import paper as the_paper
 from testbed.backends.choice import decide
 from testbed.commands.console import OUT, say, see_room, write
-from testbed.commands.labs import chosen_lab
-from testbed.commands.options import command, example, own_stack_options
+from testbed.commands.labs import OwnStack, own_stack_options
+from testbed.commands.options import command, example
 from testbed.evidence.verdict import Verdict
 from testbed.paper import demo as demonstration
 from testbed.paper.demopage import demo_page
@@ -37,10 +37,7 @@ def _report_option(default: Path, help_text: str) -> Callable[[Any], Any]:
 @example("""testbed demo
              testbed demo --messages 50 clean latency awful""")
 def demo(
-    compose_file: tuple[Path, ...],
-    kind: str,
-    netem: str,
-    up_deadline: str,
+    stack: OwnStack,
     messages: int,
     folder: Path,
     profiles: tuple[str, ...],
@@ -50,7 +47,7 @@ def demo(
     Without PROFILES: clean lan latency lossy lossy-latency awful. Exit status 1 if a message was lost: the server did
     not print it, and no kernel still holds it. Messages that TCP is still sending at the end are listed separately.
     """
-    lab = chosen_lab(kind, compose_file, netem, up_deadline=up_deadline)
+    lab = stack.lab()
     demonstration.check(lab, profiles or demonstration.PROFILES)  # before anything is started
     see_room(folder, "demo.json", "index.html")
     with lab, LiveDemo(OUT) as live:
@@ -73,10 +70,7 @@ def demo(
 @example("""testbed paper --quick
              testbed paper --only C2,C6""")
 def paper(
-    compose_file: tuple[Path, ...],
-    kind: str,
-    netem: str,
-    up_deadline: str,
+    stack: OwnStack,
     only: str,
     quick: bool,
     again: bool,
@@ -89,7 +83,7 @@ def paper(
     Exit status 1 if a claim could not be decided (INVALID). A claim that BREAKS is a finding, not a failure.
     """
     claims = the_paper.chosen(only.split(","))
-    inputs = the_paper.inputs(decide(kind)[0], netem=netem, quick=quick)
+    inputs = the_paper.inputs(decide(stack.kind)[0], netem=stack.netem, quick=quick)
     outcomes = {} if again and not only else the_paper.kept(folder, inputs)
     todo = [claim for claim in claims if again or claim.id not in outcomes]
     for claim in todo:
@@ -98,7 +92,7 @@ def paper(
     if len(todo) < len(claims):
         say(f"{len(claims) - len(todo)} of {len(claims)} claims are decided already, in {folder}; --again repeats them")
     if todo:
-        with chosen_lab(kind, compose_file, netem, up_deadline=up_deadline) as lab:
+        with stack.lab() as lab:
             for number, claim in enumerate(todo, 1):
                 say(f"[{number}/{len(todo)}] {claim.id} {claim.name}: {claim.text}")
                 outcome = the_paper.examine(claim, lab, folder, quick=quick, say=say, earlier=outcomes)

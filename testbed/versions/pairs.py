@@ -6,7 +6,6 @@ whole. Before the first pair each version runs once without being counted: image
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
@@ -16,19 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import EnvironmentUnfitError, UserError
+from testbed.errors import UserError
 from testbed.judge.cells import Pair, Run
 from testbed.judge.comparison import Comparison, compare
 from testbed.text import shortened
 from testbed.units import format_time
 from testbed.versions.arm import Arm, BudgetSpentError
+from testbed.versions.arms import Arms, seed_of
 from testbed.versions.runs import read, unlike
 from testbed.writing import LineFile
 
 SCHEMA = "testbed-ab/1"
-_WARM_UP_WITHIN_S = 1800.0
-_MOST_THROWN = 5
-"""Pairs in a row that do not count, after which it is no use to go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +66,7 @@ class Pairing:
 
     def __init__(self, plan: PairingPlan, *, base: Arm, head: Arm, tell: Callable[[PairingProgress], None]) -> None:
         self._plan = plan
-        self._arms = {"base": base, "head": head}
+        self.arms = Arms({"base": base, "head": head})
         self._tell = tell
         self._kept: list[Pair] = []
         self._coin = random.Random(f"{plan.seed} coin")  # noqa: S311  # a fair coin that can be drawn again
@@ -88,7 +85,7 @@ class Pairing:
 
     def _warm_up(self, say: Callable[[str], None]) -> float:
         """Start both, see that they can be compared, and run each once. The seconds that a pair takes."""
-        base, head = self._arms["base"], self._arms["head"]
+        base, head = self.arms.by_name["base"], self.arms.by_name["head"]
         for arm in (base, head):
             say(f"{arm.name}: collecting its tests")
             arm.start()
@@ -97,24 +94,13 @@ class Pairing:
                 f"{base.name} has none of the tests of {head.name}: there is, for example, {base.tests[0]} in base, "
                 f"{head.tests[0]} in head"
             )
-        once = dict.fromkeys((*base.once, *head.once))
-        if once and not head.fresh:
-            say(f"a new stack for each run, as with --fresh, because a machine has once: {'; '.join(once)}")
-            base.fresh = head.fresh = True
-        if head.fresh:
-            base.close()
-            head.close()
+        self.arms.separate(say)
         taken_s, runs = 0.0, []
-        for name, arm in self._arms.items():
+        for name, arm in self.arms.by_name.items():
             say(f"{arm.name}: a run to warm up")
             file = self._file("warm-up", name)
-            try:
-                taken_s += arm.run(seed=self._plan.seed, results=file, until=time.monotonic() + _WARM_UP_WITHIN_S)
-            except BudgetSpentError:
-                arm.close()
-                raise EnvironmentUnfitError(
-                    f"{arm.name}: its tests are not over after {_WARM_UP_WITHIN_S:g} s; name fewer of them"
-                ) from None
+            with self.arms.first_run(name) as until:
+                taken_s += arm.run(seed=self._plan.seed, results=file, until=until)
             if not file.is_file():
                 raise UserError(
                     f"{arm.name}: no test uses `lab` or a marker of testbed, so there is nothing to compare"
@@ -131,7 +117,7 @@ class Pairing:
 
     def _pairs(self, lines: LineFile, pair_s: float) -> str:
         """Until there is a reason to end, which is returned."""
-        plan, begun, number, in_a_row = self._plan, time.monotonic(), 0, 0
+        plan, begun, number = self._plan, time.monotonic(), 0
         until = begun + plan.budget_s
         while True:
             if plan.most_pairs is not None and number >= plan.most_pairs:
@@ -140,7 +126,7 @@ class Pairing:
                 return "the budget is spent"
             number += 1
             order = ("base", "head") if self._coin.random() < 0.5 else ("head", "base")  # a fair coin
-            seed = int.from_bytes(hashlib.sha256(f"{plan.seed} pair {number}".encode()).digest()[:4])
+            seed = seed_of(f"{plan.seed} pair {number}")
             entry: dict[str, Any] = {"pair": number, "seed": seed, "first": order[0]}
             try:
                 runs = {name: self._one(name, number, seed, until, entry) for name in order}
@@ -151,7 +137,6 @@ class Pairing:
             reason = None if (test := pair.invalid) is None else f"{test.id}: {shortened(test.reason or '')}"
             lines.append(json.dumps({**entry, "thrown_away": reason}))
             self._kept.append(pair)
-            in_a_row = 0 if reason is None else in_a_row + 1
             pair_s = entry["base_s"] + entry["head_s"]
             self._comparison = self._compare(brief=True)
             self._tell(
@@ -160,8 +145,8 @@ class Pairing:
                     budget_s=plan.budget_s, pair_s=pair_s, comparison=self._comparison,
                 )
             )  # fmt: skip
-            if in_a_row >= _MOST_THROWN and not self._comparison.base_runs:
-                raise EnvironmentUnfitError(f"none of {in_a_row} pairs counts: {reason}")
+            if not self._comparison.base_runs:
+                self.arms.take(reason, "pairs")
             if (
                 not plan.to_the_end
                 and self._comparison.base_runs
@@ -171,7 +156,7 @@ class Pairing:
                 return "every cell is decided"
 
     def _one(self, name: str, number: int, seed: int, until: float, entry: dict[str, Any]) -> Run:
-        arm, file = self._arms[name], self._file(name, f"{number:04}")
+        arm, file = self.arms.by_name[name], self._file(name, f"{number:04}")
         try:
             entry[f"{name}_s"] = arm.run(seed=seed, results=file, until=until)
         except BudgetSpentError:
@@ -195,8 +180,3 @@ class Pairing:
     def _compare(self, *, brief: bool) -> Comparison:
         base, head = [pair.base for pair in self._kept], [pair.head for pair in self._kept]
         return compare(base, head, alpha=self._plan.alpha, brief=brief)
-
-    def close(self) -> None:
-        """End both versions' processes; their stacks go down."""
-        for arm in self._arms.values():
-            arm.close()

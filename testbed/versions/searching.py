@@ -6,7 +6,6 @@ A run passes if all its tests do. One with an INVALID test does not count and is
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,21 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import EnvironmentUnfitError, UserError
+from testbed.errors import UserError
 from testbed.evidence.verdict import Verdict
 from testbed.judge.cells import Run
 from testbed.judge.envelope import Interval, Search, staircase
 from testbed.spec.axis import Axis
 from testbed.text import shortened
 from testbed.versions.arm import Arm, BudgetSpentError
+from testbed.versions.arms import Arms, seed_of
 from testbed.versions.runs import read
 from testbed.writing import LineFile
 
 SCHEMA = "testbed-envelope/1"
-_FIRST_WITHIN_S = 1800.0
-"""A version's first run, in which images are built and the stack starts; the budget begins after these."""
-_MOST_INVALID = 5
-"""Runs in a row that do not count, after which it is no use to go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +109,10 @@ class Searching:
 
     def __init__(self, plan: SearchPlan, arms: Mapping[str, Arm], tell: Callable[[SearchProgress], None]) -> None:
         """``arms``: by the word for the version, ``head`` or ``base``."""
-        self._plan, self._arms, self._tell = plan, arms, tell
+        self._plan, self.arms, self._tell = plan, Arms(arms), tell
         self.envelopes = {name: Envelope(plan, versions=len(arms)) for name in arms}
         self.invalid = 0
-        self._number = self._in_a_row = 0
+        self._number = 0
 
     def run(self, say: Callable[[str], None]) -> bool:
         """Run until every interval is narrow, or the budget is spent; whether all are.
@@ -133,36 +129,23 @@ class Searching:
 
     def _check(self, say: Callable[[str], None]) -> None:
         """See that every link of the search can be had, before any is set."""
-        plan, arms = self._plan, list(self._arms.values())
+        plan = self._plan
         problems: list[str] = []
-        for arm in arms:
+        for arm in self.arms.by_name.values():
             say(f"{arm.name}: collecting its tests")
             variations = [plan.words(column, 0) for column in range(plan.columns)]
             variations += [plan.words(plan.columns - 1, level) for level in range(len(plan.axis.texts))]
             problems += arm.check(variations)
         if problems:
             raise UserError(dict.fromkeys(problems))
-        once = dict.fromkeys(what for arm in arms for what in arm.once)
-        if once and len(arms) > 1:
-            say(f"a new stack for each run, as with --fresh, because a machine has once: {'; '.join(once)}")
-            for arm in arms:
-                arm.fresh = True
-        for arm in arms:
-            if arm.fresh:
-                arm.close()
+        self.arms.separate(say)
 
     def _search(self, lines: LineFile, say: Callable[[str], None]) -> bool:
-        for name, arm in self._arms.items():
+        for name, arm in self.arms.by_name.items():
             say(f"{arm.name}: the first run, on the mildest link")
-            until = time.monotonic() + _FIRST_WITHIN_S
-            try:
+            with self.arms.first_run(name) as until:
                 while not self.envelopes[name].runs:
                     self._one(name, 0, until, lines, spent_s=0.0)
-            except BudgetSpentError:
-                arm.close()
-                raise EnvironmentUnfitError(
-                    f"{arm.name}: its tests are not over after {_FIRST_WITHIN_S:g} s; name fewer of them"
-                ) from None
         begun = time.monotonic()
         turn = 0
         while pending := [(name, column) for name, envelope in self.envelopes.items() for column in envelope.open]:
@@ -174,17 +157,17 @@ class Searching:
             try:
                 self._one(name, column, begun + self._plan.budget_s, lines, spent_s=spent_s)
             except BudgetSpentError:
-                self._arms[name].close()
+                self.arms.by_name[name].close()
                 return False
         return True
 
     def _one(self, name: str, column: int, until: float, lines: LineFile, *, spent_s: float) -> None:
         """One run, on the link that its search wants next. Raises BudgetSpentError."""
-        plan, envelope, arm = self._plan, self.envelopes[name], self._arms[name]
+        plan, envelope, arm = self._plan, self.envelopes[name], self.arms.by_name[name]
         search = envelope.searches[column]
         level = search.next_level()
         self._number += 1
-        seed = int.from_bytes(hashlib.sha256(f"{plan.seed} run {self._number}".encode()).digest()[:4])
+        seed = seed_of(f"{plan.seed} run {self._number}")
         file = plan.folder / name / f"{self._number:05}.jsonl"
         words = plan.words(column, level)
         entry: dict[str, Any] = {"run": self._number, "version": name, "seed": seed, "vary": words}
@@ -196,23 +179,14 @@ class Searching:
             raise
         word = "invalid" if passed is None else "passed" if passed else "failed"
         lines.append(json.dumps({**entry, "outcome": word, "why": reason, "again": replays}))
-        if passed is None:
-            self.invalid += 1
-            self._in_a_row += 1
-            if self._in_a_row >= _MOST_INVALID:
-                raise EnvironmentUnfitError(f"none of {self._in_a_row} runs in a row counts: {reason}")
-        else:
-            self._in_a_row = 0
+        self.invalid += passed is None
+        self.arms.take(reason if passed is None else None, "runs in a row")
+        if passed is not None:
             search.take(level, passed=passed)
             if not passed:
                 envelope.failures.append(Failure(level=level, column=column, replays=replays))
         last = f"run {self._number}, {name}, {' '.join(words)}: {word}"
         self._tell(SearchProgress(last=last, invalid=self.invalid, spent_s=spent_s))
-
-    def close(self) -> None:
-        """End the versions' processes; their stacks go down."""
-        for arm in self._arms.values():
-            arm.close()
 
 
 def outcome(run: Run, tests: Sequence[str]) -> tuple[bool | None, str | None, tuple[str, ...]]:

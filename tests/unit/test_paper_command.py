@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from testbed import paper
 from testbed.commands import cli
 from testbed.commands import paper as paper_command
+from testbed.commands.labs import OwnStack
 from testbed.evidence.verdict import Verdict
 from testbed.lab.ledger import Ledger
 from testbed.paper import Claim
@@ -70,7 +71,7 @@ class Claims:
 def claims(monkeypatch: pytest.MonkeyPatch) -> Claims:
     made = Claims()
     monkeypatch.setattr(paper, "CLAIMS", {name: made.claim(name) for name in made.findings})
-    monkeypatch.setattr(paper_command, "chosen_lab", lambda *_, **__: NoLab())
+    monkeypatch.setattr(OwnStack, "lab", lambda _: NoLab())
     monkeypatch.setattr(paper_command, "decide", lambda _: ("local", ""))
     return made
 

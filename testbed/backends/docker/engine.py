@@ -322,9 +322,7 @@ class Engine:
         except docker.errors.NotFound:
             return
         except docker.errors.APIError as error:
-            raise LabError(
-                f"the engine does not remove {item.kind} {item.name}: {error.explanation or error}"
-            ) from None
+            raise LabError(f"the engine does not remove {item.kind} {item.name}: {_explanation(error)}") from None
 
     def remove(self, container: Container) -> None:
         """Remove a container, running or not; one that is gone or going already is removed."""
@@ -377,7 +375,7 @@ class Engine:
         try:
             yield
         except docker.errors.APIError as error:
-            raise LabError(f"cannot {what} {container.name}: {error.explanation or error}") from None
+            raise LabError(f"cannot {what} {container.name}: {_explanation(error)}") from None
 
     def logs(self, container: Container, *, last: int | None = None) -> str:
         """What its main program printed, or the last lines of it."""
