@@ -5,6 +5,7 @@
     TestbedError
     ├── UserError                    the user wrote something that is not possible
     │   ├── InvalidValueError        a value: "loss=120%"
+    │   │   ├── AtOddsError          values that contradict each other (testbed.spec.impairment)
     │   │   └── UnreadableError      a user's file that cannot be read (testbed.reading)
     │   └── InvalidComposeError      the Compose file, or what it describes
     ├── EnvironmentUnfitError        the machine lacks something: an engine, Compose, tun, a kernel

@@ -7,7 +7,7 @@ Only a table of delays (``distribution``) cannot be: the kernel does not report 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,12 @@ _SCALED_FROM_BPS = 1000
 _DIGITS = 1e-5
 
 _NEVER_REQUESTED = {
-    ("loss", "correlation"): (SHARE, "loss-random/correlation"),
-    ("duplicate", "correlation"): (SHARE, "duplicate/correlation"),
-    ("reorder", "correlation"): (SHARE, "reorder/correlation"),
-    ("corrupt", "correlation"): (SHARE, "corrupt/correlation"),
-    ("rate", "cell size"): (WHOLE, "rate/cellsize"),
-    ("rate", "cell overhead"): (WHOLE, "rate/celloverhead"),
+    ("loss", "correlation"): (SHARE, ("loss-random", "correlation")),
+    ("duplicate", "correlation"): (SHARE, ("duplicate", "correlation")),
+    ("reorder", "correlation"): (SHARE, ("reorder", "correlation")),
+    ("corrupt", "correlation"): (SHARE, ("corrupt", "correlation")),
+    ("rate", "cell size"): (WHOLE, ("rate", "cellsize")),
+    ("rate", "cell overhead"): (WHOLE, ("rate", "celloverhead")),
 }
 """Fields of netem that no word requests: they must be zero."""
 
@@ -108,13 +108,13 @@ def _of_feature(requested: Impairment, feature: Feature, options: Mapping[str, A
         yield from _compared(feature.name, feature.kind, want, _reported(options, feature.key), none=none)
     for number, part in enumerate(feature.kind.parts):
         share = None if want is None else want[number]
-        yield from _compared(feature.name, SHARE, share, _reported(options, f"{feature.key}/{part}"), part=part)
+        yield from _compared(feature.name, SHARE, share, _reported(options, (*feature.key, part)), part=part)
 
 
-def _reported(options: Mapping[str, Any], key: str) -> Any:
-    """The kernel's value under GROUP/KEY; None if it reports none."""
+def _reported(options: Mapping[str, Any], key: Sequence[str]) -> Any:
+    """The kernel's value under these keys, one within the other; None if it reports none."""
     value: Any = options
-    for name in key.split("/"):
+    for name in key:
         value = None if value is None else value.get(name)
     return value
 

@@ -94,9 +94,8 @@ class Feature:
     tc: str = ""
     """The clause of tc-netem(8)'s line, with ``{}`` for the value; empty: none. Where netem is given another value,
     `testbed.netem.qdisc` computes it."""
-    key: str = ""
-    """Where ``tc -j qdisc show`` reports it: ``GROUP/KEY``; empty: nowhere, or by a function of
-    `testbed.netem.readback`."""
+    key: tuple[str, ...] = ()
+    """Where ``tc -j qdisc show`` reports it, key by key; empty: nowhere, or by a function of `netem.readback`."""
 
     @property
     def range(self) -> Bounds:
@@ -137,17 +136,17 @@ class Features:
 
     # fmt: off
     delay_s: float | None = field(default=None, metadata=row(
-        "delay", TIME, "one-way delay, for example 40ms", tc="delay {}", key="delay/delay"))
+        "delay", TIME, "one-way delay, for example 40ms", tc="delay {}", key=("delay", "delay")))
     """One-way delay added to each packet; seconds, 0 to 3600."""
     jitter_s: float | None = field(default=None, metadata=row(
         "jitter", TIME, "spread of the delay, for example 5ms",
         bounds=Bounds(0, WIDEST_S, f"lie between 0 and {WIDEST_S:.7g} seconds, netem's widest spread"),
         needs=("delay",), without=": netem varies a delay; give the mean delay too", fades=False,
-        random=True, tc="{}", key="delay/jitter"))
+        random=True, tc="{}", key=("delay", "jitter")))
     """Spread of the delay: half width of the uniform distribution, scale of the others; seconds, 0 to 2.147."""
     delay_correlation: float | None = field(default=None, metadata=row(
         "correlation", SHARE, "correlation of a packet's delay with the delay of the packet before it, for example 25%",
-        needs=("jitter",), sticky=True, tc="{}", key="delay/correlation"))
+        needs=("jitter",), sticky=True, tc="{}", key=("delay", "correlation")))
     """How much a packet's delay resembles the one before it; 0 to less than 1. netem takes its draws modulo twice the
     jitter, so that all but the largest correlations are lost: see `Impairment.realised`."""
     distribution: str = field(default="uniform", metadata=row(
@@ -161,7 +160,7 @@ class Features:
     """Whether a packet with a smaller delay may overtake; false keeps the order, as queues do."""
     loss_ratio: float | None = field(default=None, metadata=row(
         "loss", SHARE, "share of packets lost at random, for example 2%",
-        random=True, tc="loss {}", key="loss-random/loss"))
+        random=True, tc="loss {}", key=("loss-random", "loss")))
     """Share of packets lost; 0 to 1. Losses are independent, unless ``loss_burst_packets`` is given."""
     loss_burst_packets: float | None = field(default=None, metadata=row(
         "burst", MEAN, "mean number of packets lost in a row (a Gilbert model with that mean loss), for example 3",
@@ -170,38 +169,38 @@ class Features:
     """Mean number of packets lost in a row, at least 1: a Gilbert model with ``loss_ratio`` as its mean."""
     loss_gemodel: tuple[float, float, float, float] | None = field(default=None, metadata=row(
         "gemodel", GILBERT_ELLIOTT, 'Gilbert-Elliott loss, "p r 1-h 1-k", for example "1% 25%"',
-        random=True, tc="loss gemodel {}", key="loss-gemodel"))
+        random=True, tc="loss gemodel {}", key=("loss-gemodel",)))
     """Gilbert-Elliott loss: p (good to bad), r (bad to good), 1-h (loss while bad), 1-k (loss while good)."""
     loss_state: tuple[float, float, float, float, float] | None = field(default=None, metadata=row(
         "loss_state", FOUR_STATES, 'loss by four states, "p13 p31 p32 p23 p14"',
-        random=True, tc="loss state {}", key="loss-state"))
+        random=True, tc="loss state {}", key=("loss-state",)))
     """Loss by netem's Markov chain of four states: p13, p31, p32, p23, p14 (tc-netem(8))."""
     ecn: bool = field(default=False, metadata=row(
         "ecn", TRUTH, "mark packets that can carry an ECN mark instead of losing them",
         needs=("loss", "gemodel", "loss_state"), without=" has no effect: it marks packets that would be lost",
-        sticky=True, tc="ecn", key="ecn"))
+        sticky=True, tc="ecn", key=("ecn",)))
     """Mark packets that can carry an ECN mark (RFC 3168) instead of losing them."""
     duplicate_ratio: float | None = field(default=None, metadata=row(
         "duplicate", SHARE, "share of packets sent twice, for example 1%",
-        random=True, tc="duplicate {}", key="duplicate/duplicate"))
+        random=True, tc="duplicate {}", key=("duplicate", "duplicate")))
     """Share of packets sent twice; 0 to 1."""
     reorder_ratio: float | None = field(default=None, metadata=row(
         "reorder", SHARE, "share of packets that skip the delay and overtake, for example 10%",
         needs=("delay",), without=": a packet overtakes by skipping the delay; give one", fades=False,
-        random=True, sticky=True, tc="reorder {}", key="reorder/reorder"))
+        random=True, sticky=True, tc="reorder {}", key=("reorder", "reorder")))
     """Share of packets that skip the delay and so overtake; 0 to 1. Needs a delay."""
     reorder_gap_packets: int | None = field(default=None, metadata=row(
         "gap", WHOLE, "only every Nth packet may overtake, for example 5",
-        bounds=Bounds(1, 2**32 - 1, "be at least 1"), needs=("reorder",), tc="gap {}", key="gap"))
+        bounds=Bounds(1, 2**32 - 1, "be at least 1"), needs=("reorder",), tc="gap {}", key=("gap",)))
     """Only every Nth packet may overtake: 5 means the 5th, 10th, … with probability ``reorder_ratio``."""
     corrupt_ratio: float | None = field(default=None, metadata=row(
         "corrupt", SHARE, "share of packets with one bit flipped, for example 0.1%",
-        random=True, sticky=True, tc="corrupt {}", key="corrupt/corrupt"))
+        random=True, sticky=True, tc="corrupt {}", key=("corrupt", "corrupt")))
     """Share of packets with one bit flipped; 0 to 1. Checksums then drop most of them at the receiver."""
     rate_bps: float | None = field(default=None, metadata=row(
         "rate", RATE, "rate of the link, for example 10mbit",
         bounds=Bounds(8, _FASTEST_BPS, "lie between 8 and 2⁶⁷ bit/s, netem's smallest and largest rate"),
-        sticky=True, tc="rate {}", key="rate/rate"))
+        sticky=True, tc="rate {}", key=("rate", "rate")))
     """Rate at which packets leave, by their length on the wire; bits per second, above 0."""
     overhead_bytes: int | None = field(default=None, metadata=row(
         "overhead", WHOLE, "bytes that the rate counts per packet in addition, for example 24",
@@ -211,7 +210,7 @@ class Features:
             f"{_LONGEST_PACKET_BYTES}, the longest packet",
         ),
         needs=("rate",), without=" has no effect: it adds to what the rate counts",
-        tc="{}", key="rate/packetoverhead"))
+        tc="{}", key=("rate", "packetoverhead")))
     """Bytes that the rate counts per packet in addition to its length, as a link layer adds; may be negative."""
     bucket_bytes: int | None = field(default=None, metadata=row(
         "bucket", SIZE, "size of a token bucket that keeps the rate (tc-tbf), for example 16kB",
@@ -252,12 +251,12 @@ class Features:
     limit_packets: int | None = field(default=None, metadata=row(
         "limit", WHOLE, "packets that the queue holds (default: sized from rate and delay)",
         bounds=Bounds(1, 2**32 - 1, "lie between 1 and 2³²-1; a queue of 0 passes nothing"),
-        tc="limit {}", key="limit"))
+        tc="limit {}", key=("limit",)))
     """Packets that the queue holds, delayed ones included; None sizes it from rate and delay."""
     seed: int | None = field(default=None, metadata=row(
         "seed", WHOLE, "seed of the random numbers, for repeatable loss and jitter",
         bounds=Bounds(0, 2**64 - 1, "lie between 0 and 2⁶⁴-1"), kernels_own=True, since="6.6",
-        tc="seed {}", key="seed"))
+        tc="seed {}", key=("seed",)))
     """Seed of the kernel's random numbers for this link; 0 to 2⁶⁴-1. None: the kernel draws one."""
     # fmt: on
 

@@ -9,9 +9,9 @@ The fields are the rows of `testbed.spec.features`; this module has what they me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed import units
 from testbed.errors import InvalidValueError
@@ -27,6 +27,27 @@ _ALL = 2**32 - 1
 """netem's value for a share of 100 %."""
 
 
+class Fault(NamedTuple):
+    """What is wrong with values together."""
+
+    words: frozenset[str]
+    """Whose values they are."""
+    text: str
+
+    @classmethod
+    def of(cls, text: str, *words: str) -> Fault:
+        """From its words, in any order."""
+        return cls(frozenset(words), text)
+
+
+class AtOddsError(InvalidValueError):
+    """Values that are out of range, or that contradict each other."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(fault.text for fault in faults)
+        self.faults = faults
+
+
 @dataclass(frozen=True, kw_only=True)
 class Impairment(Features):
     """What happens to packets in one direction of a link.
@@ -35,8 +56,8 @@ class Impairment(Features):
     """
 
     def __post_init__(self) -> None:
-        if problems := _problems(self, lambda feature: feature.field):
-            raise InvalidValueError(problems)
+        if faults := _faults(self, lambda feature: feature.field):
+            raise AtOddsError(faults)
 
     @property
     def mean_loss(self) -> float | None:
@@ -169,8 +190,8 @@ class Impairment(Features):
             raise InvalidValueError(problems)
         try:
             return cls(**values)
-        except InvalidValueError:
-            raise InvalidValueError(_problems(Features(**values), lambda feature: feature.name)) from None
+        except AtOddsError:
+            raise AtOddsError(_faults(Features(**values), lambda feature: feature.name)) from None
 
 
 def _values(features: Features) -> Iterator[tuple[Feature, Any]]:
@@ -188,73 +209,97 @@ def _chosen(features: Features) -> Iterator[tuple[Feature, Any]]:
 _DEFAULTS = {field.name: field.default for field in fields(Features)}
 
 
-def _problems(features: Features, name: Callable[[Feature], str]) -> list[str]:
-    """Every problem of the values; ``name`` is how the reader knows a feature."""
+def _faults(features: Features, name: Callable[[Feature], str]) -> list[Fault]:
+    """Every fault of the values; ``name`` is how the reader knows a feature."""
     return _wrong_kinds(features, name) or [*_out_of_range(features, name), *_at_odds(features)]
 
 
-def _wrong_kinds(features: Features, name: Callable[[Feature], str]) -> list[str]:
+def _wrong_kinds(features: Features, name: Callable[[Feature], str]) -> list[Fault]:
     """Text where a number belongs, and the like."""
     return [
-        f"{name(feature)}={shown(value)}: must be a number; as text, write "
-        f"Impairment.parse({{{shown(feature.name)}: {shown(value)}}})"
+        Fault.of(
+            f"{name(feature)}={shown(value)}: must be a number; as text, write "
+            f"Impairment.parse({{{shown(feature.name)}: {shown(value)}}})",
+            feature.name,
+        )
         for feature, value in _values(features)
         if feature.kind.types and (isinstance(value, bool) or not isinstance(value, feature.kind.types))
     ]
 
 
-def _out_of_range(features: Features, name: Callable[[Feature], str]) -> Iterator[str]:
+def _out_of_range(features: Features, name: Callable[[Feature], str]) -> Iterator[Fault]:
     for feature, value in _values(features):
         quoted = value.words() if isinstance(value, Slot) else value
-        yield from (f"{name(feature)}={shown(quoted)}: {problem}" for problem in feature.problems(value))
+        for problem in feature.problems(value):
+            yield Fault.of(f"{name(feature)}={shown(quoted)}: {problem}", feature.name)
 
 
-def _at_odds(features: Features) -> Iterator[str]:
+def _at_odds(features: Features) -> Iterator[Fault]:
     """Values that contradict each other."""
     chosen = {feature.name for feature, value in _chosen(features) if value}
     for feature in FEATURES:
         if feature.name in chosen and feature.needs and not chosen & set(feature.needs):
-            yield f"{feature.name} without {feature.needs[0]}{feature.without}"
+            yield Fault.of(f"{feature.name} without {feature.needs[0]}{feature.without}", feature.name, *feature.needs)
     if _is_all(features.delay_correlation):
-        yield "correlation=100%: every delay would equal the one before, without jitter; give less"
+        yield Fault.of(
+            "correlation=100%: every delay would equal the one before, without jitter; give less", "correlation"
+        )
     yield from _losses_at_odds(features)
     if features.delay_s and _is_all(features.reorder_ratio) and (features.reorder_gap_packets or 1) == 1:
-        yield (
+        yield Fault.of(
             "reorder=100%: every packet would skip the delay and none would overtake; give less, or gap=5 to let "
-            "every 5th skip it"
+            "every 5th skip it",
+            "reorder",
+            "gap",
+            "delay",
         )
     if features.bucket_bytes is not None and features.overhead_bytes:
-        yield "overhead with bucket: a token bucket counts packets without overhead; leave one of them out"
+        yield Fault.of(
+            "overhead with bucket: a token bucket counts packets without overhead; leave one of them out",
+            "overhead",
+            "bucket",
+        )
     if (features.drop_packets or features.drop_every is not None) and features.duplicate_ratio:
-        yield (
+        yield Fault.of(
             "duplicate with drop_packets or drop_every: the second copies would be counted, too, and other packets "
-            "be lost; leave one of them out"
+            "be lost; leave one of them out",
+            "duplicate",
+            "drop_packets",
+            "drop_every",
         )
 
 
-def _losses_at_odds(features: Features) -> Iterator[str]:
+def _losses_at_odds(features: Features) -> Iterator[Fault]:
     chosen = [name for name in LOSS_MODELS if getattr(features, WORDS[name].field)]
     if len(chosen) > 1:
-        yield f"{' and '.join(chosen)}: packets are lost by one model; give one of them"
+        yield Fault.of(f"{' and '.join(chosen)}: packets are lost by one model; give one of them", *chosen)
     burst, loss = features.loss_burst_packets, features.loss_ratio
     if burst is not None and loss is not None and loss < 1 and loss / (1 - loss) > burst:
         least = loss / (1 - loss)
-        yield (
+        yield Fault.of(
             f"burst={burst:g} with loss={units.format_ratio(loss)}: this loss has a mean burst of at least "
-            f"{least:.2f} packets; give a longer burst or less loss"
+            f"{least:.2f} packets; give a longer burst or less loss",
+            "burst",
+            "loss",
         )
     elif burst is not None and loss == 1:
-        yield "burst with loss=100%: everything is lost, in one endless burst; leave the burst out"
+        yield Fault.of(
+            "burst with loss=100%: everything is lost, in one endless burst; leave the burst out", "burst", "loss"
+        )
     if _is_all(loss) and features.duplicate_ratio:
         share = units.format_ratio(features.duplicate_ratio)
-        yield (
+        yield Fault.of(
             f"duplicate={share} with loss=100%: netem keeps a packet that it chose for both, so that {share} pass; "
-            "leave the duplicate out"
+            "leave the duplicate out",
+            "duplicate",
+            "loss",
         )
     if features.loss_gemodel is not None:
-        yield from _chain_of_two_at_odds(features.loss_gemodel)
+        for text in _chain_of_two_at_odds(features.loss_gemodel):
+            yield Fault.of(text, "gemodel")
     if features.loss_state is not None:
-        yield from _chain_of_four_at_odds(features.loss_state)
+        for text in _chain_of_four_at_odds(features.loss_state):
+            yield Fault.of(text, "loss_state")
 
 
 def _chain_of_two_at_odds(shares: tuple[float, ...]) -> Iterator[str]:

@@ -27,7 +27,7 @@ from typing import Any
 from testbed import units
 from testbed.errors import InvalidValueError
 from testbed.spec.features import FEATURES, WORDS
-from testbed.spec.impairment import LOSS_MODELS, Impairment
+from testbed.spec.impairment import LOSS_MODELS, AtOddsError, Impairment
 from testbed.spec.timeline import RAMPED, Outage, Phase, Timeline
 from testbed.spec.traces import COLUMNS, LONGEST_S, WINDOW_S, TraceRow, csv_rows, is_csv, mahimahi_rows
 from testbed.spec.words import LONGEST_DELAY_S, unknown
@@ -72,7 +72,8 @@ class _Steps:
         self.outages: list[Outage] = []
         self.repeat_s: float | None = None
         self.words: dict[str, object] = {}
-        self._odd: set[str] = set()
+        self._at_odds: set[frozenset[str]] = set()
+        """Words whose values were reported to be at odds, and that no step has changed since."""
         self._unread = False
 
     def complain(self, where: str, problems: Iterable[str]) -> None:
@@ -112,14 +113,18 @@ class _Steps:
         return named
 
     def impairment(self, where: str, words: Mapping[str, object]) -> Impairment | None:
-        """The impairment of these words; a problem that an earlier step has already is reported once."""
+        """The impairment of these words; what an earlier step had at odds is reported there alone."""
         try:
             return Impairment.parse(words)
-        except InvalidValueError as error:
+        except AtOddsError as error:
             if not self._unread:  # else the missing word may be the one that could not be read
-                self.complain(where, [problem for problem in error.problems if problem not in self._odd])
-            self._odd |= set(error.problems)
+                self.complain(where, [fault.text for fault in error.faults if fault.words not in self._at_odds])
+            self._at_odds |= {fault.words for fault in error.faults}
             return None
+
+    def changed(self, names: Iterable[str]) -> None:
+        """A step names these words: what is wrong with them is its own."""
+        self._at_odds = {words for words in self._at_odds if words.isdisjoint(names)}
 
 
 def merged(before: Mapping[str, object], named: Mapping[str, object]) -> dict[str, object]:
@@ -192,6 +197,7 @@ def _read_step(read: _Steps, where: str, step: Mapping[Any, object]) -> None:
         if not any(name not in ("at", "clean") for name in step):
             read.complain(where, ["changes nothing; name a word such as delay, or ramp, outage, clean: true"])
         return
+    read.changed(named)
     read.words = merged({} if clean is True else read.words, named)
     first = last = None
     over_s: float | None = 0.0
@@ -199,6 +205,7 @@ def _read_step(read: _Steps, where: str, step: Mapping[Any, object]) -> None:
         first, last, over_s = _read_ramp(read, where, step["ramp"])
         if first is None or last is None:
             return
+        read.changed(first)
         begins = read.impairment(where, merged(read.words, first))
         # What depends on a word that begins at zero still belongs to the end, and vice versa.
         ends = read.impairment(where, merged(read.words, last))
