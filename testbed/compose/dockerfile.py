@@ -158,14 +158,14 @@ def read(text: str, *, arguments: Mapping[str, str] | None = None) -> tuple[Imag
 
     ``arguments``: the values of its ARGs from ``build: args:``.
     """
-    builder = _ImageBuilder(arguments or {})
+    builder = _InstructionReader(arguments or {})
     for instruction in instructions(text):
         builder.take(instruction)
     problems = builder.problems if builder.stages else [Problem(1, "no FROM")]
     return builder.image, [*_directive_problems(text), *problems]
 
 
-class _ImageBuilder:
+class _InstructionReader:
     """Builds an image instruction by instruction."""
 
     def __init__(self, given: Mapping[str, str]) -> None:

@@ -96,10 +96,10 @@ def ask(folder: Path) -> dict[str, Any]:
 
     texts = files()
     with ThreadPoolExecutor(2) as pool:
-        found = dict(zip(texts, pool.map(of_one, texts, texts.values()), strict=True))
-    return {"compose": command.version(), "answers": found}
+        answers = dict(zip(texts, pool.map(of_one, texts, texts.values()), strict=True))
+    return {"compose": command.version(), "answers": answers}
 
 
-def write(found: dict[str, Any]) -> None:
+def write(answers: dict[str, Any]) -> None:
     """Keep what Compose said."""
-    _ANSWERS.write_text(json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    _ANSWERS.write_text(json.dumps(answers, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
