@@ -26,7 +26,7 @@ _KEYS = {"context", "dockerfile", "args", "target", "labels", "tags"}
 _LAST_CHARACTERS = 2000
 
 
-class ImageBuilder:
+class PodmanOrBuildah:
     """One of them."""
 
     def __init__(self, tool: str) -> None:
@@ -34,7 +34,7 @@ class ImageBuilder:
         self._tool = tool
 
     @classmethod
-    def of_machine(cls) -> ImageBuilder | None:
+    def of_machine(cls) -> PodmanOrBuildah | None:
         """The one that this machine has; None if it has none."""
         tool = next(filter(None, map(shutil.which, NAMES)), None)
         return None if tool is None else cls(tool)

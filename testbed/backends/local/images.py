@@ -12,7 +12,7 @@ from typing import Any
 from testbed import kernel
 from testbed.backends.docker import building
 from testbed.backends.docker.engine import Engine, NoEngineError
-from testbed.backends.local.builders import ImageBuilder
+from testbed.backends.local.builders import PodmanOrBuildah
 from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError
 from testbed.images import archive
@@ -70,8 +70,8 @@ class MachinesImages(Images):
             return error
 
     @cached_property
-    def _builder(self) -> ImageBuilder | None:
-        return ImageBuilder.of_machine()
+    def _builder(self) -> PodmanOrBuildah | None:
+        return PodmanOrBuildah.of_machine()
 
     @property
     def tried(self) -> str:
@@ -97,12 +97,12 @@ class MachinesImages(Images):
         return self._built.get(service)
 
     def build(self, services: Mapping[str, Mapping[str, Any]], composer: Composer) -> None:
-        """Build the images of those services that say `build:`, again only if what they are built from has changed.
+        """Build the images of these services, again only if what they are built from has changed.
 
-        By Compose and the Docker engine, or by Podman or Buildah where no engine answers. Raises ImageBuildError, and
-        EnvironmentUnfitError if there is none of them.
+        By Compose and the Docker engine, or by Podman or Buildah where no engine answers; nothing happens if there is
+        none of them. Raises ImageBuildError.
         """
-        wanted = {name: body for name, body in services.items() if _is_built(body) and name not in self._built}
+        wanted = {name: body for name, body in services.items() if name not in self._built}
         if not wanted:
             return
         engine, builder = self.engine, self._builder
@@ -120,10 +120,6 @@ class MachinesImages(Images):
             for name, body in wanted.items():
                 self._say(f"building {name} by {builder.name}")
                 self._built[name] = builder.build(body["build"], name)
-
-
-def _is_built(body: Mapping[str, Any]) -> bool:
-    return body.get("build") is not None and (body.get("x-testbed") or {}).get("local") is None
 
 
 def of_engine(engine: Engine, image: Any, reference: str) -> FoundImage:

@@ -14,7 +14,7 @@ from typing import Any
 
 from testbed import kernel
 from testbed.backends import onlyone
-from testbed.backends.local import images, limits, localplan, publishing, services, settings
+from testbed.backends.local import images, limits, localplan, publishing, services, settings, storage
 from testbed.backends.local.blueprint import LabPlan
 from testbed.backends.local.hosts import LocalHost
 from testbed.backends.local.images import MachinesImages
@@ -86,7 +86,8 @@ class LocalLab(StackLab[LocalHost]):
         if self._plan is None:
             file, topology = self._compose_file(), self.topology
             composer = Composer(self._files, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
-            self.images.build(file.config["services"], composer)
+            services = file.config["services"].items()
+            self.images.build({name: body for name, body in services if storage.needs_builder(body)}, composer)
             self._plan = localplan.make(file, topology, self.images)
         return self._plan
 

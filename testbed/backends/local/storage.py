@@ -10,7 +10,7 @@ import os
 import posixpath
 import pwd
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ _TMPFS_OPTION = re.compile(
     r"|(size|nr_blocks|nr_inodes)=\d+[kmgtpe]?%?",
     re.IGNORECASE,
 )
+_FOLLOWED = frozenset({"context", "dockerfile", "args", "labels", "tags"})
+"""What of `build:` is followed without a builder."""
 Mount = tuple[str, str, bool]
 """Source, target, whether read-only."""
 
@@ -153,31 +155,54 @@ def _archived_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage
     return Storage(image.settings, found=image)
 
 
-def _built_image(service: ServiceSource, build: Mapping[str, Any]) -> Storage | None:
-    context = Path(build["context"])
-    for key in sorted(set(build) - {"context", "dockerfile", "args", "labels", "tags"}):
-        service.refuse(f"`build: {key}`: a local lab cannot honour it; {WAY_OUT}", "build")
-    path = context / str(build.get("dockerfile") or "Dockerfile")
-    if not reading.exists(path):
-        service.refuse(f"{path} does not exist", "build")
-        return None
-    arguments = {name: str(value) for name, value in (build.get("args") or {}).items() if value is not None}
+def needs_builder(body: Mapping[str, Any]) -> bool:
+    """Whether a service's image must be built: its Dockerfile does more than copy files and install Python."""
+    build = body.get("build")
+    if build is None or (body.get("x-testbed") or {}).get("local") is not None:
+        return False
+    if set(build) - _FOLLOWED:
+        return True
     try:
-        text = reading.read_bytes(path).decode(errors="replace")
-    except reading.UnreadableError as error:
-        service.refuse(f"{path} {error.reason}", "build")
-        return None
+        return reading.exists(path := _dockerfile(build)) and bool(_followed(build, path)[2])
+    except reading.UnreadableError:
+        return False  # it is refused with the rest
+
+
+def _dockerfile(build: Mapping[str, Any]) -> Path:
+    return Path(str(build["context"])) / str(build.get("dockerfile") or "Dockerfile")
+
+
+def _followed(
+    build: Mapping[str, Any], path: Path
+) -> tuple[dockerfile.Image, Sequence[Entry], Sequence[dockerfile.Problem]]:
+    """What a Dockerfile makes, what it copies, and why it cannot be followed. Raises UnreadableError."""
+    arguments = {name: str(value) for name, value in (build.get("args") or {}).items() if value is not None}
+    text = reading.read_bytes(path).decode(errors="replace")
     image, problems = dockerfile.read(text, arguments=arguments)
-    entries, missing = buildcontext.entries(context, path, image.layers)
-    problems += missing
-    problems += [
+    entries, missing = buildcontext.entries(Path(str(build["context"])), path, image.layers)
+    owners = [
         dockerfile.Problem(layer.line, f"{layer}: owner {shown(layer.owner)}: {reason}")
         for layer in image.layers
         if (reason := user_problem(layer.owner))
     ]
-    for problem in sorted(problems, key=lambda problem: problem.line):
+    return image, entries, sorted([*problems, *missing, *owners], key=lambda problem: problem.line)
+
+
+def _built_image(service: ServiceSource, build: Mapping[str, Any]) -> Storage | None:
+    for key in sorted(set(build) - _FOLLOWED):
+        service.refuse(f"`build: {key}`: a local lab cannot honour it; {WAY_OUT}", "build")
+    path = _dockerfile(build)
+    if not reading.exists(path):
+        service.refuse(f"{path} does not exist", "build")
+        return None
+    try:
+        image, entries, problems = _followed(build, path)
+    except reading.UnreadableError as error:
+        service.refuse(f"{path} {error.reason}", "build")
+        return None
+    for problem in problems:
         service.refuse(f"{path}, {problem}", "build")
-    return None if problems else Storage(image, python=image.python, files=entries)
+    return None if problems else Storage(image, python=image.python, files=list(entries))
 
 
 def _add_volumes(service: ServiceSource, storage: Storage) -> None:
