@@ -17,7 +17,7 @@ from rich.text import Text
 
 from testbed.commands.console import ERR, say
 from testbed.commands.options import command, example
-from testbed.commands.verdicts import deliver, fail_on_option, json_option, markdown_option
+from testbed.commands.verdicts import deliver, fail_on_option, json_option, markdown_option, quantile_option
 from testbed.errors import InvalidValueError, Problems, UserError
 from testbed.judge.changes import Change
 from testbed.judge.comparison import ALPHA
@@ -50,6 +50,7 @@ _INTERRUPTED, _STATUS_INTERRUPTED = "interrupted", 130
 @click.option("--dirty", is_flag=True, help="Compare this checkout although it has changes that are not committed.")
 @click.option("--seed", type=click.IntRange(min=0), help="Draw coins and the pairs' seeds from it (default: drawn).")
 @click.option("--keep", type=click.Path(path_type=Path), help="The folder for all results (default: report/ab/…).")
+@quantile_option
 @json_option
 @markdown_option
 @fail_on_option
@@ -59,8 +60,8 @@ _INTERRUPTED, _STATUS_INTERRUPTED = "interrupted", 130
              testbed ab --aa --budget 1min -- tests/test_upload.py""")
 def ab(
     revision: str | None, base_images: tuple[str, ...], head_images: tuple[str, ...], aa: bool, most_pairs: int | None,
-    budget: str, fresh: bool, dirty: bool, seed: int | None, keep: Path | None, as_json: bool, markdown: Path | None,
-    fail_on: str, pytest_args: tuple[str, ...],
+    budget: str, fresh: bool, dirty: bool, seed: int | None, keep: Path | None, quantiles: tuple[float, ...],
+    as_json: bool, markdown: Path | None, fail_on: str, pytest_args: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Run tests on two versions side by side, in pairs of the same losses, and say what regressed.
 
@@ -74,7 +75,7 @@ def ab(
         base, head = versions(undo, revision, base_images, head_images, dirty=dirty)
         make_folders(folder, "base", "head", "warm-up")
         plan = PairingPlan(
-            folder=folder, seed=seed, budget_s=budget_s, most_pairs=most_pairs, alpha=ALPHA,
+            folder=folder, seed=seed, budget_s=budget_s, most_pairs=most_pairs, alpha=ALPHA, quantiles=quantiles,
             about={"base": base.name, "head": head.name, "pytest": pytest_args, "started": begun.isoformat()},
         )  # fmt: skip
         arms = [

@@ -8,7 +8,14 @@ import click
 
 from testbed.commands.options import command, example
 from testbed.commands.results import load_all
-from testbed.commands.verdicts import deliver, fail_on_option, json_option, markdown_option, report_option
+from testbed.commands.verdicts import (
+    deliver,
+    fail_on_option,
+    json_option,
+    markdown_option,
+    quantile_option,
+    report_option,
+)
 from testbed.errors import Problems, UserError
 from testbed.judge import comparison
 from testbed.versions.runs import as_run, unlike
@@ -16,10 +23,7 @@ from testbed.versions.runs import as_run, unlike
 
 @command()
 @click.option("--across", is_flag=True, help="Compare what was measured on different machines, kernels or links, too.")
-@click.option(
-    "--quantile", "quantiles", type=click.FloatRange(0, 1, min_open=True, max_open=True), multiple=True, metavar="Q",
-    help="Also judge this quantile of metrics with 5/(1-Q) samples a run or more, as in 0.9; repeatable.",
-)  # fmt: skip
+@quantile_option
 @json_option
 @markdown_option
 @report_option

@@ -64,12 +64,8 @@ class Metric:
         return median(self.values)
 
     def text(self, value: float) -> str:
-        """A value in its unit, to four significant digits: ``12.5 ms`` of seconds, ``1.2 MB`` of bytes."""
-        prefixes = _PREFIXES.get(self.unit, ((1.0, ""),))
-        scale, prefix = next((row for row in prefixes if abs(value) >= row[0]), prefixes[-1])
-        scaled = value / scale
-        digits = f"{scaled:.0f}" if abs(scaled) >= 1000 else f"{scaled:.4g}"
-        return f"{digits} {prefix}{self.unit}".strip()
+        """See `in_unit`."""
+        return in_unit(value, self.unit)
 
     def describe(self) -> str:
         """Its median and, of several samples, their number and range, as text."""
@@ -86,6 +82,15 @@ class Metric:
         if problems:
             raise InvalidValueError(problems)
         return Metric(**{**vars(self), "values": self.values + other.values})
+
+
+def in_unit(value: float, unit: str) -> str:
+    """A value in its unit, to four significant digits: ``12.5 ms`` of seconds, ``1.2 MB`` of bytes."""
+    prefixes = _PREFIXES.get(unit, ((1.0, ""),))
+    scale, prefix = next((row for row in prefixes if abs(value) >= row[0]), prefixes[-1])
+    scaled = value / scale
+    digits = f"{scaled:.0f}" if abs(scaled) >= 1000 else f"{scaled:.4g}"
+    return f"{digits} {prefix}{unit}".strip()
 
 
 def recorded(

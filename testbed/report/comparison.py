@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from testbed.evidence.metric import in_unit
 from testbed.judge.cells import Cell, Kind
 from testbed.judge.changes import Change, Judged
 from testbed.judge.comparison import Broken, Comparison
@@ -109,14 +110,14 @@ def _amount(cell: Cell, value: float) -> str:
         return "?"
     if cell.kind is Kind.DIFFERENCE or cell.unit == "count":
         return f"{value + 0:+.3g}"
-    return f"{value * 100:+.1f} points" if cell.kind is Kind.COUNT else f"{value:+.1%}"
+    return f"{round(value * 100, 1) + 0:+.1f} points" if cell.kind is Kind.COUNT else f"{value:+.1%}"
 
 
 def _value(cell: Cell, values: Sequence[float]) -> str:
     middle = sum(values) / len(values) if cell.kind is Kind.COUNT else sorted(values)[len(values) // 2]
     if cell.kind is Kind.COUNT and cell.unit != "count":
         return f"{middle:.1%}"
-    return f"{middle:.4g} {cell.unit}"
+    return in_unit(middle, cell.unit)
 
 
 def rows(comparison: Comparison) -> Iterator[tuple[Judged, tuple[str, ...]]]:

@@ -10,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class PairingPlan:
     alpha: float
     to_the_end: bool = False
     """Whether pairs are run until the budget is spent, although every cell is decided."""
+    quantiles: Sequence[float] = ()
+    """Quantiles of metrics with several samples per run to judge, too."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What the two versions are, for whoever reads the folder later."""
 
@@ -179,4 +181,4 @@ class Pairing:
 
     def _compare(self, *, brief: bool) -> Comparison:
         base, head = [pair.base for pair in self._kept], [pair.head for pair in self._kept]
-        return compare(base, head, alpha=self._plan.alpha, brief=brief)
+        return compare(base, head, alpha=self._plan.alpha, quantiles=self._plan.quantiles, brief=brief)

@@ -59,6 +59,9 @@ CHARTS = Charts(title="Base and head", charts=[
                     above=f"{name} (OSI: 7 application, 6 presentation, 5 session)")
         for name, size in (("Ethernet", 14), ("IPv4", 20), ("TCP", 32), ("message", 1200))
     ]),
+    Points(title="crowded", unit="s", groups={
+        name: [*(0.01 + number * 1e-6 for number in range(60)), 0.25] for name in ("base", "head")
+    }),
     OverTime(title="time", lines=[
         Line(name="cwnd", unit="segments", times_s=[0.0, 1.0], values=[10.0, 20.0]),
         Line(name="srtt", unit="s", times_s=[0.5, 1.5], values=[0.04, float("nan")]),
@@ -236,7 +239,13 @@ def test_each_kind_of_chart_is_drawn_wide_and_narrow_light_and_dark(
     parts: list[Part] = [CHARTS, Table(title="t", heads=["a"], rows=[["x" * 300]]), Text(title="t", text="y" * 3000)]
     page.open(written(tmp_path, Page(title="charts", lead="all", parts=parts)), width=width, height=3000, dark=dark)
     drawn = page.js("[...document.querySelectorAll('.chart')].map(chart => chart.querySelectorAll('svg').length)")
-    assert drawn == [2, 1, 2, 2, 1, 1, 1, 2]
+    assert drawn == [2, 1, 2, 2, 1, 1, 1, 2, 2]
+    outside = page.js(
+        "[...document.querySelectorAll('.chart svg')].map(svg => [...svg.querySelectorAll('circle')].filter(dot => {"
+        " const [inner, outer] = [dot, svg].map(each => each.getBoundingClientRect());"
+        " return inner.top < outer.top || inner.bottom > outer.bottom; }).length)"
+    )
+    assert sum(outside) == 0, "every point lies in its chart"
     ticks = page.js("[...document.querySelectorAll('.chart')][3].querySelector('svg').textContent")
     assert "0.001" in ticks, "1 ms of a scale in seconds has no prefix"
     bars = page.js(

@@ -160,6 +160,16 @@ def test_a_regression_is_found_and_everything_kept_and_cleared(repository: Path)
     assert (again, judged) == (1, {"failed": "same", "upload": "regressed", "seed": "same"})
 
 
+def test_a_quantile_is_a_cell_of_its_own(repository: Path) -> None:
+    change(repository, "    seed = ", "    lab.record('waits', range(1, 51), unit='s', better='lower')\n    seed = ")
+    commit(repository, "waits")
+    words = ("--pairs", "1", "--quantile", "0.9", "--quantile", "0.95", "--json")
+    status, out, err = command(repository, "ab", "--aa", *words, "test_it.py")
+    assert (status, "the 0.95-quantile of 50 samples: needs 100 a run" in out) == (2, True), out + err
+    parts = {cell["part"]: cell["base"] for cell in json.loads(out)["cells"] if cell["metric"] == "waits"}
+    assert parts == {"median": [25.5], "beyond 76.5 s": [0.0], "quantile 0.9": [45.0]}
+
+
 def test_results_of_an_earlier_run_of_pytest_are_kept(repository: Path) -> None:
     files = [repository / "report" / name for name in ("results.jsonl", "index.html")]
     files[0].parent.mkdir()

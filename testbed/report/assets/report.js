@@ -50,13 +50,19 @@
       const ordered = d3.sort(chart.groups[name].map(value => value / scale));
       return ordered.map((value, rank) => ({name, value, share: (rank + 1) / ordered.length}));
     });
-    // Few samples lie side by side, many are spread over the height by their rank, as evenly as the golden ratio does.
-    const many = samples.length > 100 * names.length;
+    // Few samples lie side by side. Where they would not have room in their row, all are spread over its height by their
+    // rank, as evenly as the golden ratio does.
+    const row = Math.min(90, Math.max(44, 260 / names.length));
+    const along = chart.logarithmic ? Math.log : value => value;
+    const [least, most] = d3.extent(samples, sample => along(sample.value));
+    const wide = 6.5 * (most - least || 1) / (figure.clientWidth || 420);  // a dot
+    const densest = d3.max(d3.rollups(samples, dots => dots.length,
+      sample => `${sample.name} ${Math.floor(along(sample.value) / wide)}`), ([, count]) => count);
+    const many = samples.length > 100 * names.length || densest * 6.5 > row;
     samples.forEach((sample, rank) => { sample.place = (rank * .618034) % 1; });
     const facet = names.length > 1 ? "name" : undefined;
     const dots = {fill: "name", fillOpacity: many ? .4 : .65, r: many ? 2 : 3, fy: facet, x: "value", tip: true,
       title: d => `${d.name}: ${d3.format(".4~g")(d.value)} ${unit}`};
-    const row = Math.min(90, Math.max(44, 260 / names.length));
     const left = Math.min(120, Math.max(52, 8 + 7 * d3.max(names, name => name.length)));
     return [
       names.length > 1 ? legend(names) : null,
