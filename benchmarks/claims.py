@@ -42,8 +42,12 @@ def measure(report: Report) -> None:
                 rivals={f"{count} ×": words for words, count in Counter(map(_told, outcomes.values())).items()},
             )
         )
-    invalid = [(name, claim, outcome) for name, outcomes in by_lab.items() for claim, outcome in outcomes.items()
-               if outcome.finding is Verdict.INVALID]  # fmt: skip
+    invalid = [
+        (name, claim, outcome)
+        for name, outcomes in by_lab.items()
+        for claim, outcome in outcomes.items()
+        if outcome.finding is Verdict.INVALID
+    ]
     report.check(Check(name="outcomes that say nothing (INVALID)", value=len(invalid), bound=0, unit=""))
     for name, number, outcome in invalid:
         report.note(f"{number}, {name}: {outcome.sentence}")

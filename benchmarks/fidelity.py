@@ -193,22 +193,33 @@ class Bench:
             seen = list(flight.delays_s.values())
             median, early = statistics.median(seen), sum(value < ms / 1000 for value in seen)
             off = median - ms / 1000
-            self.cells.append(Cell(
-                kind="delay", words=impairment.describe(), asked=ms / 1000, seen=median, unit="s",
-                ok=not early and 0 <= off <= DELAY_OFF_S,
-                how=f"median {off * 1e3:+.3f} ms off, {early} of {len(seen)} before it, the earliest "
+            self.cells.append(
+                Cell(
+                    kind="delay",
+                    words=impairment.describe(),
+                    asked=ms / 1000,
+                    seen=median,
+                    unit="s",
+                    ok=not early and 0 <= off <= DELAY_OFF_S,
+                    how=f"median {off * 1e3:+.3f} ms off, {early} of {len(seen)} before it, the earliest "
                     f"{(min(seen) - ms / 1000) * 1e3:+.3f} ms, 99th percentile "
                     f"{(sorted(seen)[int(len(seen) * 0.99)] - ms / 1000) * 1e3:+.3f} ms",
-                extra={"early": early, "off_s": off},
-            ))  # fmt: skip
+                    extra={"early": early, "off_s": off},
+                )
+            )
         self._untouched()
 
     def jitters(self) -> None:
         """The standard deviation of each jitter: of independent draws, which may overtake, or are too far apart to."""
-        grid = [("uniform", 0.003, True), ("normal", 0.025, True)] if self.size.quick else [
-            ("uniform", 0.0, False), ("uniform", 0.003, False),
-            *((name, jitter, True) for jitter in (0.003, 0.025) for name in ("uniform", "normal", "pareto")),
-        ]  # fmt: skip
+        grid = (
+            [("uniform", 0.003, True), ("normal", 0.025, True)]
+            if self.size.quick
+            else [
+                ("uniform", 0.0, False),
+                ("uniform", 0.003, False),
+                *((name, jitter, True) for jitter in (0.003, 0.025) for name in ("uniform", "normal", "pareto")),
+            ]
+        )
         for distribution, jitter_s, may_overtake in grid:
             words: dict[str, Any] = (
                 {"distribution": distribution, "reorder_by_jitter": may_overtake} if jitter_s else {}
@@ -234,13 +245,19 @@ class Bench:
             late, seen = len(flight.first) - len(within), statistics.pstdev(within)
             sigma *= jitter_s
             off = abs(seen / sigma - 1) if sigma else math.nan
-            self.cells.append(Cell(
-                kind="jitter", words=f"{impairment.describe()}", asked=sigma, seen=seen, unit="s",
-                ok=math.isnan(off) or off <= SIGMA_OFF,
-                how=f"σ {seen * 1e3:.3f} ms, the distribution's {sigma * 1e3:.3f} ms; "
+            self.cells.append(
+                Cell(
+                    kind="jitter",
+                    words=f"{impairment.describe()}",
+                    asked=sigma,
+                    seen=seen,
+                    unit="s",
+                    ok=math.isnan(off) or off <= SIGMA_OFF,
+                    how=f"σ {seen * 1e3:.3f} ms, the distribution's {sigma * 1e3:.3f} ms; "
                     f"{late} of {len(flight.first)} came later than it reaches and are left out{busy}",
-                extra={"off": off} if sigma else {},
-            ))  # fmt: skip
+                    extra={"off": off} if sigma else {},
+                )
+            )
 
     def _shape(self, distribution: str) -> tuple[float, int]:
         """The standard deviation at a jitter of 1, of the uniform or of iproute2's table, and how many draws show it.
@@ -275,10 +292,17 @@ class Bench:
         count, total = _counted(check)
         if kind == "corrupt":  # the rest hits headers
             total = round(total * flight.size_bytes / (flight.size_bytes + HEADERS_BYTES))
-        self.cells.append(Cell(
-            kind=kind, words=impairment.describe(), asked=share, seen=count / total, unit="",
-            ok=check.verdict != Verdict.FAILS, how=f"{check.seen}; {check.how}",
-        ))  # fmt: skip
+        self.cells.append(
+            Cell(
+                kind=kind,
+                words=impairment.describe(),
+                asked=share,
+                seen=count / total,
+                unit="",
+                ok=check.verdict != Verdict.FAILS,
+                how=f"{check.seen}; {check.how}",
+            )
+        )
 
     def _judged(self, impairment: Impairment, flight: Flight) -> dict[str, Judged]:
         # judge() shares its alpha among 20 tests; each cell here is one.
@@ -295,11 +319,17 @@ class Bench:
             judged = self._judged(impairment, flight)
             lengths = exact.bursts([number not in flight.first for number in range(flight.count)])
             both = [judged["bursts begin"], judged["bursts end"]]
-            self.cells.append(Cell(
-                kind="burst", words=impairment.describe(), asked=burst, seen=statistics.fmean(lengths), unit="packets",
-                ok=all(check.verdict != Verdict.FAILS for check in both),
-                how=f"{judged['loss'].seen}; begin {both[0].seen}; end {both[1].seen}",
-            ))  # fmt: skip
+            self.cells.append(
+                Cell(
+                    kind="burst",
+                    words=impairment.describe(),
+                    asked=burst,
+                    seen=statistics.fmean(lengths),
+                    unit="packets",
+                    ok=all(check.verdict != Verdict.FAILS for check in both),
+                    how=f"{judged['loss'].seen}; begin {both[0].seen}; end {both[1].seen}",
+                )
+            )
 
     def rates(self) -> None:
         """UDP's payload over the time from the first to the last arrival of a train that waits in the queue."""
@@ -320,13 +350,19 @@ class Bench:
             rate = statistics.median(rates)
             goodput, exact_bps = rate * payload / bits, mbit * 1e6 * payload / bits
             off = goodput / exact_bps - 1
-            self.cells.append(Cell(
-                kind="rate", words=impairment.describe(), asked=exact_bps, seen=goodput, unit="bit/s",
-                ok=abs(off) <= RATE_OFF,
-                how=f"goodput {goodput / 1e6:.4g} Mbit/s, {off:+.2%} off; the median of "
+            self.cells.append(
+                Cell(
+                    kind="rate",
+                    words=impairment.describe(),
+                    asked=exact_bps,
+                    seen=goodput,
+                    unit="bit/s",
+                    ok=abs(off) <= RATE_OFF,
+                    how=f"goodput {goodput / 1e6:.4g} Mbit/s, {off:+.2%} off; the median of "
                     f"{len(rates)} trains of {count}{busy}",
-                extra={"off": off, "mbit": mbit},
-            ))  # fmt: skip
+                    extra={"off": off, "mbit": mbit},
+                )
+            )
 
     def reno(self) -> None:
         """Reno's goodput at 1 % loss, with offloads off and, as the control, on."""
@@ -369,11 +405,15 @@ class Bench:
         # goodput = MSS / RTT × C / √p.
         c = goodput * json.loads(sent.stdout)["rtt_s"] * math.sqrt(p) / (_MSS_BYTES * 8)
         return Cell(
-            kind="mathis", words=f"{name}: {impairment.describe()}", asked=1.22, seen=c, unit="C",
+            kind="mathis",
+            words=f"{name}: {impairment.describe()}",
+            asked=1.22,
+            seen=c,
+            unit="C",
             ok=MATHIS[0] <= c <= MATHIS[1],
             how=f"{goodput / 1e6:.3g} Mbit/s at {p:.2%} loss and a smoothed RTT of "
-                f"{json.loads(sent.stdout)['rtt_s'] * 1e3:.4g} ms: C = {c:.3g}",
-        )  # fmt: skip
+            f"{json.loads(sent.stdout)['rtt_s'] * 1e3:.4g} ms: C = {c:.3g}",
+        )
 
 
 _SINK = """
@@ -420,17 +460,34 @@ def _hold(report: Report, measured: Measured) -> None:
     shares = cells("loss", "duplicate", "corrupt", "reorder", "burst")
     delays, jitters = cells("delay"), [cell for cell in cells("jitter") if cell.extra]
     rates = [cell for cell in cells("rate") if cell.extra["mbit"] <= 50]
-    check("delay: the worst median's distance from what was asked",
-          worst(delays, lambda cell: abs(cell.extra["off_s"]) * 1e3), DELAY_OFF_S * 1e3, "ms")  # fmt: skip
+    check(
+        "delay: the worst median's distance from what was asked",
+        worst(delays, lambda cell: abs(cell.extra["off_s"]) * 1e3),
+        DELAY_OFF_S * 1e3,
+        "ms",
+    )
     check("delay: probes that came before it was over", sum(cell.extra["early"] for cell in delays), 0, "probes")
-    check("jitter: the worst standard deviation's distance from the distribution's",
-          worst(jitters, lambda cell: cell.extra["off"] * 100), SIGMA_OFF * 100, "%")  # fmt: skip
-    check("loss, bursts, duplicates, corruption, reordering: cells inside the 99.9 % binomial bounds",
-          100 * sum(cell.ok for cell in shares) / len(shares), INSIDE * 100, "%",
-          at_least=True, bound_words=f"{len(shares)} cells")  # fmt: skip
+    check(
+        "jitter: the worst standard deviation's distance from the distribution's",
+        worst(jitters, lambda cell: cell.extra["off"] * 100),
+        SIGMA_OFF * 100,
+        "%",
+    )
+    check(
+        "loss, bursts, duplicates, corruption, reordering: cells inside the 99.9 % binomial bounds",
+        100 * sum(cell.ok for cell in shares) / len(shares),
+        INSIDE * 100,
+        "%",
+        at_least=True,
+        bound_words=f"{len(shares)} cells",
+    )
     check("the other direction: probes lost, doubled or damaged", sum(measured.backward), 0, "probes")
-    check("rate, 0.5 to 50 Mbit/s: the worst goodput's distance from the exact figure",
-          worst(rates, lambda cell: abs(cell.extra["off"]) * 100), RATE_OFF * 100, "%")  # fmt: skip
+    check(
+        "rate, 0.5 to 50 Mbit/s: the worst goodput's distance from the exact figure",
+        worst(rates, lambda cell: abs(cell.extra["off"]) * 100),
+        RATE_OFF * 100,
+        "%",
+    )
     for cell in cells("mathis")[:1]:
         check("Reno against Mathis: C, at least", cell.seen, MATHIS[0], "", at_least=True)
         check("Reno against Mathis: C, at most", cell.seen, MATHIS[1], "")

@@ -87,8 +87,14 @@ def _compare_verdicts(report: Report) -> None:
     both = {name: outcomes for name, outcomes in verdicts.items() if {"compose", "local"} <= set(outcomes)}
     ran = {name: outcomes for name, outcomes in both.items() if "skipped" not in outcomes.values()}
     differ = [name for name, outcomes in ran.items() if outcomes["compose"] != outcomes["local"]]
-    report.check(Check(name=f"different verdicts, of {len(ran)} tests that ran on both labs", value=len(differ) if ran
-                       else None, bound=0, unit=""))  # fmt: skip
+    report.check(
+        Check(
+            name=f"different verdicts, of {len(ran)} tests that ran on both labs",
+            value=len(differ) if ran else None,
+            bound=0,
+            unit="",
+        )
+    )
     for name in differ:
         report.note(f"{name}: {both[name]['compose']} on Compose, {both[name]['local']} on the local lab")
     folder_out = common.ROOT / "report"

@@ -58,10 +58,14 @@ def measure(report: Report) -> None:
         _faults(report, planted)
         pairs = str(_PAIRS_AGAINST_ITSELF)
         same = [_ab(shop, ["--aa", "--pairs", pairs], tests, report) for _ in range(against_itself)]
-        connects = [] if report.quick else [
-            _ab(shop, ["--aa", "--pairs", str(_PAIRS_AGAINST_ITSELF)], ["test_connects.py"], report)
-            for _ in range(_OF_CONNECTS)
-        ]  # fmt: skip
+        connects = (
+            []
+            if report.quick
+            else [
+                _ab(shop, ["--aa", "--pairs", str(_PAIRS_AGAINST_ITSELF)], ["test_connects.py"], report)
+                for _ in range(_OF_CONNECTS)
+            ]
+        )
     if not report.quick:
         _false_alarms(report, "the same version twice", same)
         _false_alarms(report, "many short connections over a lossy link, twice", connects)
@@ -145,16 +149,24 @@ JUDGES: Mapping[str, Callable[[Cell], bool]] = {
 
 def _faults(report: Report, planted: Sequence[Mapping[str, Any]]) -> None:
     for metric, what in FAULTS.values():
-        cells = [cell for campaign in planted for cell in campaign["cells"]
-                 if cell["metric"] == metric and cell["part"] in ("", "median")]  # fmt: skip
+        cells = [
+            cell
+            for campaign in planted
+            for cell in campaign["cells"]
+            if cell["metric"] == metric and cell["part"] in ("", "median")
+        ]
         shares = {name: sum(map(judge, cells)) / len(cells) for name, judge in JUDGES.items()}
         named = [cell for cell in cells if ours(cell) and "client" in cell["links"]]
         report.check(
             Check(
                 name=f"{what}: found, of {len(cells)} (runs × links), with metric and link",
-                value=len(named) / len(cells), bound=0.95, unit="", at_least=True, rivals=_told(shares),
+                value=len(named) / len(cells),
+                bound=0.95,
+                unit="",
+                at_least=True,
+                rivals=_told(shares),
             )
-        )  # fmt: skip
+        )
     pairs = [campaign["base_runs"] for campaign in planted]
     report.note(f"pairs until all was decided, or {_BUDGET} were spent: {min(pairs)} to {max(pairs)}")
 

@@ -87,9 +87,14 @@ def measure(report: Report) -> None:
             report.check(Check(name="100 hosts down", value=down[hosts], bound=DOWN_S, unit="s"))
         if _MININET in rivals:
             report.check(
-                Check(name="100 hosts up and down: times faster than Mininet", bound=TIMES_MININET, unit="×",
-                      value=rivals[_MININET] / (times[hosts] + down[hosts]), at_least=True)
-            )  # fmt: skip
+                Check(
+                    name="100 hosts up and down: times faster than Mininet",
+                    bound=TIMES_MININET,
+                    unit="×",
+                    value=rivals[_MININET] / (times[hosts] + down[hosts]),
+                    at_least=True,
+                )
+            )
     if memory:
         _tell_constancy(report, {hosts: min(sample[0] for sample in seen[hosts]) for hosts in sizes}, memory)
     _measure_gossip(report)
@@ -350,9 +355,13 @@ def _measure_gossip(report: Report) -> None:
     started = time.perf_counter()
     with LocalLab(gossip.drawing(hosts, common.ROOT / "images" / "common"), say=report.say) as lab:
         talked = gossip.talk(
-            lab, neighbours=_NEIGHBOURS, impairment=Impairment(delay_s=0.02, loss_ratio=0.02), messages=5,
-            rate_per_s=10.0 if report.quick else 0.5, deadline_s=120.0,
-        )  # fmt: skip
+            lab,
+            neighbours=_NEIGHBOURS,
+            impairment=Impairment(delay_s=0.02, loss_ratio=0.02),
+            messages=5,
+            rate_per_s=10.0 if report.quick else 0.5,
+            deadline_s=120.0,
+        )
     took_s = time.perf_counter() - started
     lost = ", ".join(f"{count:,} {cause}" for cause, count in talked.causes.items())
     report.note(f"gossip: {talked.sent:,} messages between {len(talked.accounts):,} pairs; {lost or 'none lost'}.")
@@ -364,9 +373,14 @@ def _measure_gossip(report: Report) -> None:
         Check(name=f"{words}: pairs not explained by the oracle", value=len(talked.unexplained), bound=0, unit="")
     )
     report.check(
-        Check(name=f"{words}: messages sent", value=talked.sent if talked.complete else None, bound=planned, unit="",
-              at_least=True)
-    )  # fmt: skip
+        Check(
+            name=f"{words}: messages sent",
+            value=talked.sent if talked.complete else None,
+            bound=planned,
+            unit="",
+            at_least=True,
+        )
+    )
     report.check(Check(name=f"{words}: all of it, down included", value=took_s, bound=GOSSIP_S, unit="s"))
 
 

@@ -134,18 +134,28 @@ def _measure_engine(report: Report, engine: str) -> None:
             for src, dst, name in ways if number % 2 == 0 else reversed(ways):
                 rates[name].append(_goodput_bps(lab, src, dst))
     _check_latency(report, f"{engine}: one-way latency added to unimpaired packets", before, after, MOST_ADDED_S)
-    _check_latency(report, f"{engine}: the same, the impaired link carrying {1 / _BUSY_PACE_S:.0f} packets a second",
-                   before, busy, MOST_ADDED_S)  # fmt: skip
+    _check_latency(
+        report,
+        f"{engine}: the same, the impaired link carrying {1 / _BUSY_PACE_S:.0f} packets a second",
+        before,
+        busy,
+        MOST_ADDED_S,
+    )
     _check_latency(report, f"{engine}: idle round trip added", rtt_before, rtt_after, MOST_ADDED_RTT_S)
     impaired, plain = median(rates["impaired"]), median(rates["plain"])
     report.check(
         Check(
-            name=f"{engine}: TCP through a port impaired with 10 ms, median of {transfers}", value=impaired / 1e6,
-            bound=LEAST_BPS / 1e6, unit="Mbit/s", at_least=True,
-            rivals={"a port that nobody touched": f"{plain / 1e6:.0f} Mbit/s, {plain / impaired:.1f} times that",
-                    "unimpaired, same port": f"{median(rates['same port']) / 1e6:.0f} Mbit/s"},
+            name=f"{engine}: TCP through a port impaired with 10 ms, median of {transfers}",
+            value=impaired / 1e6,
+            bound=LEAST_BPS / 1e6,
+            unit="Mbit/s",
+            at_least=True,
+            rivals={
+                "a port that nobody touched": f"{plain / 1e6:.0f} Mbit/s, {plain / impaired:.1f} times that",
+                "unimpaired, same port": f"{median(rates['same port']) / 1e6:.0f} Mbit/s",
+            },
         )
-    )  # fmt: skip
+    )
     for name, figures in rates.items():
         report.note(f"{engine}: {name}: {', '.join(f'{rate / 1e6:.0f}' for rate in figures)} Mbit/s")
 
@@ -240,10 +250,15 @@ def _check_ratio(report: Report, name: str, ratios: Sequence[float]) -> None:
     low, high = _interval(sorted(ratios))
     report.check(
         Check(
-            name=f"{name}, median of {len(ratios)}", value=median(ratios), bound=LEAST_RATIO, unit="", at_least=True,
-            undecided=low < LEAST_RATIO <= high, bound_words=f"95 %: {low:.2f} to {high:.2f}",
+            name=f"{name}, median of {len(ratios)}",
+            value=median(ratios),
+            bound=LEAST_RATIO,
+            unit="",
+            at_least=True,
+            undecided=low < LEAST_RATIO <= high,
+            bound_words=f"95 %: {low:.2f} to {high:.2f}",
         )
-    )  # fmt: skip
+    )
 
 
 def _interval(ordered: Sequence[float]) -> tuple[float, float]:

@@ -110,11 +110,15 @@ def main(server: str) -> None:
     print(
         json.dumps(
             {
-                "response": _echo(server), "two writes": _two_writes(server), "goodput": rate_bps,
-                "bytes": sent_bytes, "acknowledged": _acknowledged(server), "received": _received(server),
+                "response": _echo(server),
+                "two writes": _two_writes(server),
+                "goodput": rate_bps,
+                "bytes": sent_bytes,
+                "acknowledged": _acknowledged(server),
+                "received": _received(server),
             }
         )
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -54,8 +54,11 @@ def main() -> int:
         watched = sockets.Sockets()
         received = payload.Payloads()
         operations = {
-            **inside.operations(), **connections.operations(), **watched.operations(), **received.operations()
-        }  # fmt: skip
+            **inside.operations(),
+            **connections.operations(),
+            **watched.operations(),
+            **received.operations(),
+        }
         protocol.serve(operations, sys.stdin.buffer, sys.stdout.buffer)
     elif role.role == "files":
         protocol.serve(files.operations(), sys.stdin.buffer, sys.stdout.buffer)

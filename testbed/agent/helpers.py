@@ -59,8 +59,11 @@ class Helpers:
             watched = sockets.Sockets()
             received = payload.Payloads()
             operations = {
-                **inside.operations(), **connections.operations(), **watched.operations(), **received.operations()
-            }  # fmt: skip
+                **inside.operations(),
+                **connections.operations(),
+                **watched.operations(),
+                **received.operations(),
+            }
             protocol.serve(operations, requests, replies)
 
         return self._serve_beside(ticket, serve)

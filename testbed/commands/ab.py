@@ -75,9 +75,14 @@ def ab(
         base, head = versions(undo, revision, base_images, head_images, dirty=dirty)
         make_folders(folder, "base", "head", "warm-up")
         plan = PairingPlan(
-            folder=folder, seed=seed, budget_s=budget_s, most_pairs=most_pairs, alpha=ALPHA, quantiles=quantiles,
+            folder=folder,
+            seed=seed,
+            budget_s=budget_s,
+            most_pairs=most_pairs,
+            alpha=ALPHA,
+            quantiles=quantiles,
             about={"base": base.name, "head": head.name, "pytest": pytest_args, "started": begun.isoformat()},
-        )  # fmt: skip
+        )
         arms = [
             Arm(
                 name=version.name,
@@ -97,9 +102,15 @@ def ab(
             ended = _INTERRUPTED
     say(f"{ended}; all results are in {near(folder)}: testbed compare {near(folder)}/base {near(folder)}/head")
     status = deliver(
-        pairs.comparison, pairs.runs, base=base.name, head=head.name, as_json=as_json, markdown=markdown,
-        report=folder / "index.html", fail_on=fail_on,
-    )  # fmt: skip
+        pairs.comparison,
+        pairs.runs,
+        base=base.name,
+        head=head.name,
+        as_json=as_json,
+        markdown=markdown,
+        report=folder / "index.html",
+        fail_on=fail_on,
+    )
     say(f"the report is {near(folder)}/index.html")
     return _STATUS_INTERRUPTED if ended == _INTERRUPTED else status
 
@@ -119,9 +130,14 @@ class Version:
 
 
 def _checked(
-    revision: str | None, base_images: Sequence[str], head_images: Sequence[str], *, aa: bool, budget: str,
+    revision: str | None,
+    base_images: Sequence[str],
+    head_images: Sequence[str],
+    *,
+    aa: bool,
+    budget: str,
     words: Sequence[str],
-) -> float:  # fmt: skip
+) -> float:
     """The budget in seconds. Raises UserError with all that is wrong."""
     problems = Problems()
     given = {"--base": revision, "--base-image": base_images, "--head-image": head_images}

@@ -87,8 +87,10 @@ def _lines(session: Session) -> Iterator[str]:
         if test.machine != machine:
             machine = test.machine
             yield as_text({"machine": machine})
-        runs = [{**run, "output": "", "output_left_out": run["output_left_out"] + len(run["output"])}
-                for run in test.last.content["programs"]]  # fmt: skip
+        runs = [
+            {**run, "output": "", "output_left_out": run["output_left_out"] + len(run["output"])}
+            for run in test.last.content["programs"]
+        ]
         yield as_text({"test": {**test.last.content, "programs": runs, "captures": []}})
     yield as_text({"end": session.end} if session.end is not None else end_line(duration_s=0.0, exit_status=0))
 
@@ -145,9 +147,12 @@ def _tests(sessions: Sequence[Session]) -> int:
 
 def _brief(session: Session) -> dict[str, object]:
     return {
-        "file": session.name, "started": session.started, "seed": session.seed, "machine": session.machine,
+        "file": session.name,
+        "started": session.started,
+        "seed": session.seed,
+        "machine": session.machine,
         "tests": [test.id for test in session.tests],
-    }  # fmt: skip
+    }
 
 
 baseline.add_command(save)

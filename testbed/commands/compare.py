@@ -33,9 +33,15 @@ from testbed.versions.runs import as_run, unlike
 @example("""testbed compare baseline.jsonl report/results.jsonl
              testbed compare report/ab/20260801-120000/base report/ab/20260801-120000/head""")
 def compare(
-    base: Path, head: Path, across: bool, quantiles: tuple[float, ...], as_json: bool, markdown: Path | None,
-    report: Path | None, fail_on: str,
-) -> int:  # fmt: skip
+    base: Path,
+    head: Path,
+    across: bool,
+    quantiles: tuple[float, ...],
+    as_json: bool,
+    markdown: Path | None,
+    report: Path | None,
+    fail_on: str,
+) -> int:
     """Judge the results HEAD against the results BASE: files, or folders of them; by pairs where seeds agree.
 
     Exit status 0 if nothing regressed, 1 if something did, 2 for wrong use or what cannot be compared, 3 if undecided.
@@ -50,9 +56,11 @@ def compare(
     if differences and not across:
         raise UserError(f"not compared, unless --across is given: {difference.how}" for difference in differences)
     judged = comparison.compare(
-        *runs, quantiles=quantiles, across=[difference.what for difference in differences],
+        *runs,
+        quantiles=quantiles,
+        across=[difference.what for difference in differences],
         problems=[session.cut for side in sessions for session in side if session.cut],
-    )  # fmt: skip
+    )
     return deliver(
         judged, runs, base=str(base), head=str(head), as_json=as_json, markdown=markdown, report=report, fail_on=fail_on
     )

@@ -152,10 +152,12 @@ def _columns(plan: SearchPlan, envelopes: dict[str, Envelope]) -> Iterator[words
             failures = [failure for failure in envelope.failures if failure.column == number and failure.replays]
             mildest = min(failures, key=lambda failure: failure.level, default=None)
             yield words.Column(
-                version=version, link="" if plan.across is None else plan.across.at(number), interval=interval,
+                version=version,
+                link="" if plan.across is None else plan.across.at(number),
+                interval=interval,
                 runs=[*zip(search.passed, search.failed, strict=True)],
                 replay=None if mildest is None else mildest.replays[0],
-            )  # fmt: skip
+            )
 
 
 def _progress(progress: SearchProgress, plan: SearchPlan, envelopes: dict[str, Envelope]) -> Iterator[str]:
@@ -171,9 +173,14 @@ def _deliver(plan: SearchPlan, searching: Searching, *, named: dict[str, str], e
     """Print what was found, and write it into the folder. Raises UserError if it cannot be written."""
     columns = [*_columns(plan, searching.envelopes)]
     document = {
-        "ended": ended, "versions": named, "probability": plan.probability, "confidence": _CONFIDENCE,
-        "seed": plan.seed, "invalid_runs": searching.invalid, **words.as_json(plan.axis, columns),
-    }  # fmt: skip
+        "ended": ended,
+        "versions": named,
+        "probability": plan.probability,
+        "confidence": _CONFIDENCE,
+        "seed": plan.seed,
+        "invalid_runs": searching.invalid,
+        **words.as_json(plan.axis, columns),
+    }
     if as_json:
         OUT.print_json(as_text(document))
     else:

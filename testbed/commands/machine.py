@@ -89,9 +89,11 @@ def profiles(words: bool, as_json: bool, name: str | None) -> int:
 @click.option("--base-reachable", is_flag=True, help="Exit status 1 if the base image is neither here nor pullable.")
 @click.option("--names", is_flag=True, help="Print their names, which change with their content; needs no engine.")
 @click.option(
-    "--archive", type=click.Path(path_type=Path), metavar="FILE",
+    "--archive",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Load the agent's image from this archive; if it is not in it, build it and write the archive (for CI).",
-)  # fmt: skip
+)
 @click.option("--unpacked", is_flag=True, help="List the images that local labs have unpacked: size and last use.")
 @click.option("--remove", metavar="NAME", help="Remove such an image, by name or id, or `all`; not one that is in use.")
 @example("""testbed images

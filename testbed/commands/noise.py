@@ -31,9 +31,13 @@ def measure(words: Sequence[str]) -> tuple[Comparison, float]:
     with tempfile.TemporaryDirectory(prefix="testbed-noise-") as name:
         folder = Path(name)
         plan = PairingPlan(
-            folder=folder, seed=secrets.randbelow(1 << 31), budget_s=BUDGET_S, most_pairs=None, alpha=ALPHA,
+            folder=folder,
+            seed=secrets.randbelow(1 << 31),
+            budget_s=BUDGET_S,
+            most_pairs=None,
+            alpha=ALPHA,
             to_the_end=True,
-        )  # fmt: skip
+        )
         arms = [
             Arm(name=side, folder=Path.cwd(), words=words, log=folder / f"{side}.log", fresh=False)
             for side in ("base", "head")
@@ -53,9 +57,12 @@ def effects(comparison: Comparison) -> Iterator[dict[str, Any]]:
         if cell.decides and not cell.of_outcome:
             smallest = {pairs: findable(cell, pairs, alpha=ALPHA, cells=len(comparison.judged)) for pairs in PAIRS}
             yield {
-                "test": cell.test, "metric": cell.name, "links": cell.links, "spread": cell.spread,
+                "test": cell.test,
+                "metric": cell.name,
+                "links": cell.links,
+                "spread": cell.spread,
                 "findable": smallest,
-            }  # fmt: skip
+            }
 
 
 def show(console: Console, comparison: Comparison, pair_s: float) -> None:
@@ -70,8 +77,9 @@ def show(console: Console, comparison: Comparison, pair_s: float) -> None:
         f"The smallest effects that so many pairs find in nine of ten comparisons; from {comparison.base_runs} pairs "
         f"of these tests against themselves on this machine now (load {os.getloadavg()[0]:.1f}), with false alarms at "
         f"most {ALPHA:.0%} over {len(comparison.judged)} cells.",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _percent(value: float) -> str:

@@ -51,10 +51,14 @@ def load_all(path: Path) -> list[Session]:
 def as_json(session: Session) -> dict[str, object]:
     """A session as one object: the head, the tests, the end."""
     return {
-        "schema": written.SCHEMA, "started": session.started, "seed": session.seed, "machine": session.machine,
-        "tests": [test.last.content for test in session.tests], "end": session.end,
+        "schema": written.SCHEMA,
+        "started": session.started,
+        "seed": session.seed,
+        "machine": session.machine,
+        "tests": [test.last.content for test in session.tests],
+        "end": session.end,
         "incomplete": session.incomplete or None,
-    }  # fmt: skip
+    }
 
 
 @command()

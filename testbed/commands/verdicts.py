@@ -29,9 +29,12 @@ report_option = click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE", help="Also write a report as a page of HTML."
 )
 fail_on_option = click.option(
-    "--fail-on", type=click.Choice(["regressed", "undecided", "never"]), default="undecided", show_default=True,
+    "--fail-on",
+    type=click.Choice(["regressed", "undecided", "never"]),
+    default="undecided",
+    show_default=True,
     help="What ends with a status other than 0: what regressed alone, what is undecided too, or nothing.",
-)  # fmt: skip
+)
 
 
 def deliver(

@@ -101,7 +101,7 @@ def with_images(config: dict[str, Any], images: Mapping[str, str]) -> dict[str, 
     if strangers := [name for name in images if name not in services]:
         raise InvalidComposeError(
             f"an image for service {shown(name)}: {unknown(name, services)}" for name in strangers
-        )  # fmt: skip
+        )
     for name, image in images.items():
         services[name] = {key: value for key, value in services[name].items() if key not in ("build", "pull_policy")}
         services[name]["image"] = image

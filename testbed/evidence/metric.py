@@ -77,8 +77,9 @@ class Metric:
         """With the samples of another of the same name behind its own. Raises InvalidValueError if they differ."""
         problems = [
             f"record({shown(self.name)}): {word}={shown(getattr(other, word))}, and before {shown(getattr(self, word))}"
-            for word in ("unit", "better", "least_effect", "group") if getattr(self, word) != getattr(other, word)
-        ]  # fmt: skip
+            for word in ("unit", "better", "least_effect", "group")
+            if getattr(self, word) != getattr(other, word)
+        ]
         if problems:
             raise InvalidValueError(problems)
         return Metric(**{**vars(self), "values": self.values + other.values})
@@ -123,9 +124,13 @@ def recorded(
         problems.append(f"record({shown(name)}, {shown(wrong[0])}): must be a finite number{more}")
     problems.tell()
     return Metric(
-        name=str(name), values=tuple(map(float, samples)), unit=str(unit), better=str(better),
-        least_effect=ratio, group=group,
-    )  # fmt: skip
+        name=str(name),
+        values=tuple(map(float, samples)),
+        unit=str(unit),
+        better=str(better),
+        least_effect=ratio,
+        group=group,
+    )
 
 
 def _one_line(text: str) -> str:

@@ -168,9 +168,12 @@ class _Reader:
         if not problems:
             self.tests.pop(content["id"], None)  # of a test that was run again, the last line counts
             self.tests[content["id"]] = StoredTest(
-                id=content["id"], profile=content["profile"], flaky=content["flaky"], machine=self.machine,
+                id=content["id"],
+                profile=content["profile"],
+                flaky=content["flaky"],
+                machine=self.machine,
                 attempts=tuple(attempt for attempt in attempts if attempt is not None),
-            )  # fmt: skip
+            )
 
     def session(self) -> Session:
         """What was read. Raises InvalidValueError."""
@@ -179,9 +182,14 @@ class _Reader:
         if self.problems or self.head is None:
             raise InvalidValueError(self.problems)
         return Session(
-            name=self.name, started=self.head["started"], seed=self.head["seed"], machine=self.machine,
-            tests=tuple(self.tests.values()), end=self.end, cut=self.cut,
-        )  # fmt: skip
+            name=self.name,
+            started=self.head["started"],
+            seed=self.head["seed"],
+            machine=self.machine,
+            tests=tuple(self.tests.values()),
+            end=self.end,
+            cut=self.cut,
+        )
 
 
 def _attempt(where: str, content: object, problems: list[str]) -> StoredAttempt | None:
@@ -249,9 +257,14 @@ def _wrong(where: str, whose: str, content: Mapping[str, Any], known: _Kinds) ->
 
 
 _NAMES: dict[Any, str] = {
-    str: "text", int: "a whole number", float: "a finite number", bool: "true or false", list: "a list",
-    Mapping: "an object", None: "null",
-}  # fmt: skip
+    str: "text",
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    list: "a list",
+    Mapping: "an object",
+    None: "null",
+}
 
 
 def _is(value: object, kind: Any) -> bool:

@@ -149,9 +149,13 @@ def _read(place: Path) -> CachedImage | None:
         record: Mapping[str, Any] = json.loads((place / _RECORD).read_text(encoding="utf-8"))
         used_at = (place / _RECORD).stat().st_mtime
         return CachedImage(
-            content=record["content"], folder=place, names=tuple(record["names"]), size_bytes=record["size_bytes"],
-            used_at=used_at, lost=record["lost"],
-        )  # fmt: skip
+            content=record["content"],
+            folder=place,
+            names=tuple(record["names"]),
+            size_bytes=record["size_bytes"],
+            used_at=used_at,
+            lost=record["lost"],
+        )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
 

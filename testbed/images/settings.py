@@ -12,9 +12,15 @@ SHELL = ("/bin/sh", "-c")
 _NS = 1e-9
 # The kernel's names of processors (uname(2)), and those of images (Go's GOARCH).
 _ARCHITECTURES = {
-    "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "ppc64le": "ppc64le",
-    "s390x": "s390x", "riscv64": "riscv64",
-}  # fmt: skip
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i686": "386",
+    "ppc64le": "ppc64le",
+    "s390x": "s390x",
+    "riscv64": "riscv64",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,8 +200,10 @@ class Cells:
 def cells(base: Sequence[Run], head: Sequence[Run], *, paired: bool, quantiles: Sequence[float] = ()) -> Cells:
     """Every cell that both versions have. ``paired``: runs at the same place are of one pair, and stay together."""
     collected = Cells()
-    tests = {name: list(dict.fromkeys(test for run in runs for test in run.tests))
-             for name, runs in (("base", base), ("head", head))}  # fmt: skip
+    tests = {
+        name: list(dict.fromkeys(test for run in runs for test in run.tests))
+        for name, runs in (("base", base), ("head", head))
+    }
     for name, other in (("base", "head"), ("head", "base")):
         if alone := tuple(test for test in tests[name] if test not in tests[other]):
             collected.only[name] = alone
@@ -253,9 +255,14 @@ def _failures(test: str, base: Sequence[TestRun], head: Sequence[TestRun]) -> Ce
 
 
 def _metrics(
-    collected: Cells, test: str, base: Sequence[TestRun], head: Sequence[TestRun], *, paired: bool,
+    collected: Cells,
+    test: str,
+    base: Sequence[TestRun],
+    head: Sequence[TestRun],
+    *,
+    paired: bool,
     quantiles: Sequence[float],
-) -> None:  # fmt: skip
+) -> None:
     has_own = any(metric.group in _OWN for run in (*base, *head) for metric in run.metrics.values())
     in_base = dict.fromkeys(name for run in base for name in run.metrics)
     in_head = {name for run in head for name in run.metrics}
@@ -275,9 +282,14 @@ def _metrics(
             collected.not_judged[name] = None
         else:
             made = partial(
-                Cell, test=test, metric=name, links=in_words(head[0]), unit=first.unit, better=first.better,
+                Cell,
+                test=test,
+                metric=name,
+                links=in_words(head[0]),
+                unit=first.unit,
+                better=first.better,
                 decides=first.group in _OWN or (first.group == _PROGRAMS and not has_own),
-            )  # fmt: skip
+            )
             collected.cells += _parts(collected, where, made, sides[0], sides[1], quantiles)
 
 
@@ -292,9 +304,13 @@ def _contradiction(sides: Sequence[Sequence[Metric]]) -> str:
 
 
 def _parts(
-    collected: Cells, where: str, made: Callable[..., Cell], base: Sequence[Metric], head: Sequence[Metric],
+    collected: Cells,
+    where: str,
+    made: Callable[..., Cell],
+    base: Sequence[Metric],
+    head: Sequence[Metric],
     quantiles: Sequence[float],
-) -> Iterator[Cell]:  # fmt: skip
+) -> Iterator[Cell]:
     """The cells of one metric: one, or body, tail and quantiles."""
     several = any(len(metric.values) > 1 for metric in (*base, *head))
     body = [tuple(metric.median for metric in side) for side in (base, head)]

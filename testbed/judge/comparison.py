@@ -120,7 +120,7 @@ def compare(
     else:
         thrown = tuple(
             f"{run.source}: {test.id}: {test.reason or ''}" for run in (*base, *head) if (test := run.invalid)
-        )  # fmt: skip
+        )
         base_runs, head_runs = ([run for run in runs if run.invalid is None] for runs in (base, head))
     collected = cells(base_runs, head_runs, paired=bool(pairs), quantiles=quantiles)
     judged = judge(collected.cells, paired=bool(pairs), alpha=alpha, brief=brief)
@@ -163,12 +163,17 @@ def _broken(judged: Sequence[Judged], head: Sequence[Run]) -> tuple[Broken, ...]
         failed = _failed(head, cell.test)
         broken.append(
             Broken(
-                test=cell.test, links=cell.links, base_failed=round(sum(cell.base)), base_runs=len(cell.base),
-                head_failed=round(sum(cell.head)), head_runs=len(cell.head),
-                reason=failed.reason or "", replay=failed.replay,
+                test=cell.test,
+                links=cell.links,
+                base_failed=round(sum(cell.base)),
+                base_runs=len(cell.base),
+                head_failed=round(sum(cell.head)),
+                head_runs=len(cell.head),
+                reason=failed.reason or "",
+                replay=failed.replay,
                 change=result.change,
             )
-        )  # fmt: skip
+        )
     return tuple(sorted(broken, key=lambda test: test.base_failed - test.head_failed))
 
 

@@ -74,10 +74,12 @@ def _curves(levels: int, probability: float) -> _PassCurves:
         for lapse in _LAPSES
     ]
     passes = tuple(
-        tuple(min(max((1 - lapse) / (1 + math.exp(min((level - middle) / slope, 700.0))), _STRONGEST), 1 - _STRONGEST)
-              for middle, slope, lapse in forms)
+        tuple(
+            min(max((1 - lapse) / (1 + math.exp(min((level - middle) / slope, 700.0))), _STRONGEST), 1 - _STRONGEST)
+            for middle, slope, lapse in forms
+        )
         for level in range(levels)
-    )  # fmt: skip
+    )
     return _PassCurves(
         logs=tuple((tuple(math.log1p(-p) for p in row), tuple(math.log(p) for p in row)) for row in passes),
         passes=passes,

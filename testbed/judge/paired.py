@@ -43,20 +43,26 @@ def of_pairs(cell: Cell, log_threshold: float, *, brief: bool = False) -> Judged
         findable = -math.expm1(-log_threshold / len(oriented))
     ends = sorted((cell.worse * low, cell.worse * high))
     return Judged(
-        cell=cell, change=change, effect=cell.as_effect(cell.worse * middle), low=cell.as_effect(ends[0]),
-        high=cell.as_effect(ends[1]), findable=findable,
+        cell=cell,
+        change=change,
+        effect=cell.as_effect(cell.worse * middle),
+        low=cell.as_effect(ends[0]),
+        high=cell.as_effect(ends[1]),
+        findable=findable,
         more=_more(bets, log_threshold) if change is Change.UNDECIDED else None,
-    )  # fmt: skip
+    )
 
 
 def _bets(cell: Cell) -> _Bets:
     oriented = [cell.worse * difference for difference in cell.differences]
     margin, signs_alone = cell.margin, cell.kind is Kind.DIFFERENCE
     return _Bets(
-        oriented=oriented, margin=margin, signs_alone=signs_alone,
+        oriented=oriented,
+        margin=margin,
+        signs_alone=signs_alone,
         at_worse=betting.evidence(oriented, margin, signs_alone=signs_alone),
         at_better=betting.evidence(oriented, -margin, signs_alone=signs_alone),
-    )  # fmt: skip
+    )
 
 
 def _change(bets: _Bets, log_threshold: float) -> Change:

@@ -159,9 +159,14 @@ class Carriage:
         self._fetched_at = 0.0
 
     def timed(
-        self, evidence: LinkEvidence, ref: LinkRef, port: Port, impairment: Impairment | None, *,
+        self,
+        evidence: LinkEvidence,
+        ref: LinkRef,
+        port: Port,
+        impairment: Impairment | None,
+        *,
         nothing_passes: bool = False,
-    ) -> tuple[LinkEvidence, list[str]]:  # fmt: skip
+    ) -> tuple[LinkEvidence, list[str]]:
         """A link's evidence with the lateness of its carrier, and whether the test does not count because of it.
 
         ``nothing_passes``: the link loses everything, so only a carrier that stood still matters.

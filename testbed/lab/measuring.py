@@ -113,9 +113,12 @@ class Measuring:
         """The metrics of the chosen groups."""
         ran = list(programs)
         metrics = [
-            *of_programs(ran), *of_processors(ran, self.used_s), *of_payload(self.received, ran, self.body_s),
-            *of_links(links), *of_hosts(self.counted),
-        ]  # fmt: skip
+            *of_programs(ran),
+            *of_processors(ran, self.used_s),
+            *of_payload(self.received, ran, self.body_s),
+            *of_links(links),
+            *of_hosts(self.counted),
+        ]
         return [metric for metric in metrics if metric.group in self.groups]
 
 

@@ -25,8 +25,11 @@ from testbed.report.page import (
 from testbed.text import visible
 
 _TONES: dict[Verdict, Tone] = {
-    Verdict.HOLDS: "good", Verdict.HOLDS_WITHIN: "mild", Verdict.FAILS: "bad", Verdict.INVALID: "odd",
-}  # fmt: skip
+    Verdict.HOLDS: "good",
+    Verdict.HOLDS_WITHIN: "mild",
+    Verdict.FAILS: "bad",
+    Verdict.INVALID: "odd",
+}
 _LEAD = (
     "“The development of the TCP protocol in Python” (G. Zholdangarova, 2020) says of TCP that it met all "
     "expectations, “without delays and losses”. Its evidence was one message on loopback. Here each of its claims is "
@@ -60,20 +63,30 @@ class ClaimPage:
 
 def index_page(pages: Sequence[ClaimPage], about: Mapping[str, str]) -> str:
     """The verdicts, one claim per line. ``about``: the conditions of the whole run."""
-    counts = [(finding.of("claim"), sum(page.outcome.finding is finding for page in pages), tone)
-              for finding, tone in _TONES.items()]  # fmt: skip
+    counts = [
+        (finding.of("claim"), sum(page.outcome.finding is finding for page in pages), tone)
+        for finding, tone in _TONES.items()
+    ]
     table = Table(
-        title="", heads=("claim", "what the paper says", "what is true", "verdict"),
+        title="",
+        heads=("claim", "what the paper says", "what is true", "verdict"),
         links=[page.file for page in pages],
-        rows=[(f"{page.id} {page.name}", page.text, visible(page.outcome.sentence), page.outcome.finding.of("claim"))
-              for page in pages],
+        rows=[
+            (f"{page.id} {page.name}", page.text, visible(page.outcome.sentence), page.outcome.finding.of("claim"))
+            for page in pages
+        ],
         tones=[_TONES[page.outcome.finding] for page in pages],
-    )  # fmt: skip
-    return render(Page(
-        title="The paper's claims, tested", lead=_LEAD, before=[table],
-        counts=[(word, count, tone) for word, count, tone in counts if count],
-        notes=[_WORDS], facts=list(about.items()),
-    ))  # fmt: skip
+    )
+    return render(
+        Page(
+            title="The paper's claims, tested",
+            lead=_LEAD,
+            before=[table],
+            counts=[(word, count, tone) for word, count, tone in counts if count],
+            notes=[_WORDS],
+            facts=list(about.items()),
+        )
+    )
 
 
 def claim_page(page: ClaimPage, *, before: ClaimPage | None = None, after: ClaimPage | None = None) -> str:
@@ -138,12 +151,16 @@ def frame_chart(frame: Frame) -> Nested:
     return Nested(
         title=frame.title,
         layers=[
-            NestedLayer(name=part.name, size_bytes=part.size_bytes, text=part.text,
-                  above=f"{part.tcp_ip or 'no layer'} (OSI: {', '.join(part.osi) or 'none'})")
+            NestedLayer(
+                name=part.name,
+                size_bytes=part.size_bytes,
+                text=part.text,
+                above=f"{part.tcp_ip or 'no layer'} (OSI: {', '.join(part.osi) or 'none'})",
+            )
             for part in frame.parts
         ],
         below=f"wire (OSI: 1 physical): {total:,} bytes, as signals",
-    )  # fmt: skip
+    )
 
 
 def chart(plot: Plot) -> Curves | Bars | None:

@@ -25,12 +25,14 @@ def fingerprint(root: Path) -> Mapping[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "congestion_control": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
         "versions": {
-            "testbed": version("pytest-testbed"), "python": platform.python_version(), "pytest": version("pytest"),
+            "testbed": version("pytest-testbed"),
+            "python": platform.python_version(),
+            "pytest": version("pytest"),
         },
         "git": _git(root),
         "lab": None,
         "netem": None,
-    }  # fmt: skip
+    }
 
 
 def _cpu_models() -> Iterator[str]:

@@ -151,9 +151,11 @@ class ResultsFile:
         from testbed.evidence.results import end
 
         content = end(
-            duration_s=(datetime.now(UTC) - self._started).total_seconds(), exit_status=int(session.exitstatus),
-            problems=list(dict.fromkeys(problems)), not_up=not_up,
-        )  # fmt: skip
+            duration_s=(datetime.now(UTC) - self._started).total_seconds(),
+            exit_status=int(session.exitstatus),
+            problems=list(dict.fromkeys(problems)),
+            not_up=not_up,
+        )
         self._append(content)
         if self._lines is not None:
             self._lines.close()

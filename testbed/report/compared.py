@@ -14,8 +14,11 @@ from testbed.report.results import machine_rows
 from testbed.text import visible
 
 _TONES: dict[Change, Tone] = {
-    Change.REGRESSED: "bad", Change.UNDECIDED: "mild", Change.IMPROVED: "good", Change.SAME: "none",
-}  # fmt: skip
+    Change.REGRESSED: "bad",
+    Change.UNDECIDED: "mild",
+    Change.IMPROVED: "good",
+    Change.SAME: "none",
+}
 _ORDER = list(Change)
 _MOST_SAMPLES = 1000
 """Of one metric and version that are drawn; of more, as many as evenly as that goes."""
@@ -38,8 +41,9 @@ def page(
         facts=list(machine_rows(machine)) if machine else [],
         counts=[count for count in counts if count[1]],
         notes=[visible(note) for note in (*comparison.problems, *words.notes(comparison), words.how(comparison))],
-        cells=cells, open_first=bool(cells) and cells[0].word in (Change.REGRESSED, Change.IMPROVED),
-    )  # fmt: skip
+        cells=cells,
+        open_first=bool(cells) and cells[0].word in (Change.REGRESSED, Change.IMPROVED),
+    )
 
 
 def _worst(group: Sequence[Judged]) -> int:
@@ -57,19 +61,28 @@ def _cell(comparison: Comparison, group: list[Judged], base: Sequence[Run], head
             if broken.replay:
                 parts.append(Text(title="To run it again", text=visible(broken.replay), copied=True))
     rows = {id(judged): row for judged, row in words.rows(comparison)}
-    parts.append(Table(
-        title="Metrics", heads=_HEADS, numeric_from=1, tones=[_TONES[judged.change] for judged in ordered],
-        rows=[[visible(text) for text in (*rows[id(judged)][3:], rows[id(judged)][0])] for judged in ordered],
-    ))  # fmt: skip
+    parts.append(
+        Table(
+            title="Metrics",
+            heads=_HEADS,
+            numeric_from=1,
+            tones=[_TONES[judged.change] for judged in ordered],
+            rows=[[visible(text) for text in (*rows[id(judged)][3:], rows[id(judged)][0])] for judged in ordered],
+        )
+    )
     charts = [chart for judged in ordered for chart in _charts(comparison, judged, base, head)]
     if charts:
         parts.append(Charts(title="Base and head", charts=charts))
     changed = [judged.cell.name for judged in ordered if judged.change is change]
     brief = "" if change is Change.SAME else f"{changed[0]}{f' and {len(changed) - 1} more' if changed[1:] else ''}"
     return MatrixCell(
-        row=visible(first.cell.test), column=visible(first.cell.links), word=str(change), tone=_TONES[change],
-        brief=visible(brief), parts=parts,
-    )  # fmt: skip
+        row=visible(first.cell.test),
+        column=visible(first.cell.links),
+        word=str(change),
+        tone=_TONES[change],
+        brief=visible(brief),
+        parts=parts,
+    )
 
 
 def _charts(comparison: Comparison, judged: Judged, base: Sequence[Run], head: Sequence[Run]) -> Iterator[Chart]:
@@ -77,9 +90,13 @@ def _charts(comparison: Comparison, judged: Judged, base: Sequence[Run], head: S
     if cell.of_outcome:
         return
     yield Pairs(
-        title=f"{visible(cell.name)}: {judged.change}", unit=cell.unit, base=cell.base, head=cell.head,
-        paired=comparison.paired, ratio=cell.kind is Kind.RATIO,
-    )  # fmt: skip
+        title=f"{visible(cell.name)}: {judged.change}",
+        unit=cell.unit,
+        base=cell.base,
+        head=cell.head,
+        paired=comparison.paired,
+        ratio=cell.kind is Kind.RATIO,
+    )
     samples = {name: samples_of(runs, cell.test, cell.metric) for name, runs in (("base", base), ("head", head))}
     if cell.part in ("", "median") and all(samples.values()) and sum(map(len, samples.values())) > len(cell.base) * 2:
         yield Points(title=f"{visible(cell.metric)}: every sample of runs that passed", unit=cell.unit, groups=samples)

@@ -28,9 +28,11 @@ _ORDER = list(Change)
 def headline(comparison: Comparison) -> str:
     """The verdict in one line."""
     counts = ", ".join(f"{len(cells)} {change}" for change in Change if (cells := comparison.of(change)))
-    runs = f"{comparison.base_runs} pairs" if comparison.paired else (
-        f"{comparison.base_runs} runs of base and {comparison.head_runs} of head"
-    )  # fmt: skip
+    runs = (
+        f"{comparison.base_runs} pairs"
+        if comparison.paired
+        else (f"{comparison.base_runs} runs of base and {comparison.head_runs} of head")
+    )
     across = f", across different {' and '.join(comparison.across)}" if comparison.across else ""
     return f"{str(comparison.change).upper()}{across}: {counts or 'nothing could be judged'} ({runs})"
 

@@ -92,17 +92,23 @@ def as_json(axis: Axis, columns: Sequence[Column]) -> Mapping[str, Any]:
         "values": list(axis.texts),
         "columns": [
             {
-                "version": column.version, "link": column.link, "held": held(axis, column.interval),
+                "version": column.version,
+                "link": column.link,
+                "held": held(axis, column.interval),
                 "fails_from": fails_from(axis, column.interval),
                 "levels_that_hold": [column.interval.first, column.interval.last],
-                "passed": [passed for passed, _ in column.runs], "failed": [failed for _, failed in column.runs],
+                "passed": [passed for passed, _ in column.runs],
+                "failed": [failed for _, failed in column.runs],
                 "replay": column.replay,
-                **({"change": change(base.interval, column.interval)}
-                   if column.version == "head" and (base := bases.get(column.link)) else {}),
+                **(
+                    {"change": change(base.interval, column.interval)}
+                    if column.version == "head" and (base := bases.get(column.link))
+                    else {}
+                ),
             }
             for column in columns
         ],
-    }  # fmt: skip
+    }
 
 
 # --- the page ----------------------------------------------------------------------------------------
@@ -113,13 +119,14 @@ def page_of(
 ) -> Page:
     """The report: a map where two words were varied, and by column the runs at each value."""
     return Page(
-        title="Resilience envelope", rows="version",
-        lead="; ".join(_lead(axis, columns)) + f". All together with {format_ratio(confidence)} "
-        f"confidence.",
+        title="Resilience envelope",
+        rows="version",
+        lead="; ".join(_lead(axis, columns)) + f". All together with {format_ratio(confidence)} confidence.",
         facts=facts,
         before=[] if across is None else [Charts(title="Map", charts=[_map(axis, across, columns)])],
-        cells=[_cell(axis, column) for column in columns], open_first=True,
-    )  # fmt: skip
+        cells=[_cell(axis, column) for column in columns],
+        open_first=True,
+    )
 
 
 def _lead(axis: Axis, columns: Sequence[Column]) -> Iterator[str]:
@@ -147,10 +154,12 @@ def _map(axis: Axis, across: Axis, columns: Sequence[Column]) -> Curves:
             line = curves.setdefault(f"{column.version} fails from", [])
             line += [*([(x, line[-1][1])] if line else []), (x, ys[interval.last])]
     return Curves(
-        title=f"The worst {axis.word} that holds", x=f"{across.word} ({_unit(across)})",
-        y=f"{axis.word} ({_unit(axis)})", curves=curves,
+        title=f"The worst {axis.word} that holds",
+        x=f"{across.word} ({_unit(across)})",
+        y=f"{axis.word} ({_unit(axis)})",
+        curves=curves,
         dashed=[name for name in curves if name.endswith("fails from")],
-    )  # fmt: skip
+    )
 
 
 def _unit(axis: Axis) -> str:
@@ -187,6 +196,9 @@ def _cell(axis: Axis, column: Column) -> MatrixCell:
             Text(title="A failed run again, on the mildest link that had one", text=column.replay, copied=True)
         )
     return MatrixCell(
-        row=column.version, column=column.link or axis.word, word=sentence(axis, interval),
-        tone="none" if known else "odd", parts=parts,
-    )  # fmt: skip
+        row=column.version,
+        column=column.link or axis.word,
+        word=sentence(axis, interval),
+        tone="none" if known else "odd",
+        parts=parts,
+    )

@@ -212,9 +212,12 @@ def render(page: Page) -> str:
 
     folder = resource("testbed/report/assets")
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # groups are drawn in their order
     template = environment.get_template("report.html.j2")
     own = {name: Markup((folder / name).read_text(encoding="utf-8")) for name in ("report.css", *_SCRIPTS)}  # noqa: S704  # ours
@@ -226,9 +229,15 @@ def render(page: Page) -> str:
         return len(charts) - 1
 
     return template.render(
-        page=page, columns=list(dict.fromkeys(cell.column for cell in page.cells)), table=_matrix(page.cells),
-        style=own["report.css"], scripts=[own[name] for name in _SCRIPTS], place=place, charts=charts, kind=_kind,
-    )  # fmt: skip
+        page=page,
+        columns=list(dict.fromkeys(cell.column for cell in page.cells)),
+        table=_matrix(page.cells),
+        style=own["report.css"],
+        scripts=[own[name] for name in _SCRIPTS],
+        place=place,
+        charts=charts,
+        kind=_kind,
+    )
 
 
 def _kind(part: Part) -> str:

@@ -62,10 +62,16 @@ def asked_words(test: Mapping[str, Any]) -> list[str]:
 def machine_rows(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is known of a machine, as names and values for people."""
     git = machine.get("git")
-    for key, name in (("kernel", "kernel"),
-                      ("lab", "lab"), ("netem", "netem"), ("netem_kernel", "netem's kernel"), ("tc", "tc"),
-                      ("processor", "processor"), ("processors", "processors"),
-                      ("congestion_control", "congestion control")):  # fmt: skip
+    for key, name in (
+        ("kernel", "kernel"),
+        ("lab", "lab"),
+        ("netem", "netem"),
+        ("netem_kernel", "netem's kernel"),
+        ("tc", "tc"),
+        ("processor", "processor"),
+        ("processors", "processors"),
+        ("congestion_control", "congestion control"),
+    ):
         if machine.get(key) is not None:
             yield name, str(machine[key])
     if git is not None:

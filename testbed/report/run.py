@@ -14,9 +14,12 @@ from testbed.report.results import asked_words, machine_rows
 from testbed.text import shortened, visible
 
 TONES: dict[Verdict, Tone] = {
-    Verdict.HOLDS: "good", Verdict.FAILS: "bad", Verdict.INVALID: "odd", Verdict.SKIPPED: "mild",
+    Verdict.HOLDS: "good",
+    Verdict.FAILS: "bad",
+    Verdict.INVALID: "odd",
+    Verdict.SKIPPED: "mild",
     Verdict.UNKNOWN: "mild",
-}  # fmt: skip
+}
 _MOST_OUTPUT = 2_000_000
 """Characters of programs' output in a whole report: so that its size has an end; of what did not pass first."""
 _MOST_REASON = 20_000
@@ -35,14 +38,21 @@ def page(session: Session) -> Page:
     end = session.end or {}
     notes = [f"{session.incomplete}: it was killed, or broke off."] if session.incomplete else []
     notes += [*end.get("problems", ()), *([end["not_up"]] if end.get("not_up") else [])]
-    notes += [f"{test.id}: flaky: {', '.join(attempt.outcome.of('test') for attempt in test.attempts)}"
-              for test in tests if test.flaky]  # fmt: skip
+    notes += [
+        f"{test.id}: flaky: {', '.join(attempt.outcome.of('test') for attempt in test.attempts)}"
+        for test in tests
+        if test.flaky
+    ]
     facts = [("started", session.started), ("seed", str(session.seed)), *machine_rows(session.machine)]
     return Page(
-        title="testbed: tests over bad networks", lead=lead, facts=facts, notes=[visible(note) for note in notes],
+        title="testbed: tests over bad networks",
+        lead=lead,
+        facts=facts,
+        notes=[visible(note) for note in notes],
         counts=[(verdict.of("test"), counts[verdict], tone) for verdict, tone in TONES.items() if counts[verdict]],
-        cells=[_cell(test, outputs[test.id]) for test in tests], open_first=len(tests) == 1,
-    )  # fmt: skip
+        cells=[_cell(test, outputs[test.id]) for test in tests],
+        open_first=len(tests) == 1,
+    )
 
 
 def column(test: StoredTest) -> str:
@@ -76,9 +86,13 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> MatrixCell:
         parts.append(Text(title="Packets, for Wireshark", text=files))
     parts += _earlier(test.attempts[:-1])
     return MatrixCell(
-        row=row(test), column=column(test), word=last.outcome.of("test"), tone=TONES.get(last.outcome, "none"),
-        brief=", ".join(brief), parts=parts,
-    )  # fmt: skip
+        row=row(test),
+        column=column(test),
+        word=last.outcome.of("test"),
+        tone=TONES.get(last.outcome, "none"),
+        brief=", ".join(brief),
+        parts=parts,
+    )
 
 
 def links(evidence: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
@@ -88,8 +102,10 @@ def links(evidence: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         proof = ", ".join(f"{level.replace('_', '-')} {verdict}" for level, verdict in link["proof"].items())
         yield Table(
             title=f"{link['link']} on {link['network']}: {proof}",
-            heads=("field", "asked", "kernel", "seen", "how", "verdict"), rows=rows, tones=tones,
-        )  # fmt: skip
+            heads=("field", "asked", "kernel", "seen", "how", "verdict"),
+            rows=rows,
+            tones=tones,
+        )
         notes = [("problem", note) for note in link["problems"]] + [("warning", note) for note in link["warnings"]]
         if notes:
             tones = ["bad" if kind == "problem" else "mild" for kind, _ in notes]
@@ -116,9 +132,11 @@ def metrics(recorded: Sequence[Metric]) -> Iterator[Table | Charts]:
         better = metric.better or ""
         rows.append([metric.name, better, metric.group, str(len(metric.values)), metric.text(metric.median), *ends])
     yield Table(
-        title="Metrics", heads=("metric", "better", "group", "samples", "median", "least", "most"), numeric_from=3,
+        title="Metrics",
+        heads=("metric", "better", "group", "samples", "median", "least", "most"),
+        numeric_from=3,
         rows=[_shown(cells) for cells in rows],
-    )  # fmt: skip
+    )
     charts: list[Chart] = [
         Points(title=metric.name, unit=metric.unit, groups={"samples": metric.values})
         for metric in recorded
@@ -130,17 +148,24 @@ def metrics(recorded: Sequence[Metric]) -> Iterator[Table | Charts]:
 
 def over_time(title: str, series: Sequence[Mapping[str, Any]]) -> OverTime:
     """What was observed, on one axis of time."""
-    return OverTime(title=title, lines=[
-        Line(name=line["name"], unit=line["unit"], times_s=line["times_s"], values=line["values"]) for line in series
-    ])  # fmt: skip
+    return OverTime(
+        title=title,
+        lines=[
+            Line(name=line["name"], unit=line["unit"], times_s=line["times_s"], values=line["values"])
+            for line in series
+        ],
+    )
 
 
 def _hosts(states: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     if states:
         rows = [[state["host"], state["what"], "the test" if state["by_test"] else "not the test",
                  " | ".join(state["last_lines"])] for state in states]  # fmt: skip
-        yield Table(title="Hosts", heads=("host", "what became of it", "by", "its last lines"),
-                    rows=[_shown(cells) for cells in rows])  # fmt: skip
+        yield Table(
+            title="Hosts",
+            heads=("host", "what became of it", "by", "its last lines"),
+            rows=[_shown(cells) for cells in rows],
+        )
 
 
 def _programs(programs: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> Iterator[Table | Text]:
@@ -160,8 +185,12 @@ def _programs(programs: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> 
                 used,
             ]
         )
-    yield Table(title="Programs", heads=("host", "program", "ended", "took", "processor"), numeric_from=3,
-                rows=[_shown(cells) for cells in rows])  # fmt: skip
+    yield Table(
+        title="Programs",
+        heads=("host", "program", "ended", "took", "processor"),
+        numeric_from=3,
+        rows=[_shown(cells) for cells in rows],
+    )
     for program, output in zip(programs, outputs, strict=True):
         if output:
             left = (
@@ -189,8 +218,12 @@ def _earlier(attempts: Sequence[StoredAttempt]) -> Iterator[Table]:
         rows = [[str(number), str(attempt.seed), f"{attempt.duration_s:.2f} s", (attempt.reason or "").strip()[-500:],
                  attempt.outcome.of("test")] for number, attempt in enumerate(attempts, start=1)]  # fmt: skip
         tones = [TONES.get(attempt.outcome, "none") for attempt in attempts]
-        yield Table(title="Earlier attempts", heads=("attempt", "seed", "took", "reason", "outcome"), tones=tones,
-                    rows=[_shown(cells) for cells in rows])  # fmt: skip
+        yield Table(
+            title="Earlier attempts",
+            heads=("attempt", "seed", "took", "reason", "outcome"),
+            tones=tones,
+            rows=[_shown(cells) for cells in rows],
+        )
 
 
 def _shown(cells: Sequence[object]) -> list[str]:

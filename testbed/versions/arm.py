@@ -62,9 +62,13 @@ class Arm:
         with their_end, to_append(self._log, below=self._log.parent) as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *self._words, *_alone(), "--testbed-passes", str(their_end.fileno())],
-                cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                pass_fds=[their_end.fileno()], start_new_session=True,
-            )  # fmt: skip
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[their_end.fileno()],
+                start_new_session=True,
+            )
         self._channel, self._received = our_end, b""
         message = self._hear(time.monotonic() + _COLLECTS_WITHIN_S)
         if message is None or "tests" not in message:

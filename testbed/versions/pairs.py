@@ -143,10 +143,14 @@ class Pairing:
             self._comparison = self._compare(brief=True)
             self._tell(
                 PairingProgress(
-                    pairs=number, thrown_away=len(self._comparison.thrown_away), spent_s=time.monotonic() - begun,
-                    budget_s=plan.budget_s, pair_s=pair_s, comparison=self._comparison,
+                    pairs=number,
+                    thrown_away=len(self._comparison.thrown_away),
+                    spent_s=time.monotonic() - begun,
+                    budget_s=plan.budget_s,
+                    pair_s=pair_s,
+                    comparison=self._comparison,
                 )
-            )  # fmt: skip
+            )
             if not self._comparison.base_runs:
                 self.arms.take(reason, "pairs")
             if (

@@ -24,17 +24,25 @@ def read(path: Path) -> Run:
 def as_run(session: Session) -> Run:
     """What is compared of a session."""
     return Run(
-        source=session.name, seed=session.seed, started=session.started, machine=session.machine,
+        source=session.name,
+        seed=session.seed,
+        started=session.started,
+        machine=session.machine,
         tests={test.id: _test(test) for test in session.tests},
-    )  # fmt: skip
+    )
 
 
 def _test(test: StoredTest) -> TestRun:
     last = test.last
     return TestRun(
-        id=test.id, profile=test.profile, links=tuple(map(_link, last.content["links"])), outcome=last.outcome,
-        reason=last.reason, replay=last.replay, metrics={metric.name: metric for metric in last.metrics},
-    )  # fmt: skip
+        id=test.id,
+        profile=test.profile,
+        links=tuple(map(_link, last.content["links"])),
+        outcome=last.outcome,
+        reason=last.reason,
+        replay=last.replay,
+        metrics={metric.name: metric for metric in last.metrics},
+    )
 
 
 def _link(link: Mapping[str, Any]) -> tuple[str, str]:

@@ -47,9 +47,11 @@ def checkout(folder: Path) -> Checkout:
         raise UserError(f"the repository {top.stdout.strip()} has no commit yet")
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "-z").stdout.split("\0")
     return Checkout(
-        top=Path(top.stdout.rstrip("\n")), prefix=_git(folder, "rev-parse", "--show-prefix").stdout.rstrip("\n"),
-        commit=commit.stdout.strip(), changed=tuple(entry[3:] for entry in changed if entry[2:3] == " "),
-    )  # fmt: skip
+        top=Path(top.stdout.rstrip("\n")),
+        prefix=_git(folder, "rev-parse", "--show-prefix").stdout.rstrip("\n"),
+        commit=commit.stdout.strip(),
+        changed=tuple(entry[3:] for entry in changed if entry[2:3] == " "),
+    )
 
 
 def commit_of(here: Checkout, revision: str) -> str:
@@ -127,9 +129,15 @@ def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE")}
     try:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, errors="replace", check=False,
-            stdin=subprocess.DEVNULL, timeout=_GIT_WITHIN_S, env=environment,
-        )  # fmt: skip
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=_GIT_WITHIN_S,
+            env=environment,
+        )
     except FileNotFoundError:
         raise EnvironmentUnfitError("git is not installed: apt-get install git (Debian, Ubuntu)") from None
     except subprocess.TimeoutExpired:

@@ -98,9 +98,15 @@ def run(
 ) -> str:
     """The output of a program that must end with one of these statuses."""
     done = subprocess.run(
-        argv, cwd=cwd, env=users_environment() if env is None else env, capture_output=True, text=True, check=False,
-        timeout=600, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        argv,
+        cwd=cwd,
+        env=users_environment() if env is None else env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode in may, f"{argv}: status {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 

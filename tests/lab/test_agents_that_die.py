@@ -124,9 +124,13 @@ _SAID = {
     "inside": "the agent in the network of `",
 }
 _FAULTS = (
-    ("ports", "killed", _ASKS), ("ports", "hung", _PASSES), ("capture", "killed", _FAILS), ("capture", "hung", _PASSES),
-    ("inside", "killed", _PASSES), ("inside", "hung", _FAILS),
-)  # fmt: skip
+    ("ports", "killed", _ASKS),
+    ("ports", "hung", _PASSES),
+    ("capture", "killed", _FAILS),
+    ("capture", "hung", _PASSES),
+    ("inside", "killed", _PASSES),
+    ("inside", "hung", _FAILS),
+)
 _SIGNALS = {"killed": 9, "hung": 19}
 
 

@@ -38,8 +38,12 @@ class Runner:
     def run(self, script: str) -> str:
         """Run a script as the services do: it ends with the first command that fails."""
         script = script.replace(_BUDGET, "--most-pairs 1")
-        env = {**users_environment(), "PATH": f"{self.commands}:{os.environ['PATH']}",
-               "PYTEST_ADDOPTS": "--testbed-lateness=warn", **self.env}  # fmt: skip
+        env = {
+            **users_environment(),
+            "PATH": f"{self.commands}:{os.environ['PATH']}",
+            "PYTEST_ADDOPTS": "--testbed-lateness=warn",
+            **self.env,
+        }
         return run(["bash", "-eo", "pipefail", "-c", f"exec 2>&1; {script}"], cwd=self.clone, env=env)
 
 
@@ -93,9 +97,13 @@ def test_the_commands_for_github_run_in_a_fresh_clone(
     _git(clone, "merge", "-q", "--no-ff", "-m", "merge", "origin/change")
     output, summary = tmp_path / "output", tmp_path / "summary.md"
     env = {
-        "CI": "true", "GITHUB_ACTIONS": "true", "GITHUB_BASE_REF": "main", "GITHUB_OUTPUT": str(output),
-        "GITHUB_STEP_SUMMARY": str(summary), "RUNNER_TEMP": str(archive.parent),
-    }  # fmt: skip
+        "CI": "true",
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_BASE_REF": "main",
+        "GITHUB_OUTPUT": str(output),
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "RUNNER_TEMP": str(archive.parent),
+    }
     runner = Runner(clone, installed, env)
     steps = yaml.safe_load((clone / ".github/workflows/testbed.yml").read_text())["jobs"]["testbed"]["steps"]
     first, *scripts = [step["run"] for step in steps if "run" in step]
@@ -119,9 +127,12 @@ def test_the_commands_for_gitlab_run_in_a_fresh_clone(
     _git(clone, "checkout", "-q", "--detach", "origin/change")
     base = "CI_MERGE_REQUEST_DIFF_BASE_SHA"
     env = {
-        "CI": "true", "GITLAB_CI": "true", "CI_DEFAULT_BRANCH": "main", "CI_COMMIT_BRANCH": "main",
+        "CI": "true",
+        "GITLAB_CI": "true",
+        "CI_DEFAULT_BRANCH": "main",
+        "CI_COMMIT_BRANCH": "main",
         base: _git(clone, "merge-base", "HEAD", "origin/main"),
-    }  # fmt: skip
+    }
     runner = Runner(clone, installed, env)
     first, *scripts = yaml.safe_load((clone / ".gitlab-ci.yml").read_text())["testbed"]["script"]
     assert _PIP.fullmatch(first)

@@ -9,9 +9,14 @@ from tests.lab.conftest import cli
 
 def test_all_that_is_wrong_is_told_before_anything_is_started(kind: str, project: Path) -> None:
     impaired = [
-        "client -> server=lossy", "client <-> server=delay=5ms", "server -> srver=losy",
-        "server -> client=delay=5 lss=1%", "client -> server", "=lossy", "client -> server=",
-    ]  # fmt: skip
+        "client -> server=lossy",
+        "client <-> server=delay=5ms",
+        "server -> srver=losy",
+        "server -> client=delay=5 lss=1%",
+        "client -> server",
+        "=lossy",
+        "client -> server=",
+    ]
     options = [word for ref in impaired for word in ("--impair", ref)]
     done = cli("exec", "--lab", kind, *options, "clint", "--", "true", cwd=project)
     assert done.returncode == 2

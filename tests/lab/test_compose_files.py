@@ -28,7 +28,13 @@ def test_the_later_file_adds_to_the_former(kind: str, text: str, tmp_path: Path)
     environment = {} if named else {"COMPOSE_FILE": f"base.yaml{os.pathsep}extra.yaml"}
     argv = ["exec", "--lab", kind, *named, "a", "--", "printenv", "MODE"]
     done = subprocess.run(
-        [sys.executable, "-m", "testbed.commands.cli", *argv], cwd=tmp_path, env={**os.environ, **environment},
-        capture_output=True, text=True, check=False, timeout=110, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "testbed.commands.cli", *argv],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+        stdin=subprocess.DEVNULL,
+    )
     assert (done.returncode, done.stdout) == (0, "test\n"), done.stderr

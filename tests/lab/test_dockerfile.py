@@ -71,9 +71,13 @@ def lab(kind: str, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPat
     for name, text, mode in (
         ("Dockerfile", _DOCKERFILE.replace("OWNER", "1:2" if OWNED else "0:0"), 0o644),
         (".dockerignore", "*.log\nleft/*\n!left/kept\nDockerfile*\n", 0o644),
-        ("tool.sh", _TOOL, 0o755), ("conf", "conf\n", 0o640), ("a.log", "", 0o644), ("sub/b.log", "b\n", 0o444),
-        ("left/kept", "kept\n", 0o644), ("left/out", "", 0o644),
-    ):  # fmt: skip
+        ("tool.sh", _TOOL, 0o755),
+        ("conf", "conf\n", 0o640),
+        ("a.log", "", 0o644),
+        ("sub/b.log", "b\n", 0o444),
+        ("left/kept", "kept\n", 0o644),
+        ("left/out", "", 0o644),
+    ):
         (app / name).write_text(text, encoding="utf-8")
         (app / name).chmod(mode)
     (app / "sub/link").symlink_to("../conf")
@@ -101,9 +105,13 @@ def test_a_program_has_its_arguments_folder_and_environment(lab: Lab) -> None:
     kept = [line for line in lines if not line.startswith(("HOSTNAME=", "SHLVL=", "_=", "OLDPWD="))]
     assert kept[:3] == ["argument a b", "argument $VERSION", "/srv/app"]
     assert sorted(kept[3:]) == [
-        "HOME=/root", "PATH=/app/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PWD=/srv/app",
-        "QUOTED=$VERSION", "VERSION=2", "all",
-    ]  # fmt: skip
+        "HOME=/root",
+        "PATH=/app/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PWD=/srv/app",
+        "QUOTED=$VERSION",
+        "VERSION=2",
+        "all",
+    ]
 
 
 def test_files_folders_and_links_are_as_they_were_copied(lab: Lab) -> None:
@@ -125,8 +133,12 @@ def test_files_folders_and_links_are_as_they_were_copied(lab: Lab) -> None:
 
 def test_a_folder_keeps_what_it_had_beside_what_is_copied_into_it(lab: Lab) -> None:
     assert run(lab, "ls /etc/passwd /etc/issue /usr/bin/env /usr/bin/our-tool && tail -n 1 /usr/bin/our-tool") == [
-        "/etc/issue", "/etc/passwd", "/usr/bin/env", "/usr/bin/our-tool", "exec sleep infinity",
-    ]  # fmt: skip
+        "/etc/issue",
+        "/etc/passwd",
+        "/usr/bin/env",
+        "/usr/bin/our-tool",
+        "exec sleep infinity",
+    ]
     assert run(lab, "getent hosts bare | cut -d' ' -f1") == list(lab.host("bare").addresses("default"))
 
 

@@ -140,6 +140,10 @@ def test_there_are_examples_of_each_kind() -> None:
 
 def _shell(line: str, *, cwd: Path, commands: Path, may: tuple[int, ...] = (0,)) -> str:
     """The output of a line that the reader types."""
-    env = {**users_environment(), "PYTEST_ADDOPTS": _PYTEST_OPTIONS, "COLUMNS": "120",
-           "PATH": f"{commands}:{os.environ['PATH']}"}  # fmt: skip
+    env = {
+        **users_environment(),
+        "PYTEST_ADDOPTS": _PYTEST_OPTIONS,
+        "COLUMNS": "120",
+        "PATH": f"{commands}:{os.environ['PATH']}",
+    }
     return run(["bash", "-c", f"exec 2>&1; {line}"], cwd=cwd, may=may, env=env)

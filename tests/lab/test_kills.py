@@ -110,9 +110,14 @@ class Project:
         }
         with (self.folder / "output").open("w") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", module, *arguments], cwd=self.folder, env=environment, text=True,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                [sys.executable, "-m", module, *arguments],
+                cwd=self.folder,
+                env=environment,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     def pytest(self) -> subprocess.Popen[str]:
         for name in ("ended", "run"):

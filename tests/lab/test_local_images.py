@@ -29,17 +29,28 @@ _USR = [link(name, f"usr/{name}") for name in ("bin", "sbin", "lib", "lib64") if
 _PASSWD = b"root:x:0:0::/root:/bin/sh\nworker:x:77:78::/srv/home:/bin/sh\n"
 _LAYERS = [
     layer(
-        *_USR, entry("usr"), entry("etc"), entry("etc/passwd", _PASSWD), entry("etc/group", b"more:x:79:worker\n"),
-        entry("data", mode=0o750), entry("data/seed", b"seed\n"), link("hosts", "/etc/hosts"),
+        *_USR,
+        entry("usr"),
+        entry("etc"),
+        entry("etc/passwd", _PASSWD),
+        entry("etc/group", b"more:x:79:worker\n"),
+        entry("data", mode=0o750),
+        entry("data/seed", b"seed\n"),
+        link("hosts", "/etc/hosts"),
         entry("serve", b"#!/bin/sh\necho served $0 $@ in $PWD as $A; exec sleep infinity\n", mode=0o755),
     ),
     layer(entry("etc/issue", b"of the image\n"), entry("srv/.wh..wh..opq", b"")),
-]  # fmt: skip
+]
 _CONFIG = archives.configuration(
-    _LAYERS, Entrypoint=["/serve"], Cmd=["all"], Env=["A=1", "PATH=/usr/bin"], WorkingDir="/srv/app",
-    StopSignal="SIGKILL", Volumes={"/data": {}},
+    _LAYERS,
+    Entrypoint=["/serve"],
+    Cmd=["all"],
+    Env=["A=1", "PATH=/usr/bin"],
+    WorkingDir="/srv/app",
+    StopSignal="SIGKILL",
+    Volumes={"/data": {}},
     Healthcheck={"Test": ["CMD", "/usr/bin/test", "-e", "/data/seed"], "Interval": 1_000_000_000},
-)  # fmt: skip
+)
 _COMPOSE = """
 x-image: &image
   x-testbed: {local: {image: ./image.tar}}

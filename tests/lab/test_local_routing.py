@@ -85,9 +85,14 @@ def test_a_link_between_routers_is_impaired_for_what_they_pass_on(chain: LocalLa
         chain.verifier.verify()
         chain.link("r1 -> r2").heal()
         chain.link("r2 -> r1").impair(loss="100%")
-        assert "nobody heard" in chain.host("left").run([
-            "python3", "/tmp/datagrams.py", "send", chain.host("right").addresses()[0], "9000", "1", "1", "0.002"
-        ]).stderr  # fmt: skip
+        assert (
+            "nobody heard"
+            in chain.host("left")
+            .run(
+                ["python3", "/tmp/datagrams.py", "send", chain.host("right").addresses()[0], "9000", "1", "1", "0.002"]
+            )
+            .stderr
+        )
     finally:
         chain.heal()
 

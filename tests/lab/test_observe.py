@@ -302,16 +302,25 @@ def test_the_packets_of_a_failed_test_are_kept_and_its_report_names_the_file(
     argv = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--compose-file", str(ROOT / "compose.yaml")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *argv, "--lab", kind, "--testbed-capture", mode],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
     assert done.returncode == 1, done.stdout
     assert "1 passed" in done.stdout
     kept = sorted(tmp_path.glob("report/captures/*/*.pcapng"))
     tests = [path.parent.name.rpartition("-")[0].removeprefix("test_kept.py_") for path in kept]
     by_hand = ["test_impaired_by_hand"] * 2
-    assert tests == {
-        "on-failure": [*by_hand, "test_it_False"], "always": [*by_hand, "test_it_False", "test_it_True"], "never": []
-    }[mode]  # fmt: skip
+    assert (
+        tests
+        == {
+            "on-failure": [*by_hand, "test_it_False"],
+            "always": [*by_hand, "test_it_False", "test_it_True"],
+            "never": [],
+        }[mode]
+    )
     assert {path.name for path in kept} <= {"server@lan.pcapng", "client@lan.pcapng"}
     for path in kept:
         assert (str(path) in done.stdout) == (path.parent.name.find("True") < 0)

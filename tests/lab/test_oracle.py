@@ -27,9 +27,13 @@ def test_what_the_network_drops_is_told_from_what_a_full_socket_buffer_drops(lab
     # 4 ms of work a message that comes each ms: the smallest buffer overflows for certain.
     lab.link("client -> server").impair(loss="10%", seed=1)
     run = messages(
-        lab, transport="udp", count=400, size_bytes=500, rate_per_s=1000,
+        lab,
+        transport="udp",
+        count=400,
+        size_bytes=500,
+        rate_per_s=1000,
         server_options=["--work", "0.004", "--receive-buffer", "4096"],
-    )  # fmt: skip
+    )
     account = run.judge()
     there = account.direction("client", "server")
     refused = run.evidence.kernel["server"]["Udp"]["RcvbufErrors"]
@@ -176,9 +180,15 @@ def test_a_server_that_is_asked_to_stop_loses_no_message_that_it_answered(lab: C
     lab.impair("client <-> server", delay="5ms")
     options = ["--no-reconnect"]
     with exchange(
-        lab, structure=structure, count=2000, rate_per_s=500, connections=2, replies=True, client_options=options,
+        lab,
+        structure=structure,
+        count=2000,
+        rate_per_s=500,
+        connections=2,
+        replies=True,
+        client_options=options,
         server_options=["--drain", "0.5"],
-    ) as running:  # fmt: skip
+    ) as running:
         running.await_server_busy()
         run = running.stop_server_first()
     account = run.judge()

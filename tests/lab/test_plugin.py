@@ -147,10 +147,14 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "srv").mkdir(mode=0o755)
     (tmp_path / "netem" / "traces").mkdir(parents=True)
     files = {
-        "base.yaml": _BASE.format(images=ROOT / "images"), "extra.yaml": _EXTRA, "srv/serve.py": _SERVE,
-        "srv/ask.py": _ASK, "netem/traces/mine.csv": "time_s,delay_ms\n0,60\n500,61\n", "conftest.py": _CONFTEST,
+        "base.yaml": _BASE.format(images=ROOT / "images"),
+        "extra.yaml": _EXTRA,
+        "srv/serve.py": _SERVE,
+        "srv/ask.py": _ASK,
+        "netem/traces/mine.csv": "time_s,delay_ms\n0,60\n500,61\n",
+        "conftest.py": _CONFTEST,
         "pytest.ini": "[pytest]\n",
-    }  # fmt: skip
+    }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     return tmp_path
@@ -158,9 +162,15 @@ def project(tmp_path: Path) -> Path:
 
 def run(project: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *words], cwd=project, env={**os.environ, **environment}, capture_output=True, text=True,
-        check=False, timeout=110, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", *words],
+        cwd=project,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def run_pytest(project: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -18,8 +18,14 @@ from testbed.backends.docker.engine import ROLE_LABEL, RUN_LABEL
 LABS = ("compose",)
 
 BITS = {
-    "DAC_OVERRIDE": 1, "KILL": 5, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_CHROOT": 18, "SYS_PTRACE": 19, "SYS_NICE": 23,
-}  # fmt: skip
+    "DAC_OVERRIDE": 1,
+    "KILL": 5,
+    "NET_ADMIN": 12,
+    "NET_RAW": 13,
+    "SYS_CHROOT": 18,
+    "SYS_PTRACE": 19,
+    "SYS_NICE": 23,
+}
 """linux/capability.h"""
 CAPABILITIES = {
     "ports": {"NET_ADMIN", "SYS_NICE"},
@@ -104,8 +110,12 @@ def test_a_container_of_ours_may_do_what_it_must_and_no_more(
     status = {key: value.strip() for key, value in seen["status"].items()}
     mask = sum(1 << BITS[capability] for capability in CAPABILITIES[role])
     assert {key: int(status[key], 16) for key in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")} == {
-        "CapPrm": mask, "CapEff": mask, "CapBnd": mask, "CapInh": 0, "CapAmb": 0,
-    }  # fmt: skip
+        "CapPrm": mask,
+        "CapEff": mask,
+        "CapBnd": mask,
+        "CapInh": 0,
+        "CapAmb": 0,
+    }
     assert status["NoNewPrivs"] == "1"
     assert status["Uid"].split() == ["0"] * 4
     info = docker.from_env().info()  # what this engine can do at all

@@ -73,8 +73,12 @@ def test_there_the_doctor_finds_nothing_missing_and_says_which_engine_it_is(rema
     argv = [sys.executable, "-c", "from testbed import doctor; print(*doctor.examine(print), sep='\\n')"]
     done = subprocess.run(argv, env=remapped, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
-    findings = {name: line for line in done.stdout.splitlines() for name in ("Docker engine", "carried kernel")
-                if f"name='{name}'" in line}  # fmt: skip
+    findings = {
+        name: line
+        for line in done.stdout.splitlines()
+        for name in ("Docker engine", "carried kernel")
+        if f"name='{name}'" in line
+    }
     assert "userns-remap" in findings["Docker engine"]
     assert "state='ok'" in findings["carried kernel"]
 
@@ -83,7 +87,12 @@ def test_there_links_are_impaired_captured_and_cut_and_agents_may_do_no_more(rem
     tests = [f"{HERE}/test_privileges.py", f"{HERE}/test_impairments_are_real.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--lab", "compose", "-p", "no:cacheprovider", *tests],
-        cwd=HERE.parents[1], env=remapped, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+        cwd=HERE.parents[1],
+        env=remapped,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout

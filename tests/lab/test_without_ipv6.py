@@ -63,8 +63,12 @@ def test_where_the_kernel_knows_no_ipv6_links_are_impaired_cut_narrowed_captured
     file = json.dumps({"services": services, "networks": networks})
     done = subprocess.run(
         [*_SCRIPT, "--no-ipv6", sys.executable, "-c", _WITHOUT_IPV6, file],
-        cwd="/", capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["inet6"] == "Address family not supported by protocol"

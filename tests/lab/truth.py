@@ -450,10 +450,14 @@ def cell(lab: Lab, fault: str, request: Asked) -> Cell:
             _, next_verdict, after = _test(lab, request, "none", after=True)
             spoiled = next_verdict == "INVALID" and _only_late(lab)
         result = Cell(
-            fault=fault, impairment=request.name, verdict=verdict, reason=reason,
-            in_force=seen is not None and request.in_force(seen), late=late,
+            fault=fault,
+            impairment=request.name,
+            verdict=verdict,
+            reason=reason,
+            in_force=seen is not None and request.in_force(seen),
+            late=late,
             next_verdict=f"{next_verdict}: {after}" if after else next_verdict,
-        )  # fmt: skip
+        )
         if not spoiled or time.monotonic() > deadline:
             return result
         late += 1

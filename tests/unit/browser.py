@@ -94,8 +94,15 @@ class Browser:
         code = {"Tab": 9, "Enter": 13}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code,
-                      modifiers=8 if shift else 0, **(text if kind == "keyDown" else {}))  # fmt: skip
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                modifiers=8 if shift else 0,
+                **(text if kind == "keyDown" else {}),
+            )
 
     def screenshot(self, path: Path | None = None) -> bytes:
         """What is seen, as PNG."""
@@ -122,9 +129,13 @@ def chromium() -> Iterator[Browser]:
             os.dup2(write, 4)
 
         process = subprocess.Popen(  # no thread of ours holds a lock over it
-            argv, preexec_fn=three_and_four, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            argv,
+            preexec_fn=three_and_four,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         try:

@@ -304,8 +304,13 @@ class FakeLab(Lab):
     def attach(self, host: str, network: str, *, to_count: bool = False) -> Attached:  # the same here
         """At an agent of its own."""
         port: dict[str, Any] = {
-            "device": "veth1", "entry": None, "kernel": None, "released": False, "mtu": 1500, "found": {}
-        }  # fmt: skip
+            "device": "veth1",
+            "entry": None,
+            "kernel": None,
+            "released": False,
+            "mtu": 1500,
+            "found": {},
+        }
         channel = cast("Channel", self._others.get(host, self.agent))
         ref = PortRef(host, network)
         return Attached(ref=ref, name=str(ref), channel=channel, port=port, ifindex=self._index(host))

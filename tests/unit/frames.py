@@ -26,9 +26,14 @@ def ipv4(src: str, dst: str, protocol: int, payload: bytes, *, identification: i
 
 def ipv6(src: str, dst: str, protocol: int, payload: bytes) -> bytes:
     header = struct.pack(
-        ">IHBB16s16s", 0x60000000, len(payload), protocol, 64,
-        ipaddress.ip_address(src).packed, ipaddress.ip_address(dst).packed,
-    )  # fmt: skip
+        ">IHBB16s16s",
+        0x60000000,
+        len(payload),
+        protocol,
+        64,
+        ipaddress.ip_address(src).packed,
+        ipaddress.ip_address(dst).packed,
+    )
     return ethernet(0x86DD, header + payload)
 
 
@@ -66,22 +71,41 @@ class Wire:
         """From the client: its ``at``-th byte on; acknowledges ``ack`` bytes of the server's."""
         self._identification += 1
         body = tcp(
-            CLIENT_PORT, SERVER_PORT, seq=self.client_isn + 1 + at, ack=self.server_isn + 1 + ack, flags=flags,
-            window=window, payload=payload, options=options,
-        )  # fmt: skip
+            CLIENT_PORT,
+            SERVER_PORT,
+            seq=self.client_isn + 1 + at,
+            ack=self.server_isn + 1 + ack,
+            flags=flags,
+            window=window,
+            payload=payload,
+            options=options,
+        )
         identity = self._identification if identification is None else identification
         return self._add(ipv4(CLIENT, SERVER, 6, body, identification=identity), at_ms)
 
     def server(
-        self, at: int, payload: bytes = b"", *, ack: int = 0, flags: int = ACK, window: int = 1000,
-        options: bytes = b"", at_ms: float | None = None,
-    ) -> Packet:  # fmt: skip
+        self,
+        at: int,
+        payload: bytes = b"",
+        *,
+        ack: int = 0,
+        flags: int = ACK,
+        window: int = 1000,
+        options: bytes = b"",
+        at_ms: float | None = None,
+    ) -> Packet:
         """From the server, likewise."""
         self._identification += 1
         body = tcp(
-            SERVER_PORT, CLIENT_PORT, seq=self.server_isn + 1 + at, ack=self.client_isn + 1 + ack, flags=flags,
-            window=window, payload=payload, options=options,
-        )  # fmt: skip
+            SERVER_PORT,
+            CLIENT_PORT,
+            seq=self.server_isn + 1 + at,
+            ack=self.client_isn + 1 + ack,
+            flags=flags,
+            window=window,
+            payload=payload,
+            options=options,
+        )
         return self._add(ipv4(SERVER, CLIENT, 6, body, identification=self._identification), at_ms)
 
     def handshake(self) -> None:

@@ -87,9 +87,13 @@ def datagrams(fates: Sequence[str], *, replies_to: int = 0) -> Datagrams:
         state = {"truncated": "truncated", "corrupt": "corrupt"}.get(fate, "whole")
         row = ["received", 0, 1, 0, sequence, SIZE // 2 if fate == "truncated" else SIZE, at, state]
         cause = {
-            "network": Cause.NETWORK, "buffer": Cause.RECEIVE_BUFFER, "checksum": Cause.CHECKSUM,
-            "never": Cause.NEVER_HANDED, "truncated": Cause.CUT_BY_RECV, "corrupt": Cause.CORRUPTED,
-        }.get(fate)  # fmt: skip
+            "network": Cause.NETWORK,
+            "buffer": Cause.RECEIVE_BUFFER,
+            "checksum": Cause.CHECKSUM,
+            "never": Cause.NEVER_HANDED,
+            "truncated": Cause.CUT_BY_RECV,
+            "corrupt": Cause.CORRUPTED,
+        }.get(fate)
         if cause is not None:
             causes[cause] += 1
         if cause in (None, Cause.CUT_BY_RECV, Cause.CORRUPTED):

@@ -17,10 +17,16 @@ from testbed.evidence.verdict import Verdict
 
 PROFILES = ("lan", "lossy", "4g", "satellite-geo", "wifi-congested")
 MACHINE = {
-    "kernel": "6.12.101", "processor": "AMD EPYC", "processors": 2, "lab": "compose", "netem": "carried",
-    "netem_kernel": "6.12.113", "congestion_control": "cubic", "versions": {"testbed": "0.1.0"},
+    "kernel": "6.12.101",
+    "processor": "AMD EPYC",
+    "processors": 2,
+    "lab": "compose",
+    "netem": "carried",
+    "netem_kernel": "6.12.113",
+    "congestion_control": "cubic",
+    "versions": {"testbed": "0.1.0"},
     "git": {"commit": "a" * 40, "dirty": True},
-}  # fmt: skip
+}
 NASTY = '<script>alert(1)</script> & "quotes" </script> \x1b[31m it\'s {{ 7 * 7 }}'
 
 
@@ -52,23 +58,42 @@ def _test(draw: random.Random, number: int, *, samples: int, output: int, factor
         tally=Tally(sent_packets=100, dropped_packets=2, queued_packets=0, tail_drops=Span(0, 0, ""),
                     duplicated=Span(0, 0, ""), reordered=Span(0, 0, ""), corrupted=Span(0, 0, "")),
     )  # fmt: skip
-    own = [Metric(name=name, values=tuple(factor * draw.lognormvariate(-3, 0.6) for _ in range(samples)), unit="s",
-                  better="lower") for name in ("request", "upload")]  # fmt: skip
+    own = [
+        Metric(
+            name=name,
+            values=tuple(factor * draw.lognormvariate(-3, 0.6) for _ in range(samples)),
+            unit="s",
+            better="lower",
+        )
+        for name in ("request", "upload")
+    ]
     counted = [
         automatic(group, f"metric {name}", [draw.randint(1, 10_000)], "packets")
         for group in ("wire", "tcp", "netem", "programs")
         for name in range(3)
     ]
     program = ProgramRun(
-        host="client", argv=("python3", "upload.py", NASTY), exit_code=0, duration_s=1.0, cpu_s=0.2, stopped=False,
-        output=(NASTY + "\n" + "transferred 1,024 bytes in 3 segments\n" * 200)[:output], output_left_out=0,
-    )  # fmt: skip
+        host="client",
+        argv=("python3", "upload.py", NASTY),
+        exit_code=0,
+        duration_s=1.0,
+        cpu_s=0.2,
+        stopped=False,
+        output=(NASTY + "\n" + "transferred 1,024 bytes in 3 segments\n" * 200)[:output],
+        output_left_out=0,
+    )
     attempt = results.Attempt(
         series=_series(number) if number % 10 == 9 else [],
-        seed=1, outcome=outcome, duration_s=draw.random(), reason=None if outcome is Verdict.HOLDS else NASTY,
-        replay="pytest 'tests/test_upload.py::test_it' --testbed-seed 1", metrics=[*own, *counted], links=[link],
-        programs=[program], captures=["report/captures/x/server@lan.pcapng"],
-    )  # fmt: skip
+        seed=1,
+        outcome=outcome,
+        duration_s=draw.random(),
+        reason=None if outcome is Verdict.HOLDS else NASTY,
+        replay="pytest 'tests/test_upload.py::test_it' --testbed-seed 1",
+        metrics=[*own, *counted],
+        links=[link],
+        programs=[program],
+        captures=["report/captures/x/server@lan.pcapng"],
+    )
     name = f"tests/test_upload.py::test_number_{number // len(PROFILES)}[{profile}]"
     result = results.TestResult(id=name, profile=profile, attempts=[attempt])
     document: dict[str, Any] = json.loads(results.as_text(result.as_json()))

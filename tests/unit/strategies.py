@@ -105,9 +105,11 @@ def _with_others(draw: st.DrawFn) -> dict[str, Any]:
     )
     gap = draw(st.none() | st.integers(min_value=1, max_value=2**32 - 1))
     reorder = draw(ratio if gap is not None and gap > 1 else st.none() | _LESS_THAN_ALL) if delay_s else None
-    numbered: dict[str, Any] = draw(st.fixed_dictionaries({
-        "drop_packets": numbers(), "drop_every": st.none() | st.integers(min_value=2, max_value=2**31 - 1),
-    }))  # fmt: skip
+    numbered: dict[str, Any] = draw(
+        st.fixed_dictionaries(
+            {"drop_packets": numbers(), "drop_every": st.none() | st.integers(min_value=2, max_value=2**31 - 1)}
+        )
+    )
     duplicate = None if any(numbered.values()) or (loss.get("loss_ratio") or 0) > 1 - 2.0**-31 else draw(ratio)
     rate_bps = draw(st.none() | st.floats(min_value=8, max_value=1e13))
     bucket: dict[str, object] = {}

@@ -58,9 +58,15 @@ def schedules(kernel: Kernel) -> Iterator[Schedules]:
 
 def arm(schedules: Schedules, *steps: tuple[float, str], repeat_s: float | None = None, name: str = "x") -> None:
     schedules.arm(
-        name=name, port="p", at_s=[at_s for at_s, _ in steps], lines=[[f"set {word}"] for _, word in steps],
-        show="show", parent="1:10", repeat_s=repeat_s, needs=[],
-    )  # fmt: skip
+        name=name,
+        port="p",
+        at_s=[at_s for at_s, _ in steps],
+        lines=[[f"set {word}"] for _, word in steps],
+        show="show",
+        parent="1:10",
+        repeat_s=repeat_s,
+        needs=[],
+    )
 
 
 def records(schedules: Schedules, count: int) -> list[dict[str, Any]]:
@@ -210,9 +216,16 @@ def test_filters_are_put_and_taken_off_and_the_first_step_needs_no_line_the_firs
     schedules = Schedules(run)
     try:
         schedules.arm(
-            name="x", port="p", at_s=[0, 0.1], lines=[["delete"], ["put"]], show="show", filters=[(10, 16)],
-            repeat_s=0.2, needs=[], in_force=True,
-        )  # fmt: skip
+            name="x",
+            port="p",
+            at_s=[0, 0.1],
+            lines=[["delete"], ["put"]],
+            show="show",
+            filters=[(10, 16)],
+            repeat_s=0.2,
+            needs=[],
+            in_force=True,
+        )
         schedules.play(names=["x"])
         taken, seen = records(schedules, 3), schedules.look(name="x")["seen"]
     finally:
@@ -230,8 +243,14 @@ def test_a_filter_at_the_gate_is_read_back_without_what_it_has_counted() -> None
     def run(_port: str, lines: Sequence[Any], _needs: Sequence[int], **where: bool) -> dict[str, Any]:
         at_gate.update(where.values())
         counted = next(shows)
-        action = {"kind": "mirred", "mirred_action": "redirect", "to_dev": "tb0r1", "index": counted,
-                  "last_used": counted, "stats": {"packets": counted}}  # fmt: skip
+        action = {
+            "kind": "mirred",
+            "mirred_action": "redirect",
+            "to_dev": "tb0r1",
+            "index": counted,
+            "last_used": counted,
+            "stats": {"packets": counted},
+        }
         shown = [{"pref": 7, "kind": "bpf", "options": {"handle": "0x11", "actions": [action]}}, {"pref": 7}]
         return {"shown": [shown] if "show" in lines else [], "complaints": [], "notes": []}
 

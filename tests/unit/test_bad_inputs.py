@@ -114,10 +114,16 @@ ENGINES = (
 """What Compose takes, and an engine may; of a tmpfs, a sysctl and a subnet an engine tells as it makes them."""
 
 
-@pytest.mark.parametrize("name", [
-    name for name in CASES if name.startswith(("compose:", "env:")) and name not in ENGINES
-    and not any(word in name for word in ("tmpfs", "sysctls", "subnet"))
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in CASES
+        if name.startswith(("compose:", "env:"))
+        and name not in ENGINES
+        and not any(word in name for word in ("tmpfs", "sysctls", "subnet"))
+    ],
+)
 def test_a_bad_file_is_one_error_where_compose_reads_it(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compose: None
 ) -> None:
@@ -129,9 +135,11 @@ def test_a_bad_file_is_one_error_where_compose_reads_it(
 
 ODD_WORDS = ("client -> srver", "delay=5", "lss=1%", "gap=3", "gap=3")
 WHAT_IS_ODD = (
-    "did you mean 'server'?", "delay=5: a duration needs a unit", "lss: unknown; did you mean 'loss'?",
+    "did you mean 'server'?",
+    "delay=5: a duration needs a unit",
+    "lss: unknown; did you mean 'loss'?",
     "gap stands twice: '3' and '3'",
-)  # fmt: skip
+)
 WITHOUT_A_STACK = {
     ("impair", *ODD_WORDS): WHAT_IS_ODD,
     ("prove", *ODD_WORDS): WHAT_IS_ODD,
@@ -171,9 +179,14 @@ def test_what_is_wrong_with_a_command_is_told_whether_a_stack_is_up_or_not(
 @pytest.mark.parametrize("lab", ["local", "compose"])
 @pytest.mark.parametrize("way", ["env_file", "include", ".env"])
 def test_what_stands_in_a_file_of_variables_elsewhere_is_not_quoted(
-    way: str, lab: str, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], compose: None,
-) -> None:  # fmt: skip
+    way: str,
+    lab: str,
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    compose: None,
+) -> None:
     secret = tmp_path_factory.mktemp("elsewhere") / "shadow"
     secret.write_text("root:*:19000\nuser name@host:$6$rounds:19001\nKEY='and so on\n")
     match way:
@@ -209,10 +222,15 @@ def test_as_a_command_on_an_engine_too(name: str, folder: Path, compose: None) -
     case = CASES[name]
     prepare(folder, case)
     done = subprocess.run(
-        [sys.executable, "-m", "testbed.commands.cli", *command(case, "compose")], stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=180, check=False, preexec_fn=limit,
+        [sys.executable, "-m", "testbed.commands.cli", *command(case, "compose")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        preexec_fn=limit,
         env={**os.environ, "DOCKER_HOST": "unix:///nowhere.sock", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    )
     assert done.stdout == ""
     check(done.returncode, done.stderr, case.part)
 

@@ -61,10 +61,14 @@ def examined(
 @pytest.mark.parametrize(
     ("held", "finding"),
     [
-        ([True, True], Verdict.HOLDS), ([True, False], Verdict.HOLDS_WITHIN), ([False, False], Verdict.FAILS),
-        ([True, None], Verdict.HOLDS), ([None, None], Verdict.INVALID), ([], Verdict.INVALID),
+        ([True, True], Verdict.HOLDS),
+        ([True, False], Verdict.HOLDS_WITHIN),
+        ([False, False], Verdict.FAILS),
+        ([True, None], Verdict.HOLDS),
+        ([None, None], Verdict.INVALID),
+        ([], Verdict.INVALID),
     ],
-)  # fmt: skip
+)
 def test_one_condition_that_does_not_hold_is_enough_and_context_counts_for_nothing(
     held: list[bool | None], finding: Verdict
 ) -> None:
@@ -141,8 +145,14 @@ def test_each_claim_says_what_its_experiment_does() -> None:
 
 def outcome_of(finding: Verdict = Verdict.HOLDS, evidence: tuple[str, ...] = ()) -> ClaimOutcome:
     picture = Plot(title="t", x="time, s", y="kB", series={"a": [(0.0, 1.0)]}, dashed=frozenset({"a"}))
-    return ClaimOutcome(finding=finding, sentence="so it is", rows=[row(True)], plots=[picture],
-                   mechanism={"lost": 1}, evidence=evidence)  # fmt: skip
+    return ClaimOutcome(
+        finding=finding,
+        sentence="so it is",
+        rows=[row(True)],
+        plots=[picture],
+        mechanism={"lost": 1},
+        evidence=evidence,
+    )
 
 
 def test_what_is_kept_comes_back_the_same(tmp_path: Path) -> None:

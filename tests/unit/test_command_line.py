@@ -115,9 +115,7 @@ def test_a_link_to_impair_first_ends_at_the_first_sign_and_a_value_before_the_ne
     ]
     assert execute(lab, options) == 0
     words = {"delay": "5ms", "gemodel": "1% 25%", "drop_packets": "3, 17-20", "seed": "4"}
-    assert lab.done == [
-        "up", "a -> b: slow", f"b -> a: {words}", "b -> c: [{'delay': '5ms'}]", "run true", "down",
-    ]  # fmt: skip
+    assert lab.done == ["up", "a -> b: slow", f"b -> a: {words}", "b -> c: [{'delay': '5ms'}]", "run true", "down"]
 
 
 def test_what_is_described_can_be_asked_for_again() -> None:

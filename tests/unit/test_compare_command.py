@@ -236,12 +236,16 @@ VALUES = st.one_of(
 )
 METRICS = st.lists(
     st.builds(
-        Metric, name=st.sampled_from("abc"), values=st.lists(VALUES, min_size=1, max_size=25).map(tuple),
-        unit=st.sampled_from(["s", "ms", "count", "share"]), better=st.sampled_from(["lower", "higher", None]),
-        least_effect=st.sampled_from([1e-9, 0.05, 10.0]), group=st.sampled_from(["recorded", "programs", "wire"]),
+        Metric,
+        name=st.sampled_from("abc"),
+        values=st.lists(VALUES, min_size=1, max_size=25).map(tuple),
+        unit=st.sampled_from(["s", "ms", "count", "share"]),
+        better=st.sampled_from(["lower", "higher", None]),
+        least_effect=st.sampled_from([1e-9, 0.05, 10.0]),
+        group=st.sampled_from(["recorded", "programs", "wire"]),
     ),
     max_size=3,
-)  # fmt: skip
+)
 TESTS = st.builds(
     TestRun,
     id=st.sampled_from(["t::one", "t::two"]),

@@ -208,8 +208,9 @@ def test_what_comes_by_itself_may_be_0_and_is_no_problem() -> None:
     comparison = compare(runs(0), runs(5))
     assert comparison.problems == ()
     assert (cell(comparison, "cpu: client").cell.kind, cell(comparison, "cpu: client").change) == (
-        Kind.DIFFERENCE, Change.REGRESSED,
-    )  # fmt: skip
+        Kind.DIFFERENCE,
+        Change.REGRESSED,
+    )
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.5])

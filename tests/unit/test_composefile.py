@@ -232,8 +232,12 @@ def test_a_raw_file_of_variables_is_taken_as_it_is_written(tmp_path: Path) -> No
     (tmp_path / "e").write_bytes(b"\xef\xbb\xbf# c\r\n\n A='x' # y\r\nB=\"$A\"\\n \nC=\nD\nE==${Z\nNONE\n")
     file = read(tmp_path, "services: {a: {build: ., env_file: [{path: e, format: raw}]}}\n", A="not this", D="given")
     assert file.config["services"]["a"]["environment"] == {
-        "A": "'x' # y", "B": '"$A"\\n ', "C": "", "D": "given", "E": "=${Z",
-    }  # fmt: skip
+        "A": "'x' # y",
+        "B": '"$A"\\n ',
+        "C": "",
+        "D": "given",
+        "E": "=${Z",
+    }
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,15 @@ def test_what_earlier_connections_sent_on_a_link_is_the_difference_of_their_segm
 
 @pytest.mark.parametrize(
     ("words", "packets"),
-    [({"targets": ["10.0.0.9"]}, None), ({"sources": ["10.0.0.9"]}, None), ({"traffic": Traffic.parse("udp")}, None),
-     ({"traffic": Traffic.parse("tcp/81")}, None), ({"traffic": Traffic.parse("tcp/80")}, 1),
-     ({"traffic": Traffic.parse("tcp")}, 1)],
-)  # fmt: skip
+    [
+        ({"targets": ["10.0.0.9"]}, None),
+        ({"sources": ["10.0.0.9"]}, None),
+        ({"traffic": Traffic.parse("udp")}, None),
+        ({"traffic": Traffic.parse("tcp/81")}, None),
+        ({"traffic": Traffic.parse("tcp/80")}, 1),
+        ({"traffic": Traffic.parse("tcp")}, 1),
+    ],
+)
 def test_of_another_link_or_another_part_of_its_traffic_nothing_is_counted(
     words: dict[str, object], packets: int | None
 ) -> None:
@@ -90,8 +95,13 @@ def test_of_another_link_or_another_part_of_its_traffic_nothing_is_counted(
 
 def test_an_ipv4_address_is_one_also_in_a_socket_of_ipv6() -> None:
     row = {
-        "id": "x", "local": ["::ffff:10.0.0.1", 1], "remote": ["fd00::2", 2], "state": "ESTABLISHED", "owned": True,
-        "unacknowledged_bytes": 0, "segments_sent": None,
-    }  # fmt: skip
+        "id": "x",
+        "local": ["::ffff:10.0.0.1", 1],
+        "remote": ["fd00::2", 2],
+        "state": "ESTABLISHED",
+        "owned": True,
+        "unacknowledged_bytes": 0,
+        "segments_sent": None,
+    }
     (read,) = ConnectionTable.read("a", {"connections": [row], "routes": False}).connections
     assert (read.local.address, read.remote.address) == ("10.0.0.1", "fd00::2")

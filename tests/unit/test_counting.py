@@ -98,10 +98,14 @@ def test_what_the_redirect_was_refused_is_its_overlimits() -> None:
 @pytest.mark.parametrize(
     ("at_taps", "warned", "counts"),
     [
-        (None, False, True), (AtTaps(1000, 0), False, True), (AtTaps(0, 0), False, True),
-        (AtTaps(1000, 10), True, True), (AtTaps(1000, 11), True, False), (AtTaps(1, 1), True, False),
+        (None, False, True),
+        (AtTaps(1000, 0), False, True),
+        (AtTaps(0, 0), False, True),
+        (AtTaps(1000, 10), True, True),
+        (AtTaps(1000, 11), True, False),
+        (AtTaps(1, 1), True, False),
     ],
-)  # fmt: skip
+)
 def test_what_was_lost_before_a_carried_kernel_is_told_and_more_than_a_hundredth_does_not_count(
     at_taps: AtTaps | None, warned: bool, counts: bool
 ) -> None:
@@ -128,8 +132,13 @@ def test_the_steps_that_were_taken_are_written_with_their_times_up_to_a_number()
     link = LinkEvidence(link="a -> b", network="lan", asked={}, command="", steps=[down, slow, *[down] * 10_000])
     written = link.as_json()
     assert written["steps"][0] == {
-        "planned_s": 2.0, "actual_s": 2.0012, "unix_s": 1e9, "in_force": "cut", "passed_over": False, "complaint": None,
-    }  # fmt: skip
+        "planned_s": 2.0,
+        "actual_s": 2.0012,
+        "unix_s": 1e9,
+        "in_force": "cut",
+        "passed_over": False,
+        "complaint": None,
+    }
     assert (written["steps"][1]["in_force"], written["steps"][1]["complaint"]) == ("delay=40ms", "refused")
     assert (len(written["steps"]), written["steps_left_out"]) == (10_000, 2)
 

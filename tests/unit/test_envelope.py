@@ -140,9 +140,7 @@ def test_what_is_asked_of_a_search_is_checked() -> None:
 
 def test_what_a_bad_link_holds_milder_ones_hold_and_what_a_mild_link_fails_worse_ones_fail() -> None:
     intervals = [Interval(first=2, last=9), Interval(first=4, last=12), Interval(first=0, last=6)]
-    assert staircase(intervals) == [
-        Interval(first=4, last=9), Interval(first=4, last=9), Interval(first=0, last=6),
-    ]  # fmt: skip
+    assert staircase(intervals) == [Interval(first=4, last=9), Interval(first=4, last=9), Interval(first=0, last=6)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), min_size=1, max_size=8))

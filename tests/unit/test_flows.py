@@ -458,15 +458,27 @@ def test_tshark_reads_our_file_and_sees_the_same_segments(wire: Wire, tmp_path: 
     path.write_bytes(
         pcapng.write(Capture(places=(Place(name="here", description="by hand"),), packets=tuple(wire.packets)))
     )
-    fields = ["frame.interface_name", "tcp.seq_raw", "tcp.ack_raw", "tcp.len", "tcp.window_size_value",
-              "frame.time_epoch", "tcp.analysis.zero_window"]  # fmt: skip
+    fields = [
+        "frame.interface_name",
+        "tcp.seq_raw",
+        "tcp.ack_raw",
+        "tcp.len",
+        "tcp.window_size_value",
+        "frame.time_epoch",
+        "tcp.analysis.zero_window",
+    ]
     argv = ["tshark", "-r", str(path), "-T", "json", *(word for name in fields for word in ("-e", name))]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
     seen = [row["_source"]["layers"] for row in json.loads(done.stdout)]
     assert [
-        (int(row["tcp.seq_raw"][0]), int(row["tcp.ack_raw"][0]), int(row["tcp.len"][0]),
-         int(row["tcp.window_size_value"][0]), round(float(row["frame.time_epoch"][0]) * 1e9))
+        (
+            int(row["tcp.seq_raw"][0]),
+            int(row["tcp.ack_raw"][0]),
+            int(row["tcp.len"][0]),
+            int(row["tcp.window_size_value"][0]),
+            round(float(row["frame.time_epoch"][0]) * 1e9),
+        )
         for row in seen
-    ] == [(part.seq, part.ack, part.payload_bytes, part.window, part.time_ns) for part in flow.segments]  # fmt: skip
+    ] == [(part.seq, part.ack, part.payload_bytes, part.window, part.time_ns) for part in flow.segments]
     assert {row["frame.interface_name"][0] for row in seen} == {"here"}
     assert sum("tcp.analysis.zero_window" in row for row in seen) == len(flow.server.zero_windows)

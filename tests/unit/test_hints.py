@@ -23,10 +23,17 @@ TOPOLOGY = Topology.from_compose(
 )
 
 WORDS = {
-    "latency": "delay=40ms", "Latency": "delay=40ms", "bandwidth": "rate=10mbit", "throughput": "rate=10mbit",
-    "packet_loss": "loss=2%", "packet-loss": "loss=2%", "duplication": "duplicate=1%", "corruption": "corrupt=0.1%",
-    "rtt": "one way: delay=40ms", "delai": "did you mean 'delay'?",
-}  # fmt: skip
+    "latency": "delay=40ms",
+    "Latency": "delay=40ms",
+    "bandwidth": "rate=10mbit",
+    "throughput": "rate=10mbit",
+    "packet_loss": "loss=2%",
+    "packet-loss": "loss=2%",
+    "duplication": "duplicate=1%",
+    "corruption": "corrupt=0.1%",
+    "rtt": "one way: delay=40ms",
+    "delai": "did you mean 'delay'?",
+}
 
 
 @pytest.mark.parametrize("word", WORDS)

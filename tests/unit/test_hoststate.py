@@ -96,25 +96,31 @@ def test_whole_is_what_runs_on_all_networks_that_it_was_on(home: HostState, seen
         ({"db": {}, "app": {"depends_on": {"db": {"condition": "service_healthy"}}}}, {"app"}),
         ({"db": {}, "app": {"depends_on": {"db": None}}}, {"app"}),
         (
-            {"migrate": {}, "app": {"ports": ["80"], "depends_on": {
-                "migrate": {"condition": "service_completed_successfully"}}}},
+            {
+                "migrate": {},
+                "app": {"ports": ["80"], "depends_on": {"migrate": {"condition": "service_completed_successfully"}}},
+            },
             {"migrate"},
         ),
         # One awaits its end, another its start: the end is asked.
         (
-            {"migrate": {}, "app": {"ports": ["80"], "depends_on": {
-                "migrate": {"condition": "service_completed_successfully"}}},
-             "log": {"ports": ["81"], "depends_on": ["migrate"]}},
+            {
+                "migrate": {},
+                "app": {"ports": ["80"], "depends_on": {"migrate": {"condition": "service_completed_successfully"}}},
+                "log": {"ports": ["81"], "depends_on": ["migrate"]},
+            },
             {"migrate"},
         ),
         # Ports of its own do not change what others await.
         (
-            {"seed": {"ports": ["80"]}, "app": {"ports": ["81"], "depends_on": {
-                "seed": {"condition": "service_completed_successfully"}}}},
+            {
+                "seed": {"ports": ["80"]},
+                "app": {"ports": ["81"], "depends_on": {"seed": {"condition": "service_completed_successfully"}}},
+            },
             {"seed"},
         ),
     ],
-)  # fmt: skip
+)
 def test_which_programs_may_end(services: dict[str, Any], ending: set[str]) -> None:
     assert meant_to_end(services) == ending
 

@@ -28,18 +28,33 @@ from tests.archives import entry, layer, link
 ROOT = os.geteuid() == 0
 MACHINE = os.uname().machine
 BASE = layer(
-    entry("bin"), entry("bin/tool", b"#!/bin/sh\n", mode=0o4755), entry("etc"), entry("etc/conf", b"old", mtime=1e9),
-    link("sbin", "bin"), link("absolute", "/etc/passwd"), entry("closed", mode=0o555), entry("closed/x", b"x"),
-)  # fmt: skip
+    entry("bin"),
+    entry("bin/tool", b"#!/bin/sh\n", mode=0o4755),
+    entry("etc"),
+    entry("etc/conf", b"old", mtime=1e9),
+    link("sbin", "bin"),
+    link("absolute", "/etc/passwd"),
+    entry("closed", mode=0o555),
+    entry("closed/x", b"x"),
+)
 ABOVE = layer(
-    entry("etc/conf", b"new", uid=5, gid=6, mode=0o600), link("etc/again", "bin/tool", tarfile.LNKTYPE),
-    entry("closed/.wh.x", b""), entry("pipe", type=tarfile.FIFOTYPE), entry("srv/null", type=tarfile.CHRTYPE),
-)  # fmt: skip
+    entry("etc/conf", b"new", uid=5, gid=6, mode=0o600),
+    link("etc/again", "bin/tool", tarfile.LNKTYPE),
+    entry("closed/.wh.x", b""),
+    entry("pipe", type=tarfile.FIFOTYPE),
+    entry("srv/null", type=tarfile.CHRTYPE),
+)
 CONFIG = archives.configuration(
-    [BASE, ABOVE], Entrypoint=["tool"], Cmd=["serve"], Env=["A=1", "B=x=y"], User="5:6", WorkingDir="/srv",
-    StopSignal="SIGQUIT", Volumes={"/data": {}},
+    [BASE, ABOVE],
+    Entrypoint=["tool"],
+    Cmd=["serve"],
+    Env=["A=1", "B=x=y"],
+    User="5:6",
+    WorkingDir="/srv",
+    StopSignal="SIGQUIT",
+    Volumes={"/data": {}},
     Healthcheck={"Test": ["CMD-SHELL", "true"], "Interval": 2_000_000_000, "Retries": 7},
-)  # fmt: skip
+)
 
 
 def found(path: Path, name: str = "image:1") -> FoundImage:

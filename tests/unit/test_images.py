@@ -89,9 +89,14 @@ def test_an_archive_is_written_once_and_loaded_where_the_image_is_missing(tmp_pa
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no archive", tar_archive({"other": b""}), tar_archive({"manifest.json": b"[1]"}),
-     tar_archive({"manifest.json": b"{"})],
-)  # fmt: skip
+    [
+        b"",
+        b"no archive",
+        tar_archive({"other": b""}),
+        tar_archive({"manifest.json": b"[1]"}),
+        tar_archive({"manifest.json": b"{"}),
+    ],
+)
 def test_an_archive_that_cannot_be_read_is_written_anew(tmp_path: Path, content: bytes) -> None:
     archive = tmp_path / "images.tar"
     archive.write_bytes(content)

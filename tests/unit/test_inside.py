@@ -155,11 +155,16 @@ def test_every_interface_with_a_peer_is_told_but_loopback(tmp_path: Path, monkey
     )
     monkeypatch.setattr(inside, "IF_INET6", tmp_path / "if_inet6")
     assert inside.interfaces() == [
-        {"name": "eth0", "ifindex": 7, "peer_ifindex": 8, "mac": "02:42:ac:12:00:07", "mtu": 1500,
-         "link_local": ["fe80::42:12ff:fe00:7"]},
-        {"name": "eth1", "ifindex": 9, "peer_ifindex": 10, "mac": "02:42:ac:12:00:09", "mtu": 1500,
-         "link_local": []},
-    ]  # fmt: skip
+        {
+            "name": "eth0",
+            "ifindex": 7,
+            "peer_ifindex": 8,
+            "mac": "02:42:ac:12:00:07",
+            "mtu": 1500,
+            "link_local": ["fe80::42:12ff:fe00:7"],
+        },
+        {"name": "eth1", "ifindex": 9, "peer_ifindex": 10, "mac": "02:42:ac:12:00:09", "mtu": 1500, "link_local": []},
+    ]
 
 
 # --- offloads --------------------------------------------------------------------------------------

@@ -74,9 +74,16 @@ def test_imports_of_every_kind_are_seen(tmp_path: Path) -> None:
         "from testbed.netem import readback, nothing\nimport json, re\ndef f():\n    from docker import errors\n"
     )
     assert set(_imports(path, "testbed.agent.batch")) == {
-        "os.path", "testbed.agent.protocol", "testbed.agent.carried", "testbed.units", "testbed.netem.readback",
-        "testbed.netem", "json", "re", "docker",
-    }  # fmt: skip
+        "os.path",
+        "testbed.agent.protocol",
+        "testbed.agent.carried",
+        "testbed.units",
+        "testbed.netem.readback",
+        "testbed.netem",
+        "json",
+        "re",
+        "docker",
+    }
 
 
 # --- testbed's own modules -------------------------------------------------------------------------

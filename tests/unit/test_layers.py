@@ -79,8 +79,10 @@ def test_links_to_folders_are_followed_within_the_image_alone() -> None:
     )
     kinds = places(tree)
     assert {name: kinds[name] for name in ("usr/lib/x", "usr/y", "usr/z")} == {
-        "usr/lib/x": "1", "usr/y": "2", "usr/z": "3",
-    }  # fmt: skip
+        "usr/lib/x": "1",
+        "usr/y": "2",
+        "usr/z": "3",
+    }
 
 
 def test_a_hard_link_is_another_name_of_a_file_of_a_layer_below() -> None:
@@ -108,7 +110,7 @@ def test_absolute_names_are_the_images_own() -> None:
         ([[file("a\0b")]], "has a name that no file can have"),
         ([[file("a/" * 3000)]], "has a name that no file can have"),
     ],
-)  # fmt: skip
+)
 def test_what_no_image_may_have_is_refused(layers: list[list[LayerEntry]], reason: str) -> None:
     with pytest.raises(LayerError) as raised:
         of(*layers)

@@ -32,9 +32,13 @@ def test_capabilities_are_those_that_the_engine_would_give(
     added: list[str], dropped: list[str], expected: set[str]
 ) -> None:
     plan = ServicePlan(
-        name="a", argv=(), environment={}, workdir="/", capabilities_added=tuple(added),
+        name="a",
+        argv=(),
+        environment={},
+        workdir="/",
+        capabilities_added=tuple(added),
         capabilities_dropped=tuple(dropped),
-    )  # fmt: skip
+    )
     assert capabilities(plan) == expected
 
 

@@ -101,9 +101,14 @@ networks: {lan: {}, back: {}}
     )
     lines = made.hosts_file(made.hosts[0]).splitlines()
     assert lines == [
-        "127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback", "172.19.0.2 alpha", "192.0.2.9 away",
-        "172.19.0.2 a shop-a-1 www alpha", "172.19.0.3 b shop-b-1", "172.19.0.4 b shop-b-2",
-    ]  # fmt: skip
+        "127.0.0.1 localhost",
+        "::1 localhost ip6-localhost ip6-loopback",
+        "172.19.0.2 alpha",
+        "192.0.2.9 away",
+        "172.19.0.2 a shop-a-1 www alpha",
+        "172.19.0.3 b shop-b-1",
+        "172.19.0.4 b shop-b-2",
+    ]
 
 
 def test_the_link_local_address_is_made_of_the_mac_address(folder: Path) -> None:
@@ -215,12 +220,19 @@ volumes:
     )
     told_lines = [(int(line), text) for line, _, text in (problem.partition(": ") for problem in listed)]
     expected = [
-        (4, "`image: redis:7` is not found"), (7, "`privileged: True`"), (8, "`restart: always`"),
-        (9, "sysctl 'kernel.msgmax'"), (10, "`deploy: resources`"), (11, "TCP ports alone"),
-        (12, "ulimit 'nofiles': unknown; did you mean 'nofile'?"), (14, "Dockerfile does not exist"),
-        (15, "network 'lam': unknown; did you mean 'lan'?"), (16, "depends on 'e'"), (18, "driver 'macvlan'"),
+        (4, "`image: redis:7` is not found"),
+        (7, "`privileged: True`"),
+        (8, "`restart: always`"),
+        (9, "sysctl 'kernel.msgmax'"),
+        (10, "`deploy: resources`"),
+        (11, "TCP ports alone"),
+        (12, "ulimit 'nofiles': unknown; did you mean 'nofile'?"),
+        (14, "Dockerfile does not exist"),
+        (15, "network 'lam': unknown; did you mean 'lan'?"),
+        (16, "depends on 'e'"),
+        (18, "driver 'macvlan'"),
         (20, "`driver: nfs`"),
-    ]  # fmt: skip
+    ]
     assert [line for line, _ in told_lines] == [line for line, _ in expected]
     for (_, text), (_, part) in zip(told_lines, expected, strict=True):
         assert part in text

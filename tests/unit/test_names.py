@@ -14,8 +14,13 @@ NO_NOUNS = {"each", "asked", "said", "told", "found", "got", "heard"}
 
 def variables(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """The variables and parameters that a module binds; the fields of its classes are no variables."""
-    fields = {id(node.target) for body in ast.walk(tree) if isinstance(body, ast.ClassDef) for node in body.body
-              if isinstance(node, ast.AnnAssign)}  # fmt: skip
+    fields = {
+        id(node.target)
+        for body in ast.walk(tree)
+        if isinstance(body, ast.ClassDef)
+        for node in body.body
+        if isinstance(node, ast.AnnAssign)
+    }
     for node in ast.walk(tree):
         match node:
             case ast.Name(ctx=ast.Store(), id=name) if id(node) not in fields:
@@ -39,8 +44,12 @@ def types(tree: ast.Module) -> Iterator[str]:
 
 
 def test_variables_are_called_by_nouns() -> None:
-    assert [f"{file}:{line}: {name}" for file, path in CHECKED.items() for line, name in variables(parsed(path))
-            if name in NO_NOUNS] == []  # fmt: skip
+    assert [
+        f"{file}:{line}: {name}"
+        for file, path in CHECKED.items()
+        for line, name in variables(parsed(path))
+        if name in NO_NOUNS
+    ] == []
 
 
 def test_no_two_classes_share_a_name() -> None:

@@ -101,10 +101,15 @@ def test_where_an_agent_died_the_test_ends_all_the_same(lab: FakeLab) -> None:
 def connection(number: int, state: str = "FIN_WAIT1") -> Connection:
     """One that no program has."""
     return Connection(
-        host="client", id=f"c{number}", local=Endpoint(address="172.18.0.2", port=number),
-        remote=Endpoint(address="172.18.0.3", port=80), state=state, owned=False, unacknowledged_bytes=1,
+        host="client",
+        id=f"c{number}",
+        local=Endpoint(address="172.18.0.2", port=number),
+        remote=Endpoint(address="172.18.0.3", port=80),
+        state=state,
+        owned=False,
+        unacknowledged_bytes=1,
         segments_sent=1,
-    )  # fmt: skip
+    )
 
 
 def test_connections_of_a_test_end_with_it_and_those_before_it_live_on(lab: FakeLab) -> None:

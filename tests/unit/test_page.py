@@ -109,10 +109,15 @@ def test_every_part_of_a_test_is_in_its_cell() -> None:
     assert cell.word == "invalid", "the seed gives one"
     assert (cell.row, cell.column) == ("tests/test_upload.py::test_number_0", "satellite-geo")
     assert heads == [
-        "Why it did not pass", "To run it again under the same network",
-        "client -> server on lan: read-back holds, counters shown, probe not asked", "Metrics", "Samples", "Programs",
-        "Output of python3 in client", "Packets, for Wireshark",
-    ]  # fmt: skip
+        "Why it did not pass",
+        "To run it again under the same network",
+        "client -> server on lan: read-back holds, counters shown, probe not asked",
+        "Metrics",
+        "Samples",
+        "Programs",
+        "Output of python3 in client",
+        "Packets, for Wireshark",
+    ]
     (samples,) = (part for part in cell.parts if isinstance(part, Charts))
     metric = long_run.tests[3].last.metric("request")
     assert metric is not None
@@ -166,9 +171,13 @@ def test_a_series_of_many_points_is_thinned_out_evenly_and_its_last_point_stays(
 
 
 def test_groups_keep_their_order() -> None:
-    text = render(Page(title="t", lead="", parts=[Charts(title="", charts=[
-        Points(title="p", unit="s", groups={"second": [1.0], "first": [2.0]}),
-    ])]))  # fmt: skip
+    text = render(
+        Page(
+            title="t",
+            lead="",
+            parts=[Charts(title="", charts=[Points(title="p", unit="s", groups={"second": [1.0], "first": [2.0]})])],
+        )
+    )
     assert '"groups": {"second": [1.0], "first": [2.0]}' in text
 
 

@@ -30,11 +30,17 @@ def deliveries(
     plain = [int((delay_ms + 1) * MS)] * (sent - len(slow_ms))
     counts = {"dropped": 0, "resent": 0, "window_full": 0, "lost": 0, **more}
     return c07.MessageStream(
-        link=link, sent=sent + counts["lost"], application=Distribution([*(slow_m * MS for slow_m in slow_ms), *plain]),
-        wire=Distribution([int(delay_ms * MS)] * sent), head_of_line=Distribution([0] * sent),
+        link=link,
+        sent=sent + counts["lost"],
+        application=Distribution([*(slow_m * MS for slow_m in slow_ms), *plain]),
+        wire=Distribution([int(delay_ms * MS)] * sent),
+        head_of_line=Distribution([0] * sent),
         late=tuple(n for n, delay in enumerate(slow_ms) if delay / 1e3 > c07.late_after_s(link)),
-        dropped=counts["dropped"], resent=counts["resent"], initial_window=10, window_full=counts["window_full"],
-    )  # fmt: skip
+        dropped=counts["dropped"],
+        resent=counts["resent"],
+        initial_window=10,
+        window_full=counts["window_full"],
+    )
 
 
 def test_a_late_message_is_tcps_only_where_the_kernel_shows_why() -> None:

@@ -16,18 +16,26 @@ from testbed.observe import pcapng
 from testbed.observe.capture import Capture, Packet, Place, packets
 
 _PLACES = st.builds(
-    Place, name=st.text(max_size=20), description=st.text(max_size=40), side=st.sampled_from(["before", "after"]),
-    lost=st.integers(0, 2**40), overwritten=st.integers(0, 2**40),
-)  # fmt: skip
+    Place,
+    name=st.text(max_size=20),
+    description=st.text(max_size=40),
+    side=st.sampled_from(["before", "after"]),
+    lost=st.integers(0, 2**40),
+    overwritten=st.integers(0, 2**40),
+)
 
 
 @st.composite
 def captures(draw: st.DrawFn) -> Capture:
     places = draw(st.lists(_PLACES, min_size=1, max_size=3))
     whole = st.builds(
-        Packet, time_ns=st.integers(0, 2**62), place=st.integers(0, len(places) - 1), data=st.binary(max_size=70),
-        length_bytes=st.integers(0, 70000), left=st.booleans(),
-    )  # fmt: skip
+        Packet,
+        time_ns=st.integers(0, 2**62),
+        place=st.integers(0, len(places) - 1),
+        data=st.binary(max_size=70),
+        length_bytes=st.integers(0, 70000),
+        left=st.booleans(),
+    )
     return Capture(
         places=tuple(places),
         packets=tuple(draw(st.lists(whole, max_size=6))),

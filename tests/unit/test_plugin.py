@@ -187,8 +187,12 @@ def test_a_broken_file_is_told_to_who_needs_it_and_to_nobody_else(project: pytes
     (folder / "measured.dist").write_text("one two\n")
     (folder / "folder.yaml").mkdir()
     marked = '@pytest.mark.impair("client -> server", {})\ndef test_{}(): pass\n'
-    tests = {"unknown": "'nope'", "broken": "'mine'", "whole": "'lossy'",
-             "table": "delay='5ms', jitter='1ms', distribution='measured.dist'"}  # fmt: skip
+    tests = {
+        "unknown": "'nope'",
+        "broken": "'mine'",
+        "whole": "'lossy'",
+        "table": "delay='5ms', jitter='1ms', distribution='measured.dist'",
+    }
     result = run(project, "".join(marked.format(words, name) for name, words in tests.items()))
     assert result.ret == 2
     lines = [line.rpartition("::")[2] for line in result.outlines if "::test_" in line]

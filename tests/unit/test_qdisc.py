@@ -34,13 +34,18 @@ from .strategies import impairments
         (Impairment(seed=0), "limit 1000 seed 0"),
         (
             Impairment(
-                delay_s=0.05, jitter_s=0.005, distribution="normal", loss_ratio=0.02, rate_bps=1.5e6,
-                limit_packets=300, seed=7,
+                delay_s=0.05,
+                jitter_s=0.005,
+                distribution="normal",
+                loss_ratio=0.02,
+                rate_bps=1.5e6,
+                limit_packets=300,
+                seed=7,
             ),
             "limit 300 delay 50ms 5ms distribution normal loss 2% rate 1.5mbit seed 7",
         ),
     ],
-)  # fmt: skip
+)
 def test_an_impairment_is_compiled_word_by_word(impairment: Impairment, words: str) -> None:
     assert qdisc.netem(impairment) == words
 

@@ -38,11 +38,15 @@ def make(kind: str, path: Path) -> Path:
 
 
 KINDS = {
-    "folder": "is a folder, and no file", "FIFO": "is a FIFO, and no file", "device": "is a device, and no file",
-    "link to itself": "cannot be read: Too many levels", "link to nothing": "cannot be read: No such file",
-    "large": "has 9437184 bytes; at most 8388608", "latin": "2: is not UTF-8: byte 0xe9",
+    "folder": "is a folder, and no file",
+    "FIFO": "is a FIFO, and no file",
+    "device": "is a device, and no file",
+    "link to itself": "cannot be read: Too many levels",
+    "link to nothing": "cannot be read: No such file",
+    "large": "has 9437184 bytes; at most 8388608",
+    "latin": "2: is not UTF-8: byte 0xe9",
     "utf16": "is not UTF-8: byte 0xff (UTF-16, by its first bytes); save it as UTF-8",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

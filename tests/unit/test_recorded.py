@@ -116,9 +116,16 @@ READINGS = {"Tcp": {"OutSegs": 10, "RetransSegs": 1}, "TcpExt": {"TCPSynRetrans"
 
 def program(**changed: Any) -> ProgramRun:
     fields = {
-        "host": "client", "argv": ("upload",), "exit_code": 0, "duration_s": 1.0, "cpu_s": 0.25, "stopped": False,
-        "output": "", "output_left_out": 0, **changed,
-    }  # fmt: skip
+        "host": "client",
+        "argv": ("upload",),
+        "exit_code": 0,
+        "duration_s": 1.0,
+        "cpu_s": 0.25,
+        "stopped": False,
+        "output": "",
+        "output_left_out": 0,
+        **changed,
+    }
     return ProgramRun(**fields)
 
 
@@ -128,8 +135,13 @@ def values(lab: FakeLab, *programs: ProgramRun) -> dict[str, tuple[float, ...]]:
 
 def test_programs_that_were_awaited_are_samples_of_their_command_and_processor_time_is_each_hosts() -> None:
     lab = FakeLab()
-    ran = [program(), program(duration_s=2.0), program(stopped=True), program(duration_s=None, cpu_s=None),
-           program(host="server", cpu_s=None, argv=("x" * 99, "y"))]  # fmt: skip
+    ran = [
+        program(),
+        program(duration_s=2.0),
+        program(stopped=True),
+        program(duration_s=None, cpu_s=None),
+        program(host="server", cpu_s=None, argv=("x" * 99, "y")),
+    ]
     assert values(lab, *ran) == {
         "programs: client: upload": (1.0, 2.0),
         f"programs: server: {'x' * 99}…": (1.0,),
@@ -144,8 +156,9 @@ def test_of_a_host_whose_programs_are_known_as_a_whole_processor_time_is_theirs(
     lab.times = {"client": (1, 2.5), "server": (2, 7.5), "idle": (1, 3.0)}  # the server was started again
     lab.lifecycle.end_body()
     assert values(lab, program(duration_s=None), program(host="other", duration_s=None)) == {
-        "cpu: client": (0.5,), "cpu: other": (0.25,)
-    }  # fmt: skip
+        "cpu: client": (0.5,),
+        "cpu: other": (0.25,),
+    }
     lab.lifecycle.begin("next")
     assert values(lab) == {}
 
@@ -271,5 +284,9 @@ def test_groups_can_be_switched_off(text: str, groups: set[str]) -> None:
 def test_an_unknown_group_is_refused_before_anything_runs(pytester: pytest.Pytester) -> None:
     done = pytester.runpytest_subprocess("--testbed-metrics", "wires,tcp,packets")
     assert done.ret == 2
-    done.stderr.fnmatch_lines(["*'wires': unknown; did you mean 'wire'? Known: programs, cpu, wire, goodput, *",
-                               "*'packets': unknown; known: *"])  # fmt: skip
+    done.stderr.fnmatch_lines(
+        [
+            "*'wires': unknown; did you mean 'wire'? Known: programs, cpu, wire, goodput, *",
+            "*'packets': unknown; known: *",
+        ]
+    )

@@ -435,9 +435,14 @@ def test_all_that_can_be_written_is_as_the_schema_has_it() -> None:
         host="a", argv=("true",), exit_code=0, duration_s=1.0, cpu_s=None, stopped=False, output="", output_left_out=0
     )
     attempt = results.Attempt(
-        seed=1, metrics=[metric], links=[link], hosts=[host], programs=[program], captures=["a.pcapng"],
+        seed=1,
+        metrics=[metric],
+        links=[link],
+        hosts=[host],
+        programs=[program],
+        captures=["a.pcapng"],
         series=[Series.of("w", "s", [(0.0, 1.0)])],
-    )  # fmt: skip
+    )
     VALIDATOR.validate({"test": json.loads(json.dumps(results.TestResult(id="t", attempts=[attempt] * 2).as_json()))})
 
 

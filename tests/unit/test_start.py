@@ -10,10 +10,17 @@ import testbed
 
 OF_LABS = {"click", "docker", "requests", "rich", "tenacity", "urllib3", "yaml"}
 OF_TESTBED = {
-    "testbed", "testbed.pytest.plugin", "testbed.errors", "testbed.text", "testbed.compose", "testbed.compose.options",
-    "testbed.pytest", "testbed.evidence", "testbed.evidence.verdict",
+    "testbed",
+    "testbed.pytest.plugin",
+    "testbed.errors",
+    "testbed.text",
+    "testbed.compose",
+    "testbed.compose.options",
+    "testbed.pytest",
+    "testbed.evidence",
+    "testbed.evidence.verdict",
     *(f"testbed.pytest.{name}" for name in ("markers", "results", "running", "state", "workers")),
-}  # fmt: skip
+}
 TELL = """
 import pathlib, sys
 def pytest_sessionfinish():

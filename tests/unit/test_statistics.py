@@ -42,8 +42,12 @@ def test_a_tail_of_a_large_sample_keeps_its_digits() -> None:
 def test_clopper_pearson_of_published_examples() -> None:
     # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I:
     # 81 of 263, 15 of 148, 0 of 20, 1 of 29, method 5 ("exact").
-    for k, n, low, high in ((81, 263, 0.2527, 0.3676), (15, 148, 0.0578, 0.1617), (0, 20, 0.0, 0.1684),
-                            (1, 29, 0.0009, 0.1776)):  # fmt: skip
+    for k, n, low, high in (
+        (81, 263, 0.2527, 0.3676),
+        (15, 148, 0.0578, 0.1617),
+        (0, 20, 0.0, 0.1684),
+        (1, 29, 0.0009, 0.1776),
+    ):
         assert exact.interval(k, n, 0.05) == pytest.approx((low, high), abs=5e-5)
 
 

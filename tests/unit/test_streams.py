@@ -129,9 +129,15 @@ def program(sent: bytes) -> ComposeProgram:
         raise AssertionError("it has ended")
 
     return ComposeProgram(
-        _Started(Demultiplexed(here)), container, ["print-it"], host="client", send_signal=send_signal, env=None,
-        workdir=None, user="",
-    )  # fmt: skip
+        _Started(Demultiplexed(here)),
+        container,
+        ["print-it"],
+        host="client",
+        send_signal=send_signal,
+        env=None,
+        workdir=None,
+        user="",
+    )
 
 
 def test_a_programs_output_that_was_broken_off_is_no_result() -> None:

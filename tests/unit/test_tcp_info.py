@@ -28,9 +28,16 @@ def info(**fields: int) -> bytes:
 
 
 def message(
-    tcp_info: bytes | None, *, state: int = 1, family: int = socket.AF_INET, cookie: int = 1, expires: int = 0,
-    queues: tuple[int, int] = (0, 0), src: bytes = b"\x0a\0\0\1", dst: bytes = b"\x0a\0\0\2",
-) -> bytes:  # fmt: skip
+    tcp_info: bytes | None,
+    *,
+    state: int = 1,
+    family: int = socket.AF_INET,
+    cookie: int = 1,
+    expires: int = 0,
+    queues: tuple[int, int] = (0, 0),
+    src: bytes = b"\x0a\0\0\1",
+    dst: bytes = b"\x0a\0\0\2",
+) -> bytes:
     """A struct inet_diag_msg, an attribute that we do not want, and TCP_INFO behind it."""
     head = struct.pack("=4B2s2s16s16sIQ", family, state, 0, 0, b"\x9c\x40", b"\0\x50", src, dst, 0, cookie)
     head += struct.pack("=5I", expires, *queues, 0, 99)

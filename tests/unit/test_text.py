@@ -66,9 +66,15 @@ def test_a_value_of_any_kind_is_quoted_in_few_characters_and_soon(value: object)
     assert "\x1b" not in text
 
 
-@given(st.recursive(st.none() | st.integers() | st.text() | st.binary() | st.floats() | st.booleans(), lambda inner: (
-    st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner) | st.frozensets(st.integers())), max_leaves=5
-))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.binary() | st.floats() | st.booleans(),
+        lambda inner: (
+            st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner) | st.frozensets(st.integers())
+        ),
+        max_leaves=5,
+    )
+)
 def test_what_is_short_is_written_as_python_writes_it(value: object) -> None:
     assert shown(value, 10**6) == repr(value) or len(repr(value)) > 200 or "\\u" in shown(value)
 

@@ -87,7 +87,11 @@ def _tied(*argv: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             [sys.executable, "-I", "-S", tied.__file__, str(owner), *argv],
-            pass_fds=(owner,), capture_output=True, text=True, timeout=20, check=False,
-        )  # fmt: skip
+            pass_fds=(owner,),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
     finally:
         os.close(owner)

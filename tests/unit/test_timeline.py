@@ -348,12 +348,18 @@ def test_the_bytes_of_all_windows_are_those_of_all_opportunities(times: list[int
     [
         ("", ["has no opportunity after 0 ms, so it would begin again at once; is it a Mahimahi trace?"]),
         ("0\n0\n", ["has no opportunity after 0 ms, so it would begin again at once; is it a Mahimahi trace?"]),
-        ("5\n3\nx\n-1\n1.5", [
-            "line 2: 3 comes before 5, the line before it", "line 3: 'x': not a whole number of milliseconds",
-            "line 4: '-1': not a whole number of milliseconds", "line 5: '1.5': not a whole number of milliseconds"]),
+        (
+            "5\n3\nx\n-1\n1.5",
+            [
+                "line 2: 3 comes before 5, the line before it",
+                "line 3: 'x': not a whole number of milliseconds",
+                "line 4: '-1': not a whole number of milliseconds",
+                "line 5: '1.5': not a whole number of milliseconds",
+            ],
+        ),
         ("86400001", ["lasts 86400001 ms; at most a day"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_mahimahi_trace_is_refused_line_by_line(text: str, problems: list[str]) -> None:
     with pytest.raises(InvalidValueError) as refused:
         mahimahi_rows(text)

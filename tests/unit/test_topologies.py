@@ -83,9 +83,11 @@ def test_ipv6_has_its_routes_where_the_networks_have_it() -> None:
 
 
 def test_the_services_of_the_ends_are_given_in_composes_words(tmp_path: Path) -> None:
-    plan = plan_of(drawings.chain(1, services={"left": {
-        "command": ["sleep", "9"], "x-testbed": {"local": {"path": str(tmp_path)}},
-    }}))  # fmt: skip
+    plan = plan_of(
+        drawings.chain(
+            1, services={"left": {"command": ["sleep", "9"], "x-testbed": {"local": {"path": str(tmp_path)}}}}
+        )
+    )
     assert plan.services["left"].argv == ("sleep", "9")
     assert plan.services["right"].argv == ()
 

@@ -45,9 +45,7 @@ def problems_of(link: str) -> tuple[str, ...]:
 
 
 def test_a_host_is_a_replica_in_the_order_of_the_file() -> None:
-    assert TOPOLOGY.hosts == (
-        "client", "server", "gate-1", "web[1]", "web[2]", "far", "farther", "bare", "alone",
-    )  # fmt: skip
+    assert TOPOLOGY.hosts == ("client", "server", "gate-1", "web[1]", "web[2]", "far", "farther", "bare", "alone")
 
 
 def test_a_service_keeps_what_matters_to_a_lab() -> None:
@@ -231,10 +229,17 @@ def test_of_all_hosts_those_are_meant_that_can_have_a_link() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "client", "client server", "client <- server", "client => server", "-> server", "client ->",
-        "client - > server", "client server -> gate-1",
+        "",
+        "client",
+        "client server",
+        "client <- server",
+        "client => server",
+        "-> server",
+        "client ->",
+        "client - > server",
+        "client server -> gate-1",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_link_is_refused_with_the_three_ways_to_write_one(text: str) -> None:
     with pytest.raises(InvalidValueError) as refused:
         TOPOLOGY.links(text)
@@ -287,13 +292,17 @@ def test_a_link_that_cannot_be_is_refused_with_every_reason(text: str, problems:
 
 def joined(networks: dict[str, str], *routers: str, drivers: dict[str, str] | None = None) -> Topology:
     """Services, each with the names of its networks, one letter each."""
-    return Topology.from_compose({
-        "services": {
-            name: {"networks": dict.fromkeys(on), "x-testbed": {"router": name in routers}}
-            for name, on in networks.items()
-        },
-        "networks": {name: {"driver": (drivers or {}).get(name, "bridge")} for name in {*"".join(networks.values())}},
-    })  # fmt: skip
+    return Topology.from_compose(
+        {
+            "services": {
+                name: {"networks": dict.fromkeys(on), "x-testbed": {"router": name in routers}}
+                for name, on in networks.items()
+            },
+            "networks": {
+                name: {"driver": (drivers or {}).get(name, "bridge")} for name in {*"".join(networks.values())}
+            },
+        }
+    )
 
 
 def refused(topology: Topology, *groups: Iterable[str]) -> tuple[str, ...]:
@@ -305,8 +314,13 @@ def refused(topology: Topology, *groups: Iterable[str]) -> tuple[str, ...]:
 def test_links_between_groups_go_both_ways_over_every_shared_network() -> None:
     topology = joined({"a": "lb", "b": "lb", "c": "l"})
     assert {(link.src, link.dst, link.network) for link in topology.links_between({"a"}, ["b", "c"])} == {
-        ("a", "b", "l"), ("b", "a", "l"), ("a", "b", "b"), ("b", "a", "b"), ("a", "c", "l"), ("c", "a", "l"),
-    }  # fmt: skip
+        ("a", "b", "l"),
+        ("b", "a", "l"),
+        ("a", "b", "b"),
+        ("b", "a", "b"),
+        ("a", "c", "l"),
+        ("c", "a", "l"),
+    }
     assert {str(link) for link in topology.links_between("b", "c")} == {"b -> c", "c -> b"}
     assert {str(link) for link in topology.links_between("b", "c", traffic=Traffic("tcp", 80))} == {
         "b -> c tcp/80",
