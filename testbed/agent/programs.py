@@ -181,9 +181,12 @@ class Programs:
             kernelcalls.keep_capabilities(frozenset(host.settings["capabilities"]))
             env = {"HOME": users.home(user), **env}
             if user and user not in ("root", "0", "0:0"):
-                if not self._may_change_user:
+                if self._may_change_user:
+                    users.become(user)
+                elif host.settings["image"]:
+                    users.seem(user)
+                else:
                     raise Refused(f"user {user!r}: without root, a local lab's programs run as the host's root alone")
-                users.become(user)
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, set())

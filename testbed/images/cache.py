@@ -1,12 +1,13 @@
 """The cache of unpacked images: a folder for each, by the digests of its layers, complete or not there.
 
-An image is unpacked beside its place and moved there in one step. A lock of its own, which the kernel takes from a
-process that dies, keeps others away meanwhile; whoever uses the image shares that lock, so that it is not removed.
+An image is unpacked beside its place and moved there in one step. It is not forced onto the disk, which would wait for
+everybody's files; so it counts until the machine starts again, and is then unpacked anew. A lock of its own, which the
+kernel takes from a process that dies, keeps others away meanwhile; whoever uses the image shares that lock, so that it
+is not removed.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ class CachedImage:
     """When it was used last; seconds since the epoch."""
     lost: str
     """What could not be kept of it, in words."""
+    boot: str
+    """The start of the machine since which it is here."""
 
     @property
     def root(self) -> Path:
@@ -72,11 +76,11 @@ class Cache:
             while True:
                 with ExitStack() as held:
                     held.enter_context(_locked(place, fcntl.LOCK_SH))
-                    if (image := _read(place)) is not None:
+                    if (image := _present(place)) is not None:
                         undo.push(held.pop_all())
                         return _noted(image, name)
                 with _locked(place, fcntl.LOCK_EX):
-                    if _read(place) is None:
+                    if _present(place) is None:
                         self._clear_up(place)
                         self._add(place, content, unpack)
         except OSError as error:
@@ -87,13 +91,17 @@ class Cache:
         new.mkdir(mode=0o700)
         try:
             lost = unpack(new)
-            record = {"content": content, "names": [], "size_bytes": _size(new / "root"), "lost": lost.words()}
+            record = {
+                "content": content,
+                "boot": _boot(),
+                "names": [],
+                "size_bytes": _size(new / "root"),
+                "lost": lost.words(),
+            }
             (new / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-            _sync(new)
-            if place.exists():  # of no use: it has no record
+            if place.exists():  # of no use any more
                 _remove(place)
             new.rename(place)
-            _sync(self.folder)
         except BaseException:
             _remove(new)
             raise
@@ -143,6 +151,18 @@ def _locked(place: Path, operation: int) -> Iterator[Path]:
                     return
 
 
+def _present(place: Path) -> CachedImage | None:
+    """The image in a folder, if it was unpacked since the machine started."""
+    image = _read(place)
+    return image if image is not None and image.boot == _boot() else None
+
+
+@cache
+def _boot() -> str:
+    """The id of this start of the machine; proc_sys_kernel(5)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
 def _read(place: Path) -> CachedImage | None:
     """The image in a folder; None if there is none."""
     try:
@@ -155,6 +175,7 @@ def _read(place: Path) -> CachedImage | None:
             size_bytes=record["size_bytes"],
             used_at=used_at,
             lost=record["lost"],
+            boot=record["boot"],
         )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
@@ -192,14 +213,3 @@ def _remove(folder: Path) -> None:
                 if not os.path.islink(inner := f"{place}/{name}"):
                     os.chmod(inner, 0o700)
     shutil.rmtree(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Have the kernel write the folder's file system out, as syncfs(2)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-    finally:
-        os.close(descriptor)

@@ -167,11 +167,11 @@ class LocalLab(StackLab[LocalHost]):
         """
         self._check_limits(*localplan.counts(self._compose_file(), self.topology))
         plan = self.plan
-        progress = StartProgress(self._say, allowed_s=self._up_deadline_s)
         with ExitStack() as undo:
             undo.callback(self.forget)
             needed = {name: service.image for name, service in plan.services.items() if service.image is not None}
             roots = {name: str(image.root) for name, image in images.hold(needed, self._say, undo).items()}
+            progress = StartProgress(self._say, allowed_s=self._up_deadline_s)
             listeners = publishing.listen(undo, plan)
             self._agent = channel = self.agent.start(tag=self.run_id[:6])
             undo.callback(self.agent.end)
