@@ -89,21 +89,27 @@ class Hosts:
 
         A network: ``name``, ``mtu``, ``addresses`` (of the gateway, with prefix), ``names`` (lines for /etc/hosts).
         A host: ``name``, ``interfaces`` (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination,
-        gateway), ``sysctls`` (``*`` in a name stands for each interface); and for its programs: ``hostname``,
-        ``hosts_head``, ``names`` (the networks whose names it resolves), ``files`` of its image in order (source,
-        target, mode, owner; no source: a folder; no mode: the source's), ``folders``, ``binds``, ``volumes``,
-        ``python``, ``capabilities``, ``limits``, ``image`` (the folder of its files; None: it has the machine's),
-        ``workdir`` (made in an image). After Refused the agent cannot be used any more.
+        gateway), ``sysctls`` (``*`` in a name stands for each interface), ``net_of`` (the host in whose network
+        namespace it is, or empty); and for its programs: ``hostname``, ``hosts_head``, ``names`` (the networks whose
+        names it resolves), ``resolver``, ``files`` of its image in order (source, target, mode, owner; no source: a
+        folder; no mode: the source's), ``folders`` (with options of tmpfs), ``binds``, ``volumes``, ``given`` (files:
+        target, content, mode, uid, gid), ``shm_bytes``, ``ipc_of`` (likewise), ``shm_of`` (the host whose /dev/shm it
+        has, its own name if others have it, or empty), ``read_only``, ``python``, ``capabilities``, ``limits``,
+        ``image`` (the folder of its files; None: it has the machine's), ``workdir`` (made in an image). After Refused
+        the agent cannot be used any more.
         """
         self._names = {network["name"]: network["names"] for network in networks}
-        rootfs.prepare(name for settings in hosts for name, *_ in settings["volumes"])
+        rootfs.prepare(
+            (name for settings in hosts for name, *_ in settings["volumes"]),
+            {settings["name"]: settings["shm_bytes"] for settings in hosts if settings["shm_of"] == settings["name"]},
+        )
         with Sysctls() as sysctls:
             with self._switch.left():
-                for settings in hosts:
+                for settings in sorted(hosts, key=lambda settings: bool(settings["net_of"])):
                     try:
-                        host = NamespaceHost(
-                            name=settings["name"], net=switch.new_namespace(sysctls), settings=settings
-                        )
+                        owner = self._hosts.get(settings["net_of"])
+                        net = switch.new_namespace(sysctls) if owner is None else owner.net
+                        host = NamespaceHost(name=settings["name"], net=net, settings=settings)
                     except OSError as error:
                         raise Refused(
                             f"network namespace {len(self._hosts) + 1} of {len(hosts)}: {error}; "
@@ -111,7 +117,7 @@ class Hosts:
                         ) from None
                     self._hosts[host.name] = host
             self._switch.connect(networks, list(self._hosts.values()), sysctls)
-        return {host.name: host.ifindexes for host in self._hosts.values()}
+        return {settings["name"]: self._hosts[settings["name"]].ifindexes for settings in hosts}
 
     def named(self, name: str) -> NamespaceHost:
         """The host of this name. Raises Refused."""
@@ -315,6 +321,7 @@ class Hosts:
             raise Refused(f"host {host.name!r} is {'stopped' if host.halted else 'paused'}")
         if host.init:
             return
+        ipc = self.ready(host.settings["ipc_of"]).namespaces[kernelcalls.NEWIPC] if host.settings["ipc_of"] else None
         read, write = os.pipe()
 
         def become() -> None:
@@ -325,9 +332,14 @@ class Hosts:
                     _enter_again(host)
                     os.close(write)
                     hold()
-                kernelcalls.unshare(kernelcalls.NEWNS | kernelcalls.NEWUTS | kernelcalls.NEWIPC)
+                kernelcalls.unshare(
+                    kernelcalls.NEWNS | kernelcalls.NEWUTS | (0 if ipc is not None else kernelcalls.NEWIPC)
+                )
+                if ipc is not None:
+                    kernelcalls.setns(ipc, kernelcalls.NEWIPC)
                 kernelcalls.setns(host.net, kernelcalls.NEWNET)
-                set_sysctls(switch.AS_DOCKERS, but_not=host.settings["sysctls"])
+                if not host.settings["net_of"]:
+                    set_sysctls(switch.AS_DOCKERS, but_not=host.settings["sysctls"])
                 names = [self._names[network] for network in host.settings["names"]]
                 rootfs.furnish(host.settings, "\n".join([host.settings["hosts_head"], *names]) + "\n")
             except (OSError, ValueError, OverflowError, Refused) as error:

@@ -1,4 +1,4 @@
-"""Published ports: relays connections from the machine's own sockets to hosts of the lab."""
+"""Published ports: relays connections and datagrams from the machine's own sockets to hosts of the lab."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import contextlib
 import selectors
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 _AT_ONCE_BYTES = 65536
 _CONNECT_WITHIN_S = 5.0
+_MOST_CLIENTS = 512
+"""Of UDP ports; the one that was heard of the longest ago is forgotten."""
 
 
 @dataclass
@@ -22,17 +25,62 @@ class _Pipe:
     ended: bool = False
 
 
+@dataclass
+class _Datagrams:
+    """A published UDP port."""
+
+    outer: socket.socket
+    target: tuple[str, int]
+    clients: dict[Any, socket.socket] = field(default_factory=dict)
+    """By a client's address: the socket that speaks for it to the host."""
+
+
+@dataclass
+class _Answers:
+    """What a host answers to a client of a UDP port."""
+
+    port: _Datagrams
+    client: Any
+
+
 def serve(published: Sequence[tuple[socket.socket, tuple[str, int]]]) -> None:
-    """Relay connections for ever; ``published``: listening sockets and the address that each connects to."""
+    """Relay for ever; ``published``: listening sockets, or sockets for datagrams, and where each leads."""
     with selectors.DefaultSelector() as waiting:
         for listener, target in published:
-            waiting.register(listener, selectors.EVENT_READ, target)
+            datagrams = listener.type == socket.SOCK_DGRAM
+            waiting.register(listener, selectors.EVENT_READ, _Datagrams(listener, target) if datagrams else target)
         while True:
             for key, _ in waiting.select():
                 if isinstance(key.data, _Pipe):
                     _pass_on(waiting, key.data)
+                elif isinstance(key.data, _Datagrams):
+                    _send_on(waiting, key.data)
+                elif isinstance(key.data, _Answers) and isinstance(key.fileobj, socket.socket):
+                    _answer(key.fileobj, key.data)
                 elif isinstance(key.fileobj, socket.socket):
                     _accept(waiting, key.fileobj, key.data)
+
+
+def _send_on(waiting: selectors.BaseSelector, port: _Datagrams) -> None:
+    """Pass a datagram of a client to the host, from a socket of the client's own."""
+    with contextlib.suppress(OSError):  # such a datagram is lost, as it may be
+        data, client = port.outer.recvfrom(_AT_ONCE_BYTES)
+        inner = port.clients.pop(client, None)
+        if inner is None:
+            if len(port.clients) >= _MOST_CLIENTS:
+                oldest = port.clients.pop(next(iter(port.clients)))
+                waiting.unregister(oldest)
+                oldest.close()
+            inner = socket.socket(socket.AF_INET6 if ":" in port.target[0] else socket.AF_INET, socket.SOCK_DGRAM)
+            inner.connect(tuple(port.target))
+            waiting.register(inner, selectors.EVENT_READ, _Answers(port, client))
+        port.clients[client] = inner
+        inner.send(data)
+
+
+def _answer(inner: socket.socket, answers: _Answers) -> None:
+    with contextlib.suppress(OSError):  # ICMP: nobody listens there; or the client is gone
+        answers.port.outer.sendto(inner.recv(_AT_ONCE_BYTES), answers.client)
 
 
 def _accept(waiting: selectors.BaseSelector, listener: socket.socket, target: tuple[str, int]) -> None:

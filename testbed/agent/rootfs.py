@@ -34,12 +34,17 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 # The machine's name servers are unreachable from here, so resolvers would wait; loopback refuses at once.
 _NO_NAME_SERVER = "nameserver 127.0.0.1\n"
+_FLAGS = {"ro": kernelcalls.MS_RDONLY, "noexec": kernelcalls.MS_NOEXEC}
+"""Of a tmpfs's options without a value, those that a host's programs notice."""
 _LINKS_FOLLOWED = 40  # path_resolution(7)
 
 
-def prepare(volumes: Iterable[str]) -> None:
-    """Make the folders of new roots and of these volumes; once, before any host is furnished."""
+def prepare(volumes: Iterable[str], shared_memory: Mapping[str, int]) -> None:
+    """Make what hosts share, once, before any of them is furnished: these volumes, and a /dev/shm by name, in bytes."""
     _NEW_ROOT.mkdir(exist_ok=True)
+    for name, size_bytes in shared_memory.items():
+        _shm(name).mkdir(parents=True, exist_ok=True)
+        _tmpfs(_shm(name), "1777", f"size={size_bytes}")
     for name in volumes:
         _volume(name).mkdir(parents=True, exist_ok=True)
 
@@ -53,28 +58,34 @@ def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
         imagefs.mount_root(root, image, own)
     else:
         _machines_root(root)
-    _system(root)
+    _system(root, settings["shm_bytes"])
     if not image:
         _add_programs(root, settings)
     for name, target, _ in settings["volumes"]:  # from the image, before anything is mounted over that
         volume, below = _volume(name), f"{target.rstrip('/')}/"
         if image or any(f"{path}/".startswith(below) for _, path, *_ in settings["files"]):
             imagefs.fill(volume, place_for(root, target))  # as the engine fills a new volume
-    mounts: list[tuple[str, str, bool]] = [("", target, False) for target in settings["folders"]]
+    options = dict(settings["folders"])
+    mounts: list[tuple[str, str, bool]] = [("", target, False) for target in options]
     mounts += [(str(_volume(name)), target, read_only) for name, target, read_only in settings["volumes"]]
     mounts += settings["binds"]
     for source, target, read_only in sorted(mounts, key=lambda mount: _depth(mount[1])):  # in the engine's order
         if source:
             kernelcalls.bind(source, place_for(root, target, a_file=not os.path.isdir(source)), read_only=read_only)
         else:
-            _tmpfs(place_for(root, target), "755")
-    contents = {"hosts": hosts_file, "hostname": settings["hostname"] + "\n", "resolv.conf": _NO_NAME_SERVER}
+            _tmpfs(place_for(root, target), "755", options[target])
+    if settings["shm_of"]:
+        kernelcalls.bind(_shm(settings["shm_of"]), root / "dev/shm")
+    for number, (target, content, mode, uid, gid) in enumerate(settings["given"]):
+        _give(own / f"given{number}", place_for(root, target, a_file=True), content, mode, (uid, gid))
+    resolver = settings["resolver"] or _NO_NAME_SERVER
+    contents = {"hosts": hosts_file, "hostname": settings["hostname"] + "\n", "resolv.conf": resolver}
     for name, content in contents.items():
         place = place_for(root, f"/etc/{name}", a_file=True) if image else root / "etc" / name
         _own_file(own, place, content, read_only=not image)
     if image:
         place_for(root, settings["workdir"])
-    else:
+    if not image or settings["read_only"]:
         read_only_root = kernelcalls.MS_REMOUNT | kernelcalls.MS_BIND | kernelcalls.MS_RDONLY
         kernelcalls.mount("none", root, "", read_only_root)
     kernelcalls.pivot_root(root)
@@ -90,10 +101,10 @@ def _machines_root(root: Path) -> None:
     _tmpfs(root / "run", "755")
 
 
-def _system(root: Path) -> None:
+def _system(root: Path, shm_bytes: int) -> None:
     """Mount what every host has of its own: devices, /proc and /sys."""
     _tmpfs(root / "dev", "755")
-    _devices(root / "dev")
+    _devices(root / "dev", shm_bytes)
     kernelcalls.mount("proc", root / "proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
     kernelcalls.bind(root / "proc/sys", root / "proc/sys", read_only=True)
     kernelcalls.mount("sysfs", root / "sys", "sysfs", kernelcalls.MS_RDONLY | kernelcalls.MS_NOSUID)
@@ -117,9 +128,29 @@ def renew(settings: Mapping[str, Any]) -> None:
     # Over the old /proc, whose processes are gone: an ordinary user may mount one only where one is visible.
     kernelcalls.mount("proc", "/proc", "proc", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV)
     kernelcalls.bind("/proc/sys", "/proc/sys", read_only=True)
-    for target, mode in (*((folder, "755") for folder in settings["folders"]), ("/dev/shm", "1777")):  # noqa: S108  # the host's own
+    for target, options in settings["folders"]:
         kernelcalls.unmount(target)
-        _tmpfs(Path(target), mode)
+        _tmpfs(Path(target), "755", options)
+    if not settings["shm_of"]:
+        kernelcalls.unmount("/dev/shm")  # noqa: S108  # the host's own
+        _tmpfs(Path("/dev/shm"), "1777", f"size={settings['shm_bytes']}")  # noqa: S108  # likewise
+
+
+def _shm(host: str) -> Path:
+    """A host's /dev/shm that others share."""
+    return SCRATCH / "shm" / host
+
+
+def _give(own: Path, place: Path, content: str, mode: int, owner: tuple[int, int]) -> None:
+    """Bind a file with this content at a place."""
+    own.write_text(content)
+    own.chmod(mode)
+    if owner != (0, 0):
+        try:
+            os.chown(own, *owner)
+        except OSError as error:
+            raise Refused(f"{place}: owner {owner[0]}:{owner[1]}: {error.strerror}") from None
+    kernelcalls.bind(own, place, read_only=True)
 
 
 def _volume(name: str) -> Path:
@@ -131,8 +162,15 @@ def _depth(target: str) -> int:
     return len(Path(posixpath.normpath(target)).parts)
 
 
-def _tmpfs(target: Path, mode: str) -> None:
-    kernelcalls.mount("tmpfs", target, "tmpfs", kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV, f"mode={mode}")
+def _tmpfs(target: Path, mode: str, options: str = "") -> None:
+    """Mount a tmpfs. ``options``: mount(8)'s, such as ``size=64m,noexec``; a mode there replaces this one."""
+    flags, data = kernelcalls.MS_NOSUID | kernelcalls.MS_NODEV, [f"mode={mode}"]
+    for option in filter(None, options.split(",")):
+        if "=" in option:
+            data.append(option)
+        else:
+            flags |= _FLAGS.get(option, 0)
+    kernelcalls.mount("tmpfs", target, "tmpfs", flags, ",".join(data))
 
 
 def _mirror(source: Path, target: Path, *, read_only: bool = False, leave_out: frozenset[str] = frozenset()) -> None:
@@ -297,7 +335,7 @@ def _read_only(folder: Path) -> bool:
     return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
-def _devices(folder: Path) -> None:
+def _devices(folder: Path, shm_bytes: int) -> None:
     for name in _DEVICES:
         if Path("/dev", name).exists():
             (folder / name).touch()
@@ -306,7 +344,7 @@ def _devices(folder: Path) -> None:
         (folder / name).symlink_to(f"/proc/self/fd{target}")
     (folder / "pts").mkdir()
     (folder / "shm").mkdir()
-    _tmpfs(folder / "shm", "1777")
+    _tmpfs(folder / "shm", "1777", f"size={shm_bytes}")
     with contextlib.suppress(OSError):  # most programs need no terminal; `Programs.terminal` reports that there is none
         kernelcalls.mount("devpts", folder / "pts", "devpts", kernelcalls.MS_NOSUID, "newinstance,ptmxmode=0666")
         (folder / "ptmx").symlink_to("pts/ptmx")

@@ -8,7 +8,7 @@ from typing import Any
 
 from testbed.text import shown
 
-RUNNING, PAUSED, EXITED, GONE = "running", "paused", "exited", "gone"
+RUNNING, PAUSED, EXITED, GONE, RESTARTING = "running", "paused", "exited", "gone", "restarting"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,6 +132,11 @@ class Host(abc.ABC):
         self._whole.start(self.name, timeout)
         return None
 
+    @property
+    def restarts(self) -> int:
+        """How often its service was started again by itself, as `restart:` asks, since it was last started."""
+        return 0
+
     @abc.abstractmethod
     def launch(
         self,

@@ -73,7 +73,7 @@ SERVICES = {
     f"ports: ['{'9' * 5000}:80']": "ports go from 1 to 65535",
     f"ports: ['80:{'9' * 5000}']": "ports go from 1 to 65535",
     "ports: [{target: -80}]": "ports go from 1 to 65535",
-    "ports: ['53:53/udp']": "TCP ports alone, not udp",
+    "ports: ['53:53/sctp']": "TCP and UDP ports, not sctp",
     "networks: lan": "networks: 'lan': write a list or a mapping",
     "networks: [nosuch]": "network 'nosuch': unknown",
     "networks: {lan: {aliases: foo}}": "networks.lan.aliases: 'foo': write a list",
@@ -81,9 +81,8 @@ SERVICES = {
     "networks: {lan: {ipv4_address: 'fd00::5'}}": "'fd00::5' is no IPv4 address",
     "networks: {lan: {ipv6_address: 10.0.0.5}}": "'10.0.0.5' is no IPv6 address",
     "networks: {lan: {ipv6_address: 'fe80::5%eth0'}}": "'fe80::5%eth0' is no IPv6 address",
-    "networks: {lan: {mac_address: '02:00:00:00:00:01'}}": "`mac_address: 02:00:00:00:00:01`: a local",
-    "networks: {lan: {interface_name: lan0}}": "`interface_name: lan0`: a local lab cannot honour it",
-    "networks: {lan: {gw_priority: 1}}": "`gw_priority: 1`: a local lab cannot honour it",
+    "networks: {lan: {mac_address: '02:00:00'}}": "mac_address '02:00:00': write",
+    "networks: {lan: {interface_name: a-name-that-is-too-long}}": "interface_name 'a-name-that-is-too-long': write",
     "networks: {lan: {link_local_ips: [169.254.1.1]}}": "`link_local_ips: ['169.254.1.1']`: a local lab",
     "networks: {lan: {driver_opts: {a: b}}}": "`driver_opts: {'a': 'b'}`: a local lab cannot honour it",
     "networks: {lan: {ipv4_address: 10.0.0.0}}": "10.0.0.0 is the network address of network 'lan'",
@@ -99,7 +98,7 @@ SERVICES = {
     "scale: 2, ports: ['8888:80']": "port 8888 of this machine for 2 replicas",
     "volumes: [{type: bind, source: /tmp}]": "needs `target`",
     "volumes: [{type: bind, target: /x}]": "needs `source`",
-    "volumes: [/nosuch:/d]": "'/nosuch' does not exist",
+    "volumes: [{type: bind, source: /nosuch, target: /d}]": "'/nosuch' does not exist",
     "volumes: ['nosuchvol:/d']": "volume 'nosuchvol' is not under the file's own `volumes:`",
     "volumes: ['.:/']": "a volume at '/': a host of a local lab has its own there",
     "volumes: ['.:/d/../proc/x']": "a volume at '/d/../proc/x': a host of a local lab has its own",
@@ -184,7 +183,7 @@ def test_a_scalar_that_nothing_can_be_given_is_told_of_once_and_on_its_line(word
 # Compose takes these: they are an engine's, a local lab's or our own to refuse.
 NOT_COMPOSES = (
     "stop_signal: SIGFOO", "stop_signal: '99'", "ulimits: {nofile: {soft: 5", "healthcheck: {test: [CMD]}",
-    "ports: [{target: 80, published: '99999'}]", "ports: ['53:53/udp']", "networks: {lan: {ipv4",
+    "ports: [{target: 80, published: '99999'}]", "ports: ['53:53/sctp']", "networks: {lan: {ipv4",
     "networks: {lan: {ipv6", "networks: {lan: {mac_", "networks: {lan: {interface", "networks: {lan: {gw_",
     "networks: {lan: {link", "networks: {lan: {driver", "environment: {A=B", "environment: [=x]",
     "scale: 2, ports", "volumes: [/nosuch", "volumes: ['.:", "volumes: ['data:", "volumes: ['/etc",
@@ -220,8 +219,7 @@ TOP = {
     "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24}, {subnet: 10.0.0.0/24}]}}}": "its subnets overlap: 10.0.0",
     "networks: {lan: {ipam: {config: [{subnet: 255.255.255.255/32}]}}}": "has no room for a gateway and a host",
     f"networks: {{lan: {{ipam: {{config: [{{subnet: '{'ffff:' * 7}ffff/128'}}]}}}}}}": "has no room for a gateway",
-    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, ip_range: 10.0.0.0/28}]}}}": "`ip_range: 10.0.0.0/28`: a",
-    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, aux_addresses: {r: 10.0.0.5}}]}}}": "`aux_addresses: {'r'",
+    "networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/24, ip_range: 10.0.1.0/28}]}}}": "is not in 10.0.0.0/24",
     "networks: {lan: {ipam: {driver: other}}}": "`driver: other`: a local lab cannot honour it",
     "networks: {lan: {ipam: {options: {a: b}}}}": "`options: {'a': 'b'}`: a local lab cannot honour it",
     "networks: {lan: {enable_ipv4: false}}": "`enable_ipv4: false`: a local lab cannot honour it",
@@ -273,11 +271,11 @@ services:
   a:
     image: postgres
     ports:
-      - "53:53/udp"
+      - "53:53/sctp"
       - eighty
     sysctls: {kernel.shmmax: 1}
     ulimits: {nofiles: 3, core: x}
-    volumes: [./nosuch:/x]
+    volumes: [{type: bind, source: ./nosuch, target: /x}]
     depends_on: [nobody]
     secrets: [x]
   b:

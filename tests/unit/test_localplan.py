@@ -203,10 +203,10 @@ services:
   b:
     build: app
     privileged: true
-    restart: always
+    restart: sometimes
     sysctls: {kernel.msgmax: 1}
-    deploy: {resources: {limits: {memory: 1g}}}
-    ports: ["53:53/udp"]
+    deploy: {mode: global}
+    ports: ["53:53/sctp"]
     ulimits: {nofiles: 5}
   c:
     build: nowhere
@@ -222,10 +222,10 @@ volumes:
     expected = [
         (4, "`image: redis:7` is not found"),
         (7, "`privileged: True`"),
-        (8, "`restart: always`"),
+        (8, "restart: 'sometimes': write"),
         (9, "sysctl 'kernel.msgmax'"),
-        (10, "`deploy: resources`"),
-        (11, "TCP ports alone"),
+        (10, "`deploy: mode: global`"),
+        (11, "TCP and UDP ports"),
         (12, "ulimit 'nofiles': unknown; did you mean 'nofile'?"),
         (14, "Dockerfile does not exist"),
         (15, "network 'lam': unknown; did you mean 'lan'?"),
@@ -386,7 +386,9 @@ def test_a_place_that_nobody_may_look_at_is_as_good_as_empty(folder: Path, monke
         "volumes: ['vol:/closed/v']}}\nvolumes: {vol: }\n",
     ).services["a"]
     assert a.folders == ("/closed/t", "/closed/w")
-    (problem,) = problems(folder, "services: {a: {image: python, command: [x], volumes: ['/closed/b:/b']}}\n")
+    (problem,) = problems(
+        folder, "services: {a: {image: python, command: [x], volumes: [{type: bind, source: /closed/b, target: /b}]}}\n"
+    )
     assert "'/closed/b' does not exist" in problem
     (problem,) = problems(folder, "services: {a: {build: /closed/c}}\n")
     assert "/closed/c/Dockerfile does not exist" in problem

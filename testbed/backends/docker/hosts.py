@@ -89,6 +89,11 @@ class ComposeHost(AgentHost):
             used = None if self._cgroup is None else cgroups.used_s(self._cgroup)
         return used
 
+    @property
+    def restarts(self) -> int:
+        """By the engine's inspection."""
+        return int(self._inspected().get("RestartCount", 0))
+
     # --- programs --------------------------------------------------------------------------------
 
     def interact(self, argv: Sequence[str]) -> int:

@@ -29,6 +29,11 @@ _POOL = [IPv4Network(f"172.{number}.0.0/16") for number in range(18, 32)]
 _POOL += list(IPv4Network("192.168.0.0/16").subnets(new_prefix=20))
 _MTU_OPTION = "com.docker.network.driver.mtu"
 _LEAST_MTU, _MOST_MTU = 68, 65535
+_SPELLED = (
+    ("mac_address", re.compile("(?i)[0-9a-f]{2}(:[0-9a-f]{2}){5}"), "six bytes, as in 02:42:ac:11:00:02"),
+    ("interface_name", re.compile(r"[\w.-]{1,15}"), "at most 15 letters, digits, dots and dashes"),
+)
+"""Words of a service's place on a network, by what they look like."""
 
 
 # --- networks ----------------------------------------------------------------------------------------
@@ -47,6 +52,8 @@ def networks(file: ComposeFile, problems: FileProblems) -> dict[str, NetworkPlan
         at: Where = ("networks", name)
         if name not in used and (body.get("external") or body.get("driver") not in (None, "", "bridge")):
             continue
+        if body.get("external"):  # the lab's own stands in for it; see localplan
+            body = {"external": True}
         _refuse_in_network(name, body, problems)
         subnets = _named_subnets(body, problems, at)
         if not any(subnet.version == 4 for subnet in subnets):
@@ -64,7 +71,14 @@ def networks(file: ComposeFile, problems: FileProblems) -> dict[str, NetworkPlan
             for subnet in subnets
         ]
         mtu = _mtu(name, body, problems)
-        plans[name] = NetworkPlan(name=name, subnets=tuple(subnets), gateways=tuple(gateways), mtu=mtu)
+        plans[name] = NetworkPlan(
+            name=name,
+            subnets=tuple(subnets),
+            gateways=tuple(gateways),
+            mtu=mtu,
+            ranges=tuple(_ranges(name, body, subnets, problems)),
+            reserved=frozenset(_reserved(body)),
+        )
     plans_used = {name: plan for name, plan in plans.items() if name in used}
     _refuse_overlaps(plans.values(), plans_used.values(), problems)
     return plans_used
@@ -88,8 +102,6 @@ def _refuse_overlaps(plans: Iterable[NetworkPlan], used: Iterable[NetworkPlan], 
 def _refuse_in_network(name: str, body: Mapping[str, Any], problems: FileProblems) -> None:
     """Refuse what Compose knows of a network and a local lab does not do."""
     at: Where = ("networks", name)
-    if body.get("external"):
-        problems.of_part(at, f"network {shown(name)} is external: a local lab's networks are its own; {WAY_OUT}")
     if (driver := body.get("driver")) not in (None, "", "bridge"):
         problems.of_part(
             (*at, "driver"), f"network {shown(name)}: driver {shown(driver)}; a local lab has bridges; {WAY_OUT}"
@@ -100,11 +112,6 @@ def _refuse_in_network(name: str, body: Mapping[str, Any], problems: FileProblem
         settings.append(((*at, "enable_ipv4"), "false"))
     if ipam.get("driver") != "default":
         settings.append(((*at, "ipam", "driver"), ipam.get("driver")))
-    settings += [
-        ((*at, "ipam", "config", number, key), (pool or {}).get(key))
-        for number, pool in enumerate(ipam.get("config") or ())
-        for key in ("ip_range", "aux_addresses")
-    ]
     for where, value in settings:
         if value:
             problems.of_part(where, f"network {shown(name)}: `{where[-1]}: {value}`: {CANNOT}")
@@ -112,7 +119,12 @@ def _refuse_in_network(name: str, body: Mapping[str, Any], problems: FileProblem
 
 def _refuse_in_joined(service: str, network: str, joined: Any, problems: FileProblems) -> None:
     """The same of a service's place on a network."""
-    for key in ("mac_address", "interface_name", "gw_priority", "link_local_ips", "driver_opts"):
+    for key, pattern, write in _SPELLED:
+        text = str((joined or {}).get(key) or "")
+        if text and not pattern.fullmatch(text):
+            where = ("services", service, "networks", network, key)
+            problems.of_part(where, f"service {shown(service)}: {key} {shown(text)}: write {write}")
+    for key in ("link_local_ips", "driver_opts"):
         if value := (joined or {}).get(key):
             where = ("services", service, "networks", network, key)
             problems.of_part(where, f"service {shown(service)}: network {shown(network)}: `{key}: {value}`: {CANNOT}")
@@ -144,6 +156,33 @@ def _end_of(subnet: Subnet, text: str) -> str | None:
     if address == subnet.network_address:
         return "network"
     return "broadcast" if address == subnet.broadcast_address and subnet.version == 4 else None
+
+
+def _ranges(name: str, body: Mapping[str, Any], subnets: list[Subnet], problems: FileProblems) -> Iterator[Subnet]:
+    """By subnet: the part of it from which hosts get addresses."""
+    pools = list((body.get("ipam") or {}).get("config") or ())
+    for subnet in subnets:
+        of_subnet: dict[str, Any] = next(
+            (pool for pool in pools if pool and str(pool.get("subnet")) == str(subnet)), {}
+        )
+        text = str(of_subnet.get("ip_range") or subnet)
+        where = ("networks", name, "ipam", "config", pools.index(of_subnet) if of_subnet else 0, "ip_range")
+        try:
+            part = ip_network(text)
+            if part.version != subnet.version or not (
+                part.network_address in subnet and part.broadcast_address in subnet
+            ):
+                raise ValueError(f"is not in {subnet}")
+            yield part
+        except ValueError as error:
+            problems.of_part(where, f"network {shown(name)}: ip_range {shown(text)}: {error}")
+            yield subnet
+
+
+def _reserved(body: Mapping[str, Any]) -> Iterator[str]:
+    """Addresses that no host gets: the file says that something else has them."""
+    for pool in (body.get("ipam") or {}).get("config") or ():
+        yield from map(str, ((pool or {}).get("aux_addresses") or {}).values())
 
 
 def _mtu(name: str, body: Mapping[str, Any], problems: FileProblems) -> int:
@@ -186,15 +225,63 @@ def hosts(
     taken = _static_addresses(file, topology, networks, problems)
     free = {
         name: [
-            _free(subnet, {*taken.get(name, {}), *(cidr.partition("/")[0] for cidr in plan.gateways)})
-            for subnet in plan.subnets
+            _free(
+                subnet,
+                part,
+                {*taken.get(name, {}), *plan.reserved, *(cidr.partition("/")[0] for cidr in plan.gateways)},
+            )
+            for subnet, part in zip(plan.subnets, plan.ranges, strict=True)
         ]
         for name, plan in networks.items()
     }
     plans = [
         plan for service in topology.services.values() for plan in _hosts_of(service, file, networks, free, problems)
     ]
-    return _routed(plans, networks)
+    by_service: dict[str, list[HostPlan]] = {}
+    for plan in plans:
+        by_service.setdefault(plan.service, []).append(plan)
+    plans = [
+        replace(plan, extra_hosts=(*plan.extra_hosts, *_linked(plan, file, by_service, problems))) for plan in plans
+    ]
+    return _routed([_sharing(plan, file, by_service) for plan in plans], networks)
+
+
+def _linked(
+    host: HostPlan, file: ComposeFile, by_service: Mapping[str, list[HostPlan]], problems: FileProblems
+) -> Iterator[tuple[str, str]]:
+    """The names that `links:` gives to others' addresses, for this host alone."""
+    mine = {interface.network for interface in host.interfaces}
+    for number, link in enumerate(file.config["services"][host.service].get("links") or ()):
+        name, _, alias = str(link or "").partition(":")
+        if name not in by_service:
+            if link and name not in file.config["services"]:
+                where = ("services", host.service, "links", number)
+                problems.of_part(
+                    where, f"service {shown(host.service)}: links {shown(name)}: {unknown(name, by_service)}"
+                )
+            continue
+        for other in by_service[name]:
+            for interface in other.interfaces:
+                if alias and interface.network in mine:
+                    yield from ((alias, address) for address in interface.plain)
+
+
+def _sharing(host: HostPlan, file: ComposeFile, by_service: Mapping[str, list[HostPlan]]) -> HostPlan:
+    """A host that is in the network or IPC namespace of another, with the other's name."""
+    body = file.config["services"][host.service]
+    containers = {other.get("container_name"): name for name, other in file.config["services"].items()}
+    owners = {}
+    for key in ("network_mode", "ipc"):
+        kind, _, name = str(body.get(key) or "").partition(":")
+        name = containers.get(name, "") if kind == "container" else name if kind == "service" else ""
+        owners[key] = next(iter(by_service.get(name, ())), None)
+    net, ipc = owners["network_mode"], owners["ipc"]
+    return replace(
+        host,
+        net_of=net.name if net else "",
+        ipc_of=ipc.name if ipc else "",
+        hostname=net.hostname if net else host.hostname,
+    )
 
 
 def _hosts_of(
@@ -214,7 +301,8 @@ def _hosts_of(
     order = sorted(joined.keys() & networks.keys(), key=lambda name: (-int(joined[name].get("priority") or 0), name))
     hostname = body.get("hostname")
     extra_hosts = (text.partition("=") for text in body.get("extra_hosts", ()))
-    extra = tuple((name, address) for name, _, address in extra_hosts)
+    extra = tuple((name, address) for name, _, address in extra_hosts if address != "host-gateway")
+    to_machine = [text.partition("=")[0] for text in body.get("extra_hosts", ()) if text.endswith("=host-gateway")]
     for number, host in enumerate(service.hosts, start=1):
         interfaces: list[Interface] = []
         names: dict[str, tuple[str, ...]] = {}
@@ -223,8 +311,14 @@ def _hosts_of(
             addresses = tuple(_addresses(networks[network], joined[network], free[network], problems))
             if not addresses:
                 continue
+            own = joined[network]
+            given_mac = own.get("mac_address") or (body.get("mac_address") if not interfaces else None)
             interface = Interface(
-                network=network, name=f"eth{len(interfaces)}", mac=_mac(addresses[0]), addresses=addresses
+                network=network,
+                name=str(own.get("interface_name") or f"eth{len(interfaces)}"),
+                mac=str(given_mac or _mac(addresses[0])).lower(),
+                addresses=addresses,
+                gateway_priority=int(own.get("gw_priority") or 0),
             )
             interfaces.append(interface)
             aliases = filter(None, joined[network].get("aliases") or ())
@@ -237,9 +331,14 @@ def _hosts_of(
             hostname=str(hostname or readable),
             interfaces=tuple(interfaces),
             names=names,
-            extra_hosts=extra,
+            extra_hosts=(*extra, *((name, _gateway(networks, interfaces)) for name in to_machine if interfaces)),
             router=drawings.is_router(body),
         )
+
+
+def _gateway(networks: Mapping[str, NetworkPlan], interfaces: list[Interface]) -> str:
+    """The address that stands for this machine, on which nothing answers."""
+    return networks[interfaces[0].network].gateways[0].partition("/")[0]
 
 
 def _addresses(
@@ -309,7 +408,8 @@ def _routed(plans: Iterable[HostPlan], networks: Mapping[str, NetworkPlan]) -> t
     routed = []
     for name, host in known.items():
         routes = list(routing.routes(name))
-        outward = networks[host.interfaces[0].network].gateways if host.interfaces and not host.router else ()
+        first = max(host.interfaces, key=lambda interface: interface.gateway_priority, default=None)
+        outward = networks[first.network].gateways if first is not None and not host.router else ()
         for cidr in outward:
             everywhere = "::/0" if ":" in cidr else "0.0.0.0/0"
             if not any(destination == everywhere for destination, _ in routes):
@@ -318,8 +418,10 @@ def _routed(plans: Iterable[HostPlan], networks: Mapping[str, NetworkPlan]) -> t
     return tuple(routed)
 
 
-def _free(subnet: Subnet, taken: set[str]) -> Iterator[str]:
-    return (text for address in subnet.hosts() if (text := str(address)) not in taken)
+def _free(subnet: Subnet, part: Subnet, taken: set[str]) -> Iterator[str]:
+    """Addresses of a part of a subnet that hosts may have and nobody has."""
+    addresses = subnet.hosts() if part == subnet else (address for address in part if not _end_of(subnet, str(address)))
+    return (text for address in addresses if (text := str(address)) not in taken)
 
 
 def _mac(cidr: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple
 
 from testbed.backends.local.routing import Route
 from testbed.compose.buildcontext import Entry
@@ -22,6 +24,8 @@ class Interface:
     mac: str
     addresses: tuple[str, ...]
     """With prefix: ``172.18.0.2/16``."""
+    gateway_priority: int = 0
+    """The default route leaves through the interface with the highest."""
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -47,6 +51,10 @@ class NetworkPlan:
     gateways: tuple[str, ...]
     """With prefix; the bridge's own addresses."""
     mtu: int = 1500
+    ranges: tuple[IPv4Network | IPv6Network, ...] = ()
+    """By subnet: the part of it from which hosts get addresses."""
+    reserved: frozenset[str] = frozenset()
+    """Addresses that no host gets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,32 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Restart:
+    """Whether a service that ends is started again, by itself."""
+
+    when: str = "no"
+    """As in Compose: ``no``, ``always``, ``unless-stopped`` or ``on-failure``."""
+    most: int = 0
+    """How often after failures; 0 for no end."""
+
+    def follows(self, exit_code: int, restarts: int) -> bool:
+        """Whether a start follows this end, after so many restarts."""
+        if self.when == "on-failure":
+            return exit_code != 0 and (not self.most or restarts < self.most)
+        return self.when != "no"
+
+
+class Given(NamedTuple):
+    """A file that the lab writes into a host: a secret or a config."""
+
+    target: str
+    content: str
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServicePlan:
     """What every replica of a service runs and sees."""
 
@@ -76,6 +110,8 @@ class ServicePlan:
     """Service to condition."""
     health_check: HealthCheck | None = None
     stop_signal: str = "SIGTERM"
+    signal_named: bool = False
+    """Whether the file names the stop signal; if so, other signals leave `restart:` as it is."""
     stop_grace_s: float | None = None
     """How long it may take to stop; None if the file does not say."""
     published: tuple[Published, ...] = ()
@@ -96,6 +132,18 @@ class ServicePlan:
     python: bool = False
     image: FoundImage | None = None
     """Whose files its hosts have; None: the machine's."""
+    restart: Restart = Restart()
+    shm_bytes: int = 64 << 20
+    """The size of /dev/shm."""
+    resolver: str = ""
+    """The text of /etc/resolv.conf; empty: no name server."""
+    given: tuple[Given, ...] = ()
+    read_only: bool = False
+    """Whether its root file system is."""
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
+    """Options, by folder of ``folders`` that has some."""
+    new_folders: tuple[str, ...] = ()
+    """Folders of the machine that are made for its binds, as the engine makes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +162,10 @@ class HostPlan:
     """Networks that it reaches through routers."""
     router: bool = False
     """Whether it forwards packets."""
+    net_of: str = ""
+    """The host in whose network namespace it is; empty: it has its own."""
+    ipc_of: str = ""
+    """Likewise of its IPC namespace, with its /dev/shm."""
 
     @property
     def hears_of(self) -> tuple[str, ...]:
@@ -130,14 +182,27 @@ class LabPlan:
     services: Mapping[str, ServicePlan]
     """Each after those that it depends on."""
     hosts: tuple[HostPlan, ...]
+    notes: tuple[str, ...] = ()
+    """What the file asks for and is not kept, a line each."""
 
     def hosts_file(self, host: HostPlan) -> str:
         """The text of a host's /etc/hosts: itself, and every name on a network that it reaches; hosts(5)."""
-        lines = [self.hosts_head(host), *("\n".join(self.names_on(network)) for network in host.hears_of)]
+        networks = self.owner(host).hears_of
+        lines = [self.hosts_head(host), *("\n".join(self.names_on(network)) for network in networks)]
         return "\n".join(lines) + "\n"
+
+    @cached_property
+    def whose_memory_is_shared(self) -> frozenset[str]:
+        """Hosts in whose IPC namespace others are."""
+        return frozenset(host.ipc_of for host in self.hosts)
+
+    def owner(self, host: HostPlan) -> HostPlan:
+        """The host in whose network namespace a host is."""
+        return next((other for other in self.hosts if other.name == host.net_of), host) if host.net_of else host
 
     def hosts_head(self, host: HostPlan) -> str:
         """The lines about a host itself in its /etc/hosts."""
+        host = self.owner(host)
         lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
         own = host.interfaces[0].plain[0] if host.interfaces else "127.0.0.1"
         lines.append(f"{own} {host.hostname}")

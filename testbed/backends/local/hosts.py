@@ -13,9 +13,10 @@ from testbed.backends.local import settings
 from testbed.backends.local.blueprint import HostPlan, Interface, ServicePlan
 from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.local.programs import LocalProgram
+from testbed.backends.local.restarting import Restarter
 from testbed.backends.starting import Wellness, last_check
 from testbed.errors import LabError
-from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RUNNING, HostState
+from testbed.evidence.hoststate import EXITED, GONE, PAUSED, RESTARTING, RUNNING, HostState
 from testbed.lab.channel import Channel
 from testbed.lab.lab import Lab
 from testbed.lab.output import Lines
@@ -37,6 +38,9 @@ class LocalHost(AgentHost):
         """Its published ports: number and protocol, to address and number on this machine."""
         self._lab_agent = agent
         self._begun = False
+        self._earlier = ""
+        """What the service printed before it was started again by itself."""
+        self.restarter = Restarter(service.restart, self._start_program)
         self.halted = False
         """Whether it was stopped: nothing runs in it."""
         self._healthy = service.health_check is None
@@ -69,7 +73,12 @@ class LocalHost(AgentHost):
 
     def logs(self) -> str:
         """What the service's program has printed."""
-        return "" if self.service is None else self.service.output
+        return "" if self.service is None else self._earlier + self.service.output
+
+    @property
+    def restarts(self) -> int:
+        """See `Host`."""
+        return self.restarter.restarts
 
     def follow(self) -> Lines:
         """The same as it grows, each line with the time when it came; a context manager."""
@@ -106,12 +115,24 @@ class LocalHost(AgentHost):
 
     def state(self, *, init: int, lives: bool, frozen: bool, endpoints: Mapping[str, int]) -> HostState:
         """Its state, by the agent's answer and its program here."""
-        ended = self.service is not None and self.service.ended
-        status = EXITED if self.halted or ended else GONE if not lives else PAUSED if frozen else RUNNING
+        again = self.restarter.pending
+        ended = self.service is not None and self.service.ended and not again
+        status = (
+            RESTARTING
+            if again
+            else EXITED
+            if self.halted or ended
+            else GONE
+            if not lives
+            else PAUSED
+            if frozen
+            else RUNNING
+        )
         return HostState(
             status=status,
             id=str(init or ""),
             started="" if self.service is None else str(self.service.number),
+            restarts=self.restarts,
             exit_code=self.service.wait().exit_code if self.service is not None and ended else None,
             endpoints={} if self.halted else {name: str(index) for name, index in endpoints.items()},
         )
@@ -127,7 +148,20 @@ class LocalHost(AgentHost):
         """Start what the Compose file says, if it says anything."""
         self._begun = True
         if self.service_plan.argv:
-            self.service = self.begin(self.service_plan.argv)
+            self.restarter.began()
+            self._start_program()
+
+    def _start_program(self) -> None:
+        before = self.service
+        self.service = self._lab_agent.launch(
+            self.service_plan.argv, self._circumstances(), on_end=self.restarter.ended
+        )
+        if before is not None:
+            self._earlier += before.output
+
+    def _starts_again(self) -> bool:
+        """Whether the service, which had ended a moment ago, is started again soon, or has been since."""
+        return self.restarter.pending or (self.service is not None and not self.service.ended)
 
     def wellness(self) -> Wellness:
         """By its program, and by its health check as far as `check_health` has taken it."""
@@ -137,6 +171,8 @@ class LocalHost(AgentHost):
         if self.service.refused:
             return Wellness(state="failed", words=f"cannot be started: {self.service.refused}", began=False)
         if self.service.ended:
+            if self._starts_again():
+                return Wellness(state="waiting", words="is restarting")
             code = self.service.wait().exit_code
             return Wellness(state="failed" if code else "well", words=f"exited with status {code}")
         state = "failed" if self._unhealthy else "well" if self._healthy else "waiting"

@@ -167,8 +167,11 @@ class LocalLab(StackLab[LocalHost]):
         """
         self._check_limits(*localplan.counts(self._compose_file(), self.topology))
         plan = self.plan
+        for note in plan.notes:
+            self._say(note)
         with ExitStack() as undo:
             undo.callback(self.forget)
+            _make_folders(plan)
             needed = {name: service.image for name, service in plan.services.items() if service.image is not None}
             roots = {name: str(image.root) for name, image in images.hold(needed, self._say, undo).items()}
             progress = StartProgress(self._say, allowed_s=self._up_deadline_s)
@@ -179,7 +182,9 @@ class LocalLab(StackLab[LocalHost]):
             self._build(channel, plan, roots)
             for listener in listeners:
                 address, number, *_ = listener.socket.getsockname()
-                self._hosts[listener.host].published_at.setdefault((listener.port, "tcp"), (address, number))
+                self._hosts[listener.host].published_at.setdefault(
+                    (listener.port, listener.protocol), (address, number)
+                )
             publishing.hand_over(self.agent, plan, listeners)
             hosts = self._hosts.values()
             undo.callback(services.stop, channel, hosts, self._say)
@@ -239,6 +244,7 @@ class LocalLab(StackLab[LocalHost]):
     def halt(self, host: str, grace: str | None) -> None:
         """Send a host's program its stop signal, and end everything else in the host."""
         place = self._hosts[host]
+        place.restarter.cease()
         if place.service is not None and not place.service.ended:
             self.channel.call("signal", programs=[place.service.number], name=place.service_plan.stop_signal)
             said_s = place.service_plan.stop_grace_s
@@ -246,6 +252,7 @@ class LocalLab(StackLab[LocalHost]):
         self._end_host(place)
 
     def _end_host(self, place: LocalHost) -> None:
+        place.restarter.cease()
         self.channel.call("halt_host", host=place.name)
         place.halted = True
         if place.service is not None and not place.service.await_end(_END_WITHIN_S):
@@ -259,6 +266,8 @@ class LocalLab(StackLab[LocalHost]):
         elif place.service is None or place.service.ended:
             raise LabError(f"`{host}`: {signal}: its service runs no program that could be signalled")
         else:
+            if not place.service_plan.signal_named or signal == place.service_plan.stop_signal:
+                place.restarter.cease()  # as the engine
             self.channel.call("signal", programs=[place.service.number], name=signal)
 
     def start_host(self, host: LocalHost) -> None:
@@ -332,6 +341,15 @@ class LocalLab(StackLab[LocalHost]):
         """See `KernelReadings`."""
         answer = self.channel.call("payload")
         return {host: Received.read(received) for host, received in answer.items() if received is not None}
+
+
+def _make_folders(plan: LabPlan) -> None:
+    """Make the folders of the machine that binds name and that are missing, as the engine does."""
+    for folder in dict.fromkeys(folder for service in plan.services.values() for folder in service.new_folders):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentUnfitError(f"the folder {folder} of a volume cannot be made: {error.strerror}") from None
 
 
 def _version(text: str) -> tuple[int, ...]:

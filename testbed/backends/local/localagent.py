@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,9 +52,15 @@ class LocalAgent:
             raise LabError("the lab is not up")
         return self._channel
 
-    def launch(self, argv: Sequence[str], circumstances: Mapping[str, Any]) -> LocalProgram:
-        """Start a program in a host, and read what it prints."""
-        return LocalProgram(self.child, self.channel, self._reader, argv, circumstances)
+    def launch(
+        self,
+        argv: Sequence[str],
+        circumstances: Mapping[str, Any],
+        *,
+        on_end: Callable[[int], None] = lambda _code: None,
+    ) -> LocalProgram:
+        """Start a program in a host, and read what it prints; ``on_end``: see `LocalProgram`."""
+        return LocalProgram(self.child, self.channel, self._reader, argv, circumstances, on_end=on_end)
 
     def attached(
         self, argv: Sequence[str], streams: Sequence[int], circumstances: Mapping[str, Any], *, tty: bool

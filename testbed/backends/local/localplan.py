@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from testbed.backends.local import addressing, servicekeys
@@ -24,8 +24,9 @@ def make(file: ComposeFile, topology: Topology, images: Images | None = None) ->
     Raises InvalidComposeError naming all that a local lab cannot honour, by line.
     """
     problems, images = file.problems.copy(), images or Images()
+    told: dict[str, list[str]] = {}
     sources = [
-        ServiceSource(name=name, body=body, file=file, problems=problems, images=images)
+        ServiceSource(name=name, body=body, file=file, problems=problems, images=images, told=told)
         for name, body in file.config["services"].items()
     ]
     _check_volumes(file, problems)
@@ -41,7 +42,23 @@ def make(file: ComposeFile, topology: Topology, images: Images | None = None) ->
         networks=tuple(networks.values()),
         services={name: services[name] for name in order},
         hosts=hosts,
+        notes=(
+            *(f"not kept in a local lab: {what} of {', '.join(names)}" for what, names in told.items()),
+            *_notes_on(file),
+        ),
     )
+
+
+def _notes_on(file: ComposeFile) -> Iterator[str]:
+    """Networks and volumes of others, in whose place the lab has its own."""
+    used = {name for body in file.config["services"].values() for name in body.get("networks") or {}}
+    for name in sorted(used & file.config["networks"].keys()):
+        if file.config["networks"][name].get("external"):
+            yield f"network {shown(name)} is external: in a local lab it is the lab's own, and nobody else is on it"
+    for name, body in file.config["volumes"].items():
+        if body.get("external") or body.get("driver_opts"):
+            why = "is external" if body.get("external") else "has driver_opts"
+            yield f"volume {shown(name)} {why}: in a local lab it is an empty folder of the lab's own"
 
 
 def counts(file: ComposeFile, topology: Topology) -> tuple[int, int]:
@@ -63,9 +80,8 @@ def _check_volumes(file: ComposeFile, problems: FileProblems) -> None:
                 where,
                 f"volume {shown(name)}: write letters, digits, dots, dashes, underscores, a letter or digit first",
             )
-        for key in ("driver", "external"):
-            if (body or {}).get(key) not in (None, False, "local"):
-                problems.of_part(where, f"volume {shown(name)}: `{key}: {body[key]}` needs an engine; {WAY_OUT}")
+        if body.get("driver") not in (None, "", "local"):
+            problems.of_part(where, f"volume {shown(name)}: `driver: {body['driver']}` needs an engine; {WAY_OUT}")
 
 
 class _PublishedPort(NamedTuple):
@@ -76,11 +92,11 @@ class _PublishedPort(NamedTuple):
 
 def _check_published(sources: list[ServiceSource], topology: Topology) -> None:
     """Refuse a port of the machine that two services publish."""
-    known: dict[int, list[_PublishedPort]] = {}
+    known: dict[tuple[str, int], list[_PublishedPort]] = {}
     for service in sources:
         for port in service.body["ports"]:
             published = str(port.get("published") or "0")
-            if port.get("protocol", "tcp") != "tcp" or not published.isdecimal() or int(published) == 0:
+            if not published.isdecimal() or int(published) == 0:
                 continue
             listener = _PublishedPort(service, str(port.get("host_ip") or "127.0.0.1"), port["item"])
             if (replicas := topology.services[service.name].replicas) > 1:
@@ -90,7 +106,7 @@ def _check_published(sources: list[ServiceSource], topology: Topology) -> None:
                     "ports",
                     listener.item,
                 )
-            others = known.setdefault(int(published), [])
+            others = known.setdefault((str(port.get("protocol") or "tcp"), int(published)), [])
             if (other := next((other for other in others if _clash(listener, other)), None)) is not None:
                 place = service.problems.place(("services", other.service.name, "ports", other.item))
                 at = f" ({place[0].name}:{place[1]})" if place else ""

@@ -6,7 +6,7 @@ import os
 import selectors
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -37,10 +37,16 @@ class LocalProgram(ReadProgram):
         reader: OutputReader,
         argv: Sequence[str],
         circumstances: Mapping[str, Any],
+        *,
+        on_end: Callable[[int], None] = lambda _code: None,
     ) -> None:
-        """Start it. ``circumstances``: host, environment, folder and user, for the agent."""
+        """Start it. ``circumstances``: host, environment, folder and user, for the agent.
+
+        ``on_end`` is called with its status, in the thread that reads the output of all programs.
+        """
         super().__init__(circumstances["host"], argv)
         self._agent = channel
+        self._on_end = on_end
         self.lines = Lines()
         """What it prints to stdout."""
         self._exit_code = -1
@@ -75,6 +81,7 @@ class LocalProgram(ReadProgram):
         """It ended with this status, or its status is lost."""
         self._exit_code, self._cpu_s = code, cpu_s
         self.lines.end()
+        self._on_end(code)
         self.end_output()
 
     def await_status(self, *, left_s: float, timeout: str) -> int:  # noqa: ARG002  # it is known

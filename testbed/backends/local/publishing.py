@@ -14,10 +14,11 @@ from testbed.errors import EnvironmentUnfitError
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """A listening socket, and the host and port that its connections lead to."""
+    """A socket of the machine, and the host and port that its connections or datagrams lead to."""
 
     host: str
     port: int
+    protocol: str
     socket: socket.socket
 
 
@@ -34,19 +35,31 @@ def listen(undo: ExitStack, plan: LabPlan) -> list[Listener]:
                 taken.append(f"{port.host_ip}:{port.port}{span} for {host.name}: {error.strerror}")
                 continue
             undo.callback(listener.close)
-            listeners.append(Listener(host=host.name, port=port.target, socket=listener))
+            listeners.append(Listener(host=host.name, port=port.target, protocol=port.protocol, socket=listener))
     if taken:
         raise EnvironmentUnfitError(f"ports cannot be published: {'; '.join(taken)}")
     return listeners
 
 
 def listener_at(published: Published) -> socket.socket:
-    """A listening socket at a published port; at the first free port of a range. Raises OSError."""
+    """A socket at a published port; at the first free port of a range. Raises OSError."""
     family = socket.AF_INET6 if ":" in published.host_ip else socket.AF_INET
     for port in range(published.port, published.last):
         with contextlib.suppress(OSError):  # the last one's is raised
-            return socket.create_server((published.host_ip, port), family=family)
-    return socket.create_server((published.host_ip, published.last or published.port), family=family)
+            return _socket_at((published.host_ip, port), family, published.protocol)
+    return _socket_at((published.host_ip, published.last or published.port), family, published.protocol)
+
+
+def _socket_at(address: tuple[str, int], family: socket.AddressFamily, protocol: str) -> socket.socket:
+    if protocol == "tcp":
+        return socket.create_server(address, family=family)
+    receiver = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        receiver.bind(address)
+    except OSError:
+        receiver.close()
+        raise
+    return receiver
 
 
 def hand_over(agent: LocalAgent, plan: LabPlan, listeners: list[Listener]) -> None:

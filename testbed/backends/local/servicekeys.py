@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from testbed.backends.local import storage
+from testbed.backends.local import hostkeys, storage
 from testbed.backends.local.blueprint import Published, ServicePlan
 from testbed.backends.local.settings import CAPABILITIES
 from testbed.backends.local.source import CANNOT, WAY_OUT, ServiceSource
@@ -19,26 +20,22 @@ from testbed.text import shown, word_set
 _HONOURED = word_set("""
     build image command entrypoint environment working_dir user networks ports volumes depends_on healthcheck deploy
     scale stop_signal stop_grace_period ulimits sysctls hostname container_name extra_hosts cap_add cap_drop tmpfs
-    x-testbed
+    x-testbed restart links network_mode ipc shm_size dns dns_opt dns_search secrets configs read_only init mac_address
 """)
 _HARMLESS = word_set("""
-    labels annotations logging init stdin_open tty expose pull_policy platform profiles attach read_only domainname
+    labels annotations logging stdin_open tty expose pull_policy platform profiles attach domainname develop label_file
+    pull_refresh_after
 """)
 _REASONS = {
-    "network_mode": "a host of a local lab has networks of its own, nothing else; write `networks:` in its place",
     "privileged": "a local lab gives Docker's usual capabilities; name the ones needed under `cap_add:`",
-    "restart": "a local lab does not start a program again",
     "devices": "a local lab's hosts have no devices of the machine",
-    "secrets": "a local lab has none; use `volumes:` or `environment:`",
-    "configs": "a local lab has none; use `volumes:`",
+    "external_links": "a local lab has no container of another stack",
+    "volumes_from": "write the volumes under each service",
 }
 # The rest of what Compose knows (compose-spec.json).
 _COMPOSES_OWN = word_set("""
-    blkio_config cgroup cgroup_parent cpu_count cpu_percent cpu_period cpu_quota cpu_rt_period cpu_rt_runtime
-    cpu_shares cpus cpuset credential_spec develop device_cgroup_rules dns dns_opt dns_search driver_opts env_file
-    extends external_links gpus group_add ipc isolation label_file links mac_address mem_limit mem_reservation
-    mem_swappiness memswap_limit models oom_kill_disable oom_score_adj pid pids_limit post_start pre_stop provider
-    pull_refresh_after runtime security_opt shm_size storage_opt use_api_socket userns_mode uts volumes_from
+    credential_spec driver_opts env_file extends external_links group_add isolation models pid post_start
+    pre_stop provider use_api_socket volumes_from
 """)
 # Without rp_filter, a packet may come in on one network and its answer go out on another.
 _FORWARDING = {
@@ -47,6 +44,10 @@ _FORWARDING = {
     "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.*.rp_filter": "0",
 }
+_OF_DEPLOY = word_set("""
+    replicas mode labels endpoint_mode resources restart_policy placement update_config rollback_config
+""")
+"""What Compose itself heeds, or leaves to a swarm."""
 _LIMITS = word_set("core cpu fsize data stack rss nproc nofile memlock as msgqueue nice rtprio sigpending")
 _CONDITIONS = ("service_started", "service_healthy", "service_completed_successfully")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62})")
@@ -58,6 +59,9 @@ def plan(service: ServiceSource) -> ServicePlan:
     """The plan of one service. Problems are noted in the source."""
     body = service.body
     _refuse_unknown(service)
+    hostkeys.tell_what_is_not_kept(service)
+    for key in ("network_mode", "ipc"):
+        hostkeys.check_shared(service, key)
     _check_names(service)
     place = storage.of_service(service)
     image = place.image
@@ -83,10 +87,18 @@ def plan(service: ServiceSource) -> ServicePlan:
         capabilities_dropped=_capabilities(service, "cap_drop"),
         folders=tuple(dict.fromkeys(place.folders)),
         files=tuple(place.files),
-        binds=tuple(place.binds),
+        binds=(*place.binds, *hostkeys.bound_files(service)),
         volumes=tuple(place.volumes),
         python=place.python,
         image=place.found,
+        restart=hostkeys.restart(service),
+        shm_bytes=hostkeys.shm_bytes(service),
+        resolver=hostkeys.resolver(service),
+        given=tuple(hostkeys.given(service, os.environ)),
+        read_only=bool(body.get("read_only")),
+        tmpfs=place.tmpfs,
+        new_folders=tuple(place.new_folders),
+        signal_named=bool(body.get("stop_signal")),
     )
 
 
@@ -94,7 +106,7 @@ def _refuse_unknown(service: ServiceSource) -> None:
     for key, value in service.body.items():
         if key in _HONOURED or key in _HARMLESS or key.startswith("x-") or value in (None, [], {}, False):
             continue
-        if key == "restart" and value == "no":
+        if key in hostkeys.NOT_KEPT:
             continue
         if key not in _REASONS and key not in _COMPOSES_OWN:
             service.refuse(f"`{key}:`: {unknown(key, sorted(_HONOURED | _HARMLESS))}", key)
@@ -103,8 +115,10 @@ def _refuse_unknown(service: ServiceSource) -> None:
         service.refuse(f"`{key}: {value}`: {reason}", key)
     deploy = service.body.get("deploy") or {}
     given = {key for key, value in deploy.items() if value not in (None, [], {}, False)}
-    for key in sorted(given - {"replicas", "mode", "labels", "endpoint_mode"}):
+    for key in sorted(given - _OF_DEPLOY):
         service.refuse(f"`deploy: {key}`: a local lab cannot honour it; {WAY_OUT}", "deploy", key)
+    if deploy.get("mode") not in (None, "replicated"):
+        service.refuse(f"`deploy: mode: {deploy['mode']}`: a local lab has replicas alone; {WAY_OUT}", "deploy", "mode")
 
 
 def _check_names(service: ServiceSource) -> None:
@@ -202,8 +216,12 @@ def _published(service: ServiceSource) -> Iterator[Published]:
     for port in service.body["ports"]:
         where = "ports", port["item"]
         published, protocol = str(port.get("published") or "0"), port.get("protocol") or "tcp"
-        if protocol != "tcp":
-            service.refuse(f"a local lab publishes TCP ports alone, not {protocol}", *where)
+        if protocol not in ("tcp", "udp"):
+            service.refuse(f"a local lab publishes TCP and UDP ports, not {protocol}", *where)
+            continue
+        if service.body.get("network_mode"):
+            if service.body["network_mode"] != "none":  # where the engine ignores them
+                service.refuse("its network is another service's; publish the port there", *where)
             continue
         match = _PORTS.fullmatch(published)
         first, last = (int(match["first"]), int(match["last"] or 0)) if match else (1, 0)
@@ -211,7 +229,7 @@ def _published(service: ServiceSource) -> Iterator[Published]:
             service.refuse(f"published port {shown(published)}: write 8080 or 8080-8090", *where)
             continue
         host_ip = str(port.get("host_ip") or "127.0.0.1")
-        yield Published(host_ip=host_ip, port=first, last=last, target=int(port["target"]))
+        yield Published(host_ip=host_ip, port=first, last=last, target=int(port["target"]), protocol=protocol)
 
 
 def _sysctls(service: ServiceSource) -> dict[str, str]:

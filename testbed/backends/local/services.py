@@ -42,6 +42,7 @@ def stop(channel: Channel, hosts: Collection[LocalHost], say: Callable[[str], No
     """Send every service its stop signal; those that do not end in time end with the agent."""
     by_signal: dict[str, list[LocalProgram]] = {}
     for host in hosts:
+        host.restarter.cease()
         if host.service is not None and not host.service.ended:
             by_signal.setdefault(host.service_plan.stop_signal, []).append(host.service)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.backends.local.images import Images
@@ -24,6 +24,12 @@ class ServiceSource:
     file: ComposeFile
     problems: FileProblems
     images: Images
+    told: dict[str, list[str]] = field(default_factory=dict)
+    """What is not kept, and the services that ask for it; one for all sources of a file."""
+
+    def tell(self, what: str) -> None:
+        """Note that something is not kept."""
+        self.told.setdefault(what, []).append(self.name)
 
     @property
     def local(self) -> Mapping[str, Any] | None:

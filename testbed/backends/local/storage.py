@@ -39,6 +39,7 @@ _TMPFS_OPTION = re.compile(
 )
 _FOLLOWED = frozenset({"context", "dockerfile", "args", "labels", "tags"})
 """What of `build:` is followed without a builder."""
+_ENGINES_SOCKETS = ("docker.sock", "podman.sock", "containerd.sock")
 Mount = tuple[str, str, bool]
 """Source, target, whether read-only."""
 
@@ -59,8 +60,12 @@ class Storage:
     """Files and folders of the machine."""
     folders: list[str] = field(default_factory=list)
     """Writable folders that each replica has of its own."""
+    tmpfs: dict[str, str] = field(default_factory=dict)
+    """Options, by folder that has some."""
     volumes: list[Mount] = field(default_factory=list)
     """Named folders that the lab's hosts share."""
+    new_folders: list[str] = field(default_factory=list)
+    """Folders of the machine that are missing, and made at the start."""
     workdir: str = "/"
 
 
@@ -216,13 +221,22 @@ def _add_volumes(service: ServiceSource, storage: Storage) -> None:
         if posixpath.normpath(target) in taken:
             problem = "another volume has this place"
         taken.add(posixpath.normpath(target))
+        if volume["type"] == "bind" and os.path.basename(source) in _ENGINES_SOCKETS:
+            service.refuse(
+                f"{shown(source)} is an engine's socket: a local lab gives no host an engine; leave the service out, "
+                f"{WAY_OUT}",
+                *where,
+            )
+            continue
         if problem:
             service.refuse(f"a volume at {shown(target)}: {problem}", *where)
             continue
         match volume["type"]:
             case "bind":
                 if not os.path.exists(source):
-                    service.refuse(f"{shown(source)} does not exist", *where)
+                    if not (volume.get("bind") or {}).get("create_host_path"):
+                        service.refuse(f"{shown(source)} does not exist", *where)
+                    storage.new_folders.append(source)
                 storage.binds.append((source, target, read_only))
             case "volume" if source and source not in service.file.config["volumes"]:
                 service.refuse(f"volume {shown(source)} is not under the file's own `volumes:`", *where)
@@ -230,6 +244,7 @@ def _add_volumes(service: ServiceSource, storage: Storage) -> None:
                 storage.volumes.append((source or f":{volume['item']}", target, read_only))
             case "tmpfs":
                 storage.folders.append(target)
+                storage.tmpfs[target] = _tmpfs_options(volume.get("tmpfs") or {})
             case kind:
                 service.refuse(f"a volume of type {shown(kind)}; {WAY_OUT}", *where)
 
@@ -244,12 +259,20 @@ def _add_tmpfs(service: ServiceSource, storage: Storage) -> None:
             service.refuse(
                 f"tmpfs {shown(target)}: {shown(unknown[0])} is no option of a tmpfs; write size=64m", "tmpfs", number
             )
-        if target in buildcontext.SCRATCH and storage.found is None:
+        if target in buildcontext.SCRATCH and storage.found is None and (target == "/run" or not options):
             continue
         if problem := _place_problem(target, in_image=storage.found is not None):
             service.refuse(f"tmpfs {shown(target)}: {problem}", "tmpfs", number)
         else:
             storage.folders.append(target)
+            storage.tmpfs[target] = ",".join(["mode=1777", *options])
+
+
+def _tmpfs_options(settings: Mapping[str, Any]) -> str:
+    """The options of a volume of type tmpfs, whose mode is a number."""
+    mode = settings.get("mode")
+    size = [f"size={settings['size']}"] if settings.get("size") else []
+    return ",".join(["mode=1777" if mode is None else f"mode={int(mode):o}", *size])
 
 
 def _add_images_volumes(storage: Storage) -> None:
