@@ -186,7 +186,7 @@ NOT_COMPOSES = (
     "ports: [{target: 80, published: '99999'}]", "ports: ['53:53/sctp']", "networks: {lan: {ipv4",
     "networks: {lan: {ipv6", "networks: {lan: {mac_", "networks: {lan: {interface", "networks: {lan: {gw_",
     "networks: {lan: {link", "networks: {lan: {driver", "environment: {A=B", "environment: [=x]",
-    "scale: 2, ports", "volumes: [/nosuch", "volumes: ['.:", "volumes: ['data:", "volumes: ['/etc",
+    "scale: 2, ports", "volumes: [{type: bind, source: /nosuch", "volumes: ['.:", "volumes: ['data:", "volumes: ['/etc",
     "tmpfs: /proc", "working_dir", "hostname: hhh", "user",
     "extra_hosts: ['x", "cap_add", "sysctls", "privileged", "x-testbed",
 )  # fmt: skip

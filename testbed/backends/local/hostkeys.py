@@ -21,23 +21,21 @@ NOT_KEPT = word_set("""
 """)
 """Keys that limit or label a container, and change nothing that its programs send: told, and not kept."""
 _RESTART = re.compile(r"(no|always|unless-stopped|on-failure)(?::(\d+))?")
-_CONDITIONS = {"none": "no", "on-failure": "on-failure", "any": "always"}
+_CONDITIONS = {"none": "no", "on-failure": "on-failure", "any": "always", "unless-stopped": "unless-stopped"}
 _MOST_MODE = "0444"
 """Compose's mode of a secret or config that it writes itself."""
 
 
 def restart(service: ServiceSource) -> Restart:
-    """Its `restart:`, or else its `deploy: {restart_policy: …}`, as Compose takes them."""
-    text = str(service.body.get("restart") or "")
-    if not text:
-        policy = (service.body.get("deploy") or {}).get("restart_policy")
-        if not isinstance(policy, Mapping):
-            return Restart()
-        condition = str(policy.get("condition") or "any")
+    """Its `deploy: {restart_policy: …}`, or else its `restart:`, as Compose takes them (pkg/compose, create.go)."""
+    policy = (service.body.get("deploy") or {}).get("restart_policy")
+    if isinstance(policy, Mapping):
+        condition = str(policy.get("condition") or "none")
         if condition not in _CONDITIONS:
             service.refuse(f"restart_policy: condition {shown(condition)}: {unknown(condition, _CONDITIONS)}", "deploy")
         attempts = str(policy.get("max_attempts") or 0)
         return Restart(when=_CONDITIONS.get(condition, "no"), most=int(attempts) if attempts.isdecimal() else 0)
+    text = str(service.body.get("restart") or "no")
     match = _RESTART.fullmatch(text)
     if match is None or (match[2] and match[1] != "on-failure"):
         service.refuse(
@@ -107,6 +105,13 @@ def given(service: ServiceSource, environment: Mapping[str, str]) -> Iterator[Gi
     for kind, place, body in _entries(service):
         if body.get("file"):
             continue
+        if service.body.get("read_only"):
+            service.refuse(
+                f"{kind[:-1]} {shown(body['name'])} in a service with `read_only:`: Compose writes it into the "
+                f"container, and refuses; give it a `file:`",
+                kind,
+            )
+            continue
         content = body.get("content")
         if (variable := body.get("environment")) is not None:
             content = environment.get(variable)
@@ -146,3 +151,9 @@ def tell_what_is_not_kept(service: ServiceSource) -> None:
     deploy = service.body.get("deploy") or {}
     if deploy.get("resources"):
         service.tell("`deploy: resources`")
+
+
+def implied(service: ServiceSource) -> set[str]:
+    """The services that it starts after because it links them or is in their namespaces."""
+    links = {str(link).partition(":")[0] for link in service.body.get("links") or ()}
+    return links | {str(service.body.get(key) or "").partition(":")[2] for key in ("network_mode", "ipc", "pid")}

@@ -24,9 +24,9 @@ def make(file: ComposeFile, topology: Topology, images: Images | None = None) ->
     Raises InvalidComposeError naming all that a local lab cannot honour, by line.
     """
     problems, images = file.problems.copy(), images or Images()
-    told: dict[str, list[str]] = {}
+    not_kept: dict[str, list[str]] = {}
     sources = [
-        ServiceSource(name=name, body=body, file=file, problems=problems, images=images, told=told)
+        ServiceSource(name=name, body=body, file=file, problems=problems, images=images, not_kept=not_kept)
         for name, body in file.config["services"].items()
     ]
     _check_volumes(file, problems)
@@ -43,7 +43,7 @@ def make(file: ComposeFile, topology: Topology, images: Images | None = None) ->
         services={name: services[name] for name in order},
         hosts=hosts,
         notes=(
-            *(f"not kept in a local lab: {what} of {', '.join(names)}" for what, names in told.items()),
+            *(f"not kept in a local lab: {what} of {', '.join(names)}" for what, names in not_kept.items()),
             *_notes_on(file),
         ),
     )

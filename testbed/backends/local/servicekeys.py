@@ -180,7 +180,8 @@ def _depends_on(service: ServiceSource) -> dict[str, str]:
         condition = str((dependency or {}).get("condition", "service_started"))
         where = "depends_on", name
         if name not in services:
-            if (dependency or {}).get("required", True):
+            implied = name in hostkeys.implied(service)  # which is refused where it stands
+            if (dependency or {}).get("required", True) and not implied:
                 service.refuse(f"depends on {shown(name)}: {unknown(name, services)}", *where)
         elif condition not in _CONDITIONS:
             service.refuse(f"condition {shown(condition)} of {shown(name)}: {unknown(condition, _CONDITIONS)}", *where)

@@ -24,12 +24,12 @@ class ServiceSource:
     file: ComposeFile
     problems: FileProblems
     images: Images
-    told: dict[str, list[str]] = field(default_factory=dict)
+    not_kept: dict[str, list[str]] = field(default_factory=dict)
     """What is not kept, and the services that ask for it; one for all sources of a file."""
 
     def tell(self, what: str) -> None:
         """Note that something is not kept."""
-        self.told.setdefault(what, []).append(self.name)
+        self.not_kept.setdefault(what, []).append(self.name)
 
     @property
     def local(self) -> Mapping[str, Any] | None:
