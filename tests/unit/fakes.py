@@ -46,6 +46,11 @@ class FakeAgent:
         """By the port's own device, if no kernel carries it."""
         self.passages_ns: dict[str, list[int]] = {}
         """By carried kernel, how long frames took through it."""
+        self.clocks: dict[str, Any] = {}
+        """By carried kernel."""
+        self.clocks_run: list[bool] = []
+        """Whether they were to run, at each request."""
+        self.clocks_watched: dict[str, Any] = {}
 
     def die(self) -> None:
         """Answer nothing any more."""
@@ -134,7 +139,11 @@ class FakeAgent:
         return dict.fromkeys(ports, self.at_port)
 
     def _clocks(self, *, running: bool = True) -> dict[str, Any]:
-        return {}
+        self.clocks_run.append(running)
+        return self.clocks
+
+    def _watch_passages(self, *, clocks: dict[str, Any], anew: bool = False) -> None:
+        self.clocks_watched = clocks
 
     def _passages(self) -> dict[str, Any]:
         kernels = {name: {"passages_ns": times_ns, "missing_ns": []} for name, times_ns in self.passages_ns.items()}

@@ -9,12 +9,16 @@ from typing import Any, cast
 import pytest
 
 from testbed import ImpairmentNotAppliedError, LabError
+from testbed.errors import AgentError
 from testbed.evidence.hoststate import EXITED, PAUSED, RUNNING, HostState
+from testbed.evidence.metric import AUTOMATIC
+from testbed.lab.elsewhere import Watched
 from testbed.lab.host import Program
 from testbed.lab.succession import CAPTURE
-from testbed.observe.connections import Connection
+from testbed.observe.connections import Connection, Received
 from testbed.observe.tcp_info import Endpoint
 from testbed.spec.links import LinkRef
+from testbed.spec.steps import parse_steps
 from tests.unit.fakes import FakeLab
 
 LINK, REF = "client -> server", LinkRef("client", "server", "lan")
@@ -98,6 +102,50 @@ def test_where_an_agent_died_the_test_ends_all_the_same(lab: FakeLab) -> None:
     assert lab.left
 
 
+def test_where_an_agent_died_programs_that_outlive_it_are_killed(lab: FakeLab) -> None:
+    stopped: list[str] = []
+    lab.ledger.programs.append(cast("Program", SimpleNamespace(ended=False, stop=stopped.append)))
+    lab.agent.die()
+    lab.lifecycle.end()
+    assert stopped == ["SIGKILL"]
+
+
+def test_at_the_end_an_agent_without_ports_that_died_is_let_go_of(lab: FakeLab) -> None:
+    lab.capturing.die()
+    lab.lifecycle.end()
+    assert lab.forgotten == [CAPTURE]
+
+
+def test_at_the_end_each_host_releases_what_the_test_alone_needed(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[str] = []
+    for host in lab.hosts.values():
+        monkeypatch.setattr(host, "end_test", lambda name=host.name: released.append(name))
+    lab.lifecycle.end()
+    assert set(released) == set(lab.hosts)
+
+
+def test_the_clocks_of_a_carried_kernel_stop_with_the_test_and_are_not_the_next_ones(lab: FakeLab) -> None:
+    port = lab.ports.attached("server", "lan")
+    port.kernel, lab.agent.carries, lab.agent.clocks = "tbk", True, {"tbk": 1}
+    lab.impair(LINK, delay="1ms")
+    lab.lifecycle.end()
+    assert (lab.agent.clocks_watched, lab.agent.clocks_run) == ({"tbk": 1}, [True, False])
+    lab.lifecycle.begin("next")
+    port.kernel = None
+    lab.impair(LINK, delay="1ms")
+    lab.lifecycle.end()
+    assert (lab.agent.clocks_watched, lab.agent.clocks_run) == ({}, [True, False])
+
+
+def test_a_timeline_begins_with_the_body(lab: FakeLab) -> None:
+    lab.impairer.apply(REF, parse_steps([{"delay": "1ms"}, {"at": "1s", "loss": "5%"}]))  # as markers do
+    assert "play" not in lab.agent.calls
+    lab.lifecycle.begin_body()
+    assert "play" in lab.agent.calls
+
+
 def connection(number: int, state: str = "FIN_WAIT1") -> Connection:
     """One that no program has."""
     return Connection(
@@ -145,6 +193,47 @@ def test_what_is_told_of_a_test_whose_beginning_fails_is_not_of_the_one_before(
         with pytest.raises(pytest.fail.Exception):
             lab.lifecycle.begin("next")
     assert (lab.ledger.metrics, lab.ledger.history, lab.ledger.seeds_from) == ({}, [], "next")
+
+
+def test_what_was_counted_in_a_body_that_never_ended_is_not_the_next_ones(lab: FakeLab) -> None:
+    lab.tables_of = {"client": [], "server": []}
+    lab.counted = {"client": {"Tcp": {"RetransSegs": 1}}, "server": {"Tcp": {"RetransSegs": 1}}}
+    lab.times = {"client": (1, 2.0)}
+    lab.received = {"server": [Received(source="172.18.0.2", size_bytes=9)]}
+    lab.measuring.groups = AUTOMATIC
+    lab.lifecycle.begin_body()
+    lab.lifecycle.end_body()
+    assert (set(lab.measuring.counted), set(lab.measuring.used_s)) == ({"client", "server"}, {"client"})
+    assert lab.measuring.received
+    lab.lifecycle.begin_body()
+    lab.lifecycle.begin("next")
+    assert (lab.measuring.counted, lab.measuring.used_s, lab.measuring.received) == ({}, {}, {})
+    lab.received = {}
+    lab.lifecycle.end_body()  # of a body that did not begin
+    assert (lab.measuring.counted, lab.measuring.used_s) == ({}, {})
+
+
+def test_a_port_that_cannot_be_read_as_the_test_begins_has_refused_nothing(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_port: object) -> Any:
+        raise AgentError("the port is gone", kind="gone")
+
+    port = lab.ports.attached("server", "lan")
+    port.refused = 5
+    monkeypatch.setattr(lab.ports, "entry", gone)
+    lab.lifecycle.begin("next")
+    assert port.refused == 0
+
+
+def test_who_counts_on_another_path_of_a_link_that_is_healed_counts_no_more(lab: FakeLab) -> None:
+    port = lab.ports.attached("server", "lan")
+    lab.elsewhere.watched[REF] = Watched(port=port, minor=1)
+    lab.lifecycle.begin("next", [REF])
+    assert lab.elsewhere.watched
+    lab.lifecycle.begin("third")
+    assert not lab.elsewhere.watched
+    assert port.released
 
 
 def test_a_host_that_a_test_left_stopped_runs_again(lab: FakeLab) -> None:
