@@ -45,7 +45,10 @@ def problems(folder: Path, text: str) -> list[str]:
 
 
 def addresses(made: LabPlan) -> dict[str, list[str]]:
-    return {host.name: [cidr for interface in host.interfaces for cidr in interface.addresses] for host in made.hosts}
+    return {
+        host.name: [str(address) for interface in host.interfaces for address in interface.addresses]
+        for host in made.hosts
+    }
 
 
 # --- addresses and names ---------------------------------------------------------------------------
@@ -115,7 +118,7 @@ def test_the_link_local_address_is_made_of_the_mac_address(folder: Path) -> None
     made = plan(folder, "services: {a: {build: app, networks: [lan]}}\nnetworks: {lan: {enable_ipv6: true}}\n")
     (interface,) = made.hosts[0].interfaces
     assert interface.mac == "02:42:ac:12:00:02"
-    assert interface.addresses == ("172.18.0.2/16", "fd00:0:0:1::2/64")
+    assert [*map(str, interface.addresses)] == ["172.18.0.2/16", "fd00:0:0:1::2/64"]
     # RFC 4291, appendix A: the universal bit is turned over, FFFE stands in the middle.
     assert interface.link_local == ("fe80::42:acff:fe12:2",)
 
@@ -329,7 +332,7 @@ networks:
   lan: {ipam: {config: [{subnet: 10.0.0.0/24}, {subnet: "fd00::/64", gateway: "fd00:0::1"}]}}
 """,
     )
-    assert made.networks[0].gateways == ("10.0.0.1/24", "fd00::1/64")
+    assert [*map(str, made.networks[0].gateways)] == ["10.0.0.1/24", "fd00::1/64"]
     assert addresses(made) == {"a": ["10.0.0.2/24", "fd00::3/64"], "b": ["10.0.0.3/24", "fd00::2/64"]}
 
 

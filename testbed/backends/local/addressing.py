@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 from itertools import combinations
 from typing import Any
 
-from testbed.backends.local.blueprint import HostPlan, Interface, NetworkPlan
+from testbed.backends.local.blueprint import AddressInSubnet, HostPlan, Interface, NetworkPlan
 from testbed.backends.local.routing import Routing, Subnet
 from testbed.backends.local.source import CANNOT, WAY_OUT
 from testbed.compose.composefile import ComposeFile
@@ -66,8 +66,9 @@ def networks(file: ComposeFile, problems: FileProblems) -> dict[str, NetworkPlan
             subnets.append(IPv6Network(f"fd00:0:0:{len(plans) + 1:x}::/64"))
         own_gateways = list(_named_gateways(name, body, subnets, problems))
         gateways = [
-            next((text for text in own_gateways if ip_address(text) in subnet), str(subnet.network_address + 1))
-            + f"/{subnet.prefixlen}"
+            _within(
+                subnet, next((text for text in own_gateways if ip_address(text) in subnet), subnet.network_address + 1)
+            )
             for subnet in subnets
         ]
         mtu = _mtu(name, body, problems)
@@ -228,7 +229,7 @@ def hosts(
             _free(
                 subnet,
                 part,
-                {*taken.get(name, {}), *plan.reserved, *(cidr.partition("/")[0] for cidr in plan.gateways)},
+                {*taken.get(name, {}), *plan.reserved, *(str(gateway.ip) for gateway in plan.gateways)},
             )
             for subnet, part in zip(plan.subnets, plan.ranges, strict=True)
         ]
@@ -338,13 +339,13 @@ def _hosts_of(
 
 def _gateway(networks: Mapping[str, NetworkPlan], interfaces: list[Interface]) -> str:
     """The address that stands for this machine, on which nothing answers."""
-    return networks[interfaces[0].network].gateways[0].partition("/")[0]
+    return str(networks[interfaces[0].network].gateways[0].ip)
 
 
 def _addresses(
     network: NetworkPlan, joined: Mapping[str, Any], free: list[Iterator[str]], problems: FileProblems
-) -> Iterator[str]:
-    """A host's addresses on a network, with prefix: the one that the service names, or the next that is free."""
+) -> Iterator[AddressInSubnet]:
+    """A host's addresses on a network: the one that the service names, or the next that is free."""
     for subnet, pool in zip(network.subnets, free, strict=True):
         static = joined.get(f"ipv{subnet.version}_address")
         address = str(ip_address(static)) if static and is_address(static) else next(pool, None)
@@ -352,7 +353,7 @@ def _addresses(
             where = ("networks", network.name)
             problems.of_part(where, f"network {shown(network.name)}: {subnet} has no address left")
             return
-        yield f"{address}/{subnet.prefixlen}"
+        yield _within(subnet, address)
 
 
 def _static_addresses(
@@ -388,7 +389,7 @@ def _static_problem(text: str, network: NetworkPlan, owners: Mapping[str, str]) 
     address = ip_address(text)
     if not any(address in subnet for subnet in network.subnets):
         return f"{text} is not in network {shown(network.name)} ({', '.join(map(str, network.subnets))})"
-    if str(address) in (cidr.partition("/")[0] for cidr in network.gateways):
+    if address in (gateway.ip for gateway in network.gateways):
         return f"{text} is the gateway of network {shown(network.name)}"
     if end := next((end for subnet in network.subnets if (end := _end_of(subnet, text))), None):
         return f"{text} is the {end} address of network {shown(network.name)}"
@@ -410,10 +411,10 @@ def _routed(plans: Iterable[HostPlan], networks: Mapping[str, NetworkPlan]) -> t
         routes = list(routing.routes(name))
         first = max(host.interfaces, key=lambda interface: interface.gateway_priority, default=None)
         outward = networks[first.network].gateways if first is not None and not host.router else ()
-        for cidr in outward:
-            everywhere = "::/0" if ":" in cidr else "0.0.0.0/0"
+        for gateway in outward:
+            everywhere = "::/0" if gateway.version == 6 else "0.0.0.0/0"
             if not any(destination == everywhere for destination, _ in routes):
-                routes.append((everywhere, cidr.partition("/")[0]))
+                routes.append((everywhere, str(gateway.ip)))
         routed.append(replace(host, routes=tuple(routes), reached=tuple(routing.reached(name))))
     return tuple(routed)
 
@@ -424,7 +425,10 @@ def _free(subnet: Subnet, part: Subnet, taken: set[str]) -> Iterator[str]:
     return (text for address in addresses if (text := str(address)) not in taken)
 
 
-def _mac(cidr: str) -> str:
+def _within(subnet: Subnet, address: object) -> AddressInSubnet:
+    return ip_interface(f"{address}/{subnet.prefixlen}")
+
+
+def _mac(address: AddressInSubnet) -> str:
     """A locally administered address out of the IP address, as Docker makes them."""
-    packed = ip_address(cidr.partition("/")[0]).packed[-4:]
-    return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *packed))
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *address.packed[-4:]))

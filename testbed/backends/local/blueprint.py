@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_address
 from typing import NamedTuple
 
 from testbed.backends.local.routing import Route
@@ -13,6 +13,9 @@ from testbed.compose.buildcontext import Entry
 from testbed.images.found import FoundImage
 from testbed.images.settings import HealthCheck
 from testbed.spec.topology import Topology
+
+AddressInSubnet = IPv4Interface | IPv6Interface
+"""An address and its prefix: ``172.18.0.2/16``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +25,19 @@ class Interface:
     network: str
     name: str
     mac: str
-    addresses: tuple[str, ...]
-    """With prefix: ``172.18.0.2/16``."""
+    addresses: tuple[AddressInSubnet, ...]
     gateway_priority: int = 0
     """The default route leaves through the interface with the highest."""
 
     @property
     def plain(self) -> tuple[str, ...]:
         """The addresses without prefix."""
-        return tuple(cidr.partition("/")[0] for cidr in self.addresses)
+        return tuple(str(address.ip) for address in self.addresses)
 
     @property
     def link_local(self) -> tuple[str, ...]:
         """The address that the kernel derives from the MAC address, if it has IPv6 (RFC 4291, appendix A)."""
-        if not any(":" in cidr for cidr in self.addresses):
+        if not any(address.version == 6 for address in self.addresses):
             return ()
         mac = bytes.fromhex(self.mac.replace(":", ""))
         identifier = bytes([mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]])
@@ -48,8 +50,8 @@ class NetworkPlan:
 
     name: str
     subnets: tuple[IPv4Network | IPv6Network, ...]
-    gateways: tuple[str, ...]
-    """With prefix; the bridge's own addresses."""
+    gateways: tuple[AddressInSubnet, ...]
+    """The bridge's own addresses."""
     mtu: int = 1500
     ranges: tuple[IPv4Network | IPv6Network, ...] = ()
     """By subnet: the part of it from which hosts get addresses."""

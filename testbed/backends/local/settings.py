@@ -34,7 +34,7 @@ def networks(plan: LabPlan) -> list[dict[str, Any]]:
         {
             "name": network.name,
             "mtu": network.mtu,
-            "addresses": network.gateways,
+            "addresses": [*map(str, network.gateways)],
             "names": "\n".join(plan.names_on(network.name)),
         }
         for network in plan.networks
@@ -51,7 +51,7 @@ def host(plan: LabPlan, of: HostPlan, roots: Mapping[str, str]) -> dict[str, Any
                 "network": interface.network,
                 "name": interface.name,
                 "mac": interface.mac,
-                "addresses": interface.addresses,
+                "addresses": [*map(str, interface.addresses)],
             }
             for interface in of.interfaces
         ],
