@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testbed.agent import relay
-from testbed.backends.local import localplan, settings
+from testbed.backends.local import hostkeys, localplan, servicekeys, settings
 from testbed.backends.local.blueprint import Given, LabPlan, Restart
 from testbed.compose import composefile
 from testbed.errors import InvalidComposeError
@@ -189,3 +190,11 @@ def test_datagrams_are_relayed_for_each_client() -> None:
             host.sendto(question + b" answered", sender)
             assert client.recv(100) == b"question answered"
         assert len(senders) == 2
+
+
+def test_every_word_that_is_kept_or_not_stands_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs/howto/no-root.md").read_text("utf-8")
+    words = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`[^`\n]+`", text))))
+    kept = servicekeys.HONOURED - {"image", "build", "x-testbed", "mac_address", "deploy"}
+    assert kept - words == set()
+    assert {"mem_limit", "cpus", "pids_limit", "security_opt", "runtime", "gpus"} <= hostkeys.NOT_KEPT & words

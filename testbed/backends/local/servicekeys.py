@@ -17,7 +17,7 @@ from testbed.spec import drawings
 from testbed.spec.words import unknown
 from testbed.text import shown, word_set
 
-_HONOURED = word_set("""
+HONOURED = word_set("""
     build image command entrypoint environment working_dir user networks ports volumes depends_on healthcheck deploy
     scale stop_signal stop_grace_period ulimits sysctls hostname container_name extra_hosts cap_add cap_drop tmpfs
     x-testbed restart links network_mode ipc shm_size dns dns_opt dns_search secrets configs read_only init mac_address
@@ -104,12 +104,12 @@ def plan(service: ServiceSource) -> ServicePlan:
 
 def _refuse_unknown(service: ServiceSource) -> None:
     for key, value in service.body.items():
-        if key in _HONOURED or key in _HARMLESS or key.startswith("x-") or value in (None, [], {}, False):
+        if key in HONOURED or key in _HARMLESS or key.startswith("x-") or value in (None, [], {}, False):
             continue
         if key in hostkeys.NOT_KEPT:
             continue
         if key not in _REASONS and key not in _COMPOSES_OWN:
-            service.refuse(f"`{key}:`: {unknown(key, sorted(_HONOURED | _HARMLESS))}", key)
+            service.refuse(f"`{key}:`: {unknown(key, sorted(HONOURED | _HARMLESS))}", key)
             continue
         reason = f"{_REASONS[key]}; leave it out, {WAY_OUT}" if key in _REASONS else CANNOT
         service.refuse(f"`{key}: {value}`: {reason}", key)
