@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -173,6 +175,21 @@ def test_connections_of_a_test_end_with_it_and_those_before_it_live_on(lab: Fake
     assert [known.id for known in lab.tables_of["client"]] == ["c2"]
 
 
+def test_what_a_connection_from_before_the_test_sends_in_its_body_is_counted(lab: FakeLab) -> None:
+    def sent(segments: int) -> list[Connection]:
+        return [replace(connection(1, "ESTABLISHED"), segments_sent=segments)]
+
+    lab.tables_of = {"client": sent(1), "server": []}
+    lab.lifecycle.begin("next")
+    lab.impair(LINK, delay="1ms")
+    lab.tables_of |= {"client": sent(3), "other": [connection(2)]}  # of a host that could not be read before
+    lab.lifecycle.begin_body()
+    lab.tables_of["client"] = sent(8)
+    unread(lab)
+    lab.verifier.verify()
+    assert lab.ledger.evidence[0].earlier_packets == 5
+
+
 # --- by the beginning of the next, also where the one before never ended -----------------------------
 
 
@@ -205,6 +222,9 @@ def test_what_was_counted_in_a_body_that_never_ended_is_not_the_next_ones(lab: F
     lab.lifecycle.end_body()
     assert (set(lab.measuring.counted), set(lab.measuring.used_s)) == ({"client", "server"}, {"client"})
     assert lab.measuring.received
+    lab.lifecycle.begin_body()
+    assert (lab.measuring.counted, lab.measuring.body_s[1]) == ({}, math.inf)
+    lab.lifecycle.end_body()
     lab.lifecycle.begin_body()
     lab.lifecycle.begin("next")
     assert (lab.measuring.counted, lab.measuring.used_s, lab.measuring.received) == ({}, {}, {})
