@@ -23,10 +23,17 @@ from testbed.images.tree import EntryKind, LayerEntry, LayerError, Node, Tree
 from testbed.text import shown
 
 _KINDS: dict[bytes, EntryKind] = {
-    tarfile.REGTYPE: "file", tarfile.AREGTYPE: "file", tarfile.CONTTYPE: "file", tarfile.GNUTYPE_SPARSE: "file",
-    tarfile.LNKTYPE: "hardlink", tarfile.SYMTYPE: "symlink", tarfile.DIRTYPE: "folder", tarfile.FIFOTYPE: "fifo",
-    tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device",
-}  # fmt: skip
+    tarfile.REGTYPE: "file",
+    tarfile.AREGTYPE: "file",
+    tarfile.CONTTYPE: "file",
+    tarfile.GNUTYPE_SPARSE: "file",
+    tarfile.LNKTYPE: "hardlink",
+    tarfile.SYMTYPE: "symlink",
+    tarfile.DIRTYPE: "folder",
+    tarfile.FIFOTYPE: "fifo",
+    tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device",
+}
 _XATTR = "SCHILY.xattr."
 _CAPABILITY = "security.capability"
 _CHUNK = 1 << 20

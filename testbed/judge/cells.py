@@ -247,11 +247,18 @@ def _failures(test: str, base: Sequence[TestRun], head: Sequence[TestRun]) -> Ce
     if not base or not head:
         return None
     return Cell(
-        test=test, metric="failed", links=in_words(head[0]), unit="share of runs", kind=Kind.COUNT, better="lower",
-        least_effect=0.0, decides=True, of_outcome=True,
+        test=test,
+        metric="failed",
+        links=in_words(head[0]),
+        unit="share of runs",
+        kind=Kind.COUNT,
+        better="lower",
+        least_effect=0.0,
+        decides=True,
+        of_outcome=True,
         base=tuple(float(run.failed) for run in base),
         head=tuple(float(run.failed) for run in head),
-    )  # fmt: skip
+    )
 
 
 def _metrics(

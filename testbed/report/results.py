@@ -44,9 +44,16 @@ def print_session(console: Console, session: Session) -> None:
 
 def _metric_rows(test: StoredTest) -> Iterator[tuple[str, ...]]:
     for metric in test.last.metrics:
-        yield (test.id, metric.name, metric.text(metric.median), *(
-            ("", "") if len(metric.values) == 1 else (metric.text(min(metric.values)), metric.text(max(metric.values)))
-        ))  # fmt: skip
+        yield (
+            test.id,
+            metric.name,
+            metric.text(metric.median),
+            *(
+                ("", "")
+                if len(metric.values) == 1
+                else (metric.text(min(metric.values)), metric.text(max(metric.values)))
+            ),
+        )
 
 
 def asked_words(test: Mapping[str, Any]) -> list[str]:

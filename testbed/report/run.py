@@ -159,8 +159,15 @@ def over_time(title: str, series: Sequence[Mapping[str, Any]]) -> OverTime:
 
 def _hosts(states: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     if states:
-        rows = [[state["host"], state["what"], "the test" if state["by_test"] else "not the test",
-                 " | ".join(state["last_lines"])] for state in states]  # fmt: skip
+        rows = [
+            [
+                state["host"],
+                state["what"],
+                "the test" if state["by_test"] else "not the test",
+                " | ".join(state["last_lines"]),
+            ]
+            for state in states
+        ]
         yield Table(
             title="Hosts",
             heads=("host", "what became of it", "by", "its last lines"),

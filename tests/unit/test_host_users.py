@@ -30,11 +30,17 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("user", "ids", "home"),
     [
-        ("worker", (77, 78), "/srv"), ("77", (77, 78), "/srv"), ("worker:staff", (77, 50), "/srv"),
-        ("worker:9", (77, 9), "/srv"), ("1234", (1234, 0), "/"), ("1234:5", (1234, 5), "/"), ("", (0, 0), "/root"),
-        (":staff", (0, 50), "/root"), ("bare", (5, 6), "/"),
+        ("worker", (77, 78), "/srv"),
+        ("77", (77, 78), "/srv"),
+        ("worker:staff", (77, 50), "/srv"),
+        ("worker:9", (77, 9), "/srv"),
+        ("1234", (1234, 0), "/"),
+        ("1234:5", (1234, 5), "/"),
+        ("", (0, 0), "/root"),
+        (":staff", (0, 50), "/root"),
+        ("bare", (5, 6), "/"),
     ],
-)  # fmt: skip
+)
 def test_a_user_is_found_by_name_or_number(user: str, ids: tuple[int, int], home: str) -> None:
     assert (users.identity(user), users.home(user)) == (ids, home)
 

@@ -58,8 +58,12 @@ def test_udp_and_ranged_ports(tmp_path: Path) -> None:
     made = plan(tmp_path, a("ports: ['5300:53/udp', '5300:53/tcp', '6000-6001:60-61/udp', '7000-7009:70']"))
     known = [(port.port, port.last, port.target, port.protocol) for port in made.services["a"].published]
     assert known == [
-        (5300, 0, 53, "udp"), (5300, 0, 53, "tcp"), (6000, 0, 60, "udp"), (6001, 0, 61, "udp"), (7000, 7009, 70, "tcp"),
-    ]  # fmt: skip
+        (5300, 0, 53, "udp"),
+        (5300, 0, 53, "tcp"),
+        (6000, 0, 60, "udp"),
+        (6001, 0, 61, "udp"),
+        (7000, 7009, 70, "tcp"),
+    ]
 
 
 def test_whose_namespaces_a_host_is_in(tmp_path: Path) -> None:
@@ -79,9 +83,10 @@ def test_secrets_and_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     made = plan(tmp_path, a(words, rest)).services["a"]
     assert made.binds == ((str(tmp_path / "s"), "/run/secrets/f", True),)
     assert made.given == (
-        Given("/run/secrets/e2", "out", 0o400, 7, 0), Given("/c", "text", 0o444, 0, 0),
+        Given("/run/secrets/e2", "out", 0o400, 7, 0),
+        Given("/c", "text", 0o444, 0, 0),
         Given("/etc/c", "text", 0o444, 0, 0),
-    )  # fmt: skip
+    )
 
 
 def test_folders_memory_and_name_servers(tmp_path: Path) -> None:
@@ -107,8 +112,10 @@ def test_the_place_on_a_network(tmp_path: Path) -> None:
     words = "networks: {n: {interface_name: lan7, mac_address: '02:00:00:00:00:0A', priority: 5}, m: {gw_priority: 1}}"
     mine = plan(tmp_path, a(words, rest)).hosts[0]
     assert next((end.name, end.mac, end.plain) for end in mine.interfaces) == (
-        "lan7", "02:00:00:00:00:0a", ("10.1.0.65",)
-    )  # fmt: skip
+        "lan7",
+        "02:00:00:00:00:0a",
+        ("10.1.0.65",),
+    )
     assert mine.routes == (("0.0.0.0/0", "10.2.0.1"),)
 
 
