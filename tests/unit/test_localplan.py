@@ -208,7 +208,7 @@ services:
     privileged: true
     restart: sometimes
     sysctls: {kernel.msgmax: 1}
-    deploy: {mode: global}
+    deploy: {nonsense: 1}
     ports: ["53:53/sctp"]
     ulimits: {nofiles: 5}
   c:
@@ -227,7 +227,7 @@ volumes:
         (7, "`privileged: True`"),
         (8, "restart: 'sometimes': write"),
         (9, "sysctl 'kernel.msgmax'"),
-        (10, "`deploy: mode: global`"),
+        (10, "`deploy: nonsense`"),
         (11, "TCP and UDP ports"),
         (12, "ulimit 'nofiles': unknown; did you mean 'nofile'?"),
         (14, "Dockerfile does not exist"),

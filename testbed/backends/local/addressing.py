@@ -348,7 +348,8 @@ def _addresses(
     """A host's addresses on a network: the one that the service names, or the next that is free."""
     for subnet, pool in zip(network.subnets, free, strict=True):
         static = joined.get(f"ipv{subnet.version}_address")
-        address = str(ip_address(static)) if static and is_address(static) else next(pool, None)
+        own = ip_address(static) if static and is_address(static) else None
+        address = str(own) if own is not None and own.version == subnet.version else next(pool, None)
         if address is None:
             where = ("networks", network.name)
             problems.of_part(where, f"network {shown(network.name)}: {subnet} has no address left")

@@ -16,8 +16,8 @@ SHM_BYTES = 64 << 20
 """Docker's /dev/shm."""
 NOT_KEPT = word_set("""
     blkio_config cgroup cgroup_parent cpu_count cpu_percent cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares
-    cpus cpuset device_cgroup_rules gpus mem_limit mem_reservation mem_swappiness memswap_limit oom_kill_disable
-    oom_score_adj pids_limit runtime security_opt storage_opt userns_mode uts
+    cpus cpuset device_cgroup_rules gpus group_add mem_limit mem_reservation mem_swappiness memswap_limit
+    oom_kill_disable oom_score_adj pid pids_limit runtime security_opt storage_opt userns_mode uts
 """)
 """Keys that limit or label a container, and change nothing that its programs send: told, and not kept."""
 _RESTART = re.compile(r"(no|always|unless-stopped|on-failure)(?::(\d+))?")

@@ -34,7 +34,7 @@ _REASONS = {
 }
 # The rest of what Compose knows (compose-spec.json).
 _COMPOSES_OWN = word_set("""
-    credential_spec driver_opts env_file extends external_links group_add isolation models pid post_start
+    credential_spec driver_opts env_file extends external_links isolation models post_start
     pre_stop provider use_api_socket volumes_from
 """)
 # Without rp_filter, a packet may come in on one network and its answer go out on another.
@@ -117,8 +117,6 @@ def _refuse_unknown(service: ServiceSource) -> None:
     given = {key for key, value in deploy.items() if value not in (None, [], {}, False)}
     for key in sorted(given - _OF_DEPLOY):
         service.refuse(f"`deploy: {key}`: a local lab cannot honour it; {WAY_OUT}", "deploy", key)
-    if deploy.get("mode") not in (None, "replicated"):
-        service.refuse(f"`deploy: mode: {deploy['mode']}`: a local lab has replicas alone; {WAY_OUT}", "deploy", "mode")
 
 
 def _check_names(service: ServiceSource) -> None:
@@ -220,8 +218,8 @@ def _published(service: ServiceSource) -> Iterator[Published]:
         if protocol not in ("tcp", "udp"):
             service.refuse(f"a local lab publishes TCP and UDP ports, not {protocol}", *where)
             continue
-        if service.body.get("network_mode"):
-            if service.body["network_mode"] != "none":  # where the engine ignores them
+        if mode := str(service.body.get("network_mode") or ""):
+            if mode.startswith(("service:", "container:")):  # the engine ignores ports of the other modes
                 service.refuse("its network is another service's; publish the port there", *where)
             continue
         match = _PORTS.fullmatch(published)
