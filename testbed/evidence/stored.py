@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -201,6 +201,8 @@ def _attempt(where: str, content: object, problems: list[str]) -> StoredAttempt 
         problems.append(f"{where}: attempt {shown(content)}: must be an object")
         return None
     wrong = _wrong(where, "test: ", content, known)
+    if not wrong:
+        wrong += _incomplete(where, content)
     if not wrong and content["outcome"] not in _OUTCOMES:
         wrong.append(f"{where}: test: outcome {shown(content['outcome'])}: must be one of {', '.join(_OUTCOMES)}")
     metrics = [_metric(where, item, wrong) for item in content["metrics"]] if not wrong else []
@@ -213,6 +215,23 @@ def _attempt(where: str, content: object, problems: list[str]) -> StoredAttempt 
         metrics=tuple(metric for metric in metrics if metric is not None),
         content=content,
     )
+
+
+_ENTRIES: Mapping[str, Sequence[str]] = {
+    "links": ("link", "network", "asked", "checks", "proof", "problems", "warnings"),
+    "programs": ("host", "argv", "exit_code", "duration_s", "cpu_s", "stopped", "output", "output_left_out"),
+    "series": ("name", "unit", "times_s", "values"),
+    "hosts": ("host", "what", "by_test", "last_lines"),
+}
+"""What reports show of the entries of an attempt's lists."""
+
+
+def _incomplete(where: str, content: Mapping[str, Any]) -> Iterator[str]:
+    for kind, keys in _ENTRIES.items():
+        for entry in content[kind]:
+            missing = [key for key in keys if not isinstance(entry, Mapping) or key not in entry]
+            if missing:
+                yield f"{where}: test: {kind}: {shown(entry)}: without {', '.join(missing)}"
 
 
 def _metric(where: str, content: object, problems: list[str]) -> Metric | None:

@@ -60,6 +60,8 @@ class TestRun:
     reason: str | None = None
     replay: str | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
+    """All that the results file says of it; empty where that is not known."""
 
     @property
     def failed(self) -> bool:
@@ -322,7 +324,7 @@ def _parts(
     several = any(len(metric.values) > 1 for metric in (*base, *head))
     body = [tuple(metric.median for metric in side) for side in (base, head)]
     try:
-        kind = _kind(base[0], [*body[0], *body[1]])
+        kind = _kind(base[0], *body)
     except InvalidValueError as error:
         collected.problems.append(f"{where}: {error}")
         return
@@ -333,28 +335,29 @@ def _parts(
     for q in quantiles if several else ():
         try:
             values = [tuple(run_quantile(metric.values, q) for metric in side) for side in (base, head)]
-            kind = _kind(base[0], [*values[0], *values[1]])
+            kind = _kind(base[0], *values)
         except InvalidValueError as error:
             collected.problems.append(f"{where}: {error}")
             continue
         yield made(part=f"quantile {q:g}", kind=kind, least_effect=effect, base=values[0], head=values[1])
 
 
-def _kind(metric: Metric, values: Sequence[float]) -> Kind:
+def _kind(metric: Metric, base: Sequence[float], head: Sequence[float]) -> Kind:
     """How these values are compared. Raises InvalidValueError where one must be above 0, and is not.
 
     A metric that comes by itself may be 0 whatever it is: a program needs less processor time than the kernel counts.
     """
+    values = [*base, *head]
     if metric.unit in _COUNTED_UNITS:
         return Kind.COUNT
     if all(value > 0 for value in values):
         return Kind.RATIO
     if all(value >= 0 and (metric.group not in _OWN or value == int(value)) for value in values):
         return Kind.DIFFERENCE
-    wrong = next(value for value in values if value <= 0)
+    side, wrong = next((side, value) for side, run in (("base", base), ("head", head)) for value in run if value <= 0)
     raise InvalidValueError(
-        f"{wrong:g} {metric.unit}: a ratio needs values above 0, and a count whole numbers from 0 on; record what is "
-        f"never 0, or a count"
+        f"{wrong:g} {metric.unit} in {side}: a ratio needs values above 0, and a count whole numbers from 0 on; record "
+        f"what is never 0, or a count"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from testbed.evidence.verdict import Verdict
 from testbed.judge.cells import Kind, Run
@@ -11,6 +12,7 @@ from testbed.judge.comparison import Comparison
 from testbed.report import comparison as words
 from testbed.report.page import Chart, Charts, MatrixCell, Page, Pairs, Part, Points, Table, Text, Tone
 from testbed.report.results import machine_rows
+from testbed.report.run import details, links
 from testbed.text import visible
 
 _TONES: dict[Change, Tone] = {
@@ -22,6 +24,8 @@ _TONES: dict[Change, Tone] = {
 _ORDER = list(Change)
 _MOST_SAMPLES = 1000
 """Of one metric and version that are drawn; of more, as many as evenly as that goes."""
+_MOST_OUTPUT, _MOST_OUTPUT_OF_ONE = 400_000, 4000
+"""Characters of programs' outputs on the page, if each cell shows one of each version; and of one output."""
 _HEADS = ("metric", "base", "head", "change", "for sure", "findable", "verdict")
 
 
@@ -32,7 +36,11 @@ def page(
     groups: dict[tuple[str, str], list[Judged]] = {}
     for judged in comparison.judged:
         groups.setdefault((judged.cell.test, judged.cell.links), []).append(judged)
-    cells = [_cell(comparison, group, base_runs, head_runs) for group in sorted(groups.values(), key=_worst)]
+    most_output = min(_MOST_OUTPUT // (len(groups) or 1), _MOST_OUTPUT_OF_ONE)
+    cells = [
+        _cell(comparison, group, base_runs, head_runs, most_output=most_output)
+        for group in sorted(groups.values(), key=_worst)
+    ]
     counts = [(str(change), sum(cell.word == change for cell in cells), tone) for change, tone in _TONES.items()]
     machine = next((run.machine for run in (*base_runs, *head_runs) if run.machine), {})
     return Page(
@@ -50,7 +58,9 @@ def _worst(group: Sequence[Judged]) -> int:
     return min(_ORDER.index(judged.change) for judged in group)
 
 
-def _cell(comparison: Comparison, group: list[Judged], base: Sequence[Run], head: Sequence[Run]) -> MatrixCell:
+def _cell(
+    comparison: Comparison, group: list[Judged], base: Sequence[Run], head: Sequence[Run], *, most_output: int
+) -> MatrixCell:  # fmt: skip
     """A test under its links: its metrics, those that matter first."""
     ordered = sorted(group, key=lambda judged: _ORDER.index(judged.change))
     first, change = ordered[0], ordered[0].change
@@ -73,6 +83,8 @@ def _cell(comparison: Comparison, group: list[Judged], base: Sequence[Run], head
     charts = [chart for judged in ordered for chart in _charts(comparison, judged, base, head)]
     if charts:
         parts.append(Charts(title="Base and head", charts=charts))
+    for name, runs in (("base", base), ("head", head)):
+        parts += _one_run(name, runs, first.cell.test, most_output=most_output)
     changed = [judged.cell.name for judged in ordered if judged.change is change]
     brief = "" if change is Change.SAME else f"{changed[0]}{f' and {len(changed) - 1} more' if changed[1:] else ''}"
     return MatrixCell(
@@ -83,6 +95,21 @@ def _cell(comparison: Comparison, group: list[Judged], base: Sequence[Run], head
         brief=visible(brief),
         parts=parts,
     )
+
+
+def _one_run(name: str, runs: Sequence[Run], test: str, *, most_output: int) -> Iterator[Part]:
+    """The last run of a version in which a test failed, else the last: what its links did, and its programs."""
+    known = [run for run in runs if test in run.tests and run.tests[test].content]
+    if not known:
+        return
+    run = next((run for run in reversed(known) if run.tests[test].failed), known[-1])
+    result = run.tests[test]
+    outputs = [program["output"][-most_output:] for program in result.content["programs"]]
+    parts: list[Part] = [*links(result.content["links"]), *details(result.content, outputs)]
+    if result.replay:
+        parts.append(Text(title="to run it again", text=visible(result.replay), copied=True))
+    for part in parts:
+        yield replace(part, title=f"{name}, seed {run.seed}{f': {part.title}' if part.title else ''}")
 
 
 def _charts(comparison: Comparison, judged: Judged, base: Sequence[Run], head: Sequence[Run]) -> Iterator[Chart]:

@@ -77,13 +77,7 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> MatrixCell:
         parts.append(Text(title="To run it again under the same network", text=visible(last.replay), copied=True))
     parts += links(last.content["links"])
     parts += metrics(last.metrics)
-    if last.content["series"]:
-        parts.append(Charts(title="Observed", charts=[over_time("over time", last.content["series"])]))
-    parts += _hosts(last.content["hosts"])
-    parts += _programs(last.content["programs"], outputs)
-    if last.content["captures"]:
-        files = "\n".join(map(visible, last.content["captures"]))
-        parts.append(Text(title="Packets, for Wireshark", text=files))
+    parts += details(last.content, outputs)
     parts += _earlier(test.attempts[:-1])
     return MatrixCell(
         row=row(test),
@@ -93,6 +87,16 @@ def _cell(test: StoredTest, outputs: Sequence[str]) -> MatrixCell:
         brief=", ".join(brief),
         parts=parts,
     )
+
+
+def details(content: Mapping[str, Any], outputs: Sequence[str]) -> Iterator[Part]:
+    """What was observed in an attempt, what became of its hosts and programs, and its packets."""
+    if content["series"]:
+        yield Charts(title="Observed", charts=[over_time("over time", content["series"])])
+    yield from _hosts(content["hosts"])
+    yield from _programs(content["programs"], outputs)
+    if content["captures"]:
+        yield Text(title="Packets, for Wireshark", text="\n".join(map(visible, content["captures"])))
 
 
 def links(evidence: Sequence[Mapping[str, Any]]) -> Iterator[Table]:

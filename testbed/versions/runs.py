@@ -42,6 +42,7 @@ def _test(test: StoredTest) -> TestRun:
         reason=last.reason,
         replay=last.replay,
         metrics={metric.name: metric for metric in last.metrics},
+        content=last.content,
     )
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from testbed.commands.compare import compare
 from testbed.errors import InvalidValueError, UserError
 from testbed.evidence.metric import Metric
+from testbed.evidence.proof import LinkEvidence
 from testbed.evidence.results import Attempt, TestResult, as_text
 from testbed.evidence.verdict import Verdict
 from testbed.judge import comparison
@@ -26,7 +27,9 @@ from testbed.report import compared
 from testbed.report import comparison as words
 
 MACHINE = {"kernel": "6.12", "lab": "local", "netem": "carried", "offloads": {"tso": False}}
-LINK = {"link": "client -> server", "asked": {"loss": "2%", "seed": 5}}
+LINK = LinkEvidence(
+    link="client -> server", network="lan", asked={"loss": "2%", "seed": 5}, command="tc …", profile="", met_packets=9
+).as_json()  # fmt: skip
 
 Write = Callable[..., Path]
 

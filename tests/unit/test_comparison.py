@@ -219,8 +219,8 @@ def test_a_ratio_of_what_is_not_above_0_is_refused_and_the_rest_is_judged(wrong:
     head = [run(n, metric(wrong if n == 7 else 1.5), metric(2.5, name="other")) for n in range(20)]
     comparison = compare(base, head)
     assert comparison.problems == (
-        f"test_upload: metric 'upload': {wrong:g} s: a ratio needs values above 0, and a count whole numbers from 0 "
-        f"on; record what is never 0, or a count",
+        f"test_upload: metric 'upload': {wrong:g} s in head: a ratio needs values above 0, and a count whole numbers "
+        f"from 0 on; record what is never 0, or a count",
     )
     assert cell(comparison, "other").change is Change.SAME
 

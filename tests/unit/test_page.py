@@ -138,17 +138,23 @@ def test_a_comparison_has_what_regressed_first_with_every_pair_and_every_sample(
     page = compared(1, 40)
     (cell,) = page.cells
     assert (page.counts, cell.word, cell.tone) == ([("regressed", 1, "bad")], "regressed", "bad")
-    (table,) = (part for part in cell.parts if isinstance(part, Table))
+    table = next(part for part in cell.parts if isinstance(part, Table))
     verdicts = [row[-1] for row in table.rows]
     assert verdicts == sorted(verdicts, key=["regressed", "undecided", "improved", "same"].index)
     assert verdicts[0] == "regressed"
-    (charts,) = (part.charts for part in cell.parts if isinstance(part, Charts))
+    charts = next(part.charts for part in cell.parts if isinstance(part, Charts))
     first = charts[0]
     assert isinstance(first, Pairs)
     assert len(first.base) == len(first.head) > 20
     samples = next(chart for chart in charts if isinstance(chart, Points))
     passed = sum(session(1, seed=seed).tests[0].last.outcome is Verdict.HOLDS for seed in range(40))
     assert {name: len(values) for name, values in samples.groups.items()} == {"base": passed * 20, "head": passed * 20}
+    titles = [part.title for part in cell.parts]
+    for side in ("base", "head"):
+        shown = [title.partition(": ")[2] for title in titles if title.startswith(f"{side}, seed ")]
+        assert any("read-back" in title for title in shown), "what one run of it was asked, held and was seen to do"
+        assert any(title.startswith("Output of ") for title in shown)
+        assert {"Programs", "Packets, for Wireshark", "to run it again"} <= set(shown)
     text = render(page)
     assert "&lt;b&gt;fix&lt;/b&gt; against main" in text
     assert "<b>fix" not in text

@@ -89,6 +89,9 @@ def test_a_line_that_breaks_off_is_told_and_what_stands_before_it_is_kept(length
           *(f"r.jsonl:2: metric 'm': {key} is missing"
             for key in ("values", "unit", "better", "least_effect", "group")),
           "r.jsonl:2: metric 3: must be an object"]),
+        ((HEAD, line_of(links=[{"link": "a -> b"}], hosts=[3])),
+         ["r.jsonl:2: test: links: {'link': 'a -> b'}: without network, asked, checks, proof, problems, warnings",
+          "r.jsonl:2: test: hosts: 3: without host, what, by_test, last_lines"]),
         ((HEAD, '{"test": {"duration_s": NaN}}\n'),
          ["r.jsonl:2: is no JSON: NaN is not a number of JSON: '{\"test\": {\"duration_s\": NaN}}'"]),
         ((HEAD, line_of(), END, HEAD),
