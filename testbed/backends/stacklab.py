@@ -30,7 +30,7 @@ from testbed.observe.counters import Readings
 from testbed.spec.links import PortRef
 
 SomeHost = TypeVar("SomeHost", bound=AgentHost)
-_BOOTS_WITHIN_S = 60
+_BOOTS_WITHIN_S = 120
 
 
 class StackLab(Lab, Generic[SomeHost]):

@@ -55,7 +55,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return wanted
 
 
-def cli(*arguments: str, cwd: Path | None = None, within_s: float = 100) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: str, cwd: Path | None = None, within_s: float = 250) -> subprocess.CompletedProcess[str]:
     """The command line, as its user types it."""
     return subprocess.run(
         [sys.executable, "-m", "testbed.commands.cli", *arguments],

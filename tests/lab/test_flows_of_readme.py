@@ -183,7 +183,7 @@ def test_11_a_run_reports_what_did_not_count_and_repeats_what_failed(stack: Lab,
 
     def run(argv: list[str]) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", *argv], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=110
+            [sys.executable, "-m", *argv], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250
         )
         assert done.returncode == 1, done.stdout
         return done.stdout

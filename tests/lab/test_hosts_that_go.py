@@ -231,7 +231,7 @@ def test_in_pytest_the_one_is_invalid_and_the_other_runs_on_a_whole_stack(kind: 
             sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "--lab", kind,
             "--compose-file", str(HERE / "stacks" / "hosts.yaml"), "--testbed-results", str(results),
         ],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
     assert "1 passed, 1 invalid" in done.stdout, done.stdout
     assert (

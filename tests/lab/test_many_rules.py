@@ -77,12 +77,13 @@ def changed_while_held(crowd: Lab, links: dict[int, Link], held_s: float) -> boo
     """Whether the packets of h[1], which are held so long, waited while others were changed; False if not in time."""
     receiver = crowd.host("r")
     receiving = receiver.start(["python3", "-c", _RECEIVE, str(_BURST)], ready="ready")
+    before = links[2].impair(impairment_of(2))
     begun = time.monotonic()
     sender = crowd.host("h[1]").run(["python3", "-c", _SEND, receiver.addresses("lan")[0], str(_BURST)])
     with contextlib.suppress(NotSeenError):  # not in time, or amiss, which the last look tells
         await_condition(lambda: links[1].counters().queued_packets, lambda packets: packets == _BURST, deadline_s=1.5)
-    changed = links[2].impair(delay="7ms", loss="50%")  # in place
-    assert changed.kernel["handle"] == "11:"
+    changed = links[2].impair(delay="7ms", loss="50%")
+    assert changed.kernel["handle"] == before.kernel["handle"], "changed in place"
     links[2].impair(delay="9ms", rate="8mbit")  # in place, with a field more
     links[2].impair(delay="8ms")  # a fresh one
     links[3].heal()
