@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -270,7 +270,6 @@ RUNS = st.lists(
 
 
 @given(RUNS, RUNS, st.sampled_from([(), (0.5,)]), st.booleans())
-@settings(deadline=None, max_examples=150)
 def test_of_any_results_there_is_a_verdict_that_can_be_told(
     base: list[Run], head: list[Run], quantiles: tuple[float, ...], brief: bool
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from testbed.errors import InvalidValueError
 from testbed.spec.features import WORDS
@@ -219,8 +219,7 @@ def test_every_problem_is_named_at_once() -> None:
     )
 
 
-@given(nonsense())
-@settings(max_examples=400)
+@given(nonsense())  # of each word alone, below, all
 def test_any_nonsense_is_refused_by_the_name_of_what_is_odd(sample: Nonsense) -> None:
     assert any(sample.odd in problem for problem in problems_in(sample.words))
 
