@@ -21,7 +21,7 @@ _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _BUFFER_BYTES = 32 << 20
 """For the last states of some 20,000 connections; it is not taken before they come."""
 _TIMEOUT_S = 2.0
-_REPORTED_WITHIN_S = 0.25
+_REPORTED_WITHIN_S, _REFUSED_WITHIN_S = 0.25, 0.02
 _BYTES_RECEIVED = 128  # tcpi_bytes_received of struct tcp_info
 # include/net/tcp_states.h, without TIME_WAIT, CLOSE, LISTEN and NEW_SYN_RECV
 _STATES = 0xFFF & ~(1 << 6 | 1 << 7 | 1 << 10 | 1)
@@ -47,12 +47,14 @@ class Payload:
         A FIN counts as a byte.
         """
         with self._destroyed:
+            known = self._before | _dump()
+            opened, refused = _opened()
+            opened, refused = opened - self._opened, refused - self._refused
             try:
-                known = self._before | _dump()
-                opened, refused = _opened()
-                opened, refused = opened - self._opened, refused - self._refused
                 until = time.monotonic() + _REPORTED_WITHIN_S
-                while len(known.keys() - self._before.keys()) < opened and time.monotonic() < until:
+                while (missing := opened - len(known.keys() - self._before.keys())) > 0 and time.monotonic() < until:
+                    # Those that may never be reported are not waited for as long.
+                    self._destroyed.settimeout(_REPORTED_WITHIN_S if missing > refused else _REFUSED_WITHIN_S)
                     known |= _received(self._destroyed.recv(sockdiag.BUFFER_BYTES))
                 self._destroyed.setblocking(False)
                 while True:  # of those that were there before
