@@ -67,8 +67,12 @@ def check_shared(service: ServiceSource, key: str) -> None:
         elif services[other].get(key, "").startswith(("service:", "container:")):
             service.refuse(f"`{key}: {mode}`: {shown(other)} itself is in another's; name that", key)
     elif mode not in (("", "none") if key == "network_mode" else ("", "none", "private", "shareable")):
-        way = "write `networks:` in its place" if key == "network_mode" else "leave it out"
-        service.refuse(f"`{key}: {mode}`: a host has its own, or that of a service; {way}, {WAY_OUT}", key)
+        what, way = (
+            ("a network", "write `networks:`") if key == "network_mode" else ("an IPC namespace", "leave it out")
+        )
+        service.refuse(
+            f"`{key}: {mode}`: a host of a local lab has {what} of its own, or that of a service; {way}, {WAY_OUT}", key
+        )
 
 
 def shm_bytes(service: ServiceSource) -> int:
