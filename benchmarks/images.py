@@ -123,7 +123,7 @@ def _measure_unpacking(report: Report, engine: Engine) -> None:
 def _exported(image: str, folder: Path) -> None:
     name = f"{engine_images.NETEM_REPOSITORY.partition('/')[0]}-export-{folder.name}"
     script = (
-        f"docker create --name {name} {image} >/dev/null && mkdir x && docker export {name} | tar x -C x; "
+        f"docker create --name {name} {image} true >/dev/null && mkdir x && docker export {name} | tar x -C x; "
         f"status=$?; docker rm --volumes {name} >/dev/null; exit $status"
     )
     subprocess.run(["sh", "-c", script], check=True, cwd=folder, timeout=_DEADLINE_S)
