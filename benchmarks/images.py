@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
+from testbed import kernel
 from testbed.backends.docker import images as engine_images
 from testbed.backends.docker.engine import Engine
 from testbed.backends.docker.lab import ComposeLab
@@ -103,7 +104,7 @@ def _measure_unpacking(report: Report, engine: Engine) -> None:
         raise BenchmarkError(f"the engine has no image {plan.id}")
     ours_s, theirs_s = [], []
     for _ in range(_QUICK_ROUNDS):
-        with tempfile.TemporaryDirectory(prefix="testbed-images-", dir=common.ROOT) as name, ExitStack() as undo:
+        with tempfile.TemporaryDirectory(prefix="testbed-images-", dir=kernel.cache()) as name, ExitStack() as undo:
             image = of_engine(engine, inspection, plan.name)
             store = Cache(Path(name) / "cache")
             ours_s.append(timed(lambda: store.hold(image.content, image.name, image.unpack, undo)))  # noqa: B023

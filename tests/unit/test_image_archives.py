@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 
+from testbed.backends.docker.streams import Chunks
 from testbed.errors import ImageBuildError
 from testbed.images import archive
 from testbed.images.cache import Cache, CachedImage
@@ -209,6 +211,26 @@ def test_after_a_restart_of_the_machine_an_image_is_unpacked_anew(
     assert (held(cache, image).root / "etc/conf").read_bytes() == b""
     monkeypatch.setattr("testbed.images.cache._boot", lambda: "another")
     assert (held(cache, image).root / "etc/conf").read_bytes() == b"new"
+
+
+def test_a_stream_that_breaks_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    whole = archives.archive(archives.docker_files([BASE, ABOVE], CONFIG))
+
+    def chunks() -> Iterator[bytes]:
+        yield whole[: len(whole) // 2]
+        raise ImageBuildError("the engine does not save image 'x': it went away")
+
+    cache = Cache(tmp_path / "cache")
+    with Chunks(chunks()) as stream, pytest.raises(ImageBuildError, match=r"what the engine saved: .*it went away"):
+        cache.hold("1", "x", lambda folder: archive.unpack_stream(cast(BinaryIO, stream), folder), ExitStack())
+    assert [*cache.folder.glob("new-*")] == []
+
+
+def test_chunks_are_one_stream_and_its_end_stays_the_end() -> None:
+    with Chunks(iter([b"ab", b"", b"c" * 100_000])) as stream:
+        assert stream.read(1) == b"a"
+        assert len(stream.read() or b"") == 100_001
+        assert (stream.read(1), stream.read(1)) == (b"", b"")
 
 
 _UNPACKS = """

@@ -186,8 +186,15 @@ class Engine:
                 file.write(chunk)
 
     def saved(self, image: str) -> BinaryIO:
-        """An image's archive, as a stream of all of it."""
-        return cast(BinaryIO, Chunks(self._api.get_image(image, chunk_size=1 << 20)))
+        """An image's archive, as a stream of all of it; a read raises ImageBuildError if the engine ends it."""
+
+        def chunks() -> Iterator[bytes]:
+            try:
+                yield from self._api.get_image(image, chunk_size=1 << 20)
+            except (docker.errors.APIError, *_UNREACHABLE) as error:
+                raise ImageBuildError(f"the engine does not save image {shown(image)}: {error}") from None
+
+        return cast(BinaryIO, Chunks(chunks()))
 
     def load(self, archive: Path) -> None:
         """Load the images of an archive that `save` wrote. Raises ImageBuildError if the engine refuses it."""

@@ -129,13 +129,17 @@ def of_engine(engine: Engine, image: Any, reference: str) -> FoundImage:
     if problem := platform_problem(os=os_name, architecture=architecture, machine=os.uname().machine):
         raise ImageBuildError(problem)
 
+    def unpack(folder: Path) -> Lost:
+        with engine.saved(found_id) as stream:
+            return archive.unpack_stream(stream, folder)
+
     return FoundImage(
         id=found_id,
         content=content_of((image.get("RootFS") or {}).get("Layers") or (), found_id),
         name=reference,
         source="the Docker engine",
         settings=of_config(image.get("Config") or {}),
-        unpack=lambda folder: archive.unpack_stream(engine.saved(found_id), folder),
+        unpack=unpack,
     )
 
 
