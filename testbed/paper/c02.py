@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -269,10 +268,9 @@ def _backlog(context: ExperimentContext) -> tuple[list[Condition], Numbers]:
     patience_s = _QUICK_PATIENCE_S if context.quick else _STORM_PATIENCE_S
     stalled = context.begin("stall", PAPER_PORT, ready="connected")
     with context.lab.observe(hosts=["server"], captures=[]) as seen:
-        results = json.loads(context.call("storm", PAPER_PORT, _STORM, patience_s).stdout)
+        clients = json.loads(context.call("many", PAPER_PORT, _STORM, patience_s, "say").stdout)
         stalled.stop("SIGKILL")
-        fates = Counter(fate for fate, _took_s in results)
-        sent = fates.pop("sent", 0)
+        sent = len(clients["done_s"])
         # The queue is accepted now, the stalled client's empty message first. A message that a client sent need not
         # arrive: the kernel may have dropped a connection that it had no room for.
         context.await_closed(PAPER_PORT, 120)
@@ -281,7 +279,7 @@ def _backlog(context: ExperimentContext) -> tuple[list[Condition], Numbers]:
         lines = context.printed()[before:]
     counters = seen.host("server").counters
     printed = sum(line.startswith("Message storm") for line in lines)
-    refused = ", ".join(f"{count} {fate}" for fate, count in fates.items())
+    refused = ", ".join(f"{count} {fate}" for fate, count in clients["failed"].items())
     condition = _at_end(
         f"{_STORM} clients at once while the paper's server waits for another",
         ratio=printed / _STORM,

@@ -336,6 +336,17 @@ def test_what_a_stopped_host_had_is_put_back_when_it_runs(lab: FakeLab, monkeypa
     assert (lab.ports.impaired, lab.ports.cut) == ([REF], [BACK])
 
 
+def test_what_was_healed_while_its_host_stood_still_does_not_come_back(
+    lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.impair(LINK, delay="40ms")
+    lab.suspensions.suspend("server")
+    lab.link(LINK).heal()
+    monkeypatch.setattr(lab.whole, "running", lambda _host: True)
+    lab.suspensions.resume(lab.whole.running)
+    assert lab.ports.impaired == []
+
+
 def test_an_impairment_of_nothing_is_still_one(lab: FakeLab) -> None:
     lab.impair(LINK, Profile(name="clean"))
     assert lab.impairer.impairments() == {REF: CLEAN}
