@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
+from click.testing import CliRunner
 
 from testbed.backends.docker.streams import Chunks
-from testbed.errors import ImageBuildError
+from testbed.backends.local import images as local_images
+from testbed.commands import machine
+from testbed.commands.console import OUT
+from testbed.errors import ImageBuildError, UserError
 from testbed.images import archive
 from testbed.images.cache import Cache, CachedImage
 from testbed.images.found import FoundImage
@@ -231,6 +235,23 @@ def test_chunks_are_one_stream_and_its_end_stays_the_end() -> None:
         assert stream.read(1) == b"a"
         assert len(stream.read() or b"") == 100_001
         assert (stream.read(1), stream.read(1)) == (b"", b"")
+
+
+def test_the_command_lists_unpacked_images_and_removes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    image = found(at(tmp_path, archives.docker_files([BASE, ABOVE], CONFIG)))
+    held(local_images.cache(), image)
+
+    def told(*words: str) -> str:
+        with OUT.capture() as capture:
+            CliRunner().invoke(machine.images, words, catch_exceptions=False, standalone_mode=False)
+        return capture.get()
+
+    assert "image:1" in told("--unpacked")
+    with pytest.raises(UserError, match="no unpacked image 'another'"):
+        told("--remove", "another")
+    assert "image:1" not in told("--remove", "image:1")
+    assert local_images.cache().images() == []
 
 
 _UNPACKS = """
