@@ -68,6 +68,8 @@ class Report:
 
     quick: bool
     as_json: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The values of a benchmark's own options."""
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -174,14 +176,14 @@ def in_carried(report: Report, program: str, *words: str) -> Any:
     return json.loads(text)
 
 
-def run(title: str, measure: Callable[[Report], None]) -> None:
-    """The command line of a benchmark; does not return."""
+def run(title: str, measure: Callable[[Report], None], *, options: Sequence[click.Option] = ()) -> None:
+    """The command line of a benchmark, with options of its own; does not return."""
 
     @click.command(help=f"{title}. Exit status: 0 every bound holds, 1 not, 2 wrong use or no engine.")
     @click.option("--quick", is_flag=True, help="Fewer rounds: at most 50 s in all.")
     @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON, and nothing else on stdout.")
-    def command(quick: bool, as_json: bool) -> None:
-        report = Report(quick=quick, as_json=as_json)
+    def command(quick: bool, as_json: bool, **own: Any) -> None:
+        report = Report(quick=quick, as_json=as_json, options=own)
         try:
             with _ended_politely():
                 measure(report)
@@ -195,4 +197,5 @@ def run(title: str, measure: Callable[[Report], None]) -> None:
         report.tell(title, Console() if sys.stdout.isatty() else Console(width=140))
         sys.exit(0 if report.ok else 1)
 
+    command.params.extend(options)
     command()

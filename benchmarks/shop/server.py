@@ -30,13 +30,16 @@ class Service(socketserver.BaseRequestHandler):
             while stream.read(40) and stream.read(60):
                 connection.sendall(b"done")
         elif letter == b"u":
+            stream.read(1)
+            began = time.monotonic()
             while stream.read(1 << 16):
                 pass
-            connection.sendall(b"done")
+            connection.sendall(f"{time.monotonic() - began}\n".encode())
         elif letter == b"a":
-            for number, line in enumerate(stream, start=1):
-                if "not acknowledged" not in FAULTS or number % _UNACKNOWLEDGED:
-                    connection.sendall(line)
+            with connection.makefile("wb") as answers:
+                for number, line in enumerate(stream, start=1):
+                    if "not acknowledged" not in FAULTS or number % _UNACKNOWLEDGED:
+                        answers.write(line)
         elif letter == b"m":
             message = connection.recv(1024) if "truncated" in FAULTS else stream.readline()
             connection.sendall(f"{len(message)}\n".encode())

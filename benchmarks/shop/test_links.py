@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from measuring import measured
 
 from testbed import Lab
 
 
-def measured(lab: Lab) -> None:
+def record(lab: Lab) -> None:
     """Run the client and record what it measured."""
-    done = lab.host("client").run(["python3", "client.py", "server"], timeout="60s")
-    assert done.ok, done.stderr
-    document = json.loads(done.stdout)
-    lab.record("response", document["response"], unit="s", better="lower")
-    lab.record("two writes", document["two writes"], unit="s", better="lower")
-    lab.record("goodput", document["goodput"], unit="bit/s", better="higher")
-    lab.record("bytes", document["bytes"], unit="B", better="lower", least_effect="2%")
-    lab.record("acknowledged", document["acknowledged"], unit="share", better="higher")
-    lab.record("received", document["received"], unit="share", better="higher")
+    metrics = measured(lab)
+    lab.record("response", metrics["response"], unit="s", better="lower")
+    lab.record("two writes", metrics["two writes"], unit="s", better="lower")
+    lab.record("goodput", metrics["goodput"], unit="bit/s", better="higher")
+    lab.record("bytes", metrics["bytes"], unit="B", better="lower", least_effect="2%")
+    lab.record("acknowledged", metrics["acknowledged"], unit="share", better="higher")
+    lab.record("received", metrics["received"], unit="share", better="higher")
 
 
-@pytest.mark.impair("client <-> server", delay="5ms")
+@pytest.mark.impair("client <-> server", delay="2ms")
 def test_delay(lab: Lab) -> None:
-    """10 ms of round trip."""
-    measured(lab)
+    """4 ms of round trip."""
+    record(lab)
 
 
-@pytest.mark.impair("client -> server", delay="10ms", loss="1%")
+@pytest.mark.impair("client -> server", delay="4ms", loss="1%")
 def test_loss(lab: Lab) -> None:
     """Also a hundredth of the packets lost."""
-    measured(lab)
+    record(lab)
 
 
-@pytest.mark.impair("client -> server", delay="10ms", rate="50mbit")
+@pytest.mark.impair("client -> server", delay="4ms", rate="50mbit")
 def test_rate(lab: Lab) -> None:
     """Also a narrow link."""
-    measured(lab)
+    record(lab)
 
 
-@pytest.mark.impair("client <-> server", delay="8ms", jitter="1ms", distribution="normal")
+@pytest.mark.impair("client <-> server", delay="3ms", jitter="500us", distribution="normal")
 def test_jitter(lab: Lab) -> None:
     """A delay that varies."""
-    measured(lab)
+    record(lab)

@@ -47,8 +47,14 @@ class Evidence:
         return float(self.above.max(initial=-math.inf))
 
 
-def evidence(differences: Sequence[float], place: float = 0.0, *, signs_alone: bool = False) -> Evidence:
-    """The e-values for ``differences`` above and below ``place`` (θ₀), after each of them."""
+def evidence(
+    differences: Sequence[float] | NDArray[np.float64], place: float | NDArray[np.float64] = 0.0, *,
+    signs_alone: bool = False,
+) -> Evidence:  # fmt: skip
+    """The e-values for ``differences`` above and below ``place`` (θ₀), after each of them.
+
+    Of an array, the last axis is that of the pairs, and the others are comparisons of their own.
+    """
     import numpy as np
 
     stakes, signs = _stakes(differences, place, signs_alone=signs_alone)
@@ -70,8 +76,8 @@ def growth(differences: Sequence[float], place: float = 0.0, *, signs_alone: boo
         return 0.0, 0.0
     stakes, signs = _stakes(differences, place, signs_alone=signs_alone, last_scale=True)
     gains, losses = np.log1p(stakes), np.log1p(-stakes)
-    above = np.where(signs > 0, gains, losses).mean(axis=1).max()
-    below = np.where(signs < 0, gains, losses).mean(axis=1).max()
+    above = np.where(signs > 0, gains, losses).mean(axis=-1).max()
+    below = np.where(signs < 0, gains, losses).mean(axis=-1).max()
     return max(float(above), 0.0), max(float(below), 0.0)
 
 
@@ -110,9 +116,10 @@ def _bound(differences: Sequence[float], log_threshold: float, *, signs_alone: b
 
 
 def _stakes(
-    differences: Sequence[float], place: float, *, signs_alone: bool, last_scale: bool = False
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What each bettor (a row) stakes on each difference (a column), as part of what he has; and the signs."""
+    differences: Sequence[float] | NDArray[np.float64], place: float | NDArray[np.float64], *, signs_alone: bool,
+    last_scale: bool = False,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    """What each bettor (the first axis) stakes on each difference, as part of what he has; and the signs."""
     import numpy as np
 
     x = np.asarray(differences, dtype=np.float64) - place
@@ -120,11 +127,12 @@ def _stakes(
     if signs_alone:
         relative = np.abs(signs)
     else:
-        scales = _running_medians(sizes.tolist())
-        scale = np.full(len(x), scales[-1]) if last_scale and scales else np.asarray(scales)
+        scale = np.apply_along_axis(lambda row: _running_medians(row.tolist()), -1, sizes)
+        if last_scale:
+            scale = scale[..., -1:]
         relative = np.divide(sizes, scale, out=np.zeros_like(sizes), where=scale > 0)
-    lambdas = np.asarray(LAMBDAS)[:, None]
-    return np.tanh(np.minimum(lambdas * relative[None, :], _LARGEST_STAKE)), signs
+    lambdas = np.asarray(LAMBDAS).reshape(-1, *[1] * x.ndim)
+    return np.tanh(np.minimum(lambdas * relative, _LARGEST_STAKE)), signs
 
 
 def _running_medians(sizes: Sequence[float]) -> list[float]:
@@ -147,6 +155,6 @@ def _running_medians(sizes: Sequence[float]) -> list[float]:
 def _mean_of_products(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
-    products = np.cumsum(logs, axis=1)
+    products = np.cumsum(logs, axis=-1)
     summed: NDArray[np.float64] = np.logaddexp.reduce(products, axis=0)
     return summed - math.log(len(LAMBDAS))

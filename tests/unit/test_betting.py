@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,6 +43,18 @@ def test_it_is_the_formula(differences: list[float], place: float) -> None:
     assert evidence.below[-1] == pytest.approx(
         math.log(by_hand([-difference for difference in differences], -place)), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("signs_alone", [False, True])
+def test_many_comparisons_at_once_are_as_one_after_the_other(signs_alone: bool) -> None:
+    draw = np.random.default_rng(1)
+    differences = draw.standard_cauchy((3, 4, 20)) * (draw.random((3, 4, 20)) < 0.9)
+    places = draw.normal(size=(3, 4))
+    together = betting.evidence(differences, places[..., None], signs_alone=signs_alone)
+    for at in np.ndindex(3, 4):
+        alone = betting.evidence(differences[at].tolist(), places[at], signs_alone=signs_alone)
+        assert together.above[at].tolist() == pytest.approx(alone.above.tolist())
+        assert together.below[at].tolist() == pytest.approx(alone.below.tolist())
 
 
 @given(SIZES)
