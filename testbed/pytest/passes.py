@@ -157,11 +157,18 @@ class Passes:
                 del item.stash[running.RESULT]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             # Not `shouldfail`, which stays set from pass to pass.
-            if session.shouldstop or (most_failed and session.testsfailed >= most_failed):
+            if session.shouldstop or (most_failed and session.testsfailed >= most_failed) or self._is_alone():
                 break
         session.exitstatus = pytest.ExitCode.TESTS_FAILED if session.testsfailed else pytest.ExitCode.OK
         written.pytest_sessionfinish(session)
         plugins.unregister(written)
+
+    def _is_alone(self) -> bool:
+        """Whether the other process has closed the socket, or is dead: nobody waits for the rest of the tests."""
+        try:
+            return not self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
 
     def _tell(self, **message: object) -> None:
         try:

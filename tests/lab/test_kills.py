@@ -29,6 +29,8 @@ from tests.lab.test_kill import devices, kernels
 from tests.lab.test_local_death import alive, mounts, named_after, named_namespaces, relatives
 
 _WITHIN_S = 5.0
+_ENDS_WITHIN_S = 15.0
+"""A pytest that is not killed itself, and takes its stack down as at the end of any session."""
 _MARK = "TESTBED_KILLS"
 """A variable of the environment of all that comes of a victim."""
 
@@ -157,9 +159,9 @@ class Project:
             "files": list((self.folder / "temporary").iterdir()),
         }
 
-    def assert_nothing_is_left(self, everyone: set[int]) -> None:
+    def assert_nothing_is_left(self, everyone: set[int], within_s: float = _WITHIN_S) -> None:
         """Nothing but containers, which the next run removes, and the agents in them."""
-        await_condition(lambda: self.left(everyone), lambda seen: not any(seen.values()), deadline_s=_WITHIN_S)
+        await_condition(lambda: self.left(everyone), lambda seen: not any(seen.values()), deadline_s=within_s)
 
     def assert_nothing_runs(self, everyone: set[int]) -> None:
         """Of its own processes."""
@@ -234,6 +236,21 @@ def _assert_results_are_whole(project: Project) -> int:
 
 
 # --- the command line ------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_envelope_leaves_nothing_and_runs_no_more_tests(tmp_path: Path, draw: random.Random) -> None:
+    """Its pytest ends the test that it is at, and not all of its tests, which take half a minute."""
+    project = Project(tmp_path, "local", tests=60, more="import time; time.sleep(0.5)")
+    process = project.start(
+        "testbed.commands.cli", "envelope", "--vary", "delay=30..100ms", "--", "-p", "no:cacheprovider", "--rootdir=.",
+        "--lab=local", "--netem=carried", "--testbed-lateness=warn", "--compose-file=compose.yaml", "test_it.py",
+    )  # fmt: skip
+    _at(process, partial(project.came_to, draw.choice([1, 3])), draw, 1.0)
+    assert process.poll() is None, project.output
+    project.assert_nothing_is_left(_kill(process), _ENDS_WITHIN_S)
+    assert len(project.noted("ended")) < 30
+
 
 _LINK = "client -> server"
 _OWN = ("exec", "--netem=carried", "--impair", f"{_LINK}=delay=30ms", "client", "--", "sleep", "1")
