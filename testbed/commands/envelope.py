@@ -14,6 +14,7 @@ import click
 from testbed.commands.ab import budget_of, live_lines, make_folders, near, versions, words_of_ours
 from testbed.commands.console import OUT, say, write
 from testbed.commands.options import command, example
+from testbed.commands.verdicts import markdown_option, summarize
 from testbed.errors import Problems, UserError
 from testbed.evidence.results import as_text
 from testbed.report import envelope as words
@@ -67,13 +68,15 @@ _STATUS_OPEN, _STATUS_INTERRUPTED = 3, 130
     "--keep", type=click.Path(path_type=Path), help="The folder for all results (default: report/envelope/…)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@markdown_option
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 @example("""testbed envelope --vary loss=0..30% tests/test_upload.py
              testbed envelope --vary loss=0..30% --vary delay=0..400ms --budget 30m tests/test_upload.py
              testbed envelope --vary loss=0..30% --base main -- tests/test_upload.py -k large""")
 def envelope(
     varied: tuple[str, ...], probability: str, revision: str | None, levels: int, columns: int, budget: str,
-    fresh: bool, dirty: bool, seed: int | None, keep: Path | None, as_json: bool, pytest_args: tuple[str, ...],
+    fresh: bool, dirty: bool, seed: int | None, keep: Path | None, as_json: bool, markdown: Path | None,
+    pytest_args: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Find the worst link under which tests still pass, by runs on better and worse links.
 
@@ -113,7 +116,8 @@ def envelope(
             ended = "found" if searching.run(say) else "the budget is spent before the answer is known closely enough"
         except KeyboardInterrupt:
             ended, interrupted = "interrupted", True
-    _deliver(plan, searching, named={name: title for name, (title, _) in named.items()}, ended=ended, as_json=as_json)
+    titles = {name: title for name, (title, _) in named.items()}
+    _deliver(plan, searching, named=titles, ended=ended, as_json=as_json, markdown=markdown)
     if interrupted:
         return _STATUS_INTERRUPTED
     return 0 if ended == "found" else _STATUS_OPEN
@@ -169,7 +173,9 @@ def _progress(progress: SearchProgress, plan: SearchPlan, envelopes: dict[str, E
         yield f"{column.version}{where}: {words.sentence(plan.axis, column.interval)}"
 
 
-def _deliver(plan: SearchPlan, searching: Searching, *, named: dict[str, str], ended: str, as_json: bool) -> None:
+def _deliver(
+    plan: SearchPlan, searching: Searching, *, named: dict[str, str], ended: str, as_json: bool, markdown: Path | None
+) -> None:
     """Print what was found, and write it into the folder. Raises UserError if it cannot be written."""
     columns = [*_columns(plan, searching.envelopes)]
     document = {
@@ -188,10 +194,14 @@ def _deliver(plan: SearchPlan, searching: Searching, *, named: dict[str, str], e
             write(line)
     facts = [("ended", ended), ("seed", str(plan.seed)), ("runs that did not count", str(searching.invalid))]
     facts += [*named.items(), ("passes with", format_ratio(plan.probability))]
+    text = words.markdown(
+        plan.axis, columns, versions=named, ended=ended, probability=plan.probability, confidence=_CONFIDENCE
+    )
     content = words.page_of(plan.axis, plan.across, columns, facts=facts, confidence=_CONFIDENCE)
     try:
         write_whole(plan.folder / "envelope.json", json.dumps(document, indent=2), below=plan.folder)
         write_whole(plan.folder / "index.html", page.render(content), below=plan.folder)
+        summarize(text, markdown)
     except OSError as error:
         raise UserError(f"the result cannot be written: {error.strerror or error}: {error.filename}") from None
     say(f"{ended}; all results are in {near(plan.folder)}, the report is {near(plan.folder)}/index.html")

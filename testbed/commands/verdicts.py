@@ -52,15 +52,20 @@ def deliver(
         words.print_comparison(OUT, comparison)
     text = words.markdown(comparison, base=base, head=head)
     try:
-        if markdown is not None:
-            write_whole(markdown, text, below=Path.cwd())
         if report is not None:
             base_runs, head_runs = runs
             content = compared.page(comparison, base=base, head=head, base_runs=base_runs, head_runs=head_runs)
             write_whole(report, page.render(content), below=Path.cwd())
-        if step := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with to_append(Path(step), below=Path(step).parent) as file:
-                file.write(f"{text}\n".encode())
+        summarize(text, markdown)
     except OSError as error:
         raise UserError(f"the summary cannot be written: {error.strerror or error}: {error.filename}") from None
     return words.exit_status(comparison, fail_on)
+
+
+def summarize(text: str, markdown: Path | None) -> None:
+    """Write a summary into a file, and add it to the page of a GitHub job. Raises OSError."""
+    if markdown is not None:
+        write_whole(markdown, text, below=Path.cwd())
+    if step := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with to_append(Path(step), below=Path(step).parent) as file:
+            file.write(f"{text}\n".encode())

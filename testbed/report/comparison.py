@@ -173,26 +173,27 @@ def notes(comparison: Comparison) -> Iterator[str]:
 
 def markdown(comparison: Comparison, *, base: str, head: str) -> str:
     """For a pull request: the lines that matter, the table, and the details folded away."""
-    lines = [f"### testbed: {_escaped(head)} against {_escaped(base)}", ""]
-    lines += [f"* {_escaped(line)}" for line in matters(comparison)]
+    lines = [f"### testbed: {escaped(head)} against {escaped(base)}", ""]
+    lines += [f"* {escaped(line)}" for line in matters(comparison)]
     table = [row for judged, row in rows(comparison) if judged.change is not Change.SAME]
     if table:
-        lines += ["", *_table(table)]
+        lines += ["", *markdown_table(HEADINGS, table)]
     same = [row for judged, row in rows(comparison) if judged.change is Change.SAME]
     if same:
         summary = f"<summary>{len(same)} cells are the same</summary>"
-        lines += ["", "<details>", summary, "", *_table(same), "", "</details>"]
+        lines += ["", "<details>", summary, "", *markdown_table(HEADINGS, same), "", "</details>"]
     details = [*map(broken_line, comparison.broken), *comparison.problems, *notes(comparison), how(comparison)]
-    lines += ["", "<details>", "<summary>details</summary>", "", *(f"* {_escaped(line)}" for line in details), ""]
+    lines += ["", "<details>", "<summary>details</summary>", "", *(f"* {escaped(line)}" for line in details), ""]
     return "\n".join([*lines, "</details>", ""])
 
 
-def _table(table: Sequence[Sequence[str]]) -> list[str]:
-    head = [f"| {' | '.join(HEADINGS)} |", f"|{' --- |' * len(HEADINGS)}"]
-    return head + [f"| {' | '.join(map(_escaped, row))} |" for row in table]
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    head = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
+    return head + [f"| {' | '.join(map(escaped, row))} |" for row in rows]
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown shows as it is."""
     for character in "\\`*_[]<>|&~#":
         text = text.replace(character, f"\\{character}")

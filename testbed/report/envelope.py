@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.judge.envelope import Interval
+from testbed.report.comparison import escaped, markdown_table
 from testbed.report.page import Charts, Curves, MatrixCell, Page, Part, Table, Text
 from testbed.spec.axis import Axis
 from testbed.units import format_ratio
@@ -62,21 +63,34 @@ def sentences(axis: Axis, columns: Sequence[Column], *, probability: float, conf
         f"a run passes with a probability of at least {format_ratio(probability)} "
         f"(all lines together with {format_ratio(confidence)} confidence):"
     )
-    bases = {column.link: column for column in columns if column.version == "base"}
+    bases = _bases(columns)
     for column in columns:
-        where = f"{column.link}: " if column.link else ""
         if column.version == "base":
             continue
-        base = bases.get(column.link)
-        if base is None:
-            yield f"{where}{sentence(axis, column.interval)} ({_runs(column)})"
-        else:
-            yield (
-                f"{where}{change(base.interval, column.interval)}: head {sentence(axis, column.interval)}; base "
-                f"{sentence(axis, base.interval)} ({_runs(column)}, {_runs(base)})"
-            )
+        yield f"{column.link}: ".removeprefix(": ") + _of_head(axis, column, bases.get(column.link))
         if column.replay:
             yield f"  a failed run again: {column.replay}"
+
+
+def _bases(columns: Sequence[Column]) -> dict[str, Column]:
+    """Base's columns by the value of the second word."""
+    return {column.link: column for column in columns if column.version == "base"}
+
+
+def _of_head(axis: Axis, head: Column, base: Column | None) -> str:
+    """One line; against base first in what they differ for sure."""
+    if base is None:
+        return f"{sentence(axis, head.interval)} ({_runs(head)})"
+    found = change(base.interval, head.interval)
+    known = f"head {sentence(axis, head.interval)}; base {sentence(axis, base.interval)}"
+    runs = f"{_runs(head)}, {_runs(base)}"
+    if found == "worse":
+        first = f"head fails from {axis.word} {fails_from(axis, head.interval)} on; base held to"
+        return f"worse: {first} {held(axis, base.interval)} ({known}; {runs})"
+    if found == "better":
+        first = f"head held to {axis.word} {held(axis, head.interval)}; base fails from"
+        return f"better: {first} {fails_from(axis, base.interval)} on ({known}; {runs})"
+    return f"{found}: {known} ({runs})"
 
 
 def _runs(column: Column) -> str:
@@ -84,9 +98,32 @@ def _runs(column: Column) -> str:
     return f"{passed + failed} runs of {column.version}, {failed} failed"
 
 
+def markdown(
+    axis: Axis, columns: Sequence[Column], *, versions: Mapping[str, str], ended: str, probability: float,
+    confidence: float,
+) -> str:  # fmt: skip
+    """For a pull request: the result, and every value that was run, folded away."""
+    told, *lines = sentences(axis, columns, probability=probability, confidence=confidence)
+    rows = [
+        (column.version, *([column.link] if column.link else []), axis.texts[level], str(passed), str(failed))
+        for column in columns
+        for level, (passed, failed) in enumerate(column.runs)
+        if passed + failed
+    ]
+    heads = ("version", *(["link"] if columns[0].link else []), axis.word, "passed", "failed")
+    return "\n".join(
+        [
+            f"### testbed: resilience envelope of {escaped(' against '.join(versions.values()))}", "",
+            f"{escaped(told)}", "", *(f"* {escaped(line)}" for line in lines), "",
+            "<details>", f"<summary>{escaped(ended)}; the runs by value</summary>", "",
+            *markdown_table(heads, rows), "", "</details>", "",
+        ]
+    )  # fmt: skip
+
+
 def as_json(axis: Axis, columns: Sequence[Column]) -> Mapping[str, Any]:
     """The result as data."""
-    bases = {column.link: column for column in columns if column.version == "base"}
+    bases = _bases(columns)
     return {
         "word": axis.word,
         "values": list(axis.texts),
@@ -123,14 +160,22 @@ def page_of(
         rows="version",
         lead="; ".join(_lead(axis, columns)) + f". All together with {format_ratio(confidence)} confidence.",
         facts=facts,
-        before=[] if across is None else [Charts(title="Map", charts=[_map(axis, across, columns)])],
+        before=[*_overview(axis, across, columns)],
         cells=[_cell(axis, column) for column in columns],
         open_first=True,
     )
 
 
+def _overview(axis: Axis, across: Axis | None, columns: Sequence[Column]) -> Iterator[Part]:
+    """What the cells below have apart: the map, or both versions in one chart."""
+    if across is not None:
+        yield Charts(title="Map", charts=[_map(axis, across, columns)])
+    elif len(columns) > 1:
+        yield Charts(title="Base and head", charts=[_shares(axis, columns)])
+
+
 def _lead(axis: Axis, columns: Sequence[Column]) -> Iterator[str]:
-    bases = {column.link: column for column in columns if column.version == "base"}
+    bases = _bases(columns)
     for column in columns:
         base = bases.get(column.link) if column.version == "head" else None
         against = f" ({change(base.interval, column.interval)})" if base is not None else ""
@@ -175,20 +220,13 @@ def _drawn(axis: Axis) -> list[float]:
 def _cell(axis: Axis, column: Column) -> MatrixCell:
     interval = column.interval
     known = held(axis, interval) is not None or fails_from(axis, interval) is not None
-    xs = _drawn(axis)
-    share = [
-        (xs[level], passed / (passed + failed)) for level, (passed, failed) in enumerate(column.runs) if passed + failed
-    ]
     rows = [
         (axis.texts[level], str(passed), str(failed))
         for level, (passed, failed) in enumerate(column.runs)
         if passed + failed
     ]
-    curves = Curves(
-        title="Share of runs that passed", x=f"{axis.word} ({_unit(axis)})", y="share", curves={column.version: share}
-    )
     parts: list[Part] = [
-        Charts(title="Runs", charts=[curves]),
+        Charts(title="Runs", charts=[_shares(axis, [column])]),
         Table(title="Runs by value", heads=(axis.word, "passed", "failed"), rows=rows, numeric_from=1),
     ]
     if column.replay:
@@ -202,3 +240,17 @@ def _cell(axis: Axis, column: Column) -> MatrixCell:
         tone="none" if known else "odd",
         parts=parts,
     )
+
+
+def _shares(axis: Axis, columns: Sequence[Column]) -> Curves:
+    """By version, the share of runs that passed at each value."""
+    xs = _drawn(axis)
+    curves = {
+        column.version: [
+            (xs[level], passed / (passed + failed))
+            for level, (passed, failed) in enumerate(column.runs)
+            if passed + failed
+        ]
+        for column in columns
+    }
+    return Curves(title="Share of runs that passed", x=f"{axis.word} ({_unit(axis)})", y="share", curves=curves)

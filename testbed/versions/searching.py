@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from testbed.evidence.verdict import Verdict
 from testbed.judge.cells import Run
 from testbed.judge.envelope import Interval, Search, staircase
 from testbed.spec.axis import Axis
-from testbed.text import shortened
+from testbed.text import several, shortened
 from testbed.versions.arm import Arm, BudgetSpentError
 from testbed.versions.arms import Arms, seed_of
 from testbed.versions.runs import read
@@ -136,6 +136,7 @@ class Searching:
             variations = [plan.words(column, 0) for column in range(plan.columns)]
             variations += [plan.words(plan.columns - 1, level) for level in range(len(plan.axis.texts))]
             problems += arm.check(variations)
+        problems += alone(self.arms.by_name)
         if problems:
             raise UserError(dict.fromkeys(problems))
         self.arms.separate(say)
@@ -187,6 +188,15 @@ class Searching:
                 envelope.failures.append(Failure(level=level, column=column, replays=replays))
         last = f"run {self._number}, {name}, {' '.join(words)}: {word}"
         self._tell(SearchProgress(last=last, invalid=self.invalid, spent_s=spent_s))
+
+
+def alone(arms: Mapping[str, Arm]) -> Iterator[str]:
+    """A problem for each version that has tests which another does not have: what they hold cannot be compared."""
+    for arm in arms.values():
+        others = [other for other in arms.values() if set(arm.tests) - set(other.tests)]
+        for other in others:
+            tests = [test for test in arm.tests if test not in other.tests]
+            yield f"{other.name} does not have {several(tests)}, which {arm.name} has: name only tests that both have"
 
 
 def outcome(run: Run, tests: Sequence[str]) -> tuple[bool | None, str | None, tuple[str, ...]]:

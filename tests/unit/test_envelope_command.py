@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.test_versions import change, command, commit, repository
+from tests.unit.test_versions import change, command, commit, git, repository, trees
 
 __all__ = ["repository"]  # a fixture
 COMPOSE = """
@@ -89,13 +90,19 @@ def test_a_version_that_holds_less_is_called_worse(shop: Path) -> None:
     change(shop, "LIMIT = 9.5", "LIMIT = 4.5")
     commit(shop, "frail")
     words = ("--vary", "loss=0..20%", "--levels", "21", "--probability", "50%", "--base", "lossy", "--seed", "2")
-    status, out, err = command(shop, "envelope", *words, "--", "test_it.py", *WORDS)
+    status, out, err = command(shop, "envelope", *words, "--markdown", "out.md", "--", "test_it.py", *WORDS)
     assert status == 0, err
-    assert "\nworse: head held to loss " in out
-    assert "; base held to loss " in out
+    assert re.search(
+        r"\nworse: head fails from loss [5-9]% on; base held to [5-9]% \(head held to loss [1-4]%, fails", out
+    )
     assert "a failed run again: pytest test_it.py::test_upload --testbed-seed " in out
     (file,) = (shop / "report" / "envelope").glob("*/envelope.json")
     assert [column.get("change") for column in json.loads(file.read_text())["columns"]] == ["worse", None]
+    summary = (shop / "out.md").read_text()
+    assert summary.startswith("### testbed: resilience envelope of head (")
+    assert "\n* worse: head fails from loss " in summary
+    assert "\n| version | loss | passed | failed |\n" in summary
+    assert "\n| base | 20% | 0 | " in summary
 
 
 @pytest.mark.parametrize(
@@ -130,6 +137,20 @@ def test_invalid_runs_are_made_again_and_not_for_ever(shop: Path) -> None:
     assert "none of 5 runs in a row counts: test_it.py::test_upload: INVALID: the link is gone" in err
 
 
+def test_in_a_github_job_the_summary_is_on_its_page(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = shop.parent / "step.md"
+    step.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(step))
+    status, found, err = envelope(shop, "--vary", "loss=0..30%", "--vary", "delay=0..100ms", "--columns", "2",
+                                  "--levels", "4", "--probability", "50%")  # fmt: skip
+    assert status == 0, err
+    assert found["columns"], "what is printed is JSON as ever"
+    before, title, *lines = step.read_text().splitlines()
+    assert before == "before"
+    assert title == "### testbed: resilience envelope of this checkout"
+    assert "| head | delay=100ms | 30% | 0 | " in "\n".join(lines)
+
+
 WRONG: list[tuple[tuple[str, ...], str]] = [
     ((), "--vary is given 0 times"),
     (("--vary", "loss=0..30%", "--vary", "loss=0..3%"), "loss is varied already"),
@@ -138,14 +159,47 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("--vary", "loss=0..30%", "--budget", "0s"), "--budget '0s': must be more than 0"),
     (("--vary", "loss=0..30%", "--base", "nowhere"), "--base 'nowhere': no commit of "),
     (("--vary", "gap=2..5"), "with gap=2: gap"),
+    (("--vary", "loss=30%..0"), "--vary 'loss=30%..0': the mild end comes first"),
+    (("--vary", "loss=0..30%", "--levels", "1"), "1 is not in the range 2<=x<=1000"),
+    (("--vary", "loss"), "--vary 'loss': write WORD=MILD..BAD"),
+    (("--vary", "delay=1ms..1ms"), "an empty range: both ends are 1ms"),
 ]
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda value: " ".join(value) if value else "none")
 def test_what_is_wrong_is_told(words: tuple[str, ...], message: str, shop: Path) -> None:
-    status, _, err = envelope(shop, *words)
+    status, found, err = envelope(shop, *words)
     assert status == 2
+    assert found is None
     assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_search_that_finds_no_test_is_an_error(shop: Path) -> None:
+    for words in (("nowhere.py",), ("test_it.py", "-k", "nothing")):
+        status, out, err = command(shop, "envelope", "--vary", "loss=0..30%", "--", *words, *WORDS)
+        assert (status, out) == (2, "")
+        assert "this checkout: " in err
+        assert "nowhere.py" in err or "finds no test there" in err
+
+
+def test_versions_with_other_tests_are_not_compared(shop: Path) -> None:
+    with (shop / "test_it.py").open("a") as file:
+        file.write('\n@pytest.mark.impair("client -> server", loss="1%")\ndef test_new(lab): pass\n')
+    commit(shop, "more")
+    status, found, err = envelope(shop, "--vary", "loss=0..30%", "--base", "lossy")
+    assert (status, found) == (2, None)
+    assert "base (lossy, " in err
+    assert "does not have test_it.py::test_new, which head (" in err
+    git(shop, "mv", "test_it.py", "test_other.py")
+    commit(shop, "moved")
+    status, _, err = command(
+        shop, "envelope", "--vary", "loss=0..30%", "--base", "lossy", "--", "test_other.py", *WORDS
+    )
+    assert status == 2
+    assert "base (lossy, " in err
+    assert "test_other.py" in err
+    assert not trees(shop)
 
 
 def test_a_test_that_no_marker_impairs_and_one_that_changes_over_time_are_refused(shop: Path) -> None:

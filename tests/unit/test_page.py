@@ -7,7 +7,7 @@ import html
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +18,11 @@ from testbed.evidence.proof import Check
 from testbed.evidence.series import Series
 from testbed.evidence.verdict import Verdict
 from testbed.judge.comparison import compare
+from testbed.judge.envelope import Interval
 from testbed.paper.demo import DemoRun, Message, ProfileRun
 from testbed.paper.demopage import demo_page
 from testbed.report import compared as compared_page
-from testbed.report import run
+from testbed.report import envelope, run
 from testbed.report.page import (
     Bars,
     Charts,
@@ -39,6 +40,7 @@ from testbed.report.page import (
     render,
 )
 from testbed.resources import resource
+from testbed.spec.axis import Axis
 from testbed.versions.runs import as_run
 from tests.unit import browser
 from tests.unit.browser import Browser, chromium
@@ -362,3 +364,66 @@ def test_cells_are_filtered_by_word_and_outcome(page: Browser, tmp_path: Path) -
     ]
     assert page.js(shown) == len(expected)
     assert page.js("document.getElementById('shown').textContent") == f"{len(expected)} of 40"
+
+
+LOSS, DELAY = Axis.parse("loss=0..30%", 16), Axis.parse("delay=0..400ms", 3)
+AGAIN = "pytest test_it.py::test_upload --testbed-seed 1 --testbed-vary loss=12%"
+
+
+def envelope_page(versions: Sequence[str], across: Axis | None) -> Page:
+    """Of a search that stopped at the third part of head's links, and of base's a bit later."""
+    columns = []
+    for version in versions:
+        for number in range(1 if across is None else len(across.texts)):
+            bound = {"head": 6, "base": 11}[version] - 2 * number
+            columns.append(
+                envelope.Column(
+                    version=version, link="" if across is None else across.at(number), replay=AGAIN,
+                    interval=Interval(first=bound, last=bound + 1),
+                    runs=[(9, 0) if level < bound else (1, 7) if level % 2 else (0, 0) for level in range(16)],
+                )
+            )  # fmt: skip
+    facts = [("ended", "found"), ("head", "head (1a2b3c4d <with> changes)")]
+    return envelope.page_of(LOSS, across, columns, facts=facts, confidence=0.95)
+
+
+ENVELOPES = [(("head",), None), (("head", "base"), None), (("head", "base"), DELAY)]
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+@pytest.mark.parametrize(("versions", "across"), ENVELOPES, ids=["one", "with base", "map with base"])
+def test_an_envelope_is_drawn_and_reached_by_keyboard(
+    page: Browser, tmp_path: Path, versions: Sequence[str], across: Axis | None, width: int, dark: bool
+) -> None:
+    page.open(written(tmp_path, envelope_page(versions, across)), width=width, height=2000, dark=dark)
+    columns = len(versions) * (1 if across is None else 3)
+    assert page.js("document.querySelectorAll('details.cell').length") == columns
+    above = 0 if columns == 1 else 1
+    page.await_true(f"document.querySelectorAll('.chart svg').length === {above + 1}")  # the first cell is open
+    drawn = "[...document.querySelector('.chart').querySelectorAll('[aria-label=line] path')]"
+    curves = page.js(f"{drawn}.map(path => path.getAttribute('d'))")
+    assert len(curves) == len(versions) * (1 if across is None else 2), (
+        "on a map, where it held and from where it fails"
+    )
+    assert all("NaN" not in curve and len(curve) > 10 for curve in curves)
+    focused = []
+    for _ in range(60):
+        page.press("Tab")
+        focused.append(page.js("document.activeElement.closest('details.cell')?.id ?? ''"))
+        if page.js("document.activeElement.matches('details.cell:last-of-type summary')"):
+            break
+    assert len({*focused} - {""}) == columns, "the keyboard reaches each"
+    last = "[...document.querySelectorAll('details.cell')].at(-1).open"
+    was_open = page.js(last)
+    page.press("Enter")
+    page.await_true(f"{last} === {'false' if was_open else 'true'}")
+    page.js("document.querySelectorAll('details.cell').forEach(cell => { cell.open = true })")
+    page.await_true(f"document.querySelectorAll('.chart svg').length === {above + columns}")
+    sizes = page.js("[...document.querySelectorAll('.chart svg')].map(svg => [svg.clientWidth, svg.clientHeight])")
+    assert all(wide > 200 and high > 100 for wide, high in sizes)
+    assert page.js("document.documentElement.scrollWidth") <= width
+    lead = page.js("document.querySelector('.lead').textContent")
+    assert ("(worse)" in lead) is (len(versions) == 2)
+    if kept := os.environ.get("TESTBED_SCREENSHOTS"):
+        page.screenshot(Path(kept) / f"envelope-{columns}-{width}.png")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import UsageError
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -119,7 +120,7 @@ def command(folder: Path, *words: str) -> tuple[int, str, str]:
     match done.exception:
         case None:
             return done.return_value, done.stdout, done.stderr
-        case UserError() | EnvironmentUnfitError():
+        case UserError() | EnvironmentUnfitError() | UsageError():
             return 2, done.stdout, f"{done.stderr}{done.exception}"
     raise done.exception
 
