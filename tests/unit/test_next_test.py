@@ -19,6 +19,7 @@ from testbed.lab.host import Program
 from testbed.lab.succession import CAPTURE
 from testbed.observe.connections import Connection, Received
 from testbed.observe.tcp_info import Endpoint
+from testbed.pytest.running import RUN, RunningAttempt, end_captures
 from testbed.spec.links import LinkRef
 from testbed.spec.steps import parse_steps
 from tests.unit.fakes import FakeLab
@@ -188,6 +189,18 @@ def test_what_a_connection_from_before_the_test_sends_in_its_body_is_counted(lab
     unread(lab)
     lab.verifier.verify()
     assert lab.ledger.evidence[0].earlier_packets == 5
+
+
+def test_the_captures_of_a_test_are_not_paused_for_what_the_next_impairs(lab: FakeLab) -> None:
+    item = cast("pytest.Item", SimpleNamespace(stash=pytest.Stash()))
+    dropped: list[str] = []
+    captures = SimpleNamespace(drop=lambda: dropped.append("captures"), putting=lambda *_: pytest.fail("paused"))
+    item.stash[RUN] = run = RunningAttempt(seed=1)
+    run.lab, run.captures = lab, cast("Any", captures)
+    lab.impairer.putting = captures.putting
+    end_captures(item, save=False)
+    assert (dropped, run.captures) == (["captures"], None)
+    lab.impair(LINK, delay="1ms")
 
 
 # --- by the beginning of the next, also where the one before never ended -----------------------------
