@@ -89,13 +89,18 @@ PARTS = {
     "faults": Part(what="six faults", words=("--base", "base", "--budget", _BUDGET), tests=_LINKS, count=20),
     "connects": Part(
         what="many short connections over a lossy link, twice",
-        words=("--aa", "--pairs", f"{_PAIRS}", "--budget", _LONG), tests=("test_connects.py",), count=20,
+        words=("--aa", "--pairs", f"{_PAIRS}", "--budget", _LONG),
+        tests=("test_connects.py",),
+        count=20,
     ),
     "itself": Part(
-        what="the same version twice", words=("--aa", "--pairs", f"{_PAIRS * _IN_A_ROW}", "--budget", _LONG),
-        tests=_LINKS, count=100, in_a_row=_IN_A_ROW,
+        what="the same version twice",
+        words=("--aa", "--pairs", f"{_PAIRS * _IN_A_ROW}", "--budget", _LONG),
+        tests=_LINKS,
+        count=100,
+        in_a_row=_IN_A_ROW,
     ),
-}  # fmt: skip
+}
 _QUICK = {"faults": Part(what="six faults, once", words=PARTS["faults"].words, tests=_LINKS[:1], count=1)}
 SIMULATED = "simulated"
 
@@ -103,9 +108,9 @@ SIMULATED = "simulated"
 def measure(report: Report) -> None:
     """Run everything, or the parts that are asked for. Raises BenchmarkError if a comparison does not come about."""
     parts = _QUICK if report.quick else PARTS
-    asked = report.options["part"] or (*parts, SIMULATED)
+    chosen = report.options["part"] or (*parts, SIMULATED)
     with _folder(report.options["keep"]) as folder:
-        made = {name: _made(name, part, folder, report) for name, part in parts.items() if name in asked}
+        made = {name: _made(name, part, folder, report) for name, part in parts.items() if name in chosen}
         if planted := made.get("faults", []):
             _faults(report, planted)
         for name in ("connects", "itself"):
@@ -113,7 +118,7 @@ def measure(report: Report) -> None:
                 _false_alarms(report, parts[name].what, same)
         if wholes := [_read(file) for file in folder.glob(f"*-{_WHOLE}.json") if "itself" in made]:
             _false_alarms(report, "the same version twice, until all is decided", wholes)
-        if SIMULATED in asked:
+        if SIMULATED in chosen:
             kept = [_read(file) for name in parts for file in sorted(folder.glob(f"{name}-*[0-9].json"))]
             _simulated(report, [cell for document in kept for cell in document["cells"]])
 
@@ -137,7 +142,7 @@ def _made(name: str, part: Part, folder: Path, report: Report) -> list[dict[str,
     runs = [files[first : first + part.in_a_row] for first in range(0, part.count, part.in_a_row)]
     while missing := {
         number: left for number, run in enumerate(runs) if (left := [file for file in run if not file.is_file()])
-    }:  # fmt: skip
+    }:
         _make(part, missing, report)
     documents = [_read(file) for file in files]
     for what, values in (
@@ -160,9 +165,10 @@ def _make(part: Part, missing: Mapping[int, Sequence[Path]], report: Report) -> 
     """Make these, by the number of the run that does; one that does not come about does not keep the others from it."""
     running: list[subprocess.Popen[str]] = []
     problems = []
-    with tempfile.TemporaryDirectory(prefix="testbed-shop-") as place, ThreadPoolExecutor(
-        report.options["at_once"]
-    ) as pool:  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory(prefix="testbed-shop-") as place,
+        ThreadPoolExecutor(report.options["at_once"]) as pool,
+    ):
         futures = [
             pool.submit(_compared, part, number, files, Path(place), running) for number, files in missing.items()
         ]
@@ -182,9 +188,7 @@ def _make(part: Part, missing: Mapping[int, Sequence[Path]], report: Report) -> 
         raise BenchmarkError("; ".join(problems))
 
 
-def _compared(
-    part: Part, number: int, files: Sequence[Path], place: Path, running: list[subprocess.Popen[str]]
-) -> str:  # fmt: skip
+def _compared(part: Part, number: int, files: Sequence[Path], place: Path, running: list[subprocess.Popen[str]]) -> str:
     """Run `testbed ab` once in a repository of its own, and keep its verdicts; a line about them."""
     name = files[0].stem
     shop, results = _repository(place / name), place / f"{name}-results"
@@ -210,8 +214,10 @@ def _compared(
     if not documents:
         raise BenchmarkError(f"{name}: all is decided before there are {_PAIRS} pairs")
     about = {
-        "seconds": round((time.monotonic() - began) / len(documents)), "load": os.getloadavg()[1], "commit": _commit()
-    }  # fmt: skip
+        "seconds": round((time.monotonic() - began) / len(documents)),
+        "load": os.getloadavg()[1],
+        "commit": _commit(),
+    }
     kept = dict(zip(files, documents, strict=False))
     if part.in_a_row > 1:
         kept[files[0].with_name(f"{name}-{_WHOLE}.json")] = whole
@@ -219,8 +225,8 @@ def _compared(
         write_whole(file, json.dumps({**document, **about}), below=file.parent)
     shutil.rmtree(shop)
     shutil.rmtree(results)
-    told = ", ".join(f"{document['change']} in {document['base_runs']} pairs" for document in documents)
-    return f"{name}: {told}; {about['seconds']} s each"
+    outcomes = ", ".join(f"{document['change']} in {document['base_runs']} pairs" for document in documents)
+    return f"{name}: {outcomes}; {about['seconds']} s each"
 
 
 def _in_a_row(results: Path, most: int) -> Iterator[Mapping[str, Any]]:
@@ -303,9 +309,13 @@ def _faults(report: Report, planted: Sequence[Mapping[str, Any]]) -> None:
         report.check(
             Check(
                 name=f"{what}: found within {_BUDGET}, metric and link named, in the share of {len(cells)} runs",
-                value=shares["testbed ab"], bound=0.95, unit="", at_least=True, rivals=_told(shares),
+                value=shares["testbed ab"],
+                bound=0.95,
+                unit="",
+                at_least=True,
+                rivals=_told(shares),
             )
-        )  # fmt: skip
+        )
 
 
 def _false_alarms(report: Report, what: str, same: Sequence[Mapping[str, Any]]) -> None:
@@ -352,8 +362,8 @@ def _simulated(report: Report, recorded: Sequence[Cell]) -> None:
         if kinds[key]["unit"] == "s":
             for side in (base, head):  # stalls in every other round
                 side[1::2] += _STALL_S * (draw.random(side[1::2].shape) < _STALLS)
-        for name, found in _judged(kinds[key], base, head, log_threshold).items():
-            alarms[name] |= found
+        for name, hits in _judged(kinds[key], base, head, log_threshold).items():
+            alarms[name] |= hits
     report.check(
         Check(
             name=f"the same version twice, {rounds} simulated comparisons of {len(values)} cells, half with 5 % stalls "
@@ -361,7 +371,7 @@ def _simulated(report: Report, recorded: Sequence[Cell]) -> None:
             value=float(alarms["testbed ab"].mean()),
             bound=_ALPHA,
             unit="",
-            rivals=_told({name: float(found.mean()) for name, found in alarms.items()}),
+            rivals=_told({name: float(hits.mean()) for name, hits in alarms.items()}),
         )
     )
 
@@ -400,12 +410,12 @@ def _watched(
     evidence = betting.evidence(
         _worse(cell, 1) * (scaled[1] - scaled[0]), margins[:, None], signs_alone=kind is cells_.Kind.DIFFERENCE
     )
-    found: NDArray[np.bool_] = evidence.above.max(axis=1) >= log_threshold - 1e-6
+    regressed: NDArray[np.bool_] = evidence.above.max(axis=1) >= log_threshold - 1e-6
     known = {key: cell[key] for key in ("test", "metric", "links", "unit", "better", "least_effect", "decides")}
-    for row in np.flatnonzero(found):
+    for row in np.flatnonzero(regressed):
         made = cells_.Cell(**known, kind=kind, base=tuple(base[row].tolist()), head=tuple(head[row].tolist()))
-        found[row] = change_of(made, log_threshold) is Change.REGRESSED
-    return found
+        regressed[row] = change_of(made, log_threshold) is Change.REGRESSED
+    return regressed
 
 
 OPTIONS = (

@@ -111,9 +111,13 @@ def main(server: str) -> None:
     """Measure, and print it."""
     rate_bps, sent_bytes = _upload(server)
     metrics: dict[str, list[float]] = {
-        "response": _echo(server), "two writes": _two_writes(server), "goodput": [rate_bps], "bytes": [sent_bytes],
-        "acknowledged": [_acknowledged(server)], "received": [_received(server)],
-    }  # fmt: skip
+        "response": _echo(server),
+        "two writes": _two_writes(server),
+        "goodput": [rate_bps],
+        "bytes": [sent_bytes],
+        "acknowledged": [_acknowledged(server)],
+        "received": [_received(server)],
+    }
     for name, values in metrics.items():
         print(f"{name}:", *values)
 

@@ -18,9 +18,13 @@ from testbed.report import comparison as words
 from testbed.writing import to_append, write_whole
 
 quantile_option = click.option(
-    "--quantile", "quantiles", type=click.FloatRange(0, 1, min_open=True, max_open=True), multiple=True, metavar="Q",
+    "--quantile",
+    "quantiles",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    metavar="Q",
     help="Also judge this quantile of metrics with 5/(1-Q) samples a run or more, as in 0.9; repeatable.",
-)  # fmt: skip
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 markdown_option = click.option(
     "--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Also write a summary for a pull request."

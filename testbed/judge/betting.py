@@ -48,9 +48,11 @@ class Evidence:
 
 
 def evidence(
-    differences: Sequence[float] | NDArray[np.float64], place: float | NDArray[np.float64] = 0.0, *,
+    differences: Sequence[float] | NDArray[np.float64],
+    place: float | NDArray[np.float64] = 0.0,
+    *,
     signs_alone: bool = False,
-) -> Evidence:  # fmt: skip
+) -> Evidence:
     """The e-values for ``differences`` above and below ``place`` (θ₀), after each of them.
 
     Of an array, the last axis is that of the pairs, and the others are comparisons of their own.
@@ -116,9 +118,12 @@ def _bound(differences: Sequence[float], log_threshold: float, *, signs_alone: b
 
 
 def _stakes(
-    differences: Sequence[float] | NDArray[np.float64], place: float | NDArray[np.float64], *, signs_alone: bool,
+    differences: Sequence[float] | NDArray[np.float64],
+    place: float | NDArray[np.float64],
+    *,
+    signs_alone: bool,
     last_scale: bool = False,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What each bettor (the first axis) stakes on each difference, as part of what he has; and the signs."""
     import numpy as np
 

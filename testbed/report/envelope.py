@@ -81,16 +81,16 @@ def _of_head(axis: Axis, head: Column, base: Column | None) -> str:
     """One line; against base first in what they differ for sure."""
     if base is None:
         return f"{sentence(axis, head.interval)} ({_runs(head)})"
-    found = change(base.interval, head.interval)
+    direction = change(base.interval, head.interval)
     known = f"head {sentence(axis, head.interval)}; base {sentence(axis, base.interval)}"
     runs = f"{_runs(head)}, {_runs(base)}"
-    if found == "worse":
+    if direction == "worse":
         first = f"head fails from {axis.word} {fails_from(axis, head.interval)} on; base held to"
         return f"worse: {first} {held(axis, base.interval)} ({known}; {runs})"
-    if found == "better":
+    if direction == "better":
         first = f"head held to {axis.word} {held(axis, head.interval)}; base fails from"
         return f"better: {first} {fails_from(axis, base.interval)} on ({known}; {runs})"
-    return f"{found}: {known} ({runs})"
+    return f"{direction}: {known} ({runs})"
 
 
 def _runs(column: Column) -> str:
@@ -103,7 +103,7 @@ def markdown(
     confidence: float,
 ) -> str:  # fmt: skip
     """For a pull request: the result, and every value that was run, folded away."""
-    told, *lines = sentences(axis, columns, probability=probability, confidence=confidence)
+    lead, *lines = sentences(axis, columns, probability=probability, confidence=confidence)
     rows = [
         (column.version, *([column.link] if column.link else []), axis.texts[level], str(passed), str(failed))
         for column in columns
@@ -114,7 +114,7 @@ def markdown(
     return "\n".join(
         [
             f"### testbed: resilience envelope of {escaped(' against '.join(versions.values()))}", "",
-            f"{escaped(told)}", "", *(f"* {escaped(line)}" for line in lines), "",
+            f"{escaped(lead)}", "", *(f"* {escaped(line)}" for line in lines), "",
             "<details>", f"<summary>{escaped(ended)}; the runs by value</summary>", "",
             *markdown_table(heads, rows), "", "</details>", "",
         ]

@@ -29,7 +29,7 @@ from testbed.report import comparison as words
 MACHINE = {"kernel": "6.12", "lab": "local", "netem": "carried", "offloads": {"tso": False}}
 LINK = LinkEvidence(
     link="client -> server", network="lan", asked={"loss": "2%", "seed": 5}, command="tc …", profile="", met_packets=9
-).as_json()  # fmt: skip
+).as_json()
 
 Write = Callable[..., Path]
 

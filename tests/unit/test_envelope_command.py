@@ -141,10 +141,10 @@ def test_in_a_github_job_the_summary_is_on_its_page(shop: Path, monkeypatch: pyt
     step = shop.parent / "step.md"
     step.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(step))
-    status, found, err = envelope(shop, "--vary", "loss=0..30%", "--vary", "delay=0..100ms", "--columns", "2",
+    status, result, err = envelope(shop, "--vary", "loss=0..30%", "--vary", "delay=0..100ms", "--columns", "2",
                                   "--levels", "4", "--probability", "50%")  # fmt: skip
     assert status == 0, err
-    assert found["columns"], "what is printed is JSON as ever"
+    assert result["columns"], "what is printed is JSON as ever"
     before, title, *lines = step.read_text().splitlines()
     assert before == "before"
     assert title == "### testbed: resilience envelope of this checkout"
@@ -168,9 +168,9 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
 
 @pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda value: " ".join(value) if value else "none")
 def test_what_is_wrong_is_told(words: tuple[str, ...], message: str, shop: Path) -> None:
-    status, found, err = envelope(shop, *words)
+    status, result, err = envelope(shop, *words)
     assert status == 2
-    assert found is None
+    assert result is None
     assert message in err
     assert "Traceback" not in err
 
@@ -187,8 +187,8 @@ def test_versions_with_other_tests_are_not_compared(shop: Path) -> None:
     with (shop / "test_it.py").open("a") as file:
         file.write('\n@pytest.mark.impair("client -> server", loss="1%")\ndef test_new(lab): pass\n')
     commit(shop, "more")
-    status, found, err = envelope(shop, "--vary", "loss=0..30%", "--base", "lossy")
-    assert (status, found) == (2, None)
+    status, result, err = envelope(shop, "--vary", "loss=0..30%", "--base", "lossy")
+    assert (status, result) == (2, None)
     assert "base (lossy, " in err
     assert "does not have test_it.py::test_new, which head (" in err
     git(shop, "mv", "test_it.py", "test_other.py")

@@ -378,11 +378,13 @@ def envelope_page(versions: Sequence[str], across: Axis | None) -> Page:
             bound = {"head": 6, "base": 11}[version] - 2 * number
             columns.append(
                 envelope.Column(
-                    version=version, link="" if across is None else across.at(number), replay=AGAIN,
+                    version=version,
+                    link="" if across is None else across.at(number),
+                    replay=AGAIN,
                     interval=Interval(first=bound, last=bound + 1),
                     runs=[(9, 0) if level < bound else (1, 7) if level % 2 else (0, 0) for level in range(16)],
                 )
-            )  # fmt: skip
+            )
     facts = [("ended", "found"), ("head", "head (1a2b3c4d <with> changes)")]
     return envelope.page_of(LOSS, across, columns, facts=facts, confidence=0.95)
 
