@@ -120,7 +120,12 @@ def test_compose_answers_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pytest.skip(str(error))
     if version != kept["compose"]:
         pytest.skip(f"the answers are those of Compose {kept['compose']}, and this is {version}")
-    assert corpus.ask(tmp_path)["answers"] == kept["answers"], "python -m tests.unit.corpus keeps the new ones"
+    # Of two services in the wrong, Compose names either.
+    new, old = (
+        {name: answer.get("config", "refused") for name, answer in answers.items()}
+        for answers in (corpus.ask(tmp_path)["answers"], kept["answers"])
+    )
+    assert new == old, "python -m tests.unit.corpus keeps the new ones"
 
 
 def _theirs(ours: composefile.ComposeFile, answer: dict[str, Any], folder: Path) -> dict[str, Any]:
