@@ -60,7 +60,7 @@ def _worst(group: Sequence[Judged]) -> int:
 
 def _cell(
     comparison: Comparison, group: list[Judged], base: Sequence[Run], head: Sequence[Run], *, most_output: int
-) -> MatrixCell:  # fmt: skip
+) -> MatrixCell:
     """A test under its links: its metrics, those that matter first."""
     ordered = sorted(group, key=lambda judged: _ORDER.index(judged.change))
     first, change = ordered[0], ordered[0].change

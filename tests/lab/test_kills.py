@@ -125,9 +125,17 @@ class Project:
         for name in ("ended", "run"):
             (self.folder / name).unlink(missing_ok=True)
         return self.start(
-            "pytest", "-p", "no:cacheprovider", "--rootdir=.", f"--basetemp={self.folder / 'base'}", "--lab", self.kind,
-            "--netem=carried", "--testbed-lateness=warn", "--compose-file=compose.yaml",
-        )  # fmt: skip
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir=.",
+            f"--basetemp={self.folder / 'base'}",
+            "--lab",
+            self.kind,
+            "--netem=carried",
+            "--testbed-lateness=warn",
+            "--compose-file=compose.yaml",
+        )
 
     def noted(self, name: str) -> list[str]:
         """What the inner pytest has noted."""

@@ -257,9 +257,17 @@ def test_a_filter_at_the_gate_is_read_back_without_what_it_has_counted() -> None
     schedules = Schedules(run)
     try:
         schedules.arm(
-            name="x", port="p", at_s=[0, 0.02], lines=[["delete"], ["put"]], show="show", filters=[(7, 17)],
-            repeat_s=0.04, needs=[], in_force=True, at_gate=True,
-        )  # fmt: skip
+            name="x",
+            port="p",
+            at_s=[0, 0.02],
+            lines=[["delete"], ["put"]],
+            show="show",
+            filters=[(7, 17)],
+            repeat_s=0.04,
+            needs=[],
+            in_force=True,
+            at_gate=True,
+        )
         schedules.play(names=["x"])
         records(schedules, 4)
         (seen,) = schedules.look(name="x")["seen"]
