@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import resource
 import signal
 from collections.abc import Callable
@@ -61,14 +59,14 @@ def test_no_link_leads_an_image_to_the_machines_devices(root: Path, tmp_path: Pa
     assert rootfs.place_for(root, "/dev/shm") == root / "dev/shm", "this is what was written"
 
 
-def test_a_number_has_the_groups_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_has_the_groups_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[int]] = []
-    monkeypatch.setattr(os, "setgroups", given.append)
-    monkeypatch.setattr(os, "setgid", lambda _: None)
-    monkeypatch.setattr(os, "setuid", lambda _: None)
-    monkeypatch.setattr(grp, "getgrall", lambda: [grp.struct_group(("plugdev", "x", 46, ["ann"]))])
-    ann = pwd.struct_passwd(("ann", "x", 4711, 4711, "", "/", "/bin/sh"))
-    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {4711: ann}[uid])
+    monkeypatch.setattr(users, "setgroups", given.append)
+    monkeypatch.setattr(users, "setgid", lambda _: None)
+    monkeypatch.setattr(users, "setuid", lambda _: None)
+    for name, line in (("_PASSWD", "ann:x:4711:4711::/:/bin/sh\n"), ("_GROUP", "plugdev:x:46:ann\n")):
+        (tmp_path / name).write_text(line)
+        monkeypatch.setattr(users, name, str(tmp_path / name))
     for user in ("4711", "4712", "4711:5"):
         users.become(user)
     assert given == [[46], [], []]
