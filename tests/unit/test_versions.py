@@ -257,7 +257,7 @@ def test_what_is_wrong_is_told_and_nothing_is_left(
         (repository / "test_new.py").write_text(TEST)
         commit(repository, "new")
     if words[-1] == "100ms":
-        change(repository, "    seed =", "    import time; time.sleep(0.1)\n    seed =")
+        change(repository, "    seed =", "    import time; time.sleep(1)\n    seed =")
     monkeypatch.chdir(repository)
     with pytest.raises((UserError, EnvironmentUnfitError)) as caught:
         CliRunner().invoke(ab, words, standalone_mode=False, catch_exceptions=False)
@@ -366,7 +366,7 @@ def _await_pair(repository: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_what_was_found_before_an_interrupt_is_told(repository: Path) -> None:
-    change(repository, "    seed =", "    import time; time.sleep(0.1)\n    seed =")
+    change(repository, "    seed =", "    import time; time.sleep(1)\n    seed =")
     commit(repository, "slow")
     process = start(repository, "ab", "--base", "base", "test_it.py")
     _await_pair(repository, process)
@@ -379,7 +379,7 @@ def test_what_was_found_before_an_interrupt_is_told(repository: Path) -> None:
 
 
 def test_after_a_kill_the_worktree_goes_with_the_next_run(repository: Path) -> None:
-    change(repository, "    seed =", "    import time; time.sleep(0.1)\n    seed =")
+    change(repository, "    seed =", "    import time; time.sleep(1)\n    seed =")
     commit(repository, "slow")
     process = start(repository, "ab", "--base", "base", "test_it.py")
     _await_pair(repository, process)
