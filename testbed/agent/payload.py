@@ -34,7 +34,10 @@ class Payload:
     def __init__(self) -> None:
         self._destroyed = sockdiag.connect(groups=sockdiag.DESTROYED, timeout_s=_REPORTED_WITHIN_S)
         try:
-            self._destroyed.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+            try:
+                self._destroyed.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+            except PermissionError:  # an ordinary user gets what net.core.rmem_max allows
+                self._destroyed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
             self._opened, self._refused = _opened()
             self._before = _dump()
         except OSError as error:
