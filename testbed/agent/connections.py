@@ -31,6 +31,9 @@ _STATES = {
     12: "SYN_RECV",
 }
 _WANTED = sum(1 << state for state in _STATES)
+_TIME_WAIT = 6
+_HALF_OPEN = (3, 12)
+"""They are a listener's, and go with it."""
 _TIMEOUT_S = 2.0
 _ENOENT = 2
 
@@ -64,16 +67,36 @@ def destroy_tcp(*, ids: Sequence[str]) -> dict[str, Any]:
     return {"refused": None}
 
 
+def forget_tcp() -> str | None:
+    """Destroy every connection that no program has any more, TIME_WAIT included; why the kernel cannot, or None.
+
+    A program could not listen on its port otherwise, unless it sets SO_REUSEADDR.
+    """
+    if no_sockets():
+        return None
+    ended = [
+        sockdiag.identity_of(body).hex()
+        for body in _bodies(_WANTED | 1 << _TIME_WAIT)
+        if not _MESSAGE.unpack_from(body)[-1] and body[1] not in _HALF_OPEN
+    ]
+    refused: str | None = destroy_tcp(ids=ended)["refused"]
+    return refused
+
+
 def _dump() -> Iterator[dict[str, Any]]:
+    return map(_connection, _bodies(_WANTED))
+
+
+def _bodies(states: int) -> Iterator[bytes]:
     with sockdiag.connect(timeout_s=_TIMEOUT_S) as diag:
-        diag.send(sockdiag.dump(_WANTED))
+        diag.send(sockdiag.dump(states))
         while True:
             for kind, body in sockdiag.messages(diag.recv(sockdiag.BUFFER_BYTES)):
                 if kind == sockdiag.DONE:
                     return
                 if kind == sockdiag.ERROR:
                     raise sockdiag.refusal(body)
-                yield _connection(body)
+                yield body
 
 
 def _connection(body: bytes) -> dict[str, Any]:

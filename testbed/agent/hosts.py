@@ -74,6 +74,7 @@ class Hosts:
             "count_payload": self.count_payload,
             "payload": self.payload,
             "destroy_tcp": self.destroy_tcp,
+            "forget_tcp": self.forget_tcp,
             "listeners": self.listeners,
             "per_packet": self.per_packet,
             "put_back": self.put_back,
@@ -225,6 +226,18 @@ class Hosts:
         with Netlink() as here:
             here.apply([up(index) for index in target.ifindexes.values()])
         target.halted = False
+        self.forget_tcp(host=host)
+
+    def forget_tcp(self, *, host: str) -> dict[str, Any]:
+        """See `connections.forget_tcp`; nothing is done in a network namespace of several hosts.
+
+        A container that starts again has a network namespace without connections.
+        """
+        net = self.named(host).net
+        if sum(other.net == net for other in self._hosts.values()) > 1:
+            return {"refused": None}
+        with self._within(host):
+            return {"refused": connections.forget_tcp()}
 
     def freeze_host(self, *, host: str) -> None:
         """Stop all processes of a host. Raises Refused if new ones start faster than they are stopped."""

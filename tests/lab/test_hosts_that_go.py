@@ -101,6 +101,30 @@ def test_a_host_that_was_cut_off_is_cut_off_again_when_it_has_been_restarted(lab
     lab.verifier.verify()
 
 
+_CLOSES_FIRST = """
+import socket
+with socket.socket() as listener:  # no SO_REUSEADDR
+    listener.bind(("", 9300))
+    listener.listen()
+    print("listening", flush=True)
+    peer, _ = listener.accept()
+    peer.close()
+"""
+_READ_TO_ITS_END = """
+import socket
+with socket.create_connection(("db", 9300), 10) as peer:
+    assert peer.recv(1) == b""
+"""
+
+
+def test_a_host_that_was_restarted_has_no_connection_of_before_on_its_ports(lab: Lab) -> None:
+    for _ in range(2):
+        server = lab.host("db").start(["python3", "-c", _CLOSES_FIRST], ready="listening")
+        assert lab.host("api").run(["python3", "-c", _READ_TO_ITS_END]).ok
+        assert server.wait().ok
+        lab.host("db").restart()
+
+
 def test_a_paused_host_stands_still_and_goes_on_and_what_was_sent_to_it_is_heard(lab: Lab) -> None:
     before = starts(lab)
     lab.impair("api -> db", delay=f"{_DELAY_S}s")

@@ -153,6 +153,8 @@ class LocalHost(AgentHost):
 
     def _start_program(self) -> None:
         before = self.service
+        if before is not None:
+            self._lab_agent.channel.call("forget_tcp", host=self.name)
         self.service = self._lab_agent.launch(
             self.service_plan.argv, self._circumstances(), on_end=self.restarter.ended
         )
