@@ -47,6 +47,13 @@ class Evidence:
         return float(self.above.max(initial=-math.inf))
 
 
+def prepare() -> None:
+    """Import what numbers need. An import of numpy that Ctrl-C interrupts cannot be repeated in the same process."""
+    import numpy as np
+
+    np.zeros(0)
+
+
 def evidence(
     differences: Sequence[float] | NDArray[np.float64],
     place: float | NDArray[np.float64] = 0.0,

@@ -77,12 +77,7 @@ class Passes:
 
     def _requests(self) -> Iterator[Mapping[str, Any]]:
         """What the other process asks, until it closes the socket."""
-        while True:
-            with self._turn:
-                self._ends_itself = True
-            line = self._lines.readline()
-            if not line:
-                return
+        while line := self._lines.readline():
             with self._turn:
                 self._ends_itself = False
             yield json.loads(line)
@@ -93,14 +88,20 @@ class Passes:
         if session.testsfailed and not session.config.option.continue_on_collection_errors:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
         self._started = True
-        self._tell(tests=[id_of(item) for item in session.items], once=self._once())
+        self._answer(tests=[id_of(item) for item in session.items], once=self._once())
         for request in self._requests():
             if "check" in request:
-                self._tell(problems=list(dict.fromkeys(self._problems(session, request["check"]))))
+                self._answer(problems=list(dict.fromkeys(self._problems(session, request["check"]))))
                 continue
             self._run(session, request)
-            self._tell(not_up=self._config.stash.get(state.NOT_UP, None))
+            self._answer(not_up=self._config.stash.get(state.NOT_UP, None))
         return True
+
+    def _answer(self, **words: object) -> None:
+        """Tell the other process something on which it may close the socket."""
+        with self._turn:
+            self._ends_itself = True
+        self._tell(**words)
 
     def _vary(self, session: pytest.Session, words: list[str]) -> None:
         """Have the links of all tests impaired with these values. Raises UserError."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from testbed.errors import EnvironmentUnfitError
+from testbed.judge import betting
 from testbed.versions.arm import Arm, BudgetSpentError
 
 _FIRST_WITHIN_S = 1800.0
@@ -25,6 +26,7 @@ class Arms:
     """The versions by name: ``base``, ``head``."""
 
     def __init__(self, arms: Mapping[str, Arm]) -> None:
+        betting.prepare()  # what a campaign finds is told after an interrupt, too
         self.by_name = arms
         self._in_a_row = 0
 

@@ -110,6 +110,8 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell has what it starts in the background ignore this signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -521,3 +523,8 @@ def test_a_pytest_whose_master_dies_ends(repository: Path, arm: Callable[..., Ar
     assert process is not None
     os.close(ours.connected.detach())
     assert process.wait(30) == 0
+
+
+def test_an_interrupt_finds_all_imported_that_its_verdict_needs() -> None:
+    code = "import sys; from testbed.versions.arms import Arms; Arms({}); sys.exit('numpy' not in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
