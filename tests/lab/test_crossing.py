@@ -6,6 +6,7 @@ None passes a cut or an impairment without a word: it is impaired, or the test d
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -287,8 +288,11 @@ def test_what_takes_another_network_alone_makes_the_test_invalid(pair: Lab, in_f
     in_force()
     to = next(address for address in pair.hosts["b"].addresses("back") if "." in address)
     do(pair, "send", to, 6000, 100, COUNT)
-    with pytest.raises(ImpairmentNotAppliedError, match=f"no packet .*, but {COUNT} packets took `back`"):
+    with pytest.raises(ImpairmentNotAppliedError) as caught:
         pair.verifier.verify()
+    message = re.search(r"no packet .*, but (\d+) packets took `back`", str(caught.value))
+    assert message is not None, caught.value
+    assert int(message[1]) >= COUNT, "neighbour discovery may be among them"
     assert [link.counters for link in pair.ledger.evidence] == [Verdict.FAILS]
 
 
