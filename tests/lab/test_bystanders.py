@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -87,7 +88,9 @@ def test_every_byte_that_goes_into_the_carried_kernel_comes_out(lab: Lab, family
         from_the_machine(lab, 1_000_000)
     arrived = lab.hosts["other"].run(["python3", _PROGRAM, "gso", address, "500"])
     assert arrived.stdout == "500\n", arrived.stderr
-    went = await_condition(lambda: since(before, carried(lab)), balanced, deadline_s=5)
+    # An ordinary user's kernel may not run first: what a full queue refuses meanwhile is counted, and sent again.
+    runs_first = isinstance(lab, ComposeLab) or os.geteuid() == 0
+    went = await_condition(lambda: since(before, carried(lab)), balanced if runs_first else drained, deadline_s=5)
     assert went["to_host"]["in_bytes"] > 13_000_000, went
 
 

@@ -309,4 +309,7 @@ def test_what_takes_another_network_beside_a_cut_that_was_met_is_told(pair: Lab)
     do(pair, "send", other, 6000, 100, COUNT)
     do(pair, "send", next(address for address in pair.hosts["b"].addresses("back") if "." in address), 6000, 100, COUNT)
     pair.verifier.verify()
-    assert pair.ledger.evidence[0].warnings == [f"{COUNT} packets took `back`, which this cut does not reach"]
+    (warning,) = pair.ledger.evidence[0].warnings
+    message = re.fullmatch(r"(\d+) packets took `back`, which this cut does not reach", warning)
+    assert message is not None, warning
+    assert int(message[1]) >= COUNT, "neighbour discovery may be among them"
