@@ -6,7 +6,6 @@ None passes a cut or an impairment without a word: it is impaired, or the test d
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -287,12 +286,9 @@ def test_no_other_sender_and_no_earlier_one_makes_the_test_invalid(pair: Lab, in
 def test_what_takes_another_network_alone_makes_the_test_invalid(pair: Lab, in_force: Callable[[], None]) -> None:
     in_force()
     to = next(address for address in pair.hosts["b"].addresses("back") if "." in address)
-    do(pair, "send", to, 6000, 100, COUNT)
-    with pytest.raises(ImpairmentNotAppliedError) as caught:
+    do(pair, "ask", to, 6000, 100, COUNT)
+    with pytest.raises(ImpairmentNotAppliedError, match=f"no packet .*, but {COUNT} packets took `back`"):
         pair.verifier.verify()
-    message = re.search(r"no packet .*, but (\d+) packets took `back`", str(caught.value))
-    assert message is not None, caught.value
-    assert int(message[1]) >= COUNT, "neighbour discovery may be among them"
     assert [link.counters for link in pair.ledger.evidence] == [Verdict.FAILS]
 
 
@@ -307,9 +303,6 @@ def test_what_takes_another_network_beside_a_cut_that_was_met_is_told(pair: Lab)
     _own, other, _new = lan(pair)
     pair.cut("a -> b on lan")
     do(pair, "send", other, 6000, 100, COUNT)
-    do(pair, "send", next(address for address in pair.hosts["b"].addresses("back") if "." in address), 6000, 100, COUNT)
+    do(pair, "ask", next(address for address in pair.hosts["b"].addresses("back") if "." in address), 6000, 100, COUNT)
     pair.verifier.verify()
-    (warning,) = pair.ledger.evidence[0].warnings
-    message = re.fullmatch(r"(\d+) packets took `back`, which this cut does not reach", warning)
-    assert message is not None, warning
-    assert int(message[1]) >= COUNT, "neighbour discovery may be among them"
+    assert pair.ledger.evidence[0].warnings == [f"{COUNT} packets took `back`, which this cut does not reach"]

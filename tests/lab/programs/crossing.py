@@ -4,7 +4,7 @@ send ADDRESS PORT BYTES COUNT [SOURCE]      datagrams, from an address of one's 
 forge ADDRESS PORT COUNT MAC SOURCE MARK    frames from any MAC and IPv4 address, with a mark and a priority
 tagged ADDRESS PORT COUNT TYPE              frames of this type (8100: an IPv4 packet with a VLAN's tag), without answer
 received SEEN                               how many frames the interface with an address has had
-ask ADDRESS PORT BYTES                      one exchange, its time in seconds
+ask ADDRESS PORT BYTES [COUNT]              exchanges, one after the other, their time in seconds
 echo PORT                                   the other side of that, over both families
 address CIDR                                another IPv4 address for the interface that has the network
 interface MAC SEEN                          another MAC address for the interface that has an address
@@ -104,14 +104,15 @@ def received(seen: str) -> None:
     print(next(row[2] for row in rows if row[0] == interface_of(seen)))
 
 
-def ask(address: str, port: str, size: str) -> None:
-    """One exchange."""
+def ask(address: str, port: str, size: str, count: str = "1") -> None:
+    """Exchanges. All answers are awaited: those to a closed socket would be answered by ICMP errors."""
     with udp(address) as asking:
         asking.settimeout(3)
         asking.connect((address, int(port)))
         begun = time.monotonic()
-        asking.send(bytes(int(size)))
-        asking.recv(65536)
+        for _ in range(int(count)):
+            asking.send(bytes(int(size)))
+            asking.recv(65536)
         print(time.monotonic() - begun)
 
 
