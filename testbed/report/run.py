@@ -38,6 +38,8 @@ def page(session: Session) -> Page:
     end = session.end or {}
     notes = [f"{session.incomplete}: it was killed, or broke off."] if session.incomplete else []
     notes += [*end.get("problems", ()), *([end["not_up"]] if end.get("not_up") else [])]
+    if end.get("exit_status") == 1 and not counts[Verdict.FAILS] + counts[Verdict.INVALID]:
+        notes.append("pytest ended with status 1: a test failed that has no lab of this session; it is not shown.")
     notes += [
         f"{test.id}: flaky: {', '.join(attempt.outcome.of('test') for attempt in test.attempts)}"
         for test in tests

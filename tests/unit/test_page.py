@@ -194,6 +194,14 @@ def test_an_incomplete_session_says_so() -> None:
     assert page.notes == ["r.jsonl: the session did not come to its end: it was killed, or broke off."]
 
 
+def test_a_failed_test_that_is_not_shown_is_told() -> None:
+    whole = session(200)
+    assert run.page(whole).notes == [], "some that are shown failed"
+    passed = tuple(test for test in whole.tests if test.last.outcome is Verdict.HOLDS)
+    (note,) = run.page(replace(whole, tests=passed)).notes
+    assert note.startswith("pytest ended with status 1: a test failed that has no lab of this session")
+
+
 def test_the_library_is_the_one_that_is_pinned() -> None:
     pinned = [
         line.split()
@@ -331,6 +339,18 @@ def test_the_demonstration_is_drawn(page: Browser, tmp_path: Path) -> None:
     assert page.js("[...document.querySelectorAll('details.cell')].filter(cell => !cell.hidden).length") == 6
     if kept := os.environ.get("TESTBED_SCREENSHOTS"):
         page.screenshot(Path(kept) / "demo.png")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_long_impairment_leaves_the_table_of_tests_in_sight(page: Browser, tmp_path: Path, width: int) -> None:
+    content = run.page(session(20))
+    long = "client -> server: " + "; ".join(f"at {second} s delay={second}ms" for second in range(200))
+    cells = [replace(cell, column=long) if number == 3 else cell for number, cell in enumerate(content.cells)]
+    page.open(written(tmp_path, replace(content, cells=cells)), width=width, height=900)
+    assert page.js("document.querySelector('.matrix thead').clientHeight") < 250
+    assert page.js("document.querySelectorAll('.matrix thead .column')[3].title") == long
+    assert page.js("document.querySelector('.matrix tbody th').clientWidth") >= 170
 
 
 @needs_chromium
