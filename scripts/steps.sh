@@ -21,6 +21,9 @@ step() {
   fi
 }
 
+# 0: an engine answers; 1: no engine answers; 2: an engine refuses us. Prints the reason.
+engine() { .venv/bin/python -c "import sys; from testbed.backends.docker.engine import main; sys.exit(main())"; }
+
 debian_root() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && grep -qE '^ID(_LIKE)?=.*(debian|ubuntu)' /etc/os-release; }
 
 apt_updated=
