@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from tests.lab.conftest import HERE, as_one_test, lab_of, own_subnet
 from tests.lab.programs import bulk
 
 _PROGRAM, _STEADY = "/tmp/bulk.py", "/tmp/steady.py"
+_BUFFER_BYTES = 65_536
+"""Windows so small that what is under way of five connections fits into the queue before the carried kernel."""
 _QUIET_S = 1.5
 """Longer than multicast listeners wait before they say again what they listen to (RFC 3810, 9.11)."""
 
@@ -29,7 +30,7 @@ def three(kind: str, pytestconfig: pytest.Config) -> Iterator[Lab]:
         for host in lab.hosts.values():
             host.put(_PROGRAM, (HERE / "programs" / "bulk.py").read_bytes())
             host.put(_STEADY, (HERE / "programs" / "steady.py").read_bytes())
-        lab.hosts["server"].start(["python3", _PROGRAM, "serve"], ready="ready")
+        lab.hosts["server"].start(["python3", _PROGRAM, "serve", str(_BUFFER_BYTES)], ready="ready")
         lab.hosts["server"].start(["python3", _STEADY, "echo"], ready="ready")
         yield lab
 
@@ -90,13 +91,7 @@ def test_every_byte_that_goes_into_the_carried_kernel_comes_out(lab: Lab, family
     assert arrived.stdout == "500\n", arrived.stderr
     went = await_condition(lambda: since(before, carried(lab)), balanced, deadline_s=5)
     assert went["to_host"]["in_bytes"] > 13_000_000, went
-    refused = sum(way["refused_packets"] for way in went.values())
-    if isinstance(lab, ComposeLab) or os.geteuid() == 0:
-        assert refused == 0, went
-    else:  # a kernel that may not run first: what its full queue refuses is not lost without a word
-        lab.verifier.verify()
-        warnings = [warning for link in lab.ledger.evidence for warning in link.warnings]
-        assert any(warning.startswith(f"{refused} of ") for warning in warnings) == (refused > 0), (went, warnings)
+    assert sum(way["refused_packets"] for way in went.values()) == 0, went
 
 
 def from_the_machine(lab: ComposeLab, count: int) -> float:
