@@ -310,7 +310,12 @@ _GIVEN = Shape(
     ),
 )
 _ADDRESSES = Shape(write="an address", plain=text, item=_TEXT)
-_LOCAL = _table("{path: FOLDER, python: true} or {image: ARCHIVE}", path=_TEXT, python=_FLAG, image=_TEXT)
+_LOCAL = _table(
+    "{path: FOLDER, python: true} or {image: ARCHIVE}",
+    path=Shape(write="a folder or a list of folders", plain=text, item=_TEXT),
+    python=_FLAG,
+    image=_TEXT,
+)
 _SERVICE = Shape(
     write="a mapping, as in {image: NAME, command: [PROGRAM]}",
     words={

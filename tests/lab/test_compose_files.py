@@ -15,6 +15,7 @@ _BASE = f"""
 services:
   a:
     build: {{context: {ROOT / "images"}, dockerfile: client/Dockerfile}}
+    x-testbed: {{local: {{}}}}
     init: true
     command: [sleep, infinity]
 """

@@ -49,6 +49,7 @@ REASONS = {
 _APP = HERE / "programs" / "documents"
 _HOST = {
     "build": {"context": str(ROOT / "images"), "dockerfile": "client/Dockerfile"},
+    "x-testbed": {"local": {}},
     "command": ["sleep", "infinity"],
     "working_dir": "/srv",
     "volumes": ["./app:/srv:ro"],

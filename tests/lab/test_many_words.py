@@ -15,6 +15,7 @@ from tests.lab.conftest import ROOT, lab_of, own_subnet
 _STACK = """
 x-own: &own
   build: {context: ROOT/images, dockerfile: client/Dockerfile}
+  x-testbed: {local: {}}
   init: true
   restart: unless-stopped
 services:

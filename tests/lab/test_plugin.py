@@ -15,7 +15,10 @@ import pytest
 from testbed.commands.results import load
 from tests.lab.conftest import ROOT
 
-_HOST = "build: {{context: {images}, dockerfile: client/Dockerfile}}, working_dir: /srv, init: true"
+_HOST = (
+    "build: {{context: {images}, dockerfile: client/Dockerfile}}, x-testbed: {{local: {{}}}}, working_dir: /srv, "
+    "init: true"
+)
 _BASE = f"""
 services:
   a: {{{{{_HOST}, command: [sleep, infinity], volumes: ["./srv:/srv:ro"]}}}}

@@ -15,6 +15,7 @@ _STACK = """
 services:
   slow:
     build: {{context: {images}, dockerfile: client/Dockerfile}}
+    x-testbed: {{local: {{}}}}
     init: true
     command: [sleep, infinity]
     volumes: ["./state:/state:ro"]
@@ -25,6 +26,7 @@ services:
       retries: 10000
   app:
     build: {{context: {images}, dockerfile: client/Dockerfile}}
+    x-testbed: {{local: {{}}}}
     init: true
     command: [sleep, infinity]
     depends_on: {{slow: {{condition: service_healthy}}}}

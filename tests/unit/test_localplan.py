@@ -144,6 +144,16 @@ services:
     assert (c.argv, c.binds, c.python) == (("x",), ((str(folder / "app"), "/srv/c", True),), True)
 
 
+def test_programs_of_several_folders_are_shown_in_one(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "tool.py").touch()
+    service = "image: none, command: [x], x-testbed: {local: {path: [app, more]}}"
+    a = plan(folder, f"services: {{a: {{{service}}}}}\n").services["a"]
+    assert a.binds == ((str(folder / "app"), "/app", True), (str(folder / "more/tool.py"), "/app/tool.py", True))
+    (problem,) = problems(folder, "services: {a: {image: none, x-testbed: {local: {path: [app, nowhere]}}}}\n")
+    assert problem.endswith("x-testbed.local.path 'nowhere': " + str(folder / "nowhere") + " is no folder")
+
+
 @pytest.mark.parametrize(
     ("text", "argv"),  # as docker inspect shows what `docker compose create` makes of them
     [

@@ -135,15 +135,22 @@ def _local_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage | 
     if local.get("path") is None:
         return storage
     workdir = str(service.body.get("working_dir") or "/app")
-    path = os.path.realpath(service.file.path.parent / local["path"])
-    if not os.path.isdir(path):
-        service.refuse(
-            f"x-testbed.local.path {shown(local['path'])}: {path} is no folder", "x-testbed", "local", "path"
-        )
-    elif workdir.startswith("/") and (problem := _place_problem(workdir)):
+    if workdir.startswith("/") and (problem := _place_problem(workdir)):
         service.refuse(f"working_dir {shown(workdir)}, where x-testbed.local.path is shown: {problem}", "working_dir")
-    else:
-        storage.binds.append((path, workdir, True))
+        return storage
+    folders = [local["path"]] if isinstance(local["path"], str) else local["path"]
+    for number, text in enumerate(filter(None, folders)):
+        path = os.path.realpath(service.file.path.parent / text)
+        try:
+            names = os.listdir(path)
+        except OSError as error:
+            why = "is no folder" if not os.path.isdir(path) else f"cannot be read: {error.strerror}"
+            service.refuse(f"x-testbed.local.path {shown(text)}: {path} {why}", "x-testbed", "local", "path")
+            continue
+        if not number:
+            storage.binds.append((path, workdir, True))
+        else:  # beside what is in the first
+            storage.binds += [(f"{path}/{name}", f"{workdir}/{name}", True) for name in sorted(names)]
     return storage
 
 
