@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
+
+from . import kernelcalls
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -16,6 +19,7 @@ def fork(work: Callable[[], None]) -> int:
     if pid:
         return pid
     status = 70  # EX_SOFTWARE
+    gc.disable()  # it would copy the parent's memory, to free next to nothing
     try:
         work()
         status = 0
@@ -37,10 +41,7 @@ def unreaped() -> Iterator[None]:
 
 def hold() -> NoReturn:
     """Be a host's first process: keep its namespaces alive, and reap orphans."""
-    for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the listing's own is closed already
-            if int(descriptor) > 2:
-                os.close(int(descriptor))
+    kernelcalls.close_from(3)
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1):
         os.dup2(null, standard)

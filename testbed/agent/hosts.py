@@ -13,6 +13,7 @@ import errno
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class Hosts:
         """The protocol's operations."""
         return {
             "build": self.build,
+            "furnish": self.furnish,
             "put": self.put,
             "get": self.get,
             "counters": self.counters,
@@ -329,11 +331,37 @@ class Hosts:
         self._ensure_init(host)
         return host
 
+    def furnish(self, *, hosts: Sequence[str]) -> None:
+        """Get many hosts ready at once, by all processors; others wait for their first program. Raises Refused.
+
+        Hosts that share something are left out: the order of their first programs decides what each finds.
+        """
+        uses = Counter(name for host in self._hosts.values() for name, *_ in host.settings["volumes"])
+        targets = [self.named(name) for name in hosts]
+        alone = [
+            host
+            for host in targets
+            if not (
+                host.init or host.settings["ipc_of"] or any(uses[name] > 1 for name, *_ in host.settings["volumes"])
+            )
+        ]
+        begun: list[tuple[NamespaceHost, int, int]] = []
+        try:
+            for host in alone:
+                begun.append((host, *self._begin(host)))  # noqa: PERF401  # those before one that fails count
+        finally:
+            problems = [problem for host, pid, pipe in begun if (problem := self._settled(host, pid, pipe))]
+        if problems:
+            raise Refused("\n".join(problems))
+
     def _ensure_init(self, host: NamespaceHost) -> None:
         if host.halted or host.frozen:
             raise Refused(f"host {host.name!r} is {'stopped' if host.halted else 'paused'}")
-        if host.init:
-            return
+        if not host.init and (problem := self._settled(host, *self._begin(host))):
+            raise Refused(problem)
+
+    def _begin(self, host: NamespaceHost) -> tuple[int, int]:
+        """Start a host's first process, which furnishes it; returns its number, and where it tells what went wrong."""
         ipc = self.ready(host.settings["ipc_of"]).namespaces[kernelcalls.NEWIPC] if host.settings["ipc_of"] else None
         read, write = os.pipe()
 
@@ -367,15 +395,21 @@ class Hosts:
         finally:
             kernelcalls.setns(self._own_pid, kernelcalls.NEWPID)
         os.close(write)
+        return pid, read
+
+    @staticmethod
+    def _settled(host: NamespaceHost, pid: int, read: int) -> str:
+        """Wait until a host is furnished, and take its namespaces; returns what went wrong, empty if nothing did."""
         with os.fdopen(read, "rb") as pipe:
             problem = pipe.read().decode(errors="replace")
         if problem:
             os.waitpid(pid, 0)
-            raise Refused(f"host {host.name!r} cannot be furnished: {problem}")
+            return f"host {host.name!r} cannot be furnished: {problem}"
         for kind, name in _NAMESPACES.items():
             if kind not in host.namespaces:  # a host that was halted enters its own again
                 host.namespaces[kind] = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
         host.init = pid
+        return ""
 
 
 def _enter_again(host: NamespaceHost) -> None:

@@ -21,7 +21,7 @@ MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _MNT_DETACH = 2
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_RDONLY = 1
-_SYS_MOUNT_SETATTR = 442  # the same on every architecture (Linux 5.12)
+_SYS_CLOSE_RANGE, _SYS_MOUNT_SETATTR = 436, 442  # the same on every architecture (Linux 5.9 and 5.12)
 
 # linux/sched.h, linux/sched/types.h: size, policy, flags, nice, priority, runtime, deadline, period
 _SCHED_DEADLINE, _RESET_ON_FORK, _RECLAIM = 6, 0x1, 0x2
@@ -96,6 +96,12 @@ def pivot_root(new_root: str | Path) -> None:
     _checked(_libc.pivot_root(b".", b"."), f"pivot_root {new_root}")
     _checked(_libc.umount2(b".", _MNT_DETACH), "umount2 of the old root")
     os.chdir("/")
+
+
+def close_from(first: int) -> None:
+    """Close this descriptor and all above it."""
+    number, most = ctypes.c_long(_SYS_CLOSE_RANGE), ctypes.c_uint(0xFFFFFFFF)
+    _checked(_libc.syscall(number, ctypes.c_uint(first), most, ctypes.c_uint(0)), "close_range")
 
 
 def sethostname(name: str) -> None:

@@ -13,7 +13,7 @@ import termios
 import warnings  # noqa: F401  # os.execvpe imports it, and an image has no such file
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from . import kernelcalls, users
 from .children import unreaped
@@ -52,8 +52,21 @@ class Programs:
         """The protocol's operations."""
         return {"start": self.start, "terminal": self.terminal, "signal": self.signal}
 
-    def start(
+    def start(self, *, programs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Start programs, all at once; returns of each a number to signal it by, and why it was ``refused``, if so.
+
+        A program: ``host``, ``argv``, ``env``, ``workdir``, ``user``, ``ticket``, ``tty``. The ticket's descriptors:
+        its stdin, stdout and stderr, and where to write its end as a struct ``=id``: its exit status (a shell's: 128
+        plus the signal's number if it was killed; 126 or 127 if it was not started), and the CPU time, in seconds, of
+        the program and of the children that it waited for.
+        """
+        with contextlib.ExitStack() as refusals:
+            begun = [self._begin(refusals, **program) for program in programs]
+            return [self._begun(number, refusal) for number, refusal in begun]
+
+    def _begin(
         self,
+        refusals: contextlib.ExitStack,
         *,
         host: str,
         argv: list[str],
@@ -61,14 +74,9 @@ class Programs:
         workdir: str,
         user: str,
         ticket: str,
-        tty: bool = False,
-    ) -> dict[str, Any]:
-        """Start a program; returns a number to signal it by, and why it could not be started, if so (``refused``).
-
-        The ticket's descriptors: its stdin, stdout and stderr, and where to write its end as a struct ``=id``: its exit
-        status (a shell's: 128 plus the signal's number if it was killed; 126 or 127 if it was not started), and the CPU
-        time, in seconds, of the program and of the children that it waited for.
-        """
+        tty: bool,
+    ) -> tuple[int, BinaryIO]:
+        """Fork a program; returns its number, and where it tells why it cannot be started. Raises Refused."""
         descriptors = self._tickets.take(ticket)
         try:
             target = self._hosts.ready(host)
@@ -77,22 +85,24 @@ class Programs:
             def become() -> NoReturn:
                 self._become_program(target, argv, env, workdir, user, descriptors[:3], tty=tty, refused=write)
 
-            with os.fdopen(read, "rb") as refusal:
-                try:
-                    with unreaped():
-                        pid = self._hosts.fork_into(target, become)
-                        self._started += 1
-                        self._running[self._started] = HostProcess(pid, os.dup(descriptors[3]))
-                finally:
-                    os.close(write)
-                number = self._started
-                # In a process with threads, SIGCHLD may arrive through another thread although it is blocked in this
-                # one. So the program may have ended, unreported, before we registered it.
-                self._reap_one(number)
-                return {"program": number, "refused": refusal.read().decode(errors="replace")}
+            refusal = refusals.enter_context(os.fdopen(read, "rb"))
+            try:
+                with unreaped():
+                    pid = self._hosts.fork_into(target, become)
+                    self._started += 1
+                    self._running[self._started] = HostProcess(pid, os.dup(descriptors[3]))
+            finally:
+                os.close(write)
+            return self._started, refusal
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _begun(self, number: int, refusal: BinaryIO) -> dict[str, Any]:
+        # In a process with threads, SIGCHLD may arrive through another thread although it is blocked in this
+        # one. So the program may have ended, unreported, before we registered it.
+        self._reap_one(number)
+        return {"program": number, "refused": refusal.read().decode(errors="replace")}
 
     def terminal(self, *, host: str, ticket: str) -> None:
         """Open a pseudo-terminal in a host's own devpts; sends its ends through the socket of the ticket.

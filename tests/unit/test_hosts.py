@@ -14,7 +14,7 @@ from typing import NoReturn, cast
 import pytest
 
 from testbed.agent import processes, programs, rootfs, users
-from testbed.agent.hosts import Hosts
+from testbed.agent.hosts import Hosts, NamespaceHost
 from testbed.agent.protocol import Refused
 from testbed.agent.tickets import Tickets
 
@@ -85,10 +85,41 @@ def test_a_program_that_cannot_be_forked_leaves_no_descriptor(monkeypatch: pytes
     hosts = cast("Hosts", SimpleNamespace(ready=lambda _name: None, fork_into=fail))
     tickets = cast("Tickets", SimpleNamespace(take=lambda _ticket: []))
     agent = programs.Programs(hosts, tickets, may_change_user=True)
+    program = {"host": "a", "argv": ["true"], "env": {}, "workdir": "/", "user": "", "ticket": "t", "tty": False}
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="no more processes"):
-        agent.start(host="a", argv=["true"], env={}, workdir="/", user="", ticket="t")
+        agent.start(programs=[program])
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_hosts_get_their_files_at_once_but_for_those_whose_order_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = object.__new__(Hosts)
+    uses = {"a": ["own"], "b": ["shared"], "c": ["shared"], "d": [], "e": [], "f": []}
+    known = {
+        name: NamespaceHost(
+            name=name,
+            net=-1,
+            settings={"volumes": [(volume, "/v", False) for volume in volumes], "ipc_of": "a" if name == "d" else ""},
+            init=7 if name == "e" else 0,
+        )
+        for name, volumes in uses.items()
+    }
+    steps: list[str] = []
+
+    def begin(host: NamespaceHost) -> tuple[int, int]:
+        steps.append(f"begin {host.name}")
+        return 0, 0
+
+    def settled(host: NamespaceHost, _pid: int, _pipe: int) -> str:
+        steps.append(f"end {host.name}")
+        return f"{host.name} failed"
+
+    monkeypatch.setattr(hosts, "_hosts", known, raising=False)
+    monkeypatch.setattr(hosts, "_begin", begin)
+    monkeypatch.setattr(hosts, "_settled", settled)
+    with pytest.raises(Refused, match=r"^a failed\nf failed$"):
+        hosts.furnish(hosts=list(uses))
+    assert steps == ["begin a", "begin f", "end a", "end f"]
 
 
 def test_a_program_that_was_killed_has_a_shells_exit_status() -> None:

@@ -56,7 +56,9 @@ class LocalHost(AgentHost):
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, workdir: str | None = None, user: str = ""
     ) -> LocalProgram:
         """Start a program in the host."""
-        return self._lab_agent.launch(argv, self._circumstances(env=env, workdir=workdir, user=user))
+        program = self._lab_agent.program(argv, self._circumstances(env=env, workdir=workdir, user=user))
+        self._lab_agent.launch([program])
+        return program
 
     def listeners(self, port: int, deadline_s: float) -> dict[str, Any]:
         """See `AgentHost`."""
@@ -142,24 +144,30 @@ class LocalHost(AgentHost):
         self.halted = False
         self._healthy, self._unhealthy = self.service_plan.health_check is None, False
         self._check, self._check_said, self._check_began, self._check_at = None, None, 0.0, 0.0
-        self.start_service()
+        if (program := self.service_program()) is not None:
+            self._lab_agent.launch([program])
 
-    def start_service(self) -> None:
-        """Start what the Compose file says, if it says anything."""
+    def service_program(self) -> LocalProgram | None:
+        """What the Compose file says, if it says anything, for the agent to start now."""
         self._begun = True
-        if self.service_plan.argv:
-            self.restarter.began()
-            self._start_program()
+        if not self.service_plan.argv:
+            return None
+        self.restarter.began()
+        return self._next_program()
 
     def _start_program(self) -> None:
+        self._lab_agent.launch([self._next_program()])
+
+    def _next_program(self) -> LocalProgram:
         before = self.service
         if before is not None:
             self._lab_agent.channel.call("forget_tcp", host=self.name)
-        self.service = self._lab_agent.launch(
+        self.service = self._lab_agent.program(
             self.service_plan.argv, self._circumstances(), on_end=self.restarter.ended
         )
         if before is not None:
             self._earlier += before.output
+        return self.service
 
     def _starts_again(self) -> bool:
         """Whether the service, which had ended a moment ago, is started again soon, or has been since."""

@@ -189,7 +189,9 @@ class LocalLab(StackLab[LocalHost]):
             hosts = self._hosts.values()
             undo.callback(services.stop, channel, hosts, self._say)
             undo.callback(self.close_agents)
-            services.start(plan, hosts, progress, f"not well after {self._up_deadline_s:g} s (the up-deadline)")
+            services.start(
+                self.agent, plan, hosts, progress, f"not well after {self._up_deadline_s:g} s (the up-deadline)"
+            )
             self.whole.up()
             self._undo = undo.pop_all()
 

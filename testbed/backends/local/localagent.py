@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from testbed.backends.local.child import ChildAgent, PipeStream
-from testbed.backends.local.programs import AttachedProgram, LocalProgram, OutputReader
+from testbed.backends.local.programs import AttachedProgram, LocalProgram, OutputReader, start
 from testbed.errors import LabError
 from testbed.lab.channel import Channel
 
@@ -52,15 +52,19 @@ class LocalAgent:
             raise LabError("the lab is not up")
         return self._channel
 
-    def launch(
+    def program(
         self,
         argv: Sequence[str],
         circumstances: Mapping[str, Any],
         *,
         on_end: Callable[[int], None] = lambda _code: None,
     ) -> LocalProgram:
-        """Start a program in a host, and read what it prints; ``on_end``: see `LocalProgram`."""
+        """A program in a host, for `launch`, whose output is read; ``on_end``: see `LocalProgram`."""
         return LocalProgram(self.child, self.channel, self._reader, argv, circumstances, on_end=on_end)
+
+    def launch(self, programs: Sequence[LocalProgram]) -> None:
+        """Start programs, all at once. Raises LabError."""
+        start(self.channel, programs)
 
     def attached(
         self, argv: Sequence[str], streams: Sequence[int], circumstances: Mapping[str, Any], *, tty: bool
@@ -72,7 +76,7 @@ class LocalAgent:
                 ticket = self.child.passed([*streams, write])
             finally:
                 os.close(write)
-            self.channel.call("start", argv=list(argv), ticket=ticket, tty=tty, **circumstances)
+            self.channel.call("start", programs=[{"argv": list(argv), "ticket": ticket, "tty": tty, **circumstances}])
         except BaseException:
             os.close(read)
             raise

@@ -40,7 +40,7 @@ class LocalProgram(ReadProgram):
         *,
         on_end: Callable[[int], None] = lambda _code: None,
     ) -> None:
-        """Start it. ``circumstances``: host, environment, folder and user, for the agent.
+        """Nothing is started yet: see `start`. ``circumstances``: host, environment, folder and user, for the agent.
 
         ``on_end`` is called with its status, in the thread that reads the output of all programs.
         """
@@ -63,12 +63,10 @@ class LocalProgram(ReadProgram):
             theirs.callback(os.close, null)
             ticket = agent.passed([null, *ends])
         reader.watch(self, ours)
-        try:
-            answer = channel.call("start", argv=list(argv), ticket=ticket, **circumstances)
-        except AgentError as error:
-            raise LabError(f"`{circumstances['host']}`: cannot start {' '.join(argv)}: {error}") from None
-        self.number: int = answer["program"]
-        self.refused: str = answer["refused"]
+        self.request = {"argv": list(argv), "ticket": ticket, "tty": False, **circumstances}
+        """How the agent is asked to start it."""
+        self.number = 0
+        self.refused = ""
         """Why it could not be started; its exit status is then as a shell's. Empty if it was started."""
 
     def printed(self, stream: int, data: bytes) -> None:
@@ -96,6 +94,18 @@ class LocalProgram(ReadProgram):
     def signal(self, name: str) -> None:
         """Have the agent signal it, and all it started."""
         self._agent.call("signal", programs=[self.number], name=name)
+
+
+def start(channel: Channel, programs: Sequence[LocalProgram]) -> None:
+    """Start programs, all at once. Raises LabError."""
+    try:
+        answers = channel.call("start", programs=[program.request for program in programs])
+    except AgentError as error:
+        what = " and ".join(f"`{program.host}`: cannot start {' '.join(program.argv)}" for program in programs[:1])
+        more = f" (or one of {len(programs) - 1} more)" if programs[1:] else ""
+        raise LabError(f"{what}{more}: {error}") from None
+    for program, answer in zip(programs, answers, strict=True):
+        program.number, program.refused = answer["program"], answer["refused"]
 
 
 class AttachedProgram:
