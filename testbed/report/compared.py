@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from testbed.evidence.verdict import Verdict
-from testbed.judge.cells import Kind, Run
+from testbed.judge.cells import Cell, Kind, Run
 from testbed.judge.changes import Change, Judged
 from testbed.judge.comparison import Comparison
 from testbed.report import comparison as words
@@ -22,9 +23,9 @@ _TONES: dict[Change, Tone] = {
     Change.SAME: "none",
 }
 _ORDER = list(Change)
-_MOST_SAMPLES = 1000
-"""Of one metric and version that are drawn; of more, as many as evenly as that goes."""
-_MOST_OUTPUT, _MOST_OUTPUT_OF_ONE = 400_000, 4000
+_MOST_SAMPLES, _MOST_SAMPLES_OF_ONE = 60_000, 1000
+"""Samples that are drawn: on the page, and of one metric and version; of more, as many as evenly as that goes."""
+_MOST_OUTPUT, _MOST_OUTPUT_OF_ONE = 200_000, 4000
 """Characters of programs' outputs on the page, if each cell shows one of each version; and of one output."""
 _HEADS = ("metric", "base", "head", "change", "for sure", "findable", "verdict")
 
@@ -37,8 +38,16 @@ def page(
     for judged in comparison.judged:
         groups.setdefault((judged.cell.test, judged.cell.links), []).append(judged)
     most_output = min(_MOST_OUTPUT // (len(groups) or 1), _MOST_OUTPUT_OF_ONE)
+    samples = {id(judged): _samples(judged.cell, base_runs, head_runs) for judged in comparison.judged}
+    drawn = sum(map(bool, samples.values()))
+    most_samples = min(_MOST_SAMPLES // (2 * drawn or 1), _MOST_SAMPLES_OF_ONE)
+    charts = {
+        id(judged): list(_charts(judged, samples[id(judged)], paired=comparison.paired, most=most_samples))
+        for judged in comparison.judged
+    }
+    rows = {id(judged): row for judged, row in words.rows(comparison)}
     cells = [
-        _cell(comparison, group, base_runs, head_runs, most_output=most_output)
+        _cell(comparison, group, rows, charts, base_runs, head_runs, most_output=most_output)
         for group in sorted(groups.values(), key=_worst)
     ]
     counts = [(str(change), sum(cell.word == change for cell in cells), tone) for change, tone in _TONES.items()]
@@ -59,9 +68,16 @@ def _worst(group: Sequence[Judged]) -> int:
 
 
 def _cell(
-    comparison: Comparison, group: list[Judged], base: Sequence[Run], head: Sequence[Run], *, most_output: int
+    comparison: Comparison,
+    group: list[Judged],
+    rows: Mapping[int, tuple[str, ...]],
+    charts: Mapping[int, list[Chart]],
+    base: Sequence[Run],
+    head: Sequence[Run],
+    *,
+    most_output: int,
 ) -> MatrixCell:
-    """A test under its links: its metrics, those that matter first."""
+    """A test under its links: its metrics, those that matter first. ``rows``, ``charts``: by the judgement's id()."""
     ordered = sorted(group, key=lambda judged: _ORDER.index(judged.change))
     first, change = ordered[0], ordered[0].change
     parts: list[Part] = []
@@ -70,7 +86,6 @@ def _cell(
             parts.append(Text(title="It fails more often now", text=visible(words.broken_line(broken))))
             if broken.replay:
                 parts.append(Text(title="To run it again", text=visible(broken.replay), copied=True))
-    rows = {id(judged): row for judged, row in words.rows(comparison)}
     parts.append(
         Table(
             title="Metrics",
@@ -80,9 +95,9 @@ def _cell(
             rows=[[visible(text) for text in (*rows[id(judged)][3:], rows[id(judged)][0])] for judged in ordered],
         )
     )
-    charts = [chart for judged in ordered for chart in _charts(comparison, judged, base, head)]
-    if charts:
-        parts.append(Charts(title="Base and head", charts=charts))
+    drawn = [chart for judged in ordered for chart in charts[id(judged)]]
+    if drawn:
+        parts.append(Charts(title="Base and head", charts=drawn))
     for name, runs in (("base", base), ("head", head)):
         parts += _one_run(name, runs, first.cell.test, most_output=most_output)
     changed = [judged.cell.name for judged in ordered if judged.change is change]
@@ -112,7 +127,7 @@ def _one_run(name: str, runs: Sequence[Run], test: str, *, most_output: int) -> 
         yield replace(part, title=f"{name}, seed {run.seed}{f': {part.title}' if part.title else ''}")
 
 
-def _charts(comparison: Comparison, judged: Judged, base: Sequence[Run], head: Sequence[Run]) -> Iterator[Chart]:
+def _charts(judged: Judged, samples: Mapping[str, list[float]], *, paired: bool, most: int) -> Iterator[Chart]:
     cell = judged.cell
     if cell.of_outcome:
         return
@@ -121,17 +136,30 @@ def _charts(comparison: Comparison, judged: Judged, base: Sequence[Run], head: S
         unit=cell.unit,
         base=cell.base,
         head=cell.head,
-        paired=comparison.paired,
+        paired=paired,
         ratio=cell.kind is Kind.RATIO,
     )
+    if samples:
+        groups = {name: thinned(values, most=most) for name, values in samples.items()}
+        yield Points(title=f"{visible(cell.metric)}: every sample of runs that passed", unit=cell.unit, groups=groups)
+
+
+def _samples(cell: Cell, base: Sequence[Run], head: Sequence[Run]) -> dict[str, list[float]]:
+    """Every sample of each version; none if no run has more than one: those are drawn as what the cell compares."""
+    if cell.of_outcome or cell.part not in ("", "median"):
+        return {}
     samples = {name: samples_of(runs, cell.test, cell.metric) for name, runs in (("base", base), ("head", head))}
-    if cell.part in ("", "median") and all(samples.values()) and sum(map(len, samples.values())) > len(cell.base) * 2:
-        yield Points(title=f"{visible(cell.metric)}: every sample of runs that passed", unit=cell.unit, groups=samples)
+    more = any(len(values) > len(runs) for values, runs in zip(samples.values(), (base, head), strict=True))
+    return samples if more and all(samples.values()) else {}
 
 
 def samples_of(runs: Sequence[Run], test: str, metric: str) -> list[float]:
-    """Every sample of the runs in which the test passed; thinned out evenly where that is too many to be drawn."""
+    """Every sample of the runs in which the test passed."""
     passed = [run.tests[test] for run in runs if test in run.tests and run.tests[test].outcome is Verdict.HOLDS]
-    samples = [value for result in passed if metric in result.metrics for value in result.metrics[metric].values]
-    step = -(-len(samples) // _MOST_SAMPLES) if samples else 1
+    return [value for result in passed if metric in result.metrics for value in result.metrics[metric].values]
+
+
+def thinned(samples: list[float], *, most: int) -> list[float]:
+    """The samples, or as many of them, evenly by size, as may be drawn."""
+    step = math.ceil(len(samples) / max(most, 1))
     return sorted(samples)[::step] if step > 1 else samples

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from testbed.resources import resource
@@ -218,14 +218,17 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # groups are drawn in their order
+    environment.policies["json.dumps_kwargs"] = {
+        "sort_keys": False,
+        "separators": (",", ":"),
+    }  # groups are drawn in their order
     template = environment.get_template("report.html.j2")
     own = {name: Markup((folder / name).read_text(encoding="utf-8")) for name in ("report.css", *_SCRIPTS)}  # noqa: S704  # ours
     charts: list[dict[str, Any]] = []
 
     def place(chart: Chart) -> int:
         """Keep a chart's data; the number by which the script finds it."""
-        charts.append(_rounded(asdict(chart)))
+        charts.append(_rounded(chart))
         return len(charts) - 1
 
     return template.render(
@@ -253,9 +256,12 @@ def _matrix(cells: Sequence[MatrixCell]) -> dict[str, dict[str, list[tuple[int, 
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers with as many digits as a chart can show; what is not finite is null, which is not drawn."""
+    """For JSON: numbers with as many digits as a chart can show; what is not finite is null, which is not drawn."""
+    if is_dataclass(value):
+        return {part.name: _rounded(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+        rounded = float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+        return int(rounded) if rounded is not None and rounded.is_integer() and abs(rounded) < 1e9 else rounded
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items()}
     return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
