@@ -38,7 +38,7 @@ _NARROWED = f"client -> server udp/{PORT} on lan"
 COUNT, PACE_S = 40, 0.02
 _COUNT_AFTER = 10
 _FAULT_AFTER_S = 0.25
-_KNOWN_WITHIN_S = 60.0
+_KNOWN_WITHIN_S = 150.0
 _MOST_LATE_RATIO = 0.25
 """Of the datagrams, by more than the least tolerance: of so few, chance may have so many late where 1 % are."""
 
