@@ -197,7 +197,9 @@ def test_11_a_run_reports_what_did_not_count_and_repeats_what_failed(stack: Lab,
     output = run(["pytest", "-p", "no:cacheprovider", "test_reported.py", *options])
     first, _, later = output.partition("INVALID: the impairment was not in force, or nothing met it")
 
-    assert re.search(r"== 1 failed, (\d+ warnings?, )?1 invalid", later), later  # a busy machine may be late, and says so
+    assert re.search(r"== 1 failed, (\d+ warnings?, )?1 invalid", later), (
+        later
+    )  # a busy machine may be late, and says so
     assert "test_over_the_wrong_link: impair('client -> server', loss='50%'): no packet met what it impairs" in later
     assert re.search(r"^ +delay +5ms +5ms +not measured", first, re.MULTILINE), (
         "asked, kernel and seen stand side by side"
