@@ -105,7 +105,7 @@ def _measure_unpacking(report: Report, engine: Engine) -> None:
     ours_s, theirs_s = [], []
     for _ in range(_QUICK_ROUNDS):
         with tempfile.TemporaryDirectory(prefix="testbed-images-", dir=kernel.cache()) as name, ExitStack() as undo:
-            image = of_engine(engine, inspection, plan.name)
+            image = of_engine(engine, inspection, plan.name, report.say)
             store = Cache(Path(name) / "cache")
             ours_s.append(timed(lambda: store.hold(image.content, image.name, image.unpack, undo)))  # noqa: B023
             theirs_s.append(timed(lambda: _exported(plan.id, Path(name))))

@@ -37,6 +37,9 @@ _KINDS: dict[bytes, EntryKind] = {
 _XATTR = "SCHILY.xattr."
 _CAPABILITY = "security.capability"
 _CHUNK = 1 << 20
+_END_BYTES = 1024
+_OF_CONTAINERS = ".dockerenv"
+"""An empty file by which programs know that they run in an engine's container."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,33 +85,57 @@ class Unpacker:
     def read(self, stream: BinaryIO, name: str) -> ReadLayer:
         """Read the archive of a layer, uncompressed, to its end. ``name``: in messages."""
         hashed = _Hashed(stream)
+        entries = self.entries(cast(BinaryIO, hashed), f"layer {name}")
+        return ReadLayer(entries=entries, digest=f"sha256:{hashed.hash.hexdigest()}")
+
+    def entries(self, stream: BinaryIO, what: str) -> Sequence[LayerEntry]:
+        """Read an archive to its end. ``what``: in messages."""
         try:
-            entries = list(_entries(cast(BinaryIO, hashed), self._spool, self._read))
-            while hashed.read(_CHUNK):  # what comes after the end of the archive counts for its digest
+            entries = list(_entries(stream, str(self._spool), self._read))
+            while stream.read(_CHUNK):  # what comes after the end of the archive counts for its digest
                 pass
         except LayerError as error:
-            raise ImageBuildError(f"layer {name}: {error}") from None
+            raise ImageBuildError(f"{what}: {error}") from None
         except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise ImageBuildError(f"layer {name} is cut short or damaged: {error}") from None
+            raise ImageBuildError(f"{what} is cut short or damaged: {error}") from None
         self._read += len(entries)
-        return ReadLayer(entries=entries, digest=f"sha256:{hashed.hash.hexdigest()}")
+        return entries
 
     def place(self, layers: Sequence[ReadLayer], digests: Sequence[str], *, owners: bool) -> Lost:
         """Give all files their places, once all layers are read; the lowest is the first.
 
         ``digests``: those of the layers in the image's configuration. ``owners``: whether files can be given to others.
         """
-        tree = Tree()
         for number, (layer, digest) in enumerate(zip(layers, digests, strict=True), start=1):
             if layer.digest != digest:
                 raise ImageBuildError(f"layer {number} is not the one of the image's configuration: its digest differs")
+        named = [(f"layer {number}", layer.entries) for number, layer in enumerate(layers, start=1)]
+        return self.place_entries(named, owners=owners)
+
+    def place_entries(self, layers: Sequence[tuple[str, Sequence[LayerEntry]]], *, owners: bool) -> Lost:
+        """See `place`; layers with their names for messages."""
+        tree = Tree()
+        for name, entries in layers:
             try:
-                tree.add_layer(layer.entries)
+                tree.add_layer(entries)
             except LayerError as error:
-                raise ImageBuildError(f"layer {number}: {error}") from None
+                raise ImageBuildError(f"{name}: {error}") from None
         lost = _place(tree, self._spool, self._root, owners=owners)
         shutil.rmtree(self._spool)
         return lost
+
+
+def unpack_exported(stream: BinaryIO, folder: Path) -> Lost:
+    """Unpack a container's files, as an engine exports them, into ``root`` of a new folder.
+
+    The engine walks through its own files, and tells no digest of them. Raises ImageBuildError, OSError.
+    """
+    what, unpacker, ended = "the engine's export", Unpacker(folder), _Ended(stream)
+    entries = unpacker.entries(cast(BinaryIO, ended), what)
+    if any(ended.last):
+        raise ImageBuildError(f"{what} is cut short")
+    files = [entry for entry in entries if entry.name != _OF_CONTAINERS]
+    return unpacker.place_entries([(what, files)], owners=os.geteuid() == 0)
 
 
 class _Hashed(RawIOBase):
@@ -124,7 +151,21 @@ class _Hashed(RawIOBase):
         return data
 
 
-def _entries(stream: BinaryIO, spool: Path, first: int) -> Iterator[LayerEntry]:
+class _Ended(RawIOBase):
+    """An archive's stream, and what it ended with: two blocks of zeros, if it is whole; see tar(5)."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.last = b"x"
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        if data:
+            self.last = (self.last + data)[-_END_BYTES:] if len(data) < _END_BYTES else data[-_END_BYTES:]
+        return data
+
+
+def _entries(stream: BinaryIO, spool: str, first: int) -> Iterator[LayerEntry]:
     """The entries of a layer; the content of each file is put into the spool under its number."""
     with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, errors="surrogateescape") as archive:
         for number, member in enumerate(archive, start=first):
@@ -132,7 +173,7 @@ def _entries(stream: BinaryIO, spool: Path, first: int) -> Iterator[LayerEntry]:
             if kind is None:
                 raise LayerError(f"entry {shown(member.name)} is of a kind that no layer has: {shown(member.type)}")
             if kind == "file" and (content := archive.extractfile(member)) is not None:
-                with open(spool / str(number), "xb", buffering=0) as file:
+                with open(f"{spool}/{number}", "xb", buffering=0) as file:
                     shutil.copyfileobj(content, file, _CHUNK)
             yield LayerEntry(
                 name=member.name,

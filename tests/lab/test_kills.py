@@ -1,7 +1,8 @@
 """kill -9 at random moments, on both labs: of pytest, of the command line, of agents and of carried kernels.
 
-Some of each in every run; `-m by_hand` has forty. The moments are drawn from a seed that a failure prints; KILLS_SEED
-gives it. A moment is how much had been done by then, and then some: the machine's speed changes little about it.
+Some of each in every run; `-m by_hand` has forty or fifty. The moments are drawn from a seed that a failure prints;
+KILLS_SEED gives it. A moment is how much had been done by then, and then some: the machine's speed changes little about
+it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from testbed.backends.docker.engine import RUN_LABEL, Engine
+from testbed.backends.docker.engine import RUN_LABEL, Engine, NoEngineError
 from testbed.backends.docker.runs import StackRun, clear_stale, runs
+from testbed.backends.local.images import cache
 from testbed.commands.results import load
 from testbed.lab.waiting import NotSeenError, await_condition
+from tests import archives
+from tests.archives import entry, link
 from tests.lab.conftest import ROOT
 from tests.lab.test_kill import devices, kernels
 from tests.lab.test_local_death import alive, mounts, named_after, named_namespaces, relatives
@@ -35,9 +39,9 @@ _MARK = "TESTBED_KILLS"
 """A variable of the environment of all that comes of a victim."""
 
 
-def _counts(few: int) -> pytest.MarkDecorator:
-    forty = pytest.param(40, marks=[pytest.mark.by_hand, pytest.mark.timeout(7200)])
-    return pytest.mark.parametrize("count", [pytest.param(few, marks=pytest.mark.timeout(600)), forty])
+def _counts(few: int, many: int = 40) -> pytest.MarkDecorator:
+    by_hand = pytest.param(many, marks=[pytest.mark.by_hand, pytest.mark.timeout(7200)])
+    return pytest.mark.parametrize("count", [pytest.param(few, marks=pytest.mark.timeout(600)), by_hand])
 
 
 _CONFTEST = """
@@ -300,6 +304,72 @@ def _next_command(project: Project, draw: random.Random) -> tuple[str, ...]:
     if chosen[0] != "down":  # whoever was killed before, the stack can be used
         assert project.start("testbed.commands.cli", "impair", _LINK, "delay=5ms").wait(60) == 0, project.output
     return chosen
+
+
+# --- unpacking ---------------------------------------------------------------------------------------
+
+_FILES = 3000
+_FINDS = ("exec", "--lab", "local", "a", "--", "/usr/bin/find", "/files", "-type", "f", "-size", "1000c")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[str]:
+    """An image of many files; its programs are this machine's."""
+    try:
+        engine = Engine()
+    except NoEngineError as error:
+        pytest.skip(f"an engine's image needs an engine: {error}")
+    links = [link(name, f"usr/{name}") for name in ("bin", "lib", "lib64") if Path(f"/{name}").exists()]
+    files = [entry(f"files/{number}", os.urandom(1000)) for number in range(_FILES)]
+    (tmp_path / "image.tar").write_bytes(archives.layer(*links, entry("usr"), entry("files"), *files))
+    repository = f"testbed/killed-{secrets.token_hex(4)}"
+    engine.import_root(tmp_path / "image.tar", repository, "1", {"testbed.inputs": "killed"})
+    yield f"{repository}:1"
+    engine.remove_images(repository, older_than_s=-10)
+
+
+@_counts(3, 50)
+def test_of_a_killed_unpacking_nothing_stays_and_nothing_half_done_is_used(
+    image: str,
+    tmp_path: Path,
+    draw: random.Random,
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    unpacked = cache()
+    project = Project(tmp_path, "local", tests=0)
+    (tmp_path / "compose.yaml").write_text(
+        f"services: {{a: {{image: '{image}', command: sleep infinity, volumes: ['/usr:/usr:ro']}}}}\n"
+    )
+    dead: list[int] = []
+    half_done = 0
+
+    def begun_since(before: set[Path]) -> set[Path]:
+        return set(unpacked.folder.glob("new-*")) - before
+
+    for _ in range(count):
+        for whole in unpacked.images():
+            assert unpacked.remove(whole)
+        before = begun_since(set())
+        process = project.start("testbed.commands.cli", *_FINDS)
+        _at(process, partial(begun_since, before), draw, 1.5)
+        everyone = _kill(process)
+        dead.append(process.pid)
+        half_done += bool(begun_since(before))
+        _tell(f"killed when {len(unpacked.images())} images were unpacked")
+        project.assert_nothing_is_left(everyone)
+        assert [len(list((whole.root / "files").iterdir())) for whole in unpacked.images()] in ([], [_FILES])
+    for whole in unpacked.images():
+        assert unpacked.remove(whole)
+    assert half_done, "no kill came while the image was unpacked"
+    last = project.start("testbed.commands.cli", *_FINDS)
+    assert last.wait(120) == 0, project.output
+    assert len(project.output.split("\n/files/")) == _FILES + 1
+    assert list(unpacked.folder.glob("new-*")) == []
+    project.assert_nothing_is_left(set())
+    owners = [run.owner for run in runs(Engine())]
+    assert [owner for owner in owners for pid in dead if f":{pid}:" in owner] == []
 
 
 # --- agents and kernels ----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from testbed.errors import ImageBuildError, UserError
 from testbed.images import archive
 from testbed.images.cache import Cache, CachedImage
 from testbed.images.found import FoundImage
-from testbed.images.unpack import Lost
+from testbed.images.unpack import Lost, unpack_exported
 from tests import archives
 from tests.archives import entry, layer, link
 
@@ -78,7 +78,7 @@ def held(cache: Cache, image: FoundImage) -> CachedImage:
         return cache.hold(image.content, image.name, image.unpack, undo)
 
 
-@pytest.mark.parametrize("layout", ["docker", "oci", "oci folder", "stream"])
+@pytest.mark.parametrize("layout", ["docker", "oci", "oci folder"])
 def test_all_layouts_give_the_same_files_and_settings(layout: str, tmp_path: Path) -> None:
     files = archives.docker_files([BASE, ABOVE], CONFIG)
     if layout.startswith("oci"):
@@ -93,16 +93,11 @@ def test_all_layouts_give_the_same_files_and_settings(layout: str, tmp_path: Pat
     check = settings.health_check
     assert check is not None
     assert (check.test, check.interval_s, check.retries) == (("/bin/sh", "-c", "true"), 2.0, 7)
-    if layout == "stream":
-        folder = tmp_path / "unpacked"
-        folder.mkdir()
-        lost, root = archive.unpack_stream(io.BytesIO(path.read_bytes()), folder), folder / "root"
-    else:
-        unpacked = held(Cache(tmp_path / "cache"), image)
-        lost, root = Lost(), unpacked.root
-        assert "1 device nodes" in unpacked.lost
-        assert unpacked.size_bytes == len(b"#!/bin/sh\n" + b"new")
-    assert lost.words().count("owners") == 0 or not ROOT
+    unpacked = held(Cache(tmp_path / "cache"), image)
+    root = unpacked.root
+    assert "1 device nodes" in unpacked.lost
+    assert ("owners" in unpacked.lost) == (not ROOT)
+    assert unpacked.size_bytes == len(b"#!/bin/sh\n" + b"new")
     assert (root / "etc/conf").read_bytes() == b"new"
     assert (root / "etc/conf").stat().st_mode & 0o7777 == 0o600
     assert [os.readlink(root / name) for name in ("sbin", "absolute")] == ["bin", "/etc/passwd"]
@@ -218,16 +213,32 @@ def test_after_a_restart_of_the_machine_an_image_is_unpacked_anew(
 
 
 def test_a_stream_that_breaks_is_said_and_leaves_nothing(tmp_path: Path) -> None:
-    whole = archives.archive(archives.docker_files([BASE, ABOVE], CONFIG))
-
     def chunks() -> Iterator[bytes]:
-        yield whole[: len(whole) // 2]
-        raise ImageBuildError("the engine does not save image 'x': it went away")
+        yield BASE[: len(BASE) // 2]
+        raise ImageBuildError("the engine does not export image 'x': it went away")
 
     cache = Cache(tmp_path / "cache")
-    with Chunks(chunks()) as stream, pytest.raises(ImageBuildError, match=r"what the engine saved: .*it went away"):
-        cache.hold("1", "x", lambda folder: archive.unpack_stream(cast(BinaryIO, stream), folder), ExitStack())
+    with Chunks(chunks()) as stream, pytest.raises(ImageBuildError, match="it went away"):
+        cache.hold("1", "x", lambda folder: unpack_exported(cast(BinaryIO, stream), folder), ExitStack())
     assert [*cache.folder.glob("new-*")] == []
+
+
+def test_what_an_engine_exports_is_unpacked_but_for_its_own_mark(tmp_path: Path) -> None:
+    data = layer(entry(".dockerenv", b""), entry("a", b"1", mode=0o4750), link("b", "a", tarfile.LNKTYPE), entry("c"))
+    assert unpack_exported(io.BytesIO(data), tmp_path).words() == ""
+    root = tmp_path / "root"
+    assert sorted(os.listdir(root)) == ["a", "b", "c"]
+    assert ((root / "b").read_bytes(), (root / "b").stat().st_mode & 0o7777) == (b"1", 0o4750)
+
+
+def test_an_export_that_is_cut_anywhere_is_no_image(tmp_path: Path) -> None:
+    data = layer(entry("a", b"x" * 600), entry("b", b"y" * 600))
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512  # after the last block that has anything
+    for size in range(0, end + 512, 512):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        with pytest.raises(ImageBuildError, match="the engine's export is cut short"):
+            unpack_exported(io.BytesIO(data[:size]), folder)
 
 
 def test_chunks_are_one_stream_and_its_end_stays_the_end() -> None:

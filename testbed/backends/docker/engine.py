@@ -12,10 +12,10 @@ import sys
 import tarfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import docker
@@ -24,7 +24,7 @@ import requests.exceptions
 import urllib3.exceptions
 from docker.models.containers import Container
 
-from testbed.backends.docker.streams import Chunks, Demultiplexed
+from testbed.backends.docker.streams import Demultiplexed
 from testbed.errors import EnvironmentUnfitError, ImageBuildError, LabError
 from testbed.text import shown
 
@@ -185,16 +185,22 @@ class Engine:
             for chunk in self._api.get_image(tag):
                 file.write(chunk)
 
-    def saved(self, image: str) -> BinaryIO:
-        """An image's archive, as a stream of all of it; a read raises ImageBuildError if the engine ends it."""
+    def exported(self, image: str, labels: Mapping[str, str]) -> Generator[bytes, None, None]:
+        """An image's files, as one archive in chunks. Raises ImageBuildError.
 
-        def chunks() -> Iterator[bytes]:
+        They are a container's, with these labels, which is never started, and removed once the archive has begun.
+        """
+        try:
+            container = self._client.containers.create(image, ["-"], labels=dict(labels), network_mode="none")
             try:
-                yield from self._api.get_image(image, chunk_size=1 << 20)
-            except (docker.errors.APIError, *_UNREACHABLE) as error:
-                raise ImageBuildError(f"the engine does not save image {shown(image)}: {error}") from None
-
-        return cast(BinaryIO, Chunks(chunks()))
+                archive: Iterator[bytes] = iter(self._api.export(container.id or "", chunk_size=1 << 20))
+                first = next(archive, b"")
+            finally:
+                self.remove(container)
+            yield first
+            yield from archive
+        except (docker.errors.APIError, *_UNREACHABLE) as error:
+            raise ImageBuildError(f"the engine does not export image {shown(image)}: {error}") from None
 
     def load(self, archive: Path) -> None:
         """Load the images of an archive that `save` wrote. Raises ImageBuildError if the engine refuses it."""
@@ -281,10 +287,6 @@ class Engine:
     def networks(self, **labels: str) -> list[Any]:
         """Every network with these labels."""
         return list(self._client.networks.list(filters={"label": _label_filter(labels)}))
-
-    def volumes(self, **labels: str) -> list[Any]:
-        """Every volume with these labels."""
-        return list(self._client.volumes.list(filters={"label": _label_filter(labels)}))
 
     def make_volume(self, name: str, labels: Mapping[str, str]) -> None:
         """Make a volume; nothing happens if there is one of this name."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from testbed import kernel
-from testbed.backends.docker import building
-from testbed.backends.docker.engine import Engine, NoEngineError
+from testbed.backends.docker import building, runs
+from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine, NoEngineError
+from testbed.backends.docker.streams import Chunks
 from testbed.backends.local.builders import PodmanOrBuildah
 from testbed.compose.command import Composer
 from testbed.errors import ImageBuildError
@@ -19,7 +22,7 @@ from testbed.images import archive
 from testbed.images.cache import Cache, CachedImage
 from testbed.images.found import FoundImage, content_of
 from testbed.images.settings import of_config, platform_problem
-from testbed.images.unpack import Lost
+from testbed.images.unpack import Lost, unpack_exported
 from testbed.text import shown
 
 
@@ -87,7 +90,7 @@ class MachinesImages(Images):
             engine = self.engine
             image = None if isinstance(engine, NoEngineError) else engine.image(reference)
             if image is not None and isinstance(engine, Engine):
-                self._known[reference] = of_engine(engine, image, reference)
+                self._known[reference] = of_engine(engine, image, reference, self._say)
             else:
                 self._known[reference] = None if self._builder is None else self._builder.find(reference)
         return self._known.get(reference)
@@ -115,14 +118,14 @@ class MachinesImages(Images):
                 tag = config["services"][name]["image"]
                 if (image := engine.image(tag)) is None:
                     raise ImageBuildError(f"service {shown(name)}: Compose built it, and the engine has no {tag}")
-                self._built[name] = of_engine(engine, image, tag)
+                self._built[name] = of_engine(engine, image, tag, self._say)
         elif builder is not None:
             for name, body in wanted.items():
                 self._say(f"building {name} by {builder.name}")
                 self._built[name] = builder.build(body["build"], name)
 
 
-def of_engine(engine: Engine, image: Any, reference: str) -> FoundImage:
+def of_engine(engine: Engine, image: Any, reference: str, say: Callable[[str], None]) -> FoundImage:
     """An image of the engine, by its inspection. Raises ImageBuildError if its programs do not run here."""
     found_id = str(image["Id"])
     os_name, architecture = str(image.get("Os") or ""), str(image.get("Architecture") or "")
@@ -130,8 +133,10 @@ def of_engine(engine: Engine, image: Any, reference: str) -> FoundImage:
         raise ImageBuildError(problem)
 
     def unpack(folder: Path) -> Lost:
-        with engine.saved(found_id) as stream:
-            return archive.unpack_stream(stream, folder)
+        runs.clear_stale(engine, say)
+        labels = {RUN_LABEL: secrets.token_hex(4), OWNER_LABEL: runs.owner()}
+        with contextlib.closing(engine.exported(found_id, labels)) as chunks:
+            return unpack_exported(cast(BinaryIO, Chunks(chunks)), folder)
 
     return FoundImage(
         id=found_id,
