@@ -176,7 +176,7 @@ def test_of_a_game_udp_loses_updates_and_tcp_freezes_instead(lab: ComposeLab, tr
 
 
 _MORE_THAN_ARE_SENT = 20_000
-"""On each connection: 40 s of them, for a server that is stopped as soon as it is busy; what follows ends the client."""
+"""On each connection: 40 s of them, for a server that is stopped as soon as it is busy, which ends the client."""
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
