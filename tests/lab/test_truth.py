@@ -95,7 +95,8 @@ def test_a_network_connected_between_two_tests_is_in_the_evidence_of_the_next(ca
                 carried.verifier.verify()
         finally:
             carried.lifecycle.end()
-    assert truth.cell(carried, "none", _ASKED[impairment]).right
+    cell = truth.cell(carried, "none", _ASKED[impairment])
+    assert cell.right, cell
 
 
 def test_how_late_the_carrier_was_is_in_the_evidence(carried: Lab) -> None:
