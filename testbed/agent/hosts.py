@@ -94,8 +94,7 @@ class Hosts:
         A host: ``name``, ``interfaces`` (``network``, ``name``, ``mac``, ``addresses``), ``routes`` (destination,
         gateway), ``sysctls`` (``*`` in a name stands for each interface), ``net_of`` (the host in whose network
         namespace it is, or empty); and for its programs: ``hostname``, ``hosts_head``, ``names`` (the networks whose
-        names it resolves), ``resolver``, ``files`` of its image in order (source, target, mode, owner; no source: a
-        folder; no mode: the source's), ``folders`` (with options of tmpfs), ``binds``, ``volumes``, ``given`` (files:
+        names it resolves), ``resolver``, ``folders`` (with options of tmpfs), ``binds``, ``volumes``, ``given`` (files:
         target, content, mode, uid, gid), ``shm_bytes``, ``ipc_of`` (likewise), ``shm_of`` (the host whose /dev/shm it
         has, its own name if others have it, or empty), ``read_only``, ``python``, ``capabilities``, ``limits``,
         ``image`` (the folder of its files; None: it has the machine's), ``workdir`` (made in an image). After Refused

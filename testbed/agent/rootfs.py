@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import posixpath
-import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 from . import imagefs, kernelcalls
 from .protocol import Refused
-from .users import identity
 
 SCRATCH = Path("/run")
 """The agent's own tmpfs, in its own mount namespace. Not /tmp, which may contain the project; nor below /dev, because a
@@ -60,11 +58,9 @@ def furnish(settings: Mapping[str, Any], hosts_file: str) -> None:
         _machines_root(root)
     _system(root, settings["shm_bytes"])
     if not image:
-        _add_programs(root, settings)
-    for name, target, _ in settings["volumes"]:  # from the image, before anything is mounted over that
-        volume, below = _volume(name), f"{target.rstrip('/')}/"
-        if image or any(f"{path}/".startswith(below) for _, path, *_ in settings["files"]):
-            imagefs.fill(volume, place_for(root, target))  # as the engine fills a new volume
+        _add_python(root, settings["python"])
+    for name, target, _ in settings["volumes"] if image else ():  # as the engine, before anything is mounted over that
+        imagefs.fill(_volume(name), place_for(root, target))
     options = dict(settings["folders"])
     mounts: list[tuple[str, str, bool]] = [("", target, False) for target in options]
     mounts += [(str(_volume(name)), target, read_only) for name, target, read_only in settings["volumes"]]
@@ -110,17 +106,13 @@ def _system(root: Path, shm_bytes: int) -> None:
     kernelcalls.mount("sysfs", root / "sys", "sysfs", kernelcalls.MS_RDONLY | kernelcalls.MS_NOSUID)
 
 
-def _add_programs(root: Path, settings: Mapping[str, Any]) -> None:
-    """Put Python, and the files of what stands in for an image, beside the machine's files."""
+def _add_python(root: Path, python: str | None) -> None:
+    """Put this machine's Python beside its files."""
     bin_folder = root / "run/testbed/bin"
     bin_folder.mkdir(parents=True)
-    for name in ("python3", "python") if settings["python"] else ():
-        (bin_folder / name).symlink_to(settings["python"])
-    for source, target, mode, owner in settings["files"]:
-        if source:
-            put_file(root, source, target, mode, owner)
-        else:
-            put_folder(root, target, mode, owner)
+    if python is not None:
+        for name in ("python3", "python"):
+            (bin_folder / name).symlink_to(python)
 
 
 def renew(settings: Mapping[str, Any]) -> None:
@@ -231,13 +223,13 @@ def _make_searchable(folder: Path) -> None:
         _open_up(folder)
 
 
-def _refuse_hidden(root: Path, place: Path, path: str, *, even_direct: bool = False) -> None:
-    """Raise Refused if a path leads through a link to /proc, /sys or /dev; ``even_direct``: also without a link.
+def _refuse_hidden(root: Path, place: Path, path: str) -> None:
+    """Raise Refused if a path leads through a link to /proc, /sys or /dev.
 
     Files bound from the machine's /dev are the machine's: a write, chown or chmod there would change them.
     """
     top = place.relative_to(root).parts[:1]
-    if top and top[0] in _HIDDEN and (even_direct or posixpath.normpath(path).split("/")[1] != top[0]):
+    if top and top[0] in _HIDDEN and posixpath.normpath(path).split("/")[1] != top[0]:
         raise Refused(f"{path} leads to /{place.relative_to(root)}, and a host has its own there")
 
 
@@ -255,80 +247,6 @@ def _open_up(folder: Path) -> None:
     if readable:
         _mirror(_BELOW, folder)
     kernelcalls.unmount(_BELOW)
-
-
-def put_folder(root: Path, path: str, mode: int, owner: str) -> Path:
-    """Create a folder of the image, writable, with its parents, unless it exists."""
-    place, missing = _inside(root, path), []
-    _refuse_hidden(root, place, path)
-    while not place.is_dir():
-        missing.append(place.name)
-        place = place.parent
-    if place != root and _read_only(place):
-        _open_up(place)
-    while missing:
-        at_the_top = place == root
-        place /= missing.pop()
-        place.mkdir()
-        if at_the_top:  # a folder in the root itself is not writable
-            _tmpfs(place, "755")
-        _own(place, owner)
-        place.chmod(0o755 if missing else mode)
-    return place
-
-
-def put_file(root: Path, source: str, target: str, mode: int | None, owner: str) -> None:
-    """Put a file of the image, or a symbolic link, into its folder, or over the machine's file of that name.
-
-    A link there is replaced, as by BuildKit, and never followed.
-    """
-    folder, _, name = target.rpartition("/")
-    inside = _inside(root, folder)
-    place = inside / name
-    _refuse_hidden(root, place, target, even_direct=True)
-    _make_searchable(inside)
-    a_link, over = os.path.islink(source), None
-    if a_link or place.is_symlink() or not place.exists():
-        place = put_folder(root, folder, 0o755, owner) / name
-        _remove(place)
-    elif _read_only(place):
-        own = root / "run/testbed/files"
-        own.mkdir(exist_ok=True)
-        over, place = place, own / str(len(os.listdir(own)))
-    if a_link:
-        place.symlink_to(os.readlink(source))
-        _own(place, owner)
-        return
-    shutil.copyfile(source, place)
-    _own(place, owner)
-    shutil.copystat(source, place)
-    if mode is not None:
-        place.chmod(mode)
-    if over is not None:
-        kernelcalls.bind(place, over)
-
-
-def _remove(place: Path) -> None:
-    """Remove a link or a file, if there is one: the machine's files in a folder that was opened up are mounts."""
-    if place.is_symlink():
-        place.unlink()
-    elif place.is_file():
-        with contextlib.suppress(OSError):  # nothing is mounted on it any more
-            while True:
-                kernelcalls.unmount(place)
-        place.unlink()
-
-
-def _own(place: Path, owner: str) -> None:
-    """Set the owner of a new file, folder or link. Raises Refused if that is impossible."""
-    if owner in ("", "root", "0", "0:0", "root:root"):
-        return
-    uid, gid = identity(owner)
-    try:
-        os.chown(place, uid, gid, follow_symlinks=False)
-    except OSError as error:
-        why = "without root, all files in a local lab are root's" if error.errno == errno.EINVAL else error.strerror
-        raise Refused(f"owner {owner!r} of /{place.relative_to(_NEW_ROOT)}: {why}") from None
 
 
 def _read_only(folder: Path) -> bool:

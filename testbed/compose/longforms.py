@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -251,7 +252,11 @@ class LongForms:
         if isinstance(value, Mapping):
             volume = {**value, "target": _cleaned(value["target"])}
             if (size := (volume.get("tmpfs") or {}).get("size")) is not None:
-                volume["tmpfs"] = {**volume["tmpfs"], "size": str(size_bytes(size))}
+                try:
+                    volume["tmpfs"] = {**volume["tmpfs"], "size": str(size_bytes(size))}
+                except ValueError as error:
+                    wrong(f"volume {quoted(value)}: tmpfs.size: {error}")
+                    return []
             if value["type"] != "bind":
                 return [volume]
             if not value.get("source"):
@@ -304,7 +309,7 @@ def _secret(item: dict[str, Any]) -> dict[str, Any]:
 def size_bytes(value: Any) -> int:
     """A size in bytes, as in ``64m`` or ``1.5gb`` (units of 1024). Raises ValueError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgtp])i?b?|b)?", as_text(value).lower())
-    if match is None:
+    if match is None or math.isinf(float(match[1]) * 1024**5):
         raise ValueError("is no size; write 64m or 1gb")
     return int(float(match[1]) * 1024 ** (" kmgtp".index(match[2]) if match[2] else 0))
 

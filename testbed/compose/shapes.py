@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.compose import dockerfile
+from testbed.compose import scalars
 from testbed.reading.yamltree import Where
 from testbed.spec.words import unknown
 from testbed.text import shown
@@ -162,7 +162,7 @@ _FALSE = ("false", "no", "n", "off", "0")
 
 def duration(value: Any) -> str:
     """A duration. Raises ValueError."""
-    dockerfile.duration_s(text(value))
+    scalars.duration_s(text(value))
     return str(value)
 
 
@@ -170,7 +170,7 @@ def signal(value: Any) -> str:
     """A signal's name. Raises ValueError."""
     word = text(value)
     try:
-        dockerfile.signal_name(word)
+        scalars.signal_name(word)
     except ValueError:
         raise ValueError("is no signal; write SIGTERM, or 15") from None
     return word

@@ -130,7 +130,7 @@ def unpack_exported(stream: BinaryIO, folder: Path) -> Lost:
 
     The engine walks through its own files, and tells no digest of them. Raises ImageBuildError, OSError.
     """
-    what, unpacker, ended = "the engine's export", Unpacker(folder), _Ended(stream)
+    what, unpacker, ended = "the engine's export", Unpacker(folder), _TailKept(stream)
     entries = unpacker.entries(cast(BinaryIO, ended), what)
     if any(ended.last):
         raise ImageBuildError(f"{what} is cut short")
@@ -151,7 +151,7 @@ class _Hashed(RawIOBase):
         return data
 
 
-class _Ended(RawIOBase):
+class _TailKept(RawIOBase):
     """An archive's stream, and what it ended with: two blocks of zeros, if it is whole; see tar(5)."""
 
     def __init__(self, stream: BinaryIO) -> None:

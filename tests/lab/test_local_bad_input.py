@@ -84,8 +84,8 @@ def test_a_program_that_cannot_start_is_never_a_service_that_runs(
     kind: str, tmp_path: Path, service: str, reason: str
 ) -> None:
     assert kind == "local"
-    later = "b: {image: python:3, command: [touch, /shared/began], depends_on: [a], volumes: ['.:/shared']}"
-    (tmp_path / "compose.yaml").write_text(f"services:\n  a: {{image: python:3, {service}}}\n  {later}\n")
+    later = "b: {x-testbed: {local: {}}, command: [touch, /shared/began], depends_on: [a], volumes: ['.:/shared']}"
+    (tmp_path / "compose.yaml").write_text(f"services:\n  a: {{x-testbed: {{local: {{}}}}, {service}}}\n  {later}\n")
     for _ in range(3):  # whoever looked too soon saw nothing wrong, most of the time
         with pytest.raises(ServiceFailedError, match=f"^service `a` cannot be started: {reason}"):
             LocalLab(tmp_path / "compose.yaml").up()
@@ -108,7 +108,7 @@ def test_a_service_is_stopped_by_the_signal_that_it_asks_for(kind: str, tmp_path
     services: dict[str, dict[str, object]] = {"a": {"stop_signal": "SIGUSR1"}, "b": {}}
     for name, service in services.items():
         (tmp_path / name).mkdir()
-        service |= {"image": "python:3", "command": ["python3", "-c", program], "volumes": [f"./{name}:/shared"]}
+        service |= {"x-testbed": {"local": {}}, "command": ["python3", "-c", program], "volumes": [f"./{name}:/shared"]}
     (tmp_path / "compose.yaml").write_text(json.dumps({"services": services}))
     with LocalLab(tmp_path / "compose.yaml") as lab:
         for host in lab.hosts.values():

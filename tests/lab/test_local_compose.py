@@ -23,11 +23,11 @@ LABS = ("local",)
 _STACK = """
 services:
   setup:
-    image: python
+    x-testbed: {{local: {{}}}}
     command: sh -c "sleep 0.3; echo made >/data/made"
     volumes: ["data:/data"]
   web:
-    image: python
+    x-testbed: {{local: {{}}}}
     command: sh -c "cat /data/made && exec python3 -m http.server 80 --directory /data"
     depends_on: {{setup: {{condition: service_completed_successfully}}}}
     volumes: ["data:/data:ro", {{type: volume, source: data, target: /again, read_only: true}}]
@@ -44,7 +44,7 @@ volumes: {{data: }}
 _LINGERING = """
 services:
   last:
-    image: python
+    x-testbed: {{local: {{}}}}
     command: ["python3", "-c", "{last}"]
     volumes: [".:/out"]
     healthcheck: {{test: "test -e /out/ready"}}
@@ -132,8 +132,8 @@ def test_a_service_has_the_time_to_stop_that_the_file_gives_it(kind: str, tmp_pa
 def test_a_service_is_not_started_if_what_it_depends_on_ends_badly(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "compose.yaml"
     path.write_text(
-        'services:\n  setup: {image: python, command: [sh, -c, "exit 3"]}\n'
-        "  web: {image: python, command: [sleep, inf], depends_on: {setup: {condition: "
+        'services:\n  setup: {x-testbed: {local: {}}, command: [sh, -c, "exit 3"]}\n'
+        "  web: {x-testbed: {local: {}}, command: [sleep, inf], depends_on: {setup: {condition: "
         "service_completed_successfully}}}\n",
         encoding="utf-8",
     )
@@ -149,7 +149,8 @@ def test_what_compose_alone_can_read_comes_up(kind: str, tmp_path: Path) -> None
     except EnvironmentUnfitError as error:
         pytest.skip(str(error))
     (tmp_path / "other.yaml").write_text(
-        'services:\n  base: {image: python, command: [sh, -c, "echo V=$${V}"], environment: {V: a$$b}}\n',
+        'services:\n  base: {image: none, command: [sh, -c, "echo V=$${V}"], environment: {V: a$$b}, '
+        "x-testbed: {local: {}}}\n",
         encoding="utf-8",
     )
     path = tmp_path / "compose.yaml"
@@ -166,26 +167,18 @@ def test_what_compose_alone_can_read_comes_up(kind: str, tmp_path: Path) -> None
 
 _PLACES = """
 services:
-  built: {{build: app, working_dir: /srv/app, command: [sh, -c, "cat bin/conf; exec sleep inf"]}}
-  below: {{build: app, working_dir: /app/sub, command: [sleep, inf]}}
-  under: {{image: python, command: [sleep, inf], volumes: ["./conf:/app/conf", "nm:/app/node_modules", ".:/app"]}}
+  under:
+    x-testbed: {{local: {{}}}}
+    command: [sleep, inf]
+    volumes: ["./conf:/app/conf", "nm:/app/node_modules", ".:/app"]
   own:
-    image: python
+    x-testbed: {{local: {{}}}}
     command: [sh, -c, "touch /own/$$HOSTNAME && exec sleep inf"]
     volumes: [/own, "own-0:/named"]
     scale: 2
-  most: {{image: python, command: [sleep, inf], cap_add: [ALL], cap_drop: [NET_RAW]}}
-  tmp: {{image: python, command: [sleep, inf], working_dir: {there}}}
+  most: {{x-testbed: {{local: {{}}}}, command: [sleep, inf], cap_add: [ALL], cap_drop: [NET_RAW]}}
+  tmp: {{x-testbed: {{local: {{}}}}, command: [sleep, inf], working_dir: {there}}}
 volumes: {{nm: , own-0: }}
-"""
-_PLACES_DOCKERFILE = """
-FROM python
-COPY folder /app
-COPY conf /app/n
-COPY conf /etc/os-release
-COPY folder /etc/
-COPY conf /srv/app/bin/
-COPY conf {there}
 """
 
 
@@ -193,17 +186,12 @@ COPY conf {there}
 def places(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLab]:
     """A lab whose mounts lie over, below or behind each other."""
     folder = tmp_path_factory.mktemp("places")
-    for name in ("app/folder", "conf", "node_modules"):
-        (folder / name).mkdir(parents=True)
-    (folder / "app/conf").write_text("conf\n", encoding="utf-8")
+    for name in ("conf", "node_modules"):
+        (folder / name).mkdir()
     (folder / "conf/seen").touch()
-    (folder / "app/folder/target").write_text("kept\n", encoding="utf-8")
-    (folder / "app/folder/n").symlink_to("target")  # never to a device: broken code would reach the machine's own
-    (folder / "app/folder/debian_version").symlink_to("/app/n")  # in /etc a file of the machine
     path = folder / "compose.yaml"
     with tempfile.TemporaryDirectory(dir="/tmp") as there:
         path.write_text(_PLACES.format(there=there), encoding="utf-8")
-        (folder / "app/Dockerfile").write_text(_PLACES_DOCKERFILE.format(there=there), encoding="utf-8")
         with LocalLab(path) as lab:
             yield lab
 
@@ -214,28 +202,8 @@ def output_of(lab: LocalLab, host: str, command: str) -> str:
     return done.stdout
 
 
-def test_a_copy_replaces_a_link_and_what_it_leads_to_stays(places: LocalLab) -> None:
-    assert output_of(places, "built", "stat -c %F /app/n /etc/os-release; cat /app/n /app/target") == (
-        "regular file\nregular file\nconf\nkept\n"
-    )
-    assert "conf" not in output_of(places, "built", "cat /usr/lib/os-release")
-
-
-def test_a_link_takes_the_place_of_the_machines_file(places: LocalLab) -> None:
-    assert output_of(places, "built", "readlink /etc/debian_version; cat /etc/debian_version") == "/app/n\nconf\n"
-
-
-def test_a_working_folder_hides_nothing_of_the_image_and_is_made(places: LocalLab) -> None:
-    assert places.host("built").logs() == "conf\n"
-    assert output_of(places, "built", "pwd && touch new && ls") == "/srv/app\nbin\nnew\n"
-    assert output_of(places, "below", "pwd && touch new && ls . ..") == (
-        "/app/sub\n.:\nnew\n\n..:\ndebian_version\nn\nsub\ntarget\n"
-    )
-
-
 def test_what_the_machine_has_in_its_tmp_does_not_matter(places: LocalLab) -> None:
     there = places.plan.services["tmp"].workdir
-    assert output_of(places, "built", f"cat {there}") == "conf\n"
     assert output_of(places, "tmp", "pwd && ls") == f"{there}\n"
 
 

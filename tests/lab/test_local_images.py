@@ -173,16 +173,19 @@ def test_what_is_built_is_what_runs(builder: str, kind: str, tmp_path: Path, mon
     elif isinstance(MachinesImages(print).engine, NoEngineError):
         pytest.skip("no engine answers")
     (tmp_path / "Dockerfile").write_text(
-        'FROM scratch\nCOPY word /\nUSER 77:78\nENV A=1\nHEALTHCHECK --interval=1s CMD ["/usr/bin/test", "-e", "/word"]'
+        "FROM scratch\nARG V\nCOPY word /\nUSER 77:78\nENV A=$V\n"
+        'HEALTHCHECK --interval=1s CMD ["/usr/bin/test", "-e", "/word"]'
         '\nENTRYPOINT ["/usr/bin/sleep", "infinity"]\n'
     )
     word = uuid4().hex
     (tmp_path / "word").write_text(word)
     links = "".join(f"'/usr/{name}:/{name}:ro', " for name in ("bin", "lib", "lib64") if Path(f"/usr/{name}").exists())
-    (tmp_path / "compose.yaml").write_text(f"services: {{a: {{build: ., volumes: [{links}'/usr:/usr:ro']}}}}\n")
+    (tmp_path / "compose.yaml").write_text(
+        f"services: {{a: {{build: {{context: ., args: {{V: x$$y}}}}, volumes: [{links}'/usr:/usr:ro']}}}}\n"
+    )
     texts: list[str] = []
     with LocalLab(tmp_path / "compose.yaml", say=texts.append) as lab:
-        assert run(lab, "cat /word; echo; id -u; id -g; echo $A", "a").split() == [word, "77", "78", "1"]
+        assert run(lab, "cat /word; echo; id -u; id -g; echo $A", "a").split() == [word, "77", "78", "x$y"]
     assert any("from the Docker engine" in text for text in texts) == (builder == "an engine"), texts
     if builder == "an engine":
         Engine().remove_images(service_image({"context": str(tmp_path)}, "a")[0], older_than_s=0)

@@ -45,14 +45,14 @@ def test_a_program_has_our_stdin_and_we_have_its_output_and_exit_status() -> Non
 
 
 def test_a_host_that_is_not_in_the_compose_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    (tmp_path / "compose.yaml").write_text("services:\n  a: {image: python:3, command: [nosuchprog]}\n")
+    (tmp_path / "compose.yaml").write_text("services:\n  a: {x-testbed: {local: {}}, command: [nosuchprog]}\n")
     refused = run("nosuchhost", "true", cwd=tmp_path)
     assert (refused.returncode, refused.stderr) == (2, "testbed: host 'nosuchhost': unknown; known: a\n")
     assert "cannot be started" in run("a", "true", cwd=tmp_path).stderr, "it would have been told"
 
 
 def test_a_compose_profile_has_its_hosts(tmp_path: Path) -> None:
-    service = "image: python:3, command: [sleep, infinity]"
+    service = "x-testbed: {local: {}}, command: [sleep, infinity]"
     (tmp_path / "compose.yaml").write_text(f"services:\n  a: {{{service}}}\n  b: {{{service}, profiles: [more]}}\n")
     assert run("b", "true", cwd=tmp_path).returncode == 2
     assert run("--compose-profile", "more", "b", "true", cwd=tmp_path).returncode == 0

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from testbed import Lab, units
+from testbed.backends.local.images import Images
 from testbed.errors import AgentError
 from testbed.evidence.hoststate import PAUSED, RUNNING, HostState
+from testbed.images.found import FoundImage
+from testbed.images.settings import Settings
+from testbed.images.unpack import Lost
 from testbed.lab.backend import Attached
 from testbed.lab.channel import Channel
 from testbed.lab.host import Host
@@ -335,3 +339,31 @@ class FakeLab(Lab):
     @staticmethod
     def _index(host: str) -> int:
         return list(MACS).index(host) + 10
+
+
+def _no_files(_folder: Path) -> Lost:
+    raise AssertionError("a fake image has no files")
+
+
+class FakeImages(Images):
+    """Every image is there, and built, with the same settings; but those that it lacks."""
+
+    def __init__(self, settings: Settings | None = None, *, lacks: Sequence[str] = ()) -> None:
+        self.settings, self.lacks = settings or Settings(command=("python3",)), lacks
+
+    def find(self, reference: str) -> FoundImage | None:
+        """See `Images`."""
+        if reference in self.lacks:
+            return None
+        return FoundImage(
+            id=reference,
+            content=reference,
+            name=reference,
+            source="a test",
+            settings=self.settings,
+            unpack=_no_files,
+        )
+
+    def built(self, service: str) -> FoundImage | None:
+        """See `Images`."""
+        return self.find(service)

@@ -20,12 +20,13 @@ from testbed.compose import composefile, shapes
 from testbed.compose.command import find
 from testbed.errors import EnvironmentUnfitError, InvalidComposeError
 from testbed.spec.topology import Topology
+from tests.unit.fakes import FakeImages
 
 
 def plan(path: Path, text: str | bytes) -> LabPlan:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     file = composefile.read(path, environment={})
-    return localplan.make(file, Topology.from_compose(file.config))
+    return localplan.make(file, Topology.from_compose(file.config), FakeImages(lacks=["postgres"]))
 
 
 def problems_of(path: Path, text: str | bytes) -> list[str]:
@@ -35,6 +36,8 @@ def problems_of(path: Path, text: str | bytes) -> list[str]:
 
 
 SERVICES = {
+    f"shm_size: '{'9' * 400}'": "is no size; write 64m",
+    f"volumes: [{{type: tmpfs, target: /x, tmpfs: {{size: '{'9' * 400}'}}}}]": "is no size; write 64m",
     "stop_signal: 99": "stop_signal: 99: must be a text",
     "stop_signal: SIGFOO": "'SIGFOO': is no signal",
     "stop_signal: '99'": "'99': is no signal",
@@ -333,7 +336,7 @@ volumes: {data: }
     assert made.hosts[0].extra_hosts == (("both", "192.0.2.1"), ("both", "2001:db8::1"), ("v6", "::1"))
     named = (("data", "/ro", True), ("data", "/rw", False), ("data", "/long", True))
     assert a.volumes == (*named, (":3", "/own", False))
-    assert a.folders == ("/cache",), "a host has a /run of its own"
+    assert a.folders == ("/run", "/cache")
     assert (a.capabilities_added, a.stop_grace_s, a.health_check) == (("NET_ADMIN",), 90.0, None)
     assert a.limits == {"RLIMIT_NOFILE": (5, -1), "RLIMIT_CORE": (0, 0)}
     assert (a.environment["ON"], a.environment["N"]) == ("on", "1000")

@@ -15,12 +15,13 @@ from testbed.backends.local.blueprint import Given, LabPlan, Restart
 from testbed.compose import composefile
 from testbed.errors import InvalidComposeError
 from testbed.spec.topology import Topology
+from tests.unit.fakes import FakeImages
 
 
 def plan(folder: Path, text: str) -> LabPlan:
     (folder / "compose.yaml").write_text(text)
     file = composefile.read(folder / "compose.yaml", environment={})
-    return localplan.make(file, Topology.from_compose(file.config))
+    return localplan.make(file, Topology.from_compose(file.config), FakeImages())
 
 
 def a(words: str, rest: str = "") -> str:

@@ -32,22 +32,9 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_file_replaces_the_link_that_has_its_place(root: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_text("ours")
-    rootfs.put_file(root, str(source), "/app/n", 0o600, "")
-    assert ((root / "app/n").is_symlink(), (root / "app/n").read_text()) == (False, "ours")
-    seen = (root / "dev/null").stat()
-    assert ((root / "dev/null").read_text(), seen.st_mode & 0o777) == ("device", 0o666)
-
-
-def test_no_link_leads_an_image_to_the_machines_devices(root: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_text("ours")
+def test_no_link_leads_an_image_to_the_machines_devices(root: Path) -> None:
     attempts: list[Callable[[], object]] = [
-        lambda: rootfs.put_file(root, str(source), "/app/d/null", 0o600, ""),
-        lambda: rootfs.put_file(root, str(source), "/app/d/new", 0o600, ""),
-        lambda: rootfs.put_folder(root, "/app/d/new", 0o700, ""),
+        lambda: rootfs.place_for(root, "/app/d/null", a_file=True),
         lambda: rootfs.place_for(root, "/app/d/new"),
         lambda: rootfs.place_for(root, "/app/d"),
     ]

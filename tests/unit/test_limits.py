@@ -75,9 +75,8 @@ def test_hosts_are_counted_before_they_are_planned(monkeypatch: pytest.MonkeyPat
 
 def test_programs_are_counted_as_they_are_planned() -> None:
     server = {"command": ["x"], "x-testbed": {"local": {}}}
-    lab = LocalLab(drawings.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}))
+    drawing = drawings.dumbbell(2, 3, services={"left": server, "right": server})
+    lab = LocalLab(drawing)
     planned = sum(bool(lab.plan.services[host.service].argv) for host in lab.plan.hosts)
-    file = composefile.of_drawing(
-        drawings.dumbbell(2, 3, services={"left": server, "right": {"image": "python"}}), environment={}
-    )
+    file = composefile.of_drawing(drawing, environment={})
     assert localplan.counts(file, lab.topology) == (len(lab.plan.hosts), planned) == (7, 5)

@@ -11,36 +11,35 @@ from typing import Any
 
 import pytest
 
-from testbed import reading
 from testbed.agent import kernelcalls
 from testbed.backends.local import localplan, settings
 from testbed.backends.local.blueprint import LabPlan, Published
+from testbed.backends.local.images import Images, MachinesImages
 from testbed.compose import composefile
 from testbed.errors import InvalidComposeError
-from testbed.images.settings import HealthCheck
+from testbed.images.settings import HealthCheck, Settings
 from testbed.spec.topology import Topology
+from tests.unit.fakes import FakeImages
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "main.py").write_text("pass\n", encoding="utf-8")
-    (tmp_path / "app" / "Dockerfile").write_text(
-        'FROM python:3\nWORKDIR /app\nCOPY *.py ./\nSTOPSIGNAL SIGINT\nCMD ["python3", "main.py"]\n', encoding="utf-8"
-    )
     return tmp_path
 
 
-def plan(folder: Path, text: str) -> LabPlan:
+def plan(folder: Path, text: str, settings: Settings | None = None, images: Images | None = None) -> LabPlan:
     path = folder / "compose.yaml"
     path.write_text(text, encoding="utf-8")
     file = composefile.read(path, environment={})
-    return localplan.make(file, Topology.from_compose(file.config))
+    images = images or FakeImages(settings, lacks=["redis:7"])
+    return localplan.make(file, Topology.from_compose(file.config), images)
 
 
-def problems(folder: Path, text: str) -> list[str]:
+def problems(folder: Path, text: str, images: Images | None = None) -> list[str]:
     with pytest.raises(InvalidComposeError) as refused:
-        plan(folder, text)
+        plan(folder, text, images=images)
     return [problem.partition("compose.yaml:")[2] for problem in refused.value.problems]
 
 
@@ -126,7 +125,7 @@ def test_the_link_local_address_is_made_of_the_mac_address(folder: Path) -> None
 # --- services --------------------------------------------------------------------------------------
 
 
-def test_a_service_runs_what_its_dockerfile_says_unless_the_compose_file_says_otherwise(folder: Path) -> None:
+def test_a_service_runs_what_its_image_says_unless_the_compose_file_says_otherwise(folder: Path) -> None:
     made = plan(
         folder,
         """
@@ -135,10 +134,11 @@ services:
   b: {build: app, command: [python3, other.py], stop_signal: TERM, environment: {X: 1}, ports: ["8080:80"]}
   c: {image: shop/c, command: [x], working_dir: /srv/c, x-testbed: {local: {path: app}}}
 """,
+        Settings(workdir="/app", stop_signal="SIGINT", command=("python3", "main.py")),
     )
     a, b, c = (made.services[name] for name in "abc")
     assert (a.argv, a.workdir, a.folders, a.stop_signal) == (("python3", "main.py"), "/app", (), "SIGINT")
-    assert a.files == (("", "/app", 0o755, ""), (str(folder / "app" / "main.py"), "/app/main.py", None, ""))
+    assert a.image is not None
     assert (b.argv, b.stop_signal, b.environment["X"]) == (("python3", "other.py"), "SIGTERM", "1")
     assert b.published == (Published(host_ip="127.0.0.1", port=8080, target=80),)
     assert (c.argv, c.binds, c.python) == (("x",), ((str(folder / "app"), "/srv/c", True),), True)
@@ -170,23 +170,15 @@ def test_programs_of_several_folders_are_shown_in_one(folder: Path) -> None:
 def test_an_entrypoint_and_a_command_replace_the_images_as_the_engine_does_it(
     folder: Path, text: str, argv: list[str]
 ) -> None:
-    (folder / "app" / "Dockerfile").write_text('FROM debian\nENTRYPOINT ["/bin/echo", "E"]\nCMD ["C"]\n')
-    assert plan(folder, f"services: {{a: {{build: app, {text}}}}}\n").services["a"].argv == tuple(argv)
-
-
-@pytest.mark.parametrize("args", ['{V: "2", W: }', "[V=2, W]", "{V: 2, W: , NOT_DECLARED: 3}"])
-def test_a_builds_arguments_go_before_the_dockerfiles_own(folder: Path, args: str) -> None:
-    (folder / "app" / "Dockerfile").write_text("FROM debian\nARG V=1\nARG W=w\nENV A=$V$W\nCMD x\n")
-    made = plan(folder, f"services: {{a: {{build: {{context: app, args: {args}}}}}}}\n")
-    assert made.services["a"].environment["A"] == "2w"
+    image = Settings(entrypoint=("/bin/echo", "E"), command=("C",))
+    assert plan(folder, f"services: {{a: {{build: app, {text}}}}}\n", image).services["a"].argv == tuple(argv)
 
 
 def test_a_health_check_for_the_shell_is_given_to_the_images(folder: Path) -> None:
-    (folder / "app" / "Dockerfile").write_text('FROM debian\nSHELL ["/bin/bash", "-c"]\nCMD x\n')
-    made = plan(folder, "services: {a: {build: app, healthcheck: {test: exit 0}}}\n").services["a"]
+    image = Settings(shell=("/bin/bash", "-c"), command=("x",))  # noqa: S604  # no subprocess
+    made = plan(folder, "services: {a: {build: app, healthcheck: {test: exit 0}}}\n", image).services["a"]
     assert made.health_check is not None
     assert made.health_check.test == ("/bin/bash", "-c", "exit 0")
-    assert made.argv == ("/bin/bash", "-c", "x")
 
 
 def test_services_come_after_those_that_they_depend_on(folder: Path) -> None:
@@ -240,7 +232,6 @@ volumes:
         (10, "`deploy: nonsense`"),
         (11, "TCP and UDP ports"),
         (12, "ulimit 'nofiles': unknown; did you mean 'nofile'?"),
-        (14, "Dockerfile does not exist"),
         (15, "network 'lam': unknown; did you mean 'lan'?"),
         (16, "depends on 'e'"),
         (18, "driver 'macvlan'"),
@@ -249,24 +240,6 @@ volumes:
     assert [line for line, _ in told_lines] == [line for line, _ in expected]
     for (_, text), (_, part) in zip(told_lines, expected, strict=True):
         assert part in text
-
-
-def test_all_that_is_wrong_with_a_dockerfile_is_told_with_its_file_and_line(folder: Path) -> None:
-    path = folder / "app" / "Dockerfile"
-    run = "RUN pip install flask && apt-get install -y curl"
-    path.write_text(f"FROM debian\n{run}\nCOPY none /a/\nVOLUME /v\nCOPY main.py /proc/x\n")
-    listed = problems(folder, "services:\n  a:\n    build: app\n    stop_signal: SIGFOO\n")
-    expected = [
-        f"2: {run}: `pip install flask` cannot be run",
-        f"2: {run}: installs curl",
-        f"3: COPY none: no such file in {folder}/app",
-        "4: VOLUME /v: ",
-        "5: COPY main.py: /proc: a host has its own there",
-    ]
-    assert len(listed) == 6
-    for problem, part in zip(listed[:-1], expected, strict=True):
-        assert problem.startswith(f"3: service 'a': {path}, line {part}")
-    assert listed[-1] == "4: service 'a': stop_signal: 'SIGFOO': is no signal; write SIGTERM, or 15"
 
 
 def test_every_clash_of_addresses_is_told(folder: Path) -> None:
@@ -314,15 +287,14 @@ networks: {lan: {ipam: {config: [{subnet: 10.0.0.0/29}]}}}
         ("timeout: 2s, retries: 4", {"timeout_s": 2.0, "retries": 4}),
     ],
 )
-@pytest.mark.parametrize(
-    "image", ["", "HEALTHCHECK --retries=7 --timeout=9s CMD x\n", "HEALTHCHECK --retries=0 CMD x\n"]
-)
+@pytest.mark.parametrize("image", [{}, {"retries": 7, "timeout_s": 9.0}])
 def test_nought_in_a_health_check_is_the_images_or_the_default(
-    folder: Path, text: str, given: dict[str, float], image: str
+    folder: Path, text: str, given: dict[str, float], image: dict[str, float]
 ) -> None:
-    (folder / "app" / "Dockerfile").write_text(f"FROM debian\n{image}CMD x\n")
-    made = plan(folder, f"services: {{a: {{build: app, healthcheck: {{test: [CMD, y], {text}}}}}}}\n")
-    base = HealthCheck(test=("y",), **({"retries": 7, "timeout_s": 9.0} if "7" in image else {}))  # type: ignore[arg-type]
+    check = HealthCheck(test=("x",), **image)  # type: ignore[arg-type]  # names numbers
+    service = f"{{build: app, healthcheck: {{test: [CMD, y], {text}}}}}"
+    made = plan(folder, f"services: {{a: {service}}}\n", Settings(command=("x",), health_check=check))
+    base = replace(check, test=("y",))
     assert made.services["a"].health_check == replace(base, **given)  # type: ignore[arg-type]  # names numbers
 
 
@@ -371,16 +343,10 @@ def test_a_wrong_word_under_x_testbed_is_told(folder: Path, local: str, part: st
 # --- what lies where -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workdir", ["/srv/app", "/srv/app/bin/sub", "/tmp/work"])
-def test_a_working_folder_is_made_beside_what_the_image_has(folder: Path, workdir: str) -> None:
-    (folder / "app/Dockerfile").write_text("FROM python\nCOPY main.py /srv/app/bin/\nCMD x\n")
-    a = plan(folder, f"services: {{a: {{build: app, working_dir: {workdir}}}}}\n").services["a"]
-    assert (a.files[-1], a.folders) == (("", workdir, 0o755, ""), ())
-
-
 def test_what_the_machine_has_below_its_tmp_is_nothing_to_a_host(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as there:
-        a = plan(folder, f"services: {{a: {{image: python, command: [x], working_dir: {there}}}}}\n").services["a"]
+        service = f"{{image: python, x-testbed: {{local: {{}}}}, working_dir: {there}}}"
+        a = plan(folder, f"services: {{a: {service}}}\n").services["a"]
     assert a.folders == (there,)
 
 
@@ -395,7 +361,7 @@ def test_a_place_that_nobody_may_look_at_is_as_good_as_empty(folder: Path, monke
     monkeypatch.setattr(os, "stat", stat)
     a = plan(
         folder,
-        "services: {a: {image: python, command: [x], working_dir: /closed/w, tmpfs: [/closed/t], "
+        "services: {a: {image: python, x-testbed: {local: {}}, working_dir: /closed/w, tmpfs: [/closed/t], "
         "volumes: ['vol:/closed/v']}}\nvolumes: {vol: }\n",
     ).services["a"]
     assert a.folders == ("/closed/t", "/closed/w")
@@ -403,27 +369,6 @@ def test_a_place_that_nobody_may_look_at_is_as_good_as_empty(folder: Path, monke
         folder, "services: {a: {image: python, command: [x], volumes: [{type: bind, source: /closed/b, target: /b}]}}\n"
     )
     assert "'/closed/b' does not exist" in problem
-    (problem,) = problems(folder, "services: {a: {build: /closed/c}}\n")
-    assert "/closed/c/Dockerfile does not exist" in problem
-
-
-@pytest.mark.parametrize("name", ["Dockerfile", ".dockerignore"])
-@pytest.mark.parametrize("reason", ["cannot be read: Permission denied", "is a FIFO, and no file"])
-def test_a_file_of_a_build_that_cannot_be_read_is_told(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
-) -> None:
-    (folder / "app/.dockerignore").touch()
-    read = reading.read_bytes
-
-    def read_bytes(path: Path, **how: Any) -> bytes:
-        if path.name == name:
-            raise reading.UnreadableError(path, reason)
-        return read(path, **how)
-
-    monkeypatch.setattr(reading, "read_bytes", read_bytes)
-    (problem,) = problems(folder, "services: {a: {build: app}}\n")
-    assert name in problem
-    assert reason in problem
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".data", "-data", "_x"])
@@ -443,16 +388,49 @@ def test_a_volume_without_a_name_has_one_that_no_volume_can_have(folder: Path) -
     assert a.volumes == ((":0", "/own", False), ("a-0", "/v", False))
 
 
-def test_an_owner_whom_the_machine_does_not_know_is_told_with_its_line(folder: Path) -> None:
-    path = folder / "app/Dockerfile"
-    path.write_text("FROM python\nCOPY --chown=nosuchuser main.py /a/\nCOPY --chown=0:nosuch main.py /b/\nCMD x\n")
-    listed = problems(folder, "services: {a: {build: app}}\n")
-    assert [problem.partition(f"{path}, ")[2] for problem in listed] == [
-        "line 2: COPY main.py: owner 'nosuchuser': 'nosuchuser' is not in this machine's /etc/passwd",
-        "line 3: COPY main.py: owner '0:nosuch': 'nosuch' is not in this machine's /etc/group",
-    ]
-
-
-def test_a_user_beyond_all_numbers_is_refused(folder: Path) -> None:
-    (problem,) = problems(folder, "services: {a: {image: python, command: [x], user: '5000000000'}}\n")
+@pytest.mark.parametrize("local", ["", "x-testbed: {local: {}}, "])
+def test_a_user_beyond_all_numbers_is_refused(folder: Path, local: str) -> None:
+    (problem,) = problems(folder, f"services: {{a: {{image: python, {local}command: [x], user: '5000000000'}}}}\n")
     assert "user '5000000000': 5000000000 is above 2147483647" in problem
+
+
+# --- images ----------------------------------------------------------------------------------------
+
+
+def test_an_image_of_a_usual_name_that_is_nowhere_is_refused_and_not_this_machines_programs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.setenv("PATH", "")
+    images = MachinesImages(print)
+    for name in ("python", "debian:trixie-slim"):
+        (problem,) = problems(folder, f"services: {{a: {{image: '{name}', command: [x]}}}}\n", images)
+        assert problem.startswith(f"1: service 'a': `image: {name}` is not found: no Docker engine answers at ")
+        for part in (
+            "neither podman nor buildah is installed",
+            "the service names no archive",
+            f"docker pull {name}",
+            "`x-testbed: {local: {image: ./image.tar}}`",
+            "`x-testbed: {local: {path: FOLDER}}`",
+            "--lab compose",
+        ):
+            assert part in problem
+
+
+def test_what_nothing_builds_is_refused_with_both_ways_and_with_all_other_problems(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.setenv("PATH", "")
+    text = (
+        "services:\n  a: {build: app, user: '5000000000'}\n  b: {build: app, x-testbed: {local: {}}}\n"
+        "  c: {build: app, user: of-the-image, working_dir: /etc/passwd}\n"
+    )
+    images = MachinesImages(print)
+    building, user, third = problems(folder, text, images)
+    assert third.startswith("4: service 'c': `build:`"), (
+        "and what an unknown image might have is not asked of the machine"
+    )
+    assert building.startswith("2: service 'a': `build:` is a builder's work: no Docker engine answers at ")
+    assert "neither podman nor buildah is installed (apt-get install buildah)" in building
+    assert "5000000000" in user

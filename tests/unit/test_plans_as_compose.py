@@ -11,12 +11,13 @@ from random import Random
 import pytest
 
 from testbed import LocalLab
-from testbed.backends.local import localplan
+from testbed.backends.local import lab, localplan
 from testbed.backends.local.blueprint import LabPlan
 from testbed.compose import composefile, shellwords
 from testbed.compose.command import Composer, unset
 from testbed.errors import InvalidComposeError
 from testbed.spec.topology import Topology
+from tests.unit.fakes import FakeImages
 
 
 @pytest.fixture
@@ -25,8 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose: None) -> Pa
         monkeypatch.delenv(name)
     place = tmp_path / "My Project"
     (place / "app").mkdir(parents=True)
-    (place / "app" / "Dockerfile").write_text("FROM python:3\nCMD sleep 1\n")
-    (place / "Dockerfile").write_text("FROM python:3\nCMD sleep 1\n")
+    monkeypatch.setattr(lab, "MachinesImages", lambda _say: FakeImages())
     monkeypatch.chdir(place)
     return place
 
@@ -48,7 +48,7 @@ def plans(folder: Path, text: str, *, project: str = "") -> tuple[LabPlan | str,
     for read in (own, theirs):
         try:
             file = read()
-            results.append(localplan.make(file, Topology.from_compose(file.config)))
+            results.append(localplan.make(file, Topology.from_compose(file.config), FakeImages()))
         except InvalidComposeError as error:
             results.append(str(error))
     return results[0], results[1]
@@ -175,9 +175,9 @@ def test_a_variable_that_is_not_set_is_told_once(ours: bool, folder: Path, monke
     text = service("environment: {A: '$NOT_SET', B: '${NOT_SET}', C: '${D:-x}$SET', E: '${F+x}', G: '${H:-$NOR_THIS}'}")
     (folder / "compose.yaml").write_text(text if ours else text + "---\nservices: {}\n")
     messages: list[str] = []
-    lab = LocalLab(say=messages.append)
+    stack = LocalLab(say=messages.append)
     for _ in range(2):
-        assert lab.topology.hosts == ("a",)
+        assert stack.topology.hosts == ("a",)
     assert sorted(messages) == [unset("NOR_THIS"), unset("NOT_SET")]
 
 

@@ -13,6 +13,7 @@ from testbed.compose import composefile
 from testbed.errors import InvalidComposeError
 from testbed.reading import yamltree
 from testbed.spec.topology import Topology
+from tests.unit.fakes import FakeImages
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ services:
 def test_a_place_that_is_not_known_is_not_made_up(tmp_path: Path) -> None:
     file = composefile.of_compose(tmp_path / "gone.yaml", {"services": {"a": {"image": "redis"}}}, [], environment={})
     with pytest.raises(InvalidComposeError) as refused:
-        localplan.make(file, Topology.from_compose(file.config))
+        localplan.make(file, Topology.from_compose(file.config), FakeImages(lacks=["redis"]))
     assert refused.value.problems[0].startswith(f"{tmp_path}/gone.yaml: service 'a': `image: redis`")
 
 
@@ -191,7 +192,7 @@ volumes:
 def test_what_compose_prints_is_planned(tmp_path: Path) -> None:
     config = yamltree.parse(PRINTED).value
     file = composefile.of_compose(tmp_path / "compose.yaml", config, [], environment={})
-    plan = localplan.make(file, Topology.from_compose(file.config))
+    plan = localplan.make(file, Topology.from_compose(file.config), FakeImages())
     a = plan.services["a"]
     assert (a.argv, a.environment["E"], a.stop_grace_s) == (("echo", "V=$V"), "a$b", 90.0)
     assert "N" not in a.environment

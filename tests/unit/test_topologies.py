@@ -16,18 +16,19 @@ from testbed.errors import InvalidComposeError, InvalidValueError
 from testbed.spec import drawings
 from testbed.spec.drawings import Drawing
 from testbed.spec.topology import Topology
+from tests.unit.fakes import FakeImages
 
 
 def plan_of(drawing: Drawing) -> LabPlan:
     file = composefile.of_drawing(drawing, environment={})
-    return localplan.make(file, Topology.from_compose(file.config))
+    return localplan.make(file, Topology.from_compose(file.config), FakeImages())
 
 
 def read(folder: Path, text: str) -> LabPlan:
     path = folder / "compose.yaml"
     path.write_text(text, encoding="utf-8")
     file = composefile.read(path, environment={})
-    return localplan.make(file, Topology.from_compose(file.config))
+    return localplan.make(file, Topology.from_compose(file.config), FakeImages())
 
 
 def routes(plan: LabPlan) -> dict[str, dict[str, str]]:

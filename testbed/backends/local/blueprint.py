@@ -9,7 +9,6 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip
 from typing import NamedTuple
 
 from testbed.backends.local.routing import Route
-from testbed.compose.buildcontext import Entry
 from testbed.images.found import FoundImage
 from testbed.images.settings import HealthCheck
 from testbed.spec.topology import Topology
@@ -125,8 +124,6 @@ class ServicePlan:
     """``ALL`` stands for itself."""
     folders: tuple[str, ...] = ()
     """Folders of each replica's own, writable."""
-    files: tuple[Entry, ...] = ()
-    """Files of its image, added to the machine's files in this order, before binds and volumes."""
     binds: tuple[tuple[str, str, bool], ...] = ()
     """Files and folders of the machine: source, target, whether read-only."""
     volumes: tuple[tuple[str, str, bool], ...] = ()

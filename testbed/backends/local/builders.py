@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,39 @@ from testbed.images import archive
 from testbed.images.found import FoundImage, content_of
 from testbed.images.settings import of_config, platform_problem
 from testbed.images.unpack import Lost
-from testbed.text import shown
+from testbed.text import shown, word_set
 
 NAMES = ("podman", "buildah")
 """Both have one store."""
 _ANSWERS_WITHIN_S, _WORKS_FOR_S = 30.0, 900.0
-_KEYS = {"context", "dockerfile", "args", "target", "labels", "tags"}
-"""What of `build:` they are told; Compose's service labels and tags are nobody's business here."""
+_OPTIONS: Mapping[str, Callable[[Any], list[str]]] = {
+    "args": lambda args: [
+        f"--build-arg={name}" if value is None else f"--build-arg={name}={value}" for name, value in args.items()
+    ],
+    "target": lambda target: [f"--target={target}"],
+    "network": lambda network: [f"--network={network}"],
+    "shm_size": lambda size: [f"--shm-size={size}"],
+    "no_cache": lambda wanted: ["--no-cache"] if wanted else [],
+    "pull": lambda wanted: ["--pull-always"] if wanted else [],
+}
+"""What of `build:` they are told beside the folder and the Dockerfile."""
+_NEUTRAL = word_set("context dockerfile dockerfile_inline labels tags cache_from cache_to provenance sbom")
+"""What makes no difference to what runs, or is told otherwise."""
 _LAST_CHARACTERS = 2000
 
 
 class PodmanOrBuildah:
     """One of them."""
 
-    def __init__(self, tool: str) -> None:
+    def __init__(self, tool: str, say: Callable[[str], None]) -> None:
         self.name = os.path.basename(tool)
-        self._tool = tool
+        self._tool, self._say = tool, say
 
     @classmethod
-    def of_machine(cls) -> PodmanOrBuildah | None:
+    def of_machine(cls, say: Callable[[str], None]) -> PodmanOrBuildah | None:
         """The one that this machine has; None if it has none."""
         tool = next(filter(None, map(shutil.which, NAMES)), None)
-        return None if tool is None else cls(tool)
+        return None if tool is None else cls(tool, say)
 
     def find(self, reference: str) -> FoundImage | None:
         """The image of this name in its store; None if there is none. Raises ImageBuildError if it cannot run here."""
@@ -82,7 +93,7 @@ class PodmanOrBuildah:
 
     def build(self, build: Mapping[str, Any], service: str) -> FoundImage:
         """Build a service's image, if what it is built from has changed. Raises ImageBuildError."""
-        if others := sorted(set(build) - _KEYS):
+        if others := sorted(set(build) - _NEUTRAL - _OPTIONS.keys()):
             raise ImageBuildError(
                 f"service {shown(service)}: `build: {others[0]}` is not for {self.name}: a Docker engine builds it"
             )
@@ -90,15 +101,15 @@ class PodmanOrBuildah:
         tag = f"localhost/{repository}:{digest or 'latest'}"
         if digest is not None and (present := self.find(tag)) is not None:
             return present
-        arguments = (build.get("args") or {}).items()
+        self._say(f"building {service} by {self.name}")
         words = ["build", "--quiet", "--layers", "--tag", tag]
-        words += [
-            f"--build-arg={name}" if value is None else f"--build-arg={name}={value}" for name, value in arguments
-        ]
-        words += [f"--target={build['target']}"] if build.get("target") else []
-        context = Path(str(build.get("context", ".")))
-        dockerfile = context / str(build.get("dockerfile") or "Dockerfile")
-        done = self._run([*words, "--file", str(dockerfile), str(context)], _WORKS_FOR_S)
+        for key, option in _OPTIONS.items():
+            words += option(build[key]) if build.get(key) is not None else []
+        context, inline = str(build.get("context", ".")), build.get("dockerfile_inline")
+        # Beside a context that is no folder of ours, the Dockerfile is looked for in there.
+        path = str(build.get("dockerfile") or "Dockerfile")
+        path = os.path.join(context, path) if os.path.isdir(context) else path
+        done = self._run([*words, "--file", "-" if inline else path, context], _WORKS_FOR_S, given=inline or "")
         if done.returncode:
             raise ImageBuildError(
                 f"service {shown(service)}: `{self.name} build` failed:\n{done.stderr[-_LAST_CHARACTERS:].strip()}"
@@ -107,12 +118,10 @@ class PodmanOrBuildah:
             raise ImageBuildError(f"service {shown(service)}: `{self.name} build` ended well and left no image {tag}")
         return built
 
-    def _run(self, words: Sequence[str], deadline_s: float) -> subprocess.CompletedProcess[str]:
+    def _run(self, words: Sequence[str], deadline_s: float, given: str = "") -> subprocess.CompletedProcess[str]:
         argv = [self._tool, *words]
         try:
-            return subprocess.run(
-                argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=deadline_s
-            )
+            return subprocess.run(argv, capture_output=True, text=True, check=False, input=given, timeout=deadline_s)
         except subprocess.TimeoutExpired:
             raise EnvironmentUnfitError(f"`{self.name} {words[0]}` did not end within {deadline_s:g} s") from None
         except OSError as error:

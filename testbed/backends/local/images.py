@@ -1,8 +1,9 @@
-"""Where a local lab finds the images of services: an engine's store, or an archive."""
+"""Where a local lab finds the images of services, and has them built: an engine, Podman or Buildah; or an archive."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -21,9 +22,21 @@ from testbed.errors import ImageBuildError
 from testbed.images import archive
 from testbed.images.cache import Cache, CachedImage
 from testbed.images.found import FoundImage, content_of
-from testbed.images.settings import of_config, platform_problem
+from testbed.images.settings import Settings, of_config, platform_problem
 from testbed.images.unpack import Lost, unpack_exported
 from testbed.text import shown
+
+_NEITHER = "neither podman nor buildah is installed (apt-get install buildah)"
+
+
+def _unpack_nothing(_folder: Path) -> Lost:
+    raise ImageBuildError("it is not built yet")
+
+
+UNKNOWN = FoundImage(
+    id="", content="", name="", source="", settings=Settings(command=("unknown",)), unpack=_unpack_nothing
+)
+"""Stands for an image that is not built yet, or is refused."""
 
 
 def cache() -> Cache:
@@ -39,13 +52,22 @@ class Images:
         return None
 
     def built(self, service: str) -> FoundImage | None:  # noqa: ARG002  # likewise
-        """The image that was built for a service; None if there is nothing that builds."""
+        """The image of a service that is built: before that, one of which nothing is known; None if nothing builds."""
         return None
 
     @property
     def tried(self) -> str:
         """Where `find` has looked, in words."""
         return "no image store was asked"
+
+    @property
+    def no_builder(self) -> str:
+        """Why nothing builds, in words."""
+        return "no builder was asked"
+
+    def pull(self, reference: str) -> str:
+        """How to have an image here, in words."""
+        return f"Pull it (docker pull {reference})"
 
     @staticmethod
     def in_archive(path: Path, name: str) -> FoundImage:
@@ -74,15 +96,25 @@ class MachinesImages(Images):
 
     @cached_property
     def _builder(self) -> PodmanOrBuildah | None:
-        return PodmanOrBuildah.of_machine()
+        return PodmanOrBuildah.of_machine(self._say)
 
     @property
     def tried(self) -> str:
         """See `Images`."""
+        engine, builder = self.engine, self._builder
+        first = engine.reason if isinstance(engine, NoEngineError) else "the Docker engine has none of this name"
+        return f"{first}, {f'{builder.name} has none' if builder else _NEITHER}"
+
+    @property
+    def no_builder(self) -> str:
+        """See `Images`."""
         engine = self.engine
-        places = [engine.reason] if isinstance(engine, NoEngineError) else ["the Docker engine has none of this name"]
-        builder = self._builder
-        return " and ".join([*places, f"neither has {builder.name}" if builder else "there is no podman or buildah"])
+        return f"{engine.reason if isinstance(engine, NoEngineError) else 'an engine answers'}, and {_NEITHER}"
+
+    def pull(self, reference: str) -> str:
+        """See `Images`."""
+        by = self._builder.name if isinstance(self.engine, NoEngineError) and self._builder is not None else "docker"
+        return f"Pull it ({by} pull {reference})"
 
     def find(self, reference: str) -> FoundImage | None:
         """See `Images`."""
@@ -97,22 +129,22 @@ class MachinesImages(Images):
 
     def built(self, service: str) -> FoundImage | None:
         """See `Images`."""
-        return self._built.get(service)
+        if isinstance(self.engine, NoEngineError) and self._builder is None:
+            return None
+        return self._built.get(service, UNKNOWN)
 
     def build(self, services: Mapping[str, Mapping[str, Any]], composer: Composer) -> None:
         """Build the images of these services, again only if what they are built from has changed.
 
-        By Compose and the Docker engine, or by Podman or Buildah where no engine answers; nothing happens if there is
-        none of them. Raises ImageBuildError.
+        By Compose and the Docker engine, or by Podman or Buildah where no engine answers. Raises ImageBuildError.
         """
         wanted = {name: body for name, body in services.items() if name not in self._built}
-        if not wanted:
-            return
         engine, builder = self.engine, self._builder
         if isinstance(engine, Engine):
             parts = {
                 name: {key: body[key] for key in ("build", "image") if body.get(key)} for name, body in wanted.items()
             }
+            parts = json.loads(json.dumps(parts).replace("$", "$$"))  # which Compose reads as one
             config = building.with_images({"services": parts}, engine=engine, composer=composer, say=self._say)
             for name in wanted:
                 tag = config["services"][name]["image"]
@@ -121,7 +153,6 @@ class MachinesImages(Images):
                 self._built[name] = of_engine(engine, image, tag, self._say)
         elif builder is not None:
             for name, body in wanted.items():
-                self._say(f"building {name} by {builder.name}")
                 self._built[name] = builder.build(body["build"], name)
 
 

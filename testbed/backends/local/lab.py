@@ -85,9 +85,11 @@ class LocalLab(StackLab[LocalHost]):
         """The plan of the Compose file. Raises InvalidComposeError with everything that cannot be honoured."""
         if self._plan is None:
             file, topology = self._compose_file(), self.topology
-            composer = Composer(self._files, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
-            services = file.config["services"].items()
-            self.images.build({name: body for name, body in services if storage.needs_builder(body)}, composer)
+            built = {name: body for name, body in file.config["services"].items() if storage.is_built(body)}
+            if built:
+                localplan.make(file, topology, self.images)  # what is refused is refused before anything is built
+                composer = Composer(self._files, project=f"testbed-{self.run_id}", profiles=self._compose_profiles)
+                self.images.build(built, composer)
             self._plan = localplan.make(file, topology, self.images)
         return self._plan
 

@@ -11,7 +11,7 @@ from testbed.backends.local import hostkeys, storage
 from testbed.backends.local.blueprint import Published, ServicePlan
 from testbed.backends.local.settings import CAPABILITIES
 from testbed.backends.local.source import CANNOT, WAY_OUT, ServiceSource
-from testbed.compose import dockerfile
+from testbed.compose import scalars
 from testbed.images.settings import HealthCheck, Settings
 from testbed.spec import drawings
 from testbed.spec.words import unknown
@@ -66,7 +66,7 @@ def plan(service: ServiceSource) -> ServicePlan:
     place = storage.of_service(service)
     image = place.image
     user = str(body.get("user") or image.user)
-    if place.found is None and (problem := storage.user_problem(user)):
+    if problem := storage.user_problem(user, names=place.found is None):
         service.refuse(f"user {shown(user)}: {problem}", "user" if body.get("user") else "build")
     grace = body.get("stop_grace_period")
     environment = {name: value for name, value in (body.get("environment") or {}).items() if value is not None}
@@ -79,14 +79,13 @@ def plan(service: ServiceSource) -> ServicePlan:
         depends_on=_depends_on(service),
         health_check=_health_check(body.get("healthcheck"), image),
         stop_signal=_stop_signal(service, image),
-        stop_grace_s=None if grace is None else dockerfile.duration_s(grace),
+        stop_grace_s=None if grace is None else scalars.duration_s(grace),
         published=tuple(_published(service)),
         sysctls={**(_FORWARDING if drawings.is_router(body) else {}), **_sysctls(service)},
         limits=_limits(service),
         capabilities_added=_capabilities(service, "cap_add"),
         capabilities_dropped=_capabilities(service, "cap_drop"),
         folders=tuple(dict.fromkeys(place.folders)),
-        files=tuple(place.files),
         binds=(*place.binds, *hostkeys.bound_files(service)),
         volumes=tuple(place.volumes),
         python=place.python,
@@ -137,7 +136,7 @@ def _check_names(service: ServiceSource) -> None:
 
 def _stop_signal(service: ServiceSource, image: Settings) -> str:
     try:
-        return dockerfile.signal_name(service.body.get("stop_signal") or image.stop_signal)
+        return scalars.signal_name(service.body.get("stop_signal") or image.stop_signal)
     except ValueError as error:  # the image's; the file's was checked
         service.refuse(f"the image's stop signal: {error}: write `stop_signal:`", "image")
         return "SIGTERM"
@@ -153,9 +152,7 @@ def _argv(service: ServiceSource, image: Settings) -> tuple[str, ...]:
     entrypoint = image.entrypoint if own is None else tuple(map(str, own))
     argv = entrypoint + tuple(map(str, body.get("command") or (() if own else image.command)))
     if not argv and service.local is None and not service.unread("command", "entrypoint"):
-        service.refuse(
-            "no `command:`, and no CMD in a Dockerfile: nothing to run", "build" if "build" in body else "image"
-        )
+        service.refuse("no `command:`, and none in its image: nothing to run", "build" if "build" in body else "image")
     return argv
 
 
@@ -200,7 +197,7 @@ def _health_check(own: Any, image: Settings) -> HealthCheck | None:
         argv = (*image.shell, str(test[1])) if test[0] == "CMD-SHELL" else tuple(map(str, test[1:]))
 
     def time_s(key: str, default_s: float) -> float:
-        return dockerfile.duration_s(own.get(key) or "0s") or default_s  # 0 is the default, in `retries` too
+        return scalars.duration_s(own.get(key) or "0s") or default_s  # 0 is the default, in `retries` too
 
     return HealthCheck(
         test=argv,

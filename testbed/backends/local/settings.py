@@ -68,7 +68,6 @@ def host(plan: LabPlan, of: HostPlan, roots: Mapping[str, str]) -> dict[str, Any
         "net_of": of.net_of,
         "ipc_of": of.ipc_of,
         "shm_of": of.ipc_of or (of.name if of.name in plan.whose_memory_is_shared else ""),
-        "files": service.files,
         "binds": [*service.binds, *(_hidden_python() if service.image is None else ())],
         "volumes": [(f"{of.name}{name}" if name.startswith(":") else name, *how) for name, *how in service.volumes],
         "python": os.path.realpath(getattr(sys, "_base_executable", sys.executable)) if service.python else None,

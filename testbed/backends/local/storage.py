@@ -1,6 +1,6 @@
 """What a host of a local lab sees in its file system: the image's files, volumes, the working folder.
 
-Reads Dockerfiles and looks up the files that they copy; writes nothing.
+Looks up what volumes name; writes nothing.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import os
 import posixpath
 import pwd
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed import reading
+from testbed.backends.local.images import UNKNOWN
 from testbed.backends.local.source import WAY_OUT, ServiceSource
-from testbed.compose import buildcontext, dockerfile
-from testbed.compose.buildcontext import Entry
 from testbed.errors import ImageBuildError, LabError
 from testbed.images.found import FoundImage
 from testbed.images.settings import Settings
 from testbed.text import shown
 
 # Every host has its own of these, and a lab's programs count on them.
+_SCRATCH = ("/tmp", "/run")  # noqa: S108  # of a host, not of this machine
 _LABS_PLACES = ("/proc", "/sys", "/dev", "/run")
 _LABS_PARTS = ("/proc", "/sys", "/run/testbed")
 _LABS_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
@@ -37,8 +36,8 @@ _TMPFS_OPTION = re.compile(
     r"|(size|nr_blocks|nr_inodes)=\d+[kmgtpe]?%?",
     re.IGNORECASE,
 )
-_FOLLOWED = frozenset({"context", "dockerfile", "args", "labels", "tags"})
-"""What of `build:` is followed without a builder."""
+_ARCHIVE = "`x-testbed: {local: {image: ./image.tar}}`"
+_PROGRAMS = "`x-testbed: {local: {path: FOLDER}}` and `command:`"
 _ENGINES_SOCKETS = ("docker.sock", "podman.sock", "containerd.sock")
 Mount = tuple[str, str, bool]
 """Source, target, whether read-only."""
@@ -54,8 +53,6 @@ class Storage:
     """The image; None: this machine's programs stand in for it."""
     python: bool = False
     """Whether its programs need this machine's ``python3``."""
-    files: list[Entry] = field(default_factory=list)
-    """What the image adds."""
     binds: list[Mount] = field(default_factory=list)
     """Files and folders of the machine."""
     folders: list[str] = field(default_factory=list)
@@ -72,7 +69,7 @@ class Storage:
 def of_service(service: ServiceSource) -> Storage:
     """Everything that a service's hosts see. Problems are noted in the source."""
     # Where the image is refused, the rest is checked all the same.
-    storage = _image(service) or Storage(Settings(command=("unknown",)))
+    storage = _image(service) or Storage(UNKNOWN.settings, found=UNKNOWN)
     _add_volumes(service, storage)
     _add_tmpfs(service, storage)
     _add_images_volumes(storage)
@@ -80,8 +77,8 @@ def of_service(service: ServiceSource) -> Storage:
     return storage
 
 
-def user_problem(user: str) -> str | None:
-    """Why this machine has no such user or group: a local lab has the machine's."""
+def user_problem(user: str, *, names: bool) -> str | None:
+    """Why there is no such user or group. ``names``: whether they are this machine's, and no image's."""
     name, _, group = user.partition(":")
     lookups: tuple[tuple[str, Callable[[str], object], str], ...] = (
         (name, pwd.getpwnam, "/etc/passwd"),
@@ -91,7 +88,7 @@ def user_problem(user: str) -> str | None:
         digits = word.lstrip("0")
         if word.isdecimal() and (len(digits) > len(str(_MOST_ID)) or int(digits or "0") > _MOST_ID):
             return f"{word} is above {_MOST_ID}"
-        if word and not word.isdecimal():
+        if names and word and not word.isdecimal():
             try:
                 look_up(word)
             except KeyError:
@@ -105,10 +102,15 @@ def _image(service: ServiceSource) -> Storage | None:
         return _local_image(service, service.local)
     if service.unread("x-testbed", "build"):
         return None
-    if (built := service.images.built(service.name)) is not None:
-        return Storage(built.settings, found=built)
     if "build" in service.body:
-        return _built_image(service, service.body["build"])
+        if (built := service.images.built(service.name)) is not None:
+            return Storage(built.settings, found=built)
+        service.refuse(
+            f"`build:` is a builder's work: {service.images.no_builder}. Install one, name an archive of the image "
+            f"({_ARCHIVE}), or programs of this machine ({_PROGRAMS}), {WAY_OUT}",
+            "build",
+        )
+        return None
     reference = str(service.body.get("image") or "")
     try:
         if (image := service.images.find(reference)) is not None:
@@ -116,12 +118,10 @@ def _image(service: ServiceSource) -> Storage | None:
     except (ImageBuildError, LabError) as error:
         service.refuse(f"`image: {reference}`: {error}", "image")
         return None
-    if (base := dockerfile.base(reference)) is not None and base.python:
-        return Storage(base, python=base.python)
     service.refuse(
-        f"`image: {reference}` is not found: {service.images.tried}. Pull it (docker pull), name an archive "
-        f"(`x-testbed: {{local: {{image: ./image.tar}}}}`), or programs of this machine "
-        f"(`x-testbed: {{local: {{path: FOLDER, python: true}}}}` and `command:`), {WAY_OUT}",
+        f"`image: {reference}` is not found: {service.images.tried}, and the service names no archive. "
+        f"{service.images.pull(reference)}, name an archive ({_ARCHIVE}), or programs of this machine ({_PROGRAMS}), "
+        f"{WAY_OUT}",
         "image",
     )
     return None
@@ -167,54 +167,9 @@ def _archived_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage
     return Storage(image.settings, found=image)
 
 
-def needs_builder(body: Mapping[str, Any]) -> bool:
-    """Whether a service's image must be built: its Dockerfile does more than copy files and install Python."""
-    build = body.get("build")
-    if build is None or (body.get("x-testbed") or {}).get("local") is not None:
-        return False
-    if set(build) - _FOLLOWED:
-        return True
-    try:
-        return reading.exists(path := _dockerfile(build)) and bool(_followed(build, path)[2])
-    except reading.UnreadableError:
-        return False  # it is refused with the rest
-
-
-def _dockerfile(build: Mapping[str, Any]) -> Path:
-    return Path(str(build["context"])) / str(build.get("dockerfile") or "Dockerfile")
-
-
-def _followed(
-    build: Mapping[str, Any], path: Path
-) -> tuple[dockerfile.Image, Sequence[Entry], Sequence[dockerfile.Problem]]:
-    """What a Dockerfile makes, what it copies, and why it cannot be followed. Raises UnreadableError."""
-    arguments = {name: str(value) for name, value in (build.get("args") or {}).items() if value is not None}
-    text = reading.read_bytes(path).decode(errors="replace")
-    image, problems = dockerfile.read(text, arguments=arguments)
-    entries, missing = buildcontext.entries(Path(str(build["context"])), path, image.layers)
-    owners = [
-        dockerfile.Problem(layer.line, f"{layer}: owner {shown(layer.owner)}: {reason}")
-        for layer in image.layers
-        if (reason := user_problem(layer.owner))
-    ]
-    return image, entries, sorted([*problems, *missing, *owners], key=lambda problem: problem.line)
-
-
-def _built_image(service: ServiceSource, build: Mapping[str, Any]) -> Storage | None:
-    for key in sorted(set(build) - _FOLLOWED):
-        service.refuse(f"`build: {key}`: a local lab cannot honour it; {WAY_OUT}", "build")
-    path = _dockerfile(build)
-    if not reading.exists(path):
-        service.refuse(f"{path} does not exist", "build")
-        return None
-    try:
-        image, entries, problems = _followed(build, path)
-    except reading.UnreadableError as error:
-        service.refuse(f"{path} {error.reason}", "build")
-        return None
-    for problem in problems:
-        service.refuse(f"{path}, {problem}", "build")
-    return None if problems else Storage(image, python=image.python, files=list(entries))
+def is_built(body: Mapping[str, Any]) -> bool:
+    """Whether a service runs in an image that is built for it."""
+    return body.get("build") is not None and (body.get("x-testbed") or {}).get("local") is None
 
 
 def _add_volumes(service: ServiceSource, storage: Storage) -> None:
@@ -266,7 +221,7 @@ def _add_tmpfs(service: ServiceSource, storage: Storage) -> None:
             service.refuse(
                 f"tmpfs {shown(target)}: {shown(unknown[0])} is no option of a tmpfs; write size=64m", "tmpfs", number
             )
-        if target in buildcontext.SCRATCH and storage.found is None and (target == "/run" or not options):
+        if target in _SCRATCH and storage.found is None and (target == "/run" or not options):
             continue
         if problem := _place_problem(target, in_image=storage.found is not None):
             service.refuse(f"tmpfs {shown(target)}: {problem}", "tmpfs", number)
@@ -296,22 +251,33 @@ def _add_images_volumes(storage: Storage) -> None:
 def _add_workdir(service: ServiceSource, storage: Storage) -> None:
     own = service.body.get("working_dir")
     workdir = storage.workdir = str(own or storage.image.workdir)
-    machines = storage.found is not None or buildcontext.is_machines_folder(workdir)
+    machines = storage.found is not None or _is_machines_folder(workdir)
     if own and not workdir.startswith("/"):
         service.refuse(f"working_dir {shown(own)}: must be an absolute path", "working_dir")
     elif not machines and (problem := _place_problem(workdir)):
         service.refuse(f"working_dir {shown(workdir)}: {problem}", "working_dir" if own else "build")
     if workdir == "/" or machines:
         return
-    if "build" in service.body and service.local is None:  # beside what the image has there
-        if not any(workdir == entry.target for entry in storage.files):
-            storage.files.append(Entry("", workdir, 0o755))
-    elif not _is_shown(workdir, [*storage.folders, *(target for _, target, _ in (*storage.binds, *storage.volumes))]):
+    if not _is_shown(workdir, [*storage.folders, *(target for _, target, _ in (*storage.binds, *storage.volumes))]):
         storage.folders.append(workdir)
 
 
 def _is_shown(path: str, places: Iterable[str]) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+# By os.path: the methods of Path raise for what may not be read.
+
+
+def _is_machines_folder(path: str) -> bool:
+    """Whether it is a folder of this machine that hosts have, too."""
+    return not _is_hosts_own(path) and os.path.isdir(path)
+
+
+def _is_hosts_own(path: str) -> bool:
+    """Whether it lies below a folder that every host has of its own."""
+    places = (posixpath.normpath(path), os.path.realpath(path))
+    return any(place.startswith(f"{folder}/") for place in places for folder in _SCRATCH)
 
 
 def _place_problem(target: str, *, a_file: bool = False, in_image: bool = False) -> str | None:
@@ -326,7 +292,7 @@ def _place_problem(target: str, *, a_file: bool = False, in_image: bool = False)
         return f"a host of a local lab has its own there; name another folder, {WAY_OUT}" if own else None
     if place == "/" or place in _LABS_PLACES or any(place.startswith(f"{part}/") for part in _LABS_PARTS):
         return f"a host of a local lab has its own there; name another folder, {WAY_OUT}"
-    if any(place.startswith(f"{folder}/") for folder in (*buildcontext.SCRATCH, "/dev")):
+    if any(place.startswith(f"{folder}/") for folder in (*_SCRATCH, "/dev")):
         return None
     parents = Path(place).parents
     if file := next((path for path in parents if os.path.exists(path) and not os.path.isdir(path)), None):
