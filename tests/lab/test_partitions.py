@@ -208,8 +208,8 @@ def test_a_link_that_flaps_loses_what_comes_while_it_is_down_and_nothing_else(fo
     assert a.run(["python3", "-c", _SAY, b.addresses()[0], "end"]).ok
     arrived = set(json.loads(hearing.wait().stdout.splitlines()[1]))
     steps = flapped(link)
-    # The agent's clock is the hosts' own. A step is in force at the latest when it was read back, and never before it was
-    # due. (What is sent 5 ms after one is not judged, nor what the sender was interrupted at sending.)
+    # The agent's clock is the hosts' own. A step is in force at the latest when it was read back, and never before it
+    # was due. (What is sent 5 ms after one is not judged, nor what the sender was interrupted at sending.)
     for number, (before_s, sent_s) in enumerate(document):
         last = [step for step in steps if step.monotonic_s <= before_s][-1:]
         later = [step for step in steps if step.monotonic_s > before_s][:1]
