@@ -36,7 +36,8 @@ _KINDS: dict[bytes, EntryKind] = {
 }
 _XATTR = "SCHILY.xattr."
 _CAPABILITY = "security.capability"
-_CHUNK = 1 << 20
+_CHUNK, _BUFFER = 1 << 16, 1 << 15
+"""Small enough for memory that is used again: the C library maps anew what is larger than 128 KiB, mallopt(3)."""
 _END_BYTES = 1024
 _OF_CONTAINERS = ".dockerenv"
 """An empty file by which programs know that they run in an engine's container."""
@@ -167,7 +168,7 @@ class _TailKept(RawIOBase):
 
 def _entries(stream: BinaryIO, spool: str, first: int) -> Iterator[LayerEntry]:
     """The entries of a layer; the content of each file is put into the spool under its number."""
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK, errors="surrogateescape") as archive:
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER, errors="surrogateescape") as archive:
         for number, member in enumerate(archive, start=first):
             kind = _KINDS.get(member.type)
             if kind is None:
