@@ -1,25 +1,33 @@
 """Real services on the local lab, in the files of their images, beside plain Compose in one run.
 
 Redis, nginx, PostgreSQL, Mosquitto and a Python web service: up, impaired, a request each, down; `docker compose up
---wait` of the same file. Beside that: the first unpacking of an image and `docker export | tar x` of it, and many
-hosts of one image.
+--wait` of the same file. Beside that: the first unpacking of an image and `docker export | tar x` of it, in pairs, and
+many hosts of one image: how long until they are up, and the memory of their processes.
+
+Building the services' images is a step before all of this, with its own time: minutes at the first run, a second later.
 """
 
 from __future__ import annotations
 
+import fcntl
+import secrets
 import shlex
+import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
 from testbed import kernel
 from testbed.backends.docker import images as engine_images
-from testbed.backends.docker.engine import Engine
+from testbed.backends.docker import runs
+from testbed.backends.docker.engine import OWNER_LABEL, RUN_LABEL, Engine
 from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.local.images import of_engine
 from testbed.backends.local.lab import LocalLab
@@ -31,6 +39,7 @@ SERVICES = common.ROOT / "benchmarks/services/compose.yaml"
 TIMES_COMPOSE = 5.0
 TIMES_EXPORT = 1.5
 HOSTS_S = {100: 1.5, 1000: 15.0}
+CONSTANT_WITHIN = 0.2
 DELAY_S = 0.05
 _REQUESTS = {
     "redis": "redis-cli -h redis ping",
@@ -40,6 +49,7 @@ _REQUESTS = {
     "web": "curl -fs http://web:8000",
 }
 _ROUNDS, _QUICK_ROUNDS = 5, 2
+_SIZES, _QUICK_MOST = (10, 55, 100, 1000), 100
 _DEADLINE_S = 300.0
 
 
@@ -47,10 +57,10 @@ def measure(report: Report) -> None:
     """All of it. Raises EnvironmentUnfitError if there is no engine, or no local lab."""
     engine = Engine()
     rounds = _QUICK_ROUNDS if report.quick else _ROUNDS
+    runs.clear_stale(engine, report.say)
+    report.say("building the services' images, and unpacking them: minutes at the first run")
+    report.note(f"building and unpacking: {timed(lambda: _ready(report)):.0f} s, before all that is measured")
     whole_s, local_s, compose_s = [], [], []
-    report.say("building the services' images, and unpacking them")
-    with LocalLab(SERVICES, say=report.say):
-        pass
     for number in range(rounds):
         report.say(f"round {number + 1} of {rounds}")
         began = time.perf_counter()
@@ -73,10 +83,8 @@ def measure(report: Report) -> None:
         )
     )
     report.note(f"up, five links impaired, a request each, down: {statistics.median(whole_s):.2f} s on the local lab")
-    _measure_unpacking(report, engine)
-    for hosts, bound_s in HOSTS_S.items():
-        if hosts == min(HOSTS_S) or not report.quick:
-            _measure_hosts(report, hosts, bound_s)
+    _measure_unpacking(report, engine, pairs=2 * rounds if not report.quick else rounds)
+    _measure_hosts(report)
 
 
 def _use(lab: Lab) -> None:
@@ -93,27 +101,37 @@ def _use(lab: Lab) -> None:
             )
 
 
-def _measure_unpacking(report: Report, engine: Engine) -> None:
-    """The largest of the images, new in a cache of its own; and what the engine's export and tar do of it."""
-    lab = LocalLab(SERVICES)
-    plan = lab.plan.services["postgres"].image
-    if plan is None:
-        raise BenchmarkError("postgres has no image")
-    inspection = engine.image(plan.id)
-    if inspection is None:
-        raise BenchmarkError(f"the engine has no image {plan.id}")
-    ours_s, theirs_s = [], []
-    for _ in range(_QUICK_ROUNDS):
-        with tempfile.TemporaryDirectory(prefix="testbed-images-", dir=kernel.cache()) as name, ExitStack() as undo:
+def _ready(report: Report) -> None:
+    with LocalLab(SERVICES, say=report.say):
+        pass
+
+
+def _measure_unpacking(report: Report, engine: Engine, pairs: int) -> None:
+    """The largest of the images, new in a cache of its own; and what the engine's export and tar do of it, in turns."""
+    report.say(f"PostgreSQL's image unpacked {pairs} times, and exported by the engine's client as often")
+    plan = LocalLab(SERVICES).plan.services["postgres"].image
+    inspection = None if plan is None else engine.image(plan.id)
+    if plan is None or inspection is None:
+        raise BenchmarkError("the engine has no image of postgres")
+    ours_s: list[float] = []
+    theirs_s: list[float] = []
+    with _scratch() as folder, ExitStack() as undo:
+        for number in range(pairs):
             image = of_engine(engine, inspection, plan.name, report.say)
-            store = Cache(Path(name) / "cache")
-            ours_s.append(timed(lambda: store.hold(image.content, image.name, image.unpack, undo)))  # noqa: B023
-            theirs_s.append(timed(lambda: _exported(plan.id, Path(name))))
+            store = Cache(folder / f"cache{number}")
+            steps = [
+                (ours_s, lambda: store.hold(image.content, image.name, image.unpack, undo)),  # noqa: B023  # run at once
+                (theirs_s, lambda: _exported(plan.id, folder / f"exported{number}")),  # noqa: B023  # likewise
+            ]
+            for seconds, step in steps if number % 2 else steps[::-1]:
+                seconds.append(timed(step))
+        # Nothing is removed between: ext4 searches the longer for a free inode, the more were just freed.
+    ratios = [ours / theirs for ours, theirs in zip(ours_s, theirs_s, strict=True)]
     ours, theirs = statistics.median(ours_s), statistics.median(theirs_s)
     report.check(
         Check(
-            name=f"PostgreSQL's image unpacked first: times `docker export | tar x`, median of {len(ours_s)}",
-            value=ours / theirs,
+            name=f"PostgreSQL's image unpacked first: times `docker export | tar x`, median of {pairs} pairs",
+            value=statistics.median(ratios),
             bound=TIMES_EXPORT,
             unit="×",
             rivals={"ours": f"{ours:.2f} s", "docker export | tar x": f"{theirs:.2f} s"},
@@ -121,28 +139,73 @@ def _measure_unpacking(report: Report, engine: Engine) -> None:
     )
 
 
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder beside the cache, on the same file system; those of benchmarks that were killed go."""
+    below = kernel.cache() / "benchmark"
+    below.mkdir(parents=True, exist_ok=True)
+    with (below / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in below.glob("images-*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix="images-", dir=below) as name:
+            yield Path(name)
+
+
 def _exported(image: str, folder: Path) -> None:
-    name = f"{engine_images.NETEM_REPOSITORY.partition('/')[0]}-export-{folder.name}"
+    folder.mkdir()
+    labels = f"--label {RUN_LABEL}={secrets.token_hex(4)} --label {OWNER_LABEL}={runs.owner()}"  # for `clear_stale`
     script = (
-        f"docker create --name {name} {image} true >/dev/null && mkdir x && docker export {name} | tar x -C x; "
-        f"status=$?; docker rm --volumes {name} >/dev/null; exit $status"
+        f"container=$(docker create {labels} {image} true) && docker export $container | tar x; status=$?; "
+        f"docker rm --volumes $container >/dev/null; exit $status"
     )
     subprocess.run(["sh", "-c", script], check=True, cwd=folder, timeout=_DEADLINE_S)
 
 
-def _measure_hosts(report: Report, hosts: int, bound_s: float) -> None:
+def _measure_hosts(report: Report) -> None:
     """Hosts of one image whose files are there; each has a root file system and a program of its own."""
-    with tempfile.TemporaryDirectory(prefix="testbed-images-") as name:
-        path = Path(name) / "compose.yaml"
-        path.write_text(
-            f"services: {{a: {{image: '{engine_images.BASE}', command: sleep infinity, scale: {hosts}}}}}\n"
-        )
+    memory = {}
+    for hosts in _SIZES:
+        bound_s = HOSTS_S.get(hosts)
+        if report.quick and hosts > _QUICK_MOST:
+            continue
+        report.say(f"{hosts} hosts of one image")
         took_s = []
-        for _ in range(_QUICK_ROUNDS):
-            began = time.perf_counter()
-            with LocalLab(path):
-                took_s.append(time.perf_counter() - began)
-    report.check(Check(name=f"{hosts} hosts of one image up", value=min(took_s), bound=bound_s, unit="s"))
+        for _ in range(_QUICK_ROUNDS if bound_s else 1):
+            with tempfile.TemporaryDirectory(prefix="testbed-images-") as name:
+                path = Path(name) / "compose.yaml"
+                path.write_text(
+                    f"services: {{a: {{image: '{engine_images.BASE}', command: sleep infinity, scale: {hosts}}}}}\n"
+                )
+                began = time.perf_counter()
+                with LocalLab(path) as lab:
+                    took_s.append(time.perf_counter() - began)
+                    memory[hosts] = _memory(lab.agent.child.pid)
+        if bound_s is not None:
+            report.check(Check(name=f"{hosts} hosts of one image up", value=min(took_s), bound=bound_s, unit="s"))
+    slopes = [(memory[more] - memory[fewer]) / (more - fewer) for fewer, more in pairwise(sorted(memory))]
+    each = ", ".join(f"{slope / 2**20:.2f} MiB" for slope in slopes)
+    report.check(
+        Check(
+            name=f"memory of a further host's processes, {min(memory)} to {max(memory)} hosts: most over least, less 1",
+            value=max(slopes) / min(slopes) - 1,
+            bound=CONSTANT_WITHIN,
+            unit="",
+            bound_words=each,
+        )
+    )
+
+
+def _memory(keeper: int) -> float:
+    """What a lab's processes have of their own, and their share of what they share: Pss of proc(5), in bytes."""
+    total, left = 0.0, [keeper]
+    while left:
+        pid = left.pop()
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            left += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += next(float(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
 
 
 if __name__ == "__main__":
