@@ -15,6 +15,7 @@ from testbed import Lab, LocalLab
 from testbed.backends.docker import images
 from testbed.backends.docker.engine import Engine, NoEngineError
 from testbed.backends.docker.images import service_image
+from testbed.backends.local import builders
 from testbed.backends.local.images import MachinesImages
 from testbed.errors import ServiceFailedError
 from testbed.lab.waiting import await_condition
@@ -163,32 +164,63 @@ def test_an_image_of_the_engine_runs_and_meets_its_impairment(kind: str, tmp_pat
         assert lab.host("a").run(asks, timeout="20s").exit_code == 1
 
 
-@pytest.mark.parametrize("builder", ["an engine", "buildah"])
-def test_what_is_built_is_what_runs(builder: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("builder", ["an engine", *builders.NAMES])
+def test_what_is_built_is_what_runs_and_is_built_again_only_when_it_changes(
+    builder: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert kind == "local"
-    if builder == "buildah":
-        if shutil.which("buildah") is None or not ROOT:
-            pytest.skip("needs buildah (apt-get install buildah), and root or subordinate ids")
+    if builder != "an engine":
+        if shutil.which(builder) is None or not (ROOT or shutil.which("newuidmap")):
+            pytest.skip(f"needs {builder}, and without root newuidmap (apt-get install {builder} uidmap)")
+        monkeypatch.setattr(builders, "NAMES", (builder,))
         monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
     elif isinstance(MachinesImages(print).engine, NoEngineError):
         pytest.skip("no engine answers")
     (tmp_path / "Dockerfile").write_text(
-        "FROM scratch\nARG V\nCOPY word /\nUSER 77:78\nENV A=$V\n"
-        'HEALTHCHECK --interval=1s CMD ["/usr/bin/test", "-e", "/word"]'
-        '\nENTRYPOINT ["/usr/bin/sleep", "infinity"]\n'
+        "FROM scratch AS all\nARG V\nCOPY word /\nUSER 77:78\nENV A=$V\n"
+        'HEALTHCHECK --interval=1s CMD ["/usr/bin/test", "-e", "/word"]\n'
+        'ENTRYPOINT ["/usr/bin/sleep", "infinity"]\nFROM scratch\n'
     )
-    word = uuid4().hex
-    (tmp_path / "word").write_text(word)
     links = "".join(f"'/usr/{name}:/{name}:ro', " for name in ("bin", "lib", "lib64") if Path(f"/usr/{name}").exists())
-    (tmp_path / "compose.yaml").write_text(
-        f"services: {{a: {{build: {{context: ., args: {{V: x$$y}}}}, volumes: [{links}'/usr:/usr:ro']}}}}\n"
-    )
+    build = "{context: ., target: all, args: {V: x$$y}}"
+    (tmp_path / "compose.yaml").write_text(f"services: {{a: {{build: {build}, volumes: [{links}'/usr:/usr:ro']}}}}\n")
     texts: list[str] = []
-    with LocalLab(tmp_path / "compose.yaml", say=texts.append) as lab:
-        assert run(lab, "cat /word; echo; id -u; id -g; echo $A", "a").split() == [word, "77", "78", "x$y"]
-    assert any("from the Docker engine" in text for text in texts) == (builder == "an engine"), texts
+    one, two = uuid4().hex, uuid4().hex
+    for word, is_built in ((one, True), (one, False), (two, True)):
+        (tmp_path / "word").write_text(word)
+        texts.clear()
+        with LocalLab(tmp_path / "compose.yaml", say=texts.append) as lab:
+            assert run(lab, "cat /word; echo; id -u; id -g; echo $A", "a").split() == [word, "77", "78", "x$y"]
+        assert any(text.startswith("building a") for text in texts) == is_built, texts
+        source = "the Docker engine" if builder == "an engine" else f"{builder}'s store"
+        assert any(text.startswith("a: image ") and f"from {source}" in text for text in texts), texts
     if builder == "an engine":
         Engine().remove_images(service_image({"context": str(tmp_path)}, "a")[0], older_than_s=0)
+
+
+def test_an_archive_that_has_another_image_by_then_is_unpacked_anew(kind: str, tmp_path: Path) -> None:
+    assert kind == "local"
+    (tmp_path / "compose.yaml").write_text(_COMPOSE[: _COMPOSE.index("  other:")])
+    for issue in (b"one\n", b"two\n"):
+        layers = [*_LAYERS, layer(entry("etc/issue", issue))]
+        config = archives.configuration(layers, Entrypoint=["/usr/bin/sleep", "infinity"], Env=["PATH=/usr/bin"])
+        (tmp_path / "image.tar").write_bytes(archives.archive(archives.docker_files(layers, config)))
+        with LocalLab(tmp_path / "compose.yaml") as lab:
+            assert run(lab, "cat /etc/issue") == issue.decode()
+
+
+def test_a_user_who_is_not_in_the_image_is_said(kind: str, tmp_path: Path) -> None:
+    assert kind == "local"
+    data = layer(entry("etc"), entry("etc/passwd", _PASSWD))
+    for image, service in (("nobody-here", ""), ("", ", user: 'worker:nogroup'")):
+        config = archives.configuration([data], Entrypoint=["/serve"], User=image)
+        (tmp_path / "image.tar").write_bytes(archives.archive(archives.oci_files([data], config)))
+        (tmp_path / "compose.yaml").write_text(
+            f"services: {{a: {{x-testbed: {{local: {{image: image.tar}}}}{service}}}}}"
+        )
+        missing = "user 'nobody-here' is not in the host's /etc/passwd" if image else "group 'nogroup' is not in"
+        with pytest.raises(ServiceFailedError, match=missing):
+            LocalLab(tmp_path / "compose.yaml").up()
 
 
 def test_the_archive_that_an_engine_saves_is_read(kind: str, tmp_path: Path) -> None:

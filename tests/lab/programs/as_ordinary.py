@@ -1,7 +1,8 @@
 """Run a program as an ordinary user who may open /dev/net/tun: ``as_ordinary.py UID FOLDER [SOURCE TARGET]… -- ARGV…``.
 
 As root. Where root alone may open taps, the program sees a device of its own; nothing of the machine is changed. Each
-SOURCE is shown at TARGET, so that the user reaches what lies below a folder closed to him. FOLDER is made his.
+SOURCE is shown at TARGET, so that the user reaches what lies below a folder closed to him. FOLDER is made his, and his
+home: for the program he has an account, and subordinate ids (subuid(5)) where the machine knows such.
 """
 
 import ctypes
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 _NEWNS, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x00020000, 0x1000, 0x4000, 0x40000
+_SUBORDINATE = 1_000_000
+"""The first of the user's subordinate ids."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,6 +39,17 @@ def main() -> None:
     for source, target in zip(shown[::2], shown[1::2], strict=True):
         Path(target).mkdir(parents=True, exist_ok=True)
         mount(source, target, _MS_BIND | _MS_REC)
+    for name, line in (
+        ("passwd", f"ordinary:x:{uid}:{uid}::{folder}:/bin/sh\n"),
+        ("group", f"ordinary:x:{uid}:\n"),
+        ("subuid", f"ordinary:{_SUBORDINATE}:65536\n"),
+        ("subgid", f"ordinary:{_SUBORDINATE}:65536\n"),
+    ):
+        known = Path("/etc", name)
+        if known.exists():
+            own = folder / name
+            own.write_text(known.read_text() + line)
+            mount(str(own), str(known), _MS_BIND)
     os.chown(folder, uid, uid)
     os.setgroups([])
     os.setgid(uid)
