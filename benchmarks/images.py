@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report, timed
+from benchmarks.services.suite import DELAY_S, REQUESTS
 from testbed import kernel
 from testbed.backends.docker import images as engine_images
 from testbed.backends.docker import runs
@@ -40,14 +41,6 @@ TIMES_COMPOSE = 5.0
 TIMES_EXPORT = 1.5
 HOSTS_S = {100: 1.5, 1000: 15.0}
 CONSTANT_WITHIN = 0.2
-DELAY_S = 0.05
-_REQUESTS = {
-    "redis": "redis-cli -h redis ping",
-    "nginx": "curl -fs http://nginx -o /dev/null",
-    "postgres": "psql -h postgres -U postgres -Atc 'select 1'",
-    "mosquitto": "mosquitto_pub -h mosquitto -t topic -m text -q 1",
-    "web": "curl -fs http://web:8000",
-}
 _ROUNDS, _QUICK_ROUNDS = 5, 2
 _SIZES, _QUICK_MOST = (10, 55, 100, 1000), 100
 _DEADLINE_S = 300.0
@@ -89,9 +82,9 @@ def measure(report: Report) -> None:
 
 def _use(lab: Lab) -> None:
     """Impair the way to every service, and have the client ask each; a request must take at least the delay."""
-    for service in _REQUESTS:
+    for service in REQUESTS:
         lab.link(f"client -> {service}").impair(Impairment(delay_s=DELAY_S))
-    for service, request in _REQUESTS.items():
+    for service, request in REQUESTS.items():
         result = lab.host("client").run(shlex.split(request), timeout="60s")
         if not result.ok:
             raise BenchmarkError(f"{service}: `{request}` ended with {result.exit_code}: {result.stderr}")

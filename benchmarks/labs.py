@@ -3,6 +3,9 @@
 The delays are measured in turns, flight by flight, on a Compose stack and a local one that are up together; what is
 judged is the 99 % confidence interval of the mean difference of the flights' medians (Student's t). The full run takes
 every test of tests/lab and tests/paper that runs on both; ``--quick`` those of a few files. Writes ``report/labs.md``.
+
+Both parts also for Redis, nginx, PostgreSQL, Mosquitto and a Python web service, in the files of their images: a suite
+of 15 tests, a third of which must fail. ``--services`` takes these alone.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
+
+import click
 
 from benchmarks import common
 from benchmarks.common import BenchmarkError, Check, Report
@@ -26,6 +31,7 @@ from testbed.spec.impairment import Impairment
 APART_S = 0.0003
 """The delays of one profile on the two labs."""
 
+SERVICES = common.ROOT / "benchmarks/services/compose.yaml"
 _FLIGHTS, _QUICK_FLIGHTS = 30, 8
 _PROBES = 200
 _DELAYS_S = (0.0, 0.05)
@@ -37,25 +43,28 @@ _DEADLINE_S = 3600.0
 
 
 def measure(report: Report) -> None:
-    """Both parts. Raises EnvironmentUnfitError if either lab cannot run here."""
-    _measure_delays(report)
-    _compare_verdicts(report)
+    """All parts. Raises EnvironmentUnfitError if either lab cannot run here."""
+    _measure_delays(report, SERVICES, "client -> postgres")
+    _compare_services(report)
+    if not report.options["services"]:
+        _measure_delays(report, common.STACK, "client -> server")
+        _compare_verdicts(report)
 
 
-def _measure_delays(report: Report) -> None:
+def _measure_delays(report: Report, stack: Path, link: str) -> None:
     flights = _QUICK_FLIGHTS if report.quick else _FLIGHTS
-    with ComposeLab(common.STACK, say=report.say) as compose, LocalLab(common.STACK, say=report.say) as local:
+    with ComposeLab(stack, say=report.say) as compose, LocalLab(stack, say=report.say) as local:
         for delay_s in _DELAYS_S:
             report.say(f"{delay_s * 1e3:g} ms on both labs, in turns")
             for lab in (compose, local):
-                lab.link("client -> server").impair(Impairment(delay_s=delay_s or None, limit_packets=1000))
-            seen = [(_median_s(compose, delay_s), _median_s(local, delay_s)) for _ in range(flights)]
+                lab.link(link).impair(Impairment(delay_s=delay_s or None, limit_packets=1000))
+            seen = [(_median_s(compose, link, delay_s), _median_s(local, link, delay_s)) for _ in range(flights)]
             apart = [one - other for one, other in seen]
             mean, half = statistics.mean(apart), _T_99[flights] * statistics.stdev(apart) / math.sqrt(flights)
             compose_s, local_s = (statistics.median(side) for side in zip(*seen, strict=True))
             report.check(
                 Check(
-                    name=f"{delay_s * 1e3:g} ms on both labs: how far apart at most, {flights} flights each",
+                    name=f"{delay_s * 1e3:g} ms, {link}: how far apart at most, {flights} flights each",
                     value=abs(mean) + half,
                     bound=APART_S,
                     unit="s",
@@ -65,25 +74,60 @@ def _measure_delays(report: Report) -> None:
             )
 
 
-def _median_s(lab: Lab, delay_s: float) -> float:
-    (ref,) = lab.topology.links("client -> server")
+def _median_s(lab: Lab, link: str, delay_s: float) -> float:
+    (ref,) = lab.topology.links(link)
     flight = lab.prober.fly(ref, count=_PROBES, pace_s=0.001, size_bytes=64, quiet_s=2 * delay_s + 0.2)
     if not flight.delays_s:
         raise BenchmarkError(f"{ref}: no probe arrived")
     return statistics.median(flight.delays_s.values())
 
 
+def _compare_services(report: Report) -> None:
+    """The suite of the services on one lab after the other."""
+    outcomes = {}
+    for kind in ("compose", "local"):
+        report.say(f"the services' suite, --lab {kind}")
+        with tempfile.TemporaryDirectory(prefix="testbed-labs-") as folder:
+            root = _junit(
+                Path(folder), [f"--lab={kind}", f"--compose-file={SERVICES}", str(SERVICES.parent / "suite.py")]
+            )
+        outcomes[kind] = {str(case.get("name")): _outcome(case) for case in root.iter("testcase")}
+    compose, local = outcomes["compose"], outcomes["local"]
+    differ = [name for name in {*compose, *local} if compose.get(name) != local.get(name)]
+    for name in differ:
+        report.note(f"{name}: {compose.get(name)} on Compose, {local.get(name)} on the local lab")
+    failed = sum(outcome == "failure" for outcome in compose.values())
+    for name, value, bound in (
+        (f"services: different verdicts, of {len(compose)} tests", len(differ), 0),
+        (
+            "services: tests that fail, and must",
+            failed,
+            sum(name.startswith("test_what_must_fail") for name in compose),
+        ),
+    ):
+        report.check(Check(name=name, value=value if compose else None, bound=bound, unit="", at_least=bool(bound)))
+
+
+def _junit(folder: Path, arguments: Sequence[str]) -> ElementTree.Element:
+    """What pytest reports of a run. Raises BenchmarkError."""
+    path = folder / "junit.xml"
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={path}", "-o",
+            "junit_family=xunit2", f"--testbed-results={folder}/results.jsonl", *arguments]  # fmt: skip
+    done = subprocess.run(argv, cwd=common.ROOT, capture_output=True, text=True, check=False, timeout=_DEADLINE_S)
+    if done.returncode not in (0, 1) or not path.is_file():
+        raise BenchmarkError(f"pytest ended with status {done.returncode}: {(done.stdout + done.stderr)[-1000:]}")
+    return ElementTree.parse(path).getroot()  # noqa: S314  # pytest has just written it
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    return next((text.tag for text in case if text.tag in ("failure", "error", "skipped")), "passed")
+
+
 def _compare_verdicts(report: Report) -> None:
     report.say("the tests that run on both labs")
     with tempfile.TemporaryDirectory(prefix="testbed-labs-") as folder:
-        path = Path(folder) / "junit.xml"
-        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={path}", "-o",
-                "junit_family=xunit2", f"--testbed-results={folder}/results.jsonl", "-k", "compose or local",
-                *(_QUICK_FILES if report.quick else _FOLDERS)]  # fmt: skip
-        done = subprocess.run(argv, cwd=common.ROOT, capture_output=True, text=True, check=False, timeout=_DEADLINE_S)
-        if done.returncode not in (0, 1) or not path.is_file():
-            raise BenchmarkError(f"pytest ended with status {done.returncode}: {(done.stdout + done.stderr)[-1000:]}")
-        verdicts = dict(_verdicts(ElementTree.parse(path).getroot()))  # noqa: S314  # pytest has just written it
+        tests = _QUICK_FILES if report.quick else _FOLDERS
+        verdicts = dict(_verdicts(_junit(Path(folder), ["-k", "compose or local", *tests])))
     both = {name: outcomes for name, outcomes in verdicts.items() if {"compose", "local"} <= set(outcomes)}
     ran = {name: outcomes for name, outcomes in both.items() if "skipped" not in outcomes.values()}
     differ = [name for name, outcomes in ran.items() if outcomes["compose"] != outcomes["local"]]
@@ -116,10 +160,10 @@ def _verdicts(root: ElementTree.Element) -> Iterator[tuple[str, dict[str, str]]]
         if not bracket or parts[0] not in ("compose", "local"):
             continue
         rest = f"[{parts[1]}]" if len(parts) > 1 else ""
-        outcome = next((text.tag for text in case if text.tag in ("failure", "error", "skipped")), "passed")
-        by_test.setdefault(f"{case.get('classname')}::{name}{rest}", {})[parts[0]] = outcome
+        by_test.setdefault(f"{case.get('classname')}::{name}{rest}", {})[parts[0]] = _outcome(case)
     yield from by_test.items()
 
 
 if __name__ == "__main__":
-    common.run("Both labs alike", measure)
+    alone = click.Option(["--services"], is_flag=True, help="The five services alone.")
+    common.run("Both labs alike", measure, options=[alone])

@@ -28,6 +28,7 @@ from .processes import reap_until
 _SCRATCH, _MACHINE = "/run", "/run/machine"
 _TOOLS = Path("/var/tmp/testbed-tools")  # noqa: S108  # the machine's own; /run is the local lab's
 _DEVICES = ("veth", "bridge", "tun")
+_FILES = ("overlay",)  # a host in the files of an image
 _SCHEDULERS = ("sch_netem", "sch_htb", "sch_tbf", "sch_ingress")
 _CLASSIFIERS = ("cls_u32", "cls_flower", "cls_bpf")
 _ACTIONS = ("act_mirred", "act_gact", "act_pedit", "act_skbedit")
@@ -137,7 +138,7 @@ def _furnish(machine: Mapping[str, Any]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         kernelcalls.mount("hostfs", folder, "hostfs", flags, f"{_MACHINE}{folder}")
     kernelcalls.mount("proc", f"{root}/proc", "proc")
-    modprobe = ["chroot", root, "/sbin/modprobe", "-a", *_DEVICES, *_SCHEDULERS, *_CLASSIFIERS, *_ACTIONS]
+    modprobe = ["chroot", root, "/sbin/modprobe", "-a", *_DEVICES, *_FILES, *_SCHEDULERS, *_CLASSIFIERS, *_ACTIONS]
     subprocess.run(modprobe, check=True, env={"PATH": _PATH})
     # This machine's tc may be older than the kernel, and take no seed.
     _TOOLS.mkdir()

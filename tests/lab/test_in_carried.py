@@ -53,6 +53,18 @@ def test_netem_is_that_kernels_own() -> None:
     assert user == "0"
 
 
+def test_services_in_the_files_of_an_image_meet_that_kernels_netem() -> None:
+    argv = [*_SCRIPT, sys.executable, "-m", "tests.lab.programs.image_in_carried"]
+    done = subprocess.run(argv, cwd=_ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    sees, of_the_other, took_s = done.stdout.splitlines()
+    user, *issue, names = re.findall(r"'([^']+)'", sees)[:5]
+    assert (user, issue, names) == ("7", ["of", "the", "image"], "bin"), sees
+    assert "gone" not in sees
+    assert of_the_other == "False", "what a host writes is its own"
+    assert float(took_s) >= 0.06, "30 ms each way"
+
+
 def test_a_program_that_is_not_there_is_told() -> None:
     done = subprocess.run([*_SCRIPT, "nosuch"], cwd="/", capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
