@@ -177,14 +177,14 @@ def _measure_hosts(report: Report) -> None:
         if bound_s is not None:
             report.check(Check(name=f"{hosts} hosts of one image up", value=min(took_s), bound=bound_s, unit="s"))
     slopes = [(memory[more] - memory[fewer]) / (more - fewer) for fewer, more in pairwise(sorted(memory))]
-    each = ", ".join(f"{slope / 2**20:.2f} MiB" for slope in slopes)
+    growth = ", ".join(f"{slope / 2**20:.2f} MiB" for slope in slopes)
     report.check(
         Check(
             name=f"memory of a further host's processes, {min(memory)} to {max(memory)} hosts: most over least, less 1",
             value=max(slopes) / min(slopes) - 1,
             bound=CONSTANT_WITHIN,
             unit="",
-            bound_words=each,
+            bound_words=growth,
         )
     )
 

@@ -19,17 +19,21 @@ from . import (
     protocol,
     search_path,
     sockets,
+    virtual,
 )
 
 
 def main() -> int:
     """Serve until stdin closes."""
     parser = argparse.ArgumentParser(prog="agent", description="testbed's agent; speaks JSON lines on stdin and stdout")
-    parser.add_argument("role", choices=("ports", "capture", "inside", "signal", "files", "local", "machine", "first"))
+    parser.add_argument(
+        "role",
+        choices=("ports", "capture", "inside", "signal", "files", "local", "machine", "first", "virtual", "simulated"),
+    )
     parser.add_argument("--tag", default="0", help="a few letters that keep this agent's devices apart")
     parser.add_argument("--passing", type=int, help="local: descriptor of the socket where descriptors arrive")
     parser.add_argument("--owner", type=int, help="local: pidfd of the process to end with")
-    parser.add_argument("--machine", help="first: the file that describes the machine")
+    parser.add_argument("--machine", help="first, simulated: the file that describes the machine")
     parser.add_argument("--log", type=int, help="machine: descriptor for its kernel's console")
     parser.add_argument("--status", type=int, help="machine: descriptor for the program's exit status")
     parser.add_argument("words", nargs="*", help="first: words that the kernel appends; ignored")
@@ -41,6 +45,10 @@ def main() -> int:
         return machine.outside(log=role.log, status=role.status)
     if role.role == "first":
         machine.first(role.machine)
+    if role.role == "virtual":
+        return virtual.outside()
+    if role.role == "simulated":
+        virtual.first(role.machine)
     if role.role == "ports":
         with ports.AttachedPorts(tag=role.tag) as beside:
             protocol.serve(beside.operations(), sys.stdin.buffer, sys.stdout.buffer)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.evidence.verdict import Verdict
-from testbed.pytest import markers, results, running, state, workers
+from testbed.pytest import markers, results, running, state, virtual, workers
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
@@ -27,6 +27,12 @@ _INVALID = Verdict.INVALID.of("test")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     state.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With --virtual-time: run the session in a kernel whose clock is simulated, not here."""
+    return virtual.run_again(config) if virtual.is_outside(config) else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -363,7 +363,10 @@ def replay_command(item: pytest.Item, lab: Lab) -> str:
     _, *inside = id_of(item).split("::")  # the id has no path where the file is outside pytest's root
     path = os.path.relpath(item.path, config.invocation_params.dir)
     words = ["pytest", "::".join([path, *inside]), "--testbed-seed", str(run.seed)]
-    words += ["--netem", lab.netem_engine, "--lab", chosen(config)[0]]
+    if config.getoption("--virtual-time"):
+        words.append("--virtual-time")  # which has one netem and one lab
+    else:
+        words += ["--netem", lab.netem_engine, "--lab", chosen(config)[0]]
     for option in ("--compose-file", "--compose-profile", "--testbed-image", "--testbed-vary"):
         for name in config.getoption(option):
             words += [option, name]

@@ -26,6 +26,7 @@ _LATENESS_CHOICES = ("invalid", "warn")
 _CAPTURE_CHOICES = ("on-failure", "always", "never")
 _ALL_METRICS, _NO_METRICS = "all", "none"
 _VACUOUS_CHOICES = ("invalid", "warn")
+VIRTUAL_TIME_SPIN = "60s"
 KEPT_OPTIONS = (
     ("--up-deadline", UP_DEADLINE),
     ("--testbed-lateness", _LATENESS_CHOICES[0]),
@@ -33,6 +34,7 @@ KEPT_OPTIONS = (
     ("--testbed-capture", _CAPTURE_CHOICES[0]),
     ("--testbed-results", str(_DEFAULT_RESULTS)),
     ("--testbed-metrics", _ALL_METRICS),
+    ("--virtual-time-spin", VIRTUAL_TIME_SPIN),
 )
 """Options that change no network, with their defaults."""
 
@@ -94,6 +96,19 @@ def add_options(parser: pytest.Parser) -> None:
         "--testbed-seed",
         metavar="N",
         help="derive the seeds of random impairments from N and each test's id (default: drawn, and printed)",
+    )
+    group.addoption(
+        "--virtual-time",
+        action="store_true",
+        help="run in a kernel whose clock is simulated: waiting takes no time, and the seed decides everything; the "
+        "local lab alone (see `testbed kernel`)",
+    )
+    group.addoption(
+        "--virtual-time-spin",
+        metavar="TIME",
+        default=VIRTUAL_TIME_SPIN,
+        help="processor time after which a program that never reads the simulated clock is ended, as in 2min "
+        "(default: %(default)s)",
     )
     group.addoption(
         "--testbed-lateness",
@@ -204,6 +219,13 @@ def check_options(config: pytest.Config) -> int:
 
     argparse would end it at the first, with pytest's usage and exit status 4.
     """
+    if problems := option_problems(config):
+        pytest.exit("\n".join(problems), returncode=WRONG_USE)
+    return seed_of(config)
+
+
+def option_problems(config: pytest.Config) -> list[str]:
+    """Every problem of the options' values."""
     seed, deadline, metrics = map(config.getoption, ("--testbed-seed", "--up-deadline", "--testbed-metrics"))
     checks: list[tuple[Callable[[str], object], str]] = [
         *((_image, image) for image in config.getoption("--testbed-image")),
@@ -218,8 +240,12 @@ def check_options(config: pytest.Config) -> int:
             check(text)
         except UserError as error:
             problems += error.problems
-    if problems:
-        pytest.exit("\n".join(problems), returncode=WRONG_USE)
+    return problems
+
+
+def seed_of(config: pytest.Config) -> int:
+    """The seed that is given, or one that is drawn."""
+    seed = config.getoption("--testbed-seed")
     return int.from_bytes(os.urandom(4)) if seed is None else int(seed)
 
 

@@ -21,10 +21,11 @@ _FAILS = "#!/bin/sh\necho no mirror >&2\nexit 100\n"
 _GET = """
 import signal, sys
 from testbed import kernel
+from testbed.kernel import archive
 from testbed.errors import EnvironmentUnfitError
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background inherits that it is ignored
-kernel._KEYRINGS = (sys.executable,)
+archive._KEYRINGS = (sys.executable,)
 try:
     kernel.ensure_root(print)
 except EnvironmentUnfitError as error:

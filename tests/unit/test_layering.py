@@ -220,7 +220,10 @@ NUMERICS = ("numpy", "scipy")
 ONLY_IN: dict[str, set[str]] = {
     "pytest": {
         "testbed.pytest.plugin",
-        *(f"testbed.pytest.{name}" for name in ("markers", "passes", "results", "running", "state", "workers")),
+        *(
+            f"testbed.pytest.{name}"
+            for name in ("markers", "passes", "results", "running", "state", "virtual", "workers")
+        ),
     },
     "_pytest": set(),
     "docker": {f"testbed.backends.docker.{name}" for name in ("agents", "engine", "hosts", "lab", "programs", "stack")},
@@ -233,8 +236,11 @@ ONLY_IN: dict[str, set[str]] = {
         "testbed.agent.carried",
         "testbed.agent.machine",
         "testbed.agent.trials",
-        "testbed.kernel",
+        "testbed.agent.virtual",
+        "testbed.kernel.archive",
+        "testbed.kernel.building",
         "testbed.kernel.machine",
+        "testbed.kernel.virtual",
         "testbed.backends.local.builders",
         "testbed.backends.local.child",
         "testbed.compose.command",

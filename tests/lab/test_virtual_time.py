@@ -1,0 +1,186 @@
+"""Virtual time, from end to end: waiting takes no time, a seed decides everything, and what goes wrong is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from testbed.kernel import building, progress
+from testbed.lab.waiting import await_condition
+
+pytestmark = [
+    pytest.mark.skipif(
+        building.find() is None, reason="no kernel with a simulated clock: `testbed kernel build` builds one"
+    ),
+    pytest.mark.timeout(800),
+]
+
+COMPOSE = """
+services:
+  client: &host
+    image: none
+    x-testbed: {local: {path: programs, python: true}}
+    command: sleep infinity
+  server: *host
+"""
+SERVER = """
+import socket
+listener = socket.create_server(("", 7000))
+print("listening", flush=True)
+peer, _ = listener.accept()
+while data := peer.recv(100):
+    peer.sendall(data)
+"""
+CLIENT = """
+import socket, time
+peer = socket.create_connection(("server", 7000))
+for _ in range(30):
+    began = time.monotonic_ns()
+    peer.sendall(bytes(20))
+    peer.recv(100)
+    print(time.monotonic_ns() - began)
+    time.sleep(60)
+"""
+SUITE = """
+import os, random, time
+import pytest
+
+def test_a_day():
+    began = time.time()
+    time.sleep(86400)
+    assert 86400 <= time.time() - began < 86401
+
+@pytest.mark.impair("client -> server", "lossy-latency")
+def test_messages(lab):
+    lab.host("server").start(["python3", "server.py"], ready="listening")
+    assert lab.host("client").run(["python3", "client.py"], timeout="60min").ok
+
+def test_random_numbers(record_property):
+    record_property("drawn", f"{os.urandom(8).hex()} {random.random()} {hash('word')}")
+    with open("written.txt", "w") as file:
+        file.write("vanishes")
+
+def test_that_fails():
+    assert False, os.environ["HOME"]
+"""
+SPINS = """
+def spin():
+    while True:
+        pass
+
+def test_first():
+    pass
+
+def test_that_spins():
+    spin()
+"""
+
+PYTEST = """
+import pytest, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background inherits that it is ignored
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project."""
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs/server.py").write_text(SERVER)
+    (tmp_path / "programs/client.py").write_text(CLIENT)
+    (tmp_path / "compose.yaml").write_text(COMPOSE)
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    (tmp_path / "test_spins.py").write_text(SPINS)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    return tmp_path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--virtual-time", *arguments]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
+    )
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """What a run wrote, by path; it is moved away."""
+    files = [folder / "junit.xml", *(path for path in (folder / "report").rglob("*") if path.is_file())]
+    content = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    shutil.rmtree(folder / "report")
+    (folder / "junit.xml").unlink()
+    return content
+
+
+def test_two_runs_of_a_seed_are_the_same_to_the_last_bit_and_another_seed_differs(folder: Path) -> None:
+    began = time.monotonic()
+    runs = {}
+    for name, seed in (("first", "7"), ("second", "7"), ("other", "8")):
+        arguments = ("--testbed-seed", seed, "--testbed-capture", "always", "--junitxml", "junit.xml", "test_suite.py")
+        done = run(folder, *arguments)
+        assert (done.returncode, done.stderr) == (1, f"testbed: virtual time, seed {seed}\n"), done.stdout
+        assert re.search(r"1 failed, 3 passed.* in 88\d\d\d\.\d\ds \(1 day", done.stdout)
+        runs[name] = {"output": done.stdout.encode(), **kept(folder)}
+    assert runs["first"].keys() >= {"report/results.jsonl", "report/index.html", "junit.xml"}
+    assert [path for path in runs["first"] if runs["first"][path] != runs["second"].get(path)] == []
+    packets = next(path for path in runs["first"] if path.endswith(".pcapng"))
+    assert len(runs["first"][packets]) > 30 * 4 * 60  # four packets or more a message
+    assert runs["first"][packets] != runs["other"][packets]
+    drawn = [re.search(rb'name="drawn" value="(.+)"', runs[name]["junit.xml"]) for name in ("first", "other")]
+    assert drawn[0] is not None
+    assert drawn[1] is not None
+    assert drawn[0][1] != drawn[1][1]
+    assert not (folder / "written.txt").exists()
+    assert time.monotonic() - began < 3 * 86400 / 100
+
+
+def test_a_program_that_spins_is_ended_and_named(folder: Path) -> None:
+    done = run(folder, "--virtual-time-spin", "1s", "test_spins.py")
+    assert done.returncode == 128 + signal.SIGFPE
+    assert "a program spun: " in done.stderr
+    assert re.search(r'test_spins\.py", line [34] in spin\n', done.stderr)
+    assert "test_spins.py ." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (lambda process, kernel: os.kill(kernel, signal.SIGKILL), "did not run to its end; its last lines: "),
+        (lambda process, kernel: process.send_signal(signal.SIGINT), "interrupted; the kernel with the simulated"),
+    ],
+    ids=["killed", "interrupted"],
+)
+def test_a_kernel_that_ends_early_is_told(
+    folder: Path, end: Callable[[subprocess.Popen[str], int], object], message: str
+) -> None:
+    known = building.find()
+    assert known is not None
+    argv = [sys.executable, "-c", PYTEST, *command()[3:], "test_spins.py"]
+    with subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            family = await_condition(
+                lambda: progress.family(process.pid),
+                lambda pids: sum(usage.processor_s for usage in pids.values()) > 3,
+                deadline_s=90,
+            )
+            end(process, next(pid for pid in family if progress.runs(pid, known.path)))
+            stdout, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 2, stderr
+    assert message in stderr
+    assert "test_spins.py" in stdout  # what was printed until then
+    await_condition(
+        lambda: [pid for pid in family if progress.runs(pid, known.path)], lambda left: not left, deadline_s=10
+    )
