@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.evidence.verdict import Verdict
-from testbed.pytest import markers, results, running, state, virtual, workers
+from testbed.pytest import markers, results, running, state, workers
 
 if TYPE_CHECKING:
     from testbed.lab.lab import Lab
@@ -32,7 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """With --virtual-time: run the session in a kernel whose clock is simulated, not here."""
-    return virtual.run_again(config) if virtual.is_outside(config) else None
+    if not config.getoption("--virtual-time"):
+        return None
+    from testbed.pytest import virtual
+
+    return None if virtual.is_inside() else virtual.run_again(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -25,11 +25,6 @@ def is_inside() -> bool:
     return bool(os.environ.get(_INSIDE))
 
 
-def is_outside(config: pytest.Config) -> bool:
-    """Whether this session must run in such a kernel, and does not yet."""
-    return bool(config.getoption("--virtual-time")) and not is_inside()
-
-
 def run_again(config: pytest.Config) -> int:
     """Run this session in the kernel, and return its exit status."""
     from testbed.kernel import virtual

@@ -1,0 +1,125 @@
+"""pytest in virtual time: wall time of whole processes, start included, and whether two runs are the same.
+
+The suites wait for an idle day, and exchange a message every two seconds over a bad link, for an hour and for a day.
+Times are of this machine as it is: beside other work they grow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import common
+from benchmarks.common import BenchmarkError, Check, Report
+from testbed.kernel import building
+
+IDLE_DAY_S, HOUR_S, DAY_S = 2.0, 5.0, 60.0
+"""Bounds: wall time."""
+
+_DEADLINE_S = 900.0
+_IN_AN_HOUR = 1800
+_COMPOSE = """
+services:
+  client: &host
+    image: none
+    x-testbed: {local: {path: programs, python: true}}
+    command: sleep infinity
+  server: *host
+"""
+_SERVER = """
+import socket
+listener = socket.create_server(("", 7000))
+print("listening", flush=True)
+peer, _ = listener.accept()
+while data := peer.recv(100):
+    peer.sendall(data)
+"""
+_CLIENT = """
+import socket, sys, time
+peer = socket.create_connection(("server", 7000))
+for _ in range(int(sys.argv[1])):
+    peer.sendall(bytes(20))
+    peer.recv(100)
+    time.sleep(2)
+"""
+_IDLE = """
+import time
+
+def test_idle_day():
+    time.sleep(86400)
+"""
+_MESSAGES = """
+import pytest
+
+@pytest.mark.impair("client -> server", "lossy-latency")
+def test_messages(lab):
+    lab.host("server").start(["python3", "server.py"], ready="listening")
+    done = lab.host("client").run(["python3", "client.py", "{count}"], timeout="{minutes}min")
+    assert done.ok, done.stderr
+"""
+
+
+def measure(report: Report) -> None:
+    """Each suite, and the hour's twice with one seed."""
+    kernel = building.find()
+    if kernel is None:
+        raise BenchmarkError("there is no kernel with a simulated clock: `testbed kernel build`")
+    report.note(f"kernel: {kernel.source}; load of the machine at the start: {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory(prefix="testbed-virtual-bench-") as name:
+        folder = Path(name)
+        (folder / "programs").mkdir()
+        (folder / "programs/server.py").write_text(_SERVER, encoding="utf-8")
+        (folder / "programs/client.py").write_text(_CLIENT, encoding="utf-8")
+        (folder / "compose.yaml").write_text(_COMPOSE, encoding="utf-8")
+        days = () if report.quick else ((24, DAY_S),)
+        (folder / "test_idle.py").write_text(_IDLE, encoding="utf-8")
+        for hours, _ in ((1, HOUR_S), *days):
+            text = _MESSAGES.format(count=_IN_AN_HOUR * hours, minutes=120 * hours)
+            (folder / f"test_{hours}h.py").write_text(text, encoding="utf-8")
+        report.say("an idle day")
+        report.check(Check(name="an idle day", value=_run(folder, "test_idle.py")[0], bound=IDLE_DAY_S, unit="s"))
+        report.say("an hour, twice")
+        first, second = (_run(folder, "test_1h.py") for _ in range(2))
+        for hours, wall_s, bound_s in ((1, min(first[0], second[0]), HOUR_S), *_days(report, folder, days)):
+            name = f"{hours} h of two hosts, a message every 2 s over lossy-latency"
+            report.check(Check(name=name, value=wall_s, bound=bound_s, unit="s"))
+        differing = sum(first[1].get(path) != second[1].get(path) for path in {**first[1], **second[1]})
+        report.check(
+            Check(name="files that differ between two runs of one seed", value=differing, bound=0, unit="files")
+        )
+
+
+def _days(report: Report, folder: Path, days: tuple[tuple[int, float], ...]) -> list[tuple[int, float, float]]:
+    measured = []
+    for hours, bound_s in days:
+        report.say(f"{hours} hours")
+        measured.append((hours, _run(folder, f"test_{hours}h.py")[0], bound_s))
+    return measured
+
+
+def _run(folder: Path, suite: str) -> tuple[float, dict[str, bytes]]:
+    """Wall time of a run, and what it wrote."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("COMPOSE_FILE", "PYTEST_ADDOPTS")}
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--virtual-time"]
+    argv += ["--testbed-seed", "7", "--testbed-capture", "always", suite]
+    began = time.monotonic()
+    done = subprocess.run(
+        argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_DEADLINE_S
+    )
+    wall_s = time.monotonic() - began
+    if done.returncode:
+        raise BenchmarkError(f"`{' '.join(argv)}` failed with status {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    written = {
+        str(path.relative_to(folder)): path.read_bytes() for path in (folder / "report").rglob("*") if path.is_file()
+    }
+    shutil.rmtree(folder / "report")
+    return wall_s, written
+
+
+if __name__ == "__main__":
+    common.run("pytest in virtual time", measure)
