@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from testbed.backends.docker.engine import Engine, NoEngineError
 from testbed.backends.docker.lab import ComposeLab
 from testbed.backends.local.lab import LocalLab
 from testbed.compose.options import LAB_CHOICES, UP_DEADLINE
-from testbed.errors import EnvironmentUnfitError
+from testbed.errors import EnvironmentUnfitError, TestbedError
 from testbed.lab.lab import Lab
-from testbed.text import shown
+from testbed.text import several, shown
 
 LABS: Mapping[str, Callable[..., Lab]] = {"compose": ComposeLab, "local": LocalLab}
 """Each kind of lab, by its name in `LAB_CHOICES`; the arguments are `make_lab`'s."""
@@ -55,3 +56,12 @@ def make_lab(
     )
     lab.run_images(images or {})
     return lab
+
+
+def origins_of(lab: Lab) -> str:
+    """Where the programs of each service are from, in one line; empty on an engine, or if the file is wrong."""
+    by_origin: dict[str, list[str]] = {}
+    with suppress(TestbedError, OSError):  # which it raises again as it comes up
+        for service, origin in lab.origins().items():
+            by_origin.setdefault(origin, []).append(service)
+    return "; ".join(f"{several(services, 10)}: {origin}" for origin, services in by_origin.items())

@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from testbed.backends.choice import decide, make_lab
+from testbed.backends.choice import decide, make_lab, origins_of
 from testbed.backends.docker.lab import ComposeLab
 from testbed.commands.console import say
 from testbed.commands.options import compose_file_option, lab_option, netem_option, up_deadline_option
@@ -34,7 +34,7 @@ class OwnStack:
         chosen, why = decide(self.kind)
         if chosen == "local" and self.kind == "auto":
             say(f"a local lab: {why}")
-        return make_lab(
+        lab = make_lab(
             chosen,
             self.compose_file,
             netem=self.netem,
@@ -42,6 +42,9 @@ class OwnStack:
             up_deadline=self.up_deadline,
             say=say,
         )
+        if origins := origins_of(lab):
+            say(origins)
+        return lab
 
 
 def own_stack_options(function: Any) -> Any:

@@ -86,6 +86,13 @@ class Backend(abc.ABC):
         """The folder of the user's profiles, traces and tables, if there is one."""
         return None
 
+    def origins(self) -> Mapping[str, str]:
+        """By service, where its programs are from, in words; empty if they are an engine's containers.
+
+        Nothing is built or unpacked. Raises TestbedError, as `up` does.
+        """
+        return {}
+
     def run_images(self, _images: Mapping[str, str]) -> None:
         """Run these images in place of the Compose file's, by service. A lab without images ignores it."""
         return

@@ -79,12 +79,14 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """The stack, the lab (with the reason, where it was chosen automatically), the netem engine and the seed."""
+    """The stack, the lab (with why, where it was chosen automatically), netem, the seed; where programs are from."""
     file = " and ".join(config.getoption("--compose-file")) or "as Compose finds it"
     lab = config.getoption("--lab")
     if lab == "auto" and state.has_stack(config):
         lab = "{} ({})".format(*state.chosen(config))
-    return f"testbed: stack {file}, lab {lab}, netem {config.getoption('--netem')}, seed {config.stash[state.SEED]}"
+    origins = state.origins(config)
+    head = f"testbed: stack {file}, lab {lab}, netem {config.getoption('--netem')}, seed {config.stash[state.SEED]}"
+    return f"{head}\ntestbed: {origins}" if origins else head
 
 
 # --- collection -----------------------------------------------------------------------------------

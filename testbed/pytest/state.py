@@ -269,7 +269,7 @@ def check_images(config: pytest.Config) -> None:
     """Note a problem if images are given to a lab that runs none."""
     if config.getoption("--testbed-image") and chosen(config)[0] == "local":
         config.stash[PROBLEMS].append(
-            "--testbed-image: a local lab takes programs from this machine and runs no images: --lab compose"
+            "--testbed-image: a local lab runs the images of its Compose file alone: --lab compose"
         )
 
 
@@ -290,6 +290,15 @@ def lab_of(config: pytest.Config) -> Lab:
             warn=lambda text: config.stash[WARNED].setdefault(text),
         )
     return config.stash[LAB]
+
+
+def origins(config: pytest.Config) -> str:
+    """Where the programs of each service are from; empty without a stack, or on an engine."""
+    if not has_stack(config) or chosen(config)[0] != "local":
+        return ""
+    from testbed.backends.choice import origins_of
+
+    return origins_of(lab_of(config))
 
 
 def _default_file(config: pytest.Config) -> Path | None:

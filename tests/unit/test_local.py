@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
 
+from testbed import LocalLab
 from testbed.backends import terminal
-from testbed.backends.choice import LABS
+from testbed.backends.choice import LABS, origins_of
+from testbed.backends.local import lab
 from testbed.backends.local.blueprint import ServicePlan
 from testbed.backends.local.localagent import LocalAgent
 from testbed.backends.local.settings import CAPABILITIES, DEFAULT_CAPABILITIES, capabilities
 from testbed.compose.options import LAB_CHOICES
 from testbed.errors import LabError
+from tests.unit.fakes import FakeImages
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,22 @@ def test_a_terminal_that_nobody_takes_is_closed() -> None:
 
 def test_each_kind_of_lab_can_be_chosen_by_its_name() -> None:
     assert ("auto", *LABS) == LAB_CHOICES
+
+
+def test_where_the_programs_of_each_service_are_from_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = FakeImages(lacks=["gone"])
+    monkeypatch.setattr(FakeImages, "builder", "a builder")
+    monkeypatch.setattr(lab, "MachinesImages", lambda _say: images)
+    path = tmp_path / "compose.yaml"
+    path.write_text(
+        "services:\n  a: {x-testbed: {local: {}}}\n  b: {image: redis}\n  c: {build: .}\n  d: {image: gone}\n"
+        "  e: {image: x, x-testbed: {local: {image: e.tar}}}\n  f: {build: ., x-testbed: {local: {path: f}}}\n"
+    )
+    assert origins_of(LocalLab(path)) == (
+        "a, f: this machine's programs; b: image redis (redis) from a test; c: built by a builder; "
+        "d: image gone is nowhere; e: the archive e.tar"
+    )
+    path.write_text("services: [")
+    assert origins_of(LocalLab(path)) == "", "what is wrong is said when the lab comes up"

@@ -531,7 +531,9 @@ def header(project: pytest.Pytester, *arguments: str) -> str:
     """Our line of the header, and that nothing more is said of the lab before a test needs it."""
     project.makepyfile("import pytest\n" + _MARKED)
     result = project.runpytest_inprocess("-p", "no:cacheprovider", "--collect-only", *arguments)
-    (line,) = (line for line in result.outlines if line.startswith("testbed: "))
+    line, *origins = (line for line in result.outlines if line.startswith("testbed: "))
+    nowhere = "testbed: client, server, scaled, hostly, alone: image nobody/none is nowhere"
+    assert origins == ([nowhere] if "lab local" in line else [])
     assert result.outlines.index(line) < next(n for n, row in enumerate(result.outlines) if "collected" in row)
     return line
 
@@ -563,6 +565,10 @@ def test_what_was_asked_for_needs_no_reason_and_where_nothing_is_to_be_chosen_no
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ", lab local, netem auto" in header(project, "--lab", "local")
+    (project.path / "compose.yaml").write_text("services: {client: {x-testbed: {local: {}}}}\n")
+    project.runpytest_inprocess("-p", "no:cacheprovider", "--lab", "local").stdout.fnmatch_lines(
+        ["testbed: client: this machine's programs"]
+    )
     (project.path / "compose.yaml").unlink()
     monkeypatch.setattr(choice, "decide", lambda _kind: pytest.fail("asked"))
     project.makepyfile("def test_it(): pass")

@@ -63,6 +63,11 @@ class Images:
         return "no image store was asked"
 
     @property
+    def builder(self) -> str:
+        """What builds, in words; empty if nothing does."""
+        return ""
+
+    @property
     def no_builder(self) -> str:
         """Why nothing builds, in words."""
         return "no builder was asked"
@@ -108,6 +113,13 @@ class MachinesImages(Images):
         return f"{first}, {f'{builder.name} has none' if builder else _NEITHER}"
 
     @property
+    def builder(self) -> str:
+        """See `Images`."""
+        if isinstance(self.engine, Engine):
+            return "Compose and the Docker engine"
+        return "" if self._builder is None else self._builder.name
+
+    @property
     def no_builder(self) -> str:
         """See `Images`."""
         engine = self.engine
@@ -131,9 +143,7 @@ class MachinesImages(Images):
 
     def built(self, service: str) -> FoundImage | None:
         """See `Images`."""
-        if isinstance(self.engine, NoEngineError) and self._builder is None:
-            return None
-        return self._built.get(service, UNKNOWN)
+        return self._built.get(service, UNKNOWN) if self.builder else None
 
     def build(self, services: Mapping[str, Mapping[str, Any]], composer: Composer) -> None:
         """Build the images of these services, again only if what they are built from has changed.

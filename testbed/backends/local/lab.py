@@ -93,6 +93,11 @@ class LocalLab(StackLab[LocalHost]):
             self._plan = localplan.make(file, topology, self.images)
         return self._plan
 
+    def origins(self) -> Mapping[str, str]:
+        """See `Backend`."""
+        bodies = self._compose_file().config["services"]
+        return {name: storage.origin(body, self.images) for name, body in bodies.items()}
+
     def _compose_file(self) -> ComposeFile:
         if self._config is None:
             self._config = self._read()

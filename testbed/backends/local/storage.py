@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed.backends.local.images import UNKNOWN
+from testbed.backends.local.images import UNKNOWN, Images
 from testbed.backends.local.source import WAY_OUT, ServiceSource
 from testbed.errors import ImageBuildError, LabError
 from testbed.images.found import FoundImage
@@ -125,6 +125,17 @@ def _image(service: ServiceSource) -> Storage | None:
         "image",
     )
     return None
+
+
+def origin(body: Mapping[str, Any], images: Images) -> str:
+    """Where the programs of a service are from, in words. Raises ImageBuildError, LabError."""
+    local = (body.get("x-testbed") or {}).get("local")
+    if local is not None:
+        return f"the archive {local['image']}" if local.get("image") else "this machine's programs"
+    if body.get("build") is not None:
+        return f"built by {images.builder}" if images.builder else "nothing builds it"
+    reference = str(body.get("image") or "")
+    return f"image {image.words}" if (image := images.find(reference)) is not None else f"image {reference} is nowhere"
 
 
 def _local_image(service: ServiceSource, local: Mapping[str, Any]) -> Storage | None:
